@@ -1,0 +1,253 @@
+"""Checkpoints: Hugging Face directories that stock tools can load, read with care and written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from . import __version__
+from .errors import EdgewrightError, UsageError
+from .models import Family, family_of
+
+__all__ = [
+    "atomic_directory",
+    "config_for_everyone",
+    "content_hash",
+    "copy_tokenizer",
+    "read_config",
+    "read_state",
+    "resolve",
+    "weight_bytes",
+    "write_checkpoint",
+    "write_json",
+]
+
+PROVENANCE = "edgewright.json"
+SHARD_BYTES = 4 * 1024**3
+WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".data", ".gguf", ".engine")
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "tokenizer.model", "chat_template.jinja", "chat_template.json", "generation_config.json",
+)  # fmt: skip
+
+
+def resolve(model: str | Path) -> Path:
+    """A model directory: `model` itself, or a snapshot of that hub id.
+
+    Raises:
+        UsageError: it is neither, or the hub cannot be reached.
+    """
+    path = Path(model)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UsageError(f"{path}: no config.json, so this is no model directory", "give a Hugging Face model directory")
+        return path
+    if path.exists() or str(model).startswith((".", "/", "~")) or str(model).count("/") != 1:
+        raise UsageError(f"{model}: no such model directory", "give a directory, or a hub id such as Qwen/Qwen2.5-0.5B")
+    from huggingface_hub import snapshot_download  # late: only a hub id needs it
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+        return Path(snapshot_download(str(model), allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{model}: not a directory, and the hub did not give it: {reason}", "give a local directory") from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config.json of a model directory."""
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise UsageError(f"{file}: not found", "give a Hugging Face model directory") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: not valid JSON: {error}", "restore the config.json of the model") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"{file}: not a JSON object", "restore the config.json of the model")
+    return config
+
+
+def read_family(path: Path) -> tuple[Family, dict[str, Any]]:
+    """The family of a model directory, with its config."""
+    config = read_config(path)
+    return family_of(config, str(path / "config.json")), config
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, checked: every file whole, every floating-point value finite.
+
+    Raises:
+        UsageError: no safetensors, a truncated file, or a tensor with NaN or infinity (which is named).
+    """
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise UsageError(f"{path}: no .safetensors weights", "convert the model: model.save_pretrained(DIR)")
+    state: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as handle:
+                for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+                    state[name] = handle.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise UsageError(f"{file}: damaged or truncated: {error}", "copy or download the file again") from error
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UsageError(f"{path}: tensor `{name}` holds NaN or infinity", "restore the weights; nothing can be measured on them")
+    return state
+
+
+def content_hash(path: Path) -> str:
+    """sha256 over the names and bytes of every file below a directory (or of one file)."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
+
+
+def weight_bytes(path: Path) -> int:
+    """Bytes of the weight files (safetensors, ONNX and its external data) in a directory."""
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and p.suffix in WEIGHT_SUFFIXES)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically: a temporary name, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w") as handle:
+        json.dump(value, handle, indent=2, sort_keys=False)
+        handle.write("\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+
+
+@contextmanager
+def atomic_directory(out: Path) -> Iterator[Path]:
+    """A temporary directory that becomes `out` when the block ends well, and is removed when it does not.
+
+    Raises:
+        UsageError: `out` exists and holds something that edgewright did not write.
+        EdgewrightError: the disk is full.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / PROVENANCE).exists():
+        raise UsageError(f"{out}: exists and was not written by edgewright", "choose another --out, or remove it yourself")
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        _sync(temporary)
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.replace(out)
+    except OSError as error:
+        raise _disk_error(out, error) from error
+    except SafetensorError as error:
+        raise EdgewrightError(f"{out}: could not be written: {error}", "free disk space and run the command again") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _disk_error(out: Path, error: OSError) -> EdgewrightError:
+    free = shutil.disk_usage(out.parent if out.parent.exists() else Path.cwd()).free
+    return EdgewrightError(
+        f"{out}: could not be written: {error.strerror or error} ({free / 1e9:.1f} GB free)",
+        "free disk space or choose another --out; nothing was left half-written",
+    )
+
+
+def _sync(folder: Path) -> None:
+    for path in [p for p in folder.rglob("*") if p.is_file()] + [folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def config_for_everyone(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json that transformers 4 and 5 read alike: both spellings of rope and dtype, no null blocks.
+
+    transformers 5 moves `rope_theta` into `rope_parameters`; a 4.x reader then falls back to 10000 in silence.
+    """
+    both = dict(config)
+    dtype = both.get("dtype") or both.get("torch_dtype")
+    if dtype:
+        both["dtype"] = both["torch_dtype"] = dtype
+    rope = both.get("rope_parameters")
+    if isinstance(rope, dict) and "rope_theta" in rope:
+        both["rope_theta"] = rope["rope_theta"]
+        if rope.get("rope_type", "default") != "default":
+            both["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+    elif isinstance(rope, dict):  # one entry a layer type, as in Gemma 3
+        full, local = rope.get("full_attention") or {}, rope.get("sliding_attention") or {}
+        if "rope_theta" in full:
+            both["rope_theta"] = full["rope_theta"]
+        if "rope_theta" in local:
+            both["rope_local_base_freq"] = local["rope_theta"]
+    for block in ("quantization_config", "rope_scaling"):
+        if both.get(block, ...) is None:
+            del both[block]
+    return both
+
+
+def copy_tokenizer(source: Path, out: Path) -> None:
+    """Copy tokenizer, chat template and generation settings byte for byte."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
+
+
+def write_checkpoint(
+    out: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], source: Path, provenance: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint atomically: sharded safetensors, config for transformers 4 and 5, the source's tokenizer.
+
+    Args:
+        out: the directory to make.
+        state: tensors by name; tied ones must be given once.
+        config: the config.json to write.
+        source: the directory whose tokenizer is copied.
+        provenance: what `edgewright.json` says beside the version.
+    """
+    with atomic_directory(out) as folder:
+        _write_shards(folder, state)
+        write_json(folder / "config.json", config_for_everyone(config))
+        copy_tokenizer(source, folder)
+        write_json(folder / PROVENANCE, {"edgewright": __version__, **provenance})
+
+
+def _write_shards(folder: Path, state: Mapping[str, Tensor]) -> None:
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in state.items():
+        if shards[-1] and size + tensor.nbytes > SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor.contiguous()
+        size += tensor.nbytes
+    if len(shards) == 1:
+        save_file(shards[0], folder / "model.safetensors", metadata={"format": "pt"})
+        return
+    index: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        index |= dict.fromkeys(shard, name)
+    total = sum(t.nbytes for t in state.values())
+    write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})

@@ -1,0 +1,95 @@
+"""One training loop, on accelerate: next-token learning, hidden-state alignment and logit distillation all run in it.
+
+What is learnt is an *objective*: a module that holds the student (and whatever else trains with it, such as
+projections) and whose forward takes a batch and returns the loss. The loop knows nothing else, so that the same code
+serves one process or many.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import get_cosine_schedule_with_warmup
+
+from ...console import progress
+from ...errors import EdgewrightError
+
+__all__ = ["TrainConfig", "batches", "train"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how fast to learn."""
+
+    steps: int
+    lr: float
+    batch_size: int = 16
+    warmup: float = 0.05
+    """Share of the steps over which the learning rate rises."""
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    """Gradient norm limit."""
+    bf16: bool = True
+    """Mixed precision: float32 weights, bfloat16 matrix products."""
+    device: str = "cpu"
+
+
+def batches(rows: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
+    """Stack rows (each int64 [2, seq_len]: ids and labels) into batches [batch, 2, seq_len]."""
+    for group in itertools.batched(rows, batch_size) if hasattr(itertools, "batched") else _batched(rows, batch_size):
+        yield torch.stack(list(group))
+
+
+def _batched(rows: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
+    iterator = iter(rows)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
+def train(objective: nn.Module, rows: Iterable[Tensor], config: TrainConfig, label: str = "training") -> list[float]:
+    """Minimise `objective` over `rows` and return the loss of every step.
+
+    Args:
+        objective: module whose forward takes ids [batch, seq] and labels [batch, seq] and returns a scalar loss.
+        rows: endless supply of int64 [2, seq_len] rows.
+        config: how long and how fast.
+        label: what the progress bar says.
+
+    Raises:
+        EdgewrightError: the loss is no longer finite, or the data ran out.
+    """
+    accelerator = Accelerator(mixed_precision="bf16" if config.bf16 else "no", cpu=config.device == "cpu")
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
+    warmup = max(1, round(config.steps * config.warmup))
+    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, config.steps)
+    objective.train()
+    model, optimizer = accelerator.prepare(objective, optimizer)
+    losses: list[float] = []
+    supply, started, tokens = batches(rows, config.batch_size), time.monotonic(), 0
+    with progress(label, config.steps) as bar:
+        for step in range(config.steps):
+            batch = next(supply, None)
+            if batch is None:
+                raise EdgewrightError(f"{label}: the data ran out at step {step} of {config.steps}", "give more data")
+            batch = batch.to(accelerator.device)
+            loss = model(batch[:, 0], batch[:, 1])
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(trained, config.clip)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
+                raise EdgewrightError(f"{label}: the loss became {losses[-1]} at step {step}", "lower the learning rate")
+            tokens += batch[:, 0].numel()
+            bar.advance(note=f"loss {losses[-1]:.4f}, {tokens / (time.monotonic() - started):,.0f} tokens/s")
+    objective.eval()
+    return losses

@@ -1,0 +1,86 @@
+"""From examples to token rows: prompts rendered through the chat template, labels only on what the model must write."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["IGNORE", "Encoded", "Example", "encode", "pack", "pad", "render_prompt"]
+
+IGNORE = -100
+"""The label of a token that is not scored (the value torch's cross-entropy ignores)."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A piece of text. With a prompt, only the completion is learnt and scored; without, all of it is."""
+
+    completion: str
+    prompt: str = ""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids and, at the same positions, the labels (``IGNORE`` where unscored)."""
+
+    ids: list[int]
+    labels: list[int]
+
+
+def render_prompt(tokenizer: Any, question: str) -> str:
+    """The text a model is given for a question: its chat template when it has one, else a plain frame."""
+    if tokenizer.chat_template:
+        message = [{"role": "user", "content": question}]
+        return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+    return f"Question: {question}\nAnswer: <think>\n"
+
+
+def encode(tokenizer: Any, example: Example) -> Encoded:
+    """Tokenize one example, ending in the end-of-text token where it has a prompt."""
+    if not example.prompt:
+        ids = tokenizer(example.completion)["input_ids"]
+        return Encoded(list(ids), list(ids))
+    templated = bool(tokenizer.chat_template)
+    prompt = tokenizer(render_prompt(tokenizer, example.prompt), add_special_tokens=not templated)["input_ids"]
+    completion = tokenizer(example.completion, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    return Encoded(prompt + completion, [IGNORE] * len(prompt) + completion)
+
+
+def pack(encoded: Iterable[Encoded], seq_len: int) -> Iterator[Encoded]:
+    """Join examples end to end and cut them into full rows of `seq_len` tokens; an unfinished last row is dropped."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for piece in encoded:
+        ids += piece.ids
+        labels += piece.labels
+        while len(ids) >= seq_len:
+            yield Encoded(ids[:seq_len], labels[:seq_len])
+            ids, labels = ids[seq_len:], labels[seq_len:]
+
+
+def pad(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
+    """Right-pad rows to one length: `input_ids`, `attention_mask` and `labels`, each int64 [rows, longest]."""
+    longest = max(len(r.ids) for r in rows)
+
+    def fill(values: list[int], value: int) -> list[int]:
+        return values + [value] * (longest - len(values))
+
+    return {
+        "input_ids": torch.tensor([fill(r.ids, pad_id) for r in rows]),
+        "attention_mask": torch.tensor([fill([1] * len(r.ids), 0) for r in rows]),
+        "labels": torch.tensor([fill(r.labels, IGNORE) for r in rows]),
+    }
+
+
+def shuffled_forever(rows: Sequence[Encoded], seed: int) -> Iterator[Encoded]:
+    """Endless epochs over `rows`, each in a new order fixed by the seed."""
+    rng = random.Random(seed)
+    order = list(range(len(rows)))
+    while True:
+        rng.shuffle(order)
+        yield from (rows[i] for i in order)

@@ -1,0 +1,141 @@
+"""Generated arithmetic and word problems with worked traces: the data of the embedded tiny reasoner.
+
+Problems and answer checking are reasoning-gym's; the step-by-step traces are ours. Evaluation problems come from seeds
+below ``TRAIN_SEED``, training problems from seeds above it, and a training problem whose question also stands in the
+held-out set is dropped, so that small problem spaces cannot leak.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import EdgewrightError
+
+__all__ = ["TASKS", "Problem", "extract_answer", "held_out", "is_correct", "training_problems"]
+
+TRAIN_SEED = 1_000_000
+HELD_OUT = 256
+"""Size of the held-out set, in problems a task; an evaluation takes a prefix of it."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One generated problem: the question, the worked trace and the answer, with what the verifier needs."""
+
+    task: str
+    question: str
+    trace: str
+    answer: str
+    entry: dict[str, Any]
+
+    @property
+    def completion(self) -> str:
+        """What the model is to write after the prompt, which already ends in ``<think>`` and a newline."""
+        return f"{self.trace}\n</think>\n{self.answer}"
+
+
+def _chain_sum(entry: dict[str, Any]) -> str:
+    terms = re.findall(r"(?:^|[-+] )\d+", entry["metadata"]["expression"])
+    total, lines = int(terms[0]), []
+    for term in terms[1:]:
+        sign, value = term.split()
+        result = total + int(value) if sign == "+" else total - int(value)
+        lines.append(f"{total}{sign}{value}={result}")
+        total = result
+    return "\n".join(lines)
+
+
+def _products(entry: dict[str, Any]) -> str:
+    a, b = (int(v) for v in entry["metadata"]["expression"].split(" * "))
+    tens, ones = b - b % 10, b % 10
+    if not tens or not ones:
+        return f"{a}*{b}={a * b}"
+    return f"{a}*{tens}={a * tens}\n{a}*{ones}={a * ones}\n{a * tens}+{a * ones}={a * b}"
+
+
+def _gcd(entry: dict[str, Any]) -> str:
+    a, b = sorted(entry["metadata"]["numbers"], reverse=True)
+    lines = []
+    while b:
+        lines.append(f"{a}%{b}={a % b}")
+        a, b = b, a % b
+    return "\n".join(lines)
+
+
+def _leg_counting(entry: dict[str, Any]) -> str:
+    from reasoning_gym.arithmetic.leg_counting import ANIMALS
+
+    total, lines = 0, []
+    for animal, count in entry["metadata"]["animals"].items():
+        legs = count * ANIMALS[animal]
+        lines.append(f"{animal} {count}*{ANIMALS[animal]}={legs}, {total}+{legs}={total + legs}")
+        total += legs
+    return "\n".join(lines)
+
+
+TASKS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], str]]] = {
+    "chain_sum": ({"min_terms": 2, "max_terms": 5, "min_digits": 1, "max_digits": 2}, _chain_sum),
+    "products": ({"min_digits": 2, "max_digits": 2}, _products),
+    "gcd": ({"min_value": 2, "max_value": 99}, _gcd),
+    "leg_counting": ({"min_animals": 2, "max_animals": 5}, _leg_counting),
+}
+"""Task name -> (reasoning-gym configuration, trace writer)."""
+
+
+def _dataset(task: str, seed: int, size: int) -> Any:
+    try:
+        import reasoning_gym  # late: an extra, and it pulls in a hundred generators
+    except ImportError as error:
+        raise EdgewrightError(
+            "builtin:reasoning needs reasoning-gym, which is not installed", "pip install 'edgewright[eval]'"
+        ) from error
+    return reasoning_gym.create_dataset(task, seed=seed, size=size, **TASKS[task][0])
+
+
+def _problems(task: str, seed: int, size: int) -> Iterator[Problem]:
+    dataset, trace = _dataset(task, seed, size), TASKS[task][1]
+    for entry in dataset:
+        yield Problem(task, entry["question"].strip(), trace(entry), entry["answer"], entry)
+
+
+def held_out(count: int) -> list[Problem]:
+    """The first `count` evaluation problems, the tasks taking turns, no question twice."""
+    streams = [_problems(task, index * HELD_OUT, HELD_OUT) for index, task in enumerate(TASKS)]
+    seen: set[str] = set()
+    problems: list[Problem] = []
+    for row in zip(*streams, strict=True):
+        for problem in row:
+            if len(problems) == count:
+                return problems
+            if problem.question not in seen:
+                seen.add(problem.question)
+                problems.append(problem)
+    return problems
+
+
+def training_problems(seed: int, exclude: frozenset[str], block: int = 512) -> Iterator[Problem]:
+    """An endless stream of training problems, the tasks mixed, without the questions in `exclude`."""
+    rng = random.Random(seed)
+    start = TRAIN_SEED + seed * 100_000_000
+    while True:
+        problems = [p for i, task in enumerate(TASKS) for p in _problems(task, start + i * block, block)]
+        rng.shuffle(problems)
+        yield from (p for p in problems if p.question not in exclude)
+        start += len(TASKS) * block
+
+
+def extract_answer(text: str) -> str:
+    """What stands after the last ``</think>``, on one line; the empty string when the thought never ended."""
+    _, closed, answer = text.rpartition("</think>")
+    return answer.strip().split("\n")[0].strip() if closed else ""
+
+
+def is_correct(problem: Problem, text: str) -> bool:
+    """Whether reasoning-gym's own verifier gives the extracted answer full marks."""
+    import reasoning_gym
+
+    return float(reasoning_gym.get_score_answer_fn(problem.task)(extract_answer(text), problem.entry)) == 1.0

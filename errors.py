@@ -1,0 +1,44 @@
+"""The errors a user can cause, each with the exit code that scripts may rely on and a hint that says what to type."""
+
+from __future__ import annotations
+
+__all__ = ["EdgewrightError", "GateFailed", "ParityFailed", "Refused", "UsageError"]
+
+
+class EdgewrightError(Exception):
+    """Something went wrong that one message can explain.
+
+    Args:
+        message: what happened, where, and why it matters.
+        hint: what to type or change; printed under the message.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(EdgewrightError):
+    """The command line, the recipe or an input is wrong."""
+
+    exit_code = 2
+
+
+class Refused(EdgewrightError):
+    """The plan or the target rules say that this cannot work."""
+
+    exit_code = 3
+
+
+class ParityFailed(EdgewrightError):
+    """An artifact does not compute what its checkpoint computes."""
+
+    exit_code = 4
+
+
+class GateFailed(EdgewrightError):
+    """A candidate is worse than its baseline by more than the policy allows."""
+
+    exit_code = 5

@@ -1,0 +1,86 @@
+"""Models and tokenizers in memory, from any checkpoint edgewright reads: floating point, or GPTQ-packed and dequantized."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from .checkpoint import read_config, read_family, read_state
+from .errors import EdgewrightError, UsageError
+from .layouts import GPTQ_PARTS, from_gptq, is_gptq, packed_names
+
+__all__ = ["dense_state", "load_model", "load_tokenizer", "pick_device"]
+
+
+def pick_device(device: str) -> str:
+    """`cpu` or `cuda`; `auto` takes a GPU where there is one.
+
+    Raises:
+        UsageError: cuda was asked for and there is none.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this machine has no CUDA device that torch can use", "use --device cpu")
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"--device {device}: unknown", "use auto, cpu or cuda")
+    return device
+
+
+def dense_state(path: Path) -> dict[str, Tensor]:
+    """A checkpoint's tensors with every packed layer dequantized to float32."""
+    state, config = read_state(path), read_config(path)
+    if not is_gptq(config):
+        return state
+    bits = int(config["quantization_config"]["bits"])
+    for name in packed_names(state):
+        packed = from_gptq({part: state.pop(f"{name}.{part}") for part in GPTQ_PARTS if f"{name}.{part}" in state}, bits, name)
+        state[f"{name}.weight"] = packed.dequantize()
+    return state
+
+
+def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+    """The causal language model of a checkpoint, in evaluation mode; a packed one needs no extra package.
+
+    Raises:
+        UsageError: the weights are damaged, hold NaN, or do not fit the config.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM  # late: slow to import
+
+    read_family(path)
+    if is_gptq(read_config(path)):
+        settings = AutoConfig.from_pretrained(path)
+        del settings.quantization_config
+        model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
+        missing, unexpected = model.load_state_dict(dense_state(path), strict=False)
+        missing = [name for name in missing if name not in (model._tied_weights_keys or ())]
+    else:
+        read_state(path)
+        try:
+            model, report = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
+        except (SafetensorError, RuntimeError, ValueError) as error:
+            raise UsageError(f"{path}: weights and config.json do not fit: {str(error).splitlines()[0]}", "restore the model") from error
+        missing, unexpected = report["missing_keys"], report["unexpected_keys"]
+    if missing or unexpected:
+        what = f"missing {sorted(missing)[:3]}" if missing else f"unexpected {sorted(unexpected)[:3]}"
+        raise UsageError(f"{path}: the weights do not match config.json: {what}", "restore the model directory")
+    return model.to(device).eval()
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer of a checkpoint or artifact, padding on the left with a token that exists."""
+    from transformers import AutoTokenizer  # late: slow to import
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise EdgewrightError(f"{path}: no usable tokenizer: {reason}", "put the model's tokenizer files beside its weights") from error
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

@@ -1,0 +1,157 @@
+"""What a family of decoders is made of: module names, shapes and the small differences in arithmetic.
+
+One `Family` a family, in its own small file. Everything else in the package asks a `Family` and knows no architecture's
+names. All of them are pre-norm decoders with rotary positions and a gated FFN; what differs is data here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["Family", "LayerKind", "Shape"]
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """How one layer attends: over everything (`window` 0) or over the last `window` positions, and its rotary type."""
+
+    window: int
+    rope: str | None
+    """The layer type that the model's rotary module is asked for; None where all layers share one."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a decoder, as its config.json gives them."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    tied: bool
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.num_attention_heads // self.num_key_value_heads
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Elements of KV cache a token of context needs, over all layers (times the bytes of its dtype)."""
+        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class Family:
+    """Names and arithmetic of one family. Module names are relative to a decoder layer unless they say otherwise."""
+
+    model_types: tuple[str, ...]
+    q: str = "self_attn.q_proj"
+    k: str = "self_attn.k_proj"
+    v: str = "self_attn.v_proj"
+    o: str = "self_attn.o_proj"
+    gate: str = "mlp.gate_proj"
+    up: str = "mlp.up_proj"
+    down: str = "mlp.down_proj"
+    attention: str = "self_attn"
+    mlp: str = "mlp"
+    q_norm: str | None = None
+    k_norm: str | None = None
+    attention_norm: str = "input_layernorm"
+    attention_post_norm: str | None = None
+    mlp_norm: str = "post_attention_layernorm"
+    mlp_post_norm: str | None = None
+    layers: str = "model.layers"
+    embedding: str = "model.embed_tokens"
+    final_norm: str = "model.norm"
+    rotary: str = "model.rotary_emb"
+    head: str = "lm_head"
+    norm_offset: float = 0.0
+    """Added to a norm's weight before it scales (Gemma stores weight - 1)."""
+    scale_embedding: bool = False
+    """Multiply embeddings by the square root of the width (Gemma)."""
+
+    def shape(self, config: Mapping[str, Any]) -> Shape:
+        """Read the sizes from a config.json; `head_dim` falls back to width / heads as transformers does."""
+        heads = int(config["num_attention_heads"])
+        return Shape(
+            hidden_size=int(config["hidden_size"]),
+            num_hidden_layers=int(config["num_hidden_layers"]),
+            num_attention_heads=heads,
+            num_key_value_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
+            intermediate_size=int(config["intermediate_size"]),
+            vocab_size=int(config["vocab_size"]),
+            tied=bool(config.get("tie_word_embeddings", False)),
+        )
+
+    @property
+    def input_groups(self) -> tuple[tuple[str, ...], ...]:
+        """The linear layers of a decoder layer in order of execution, those that read the same input together."""
+        return ((self.q, self.k, self.v), (self.o,), (self.gate, self.up), (self.down,))
+
+    def linear_shapes(self, config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+        """Each linear layer of a decoder layer with its (out_features, in_features)."""
+        s = self.shape(config)
+        q, kv = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
+        return {
+            self.q: (q, s.hidden_size), self.k: (kv, s.hidden_size), self.v: (kv, s.hidden_size),
+            self.o: (s.hidden_size, q), self.gate: (s.intermediate_size, s.hidden_size),
+            self.up: (s.intermediate_size, s.hidden_size), self.down: (s.hidden_size, s.intermediate_size),
+        }  # fmt: skip
+
+    def parameters(self, config: Mapping[str, Any]) -> int:
+        """How many parameters a config.json describes (norms and biases of a per-mille counted as the widths they have)."""
+        s = self.shape(config)
+        linears = sum(n * k for n, k in self.linear_shapes(config).values())
+        norms = 2 + (self.attention_post_norm is not None) + (self.mlp_post_norm is not None)
+        layer = linears + norms * s.hidden_size + (2 * s.head_dim if self.q_norm else 0)
+        if self.qkv_bias(config):
+            layer += (s.num_attention_heads + 2 * s.num_key_value_heads) * s.head_dim
+        return s.num_hidden_layers * layer + s.hidden_size + s.vocab_size * s.hidden_size * (1 if s.tied else 2)
+
+    def qkv_bias(self, config: Mapping[str, Any]) -> bool:
+        """Whether the q, k and v projections carry a bias."""
+        return bool(config.get("attention_bias", False))
+
+    def resized(self, config: Mapping[str, Any], *, heads: int | None = None, kv_heads: int | None = None) -> dict[str, Any]:
+        """A config.json for fewer heads, with `head_dim` spelled out so that stock loaders agree on it."""
+        s = self.shape(config)
+        return {
+            **config,
+            "num_attention_heads": heads or s.num_attention_heads,
+            "num_key_value_heads": kv_heads or s.num_key_value_heads,
+            "head_dim": s.head_dim,
+        }
+
+    def layer_kinds(self, config: Mapping[str, Any]) -> list[LayerKind]:
+        """How each layer attends."""
+        return [LayerKind(0, None)] * int(config["num_hidden_layers"])
+
+    def query_scale(self, config: Mapping[str, Any]) -> float:
+        """What the product of query and key is multiplied by."""
+        return float(self.shape(config).head_dim) ** -0.5
+
+    def activation(self, config: Mapping[str, Any]) -> str:
+        """`silu` or `gelu_tanh`."""
+        name = str(config.get("hidden_act") or config.get("hidden_activation") or "silu")
+        return {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}.get(name, name)
+
+    def layer_list(self, model: nn.Module) -> list[nn.Module]:
+        """The decoder layers of a loaded model."""
+        return list(model.get_submodule(self.layers).children())
+
+    def weight(self, state: Mapping[str, Tensor], layer: int, name: str, part: str = "weight") -> Tensor | None:
+        """A tensor of decoder layer `layer` from a state dict, or None where the model has none (a bias, say)."""
+        return state.get(self.key(layer, name, part))
+
+    def key(self, layer: int, name: str, part: str = "weight") -> str:
+        """The state-dict key of a decoder layer's tensor."""
+        return f"{self.layers}.{layer}.{name}.{part}"
