@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,16 @@ from .errors import EdgewrightError, UsageError
 from .models import Family, family_of
 
 __all__ = [
+    "PROVENANCE",
     "atomic_directory",
     "config_for_everyone",
     "content_hash",
     "copy_tokenizer",
     "read_config",
+    "read_family",
     "read_state",
     "resolve",
+    "stored_dtype",
     "weight_bytes",
     "write_checkpoint",
     "write_json",
@@ -86,6 +89,15 @@ def read_family(path: Path) -> tuple[Family, dict[str, Any]]:
     return family_of(config, str(path / "config.json")), config
 
 
+def stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
+    """The floating-point type a config.json says its weights are in; float32 where it says nothing."""
+    name = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise UsageError(f"config.json: dtype `{name}` is unknown", "use float32, float16 or bfloat16")
+    return dtype
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint, checked: every file whole, every floating-point value finite.
 
@@ -109,10 +121,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def content_hash(path: Path) -> str:
-    """sha256 over the names and bytes of every file below a directory (or of one file)."""
+def content_hash(path: Path, skip: str = "") -> str:
+    """sha256 over the names and bytes of every file below a directory, except those called `skip`."""
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != skip)
     for file in files:
         digest.update(file.relative_to(path).as_posix().encode() + b"\0")
         with file.open("rb") as handle:
@@ -214,8 +226,9 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 
 
 def write_checkpoint(
-    out: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], source: Path, provenance: Mapping[str, Any]
-) -> None:
+    out: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], source: Path, provenance: Mapping[str, Any],
+    verify: Callable[[Path], None] | None = None,
+) -> None:  # fmt: skip
     """Write a checkpoint atomically: sharded safetensors, config for transformers 4 and 5, the source's tokenizer.
 
     Args:
@@ -224,12 +237,15 @@ def write_checkpoint(
         config: the config.json to write.
         source: the directory whose tokenizer is copied.
         provenance: what `edgewright.json` says beside the version.
+        verify: called with the finished directory before it gets its name; what it raises leaves nothing behind.
     """
     with atomic_directory(out) as folder:
         _write_shards(folder, state)
         write_json(folder / "config.json", config_for_everyone(config))
         copy_tokenizer(source, folder)
         write_json(folder / PROVENANCE, {"edgewright": __version__, **provenance})
+        if verify:
+            verify(folder)
 
 
 def _write_shards(folder: Path, state: Mapping[str, Tensor]) -> None:

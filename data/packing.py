@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["IGNORE", "Encoded", "Example", "encode", "pack", "pad", "render_prompt"]
+__all__ = ["IGNORE", "Encoded", "Example", "encode", "pack", "pad", "render_prompt", "shuffled_forever"]
 
 IGNORE = -100
 """The label of a token that is not scored (the value torch's cross-entropy ignores)."""

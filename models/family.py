@@ -6,7 +6,7 @@ names. All of them are pre-norm decoders with rotary positions and a gated FFN; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,15 +121,29 @@ class Family:
         """Whether the q, k and v projections carry a bias."""
         return bool(config.get("attention_bias", False))
 
-    def resized(self, config: Mapping[str, Any], *, heads: int | None = None, kv_heads: int | None = None) -> dict[str, Any]:
-        """A config.json for fewer heads, with `head_dim` spelled out so that stock loaders agree on it."""
-        s = self.shape(config)
-        return {
+    def resized(self, config: Mapping[str, Any], *, heads: int, ffn: int, layers: Sequence[int]) -> dict[str, Any]:
+        """The config.json after a cut, with `head_dim` spelled out so that stock loaders agree on it.
+
+        Args:
+            config: of the uncut model.
+            heads: query heads that stay in every layer.
+            ffn: width of the FFN that stays.
+            layers: indices of the layers that stay.
+        """
+        small = {
             **config,
-            "num_attention_heads": heads or s.num_attention_heads,
-            "num_key_value_heads": kv_heads or s.num_key_value_heads,
-            "head_dim": s.head_dim,
+            "num_attention_heads": heads,
+            "head_dim": self.shape(config).head_dim,
+            "intermediate_size": ffn,
+            "num_hidden_layers": len(layers),
         }
+        if config.get("layer_types"):
+            small["layer_types"] = [config["layer_types"][i] for i in layers]
+        return small
+
+    def accepts_heads(self, config: Mapping[str, Any], heads: int) -> bool:
+        """Whether stock transformers loads a model of this family with so many query heads."""
+        return True
 
     def layer_kinds(self, config: Mapping[str, Any]) -> list[LayerKind]:
         """How each layer attends."""

@@ -20,6 +20,10 @@ class Gemma3(Family):
         ]
         return [LayerKind(window if t == "sliding_attention" else 0, t) for t in types]
 
+    def accepts_heads(self, config: Mapping[str, Any], heads: int) -> bool:
+        """transformers refuses a Gemma3TextConfig whose width is no multiple of its head count."""
+        return self.shape(config).hidden_size % heads == 0
+
     def query_scale(self, config: Mapping[str, Any]) -> float:
         """Set by `query_pre_attn_scalar`, not by the head size."""
         return float(config.get("query_pre_attn_scalar") or self.shape(config).head_dim) ** -0.5

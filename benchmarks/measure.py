@@ -1,0 +1,198 @@
+"""Everything that is measured after a step: accuracy, divergence from the baseline, latency, memory, size."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..checkpoint import read_config, read_family, weight_bytes, write_json
+from ..data.packing import Encoded
+from ..data.sources import Source, rows_hash, scoring_rows
+from ..errors import EdgewrightError, UsageError
+from ..loading import load_tokenizer
+from .accuracy import Answer, exact_match, score_text
+from .backends import Backend, is_artifact, open_backend
+
+__all__ = ["EvaluateOptions", "LatencyOptions", "Measurement", "Reference", "comparable", "bench_path", "measure"]
+
+
+class LatencyOptions(BaseModel):
+    """How latency is measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: int = Field(64, gt=0, description="prompt tokens")
+    new_tokens: int = Field(64, gt=0, description="tokens decoded after it")
+    runs: int = Field(5, gt=0, description="measured repetitions, after one that is not")
+
+
+class EvaluateOptions(BaseModel):
+    """What is measured after every step."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tasks: tuple[str, ...] = Field((), description="generated tasks with a verifier: reasoning")
+    limit: int = Field(200, gt=1, description="problems a task")
+    max_new_tokens: int = Field(160, gt=0, description="longest answer, thought included")
+    perplexity: tuple[str, ...] = Field((), description="sources to score")
+    windows: int = Field(128, gt=0, description="rows a source")
+    seq_len: int = Field(256, gt=1, description="longest row, tokens")
+    latency: LatencyOptions | None = Field(LatencyOptions(), description="null switches it off")
+
+
+@dataclass
+class Measurement:
+    """Flat metrics, what makes them comparable, and the samples behind the accuracies."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    context: dict[str, Any] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Reference:
+    """The baseline that later steps are compared with, loaded once and only when needed."""
+
+    def __init__(self, path: Path, device: str) -> None:
+        self.path, self.device = path, device
+        self._backend: Backend | None = None
+
+    @property
+    def backend(self) -> Backend:
+        """The loaded model."""
+        if self._backend is None:
+            self._backend = open_backend(self.path, self.device)
+        return self._backend
+
+
+def measure(path: Path, options: EvaluateOptions, *, device: str = "cpu", reference: Reference | None = None) -> Measurement:
+    """Measure a checkpoint or an artifact.
+
+    Args:
+        path: its directory.
+        options: what to measure.
+        device: where torch runs; artifacts run on the CPU.
+        reference: for `kl/` and `top1_agreement/`.
+
+    Raises:
+        UsageError: nothing runnable is at `path`, or a source is empty or unknown.
+    """
+    backend, tokenizer = open_backend(path, device), load_tokenizer(path)
+    result = Measurement(context=_environment(backend))
+    for name in options.perplexity:
+        source = Source.parse(name)
+        rows = scoring_rows(tokenizer, source, options.seq_len, options.windows)
+        _text(result, source.label, backend, rows, options.seq_len, reference)
+    for task in options.tasks:
+        problems = Source.parse(f"builtin:{task}").problems(options.limit)
+        _task(result, task, exact_match(backend, tokenizer, problems, options.max_new_tokens))
+    result.metrics["size_bytes"] = weight_bytes(path)
+    result.metrics["parameters"] = _parameters(path)
+    del backend
+    if options.latency:
+        result.metrics |= _latency(path, options.latency, device, result)
+    return result
+
+
+def _text(
+    result: Measurement, label: str, backend: Backend, rows: Sequence[Encoded], seq_len: int, reference: Reference | None
+) -> None:
+    text = score_text(backend, rows, reference.backend if reference else None)
+    metrics = result.metrics
+    metrics[f"perplexity/{label}"] = text.perplexity
+    metrics[f"perplexity/{label}/stderr"] = text.stderr
+    metrics[f"perplexity/{label}/n"] = text.tokens
+    if text.kl is not None and text.top1_agreement is not None:
+        metrics[f"kl/{label}"], metrics[f"top1_agreement/{label}"] = text.kl, text.top1_agreement
+    result.context |= {f"data_hash/{label}": rows_hash(rows), f"seq_len/{label}": seq_len}
+
+
+def _task(result: Measurement, task: str, answers: Sequence[Answer]) -> None:
+    count, right = len(answers), sum(a.correct for a in answers)
+    share = right / count
+    result.metrics |= {
+        f"accuracy/{task}": share,
+        f"accuracy/{task}/stderr": math.sqrt(share * (1 - share) / (count - 1)),
+        f"accuracy/{task}/n": count,
+    }
+    result.samples += [asdict(a) for a in answers]
+    result.context[f"problems/{task}"] = count
+
+
+def _parameters(path: Path) -> int:
+    config = read_config(path)
+    family, _ = read_family(path)
+    return family.parameters(config)
+
+
+def _environment(backend: Backend) -> dict[str, Any]:
+    import onnxruntime
+    import torch
+    import transformers
+
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "onnxruntime": onnxruntime.__version__}
+    return {"backend": backend.name, "device": backend.device, "dtype": backend.dtype, "threads": torch.get_num_threads(), **versions}
+
+
+def _latency(path: Path, options: LatencyOptions, device: str, result: Measurement) -> dict[str, float]:
+    import torch
+
+    threads = torch.get_num_threads()
+    command = [
+        sys.executable, "-m", "edgewright.benchmarks.worker", str(path.resolve()), "--prompt", str(options.prompt),
+        "--new-tokens", str(options.new_tokens), "--runs", str(options.runs), "--threads", str(threads),
+        "--device", "cpu" if is_artifact(path) else device,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TRANSFORMERS_VERBOSITY": "error"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it was killed, perhaps for lack of memory"])[-1]
+        raise EdgewrightError(f"{path}: the latency measurement failed: {reason}", "run `edgewright bench` on it with --debug")
+    figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    result.context["latency"] = {"prompt": options.prompt, "new_tokens": options.new_tokens, "runs": options.runs, "batch": 1}
+    return figures
+
+
+def comparable(a: dict[str, Any], b: dict[str, Any], metric: str) -> str:
+    """Why a metric of two contexts must not be compared, or the empty string when it may.
+
+    Raises:
+        UsageError: a context is missing, as in a file not written by edgewright.
+    """
+    if not a or not b:
+        raise UsageError("a measurement without its context cannot be compared", "measure both sides with edgewright bench")
+    kind, _, label = metric.partition("/")
+    keys = {
+        "perplexity": [f"data_hash/{label}", f"seq_len/{label}"], "kl": [f"data_hash/{label}"],
+        "top1_agreement": [f"data_hash/{label}"], "accuracy": [f"problems/{label}"],
+        "ttft_ms": ["device", "threads", "latency"], "decode_tok_s": ["device", "threads", "latency"],
+        "prefill_tok_s": ["device", "threads", "latency"], "peak_rss_bytes": ["device", "latency"],
+    }.get(kind, [])  # fmt: skip
+    for key in keys:
+        if a.get(key) != b.get(key):
+            return f"{key} differs ({a.get(key)} against {b.get(key)})"
+    return ""
+
+
+def bench_path(path: Path, options: EvaluateOptions, device: str, reference: Path | None, save: Path | None) -> dict[str, Any]:
+    """Measure what `path` holds, by itself or against a reference, and keep the result in a file if one is named.
+
+    Raises:
+        UsageError: nothing was asked for.
+    """
+    if not (options.tasks or options.perplexity or options.latency):
+        raise UsageError("nothing to measure", "give --perplexity SOURCE, --tasks NAME or --latency")
+    base = Reference(reference, device) if reference else None
+    result = measure(path, options, device=device, reference=base)
+    found = {"name": path.name, "metrics": result.metrics, "context": result.context}
+    if save:
+        write_json(save, found)
+    return found

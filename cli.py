@@ -1,0 +1,419 @@
+"""The command line: parse, call, print. Results go to standard output, progress and messages to standard error."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__
+from .console import console
+from .errors import EdgewrightError, GateFailed
+from .tables import show
+
+app = typer.Typer(name="edgewright", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+targets_app = typer.Typer(invoke_without_command=True, help="List the devices edgewright knows, or look at one.")
+app.add_typer(targets_app, name="targets")
+
+Out = Annotated[Path, typer.Option("--out", help="directory to make")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
+Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="make everything again, reuse nothing")]
+Model = Annotated[str, typer.Argument(help="model directory, hub id, or builtin:tiny-reasoner")]
+CalibrationSource = Annotated[str, typer.Option("--calibration", help="text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], hf:NAME or builtin:NAME")]
+Samples = Annotated[int, typer.Option(help="calibration rows")]
+SeqLen = Annotated[int, typer.Option(help="tokens a calibration row")]
+Seed = Annotated[int, typer.Option(help="of everything random")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+Target = Annotated[str | None, typer.Option("--target", help="device, by name or profile file; see `edgewright targets`")]
+
+CALIBRATION = "builtin:reasoning"
+
+
+def _step(kind: str, options: Any, model: str, out: Path, calibration: Any, fresh: bool, as_json: bool) -> None:
+    from .pipeline import run_verb  # late, as below: torch takes seconds to import, --help should not
+
+    source, samples, seq_len, seed, device = calibration
+    from .steps import CalibrationData, StepContext
+
+    context = StepContext(CalibrationData(source, samples, seq_len), seed, device)
+    show(run_verb(kind, options, model, out, context, fresh), as_json, "step")
+
+
+def _checked(factory: Any, **values: Any) -> Any:
+    from pydantic import ValidationError
+
+    from .errors import UsageError
+
+    try:
+        return factory.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
+        raise UsageError("; ".join(lines), "see --help for what each option takes") from error
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    """Make a Hugging Face language model fit, and run well, on an NVIDIA Jetson Orin.
+
+    Exit codes: 0 done, 2 bad usage or recipe, 3 refused by plan or target, 4 parity failed, 5 gate failed, 1 anything else.
+    """
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe")],
+    out: Annotated[Path | None, typer.Option("--out", help="directory of the run; default runs/NAME")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="override KEY=VALUE, e.g. model=DIR or steps.prune.heads=0.5")] = None,
+    fresh: Fresh = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run a recipe: every step made, measured and entered in the ledger. The same command resumes after an interruption.
+
+    Examples:
+
+        edgewright run recipes/demo.yaml --out runs/demo
+
+        edgewright run recipes/demo.yaml --set model=/models/Qwen2.5-0.5B --set evaluate.limit=50 --out runs/qwen
+    """
+    from .pipeline import run_recipe
+    from .planner import plan_recipe, refuse
+    from .recipe import load_recipe
+
+    loaded = load_recipe(recipe, settings or [])
+    if dry_run:
+        rows = plan_recipe(loaded)
+        show({"target": loaded.target, "rows": rows}, as_json, "plan")
+        return refuse(rows)
+    folder = out or Path("runs") / loaded.name
+    _finish(run_recipe(loaded, folder, shlex.join(["edgewright", *sys.argv[1:]]), fresh), folder, as_json)
+
+
+def _finish(ledger: dict[str, Any], folder: Path, as_json: bool) -> None:
+    show(ledger, as_json, "ledger")
+    console.print(f"ledger {folder / 'ledger.json'}, report {folder / 'report.html'}", highlight=False)
+    if ledger.get("gate", {}).get("verdict") == "fail":
+        raise GateFailed(f"the gate failed: {ledger['gate']['candidate']} against {ledger['gate']['baseline']}", "the table above shows which limit")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="directory of the run")] = Path("runs/demo"),
+    fresh: Fresh = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run the whole chain on the embedded 7 M reasoning model: minutes on two cores, no network.
+
+    Example:
+
+        edgewright demo --out runs/demo
+    """
+    from .pipeline import run_recipe
+    from .recipe import builtin_recipe, load_recipe
+
+    _finish(run_recipe(load_recipe(builtin_recipe("demo")), out, shlex.join(["edgewright", *sys.argv[1:]]), fresh), out, as_json)
+
+
+@app.command()
+def plan(
+    what: Annotated[str, typer.Argument(metavar="RECIPE|MODEL", help="a recipe file, or a model")],
+    target: Target = None,
+    context: Annotated[int, typer.Option(help="tokens of KV cache on the device")] = 2048,
+    batch: Annotated[int, typer.Option(help="sequences at a time on the device")] = 1,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="override KEY=VALUE of a recipe")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a recipe or model will need and what the device will give, from config.json alone. Exit code 3 when it cannot run.
+
+    Examples:
+
+        edgewright plan recipes/demo.yaml
+
+        edgewright plan /models/Qwen2.5-3B --target jetson-orin-nano-8gb --context 4096
+    """
+    from .planner import plan_model, plan_recipe, refuse
+    from .recipe import load_recipe
+
+    if what.endswith((".yaml", ".yml")):
+        extra = [f"target={target}"] if target else []
+        recipe = load_recipe(Path(what), [*(settings or []), *extra])
+        target, rows = recipe.target, plan_recipe(recipe, context, batch)
+    else:
+        rows = plan_model(what, target, context, batch)
+    show({"target": target, "context": context, "batch": batch, "rows": rows}, as_json, "plan")
+    refuse(rows)
+
+
+@app.command()
+def prune(
+    model: Model,
+    out: Out,
+    heads: Annotated[float, typer.Option(help="share of query heads to remove from every key/value group")] = 0.0,
+    ffn: Annotated[float, typer.Option(help="share of FFN neurons to remove")] = 0.0,
+    layers: Annotated[int, typer.Option(help="layers to remove, least block influence first")] = 0,
+    criterion: Annotated[str, typer.Option(help="taylor, activation, norm, magnitude or random")] = "taylor",
+    calibration: CalibrationSource = CALIBRATION,
+    samples: Samples = 128,
+    seq_len: SeqLen = 512,
+    seed: Seed = 0,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Cut attention heads, FFN neurons or layers; the result loads with stock transformers.
+
+    Example:
+
+        edgewright prune /models/Qwen2.5-0.5B --heads 0.25 --calibration text:wiki.txt --out pruned
+    """
+    from .compress.prune.runner import PruneOptions
+
+    options = _checked(PruneOptions, heads=heads, ffn=ffn, layers=layers, criterion=criterion)
+    _step("prune", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)
+
+
+@app.command()
+def distill(
+    student: Annotated[str, typer.Argument(help="the model that learns: a directory or hub id")],
+    teacher: Annotated[str, typer.Option(help="the model that teaches")],
+    out: Out,
+    data: Annotated[str, typer.Option(help="SOURCE to learn on")] = "builtin:reasoning",
+    hidden_steps: Annotated[int, typer.Option(help="steps of hidden-state alignment; 0 leaves the stage out")] = 100,
+    logit_steps: Annotated[int, typer.Option(help="steps of KL on the logits; 0 leaves the stage out")] = 400,
+    lr: Annotated[float, typer.Option(help="peak learning rate of both stages")] = 1e-3,
+    temperature: Annotated[float, typer.Option(help="of the KL")] = 1.0,
+    hard: Annotated[float, typer.Option(help="share of cross-entropy with the data in the logits stage")] = 0.0,
+    batch_size: Annotated[int, typer.Option(help="rows a step")] = 16,
+    seq_len: Annotated[int, typer.Option(help="tokens a row")] = 256,
+    seed: Seed = 0,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Teach a smaller model: hidden states by MSE first, then logits by KL.
+
+    Example:
+
+        edgewright distill small --teacher /models/big --data jsonl:gsm8k.jsonl --out taught
+    """
+    from .compress.distill.runner import DistillOptions
+
+    stages = [{"loss": "hidden", "steps": hidden_steps, "lr": lr}] if hidden_steps else []
+    stages += [{"loss": "logits", "steps": logit_steps, "lr": lr, "temperature": temperature, "hard": hard}] if logit_steps else []
+    options = _checked(DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages)
+    _step("distill", options, student, out, (data, 128, seq_len, seed, device), fresh, as_json)
+
+
+@app.command()
+def quantize(
+    model: Model,
+    out: Out,
+    method: Annotated[str, typer.Option(help="gptq, or rtn: plain rounding, the baseline to beat")] = "gptq",
+    bits: Annotated[int, typer.Option(help="4 or 8")] = 4,
+    group_size: Annotated[int, typer.Option(help="input channels a scale: 32, 64, 128, or -1 for all")] = 128,
+    sym: Annotated[bool, typer.Option("--sym/--asym", help="zero point in the middle, as Jetson kernels need")] = True,
+    act_order: Annotated[bool, typer.Option(help="static act-order")] = True,
+    calibration: CalibrationSource = CALIBRATION,
+    samples: Samples = 128,
+    seq_len: SeqLen = 512,
+    seed: Seed = 0,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Quantize the linear layers and write them packed, in the GPTQ layout that transformers and vLLM read.
+
+    Example:
+
+        edgewright quantize /models/Qwen2.5-0.5B --method gptq --calibration text:wiki.txt --out int4
+    """
+    from .compress.quantize.runner import QuantizeOptions
+
+    options = _checked(QuantizeOptions, method=method, bits=bits, group_size=group_size, sym=sym, act_order=act_order)
+    _step("quantize", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)
+
+
+@app.command()
+def export(
+    model: Model,
+    out: Out,
+    format: Annotated[str, typer.Option(help="onnx: standard operators only, with a KV cache")] = "onnx",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, int4 (from a GPTQ checkpoint) or int8-dynamic")] = "fp32",
+    calibration: CalibrationSource = CALIBRATION,
+    seq_len: SeqLen = 512,
+    seed: Seed = 0,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Export to ONNX with a KV cache, and prove it equal to the torch model. Exit code 4 when it is not.
+
+    Example:
+
+        edgewright export int4 --precision int4 --out int4-onnx
+    """
+    from .export.step import ExportOptions
+
+    options = _checked(ExportOptions, format=format, precision=precision)
+    _step("export", options, model, out, (calibration, 16, seq_len, seed, device), fresh, as_json)
+
+
+@app.command()
+def bench(
+    path: Annotated[Path, typer.Argument(help="checkpoint or artifact directory")],
+    perplexity: Annotated[list[str] | None, typer.Option(help="SOURCE to score; may be given more than once")] = None,
+    tasks: Annotated[str, typer.Option(help="comma-separated tasks with a verifier: reasoning")] = "",
+    limit: Annotated[int, typer.Option(help="problems a task")] = 200,
+    windows: Annotated[int, typer.Option(help="rows a perplexity source")] = 128,
+    seq_len: Annotated[int, typer.Option(help="tokens a row")] = 512,
+    max_new_tokens: Annotated[int, typer.Option(help="longest answer")] = 160,
+    reference: Annotated[Path | None, typer.Option(help="model to compare with: KL and top-1 agreement")] = None,
+    latency: Annotated[bool, typer.Option("--latency/--no-latency", help="time it in a process of its own")] = False,
+    save: Annotated[Path | None, typer.Option(help="write the measurement as JSON, for `edgewright gate`")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a checkpoint or an artifact.
+
+    Examples:
+
+        edgewright bench int4 --perplexity text:wiki.txt --reference /models/Qwen2.5-0.5B --latency
+
+        edgewright bench int4-onnx --tasks reasoning --limit 200 --save int4.json
+    """
+    from .benchmarks.measure import EvaluateOptions, LatencyOptions, bench_path
+
+    options = _checked(
+        EvaluateOptions, tasks=[t for t in tasks.split(",") if t], limit=limit, windows=windows, seq_len=seq_len,
+        max_new_tokens=max_new_tokens, perplexity=perplexity or [], latency=LatencyOptions().model_dump() if latency else None,
+    )  # fmt: skip
+    show(bench_path(path, options, device, reference, save), as_json, "bench")
+
+
+@app.command()
+def gate(
+    candidate: Annotated[str, typer.Argument(help="measurement file, or RUN:STEP")],
+    baseline: Annotated[str, typer.Option(help="measurement file, or RUN:STEP")],
+    policy: Annotated[Path | None, typer.Option(help="YAML: metric -> {min_ratio, max_ratio, min, max}")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare a candidate with a baseline under a policy. Exit code 5 when a limit is broken.
+
+    Examples:
+
+        edgewright gate new.json --baseline main.json --policy gate.yaml
+
+        edgewright gate runs/demo:export-int4 --baseline runs/demo:baseline
+    """
+    from .benchmarks.gate import check_gate, load_measurement, load_policy
+
+    result = check_gate(load_measurement(candidate), load_measurement(baseline), load_policy(policy))
+    show(result, as_json, "gate")
+    if result["verdict"] == "fail":
+        raise GateFailed(f"the gate failed: {candidate} against {baseline}", "the table above shows which limit")
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="directory of a run")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write report.html and report.md of a run again, from its ledger.
+
+    Example:
+
+        edgewright report runs/demo
+    """
+    from .benchmarks.report import write_report
+
+    show({"written": [str(p) for p in write_report(run_dir)]}, as_json, "written")
+
+
+@targets_app.callback()
+def targets(context: typer.Context, as_json: Json = False, debug: Debug = False) -> None:
+    """List the devices edgewright knows.
+
+    Examples:
+
+        edgewright targets
+
+        edgewright targets show jetson-orin-nano-8gb
+    """
+    if context.invoked_subcommand is None:
+        from .targets.profile import list_targets
+
+        show([t.model_dump(mode="json") for t in list_targets()], as_json, "targets")
+
+
+@targets_app.command("show")
+def targets_show(name: str, as_json: Json = False, debug: Debug = False) -> None:
+    """Show one device: memory, bandwidth, power modes, software, rules and sources."""
+    from .targets.profile import load_target
+
+    show(load_target(name).model_dump(mode="json"), as_json, "target")
+
+
+@app.command()
+def doctor(as_json: Json = False, debug: Debug = False) -> None:
+    """Check this installation: versions, extras, threads, disk, and that each engine really runs.
+
+    Example:
+
+        edgewright doctor
+    """
+    from .doctor import examine
+
+    checks = examine()
+    show(checks, as_json, "doctor")
+    if not all(c["ok"] for c in checks if c["required"]):
+        raise EdgewrightError("something that edgewright needs is missing", "pip install edgewright, in a fresh environment")
+
+
+def main() -> None:
+    """Run the command line; turn an error into one message and its exit code."""
+    try:
+        app()
+    except EdgewrightError as error:
+        if "--debug" in sys.argv:
+            raise
+        console.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        if error.hint:
+            console.print(f"  [dim]->[/] {_escape(error.hint)}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except (OSError, MemoryError, RuntimeError) as error:
+        if "--debug" in sys.argv:
+            raise
+        console.print(f"[bold red]error:[/] {type(error).__name__}: {_plain(error)}", highlight=False, soft_wrap=True)
+        console.print("  [dim]->[/] run it again with --debug for the traceback; finished steps are kept", highlight=False)
+        sys.exit(1)
+
+
+def _plain(error: BaseException) -> str:
+    return _escape(str(error) or type(error).__name__)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

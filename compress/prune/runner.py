@@ -1,0 +1,123 @@
+"""The prune step: score, choose, cut, write, and prove that the result is the masked original."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from ...checkpoint import content_hash, read_family, read_state, write_checkpoint
+from ...console import progress
+from ...errors import EdgewrightError, Refused, UsageError
+from ...layouts import is_gptq
+from ...loading import load_model, pick_device
+from ...models import Family, family_of
+from ...steps import StepContext, StepResult
+from .cut import choose_heads, choose_layers, choose_neurons, cut, kept_heads
+from .importance import Criterion, masked, measure
+
+__all__ = ["PruneOptions", "prune"]
+
+TOLERANCE = 1e-4
+"""Largest allowed difference between pruned and masked logits, relative to the largest logit."""
+
+
+class PruneOptions(BaseModel):
+    """What to cut and by which criterion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    heads: float = Field(0.0, ge=0, lt=1, description="share of query heads to remove from every key/value group")
+    ffn: float = Field(0.0, ge=0, lt=1, description="share of FFN neurons to remove")
+    layers: int = Field(0, ge=0, description="how many layers to remove, those of least block influence first")
+    criterion: Criterion = Field("taylor", description="how importance is measured")
+
+
+def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) -> StepResult:
+    """Write a physically smaller copy of `source` to `out`.
+
+    Raises:
+        UsageError: nothing to prune was asked for, or the input is broken.
+        Refused: the model cannot be cut this way, or is quantized already.
+        EdgewrightError: the result does not compute what the masked original computes (nothing is kept then).
+    """
+    family, config = read_family(source)
+    if is_gptq(config):
+        raise Refused(f"{source}: quantized already", "prune first, then quantize")
+    if not (options.heads or options.ffn or options.layers):
+        raise UsageError("nothing to prune", "give --heads, --ffn or --layers")
+    shape, device = family.shape(config), pick_device(context.device)
+    keep = kept_heads(shape, options.heads, lambda n: family.accepts_heads(config, n))  # refuses before the calibration pass
+    rows = context.calibration.rows(source, context.seed)
+    model = load_model(source, device)
+    scores = measure(model, family, shape, _with_progress(rows), options.criterion, context.seed)
+    heads = choose_heads(scores.heads, shape.num_key_value_heads, keep)
+    neurons = choose_neurons(scores.neurons, options.ffn)
+    layers = choose_layers(scores.layers, options.layers)
+    small, small_config = cut(read_state(source), config, family, shape, heads, neurons, layers)
+    removed = [sorted(set(range(shape.num_attention_heads)) - set(kept)) for kept in heads]
+    provenance = {
+        "kind": "checkpoint", "step": "prune", "source": content_hash(source), "options": options.model_dump(),
+        "calibration": vars(context.calibration), "removed_heads": removed, "kept_layers": layers,
+    }  # fmt: skip
+    with torch.no_grad(), masked(model, family, shape, heads, neurons, layers):
+        probe = rows[0][:1].to(device)
+        expected = model(input_ids=probe, use_cache=False).logits.cpu()
+    difference: list[float] = []
+    write_checkpoint(
+        out, small, small_config, source, provenance, verify=lambda made: difference.append(_prove(made, probe, expected))
+    )
+    notes = _notes(options, family, config, small_config, difference[0])
+    details = {
+        "head_importance": scores.heads.tolist(), "pruned_heads": removed, "layer_influence": scores.layers.tolist(),
+        "kept_layers": layers, "max_relative_difference": difference[0],
+    }  # fmt: skip
+    return StepResult(notes, details)
+
+
+def _with_progress(rows: list[Tensor]) -> Iterable[Tensor]:
+    with progress("scoring heads and neurons", len(rows)) as bar:
+        for row in rows:
+            yield row
+            bar.advance()
+
+
+def _prove(out: Path, probe: Tensor, expected: Tensor) -> float:
+    """Reload with stock transformers and compare logits with the masked original."""
+    from transformers import AutoModelForCausalLM  # late: slow to import
+
+    reloaded: nn.Module = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).to(probe.device).eval()
+    with torch.no_grad():
+        got = reloaded(input_ids=probe, use_cache=False).logits.cpu()
+    difference = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+    if not difference <= TOLERANCE:
+        raise EdgewrightError(
+            f"{out}: the pruned model differs from the masked original by {difference:.2e} (limit {TOLERANCE:.0e})",
+            "this is a bug in edgewright: please report it with the model's config.json",
+        )
+    return difference
+
+
+def _notes(options: PruneOptions, family: Family, config: dict[str, Any], small: dict[str, Any], difference: float) -> list[str]:
+    old, new = family.shape(config), family_of(small).shape(small)
+    before, after = family.parameters(config), family_of(small).parameters(small)
+    notes = [
+        f"query heads {old.num_attention_heads} -> {new.num_attention_heads}, FFN {old.intermediate_size} -> {new.intermediate_size}, "
+        f"layers {old.num_hidden_layers} -> {new.num_hidden_layers}: {before:,} -> {after:,} parameters",
+        f"logits equal those of the masked original to {difference:.1e} (relative)",
+    ]
+    for what, asked, done in (
+        ("query heads", options.heads, 1 - new.num_attention_heads / old.num_attention_heads),
+        ("FFN neurons", options.ffn, 1 - new.intermediate_size / old.intermediate_size),
+    ):
+        if abs(asked - done) > 0.005:
+            notes.append(f"asked to remove {asked:.0%} of the {what}, removed {done:.0%}: the nearest that loads and runs well everywhere")
+    if small["model_type"] != config["model_type"]:
+        notes.append(f"written as `{small['model_type']}`: the same arithmetic, and stock transformers refuses this head count as `{config['model_type']}`")
+    if new.num_attention_heads * new.head_dim % 128:
+        notes.append("heads * head_dim is no multiple of 128: INT4 kernels with groups of 128 will refuse o_proj")
+    return notes

@@ -1,0 +1,214 @@
+"""SOURCE strings: `text:FILE`, `jsonl:FILE[:FIELD]`, `parquet:FILE[:FIELD]`, `hf:NAME[:CONFIG][:SPLIT]`, `builtin:NAME`."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import EdgewrightError, UsageError
+from .packing import Encoded, Example, encode, pack
+from .reasoning import HELD_OUT, TASKS, Problem, held_out, training_problems
+
+__all__ = ["Source", "rows_hash", "scoring_rows", "training_rows"]
+
+BUILTINS = ("reasoning",)
+CHUNK = 1 << 16
+"""Characters of plain text tokenized at a time."""
+TEXT_FIELDS = ("text", "content", "completion")
+PAIR_FIELDS = (("question", "answer"), ("prompt", "completion"), ("instruction", "output"))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A parsed SOURCE string."""
+
+    kind: str
+    name: str
+    field: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """Split a SOURCE string and check that what it names is there.
+
+        Raises:
+            UsageError: unknown kind or builtin name, or a file that does not exist or is empty.
+        """
+        kind, _, rest = text.partition(":")
+        if kind == "builtin":
+            if rest not in BUILTINS:
+                raise UsageError(f"{text}: no such built-in data", f"built in: {', '.join(BUILTINS)}")
+            return cls(kind, rest)
+        if kind == "hf":
+            name, _, field = rest.partition(":")
+            return cls(kind, name, field)
+        if kind not in ("text", "jsonl", "parquet"):
+            raise UsageError(f"{text}: not a data source", "write text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], hf:NAME or builtin:NAME")
+        file, _, field = (rest, "", "") if kind == "text" or Path(rest).is_file() else rest.rpartition(":")
+        if not Path(file).is_file():
+            raise UsageError(f"{text}: no such file: {file or rest}", "give the path of a file that exists")
+        if not Path(file).stat().st_size:
+            raise UsageError(f"{text}: the file is empty", "give a file with text in it")
+        return cls(kind, file, field)
+
+    def __str__(self) -> str:
+        """The SOURCE string again."""
+        return ":".join(part for part in (self.kind, self.name, self.field) if part)
+
+    @property
+    def label(self) -> str:
+        """The short name that metrics carry."""
+        return self.name if self.kind == "builtin" else Path(self.name).stem
+
+    def fingerprint(self) -> str:
+        """A hash of what the source holds; of its name alone for built-in and hub data, which the code version covers."""
+        digest = hashlib.sha256(str(self).encode())
+        if self.kind in ("text", "jsonl", "parquet"):
+            with open(self.name, "rb") as handle:
+                digest = hashlib.file_digest(handle, "sha256")
+        return digest.hexdigest()
+
+    def training(self, seed: int) -> Iterator[Example]:
+        """Examples to learn or calibrate on: endless for built-in tasks, one pass over anything else."""
+        if self.kind == "builtin":
+            exclude = frozenset(p.question for p in held_out(HELD_OUT * len(TASKS)))
+            return (Example(p.completion, p.question) for p in training_problems(seed, exclude))
+        return self._examples()
+
+    def scoring(self, count: int) -> Iterator[Example]:
+        """Examples to score: at most `count` held-out problems of a built-in task, everything of anything else."""
+        if self.kind == "builtin":
+            return (Example(p.completion, p.question) for p in self.problems(count))
+        return self._examples()
+
+    def problems(self, count: int) -> list[Problem]:
+        """The first `count` held-out problems of a built-in task."""
+        if self.kind != "builtin":
+            raise UsageError(f"{self}: has no verifier", "tasks are built in: reasoning")
+        return held_out(count)
+
+    def _examples(self) -> Iterator[Example]:
+        if self.kind == "text":
+            yield from _text(self.name)
+            return
+        found = False
+        for number, row in enumerate(self._table(), 1):
+            found = True
+            yield _example(row, self.field, f"{self.name}, row {number}")
+        if not found:
+            raise UsageError(f"{self}: no rows", "give a file with at least one row")
+
+    def _table(self) -> Iterator[dict[str, Any]]:
+        if self.kind == "jsonl":
+            yield from _jsonl(self.name)
+        elif self.kind == "parquet":
+            datasets = _datasets()
+            yield from datasets.load_dataset("parquet", data_files=self.name, split="train", streaming=True)
+        else:
+            config, _, split = self.field.rpartition(":")
+            yield from _datasets().load_dataset(self.name, config or None, split=split or "train", streaming=True)
+
+
+def _datasets() -> Any:
+    try:
+        import datasets  # late: an extra that only parquet and hub data need
+    except ImportError as error:
+        raise EdgewrightError("parquet and hub data need the datasets package", "pip install 'edgewright[data]'") from error
+    return datasets
+
+
+def _text(name: str) -> Iterator[Example]:
+    try:
+        with open(name, encoding="utf-8") as handle:
+            while chunk := "".join(handle.readlines(CHUNK)):
+                yield Example(chunk)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name}: not UTF-8 text: {error}", "convert the file to UTF-8") from error
+
+
+def _jsonl(name: str) -> Iterator[dict[str, Any]]:
+    with open(name, encoding="utf-8") as handle:
+        for number, line in enumerate(handle, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UsageError(f"{name}, line {number}: not JSON: {error.msg}", "give one JSON object a line") from error
+            if not isinstance(row, dict):
+                raise UsageError(f"{name}, line {number}: not a JSON object", "give one JSON object a line")
+            yield row
+
+
+def _example(row: dict[str, Any], field: str, where: str) -> Example:
+    if field:
+        if field not in row:
+            raise UsageError(f"{where}: no field `{field}`", f"fields there: {', '.join(row)}")
+        return Example(str(row[field]))
+    for prompt, completion in PAIR_FIELDS:
+        if prompt in row and completion in row:
+            return Example(str(row[completion]), str(row[prompt]))
+    for name in TEXT_FIELDS:
+        if name in row:
+            return Example(str(row[name]))
+    raise UsageError(f"{where}: no text field among {', '.join(row)}", "name one: jsonl:FILE:FIELD")
+
+
+def _prefix(tokenizer: Any) -> list[int]:
+    """The tokens a tokenizer puts before any text (a beginning-of-text token, or nothing)."""
+    return list(tokenizer("")["input_ids"])
+
+
+def _windows(tokenizer: Any, examples: Iterator[Example], seq_len: int) -> Iterator[Encoded]:
+    """Packed rows, each starting with the tokenizer's prefix, as models that need one expect."""
+    prefix = _prefix(tokenizer)
+    skip = len(prefix)
+
+    def bare(example: Example) -> Encoded:
+        row = encode(tokenizer, example)
+        return Encoded(row.ids[skip:], row.labels[skip:]) if row.ids[:skip] == prefix else row
+
+    for row in pack((bare(e) for e in examples), seq_len - skip):
+        yield Encoded(prefix + row.ids, [-100] * skip + row.labels)
+
+
+def training_rows(tokenizer: Any, source: Source, seq_len: int, seed: int, count: int | None = None) -> Iterator[Encoded]:
+    """Packed rows of `seq_len` tokens; `count` of them, or as many as the source gives.
+
+    Raises:
+        UsageError: the source is too small for a single row.
+    """
+    rows = _windows(tokenizer, source.training(seed), seq_len)
+    first = next(rows, None)
+    if first is None:
+        raise UsageError(f"{source}: fewer than {seq_len} tokens, so not one row", "give more text, or a smaller --seq-len")
+    return itertools.islice(itertools.chain([first], rows), count)
+
+
+def scoring_rows(tokenizer: Any, source: Source, seq_len: int, count: int) -> list[Encoded]:
+    """Rows to score: an example a row where there are prompts, else full windows; at most `count`, none over `seq_len`."""
+    examples = itertools.islice(source.scoring(count), 1_000_000)
+    first = next(examples, None)
+    if first is None:
+        raise UsageError(f"{source}: nothing to score", "give a source with text in it")
+    examples = itertools.chain([first], examples)
+    if first.prompt:
+        rows = (encode(tokenizer, e) for e in examples)
+        chosen = [Encoded(r.ids[:seq_len], r.labels[:seq_len]) for r in itertools.islice(rows, count)]
+    else:
+        chosen = list(itertools.islice(_windows(tokenizer, examples, seq_len), count))
+    if not chosen:
+        raise UsageError(f"{source}: fewer than {seq_len} tokens, so not one row", "give more text, or a smaller --seq-len")
+    return chosen
+
+
+def rows_hash(rows: Sequence[Encoded]) -> str:
+    """A short hash of token rows, so that only like is compared with like."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([row.ids, row.labels]).encode())
+    return digest.hexdigest()[:16]

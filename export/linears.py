@@ -1,0 +1,131 @@
+"""The linear layers of a graph: dense, INT4 taken bit for bit from a GPTQ checkpoint, or INT8 with dynamic activations.
+
+Weights are stored [in, out], as MatMul reads them, so that nothing stands between a weight and its product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from torch import Tensor
+
+from ..errors import Refused
+from ..layouts import PackedLinear
+from .builder import GraphBuilder
+from .precision import Precision
+from .weights import Weights
+
+__all__ = ["Linears", "int4_block", "quantize_int8", "stored"]
+
+
+def stored(tensor: Tensor, dtype: int, name: str) -> NDArray[Any]:
+    """A floating-point tensor as an array of the ONNX type `dtype`.
+
+    Raises:
+        Refused: a value does not fit that type.
+    """
+    with np.errstate(over="ignore"):  # looked for below, with the name of the tensor
+        array = tensor.numpy().astype(helper.tensor_dtype_to_np_dtype(dtype), copy=False)
+    if dtype == TensorProto.FLOAT16 and not np.isfinite(array).all():
+        raise Refused(f"`{name}` holds values that fp16 cannot represent (above 65504)", "export with --precision fp32")
+    return array
+
+
+def int4_block(packed: PackedLinear, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """A packed layer as blocked DequantizeLinear (axis 0) reads it.
+
+    Returns:
+        uint8 [in * out / 2], the signed nibbles of [in, out] in row order, the lower nibble first; and
+        float32 [in / group_size, out], the scales, exactly as the checkpoint has them.
+
+    Raises:
+        Refused: the layer is not 4-bit symmetric, or its sizes do not pack.
+    """
+    if packed.bits != 4 or not packed.sym:
+        kind = "asymmetric" if packed.bits == 4 else f"{packed.bits}-bit"
+        raise Refused(
+            f"{name}: {kind} weights; TensorRT and the INT4 kernels of ONNX Runtime take symmetric 4-bit only",
+            "quantize again with --bits 4 and symmetric weights",
+        )
+    size = packed.group_size
+    if size < 16 or size & (size - 1) or packed.integers.shape[0] % 2:
+        raise Refused(
+            f"{name}: groups of {size} on {packed.integers.shape[0]} outputs; blocks must be a power of two from 16 on, outputs even",
+            "quantize again with --group-size 128",
+        )
+    # Subtracting the zero point 8 from a nibble, in two's complement, is flipping its highest bit.
+    nibbles = (packed.integers ^ 8).t().contiguous().numpy().reshape(-1, 2)
+    return nibbles[:, 0] | (nibbles[:, 1] << 4), packed.scales.t().contiguous().numpy()
+
+
+def quantize_int8(weight: Tensor) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round a float32 [out, in] weight to int8 [in, out] with one symmetric scale an output channel, float32 [out]."""
+    scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny * 127) / 127
+    rounded = (weight / scales.unsqueeze(1)).round_().clamp_(-127, 127).to(torch.int8)
+    return rounded.t().contiguous().numpy(), scales.numpy()
+
+
+class Linears:
+    """Adds linear layers to a graph in one precision.
+
+    Attributes:
+        low_bit: how many of them were added with low-bit weights.
+    """
+
+    def __init__(self, graph: GraphBuilder, weights: Weights, precision: Precision) -> None:
+        self._graph, self._weights, self._precision = graph, weights, precision
+        self.low_bit = 0
+
+    def apply(self, value: str, modules: Sequence[str]) -> list[str]:
+        """The outputs of the linear layers `modules`, which all read `value` ([..., in], in the activation type)."""
+        linear = self._precision.linear
+        # Layers that read the same activation share its quantization.
+        quantized = self._graph.nodes("DynamicQuantizeLinear", value, count=3) if linear == "int8" else []
+        outputs = []
+        for module in modules:
+            with self._graph.at(module):
+                if linear == "int8":
+                    result = self._int8(quantized, module)
+                elif linear == "int4" and self._weights.is_packed(module):
+                    result = self._int4(value, module)
+                else:
+                    result = self.dense(value, module)
+                outputs.append(self._biased(result, module))
+        return outputs
+
+    def dense(self, value: str, module: str) -> str:
+        """A product with the weight of `module` in the activation type."""
+        name = f"{module}.weight"
+        weight = stored(self._weights.dense(module).t(), self._precision.activations, name)
+        return self._graph.node("MatMul", value, self._graph.weight(name, weight))
+
+    def _int4(self, value: str, module: str) -> str:
+        packed = self._weights.packed(module)
+        nibbles, scales = int4_block(packed, module)
+        out, width = packed.integers.shape
+        graph = self._graph
+        weight = graph.weight(f"{module}.weight", nibbles, TensorProto.INT4, (width, out))
+        scale = graph.weight(f"{module}.weight_scale", stored(torch.from_numpy(scales), self._precision.activations, module))
+        self.low_bit += 1
+        return graph.node("MatMul", value, graph.node("DequantizeLinear", weight, scale, axis=0, block_size=packed.group_size))
+
+    def _int8(self, quantized: Sequence[str], module: str) -> str:
+        graph = self._graph
+        value, value_scale, value_zero = quantized
+        integers, scales = quantize_int8(self._weights.dense(module))
+        weight, scale = graph.weight(f"{module}.weight", integers), graph.weight(f"{module}.weight_scale", scales)
+        product = graph.cast(graph.node("MatMulInteger", value, weight, value_zero), TensorProto.INT32, TensorProto.FLOAT)
+        self.low_bit += 1
+        return graph.node("Mul", product, graph.node("Mul", value_scale, scale))
+
+    def _biased(self, value: str, module: str) -> str:
+        name = f"{module}.bias"
+        bias = self._weights.vector(name)
+        if bias is None:
+            return value
+        return self._graph.node("Add", value, self._graph.weight(name, stored(bias, self._precision.activations, name)))

@@ -1,0 +1,191 @@
+"""Whether an artifact computes what its checkpoint computes: prefill, cached decode and padding, in float32 torch against
+ONNX Runtime on the CPU.
+
+The torch model runs first and its logits wait on disk, so that the two models are never in memory together.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..checkpoint import PROVENANCE
+from ..errors import ParityFailed, UsageError
+from ..loading import load_model
+from .precision import Limits, precision_of
+from .runtime import OnnxDecoder
+
+__all__ = ["check"]
+
+CHUNK = 16
+"""Positions compared at a time: with 262,144 tokens, 16 of them already take 34 MB in float64."""
+
+
+@dataclass
+class _Tally:
+    """Differences between two sets of logits, summed up position by position."""
+
+    tie: float
+    max_abs_diff: float = 0.0
+    kl: float = 0.0
+    hits: dict[str, int] = field(default_factory=lambda: {"prefill": 0, "decode": 0})
+    seen: dict[str, int] = field(default_factory=lambda: {"prefill": 0, "decode": 0})
+
+    def add(self, phase: str, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> None:
+        """Take in logits [positions, vocabulary] of torch and of the artifact."""
+        for start in range(0, len(expected), CHUNK):
+            want, got = expected[start : start + CHUNK], actual[start : start + CHUNK]
+            # A NaN would compare false with everything and pass for small.
+            self.max_abs_diff = max(self.max_abs_diff, float(np.nan_to_num(np.abs(want - got), nan=np.inf).max()))
+            chosen = np.take_along_axis(want, got.argmax(-1)[:, None], 1)[:, 0]
+            self.hits[phase] += int((chosen >= want.max(-1) - self.tie).sum())
+            self.seen[phase] += len(want)
+            p, q = _log_softmax(want), _log_softmax(got)
+            self.kl += float(np.nan_to_num((np.exp(p) * (p - q)).sum(-1), nan=np.inf).sum())
+
+    def metrics(self) -> dict[str, float]:
+        """The figures, named as a ledger names them."""
+        return {
+            "parity/max_abs_diff": self.max_abs_diff,
+            "parity/kl": max(self.kl / sum(self.seen.values()), 0.0),
+            "parity/top1_prefill": self.hits["prefill"] / self.seen["prefill"],
+            "parity/top1_decode": self.hits["decode"] / max(self.seen["decode"], 1),
+            "parity/positions": float(sum(self.seen.values())),
+        }
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    values = logits.astype(np.float64)
+    values -= values.max(-1, keepdims=True)
+    return values - np.log(np.exp(values).sum(-1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Prompts padded on the left: int64 [batch, length] tokens and mask."""
+
+    tokens: NDArray[np.int64]
+    mask: NDArray[np.int64]
+
+
+def _batches(rows: Sequence[Sequence[int]]) -> list[_Batch]:
+    """Each row alone, and a pair of unequal rows padded together."""
+    pair = [rows[0], next((row for row in rows[1:] if len(row) != len(rows[0])), rows[0][len(rows[0]) // 2 :])]
+    return [_pad(group) for group in [*([row] for row in rows), pair]]
+
+
+def _pad(rows: Sequence[Sequence[int]]) -> _Batch:
+    length = max(map(len, rows))
+    tokens = np.zeros((len(rows), length), np.int64)
+    mask = np.zeros_like(tokens)
+    for i, row in enumerate(rows):
+        tokens[i, length - len(row) :] = row
+        mask[i, length - len(row) :] = 1
+    return _Batch(tokens, mask)
+
+
+def _grow(mask: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([mask, np.ones((len(mask), 1), np.int64)], 1)
+
+
+@torch.inference_mode()
+def _expected(checkpoint: Path, batches: Sequence[_Batch], steps: int, spill: Path) -> list[NDArray[np.int64]]:
+    """Run the torch model; its logits go to `spill`, its greedy tokens [batch, steps] are returned."""
+    model = load_model(checkpoint)
+    greedy = []
+    for number, batch in enumerate(batches):
+        mask, tokens, past, chosen = batch.mask, batch.tokens, None, []
+        for step in range(steps + 1):
+            positions = np.maximum(mask.cumsum(1) - 1, 0)[:, -tokens.shape[1] :]
+            ids, attention, where = (torch.from_numpy(np.ascontiguousarray(x)) for x in (tokens, mask, positions))
+            out = model(input_ids=ids, attention_mask=attention, position_ids=where, past_key_values=past, use_cache=True)
+            past, logits = out.past_key_values, out.logits.float().numpy()
+            np.save(spill / f"{number}-{step}.npy", logits)
+            tokens = logits[:, -1].argmax(-1)[:, None]
+            chosen.append(tokens)
+            mask = _grow(mask)
+        greedy.append(np.concatenate(chosen, 1)[:, :steps])
+    return greedy
+
+
+def _compare(
+    decoder: OnnxDecoder, batches: Sequence[_Batch], greedy: Sequence[NDArray[np.int64]], spill: Path, tally: _Tally
+) -> None:
+    """Feed the artifact what torch was fed and take in the differences, at real positions only."""
+    for number, batch in enumerate(batches):
+        mask, tokens, past = batch.mask, batch.tokens, None
+        for step in range(greedy[number].shape[1] + 1):
+            expected = np.load(spill / f"{number}-{step}.npy", mmap_mode="r")
+            logits, past = decoder.forward(tokens, mask, past=past)
+            for row, real in enumerate(mask[:, -tokens.shape[1] :].astype(bool)):
+                tally.add("decode" if step else "prefill", expected[row, real], logits[row, real])
+            tokens, mask = greedy[number][:, step : step + 1], _grow(mask)
+
+
+def check(artifact: Path, checkpoint: Path, rows: Sequence[Sequence[int]], decode_steps: int = 8) -> dict[str, float]:
+    """Compare an artifact with its checkpoint.
+
+    Every row runs alone, and two rows of unequal length run as a batch padded on the left; each is prefilled and then
+    decoded with its cache, both sides being fed the tokens that torch finds most likely.
+
+    Args:
+        artifact: directory with `model.onnx` and `edgewright.json`.
+        checkpoint: the directory it was made from; a packed one is compared with its dequantized weights.
+        rows: token ids, at least two a row.
+        decode_steps: cached steps after each prefill.
+
+    Returns:
+        `parity/` max_abs_diff (logits), kl (nats, mean over positions), top1_prefill, top1_decode (0 to 1), positions,
+        decode_steps, low_bit_nodes.
+
+    Raises:
+        ParityFailed: a figure is outside the limits of the precision, or low-bit products were rewritten into others.
+        UsageError: there are no rows to compare on.
+    """
+    if not rows or min(map(len, rows)) < 2:
+        raise UsageError("parity needs rows of at least two tokens", "give longer text, or no rows at all")
+    provenance = json.loads((artifact / PROVENANCE).read_text())
+    precision = precision_of(provenance["precision"])
+    batches, tally = _batches(rows), _Tally(precision.limits.tie)
+    with tempfile.TemporaryDirectory(prefix="edgewright-parity-") as folder:
+        spill = Path(folder)
+        greedy = _expected(checkpoint, batches, decode_steps, spill)
+        decoder = OnnxDecoder(artifact)
+        _compare(decoder, batches, greedy, spill, tally)
+    metrics = tally.metrics() | {
+        "parity/decode_steps": float(decode_steps),
+        "parity/low_bit_nodes": float(decoder.low_bit_nodes().total()),
+    }
+    _judge(artifact, metrics, precision.name, precision.limits, int(provenance["low_bit_linears"]))
+    return metrics
+
+
+def _judge(artifact: Path, metrics: dict[str, float], precision: str, limits: Limits, linears: int) -> None:
+    checks = [
+        ("max_abs_diff", limits.max_abs_diff, "at most"),
+        ("kl", limits.kl, "at most"),
+        ("top1_prefill", limits.top1, "at least"),
+        ("top1_decode", limits.top1, "at least"),
+        ("low_bit_nodes", linears, "at least"),
+    ]
+    broken = [
+        f"{name} {metrics[f'parity/{name}']:.3g} ({side} {limit:g})"
+        for name, limit, side in checks
+        if limit is not None and not _within(metrics[f"parity/{name}"], limit, side)
+    ]
+    if broken:
+        raise ParityFailed(
+            f"{artifact.name}: the {precision} artifact does not compute what its checkpoint computes: {', '.join(broken)}",
+            "export with another --precision; if fp32 fails too, please report it",
+        )
+
+
+def _within(value: float, limit: float, side: str) -> bool:
+    return value <= limit if side == "at most" else value >= limit

@@ -1,0 +1,67 @@
+"""The precisions that an ONNX artifact can have, and how far each may be from the torch model it was made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx import TensorProto
+
+from ..errors import UsageError
+
+__all__ = ["PRECISIONS", "Limits", "Precision", "precision_of"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far an artifact may be from its torch twin.
+
+    Attributes:
+        max_abs_diff: largest difference of a logit; None where quantized activations make a single logit meaningless.
+        kl: mean over positions of KL(torch || artifact), in nats.
+        top1: share of positions whose most likely token agrees.
+        tie: a token counts as agreeing when torch's logit for it is this close to torch's best one.
+    """
+
+    max_abs_diff: float | None
+    kl: float
+    top1: float
+    tie: float
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One precision of an artifact.
+
+    Attributes:
+        name: as `--precision` spells it.
+        activations: the ONNX type of weights that are not quantized, of activations and of the KV cache.
+        linear: how the linear layers of the decoder layers are stored: `dense`, `int4` or `int8`.
+        limits: what parity accepts.
+    """
+
+    name: str
+    activations: int
+    linear: str
+    limits: Limits
+
+
+PRECISIONS: dict[str, Precision] = {
+    p.name: p
+    for p in (
+        Precision("fp32", TensorProto.FLOAT, "dense", Limits(1e-3, 1e-6, 1.0, 1e-4)),
+        Precision("fp16", TensorProto.FLOAT16, "dense", Limits(0.25, 1e-3, 0.99, 1e-2)),
+        Precision("int4", TensorProto.FLOAT, "int4", Limits(0.05, 1e-4, 0.99, 1e-3)),
+        Precision("int8-dynamic", TensorProto.FLOAT, "int8", Limits(None, 0.25, 0.80, 1e-2)),
+    )
+}
+
+
+def precision_of(name: str) -> Precision:
+    """The precision called `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in PRECISIONS:
+        raise UsageError(f"--precision {name}: unknown for ONNX", f"use one of {', '.join(PRECISIONS)}")
+    return PRECISIONS[name]

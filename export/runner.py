@@ -1,0 +1,127 @@
+"""Export a checkpoint to an ONNX artifact that was compared with it before it got its name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from .. import __version__
+from ..checkpoint import PROVENANCE, atomic_directory, config_for_everyone, content_hash, copy_tokenizer, read_family, write_json
+from ..console import console
+from ..errors import Refused, UsageError
+from ..layouts import is_gptq
+from ..models import Family, Shape
+from . import parity
+from .builder import OPSET
+from .graph import MODEL, write_graph
+from .precision import Precision, precision_of
+from .weights import Weights
+
+__all__ = ["ExportResult", "export_onnx"]
+
+# Arithmetic that some relatives of the supported families switch on and that the graph does not have.
+UNSUPPORTED = ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention")
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A finished artifact.
+
+    Attributes:
+        out: its directory.
+        precision: as asked for.
+        parity: the figures of the comparison with torch, by ledger name.
+        sizes: bytes of each file, by name.
+        seconds: of writing the graph, and of everything.
+    """
+
+    out: Path
+    precision: str
+    parity: dict[str, float]
+    sizes: dict[str, int]
+    seconds: dict[str, float]
+
+
+def export_onnx(checkpoint: Path, out: Path, precision: str, rows: Sequence[Sequence[int]] | None = None) -> ExportResult:
+    """Write an ONNX artifact and compare it with its checkpoint; nothing is left behind when they differ.
+
+    Args:
+        checkpoint: a model directory.
+        out: the directory to make.
+        precision: `fp32`, `fp16`, `int4` (a GPTQ checkpoint, bit for bit) or `int8-dynamic`.
+        rows: token ids to compare on; random ones where None. Text that the model knows is the sharper test.
+
+    Raises:
+        UsageError: the precision is unknown or does not go with the checkpoint, or the checkpoint is damaged.
+        Refused: the model has something that the graph cannot express.
+        ParityFailed: the artifact does not compute what the checkpoint computes.
+    """
+    started = time.perf_counter()
+    kind = precision_of(precision)
+    family, config = read_family(checkpoint)
+    _check_source(checkpoint, config, kind)
+    settings = _settings(checkpoint)
+    shape = family.shape(settings.to_dict())
+    with atomic_directory(out) as folder:
+        info = write_graph(folder, Weights(checkpoint, config), family, settings, kind)
+        written = time.perf_counter() - started
+        onnx.checker.check_model(str(folder / MODEL), full_check=True)
+        kept = {key: value for key, value in config.items() if key != "quantization_config"}
+        write_json(folder / "config.json", config_for_everyone(kept))
+        copy_tokenizer(checkpoint, folder)
+        provenance = {
+            "edgewright": __version__, "kind": "artifact", "format": "onnx", "precision": kind.name, "opset": OPSET,
+            "source": {"name": checkpoint.name, "content_hash": content_hash(checkpoint)},
+            "inputs": info.inputs, "outputs": info.outputs, "low_bit_linears": info.low_bit_linears, "shape": asdict(shape),
+        }  # fmt: skip
+        write_json(folder / PROVENANCE, provenance)
+        console.print(f"{precision}: graph written in {written:.1f} s, comparing with torch", highlight=False)
+        figures = parity.check(folder, checkpoint, rows or _random_rows(shape, settings))
+        write_json(folder / PROVENANCE, provenance | {"parity": figures})
+    sizes = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
+    return ExportResult(out, kind.name, figures, sizes, {"graph": written, "total": time.perf_counter() - started})
+
+
+def _check_source(checkpoint: Path, config: dict[str, Any], precision: Precision) -> None:
+    """Refuse up front what could only fail later."""
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    if method and not is_gptq(config):
+        raise UsageError(f"{checkpoint}: quantized with {method}; export reads floating point and GPTQ", "export the model it was made from")
+    if precision.linear == "int4":
+        if not method:
+            raise UsageError(
+                f"{checkpoint}: is not quantized, and int4 is taken bit for bit from a GPTQ checkpoint",
+                f"first: edgewright quantize {checkpoint} --method gptq --bits 4 --group-size 128 --out DIR",
+            )
+        bits, sym = config["quantization_config"].get("bits"), config["quantization_config"].get("sym", True)
+        if bits != 4 or not sym:
+            what = f"{bits}-bit" if bits != 4 else "asymmetric"
+            raise Refused(f"{checkpoint}: quantized {what}, but int4 artifacts are symmetric 4-bit", "quantize again with --bits 4, symmetric")
+    if precision.linear == "int8" and method:
+        raise UsageError(f"{checkpoint}: already quantized with {method}; int8 on top would quantize twice", "use --precision int4")
+    for key in UNSUPPORTED:
+        if config.get(key):
+            raise Refused(f"{checkpoint}: `{key}` is {config[key]}, which the ONNX graph has no counterpart for", "export another model")
+
+
+def _settings(checkpoint: Path) -> Any:
+    """The config as transformers reads it, with the defaults of the architecture filled in."""
+    from transformers import AutoConfig  # late: slow to import
+
+    settings = AutoConfig.from_pretrained(checkpoint)
+    if hasattr(settings, "quantization_config"):
+        del settings.quantization_config
+    return settings
+
+
+def _random_rows(shape: Shape, settings: Any) -> list[list[int]]:
+    """Three rows of unequal length, the same for every model of that vocabulary."""
+    generator = np.random.default_rng(0)
+    longest = max(2, int(getattr(settings, "max_position_embeddings", 64)) - 16)
+    return [generator.integers(0, shape.vocab_size, min(length, longest)).tolist() for length in (48, 31, 16)]

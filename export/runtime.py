@@ -1,0 +1,150 @@
+"""An artifact running in ONNX Runtime on the CPU, with a KV cache; imports neither torch nor transformers.
+
+That is deliberate: a process that measures this decoder measures it, and not the size of two frameworks beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from ..errors import UsageError
+
+__all__ = ["LOW_BIT_OPS", "OnnxDecoder", "Past"]
+
+MODEL = "model.onnx"
+LOW_BIT_OPS = ("MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "QLinearMatMul")
+FP32_ACTIVATIONS = 1
+NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+Past = list[ort.OrtValue]
+"""A KV cache: key and value of every layer in turn, each [batch, kv_heads, length, head_dim]."""
+
+
+class OnnxDecoder:
+    """A causal language model in ONNX Runtime.
+
+    Args:
+        path: the artifact directory, or its model file.
+        threads: how many threads a product may use; ONNX Runtime's choice where None.
+        accuracy_level: what INT4 products compute in: 1 is float32, 4 is int8 activations.
+
+    Raises:
+        UsageError: there is no model, or it is not a decoder with Optimum's names.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None, accuracy_level: int = FP32_ACTIVATIONS) -> None:
+        self._file = Path(path) / MODEL if Path(path).is_dir() else Path(path)
+        if not self._file.is_file():
+            raise UsageError(f"{path}: no {MODEL}", "give a directory that `edgewright export --format onnx` wrote")
+        self._threads, self._accuracy_level = threads, accuracy_level
+        self._session = ort.InferenceSession(str(self._file), self._options(), providers=["CPUExecutionProvider"])
+        caches = [value for value in self._session.get_inputs() if value.name.startswith("past_key_values.")]
+        if not caches:
+            raise UsageError(f"{self._file}: has no past_key_values inputs", "export the model with edgewright export")
+        self._past_names = [value.name for value in caches]
+        self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in self._past_names)]
+        self._kv_heads, self._head_dim = int(caches[0].shape[1]), int(caches[0].shape[3])
+        self._kv_type = NUMPY_TYPES[caches[0].type]
+
+    def _options(self) -> ort.SessionOptions:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if self._threads:
+            options.intra_op_num_threads = self._threads
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(self._accuracy_level))
+        return options
+
+    def empty_past(self, batch: int) -> Past:
+        """A cache that holds nothing yet, for `batch` rows."""
+        nothing = np.zeros((batch, self._kv_heads, 0, self._head_dim), self._kv_type)
+        return [ort.OrtValue.ortvalue_from_numpy(nothing) for _ in self._past_names]
+
+    def forward(
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        position_ids: NDArray[np.int64] | None = None,
+        past: Past | None = None,
+    ) -> tuple[NDArray[np.float32], Past]:
+        """One step of the model.
+
+        Args:
+            input_ids: int64 [batch, sequence].
+            attention_mask: int64 [batch, past + sequence], 0 for padding (on the left).
+            position_ids: int64 [batch, sequence]; counted from the mask where None.
+            past: the cache that an earlier call returned.
+
+        Returns:
+            float32 [batch, sequence, vocabulary] logits, and the cache for the next call.
+        """
+        if position_ids is None:
+            position_ids = np.maximum(attention_mask.cumsum(1) - 1, 0)[:, -input_ids.shape[1] :]
+        arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        feeds = {name: ort.OrtValue.ortvalue_from_numpy(_int64(array)) for name, array in arrays.items()}
+        feeds |= zip(self._past_names, past or self.empty_past(len(input_ids)), strict=True)
+        # OrtValues in and out: the cache stays where ONNX Runtime made it and is never copied through numpy.
+        logits, *present = self._session.run_with_ort_values(self._outputs, feeds)
+        return logits.numpy(), present
+
+    def generate(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], max_new_tokens: int, eos_ids: Sequence[int]
+    ) -> NDArray[np.int64]:
+        """Greedy continuations of a batch of prompts that are padded on the left.
+
+        Args:
+            input_ids: int64 [batch, length].
+            attention_mask: int64 [batch, length].
+            max_new_tokens: the most tokens to add.
+            eos_ids: tokens that end a row; none of them means that every row gets `max_new_tokens`.
+
+        Returns:
+            int64 [batch, n], n <= max_new_tokens: the new tokens only. A row that ended holds its end token and after it
+            the first of `eos_ids`.
+        """
+        tokens = np.full((len(input_ids), max_new_tokens), eos_ids[0] if len(eos_ids) else 0, np.int64)
+        rows, mask, past = np.arange(len(input_ids)), attention_mask, None
+        running = np.ones(len(rows), bool)
+        step = _int64(input_ids)
+        for n in range(max_new_tokens):
+            logits, past = self.forward(step, mask, past=past)
+            chosen = logits[:, -1].argmax(-1)
+            tokens[rows[running], n] = chosen[running]
+            running &= ~np.isin(chosen, eos_ids)
+            if not running.any():
+                return tokens[:, : n + 1]
+            # Dropping rows copies the cache, so it waits until at least half of the batch has ended.
+            if 2 * running.sum() <= len(rows):
+                past = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value.numpy()[running])) for value in past]
+                rows, mask, chosen, running = rows[running], mask[running], chosen[running], running[running]
+            step = chosen[:, None]
+            mask = np.concatenate([mask, np.ones((len(rows), 1), np.int64)], 1)
+        return tokens
+
+    def low_bit_nodes(self) -> Counter[str]:
+        """How many products with low-bit weights a forward pass executes, by operator.
+
+        Counted in a profile of one token, which shows the kernels that run after all of the session's rewriting.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            options = self._options()
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = ort.InferenceSession(str(self._file), options, providers=["CPUExecutionProvider"])
+            one = ort.OrtValue.ortvalue_from_numpy(np.ones((1, 1), np.int64))
+            feeds = dict.fromkeys(("input_ids", "attention_mask", "position_ids"), one)
+            session.run_with_ort_values(["logits"], feeds | dict(zip(self._past_names, self.empty_past(1), strict=True)))
+            events = json.loads(Path(session.end_profiling()).read_text())
+        operators = (event["args"]["op_name"] for event in events if event.get("name", "").endswith("_kernel_time"))
+        return Counter(name for name in operators if name in LOW_BIT_OPS)
+
+
+def _int64(array: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.ascontiguousarray(array, np.int64)

@@ -1,0 +1,255 @@
+"""Runs a recipe: every step in turn, measured, entered in the ledger, and reused when nothing it depends on has changed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from .benchmarks.gate import check_gate
+from .benchmarks.measure import Reference, measure
+from .benchmarks.report import write_report
+from .checkpoint import PROVENANCE, content_hash, resolve, write_json
+from .compress.distill.runner import DistillOptions, StudentFrom, distill
+from .compress.prune.runner import prune
+from .compress.quantize.runner import quantize
+from .console import console
+from .data.sources import Source
+from .errors import EdgewrightError, UsageError
+from .export.step import export
+from .ledger import MEASURE_CODE, STEP_CODE, Ledger, code_version, differences, fingerprint
+from .loading import pick_device
+from .planner import plan_recipe, refuse
+from .recipe import BASELINE, DistillStep, Recipe, Step, model_path
+from .steps import CalibrationData, StepContext, StepResult
+
+__all__ = ["RUNNERS", "run_recipe", "run_verb"]
+
+RUNNERS: dict[str, Callable[[Any, Path, Path, StepContext], StepResult]] = {
+    "prune": prune,
+    "distill": distill,
+    "quantize": quantize,
+    "export": export,
+}
+
+
+def run_recipe(recipe: Recipe, out: Path, command: str = "edgewright run", fresh: bool = False) -> dict[str, Any]:
+    """Run a recipe into `out` and return the ledger.
+
+    A step is reused when its fingerprint (options, input weights, data, seed, device, code) is the recorded one and its
+    directory still hashes to what was recorded; so is its measurement.
+
+    Raises:
+        EdgewrightError: whatever a step raises; finished steps stay, and the same command resumes.
+    """
+    rows = plan_recipe(recipe)
+    refuse(rows)
+    model = resolve(model_path(recipe.model))
+    out.mkdir(parents=True, exist_ok=True)
+    with _lock(out):
+        if fresh:
+            _clear(out)
+        run = _Run(recipe, out, model)
+        run.ledger.begin(recipe.model_dump(mode="json", by_alias=True), command)
+        run.ledger.data["plan"] = {"target": recipe.target, "rows": rows}
+        run.ledger.data.pop("gate", None)
+        run.baseline()
+        for index in range(len(recipe.steps)):
+            run.step(index)
+        if recipe.gate:
+            run.ledger.data["gate"] = run.gate()
+        run.ledger.write()
+        write_report(out)
+        return run.ledger.data
+
+
+@contextmanager
+def _lock(out: Path) -> Iterator[None]:
+    """One run a directory: two would overwrite each other's steps. The lock goes with the process, however it ends."""
+    with (out / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise EdgewrightError(f"{out}: another edgewright run is working there", "wait for it, or choose another --out") from error
+        yield
+
+
+def _clear(out: Path) -> None:
+    if any(out.iterdir()) and not (out / "ledger.json").exists() and {p.name for p in out.iterdir()} != {".lock"}:
+        raise UsageError(f"{out}: --fresh would delete files that are not a run's", "choose another --out")
+    for path in out.iterdir():
+        if path.name != ".lock":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+class _Run:
+    """The state of one run: recipe, directory, ledger, and the hashes known so far."""
+
+    def __init__(self, recipe: Recipe, out: Path, model: Path) -> None:
+        self.recipe, self.out = recipe, out
+        self.ledger = Ledger.load(out)
+        self.device = pick_device(recipe.device)
+        self.order = [BASELINE, *recipe.step_names]
+        self.paths = {BASELINE: model}
+        self.hashes: dict[str, str] = {}
+        self.reference = Reference(model, self.device)
+
+    def resolve(self, name: str) -> Path:
+        """The directory of a step or of a model."""
+        return self.paths[name] if name in self.paths else resolve(model_path(name))
+
+    def hash_of(self, name: str) -> str:
+        """The content hash of a step's directory or of a model, computed once."""
+        if name not in self.hashes:
+            self.hashes[name] = content_hash(self.resolve(name))
+        return self.hashes[name]
+
+    def baseline(self) -> None:
+        """Measure the model as it came."""
+        fields = {"inputs": {BASELINE: self.hash_of(BASELINE)}}
+        old = self.ledger.step(BASELINE)
+        entry = old if old and old["fingerprint"] == fingerprint(fields) else None
+        console.print(f"[bold]{BASELINE}[/] {self.recipe.model}")
+        if entry is None:
+            entry = self._entry(BASELINE, BASELINE, {"model": self.recipe.model}, fields, os.path.relpath(self.paths[BASELINE], self.out))
+        self._measured(entry, with_reference=False)
+
+    def step(self, index: int) -> None:
+        """Make and measure one step, or find that it stands already."""
+        step, name = self.recipe.steps[index], self.recipe.step_names[index]
+        config = step.model_dump(mode="json", by_alias=True, exclude={"name"})
+        fields = self._fields(step, index, config)
+        folder = self.out / name
+        console.print(f"[bold]{name}[/] ({step.kind} of {self.recipe.source_of(index)})")
+        entry = self._standing(name, fields, folder)
+        if entry is None:
+            begin = time.monotonic()
+            result = RUNNERS[step.kind](step, self.resolve(self.recipe.source_of(index)), folder, self._context())
+            entry = self._entry(name, step.kind, config, fields, name)
+            entry |= {"seconds": round(time.monotonic() - begin, 2), "notes": result.notes, "details": result.details}
+            entry["output_hash"] = content_hash(folder)
+            self.ledger.put(entry, self.order)
+        self.paths[name], self.hashes[name] = folder, entry["output_hash"]
+        for note in entry["notes"]:
+            console.print(f"  {note}", highlight=False)
+        self._measured(entry, with_reference=True)
+
+    def _context(self) -> StepContext:
+        calibration = CalibrationData(**self.recipe.calibration.model_dump())
+        return StepContext(calibration, self.recipe.seed, self.device, self.resolve)
+
+    def _fields(self, step: Step, index: int, config: Mapping[str, Any]) -> dict[str, Any]:
+        sources = {self.recipe.source_of(index)}
+        data = {self.recipe.calibration.source}
+        if isinstance(step, DistillStep):
+            data.add(step.data)
+            student = step.student.source if isinstance(step.student, StudentFrom) else step.student
+            sources |= {step.teacher} | ({student} if student else set())
+        return {
+            "config": dict(config),
+            "inputs": {name: self.hash_of(name) for name in sorted(sources)},
+            "data": {name: Source.parse(name).fingerprint() for name in sorted(data)},
+            "calibration": self.recipe.calibration.model_dump(),
+            "seed": self.recipe.seed,
+            "device": self.device,
+            "code": code_version(STEP_CODE),
+        }
+
+    def _standing(self, name: str, fields: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
+        """The recorded entry if it may be trusted; else say why not."""
+        old = self.ledger.step(name)
+        if old is None:
+            return None
+        if old["fingerprint"] != fingerprint(fields):
+            console.print(f"  made again: {', '.join(differences(old['depends_on'], fields)) or 'fingerprint'} changed", highlight=False)
+            return None
+        if not folder.is_dir() or content_hash(folder) != old.get("output_hash"):
+            console.print(f"  made again: {folder} was altered or removed since", highlight=False)
+            return None
+        console.print("  reused")
+        return old
+
+    @staticmethod
+    def _entry(name: str, kind: str, config: Mapping[str, Any], fields: Mapping[str, Any], output: str) -> dict[str, Any]:
+        return {
+            "name": name, "kind": kind, "config": dict(config), "fingerprint": fingerprint(fields), "depends_on": dict(fields),
+            "output": output, "seconds": 0.0, "metrics": {}, "notes": [], "details": {}, "context": {},
+        }  # fmt: skip
+
+    def _measured(self, entry: dict[str, Any], *, with_reference: bool) -> None:
+        fields = {
+            "evaluate": self.recipe.evaluate.model_dump(mode="json"),
+            "data": {name: Source.parse(name).fingerprint() for name in self.recipe.evaluate.perplexity},
+            "baseline": self.hash_of(BASELINE),
+            "output": self.hash_of(entry["name"]),
+            "device": self.device,
+            "code": code_version(MEASURE_CODE),
+        }
+        if entry["metrics"] and entry.get("measured") == fingerprint(fields):
+            return
+        result = measure(
+            self.paths[entry["name"]], self.recipe.evaluate, device=self.device, reference=self.reference if with_reference else None
+        )
+        entry |= {"metrics": result.metrics, "context": result.context, "measured": fingerprint(fields)}
+        self._samples(entry["name"], result.samples)
+        self.ledger.put(entry, self.order)
+
+    def _samples(self, name: str, samples: list[dict[str, Any]]) -> None:
+        if samples:
+            (self.out / "samples").mkdir(exist_ok=True)
+            lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+            (self.out / "samples" / f"{name}.jsonl").write_text(lines)
+
+    def gate(self) -> dict[str, Any]:
+        """The gate's verdict on the finished steps."""
+        assert self.recipe.gate is not None
+        candidate, baseline = self.ledger.step(self.recipe.gate.candidate), self.ledger.step(self.recipe.gate.baseline)
+        assert candidate is not None
+        assert baseline is not None
+        return check_gate(candidate, baseline, self.recipe.gate.limits)
+
+
+def run_verb(kind: str, options: BaseModel, model: str, out: Path, context: StepContext, fresh: bool = False) -> dict[str, Any]:
+    """Run one step on its own, or find that `out` holds exactly its result already.
+
+    Args:
+        kind: a key of `RUNNERS`.
+        options: its options.
+        model: directory, hub id or built-in model that it reads.
+        out: the directory to make.
+        context: calibration data, seed and device; names in the options are resolved as models.
+        fresh: make it again in any case.
+    """
+    source = resolve(model_path(model))
+    teacher, student = getattr(options, "teacher", None), getattr(options, "student", None)
+    others = [name for name in (teacher, student.source if isinstance(student, StudentFrom) else student) if name]
+    data = {context.calibration.source, *([options.data] if isinstance(options, DistillOptions) else [])}
+    fields = {
+        "kind": kind,
+        "config": options.model_dump(mode="json", by_alias=True),
+        "inputs": {str(name): content_hash(resolve(model_path(str(name)))) for name in [model, *others]},
+        "data": {name: Source.parse(name).fingerprint() for name in sorted(data)},
+        "calibration": vars(context.calibration),
+        "seed": context.seed,
+        "device": pick_device(context.device),
+        "code": code_version(STEP_CODE),
+    }
+    record = out / PROVENANCE
+    old = json.loads(record.read_text()) if record.exists() else {}
+    if not fresh and old.get("fingerprint") == fingerprint(fields) and old.get("files") == content_hash(out, skip=PROVENANCE):
+        return {"output": str(out), "reused": True, "seconds": 0.0, **old["result"]}
+    begin = time.monotonic()
+    result = RUNNERS[kind](options, source, out, replace(context, resolve=lambda name: resolve(model_path(name))))
+    told = {"notes": result.notes, "details": result.details}
+    made = {"fingerprint": fingerprint(fields), "files": content_hash(out, skip=PROVENANCE), "result": told}
+    write_json(record, json.loads(record.read_text()) | made)
+    return {"output": str(out), "reused": False, "seconds": round(time.monotonic() - begin, 2), **told}

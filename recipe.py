@@ -1,0 +1,224 @@
+"""Recipes: a model, data, steps, what to evaluate, a gate and a target, in typed YAML.
+
+All errors of a file are reported at once, each with its line. Steps are named (by their kind, if nothing is said), read
+the step before them unless `from` names another, and their options are those of the CLI verb of that kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .benchmarks.gate import Limit
+from .benchmarks.measure import EvaluateOptions
+from .compress.distill.runner import DistillOptions
+from .compress.prune.runner import PruneOptions
+from .compress.quantize.runner import QuantizeOptions
+from .errors import UsageError
+from .export.step import ExportOptions
+
+__all__ = ["BASELINE", "BUILTIN_MODEL", "Recipe", "Step", "builtin_recipe", "load_recipe", "model_path"]
+
+BASELINE = "baseline"
+BUILTIN_MODEL = "builtin:tiny-reasoner"
+ROOT = Path(__file__).parent
+
+
+class _Named(BaseModel):
+    name: str = Field("", pattern=r"^[a-z0-9][a-z0-9._-]*$|^$", description="directory of the step; default: its kind")
+    source: str = Field("", alias="from", description="step or model it reads; default: the step before it")
+
+
+class PruneStep(_Named, PruneOptions):
+    """`kind: prune`."""
+
+    kind: Literal["prune"]
+
+
+class DistillStep(_Named, DistillOptions):
+    """`kind: distill`."""
+
+    kind: Literal["distill"]
+
+
+class QuantizeStep(_Named, QuantizeOptions):
+    """`kind: quantize`."""
+
+    kind: Literal["quantize"]
+
+
+class ExportStep(_Named, ExportOptions):
+    """`kind: export`."""
+
+    kind: Literal["export"]
+
+
+Step = Annotated[PruneStep | DistillStep | QuantizeStep | ExportStep, Field(discriminator="kind")]
+
+
+class Calibration(BaseModel):
+    """Text that pruning and quantization look at."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = "builtin:reasoning"
+    samples: int = Field(128, gt=0)
+    seq_len: int = Field(512, gt=1)
+
+
+class Gate(BaseModel):
+    """Which step must hold which limits against which."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    candidate: str
+    baseline: str = BASELINE
+    limits: dict[str, Limit] = Field(default_factory=dict)
+
+
+class Recipe(BaseModel):
+    """A whole recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "recipe"
+    model: str = BUILTIN_MODEL
+    target: str | None = None
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    calibration: Calibration = Calibration()
+    evaluate: EvaluateOptions = EvaluateOptions(tasks=("reasoning",), perplexity=("builtin:reasoning",))
+    steps: tuple[Step, ...] = Field(min_length=1)
+    gate: Gate | None = None
+
+    @model_validator(mode="after")
+    def _names(self) -> Recipe:
+        known = [BASELINE]
+        for step, name in zip(self.steps, self.step_names, strict=True):
+            if name in known:
+                raise ValueError(f"two steps are called `{name}`: give one of them another `name`")
+            if step.source and step.source not in known:
+                raise ValueError(f"step `{name}` reads `{step.source}`, which is no step before it ({', '.join(known)})")
+            known.append(name)
+        for end in (self.gate.candidate, self.gate.baseline) if self.gate else ():
+            if end not in known:
+                raise ValueError(f"the gate names `{end}`, which is no step ({', '.join(known)})")
+        return self
+
+    @property
+    def step_names(self) -> list[str]:
+        """The name of every step, in order."""
+        return [step.name or step.kind for step in self.steps]
+
+    def source_of(self, index: int) -> str:
+        """The name of the step that step `index` reads."""
+        return self.steps[index].source or (self.step_names[index - 1] if index else BASELINE)
+
+
+def builtin_recipe(name: str) -> Path:
+    """The path of a recipe that ships with edgewright."""
+    return ROOT / "recipes" / f"{name}.yaml"
+
+
+def model_path(model: str) -> str:
+    """The directory behind `builtin:tiny-reasoner`; any other model as it is."""
+    return str(ROOT / "demo" / "model") if model == BUILTIN_MODEL else model
+
+
+def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        path: a YAML file.
+        overrides: `KEY=VALUE` strings; KEY is a dotted path, in which a step goes by its name or number
+            (`model=DIR`, `steps.prune.heads=0.5`, `evaluate.limit=50`); VALUE is YAML.
+
+    Raises:
+        UsageError: with every error in the file and its line.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such recipe", "give the path of a YAML file, or see `edgewright demo`")
+    text = path.read_text()
+    try:
+        tree = yaml.compose(text)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not valid YAML: {error}", "mend the file at the line named") from error
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: a recipe is a mapping with `model` and `steps`", "see recipes/demo.yaml")
+    for override in overrides:
+        _override(data, override)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        lines = [f"  {_place(path, tree, e['loc'])}: {_wording(e)}" for e in error.errors()]
+        count = f"{len(lines)} error{'s' if len(lines) > 1 else ''}"
+        raise UsageError("\n".join([f"{path}: {count} in the recipe", *lines]), "mend them and run the command again") from error
+
+
+def _wording(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "recipe"
+    if error["type"] == "extra_forbidden":
+        return f"`{where}` is not an option here"
+    return f"`{where}`: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _place(path: Path, tree: yaml.Node | None, loc: tuple[int | str, ...]) -> str:
+    """`FILE:LINE` of the deepest node of `loc` that the file has."""
+    node, line = tree, 1
+    for part in loc:
+        child = _child(node, part)
+        if child is None:
+            continue  # a tag that pydantic adds for a union, or a key that is missing
+        node, line = child
+    return f"{path}:{line}"
+
+
+def _child(node: yaml.Node | None, part: int | str) -> tuple[yaml.Node, int] | None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == str(part):
+                return value, key.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part], node.value[part].start_mark.line + 1
+    return None
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--set {override}: not KEY=VALUE", "write --set model=DIR or --set steps.prune.heads=0.5")
+    *path, last = key.split(".") if not key.startswith("gate.limits.") else ["gate", "limits", *_limit_key(key)]
+    place: Any = data
+    for part in path:
+        place = _descend(place, part, override)
+    if isinstance(place, list):
+        place[_position(place, last, override)] = yaml.safe_load(value)
+    else:
+        place[last] = yaml.safe_load(value)
+
+
+def _limit_key(key: str) -> list[str]:
+    metric, _, bound = key.removeprefix("gate.limits.").rpartition(".")
+    return [metric, bound]
+
+
+def _descend(place: Any, part: str, override: str) -> Any:
+    if isinstance(place, list):
+        return place[_position(place, part, override)]
+    if isinstance(place.get(part), str) or place.get(part) is None:
+        place[part] = {}
+    return place[part]
+
+
+def _position(steps: list[Any], part: str, override: str) -> int:
+    names = [str(s.get("name") or s.get("kind")) for s in steps]
+    if part in names:
+        return names.index(part)
+    if part.isdigit() and int(part) < len(steps):
+        return int(part)
+    raise UsageError(f"--set {override}: no step `{part}`", f"steps: {', '.join(names)}")

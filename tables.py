@@ -1,0 +1,130 @@
+"""How results look on a terminal; with --json they are printed as they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["show"]
+
+
+def show(value: Any, as_json: bool, view: str) -> None:
+    """Print a result on standard output: as JSON, or as the table that `view` names."""
+    if as_json:
+        print(json.dumps(value, indent=2))
+        return
+    output = Console(soft_wrap=False, width=None)
+    if not output.is_terminal:
+        output = Console(width=160)
+    for item in VIEWS[view](value):
+        output.print(item, highlight=False)
+
+
+def _number(value: float | None, pattern: str, scale: float = 1.0) -> str:
+    return "-" if value is None else format(value / scale, pattern)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _find(metrics: Mapping[str, float], kind: str) -> tuple[str, float] | None:
+    return next(((k, v) for k, v in metrics.items() if k.startswith(f"{kind}/") and k.count("/") == 1), None)
+
+
+def _metric_row(name: str, metrics: Mapping[str, float], seconds: float | None) -> list[str]:
+    accuracy = _find(metrics, "accuracy")
+    share = f"{accuracy[1]:.3f} ± {metrics.get(accuracy[0] + '/stderr', 0):.3f}" if accuracy else "-"
+    found = {kind: (_find(metrics, kind) or ("", None))[1] for kind in ("perplexity", "kl", "top1_agreement")}
+    return [
+        name, share, _number(found["perplexity"], ".4f"), _number(found["kl"], ".4f"), _number(found["top1_agreement"], ".4f"),
+        _number(metrics.get("ttft_ms/p50"), ".1f"), _number(metrics.get("decode_tok_s/p50"), ",.0f"),
+        _number(metrics.get("peak_rss_bytes"), ",.0f", 1e6), _number(metrics.get("size_bytes"), ",.2f", 1e6),
+        _number(metrics.get("parameters"), ",.2f", 1e6), _number(seconds, ".0f"),
+    ]  # fmt: skip
+
+
+METRIC_COLUMNS = ("step", "exact match", "perplexity", "KL", "top-1", "TTFT ms", "decode tok/s", "peak MB", "size MB", "params M", "s")
+
+
+def _ledger(ledger: Mapping[str, Any]) -> list[Any]:
+    rows = [_metric_row(s["name"], s["metrics"], s["seconds"]) for s in ledger["steps"]]
+    views: list[Any] = [_table(METRIC_COLUMNS, rows)]
+    if ledger.get("gate"):
+        views += _gate(ledger["gate"])
+    if ledger.get("plan", {}).get("target"):
+        views += _plan(ledger["plan"])
+    return views
+
+
+def _bench(result: Mapping[str, Any]) -> list[Any]:
+    return [_table(METRIC_COLUMNS[:-1], [_metric_row(result["name"], result["metrics"], None)[:-1]])]
+
+
+def _gate(gate: Mapping[str, Any]) -> list[Any]:
+    rows = [
+        [c["metric"], _number(c["baseline"], ".5g"), _number(c["candidate"], ".5g"), _number(c["observed"], ".4f"), c["limit"],
+         "pass" if c["passed"] else "FAIL"]
+        for c in gate["checks"]
+    ]  # fmt: skip
+    title = f"gate: {gate['verdict'].upper()} ({gate['candidate']} against {gate['baseline']})"
+    return [_table(("metric", "baseline", "candidate", "observed", "limit", "verdict"), rows, title)]
+
+
+def _plan(plan: Mapping[str, Any]) -> list[Any]:
+    rows = [
+        [r["step"], r["precision"], _number(r["parameters"], ",.2f", 1e6), _number(r["weight_bytes"], ",.2f", 1e6),
+         _number(r.get("ram_bytes"), ",.0f", 1e6), _number(r.get("seconds"), ",.0f"), _number(r.get("total_bytes"), ",.0f", 1e6),
+         {True: "yes", False: "NO", None: "-"}[r.get("fits")], _number(r.get("ttft_ms"), ",.0f"), _number(r.get("decode_tok_s"), ",.0f"),
+         "-" if r.get("band") is None else f"±{r['band']:.0%}"]
+        for r in plan["rows"]
+    ]  # fmt: skip
+    title = f"plan for {plan['target']}" if plan.get("target") else "plan (no target)"
+    columns = ("step", "precision", "params M", "weights MB", "RAM here MB", "time here s", "on device MB", "fits", "TTFT ms", "tok/s", "band")
+    remarks = [f"  {r['step']}: {v}" for r in plan["rows"] for v in (*r["violations"], *r["refused"])]
+    return [_table(columns, rows, title), *remarks]
+
+
+def _step(result: Mapping[str, Any]) -> list[Any]:
+    state = "reused, nothing it depends on has changed" if result["reused"] else f"made in {result['seconds']:.1f} s"
+    lines: list[Any] = [f"{result['output']}: {state}", *(f"  {note}" for note in result["notes"])]
+    modules = result["details"].get("modules")
+    if modules:
+        rows = [[name, f"{m['error']:.3e}", f"{m['rtn_error']:.3e}"] for name, m in modules.items()]
+        lines.append(_table(("worst modules", "relative output error", "round-to-nearest"), rows))
+    return lines
+
+
+def _targets(targets: Sequence[Mapping[str, Any]]) -> list[Any]:
+    rows = [[str(t["name"]), str(t.get("title") or t.get("description") or ""), _number(t.get("usable_bytes"), ",.1f", 1e9)] for t in targets]
+    return [_table(("target", "device", "usable GB"), rows)]
+
+
+def _tree(value: Any) -> list[Any]:
+    import yaml
+
+    return [yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120).rstrip()]
+
+
+def _doctor(checks: Sequence[Mapping[str, Any]]) -> list[Any]:
+    rows = [[c["name"], "ok" if c["ok"] else ("MISSING" if c["required"] else "not there"), c["detail"]] for c in checks]
+    return [_table(("check", "state", "detail"), rows)]
+
+
+def _written(value: Mapping[str, Sequence[str]]) -> list[Any]:
+    return list(value["written"])
+
+
+VIEWS: dict[str, Callable[[Any], list[Any]]] = {
+    "ledger": _ledger, "bench": _bench, "gate": _gate, "plan": _plan, "step": _step, "targets": _targets, "target": _tree,
+    "doctor": _doctor, "written": _written,
+}  # fmt: skip

@@ -1,0 +1,232 @@
+"""What a target will give: memory, time to first token and tokens a second, from config.json and a profile alone.
+
+A roofline with fixed costs (see `roofline`); its coefficients come from `fit.yaml`, which `perf/fit_estimator.py` fits on
+published measurements. Each prediction carries the relative error that held-out measurements had, so that a plan can say
+how far to trust it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import UsageError
+from ..models import family_of
+from .profile import PowerMode, Target, usable_bytes
+from .roofline import (
+    DECODE_TERMS,
+    PREFILL_TERMS,
+    Band,
+    EngineFit,
+    Hardware,
+    Runtime,
+    decode_terms,
+    load_fit,
+    prefill_terms,
+    time_of,
+)  # fmt: skip
+from .sizes import check_precision, float_bytes_of, head_bytes, kv_size, read_size, size_of
+
+__all__ = ["ENGINES", "Prediction", "engines", "float_bytes_on", "hardware_of", "predict", "runtime_size", "size_of"]
+
+ENGINES = {"jetson": ("edge-llm", "vllm", "llama.cpp"), "cpu": ("onnxruntime",)}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model will need and give on a target, in one power mode.
+
+    Attributes:
+        target: name of the target.
+        power_mode: name of the power mode.
+        engine: what runs the model; speeds are that engine's.
+        precision: of the linear layers.
+        context: tokens in the cache of each sequence, at which decode speed and memory are given.
+        prompt: tokens of the prompt that `ttft_ms` is for.
+        batch: sequences at a time.
+        weight_bytes: weights on disk.
+        kv_bytes: KV cache of all sequences.
+        runtime_bytes: engine, CUDA context, activations and the engine's own copies of weights.
+        total_bytes: the three together.
+        usable_bytes: what the target can give.
+        fits: whether the total stays within it.
+        ttft_ms: milliseconds to the first token of each sequence; None where nothing was measured to go by.
+        decode_tok_s: tokens a second of all sequences together; None likewise.
+        tokens_per_joule: decode tokens a joule by power mode, where a mode has a watt label. The label's whole budget
+            is counted as used, so this is a lower bound, good for comparing boards; modes of MAXN kind have no label.
+        band: relative error of `decode_tok_s` that nine of ten held-out measurements stayed within.
+        ttft_band: the same for `ttft_ms`.
+        notes: what to know before believing it.
+    """
+
+    target: str
+    power_mode: str
+    engine: str
+    precision: str
+    context: int
+    prompt: int
+    batch: int
+    weight_bytes: int
+    kv_bytes: int
+    runtime_bytes: int
+    total_bytes: int
+    usable_bytes: int
+    fits: bool
+    ttft_ms: float | None
+    decode_tok_s: float | None
+    tokens_per_joule: dict[str, float]
+    band: float | None
+    ttft_band: float | None
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The prediction as plain data, for JSON."""
+        return asdict(self)
+
+
+def engines(target: Target) -> tuple[str, ...]:
+    """Engines that a target's speed can be predicted for; the first is the default."""
+    return ENGINES[target.platform.kind]
+
+
+def float_bytes_on(target: Target, precision: str) -> int:
+    """Bytes of a parameter that is not quantized: graphs for CPUs keep embedding and head in float32."""
+    return 4 if target.platform.kind == "cpu" and precision != "fp16" else float_bytes_of(precision)
+
+
+def hardware_of(target: Target, mode: PowerMode) -> Hardware:
+    """The figures of a power mode that the arithmetic needs."""
+    return Hardware(
+        bandwidth=mode.bandwidth_gb_s * 1e9,
+        macs=target.tflops(mode) * 1e12 / 2,
+        clock=mode.gpu_mhz * 1e6 if mode.gpu_mhz else None,
+    )
+
+
+def runtime_size(config: Mapping[str, Any], runtime: Runtime, held: int, batch: int, float_bytes: int) -> int:
+    """Bytes that an engine needs beside weights and KV cache, which are `held` bytes together."""
+    copies = runtime.head_copies * head_bytes(config, float_bytes) if family_of(config).shape(config).tied else 0.0
+    return int(runtime.base_bytes + runtime.share * held + copies + runtime.sequence_bytes * batch)
+
+
+def predict(
+    target: Target,
+    config: Mapping[str, Any],
+    *,
+    precision: str,
+    context: int = 2048,
+    prompt: int = 2048,
+    batch: int = 1,
+    power_mode: str | None = None,
+    group_size: int = 128,
+    engine: str | None = None,
+) -> Prediction:
+    """Memory and speed of a model on a target.
+
+    Args:
+        target: the device.
+        config: the model's config.json.
+        precision: one of `PRECISIONS`, of the linear layers.
+        context: tokens in the cache of each sequence. A longer prompt is cut to it.
+        prompt: tokens of the prompt.
+        batch: sequences at a time.
+        power_mode: by name; the target's default mode if None.
+        group_size: of INT4.
+        engine: one of `engines(target)`; by default the first.
+
+    Raises:
+        UsageError: unknown precision, power mode or engine, or a size below 1.
+        Refused: the architecture is not supported.
+    """
+    check_precision(precision)
+    engine = _engine(target, engine)
+    if min(context, prompt, batch) < 1:
+        raise UsageError("context, prompt and batch must be at least 1", "give positive numbers")
+    prompt = min(prompt, context)
+    mode = target.mode(power_mode)
+    fit = load_fit()
+    floats = float_bytes_on(target, precision)
+    weights = size_of(config, precision, group_size, float_bytes=floats)
+    cache = kv_size(config, context, batch, element_bytes=floats)
+    runtime = runtime_size(config, fit.runtime[target.platform.kind], weights + cache, batch, floats)
+    usable = usable_bytes(target)
+    notes = list(_notes(target, precision, fit.engines[engine]))
+    run = _Run(target, config, fit.engines[engine], precision, group_size, context, prompt, batch, floats)
+    known = run.measurable and f"{target.name}:{mode.name}" in fit.engines[engine].fitted_on
+    if run.measurable and not known:
+        notes.append(f"nothing published was measured with {engine} on {target.name} in {mode.name}; this is extrapolated")
+    return Prediction(
+        target=target.name, power_mode=mode.name, engine=engine, precision=precision, context=context, prompt=prompt, batch=batch,
+        weight_bytes=weights, kv_bytes=cache, runtime_bytes=runtime, total_bytes=weights + cache + runtime,
+        usable_bytes=usable, fits=weights + cache + runtime <= usable,
+        ttft_ms=run.ttft_ms(mode), decode_tok_s=run.decode_tok_s(mode), tokens_per_joule=run.tokens_per_joule(),
+        band=run.band(run.fit.decode_band, known), ttft_band=run.band(run.fit.prefill_band, known), notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _engine(target: Target, engine: str | None) -> str:
+    known = engines(target)
+    if engine is not None and engine not in known:
+        raise UsageError(f"{target.name}: no measurements of engine `{engine}` to predict from", f"use one of {', '.join(known)}")
+    return engine or known[0]
+
+
+def _notes(target: Target, precision: str, fit: EngineFit) -> list[str]:
+    notes = list(fit.notes)
+    if precision == "fp8" or (precision == "int8-dynamic" and target.platform.kind == "jetson"):
+        notes.append(f"{precision} does not run on this target's GPU, so no speed is given")
+    elif precision == "fp32" and target.platform.kind == "jetson":
+        notes.append("no fp32 measurement was published; its speed is extrapolated from fp16")
+    return notes
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One model at one precision on one target; the power mode is what varies."""
+
+    target: Target
+    config: Mapping[str, Any]
+    fit: EngineFit
+    precision: str
+    group_size: int
+    context: int
+    prompt: int
+    batch: int
+    float_bytes: int
+
+    @property
+    def measurable(self) -> bool:
+        """Whether the engine would run this on the processor that the fit is about."""
+        return self.precision != "fp8" and not (self.precision == "int8-dynamic" and self.target.platform.kind == "jetson")
+
+    def decode_tok_s(self, mode: PowerMode) -> float | None:
+        """Tokens a second of all sequences."""
+        if not self.measurable:
+            return None
+        read = read_size(self.config, self.precision, self.group_size, self.float_bytes)
+        terms = decode_terms(
+            self.config, hardware_of(self.target, mode), read_bytes=read, context=self.context, batch=self.batch,
+            float_bytes=self.float_bytes,
+        )  # fmt: skip
+        return self.batch / time_of(terms, self.fit.decode, DECODE_TERMS)
+
+    def ttft_ms(self, mode: PowerMode) -> float | None:
+        """Milliseconds to the first token: prefill, but never less than one pass over the weights."""
+        if not self.measurable or self.fit.prefill is None:
+            return None
+        hardware = hardware_of(self.target, mode)
+        terms = prefill_terms(self.config, hardware, prompt=self.prompt, batch=self.batch)
+        read = read_size(self.config, self.precision, self.group_size, self.float_bytes) / hardware.bandwidth
+        return 1e3 * max(time_of(terms, self.fit.prefill, PREFILL_TERMS), read)
+
+    def tokens_per_joule(self) -> dict[str, float]:
+        """Decode tokens a joule in every mode that has a watt label."""
+        rates = {mode.name: (self.decode_tok_s(mode), mode.watts) for mode in self.target.power_modes}
+        return {name: rate / watts for name, (rate, watts) in rates.items() if rate is not None and watts is not None}
+
+    def band(self, band: Band | None, known: bool) -> float | None:
+        """The error band that applies, or None where no speed is given."""
+        if band is None or not self.measurable:
+            return None
+        return max(band.known if known else band.new, band.batched if self.batch > 1 else 0.0)

@@ -1,0 +1,263 @@
+"""What a device can do: typed profiles, read from YAML files shipped with the package or written by a user.
+
+A target is one board or module: its memory and its power modes. It names a platform, which holds what all boards of a
+kind share: JetPack releases, precisions, the shapes that kernels take. A user's own file may name a shipped platform.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import UsageError
+
+__all__ = [
+    "AttentionShape", "Compute", "EdgeLlm", "Int4", "JetPack", "Memory", "Platform", "PowerMode", "Target", "list_targets",
+    "load_target", "target_names", "usable_bytes", "version_key",
+]  # fmt: skip
+
+HERE = Path(__file__).parent
+HOST_SHARE = 0.8
+"""Share of a CPU machine's memory that a plan may use; the rest is for the system and the person at it."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class JetPack(_Strict):
+    """One JetPack release: the versions it pins and the opset its TensorRT reads."""
+
+    name: str
+    l4t: str
+    cuda: str
+    tensorrt: str
+    python: str
+    ubuntu: str
+    max_opset: int
+    notes: list[str] = []
+
+
+class Int4(_Strict):
+    """What the INT4 kernels of a platform ask of a weight matrix."""
+
+    symmetric_only: bool
+    identity_g_idx: bool
+    """Whether the groups must be consecutive input channels (no reordering at run time)."""
+    group_sizes: list[int]
+    multiple_of: int = 1
+    """Both sides of the matrix must be multiples of this."""
+    min_tensorrt: str | None = None
+
+
+class AttentionShape(_Strict):
+    """A head size that a kernel has, with the query heads per key/value head it takes."""
+
+    head_dim: int
+    query_per_kv: list[int]
+
+
+class EdgeLlm(_Strict):
+    """What TensorRT-Edge-LLM takes: families and attention shapes."""
+
+    model_types: list[str]
+    attention: list[AttentionShape]
+
+
+class Platform(_Strict):
+    """What all targets of a kind share."""
+
+    name: str
+    kind: Literal["jetson", "cpu"]
+    compute_capability: str | None = None
+    fp16_ops_per_sm_clock: int = 0
+    int8_ops_per_sm_clock: int = 0
+    formats: list[str]
+    precisions: list[str]
+    int4: Int4
+    edge_llm: EdgeLlm | None = None
+    min_opset: int
+    jetpacks: list[JetPack] = []
+    sources: list[str] = []
+    notes: list[str] = []
+
+
+class Memory(_Strict):
+    """Memory in bytes. Nothing at all stands for the machine at hand."""
+
+    nominal_bytes: int | None = Field(default=None, gt=0)
+    usable_bytes: int | None = Field(default=None, gt=0)
+    """What weights, KV cache and runtime may take together."""
+    largest_buffer_bytes: int | None = Field(default=None, gt=0)
+    """The largest single allocation; None where no limit is known."""
+    largest_buffer_by_jetpack: dict[str, int] = {}
+    """Releases that allow another size."""
+
+
+class Compute(_Strict):
+    """Figures for the whole module at its highest clock: dense INT8 TOPS and FP16 TFLOPS of the GPU."""
+
+    int8_tops_dense: float
+    fp16_tflops_dense: float
+    int8_tops_headline: float | None = None
+    """The advertised figure, which counts sparsity and DLA. No language model sees it."""
+
+
+class PowerMode(_Strict):
+    """One power mode, known by its name: ids differ between boards.
+
+    Either `gpu_mhz` and `sms`, from which the peak follows, or `peak_tflops`.
+    """
+
+    name: str
+    watts: float | None = Field(default=None, gt=0)
+    """The budget on the label; None for modes without one (MAXN)."""
+    gpu_mhz: float | None = Field(default=None, gt=0)
+    sms: int | None = Field(default=None, gt=0)
+    bandwidth_gb_s: float = Field(gt=0)
+    peak_tflops: float | None = Field(default=None, gt=0)
+    min_jetpack: str | None = None
+    notes: str = ""
+
+    @model_validator(mode="after")
+    def _has_a_peak(self) -> PowerMode:
+        if self.peak_tflops is None and (self.gpu_mhz is None or self.sms is None):
+            raise ValueError("give `gpu_mhz` and `sms`, or `peak_tflops`")
+        return self
+
+
+class Target(_Strict):
+    """A device: its platform, memory and power modes. Facts that nobody confirmed are marked so in `notes`."""
+
+    name: str
+    description: str = ""
+    platform: Platform
+    part: str = ""
+    memory: Memory
+    compute: Compute | None = None
+    default_mode: str
+    power_modes: list[PowerMode] = Field(min_length=1)
+    sources: list[str] = []
+    notes: list[str] = []
+
+    @model_validator(mode="after")
+    def _default_exists(self) -> Target:
+        names = [mode.name for mode in self.power_modes]
+        if self.default_mode not in names:
+            raise ValueError(f"default_mode `{self.default_mode}` is none of the power modes {', '.join(names)}")
+        if len(set(names)) < len(names):
+            raise ValueError("two power modes have the same name")
+        return self
+
+    def mode(self, name: str | None = None) -> PowerMode:
+        """A power mode by its name, case aside; the default one if no name is given.
+
+        Raises:
+            UsageError: the target has no such mode.
+        """
+        wanted = (name or self.default_mode).lower()
+        for mode in self.power_modes:
+            if mode.name.lower() == wanted:
+                return mode
+        names = ", ".join(mode.name for mode in self.power_modes)
+        raise UsageError(f"{self.name}: no power mode `{name}`", f"use one of {names} (`nvpmodel -q` shows the one in force)")
+
+    def tflops(self, mode: PowerMode) -> float:
+        """Dense FP16 peak in a power mode, in 10^12 operations a second (a multiply-add is two)."""
+        if mode.peak_tflops is not None:
+            return mode.peak_tflops
+        return (mode.sms or 0) * (mode.gpu_mhz or 0.0) * self.platform.fp16_ops_per_sm_clock / 1e6
+
+    def jetpack(self, name: str) -> JetPack:
+        """A JetPack release by its name; `6.2.1` means the listed `6.2`.
+
+        Raises:
+            UsageError: the platform lists no such release.
+        """
+        listed = {release.name: release for release in self.platform.jetpacks}
+        found = listed.get(name) or listed.get(".".join(name.split(".")[:2]))
+        if found is None:
+            raise UsageError(f"{self.name}: JetPack `{name}` is not known", f"known: {', '.join(listed) or 'none'}")
+        return found
+
+    def largest_buffer(self, jetpack: JetPack | None = None) -> int | None:
+        """The largest single allocation in bytes under a JetPack release, or None where no limit is known."""
+        memory = self.memory
+        if jetpack is None:
+            return memory.largest_buffer_bytes
+        return memory.largest_buffer_by_jetpack.get(jetpack.name, memory.largest_buffer_bytes)
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """A version as numbers, for comparing: `10.16.1` is newer than `10.3`."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def usable_bytes(target: Target) -> int:
+    """Bytes that weights, KV cache and runtime may take on a target; asks this machine where the profile leaves it open."""
+    if target.memory.usable_bytes is not None:
+        return target.memory.usable_bytes
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * HOST_SHARE)
+
+
+def target_names() -> list[str]:
+    """Names of the profiles that ship with edgewright."""
+    return sorted(path.stem for path in (HERE / "profiles").glob("*.yaml"))
+
+
+def list_targets() -> list[Target]:
+    """All profiles that ship with edgewright, by name."""
+    return [load_target(name) for name in target_names()]
+
+
+def load_target(name: str | Path) -> Target:
+    """A target by its name, or from a YAML file of the user's.
+
+    Raises:
+        UsageError: no such name or file, or the file is no valid profile (every fault is listed).
+    """
+    path = Path(name)
+    if path.suffix.lower() in (".yaml", ".yml") or path.is_file():
+        return _read(path)
+    wanted = str(name).lower()
+    names = target_names()
+    if wanted in names:
+        return _read(HERE / "profiles" / f"{wanted}.yaml")
+    close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.3)
+    meant = f"did you mean {close[0]}? " if close else ""
+    raise UsageError(f"{name}: no such target", f"{meant}targets: {', '.join(names)}; or give a profile of your own, FILE.yaml")
+
+
+def _read(path: Path) -> Target:
+    data = _mapping(path)
+    named = data.get("platform")
+    if isinstance(named, str):
+        file = HERE / "platforms" / f"{named}.yaml"
+        known = sorted(p.stem for p in file.parent.glob("*.yaml"))
+        if named not in known:
+            raise UsageError(f"{path}: platform `{named}` is not known", f"use one of {', '.join(known)}, or write it out")
+        data = {**data, "platform": _mapping(file)}
+    try:
+        return Target.model_validate(data)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}" for e in error.errors())
+        hint = "compare with `edgewright targets NAME --json`"
+        raise UsageError(f"{path}: not a valid target profile: {faults}", hint) from error
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}", "give the name of a target or a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not valid YAML: {error}", "correct the file") from error
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: not a YAML mapping", "start it with `name: ...`")
+    return data

@@ -1,0 +1,96 @@
+"""Bytes of a model before it exists: weights by precision and KV cache, from config.json alone.
+
+Low-bit precisions apply to the linear layers of the decoder. Embedding, head, norms and biases stay in floating point, as
+in every format edgewright writes: 2 bytes for GPUs, 4 in ONNX graphs for CPUs (`float_bytes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import UsageError
+from ..models import family_of
+
+__all__ = ["PRECISIONS", "check_precision", "float_bytes_of", "head_bytes", "kv_size", "linear_macs", "read_size", "size_of"]
+
+PRECISIONS = ("fp32", "fp16", "fp8", "int8", "int8-dynamic", "int4")
+SCALE_BYTES = {"int4": 2, "int8": 4, "int8-dynamic": 4}
+"""Float16 scales a group in the INT4 layouts, a float32 scale an output channel for INT8."""
+
+
+def check_precision(precision: str) -> None:
+    """Accept a precision by its name.
+
+    Raises:
+        UsageError: there is no such precision.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision `{precision}` is not known", f"use one of {', '.join(PRECISIONS)}")
+
+
+def float_bytes_of(precision: str) -> int:
+    """Bytes of a parameter outside the quantized layers, where the target does not say: 4 in float32 graphs, else 2."""
+    return 4 if precision in ("fp32", "int8-dynamic") else 2
+
+
+def size_of(config: Mapping[str, Any], precision: str, group_size: int = 128, *, float_bytes: int | None = None) -> int:
+    """Bytes of a model's weights on disk.
+
+    A tied embedding counts once. Zero points, `g_idx` and file headers (under 0.5 % together) are left out.
+
+    Args:
+        config: the model's config.json.
+        precision: one of `PRECISIONS`.
+        group_size: input channels an INT4 scale covers; -1 for the whole width.
+        float_bytes: bytes of each parameter that is not quantized; by default 2, and 4 for fp32 and int8-dynamic.
+
+    Raises:
+        UsageError: unknown precision, or a config that lacks a size.
+        Refused: an architecture that is not supported.
+    """
+    check_precision(precision)
+    family = family_of(config)
+    floats = float_bytes or float_bytes_of(precision)
+    layers = family.shape(config).num_hidden_layers
+    shapes = family.linear_shapes(config).values()
+    linears = layers * sum(_linear_size(n, k, precision, group_size) for n, k in shapes)
+    rest = family.parameters(config) - layers * sum(n * k for n, k in shapes)
+    return linears + rest * floats
+
+
+def _linear_size(n: int, k: int, precision: str, group_size: int) -> int:
+    """Bytes of one [n, k] weight with its scales."""
+    if precision in ("fp32", "fp16"):
+        return n * k * (4 if precision == "fp32" else 2)
+    if precision == "int4":
+        groups = 1 if group_size < 0 else -(-k // group_size)
+        return n * k // 2 + n * groups * SCALE_BYTES["int4"]
+    return n * k + n * SCALE_BYTES.get(precision, 0)
+
+
+def head_bytes(config: Mapping[str, Any], float_bytes: int) -> int:
+    """Bytes of the embedding table, which are also those of the head."""
+    shape = family_of(config).shape(config)
+    return shape.vocab_size * shape.hidden_size * float_bytes
+
+
+def read_size(config: Mapping[str, Any], precision: str, group_size: int, float_bytes: int) -> int:
+    """Bytes of weights that one decode step reads: all but an untied embedding, of which it needs a row."""
+    size = size_of(config, precision, group_size, float_bytes=float_bytes)
+    tied = family_of(config).shape(config).tied
+    return size if tied else size - head_bytes(config, float_bytes)
+
+
+def kv_size(config: Mapping[str, Any], context: int, batch: int = 1, *, element_bytes: int = 2) -> int:
+    """Bytes of KV cache for `batch` sequences of `context` tokens; sliding-window layers keep their window only."""
+    family = family_of(config)
+    shape = family.shape(config)
+    tokens = sum(min(context, kind.window or context) for kind in family.layer_kinds(config))
+    return 2 * shape.num_key_value_heads * shape.head_dim * tokens * batch * element_bytes
+
+
+def linear_macs(config: Mapping[str, Any]) -> int:
+    """Multiply-adds that a token costs in the linear layers of the decoder, the head aside."""
+    family = family_of(config)
+    return family.shape(config).num_hidden_layers * sum(n * k for n, k in family.linear_shapes(config).values())
