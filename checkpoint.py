@@ -28,10 +28,12 @@ __all__ = [
     "copy_tokenizer",
     "read_config",
     "read_family",
+    "read_provenance",
     "read_state",
     "resolve",
     "stored_dtype",
     "weight_bytes",
+    "weight_files",
     "write_checkpoint",
     "write_json",
 ]
@@ -83,6 +85,12 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def read_provenance(path: Path) -> dict[str, Any]:
+    """What `edgewright.json` of a checkpoint or artifact says; empty for one that edgewright did not write."""
+    file = path / PROVENANCE
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
 def read_family(path: Path) -> tuple[Family, dict[str, Any]]:
     """The family of a model directory, with its config."""
     config = read_config(path)
@@ -98,17 +106,34 @@ def stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
     return dtype
 
 
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors that transformers reads: one file, or those that the index names; nothing else that lies beside them.
+
+    Raises:
+        UsageError: there are none, the index is broken, or a file that it names is missing.
+    """
+    index = path / "model.safetensors.index.json"
+    if (path / "model.safetensors").is_file():
+        return [path / "model.safetensors"]
+    if not index.is_file():
+        raise UsageError(f"{path}: no .safetensors weights", "convert the model: model.save_pretrained(DIR)")
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{index}: not an index of weights: {error}", "copy or download the file again") from error
+    if missing := [name for name in names if not (path / name).is_file()]:
+        raise UsageError(f"{path}: {', '.join(missing)} missing, which the index names", "copy or download what is missing")
+    return [path / name for name in names]
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint, checked: every file whole, every floating-point value finite.
 
     Raises:
         UsageError: no safetensors, a truncated file, or a tensor with NaN or infinity (which is named).
     """
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise UsageError(f"{path}: no .safetensors weights", "convert the model: model.save_pretrained(DIR)")
     state: dict[str, Tensor] = {}
-    for file in files:
+    for file in weight_files(path):
         try:
             with safe_open(file, framework="pt") as handle:
                 for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
@@ -153,15 +178,15 @@ def atomic_directory(out: Path) -> Iterator[Path]:
     """A temporary directory that becomes `out` when the block ends well, and is removed when it does not.
 
     Raises:
-        UsageError: `out` exists and holds something that edgewright did not write.
-        EdgewrightError: the disk is full.
+        UsageError: `out` is a file, or holds something that edgewright did not write.
+        EdgewrightError: the disk is full, or the place cannot be written to.
     """
-    if out.exists() and any(out.iterdir()) and not (out / PROVENANCE).exists():
+    if out.is_file() or (out.exists() and any(out.iterdir()) and not (out / PROVENANCE).exists()):
         raise UsageError(f"{out}: exists and was not written by edgewright", "choose another --out, or remove it yourself")
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         yield temporary
         _sync(temporary)
         if out.exists():
@@ -210,6 +235,8 @@ def config_for_everyone(config: Mapping[str, Any]) -> dict[str, Any]:
         full, local = rope.get("full_attention") or {}, rope.get("sliding_attention") or {}
         if "rope_theta" in full:
             both["rope_theta"] = full["rope_theta"]
+        if full.get("rope_type", "default") != "default":
+            both["rope_scaling"] = {k: v for k, v in full.items() if k != "rope_theta"}
         if "rope_theta" in local:
             both["rope_local_base_freq"] = local["rope_theta"]
     for block in ("quantization_config", "rope_scaling"):

@@ -23,7 +23,9 @@ Json = Annotated[bool, typer.Option("--json", help="print one JSON document on s
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="make everything again, reuse nothing")]
 Model = Annotated[str, typer.Argument(help="model directory, hub id, or builtin:tiny-reasoner")]
-CalibrationSource = Annotated[str, typer.Option("--calibration", help="text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], hf:NAME or builtin:NAME")]
+CalibrationSource = Annotated[
+    str, typer.Option("--calibration", help="text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], hf:NAME or builtin:NAME")
+]
 Samples = Annotated[int, typer.Option(help="calibration rows")]
 SeqLen = Annotated[int, typer.Option(help="tokens a calibration row")]
 Seed = Annotated[int, typer.Option(help="of everything random")]
@@ -101,7 +103,9 @@ def _finish(ledger: dict[str, Any], folder: Path, as_json: bool) -> None:
     show(ledger, as_json, "ledger")
     console.print(f"ledger {folder / 'ledger.json'}, report {folder / 'report.html'}", highlight=False)
     if ledger.get("gate", {}).get("verdict") == "fail":
-        raise GateFailed(f"the gate failed: {ledger['gate']['candidate']} against {ledger['gate']['baseline']}", "the table above shows which limit")
+        raise GateFailed(
+            f"the gate failed: {ledger['gate']['candidate']} against {ledger['gate']['baseline']}", "the table above shows which limit"
+        )
 
 
 @app.command()

@@ -73,7 +73,7 @@ def _unpack(words: Tensor, bits: int) -> Tensor:
 
 def to_gptq(packed: PackedLinear) -> dict[str, Tensor]:
     """The four tensors of the GPTQ layout (bits 2, 4 or 8)."""
-    out, width = packed.integers.shape
+    width = packed.integers.shape[1]
     bits = packed.bits
     zeros = (packed.zeros.t().long() - 1) & (2**bits - 1)  # v1 stores zero - 1
     return {
@@ -112,7 +112,8 @@ def gptq_config(bits: int, group_size: int, sym: bool, damp: float) -> dict[str,
 
 def is_gptq(config: Mapping[str, Any]) -> bool:
     """Whether a config.json describes a checkpoint in the GPTQ layout."""
-    return (config.get("quantization_config") or {}).get("quant_method") == "gptq"
+    block: Any = config.get("quantization_config")
+    return bool(block) and block.get("quant_method") == "gptq"
 
 
 def packed_names(state: Mapping[str, Tensor]) -> list[str]:

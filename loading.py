@@ -54,14 +54,15 @@ def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float
     read_family(path)
     if is_gptq(read_config(path)):
         settings = AutoConfig.from_pretrained(path)
-        del settings.quantization_config
+        del settings.quantization_config  # pyright: ignore[reportAttributeAccessIssue]  # only packed models have it
         model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
         missing, unexpected = model.load_state_dict(dense_state(path), strict=False)
         missing = [name for name in missing if name not in (model._tied_weights_keys or ())]
     else:
         read_state(path)
         try:
-            model, report = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
+            model, report = loaded
         except (SafetensorError, RuntimeError, ValueError) as error:
             raise UsageError(f"{path}: weights and config.json do not fit: {str(error).splitlines()[0]}", "restore the model") from error
         missing, unexpected = report["missing_keys"], report["unexpected_keys"]

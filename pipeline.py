@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from .benchmarks.gate import check_gate
 from .benchmarks.measure import Reference, measure
 from .benchmarks.report import write_report
-from .checkpoint import PROVENANCE, content_hash, resolve, write_json
+from .checkpoint import PROVENANCE, content_hash, read_provenance, resolve, write_json
 from .compress.distill.runner import DistillOptions, StudentFrom, distill
 from .compress.prune.runner import prune
 from .compress.quantize.runner import quantize
@@ -243,8 +243,7 @@ def run_verb(kind: str, options: BaseModel, model: str, out: Path, context: Step
         "device": pick_device(context.device),
         "code": code_version(STEP_CODE),
     }
-    record = out / PROVENANCE
-    old = json.loads(record.read_text()) if record.exists() else {}
+    record, old = out / PROVENANCE, read_provenance(out)
     if not fresh and old.get("fingerprint") == fingerprint(fields) and old.get("files") == content_hash(out, skip=PROVENANCE):
         return {"output": str(out), "reused": True, "seconds": 0.0, **old["result"]}
     begin = time.monotonic()

@@ -83,7 +83,9 @@ def refuse(rows: Sequence[Mapping[str, Any]]) -> None:
     """
     broken = [f"{row['step']}: {reason}" for row in rows for reason in row["refused"]]
     if broken:
-        raise Refused("the target cannot run this:\n  " + "\n  ".join(broken), "change the step or the target; `edgewright targets` lists them")
+        raise Refused(
+            "the target cannot run this:\n  " + "\n  ".join(broken), "change the step or the target; `edgewright targets` lists them"
+        )
 
 
 def _initial(path: Path) -> _State:
@@ -136,6 +138,7 @@ def _row(name: str, state: _State, target: Target | None, context: int, batch: i
     row |= {
         "kv_bytes": expected.kv_bytes, "total_bytes": expected.total_bytes, "usable_bytes": expected.usable_bytes,
         "fits": expected.fits, "ttft_ms": expected.ttft_ms, "decode_tok_s": expected.decode_tok_s, "band": expected.band,
+        "ttft_band": expected.ttft_band,
     }  # fmt: skip
     if state.exported:
         found = check(target, state.config, precision=state.precision, group_size=state.group_size, sym=state.sym)
@@ -147,10 +150,10 @@ def _row(name: str, state: _State, target: Target | None, context: int, batch: i
 def _speed() -> float:
     """Floating-point operations a second of a float32 matrix product on this machine."""
     a = torch.ones(512, 512)
-    a @ a
+    torch.mm(a, a)
     begin = time.perf_counter()
     for _ in range(4):
-        a @ a
+        torch.mm(a, a)
     return 4 * 2 * 512**3 / (time.perf_counter() - begin)
 
 

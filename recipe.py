@@ -29,8 +29,8 @@ ROOT = Path(__file__).parent
 
 
 class _Named(BaseModel):
-    name: str = Field("", pattern=r"^[a-z0-9][a-z0-9._-]*$|^$", description="directory of the step; default: its kind")
-    source: str = Field("", alias="from", description="step or model it reads; default: the step before it")
+    name: str = Field(default="", pattern=r"^[a-z0-9][a-z0-9._-]*$|^$", description="directory of the step; default: its kind")
+    source: str = Field(default="", alias="from", description="step or model it reads; default: the step before it")
 
 
 class PruneStep(_Named, PruneOptions):
@@ -66,8 +66,8 @@ class Calibration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str = "builtin:reasoning"
-    samples: int = Field(128, gt=0)
-    seq_len: int = Field(512, gt=1)
+    samples: int = Field(default=128, gt=0)
+    seq_len: int = Field(default=512, gt=1)
 
 
 class Gate(BaseModel):

@@ -89,7 +89,19 @@ def _plan(plan: Mapping[str, Any]) -> list[Any]:
         for r in plan["rows"]
     ]  # fmt: skip
     title = f"plan for {plan['target']}" if plan.get("target") else "plan (no target)"
-    columns = ("step", "precision", "params M", "weights MB", "RAM here MB", "time here s", "on device MB", "fits", "TTFT ms", "tok/s", "band")
+    columns = (
+        "step",
+        "precision",
+        "params M",
+        "weights MB",
+        "RAM here MB",
+        "time here s",
+        "on device MB",
+        "fits",
+        "TTFT ms",
+        "tok/s",
+        "band",
+    )
     remarks = [f"  {r['step']}: {v}" for r in plan["rows"] for v in (*r["violations"], *r["refused"])]
     return [_table(columns, rows, title), *remarks]
 
@@ -105,7 +117,9 @@ def _step(result: Mapping[str, Any]) -> list[Any]:
 
 
 def _targets(targets: Sequence[Mapping[str, Any]]) -> list[Any]:
-    rows = [[str(t["name"]), str(t.get("title") or t.get("description") or ""), _number(t.get("usable_bytes"), ",.1f", 1e9)] for t in targets]
+    rows = [
+        [str(t["name"]), str(t.get("title") or t.get("description") or ""), _number(t.get("usable_bytes"), ",.1f", 1e9)] for t in targets
+    ]
     return [_table(("target", "device", "usable GB"), rows)]
 
 

@@ -100,7 +100,7 @@ def exact_match(backend: Backend, tokenizer: Any, problems: Sequence[Problem], m
     """Let the model solve every problem greedily and check its answers, in the order given."""
     prompts = [render_prompt(tokenizer, p.question) for p in problems]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    eos = _end_tokens(backend, tokenizer)
+    eos = sorted({*backend.eos, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])}) or [-1]
     answers: dict[int, Answer] = {}
     with progress("solving problems", len(problems)) as bar:
         for begin in range(0, len(order), batch):
@@ -113,14 +113,6 @@ def exact_match(backend: Backend, tokenizer: Any, problems: Sequence[Problem], m
                 answers[i] = Answer(p.task, p.question, p.answer, text, is_correct(p, text))
             bar.advance(len(chosen))
     return [answers[i] for i in range(len(problems))]
-
-
-def _end_tokens(backend: Backend, tokenizer: Any) -> list[int]:
-    model = getattr(backend, "model", None)
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ends = configured if isinstance(configured, list) else [configured]
-    found = {e for e in (*ends, tokenizer.eos_token_id) if e is not None}
-    return sorted(found) or [-1]
 
 
 def _decode(tokenizer: Any, new: Tensor, eos: list[int]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checkpoint import read_provenance
 from ..errors import UsageError
 from ..loading import load_model, pick_device
 
@@ -21,6 +23,8 @@ class Backend(Protocol):
     name: str
     dtype: str
     device: str
+    eos: list[int]
+    """Tokens that end an answer, as generation_config.json has them."""
 
     def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Logits float32 [batch, seq, vocab] for right- or left-padded ids [batch, seq]."""
@@ -32,7 +36,7 @@ class Backend(Protocol):
 
 
 class TorchBackend:
-    """A checkpoint run by transformers, in float32 on the CPU and in its own dtype on a GPU."""
+    """A checkpoint run by transformers, in float32."""
 
     name = "torch"
 
@@ -40,6 +44,7 @@ class TorchBackend:
         self.device = pick_device(device)
         self.model: Any = load_model(path, self.device)
         self.dtype = "float32"
+        self.eos = end_tokens(path)
 
     @torch.no_grad()
     def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -68,7 +73,8 @@ class OnnxBackend:
         from ..export.runtime import OnnxDecoder  # late: loads ONNX Runtime
 
         self.decoder = OnnxDecoder(path)
-        self.dtype = self.decoder.precision
+        self.dtype = str(read_provenance(path).get("precision", "unknown"))
+        self.eos = end_tokens(path)
 
     def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
         """See `Backend.logits`."""
@@ -77,6 +83,16 @@ class OnnxBackend:
     def generate(self, ids: Tensor, mask: Tensor, max_new_tokens: int, eos: list[int]) -> Tensor:
         """See `Backend.generate`."""
         return torch.from_numpy(self.decoder.generate(ids.numpy(), mask.numpy(), max_new_tokens, eos))
+
+
+def end_tokens(path: Path) -> list[int]:
+    """The end tokens that a directory's generation_config.json or config.json names; empty where neither does."""
+    for name in ("generation_config.json", "config.json"):
+        file = path / name
+        ends = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
+        if ends is not None:
+            return list(ends) if isinstance(ends, list) else [int(ends)]
+    return []
 
 
 def is_artifact(path: Path) -> bool:

@@ -22,10 +22,10 @@ class Limit(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min_ratio: float | None = Field(None, description="at least this share of the baseline's value (recovery)")
-    max_ratio: float | None = Field(None, description="at most this multiple of the baseline's value")
-    min: float | None = Field(None, description="at least this value")
-    max: float | None = Field(None, description="at most this value")
+    min_ratio: float | None = Field(default=None, description="at least this share of the baseline's value (recovery)")
+    max_ratio: float | None = Field(default=None, description="at most this multiple of the baseline's value")
+    min: float | None = Field(default=None, description="at least this value")
+    max: float | None = Field(default=None, description="at most this value")
 
     @model_validator(mode="after")
     def _something(self) -> Limit:
@@ -92,15 +92,19 @@ def _checks(metric: str, limit: Limit, candidate: Mapping[str, Any], baseline: M
         if reason:
             raise UsageError(f"gate: `{metric}` of candidate and baseline cannot be compared: {reason}", "measure both sides alike")
     ratio = new / old if relative and old else None
-    bounds = [
-        ("ratio >=", limit.min_ratio, ratio, lambda v, b: v >= b), ("ratio <=", limit.max_ratio, ratio, lambda v, b: v <= b),
-        (">=", limit.min, new, lambda v, b: v >= b), ("<=", limit.max, new, lambda v, b: v <= b),
-    ]  # fmt: skip
+    bounds = [("ratio >=", limit.min_ratio, ratio), ("ratio <=", limit.max_ratio, ratio), (">=", limit.min, new), ("<=", limit.max, new)]
     return [
-        Check(metric, old, new, f"{sign} {bound:g}", value, value is not None and bool(holds(value, bound)))
-        for sign, bound, value, holds in bounds
+        Check(metric, old, new, f"{sign} {bound:g}", value, _holds(sign, value, bound))
+        for sign, bound, value in bounds
         if bound is not None
     ]
+
+
+def _holds(sign: str, value: float | None, bound: float) -> bool:
+    if value is None:
+        return False
+    return value >= bound if sign.endswith(">=") else value <= bound
+
 
 
 def load_measurement(where: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ..loading import load_tokenizer
 from .accuracy import Answer, exact_match, score_text
 from .backends import Backend, is_artifact, open_backend
 
-__all__ = ["EvaluateOptions", "LatencyOptions", "Measurement", "Reference", "comparable", "bench_path", "measure"]
+__all__ = ["EvaluateOptions", "LatencyOptions", "Measurement", "Reference", "bench_path", "comparable", "measure"]
 
 
 class LatencyOptions(BaseModel):
@@ -30,9 +30,9 @@ class LatencyOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prompt: int = Field(64, gt=0, description="prompt tokens")
-    new_tokens: int = Field(64, gt=0, description="tokens decoded after it")
-    runs: int = Field(5, gt=0, description="measured repetitions, after one that is not")
+    prompt: int = Field(default=64, gt=0, description="prompt tokens")
+    new_tokens: int = Field(default=64, gt=0, description="tokens decoded after it")
+    runs: int = Field(default=5, gt=0, description="measured repetitions, after one that is not")
 
 
 class EvaluateOptions(BaseModel):
@@ -40,13 +40,13 @@ class EvaluateOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tasks: tuple[str, ...] = Field((), description="generated tasks with a verifier: reasoning")
-    limit: int = Field(200, gt=1, description="problems a task")
-    max_new_tokens: int = Field(160, gt=0, description="longest answer, thought included")
-    perplexity: tuple[str, ...] = Field((), description="sources to score")
-    windows: int = Field(128, gt=0, description="rows a source")
-    seq_len: int = Field(256, gt=1, description="longest row, tokens")
-    latency: LatencyOptions | None = Field(LatencyOptions(), description="null switches it off")
+    tasks: tuple[str, ...] = Field(default=(), description="generated tasks with a verifier: reasoning")
+    limit: int = Field(default=200, gt=1, description="problems a task")
+    max_new_tokens: int = Field(default=160, gt=0, description="longest answer, thought included")
+    perplexity: tuple[str, ...] = Field(default=(), description="sources to score")
+    windows: int = Field(default=128, gt=0, description="rows a source")
+    seq_len: int = Field(default=256, gt=1, description="longest row, tokens")
+    latency: LatencyOptions | None = Field(default=LatencyOptions(), description="null switches it off")
 
 
 @dataclass
@@ -102,9 +102,7 @@ def measure(path: Path, options: EvaluateOptions, *, device: str = "cpu", refere
     return result
 
 
-def _text(
-    result: Measurement, label: str, backend: Backend, rows: Sequence[Encoded], seq_len: int, reference: Reference | None
-) -> None:
+def _text(result: Measurement, label: str, backend: Backend, rows: Sequence[Encoded], seq_len: int, reference: Reference | None) -> None:
     text = score_text(backend, rows, reference.backend if reference else None)
     metrics = result.metrics
     metrics[f"perplexity/{label}"] = text.perplexity

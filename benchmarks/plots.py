@@ -10,6 +10,7 @@ import hashlib
 import io
 import math
 import re
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -172,7 +173,8 @@ def _real(value: Any) -> float:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the reader's browser draws the letters
         yield
 
 
@@ -277,9 +279,10 @@ Box = tuple[float, float, float, float]
 
 
 def _label_points(axes: Axes, points: Sequence[Point]) -> None:
-    """Write each name where it covers neither a dot nor another name, trying ten places around its dot."""
+    """Write each name where it covers neither a dot, its error bar nor another name, trying ten places around its dot."""
     centres = [tuple(axes.transData.transform((p.x, p.y))) for p in points]
-    taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in centres]
+    reach = [axes.transData.transform((p.x, p.y + p.error))[1] - y + 4 for p, (_, y) in zip(points, centres, strict=True)]
+    taken: list[Box] = [(x - 4, y - up, x + 4, y + up) for (x, y), up in zip(centres, reach, strict=True)]
     frame = axes.get_window_extent()
     for point, (x, y) in zip(points, centres, strict=True):
         label = _short(point.label)

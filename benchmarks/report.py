@@ -24,6 +24,7 @@ from ..errors import EdgewrightError, UsageError
 __all__ = ["render_html", "render_markdown", "write_report"]
 
 SCHEMA = 1
+TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
 DASH = "–"
 WORST_MODULES = 10
 QUALITY, SPEED = ("data_hash", "seq_len", "problems"), ("device", "threads", "latency")
@@ -83,19 +84,15 @@ def write_report(run_dir: Path) -> list[Path]:
 
 def render_html(ledger: dict[str, Any]) -> str:
     """The report as one HTML page that needs no network, no script and no other file."""
-    pages = Environment(loader=_templates(), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    pages = Environment(loader=TEMPLATES, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return pages.get_template("report.html").render(_view(ledger), plots=_plots(ledger))
 
 
 def render_markdown(ledger: dict[str, Any]) -> str:
     """The report as Markdown, without the figures: for a pull request or a CI summary."""
-    pages = Environment(loader=_templates(), autoescape=False, trim_blocks=True, lstrip_blocks=True, finalize=_escape_markdown)
+    pages = Environment(loader=TEMPLATES, autoescape=False, trim_blocks=True, lstrip_blocks=True, finalize=_escape_markdown)
     pages.filters["fenced"] = _fenced
     return pages.get_template("report.md").render(_view(ledger))
-
-
-def _templates() -> FileSystemLoader:
-    return FileSystemLoader(Path(__file__).parent / "templates")
 
 
 def _escape_markdown(value: Any) -> Any:
@@ -116,8 +113,8 @@ def _fenced(text: str, language: str = "") -> Markup:
 def _read_ledger(path: Path) -> dict[str, Any]:
     try:
         ledger = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"{path}: not found, so there is no run to report on", "give the --out directory of a run") from error
+    except OSError as error:
+        raise UsageError(f"{path}: no ledger to report on: {error.strerror}", "give the --out directory of a run") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not valid JSON: {error}", "run the recipe again: edgewright run RECIPE --fresh") from error
     schema = ledger.get("schema") if isinstance(ledger, dict) else None
@@ -207,6 +204,8 @@ def _figure(name: str, value: float | None, unit: bool = False) -> str:
         text = f"{value:.3f}"
     elif kind == "parameters":
         text = _count(value)
+    elif kind == "parity" and value == int(value):
+        text = f"{value:,.0f}"
     elif kind.endswith("_bytes"):
         text = _significant(value / 1e6)
     else:
@@ -243,7 +242,7 @@ def _view(ledger: Record) -> dict[str, Any]:
         "steps": _steps_table(steps, roles) if steps else None,
         "modules": [_worst_modules(step) for step in steps if _part(_part(step, "details"), "modules")],
         "parity": _parity_table(steps),
-        "target": _part(ledger, "plan").get("target"),
+        "target": _part(ledger, "plan").get("target") or _part(ledger, "recipe").get("target"),
         "plan": _plan_table(_part(ledger, "plan")),
         "notes": [(_name(step), list(map(str, step["notes"]))) for step in steps if step.get("notes")],
         "contexts": _contexts(steps) if steps else None,
@@ -311,7 +310,7 @@ def _steps_table(steps: Sequence[Record], roles: Mapping[str, str]) -> Table:
     counts = {name: sorted({_part(step, "metrics").get(f"{name}/n", 0) for step in steps} - {0}) for name in names}
     for name in names:
         kind, _, label = name.partition("/")
-        columns.append(Column(TASKED[kind], f"{label}, n={counts[name][0]:,}" if len(counts[name]) == 1 else label))
+        columns.append(Column(TASKED[kind], f"{label}, n={counts[name][0]:,.0f}" if len(counts[name]) == 1 else label))
     columns += [Column(title, UNITS.get(name.partition("/")[0], "")) for name, title in PLAIN.items()]
     rows = []
     for step in steps:
@@ -366,12 +365,15 @@ def _plan_table(plan: Record) -> Table | None:
         tone = {True: "good", False: "bad"}.get(fits, "") if isinstance(fits, bool) else ""
         if total is not None and usable:
             cells[2] = Cell(cells[2].text, f"{total / usable:.0%}", tone, min(max(total / usable, 0.0), 1.0))
-        band = _number(row.get("band"))
-        speeds = [_band(_number(row.get(key)), band, unit) for key, unit in (("ttft_ms", "ms"), ("decode_tok_s", "tok/s"))]
+        speeds = [
+            _band(_number(row.get(key)), _number(row.get(band)), unit)
+            for key, band, unit in (("ttft_ms", "ttft_band", "ms"), ("decode_tok_s", "band", "tok/s"))
+        ]
         verdict = Cell({"good": "yes", "bad": "no"}.get(tone, DASH), tone=tone)
-        against = Cell("; ".join(map(str, row.get("violations") or [])) or DASH)
+        against = Cell("; ".join(map(str, [*(row.get("refused") or []), *(row.get("violations") or [])])) or DASH)
         rows.append([Cell(str(row.get("step", DASH))), Cell(str(row.get("precision", DASH))), *cells, verdict, *speeds, against])
-    return Table(columns, rows) if rows else None
+    known = [i for i in range(len(columns)) if any(row[i].text != DASH for row in rows)]
+    return Table([columns[i] for i in known], [[row[i] for i in known] for row in rows]) if rows else None
 
 
 def _contexts(steps: Sequence[Record]) -> tuple[Table, list[tuple[str, str]]]:

@@ -38,18 +38,17 @@ class Problem:
         return f"{self.trace}\n</think>\n{self.answer}"
 
 
-def _chain_sum(entry: dict[str, Any]) -> str:
-    terms = re.findall(r"(?:^|[-+] )\d+", entry["metadata"]["expression"])
-    total, lines = int(terms[0]), []
-    for term in terms[1:]:
-        sign, value = term.split()
-        result = total + int(value) if sign == "+" else total - int(value)
-        lines.append(f"{total}{sign}{value}={result}")
-        total = result
-    return "\n".join(lines)
+def _chain_sum(entry: dict[str, Any], brief: bool) -> str:
+    first, *rest = re.findall(r"(?:^|[-+] )\d+", entry["metadata"]["expression"])
+    total, rest, lines = int(first), [term.replace(" ", "") for term in rest], []
+    while rest:
+        result = total + int(rest[0])
+        lines.append(f"{total}{rest[0]}={result}" if brief else f"{total}{''.join(rest)}")
+        total, rest = result, rest[1:]
+    return "\n".join(lines) if brief else "\n=".join([*lines, str(total)])
 
 
-def _products(entry: dict[str, Any]) -> str:
+def _products(entry: dict[str, Any], brief: bool) -> str:
     a, b = (int(v) for v in entry["metadata"]["expression"].split(" * "))
     tens, ones = b - b % 10, b % 10
     if not tens or not ones:
@@ -57,16 +56,16 @@ def _products(entry: dict[str, Any]) -> str:
     return f"{a}*{tens}={a * tens}\n{a}*{ones}={a * ones}\n{a * tens}+{a * ones}={a * b}"
 
 
-def _gcd(entry: dict[str, Any]) -> str:
+def _gcd(entry: dict[str, Any], brief: bool) -> str:
     a, b = sorted(entry["metadata"]["numbers"], reverse=True)
     lines = []
     while b:
-        lines.append(f"{a}%{b}={a % b}")
+        lines.append(f"{a}%{b}={a % b}" if brief else f"{a}-{b}*{a // b}={a}-{a - a % b}={a % b}")
         a, b = b, a % b
     return "\n".join(lines)
 
 
-def _leg_counting(entry: dict[str, Any]) -> str:
+def _leg_counting(entry: dict[str, Any], brief: bool) -> str:
     from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
     total, lines = 0, []
@@ -77,29 +76,27 @@ def _leg_counting(entry: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-TASKS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], str]]] = {
+TASKS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any], bool], str]]] = {
     "chain_sum": ({"min_terms": 2, "max_terms": 5, "min_digits": 1, "max_digits": 2}, _chain_sum),
     "products": ({"min_digits": 2, "max_digits": 2}, _products),
     "gcd": ({"min_value": 2, "max_value": 99}, _gcd),
     "leg_counting": ({"min_animals": 2, "max_animals": 5}, _leg_counting),
 }
-"""Task name -> (reasoning-gym configuration, trace writer)."""
+"""Task name -> (reasoning-gym configuration, trace writer, which can be brief)."""
 
 
 def _dataset(task: str, seed: int, size: int) -> Any:
     try:
         import reasoning_gym  # late: an extra, and it pulls in a hundred generators
     except ImportError as error:
-        raise EdgewrightError(
-            "builtin:reasoning needs reasoning-gym, which is not installed", "pip install 'edgewright[eval]'"
-        ) from error
+        raise EdgewrightError("builtin:reasoning needs reasoning-gym, which is not installed", "pip install 'edgewright[eval]'") from error
     return reasoning_gym.create_dataset(task, seed=seed, size=size, **TASKS[task][0])
 
 
-def _problems(task: str, seed: int, size: int) -> Iterator[Problem]:
+def _problems(task: str, seed: int, size: int, brief: bool = False) -> Iterator[Problem]:
     dataset, trace = _dataset(task, seed, size), TASKS[task][1]
     for entry in dataset:
-        yield Problem(task, entry["question"].strip(), trace(entry), entry["answer"], entry)
+        yield Problem(task, entry["question"].strip(), trace(entry, brief), entry["answer"], entry)
 
 
 def held_out(count: int) -> list[Problem]:
@@ -117,12 +114,16 @@ def held_out(count: int) -> list[Problem]:
     return problems
 
 
-def training_problems(seed: int, exclude: frozenset[str], block: int = 512) -> Iterator[Problem]:
-    """An endless stream of training problems, the tasks mixed, without the questions in `exclude`."""
+def training_problems(seed: int, exclude: frozenset[str], brief: bool = False, block: int = 512) -> Iterator[Problem]:
+    """An endless stream of training problems, the tasks mixed, without the questions in `exclude`.
+
+    Brief traces leave the bookkeeping to the model (which term comes next, which quotient fits): the first stage of the
+    embedded reasoner learnt on them, before it learnt to write everything down.
+    """
     rng = random.Random(seed)
     start = TRAIN_SEED + seed * 100_000_000
     while True:
-        problems = [p for i, task in enumerate(TASKS) for p in _problems(task, start + i * block, block)]
+        problems = [p for i, task in enumerate(TASKS) for p in _problems(task, start + i * block, block, brief)]
         rng.shuffle(problems)
         yield from (p for p in problems if p.question not in exclude)
         start += len(TASKS) * block
@@ -136,6 +137,7 @@ def extract_answer(text: str) -> str:
 
 def is_correct(problem: Problem, text: str) -> bool:
     """Whether reasoning-gym's own verifier gives the extracted answer full marks."""
-    import reasoning_gym
+    import reasoning_gym  # late: an extra
 
-    return float(reasoning_gym.get_score_answer_fn(problem.task)(extract_answer(text), problem.entry)) == 1.0
+    score: Any = reasoning_gym.get_score_answer_fn(problem.task)
+    return float(score(extract_answer(text), problem.entry)) == 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EdgewrightError, UsageError
-from .packing import Encoded, Example, encode, pack
+from .packing import IGNORE, Encoded, Example, encode, pack
 from .reasoning import HELD_OUT, TASKS, Problem, held_out, training_problems
 
 __all__ = ["Source", "rows_hash", "scoring_rows", "training_rows"]
@@ -47,7 +48,9 @@ class Source:
             name, _, field = rest.partition(":")
             return cls(kind, name, field)
         if kind not in ("text", "jsonl", "parquet"):
-            raise UsageError(f"{text}: not a data source", "write text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], hf:NAME or builtin:NAME")
+            raise UsageError(
+                f"{text}: not a data source", "write text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], hf:NAME or builtin:NAME"
+            )
         file, _, field = (rest, "", "") if kind == "text" or Path(rest).is_file() else rest.rpartition(":")
         if not Path(file).is_file():
             raise UsageError(f"{text}: no such file: {file or rest}", "give the path of a file that exists")
@@ -115,7 +118,7 @@ class Source:
 
 def _datasets() -> Any:
     try:
-        import datasets  # late: an extra that only parquet and hub data need
+        datasets: Any = importlib.import_module("datasets")  # late: an extra that only parquet and hub data need
     except ImportError as error:
         raise EdgewrightError("parquet and hub data need the datasets package", "pip install 'edgewright[data]'") from error
     return datasets
@@ -131,12 +134,14 @@ def _text(name: str) -> Iterator[Example]:
 
 
 def _jsonl(name: str) -> Iterator[dict[str, Any]]:
-    with open(name, encoding="utf-8") as handle:
+    with open(name, "rb") as handle:
         for number, line in enumerate(handle, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode())
+            except UnicodeDecodeError as error:
+                raise UsageError(f"{name}, line {number}: not UTF-8 text: {error}", "convert the file to UTF-8") from error
             except json.JSONDecodeError as error:
                 raise UsageError(f"{name}, line {number}: not JSON: {error.msg}", "give one JSON object a line") from error
             if not isinstance(row, dict):
@@ -173,7 +178,7 @@ def _windows(tokenizer: Any, examples: Iterator[Example], seq_len: int) -> Itera
         return Encoded(row.ids[skip:], row.labels[skip:]) if row.ids[:skip] == prefix else row
 
     for row in pack((bare(e) for e in examples), seq_len - skip):
-        yield Encoded(prefix + row.ids, [-100] * skip + row.labels)
+        yield Encoded(prefix + row.ids, [IGNORE] * skip + row.labels)
 
 
 def training_rows(tokenizer: Any, source: Source, seq_len: int, seed: int, count: int | None = None) -> Iterator[Encoded]:
@@ -203,6 +208,8 @@ def scoring_rows(tokenizer: Any, source: Source, seq_len: int, count: int) -> li
         chosen = list(itertools.islice(_windows(tokenizer, examples, seq_len), count))
     if not chosen:
         raise UsageError(f"{source}: fewer than {seq_len} tokens, so not one row", "give more text, or a smaller --seq-len")
+    if all(label == IGNORE for row in chosen for label in row.labels[1:]):
+        raise UsageError(f"{source}: rows of {seq_len} tokens end before anything to score", "give a larger --seq-len")
     return chosen
 
 

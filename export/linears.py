@@ -1,6 +1,11 @@
 """The linear layers of a graph: dense, INT4 taken bit for bit from a GPTQ checkpoint, or INT8 with dynamic activations.
 
 Weights are stored [in, out], as MatMul reads them, so that nothing stands between a weight and its product.
+
+INT8 activations get one scale a token, in plain operators, and not DynamicQuantizeLinear's one scale for all of them. The
+first token of a text often carries activations a hundred times larger than the others, which a shared scale would round
+away: on Gemma 3 270M the shared scale costs 0.19 nats of KL, the scale a token 0.04, for 20 to 40 % more time in these
+layers. It also makes a row's result independent of the rows and of the padding it is batched with.
 """
 
 from __future__ import annotations
@@ -84,8 +89,8 @@ class Linears:
     def apply(self, value: str, modules: Sequence[str]) -> list[str]:
         """The outputs of the linear layers `modules`, which all read `value` ([..., in], in the activation type)."""
         linear = self._precision.linear
-        # Layers that read the same activation share its quantization.
-        quantized = self._graph.nodes("DynamicQuantizeLinear", value, count=3) if linear == "int8" else []
+        with self._graph.at(modules[0]):  # layers that read the same activation share its quantization
+            quantized = self._quantize(value) if linear == "int8" else ("", "")
         outputs = []
         for module in modules:
             with self._graph.at(module):
@@ -114,14 +119,23 @@ class Linears:
         self.low_bit += 1
         return graph.node("MatMul", value, graph.node("DequantizeLinear", weight, scale, axis=0, block_size=packed.group_size))
 
-    def _int8(self, quantized: Sequence[str], module: str) -> str:
-        graph = self._graph
-        value, value_scale, value_zero = quantized
+    def _quantize(self, value: str) -> tuple[str, str]:
+        """uint8 activations around 128, and the float32 [..., 1] scale of each token."""
+        g = self._graph
+        # Unsigned, although the range is symmetric: on x86, products of two signed matrices take a path ten times slower.
+        peak = g.node("ReduceMax", g.node("Abs", value), g.constant([-1]), keepdims=1)
+        scale = g.node("Mul", g.node("Max", peak, g.constant(1e-30, np.float32)), g.constant(1 / 127, np.float32))
+        centred = g.node("Add", g.node("Round", g.node("Div", value, scale)), g.constant(128, np.float32))
+        return g.cast(centred, TensorProto.FLOAT, TensorProto.UINT8), scale
+
+    def _int8(self, quantized: tuple[str, str], module: str) -> str:
+        g, (value, value_scale) = self._graph, quantized
         integers, scales = quantize_int8(self._weights.dense(module))
-        weight, scale = graph.weight(f"{module}.weight", integers), graph.weight(f"{module}.weight_scale", scales)
-        product = graph.cast(graph.node("MatMulInteger", value, weight, value_zero), TensorProto.INT32, TensorProto.FLOAT)
+        weight, scale = g.weight(f"{module}.weight", integers), g.weight(f"{module}.weight_scale", scales)
+        product = g.node("MatMulInteger", value, weight, g.constant(128, np.uint8))
+        product = g.node("Mul", g.cast(product, TensorProto.INT32, TensorProto.FLOAT), scale)
         self.low_bit += 1
-        return graph.node("Mul", product, graph.node("Mul", value_scale, scale))
+        return g.node("Mul", product, value_scale)
 
     def _biased(self, value: str, module: str) -> str:
         name = f"{module}.bias"

@@ -115,9 +115,7 @@ def _expected(checkpoint: Path, batches: Sequence[_Batch], steps: int, spill: Pa
     return greedy
 
 
-def _compare(
-    decoder: OnnxDecoder, batches: Sequence[_Batch], greedy: Sequence[NDArray[np.int64]], spill: Path, tally: _Tally
-) -> None:
+def _compare(decoder: OnnxDecoder, batches: Sequence[_Batch], greedy: Sequence[NDArray[np.int64]], spill: Path, tally: _Tally) -> None:
     """Feed the artifact what torch was fed and take in the differences, at real positions only."""
     for number, batch in enumerate(batches):
         mask, tokens, past = batch.mask, batch.tokens, None

@@ -56,7 +56,9 @@ def rotary_tables(settings: Any, family: Family, kinds: Iterable[str | None], he
         prefix = f"{kind}_" if kind else ""
         frequencies = getattr(rotary, f"{prefix}inv_freq").float().numpy()
         if 2 * frequencies.size != head_dim:
-            raise Refused(f"config.json: rotary positions turn {2 * frequencies.size} of {head_dim} channels", "partial rotary is not supported")
+            raise Refused(
+                f"config.json: rotary positions turn {2 * frequencies.size} of {head_dim} channels", "partial rotary is not supported"
+            )
         tables[kind] = Rotary(frequencies, float(getattr(rotary, f"{prefix}attention_scaling")))
     return tables
 

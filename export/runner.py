@@ -16,7 +16,7 @@ from ..checkpoint import PROVENANCE, atomic_directory, config_for_everyone, cont
 from ..console import console
 from ..errors import Refused, UsageError
 from ..layouts import is_gptq
-from ..models import Family, Shape
+from ..models import Shape
 from . import parity
 from .builder import OPSET
 from .graph import MODEL, write_graph
@@ -92,7 +92,9 @@ def _check_source(checkpoint: Path, config: dict[str, Any], precision: Precision
     """Refuse up front what could only fail later."""
     method = (config.get("quantization_config") or {}).get("quant_method")
     if method and not is_gptq(config):
-        raise UsageError(f"{checkpoint}: quantized with {method}; export reads floating point and GPTQ", "export the model it was made from")
+        raise UsageError(
+            f"{checkpoint}: quantized with {method}; export reads floating point and GPTQ", "export the model it was made from"
+        )
     if precision.linear == "int4":
         if not method:
             raise UsageError(
@@ -102,7 +104,9 @@ def _check_source(checkpoint: Path, config: dict[str, Any], precision: Precision
         bits, sym = config["quantization_config"].get("bits"), config["quantization_config"].get("sym", True)
         if bits != 4 or not sym:
             what = f"{bits}-bit" if bits != 4 else "asymmetric"
-            raise Refused(f"{checkpoint}: quantized {what}, but int4 artifacts are symmetric 4-bit", "quantize again with --bits 4, symmetric")
+            raise Refused(
+                f"{checkpoint}: quantized {what}, but int4 artifacts are symmetric 4-bit", "quantize again with --bits 4, symmetric"
+            )
     if precision.linear == "int8" and method:
         raise UsageError(f"{checkpoint}: already quantized with {method}; int8 on top would quantize twice", "use --precision int4")
     for key in UNSUPPORTED:

@@ -20,9 +20,9 @@ class ExportOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["onnx"] = Field("onnx", description="onnx: portable operators only, with a KV cache")
+    format: Literal["onnx"] = Field(default="onnx", description="onnx: portable operators only, with a KV cache")
     precision: Literal["fp32", "fp16", "int4", "int8-dynamic"] = Field(
-        "fp32", description="int4 takes a GPTQ checkpoint bit for bit; int8-dynamic is for ONNX Runtime on CPUs"
+        default="fp32", description="int4 takes a GPTQ checkpoint bit for bit; int8-dynamic is for ONNX Runtime on CPUs"
     )
 
 

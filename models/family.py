@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Family", "LayerKind", "Shape"]
+__all__ = ["Family", "LayerKind", "Shape", "weight_of"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ class Family:
     """Added to a norm's weight before it scales (Gemma stores weight - 1)."""
     scale_embedding: bool = False
     """Multiply embeddings by the square root of the width (Gemma)."""
+    tied: bool = False
+    """Whether the head is the embedding where config.json does not say (transformers 4 leaves the family's default out)."""
 
     def shape(self, config: Mapping[str, Any]) -> Shape:
         """Read the sizes from a config.json; `head_dim` falls back to width / heads as transformers does."""
@@ -86,10 +88,10 @@ class Family:
             num_hidden_layers=int(config["num_hidden_layers"]),
             num_attention_heads=heads,
             num_key_value_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
+            head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // max(heads, 1)),
             intermediate_size=int(config["intermediate_size"]),
             vocab_size=int(config["vocab_size"]),
-            tied=bool(config.get("tie_word_embeddings", False)),
+            tied=bool(config.get("tie_word_embeddings", self.tied)),
         )
 
     @property
@@ -108,18 +110,16 @@ class Family:
         }  # fmt: skip
 
     def parameters(self, config: Mapping[str, Any]) -> int:
-        """How many parameters a config.json describes (norms and biases of a per-mille counted as the widths they have)."""
-        s = self.shape(config)
-        linears = sum(n * k for n, k in self.linear_shapes(config).values())
+        """How many parameters a config.json describes, norms and biases included."""
+        s, shapes = self.shape(config), self.linear_shapes(config)
+        linears = sum(n * k for n, k in shapes.values()) + sum(shapes[name][0] for name in self.biased(config))
         norms = 2 + (self.attention_post_norm is not None) + (self.mlp_post_norm is not None)
         layer = linears + norms * s.hidden_size + (2 * s.head_dim if self.q_norm else 0)
-        if self.qkv_bias(config):
-            layer += (s.num_attention_heads + 2 * s.num_key_value_heads) * s.head_dim
         return s.num_hidden_layers * layer + s.hidden_size + s.vocab_size * s.hidden_size * (1 if s.tied else 2)
 
-    def qkv_bias(self, config: Mapping[str, Any]) -> bool:
-        """Whether the q, k and v projections carry a bias."""
-        return bool(config.get("attention_bias", False))
+    def biased(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """The linear layers of a decoder layer that carry a bias."""
+        return (self.q, self.k, self.v, self.o) if config.get("attention_bias") else ()
 
     def resized(self, config: Mapping[str, Any], *, heads: int, ffn: int, layers: Sequence[int]) -> dict[str, Any]:
         """The config.json after a cut, with `head_dim` spelled out so that stock loaders agree on it.
@@ -137,8 +137,10 @@ class Family:
             "intermediate_size": ffn,
             "num_hidden_layers": len(layers),
         }
-        if config.get("layer_types"):
-            small["layer_types"] = [config["layer_types"][i] for i in layers]
+        kinds = self.layer_kinds(config)
+        if config.get("layer_types") or len(set(kinds)) > 1:  # a rule such as "every sixth" would not survive the cut
+            types = config.get("layer_types") or ["sliding_attention" if kind.window else "full_attention" for kind in kinds]
+            small["layer_types"] = [types[i] for i in layers]
         return small
 
     def accepts_heads(self, config: Mapping[str, Any], heads: int) -> bool:
@@ -169,3 +171,11 @@ class Family:
     def key(self, layer: int, name: str, part: str = "weight") -> str:
         """The state-dict key of a decoder layer's tensor."""
         return f"{self.layers}.{layer}.{name}.{part}"
+
+
+def weight_of(linear: nn.Module) -> Tensor:
+    """The weight [out, in] of a linear module, without its gradient history; writing to it changes the module."""
+    weight = linear.weight
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"{type(linear).__name__} has no weight tensor")
+    return weight.detach()

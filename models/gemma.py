@@ -15,13 +15,11 @@ class Gemma3(Family):
         """Every `sliding_window_pattern`-th layer (the sixth, if nothing is said) sees everything."""
         layers, window = int(config["num_hidden_layers"]), int(config["sliding_window"])
         every = int(config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or 6)
-        types = config.get("layer_types") or [
-            "full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)
-        ]
+        types = config.get("layer_types") or ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)]
         return [LayerKind(window if t == "sliding_attention" else 0, t) for t in types]
 
     def accepts_heads(self, config: Mapping[str, Any], heads: int) -> bool:
-        """transformers refuses a Gemma3TextConfig whose width is no multiple of its head count."""
+        """Transformers refuses a Gemma3TextConfig whose width is no multiple of its head count."""
         return self.shape(config).hidden_size % heads == 0
 
     def query_scale(self, config: Mapping[str, Any]) -> float:
@@ -42,4 +40,5 @@ FAMILY = Gemma3(
     mlp_post_norm="post_feedforward_layernorm",
     norm_offset=1.0,
     scale_embedding=True,
+    tied=True,
 )

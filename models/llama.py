@@ -17,7 +17,11 @@ class Llama(Family):
 
     def accepts_heads(self, config: Mapping[str, Any], heads: int) -> bool:
         """Any count, unless biases keep the model from being written as Mistral."""
-        return self.shape(config).hidden_size % heads == 0 or not (config.get("attention_bias") or config.get("mlp_bias"))
+        return self.shape(config).hidden_size % heads == 0 or not self.biased(config)
+
+    def biased(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """Those of the attention, of the FFN, or both."""
+        return super().biased(config) + ((self.gate, self.up, self.down) if config.get("mlp_bias") else ())
 
     def resized(self, config: Mapping[str, Any], *, heads: int, ffn: int, layers: Sequence[int]) -> dict[str, Any]:
         """See `Family.resized`."""

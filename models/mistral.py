@@ -11,6 +11,10 @@ from .family import Family, LayerKind
 class Mistral(Family):
     """Mistral 7B and its relatives."""
 
+    def biased(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """None, whatever the config says."""
+        return ()
+
     def layer_kinds(self, config: Mapping[str, Any]) -> list[LayerKind]:
         """All layers share the window of the config, where there is one."""
         return [LayerKind(int(config.get("sliding_window") or 0), None)] * int(config["num_hidden_layers"])

@@ -24,9 +24,9 @@ class Qwen(Family):
 class Qwen2(Qwen):
     """Qwen2 always has biases on q, k and v; its config does not say so."""
 
-    def qkv_bias(self, config: Mapping[str, Any]) -> bool:
-        """Always."""
-        return True
+    def biased(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """Always these three."""
+        return (self.q, self.k, self.v)
 
 
 QWEN2 = Qwen2(model_types=("qwen2",))

@@ -20,15 +20,17 @@ from typing import Any
 
 import numpy as np
 import yaml
-from edgewright.targets.estimator import hardware_of
-from edgewright.targets.profile import load_target
-from edgewright.targets.roofline import DECODE_TERMS, FIT_FILE, PREFILL_TERMS, Hardware, decode_terms, prefill_terms
-from edgewright.targets.sizes import head_bytes, kv_size, read_size, size_of
 from numpy.typing import NDArray
+
+from ..targets.estimator import hardware_of
+from ..targets.profile import load_target
+from ..targets.roofline import DECODE_TERMS, FIT_FILE, PREFILL_TERMS, Hardware, decode_terms, prefill_terms
+from ..targets.sizes import head_bytes, kv_size, read_size, size_of
 
 __all__ = ["Row", "fit_all", "load_rows", "main"]
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 NAIVE_EFFICIENCY = 0.65
 ANSWER = 512
 """Tokens that an answer is taken to have where a table does not say; decode is then at half of it past the prompt."""
@@ -140,7 +142,7 @@ def _row(raw: Mapping[str, str]) -> Row | None:
         context=(prompt or 256) + answer // 2,
         read_bytes=int(float(file_gb) * 1e9) if file_gb else read_size(config, precision, 128, 2),
         step_s=batch / float(raw["decode_tok_s"]), prompt=prompt or None,
-        prefill_s=_prefill_s(raw, notes, batch), memory=float(notes["gpu_mem_mb"]) * 1e6 if "gpu_mem_mb" in notes else None,
+        prefill_s=_prefill_s(raw, notes, batch), memory=_memory(notes),
     )  # fmt: skip
 
 
@@ -150,6 +152,12 @@ def _prefill_s(raw: Mapping[str, str], notes: Mapping[str, str], batch: int) -> 
         return None
     value = notes.get("prefill_ms") or raw["ttft_ms"]
     return float(value) / 1e3 if value else None
+
+
+def _memory(notes: Mapping[str, str]) -> float | None:
+    """Peak GPU memory in bytes, of text models: a vision tower beside it is not what we count."""
+    stated = notes.get("gpu_mem_mb") if notes.get("kind") == "LLM" else None
+    return float(stated) * 1e6 if stated else None
 
 
 def least_squares(terms: Array, times: Array, floors: Array) -> Array:
@@ -188,7 +196,7 @@ class Result:
     by_model: Array
     by_device: Array | None
 
-    def band(self, single: Array) -> dict[str, float]:
+    def band(self, single: Mask) -> dict[str, float]:
         """The 90th percentiles that a prediction quotes. One board only: twice the error stands in for a new one."""
         known = float(np.quantile(self.by_model[single], 0.9))
         new = float(np.quantile(self.by_device[single], 0.9)) if self.by_device is not None else 2 * known

@@ -92,7 +92,7 @@ def engines(target: Target) -> tuple[str, ...]:
 
 def float_bytes_on(target: Target, precision: str) -> int:
     """Bytes of a parameter that is not quantized: graphs for CPUs keep embedding and head in float32."""
-    return 4 if target.platform.kind == "cpu" and precision != "fp16" else float_bytes_of(precision)
+    return 4 if target.platform.kind == "cpu" and precision not in ("fp16", "bf16") else float_bytes_of(precision)
 
 
 def hardware_of(target: Target, mode: PowerMode) -> Hardware:
@@ -149,7 +149,8 @@ def predict(
     floats = float_bytes_on(target, precision)
     weights = size_of(config, precision, group_size, float_bytes=floats)
     cache = kv_size(config, context, batch, element_bytes=floats)
-    runtime = runtime_size(config, fit.runtime[target.platform.kind], weights + cache, batch, floats)
+    processor = "cpu" if precision == "int8-dynamic" else target.platform.kind  # ONNX Runtime runs it on the cores
+    runtime = runtime_size(config, fit.runtime[processor], weights + cache, batch, floats)
     usable = usable_bytes(target)
     notes = list(_notes(target, precision, fit.engines[engine]))
     run = _Run(target, config, fit.engines[engine], precision, group_size, context, prompt, batch, floats)

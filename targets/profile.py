@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -228,10 +229,15 @@ def load_target(name: str | Path) -> Target:
     wanted = str(name).lower()
     names = target_names()
     if wanted in names:
-        return _read(HERE / "profiles" / f"{wanted}.yaml")
+        return _shipped(wanted)
     close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.3)
     meant = f"did you mean {close[0]}? " if close else ""
     raise UsageError(f"{name}: no such target", f"{meant}targets: {', '.join(names)}; or give a profile of your own, FILE.yaml")
+
+
+@cache
+def _shipped(name: str) -> Target:
+    return _read(HERE / "profiles" / f"{name}.yaml")
 
 
 def _read(path: Path) -> Target:
@@ -247,7 +253,7 @@ def _read(path: Path) -> Target:
         return Target.model_validate(data)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}" for e in error.errors())
-        hint = "compare with `edgewright targets NAME --json`"
+        hint = "compare with `edgewright targets show jetson-orin-nano-8gb`"
         raise UsageError(f"{path}: not a valid target profile: {faults}", hint) from error
 
 
@@ -260,4 +266,4 @@ def _mapping(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not valid YAML: {error}", "correct the file") from error
     if not isinstance(data, dict):
         raise UsageError(f"{path}: not a YAML mapping", "start it with `name: ...`")
-    return data
+    return cast(dict[str, Any], data)

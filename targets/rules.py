@@ -79,7 +79,7 @@ def check(
     target: Target,
     config: Mapping[str, Any],
     *,
-    format: str = "onnx",  # noqa: A002 - the word the command line uses
+    format: str = "onnx",
     precision: str,
     group_size: int = 128,
     sym: bool = True,
@@ -142,8 +142,10 @@ def _precision(plan: _Plan) -> Iterator[Violation]:
         yield _dynamic_int8(plan)
     elif plan.precision == "fp32" and plan.jetson:
         yield Violation("precision", "fp32 runs, at twice the memory and traffic of fp16", "--precision fp16", "note")
-    elif plan.precision == "fp16" and not plan.jetson:
-        message = "ONNX Runtime casts most of fp16 to fp32 on a CPU: smaller on disk, not faster"
+    elif plan.precision == "bf16" and plan.jetson:
+        yield Violation("precision", "bf16 has to become fp16, the kernels' activation type", "--precision fp16", "note")
+    elif plan.precision in ("fp16", "bf16") and not plan.jetson:
+        message = f"ONNX Runtime casts most of {plan.precision} to fp32 on a CPU: smaller on disk, not faster"
         yield Violation("precision", message, "--precision int8 or fp32", "note")
     elif plan.precision not in allowed:
         near = "int8" if "int8" in allowed else allowed[0]
@@ -214,9 +216,11 @@ def _older(plan: _Plan, bad: Sequence[JetPack], rule: str, message: str, nearest
     if not bad:
         return
     names = [release.name for release in bad]
-    good = [release.name for release in plan.releases if release.name not in names]
+    every = [release.name for release in plan.releases]
+    good = [name for name in every if name not in names]
     where = f" on JetPack {', '.join(names)}" if good or plan.jetpack else " on every JetPack listed"
-    cure = f"JetPack {' or '.join(good)}, or {nearest}" if good else nearest
+    later = f"{good[0]} or later" if len(good) > 1 and good == every[-len(good) :] else " or ".join(good)
+    cure = f"JetPack {later}, or {nearest}" if good else nearest
     yield Violation(rule, message + where, cure, "note" if good else "refuse")
 
 
@@ -231,15 +235,18 @@ def _int4_tensorrt(plan: _Plan) -> Iterator[Violation]:
 def _opset(plan: _Plan) -> Iterator[Violation]:
     if plan.format not in (*FOR_TENSORRT, "ort"):
         return
+    tensorrt = plan.format in FOR_TENSORRT and plan.precision != "int8-dynamic"  # which TensorRT cannot run anyway
     int4 = plan.precision == "int4" and plan.format != "ort"
     least = INT4_OPSET if int4 else plan.target.platform.min_opset
     if plan.opset < least:
         why = "blocked INT4 DequantizeLinear came with" if int4 else "the oldest that is read is"
         yield Violation("opset", f"opset {plan.opset} is too old: {why} opset {least}", f"--opset {least}")
-    if plan.format in FOR_TENSORRT:
+    if tensorrt:
         bad = [r for r in plan.releases if plan.opset > r.max_opset]
-        most = max((r.max_opset for r in plan.releases), default=plan.opset)
-        near = f"--opset {most} or lower" if most >= least else "--format edge-llm, which brings its own operators"
+        # With some releases left over, the advice is what suits all; with none, the newest that suits any.
+        limits = [r.max_opset for r in bad] or [plan.opset]
+        most = max(limits) if len(bad) == len(plan.releases) else min(limits)
+        near = f"--opset {most}" if most >= least else "--format edge-llm, which brings its own operators"
         message = f"opset {plan.opset} is newer than TensorRT is documented to read"
         yield from _older(plan, bad, "opset", message, near)
 
@@ -293,7 +300,8 @@ def _smaller(plan: _Plan) -> str | None:
 
 
 def _buffer(plan: _Plan) -> Iterator[Violation]:
-    if plan.format == "gguf":  # llama.cpp computes the last position's logits only, and maps weights in pieces
+    # The limit is the GPU's allocator. llama.cpp computes the last position's logits only and maps weights in pieces.
+    if plan.format == "gguf" or plan.precision == "int8-dynamic":
         return
     p, floats = plan.prediction, float_bytes_on(plan.target, plan.precision)
     positions = 1 if plan.last_logits else p.prompt
@@ -313,7 +321,7 @@ def _one_buffer(plan: _Plan, what: str, size: int) -> Iterator[Violation]:
         return
     limit = max(limit for _, limit in bad)
     near = "a shorter --prompt, or logits of the last position only" if what.startswith("logits") else "a smaller vocabulary"
-    message = f"{what} take {_gb(size)} in one piece; allocations above {_gb(limit)} fail"
+    message = f"{what}: {_gb(size)} in one piece, but allocations above {_gb(limit)} fail"
     yield from _older(plan, [release for release, _ in bad], "buffer", message, near)
 
 

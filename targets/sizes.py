@@ -14,7 +14,8 @@ from ..models import family_of
 
 __all__ = ["PRECISIONS", "check_precision", "float_bytes_of", "head_bytes", "kv_size", "linear_macs", "read_size", "size_of"]
 
-PRECISIONS = ("fp32", "fp16", "fp8", "int8", "int8-dynamic", "int4")
+PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8", "int8-dynamic", "int4")
+FLOAT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 SCALE_BYTES = {"int4": 2, "int8": 4, "int8-dynamic": 4}
 """Float16 scales a group in the INT4 layouts, a float32 scale an output channel for INT8."""
 
@@ -61,8 +62,8 @@ def size_of(config: Mapping[str, Any], precision: str, group_size: int = 128, *,
 
 def _linear_size(n: int, k: int, precision: str, group_size: int) -> int:
     """Bytes of one [n, k] weight with its scales."""
-    if precision in ("fp32", "fp16"):
-        return n * k * (4 if precision == "fp32" else 2)
+    if precision in FLOAT_BYTES:
+        return n * k * FLOAT_BYTES[precision]
     if precision == "int4":
         groups = 1 if group_size < 0 else -(-k // group_size)
         return n * k // 2 + n * groups * SCALE_BYTES["int4"]

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from edgewright.benchmarks.report import render_html, render_markdown, write_report
 from edgewright.errors import EdgewrightError, UsageError
 
@@ -37,9 +36,7 @@ def metrics(accuracy: float, kl: float, speed: float, size: float, parameters: i
     }  # fmt: skip
 
 
-def step(
-    name: str, kind: str, numbers: dict[str, float], details: dict[str, Any] | None = None, **context: Any
-) -> dict[str, Any]:
+def step(name: str, kind: str, numbers: dict[str, float], details: Any = None, **context: Any) -> dict[str, Any]:
     return {
         "name": name, "kind": kind, "config": {"method": "gptq"} if kind == "quantize" else {}, "output": name,
         "fingerprint": (name.encode().hex() * 20)[:64], "seconds": 12.3, "metrics": numbers,
@@ -61,11 +58,12 @@ def make_ledger() -> dict[str, Any]:
     }
     parity = {
         "parity/max_abs_diff": 0.0121, "parity/kl": 3.2e-06, "parity/top1_prefill": 1.0, "parity/top1_decode": 0.992,
-        "parity/positions": 512, "parity/decode_steps": 8, "parity/low_bit_nodes": 57,
+        "parity/positions": 512.0, "parity/decode_steps": 8, "parity/low_bit_nodes": 57.0,
     }  # fmt: skip
     row = {
         "step": "export-int4", "precision": "int4", "weight_bytes": 4.1e6, "kv_bytes": 2.1e6, "total_bytes": 5.1e9,
-        "usable_bytes": 6.2e9, "fits": True, "ttft_ms": 20.0, "decode_tok_s": 100.0, "band": 0.3, "violations": [],
+        "usable_bytes": 6.2e9, "fits": True, "ttft_ms": 20.0, "ttft_band": 0.5, "decode_tok_s": 100.0, "band": 0.3,
+        "violations": [],
     }  # fmt: skip
     unfit = row | {"step": "baseline", "precision": "fp32", "total_bytes": 9.3e9, "fits": False}
     unfit["violations"] = ["9.3 GB of weights, cache and runtime do not fit into the 6.2 GB that the system leaves"]
@@ -180,11 +178,13 @@ def test_all_parts_are_there(page: Page) -> None:
         "0.979 observed, limit ratio >= 0.92", "2.64 observed, limit ratio >= 3", "81.2 tok/s → 215 tok/s",
         "from 12.8 MB (0.187×)", "Head importance: prune", "Distillation loss: distill, hidden", "export-int4: first note",
         "Distillation loss: distill, logits", "Accuracy on reasoning against size", "low bit nodes", "3.20e-06",
-        "Example CPU @ 2.0 GHz", "os.name", "--set steps.prune.heads=0.25", "heads: 0.25", "70.0 to 130 tok/s", "82%",
+        "Example CPU @ 2.0 GHz", "os.name", "--set steps.prune.heads=0.25", "heads: 0.25", "70.0 to 130 tok/s", "10.0 to 30.0 ms",
+        "82%",
         "9.3 GB of weights",
     ):  # fmt: skip
         assert part in text, part
     assert page.tags.count("svg") == 8
+    assert ["export-int4", "0.0121", "3.20e-06", "1.000", "0.992", "512", "8", "57"] in page.rows
     assert sum(row[0].startswith("model.layers.") for row in page.rows) == 10
     errors = [float(row[1]) for row in page.rows if row[0].startswith("model.layers.")]
     assert errors == sorted(errors, reverse=True)
@@ -205,6 +205,20 @@ def test_steps_measured_otherwise_stay_out_of_comparisons() -> None:
     assert text.count("Left out, since measured otherwise: export-int4.") == 3
     assert "2.64×" not in text
     assert "0.187×" in text  # sizes are always comparable
+
+
+def test_plan_without_a_target_shows_what_is_known() -> None:
+    plan = {"target": None, "rows": [{"step": "prune", "precision": "fp32", "weight_bytes": 9.65e6, "violations": []}]}
+    page = Page(render_html({"plan": plan}))
+    assert page.rows == [["step", "precision", "weights MB"], ["prune", "fp32", "9.65"]]
+    assert "Plan" in page.texts
+
+
+def test_many_steps_are_numbered_beside_the_dots() -> None:
+    ledger = make_ledger()
+    ledger["steps"] += [step(f"again-{i}", "distill", metrics(0.9, 0.02, 90.0, 9e6 - i, 2_409_000)) for i in range(4)]
+    page = Page(render_html(ledger))
+    assert sum("1\N{NO-BREAK SPACE}baseline, 2\N{NO-BREAK SPACE}prune" in text for text in page.texts) == 2
 
 
 HOSTILE = "<script>alert(1)</script> \"onload='x' $\\frac{ | ` --> \x00 \ud800 {{ 7*7 }} 漢字"
@@ -237,14 +251,15 @@ def test_unfinished_ledger_renders() -> None:
         del ledger["steps"][1][key]
     del ledger["gate"], ledger["plan"]
     page = Page(render_html(ledger))
-    assert "No verdict" in page.texts
+    assert "No verdict" in page.texts and "svg" not in page.tags and "candidate" not in page.html
     assert page.rows[2] == ["prune", "prune"] + ["–"] * 12
     assert "| prune | prune | – |" in render_markdown(ledger)
 
 
-@pytest.mark.parametrize(
-    "ledger", [{}, {"steps": []}, {"steps": [{}]}, {"steps": [{"name": "a", "metrics": None}], "gate": None}]
-)
+ALMOST_EMPTY: list[dict[str, Any]] = [{}, {"steps": []}, {"steps": [{}]}, {"steps": [{"metrics": None}], "gate": None}]
+
+
+@pytest.mark.parametrize("ledger", ALMOST_EMPTY)
 def test_almost_empty_ledgers_render(ledger: dict[str, Any]) -> None:
     assert "svg" not in Page(render_html(ledger)).tags
     assert render_markdown(ledger).startswith("# unnamed run")
@@ -291,7 +306,7 @@ def test_write_report_writes_both_and_changes_nothing_else(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"), [(None, "not found"), ("{", "not valid JSON"), ("[]", "schema"), ('{"schema": 9}', "schema 9")]
+    ("text", "reason"), [(None, "no ledger"), ("{", "not valid JSON"), ("[]", "schema"), ('{"schema": 9}', "schema 9")]
 )
 def test_no_usable_ledger_is_a_usage_error(tmp_path: Path, text: str | None, reason: str) -> None:
     if text is not None:

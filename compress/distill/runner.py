@@ -33,9 +33,9 @@ class Stage(BaseModel):
 
     loss: Literal["hidden", "logits"] = Field(description="hidden-state MSE, or KL on the logits")
     steps: int = Field(gt=0, description="optimizer steps")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate; cosine to zero")
-    temperature: float = Field(1.0, gt=0, description="of the KL")
-    hard: float = Field(0.0, ge=0, le=1, description="share of cross-entropy with the data in the logits stage")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate; cosine to zero")
+    temperature: float = Field(default=1.0, gt=0, description="of the KL")
+    hard: float = Field(default=0.0, ge=0, le=1, description="share of cross-entropy with the data in the logits stage")
 
 
 class StudentFrom(PruneOptions):
@@ -49,15 +49,15 @@ class DistillOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    teacher: str = Field("baseline", description="a step's name, a directory or a hub id")
-    student: str | StudentFrom | None = Field(None, description="likewise, or how to make one; default: the step's input")
-    data: str = Field("builtin:reasoning", description="what to learn on")
-    seq_len: int = Field(256, gt=1, description="tokens a packed row")
-    batch_size: int = Field(16, gt=0, description="rows a step")
+    teacher: str = Field(default="baseline", description="a step's name, a directory or a hub id")
+    student: str | StudentFrom | None = Field(default=None, description="likewise, or how to make one; default: the step's input")
+    data: str = Field(default="builtin:reasoning", description="what to learn on")
+    seq_len: int = Field(default=256, gt=1, description="tokens a packed row")
+    batch_size: int = Field(default=16, gt=0, description="rows a step")
     stages: tuple[Stage, ...] = Field(
-        (Stage(loss="hidden", steps=100), Stage(loss="logits", steps=400)), min_length=1, description="in this order"
+        default=(Stage(loss="hidden", steps=100), Stage(loss="logits", steps=400)), min_length=1, description="in this order"
     )
-    bf16: bool = Field(True, description="bfloat16 matrix products, float32 weights")
+    bf16: bool = Field(default=True, description="bfloat16 matrix products, float32 weights")
 
 
 def distill(options: DistillOptions, source: Path, out: Path, context: StepContext) -> StepResult:

@@ -43,14 +43,9 @@ class TrainConfig:
 
 def batches(rows: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
     """Stack rows (each int64 [2, seq_len]: ids and labels) into batches [batch, 2, seq_len]."""
-    for group in itertools.batched(rows, batch_size) if hasattr(itertools, "batched") else _batched(rows, batch_size):
-        yield torch.stack(list(group))
-
-
-def _batched(rows: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
     iterator = iter(rows)
-    while group := list(itertools.islice(iterator, size)):
-        yield group
+    while group := list(itertools.islice(iterator, batch_size)):
+        yield torch.stack(group)
 
 
 def train(objective: nn.Module, rows: Iterable[Tensor], config: TrainConfig, label: str = "training") -> list[float]:

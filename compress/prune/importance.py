@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...models import Family, Shape
+from ...models import Family, Shape, weight_of
 
 __all__ = ["Criterion", "Importance", "masked", "measure"]
 
@@ -136,8 +136,8 @@ def _take_gradient(mask: Tensor) -> Tensor:
 
 
 def _static_scores(layer: nn.Module, probe: _Probe, family: Family, shape: Shape, criterion: str, seed: int) -> tuple[Tensor, Tensor]:
-    o = layer.get_submodule(family.o).weight.detach().float().cpu()  # type: ignore[union-attr]
-    down = layer.get_submodule(family.down).weight.detach().float().cpu()  # type: ignore[union-attr]
+    o = weight_of(layer.get_submodule(family.o)).float().cpu()
+    down = weight_of(layer.get_submodule(family.down)).float().cpu()
     tokens = max(probe.tokens, 1)
 
     def by_head(columns: Tensor) -> Tensor:

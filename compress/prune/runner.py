@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...checkpoint import content_hash, read_family, read_state, write_checkpoint
 from ...console import progress
@@ -31,10 +31,10 @@ class PruneOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    heads: float = Field(0.0, ge=0, lt=1, description="share of query heads to remove from every key/value group")
-    ffn: float = Field(0.0, ge=0, lt=1, description="share of FFN neurons to remove")
-    layers: int = Field(0, ge=0, description="how many layers to remove, those of least block influence first")
-    criterion: Criterion = Field("taylor", description="how importance is measured")
+    heads: float = Field(default=0.0, ge=0, lt=1, description="share of query heads to remove from every key/value group")
+    ffn: float = Field(default=0.0, ge=0, lt=1, description="share of FFN neurons to remove")
+    layers: int = Field(default=0, ge=0, description="how many layers to remove, those of least block influence first")
+    criterion: Criterion = Field(default="taylor", description="how importance is measured")
 
 
 def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) -> StepResult:
@@ -68,9 +68,7 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
         probe = rows[0][:1].to(device)
         expected = model(input_ids=probe, use_cache=False).logits.cpu()
     difference: list[float] = []
-    write_checkpoint(
-        out, small, small_config, source, provenance, verify=lambda made: difference.append(_prove(made, probe, expected))
-    )
+    write_checkpoint(out, small, small_config, source, provenance, verify=lambda made: difference.append(_prove(made, probe, expected)))
     notes = _notes(options, family, config, small_config, difference[0])
     details = {
         "head_importance": scores.heads.tolist(), "pruned_heads": removed, "layer_influence": scores.layers.tolist(),
@@ -90,7 +88,8 @@ def _prove(out: Path, probe: Tensor, expected: Tensor) -> float:
     """Reload with stock transformers and compare logits with the masked original."""
     from transformers import AutoModelForCausalLM  # late: slow to import
 
-    reloaded: nn.Module = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).to(probe.device).eval()
+    reloaded: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    reloaded.to(probe.device).eval()
     with torch.no_grad():
         got = reloaded(input_ids=probe, use_cache=False).logits.cpu()
     difference = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
@@ -117,7 +116,10 @@ def _notes(options: PruneOptions, family: Family, config: dict[str, Any], small:
         if abs(asked - done) > 0.005:
             notes.append(f"asked to remove {asked:.0%} of the {what}, removed {done:.0%}: the nearest that loads and runs well everywhere")
     if small["model_type"] != config["model_type"]:
-        notes.append(f"written as `{small['model_type']}`: the same arithmetic, and stock transformers refuses this head count as `{config['model_type']}`")
+        notes.append(
+            f"written as `{small['model_type']}`: the same arithmetic, and stock transformers refuses this head count "
+            f"as `{config['model_type']}`"
+        )
     if new.num_attention_heads * new.head_dim % 128:
         notes.append("heads * head_dim is no multiple of 128: INT4 kernels with groups of 128 will refuse o_proj")
     return notes

@@ -38,6 +38,8 @@ def fit_grid(weight: Tensor, bits: int, group_size: int, sym: bool, mse: bool = 
     if sym:
         high = torch.maximum(high, -low)
         low = -high
+    else:
+        low = torch.minimum(low, -high / (top - 1))  # a zero point of 0 is stored as -1, which readers carry into its neighbour
     best = _grid(low, high, bits, top, sym)
     if not mse:
         return best
@@ -54,7 +56,7 @@ def fit_grid(weight: Tensor, bits: int, group_size: int, sym: bool, mse: bool = 
 
 def _grid(low: Tensor, high: Tensor, bits: int, top: int, sym: bool) -> Grid:
     scales = ((high - low) / top).half().float().clamp_min(SMALLEST_SCALE)
-    zeros = torch.full_like(scales, 2.0 ** (bits - 1)) if sym else (-low / scales).round().clamp(0, top)
+    zeros = torch.full_like(scales, 2.0 ** (bits - 1)) if sym else (-low / scales).round().clamp(1, top)
     return Grid(scales, zeros, bits)
 
 

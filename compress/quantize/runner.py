@@ -16,7 +16,7 @@ from ...console import progress
 from ...errors import Refused, UsageError
 from ...layouts import PackedLinear, gptq_config, is_gptq, to_gptq
 from ...loading import load_model, pick_device
-from ...models import Family
+from ...models import Family, weight_of
 from ...steps import StepContext, StepResult
 from .gptq import Quantized, add_to_hessian, gptq, output_error, rtn
 
@@ -28,12 +28,12 @@ class QuantizeOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Literal["gptq", "rtn"] = Field("gptq", description="gptq, or rtn: plain rounding, the baseline to beat")
-    bits: Literal[4, 8] = Field(4, description="bits of a weight")
-    group_size: int = Field(128, description="input channels that share a scale; -1 for all")
-    sym: bool = Field(True, description="zero point in the middle; what Jetson kernels need")
-    act_order: bool = Field(True, description="static act-order: energetic columns first, groups stay contiguous")
-    damp: float = Field(0.01, gt=0, description="share of the mean Hessian diagonal added to it")
+    method: Literal["gptq", "rtn"] = Field(default="gptq", description="gptq, or rtn: plain rounding, the baseline to beat")
+    bits: Literal[4, 8] = Field(default=4, description="bits of a weight")
+    group_size: int = Field(default=128, description="input channels that share a scale; -1 for all")
+    sym: bool = Field(default=True, description="zero point in the middle; what Jetson kernels need")
+    act_order: bool = Field(default=True, description="static act-order: energetic columns first, groups stay contiguous")
+    damp: float = Field(default=0.01, gt=0, description="share of the mean Hessian diagonal added to it")
 
 
 @dataclass
@@ -87,14 +87,16 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
 def _check_groups(family: Family, config: dict[str, Any], options: QuantizeOptions) -> None:
     if options.group_size not in (-1, 32, 64, 128):
         raise UsageError(f"group size {options.group_size}: not supported", "use 32, 64, 128 or -1")
-    if options.group_size == -1:
-        return
-    bad = [f"{n} ({k} inputs)" for n, (_, k) in family.linear_shapes(config).items() if k % options.group_size]
+    shapes, word = family.linear_shapes(config), 32 // options.bits
+    bad = [f"{n} ({k} inputs)" for n, (_, k) in shapes.items() if options.group_size != -1 and k % options.group_size]
     if bad:
         raise Refused(
             f"group size {options.group_size} does not divide the width of {', '.join(bad)}",
             "use a smaller --group-size, or prune to a multiple of it",
         )
+    bad = [f"{name} ({n} x {k})" for name, (n, k) in shapes.items() if n % word or k % word]
+    if bad:
+        raise Refused(f"{word} integers fill a stored word, which does not divide {', '.join(bad)}", f"prune to multiples of {word}")
 
 
 def _all_layers(run: _Run, model: Any, family: Family, rows: list[Tensor]) -> None:
@@ -163,7 +165,7 @@ def _layer_calls(model: Any, first: nn.Module, ids: Tensor) -> list[Callable[[nn
 
 def _hessian(layer: nn.Module, reader: nn.Module, states: list[Tensor], call: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
     """The sum of outer products of what `reader` (one of the linears that share this input) is given."""
-    width = reader.weight.shape[1]  # type: ignore[union-attr, index]
+    width = weight_of(reader).shape[1]
     hessian = torch.zeros(width, width, device=states[0].device)
     handle = reader.register_forward_pre_hook(lambda _module, args: add_to_hessian(hessian, args[0]))
     try:
@@ -177,7 +179,7 @@ def _hessian(layer: nn.Module, reader: nn.Module, states: list[Tensor], call: Ca
 def _one_linear(run: _Run, family: Family, index: int, layer: nn.Module, name: str, hessian: Tensor) -> None:
     o, full = run.options, family.key(index, name, "").removesuffix(".")
     linear = layer.get_submodule(name)
-    weight: Tensor = linear.weight.data  # type: ignore[union-attr, assignment]
+    weight = weight_of(linear)
     group_size = weight.shape[1] if o.group_size == -1 else o.group_size
     rounded = rtn(weight, o.bits, group_size, o.sym)
     result = Quantized(rounded, None) if o.method == "rtn" else gptq(weight, hessian, o.bits, group_size, o.sym, o.act_order, o.damp)

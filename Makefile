@@ -1,0 +1,42 @@
+# Everything a developer or a CI job runs. Each target sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test lint slow compat perf demo-model clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,eval]'
+	@touch $@
+
+setup: $(VENV)/.ready  ## create .venv with the pinned dependencies
+
+demo: setup  ## run the whole chain on the embedded model (8 minutes on 2 cores; seconds when nothing changed)
+	$(BIN)/edgewright run recipes/demo.yaml --out runs/demo
+
+test: setup  ## run the tests (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+lint: setup  ## ruff and basedpyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --diff .
+	$(BIN)/basedpyright
+
+slow: setup  ## the tests that take minutes: kill and resume, whole recipes
+	$(BIN)/python -m pytest -m slow
+
+compat: setup  ## read our checkpoints with other projects' packages, each in its own environment
+	$(BIN)/python -m pytest -m compat
+
+demo-model: setup  ## train the embedded tiny reasoner again (about 75 minutes on 2 cores)
+	$(BIN)/python -m edgewright.demo.train --stage 1 --out runs/demo-model
+	$(BIN)/python -m edgewright.demo.train --stage 2 --start runs/demo-model --out demo/model
+	$(BIN)/python -m edgewright.demo.card
+
+clean:  ## remove build products, keep runs and .venv
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,36 @@
+"""Slow, plain readers of what edgewright writes, from the formats' descriptions and not from its code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def dequantize_gptq(parts: Mapping[str, Tensor], bits: int, outputs: int | None = None) -> Tensor:
+    """The weight [out, in] of a layer in the GPTQ layout, one int32 word after the other; zero = stored + 1.
+
+    Args:
+        parts: `qweight`, `qzeros`, `scales` and `g_idx`.
+        bits: bits of an integer.
+        outputs: how many of the output channels to read (all, if nothing is said; this is slow).
+    """
+    each, top = 32 // bits, 2**bits - 1
+    words, zero_words = parts["qweight"].tolist(), parts["qzeros"].tolist()
+    scales, group_of = parts["scales"].float().tolist(), parts["g_idx"].tolist()
+    inputs, outputs = len(words) * each, outputs or len(words[0])
+    weight = torch.empty(outputs, inputs)
+    for k in range(inputs):
+        group = group_of[k]
+        for n in range(outputs):
+            integer = ((words[k // each][n] & 0xFFFFFFFF) >> (bits * (k % each))) & top
+            zero = (((zero_words[group][n // each] & 0xFFFFFFFF) >> (bits * (n % each))) & top) + 1
+            weight[n, k] = (integer - zero) * scales[group][n]
+    return weight
+
+
+def part_of(state: Mapping[str, Tensor], module: str) -> dict[str, Any]:
+    """The tensors of one module: `weight`, or `qweight` and its companions."""
+    return {k.removeprefix(f"{module}."): v for k, v in state.items() if k.rpartition(".")[0] == module}

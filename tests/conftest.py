@@ -1,0 +1,124 @@
+"""Tiny models of every family with a tokenizer beside them, and a little text; nothing here touches the network."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported
+
+import pytest
+
+BASE: dict[str, Any] = {
+    "vocab_size": 512, "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 8,
+    "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 256, "tie_word_embeddings": False,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0,
+}  # fmt: skip
+"""Groups of four query heads, heads * head_dim (512) unlike the width (128), and a rope base that is not the default."""
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": 16},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
+    "gemma3_text": {
+        "tie_word_embeddings": True, "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "query_pre_attn_scalar": 48,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 500000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
+        },
+    },
+}  # fmt: skip
+"""Windows of 16 are shorter than the rows of 32 below, so that a wrong mask shows."""
+SENTENCES = (
+    "The kettle was put on at seven, and the cat asked for its breakfast again.",
+    "Seven boats left the harbour before noon; five of them came back with the tide.",
+    "12+30=42 and 42-7=35, so the answer is 35.",
+    "Nobody had told the gardener that the roses were to stay where they were.",
+)
+
+
+def _random_weights(model: Any, seed: int) -> None:
+    """Give every tensor, norms and biases too, values that make a difference."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(noise * 0.1) if parameter.ndim == 1 else parameter.copy_(noise * parameter.shape[1] ** -0.5)
+
+
+def _save(folder: Path, family: str, settings: dict[str, Any], seed: int, dtype: str) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings))
+    _random_weights(model, seed)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny products only wait for each other on a busy machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's tokenizer with its chat template, and a generation_config.json; 512 tokens."""
+    from edgewright.demo.train import make_tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    make_tokenizer(folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 0,  "pad_token_id": 0}\n')
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_dir: Path) -> Callable[..., Path]:
+    """`make_model(family, seed=0, dtype="float32", **config)`: a model directory, made once a session; copy it to change it."""
+    made: dict[str, Path] = {}
+
+    def make(family: str, *, seed: int = 0, dtype: str = "float32", **config: Any) -> Path:
+        key = json.dumps([family, seed, dtype, config], sort_keys=True)
+        if key not in made:
+            folder = tmp_path_factory.mktemp(family)
+            _save(folder, family, BASE | FAMILIES[family] | config, seed, dtype)
+            shutil.copytree(tokenizer_dir, folder, dirs_exist_ok=True)
+            made[key] = folder
+        return made[key]
+
+    return make
+
+
+@pytest.fixture
+def copy_model(make_model: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Like `make_model`, but a copy of one's own that a test may damage."""
+
+    def copy(family: str = "llama", **config: Any) -> Path:
+        return Path(shutil.copytree(make_model(family, **config), tmp_path / f"copy{len(list(tmp_path.iterdir()))}"))
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Plain text, enough for dozens of rows of 32 tokens."""
+    file = tmp_path_factory.mktemp("text") / "story.txt"
+    file.write_text("".join(f"{SENTENCES[i % 4]} {i * 37 % 101}\n" for i in range(120)))
+    return file
+
+
+@pytest.fixture(scope="session")
+def context(text_file: Path) -> Any:
+    """A step context that calibrates on 6 rows of 32 tokens of the text."""
+    from edgewright.steps import CalibrationData, StepContext
+
+    return StepContext(CalibrationData(f"text:{text_file}", samples=6, seq_len=32))

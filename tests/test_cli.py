@@ -1,0 +1,164 @@
+"""The command line's contract: exit codes, one clear message, JSON on standard output and nothing else there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgewright.cli import main
+
+VERBS = ["run", "plan", "prune", "distill", "quantize", "export", "bench", "gate", "report", "targets", "doctor", "demo"]
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["edgewright", *map(str, args)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def model(make_model):
+    return make_model("llama")
+
+
+SMALL = ["--samples", 4, "--seq-len", 64]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_an_example(cli, verb):
+    code, out, _ = cli(verb, "--help")
+    assert code == 0
+    assert f"edgewright {verb}" in out
+    assert "Example" in out
+
+
+def test_version(cli):
+    assert cli("--version")[1].strip().count(".") == 2
+
+
+def test_prune_quantize_export_and_bench_by_hand(cli, model, tmp_path):
+    pruned, packed, artifact = tmp_path / "pruned", tmp_path / "int4", tmp_path / "onnx"
+    code, out, _ = cli("prune", model, "--heads", 0.25, "--out", pruned, *SMALL, "--json")
+    assert code == 0
+    assert json.loads(out)["details"]["max_relative_difference"] < 1e-4
+    assert cli("quantize", pruned, "--out", packed, *SMALL)[0] == 0
+    code, out, _ = cli("export", packed, "--precision", "int4", "--out", artifact, "--seq-len", 64, "--json")
+    assert code == 0
+    assert json.loads(out)["details"]["parity"]["parity/top1_prefill"] >= 0.99
+    code, out, _ = cli("bench", artifact, "--perplexity", "builtin:reasoning", "--windows", 4, "--reference", model, "--json")
+    assert code == 0
+    assert json.loads(out)["metrics"]["kl/reasoning"] > 0
+
+
+def test_the_same_verb_again_is_reused_until_something_changes(cli, model, tmp_path):
+    out = tmp_path / "pruned"
+    command = ["prune", model, "--ffn", 0.5, "--out", out, *SMALL, "--json"]
+    assert json.loads(cli(*command)[1])["reused"] is False
+    assert json.loads(cli(*command)[1])["reused"] is True
+    (out / "model.safetensors").write_bytes((out / "model.safetensors").read_bytes()[:-1] + b"\x01")
+    assert json.loads(cli(*command)[1])["reused"] is False
+    assert json.loads(cli(*command[:-1], "--seed", 1, "--json")[1])["reused"] is False
+
+
+def test_distill_by_hand(cli, model, tmp_path):
+    code, out, _ = cli(
+        "distill", model, "--teacher", model, "--hidden-steps", 2, "--logit-steps", 2, "--batch-size", 2, "--seq-len", 64,
+        "--out", tmp_path / "taught", "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert {k: len(v) for k, v in json.loads(out)["details"]["loss"].items()} == {"hidden": 2, "logits": 2}
+
+
+BAD = {
+    "no such model": (["prune", "/no/such/model", "--heads", 0.5, "--out", "OUT"], 2, "no such model directory"),
+    "no such recipe": (["run", "none.yaml"], 2, "no such recipe"),
+    "nothing to prune": (["prune", "MODEL", "--out", "OUT"], 2, "nothing to prune"),
+    "share above one": (["prune", "MODEL", "--heads", 1.5, "--out", "OUT"], 2, "less than 1"),
+    "unknown criterion": (["prune", "MODEL", "--heads", 0.5, "--criterion", "luck", "--out", "OUT"], 2, "'taylor'"),
+    "unknown data": (["quantize", "MODEL", "--calibration", "builtin:nothing", "--out", "OUT"], 2, "no such built-in data"),
+    "odd group": (["quantize", "MODEL", "--group-size", 48, "--out", "OUT"], 2, "use 32, 64, 128"),
+    "int4 of a dense model": (["export", "MODEL", "--precision", "int4", "--out", "OUT", "--seq-len", 64], 2, "edgewright quantize"),
+    "no cuda": (["prune", "MODEL", "--heads", 0.5, "--device", "tpu", "--out", "OUT"], 2, "use auto, cpu or cuda"),
+    "nothing to measure": (["bench", "MODEL"], 2, "nothing to measure"),
+    "unknown target": (["plan", "MODEL", "--target", "jetson-orin-nanno-8gb"], 2, "jetson-orin-nano-8gb"),
+    "no run": (["report", "OUT"], 2, "ledger"),
+    "no measurement": (["gate", "a.json", "--baseline", "b.json"], 2, "bench"),
+    "usage": (["prune"], 2, "MODEL"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_message_with_a_hint_and_the_documented_code(cli, model, tmp_path, name):
+    args, expected, words = BAD[name]
+    out = tmp_path / "out"
+    code, printed, error = cli(*[{"MODEL": model, "OUT": out}.get(a, a) for a in args])
+    assert code == expected, error
+    assert words in " ".join(error.split())
+    assert "Traceback" not in error
+    assert not printed
+    assert not out.exists()
+
+
+def test_debug_shows_the_traceback(cli):
+    from edgewright.errors import UsageError
+
+    with pytest.raises(UsageError):
+        cli("run", "none.yaml", "--debug")
+
+
+def test_plan_refuses_with_3_and_still_prints_the_table(cli, model, tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"model: {model}\ntarget: jetson-orin-nano-8gb\nsteps:\n  - {{kind: quantize, sym: false}}\n"
+        "  - {kind: export, precision: int4}\n"
+    )
+    code, out, error = cli("plan", recipe, "--json")
+    assert code == 3
+    assert "symmetric" in error
+    assert [row["step"] for row in json.loads(out)["rows"]] == ["baseline", "quantize", "export"]
+
+
+def test_unsupported_architecture_is_refused_with_3(cli, model, tmp_path):
+    config = json.loads((Path(model) / "config.json").read_text()) | {"model_type": "mamba"}
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    code, _, error = cli("prune", tmp_path / "m", "--heads", 0.5, "--out", tmp_path / "out")
+    assert code == 3
+    assert "mamba" in error
+
+
+def measurement(path: Path, accuracy: float) -> Path:
+    value = {"name": path.stem, "metrics": {"accuracy/reasoning": accuracy}, "context": {"problems/reasoning": 100}}
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_gate_passes_with_0_and_fails_with_5(cli, tmp_path):
+    old, good, bad = (measurement(tmp_path / f"{n}.json", a) for n, a in (("old", 0.9), ("good", 0.88), ("bad", 0.5)))
+    assert cli("gate", good, "--baseline", old)[0] == 0
+    code, out, error = cli("gate", bad, "--baseline", old, "--json")
+    assert code == 5
+    assert json.loads(out)["verdict"] == "fail"
+    assert "the gate failed" in error
+
+
+def test_targets_and_doctor(cli):
+    code, out, _ = cli("targets", "--json")
+    assert code == 0
+    assert "jetson-orin-nano-8gb" in [t["name"] for t in json.loads(out)]
+    assert cli("targets", "show", "jetson-orin-nano-8gb")[0] == 0
+    code, out, _ = cli("doctor", "--json")
+    assert code == 0
+    assert all(c["ok"] for c in json.loads(out) if c["required"])
