@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from . import __version__
-from .console import console
+from .console import complain
 from .errors import EdgewrightError, GateFailed
 from .tables import show
+from .verbs import checked, run_step, run_whole
 
 app = typer.Typer(name="edgewright", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 targets_app = typer.Typer(invoke_without_command=True, help="List the devices edgewright knows, or look at one.")
@@ -33,28 +33,6 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Target = Annotated[str | None, typer.Option("--target", help="device, by name or profile file; see `edgewright targets`")]
 
 CALIBRATION = "builtin:reasoning"
-
-
-def _step(kind: str, options: Any, model: str, out: Path, calibration: Any, fresh: bool, as_json: bool) -> None:
-    from .pipeline import run_verb  # late, as below: torch takes seconds to import, --help should not
-
-    source, samples, seq_len, seed, device = calibration
-    from .steps import CalibrationData, StepContext
-
-    context = StepContext(CalibrationData(source, samples, seq_len), seed, device)
-    show(run_verb(kind, options, model, out, context, fresh), as_json, "step")
-
-
-def _checked(factory: Any, **values: Any) -> Any:
-    from pydantic import ValidationError
-
-    from .errors import UsageError
-
-    try:
-        return factory.model_validate(values)
-    except ValidationError as error:
-        lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
-        raise UsageError("; ".join(lines), "see --help for what each option takes") from error
 
 
 @app.callback(invoke_without_command=True)
@@ -86,7 +64,6 @@ def run(
 
         edgewright run recipes/demo.yaml --set model=/models/Qwen2.5-0.5B --set evaluate.limit=50 --out runs/qwen
     """
-    from .pipeline import run_recipe
     from .planner import plan_recipe, refuse
     from .recipe import load_recipe
 
@@ -96,16 +73,7 @@ def run(
         show({"target": loaded.target, "rows": rows}, as_json, "plan")
         return refuse(rows)
     folder = out or Path("runs") / loaded.name
-    _finish(run_recipe(loaded, folder, shlex.join(["edgewright", *sys.argv[1:]]), fresh), folder, as_json)
-
-
-def _finish(ledger: dict[str, Any], folder: Path, as_json: bool) -> None:
-    show(ledger, as_json, "ledger")
-    console.print(f"ledger {folder / 'ledger.json'}, report {folder / 'report.html'}", highlight=False)
-    if ledger.get("gate", {}).get("verdict") == "fail":
-        raise GateFailed(
-            f"the gate failed: {ledger['gate']['candidate']} against {ledger['gate']['baseline']}", "the table above shows which limit"
-        )
+    run_whole(loaded, folder, fresh, as_json)
 
 
 @app.command()
@@ -121,10 +89,9 @@ def demo(
 
         edgewright demo --out runs/demo
     """
-    from .pipeline import run_recipe
     from .recipe import builtin_recipe, load_recipe
 
-    _finish(run_recipe(load_recipe(builtin_recipe("demo")), out, shlex.join(["edgewright", *sys.argv[1:]]), fresh), out, as_json)
+    run_whole(load_recipe(builtin_recipe("demo")), out, fresh, as_json)
 
 
 @app.command()
@@ -183,8 +150,8 @@ def prune(
     """
     from .compress.prune.runner import PruneOptions
 
-    options = _checked(PruneOptions, heads=heads, ffn=ffn, layers=layers, criterion=criterion)
-    _step("prune", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)
+    options = checked(PruneOptions, heads=heads, ffn=ffn, layers=layers, criterion=criterion)
+    run_step("prune", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)
 
 
 @app.command()
@@ -216,8 +183,8 @@ def distill(
 
     stages = [{"loss": "hidden", "steps": hidden_steps, "lr": lr}] if hidden_steps else []
     stages += [{"loss": "logits", "steps": logit_steps, "lr": lr, "temperature": temperature, "hard": hard}] if logit_steps else []
-    options = _checked(DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages)
-    _step("distill", options, student, out, (data, 128, seq_len, seed, device), fresh, as_json)
+    options = checked(DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages)
+    run_step("distill", options, student, out, (data, 128, seq_len, seed, device), fresh, as_json)
 
 
 @app.command()
@@ -246,8 +213,8 @@ def quantize(
     """
     from .compress.quantize.runner import QuantizeOptions
 
-    options = _checked(QuantizeOptions, method=method, bits=bits, group_size=group_size, sym=sym, act_order=act_order)
-    _step("quantize", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)
+    options = checked(QuantizeOptions, method=method, bits=bits, group_size=group_size, sym=sym, act_order=act_order)
+    run_step("quantize", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)
 
 
 @app.command()
@@ -272,8 +239,8 @@ def export(
     """
     from .export.step import ExportOptions
 
-    options = _checked(ExportOptions, format=format, precision=precision)
-    _step("export", options, model, out, (calibration, 16, seq_len, seed, device), fresh, as_json)
+    options = checked(ExportOptions, format=format, precision=precision)
+    run_step("export", options, model, out, (calibration, 16, seq_len, seed, device), fresh, as_json)
 
 
 @app.command()
@@ -302,7 +269,7 @@ def bench(
     """
     from .benchmarks.measure import EvaluateOptions, LatencyOptions, bench_path
 
-    options = _checked(
+    options = checked(
         EvaluateOptions, tasks=[t for t in tasks.split(",") if t], limit=limit, windows=windows, seq_len=seq_len,
         max_new_tokens=max_new_tokens, perplexity=perplexity or [], latency=LatencyOptions().model_dump() if latency else None,
     )  # fmt: skip
@@ -394,29 +361,10 @@ def main() -> None:
     """Run the command line; turn an error into one message and its exit code."""
     try:
         app()
-    except EdgewrightError as error:
+    except (EdgewrightError, OSError, MemoryError, RuntimeError) as error:
         if "--debug" in sys.argv:
             raise
-        console.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
-        if error.hint:
-            console.print(f"  [dim]->[/] {_escape(error.hint)}", highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    except (OSError, MemoryError, RuntimeError) as error:
-        if "--debug" in sys.argv:
-            raise
-        console.print(f"[bold red]error:[/] {type(error).__name__}: {_plain(error)}", highlight=False, soft_wrap=True)
-        console.print("  [dim]->[/] run it again with --debug for the traceback; finished steps are kept", highlight=False)
-        sys.exit(1)
-
-
-def _plain(error: BaseException) -> str:
-    return _escape(str(error) or type(error).__name__)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+        sys.exit(complain(error))
 
 
 if __name__ == "__main__":

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["Bar", "console", "progress"]
+from .errors import EdgewrightError
 
-console = Console(stderr=True)
+__all__ = ["Bar", "complain", "console", "progress"]
+
+UNEXPECTED = "run it again with --debug for the traceback; finished steps are kept"
+console = Console(stderr=True, width=None if sys.stderr.isatty() else 200)
 
 
 class Bar:
-    """One running progress bar; where standard error is no terminal (a CI log), a line at every tenth of the way."""
+    """One running progress bar; where standard error is no terminal (a CI log), a line at every quarter of the way."""
 
     def __init__(self, inner: Progress, label: str, total: int) -> None:
         self._inner, self._label, self._total, self._done = inner, label, max(total, 1), 0
@@ -22,10 +27,10 @@ class Bar:
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move on by `steps`, with a short note (a loss, a rate) behind the label."""
-        before, self._done = self._done * 10 // self._total, self._done + steps
+        before, self._done = self._done * 4 // self._total, self._done + steps
         if self._inner.disable:
-            if self._done * 10 // self._total > before:
-                console.print(f"{self._label}: {self._done}/{self._total} {note}".rstrip(), highlight=False)
+            if self._done * 4 // self._total > before:
+                console.print(f"  {self._label}: {self._done}/{self._total} {note}".rstrip(), highlight=False)
         else:
             self._inner.update(self._task, advance=steps, description=f"{self._label} {note}".rstrip())
 
@@ -36,3 +41,16 @@ def progress(label: str, total: int) -> Iterator[Bar]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as inner:
         yield Bar(inner, label, total)
+
+
+def complain(error: BaseException) -> int:
+    """Print an error as one message with its hint, and return the exit code that belongs to it."""
+    known = isinstance(error, EdgewrightError)
+    message = str(error) or type(error).__name__
+    console.print(
+        f"[bold red]error:[/] {escape(message if known else f'{type(error).__name__}: {message}')}", highlight=False, soft_wrap=True
+    )
+    hint = error.hint if known else UNEXPECTED
+    if hint:
+        console.print(f"  [dim]->[/] {escape(hint)}", highlight=False, soft_wrap=True)
+    return error.exit_code if known else 1

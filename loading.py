@@ -50,6 +50,9 @@ def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float
         UsageError: the weights are damaged, hold NaN, or do not fit the config.
     """
     from transformers import AutoConfig, AutoModelForCausalLM  # late: slow to import
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # ours tell what is going on
 
     read_family(path)
     if is_gptq(read_config(path)):

@@ -33,7 +33,8 @@ class _State:
     precision: str
     group_size: int = 128
     sym: bool = True
-    exported: bool = False
+    format: str | None = None
+    """Of an exported model; None for a checkpoint."""
 
     @property
     def parameters(self) -> int:
@@ -71,8 +72,8 @@ def plan_model(model: str, target_name: str | None, context: int = 2048, batch: 
     target = load_target(target_name) if target_name else None
     state = _initial(resolve(model_path(model)))
     if state.precision == "int4":
-        return [_row("int4", replace(state, exported=True), target, context, batch)]
-    return [_row(p, replace(state, precision=p, exported=True), target, context, batch) for p in ("fp16", "int8", "int4")]
+        return [_row("int4", replace(state, format="onnx"), target, context, batch)]
+    return [_row(p, replace(state, precision=p, format="onnx"), target, context, batch) for p in ("fp16", "int8", "int4")]
 
 
 def refuse(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -104,7 +105,7 @@ def _after(step: Step, source: _State, states: Mapping[str, _State]) -> _State:
     if isinstance(step, QuantizeStep):
         return replace(source, precision=f"int{step.bits}", group_size=step.group_size, sym=step.sym)
     if isinstance(step, ExportStep):
-        return replace(source, precision=step.precision, exported=True)
+        return replace(source, precision=step.precision, format=step.format)
     if isinstance(step.student, StudentFrom):
         return _pruned(step.student, _named(step.student.source, states))
     return _named(step.student, states) if step.student else source
@@ -138,10 +139,13 @@ def _row(name: str, state: _State, target: Target | None, context: int, batch: i
     row |= {
         "kv_bytes": expected.kv_bytes, "total_bytes": expected.total_bytes, "usable_bytes": expected.usable_bytes,
         "fits": expected.fits, "ttft_ms": expected.ttft_ms, "decode_tok_s": expected.decode_tok_s, "band": expected.band,
-        "ttft_band": expected.ttft_band,
+        "ttft_band": expected.ttft_band, "engine": expected.engine, "power_mode": expected.power_mode, "notes": list(expected.notes),
     }  # fmt: skip
-    if state.exported:
-        found = check(target, state.config, precision=state.precision, group_size=state.group_size, sym=state.sym)
+    if state.format:
+        found = check(
+            target, state.config, format=state.format, precision=state.precision, group_size=state.group_size, sym=state.sym,
+            context=context, prompt=min(context, 512), batch=batch,
+        )  # fmt: skip
         row["violations"] = [f"{v.message} (nearest: {v.nearest})" for v in found if v.severity != "refuse"]
         row["refused"] = [f"{v.message} (nearest: {v.nearest})" for v in found if v.severity == "refuse"]
     return row

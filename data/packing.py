@@ -43,7 +43,7 @@ def render_prompt(tokenizer: Any, question: str) -> str:
 def encode(tokenizer: Any, example: Example) -> Encoded:
     """Tokenize one example, ending in the end-of-text token where it has a prompt."""
     if not example.prompt:
-        ids = tokenizer(example.completion)["input_ids"]
+        ids = tokenizer(example.completion, verbose=False)["input_ids"]  # packing cuts it: no warning that the text is too long
         return Encoded(list(ids), list(ids))
     templated = bool(tokenizer.chat_template)
     prompt = tokenizer(render_prompt(tokenizer, example.prompt), add_special_tokens=not templated)["input_ids"]

@@ -72,8 +72,8 @@ def write_graph(folder: Path, weights: Weights, family: Family, settings: Any, p
         decoder.write()
         model = graph.model(family.model_types[0], __version__)
     onnx.save(model, str(folder / MODEL))
-    names = [[value.name for value in values] for values in (model.graph.input, model.graph.output)]
-    return GraphInfo(*names, decoder.linears.low_bit)
+    inputs, outputs = ([value.name for value in values] for values in (model.graph.input, model.graph.output))
+    return GraphInfo(inputs, outputs, decoder.linears.low_bit)
 
 
 class _Decoder:
@@ -90,7 +90,7 @@ class _Decoder:
 
     def write(self) -> None:
         """The whole graph."""
-        g, f = self.graph, self.family
+        f = self.family
         ids, mask, positions = self._declare_inputs()
         windows = list(dict.fromkeys(kind.window for kind in self.kinds))
         masks = self._masks(ids, mask, windows)

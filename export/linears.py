@@ -64,8 +64,8 @@ def int4_block(packed: PackedLinear, name: str) -> tuple[NDArray[np.uint8], NDAr
             "quantize again with --group-size 128",
         )
     # Subtracting the zero point 8 from a nibble, in two's complement, is flipping its highest bit.
-    nibbles = (packed.integers ^ 8).t().contiguous().numpy().reshape(-1, 2)
-    return nibbles[:, 0] | (nibbles[:, 1] << 4), packed.scales.t().contiguous().numpy()
+    nibbles = (packed.integers ^ 8).t().reshape(-1, 2)
+    return (nibbles[:, 0] | (nibbles[:, 1] << 4)).numpy(), packed.scales.t().contiguous().numpy()
 
 
 def quantize_int8(weight: Tensor) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

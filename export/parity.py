@@ -1,5 +1,4 @@
-"""Whether an artifact computes what its checkpoint computes: prefill, cached decode and padding, in float32 torch against
-ONNX Runtime on the CPU.
+"""Whether an artifact in ONNX Runtime computes what its checkpoint computes in float32 torch: prefill, decode and padding.
 
 The torch model runs first and its logits wait on disk, so that the two models are never in memory together.
 """
@@ -20,7 +19,7 @@ from ..checkpoint import PROVENANCE
 from ..errors import ParityFailed, UsageError
 from ..loading import load_model
 from .precision import Limits, precision_of
-from .runtime import OnnxDecoder
+from .runtime import OnnxDecoder, low_bit_nodes
 
 __all__ = ["check"]
 
@@ -56,7 +55,7 @@ class _Tally:
             "parity/max_abs_diff": self.max_abs_diff,
             "parity/kl": max(self.kl / sum(self.seen.values()), 0.0),
             "parity/top1_prefill": self.hits["prefill"] / self.seen["prefill"],
-            "parity/top1_decode": self.hits["decode"] / max(self.seen["decode"], 1),
+            "parity/top1_decode": self.hits["decode"] / self.seen["decode"],
             "parity/positions": float(sum(self.seen.values())),
         }
 
@@ -145,23 +144,23 @@ def check(artifact: Path, checkpoint: Path, rows: Sequence[Sequence[int]], decod
 
     Raises:
         ParityFailed: a figure is outside the limits of the precision, or low-bit products were rewritten into others.
-        UsageError: there are no rows to compare on.
+        UsageError: there is too little to compare on.
     """
-    if not rows or min(map(len, rows)) < 2:
-        raise UsageError("parity needs rows of at least two tokens", "give longer text, or no rows at all")
+    if not rows or min(map(len, rows)) < 2 or decode_steps < 1:
+        raise UsageError("parity needs rows of at least two tokens and one decode step", "give longer text, or no rows at all")
     provenance = json.loads((artifact / PROVENANCE).read_text())
     precision = precision_of(provenance["precision"])
     batches, tally = _batches(rows), _Tally(precision.limits.tie)
     with tempfile.TemporaryDirectory(prefix="edgewright-parity-") as folder:
         spill = Path(folder)
         greedy = _expected(checkpoint, batches, decode_steps, spill)
-        decoder = OnnxDecoder(artifact)
-        _compare(decoder, batches, greedy, spill, tally)
+        _compare(OnnxDecoder(artifact), batches, greedy, spill, tally)
+    linears = int(provenance["low_bit_linears"])
     metrics = tally.metrics() | {
         "parity/decode_steps": float(decode_steps),
-        "parity/low_bit_nodes": float(decoder.low_bit_nodes().total()),
+        "parity/low_bit_nodes": float(low_bit_nodes(artifact).total() if linears else 0),
     }
-    _judge(artifact, metrics, precision.name, precision.limits, int(provenance["low_bit_linears"]))
+    _judge(artifact, metrics, precision.name, precision.limits, linears)
     return metrics
 
 

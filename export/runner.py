@@ -116,9 +116,14 @@ def _check_source(checkpoint: Path, config: dict[str, Any], precision: Precision
 
 def _settings(checkpoint: Path) -> Any:
     """The config as transformers reads it, with the defaults of the architecture filled in."""
-    from transformers import AutoConfig  # late: slow to import
+    from huggingface_hub.errors import StrictDataclassError  # late: slow to import
+    from transformers import AutoConfig
 
-    settings = AutoConfig.from_pretrained(checkpoint)
+    try:
+        settings: Any = AutoConfig.from_pretrained(checkpoint)
+    except (StrictDataclassError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UsageError(f"{checkpoint}/config.json: transformers cannot read it: {reason}", "restore the config.json") from error
     if hasattr(settings, "quantization_config"):
         del settings.quantization_config
     return settings

@@ -44,10 +44,6 @@ class Weights:
     def __contains__(self, key: str) -> bool:
         return key in self._handles
 
-    def names(self) -> list[str]:
-        """The keys of all tensors."""
-        return list(self._handles)
-
     def tensor(self, key: str) -> Tensor:
         """One tensor as it is stored.
 

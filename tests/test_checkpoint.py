@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from edgewright import checkpoint
 from edgewright.checkpoint import (
     PROVENANCE,
@@ -31,7 +33,6 @@ from edgewright.checkpoint import (
 from edgewright.errors import EdgewrightError, Refused, UsageError
 from edgewright.loading import load_model, load_tokenizer, pick_device
 from edgewright.models import FAMILIES
-from safetensors.torch import save_file
 
 MakeModel = Callable[..., Path]
 WEIGHTS = "model.safetensors"

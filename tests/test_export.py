@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
 from edgewright.checkpoint import config_for_everyone
 from edgewright.errors import ParityFailed, Refused, UsageError
 from edgewright.export.parity import check
@@ -21,11 +25,7 @@ from edgewright.export.runtime import OnnxDecoder
 from edgewright.layouts import PackedLinear, from_gptq, gptq_config, to_gptq
 from edgewright.loading import load_model
 from edgewright.models import FAMILIES, family_of
-from onnx import numpy_helper
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-torch.set_num_threads(1)  # tiny products only wait for each other on a busy machine
 SIZES: dict[str, Any] = {
     "vocab_size": 211, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 256, "pad_token_id": 0,
@@ -35,24 +35,24 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }  # fmt: skip
 YARN = {"rope_type": "yarn", "rope_theta": 20000.0, "factor": 4.0, "original_max_position_embeddings": 64}
-CONFIGS: dict[str, Callable[..., Any]] = {
-    "llama": lambda **k: LlamaConfig(**SIZES | {"rope_parameters": LLAMA3, "attention_bias": True, "mlp_bias": True} | k),
-    "mistral": lambda **k: MistralConfig(**SIZES | {"sliding_window": 7, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}} | k),
-    "qwen2": lambda **k: Qwen2Config(**SIZES | {"num_attention_heads": 6, "tie_word_embeddings": True, "rope_parameters": YARN} | k),
-    "qwen3": lambda **k: Qwen3Config(**SIZES | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1} | k),
-    "gemma3_text": lambda **k: Gemma3TextConfig(
-        **SIZES | {
-            "num_key_value_heads": 1, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"],
-            "query_pre_attn_scalar": 48,
-        } | k
-    ),
+MILLION = {"rope_type": "default", "rope_theta": 1e6}
+CONFIGS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "llama": (LlamaConfig, {"rope_parameters": LLAMA3, "attention_bias": True, "mlp_bias": True}),
+    "mistral": (MistralConfig, {"sliding_window": 7, "rope_parameters": MILLION}),
+    "qwen2": (Qwen2Config, {"num_attention_heads": 6, "tie_word_embeddings": True, "rope_parameters": YARN}),
+    "qwen3": (Qwen3Config, {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1, "rope_parameters": MILLION}),
+    "gemma3_text": (Gemma3TextConfig, {
+        "num_key_value_heads": 1, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"],
+        "query_pre_attn_scalar": 48,
+    }),
 }  # fmt: skip
 
 
 def random_model(path: Path, name: str, **changes: Any) -> Path:
     """A checkpoint of a tiny model in which every tensor, biases and norms too, makes a difference."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name](**changes))
+    kind, settings = CONFIGS[name]
+    model = AutoModelForCausalLM.from_config(kind(**SIZES | settings | changes))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
@@ -87,6 +87,15 @@ def gptq_model(path: Path, dense: Path, group: int = 128, **changes: Any) -> Pat
     config["quantization_config"] = gptq_config(4, group, True, 0.01) | changes
     (path / "config.json").write_text(json.dumps(config))
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Products this small only wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=list(CONFIGS))
@@ -274,6 +283,14 @@ def test_arithmetic_without_a_counterpart_is_refused(tmp_path: Path, name: str, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
+def test_config_that_transformers_refuses(tmp_path: Path) -> None:
+    source = random_model(tmp_path / "model", "llama")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"num_attention_heads": 6}))
+    with pytest.raises(UsageError, match="not a multiple"):
+        export_onnx(source, tmp_path / "out", "fp32")
+
+
 def test_missing_tensor_is_named(tmp_path: Path) -> None:
     source = random_model(tmp_path / "model", "qwen3")
     state = load_file(source / "model.safetensors")
@@ -337,5 +354,16 @@ def test_runtime_needs_no_torch(exported: tuple[Path, Path]) -> None:
 
 
 def test_runtime_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"model\.onnx"):
+    with pytest.raises(UsageError, match=r"no model\.onnx"):
+        OnnxDecoder(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"garbage")
+    with pytest.raises(UsageError, match="cannot load"):
+        OnnxDecoder(tmp_path)
+
+
+def test_runtime_notices_a_truncated_data_file(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    for name in ("model.onnx", "model.onnx.data"):
+        content = (exported[1] / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2] if name.endswith("data") else content)
+    with pytest.raises(UsageError, match="cannot load"):
         OnnxDecoder(tmp_path)

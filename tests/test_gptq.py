@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
+
 from edgewright.compress.quantize.gptq import add_to_hessian, gptq, output_error, rtn
 from edgewright.compress.quantize.grid import SMALLEST_SCALE, fit_grid, round_to_grid
 from edgewright.layouts import PackedLinear, to_gptq
-from torch import Tensor
 
 OUT, WIDTH = 24, 256
 

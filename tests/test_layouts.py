@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from by_hand import dequantize_gptq
+
 from edgewright.errors import UsageError
 from edgewright.layouts import PackedLinear, from_gptq, gptq_config, is_gptq, packed_names, to_gptq
 

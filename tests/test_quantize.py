@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from by_hand import dequantize_gptq, part_of
+from torch import Tensor
+
 from edgewright.checkpoint import read_config, read_state
 from edgewright.compress.quantize.gptq import add_to_hessian, gptq
 from edgewright.compress.quantize.runner import QuantizeOptions, quantize
@@ -18,7 +20,6 @@ from edgewright.layouts import from_gptq
 from edgewright.loading import load_model
 from edgewright.models import FAMILIES, family_of
 from edgewright.steps import CalibrationData, StepContext
-from torch import Tensor
 
 MakeModel = Callable[..., Path]
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")

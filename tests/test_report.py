@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from edgewright.benchmarks.report import render_html, render_markdown, write_report
 from edgewright.errors import EdgewrightError, UsageError
 

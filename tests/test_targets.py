@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+
 from edgewright.errors import Refused, UsageError
 from edgewright.targets import (
     Target,
