@@ -33,6 +33,10 @@ slow: setup  ## the tests that take minutes: kill and resume, whole recipes
 compat: setup  ## read our checkpoints with other projects' packages, each in its own environment
 	$(BIN)/python -m pytest -m compat
 
+perf: setup demo  ## decode speed of the INT4 artifact against its float checkpoint, side by side
+	$(BIN)/python -m edgewright.perf.decode runs/demo/export-int4 runs/demo/distill
+	$(BIN)/python -m edgewright.perf.decode runs/demo/export-int8 runs/demo/distill
+
 demo-model: setup  ## train the embedded tiny reasoner again (about 75 minutes on 2 cores)
 	$(BIN)/python -m edgewright.demo.train --stage 1 --out runs/demo-model
 	$(BIN)/python -m edgewright.demo.train --stage 2 --start runs/demo-model --out demo/model

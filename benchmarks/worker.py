@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["main"]
+__all__ = ["main", "onnx_step", "torch_step"]
 
 Step = Callable[[list[list[int]], Any], Any]
 
@@ -34,7 +34,8 @@ def _peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _torch_step(path: Path, device: str, threads: int) -> Step:
+def torch_step(path: Path, device: str, threads: int) -> Step:
+    """A function that feeds tokens and a cache to a checkpoint in torch and returns the new cache."""
     import torch
     from transformers import DynamicCache
 
@@ -53,7 +54,8 @@ def _torch_step(path: Path, device: str, threads: int) -> Step:
     return step
 
 
-def _onnx_step(path: Path, threads: int) -> Step:
+def onnx_step(path: Path, threads: int) -> Step:
+    """The same for an artifact in ONNX Runtime."""
     import numpy as np
 
     from ..export.runtime import OnnxDecoder
@@ -113,7 +115,7 @@ def main() -> None:
     prompt = [[(7 * i + 11) % vocab for i in range(args.prompt)]]
     artifact = (args.path / "model.onnx").is_file()
     begin = time.perf_counter()
-    step = _onnx_step(args.path, args.threads) if artifact else _torch_step(args.path, args.device, args.threads)
+    step = onnx_step(args.path, args.threads) if artifact else torch_step(args.path, args.device, args.threads)
     load = time.perf_counter() - begin
     figures = _measure(step, prompt, args.new_tokens, args.runs)
     print(json.dumps({**figures, "load_s": load, "peak_rss_bytes": _peak_rss()}))

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import EdgewrightError, UsageError
 from .packing import IGNORE, Encoded, Example, encode, pack
-from .reasoning import HELD_OUT, TASKS, Problem, held_out, training_problems
+from .reasoning import Problem, held_out, held_out_questions, training_problems
 
 __all__ = ["Source", "rows_hash", "scoring_rows", "training_rows"]
 
@@ -78,8 +78,7 @@ class Source:
     def training(self, seed: int) -> Iterator[Example]:
         """Examples to learn or calibrate on: endless for built-in tasks, one pass over anything else."""
         if self.kind == "builtin":
-            exclude = frozenset(p.question for p in held_out(HELD_OUT * len(TASKS)))
-            return (Example(p.completion, p.question) for p in training_problems(seed, exclude))
+            return (Example(p.completion, p.question) for p in training_problems(seed, held_out_questions()))
         return self._examples()
 
     def scoring(self, count: int) -> Iterator[Example]:

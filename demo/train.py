@@ -27,7 +27,7 @@ from ..checkpoint import copy_tokenizer, write_json
 from ..compress.distill.losses import next_token_loss
 from ..compress.distill.trainer import TrainConfig, train
 from ..data.packing import Example, encode, pack
-from ..data.reasoning import HELD_OUT, TASKS, Problem, held_out, training_problems
+from ..data.reasoning import Problem, held_out_questions, training_problems
 from ..loading import load_model
 
 HERE = Path(__file__).parent
@@ -57,7 +57,7 @@ VOCAB, SEQ_LEN, BATCH = 512, 256, 16
 
 def problems(seed: int, brief: bool) -> Iterator[Problem]:
     """Training problems, never one of the held-out questions."""
-    return training_problems(seed, frozenset(p.question for p in held_out(HELD_OUT * len(TASKS))), brief)
+    return training_problems(seed, held_out_questions(), brief)
 
 
 def make_tokenizer(folder: Path) -> None:

@@ -154,7 +154,7 @@ def check(artifact: Path, checkpoint: Path, rows: Sequence[Sequence[int]], decod
     with tempfile.TemporaryDirectory(prefix="edgewright-parity-") as folder:
         spill = Path(folder)
         greedy = _expected(checkpoint, batches, decode_steps, spill)
-        _compare(OnnxDecoder(artifact), batches, greedy, spill, tally)
+        _compare(OnnxDecoder(artifact, torch.get_num_threads()), batches, greedy, spill, tally)
     linears = int(provenance["low_bit_linears"])
     metrics = tally.metrics() | {
         "parity/decode_steps": float(decode_steps),

@@ -58,7 +58,7 @@ def imports(module: str, tree: ast.Module) -> Iterator[str]:
 @cache
 def arrows() -> dict[str, set[str]]:
     """Module -> the parts of the package that it imports, itself left out."""
-    return {module: {part_of(name) for name in imports(module, tree)} - {part_of(module)} for module, tree in sources().items()}
+    return {m: {part_of(name) for name in imports(m, tree)} - {part_of(m)} for m, tree in sources().items()}
 
 
 def allowed(part: str) -> set[str]:
@@ -84,8 +84,8 @@ def test_the_parser_sees_the_imports() -> None:
     assert arrows()["pipeline"] >= {"compress", "benchmarks", "export", "checkpoint", "errors"}
     assert "models" in arrows()["compress.prune.cut"]
     assert "tables" in arrows()["cli"]
-    example = ast.parse("from . import cut\nfrom ...models import Family\nfrom edgewright.errors import X\nimport edgewright.cli\nimport json")
-    assert sorted(imports("compress.prune.runner", example)) == ["cli", "compress.prune", "errors", "models"]
+    example = "from . import cut\nfrom ...models import Family\nfrom edgewright.errors import X\nimport edgewright.cli\nimport json"
+    assert sorted(imports("compress.prune.runner", ast.parse(example))) == ["cli", "compress.prune", "errors", "models"]
 
 
 @pytest.mark.parametrize("part", sorted(FOUNDATION | set(FOUR) | CONDUCTORS | set(ENDS)))

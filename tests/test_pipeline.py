@@ -151,7 +151,8 @@ def test_a_target_that_cannot_run_it_is_refused_before_any_work(recipe_file, tmp
 
 def start(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "edgewright.cli", "run", str(recipe), "--out", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    threads = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process: sums come out differently with more
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=threads)
 
 
 def kill_when(process: subprocess.Popen[bytes], condition, limit: float = 240) -> None:

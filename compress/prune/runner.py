@@ -121,5 +121,5 @@ def _notes(options: PruneOptions, family: Family, config: dict[str, Any], small:
             f"as `{config['model_type']}`"
         )
     if new.num_attention_heads * new.head_dim % 128:
-        notes.append("heads * head_dim is no multiple of 128: INT4 kernels with groups of 128 will refuse o_proj")
+        notes.append(f"heads * head_dim is no multiple of 128: INT4 kernels with groups of 128 will refuse {family.o}")
     return notes
