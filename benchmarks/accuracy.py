@@ -100,7 +100,8 @@ def exact_match(backend: Backend, tokenizer: Any, problems: Sequence[Problem], m
     """Let the model solve every problem greedily and check its answers, in the order given."""
     prompts = [render_prompt(tokenizer, p.question) for p in problems]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    eos = sorted({*backend.eos, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])}) or [-1]
+    own: list[int] = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    eos = sorted({*backend.eos, *own}) or [-1]
     answers: dict[int, Answer] = {}
     with progress("solving problems", len(problems)) as bar:
         for begin in range(0, len(order), batch):

@@ -106,7 +106,6 @@ def _holds(sign: str, value: float | None, bound: float) -> bool:
     return value >= bound if sign.endswith(">=") else value <= bound
 
 
-
 def load_measurement(where: str) -> dict[str, Any]:
     """A measurement from a file that `bench --save` wrote, or of one step of a run (`RUN:STEP`).
 

@@ -121,8 +121,7 @@ def test_debug_shows_the_traceback(cli):
 def test_plan_refuses_with_3_and_still_prints_the_table(cli, model, tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
-        f"model: {model}\ntarget: jetson-orin-nano-8gb\nsteps:\n  - {{kind: quantize, sym: false}}\n"
-        "  - {kind: export, precision: int4}\n"
+        f"model: {model}\ntarget: jetson-orin-nano-8gb\nsteps:\n  - {{kind: quantize, sym: false}}\n  - {{kind: export, precision: int4}}\n"
     )
     code, out, error = cli("plan", recipe, "--json")
     assert code == 3

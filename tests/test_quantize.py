@@ -25,6 +25,12 @@ MakeModel = Callable[..., Path]
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 
+def small(make: MakeModel, family: str, **config: Any) -> Path:
+    """Two layers with an FFN of 256: rounding is slow, and two layers show what one hands to the next."""
+    layers = {"layer_types": ["sliding_attention", "full_attention"]} if family == "gemma3_text" else {}
+    return make(family, **{"num_hidden_layers": 2, "intermediate_size": 256} | layers | config)
+
+
 def linears(folder: Path) -> list[str]:
     """The full names of every linear layer that is to be quantized."""
     config = read_config(folder)
@@ -44,7 +50,7 @@ def quantized(
     request: pytest.FixtureRequest, make_model: MakeModel, context: StepContext, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
     """A family's model, and the same in 4 bits with groups of 64."""
-    source = make_model(request.param, num_hidden_layers=3)
+    source = small(make_model, request.param)
     out = tmp_path_factory.mktemp("quantized") / request.param
     quantize(QuantizeOptions(group_size=64), source, out, context)
     return source, out
@@ -119,13 +125,13 @@ def test_gptq_follows_the_model_closer_than_rounding(quantized: tuple[Path, Path
         ({"bits": 8, "group_size": 32}, "qwen2", {}),
         ({"sym": False, "group_size": 128, "act_order": False}, "llama", {"attention_bias": True, "mlp_bias": True}),
         ({"group_size": -1}, "qwen3", {"attention_bias": True}),
-        ({"method": "rtn", "sym": False, "bits": 8}, "gemma3_text", {"num_hidden_layers": 2, "layer_types": ["sliding_attention"] * 2}),
+        ({"method": "rtn", "sym": False, "bits": 8}, "gemma3_text", {}),
     ],
 )
 def test_options_are_what_is_written(
     options: dict[str, Any], family: str, config: dict[str, Any], make_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
-    source, chosen = make_model(family, **config), QuantizeOptions(**options)
+    source, chosen = small(make_model, family, **config), QuantizeOptions(**options)
     result = quantize(chosen, source, tmp_path / "out", context)
     block, stored = read_config(tmp_path / "out")["quantization_config"], read_state(tmp_path / "out")
     assert (block["bits"], block["group_size"], block["sym"]) == (chosen.bits, chosen.group_size, chosen.sym)
@@ -142,7 +148,7 @@ def test_options_are_what_is_written(
 
 
 def test_half_precision_stays_half_precision(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
-    source = make_model("qwen2", dtype="bfloat16")
+    source = small(make_model, "qwen2", dtype="bfloat16")
     quantize(QuantizeOptions(), source, tmp_path / "out", context)
     before, after = read_state(source), read_state(tmp_path / "out")
     assert read_config(tmp_path / "out")["torch_dtype"] == "bfloat16"
@@ -152,14 +158,14 @@ def test_half_precision_stays_half_precision(make_model: MakeModel, context: Ste
 
 
 def test_same_seed_same_bytes(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
-    source = make_model("llama")
+    source = small(make_model, "llama")
     for name in ("one", "two"):
         quantize(QuantizeOptions(), source, tmp_path / name, context)
     assert (tmp_path / "one" / "model.safetensors").read_bytes() == (tmp_path / "two" / "model.safetensors").read_bytes()
 
 
 def test_group_that_does_not_divide_is_refused_with_every_module(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
-    source = make_model("llama", intermediate_size=192, num_hidden_layers=2)
+    source = small(make_model, "llama", intermediate_size=192)
     with pytest.raises(Refused, match=r"group size 128 does not divide .*mlp\.down_proj \(192 inputs\)") as caught:
         quantize(QuantizeOptions(group_size=128), source, tmp_path / "out", context)
     assert "q_proj" not in str(caught.value)
@@ -168,7 +174,7 @@ def test_group_that_does_not_divide_is_refused_with_every_module(make_model: Mak
 
 
 def test_whole_rows_must_still_fill_words(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
-    source = make_model("llama", intermediate_size=100, num_hidden_layers=2)
+    source = small(make_model, "llama", intermediate_size=100)
     with pytest.raises(Refused, match=r"mlp\.down_proj") as caught:
         quantize(QuantizeOptions(group_size=-1), source, tmp_path / "out", context)
     assert caught.value.hint
@@ -189,7 +195,7 @@ def test_unusable_calibration_is_noted(copy_model: MakeModel, context: StepConte
     """A layer whose inputs are all zero has no Hessian: it is rounded, and the report says so."""
     from safetensors.torch import save_file
 
-    source = copy_model("llama")
+    source = small(copy_model, "llama")
     state = read_state(source)
     key = "model.layers.1.mlp.up_proj.weight"
     save_file(state | {key: torch.zeros_like(state[key])}, source / "model.safetensors", metadata={"format": "pt"})

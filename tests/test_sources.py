@@ -16,7 +16,17 @@ import torch
 from transformers import AutoTokenizer
 
 from edgewright.data.packing import IGNORE, Encoded, Example, encode, pack, pad, render_prompt, shuffled_forever
-from edgewright.data.reasoning import HELD_OUT, TASKS, Problem, extract_answer, held_out, is_correct, training_problems
+from edgewright.data.reasoning import (
+    EVALUATED,
+    HELD_OUT,
+    TASKS,
+    Problem,
+    extract_answer,
+    held_out,
+    held_out_questions,
+    is_correct,
+    training_problems,
+)
 from edgewright.data.sources import Source, rows_hash, scoring_rows, training_rows
 from edgewright.errors import EdgewrightError, UsageError
 from edgewright.steps import CalibrationData
@@ -261,19 +271,23 @@ def test_calibration_rows(make_model: Callable[..., Path], text_file: Path) -> N
 
 @pytest.fixture(scope="module")
 def evaluation() -> list[Problem]:
-    return held_out(HELD_OUT * len(TASKS))
+    """Every held-out problem of every task."""
+    return held_out(HELD_OUT * len(TASKS), tuple(TASKS))
 
 
 def test_held_out_is_fixed_mixed_and_free_of_doubles(evaluation: list[Problem]) -> None:
-    assert [p.question for p in held_out(40)] == [p.question for p in evaluation[:40]]
+    scored = held_out(40)
+    assert [p.question for p in Source.parse("builtin:reasoning").problems(41)[:40]] == [p.question for p in scored]
+    assert [p.task for p in scored[:6]] == [*EVALUATED, *EVALUATED]
     assert [p.task for p in evaluation[:4]] == list(TASKS)
-    assert len({p.question for p in evaluation}) == len(evaluation) > 900
-    assert {p.task for p in evaluation} == set(TASKS)
+    assert held_out_questions() == {p.question for p in evaluation} >= {p.question for p in scored}
+    assert len(held_out_questions()) == len(evaluation) > 900
+    assert len(held_out(10**6)) > 700
 
 
-def test_held_out_questions_never_occur_in_training(evaluation: list[Problem]) -> None:
+def test_held_out_questions_never_occur_in_training() -> None:
     examples = list(itertools.islice(Source.parse("builtin:reasoning").training(0), 5000))
-    questions = {p.question for p in evaluation}
+    questions = held_out_questions()
     assert not questions & {e.prompt for e in examples}
     stream = training_problems(0, frozenset())
     unfiltered = {p.question for p in itertools.islice(stream, 5000)}

@@ -275,9 +275,7 @@ def test_rules_on_jetpack_7(format_: str, precision: str, options: dict[str, Any
         (None, "int4", 21, {("opset", "note"), ("int4-tensorrt", "note")}),
     ],
 )
-def test_a_limit_of_some_jetpacks_is_a_note(
-    jetpack: str | None, precision: str, opset: int, expected: set[tuple[str, str]]
-) -> None:
+def test_a_limit_of_some_jetpacks_is_a_note(jetpack: str | None, precision: str, opset: int, expected: set[tuple[str, str]]) -> None:
     result = check(load_target(AGX), SMALL, precision=precision, opset=opset, jetpack=jetpack)
     assert found(result) == expected
     if jetpack is None and expected:

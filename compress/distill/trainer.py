@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
@@ -60,6 +61,7 @@ def train(objective: nn.Module, rows: Iterable[Tensor], config: TrainConfig, lab
     Raises:
         EdgewrightError: the loss is no longer finite, or the data ran out.
     """
+    AcceleratorState._reset_state(reset_partial_state=True)  # global, and it refuses a second training in another precision
     accelerator = Accelerator(mixed_precision="bf16" if config.bf16 else "no", cpu=config.device == "cpu")
     trained = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
