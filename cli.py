@@ -15,7 +15,7 @@ from .tables import show
 from .verbs import checked, run_step, run_whole
 
 app = typer.Typer(name="edgewright", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-targets_app = typer.Typer(invoke_without_command=True, help="List the devices edgewright knows, or look at one.")
+targets_app = typer.Typer(invoke_without_command=True)
 app.add_typer(targets_app, name="targets")
 
 Out = Annotated[Path, typer.Option("--out", help="directory to make")]

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from .benchmarks.gate import Limit
 from .benchmarks.measure import EvaluateOptions
@@ -26,6 +27,11 @@ __all__ = ["BASELINE", "BUILTIN_MODEL", "Recipe", "Step", "builtin_recipe", "loa
 BASELINE = "baseline"
 BUILTIN_MODEL = "builtin:tiny-reasoner"
 ROOT = Path(__file__).parent
+
+
+def _misnamed(message: str, *at: str | int) -> PydanticCustomError:
+    """An error about names, which a validator of the whole recipe finds, with the place in the file that it is about."""
+    return PydanticCustomError("recipe_names", "{message}", {"message": message, "at": at})
 
 
 class _Named(BaseModel):
@@ -92,21 +98,23 @@ class Recipe(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     calibration: Calibration = Calibration()
     evaluate: EvaluateOptions = EvaluateOptions(tasks=("reasoning",), perplexity=("builtin:reasoning",))
-    steps: tuple[Step, ...] = Field(min_length=1)
+    steps: tuple[Step, ...]
     gate: Gate | None = None
 
     @model_validator(mode="after")
     def _names(self) -> Recipe:
+        if not self.steps:  # min_length would also complain of a list whose every step is wrong in itself
+            raise _misnamed("needs at least 1 item", "steps")
         known = [BASELINE]
-        for step, name in zip(self.steps, self.step_names, strict=True):
+        for index, (step, name) in enumerate(zip(self.steps, self.step_names, strict=True)):
             if name in known:
-                raise ValueError(f"two steps are called `{name}`: give one of them another `name`")
+                raise _misnamed(f"two steps are called `{name}`: give one of them another `name`", "steps", index)
             if step.source and step.source not in known:
-                raise ValueError(f"step `{name}` reads `{step.source}`, which is no step before it ({', '.join(known)})")
+                raise _misnamed(f"step `{name}` reads `{step.source}`, which is no step before it ({', '.join(known)})", "steps", index)
             known.append(name)
-        for end in (self.gate.candidate, self.gate.baseline) if self.gate else ():
-            if end not in known:
-                raise ValueError(f"the gate names `{end}`, which is no step ({', '.join(known)})")
+        for end in ("candidate", "baseline") if self.gate else ():
+            if getattr(self.gate, end) not in known:
+                raise _misnamed(f"the gate names `{getattr(self.gate, end)}`, which is no step ({', '.join(known)})", "gate", end)
         return self
 
     @property
@@ -142,11 +150,11 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such recipe", "give the path of a YAML file, or see `edgewright demo`")
-    text = path.read_text()
     try:
+        text = path.read_text(encoding="utf-8")
         tree = yaml.compose(text)
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not valid YAML: {error}", "mend the file at the line named") from error
     if not isinstance(data, dict):
         raise UsageError(f"{path}: a recipe is a mapping with `model` and `steps`", "see recipes/demo.yaml")
@@ -155,13 +163,17 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        lines = [f"  {_place(path, tree, e['loc'])}: {_wording(e)}" for e in error.errors()]
+        lines = [f"  {_place(path, tree, _where(e))}: {_wording(e)}" for e in error.errors()]
         count = f"{len(lines)} error{'s' if len(lines) > 1 else ''}"
         raise UsageError("\n".join([f"{path}: {count} in the recipe", *lines]), "mend them and run the command again") from error
 
 
+def _where(error: Any) -> tuple[int | str, ...]:
+    return tuple(error.get("ctx", {}).get("at") or error["loc"])
+
+
 def _wording(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "recipe"
+    where = ".".join(str(part) for part in _where(error)) or "recipe"
     if error["type"] == "extra_forbidden":
         return f"`{where}` is not an option here"
     return f"`{where}`: {error['msg'].removeprefix('Value error, ')}"
@@ -193,13 +205,23 @@ def _override(data: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise UsageError(f"--set {override}: not KEY=VALUE", "write --set model=DIR or --set steps.prune.heads=0.5")
     *path, last = key.split(".") if not key.startswith("gate.limits.") else ["gate", "limits", *_limit_key(key)]
-    place: Any = data
-    for part in path:
-        place = _descend(place, part, override)
+    try:
+        new, place = yaml.safe_load(value), _reach(data, path, override)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {override}: the value is not valid YAML", "quote it, or write it as it stands in a recipe") from error
     if isinstance(place, list):
-        place[_position(place, last, override)] = yaml.safe_load(value)
+        place[_position(place, last, override)] = new
     else:
-        place[last] = yaml.safe_load(value)
+        place[last] = new
+
+
+def _reach(data: Any, path: list[str], override: str) -> Any:
+    """The mapping or list that the last part of an override's key is in."""
+    for part in path:
+        data = _descend(data, part, override)
+    if not isinstance(data, dict | list):
+        raise UsageError(f"--set {override}: `{path[-1]}` is a value and has no parts", "leave the last part of the key out")
+    return data
 
 
 def _limit_key(key: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ..errors import UsageError
 from .measure import comparable
@@ -138,7 +138,7 @@ def load_policy(path: Path | None) -> dict[str, Limit]:
         return {}
     try:
         data = yaml.safe_load(path.read_text())
-        return {metric: Limit.model_validate(limit) for metric, limit in dict(data).items()}
+        return TypeAdapter(dict[str, Limit]).validate_python(dict(data))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}", "give the path of a policy file") from error
     except ValidationError as error:

@@ -95,7 +95,7 @@ BAD = {
     "unknown target": (["plan", "MODEL", "--target", "jetson-orin-nanno-8gb"], 2, "jetson-orin-nano-8gb"),
     "no run": (["report", "OUT"], 2, "ledger"),
     "no measurement": (["gate", "a.json", "--baseline", "b.json"], 2, "bench"),
-    "usage": (["prune"], 2, "MODEL"),
+    "usage": (["prune"], 2, "Missing argument"),
 }
 
 
