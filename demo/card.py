@@ -33,7 +33,8 @@ A Qwen2-architecture causal language model of {parameters:,} parameters that sol
 by writing its steps between `<think>` and `</think>` and then the answer. It exists so that a whole compression pipeline
 can be run and tested in minutes, without a network. It is for the three tasks of the table
 (products of two-digit numbers, greatest common divisors by Euclid's steps, and counting the legs of a list of animals). Chains
-of sums were trained on as well, because the other tasks need addition; at those it is not good, and they are not scored.
+of sums were a fourth task in training; they were taken out of the scored set after this model had reached only 0.776 on them (0.914 on
+all four together), so the figure for the three is one of a list chosen with the results known.
 
 | shape | |
 |---|---|
