@@ -112,7 +112,7 @@ def copy_model(make_model: Callable[..., Path], tmp_path: Path) -> Callable[...,
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Plain text, enough for dozens of rows of 32 tokens."""
     file = tmp_path_factory.mktemp("text") / "story.txt"
-    file.write_text("".join(f"{SENTENCES[i % 4]} {i * 37 % 101}\n" for i in range(120)))
+    file.write_text("".join(f"{SENTENCES[i % 4]} {i * 37 % 101}\n" for i in range(60)))
     return file
 
 

@@ -31,12 +31,9 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 @cache
 def sources() -> dict[str, ast.Module]:
     """Every module of the package (`compress.prune.cut`), parsed."""
-    found = {}
-    for file in sorted(ROOT.rglob("*.py")):
-        parts = file.relative_to(ROOT).with_suffix("").parts
-        if parts[0] not in NOT_SHIPPED and not any(part.startswith(".") for part in parts):
-            found[".".join(parts)] = ast.parse(file.read_text())
-    return found
+    folders = [p for p in ROOT.iterdir() if p.is_dir() and p.name not in NOT_SHIPPED and not p.name.startswith(".")]
+    files = sorted([*ROOT.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))])
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts): ast.parse(file.read_text()) for file in files}
 
 
 def part_of(module: str) -> str:

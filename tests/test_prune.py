@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +44,14 @@ def silence(linear: nn.Linear, columns: list[int] | slice = slice(None)) -> None
 
 def kept_rows(small: Tensor, whole: Tensor) -> list[int]:
     """Which rows of `whole` are those of `small`."""
-    same = (small.float().unsqueeze(1)[..., :16] == whole.float()[:, :16]).all(-1)
+    same = (small.float().unsqueeze(1)[..., :4] == whole.float()[:, :4]).all(-1)
     assert (same.sum(1) == 1).all()
     return same.float().argmax(1).tolist()
 
 
 def silenced_logits(source: Path, out: Path, result: StepResult) -> Tensor:
     """Logits of the whole model after its removed heads, neurons and layers were silenced, by what the step reported."""
-    model, config = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval(), read_config(source)
+    model, config = copy.deepcopy(stock_model(source)), read_config(source)
     family, small, whole = family_of(config), read_state(out), read_state(source)
     size = family.shape(config).head_dim
     for index, layer in enumerate(family.layer_list(model)):
@@ -68,14 +70,16 @@ def silenced_logits(source: Path, out: Path, result: StepResult) -> Tensor:
         return model(input_ids=IDS, use_cache=False).logits
 
 
-def stock_logits(folder: Path) -> tuple[Any, Tensor]:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    with torch.no_grad():
-        return model, model(input_ids=IDS, use_cache=False).logits
+@cache
+def stock_model(folder: Path) -> Any:
+    """The model as anybody else would load it."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def assert_same_function(source: Path, out: Path, result: StepResult) -> Any:
-    expected, (model, got) = silenced_logits(source, out, result), stock_logits(out)
+    expected, model = silenced_logits(source, out, result), stock_model(out)
+    with torch.no_grad():
+        got = model(input_ids=IDS, use_cache=False).logits
     assert float((got - expected).abs().max() / expected.abs().max()) < 1e-4
     config = read_config(out)
     assert family_of(config).parameters(config) == model.num_parameters()

@@ -26,9 +26,10 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json"
 
 
 def small(make: MakeModel, family: str, **config: Any) -> Path:
-    """Two layers with an FFN of 256: rounding is slow, and two layers show what one hands to the next."""
+    """Two narrow layers: rounding is slow, and two show what one hands to the next."""
+    sizes = {"num_hidden_layers": 2, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 1}
     layers = {"layer_types": ["sliding_attention", "full_attention"]} if family == "gemma3_text" else {}
-    return make(family, **{"num_hidden_layers": 2, "intermediate_size": 256} | layers | config)
+    return make(family, **sizes | layers | config)
 
 
 def linears(folder: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = (".venv", ".git", "runs", "build", "dist", "*.egg-info", "__pycache__", ".*_cache")
+NOT_SOURCES = shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__")
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -24,9 +25,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built in a copy, so that an old build/ cannot lend it a file and none is left behind."""
     folder = tmp_path_factory.mktemp("wheel")
-    (folder / "source").mkdir()
-    exclude = [f"--exclude=./{name}" if name[0] == "." else f"--exclude={name}" for name in LEFT_OUT]
-    run("sh", "-c", f"tar cf - {' '.join(exclude)} . | tar xf - -C {folder / 'source'}", cwd=ROOT)
+    shutil.copytree(ROOT, folder / "source", ignore=NOT_SOURCES)
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist", folder / "source", cwd=folder)
     (made,) = (folder / "dist").glob("edgewright-*.whl")
     return made
