@@ -36,6 +36,11 @@ CUTS: dict[str, dict[str, Any]] = {
 IDS = torch.arange(1, 41).view(1, -1) * 7 % 500
 
 
+def plain(**options: Any) -> PruneOptions:
+    """A cut that leaves what stays as it was, so that it can be compared with the masked original."""
+    return PruneOptions(compensate=False, **options)
+
+
 def silence(linear: nn.Linear, columns: list[int] | slice = slice(None)) -> None:
     """Make the outputs of a linear layer independent of some of its inputs."""
     with torch.no_grad():
@@ -90,7 +95,7 @@ def assert_same_function(source: Path, out: Path, result: StepResult) -> Any:
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_pruned_is_silenced(family: str, cut: str, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
     source, out = make_model(family), tmp_path / "out"
-    result = prune(PruneOptions(**CUTS[cut]), source, out, context)
+    result = prune(plain(**CUTS[cut]), source, out, context)
     assert_same_function(source, out, result)
     before, after = read_config(source), read_config(out)
     heads = {"heads": 4 if family == "gemma3_text" else 6, "all": 4}.get(cut, 8)  # Gemma's config refuses six heads of a width of 128
@@ -109,7 +114,7 @@ def test_pruned_is_silenced(family: str, cut: str, make_model: MakeModel, contex
 def test_biases_half_precision_and_one_kv_head(family: str, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
     biases = {"attention_bias": True, "mlp_bias": family == "llama"}
     source = make_model(family, dtype="bfloat16", num_attention_heads=4, num_key_value_heads=1, seed=3, **biases)
-    result = prune(PruneOptions(heads=0.5, ffn=0.5, layers=1, criterion="activation"), source, tmp_path / "out", context)
+    result = prune(plain(heads=0.5, ffn=0.5, layers=1, criterion="activation"), source, tmp_path / "out", context)
     assert_same_function(source, tmp_path / "out", result)
     assert {t.dtype for t in read_state(tmp_path / "out").values()} == {torch.bfloat16}
     assert read_config(tmp_path / "out")["torch_dtype"] == "bfloat16"
@@ -132,7 +137,7 @@ def test_layers_keep_their_window_where_the_config_gives_a_rule(
         config.pop(new, None)
     config |= OLD_SPELLING[family] | ({"tie_word_embeddings": True} if family == "qwen2" else {})
     (source / "config.json").write_text(json.dumps(config))
-    result = prune(PruneOptions(layers=1), source, tmp_path / "out", context)
+    result = prune(plain(layers=1), source, tmp_path / "out", context)
     assert_same_function(source, tmp_path / "out", result)
     removed = ({0, 1, 2, 3} - set(result.details["kept_layers"])).pop()
     types = ["sliding_attention", "full_attention"] * 2 if family == "gemma3_text" else ["full_attention"] * 2 + ["sliding_attention"] * 2
@@ -141,7 +146,7 @@ def test_layers_keep_their_window_where_the_config_gives_a_rule(
 
 def test_llama_becomes_mistral_where_its_config_would_refuse(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
     source = make_model("llama")
-    result = prune(PruneOptions(heads=0.25), source, tmp_path / "six", context)
+    result = prune(plain(heads=0.25), source, tmp_path / "six", context)
     model = assert_same_function(source, tmp_path / "six", result)
     assert model.config.model_type == "mistral"
     assert model.config.sliding_window is None
@@ -159,7 +164,7 @@ def test_llama_with_biases_stays_llama(make_model: MakeModel, context: StepConte
 
 def test_loads_and_generates_without_edgewright(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
     source, out = make_model("qwen3"), tmp_path / "out"
-    result = prune(PruneOptions(**CUTS["all"]), source, out, context)
+    result = prune(plain(**CUTS["all"]), source, out, context)
     code = (
         "import json, sys, torch\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
@@ -343,7 +348,7 @@ def test_multi_head_attention_is_refused(make_model: MakeModel, context: StepCon
         prune(PruneOptions(heads=0.25), source, tmp_path / "out", context)
     assert "--ffn" in caught.value.hint
     assert not (tmp_path / "out").exists()
-    assert_same_function(source, tmp_path / "ffn", prune(PruneOptions(ffn=0.5), source, tmp_path / "ffn", context))
+    assert_same_function(source, tmp_path / "ffn", prune(plain(ffn=0.5), source, tmp_path / "ffn", context))
 
 
 def test_nothing_to_prune_and_quantized_input(copy_model: MakeModel, context: StepContext, tmp_path: Path) -> None:

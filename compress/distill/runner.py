@@ -57,7 +57,8 @@ class DistillOptions(BaseModel):
     stages: tuple[Stage, ...] = Field(
         default=(Stage(loss="hidden", steps=100), Stage(loss="logits", steps=400)), min_length=1, description="in this order"
     )
-    bf16: bool = Field(default=True, description="bfloat16 matrix products, float32 weights")
+    optimizer: Literal["adamw", "muon"] = Field(default="adamw", description="muon: orthogonal steps for matrices, AdamW for the rest")
+    bf16: bool | None = Field(default=None, description="bfloat16 matrix products; default: where the processor has them")
 
 
 def distill(options: DistillOptions, source: Path, out: Path, context: StepContext) -> StepResult:
@@ -119,7 +120,7 @@ def _stages(
         objective: nn.Module = HiddenAlignment(student, teacher)
         if stage.loss == "logits":
             objective = LogitDistillation(student, teacher, stage.temperature, stage.hard, vocab)
-        config = TrainConfig(stage.steps, stage.lr, options.batch_size, bf16=options.bf16, device=device)
+        config = TrainConfig(stage.steps, stage.lr, options.batch_size, bf16=options.bf16, optimizer=options.optimizer, device=device)
         name = stage.loss if stage.loss not in losses else f"{stage.loss}-{number}"
         losses[name] = train(objective, rows, config, f"distilling ({stage.loss})")
     return losses

@@ -12,17 +12,19 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from transformers import get_cosine_schedule_with_warmup
+from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from ...console import progress
 from ...errors import EdgewrightError
+from .muon import Muon
 
-__all__ = ["TrainConfig", "batches", "train"]
+__all__ = ["TrainConfig", "batches", "bf16_is_fast", "optimizers_of", "train"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,35 @@ class TrainConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     """Gradient norm limit."""
-    bf16: bool = True
-    """Mixed precision: float32 weights, bfloat16 matrix products."""
+    bf16: bool | None = None
+    """Mixed precision: float32 weights, bfloat16 matrix products; None: where the processor is made for it."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
     device: str = "cpu"
+
+
+def bf16_is_fast(device: str) -> bool:
+    """Whether bfloat16 products run in hardware; a processor without them emulates, at a third of float32's speed."""
+    if device != "cpu":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.13
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+def optimizers_of(objective: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW over everything; or Muon over the matrices between embedding and head, and AdamW over the rest."""
+    settings: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    matrices: list[nn.Parameter] = []
+    if config.optimizer == "muon":
+        tables = {id(module.weight) for module in objective.modules() if isinstance(module, nn.Embedding)}
+        heads = (m.get_output_embeddings() for m in objective.modules() if isinstance(m, PreTrainedModel))
+        tables |= {id(head.weight) for head in heads if isinstance(head, nn.Linear)}
+        matrices = [p for p in trained if p.ndim == 2 and id(p) not in tables]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in trained if id(p) not in chosen]
+    made: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, betas=(0.9, 0.95), fused=True, **settings)] if rest else []
+    dtype = torch.bfloat16 if bf16_is_fast(config.device) else torch.float32
+    return made + ([Muon(matrices, dtype=dtype, **settings)] if matrices else [])
 
 
 def batches(rows: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
@@ -62,13 +90,14 @@ def train(objective: nn.Module, rows: Iterable[Tensor], config: TrainConfig, lab
         EdgewrightError: the loss is no longer finite, or the data ran out.
     """
     AcceleratorState._reset_state(reset_partial_state=True)  # global, and it refuses a second training in another precision
-    accelerator = Accelerator(mixed_precision="bf16" if config.bf16 else "no", cpu=config.device == "cpu")
+    bf16 = bf16_is_fast(config.device) if config.bf16 is None else config.bf16
+    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=config.device == "cpu")
     trained = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
+    optimizers = optimizers_of(objective, config)
     warmup = max(1, round(config.steps * config.warmup))
-    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, config.steps)
+    schedules = [get_cosine_schedule_with_warmup(optimizer, warmup, config.steps) for optimizer in optimizers]
     objective.train()
-    model, optimizer = accelerator.prepare(objective, optimizer)
+    model, *optimizers = accelerator.prepare(objective, *optimizers)
     losses: list[float] = []
     supply, started, tokens = batches(rows, config.batch_size), time.monotonic(), 0
     with progress(label, config.steps) as bar:
@@ -80,9 +109,10 @@ def train(objective: nn.Module, rows: Iterable[Tensor], config: TrainConfig, lab
             loss = model(batch[:, 0], batch[:, 1])
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(trained, config.clip)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
             losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]):
                 raise EdgewrightError(f"{label}: the loss became {losses[-1]} at step {step}", "lower the learning rate")

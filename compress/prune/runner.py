@@ -15,8 +15,9 @@ from ...console import progress
 from ...errors import EdgewrightError, Refused, UsageError
 from ...layouts import is_gptq
 from ...loading import load_model, pick_device
-from ...models import Family, family_of
+from ...models import Family, family_of, weight_of
 from ...steps import StepContext, StepResult
+from .compensate import compensate
 from .cut import choose_heads, choose_layers, choose_neurons, cut, kept_heads
 from .importance import Criterion, masked, measure
 
@@ -35,6 +36,7 @@ class PruneOptions(BaseModel):
     ffn: float = Field(default=0.0, ge=0, lt=1, description="share of FFN neurons to remove")
     layers: int = Field(default=0, ge=0, description="how many layers to remove, those of least block influence first")
     criterion: Criterion = Field(default="taylor", description="how importance is measured")
+    compensate: bool = Field(default=True, description="refit o_proj and down_proj by least squares to make up for what goes")
 
 
 def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) -> StepResult:
@@ -58,7 +60,11 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
     heads = choose_heads(scores.heads, shape.num_key_value_heads, keep)
     neurons = choose_neurons(scores.neurons, options.ffn)
     layers = choose_layers(scores.layers, options.layers)
-    small, small_config = cut(read_state(source), config, family, shape, heads, neurons, layers)
+    state = read_state(source)
+    if options.compensate:
+        compensate(model, family, shape, rows, heads, neurons, layers)
+        _take_refitted(state, model, family, layers)
+    small, small_config = cut(state, config, family, shape, heads, neurons, layers)
     removed = [sorted(set(range(shape.num_attention_heads)) - set(kept)) for kept in heads]
     provenance = {
         "kind": "checkpoint", "step": "prune", "source": content_hash(source), "options": options.model_dump(),
@@ -82,6 +88,16 @@ def _with_progress(rows: list[Tensor]) -> Iterable[Tensor]:
         for row in rows:
             yield row
             bar.advance()
+
+
+def _take_refitted(state: dict[str, Tensor], model: Any, family: Family, layers: list[int]) -> None:
+    """Move the refitted projections into the state dict, in its dtype; the model gets what that rounding left of them."""
+    for i in layers:
+        for name in (family.o, family.down):
+            key = family.key(i, name)
+            weight = weight_of(family.layer_list(model)[i].get_submodule(name))
+            state[key] = weight.cpu().to(state[key].dtype)
+            weight.copy_(state[key])
 
 
 def _prove(out: Path, probe: Tensor, expected: Tensor) -> float:

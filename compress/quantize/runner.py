@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from ...layouts import PackedLinear, gptq_config, is_gptq, to_gptq
 from ...loading import load_model, pick_device
 from ...models import Family, weight_of
 from ...steps import StepContext, StepResult
+from ..layerwise import LayerCall, first_inputs
 from .gptq import Quantized, add_to_hessian, gptq, output_error, rtn
 
 __all__ = ["QuantizeOptions", "quantize"]
@@ -44,10 +44,6 @@ class _Run:
     packed: dict[str, PackedLinear] = field(default_factory=dict)
     modules: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-
-class _Captured(Exception):
-    """Raised by the hook on the first layer once its inputs are known."""
 
 
 def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepContext) -> StepResult:
@@ -101,7 +97,7 @@ def _check_groups(family: Family, config: dict[str, Any], options: QuantizeOptio
 
 def _all_layers(run: _Run, model: Any, family: Family, rows: list[Tensor]) -> None:
     layers = family.layer_list(model)
-    states, calls = _first_inputs(model, layers[0], rows)
+    states, calls = first_inputs(model, layers, rows)
     with torch.no_grad(), progress(f"quantizing ({run.options.method})", len(layers) * len(family.input_groups)) as bar:
         for index, layer in enumerate(layers):
             call = calls[index]
@@ -113,57 +109,7 @@ def _all_layers(run: _Run, model: Any, family: Family, rows: list[Tensor]) -> No
             states = [call(layer, hidden) for hidden in states]
 
 
-def _first_inputs(model: Any, first: nn.Module, rows: list[Tensor]) -> tuple[list[Tensor], list[Callable[[nn.Module, Tensor], Tensor]]]:
-    """The hidden states that enter the first layer, and for every layer how the model would call it on such states.
-
-    Rows have one length, so the masks and rotary tables of one row serve them all.
-    """
-    states: list[Tensor] = []
-
-    def catch(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        states.append(args[0] if args else kwargs["hidden_states"])
-        raise _Captured
-
-    handle = first.register_forward_pre_hook(catch, with_kwargs=True)
-    device = next(model.parameters()).device
-    try:
-        for row in rows:
-            try:
-                with torch.no_grad():
-                    model(input_ids=row[:1].to(device), use_cache=False)
-            except _Captured:
-                continue
-    finally:
-        handle.remove()
-    return states, _layer_calls(model, first, rows[0][:1].to(device))
-
-
-def _layer_calls(model: Any, first: nn.Module, ids: Tensor) -> list[Callable[[nn.Module, Tensor], Tensor]]:
-    recorded: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-    def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        recorded.append((args[1:], kwargs))
-
-    siblings = [m for m in model.modules() if type(m) is type(first)]
-    handles = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in siblings]
-    try:
-        with torch.no_grad():
-            model(input_ids=ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-    def caller(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[nn.Module, Tensor], Tensor]:
-        def call(layer: nn.Module, hidden: Tensor) -> Tensor:
-            output = layer(hidden, *args, **{k: v for k, v in kwargs.items() if k != "hidden_states"})
-            return output[0] if isinstance(output, tuple) else output
-
-        return call
-
-    return [caller(args, kwargs) for args, kwargs in recorded]
-
-
-def _hessian(layer: nn.Module, reader: nn.Module, states: list[Tensor], call: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+def _hessian(layer: nn.Module, reader: nn.Module, states: list[Tensor], call: LayerCall) -> Tensor:
     """The sum of outer products of what `reader` (one of the linears that share this input) is given."""
     width = weight_of(reader).shape[1]
     hessian = torch.zeros(width, width, device=states[0].device)
