@@ -32,6 +32,7 @@ __all__ = [
     "read_state",
     "resolve",
     "stored_dtype",
+    "tensors_of",
     "weight_bytes",
     "weight_files",
     "write_checkpoint",
@@ -126,24 +127,29 @@ def weight_files(path: Path) -> list[Path]:
     return [path / name for name in names]
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, checked: every file whole, every floating-point value finite.
+def tensors_of(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor of everything in a checkpoint, one at a time in memory, checked: files whole, values finite.
 
     Raises:
         UsageError: no safetensors, a truncated file, or a tensor with NaN or infinity (which is named).
     """
-    state: dict[str, Tensor] = {}
     for file in weight_files(path):
         try:
             with safe_open(file, framework="pt") as handle:
                 for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                    state[name] = handle.get_tensor(name)
+                    tensor = handle.get_tensor(name)
+                    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                        raise UsageError(
+                            f"{path}: tensor `{name}` holds NaN or infinity", "restore the weights; nothing can be measured on them"
+                        )
+                    yield name, tensor
         except (SafetensorError, OSError) as error:
             raise UsageError(f"{file}: damaged or truncated: {error}", "copy or download the file again") from error
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UsageError(f"{path}: tensor `{name}` holds NaN or infinity", "restore the weights; nothing can be measured on them")
-    return state
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, checked as `tensors_of` does."""
+    return dict(tensors_of(path))
 
 
 def content_hash(path: Path, skip: str = "") -> str:

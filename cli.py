@@ -133,6 +133,7 @@ def prune(
     ffn: Annotated[float, typer.Option(help="share of FFN neurons to remove")] = 0.0,
     layers: Annotated[int, typer.Option(help="layers to remove, least block influence first")] = 0,
     criterion: Annotated[str, typer.Option(help="taylor, activation, norm, magnitude or random")] = "taylor",
+    compensate: Annotated[bool, typer.Option(help="refit what stays by least squares")] = True,
     calibration: CalibrationSource = CALIBRATION,
     samples: Samples = 128,
     seq_len: SeqLen = 512,
@@ -150,7 +151,7 @@ def prune(
     """
     from .compress.prune.runner import PruneOptions
 
-    options = checked(PruneOptions, heads=heads, ffn=ffn, layers=layers, criterion=criterion)
+    options = checked(PruneOptions, heads=heads, ffn=ffn, layers=layers, criterion=criterion, compensate=compensate)
     run_step("prune", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)
 
 
@@ -165,6 +166,7 @@ def distill(
     lr: Annotated[float, typer.Option(help="peak learning rate of both stages")] = 1e-3,
     temperature: Annotated[float, typer.Option(help="of the KL")] = 1.0,
     hard: Annotated[float, typer.Option(help="share of cross-entropy with the data in the logits stage")] = 0.0,
+    optimizer: Annotated[str, typer.Option(help="adamw, or muon: fewer steps to the same loss")] = "adamw",
     batch_size: Annotated[int, typer.Option(help="rows a step")] = 16,
     seq_len: Annotated[int, typer.Option(help="tokens a row")] = 256,
     seed: Seed = 0,
@@ -183,7 +185,9 @@ def distill(
 
     stages = [{"loss": "hidden", "steps": hidden_steps, "lr": lr}] if hidden_steps else []
     stages += [{"loss": "logits", "steps": logit_steps, "lr": lr, "temperature": temperature, "hard": hard}] if logit_steps else []
-    options = checked(DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages)
+    options = checked(
+        DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages, optimizer=optimizer
+    )  # fmt: skip
     run_step("distill", options, student, out, (data, 128, seq_len, seed, device), fresh, as_json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from .checkpoint import read_config, read_family, read_state
+from .checkpoint import read_config, read_family, read_state, tensors_of
 from .errors import EdgewrightError, UsageError
 from .layouts import GPTQ_PARTS, from_gptq, is_gptq, packed_names
 
-__all__ = ["dense_state", "load_model", "load_tokenizer", "pick_device"]
+__all__ = ["dense_state", "load_model", "load_settings", "load_tokenizer", "pick_device"]
 
 
 def pick_device(device: str) -> str:
@@ -43,28 +44,46 @@ def dense_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def load_settings(path: Path) -> Any:
+    """The config as transformers reads it, with the defaults of the architecture filled in and no quantization block.
+
+    Raises:
+        UsageError: transformers refuses it.
+    """
+    from huggingface_hub.errors import StrictDataclassError  # late: slow to import
+    from transformers import AutoConfig
+
+    try:
+        settings: Any = AutoConfig.from_pretrained(path)
+    except (StrictDataclassError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UsageError(f"{path}/config.json: transformers cannot read it: {reason}", "restore the config.json") from error
+    if hasattr(settings, "quantization_config"):
+        del settings.quantization_config
+    return settings
+
+
 def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """The causal language model of a checkpoint, in evaluation mode; a packed one needs no extra package.
 
     Raises:
         UsageError: the weights are damaged, hold NaN, or do not fit the config.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM  # late: slow to import
+    from transformers import AutoModelForCausalLM  # late: slow to import
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # ours tell what is going on
 
     read_family(path)
+    settings = load_settings(path)
     if is_gptq(read_config(path)):
-        settings = AutoConfig.from_pretrained(path)
-        del settings.quantization_config  # pyright: ignore[reportAttributeAccessIssue]  # only packed models have it
         model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
         missing, unexpected = model.load_state_dict(dense_state(path), strict=False)
         missing = [name for name in missing if name not in (model._tied_weights_keys or ())]
     else:
-        read_state(path)
+        deque(tensors_of(path), maxlen=0)  # so that a damaged file or a NaN is named before anything is built
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(path, config=settings, dtype=dtype, output_loading_info=True)
             model, report = loaded
         except (SafetensorError, RuntimeError, ValueError) as error:
             raise UsageError(f"{path}: weights and config.json do not fit: {str(error).splitlines()[0]}", "restore the model") from error

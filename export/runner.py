@@ -16,6 +16,7 @@ from ..checkpoint import PROVENANCE, atomic_directory, config_for_everyone, cont
 from ..console import console
 from ..errors import Refused, UsageError
 from ..layouts import is_gptq
+from ..loading import load_settings
 from ..models import Shape
 from . import parity
 from .builder import OPSET
@@ -66,7 +67,7 @@ def export_onnx(checkpoint: Path, out: Path, precision: str, rows: Sequence[Sequ
     kind = precision_of(precision)
     family, config = read_family(checkpoint)
     _check_source(checkpoint, config, kind)
-    settings = _settings(checkpoint)
+    settings = load_settings(checkpoint)
     shape = family.shape(settings.to_dict())
     with atomic_directory(out) as folder:
         info = write_graph(folder, Weights(checkpoint, config), family, settings, kind)
@@ -112,21 +113,6 @@ def _check_source(checkpoint: Path, config: dict[str, Any], precision: Precision
     for key in UNSUPPORTED:
         if config.get(key):
             raise Refused(f"{checkpoint}: `{key}` is {config[key]}, which the ONNX graph has no counterpart for", "export another model")
-
-
-def _settings(checkpoint: Path) -> Any:
-    """The config as transformers reads it, with the defaults of the architecture filled in."""
-    from huggingface_hub.errors import StrictDataclassError  # late: slow to import
-    from transformers import AutoConfig
-
-    try:
-        settings: Any = AutoConfig.from_pretrained(checkpoint)
-    except (StrictDataclassError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UsageError(f"{checkpoint}/config.json: transformers cannot read it: {reason}", "restore the config.json") from error
-    if hasattr(settings, "quantization_config"):
-        del settings.quantization_config
-    return settings
 
 
 def _random_rows(shape: Shape, settings: Any) -> list[list[int]]:
