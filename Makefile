@@ -37,9 +37,8 @@ perf: setup demo  ## decode speed of the INT4 artifact against its float checkpo
 	$(BIN)/python -m edgewright.perf.decode runs/demo/export-int4 runs/demo/distill
 	$(BIN)/python -m edgewright.perf.decode runs/demo/export-int8 runs/demo/distill
 
-demo-model: setup  ## train the embedded tiny reasoner again (about 75 minutes on 2 cores)
-	$(BIN)/python -m edgewright.demo.train --stage 1 --out runs/demo-model
-	$(BIN)/python -m edgewright.demo.train --stage 2 --start runs/demo-model --out demo/model
+demo-model: setup  ## train the embedded tiny reasoner again (50 minutes on 2 cores)
+	$(BIN)/python -m edgewright.demo.train
 	$(BIN)/python -m edgewright.demo.card
 
 clean:  ## remove build products, keep runs and .venv

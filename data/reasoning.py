@@ -15,9 +15,10 @@ from typing import Any
 
 from ..errors import EdgewrightError
 
-__all__ = ["EVALUATED", "TASKS", "Problem", "extract_answer", "held_out", "held_out_questions", "is_correct", "training_problems"]
+__all__ = ["TASKS", "Problem", "extract_answer", "held_out", "held_out_questions", "is_correct", "training_problems"]
 
 TRAIN_SEED = 1_000_000
+HELD_OUT_SEED = 500_000
 HELD_OUT = 256
 """Size of the held-out set, in problems a task; an evaluation takes a prefix of it."""
 
@@ -38,53 +39,71 @@ class Problem:
         return f"{self.trace}\n</think>\n{self.answer}"
 
 
-def _chain_sum(entry: dict[str, Any], brief: bool) -> str:
+def _sum(total: int, term: str) -> str:
+    """`total` and a signed term added place by place, highest first: a step never carries over more than one digit.
+
+    ("145", "-38") is written 145-38=115-8=107.
+    """
+    sign, digits, written = term[0], term[1:], [f"{total}{term}"]
+    for i, digit in enumerate(digits):
+        rest = digits[i + 1 :].lstrip("0")
+        if digit != "0":
+            total += int(sign + digit) * 10 ** (len(digits) - i - 1)
+            written.append(f"{total}{sign}{rest}" if rest else str(total))
+    return "=".join(written)
+
+
+def _chain_sum(entry: dict[str, Any]) -> str:
     first, *rest = re.findall(r"(?:^|[-+] )\d+", entry["metadata"]["expression"])
-    total, rest, lines = int(first), [term.replace(" ", "") for term in rest], []
-    while rest:
-        result = total + int(rest[0])
-        lines.append(f"{total}{rest[0]}={result}" if brief else f"{total}{''.join(rest)}")
-        total, rest = result, rest[1:]
-    return "\n".join(lines) if brief else "\n=".join([*lines, str(total)])
+    total, lines = int(first), []
+    for term in (t.replace(" ", "") for t in rest):
+        lines.append(_sum(total, term))
+        total += int(term)
+    return "\n".join(lines)
 
 
-def _products(entry: dict[str, Any], brief: bool) -> str:
+def _product(a: int, digit: int) -> str:
+    """A number of two digits times one digit: 65*6=360+30=390."""
+    tens, ones = a // 10 * 10 * digit, a % 10 * digit
+    return f"{a}*{digit}={tens}+{ones}={a * digit}" if tens and ones else f"{a}*{digit}={a * digit}"
+
+
+def _products(entry: dict[str, Any]) -> str:
     a, b = (int(v) for v in entry["metadata"]["expression"].split(" * "))
-    tens, ones = b - b % 10, b % 10
-    if not tens or not ones:
-        return f"{a}*{b}={a * b}"
-    return f"{a}*{tens}={a * tens}\n{a}*{ones}={a * ones}\n{a * tens}+{a * ones}={a * b}"
+    tens, ones = b // 10, b % 10
+    if not ones:
+        return f"{_product(a, tens)}\n{a}*{b}={a * b}"
+    return f"{_product(a, tens)}\n{_product(a, ones)}\n{_sum(a * tens * 10, f'+{a * ones}')}"
 
 
-def _gcd(entry: dict[str, Any], brief: bool) -> str:
+def _gcd(entry: dict[str, Any]) -> str:
     a, b = sorted(entry["metadata"]["numbers"], reverse=True)
     lines = []
     while b:
-        lines.append(f"{a}%{b}={a % b}" if brief else f"{a}-{b}*{a // b}={a}-{a - a % b}={a % b}")
+        times = f"{a}-{b}*{a // b}=" if a // b > 1 else ""
+        lines.append(times + _sum(a, f"-{a - a % b}"))
         a, b = b, a % b
     return "\n".join(lines)
 
 
-def _leg_counting(entry: dict[str, Any], brief: bool) -> str:
+def _leg_counting(entry: dict[str, Any]) -> str:
     from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
     total, lines = 0, []
     for animal, count in entry["metadata"]["animals"].items():
         legs = count * ANIMALS[animal]
-        lines.append(f"{animal} {count}*{ANIMALS[animal]}={legs}, {total}+{legs}={total + legs}")
+        lines.append(f"{animal} {count}*{ANIMALS[animal]}={legs}" + (f", {_sum(total, f'+{legs}')}" if legs and total else ""))
         total += legs
     return "\n".join(lines)
 
 
-TASKS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any], bool], str]]] = {
+TASKS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], str]]] = {
     "chain_sum": ({"min_terms": 2, "max_terms": 5, "min_digits": 1, "max_digits": 2}, _chain_sum),
     "products": ({"min_digits": 2, "max_digits": 2}, _products),
     "gcd": ({"min_value": 2, "max_value": 99}, _gcd),
     "leg_counting": ({"min_animals": 2, "max_animals": 5}, _leg_counting),
 }
-"""Task name -> (reasoning-gym configuration, trace writer, which can be brief); all of them are trained on."""
-EVALUATED = ("products", "gcd", "leg_counting")
-"""The tasks that `builtin:reasoning` scores. `chain_sum` is trained on too, and was left out once the embedded model had failed at it."""
+"""Task name -> (reasoning-gym configuration, trace writer)."""
 
 
 def _dataset(task: str, seed: int, size: int) -> Any:
@@ -95,15 +114,15 @@ def _dataset(task: str, seed: int, size: int) -> Any:
     return reasoning_gym.create_dataset(task, seed=seed, size=size, **TASKS[task][0])
 
 
-def _problems(task: str, seed: int, size: int, brief: bool = False) -> Iterator[Problem]:
+def _problems(task: str, seed: int, size: int) -> Iterator[Problem]:
     dataset, trace = _dataset(task, seed, size), TASKS[task][1]
     for entry in dataset:
-        yield Problem(task, entry["question"].strip(), trace(entry, brief), entry["answer"], entry)
+        yield Problem(task, entry["question"].strip(), trace(entry), entry["answer"], entry)
 
 
-def held_out(count: int, tasks: Sequence[str] = EVALUATED) -> list[Problem]:
+def held_out(count: int, tasks: Sequence[str] = tuple(TASKS)) -> list[Problem]:
     """The first `count` evaluation problems, `tasks` taking turns, no question twice; fewer where there are not so many."""
-    streams = [_problems(task, index * HELD_OUT, HELD_OUT) for index, task in enumerate(TASKS) if task in tasks]
+    streams = [_problems(task, HELD_OUT_SEED + index * HELD_OUT, HELD_OUT) for index, task in enumerate(TASKS) if task in tasks]
     seen: set[str] = set()
     problems: list[Problem] = []
     for row in zip(*streams, strict=True):
@@ -121,16 +140,12 @@ def held_out_questions() -> frozenset[str]:
     return frozenset(p.question for p in held_out(HELD_OUT * len(TASKS), tuple(TASKS)))
 
 
-def training_problems(seed: int, exclude: frozenset[str], brief: bool = False, block: int = 512) -> Iterator[Problem]:
-    """An endless stream of training problems, the tasks mixed, without the questions in `exclude`.
-
-    Brief traces leave the bookkeeping to the model (which term comes next, which quotient fits): the first stage of the
-    embedded reasoner learnt on them, before it learnt to write everything down.
-    """
+def training_problems(seed: int, exclude: frozenset[str], block: int = 512) -> Iterator[Problem]:
+    """An endless stream of training problems, the tasks mixed, without the questions in `exclude`."""
     rng = random.Random(seed)
     start = TRAIN_SEED + seed * 100_000_000
     while True:
-        problems = [p for i, task in enumerate(TASKS) for p in _problems(task, start + i * block, block, brief)]
+        problems = [p for i, task in enumerate(TASKS) for p in _problems(task, start + i * block, block)]
         rng.shuffle(problems)
         yield from (p for p in problems if p.question not in exclude)
         start += len(TASKS) * block

@@ -1,7 +1,6 @@
 """Train the embedded tiny reasoner: DeepSeek-R1 in miniature, a Qwen2 that thinks in steps before it answers.
 
-    python -m edgewright.demo.train --stage 1 --out STAGE1                 # brief traces
-    python -m edgewright.demo.train --stage 2 --start STAGE1               # traces with every step written down
+    python -m edgewright.demo.train --out DIR
 
 Data are those of ``data/reasoning.py``, the loop is that of ``compress/distill``. The same arguments on the same machine
 write the same weights.
@@ -14,7 +13,6 @@ import json
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor, nn
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from ..checkpoint import copy_tokenizer, write_json
+from ..checkpoint import write_json
 from ..compress.distill.losses import next_token_loss
 from ..compress.distill.trainer import TrainConfig, train
 from ..data.packing import Example, encode, pack
 from ..data.reasoning import Problem, held_out_questions, training_problems
-from ..loading import load_model
 
 HERE = Path(__file__).parent
 END, USER, ASSISTANT, THINK, UNTHINK = "<|endoftext|>", "<|user|>", "<|assistant|>", "<think>", "</think>"
@@ -42,27 +39,18 @@ TEMPLATE = (
 )
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What one stage learns on, and for how long."""
-
-    steps: int
-    lr: float
-    brief: bool
+STEPS, LR, OPTIMIZER = 1050, 3e-3, "muon"
+VOCAB, SEQ_LEN, BATCH = 512, 160, 40
 
 
-STAGES = {1: Stage(steps=2800, lr=2e-3, brief=True), 2: Stage(steps=1500, lr=1.2e-3, brief=False)}
-VOCAB, SEQ_LEN, BATCH = 512, 256, 16
-
-
-def problems(seed: int, brief: bool) -> Iterator[Problem]:
+def problems(seed: int) -> Iterator[Problem]:
     """Training problems, never one of the held-out questions."""
-    return training_problems(seed, held_out_questions(), brief)
+    return training_problems(seed, held_out_questions())
 
 
 def make_tokenizer(folder: Path) -> None:
     """Learn a byte-pair vocabulary of 512 cut as Qwen2 cuts, and write the tokenizer files."""
-    stream = problems(seed=1, brief=True)
+    stream = problems(seed=1)
     text = [f"{p.question}\n{p.completion}" for p in (next(stream) for _ in range(4000))]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -100,9 +88,9 @@ class NextToken(nn.Module):
         return next_token_loss(self.student(input_ids=ids, use_cache=False).logits, labels)
 
 
-def rows(tokenizer: Any, seed: int, brief: bool) -> Iterator[Tensor]:
+def rows(tokenizer: Any, seed: int) -> Iterator[Tensor]:
     """Packed rows int64 [2, SEQ_LEN] of ids and labels, without end."""
-    examples = (Example(p.completion, p.question) for p in problems(seed, brief))
+    examples = (Example(p.completion, p.question) for p in problems(seed))
     for row in pack((encode(tokenizer, e) for e in examples), SEQ_LEN):
         yield torch.tensor([row.ids, row.labels])
 
@@ -118,40 +106,28 @@ def build(end: int) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config)
 
 
-def begin(start: Path | None, out: Path, seed: int) -> tuple[Any, dict[str, Any]]:
-    """The model to train and the record of the stage before: a new model, or the one that `start` holds."""
-    if start is None:
-        torch.manual_seed(seed)
-        make_tokenizer(out)
-        return build(AutoTokenizer.from_pretrained(out).eos_token_id), {}
-    out.mkdir(parents=True, exist_ok=True)
-    copy_tokenizer(start, out)
-    return load_model(start), {"before": json.loads((start / "training.json").read_text())}
-
-
 def main() -> None:
-    """Train one stage and write the model with its loss curve."""
+    """Train and write the model with its loss curve."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", type=int, choices=sorted(STAGES), default=1)
-    parser.add_argument("--start", type=Path, help="directory of the stage before")
-    parser.add_argument("--steps", type=int, help="train for so many steps instead of the default")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--lr", type=float, default=LR)
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default=OPTIMIZER)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=HERE / "model")
     args = parser.parse_args()
-    stage = STAGES[args.stage]
-    model, before = begin(args.start, args.out, args.seed)
+    torch.manual_seed(args.seed)
+    make_tokenizer(args.out)
     tokenizer = AutoTokenizer.from_pretrained(args.out)
-    steps = args.steps or stage.steps
-    seed = args.seed + args.stage - 1  # no stage sees the problems of another
+    model = build(tokenizer.eos_token_id)
     started = time.monotonic()
-    config = TrainConfig(steps=steps, lr=stage.lr, batch_size=BATCH, device=args.device)
-    losses = train(NextToken(model), rows(tokenizer, seed, stage.brief), config, f"stage {args.stage}")
+    config = TrainConfig(args.steps, args.lr, BATCH, optimizer=args.optimizer, device=args.device)
+    losses = train(NextToken(model), rows(tokenizer, args.seed), config, "training the reasoner")
     model.to(dtype=torch.bfloat16, device="cpu").save_pretrained(args.out)
     record = {
-        "stage": args.stage, "seed": args.seed, "steps": steps, "batch": BATCH, "seq_len": SEQ_LEN, "lr": stage.lr,
+        "seed": args.seed, "steps": args.steps, "batch": BATCH, "seq_len": SEQ_LEN, "lr": args.lr, "optimizer": args.optimizer,
         "parameters": model.num_parameters(), "seconds": round(time.monotonic() - started), "torch": torch.__version__,
-        "machine": platform.machine(), "loss": [round(x, 5) for x in losses], **before,
+        "machine": platform.machine(), "loss": [round(x, 5) for x in losses],
     }  # fmt: skip
     write_json(args.out / "training.json", record)
 

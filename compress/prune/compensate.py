@@ -7,11 +7,10 @@ stream has lost before it), pulled towards the old weights rather than towards z
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +25,8 @@ __all__ = ["Sums", "choose_damp", "compensate", "refit"]
 
 DAMPS = (math.inf, 1.0, 0.1, 0.01)
 """Ridges to choose from, as shares of the mean diagonal of the Gram matrix; infinity keeps the weights as they are."""
+
+ROWS_AT_ONCE = 8
 
 
 @dataclass
@@ -79,12 +80,8 @@ def choose_damp(weight: Tensor, fit: Sums, held: Sums) -> float:
     return min(DAMPS, key=lambda damp: held.loss(refit(weight, fit, damp)))
 
 
-@dataclass
-class _Seen:
-    """What a layer's hooks saw of one row: inputs [tokens, width] of the two projections, and the stream before each."""
-
-    inputs: dict[str, Tensor] = field(default_factory=dict)
-    stream: dict[str, Tensor] = field(default_factory=dict)
+class _Enough(Exception):
+    """Raised by a hook once it has seen the input of the projection in question."""
 
 
 def compensate(
@@ -104,41 +101,45 @@ def compensate(
         layers: kept layers.
     """
     stack = family.layer_list(model)
-    whole, calls = first_inputs(model, stack, rows)
+    states, calls = first_inputs(model, stack, rows)
+    size = min(max(len(states) // 8, 1), ROWS_AT_ONCE)  # at least eight batches, so that there is one to hold out
+    whole = [torch.cat(states[i : i + size]) for i in range(0, len(states), size)]
     small = list(whole)
     with torch.no_grad(), progress("refitting what is kept", len(stack)) as bar:
         for i, (layer, call) in enumerate(zip(stack, calls, strict=True)):
+            wanted = [_wanted(family, layer, call, hidden) for hidden in whole]
+            whole = [output for output, _ in wanted]
             if i in layers:
-                cut = copy.deepcopy(layer)
-                rows_of_head = torch.tensor(heads[i]).unsqueeze(-1) * shape.head_dim + torch.arange(shape.head_dim)
-                for name, kept in ((family.o, rows_of_head.flatten()), (family.down, torch.tensor(neurons[i]))):
-                    _refit_one(family, name, kept.to(whole[0].device), (layer, cut), call, (whole, small))
-            whole = [call(layer, hidden) for hidden in whole]
-            if i in layers:
-                small = [call(cut, hidden) for hidden in small]
-                for name in (family.o, family.down):
-                    weight_of(layer.get_submodule(name)).copy_(weight_of(cut.get_submodule(name)))
+                columns = torch.tensor(heads[i]).unsqueeze(-1) * shape.head_dim + torch.arange(shape.head_dim)
+                for name, kept in ((family.o, columns.flatten()), (family.down, torch.tensor(neurons[i]))):
+                    _refit_one(family, name, kept.to(whole[0].device), layer, call, small, [of[name] for _, of in wanted])
+                small = [call(layer, hidden) for hidden in small]
             bar.advance()
 
 
 def _refit_one(
-    family: Family, name: str, kept: Tensor, pair: tuple[nn.Module, nn.Module], call: LayerCall, states: tuple[list[Tensor], list[Tensor]]
-) -> None:
-    """Replace one projection of the cut layer by its refit; columns that go become zero, which is what cutting them does."""
-    whole_linear, linear = (layer.get_submodule(name) for layer in pair)
-    old = weight_of(linear)[:, kept]
+    family: Family, name: str, kept: Tensor, layer: nn.Module, call: LayerCall, states: list[Tensor], wanted: list[Tensor]
+) -> None:  # fmt: skip
+    """Replace one projection of a layer by its refit; columns that go become zero, which is what cutting them does."""
+    weight = weight_of(layer.get_submodule(name))
+    old = weight[:, kept]
     fit, held = (Sums.zeros(*old.shape, old.device) for _ in range(2))
-    for number, (before, after) in enumerate(zip(*states, strict=True)):
-        with _watched(pair[0], family) as whole, _watched(pair[1], family) as small:
-            call(pair[0], before)
-            call(pair[1], after)
-        wanted = whole.inputs[name] @ weight_of(whole_linear).T
-        if not _normed(family, name):
-            wanted = wanted + whole.stream[name] - small.stream[name]
-        (held if number % 4 == 3 else fit).add(small.inputs[name][:, kept], wanted)
+    for number, (hidden, target) in enumerate(zip(states, wanted, strict=True)):
+        with _watched(layer, family, last=name) as (inputs, stream), suppress(_Enough):
+            call(layer, hidden)
+        t = target if _normed(family, name) else target - stream[name]
+        (held if number % 4 == 3 else fit).add(inputs[name][:, kept], t)
     damp = choose_damp(old, fit, held)
     fitted = refit(old, Sums(fit.gram + held.gram, fit.target + held.target), damp)
-    weight_of(linear).zero_()[:, kept] = fitted
+    weight.zero_()[:, kept] = fitted
+
+
+def _wanted(family: Family, layer: nn.Module, call: LayerCall, hidden: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a layer puts out, and what its two projections do: with the stream before them, where they can make up for its loss."""
+    with _watched(layer, family) as (inputs, stream):
+        output = call(layer, hidden)
+    of = {name: inputs[name] @ weight_of(layer.get_submodule(name)).T for name in (family.o, family.down)}
+    return output, {name: t if _normed(family, name) else t + stream[name] for name, t in of.items()}
 
 
 def _normed(family: Family, name: str) -> bool:
@@ -147,20 +148,24 @@ def _normed(family: Family, name: str) -> bool:
 
 
 @contextmanager
-def _watched(layer: nn.Module, family: Family) -> Iterator[_Seen]:
-    seen = _Seen()
+def _watched(layer: nn.Module, family: Family, last: str = "") -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """What enters o_proj and down_proj [tokens, width], and the stream before each; the run ends at `last`, if one is named."""
+    inputs: dict[str, Tensor] = {}
+    stream: dict[str, Tensor] = {}
 
-    def into(store: dict[str, Tensor], name: str) -> Any:
+    def into(store: dict[str, Tensor], name: str, end: bool) -> Any:
         def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
             store[name] = args[0].flatten(0, -2).float()
+            if end:
+                raise _Enough
 
         return hook
 
-    watched = [(name, seen.inputs, name) for name in (family.o, family.down)]
-    watched += [(family.attention_norm, seen.stream, family.o), (family.mlp_norm, seen.stream, family.down)]
-    handles = [layer.get_submodule(at).register_forward_pre_hook(into(store, name)) for at, store, name in watched]
+    watched = [(name, inputs, name, name == last) for name in (family.o, family.down)]
+    watched += [(family.attention_norm, stream, family.o, False), (family.mlp_norm, stream, family.down, False)]
+    handles = [layer.get_submodule(at).register_forward_pre_hook(into(store, name, end)) for at, store, name, end in watched]
     try:
-        yield seen
+        yield inputs, stream
     finally:
         for handle in handles:
             handle.remove()

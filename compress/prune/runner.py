@@ -36,7 +36,7 @@ class PruneOptions(BaseModel):
     ffn: float = Field(default=0.0, ge=0, lt=1, description="share of FFN neurons to remove")
     layers: int = Field(default=0, ge=0, description="how many layers to remove, those of least block influence first")
     criterion: Criterion = Field(default="taylor", description="how importance is measured")
-    compensate: bool = Field(default=True, description="refit o_proj and down_proj by least squares to make up for what goes")
+    compensate: bool = Field(default=True, description="refit the output projections by least squares to make up for what goes")
 
 
 def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) -> StepResult:
