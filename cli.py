@@ -285,7 +285,9 @@ def gate(
     ] = None,
     junit: Annotated[Path | None, typer.Option(help="also write JUnit XML, for a CI server")] = None,
     markdown: Annotated[Path | None, typer.Option(help="also write Markdown, for a pull request")] = None,
-    update_baseline: Annotated[bool, typer.Option("--update-baseline", help="compare nothing: make the candidate the BASELINE file")] = False,
+    update_baseline: Annotated[
+        bool, typer.Option("--update-baseline", help="do not compare: make the candidate the BASELINE file")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -73,7 +73,7 @@ def read_scores(measurement: Mapping[str, Any], metric: str) -> Scores | None:
     try:
         scores = _scores(kept)
         found = float(scores.figure(scores.total.sum() / scores.weight.sum()))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{where} are damaged: {error}", "measure it again with edgewright bench") from error
     if not math.isclose(found, measurement["metrics"][metric], rel_tol=1e-5, abs_tol=1e-9):
         raise UsageError(
@@ -85,10 +85,14 @@ def read_scores(measurement: Mapping[str, Any], metric: str) -> Scores | None:
 
 def _scores(kept: Mapping[str, Any]) -> Scores:
     logarithmic = "nll" in kept
-    digits = kept["nll"] if logarithmic else [int(digit) for digit in kept["correct"]]
-    total = np.asarray(digits, dtype=np.float64)
-    weight = np.asarray(kept["tokens"], dtype=np.float64) if logarithmic else np.ones_like(total)
-    if total.ndim != 1 or total.shape != weight.shape or not total.size or not np.isfinite(total).all() or not (weight > 0).all():
+    if logarithmic:
+        total, weight = (np.asarray(kept[key], dtype=np.float64) for key in ("nll", "tokens"))
+        sound = total.ndim == 1 and total.shape == weight.shape and np.isfinite(total).all() and (weight > 0).all()
+    else:
+        total = np.frombuffer(kept["correct"].encode(), dtype=np.uint8).astype(np.float64) - ord("0")
+        weight = np.ones_like(total)
+        sound = np.isin(total, (0, 1)).all()
+    if not (total.size and sound):
         raise ValueError("not one figure a sample")
     return Scores(total, weight, logarithmic)
 

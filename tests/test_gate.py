@@ -14,7 +14,8 @@ from edgewright.benchmarks.policy import Limit, Policy, load_policy
 from edgewright.errors import EdgewrightError, UsageError
 
 CONTEXT: dict[str, Any] = {
-    "data_hash/text": "aaaa", "seq_len/text": 256, "problems/reasoning": 100, "problems_hash/reasoning": "cccc", "device": "cpu", "threads": 2,
+    "data_hash/text": "aaaa", "seq_len/text": 256, "problems/reasoning": 100, "problems_hash/reasoning": "cccc",
+    "device": "cpu", "threads": 2,
     "latency": {"prompt": 64, "new_tokens": 64, "runs": 5, "batch": 1},
 }  # fmt: skip
 

@@ -76,11 +76,10 @@ def test_bounds_are_those_of_the_normal_distribution_for_many_and_of_students_fo
 
 
 def test_as_many_samples_as_were_said_to_be_needed_decide_four_times_in_five() -> None:
-    new, old = next(problem_pairs(1, problems=400, lost=0.045, gained=0.03))
-    check = gate(new, old, METRIC, max_drop=0.0)
+    shared = "1" * 350 + "0" * 20
+    check = gate(answered(shared + "0" * 18 + "1" * 12), answered(shared + "1" * 18 + "0" * 12, "baseline"), max_drop=0.0)
     assert check["verdict"] == "inconclusive"
-    drop, churn = check["observed"], 0.03
-    pairs = problem_pairs(150, problems=check["samples_needed"], lost=drop + churn, gained=churn)
+    pairs = problem_pairs(150, problems=check["samples_needed"], lost=18 / 400, gained=12 / 400)
     assert 0.65 < verdicts(pairs, resamples=1000, max_drop=0.0)["fail"] < 0.95
     assert samples_needed(0.0, 0.0, Interval(-0.1, 0.1), 100, 0.95) is None
     assert samples_needed(2.0, 1.0, Interval(-math.inf, 3.0), 100, 0.95) is None
@@ -91,7 +90,7 @@ def test_as_many_samples_as_were_said_to_be_needed_decide_four_times_in_five() -
 
 @pytest.mark.parametrize("gained", [0.0, 0.005, 0.02])
 def test_three_points_lost_in_a_thousand_problems_are_caught(gained: float) -> None:
-    found = verdicts(problem_pairs(300, lost=0.03 + gained, gained=gained), resamples=2000, max_drop=0.0)
+    found = verdicts(problem_pairs(200, lost=0.03 + gained, gained=gained), resamples=2000, max_drop=0.0)
     assert found["fail"] >= 0.95
     assert found["pass"] == 0
 
@@ -126,7 +125,7 @@ def test_a_loss_exactly_at_its_limit_fails_one_time_in_twenty_at_most() -> None:
 def test_a_perplexity_exactly_at_its_limit_fails_one_time_in_twenty_and_a_worse_one_nearly_always(windows: int) -> None:
     at_limit = verdicts(window_pairs(400, windows, 1.06), TEXT, resamples=1000, max_ratio=1.06)
     assert at_limit["fail"] <= 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / 400)
-    assert verdicts(window_pairs(60, windows, 1.15), TEXT, resamples=1000, max_ratio=1.06)["fail"] > 0.95
+    assert verdicts(window_pairs(60, windows, 1.15), TEXT, resamples=1000, max_ratio=1.06)["fail"] > 0.9
 
 
 def test_identical_answers_pass_and_more_right_ones_do_too() -> None:
@@ -270,7 +269,7 @@ CHILDREN = {
 
 def conforms(node: Xml.Element) -> None:
     required, allowed = ATTRIBUTES[node.tag]
-    assert required <= node.keys() <= required | allowed, node.tag
+    assert required <= set(node.keys()) <= required | allowed, node.tag
     tags = [child.tag for child in node]
     for slot in CHILDREN.get(node.tag, []):
         name, many, optional = slot.rstrip("*?"), slot.endswith("*"), not slot[-1].isalpha()
