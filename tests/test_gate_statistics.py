@@ -18,7 +18,7 @@ from edgewright.benchmarks.measurements import load_measurement, problem_samples
 from edgewright.benchmarks.policy import Limit, Policy
 from edgewright.benchmarks.statistics import Interval, bounds, resample, samples_needed
 from edgewright.errors import UsageError
-from edgewright.perf.gate import METRIC, TEXT, problem_pairs, verdicts, window_pairs
+from edgewright.perf.gate import TEXT, problem_pairs, verdicts, window_pairs
 
 CONTEXT = {"problems/reasoning": 0, "data_hash/text": "aaaa", "seq_len/text": 256}
 WORDS = ("pass", "fail", "inconclusive")

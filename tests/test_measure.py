@@ -30,9 +30,7 @@ def test_windows_are_kept_in_the_order_of_the_rows(make_model) -> None:
 
 def test_a_saved_measurement_is_one_that_the_gate_pairs(make_model, text_file, tmp_path) -> None:
     source = f"text:{text_file}"
-    options = EvaluateOptions(
-        tasks=("reasoning",), limit=6, max_new_tokens=4, perplexity=(source,), windows=5, seq_len=32, latency=None
-    )
+    options = EvaluateOptions(tasks=("reasoning",), limit=6, max_new_tokens=4, perplexity=(source,), windows=5, seq_len=32, latency=None)
     bench_path(make_model("llama"), options, "cpu", None, tmp_path / "new.json")
     saved = load_measurement(str(tmp_path / "new.json"))
     label = next(m for m in saved["metrics"] if m.startswith("perplexity/") and m.count("/") == 1).partition("/")[2]
