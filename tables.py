@@ -72,10 +72,13 @@ def _bench(result: Mapping[str, Any]) -> list[Any]:
     return [_table(METRIC_COLUMNS[:-1], [_metric_row(result["name"], result["metrics"], None)[:-1]])]
 
 
+VERDICTS = {"pass": "pass", "fail": "FAIL", "inconclusive": "inconclusive"}
+
+
 def _gate(gate: Mapping[str, Any]) -> list[Any]:
     rows = [
-        [c["metric"], _number(c["baseline"], ".5g"), _number(c["candidate"], ".5g"), _number(c["observed"], ".4f"), interval_text(c), c["limit"],
-         c["verdict"] if c["verdict"] != "fail" else "FAIL", _number(c["samples"], ",.0f"), _number(c["samples_needed"], ",.0f")]
+        [c["metric"], _number(c["baseline"], ".5g"), _number(c["candidate"], ".5g"), _number(c["observed"], ".4f"), interval_text(c),
+         c["limit"], VERDICTS[c["verdict"]], _number(c["samples"], ",.0f"), _number(c["samples_needed"], ",.0f")]
         for c in gate["checks"]
     ]  # fmt: skip
     title = f"gate: {gate['verdict'].upper()} ({gate['candidate']} against {gate['baseline']})"
