@@ -10,9 +10,9 @@ import typer
 
 from . import __version__
 from .console import complain
-from .errors import EdgewrightError, GateFailed
+from .errors import EdgewrightError, UsageError
 from .tables import show
-from .verbs import checked, run_step, run_whole
+from .verbs import checked, conclude, run_step, run_whole
 
 app = typer.Typer(name="edgewright", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 targets_app = typer.Typer(invoke_without_command=True)
@@ -284,24 +284,46 @@ def bench(
 def gate(
     candidate: Annotated[str, typer.Argument(help="measurement file, or RUN:STEP")],
     baseline: Annotated[str, typer.Option(help="measurement file, or RUN:STEP")],
-    policy: Annotated[Path | None, typer.Option(help="YAML: metric -> {min_ratio, max_ratio, min, max}")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="YAML: confidence, inconclusive, and limits: metric -> {min_ratio, max_ratio, max_drop, min, max}")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="also write JUnit XML, for a CI server")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="also write Markdown, for a pull request")] = None,
+    update_baseline: Annotated[
+        bool, typer.Option("--update-baseline", help="do not compare: make the candidate the BASELINE file")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Compare a candidate with a baseline under a policy. Exit code 5 when a limit is broken.
+    """Compare a candidate with a baseline under a policy. Exit code 5 when a limit is broken beyond doubt.
+
+    Accuracies and perplexities are decided on paired bootstrap intervals: pass, fail or inconclusive. What inconclusive
+    does to the exit code is the policy's `inconclusive: pass|warn|fail`; warn, the default, gives 0 and says so.
 
     Examples:
 
-        edgewright gate new.json --baseline main.json --policy gate.yaml
+        edgewright gate new.json --baseline main.json --policy gate.yaml --junit gate.xml --markdown gate.md
+
+        edgewright gate new.json --baseline main.json --update-baseline
 
         edgewright gate runs/demo:export-int4 --baseline runs/demo:baseline
     """
-    from .benchmarks.gate import check_gate, load_measurement, load_policy
+    from .benchmarks.gate import check_gate
+    from .benchmarks.gate_files import junit_xml, markdown_text
+    from .benchmarks.measurements import load_measurement, replace_baseline, write_text
+    from .benchmarks.policy import load_policy
 
-    result = check_gate(load_measurement(candidate), load_measurement(baseline), load_policy(policy))
+    new = load_measurement(candidate)
+    if update_baseline:
+        if junit or markdown:
+            raise UsageError("--update-baseline compares nothing, so that there is nothing to write", "leave --junit and --markdown out")
+        return show({"written": [str(replace_baseline(new, baseline))]}, as_json, "written")
+    result = check_gate(new, load_measurement(baseline), load_policy(policy))
+    for file, render in ((junit, junit_xml), (markdown, markdown_text)):
+        if file:
+            write_text(file, render(result))
     show(result, as_json, "gate")
-    if result["verdict"] == "fail":
-        raise GateFailed(f"the gate failed: {candidate} against {baseline}", "the table above shows which limit")
+    conclude(result)
 
 
 @app.command()

@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from .benchmarks.gate import check_gate
-from .benchmarks.measure import Reference, measure
+from .benchmarks.measure import Measurement, Reference, measure
+from .benchmarks.measurements import step_measurement, write_lines
 from .benchmarks.report import write_report
 from .checkpoint import PROVENANCE, content_hash, read_provenance, resolve, write_json
 from .compress.distill.runner import DistillOptions, StudentFrom, distill
@@ -182,7 +183,7 @@ class _Run:
     def _entry(name: str, kind: str, config: Mapping[str, Any], fields: Mapping[str, Any], output: str) -> dict[str, Any]:
         return {
             "name": name, "kind": kind, "config": dict(config), "fingerprint": fingerprint(fields), "depends_on": dict(fields),
-            "output": output, "seconds": 0.0, "metrics": {}, "notes": [], "details": {}, "context": {},
+            "output": output, "seconds": 0.0, "metrics": {}, "notes": [], "details": {}, "context": {}, "samples": "",
         }  # fmt: skip
 
     def _measured(self, entry: dict[str, Any], *, with_reference: bool) -> None:
@@ -194,20 +195,25 @@ class _Run:
             "device": self.device,
             "code": code_version(MEASURE_CODE),
         }
-        if entry["metrics"] and entry.get("measured") == fingerprint(fields):
+        kept = not entry.get("samples") or (self.out / entry["samples"]).is_file()
+        if entry["metrics"] and entry.get("measured") == fingerprint(fields) and kept:
             return
         result = measure(
             self.paths[entry["name"]], self.recipe.evaluate, device=self.device, reference=self.reference if with_reference else None
         )
         entry |= {"metrics": result.metrics, "context": result.context, "measured": fingerprint(fields)}
-        self._samples(entry["name"], result.samples)
+        entry["samples"] = self._samples(entry["name"], result)
         self.ledger.put(entry, self.order)
 
-    def _samples(self, name: str, samples: list[dict[str, Any]]) -> None:
-        if samples:
-            (self.out / "samples").mkdir(exist_ok=True)
-            lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
-            (self.out / "samples" / f"{name}.jsonl").write_text(lines)
+    def _samples(self, name: str, result: Measurement) -> str:
+        """Keep the answers for people and the samples for the gate beside the ledger, which stays readable; the path of the samples."""
+        folder = self.out / "samples"
+        folder.mkdir(exist_ok=True)
+        if result.answers:
+            lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in result.answers)
+            (folder / f"{name}.jsonl").write_text(lines)
+        write_lines(folder / f"{name}.json", result.samples)
+        return f"samples/{name}.json"
 
     def gate(self) -> dict[str, Any]:
         """The gate's verdict on the finished steps."""
@@ -215,7 +221,7 @@ class _Run:
         candidate, baseline = self.ledger.step(self.recipe.gate.candidate), self.ledger.step(self.recipe.gate.baseline)
         assert candidate is not None
         assert baseline is not None
-        return check_gate(candidate, baseline, self.recipe.gate.limits)
+        return check_gate(step_measurement(self.out, candidate), step_measurement(self.out, baseline), self.recipe.gate)
 
 
 def run_verb(kind: str, options: BaseModel, model: str, out: Path, context: StepContext, fresh: bool = False) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from .benchmarks.gate import Limit
 from .benchmarks.measure import EvaluateOptions
+from .benchmarks.policy import Policy
 from .compress.distill.runner import DistillOptions
 from .compress.prune.runner import PruneOptions
 from .compress.quantize.runner import QuantizeOptions
@@ -76,14 +76,11 @@ class Calibration(BaseModel):
     seq_len: int = Field(default=512, gt=1)
 
 
-class Gate(BaseModel):
-    """Which step must hold which limits against which."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Gate(Policy):
+    """Which step must hold which limits against which, and how that is decided: the settings are those of a policy file."""
 
     candidate: str
     baseline: str = BASELINE
-    limits: dict[str, Limit] = Field(default_factory=dict)
 
 
 class Recipe(BaseModel):

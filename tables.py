@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .benchmarks.gate_files import interval_text
+
 __all__ = ["show"]
 
 
@@ -70,14 +72,19 @@ def _bench(result: Mapping[str, Any]) -> list[Any]:
     return [_table(METRIC_COLUMNS[:-1], [_metric_row(result["name"], result["metrics"], None)[:-1]])]
 
 
+VERDICTS = {"pass": "pass", "fail": "FAIL", "inconclusive": "inconclusive"}
+
+
 def _gate(gate: Mapping[str, Any]) -> list[Any]:
     rows = [
-        [c["metric"], _number(c["baseline"], ".5g"), _number(c["candidate"], ".5g"), _number(c["observed"], ".4f"), c["limit"],
-         "pass" if c["passed"] else "FAIL"]
+        [c["metric"], _number(c["baseline"], ".5g"), _number(c["candidate"], ".5g"), _number(c["observed"], ".4f"), interval_text(c),
+         c["limit"], VERDICTS[c["verdict"]], _number(c["samples"], ",.0f"), _number(c["samples_needed"], ",.0f")]
         for c in gate["checks"]
     ]  # fmt: skip
     title = f"gate: {gate['verdict'].upper()} ({gate['candidate']} against {gate['baseline']})"
-    return [_table(("metric", "baseline", "candidate", "observed", "limit", "verdict"), rows, title)]
+    columns = ("metric", "baseline", "candidate", "observed", f"interval at {gate['confidence']:g}", "limit", "verdict", "n", "n needed")
+    notes = dict.fromkeys(f"  {c['metric']}: {c['note']}" for c in gate["checks"] if c["note"])
+    return [_table(columns, rows, title), *notes]
 
 
 def _plan(plan: Mapping[str, Any]) -> list[Any]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
+from rich.markup import escape
 
 from .console import console
 from .errors import GateFailed, UsageError
@@ -22,7 +23,7 @@ from .tables import show
 if TYPE_CHECKING:
     from .recipe import Recipe
 
-__all__ = ["checked", "run_step", "run_whole"]
+__all__ = ["checked", "conclude", "run_step", "run_whole"]
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -66,9 +67,23 @@ def run_whole(recipe: Recipe, out: Path, fresh: bool, as_json: bool) -> None:
         ledger = run_recipe(recipe, out, shlex.join(["edgewright", *sys.argv[1:]]), fresh)
     show(ledger, as_json, "ledger")
     console.print(f"ledger {out / 'ledger.json'}, report {out / 'report.html'}", highlight=False)
-    gate = ledger.get("gate", {})
-    if gate.get("verdict") == "fail":
-        raise GateFailed(f"the gate failed: {gate['candidate']} against {gate['baseline']}", "the table shows which limit")
+    if ledger.get("gate"):
+        conclude(ledger["gate"])
+
+
+def conclude(gate: Mapping[str, Any]) -> None:
+    """Let a gate's result, which has been shown, decide the exit code.
+
+    Raises:
+        GateFailed: it failed, or was inconclusive under a policy that counts that as failed.
+    """
+    pair = f"{gate['candidate']} against {gate['baseline']}"
+    if gate["verdict"] == "fail":
+        raise GateFailed(f"the gate failed: {pair}", "the table shows which limit")
+    if not gate["accepted"]:
+        raise GateFailed(f"the gate is inconclusive, which its policy counts as failed: {pair}", "measure more samples, as the table says")
+    if gate["verdict"] == "inconclusive" and gate["inconclusive"] == "warn":
+        console.print(f"[bold yellow]warning:[/] the gate is inconclusive: {escape(pair)}; the table says how many samples would decide")
 
 
 @contextmanager

@@ -24,13 +24,15 @@ TOKENS_A_BATCH = 4096
 
 @dataclass(frozen=True)
 class Text:
-    """Scores of a text; the last two are None without a reference."""
+    """Scores of a text; KL and agreement are None without a reference."""
 
     perplexity: float
     stderr: float
     tokens: int
     kl: float | None
     top1_agreement: float | None
+    windows: list[tuple[float, int]]
+    """Of each row, in the order given: the sum of its losses in nats, and how many tokens were scored."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,14 @@ class Answer:
     correct: bool
 
 
-def _batches(rows: Sequence[Encoded]) -> Iterator[list[Encoded]]:
-    batch: list[Encoded] = []
-    for row in sorted(rows, key=lambda r: -len(r.ids)):  # like lengths together: less padding
-        if batch and (len(batch) + 1) * len(batch[0].ids) > TOKENS_A_BATCH:
+def _batches(rows: Sequence[Encoded]) -> Iterator[list[int]]:
+    """The positions of the rows of each batch."""
+    batch: list[int] = []
+    for i in sorted(range(len(rows)), key=lambda i: -len(rows[i].ids)):  # like lengths together: less padding
+        if batch and (len(batch) + 1) * len(rows[batch[0]].ids) > TOKENS_A_BATCH:
             yield batch
             batch = []
-        batch.append(row)
+        batch.append(i)
     if batch:
         yield batch
 
@@ -63,29 +66,30 @@ def score_text(backend: Backend, rows: Sequence[Encoded], reference: Backend | N
     Raises:
         EdgewrightError: the model gives logits that are not finite.
     """
-    sums: list[tuple[float, int]] = []
+    windows = [(0.0, 0)] * len(rows)
     kl = agreed = 0.0
     with progress("scoring text", len(rows)) as bar:
         for batch in _batches(rows):
-            padded = pad(batch, 0)
+            padded = pad([rows[i] for i in batch], 0)
             logits = backend.logits(padded["input_ids"], padded["attention_mask"])
             if not bool(torch.isfinite(logits[padded["attention_mask"].bool()]).all()):
                 raise EdgewrightError(f"{backend.name}: the model gives NaN or infinite logits", "check the weights it was made from")
             labels = padded["labels"][:, 1:]
             nll = F.cross_entropy(logits[:, :-1].transpose(1, 2), labels, ignore_index=IGNORE, reduction="none")
             scored = labels != IGNORE
-            sums += zip(nll.sum(1).tolist(), scored.sum(1).tolist(), strict=True)
+            for i, nll_sum, count in zip(batch, nll.sum(1).tolist(), scored.sum(1).tolist(), strict=True):
+                windows[i] = (nll_sum, count)
             if reference:
                 expected = reference.logits(padded["input_ids"], padded["attention_mask"])
                 one_kl, one_agreed = _divergence(logits[:, :-1][scored], expected[:, :-1][scored])
                 kl, agreed = kl + one_kl, agreed + one_agreed
             bar.advance(len(batch))
-    tokens = sum(n for _, n in sums)
-    mean = sum(s for s, _ in sums) / tokens
-    variance = sum((s - n * mean) ** 2 for s, n in sums) / tokens**2
+    tokens = sum(n for _, n in windows)
+    mean = sum(s for s, _ in windows) / tokens
+    variance = sum((s - n * mean) ** 2 for s, n in windows) / tokens**2
     perplexity = math.exp(min(mean, 700))
     divergence = (kl / tokens, agreed / tokens) if reference else (None, None)
-    return Text(perplexity, perplexity * math.sqrt(variance), tokens, *divergence)
+    return Text(perplexity, perplexity * math.sqrt(variance), tokens, *divergence, windows)
 
 
 def _divergence(logits: Tensor, expected: Tensor) -> tuple[float, float]:

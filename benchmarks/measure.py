@@ -14,15 +14,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..checkpoint import read_config, read_family, weight_bytes, write_json
+from ..checkpoint import read_config, read_family, weight_bytes
 from ..data.packing import Encoded
 from ..data.sources import Source, rows_hash, scoring_rows
 from ..errors import EdgewrightError, UsageError
 from ..loading import load_tokenizer
 from .accuracy import Answer, exact_match, score_text
 from .backends import Backend, is_artifact, open_backend
+from .measurements import problem_samples, problems_hash, window_samples, write_lines
 
-__all__ = ["EvaluateOptions", "LatencyOptions", "Measurement", "Reference", "bench_path", "comparable", "measure"]
+__all__ = ["EvaluateOptions", "LatencyOptions", "Measurement", "Reference", "bench_path", "measure"]
 
 
 class LatencyOptions(BaseModel):
@@ -51,11 +52,12 @@ class EvaluateOptions(BaseModel):
 
 @dataclass
 class Measurement:
-    """Flat metrics, what makes them comparable, and the samples behind the accuracies."""
+    """Flat metrics, what makes them comparable, the samples behind them by metric, and the answers behind the accuracies."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     context: dict[str, Any] = field(default_factory=dict)
-    samples: list[dict[str, Any]] = field(default_factory=list)
+    samples: dict[str, Any] = field(default_factory=dict)
+    answers: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Reference:
@@ -110,6 +112,7 @@ def _text(result: Measurement, label: str, backend: Backend, rows: Sequence[Enco
     metrics[f"perplexity/{label}/n"] = text.tokens
     if text.kl is not None and text.top1_agreement is not None:
         metrics[f"kl/{label}"], metrics[f"top1_agreement/{label}"] = text.kl, text.top1_agreement
+    result.samples[f"perplexity/{label}"] = window_samples(text.windows)
     result.context |= {f"data_hash/{label}": rows_hash(rows), f"seq_len/{label}": seq_len}
 
 
@@ -121,8 +124,10 @@ def _task(result: Measurement, task: str, answers: Sequence[Answer]) -> None:
         f"accuracy/{task}/stderr": math.sqrt(share * (1 - share) / (count - 1)),
         f"accuracy/{task}/n": count,
     }
-    result.samples += [asdict(a) for a in answers]
-    result.context[f"problems/{task}"] = count
+    result.samples[f"accuracy/{task}"] = problem_samples([a.correct for a in answers])
+    result.answers += [asdict(a) for a in answers]
+    same = problems_hash([(a.question, a.expected) for a in answers])
+    result.context |= {f"problems/{task}": count, f"problems_hash/{task}": same}
 
 
 def _parameters(path: Path) -> int:
@@ -159,27 +164,6 @@ def _latency(path: Path, options: LatencyOptions, device: str, result: Measureme
     return figures
 
 
-def comparable(a: dict[str, Any], b: dict[str, Any], metric: str) -> str:
-    """Why a metric of two contexts must not be compared, or the empty string when it may.
-
-    Raises:
-        UsageError: a context is missing, as in a file not written by edgewright.
-    """
-    if not a or not b:
-        raise UsageError("a measurement without its context cannot be compared", "measure both sides with edgewright bench")
-    kind, _, label = metric.partition("/")
-    keys = {
-        "perplexity": [f"data_hash/{label}", f"seq_len/{label}"], "kl": [f"data_hash/{label}"],
-        "top1_agreement": [f"data_hash/{label}"], "accuracy": [f"problems/{label}"],
-        "ttft_ms": ["device", "threads", "latency"], "decode_tok_s": ["device", "threads", "latency"],
-        "prefill_tok_s": ["device", "threads", "latency"], "peak_rss_bytes": ["device", "latency"],
-    }.get(kind, [])  # fmt: skip
-    for key in keys:
-        if a.get(key) != b.get(key):
-            return f"{key} differs ({a.get(key)} against {b.get(key)})"
-    return ""
-
-
 def bench_path(path: Path, options: EvaluateOptions, device: str, reference: Path | None, save: Path | None) -> dict[str, Any]:
     """Measure what `path` holds, by itself or against a reference, and keep the result in a file if one is named.
 
@@ -190,7 +174,7 @@ def bench_path(path: Path, options: EvaluateOptions, device: str, reference: Pat
         raise UsageError("nothing to measure", "give --perplexity SOURCE, --tasks NAME or --latency")
     base = Reference(reference, device) if reference else None
     result = measure(path, options, device=device, reference=base)
-    found = {"name": path.name, "metrics": result.metrics, "context": result.context}
+    found = {"name": path.name, "metrics": result.metrics, "context": result.context, "samples": result.samples}
     if save:
-        write_json(save, found)
+        write_lines(save, found)
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +18,9 @@ import yaml
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from ..errors import EdgewrightError, UsageError
+from ..errors import UsageError
+from .gate_files import interval_text
+from .measurements import write_text
 
 __all__ = ["render_html", "render_markdown", "write_report"]
 
@@ -27,7 +28,7 @@ SCHEMA = 1
 TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
 DASH = "–"
 WORST_MODULES = 10
-QUALITY, SPEED = ("data_hash", "seq_len", "problems"), ("device", "threads", "latency")
+QUALITY, SPEED = ("data_hash", "seq_len", "problems", "problems_hash"), ("device", "threads", "latency")
 CONDITIONS = {"ttft_ms": SPEED, "decode_tok_s": SPEED, "prefill_tok_s": SPEED, "peak_rss_bytes": ("device", "latency")}
 UNITS = {"ttft_ms": "ms", "decode_tok_s": "tok/s", "prefill_tok_s": "tok/s", "peak_rss_bytes": "MB", "size_bytes": "MB"}
 TASKED = {"accuracy": "exact match ± stderr", "perplexity": "perplexity", "kl": "KL", "top1_agreement": "top-1"}
@@ -77,7 +78,7 @@ def write_report(run_dir: Path) -> list[Path]:
     ledger = _read_ledger(run_dir / "ledger.json")
     paths = []
     for name, render in (("report.html", render_html), ("report.md", render_markdown)):
-        _write_text(run_dir / name, render(ledger))
+        write_text(run_dir / name, render(ledger))
         paths.append(run_dir / name)
     return paths
 
@@ -122,18 +123,6 @@ def _read_ledger(path: Path) -> dict[str, Any]:
         message = f"{path}: ledger of schema {schema}, and this edgewright reads schema {SCHEMA}"
         raise UsageError(message, "report with the edgewright that wrote it, or run the recipe again")
     return ledger
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="replace", newline="\n") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise EdgewrightError(f"{path}: could not be written: {error.strerror or error}", "free disk space, run again") from error
 
 
 # Reading a ledger: anything may be absent.
@@ -271,7 +260,13 @@ def _check(check: Record) -> dict[str, Any]:
     name = str(check.get("metric", DASH))
     pair = [_figure(name, _number(check.get(key)), unit=True) for key in ("baseline", "candidate")]
     observed = _significant(_number(check.get("observed")))
-    return {"metric": name, "pair": pair, "limit": check.get("limit", DASH), "observed": observed, "passed": check.get("passed")}
+    verdict = check.get("verdict") or ("pass" if check.get("passed") else "fail")  # older ledgers only know these two
+    needed = f"about {check['samples_needed']:,} samples would decide" if check.get("samples_needed") else ""
+    evidence = [f"{interval_text(check)} on {check.get('samples'):,} samples" if check.get("interval") else "", needed, check.get("note")]
+    return {
+        "metric": name, "pair": pair, "limit": check.get("limit", DASH), "observed": observed, "verdict": verdict,
+        "evidence": "; ".join(str(part) for part in evidence if part),
+    }  # fmt: skip
 
 
 def _headline(baseline: Record, candidate: Record) -> list[dict[str, str]]:

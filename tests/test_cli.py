@@ -139,18 +139,46 @@ def test_unsupported_architecture_is_refused_with_3(cli, model, tmp_path):
 
 
 def measurement(path: Path, accuracy: float) -> Path:
-    value = {"name": path.stem, "metrics": {"accuracy/reasoning": accuracy}, "context": {"problems/reasoning": 100}}
+    """Of 100 problems, the easiest ones right."""
+    samples = {"accuracy/reasoning": {"correct": "1" * round(100 * accuracy) + "0" * round(100 * (1 - accuracy))}}
+    value = {"name": path.stem, "metrics": {"accuracy/reasoning": accuracy}, "context": {"problems/reasoning": 100}, "samples": samples}
     path.write_text(json.dumps(value))
     return path
 
 
 def test_gate_passes_with_0_and_fails_with_5(cli, tmp_path):
     old, good, bad = (measurement(tmp_path / f"{n}.json", a) for n, a in (("old", 0.9), ("good", 0.88), ("bad", 0.5)))
-    assert cli("gate", good, "--baseline", old)[0] == 0
-    code, out, error = cli("gate", bad, "--baseline", old, "--json")
+    policy = tmp_path / "gate.yaml"
+    policy.write_text("accuracy/reasoning: {max_drop: 0.1}")
+    assert cli("gate", good, "--baseline", old, "--policy", policy)[0] == 0
+    code, out, error = cli("gate", bad, "--baseline", old, "--policy", policy, "--json")
     assert code == 5
     assert json.loads(out)["verdict"] == "fail"
     assert "the gate failed" in error
+
+
+def test_an_inconclusive_gate_warns_with_0_unless_the_policy_counts_it_as_failed(cli, tmp_path):
+    old, new = (measurement(tmp_path / f"{n}.json", a) for n, a in (("old", 0.9), ("new", 0.88)))
+    policy = tmp_path / "gate.yaml"
+    for rule, expected, told in (("warn", 0, "warning: the gate is inconclusive"), ("pass", 0, ""), ("fail", 5, "counts as failed")):
+        policy.write_text(f"inconclusive: {rule}\nlimits:\n  accuracy/reasoning: {{max_drop: 0.0}}\n")
+        code, out, error = cli("gate", new, "--baseline", old, "--policy", policy)
+        assert code == expected
+        assert told in error and bool(told) == bool(error)
+        assert "INCONCLUSIVE (new against old)" in out and "n needed" in out
+
+
+def test_gate_writes_its_result_and_replaces_a_baseline_only_by_itself(cli, tmp_path):
+    old, new = (measurement(tmp_path / f"{n}.json", a) for n, a in (("old", 0.9), ("new", 0.5)))
+    junit, markdown = tmp_path / "gate.xml", tmp_path / "gate.md"
+    assert cli("gate", new, "--baseline", old, "--junit", junit, "--markdown", markdown)[0] == 5
+    assert "<failure" in junit.read_text() and "**fail**" in markdown.read_text()
+    assert cli("gate", new, "--baseline", old, "--update-baseline", "--junit", junit)[0] == 2
+    assert json.loads(old.read_text())["name"] == "old"
+    assert cli("gate", new, "--baseline", old, "--update-baseline")[0] == 0
+    assert json.loads(old.read_text()) == json.loads(new.read_text())
+    assert cli("gate", new, "--baseline", tmp_path / "first.json", "--update-baseline")[0] == 0
+    assert cli("gate", new, "--baseline", tmp_path / "first.json")[0] == 0
 
 
 def test_targets_and_doctor(cli):

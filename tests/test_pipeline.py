@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from edgewright.benchmarks.measurements import load_measurement, read_scores
 from edgewright.errors import Refused
 from edgewright.pipeline import run_recipe
 from edgewright.recipe import load_recipe
@@ -86,6 +87,24 @@ def test_every_step_is_in_the_ledger_with_every_metric(finished):
         assert step["name"] == "baseline" or {"kl/reasoning", "top1_agreement/reasoning"} <= step["metrics"].keys()
     assert ledger(finished)["gate"]["verdict"] == "pass"
     assert (finished / "report.html").stat().st_size > 10_000
+
+
+def test_samples_are_kept_beside_the_ledger_for_the_gate(finished):
+    for step in ledger(finished)["steps"]:
+        assert step["samples"] == f"samples/{step['name']}.json"
+        read = load_measurement(f"{finished}:{step['name']}")
+        assert read_scores(read, "accuracy/reasoning") and read_scores(read, "perplexity/reasoning")
+    check = ledger(finished)["gate"]["checks"][0]
+    assert (check["metric"], check["verdict"]) == ("perplexity/reasoning", "pass")
+    low, high = check["interval"]
+    assert low < check["observed"] < high
+
+
+def test_a_measurement_whose_samples_are_gone_is_made_again(run_copy, recipe_file, capsys):
+    (run_copy / "samples" / "int4.json").unlink()
+    run_recipe(load_recipe(recipe_file), run_copy)
+    assert (run_copy / "samples" / "int4.json").is_file()
+    assert capsys.readouterr().err.count("reused") == len(STEPS) - 1
 
 
 def test_artifacts_are_measured_in_onnx_runtime(finished):

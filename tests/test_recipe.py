@@ -115,6 +115,7 @@ def test_five_mistakes_are_reported_together(tmp_path: Path) -> None:
         ("steps:\n  - heads: 0.5\n", 2, "kind"),
         ("steps:\n  - {kind: prune, name: Up/down}\n", 2, "name"),
         ("steps:\n  - {kind: prune}\ngate:\n  limits:\n    a: {}\n  candidate: prune\n", 5, "give min_ratio"),
+        ("steps:\n  - {kind: prune}\ngate:\n  candidate: prune\n  confidence: 2\n", 5, "`gate.confidence`: Input should be less than 1"),
         ("steps:\n  - kind: distill\n    stages:\n      - {loss: hidden, steps: 5}\n      - {steps: 0}\n", 5, "greater than 0"),
         ("steps:\n  - kind: distill\n    student:\n      from: prune\n      fnn: 0.5\n", 5, "fnn"),
         ("evaluate:\n  latency:\n    runs: 0\nsteps:\n  - {kind: prune}\n", 3, "greater than 0"),
@@ -155,6 +156,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("calibration.source=text:a=b.txt", ("calibration", "source"), "text:a=b.txt"),
         ("gate.limits.accuracy/reasoning.min_ratio=0.5", ("gate", "limits", "accuracy/reasoning", "min_ratio"), 0.5),
         ("gate.limits.perplexity/a.b.max_ratio=2", ("gate", "limits", "perplexity/a.b", "max_ratio"), 2.0),
+        ("gate.limits.accuracy/reasoning.max_drop=0.01", ("gate", "limits", "accuracy/reasoning", "max_drop"), 0.01),
+        ("gate.inconclusive=fail", ("gate", "inconclusive"), "fail"),
         ("gate=null", ("gate",), None),
     ],
 )

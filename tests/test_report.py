@@ -87,8 +87,10 @@ def make_ledger() -> dict[str, Any]:
             "checks": [
                 {"metric": "accuracy/reasoning", "baseline": 0.97, "candidate": 0.95, "limit": "ratio >= 0.92",
                  "observed": 0.979381, "passed": True},
+                {"metric": "accuracy/copying", "baseline": 0.92, "candidate": 0.9, "limit": "drop <= 0.01", "observed": 0.02,
+                 "verdict": "inconclusive", "interval": [-0.005, 0.045], "samples": 200, "samples_needed": 3391, "note": ""},
                 {"metric": "decode_tok_s/p50", "baseline": 81.2, "candidate": 214.7, "limit": "ratio >= 3", "observed": 2.644,
-                 "passed": False},
+                 "verdict": "fail", "interval": None, "samples": None, "samples_needed": None, "note": ""},
             ],
         },
         "plan": {"target": "jetson-orin-nano-8gb", "rows": [unfit, row]},
@@ -176,6 +178,7 @@ def test_all_parts_are_there(page: Page) -> None:
     text = "\n".join(page.texts)
     for part in (
         "tiny chain", "builtin:tiny-reasoner", "2025-11-21 23:45 UTC", "jetson-orin-nano-8gb", "✓ pass", "✗ fail",
+        "? inconclusive", "0.0200 observed, limit drop <= 0.01", "-0.005 to 0.045 on 200 samples; about 3,391 samples would decide",
         "0.979 observed, limit ratio >= 0.92", "2.64 observed, limit ratio >= 3", "81.2 tok/s → 215 tok/s",
         "from 12.8 MB (0.187×)", "Head importance: prune", "Distillation loss: distill, hidden", "export-int4: first note",
         "Distillation loss: distill, logits", "Accuracy on reasoning against size", "low bit nodes", "3.20e-06",
@@ -287,6 +290,8 @@ def test_markdown_has_one_row_a_step() -> None:
     ]  # fmt: skip
     assert {row.count("|") for row in rows} == {lines[start].count("|")} == {lines[start + 1].count("|")}
     assert "- **FAIL**: decode\\_tok\\_s/p50 2.64, limit ratio &gt;= 3 (81.2 tok/s → 215 tok/s)" in lines
+    evidence = "-0.005 to 0.045 on 200 samples; about 3,391 samples would decide"
+    assert f"- inconclusive: accuracy/copying 0.0200, limit drop &lt;= 0.01 (0.920 → 0.900; {evidence})" in lines
 
 
 def test_tasks_are_derived_not_known() -> None:

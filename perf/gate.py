@@ -1,0 +1,95 @@
+"""How often the gate decides rightly: planted regressions, none at all, and effects exactly at the limit, simulated.
+
+Two models answer the same problems. The baseline is right on a share of them; `lost` and `gained` are the shares of all
+problems on which the candidate alone is wrong, or alone is right, so that its true drop is lost - gained and `gained` is
+churn: answers that change without anything getting worse. Problems are independent of each other. Windows of text have
+losses of a lognormal kind, and the candidate's differ by the planted amount and a heavy-tailed noise of its own.
+
+    python -m edgewright.perf.gate [--trials 1000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..benchmarks.gate import check_gate
+from ..benchmarks.measurements import problem_samples, window_samples
+from ..benchmarks.policy import Limit, Policy
+
+METRIC, TEXT = "accuracy/simulated", "perplexity/simulated"
+CONTEXT = {"problems/simulated": 0, "data_hash/simulated": "0", "seq_len/simulated": 0}
+Pair = tuple[dict[str, Any], dict[str, Any]]
+
+
+def problem_pairs(trials: int, problems: int = 1000, accuracy: float = 0.95, lost: float = 0.0, gained: float = 0.0) -> Iterator[Pair]:
+    """Candidate and baseline, `trials` times, each time on new problems."""
+    generator = np.random.default_rng(problems)
+    chances = [accuracy - lost, lost, gained, 1 - accuracy - gained]  # both right, lost, gained, both wrong
+    for _ in range(trials):
+        kinds = generator.choice(4, size=problems, p=chances)
+        yield _answered("candidate", (kinds == 0) | (kinds == 2)), _answered("baseline", kinds <= 1)
+
+
+def _answered(name: str, correct: Any) -> dict[str, Any]:
+    return {"name": name, "metrics": {METRIC: float(correct.mean())}, "context": CONTEXT, "samples": {METRIC: problem_samples(correct)}}
+
+
+def window_pairs(trials: int, windows: int = 128, ratio: float = 1.0, noise: float = 0.05) -> Iterator[Pair]:
+    """The same for texts: `ratio` is the true one of the perplexities, `noise` the spread of a window's own difference, nats."""
+    generator = np.random.default_rng(windows)
+    for _ in range(trials):
+        tokens = generator.integers(128, 257, windows)
+        loss = generator.lognormal(math.log(1.2), 0.35, windows)
+        change = math.log(ratio) + noise * generator.standard_t(4, windows)
+        yield _scored("candidate", (loss + change) * tokens, tokens), _scored("baseline", loss * tokens, tokens)
+
+
+def _scored(name: str, nll: Any, tokens: Any) -> dict[str, Any]:
+    samples = window_samples(list(zip(nll.tolist(), tokens.tolist(), strict=True)))
+    perplexity = math.exp(sum(samples["nll"]) / sum(samples["tokens"]))
+    return {"name": name, "metrics": {TEXT: perplexity}, "context": CONTEXT, "samples": {TEXT: samples}}
+
+
+def verdicts(pairs: Iterator[Pair], metric: str = METRIC, resamples: int = 10_000, **limit: float) -> dict[str, float]:
+    """The share of each verdict."""
+    policy = Policy(limits={metric: Limit.model_validate(limit)}, resamples=resamples)
+    found = Counter(check_gate(new, old, policy)["verdict"] for new, old in pairs)
+    return {verdict: found[verdict] / found.total() for verdict in ("pass", "fail", "inconclusive")}
+
+
+def scenarios(trials: int) -> Iterator[tuple[str, dict[str, float]]]:
+    """What is simulated, and what came of it."""
+    for gained in (0.0, 0.005, 0.01, 0.02, 0.03):
+        pairs = problem_pairs(trials, lost=0.03 + gained, gained=gained)
+        yield f"3 points lost, churn {gained:.1%}, n=1000, max_drop 0", verdicts(pairs, max_drop=0.0)
+    for churn in (0.0, 0.002, 0.01, 0.03):
+        pairs = problem_pairs(trials, lost=churn, gained=churn)
+        yield f"nothing lost, churn {churn:.1%}, n=1000, max_drop 0", verdicts(pairs, max_drop=0.0)
+    for churn in (0.0, 0.01):
+        pairs = problem_pairs(trials, lost=0.01 + churn, gained=churn)
+        yield f"1 point lost, churn {churn:.1%}, n=1000, max_drop 0.01", verdicts(pairs, max_drop=0.01)
+        pairs = problem_pairs(trials, problems=200, lost=0.0475 + churn, gained=churn)
+        yield f"recovery 0.95, churn {churn:.1%}, n=200, min_ratio 0.95", verdicts(pairs, min_ratio=0.95)
+    for windows in (16, 128):
+        for ratio in (1.06, 1.09):
+            found = verdicts(window_pairs(trials, windows, ratio), TEXT, max_ratio=1.06)
+            yield f"perplexity x {ratio}, {windows} windows, max_ratio 1.06", found
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description="how often the gate decides rightly")
+    parser.add_argument("--trials", type=int, default=1000)
+    print(f"{'true effect':<55} {'pass':>7} {'fail':>7} {'open':>7}")
+    for name, share in scenarios(parser.parse_args().trials):
+        print(f"{name:<55} {share['pass']:>7.1%} {share['fail']:>7.1%} {share['inconclusive']:>7.1%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
