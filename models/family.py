@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+if TYPE_CHECKING:  # a plan needs shapes only, and torch takes seconds to import
+    from torch import Tensor, nn
 
 __all__ = ["Family", "LayerKind", "Shape", "weight_of"]
 
@@ -175,6 +176,8 @@ class Family:
 
 def weight_of(linear: nn.Module) -> Tensor:
     """The weight [out, in] of a linear module, without its gradient history; writing to it changes the module."""
+    from torch import Tensor
+
     weight = linear.weight
     if not isinstance(weight, Tensor):
         raise TypeError(f"{type(linear).__name__} has no weight tensor")
