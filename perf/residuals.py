@@ -68,10 +68,10 @@ def plot(rows: Sequence[Row], crossed: Crossed, path: Path) -> None:
         parts.append(f'<text x="{x(10**decade):.1f}" y="{TOP + PLOT_H + 18}" text-anchor="middle">{10**decade:g}</text>')
     parts.append(f'<text x="{LEFT + PLOT_W / 2}" y="{HEIGHT - 16}" text-anchor="middle">measured decode speed, tokens a second</text>')
     parts.append(f'<text x="{LEFT}" y="16">estimated / measured, with the row\'s model left out of the fit</text>')
-    for row, log in zip(rows, crossed.model, strict=True):
-        if row.batch == 1:
-            at = f'cx="{x(row.decode_tok_s):.1f}" cy="{y(float(log)):.1f}"'
-            parts.append(f'<circle {at} r="4" fill="{colours[row.engine]}" fill-opacity="0.6"/>')
+    parts.extend(
+        f'<circle cx="{x(row.decode_tok_s):.1f}" cy="{y(float(log)):.1f}" r="4" fill="{colours[row.engine]}" fill-opacity="0.6"/>'
+        for row, log in zip(rows, crossed.model, strict=True) if row.batch == 1
+    )  # fmt: skip
     for i, engine in enumerate(engines):
         at = TOP + 10 + 20 * i
         parts.append(f'<circle cx="{LEFT + PLOT_W + 18}" cy="{at}" r="5" fill="{colours[engine]}"/>')

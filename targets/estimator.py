@@ -7,6 +7,7 @@ how far to trust it.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -28,9 +29,12 @@ from .roofline import (
 )  # fmt: skip
 from .sizes import check_precision, float_bytes_of, head_bytes, kv_size, read_size, size_of, traffic
 
-__all__ = ["ENGINES", "Prediction", "engines", "float_bytes_on", "hardware_of", "predict", "runtime_size", "size_of"]
+__all__ = ["ENGINES", "Prediction", "engines", "float_bytes_on", "hardware_of", "longest_context", "predict", "runtime_size", "size_of"]
 
 ENGINES = {"jetson": ("edge-llm", "vllm", "llama.cpp", "mlc", "ollama", "tinychat", "transformers"), "cpu": ("onnxruntime",)}
+
+MOST_POSITIONS = 131072
+"""Positions of a model whose config.json does not limit them."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,18 @@ def predict(
         ttft_ms=run.ttft_ms(mode), decode_tok_s=run.decode_tok_s(mode), tokens_per_joule=run.tokens_per_joule(),
         band=run.band(run.fit.decode_band, known), ttft_band=run.band(run.fit.prefill_band, known), notes=tuple(notes),
     )  # fmt: skip
+
+
+def longest_context(
+    target: Target, config: Mapping[str, Any], *, precision: str, batch: int = 1, group_size: int = 128
+) -> int:  # fmt: skip
+    """Tokens of KV cache that fit beside the weights, in steps of 64, up to the model's positions; 0 if not even one step does."""
+    most = int(config.get("max_position_embeddings") or MOST_POSITIONS) // 64
+
+    def fits(steps: int) -> bool:
+        return predict(target, config, precision=precision, context=64 * steps, prompt=1, batch=batch, group_size=group_size).fits
+
+    return 64 * (bisect.bisect_left(range(1, most + 1), True, key=lambda steps: not fits(steps)))
 
 
 def _engine(target: Target, engine: str | None) -> str:
