@@ -105,7 +105,8 @@ def _plan(plan: Mapping[str, Any]) -> list[Any]:
         "longest context",
         "tok/J by mode",
     )
-    remarks = [f"  {r['step']}: {v}" for r in plan["rows"] for v in (*r["violations"], *r["refused"])]
+    survey = plan.get("target") == "all"  # the same remarks for every board would bury the table; JSON has them
+    remarks = [f"  {r['step']}: {v}" for r in plan["rows"] for v in (*r["violations"], *r["refused"]) if not survey]
     return [_table(columns, rows, title), *remarks]
 
 

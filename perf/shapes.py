@@ -87,7 +87,8 @@ QWEN_3 = _many(
     (14.8, (5120, 40, 40, 8, 128, 17408, 151936)),
     (32.8, (5120, 64, 64, 8, 128, 25600, 151936)),
 )
-FAMILIES: list[tuple[str, list[KnownModel]]] = [
+FAMILIES: list[tuple[str, list[KnownModel]]] = [  # the first that has a model of the size
+    (r"distill-llama", LLAMA_3),
     # Three of four layers of Qwen3.5 attend linearly: they keep no cache, so a quarter of its 4 key/value heads is counted.
     (r"qwen-?3[.]5", _many(
         5, (0.8, (1024, 24, 8, 1, 256, 0, 248320)), (2.0, (2048, 24, 8, 1, 256, 0, 248320)),
@@ -95,11 +96,11 @@ FAMILIES: list[tuple[str, list[KnownModel]]] = [
         (27.0, (5120, 64, 24, 1, 256, 0, 248320)),
     )),
     (r"qwen-?3|bonsai", QWEN_3),
+    (r"qwen-?2|deepseek-?r1|qwq|vila-?2|nvila", QWEN_2),
     (r"qwen(-?1[.]5)?-\d", _many(
         1, (0.46, (1024, 24, 16, 16, 64, 2816, 151936)), (1.84, (2048, 24, 16, 16, 128, 5504, 151936)),
         (3.95, (2560, 40, 20, 20, 128, 6912, 151936)), (7.72, (4096, 32, 32, 32, 128, 11008, 151936)),
     )),
-    (r"qwen-?2|deepseek-?r1|qwq|vila-?2|nvila", QWEN_2),
     (r"llama-?3|deepseek-?r1", LLAMA_3),
     (r"llama-?2|vicuna|llava|vila|codellama", LLAMA_2),
     (r"open-?llama|orca-?mini", _many(0, (3.43, (3200, 26, 32, 32, 100, 8640, 32000)), (6.74, LLAMA_2[0].sizes))),
@@ -159,8 +160,8 @@ def shape_of(name: str, stated: str = "") -> tuple[dict[str, Any], float, str] |
     """A config.json, its billions of parameters, and how well the shape is known; None without a size.
 
     A shape is `known` to the last matrix, `sketched` where width, depth and vocabulary are known of an architecture that is no
-    plain decoder, or `inferred` from the parameter count. A mixture of experts is taken for a dense model as large as the geometric mean of all and of active parameters: routing,
-    small products and a large head cost what that many more weights would.
+    plain decoder, or `inferred` from the parameter count. A mixture of experts is taken for a dense model as large as the geometric mean of all
+    and of active parameters: routing, small products and a large head cost what that many more weights would.
     """
     total, active = parameters_of(name, stated)
     if total is None:
@@ -168,10 +169,10 @@ def shape_of(name: str, stated: str = "") -> tuple[dict[str, Any], float, str] |
     size = math.sqrt(total * active) if active else total
     if not active:
         low = name.lower().replace(" ", "-").replace("_", "-")
-        models = [model for pattern, family in FAMILIES if re.search(pattern, low) for model in family]
-        nearest = min(models, key=lambda m: abs(math.log(m.params_b / size)), default=None)
-        if nearest is not None and abs(math.log(nearest.params_b / size)) < SAME_SIZE:
-            return nearest.config, nearest.params_b, "known" if nearest.sizes[5] else "sketched"
+        for family in (models for pattern, models in FAMILIES if re.search(pattern, low)):
+            nearest = min(family, key=lambda m: abs(math.log(m.params_b / size)))
+            if abs(math.log(nearest.params_b / size)) < SAME_SIZE:
+                return nearest.config, nearest.params_b, "known" if nearest.sizes[5] else "sketched"
     return usual_shape(size), size, "inferred"
 
 
