@@ -64,8 +64,10 @@ def plot(rows: Sequence[Row], crossed: Crossed, path: Path) -> None:
         at, dash = y(math.log(factor)), "" if factor == 1 else ' stroke-dasharray="4 4"'
         parts.append(f'<path d="M{LEFT} {at:.1f}h{PLOT_W}" stroke="#bbb"{dash}/>')
         parts.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{factor:g}×</text>')
-    for decade in range(low, high + 1):
-        parts.append(f'<text x="{x(10**decade):.1f}" y="{TOP + PLOT_H + 18}" text-anchor="middle">{10**decade:g}</text>')
+    parts.extend(
+        f'<text x="{x(10**decade):.1f}" y="{TOP + PLOT_H + 18}" text-anchor="middle">{10**decade:g}</text>'
+        for decade in range(low, high + 1)
+    )
     parts.append(f'<text x="{LEFT + PLOT_W / 2}" y="{HEIGHT - 16}" text-anchor="middle">measured decode speed, tokens a second</text>')
     parts.append(f'<text x="{LEFT}" y="16">estimated / measured, with the row\'s model left out of the fit</text>')
     parts.extend(

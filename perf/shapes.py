@@ -160,8 +160,9 @@ def shape_of(name: str, stated: str = "") -> tuple[dict[str, Any], float, str] |
     """A config.json, its billions of parameters, and how well the shape is known; None without a size.
 
     A shape is `known` to the last matrix, `sketched` where width, depth and vocabulary are known of an architecture that is no
-    plain decoder, or `inferred` from the parameter count. A mixture of experts is taken for a dense model as large as the geometric mean of all
-    and of active parameters: routing, small products and a large head cost what that many more weights would.
+    plain decoder, or `inferred` from the parameter count. A mixture of experts is taken for a dense model as large as the
+    geometric mean of all and of active parameters: routing, small products and a large head cost what that many more weights
+    would.
     """
     total, active = parameters_of(name, stated)
     if total is None:
