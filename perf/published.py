@@ -31,12 +31,12 @@ ANSWER = 256
 """Tokens of prompt and answer where a table does not say; decode is then at half of the answer."""
 
 ENGINES = (  # first match wins
-    ("llama.cpp-lowbit", r"bitnet|llama.*(fork|q[12]_0|ternary|binary)"), ("edge-llm", r"edge-?llm"),
+    ("llama.cpp-lowbit", r"bitnet|llama.*(fork|t?q[12]_0|tq[12]|ternary|binary)"), ("edge-llm", r"edge.?llm"),
     ("mlc", r"\bmlc|nano-?llm|nano-?vlm"), ("tinychat", r"^tiny-?chat|llm-?awq"), ("ollama", r"ollama"), ("vllm", r"vllm"),
     ("llama.cpp", r"llama-?[._]?cpp|llama-(bench|server|cli)"), ("transformers", r"transformers|hugging|\bhf\b"),
 )  # fmt: skip
 NEAREST = (  # kin of an engine that was measured
-    ("edge-llm", r"tensorrt|trt"), ("vllm", r"sglang|lmdeploy|aphrodite"), ("mlc", r"\btvm"),
+    ("edge-llm", r"tensorrt|trt"), ("vllm", r"sglang|lmdeploy|aphrodite"), ("mlc", r"\btvm|exllama"),
     ("llama.cpp", r"llama|gguf|ggml|kobold|lm-? ?studio|gpt4all|\bjan\b"), ("transformers", r"pytorch|torch|llava\.serve|eager"),
 )  # fmt: skip
 BITS = (  # bits a weight of the linear layers, scales included; first match wins
@@ -52,7 +52,7 @@ groups of 32 and a 4-bit head. The others take 4 bits in groups of 128 and a flo
 
 
 BOARDS = (
-    ("jetson-orin-nano-4gb", r"nano.*\b4 ?gb"), ("jetson-orin-nano-8gb", r"orin.*nano|nano.*(orin|super)"),
+    ("jetson-orin-nano-4gb", r"orin.*nano.*\b4 ?gb"), ("jetson-orin-nano-8gb", r"orin.*nano|nano.*(orin|super)"),
     ("jetson-orin-nx-8gb", r"nx.*\b8 ?gb"), ("jetson-orin-nx-16gb", r"orin.*nx"), ("jetson-agx-orin-32gb", r"orin.*\b32 ?gb"),
     ("jetson-agx-orin-64gb", r"(agx|igx).*orin|orin.*agx|^(nvidia )?(jetson )?orin$"),
 )  # fmt: skip
@@ -192,12 +192,12 @@ def place_of(device: str, mode: str, engine: str = "") -> tuple[Target, str] | N
 def _mode(target: Target, stated: str, device: str, engine: str) -> str:
     names = {mode.name.lower(): mode.name for mode in target.power_modes}
     fastest = max(target.power_modes, key=lambda mode: (mode.bandwidth_gb_s, target.tflops(mode))).name
-    watts = re.search(r"(\d+(?:[.]\d+)?) ?w\b", stated)
+    stated = stated.strip().replace("max-n", "maxn").replace("max n", "maxn")
     if re.match(r"original|pre-?super|legacy", stated):
         return names.get("15w") or names.get("10w") or names.get("maxn", fastest)
-    if "super" in stated or "maxn" in stated:
-        return names.get("maxn", fastest) if "maxn" in stated and "super" not in stated else fastest
-    if watts:
+    if not re.match(r"\d", stated) and re.search("super|maxn", stated):
+        return names.get("maxn_super" if "super" in stated else "maxn", fastest)
+    if watts := re.search(r"(\d+(?:[.]\d+)?) ?w\b", stated):
         labelled = [mode for mode in target.power_modes if mode.watts]
         return min(labelled, key=lambda mode: abs((mode.watts or 0) - float(watts[1]))).name
     if "super" in device or "nano" not in target.name:
@@ -240,4 +240,3 @@ def _number(text: str) -> float | None:
     found = re.search(r"(\d+(?:[.]\d+)?)\s*(k\b)?", text.lower().replace(",", ""))
     value = float(found[1]) * (1000 if found[2] else 1) if found else 0.0
     return value if math.isfinite(value) and value > 0 else None
-

@@ -133,6 +133,9 @@ FAMILIES: list[tuple[str, list[KnownModel]]] = [  # the first that has a model o
 LADDER = QWEN_2[:1] + LLAMA_3[:1] + [QWEN_3[2], LLAMA_3[2], QWEN_2[4], QWEN_2[5], LLAMA_3[3]]
 """Usual proportions by size, for models that nobody has heard of."""
 
+ACTIVE = (("gpt-?oss-?20b", 3.6), ("gpt-?oss-?120b", 5.1), ("deepseek-?v2-?lite", 2.4), ("phi-?3.5-?moe", 6.6), ("olmoe", 1.3))
+"""Billions of parameters that a token uses in mixtures of experts whose names do not say so."""
+
 
 def parameters_of(name: str, stated: str = "") -> tuple[float | None, float | None]:
     """Billions of parameters in all and those a token uses, from the column that states them or from the model's name.
@@ -144,16 +147,15 @@ def parameters_of(name: str, stated: str = "") -> tuple[float | None, float | No
     active = re.search(r"(?<![a-z0-9])[ae](\d+(?:[.]\d+)?)b", low)
     experts = re.search(r"(\d+)x(\d+(?:[.]\d+)?)b", low)
     size = re.search(r"(?<![a-z0-9.])(\d+(?:[.]\d+)?)\s*([bm])(?![a-z0-9])", low)
-    try:
-        total = float(stated)
-    except ValueError:
-        total = float(size[1]) / (1000 if size[2] == "m" else 1) if size else None
+    given = re.match(r"\s*~?(\d+(?:[.]\d+)?)\s*([bm]?)", stated.lower())
+    said = given or size
+    total = float(said[1]) / (1000 if said[2] == "m" else 1) if said else None
     if total is None and experts:
         total = float(experts[1]) * float(experts[2]) * 0.83  # attention is shared
-    if total is not None and not (math.isfinite(total) and total > 0):
-        total = None
     used = float(active[1]) if active else 2 * float(experts[2]) * 0.9 if experts else None
-    return total or used, used if used and (total is None or used < total) else None
+    used = used or next((billions for pattern, billions in ACTIVE if re.search(pattern, low)), None)
+    total = total or used
+    return total, used if used and total and used < total else None
 
 
 def shape_of(name: str, stated: str = "") -> tuple[dict[str, Any], float, str] | None:
