@@ -11,6 +11,11 @@ batch 1 are left out and counted.
 
 from __future__ import annotations
 
+if not __package__:  # run as a file, `python perf/estimator.py`: start again as the module that the relative imports ask for
+    import runpy
+
+    runpy.run_module("edgewright.perf.estimator", run_name="__main__")
+
 import argparse
 import json
 import statistics
@@ -23,12 +28,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from edgewright.console import complain  # absolute, so that `python perf/estimator.py` works as well
-from edgewright.errors import EdgewrightError, UsageError
-from edgewright.perf.fitting import Crossed, coverage, cross_validate, fit_all, same_model
-from edgewright.perf.published import LeftOut, Row, read_table
-from edgewright.perf.residuals import markdown, plot
-from edgewright.targets.roofline import DECODE_TERMS, FIT_FILE, Band, decode_terms, load_fit, time_of
+from ..console import complain
+from ..errors import EdgewrightError, UsageError
+from ..targets.roofline import DECODE_TERMS, FIT_FILE, Band, decode_terms, load_fit, time_of
+from .fitting import Crossed, coverage, cross_validate, fit_all, same_model
+from .published import LeftOut, Row, read_table
+from .residuals import markdown, plot
 
 __all__ = ["main", "predict_row", "score", "validate"]
 
@@ -80,7 +85,11 @@ def validate(rows: Sequence[Row], crossed: Crossed) -> dict[str, Any]:
     """Median absolute percentage errors at batch 1 with a model, a board or an engine held out, and how many bands held."""
     single = [i for i, row in enumerate(rows) if row.batch == 1]
     apes = {name: np.abs(np.expm1(getattr(crossed, field))) for name, field in VALIDATIONS.items()}
-    table = [{name: float(ape[i]) for name, ape in apes.items()} | {"engine": rows[i].engine, "device": rows[i].target} for i in single]
+    table: list[dict[str, Any]] = [
+        {name: float(ape[i]) for name, ape in apes.items()} | {"engine": rows[i].engine, "device": rows[i].target} for i in single
+    ]
+        {name: float(ape[i]) for name, ape in apes.items()} | {"engine": rows[i].engine, "device": rows[i].target} for i in single
+    ]
 
     def medians(key: str) -> dict[str, Any]:
         groups = sorted({entry[key] for entry in table})

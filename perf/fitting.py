@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.perf.published import STORED_BITS, Row
-from edgewright.perf.regression import ROOT, Prior, Solution, solve
-from edgewright.perf.shapes import usual_shape
-from edgewright.targets.roofline import DECODE_TERMS, PREFILL_TERMS, decode_terms, prefill_terms
-from edgewright.targets.sizes import head_bytes, kv_size, size_of, traffic
+from ..targets.roofline import DECODE_TERMS, PREFILL_TERMS, decode_terms, prefill_terms
+from ..targets.sizes import head_bytes, kv_size, size_of, traffic
+from .published import STORED_BITS, Row
+from .regression import ROOT, Prior, Solution, solve
+from .shapes import usual_shape
 
 __all__ = ["Crossed", "coverage", "cross_validate", "fit_all", "same_model"]
 

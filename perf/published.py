@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgewright.errors import UsageError
-from edgewright.perf.regression import ROOT
-from edgewright.perf.shapes import shape_of
-from edgewright.targets.estimator import hardware_of
-from edgewright.targets.profile import Target, load_target
-from edgewright.targets.roofline import Hardware
-from edgewright.targets.sizes import traffic
+from ..errors import UsageError
+from ..targets.estimator import hardware_of
+from ..targets.profile import Target, load_target
+from ..targets.roofline import Hardware
+from ..targets.sizes import traffic
+from .regression import ROOT
+from .shapes import shape_of
 
 __all__ = ["STORED_BITS", "LeftOut", "Row", "engine_of", "place_of", "precision_of", "read_table"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from edgewright.perf.fitting import Crossed
-from edgewright.perf.published import Row
+from .fitting import Crossed
+from .published import Row
 
 __all__ = ["markdown", "plot"]
 
