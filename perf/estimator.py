@@ -88,8 +88,6 @@ def validate(rows: Sequence[Row], crossed: Crossed) -> dict[str, Any]:
     table: list[dict[str, Any]] = [
         {name: float(ape[i]) for name, ape in apes.items()} | {"engine": rows[i].engine, "device": rows[i].target} for i in single
     ]
-        {name: float(ape[i]) for name, ape in apes.items()} | {"engine": rows[i].engine, "device": rows[i].target} for i in single
-    ]
 
     def medians(key: str) -> dict[str, Any]:
         groups = sorted({entry[key] for entry in table})
