@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import __version__
+from .configs import dtype_name, read_config, read_family, resolve
 from .errors import EdgewrightError, UsageError
-from .models import Family, family_of
 
 __all__ = [
     "PROVENANCE",
@@ -48,59 +48,15 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def resolve(model: str | Path) -> Path:
-    """A model directory: `model` itself, or a snapshot of that hub id.
-
-    Raises:
-        UsageError: it is neither, or the hub cannot be reached.
-    """
-    path = Path(model)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UsageError(f"{path}: no config.json, so this is no model directory", "give a Hugging Face model directory")
-        return path
-    if path.exists() or str(model).startswith((".", "/", "~")) or str(model).count("/") != 1:
-        raise UsageError(f"{model}: no such model directory", "give a directory, or a hub id such as Qwen/Qwen2.5-0.5B")
-    from huggingface_hub import snapshot_download  # late: only a hub id needs it
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-        return Path(snapshot_download(str(model), allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"{model}: not a directory, and the hub did not give it: {reason}", "give a local directory") from error
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The config.json of a model directory."""
-    file = path / "config.json"
-    try:
-        config = json.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise UsageError(f"{file}: not found", "give a Hugging Face model directory") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: not valid JSON: {error}", "restore the config.json of the model") from error
-    if not isinstance(config, dict):
-        raise UsageError(f"{file}: not a JSON object", "restore the config.json of the model")
-    return config
-
-
 def read_provenance(path: Path) -> dict[str, Any]:
     """What `edgewright.json` of a checkpoint or artifact says; empty for one that edgewright did not write."""
     file = path / PROVENANCE
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
-def read_family(path: Path) -> tuple[Family, dict[str, Any]]:
-    """The family of a model directory, with its config."""
-    config = read_config(path)
-    return family_of(config, str(path / "config.json")), config
-
-
 def stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
     """The floating-point type a config.json says its weights are in; float32 where it says nothing."""
-    name = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    name = dtype_name(config)
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
         raise UsageError(f"config.json: dtype `{name}` is unknown", "use float32, float16 or bfloat16")

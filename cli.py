@@ -64,7 +64,8 @@ def run(
 
         edgewright run recipes/demo.yaml --set model=/models/Qwen2.5-0.5B --set evaluate.limit=50 --out runs/qwen
     """
-    from .planner import plan_recipe, refuse
+    from .forecast import refuse
+    from .planner import plan_recipe
     from .recipe import load_recipe
 
     loaded = load_recipe(recipe, settings or [])
@@ -111,18 +112,23 @@ def plan(
         edgewright plan recipes/demo.yaml
 
         edgewright plan /models/Qwen2.5-3B --target jetson-orin-nano-8gb --context 4096
+
+        edgewright plan /models/Qwen2.5-3B --target all
     """
-    from .planner import plan_model, plan_recipe, refuse
-    from .recipe import load_recipe
+    from .forecast import ALL_TARGETS, plan_model, refuse
 
     if what.endswith((".yaml", ".yml")):
+        from .planner import plan_recipe  # late: its steps import torch, which takes seconds
+        from .recipe import load_recipe
+
         extra = [f"target={target}"] if target else []
         recipe = load_recipe(Path(what), [*(settings or []), *extra])
         target, rows = recipe.target, plan_recipe(recipe, context, batch)
     else:
         rows = plan_model(what, target, context, batch)
     show({"target": target, "context": context, "batch": batch, "rows": rows}, as_json, "plan")
-    refuse(rows)
+    if target != ALL_TARGETS:  # a survey of the boards refuses nothing
+        refuse(rows)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .configs import is_gptq
 from .errors import UsageError
 
 __all__ = ["PackedLinear", "from_gptq", "gptq_config", "is_gptq", "packed_names", "to_gptq"]
@@ -108,12 +109,6 @@ def gptq_config(bits: int, group_size: int, sym: bool, damp: float) -> dict[str,
         "desc_act": False, "static_groups": True, "true_sequential": True, "damp_percent": damp, "lm_head": False,
         "pack_dtype": "int32",
     }  # fmt: skip
-
-
-def is_gptq(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json describes a checkpoint in the GPTQ layout."""
-    block: Any = config.get("quantization_config")
-    return bool(block) and block.get("quant_method") == "gptq"
 
 
 def packed_names(state: Mapping[str, Tensor]) -> list[str]:

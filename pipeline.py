@@ -27,9 +27,10 @@ from .console import console
 from .data.sources import Source
 from .errors import EdgewrightError, UsageError
 from .export.step import export
+from .forecast import refuse
 from .ledger import MEASURE_CODE, STEP_CODE, Ledger, code_version, differences, fingerprint
 from .loading import pick_device
-from .planner import plan_recipe, refuse
+from .planner import plan_recipe
 from .recipe import BASELINE, DistillStep, Recipe, Step, model_path
 from .steps import CalibrationData, StepContext, StepResult
 

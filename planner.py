@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from .checkpoint import read_config, read_family, resolve, stored_dtype
 from .compress.distill.runner import StudentFrom
 from .compress.prune.cut import choose_layers, choose_neurons, kept_heads
 from .compress.prune.runner import PruneOptions
-from .errors import Refused
-from .layouts import is_gptq
+from .configs import resolve
+from .forecast import State, device_row, initial
 from .models import family_of
 from .recipe import BASELINE, DistillStep, ExportStep, PruneStep, QuantizeStep, Recipe, Step, model_path
-from .targets.estimator import predict, size_of
-from .targets.profile import Target, load_target
-from .targets.rules import check
+from .targets import load_target, size_of
 
-__all__ = ["plan_model", "plan_recipe", "refuse"]
-
-
-@dataclass(frozen=True)
-class _State:
-    """A model as a step will leave it."""
-
-    config: Mapping[str, Any]
-    precision: str
-    group_size: int = 128
-    sym: bool = True
-    format: str | None = None
-    """Of an exported model; None for a checkpoint."""
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of the model."""
-        return family_of(self.config).parameters(self.config)
+__all__ = ["plan_recipe"]
 
 
 def plan_recipe(recipe: Recipe, context: int = 2048, batch: int = 1) -> list[dict[str, Any]]:
@@ -55,51 +34,19 @@ def plan_recipe(recipe: Recipe, context: int = 2048, batch: int = 1) -> list[dic
         Refused: a step cannot be done to this model at all.
     """
     target = load_target(recipe.target) if recipe.target else None
-    states = {BASELINE: _initial(resolve(model_path(recipe.model)))}
-    rows = [_row(BASELINE, states[BASELINE], target, context, batch)]
+    states = {BASELINE: initial(resolve(model_path(recipe.model)))}
+    rows = [device_row(BASELINE, states[BASELINE], target, context, batch)]
     flops_per_second = _speed()
     for index, (name, step) in enumerate(zip(recipe.step_names, recipe.steps, strict=True)):
         source = states[recipe.source_of(index)]
         states[name] = _after(step, source, states)
-        row = _row(name, states[name], target, context, batch)
+        row = device_row(name, states[name], target, context, batch)
         row |= _cost(step, source, states[name], states, recipe, flops_per_second)
         rows.append(row)
     return rows
 
 
-def plan_model(model: str, target_name: str | None, context: int = 2048, batch: int = 1) -> list[dict[str, Any]]:
-    """One row a precision for a model as it is."""
-    target = load_target(target_name) if target_name else None
-    state = _initial(resolve(model_path(model)))
-    if state.precision == "int4":
-        return [_row("int4", replace(state, format="onnx"), target, context, batch)]
-    return [_row(p, replace(state, precision=p, format="onnx"), target, context, batch) for p in ("fp16", "int8", "int4")]
-
-
-def refuse(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Stop when the target cannot run what a step will make.
-
-    Raises:
-        Refused: naming every step and rule.
-    """
-    broken = [f"{row['step']}: {reason}" for row in rows for reason in row["refused"]]
-    if broken:
-        raise Refused(
-            "the target cannot run this:\n  " + "\n  ".join(broken), "change the step or the target; `edgewright targets` lists them"
-        )
-
-
-def _initial(path: Path) -> _State:
-    read_family(path)
-    config = read_config(path)
-    if is_gptq(config):
-        block = config["quantization_config"]
-        return _State(config, f"int{block['bits']}", int(block["group_size"]), bool(block["sym"]))
-    names = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-    return _State(config, names.get(stored_dtype(config), "fp32"))
-
-
-def _after(step: Step, source: _State, states: Mapping[str, _State]) -> _State:
+def _after(step: Step, source: State, states: Mapping[str, State]) -> State:
     if isinstance(step, PruneStep):
         return _pruned(step, source)
     if isinstance(step, QuantizeStep):
@@ -111,11 +58,11 @@ def _after(step: Step, source: _State, states: Mapping[str, _State]) -> _State:
     return _named(step.student, states) if step.student else source
 
 
-def _named(name: str, states: Mapping[str, _State]) -> _State:
-    return states[name] if name in states else _initial(resolve(model_path(name)))
+def _named(name: str, states: Mapping[str, State]) -> State:
+    return states[name] if name in states else initial(resolve(model_path(name)))
 
 
-def _pruned(options: PruneOptions, source: _State) -> _State:
+def _pruned(options: PruneOptions, source: State) -> State:
     """The shape after a cut, by the same functions that choose what to cut, on scores that are all equal."""
     family = family_of(source.config)
     shape = family.shape(source.config)
@@ -123,32 +70,6 @@ def _pruned(options: PruneOptions, source: _State) -> _State:
     neurons = choose_neurons(torch.zeros(1, shape.intermediate_size), options.ffn)
     layers = choose_layers(torch.zeros(shape.num_hidden_layers), options.layers)
     return replace(source, config=family.resized(source.config, heads=heads, ffn=len(neurons[0]), layers=layers))
-
-
-def _row(name: str, state: _State, target: Target | None, context: int, batch: int) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "step": name, "precision": state.precision, "parameters": state.parameters,
-        "weight_bytes": size_of(state.config, state.precision, state.group_size), "violations": [], "refused": [],
-    }  # fmt: skip
-    if target is None:
-        return row
-    expected = predict(
-        target, state.config, precision=state.precision, context=context, prompt=min(context, 512), batch=batch,
-        group_size=state.group_size,
-    )  # fmt: skip
-    row |= {
-        "kv_bytes": expected.kv_bytes, "total_bytes": expected.total_bytes, "usable_bytes": expected.usable_bytes,
-        "fits": expected.fits, "ttft_ms": expected.ttft_ms, "decode_tok_s": expected.decode_tok_s, "band": expected.band,
-        "ttft_band": expected.ttft_band, "engine": expected.engine, "power_mode": expected.power_mode, "notes": list(expected.notes),
-    }  # fmt: skip
-    if state.format:
-        found = check(
-            target, state.config, format=state.format, precision=state.precision, group_size=state.group_size, sym=state.sym,
-            context=context, prompt=min(context, 512), batch=batch,
-        )  # fmt: skip
-        row["violations"] = [f"{v.message} (nearest: {v.nearest})" for v in found if v.severity != "refuse"]
-        row["refused"] = [f"{v.message} (nearest: {v.nearest})" for v in found if v.severity == "refuse"]
-    return row
 
 
 def _speed() -> float:
@@ -162,7 +83,7 @@ def _speed() -> float:
 
 
 def _cost(
-    step: Step, source: _State, result: _State, states: Mapping[str, _State], recipe: Recipe, flops_per_second: float
+    step: Step, source: State, result: State, states: Mapping[str, State], recipe: Recipe, flops_per_second: float
 ) -> dict[str, Any]:  # fmt: skip
     """Memory, disk and time that making a step takes here; an estimate to the factor two, not a promise."""
     family = family_of(source.config)

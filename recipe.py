@@ -19,13 +19,13 @@ from .benchmarks.policy import Policy
 from .compress.distill.runner import DistillOptions
 from .compress.prune.runner import PruneOptions
 from .compress.quantize.runner import QuantizeOptions
+from .configs import BUILTIN_MODEL, model_path
 from .errors import UsageError
 from .export.step import ExportOptions
 
 __all__ = ["BASELINE", "BUILTIN_MODEL", "Recipe", "Step", "builtin_recipe", "load_recipe", "model_path"]
 
 BASELINE = "baseline"
-BUILTIN_MODEL = "builtin:tiny-reasoner"
 ROOT = Path(__file__).parent
 
 
@@ -127,11 +127,6 @@ class Recipe(BaseModel):
 def builtin_recipe(name: str) -> Path:
     """The path of a recipe that ships with edgewright."""
     return ROOT / "recipes" / f"{name}.yaml"
-
-
-def model_path(model: str) -> str:
-    """The directory behind `builtin:tiny-reasoner`; any other model as it is."""
-    return str(ROOT / "demo" / "model") if model == BUILTIN_MODEL else model
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:

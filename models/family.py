@@ -7,10 +7,11 @@ names. All of them are pre-norm decoders with rotary positions and a gated FFN; 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+if TYPE_CHECKING:  # a plan needs shapes only, and torch takes seconds to import
+    from torch import Tensor, nn
 
 __all__ = ["Family", "LayerKind", "Shape", "weight_of"]
 
@@ -77,21 +78,26 @@ class Family:
     """Added to a norm's weight before it scales (Gemma stores weight - 1)."""
     scale_embedding: bool = False
     """Multiply embeddings by the square root of the width (Gemma)."""
-    tied: bool = False
-    """Whether the head is the embedding where config.json does not say (transformers 4 leaves the family's default out)."""
+    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    """What transformers takes for keys that config.json leaves out, from the family's configuration class."""
+
+    def completed(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A config.json with the family's defaults where it says nothing; an explicit null stays."""
+        return {**self.defaults, **config}
 
     def shape(self, config: Mapping[str, Any]) -> Shape:
-        """Read the sizes from a config.json; `head_dim` falls back to width / heads as transformers does."""
-        heads = int(config["num_attention_heads"])
+        """Read the sizes from a config.json; without a default `head_dim` falls back to width / heads as transformers does."""
+        full = self.completed(config)
+        heads = int(full["num_attention_heads"])
         return Shape(
-            hidden_size=int(config["hidden_size"]),
-            num_hidden_layers=int(config["num_hidden_layers"]),
+            hidden_size=int(full["hidden_size"]),
+            num_hidden_layers=int(full["num_hidden_layers"]),
             num_attention_heads=heads,
-            num_key_value_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // max(heads, 1)),
-            intermediate_size=int(config["intermediate_size"]),
-            vocab_size=int(config["vocab_size"]),
-            tied=bool(config.get("tie_word_embeddings", self.tied)),
+            num_key_value_heads=int(full.get("num_key_value_heads") or heads),
+            head_dim=int(full.get("head_dim") or int(full["hidden_size"]) // max(heads, 1)),
+            intermediate_size=int(full["intermediate_size"]),
+            vocab_size=int(full["vocab_size"]),
+            tied=bool(full.get("tie_word_embeddings", False)),
         )
 
     @property
@@ -175,6 +181,8 @@ class Family:
 
 def weight_of(linear: nn.Module) -> Tensor:
     """The weight [out, in] of a linear module, without its gradient history; writing to it changes the module."""
+    from torch import Tensor
+
     weight = linear.weight
     if not isinstance(weight, Tensor):
         raise TypeError(f"{type(linear).__name__} has no weight tensor")

@@ -13,9 +13,10 @@ class Gemma3(Family):
 
     def layer_kinds(self, config: Mapping[str, Any]) -> list[LayerKind]:
         """Every `sliding_window_pattern`-th layer (the sixth, if nothing is said) sees everything."""
-        layers, window = int(config["num_hidden_layers"]), int(config["sliding_window"])
-        every = int(config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or 6)
-        types = config.get("layer_types") or ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)]
+        full = self.completed(config)
+        layers, window = int(full["num_hidden_layers"]), int(full["sliding_window"] or 0)
+        every = int(full.get("sliding_window_pattern") or full.get("_sliding_window_pattern") or 6)
+        types = full.get("layer_types") or ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)]
         return [LayerKind(window if t == "sliding_attention" else 0, t) for t in types]
 
     def accepts_heads(self, config: Mapping[str, Any], heads: int) -> bool:
@@ -24,7 +25,7 @@ class Gemma3(Family):
 
     def query_scale(self, config: Mapping[str, Any]) -> float:
         """Set by `query_pre_attn_scalar`, not by the head size."""
-        return float(config.get("query_pre_attn_scalar") or self.shape(config).head_dim) ** -0.5
+        return float(self.completed(config)["query_pre_attn_scalar"]) ** -0.5
 
     def activation(self, config: Mapping[str, Any]) -> str:
         """The tanh approximation of GELU."""
@@ -40,5 +41,8 @@ FAMILY = Gemma3(
     mlp_post_norm="post_feedforward_layernorm",
     norm_offset=1.0,
     scale_embedding=True,
-    tied=True,
-)
+    defaults={
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208, "sliding_window": 4096,
+        "query_pre_attn_scalar": 256, "tie_word_embeddings": True,
+    },
+)  # fmt: skip

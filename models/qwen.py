@@ -13,11 +13,12 @@ class Qwen(Family):
 
     def layer_kinds(self, config: Mapping[str, Any]) -> list[LayerKind]:
         """Layers from `max_window_layers` on slide when `use_sliding_window` is set."""
-        layers = int(config["num_hidden_layers"])
-        if not config.get("use_sliding_window"):
+        full = self.completed(config)
+        layers = int(full["num_hidden_layers"])
+        if not full.get("use_sliding_window"):
             return [LayerKind(0, None)] * layers
-        window, first = int(config.get("sliding_window") or 0), int(config.get("max_window_layers", layers))
-        types = config.get("layer_types") or ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
+        window, first = int(full["sliding_window"] or 0), int(full["max_window_layers"])
+        types = full.get("layer_types") or ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
         return [LayerKind(window if t == "sliding_attention" else 0, None) for t in types]
 
 
@@ -29,5 +30,6 @@ class Qwen2(Qwen):
         return (self.q, self.k, self.v)
 
 
-QWEN2 = Qwen2(model_types=("qwen2",))
-QWEN3 = Qwen(model_types=("qwen3",), q_norm="self_attn.q_norm", k_norm="self_attn.k_norm")
+WINDOWS = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
+QWEN2 = Qwen2(model_types=("qwen2",), defaults=WINDOWS)
+QWEN3 = Qwen(model_types=("qwen3",), q_norm="self_attn.q_norm", k_norm="self_attn.k_norm", defaults={**WINDOWS, "head_dim": 128})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .estimator import Prediction, engines, predict
+from .estimator import Prediction, engines, longest_context, predict
 from .profile import Target, list_targets, load_target, target_names, usable_bytes
 from .rules import Violation, check
 from .sizes import PRECISIONS, kv_size, size_of
 
 __all__ = [
-    "PRECISIONS", "Prediction", "Target", "Violation", "check", "engines", "kv_size", "list_targets", "load_target", "predict",
-    "size_of", "target_names", "usable_bytes",
+    "PRECISIONS", "Prediction", "Target", "Violation", "check", "engines", "kv_size", "list_targets", "load_target", "longest_context",
+    "predict", "size_of", "target_names", "usable_bytes",
 ]  # fmt: skip

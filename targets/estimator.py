@@ -1,12 +1,13 @@
 """What a target will give: memory, time to first token and tokens a second, from config.json and a profile alone.
 
-A roofline with fixed costs (see `roofline`); its coefficients come from `fit.yaml`, which `perf/fit_estimator.py` fits on
+A roofline with fixed costs (see `roofline`); its coefficients come from `fit.yaml`, which `perf/estimator.py` fits on
 published measurements. Each prediction carries the relative error that held-out measurements had, so that a plan can say
 how far to trust it.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,11 +27,14 @@ from .roofline import (
     prefill_terms,
     time_of,
 )  # fmt: skip
-from .sizes import check_precision, float_bytes_of, head_bytes, kv_size, read_size, size_of
+from .sizes import check_precision, float_bytes_of, head_bytes, kv_size, read_size, size_of, traffic
 
-__all__ = ["ENGINES", "Prediction", "engines", "float_bytes_on", "hardware_of", "predict", "runtime_size", "size_of"]
+__all__ = ["ENGINES", "Prediction", "engines", "float_bytes_on", "hardware_of", "longest_context", "predict", "runtime_size", "size_of"]
 
-ENGINES = {"jetson": ("edge-llm", "vllm", "llama.cpp"), "cpu": ("onnxruntime",)}
+ENGINES = {"jetson": ("edge-llm", "vllm", "llama.cpp", "mlc", "ollama", "tinychat", "transformers"), "cpu": ("onnxruntime",)}
+
+MOST_POSITIONS = 131072
+"""Positions of a model whose config.json does not limit them."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Prediction:
         decode_tok_s: tokens a second of all sequences together; None likewise.
         tokens_per_joule: decode tokens a joule by power mode, where a mode has a watt label. The label's whole budget
             is counted as used, so this is a lower bound, good for comparing boards; modes of MAXN kind have no label.
-        band: relative error of `decode_tok_s` that nine of ten held-out measurements stayed within.
+        band: eight of ten held-out measurements were within a factor of 1 + `band` of `decode_tok_s`, either way.
         ttft_band: the same for `ttft_ms`.
         notes: what to know before believing it.
     """
@@ -166,6 +170,18 @@ def predict(
     )  # fmt: skip
 
 
+def longest_context(
+    target: Target, config: Mapping[str, Any], *, precision: str, batch: int = 1, group_size: int = 128
+) -> int:  # fmt: skip
+    """Tokens of KV cache that fit beside the weights, in steps of 64, up to the model's positions; 0 if not even one step does."""
+    most = int(config.get("max_position_embeddings") or MOST_POSITIONS) // 64
+
+    def fits(steps: int) -> bool:
+        return predict(target, config, precision=precision, context=64 * steps, prompt=1, batch=batch, group_size=group_size).fits
+
+    return 64 * (bisect.bisect_left(range(1, most + 1), True, key=lambda steps: not fits(steps)))
+
+
 def _engine(target: Target, engine: str | None) -> str:
     known = engines(target)
     if engine is not None and engine not in known:
@@ -201,13 +217,20 @@ class _Run:
         """Whether the engine would run this on the processor that the fit is about."""
         return self.precision != "fp8" and not (self.precision == "int8-dynamic" and self.target.platform.kind == "jetson")
 
+    @property
+    def read_bytes(self) -> int:
+        """Weights that one step reads, as the engine stores them."""
+        stored = self.fit.stored_bits
+        if self.precision in stored:
+            return traffic(self.config, stored[self.precision], stored["head"])
+        return read_size(self.config, self.precision, self.group_size, self.float_bytes)
+
     def decode_tok_s(self, mode: PowerMode) -> float | None:
         """Tokens a second of all sequences."""
         if not self.measurable:
             return None
-        read = read_size(self.config, self.precision, self.group_size, self.float_bytes)
         terms = decode_terms(
-            self.config, hardware_of(self.target, mode), read_bytes=read, context=self.context, batch=self.batch,
+            self.config, hardware_of(self.target, mode), read_bytes=self.read_bytes, context=self.context, batch=self.batch,
             float_bytes=self.float_bytes,
         )  # fmt: skip
         return self.batch / time_of(terms, self.fit.decode, DECODE_TERMS)
@@ -218,8 +241,7 @@ class _Run:
             return None
         hardware = hardware_of(self.target, mode)
         terms = prefill_terms(self.config, hardware, prompt=self.prompt, batch=self.batch)
-        read = read_size(self.config, self.precision, self.group_size, self.float_bytes) / hardware.bandwidth
-        return 1e3 * max(time_of(terms, self.fit.prefill, PREFILL_TERMS), read)
+        return 1e3 * max(time_of(terms, self.fit.prefill, PREFILL_TERMS), self.read_bytes / hardware.bandwidth)
 
     def tokens_per_joule(self) -> dict[str, float]:
         """Decode tokens a joule in every mode that has a watt label."""

@@ -48,7 +48,7 @@ class Hardware(_Strict):
 
 
 class Band(_Strict):
-    """Relative errors that nine of ten held-out measurements stayed within."""
+    """How far eight of ten held-out measurements were from their prediction: within a factor of one plus this, either way."""
 
     known: float
     """On a board and power mode that the fit has seen, with a model that it has not."""
@@ -56,12 +56,16 @@ class Band(_Strict):
     """On a board or power mode that the fit has not seen."""
     batched: float
     """With more than one sequence."""
+    inferred: float | None = None
+    """With a model whose shape was inferred from its parameter count."""
 
 
 class EngineFit(_Strict):
     """Coefficients of one engine and how well they held on data left out."""
 
     decode: dict[str, float]
+    stored_bits: dict[str, float] = {}
+    """Bits a weight by precision, and of the `head`, where the engine stores weights in a format of its own."""
     prefill: dict[str, float] | None = None
     decode_band: Band
     prefill_band: Band | None = None

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import UsageError
 from ..models import family_of
 
-__all__ = ["PRECISIONS", "check_precision", "float_bytes_of", "head_bytes", "kv_size", "linear_macs", "read_size", "size_of"]
+__all__ = ["PRECISIONS", "check_precision", "float_bytes_of", "head_bytes", "kv_size", "linear_macs", "read_size", "size_of", "traffic"]
 
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8", "int8-dynamic", "int4")
 FLOAT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -81,6 +81,11 @@ def read_size(config: Mapping[str, Any], precision: str, group_size: int, float_
     size = size_of(config, precision, group_size, float_bytes=float_bytes)
     tied = family_of(config).shape(config).tied
     return size if tied else size - head_bytes(config, float_bytes)
+
+
+def traffic(config: Mapping[str, Any], bits: float, head_bits: float) -> int:
+    """Bytes that one decode step reads where linear layers take `bits` a weight and the head `head_bits`, scales included."""
+    return int(linear_macs(config) * bits / 8 + head_bytes(config, 1) * head_bits / 8)
 
 
 def kv_size(config: Mapping[str, Any], context: int, batch: int = 1, *, element_bytes: int = 2) -> int:

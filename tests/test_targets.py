@@ -1,24 +1,19 @@
-"""Targets: profiles, sizes, rules and predictions, against hand counts and published measurements."""
+"""Targets: profiles, sizes and rules, against hand counts."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
+from known_models import AGX, GEMMA, JETSONS, LLAMA_3B, NANO, NX, QWEN3, QWEN25_3B, SMALL, changed
 
 from edgewright.errors import Refused, UsageError
 from edgewright.targets import (
     Target,
     Violation,
     check,
-    engines,
     kv_size,
     list_targets,
     load_target,
@@ -28,38 +23,6 @@ from edgewright.targets import (
     usable_bytes,
 )  # fmt: skip
 from edgewright.targets.profile import version_key
-from edgewright.targets.roofline import load_fit
-
-JETSONS = [
-    "jetson-agx-orin-32gb", "jetson-agx-orin-64gb", "jetson-orin-nano-4gb", "jetson-orin-nano-8gb", "jetson-orin-nx-16gb",
-    "jetson-orin-nx-8gb",
-]  # fmt: skip
-NANO, NX, AGX = "jetson-orin-nano-8gb", "jetson-orin-nx-16gb", "jetson-agx-orin-64gb"
-
-
-def model(kind: str, *sizes: int, tied: bool = True, **more: Any) -> dict[str, Any]:
-    names = (
-        "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size",
-        "vocab_size",
-    )  # fmt: skip
-    return {"model_type": kind, **dict(zip(names, sizes, strict=True)), "tie_word_embeddings": tied, **more}
-
-
-QWEN25_3B = model("qwen2", 2048, 36, 16, 2, 128, 11008, 151936)
-QWEN3 = {
-    "0.6B": model("qwen3", 1024, 28, 16, 8, 128, 3072, 151936),
-    "1.7B": model("qwen3", 2048, 28, 16, 8, 128, 6144, 151936),
-    "4B": model("qwen3", 2560, 36, 32, 8, 128, 9728, 151936),
-    "8B": model("qwen3", 4096, 36, 32, 8, 128, 12288, 151936, tied=False),
-}
-LLAMA_3B = model("llama", 3072, 28, 24, 8, 128, 8192, 128256)
-SMALL = model("llama", 512, 4, 8, 2, 64, 1536, 32000)
-GEMMA = model("gemma3_text", 640, 18, 4, 1, 256, 2048, 262144, sliding_window=512)
-
-
-def changed(config: Mapping[str, Any], **sizes: Any) -> dict[str, Any]:
-    return {**config, **sizes}
-
 
 # --- profiles ---
 
@@ -359,160 +322,6 @@ def test_refusals_come_first() -> None:
 def test_unknown_formats_are_user_errors() -> None:
     with pytest.raises(UsageError, match="format `tflite`"):
         check(load_target(NANO), SMALL, format="tflite", precision="fp16")
-
-
-# --- predictions ---
-
-MODES = {AGX: "MAXN", NX: "40W", NANO: "15W"}
-PUBLISHED = [
-    # TensorRT-Edge-LLM 0.9.0, INT4, batch 1, answers to ~60 tokens: model, target, decode tokens a second
-    # https://nvidia.github.io/TensorRT-Edge-LLM/0.9.1/user_guide/performance/performance-benchmarks.html
-    ("0.6B", AGX, 186.4), ("1.7B", AGX, 98.6), ("4B", AGX, 53.1), ("8B", AGX, 32.5), ("0.6B", NX, 117.4), ("1.7B", NX, 60.4),
-    ("4B", NX, 31.6), ("8B", NX, 19.0), ("0.6B", NANO, 72.8), ("1.7B", NANO, 37.4),
-]  # fmt: skip
-LATER = [
-    # Version 0.10.0, which the fit has not seen, with 2,048 tokens in the cache: decode tokens a second, prefill ms
-    # https://nvidia.github.io/TensorRT-Edge-LLM/0.10.0/user_guide/performance/performance-benchmarks.html
-    ("0.6B", AGX, 162.5, 118.5), ("0.6B", NX, 98.9, 269), ("0.6B", NANO, 61.0, 445), ("1.7B", AGX, 89.5, 308),
-    ("1.7B", NX, 52.2, 674), ("1.7B", NANO, 32.3, 1021), ("4B", AGX, 50.7, 762), ("4B", NX, 29.2, 1880),
-    ("8B", AGX, 30.6, 1384), ("8B", NX, 17.5, 2944),
-]  # fmt: skip
-
-
-def test_published_decode_rates_are_inside_the_band() -> None:
-    inside = 0
-    for size, name, rate in PUBLISHED:
-        p = predict(load_target(name), QWEN3[size], precision="int4", context=317, power_mode=MODES[name])
-        assert p.decode_tok_s is not None and p.band is not None and p.band < 0.1
-        inside += abs(p.decode_tok_s / rate - 1) <= p.band
-    assert inside >= 0.9 * len(PUBLISHED)
-
-
-def test_a_later_release_that_the_fit_has_not_seen_is_predicted() -> None:
-    decode, first = [], []
-    for size, name, rate, prefill in LATER:
-        p = predict(load_target(name), QWEN3[size], precision="int4", power_mode=MODES[name])
-        assert p.decode_tok_s is not None and p.ttft_ms is not None
-        decode.append(abs(p.decode_tok_s / rate - 1))
-        first.append(abs(p.ttft_ms / prefill - 1))
-    assert sorted(decode)[len(decode) // 2] < 0.1 and max(decode) < 0.16
-    assert sorted(first)[len(first) // 2] < 0.1 and max(first) < 0.35
-
-
-def test_published_memory_is_predicted() -> None:
-    # Same tables: peak GPU memory in MB at batch 1; they do not state how much cache was reserved, the fit found 2,560 tokens.
-    for size, name, peak in (("0.6B", AGX, 1931), ("1.7B", NANO, 3234), ("4B", NX, 4921), ("8B", NX, 7880)):
-        p = predict(load_target(name), QWEN3[size], precision="int4", context=2560)
-        assert p.total_bytes == pytest.approx(peak * 1e6, rel=0.08)
-
-
-def test_low_bits_help_less_than_their_bytes() -> None:
-    # Published for a 3B on AGX Orin: fp16 27.2, int8 45.2, int4 71.8 tokens a second.
-    for precision, rate in (("fp16", 27.2), ("int8", 45.2), ("int4", 71.8)):
-        p = predict(load_target(AGX), QWEN25_3B, precision=precision, context=512, power_mode="MAXN")
-        assert p.decode_tok_s == pytest.approx(rate, rel=0.12)
-
-
-@pytest.mark.parametrize("name", target_names())
-def test_predictions_move_the_right_way(name: str) -> None:
-    target = load_target(name)
-    base = predict(target, QWEN3["0.6B"], precision="int4")
-    longer = predict(target, QWEN3["0.6B"], precision="int4", context=8192, prompt=8192)
-    wider = predict(target, QWEN3["0.6B"], precision="int4", batch=8)
-    assert base.total_bytes == base.weight_bytes + base.kv_bytes + base.runtime_bytes
-    assert longer.kv_bytes == 4 * base.kv_bytes and wider.kv_bytes == 8 * base.kv_bytes
-    assert base.decode_tok_s and longer.decode_tok_s and wider.decode_tok_s
-    assert base.ttft_ms and longer.ttft_ms and wider.ttft_ms
-    assert longer.decode_tok_s < base.decode_tok_s < wider.decode_tok_s < 8 * base.decode_tok_s
-    assert 4 * base.ttft_ms * 0.9 < longer.ttft_ms and base.ttft_ms < wider.ttft_ms
-    for mode in target.power_modes:
-        faster = predict(target, QWEN3["0.6B"], precision="int4", power_mode=mode.name).decode_tok_s
-        assert faster is not None
-        assert faster * size_of(QWEN3["0.6B"], "int4") < mode.bandwidth_gb_s * 1e9  # nothing beats the memory
-
-
-def test_energy_is_given_where_a_label_is() -> None:
-    p = predict(load_target(NANO), SMALL, precision="int4", power_mode="15W")
-    assert set(p.tokens_per_joule) == {"7W", "15W", "25W"}
-    assert p.decode_tok_s is not None
-    assert p.tokens_per_joule["15W"] == pytest.approx(p.decode_tok_s / 15)
-    assert predict(load_target("cpu"), SMALL, precision="int4").tokens_per_joule == {}
-
-
-def test_a_cpu_graph_keeps_embedding_and_cache_in_float32() -> None:
-    p = predict(load_target("cpu"), QWEN25_3B, precision="int4")
-    assert p.weight_bytes == size_of(QWEN25_3B, "int4", float_bytes=4)
-    assert p.kv_bytes == kv_size(QWEN25_3B, 2048, element_bytes=4)
-    assert p.engine == "onnxruntime"
-
-
-def test_what_the_gpu_cannot_run_gets_no_speed() -> None:
-    p = predict(load_target(NANO), SMALL, precision="int8-dynamic")
-    assert (p.decode_tok_s, p.ttft_ms, p.band, p.tokens_per_joule) == (None, None, None, {})
-    assert any("no speed" in note for note in p.notes)
-
-
-def test_the_band_widens_where_nothing_was_measured() -> None:
-    target = load_target(AGX)
-    known, new = (predict(target, SMALL, precision="int4", power_mode=mode) for mode in ("MAXN", "30W"))
-    assert known.band is not None and new.band is not None and known.band < new.band
-    assert any("extrapolated" in note for note in new.notes) and not any("extrapolated" in note for note in known.notes)
-
-
-def test_engines_are_checked_and_the_prompt_is_cut_to_the_context() -> None:
-    target = load_target(NANO)
-    assert engines(target)[0] == "edge-llm"
-    assert set(engines(target)) | {"onnxruntime"} == set(load_fit().engines)
-    with pytest.raises(UsageError, match="engine `mlc`"):
-        predict(target, SMALL, precision="int4", engine="mlc")
-    assert predict(target, SMALL, precision="int4", engine="vllm").ttft_ms is None
-    assert predict(target, SMALL, precision="int4", context=128).prompt == 128
-    with pytest.raises(UsageError, match="at least 1"):
-        predict(target, SMALL, precision="int4", batch=0)
-
-
-def test_a_prediction_is_json() -> None:
-    p = predict(load_target(NANO), SMALL, precision="int4")
-    assert json.loads(json.dumps(p.to_dict()))["weight_bytes"] == p.weight_bytes
-    assert set(p.to_dict()) == {field.name for field in dataclasses.fields(p)}
-
-
-# --- the fit ---
-
-
-@pytest.fixture(scope="module")
-def fitter() -> ModuleType:
-    return pytest.importorskip("edgewright.perf.fit_estimator", reason="perf/ is not part of the wheel")
-
-
-def test_the_fit_beats_the_naive_rule_on_models_left_out() -> None:
-    errors = load_fit().engines["edge-llm"].errors
-    held_out, naive = errors["decode_leave_one_model_out"], errors["decode_naive"]
-    assert held_out is not None and naive is not None and held_out < naive / 2
-
-
-def test_the_fit_finds_the_coefficients_that_made_the_data(fitter: ModuleType) -> None:
-    terms = np.random.default_rng(0).uniform(0.1, 1.0, (40, 4))
-    truth = np.array([1.2, 7.0, 0.0, 0.5])
-    floors = np.array([1.0, 0.0, 0.0, 0.0])
-    assert fitter.least_squares(terms, terms @ truth, floors) == pytest.approx(truth, abs=1e-9)
-    assert (fitter.least_squares(terms, terms @ np.array([0.5, 1.0, 1.0, 1.0]), floors) >= floors).all()
-
-
-def test_rows_are_read_with_their_unstated_context(fitter: ModuleType, tmp_path: Path) -> None:
-    head = "device,power_mode,engine,model,params_b,quant,bits,weight_file_gb,context_or_prompt_tokens,decode_tok_s,ttft_ms,notes"
-    file = tmp_path / "rows.csv"
-    file.write_text(
-        f"{head}\n"
-        "Jetson AGX Orin 64GB,unspecified,TensorRT Edge-LLM 0.9.0,Qwen3-8B,8,INT4,4,,488,160,,batch=8;kind=LLM;prefill_ms=5\n"
-        "Jetson Orin Nano 8GB Super,7W (id 3),llama.cpp CUDA,Qwen3-0.6B,0.6,Q8_0,8,0.61,2048,14,2875,\n"
-        "Jetson AGX Orin 64GB,MAXN,TensorRT Edge-LLM 0.9.0,Qwen3-8B,8,INT4,4,,61,59,,batch=1;mode=EAGLE3\n"
-        "Raspberry Pi 5,,llama.cpp,Qwen3-8B,8,Q4,4,,61,1,,\n"
-    )
-    batched, small = fitter.load_rows(file)
-    assert (batched.target, batched.mode, batched.context, batched.batch) == (AGX, "MAXN", 61 + 256, 8)
-    assert batched.step_s == pytest.approx(8 / 160) and batched.prefill_s is None
-    assert (small.mode, small.precision, small.read_bytes, small.prefill_s) == ("7W", "int8", 610_000_000, 2.875)
 
 
 def test_targets_are_data_that_can_be_edited(tmp_path: Path) -> None:

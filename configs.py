@@ -1,0 +1,76 @@
+"""Where a model is and what its config.json says. Nothing here imports torch: a plan reads no weight."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+from .models import Family, family_of
+
+__all__ = ["BUILTIN_MODEL", "dtype_name", "is_gptq", "model_path", "read_config", "read_family", "resolve"]
+
+BUILTIN_MODEL = "builtin:tiny-reasoner"
+ROOT = Path(__file__).parent
+
+
+def model_path(model: str) -> str:
+    """The directory behind `builtin:tiny-reasoner`; any other model as it is."""
+    return str(ROOT / "demo" / "model") if model == BUILTIN_MODEL else model
+
+
+def resolve(model: str | Path) -> Path:
+    """A model directory: `model` itself, or a snapshot of that hub id.
+
+    Raises:
+        UsageError: it is neither, or the hub cannot be reached.
+    """
+    path = Path(model)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UsageError(f"{path}: no config.json, so this is no model directory", "give a Hugging Face model directory")
+        return path
+    if path.exists() or str(model).startswith((".", "/", "~")) or str(model).count("/") != 1:
+        raise UsageError(f"{model}: no such model directory", "give a directory, or a hub id such as Qwen/Qwen2.5-0.5B")
+    from huggingface_hub import snapshot_download  # late: only a hub id needs it
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+        return Path(snapshot_download(str(model), allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{model}: not a directory, and the hub did not give it: {reason}", "give a local directory") from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config.json of a model directory."""
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise UsageError(f"{file}: not found", "give a Hugging Face model directory") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: not valid JSON: {error}", "restore the config.json of the model") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"{file}: not a JSON object", "restore the config.json of the model")
+    return config
+
+
+def read_family(path: Path) -> tuple[Family, dict[str, Any]]:
+    """The family of a model directory, with its config."""
+    config = read_config(path)
+    return family_of(config, str(path / "config.json")), config
+
+
+def dtype_name(config: Mapping[str, Any]) -> str:
+    """The name of the floating-point type that a config.json says its weights are in; float32 where it says nothing."""
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+
+
+def is_gptq(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json describes a checkpoint in the GPTQ layout."""
+    block: Any = config.get("quantization_config")
+    return bool(block) and block.get("quant_method") == "gptq"
