@@ -119,7 +119,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     make_tokenizer(args.out)
     tokenizer = AutoTokenizer.from_pretrained(args.out)
-    model = build(tokenizer.eos_token_id)
+    model: Any = build(tokenizer.eos_token_id)
     started = time.monotonic()
     config = TrainConfig(args.steps, args.lr, BATCH, optimizer=args.optimizer, device=args.device)
     losses = train(NextToken(model), rows(tokenizer, args.seed), config, "training the reasoner")

@@ -123,7 +123,8 @@ def _refit_one(
     """Replace one projection of a layer by its refit; columns that go become zero, which is what cutting them does."""
     weight = weight_of(layer.get_submodule(name))
     old = weight[:, kept]
-    fit, held = (Sums.zeros(*old.shape, old.device) for _ in range(2))
+    outputs, width = old.shape
+    fit, held = (Sums.zeros(outputs, width, old.device) for _ in range(2))
     for number, (hidden, target) in enumerate(zip(states, wanted, strict=True)):
         with _watched(layer, family, last=name) as (inputs, stream), suppress(_Enough):
             call(layer, hidden)
