@@ -316,7 +316,7 @@ def heat_map(importance: Sequence[Sequence[float]], pruned: Sequence[Sequence[in
                 if math.isfinite(value):
                     a, b, c, d = column + 0.05, row + 0.05, column + 0.95, row + 0.95
                     squares.append([(a, b), (c, b), (c, d), (a, d)])
-                    faces.append(to_rgba(ACCENT, 0.08 + 0.92 * (value - low) / ((high - low) or 1.0)))
+                    faces.append(to_rgba(ACCENT, 0.08 + 0.92 * ((value - low) / ((high - low) or 1.0))))
         axes.add_collection(PolyCollection(squares, facecolors=faces, edgecolors="none"), autolim=False)
         marks = [(head + 0.5, row + 0.5) for row, gone in enumerate(pruned[: len(importance)]) for head in gone]
         across, down = [m[0] for m in marks], [m[1] for m in marks]

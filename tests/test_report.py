@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from edgewright.benchmarks.plots import heat_map
 from edgewright.benchmarks.report import render_html, render_markdown, write_report
 from edgewright.errors import EdgewrightError, UsageError
 
@@ -342,3 +343,8 @@ def test_report_needs_neither_torch_nor_matplotlib_to_be_imported() -> None:
     code = "import sys, edgewright.benchmarks.report; print({'torch', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_heat_map_of_scores_whose_spread_is_rounded() -> None:
+    """0.92 * spread / spread may come out above 0.92, and more than fully opaque is an error."""
+    assert "<svg" in heat_map([[0.8444218515250481, 1.6023762544653506]], [[0]], "heads")
