@@ -42,7 +42,7 @@ class Problem:
 def _sum(total: int, term: str) -> str:
     """`total` and a signed term added place by place, highest first: a step never carries over more than one digit.
 
-    ("145", "-38") is written 145-38=115-8=107.
+    (145, "-38") is written 145-38=115-8=107; adding zero is no step, so that (4, "-0") is 4-0.
     """
     sign, digits, written = term[0], term[1:], [f"{total}{term}"]
     for i, digit in enumerate(digits):
