@@ -92,7 +92,7 @@ def _plan(plan: Mapping[str, Any]) -> list[Any]:
         [r["step"], r["precision"], _number(r["parameters"], ",.2f", 1e6), _number(r["weight_bytes"], ",.2f", 1e6),
          _number(r.get("ram_bytes"), ",.0f", 1e6), _number(r.get("seconds"), ",.0f"), _number(r.get("total_bytes"), ",.0f", 1e6),
          {True: "yes", False: "NO", None: "-"}[r.get("fits")], _number(r.get("ttft_ms"), ",.0f"), _number(r.get("decode_tok_s"), ",.0f"),
-         "-" if r.get("band") is None else f"±{r['band']:.0%}", _number(r.get("longest_context"), ",.0f"),
+         "-" if r.get("band") is None else f"×÷{1 + r['band']:.2f}", _number(r.get("longest_context"), ",.0f"),
          "  ".join(f"{mode} {value:.1f}" for mode, value in r.get("tokens_per_joule", {}).items()) or "-"]
         for r in plan["rows"]
     ]  # fmt: skip

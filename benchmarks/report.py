@@ -205,7 +205,7 @@ def _figure(name: str, value: float | None, unit: bool = False) -> str:
 def _band(value: float | None, band: float | None, unit: str) -> Cell:
     if value is None or band is None:
         return Cell(_significant(value))
-    return Cell(_significant(value), f"{_significant(value * (1 - band))} to {_significant(value * (1 + band))} {unit}")
+    return Cell(_significant(value), f"{_significant(value / (1 + band))} to {_significant(value * (1 + band))} {unit}")
 
 
 # The parts of the report.
