@@ -16,7 +16,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 setup: $(VENV)/.ready  ## create .venv with the pinned dependencies
 
-demo: setup  ## run the whole chain on the embedded model (8 minutes on 2 cores; seconds when nothing changed)
+demo: setup  ## run the whole chain on the embedded model (7 minutes on 2 cores; seconds when nothing changed)
 	$(BIN)/edgewright run recipes/demo.yaml --out runs/demo
 
 test: setup  ## run the tests (under 10 minutes on 2 cores)
