@@ -33,11 +33,12 @@ slow: setup  ## the tests that take minutes: kill and resume, whole recipes
 compat: setup  ## read our checkpoints with other projects' packages, each in its own environment
 	$(BIN)/python -m pytest -m compat
 
-perf: setup demo  ## decode speed of the INT4 artifact against its float checkpoint, side by side
+perf: setup demo  ## decode speed of the INT4 artifact against its float checkpoint, side by side; how often the gate is right
 	$(BIN)/python -m edgewright.perf.decode runs/demo/export-int4 runs/demo/distill
 	$(BIN)/python -m edgewright.perf.decode runs/demo/export-int8 runs/demo/distill
+	$(BIN)/python -m edgewright.perf.gate --trials 300
 
-demo-model: setup  ## train the embedded tiny reasoner again (50 minutes on 2 cores)
+demo-model: setup  ## train the embedded tiny reasoner again (55 minutes on 2 cores)
 	$(BIN)/python -m edgewright.demo.train
 	$(BIN)/python -m edgewright.demo.card
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ...console import progress
 from ...models import Family, Shape, weight_of
 from ..layerwise import LayerCall, first_inputs
+from .cut import head_channels
 
 __all__ = ["Sums", "choose_damp", "compensate", "refit"]
 
@@ -110,8 +111,7 @@ def compensate(
             wanted = [_wanted(family, layer, call, hidden) for hidden in whole]
             whole = [output for output, _ in wanted]
             if i in layers:
-                columns = torch.tensor(heads[i]).unsqueeze(-1) * shape.head_dim + torch.arange(shape.head_dim)
-                for name, kept in ((family.o, columns.flatten()), (family.down, torch.tensor(neurons[i]))):
+                for name, kept in ((family.o, head_channels(heads[i], shape.head_dim)), (family.down, torch.tensor(neurons[i]))):
                     _refit_one(family, name, kept.to(whole[0].device), layer, call, small, [of[name] for _, of in wanted])
                 small = [call(layer, hidden) for hidden in small]
             bar.advance()

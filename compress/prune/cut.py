@@ -11,7 +11,7 @@ from torch import Tensor
 from ...errors import Refused, UsageError
 from ...models import Family, Shape
 
-__all__ = ["choose_heads", "choose_layers", "choose_neurons", "cut", "kept_heads"]
+__all__ = ["choose_heads", "choose_layers", "choose_neurons", "cut", "head_channels", "kept_heads"]
 
 
 def kept_heads(shape: Shape, ratio: float, accepts: Callable[[int], bool], multiple: int = 128) -> int:
@@ -91,6 +91,11 @@ def choose_layers(scores: Tensor, remove: int) -> list[int]:
     return sorted(order.argsort(descending=True)[: layers - remove].tolist())
 
 
+def head_channels(heads: list[int], head_dim: int) -> Tensor:
+    """Which channels of the queries, and of what the output projection reads, belong to these heads: int64 [heads * head_dim]."""
+    return (torch.tensor(heads).unsqueeze(-1) * head_dim + torch.arange(head_dim)).flatten()
+
+
 def cut(
     state: Mapping[str, Tensor], config: Mapping[str, Any], family: Family, shape: Shape,
     heads: list[list[int]], neurons: list[list[int]], layers: list[int],
@@ -109,7 +114,7 @@ def cut(
     prefix = f"{family.layers}."
     small = {k: v for k, v in state.items() if not k.startswith(prefix)}
     for new, old in enumerate(layers):
-        rows = (torch.tensor(heads[old]).unsqueeze(-1) * shape.head_dim + torch.arange(shape.head_dim)).flatten()
+        rows = head_channels(heads[old], shape.head_dim)
         ffn = torch.tensor(neurons[old])
         along = {family.q: (rows, 0), family.o: (rows, 1), family.gate: (ffn, 0), family.up: (ffn, 0), family.down: (ffn, 1)}
         start = f"{prefix}{old}."
