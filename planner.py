@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .compress.distill.runner import StudentFrom
-from .compress.prune.cut import choose_layers, choose_neurons, kept_heads
+from .compress.prune.choose import choose_layers, choose_neurons, kept_heads
 from .compress.prune.runner import PruneOptions
 from .configs import resolve
 from .forecast import State, device_row, initial
@@ -69,7 +69,9 @@ def _pruned(options: PruneOptions, source: State) -> State:
     heads = kept_heads(shape, options.heads, lambda n: family.accepts_heads(source.config, n))
     neurons = choose_neurons(torch.zeros(1, shape.intermediate_size), options.ffn)
     layers = choose_layers(torch.zeros(shape.num_hidden_layers), options.layers)
-    return replace(source, config=family.resized(source.config, heads=heads, ffn=len(neurons[0]), layers=layers))
+    return replace(
+        source, config=family.resized(source.config, heads=heads, kv_heads=shape.num_key_value_heads, ffn=len(neurons[0]), layers=layers)
+    )
 
 
 def _speed() -> float:

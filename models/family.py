@@ -127,18 +127,20 @@ class Family:
         """The linear layers of a decoder layer that carry a bias."""
         return (self.q, self.k, self.v, self.o) if config.get("attention_bias") else ()
 
-    def resized(self, config: Mapping[str, Any], *, heads: int, ffn: int, layers: Sequence[int]) -> dict[str, Any]:
+    def resized(self, config: Mapping[str, Any], *, heads: int, kv_heads: int, ffn: int, layers: Sequence[int]) -> dict[str, Any]:
         """The config.json after a cut, with `head_dim` spelled out so that stock loaders agree on it.
 
         Args:
             config: of the uncut model.
             heads: query heads that stay in every layer.
+            kv_heads: key/value heads that stay in every layer.
             ffn: width of the FFN that stays.
             layers: indices of the layers that stay.
         """
         small = {
             **config,
             "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
             "head_dim": self.shape(config).head_dim,
             "intermediate_size": ffn,
             "num_hidden_layers": len(layers),

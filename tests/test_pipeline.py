@@ -174,7 +174,7 @@ def start(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=threads)
 
 
-def kill_when(process: subprocess.Popen[bytes], condition, limit: float = 240) -> None:
+def kill_when(process: subprocess.Popen[bytes], condition, limit: float = 900) -> None:
     """kill -9 the process and what it started, as soon as `condition` holds."""
     deadline = time.monotonic() + limit
     while not condition():
@@ -186,7 +186,7 @@ def kill_when(process: subprocess.Popen[bytes], condition, limit: float = 240) -
 
 
 def resumed(recipe: Path, out: Path) -> dict[str, str]:
-    assert start(recipe, out).wait(timeout=400) == 0
+    assert start(recipe, out).wait(timeout=1200) == 0
     return hashes(out)
 
 

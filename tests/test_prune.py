@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from edgewright.checkpoint import read_config, read_state
-from edgewright.compress.prune.cut import choose_heads, choose_layers, choose_neurons, kept_heads
+from edgewright.compress.prune.choose import choose_heads, choose_layers, choose_neurons, kept_heads
+from edgewright.compress.prune.cut import Kept
 from edgewright.compress.prune.importance import Importance, masked, measure
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.errors import Refused, UsageError
@@ -257,7 +258,7 @@ def test_measuring_leaves_no_hooks(make_model: MakeModel, context: StepContext) 
     with torch.no_grad():
         before = model(input_ids=IDS, use_cache=False).logits
         measure(model, family, shape, context.calibration.rows(folder, 0), "taylor")
-        with masked(model, family, shape, [[0, 4]] * 3, [[1, 2, 3]] * 3, [0, 2]):
+        with masked(model, family, shape, Kept([[0, 4]] * 3, [[1, 2, 3]] * 3, [0, 2])):
             assert not torch.allclose(model(input_ids=IDS, use_cache=False).logits, before, rtol=0.01)
         assert torch.equal(model(input_ids=IDS, use_cache=False).logits, before)
 

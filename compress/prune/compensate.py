@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...console import progress
 from ...models import Family, Shape, weight_of
 from ..layerwise import LayerCall, first_inputs
-from .cut import head_channels
+from .cut import Kept, head_channels
 
 __all__ = ["Sums", "choose_damp", "compensate", "refit"]
 
@@ -85,9 +85,7 @@ class _Enough(Exception):
     """Raised by a hook once it has seen the input of the projection in question."""
 
 
-def compensate(
-    model: Any, family: Family, shape: Shape, rows: list[Tensor], heads: list[list[int]], neurons: list[list[int]], layers: list[int]
-) -> None:
+def compensate(model: Any, family: Family, shape: Shape, rows: list[Tensor], kept: Kept) -> None:
     """Refit o_proj and down_proj of every kept layer of the *uncut* `model`, in place, so that it is better once it is cut.
 
     Only the columns of kept heads and neurons change; what the others hold is about to go.
@@ -97,9 +95,7 @@ def compensate(
         family: whose names to use.
         shape: its sizes.
         rows: calibration rows int64 [2, seq], all of one length.
-        heads: kept query heads, a list a layer of the uncut model.
-        neurons: kept FFN neurons, likewise.
-        layers: kept layers.
+        kept: what stays.
     """
     stack = family.layer_list(model)
     states, calls = first_inputs(model, stack, rows)
@@ -110,9 +106,10 @@ def compensate(
         for i, (layer, call) in enumerate(zip(stack, calls, strict=True)):
             wanted = [_wanted(family, layer, call, hidden) for hidden in whole]
             whole = [output for output, _ in wanted]
-            if i in layers:
-                for name, kept in ((family.o, head_channels(heads[i], shape.head_dim)), (family.down, torch.tensor(neurons[i]))):
-                    _refit_one(family, name, kept.to(whole[0].device), layer, call, small, [of[name] for _, of in wanted])
+            if i in kept.layers:
+                columns = {family.o: head_channels(kept.heads[i], shape.head_dim), family.down: torch.tensor(kept.neurons[i])}
+                for name, stay in columns.items():
+                    _refit_one(family, name, stay.to(whole[0].device), layer, call, small, [of[name] for _, of in wanted])
                 small = [call(layer, hidden) for hidden in small]
             bar.advance()
 

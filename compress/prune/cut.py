@@ -1,94 +1,32 @@
-"""Choosing what stays and cutting the tensors: pure functions on score tensors and state dicts."""
+"""What stays of a model, and cutting its tensors down to that: pure functions on state dicts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...errors import Refused, UsageError
 from ...models import Family, Shape
 
-__all__ = ["choose_heads", "choose_layers", "choose_neurons", "cut", "head_channels", "kept_heads"]
+__all__ = ["Kept", "cut", "head_channels"]
 
 
-def kept_heads(shape: Shape, ratio: float, accepts: Callable[[int], bool], multiple: int = 128) -> int:
-    """How many query heads stay when about `ratio` of them go, the same number in every KV group.
+@dataclass(frozen=True)
+class Kept:
+    """What stays: lists have one entry a layer of the *uncut* model, also for layers that go."""
 
-    Args:
-        shape: sizes of the model.
-        ratio: share to remove, in [0, 1).
-        accepts: whether stock loaders accept a number of heads (`Family.accepts_heads`).
-        multiple: prefer counts for which heads * head_dim divides by this (INT4 kernels need it), if one is near.
+    heads: list[list[int]]
+    """Query heads, ascending, equally many in every layer and in every key/value group that stays."""
+    neurons: list[list[int]]
+    """FFN neurons, ascending, equally many in every layer."""
+    layers: list[int]
 
-    Raises:
-        UsageError: the ratio is not in [0, 1).
-        Refused: every key/value head serves one query head, or no smaller count can be loaded.
-    """
-    if not 0 <= ratio < 1:
-        raise UsageError(f"heads {ratio}: not a share in [0, 1)", "give the share of heads to remove, such as 0.25")
-    if ratio == 0:
-        return shape.num_attention_heads
-    if shape.group == 1:
-        raise Refused(
-            "every key/value head serves one query head (multi-head attention): query heads alone cannot be removed",
-            "prune the FFN instead (--ffn), or start from a GQA model",
-        )
-    counts = [n * shape.num_key_value_heads for n in range(1, shape.group) if accepts(n * shape.num_key_value_heads)]
-    if not counts:
-        raise Refused(
-            f"no count below {shape.num_attention_heads} query heads would load with stock transformers",
-            "prune the FFN instead (--ffn)",
-        )
-    wanted = shape.num_attention_heads * (1 - ratio)
-    best = min(counts, key=lambda n: (abs(n - wanted), -n))
-    aligned = [n for n in counts if n * shape.head_dim % multiple == 0]
-    near = min(aligned, key=lambda n: (abs(n - wanted), -n), default=best)
-    return near if abs(near - best) <= shape.num_key_value_heads else best
-
-
-def choose_heads(scores: Tensor, kv_heads: int, keep: int) -> list[list[int]]:
-    """Keep the best query heads of every KV group, equally many in each group and layer.
-
-    Args:
-        scores: importance [layers, heads].
-        kv_heads: key/value heads, all of which stay.
-        keep: query heads that stay, a multiple of `kv_heads`.
-    """
-    layers, heads = scores.shape
-    group = heads // kv_heads
-    ranked = scores.view(layers, kv_heads, group).argsort(dim=-1, descending=True)[..., : keep // kv_heads].sort(dim=-1).values
-    offset = (torch.arange(kv_heads) * group).view(1, -1, 1)
-    return (ranked + offset).flatten(1).tolist()
-
-
-def choose_neurons(scores: Tensor, ratio: float, multiple: int = 128) -> list[list[int]]:
-    """Keep the best FFN neurons of each layer; the kept width is rounded to `multiple` where the layer is wide enough.
-
-    Args:
-        scores: importance [layers, intermediate_size].
-        ratio: share to remove, in [0, 1).
-        multiple: of which the width shall be.
-    """
-    if not 0 <= ratio < 1:
-        raise UsageError(f"ffn {ratio}: not a share in [0, 1)", "give the share of neurons to remove, such as 0.25")
-    width = scores.shape[1]
-    keep = round(width * (1 - ratio))
-    if ratio and width >= multiple:
-        keep = max(multiple, round(keep / multiple) * multiple)
-    return scores.argsort(dim=-1, descending=True)[:, : max(1, keep)].sort(dim=-1).values.tolist()
-
-
-def choose_layers(scores: Tensor, remove: int) -> list[int]:
-    """Keep all but the `remove` layers with the least block influence [layers]; the first and last layer always stay."""
-    layers = len(scores)
-    if not 0 <= remove <= max(layers - 2, 0):
-        raise UsageError(f"layers {remove}: a model of {layers} layers can lose 0 to {max(layers - 2, 0)}", "remove fewer layers")
-    order = scores.clone()
-    order[0] = order[-1] = float("inf")
-    return sorted(order.argsort(descending=True)[: layers - remove].tolist())
+    def kv_heads(self, layer: int, shape: Shape) -> list[int]:
+        """The key/value heads of a layer that still serve a query head."""
+        return sorted({head // shape.group for head in self.heads[layer]})
 
 
 def head_channels(heads: list[int], head_dim: int) -> Tensor:
@@ -97,9 +35,8 @@ def head_channels(heads: list[int], head_dim: int) -> Tensor:
 
 
 def cut(
-    state: Mapping[str, Tensor], config: Mapping[str, Any], family: Family, shape: Shape,
-    heads: list[list[int]], neurons: list[list[int]], layers: list[int],
-) -> tuple[dict[str, Tensor], dict[str, Any]]:  # fmt: skip
+    state: Mapping[str, Tensor], config: Mapping[str, Any], family: Family, shape: Shape, kept: Kept
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The physically smaller state dict and its config.json.
 
     Args:
@@ -107,22 +44,26 @@ def cut(
         config: its config.json.
         family: whose names to use.
         shape: its sizes.
-        heads: kept query heads, a list a layer of the uncut model, equally long.
-        neurons: kept FFN neurons, likewise.
-        layers: kept layers.
+        kept: what stays of it.
     """
     prefix = f"{family.layers}."
     small = {k: v for k, v in state.items() if not k.startswith(prefix)}
-    for new, old in enumerate(layers):
-        rows = head_channels(heads[old], shape.head_dim)
-        ffn = torch.tensor(neurons[old])
-        along = {family.q: (rows, 0), family.o: (rows, 1), family.gate: (ffn, 0), family.up: (ffn, 0), family.down: (ffn, 1)}
+    for new, old in enumerate(kept.layers):
+        rows = head_channels(kept.heads[old], shape.head_dim)
+        kv_rows = head_channels(kept.kv_heads(old, shape), shape.head_dim)
+        ffn = torch.tensor(kept.neurons[old])
+        along = {
+            family.q: (rows, 0), family.k: (kv_rows, 0), family.v: (kv_rows, 0), family.o: (rows, 1),
+            family.gate: (ffn, 0), family.up: (ffn, 0), family.down: (ffn, 1),
+        }  # fmt: skip
         start = f"{prefix}{old}."
         for key, tensor in state.items():
             if key.startswith(start):
                 name, _, part = key.removeprefix(start).rpartition(".")
                 small[family.key(new, name, part)] = _slice(tensor, part, *along[name]) if name in along else tensor
-    return small, family.resized(config, heads=len(heads[layers[0]]), ffn=len(neurons[layers[0]]), layers=layers)
+    first = kept.layers[0]
+    sizes = {"heads": len(kept.heads[first]), "kv_heads": len(kept.kv_heads(first, shape)), "ffn": len(kept.neurons[first])}
+    return small, family.resized(config, **sizes, layers=kept.layers)
 
 
 def _slice(tensor: Tensor, part: str, index: Tensor, axis: int) -> Tensor:

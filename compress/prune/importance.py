@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...models import Family, Shape, weight_of
+from .cut import Kept
 
 __all__ = ["Criterion", "Importance", "masked", "measure"]
 
@@ -155,29 +156,25 @@ def _static_scores(layer: nn.Module, probe: _Probe, family: Family, shape: Shape
 
 
 @contextmanager
-def masked(
-    model: nn.Module, family: Family, shape: Shape, heads: list[list[int]], neurons: list[list[int]], layers: list[int]
-) -> Iterator[None]:
+def masked(model: nn.Module, family: Family, shape: Shape, kept: Kept) -> Iterator[None]:
     """The model as it is after a cut, without cutting: only the kept heads, neurons and layers contribute.
 
     Args:
         model: the uncut model.
         family: whose names to use.
         shape: its sizes.
-        heads: kept head indices, a list a layer of the uncut model.
-        neurons: kept FFN neurons, a list a layer of the uncut model.
-        layers: kept layers.
+        kept: what stays.
     """
     handles = []
     for i, layer in enumerate(family.layer_list(model)):
-        if i not in layers:
+        if i not in kept.layers:
             handles.append(layer.register_forward_hook(_skip))
             continue
         mask = torch.zeros(shape.num_attention_heads)
-        mask[heads[i]] = 1
+        mask[kept.heads[i]] = 1
         handles.append(layer.get_submodule(family.o).register_forward_pre_hook(_multiplier(mask.repeat_interleave(shape.head_dim))))
         mask = torch.zeros(shape.intermediate_size)
-        mask[neurons[i]] = 1
+        mask[kept.neurons[i]] = 1
         handles.append(layer.get_submodule(family.down).register_forward_pre_hook(_multiplier(mask)))
     try:
         yield

@@ -17,8 +17,9 @@ from ...layouts import is_gptq
 from ...loading import load_model, pick_device
 from ...models import Family, family_of, weight_of
 from ...steps import StepContext, StepResult
+from .choose import choose_heads, choose_layers, choose_neurons, kept_heads
 from .compensate import compensate
-from .cut import choose_heads, choose_layers, choose_neurons, cut, kept_heads
+from .cut import Kept, cut
 from .importance import Criterion, masked, measure
 
 __all__ = ["PruneOptions", "prune"]
@@ -60,17 +61,18 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
     heads = choose_heads(scores.heads, shape.num_key_value_heads, keep)
     neurons = choose_neurons(scores.neurons, options.ffn)
     layers = choose_layers(scores.layers, options.layers)
+    kept = Kept(heads, neurons, layers)
     state = read_state(source)
     if options.compensate:
-        compensate(model, family, shape, rows, heads, neurons, layers)
+        compensate(model, family, shape, rows, kept)
         _take_refitted(state, model, family, layers)
-    small, small_config = cut(state, config, family, shape, heads, neurons, layers)
+    small, small_config = cut(state, config, family, shape, kept)
     removed = [sorted(set(range(shape.num_attention_heads)) - set(kept)) for kept in heads]
     provenance = {
         "kind": "checkpoint", "step": "prune", "source": content_hash(source), "options": options.model_dump(),
         "calibration": vars(context.calibration), "removed_heads": removed, "kept_layers": layers,
     }  # fmt: skip
-    with torch.no_grad(), masked(model, family, shape, heads, neurons, layers):
+    with torch.no_grad(), masked(model, family, shape, kept):
         probe = rows[0][:1].to(device)
         expected = model(input_ids=probe, use_cache=False).logits.cpu()
     difference: list[float] = []
