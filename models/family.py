@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # a plan needs shapes only, and torch takes seconds to import
     from torch import Tensor, nn
 
-__all__ = ["Family", "LayerKind", "Shape", "weight_of"]
+__all__ = ["Experts", "Family", "LayerKind", "Shape", "weight_of"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,27 @@ class LayerKind:
     window: int
     rope: str | None
     """The layer type that the model's rotary module is asked for; None where all layers share one."""
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The experts of a mixture, as its config.json gives them."""
+
+    count: int
+    """Experts in every layer that has some."""
+    per_token: int
+    size: int
+    """Width of one expert's FFN."""
+    layers: tuple[int, ...]
+    """Those that have experts; the others are dense."""
+    shared: int
+    """Width of the expert that every token goes through beside its own; 0 where there is none."""
+    renormalised: bool
+    """Whether the weights of a token's experts are made to sum to one."""
+
+    def used_by(self, tokens: int) -> float:
+        """How many different experts of a layer so many tokens are expected to use, if all are chosen alike."""
+        return self.count * (1 - (1 - self.per_token / self.count) ** tokens)
 
 
 @dataclass(frozen=True)
@@ -37,6 +58,8 @@ class Shape:
     intermediate_size: int
     vocab_size: int
     tied: bool
+    experts: Experts | None = None
+    """None where every layer is dense."""
 
     @property
     def group(self) -> int:
@@ -63,6 +86,10 @@ class Family:
     down: str = "mlp.down_proj"
     attention: str = "self_attn"
     mlp: str = "mlp"
+    router: str = ""
+    """The module that sends tokens to experts; empty where no layer of the family has any."""
+    expert_pool: str = ""
+    """The module that all experts of a layer are in, called with tokens, the numbers of their experts and the weights of those."""
     q_norm: str | None = None
     k_norm: str | None = None
     attention_norm: str = "input_layernorm"
@@ -106,7 +133,7 @@ class Family:
         return ((self.q, self.k, self.v), (self.o,), (self.gate, self.up), (self.down,))
 
     def linear_shapes(self, config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-        """Each linear layer of a decoder layer with its (out_features, in_features)."""
+        """Each kind of linear layer in a decoder layer with its (out_features, in_features); routers are left out."""
         s = self.shape(config)
         q, kv = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
         return {
@@ -115,13 +142,22 @@ class Family:
             self.up: (s.intermediate_size, s.hidden_size), self.down: (s.hidden_size, s.intermediate_size),
         }  # fmt: skip
 
+    def linear_counts(self, config: Mapping[str, Any], tokens: int | None = None) -> dict[str, float]:
+        """How many there are of each of `linear_shapes` in the whole model.
+
+        Args:
+            config: the config.json.
+            tokens: count only the experts that so many tokens are expected to use; all of them if None.
+        """
+        return dict.fromkeys(self.linear_shapes(config), self.shape(config).num_hidden_layers)
+
     def parameters(self, config: Mapping[str, Any]) -> int:
         """How many parameters a config.json describes, norms and biases included."""
-        s, shapes = self.shape(config), self.linear_shapes(config)
-        linears = sum(n * k for n, k in shapes.values()) + sum(shapes[name][0] for name in self.biased(config))
+        s, shapes, counts = self.shape(config), self.linear_shapes(config), self.linear_counts(config)
+        linears = int(sum(counts[name] * n * k for name, (n, k) in shapes.items()))
         norms = 2 + (self.attention_post_norm is not None) + (self.mlp_post_norm is not None)
-        layer = linears + norms * s.hidden_size + (2 * s.head_dim if self.q_norm else 0)
-        return s.num_hidden_layers * layer + s.hidden_size + s.vocab_size * s.hidden_size * (1 if s.tied else 2)
+        layer = norms * s.hidden_size + (2 * s.head_dim if self.q_norm else 0) + sum(shapes[name][0] for name in self.biased(config))
+        return linears + s.num_hidden_layers * layer + s.hidden_size + s.vocab_size * s.hidden_size * (1 if s.tied else 2)
 
     def biased(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """The linear layers of a decoder layer that carry a bias."""

@@ -27,7 +27,7 @@ from .roofline import (
     prefill_terms,
     time_of,
 )  # fmt: skip
-from .sizes import check_precision, float_bytes_of, head_bytes, kv_size, read_size, size_of, traffic
+from .sizes import check_precision, float_bytes_of, head_bytes, kv_size, read_size, size_of, traffic, with_toll
 
 __all__ = ["ENGINES", "Prediction", "engines", "float_bytes_on", "hardware_of", "longest_context", "predict", "runtime_size", "size_of"]
 
@@ -158,6 +158,9 @@ def predict(
     usable = usable_bytes(target)
     notes = list(_notes(target, precision, fit.engines[engine]))
     run = _Run(target, config, fit.engines[engine], precision, group_size, context, prompt, batch, floats)
+    if family_of(config).shape(config).experts:
+        read, paid, every = (f"{size / 1e9:.2f} GB" for size in (run.read_bytes(batch), run.paid_bytes(), run.read_bytes()))
+        notes.append(f"a mixture of experts: a decode step reads {read} of {every}, and by published rates takes as long as {paid} would")
     known = run.measurable and f"{target.name}:{mode.name}" in fit.engines[engine].fitted_on
     if run.measurable and not known:
         notes.append(f"nothing published was measured with {engine} on {target.name} in {mode.name}; this is extrapolated")
@@ -217,20 +220,23 @@ class _Run:
         """Whether the engine would run this on the processor that the fit is about."""
         return self.precision != "fp8" and not (self.precision == "int8-dynamic" and self.target.platform.kind == "jetson")
 
-    @property
-    def read_bytes(self) -> int:
-        """Weights that one step reads, as the engine stores them."""
+    def read_bytes(self, tokens: int | None = None) -> int:
+        """Weights that a step on so many tokens reads, as the engine stores them; None for a step that needs every expert."""
         stored = self.fit.stored_bits
         if self.precision in stored:
-            return traffic(self.config, stored[self.precision], stored["head"])
-        return read_size(self.config, self.precision, self.group_size, self.float_bytes)
+            return traffic(self.config, stored[self.precision], stored["head"], tokens)
+        return read_size(self.config, self.precision, self.group_size, self.float_bytes, tokens)
+
+    def paid_bytes(self) -> int:
+        """Bytes of weights that a decode step takes as long as: those that it reads, unless there are experts."""
+        return with_toll(self.read_bytes(self.batch), self.read_bytes())
 
     def decode_tok_s(self, mode: PowerMode) -> float | None:
         """Tokens a second of all sequences."""
         if not self.measurable:
             return None
         terms = decode_terms(
-            self.config, hardware_of(self.target, mode), read_bytes=self.read_bytes, context=self.context, batch=self.batch,
+            self.config, hardware_of(self.target, mode), read_bytes=self.paid_bytes(), context=self.context, batch=self.batch,
             float_bytes=self.float_bytes,
         )  # fmt: skip
         return self.batch / time_of(terms, self.fit.decode, DECODE_TERMS)
@@ -241,7 +247,7 @@ class _Run:
             return None
         hardware = hardware_of(self.target, mode)
         terms = prefill_terms(self.config, hardware, prompt=self.prompt, batch=self.batch)
-        return 1e3 * max(time_of(terms, self.fit.prefill, PREFILL_TERMS), self.read_bytes / hardware.bandwidth)
+        return 1e3 * max(time_of(terms, self.fit.prefill, PREFILL_TERMS), self.read_bytes(self.batch * self.prompt) / hardware.bandwidth)
 
     def tokens_per_joule(self) -> dict[str, float]:
         """Decode tokens a joule in every mode that has a watt label."""

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from ..models import family_of
-from .sizes import head_bytes, kv_size, linear_macs
+from .sizes import head_bytes, kv_size, linear_macs, linear_weights, with_toll
 
 __all__ = [
     "DECODE_TERMS", "FIT_FILE", "PREFILL_TERMS", "Band", "EngineFit", "Fit", "Hardware", "Runtime", "decode_terms", "load_fit",
@@ -138,7 +138,7 @@ def prefill_terms(config: Mapping[str, Any], hardware: Hardware, *, prompt: int,
                 for kind in family.layer_kinds(config))  # fmt: skip
     attended = 2 * shape.num_attention_heads * shape.head_dim * pairs
     return (
-        batch * (linear_macs(config) * prompt + head) / hardware.macs,
+        batch * (with_toll(linear_macs(config), linear_weights(config, None)) * prompt + head) / hardware.macs,
         batch * attended / hardware.macs,
         _launches(shape.num_hidden_layers, hardware),
     )

@@ -6,13 +6,17 @@ in every format edgewright writes: 2 bytes for GPUs, 4 in ONNX graphs for CPUs (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UsageError
 from ..models import family_of
 
-__all__ = ["PRECISIONS", "check_precision", "float_bytes_of", "head_bytes", "kv_size", "linear_macs", "read_size", "size_of", "traffic"]
+__all__ = [
+    "PRECISIONS", "check_precision", "float_bytes_of", "head_bytes", "kv_size", "linear_macs", "linear_weights", "read_size", "size_of",
+    "traffic", "with_toll",
+]  # fmt: skip
 
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8", "int8-dynamic", "int4")
 FLOAT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -35,7 +39,9 @@ def float_bytes_of(precision: str) -> int:
     return 4 if precision in ("fp32", "int8-dynamic") else 2
 
 
-def size_of(config: Mapping[str, Any], precision: str, group_size: int = 128, *, float_bytes: int | None = None) -> int:
+def size_of(
+    config: Mapping[str, Any], precision: str, group_size: int = 128, *, float_bytes: int | None = None, tokens: int | None = None
+) -> int:  # fmt: skip
     """Bytes of a model's weights on disk.
 
     A tied embedding counts once. Zero points, `g_idx` and file headers (under 0.5 % together) are left out.
@@ -45,6 +51,7 @@ def size_of(config: Mapping[str, Any], precision: str, group_size: int = 128, *,
         precision: one of `PRECISIONS`.
         group_size: input channels an INT4 scale covers; -1 for the whole width.
         float_bytes: bytes of each parameter that is not quantized; by default 2, and 4 for fp32 and int8-dynamic.
+        tokens: leave out the experts that a step on so many tokens does not use.
 
     Raises:
         UsageError: unknown precision, or a config that lacks a size.
@@ -53,11 +60,10 @@ def size_of(config: Mapping[str, Any], precision: str, group_size: int = 128, *,
     check_precision(precision)
     family = family_of(config)
     floats = float_bytes or float_bytes_of(precision)
-    layers = family.shape(config).num_hidden_layers
-    shapes = family.linear_shapes(config).values()
-    linears = layers * sum(_linear_size(n, k, precision, group_size) for n, k in shapes)
-    rest = family.parameters(config) - layers * sum(n * k for n, k in shapes)
-    return linears + rest * floats
+    shapes, counts, used = family.linear_shapes(config), family.linear_counts(config), family.linear_counts(config, tokens)
+    linears = sum(used[name] * _linear_size(n, k, precision, group_size) for name, (n, k) in shapes.items())
+    rest = family.parameters(config) - sum(counts[name] * n * k for name, (n, k) in shapes.items())
+    return int(linears + rest * floats)
 
 
 def _linear_size(n: int, k: int, precision: str, group_size: int) -> int:
@@ -76,16 +82,16 @@ def head_bytes(config: Mapping[str, Any], float_bytes: int) -> int:
     return shape.vocab_size * shape.hidden_size * float_bytes
 
 
-def read_size(config: Mapping[str, Any], precision: str, group_size: int, float_bytes: int) -> int:
-    """Bytes of weights that one decode step reads: all but an untied embedding, of which it needs a row."""
-    size = size_of(config, precision, group_size, float_bytes=float_bytes)
+def read_size(config: Mapping[str, Any], precision: str, group_size: int, float_bytes: int, tokens: int | None = 1) -> int:
+    """Bytes of weights that a step on so many tokens reads: all but an untied embedding, of which it needs rows, and idle experts."""
+    size = size_of(config, precision, group_size, float_bytes=float_bytes, tokens=tokens)
     tied = family_of(config).shape(config).tied
     return size if tied else size - head_bytes(config, float_bytes)
 
 
-def traffic(config: Mapping[str, Any], bits: float, head_bits: float) -> int:
-    """Bytes that one decode step reads where linear layers take `bits` a weight and the head `head_bits`, scales included."""
-    return int(linear_macs(config) * bits / 8 + head_bytes(config, 1) * head_bits / 8)
+def traffic(config: Mapping[str, Any], bits: float, head_bits: float, tokens: int | None = 1) -> int:
+    """Bytes that a step on so many tokens reads where linear layers take `bits` a weight and the head `head_bits`, scales included."""
+    return int(linear_weights(config, tokens) * bits / 8 + head_bytes(config, 1) * head_bits / 8)
 
 
 def kv_size(config: Mapping[str, Any], context: int, batch: int = 1, *, element_bytes: int = 2) -> int:
@@ -98,5 +104,20 @@ def kv_size(config: Mapping[str, Any], context: int, batch: int = 1, *, element_
 
 def linear_macs(config: Mapping[str, Any]) -> int:
     """Multiply-adds that a token costs in the linear layers of the decoder, the head aside."""
+    return linear_weights(config, 1)
+
+
+def linear_weights(config: Mapping[str, Any], tokens: int | None) -> int:
+    """Weights of the decoder's linear layers that a step on so many tokens touches; all of them if None."""
     family = family_of(config)
-    return family.shape(config).num_hidden_layers * sum(n * k for n, k in family.linear_shapes(config).values())
+    counts = family.linear_counts(config, tokens)
+    return int(sum(counts[name] * n * k for name, (n, k) in family.linear_shapes(config).items()))
+
+
+def with_toll(used: int, every: int) -> int:
+    """What a mixture of experts takes as long as, of weights or multiply-adds: more than it uses, as experts take their toll.
+
+    Routing and many small products make it slower than its active part alone; the geometric mean of that and of the whole is
+    what published rates come to, here as in `perf/shapes`. Of a dense model the two are equal, and so is the mean.
+    """
+    return math.isqrt(used * every)
