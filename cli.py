@@ -138,6 +138,7 @@ def prune(
     heads: Annotated[float, typer.Option(help="share of query heads to remove from every key/value group")] = 0.0,
     ffn: Annotated[float, typer.Option(help="share of FFN neurons to remove")] = 0.0,
     layers: Annotated[int, typer.Option(help="layers to remove, least block influence first")] = 0,
+    experts: Annotated[float, typer.Option(help="share of experts to remove from every layer of a mixture")] = 0.0,
     criterion: Annotated[str, typer.Option(help="taylor, activation, norm, magnitude or random")] = "taylor",
     compensate: Annotated[bool, typer.Option(help="refit what stays by least squares")] = True,
     calibration: CalibrationSource = CALIBRATION,
@@ -149,7 +150,7 @@ def prune(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Cut attention heads, FFN neurons or layers; the result loads with stock transformers.
+    """Cut attention heads, FFN neurons, layers or whole experts; the result loads with stock transformers.
 
     Example:
 
@@ -157,7 +158,7 @@ def prune(
     """
     from .compress.prune.runner import PruneOptions
 
-    options = checked(PruneOptions, heads=heads, ffn=ffn, layers=layers, criterion=criterion, compensate=compensate)
+    options = checked(PruneOptions, heads=heads, ffn=ffn, layers=layers, experts=experts, criterion=criterion, compensate=compensate)
     run_step("prune", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)
 
 

@@ -11,10 +11,11 @@ import torch
 
 from .compress.distill.runner import StudentFrom
 from .compress.prune.choose import choose_layers, choose_neurons, kept_heads
+from .compress.prune.experts import kept_experts
 from .compress.prune.runner import PruneOptions
 from .configs import resolve
 from .forecast import State, device_row, initial
-from .models import family_of
+from .models import family_of, require_dense
 from .recipe import BASELINE, DistillStep, ExportStep, PruneStep, QuantizeStep, Recipe, Step, model_path
 from .targets import load_target, size_of
 
@@ -50,8 +51,10 @@ def _after(step: Step, source: State, states: Mapping[str, State]) -> State:
     if isinstance(step, PruneStep):
         return _pruned(step, source)
     if isinstance(step, QuantizeStep):
+        require_dense(source.config, "quantized", step.name or step.kind)
         return replace(source, precision=f"int{step.bits}", group_size=step.group_size, sym=step.sym)
     if isinstance(step, ExportStep):
+        require_dense(source.config, "exported", step.name or step.kind)
         return replace(source, precision=step.precision, format=step.format)
     if isinstance(step.student, StudentFrom):
         return _pruned(step.student, _named(step.student.source, states))
@@ -69,9 +72,9 @@ def _pruned(options: PruneOptions, source: State) -> State:
     heads = kept_heads(shape, options.heads, lambda n: family.accepts_heads(source.config, n))
     neurons = choose_neurons(torch.zeros(1, shape.intermediate_size), options.ffn)
     layers = choose_layers(torch.zeros(shape.num_hidden_layers), options.layers)
-    return replace(
-        source, config=family.resized(source.config, heads=heads, kv_heads=shape.num_key_value_heads, ffn=len(neurons[0]), layers=layers)
-    )
+    experts = kept_experts(shape, options.experts, options.ffn)
+    small = family.resized(source.config, heads=heads, kv_heads=shape.num_key_value_heads, ffn=len(neurons[0]), layers=layers)
+    return replace(source, config=family.with_experts(small, experts) if experts else small)
 
 
 def _speed() -> float:

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..checkpoint import read_family
+from ..checkpoint import read_config
+from ..models import require_dense
 from ..steps import StepContext, StepResult
 
 __all__ = ["ExportOptions", "export"]
@@ -30,12 +31,12 @@ def export(options: ExportOptions, source: Path, out: Path, context: StepContext
     """Write `source` as an artifact to `out` and prove that it computes the same.
 
     Raises:
-        Refused: the checkpoint cannot be exported in this precision.
+        Refused: the checkpoint cannot be exported in this precision, or at all: a mixture of experts.
         ParityFailed: the artifact's logits are not those of the checkpoint (nothing is kept then).
     """
     from .runner import export_onnx  # late: onnx and ONNX Runtime
 
-    read_family(source)
+    require_dense(read_config(source), "exported", str(source))
     rows = [row[0, :PARITY_TOKENS].tolist() for row in context.calibration.rows(source, context.seed + 1)[:PARITY_ROWS]]
     result = export_onnx(source, out, options.precision, rows)
     parity = result.parity

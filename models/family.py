@@ -187,6 +187,10 @@ class Family:
             small["layer_types"] = [types[i] for i in layers]
         return small
 
+    def with_experts(self, config: Mapping[str, Any], count: int) -> Mapping[str, Any]:
+        """The config.json with another number of experts in every layer that has some; of a dense family, as it is."""
+        return config
+
     def accepts_heads(self, config: Mapping[str, Any], heads: int) -> bool:
         """Whether stock transformers loads a model of this family with so many query heads."""
         return True
@@ -207,6 +211,17 @@ class Family:
     def layer_list(self, model: nn.Module) -> list[nn.Module]:
         """The decoder layers of a loaded model."""
         return list(model.get_submodule(self.layers).children())
+
+    def outputs(self, layer: nn.Module) -> tuple[str, ...]:
+        """Those of `o` and `down` that a decoder layer has; one with experts has no `down`."""
+
+        def has(name: str) -> bool:
+            try:
+                return bool(layer.get_submodule(name))
+            except AttributeError:
+                return False
+
+        return tuple(name for name in (self.o, self.down) if has(name))
 
     def weight(self, state: Mapping[str, Tensor], layer: int, name: str, part: str = "weight") -> Tensor | None:
         """A tensor of decoder layer `layer` from a state dict, or None where the model has none (a bias, say)."""

@@ -32,8 +32,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
         },
     },
+    "mixtral": {"sliding_window": 16, "intermediate_size": 64, "num_local_experts": 8, "num_experts_per_tok": 2},
+    "qwen2_moe": {
+        "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 96,
+        "mlp_only_layers": [1], "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2,
+    },
+    "qwen3_moe": {
+        "num_experts": 12, "num_experts_per_tok": 4, "moe_intermediate_size": 32, "norm_topk_prob": True, "decoder_sparse_step": 2,
+        "num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 16,
+    },
 }  # fmt: skip
-"""Windows of 16 are shorter than the rows of 32 below, so that a wrong mask shows."""
+"""Windows of 16 are shorter than the rows of 32 below, so that a wrong mask shows. Two of the mixtures have dense layers as well."""
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe")
+DENSE = tuple(sorted(FAMILIES.keys() - set(MIXTURES)))
 SENTENCES = (
     "The kettle was put on at seven, and the cat asked for its breakfast again.",
     "Seven boats left the harbour before noon; five of them came back with the tide.",
@@ -50,7 +61,7 @@ def _random_weights(model: Any, seed: int) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.add_(noise * 0.1) if parameter.ndim == 1 else parameter.copy_(noise * parameter.shape[1] ** -0.5)
+            parameter.add_(noise * 0.1) if parameter.ndim == 1 else parameter.copy_(noise * parameter.shape[-1] ** -0.5)
 
 
 def _save(folder: Path, family: str, settings: dict[str, Any], seed: int, dtype: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from by_hand import dequantize_gptq, part_of
+from conftest import DENSE
 from torch import Tensor
 
 from edgewright.checkpoint import read_config, read_state
@@ -18,7 +19,7 @@ from edgewright.compress.quantize.runner import QuantizeOptions, quantize
 from edgewright.errors import Refused, UsageError
 from edgewright.layouts import from_gptq
 from edgewright.loading import load_model
-from edgewright.models import FAMILIES, family_of
+from edgewright.models import family_of
 from edgewright.steps import CalibrationData, StepContext
 
 MakeModel = Callable[..., Path]
@@ -46,7 +47,7 @@ def logits(folder: Path, rows: list[Tensor]) -> Tensor:
         return torch.cat([model(input_ids=row[:1], use_cache=False).logits for row in rows])
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=DENSE)
 def quantized(
     request: pytest.FixtureRequest, make_model: MakeModel, context: StepContext, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from ...console import progress
 from ...models import Family, Shape, weight_of
 from ..layerwise import LayerCall, first_inputs
 from .cut import Kept, head_channels
+from .experts import mask_router
 
 __all__ = ["Sums", "choose_damp", "compensate", "refit"]
 
@@ -88,6 +89,8 @@ class _Enough(Exception):
 def compensate(model: Any, family: Family, shape: Shape, rows: list[Tensor], kept: Kept) -> None:
     """Refit o_proj and down_proj of every kept layer of the *uncut* `model`, in place, so that it is better once it is cut.
 
+    A layer with experts has no down_proj of its own: there o_proj alone makes up for what went, in the layers before it too.
+
     Only the columns of kept heads and neurons change; what the others hold is about to go.
 
     Args:
@@ -108,9 +111,11 @@ def compensate(model: Any, family: Family, shape: Shape, rows: list[Tensor], kep
             whole = [output for output, _ in wanted]
             if i in kept.layers:
                 columns = {family.o: head_channels(kept.heads[i], shape.head_dim), family.down: torch.tensor(kept.neurons[i])}
-                for name, stay in columns.items():
-                    _refit_one(family, name, stay.to(whole[0].device), layer, call, small, [of[name] for _, of in wanted])
-                small = [call(layer, hidden) for hidden in small]
+                for name in family.outputs(layer):
+                    _refit_one(family, name, columns[name].to(whole[0].device), layer, call, small, [of[name] for _, of in wanted])
+                routed = kept.routed(i)
+                with mask_router(layer, family, shape, routed) if routed else nullcontext():
+                    small = [call(layer, hidden) for hidden in small]
             bar.advance()
 
 
@@ -136,7 +141,7 @@ def _wanted(family: Family, layer: nn.Module, call: LayerCall, hidden: Tensor) -
     """What a layer puts out, and what its two projections do: with the stream before them, where they can make up for its loss."""
     with _watched(layer, family) as (inputs, stream):
         output = call(layer, hidden)
-    of = {name: inputs[name] @ weight_of(layer.get_submodule(name)).T for name in (family.o, family.down)}
+    of = {name: inputs[name] @ weight_of(layer.get_submodule(name)).T for name in family.outputs(layer)}
     return output, {name: t if _normed(family, name) else t + stream[name] for name, t in of.items()}
 
 
@@ -159,7 +164,7 @@ def _watched(layer: nn.Module, family: Family, last: str = "") -> Iterator[tuple
 
         return hook
 
-    watched = [(name, inputs, name, name == last) for name in (family.o, family.down)]
+    watched = [(name, inputs, name, name == last) for name in family.outputs(layer)]
     watched += [(family.attention_norm, stream, family.o, False), (family.mlp_norm, stream, family.down, False)]
     handles = [layer.get_submodule(at).register_forward_pre_hook(into(store, name, end)) for at, store, name, end in watched]
     try:

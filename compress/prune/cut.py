@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...models import Family, Shape
+from .experts import cut_experts
 
 __all__ = ["Kept", "cut", "head_channels"]
 
@@ -23,10 +24,16 @@ class Kept:
     neurons: list[list[int]]
     """FFN neurons, ascending, equally many in every layer."""
     layers: list[int]
+    experts: list[list[int]] = field(default_factory=list[list[int]])
+    """Experts, ascending, equally many in every layer that has some and none in a dense one; empty where all stay."""
 
     def kv_heads(self, layer: int, shape: Shape) -> list[int]:
         """The key/value heads of a layer that still serve a query head."""
         return sorted({head // shape.group for head in self.heads[layer]})
+
+    def routed(self, layer: int) -> list[int]:
+        """The experts that a layer may still send tokens to; empty where none was removed."""
+        return self.experts[layer] if self.experts else []
 
 
 def head_channels(heads: list[int], head_dim: int) -> Tensor:
@@ -46,6 +53,8 @@ def cut(
         shape: its sizes.
         kept: what stays of it.
     """
+    if kept.experts:
+        state, config = cut_experts(state, config, family, kept.experts)
     prefix = f"{family.layers}."
     small = {k: v for k, v in state.items() if not k.startswith(prefix)}
     for new, old in enumerate(kept.layers):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ...models import Family, Shape, weight_of
 from .cut import Kept
+from .experts import mask_router
 
 __all__ = ["Criterion", "Importance", "masked", "measure"]
 
@@ -114,11 +115,9 @@ def _probe(layer: nn.Module, family: Family, shape: Shape, device: torch.device)
         probe.influence += float((1 - F.cosine_similarity(before, after, dim=-1)).sum())
         probe.tokens += before.shape[0] * before.shape[1]
 
-    probe.handles = [
-        layer.get_submodule(family.o).register_forward_pre_hook(attention),
-        layer.get_submodule(family.down).register_forward_pre_hook(ffn),
-        layer.register_forward_hook(block),
-    ]
+    hooks = {family.o: attention, family.down: ffn}
+    probe.handles = [layer.get_submodule(name).register_forward_pre_hook(hooks[name]) for name in family.outputs(layer)]
+    probe.handles.append(layer.register_forward_hook(block))
     return probe
 
 
@@ -138,7 +137,8 @@ def _take_gradient(mask: Tensor) -> Tensor:
 
 def _static_scores(layer: nn.Module, probe: _Probe, family: Family, shape: Shape, criterion: str, seed: int) -> tuple[Tensor, Tensor]:
     o = weight_of(layer.get_submodule(family.o)).float().cpu()
-    down = weight_of(layer.get_submodule(family.down)).float().cpu()
+    dense = family.down in family.outputs(layer)  # the neurons of experts are not scored
+    down = weight_of(layer.get_submodule(family.down)).float().cpu() if dense else torch.zeros(1, shape.intermediate_size)
     tokens = max(probe.tokens, 1)
 
     def by_head(columns: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ def _static_scores(layer: nn.Module, probe: _Probe, family: Family, shape: Shape
 
 @contextmanager
 def masked(model: nn.Module, family: Family, shape: Shape, kept: Kept) -> Iterator[None]:
-    """The model as it is after a cut, without cutting: only the kept heads, neurons and layers contribute.
+    """The model as it is after a cut, without cutting: only the kept heads, neurons, experts and layers contribute.
 
     Args:
         model: the uncut model.
@@ -173,9 +173,12 @@ def masked(model: nn.Module, family: Family, shape: Shape, kept: Kept) -> Iterat
         mask = torch.zeros(shape.num_attention_heads)
         mask[kept.heads[i]] = 1
         handles.append(layer.get_submodule(family.o).register_forward_pre_hook(_multiplier(mask.repeat_interleave(shape.head_dim))))
-        mask = torch.zeros(shape.intermediate_size)
-        mask[kept.neurons[i]] = 1
-        handles.append(layer.get_submodule(family.down).register_forward_pre_hook(_multiplier(mask)))
+        if family.down in family.outputs(layer):
+            mask = torch.zeros(shape.intermediate_size)
+            mask[kept.neurons[i]] = 1
+            handles.append(layer.get_submodule(family.down).register_forward_pre_hook(_multiplier(mask)))
+        if routed := kept.routed(i):
+            handles.append(mask_router(layer, family, shape, routed))
     try:
         yield
     finally:

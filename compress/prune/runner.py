@@ -20,6 +20,7 @@ from ...steps import StepContext, StepResult
 from .choose import choose_heads, choose_layers, choose_neurons, kept_heads
 from .compensate import compensate
 from .cut import Kept, cut
+from .experts import choose_experts, expert_details, expert_note, kept_experts, run_watched, watched
 from .importance import Criterion, masked, measure
 
 __all__ = ["PruneOptions", "prune"]
@@ -36,6 +37,7 @@ class PruneOptions(BaseModel):
     heads: float = Field(default=0.0, ge=0, lt=1, description="share of query heads to remove from every key/value group")
     ffn: float = Field(default=0.0, ge=0, lt=1, description="share of FFN neurons to remove")
     layers: int = Field(default=0, ge=0, description="how many layers to remove, those of least block influence first")
+    experts: float = Field(default=0.0, ge=0, lt=1, description="share of experts to remove from every layer of a mixture")
     criterion: Criterion = Field(default="taylor", description="how importance is measured")
     compensate: bool = Field(default=True, description="refit the output projections by least squares to make up for what goes")
 
@@ -51,17 +53,19 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
     family, config = read_family(source)
     if is_gptq(config):
         raise Refused(f"{source}: quantized already", "prune first, then quantize")
-    if not (options.heads or options.ffn or options.layers):
-        raise UsageError("nothing to prune", "give --heads, --ffn or --layers")
+    if not (options.heads or options.ffn or options.layers or options.experts):
+        raise UsageError("nothing to prune", "give --heads, --ffn, --layers or --experts")
     shape, device = family.shape(config), pick_device(context.device)
     keep = kept_heads(shape, options.heads, lambda n: family.accepts_heads(config, n))  # refuses before the calibration pass
+    keep_experts = kept_experts(shape, options.experts, options.ffn)
     rows = context.calibration.rows(source, context.seed)
     model = load_model(source, device)
-    scores = measure(model, family, shape, _with_progress(rows), options.criterion, context.seed)
+    with watched(model, family, shape) as usage:
+        scores = measure(model, family, shape, _with_progress(rows), options.criterion, context.seed)
     heads = choose_heads(scores.heads, shape.num_key_value_heads, keep)
     neurons = choose_neurons(scores.neurons, options.ffn)
     layers = choose_layers(scores.layers, options.layers)
-    kept = Kept(heads, neurons, layers)
+    kept = Kept(heads, neurons, layers, choose_experts(usage, shape.num_hidden_layers, keep_experts) if options.experts else [])
     state = read_state(source)
     if options.compensate:
         compensate(model, family, shape, rows, kept)
@@ -71,10 +75,12 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
     provenance = {
         "kind": "checkpoint", "step": "prune", "source": content_hash(source), "options": options.model_dump(),
         "calibration": vars(context.calibration), "removed_heads": removed, "kept_layers": layers,
+        "kept_experts": kept.experts,
     }  # fmt: skip
     with torch.no_grad(), masked(model, family, shape, kept):
         probe = rows[0][:1].to(device)
         expected = model(input_ids=probe, use_cache=False).logits.cpu()
+        entries = expert_details(usage, run_watched(model, family, shape, rows), kept.experts)
     difference: list[float] = []
     write_checkpoint(out, small, small_config, source, provenance, verify=lambda made: difference.append(_prove(made, probe, expected)))
     notes = _notes(options, family, config, small_config, difference[0])
@@ -82,6 +88,9 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
         "head_importance": scores.heads.tolist(), "pruned_heads": removed, "layer_influence": scores.layers.tolist(),
         "kept_layers": layers, "max_relative_difference": difference[0],
     }  # fmt: skip
+    if entries:
+        notes.insert(1, expert_note(entries))
+        details["experts"] = entries
     return StepResult(notes, details)
 
 
@@ -95,9 +104,10 @@ def _with_progress(rows: list[Tensor]) -> Iterable[Tensor]:
 def _take_refitted(state: dict[str, Tensor], model: Any, family: Family, layers: list[int]) -> None:
     """Move the refitted projections into the state dict, in its dtype; the model gets what that rounding left of them."""
     for i in layers:
-        for name in (family.o, family.down):
+        layer = family.layer_list(model)[i]
+        for name in family.outputs(layer):
             key = family.key(i, name)
-            weight = weight_of(family.layer_list(model)[i].get_submodule(name))
+            weight = weight_of(layer.get_submodule(name))
             state[key] = weight.cpu().to(state[key].dtype)
             weight.copy_(state[key])
 

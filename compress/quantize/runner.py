@@ -15,7 +15,7 @@ from ...console import progress
 from ...errors import Refused, UsageError
 from ...layouts import PackedLinear, gptq_config, is_gptq, to_gptq
 from ...loading import load_model, pick_device
-from ...models import Family, weight_of
+from ...models import Family, require_dense, weight_of
 from ...steps import StepContext, StepResult
 from ..layerwise import LayerCall, first_inputs
 from .gptq import Quantized, add_to_hessian, gptq, output_error, rtn
@@ -50,12 +50,13 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
     """Write a packed copy of `source`, in the GPTQ layout, to `out`.
 
     Raises:
-        Refused: already quantized, or a width that `group_size` does not divide.
+        Refused: already quantized, a mixture of experts, or a width that `group_size` does not divide.
         UsageError: the input is broken.
     """
     family, config = read_family(source)
     if is_gptq(config):
         raise Refused(f"{source}: quantized already", "quantize the floating-point checkpoint it was made from")
+    require_dense(config, "quantized", str(source))
     _check_groups(family, config, options)
     device = pick_device(context.device)
     rows = context.calibration.rows(source, context.seed)

@@ -1,0 +1,238 @@
+"""Experts of a mixture: how much each is used and matters, which of them stay, and how even their load is.
+
+An expert's importance is the share of tokens that go to it times the mean norm of what it adds to them, weighted by its gate:
+REAP (Lasby et al. 2025, "REAP the Experts", arXiv 2510.13999), which leaves the share out, times that share, so that an expert
+that speaks up rarely counts for little. Every layer loses the same number of experts, each layer its own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ...errors import Refused, UsageError
+from ...models import Family, Mixture, Shape
+
+__all__ = [
+    "Usage", "balance", "choose_experts", "cut_experts", "expert_details", "expert_note", "kept_experts", "mask_router",
+    "run_watched", "watched",
+]  # fmt: skip
+
+
+@dataclass
+class Usage:
+    """What the experts of one layer did, each a tensor [experts]."""
+
+    routed: Tensor
+    """Tokens that went to each."""
+    norms: Tensor
+    """Sum over those tokens of the norm of the expert's output, times its gate."""
+    tokens: int = 0
+
+    @property
+    def importance(self) -> Tensor:
+        """Share of tokens times mean norm, which is the sum of norms a token of the text."""
+        return self.norms / max(self.tokens, 1)
+
+
+def kept_experts(shape: Shape, ratio: float, ffn: float = 0.0) -> int:
+    """How many experts of every layer stay when a share of them goes; 0 for a dense model.
+
+    Args:
+        shape: sizes of the model.
+        ratio: share to remove, in [0, 1); a tie removes less.
+        ffn: share of FFN neurons to remove, which a mixture does not support.
+
+    Raises:
+        Refused: the model has no experts, too few would stay, the share rounds to nothing, or neurons shall go.
+    """
+    experts = shape.experts
+    if experts is None:
+        if ratio:
+            raise Refused(f"experts {ratio}: the model is dense and has none", "prune the FFN instead (--ffn), heads or layers")
+        return 0
+    if ffn:
+        raise Refused(f"ffn {ffn}: FFN neurons of a mixture of experts cannot be removed", "remove whole experts: --experts 0.25")
+    if not 0 <= ratio < 1:
+        raise UsageError(f"experts {ratio}: not a share in [0, 1)", "give the share of experts to remove, such as 0.25")
+    spare = experts.count - experts.per_token
+    gone = math.ceil(experts.count * ratio - 0.5)
+    if ratio and not spare:
+        raise Refused(f"experts {ratio}: every token goes to all {experts.count} experts, so none can be removed", "prune heads or layers")
+    if ratio and not gone:
+        share = f"{1 / experts.count:.4g}"
+        raise Refused(
+            f"experts {ratio}: of {experts.count} experts that is less than one", f"the nearest that removes one: --experts {share}"
+        )
+    if gone > spare:
+        raise Refused(
+            f"experts {ratio}: {experts.count - gone} of {experts.count} experts would stay, and a token goes to {experts.per_token}",
+            f"the most that can go: --experts {spare / experts.count:.4g}",
+        )
+    return experts.count - gone
+
+
+def choose_experts(usage: Mapping[int, Usage], layers: int, keep: int) -> list[list[int]]:
+    """The most important experts of every layer, ascending; an empty list for a dense layer.
+
+    Args:
+        usage: by layer, as `watched` gives it.
+        layers: of the model.
+        keep: experts that stay in each.
+    """
+    order = {i: u.importance.argsort(descending=True, stable=True) for i, u in usage.items()}
+    return [sorted(order[i][:keep].tolist()) if i in order else [] for i in range(layers)]
+
+
+@contextmanager
+def watched(model: nn.Module, family: Family, shape: Shape) -> Iterator[dict[int, Usage]]:
+    """Count, while the model runs, what its experts do; empty for a dense model.
+
+    Args:
+        model: the causal language model.
+        family: whose names to use.
+        shape: its sizes.
+    """
+    usage: dict[int, Usage] = {}
+    handles: list[Any] = []
+    for i, layer in enumerate(family.layer_list(model)):
+        if shape.experts and i in shape.experts.layers:
+            usage[i] = Usage(torch.zeros(shape.experts.count), torch.zeros(shape.experts.count))
+            handles.append(layer.get_submodule(family.expert_pool).register_forward_pre_hook(_counter(usage[i])))
+    try:
+        yield usage
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run_watched(model: nn.Module, family: Family, shape: Shape, rows: Iterable[Tensor]) -> dict[int, Usage]:
+    """What the experts do on rows int64 [2, seq]; a dense model is not run."""
+    with torch.no_grad(), watched(model, family, shape) as usage:
+        for row in rows if usage else ():
+            model(input_ids=row[:1].to(next(model.parameters()).device), use_cache=False)
+    return usage
+
+
+def _counter(usage: Usage) -> Any:
+    """A hook on a pool of experts: it is called with tokens [tokens, width], their experts and gates, both [tokens, top k]."""
+
+    @torch.no_grad()
+    def hook(pool: nn.Module, args: tuple[Tensor, Tensor, Tensor]) -> None:
+        hidden, chosen, gates = args
+        for expert in chosen.unique().tolist():
+            token, slot = torch.where(chosen == expert)
+            # One expert at a time, through the pool itself: what it adds to its tokens is nowhere else to be seen.
+            added = pool.forward(hidden[token], chosen[token, slot, None], gates[token, slot, None])
+            usage.routed[expert] += len(token)
+            usage.norms[expert] += added.float().norm(dim=-1).sum().cpu()
+        usage.tokens += len(hidden)
+
+    return hook
+
+
+def mask_router(layer: nn.Module, family: Family, shape: Shape, stay: list[int]) -> RemovableHandle:
+    """Let a layer route to some experts only, until the handle is removed: the others' logits become -inf before the softmax.
+
+    Args:
+        layer: a decoder layer that has experts.
+        family: whose names to use.
+        shape: its sizes.
+        stay: the experts that tokens may go to.
+    """
+    if shape.experts is None:
+        raise ValueError("a dense model has no router to mask")
+    experts = shape.experts
+
+    def hook(_module: nn.Module, _args: Any, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        logits, gates, _ = output
+        masked = torch.full_like(logits, -math.inf)
+        masked[:, stay] = logits[:, stay]
+        top, chosen = masked.float().softmax(-1).topk(experts.per_token, dim=-1)
+        if experts.renormalised:
+            top = top / top.sum(-1, keepdim=True)
+        return masked, top.to(gates.dtype), chosen
+
+    return layer.get_submodule(family.router).register_forward_hook(hook)
+
+
+def cut_experts(
+    state: Mapping[str, Tensor], config: Mapping[str, Any], family: Family, kept: list[list[int]]
+) -> tuple[dict[str, Tensor], Mapping[str, Any]]:  # fmt: skip
+    """The state dict and config.json without the experts that go and their rows of the router; those that stay are renumbered.
+
+    Args:
+        state: tensors of the whole model as files have them.
+        config: its config.json.
+        family: whose names to use.
+        kept: experts that stay, by layer; an empty list for a dense layer.
+    """
+    if not isinstance(family, Mixture):
+        return dict(state), config
+    small: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        found = re.fullmatch(rf"{re.escape(family.layers)}\.(\d+)\.(.+)\.\w+", key)
+        stay = kept[int(found[1])] if found else []
+        expert = family.stored_expert(found[2]) if found else None
+        if found and stay and expert:
+            number, part = expert
+            if number in stay:
+                small[family.key(int(found[1]), family.stored_name(stay.index(number), part))] = tensor
+        else:
+            small[key] = tensor[stay] if found and stay and found[2] == family.stored_router else tensor
+    return small, family.with_experts(config, max(map(len, kept)))
+
+
+def balance(routed: Tensor) -> dict[str, float]:
+    """How even the load of experts is.
+
+    Args:
+        routed: tokens that went to each expert [experts].
+
+    Returns:
+        `entropy` of the shares over that of equal ones (1 is even), `busiest`: the largest share over the mean (1 is even),
+        and `unused`: experts that got nothing.
+    """
+    shares = routed.double() / routed.sum().clamp_min(1)
+    most = math.log(max(len(routed), 2))
+    entropy = float(torch.special.entr(shares).sum()) / most if len(routed) > 1 else 1.0
+    return {"entropy": entropy, "busiest": float(shares.max()) * len(routed), "unused": int((routed == 0).sum())}
+
+
+def expert_details(before: Mapping[int, Usage], after: Mapping[int, Usage], kept: list[list[int]]) -> list[dict[str, Any]]:
+    """One entry a layer that has experts and stays: importance, what was removed, and the balance before and after."""
+    entries = []
+    for layer, usage in before.items():
+        if layer not in after or not after[layer].tokens:
+            continue
+        stay = kept[layer] if kept else list(range(len(usage.routed)))
+        gone = sorted(set(range(len(usage.routed))) - set(stay))
+        entries.append({
+            "layer": layer, "importance": usage.importance.tolist(), "removed": gone,
+            "removed_share": float(usage.routed[gone].sum() / usage.routed.sum().clamp_min(1)),
+            "before": balance(usage.routed), "after": balance(after[layer].routed[stay]),
+        })  # fmt: skip
+    return entries
+
+
+def expert_note(entries: list[dict[str, Any]]) -> str:
+    """What `expert_details` found, in one line."""
+
+    def mean(*path: str) -> float:
+        values = [e[path[0]] if len(path) == 1 else e[path[0]][path[1]] for e in entries]
+        return sum(values) / len(values)
+
+    whole, gone = len(entries[0]["importance"]), len(entries[0]["removed"])
+    return (
+        f"experts {whole} -> {whole - gone} in each of {len(entries)} layers, which {mean('removed_share'):.1%} of the tokens' choices "
+        f"went to; load balance (entropy, 1 is even) {mean('before', 'entropy'):.3f} -> {mean('after', 'entropy'):.3f}, "
+        f"busiest expert {mean('before', 'busiest'):.2f} -> {mean('after', 'busiest'):.2f} times the mean"
+    )
