@@ -13,6 +13,7 @@ from torch import Tensor
 from .checkpoint import read_config, read_family, read_state, tensors_of
 from .errors import EdgewrightError, UsageError
 from .layouts import GPTQ_PARTS, from_gptq, is_gptq, packed_names
+from .models import require_dense
 
 __all__ = ["dense_state", "load_model", "load_settings", "load_tokenizer", "pick_device"]
 
@@ -68,6 +69,7 @@ def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float
 
     Raises:
         UsageError: the weights are damaged, hold NaN, or do not fit the config.
+        Refused: a mixture of experts with packed weights.
     """
     from transformers import AutoModelForCausalLM  # late: slow to import
     from transformers.utils import logging
@@ -77,6 +79,7 @@ def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float
     read_family(path)
     settings = load_settings(path)
     if is_gptq(read_config(path)):
+        require_dense(read_config(path), "loaded with packed weights", str(path))
         model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
         missing, unexpected = model.load_state_dict(dense_state(path), strict=False)
         missing = [name for name in missing if name not in (model._tied_weights_keys or ())]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from ..errors import UsageError
+from .cells import Cell, Column, Table
 from .gate_files import interval_text
 from .measurements import write_text
 
@@ -38,34 +38,6 @@ PLAIN = {
 }  # fmt: skip
 
 Record = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One figure of a table: its text, a word beside it, `good` or `bad`, and how full its bar is."""
-
-    text: str
-    note: str = ""
-    tone: str = ""
-    bar: float | None = None
-
-
-@dataclass(frozen=True)
-class Column:
-    """The head of a table's column; `detail` is the task or the unit under its name."""
-
-    title: str
-    detail: str = ""
-    numeric: bool = True
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the report, for HTML and Markdown alike."""
-
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
-    title: str = ""
 
 
 def write_report(run_dir: Path) -> list[Path]:
@@ -230,6 +202,7 @@ def _view(ledger: Record) -> dict[str, Any]:
         "headline": _headline(baseline, candidate),
         "steps": _steps_table(steps, roles) if steps else None,
         "modules": [_worst_modules(step) for step in steps if _part(_part(step, "details"), "modules")],
+        "experts": _experts_table(steps),
         "parity": _parity_table(steps),
         "target": _part(ledger, "plan").get("target") or _part(ledger, "recipe").get("target"),
         "plan": _plan_table(_part(ledger, "plan")),
@@ -334,6 +307,33 @@ def _worst_modules(step: Record) -> Table:
     method = str(_part(step, "config").get("method") or "quantized").upper()
     columns = [Column("module", numeric=False), Column("error", method), Column("error", "round to nearest"), Column("ratio")]
     return Table(columns, rows, _name(step))
+
+
+def _experts_table(steps: Sequence[Record]) -> Table | None:
+    """How evenly tokens were spread over the experts of a mixture before and after pruning: means over its layers."""
+    columns = [
+        Column("step", numeric=False), Column("layers"), Column("experts", "in each"), Column("choices lost", "share"),
+        Column("evenness", "entropy, 1 is even"), Column("busiest", "times the mean"), Column("unused", "in each"),
+    ]  # fmt: skip
+    rows = []
+    for step in steps:
+        entries = [entry for entry in _part(step, "details").get("experts") or [] if isinstance(entry, Mapping)]
+        if entries:
+            lists = (entries[0].get(key) for key in ("importance", "removed"))
+            whole, gone = (len(values) if isinstance(values, list) else 0 for values in lists)
+            pairs = [
+                " → ".join(_significant(_mean([_part(e, when).get(key) for e in entries])) for when in ("before", "after"))
+                for key in ("entropy", "busiest", "unused")
+            ]
+            lost = _significant(_mean([entry.get("removed_share") for entry in entries]))
+            texts = (_name(step), str(len(entries)), f"{whole} → {whole - gone}", lost, *pairs)
+            rows.append([Cell(text) for text in texts])
+    return Table(columns, rows) if rows else None
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    known = [number for number in map(_number, values) if number is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _parity_table(steps: Sequence[Record]) -> Table | None:

@@ -191,6 +191,10 @@ class Family:
         """The config.json with another number of experts in every layer that has some; of a dense family, as it is."""
         return config
 
+    def stored(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict under the names and in the shapes that files have, from that of a loaded model."""
+        return dict(state)
+
     def accepts_heads(self, config: Mapping[str, Any], heads: int) -> bool:
         """Whether stock transformers loads a model of this family with so many query heads."""
         return True

@@ -25,6 +25,7 @@ PURE = {
 """Parts of the foundation that stand by themselves."""
 NAMES = re.compile(
     r"\b([qkvo]|qkv|gate|up|down|gate_up)_proj\b|\bself_attn\b|\bmlp\.|_layernorm\b|\bembed_tokens\b|\brotary_emb\b|\bmodel\.(layers|norm)\b"
+    r"|\bblock_sparse_moe\b|\bshared_expert|\bnum_(local_)?experts\b"
 )
 """How architectures call their parts."""
 FILE_LINES, FUNCTION_LINES = 420, 60

@@ -78,12 +78,12 @@ def distill(options: DistillOptions, source: Path, out: Path, context: StepConte
         teacher, student = load_model(teacher_dir, device), load_model(student_dir, device)
         teacher.requires_grad_(False)
         losses = _stages(options, student, teacher, vocab, student_dir, context, device)
-        _, config = read_family(student_dir)
+        family, config = read_family(student_dir)
         dtype = stored_dtype(config)
         tied = set(student._tied_weights_keys or ()) if student.config.tie_word_embeddings else set()
         state = {k: v.detach().cpu().to(dtype) for k, v in student.state_dict().items() if k not in tied}
         provenance |= {"kind": "checkpoint", "step": "distill", "teacher": content_hash(teacher_dir), "options": options.model_dump()}
-        write_checkpoint(out, state, config, student_dir, provenance)
+        write_checkpoint(out, family.stored(state), config, student_dir, provenance)
     first_last = "; ".join(f"{name}: {curve[0]:.4f} -> {sum(curve[-10:]) / len(curve[-10:]):.4f}" for name, curve in losses.items())
     tokens = sum(s.steps for s in options.stages) * options.batch_size * options.seq_len
     notes += [f"loss {first_last}", f"{tokens:,} tokens seen"] + ([vocab_note] if vocab_note else [])

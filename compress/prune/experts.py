@@ -170,7 +170,7 @@ def cut_experts(
     """The state dict and config.json without the experts that go and their rows of the router; those that stay are renumbered.
 
     Args:
-        state: tensors of the whole model as files have them.
+        state: tensors of the whole model.
         config: its config.json.
         family: whose names to use.
         kept: experts that stay, by layer; an empty list for a dense layer.
@@ -178,7 +178,7 @@ def cut_experts(
     if not isinstance(family, Mixture):
         return dict(state), config
     small: dict[str, Tensor] = {}
-    for key, tensor in state.items():
+    for key, tensor in family.stored(state).items():  # some files have fused experts
         found = re.fullmatch(rf"{re.escape(family.layers)}\.(\d+)\.(.+)\.\w+", key)
         stay = kept[int(found[1])] if found else []
         expert = family.stored_expert(found[2]) if found else None
