@@ -152,9 +152,11 @@ def prune(
 ) -> None:
     """Cut attention heads, FFN neurons, layers or whole experts; the result loads with stock transformers.
 
-    Example:
+    Examples:
 
         edgewright prune /models/Qwen2.5-0.5B --heads 0.25 --calibration text:wiki.txt --out pruned
+
+        edgewright prune /models/Qwen3-30B-A3B --experts 0.25 --out fewer
     """
     from .compress.prune.runner import PruneOptions
 

@@ -11,6 +11,7 @@ from .configs import dtype_name, is_gptq, model_path, read_family, resolve
 from .errors import Refused
 from .models import family_of
 from .targets import Target, check, list_targets, load_target, longest_context, predict, size_of
+from .targets.sizes import linear_weights
 
 __all__ = ["ALL_TARGETS", "State", "device_row", "initial", "plan_model", "refuse"]
 
@@ -33,6 +34,11 @@ class State:
     def parameters(self) -> int:
         """Parameters of the model."""
         return family_of(self.config).parameters(self.config)
+
+    @property
+    def active_parameters(self) -> int:
+        """Those that a token uses: all but its idle experts'."""
+        return self.parameters - (linear_weights(self.config, None) - linear_weights(self.config, 1))
 
 
 def plan_model(model: str, target_name: str | None, context: int = 2048, batch: int = 1) -> list[dict[str, Any]]:
@@ -102,5 +108,7 @@ def device_row(name: str, state: State, target: Target | None, context: int, bat
             context=context, prompt=min(context, 512), batch=batch,
         )  # fmt: skip
         row["violations"] = [f"{v.message} (nearest: {v.nearest})" for v in found if v.severity != "refuse"]
+        if family_of(state.config).shape(state.config).experts:
+            row["violations"].append("edgewright itself cannot export a mixture of experts yet (nearest: a dense model)")
         row["refused"] = [f"{v.message} (nearest: {v.nearest})" for v in found if v.severity == "refuse"]
     return row

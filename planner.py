@@ -95,7 +95,7 @@ def _cost(
     shape = family.shape(source.config)
     linears = family.linear_shapes(source.config)
     tokens = recipe.calibration.samples * recipe.calibration.seq_len
-    ram, flops = 4 * source.parameters, 2.0 * tokens * source.parameters
+    ram, flops = 4 * source.parameters, 2.0 * tokens * source.active_parameters
     if isinstance(step, PruneStep):
         ram += 4 * source.parameters + 4 * recipe.calibration.seq_len * shape.vocab_size
         flops *= 2 if step.criterion == "taylor" else 1
@@ -107,8 +107,8 @@ def _cost(
         teacher = _named(step.teacher, states)
         learnt = sum(s.steps for s in step.stages) * step.batch_size * step.seq_len
         ram = 4 * teacher.parameters + 16 * result.parameters + 3 * 4 * step.batch_size * step.seq_len * shape.vocab_size
-        flops = learnt * (6.0 * result.parameters + 2.0 * teacher.parameters)
+        flops = learnt * (6.0 * result.active_parameters + 2.0 * teacher.active_parameters)
     else:
-        flops = 4 * 2.0 * 1024 * source.parameters
+        flops = 4 * 2.0 * 1024 * source.active_parameters
     disk = size_of(result.config, result.precision, result.group_size)
     return {"ram_bytes": ram, "disk_bytes": disk, "seconds": flops / (0.4 * flops_per_second)}

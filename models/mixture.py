@@ -46,10 +46,9 @@ class Mixture(Family):
 
     def expert_layers(self, config: Mapping[str, Any]) -> tuple[int, ...]:
         """Every `decoder_sparse_step`-th layer, but for those that `mlp_only_layers` names."""
-        full = self.completed(config)
-        step = int(full.get("decoder_sparse_step") or 1)
-        dense: list[int] = full.get("mlp_only_layers") or []
-        return tuple(i for i in range(int(full["num_hidden_layers"])) if i not in dense and (i + 1) % step == 0)
+        layers, step = int(config["num_hidden_layers"]), int(config.get("decoder_sparse_step") or 1)
+        dense: list[int] = config.get("mlp_only_layers") or []
+        return tuple(i for i in range(step - 1, layers, step) if i not in dense)
 
     def shape(self, config: Mapping[str, Any]) -> Shape:
         """See `Family.shape`."""
@@ -71,9 +70,9 @@ class Mixture(Family):
 
     def linear_counts(self, config: Mapping[str, Any], tokens: int | None = None) -> dict[str, float]:
         """See `Family.linear_counts`."""
-        s, counts = self.shape(config), super().linear_counts(config, tokens)
+        s, names = self.shape(config), self.linear_shapes(config)
         if s.experts is None:
-            return counts
+            return dict.fromkeys(names, s.num_hidden_layers)
         routed, used = len(s.experts.layers), s.experts.count if tokens is None else s.experts.used_by(tokens)
         everywhere, dense = (self.q, self.k, self.v, self.o), (self.gate, self.up, self.down)
 
@@ -82,7 +81,7 @@ class Mixture(Family):
                 return s.num_hidden_layers
             return s.num_hidden_layers - routed if name in dense else routed * used if ".*." in name else routed
 
-        return {name: count(name) for name in counts}
+        return {name: count(name) for name in names}
 
     def parameters(self, config: Mapping[str, Any]) -> int:
         """See `Family.parameters`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from ..errors import UsageError
@@ -159,7 +160,7 @@ def predict(
     notes = list(_notes(target, precision, fit.engines[engine]))
     run = _Run(target, config, fit.engines[engine], precision, group_size, context, prompt, batch, floats)
     if family_of(config).shape(config).experts:
-        read, paid, every = (f"{size / 1e9:.2f} GB" for size in (run.read_bytes(batch), run.paid_bytes(), run.read_bytes()))
+        read, paid, every = (f"{size / 1e9:.2f} GB" for size in (run.read_bytes(batch), run.paid_bytes, run.read_bytes()))
         notes.append(f"a mixture of experts: a decode step reads {read} of {every}, and by published rates takes as long as {paid} would")
     known = run.measurable and f"{target.name}:{mode.name}" in fit.engines[engine].fitted_on
     if run.measurable and not known:
@@ -227,6 +228,7 @@ class _Run:
             return traffic(self.config, stored[self.precision], stored["head"], tokens)
         return read_size(self.config, self.precision, self.group_size, self.float_bytes, tokens)
 
+    @cached_property
     def paid_bytes(self) -> int:
         """Bytes of weights that a decode step takes as long as: those that it reads, unless there are experts."""
         return with_toll(self.read_bytes(self.batch), self.read_bytes())
@@ -236,7 +238,7 @@ class _Run:
         if not self.measurable:
             return None
         terms = decode_terms(
-            self.config, hardware_of(self.target, mode), read_bytes=self.paid_bytes(), context=self.context, batch=self.batch,
+            self.config, hardware_of(self.target, mode), read_bytes=self.paid_bytes, context=self.context, batch=self.batch,
             float_bytes=self.float_bytes,
         )  # fmt: skip
         return self.batch / time_of(terms, self.fit.decode, DECODE_TERMS)
@@ -258,4 +260,6 @@ class _Run:
         """The error band that applies, or None where no speed is given."""
         if band is None or not self.measurable:
             return None
-        return max(band.known if known else band.new, band.batched if self.batch > 1 else 0.0)
+        mixture = family_of(self.config).shape(self.config).experts is not None  # taken for a dense model, as if its shape was inferred
+        inferred = band.inferred or 0.0 if mixture else 0.0
+        return max(band.known if known else band.new, band.batched if self.batch > 1 else 0.0, inferred)

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,17 @@ def test_balance() -> None:
 def test_choose_experts_leaves_dense_layers_alone() -> None:
     usage = {1: Usage(torch.tensor([1.0, 1, 1, 1]), torch.tensor([4.0, 1, 3, 3]), 4), 2: Usage(torch.ones(4), torch.ones(4), 4)}
     assert choose_experts(usage, 4, 2) == [[], [0, 2], [0, 1], []]  # of equals the first
+
+
+def test_random_is_a_choice_of_its_own(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+    removed: list[list[list[int]]] = []
+    for seed, criterion in enumerate(("taylor", "random", "random", "random")):
+        seeded = replace(context, seed=max(seed, 2))  # two alike
+        result = prune(plain(experts=0.5, criterion=criterion), make_model("mixtral"), tmp_path / "out", seeded)
+        removed.append([entry["removed"] for entry in result.details["experts"]])
+    assert removed[1] == removed[2]
+    assert removed[0] != removed[1] != removed[3]
+    assert all(len(layer) == 4 for choice in removed for layer in choice)
 
 
 # What is refused

@@ -80,16 +80,22 @@ def kept_experts(shape: Shape, ratio: float, ffn: float = 0.0) -> int:
     return experts.count - gone
 
 
-def choose_experts(usage: Mapping[int, Usage], layers: int, keep: int) -> list[list[int]]:
+def choose_experts(usage: Mapping[int, Usage], layers: int, keep: int, seed: int | None = None) -> list[list[int]]:
     """The most important experts of every layer, ascending; an empty list for a dense layer.
 
     Args:
         usage: by layer, as `watched` gives it.
         layers: of the model.
         keep: experts that stay in each.
+        seed: choose at random, to compare with.
     """
-    order = {i: u.importance.argsort(descending=True, stable=True) for i, u in usage.items()}
-    return [sorted(order[i][:keep].tolist()) if i in order else [] for i in range(layers)]
+
+    def order(layer: int) -> Tensor:
+        if seed is None:
+            return usage[layer].importance.argsort(descending=True, stable=True)
+        return torch.randperm(len(usage[layer].routed), generator=torch.Generator().manual_seed(seed + layer))
+
+    return [sorted(order(i)[:keep].tolist()) if i in usage else [] for i in range(layers)]
 
 
 @contextmanager

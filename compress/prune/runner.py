@@ -38,7 +38,7 @@ class PruneOptions(BaseModel):
     ffn: float = Field(default=0.0, ge=0, lt=1, description="share of FFN neurons to remove")
     layers: int = Field(default=0, ge=0, description="how many layers to remove, those of least block influence first")
     experts: float = Field(default=0.0, ge=0, lt=1, description="share of experts to remove from every layer of a mixture")
-    criterion: Criterion = Field(default="taylor", description="how importance is measured")
+    criterion: Criterion = Field(default="taylor", description="how importance is measured; that of experts by use and output, or random")
     compensate: bool = Field(default=True, description="refit the output projections by least squares to make up for what goes")
 
 
@@ -65,7 +65,9 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
     heads = choose_heads(scores.heads, shape.num_key_value_heads, keep)
     neurons = choose_neurons(scores.neurons, options.ffn)
     layers = choose_layers(scores.layers, options.layers)
-    kept = Kept(heads, neurons, layers, choose_experts(usage, shape.num_hidden_layers, keep_experts) if options.experts else [])
+    at_random = context.seed if options.criterion == "random" else None
+    experts = choose_experts(usage, shape.num_hidden_layers, keep_experts, at_random) if options.experts else []
+    kept = Kept(heads, neurons, layers, experts)
     state = read_state(source)
     if options.compensate:
         compensate(model, family, shape, rows, kept)
