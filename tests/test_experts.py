@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import MIXTURES
+from known_models import SMALL as A_DENSE
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,8 +23,9 @@ from transformers import AutoModelForCausalLM
 
 from edgewright.checkpoint import read_config, read_state
 from edgewright.compress.prune.experts import Usage, balance, choose_experts, kept_experts
+from edgewright.compress.prune.proof import probes_from, prove
 from edgewright.compress.prune.runner import PruneOptions, prune
-from edgewright.errors import Refused, UsageError
+from edgewright.errors import EdgewrightError, Refused, UsageError
 from edgewright.models import Experts, Shape, family_of
 from edgewright.steps import StepContext, StepResult
 
@@ -162,6 +164,23 @@ def test_files_with_fused_experts_are_cut_as_well(copy_model: MakeModel, context
             made.append(read_state(tmp_path / f"{folder.name}-out"))
         assert made[0].keys() == made[1].keys()
         assert all(torch.equal(made[0][key], made[1][key]) for key in made[0])
+
+
+def test_one_row_that_agrees_is_proof_and_no_row_is_none(make_model: MakeModel, context: StepContext) -> None:
+    """A tie between two experts may go the other way in the cut model and spoil a row; a wrong cut spoils all."""
+    source = make_model("qwen3_moe")
+    config, rows = read_config(source), context.calibration.rows(source, 0)
+    model, probes = stock_model(source), probes_from(rows, family_of(config).shape(config))
+    assert len(probes) == 4
+    assert [probe.shape for probe in probes_from(rows, family_of(A_DENSE).shape(A_DENSE))] == [(1, 32)]
+    with torch.no_grad():
+        expected = [model(input_ids=probe, use_cache=False).logits for probe in probes]
+    spoilt = [logits + 1 if i < 3 else logits for i, logits in enumerate(expected)]
+    assert prove(source, probes, spoilt) < 1e-6
+    for wrong in (1.0, math.nan):
+        with pytest.raises(EdgewrightError, match="differs from the masked original"):
+            prove(source, probes, [logits + wrong for logits in expected])
+    assert prove(source, probes, [expected[0], *(logits * math.nan for logits in expected[1:])]) < 1e-6
 
 
 # Which experts go

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...checkpoint import content_hash, read_family, read_state, write_checkpoint
 from ...console import progress
-from ...errors import EdgewrightError, Refused, UsageError
+from ...errors import Refused, UsageError
 from ...layouts import is_gptq
 from ...loading import load_model, pick_device
 from ...models import Family, family_of, weight_of
@@ -22,11 +22,9 @@ from .compensate import compensate
 from .cut import Kept, cut
 from .experts import choose_experts, expert_details, expert_note, kept_experts, run_watched, watched
 from .importance import Criterion, masked, measure
+from .proof import probes_from, prove
 
 __all__ = ["PruneOptions", "prune"]
-
-TOLERANCE = 1e-4
-"""Largest allowed difference between pruned and masked logits, relative to the largest logit."""
 
 
 class PruneOptions(BaseModel):
@@ -80,11 +78,11 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
         "kept_experts": kept.experts,
     }  # fmt: skip
     with torch.no_grad(), masked(model, family, shape, kept):
-        probe = rows[0][:1].to(device)
-        expected = model(input_ids=probe, use_cache=False).logits.cpu()
+        probes = [probe.to(device) for probe in probes_from(rows, shape)]
+        expected = [model(input_ids=probe, use_cache=False).logits.cpu() for probe in probes]
         entries = expert_details(usage, run_watched(model, family, shape, rows), kept.experts)
     difference: list[float] = []
-    write_checkpoint(out, small, small_config, source, provenance, verify=lambda made: difference.append(_prove(made, probe, expected)))
+    write_checkpoint(out, small, small_config, source, provenance, verify=lambda made: difference.append(prove(made, probes, expected)))
     notes = _notes(options, family, config, small_config, difference[0])
     details = {
         "head_importance": scores.heads.tolist(), "pruned_heads": removed, "layer_influence": scores.layers.tolist(),
@@ -112,23 +110,6 @@ def _take_refitted(state: dict[str, Tensor], model: Any, family: Family, layers:
             weight = weight_of(layer.get_submodule(name))
             state[key] = weight.cpu().to(state[key].dtype)
             weight.copy_(state[key])
-
-
-def _prove(out: Path, probe: Tensor, expected: Tensor) -> float:
-    """Reload with stock transformers and compare logits with the masked original."""
-    from transformers import AutoModelForCausalLM  # late: slow to import
-
-    reloaded: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
-    reloaded.to(probe.device).eval()
-    with torch.no_grad():
-        got = reloaded(input_ids=probe, use_cache=False).logits.cpu()
-    difference = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
-    if not difference <= TOLERANCE:
-        raise EdgewrightError(
-            f"{out}: the pruned model differs from the masked original by {difference:.2e} (limit {TOLERANCE:.0e})",
-            "this is a bug in edgewright: please report it with the model's config.json",
-        )
-    return difference
 
 
 def _notes(options: PruneOptions, family: Family, config: dict[str, Any], small: dict[str, Any], difference: float) -> list[str]:
