@@ -134,12 +134,12 @@ def _counter(usage: Usage) -> Any:
     @torch.no_grad()
     def hook(pool: nn.Module, args: tuple[Tensor, Tensor, Tensor]) -> None:
         hidden, chosen, gates = args
-        for expert in chosen.unique().tolist():
-            token, slot = torch.where(chosen == expert)
-            # One expert at a time, through the pool itself: what it adds to its tokens is nowhere else to be seen.
-            added = pool.forward(hidden[token], chosen[token, slot, None], gates[token, slot, None])
-            usage.routed[expert] += len(token)
-            usage.norms[expert] += added.float().norm(dim=-1).sum().cpu()
+        # Each choice as a token of its own, through the pool itself: what one expert adds to a token is nowhere else to be seen.
+        alone = hidden.repeat_interleave(chosen.shape[1], dim=0)
+        added = pool.forward(alone, chosen.reshape(-1, 1), gates.reshape(-1, 1)).float().norm(dim=-1).cpu()
+        experts = chosen.flatten().cpu()
+        usage.routed += torch.bincount(experts, minlength=len(usage.routed))
+        usage.norms.index_add_(0, experts, added)
         usage.tokens += len(hidden)
 
     return hook
