@@ -162,6 +162,17 @@ def atomic_directory(out: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def scratch_directory(out: Path, name: str = "scratch") -> Iterator[Path]:
+    """Where something is made beside `out` that is not wanted in the end; a fixed name, so that what a killed run left is cleared."""
+    made = out.with_name(f".{out.name}.{name}")
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
 def _disk_error(out: Path, error: OSError) -> EdgewrightError:
     free = shutil.disk_usage(out.parent if out.parent.exists() else Path.cwd()).free
     return EdgewrightError(
@@ -216,7 +227,7 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 
 def write_checkpoint(
     out: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], source: Path, provenance: Mapping[str, Any],
-    verify: Callable[[Path], None] | None = None,
+    verify: Callable[[Path], None] | None = None, files: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Write a checkpoint atomically: sharded safetensors, config for transformers 4 and 5, the source's tokenizer.
 
@@ -227,12 +238,15 @@ def write_checkpoint(
         source: the directory whose tokenizer is copied.
         provenance: what `edgewright.json` says beside the version.
         verify: called with the finished directory before it gets its name; what it raises leaves nothing behind.
+        files: more JSON files, by name.
     """
     with atomic_directory(out) as folder:
         _write_shards(folder, state)
         write_json(folder / "config.json", config_for_everyone(config))
         copy_tokenizer(source, folder)
         write_json(folder / PROVENANCE, {"edgewright": __version__, **provenance})
+        for name, value in (files or {}).items():
+            write_json(folder / name, value)
         if verify:
             verify(folder)
 

@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .verbs import CALIBRATION, CalibrationSource, Debug, Device, Fresh, Json, Model, Out, Samples, Seed, SeqLen, checked, run_step
+from .errors import UsageError
+from .verbs import (
+    CALIBRATION,
+    CalibrationSource,
+    Debug,
+    Device,
+    Fresh,
+    Json,
+    Model,
+    Out,
+    Samples,
+    Seed,
+    SeqLen,
+    Target,
+    checked,
+    run_prune,
+    run_step,
+    show_cut,
+)
 
 __all__ = ["distill", "prune", "quantize"]
 
 
 def prune(
     model: Model,
-    out: Out,
+    out: Annotated[Path | None, typer.Option("--out", help="directory to make; not needed with --dry-run")] = None,
     heads: Annotated[float, typer.Option(help="share of query heads to remove from every key/value group")] = 0.0,
+    kv_heads: Annotated[float, typer.Option(help="share of key/value heads to remove, each with its query heads")] = 0.0,
     ffn: Annotated[float, typer.Option(help="share of FFN neurons to remove")] = 0.0,
     layers: Annotated[int, typer.Option(help="layers to remove, least block influence first")] = 0,
+    heads_threshold: Annotated[float | None, typer.Option(help="remove the share of heads below this times the layer's mean")] = None,
+    ffn_threshold: Annotated[float | None, typer.Option(help="likewise for FFN neurons")] = None,
+    merge_kv: Annotated[int | None, typer.Option(help="first average the key/value heads into so many")] = None,
+    merge: Annotated[str, typer.Option(help="aligned (heads are turned towards each other first) or mean")] = "aligned",
+    max_parameters: Annotated[int | None, typer.Option(help="remove heads and neurons down to so many parameters")] = None,
+    max_memory_mb: Annotated[float | None, typer.Option(help="... to so much memory on the target, KV cache included")] = None,
+    min_tok_s: Annotated[float | None, typer.Option(help="... to so many tokens a second on the target, as predicted")] = None,
+    target: Target = None,
     criterion: Annotated[str, typer.Option(help="taylor, activation, norm, magnitude or random")] = "taylor",
     compensate: Annotated[bool, typer.Option(help="refit what stays by least squares")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="score, print what would go and what would be left, write nothing")] = False,
     calibration: CalibrationSource = CALIBRATION,
     samples: Samples = 128,
     seq_len: SeqLen = 512,
@@ -28,16 +57,34 @@ def prune(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Cut attention heads, FFN neurons or layers; the result loads with stock transformers.
+    """Cut attention heads, key/value groups, FFN neurons or layers; the result loads with stock transformers.
 
-    Example:
+    Examples:
 
         edgewright prune /models/Qwen2.5-0.5B --heads 0.25 --calibration text:wiki.txt --out pruned
-    """
-    from .compress.prune.runner import PruneOptions
 
-    options = checked(PruneOptions, heads=heads, ffn=ffn, layers=layers, criterion=criterion, compensate=compensate)
-    run_step("prune", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)
+        edgewright prune /models/Qwen2.5-0.5B --heads-threshold 0.5 --dry-run --target jetson-orin-nano-8gb
+
+        edgewright prune /models/Qwen2.5-3B --min-tok-s 25 --target jetson-orin-nano-8gb --out pruned
+
+        edgewright prune /models/Llama-2-7b --merge-kv 8 --out gqa
+    """
+    from .compress.prune.options import PruneOptions
+
+    limits = {
+        "parameters": max_parameters, "memory_bytes": max_memory_mb and int(max_memory_mb * 1e6), "decode_tok_s": min_tok_s
+    }  # fmt: skip
+    budget = {name: limit for name, limit in limits.items() if limit is not None}
+    options = checked(
+        PruneOptions, heads=heads, kv_heads=kv_heads, ffn=ffn, layers=layers, heads_threshold=heads_threshold, ffn_threshold=ffn_threshold,
+        merge_kv=merge_kv, merge=merge, budget=budget or None, criterion=criterion, compensate=compensate,
+    )  # fmt: skip
+    data = (calibration, samples, seq_len, seed, device)
+    if dry_run:
+        return show_cut(options, model, data, target, as_json)
+    if out is None:
+        raise UsageError("--out is missing", "give the directory to make, or --dry-run")
+    run_prune(options, model, out, data, target, fresh, as_json)
 
 
 def distill(

@@ -19,6 +19,7 @@ from .benchmarks.gate import check_gate
 from .benchmarks.measure import Measurement, Reference, measure
 from .benchmarks.measurements import step_measurement, write_lines
 from .benchmarks.report import write_report
+from .budget import fitted
 from .checkpoint import PROVENANCE, content_hash, read_provenance, resolve, write_json
 from .compress.distill.runner import DistillOptions, StudentFrom, distill
 from .compress.prune.runner import prune
@@ -27,11 +28,11 @@ from .console import console
 from .data.sources import Source
 from .errors import EdgewrightError, UsageError
 from .export.step import export
-from .forecast import refuse
+from .forecast import initial, refuse
 from .ledger import MEASURE_CODE, STEP_CODE, Ledger, code_version, differences, fingerprint
 from .loading import pick_device
 from .planner import plan_recipe
-from .recipe import BASELINE, DistillStep, Recipe, Step, model_path
+from .recipe import BASELINE, DistillStep, PruneStep, Recipe, Step, model_path
 from .steps import CalibrationData, StepContext, StepResult
 
 __all__ = ["RUNNERS", "run_recipe", "run_verb"]
@@ -127,7 +128,7 @@ class _Run:
 
     def step(self, index: int) -> None:
         """Make and measure one step, or find that it stands already."""
-        step, name = self.recipe.steps[index], self.recipe.step_names[index]
+        step, name = self._settled(index), self.recipe.step_names[index]
         config = step.model_dump(mode="json", by_alias=True, exclude={"name"})
         fields = self._fields(step, index, config)
         folder = self.out / name
@@ -144,6 +145,16 @@ class _Run:
         for note in entry["notes"]:
             console.print(f"  {note}", highlight=False)
         self._measured(entry, with_reference=True)
+
+    def _settled(self, index: int) -> Step:
+        """The step with a budget turned into shares, which depend on the model it reads."""
+        step = self.recipe.steps[index]
+        if isinstance(step, PruneStep):
+            return fitted(step, initial(self.resolve(self.recipe.source_of(index))), self.recipe.target)
+        if isinstance(step, DistillStep) and isinstance(step.student, StudentFrom):
+            student = fitted(step.student, initial(self.resolve(step.student.source)), self.recipe.target)
+            return step.model_copy(update={"student": student})
+        return step
 
     def _context(self) -> StepContext:
         calibration = CalibrationData(**self.recipe.calibration.model_dump())

@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 
+from .budget import after_cut, fitted
 from .compress.distill.runner import StudentFrom
-from .compress.prune.choose import choose_layers, choose_neurons, kept_heads
-from .compress.prune.runner import PruneOptions
+from .compress.prune.options import PruneOptions
+from .compress.prune.runner import preview
 from .configs import resolve
 from .forecast import State, device_row, initial
 from .models import family_of
 from .recipe import BASELINE, DistillStep, ExportStep, PruneStep, QuantizeStep, Recipe, Step, model_path
+from .steps import StepContext
 from .targets import load_target, size_of
 
-__all__ = ["plan_recipe"]
+__all__ = ["plan_cut", "plan_recipe"]
 
 
 def plan_recipe(recipe: Recipe, context: int = 2048, batch: int = 1) -> list[dict[str, Any]]:
@@ -39,39 +41,57 @@ def plan_recipe(recipe: Recipe, context: int = 2048, batch: int = 1) -> list[dic
     flops_per_second = _speed()
     for index, (name, step) in enumerate(zip(recipe.step_names, recipe.steps, strict=True)):
         source = states[recipe.source_of(index)]
-        states[name] = _after(step, source, states)
+        states[name] = _after(step, source, states, recipe.target)
         row = device_row(name, states[name], target, context, batch)
         row |= _cost(step, source, states[name], states, recipe, flops_per_second)
         rows.append(row)
     return rows
 
 
-def _after(step: Step, source: State, states: Mapping[str, State]) -> State:
+def _after(step: Step, source: State, states: Mapping[str, State], target: str | None) -> State:
     if isinstance(step, PruneStep):
-        return _pruned(step, source)
+        return after_cut(fitted(step, source, target), source)
     if isinstance(step, QuantizeStep):
         return replace(source, precision=f"int{step.bits}", group_size=step.group_size, sym=step.sym)
     if isinstance(step, ExportStep):
         return replace(source, precision=step.precision, format=step.format)
     if isinstance(step.student, StudentFrom):
-        return _pruned(step.student, _named(step.student.source, states))
+        cut_from = _named(step.student.source, states)
+        return after_cut(fitted(step.student, cut_from, target), cut_from)
     return _named(step.student, states) if step.student else source
+
+
+def plan_cut(options: PruneOptions, model: str, context: StepContext, target: str | None, precision: str = "int4") -> dict[str, Any]:
+    """What a prune step would remove and what would be left of size and latency: scores are measured, nothing is written.
+
+    Args:
+        options: as for the step.
+        model: directory, hub id or built-in model.
+        context: calibration data, seed and device.
+        target: device to predict for.
+        precision: in which it will run the model.
+
+    Returns:
+        `rows` as a plan has them and `sizes`, before and after; scores, `pruned_heads`, `kept_layers` and `notes` as the step has them.
+
+    Raises:
+        EdgewrightError: whatever the step itself would refuse.
+    """
+    path = resolve(model_path(model))
+    source = initial(path)
+    options = fitted(options, source, target)
+    found, config = preview(options, path, context)
+    device, shapes = load_target(target) if target else None, {"before": dict(source.config), "after": config}
+    states = {name: State(shape, precision, format="onnx") for name, shape in shapes.items()}
+    return {
+        "target": target, "rows": [device_row(name, state, device, 2048, 1) for name, state in states.items()],
+        "sizes": {name: vars(family_of(state.config).shape(state.config)) for name, state in states.items()},
+        **found, "options": options.model_dump(),
+    }  # fmt: skip
 
 
 def _named(name: str, states: Mapping[str, State]) -> State:
     return states[name] if name in states else initial(resolve(model_path(name)))
-
-
-def _pruned(options: PruneOptions, source: State) -> State:
-    """The shape after a cut, by the same functions that choose what to cut, on scores that are all equal."""
-    family = family_of(source.config)
-    shape = family.shape(source.config)
-    heads = kept_heads(shape, options.heads, lambda n: family.accepts_heads(source.config, n))
-    neurons = choose_neurons(torch.zeros(1, shape.intermediate_size), options.ffn)
-    layers = choose_layers(torch.zeros(shape.num_hidden_layers), options.layers)
-    return replace(
-        source, config=family.resized(source.config, heads=heads, kv_heads=shape.num_key_value_heads, ffn=len(neurons[0]), layers=layers)
-    )
 
 
 def _speed() -> float:

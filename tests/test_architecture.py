@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 NOT_SHIPPED = {"tests", "perf", "compat", "runs", "build", "dist"}
 FOUNDATION = {"models", "data", "configs", "checkpoint", "layouts", "loading", "steps", "console", "errors", "__init__"}
 FOUR = {"compress": set(), "export": set(), "benchmarks": {"export"}, "targets": {"export", "benchmarks"}}
-CONDUCTORS = {"pipeline", "planner", "forecast", "recipe", "ledger"}
+CONDUCTORS = {"pipeline", "planner", "forecast", "budget", "recipe", "ledger"}
 ENDS = {
     "cli": {"cli_compress", "verbs", "tables", "doctor", "demo"}, "cli_compress": {"verbs"}, "verbs": {"tables"}, "tables": set(),
     "doctor": set(), "demo": set(),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from ...checkpoint import content_hash, read_config, read_family, stored_dtype, write_checkpoint
+from ...checkpoint import content_hash, read_config, read_family, scratch_directory, stored_dtype, write_checkpoint
 from ...data.packing import shuffled_forever
 from ...data.sources import Source, training_rows
 from ...errors import Refused, UsageError
@@ -71,7 +69,7 @@ def distill(options: DistillOptions, source: Path, out: Path, context: StepConte
     """
     teacher_dir = context.resolve(options.teacher)
     device = pick_device(context.device)
-    with _scratch(out) as made:
+    with scratch_directory(out, "student") as made:
         student_dir, notes, provenance = _student(options, source, made, context)
         vocab, vocab_note = shared_vocabulary(teacher_dir, student_dir)
         torch.manual_seed(context.seed)
@@ -88,17 +86,6 @@ def distill(options: DistillOptions, source: Path, out: Path, context: StepConte
     tokens = sum(s.steps for s in options.stages) * options.batch_size * options.seq_len
     notes += [f"loss {first_last}", f"{tokens:,} tokens seen"] + ([vocab_note] if vocab_note else [])
     return StepResult(notes, {"loss": losses})
-
-
-@contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
-    """Where a student is cut before it learns; a fixed name, so that what a killed run left is cleared by the next."""
-    made = out.with_name(f".{out.name}.student")
-    shutil.rmtree(made, ignore_errors=True)
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def _student(options: DistillOptions, source: Path, made: Path, context: StepContext) -> tuple[Path, list[str], dict[str, Any]]:

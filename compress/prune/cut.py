@@ -28,6 +28,15 @@ class Kept:
         """The key/value heads of a layer that still serve a query head."""
         return sorted({head // shape.group for head in self.heads[layer]})
 
+    def sizes(self, shape: Shape) -> dict[str, int]:
+        """The `heads`, `kv_heads` and `ffn` of every layer that stays."""
+        first = self.layers[0]
+        return {"heads": len(self.heads[first]), "kv_heads": len(self.kv_heads(first, shape)), "ffn": len(self.neurons[first])}
+
+    def removed_heads(self, shape: Shape) -> list[list[int]]:
+        """The query heads that go, a list a layer."""
+        return [sorted(set(range(shape.num_attention_heads)) - set(kept)) for kept in self.heads]
+
 
 def head_channels(heads: list[int], head_dim: int) -> Tensor:
     """Which channels of the queries, and of what the output projection reads, belong to these heads: int64 [heads * head_dim]."""
@@ -61,9 +70,7 @@ def cut(
             if key.startswith(start):
                 name, _, part = key.removeprefix(start).rpartition(".")
                 small[family.key(new, name, part)] = _slice(tensor, part, *along[name]) if name in along else tensor
-    first = kept.layers[0]
-    sizes = {"heads": len(kept.heads[first]), "kv_heads": len(kept.kv_heads(first, shape)), "ffn": len(kept.neurons[first])}
-    return small, family.resized(config, **sizes, layers=kept.layers)
+    return small, family.resized(config, **kept.sizes(shape), layers=kept.layers)
 
 
 def _slice(tensor: Tensor, part: str, index: Tensor, axis: int) -> Tensor:

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...checkpoint import content_hash, read_family, read_state, write_checkpoint
+from ...checkpoint import content_hash, read_family, read_state, scratch_directory, write_checkpoint
 from ...console import progress
 from ...errors import EdgewrightError, Refused, UsageError
 from ...layouts import is_gptq
 from ...loading import load_model, pick_device
-from ...models import Family, family_of, weight_of
+from ...models import Family, Shape, family_of, weight_of
 from ...steps import StepContext, StepResult
-from .choose import choose_heads, choose_layers, choose_neurons, kept_heads
+from .choose import choose_heads, choose_layers, choose_neurons, share_below
 from .compensate import compensate
 from .cut import Kept, cut
-from .importance import Criterion, masked, measure
+from .importance import Importance, masked, measure
+from .merge import align, attention_of, input_moments, merged, repeat_into, store
+from .options import PruneOptions, merged_config, sizes_after
 
-__all__ = ["PruneOptions", "prune"]
+__all__ = ["CUT_LIST", "Choice", "PruneOptions", "check_request", "decide", "preview", "prune"]
 
+CUT_LIST = "cut.json"
+"""Which query heads, FFN neurons and layers of the original stay, beside the weights."""
 TOLERANCE = 1e-4
 """Largest allowed difference between pruned and masked logits, relative to the largest logit."""
 
 
-class PruneOptions(BaseModel):
-    """What to cut and by which criterion."""
+@dataclass
+class Choice:
+    """What a prune step decided, and what it decided it by."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    heads: float = Field(default=0.0, ge=0, lt=1, description="share of query heads to remove from every key/value group")
-    ffn: float = Field(default=0.0, ge=0, lt=1, description="share of FFN neurons to remove")
-    layers: int = Field(default=0, ge=0, description="how many layers to remove, those of least block influence first")
-    criterion: Criterion = Field(default="taylor", description="how importance is measured")
-    compensate: bool = Field(default=True, description="refit the output projections by least squares to make up for what goes")
+    kept: Kept
+    scores: Importance
+    notes: list[str]
 
 
 def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) -> StepResult:
@@ -48,45 +50,164 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
         Refused: the model cannot be cut this way, or is quantized already.
         EdgewrightError: the result does not compute what the masked original computes (nothing is kept then).
     """
+    check_request(options, source)
+    if options.merge_kv is None:
+        return _remove(options, source, out, context)
+    if not options.removes:
+        return merge_kv_heads(options, source, out, context)
+    with scratch_directory(out) as made:
+        first = merge_kv_heads(options, source, made, context)
+        result = _remove(options, made, out, context)
+    return StepResult(first.notes + result.notes, result.details | {"merged": first.details})
+
+
+def check_request(options: PruneOptions, source: Path) -> None:
+    """Refuse, before any weight is read, what cannot be done to `source` at all; see `prune`."""
     family, config = read_family(source)
     if is_gptq(config):
         raise Refused(f"{source}: quantized already", "prune first, then quantize")
-    if not (options.heads or options.ffn or options.layers):
-        raise UsageError("nothing to prune", "give --heads, --ffn or --layers")
+    if options.budget:
+        raise UsageError("a budget was not resolved into shares", "give the shares (heads, ffn), or run this as a step of its own")
+    if not options.removes and options.merge_kv is None:
+        raise UsageError("nothing to prune", "give --heads, --kv-heads, --ffn or --layers")
+    if options.merge_kv is not None:
+        config = merged_config(family, config, options.merge_kv)
+    sizes_after(options, family, config)
+
+
+def decide(options: PruneOptions, model: nn.Module, source: Path, rows: list[Tensor], seed: int) -> Choice:
+    """Score the heads, neurons and layers of a model and choose which stay; nothing is changed."""
+    family, config = read_family(source)
+    shape = family.shape(config)
+    scores = measure(model, family, shape, _with_progress(rows), options.criterion, seed)
+    notes: list[str] = []
+    for name, of in (("heads", scores.heads), ("ffn", scores.neurons)):
+        threshold = getattr(options, f"{name}_threshold")
+        if threshold is not None:
+            share = share_below(of, threshold)
+            notes.append(f"{share:.1%} of the {name} score below {threshold:g} of their layer's mean")
+            if not share:
+                least = float((of / of.mean(-1, keepdim=True)).min())
+                raise Refused(
+                    f"{name}_threshold {threshold:g}: nothing scores so low, so nothing would be pruned",
+                    f"the least important of the {name} has {least:.3g} of its layer's mean",
+                )
+            options = options.model_copy(update={name: share, f"{name}_threshold": None})
+    sizes = sizes_after(options, family, config)
+    kept = Kept(
+        choose_heads(scores.heads, shape.num_key_value_heads, sizes["heads"], sizes["kv_heads"]),
+        choose_neurons(scores.neurons, sizes["ffn"]),
+        choose_layers(scores.layers, options.layers),
+    )
+    return Choice(kept, scores, [*notes, *_unlike_asked(options, shape, sizes)])
+
+
+def preview(options: PruneOptions, source: Path, context: StepContext) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `prune` would remove, and the config.json that would be left; nothing is kept. Raises as `prune` does."""
+    check_request(options, source)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.merge_kv is not None:
+            merge_kv_heads(options, source, Path(folder) / "merged", context)
+            source = Path(folder) / "merged"
+        family, config = read_family(source)
+        shape = family.shape(config)
+        model = load_model(source, pick_device(context.device))
+        choice = decide(options, model, source, context.calibration.rows(source, context.seed), context.seed)
+    small = family.resized(config, **choice.kept.sizes(shape), layers=choice.kept.layers)
+    return _found(choice, shape) | {"notes": [*_size_notes(family, config, small), *choice.notes]}, small
+
+
+def _found(choice: Choice, shape: Shape) -> dict[str, Any]:
+    return {
+        "head_importance": choice.scores.heads.tolist(), "pruned_heads": choice.kept.removed_heads(shape),
+        "layer_influence": choice.scores.layers.tolist(), "kept_layers": choice.kept.layers,
+    }  # fmt: skip
+
+
+def _unlike_asked(options: PruneOptions, shape: Shape, sizes: Mapping[str, int]) -> list[str]:
+    """Where the nearest legal count is not what was asked for."""
+    heads = options.heads if shape.group > 1 else 0.0
+    groups = options.kv_heads or (options.heads if shape.group == 1 else 0.0)
+    asked = {
+        "query heads": (1 - (1 - heads) * (1 - groups), 1 - sizes["heads"] / shape.num_attention_heads),
+        "FFN neurons": (options.ffn, 1 - sizes["ffn"] / shape.intermediate_size),
+    }
+    return [
+        f"asked to remove {want:.0%} of the {what}, removed {done:.0%}: the nearest that loads and runs well everywhere"
+        for what, (want, done) in asked.items() if abs(want - done) > 0.005
+    ]  # fmt: skip
+
+
+def _remove(options: PruneOptions, source: Path, out: Path, context: StepContext) -> StepResult:
+    """Cut heads, neurons and layers; see `prune`."""
+    family, config = read_family(source)
     shape, device = family.shape(config), pick_device(context.device)
-    keep = kept_heads(shape, options.heads, lambda n: family.accepts_heads(config, n))  # refuses before the calibration pass
     rows = context.calibration.rows(source, context.seed)
     model = load_model(source, device)
-    scores = measure(model, family, shape, _with_progress(rows), options.criterion, context.seed)
-    heads = choose_heads(scores.heads, shape.num_key_value_heads, keep)
-    neurons = choose_neurons(scores.neurons, options.ffn)
-    layers = choose_layers(scores.layers, options.layers)
-    kept = Kept(heads, neurons, layers)
+    choice = decide(options, model, source, rows, context.seed)
+    kept = choice.kept
     state = read_state(source)
     if options.compensate:
         compensate(model, family, shape, rows, kept)
-        _take_refitted(state, model, family, layers)
+        _take_refitted(state, model, family, kept.layers)
     small, small_config = cut(state, config, family, shape, kept)
-    removed = [sorted(set(range(shape.num_attention_heads)) - set(kept)) for kept in heads]
     provenance = {
         "kind": "checkpoint", "step": "prune", "source": content_hash(source), "options": options.model_dump(),
-        "calibration": vars(context.calibration), "removed_heads": removed, "kept_layers": layers,
+        "calibration": vars(context.calibration), "removed_heads": kept.removed_heads(shape), "kept_layers": kept.layers,
     }  # fmt: skip
     with torch.no_grad(), masked(model, family, shape, kept):
-        probe = rows[0][:1].to(device)
-        expected = model(input_ids=probe, use_cache=False).logits.cpu()
+        expected = _logits(model, rows)
     difference: list[float] = []
-    write_checkpoint(out, small, small_config, source, provenance, verify=lambda made: difference.append(_prove(made, probe, expected)))
-    notes = _notes(options, family, config, small_config, difference[0])
-    details = {
-        "head_importance": scores.heads.tolist(), "pruned_heads": removed, "layer_influence": scores.layers.tolist(),
-        "kept_layers": layers, "max_relative_difference": difference[0],
+    write_checkpoint(
+        out, small, small_config, source, provenance, files={CUT_LIST: vars(kept)},
+        verify=lambda made: difference.append(_prove(made, rows, expected, device)),
+    )  # fmt: skip
+    sizes, *remarks = _size_notes(family, config, small_config)
+    notes = [sizes, f"logits equal those of the masked original to {difference[0]:.1e} (relative)", *remarks, *choice.notes]
+    return StepResult(notes, _found(choice, shape) | {"max_relative_difference": difference[0]})
+
+
+def merge_kv_heads(options: PruneOptions, source: Path, out: Path, context: StepContext) -> StepResult:
+    """Write a copy of `source` whose key/value heads are averaged into `options.merge_kv`; raises as `prune` does."""
+    assert options.merge_kv is not None
+    family, config = read_family(source)
+    shape, device, groups = family.shape(config), pick_device(context.device), options.merge_kv
+    new_config = merged_config(family, config, groups)
+    rows = context.calibration.rows(source, context.seed)
+    model, state = load_model(source, device), read_state(source)
+    with torch.no_grad(), input_moments(model, family) as moments:
+        for row in _with_progress(rows if options.merge == "aligned" else rows[:1], "aligning key/value heads"):
+            model(input_ids=row[:1].to(device), use_cache=False)
+    for index, moment in enumerate(moments):
+        attention = attention_of(state, family, shape, index)
+        if options.merge == "aligned":
+            width = attention.k.shape[-1]
+            attention = align(attention, moment[:width, :width].cpu(), groups, keys=family.k_norm is None)
+        small = merged(attention, groups)
+        store(state, family, index, small)
+        repeat_into(model, state, family, shape, index)
+    expected = _logits(model, rows)
+    provenance = {
+        "kind": "checkpoint", "step": "prune", "source": content_hash(source), "options": options.model_dump(),
+        "calibration": vars(context.calibration),
     }  # fmt: skip
-    return StepResult(notes, details)
+    difference: list[float] = []
+    write_checkpoint(
+        out, state, new_config, source, provenance, verify=lambda made: difference.append(_prove(made, rows, expected, device))
+    )  # fmt: skip
+    how = "their mean" if options.merge == "mean" else "their mean after turning them towards each other"
+    saved = 1 - groups / shape.num_key_value_heads
+    notes = [
+        f"key/value heads {shape.num_key_value_heads} -> {groups} ({how}): the KV cache shrinks by {saved:.0%}",
+        f"logits equal those of the original with its heads so replaced to {difference[0]:.1e} (relative); distill to recover",
+    ]
+    if options.merge == "aligned" and family.k_norm is not None:
+        notes.append("keys were averaged as they are: a norm on them does not commute with turning")
+    return StepResult(notes, {"max_relative_difference": difference[0]})
 
 
-def _with_progress(rows: list[Tensor]) -> Iterable[Tensor]:
-    with progress("scoring heads and neurons", len(rows)) as bar:
+def _with_progress(rows: list[Tensor], label: str = "scoring heads and neurons") -> Iterable[Tensor]:
+    with progress(label, len(rows)) as bar:
         for row in rows:
             yield row
             bar.advance()
@@ -102,14 +223,17 @@ def _take_refitted(state: dict[str, Tensor], model: Any, family: Family, layers:
             weight.copy_(state[key])
 
 
-def _prove(out: Path, probe: Tensor, expected: Tensor) -> float:
-    """Reload with stock transformers and compare logits with the masked original."""
+def _logits(model: Any, rows: list[Tensor]) -> Tensor:
+    with torch.no_grad():
+        return model(input_ids=rows[0][:1].to(next(model.parameters()).device), use_cache=False).logits.cpu()
+
+
+def _prove(out: Path, rows: list[Tensor], expected: Tensor, device: str) -> float:
+    """Reload with stock transformers and compare logits with what the original gave."""
     from transformers import AutoModelForCausalLM  # late: slow to import
 
     reloaded: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
-    reloaded.to(probe.device).eval()
-    with torch.no_grad():
-        got = reloaded(input_ids=probe, use_cache=False).logits.cpu()
+    got = _logits(reloaded.to(device).eval(), rows)
     difference = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
     if not difference <= TOLERANCE:
         raise EdgewrightError(
@@ -119,20 +243,18 @@ def _prove(out: Path, probe: Tensor, expected: Tensor) -> float:
     return difference
 
 
-def _notes(options: PruneOptions, family: Family, config: dict[str, Any], small: dict[str, Any], difference: float) -> list[str]:
+def _size_notes(family: Family, config: dict[str, Any], small: dict[str, Any]) -> list[str]:
     old, new = family.shape(config), family_of(small).shape(small)
     before, after = family.parameters(config), family_of(small).parameters(small)
-    notes = [
-        f"query heads {old.num_attention_heads} -> {new.num_attention_heads}, FFN {old.intermediate_size} -> {new.intermediate_size}, "
-        f"layers {old.num_hidden_layers} -> {new.num_hidden_layers}: {before:,} -> {after:,} parameters",
-        f"logits equal those of the masked original to {difference:.1e} (relative)",
-    ]
-    for what, asked, done in (
-        ("query heads", options.heads, 1 - new.num_attention_heads / old.num_attention_heads),
-        ("FFN neurons", options.ffn, 1 - new.intermediate_size / old.intermediate_size),
-    ):
-        if abs(asked - done) > 0.005:
-            notes.append(f"asked to remove {asked:.0%} of the {what}, removed {done:.0%}: the nearest that loads and runs well everywhere")
+    sizes = [
+        (name, getattr(old, size), getattr(new, size))
+        for name, size in (
+            ("query heads", "num_attention_heads"), ("key/value heads", "num_key_value_heads"), ("FFN", "intermediate_size"),
+            ("layers", "num_hidden_layers"),
+        )
+    ]  # fmt: skip
+    changed = ", ".join(f"{name} {a} -> {b}" for name, a, b in sizes if a != b)
+    notes = [f"{changed or 'nothing removed'}: {before:,} -> {after:,} parameters"]
     if small["model_type"] != config["model_type"]:
         notes.append(
             f"written as `{small['model_type']}`: the same arithmetic, and stock transformers refuses this head count "
