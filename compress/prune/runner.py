@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ...checkpoint import content_hash, read_family, read_state, write_checkpoint
-from ...console import progress
 from ...errors import EdgewrightError, Refused, UsageError
 from ...layouts import is_gptq
 from ...loading import load_model, pick_device
-from ...models import Family, family_of, weight_of
+from ...models import Family, Shape, family_of, weight_of
 from ...steps import StepContext, StepResult
+from ...streaming import InMemory, Streamed
+from ..activations import Room
 from .choose import choose_heads, choose_layers, choose_neurons, kept_heads
 from .compensate import compensate
 from .cut import Kept, cut
-from .importance import Criterion, masked, measure
+from .importance import Criterion, Importance, masked, measure, measure_layers
 
 __all__ = ["PruneOptions", "prune"]
 
@@ -56,15 +56,15 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
     shape, device = family.shape(config), pick_device(context.device)
     keep = kept_heads(shape, options.heads, lambda n: family.accepts_heads(config, n))  # refuses before the calibration pass
     rows = context.calibration.rows(source, context.seed)
+    scores = _scores(options, source, shape, rows, context, Room(context.activation_budget, out.parent))
     model = load_model(source, device)
-    scores = measure(model, family, shape, _with_progress(rows), options.criterion, context.seed)
     heads = choose_heads(scores.heads, shape.num_key_value_heads, keep)
     neurons = choose_neurons(scores.neurons, options.ffn)
     layers = choose_layers(scores.layers, options.layers)
     kept = Kept(heads, neurons, layers)
     state = read_state(source)
     if options.compensate:
-        compensate(model, family, shape, rows, kept)
+        compensate(InMemory(model, family), shape, rows, kept)
         _take_refitted(state, model, family, layers)
     small, small_config = cut(state, config, family, shape, kept)
     removed = [sorted(set(range(shape.num_attention_heads)) - set(kept)) for kept in heads]
@@ -85,11 +85,13 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
     return StepResult(notes, details)
 
 
-def _with_progress(rows: list[Tensor]) -> Iterable[Tensor]:
-    with progress("scoring heads and neurons", len(rows)) as bar:
-        for row in rows:
-            yield row
-            bar.advance()
+def _scores(options: PruneOptions, source: Path, shape: Shape, rows: list[Tensor], context: StepContext, room: Room) -> Importance:
+    """The importance of everything: by gradient on the whole model, by any other criterion layer by layer from disk."""
+    device = pick_device(context.device)
+    if options.criterion == "taylor":
+        family, _ = read_family(source)
+        return measure(load_model(source, device), family, shape, rows, options.criterion, context.seed)
+    return measure_layers(Streamed(source, device), shape, rows, options.criterion, context.seed, room)
 
 
 def _take_refitted(state: dict[str, Tensor], model: Any, family: Family, layers: list[int]) -> None:
