@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from . import __version__
 from .configs import dtype_name, read_config, read_family, resolve
 from .errors import EdgewrightError, UsageError
+from .shards import DTYPES, Pending, write_shards
 
 __all__ = [
     "PROVENANCE",
@@ -32,6 +32,7 @@ __all__ = [
     "read_state",
     "resolve",
     "stored_dtype",
+    "tensor_specs",
     "tensors_of",
     "weight_bytes",
     "weight_files",
@@ -83,24 +84,59 @@ def weight_files(path: Path) -> list[Path]:
     return [path / name for name in names]
 
 
-def tensors_of(path: Path) -> Iterator[tuple[str, Tensor]]:
+def tensors_of(path: Path, wanted: Callable[[str], bool] | None = None) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor of everything in a checkpoint, one at a time in memory, checked: files whole, values finite.
+
+    Args:
+        path: the checkpoint.
+        wanted: whether a tensor of this name is to be read; all of them, if nothing is said.
 
     Raises:
         UsageError: no safetensors, a truncated file, or a tensor with NaN or infinity (which is named).
     """
     for file in weight_files(path):
-        try:
-            with safe_open(file, framework="pt") as handle:
-                for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+        with _opened(file) as handle:
+            for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+                if wanted is None or wanted(name):
                     tensor = handle.get_tensor(name)
-                    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                    if not _finite(tensor):
                         raise UsageError(
                             f"{path}: tensor `{name}` holds NaN or infinity", "restore the weights; nothing can be measured on them"
                         )
                     yield name, tensor
-        except (SafetensorError, OSError) as error:
-            raise UsageError(f"{file}: damaged or truncated: {error}", "copy or download the file again") from error
+
+
+def tensor_specs(path: Path) -> dict[str, Tensor]:
+    """Name, shape and dtype of everything in a checkpoint, as tensors on the meta device: no weight is read.
+
+    Raises:
+        UsageError: no safetensors, a truncated file, or a dtype that torch cannot compute with.
+    """
+    specs: dict[str, Tensor] = {}
+    for file in weight_files(path):
+        with _opened(file) as handle:
+            for name in handle.keys():  # noqa: SIM118 - see above
+                part = handle.get_slice(name)
+                code = part.get_dtype()
+                if code not in DTYPES:
+                    raise UsageError(f"{path}: tensor `{name}` is in {code}", "convert the model to float32, float16 or bfloat16")
+                specs[name] = torch.empty(part.get_shape(), dtype=DTYPES[code], device="meta")
+    return specs
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A safetensors file; it stays mapped into memory until it is closed and nothing that was read from it is left."""
+    try:
+        with safe_open(file, framework="pt") as handle:
+            yield handle
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{file}: damaged or truncated: {error}", "copy or download the file again") from error
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether there is no NaN or infinity, looked at in parts: the test needs more memory than what it tests."""
+    return not tensor.is_floating_point() or all(bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(1 << 22))
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -226,14 +262,14 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 
 
 def write_checkpoint(
-    out: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], source: Path, provenance: Mapping[str, Any],
+    out: Path, state: Mapping[str, Tensor] | Pending, config: Mapping[str, Any], source: Path, provenance: Mapping[str, Any],
     verify: Callable[[Path], None] | None = None, files: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Write a checkpoint atomically: sharded safetensors, config for transformers 4 and 5, the source's tokenizer.
 
     Args:
         out: the directory to make.
-        state: tensors by name; tied ones must be given once.
+        state: tensors by name, or such as are yet to be made; tied ones must be given once.
         config: the config.json to write.
         source: the directory whose tokenizer is copied.
         provenance: what `edgewright.json` says beside the version.
@@ -241,7 +277,7 @@ def write_checkpoint(
         files: more JSON files, by name.
     """
     with atomic_directory(out) as folder:
-        _write_shards(folder, state)
+        write_shards(folder, state if isinstance(state, Pending) else Pending(state, state.items()), SHARD_BYTES)
         write_json(folder / "config.json", config_for_everyone(config))
         copy_tokenizer(source, folder)
         write_json(folder / PROVENANCE, {"edgewright": __version__, **provenance})
@@ -249,24 +285,3 @@ def write_checkpoint(
             write_json(folder / name, value)
         if verify:
             verify(folder)
-
-
-def _write_shards(folder: Path, state: Mapping[str, Tensor]) -> None:
-    shards: list[dict[str, Tensor]] = [{}]
-    size = 0
-    for name, tensor in state.items():
-        if shards[-1] and size + tensor.nbytes > SHARD_BYTES:
-            shards.append({})
-            size = 0
-        shards[-1][name] = tensor.contiguous()
-        size += tensor.nbytes
-    if len(shards) == 1:
-        save_file(shards[0], folder / "model.safetensors", metadata={"format": "pt"})
-        return
-    index: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, folder / name, metadata={"format": "pt"})
-        index |= dict.fromkeys(shard, name)
-    total = sum(t.nbytes for t in state.values())
-    write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})

@@ -45,6 +45,8 @@ class StepContext:
     device: str = "cpu"
     resolve: Callable[[str], Path] = Path
     """From the name of an earlier step, or a model, to its directory."""
+    activation_budget: int = 1 << 30
+    """Bytes of hidden states that a step which goes layer by layer keeps in memory; what is beyond goes to a file beside its output."""
 
 
 @dataclass

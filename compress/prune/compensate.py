@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...console import progress
 from ...models import Family, Shape, weight_of
+from ...streaming import Layered
 from ..layerwise import LayerCall, first_inputs
 from .cut import Kept, head_channels
 
@@ -85,22 +86,21 @@ class _Enough(Exception):
     """Raised by a hook once it has seen the input of the projection in question."""
 
 
-def compensate(model: Any, family: Family, shape: Shape, rows: list[Tensor], kept: Kept) -> None:
+def compensate(model: Layered, shape: Shape, rows: list[Tensor], kept: Kept) -> None:
     """Refit o_proj and down_proj of every kept layer of the *uncut* `model`, in place, so that it is better once it is cut.
 
     Only the columns of kept heads and neurons change; what the others hold is about to go.
 
     Args:
         model: the uncut model, in float32.
-        family: whose names to use.
         shape: its sizes.
         rows: calibration rows int64 [2, seq], all of one length.
         kept: what stays.
     """
-    stack = family.layer_list(model)
-    states, calls = first_inputs(model, stack, rows)
+    family, stack = model.family, model.layers
+    states, calls = first_inputs(model, rows)
     size = min(max(len(states) // 8, 1), ROWS_AT_ONCE)  # at least eight batches, so that there is one to hold out
-    whole = [torch.cat(states[i : i + size]) for i in range(0, len(states), size)]
+    whole = [states[i : i + size] for i in range(0, len(states), size)]
     small = list(whole)
     with torch.no_grad(), progress("refitting what is kept", len(stack)) as bar:
         for i, (layer, call) in enumerate(zip(stack, calls, strict=True)):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...checkpoint import content_hash, read_family, read_state, scratch_directory, write_checkpoint
 from ...console import progress
@@ -18,10 +18,12 @@ from ...layouts import is_gptq
 from ...loading import load_model, pick_device
 from ...models import Family, Shape, family_of, weight_of
 from ...steps import StepContext, StepResult
+from ...streaming import InMemory, Streamed
+from ..activations import Room
 from .choose import choose_heads, choose_layers, choose_neurons, share_below
 from .compensate import compensate
 from .cut import Kept, cut
-from .importance import Importance, masked, measure
+from .importance import Importance, masked, measure, measure_layers
 from .merge import align, attention_of, input_moments, merged, repeat_into, store
 from .options import PruneOptions, merged_config, sizes_after
 
@@ -75,11 +77,9 @@ def check_request(options: PruneOptions, source: Path) -> None:
     sizes_after(options, family, config)
 
 
-def decide(options: PruneOptions, model: nn.Module, source: Path, rows: list[Tensor], seed: int) -> Choice:
-    """Score the heads, neurons and layers of a model and choose which stay; nothing is changed."""
-    family, config = read_family(source)
+def decide(options: PruneOptions, family: Family, config: Mapping[str, Any], scores: Importance) -> Choice:
+    """Choose by score which heads, neurons and layers of a model stay."""
     shape = family.shape(config)
-    scores = measure(model, family, shape, _with_progress(rows), options.criterion, seed)
     notes: list[str] = []
     for name, of in (("heads", scores.heads), ("ffn", scores.neurons)):
         threshold = getattr(options, f"{name}_threshold")
@@ -111,8 +111,9 @@ def preview(options: PruneOptions, source: Path, context: StepContext) -> tuple[
             source = Path(folder) / "merged"
         family, config = read_family(source)
         shape = family.shape(config)
-        model = load_model(source, pick_device(context.device))
-        choice = decide(options, model, source, context.calibration.rows(source, context.seed), context.seed)
+        rows = context.calibration.rows(source, context.seed)
+        scores = _scores(options, source, shape, rows, context, Room(context.activation_budget, Path(folder)))
+        choice = decide(options, family, config, scores)
     small = family.resized(config, **choice.kept.sizes(shape), layers=choice.kept.layers)
     return _found(choice, shape) | {"notes": [*_size_notes(family, config, small), *choice.notes]}, small
 
@@ -143,12 +144,13 @@ def _remove(options: PruneOptions, source: Path, out: Path, context: StepContext
     family, config = read_family(source)
     shape, device = family.shape(config), pick_device(context.device)
     rows = context.calibration.rows(source, context.seed)
+    scores = _scores(options, source, shape, rows, context, Room(context.activation_budget, out.parent))
     model = load_model(source, device)
-    choice = decide(options, model, source, rows, context.seed)
+    choice = decide(options, family, config, scores)
     kept = choice.kept
     state = read_state(source)
     if options.compensate:
-        compensate(model, family, shape, rows, kept)
+        compensate(InMemory(model, family), shape, rows, kept)
         _take_refitted(state, model, family, kept.layers)
     small, small_config = cut(state, config, family, shape, kept)
     provenance = {
@@ -206,7 +208,16 @@ def merge_kv_heads(options: PruneOptions, source: Path, out: Path, context: Step
     return StepResult(notes, {"max_relative_difference": difference[0]})
 
 
-def _with_progress(rows: list[Tensor], label: str = "scoring heads and neurons") -> Iterable[Tensor]:
+def _scores(options: PruneOptions, source: Path, shape: Shape, rows: list[Tensor], context: StepContext, room: Room) -> Importance:
+    """The importance of everything: by gradient on the whole model, by any other criterion layer by layer from disk."""
+    device = pick_device(context.device)
+    if options.criterion == "taylor":
+        family, _ = read_family(source)
+        return measure(load_model(source, device), family, shape, rows, options.criterion, context.seed)
+    return measure_layers(Streamed(source, device), shape, rows, options.criterion, context.seed, room)
+
+
+def _with_progress(rows: list[Tensor], label: str) -> Iterable[Tensor]:
     with progress(label, len(rows)) as bar:
         for row in rows:
             yield row

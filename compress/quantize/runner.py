@@ -17,6 +17,8 @@ from ...layouts import PackedLinear, gptq_config, is_gptq, to_gptq
 from ...loading import load_model, pick_device
 from ...models import Family, weight_of
 from ...steps import StepContext, StepResult
+from ...streaming import InMemory
+from ..activations import Activations
 from ..layerwise import LayerCall, first_inputs
 from .gptq import Quantized, add_to_hessian, gptq, output_error, rtn
 
@@ -97,7 +99,7 @@ def _check_groups(family: Family, config: dict[str, Any], options: QuantizeOptio
 
 def _all_layers(run: _Run, model: Any, family: Family, rows: list[Tensor]) -> None:
     layers = family.layer_list(model)
-    states, calls = first_inputs(model, layers, rows)
+    states, calls = first_inputs(InMemory(model, family), rows)
     with torch.no_grad(), progress(f"quantizing ({run.options.method})", len(layers) * len(family.input_groups)) as bar:
         for index, layer in enumerate(layers):
             call = calls[index]
@@ -106,17 +108,18 @@ def _all_layers(run: _Run, model: Any, family: Family, rows: list[Tensor]) -> No
                 for name in group:
                     _one_linear(run, family, index, layer, name, hessian)
                 bar.advance(note=f"layer {index + 1}/{len(layers)}")
-            states = [call(layer, hidden) for hidden in states]
+            for row in range(len(states)):
+                states[row] = call(layer, states[row])
 
 
-def _hessian(layer: nn.Module, reader: nn.Module, states: list[Tensor], call: LayerCall) -> Tensor:
+def _hessian(layer: nn.Module, reader: nn.Module, states: Activations, call: LayerCall) -> Tensor:
     """The sum of outer products of what `reader` (one of the linears that share this input) is given."""
     width = weight_of(reader).shape[1]
-    hessian = torch.zeros(width, width, device=states[0].device)
+    hessian = torch.zeros(width, width, device=states.device)
     handle = reader.register_forward_pre_hook(lambda _module, args: add_to_hessian(hessian, args[0]))
     try:
-        for hidden in states:
-            call(layer, hidden)
+        for row in range(len(states)):
+            call(layer, states[row])
     finally:
         handle.remove()
     return hessian
