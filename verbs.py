@@ -1,4 +1,4 @@
-"""What the verbs of the command line share: options checked, a step or a whole recipe run, its result shown.
+"""What the verbs of the command line share: their common options, a step or a whole recipe run, its result shown.
 
 The heavy modules are imported inside the functions: torch takes seconds, and `--help` should not.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -23,7 +23,26 @@ from .tables import show
 if TYPE_CHECKING:
     from .recipe import Recipe
 
-__all__ = ["checked", "conclude", "run_step", "run_whole"]
+__all__ = [
+    "CALIBRATION", "CalibrationSource", "Debug", "Device", "Fresh", "Json", "Model", "Out", "Samples", "Seed", "SeqLen", "Target",
+    "checked", "conclude", "run_step", "run_whole",
+]  # fmt: skip
+
+Out = Annotated[Path, typer.Option("--out", help="directory to make")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
+Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="make everything again, reuse nothing")]
+Model = Annotated[str, typer.Argument(help="model directory, hub id, or builtin:tiny-reasoner")]
+CalibrationSource = Annotated[
+    str, typer.Option("--calibration", help="text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], hf:NAME or builtin:NAME")
+]
+Samples = Annotated[int, typer.Option(help="calibration rows")]
+SeqLen = Annotated[int, typer.Option(help="tokens a calibration row")]
+Seed = Annotated[int, typer.Option(help="of everything random")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+Target = Annotated[str | None, typer.Option("--target", help="device, by name or profile file; see `edgewright targets`")]
+
+CALIBRATION = "builtin:reasoning"
 
 T = TypeVar("T", bound=BaseModel)
 
