@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .compress.distill.runner import StudentFrom
+from .compress.distill.options import StudentFrom
 from .compress.prune.choose import choose_layers, choose_neurons, kept_heads
 from .compress.prune.runner import PruneOptions
 from .configs import resolve
@@ -101,10 +101,11 @@ def _cost(
         ram += 4 * tokens * shape.hidden_size + 3 * 4 * widest**2
         flops = flops * (len(family.input_groups) + 1) + shape.num_hidden_layers * sum(2.0 * n * k * k + k**3 for n, k in linears.values())
     elif isinstance(step, DistillStep):
-        teacher = _named(step.teacher, states)
+        taught_by = _named(step.teacher, states).parameters if step.teacher else 0
         learnt = sum(s.steps for s in step.stages) * step.batch_size * step.seq_len
-        ram = 4 * teacher.parameters + 16 * result.parameters + 3 * 4 * step.batch_size * step.seq_len * shape.vocab_size
-        flops = learnt * (6.0 * result.parameters + 2.0 * teacher.parameters)
+        each, passes = (4, 4.0) if step.lora else (16, 6.0)  # frozen weights need no gradient, no moments and no product for it
+        ram = 4 * taught_by + each * result.parameters + 3 * 4 * step.batch_size * step.seq_len * shape.vocab_size
+        flops = learnt * (passes * result.parameters + 2.0 * taught_by)
     else:
         flops = 4 * 2.0 * 1024 * source.parameters
     disk = size_of(result.config, result.precision, result.group_size)

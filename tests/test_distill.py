@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from edgewright.checkpoint import read_config, read_state
 from edgewright.compress.distill.losses import hidden_mse, logit_kl, next_token_loss
 from edgewright.compress.distill.objectives import HiddenAlignment, LogitDistillation, layer_pairs
-from edgewright.compress.distill.runner import DistillOptions, Stage, distill, shared_vocabulary
+from edgewright.compress.distill.options import DistillOptions, Stage
+from edgewright.compress.distill.runner import distill, shared_vocabulary
 from edgewright.compress.distill.trainer import TrainConfig, batches, train
 from edgewright.errors import EdgewrightError, Refused, UsageError
 from edgewright.loading import load_model
@@ -298,10 +299,12 @@ def test_padding_of_the_vocabulary_is_cut(make_model: MakeModel, context: StepCo
     assert len(read_state(tmp_path / "wide")["model.embed_tokens.weight"]) == 640
 
 
-def test_packed_checkpoints_cannot_learn(make_model: MakeModel, copy_model: MakeModel) -> None:
+def test_packed_checkpoints_cannot_learn(
+    make_model: MakeModel, copy_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
     packed = copy_model("llama")
     config = read_config(packed) | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
     (packed / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match="cannot learn"):
-        shared_vocabulary(make_model("llama"), packed)
+        distill(options(make_model("llama"), text_file), packed, tmp_path / "out", context)
     assert shared_vocabulary(packed, make_model("llama"))[0] == 512
