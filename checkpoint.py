@@ -31,6 +31,7 @@ __all__ = [
     "read_provenance",
     "read_state",
     "resolve",
+    "scratch_directory",
     "stored_dtype",
     "tensors_of",
     "weight_bytes",
@@ -133,6 +134,16 @@ def write_json(path: Path, value: Any) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     temporary.replace(path)
+
+
+@contextmanager
+def scratch_directory(path: Path) -> Iterator[Path]:
+    """A name for what is needed on the way, cleared before and after: what a killed run left goes when the next one comes."""
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -20,6 +20,8 @@ def prune(
     layers: Annotated[int, typer.Option(help="layers to remove, least block influence first")] = 0,
     criterion: Annotated[str, typer.Option(help="taylor, activation, norm, magnitude or random")] = "taylor",
     compensate: Annotated[bool, typer.Option(help="refit what stays by least squares")] = True,
+    sparsity: Annotated[str | None, typer.Option(help="2:4: zero two of every four inputs in what stays; see docs/sparsity.md")] = None,
+    sparsity_method: Annotated[str, typer.Option(help="sparsegpt, or magnitude: the baseline to beat")] = "sparsegpt",
     calibration: CalibrationSource = CALIBRATION,
     samples: Samples = 128,
     seq_len: SeqLen = 512,
@@ -29,15 +31,20 @@ def prune(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Cut attention heads, FFN neurons or layers; the result loads with stock transformers.
+    """Cut attention heads, FFN neurons or layers, or make what stays 2:4 sparse; the result loads with stock transformers.
 
-    Example:
+    Examples:
 
         edgewright prune /models/Qwen2.5-0.5B --heads 0.25 --calibration text:wiki.txt --out pruned
+
+        edgewright prune /models/Qwen2.5-0.5B --sparsity 2:4 --calibration text:wiki.txt --out sparse
     """
     from .compress.prune.runner import PruneOptions
 
-    options = checked(PruneOptions, heads=heads, ffn=ffn, layers=layers, criterion=criterion, compensate=compensate)
+    options = checked(
+        PruneOptions, heads=heads, ffn=ffn, layers=layers, criterion=criterion, compensate=compensate, sparsity=sparsity,
+        sparsity_method=sparsity_method,
+    )  # fmt: skip
     run_step("prune", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)
 
 

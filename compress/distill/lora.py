@@ -60,10 +60,10 @@ def adapted(student: Any, family: Family, options: LoraOptions) -> Iterator[int]
     from peft import LoraConfig, get_peft_model  # late: slow to import
 
     names = lora_targets(family, options)
-    layers = list(enumerate(family.layer_list(student)))
-    if wrong := [name for name in names if not all(isinstance(layer.get_submodule(name), nn.Linear) for _, layer in layers)]:
+    modules = [dict(layer.named_modules()) for layer in family.layer_list(student)]
+    if wrong := [name for name in names if not all(isinstance(inside.get(name), nn.Linear) for inside in modules)]:
         raise UsageError(f"lora targets {', '.join(wrong)}: no linear layer in this model", "choose other targets")
-    full = [f"{family.layers}.{i}.{name}" for i, _ in layers for name in names]
+    full = [f"{family.layers}.{i}.{name}" for i in range(len(modules)) for name in names]
     adapters: Any = get_peft_model(student, LoraConfig(r=options.r, lora_alpha=options.alpha, target_modules=full, lora_dropout=0.0))
     yield sum(p.numel() for p in student.parameters() if p.requires_grad)
     adapters.merge_and_unload()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...checkpoint import content_hash, read_family, stored_dtype, write_checkpoint
+from ...checkpoint import content_hash, read_family, scratch_directory, stored_dtype, write_checkpoint
 from ...data.packing import shuffled_forever
 from ...data.sources import Source, training_rows
 from ...errors import Refused, UsageError
@@ -23,6 +22,7 @@ from ..prune.runner import PruneOptions, prune
 from .lora import LoraOptions, adapted, lora_targets
 from .objectives import HiddenAlignment, LabelLearning, LogitDistillation
 from .options import DistillOptions, Stage, StudentFrom
+from .sparse import zeros_of
 from .trainer import TrainConfig, train
 
 __all__ = ["distill", "shared_vocabulary"]
@@ -32,42 +32,33 @@ def distill(options: DistillOptions, source: Path, out: Path, context: StepConte
     """Train a student, on a teacher or on the data alone, and write it to `out`.
 
     Raises:
-        Refused: the tokenizers differ, or one of the models is quantized.
+        Refused: the tokenizers differ, one of the models is quantized, or adapters were asked for on a sparse student.
         UsageError: an input is broken, the data too small, or a matrix to adapt unknown.
         EdgewrightError: the loss stopped being finite.
     """
     teacher_dir = context.resolve(options.teacher) if options.teacher else None
     device = pick_device(context.device)
-    with _scratch(out) as made:
+    with scratch_directory(out.with_name(f".{out.name}.student")) as made:
         student_dir, notes, provenance = _student(options, source, made, context)
         family, config = _trainable(student_dir, options.lora)
         vocab, vocab_note = shared_vocabulary(teacher_dir, student_dir) if teacher_dir else (0, "")
         torch.manual_seed(context.seed)
         teacher = load_model(teacher_dir, device).requires_grad_(False) if teacher_dir else None
         student = load_model(student_dir, device)
-        with _learning(student, family, options.lora, notes):
-            losses = _stages(options, student, teacher, vocab, student_dir, context, device)
+        put_back = zeros_of(student, family, student_dir)
+        with _learning(student, family, options.lora, put_back is not None, notes):
+            losses = _stages(options, student, teacher, vocab, student_dir, context, device, put_back)
         dtype = stored_dtype(config)
         tied = set(student._tied_weights_keys or ()) if student.config.tie_word_embeddings else set()
         state = {k: v.detach().cpu().to(dtype) for k, v in student.state_dict().items() if k not in tied}
         taught_by = content_hash(teacher_dir) if teacher_dir else None
         provenance |= {"kind": "checkpoint", "step": "distill", "teacher": taught_by, "options": options.model_dump()}
+        provenance |= {"sparsity": "2:4"} if put_back else {}
         write_checkpoint(out, state, config, student_dir, provenance)
     first_last = "; ".join(f"{name}: {curve[0]:.4f} -> {sum(curve[-10:]) / len(curve[-10:]):.4f}" for name, curve in losses.items())
     tokens = sum(s.steps for s in options.stages) * options.batch_size * options.seq_len
     notes += [f"loss {first_last}", f"{tokens:,} tokens seen"] + ([vocab_note] if vocab_note else [])
     return StepResult(notes, {"loss": losses})
-
-
-@contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
-    """Where a student is cut before it learns; a fixed name, so that what a killed run left is cleared by the next."""
-    made = out.with_name(f".{out.name}.student")
-    shutil.rmtree(made, ignore_errors=True)
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def _student(options: DistillOptions, source: Path, made: Path, context: StepContext) -> tuple[Path, list[str], dict[str, Any]]:
@@ -91,11 +82,17 @@ def _trainable(student: Path, lora: LoraOptions | None) -> tuple[Family, dict[st
 
 
 @contextmanager
-def _learning(student: Any, family: Family, lora: LoraOptions | None, notes: list[str]) -> Iterator[None]:
-    """All of the student learns in the block, or adapters that are merged at its end."""
+def _learning(student: Any, family: Family, lora: LoraOptions | None, sparse: bool, notes: list[str]) -> Iterator[None]:
+    """All of the student learns in the block (its zeros aside), or adapters that are merged at its end."""
     if lora is None:
+        notes += ["the student is 2:4 sparse and stays so: its zeros do not learn"] if sparse else []
         yield
         return
+    if sparse:
+        raise Refused(
+            "the student is 2:4 sparse: merging adapters adds a dense matrix and would fill its zeros",
+            "let all weights learn (leave --lora out), or recover first and make it sparse afterwards",
+        )
     whole = sum(p.numel() for p in student.parameters())
     with adapted(student, family, lora) as count:
         names = ", ".join(name.rpartition(".")[2] for name in lora_targets(family, lora))
@@ -105,7 +102,7 @@ def _learning(student: Any, family: Family, lora: LoraOptions | None, notes: lis
 
 def _stages(
     options: DistillOptions, student: nn.Module, teacher: nn.Module | None, vocab: int, tokenizer_dir: Path, context: StepContext,
-    device: str,
+    device: str, after_step: Callable[[], None] | None,
 ) -> dict[str, list[float]]:  # fmt: skip
     rows = _rows(options, tokenizer_dir, context.seed)
     losses: dict[str, list[float]] = {}
@@ -113,7 +110,7 @@ def _stages(
         objective = _objective(stage, student, teacher, vocab)
         config = TrainConfig(stage.steps, stage.lr, options.batch_size, bf16=options.bf16, optimizer=options.optimizer, device=device)
         name = stage.loss if stage.loss not in losses else f"{stage.loss}-{number}"
-        losses[name] = train(objective, rows, config, f"learning ({stage.loss})")
+        losses[name] = train(objective, rows, config, f"learning ({stage.loss})", after_step)
     return losses
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ...checkpoint import content_hash, read_family, read_state, write_checkpoint
+from ...checkpoint import content_hash, read_family, read_provenance, read_state, scratch_directory, write_checkpoint
 from ...console import progress
 from ...errors import EdgewrightError, Refused, UsageError
 from ...layouts import is_gptq
@@ -21,6 +21,8 @@ from .choose import choose_heads, choose_layers, choose_neurons, kept_heads
 from .compensate import compensate
 from .cut import Kept, cut
 from .importance import Criterion, masked, measure
+from .sparsify import sparsify
+from .sparsity import SparsityMethod
 
 __all__ = ["PruneOptions", "prune"]
 
@@ -38,21 +40,47 @@ class PruneOptions(BaseModel):
     layers: int = Field(default=0, ge=0, description="how many layers to remove, those of least block influence first")
     criterion: Criterion = Field(default="taylor", description="how importance is measured")
     compensate: bool = Field(default=True, description="refit the output projections by least squares to make up for what goes")
+    sparsity: Literal["2:4"] | None = Field(
+        default=None, description="then zero two of every four inputs in what stays; see docs/sparsity.md"
+    )
+    sparsity_method: SparsityMethod = Field(default="sparsegpt", description="how those two are chosen")
+
+    @property
+    def cuts(self) -> bool:
+        """Whether something is to be removed from the shapes."""
+        return bool(self.heads or self.ffn or self.layers)
 
 
 def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) -> StepResult:
-    """Write a physically smaller copy of `source` to `out`.
+    """Write a physically smaller copy of `source`, a 2:4 sparse one, or one that is both, to `out`.
 
     Raises:
         UsageError: nothing to prune was asked for, or the input is broken.
         Refused: the model cannot be cut this way, or is quantized already.
         EdgewrightError: the result does not compute what the masked original computes (nothing is kept then).
     """
-    family, config = read_family(source)
-    if is_gptq(config):
+    if is_gptq(read_family(source)[1]):
         raise Refused(f"{source}: quantized already", "prune first, then quantize")
-    if not (options.heads or options.ffn or options.layers):
-        raise UsageError("nothing to prune", "give --heads, --ffn or --layers")
+    if not options.cuts and not options.sparsity:
+        raise UsageError("nothing to prune", "give --heads, --ffn, --layers or --sparsity")
+    if not options.sparsity:
+        result = _cut(options, source, out, context)
+        if read_provenance(source).get("sparsity"):
+            result.notes.append("the source is 2:4 sparse and a cut may break the pattern: ask for sparsity again to be sure of it")
+        return result
+    with scratch_directory(out.with_name(f".{out.name}.dense")) as dense:
+        result = _cut(options, source, dense, context) if options.cuts else StepResult()
+        provenance = {
+            "kind": "checkpoint", "step": "prune", "source": content_hash(source), "options": options.model_dump(),
+            "calibration": vars(context.calibration), **(read_provenance(dense) if options.cuts else {}),
+        }  # fmt: skip
+        sparse = sparsify(options.sparsity_method, dense if options.cuts else source, out, context, provenance, _prove)
+    return StepResult(result.notes + sparse.notes, result.details | sparse.details)
+
+
+def _cut(options: PruneOptions, source: Path, out: Path, context: StepContext) -> StepResult:
+    """Remove heads, neurons and layers."""
+    family, config = read_family(source)
     shape, device = family.shape(config), pick_device(context.device)
     keep = kept_heads(shape, options.heads, lambda n: family.accepts_heads(config, n))  # refuses before the calibration pass
     rows = context.calibration.rows(source, context.seed)

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from ...checkpoint import content_hash, read_family, stored_dtype, write_checkpoint
+from ...checkpoint import content_hash, read_family, read_provenance, stored_dtype, write_checkpoint
 from ...console import progress
 from ...errors import Refused, UsageError
 from ...layouts import PackedLinear, gptq_config, is_gptq, to_gptq
@@ -77,6 +77,8 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
         f"group {options.group_size}; embedding and head stay as they were",
         f"mean relative output error {mean:.2e} (round-to-nearest {plain:.2e}); worst {worst[0][0]} at {worst[0][1]['error']:.2e}",
     ]
+    if read_provenance(source).get("sparsity"):
+        notes.append("the source is 2:4 sparse; rounding need not keep that, so that the result counts as dense")
     return StepResult(notes + run.notes, {"modules": dict(worst)})
 
 
