@@ -31,6 +31,7 @@ __all__ = [
     "read_provenance",
     "read_state",
     "resolve",
+    "scratch_directory",
     "stored_dtype",
     "tensor_specs",
     "tensors_of",
@@ -172,6 +173,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
+def scratch_directory(path: Path) -> Iterator[Path]:
+    """A name for what is needed on the way, cleared before and after: what a killed run left goes when the next one comes."""
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
 def atomic_directory(out: Path) -> Iterator[Path]:
     """A temporary directory that becomes `out` when the block ends well, and is removed when it does not.
 
@@ -196,17 +207,6 @@ def atomic_directory(out: Path) -> Iterator[Path]:
         raise EdgewrightError(f"{out}: could not be written: {error}", "free disk space and run the command again") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def scratch_directory(out: Path, name: str = "scratch") -> Iterator[Path]:
-    """Where something is made beside `out` that is not wanted in the end; a fixed name, so that what a killed run left is cleared."""
-    made = out.with_name(f".{out.name}.{name}")
-    shutil.rmtree(made, ignore_errors=True)
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def _disk_error(out: Path, error: OSError) -> EdgewrightError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,6 +47,8 @@ def prune(
     target: Target = None,
     criterion: Annotated[str, typer.Option(help="taylor, activation, norm, magnitude or random")] = "taylor",
     compensate: Annotated[bool, typer.Option(help="refit what stays by least squares")] = True,
+    sparsity: Annotated[str | None, typer.Option(help="2:4: zero two of every four inputs in what stays; see docs/sparsity.md")] = None,
+    sparsity_method: Annotated[str, typer.Option(help="sparsegpt, or magnitude: the baseline to beat")] = "sparsegpt",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="score, print what would go and what would be left, write nothing")] = False,
     calibration: CalibrationSource = CALIBRATION,
     samples: Samples = 128,
@@ -57,7 +59,7 @@ def prune(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Cut attention heads, key/value groups, FFN neurons or layers; the result loads with stock transformers.
+    """Cut attention heads, key/value groups, FFN neurons or layers, or make what stays 2:4 sparse; stock transformers loads the result.
 
     Examples:
 
@@ -68,6 +70,8 @@ def prune(
         edgewright prune /models/Qwen2.5-3B --min-tok-s 25 --target jetson-orin-nano-8gb --out pruned
 
         edgewright prune /models/Llama-2-7b --merge-kv 8 --out gqa
+
+        edgewright prune /models/Qwen2.5-0.5B --sparsity 2:4 --calibration text:wiki.txt --out sparse
     """
     from .compress.prune.options import PruneOptions
 
@@ -78,6 +82,7 @@ def prune(
     options = checked(
         PruneOptions, heads=heads, kv_heads=kv_heads, ffn=ffn, layers=layers, heads_threshold=heads_threshold, ffn_threshold=ffn_threshold,
         merge_kv=merge_kv, merge=merge, budget=budget or None, criterion=criterion, compensate=compensate,
+        sparsity=sparsity, sparsity_method=sparsity_method,
     )  # fmt: skip
     data = (calibration, samples, seq_len, seed, device)
     if dry_run:
@@ -89,14 +94,18 @@ def prune(
 
 def distill(
     student: Annotated[str, typer.Argument(help="the model that learns: a directory or hub id")],
-    teacher: Annotated[str, typer.Option(help="the model that teaches")],
+    teacher: Annotated[str, typer.Option(help="the model that teaches; none: learn from the data alone")],
     out: Out,
     data: Annotated[str, typer.Option(help="SOURCE to learn on")] = "builtin:reasoning",
-    hidden_steps: Annotated[int, typer.Option(help="steps of hidden-state alignment; 0 leaves the stage out")] = 100,
-    logit_steps: Annotated[int, typer.Option(help="steps of KL on the logits; 0 leaves the stage out")] = 400,
-    lr: Annotated[float, typer.Option(help="peak learning rate of both stages")] = 1e-3,
+    hidden_steps: Annotated[int | None, typer.Option(help="steps of hidden-state alignment; 100 with a teacher, else none")] = None,
+    logit_steps: Annotated[int | None, typer.Option(help="steps of KL on the logits; 400 with a teacher, else none")] = None,
+    label_steps: Annotated[int | None, typer.Option(help="steps of cross-entropy with the data; 500 without a teacher, else none")] = None,
+    lr: Annotated[float, typer.Option(help="peak learning rate of every stage")] = 1e-3,
     temperature: Annotated[float, typer.Option(help="of the KL")] = 1.0,
     hard: Annotated[float, typer.Option(help="share of cross-entropy with the data in the logits stage")] = 0.0,
+    lora: Annotated[int, typer.Option(help="learn adapters of this rank and merge them; 0: all weights learn")] = 0,
+    lora_alpha: Annotated[int | None, typer.Option(help="their scale, times the rank; default 32")] = None,
+    lora_targets: Annotated[str, typer.Option(help="comma-separated matrices of a decoder layer; default: queries and values")] = "",
     optimizer: Annotated[str, typer.Option(help="adamw, or muon: fewer steps to the same loss")] = "adamw",
     batch_size: Annotated[int, typer.Option(help="rows a step")] = 16,
     seq_len: Annotated[int, typer.Option(help="tokens a row")] = 256,
@@ -106,20 +115,33 @@ def distill(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Teach a smaller model: hidden states by MSE first, then logits by KL.
+    """Teach a smaller model (hidden states by MSE, then logits by KL), or let a pruned one recover on data alone.
 
-    Example:
+    Examples:
 
         edgewright distill small --teacher /models/big --data jsonl:gsm8k.jsonl --out taught
-    """
-    from .compress.distill.runner import DistillOptions
 
-    stages = [{"loss": "hidden", "steps": hidden_steps, "lr": lr}] if hidden_steps else []
-    stages += [{"loss": "logits", "steps": logit_steps, "lr": lr, "temperature": temperature, "hard": hard}] if logit_steps else []
+        edgewright distill pruned --teacher none --lora 16 --label-steps 300 --data text:wiki.txt --out recovered
+    """
+    from .compress.distill.options import DistillOptions
+
+    usual = {"labels": 500} if teacher == "none" else {"hidden": 100, "logits": 400}
+    given = {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}
+    steps = {loss: usual.get(loss, 0) if count is None else count for loss, count in given.items()}
+    extra = {"logits": {"temperature": temperature, "hard": hard}}
+    stages = [{"loss": loss, "steps": count, "lr": lr} | extra.get(loss, {}) for loss, count in steps.items() if count]
     options = checked(
-        DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages, optimizer=optimizer
+        DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages, optimizer=optimizer,
+        lora=_adapters(lora, lora_alpha, lora_targets),
     )  # fmt: skip
     run_step("distill", options, student, out, (data, 128, seq_len, seed, device), fresh, as_json)
+
+
+def _adapters(rank: int, alpha: int | None, targets: str) -> dict[str, Any] | None:
+    if not rank and (alpha or targets):
+        raise UsageError("--lora-alpha and --lora-targets say how adapters are, and there are none", "give their rank: --lora 16")
+    asked = {"r": rank, "alpha": alpha, "targets": targets.split(",") if targets else None}
+    return {name: value for name, value in asked.items() if value is not None} if rank else None
 
 
 def quantize(

@@ -21,7 +21,8 @@ from .benchmarks.measurements import step_measurement, write_lines
 from .benchmarks.report import write_report
 from .budget import fitted
 from .checkpoint import PROVENANCE, content_hash, read_provenance, resolve, write_json
-from .compress.distill.runner import DistillOptions, StudentFrom, distill
+from .compress.distill.options import DistillOptions, StudentFrom
+from .compress.distill.runner import distill
 from .compress.prune.runner import prune
 from .compress.quantize.runner import quantize
 from .console import console
@@ -166,7 +167,7 @@ class _Run:
         if isinstance(step, DistillStep):
             data.add(step.data)
             student = step.student.source if isinstance(step.student, StudentFrom) else step.student
-            sources |= {step.teacher} | ({student} if student else set())
+            sources |= {name for name in (step.teacher, student) if name}
         return {
             "config": dict(config),
             "inputs": {name: self.hash_of(name) for name in sorted(sources)},

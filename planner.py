@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .budget import after_cut, fitted
-from .compress.distill.runner import StudentFrom
+from .compress.distill.options import StudentFrom
 from .compress.prune.options import PruneOptions
 from .compress.prune.runner import preview
 from .configs import resolve
@@ -116,16 +116,26 @@ def _cost(
     if isinstance(step, PruneStep):
         ram += 4 * source.parameters + 4 * recipe.calibration.seq_len * shape.vocab_size
         flops *= 2 if step.criterion == "taylor" else 1
+        flops += _layerwise_flops(result.config, tokens) if step.sparsity else 0
     elif isinstance(step, QuantizeStep):
         widest = max(k for _, k in linears.values())
         ram += 4 * tokens * shape.hidden_size + 3 * 4 * widest**2
-        flops = flops * (len(family.input_groups) + 1) + shape.num_hidden_layers * sum(2.0 * n * k * k + k**3 for n, k in linears.values())
+        flops = _layerwise_flops(source.config, tokens)
     elif isinstance(step, DistillStep):
-        teacher = _named(step.teacher, states)
+        taught_by = _named(step.teacher, states).parameters if step.teacher else 0
         learnt = sum(s.steps for s in step.stages) * step.batch_size * step.seq_len
-        ram = 4 * teacher.parameters + 16 * result.parameters + 3 * 4 * step.batch_size * step.seq_len * shape.vocab_size
-        flops = learnt * (6.0 * result.parameters + 2.0 * teacher.parameters)
+        each, passes = (4, 4.0) if step.lora else (16, 6.0)  # frozen weights need no gradient, no moments and no product for it
+        ram = 4 * taught_by + each * result.parameters + 3 * 4 * step.batch_size * step.seq_len * shape.vocab_size
+        flops = learnt * (passes * result.parameters + 2.0 * taught_by)
     else:
         flops = 4 * 2.0 * 1024 * source.parameters
     disk = size_of(result.config, result.precision, result.group_size)
     return {"ram_bytes": ram, "disk_bytes": disk, "seconds": flops / (0.4 * flops_per_second)}
+
+
+def _layerwise_flops(config: Mapping[str, Any], tokens: int) -> float:
+    """What it takes to calibrate every linear layer and solve for its weights, one decoder layer after the other."""
+    family = family_of(config)
+    solving = sum(2.0 * n * k * k + k**3 for n, k in family.linear_shapes(config).values())
+    passes = len(family.input_groups) + 1
+    return 2.0 * tokens * family.parameters(config) * passes + family.shape(config).num_hidden_layers * solving

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from .benchmarks.measure import EvaluateOptions
 from .benchmarks.policy import Policy
-from .compress.distill.runner import DistillOptions
+from .compress.distill.options import DistillOptions
 from .compress.prune.runner import PruneOptions
 from .compress.quantize.runner import QuantizeOptions
 from .configs import BUILTIN_MODEL, model_path

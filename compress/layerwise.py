@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models import weight_of
 from ..streaming import Layered, passed_through
 from .activations import Activations, Room
+from .quantize.gptq import add_to_hessian
 
-__all__ = ["LayerCall", "first_inputs"]
+__all__ = ["LayerCall", "first_inputs", "input_hessian"]
 
 LayerCall = Callable[[nn.Module, Tensor], Tensor]
 """Runs a decoder layer on hidden states [batch, seq, width], with the masks and rotary tables the model gives it."""
@@ -81,3 +83,16 @@ def _layer_calls(model: Layered, start: Callable[[Tensor], Any], ids: Tensor) ->
         return call
 
     return [caller(args, kwargs) for args, kwargs in recorded]
+
+
+def input_hessian(layer: nn.Module, reader: nn.Module, states: Activations, call: LayerCall) -> Tensor:
+    """The sum of outer products [in, in] of what `reader`, a linear in `layer`, is given when the layer runs on `states`."""
+    width = weight_of(reader).shape[1]
+    hessian = torch.zeros(width, width, device=states.device)
+    handle = reader.register_forward_pre_hook(lambda _module, args: add_to_hessian(hessian, args[0]))
+    try:
+        for row in range(len(states)):
+            call(layer, states[row])
+    finally:
+        handle.remove()
+    return hessian

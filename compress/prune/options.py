@@ -12,6 +12,7 @@ from ...errors import Refused
 from ...models import Family
 from .choose import head_counts, neuron_count
 from .importance import Criterion
+from .sparsity import SparsityMethod
 
 __all__ = ["Budget", "PruneOptions", "merged_config", "sizes_after"]
 
@@ -46,6 +47,10 @@ class PruneOptions(BaseModel):
     merge: Literal["aligned", "mean"] = Field(default="aligned", description="aligned: rotate the heads towards each other first")
     criterion: Criterion = Field(default="taylor", description="how importance is measured")
     compensate: bool = Field(default=True, description="refit the output projections by least squares to make up for what goes")
+    sparsity: Literal["2:4"] | None = Field(
+        default=None, description="then zero two of every four inputs in what stays; see docs/sparsity.md"
+    )
+    sparsity_method: SparsityMethod = Field(default="sparsegpt", description="how those two are chosen")
 
     @model_validator(mode="after")
     def _one_way(self) -> PruneOptions:
@@ -58,7 +63,7 @@ class PruneOptions(BaseModel):
 
     @property
     def removes(self) -> bool:
-        """Whether anything is to go, apart from merging."""
+        """Whether anything is to go from the shapes, apart from what merging saves."""
         shares = (self.heads, self.kv_heads, self.ffn, self.layers, self.heads_threshold, self.ffn_threshold, self.budget)
         return any(shares)
 

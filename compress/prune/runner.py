@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checkpoint import content_hash, read_family, read_state, scratch_directory, write_checkpoint
+from ...checkpoint import content_hash, read_family, read_provenance, read_state, scratch_directory, write_checkpoint
 from ...console import progress
 from ...errors import EdgewrightError, Refused, UsageError
 from ...layouts import is_gptq
@@ -26,6 +27,7 @@ from .cut import Kept, cut
 from .importance import Importance, masked, measure, measure_layers
 from .merge import align, attention_of, input_moments, merged, repeat_into, store
 from .options import PruneOptions, merged_config, sizes_after
+from .sparsify import sparsify
 
 __all__ = ["CUT_LIST", "Choice", "PruneOptions", "check_request", "decide", "preview", "prune"]
 
@@ -45,7 +47,7 @@ class Choice:
 
 
 def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) -> StepResult:
-    """Write a physically smaller copy of `source` to `out`.
+    """Write a physically smaller copy of `source`, a 2:4 sparse one, or one that is both, to `out`.
 
     Raises:
         UsageError: nothing to prune was asked for, or the input is broken.
@@ -53,14 +55,23 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
         EdgewrightError: the result does not compute what the masked original computes (nothing is kept then).
     """
     check_request(options, source)
-    if options.merge_kv is None:
-        return _remove(options, source, out, context)
-    if not options.removes:
-        return merge_kv_heads(options, source, out, context)
-    with scratch_directory(out) as made:
-        first = merge_kv_heads(options, source, made, context)
-        result = _remove(options, made, out, context)
-    return StepResult(first.notes + result.notes, result.details | {"merged": first.details})
+    wanted = ((options.merge_kv is not None, _merge), (options.removes, _remove), (options.sparsity is not None, _sparsify))
+    phases = [phase for asked, phase in wanted if asked]
+    provenance = {
+        "kind": "checkpoint", "step": "prune", "source": content_hash(source), "options": options.model_dump(),
+        "calibration": vars(context.calibration),
+    }  # fmt: skip
+    was_sparse, told = bool(read_provenance(source).get("sparsity")), StepResult()
+    with ExitStack() as stack:
+        for number, phase in enumerate(phases, 1):
+            last = number == len(phases)
+            made = out if last else stack.enter_context(scratch_directory(out.with_name(f".{out.name}.{number}")))
+            result = phase(options, source, made, context, provenance)
+            told = StepResult(told.notes + result.notes, told.details | result.details)
+            source = made
+    if was_sparse and not options.sparsity:
+        told.notes.append("the source is 2:4 sparse and a cut may break the pattern: ask for sparsity again to be sure of it")
+    return told
 
 
 def check_request(options: PruneOptions, source: Path) -> None:
@@ -70,8 +81,8 @@ def check_request(options: PruneOptions, source: Path) -> None:
         raise Refused(f"{source}: quantized already", "prune first, then quantize")
     if options.budget:
         raise UsageError("a budget was not resolved into shares", "give the shares (heads, ffn), or run this as a step of its own")
-    if not options.removes and options.merge_kv is None:
-        raise UsageError("nothing to prune", "give --heads, --kv-heads, --ffn or --layers")
+    if not options.removes and options.merge_kv is None and not options.sparsity:
+        raise UsageError("nothing to prune", "give --heads, --kv-heads, --ffn, --layers, --merge-kv or --sparsity")
     if options.merge_kv is not None:
         config = merged_config(family, config, options.merge_kv)
     sizes_after(options, family, config)
@@ -107,7 +118,7 @@ def preview(options: PruneOptions, source: Path, context: StepContext) -> tuple[
     check_request(options, source)
     with tempfile.TemporaryDirectory() as folder:
         if options.merge_kv is not None:
-            merge_kv_heads(options, source, Path(folder) / "merged", context)
+            _merge(options, source, Path(folder) / "merged", context, {})
             source = Path(folder) / "merged"
         family, config = read_family(source)
         shape = family.shape(config)
@@ -139,8 +150,8 @@ def _unlike_asked(options: PruneOptions, shape: Shape, sizes: Mapping[str, int])
     ]  # fmt: skip
 
 
-def _remove(options: PruneOptions, source: Path, out: Path, context: StepContext) -> StepResult:
-    """Cut heads, neurons and layers; see `prune`."""
+def _remove(options: PruneOptions, source: Path, out: Path, context: StepContext, provenance: dict[str, Any]) -> StepResult:
+    """Cut heads, neurons and layers, and add to the provenance which."""
     family, config = read_family(source)
     shape, device = family.shape(config), pick_device(context.device)
     rows = context.calibration.rows(source, context.seed)
@@ -153,24 +164,22 @@ def _remove(options: PruneOptions, source: Path, out: Path, context: StepContext
         compensate(InMemory(model, family), shape, rows, kept)
         _take_refitted(state, model, family, kept.layers)
     small, small_config = cut(state, config, family, shape, kept)
-    provenance = {
-        "kind": "checkpoint", "step": "prune", "source": content_hash(source), "options": options.model_dump(),
-        "calibration": vars(context.calibration), "removed_heads": kept.removed_heads(shape), "kept_layers": kept.layers,
-    }  # fmt: skip
-    with torch.no_grad(), masked(model, family, shape, kept):
-        expected = _logits(model, rows)
+    provenance |= {"removed_heads": kept.removed_heads(shape), "kept_layers": kept.layers}
+    probe = rows[0][:1].to(device)
+    with masked(model, family, shape, kept):
+        expected = _logits(model, probe)
     difference: list[float] = []
     write_checkpoint(
         out, small, small_config, source, provenance, files={CUT_LIST: vars(kept)},
-        verify=lambda made: difference.append(_prove(made, rows, expected, device)),
+        verify=lambda made: difference.append(_prove(made, probe, expected)),
     )  # fmt: skip
     sizes, *remarks = _size_notes(family, config, small_config)
     notes = [sizes, f"logits equal those of the masked original to {difference[0]:.1e} (relative)", *remarks, *choice.notes]
     return StepResult(notes, _found(choice, shape) | {"max_relative_difference": difference[0]})
 
 
-def merge_kv_heads(options: PruneOptions, source: Path, out: Path, context: StepContext) -> StepResult:
-    """Write a copy of `source` whose key/value heads are averaged into `options.merge_kv`; raises as `prune` does."""
+def _merge(options: PruneOptions, source: Path, out: Path, context: StepContext, provenance: dict[str, Any]) -> StepResult:
+    """Average key/value heads."""
     assert options.merge_kv is not None
     family, config = read_family(source)
     shape, device, groups = family.shape(config), pick_device(context.device), options.merge_kv
@@ -188,15 +197,10 @@ def merge_kv_heads(options: PruneOptions, source: Path, out: Path, context: Step
         small = merged(attention, groups)
         store(state, family, index, small)
         repeat_into(model, state, family, shape, index)
-    expected = _logits(model, rows)
-    provenance = {
-        "kind": "checkpoint", "step": "prune", "source": content_hash(source), "options": options.model_dump(),
-        "calibration": vars(context.calibration),
-    }  # fmt: skip
+    probe = rows[0][:1].to(device)
+    expected = _logits(model, probe)
     difference: list[float] = []
-    write_checkpoint(
-        out, state, new_config, source, provenance, verify=lambda made: difference.append(_prove(made, rows, expected, device))
-    )  # fmt: skip
+    write_checkpoint(out, state, new_config, source, provenance, verify=lambda made: difference.append(_prove(made, probe, expected)))
     how = "their mean" if options.merge == "mean" else "their mean after turning them towards each other"
     saved = 1 - groups / shape.num_key_value_heads
     notes = [
@@ -205,7 +209,12 @@ def merge_kv_heads(options: PruneOptions, source: Path, out: Path, context: Step
     ]
     if options.merge == "aligned" and family.k_norm is not None:
         notes.append("keys were averaged as they are: a norm on them does not commute with turning")
-    return StepResult(notes, {"max_relative_difference": difference[0]})
+    return StepResult(notes, {"merged": {"max_relative_difference": difference[0]}})
+
+
+def _sparsify(options: PruneOptions, source: Path, out: Path, context: StepContext, provenance: dict[str, Any]) -> StepResult:
+    """Zero two of every four inputs."""
+    return sparsify(options.sparsity_method, source, out, context, provenance, _prove)
 
 
 def _scores(options: PruneOptions, source: Path, shape: Shape, rows: list[Tensor], context: StepContext, room: Room) -> Importance:
@@ -234,17 +243,17 @@ def _take_refitted(state: dict[str, Tensor], model: Any, family: Family, layers:
             weight.copy_(state[key])
 
 
-def _logits(model: Any, rows: list[Tensor]) -> Tensor:
+def _logits(model: Any, probe: Tensor) -> Tensor:
     with torch.no_grad():
-        return model(input_ids=rows[0][:1].to(next(model.parameters()).device), use_cache=False).logits.cpu()
+        return model(input_ids=probe, use_cache=False).logits.cpu()
 
 
-def _prove(out: Path, rows: list[Tensor], expected: Tensor, device: str) -> float:
-    """Reload with stock transformers and compare logits with what the original gave."""
+def _prove(out: Path, probe: Tensor, expected: Tensor) -> float:
+    """Reload with stock transformers and compare logits with what the original gave on ids [1, seq]."""
     from transformers import AutoModelForCausalLM  # late: slow to import
 
     reloaded: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
-    got = _logits(reloaded.to(device).eval(), rows)
+    got = _logits(reloaded.to(probe.device).eval(), probe)
     difference = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
     if not difference <= TOLERANCE:
         raise EdgewrightError(

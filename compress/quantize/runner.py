@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from ...checkpoint import content_hash, read_family, stored_dtype, write_checkpoint
+from ...checkpoint import content_hash, read_family, read_provenance, stored_dtype, write_checkpoint
 from ...console import progress
 from ...errors import Refused, UsageError
 from ...layouts import PackedLinear, gptq_config, is_gptq, to_gptq
@@ -18,9 +18,8 @@ from ...loading import load_model, pick_device
 from ...models import Family, weight_of
 from ...steps import StepContext, StepResult
 from ...streaming import InMemory
-from ..activations import Activations
-from ..layerwise import LayerCall, first_inputs
-from .gptq import Quantized, add_to_hessian, gptq, output_error, rtn
+from ..layerwise import first_inputs, input_hessian
+from .gptq import Quantized, gptq, output_error, rtn
 
 __all__ = ["QuantizeOptions", "quantize"]
 
@@ -79,6 +78,8 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
         f"group {options.group_size}; embedding and head stay as they were",
         f"mean relative output error {mean:.2e} (round-to-nearest {plain:.2e}); worst {worst[0][0]} at {worst[0][1]['error']:.2e}",
     ]
+    if read_provenance(source).get("sparsity"):
+        notes.append("the source is 2:4 sparse; rounding need not keep that, so that the result counts as dense")
     return StepResult(notes + run.notes, {"modules": dict(worst)})
 
 
@@ -104,25 +105,12 @@ def _all_layers(run: _Run, model: Any, family: Family, rows: list[Tensor]) -> No
         for index, layer in enumerate(layers):
             call = calls[index]
             for group in family.input_groups:
-                hessian = _hessian(layer, layer.get_submodule(group[0]), states, call)
+                hessian = input_hessian(layer, layer.get_submodule(group[0]), states, call)
                 for name in group:
                     _one_linear(run, family, index, layer, name, hessian)
                 bar.advance(note=f"layer {index + 1}/{len(layers)}")
             for row in range(len(states)):
                 states[row] = call(layer, states[row])
-
-
-def _hessian(layer: nn.Module, reader: nn.Module, states: Activations, call: LayerCall) -> Tensor:
-    """The sum of outer products of what `reader` (one of the linears that share this input) is given."""
-    width = weight_of(reader).shape[1]
-    hessian = torch.zeros(width, width, device=states.device)
-    handle = reader.register_forward_pre_hook(lambda _module, args: add_to_hessian(hessian, args[0]))
-    try:
-        for row in range(len(states)):
-            call(layer, states[row])
-    finally:
-        handle.remove()
-    return hessian
 
 
 def _one_linear(run: _Run, family: Family, index: int, layer: nn.Module, name: str, hessian: Tensor) -> None:
