@@ -45,6 +45,8 @@ class StepContext:
     device: str = "cpu"
     resolve: Callable[[str], Path] = Path
     """From the name of an earlier step, or a model, to its directory."""
+    fingerprint: str = ""
+    """Of everything the step depends on, for a step that keeps work in progress; empty: nothing may be taken over."""
 
 
 @dataclass
