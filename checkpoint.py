@@ -23,6 +23,7 @@ from .shards import DTYPES, Pending, write_shards
 __all__ = [
     "PROVENANCE",
     "atomic_directory",
+    "check_output",
     "config_for_everyone",
     "content_hash",
     "copy_tokenizer",
@@ -182,6 +183,16 @@ def scratch_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def check_output(out: Path) -> None:
+    """Accept a directory to be made: it is not there, is empty, or was written by edgewright.
+
+    Raises:
+        UsageError: `out` is a file, or holds something that edgewright did not write.
+    """
+    if out.is_file() or (out.exists() and any(out.iterdir()) and not (out / PROVENANCE).exists()):
+        raise UsageError(f"{out}: exists and was not written by edgewright", "choose another --out, or remove it yourself")
+
+
 @contextmanager
 def atomic_directory(out: Path) -> Iterator[Path]:
     """A temporary directory that becomes `out` when the block ends well, and is removed when it does not.
@@ -190,8 +201,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
         UsageError: `out` is a file, or holds something that edgewright did not write.
         EdgewrightError: the disk is full, or the place cannot be written to.
     """
-    if out.is_file() or (out.exists() and any(out.iterdir()) and not (out / PROVENANCE).exists()):
-        raise UsageError(f"{out}: exists and was not written by edgewright", "choose another --out, or remove it yourself")
+    check_output(out)
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

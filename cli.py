@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .cli_compress import distill, prune, quantize
+from .cli_compress import distill, iterate, prune, quantize
 from .console import complain
 from .errors import EdgewrightError, UsageError
 from .tables import show
@@ -132,7 +132,7 @@ def plan(
         refuse(rows)
 
 
-for _verb in (prune, distill, quantize):
+for _verb in (prune, distill, iterate, quantize):
     app.command()(_verb)
 
 

@@ -1,4 +1,4 @@
-"""The verbs that make a model smaller, for the command line: prune, distill and quantize."""
+"""The verbs that make a model smaller, for the command line: prune, distill, iterate and quantize."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .verbs import (
     show_cut,
 )
 
-__all__ = ["distill", "prune", "quantize"]
+__all__ = ["distill", "iterate", "prune", "quantize"]
 
 
 def prune(
@@ -125,11 +125,7 @@ def distill(
     """
     from .compress.distill.options import DistillOptions
 
-    usual = {"labels": 500} if teacher == "none" else {"hidden": 100, "logits": 400}
-    given = {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}
-    steps = {loss: usual.get(loss, 0) if count is None else count for loss, count in given.items()}
-    extra = {"logits": {"temperature": temperature, "hard": hard}}
-    stages = [{"loss": loss, "steps": count, "lr": lr} | extra.get(loss, {}) for loss, count in steps.items() if count]
+    stages = _stages(teacher, lr, {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}, temperature, hard)
     options = checked(
         DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages, optimizer=optimizer,
         lora=_adapters(lora, lora_alpha, lora_targets),
@@ -137,11 +133,74 @@ def distill(
     run_step("distill", options, student, out, (data, 128, seq_len, seed, device), fresh, as_json)
 
 
+def _stages(
+    teacher: str, lr: float, steps: dict[str, int | None], temperature: float = 1.0, hard: float = 0.0
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The stages with their steps, in order; those that were not given are what is usual with a teacher, or without."""
+    usual = {"labels": 500} if teacher == "none" else {"hidden": 100, "logits": 400}
+    extra = {"logits": {"temperature": temperature, "hard": hard}}
+    counts = {loss: usual.get(loss, 0) if count is None else count for loss, count in steps.items()}
+    return [{"loss": loss, "steps": count, "lr": lr} | extra.get(loss, {}) for loss, count in counts.items() if count]
+
+
 def _adapters(rank: int, alpha: int | None, targets: str) -> dict[str, Any] | None:
     if not rank and (alpha or targets):
         raise UsageError("--lora-alpha and --lora-targets say how adapters are, and there are none", "give their rank: --lora 16")
     asked = {"r": rank, "alpha": alpha, "targets": targets.split(",") if targets else None}
     return {name: value for name, value in asked.items() if value is not None} if rank else None
+
+
+def iterate(
+    model: Model,
+    out: Out,
+    rounds: Annotated[int, typer.Option(help="how many; the cut is spread over them")] = 3,
+    heads: Annotated[float, typer.Option(help="share of query heads to remove, all rounds together")] = 0.0,
+    ffn: Annotated[float, typer.Option(help="share of FFN neurons to remove, all rounds together")] = 0.0,
+    layers: Annotated[int, typer.Option(help="layers to remove, all rounds together")] = 0,
+    criterion: Annotated[str, typer.Option(help="taylor, activation, norm, magnitude or random")] = "taylor",
+    sparsity: Annotated[str | None, typer.Option(help="2:4: make the last round's model sparse")] = None,
+    max_loss_increase: Annotated[
+        float | None, typer.Option(help="keep the smallest model whose held-out loss rose by no more, in nats a token; default: the last")
+    ] = None,
+    held_out: Annotated[str | None, typer.Option(help="SOURCE to measure on; default: rows of --data, kept back")] = None,
+    held_out_rows: Annotated[int, typer.Option(help="how many rows to measure on")] = 128,
+    teacher: Annotated[str, typer.Option(help="input: the uncut model; another model; or none")] = "input",
+    data: Annotated[str, typer.Option(help="SOURCE to learn on")] = "builtin:reasoning",
+    hidden_steps: Annotated[int | None, typer.Option(help="a round; 100 with a teacher, else none")] = None,
+    logit_steps: Annotated[int | None, typer.Option(help="a round; 400 with a teacher, else none")] = None,
+    label_steps: Annotated[int | None, typer.Option(help="a round; 500 without a teacher, else none")] = None,
+    lr: Annotated[float, typer.Option(help="peak learning rate of every stage")] = 1e-3,
+    lora: Annotated[int, typer.Option(help="learn adapters of this rank and merge them; 0: all weights learn")] = 0,
+    optimizer: Annotated[str, typer.Option(help="adamw, or muon: fewer steps to the same loss")] = "adamw",
+    batch_size: Annotated[int, typer.Option(help="rows a step")] = 16,
+    calibration: CalibrationSource = CALIBRATION,
+    samples: Samples = 128,
+    seq_len: Annotated[int, typer.Option(help="tokens a row, to calibrate, learn and measure on")] = 256,
+    seed: Seed = 0,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Prune a little, recover, measure on held-out rows, and again; keep the smallest model that is still good enough.
+
+    Example:
+
+        edgewright iterate /models/Qwen2.5-0.5B --rounds 4 --ffn 0.5 --data text:wiki.txt --max-loss-increase 0.1 --out small
+    """
+    from .compress.iterate import IterateOptions
+
+    cut = {"heads": heads, "ffn": ffn, "layers": layers, "criterion": criterion, "sparsity": sparsity}
+    stages = _stages(teacher, lr, {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps})
+    recover = {
+        "teacher": teacher, "data": data, "seq_len": seq_len, "batch_size": batch_size, "stages": stages, "optimizer": optimizer,
+        "lora": _adapters(lora, None, ""),
+    }  # fmt: skip
+    options = checked(
+        IterateOptions, rounds=rounds, prune=cut, recover=recover, held_out=held_out, held_out_rows=held_out_rows,
+        max_loss_increase=max_loss_increase,
+    )  # fmt: skip
+    run_step("iterate", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)
 
 
 def quantize(

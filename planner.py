@@ -8,15 +8,19 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from .budget import after_cut, fitted
-from .compress.distill.options import StudentFrom
+from .compress.distill.options import DistillOptions, StudentFrom
+from .compress.iterate import INPUT
 from .compress.prune.options import PruneOptions
 from .compress.prune.runner import preview
+from .compress.prune.schedule import spread
+from .compress.quantize.runner import QuantizeOptions
 from .configs import resolve
 from .forecast import State, device_row, initial
 from .models import family_of
-from .recipe import BASELINE, DistillStep, ExportStep, PruneStep, QuantizeStep, Recipe, Step, model_path
+from .recipe import BASELINE, ExportStep, IterateStep, PruneStep, QuantizeStep, Recipe, Step, model_path
 from .steps import StepContext
 from .targets import load_target, size_of
 
@@ -51,6 +55,8 @@ def plan_recipe(recipe: Recipe, context: int = 2048, batch: int = 1) -> list[dic
 def _after(step: Step, source: State, states: Mapping[str, State], target: str | None) -> State:
     if isinstance(step, PruneStep):
         return after_cut(fitted(step, source, target), source)
+    if isinstance(step, IterateStep):
+        return _rounds(step, source, target)[-1][1]
     if isinstance(step, QuantizeStep):
         return replace(source, precision=f"int{step.bits}", group_size=step.group_size, sym=step.sym)
     if isinstance(step, ExportStep):
@@ -94,6 +100,15 @@ def _named(name: str, states: Mapping[str, State]) -> State:
     return states[name] if name in states else initial(resolve(model_path(name)))
 
 
+def _rounds(step: IterateStep, source: State, target: str | None) -> list[tuple[PruneOptions, State]]:
+    """Every round's cut and the shape that it leaves."""
+    states = [source]
+    cuts = spread(fitted(step.prune, source, target), family_of(source.config), source.config, step.rounds)
+    for cut in cuts:
+        states.append(after_cut(cut, states[-1]))
+    return list(zip(cuts, states[1:], strict=True))
+
+
 def _speed() -> float:
     """Floating-point operations a second of a float32 matrix product on this machine."""
     a = torch.ones(512, 512)
@@ -108,29 +123,42 @@ def _cost(
     step: Step, source: State, result: State, states: Mapping[str, State], recipe: Recipe, flops_per_second: float
 ) -> dict[str, Any]:  # fmt: skip
     """Memory, disk and time that making a step takes here; an estimate to the factor two, not a promise."""
+    disk = size_of(result.config, result.precision, result.group_size)
+    if isinstance(step, IterateStep):
+        works, before = [], source
+        for cut, after in _rounds(step, source, recipe.target):
+            works += [_work(cut, before, after, states, recipe), _work(step.recover, after, after, {**states, INPUT: source}, recipe)]
+            disk += size_of(after.config, after.precision)  # until the last round is done
+            before = after
+        ram, flops = max(ram for ram, _ in works), sum(flops for _, flops in works)
+    else:
+        ram, flops = _work(step, source, result, states, recipe)
+    return {"ram_bytes": ram, "disk_bytes": disk, "seconds": flops / (0.4 * flops_per_second)}
+
+
+def _work(options: BaseModel, source: State, result: State, states: Mapping[str, State], recipe: Recipe) -> tuple[float, float]:
+    """Bytes of memory and floating-point operations that one cut, one lesson, one quantization or one export takes."""
     family = family_of(source.config)
     shape = family.shape(source.config)
-    linears = family.linear_shapes(source.config)
     tokens = recipe.calibration.samples * recipe.calibration.seq_len
-    ram, flops = 4 * source.parameters, 2.0 * tokens * source.parameters
-    if isinstance(step, PruneStep):
+    ram, flops = 4.0 * source.parameters, 2.0 * tokens * source.parameters
+    if isinstance(options, PruneOptions):
         ram += 4 * source.parameters + 4 * recipe.calibration.seq_len * shape.vocab_size
-        flops *= 2 if step.criterion == "taylor" else 1
-        flops += _layerwise_flops(result.config, tokens) if step.sparsity else 0
-    elif isinstance(step, QuantizeStep):
-        widest = max(k for _, k in linears.values())
+        flops *= 2 if options.criterion == "taylor" else 1
+        flops += _layerwise_flops(result.config, tokens) if options.sparsity else 0
+    elif isinstance(options, QuantizeOptions):
+        widest = max(k for _, k in family.linear_shapes(source.config).values())
         ram += 4 * tokens * shape.hidden_size + 3 * 4 * widest**2
         flops = _layerwise_flops(source.config, tokens)
-    elif isinstance(step, DistillStep):
-        taught_by = _named(step.teacher, states).parameters if step.teacher else 0
-        learnt = sum(s.steps for s in step.stages) * step.batch_size * step.seq_len
-        each, passes = (4, 4.0) if step.lora else (16, 6.0)  # frozen weights need no gradient, no moments and no product for it
-        ram = 4 * taught_by + each * result.parameters + 3 * 4 * step.batch_size * step.seq_len * shape.vocab_size
+    elif isinstance(options, DistillOptions):
+        taught_by = _named(options.teacher, states).parameters if options.teacher else 0
+        learnt = sum(s.steps for s in options.stages) * options.batch_size * options.seq_len
+        each, passes = (4, 4.0) if options.lora else (16, 6.0)  # frozen weights need no gradient, no moments and no product for it
+        ram = 4.0 * taught_by + each * result.parameters + 3 * 4 * options.batch_size * options.seq_len * shape.vocab_size
         flops = learnt * (passes * result.parameters + 2.0 * taught_by)
     else:
         flops = 4 * 2.0 * 1024 * source.parameters
-    disk = size_of(result.config, result.precision, result.group_size)
-    return {"ram_bytes": ram, "disk_bytes": disk, "seconds": flops / (0.4 * flops_per_second)}
+    return ram, flops
 
 
 def _layerwise_flops(config: Mapping[str, Any], tokens: int) -> float:

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from .benchmarks.measure import EvaluateOptions
 from .benchmarks.policy import Policy
 from .compress.distill.options import DistillOptions
+from .compress.iterate import IterateOptions
 from .compress.prune.runner import PruneOptions
 from .compress.quantize.runner import QuantizeOptions
 from .configs import BUILTIN_MODEL, model_path
@@ -51,6 +52,12 @@ class DistillStep(_Named, DistillOptions):
     kind: Literal["distill"]
 
 
+class IterateStep(_Named, IterateOptions):
+    """`kind: iterate`."""
+
+    kind: Literal["iterate"]
+
+
 class QuantizeStep(_Named, QuantizeOptions):
     """`kind: quantize`."""
 
@@ -63,7 +70,7 @@ class ExportStep(_Named, ExportOptions):
     kind: Literal["export"]
 
 
-Step = Annotated[PruneStep | DistillStep | QuantizeStep | ExportStep, Field(discriminator="kind")]
+Step = Annotated[PruneStep | DistillStep | IterateStep | QuantizeStep | ExportStep, Field(discriminator="kind")]
 
 
 class Calibration(BaseModel):

@@ -47,6 +47,8 @@ class StepContext:
     """From the name of an earlier step, or a model, to its directory."""
     activation_budget: int = 1 << 30
     """Bytes of hidden states that a step which goes layer by layer keeps in memory; what is beyond goes to a file beside its output."""
+    fingerprint: str = ""
+    """Of everything the step depends on, for a step that keeps work in progress; empty: nothing may be taken over."""
 
 
 @dataclass

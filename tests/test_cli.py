@@ -10,7 +10,7 @@ import pytest
 
 from edgewright.cli import main
 
-VERBS = ["run", "plan", "prune", "distill", "quantize", "export", "bench", "gate", "report", "targets", "doctor", "demo"]
+VERBS = ["run", "plan", "prune", "distill", "iterate", "quantize", "export", "bench", "gate", "report", "targets", "doctor", "demo"]
 
 
 @pytest.fixture

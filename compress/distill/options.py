@@ -44,6 +44,7 @@ class DistillOptions(BaseModel):
     teacher: str | None = Field(default="baseline", description="a step's name, a directory or a hub id; none: learn from the data alone")
     student: str | StudentFrom | None = Field(default=None, description="likewise, or how to make one; default: the step's input")
     data: str = Field(default="builtin:reasoning", description="what to learn on")
+    hold_out: int = Field(default=0, ge=0, description="rows at the end of the data that are not learnt on; built-in data has its own")
     seq_len: int = Field(default=256, gt=1, description="tokens a packed row")
     batch_size: int = Field(default=16, gt=0, description="rows a step")
     stages: tuple[Stage, ...] = Field(default_factory=_usual_stages, min_length=1, description="in this order")

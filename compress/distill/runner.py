@@ -126,8 +126,13 @@ def _rows(options: DistillOptions, tokenizer_dir: Path, seed: int) -> Iterator[T
     """Rows without end: a generator is endless itself, files go round in shuffled epochs."""
     source, tokenizer = Source.parse(options.data), load_tokenizer(tokenizer_dir)
     stream = training_rows(tokenizer, source, options.seq_len, seed)
-    rows = stream if source.kind == "builtin" else shuffled_forever(list(stream), seed)
-    return (as_tensor(row) for row in rows)
+    if source.kind == "builtin":
+        return (as_tensor(row) for row in stream)
+    every = list(stream)
+    learnt = every[: len(every) - options.hold_out]
+    if not learnt:
+        raise UsageError(f"{options.data}: {len(every)} rows, all of which are held out", "give more data, or hold fewer rows out")
+    return (as_tensor(row) for row in shuffled_forever(learnt, seed))
 
 
 def shared_vocabulary(teacher: Path, student: Path) -> tuple[int, str]:
