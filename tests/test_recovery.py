@@ -23,6 +23,8 @@ from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.errors import UsageError
 from edgewright.loading import load_model
 from edgewright.models import FAMILIES, family_of
+from edgewright.planner import plan_recipe
+from edgewright.recipe import Recipe, load_recipe
 from edgewright.steps import CalibrationData, StepContext
 
 MakeModel = Callable[..., Path]
@@ -197,3 +199,23 @@ def test_what_makes_no_sense_is_refused(extra: list[str], message: str, make_mod
     assert isinstance(failed.exception, UsageError)
     assert message in f"{failed.exception} {failed.exception.hint}"
     assert not list(tmp_path.iterdir())
+
+
+def test_recovery_in_a_recipe(make_model: MakeModel, text_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "recover.yaml"
+    file.write_text(
+        f"model: {make_model('llama')}\n"
+        "steps:\n"
+        "  - {kind: prune, ffn: 0.5}\n"
+        f"  - {{kind: distill, teacher: null, data: 'text:{text_file}', lora: {{r: 4, targets: [q_proj, o_proj]}}}}\n"
+    )
+    recipe = load_recipe(file)
+    step = recipe.steps[1]
+    assert isinstance(step, DistillOptions)
+    assert (step.teacher, step.lora) == (None, LoraOptions(r=4, targets=("q_proj", "o_proj")))
+    assert [stage.loss for stage in step.stages] == ["labels"]
+    assert Recipe.model_validate(recipe.model_dump(mode="json", by_alias=True)) == recipe
+    adapters, everything = (plan_recipe(load_recipe(file, extra))[2]["ram_bytes"] for extra in ([], ["steps.distill.lora=null"]))
+    assert adapters < everything
+    with pytest.raises(UsageError, match=rf"{file}:4: `steps.1.distill.stages`: `hidden` needs a teacher"):
+        load_recipe(file, ["steps.distill.stages=[{loss: hidden, steps: 1}]"])

@@ -233,6 +233,14 @@ def labels_only(text_file: Path, **changes: Any) -> DistillOptions:
     return DistillOptions(teacher=None, data=f"text:{text_file}", seq_len=24, batch_size=2, stages=stages, **changes)
 
 
+def test_a_student_that_is_made_sparse_stays_so(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
+    student = {"from": str(make_model("llama")), "sparsity": "2:4", "sparsity_method": "magnitude"}
+    distill(labels_only(text_file, student=student), make_model("llama"), tmp_path / "out", context)
+    assert all((counted(weight) >= 2).all() for weight in matrices(tmp_path / "out").values())
+    told = json.loads((tmp_path / "out" / "edgewright.json").read_text())
+    assert (told["sparsity"], told["student_cut"]) == ("2:4", None)
+
+
 def test_adapters_on_a_sparse_student_are_refused(sparse_model: Path, context: StepContext, text_file: Path, tmp_path: Path) -> None:
     with pytest.raises(Refused, match="would fill its zeros") as caught:
         distill(labels_only(text_file, lora=LoraOptions()), sparse_model, tmp_path / "out", context)

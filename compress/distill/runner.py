@@ -66,7 +66,7 @@ def _student(options: DistillOptions, source: Path, made: Path, context: StepCon
     if isinstance(options.student, StudentFrom):
         cut = PruneOptions(**options.student.model_dump(exclude={"source"}))
         result = prune(cut, context.resolve(options.student.source), made, context)
-        return made, [f"student: {note}" for note in result.notes], {"student_cut": result.details["kept_layers"]}
+        return made, [f"student: {note}" for note in result.notes], {"student_cut": result.details.get("kept_layers")}
     folder = context.resolve(options.student) if options.student else source
     return folder, [], {"student": content_hash(folder)}
 
