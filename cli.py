@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -140,6 +140,10 @@ def prune(
     layers: Annotated[int, typer.Option(help="layers to remove, least block influence first")] = 0,
     criterion: Annotated[str, typer.Option(help="taylor, activation, norm, magnitude or random")] = "taylor",
     compensate: Annotated[bool, typer.Option(help="refit what stays by least squares")] = True,
+    proof: Annotated[
+        str, typer.Option(help="load the result whole (stock), layer by layer (streamed), or as memory allows (auto)")
+    ] = "auto",
+    activation_budget: Annotated[float, typer.Option(min=0, help="GiB of hidden states kept in memory; the rest goes to disk")] = 1.0,
     calibration: CalibrationSource = CALIBRATION,
     samples: Samples = 128,
     seq_len: SeqLen = 512,
@@ -151,14 +155,20 @@ def prune(
 ) -> None:
     """Cut attention heads, FFN neurons or layers; the result loads with stock transformers.
 
+    Every criterion but taylor goes layer by layer from disk, so that the model may be larger than memory.
+
     Example:
 
         edgewright prune /models/Qwen2.5-0.5B --heads 0.25 --calibration text:wiki.txt --out pruned
     """
     from .compress.prune.runner import PruneOptions
+    from .steps import Proof
 
     options = checked(PruneOptions, heads=heads, ffn=ffn, layers=layers, criterion=criterion, compensate=compensate)
-    run_step("prune", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)
+    if proof not in get_args(Proof):
+        raise UsageError(f"--proof {proof}: unknown", f"use {', '.join(get_args(Proof))}")
+    settings = {"proof": proof, "activation_budget": int(activation_budget * 2**30)}
+    run_step("prune", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json, **settings)
 
 
 @app.command()

@@ -147,7 +147,10 @@ class _Run:
 
     def _context(self) -> StepContext:
         calibration = CalibrationData(**self.recipe.calibration.model_dump())
-        return StepContext(calibration, self.recipe.seed, self.device, self.resolve)
+        return StepContext(
+            calibration, self.recipe.seed, self.device, self.resolve, proof=self.recipe.proof,
+            activation_budget=self.recipe.activation_bytes,
+        )  # fmt: skip
 
     def _fields(self, step: Step, index: int, config: Mapping[str, Any]) -> dict[str, Any]:
         sources = {self.recipe.source_of(index)}

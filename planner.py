@@ -11,6 +11,7 @@ import torch
 
 from .compress.distill.runner import StudentFrom
 from .compress.prune.choose import choose_layers, choose_neurons, kept_heads
+from .compress.prune.memory import prune_memory
 from .compress.prune.runner import PruneOptions
 from .configs import resolve
 from .forecast import State, device_row, initial
@@ -94,7 +95,8 @@ def _cost(
     tokens = recipe.calibration.samples * recipe.calibration.seq_len
     ram, flops = 4 * source.parameters, 2.0 * tokens * source.parameters
     if isinstance(step, PruneStep):
-        ram += 4 * source.parameters + 4 * recipe.calibration.seq_len * shape.vocab_size
+        seq_len, budget = recipe.calibration.seq_len, recipe.activation_bytes
+        ram = prune_memory(source.config, result.config, step.criterion, tokens, seq_len, budget, compensate=step.compensate)
         flops *= 2 if step.criterion == "taylor" else 1
     elif isinstance(step, QuantizeStep):
         widest = max(k for _, k in linears.values())

@@ -42,14 +42,18 @@ def checked(factory: type[T], **values: Any) -> T:
 
 
 def run_step(
-    kind: str, options: BaseModel, model: str, out: Path, calibration: tuple[str, int, int, int, str], fresh: bool, as_json: bool
-) -> None:
-    """Run one step into `out` and print what it told; `calibration` is source, samples, seq_len, seed and device."""
+    kind: str, options: BaseModel, model: str, out: Path, calibration: tuple[str, int, int, int, str], fresh: bool, as_json: bool,
+    **settings: Any,
+) -> None:  # fmt: skip
+    """Run one step into `out` and print what it told; `calibration` is source, samples, seq_len, seed and device.
+
+    The settings are more of the step's context: what has no say in its result.
+    """
     from .pipeline import run_verb
     from .steps import CalibrationData, StepContext
 
     source, samples, seq_len, seed, device = calibration
-    context = StepContext(CalibrationData(source, samples, seq_len), seed, device)
+    context = StepContext(CalibrationData(source, samples, seq_len), seed, device, **settings)
     with _resumable():
         result = run_verb(kind, options, model, out, context, fresh)
     show(result, as_json, "step")

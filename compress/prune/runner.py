@@ -5,27 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ...checkpoint import content_hash, read_family, read_state, write_checkpoint
-from ...errors import EdgewrightError, Refused, UsageError
+from ...checkpoint import content_hash, read_family, write_checkpoint
+from ...errors import Refused, UsageError
 from ...layouts import is_gptq
 from ...loading import load_model, pick_device
-from ...models import Family, Shape, family_of, weight_of
+from ...models import Family, Shape, family_of
 from ...steps import StepContext, StepResult
-from ...streaming import InMemory, Streamed
+from ...streaming import Streamed
 from ..activations import Room
 from .choose import choose_heads, choose_layers, choose_neurons, kept_heads
-from .compensate import compensate
-from .cut import Kept, cut
-from .importance import Criterion, Importance, masked, measure, measure_layers
+from .cut import Kept
+from .importance import Criterion, Importance, measure, measure_layers
+from .rebuild import Rebuild, choose_proof, prove
 
 __all__ = ["PruneOptions", "prune"]
 
-TOLERANCE = 1e-4
-"""Largest allowed difference between pruned and masked logits, relative to the largest logit."""
+PROOFS = {"stock": "reloaded whole with stock transformers", "streamed": "both streamed, as the whole would not fit in memory"}
 
 
 class PruneOptions(BaseModel):
@@ -56,31 +54,28 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
     shape, device = family.shape(config), pick_device(context.device)
     keep = kept_heads(shape, options.heads, lambda n: family.accepts_heads(config, n))  # refuses before the calibration pass
     rows = context.calibration.rows(source, context.seed)
-    scores = _scores(options, source, shape, rows, context, Room(context.activation_budget, out.parent))
-    model = load_model(source, device)
+    room = Room(context.activation_budget, out.parent)
+    scores = _scores(options, source, shape, rows, context, room)
     heads = choose_heads(scores.heads, shape.num_key_value_heads, keep)
     neurons = choose_neurons(scores.neurons, options.ffn)
     layers = choose_layers(scores.layers, options.layers)
     kept = Kept(heads, neurons, layers)
-    state = read_state(source)
-    if options.compensate:
-        compensate(InMemory(model, family), shape, rows, kept)
-        _take_refitted(state, model, family, layers)
-    small, small_config = cut(state, config, family, shape, kept)
+    rebuilt = Rebuild(Streamed(source, device), shape, kept, rows, room, compensate=options.compensate)
     removed = [sorted(set(range(shape.num_attention_heads)) - set(kept)) for kept in heads]
     provenance = {
         "kind": "checkpoint", "step": "prune", "source": content_hash(source), "options": options.model_dump(),
         "calibration": vars(context.calibration), "removed_heads": removed, "kept_layers": layers,
     }  # fmt: skip
-    with torch.no_grad(), masked(model, family, shape, kept):
-        probe = rows[0][:1].to(device)
-        expected = model(input_ids=probe, use_cache=False).logits.cpu()
+    proof = choose_proof(context.proof, rebuilt, device)
     difference: list[float] = []
-    write_checkpoint(out, small, small_config, source, provenance, verify=lambda made: difference.append(_prove(made, probe, expected)))
-    notes = _notes(options, family, config, small_config, difference[0])
+    write_checkpoint(
+        out, rebuilt.pending(), rebuilt.config, source, provenance,
+        verify=lambda made: difference.append(prove(made, rebuilt, proof, device)),
+    )  # fmt: skip
+    notes = _notes(options, family, config, rebuilt.config, f"{difference[0]:.1e} (relative; {PROOFS[proof]})")
     details = {
         "head_importance": scores.heads.tolist(), "pruned_heads": removed, "layer_influence": scores.layers.tolist(),
-        "kept_layers": layers, "max_relative_difference": difference[0],
+        "kept_layers": layers, "max_relative_difference": difference[0], "proof": proof,
     }  # fmt: skip
     return StepResult(notes, details)
 
@@ -94,40 +89,13 @@ def _scores(options: PruneOptions, source: Path, shape: Shape, rows: list[Tensor
     return measure_layers(Streamed(source, device), shape, rows, options.criterion, context.seed, room)
 
 
-def _take_refitted(state: dict[str, Tensor], model: Any, family: Family, layers: list[int]) -> None:
-    """Move the refitted projections into the state dict, in its dtype; the model gets what that rounding left of them."""
-    for i in layers:
-        for name in (family.o, family.down):
-            key = family.key(i, name)
-            weight = weight_of(family.layer_list(model)[i].get_submodule(name))
-            state[key] = weight.cpu().to(state[key].dtype)
-            weight.copy_(state[key])
-
-
-def _prove(out: Path, probe: Tensor, expected: Tensor) -> float:
-    """Reload with stock transformers and compare logits with the masked original."""
-    from transformers import AutoModelForCausalLM  # late: slow to import
-
-    reloaded: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
-    reloaded.to(probe.device).eval()
-    with torch.no_grad():
-        got = reloaded(input_ids=probe, use_cache=False).logits.cpu()
-    difference = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
-    if not difference <= TOLERANCE:
-        raise EdgewrightError(
-            f"{out}: the pruned model differs from the masked original by {difference:.2e} (limit {TOLERANCE:.0e})",
-            "this is a bug in edgewright: please report it with the model's config.json",
-        )
-    return difference
-
-
-def _notes(options: PruneOptions, family: Family, config: dict[str, Any], small: dict[str, Any], difference: float) -> list[str]:
+def _notes(options: PruneOptions, family: Family, config: dict[str, Any], small: dict[str, Any], equality: str) -> list[str]:
     old, new = family.shape(config), family_of(small).shape(small)
     before, after = family.parameters(config), family_of(small).parameters(small)
     notes = [
         f"query heads {old.num_attention_heads} -> {new.num_attention_heads}, FFN {old.intermediate_size} -> {new.intermediate_size}, "
         f"layers {old.num_hidden_layers} -> {new.num_hidden_layers}: {before:,} -> {after:,} parameters",
-        f"logits equal those of the masked original to {difference:.1e} (relative)",
+        f"logits equal those of the masked original to {equality}",
     ]
     for what, asked, done in (
         ("query heads", options.heads, 1 - new.num_attention_heads / old.num_attention_heads),
