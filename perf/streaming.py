@@ -71,8 +71,8 @@ def build(folder: Path, layers: int) -> None:
     def tensors() -> Iterator[tuple[str, Tensor]]:
         generator = torch.Generator().manual_seed(0)
         for name, spec in specs.items():
-            made = torch.ones(spec.shape) if "norm" in name else torch.zeros(spec.shape)
-            yield name, (torch.randn(spec.shape, generator=generator) * spec.shape[1] ** -0.5 if spec.ndim > 1 else made).bfloat16()
+            made = torch.full(spec.shape, float("norm" in name), dtype=torch.bfloat16)
+            yield name, made.normal_(0, spec.shape[1] ** -0.5, generator=generator) if spec.ndim > 1 else made
 
     write_checkpoint(folder, Pending(specs, tensors()), config, Path(model_path(BUILTIN_MODEL)), {})
 

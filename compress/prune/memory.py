@@ -7,7 +7,7 @@ from typing import Any
 
 from ...checkpoint import stored_dtype
 from ...models import family_of
-from .compensate import TOKENS_AT_ONCE
+from .compensate import ROWS_AT_ONCE, TOKENS_AT_ONCE
 from .importance import Criterion
 
 __all__ = ["prune_memory"]
@@ -22,8 +22,8 @@ def prune_memory(
 ) -> int:  # fmt: skip
     """Bytes that scoring, refitting and cutting take at their highest, above a process that has torch and transformers loaded.
 
-    The gradient needs the model in float32 (while its file is mapped), one layer's activations, and the logits of a row with
-    their gradient. Everything else goes layer by layer: one layer in float32, and the hidden states within their budget. Writing
+    The gradient needs the model in float32, and beside it first its file, which is mapped while it is read, then one layer's
+    activations and the logits of a row with their gradient. Everything else goes layer by layer: one layer in float32, and the hidden states within their budget. Writing
     needs the largest tensor as it is stored, the embedding. The refit adds two Gram matrices of the widest projection in float32
     and one in float64. Loading the result to prove it right is not counted: that is streamed where it would not fit.
 
@@ -47,8 +47,9 @@ def prune_memory(
     needs = [embedding + states, walk]
     if compensate:
         widest, outputs = max((k, n) for n, k in family_of(small).linear_shapes(small).values())
-        needs.append(walk + 16 * widest**2 + 5 * 8 * widest * outputs + 4 * min(tokens, max(TOKENS_AT_ONCE, seq_len)) * widths)
+        together = max(seq_len, min(tokens // 8, ROWS_AT_ONCE * seq_len, TOKENS_AT_ONCE))
+        needs.append(walk + 16 * widest**2 + 5 * 8 * widest * outputs + 4 * together * widths)
     if criterion == "taylor":
         parameters = family.parameters(config)
-        needs.append((4 + stored) * parameters + 4 * 4 * seq_len * shape.vocab_size + 4 * seq_len * widths)
+        needs += [(4 + stored) * parameters, 4 * parameters + 4 * 4 * seq_len * shape.vocab_size + 4 * seq_len * widths]
     return OVERHEAD + max(needs)

@@ -56,7 +56,6 @@ class Rebuild:
     @torch.no_grad()
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         source, family = self.source, self.source.family
-        yield from tensors_of(source.path, lambda name: not name.startswith(f"{family.layers}."))
         room = self.room.part(4 if self.compensate else 1)
         states, calls = first_inputs(source, self.rows, room)
         compensation = Compensation(family, self.shape, self.kept, states, room) if self.compensate else None
@@ -74,6 +73,8 @@ class Rebuild:
                                     states[batch] = call(layer, states[batch])
                 bar.advance()
         self.masked = states[0]
+        # last, as their file stays mapped for as long as one of them is at hand, and an embedding is large
+        yield from tensors_of(source.path, lambda name: not name.startswith(f"{family.layers}."))
 
     def _layer(self, index: int, layer: nn.Module) -> dict[str, Tensor]:
         """The tensors of a layer after the cut, in the dtype they came in; the held layer gets what that rounding left of the refit."""
