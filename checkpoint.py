@@ -32,6 +32,7 @@ __all__ = [
     "read_provenance",
     "read_state",
     "resolve",
+    "rows_of",
     "scratch_directory",
     "stored_dtype",
     "tensor_specs",
@@ -100,12 +101,17 @@ def tensors_of(path: Path, wanted: Callable[[str], bool] | None = None) -> Itera
         with _opened(file) as handle:
             for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
                 if wanted is None or wanted(name):
-                    tensor = handle.get_tensor(name)
-                    if not _finite(tensor):
-                        raise UsageError(
-                            f"{path}: tensor `{name}` holds NaN or infinity", "restore the weights; nothing can be measured on them"
-                        )
-                    yield name, tensor
+                    yield name, _finite(path, name, handle.get_tensor(name))
+
+
+def rows_of(path: Path, name: str, size: int) -> Iterator[Tensor]:
+    """A tensor of a checkpoint, `size` rows after the other, of which only these are in memory; checked as `tensors_of` does."""
+    for file in weight_files(path):
+        with _opened(file) as handle:
+            total = handle.get_slice(name).get_shape()[0] if name in handle.keys() else 0  # noqa: SIM118 - see above
+        for begin in range(0, total, size):
+            with _opened(file) as handle:  # again, as what has been read stays in memory for as long as the file is open
+                yield _finite(path, name, handle.get_slice(name)[begin : begin + size])
 
 
 def tensor_specs(path: Path) -> dict[str, Tensor]:
@@ -136,9 +142,11 @@ def _opened(file: Path) -> Iterator[Any]:
         raise UsageError(f"{file}: damaged or truncated: {error}", "copy or download the file again") from error
 
 
-def _finite(tensor: Tensor) -> bool:
-    """Whether there is no NaN or infinity, looked at in parts: the test needs more memory than what it tests."""
-    return not tensor.is_floating_point() or all(bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(1 << 22))
+def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """The tensor, if there is no NaN or infinity in it, looked at in parts: the test needs more memory than what it tests."""
+    if tensor.is_floating_point() and not all(bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(1 << 22)):
+        raise UsageError(f"{path}: tensor `{name}` holds NaN or infinity", "restore the weights; nothing can be measured on them")
+    return tensor
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -49,17 +49,17 @@ def prune(
     compensate: Annotated[bool, typer.Option(help="refit what stays by least squares")] = True,
     sparsity: Annotated[str | None, typer.Option(help="2:4: zero two of every four inputs in what stays; see docs/sparsity.md")] = None,
     sparsity_method: Annotated[str, typer.Option(help="sparsegpt, or magnitude: the baseline to beat")] = "sparsegpt",
+    proof: Annotated[
+        str, typer.Option(help="load the result whole (stock), layer by layer (streamed), or as memory allows (auto)")
+    ] = "auto",
+    activation_budget: Annotated[float, typer.Option(min=0, help="GiB of hidden states kept in memory; the rest goes to disk")] = 1.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="score, print what would go and what would be left, write nothing")] = False,
-    calibration: CalibrationSource = CALIBRATION,
-    samples: Samples = 128,
-    seq_len: SeqLen = 512,
-    seed: Seed = 0,
-    device: Device = "auto",
-    fresh: Fresh = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+    calibration: CalibrationSource = CALIBRATION, samples: Samples = 128, seq_len: SeqLen = 512,
+    seed: Seed = 0, device: Device = "auto", fresh: Fresh = False, as_json: Json = False, debug: Debug = False,
+) -> None:  # fmt: skip
     """Cut attention heads, key/value groups, FFN neurons or layers, or make what stays 2:4 sparse; stock transformers loads the result.
+
+    Every criterion but taylor goes layer by layer from disk, so that the model may be larger than memory.
 
     Examples:
 
@@ -74,14 +74,11 @@ def prune(
         edgewright prune /models/Qwen2.5-0.5B --sparsity 2:4 --calibration text:wiki.txt --out sparse
     """
     from .compress.prune.options import PruneOptions
+    from .steps import Proof
 
-    limits = {
-        "parameters": max_parameters, "memory_bytes": max_memory_mb and int(max_memory_mb * 1e6), "decode_tok_s": min_tok_s
-    }  # fmt: skip
-    budget = {name: limit for name, limit in limits.items() if limit is not None}
     options = checked(
         PruneOptions, heads=heads, kv_heads=kv_heads, ffn=ffn, layers=layers, heads_threshold=heads_threshold, ffn_threshold=ffn_threshold,
-        merge_kv=merge_kv, merge=merge, budget=budget or None, criterion=criterion, compensate=compensate,
+        merge_kv=merge_kv, merge=merge, budget=_budget(max_parameters, max_memory_mb, min_tok_s), criterion=criterion, compensate=compensate,
         sparsity=sparsity, sparsity_method=sparsity_method,
     )  # fmt: skip
     data = (calibration, samples, seq_len, seed, device)
@@ -89,7 +86,14 @@ def prune(
         return show_cut(options, model, data, target, as_json)
     if out is None:
         raise UsageError("--out is missing", "give the directory to make, or --dry-run")
-    run_prune(options, model, out, data, target, fresh, as_json)
+    if proof not in get_args(Proof):
+        raise UsageError(f"--proof {proof}: unknown", f"use {', '.join(get_args(Proof))}")
+    run_prune(options, model, out, data, target, fresh, as_json, proof=proof, activation_budget=int(activation_budget * 2**30))
+
+
+def _budget(parameters: int | None, memory_mb: float | None, tok_s: float | None) -> dict[str, float] | None:
+    limits = {"parameters": parameters, "memory_bytes": memory_mb and int(memory_mb * 1e6), "decode_tok_s": tok_s}
+    return {name: limit for name, limit in limits.items() if limit is not None} or None
 
 
 def distill(

@@ -164,7 +164,10 @@ class _Run:
 
     def _context(self, fields: Mapping[str, Any]) -> StepContext:
         calibration = CalibrationData(**self.recipe.calibration.model_dump())
-        return StepContext(calibration, self.recipe.seed, self.device, self.resolve, fingerprint=fingerprint(fields))
+        return StepContext(
+            calibration, self.recipe.seed, self.device, self.resolve, fingerprint=fingerprint(fields), proof=self.recipe.proof,
+            activation_budget=self.recipe.activation_bytes,
+        )  # fmt: skip
 
     def _fields(self, step: Step, index: int, config: Mapping[str, Any]) -> dict[str, Any]:
         sources = {self.recipe.source_of(index)}

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from .budget import after_cut, fitted
 from .compress.distill.options import DistillOptions, StudentFrom
 from .compress.iterate import INPUT
+from .compress.prune.memory import prune_memory
 from .compress.prune.options import PruneOptions
 from .compress.prune.runner import preview
 from .compress.prune.schedule import spread
@@ -143,7 +144,8 @@ def _work(options: BaseModel, source: State, result: State, states: Mapping[str,
     tokens = recipe.calibration.samples * recipe.calibration.seq_len
     ram, flops = 4.0 * source.parameters, 2.0 * tokens * source.parameters
     if isinstance(options, PruneOptions):
-        ram += 4 * source.parameters + 4 * recipe.calibration.seq_len * shape.vocab_size
+        seq_len, budget = recipe.calibration.seq_len, recipe.activation_bytes
+        ram = prune_memory(source.config, result.config, options.criterion, tokens, seq_len, budget, compensate=options.compensate)
         flops *= 2 if options.criterion == "taylor" else 1
         flops += _layerwise_flops(result.config, tokens) if options.sparsity else 0
     elif isinstance(options, QuantizeOptions):

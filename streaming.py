@@ -14,15 +14,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import read_family, tensor_specs, tensors_of
+from .checkpoint import read_family, rows_of, tensor_specs, tensors_of
 from .errors import UsageError
 from .loading import load_settings
 from .models import Family
 
-__all__ = ["InMemory", "Layered", "Streamed", "passed_through"]
+__all__ = ["ROWS", "InMemory", "Layered", "Streamed", "passed_through"]
 
-HEAD_ROWS = 8192
-"""Rows of the head that are turned into logits at a time."""
+ROWS = 8192
+"""Rows of the embedding or the head that are looked at together."""
 
 
 class Layered(Protocol):
@@ -121,7 +121,7 @@ class Streamed:
         module: Any = self.skeleton.get_submodule(self.family.embedding)
         empty, padding = module.weight, module.padding_idx
         known = ids.unique()
-        table = self.stored(f"{self.family.embedding}.")["weight"][known]
+        table = self._embedded(known)
 
         def start(row: Tensor) -> Any:
             used, places = row.unique(return_inverse=True)
@@ -135,16 +135,26 @@ class Streamed:
         finally:
             module.weight, module.padding_idx = empty, padding
 
+    def _embedded(self, ids: Tensor) -> Tensor:
+        """The rows of the embedding for these ids, ascending, as they are stored [ids, width]."""
+        found, first = [], 0
+        for rows in rows_of(self.path, f"{self.family.embedding}.weight", ROWS):
+            found.append(rows[ids[(ids >= first) & (ids < first + len(rows))] - first])
+            first += len(rows)
+        return torch.cat(found)
+
     def logit_parts(self, hidden: Tensor) -> Iterator[Tensor]:
-        """The logits of what the last layer put out, [1, seq, width], for `HEAD_ROWS` tokens of the vocabulary after the other."""
+        """The logits of what the last layer put out, [1, seq, width], for `ROWS` tokens of the vocabulary after the other."""
         norm: Any = self.skeleton.get_submodule(self.family.final_norm)
         head: Any = self.skeleton.get_submodule(self.family.head)
         name = self.family.head if f"{self.family.head}.weight" in self.specs else self.family.embedding
         self._fill(norm, self.stored(f"{self.family.final_norm}."))
-        with passed_through(self.layers), torch.no_grad():
-            for rows in self.stored(f"{name}.")["weight"].split(HEAD_ROWS):
-                head.weight = nn.Parameter(rows.to(self.device, torch.float32), requires_grad=False)
-                yield self.skeleton(inputs_embeds=hidden.to(self.device), use_cache=False).logits
+        with passed_through(self.layers):
+            for rows in rows_of(self.path, f"{name}.weight", ROWS):
+                with torch.no_grad():  # not around the yield: two such generators that end in turn would leave gradients off
+                    head.weight = nn.Parameter(rows.to(self.device, torch.float32), requires_grad=False)
+                    logits = self.skeleton(inputs_embeds=hidden.to(self.device), use_cache=False).logits
+                yield logits
 
 
 def _skeleton(path: Path) -> Any:

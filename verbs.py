@@ -65,25 +65,31 @@ def checked(factory: type[T], **values: Any) -> T:
         raise UsageError("; ".join(lines), "see --help for what each option takes") from error
 
 
-def run_step(kind: str, options: BaseModel, model: str, out: Path, calibration: Calibration, fresh: bool, as_json: bool) -> None:
-    """Run one step into `out` and print what it told."""
+def run_step(
+    kind: str, options: BaseModel, model: str, out: Path, calibration: Calibration, fresh: bool, as_json: bool, **settings: Any
+) -> None:
+    """Run one step into `out` and print what it told.
+
+    The settings are more of the step's context: what has no say in its result.
+    """
     from .pipeline import run_verb
 
     with _resumable():
-        result = run_verb(kind, options, model, out, _context(calibration), fresh)
+        result = run_verb(kind, options, model, out, _context(calibration, **settings), fresh)
     show(result, as_json, "step")
 
 
-def _context(calibration: Calibration) -> StepContext:
+def _context(calibration: Calibration, **settings: Any) -> StepContext:
     from .steps import CalibrationData, StepContext
 
     source, samples, seq_len, seed, device = calibration
-    return StepContext(CalibrationData(source, samples, seq_len), seed, device)
+    return StepContext(CalibrationData(source, samples, seq_len), seed, device, **settings)
 
 
 def run_prune(
-    options: PruneOptions, model: str, out: Path, calibration: Calibration, target: str | None, fresh: bool, as_json: bool
-) -> None:
+    options: PruneOptions, model: str, out: Path, calibration: Calibration, target: str | None, fresh: bool, as_json: bool,
+    **settings: Any,
+) -> None:  # fmt: skip
     """Run a prune step, its budget turned into shares, unless the target could not run what would be left in INT4.
 
     Raises:
@@ -99,7 +105,7 @@ def run_prune(
     if target:
         after = replace(after_cut(options, source), precision="int4", format="onnx")
         refuse([device_row(f"{model}, pruned", after, load_target(target), 2048, 1)])
-    run_step("prune", options, model, out, calibration, fresh, as_json)
+    run_step("prune", options, model, out, calibration, fresh, as_json, **settings)
 
 
 def show_cut(options: PruneOptions, model: str, calibration: Calibration, target: str | None, as_json: bool) -> None:

@@ -14,18 +14,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..benchmarks.accuracy import Text, score_text
 from ..benchmarks.backends import TorchBackend
 from ..checkpoint import read_family
+from ..compress.activations import Room
+from ..compress.layerwise import first_inputs
 from ..compress.prune.choose import choose_heads, head_counts
-from ..compress.prune.compensate import compensate
+from ..compress.prune.compensate import Compensation
 from ..compress.prune.cut import Kept
-from ..compress.prune.importance import Criterion, masked, measure
+from ..compress.prune.importance import Criterion, masked, masked_layer, measure
 from ..data.packing import Encoded
 from ..data.sources import Source, scoring_rows
 from ..loading import load_tokenizer
-from ..models import Family, weight_of
+from ..models import Family, Shape, weight_of
 from ..steps import CalibrationData
 from ..streaming import InMemory
 
@@ -42,6 +45,18 @@ def restored(model: torch.nn.Module, family: Family) -> Iterator[None]:
     finally:
         for weight, old in zip(projections, before, strict=True):
             weight.copy_(old)
+
+
+@torch.no_grad()
+def refit(model: InMemory, shape: Shape, rows: list[Tensor], kept: Kept) -> None:
+    """Refit a loaded model in place, as the prune step does."""
+    states, calls = first_inputs(model, rows)
+    compensation = Compensation(model.family, shape, kept, states, Room())
+    for i, call in enumerate(calls):
+        compensation.refit(i, model.layers[i], call, states)
+        with masked_layer(model.layers[i], i, model.family, shape, kept):
+            for batch in compensation.batches:
+                states[batch] = call(model.layers[i], states[batch])
 
 
 def run(args: argparse.Namespace) -> None:
@@ -66,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
         with masked(model, family, shape, kept):
             plain = score(backend, held_out)
         with restored(model, family):
-            compensate(InMemory(model, family), shape, rows, kept)
+            refit(InMemory(model, family), shape, rows, kept)
             with masked(model, family, shape, kept):
                 line(f"{criterion} {seed}" if criterion == "random" else criterion, plain, score(backend, held_out))
 

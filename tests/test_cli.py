@@ -87,6 +87,7 @@ BAD = {
     "nothing to prune": (["prune", "MODEL", "--out", "OUT"], 2, "nothing to prune"),
     "share above one": (["prune", "MODEL", "--heads", 1.5, "--out", "OUT"], 2, "less than 1"),
     "unknown criterion": (["prune", "MODEL", "--heads", 0.5, "--criterion", "luck", "--out", "OUT"], 2, "'taylor'"),
+    "unknown proof": (["prune", "MODEL", "--heads", 0.5, "--proof", "none", "--out", "OUT"], 2, "use auto, stock, streamed"),
     "unknown data": (["quantize", "MODEL", "--calibration", "builtin:nothing", "--out", "OUT"], 2, "no such built-in data"),
     "odd group": (["quantize", "MODEL", "--group-size", 48, "--out", "OUT"], 2, "use 32, 64, 128"),
     "int4 of a dense model": (["export", "MODEL", "--precision", "int4", "--out", "OUT", "--seq-len", 64], 2, "edgewright quantize"),

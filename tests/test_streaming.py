@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from edgewright.checkpoint import read_config, read_state
+from edgewright import checkpoint
+from edgewright.checkpoint import content_hash, read_config, read_state
 from edgewright.compress.activations import Room
 from edgewright.compress.layerwise import first_inputs
+from edgewright.compress.prune import rebuild
+from edgewright.compress.prune.cut import Kept, cut_layer
 from edgewright.compress.prune.importance import measure, measure_layers
-from edgewright.errors import UsageError
-from edgewright.loading import load_model
+from edgewright.compress.prune.memory import prune_memory
+from edgewright.compress.prune.runner import PruneOptions, prune
+from edgewright.errors import EdgewrightError, UsageError
+from edgewright.loading import free_memory, load_model
 from edgewright.models import FAMILIES, family_of
 from edgewright.steps import StepContext
 from edgewright.streaming import Streamed
@@ -141,3 +148,92 @@ def test_a_nan_is_named(copy_model: MakeModel) -> None:
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UsageError, match=r"model\.layers\.1\.mlp\.up_proj\.weight.*NaN"), Streamed(folder).held(1):
         pytest.fail("the block must not run")
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("compensate", [False, True])
+def test_both_proofs_agree(family: str, compensate: bool, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+    options = PruneOptions(heads=0.5, ffn=0.25, layers=1, criterion="norm", compensate=compensate)
+    source, told = make_model(family, dtype="bfloat16"), {}
+    for proof in ("stock", "streamed", "auto"):
+        result = prune(options, source, tmp_path / proof, replace(context, proof=proof))
+        assert result.details["max_relative_difference"] < 1e-4
+        told[proof] = next(note for note in result.notes if note.startswith("logits equal"))
+    assert "stock transformers" in told["stock"]
+    assert "streamed" in told["streamed"]
+    assert told["auto"] == told["stock"]
+    assert content_hash(tmp_path / "stock") == content_hash(tmp_path / "streamed")
+
+
+@pytest.mark.parametrize("proof", ["stock", "streamed"])
+def test_a_wrong_cut_is_found(proof: Any, make_model: MakeModel, context: StepContext, tmp_path: Path, monkeypatch: Any) -> None:
+    def swapped(*args: Any) -> dict[str, Tensor]:
+        small = cut_layer(*args)
+        first, second = (name for name in small if name.endswith(("gate_proj.weight", "up_proj.weight")))
+        return small | {first: small[second], second: small[first]}
+
+    monkeypatch.setattr(rebuild, "cut_layer", swapped)
+    with pytest.raises(EdgewrightError, match="differs from the masked original"):
+        prune(PruneOptions(ffn=0.5, criterion="norm"), make_model("llama"), tmp_path / "out", replace(context, proof=proof))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_proof_follows_free_memory(make_model: MakeModel, monkeypatch: Any) -> None:
+    source = Streamed(make_model("llama"))
+    shape = source.family.shape(source.config)
+    kept = Kept([list(range(8))] * 3, [list(range(128))] * 3, [0, 1, 2])
+    rebuilt = rebuild.Rebuild(source, shape, kept, [torch.ones(2, 8, dtype=torch.int64)], Room(), compensate=False)
+    needed = 4 * source.family.parameters(rebuilt.config)
+    for free, way in ((2 * needed, "stock"), (2 * needed - 1, "streamed"), (None, "stock")):
+        monkeypatch.setattr(rebuild, "free_memory", lambda _device, free=free: free)
+        assert rebuild.choose_proof("auto", rebuilt, "cpu") == way
+    assert rebuild.choose_proof("stock", rebuilt, "cpu") == "stock"
+    assert free_memory() > 10**8
+
+
+def test_sharded_in_sharded_out(copy_model: MakeModel, context: StepContext, tmp_path: Path, monkeypatch: Any) -> None:
+    options = PruneOptions(heads=0.5, criterion="activation")
+    prune(options, copy_model("qwen2"), tmp_path / "one", context)
+    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 600_000)
+    prune(options, sharded(copy_model("qwen2")), tmp_path / "many", context)
+    assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
+    one, many = read_state(tmp_path / "one"), read_state(tmp_path / "many")
+    assert one.keys() == many.keys()
+    assert all(torch.equal(one[name], many[name]) for name in one)
+
+
+def test_pruning_by_activation_never_holds_the_model(make_model: MakeModel, context: StepContext, tmp_path: Path, monkeypatch: Any) -> None:
+    """At most one decoder layer has weights at any time."""
+    most, held = 0, Streamed.held
+
+    @contextmanager
+    def counting(self: Streamed, index: int) -> Iterator[Any]:
+        nonlocal most
+        with held(self, index) as layer:
+            most = max(most, sum(not p.is_meta for other in self.layers for p in other.parameters()))
+            assert most == sum(not p.is_meta for p in layer.parameters())
+            yield layer
+
+    monkeypatch.setattr(Streamed, "held", counting)
+    for name in ("prune.runner.load_model", "prune.importance.measure"):
+        monkeypatch.setattr(f"edgewright.compress.{name}", lambda *_: pytest.fail("the whole model is loaded"))
+    options = PruneOptions(heads=0.5, ffn=0.5, layers=1, criterion="activation")
+    prune(options, make_model("qwen3", num_hidden_layers=5), tmp_path / "out", replace(context, proof="streamed"))
+    assert most > 0
+
+
+def test_plan_counts_what_a_criterion_needs(make_model: MakeModel) -> None:
+    config = read_config(make_model("qwen2")) | {
+        "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12, "head_dim": 128,
+        "vocab_size": 151936, "dtype": "bfloat16",
+    }  # fmt: skip
+    parameters = family_of(config).parameters(config)
+    needed = {
+        (criterion, compensate): prune_memory(config, config, criterion, 128 * 512, 512, 1 << 20, compensate=compensate)
+        for criterion in ("taylor", "activation") for compensate in (False, True)
+    }  # fmt: skip
+    assert 1.5e9 < parameters < 1.6e9
+    assert needed["activation", False] < 1e9
+    assert needed["activation", True] > needed["activation", False] + 16 * 8960**2
+    assert needed["taylor", False] > 4 * parameters
+    assert prune_memory(config, config, "activation", 128 * 512, 512, 1 << 30, compensate=False) < needed["activation", False] + (1 << 30)

@@ -1,4 +1,4 @@
-"""What stays of a model, and cutting its tensors down to that: pure functions on state dicts."""
+"""What stays of a model, and cutting its tensors down to that: pure functions on state dicts, whole or a layer at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...models import Family, Shape
 
-__all__ = ["Kept", "cut", "head_channels"]
+__all__ = ["Kept", "cut", "cut_layer", "head_channels"]
 
 
 @dataclass(frozen=True)
@@ -55,22 +55,28 @@ def cut(
         shape: its sizes.
         kept: what stays of it.
     """
-    prefix = f"{family.layers}."
-    small = {k: v for k, v in state.items() if not k.startswith(prefix)}
+    small = {k: v for k, v in state.items() if not k.startswith(f"{family.layers}.")}
     for new, old in enumerate(kept.layers):
-        rows = head_channels(kept.heads[old], shape.head_dim)
-        kv_rows = head_channels(kept.kv_heads(old, shape), shape.head_dim)
-        ffn = torch.tensor(kept.neurons[old])
-        along = {
-            family.q: (rows, 0), family.k: (kv_rows, 0), family.v: (kv_rows, 0), family.o: (rows, 1),
-            family.gate: (ffn, 0), family.up: (ffn, 0), family.down: (ffn, 1),
-        }  # fmt: skip
-        start = f"{prefix}{old}."
-        for key, tensor in state.items():
-            if key.startswith(start):
-                name, _, part = key.removeprefix(start).rpartition(".")
-                small[family.key(new, name, part)] = _slice(tensor, part, *along[name]) if name in along else tensor
+        small |= cut_layer(state, family, shape, kept, old, new)
     return small, family.resized(config, **kept.sizes(shape), layers=kept.layers)
+
+
+def cut_layer(state: Mapping[str, Tensor], family: Family, shape: Shape, kept: Kept, old: int, new: int) -> dict[str, Tensor]:
+    """The tensors of decoder layer `old` after the cut, named as those of layer `new`; others in `state` are left alone."""
+    rows = head_channels(kept.heads[old], shape.head_dim)
+    kv_rows = head_channels(kept.kv_heads(old, shape), shape.head_dim)
+    ffn = torch.tensor(kept.neurons[old])
+    along = {
+        family.q: (rows, 0), family.k: (kv_rows, 0), family.v: (kv_rows, 0), family.o: (rows, 1),
+        family.gate: (ffn, 0), family.up: (ffn, 0), family.down: (ffn, 1),
+    }  # fmt: skip
+    small: dict[str, Tensor] = {}
+    start = family.key(old, "", "")[:-1]
+    for key, tensor in state.items():
+        if key.startswith(start):
+            name, _, part = key.removeprefix(start).rpartition(".")
+            small[family.key(new, name, part)] = _slice(tensor, part, *along[name]) if name in along else tensor
+    return small
 
 
 def _slice(tensor: Tensor, part: str, index: Tensor, axis: int) -> Tensor:

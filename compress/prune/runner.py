@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ...checkpoint import content_hash, read_family, read_provenance, read_state, scratch_directory, write_checkpoint
-from ...console import progress
-from ...errors import EdgewrightError, Refused, UsageError
+from ...checkpoint import content_hash, read_family, read_provenance, scratch_directory, write_checkpoint
+from ...errors import Refused, UsageError
 from ...layouts import is_gptq
 from ...loading import load_model, pick_device
-from ...models import Family, Shape, family_of, weight_of
+from ...models import Family, Shape, family_of
 from ...steps import StepContext, StepResult
-from ...streaming import InMemory, Streamed
+from ...streaming import Streamed
 from ..activations import Room
 from .choose import choose_heads, choose_layers, choose_neurons, share_below
-from .compensate import compensate
-from .cut import Kept, cut
-from .importance import Importance, masked, measure, measure_layers
-from .merge import align, attention_of, input_moments, merged, repeat_into, store
+from .cut import Kept
+from .importance import Importance, measure, measure_layers
+from .merging import merge_key_values
 from .options import PruneOptions, merged_config, sizes_after
+from .proof import prove
+from .rebuild import Rebuild, choose_proof, prove_rebuilt
 from .sparsify import sparsify
 
 __all__ = ["CUT_LIST", "Choice", "PruneOptions", "check_request", "decide", "preview", "prune"]
 
 CUT_LIST = "cut.json"
 """Which query heads, FFN neurons and layers of the original stay, beside the weights."""
-TOLERANCE = 1e-4
-"""Largest allowed difference between pruned and masked logits, relative to the largest logit."""
+PROOFS = {"stock": "reloaded whole with stock transformers", "streamed": "both streamed, as the whole would not fit in memory"}
 
 
 @dataclass
@@ -55,7 +53,7 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
         EdgewrightError: the result does not compute what the masked original computes (nothing is kept then).
     """
     check_request(options, source)
-    wanted = ((options.merge_kv is not None, _merge), (options.removes, _remove), (options.sparsity is not None, _sparsify))
+    wanted = ((options.merge_kv is not None, merge_key_values), (options.removes, _remove), (options.sparsity is not None, _sparsify))
     phases = [phase for asked, phase in wanted if asked]
     provenance = {
         "kind": "checkpoint", "step": "prune", "source": content_hash(source), "options": options.model_dump(),
@@ -118,7 +116,7 @@ def preview(options: PruneOptions, source: Path, context: StepContext) -> tuple[
     check_request(options, source)
     with tempfile.TemporaryDirectory() as folder:
         if options.merge_kv is not None:
-            _merge(options, source, Path(folder) / "merged", context, {})
+            merge_key_values(options, source, Path(folder) / "merged", context, {})
             source = Path(folder) / "merged"
         family, config = read_family(source)
         shape = family.shape(config)
@@ -155,66 +153,26 @@ def _remove(options: PruneOptions, source: Path, out: Path, context: StepContext
     family, config = read_family(source)
     shape, device = family.shape(config), pick_device(context.device)
     rows = context.calibration.rows(source, context.seed)
-    scores = _scores(options, source, shape, rows, context, Room(context.activation_budget, out.parent))
-    model = load_model(source, device)
-    choice = decide(options, family, config, scores)
+    room = Room(context.activation_budget, out.parent)
+    choice = decide(options, family, config, _scores(options, source, shape, rows, context, room))
     kept = choice.kept
-    state = read_state(source)
-    if options.compensate:
-        compensate(InMemory(model, family), shape, rows, kept)
-        _take_refitted(state, model, family, kept.layers)
-    small, small_config = cut(state, config, family, shape, kept)
+    rebuilt = Rebuild(Streamed(source, device), shape, kept, rows, room, compensate=options.compensate)
     provenance |= {"removed_heads": kept.removed_heads(shape), "kept_layers": kept.layers}
-    probe = rows[0][:1].to(device)
-    with masked(model, family, shape, kept):
-        expected = _logits(model, probe)
-    difference: list[float] = []
+    proof = choose_proof(context.proof, rebuilt, device)
+    gap: list[float] = []
     write_checkpoint(
-        out, small, small_config, source, provenance, files={CUT_LIST: vars(kept)},
-        verify=lambda made: difference.append(_prove(made, probe, expected)),
+        out, rebuilt.pending(), rebuilt.config, source, provenance, files={CUT_LIST: vars(kept)},
+        verify=lambda made: gap.append(prove_rebuilt(made, rebuilt, proof, device)),
     )  # fmt: skip
-    sizes, *remarks = _size_notes(family, config, small_config)
-    notes = [sizes, f"logits equal those of the masked original to {difference[0]:.1e} (relative)", *remarks, *choice.notes]
-    return StepResult(notes, _found(choice, shape) | {"max_relative_difference": difference[0]})
-
-
-def _merge(options: PruneOptions, source: Path, out: Path, context: StepContext, provenance: dict[str, Any]) -> StepResult:
-    """Average key/value heads."""
-    assert options.merge_kv is not None
-    family, config = read_family(source)
-    shape, device, groups = family.shape(config), pick_device(context.device), options.merge_kv
-    new_config = merged_config(family, config, groups)
-    rows = context.calibration.rows(source, context.seed)
-    model, state = load_model(source, device), read_state(source)
-    with torch.no_grad(), input_moments(model, family) as moments:
-        for row in _with_progress(rows if options.merge == "aligned" else rows[:1], "aligning key/value heads"):
-            model(input_ids=row[:1].to(device), use_cache=False)
-    for index, moment in enumerate(moments):
-        attention = attention_of(state, family, shape, index)
-        if options.merge == "aligned":
-            width = attention.k.shape[-1]
-            attention = align(attention, moment[:width, :width].cpu(), groups, keys=family.k_norm is None)
-        small = merged(attention, groups)
-        store(state, family, index, small)
-        repeat_into(model, state, family, shape, index)
-    probe = rows[0][:1].to(device)
-    expected = _logits(model, probe)
-    difference: list[float] = []
-    write_checkpoint(out, state, new_config, source, provenance, verify=lambda made: difference.append(_prove(made, probe, expected)))
-    how = "their mean" if options.merge == "mean" else "their mean after turning them towards each other"
-    saved = 1 - groups / shape.num_key_value_heads
-    notes = [
-        f"key/value heads {shape.num_key_value_heads} -> {groups} ({how}): the KV cache shrinks by {saved:.0%}",
-        f"logits equal those of the original with its heads so replaced to {difference[0]:.1e} (relative); distill to recover",
-    ]
-    if options.merge == "aligned" and family.k_norm is not None:
-        notes.append("keys were averaged as they are: a norm on them does not commute with turning")
-    return StepResult(notes, {"merged": {"max_relative_difference": difference[0]}})
+    sizes, *remarks = _size_notes(family, config, rebuilt.config)
+    equality = f"logits equal those of the masked original to {gap[0]:.1e} (relative; {PROOFS[proof]})"
+    details = _found(choice, shape) | {"max_relative_difference": gap[0], "proof": proof}
+    return StepResult([sizes, equality, *remarks, *choice.notes], details)
 
 
 def _sparsify(options: PruneOptions, source: Path, out: Path, context: StepContext, provenance: dict[str, Any]) -> StepResult:
     """Zero two of every four inputs."""
-    return sparsify(options.sparsity_method, source, out, context, provenance, _prove)
+    return sparsify(options.sparsity_method, source, out, context, provenance, prove)
 
 
 def _scores(options: PruneOptions, source: Path, shape: Shape, rows: list[Tensor], context: StepContext, room: Room) -> Importance:
@@ -224,43 +182,6 @@ def _scores(options: PruneOptions, source: Path, shape: Shape, rows: list[Tensor
         family, _ = read_family(source)
         return measure(load_model(source, device), family, shape, rows, options.criterion, context.seed)
     return measure_layers(Streamed(source, device), shape, rows, options.criterion, context.seed, room)
-
-
-def _with_progress(rows: list[Tensor], label: str) -> Iterable[Tensor]:
-    with progress(label, len(rows)) as bar:
-        for row in rows:
-            yield row
-            bar.advance()
-
-
-def _take_refitted(state: dict[str, Tensor], model: Any, family: Family, layers: list[int]) -> None:
-    """Move the refitted projections into the state dict, in its dtype; the model gets what that rounding left of them."""
-    for i in layers:
-        for name in (family.o, family.down):
-            key = family.key(i, name)
-            weight = weight_of(family.layer_list(model)[i].get_submodule(name))
-            state[key] = weight.cpu().to(state[key].dtype)
-            weight.copy_(state[key])
-
-
-def _logits(model: Any, probe: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(input_ids=probe, use_cache=False).logits.cpu()
-
-
-def _prove(out: Path, probe: Tensor, expected: Tensor) -> float:
-    """Reload with stock transformers and compare logits with what the original gave on ids [1, seq]."""
-    from transformers import AutoModelForCausalLM  # late: slow to import
-
-    reloaded: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
-    got = _logits(reloaded.to(probe.device).eval(), probe)
-    difference = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
-    if not difference <= TOLERANCE:
-        raise EdgewrightError(
-            f"{out}: the pruned model differs from the masked original by {difference:.2e} (limit {TOLERANCE:.0e})",
-            "this is a bug in edgewright: please report it with the model's config.json",
-        )
-    return difference
 
 
 def _size_notes(family: Family, config: dict[str, Any], small: dict[str, Any]) -> list[str]:
