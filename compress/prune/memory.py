@@ -23,9 +23,10 @@ def prune_memory(
     """Bytes that scoring, refitting and cutting take at their highest, above a process that has torch and transformers loaded.
 
     The gradient needs the model in float32, and beside it first its file, which is mapped while it is read, then one layer's
-    activations and the logits of a row with their gradient. Everything else goes layer by layer: one layer in float32, and the hidden states within their budget. Writing
-    needs the largest tensor as it is stored, the embedding. The refit adds two Gram matrices of the widest projection in float32
-    and one in float64. Loading the result to prove it right is not counted: that is streamed where it would not fit.
+    activations and the logits of a row with their gradient. Everything else goes layer by layer: one layer in float32, and the
+    hidden states within their budget. Writing needs the largest tensor as it is stored, the embedding. The refit adds two Gram
+    matrices of the widest projection in float32 and one in float64. Loading the result to prove it right is not counted: that is
+    streamed where it would not fit.
 
     Args:
         config: of the model to prune.
