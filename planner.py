@@ -100,7 +100,8 @@ def _cost(
         flops *= 2 if step.criterion == "taylor" else 1
     elif isinstance(step, QuantizeStep):
         widest = max(k for _, k in linears.values())
-        ram += 4 * tokens * shape.hidden_size + 3 * 4 * widest**2
+        layer, hidden = sum(n * k for n, k in linears.values()), 4 * tokens * shape.hidden_size
+        ram = 8 * layer + min(recipe.activation_bytes, hidden) + 6 * 4 * widest**2  # Hessian, its reordering, factors and inverse
         flops = flops * (len(family.input_groups) + 1) + shape.num_hidden_layers * sum(2.0 * n * k * k + k**3 for n, k in linears.values())
     elif isinstance(step, DistillStep):
         teacher = _named(step.teacher, states)

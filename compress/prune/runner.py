@@ -23,7 +23,7 @@ from .rebuild import Rebuild, choose_proof, prove
 
 __all__ = ["PruneOptions", "prune"]
 
-PROOFS = {"stock": "reloaded whole with stock transformers", "streamed": "both streamed, as the whole would not fit in memory"}
+PROOFS = {"stock": "reloaded whole with stock transformers", "streamed": "both streamed layer by layer, never loaded whole"}
 
 
 class PruneOptions(BaseModel):
