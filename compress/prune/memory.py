@@ -25,8 +25,8 @@ def prune_memory(
     The gradient needs the model in float32, and beside it first its file, which is mapped while it is read, then one layer's
     activations and the logits of a row with their gradient. Everything else goes layer by layer: one layer in float32, and the
     hidden states within their budget. The embedding is written as it is stored, when the allocator has not given back what the
-    layers took. The refit adds two Gram matrices of the widest projection in float32 and one in float64. Loading the result to prove it right is not counted: that is
-    streamed where it would not fit.
+    layers took. The refit adds two Gram matrices of the widest projection in float32 and one in float64. Loading the result to
+    prove it right is not counted: that is streamed where it would not fit.
 
     Args:
         config: of the model to prune.
