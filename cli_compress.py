@@ -78,8 +78,8 @@ def prune(
 
     options = checked(
         PruneOptions, heads=heads, kv_heads=kv_heads, ffn=ffn, layers=layers, heads_threshold=heads_threshold, ffn_threshold=ffn_threshold,
-        merge_kv=merge_kv, merge=merge, budget=_budget(max_parameters, max_memory_mb, min_tok_s), criterion=criterion, compensate=compensate,
-        sparsity=sparsity, sparsity_method=sparsity_method,
+        merge_kv=merge_kv, merge=merge, budget=_budget(max_parameters, max_memory_mb, min_tok_s),
+        criterion=criterion, compensate=compensate, sparsity=sparsity, sparsity_method=sparsity_method,
     )  # fmt: skip
     data = (calibration, samples, seq_len, seed, device)
     if dry_run:

@@ -149,8 +149,10 @@ def _work(options: BaseModel, source: State, result: State, states: Mapping[str,
         flops *= 2 if options.criterion == "taylor" else 1
         flops += _layerwise_flops(result.config, tokens) if options.sparsity else 0
     elif isinstance(options, QuantizeOptions):
-        widest = max(k for _, k in family.linear_shapes(source.config).values())
-        ram += 4 * tokens * shape.hidden_size + 3 * 4 * widest**2
+        linears = family.linear_shapes(source.config).values()
+        widest, layer = max(k for _, k in linears), sum(n * k for n, k in linears)
+        hidden = min(recipe.activation_bytes, 4 * tokens * shape.hidden_size)
+        ram = 8.0 * layer + hidden + 6 * 4 * widest**2  # Hessian, its reordering, factors and inverse
         flops = _layerwise_flops(source.config, tokens)
     elif isinstance(options, DistillOptions):
         taught_by = _named(options.teacher, states).parameters if options.teacher else 0

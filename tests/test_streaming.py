@@ -23,11 +23,12 @@ from edgewright.compress.prune.cut import Kept, cut_layer
 from edgewright.compress.prune.importance import measure, measure_layers
 from edgewright.compress.prune.memory import prune_memory
 from edgewright.compress.prune.runner import PruneOptions, prune
+from edgewright.compress.quantize.runner import QuantizeOptions, Run, quantized_layers
 from edgewright.errors import EdgewrightError, UsageError
 from edgewright.loading import free_memory, load_model
 from edgewright.models import FAMILIES, family_of
 from edgewright.steps import StepContext
-from edgewright.streaming import Streamed
+from edgewright.streaming import InMemory, Streamed
 
 MakeModel = Callable[..., Path]
 
@@ -121,6 +122,24 @@ def test_recomputing_keeps_one_layer_of_activations(make_model: MakeModel, conte
             measure(load_model(folder), family_of(config), family_of(config).shape(config), rows[:1], "taylor", recompute=recompute)
         saved[recompute] = most
     assert saved[True] < saved[False] / 2
+
+
+@pytest.mark.parametrize("method", ["gptq", "rtn"])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_same_integers(family: str, method: Any, copy_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+    folder = sharded(copy_model(family, num_hidden_layers=2, intermediate_size=256, dtype="bfloat16", layer_types=None))
+    rows, options = context.calibration.rows(folder, 0), QuantizeOptions(method=method, group_size=64)
+    whole = InMemory(load_model(folder), family_of(read_config(folder)))
+    runs = Run(options), Run(options)
+    made = [
+        list(quantized_layers(run, model, rows, room))
+        for run, model, room in zip(runs, (whole, Streamed(folder)), (Room(), Room(0, tmp_path)), strict=True)
+    ]
+    assert runs[0] == runs[1]
+    assert [layer.keys() for layer in made[0]] == [layer.keys() for layer in made[1]]
+    for expected, got in zip(*made, strict=True):
+        for name in expected:
+            assert all(torch.equal(vars(expected[name])[part], vars(got[name])[part]) for part in ("integers", "scales", "zeros"))
 
 
 def test_weights_that_do_not_belong_to_the_config(copy_model: MakeModel) -> None:

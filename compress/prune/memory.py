@@ -24,9 +24,9 @@ def prune_memory(
 
     The gradient needs the model in float32, and beside it first its file, which is mapped while it is read, then one layer's
     activations and the logits of a row with their gradient. Everything else goes layer by layer: one layer in float32, and the
-    hidden states within their budget. Writing needs the largest tensor as it is stored, the embedding. The refit adds two Gram
-    matrices of the widest projection in float32 and one in float64. Loading the result to prove it right is not counted: that
-    is streamed where it would not fit.
+    hidden states within their budget. The embedding is written as it is stored, when the allocator has not given back what the
+    layers took. The refit adds two Gram matrices of the widest projection in float32 and one in float64. Loading the result to
+    prove it right is not counted: that is streamed where it would not fit.
 
     Args:
         config: of the model to prune.
@@ -45,7 +45,7 @@ def prune_memory(
     states = min(activation_budget, (4 if compensate else 1) * 4 * tokens * shape.hidden_size)
     embedding = stored * shape.vocab_size * shape.hidden_size
     walk = (4 + stored) * layer + states + 4 * seq_len * widths
-    needs = [embedding + states, walk]
+    needs = [embedding + walk]
     if compensate:
         widest, outputs = max((k, n) for n, k in family_of(small).linear_shapes(small).values())
         together = max(seq_len, min(tokens // 8, ROWS_AT_ONCE * seq_len, TOKENS_AT_ONCE))

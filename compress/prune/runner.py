@@ -32,7 +32,7 @@ __all__ = ["CUT_LIST", "Choice", "PruneOptions", "check_request", "decide", "pre
 
 CUT_LIST = "cut.json"
 """Which query heads, FFN neurons and layers of the original stay, beside the weights."""
-PROOFS = {"stock": "reloaded whole with stock transformers", "streamed": "both streamed, as the whole would not fit in memory"}
+PROOFS = {"stock": "reloaded whole with stock transformers", "streamed": "both streamed layer by layer, never loaded whole"}
 
 
 @dataclass
