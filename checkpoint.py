@@ -13,16 +13,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from . import __version__
 from .configs import dtype_name, read_config, read_family, resolve
 from .errors import EdgewrightError, UsageError
+from .shards import DTYPES, Pending, write_shards
 
 __all__ = [
     "PROVENANCE",
     "atomic_directory",
+    "check_output",
     "config_for_everyone",
     "content_hash",
     "copy_tokenizer",
@@ -31,7 +32,10 @@ __all__ = [
     "read_provenance",
     "read_state",
     "resolve",
+    "rows_of",
+    "scratch_directory",
     "stored_dtype",
+    "tensor_specs",
     "tensors_of",
     "weight_bytes",
     "weight_files",
@@ -83,24 +87,66 @@ def weight_files(path: Path) -> list[Path]:
     return [path / name for name in names]
 
 
-def tensors_of(path: Path) -> Iterator[tuple[str, Tensor]]:
+def tensors_of(path: Path, wanted: Callable[[str], bool] | None = None) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor of everything in a checkpoint, one at a time in memory, checked: files whole, values finite.
+
+    Args:
+        path: the checkpoint.
+        wanted: whether a tensor of this name is to be read; all of them, if nothing is said.
 
     Raises:
         UsageError: no safetensors, a truncated file, or a tensor with NaN or infinity (which is named).
     """
     for file in weight_files(path):
-        try:
-            with safe_open(file, framework="pt") as handle:
-                for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                    tensor = handle.get_tensor(name)
-                    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                        raise UsageError(
-                            f"{path}: tensor `{name}` holds NaN or infinity", "restore the weights; nothing can be measured on them"
-                        )
-                    yield name, tensor
-        except (SafetensorError, OSError) as error:
-            raise UsageError(f"{file}: damaged or truncated: {error}", "copy or download the file again") from error
+        with _opened(file) as handle:
+            for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+                if wanted is None or wanted(name):
+                    yield name, _finite(path, name, handle.get_tensor(name))
+
+
+def rows_of(path: Path, name: str, size: int) -> Iterator[Tensor]:
+    """A tensor of a checkpoint, `size` rows after the other, of which only these are in memory; checked as `tensors_of` does."""
+    for file in weight_files(path):
+        with _opened(file) as handle:
+            total = handle.get_slice(name).get_shape()[0] if name in handle.keys() else 0  # noqa: SIM118 - see above
+        for begin in range(0, total, size):
+            with _opened(file) as handle:  # again, as what has been read stays in memory for as long as the file is open
+                yield _finite(path, name, handle.get_slice(name)[begin : begin + size])
+
+
+def tensor_specs(path: Path) -> dict[str, Tensor]:
+    """Name, shape and dtype of everything in a checkpoint, as tensors on the meta device: no weight is read.
+
+    Raises:
+        UsageError: no safetensors, a truncated file, or a dtype that torch cannot compute with.
+    """
+    specs: dict[str, Tensor] = {}
+    for file in weight_files(path):
+        with _opened(file) as handle:
+            for name in handle.keys():  # noqa: SIM118 - see above
+                part = handle.get_slice(name)
+                code = part.get_dtype()
+                if code not in DTYPES:
+                    raise UsageError(f"{path}: tensor `{name}` is in {code}", "convert the model to float32, float16 or bfloat16")
+                specs[name] = torch.empty(part.get_shape(), dtype=DTYPES[code], device="meta")
+    return specs
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A safetensors file; it stays mapped into memory until it is closed and nothing that was read from it is left."""
+    try:
+        with safe_open(file, framework="pt") as handle:
+            yield handle
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{file}: damaged or truncated: {error}", "copy or download the file again") from error
+
+
+def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """The tensor, if there is no NaN or infinity in it, looked at in parts: the test needs more memory than what it tests."""
+    if tensor.is_floating_point() and not all(bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(1 << 22)):
+        raise UsageError(f"{path}: tensor `{name}` holds NaN or infinity", "restore the weights; nothing can be measured on them")
+    return tensor
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -136,6 +182,26 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
+def scratch_directory(path: Path) -> Iterator[Path]:
+    """A name for what is needed on the way, cleared before and after: what a killed run left goes when the next one comes."""
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def check_output(out: Path) -> None:
+    """Accept a directory to be made: it is not there, is empty, or was written by edgewright.
+
+    Raises:
+        UsageError: `out` is a file, or holds something that edgewright did not write.
+    """
+    if out.is_file() or (out.exists() and any(out.iterdir()) and not (out / PROVENANCE).exists()):
+        raise UsageError(f"{out}: exists and was not written by edgewright", "choose another --out, or remove it yourself")
+
+
+@contextmanager
 def atomic_directory(out: Path) -> Iterator[Path]:
     """A temporary directory that becomes `out` when the block ends well, and is removed when it does not.
 
@@ -143,8 +209,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
         UsageError: `out` is a file, or holds something that edgewright did not write.
         EdgewrightError: the disk is full, or the place cannot be written to.
     """
-    if out.is_file() or (out.exists() and any(out.iterdir()) and not (out / PROVENANCE).exists()):
-        raise UsageError(f"{out}: exists and was not written by edgewright", "choose another --out, or remove it yourself")
+    check_output(out)
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -215,44 +280,26 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 
 
 def write_checkpoint(
-    out: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], source: Path, provenance: Mapping[str, Any],
-    verify: Callable[[Path], None] | None = None,
+    out: Path, state: Mapping[str, Tensor] | Pending, config: Mapping[str, Any], source: Path, provenance: Mapping[str, Any],
+    verify: Callable[[Path], None] | None = None, files: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Write a checkpoint atomically: sharded safetensors, config for transformers 4 and 5, the source's tokenizer.
 
     Args:
         out: the directory to make.
-        state: tensors by name; tied ones must be given once.
+        state: tensors by name, or such as are yet to be made; tied ones must be given once.
         config: the config.json to write.
         source: the directory whose tokenizer is copied.
         provenance: what `edgewright.json` says beside the version.
         verify: called with the finished directory before it gets its name; what it raises leaves nothing behind.
+        files: more JSON files, by name.
     """
     with atomic_directory(out) as folder:
-        _write_shards(folder, state)
+        write_shards(folder, state if isinstance(state, Pending) else Pending(state, state.items()), SHARD_BYTES)
         write_json(folder / "config.json", config_for_everyone(config))
         copy_tokenizer(source, folder)
         write_json(folder / PROVENANCE, {"edgewright": __version__, **provenance})
+        for name, value in (files or {}).items():
+            write_json(folder / name, value)
         if verify:
             verify(folder)
-
-
-def _write_shards(folder: Path, state: Mapping[str, Tensor]) -> None:
-    shards: list[dict[str, Tensor]] = [{}]
-    size = 0
-    for name, tensor in state.items():
-        if shards[-1] and size + tensor.nbytes > SHARD_BYTES:
-            shards.append({})
-            size = 0
-        shards[-1][name] = tensor.contiguous()
-        size += tensor.nbytes
-    if len(shards) == 1:
-        save_file(shards[0], folder / "model.safetensors", metadata={"format": "pt"})
-        return
-    index: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, folder / name, metadata={"format": "pt"})
-        index |= dict.fromkeys(shard, name)
-    total = sum(t.nbytes for t in state.values())
-    write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})

@@ -9,30 +9,31 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .cli_compress import distill, iterate, prune, quantize
 from .console import complain
 from .errors import EdgewrightError, UsageError
 from .tables import show
-from .verbs import checked, conclude, run_step, run_whole
+from .verbs import (
+    CALIBRATION,
+    CalibrationSource,
+    Debug,
+    Device,
+    Fresh,
+    Json,
+    Model,
+    Out,
+    Seed,
+    SeqLen,
+    Target,
+    checked,
+    conclude,
+    run_step,
+    run_whole,
+)
 
 app = typer.Typer(name="edgewright", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 targets_app = typer.Typer(invoke_without_command=True)
 app.add_typer(targets_app, name="targets")
-
-Out = Annotated[Path, typer.Option("--out", help="directory to make")]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
-Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="make everything again, reuse nothing")]
-Model = Annotated[str, typer.Argument(help="model directory, hub id, or builtin:tiny-reasoner")]
-CalibrationSource = Annotated[
-    str, typer.Option("--calibration", help="text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], hf:NAME or builtin:NAME")
-]
-Samples = Annotated[int, typer.Option(help="calibration rows")]
-SeqLen = Annotated[int, typer.Option(help="tokens a calibration row")]
-Seed = Annotated[int, typer.Option(help="of everything random")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
-Target = Annotated[str | None, typer.Option("--target", help="device, by name or profile file; see `edgewright targets`")]
-
-CALIBRATION = "builtin:reasoning"
 
 
 @app.callback(invoke_without_command=True)
@@ -131,103 +132,8 @@ def plan(
         refuse(rows)
 
 
-@app.command()
-def prune(
-    model: Model,
-    out: Out,
-    heads: Annotated[float, typer.Option(help="share of query heads to remove from every key/value group")] = 0.0,
-    ffn: Annotated[float, typer.Option(help="share of FFN neurons to remove")] = 0.0,
-    layers: Annotated[int, typer.Option(help="layers to remove, least block influence first")] = 0,
-    experts: Annotated[float, typer.Option(help="share of experts to remove from every layer of a mixture")] = 0.0,
-    criterion: Annotated[str, typer.Option(help="taylor, activation, norm, magnitude or random")] = "taylor",
-    compensate: Annotated[bool, typer.Option(help="refit what stays by least squares")] = True,
-    calibration: CalibrationSource = CALIBRATION,
-    samples: Samples = 128,
-    seq_len: SeqLen = 512,
-    seed: Seed = 0,
-    device: Device = "auto",
-    fresh: Fresh = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Cut attention heads, FFN neurons, layers or whole experts; the result loads with stock transformers.
-
-    Examples:
-
-        edgewright prune /models/Qwen2.5-0.5B --heads 0.25 --calibration text:wiki.txt --out pruned
-
-        edgewright prune /models/Qwen3-30B-A3B --experts 0.25 --out fewer
-    """
-    from .compress.prune.runner import PruneOptions
-
-    options = checked(PruneOptions, heads=heads, ffn=ffn, layers=layers, experts=experts, criterion=criterion, compensate=compensate)
-    run_step("prune", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)
-
-
-@app.command()
-def distill(
-    student: Annotated[str, typer.Argument(help="the model that learns: a directory or hub id")],
-    teacher: Annotated[str, typer.Option(help="the model that teaches")],
-    out: Out,
-    data: Annotated[str, typer.Option(help="SOURCE to learn on")] = "builtin:reasoning",
-    hidden_steps: Annotated[int, typer.Option(help="steps of hidden-state alignment; 0 leaves the stage out")] = 100,
-    logit_steps: Annotated[int, typer.Option(help="steps of KL on the logits; 0 leaves the stage out")] = 400,
-    lr: Annotated[float, typer.Option(help="peak learning rate of both stages")] = 1e-3,
-    temperature: Annotated[float, typer.Option(help="of the KL")] = 1.0,
-    hard: Annotated[float, typer.Option(help="share of cross-entropy with the data in the logits stage")] = 0.0,
-    optimizer: Annotated[str, typer.Option(help="adamw, or muon: fewer steps to the same loss")] = "adamw",
-    batch_size: Annotated[int, typer.Option(help="rows a step")] = 16,
-    seq_len: Annotated[int, typer.Option(help="tokens a row")] = 256,
-    seed: Seed = 0,
-    device: Device = "auto",
-    fresh: Fresh = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Teach a smaller model: hidden states by MSE first, then logits by KL.
-
-    Example:
-
-        edgewright distill small --teacher /models/big --data jsonl:gsm8k.jsonl --out taught
-    """
-    from .compress.distill.runner import DistillOptions
-
-    stages = [{"loss": "hidden", "steps": hidden_steps, "lr": lr}] if hidden_steps else []
-    stages += [{"loss": "logits", "steps": logit_steps, "lr": lr, "temperature": temperature, "hard": hard}] if logit_steps else []
-    options = checked(
-        DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages, optimizer=optimizer
-    )  # fmt: skip
-    run_step("distill", options, student, out, (data, 128, seq_len, seed, device), fresh, as_json)
-
-
-@app.command()
-def quantize(
-    model: Model,
-    out: Out,
-    method: Annotated[str, typer.Option(help="gptq, or rtn: plain rounding, the baseline to beat")] = "gptq",
-    bits: Annotated[int, typer.Option(help="4 or 8")] = 4,
-    group_size: Annotated[int, typer.Option(help="input channels a scale: 32, 64, 128, or -1 for all")] = 128,
-    sym: Annotated[bool, typer.Option("--sym/--asym", help="zero point in the middle, as Jetson kernels need")] = True,
-    act_order: Annotated[bool, typer.Option(help="static act-order")] = True,
-    calibration: CalibrationSource = CALIBRATION,
-    samples: Samples = 128,
-    seq_len: SeqLen = 512,
-    seed: Seed = 0,
-    device: Device = "auto",
-    fresh: Fresh = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Quantize the linear layers and write them packed, in the GPTQ layout that transformers and vLLM read.
-
-    Example:
-
-        edgewright quantize /models/Qwen2.5-0.5B --method gptq --calibration text:wiki.txt --out int4
-    """
-    from .compress.quantize.runner import QuantizeOptions
-
-    options = checked(QuantizeOptions, method=method, bits=bits, group_size=group_size, sym=sym, act_order=act_order)
-    run_step("quantize", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)
+for _verb in (prune, distill, iterate, quantize):
+    app.command()(_verb)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from torch import Tensor
 from .configs import is_gptq
 from .errors import UsageError
 
-__all__ = ["PackedLinear", "from_gptq", "gptq_config", "is_gptq", "packed_names", "to_gptq"]
+__all__ = ["PackedLinear", "from_gptq", "gptq_config", "gptq_specs", "is_gptq", "packed_names", "to_gptq"]
 
 GPTQ_PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
@@ -82,6 +82,20 @@ def to_gptq(packed: PackedLinear) -> dict[str, Tensor]:
         "qzeros": _pack(zeros.t(), bits).t().contiguous(),
         "scales": packed.scales.t().contiguous().half(),
         "g_idx": (torch.arange(width) // packed.group_size).to(torch.int32),
+    }
+
+
+def gptq_specs(outputs: int, width: int, bits: int, group_size: int) -> dict[str, Tensor]:
+    """The shapes and dtypes of what `to_gptq` gives for a layer [outputs, width], as tensors on the meta device."""
+    groups, per_word = width // group_size, 32 // bits
+    shapes = {
+        "qweight": (width // per_word, outputs),
+        "qzeros": (groups, outputs // per_word),
+        "scales": (groups, outputs),
+        "g_idx": (width,),
+    }
+    return {
+        part: torch.empty(shape, dtype=torch.float16 if part == "scales" else torch.int32, device="meta") for part, shape in shapes.items()
     }
 
 

@@ -15,7 +15,7 @@ from .errors import EdgewrightError, UsageError
 from .layouts import GPTQ_PARTS, from_gptq, is_gptq, packed_names
 from .models import require_dense
 
-__all__ = ["dense_state", "load_model", "load_settings", "load_tokenizer", "pick_device"]
+__all__ = ["dense_state", "free_memory", "load_model", "load_settings", "load_tokenizer", "pick_device"]
 
 
 def pick_device(device: str) -> str:
@@ -31,6 +31,16 @@ def pick_device(device: str) -> str:
     if device not in ("cpu", "cuda"):
         raise UsageError(f"--device {device}: unknown", "use auto, cpu or cuda")
     return device
+
+
+def free_memory(device: str = "cpu") -> int | None:
+    """Bytes that a device (and the CPU, where everything passes through) has free; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+    return min(free, torch.cuda.mem_get_info()[0]) if device == "cuda" else free
 
 
 def dense_state(path: Path) -> dict[str, Tensor]:

@@ -19,19 +19,22 @@ from .benchmarks.gate import check_gate
 from .benchmarks.measure import Measurement, Reference, measure
 from .benchmarks.measurements import step_measurement, write_lines
 from .benchmarks.report import write_report
+from .budget import fitted
 from .checkpoint import PROVENANCE, content_hash, read_provenance, resolve, write_json
-from .compress.distill.runner import DistillOptions, StudentFrom, distill
+from .compress.distill.options import DistillOptions, StudentFrom
+from .compress.distill.runner import distill
+from .compress.iterate import INPUT, IterateOptions, iterate
 from .compress.prune.runner import prune
 from .compress.quantize.runner import quantize
 from .console import console
 from .data.sources import Source
 from .errors import EdgewrightError, UsageError
 from .export.step import export
-from .forecast import refuse
+from .forecast import initial, refuse
 from .ledger import MEASURE_CODE, STEP_CODE, Ledger, code_version, differences, fingerprint
 from .loading import pick_device
 from .planner import plan_recipe
-from .recipe import BASELINE, DistillStep, Recipe, Step, model_path
+from .recipe import BASELINE, DistillStep, IterateStep, PruneStep, Recipe, Step, model_path
 from .steps import CalibrationData, StepContext, StepResult
 
 __all__ = ["RUNNERS", "run_recipe", "run_verb"]
@@ -39,6 +42,7 @@ __all__ = ["RUNNERS", "run_recipe", "run_verb"]
 RUNNERS: dict[str, Callable[[Any, Path, Path, StepContext], StepResult]] = {
     "prune": prune,
     "distill": distill,
+    "iterate": iterate,
     "quantize": quantize,
     "export": export,
 }
@@ -127,7 +131,7 @@ class _Run:
 
     def step(self, index: int) -> None:
         """Make and measure one step, or find that it stands already."""
-        step, name = self.recipe.steps[index], self.recipe.step_names[index]
+        step, name = self._settled(index), self.recipe.step_names[index]
         config = step.model_dump(mode="json", by_alias=True, exclude={"name"})
         fields = self._fields(step, index, config)
         folder = self.out / name
@@ -135,7 +139,7 @@ class _Run:
         entry = self._standing(name, fields, folder)
         if entry is None:
             begin = time.monotonic()
-            result = RUNNERS[step.kind](step, self.resolve(self.recipe.source_of(index)), folder, self._context())
+            result = RUNNERS[step.kind](step, self.resolve(self.recipe.source_of(index)), folder, self._context(fields))
             entry = self._entry(name, step.kind, config, fields, name)
             entry |= {"seconds": round(time.monotonic() - begin, 2), "notes": result.notes, "details": result.details}
             entry["output_hash"] = content_hash(folder)
@@ -145,17 +149,32 @@ class _Run:
             console.print(f"  {note}", highlight=False)
         self._measured(entry, with_reference=True)
 
-    def _context(self) -> StepContext:
+    def _settled(self, index: int) -> Step:
+        """The step with a budget turned into shares, which depend on the model it reads."""
+        step = self.recipe.steps[index]
+        if isinstance(step, PruneStep):
+            return fitted(step, initial(self.resolve(self.recipe.source_of(index))), self.recipe.target)
+        if isinstance(step, IterateStep):
+            prune = fitted(step.prune, initial(self.resolve(self.recipe.source_of(index))), self.recipe.target)
+            return step.model_copy(update={"prune": prune})
+        if isinstance(step, DistillStep) and isinstance(step.student, StudentFrom):
+            student = fitted(step.student, initial(self.resolve(step.student.source)), self.recipe.target)
+            return step.model_copy(update={"student": student})
+        return step
+
+    def _context(self, fields: Mapping[str, Any]) -> StepContext:
         calibration = CalibrationData(**self.recipe.calibration.model_dump())
-        return StepContext(calibration, self.recipe.seed, self.device, self.resolve)
+        return StepContext(
+            calibration, self.recipe.seed, self.device, self.resolve, fingerprint=fingerprint(fields), proof=self.recipe.proof,
+            activation_budget=self.recipe.activation_bytes,
+        )  # fmt: skip
 
     def _fields(self, step: Step, index: int, config: Mapping[str, Any]) -> dict[str, Any]:
         sources = {self.recipe.source_of(index)}
         data = {self.recipe.calibration.source}
-        if isinstance(step, DistillStep):
-            data.add(step.data)
-            student = step.student.source if isinstance(step.student, StudentFrom) else step.student
-            sources |= {step.teacher} | ({student} if student else set())
+        models, texts = _named_by(step)
+        sources |= models
+        data |= texts
         return {
             "config": dict(config),
             "inputs": {name: self.hash_of(name) for name in sorted(sources)},
@@ -225,6 +244,17 @@ class _Run:
         return check_gate(step_measurement(self.out, candidate), step_measurement(self.out, baseline), self.recipe.gate)
 
 
+def _named_by(options: BaseModel) -> tuple[set[str], set[str]]:
+    """The models and the data that a step's options name, beside its input and the calibration."""
+    if isinstance(options, IterateOptions):
+        models, texts = _named_by(options.recover)
+        return models - {INPUT}, texts | ({options.held_out} if options.held_out else set())
+    if isinstance(options, DistillOptions):
+        student = options.student.source if isinstance(options.student, StudentFrom) else options.student
+        return {name for name in (options.teacher, student) if name}, {options.data}
+    return set(), set()
+
+
 def run_verb(kind: str, options: BaseModel, model: str, out: Path, context: StepContext, fresh: bool = False) -> dict[str, Any]:
     """Run one step on its own, or find that `out` holds exactly its result already.
 
@@ -237,14 +267,12 @@ def run_verb(kind: str, options: BaseModel, model: str, out: Path, context: Step
         fresh: make it again in any case.
     """
     source = resolve(model_path(model))
-    teacher, student = getattr(options, "teacher", None), getattr(options, "student", None)
-    others = [name for name in (teacher, student.source if isinstance(student, StudentFrom) else student) if name]
-    data = {context.calibration.source, *([options.data] if isinstance(options, DistillOptions) else [])}
+    models, texts = _named_by(options)
     fields = {
         "kind": kind,
         "config": options.model_dump(mode="json", by_alias=True),
-        "inputs": {str(name): content_hash(resolve(model_path(str(name)))) for name in [model, *others]},
-        "data": {name: Source.parse(name).fingerprint() for name in sorted(data)},
+        "inputs": {str(name): content_hash(resolve(model_path(str(name)))) for name in [model, *models]},
+        "data": {name: Source.parse(name).fingerprint() for name in sorted({context.calibration.source, *texts})},
         "calibration": vars(context.calibration),
         "seed": context.seed,
         "device": pick_device(context.device),
@@ -254,7 +282,8 @@ def run_verb(kind: str, options: BaseModel, model: str, out: Path, context: Step
     if not fresh and old.get("fingerprint") == fingerprint(fields) and old.get("files") == content_hash(out, skip=PROVENANCE):
         return {"output": str(out), "reused": True, "seconds": 0.0, **old["result"]}
     begin = time.monotonic()
-    result = RUNNERS[kind](options, source, out, replace(context, resolve=lambda name: resolve(model_path(name))))
+    whole = replace(context, resolve=lambda name: resolve(model_path(name)), fingerprint="" if fresh else fingerprint(fields))
+    result = RUNNERS[kind](options, source, out, whole)
     told = {"notes": result.notes, "details": result.details}
     made = {"fingerprint": fingerprint(fields), "files": content_hash(out, skip=PROVENANCE), "result": told}
     write_json(record, json.loads(record.read_text()) | made)

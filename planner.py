@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
-from .compress.distill.runner import StudentFrom
-from .compress.prune.choose import choose_layers, choose_neurons, kept_heads
-from .compress.prune.experts import kept_experts
-from .compress.prune.runner import PruneOptions
+from .budget import after_cut, fitted
+from .compress.distill.options import DistillOptions, StudentFrom
+from .compress.iterate import INPUT
+from .compress.prune.memory import prune_memory
+from .compress.prune.options import PruneOptions
+from .compress.prune.runner import preview
+from .compress.prune.schedule import spread
+from .compress.quantize.runner import QuantizeOptions
 from .configs import resolve
 from .forecast import State, device_row, initial
 from .models import family_of, require_dense
-from .recipe import BASELINE, DistillStep, ExportStep, PruneStep, QuantizeStep, Recipe, Step, model_path
+from .recipe import BASELINE, ExportStep, IterateStep, PruneStep, QuantizeStep, Recipe, Step, model_path
+from .steps import StepContext
 from .targets import load_target, size_of
 
-__all__ = ["plan_recipe"]
+__all__ = ["plan_cut", "plan_recipe"]
 
 
 def plan_recipe(recipe: Recipe, context: int = 2048, batch: int = 1) -> list[dict[str, Any]]:
@@ -40,16 +46,18 @@ def plan_recipe(recipe: Recipe, context: int = 2048, batch: int = 1) -> list[dic
     flops_per_second = _speed()
     for index, (name, step) in enumerate(zip(recipe.step_names, recipe.steps, strict=True)):
         source = states[recipe.source_of(index)]
-        states[name] = _after(step, source, states)
+        states[name] = _after(step, source, states, recipe.target)
         row = device_row(name, states[name], target, context, batch)
         row |= _cost(step, source, states[name], states, recipe, flops_per_second)
         rows.append(row)
     return rows
 
 
-def _after(step: Step, source: State, states: Mapping[str, State]) -> State:
+def _after(step: Step, source: State, states: Mapping[str, State], target: str | None) -> State:
     if isinstance(step, PruneStep):
-        return _pruned(step, source)
+        return after_cut(fitted(step, source, target), source)
+    if isinstance(step, IterateStep):
+        return _rounds(step, source, target)[-1][1]
     if isinstance(step, QuantizeStep):
         require_dense(source.config, "quantized", step.name or step.kind)
         return replace(source, precision=f"int{step.bits}", group_size=step.group_size, sym=step.sym)
@@ -57,24 +65,51 @@ def _after(step: Step, source: State, states: Mapping[str, State]) -> State:
         require_dense(source.config, "exported", step.name or step.kind)
         return replace(source, precision=step.precision, format=step.format)
     if isinstance(step.student, StudentFrom):
-        return _pruned(step.student, _named(step.student.source, states))
+        cut_from = _named(step.student.source, states)
+        return after_cut(fitted(step.student, cut_from, target), cut_from)
     return _named(step.student, states) if step.student else source
+
+
+def plan_cut(options: PruneOptions, model: str, context: StepContext, target: str | None, precision: str = "int4") -> dict[str, Any]:
+    """What a prune step would remove and what would be left of size and latency: scores are measured, nothing is written.
+
+    Args:
+        options: as for the step.
+        model: directory, hub id or built-in model.
+        context: calibration data, seed and device.
+        target: device to predict for.
+        precision: in which it will run the model.
+
+    Returns:
+        `rows` as a plan has them and `sizes`, before and after; scores, `pruned_heads`, `kept_layers` and `notes` as the step has them.
+
+    Raises:
+        EdgewrightError: whatever the step itself would refuse.
+    """
+    path = resolve(model_path(model))
+    source = initial(path)
+    options = fitted(options, source, target)
+    found, config = preview(options, path, context)
+    device, shapes = load_target(target) if target else None, {"before": dict(source.config), "after": config}
+    states = {name: State(shape, precision, format="onnx") for name, shape in shapes.items()}
+    return {
+        "target": target, "rows": [device_row(name, state, device, 2048, 1) for name, state in states.items()],
+        "sizes": {name: asdict(family_of(state.config).shape(state.config)) for name, state in states.items()},
+        **found, "options": options.model_dump(),
+    }  # fmt: skip
 
 
 def _named(name: str, states: Mapping[str, State]) -> State:
     return states[name] if name in states else initial(resolve(model_path(name)))
 
 
-def _pruned(options: PruneOptions, source: State) -> State:
-    """The shape after a cut, by the same functions that choose what to cut, on scores that are all equal."""
-    family = family_of(source.config)
-    shape = family.shape(source.config)
-    heads = kept_heads(shape, options.heads, lambda n: family.accepts_heads(source.config, n))
-    neurons = choose_neurons(torch.zeros(1, shape.intermediate_size), options.ffn)
-    layers = choose_layers(torch.zeros(shape.num_hidden_layers), options.layers)
-    experts = kept_experts(shape, options.experts, options.ffn)
-    small = family.resized(source.config, heads=heads, kv_heads=shape.num_key_value_heads, ffn=len(neurons[0]), layers=layers)
-    return replace(source, config=family.with_experts(small, experts) if experts else small)
+def _rounds(step: IterateStep, source: State, target: str | None) -> list[tuple[PruneOptions, State]]:
+    """Every round's cut and the shape that it leaves."""
+    states = [source]
+    cuts = spread(fitted(step.prune, source, target), family_of(source.config), source.config, step.rounds)
+    for cut in cuts:
+        states.append(after_cut(cut, states[-1]))
+    return list(zip(cuts, states[1:], strict=True))
 
 
 def _speed() -> float:
@@ -91,24 +126,51 @@ def _cost(
     step: Step, source: State, result: State, states: Mapping[str, State], recipe: Recipe, flops_per_second: float
 ) -> dict[str, Any]:  # fmt: skip
     """Memory, disk and time that making a step takes here; an estimate to the factor two, not a promise."""
+    disk = size_of(result.config, result.precision, result.group_size)
+    if isinstance(step, IterateStep):
+        works, before = [], source
+        for cut, after in _rounds(step, source, recipe.target):
+            works += [_work(cut, before, after, states, recipe), _work(step.recover, after, after, {**states, INPUT: source}, recipe)]
+            disk += size_of(after.config, after.precision)  # until the last round is done
+            before = after
+        ram, flops = max(ram for ram, _ in works), sum(flops for _, flops in works)
+    else:
+        ram, flops = _work(step, source, result, states, recipe)
+    return {"ram_bytes": ram, "disk_bytes": disk, "seconds": flops / (0.4 * flops_per_second)}
+
+
+def _work(options: BaseModel, source: State, result: State, states: Mapping[str, State], recipe: Recipe) -> tuple[float, float]:
+    """Bytes of memory and floating-point operations that one cut, one lesson, one quantization or one export takes."""
     family = family_of(source.config)
     shape = family.shape(source.config)
-    linears = family.linear_shapes(source.config)
     tokens = recipe.calibration.samples * recipe.calibration.seq_len
-    ram, flops = 4 * source.parameters, 2.0 * tokens * source.active_parameters
-    if isinstance(step, PruneStep):
-        ram += 4 * source.parameters + 4 * recipe.calibration.seq_len * shape.vocab_size
-        flops *= 2 if step.criterion == "taylor" else 1
-    elif isinstance(step, QuantizeStep):
-        widest = max(k for _, k in linears.values())
-        ram += 4 * tokens * shape.hidden_size + 3 * 4 * widest**2
-        flops = flops * (len(family.input_groups) + 1) + shape.num_hidden_layers * sum(2.0 * n * k * k + k**3 for n, k in linears.values())
-    elif isinstance(step, DistillStep):
-        teacher = _named(step.teacher, states)
-        learnt = sum(s.steps for s in step.stages) * step.batch_size * step.seq_len
-        ram = 4 * teacher.parameters + 16 * result.parameters + 3 * 4 * step.batch_size * step.seq_len * shape.vocab_size
-        flops = learnt * (6.0 * result.active_parameters + 2.0 * teacher.active_parameters)
+    ram, flops = 4.0 * source.parameters, 2.0 * tokens * source.active_parameters
+    if isinstance(options, PruneOptions):
+        seq_len, budget = recipe.calibration.seq_len, recipe.activation_bytes
+        ram = prune_memory(source.config, result.config, options.criterion, tokens, seq_len, budget, compensate=options.compensate)
+        flops *= 2 if options.criterion == "taylor" else 1
+        flops += _layerwise_flops(result.config, tokens) if options.sparsity else 0
+    elif isinstance(options, QuantizeOptions):
+        linears = family.linear_shapes(source.config).values()
+        widest, layer = max(k for _, k in linears), sum(n * k for n, k in linears)
+        hidden = min(recipe.activation_bytes, 4 * tokens * shape.hidden_size)
+        ram = 8.0 * layer + hidden + 6 * 4 * widest**2  # Hessian, its reordering, factors and inverse
+        flops = _layerwise_flops(source.config, tokens)
+    elif isinstance(options, DistillOptions):
+        teacher = _named(options.teacher, states) if options.teacher else None
+        taught_by, active = (teacher.parameters, teacher.active_parameters) if teacher else (0, 0)
+        learnt = sum(s.steps for s in options.stages) * options.batch_size * options.seq_len
+        each, passes = (4, 4.0) if options.lora else (16, 6.0)  # frozen weights need no gradient, no moments and no product for it
+        ram = 4.0 * taught_by + each * result.parameters + 3 * 4 * options.batch_size * options.seq_len * shape.vocab_size
+        flops = learnt * (passes * result.active_parameters + 2.0 * active)
     else:
         flops = 4 * 2.0 * 1024 * source.active_parameters
-    disk = size_of(result.config, result.precision, result.group_size)
-    return {"ram_bytes": ram, "disk_bytes": disk, "seconds": flops / (0.4 * flops_per_second)}
+    return ram, flops
+
+
+def _layerwise_flops(config: Mapping[str, Any], tokens: int) -> float:
+    """What it takes to calibrate every linear layer and solve for its weights, one decoder layer after the other."""
+    family = family_of(config)
+    solving = sum(2.0 * n * k * k + k**3 for n, k in family.linear_shapes(config).values())
+    passes = len(family.input_groups) + 1
+    return 2.0 * tokens * family.parameters(config) * passes + family.shape(config).num_hidden_layers * solving

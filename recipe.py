@@ -16,12 +16,14 @@ from pydantic_core import PydanticCustomError
 
 from .benchmarks.measure import EvaluateOptions
 from .benchmarks.policy import Policy
-from .compress.distill.runner import DistillOptions
+from .compress.distill.options import DistillOptions
+from .compress.iterate import IterateOptions
 from .compress.prune.runner import PruneOptions
 from .compress.quantize.runner import QuantizeOptions
 from .configs import BUILTIN_MODEL, model_path
 from .errors import UsageError
 from .export.step import ExportOptions
+from .steps import Proof
 
 __all__ = ["BASELINE", "BUILTIN_MODEL", "Recipe", "Step", "builtin_recipe", "load_recipe", "model_path"]
 
@@ -51,6 +53,12 @@ class DistillStep(_Named, DistillOptions):
     kind: Literal["distill"]
 
 
+class IterateStep(_Named, IterateOptions):
+    """`kind: iterate`."""
+
+    kind: Literal["iterate"]
+
+
 class QuantizeStep(_Named, QuantizeOptions):
     """`kind: quantize`."""
 
@@ -63,7 +71,7 @@ class ExportStep(_Named, ExportOptions):
     kind: Literal["export"]
 
 
-Step = Annotated[PruneStep | DistillStep | QuantizeStep | ExportStep, Field(discriminator="kind")]
+Step = Annotated[PruneStep | DistillStep | IterateStep | QuantizeStep | ExportStep, Field(discriminator="kind")]
 
 
 class Calibration(BaseModel):
@@ -94,6 +102,10 @@ class Recipe(BaseModel):
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     calibration: Calibration = Calibration()
+    activation_budget: float = Field(
+        default=1.0, ge=0, description="GiB of hidden states that pruning keeps in memory; the rest goes to disk"
+    )
+    proof: Proof = Field(default="auto", description="how a pruned model is shown to be right: auto, stock or streamed")
     evaluate: EvaluateOptions = EvaluateOptions(tasks=("reasoning",), perplexity=("builtin:reasoning",))
     steps: tuple[Step, ...]
     gate: Gate | None = None
@@ -113,6 +125,11 @@ class Recipe(BaseModel):
             if getattr(self.gate, end) not in known:
                 raise _misnamed(f"the gate names `{getattr(self.gate, end)}`, which is no step ({', '.join(known)})", "gate", end)
         return self
+
+    @property
+    def activation_bytes(self) -> int:
+        """The activation budget in bytes."""
+        return int(self.activation_budget * 2**30)
 
     @property
     def step_names(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from .data.packing import Encoded
 from .data.sources import Source, training_rows
 from .loading import load_tokenizer
 
-__all__ = ["CalibrationData", "StepContext", "StepResult", "as_tensor"]
+__all__ = ["CalibrationData", "Proof", "StepContext", "StepResult", "as_tensor"]
+
+Proof = Literal["auto", "stock", "streamed"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class StepContext:
     device: str = "cpu"
     resolve: Callable[[str], Path] = Path
     """From the name of an earlier step, or a model, to its directory."""
+    proof: Proof = "auto"
+    """How a pruned model is shown to be right: loaded whole with stock transformers, or streamed where that would not fit in memory."""
+    activation_budget: int = 1 << 30
+    """Bytes of hidden states that a step which goes layer by layer keeps in memory; what is beyond goes to a file beside its output."""
+    fingerprint: str = ""
+    """Of everything the step depends on, for a step that keeps work in progress; empty: nothing may be taken over."""
 
 
 @dataclass

@@ -127,6 +127,17 @@ def _step(result: Mapping[str, Any]) -> list[Any]:
     return lines
 
 
+def _cut(plan: Mapping[str, Any]) -> list[Any]:
+    rows = [
+        [str(layer), "stays" if layer in plan["kept_layers"] else "GOES", f"{influence:.4f}",
+         " ".join(map(str, gone)) or "-", " ".join(f"{score:.2g}" for score in scores)]
+        for layer, (influence, gone, scores) in enumerate(
+            zip(plan["layer_influence"], plan["pruned_heads"], plan["head_importance"], strict=True))
+    ]  # fmt: skip
+    table = _table(("layer", "layer", "influence", "heads that go", "importance of the heads"), rows, "nothing was written")
+    return [*(f"  {note}" for note in plan["notes"]), table, *_plan(plan)]
+
+
 def _targets(targets: Sequence[Mapping[str, Any]]) -> list[Any]:
     rows = [
         [str(t["name"]), str(t.get("title") or t.get("description") or ""), _number(t.get("usable_bytes"), ",.1f", 1e9)] for t in targets
@@ -150,6 +161,6 @@ def _written(value: Mapping[str, Sequence[str]]) -> list[Any]:
 
 
 VIEWS: dict[str, Callable[[Any], list[Any]]] = {
-    "ledger": _ledger, "bench": _bench, "gate": _gate, "plan": _plan, "step": _step, "targets": _targets, "target": _tree,
+    "ledger": _ledger, "bench": _bench, "gate": _gate, "plan": _plan, "step": _step, "cut": _cut, "targets": _targets, "target": _tree,
     "doctor": _doctor, "written": _written,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the verbs of the command line share: options checked, a step or a whole recipe run, its result shown.
+"""What the verbs of the command line share: their common options, a step or a whole recipe run, its result shown.
 
 The heavy modules are imported inside the functions: torch takes seconds, and `--help` should not.
 """
@@ -9,8 +9,9 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -21,11 +22,34 @@ from .errors import GateFailed, UsageError
 from .tables import show
 
 if TYPE_CHECKING:
+    from .compress.prune.options import PruneOptions
     from .recipe import Recipe
+    from .steps import StepContext
 
-__all__ = ["checked", "conclude", "run_step", "run_whole"]
+__all__ = [
+    "CALIBRATION", "CalibrationSource", "Debug", "Device", "Fresh", "Json", "Model", "Out", "Samples", "Seed", "SeqLen", "Target",
+    "checked", "conclude", "run_prune", "run_step", "run_whole", "show_cut",
+]  # fmt: skip
+
+Out = Annotated[Path, typer.Option("--out", help="directory to make")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
+Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="make everything again, reuse nothing")]
+Model = Annotated[str, typer.Argument(help="model directory, hub id, or builtin:tiny-reasoner")]
+CalibrationSource = Annotated[
+    str, typer.Option("--calibration", help="text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], hf:NAME or builtin:NAME")
+]
+Samples = Annotated[int, typer.Option(help="calibration rows")]
+SeqLen = Annotated[int, typer.Option(help="tokens a calibration row")]
+Seed = Annotated[int, typer.Option(help="of everything random")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+Target = Annotated[str | None, typer.Option("--target", help="device, by name or profile file; see `edgewright targets`")]
+
+CALIBRATION = "builtin:reasoning"
 
 T = TypeVar("T", bound=BaseModel)
+Calibration = tuple[str, int, int, int, str]
+"""Source, samples, seq_len, seed and device."""
 
 
 def checked(factory: type[T], **values: Any) -> T:
@@ -42,17 +66,60 @@ def checked(factory: type[T], **values: Any) -> T:
 
 
 def run_step(
-    kind: str, options: BaseModel, model: str, out: Path, calibration: tuple[str, int, int, int, str], fresh: bool, as_json: bool
+    kind: str, options: BaseModel, model: str, out: Path, calibration: Calibration, fresh: bool, as_json: bool, **settings: Any
 ) -> None:
-    """Run one step into `out` and print what it told; `calibration` is source, samples, seq_len, seed and device."""
+    """Run one step into `out` and print what it told.
+
+    The settings are more of the step's context: what has no say in its result.
+    """
     from .pipeline import run_verb
+
+    with _resumable():
+        result = run_verb(kind, options, model, out, _context(calibration, **settings), fresh)
+    show(result, as_json, "step")
+
+
+def _context(calibration: Calibration, **settings: Any) -> StepContext:
     from .steps import CalibrationData, StepContext
 
     source, samples, seq_len, seed, device = calibration
-    context = StepContext(CalibrationData(source, samples, seq_len), seed, device)
-    with _resumable():
-        result = run_verb(kind, options, model, out, context, fresh)
-    show(result, as_json, "step")
+    return StepContext(CalibrationData(source, samples, seq_len), seed, device, **settings)
+
+
+def run_prune(
+    options: PruneOptions, model: str, out: Path, calibration: Calibration, target: str | None, fresh: bool, as_json: bool,
+    **settings: Any,
+) -> None:  # fmt: skip
+    """Run a prune step, its budget turned into shares, unless the target could not run what would be left in INT4.
+
+    Raises:
+        Refused: the target cannot, or the budget cannot be met.
+    """
+    from .budget import after_cut, fitted
+    from .configs import model_path, resolve
+    from .forecast import device_row, initial, refuse
+    from .targets import load_target
+
+    source = initial(resolve(model_path(model)))
+    options = fitted(options, source, target)
+    if target:
+        after = replace(after_cut(options, source), precision="int4", format="onnx")
+        refuse([device_row(f"{model}, pruned", after, load_target(target), 2048, 1)])
+    run_step("prune", options, model, out, calibration, fresh, as_json, **settings)
+
+
+def show_cut(options: PruneOptions, model: str, calibration: Calibration, target: str | None, as_json: bool) -> None:
+    """Print what a prune step would remove and leave.
+
+    Raises:
+        Refused: after printing, if the target cannot run what would be left.
+    """
+    from .forecast import refuse
+    from .planner import plan_cut
+
+    plan = plan_cut(options, model, _context(calibration), target)
+    show(plan, as_json, "cut")
+    refuse(plan["rows"][1:])
 
 
 def run_whole(recipe: Recipe, out: Path, fresh: bool, as_json: bool) -> None:

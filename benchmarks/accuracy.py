@@ -20,6 +20,8 @@ from .backends import Backend
 __all__ = ["Answer", "Text", "exact_match", "score_text"]
 
 TOKENS_A_BATCH = 4096
+LOGITS_A_BATCH = 2**25
+"""Logits of a batch: with 262,144 tokens in the vocabulary, 128 positions; the scores need several copies of them."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,11 @@ class Answer:
     correct: bool
 
 
-def _batches(rows: Sequence[Encoded]) -> Iterator[list[int]]:
-    """The positions of the rows of each batch."""
+def _batches(rows: Sequence[Encoded], tokens: int) -> Iterator[list[int]]:
+    """The positions of the rows of each batch of at most so many tokens, or of one row."""
     batch: list[int] = []
     for i in sorted(range(len(rows)), key=lambda i: -len(rows[i].ids)):  # like lengths together: less padding
-        if batch and (len(batch) + 1) * len(rows[batch[0]].ids) > TOKENS_A_BATCH:
+        if batch and (len(batch) + 1) * len(rows[batch[0]].ids) > tokens:
             yield batch
             batch = []
         batch.append(i)
@@ -69,7 +71,9 @@ def score_text(backend: Backend, rows: Sequence[Encoded], reference: Backend | N
     windows = [(0.0, 0)] * len(rows)
     kl = agreed = 0.0
     with progress("scoring text", len(rows)) as bar:
-        for batch in _batches(rows):
+        one = torch.tensor([rows[0].ids[:1]])
+        vocabulary = backend.logits(one, torch.ones_like(one)).shape[-1]
+        for batch in _batches(rows, min(TOKENS_A_BATCH, LOGITS_A_BATCH // vocabulary)):
             padded = pad([rows[i] for i in batch], 0)
             logits = backend.logits(padded["input_ids"], padded["attention_mask"])
             if not bool(torch.isfinite(logits[padded["attention_mask"].bool()]).all()):

@@ -8,20 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LayerCall", "first_inputs"]
+from ..models import weight_of
+from ..streaming import Layered, passed_through
+from .activations import Activations, Room
+from .quantize.gptq import add_to_hessian
+
+__all__ = ["LayerCall", "first_inputs", "input_hessian"]
 
 LayerCall = Callable[[nn.Module, Tensor], Tensor]
 """Runs a decoder layer on hidden states [batch, seq, width], with the masks and rotary tables the model gives it."""
 
 
 class _Captured(Exception):
-    """Raised by the hook on the first layer once its inputs are known."""
+    """Raised by a hook once what it was there for is known."""
 
 
-def first_inputs(model: Any, layers: list[nn.Module], rows: list[Tensor]) -> tuple[list[Tensor], list[LayerCall]]:
+def first_inputs(model: Layered, rows: list[Tensor], room: Room | None = None) -> tuple[Activations, list[LayerCall]]:
     """The hidden states that enter the first layer, and for every layer how the model would call it on such states.
 
     Rows (int64 [2, seq]: ids and labels) have one length, so the masks and rotary tables of one row serve them all.
+
+    Args:
+        model: whose layers; none of them is run.
+        rows: what goes in.
+        room: where the states [rows, seq, width] are kept; in memory, if nothing is said.
     """
     states: list[Tensor] = []
 
@@ -29,30 +39,38 @@ def first_inputs(model: Any, layers: list[nn.Module], rows: list[Tensor]) -> tup
         states.append(args[0] if args else kwargs["hidden_states"])
         raise _Captured
 
-    handle = layers[0].register_forward_pre_hook(catch, with_kwargs=True)
-    device = next(model.parameters()).device
-    try:
-        for row in rows:
-            try:
-                with torch.no_grad():
-                    model(input_ids=row[:1].to(device), use_cache=False)
-            except _Captured:
-                continue
-    finally:
-        handle.remove()
-    return states, _layer_calls(model, layers, rows[0][:1].to(device))
+    stored: Activations | None = None
+    with torch.no_grad(), model.started(torch.stack([row[0] for row in rows])) as start:
+        calls = _layer_calls(model, start, rows[0][:1])
+        handle = model.layers[0].register_forward_pre_hook(catch, with_kwargs=True)
+        try:
+            for number, row in enumerate(rows):
+                try:
+                    start(row[:1])
+                except _Captured:
+                    hidden = states.pop()
+                    stored = stored or (room or Room()).states(len(rows), hidden.shape[1], hidden.shape[2], hidden.device)
+                    stored[number] = hidden
+        finally:
+            handle.remove()
+    assert stored is not None
+    return stored, calls
 
 
-def _layer_calls(model: Any, layers: list[nn.Module], ids: Tensor) -> list[LayerCall]:
+def _layer_calls(model: Layered, start: Callable[[Tensor], Any], ids: Tensor) -> list[LayerCall]:
     recorded: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         recorded.append((args[1:], kwargs))
+        if len(recorded) == len(model.layers):
+            raise _Captured  # what comes after the layers may have no weights
 
-    handles = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in layers]
+    handles = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in model.layers]
     try:
-        with torch.no_grad():
-            model(input_ids=ids, use_cache=False)
+        with passed_through(model.layers):
+            start(ids)
+    except _Captured:
+        pass
     finally:
         for handle in handles:
             handle.remove()
@@ -65,3 +83,16 @@ def _layer_calls(model: Any, layers: list[nn.Module], ids: Tensor) -> list[Layer
         return call
 
     return [caller(args, kwargs) for args, kwargs in recorded]
+
+
+def input_hessian(layer: nn.Module, reader: nn.Module, states: Activations, call: LayerCall) -> Tensor:
+    """The sum of outer products [in, in] of what `reader`, a linear in `layer`, is given when the layer runs on `states`."""
+    width = weight_of(reader).shape[1]
+    hessian = torch.zeros(width, width, device=states.device)
+    handle = reader.register_forward_pre_hook(lambda _module, args: add_to_hessian(hessian, args[0]))
+    try:
+        for row in range(len(states)):
+            call(layer, states[row])
+    finally:
+        handle.remove()
+    return hessian

@@ -163,7 +163,9 @@ class Family:
         """The linear layers of a decoder layer that carry a bias."""
         return (self.q, self.k, self.v, self.o) if config.get("attention_bias") else ()
 
-    def resized(self, config: Mapping[str, Any], *, heads: int, kv_heads: int, ffn: int, layers: Sequence[int]) -> dict[str, Any]:
+    def resized(
+        self, config: Mapping[str, Any], *, heads: int, kv_heads: int, ffn: int, layers: Sequence[int], experts: int = 0
+    ) -> dict[str, Any]:  # fmt: skip
         """The config.json after a cut, with `head_dim` spelled out so that stock loaders agree on it.
 
         Args:
@@ -172,6 +174,7 @@ class Family:
             kv_heads: key/value heads that stay in every layer.
             ffn: width of the FFN that stays.
             layers: indices of the layers that stay.
+            experts: experts that stay in every layer that has some; 0 for all of them.
         """
         small = {
             **config,
@@ -192,7 +195,11 @@ class Family:
         return config
 
     def stored(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict under the names and in the shapes that files have, from that of a loaded model."""
+        """Tensors under the names and in the shapes that files have, from those of a loaded model or of one of its layers."""
+        return dict(state)
+
+    def fused(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of `stored`: tensors as a loaded model has them."""
         return dict(state)
 
     def accepts_heads(self, config: Mapping[str, Any], heads: int) -> bool:

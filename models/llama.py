@@ -23,7 +23,9 @@ class Llama(Family):
         """Those of the attention, of the FFN, or both."""
         return super().biased(config) + ((self.gate, self.up, self.down) if config.get("mlp_bias") else ())
 
-    def resized(self, config: Mapping[str, Any], *, heads: int, kv_heads: int, ffn: int, layers: Sequence[int]) -> dict[str, Any]:
+    def resized(
+        self, config: Mapping[str, Any], *, heads: int, kv_heads: int, ffn: int, layers: Sequence[int], experts: int = 0
+    ) -> dict[str, Any]:  # fmt: skip
         """See `Family.resized`."""
         small = super().resized(config, heads=heads, kv_heads=kv_heads, ffn=ffn, layers=layers)
         if self.shape(config).hidden_size % heads:

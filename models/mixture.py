@@ -91,14 +91,16 @@ class Mixture(Family):
         routers = s.experts.count + (1 if self.shared else 0)
         return super().parameters(config) + len(s.experts.layers) * routers * s.hidden_size
 
-    def resized(self, config: Mapping[str, Any], *, heads: int, kv_heads: int, ffn: int, layers: Sequence[int]) -> dict[str, Any]:
+    def resized(
+        self, config: Mapping[str, Any], *, heads: int, kv_heads: int, ffn: int, layers: Sequence[int], experts: int = 0
+    ) -> dict[str, Any]:  # fmt: skip
         """See `Family.resized`; which layers are dense is spelled out, as "every second" would not survive the loss of one."""
         small = super().resized(config, heads=heads, kv_heads=kv_heads, ffn=ffn, layers=layers)
         routed = self.expert_layers(config)
         if len(routed) < int(config["num_hidden_layers"]):
             small |= {"decoder_sparse_step": 1, "mlp_only_layers": [new for new, old in enumerate(layers) if old not in routed]}
-        experts = self.experts(config)
-        return self.with_experts(small, experts.count) if experts else small
+        have = self.experts(config)
+        return self.with_experts(small, experts or have.count) if have else small
 
     def with_experts(self, config: Mapping[str, Any], count: int) -> dict[str, Any]:
         """The config.json with another number of experts in every layer that has some."""
@@ -123,14 +125,37 @@ class Mixture(Family):
         gate, up, down = self.stored_projections
         made: dict[str, Tensor] = {}
         for key, tensor in state.items():
-            layer, _, pool = key.partition(f".{self.mlp}.")
+            found = re.fullmatch(rf"(|.+\.){re.escape(self.mlp)}\.(.+)", key)
+            start, pool = (found[1], found[2]) if found else ("", "")
             if pool in ("experts.gate_up_proj", "experts.down_proj"):
                 parts = {gate: 0, up: 1} if pool.endswith("gate_up_proj") else {down: 0}
                 halves = tensor.chunk(len(parts), dim=1)
                 made |= {
-                    f"{layer}.{self.stored_name(i, part)}.weight": halves[half][i].contiguous()
+                    f"{start}{self.stored_name(i, part)}.weight": halves[half][i].contiguous()
                     for i in range(len(tensor)) for part, half in parts.items()
                 }  # fmt: skip
             else:
-                made[f"{layer}.{self.stored_mlp}.{pool}" if pool else key] = tensor
+                made[f"{start}{self.stored_mlp}.{pool}" if pool else key] = tensor
+        return made
+
+    def fused(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `Family.fused`; tensors that are fused in the file already stay as they are."""
+        import torch  # late: a plan needs shapes only
+
+        gate, up, down = self.stored_projections
+        made: dict[str, Tensor] = {}
+        pools: dict[str, dict[str, dict[int, Tensor]]] = {}
+        for key, tensor in state.items():
+            found = re.fullmatch(rf"(|.+\.){re.escape(self.stored_mlp)}\.(.+)", key)
+            expert = re.fullmatch(rf"experts\.(\d+)\.({gate}|{up}|{down})\.weight", found[2]) if found else None
+            if found and expert:
+                pools.setdefault(f"{found[1]}{self.expert_pool}", {}).setdefault(expert[2], {})[int(expert[1])] = tensor
+            else:
+                made[f"{found[1]}{self.mlp}.{found[2]}" if found else key] = tensor
+        for pool, parts in pools.items():
+            gates, ups, downs = ([of for _, of in sorted(parts.get(part, {}).items())] for part in (gate, up, down))
+            if gates and ups:
+                made[f"{pool}.gate_up_proj"] = torch.stack([torch.cat(pair) for pair in zip(gates, ups, strict=False)])
+            if downs:
+                made[f"{pool}.down_proj"] = torch.stack(downs)
         return made

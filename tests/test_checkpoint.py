@@ -276,7 +276,7 @@ def full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False).returncode:
-        for module, name in ((checkpoint, "save_file"), (checkpoint.shutil, "copyfile")):
+        for module, name in ((checkpoint, "write_shards"), (checkpoint.shutil, "copyfile")):
             monkeypatch.setattr(module, name, no_space)
         yield folder
     else:

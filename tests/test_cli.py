@@ -10,7 +10,7 @@ import pytest
 
 from edgewright.cli import main
 
-VERBS = ["run", "plan", "prune", "distill", "quantize", "export", "bench", "gate", "report", "targets", "doctor", "demo"]
+VERBS = ["run", "plan", "prune", "distill", "iterate", "quantize", "export", "bench", "gate", "report", "targets", "doctor", "demo"]
 
 
 @pytest.fixture
@@ -87,6 +87,7 @@ BAD = {
     "nothing to prune": (["prune", "MODEL", "--out", "OUT"], 2, "nothing to prune"),
     "share above one": (["prune", "MODEL", "--heads", 1.5, "--out", "OUT"], 2, "less than 1"),
     "unknown criterion": (["prune", "MODEL", "--heads", 0.5, "--criterion", "luck", "--out", "OUT"], 2, "'taylor'"),
+    "unknown proof": (["prune", "MODEL", "--heads", 0.5, "--proof", "none", "--out", "OUT"], 2, "use auto, stock, streamed"),
     "unknown data": (["quantize", "MODEL", "--calibration", "builtin:nothing", "--out", "OUT"], 2, "no such built-in data"),
     "odd group": (["quantize", "MODEL", "--group-size", 48, "--out", "OUT"], 2, "use 32, 64, 128"),
     "int4 of a dense model": (["export", "MODEL", "--precision", "int4", "--out", "OUT", "--seq-len", 64], 2, "edgewright quantize"),
@@ -189,3 +190,40 @@ def test_targets_and_doctor(cli):
     code, out, _ = cli("doctor", "--json")
     assert code == 0
     assert all(c["ok"] for c in json.loads(out) if c["required"])
+
+
+def test_dry_run_says_what_would_go_and_writes_nothing(cli, model, tmp_path):
+    before = sorted(p.name for p in tmp_path.iterdir())
+    command = ["prune", model, "--heads", 0.25, "--layers", 1, *SMALL, "--target", "jetson-orin-nano-8gb"]
+    code, out, _ = cli(*command, "--dry-run", "--json")
+    assert code == 0
+    plan = json.loads(out)
+    assert [len(gone) for gone in plan["pruned_heads"]] == [2, 2, 2]
+    assert (len(plan["kept_layers"]), plan["sizes"]["after"]["num_hidden_layers"]) == (2, 2)
+    first, second = plan["rows"]
+    assert second["parameters"] < first["parameters"]
+    assert second["decode_tok_s"] > first["decode_tok_s"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    _, out, _ = cli(*command, "--out", tmp_path / "out", "--json")
+    assert json.loads(out)["details"]["pruned_heads"] == plan["pruned_heads"]
+    assert "heads that go" in cli(*command, "--dry-run")[1]
+
+
+def test_prune_needs_a_place_and_a_width_that_the_target_runs(cli, model, tmp_path):
+    code, _, error = cli("prune", model, "--heads", 0.25, *SMALL)
+    assert (code, "--out is missing" in error) == (2, True)
+    code, _, error = cli("prune", model, "--ffn", 0.05, "--out", tmp_path / "out", *SMALL)
+    assert (code, "0.25 (512 -> 384)" in error) == (3, True)
+    narrow = ["prune", model, "--max-parameters", 1000, "--out", tmp_path / "out", *SMALL]
+    code, _, error = cli(*narrow)
+    assert (code, "the budget cannot be met" in error) == (3, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_width_that_the_target_refuses(cli, make_model, tmp_path):
+    command = ["prune", make_model("llama", intermediate_size=128), "--ffn", 0.25, *SMALL, "--target", "jetson-orin-nano-8gb"]
+    code, _, error = cli(*command, "--out", tmp_path / "out")
+    assert code == 3
+    assert "96" in error
+    assert "nearest" in error
+    assert not (tmp_path / "out").exists()

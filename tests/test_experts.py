@@ -23,8 +23,10 @@ from transformers import AutoModelForCausalLM
 
 from edgewright.checkpoint import read_config, read_state
 from edgewright.compress.prune.experts import Usage, balance, choose_experts, kept_experts
-from edgewright.compress.prune.proof import probes_from, prove
+from edgewright.compress.prune.options import sizes_after
+from edgewright.compress.prune.proof import probe_of, prove
 from edgewright.compress.prune.runner import PruneOptions, prune
+from edgewright.compress.prune.schedule import spread
 from edgewright.errors import EdgewrightError, Refused, UsageError
 from edgewright.models import Experts, Shape, family_of
 from edgewright.steps import StepContext, StepResult
@@ -170,17 +172,16 @@ def test_one_row_that_agrees_is_proof_and_no_row_is_none(make_model: MakeModel, 
     """A tie between two experts may go the other way in the cut model and spoil a row; a wrong cut spoils all."""
     source = make_model("qwen3_moe")
     config, rows = read_config(source), context.calibration.rows(source, 0)
-    model, probes = stock_model(source), probes_from(rows, family_of(config).shape(config))
-    assert len(probes) == 4
-    assert [probe.shape for probe in probes_from(rows, family_of(A_DENSE).shape(A_DENSE))] == [(1, 32)]
+    model, probe = stock_model(source), probe_of(rows, family_of(config).shape(config))
+    assert probe.shape == (4, 32)
+    assert probe_of(rows, family_of(A_DENSE).shape(A_DENSE)).shape == (1, 32)
     with torch.no_grad():
-        expected = [model(input_ids=probe, use_cache=False).logits for probe in probes]
-    spoilt = [logits + 1 if i < 3 else logits for i, logits in enumerate(expected)]
-    assert prove(source, probes, spoilt) < 1e-6
+        expected = model(input_ids=probe, use_cache=False).logits
+    assert prove(source, probe, torch.cat([expected[:3] + 1, expected[3:]])) < 1e-6
     for wrong in (1.0, math.nan):
         with pytest.raises(EdgewrightError, match="differs from the masked original"):
-            prove(source, probes, [logits + wrong for logits in expected])
-    assert prove(source, probes, [expected[0], *(logits * math.nan for logits in expected[1:])]) < 1e-6
+            prove(source, probe, expected + wrong)
+    assert prove(source, probe, torch.cat([expected[:1], expected[1:] * math.nan])) < 1e-6
 
 
 # Which experts go
@@ -293,6 +294,18 @@ def test_random_is_a_choice_of_its_own(make_model: MakeModel, context: StepConte
     assert removed[1] == removed[2]
     assert removed[0] != removed[1] != removed[3]
     assert all(len(layer) == 4 for choice in removed for layer in choice)
+
+
+def test_experts_go_round_by_round(make_model: MakeModel) -> None:
+    config = read_config(make_model("qwen3_moe"))
+    family = family_of(config)
+    cuts = spread(PruneOptions(experts=0.5, heads=0.5), family, config, 3)
+    left, found = config, []
+    for cut in cuts:
+        sizes = sizes_after(cut, family, left)
+        left = family.resized(left, **sizes, layers=range(4))
+        found.append((sizes["experts"], sizes["heads"]))
+    assert found == [(10, 6), (8, 6), (6, 4)]
 
 
 # What is refused

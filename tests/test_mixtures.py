@@ -147,6 +147,8 @@ def test_quantize_and_export_refuse(family: str, make_model: MakeModel, context:
     for precision in ("fp32", "int8-dynamic"):
         with pytest.raises(Refused, match="cannot be exported yet"):
             export(ExportOptions(precision=precision), source, tmp_path / "out", context)
+    with pytest.raises(Refused, match="cannot be made 2:4 sparse yet"):
+        prune(PruneOptions(sparsity="2:4", heads=0.5), source, tmp_path / "out", context)
     assert not (tmp_path / "out").exists()
 
 
@@ -205,6 +207,13 @@ def test_experts_on_the_command_line(
     told = json.loads(out)
     assert any(note.startswith("experts 8 -> 6 in each of 3 layers") for note in told["notes"])
     assert read_config(tmp_path / "out")["num_local_experts"] == 6
+    before = {path.name for path in tmp_path.iterdir()}
+    code, dry, err = call(monkeypatch, capsys, "prune", model, "--experts", 0.25, "--dry-run", "--json", *few)
+    assert code == 0, err
+    cut = json.loads(dry)
+    assert [cut["sizes"][when]["experts"]["count"] for when in ("before", "after")] == [8, 6]
+    assert cut["kept_experts"] == json.loads((tmp_path / "out" / "edgewright.json").read_text())["kept_experts"]
+    assert {path.name for path in tmp_path.iterdir()} == before
     for args, words in ((("--experts", 0.01), "--experts 0.125"), (("--ffn", 0.5), "--experts 0.25")):
         code, out, err = call(monkeypatch, capsys, "prune", model, *args, "--out", tmp_path / "no", *few)
         assert (code, out) == (3, "")

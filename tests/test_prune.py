@@ -19,18 +19,19 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from edgewright.checkpoint import read_config, read_state
-from edgewright.compress.prune.choose import choose_heads, choose_layers, choose_neurons, kept_heads
+from edgewright.compress.prune.choose import choose_heads
 from edgewright.compress.prune.cut import Kept
 from edgewright.compress.prune.importance import Importance, masked, measure
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.errors import Refused, UsageError
 from edgewright.loading import load_model
-from edgewright.models import Shape, family_of
+from edgewright.models import family_of
 from edgewright.steps import StepContext, StepResult
 
 MakeModel = Callable[..., Path]
 CUTS: dict[str, dict[str, Any]] = {
     "heads": {"heads": 0.25},
+    "groups": {"kv_heads": 0.5},
     "ffn": {"ffn": 0.5},
     "layers": {"layers": 1},
     "all": {"heads": 0.5, "ffn": 0.25, "layers": 1},
@@ -100,8 +101,8 @@ def test_pruned_is_silenced(family: str, cut: str, make_model: MakeModel, contex
     result = prune(plain(**CUTS[cut]), source, out, context)
     assert_same_function(source, out, result)
     before, after = read_config(source), read_config(out)
-    heads = {"heads": 4 if family == "gemma3_text" else 6, "all": 4}.get(cut, 8)  # Gemma's config refuses six heads of a width of 128
-    sizes = (heads, 2, 64, {"ffn": 256, "all": 384}.get(cut, 512), 2 if cut in ("layers", "all") else 3)
+    heads = {"heads": 4 if family == "gemma3_text" else 6, "groups": 4, "all": 4}.get(cut, 8)  # Gemma refuses six heads of 128 channels
+    sizes = (heads, 1 if cut == "groups" else 2, 64, {"ffn": 256, "all": 384}.get(cut, 512), 2 if cut in ("layers", "all") else 3)
     names = ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "num_hidden_layers")
     assert tuple(after[name] for name in names) == sizes
     assert after["rope_theta"] == 500000.0
@@ -218,12 +219,12 @@ def test_finds_what_reaches_nothing(criterion: str, family: str, copy_model: Mak
     assert scores.heads[1, 5] == 0 == scores.neurons[2, 300]
     assert (scores.heads > 0).sum() == scores.heads.numel() - 1
     assert (scores.neurons > 0).sum() == scores.neurons.numel() - 1
-    assert all(5 not in kept[1] for kept in [choose_heads(scores.heads, 2, keep) for keep in (2, 4, 6)])
+    assert all(5 not in kept[1] for kept in [choose_heads(scores.heads, 2, keep, 2) for keep in (2, 4, 6)])
 
 
 def test_random_does_not_know(copy_model: MakeModel, context: StepContext) -> None:
     folder = planted(copy_model("llama"))
-    kept = [5 in choose_heads(scores_of(folder, context, "random", seed).heads, 2, 6)[1] for seed in range(4)]
+    kept = [5 in choose_heads(scores_of(folder, context, "random", seed).heads, 2, 6, 2)[1] for seed in range(4)]
     assert any(kept)
     first, again, other = (scores_of(folder, context, "random", seed).heads for seed in (0, 0, 9))
     assert torch.equal(first, again)
@@ -274,83 +275,12 @@ def test_layer_influence_is_one_minus_cosine(make_model: MakeModel, context: Ste
     torch.testing.assert_close(scores_of(folder, context, "norm").layers[0], expected, rtol=1e-4, atol=0)
 
 
-def shape(heads: int, kv: int, head_dim: int) -> Shape:
-    return Shape(256, 2, heads, kv, head_dim, 512, 100, tied=False)
-
-
-@pytest.mark.parametrize(
-    ("heads", "kv", "head_dim", "ratio", "kept"),
-    [
-        (8, 2, 64, 0.0, 8),
-        (8, 2, 64, 0.25, 6),
-        (8, 2, 64, 0.5, 4),
-        (8, 2, 64, 0.3, 6),
-        (8, 2, 64, 0.4, 4),  # 4.8 heads wanted
-        (8, 2, 64, 0.375, 6),  # a tie removes less
-        (8, 2, 64, 0.01, 6),  # something goes when something was asked for
-        (8, 2, 64, 0.99, 2),  # one a group is the least
-        (8, 2, 32, 0.25, 4),  # 6 * 32 is no multiple of 128, 4 * 32 is
-        (6, 2, 64, 0.25, 4),
-        (8, 1, 48, 0.5, 4),  # no multiple of 128 within a group's reach: the nearest count
-        (14, 2, 64, 0.25, 10),  # Qwen2.5-0.5B: 10.5 wanted
-        (28, 4, 128, 0.25, 20),  # Qwen2.5-7B: 21 wanted
-        (32, 8, 128, 0.25, 24),  # Llama-3.1-8B
-        (4, 1, 256, 0.25, 3),  # Gemma 3 1B
-    ],
-)
-def test_kept_heads(heads: int, kv: int, head_dim: int, ratio: float, kept: int) -> None:
-    assert kept_heads(shape(heads, kv, head_dim), ratio, lambda _: True) == kept
-
-
-def test_kept_heads_asks_the_family() -> None:
-    assert kept_heads(shape(8, 2, 64), 0.25, lambda n: n != 6) == 4
-    with pytest.raises(Refused, match="no count below 8"):
-        kept_heads(shape(8, 2, 64), 0.25, lambda _: False)
-
-
-@pytest.mark.parametrize("ratio", [-0.1, 1.0, float("nan")])
-def test_shares_outside_the_range(ratio: float) -> None:
-    with pytest.raises(UsageError, match="not a share"):
-        kept_heads(shape(8, 2, 64), ratio, lambda _: True)
-    with pytest.raises(UsageError, match="not a share"):
-        choose_neurons(torch.rand(1, 256), ratio)
-
-
-def test_choose_heads_within_groups() -> None:
-    scores = torch.tensor([[9.0, 8, 7, 6, 1, 2, 3, 4], [1, 2, 3, 4, 9, 8, 7, 6]])
-    assert choose_heads(scores, 2, 4) == [[0, 1, 6, 7], [2, 3, 4, 5]]
-    assert choose_heads(scores, 1, 2) == [[0, 1], [4, 5]]
-
-
-@pytest.mark.parametrize(
-    ("width", "ratio", "kept"),
-    [(512, 0.25, 384), (512, 0.5, 256), (512, 0.3, 384), (512, 0.99, 128), (512, 0.0, 512), (640, 0.25, 512), (100, 0.25, 75)],
-)
-def test_choose_neurons(width: int, ratio: float, kept: int) -> None:
-    scores = torch.rand(2, width, generator=torch.Generator().manual_seed(0))
-    chosen = choose_neurons(scores, ratio)
-    assert [len(c) for c in chosen] == [kept, kept]
-    for row, names in zip(scores, chosen, strict=True):
-        assert names == sorted(names)
-        left = sorted(set(range(width)) - set(names))
-        assert not left or row[names].min() >= row[left].max()
-
-
-def test_choose_layers_spares_the_ends() -> None:
-    assert choose_layers(torch.tensor([0.0, 0.3, 0.1, 0.2, 0.0]), 2) == [0, 1, 4]
-    assert choose_layers(torch.tensor([0.0, 0.3]), 0) == [0, 1]
-    for remove, count in ((1, 2), (3, 4), (-1, 5)):
-        with pytest.raises(UsageError, match=f"a model of {count} layers can lose 0 to {count - 2}"):
-            choose_layers(torch.rand(count), remove)
-
-
-def test_multi_head_attention_is_refused(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_multi_head_attention_loses_whole_heads(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
     source = make_model("llama", num_key_value_heads=8)
-    with pytest.raises(Refused, match="multi-head attention") as caught:
-        prune(PruneOptions(heads=0.25), source, tmp_path / "out", context)
-    assert "--ffn" in caught.value.hint
-    assert not (tmp_path / "out").exists()
-    assert_same_function(source, tmp_path / "ffn", prune(plain(ffn=0.5), source, tmp_path / "ffn", context))
+    result = prune(plain(heads=0.25), source, tmp_path / "out", context)
+    assert_same_function(source, tmp_path / "out", result)
+    config = read_config(tmp_path / "out")
+    assert (config["num_attention_heads"], config["num_key_value_heads"]) == (6, 6)
 
 
 def test_nothing_to_prune_and_quantized_input(copy_model: MakeModel, context: StepContext, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from edgewright.compress.distill.runner import StudentFrom
+from edgewright.compress.distill.options import StudentFrom
 from edgewright.errors import UsageError
 from edgewright.recipe import BASELINE, ROOT, Recipe, builtin_recipe, load_recipe, model_path
 

@@ -1,4 +1,4 @@
-"""The stages of distillation, as objectives for the trainer: hidden-state alignment, then the logits.
+"""The stages of distillation, as objectives for the trainer: hidden-state alignment, the logits, the data itself.
 
 An objective owns the student, so that its parameters train; it only borrows the teacher, which must not appear among
 its parameters. Projections belong to the objective: they never reach the student or its checkpoint.
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...data.packing import IGNORE
 from .losses import hidden_mse, logit_kl, next_token_loss
 
-__all__ = ["HiddenAlignment", "LogitDistillation", "layer_pairs"]
+__all__ = ["HiddenAlignment", "LabelLearning", "LogitDistillation", "layer_pairs"]
 
 
 def layer_pairs(student_layers: int, teacher_layers: int) -> list[tuple[int, int]]:
@@ -67,8 +67,25 @@ class LogitDistillation(nn.Module):
         with torch.no_grad():
             teacher = self._teacher.module(input_ids=ids, use_cache=False).logits[..., : self.vocab]
         student = self.student(input_ids=ids, use_cache=False).logits
-        scored = labels if bool((labels != IGNORE).any()) else ids
+        scored = _scored(ids, labels)
         loss = logit_kl(student[..., : self.vocab], teacher, scored, self.temperature)
         if self.hard:
             loss = (1 - self.hard) * loss + self.hard * next_token_loss(student, scored)
         return loss
+
+
+class LabelLearning(nn.Module):
+    """Cross-entropy with the data; it needs no teacher."""
+
+    def __init__(self, student: Any) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
+        """Loss of a batch [batch, seq] over the scored positions."""
+        return next_token_loss(self.student(input_ids=ids, use_cache=False).logits, _scored(ids, labels))
+
+
+def _scored(ids: Tensor, labels: Tensor) -> Tensor:
+    """The labels; every token where a batch has none, so that it still has a loss."""
+    return labels if bool((labels != IGNORE).any()) else ids

@@ -1,88 +1,59 @@
-"""The distill step: hidden states first, then logits, from a frozen teacher into a smaller student."""
+"""The distill step: a student learns from a frozen teacher (hidden states first, then logits), from the data, or from both."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from ...checkpoint import content_hash, read_config, read_family, stored_dtype, write_checkpoint
+from ...checkpoint import content_hash, read_family, scratch_directory, stored_dtype, write_checkpoint
 from ...data.packing import shuffled_forever
 from ...data.sources import Source, training_rows
 from ...errors import Refused, UsageError
 from ...layouts import is_gptq
 from ...loading import load_model, load_tokenizer, pick_device
+from ...models import Family
 from ...steps import StepContext, StepResult, as_tensor
 from ..prune.runner import PruneOptions, prune
-from .objectives import HiddenAlignment, LogitDistillation
+from .lora import LoraOptions, adapted, lora_targets
+from .objectives import HiddenAlignment, LabelLearning, LogitDistillation
+from .options import DistillOptions, Stage, StudentFrom
+from .sparse import zeros_of
 from .trainer import TrainConfig, train
 
-__all__ = ["DistillOptions", "Stage", "StudentFrom", "distill", "shared_vocabulary"]
-
-
-class Stage(BaseModel):
-    """One stage of learning."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    loss: Literal["hidden", "logits"] = Field(description="hidden-state MSE, or KL on the logits")
-    steps: int = Field(gt=0, description="optimizer steps")
-    lr: float = Field(default=1e-3, gt=0, description="peak learning rate; cosine to zero")
-    temperature: float = Field(default=1.0, gt=0, description="of the KL")
-    hard: float = Field(default=0.0, ge=0, le=1, description="share of cross-entropy with the data in the logits stage")
-
-
-class StudentFrom(PruneOptions):
-    """A student made from another model by cutting it: whatever `prune` can do."""
-
-    source: str = Field(alias="from", description="a step's name, a directory or a hub id")
-
-
-class DistillOptions(BaseModel):
-    """Who teaches whom, on what, for how long."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    teacher: str = Field(default="baseline", description="a step's name, a directory or a hub id")
-    student: str | StudentFrom | None = Field(default=None, description="likewise, or how to make one; default: the step's input")
-    data: str = Field(default="builtin:reasoning", description="what to learn on")
-    seq_len: int = Field(default=256, gt=1, description="tokens a packed row")
-    batch_size: int = Field(default=16, gt=0, description="rows a step")
-    stages: tuple[Stage, ...] = Field(
-        default=(Stage(loss="hidden", steps=100), Stage(loss="logits", steps=400)), min_length=1, description="in this order"
-    )
-    optimizer: Literal["adamw", "muon"] = Field(default="adamw", description="muon: orthogonal steps for matrices, AdamW for the rest")
-    bf16: bool | None = Field(default=None, description="bfloat16 matrix products; default: where the processor has them")
+__all__ = ["distill", "shared_vocabulary"]
 
 
 def distill(options: DistillOptions, source: Path, out: Path, context: StepContext) -> StepResult:
-    """Train a student on a teacher and write it to `out`.
+    """Train a student, on a teacher or on the data alone, and write it to `out`.
 
     Raises:
-        Refused: the tokenizers differ, or one of the models is quantized.
-        UsageError: an input is broken or the data too small.
+        Refused: the tokenizers differ, one of the models is quantized, or adapters were asked for on a sparse student.
+        UsageError: an input is broken, the data too small, or a matrix to adapt unknown.
         EdgewrightError: the loss stopped being finite.
     """
-    teacher_dir = context.resolve(options.teacher)
+    teacher_dir = context.resolve(options.teacher) if options.teacher else None
     device = pick_device(context.device)
-    with _scratch(out) as made:
+    with scratch_directory(out.with_name(f".{out.name}.student")) as made:
         student_dir, notes, provenance = _student(options, source, made, context)
-        vocab, vocab_note = shared_vocabulary(teacher_dir, student_dir)
+        family, config = _trainable(student_dir, options.lora)
+        vocab, vocab_note = shared_vocabulary(teacher_dir, student_dir) if teacher_dir else (0, "")
         torch.manual_seed(context.seed)
-        teacher, student = load_model(teacher_dir, device), load_model(student_dir, device)
-        teacher.requires_grad_(False)
-        losses = _stages(options, student, teacher, vocab, student_dir, context, device)
-        family, config = read_family(student_dir)
+        teacher = load_model(teacher_dir, device).requires_grad_(False) if teacher_dir else None
+        student = load_model(student_dir, device)
+        put_back = zeros_of(student, family, student_dir)
+        with _learning(student, family, options.lora, put_back is not None, notes):
+            losses = _stages(options, student, teacher, vocab, student_dir, context, device, put_back)
         dtype = stored_dtype(config)
         tied = set(student._tied_weights_keys or ()) if student.config.tie_word_embeddings else set()
         state = {k: v.detach().cpu().to(dtype) for k, v in student.state_dict().items() if k not in tied}
-        provenance |= {"kind": "checkpoint", "step": "distill", "teacher": content_hash(teacher_dir), "options": options.model_dump()}
+        taught_by = content_hash(teacher_dir) if teacher_dir else None
+        provenance |= {"kind": "checkpoint", "step": "distill", "teacher": taught_by, "options": options.model_dump()}
+        provenance |= {"sparsity": "2:4"} if put_back else {}
         write_checkpoint(out, family.stored(state), config, student_dir, provenance)
     first_last = "; ".join(f"{name}: {curve[0]:.4f} -> {sum(curve[-10:]) / len(curve[-10:]):.4f}" for name, curve in losses.items())
     tokens = sum(s.steps for s in options.stages) * options.batch_size * options.seq_len
@@ -90,48 +61,78 @@ def distill(options: DistillOptions, source: Path, out: Path, context: StepConte
     return StepResult(notes, {"loss": losses})
 
 
-@contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
-    """Where a student is cut before it learns; a fixed name, so that what a killed run left is cleared by the next."""
-    made = out.with_name(f".{out.name}.student")
-    shutil.rmtree(made, ignore_errors=True)
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
 def _student(options: DistillOptions, source: Path, made: Path, context: StepContext) -> tuple[Path, list[str], dict[str, Any]]:
     """The student's directory (cut from another model when the recipe says so), notes and provenance."""
     if isinstance(options.student, StudentFrom):
         cut = PruneOptions(**options.student.model_dump(exclude={"source"}))
         result = prune(cut, context.resolve(options.student.source), made, context)
-        return made, [f"student: {note}" for note in result.notes], {"student_cut": result.details["kept_layers"]}
+        return made, [f"student: {note}" for note in result.notes], {"student_cut": result.details.get("kept_layers")}
     folder = context.resolve(options.student) if options.student else source
     return folder, [], {"student": content_hash(folder)}
 
 
+def _trainable(student: Path, lora: LoraOptions | None) -> tuple[Family, dict[str, Any]]:
+    """Family and config of a student, once it is clear that it can learn in this way."""
+    family, config = read_family(student)
+    if is_gptq(config):
+        raise UsageError(f"{student}: a packed checkpoint cannot learn", "distill first, then quantize")
+    if lora:
+        lora_targets(family, lora)  # refuses before anything is loaded
+    return family, config
+
+
+@contextmanager
+def _learning(student: Any, family: Family, lora: LoraOptions | None, sparse: bool, notes: list[str]) -> Iterator[None]:
+    """All of the student learns in the block (its zeros aside), or adapters that are merged at its end."""
+    if lora is None:
+        notes += ["the student is 2:4 sparse and stays so: its zeros do not learn"] if sparse else []
+        yield
+        return
+    if sparse:
+        raise Refused(
+            "the student is 2:4 sparse: merging adapters adds a dense matrix and would fill its zeros",
+            "let all weights learn (leave --lora out), or recover first and make it sparse afterwards",
+        )
+    whole = sum(p.numel() for p in student.parameters())
+    with adapted(student, family, lora) as count:
+        names = ", ".join(name.rpartition(".")[2] for name in lora_targets(family, lora))
+        notes.append(f"adapters of rank {lora.r} on {names}, merged: {count:,} parameters learnt, {whole:,} in the student")
+        yield
+
+
 def _stages(
-    options: DistillOptions, student: nn.Module, teacher: nn.Module, vocab: int, tokenizer_dir: Path, context: StepContext, device: str
+    options: DistillOptions, student: nn.Module, teacher: nn.Module | None, vocab: int, tokenizer_dir: Path, context: StepContext,
+    device: str, after_step: Callable[[], None] | None,
 ) -> dict[str, list[float]]:  # fmt: skip
     rows = _rows(options, tokenizer_dir, context.seed)
     losses: dict[str, list[float]] = {}
     for number, stage in enumerate(options.stages, 1):
-        objective: nn.Module = HiddenAlignment(student, teacher)
-        if stage.loss == "logits":
-            objective = LogitDistillation(student, teacher, stage.temperature, stage.hard, vocab)
+        objective = _objective(stage, student, teacher, vocab)
         config = TrainConfig(stage.steps, stage.lr, options.batch_size, bf16=options.bf16, optimizer=options.optimizer, device=device)
         name = stage.loss if stage.loss not in losses else f"{stage.loss}-{number}"
-        losses[name] = train(objective, rows, config, f"distilling ({stage.loss})")
+        losses[name] = train(objective, rows, config, f"learning ({stage.loss})", after_step)
     return losses
+
+
+def _objective(stage: Stage, student: nn.Module, teacher: nn.Module | None, vocab: int) -> nn.Module:
+    if teacher is None or stage.loss == "labels":
+        return LabelLearning(student)
+    if stage.loss == "hidden":
+        return HiddenAlignment(student, teacher)
+    return LogitDistillation(student, teacher, stage.temperature, stage.hard, vocab)
 
 
 def _rows(options: DistillOptions, tokenizer_dir: Path, seed: int) -> Iterator[Tensor]:
     """Rows without end: a generator is endless itself, files go round in shuffled epochs."""
     source, tokenizer = Source.parse(options.data), load_tokenizer(tokenizer_dir)
     stream = training_rows(tokenizer, source, options.seq_len, seed)
-    rows = stream if source.kind == "builtin" else shuffled_forever(list(stream), seed)
-    return (as_tensor(row) for row in rows)
+    if source.kind == "builtin":
+        return (as_tensor(row) for row in stream)
+    every = list(stream)
+    learnt = every[: len(every) - options.hold_out]
+    if not learnt:
+        raise UsageError(f"{options.data}: {len(every)} rows, all of which are held out", "give more data, or hold fewer rows out")
+    return (as_tensor(row) for row in shuffled_forever(learnt, seed))
 
 
 def shared_vocabulary(teacher: Path, student: Path) -> tuple[int, str]:
@@ -141,10 +142,7 @@ def shared_vocabulary(teacher: Path, student: Path) -> tuple[int, str]:
 
     Raises:
         Refused: the same id means different tokens, so the logits cannot be compared.
-        UsageError: a packed checkpoint was given where a trainable one is needed.
     """
-    if is_gptq(read_config(student)):
-        raise UsageError(f"{student}: a packed checkpoint cannot learn", "distill first, then quantize")
     (t_family, t_config), (s_family, s_config) = read_family(teacher), read_family(student)
     t_size, s_size = t_family.shape(t_config).vocab_size, s_family.shape(s_config).vocab_size
     t_tokens = {i: token for token, i in load_tokenizer(teacher).get_vocab().items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -77,7 +77,9 @@ def batches(rows: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
         yield torch.stack(group)
 
 
-def train(objective: nn.Module, rows: Iterable[Tensor], config: TrainConfig, label: str = "training") -> list[float]:
+def train(
+    objective: nn.Module, rows: Iterable[Tensor], config: TrainConfig, label: str = "training", after_step: Callable[[], None] | None = None
+) -> list[float]:  # fmt: skip
     """Minimise `objective` over `rows` and return the loss of every step.
 
     Args:
@@ -85,6 +87,7 @@ def train(objective: nn.Module, rows: Iterable[Tensor], config: TrainConfig, lab
         rows: endless supply of int64 [2, seq_len] rows.
         config: how long and how fast.
         label: what the progress bar says.
+        after_step: called after every optimizer step, to hold what a step may not change.
 
     Raises:
         EdgewrightError: the loss is no longer finite, or the data ran out.
@@ -113,6 +116,8 @@ def train(objective: nn.Module, rows: Iterable[Tensor], config: TrainConfig, lab
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
+            if after_step:
+                after_step()
             losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]):
                 raise EdgewrightError(f"{label}: the loss became {losses[-1]} at step {step}", "lower the learning rate")

@@ -2,33 +2,35 @@
 
 The idea of FLAP (An et al. 2023, section 3.3) and SliceGPT (Ashkboos et al. 2024), with the fit of a whole matrix: layer by
 layer, ridge regression from the inputs that the cut model really has to the outputs that the uncut model had (and to what the
-stream has lost before it), pulled towards the old weights rather than towards zero. It needs no gradient and no labels.
+stream has lost before it), pulled towards the old weights rather than towards zero. It needs no gradient and no labels, and of
+the model one layer at a time.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...console import progress
 from ...models import Family, Shape, weight_of
-from ..layerwise import LayerCall, first_inputs
+from ..activations import Activations, Room
+from ..layerwise import LayerCall
 from .cut import Kept, head_channels
-from .experts import mask_router
 
-__all__ = ["Sums", "choose_damp", "compensate", "refit"]
+__all__ = ["Compensation", "Sums", "choose_damp", "refit"]
 
 
 DAMPS = (math.inf, 1.0, 0.1, 0.01)
 """Ridges to choose from, as shares of the mean diagonal of the Gram matrix; infinity keeps the weights as they are."""
 
-ROWS_AT_ONCE = 8
+ROWS_AT_ONCE, TOKENS_AT_ONCE = 8, 4096
+COLUMNS = 1024
+"""Columns of a Gram matrix that are turned into float64 at a time."""
 
 
 @dataclass
@@ -51,10 +53,19 @@ class Sums:
         self.gram.addmm_(y.T, y)
         self.target.addmm_(t.T, y)
 
+    def take(self, other: Sums) -> None:
+        """Take in the tokens of other sums."""
+        self.gram += other.gram
+        self.target += other.target
+
+    def lacking(self, weight: Tensor) -> Tensor:
+        """What W [out, k] leaves over, `target` - W `gram`, in float64 [out, k]; in parts, since the Gram matrix may be large."""
+        parts = zip(self.target.split(COLUMNS, 1), self.gram.split(COLUMNS, 1), strict=True)
+        return torch.cat([target.double() - weight.double() @ gram.double() for target, gram in parts], 1)
+
     def loss(self, weight: Tensor) -> float:
         """Sum of |W y - t|^2 for a weight [out, k], less what does not depend on it."""
-        weight, gram, target = weight.double(), self.gram.double(), self.target.double()
-        return float(((weight @ gram - 2 * target) * weight).sum())
+        return -float(((self.lacking(weight) + self.target) * weight).sum())
 
 
 def refit(weight: Tensor, sums: Sums, damp: float) -> Tensor:
@@ -70,11 +81,16 @@ def refit(weight: Tensor, sums: Sums, damp: float) -> Tensor:
     """
     if math.isinf(damp):
         return weight
-    old, gram = weight.double(), sums.gram.double()
-    ridge = damp * gram.diagonal().mean().clamp_min(1e-12)
-    factor, failed = torch.linalg.cholesky_ex(gram + ridge * torch.eye(len(gram), device=gram.device, dtype=gram.dtype))
-    gap = sums.target.double() - old @ gram
-    return weight if int(failed) else (old + torch.cholesky_solve(gap.T, factor).T).to(weight)
+    system = sums.gram.to(
+        torch.float64, copy=True
+    ).mT  # symmetric; in LAPACK's order the factor takes its place, and a large one is never there twice
+    system.diagonal().add_(damp * system.diagonal().mean().clamp_min(1e-12))
+    failed = torch.empty((), dtype=torch.int32, device=weight.device)
+    torch.linalg.cholesky_ex(system, out=(system, failed))
+    if int(failed):
+        return weight
+    half = torch.linalg.solve_triangular(system, sums.lacking(weight).mT, upper=False)
+    return (weight.double() + torch.linalg.solve_triangular(system.mT, half, upper=True).mT).to(weight)
 
 
 def choose_damp(weight: Tensor, fit: Sums, held: Sums) -> float:
@@ -86,55 +102,67 @@ class _Enough(Exception):
     """Raised by a hook once it has seen the input of the projection in question."""
 
 
-def compensate(model: Any, family: Family, shape: Shape, rows: list[Tensor], kept: Kept) -> None:
-    """Refit o_proj and down_proj of every kept layer of the *uncut* `model`, in place, so that it is better once it is cut.
-
-    A layer with experts has no down_proj of its own: there o_proj alone makes up for what went, in the layers before it too.
-
-    Only the columns of kept heads and neurons change; what the others hold is about to go.
+class Compensation:
+    """Follows what the uncut model's layers put out, and refits one layer after the other so that the cut model does the same.
 
     Args:
-        model: the uncut model, in float32.
         family: whose names to use.
-        shape: its sizes.
-        rows: calibration rows int64 [2, seq], all of one length.
+        shape: sizes of the uncut model.
         kept: what stays.
+        states: what enters the first layer for all calibration rows.
+        room: for three more sets of such states.
     """
-    stack = family.layer_list(model)
-    states, calls = first_inputs(model, stack, rows)
-    size = min(max(len(states) // 8, 1), ROWS_AT_ONCE)  # at least eight batches, so that there is one to hold out
-    whole = [torch.cat(states[i : i + size]) for i in range(0, len(states), size)]
-    small = list(whole)
-    with torch.no_grad(), progress("refitting what is kept", len(stack)) as bar:
-        for i, (layer, call) in enumerate(zip(stack, calls, strict=True)):
-            wanted = [_wanted(family, layer, call, hidden) for hidden in whole]
-            whole = [output for output, _ in wanted]
-            if i in kept.layers:
-                columns = {family.o: head_channels(kept.heads[i], shape.head_dim), family.down: torch.tensor(kept.neurons[i])}
-                for name in family.outputs(layer):
-                    _refit_one(family, name, columns[name].to(whole[0].device), layer, call, small, [of[name] for _, of in wanted])
-                routed = kept.routed(i)
-                with mask_router(layer, family, shape, routed) if routed else nullcontext():
-                    small = [call(layer, hidden) for hidden in small]
-            bar.advance()
 
+    def __init__(self, family: Family, shape: Shape, kept: Kept, states: Activations, room: Room) -> None:
+        self.family, self.shape, self.kept = family, shape, kept
+        self.whole, self.wanted_o, self.wanted_down = (room.states(*states.shape, states.device) for _ in range(3))
+        rows, seq, _ = states.shape
+        size = max(1, min(rows // 8, ROWS_AT_ONCE, TOKENS_AT_ONCE // seq))  # at least eight batches, so that there is one to hold out
+        self.batches = [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
+        for batch in self.batches:
+            self.whole[batch] = states[batch]
 
-def _refit_one(
-    family: Family, name: str, kept: Tensor, layer: nn.Module, call: LayerCall, states: list[Tensor], wanted: list[Tensor]
-) -> None:  # fmt: skip
-    """Replace one projection of a layer by its refit; columns that go become zero, which is what cutting them does."""
-    weight = weight_of(layer.get_submodule(name))
-    old = weight[:, kept]
-    outputs, width = old.shape
-    fit, held = (Sums.zeros(outputs, width, old.device) for _ in range(2))
-    for number, (hidden, target) in enumerate(zip(states, wanted, strict=True)):
-        with _watched(layer, family, last=name) as (inputs, stream), suppress(_Enough):
-            call(layer, hidden)
-        t = target if _normed(family, name) else target - stream[name]
-        (held if number % 4 == 3 else fit).add(inputs[name][:, kept], t)
-    damp = choose_damp(old, fit, held)
-    fitted = refit(old, Sums(fit.gram + held.gram, fit.target + held.target), damp)
-    weight.zero_()[:, kept] = fitted
+    def refit(self, index: int, layer: nn.Module, call: LayerCall, states: Activations) -> None:
+        """Refit o_proj and down_proj of an uncut layer in place, if it stays; what belongs to removed heads and neurons becomes zero.
+
+        A layer with experts has no down_proj of its own: there o_proj alone makes up for what went, in the layers before it too.
+
+        Args:
+            index: of the layer; they must come in order.
+            layer: with its weights in float32.
+            call: how the model would call it.
+            states: what enters it in the cut model.
+        """
+        family, outputs = self.family, self.family.outputs(layer)
+        wanted_of = {family.o: self.wanted_o, family.down: self.wanted_down}
+        columns = {
+            family.o: head_channels(self.kept.heads[index], self.shape.head_dim),
+            family.down: torch.tensor(self.kept.neurons[index]),
+        }
+        for batch in self.batches:
+            output, wanted = _wanted(family, layer, call, self.whole[batch])
+            self.whole[batch] = output
+            for name in outputs:
+                wanted_of[name][batch] = wanted[name].view_as(output)
+        for name in outputs if index in self.kept.layers else ():
+            self._refit_one(name, columns[name], layer, call, states, wanted_of[name])
+
+    def _refit_one(self, name: str, kept: Tensor, layer: nn.Module, call: LayerCall, states: Activations, wanted: Activations) -> None:
+        """Replace one projection of a layer by its refit; columns that go become zero, which is what cutting them does."""
+        weight = weight_of(layer.get_submodule(name))
+        kept = kept.to(weight.device)
+        old = weight[:, kept]
+        fit, held = (Sums.zeros(len(old), len(kept), old.device) for _ in range(2))
+        for number, batch in enumerate(self.batches):
+            with _watched(layer, self.family, last=name) as (inputs, stream), suppress(_Enough):
+                call(layer, states[batch])
+            t = wanted[batch].flatten(0, -2)
+            t = t if _normed(self.family, name) else t - stream[name]
+            (held if number % 4 == 3 else fit).add(inputs[name][:, kept], t)
+        damp = choose_damp(old, fit, held)
+        fit.take(held)
+        del held  # of a wide FFN, hundreds of megabytes
+        weight.zero_()[:, kept] = refit(old, fit, damp)
 
 
 def _wanted(family: Family, layer: nn.Module, call: LayerCall, hidden: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

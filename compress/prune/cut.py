@@ -1,4 +1,4 @@
-"""What stays of a model, and cutting its tensors down to that: pure functions on state dicts."""
+"""What stays of a model, and cutting its tensors down to that: pure functions on state dicts, whole or a layer at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ...models import Family, Shape
 from .experts import cut_experts
 
-__all__ = ["Kept", "cut", "head_channels"]
+__all__ = ["Kept", "cut", "cut_layer", "head_channels"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,19 @@ class Kept:
         """The key/value heads of a layer that still serve a query head."""
         return sorted({head // shape.group for head in self.heads[layer]})
 
+    def sizes(self, shape: Shape) -> dict[str, int]:
+        """The `heads`, `kv_heads` and `ffn` of every layer that stays, and the `experts` if some go."""
+        first = self.layers[0]
+        sizes = {"heads": len(self.heads[first]), "kv_heads": len(self.kv_heads(first, shape)), "ffn": len(self.neurons[first])}
+        return sizes | ({"experts": max(map(len, self.experts))} if self.experts else {})
+
     def routed(self, layer: int) -> list[int]:
         """The experts that a layer may still send tokens to; empty where none was removed."""
         return self.experts[layer] if self.experts else []
+
+    def removed_heads(self, shape: Shape) -> list[list[int]]:
+        """The query heads that go, a list a layer."""
+        return [sorted(set(range(shape.num_attention_heads)) - set(kept)) for kept in self.heads]
 
 
 def head_channels(heads: list[int], head_dim: int) -> Tensor:
@@ -53,26 +63,28 @@ def cut(
         shape: its sizes.
         kept: what stays of it.
     """
-    if kept.experts:
-        state, config = cut_experts(state, config, family, kept.experts)
-    prefix = f"{family.layers}."
-    small = {k: v for k, v in state.items() if not k.startswith(prefix)}
+    small = {k: v for k, v in state.items() if not k.startswith(f"{family.layers}.")}
     for new, old in enumerate(kept.layers):
-        rows = head_channels(kept.heads[old], shape.head_dim)
-        kv_rows = head_channels(kept.kv_heads(old, shape), shape.head_dim)
-        ffn = torch.tensor(kept.neurons[old])
-        along = {
-            family.q: (rows, 0), family.k: (kv_rows, 0), family.v: (kv_rows, 0), family.o: (rows, 1),
-            family.gate: (ffn, 0), family.up: (ffn, 0), family.down: (ffn, 1),
-        }  # fmt: skip
-        start = f"{prefix}{old}."
-        for key, tensor in state.items():
-            if key.startswith(start):
-                name, _, part = key.removeprefix(start).rpartition(".")
-                small[family.key(new, name, part)] = _slice(tensor, part, *along[name]) if name in along else tensor
-    first = kept.layers[0]
-    sizes = {"heads": len(kept.heads[first]), "kv_heads": len(kept.kv_heads(first, shape)), "ffn": len(kept.neurons[first])}
-    return small, family.resized(config, **sizes, layers=kept.layers)
+        small |= cut_layer(state, family, shape, kept, old, new)
+    return small, family.resized(config, **kept.sizes(shape), layers=kept.layers)
+
+
+def cut_layer(state: Mapping[str, Tensor], family: Family, shape: Shape, kept: Kept, old: int, new: int) -> dict[str, Tensor]:
+    """The tensors of decoder layer `old` after the cut, named as those of layer `new`; others in `state` are left alone."""
+    rows = head_channels(kept.heads[old], shape.head_dim)
+    kv_rows = head_channels(kept.kv_heads(old, shape), shape.head_dim)
+    ffn = torch.tensor(kept.neurons[old])
+    along = {
+        family.q: (rows, 0), family.k: (kv_rows, 0), family.v: (kv_rows, 0), family.o: (rows, 1),
+        family.gate: (ffn, 0), family.up: (ffn, 0), family.down: (ffn, 1),
+    }  # fmt: skip
+    small: dict[str, Tensor] = {}
+    start = family.key(old, "", "")[:-1]
+    inside = {key.removeprefix(start): tensor for key, tensor in state.items() if key.startswith(start)}
+    for key, tensor in cut_experts(inside, family, kept.routed(old)).items():
+        name, _, part = key.rpartition(".")
+        small[family.key(new, name, part)] = _slice(tensor, part, *along[name]) if name in along else tensor
+    return small
 
 
 def _slice(tensor: Tensor, part: str, index: Tensor, axis: int) -> Tensor:

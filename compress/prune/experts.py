@@ -8,8 +8,7 @@ that speaks up rarely counts for little. Every layer loses the same number of ex
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,7 @@ from ...models import Family, Mixture, Shape
 
 __all__ = [
     "Usage", "balance", "choose_experts", "cut_experts", "expert_details", "expert_note", "kept_experts", "mask_router",
-    "run_watched", "watched",
+    "watched",
 ]  # fmt: skip
 
 
@@ -99,33 +98,35 @@ def choose_experts(usage: Mapping[int, Usage], layers: int, keep: int, seed: int
 
 
 @contextmanager
-def watched(model: nn.Module, family: Family, shape: Shape) -> Iterator[dict[int, Usage]]:
-    """Count, while the model runs, what its experts do; empty for a dense model.
+def watched(layer: nn.Module, index: int, family: Family, shape: Shape) -> Iterator[Usage | None]:
+    """Count, while a decoder layer runs, what its experts do; None where it has none.
+
+    Only what the layer does when it is called counts: not what is computed again on the way back of a gradient.
 
     Args:
-        model: the causal language model.
+        layer: the decoder layer.
+        index: of it.
         family: whose names to use.
-        shape: its sizes.
+        shape: sizes of the model.
     """
-    usage: dict[int, Usage] = {}
-    handles: list[Any] = []
-    for i, layer in enumerate(family.layer_list(model)):
-        if shape.experts and i in shape.experts.layers:
-            usage[i] = Usage(torch.zeros(shape.experts.count), torch.zeros(shape.experts.count))
-            handles.append(layer.get_submodule(family.expert_pool).register_forward_pre_hook(_counter(usage[i])))
+    if shape.experts is None or index not in shape.experts.layers:
+        yield None
+        return
+    usage = Usage(torch.zeros(shape.experts.count), torch.zeros(shape.experts.count))
+    pool, counting = layer.get_submodule(family.expert_pool), []
+
+    def begin(_layer: nn.Module, _args: Any) -> None:
+        counting.append(pool.register_forward_pre_hook(_counter(usage)))
+
+    def end(_layer: nn.Module, _args: Any, _output: Any) -> None:
+        counting.pop().remove()
+
+    handles = [layer.register_forward_pre_hook(begin), layer.register_forward_hook(end)]
     try:
         yield usage
     finally:
-        for handle in handles:
+        for handle in [*handles, *counting]:
             handle.remove()
-
-
-def run_watched(model: nn.Module, family: Family, shape: Shape, rows: Iterable[Tensor]) -> dict[int, Usage]:
-    """What the experts do on rows int64 [2, seq]; a dense model is not run."""
-    with torch.no_grad(), watched(model, family, shape) as usage:
-        for row in rows if usage else ():
-            model(input_ids=row[:1].to(next(model.parameters()).device), use_cache=False)
-    return usage
 
 
 def _counter(usage: Usage) -> Any:
@@ -170,31 +171,25 @@ def mask_router(layer: nn.Module, family: Family, shape: Shape, stay: list[int])
     return layer.get_submodule(family.router).register_forward_hook(hook)
 
 
-def cut_experts(
-    state: Mapping[str, Tensor], config: Mapping[str, Any], family: Family, kept: list[list[int]]
-) -> tuple[dict[str, Tensor], Mapping[str, Any]]:  # fmt: skip
-    """The state dict and config.json without the experts that go and their rows of the router; those that stay are renumbered.
+def cut_experts(state: Mapping[str, Tensor], family: Family, stay: list[int]) -> Mapping[str, Tensor]:
+    """A decoder layer without the experts that go and their rows of the router; those that stay are renumbered.
 
     Args:
-        state: tensors of the whole model.
-        config: its config.json.
+        state: tensors of the layer, by their names within it.
         family: whose names to use.
-        kept: experts that stay, by layer; an empty list for a dense layer.
+        stay: experts that stay; an empty list for a layer that keeps all or has none.
     """
-    if not isinstance(family, Mixture):
-        return dict(state), config
+    if not stay or not isinstance(family, Mixture):
+        return state
     small: dict[str, Tensor] = {}
     for key, tensor in family.stored(state).items():  # some files have fused experts
-        found = re.fullmatch(rf"{re.escape(family.layers)}\.(\d+)\.(.+)\.\w+", key)
-        stay = kept[int(found[1])] if found else []
-        expert = family.stored_expert(found[2]) if found else None
-        if found and stay and expert:
-            number, part = expert
-            if number in stay:
-                small[family.key(int(found[1]), family.stored_name(stay.index(number), part))] = tensor
-        else:
-            small[key] = tensor[stay] if found and stay and found[2] == family.stored_router else tensor
-    return small, family.with_experts(config, max(map(len, kept)))
+        name, _, part = key.rpartition(".")
+        expert = family.stored_expert(name)
+        if expert is None:
+            small[key] = tensor[stay] if name == family.stored_router else tensor
+        elif expert[0] in stay:
+            small[f"{family.stored_name(stay.index(expert[0]), expert[1])}.{part}"] = tensor
+    return small
 
 
 def balance(routed: Tensor) -> dict[str, float]:

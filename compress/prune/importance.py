@@ -1,25 +1,31 @@
-"""How much each head, FFN neuron and layer matters, measured on calibration rows in one pass.
+"""How much each head, FFN neuron and layer matters, measured on calibration rows.
 
 Heads and neurons are scored at the input of the projection that reads them (o_proj, down_proj), where each owns its
-slice of channels, so that every criterion is a hook there and no weight gradient is ever formed.
+slice of channels, so that every criterion is a hook there and no weight gradient is ever formed. All criteria but the
+gradient go layer by layer, so that the model need not be in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from ...console import progress
 from ...models import Family, Shape, weight_of
+from ...streaming import InMemory, Layered
+from ..activations import Room
+from ..layerwise import first_inputs
 from .cut import Kept
-from .experts import mask_router
+from .experts import Usage, mask_router, watched
 
-__all__ = ["Criterion", "Importance", "masked", "measure"]
+__all__ = ["Criterion", "Importance", "masked", "masked_layer", "measure", "measure_layers"]
 
 Criterion = Literal["taylor", "activation", "norm", "magnitude", "random"]
 
@@ -31,25 +37,14 @@ class Importance:
     heads: Tensor
     neurons: Tensor
     layers: Tensor
+    experts: dict[int, Usage] = field(default_factory=dict[int, Usage])
+    """What the experts of a mixture did, by layer; the neurons of such layers are not scored."""
 
 
-@dataclass
-class _Probe:
-    """What one layer's hooks gather."""
-
-    head_mask: Tensor
-    neuron_mask: Tensor
-    attention_square: Tensor | float = 0.0
-    ffn_square: Tensor | float = 0.0
-    head_norm: Tensor | float = 0.0
-    neuron_norm: Tensor | float = 0.0
-    influence: float = 0.0
-    tokens: int = 0
-    handles: list[Any] = field(default_factory=list)
-
-
-def measure(model: nn.Module, family: Family, shape: Shape, rows: Iterable[Tensor], criterion: Criterion, seed: int = 0) -> Importance:
-    """Score heads, neurons and layers by one criterion.
+def measure(
+    model: nn.Module, family: Family, shape: Shape, rows: list[Tensor], criterion: Criterion, seed: int = 0, *, recompute: bool = True
+) -> Importance:  # fmt: skip
+    """Score heads, neurons and layers of a loaded model by one criterion.
 
     Args:
         model: the causal language model, in evaluation mode; left as it was.
@@ -60,86 +55,154 @@ def measure(model: nn.Module, family: Family, shape: Shape, rows: Iterable[Tenso
             `activation` = output-projection weights times input norms (Sun et al. 2023, equation 1, summed a head);
             `norm` = mean norm of the head's output; `magnitude` = norm of its output weights; `random`.
         seed: of the random criterion.
+        recompute: for `taylor`, keep what enters a layer and compute the rest again on the way back (Chen et al. 2016,
+            section 3): the memory of one layer's activations instead of all. The scores are the same.
 
     Layers are always scored by block influence: 1 - cosine of a layer's input and output (Men et al. 2024, section 3.2).
     """
-    layers = family.layer_list(model)
-    probes = [_probe(layer, family, shape, next(model.parameters()).device) for layer in layers]
-    heads = torch.zeros(len(layers), shape.num_attention_heads)
-    neurons = torch.zeros(len(layers), shape.intermediate_size)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    count = 0
-    try:
-        for row in rows:
-            _one_row(model, probes, row, criterion)
-            if criterion == "taylor":
-                for i, probe in enumerate(probes):
-                    heads[i] += _take_gradient(probe.head_mask)
-                    neurons[i] += _take_gradient(probe.neuron_mask)
-            count += 1
-    finally:
-        for probe in probes:
-            for handle in probe.handles:
-                handle.remove()
     if criterion == "taylor":
-        heads, neurons = heads / max(count, 1), neurons / max(count, 1)
-    else:
-        for i, (layer, probe) in enumerate(zip(layers, probes, strict=True)):
-            heads[i], neurons[i] = _static_scores(layer, probe, family, shape, criterion, seed + i)
-    influence = torch.tensor([p.influence / max(p.tokens, 1) for p in probes])
-    return Importance(heads, neurons, influence)
+        return _by_gradient(model, family, shape, rows, recompute)
+    return measure_layers(InMemory(model, family), shape, rows, criterion, seed)
 
 
-def _probe(layer: nn.Module, family: Family, shape: Shape, device: torch.device) -> _Probe:
-    probe = _Probe(
-        torch.ones(shape.num_attention_heads, device=device, requires_grad=True),
-        torch.ones(shape.intermediate_size, device=device, requires_grad=True),
-    )
+def measure_layers(
+    model: Layered, shape: Shape, rows: list[Tensor], criterion: Criterion, seed: int = 0, room: Room | None = None
+) -> Importance:  # fmt: skip
+    """`measure`, with one layer in memory at a time, by any criterion that needs no gradient.
 
-    def attention(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        x = args[0]
+    Args:
+        model: whose layers; left as it was.
+        shape: its sizes.
+        rows: int64 [2, seq] of ids and labels, all of one length.
+        criterion: all but `taylor`.
+        seed: of the random criterion.
+        room: where the hidden states of the rows are kept.
+    """
+    family, count = model.family, len(model.layers)
+    states, calls = first_inputs(model, rows, room)
+    found = Importance(torch.zeros(count, shape.num_attention_heads), torch.zeros(count, shape.intermediate_size), torch.zeros(count))
+    with torch.no_grad(), progress("scoring heads and neurons", count) as bar:
+        for i, call in enumerate(calls):
+            with model.held(i) as layer:
+                with _watched(layer, family, shape) as seen, watched(layer, i, family, shape) as usage:
+                    for row in range(len(states)):
+                        before = states[row]
+                        after = call(layer, before)
+                        seen.influence += _turned(before, after)
+                        states[row] = after
+                seen.tokens = len(states) * states.shape[1]
+                found.heads[i], found.neurons[i] = _static_scores(layer, seen, family, shape, criterion, seed + i)
+                found.layers[i] = seen.influence / seen.tokens
+                found.experts |= {i: usage} if usage else {}
+            bar.advance()
+    return found
+
+
+@dataclass
+class _Seen:
+    """Sums over the tokens that went through a layer."""
+
+    attention_square: Tensor | float = 0.0
+    ffn_square: Tensor | float = 0.0
+    head_norm: Tensor | float = 0.0
+    neuron_norm: Tensor | float = 0.0
+    influence: float = 0.0
+    tokens: int = 0
+
+
+@contextmanager
+def _watched(layer: nn.Module, family: Family, shape: Shape) -> Iterator[_Seen]:
+    """Gathers what the output projections of a layer are given."""
+    seen = _Seen()
+
+    def attention(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x = args[0].float()
         split = x.view(*x.shape[:-1], shape.num_attention_heads, shape.head_dim)
-        probe.attention_square = probe.attention_square + x.detach().float().pow(2).flatten(0, -2).sum(0)
-        probe.head_norm = probe.head_norm + split.detach().float().norm(dim=-1).flatten(0, -2).sum(0)
-        return ((split * probe.head_mask.unsqueeze(-1)).flatten(-2), *args[1:])
+        seen.attention_square = seen.attention_square + x.pow(2).flatten(0, -2).sum(0)
+        seen.head_norm = seen.head_norm + split.norm(dim=-1).flatten(0, -2).sum(0)
 
-    def ffn(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        x = args[0]
-        probe.ffn_square = probe.ffn_square + x.detach().float().pow(2).flatten(0, -2).sum(0)
-        probe.neuron_norm = probe.neuron_norm + x.detach().float().abs().flatten(0, -2).sum(0)
-        return (x * probe.neuron_mask, *args[1:])
-
-    def block(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        before, after = args[0].detach().float(), (output[0] if isinstance(output, tuple) else output).detach().float()
-        probe.influence += float((1 - F.cosine_similarity(before, after, dim=-1)).sum())
-        probe.tokens += before.shape[0] * before.shape[1]
+    def ffn(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x = args[0].float()
+        seen.ffn_square = seen.ffn_square + x.pow(2).flatten(0, -2).sum(0)
+        seen.neuron_norm = seen.neuron_norm + x.abs().flatten(0, -2).sum(0)
 
     hooks = {family.o: attention, family.down: ffn}
-    probe.handles = [layer.get_submodule(name).register_forward_pre_hook(hooks[name]) for name in family.outputs(layer)]
-    probe.handles.append(layer.register_forward_hook(block))
-    return probe
+    handles = [layer.get_submodule(name).register_forward_pre_hook(hooks[name]) for name in family.outputs(layer)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
-def _one_row(model: nn.Module, probes: list[_Probe], row: Tensor, criterion: Criterion) -> None:
-    row = row.to(probes[0].head_mask.device)
-    with torch.set_grad_enabled(criterion == "taylor"):
+def _turned(before: Tensor, after: Tensor) -> float:
+    """The sum over tokens of 1 - cosine."""
+    return float((1 - F.cosine_similarity(before.float(), after.float(), dim=-1)).sum())
+
+
+def _by_gradient(model: nn.Module, family: Family, shape: Shape, rows: list[Tensor], recompute: bool) -> Importance:
+    layers, device = family.layer_list(model), next(model.parameters()).device
+    sizes = ((family.o, shape.num_attention_heads), (family.down, shape.intermediate_size))
+    masks = [{name: torch.ones(size, device=device, requires_grad=True) for name, size in sizes} for _ in layers]
+    sums = [{name: torch.zeros(size) for name, size in sizes} for _ in layers]
+    influence, tokens = torch.zeros(len(layers), dtype=torch.float64), 0
+    experts: dict[int, Usage] = {}
+    model.requires_grad_(False)
+
+    def scaled(mask: Tensor) -> Any:
+        return lambda _module, args: ((args[0].unflatten(-1, (len(mask), -1)) * mask.unsqueeze(-1)).flatten(-2), *args[1:])
+
+    def turned(i: int) -> Any:
+        def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            influence[i] += _turned(args[0].detach(), (output[0] if isinstance(output, tuple) else output).detach())
+
+        return hook
+
+    with ExitStack() as stack, progress("scoring heads and neurons", len(rows)) as bar:
+        for i, layer in enumerate(layers):
+            for name in family.outputs(layer):
+                stack.callback(layer.get_submodule(name).register_forward_pre_hook(scaled(masks[i][name])).remove)
+            usage = stack.enter_context(watched(layer, i, family, shape))
+            experts |= {i: usage} if usage else {}
+            stack.callback(layer.register_forward_hook(turned(i)).remove)
+            if recompute:
+                stack.enter_context(_recomputed(layer))
+        for row in rows:
+            _backward(model, row.to(device))
+            tokens += row.shape[1]
+            for mask, total in ((masks[i][name], sums[i][name]) for i in range(len(layers)) for name, _ in sizes):
+                total += 0 if mask.grad is None else mask.grad.abs().cpu().float()
+                mask.grad = None
+            bar.advance()
+    heads, neurons = (torch.stack([of[name] for of in sums]) / max(len(rows), 1) for name, _ in sizes)
+    return Importance(heads, neurons, (influence / max(tokens, 1)).float(), experts)
+
+
+def _backward(model: nn.Module, row: Tensor) -> None:
+    """The gradient of a row's loss with respect to the masks; of a row without a label there is none."""
+    labelled = bool((row[1, 1:] >= 0).any())
+    with torch.set_grad_enabled(labelled):
         logits = model(input_ids=row[:1], use_cache=False).logits
-        if criterion == "taylor" and bool((row[1, 1:] >= 0).any()):
+        if labelled:
             F.cross_entropy(logits[0, :-1].float(), row[1, 1:], ignore_index=-100).backward()
 
 
-def _take_gradient(mask: Tensor) -> Tensor:
-    gradient = torch.zeros_like(mask) if mask.grad is None else mask.grad.abs()
-    mask.grad = None
-    return gradient.detach().cpu().float()
+@contextmanager
+def _recomputed(layer: nn.Module) -> Iterator[None]:
+    """While this lasts, nothing inside the layer is kept for the backward pass. Hooks on the layer itself run once, those inside twice."""
+    forward = layer.forward
+    layer.forward = lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+    try:
+        yield
+    finally:
+        del layer.forward
 
 
-def _static_scores(layer: nn.Module, probe: _Probe, family: Family, shape: Shape, criterion: str, seed: int) -> tuple[Tensor, Tensor]:
+def _static_scores(layer: nn.Module, seen: _Seen, family: Family, shape: Shape, criterion: str, seed: int) -> tuple[Tensor, Tensor]:
     o = weight_of(layer.get_submodule(family.o)).float().cpu()
-    dense = family.down in family.outputs(layer)  # the neurons of experts are not scored
+    dense = family.down in family.outputs(layer)
     down = weight_of(layer.get_submodule(family.down)).float().cpu() if dense else torch.zeros(1, shape.intermediate_size)
-    tokens = max(probe.tokens, 1)
+    tokens = max(seen.tokens, 1)
 
     def by_head(columns: Tensor) -> Tensor:
         return columns.view(shape.num_attention_heads, shape.head_dim).sum(-1)
@@ -147,10 +210,10 @@ def _static_scores(layer: nn.Module, probe: _Probe, family: Family, shape: Shape
     if criterion == "magnitude":
         return by_head(o.pow(2).sum(0)).sqrt(), down.norm(dim=0)
     if criterion == "activation":
-        attention, ffn = torch.as_tensor(probe.attention_square).cpu(), torch.as_tensor(probe.ffn_square).cpu()
+        attention, ffn = torch.as_tensor(seen.attention_square).cpu(), torch.as_tensor(seen.ffn_square).cpu()
         return by_head(o.abs().sum(0) * (attention / tokens).sqrt()), down.abs().sum(0) * (ffn / tokens).sqrt()
     if criterion == "norm":
-        return torch.as_tensor(probe.head_norm).cpu() / tokens, torch.as_tensor(probe.neuron_norm).cpu() / tokens
+        return torch.as_tensor(seen.head_norm).cpu() / tokens, torch.as_tensor(seen.neuron_norm).cpu() / tokens
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(shape.num_attention_heads, generator=generator), torch.rand(shape.intermediate_size, generator=generator)
 
@@ -165,20 +228,24 @@ def masked(model: nn.Module, family: Family, shape: Shape, kept: Kept) -> Iterat
         shape: its sizes.
         kept: what stays.
     """
-    handles = []
-    for i, layer in enumerate(family.layer_list(model)):
-        if i not in kept.layers:
-            handles.append(layer.register_forward_hook(_skip))
-            continue
-        mask = torch.zeros(shape.num_attention_heads)
-        mask[kept.heads[i]] = 1
-        handles.append(layer.get_submodule(family.o).register_forward_pre_hook(_multiplier(mask.repeat_interleave(shape.head_dim))))
-        if family.down in family.outputs(layer):
-            mask = torch.zeros(shape.intermediate_size)
-            mask[kept.neurons[i]] = 1
-            handles.append(layer.get_submodule(family.down).register_forward_pre_hook(_multiplier(mask)))
-        if routed := kept.routed(i):
+    with ExitStack() as stack:
+        for i, layer in enumerate(family.layer_list(model)):
+            stack.enter_context(masked_layer(layer, i, family, shape, kept))
+        yield
+
+
+@contextmanager
+def masked_layer(layer: nn.Module, index: int, family: Family, shape: Shape, kept: Kept) -> Iterator[None]:
+    """`masked`, for one decoder layer."""
+    if index in kept.layers:
+        heads, neurons = torch.zeros(shape.num_attention_heads), torch.zeros(shape.intermediate_size)
+        heads[kept.heads[index]] = neurons[kept.neurons[index]] = 1
+        masks = {family.o: heads.repeat_interleave(shape.head_dim), family.down: neurons}
+        handles = [layer.get_submodule(name).register_forward_pre_hook(_multiplier(masks[name])) for name in family.outputs(layer)]
+        if routed := kept.routed(index):
             handles.append(mask_router(layer, family, shape, routed))
+    else:
+        handles = [layer.register_forward_hook(_skip)]
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...layouts import PackedLinear
 from .grid import Grid, fit_grid, round_to_grid
 
-__all__ = ["Quantized", "add_to_hessian", "gptq", "output_error", "rtn"]
+__all__ = ["BLOCK", "Quantized", "add_to_hessian", "gptq", "inverse_factor", "output_error", "rtn"]
 
 BLOCK = 128
 """Columns updated together (the lazy batch of the paper, section 3.3)."""
@@ -57,7 +57,7 @@ def gptq(weight: Tensor, hessian: Tensor, bits: int, group_size: int, sym: bool,
     width = weight.shape[1]
     diagonal = hessian.diagonal()
     order = diagonal.argsort(descending=True) if act_order else torch.arange(width, device=weight.device)
-    factor, used = _inverse_factor(hessian[order][:, order], damp)
+    factor, used = inverse_factor(hessian[order][:, order], damp)
     if factor is None:
         return Quantized(rtn(weight, bits, group_size, sym), None)
     group_of = order // group_size
@@ -73,7 +73,7 @@ def gptq(weight: Tensor, hessian: Tensor, bits: int, group_size: int, sym: bool,
     return Quantized(_packed(undone, grid, group_size), used)
 
 
-def _inverse_factor(hessian: Tensor, damp: float) -> tuple[Tensor | None, float | None]:
+def inverse_factor(hessian: Tensor, damp: float) -> tuple[Tensor | None, float | None]:
     """The upper Cholesky factor of the damped inverse Hessian, and the damping that it took."""
     mean = hessian.diagonal().mean()
     if not bool(torch.isfinite(mean)) or float(mean) <= 0:

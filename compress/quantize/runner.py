@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,17 +11,20 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from ...checkpoint import content_hash, read_family, stored_dtype, write_checkpoint
+from ...checkpoint import content_hash, read_family, read_provenance, stored_dtype, tensors_of, write_checkpoint
 from ...console import progress
 from ...errors import Refused, UsageError
-from ...layouts import PackedLinear, gptq_config, is_gptq, to_gptq
-from ...loading import load_model, pick_device
+from ...layouts import PackedLinear, gptq_config, gptq_specs, is_gptq, to_gptq
+from ...loading import pick_device
 from ...models import Family, require_dense, weight_of
+from ...shards import Pending
 from ...steps import StepContext, StepResult
-from ..layerwise import LayerCall, first_inputs
-from .gptq import Quantized, add_to_hessian, gptq, output_error, rtn
+from ...streaming import Layered, Streamed
+from ..activations import Room
+from ..layerwise import first_inputs, input_hessian
+from .gptq import Quantized, gptq, output_error, rtn
 
-__all__ = ["QuantizeOptions", "quantize"]
+__all__ = ["QuantizeOptions", "Run", "quantize", "quantized_layers"]
 
 
 class QuantizeOptions(BaseModel):
@@ -37,11 +41,10 @@ class QuantizeOptions(BaseModel):
 
 
 @dataclass
-class _Run:
+class Run:
     """What is carried from layer to layer."""
 
     options: QuantizeOptions
-    packed: dict[str, PackedLinear] = field(default_factory=dict)
     modules: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -58,12 +61,9 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
         raise Refused(f"{source}: quantized already", "quantize the floating-point checkpoint it was made from")
     require_dense(config, "quantized", str(source))
     _check_groups(family, config, options)
-    device = pick_device(context.device)
     rows = context.calibration.rows(source, context.seed)
-    model = load_model(source, device)
-    run = _Run(options)
-    _all_layers(run, model, family, rows)
-    state = _packed_state(model, run, stored_dtype(config))
+    model, run = Streamed(source, pick_device(context.device)), Run(options)
+    state = _pending(run, model, rows, Room(context.activation_budget, out.parent), stored_dtype(config))
     settings = {**config, "quantization_config": gptq_config(options.bits, options.group_size, options.sym, options.damp)}
     provenance = {
         "kind": "checkpoint", "step": "quantize", "source": content_hash(source), "options": options.model_dump(),
@@ -74,10 +74,12 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
     mean = sum(m["error"] for m in run.modules.values()) / len(run.modules)
     plain = sum(m["rtn_error"] for m in run.modules.values()) / len(run.modules)
     notes = [
-        f"{len(run.packed)} linear layers to {options.bits} bit, {'symmetric' if options.sym else 'asymmetric'}, "
+        f"{len(run.modules)} linear layers to {options.bits} bit, {'symmetric' if options.sym else 'asymmetric'}, "
         f"group {options.group_size}; embedding and head stay as they were",
         f"mean relative output error {mean:.2e} (round-to-nearest {plain:.2e}); worst {worst[0][0]} at {worst[0][1]['error']:.2e}",
     ]
+    if read_provenance(source).get("sparsity"):
+        notes.append("the source is 2:4 sparse; rounding need not keep that, so that the result counts as dense")
     return StepResult(notes + run.notes, {"modules": dict(worst)})
 
 
@@ -96,62 +98,69 @@ def _check_groups(family: Family, config: dict[str, Any], options: QuantizeOptio
         raise Refused(f"{word} integers fill a stored word, which does not divide {', '.join(bad)}", f"prune to multiples of {word}")
 
 
-def _all_layers(run: _Run, model: Any, family: Family, rows: list[Tensor]) -> None:
-    layers = family.layer_list(model)
-    states, calls = first_inputs(model, layers, rows)
-    with torch.no_grad(), progress(f"quantizing ({run.options.method})", len(layers) * len(family.input_groups)) as bar:
-        for index, layer in enumerate(layers):
-            call = calls[index]
-            for group in family.input_groups:
-                hessian = _hessian(layer, layer.get_submodule(group[0]), states, call)
-                for name in group:
-                    _one_linear(run, family, index, layer, name, hessian)
-                bar.advance(note=f"layer {index + 1}/{len(layers)}")
-            states = [call(layer, hidden) for hidden in states]
+def _pending(run: Run, model: Streamed, rows: list[Tensor], room: Room, dtype: torch.dtype) -> Pending:
+    """The tensors to write, made a layer at a time: packed linears, everything else in `dtype`."""
+    family = model.family
+    linears = {name for group in family.input_groups for name in group}
+    packed = {family.key(i, name): name for i in range(len(model.layers)) for name in linears}
+    specs: dict[str, Tensor] = {}
+    for key, spec in model.specs.items():
+        if key in packed:
+            group_size = _group_size(run.options, spec)
+            parts = gptq_specs(spec.shape[0], spec.shape[1], run.options.bits, group_size)
+            specs |= {f"{key.removesuffix('weight')}{part}": t for part, t in parts.items()}
+        else:
+            specs[key] = spec.to(dtype)
+
+    def tensors() -> Iterator[tuple[str, Tensor]]:
+        for index, layer in enumerate(quantized_layers(run, model, rows, room)):
+            start = family.key(index, "", "")[:-1]
+            for name, linear in layer.items():
+                yield from ((f"{start}{name}.{part}", tensor.cpu()) for part, tensor in to_gptq(linear).items())
+            rest = tensors_of(model.path, lambda key, start=start: key.startswith(start) and key not in packed)
+            yield from ((key, tensor.to(dtype)) for key, tensor in rest)
+        rest = tensors_of(model.path, lambda key: not key.startswith(f"{family.layers}."))
+        yield from ((key, tensor.to(dtype)) for key, tensor in rest)
+
+    return Pending(specs, tensors())
 
 
-def _hessian(layer: nn.Module, reader: nn.Module, states: list[Tensor], call: LayerCall) -> Tensor:
-    """The sum of outer products of what `reader` (one of the linears that share this input) is given."""
-    width = weight_of(reader).shape[1]
-    hessian = torch.zeros(width, width, device=states[0].device)
-    handle = reader.register_forward_pre_hook(lambda _module, args: add_to_hessian(hessian, args[0]))
-    try:
-        for hidden in states:
-            call(layer, hidden)
-    finally:
-        handle.remove()
-    return hessian
+def _group_size(options: QuantizeOptions, weight: Tensor) -> int:
+    return weight.shape[1] if options.group_size == -1 else options.group_size
 
 
-def _one_linear(run: _Run, family: Family, index: int, layer: nn.Module, name: str, hessian: Tensor) -> None:
+def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room) -> Iterator[dict[str, PackedLinear]]:
+    """The packed linear layers of each decoder layer, by their names in it."""
+    family, layers = model.family, model.layers
+    states, calls = first_inputs(model, rows, room)
+    with progress(f"quantizing ({run.options.method})", len(layers) * len(family.input_groups)) as bar:
+        for index, call in enumerate(calls):
+            packed: dict[str, PackedLinear] = {}
+            with model.held(index) as layer, torch.no_grad():
+                for group in family.input_groups:
+                    hessian = input_hessian(layer, layer.get_submodule(group[0]), states, call)
+                    for name in group:
+                        packed[name] = _one_linear(run, family, index, layer, name, hessian)
+                    bar.advance(note=f"layer {index + 1}/{len(layers)}")
+                for row in range(len(states)):
+                    states[row] = call(layer, states[row])
+            yield packed
+
+
+def _one_linear(run: Run, family: Family, index: int, layer: nn.Module, name: str, hessian: Tensor) -> PackedLinear:
     o, full = run.options, family.key(index, name, "").removesuffix(".")
     linear = layer.get_submodule(name)
     weight = weight_of(linear)
-    group_size = weight.shape[1] if o.group_size == -1 else o.group_size
+    group_size = _group_size(o, weight)
     rounded = rtn(weight, o.bits, group_size, o.sym)
     result = Quantized(rounded, None) if o.method == "rtn" else gptq(weight, hessian, o.bits, group_size, o.sym, o.act_order, o.damp)
     if o.method == "gptq" and result.damp is None:
         run.notes.append(f"{full}: the Hessian could not be factorised; rounded to nearest")
     elif result.damp is not None and result.damp > o.damp:
         run.notes.append(f"{full}: needed damping {result.damp:g}")
-    run.packed[full] = result.packed
     run.modules[full] = {
         "error": output_error(weight, result.packed.dequantize(), hessian),
         "rtn_error": output_error(weight, rounded.dequantize(), hessian),
     }
     weight.copy_(result.packed.dequantize())
-
-
-def _packed_state(model: Any, run: _Run, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The state dict to write: packed linears, everything else in the dtype it came in."""
-    tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
-    state: dict[str, Tensor] = {}
-    for key, tensor in model.state_dict().items():
-        name, _, part = key.rpartition(".")
-        if key in tied:
-            continue
-        if name in run.packed and part == "weight":
-            state |= {f"{name}.{k}": v.cpu() for k, v in to_gptq(run.packed[name]).items()}
-        else:
-            state[key] = tensor.cpu().to(dtype)
-    return state
+    return result.packed

@@ -1,0 +1,237 @@
+"""The verbs that make a model smaller, for the command line: prune, distill, iterate and quantize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from .errors import UsageError
+from .verbs import (
+    CALIBRATION,
+    CalibrationSource,
+    Debug,
+    Device,
+    Fresh,
+    Json,
+    Model,
+    Out,
+    Samples,
+    Seed,
+    SeqLen,
+    Target,
+    checked,
+    run_prune,
+    run_step,
+    show_cut,
+)
+
+__all__ = ["distill", "iterate", "prune", "quantize"]
+
+
+def prune(
+    model: Model,
+    out: Annotated[Path | None, typer.Option("--out", help="directory to make; not needed with --dry-run")] = None,
+    heads: Annotated[float, typer.Option(help="share of query heads to remove from every key/value group")] = 0.0,
+    kv_heads: Annotated[float, typer.Option(help="share of key/value heads to remove, each with its query heads")] = 0.0,
+    ffn: Annotated[float, typer.Option(help="share of FFN neurons to remove")] = 0.0,
+    layers: Annotated[int, typer.Option(help="layers to remove, least block influence first")] = 0,
+    experts: Annotated[float, typer.Option(help="share of experts to remove from every layer of a mixture")] = 0.0,
+    heads_threshold: Annotated[float | None, typer.Option(help="remove the share of heads below this times the layer's mean")] = None,
+    ffn_threshold: Annotated[float | None, typer.Option(help="likewise for FFN neurons")] = None,
+    merge_kv: Annotated[int | None, typer.Option(help="first average the key/value heads into so many")] = None,
+    merge: Annotated[str, typer.Option(help="aligned (heads are turned towards each other first) or mean")] = "aligned",
+    max_parameters: Annotated[int | None, typer.Option(help="remove heads and neurons down to so many parameters")] = None,
+    max_memory_mb: Annotated[float | None, typer.Option(help="... to so much memory on the target, KV cache included")] = None,
+    min_tok_s: Annotated[float | None, typer.Option(help="... to so many tokens a second on the target, as predicted")] = None,
+    target: Target = None,
+    criterion: Annotated[str, typer.Option(help="taylor, activation, norm, magnitude or random")] = "taylor",
+    compensate: Annotated[bool, typer.Option(help="refit what stays by least squares")] = True,
+    sparsity: Annotated[str | None, typer.Option(help="2:4: zero two of every four inputs in what stays; see docs/sparsity.md")] = None,
+    sparsity_method: Annotated[str, typer.Option(help="sparsegpt, or magnitude: the baseline to beat")] = "sparsegpt",
+    proof: Annotated[str, typer.Option(help="load the result whole (stock), by layers (streamed), or as memory allows")] = "auto",
+    activation_budget: Annotated[float, typer.Option(min=0, help="GiB of hidden states kept in memory; the rest goes to disk")] = 1.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="score, print what would go and what would be left, write nothing")] = False,
+    calibration: CalibrationSource = CALIBRATION, samples: Samples = 128, seq_len: SeqLen = 512,
+    seed: Seed = 0, device: Device = "auto", fresh: Fresh = False, as_json: Json = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Cut attention heads, key/value groups, FFN neurons, layers or experts, or zero half of what stays; stock transformers loads it.
+
+    Every criterion but taylor goes layer by layer from disk, so that the model may be larger than memory.
+
+    Examples:
+
+        edgewright prune /models/Qwen2.5-0.5B --heads 0.25 --calibration text:wiki.txt --out pruned
+
+        edgewright prune /models/Qwen2.5-0.5B --heads-threshold 0.5 --dry-run --target jetson-orin-nano-8gb
+
+        edgewright prune /models/Qwen2.5-3B --min-tok-s 25 --target jetson-orin-nano-8gb --out pruned
+
+        edgewright prune /models/Llama-2-7b --merge-kv 8 --out gqa
+
+        edgewright prune /models/Qwen3-30B-A3B --experts 0.25 --criterion activation --out fewer
+
+        edgewright prune /models/Qwen2.5-0.5B --sparsity 2:4 --calibration text:wiki.txt --out sparse
+    """
+    from .compress.prune.options import PruneOptions
+    from .steps import Proof
+
+    options = checked(
+        PruneOptions, heads=heads, kv_heads=kv_heads, ffn=ffn, layers=layers, experts=experts, heads_threshold=heads_threshold,
+        ffn_threshold=ffn_threshold, merge_kv=merge_kv, merge=merge, budget=_budget(max_parameters, max_memory_mb, min_tok_s),
+        criterion=criterion, compensate=compensate, sparsity=sparsity, sparsity_method=sparsity_method,
+    )  # fmt: skip
+    data = (calibration, samples, seq_len, seed, device)
+    if dry_run:
+        return show_cut(options, model, data, target, as_json)
+    if out is None:
+        raise UsageError("--out is missing", "give the directory to make, or --dry-run")
+    if proof not in get_args(Proof):
+        raise UsageError(f"--proof {proof}: unknown", f"use {', '.join(get_args(Proof))}")
+    run_prune(options, model, out, data, target, fresh, as_json, proof=proof, activation_budget=int(activation_budget * 2**30))
+
+
+def _budget(parameters: int | None, memory_mb: float | None, tok_s: float | None) -> dict[str, float] | None:
+    limits = {"parameters": parameters, "memory_bytes": memory_mb and int(memory_mb * 1e6), "decode_tok_s": tok_s}
+    return {name: limit for name, limit in limits.items() if limit is not None} or None
+
+
+def distill(
+    student: Annotated[str, typer.Argument(help="the model that learns: a directory or hub id")],
+    teacher: Annotated[str, typer.Option(help="the model that teaches; none: learn from the data alone")],
+    out: Out,
+    data: Annotated[str, typer.Option(help="SOURCE to learn on")] = "builtin:reasoning",
+    hidden_steps: Annotated[int | None, typer.Option(help="steps of hidden-state alignment; 100 with a teacher, else none")] = None,
+    logit_steps: Annotated[int | None, typer.Option(help="steps of KL on the logits; 400 with a teacher, else none")] = None,
+    label_steps: Annotated[int | None, typer.Option(help="steps of cross-entropy with the data; 500 without a teacher, else none")] = None,
+    lr: Annotated[float, typer.Option(help="peak learning rate of every stage")] = 1e-3,
+    temperature: Annotated[float, typer.Option(help="of the KL")] = 1.0,
+    hard: Annotated[float, typer.Option(help="share of cross-entropy with the data in the logits stage")] = 0.0,
+    lora: Annotated[int, typer.Option(help="learn adapters of this rank and merge them; 0: all weights learn")] = 0,
+    lora_alpha: Annotated[int | None, typer.Option(help="their scale, times the rank; default 32")] = None,
+    lora_targets: Annotated[str, typer.Option(help="comma-separated matrices of a decoder layer; default: queries and values")] = "",
+    optimizer: Annotated[str, typer.Option(help="adamw, or muon: fewer steps to the same loss")] = "adamw",
+    batch_size: Annotated[int, typer.Option(help="rows a step")] = 16,
+    seq_len: Annotated[int, typer.Option(help="tokens a row")] = 256,
+    seed: Seed = 0,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Teach a smaller model (hidden states by MSE, then logits by KL), or let a pruned one recover on data alone.
+
+    Examples:
+
+        edgewright distill small --teacher /models/big --data jsonl:gsm8k.jsonl --out taught
+
+        edgewright distill pruned --teacher none --lora 16 --label-steps 300 --data text:wiki.txt --out recovered
+    """
+    from .compress.distill.options import DistillOptions
+
+    stages = _stages(teacher, lr, {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}, temperature, hard)
+    options = checked(
+        DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages, optimizer=optimizer,
+        lora=_adapters(lora, lora_alpha, lora_targets),
+    )  # fmt: skip
+    run_step("distill", options, student, out, (data, 128, seq_len, seed, device), fresh, as_json)
+
+
+def _stages(
+    teacher: str, lr: float, steps: dict[str, int | None], temperature: float = 1.0, hard: float = 0.0
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The stages with their steps, in order; those that were not given are what is usual with a teacher, or without."""
+    usual = {"labels": 500} if teacher == "none" else {"hidden": 100, "logits": 400}
+    extra = {"logits": {"temperature": temperature, "hard": hard}}
+    counts = {loss: usual.get(loss, 0) if count is None else count for loss, count in steps.items()}
+    return [{"loss": loss, "steps": count, "lr": lr} | extra.get(loss, {}) for loss, count in counts.items() if count]
+
+
+def _adapters(rank: int, alpha: int | None, targets: str) -> dict[str, Any] | None:
+    if not rank and (alpha or targets):
+        raise UsageError("--lora-alpha and --lora-targets say how adapters are, and there are none", "give their rank: --lora 16")
+    asked = {"r": rank, "alpha": alpha, "targets": targets.split(",") if targets else None}
+    return {name: value for name, value in asked.items() if value is not None} if rank else None
+
+
+def iterate(
+    model: Model,
+    out: Out,
+    rounds: Annotated[int, typer.Option(help="how many; the cut is spread over them")] = 3,
+    heads: Annotated[float, typer.Option(help="share of query heads to remove, all rounds together")] = 0.0,
+    ffn: Annotated[float, typer.Option(help="share of FFN neurons to remove, all rounds together")] = 0.0,
+    layers: Annotated[int, typer.Option(help="layers to remove, all rounds together")] = 0,
+    criterion: Annotated[str, typer.Option(help="taylor, activation, norm, magnitude or random")] = "taylor",
+    sparsity: Annotated[str | None, typer.Option(help="2:4: make the last round's model sparse")] = None,
+    max_loss_increase: Annotated[
+        float | None, typer.Option(help="keep the smallest model whose held-out loss rose by no more, in nats a token; default: the last")
+    ] = None,
+    held_out: Annotated[str | None, typer.Option(help="SOURCE to measure on; default: rows of --data, kept back")] = None,
+    held_out_rows: Annotated[int, typer.Option(help="how many rows to measure on")] = 128,
+    teacher: Annotated[str, typer.Option(help="input: the uncut model; another model; or none")] = "input",
+    data: Annotated[str, typer.Option(help="SOURCE to learn on")] = "builtin:reasoning",
+    hidden_steps: Annotated[int | None, typer.Option(help="a round; 100 with a teacher, else none")] = None,
+    logit_steps: Annotated[int | None, typer.Option(help="a round; 400 with a teacher, else none")] = None,
+    label_steps: Annotated[int | None, typer.Option(help="a round; 500 without a teacher, else none")] = None,
+    lr: Annotated[float, typer.Option(help="peak learning rate of every stage")] = 1e-3,
+    lora: Annotated[int, typer.Option(help="learn adapters of this rank and merge them; 0: all weights learn")] = 0,
+    optimizer: Annotated[str, typer.Option(help="adamw, or muon: fewer steps to the same loss")] = "adamw",
+    batch_size: Annotated[int, typer.Option(help="rows a step")] = 16,
+    calibration: CalibrationSource = CALIBRATION,
+    samples: Samples = 128,
+    seq_len: Annotated[int, typer.Option(help="tokens a row, to calibrate, learn and measure on")] = 256,
+    seed: Seed = 0,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Prune a little, recover, measure on held-out rows, and again; keep the smallest model that is still good enough.
+
+    Example:
+
+        edgewright iterate /models/Qwen2.5-0.5B --rounds 4 --ffn 0.5 --data text:wiki.txt --max-loss-increase 0.1 --out small
+    """
+    from .compress.iterate import IterateOptions
+
+    cut = {"heads": heads, "ffn": ffn, "layers": layers, "criterion": criterion, "sparsity": sparsity}
+    stages = _stages(teacher, lr, {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps})
+    recover = {
+        "teacher": teacher, "data": data, "seq_len": seq_len, "batch_size": batch_size, "stages": stages, "optimizer": optimizer,
+        "lora": _adapters(lora, None, ""),
+    }  # fmt: skip
+    options = checked(
+        IterateOptions, rounds=rounds, prune=cut, recover=recover, held_out=held_out, held_out_rows=held_out_rows,
+        max_loss_increase=max_loss_increase,
+    )  # fmt: skip
+    run_step("iterate", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)
+
+
+def quantize(
+    model: Model,
+    out: Out,
+    method: Annotated[str, typer.Option(help="gptq, or rtn: plain rounding, the baseline to beat")] = "gptq",
+    bits: Annotated[int, typer.Option(help="4 or 8")] = 4,
+    group_size: Annotated[int, typer.Option(help="input channels a scale: 32, 64, 128, or -1 for all")] = 128,
+    sym: Annotated[bool, typer.Option("--sym/--asym", help="zero point in the middle, as Jetson kernels need")] = True,
+    act_order: Annotated[bool, typer.Option(help="static act-order")] = True,
+    calibration: CalibrationSource = CALIBRATION,
+    samples: Samples = 128,
+    seq_len: SeqLen = 512,
+    seed: Seed = 0,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Quantize the linear layers and write them packed, in the GPTQ layout that transformers and vLLM read.
+
+    Example:
+
+        edgewright quantize /models/Qwen2.5-0.5B --method gptq --calibration text:wiki.txt --out int4
+    """
+    from .compress.quantize.runner import QuantizeOptions
+
+    options = checked(QuantizeOptions, method=method, bits=bits, group_size=group_size, sym=sym, act_order=act_order)
+    run_step("quantize", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)

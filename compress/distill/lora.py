@@ -1,0 +1,69 @@
+"""Low-rank adapters (Hu et al. 2021, section 4.1): learn W + (alpha / r) B A with W frozen, then merge what was learnt into W.
+
+The adapters are peft's and live only while the student learns: the checkpoint that is written has the tensors it had before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from ...errors import UsageError
+from ...models import Family
+
+__all__ = ["LoraOptions", "adapted", "lora_targets"]
+
+
+class LoraOptions(BaseModel):
+    """Which matrices get adapters, and of which size."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    r: int = Field(default=16, gt=0, description="rank of an adapter")
+    alpha: int = Field(default=32, gt=0, description="what B A is multiplied by, times r")
+    targets: tuple[str, ...] | None = Field(default=None, min_length=1, description="matrices of a decoder layer; default: queries, values")
+
+
+def lora_targets(family: Family, options: LoraOptions) -> tuple[str, ...]:
+    """The adapted linear layers, by their names within a decoder layer.
+
+    Raises:
+        UsageError: a name that the family does not have, with those that it has.
+    """
+    known = {name.rpartition(".")[2]: name for group in family.input_groups for name in group}
+    if options.targets is None:
+        return (family.q, family.v)
+    if unknown := [name for name in options.targets if name not in known]:
+        raise UsageError(f"lora targets {', '.join(unknown)}: no matrix of a decoder layer here", f"choose from {', '.join(known)}")
+    return tuple(known[name] for name in dict.fromkeys(options.targets))
+
+
+@contextmanager
+def adapted(student: Any, family: Family, options: LoraOptions) -> Iterator[int]:
+    """Train adapters and nothing else inside the block; when it ends well they are merged into the student's weights.
+
+    Args:
+        student: the causal language model, changed in place.
+        family: whose names to use.
+        options: rank, scale and targets.
+
+    Yields:
+        How many parameters the adapters have.
+
+    Raises:
+        UsageError: a target is unknown, or is no linear layer of this model.
+    """
+    from peft import LoraConfig, get_peft_model  # late: slow to import
+
+    names = lora_targets(family, options)
+    modules = [dict(layer.named_modules()) for layer in family.layer_list(student)]
+    if wrong := [name for name in names if not all(isinstance(inside.get(name), nn.Linear) for inside in modules)]:
+        raise UsageError(f"lora targets {', '.join(wrong)}: no linear layer in this model", "choose other targets")
+    full = [f"{family.layers}.{i}.{name}" for i in range(len(modules)) for name in names]
+    adapters: Any = get_peft_model(student, LoraConfig(r=options.r, lora_alpha=options.alpha, target_modules=full, lora_dropout=0.0))
+    yield sum(p.numel() for p in student.parameters() if p.requires_grad)
+    adapters.merge_and_unload()

@@ -1,0 +1,66 @@
+"""What a distill step can be told: who teaches whom, in which stages, on what, and which weights learn."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from ..prune.runner import PruneOptions
+from .lora import LoraOptions
+
+__all__ = ["DistillOptions", "Stage", "StudentFrom"]
+
+
+class Stage(BaseModel):
+    """One stage of learning."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    loss: Literal["hidden", "logits", "labels"] = Field(description="hidden-state MSE, KL on the logits, or cross-entropy with the data")
+    steps: int = Field(gt=0, description="optimizer steps")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate; cosine to zero")
+    temperature: float = Field(default=1.0, gt=0, description="of the KL")
+    hard: float = Field(default=0.0, ge=0, le=1, description="share of cross-entropy with the data in the logits stage")
+
+
+class StudentFrom(PruneOptions):
+    """A student made from another model by cutting it: whatever `prune` can do."""
+
+    source: str = Field(alias="from", description="a step's name, a directory or a hub id")
+
+
+def _usual_stages(known: dict[str, Any]) -> tuple[Stage, ...]:
+    if known.get("teacher") is None:
+        return (Stage(loss="labels", steps=500),)
+    return (Stage(loss="hidden", steps=100), Stage(loss="logits", steps=400))
+
+
+class DistillOptions(BaseModel):
+    """Who teaches whom, on what, for how long."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    teacher: str | None = Field(default="baseline", description="a step's name, a directory or a hub id; none: learn from the data alone")
+    student: str | StudentFrom | None = Field(default=None, description="likewise, or how to make one; default: the step's input")
+    data: str = Field(default="builtin:reasoning", description="what to learn on")
+    hold_out: int = Field(default=0, ge=0, description="rows at the end of the data that are not learnt on; built-in data has its own")
+    seq_len: int = Field(default=256, gt=1, description="tokens a packed row")
+    batch_size: int = Field(default=16, gt=0, description="rows a step")
+    stages: tuple[Stage, ...] = Field(default_factory=_usual_stages, min_length=1, description="in this order")
+    lora: LoraOptions | None = Field(default=None, description="learn low-rank adapters, merged at the end; default: all weights learn")
+    optimizer: Literal["adamw", "muon"] = Field(default="adamw", description="muon: orthogonal steps for matrices, AdamW for the rest")
+    bf16: bool | None = Field(default=None, description="bfloat16 matrix products; default: where the processor has them")
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _nobody(cls, value: Any) -> Any:
+        return None if value == "none" else value
+
+    @field_validator("stages")
+    @classmethod
+    def _taught(cls, stages: tuple[Stage, ...], info: ValidationInfo) -> tuple[Stage, ...]:
+        orphans = [stage.loss for stage in stages if stage.loss != "labels"]
+        if orphans and info.data.get("teacher", "") is None:
+            raise ValueError(f"`{orphans[0]}` needs a teacher, and there is none: name one, or use the loss `labels`")
+        return stages

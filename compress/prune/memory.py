@@ -1,0 +1,59 @@
+"""What pruning needs of this machine's memory, from config.json alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...checkpoint import stored_dtype
+from ...models import family_of
+from .compensate import ROWS_AT_ONCE, TOKENS_AT_ONCE
+from .importance import Criterion
+
+__all__ = ["prune_memory"]
+
+OVERHEAD = 150 << 20
+"""The code of the model and of the tokenizer, and what the products and the allocator keep for themselves; measured."""
+
+
+def prune_memory(
+    config: Mapping[str, Any], small: Mapping[str, Any], criterion: Criterion, tokens: int, seq_len: int, activation_budget: int, *,
+    compensate: bool,
+) -> int:  # fmt: skip
+    """Bytes that scoring, refitting and cutting take at their highest, above a process that has torch and transformers loaded.
+
+    The gradient needs the model in float32, and beside it first its file, which is mapped while it is read, then one layer's
+    activations and the logits of a row with their gradient. Everything else goes layer by layer: one layer in float32, and the
+    hidden states within their budget. The embedding is written as it is stored, when the allocator has not given back what the
+    layers took. The experts of a layer are there once more as they are stored, fused. The refit adds two Gram matrices of the
+    widest projection in float32 and one in float64. Loading the result to prove it right is not counted: that is streamed where
+    it would not fit.
+
+    Args:
+        config: of the model to prune.
+        small: of what stays of it.
+        criterion: of the importance.
+        tokens: of all calibration rows together.
+        seq_len: tokens a row.
+        activation_budget: bytes of hidden states that are kept in memory.
+        compensate: whether the output projections are refitted.
+    """
+    family = family_of(config)
+    shape, stored = family.shape(config), stored_dtype(config).itemsize
+    linears, experts = family.linear_shapes(config), shape.experts
+    of_experts = sum(n * k for name, (n, k) in linears.items() if ".*." in name)
+    layer = sum(n * k for n, k in linears.values()) + (of_experts * (experts.count - 1) if experts else 0)
+    times = 2 * experts.per_token if experts else 1  # each expert's share of a token is computed by itself as well
+    widths = 6 * shape.hidden_size + times * sum(n for n, _ in linears.values()) + shape.intermediate_size  # computed for a token
+    states = min(activation_budget, (4 if compensate else 1) * 4 * tokens * shape.hidden_size)
+    embedding = stored * shape.vocab_size * shape.hidden_size
+    walk = (4 + stored * (2 if experts else 1)) * layer + states + 4 * seq_len * widths
+    needs = [embedding + walk]
+    if compensate:
+        widest, outputs = max((k, n) for n, k in family_of(small).linear_shapes(small).values())
+        together = max(seq_len, min(tokens // 8, ROWS_AT_ONCE * seq_len, TOKENS_AT_ONCE))
+        needs.append(walk + 16 * widest**2 + 5 * 8 * widest * outputs + 4 * together * widths)
+    if criterion == "taylor":
+        parameters = family.parameters(config)
+        needs += [(4 + stored) * parameters, 4 * parameters + 4 * 4 * seq_len * shape.vocab_size + 4 * seq_len * widths]
+    return OVERHEAD + max(needs)

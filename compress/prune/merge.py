@@ -1,0 +1,164 @@
+"""Fewer key/value heads by averaging them: multi-head attention becomes grouped, and the KV cache shrinks.
+
+The mean of the heads of a group is what Ainslie et al. 2023 (section 2.1) start from. Heads that do the same thing in other
+bases cancel in a mean, so they are rotated towards each other first, which leaves the model's function as it was: values by an
+orthogonal matrix that the output projection undoes, keys and queries by the plane rotations that commute with rotary
+positions (the idea of Jin et al. 2024, "Align attention heads before merging them"; found here in closed form from the second
+moments of the layer's input).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...models import Family, Shape, weight_of
+
+__all__ = ["Attention", "align", "attention_of", "average", "input_moments", "merged", "store"]
+
+ROUNDS = 4
+"""Each head is turned towards the mean of the others so many times."""
+
+
+@dataclass
+class Attention:
+    """The projections of one layer: q [heads, head_dim, n], k and v [kv_heads, head_dim, n], o [width, heads, head_dim].
+
+    n is the width of the input, plus one column where there are biases.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    o: Tensor
+
+
+def align(attention: Attention, moments: Tensor, groups: int, *, keys: bool) -> Attention:
+    """Turn the key/value heads of every group towards each other; the layer computes what it did before.
+
+    Args:
+        attention: the projections, in float32 or better.
+        moments: sum of x x^T over the layer's normed inputs x [n, n], with x extended by 1 where there are biases.
+        groups: how many groups the key/value heads fall into, neighbours together.
+        keys: also turn queries and keys. Must be False where a norm with a weight a channel comes between.
+    """
+    q, k, v, o = (t.double().clone() for t in (attention.q, attention.k, attention.v, attention.o))
+    size, served, moments = len(k) // groups, len(q) // len(k), moments.double()
+    for _ in range(ROUNDS):
+        for head in range(len(k)):
+            first = head // size * size
+            others = [h for h in range(first, first + size) if h != head]
+            queries = slice(head * served, (head + 1) * served)
+            turn = _procrustes(v[others].mean(0) @ moments @ v[head].T)
+            v[head] = turn @ v[head]
+            o[:, queries] = o[:, queries] @ turn.T
+            if keys:
+                angle = _angles(k[others].mean(0), k[head], moments)
+                k[head] = _rotate(k[head], angle)
+                q[queries] = _rotate(q[queries], angle)
+    return Attention(*(t.to(attention.q) for t in (q, k, v, o)))
+
+
+def _procrustes(cross: Tensor) -> Tensor:
+    """The orthogonal R nearest to `cross` = target source^T: it minimises |target - R source|."""
+    u, _, vh = torch.linalg.svd(cross)
+    return u @ vh
+
+
+def _angles(target: Tensor, source: Tensor, moments: Tensor) -> Tensor:
+    """For every rotary pair (i, i + d/2) the angle [d/2] that turns `source` [d, n] nearest to `target` [d, n]."""
+    a, b = target @ moments, source
+    half = len(source) // 2
+    along = (a[:half] * b[:half]).sum(-1) + (a[half:] * b[half:]).sum(-1)
+    across = (a[half:] * b[:half]).sum(-1) - (a[:half] * b[half:]).sum(-1)
+    return torch.atan2(across, along)
+
+
+def _rotate(rows: Tensor, angle: Tensor) -> Tensor:
+    """Turn the rotary pairs of `rows` [..., d, n] by `angle` [d/2]."""
+    first, second = rows.chunk(2, dim=-2)
+    cos, sin = angle.cos().unsqueeze(-1), angle.sin().unsqueeze(-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-2)
+
+
+def average(heads: Tensor, groups: int) -> Tensor:
+    """The mean head of every group: [kv_heads, head_dim, n] -> [groups, head_dim, n]."""
+    return heads.view(groups, len(heads) // groups, *heads.shape[1:]).mean(1)
+
+
+def merged(attention: Attention, groups: int) -> Attention:
+    """The layer with the mean key and value head of every group."""
+    return Attention(attention.q, average(attention.k, groups), average(attention.v, groups), attention.o)
+
+
+def attention_of(state: Mapping[str, Tensor], family: Family, shape: Shape, layer: int) -> Attention:
+    """The projections of a layer of a state dict, with their biases as a last column."""
+
+    def rows(name: str, count: int) -> Tensor:
+        weight, bias = family.weight(state, layer, name), family.weight(state, layer, name, "bias")
+        assert weight is not None
+        whole = weight if bias is None else torch.cat([weight, bias.unsqueeze(-1)], dim=-1)
+        return whole.float().view(count, shape.head_dim, -1)
+
+    o = family.weight(state, layer, family.o)
+    assert o is not None
+    heads, kv = shape.num_attention_heads, shape.num_key_value_heads
+    return Attention(rows(family.q, heads), rows(family.k, kv), rows(family.v, kv), o.float().view(len(o), heads, shape.head_dim))
+
+
+def store(state: dict[str, Tensor], family: Family, layer: int, attention: Attention) -> None:
+    """Write the projections of a layer back, in the dtype that the state dict has."""
+    for name, rows in ((family.q, attention.q), (family.k, attention.k), (family.v, attention.v)):
+        key, bias = family.key(layer, name), family.key(layer, name, "bias")
+        flat = rows.flatten(0, 1).to(state[key].dtype)
+        width = state[key].shape[1]
+        state[key] = flat[:, :width].contiguous()
+        if bias in state:
+            state[bias] = flat[:, width].contiguous()
+    key = family.key(layer, family.o)
+    state[key] = attention.o.flatten(1).to(state[key].dtype).contiguous()
+
+
+def repeat_into(model: nn.Module, state: Mapping[str, Tensor], family: Family, shape: Shape, index: int) -> None:
+    """Give a layer of the unmerged `model` the projections of the merged `state`, each key/value head as often as it was averaged."""
+    layer = family.layer_list(model)[index]
+    for name in (family.q, family.k, family.v, family.o):
+        for part in ("weight", "bias"):
+            tensor = family.weight(state, index, name, part)
+            if tensor is None:
+                continue
+            if name in (family.k, family.v):
+                heads = tensor.unflatten(0, (-1, shape.head_dim))
+                tensor = heads.repeat_interleave(shape.num_key_value_heads // len(heads), dim=0).flatten(0, 1)
+            layer.get_submodule(name).get_parameter(part).data.copy_(tensor)
+
+
+@contextmanager
+def input_moments(model: nn.Module, family: Family) -> Any:
+    """While this lasts, gathers the sum of x x^T [width + 1, width + 1] over what enters every layer's attention, x ending in 1."""
+    moments: list[Tensor] = []
+    handles = []
+    for layer in family.layer_list(model):
+        width = weight_of(layer.get_submodule(family.k)).shape[1]
+        total = torch.zeros(width + 1, width + 1, device=next(layer.parameters()).device)
+        moments.append(total)
+        handles.append(layer.get_submodule(family.k).register_forward_pre_hook(_gather(total)))
+    try:
+        yield moments
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _gather(total: Tensor) -> Any:
+    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x = args[0].detach().flatten(0, -2).float()
+        x = torch.cat([x, x.new_ones(len(x), 1)], dim=-1)
+        total.addmm_(x.T, x)
+
+    return hook

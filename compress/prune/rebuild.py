@@ -1,0 +1,131 @@
+"""The cut model made layer by layer from a checkpoint on disk, and the proof that it computes what the masked original does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...checkpoint import tensors_of
+from ...console import progress
+from ...loading import free_memory
+from ...models import Shape, family_of, weight_of
+from ...shards import Pending
+from ...steps import Proof
+from ...streaming import Streamed
+from ..activations import Room
+from ..layerwise import first_inputs
+from .compensate import Compensation
+from .cut import Kept, cut, cut_layer
+from .experts import Usage, watched
+from .importance import masked_layer
+from .proof import difference, probe_of, stock_logits
+
+__all__ = ["Rebuild", "choose_proof", "prove_rebuilt"]
+
+
+class Rebuild:
+    """What stays of a checkpoint, refitted where that is asked for; one decoder layer is in memory at a time.
+
+    Args:
+        source: the uncut model.
+        shape: its sizes.
+        kept: what stays of it.
+        rows: calibration rows int64 [2, seq], all of one length. The first ones are the probe of the proof.
+        room: where hidden states are kept.
+        compensate: whether to refit.
+    """
+
+    def __init__(self, source: Streamed, shape: Shape, kept: Kept, rows: list[Tensor], room: Room, *, compensate: bool) -> None:
+        self.source, self.shape, self.kept, self.room, self.compensate = source, shape, kept, room, compensate
+        self.rows = rows if compensate or shape.experts else rows[:1]
+        self.specs, self.config = cut(source.specs, source.config, source.family, shape, kept)
+        self.probe = probe_of(rows, shape)
+        self.masked: Tensor | None = None
+        """What the masked original's last layer puts out for the probe [rows, seq, width]; known when all tensors are made."""
+        self.usage: dict[int, Usage] = {}
+        """What the experts of a mixture then do, by layer."""
+
+    def pending(self) -> Pending:
+        """The tensors of the cut model, for whoever writes them."""
+        return Pending(self.specs, self._tensors())
+
+    @torch.no_grad()
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        source, family = self.source, self.source.family
+        room = self.room.part(4 if self.compensate else 1)
+        states, calls = first_inputs(source, self.rows, room)
+        compensation = Compensation(family, self.shape, self.kept, states, room) if self.compensate else None
+        batches = compensation.batches if compensation else [slice(row, row + 1) for row in range(len(self.rows))]
+        label = "refitting and writing what is kept" if compensation else "writing what is kept"
+        with progress(label, len(calls)) as bar:
+            for i, call in enumerate(calls):
+                if compensation or i in self.kept.layers:
+                    with source.held(i) as layer:
+                        if compensation:
+                            compensation.refit(i, layer, call, states)
+                        if i in self.kept.layers:
+                            yield from self._layer(i, layer).items()
+                            with masked_layer(layer, i, family, self.shape, self.kept), watched(layer, i, family, self.shape) as usage:
+                                for batch in batches:
+                                    states[batch] = call(layer, states[batch])
+                            self.usage |= {i: usage} if usage else {}
+                bar.advance()
+        self.masked = states[: len(self.probe)][:, : self.probe.shape[1]]
+        # last, as their file stays mapped for as long as one of them is at hand, and an embedding is large
+        yield from tensors_of(source.path, lambda name: not name.startswith(f"{family.layers}."))
+
+    def _layer(self, index: int, layer: nn.Module) -> dict[str, Tensor]:
+        """The tensors of a layer after the cut, in the dtype they came in; the held layer gets what that rounding left of the refit."""
+        family = self.source.family
+        start = family.key(index, "", "")[:-1]
+        state = {f"{start}{name}": tensor for name, tensor in self.source.stored(start).items()}
+        for name in family.outputs(layer) if self.compensate else ():
+            key, weight = family.key(index, name), weight_of(layer.get_submodule(name))
+            state[key] = weight.cpu().to(state[key].dtype)
+            weight.copy_(state[key])
+        return cut_layer(state, family, self.shape, self.kept, index, self.kept.layers.index(index))
+
+    def expected(self) -> Iterator[Tensor]:
+        """Logits of the masked original on the probe, in parts of the vocabulary."""
+        assert self.masked is not None, "the tensors are made first"
+        return self.source.logit_parts(self.masked)
+
+
+def choose_proof(asked: Proof, rebuilt: Rebuild, device: str) -> Literal["stock", "streamed"]:
+    """`stock`, unless `streamed` was asked for, or the cut model in float32 would take more than half of the memory that is free."""
+    if asked != "auto":
+        return asked
+    needed = 4 * family_of(rebuilt.config).parameters(rebuilt.config)
+    free = free_memory(device)
+    return "stock" if free is None or needed <= free / 2 else "streamed"
+
+
+def prove_rebuilt(made: Path, rebuilt: Rebuild, way: Literal["stock", "streamed"], device: str) -> float:
+    """The largest difference between the logits of a written checkpoint and those of the masked original, relative to the largest.
+
+    Args:
+        made: the checkpoint.
+        rebuilt: what it was made by.
+        way: `stock` loads it whole with stock transformers, `streamed` layer by layer.
+        device: where to compute.
+
+    Raises:
+        EdgewrightError: they differ by more than rounding.
+    """
+    got = stock_logits(made, rebuilt.probe, device) if way == "stock" else _streamed(made, rebuilt.probe, device)
+    return difference(made, got, rebuilt.expected())
+
+
+def _streamed(made: Path, probe: Tensor, device: str) -> Iterator[Tensor]:
+    model = Streamed(made, device)
+    states, calls = first_inputs(model, list(probe.split(1)))
+    with torch.no_grad():
+        for i, call in enumerate(calls):
+            with model.held(i) as layer:
+                for row in range(len(states)):
+                    states[row] = call(layer, states[row])
+    return model.logit_parts(states[: len(states)])

@@ -1,0 +1,111 @@
+"""Which importance criterion to prune heads by: held-out perplexity after the cut, plain and refitted, without any training.
+
+    python -m edgewright.perf.criteria MODEL --calibration text:calibration.txt --text text:heldout.txt
+
+The cut is the masked model, which a pruned checkpoint equals; so counts that stock loaders refuse for a family can be measured
+too. Every line is written as soon as it is known. The standard error is that of the perplexity, windows being the units.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..benchmarks.accuracy import Text, score_text
+from ..benchmarks.backends import TorchBackend
+from ..checkpoint import read_family
+from ..compress.activations import Room
+from ..compress.layerwise import first_inputs
+from ..compress.prune.choose import choose_heads, head_counts
+from ..compress.prune.compensate import Compensation
+from ..compress.prune.cut import Kept
+from ..compress.prune.importance import Criterion, masked, masked_layer, measure
+from ..data.packing import Encoded
+from ..data.sources import Source, scoring_rows
+from ..loading import load_tokenizer
+from ..models import Family, Shape, weight_of
+from ..steps import CalibrationData
+from ..streaming import InMemory
+
+CRITERIA: tuple[Criterion, ...] = ("taylor", "activation", "norm", "magnitude", "random")
+
+
+@contextmanager
+def restored(model: torch.nn.Module, family: Family) -> Iterator[None]:
+    """Puts the output projections back as they were."""
+    projections = [weight_of(layer.get_submodule(name)) for layer in family.layer_list(model) for name in (family.o, family.down)]
+    before = [weight.clone() for weight in projections]
+    try:
+        yield
+    finally:
+        for weight, old in zip(projections, before, strict=True):
+            weight.copy_(old)
+
+
+@torch.no_grad()
+def refit(model: InMemory, shape: Shape, rows: list[Tensor], kept: Kept) -> None:
+    """Refit a loaded model in place, as the prune step does."""
+    states, calls = first_inputs(model, rows)
+    compensation = Compensation(model.family, shape, kept, states, Room())
+    for i, call in enumerate(calls):
+        compensation.refit(i, model.layers[i], call, states)
+        with masked_layer(model.layers[i], i, model.family, shape, kept):
+            for batch in compensation.batches:
+                states[batch] = call(model.layers[i], states[batch])
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and print the table."""
+    backend = TorchBackend(args.model)
+    family, config = read_family(args.model)
+    shape, model = family.shape(config), backend.model
+    rows = CalibrationData(args.calibration, args.samples, args.seq_len).rows(args.model, 0)
+    held_out = scoring_rows(load_tokenizer(args.model), Source.parse(args.text), args.window, args.windows)
+    keep, keep_kv = head_counts(shape, args.heads, 0.0, lambda _: True)
+
+    def line(name: str, *texts: Text) -> None:
+        print("| " + " | ".join([name, *(f"{t.perplexity:.4g} ± {t.stderr:.2g}" for t in texts)]) + " |", flush=True)
+
+    print(f"{keep} of {shape.num_attention_heads} query heads stay; {len(held_out)} held-out windows of {args.window} tokens", flush=True)
+    line("uncut", score(backend, held_out))
+    tried: list[tuple[Criterion, int]] = [(c, s) for c in CRITERIA if c in args.criteria for s in range(args.seeds if c == "random" else 1)]
+    for criterion, seed in tried:
+        scores = measure(model, family, shape, rows, criterion, seed)
+        heads = choose_heads(scores.heads, shape.num_key_value_heads, keep, keep_kv)
+        kept = Kept(heads, [list(range(shape.intermediate_size))] * len(heads), list(range(len(heads))))
+        with masked(model, family, shape, kept):
+            plain = score(backend, held_out)
+        with restored(model, family):
+            refit(InMemory(model, family), shape, rows, kept)
+            with masked(model, family, shape, kept):
+                line(f"{criterion} {seed}" if criterion == "random" else criterion, plain, score(backend, held_out))
+
+
+def score(backend: TorchBackend, rows: list[Encoded]) -> Text:
+    """Perplexity of what is loaded."""
+    return score_text(backend, rows)
+
+
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--calibration", default="builtin:reasoning")
+    parser.add_argument("--text", default="builtin:reasoning")
+    parser.add_argument("--heads", type=float, default=0.25)
+    parser.add_argument("--criteria", nargs="+", default=list(CRITERIA), choices=CRITERIA)
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--seq-len", type=int, default=256)
+    parser.add_argument("--windows", type=int, default=64)
+    parser.add_argument("--window", type=int, default=256)
+    parser.add_argument("--seeds", type=int, default=3)
+    run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
