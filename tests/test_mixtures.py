@@ -21,7 +21,7 @@ from edgewright.cli import main
 from edgewright.compress.distill.runner import DistillOptions, Stage, distill
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.compress.quantize.runner import QuantizeOptions, quantize
-from edgewright.errors import Refused
+from edgewright.errors import Refused, UsageError
 from edgewright.export.step import ExportOptions, export
 from edgewright.forecast import State, plan_model
 from edgewright.loading import load_model
@@ -182,6 +182,21 @@ def test_a_pruned_mixture_learns(
     assert sum(not torch.equal(after[key], before[key]) for key in experts) > 0.9 * len(experts)
     _, report = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
+
+
+def test_adapters_on_the_attention_of_a_mixture(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
+    source = make_model("qwen2_moe")
+    settings = {
+        "data": f"text:{text_file}", "seq_len": 24, "batch_size": 4, "bf16": False, "stages": [{"loss": "labels", "steps": 3}],
+        "teacher": None,
+    }  # fmt: skip
+    distill(DistillOptions.model_validate(settings | {"lora": {"r": 4}}), source, tmp_path / "out", context)
+    before, after = read_state(source), read_state(tmp_path / "out")
+    assert before.keys() == after.keys()
+    changed = {key.split(".", 3)[3] for key in after if not torch.equal(before[key], after[key])}
+    assert changed == {"self_attn.q_proj.weight", "self_attn.v_proj.weight"}
+    with pytest.raises(UsageError, match=r"lora targets mlp\.up_proj: no linear layer in this model"):
+        distill(DistillOptions.model_validate(settings | {"lora": {"targets": ["up_proj"]}}), source, tmp_path / "no", context)
 
 
 # The command line and the report
