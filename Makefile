@@ -19,8 +19,8 @@ setup: $(VENV)/.ready  ## create .venv with the pinned dependencies
 demo: setup  ## run the whole chain on the embedded model (7 minutes on 2 cores; seconds when nothing changed)
 	$(BIN)/edgewright run recipes/demo.yaml --out runs/demo
 
-test: setup  ## run the tests (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest
+test: setup  ## run the tests, as many at a time as there are cores (under 10 minutes on 2)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: setup  ## ruff and basedpyright
 	$(BIN)/ruff check .
