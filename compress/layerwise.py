@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -67,10 +68,8 @@ def _layer_calls(model: Layered, start: Callable[[Tensor], Any], ids: Tensor) ->
 
     handles = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in model.layers]
     try:
-        with passed_through(model.layers):
+        with suppress(_Captured), passed_through(model.layers):
             start(ids)
-    except _Captured:
-        pass
     finally:
         for handle in handles:
             handle.remove()

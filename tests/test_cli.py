@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from edgewright.cli import main
-
 VERBS = ["run", "plan", "prune", "distill", "iterate", "quantize", "export", "bench", "gate", "report", "targets", "doctor", "demo"]
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edgewright", *map(str, args)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture(scope="session")

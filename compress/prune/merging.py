@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...checkpoint import read_family, read_state, write_checkpoint
 from ...console import progress
@@ -33,9 +31,10 @@ def merge_key_values(options: PruneOptions, source: Path, out: Path, context: St
     new_config = merged_config(family, config, groups)
     rows = context.calibration.rows(source, context.seed)
     model, state = load_model(source, device), read_state(source)
-    with torch.no_grad(), input_moments(model, family) as moments:
-        for row in _with_progress(rows if options.merge == "aligned" else rows[:1], "aligning key/value heads"):
+    with torch.no_grad(), input_moments(model, family) as moments, progress("looking at key/value heads", len(rows)) as bar:
+        for row in rows if options.merge == "aligned" else []:  # a plain mean needs no data
             model(input_ids=row[:1].to(device), use_cache=False)
+            bar.advance()
     for index, moment in enumerate(moments):
         attention = attention_of(state, family, shape, index)
         if options.merge == "aligned":
@@ -57,10 +56,3 @@ def merge_key_values(options: PruneOptions, source: Path, out: Path, context: St
     if options.merge == "aligned" and family.k_norm is not None:
         notes.append("keys were averaged as they are: a norm on them does not commute with turning")
     return StepResult(notes, {"merged": {"max_relative_difference": difference[0]}})
-
-
-def _with_progress(rows: list[Tensor], label: str) -> Iterable[Tensor]:
-    with progress(label, len(rows)) as bar:
-        for row in rows:
-            yield row
-            bar.advance()
