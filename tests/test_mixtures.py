@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from transformers import AutoModelForCausalLM
 
 from edgewright.benchmarks.report import render_html, render_markdown
 from edgewright.checkpoint import read_config, read_state
-from edgewright.cli import main
 from edgewright.compress.distill.runner import DistillOptions, Stage, distill
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.compress.quantize.runner import QuantizeOptions, quantize
@@ -202,42 +200,29 @@ def test_adapters_on_the_attention_of_a_mixture(make_model: MakeModel, context: 
 # The command line and the report
 
 
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["edgewright", *map(str, args)])
-    code = 0
-    try:
-        main()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
 def test_experts_on_the_command_line(
-    make_model: MakeModel, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    make_model: MakeModel, text_file: Path, tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     model, few = make_model("mixtral"), ["--calibration", f"text:{text_file}", "--samples", 4, "--seq-len", 32, "--device", "cpu"]
-    code, out, err = call(monkeypatch, capsys, "prune", model, "--experts", 0.25, "--out", tmp_path / "out", "--json", *few)
+    code, out, err = cli("prune", model, "--experts", 0.25, "--out", tmp_path / "out", "--json", *few)
     assert code == 0, err
     told = json.loads(out)
     assert any(note.startswith("experts 8 -> 6 in each of 3 layers") for note in told["notes"])
     assert read_config(tmp_path / "out")["num_local_experts"] == 6
     before = {path.name for path in tmp_path.iterdir()}
-    code, dry, err = call(monkeypatch, capsys, "prune", model, "--experts", 0.25, "--dry-run", "--json", *few)
+    code, dry, err = cli("prune", model, "--experts", 0.25, "--dry-run", "--json", *few)
     assert code == 0, err
     cut = json.loads(dry)
     assert [cut["sizes"][when]["experts"]["count"] for when in ("before", "after")] == [8, 6]
     assert cut["kept_experts"] == json.loads((tmp_path / "out" / "edgewright.json").read_text())["kept_experts"]
     assert {path.name for path in tmp_path.iterdir()} == before
     for args, words in ((("--experts", 0.01), "--experts 0.125"), (("--ffn", 0.5), "--experts 0.25")):
-        code, out, err = call(monkeypatch, capsys, "prune", model, *args, "--out", tmp_path / "no", *few)
+        code, out, err = cli("prune", model, *args, "--out", tmp_path / "no", *few)
         assert (code, out) == (3, "")
         assert words in " ".join(err.split()) and "Traceback" not in err
-    code, _, err = call(monkeypatch, capsys, "prune", make_model("llama"), "--experts", 0.25, "--out", tmp_path / "no", *few)
+    code, _, err = cli("prune", make_model("llama"), "--experts", 0.25, "--out", tmp_path / "no", *few)
     assert code == 3 and "dense" in err
-    code, out, err = call(
-        monkeypatch, capsys, "bench", tmp_path / "out", "--perplexity", f"text:{text_file}", "--reference", model, "--json"
-    )
+    code, out, err = cli("bench", tmp_path / "out", "--perplexity", f"text:{text_file}", "--reference", model, "--json")
     assert code == 0, err
     assert any(name.startswith("kl/") for name in json.loads(out)["metrics"])
 
