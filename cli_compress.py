@@ -231,7 +231,7 @@ def quantize(
 
         edgewright quantize /models/Qwen2.5-0.5B --method gptq --calibration text:wiki.txt --out int4
     """
-    from .compress.quantize.runner import QuantizeOptions
+    from .compress.quantize.options import QuantizeOptions
 
     options = checked(QuantizeOptions, method=method, bits=bits, group_size=group_size, sym=sym, act_order=act_order)
     run_step("quantize", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)

@@ -10,7 +10,7 @@ from typing import Any
 from .errors import UsageError
 from .models import Family, family_of
 
-__all__ = ["BUILTIN_MODEL", "dtype_name", "is_gptq", "model_path", "read_config", "read_family", "resolve"]
+__all__ = ["BUILTIN_MODEL", "dtype_name", "model_path", "quantization", "read_config", "read_family", "resolve"]
 
 BUILTIN_MODEL = "builtin:tiny-reasoner"
 ROOT = Path(__file__).parent
@@ -70,7 +70,7 @@ def dtype_name(config: Mapping[str, Any]) -> str:
     return str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
 
 
-def is_gptq(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json describes a checkpoint in the GPTQ layout."""
+def quantization(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The block of a config.json that says how weights are packed; None where they are floating point."""
     block: Any = config.get("quantization_config")
-    return bool(block) and block.get("quant_method") == "gptq"
+    return block or None

@@ -1,4 +1,4 @@
-"""Models and tokenizers in memory, from any checkpoint edgewright reads: floating point, or GPTQ-packed and dequantized."""
+"""Models and tokenizers in memory, from any checkpoint edgewright reads: floating point, or packed and dequantized."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .checkpoint import read_config, read_family, read_state, tensors_of
+from .configs import quantization
 from .errors import EdgewrightError, UsageError
-from .layouts import GPTQ_PARTS, from_gptq, is_gptq, packed_names
+from .layouts import layout_of
 from .models import require_dense
 
 __all__ = ["dense_state", "free_memory", "load_model", "load_settings", "load_tokenizer", "pick_device"]
@@ -46,12 +47,11 @@ def free_memory(device: str = "cpu") -> int | None:
 def dense_state(path: Path) -> dict[str, Tensor]:
     """A checkpoint's tensors with every packed layer dequantized to float32."""
     state, config = read_state(path), read_config(path)
-    if not is_gptq(config):
+    layout = layout_of(config, str(path))
+    if layout is None:
         return state
-    bits = int(config["quantization_config"]["bits"])
-    for name in packed_names(state):
-        packed = from_gptq({part: state.pop(f"{name}.{part}") for part in GPTQ_PARTS if f"{name}.{part}" in state}, bits, name)
-        state[f"{name}.weight"] = packed.dequantize()
+    for name in layout.names(state):
+        state[f"{name}.weight"] = layout.take(state, config["quantization_config"], name).dequantize()
     return state
 
 
@@ -88,7 +88,7 @@ def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float
 
     read_family(path)
     settings = load_settings(path)
-    if is_gptq(read_config(path)):
+    if quantization(read_config(path)):
         require_dense(read_config(path), "loaded with packed weights", str(path))
         model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
         missing, unexpected = model.load_state_dict(dense_state(path), strict=False)

@@ -17,7 +17,7 @@ from .compress.prune.memory import prune_memory
 from .compress.prune.options import PruneOptions
 from .compress.prune.runner import preview
 from .compress.prune.schedule import spread
-from .compress.quantize.runner import QuantizeOptions
+from .compress.quantize.options import QuantizeOptions
 from .configs import resolve
 from .forecast import State, device_row, initial
 from .models import family_of, require_dense

@@ -19,7 +19,7 @@ from .benchmarks.policy import Policy
 from .compress.distill.options import DistillOptions
 from .compress.iterate import IterateOptions
 from .compress.prune.runner import PruneOptions
-from .compress.quantize.runner import QuantizeOptions
+from .compress.quantize.options import QuantizeOptions
 from .configs import BUILTIN_MODEL, model_path
 from .errors import UsageError
 from .export.step import ExportOptions

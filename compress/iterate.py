@@ -29,9 +29,9 @@ from ..checkpoint import (
     scratch_directory,
     write_json,
 )  # fmt: skip
+from ..configs import quantization
 from ..console import console
 from ..errors import Refused
-from ..layouts import is_gptq
 from ..loading import load_model, pick_device
 from ..steps import StepContext, StepResult
 from .distill.options import DistillOptions
@@ -106,7 +106,7 @@ def iterate(options: IterateOptions, source: Path, out: Path, context: StepConte
         EdgewrightError: whatever pruning and learning raise; finished rounds stay.
     """
     family, config = read_family(source)
-    if is_gptq(config):
+    if quantization(config):
         raise Refused(f"{source}: quantized already", "prune first, then quantize")
     check_output(out)
     cuts = spread(options.prune, family, config, options.rounds)

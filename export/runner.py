@@ -15,7 +15,7 @@ from .. import __version__
 from ..checkpoint import PROVENANCE, atomic_directory, config_for_everyone, content_hash, copy_tokenizer, read_family, write_json
 from ..console import console
 from ..errors import Refused, UsageError
-from ..layouts import is_gptq
+from ..layouts import layout_of
 from ..loading import load_settings
 from ..models import Shape
 from . import parity
@@ -91,11 +91,8 @@ def export_onnx(checkpoint: Path, out: Path, precision: str, rows: Sequence[Sequ
 
 def _check_source(checkpoint: Path, config: dict[str, Any], precision: Precision) -> None:
     """Refuse up front what could only fail later."""
-    method = (config.get("quantization_config") or {}).get("quant_method")
-    if method and not is_gptq(config):
-        raise UsageError(
-            f"{checkpoint}: quantized with {method}; export reads floating point and GPTQ", "export the model it was made from"
-        )
+    layout = layout_of(config, str(checkpoint))
+    method = layout.method if layout else None
     if precision.linear == "int4":
         if not method:
             raise UsageError(

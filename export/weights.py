@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import UsageError
-from ..layouts import GPTQ_PARTS, PackedLinear, from_gptq, is_gptq
+from ..layouts import PackedLinear, layout_of
 
 __all__ = ["Weights"]
 
@@ -29,7 +29,7 @@ class Weights:
 
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self._path = path
-        self._bits = int(config["quantization_config"]["bits"]) if is_gptq(config) else 0
+        self._layout, self._block = layout_of(config, str(path)), config.get("quantization_config")
         self._handles: dict[str, Any] = {}
         files = sorted(path.glob("*.safetensors"))
         if not files:
@@ -62,12 +62,13 @@ class Weights:
 
     def is_packed(self, module: str) -> bool:
         """Whether a linear layer is stored as packed integers."""
-        return f"{module}.qweight" in self._handles
+        return self._layout is not None and f"{module}.{self._layout.marker}" in self._handles
 
     def packed(self, module: str) -> PackedLinear:
         """The integers and scales of a packed linear layer."""
-        parts = {part: self.tensor(f"{module}.{part}") for part in GPTQ_PARTS if f"{module}.{part}" in self._handles}
-        return from_gptq(parts, self._bits, module)
+        assert self._layout and self._block, "see is_packed"
+        parts = {part: self.tensor(f"{module}.{part}") for part in self._layout.parts if f"{module}.{part}" in self._handles}
+        return self._layout.read(parts, self._layout.scheme(self._block, module), module)
 
     def dense(self, module: str) -> Tensor:
         """The float32 [out, in] weight of a linear layer, dequantized where it is packed."""

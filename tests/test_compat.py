@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgewright.compress.quantize.runner import QuantizeOptions, quantize
+from edgewright.compress.quantize.options import QuantizeOptions
+from edgewright.compress.quantize.runner import quantize
 from edgewright.loading import load_model
 from edgewright.steps import CalibrationData, StepContext
 

@@ -23,7 +23,8 @@ from edgewright.errors import ParityFailed, Refused, UsageError
 from edgewright.export.parity import check
 from edgewright.export.runner import export_onnx
 from edgewright.export.runtime import OnnxDecoder
-from edgewright.layouts import PackedLinear, from_gptq, gptq_config, to_gptq
+from edgewright.layouts import PackedLinear, Scheme
+from edgewright.layouts.gptq import Gptq
 from edgewright.loading import load_model
 from edgewright.models import family_of
 
@@ -81,11 +82,11 @@ def gptq_model(path: Path, dense: Path, group: int = 128, **changes: Any) -> Pat
     for layer in range(config["num_hidden_layers"]):
         for module in (name for names in family.input_groups for name in names):
             key = family.key(layer, module)
-            for part, tensor in to_gptq(round_to_nearest(state.pop(key), group)).items():
+            for part, tensor in Gptq().write(round_to_nearest(state.pop(key), group)).items():
                 state[f"{key.removesuffix('weight')}{part}"] = tensor
     path.mkdir()
     save_file(state, path / "model.safetensors", metadata={"format": "pt"})
-    config["quantization_config"] = gptq_config(4, group, True, 0.01) | changes
+    config["quantization_config"] = Gptq().config(Scheme(4, group), 0.01) | changes
     (path / "config.json").write_text(json.dumps(config))
     return path
 
@@ -215,7 +216,7 @@ def test_int4_is_the_checkpoint_bit_for_bit(tmp_path: Path, name: str) -> None:
         weight = initializers[f"{module}.weight"]
         assert weight.data_type == onnx.TensorProto.INT4
         integers = numpy_helper.to_array(weight).astype(np.int64)
-        np.testing.assert_array_equal(integers, from_gptq(parts, 4, module).integers.t().long().numpy() - 8)
+        np.testing.assert_array_equal(integers, Gptq().read(parts, Scheme(), module).integers.t().long().numpy() - 8)
         np.testing.assert_array_equal(numpy_helper.to_array(initializers[f"{module}.weight_scale"]), parts["scales"].float().numpy())
     assert result.parity["parity/low_bit_nodes"] == 14
     assert result.parity["parity/max_abs_diff"] < 1e-3

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from edgewright.compress.quantize.gptq import add_to_hessian, gptq, output_error, rtn
 from edgewright.compress.quantize.grid import SMALLEST_SCALE, fit_grid, round_to_grid
-from edgewright.layouts import PackedLinear, to_gptq
+from edgewright.layouts import PackedLinear, Scheme
+from edgewright.layouts.gptq import Gptq
 
 OUT, WIDTH = 24, 256
 
@@ -57,8 +58,8 @@ def slow_gptq(weight: Tensor, hessian: Tensor, grid: PackedLinear, act_order: bo
 @pytest.mark.parametrize(("bits", "sym", "group", "width"), [(4, True, 128, WIDTH), (4, False, 128, WIDTH), (8, True, 32, 160)])
 def test_matches_the_papers_equations(act_order: bool, bits: int, sym: bool, group: int, width: int) -> None:
     weight, hessian = random_weight(width=width), correlated_hessian(width=width)
-    plain = rtn(weight, bits, group, sym)
-    ours = gptq(weight, hessian, bits, group, sym, act_order, damp=0.01)
+    plain = rtn(weight, Scheme(bits, group, sym))
+    ours = gptq(weight, hessian, Scheme(bits, group, sym), act_order, damp=0.01)
     expected = slow_gptq(weight, hessian, plain, act_order, damp=0.01)
     assert ours.damp == 0.01
     assert torch.equal(ours.packed.scales, plain.scales)
@@ -71,7 +72,7 @@ def test_matches_the_papers_equations(act_order: bool, bits: int, sym: bool, gro
 
 def test_order_makes_a_difference() -> None:
     weight, hessian = random_weight(), correlated_hessian()
-    ordered, plain = (gptq(weight, hessian, 4, 128, True, act_order).packed for act_order in (True, False))
+    ordered, plain = (gptq(weight, hessian, Scheme(4, 128), act_order).packed for act_order in (True, False))
     assert not torch.equal(ordered.integers, plain.integers)
 
 
@@ -80,28 +81,30 @@ def test_order_makes_a_difference() -> None:
 def test_independent_inputs_leave_nothing_to_make_up_for(act_order: bool, bits: int, sym: bool) -> None:
     weight = random_weight()
     diagonal = torch.diag(torch.rand(WIDTH, generator=generator(3)) + 0.1)
-    assert torch.equal(gptq(weight, diagonal, bits, 64, sym, act_order).packed.integers, rtn(weight, bits, 64, sym).integers)
+    assert torch.equal(
+        gptq(weight, diagonal, Scheme(bits, 64, sym), act_order).packed.integers, rtn(weight, Scheme(bits, 64, sym)).integers
+    )
 
 
 @pytest.mark.parametrize("act_order", [True, False])
 @pytest.mark.parametrize("sym", [True, False])
 def test_beats_rounding_on_correlated_inputs(act_order: bool, sym: bool) -> None:
     weight, hessian = random_weight(), correlated_hessian()
-    ours = output_error(weight, gptq(weight, hessian, 4, 128, sym, act_order).packed.dequantize(), hessian)
-    plain = output_error(weight, rtn(weight, 4, 128, sym).dequantize(), hessian)
+    ours = output_error(weight, gptq(weight, hessian, Scheme(4, 128, sym), act_order).packed.dequantize(), hessian)
+    plain = output_error(weight, rtn(weight, Scheme(4, 128, sym)).dequantize(), hessian)
     assert ours < 0.5 * plain
 
 
 def test_smaller_groups_err_less() -> None:
     weight, hessian = random_weight(), correlated_hessian()
-    errors = [output_error(weight, gptq(weight, hessian, 4, group, True).packed.dequantize(), hessian) for group in (32, 64, 128, 256)]
+    errors = [output_error(weight, gptq(weight, hessian, Scheme(4, group)).packed.dequantize(), hessian) for group in (32, 64, 128, 256)]
     assert errors == sorted(errors)
     assert errors[0] < errors[-1]
 
 
 def test_eight_bits_err_less_than_four() -> None:
     weight, hessian = random_weight(), correlated_hessian()
-    four, eight = (output_error(weight, gptq(weight, hessian, b, 128, True).packed.dequantize(), hessian) for b in (4, 8))
+    four, eight = (output_error(weight, gptq(weight, hessian, Scheme(b, 128)).packed.dequantize(), hessian) for b in (4, 8))
     assert eight < four / 50
 
 
@@ -110,7 +113,7 @@ def test_eight_bits_err_less_than_four() -> None:
 def test_every_scale_is_an_exact_positive_float16(sym: bool, factor: float) -> None:
     weight = random_weight() * factor
     weight[0] = 0
-    scales = gptq(weight, correlated_hessian(), 4, 64, sym).packed.scales
+    scales = gptq(weight, correlated_hessian(), Scheme(4, 64, sym)).packed.scales
     assert torch.equal(scales, scales.half().float())
     assert scales.min() >= SMALLEST_SCALE
     assert torch.isfinite(scales).all()
@@ -118,15 +121,15 @@ def test_every_scale_is_an_exact_positive_float16(sym: bool, factor: float) -> N
 
 def test_groups_stay_contiguous_with_act_order() -> None:
     weight, hessian = random_weight(), correlated_hessian()
-    packed = gptq(weight, hessian, 4, 64, True, act_order=True).packed
-    assert to_gptq(packed)["g_idx"].tolist() == [k // 64 for k in range(WIDTH)]
+    packed = gptq(weight, hessian, Scheme(4, 64), act_order=True).packed
+    assert Gptq().write(packed)["g_idx"].tolist() == [k // 64 for k in range(WIDTH)]
     assert torch.equal(packed.scales, fit_grid(weight, 4, 64, True).scales)
     assert (packed.dequantize() - weight).abs().max() < 3 * packed.scales.max()  # integers stand at their own columns
 
 
 def test_singular_hessian_takes_more_damping() -> None:
     one = torch.randn(1, WIDTH, generator=generator(5))
-    result = gptq(random_weight(), one.t() @ one, 4, 128, True, damp=1e-6)
+    result = gptq(random_weight(), one.t() @ one, Scheme(4, 128), damp=1e-6)
     assert result.damp is not None
     assert result.damp in [pytest.approx(1e-6 * 10**n) for n in (1, 2, 3)]
 
@@ -135,7 +138,7 @@ def test_damping_goes_up_tenfold_until_it_helps() -> None:
     basis = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator(6)))[0]
     eigenvalues = torch.ones(WIDTH)
     eigenvalues[0] = -0.05
-    assert gptq(random_weight(), basis @ torch.diag(eigenvalues) @ basis.t(), 4, 128, True, damp=0.001).damp == pytest.approx(0.1)
+    assert gptq(random_weight(), basis @ torch.diag(eigenvalues) @ basis.t(), Scheme(4, 128), damp=0.001).damp == pytest.approx(0.1)
 
 
 def broken(kind: str) -> Tensor:
@@ -157,9 +160,9 @@ def broken(kind: str) -> Tensor:
 @pytest.mark.parametrize("kind", ["nan on the diagonal", "nan beside it", "infinite", "zero", "far from positive definite"])
 def test_unusable_hessian_falls_back_to_rounding(kind: str) -> None:
     weight = random_weight()
-    result = gptq(weight, broken(kind), 4, 128, True)
+    result = gptq(weight, broken(kind), Scheme(4, 128))
     assert result.damp is None
-    assert torch.equal(result.packed.integers, rtn(weight, 4, 128, True).integers)
+    assert torch.equal(result.packed.integers, rtn(weight, Scheme(4, 128)).integers)
 
 
 @pytest.mark.parametrize("act_order", [True, False])
@@ -167,8 +170,8 @@ def test_dead_inputs_keep_their_rounded_weight(act_order: bool) -> None:
     weight, hessian = random_weight(), correlated_hessian()
     dead = torch.tensor([0, 17, 130, 255])
     hessian[dead], hessian[:, dead] = 0, 0
-    result = gptq(weight, hessian, 4, 128, True, act_order)
-    plain = rtn(weight, 4, 128, True)
+    result = gptq(weight, hessian, Scheme(4, 128), act_order)
+    plain = rtn(weight, Scheme(4, 128))
     assert torch.equal(result.packed.integers[:, dead], plain.integers[:, dead])
     assert result.packed.dequantize()[:, dead].abs().sum(0).min() > 0
     assert not torch.equal(result.packed.integers, plain.integers)
@@ -177,14 +180,14 @@ def test_dead_inputs_keep_their_rounded_weight(act_order: bool) -> None:
 @pytest.mark.parametrize("factor", [2.0**20, 2.0**-20, 3.7])
 def test_scale_of_the_hessian_does_not_matter(factor: float) -> None:
     weight, hessian = random_weight(), correlated_hessian()
-    same = gptq(weight, hessian * factor, 4, 128, True).packed.integers == gptq(weight, hessian, 4, 128, True).packed.integers
+    same = gptq(weight, hessian * factor, Scheme(4, 128)).packed.integers == gptq(weight, hessian, Scheme(4, 128)).packed.integers
     assert same.all() if factor != 3.7 else same.float().mean() > 0.99
 
 
 def test_inputs_are_left_alone() -> None:
     weight, hessian = random_weight(), correlated_hessian()
     before = weight.clone(), hessian.clone()
-    gptq(weight, hessian, 4, 128, True)
+    gptq(weight, hessian, Scheme(4, 128))
     assert torch.equal(weight, before[0])
     assert torch.equal(hessian, before[1])
 
@@ -202,7 +205,7 @@ def test_output_error_is_that_of_the_outputs() -> None:
     weight, inputs = random_weight(), torch.randn(64, WIDTH, generator=generator(8))
     hessian = torch.zeros(WIDTH, WIDTH)
     add_to_hessian(hessian, inputs)
-    rounded = rtn(weight, 4, 64, True).dequantize()
+    rounded = rtn(weight, Scheme(4, 64)).dequantize()
     expected = (inputs @ (rounded - weight).t()).square().sum() / (inputs @ weight.t()).square().sum()
     assert output_error(weight, rounded, hessian) == pytest.approx(float(expected), rel=1e-3)
     assert output_error(weight, weight, hessian) == 0
@@ -210,7 +213,7 @@ def test_output_error_is_that_of_the_outputs() -> None:
 
 def test_clipping_search_errs_less_than_the_whole_range() -> None:
     weight = random_weight()
-    searched, whole = (rtn(weight, 4, 128, True, mse).dequantize() - weight for mse in (True, False))
+    searched, whole = (rtn(weight, Scheme(4, 128), mse).dequantize() - weight for mse in (True, False))
     assert searched.abs().pow(2.4).sum() < whole.abs().pow(2.4).sum()
     assert (searched.abs().pow(2.4).view(OUT, -1, 128).sum(-1) <= whole.abs().pow(2.4).view(OUT, -1, 128).sum(-1)).all()
 
@@ -227,14 +230,14 @@ def test_without_search_the_largest_weight_sets_the_scale() -> None:
 def test_asymmetric_zero_is_never_zero(bits: int, mse: bool) -> None:
     """The layout stores zero - 1: a zero of 0 becomes 15, which readers that add one in place carry into its neighbour."""
     weight = torch.cat([random_weight().abs(), -random_weight().abs(), torch.zeros(2, WIDTH)])
-    packed = rtn(weight, bits, 64, False, mse)
+    packed = rtn(weight, Scheme(bits, 64, False), mse)
     assert packed.zeros.min() >= 1
     assert (packed.dequantize() - weight).abs().max() <= packed.scales.max() * (0.51 if not mse else 8)
 
 
 def test_asymmetric_grid_covers_a_lopsided_range() -> None:
     weight = random_weight().abs() + 0.1
-    lopsided, middle = (output_error(weight, rtn(weight, 4, 64, sym).dequantize(), torch.eye(WIDTH)) for sym in (False, True))
+    lopsided, middle = (output_error(weight, rtn(weight, Scheme(4, 64, sym)).dequantize(), torch.eye(WIDTH)) for sym in (False, True))
     assert lopsided < 0.5 * middle
 
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 from by_hand import dequantize_gptq
 
-from edgewright.errors import UsageError
-from edgewright.layouts import PackedLinear, from_gptq, gptq_config, is_gptq, packed_names, to_gptq
+from edgewright.errors import Refused, UsageError
+from edgewright.layouts import PackedLinear, Scheme, layout_of
+from edgewright.layouts.gptq import Gptq
 
 OUT, WIDTH = 16, 128
+GPTQ = Gptq()
 CASES = [(bits, sym, group) for bits in (4, 8) for sym in (True, False) for group in (32, WIDTH)]
 
 
@@ -25,7 +27,7 @@ def random_packed(bits: int, sym: bool, group: int, seed: int = 0) -> PackedLine
 @pytest.mark.parametrize(("bits", "sym", "group"), CASES)
 def test_round_trip(bits: int, sym: bool, group: int) -> None:
     packed = random_packed(bits, sym, group)
-    back = from_gptq(to_gptq(packed), bits, "layer")
+    back = GPTQ.read(GPTQ.write(packed), Scheme(bits, group, sym), "layer")
     assert torch.equal(back.integers, packed.integers)
     assert torch.equal(back.scales, packed.scales)
     assert torch.equal(back.zeros, packed.zeros)
@@ -35,12 +37,12 @@ def test_round_trip(bits: int, sym: bool, group: int) -> None:
 @pytest.mark.parametrize(("bits", "sym", "group"), CASES)
 def test_another_reader_sees_the_same_weight(bits: int, sym: bool, group: int) -> None:
     packed = random_packed(bits, sym, group, seed=1)
-    assert torch.equal(dequantize_gptq(to_gptq(packed), bits), packed.dequantize())
+    assert torch.equal(dequantize_gptq(GPTQ.write(packed), bits), packed.dequantize())
 
 
 @pytest.mark.parametrize(("bits", "sym", "group"), CASES)
 def test_types_and_shapes_are_the_formats(bits: int, sym: bool, group: int) -> None:
-    parts = to_gptq(random_packed(bits, sym, group))
+    parts = GPTQ.write(random_packed(bits, sym, group))
     each = 32 // bits
     assert {name: (tuple(t.shape), t.dtype) for name, t in parts.items()} == {
         "qweight": ((WIDTH // each, OUT), torch.int32),
@@ -54,13 +56,13 @@ def test_types_and_shapes_are_the_formats(bits: int, sym: bool, group: int) -> N
 
 @pytest.mark.parametrize(("bits", "word"), [(4, 0x77777777), (8, 0x7F7F7F7F)])
 def test_symmetric_zeros_are_stored_minus_one(bits: int, word: int) -> None:
-    assert (to_gptq(random_packed(bits, True, 32))["qzeros"] == word).all()
+    assert (GPTQ.write(random_packed(bits, True, 32))["qzeros"] == word).all()
 
 
 def test_words_hold_the_lowest_input_in_the_lowest_bits() -> None:
     integers = torch.arange(OUT * 32).remainder(16).to(torch.uint8).view(OUT, 32)
     packed = PackedLinear(integers, torch.ones(OUT, 1), torch.full((OUT, 1), 8, dtype=torch.uint8), 4, 32)
-    first = int(to_gptq(packed)["qweight"][0, 0]) & 0xFFFFFFFF
+    first = int(GPTQ.write(packed)["qweight"][0, 0]) & 0xFFFFFFFF
     assert first == 0x76543210
 
 
@@ -73,23 +75,26 @@ def test_dequantize_is_integer_minus_zero_times_scale() -> None:
 
 
 def test_permuted_groups_are_refused_by_name() -> None:
-    parts = to_gptq(random_packed(4, True, 32))
+    parts = GPTQ.write(random_packed(4, True, 32))
     parts["g_idx"] = parts["g_idx"][torch.randperm(WIDTH, generator=torch.Generator().manual_seed(0))]
     with pytest.raises(UsageError, match=r"model\.layers\.3\.down: g_idx") as caught:
-        from_gptq(parts, 4, "model.layers.3.down")
+        GPTQ.read(parts, Scheme(4, 32), "model.layers.3.down")
     assert "desc_act" in caught.value.hint
 
 
 def test_a_file_without_g_idx_is_read() -> None:
     packed = random_packed(4, False, 32)
-    parts = {k: v for k, v in to_gptq(packed).items() if k != "g_idx"}
-    assert torch.equal(from_gptq(parts, 4, "layer").dequantize(), packed.dequantize())
+    parts = {k: v for k, v in GPTQ.write(packed).items() if k != "g_idx"}
+    assert torch.equal(GPTQ.read(parts, Scheme(4, 32, False), "layer").dequantize(), packed.dequantize())
 
 
 def test_config_block_and_names() -> None:
-    block = gptq_config(4, 128, True, 0.01)
-    assert is_gptq({"quantization_config": block})
-    assert not any(is_gptq(c) for c in ({}, {"quantization_config": None}, {"quantization_config": {"quant_method": "awq"}}))
+    block = GPTQ.config(Scheme(4, 128, True), 0.01)
+    assert isinstance(layout_of({"quantization_config": block}), Gptq)
+    assert GPTQ.scheme(block, "any") == Scheme(4, 128, True)
+    assert layout_of({}) is None is layout_of({"quantization_config": None})
+    with pytest.raises(Refused, match="unheard-of"):
+        layout_of({"quantization_config": {"quant_method": "unheard-of"}})
     assert (block["bits"], block["group_size"], block["sym"], block["desc_act"]) == (4, 128, True, False)
     assert block["checkpoint_format"] == "gptq"
-    assert packed_names({"a.b.qweight": torch.ones(1), "a.b.scales": torch.ones(1), "c.weight": torch.ones(1)}) == ["a.b"]
+    assert GPTQ.names({"a.b.qweight": torch.ones(1), "a.b.scales": torch.ones(1), "c.weight": torch.ones(1)}) == ["a.b"]

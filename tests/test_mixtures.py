@@ -18,7 +18,8 @@ from edgewright.benchmarks.report import render_html, render_markdown
 from edgewright.checkpoint import read_config, read_state
 from edgewright.compress.distill.runner import DistillOptions, Stage, distill
 from edgewright.compress.prune.runner import PruneOptions, prune
-from edgewright.compress.quantize.runner import QuantizeOptions, quantize
+from edgewright.compress.quantize.options import QuantizeOptions
+from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError
 from edgewright.export.step import ExportOptions, export
 from edgewright.forecast import State, plan_model

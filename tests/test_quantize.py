@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,21 @@ from torch import Tensor
 
 from edgewright.checkpoint import read_config, read_state
 from edgewright.compress.quantize.gptq import add_to_hessian, gptq
-from edgewright.compress.quantize.runner import QuantizeOptions, quantize
+from edgewright.compress.quantize.options import QuantizeOptions
+from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError
-from edgewright.layouts import from_gptq
+from edgewright.layouts import PackedLinear, Scheme
+from edgewright.layouts.gptq import Gptq
 from edgewright.loading import load_model
 from edgewright.models import family_of
 from edgewright.steps import CalibrationData, StepContext
 
 MakeModel = Callable[..., Path]
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+
+
+def from_gptq(parts: Mapping[str, Tensor], bits: int, name: str) -> PackedLinear:
+    return Gptq().read(parts, Scheme(bits), name)
 
 
 def small(make: MakeModel, family: str, **config: Any) -> Path:
@@ -106,7 +112,7 @@ def test_every_layer_saw_what_the_quantized_layers_before_it_put_out(quantized: 
         for row in context.calibration.rows(source, context.seed):
             model(input_ids=row[:1], use_cache=False)
     for name in names:
-        again = gptq(before[f"{name}.weight"], hessians[name], 4, 64, True).packed.integers
+        again = gptq(before[f"{name}.weight"], hessians[name], Scheme(4, 64)).packed.integers
         assert (again == from_gptq(part_of(stored, name), 4, name).integers).float().mean() > 0.995, name
 
 

@@ -22,7 +22,8 @@ from edgewright.compress.prune import sparsity
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.compress.prune.sparsity import is_two_four, magnitude, sparsegpt, two_four_mask
 from edgewright.compress.quantize.gptq import output_error
-from edgewright.compress.quantize.runner import QuantizeOptions, quantize
+from edgewright.compress.quantize.options import QuantizeOptions
+from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError
 from edgewright.loading import load_model
 from edgewright.models import family_of

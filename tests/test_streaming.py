@@ -24,7 +24,8 @@ from edgewright.compress.prune.cut import Kept, cut_layer
 from edgewright.compress.prune.importance import measure, measure_layers
 from edgewright.compress.prune.memory import prune_memory
 from edgewright.compress.prune.runner import PruneOptions, prune
-from edgewright.compress.quantize.runner import QuantizeOptions, Run, quantized_layers
+from edgewright.compress.quantize.layers import Run, quantized_layers
+from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.errors import EdgewrightError, UsageError
 from edgewright.loading import free_memory, load_model
 from edgewright.models import FAMILIES, family_of

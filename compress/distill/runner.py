@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoint import content_hash, read_family, scratch_directory, stored_dtype, write_checkpoint
+from ...configs import quantization
 from ...data.packing import shuffled_forever
 from ...data.sources import Source, training_rows
 from ...errors import Refused, UsageError
-from ...layouts import is_gptq
 from ...loading import load_model, load_tokenizer, pick_device
 from ...models import Family
 from ...steps import StepContext, StepResult, as_tensor
@@ -74,7 +74,7 @@ def _student(options: DistillOptions, source: Path, made: Path, context: StepCon
 def _trainable(student: Path, lora: LoraOptions | None) -> tuple[Family, dict[str, Any]]:
     """Family and config of a student, once it is clear that it can learn in this way."""
     family, config = read_family(student)
-    if is_gptq(config):
+    if quantization(config):
         raise UsageError(f"{student}: a packed checkpoint cannot learn", "distill first, then quantize")
     if lora:
         lora_targets(family, lora)  # refuses before anything is loaded

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from ...checkpoint import content_hash, read_family, read_provenance, scratch_directory, write_checkpoint
+from ...configs import quantization
 from ...errors import Refused, UsageError
-from ...layouts import is_gptq
 from ...loading import load_model, pick_device
 from ...models import Family, Shape, family_of
 from ...steps import StepContext, StepResult
@@ -76,7 +76,7 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
 def check_request(options: PruneOptions, source: Path) -> None:
     """Refuse, before any weight is read, what cannot be done to `source` at all; see `prune`."""
     family, config = read_family(source)
-    if is_gptq(config):
+    if quantization(config):
         raise Refused(f"{source}: quantized already", "prune first, then quantize")
     if options.budget:
         raise UsageError("a budget was not resolved into shares", "give the shares (heads, ffn), or run this as a step of its own")

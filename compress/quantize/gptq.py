@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...layouts import PackedLinear
+from ...layouts import PackedLinear, Scheme
 from .grid import Grid, fit_grid, round_to_grid
 
 __all__ = ["BLOCK", "Quantized", "add_to_hessian", "gptq", "inverse_factor", "output_error", "rtn"]
@@ -34,32 +34,32 @@ def add_to_hessian(hessian: Tensor, inputs: Tensor) -> None:
     hessian.addmm_(x.t(), x)
 
 
-def rtn(weight: Tensor, bits: int, group_size: int, sym: bool, mse: bool = True) -> PackedLinear:
+def rtn(weight: Tensor, scheme: Scheme, mse: bool = True) -> PackedLinear:
     """Round a weight [out, in] to the nearest grid point, group by group."""
-    grid = fit_grid(weight.float(), bits, group_size, sym, mse)
+    group_size = scheme.group(weight.shape[1])
+    grid = fit_grid(weight.float(), scheme.bits, group_size, scheme.sym, mse)
     scales, zeros = (t.repeat_interleave(group_size, 1) for t in (grid.scales, grid.zeros))
-    return _packed(round_to_grid(weight.float(), scales, zeros, bits), grid, group_size)
+    return _packed(round_to_grid(weight.float(), scales, zeros, scheme.bits), grid, group_size)
 
 
-def gptq(weight: Tensor, hessian: Tensor, bits: int, group_size: int, sym: bool, act_order: bool = True, damp: float = 0.01) -> Quantized:
+def gptq(weight: Tensor, hessian: Tensor, scheme: Scheme, act_order: bool = True, damp: float = 0.01) -> Quantized:
     """Quantize a weight so that its outputs on the calibration inputs change least.
 
     Args:
         weight: [out, in].
         hessian: float32 [in, in], the sum of x x^T over the inputs; not changed.
-        bits: bits of an integer.
-        group_size: input channels that share a scale; must divide `in`.
-        sym: symmetric grid (zero point in the middle).
+        scheme: bits, group size (which must divide `in`) and symmetry.
         act_order: columns by decreasing diagonal of the Hessian, with static groups.
         damp: share of the mean diagonal that is added to it; times ten, up to three times, when the factorisation fails.
     """
-    grid = fit_grid(weight.float(), bits, group_size, sym)
-    width = weight.shape[1]
+    width, bits = weight.shape[1], scheme.bits
+    group_size = scheme.group(width)
+    grid = fit_grid(weight.float(), bits, group_size, scheme.sym)
     diagonal = hessian.diagonal()
     order = diagonal.argsort(descending=True) if act_order else torch.arange(width, device=weight.device)
     factor, used = inverse_factor(hessian[order][:, order], damp)
     if factor is None:
-        return Quantized(rtn(weight, bits, group_size, sym), None)
+        return Quantized(rtn(weight, scheme), None)
     group_of = order // group_size
     scales, zeros = grid.scales[:, group_of], grid.zeros[:, group_of]
     integers = _sweep(weight.float()[:, order], factor, scales, zeros, bits)

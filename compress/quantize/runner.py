@@ -1,52 +1,29 @@
-"""The quantize step: one decoder layer after the other, each calibrated on what the quantized layers before it put out."""
+"""The quantize step: a packed copy of a checkpoint, made and written one decoder layer after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...checkpoint import content_hash, read_family, read_provenance, stored_dtype, tensors_of, write_checkpoint
-from ...console import progress
+from ...configs import quantization
 from ...errors import Refused, UsageError
-from ...layouts import PackedLinear, gptq_config, gptq_specs, is_gptq, to_gptq
+from ...layouts import LAYOUTS, Layout, Scheme
+from ...layouts.gptq import Gptq
 from ...loading import pick_device
-from ...models import Family, require_dense, weight_of
+from ...models import Family, require_dense
 from ...shards import Pending
 from ...steps import StepContext, StepResult
-from ...streaming import Layered, Streamed
+from ...streaming import Streamed
 from ..activations import Room
-from ..layerwise import first_inputs, input_hessian
-from .gptq import Quantized, gptq, output_error, rtn
+from .layers import Run, quantized_layers
+from .options import QuantizeOptions
 
-__all__ = ["QuantizeOptions", "Run", "quantize", "quantized_layers"]
-
-
-class QuantizeOptions(BaseModel):
-    """How weights are rounded and stored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    method: Literal["gptq", "rtn"] = Field(default="gptq", description="gptq, or rtn: plain rounding, the baseline to beat")
-    bits: Literal[4, 8] = Field(default=4, description="bits of a weight")
-    group_size: int = Field(default=128, description="input channels that share a scale; -1 for all")
-    sym: bool = Field(default=True, description="zero point in the middle; what Jetson kernels need")
-    act_order: bool = Field(default=True, description="static act-order: energetic columns first, groups stay contiguous")
-    damp: float = Field(default=0.01, gt=0, description="share of the mean Hessian diagonal added to it")
-
-
-@dataclass
-class Run:
-    """What is carried from layer to layer."""
-
-    options: QuantizeOptions
-    modules: dict[str, dict[str, float]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+__all__ = ["quantize"]
 
 
 def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepContext) -> StepResult:
@@ -57,33 +34,48 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
         UsageError: the input is broken.
     """
     family, config = read_family(source)
-    if is_gptq(config):
+    if quantization(config):
         raise Refused(f"{source}: quantized already", "quantize the floating-point checkpoint it was made from")
     require_dense(config, "quantized", str(source))
-    _check_groups(family, config, options)
+    schemes = _schemes(family, config, options)
+    layout = LAYOUTS["gptq"]
+    assert isinstance(layout, Gptq)
+    _check_groups(family, config, schemes, options)
     rows = context.calibration.rows(source, context.seed)
     model, run = Streamed(source, pick_device(context.device)), Run(options)
-    state = _pending(run, model, rows, Room(context.activation_budget, out.parent), stored_dtype(config))
-    settings = {**config, "quantization_config": gptq_config(options.bits, options.group_size, options.sym, options.damp)}
+    state = _pending(run, model, rows, Room(context.activation_budget, out.parent), stored_dtype(config), layout, schemes)
+    block = layout.config(Scheme(options.bits, options.group_size, options.sym), options.damp)
     provenance = {
         "kind": "checkpoint", "step": "quantize", "source": content_hash(source), "options": options.model_dump(),
         "calibration": vars(context.calibration), "fallbacks": run.notes,
     }  # fmt: skip
-    write_checkpoint(out, state, settings, source, provenance)
+    write_checkpoint(out, state, {**config, "quantization_config": block}, source, provenance)
+    notes, worst = _told(run, options)
+    if read_provenance(source).get("sparsity"):
+        notes.append("the source is 2:4 sparse; rounding need not keep that, so that the result counts as dense")
+    return StepResult(notes + run.notes, {"modules": worst})
+
+
+def _told(run: Run, options: QuantizeOptions) -> tuple[list[str], dict[str, dict[str, float]]]:
+    """What to say of the errors, and the ten layers with the largest."""
     worst = sorted(run.modules.items(), key=lambda item: -item[1]["error"])[:10]
     mean = sum(m["error"] for m in run.modules.values()) / len(run.modules)
     plain = sum(m["rtn_error"] for m in run.modules.values()) / len(run.modules)
-    notes = [
+    return [
         f"{len(run.modules)} linear layers to {options.bits} bit, {'symmetric' if options.sym else 'asymmetric'}, "
         f"group {options.group_size}; embedding and head stay as they were",
         f"mean relative output error {mean:.2e} (round-to-nearest {plain:.2e}); worst {worst[0][0]} at {worst[0][1]['error']:.2e}",
-    ]
-    if read_provenance(source).get("sparsity"):
-        notes.append("the source is 2:4 sparse; rounding need not keep that, so that the result counts as dense")
-    return StepResult(notes + run.notes, {"modules": dict(worst)})
+    ], dict(worst)
 
 
-def _check_groups(family: Family, config: dict[str, Any], options: QuantizeOptions) -> None:
+def _schemes(family: Family, config: Mapping[str, Any], options: QuantizeOptions) -> dict[str, Scheme]:
+    """What becomes of every linear layer of the decoder, by full name; those that stay are left out."""
+    layers, names = family.shape(config).num_hidden_layers, [name for group in family.input_groups for name in group]
+    full = [family.key(index, name, "").removesuffix(".") for index in range(layers) for name in names]
+    return {name: scheme for name in full if (scheme := options.scheme(name))}
+
+
+def _check_groups(family: Family, config: dict[str, Any], schemes: Mapping[str, Scheme], options: QuantizeOptions) -> None:
     if options.group_size not in (-1, 32, 64, 128):
         raise UsageError(f"group size {options.group_size}: not supported", "use 32, 64, 128 or -1")
     shapes, word = family.linear_shapes(config), 32 // options.bits
@@ -98,17 +90,17 @@ def _check_groups(family: Family, config: dict[str, Any], options: QuantizeOptio
         raise Refused(f"{word} integers fill a stored word, which does not divide {', '.join(bad)}", f"prune to multiples of {word}")
 
 
-def _pending(run: Run, model: Streamed, rows: list[Tensor], room: Room, dtype: torch.dtype) -> Pending:
+def _pending(
+    run: Run, model: Streamed, rows: list[Tensor], room: Room, dtype: torch.dtype, layout: Layout, schemes: Mapping[str, Scheme]
+) -> Pending:  # fmt: skip
     """The tensors to write, made a layer at a time: packed linears, everything else in `dtype`."""
     family = model.family
-    linears = {name for group in family.input_groups for name in group}
-    packed = {family.key(i, name): name for i in range(len(model.layers)) for name in linears}
+    packed = {f"{name}.weight" for name in schemes}
     specs: dict[str, Tensor] = {}
     for key, spec in model.specs.items():
         if key in packed:
-            group_size = _group_size(run.options, spec)
-            parts = gptq_specs(spec.shape[0], spec.shape[1], run.options.bits, group_size)
-            specs |= {f"{key.removesuffix('weight')}{part}": t for part, t in parts.items()}
+            name = key.removesuffix(".weight")
+            specs |= {f"{name}.{part}": t for part, t in layout.specs(spec.shape[0], spec.shape[1], schemes[name]).items()}
         else:
             specs[key] = spec.to(dtype)
 
@@ -116,51 +108,10 @@ def _pending(run: Run, model: Streamed, rows: list[Tensor], room: Room, dtype: t
         for index, layer in enumerate(quantized_layers(run, model, rows, room)):
             start = family.key(index, "", "")[:-1]
             for name, linear in layer.items():
-                yield from ((f"{start}{name}.{part}", tensor.cpu()) for part, tensor in to_gptq(linear).items())
+                yield from ((f"{start}{name}.{part}", tensor.cpu()) for part, tensor in layout.write(linear).items())
             rest = tensors_of(model.path, lambda key, start=start: key.startswith(start) and key not in packed)
             yield from ((key, tensor.to(dtype)) for key, tensor in rest)
         rest = tensors_of(model.path, lambda key: not key.startswith(f"{family.layers}."))
         yield from ((key, tensor.to(dtype)) for key, tensor in rest)
 
     return Pending(specs, tensors())
-
-
-def _group_size(options: QuantizeOptions, weight: Tensor) -> int:
-    return weight.shape[1] if options.group_size == -1 else options.group_size
-
-
-def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room) -> Iterator[dict[str, PackedLinear]]:
-    """The packed linear layers of each decoder layer, by their names in it."""
-    family, layers = model.family, model.layers
-    states, calls = first_inputs(model, rows, room)
-    with progress(f"quantizing ({run.options.method})", len(layers) * len(family.input_groups)) as bar:
-        for index, call in enumerate(calls):
-            packed: dict[str, PackedLinear] = {}
-            with model.held(index) as layer, torch.no_grad():
-                for group in family.input_groups:
-                    hessian = input_hessian(layer, layer.get_submodule(group[0]), states, call)
-                    for name in group:
-                        packed[name] = _one_linear(run, family, index, layer, name, hessian)
-                    bar.advance(note=f"layer {index + 1}/{len(layers)}")
-                for row in range(len(states)):
-                    states[row] = call(layer, states[row])
-            yield packed
-
-
-def _one_linear(run: Run, family: Family, index: int, layer: nn.Module, name: str, hessian: Tensor) -> PackedLinear:
-    o, full = run.options, family.key(index, name, "").removesuffix(".")
-    linear = layer.get_submodule(name)
-    weight = weight_of(linear)
-    group_size = _group_size(o, weight)
-    rounded = rtn(weight, o.bits, group_size, o.sym)
-    result = Quantized(rounded, None) if o.method == "rtn" else gptq(weight, hessian, o.bits, group_size, o.sym, o.act_order, o.damp)
-    if o.method == "gptq" and result.damp is None:
-        run.notes.append(f"{full}: the Hessian could not be factorised; rounded to nearest")
-    elif result.damp is not None and result.damp > o.damp:
-        run.notes.append(f"{full}: needed damping {result.damp:g}")
-    run.modules[full] = {
-        "error": output_error(weight, result.packed.dequantize(), hessian),
-        "rtn_error": output_error(weight, rounded.dequantize(), hessian),
-    }
-    weight.copy_(result.packed.dequantize())
-    return result.packed
