@@ -111,6 +111,10 @@ def distill(
     lora: Annotated[int, typer.Option(help="learn adapters of this rank and merge them; 0: all weights learn")] = 0,
     lora_alpha: Annotated[int | None, typer.Option(help="their scale, times the rank; default 32")] = None,
     lora_targets: Annotated[str, typer.Option(help="comma-separated matrices of a decoder layer; default: queries and values")] = "",
+    qat: Annotated[int, typer.Option(help="learn with weights fake-quantized to 2, 4 or 8 bit, written packed; 0: do not")] = 0,
+    qat_group_size: Annotated[int, typer.Option(help="input channels a scale: 32, 64, 128, or -1 for all")] = 128,
+    qat_sym: Annotated[bool, typer.Option("--qat-sym/--qat-asym", help="zero point in the middle, as Jetson kernels need")] = True,
+    scales_from: Annotated[str | None, typer.Option(help="packed checkpoint of the student to start --qat from; default: rounding")] = None,
     optimizer: Annotated[str, typer.Option(help="adamw, or muon: fewer steps to the same loss")] = "adamw",
     batch_size: Annotated[int, typer.Option(help="rows a step")] = 16,
     seq_len: Annotated[int, typer.Option(help="tokens a row")] = 256,
@@ -127,13 +131,15 @@ def distill(
         edgewright distill small --teacher /models/big --data jsonl:gsm8k.jsonl --out taught
 
         edgewright distill pruned --teacher none --lora 16 --label-steps 300 --data text:wiki.txt --out recovered
+
+        edgewright distill model --teacher model --qat 4 --scales-from int4 --hidden-steps 0 --logit-steps 100 --lr 1e-4 --out int4-qat
     """
     from .compress.distill.options import DistillOptions
 
     stages = _stages(teacher, lr, {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}, temperature, hard)
     options = checked(
         DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages, optimizer=optimizer,
-        lora=_adapters(lora, lora_alpha, lora_targets),
+        lora=_adapters(lora, lora_alpha, lora_targets), qat=_grid(qat, qat_group_size, qat_sym, scales_from),
     )  # fmt: skip
     run_step("distill", options, student, out, (data, 128, seq_len, seed, device), fresh, as_json)
 
@@ -153,6 +159,12 @@ def _adapters(rank: int, alpha: int | None, targets: str) -> dict[str, Any] | No
         raise UsageError("--lora-alpha and --lora-targets say how adapters are, and there are none", "give their rank: --lora 16")
     asked = {"r": rank, "alpha": alpha, "targets": targets.split(",") if targets else None}
     return {name: value for name, value in asked.items() if value is not None} if rank else None
+
+
+def _grid(bits: int, group_size: int, sym: bool, scales_from: str | None) -> dict[str, Any] | None:
+    if not bits and scales_from:
+        raise UsageError("--scales-from says where quantization-aware learning starts, and there is none", "give its bits: --qat 4")
+    return {"bits": bits, "group_size": group_size, "sym": sym, "scales_from": scales_from} if bits else None
 
 
 def iterate(

@@ -251,7 +251,8 @@ def _named_by(options: BaseModel) -> tuple[set[str], set[str]]:
         return models - {INPUT}, texts | ({options.held_out} if options.held_out else set())
     if isinstance(options, DistillOptions):
         student = options.student.source if isinstance(options.student, StudentFrom) else options.student
-        return {name for name in (options.teacher, student) if name}, {options.data}
+        scales = options.qat.scales_from if options.qat else None
+        return {name for name in (options.teacher, student, scales) if name}, {options.data}
     return set(), set()
 
 

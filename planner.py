@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from .budget import after_cut, fitted
 from .compress.distill.options import DistillOptions, StudentFrom
+from .compress.distill.qat import check_widths
 from .compress.iterate import INPUT
 from .compress.prune.memory import prune_memory
 from .compress.prune.options import PruneOptions
@@ -64,10 +65,14 @@ def _after(step: Step, source: State, states: Mapping[str, State], target: str |
     if isinstance(step, ExportStep):
         require_dense(source.config, "exported", step.name or step.kind)
         return replace(source, precision=step.precision, format=step.format)
+    student = _named(step.student, states) if isinstance(step.student, str) else source
     if isinstance(step.student, StudentFrom):
         cut_from = _named(step.student.source, states)
-        return after_cut(fitted(step.student, cut_from, target), cut_from)
-    return _named(step.student, states) if step.student else source
+        student = after_cut(fitted(step.student, cut_from, target), cut_from)
+    if step.qat is None:
+        return student
+    check_widths(step.qat, family_of(student.config), student.config, step.name or step.kind)
+    return replace(student, precision=f"int{step.qat.bits}", group_size=step.qat.group_size, sym=step.qat.sym)
 
 
 def plan_cut(options: PruneOptions, model: str, context: StepContext, target: str | None, precision: str = "int4") -> dict[str, Any]:
@@ -161,6 +166,7 @@ def _work(options: BaseModel, source: State, result: State, states: Mapping[str,
         taught_by, active = (teacher.parameters, teacher.active_parameters) if teacher else (0, 0)
         learnt = sum(s.steps for s in options.stages) * options.batch_size * options.seq_len
         each, passes = (4, 4.0) if options.lora else (16, 6.0)  # frozen weights need no gradient, no moments and no product for it
+        each += 5 if options.qat else 0  # the fake-quantized weight, and the integers of the start
         ram = 4.0 * taught_by + each * result.parameters + 3 * 4 * options.batch_size * options.seq_len * shape.vocab_size
         flops = learnt * (passes * result.active_parameters + 2.0 * active)
     else:

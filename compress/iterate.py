@@ -57,6 +57,12 @@ class RecoverOptions(DistillOptions):
         if student is not None:
             raise ValueError("the student is what each round cuts: leave it out")
 
+    @field_validator("qat")
+    @classmethod
+    def _in_floating_point(cls, qat: Any) -> None:
+        if qat is not None:
+            raise ValueError("a packed model cannot be cut in the next round: distill with `qat` in a step after the rounds")
+
 
 class IterateOptions(BaseModel):
     """Where to go, in how many rounds, and what may be lost on the way."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ..prune.runner import PruneOptions
 from .lora import LoraOptions
+from .qat import QatOptions
 
 __all__ = ["DistillOptions", "Stage", "StudentFrom"]
 
@@ -49,6 +50,7 @@ class DistillOptions(BaseModel):
     batch_size: int = Field(default=16, gt=0, description="rows a step")
     stages: tuple[Stage, ...] = Field(default_factory=_usual_stages, min_length=1, description="in this order")
     lora: LoraOptions | None = Field(default=None, description="learn low-rank adapters, merged at the end; default: all weights learn")
+    qat: QatOptions | None = Field(default=None, description="learn with fake-quantized weights and write them packed")
     optimizer: Literal["adamw", "muon"] = Field(default="adamw", description="muon: orthogonal steps for matrices, AdamW for the rest")
     bf16: bool | None = Field(default=None, description="bfloat16 matrix products; default: where the processor has them")
 
@@ -64,3 +66,12 @@ class DistillOptions(BaseModel):
         if orphans and info.data.get("teacher", "") is None:
             raise ValueError(f"`{orphans[0]}` needs a teacher, and there is none: name one, or use the loss `labels`")
         return stages
+
+    @model_validator(mode="after")
+    def _no_adapters(self) -> DistillOptions:
+        if self.qat and self.lora:
+            raise ValueError(
+                "`qat` and `lora` exclude each other: adapters are learnt beside the weights, and rounding what they are merged into "
+                "would undo what they learnt"
+            )
+        return self

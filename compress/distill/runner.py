@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...checkpoint import content_hash, read_family, scratch_directory, stored_dtype, write_checkpoint
+from ...checkpoint import content_hash, read_config, read_family, scratch_directory, stored_dtype, write_checkpoint
 from ...configs import quantization
 from ...data.packing import shuffled_forever
 from ...data.sources import Source, training_rows
@@ -22,6 +22,7 @@ from ..prune.runner import PruneOptions, prune
 from .lora import LoraOptions, adapted, lora_targets
 from .objectives import HiddenAlignment, LabelLearning, LogitDistillation
 from .options import DistillOptions, Stage, StudentFrom
+from .qat import CENTRED, QuantizedStudent, check_widths, starting_integers, with_packed
 from .sparse import zeros_of
 from .trainer import TrainConfig, train
 
@@ -32,7 +33,7 @@ def distill(options: DistillOptions, source: Path, out: Path, context: StepConte
     """Train a student, on a teacher or on the data alone, and write it to `out`.
 
     Raises:
-        Refused: the tokenizers differ, one of the models is quantized, or adapters were asked for on a sparse student.
+        Refused: the tokenizers differ, the weights do not fit the grid to learn on, or adapters were asked for on a sparse student.
         UsageError: an input is broken, the data too small, or a matrix to adapt unknown.
         EdgewrightError: the loss stopped being finite.
     """
@@ -40,21 +41,27 @@ def distill(options: DistillOptions, source: Path, out: Path, context: StepConte
     device = pick_device(context.device)
     with scratch_directory(out.with_name(f".{out.name}.student")) as made:
         student_dir, notes, provenance = _student(options, source, made, context)
-        family, config = _trainable(student_dir, options.lora)
+        family, config = _trainable(student_dir, options)
         vocab, vocab_note = shared_vocabulary(teacher_dir, student_dir) if teacher_dir else (0, "")
         torch.manual_seed(context.seed)
         teacher = load_model(teacher_dir, device).requires_grad_(False) if teacher_dir else None
         student = load_model(student_dir, device)
         put_back = zeros_of(student, family, student_dir)
+        low_bit = _on_grid(options, student, family, student_dir, context)
         with _learning(student, family, options.lora, put_back is not None, notes):
-            losses = _stages(options, student, teacher, vocab, student_dir, context, device, put_back)
+            hold = [f for f in (put_back, low_bit.restrain if low_bit else None) if f]
+            losses = _stages(options, student, teacher, vocab, student_dir, context, device, hold)
+        packed = low_bit.packed() if low_bit else {}
+        notes += [low_bit.told(packed)] if low_bit else []
         dtype = stored_dtype(config)
         tied = set(student._tied_weights_keys or ()) if student.config.tie_word_embeddings else set()
-        state = {k: v.detach().cpu().to(dtype) for k, v in student.state_dict().items() if k not in tied}
+        state = family.stored({k: v.detach().cpu().to(dtype) for k, v in student.state_dict().items() if k not in tied})
+        if options.qat:
+            state, config = with_packed(state, packed), {**config, "quantization_config": options.qat.block()}
         taught_by = content_hash(teacher_dir) if teacher_dir else None
         provenance |= {"kind": "checkpoint", "step": "distill", "teacher": taught_by, "options": options.model_dump()}
         provenance |= {"sparsity": "2:4"} if put_back else {}
-        write_checkpoint(out, family.stored(state), config, student_dir, provenance)
+        write_checkpoint(out, state, config, student_dir, provenance)
     first_last = "; ".join(f"{name}: {curve[0]:.4f} -> {sum(curve[-10:]) / len(curve[-10:]):.4f}" for name, curve in losses.items())
     tokens = sum(s.steps for s in options.stages) * options.batch_size * options.seq_len
     notes += [f"loss {first_last}", f"{tokens:,} tokens seen"] + ([vocab_note] if vocab_note else [])
@@ -71,14 +78,26 @@ def _student(options: DistillOptions, source: Path, made: Path, context: StepCon
     return folder, [], {"student": content_hash(folder)}
 
 
-def _trainable(student: Path, lora: LoraOptions | None) -> tuple[Family, dict[str, Any]]:
+def _trainable(student: Path, options: DistillOptions) -> tuple[Family, dict[str, Any]]:
     """Family and config of a student, once it is clear that it can learn in this way."""
     family, config = read_family(student)
-    if quantization(config):
-        raise UsageError(f"{student}: a packed checkpoint cannot learn", "distill first, then quantize")
-    if lora:
-        lora_targets(family, lora)  # refuses before anything is loaded
+    if quantization(config) and not options.qat:
+        raise UsageError(f"{student}: a packed checkpoint cannot learn", "distill first, then quantize; or learn on its grid, with `qat`")
+    if options.lora:
+        lora_targets(family, options.lora)  # refuses before anything is loaded
+    if options.qat:
+        check_widths(options.qat, family, config, str(student))
     return family, config
+
+
+def _on_grid(options: DistillOptions, student: Any, family: Family, folder: Path, context: StepContext) -> QuantizedStudent | None:
+    """The student with fake-quantized weights, if it learns so: on the grid of another checkpoint, or on its own if it is packed."""
+    if options.qat is None:
+        return None
+    own = folder if quantization(read_config(folder)) else None
+    packed = context.resolve(options.qat.scales_from) if options.qat.scales_from else own
+    start = starting_integers(options.qat, student, family, packed)
+    return QuantizedStudent(student, family, start, centred=0.0 if packed is None else CENTRED)
 
 
 @contextmanager
@@ -102,8 +121,12 @@ def _learning(student: Any, family: Family, lora: LoraOptions | None, sparse: bo
 
 def _stages(
     options: DistillOptions, student: nn.Module, teacher: nn.Module | None, vocab: int, tokenizer_dir: Path, context: StepContext,
-    device: str, after_step: Callable[[], None] | None,
+    device: str, hold: Sequence[Callable[[], None]],
 ) -> dict[str, list[float]]:  # fmt: skip
+    def after_step() -> None:
+        for keep in hold:
+            keep()
+
     rows = _rows(options, tokenizer_dir, context.seed)
     losses: dict[str, list[float]] = {}
     for number, stage in enumerate(options.stages, 1):
