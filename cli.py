@@ -22,6 +22,7 @@ from .verbs import (
     Json,
     Model,
     Out,
+    Samples,
     Seed,
     SeqLen,
     Target,
@@ -193,6 +194,43 @@ def bench(
         max_new_tokens=max_new_tokens, perplexity=perplexity or [], latency=LatencyOptions().model_dump() if latency else None,
     )  # fmt: skip
     show(bench_path(path, options, device, reference, save), as_json, "bench")
+
+
+@app.command("kv-study")
+def kv_study(
+    model: Model,
+    perplexity: Annotated[list[str] | None, typer.Option(help="SOURCE to score; may be given more than once")] = None,
+    tasks: Annotated[str, typer.Option(help="comma-separated tasks with a verifier: reasoning")] = "",
+    limit: Annotated[int, typer.Option(help="problems a task")] = 200,
+    windows: Annotated[int, typer.Option(help="rows a perplexity source")] = 64,
+    seq_len: Annotated[int, typer.Option(help="tokens a row, to calibrate and to score")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(help="longest answer")] = 160,
+    bits: Annotated[str, typer.Option(help="comma-separated, of 8 and 4")] = "8,4",
+    scales: Annotated[str, typer.Option(help="comma-separated: static (one a head), dynamic (one a token and head)")] = "static,dynamic",
+    context: Annotated[list[int] | None, typer.Option(help="tokens to tell its bytes for; may be given more than once")] = None,
+    calibration: CalibrationSource = CALIBRATION, samples: Samples = 32, seed: Seed = 0, device: Device = "auto",
+    as_json: Json = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Measure what an INT8 or INT4 KV cache would cost a checkpoint in accuracy, and save in bytes. Nothing is written.
+
+    Examples:
+
+        edgewright kv-study /models/Qwen2.5-0.5B --perplexity text:wiki.txt --calibration text:wiki-train.txt --context 8192
+
+        edgewright kv-study builtin:tiny-reasoner --tasks reasoning --bits 8 --json
+    """
+    from .benchmarks.kv_study import KvOptions
+    from .benchmarks.kv_study import kv_study as study
+    from .configs import model_path, resolve
+    from .steps import CalibrationData
+
+    options = checked(
+        KvOptions, bits=[int(b) if b.isdigit() else b for b in bits.split(",")], scales=scales.split(","), perplexity=perplexity or [],
+        windows=windows, seq_len=seq_len,
+        tasks=[t for t in tasks.split(",") if t], limit=limit, max_new_tokens=max_new_tokens, **({"contexts": context} if context else {}),
+    )  # fmt: skip
+    folder = resolve(model_path(model))
+    show(study(folder, options, CalibrationData(calibration, samples, seq_len).rows(folder, seed), device), as_json, "kv")
 
 
 @app.command()

@@ -72,6 +72,17 @@ def _bench(result: Mapping[str, Any]) -> list[Any]:
     return [_table(METRIC_COLUMNS[:-1], [_metric_row(result["name"], result["metrics"], None)[:-1]])]
 
 
+def _kv(study: Mapping[str, Any]) -> list[Any]:
+    contexts = list(study["caches"][0]["bytes"])
+    rows = [
+        [*_metric_row(cache["name"], cache["metrics"], None)[:5], *(_number(cache["bytes"][c], ",.2f", 1e6) for c in contexts),
+         f"{cache['ratio']:.3f}"]
+        for cache in study["caches"]
+    ]  # fmt: skip
+    columns = ("cache", *METRIC_COLUMNS[1:5], *(f"MB at {int(c):,}" for c in contexts), "of fp16")
+    return [_table(columns, rows, f"KV cache of {study['name']}; KL and top-1 against the unrounded cache")]
+
+
 VERDICTS = {"pass": "pass", "fail": "FAIL", "inconclusive": "inconclusive"}
 
 
@@ -162,5 +173,5 @@ def _written(value: Mapping[str, Sequence[str]]) -> list[Any]:
 
 VIEWS: dict[str, Callable[[Any], list[Any]]] = {
     "ledger": _ledger, "bench": _bench, "gate": _gate, "plan": _plan, "step": _step, "cut": _cut, "targets": _targets, "target": _tree,
-    "doctor": _doctor, "written": _written,
+    "doctor": _doctor, "written": _written, "kv": _kv,
 }  # fmt: skip

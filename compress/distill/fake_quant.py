@@ -24,11 +24,11 @@ class _StraightThrough(torch.autograd.Function):
     """The value of the second tensor with the gradient of the first (Bengio et al. 2013, section 4)."""
 
     @staticmethod
-    def forward(_ctx: Any, weight: Tensor, rounded: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, rounded: Tensor) -> Tensor:
         return rounded.view_as(weight)
 
     @staticmethod
-    def backward(_ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None
 
 
