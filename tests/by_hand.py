@@ -1,4 +1,4 @@
-"""Slow, plain readers of what edgewright writes, from the formats' descriptions and not from its code."""
+"""Slow, plain readers of what edgewright writes, from the formats' descriptions and not from its code; and losses, unchunked."""
 
 from __future__ import annotations
 
@@ -34,3 +34,10 @@ def dequantize_gptq(parts: Mapping[str, Tensor], bits: int, outputs: int | None 
 def part_of(state: Mapping[str, Tensor], module: str) -> dict[str, Any]:
     """The tensors of one module: `weight`, or `qweight` and its companions."""
     return {k.removeprefix(f"{module}."): v for k, v in state.items() if k.rpartition(".")[0] == module}
+
+
+def logit_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(teacher || student) of whole logits [batch, seq, vocab], mean over what labels [batch, seq] score, times T squared."""
+    scored = labels[:, 1:] != -100
+    log_q, log_p = ((x[:, :-1][scored].float() / temperature).log_softmax(-1) for x in (student, teacher))
+    return (log_p.exp() * (log_p - log_q)).sum(-1).mean() * temperature**2

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ...data.packing import IGNORE
 
-__all__ = ["hidden_mse", "logit_kl", "next_token_loss"]
+__all__ = ["Divergence", "divergence", "hidden_mse", "in_chunks", "next_token_loss"]
+
+Divergence = Literal["forward", "reverse", "js"]
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -26,23 +33,30 @@ def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return F.mse_loss(student[mask].float(), target) / target.pow(2).mean().clamp_min(1e-12)
 
 
-def logit_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float = 1.0, chunk: int = 1024) -> Tensor:
-    """True forward KL(teacher || student), mean per scored token, times temperature squared (Hinton et al. 2015, section 2).
+def divergence(log_p: Tensor, log_q: Tensor, kind: Divergence = "forward") -> Tensor:
+    """A divergence of a student q from a teacher p, summed over the tokens; zero where they are equal.
 
     Args:
-        student: logits [batch, seq, vocab].
-        teacher: logits of the same shape; no gradient flows into them.
-        labels: [batch, seq]; a position counts when the label that follows it is scored.
-        temperature: softens both distributions.
-        chunk: tokens at a time, so that no float32 [tokens, vocab] tensor is ever whole.
+        log_p: the teacher's log-probabilities, float32 [tokens, outcomes].
+        log_q: the student's.
+        kind: forward, KL(p || q), covers all that the teacher does; reverse, KL(q || p), keeps to what it does most (Gu et al. 2023,
+            section 2.1); js, the mean of both to their mixture, is bounded (Agarwal et al. 2023, section 2).
     """
-    scored = labels[:, 1:] != IGNORE
-    s, t = student[:, :-1][scored], teacher[:, :-1][scored]
-    if not len(s):
-        return student.sum() * 0.0
-    total = torch.zeros((), device=s.device)
-    for begin in range(0, len(s), chunk):
-        log_p = F.log_softmax(t[begin : begin + chunk].float() / temperature, -1)
-        log_q = F.log_softmax(s[begin : begin + chunk].float() / temperature, -1)
-        total = total + F.kl_div(log_q, log_p, reduction="sum", log_target=True)
-    return total / len(s) * temperature**2
+    if kind == "forward":
+        return F.kl_div(log_q, log_p, reduction="sum", log_target=True)
+    if kind == "reverse":
+        return F.kl_div(log_p, log_q, reduction="sum", log_target=True)
+    mixture = torch.logaddexp(log_p, log_q) - math.log(2)
+    return sum(F.kl_div(mixture, log, reduction="sum", log_target=True) for log in (log_p, log_q)) / 2  # pyright: ignore[reportReturnType]
+
+
+def in_chunks(total: int, size: int, part: Callable[[slice], Tensor]) -> Tensor:
+    """The sum of a function over `total` tokens, `size` at a time; what a chunk needs on the way is made again for its gradient.
+
+    So nothing of the size [tokens, vocabulary] is ever whole in memory, if the function makes its logits itself.
+    """
+    if total <= size:
+        return part(slice(0, total))
+    chunks = (slice(begin, min(begin + size, total)) for begin in range(0, total, size))
+    sums = [checkpoint(part, at, use_reentrant=False, preserve_rng_state=False) for at in chunks]
+    return torch.stack(sums).sum()

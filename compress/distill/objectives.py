@@ -10,23 +10,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ...data.packing import IGNORE
-from .losses import hidden_mse, logit_kl, next_token_loss
+from .losses import Divergence, divergence, hidden_mse, in_chunks
+from .targets import Targets, last_hidden, logits_of
 
 __all__ = ["HiddenAlignment", "LabelLearning", "LogitDistillation", "layer_pairs"]
+
+LOGITS_AT_ONCE = 2**24
+"""Logits of a chunk of tokens: 110 tokens of a vocabulary of 152k; the losses need several float32 copies of them."""
 
 
 def layer_pairs(student_layers: int, teacher_layers: int) -> list[tuple[int, int]]:
     """Which layer's output is aligned with which, evenly over the depth; the last with the last."""
     return [(i, round(i * teacher_layers / student_layers)) for i in range(1, student_layers + 1)]
-
-
-class _Borrowed:
-    """Holds a module without making it a submodule."""
-
-    def __init__(self, module: Any) -> None:
-        self.module = module
 
 
 class HiddenAlignment(nn.Module):
@@ -35,7 +33,7 @@ class HiddenAlignment(nn.Module):
     def __init__(self, student: Any, teacher: Any) -> None:
         super().__init__()
         self.student = student
-        self._teacher = _Borrowed(teacher)
+        self._teacher = (teacher,)  # held without becoming a submodule
         s, t = student.config, teacher.config
         self.pairs = layer_pairs(s.num_hidden_layers, t.num_hidden_layers)
         same = s.hidden_size == t.hidden_size
@@ -46,7 +44,7 @@ class HiddenAlignment(nn.Module):
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
         """Mean loss over the pairs for a batch [batch, seq]; every real position counts, prompts too."""
         with torch.no_grad():
-            teacher = self._teacher.module(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+            teacher = self._teacher[0](input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
         student = self.student(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
         mask = torch.ones_like(labels, dtype=torch.bool)
         losses = [hidden_mse(p(student[i]), teacher[j], mask) for p, (i, j) in zip(self.projections, self.pairs, strict=True)]
@@ -54,24 +52,41 @@ class HiddenAlignment(nn.Module):
 
 
 class LogitDistillation(nn.Module):
-    """Stage 2: (1 - hard) * KL(teacher || student) + hard * cross-entropy with the data."""
+    """Stage 2: (1 - hard) * divergence from the teacher + hard * cross-entropy with the data.
 
-    def __init__(self, student: Any, teacher: Any, temperature: float, hard: float, vocab: int) -> None:
+    Args:
+        student: the causal language model that learns.
+        teacher: what is aimed at: a model, or what is kept of its logits.
+        temperature: softens both distributions; the divergence is multiplied by its square (Hinton et al. 2015, section 2).
+        hard: share of cross-entropy.
+        vocab: logits are cut to so many, which both have.
+        kind: of the divergence.
+    """
+
+    def __init__(
+        self, student: Any, teacher: Targets, temperature: float, hard: float, vocab: int, kind: Divergence = "forward"
+    ) -> None:  # fmt: skip
         super().__init__()
         self.student = student
-        self._teacher = _Borrowed(teacher)
-        self.temperature, self.hard, self.vocab = temperature, hard, vocab
+        self.targets = teacher
+        self.temperature, self.hard, self.vocab, self.kind = temperature, hard, vocab, kind
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
-        """Loss of a batch [batch, seq] over the scored positions; logits are cut to the shared vocabulary."""
-        with torch.no_grad():
-            teacher = self._teacher.module(input_ids=ids, use_cache=False).logits[..., : self.vocab]
-        student = self.student(input_ids=ids, use_cache=False).logits
-        scored = _scored(ids, labels)
-        loss = logit_kl(student[..., : self.vocab], teacher, scored, self.temperature)
-        if self.hard:
-            loss = (1 - self.hard) * loss + self.hard * next_token_loss(student, scored)
-        return loss
+        """Loss of a batch [batch, seq], mean over the scored positions."""
+        labels = _scored(ids, labels)
+        scored = labels[:, 1:] != IGNORE
+        target, hidden = self.targets.of(ids, labels, scored), last_hidden(self.student, ids)[:, :-1][scored]
+        following = labels[:, 1:][scored]
+
+        def part(at: slice) -> Tensor:
+            logits = logits_of(self.student, hidden[at])
+            log_p, log_q = target(at, logits[..., : self.vocab], self.temperature)
+            loss = divergence(log_p, log_q, self.kind) * self.temperature**2
+            if self.hard:
+                loss = (1 - self.hard) * loss + self.hard * F.cross_entropy(logits.float(), following[at], reduction="sum")
+            return loss
+
+        return in_chunks(len(hidden), LOGITS_AT_ONCE // self.vocab + 1, part) / max(len(hidden), 1)
 
 
 class LabelLearning(nn.Module):
@@ -82,8 +97,15 @@ class LabelLearning(nn.Module):
         self.student = student
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
-        """Loss of a batch [batch, seq] over the scored positions."""
-        return next_token_loss(self.student(input_ids=ids, use_cache=False).logits, _scored(ids, labels))
+        """Loss of a batch [batch, seq], mean over the scored positions."""
+        labels = _scored(ids, labels)
+        scored = labels[:, 1:] != IGNORE
+        hidden, following = last_hidden(self.student, ids)[:, :-1][scored], labels[:, 1:][scored]
+
+        def part(at: slice) -> Tensor:
+            return F.cross_entropy(logits_of(self.student, hidden[at]).float(), following[at], reduction="sum")
+
+        return in_chunks(len(hidden), LOGITS_AT_ONCE // self.student.config.vocab_size + 1, part) / max(len(hidden), 1)
 
 
 def _scored(ids: Tensor, labels: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from ..prune.runner import PruneOptions
 from .lora import LoraOptions
+from .losses import Divergence
 from .qat import QatOptions
 
 __all__ = ["DistillOptions", "Stage", "StudentFrom"]
@@ -21,6 +22,7 @@ class Stage(BaseModel):
     loss: Literal["hidden", "logits", "labels"] = Field(description="hidden-state MSE, KL on the logits, or cross-entropy with the data")
     steps: int = Field(gt=0, description="optimizer steps")
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate; cosine to zero")
+    divergence: Divergence = Field(default="forward", description="of the logits: forward KL, reverse KL, or js (Jensen-Shannon)")
     temperature: float = Field(default=1.0, gt=0, description="of the KL")
     hard: float = Field(default=0.0, ge=0, le=1, description="share of cross-entropy with the data in the logits stage")
 

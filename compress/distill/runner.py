@@ -24,6 +24,7 @@ from .objectives import HiddenAlignment, LabelLearning, LogitDistillation
 from .options import DistillOptions, Stage, StudentFrom
 from .qat import CENTRED, QuantizedStudent, check_widths, starting_integers, with_packed
 from .sparse import zeros_of
+from .targets import OnlineTeacher
 from .trainer import TrainConfig, train
 
 __all__ = ["distill", "shared_vocabulary"]
@@ -142,7 +143,7 @@ def _objective(stage: Stage, student: nn.Module, teacher: nn.Module | None, voca
         return LabelLearning(student)
     if stage.loss == "hidden":
         return HiddenAlignment(student, teacher)
-    return LogitDistillation(student, teacher, stage.temperature, stage.hard, vocab)
+    return LogitDistillation(student, OnlineTeacher(teacher, vocab), stage.temperature, stage.hard, vocab, stage.divergence)
 
 
 def _rows(options: DistillOptions, tokenizer_dir: Path, seed: int) -> Iterator[Tensor]:
