@@ -106,8 +106,11 @@ def distill(
     logit_steps: Annotated[int | None, typer.Option(help="steps of KL on the logits; 400 with a teacher, else none")] = None,
     label_steps: Annotated[int | None, typer.Option(help="steps of cross-entropy with the data; 500 without a teacher, else none")] = None,
     lr: Annotated[float, typer.Option(help="peak learning rate of every stage")] = 1e-3,
-    temperature: Annotated[float, typer.Option(help="of the KL")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="of the divergence")] = 1.0,
+    divergence: Annotated[str, typer.Option(help="of the logits: forward (KL from the teacher), reverse, or js")] = "forward",
     hard: Annotated[float, typer.Option(help="share of cross-entropy with the data in the logits stage")] = 0.0,
+    teacher_cache: Annotated[str | None, typer.Option(help="keep the teacher's largest logits here: made once, used by later runs")] = None,
+    top_k: Annotated[int, typer.Option(help="logits a token that --teacher-cache keeps")] = 64,
     lora: Annotated[int, typer.Option(help="learn adapters of this rank and merge them; 0: all weights learn")] = 0,
     lora_alpha: Annotated[int | None, typer.Option(help="their scale, times the rank; default 32")] = None,
     lora_targets: Annotated[str, typer.Option(help="comma-separated matrices of a decoder layer; default: queries and values")] = "",
@@ -133,25 +136,30 @@ def distill(
         edgewright distill pruned --teacher none --lora 16 --label-steps 300 --data text:wiki.txt --out recovered
 
         edgewright distill model --teacher model --qat 4 --scales-from int4 --hidden-steps 0 --logit-steps 100 --lr 1e-4 --out int4-qat
+
+        edgewright distill small --teacher /models/big --teacher-cache big-logits --data text:wiki.txt --out taught
     """
     from .compress.distill.options import DistillOptions
 
-    stages = _stages(teacher, lr, {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}, temperature, hard)
+    if teacher_cache and hidden_steps is None:
+        hidden_steps = 0  # it holds no hidden states
+    logits = {"temperature": temperature, "hard": hard, "divergence": divergence}
+    stages = _stages(teacher, lr, {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}, logits)
     options = checked(
         DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages, optimizer=optimizer,
         lora=_adapters(lora, lora_alpha, lora_targets), qat=_grid(qat, qat_group_size, qat_sym, scales_from),
+        teacher_cache={"path": teacher_cache, "top_k": top_k} if teacher_cache else None,
     )  # fmt: skip
     run_step("distill", options, student, out, (data, 128, seq_len, seed, device), fresh, as_json)
 
 
-def _stages(
-    teacher: str, lr: float, steps: dict[str, int | None], temperature: float = 1.0, hard: float = 0.0
-) -> list[dict[str, Any]]:  # fmt: skip
+def _stages(teacher: str, lr: float, steps: dict[str, int | None], logits: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     """The stages with their steps, in order; those that were not given are what is usual with a teacher, or without."""
     usual = {"labels": 500} if teacher == "none" else {"hidden": 100, "logits": 400}
-    extra = {"logits": {"temperature": temperature, "hard": hard}}
     counts = {loss: usual.get(loss, 0) if count is None else count for loss, count in steps.items()}
-    return [{"loss": loss, "steps": count, "lr": lr} | extra.get(loss, {}) for loss, count in counts.items() if count]
+    return [
+        {"loss": loss, "steps": count, "lr": lr} | ((logits or {}) if loss == "logits" else {}) for loss, count in counts.items() if count
+    ]
 
 
 def _adapters(rank: int, alpha: int | None, targets: str) -> dict[str, Any] | None:

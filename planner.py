@@ -167,7 +167,9 @@ def _work(options: BaseModel, source: State, result: State, states: Mapping[str,
         learnt = sum(s.steps for s in options.stages) * options.batch_size * options.seq_len
         each, passes = (4, 4.0) if options.lora else (16, 6.0)  # frozen weights need no gradient, no moments and no product for it
         each += 5 if options.qat else 0  # the fake-quantized weight, and the integers of the start
-        ram = 4.0 * taught_by + each * result.parameters + 3 * 4 * options.batch_size * options.seq_len * shape.vocab_size
+        batch = options.batch_size * options.seq_len
+        learning = each * result.parameters + 4.0 * min(3 * batch * shape.vocab_size, 5 * 2**24)  # logits are made in chunks
+        ram = max(4.0 * taught_by, learning) if options.teacher_cache else 4.0 * taught_by + learning
         flops = learnt * (passes * result.active_parameters + 2.0 * active)
     else:
         flops = 4 * 2.0 * 1024 * source.active_parameters

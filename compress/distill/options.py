@@ -10,6 +10,7 @@ from ..prune.runner import PruneOptions
 from .lora import LoraOptions
 from .losses import Divergence
 from .qat import QatOptions
+from .teacher_cache import TeacherCacheOptions
 
 __all__ = ["DistillOptions", "Stage", "StudentFrom"]
 
@@ -36,6 +37,8 @@ class StudentFrom(PruneOptions):
 def _usual_stages(known: dict[str, Any]) -> tuple[Stage, ...]:
     if known.get("teacher") is None:
         return (Stage(loss="labels", steps=500),)
+    if known.get("teacher_cache"):  # which has no hidden states
+        return (Stage(loss="logits", steps=400),)
     return (Stage(loss="hidden", steps=100), Stage(loss="logits", steps=400))
 
 
@@ -50,6 +53,9 @@ class DistillOptions(BaseModel):
     hold_out: int = Field(default=0, ge=0, description="rows at the end of the data that are not learnt on; built-in data has its own")
     seq_len: int = Field(default=256, gt=1, description="tokens a packed row")
     batch_size: int = Field(default=16, gt=0, description="rows a step")
+    teacher_cache: TeacherCacheOptions | None = Field(
+        default=None, description="keep the teacher's largest logits on disk, so that it need not be in memory beside the student"
+    )
     stages: tuple[Stage, ...] = Field(default_factory=_usual_stages, min_length=1, description="in this order")
     lora: LoraOptions | None = Field(default=None, description="learn low-rank adapters, merged at the end; default: all weights learn")
     qat: QatOptions | None = Field(default=None, description="learn with fake-quantized weights and write them packed")
@@ -68,6 +74,14 @@ class DistillOptions(BaseModel):
         if orphans and info.data.get("teacher", "") is None:
             raise ValueError(f"`{orphans[0]}` needs a teacher, and there is none: name one, or use the loss `labels`")
         return stages
+
+    @model_validator(mode="after")
+    def _cached(self) -> DistillOptions:
+        if self.teacher_cache and not any(stage.loss == "logits" for stage in self.stages):
+            raise ValueError("a teacher cache holds logits, and no stage learns from them: leave it out")
+        if self.teacher_cache and any(stage.loss == "hidden" for stage in self.stages):
+            raise ValueError("a teacher cache holds no hidden states: align them in a step before, or leave the stage `hidden` out")
+        return self
 
     @model_validator(mode="after")
     def _no_adapters(self) -> DistillOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,8 @@ from .objectives import HiddenAlignment, LabelLearning, LogitDistillation
 from .options import DistillOptions, Stage, StudentFrom
 from .qat import CENTRED, QuantizedStudent, check_widths, starting_integers, with_packed
 from .sparse import zeros_of
-from .targets import OnlineTeacher
+from .targets import OnlineTeacher, Targets
+from .teacher_cache import CachedTeacher
 from .trainer import TrainConfig, train
 
 __all__ = ["distill", "shared_vocabulary"]
@@ -35,7 +37,7 @@ def distill(options: DistillOptions, source: Path, out: Path, context: StepConte
 
     Raises:
         Refused: the tokenizers differ, the weights do not fit the grid to learn on, or adapters were asked for on a sparse student.
-        UsageError: an input is broken, the data too small, or a matrix to adapt unknown.
+        UsageError: an input is broken, the data too small, a matrix to adapt unknown, or a teacher cache not this teacher's.
         EdgewrightError: the loss stopped being finite.
     """
     teacher_dir = context.resolve(options.teacher) if options.teacher else None
@@ -45,15 +47,16 @@ def distill(options: DistillOptions, source: Path, out: Path, context: StepConte
         family, config = _trainable(student_dir, options)
         vocab, vocab_note = shared_vocabulary(teacher_dir, student_dir) if teacher_dir else (0, "")
         torch.manual_seed(context.seed)
-        teacher = load_model(teacher_dir, device).requires_grad_(False) if teacher_dir else None
+        teacher, targets = _teaching(options, teacher_dir, vocab, student_dir, context, device)
         student = load_model(student_dir, device)
         put_back = zeros_of(student, family, student_dir)
         low_bit = _on_grid(options, student, family, student_dir, context)
         with _learning(student, family, options.lora, put_back is not None, notes):
             hold = [f for f in (put_back, low_bit.restrain if low_bit else None) if f]
-            losses = _stages(options, student, teacher, vocab, student_dir, context, device, hold)
+            losses = _stages(options, student, (teacher, targets), vocab, student_dir, context, device, hold)
         packed = low_bit.packed() if low_bit else {}
         notes += [low_bit.told(packed)] if low_bit else []
+        notes += [targets.told()] if isinstance(targets, CachedTeacher) else []
         dtype = stored_dtype(config)
         tied = set(student._tied_weights_keys or ()) if student.config.tie_word_embeddings else set()
         state = family.stored({k: v.detach().cpu().to(dtype) for k, v in student.state_dict().items() if k not in tied})
@@ -120,9 +123,29 @@ def _learning(student: Any, family: Family, lora: LoraOptions | None, sparse: bo
         yield
 
 
+def _teaching(
+    options: DistillOptions, folder: Path | None, vocab: int, tokenizer_dir: Path, context: StepContext, device: str
+) -> tuple[Any, Targets | None]:  # fmt: skip
+    """The teacher in memory, if it must stay there, and the targets it gives; what a cache lacks is added before any student is loaded."""
+    if folder is None:
+        return None, None
+    if options.teacher_cache is None:
+        teacher = load_model(folder, device).requires_grad_(False)
+        return teacher, OnlineTeacher(teacher, vocab)
+    logits = [stage.loss == "logits" for stage in options.stages]
+    temperatures = [stage.temperature for stage, taught in zip(options.stages, logits, strict=True) if taught]
+    cache = CachedTeacher(options.teacher_cache, content_hash(folder), vocab, temperatures)
+    stream = _rows(options, tokenizer_dir, context.seed)
+    sizes = [stage.steps * options.batch_size for stage in options.stages]
+    needed = (row for size, taught in zip(sizes, logits, strict=True) for row in itertools.islice(stream, size) if taught)
+    if missing := list(cache.missing(needed)):
+        cache.fill(load_model(folder, device).requires_grad_(False), missing, options.batch_size)
+    return None, cache
+
+
 def _stages(
-    options: DistillOptions, student: nn.Module, teacher: nn.Module | None, vocab: int, tokenizer_dir: Path, context: StepContext,
-    device: str, hold: Sequence[Callable[[], None]],
+    options: DistillOptions, student: nn.Module, taught_by: tuple[Any, Targets | None], vocab: int, tokenizer_dir: Path,
+    context: StepContext, device: str, hold: Sequence[Callable[[], None]],
 ) -> dict[str, list[float]]:  # fmt: skip
     def after_step() -> None:
         for keep in hold:
@@ -131,19 +154,19 @@ def _stages(
     rows = _rows(options, tokenizer_dir, context.seed)
     losses: dict[str, list[float]] = {}
     for number, stage in enumerate(options.stages, 1):
-        objective = _objective(stage, student, teacher, vocab)
+        objective = _objective(stage, student, *taught_by, vocab)
         config = TrainConfig(stage.steps, stage.lr, options.batch_size, bf16=options.bf16, optimizer=options.optimizer, device=device)
         name = stage.loss if stage.loss not in losses else f"{stage.loss}-{number}"
         losses[name] = train(objective, rows, config, f"learning ({stage.loss})", after_step)
     return losses
 
 
-def _objective(stage: Stage, student: nn.Module, teacher: nn.Module | None, vocab: int) -> nn.Module:
-    if teacher is None or stage.loss == "labels":
+def _objective(stage: Stage, student: nn.Module, teacher: Any, targets: Targets | None, vocab: int) -> nn.Module:
+    if targets is None or stage.loss == "labels":
         return LabelLearning(student)
     if stage.loss == "hidden":
         return HiddenAlignment(student, teacher)
-    return LogitDistillation(student, OnlineTeacher(teacher, vocab), stage.temperature, stage.hard, vocab, stage.divergence)
+    return LogitDistillation(student, targets, stage.temperature, stage.hard, vocab, stage.divergence)
 
 
 def _rows(options: DistillOptions, tokenizer_dir: Path, seed: int) -> Iterator[Tensor]:
