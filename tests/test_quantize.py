@@ -77,7 +77,7 @@ def test_weights_are_the_integers_and_nothing_else_changes(quantized: tuple[Path
         assert torch.equal(weight[:8], dequantize_gptq(parts, 4, outputs=8))
         assert (parts["qzeros"] == 0x77777777).all()
         assert not torch.equal(weight, before[f"{module}.weight"])
-        torch.testing.assert_close(weight, before[f"{module}.weight"], rtol=0, atol=float(parts["scales"].max()) * 4)
+        torch.testing.assert_close(weight, before[f"{module}.weight"], rtol=0, atol=float(parts["scales"].max()) * 6)
     rest = {key for key in before if key.rpartition(".")[0] not in packed or key.endswith(".bias")}
     assert stored.keys() - {f"{m}.{part}" for m in packed for part in ("qweight", "qzeros", "scales", "g_idx")} == rest
     for key in rest:
