@@ -69,7 +69,8 @@ class LogitDistillation(nn.Module):
         super().__init__()
         self.student = student
         self.targets = teacher
-        self.temperature, self.hard, self.vocab, self.kind = temperature, hard, vocab, kind
+        self.temperature, self.hard, self.vocab = temperature, hard, vocab
+        self.kind: Divergence = kind
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
         """Loss of a batch [batch, seq], mean over the scored positions."""

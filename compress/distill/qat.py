@@ -120,6 +120,9 @@ def _same_grid(options: QatOptions, packed: PackedLinear, weight: Tensor, where:
     if has != (asked.bits, asked.group(weight.shape[1]), asked.sym):
         told = f"{has[0]} bit, group {has[1]}, {'symmetric' if has[2] else 'asymmetric'}"
         raise UsageError(f"{where} has another grid than asked for: {told}", "ask for the same bits, group size and symmetry")
+    stands_for = packed.dequantize()
+    if not torch.equal(pack(stands_for, packed).dequantize(), stands_for):
+        raise UsageError(f"{where}: its groups are not consecutive channels", "quantize again with static act-order, which keeps them so")
 
 
 def _same_rest(student: Mapping[str, Tensor], packed: Mapping[str, Tensor], where: Path) -> None:
