@@ -66,7 +66,7 @@ def _one_group(
             packed[name] = result.rows(first, first + len(weight))
             first += len(weight)
             rounded = packed[name].dequantize()
-            plain = rtn(weight, scheme, mse=False).dequantize()
+            plain = rounded if run.options.method == "rtn" else rtn(weight, scheme).dequantize()
             run.modules[key] = {"error": output_error(weight, rounded, hessian), "rtn_error": output_error(weight, plain, hessian)}
             weight.copy_(rounded)
     return packed
