@@ -31,6 +31,26 @@ def dequantize_gptq(parts: Mapping[str, Tensor], bits: int, outputs: int | None 
     return weight
 
 
+def dequantize_awq(parts: Mapping[str, Tensor], outputs: int | None = None) -> Tensor:
+    """The weight [out, in] of a layer in the AWQ (GEMM) layout, one int32 word after the other; zeros are stored as they are.
+
+    Args:
+        parts: `qweight`, `qzeros` and `scales`.
+        outputs: how many of the output channels to read (all, if nothing is said; this is slow).
+    """
+    shift_of = {0: 0, 1: 16, 2: 4, 3: 20, 4: 8, 5: 24, 6: 12, 7: 28}  # of each of the eight outputs in a word
+    words, zero_words, scales = parts["qweight"].tolist(), parts["qzeros"].tolist(), parts["scales"].float().tolist()
+    inputs, outputs = len(words), outputs or 8 * len(words[0])
+    size = inputs // len(scales)
+    weight = torch.empty(outputs, inputs)
+    for k in range(inputs):
+        for n in range(outputs):
+            integer = (words[k][n // 8] >> shift_of[n % 8]) & 15
+            zero = (zero_words[k // size][n // 8] >> shift_of[n % 8]) & 15
+            weight[n, k] = (integer - zero) * scales[k // size][n]
+    return weight
+
+
 def part_of(state: Mapping[str, Tensor], module: str) -> dict[str, Any]:
     """The tensors of one module: `weight`, or `qweight` and its companions."""
     return {k.removeprefix(f"{module}."): v for k, v in state.items() if k.rpartition(".")[0] == module}

@@ -16,6 +16,7 @@ from ..activations import Room
 from ..layerwise import first_inputs, input_hessian
 from .gptq import Quantized, gptq, output_error, rtn
 from .options import QuantizeOptions
+from .scaling import Scaler
 
 __all__ = ["Run", "quantized_layers"]
 
@@ -27,9 +28,11 @@ class Run:
     options: QuantizeOptions
     modules: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    changed: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors of the layer at hand that scaling has changed and that are not packed, by full name; whoever writes takes them."""
 
 
-def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room) -> Iterator[dict[str, PackedLinear]]:
+def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler) -> Iterator[dict[str, PackedLinear]]:
     """The packed linear layers of each decoder layer, by their names in it."""
     family, layers = model.family, model.layers
     states, calls = first_inputs(model, rows, room)
@@ -37,6 +40,8 @@ def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room) -
         for index, call in enumerate(calls):
             packed: dict[str, PackedLinear] = {}
             with model.held(index) as layer, torch.no_grad():
+                if run.options.scaling != "none":
+                    scaler.look(index, layer, states, call)
                 for group in family.input_groups:
                     hessian = input_hessian(layer, layer.get_submodule(group[0]), states, call)
                     for name in group:
