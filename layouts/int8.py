@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,4 +40,8 @@ def round_inputs(x: Tensor, inputs: Int8Inputs) -> Tensor:
 
 def rounds_inputs(linear: nn.Module, inputs: Int8Inputs) -> Any:
     """Make a linear layer round what it is given; the handle that is returned undoes it with `remove()`."""
-    return linear.register_forward_pre_hook(lambda _module, args: (round_inputs(args[0], inputs), *args[1:]))
+    return linear.register_forward_pre_hook(partial(_rounded, inputs))
+
+
+def _rounded(inputs: Int8Inputs, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (round_inputs(args[0], inputs), *args[1:])

@@ -74,6 +74,8 @@ class Layout(ABC):
     """What the tensors of a packed layer are called, after the layer's name and a dot."""
     marker: ClassVar[str]
     """The one of them that only packed layers have."""
+    rounds_inputs: ClassVar[bool] = False
+    """Whether packed layers round their inputs too."""
 
     @abstractmethod
     def specs(self, outputs: int, width: int, scheme: Scheme) -> dict[str, Tensor]:
@@ -104,6 +106,10 @@ class Layout(ABC):
             damp: of the Hessian, where the layout has a place for it.
             kept: full names of the linear layers that stay in floating point.
         """
+
+    def files(self, block: Mapping[str, Any]) -> dict[str, Any]:
+        """JSON files that readers of the layout expect beside config.json, from the block in it, by name."""
+        return {}
 
     def names(self, keys: Mapping[str, Any]) -> list[str]:
         """The module names of the packed layers among the keys of a state dict, in its order."""

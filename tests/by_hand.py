@@ -51,6 +51,18 @@ def dequantize_awq(parts: Mapping[str, Tensor], outputs: int | None = None) -> T
     return weight
 
 
+def dequantize_int8(parts: Mapping[str, Tensor]) -> Tensor:
+    """The weight [out, in] of a layer stored as int8 with a scale an output channel, one number after the other."""
+    scales = parts["weight_scale"].flatten().tolist()
+    return torch.tensor([[value * scale for value in row] for row, scale in zip(parts["weight"].tolist(), scales, strict=True)])
+
+
+def rounded_by_hand(row: list[float], scale: float | None = None) -> list[float]:
+    """One token's activations after 8-bit integers, on a scale of its own or on a fixed one."""
+    scale = scale or max(abs(x) for x in row) / 127
+    return [max(-127, min(127, round(x / scale))) * scale for x in row]
+
+
 def part_of(state: Mapping[str, Tensor], module: str) -> dict[str, Any]:
     """The tensors of one module: `weight`, or `qweight` and its companions."""
     return {k.removeprefix(f"{module}."): v for k, v in state.items() if k.rpartition(".")[0] == module}

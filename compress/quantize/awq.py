@@ -19,9 +19,9 @@ __all__ = ["awq_factors", "clipped", "dequantized"]
 
 RATIOS = 20
 """Exponents that are tried, from 0 (no scaling) to 1 (section 3.2 of the paper)."""
-SHRINKS = 20
+SHRINKS = 10
 """Widths of a group's range that are tried, from 1 down to a half (section 4.1 of the paper's code: weight clipping)."""
-ROWS = 1024
+ROWS = 256
 """Output channels, spread over all, that a candidate is judged on."""
 LARGEST = 1e4
 

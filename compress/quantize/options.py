@@ -21,8 +21,8 @@ class QuantizeOptions(BaseModel):
 
     method: Literal["gptq", "rtn", "awq", "int8", "smoothquant"] = Field(
         default="gptq",
-        description="gptq; awq: scaling and clipping by activations; rtn: plain rounding, the baseline to beat; int8: weights and activations "
-        "in 8 bits, a scale a token; smoothquant: likewise with activation scales fixed from the calibration data",
+        description="gptq; awq: scaling and clipping by activations; rtn: plain rounding, the baseline to beat; int8: weights and "
+        "activations in 8 bits, a scale a token; smoothquant: likewise, with activation scales fixed from the calibration data",
     )
     bits: Literal[4, 8] = Field(default=4, description="bits of a weight; 8 for int8 and smoothquant")
     group_size: int = Field(default=128, description="input channels that share a scale; -1 for all")

@@ -51,7 +51,7 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
         "kind": "checkpoint", "step": "quantize", "source": content_hash(source), "options": options.model_dump(),
         "calibration": vars(context.calibration), "fallbacks": run.notes,
     }  # fmt: skip
-    write_checkpoint(out, state, {**config, "quantization_config": block}, source, provenance)
+    write_checkpoint(out, state, {**config, "quantization_config": block}, source, provenance, files=layout.files(block))
     notes, worst = _told(run, options)
     if read_provenance(source).get("sparsity"):
         notes.append("the source is 2:4 sparse; rounding need not keep that, so that the result counts as dense")
