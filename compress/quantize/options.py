@@ -31,7 +31,7 @@ class QuantizeOptions(BaseModel):
     damp: float = Field(default=0.01, gt=0, description="share of the mean Hessian diagonal added to it")
     scaling: Literal["none", "awq", "smoothquant"] = Field(
         default="none",
-        description="scales folded into what is before a layer, ahead of rounding; by default what the method is named after",
+        description="scales folded into what is before a layer, ahead of rounding; by default awq for awq, smoothquant for 8 bits",
     )
     alpha: float = Field(default=0.5, ge=0, le=1, description="SmoothQuant: how much of the activations' range moves to the weights")
     format: Literal["gptq", "awq", "compressed-tensors", "modelopt"] = Field(
@@ -45,12 +45,10 @@ class QuantizeOptions(BaseModel):
         if not isinstance(values, dict):
             return values
         method, implied = values.get("method"), dict[str, Any]()
-        if method in ("awq", "smoothquant"):
-            implied["scaling"] = method
         if method == "awq":
-            implied["format"] = "awq"
+            implied |= {"format": "awq", "scaling": "awq"}
         if method in W8A8:
-            implied |= {"bits": 8, "group_size": -1, "format": W8A8[method]}
+            implied |= {"bits": 8, "group_size": -1, "format": W8A8[method], "scaling": "smoothquant"}
         return implied | values
 
     @model_validator(mode="after")
