@@ -13,9 +13,10 @@ from ...layouts import PackedLinear, pack_int8, rounds_inputs
 from ...models import Family, weight_of
 from ...streaming import Layered
 from ..activations import Room
-from ..layerwise import first_inputs
+from ..gram import output_error
+from ..layerwise import advance, first_inputs
 from .awq import clipped
-from .gptq import output_error, rtn
+from .gptq import rtn
 from .layers import Run
 from .observe import Inputs
 from .scaling import Scaler
@@ -42,8 +43,8 @@ def observed_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, sc
                     weight_of(layer.get_submodule(name)).copy_(linear.dequantize())
                     if linear.inputs:
                         hooks.callback(rounds_inputs(layer.get_submodule(name), linear.inputs).remove)
-                for row in range(len(states)) if index + 1 < len(calls) else ():
-                    states[row] = call(layer, states[row])
+                if index + 1 < len(calls):
+                    advance(layer, states, call)
             bar.advance(note=f"layer {index + 1}/{len(calls)}")
             yield packed
 
