@@ -27,9 +27,9 @@ LARGEST = 1e4
 
 
 def dequantized(weight: Tensor, scheme: Scheme) -> Tensor:
-    """A float32 weight [out, in] after plain rounding, each group's range being that of its weights."""
+    """A float32 weight [out, in] after plain rounding, the largest weight of each group being on the grid."""
     group_size = scheme.group(weight.shape[1])
-    grid = fit_grid(weight, scheme.bits, group_size, scheme.sym, mse=False)
+    grid = fit_grid(weight * _widest(scheme), scheme.bits, group_size, scheme.sym, mse=False)
     grouped, scales, zeros = weight.view(len(weight), -1, group_size), grid.scales.unsqueeze(-1), grid.zeros.unsqueeze(-1)
     return ((round_to_grid(grouped, scales, zeros, scheme.bits) - zeros) * scales).view_as(weight)
 
@@ -74,6 +74,15 @@ def awq_factors(
     return best, before, least
 
 
+def _widest(scheme: Scheme) -> float:
+    """What a group's range is stretched by, so that its largest weight is a whole number of steps from zero on either side.
+
+    Without this, the symmetric grid of 2^b steps ends half a step before it, and channels that were scaled up tend to be largest.
+    """
+    top = 2**scheme.bits - 1
+    return top / (top - 1) if scheme.sym else 1.0
+
+
 def _weight_size(readers: Sequence[tuple[Tensor, Scheme]], channels: Tensor, count: int) -> Tensor:
     """How large the weights behind each channel are, each relative to the largest of its group: float32 [channels]."""
     relative = []
@@ -105,21 +114,17 @@ def clipped(weight: Tensor, gram: Tensor, scheme: Scheme) -> PackedLinear:
     size = scheme.group(width)
     groups = weight.view(outputs, -1, size)
     blocks = torch.stack([gram[i : i + size, i : i + size] for i in range(0, width, size)])
-    best = fit_grid(weight, scheme.bits, size, scheme.sym, mse=False)
-    scales, zeros, least = best.scales, best.zeros, torch.full_like(best.scales, float("inf"))
+    scales, zeros, least = torch.empty(0), torch.empty(0), torch.tensor(float("inf"))
     for number in range(SHRINKS + 1):
-        shrink = 1 - number / (2 * SHRINKS)
-        high, low = groups.amax(-1, keepdim=True), groups.amin(-1, keepdim=True)
-        if scheme.sym:
-            high = torch.maximum(high, -low)
-            low = -high
-        limited = groups.clamp(low * shrink, high * shrink).view_as(weight)
-        grid = fit_grid(limited, scheme.bits, size, scheme.sym, mse=False)
+        shrink = _widest(scheme) * (1 - number / (2 * SHRINKS))
+        grid = fit_grid(weight * shrink, scheme.bits, size, scheme.sym, mse=False)
         rounded = round_to_grid(groups, grid.scales.unsqueeze(-1), grid.zeros.unsqueeze(-1), scheme.bits)
         change = ((rounded - grid.zeros.unsqueeze(-1)) * grid.scales.unsqueeze(-1) - groups).transpose(0, 1)
         error = (torch.bmm(change, blocks) * change).sum(-1).t()
         better = error < least
-        least = torch.where(better, error, least)
+        if not number:
+            scales, zeros, least = grid.scales, grid.zeros, error
         scales, zeros = torch.where(better, grid.scales, scales), torch.where(better, grid.zeros, zeros)
+        least = torch.where(better, error, least)
     integers = round_to_grid(groups, scales.unsqueeze(-1), zeros.unsqueeze(-1), scheme.bits).view_as(weight)
     return PackedLinear(integers.to(torch.uint8), scales, zeros.to(torch.uint8), scheme.bits, size)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...models import weight_of
 from ..activations import Activations
 from ..gram import Gram
-from ..layerwise import LayerCall, batches
+from ..layerwise import LayerCall, Stopped, batches
 
 __all__ = ["TOKENS", "Inputs", "Watch", "observe"]
 
@@ -70,10 +70,6 @@ class Watch:
         return Inputs(self._gram.matrix(), self._size / max(self._tokens, 1), self._peak)
 
 
-class _Enough(Exception):
-    """Raised once the last group has seen its input: what the layer does after it does not matter."""
-
-
 def observe(
     layer: nn.Module, groups: Sequence[tuple[str, ...]], states: Activations, call: LayerCall, gram: bool = True
 ) -> Mapping[tuple[str, ...], Inputs]:
@@ -95,7 +91,7 @@ def observe(
         handles.append(reader.register_forward_pre_hook(partial(_look, watch, group == groups[-1])))
     try:
         for batch in batches(states):
-            with suppress(_Enough):
+            with suppress(Stopped):
                 call(layer, states[batch])
     finally:
         for handle in handles:
@@ -106,4 +102,4 @@ def observe(
 def _look(watch: Watch, last: bool, _module: nn.Module, args: tuple[Any, ...]) -> None:
     watch.add(args[0])
     if last:
-        raise _Enough
+        raise Stopped  # what the layer does after it does not matter

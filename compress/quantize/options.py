@@ -29,7 +29,7 @@ class QuantizeOptions(BaseModel):
     sym: bool = Field(default=True, description="zero point in the middle; what Jetson kernels need")
     act_order: bool = Field(default=True, description="static act-order: energetic columns first, groups stay contiguous")
     damp: float = Field(default=0.005, gt=0, description="share of the mean Hessian diagonal added to it")
-    refine: int = Field(default=1, ge=0, description="times that integers and scales are improved in turn after GPTQ; 0: the paper's GPTQ")
+    refine: int = Field(default=1, ge=0, description="times that scales and integers are improved in turn after GPTQ; 0: the paper's GPTQ")
     scaling: Literal["none", "awq", "smoothquant"] = Field(
         default="none",
         description="scales folded into what is before a layer, ahead of rounding; by default awq for awq, smoothquant for 8 bits",
