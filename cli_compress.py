@@ -231,11 +231,18 @@ def iterate(
 def quantize(
     model: Model,
     out: Out,
-    method: Annotated[str, typer.Option(help="gptq, or rtn: plain rounding, the baseline to beat")] = "gptq",
-    bits: Annotated[int, typer.Option(help="4 or 8")] = 4,
-    group_size: Annotated[int, typer.Option(help="input channels a scale: 32, 64, 128, or -1 for all")] = 128,
+    method: Annotated[str, typer.Option(help="gptq, awq, int8, smoothquant, or rtn: plain rounding, the baseline to beat")] = "gptq",
+    bits: Annotated[int | None, typer.Option(help="4 or 8; int8 and smoothquant: always 8", show_default="4")] = None,
+    group_size: Annotated[
+        int | None, typer.Option(help="input channels a scale: 32, 64, 128, or -1 for all; int8, smoothquant: all", show_default="128")
+    ] = None,
     sym: Annotated[bool, typer.Option("--sym/--asym", help="zero point in the middle, as Jetson kernels need")] = True,
     act_order: Annotated[bool, typer.Option(help="static act-order")] = True,
+    scaling: Annotated[
+        str | None, typer.Option(help="folded in before rounding: none, awq or smoothquant; default: the method's own")
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="SmoothQuant: how much of the activations' range moves to the weights")] = 0.5,
+    layout: Annotated[str | None, typer.Option("--format", help="layout of 4-bit weights: gptq or awq; default: the method's own")] = None,
     calibration: CalibrationSource = CALIBRATION,
     samples: Samples = 128,
     seq_len: SeqLen = 512,
@@ -245,13 +252,28 @@ def quantize(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Quantize the linear layers and write them packed, in the GPTQ layout that transformers and vLLM read.
+    """Quantize the linear layers and write them packed: 4-bit weights, or weights and activations in 8 bits.
 
-    Example:
+    gptq and awq write the layouts of these names, which transformers and vLLM read; int8 (activations on a scale a token)
+    writes compressed-tensors for vLLM; smoothquant (fixed activation scales) what TensorRT-Edge-LLM reads.
+
+    Examples:
 
         edgewright quantize /models/Qwen2.5-0.5B --method gptq --calibration text:wiki.txt --out int4
+
+        edgewright quantize /models/Qwen2.5-0.5B --method awq --calibration text:wiki.txt --out awq
+
+        edgewright quantize /models/Qwen2.5-0.5B --method gptq --scaling awq --format awq --calibration text:wiki.txt --out both
+
+        edgewright quantize /models/Qwen2.5-0.5B --method int8 --calibration text:wiki.txt --out w8a8
+
+        edgewright quantize /models/Qwen2.5-0.5B --method smoothquant --alpha 0.6 --calibration text:wiki.txt --out sq
     """
     from .compress.quantize.options import QuantizeOptions
 
-    options = checked(QuantizeOptions, method=method, bits=bits, group_size=group_size, sym=sym, act_order=act_order)
+    given = {"bits": bits, "group_size": group_size, "scaling": scaling, "format": layout}
+    options = checked(
+        QuantizeOptions, method=method, sym=sym, act_order=act_order, alpha=alpha,
+        **{name: value for name, value in given.items() if value is not None},
+    )  # fmt: skip
     run_step("quantize", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)

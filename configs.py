@@ -10,7 +10,7 @@ from typing import Any
 from .errors import UsageError
 from .models import Family, family_of
 
-__all__ = ["BUILTIN_MODEL", "dtype_name", "model_path", "quantization", "read_config", "read_family", "resolve"]
+__all__ = ["BUILTIN_MODEL", "dtype_name", "model_path", "packing", "quantization", "read_config", "read_family", "resolve"]
 
 BUILTIN_MODEL = "builtin:tiny-reasoner"
 ROOT = Path(__file__).parent
@@ -74,3 +74,13 @@ def quantization(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The block of a config.json that says how weights are packed; None where they are floating point."""
     block: Any = config.get("quantization_config")
     return block or None
+
+
+def packing(config: Mapping[str, Any]) -> tuple[int, int, bool] | None:
+    """Bits, group size and symmetry of the packed layers that a config.json describes; None where they are floating point."""
+    block = quantization(config)
+    if block is None:
+        return None
+    if block.get("quant_method") in ("compressed-tensors", "modelopt"):
+        return 8, -1, True  # of these layouts only 8-bit integers are read
+    return int(block["bits"]), int(block["group_size"]), bool(block.get("sym", not block.get("zero_point", False)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .configs import dtype_name, model_path, quantization, read_family, resolve
+from .configs import dtype_name, model_path, packing, read_family, resolve
 from .errors import Refused
 from .models import family_of
 from .targets import Target, check, list_targets, load_target, longest_context, predict, size_of
@@ -74,8 +74,9 @@ def refuse(rows: Sequence[Mapping[str, Any]]) -> None:
 def initial(path: Path) -> State:
     """A model directory as it is."""
     _, config = read_family(path)
-    if block := quantization(config):
-        return State(config, f"int{block['bits']}", int(block["group_size"]), bool(block["sym"]))
+    if packed := packing(config):
+        bits, group_size, sym = packed
+        return State(config, f"int{bits}", group_size, sym)
     names = {"float16": "fp16", "bfloat16": "bf16"}
     return State(config, names.get(dtype_name(config), "fp32"))
 

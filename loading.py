@@ -13,7 +13,7 @@ from torch import Tensor
 from .checkpoint import read_config, read_family, read_state, tensors_of
 from .configs import quantization
 from .errors import EdgewrightError, UsageError
-from .layouts import layout_of
+from .layouts import Int8Inputs, layout_of, rounds_inputs
 from .models import require_dense
 
 __all__ = ["dense_state", "free_memory", "load_model", "load_settings", "load_tokenizer", "pick_device"]
@@ -46,13 +46,21 @@ def free_memory(device: str = "cpu") -> int | None:
 
 def dense_state(path: Path) -> dict[str, Tensor]:
     """A checkpoint's tensors with every packed layer dequantized to float32."""
-    state, config = read_state(path), read_config(path)
+    return _unpacked(path)[0]
+
+
+def _unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Int8Inputs]]:
+    """`dense_state`, and how those packed layers round their inputs that do, by name."""
+    state, config, inputs = read_state(path), read_config(path), dict[str, Int8Inputs]()
     layout = layout_of(config, str(path))
     if layout is None:
-        return state
+        return state, inputs
     for name in layout.names(state):
-        state[f"{name}.weight"] = layout.take(state, config["quantization_config"], name).dequantize()
-    return state
+        packed = layout.take(state, config["quantization_config"], name)
+        state[f"{name}.weight"] = packed.dequantize()
+        if packed.inputs:
+            inputs[name] = packed.inputs
+    return state, inputs
 
 
 def load_settings(path: Path) -> Any:
@@ -77,6 +85,8 @@ def load_settings(path: Path) -> Any:
 def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """The causal language model of a checkpoint, in evaluation mode; a packed one needs no extra package.
 
+    Layers that round their inputs to 8 bits do so here too, so that what is measured is what a device would compute.
+
     Raises:
         UsageError: the weights are damaged, hold NaN, or do not fit the config.
         Refused: a mixture of experts with packed weights.
@@ -91,7 +101,10 @@ def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float
     if quantization(read_config(path)):
         require_dense(read_config(path), "loaded with packed weights", str(path))
         model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
-        missing, unexpected = model.load_state_dict(dense_state(path), strict=False)
+        state, rounded = _unpacked(path)
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        for name, inputs in rounded.items():
+            rounds_inputs(model.get_submodule(name), inputs)
         missing = [name for name in missing if name not in (model._tied_weights_keys or ())]
     else:
         deque(tensors_of(path), maxlen=0)  # so that a damaged file or a NaN is named before anything is built

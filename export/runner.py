@@ -13,6 +13,7 @@ import onnx
 
 from .. import __version__
 from ..checkpoint import PROVENANCE, atomic_directory, config_for_everyone, content_hash, copy_tokenizer, read_family, write_json
+from ..configs import packing
 from ..console import console
 from ..errors import Refused, UsageError
 from ..layouts import layout_of
@@ -99,14 +100,19 @@ def _check_source(checkpoint: Path, config: dict[str, Any], precision: Precision
                 f"{checkpoint}: is not quantized, and int4 is taken bit for bit from a GPTQ checkpoint",
                 f"first: edgewright quantize {checkpoint} --method gptq --bits 4 --group-size 128 --out DIR",
             )
-        bits, sym = config["quantization_config"].get("bits"), config["quantization_config"].get("sym", True)
+        bits, _, sym = packing(config) or (4, -1, True)
         if bits != 4 or not sym:
             what = f"{bits}-bit" if bits != 4 else "asymmetric"
             raise Refused(
                 f"{checkpoint}: quantized {what}, but int4 artifacts are symmetric 4-bit", "quantize again with --bits 4, symmetric"
             )
-    if precision.linear == "int8" and method:
+    if precision.linear == "int8" and method and not (layout and layout.rounds_inputs):
         raise UsageError(f"{checkpoint}: already quantized with {method}; int8 on top would quantize twice", "use --precision int4")
+    if layout and layout.rounds_inputs and (precision.linear, method) != ("int8", "compressed-tensors"):
+        raise UsageError(
+            f"{checkpoint}: a {method} checkpoint with activations in 8 bits cannot be exported as {precision.name}",
+            "a checkpoint of --method int8 goes to --precision int8-dynamic; smoothquant is for TensorRT-Edge-LLM, which reads it as it is",
+        )
     for key in UNSUPPORTED:
         if config.get(key):
             raise Refused(f"{checkpoint}: `{key}` is {config[key]}, which the ONNX graph has no counterpart for", "export another model")

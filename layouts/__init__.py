@@ -7,12 +7,17 @@ from typing import Any
 
 from ..configs import quantization
 from ..errors import Refused
+from .awq import Awq
 from .gptq import Gptq
-from .packed import Layout, PackedLinear, Scheme
+from .int8 import pack_int8, round_inputs, rounds_inputs
+from .packed import Int8Inputs, Layout, PackedLinear, Scheme
+from .w8a8 import CompressedTensors, ModelOpt
 
-__all__ = ["LAYOUTS", "Layout", "PackedLinear", "Scheme", "layout_of"]
+__all__ = [
+    "LAYOUTS", "Int8Inputs", "Layout", "PackedLinear", "Scheme", "layout_of", "pack_int8", "round_inputs", "rounds_inputs",
+]  # fmt: skip
 
-LAYOUTS: dict[str, Layout] = {layout.method: layout for layout in (Gptq(),)}
+LAYOUTS: dict[str, Layout] = {layout.method: layout for layout in (Gptq(), Awq(), CompressedTensors(), ModelOpt())}
 """By the `quant_method` of config.json."""
 
 

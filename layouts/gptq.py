@@ -6,7 +6,7 @@ zero - 1 ("v1"); `scales` float16 [groups, out]; `g_idx` int32 [in], the group o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,8 +65,8 @@ class Gptq(Layout):
         """See `Layout.scheme`."""
         return Scheme(int(block["bits"]), int(block["group_size"]), bool(block.get("sym", True)))
 
-    def config(self, scheme: Scheme, damp: float) -> dict[str, Any]:
-        """The `quantization_config` block that readers of the layout expect."""
+    def config(self, scheme: Scheme, damp: float, kept: Sequence[str] = ()) -> dict[str, Any]:
+        """See `Layout.config`."""
         return {
             "quant_method": "gptq", "checkpoint_format": "gptq", "bits": scheme.bits, "group_size": scheme.group_size, "sym": scheme.sym,
             "desc_act": False, "static_groups": True, "true_sequential": True, "damp_percent": damp, "lm_head": False,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "PackedLinear", "Scheme", "pack_words", "unpack_words"]
+__all__ = ["Int8Inputs", "Layout", "PackedLinear", "Scheme", "pack_words", "unpack_words"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,13 @@ class Scheme:
 
 
 @dataclass(frozen=True)
+class Int8Inputs:
+    """How the inputs of a layer are rounded to 8 bits: on one scale that was fixed beforehand, or (None) on a scale a token."""
+
+    scale: float | None = None
+
+
+@dataclass(frozen=True)
 class PackedLinear:
     """One quantized linear layer.
 
@@ -36,6 +43,7 @@ class PackedLinear:
         zeros: uint8 [out, groups]; 2**(bits - 1) everywhere when symmetric.
         bits: bits of an integer.
         group_size: consecutive input channels that share a scale; the whole width when -1 was asked for.
+        inputs: how the layer's inputs are rounded; None where they stay in floating point.
     """
 
     integers: Tensor
@@ -43,6 +51,7 @@ class PackedLinear:
     zeros: Tensor
     bits: int
     group_size: int
+    inputs: Int8Inputs | None = None
 
     @property
     def sym(self) -> bool:
@@ -69,6 +78,8 @@ class Layout(ABC):
     """What the tensors of a packed layer are called, after the layer's name and a dot."""
     marker: ClassVar[str]
     """The one of them that only packed layers have."""
+    rounds_inputs: ClassVar[bool] = False
+    """Whether packed layers round their inputs too."""
 
     @abstractmethod
     def specs(self, outputs: int, width: int, scheme: Scheme) -> dict[str, Tensor]:
@@ -89,6 +100,20 @@ class Layout(ABC):
     @abstractmethod
     def scheme(self, block: Mapping[str, Any], name: str) -> Scheme:
         """What the block of config.json says about the layer of this name."""
+
+    @abstractmethod
+    def config(self, scheme: Scheme, damp: float, kept: Sequence[str] = ()) -> dict[str, Any]:
+        """The block of config.json for readers of the layout.
+
+        Args:
+            scheme: of the packed layers.
+            damp: of the Hessian, where the layout has a place for it.
+            kept: full names of the linear layers that stay in floating point.
+        """
+
+    def files(self, block: Mapping[str, Any]) -> dict[str, Any]:
+        """JSON files that readers of the layout expect beside config.json, from the block in it, by name."""
+        return {}
 
     def names(self, keys: Mapping[str, Any]) -> list[str]:
         """The module names of the packed layers among the keys of a state dict, in its order."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # a plan needs shapes only, and torch takes seconds to import
     from torch import Tensor, nn
 
-__all__ = ["Experts", "Family", "LayerKind", "Shape", "weight_of"]
+__all__ = ["Experts", "Family", "Fold", "LayerKind", "Shape", "weight_of"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,26 @@ class LayerKind:
     window: int
     rope: str | None
     """The layer type that the model's rotary module is asked for; None where all layers share one."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A place where a factor on each input channel of linear layers can move into the operation before them.
+
+    Names are relative to a decoder layer. The writer is a norm, or a linear layer whose outputs reach the readers through
+    something that is linear in each channel by itself: attention for the values, the gate's product for `up`.
+    """
+
+    readers: tuple[str, ...]
+    """All that reads the writer's output; they share one input."""
+    writer: str
+    norm: bool
+    offset: float = 0.0
+    """What is added to the norm's weight before it scales."""
+    repeat: int = 1
+    """Readers' heads, one after the other, that each head of the writer's output serves."""
+    head_dim: int = 1
+    """Channels of a head; they keep their order where a head is repeated."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +151,16 @@ class Family:
     def input_groups(self) -> tuple[tuple[str, ...], ...]:
         """The linear layers of a decoder layer in order of execution, those that read the same input together."""
         return ((self.q, self.k, self.v), (self.o,), (self.gate, self.up), (self.down,))
+
+    def folds(self, config: Mapping[str, Any]) -> tuple[Fold, ...]:
+        """What stands before each of `input_groups` in a dense layer; values serve every query head of their group."""
+        s = self.shape(config)
+        return (
+            Fold((self.q, self.k, self.v), self.attention_norm, norm=True, offset=self.norm_offset),
+            Fold((self.o,), self.v, norm=False, repeat=s.group, head_dim=s.head_dim),
+            Fold((self.gate, self.up), self.mlp_norm, norm=True, offset=self.norm_offset),
+            Fold((self.down,), self.up, norm=False),
+        )
 
     def linear_shapes(self, config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
         """Each kind of linear layer in a decoder layer with its (out_features, in_features); routers are left out."""

@@ -31,6 +31,38 @@ def dequantize_gptq(parts: Mapping[str, Tensor], bits: int, outputs: int | None 
     return weight
 
 
+def dequantize_awq(parts: Mapping[str, Tensor], outputs: int | None = None) -> Tensor:
+    """The weight [out, in] of a layer in the AWQ (GEMM) layout, one int32 word after the other; zeros are stored as they are.
+
+    Args:
+        parts: `qweight`, `qzeros` and `scales`.
+        outputs: how many of the output channels to read (all, if nothing is said; this is slow).
+    """
+    shift_of = {0: 0, 1: 16, 2: 4, 3: 20, 4: 8, 5: 24, 6: 12, 7: 28}  # of each of the eight outputs in a word
+    words, zero_words, scales = parts["qweight"].tolist(), parts["qzeros"].tolist(), parts["scales"].float().tolist()
+    inputs, outputs = len(words), outputs or 8 * len(words[0])
+    size = inputs // len(scales)
+    weight = torch.empty(outputs, inputs)
+    for k in range(inputs):
+        for n in range(outputs):
+            integer = (words[k][n // 8] >> shift_of[n % 8]) & 15
+            zero = (zero_words[k // size][n // 8] >> shift_of[n % 8]) & 15
+            weight[n, k] = (integer - zero) * scales[k // size][n]
+    return weight
+
+
+def dequantize_int8(parts: Mapping[str, Tensor]) -> Tensor:
+    """The weight [out, in] of a layer stored as int8 with a scale an output channel, one number after the other."""
+    scales = parts["weight_scale"].flatten().tolist()
+    return torch.tensor([[value * scale for value in row] for row, scale in zip(parts["weight"].tolist(), scales, strict=True)])
+
+
+def rounded_by_hand(row: list[float], scale: float | None = None) -> list[float]:
+    """One token's activations after 8-bit integers, on a scale of its own or on a fixed one."""
+    scale = scale or max(abs(x) for x in row) / 127
+    return [max(-127, min(127, round(x / scale))) * scale for x in row]
+
+
 def part_of(state: Mapping[str, Tensor], module: str) -> dict[str, Any]:
     """The tensors of one module: `weight`, or `qweight` and its companions."""
     return {k.removeprefix(f"{module}."): v for k, v in state.items() if k.rpartition(".")[0] == module}

@@ -36,11 +36,16 @@ print(json.dumps({"kinds": kinds, "logits": logits.tolist(), "new": new[0, 20:].
 def environment(name: str) -> Path:
     """The python of an isolated environment with the pinned packages, made once and kept in .compat/."""
     folder, pins = ROOT / ".compat" / name, ROOT / "compat" / f"{name}.txt"
+    alone = pins.with_suffix(".no-deps.txt")  # packages whose own pins do not hold any more
     python, stamp = folder / "bin" / "python", folder / "pins.txt"
-    if not stamp.exists() or stamp.read_text() != pins.read_text():
+    wanted = pins.read_text() + (alone.read_text() if alone.exists() else "")
+    if not stamp.exists() or stamp.read_text() != wanted:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-r", str(pins)], check=True)
-        stamp.write_text(pins.read_text())
+        if alone.exists():
+            flags = ["--quiet", "--no-deps", "--no-build-isolation"]
+            subprocess.run([str(python), "-m", "pip", "install", *flags, "-r", str(alone)], check=True)
+        stamp.write_text(wanted)
     return python
 
 

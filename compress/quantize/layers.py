@@ -18,6 +18,7 @@ from ..layerwise import first_inputs
 from ..stages import Stages
 from .gptq import gptq, rtn
 from .options import QuantizeOptions
+from .scaling import Scaler
 
 __all__ = ["Run", "quantized_layers"]
 
@@ -33,9 +34,11 @@ class Run:
     options: QuantizeOptions
     modules: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    changed: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors of the layer at hand that scaling has changed and that are not packed, by full name; whoever writes takes them."""
 
 
-def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room) -> Iterator[dict[str, PackedLinear]]:
+def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler) -> Iterator[dict[str, PackedLinear]]:
     """The packed linear layers of each decoder layer, by their names in it."""
     family, layers = model.family, model.layers
     states, calls = first_inputs(model, rows, room.part(SETS))
@@ -44,6 +47,8 @@ def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room) -
         for index, call in enumerate(calls):
             packed: dict[str, PackedLinear] = {}
             with model.held(index) as layer, torch.no_grad():
+                if run.options.scaling != "none":
+                    scaler.look(index, layer, states, call)
                 for group, hessian in stages.visit(layer, call, states):
                     if schemes := {name: scheme for name in group if (scheme := run.options.scheme(family.key(index, name, "")[:-1]))}:
                         packed |= _one_group(run, family, index, layer, schemes, hessian)

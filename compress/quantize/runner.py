@@ -12,8 +12,7 @@ from torch import Tensor
 from ...checkpoint import content_hash, read_family, read_provenance, stored_dtype, tensors_of, write_checkpoint
 from ...configs import quantization
 from ...errors import Refused, UsageError
-from ...layouts import LAYOUTS, Layout, Scheme
-from ...layouts.gptq import Gptq
+from ...layouts import LAYOUTS, Layout, PackedLinear, Scheme
 from ...loading import pick_device
 from ...models import Family, require_dense
 from ...shards import Pending
@@ -21,13 +20,15 @@ from ...steps import StepContext, StepResult
 from ...streaming import Streamed
 from ..activations import Room
 from .layers import Run, quantized_layers
+from .observed import observed_layers
 from .options import QuantizeOptions
+from .scaling import Scaler
 
 __all__ = ["quantize"]
 
 
 def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepContext) -> StepResult:
-    """Write a packed copy of `source`, in the GPTQ layout, to `out`.
+    """Write a packed copy of `source`, in the layout that `options.format` names, to `out`.
 
     Raises:
         Refused: already quantized, a mixture of experts, or a width that `group_size` does not divide.
@@ -38,18 +39,19 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
         raise Refused(f"{source}: quantized already", "quantize the floating-point checkpoint it was made from")
     require_dense(config, "quantized", str(source))
     schemes = _schemes(family, config, options)
-    layout = LAYOUTS["gptq"]
-    assert isinstance(layout, Gptq)
+    layout = LAYOUTS[options.format]
     _check_groups(family, config, schemes, options)
     rows = context.calibration.rows(source, context.seed)
     model, run = Streamed(source, pick_device(context.device)), Run(options)
-    state = _pending(run, model, rows, Room(context.activation_budget, out.parent), stored_dtype(config), layout, schemes)
-    block = layout.config(Scheme(options.bits, options.group_size, options.sym), options.damp)
+    scaler, room = Scaler(run, family, config, stored_dtype(config)), Room(context.activation_budget, out.parent)
+    make = quantized_layers if options.method in ("gptq", "rtn") else observed_layers
+    state = _pending(run, model, make(run, model, rows, room, scaler), stored_dtype(config), layout, schemes)
+    block = layout.config(Scheme(options.bits, options.group_size, options.sym), options.damp, _kept(family, config, schemes))
     provenance = {
         "kind": "checkpoint", "step": "quantize", "source": content_hash(source), "options": options.model_dump(),
         "calibration": vars(context.calibration), "fallbacks": run.notes,
     }  # fmt: skip
-    write_checkpoint(out, state, {**config, "quantization_config": block}, source, provenance)
+    write_checkpoint(out, state, {**config, "quantization_config": block}, source, provenance, files=layout.files(block))
     notes, worst = _told(run, options)
     if read_provenance(source).get("sparsity"):
         notes.append("the source is 2:4 sparse; rounding need not keep that, so that the result counts as dense")
@@ -75,6 +77,13 @@ def _schemes(family: Family, config: Mapping[str, Any], options: QuantizeOptions
     return {name: scheme for name in full if (scheme := options.scheme(name))}
 
 
+def _kept(family: Family, config: Mapping[str, Any], schemes: Mapping[str, Scheme]) -> list[str]:
+    """The full names of the linear layers that stay in floating point: the head, and what no scheme is for."""
+    layers, names = family.shape(config).num_hidden_layers, [name for group in family.input_groups for name in group]
+    full = [family.key(index, name, "").removesuffix(".") for index in range(layers) for name in names]
+    return [family.head, *(name for name in full if name not in schemes)]
+
+
 def _check_groups(family: Family, config: dict[str, Any], schemes: Mapping[str, Scheme], options: QuantizeOptions) -> None:
     if options.group_size not in (-1, 32, 64, 128):
         raise UsageError(f"group size {options.group_size}: not supported", "use 32, 64, 128 or -1")
@@ -91,7 +100,7 @@ def _check_groups(family: Family, config: dict[str, Any], schemes: Mapping[str, 
 
 
 def _pending(
-    run: Run, model: Streamed, rows: list[Tensor], room: Room, dtype: torch.dtype, layout: Layout, schemes: Mapping[str, Scheme]
+    run: Run, model: Streamed, layers: Iterator[dict[str, PackedLinear]], dtype: torch.dtype, layout: Layout, schemes: Mapping[str, Scheme]
 ) -> Pending:  # fmt: skip
     """The tensors to write, made a layer at a time: packed linears, everything else in `dtype`."""
     family = model.family
@@ -105,12 +114,12 @@ def _pending(
             specs[key] = spec.to(dtype)
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
-        for index, layer in enumerate(quantized_layers(run, model, rows, room)):
+        for index, layer in enumerate(layers):
             start = family.key(index, "", "")[:-1]
             for name, linear in layer.items():
                 yield from ((f"{start}{name}.{part}", tensor.cpu()) for part, tensor in layout.write(linear).items())
             rest = tensors_of(model.path, lambda key, start=start: key.startswith(start) and key not in packed)
-            yield from ((key, tensor.to(dtype)) for key, tensor in rest)
+            yield from ((key, run.changed.pop(key, tensor).to("cpu", dtype)) for key, tensor in rest)
         rest = tensors_of(model.path, lambda key: not key.startswith(f"{family.layers}."))
         yield from ((key, tensor.to(dtype)) for key, tensor in rest)
 
