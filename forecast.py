@@ -29,6 +29,8 @@ class State:
     sym: bool = True
     format: str | None = None
     """Of an exported model; None for a checkpoint."""
+    g_idx: bool = False
+    """Whether groups of inputs are permuted, so that a kernel has to gather."""
 
     @property
     def parameters(self) -> int:
@@ -75,7 +77,7 @@ def initial(path: Path) -> State:
     """A model directory as it is."""
     _, config = read_family(path)
     if block := quantization(config):
-        return State(config, f"int{block['bits']}", int(block["group_size"]), bool(block["sym"]))
+        return State(config, f"int{block['bits']}", int(block["group_size"]), bool(block["sym"]), g_idx=bool(block.get("desc_act")))
     names = {"float16": "fp16", "bfloat16": "bf16"}
     return State(config, names.get(dtype_name(config), "fp32"))
 
@@ -104,7 +106,7 @@ def device_row(name: str, state: State, target: Target | None, context: int, bat
     if state.format:
         found = check(
             target, state.config, format=state.format, precision=state.precision, group_size=state.group_size, sym=state.sym,
-            context=context, prompt=min(context, 512), batch=batch,
+            act_order_g_idx=state.g_idx, context=context, prompt=min(context, 512), batch=batch,
         )  # fmt: skip
         row["violations"] = [f"{v.message} (nearest: {v.nearest})" for v in found if v.severity != "refuse"]
         if family_of(state.config).shape(state.config).experts:

@@ -21,7 +21,7 @@ __all__ = ["Ledger", "code_version", "differences", "environment", "fingerprint"
 SCHEMA = 1
 ROOT = Path(__file__).parent
 STEP_CODE = (
-    "compress", "export", "models", "data", "checkpoint.py", "configs.py", "layouts.py", "loading.py", "shards.py", "steps.py",
+    "compress", "export", "models", "data", "checkpoint.py", "configs.py", "layouts", "loading.py", "shards.py", "steps.py",
     "streaming.py",
 )  # fmt: skip
 MEASURE_CODE = (*STEP_CODE[1:], "benchmarks")

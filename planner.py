@@ -60,7 +60,7 @@ def _after(step: Step, source: State, states: Mapping[str, State], target: str |
         return _rounds(step, source, target)[-1][1]
     if isinstance(step, QuantizeStep):
         require_dense(source.config, "quantized", step.name or step.kind)
-        return replace(source, precision=f"int{step.bits}", group_size=step.group_size, sym=step.sym)
+        return replace(source, precision=f"int{step.bits}", group_size=step.group_size, sym=step.sym, g_idx=step.permuted)
     if isinstance(step, ExportStep):
         require_dense(source.config, "exported", step.name or step.kind)
         return replace(source, precision=step.precision, format=step.format)

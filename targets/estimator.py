@@ -34,6 +34,9 @@ __all__ = ["ENGINES", "Prediction", "engines", "float_bytes_on", "hardware_of", 
 
 ENGINES = {"jetson": ("edge-llm", "vllm", "llama.cpp", "mlc", "ollama", "tinychat", "transformers"), "cpu": ("onnxruntime",)}
 
+UNMEASURED = ("fp8", "int3", "int2")
+"""Precisions without kernels on any board that is known here."""
+
 MOST_POSITIONS = 131072
 """Positions of a model whose config.json does not limit them."""
 
@@ -195,7 +198,7 @@ def _engine(target: Target, engine: str | None) -> str:
 
 def _notes(target: Target, precision: str, fit: EngineFit) -> list[str]:
     notes = list(fit.notes)
-    if precision == "fp8" or (precision == "int8-dynamic" and target.platform.kind == "jetson"):
+    if precision in UNMEASURED or (precision == "int8-dynamic" and target.platform.kind == "jetson"):
         notes.append(f"{precision} does not run on this target's GPU, so no speed is given")
     elif precision == "fp32" and target.platform.kind == "jetson":
         notes.append("no fp32 measurement was published; its speed is extrapolated from fp16")
@@ -219,7 +222,7 @@ class _Run:
     @property
     def measurable(self) -> bool:
         """Whether the engine would run this on the processor that the fit is about."""
-        return self.precision != "fp8" and not (self.precision == "int8-dynamic" and self.target.platform.kind == "jetson")
+        return self.precision not in UNMEASURED and not (self.precision == "int8-dynamic" and self.target.platform.kind == "jetson")
 
     def read_bytes(self, tokens: int | None = None) -> int:
         """Weights that a step on so many tokens reads, as the engine stores them; None for a step that needs every expert."""

@@ -34,13 +34,18 @@ print(json.dumps({"kinds": kinds, "logits": logits.tolist(), "new": new[0, 20:].
 
 
 def environment(name: str) -> Path:
-    """The python of an isolated environment with the pinned packages, made once and kept in .compat/."""
-    folder, pins = ROOT / ".compat" / name, ROOT / "compat" / f"{name}.txt"
-    python, stamp = folder / "bin" / "python", folder / "pins.txt"
-    if not stamp.exists() or stamp.read_text() != pins.read_text():
+    """The python of an isolated environment with the pinned packages, made once and kept in .compat/.
+
+    What `NAME.no-deps.txt` lists is installed without what it says it needs: archived projects ask for packages of their time.
+    """
+    folder, lists = ROOT / ".compat" / name, [ROOT / "compat" / f"{name}.txt", ROOT / "compat" / f"{name}.no-deps.txt"]
+    python, stamp, pins = folder / "bin" / "python", folder / "pins.txt", "".join(p.read_text() for p in lists if p.exists())
+    if not stamp.exists() or stamp.read_text() != pins:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-r", str(pins)], check=True)
-        stamp.write_text(pins.read_text())
+        for file in filter(Path.exists, lists):
+            bare = ["--no-deps"] if file.name.endswith("no-deps.txt") else []
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *bare, "-r", str(file)], check=True)
+        stamp.write_text(pins)
     return python
 
 

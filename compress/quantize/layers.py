@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ...console import progress
-from ...layouts import PackedLinear
+from ...layouts import PackedLinear, Scheme
 from ...models import Family, weight_of
 from ...streaming import Layered
 from ..activations import Room
 from ..layerwise import first_inputs, input_hessian
 from .gptq import Quantized, gptq, output_error, rtn
 from .options import QuantizeOptions
+from .permuted import permuted_gptq
 
 __all__ = ["Run", "quantized_layers"]
 
@@ -55,7 +56,7 @@ def _one_linear(run: Run, family: Family, index: int, layer: nn.Module, name: st
         return None
     weight, o = weight_of(layer.get_submodule(name)), run.options
     rounded = rtn(weight, scheme)
-    result = Quantized(rounded, None) if o.method == "rtn" else gptq(weight, hessian, scheme, o.act_order, o.damp)
+    result = Quantized(rounded, None) if o.method == "rtn" else _solved(weight, hessian, scheme, o)
     if o.method == "gptq" and result.damp is None:
         run.notes.append(f"{full}: the Hessian could not be factorised; rounded to nearest")
     elif result.damp is not None and result.damp > o.damp:
@@ -66,3 +67,9 @@ def _one_linear(run: Run, family: Family, index: int, layer: nn.Module, name: st
     }
     weight.copy_(result.packed.dequantize())
     return result.packed
+
+
+def _solved(weight: Tensor, hessian: Tensor, scheme: Scheme, options: QuantizeOptions) -> Quantized:
+    if options.act_order == "permuted":
+        return permuted_gptq(weight, hessian, scheme, options.damp)
+    return gptq(weight, hessian, scheme, options.act_order == "static", options.damp)

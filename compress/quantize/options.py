@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ...layouts import Scheme
 
@@ -17,11 +17,26 @@ class QuantizeOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Literal["gptq", "rtn"] = Field(default="gptq", description="gptq, or rtn: plain rounding, the baseline to beat")
-    bits: Literal[4, 8] = Field(default=4, description="bits of a weight")
+    bits: Literal[2, 3, 4, 8] = Field(default=4, description="bits of a weight")
     group_size: int = Field(default=128, description="input channels that share a scale; -1 for all")
     sym: bool = Field(default=True, description="zero point in the middle; what Jetson kernels need")
-    act_order: bool = Field(default=True, description="static act-order: energetic columns first, groups stay contiguous")
+    act_order: Literal["static", "permuted", "none"] = Field(
+        default="static",
+        description="energetic columns first. static: groups stay consecutive channels; permuted: groups follow the order, and every "
+        "layer has a g_idx that kernels must gather by (desc_act); none: columns as they come",
+    )
     damp: float = Field(default=0.01, gt=0, description="share of the mean Hessian diagonal added to it")
+
+    @field_validator("act_order", mode="before")
+    @classmethod
+    def _said_as_switch(cls, value: object) -> object:
+        """Earlier recipes switched the static order on or off."""
+        return {True: "static", False: "none"}[value] if isinstance(value, bool) else value
+
+    @property
+    def permuted(self) -> bool:
+        """Whether groups follow the order of columns, so that layers have a `g_idx` of their own."""
+        return self.method == "gptq" and self.act_order == "permuted"
 
     def scheme(self, name: str) -> Scheme | None:
         """What becomes of the linear layer of this full name; None if it stays in floating point."""

@@ -14,6 +14,7 @@ from ...configs import quantization
 from ...errors import Refused, UsageError
 from ...layouts import LAYOUTS, Layout, Scheme
 from ...layouts.gptq import Gptq
+from ...layouts.packed import values_together
 from ...loading import pick_device
 from ...models import Family, require_dense
 from ...shards import Pending
@@ -44,12 +45,13 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
     rows = context.calibration.rows(source, context.seed)
     model, run = Streamed(source, pick_device(context.device)), Run(options)
     state = _pending(run, model, rows, Room(context.activation_budget, out.parent), stored_dtype(config), layout, schemes)
-    block = layout.config(Scheme(options.bits, options.group_size, options.sym), options.damp)
+    block = layout.config(Scheme(options.bits, options.group_size, options.sym), options.damp, desc_act=options.permuted)
     provenance = {
         "kind": "checkpoint", "step": "quantize", "source": content_hash(source), "options": options.model_dump(),
         "calibration": vars(context.calibration), "fallbacks": run.notes,
     }  # fmt: skip
-    write_checkpoint(out, state, {**config, "quantization_config": block}, source, provenance)
+    files = {"quantize_config.json": block}  # AutoGPTQ looks nowhere else
+    write_checkpoint(out, state, {**config, "quantization_config": block}, source, provenance, files=files)
     notes, worst = _told(run, options)
     if read_provenance(source).get("sparsity"):
         notes.append("the source is 2:4 sparse; rounding need not keep that, so that the result counts as dense")
@@ -78,16 +80,19 @@ def _schemes(family: Family, config: Mapping[str, Any], options: QuantizeOptions
 def _check_groups(family: Family, config: dict[str, Any], schemes: Mapping[str, Scheme], options: QuantizeOptions) -> None:
     if options.group_size not in (-1, 32, 64, 128):
         raise UsageError(f"group size {options.group_size}: not supported", "use 32, 64, 128 or -1")
-    shapes, word = family.linear_shapes(config), 32 // options.bits
+    shapes, together = family.linear_shapes(config), values_together(options.bits)
     bad = [f"{n} ({k} inputs)" for n, (_, k) in shapes.items() if options.group_size != -1 and k % options.group_size]
     if bad:
         raise Refused(
             f"group size {options.group_size} does not divide the width of {', '.join(bad)}",
             "use a smaller --group-size, or prune to a multiple of it",
         )
-    bad = [f"{name} ({n} x {k})" for name, (n, k) in shapes.items() if n % word or k % word]
+    bad = [f"{name} ({n} x {k})" for name, (n, k) in shapes.items() if n % together or k % together]
     if bad:
-        raise Refused(f"{word} integers fill a stored word, which does not divide {', '.join(bad)}", f"prune to multiples of {word}")
+        raise Refused(
+            f"{options.bits}-bit integers are stored {together} together, which does not divide {', '.join(bad)}",
+            f"prune to multiples of {together}",
+        )
 
 
 def _pending(
