@@ -216,6 +216,11 @@ def quantize(
     group_size: Annotated[int, typer.Option(help="input channels a scale: 32, 64, 128, or -1 for all")] = 128,
     sym: Annotated[bool, typer.Option("--sym/--asym", help="zero point in the middle, as Jetson kernels need")] = True,
     act_order: Annotated[str, typer.Option(help="static, permuted (a g_idx a layer: desc_act) or none")] = "static",
+    rule: Annotated[
+        list[str] | None, typer.Option(help="'PATTERN=BITS', 'PATTERN=BITS:GROUP' or 'PATTERN=skip' for full module names; repeatable")
+    ] = None,
+    head_bits: Annotated[int | None, typer.Option(help="quantize the head too; a tied one is the embedding")] = None,
+    embedding_bits: Annotated[int | None, typer.Option(help="quantize the embedding too")] = None,
     calibration: CalibrationSource = CALIBRATION,
     samples: Samples = 128,
     seq_len: SeqLen = 512,
@@ -227,11 +232,19 @@ def quantize(
 ) -> None:
     """Quantize the linear layers and write them packed, in the GPTQ layout that transformers and vLLM read.
 
-    Example:
+    Examples:
 
         edgewright quantize /models/Qwen2.5-0.5B --method gptq --calibration text:wiki.txt --out int4
+
+        edgewright quantize /models/Qwen2.5-0.5B --rule '*.down_proj=8' --rule 'model.layers.0.*=skip' --out mixed
+
+        edgewright quantize /models/gemma-3-270m --head-bits 8 --out small-head
     """
     from .compress.quantize.options import QuantizeOptions
+    from .compress.quantize.rules import parsed_rule
 
-    options = checked(QuantizeOptions, method=method, bits=bits, group_size=group_size, sym=sym, act_order=act_order)
+    options = checked(
+        QuantizeOptions, method=method, bits=bits, group_size=group_size, sym=sym, act_order=act_order,
+        rules=[parsed_rule(text) for text in rule or ()], head_bits=head_bits, embedding_bits=embedding_bits,
+    )  # fmt: skip
     run_step("quantize", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..configs import override
 from ..errors import UsageError
 from .packed import Layout, PackedLinear, Scheme, pack_words, unpack_words
 
@@ -66,19 +67,24 @@ class Gptq(Layout):
         return PackedLinear(integers, scales, ((zeros + 1) % 2**bits).to(torch.uint8), bits, group_size, g_idx)
 
     def scheme(self, block: Mapping[str, Any], name: str) -> Scheme:
-        """See `Layout.scheme`."""
-        return Scheme(int(block["bits"]), int(block["group_size"]), bool(block.get("sym", True)))
+        """See `Layout.scheme`; of the patterns in `dynamic`, each matched from the name's beginning, the first counts (GPTQModel)."""
+        said = {**block, **override(block, name)}
+        return Scheme(int(said["bits"]), int(said["group_size"]), bool(said.get("sym", True)))
 
-    def config(self, scheme: Scheme, damp: float, *, desc_act: bool = False) -> dict[str, Any]:
+    def config(
+        self, scheme: Scheme, damp: float, *, desc_act: bool = False, dynamic: Mapping[str, Any] | None = None, lm_head: bool = False
+    ) -> dict[str, Any]:
         """The `quantization_config` block that readers of the layout expect.
 
         Args:
             scheme: of every layer.
             damp: of the Hessian, for the record.
             desc_act: whether groups follow the order of columns, so that a layer has a `g_idx` of its own.
+            dynamic: what holds for some layers only: `+:REGEX` to settings, `-:REGEX` for those in floating point.
+            lm_head: whether an untied head is packed as well.
         """
         return {
             "quant_method": "gptq", "checkpoint_format": "gptq", "bits": scheme.bits, "group_size": scheme.group_size, "sym": scheme.sym,
-            "desc_act": desc_act, "static_groups": not desc_act, "true_sequential": True, "damp_percent": damp, "lm_head": False,
-            "pack_dtype": "int32",
+            "desc_act": desc_act, "static_groups": not desc_act, "true_sequential": True, "damp_percent": damp, "lm_head": lm_head,
+            "pack_dtype": "int32", **({"dynamic": dict(dynamic)} if dynamic else {}),
         }  # fmt: skip

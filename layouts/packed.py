@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -79,6 +79,10 @@ class Layout(ABC):
     @abstractmethod
     def write(self, packed: PackedLinear) -> dict[str, Tensor]:
         """The tensors of a packed layer."""
+
+    def joined(self, blocks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors of a layer from those of consecutive blocks of its outputs, which are the last axis of all but `g_idx`."""
+        return {part: blocks[0][part] if part == "g_idx" else torch.cat([b[part] for b in blocks], -1) for part in blocks[0]}
 
     @abstractmethod
     def read(self, parts: Mapping[str, Tensor], scheme: Scheme, name: str) -> PackedLinear:

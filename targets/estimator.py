@@ -129,6 +129,7 @@ def predict(
     power_mode: str | None = None,
     group_size: int = 128,
     engine: str | None = None,
+    extra_bytes: int = 0,
 ) -> Prediction:
     """Memory and speed of a model on a target.
 
@@ -142,6 +143,7 @@ def predict(
         power_mode: by name; the target's default mode if None.
         group_size: of INT4.
         engine: one of `engines(target)`; by default the first.
+        extra_bytes: what the weights take beyond linear layers in `precision` and the rest in floating point; read at every step.
 
     Raises:
         UsageError: unknown precision, power mode or engine, or a size below 1.
@@ -155,13 +157,13 @@ def predict(
     mode = target.mode(power_mode)
     fit = load_fit()
     floats = float_bytes_on(target, precision)
-    weights = size_of(config, precision, group_size, float_bytes=floats)
+    weights = size_of(config, precision, group_size, float_bytes=floats) + extra_bytes
     cache = kv_size(config, context, batch, element_bytes=floats)
     processor = "cpu" if precision == "int8-dynamic" else target.platform.kind  # ONNX Runtime runs it on the cores
     runtime = runtime_size(config, fit.runtime[processor], weights + cache, batch, floats)
     usable = usable_bytes(target)
     notes = list(_notes(target, precision, fit.engines[engine]))
-    run = _Run(target, config, fit.engines[engine], precision, group_size, context, prompt, batch, floats)
+    run = _Run(target, config, fit.engines[engine], precision, group_size, context, prompt, batch, floats, extra_bytes)
     if family_of(config).shape(config).experts:
         read, paid, every = (f"{size / 1e9:.2f} GB" for size in (run.read_bytes(batch), run.paid_bytes, run.read_bytes()))
         notes.append(f"a mixture of experts: a decode step reads {read} of {every}, and by published rates takes as long as {paid} would")
@@ -178,13 +180,16 @@ def predict(
 
 
 def longest_context(
-    target: Target, config: Mapping[str, Any], *, precision: str, batch: int = 1, group_size: int = 128
+    target: Target, config: Mapping[str, Any], *, precision: str, batch: int = 1, group_size: int = 128, extra_bytes: int = 0
 ) -> int:  # fmt: skip
     """Tokens of KV cache that fit beside the weights, in steps of 64, up to the model's positions; 0 if not even one step does."""
     most = int(config.get("max_position_embeddings") or MOST_POSITIONS) // 64
 
     def fits(steps: int) -> bool:
-        return predict(target, config, precision=precision, context=64 * steps, prompt=1, batch=batch, group_size=group_size).fits
+        found = predict(
+            target, config, precision=precision, context=64 * steps, prompt=1, batch=batch, group_size=group_size, extra_bytes=extra_bytes
+        )  # fmt: skip
+        return found.fits
 
     return 64 * (bisect.bisect_left(range(1, most + 1), True, key=lambda steps: not fits(steps)))
 
@@ -218,6 +223,7 @@ class _Run:
     prompt: int
     batch: int
     float_bytes: int
+    extra_bytes: int
 
     @property
     def measurable(self) -> bool:
@@ -228,8 +234,8 @@ class _Run:
         """Weights that a step on so many tokens reads, as the engine stores them; None for a step that needs every expert."""
         stored = self.fit.stored_bits
         if self.precision in stored:
-            return traffic(self.config, stored[self.precision], stored["head"], tokens)
-        return read_size(self.config, self.precision, self.group_size, self.float_bytes, tokens)
+            return traffic(self.config, stored[self.precision], stored["head"], tokens) + self.extra_bytes
+        return read_size(self.config, self.precision, self.group_size, self.float_bytes, tokens) + self.extra_bytes
 
     @cached_property
     def paid_bytes(self) -> int:

@@ -28,6 +28,8 @@ class Run:
     options: QuantizeOptions
     modules: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    tables: dict[str, float] = field(default_factory=dict)
+    """Relative weight error of the embedding or head, where it is quantized."""
 
 
 def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room) -> Iterator[dict[str, PackedLinear]]:

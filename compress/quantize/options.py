@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ...layouts import Scheme
+from .rules import Rule, first_match
 
 __all__ = ["QuantizeOptions"]
 
@@ -27,6 +28,13 @@ class QuantizeOptions(BaseModel):
     )
     damp: float = Field(default=0.01, gt=0, description="share of the mean Hessian diagonal added to it")
 
+    rules: tuple[Rule, ...] = Field(default=(), description="layers that are treated otherwise, by name; the first that matches counts")
+
+    head_bits: Literal[2, 3, 4, 8] | None = Field(
+        default=None, description="quantize the head too, to so many bits; a tied one is the embedding"
+    )
+    embedding_bits: Literal[2, 3, 4, 8] | None = Field(default=None, description="quantize the embedding too, to so many bits")
+
     @field_validator("act_order", mode="before")
     @classmethod
     def _said_as_switch(cls, value: object) -> object:
@@ -40,4 +48,20 @@ class QuantizeOptions(BaseModel):
 
     def scheme(self, name: str) -> Scheme | None:
         """What becomes of the linear layer of this full name; None if it stays in floating point."""
-        return Scheme(self.bits, self.group_size, self.sym)
+        rule = first_match(self.rules, name)
+        return None if rule and rule.skip else self._ruled(rule)
+
+    def table(self, name: str, bits: int | None) -> Scheme | None:
+        """What becomes of the embedding or head of this full name; None if it stays in floating point.
+
+        A rule is about it only if it names it in full: `*` means the layers.
+        """
+        rule = next((rule for rule in self.rules if rule.match == name), None)
+        if (rule and rule.skip) or not (rule or bits):
+            return None
+        return self._ruled(rule, bits)
+
+    def _ruled(self, rule: Rule | None, bits: int | None = None) -> Scheme:
+        """The scheme of a layer that this rule, if any, is about."""
+        changed = (rule.bits, rule.group_size) if rule else (None, None)
+        return Scheme(changed[0] or bits or self.bits, changed[1] or self.group_size, self.sym)
