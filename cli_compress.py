@@ -220,6 +220,9 @@ def quantize(
         list[str] | None, typer.Option(help="'PATTERN=BITS', 'PATTERN=BITS:GROUP' or 'PATTERN=skip' for full module names; repeatable")
     ] = None,
     head_bits: Annotated[int | None, typer.Option(help="quantize the head too; a tied one is the embedding")] = None,
+    sensitivity: Annotated[
+        float | None, typer.Option(help="keep the matrices that suffer most at 8 bit: bytes, or below 1 a share, that this may add")
+    ] = None,
     embedding_bits: Annotated[int | None, typer.Option(help="quantize the embedding too")] = None,
     calibration: CalibrationSource = CALIBRATION,
     samples: Samples = 128,
@@ -238,6 +241,8 @@ def quantize(
 
         edgewright quantize /models/Qwen2.5-0.5B --rule '*.down_proj=8' --rule 'model.layers.0.*=skip' --out mixed
 
+        edgewright quantize /models/Qwen2.5-0.5B --sensitivity 0.05 --out better
+
         edgewright quantize /models/gemma-3-270m --head-bits 8 --out small-head
     """
     from .compress.quantize.options import QuantizeOptions
@@ -246,5 +251,6 @@ def quantize(
     options = checked(
         QuantizeOptions, method=method, bits=bits, group_size=group_size, sym=sym, act_order=act_order,
         rules=[parsed_rule(text) for text in rule or ()], head_bits=head_bits, embedding_bits=embedding_bits,
+        sensitivity=None if sensitivity is None else {"budget": sensitivity},
     )  # fmt: skip
     run_step("quantize", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)

@@ -12,9 +12,9 @@ from ...layouts import Scheme
 from ...layouts.packed import values_together
 from ...models import Family
 from .options import QuantizeOptions
-from .rules import check_rules
+from .rules import check_rules, stored_bytes
 
-__all__ = ["Choice", "choose", "extra_bytes", "stored_bytes"]
+__all__ = ["Choice", "choose", "extra_bytes"]
 
 GROUPS = (-1, 32, 64, 128)
 
@@ -32,6 +32,11 @@ class Choice:
     layers: Mapping[str, Scheme]
     tables: Mapping[str, Scheme]
     shapes: Mapping[str, tuple[int, int]]
+
+    @property
+    def quantized_bytes(self) -> int:
+        """Bytes of all that is quantized."""
+        return sum(stored_bytes(self.shapes[name], scheme) for name, scheme in {**self.layers, **self.tables}.items())
 
     def dynamic(self, options: QuantizeOptions) -> dict[str, dict[str, int]]:
         """What readers must know beside the step's own bits and group size: patterns of names, the first that matches counts."""
@@ -121,12 +126,4 @@ def extra_bytes(family: Family, config: Mapping[str, Any], options: QuantizeOpti
         usual = None if table else own
         scheme = (choice.tables if table else choice.layers).get(name)
         extra += stored_bytes(shape, scheme) - stored_bytes(shape, usual)
-    return extra
-
-
-def stored_bytes(shape: tuple[int, int], scheme: Scheme | None) -> int:
-    """Bytes of a matrix with its scales; of one in floating point (None) in half precision."""
-    outputs, width = shape
-    if scheme is None:
-        return 2 * outputs * width
-    return outputs * width * scheme.bits // 8 + 2 * outputs * (width // scheme.group(width))
+    return extra + (options.sensitivity.bytes_of(choice.quantized_bytes) if options.sensitivity else 0)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ...layouts import Scheme
-from .rules import Rule, first_match
+from .rules import Rule, Sensitivity, first_match
 
 __all__ = ["QuantizeOptions"]
 
@@ -35,11 +36,21 @@ class QuantizeOptions(BaseModel):
     )
     embedding_bits: Literal[2, 3, 4, 8] | None = Field(default=None, description="quantize the embedding too, to so many bits")
 
+    sensitivity: Sensitivity | None = Field(default=None, description="measure first, and keep the worst matrices at more bits")
+
     @field_validator("act_order", mode="before")
     @classmethod
     def _said_as_switch(cls, value: object) -> object:
         """Earlier recipes switched the static order on or off."""
         return {True: "static", False: "none"}[value] if isinstance(value, bool) else value
+
+    def keeping(self, schemes: Mapping[str, Scheme]) -> QuantizeOptions:
+        """The same with the matrices of these names at the better bits of `sensitivity`; their groups stay."""
+        assert self.sensitivity
+        groups = {name: scheme.group_size if scheme.group_size != self.group_size else None for name, scheme in schemes.items()}
+        bits = self.sensitivity.keep_bits
+        kept = tuple(Rule.model_validate({"match": name, "bits": bits, "group_size": group}) for name, group in groups.items())
+        return self.model_copy(update={"rules": (*kept, *self.rules)})
 
     @property
     def permuted(self) -> bool:

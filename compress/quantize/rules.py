@@ -10,8 +10,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ...errors import UsageError
+from ...layouts import Scheme
 
-__all__ = ["Rule", "check_rules", "first_match", "parsed_rule"]
+__all__ = ["Rule", "Sensitivity", "check_rules", "first_match", "parsed_rule", "stored_bytes"]
 
 REGEX = "re:"
 
@@ -53,6 +54,19 @@ class Rule(BaseModel):
         return re.match(self.pattern, name) is not None
 
 
+class Sensitivity(BaseModel):
+    """More bits where fewer hurt most."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keep_bits: Literal[3, 4, 8] = Field(default=8, description="bits of the matrices that are kept better than the rest")
+    budget: float = Field(default=0.05, gt=0, description="bytes that they may take more; below 1: a share of the quantized matrices")
+
+    def bytes_of(self, quantized: int) -> int:
+        """The budget in bytes, for matrices that take so many."""
+        return int(self.budget * quantized if self.budget < 1 else self.budget)
+
+
 def parsed_rule(text: str) -> dict[str, Any]:
     """The rule behind `PATTERN=BITS`, `PATTERN=BITS:GROUP` or `PATTERN=skip` of the command line, unchecked.
 
@@ -87,3 +101,11 @@ def check_rules(rules: Iterable[Rule], names: Iterable[str]) -> None:
             f"no quantized layer matches the rule{'s' if len(idle) > 1 else ''} {', '.join(f'`{match}`' for match in idle)}",
             f"near names: {', '.join(near or known[:3])}",
         )
+
+
+def stored_bytes(shape: tuple[int, int], scheme: Scheme | None) -> int:
+    """Bytes of a matrix with its scales; of one in floating point (None) in half precision."""
+    outputs, width = shape
+    if scheme is None:
+        return 2 * outputs * width
+    return outputs * width * scheme.bits // 8 + 2 * outputs * (width // scheme.group(width))

@@ -23,6 +23,7 @@ from ..activations import Room
 from .choice import Choice, choose
 from .layers import Run, quantized_layers
 from .options import QuantizeOptions
+from .sensitivity import measured, table, worth_keeping
 from .table import packed_table
 
 __all__ = ["quantize"]
@@ -43,11 +44,13 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
     layout = LAYOUTS["gptq"]
     assert isinstance(layout, Gptq)
     rows = context.calibration.rows(source, context.seed)
-    model, run = Streamed(source, pick_device(context.device)), Run(options)
-    state = _pending(run, model, rows, Room(context.activation_budget, out.parent), stored_dtype(config), layout, choice)
+    model, room = Streamed(source, pick_device(context.device)), Room(context.activation_budget, out.parent)
+    settled, told = _settled(options, choice, model, rows, room)
+    choice, run = choose(family, config, settled), Run(settled)
+    state = _pending(run, model, rows, room, stored_dtype(config), layout, choice)
     block = layout.config(
         Scheme(options.bits, options.group_size, options.sym), options.damp, desc_act=options.permuted,
-        dynamic=choice.dynamic(options), lm_head=family.head in choice.tables,
+        dynamic=choice.dynamic(settled), lm_head=family.head in choice.tables,
     )  # fmt: skip
     provenance = {
         "kind": "checkpoint", "step": "quantize", "source": content_hash(source), "options": options.model_dump(),
@@ -58,7 +61,22 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
     notes, worst = _told(run, options, choice)
     if read_provenance(source).get("sparsity"):
         notes.append("the source is 2:4 sparse; rounding need not keep that, so that the result counts as dense")
-    return StepResult(notes + run.notes, {"modules": worst})
+    return StepResult(notes + run.notes + told.notes, {"modules": worst, **told.details})
+
+
+def _settled(
+    options: QuantizeOptions, choice: Choice, model: Streamed, rows: list[Tensor], room: Room
+) -> tuple[QuantizeOptions, StepResult]:  # fmt: skip
+    """The options with a rule for every matrix that is worth more bits, and what the measurement told."""
+    if options.sensitivity is None:
+        return options, StepResult()
+    bits, budget = options.sensitivity.keep_bits, options.sensitivity.bytes_of(choice.quantized_bytes)
+    schemes = {**choice.layers, **choice.tables}
+    found = measured(model, rows, room, schemes, bits)
+    kept = worth_keeping(found, budget)
+    spent = sum(found[name].extra_bytes for name in kept)
+    note = f"sensitivity: {len(kept)} of {len(found)} matrices kept at {bits} bit for {spent:,} bytes more, of {budget:,} allowed"
+    return options.keeping({name: schemes[name] for name in kept}), StepResult([note], {"sensitivity": table(found, kept)})
 
 
 def _told(run: Run, options: QuantizeOptions, choice: Choice) -> tuple[list[str], dict[str, dict[str, float]]]:
