@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from ..models import weight_of
 from ..streaming import Layered, passed_through
 from .activations import Activations, Room
-from .quantize.gptq import add_to_hessian
+from .gram import Gram
 
-__all__ = ["LayerCall", "first_inputs", "input_hessian"]
+__all__ = ["LayerCall", "advance", "first_inputs", "input_hessian"]
 
 LayerCall = Callable[[nn.Module, Tensor], Tensor]
 """Runs a decoder layer on hidden states [batch, seq, width], with the masks and rotary tables the model gives it."""
+
+TOKENS_AT_ONCE = 4096
+"""Tokens that go through a layer together; at least one row."""
 
 
 class _Captured(Exception):
@@ -84,14 +87,30 @@ def _layer_calls(model: Layered, start: Callable[[Tensor], Any], ids: Tensor) ->
     return [caller(args, kwargs) for args, kwargs in recorded]
 
 
+def _batches(states: Activations) -> Iterator[slice]:
+    rows = max(1, TOKENS_AT_ONCE // states.shape[1])
+    return (slice(first, min(first + rows, len(states))) for first in range(0, len(states), rows))
+
+
+def advance(layer: nn.Module, states: Activations, call: LayerCall) -> None:
+    """Replace states by what the layer makes of them."""
+    for batch in _batches(states):
+        states[batch] = call(layer, states[batch])
+
+
 def input_hessian(layer: nn.Module, reader: nn.Module, states: Activations, call: LayerCall) -> Tensor:
     """The sum of outer products [in, in] of what `reader`, a linear in `layer`, is given when the layer runs on `states`."""
-    width = weight_of(reader).shape[1]
-    hessian = torch.zeros(width, width, device=states.device)
-    handle = reader.register_forward_pre_hook(lambda _module, args: add_to_hessian(hessian, args[0]))
+    gram = Gram(weight_of(reader).shape[1], states.device)
+
+    def seen(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        gram.add(args[0])
+        raise _Captured  # what the layer does after it does not matter
+
+    handle = reader.register_forward_pre_hook(seen)
     try:
-        for row in range(len(states)):
-            call(layer, states[row])
+        for batch in _batches(states):
+            with suppress(_Captured):
+                call(layer, states[batch])
     finally:
         handle.remove()
-    return hessian
+    return gram.matrix()

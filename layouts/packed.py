@@ -52,6 +52,10 @@ class PackedLinear:
         """Whether every zero point is the middle of the range."""
         return bool((self.zeros == 2 ** (self.bits - 1)).all())
 
+    def rows(self, begin: int, end: int) -> PackedLinear:
+        """Some of the outputs."""
+        return PackedLinear(self.integers[begin:end], self.scales[begin:end], self.zeros[begin:end], self.bits, self.group_size, self.g_idx)
+
     def dequantize(self) -> Tensor:
         """The float32 [out, in] weight that the integers stand for: (integer - zero) * scale."""
         out, width = self.integers.shape

@@ -34,6 +34,17 @@ with torch.no_grad():
 assert "edgewright" not in sys.modules
 print(json.dumps({"kinds": kinds, "logits": logits.tolist()}))
 """
+GPTQMODEL = """
+import json, sys
+import torch
+from gptqmodel import BACKEND, GPTQModel
+model = GPTQModel.load(sys.argv[1], device="cpu", backend=BACKEND.TORCH, dtype=torch.float16)
+kinds = {name: int(m.bits) for name, m in model.model.named_modules() if hasattr(m, "qweight")}
+with torch.no_grad():
+    logits = model.model(input_ids=torch.arange(40, 60).unsqueeze(0)).logits[0].float()
+assert "edgewright" not in sys.modules
+print(json.dumps({"kinds": kinds, "logits": logits.tolist()}))
+"""
 MakeModel = Callable[..., Path]
 
 
@@ -86,8 +97,6 @@ def test_autogptq_reads_every_kind(family: str, options: dict[str, Any], make_mo
     [
         {"bits": 3, "group_size": 32, "sym": False},
         {"act_order": "permuted", "group_size": 32},
-        {"rules": [{"match": "*.down_proj", "bits": 8}, {"match": "model.layers.0.*", "skip": True}]},
-        {"rules": [{"match": "re:.*layers\\.1\\..*", "group_size": 32}], "head_bits": 8},
     ],
 )  # fmt: skip
 def test_gptqmodel_reads_other_kinds(options: dict[str, Any], make_model: MakeModel, tmp_path: Path) -> None:
@@ -97,4 +106,19 @@ def test_gptqmodel_reads_other_kinds(options: dict[str, Any], make_model: MakeMo
     theirs, expected = torch.tensor(answer["logits"]), ours(out)
     # GPTQModel's CPU kernel computes in half precision, ours in float32.
     assert (expected - theirs).abs().max() <= 2e-2 * expected.abs().max()
+    assert (expected.argmax(-1) == theirs.argmax(-1)).float().mean() >= 0.95
+
+
+@pytest.mark.compat
+def test_gptqmodel_reads_rules_and_a_packed_head(make_model: MakeModel, tmp_path: Path) -> None:
+    """With its own loader: the one of transformers does not look at `dynamic`."""
+    rules = [{"match": "model.layers.0.*", "skip": True}, {"match": "*.down_proj", "bits": 8}, {"match": "*.2.*", "group_size": 32}]
+    out = made(tmp_path / "out", make_model("llama", dtype="float16"), rules=rules, head_bits=8)
+    answer = told("gptqmodel", GPTQMODEL, out)
+    kinds = answer["kinds"]
+    assert not [name for name in kinds if name.startswith("model.layers.0.")]
+    assert kinds["lm_head"] == kinds["model.layers.1.mlp.down_proj"] == 8
+    assert kinds["model.layers.1.mlp.up_proj"] == kinds["model.layers.2.self_attn.q_proj"] == 4
+    theirs, expected = torch.tensor(answer["logits"]), ours(out)
+    assert (expected - theirs).abs().max() <= 5e-3 * expected.abs().max()  # float16 throughout
     assert (expected.argmax(-1) == theirs.argmax(-1)).float().mean() >= 0.95

@@ -24,11 +24,12 @@ from edgewright.steps import CalibrationData, StepContext
 MakeModel = Callable[..., Path]
 
 
-def sums(y: Tensor, t: Tensor) -> Sums:
+def sums(y: Tensor, t: Tensor, weight: Tensor) -> Sums:
+    """Of tokens y [n, k] with wanted outputs t [n, out], for a weight [out, k]."""
     made = Sums.zeros(t.shape[1], y.shape[1], y.device)
-    made.gram, made.target = made.gram.to(y), made.target.to(y)
+    made.gram, made.lacking = made.gram.to(y), made.lacking.to(y)
     for part in range(0, len(y), 7):
-        made.add(y[part : part + 7], t[part : part + 7])
+        made.add(y[part : part + 7], (t - y @ weight.T)[part : part + 7])
     return made
 
 
@@ -37,7 +38,7 @@ def test_refit_is_exact_where_the_kept_inputs_tell_the_removed_ones() -> None:
     weight, kept = torch.randn(5, 8), [0, 2, 3, 5, 6]
     y, x = torch.randn(400, 5), torch.empty(400, 8)
     x[:, kept], x[:, [1, 4, 7]] = y, y @ torch.randn(5, 3)
-    fitted = refit(weight[:, kept], sums(y, x @ weight.T), damp=1e-9)
+    fitted = weight[:, kept] + refit(sums(y, x @ weight.T, weight[:, kept]), damp=1e-9)
     torch.testing.assert_close(y @ fitted.T, x @ weight.T, rtol=1e-3, atol=1e-3)
 
 
@@ -45,7 +46,7 @@ def test_refit_minimises_its_objective() -> None:
     """The gradient of |W'y - t|^2 + lambda |W' - W|^2 vanishes at the answer."""
     torch.manual_seed(2)
     weight, y, t = torch.randn(4, 3).double(), torch.randn(50, 3).double(), torch.randn(50, 4).double()
-    fitted = refit(weight, sums(y, t), damp=0.3).requires_grad_()
+    fitted = (weight + refit(sums(y, t, weight), damp=0.3)).requires_grad_()
     ridge = 0.3 * (y.T @ y).diagonal().mean()
     objective = (y @ fitted.T - t).pow(2).sum() + ridge * (fitted - weight).pow(2).sum()
     (gradient,) = torch.autograd.grad(objective, fitted)
@@ -55,7 +56,8 @@ def test_refit_minimises_its_objective() -> None:
 def test_loss_is_that_of_the_tokens() -> None:
     torch.manual_seed(3)
     one, two, y, t = torch.randn(4, 3), torch.randn(4, 3), torch.randn(50, 3), torch.randn(50, 4)
-    got = sums(y, t).loss(one) - sums(y, t).loss(two)
+    seen = sums(y, t, torch.zeros(4, 3))
+    got = seen.loss(one) - seen.loss(two)
     assert got == pytest.approx(float((y @ one.T - t).pow(2).sum() - (y @ two.T - t).pow(2).sum()), rel=1e-4)
 
 
@@ -63,16 +65,16 @@ def test_loss_is_that_of_the_tokens() -> None:
 def test_refit_without_data_or_with_a_heavy_ridge_keeps_the_weights(damp: float) -> None:
     weight = torch.randn(3, 4)
     y = torch.randn(10, 4) if damp > 1 else torch.zeros(10, 4)
-    torch.testing.assert_close(refit(weight, sums(y, torch.zeros(10, 3)), damp), weight, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(refit(sums(y, torch.zeros(10, 3), weight), damp), torch.zeros(3, 4), rtol=0, atol=1e-4)
 
 
 def test_the_ridge_follows_what_was_held_out() -> None:
     torch.manual_seed(4)
     truth, weight, y = torch.randn(4, 30), torch.randn(4, 30), torch.randn(2000, 30)
     clean, noise = y @ truth.T, torch.randn(2000, 4)
-    assert choose_damp(weight, sums(y[:1000], clean[:1000]), sums(y[1000:], clean[1000:])) == min(DAMPS)
-    assert math.isinf(choose_damp(truth, sums(y[:20], (clean + 9 * noise)[:20]), sums(y[20:], clean[20:])))  # few tokens, and noisy
-    assert math.isinf(choose_damp(weight, sums(y, clean), sums(y[:0], clean[:0])))  # nothing held out
+    assert choose_damp(sums(y[:1000], clean[:1000], weight), sums(y[1000:], clean[1000:], weight)) == min(DAMPS)
+    assert math.isinf(choose_damp(sums(y[:20], (clean + 9 * noise)[:20], truth), sums(y[20:], clean[20:], truth)))  # few tokens, and noisy
+    assert math.isinf(choose_damp(sums(y, clean, weight), sums(y[:0], clean[:0], weight)))  # nothing held out
 
 
 def text(file: Path, seed: int, words: int) -> Path:

@@ -14,7 +14,8 @@ from conftest import DENSE
 from torch import Tensor
 
 from edgewright.checkpoint import read_config, read_state
-from edgewright.compress.quantize.gptq import add_to_hessian, gptq
+from edgewright.compress.gram import Gram
+from edgewright.compress.quantize.gptq import gptq
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError
@@ -76,7 +77,7 @@ def test_weights_are_the_integers_and_nothing_else_changes(quantized: tuple[Path
         assert torch.equal(weight[:8], dequantize_gptq(parts, 4, outputs=8))
         assert (parts["qzeros"] == 0x77777777).all()
         assert not torch.equal(weight, before[f"{module}.weight"])
-        torch.testing.assert_close(weight, before[f"{module}.weight"], rtol=0, atol=float(parts["scales"].max()) * 4)
+        torch.testing.assert_close(weight, before[f"{module}.weight"], rtol=0, atol=float(parts["scales"].max()) * 6)
     rest = {key for key in before if key.rpartition(".")[0] not in packed or key.endswith(".bias")}
     assert stored.keys() - {f"{m}.{part}" for m in packed for part in ("qweight", "qzeros", "scales", "g_idx")} == rest
     for key in rest:
@@ -105,14 +106,15 @@ def test_every_layer_saw_what_the_quantized_layers_before_it_put_out(quantized: 
     source, out = quantized
     before, stored, model = read_state(source), read_state(out), load_model(out)
     names = linears(source)
-    hessians = {name: torch.zeros(before[f"{name}.weight"].shape[1], before[f"{name}.weight"].shape[1]) for name in names}
+    grams = {name: Gram(before[f"{name}.weight"].shape[1]) for name in names}
     for name in names:
-        model.get_submodule(name).register_forward_pre_hook(lambda _m, args, h=hessians[name]: add_to_hessian(h, args[0]))
+        model.get_submodule(name).register_forward_pre_hook(lambda _m, args, gram=grams[name]: gram.add(args[0]))
     with torch.no_grad():
         for row in context.calibration.rows(source, context.seed):
             model(input_ids=row[:1], use_cache=False)
     for name in names:
-        again = gptq(before[f"{name}.weight"], hessians[name], Scheme(4, 64)).packed.integers
+        o = QuantizeOptions()
+        again = gptq(before[f"{name}.weight"], grams[name].matrix(), Scheme(4, 64), damp=o.damp, refine=o.refine).packed.integers
         assert (again == from_gptq(part_of(stored, name), 4, name).integers).float().mean() > 0.995, name
 
 

@@ -19,6 +19,7 @@ from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.rules import Rule, parsed_rule
 from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError
+from edgewright.export.runner import export_onnx
 from edgewright.forecast import initial
 from edgewright.layouts import Scheme
 from edgewright.layouts.gptq import Gptq
@@ -224,3 +225,11 @@ def test_rules_and_head_on_the_command_line(cli: Callable[..., tuple[int, str, s
     assert code == 2
     assert "near names" in err
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_exports_dequantize_a_packed_head_and_embedding(family: str, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+    """Parity with torch, which the export itself checks, would fail on any other weights."""
+    source, asked = make_model(family, **SMALL), options(group_size=32, head_bits=4, embedding_bits=4)
+    quantize(asked, source, tmp_path / "out", context)
+    assert export_onnx(tmp_path / "out", tmp_path / "onnx", "int4").parity

@@ -11,8 +11,9 @@ import torch
 
 from edgewright.checkpoint import read_config, read_state
 from edgewright.compress.activations import Room
+from edgewright.compress.gram import Gram, output_error
 from edgewright.compress.quantize.choice import choose, extra_bytes
-from edgewright.compress.quantize.gptq import add_to_hessian, output_error, rtn
+from edgewright.compress.quantize.gptq import rtn
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.compress.quantize.sensitivity import Finding, measured, worth_keeping
@@ -39,16 +40,16 @@ def test_what_is_measured_is_what_rounding_does_to_the_outputs(family: str, make
     seen = {name: names.head if name == head else name for name in schemes}
     hessians = {}
     for name, module in seen.items():
-        width = model.get_submodule(module).weight.shape[1]
-        hessians[name] = torch.zeros(width, width)
-        model.get_submodule(module).register_forward_pre_hook(lambda _m, args, h=hessians[name]: add_to_hessian(h, args[0]))
+        hessians[name] = Gram(model.get_submodule(module).weight.shape[1])
+        model.get_submodule(module).register_forward_pre_hook(lambda _m, args, h=hessians[name]: h.add(args[0]))
     with torch.no_grad():
         for row in rows:
             model(input_ids=row[:1], use_cache=False)
     for name, module in seen.items():
+        hessian = hessians[name].matrix()
         weight = model.get_submodule(module).weight.detach()
         for bits, error in ((4, found[name].error), (8, found[name].kept_error)):
-            expected = output_error(weight, rtn(weight, Scheme(bits, 64)).dequantize(), hessians[name])
+            expected = output_error(weight, rtn(weight, Scheme(bits, 64)).dequantize(), hessian)
             assert error == pytest.approx(expected, rel=1e-3), name
         assert found[name].extra_bytes == weight.numel() // 2
 

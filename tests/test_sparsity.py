@@ -18,10 +18,10 @@ from edgewright.checkpoint import read_config, read_state
 from edgewright.compress.distill.lora import LoraOptions
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
+from edgewright.compress.gram import output_error
 from edgewright.compress.prune import sparsity
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.compress.prune.sparsity import is_two_four, magnitude, sparsegpt, two_four_mask
-from edgewright.compress.quantize.gptq import output_error
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError

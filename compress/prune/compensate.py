@@ -29,73 +29,65 @@ DAMPS = (math.inf, 1.0, 0.1, 0.01)
 """Ridges to choose from, as shares of the mean diagonal of the Gram matrix; infinity keeps the weights as they are."""
 
 ROWS_AT_ONCE, TOKENS_AT_ONCE = 8, 4096
-COLUMNS = 1024
-"""Columns of a Gram matrix that are turned into float64 at a time."""
 
 
 @dataclass
 class Sums:
-    """What the fit needs of calibration tokens, with y the kept inputs in the cut model and t the wanted outputs.
+    """What the fit needs of calibration tokens, with y the kept inputs in the cut model and r what their outputs lack.
 
-    `gram` is the sum of y y^T [k, k], `target` that of t y^T [out, k].
+    `gram` is the sum of y y^T [k, k], `lacking` that of r y^T [out, k].
     """
 
     gram: Tensor
-    target: Tensor
+    lacking: Tensor
 
     @classmethod
     def zeros(cls, outputs: int, inputs: int, device: torch.device) -> Sums:
         """No token seen yet."""
         return cls(torch.zeros(inputs, inputs, device=device), torch.zeros(outputs, inputs, device=device))
 
-    def add(self, y: Tensor, t: Tensor) -> None:
-        """Take in tokens: y [tokens, k] and t [tokens, out]."""
+    def add(self, y: Tensor, r: Tensor) -> None:
+        """Take in tokens: y [tokens, k] and r [tokens, out]."""
         self.gram.addmm_(y.T, y)
-        self.target.addmm_(t.T, y)
+        self.lacking.addmm_(r.T, y)
 
     def take(self, other: Sums) -> None:
         """Take in the tokens of other sums."""
         self.gram += other.gram
-        self.target += other.target
+        self.lacking += other.lacking
 
-    def lacking(self, weight: Tensor) -> Tensor:
-        """What W [out, k] leaves over, `target` - W `gram`, in float64 [out, k]; in parts, since the Gram matrix may be large."""
-        parts = zip(self.target.split(COLUMNS, 1), self.gram.split(COLUMNS, 1), strict=True)
-        return torch.cat([target.double() - weight.double() @ gram.double() for target, gram in parts], 1)
-
-    def loss(self, weight: Tensor) -> float:
-        """Sum of |W y - t|^2 for a weight [out, k], less what does not depend on it."""
-        return -float(((self.lacking(weight) + self.target) * weight).sum())
+    def loss(self, change: Tensor) -> float:
+        """Sum of |C y - r|^2 for a change C [out, k] of the weight, less what does not depend on it."""
+        return float(((change @ self.gram - 2 * self.lacking) * change).sum())
 
 
-def refit(weight: Tensor, sums: Sums, damp: float) -> Tensor:
-    """The weight that minimises |W' y - t|^2 + lambda |W' - W|^2 over the tokens of `sums`.
+def refit(sums: Sums, damp: float) -> Tensor:
+    """The change C of a weight that minimises |C y - r|^2 + lambda |C|^2 over the tokens of `sums`.
 
     Args:
-        weight: W [out, k], the kept columns as they are.
         sums: of the calibration tokens.
         damp: lambda as a share of the mean diagonal of the Gram matrix.
 
     Returns:
-        W' [out, k]; W where the system cannot be solved.
+        C [out, k]; zero where the system cannot be solved.
     """
     if math.isinf(damp):
-        return weight
+        return torch.zeros_like(sums.lacking)
     system = sums.gram.to(
         torch.float64, copy=True
     ).mT  # symmetric; in LAPACK's order the factor takes its place, and a large one is never there twice
     system.diagonal().add_(damp * system.diagonal().mean().clamp_min(1e-12))
-    failed = torch.empty((), dtype=torch.int32, device=weight.device)
+    failed = torch.empty((), dtype=torch.int32, device=system.device)
     torch.linalg.cholesky_ex(system, out=(system, failed))
     if int(failed):
-        return weight
-    half = torch.linalg.solve_triangular(system, sums.lacking(weight).mT, upper=False)
-    return (weight.double() + torch.linalg.solve_triangular(system.mT, half, upper=True).mT).to(weight)
+        return torch.zeros_like(sums.lacking)
+    half = torch.linalg.solve_triangular(system, sums.lacking.double().mT, upper=False)
+    return torch.linalg.solve_triangular(system.mT, half, upper=True).mT.to(sums.lacking)
 
 
-def choose_damp(weight: Tensor, fit: Sums, held: Sums) -> float:
+def choose_damp(fit: Sums, held: Sums) -> float:
     """The ridge whose fit on one part of the tokens does best on another: few tokens must not do harm."""
-    return min(DAMPS, key=lambda damp: held.loss(refit(weight, fit, damp)))
+    return min(DAMPS, key=lambda damp: held.loss(refit(fit, damp)))
 
 
 class _Enough(Exception):
@@ -156,13 +148,13 @@ class Compensation:
         for number, batch in enumerate(self.batches):
             with _watched(layer, self.family, last=name) as (inputs, stream), suppress(_Enough):
                 call(layer, states[batch])
-            t = wanted[batch].flatten(0, -2)
+            t, y = wanted[batch].flatten(0, -2), inputs[name][:, kept]
             t = t if _normed(self.family, name) else t - stream[name]
-            (held if number % 4 == 3 else fit).add(inputs[name][:, kept], t)
-        damp = choose_damp(old, fit, held)
+            (held if number % 4 == 3 else fit).add(y, t - y @ old.T)
+        damp = choose_damp(fit, held)
         fit.take(held)
         del held  # of a wide FFN, hundreds of megabytes
-        weight.zero_()[:, kept] = refit(old, fit, damp)
+        weight.zero_()[:, kept] = old + refit(fit, damp)
 
 
 def _wanted(family: Family, layer: nn.Module, call: LayerCall, hidden: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -53,7 +53,7 @@ def measure(
         rows: int64 [2, seq] of ids and labels.
         criterion: `taylor` = mean over rows of |d loss / d mask| (Michel et al. 2019, section 4.1; one scalar a head);
             `activation` = output-projection weights times input norms (Sun et al. 2023, equation 1, summed a head);
-            `norm` = mean norm of the head's output; `magnitude` = norm of its output weights; `random`.
+            `norm` = mean norm of the head's output; `magnitude` = norm of a head's values times outputs, of a neuron's outputs; `random`.
         seed: of the random criterion.
         recompute: for `taylor`, keep what enters a layer and compute the rest again on the way back (Chen et al. 2016,
             section 3): the memory of one layer's activations instead of all. The scores are the same.
@@ -208,7 +208,8 @@ def _static_scores(layer: nn.Module, seen: _Seen, family: Family, shape: Shape, 
         return columns.view(shape.num_attention_heads, shape.head_dim).sum(-1)
 
     if criterion == "magnitude":
-        return by_head(o.pow(2).sum(0)).sqrt(), down.norm(dim=0)
+        v = weight_of(layer.get_submodule(family.v)).float().cpu()
+        return _circuit_norms(o, v, shape), down.norm(dim=0)
     if criterion == "activation":
         attention, ffn = torch.as_tensor(seen.attention_square).cpu(), torch.as_tensor(seen.ffn_square).cpu()
         return by_head(o.abs().sum(0) * (attention / tokens).sqrt()), down.abs().sum(0) * (ffn / tokens).sqrt()
@@ -216,6 +217,17 @@ def _static_scores(layer: nn.Module, seen: _Seen, family: Family, shape: Shape, 
         return torch.as_tensor(seen.head_norm).cpu() / tokens, torch.as_tensor(seen.neuron_norm).cpu() / tokens
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(shape.num_attention_heads, generator=generator), torch.rand(shape.intermediate_size, generator=generator)
+
+
+def _circuit_norms(o: Tensor, v: Tensor, shape: Shape) -> Tensor:
+    """Frobenius norm [heads] of W_O W_V for every query head: the one product of its weights that its scale depends on.
+
+    Of o_proj alone the norm says little, since what scales up there can be scaled down in v_proj. With A = W_O^T W_O and
+    B = W_V W_V^T, both [head_dim, head_dim], it is the square root of tr(A B).
+    """
+    outputs = o.view(len(o), shape.num_attention_heads, shape.head_dim).transpose(0, 1)
+    values = v.view(shape.num_key_value_heads, shape.head_dim, -1).repeat_interleave(shape.group, 0)
+    return ((outputs.mT @ outputs) * (values @ values.mT)).sum((1, 2)).clamp_min(0).sqrt()
 
 
 @contextmanager

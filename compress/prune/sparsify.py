@@ -16,8 +16,8 @@ from ...loading import load_model, pick_device
 from ...models import Family, weight_of
 from ...steps import StepContext, StepResult
 from ...streaming import InMemory
-from ..layerwise import first_inputs, input_hessian
-from ..quantize.gptq import output_error
+from ..gram import output_error
+from ..layerwise import advance, first_inputs, input_hessian
 from .sparsity import GROUP, SparsityMethod, magnitude, sparsegpt
 
 __all__ = ["sparsify"]
@@ -86,8 +86,7 @@ def _all_layers(
                     if not damped:
                         notes.append(f"{full}: the Hessian could not be factorised; pruned by magnitude")
                 bar.advance(note=f"layer {index + 1}/{len(layers)}")
-            for row in range(len(states)):
-                states[row] = call(layer, states[row])
+            advance(layer, states, call)
     return errors, notes
 
 

@@ -1,7 +1,8 @@
 """GPTQ (Frantar et al. 2022): round one column at a time, and let the columns not yet rounded make up for the error.
 
 The order of columns is static act-order: columns with the most energetic inputs go first, but every group's grid is
-fixed from the original weight beforehand, so that the stored groups stay contiguous (`g_idx` is the identity).
+fixed from the original weight beforehand, so that the stored groups stay contiguous (`g_idx` is the identity). The grid is
+chosen by the error that the sweep itself counts: that of a column, divided by what the others can make up for.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from ...layouts import PackedLinear, Scheme
 from .grid import Grid, fit_grid, round_to_grid
+from .refine import refine_scales, refine_weights
 
-__all__ = ["BLOCK", "Quantized", "add_to_hessian", "gptq", "inverse_factor", "output_error", "rtn"]
+__all__ = ["BLOCK", "Quantized", "gptq", "inverse_factor", "rtn"]
 
 BLOCK = 128
 """Columns updated together (the lazy batch of the paper, section 3.3)."""
@@ -28,21 +30,16 @@ class Quantized:
     damp: float | None
 
 
-def add_to_hessian(hessian: Tensor, inputs: Tensor) -> None:
-    """Add inputs [..., in] to the sum of outer products [in, in]; float32, as bfloat16 sums are not positive definite."""
-    x = inputs.reshape(-1, inputs.shape[-1]).float()
-    hessian.addmm_(x.t(), x)
-
-
 def rtn(weight: Tensor, scheme: Scheme, mse: bool = True) -> PackedLinear:
     """Round a weight [out, in] to the nearest grid point, group by group."""
     group_size = scheme.group(weight.shape[1])
     grid = fit_grid(weight.float(), scheme.bits, group_size, scheme.sym, mse)
-    scales, zeros = (t.repeat_interleave(group_size, 1) for t in (grid.scales, grid.zeros))
-    return _packed(round_to_grid(weight.float(), scales, zeros, scheme.bits), grid, group_size)
+    return _packed(_nearest(weight.float(), grid, group_size), grid, group_size)
 
 
-def gptq(weight: Tensor, hessian: Tensor, scheme: Scheme, act_order: bool = True, damp: float = 0.01) -> Quantized:
+def gptq(
+    weight: Tensor, hessian: Tensor, scheme: Scheme, act_order: bool = True, damp: float = 0.01, refine: int = 0
+) -> Quantized:  # fmt: skip
     """Quantize a weight so that its outputs on the calibration inputs change least.
 
     Args:
@@ -51,26 +48,42 @@ def gptq(weight: Tensor, hessian: Tensor, scheme: Scheme, act_order: bool = True
         scheme: bits, group size (which must divide `in`) and symmetry.
         act_order: columns by decreasing diagonal of the Hessian, with static groups.
         damp: share of the mean diagonal that is added to it; times ten, up to three times, when the factorisation fails.
+        refine: times that integers and scales are improved in turn after the sweep (`refine.py`); 0 is the paper's algorithm.
     """
+    weight = weight.float()
     width, bits = weight.shape[1], scheme.bits
     group_size = scheme.group(width)
-    grid = fit_grid(weight.float(), bits, group_size, scheme.sym)
     diagonal = hessian.diagonal()
     order = diagonal.argsort(descending=True) if act_order else torch.arange(width, device=weight.device)
     factor, used = inverse_factor(hessian[order][:, order], damp)
     if factor is None:
         return Quantized(rtn(weight, scheme), None)
+    cost = torch.empty_like(diagonal)
+    cost[order] = factor.diagonal().square().reciprocal()
+    grid = fit_grid(weight, bits, group_size, scheme.sym, cost=cost)
     group_of = order // group_size
     scales, zeros = grid.scales[:, group_of], grid.zeros[:, group_of]
-    integers = _sweep(weight.float()[:, order], factor, scales, zeros, bits)
-    undone = torch.empty_like(integers)
-    undone[:, order] = integers
+    integers = torch.empty_like(weight)
+    integers[:, order] = _sweep(weight[:, order], factor, scales, zeros, bits)
+    del factor
+    if refine:
+        integers, grid = _refined(weight, hessian, used or damp, integers, grid, order, refine)
     dead = diagonal == 0  # no input ever seen here: an update would be noise, the rounded weight is the best guess
     if bool(dead.any()):
-        every = torch.arange(width, device=weight.device) // group_size
-        plain = round_to_grid(weight.float(), grid.scales[:, every], grid.zeros[:, every], bits)
-        undone[:, dead] = plain[:, dead]
-    return Quantized(_packed(undone, grid, group_size), used)
+        integers[:, dead] = _nearest(weight, grid, group_size)[:, dead]
+    return Quantized(_packed(integers, grid, group_size), used)
+
+
+def _refined(
+    weight: Tensor, hessian: Tensor, damp: float, integers: Tensor, grid: Grid, order: Tensor, times: int
+) -> tuple[Tensor, Grid]:  # fmt: skip
+    """Integers and scales in turn, integers last; damped as the sweep is, as few tokens say nothing about some directions."""
+    hessian = hessian.clone()
+    hessian.diagonal().add_(damp * hessian.diagonal().mean())
+    for _ in range(times):
+        integers = refine_weights(weight, hessian, integers, grid, order)
+        grid = refine_scales(weight, hessian, integers, grid)
+    return refine_weights(weight, hessian, integers, grid, order), grid
 
 
 def inverse_factor(hessian: Tensor, damp: float) -> tuple[Tensor | None, float | None]:
@@ -92,27 +105,25 @@ def inverse_factor(hessian: Tensor, damp: float) -> tuple[Tensor | None, float |
 
 def _sweep(weight: Tensor, factor: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> Tensor:
     """The column loop of the paper (algorithm 1): returns the integers, float32 [out, in], in the order given."""
-    weight, integers = weight.clone(), torch.empty_like(weight)
-    for begin in range(0, weight.shape[1], BLOCK):
-        end = min(begin + BLOCK, weight.shape[1])
-        errors = torch.zeros_like(weight[:, begin:end])
+    w, s, z = (t.t().contiguous() for t in (weight, scales, zeros))  # a column is then contiguous in memory
+    integers = torch.empty_like(w)
+    for begin in range(0, len(w), BLOCK):
+        end = min(begin + BLOCK, len(w))
+        errors = torch.empty_like(w[begin:end])
         for column in range(begin, end):
-            w, scale, zero = weight[:, column], scales[:, column], zeros[:, column]
-            q = round_to_grid(w, scale, zero, bits)
-            integers[:, column] = q
-            error = (w - (q - zero) * scale) / factor[column, column]
-            weight[:, column:end] -= torch.outer(error, factor[column, column:end])
-            errors[:, column - begin] = error
-        weight[:, end:] -= errors @ factor[begin:end, end:]
-    return integers
+            q = torch.div(w[column], s[column], out=integers[column])
+            q.add_(z[column]).round_().clamp_(0, 2**bits - 1)
+            error = torch.sub(q, z[column], out=errors[column - begin])
+            error.mul_(s[column]).sub_(w[column]).div_(-factor[column, column])
+            w[column + 1 : end].addr_(factor[column, column + 1 : end], error, alpha=-1)
+        w[end:].addmm_(factor[begin:end, end:].t(), errors, alpha=-1)
+    return integers.t()
+
+
+def _nearest(weight: Tensor, grid: Grid, group_size: int) -> Tensor:
+    scales, zeros = (t.repeat_interleave(group_size, 1) for t in (grid.scales, grid.zeros))
+    return round_to_grid(weight, scales, zeros, grid.bits)
 
 
 def _packed(integers: Tensor, grid: Grid, group_size: int) -> PackedLinear:
     return PackedLinear(integers.to(torch.uint8), grid.scales, grid.zeros.to(torch.uint8), grid.bits, group_size)
-
-
-def output_error(weight: Tensor, replacement: Tensor, hessian: Tensor) -> float:
-    """Relative squared error of the layer's outputs on the calibration inputs: tr(D H D^T) / tr(W H W^T)."""
-    difference = (replacement - weight).float()
-    reference = float(((weight.float() @ hessian) * weight.float()).sum())
-    return float(((difference @ hessian) * difference).sum()) / max(reference, 1e-30)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -13,8 +13,9 @@ from ...layouts import PackedLinear, Scheme
 from ...models import Family, weight_of
 from ...streaming import Layered
 from ..activations import Room
-from ..layerwise import first_inputs, input_hessian
-from .gptq import Quantized, gptq, output_error, rtn
+from ..gram import output_error
+from ..layerwise import advance, first_inputs, input_hessian
+from .gptq import Quantized, gptq, rtn
 from .options import QuantizeOptions
 from .permuted import permuted_gptq
 
@@ -41,37 +42,49 @@ def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room) -
             packed: dict[str, PackedLinear] = {}
             with model.held(index) as layer, torch.no_grad():
                 for group in family.input_groups:
-                    hessian = input_hessian(layer, layer.get_submodule(group[0]), states, call)
-                    for name in group:
-                        if linear := _one_linear(run, family, index, layer, name, hessian):
-                            packed[name] = linear
+                    if schemes := {name: scheme for name in group if (scheme := run.options.scheme(family.key(index, name, "")[:-1]))}:
+                        hessian = input_hessian(layer, layer.get_submodule(group[0]), states, call)
+                        packed |= _one_group(run, family, index, layer, schemes, hessian)
                     bar.advance(note=f"layer {index + 1}/{len(layers)}")
-                for row in range(len(states)):
-                    states[row] = call(layer, states[row])
+                advance(layer, states, call)
             yield packed
 
 
-def _one_linear(run: Run, family: Family, index: int, layer: nn.Module, name: str, hessian: Tensor) -> PackedLinear | None:
-    full = family.key(index, name, "").removesuffix(".")
-    scheme = run.options.scheme(full)
-    if scheme is None:
-        return None
-    weight, o = weight_of(layer.get_submodule(name)), run.options
-    rounded = rtn(weight, scheme)
-    result = Quantized(rounded, None) if o.method == "rtn" else _solved(weight, hessian, scheme, o)
-    if o.method == "gptq" and result.damp is None:
-        run.notes.append(f"{full}: the Hessian could not be factorised; rounded to nearest")
-    elif result.damp is not None and result.damp > o.damp:
-        run.notes.append(f"{full}: needed damping {result.damp:g}")
-    run.modules[full] = {
-        "error": output_error(weight, result.packed.dequantize(), hessian),
-        "rtn_error": output_error(weight, rounded.dequantize(), hessian),
-    }
-    weight.copy_(result.packed.dequantize())
+def _one_group(
+    run: Run, family: Family, index: int, layer: nn.Module, schemes: Mapping[str, Scheme], hessian: Tensor
+) -> dict[str, PackedLinear]:  # fmt: skip
+    """Linear layers that read the same inputs; those of one scheme are solved together, since the rows of a weight do not meet."""
+    packed: dict[str, PackedLinear] = {}
+    for scheme in dict.fromkeys(schemes.values()):
+        names = [name for name in schemes if schemes[name] == scheme]
+        weights = [weight_of(layer.get_submodule(name)) for name in names]
+        full = [family.key(index, name, "").removesuffix(".") for name in names]
+        result = _rounded(run, ", ".join(full), torch.cat(weights), scheme, hessian)
+        first = 0
+        for name, key, weight in zip(names, full, weights, strict=True):
+            packed[name] = result.rows(first, first + len(weight))
+            first += len(weight)
+            rounded = packed[name].dequantize()
+            plain = rounded if run.options.method == "rtn" else rtn(weight, scheme).dequantize()
+            run.modules[key] = {"error": output_error(weight, rounded, hessian), "rtn_error": output_error(weight, plain, hessian)}
+            weight.copy_(rounded)
+    return packed
+
+
+def _rounded(run: Run, name: str, weight: Tensor, scheme: Scheme, hessian: Tensor) -> PackedLinear:
+    """A weight by the method that was asked for, and a note where that was hard."""
+    o = run.options
+    if o.method == "rtn":
+        return rtn(weight, scheme)
+    result = _solved(weight, hessian, scheme, o)
+    if result.damp is None:
+        run.notes.append(f"{name}: the Hessian could not be factorised; rounded to nearest")
+    elif result.damp > o.damp:
+        run.notes.append(f"{name}: needed damping {result.damp:g}")
     return result.packed
 
 
 def _solved(weight: Tensor, hessian: Tensor, scheme: Scheme, options: QuantizeOptions) -> Quantized:
     if options.act_order == "permuted":
-        return permuted_gptq(weight, hessian, scheme, options.damp)
-    return gptq(weight, hessian, scheme, options.act_order == "static", options.damp)
+        return permuted_gptq(weight, hessian, scheme, options.damp, options.refine)
+    return gptq(weight, hessian, scheme, options.act_order == "static", options.damp, options.refine)

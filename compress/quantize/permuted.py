@@ -17,7 +17,7 @@ from .gptq import Quantized, gptq, rtn
 __all__ = ["permuted_gptq"]
 
 
-def permuted_gptq(weight: Tensor, hessian: Tensor, scheme: Scheme, damp: float) -> Quantized:
+def permuted_gptq(weight: Tensor, hessian: Tensor, scheme: Scheme, damp: float, refine: int = 0) -> Quantized:
     """GPTQ on the columns in order of decreasing diagonal of the Hessian, with groups cut in that order.
 
     Args:
@@ -25,9 +25,10 @@ def permuted_gptq(weight: Tensor, hessian: Tensor, scheme: Scheme, damp: float) 
         hessian: float32 [in, in], the sum of x x^T over the inputs; not changed.
         scheme: bits, group size (which must divide `in`) and symmetry.
         damp: see `gptq`. Where the Hessian is unusable, columns are rounded to nearest in groups as they come.
+        refine: see `gptq`.
     """
     order = hessian.diagonal().argsort(descending=True)
-    found = gptq(weight[:, order], hessian[order][:, order], scheme, False, damp)
+    found = gptq(weight[:, order], hessian[order][:, order], scheme, False, damp, refine)
     if found.damp is None:
         return Quantized(rtn(weight, scheme), None)
     return Quantized(_put_back(found.packed, order), found.damp)

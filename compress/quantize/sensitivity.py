@@ -20,8 +20,9 @@ from ...layouts import Scheme
 from ...models import Family, weight_of
 from ...streaming import ROWS, Streamed
 from ..activations import Activations, Room
-from ..layerwise import LayerCall, first_inputs
-from .gptq import add_to_hessian, rtn
+from ..gram import Gram
+from ..layerwise import LayerCall, advance, first_inputs
+from .gptq import rtn
 from .rules import stored_bytes
 
 __all__ = ["Finding", "measured", "table", "worth_keeping"]
@@ -79,24 +80,22 @@ def measured(model: Streamed, rows: list[Tensor], room: Room, schemes: Mapping[s
 
 def _hessians(family: Family, layer: nn.Module, call: LayerCall, states: Activations) -> dict[str, Tensor]:
     """Run a layer on the states, which become its outputs; the sum of outer products of what entered each linear in it."""
-    hessians, hooks = dict[str, Tensor](), []
+    grams, hooks = dict[str, Gram](), []
     for group in family.input_groups:
         first = layer.get_submodule(group[0])
-        width = weight_of(first).shape[1]
-        hessian = torch.zeros(width, width, device=states.device)
-        hessians |= dict.fromkeys(group, hessian)
-        hooks.append(first.register_forward_pre_hook(_adding_to(hessian)))
+        gram = grams[group[0]] = Gram(weight_of(first).shape[1], states.device)
+        hooks.append(first.register_forward_pre_hook(_adding_to(gram)))
     try:
-        for row in range(len(states)):
-            states[row] = call(layer, states[row])
+        advance(layer, states, call)
     finally:
         for hook in hooks:
             hook.remove()
-    return hessians
+    sums = {group: grams[group[0]].matrix() for group in family.input_groups}
+    return {name: hessian for group, hessian in sums.items() for name in group}
 
 
-def _adding_to(hessian: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    return lambda _module, args: add_to_hessian(hessian, args[0])
+def _adding_to(gram: Gram) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    return lambda _module, args: gram.add(args[0])
 
 
 def _finding(blocks: Iterable[Tensor], hessian: Tensor, scheme: Scheme, keep_bits: int) -> Finding:
@@ -119,15 +118,15 @@ def _finding(blocks: Iterable[Tensor], hessian: Tensor, scheme: Scheme, keep_bit
 def _head_hessian(model: Streamed, states: Activations) -> Tensor:
     """The sum of outer products of what enters the head, from what the last layer put out."""
     head = model.skeleton.get_submodule(model.family.head)
-    hessian = torch.zeros(states.shape[2], states.shape[2], device=states.device)
-    hook = head.register_forward_pre_hook(_adding_to(hessian))
+    gram = Gram(states.shape[2], states.device)
+    hook = head.register_forward_pre_hook(_adding_to(gram))
     try:
         for row in range(len(states)):
             with closing(model.logit_parts(states[row])) as parts:
                 next(parts)  # the first part of the vocabulary is enough to see what enters
     finally:
         hook.remove()
-    return hessian
+    return gram.matrix()
 
 
 def worth_keeping(found: Mapping[str, Finding], budget: int) -> list[str]:

@@ -1,0 +1,44 @@
+"""The Gram matrix of a layer's inputs: all that the error of a linear layer's outputs depends on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["Gram", "output_error"]
+
+COLUMNS = 512
+"""Columns of the upper triangle that are multiplied together; the rest is its mirror image."""
+
+
+class Gram:
+    """The sum of outer products x x^T over inputs x [in], in float32: bfloat16 sums are not positive definite.
+
+    Args:
+        width: channels of an input.
+        device: where they come in.
+    """
+
+    def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
+        self._sum = torch.zeros(width, width, device=device)
+
+    def add(self, inputs: Tensor) -> None:
+        """Take in inputs [..., in]."""
+        x = inputs.reshape(-1, inputs.shape[-1]).float()
+        for begin in range(0, x.shape[1], COLUMNS):
+            end = min(begin + COLUMNS, x.shape[1])
+            self._sum[:end, begin:end].addmm_(x[:, :end].t(), x[:, begin:end])
+
+    def matrix(self) -> Tensor:
+        """The sum [in, in]; the object is not to be used afterwards."""
+        for begin in range(COLUMNS, len(self._sum), COLUMNS):
+            end = min(begin + COLUMNS, len(self._sum))
+            self._sum[begin:end, :begin] = self._sum[:begin, begin:end].t()
+        return self._sum
+
+
+def output_error(weight: Tensor, replacement: Tensor, gram: Tensor) -> float:
+    """Relative squared error of a layer's outputs on the inputs of a Gram matrix H: tr(D H D^T) / tr(W H W^T)."""
+    difference = (replacement - weight).float()
+    reference = float(((weight.float() @ gram) * weight.float()).sum())
+    return float(((difference @ gram) * difference).sum()) / max(reference, 1e-30)

@@ -1,0 +1,79 @@
+"""After GPTQ: integers and scales improved in turn, each exactly for the other fixed.
+
+GPTQ decides every column once and never looks back. Here a column is rounded again, given all the others as they have become
+(coordinate descent: QuantEase, Behdin et al. 2023, section 3); and the scales of a row, given its integers, are a small
+least-squares problem.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .grid import SMALLEST_SCALE, Grid
+
+__all__ = ["refine_scales", "refine_weights"]
+
+BLOCK = 128
+"""Columns whose gradients are brought up to date together."""
+FARTHEST = 1.5
+"""A scale may change by this factor at most: past it the system was ill-conditioned."""
+
+
+def refine_weights(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid, order: Tensor) -> Tensor:
+    """One sweep of coordinate descent over the columns; the error tr(D H D^T) cannot rise.
+
+    Args:
+        weight: float32 [out, in], what is approximated.
+        hessian: float32 [in, in], with a diagonal above zero.
+        integers: float32 [out, in], to start from; not changed.
+        grid: their scales and zero points.
+        order: int64 [in], in which columns are visited.
+
+    Returns:
+        The integers, float32 [out, in].
+    """
+    group_of = order // (weight.shape[1] // grid.scales.shape[1])
+    h = hessian[order][:, order]
+    s, z, w, q = (t.t().contiguous() for t in (grid.scales[:, group_of], grid.zeros[:, group_of], weight[:, order], integers[:, order]))
+    off, new, step = (q - z).mul_(s).sub_(w), torch.empty_like(q[0]), torch.empty_like(q[0])  # off: how far each weight is from its own
+    for begin in range(0, len(w), BLOCK):
+        end = min(begin + BLOCK, len(w))
+        slope = h[begin:end] @ off
+        for column in range(begin, end):
+            near = slope[column - begin].div_(-h[column, column]).add_(off[column])  # the best error of this column, if it were free
+            torch.add(near, w[column], out=new).div_(s[column]).add_(z[column]).round_().clamp_(0, 2**grid.bits - 1)
+            q[column] = new
+            new.sub_(z[column]).mul_(s[column]).sub_(w[column])
+            torch.sub(new, off[column], out=step)
+            off[column] = new
+            slope[column + 1 - begin :].addr_(h[column + 1 : end, column], step)
+    result = torch.empty_like(weight)
+    result[:, order] = q.t()
+    return result
+
+
+def refine_scales(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid) -> Grid:
+    """The scales of every row that put its outputs nearest to the original's, for integers that stay as they are.
+
+    Args:
+        weight: float32 [out, in].
+        hessian: float32 [in, in].
+        integers: float32 [out, in].
+        grid: with the scales to improve.
+    """
+    (out, width), groups = weight.shape, grid.scales.shape[1]
+    size = width // groups
+    centred = (integers.view(out, groups, size) - grid.zeros.unsqueeze(-1)).view(out, width)
+    wanted = ((weight @ hessian) * centred).view(out, groups, size).sum(-1)
+    system = torch.empty(out, groups, groups, device=weight.device)
+    for group in range(groups):
+        part = slice(group * size, (group + 1) * size)
+        system[:, group] = ((centred[:, part] @ hessian[part]) * centred).view(out, groups, size).sum(-1)
+    diagonal = system.diagonal(dim1=1, dim2=2)
+    diagonal.add_(1e-6 * diagonal.mean(-1, keepdim=True) + 1e-20)
+    solved, failed = torch.linalg.solve_ex(system.double(), wanted.double().unsqueeze(-1))
+    solved = solved.squeeze(-1).float()
+    usable = (solved > grid.scales / FARTHEST) & (solved < grid.scales * FARTHEST) & (failed == 0).unsqueeze(-1)
+    scales = torch.where(usable.all(-1, keepdim=True), solved, grid.scales)
+    return Grid(scales.half().float().clamp_min(SMALLEST_SCALE), grid.zeros, grid.bits)

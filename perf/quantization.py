@@ -1,0 +1,123 @@
+"""Quantizing a model here and by other tools, in turn: wall time, peak memory, and perplexity on text none of them saw.
+
+    python -m edgewright.perf.quantization MODEL --text wikitext2_valid.txt --gptqmodel .compat/gptqmodel/bin/python
+
+Every side is a process of its own that is given the same token rows and writes a checkpoint; its time is that of the whole
+process, its memory the largest resident set. Sides take turns, `--rounds` times. The first part of the text is for
+calibration, and windows after it are scored, for all checkpoints by the same code and in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from ..benchmarks.accuracy import Text, score_text
+from ..benchmarks.backends import TorchBackend
+from ..data.packing import Encoded
+from ..data.sources import Source, scoring_rows
+from ..loading import load_tokenizer
+
+GPTQMODEL = """
+import json, sys
+from gptqmodel import GPTQModel, QuantizeConfig
+model, out, rows = sys.argv[1:4]
+ids = [row["ids"] for row in json.load(open(rows))]
+calibration = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in ids]
+loaded = GPTQModel.load(model, QuantizeConfig(bits=4, group_size=128, sym=True, desc_act=True))
+loaded.quantize(calibration, batch_size=1)
+loaded.save(out)
+"""
+OURS = """
+import json, sys
+from pathlib import Path
+import torch
+from edgewright.compress.quantize.options import QuantizeOptions
+from edgewright.compress.quantize.runner import quantize
+from edgewright.steps import CalibrationData, StepContext
+class Rows(CalibrationData):
+    def rows(self, model, seed):
+        return [torch.tensor([row["ids"], row["labels"]]) for row in json.load(open(sys.argv[3]))]
+options = QuantizeOptions(**json.loads(sys.argv[4]))
+quantize(options, Path(sys.argv[1]), Path(sys.argv[2]), StepContext(calibration=Rows()))
+"""
+
+
+def main() -> None:
+    """Parse, run every side in turn, and print the table."""
+    args = _arguments()
+    tokenizer = load_tokenizer(args.model)
+    windows = scoring_rows(tokenizer, Source.parse(f"text:{args.text}"), args.seq_len, args.samples + args.windows)
+    rows, held_out = windows[: args.samples], windows[args.samples :]
+    print(f"{len(rows)} rows of {args.seq_len} tokens to calibrate on, {len(held_out)} windows after them to score", flush=True)
+    baseline = _scored(args.model, held_out)
+    print(f"unquantized: perplexity {baseline.perplexity:.2f} +- {baseline.stderr:.2f}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.json"
+        file.write_text(json.dumps([vars(row) for row in rows]))
+        sides = _sides(args, file)
+        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+        for number in range(args.rounds):
+            for name, command in sides.items():
+                out = Path(folder) / f"{name}-{number}".replace(" ", "-")
+                taken[name].append(_timed([*command[:2], *command[2:3], str(args.model), str(out), *command[3:]], args.threads))
+                told = f"{taken[name][-1][0]:.0f} s, {taken[name][-1][1]:.2f} GB"
+                if number == 0:
+                    text = _scored(out, held_out)
+                    told += f", perplexity {text.perplexity:.2f} +- {text.stderr:.2f}"
+                print(f"{name}: {told}", flush=True)
+    first, *others = taken
+    for other in others:
+        ratio = min(seconds for seconds, _ in taken[first]) / min(seconds for seconds, _ in taken[other])
+        print(f"{first} / {other}: {ratio:.2f} of the time", flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--text", required=True, help="a text file")
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--seq-len", type=int, default=512)
+    parser.add_argument("--windows", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--ours", nargs="+", default=['{"method": "gptq"}', '{"method": "rtn"}'], help="options of ours, as JSON; the first is compared"
+    )
+    parser.add_argument("--gptqmodel", help="the Python interpreter of an environment with GPTQModel")
+    return parser.parse_args()
+
+
+def _sides(args: argparse.Namespace, rows: Path) -> dict[str, list[str]]:
+    """Name -> interpreter, script and arguments; the model and the output folder go in after the script."""
+    sides = {f"edgewright {options}": [sys.executable, "-c", OURS, str(rows), options] for options in args.ours}
+    if args.gptqmodel:
+        sides["GPTQModel"] = [args.gptqmodel, "-c", GPTQMODEL, str(rows)]
+    return sides
+
+
+def _timed(command: list[str], threads: int) -> tuple[float, float]:
+    """Seconds and peak resident gigabytes of a command."""
+    settings = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "GPTQMODEL_CPU_WORKERS": str(threads)}
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, env=os.environ | settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{command[0]} failed:\n{said[-2000:]}")
+    return time.perf_counter() - begin, usage.ru_maxrss * 1024 / 1e9
+
+
+def _scored(path: Path, rows: list[Encoded]) -> Text:
+    return score_text(TorchBackend(path), rows)
+
+
+if __name__ == "__main__":
+    main()
