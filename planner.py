@@ -159,10 +159,12 @@ def _work(options: BaseModel, source: State, result: State, states: Mapping[str,
         flops *= 2 if options.criterion == "taylor" else 1
         flops += _layerwise_flops(result.config, tokens) if options.sparsity else 0
     elif isinstance(options, QuantizeOptions):
-        linears = family.linear_shapes(source.config).values()
-        widest, layer = max(k for _, k in linears), sum(n * k for n, k in linears)
-        hidden = min(recipe.activation_bytes, 4 * tokens * shape.hidden_size)
-        ram = 8.0 * layer + hidden + 6 * 4 * widest**2  # Hessian, its reordering, factors and inverse
+        linears = family.linear_shapes(source.config)
+        widest, layer = max(k for _, k in linears.values()), sum(n * k for n, k in linears.values())
+        kept = shape.hidden_size + linears.get(family.o, (0, 0))[1] + linears.get(family.down, (0, 0))[1]
+        hidden = min(recipe.activation_bytes, 4 * tokens * kept)
+        largest = max(n * k for n, k in linears.values())
+        ram = 8.0 * layer + hidden + 2 * 4 * widest**2 + 10 * 4 * largest  # the Hessian and its factor; copies of weights
         flops = _layerwise_flops(source.config, tokens)
     elif isinstance(options, DistillOptions):
         teacher = _named(options.teacher, states) if options.teacher else None

@@ -14,7 +14,7 @@ from ..streaming import Layered, passed_through
 from .activations import Activations, Room
 from .gram import Gram
 
-__all__ = ["LayerCall", "advance", "first_inputs", "input_hessian"]
+__all__ = ["LayerCall", "Stopped", "advance", "batches", "first_inputs", "input_hessian"]
 
 LayerCall = Callable[[nn.Module, Tensor], Tensor]
 """Runs a decoder layer on hidden states [batch, seq, width], with the masks and rotary tables the model gives it."""
@@ -23,7 +23,7 @@ TOKENS_AT_ONCE = 4096
 """Tokens that go through a layer together; at least one row."""
 
 
-class _Captured(Exception):
+class Stopped(Exception):
     """Raised by a hook once what it was there for is known."""
 
 
@@ -41,7 +41,7 @@ def first_inputs(model: Layered, rows: list[Tensor], room: Room | None = None) -
 
     def catch(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         states.append(args[0] if args else kwargs["hidden_states"])
-        raise _Captured
+        raise Stopped
 
     stored: Activations | None = None
     with torch.no_grad(), model.started(torch.stack([row[0] for row in rows])) as start:
@@ -51,7 +51,7 @@ def first_inputs(model: Layered, rows: list[Tensor], room: Room | None = None) -
             for number, row in enumerate(rows):
                 try:
                     start(row[:1])
-                except _Captured:
+                except Stopped:
                     hidden = states.pop()
                     stored = stored or (room or Room()).states(len(rows), hidden.shape[1], hidden.shape[2], hidden.device)
                     stored[number] = hidden
@@ -67,11 +67,11 @@ def _layer_calls(model: Layered, start: Callable[[Tensor], Any], ids: Tensor) ->
     def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         recorded.append((args[1:], kwargs))
         if len(recorded) == len(model.layers):
-            raise _Captured  # what comes after the layers may have no weights
+            raise Stopped  # what comes after the layers may have no weights
 
     handles = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in model.layers]
     try:
-        with suppress(_Captured), passed_through(model.layers):
+        with suppress(Stopped), passed_through(model.layers):
             start(ids)
     finally:
         for handle in handles:
@@ -87,14 +87,15 @@ def _layer_calls(model: Layered, start: Callable[[Tensor], Any], ids: Tensor) ->
     return [caller(args, kwargs) for args, kwargs in recorded]
 
 
-def _batches(states: Activations) -> Iterator[slice]:
+def batches(states: Activations) -> Iterator[slice]:
+    """Rows that go through a layer together."""
     rows = max(1, TOKENS_AT_ONCE // states.shape[1])
     return (slice(first, min(first + rows, len(states))) for first in range(0, len(states), rows))
 
 
 def advance(layer: nn.Module, states: Activations, call: LayerCall) -> None:
     """Replace states by what the layer makes of them."""
-    for batch in _batches(states):
+    for batch in batches(states):
         states[batch] = call(layer, states[batch])
 
 
@@ -104,12 +105,12 @@ def input_hessian(layer: nn.Module, reader: nn.Module, states: Activations, call
 
     def seen(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
         gram.add(args[0])
-        raise _Captured  # what the layer does after it does not matter
+        raise Stopped  # what the layer does after it does not matter
 
     handle = reader.register_forward_pre_hook(seen)
     try:
-        for batch in _batches(states):
-            with suppress(_Captured):
+        for batch in batches(states):
+            with suppress(Stopped):
                 call(layer, states[batch])
     finally:
         handle.remove()

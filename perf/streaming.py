@@ -1,6 +1,7 @@
-"""Peak memory of pruning a 1.5 B model that is streamed from disk, above that of a process which only imports torch and transformers.
+"""Peak memory of pruning or quantizing a 1.5 B model that is streamed from disk, above that of a process which only imports torch.
 
     python -m edgewright.perf.streaming --rows 8 --seq-len 256
+    python -m edgewright.perf.streaming --rows 8 --seq-len 256 --quantize '{"method": "gptq"}'
 
 Builds a checkpoint of Qwen2.5-1.5B's shape with random bf16 weights (3.1 GB, written tensor by tensor) in a temporary directory,
 and runs, each in a process of its own: the scores by one criterion, then scores + refit + cut + proof. Prints each one's peak
@@ -57,6 +58,12 @@ PRUNE = (
     "result = prune(PruneOptions(ffn={ffn}, criterion={criterion!r}, compensate={compensate}), source, out, context)\nprint(result.notes)\n"
 )
 
+QUANTIZE = """
+from edgewright.compress.quantize.options import QuantizeOptions
+from edgewright.compress.quantize.runner import quantize
+print(quantize(QuantizeOptions(**{options!r}), source, out, context).notes)
+"""
+
 
 def build(folder: Path, layers: int) -> None:
     """Write the checkpoint, a tensor at a time."""
@@ -98,6 +105,7 @@ def main() -> None:
     parser.add_argument("--proof", default="streamed")
     parser.add_argument("--no-prune", action="store_true", help="scores only")
     parser.add_argument("--no-compensate", action="store_true", help="no refit")
+    parser.add_argument("--quantize", type=json.loads, metavar="OPTIONS", help="quantize instead, with these options as JSON")
     args = parser.parse_args()
     budget = args.activation_budget << 20
     with tempfile.TemporaryDirectory() as folder:
@@ -111,6 +119,11 @@ def main() -> None:
             "source": str(source), "out": f"{folder}/out", "rows": args.rows, "seq_len": args.seq_len, "budget": budget,
             "criterion": args.criterion, "ffn": args.ffn, "proof": args.proof, "compensate": not args.no_compensate,
         }  # fmt: skip
+        if args.quantize is not None:
+            found, seconds, told = peak((PREPARE + QUANTIZE).format(**fields, options=args.quantize))
+            above = round((found - empty) / 1e9, 3)
+            print(json.dumps({"what": args.quantize, "above_empty_gb": above, "seconds": round(seconds, 1), "told": told}))
+            return
         programs = {"scores": SCORES.get(args.criterion, SCORES["streamed"]), "whole step": PRUNE}
         for name, program in list(programs.items())[: 1 if args.no_prune else 2]:
             found, seconds, told = peak((PREPARE + program).format(**fields))

@@ -16,7 +16,7 @@ from .rules import check_rules, stored_bytes
 
 __all__ = ["Choice", "choose", "extra_bytes"]
 
-GROUPS = (-1, 32, 64, 128)
+GROUPS = (32, 64, 128, -1)
 
 
 @dataclass(frozen=True)

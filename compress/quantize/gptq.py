@@ -18,7 +18,7 @@ from .refine import refine_scales, refine_weights
 
 __all__ = ["BLOCK", "Quantized", "gptq", "inverse_factor", "rtn"]
 
-BLOCK = 128
+BLOCK = 64
 """Columns updated together (the lazy batch of the paper, section 3.3)."""
 
 
@@ -48,14 +48,14 @@ def gptq(
         scheme: bits, group size (which must divide `in`) and symmetry.
         act_order: columns by decreasing diagonal of the Hessian, with static groups.
         damp: share of the mean diagonal that is added to it; times ten, up to three times, when the factorisation fails.
-        refine: times that integers and scales are improved in turn after the sweep (`refine.py`); 0 is the paper's algorithm.
+        refine: times that scales and integers are improved in turn after the sweep (`refine.py`); 0 is the paper's algorithm.
     """
     weight = weight.float()
     width, bits = weight.shape[1], scheme.bits
     group_size = scheme.group(width)
     diagonal = hessian.diagonal()
     order = diagonal.argsort(descending=True) if act_order else torch.arange(width, device=weight.device)
-    factor, used = inverse_factor(hessian[order][:, order], damp)
+    factor, used = inverse_factor(hessian, damp, order)
     if factor is None:
         return Quantized(rtn(weight, scheme), None)
     cost = torch.empty_like(diagonal)
@@ -77,30 +77,43 @@ def gptq(
 def _refined(
     weight: Tensor, hessian: Tensor, damp: float, integers: Tensor, grid: Grid, order: Tensor, times: int
 ) -> tuple[Tensor, Grid]:  # fmt: skip
-    """Integers and scales in turn, integers last; damped as the sweep is, as few tokens say nothing about some directions."""
-    hessian = hessian.clone()
-    hessian.diagonal().add_(damp * hessian.diagonal().mean())
+    """Scales and integers in turn; damped as the sweep is, as few tokens say nothing about some directions."""
+    diagonal = hessian.diagonal()
+    before = diagonal.clone()
+    diagonal.add_(damp * before.mean())  # put back below: a Hessian can be large, and another copy too many
     for _ in range(times):
-        integers = refine_weights(weight, hessian, integers, grid, order)
         grid = refine_scales(weight, hessian, integers, grid)
-    return refine_weights(weight, hessian, integers, grid, order), grid
+        integers = refine_weights(weight, hessian, integers, grid, order)
+    diagonal.copy_(before)
+    return integers, grid
 
 
-def inverse_factor(hessian: Tensor, damp: float) -> tuple[Tensor | None, float | None]:
-    """The upper Cholesky factor of the damped inverse Hessian, and the damping that it took."""
+def inverse_factor(hessian: Tensor, damp: float, order: Tensor | None = None) -> tuple[Tensor | None, float | None]:
+    """The upper Cholesky factor [in, in] of the damped inverse Hessian, in another order of channels if one is given, and the damping used.
+
+    Of the Hessian one copy is made, in which everything takes place.
+    """
     mean = hessian.diagonal().mean()
     if not bool(torch.isfinite(mean)) or float(mean) <= 0:
         return None, None
     for _ in range(4):
-        damped = hessian.clone()
-        damped.diagonal().add_(damp * mean)
-        lower, failed = torch.linalg.cholesky_ex(damped)
-        if not bool(failed):
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not bool(failed) and bool(torch.isfinite(upper).all()):
-                return upper, damp
+        system = (hessian.clone() if order is None else hessian[order.unsqueeze(1), order]).mT  # LAPACK's order: nothing is copied
+        system.diagonal().add_(damp * mean)
+        if _inverted(system) and bool(torch.isfinite(system).all()):
+            return system, damp
         damp *= 10
     return None, None
+
+
+def _inverted(system: Tensor) -> bool:
+    """Put the upper factor of the inverse in the place of a symmetric matrix; False if there is none."""
+    failed = torch.empty((), dtype=torch.int32, device=system.device)
+    torch.linalg.cholesky_ex(system, out=(system, failed))
+    if bool(failed):
+        return False
+    torch.cholesky_inverse(system, out=system)
+    torch.linalg.cholesky_ex(system, upper=True, out=(system, failed))
+    return not bool(failed)
 
 
 def _sweep(weight: Tensor, factor: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> Tensor:
@@ -109,14 +122,15 @@ def _sweep(weight: Tensor, factor: Tensor, scales: Tensor, zeros: Tensor, bits: 
     integers = torch.empty_like(w)
     for begin in range(0, len(w), BLOCK):
         end = min(begin + BLOCK, len(w))
-        errors = torch.empty_like(w[begin:end])
+        errors, block = torch.empty_like(w[begin:end]), factor[begin:end, begin:].contiguous()
         for column in range(begin, end):
+            row = block[column - begin, column - begin : end - begin]
             q = torch.div(w[column], s[column], out=integers[column])
             q.add_(z[column]).round_().clamp_(0, 2**bits - 1)
             error = torch.sub(q, z[column], out=errors[column - begin])
-            error.mul_(s[column]).sub_(w[column]).div_(-factor[column, column])
-            w[column + 1 : end].addr_(factor[column, column + 1 : end], error, alpha=-1)
-        w[end:].addmm_(factor[begin:end, end:].t(), errors, alpha=-1)
+            error.mul_(s[column]).sub_(w[column]).div_(-row[0])
+            w[column + 1 : end].addr_(row[1:], error, alpha=-1)
+        w[end:].addmm_(block[:, end - begin :].t(), errors, alpha=-1)
     return integers.t()
 
 

@@ -11,8 +11,8 @@ __all__ = ["Grid", "fit_grid", "round_to_grid"]
 
 SMALLEST_SCALE = 2.0**-24
 """The smallest positive float16: scales are stored in half precision and must not become zero."""
-CLIPS = 25
-"""Clipping factors that are tried."""
+COARSE, FINE = [-0.08 * step for step in range(1, 7)], [-0.05, -0.025, 0.025, 0.05]
+"""Steps of the clipping factor that are tried, from 1 and from the best of those."""
 CHUNK = 1 << 17
 """Weights that are searched together."""
 
@@ -57,13 +57,16 @@ def _fit_rows(weight: Tensor, bits: int, group_size: int, sym: bool, mse: bool, 
         return best
     costs = None if cost is None else cost.view(1, -1, group_size)
     least = _error(groups, best, costs)
-    for step in range(1, CLIPS + 1):
-        factor = 1 - 0.5 * step / CLIPS
-        trial = _grid(low * factor, high * factor, bits, top, sym)
-        error = _error(groups, trial, costs)
-        better = error < least
-        least = torch.where(better, error, least)
-        best = Grid(torch.where(better, trial.scales, best.scales), torch.where(better, trial.zeros, best.zeros), bits)
+    factors = torch.ones_like(best.scales)
+    for reach in (COARSE, FINE):  # first over the whole range, then around the best
+        around = factors
+        for step in reach:
+            trial_factors = (around + step).clamp_max(1)
+            trial = _grid(low * trial_factors, high * trial_factors, bits, top, sym)
+            error = _error(groups, trial, costs)
+            better = error < least
+            least, factors = torch.where(better, error, least), torch.where(better, trial_factors, factors)
+            best = Grid(torch.where(better, trial.scales, best.scales), torch.where(better, trial.zeros, best.zeros), bits)
     return best
 
 

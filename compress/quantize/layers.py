@@ -14,12 +14,17 @@ from ...models import Family, weight_of
 from ...streaming import Layered
 from ..activations import Room
 from ..gram import output_error
-from ..layerwise import advance, first_inputs, input_hessian
+from ..layerwise import first_inputs
+from ..stages import Stages
 from .gptq import Quantized, gptq, rtn
 from .options import QuantizeOptions
 from .permuted import permuted_gptq
 
 __all__ = ["Run", "quantized_layers"]
+
+
+SETS = 3
+"""Of activations that are kept: the stream, and what enters o_proj and down_proj."""
 
 
 @dataclass
@@ -36,17 +41,16 @@ class Run:
 def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room) -> Iterator[dict[str, PackedLinear]]:
     """The packed linear layers of each decoder layer, by their names in it."""
     family, layers = model.family, model.layers
-    states, calls = first_inputs(model, rows, room)
+    states, calls = first_inputs(model, rows, room.part(SETS))
+    stages = Stages(family, room.part(SETS))
     with progress(f"quantizing ({run.options.method})", len(layers) * len(family.input_groups)) as bar:
         for index, call in enumerate(calls):
             packed: dict[str, PackedLinear] = {}
             with model.held(index) as layer, torch.no_grad():
-                for group in family.input_groups:
+                for group, hessian in stages.visit(layer, call, states):
                     if schemes := {name: scheme for name in group if (scheme := run.options.scheme(family.key(index, name, "")[:-1]))}:
-                        hessian = input_hessian(layer, layer.get_submodule(group[0]), states, call)
                         packed |= _one_group(run, family, index, layer, schemes, hessian)
                     bar.advance(note=f"layer {index + 1}/{len(layers)}")
-                advance(layer, states, call)
             yield packed
 
 

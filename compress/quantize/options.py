@@ -28,7 +28,7 @@ class QuantizeOptions(BaseModel):
         "layer has a g_idx that kernels must gather by (desc_act); none: columns as they come",
     )
     damp: float = Field(default=0.005, gt=0, description="share of the mean Hessian diagonal added to it")
-    refine: int = Field(default=1, ge=0, description="times that integers and scales are improved in turn after GPTQ; 0: the paper's GPTQ")
+    refine: int = Field(default=1, ge=0, description="times that scales and integers are improved in turn after GPTQ; 0: the paper's GPTQ")
     rules: tuple[Rule, ...] = Field(default=(), description="layers that are treated otherwise, by name; the first that matches counts")
 
     head_bits: Literal[2, 3, 4, 8] | None = Field(

@@ -1,4 +1,4 @@
-"""After GPTQ: integers and scales improved in turn, each exactly for the other fixed.
+"""After GPTQ: scales and integers improved in turn, each exactly for the other fixed.
 
 GPTQ decides every column once and never looks back. Here a column is rounded again, given all the others as they have become
 (coordinate descent: QuantEase, Behdin et al. 2023, section 3); and the scales of a row, given its integers, are a small
@@ -14,7 +14,7 @@ from .grid import SMALLEST_SCALE, Grid
 
 __all__ = ["refine_scales", "refine_weights"]
 
-BLOCK = 128
+BLOCK = 64
 """Columns whose gradients are brought up to date together."""
 FARTHEST = 1.5
 """A scale may change by this factor at most: past it the system was ill-conditioned."""
@@ -34,7 +34,7 @@ def refine_weights(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid
         The integers, float32 [out, in].
     """
     group_of = order // (weight.shape[1] // grid.scales.shape[1])
-    h = hessian[order][:, order]
+    h = hessian[order.unsqueeze(1), order]
     s, z, w, q = (t.t().contiguous() for t in (grid.scales[:, group_of], grid.zeros[:, group_of], weight[:, order], integers[:, order]))
     off, new, step = (q - z).mul_(s).sub_(w), torch.empty_like(q[0]), torch.empty_like(q[0])  # off: how far each weight is from its own
     for begin in range(0, len(w), BLOCK):

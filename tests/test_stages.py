@@ -1,0 +1,63 @@
+"""A layer taken in stages is the layer: the same inputs for every linear, the same states at the end, each met once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import DENSE
+from torch import Tensor
+
+from edgewright.compress.activations import Room
+from edgewright.compress.layerwise import advance, first_inputs, input_hessian
+from edgewright.compress.stages import Stages
+from edgewright.models import weight_of
+from edgewright.steps import StepContext
+from edgewright.streaming import Streamed
+
+MakeModel = Callable[..., Path]
+
+
+def walk(source: Path, context: StepContext, change: Callable[[Tensor], Tensor], staged: bool, room: Room) -> tuple[list[Tensor], Tensor]:
+    """Every Gram matrix on a walk that changes each group once it was met, and the states at its end."""
+    model, grams = Streamed(source), list[Tensor]()
+    states, calls = first_inputs(model, context.calibration.rows(source, 0))
+    stages = Stages(model.family, room)
+
+    def plain(layer: Any, call: Any) -> Any:
+        for group in model.family.input_groups:
+            yield group, input_hessian(layer, layer.get_submodule(group[0]), states, call)
+        advance(layer, states, call)
+
+    for index, call in enumerate(calls):
+        with model.held(index) as layer, torch.no_grad():
+            for group, gram in stages.visit(layer, call, states) if staged else plain(layer, call):
+                grams.append(gram)
+                for name in group:
+                    weight = weight_of(layer.get_submodule(name))
+                    weight.copy_(change(weight))
+    return grams, states[: len(states)]
+
+
+@pytest.mark.parametrize("family", DENSE)
+@pytest.mark.parametrize("budget", [None, 4096])
+def test_stages_see_what_the_layer_would_see(
+    family: str, budget: int | None, make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
+    source = make_model(family)
+
+    def coarse(weight: Tensor) -> Tensor:
+        return (weight * 16).round() / 16
+
+    ours, ended = walk(source, context, coarse, True, Room(budget, tmp_path))
+    expected, wanted = walk(source, context, coarse, False, Room())
+    assert len(ours) == len(expected)
+    for one, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.diagonal().max()))
+    torch.testing.assert_close(ended, wanted, rtol=1e-4, atol=1e-5)
+    unchanged, _ = walk(source, context, lambda weight: weight, False, Room())
+    assert not torch.allclose(ended, _, rtol=1e-3)  # the change is one that shows
+    assert torch.equal(unchanged[0], expected[0])
