@@ -232,17 +232,25 @@ def quantize(
     model: Model,
     out: Out,
     method: Annotated[str, typer.Option(help="gptq, awq, int8, smoothquant, or rtn: plain rounding, the baseline to beat")] = "gptq",
-    bits: Annotated[int | None, typer.Option(help="4 or 8; int8 and smoothquant: always 8", show_default="4")] = None,
+    bits: Annotated[int | None, typer.Option(help="2, 3, 4 or 8; int8 and smoothquant: always 8", show_default="4")] = None,
     group_size: Annotated[
         int | None, typer.Option(help="input channels a scale: 32, 64, 128, or -1 for all; int8, smoothquant: all", show_default="128")
     ] = None,
     sym: Annotated[bool, typer.Option("--sym/--asym", help="zero point in the middle, as Jetson kernels need")] = True,
-    act_order: Annotated[bool, typer.Option(help="static act-order")] = True,
+    act_order: Annotated[str, typer.Option(help="static, permuted (a g_idx a layer: desc_act) or none")] = "static",
     scaling: Annotated[
         str | None, typer.Option(help="folded in before rounding: none, awq or smoothquant; default: the method's own")
     ] = None,
     alpha: Annotated[float, typer.Option(help="SmoothQuant: how much of the activations' range moves to the weights")] = 0.5,
-    layout: Annotated[str | None, typer.Option("--format", help="layout of 4-bit weights: gptq or awq; default: the method's own")] = None,
+    layout: Annotated[str | None, typer.Option("--format", help="layout of packed weights: gptq or awq; default: the method's own")] = None,
+    rule: Annotated[
+        list[str] | None, typer.Option(help="'PATTERN=BITS', 'PATTERN=BITS:GROUP' or 'PATTERN=skip' for full module names; repeatable")
+    ] = None,
+    sensitivity: Annotated[
+        float | None, typer.Option(help="keep the matrices that suffer most at 8 bit: bytes, or below 1 a share, that this may add")
+    ] = None,
+    head_bits: Annotated[int | None, typer.Option(help="quantize the head too; a tied one is the embedding")] = None,
+    embedding_bits: Annotated[int | None, typer.Option(help="quantize the embedding too")] = None,
     calibration: CalibrationSource = CALIBRATION,
     samples: Samples = 128,
     seq_len: SeqLen = 512,
@@ -268,12 +276,20 @@ def quantize(
         edgewright quantize /models/Qwen2.5-0.5B --method int8 --calibration text:wiki.txt --out w8a8
 
         edgewright quantize /models/Qwen2.5-0.5B --method smoothquant --alpha 0.6 --calibration text:wiki.txt --out sq
+
+        edgewright quantize /models/Qwen2.5-0.5B --rule '*.down_proj=8' --rule 'model.layers.0.*=skip' --out mixed
+
+        edgewright quantize /models/Qwen2.5-0.5B --sensitivity 0.05 --out better
+
+        edgewright quantize /models/gemma-3-270m --head-bits 8 --out small-head
     """
     from .compress.quantize.options import QuantizeOptions
+    from .compress.quantize.rules import parsed_rule
 
     given = {"bits": bits, "group_size": group_size, "scaling": scaling, "format": layout}
     options = checked(
-        QuantizeOptions, method=method, sym=sym, act_order=act_order, alpha=alpha,
+        QuantizeOptions, method=method, sym=sym, act_order=act_order, alpha=alpha, rules=[parsed_rule(text) for text in rule or ()],
+        head_bits=head_bits, embedding_bits=embedding_bits, sensitivity=None if sensitivity is None else {"budget": sensitivity},
         **{name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
     run_step("quantize", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from .errors import UsageError
 from .models import Family, family_of
 
-__all__ = ["BUILTIN_MODEL", "dtype_name", "model_path", "packing", "quantization", "read_config", "read_family", "resolve"]
+__all__ = ["BUILTIN_MODEL", "dtype_name", "model_path", "override", "packing", "quantization", "read_config", "read_family", "resolve"]
 
 BUILTIN_MODEL = "builtin:tiny-reasoner"
 ROOT = Path(__file__).parent
@@ -84,3 +85,11 @@ def packing(config: Mapping[str, Any]) -> tuple[int, int, bool] | None:
     if block.get("quant_method") in ("compressed-tensors", "modelopt"):
         return 8, -1, True  # of these layouts only 8-bit integers are read
     return int(block["bits"]), int(block["group_size"]), bool(block.get("sym", not block.get("zero_point", False)))
+
+
+def override(block: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """What the `dynamic` part of a quantization block says of the module of this full name; empty where nothing is said."""
+    patterns: Mapping[str, Mapping[str, Any]] = block.get("dynamic") or {}
+    matching = (p for p in patterns if re.match(p.removeprefix("-:").removeprefix("+:"), name))
+    first = next(matching, None)
+    return patterns[first] if first is not None else {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .configs import dtype_name, model_path, packing, read_family, resolve
+from .configs import dtype_name, model_path, packing, quantization, read_family, resolve
 from .errors import Refused
 from .models import family_of
 from .targets import Target, check, list_targets, load_target, longest_context, predict, size_of
@@ -29,6 +29,11 @@ class State:
     sym: bool = True
     format: str | None = None
     """Of an exported model; None for a checkpoint."""
+    g_idx: bool = False
+    """Whether groups of inputs are permuted, so that a kernel has to gather."""
+
+    extra_bytes: int = 0
+    """What the weights take beyond linear layers in `precision` and the rest in floating point: mixed bits, a packed head."""
 
     @property
     def parameters(self) -> int:
@@ -76,22 +81,32 @@ def initial(path: Path) -> State:
     _, config = read_family(path)
     if packed := packing(config):
         bits, group_size, sym = packed
-        return State(config, f"int{bits}", group_size, sym)
+        g_idx = bool((quantization(config) or {}).get("desc_act"))
+        return State(config, f"int{bits}", group_size, sym, g_idx=g_idx, extra_bytes=_extra(path, config))
     names = {"float16": "fp16", "bfloat16": "bf16"}
     return State(config, names.get(dtype_name(config), "fp32"))
+
+
+def _extra(path: Path, config: Mapping[str, Any]) -> int:
+    """Bytes of a quantized checkpoint that its bits and group size do not account for; 0 where they are all that it is said to have."""
+    block = quantization(config) or {}
+    if not block.get("dynamic") and not block.get("lm_head"):
+        return 0
+    there = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    return there - size_of(config, f"int{block['bits']}", int(block["group_size"]))
 
 
 def device_row(name: str, state: State, target: Target | None, context: int, batch: int) -> dict[str, Any]:
     """What a model weighs and what a target makes of it: memory, longest context, speed, energy, and the rules it breaks."""
     row: dict[str, Any] = {
         "step": name, "precision": state.precision, "parameters": state.parameters,
-        "weight_bytes": size_of(state.config, state.precision, state.group_size), "violations": [], "refused": [],
+        "weight_bytes": size_of(state.config, state.precision, state.group_size) + state.extra_bytes, "violations": [], "refused": [],
     }  # fmt: skip
     if target is None:
         return row
     expected = predict(
         target, state.config, precision=state.precision, context=context, prompt=min(context, 512), batch=batch,
-        group_size=state.group_size,
+        group_size=state.group_size, extra_bytes=state.extra_bytes,
     )  # fmt: skip
     row |= {
         "kv_bytes": expected.kv_bytes, "total_bytes": expected.total_bytes, "usable_bytes": expected.usable_bytes,
@@ -99,13 +114,13 @@ def device_row(name: str, state: State, target: Target | None, context: int, bat
         "ttft_band": expected.ttft_band, "engine": expected.engine, "power_mode": expected.power_mode, "notes": list(expected.notes),
         "tokens_per_joule": expected.tokens_per_joule,
         "longest_context": longest_context(
-            target, state.config, precision=state.precision, batch=batch, group_size=state.group_size
+            target, state.config, precision=state.precision, batch=batch, group_size=state.group_size, extra_bytes=state.extra_bytes
         ),
     }  # fmt: skip
     if state.format:
         found = check(
             target, state.config, format=state.format, precision=state.precision, group_size=state.group_size, sym=state.sym,
-            context=context, prompt=min(context, 512), batch=batch,
+            act_order_g_idx=state.g_idx, context=context, prompt=min(context, 512), batch=batch,
         )  # fmt: skip
         row["violations"] = [f"{v.message} (nearest: {v.nearest})" for v in found if v.severity != "refuse"]
         if family_of(state.config).shape(state.config).experts:

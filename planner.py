@@ -18,6 +18,7 @@ from .compress.prune.memory import prune_memory
 from .compress.prune.options import PruneOptions
 from .compress.prune.runner import preview
 from .compress.prune.schedule import spread
+from .compress.quantize.choice import extra_bytes
 from .compress.quantize.options import QuantizeOptions
 from .configs import resolve
 from .forecast import State, device_row, initial
@@ -61,7 +62,7 @@ def _after(step: Step, source: State, states: Mapping[str, State], target: str |
         return _rounds(step, source, target)[-1][1]
     if isinstance(step, QuantizeStep):
         require_dense(source.config, "quantized", step.name or step.kind)
-        return replace(source, precision=f"int{step.bits}", group_size=step.group_size, sym=step.sym)
+        return _quantized(step, source)
     if isinstance(step, ExportStep):
         require_dense(source.config, "exported", step.name or step.kind)
         return replace(source, precision=step.precision, format=step.format)
@@ -73,6 +74,13 @@ def _after(step: Step, source: State, states: Mapping[str, State], target: str |
         return student
     check_widths(step.qat, family_of(student.config), student.config, step.name or step.kind)
     return replace(student, precision=f"int{step.qat.bits}", group_size=step.qat.group_size, sym=step.qat.sym)
+
+
+def _quantized(options: QuantizeOptions, source: State) -> State:
+    extra = extra_bytes(family_of(source.config), source.config, options)
+    return replace(
+        source, precision=f"int{options.bits}", group_size=options.group_size, sym=options.sym, g_idx=options.permuted, extra_bytes=extra
+    )  # fmt: skip
 
 
 def plan_cut(options: PruneOptions, model: str, context: StepContext, target: str | None, precision: str = "int4") -> dict[str, Any]:
@@ -131,7 +139,7 @@ def _cost(
     step: Step, source: State, result: State, states: Mapping[str, State], recipe: Recipe, flops_per_second: float
 ) -> dict[str, Any]:  # fmt: skip
     """Memory, disk and time that making a step takes here; an estimate to the factor two, not a promise."""
-    disk = size_of(result.config, result.precision, result.group_size)
+    disk = size_of(result.config, result.precision, result.group_size) + result.extra_bytes
     if isinstance(step, IterateStep):
         works, before = [], source
         for cut, after in _rounds(step, source, recipe.target):

@@ -6,7 +6,7 @@ makes itself, and each layer computes what it would compute in the loaded model,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -146,7 +146,7 @@ class Streamed:
             first += len(rows)
         return torch.cat(found)
 
-    def logit_parts(self, hidden: Tensor) -> Iterator[Tensor]:
+    def logit_parts(self, hidden: Tensor) -> Generator[Tensor]:
         """The logits of what the last layer put out, [rows, seq, width], for `ROWS` tokens of the vocabulary after the other."""
         norm: Any = self.skeleton.get_submodule(self.family.final_norm)
         head: Any = self.skeleton.get_submodule(self.family.head)

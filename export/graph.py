@@ -162,7 +162,7 @@ class _Decoder:
         """The embeddings of the tokens, float32 [batch, sequence, hidden]."""
         g, name = self.graph, f"{self.family.embedding}.weight"
         with g.at(self.family.embedding):
-            table = g.weight(name, stored(self.weights.tensor(name).float(), self.type, name))
+            table = g.weight(name, stored(self.weights.dense(self.family.embedding), self.type, name))
             hidden = g.cast(g.node("Gather", table, ids), self.type, FLOAT)
             if self.family.scale_embedding:
                 hidden = g.node("Mul", hidden, g.constant(sqrt(self.shape.hidden_size), np.float32))
@@ -260,7 +260,7 @@ class _Decoder:
         g, f, s = self.graph, self.family, self.shape
         value = g.cast(hidden, FLOAT, self.type)
         with g.at(f.head):
-            if s.tied or f"{f.head}.weight" not in self.weights:
+            if s.tied or not (f"{f.head}.weight" in self.weights or self.weights.is_packed(f.head)):
                 result = g.node("MatMul", value, g.node("Transpose", f"{f.embedding}.weight", perm=[1, 0]))
             else:
                 result = self.linears.dense(value, f.head)

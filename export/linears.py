@@ -49,8 +49,13 @@ def int4_block(packed: PackedLinear, name: str) -> tuple[NDArray[np.uint8], NDAr
         float32 [in / group_size, out], the scales, exactly as the checkpoint has them.
 
     Raises:
-        Refused: the layer is not 4-bit symmetric, or its sizes do not pack.
+        Refused: the layer is not 4-bit symmetric, its groups are permuted, or its sizes do not pack.
     """
+    if packed.g_idx is not None:
+        raise Refused(
+            f"{name}: g_idx permutes the groups, and blocks are consecutive inputs",
+            "quantize again with static act-order (desc_act false)",
+        )
     if packed.bits != 4 or not packed.sym:
         kind = "asymmetric" if packed.bits == 4 else f"{packed.bits}-bit"
         raise Refused(

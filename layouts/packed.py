@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-__all__ = ["Int8Inputs", "Layout", "PackedLinear", "Scheme", "pack_words", "unpack_words"]
+__all__ = ["Int8Inputs", "Layout", "PackedLinear", "Scheme", "pack_words", "unpack_words", "values_together"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class PackedLinear:
         scales: float32 [out, groups], exactly the values that are stored.
         zeros: uint8 [out, groups]; 2**(bits - 1) everywhere when symmetric.
         bits: bits of an integer.
-        group_size: consecutive input channels that share a scale; the whole width when -1 was asked for.
+        group_size: input channels that share a scale; the whole width when -1 was asked for.
         inputs: how the layer's inputs are rounded; None where they stay in floating point.
+        g_idx: int32 [in], the group of each input channel; None where groups are consecutive channels, as kernels want them.
     """
 
     integers: Tensor
@@ -52,6 +54,7 @@ class PackedLinear:
     bits: int
     group_size: int
     inputs: Int8Inputs | None = None
+    g_idx: Tensor | None = None
 
     @property
     def sym(self) -> bool:
@@ -60,11 +63,16 @@ class PackedLinear:
 
     def rows(self, begin: int, end: int) -> PackedLinear:
         """Some of the outputs."""
-        return PackedLinear(self.integers[begin:end], self.scales[begin:end], self.zeros[begin:end], self.bits, self.group_size)
+        return PackedLinear(
+            self.integers[begin:end], self.scales[begin:end], self.zeros[begin:end], self.bits, self.group_size, self.inputs, self.g_idx
+        )
 
     def dequantize(self) -> Tensor:
         """The float32 [out, in] weight that the integers stand for: (integer - zero) * scale."""
         out, width = self.integers.shape
+        if self.g_idx is not None:
+            scales, zeros = (t.float()[:, self.g_idx.long()] for t in (self.scales, self.zeros))
+            return (self.integers.float() - zeros) * scales
         grouped = self.integers.view(out, -1, self.group_size).float()
         return ((grouped - self.zeros.float().unsqueeze(-1)) * self.scales.float().unsqueeze(-1)).view(out, width)
 
@@ -88,6 +96,10 @@ class Layout(ABC):
     @abstractmethod
     def write(self, packed: PackedLinear) -> dict[str, Tensor]:
         """The tensors of a packed layer."""
+
+    def joined(self, blocks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors of a layer from those of consecutive blocks of its outputs, which are the last axis of all but `g_idx`."""
+        return {part: blocks[0][part] if part == "g_idx" else torch.cat([b[part] for b in blocks], -1) for part in blocks[0]}
 
     @abstractmethod
     def read(self, parts: Mapping[str, Tensor], scheme: Scheme, name: str) -> PackedLinear:
@@ -127,12 +139,26 @@ class Layout(ABC):
         )
 
 
+def values_together(bits: int) -> int:
+    """How many integers fill a whole number of 32-bit words: 16 of 2 bits, 8 of 4, 4 of 8; 32 of 3 bits fill three words."""
+    return math.lcm(32, bits) // bits
+
+
 def pack_words(values: Tensor, bits: int) -> Tensor:
-    """Pack uint8 [rows * per_word, columns] into int32 [rows, columns], lowest bits first along the first axis."""
-    per_word = 32 // bits
-    words = values.long().view(-1, per_word, values.shape[1])
-    shifts = (torch.arange(per_word) * bits).view(1, -1, 1)
-    return _wrap_int32((words << shifts).sum(1))
+    """Pack uint8 [rows, columns] into int32 [rows * bits / 32, columns]: a stream of bits along the first axis, lowest first.
+
+    An integer may lie across two words, as those of 3 bits do; `rows` must be a multiple of `values_together(bits)`.
+    """
+    together = values_together(bits)
+    values = values.view(-1, together, values.shape[1])
+    words = torch.zeros(len(values), together * bits // 32, values.shape[2], dtype=torch.int64, device=values.device)
+    for i in range(together):
+        word, shift = divmod(i * bits, 32)
+        shifted = values[:, i].long() << shift
+        words[:, word] |= shifted & 0xFFFFFFFF
+        if shift + bits > 32:
+            words[:, word + 1] |= shifted >> 32
+    return _wrap_int32(words.view(-1, words.shape[2]))
 
 
 def _wrap_int32(values: Tensor) -> Tensor:
@@ -140,8 +166,14 @@ def _wrap_int32(values: Tensor) -> Tensor:
 
 
 def unpack_words(words: Tensor, bits: int) -> Tensor:
-    """Undo `pack_words`: int32 [rows, columns] to uint8 [rows * per_word, columns]."""
-    per_word = 32 // bits
-    shifts = (torch.arange(per_word, device=words.device) * bits).view(1, -1, 1)
-    values = (words.long().unsqueeze(1) >> shifts) & (2**bits - 1)
-    return values.reshape(-1, words.shape[1]).to(torch.uint8)
+    """Undo `pack_words`: int32 [words, columns] to uint8 [words * 32 / bits, columns]."""
+    together = values_together(bits)
+    stream = words.long().view(-1, together * bits // 32, words.shape[1]) & 0xFFFFFFFF
+    values = torch.empty(len(stream), together, words.shape[1], dtype=torch.uint8, device=words.device)
+    for i in range(together):
+        word, shift = divmod(i * bits, 32)
+        found = stream[:, word] >> shift
+        if shift + bits > 32:
+            found = found | (stream[:, word + 1] << (32 - shift))
+        values[:, i] = (found & (2**bits - 1)).to(torch.uint8)
+    return values.view(-1, words.shape[1])

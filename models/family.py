@@ -181,6 +181,15 @@ class Family:
         """
         return dict.fromkeys(self.linear_shapes(config), self.shape(config).num_hidden_layers)
 
+    def linear_modules(self, config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+        """Every linear layer of the decoder by its full name in files, with its (out_features, in_features)."""
+        shapes, layers = self.linear_shapes(config), range(self.shape(config).num_hidden_layers)
+        return {self.full(index, name): shape for index in layers for name, shape in shapes.items()}
+
+    def full(self, layer: int, name: str) -> str:
+        """The full name of a module of decoder layer `layer`."""
+        return f"{self.layers}.{layer}.{name}"
+
     def parameters(self, config: Mapping[str, Any]) -> int:
         """How many parameters a config.json describes, norms and biases included."""
         s, shapes, counts = self.shape(config), self.linear_shapes(config), self.linear_counts(config)

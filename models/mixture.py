@@ -83,6 +83,20 @@ class Mixture(Family):
 
         return {name: count(name) for name in names}
 
+    def linear_modules(self, config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+        """See `Family.linear_modules`; every expert counts."""
+        s, shapes, found = self.shape(config), self.linear_shapes(config), dict[str, tuple[int, int]]()
+        if s.experts is None:
+            return super().linear_modules(config)
+        everywhere, dense = (self.q, self.k, self.v, self.o), (self.gate, self.up, self.down)
+        for index in range(s.num_hidden_layers):
+            for name, shape in shapes.items():
+                if name not in everywhere and (name in dense) == (index in s.experts.layers):
+                    continue
+                numbers = range(s.experts.count) if ".*." in name else (0,)
+                found |= {self.full(index, name.replace("*", str(number))): shape for number in numbers}
+        return found
+
     def parameters(self, config: Mapping[str, Any]) -> int:
         """See `Family.parameters`."""
         s = self.shape(config)

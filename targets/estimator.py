@@ -34,6 +34,9 @@ __all__ = ["ENGINES", "Prediction", "engines", "float_bytes_on", "hardware_of", 
 
 ENGINES = {"jetson": ("edge-llm", "vllm", "llama.cpp", "mlc", "ollama", "tinychat", "transformers"), "cpu": ("onnxruntime",)}
 
+UNMEASURED = ("fp8", "int3", "int2")
+"""Precisions without kernels on any board that is known here."""
+
 MOST_POSITIONS = 131072
 """Positions of a model whose config.json does not limit them."""
 
@@ -126,6 +129,7 @@ def predict(
     power_mode: str | None = None,
     group_size: int = 128,
     engine: str | None = None,
+    extra_bytes: int = 0,
 ) -> Prediction:
     """Memory and speed of a model on a target.
 
@@ -139,6 +143,7 @@ def predict(
         power_mode: by name; the target's default mode if None.
         group_size: of INT4.
         engine: one of `engines(target)`; by default the first.
+        extra_bytes: what the weights take beyond linear layers in `precision` and the rest in floating point; read at every step.
 
     Raises:
         UsageError: unknown precision, power mode or engine, or a size below 1.
@@ -152,13 +157,13 @@ def predict(
     mode = target.mode(power_mode)
     fit = load_fit()
     floats = float_bytes_on(target, precision)
-    weights = size_of(config, precision, group_size, float_bytes=floats)
+    weights = size_of(config, precision, group_size, float_bytes=floats) + extra_bytes
     cache = kv_size(config, context, batch, element_bytes=floats)
     processor = "cpu" if precision == "int8-dynamic" else target.platform.kind  # ONNX Runtime runs it on the cores
     runtime = runtime_size(config, fit.runtime[processor], weights + cache, batch, floats)
     usable = usable_bytes(target)
     notes = list(_notes(target, precision, fit.engines[engine]))
-    run = _Run(target, config, fit.engines[engine], precision, group_size, context, prompt, batch, floats)
+    run = _Run(target, config, fit.engines[engine], precision, group_size, context, prompt, batch, floats, extra_bytes)
     if family_of(config).shape(config).experts:
         read, paid, every = (f"{size / 1e9:.2f} GB" for size in (run.read_bytes(batch), run.paid_bytes, run.read_bytes()))
         notes.append(f"a mixture of experts: a decode step reads {read} of {every}, and by published rates takes as long as {paid} would")
@@ -175,13 +180,16 @@ def predict(
 
 
 def longest_context(
-    target: Target, config: Mapping[str, Any], *, precision: str, batch: int = 1, group_size: int = 128
+    target: Target, config: Mapping[str, Any], *, precision: str, batch: int = 1, group_size: int = 128, extra_bytes: int = 0
 ) -> int:  # fmt: skip
     """Tokens of KV cache that fit beside the weights, in steps of 64, up to the model's positions; 0 if not even one step does."""
     most = int(config.get("max_position_embeddings") or MOST_POSITIONS) // 64
 
     def fits(steps: int) -> bool:
-        return predict(target, config, precision=precision, context=64 * steps, prompt=1, batch=batch, group_size=group_size).fits
+        found = predict(
+            target, config, precision=precision, context=64 * steps, prompt=1, batch=batch, group_size=group_size, extra_bytes=extra_bytes
+        )  # fmt: skip
+        return found.fits
 
     return 64 * (bisect.bisect_left(range(1, most + 1), True, key=lambda steps: not fits(steps)))
 
@@ -195,7 +203,7 @@ def _engine(target: Target, engine: str | None) -> str:
 
 def _notes(target: Target, precision: str, fit: EngineFit) -> list[str]:
     notes = list(fit.notes)
-    if precision == "fp8" or (precision == "int8-dynamic" and target.platform.kind == "jetson"):
+    if precision in UNMEASURED or (precision == "int8-dynamic" and target.platform.kind == "jetson"):
         notes.append(f"{precision} does not run on this target's GPU, so no speed is given")
     elif precision == "fp32" and target.platform.kind == "jetson":
         notes.append("no fp32 measurement was published; its speed is extrapolated from fp16")
@@ -215,18 +223,19 @@ class _Run:
     prompt: int
     batch: int
     float_bytes: int
+    extra_bytes: int
 
     @property
     def measurable(self) -> bool:
         """Whether the engine would run this on the processor that the fit is about."""
-        return self.precision != "fp8" and not (self.precision == "int8-dynamic" and self.target.platform.kind == "jetson")
+        return self.precision not in UNMEASURED and not (self.precision == "int8-dynamic" and self.target.platform.kind == "jetson")
 
     def read_bytes(self, tokens: int | None = None) -> int:
         """Weights that a step on so many tokens reads, as the engine stores them; None for a step that needs every expert."""
         stored = self.fit.stored_bits
         if self.precision in stored:
-            return traffic(self.config, stored[self.precision], stored["head"], tokens)
-        return read_size(self.config, self.precision, self.group_size, self.float_bytes, tokens)
+            return traffic(self.config, stored[self.precision], stored["head"], tokens) + self.extra_bytes
+        return read_size(self.config, self.precision, self.group_size, self.float_bytes, tokens) + self.extra_bytes
 
     @cached_property
     def paid_bytes(self) -> int:

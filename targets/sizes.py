@@ -18,10 +18,12 @@ __all__ = [
     "traffic", "with_toll",
 ]  # fmt: skip
 
-PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8", "int8-dynamic", "int4")
+PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8", "int8-dynamic", "int4", "int3", "int2")
 FLOAT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-SCALE_BYTES = {"int4": 2, "int8": 4, "int8-dynamic": 4}
-"""Float16 scales a group in the INT4 layouts, a float32 scale an output channel for INT8."""
+GROUPED = {"int4": 4, "int3": 3, "int2": 2}
+"""Bits of a weight of the precisions that come in groups."""
+SCALE_BYTES = {"int4": 2, "int3": 2, "int2": 2, "int8": 4, "int8-dynamic": 4}
+"""Float16 scales a group in the layouts of INT4 and below, a float32 scale an output channel for INT8."""
 
 
 def check_precision(precision: str) -> None:
@@ -70,9 +72,9 @@ def _linear_size(n: int, k: int, precision: str, group_size: int) -> int:
     """Bytes of one [n, k] weight with its scales."""
     if precision in FLOAT_BYTES:
         return n * k * FLOAT_BYTES[precision]
-    if precision == "int4":
+    if precision in GROUPED:
         groups = 1 if group_size < 0 else -(-k // group_size)
-        return n * k // 2 + n * groups * SCALE_BYTES["int4"]
+        return n * k * GROUPED[precision] // 8 + n * groups * SCALE_BYTES[precision]
     return n * k + n * SCALE_BYTES.get(precision, 0)
 
 

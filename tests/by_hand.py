@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,17 +18,15 @@ def dequantize_gptq(parts: Mapping[str, Tensor], bits: int, outputs: int | None 
         bits: bits of an integer.
         outputs: how many of the output channels to read (all, if nothing is said; this is slow).
     """
-    each, top = 32 // bits, 2**bits - 1
     words, zero_words = parts["qweight"].tolist(), parts["qzeros"].tolist()
     scales, group_of = parts["scales"].float().tolist(), parts["g_idx"].tolist()
-    inputs, outputs = len(words) * each, outputs or len(words[0])
+    inputs, outputs = len(words) * 32 // bits, outputs or len(words[0])
     weight = torch.empty(outputs, inputs)
-    for k in range(inputs):
-        group = group_of[k]
-        for n in range(outputs):
-            integer = ((words[k // each][n] & 0xFFFFFFFF) >> (bits * (k % each))) & top
-            zero = (((zero_words[group][n // each] & 0xFFFFFFFF) >> (bits * (n % each))) & top) + 1
-            weight[n, k] = (integer - zero) * scales[group][n]
+    for n in range(outputs):
+        integers = _integers([row[n] for row in words], bits)
+        for k in range(inputs):
+            zeros = _zeros(tuple(zero_words[group_of[k]]), bits)
+            weight[n, k] = (integers[k] - (zeros[n] + 1)) * scales[group_of[k]][n]
     return weight
 
 
@@ -61,6 +60,17 @@ def rounded_by_hand(row: list[float], scale: float | None = None) -> list[float]
     """One token's activations after 8-bit integers, on a scale of its own or on a fixed one."""
     scale = scale or max(abs(x) for x in row) / 127
     return [max(-127, min(127, round(x / scale))) * scale for x in row]
+
+
+def _integers(words: Sequence[int], bits: int) -> list[int]:
+    """The integers of int32 words, which are one long binary number with the lowest word first."""
+    number = sum((word & 0xFFFFFFFF) << (32 * i) for i, word in enumerate(words))
+    return [(number >> (bits * i)) & (2**bits - 1) for i in range(len(words) * 32 // bits)]
+
+
+@lru_cache(maxsize=256)
+def _zeros(words: tuple[int, ...], bits: int) -> list[int]:
+    return _integers(words, bits)
 
 
 def part_of(state: Mapping[str, Tensor], module: str) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from by_hand import dequantize_gptq
@@ -9,10 +11,11 @@ from by_hand import dequantize_gptq
 from edgewright.errors import Refused, UsageError
 from edgewright.layouts import PackedLinear, Scheme, layout_of
 from edgewright.layouts.gptq import Gptq
+from edgewright.layouts.packed import pack_words, unpack_words
 
-OUT, WIDTH = 16, 128
+OUT, WIDTH = 32, 256
 GPTQ = Gptq()
-CASES = [(bits, sym, group) for bits in (4, 8) for sym in (True, False) for group in (32, WIDTH)]
+CASES = [(bits, sym, group) for bits in (2, 3, 4, 8) for sym in (True, False) for group in (32, 64, 128, WIDTH)]
 
 
 def random_packed(bits: int, sym: bool, group: int, seed: int = 0) -> PackedLinear:
@@ -43,10 +46,9 @@ def test_another_reader_sees_the_same_weight(bits: int, sym: bool, group: int) -
 @pytest.mark.parametrize(("bits", "sym", "group"), CASES)
 def test_types_and_shapes_are_the_formats(bits: int, sym: bool, group: int) -> None:
     parts = GPTQ.write(random_packed(bits, sym, group))
-    each = 32 // bits
     assert {name: (tuple(t.shape), t.dtype) for name, t in parts.items()} == {
-        "qweight": ((WIDTH // each, OUT), torch.int32),
-        "qzeros": ((WIDTH // group, OUT // each), torch.int32),
+        "qweight": ((WIDTH * bits // 32, OUT), torch.int32),
+        "qzeros": ((WIDTH // group, OUT * bits // 32), torch.int32),
         "scales": ((WIDTH // group, OUT), torch.float16),
         "g_idx": ((WIDTH,), torch.int32),
     }
@@ -74,12 +76,43 @@ def test_dequantize_is_integer_minus_zero_times_scale() -> None:
     assert not packed.sym
 
 
-def test_permuted_groups_are_refused_by_name() -> None:
+@pytest.mark.parametrize(("bits", "sym"), [(2, True), (3, False), (4, True), (8, False)])
+def test_permuted_groups_are_kept(bits: int, sym: bool) -> None:
+    g_idx = (torch.randperm(WIDTH, generator=torch.Generator().manual_seed(0)) // 32).to(torch.int32)
+    packed = replace(random_packed(bits, sym, 32), g_idx=g_idx)
+    parts = GPTQ.write(packed)
+    assert torch.equal(parts["g_idx"], g_idx)
+    back = GPTQ.read(parts, Scheme(bits, 32, sym), "layer")
+    assert back.g_idx is not None
+    assert torch.equal(back.g_idx, g_idx)
+    assert torch.equal(back.dequantize(), packed.dequantize())
+    assert torch.equal(dequantize_gptq(parts, bits), packed.dequantize())
+
+
+def test_consecutive_groups_need_no_g_idx() -> None:
+    assert GPTQ.read(GPTQ.write(random_packed(4, True, 32)), Scheme(4, 32), "layer").g_idx is None
+
+
+def test_groups_that_are_not_there_are_named() -> None:
     parts = GPTQ.write(random_packed(4, True, 32))
-    parts["g_idx"] = parts["g_idx"][torch.randperm(WIDTH, generator=torch.Generator().manual_seed(0))]
-    with pytest.raises(UsageError, match=r"model\.layers\.3\.down: g_idx") as caught:
-        GPTQ.read(parts, Scheme(4, 32), "model.layers.3.down")
-    assert "desc_act" in caught.value.hint
+    with pytest.raises(UsageError, match=r"model\.layers\.3\.down: g_idx names groups"):
+        GPTQ.read({**parts, "g_idx": parts["g_idx"] + 1}, Scheme(4, 32), "model.layers.3.down")
+
+
+def test_three_bits_lie_across_words() -> None:
+    """Integer 10 has its highest bit in the second word, integer 21 its two highest in the third (as AutoGPTQ packs them)."""
+    integers = torch.zeros(32, 1, dtype=torch.uint8)
+    integers[10], integers[21], integers[31] = 0b100, 0b101, 0b111
+    words = [int(word) & 0xFFFFFFFF for word in pack_words(integers, 3)[:, 0]]
+    assert words == [0, 1 | (1 << 31), 0b10 | (0b111 << 29)]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_words_come_back(bits: int) -> None:
+    values = torch.randint(0, 2**bits, (96, 5), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    words = pack_words(values, bits)
+    assert words.shape == (96 * bits // 32, 5)
+    assert torch.equal(unpack_words(words, bits), values)
 
 
 def test_a_file_without_g_idx_is_read() -> None:

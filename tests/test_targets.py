@@ -148,6 +148,8 @@ def test_sizes_of_qwen25_3b_match_a_hand_count() -> None:
     assert size_of(QWEN25_3B, "int4") == linears // 2 + linears // 128 * 2 + 2 * rest
     assert size_of(QWEN25_3B, "int4", 32) == linears // 2 + linears // 32 * 2 + 2 * rest
     assert size_of(QWEN25_3B, "int4", -1) == linears // 2 + out_features * 2 + 2 * rest
+    assert size_of(QWEN25_3B, "int3") == linears * 3 // 8 + linears // 128 * 2 + 2 * rest
+    assert size_of(QWEN25_3B, "int2", 64) == linears // 4 + linears // 64 * 2 + 2 * rest
     assert size_of(QWEN25_3B, "int4", float_bytes=4) == linears // 2 + linears // 128 * 2 + 4 * rest
     assert size_of(QWEN25_3B, "int8") == linears + 4 * out_features + 2 * rest
     assert size_of(QWEN25_3B, "int8-dynamic") == linears + 4 * out_features + 4 * rest
@@ -169,8 +171,8 @@ def test_kv_cache_counts_windows_once_they_are_full() -> None:
 
 
 def test_unknown_precisions_and_families_are_user_errors() -> None:
-    with pytest.raises(UsageError, match="int3"):
-        size_of(SMALL, "int3")
+    with pytest.raises(UsageError, match="int5"):
+        size_of(SMALL, "int5")
     with pytest.raises(Refused, match="mamba"):
         size_of(changed(SMALL, model_type="mamba"), "fp16")
 

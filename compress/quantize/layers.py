@@ -16,8 +16,9 @@ from ..activations import Room
 from ..gram import output_error
 from ..layerwise import first_inputs
 from ..stages import Stages
-from .gptq import gptq, rtn
+from .gptq import Quantized, gptq, rtn
 from .options import QuantizeOptions
+from .permuted import permuted_gptq
 from .scaling import Scaler
 
 __all__ = ["Run", "quantized_layers"]
@@ -36,6 +37,8 @@ class Run:
     notes: list[str] = field(default_factory=list)
     changed: dict[str, Tensor] = field(default_factory=dict)
     """Tensors of the layer at hand that scaling has changed and that are not packed, by full name; whoever writes takes them."""
+    tables: dict[str, float] = field(default_factory=dict)
+    """Relative weight error of the embedding or head, where it is quantized."""
 
 
 def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler) -> Iterator[dict[str, PackedLinear]]:
@@ -82,9 +85,15 @@ def _rounded(run: Run, name: str, weight: Tensor, scheme: Scheme, hessian: Tenso
     o = run.options
     if o.method == "rtn":
         return rtn(weight, scheme)
-    result = gptq(weight, hessian, scheme, o.act_order, o.damp, o.refine)
+    result = _solved(weight, hessian, scheme, o)
     if result.damp is None:
         run.notes.append(f"{name}: the Hessian could not be factorised; rounded to nearest")
     elif result.damp > o.damp:
         run.notes.append(f"{name}: needed damping {result.damp:g}")
     return result.packed
+
+
+def _solved(weight: Tensor, hessian: Tensor, scheme: Scheme, options: QuantizeOptions) -> Quantized:
+    if options.act_order == "permuted":
+        return permuted_gptq(weight, hessian, scheme, options.damp, options.refine)
+    return gptq(weight, hessian, scheme, options.act_order == "static", options.damp, options.refine)

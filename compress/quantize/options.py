@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ...layouts import Scheme
+from .rules import Rule, Sensitivity, first_match
 
 __all__ = ["QuantizeOptions"]
 
@@ -24,10 +26,14 @@ class QuantizeOptions(BaseModel):
         description="gptq; awq: scaling and clipping by activations; rtn: plain rounding, the baseline to beat; int8: weights and "
         "activations in 8 bits, a scale a token; smoothquant: likewise, with activation scales fixed from the calibration data",
     )
-    bits: Literal[4, 8] = Field(default=4, description="bits of a weight; 8 for int8 and smoothquant")
+    bits: Literal[2, 3, 4, 8] = Field(default=4, description="bits of a weight; 8 for int8 and smoothquant")
     group_size: int = Field(default=128, description="input channels that share a scale; -1 for all")
     sym: bool = Field(default=True, description="zero point in the middle; what Jetson kernels need")
-    act_order: bool = Field(default=True, description="static act-order: energetic columns first, groups stay contiguous")
+    act_order: Literal["static", "permuted", "none"] = Field(
+        default="static",
+        description="energetic columns first. static: groups stay consecutive channels; permuted: groups follow the order, and every "
+        "layer has a g_idx that kernels must gather by (desc_act); none: columns as they come",
+    )
     damp: float = Field(default=0.005, gt=0, description="share of the mean Hessian diagonal added to it")
     refine: int = Field(default=1, ge=0, description="times that scales and integers are improved in turn after GPTQ; 0: the paper's GPTQ")
     scaling: Literal["none", "awq", "smoothquant"] = Field(
@@ -38,6 +44,12 @@ class QuantizeOptions(BaseModel):
     format: Literal["gptq", "awq", "compressed-tensors", "modelopt"] = Field(
         default="gptq", description="layout on disk; awq for method awq; compressed-tensors for int8, modelopt for smoothquant"
     )
+    rules: tuple[Rule, ...] = Field(default=(), description="layers that are treated otherwise, by name; the first that matches counts")
+    head_bits: Literal[2, 3, 4, 8] | None = Field(
+        default=None, description="quantize the head too, to so many bits; a tied one is the embedding"
+    )
+    embedding_bits: Literal[2, 3, 4, 8] | None = Field(default=None, description="quantize the embedding too, to so many bits")
+    sensitivity: Sensitivity | None = Field(default=None, description="measure first, and keep the worst matrices at more bits")
 
     @model_validator(mode="before")
     @classmethod
@@ -65,17 +77,63 @@ class QuantizeOptions(BaseModel):
             raise ValueError(f"format {self.format} is for weights and activations in 8 bits: use method int8 or smoothquant")
         elif self.format == "awq" and self.bits != 4:
             raise ValueError("the awq layout holds 4-bit weights: use bits 4, or format gptq")
+        if self.format != "gptq":
+            self._check_plain()
         if self.method == "awq" and self.scaling == "none":
             raise ValueError("method awq without scaling is plain rounding: use method rtn, or leave scaling out")
         if self.method == "smoothquant" and self.scaling != "smoothquant":
             raise ValueError("method smoothquant goes with scaling smoothquant: leave scaling out")
         return self
 
+    def _check_plain(self) -> None:
+        """Only the GPTQ layout can say that some layers differ."""
+        wants = {
+            "act_order permuted": self.permuted, "rules other than skip": any(not rule.skip for rule in self.rules),
+            "head_bits and embedding_bits": self.head_bits or self.embedding_bits, "sensitivity": self.sensitivity,
+        }  # fmt: skip
+        if found := [name for name, wanted in wants.items() if wanted]:
+            raise ValueError(f"the layout {self.format} has no place for {', '.join(found)}: use format gptq, or leave it out")
+
     @property
     def rounds_activations(self) -> bool:
         """Whether what enters a packed layer is rounded as well."""
         return self.method in W8A8
 
+    @field_validator("act_order", mode="before")
+    @classmethod
+    def _said_as_switch(cls, value: object) -> object:
+        """Earlier recipes switched the static order on or off."""
+        return {True: "static", False: "none"}[value] if isinstance(value, bool) else value
+
+    def keeping(self, schemes: Mapping[str, Scheme]) -> QuantizeOptions:
+        """The same with the matrices of these names at the better bits of `sensitivity`; their groups stay."""
+        assert self.sensitivity
+        groups = {name: scheme.group_size if scheme.group_size != self.group_size else None for name, scheme in schemes.items()}
+        bits = self.sensitivity.keep_bits
+        kept = tuple(Rule.model_validate({"match": name, "bits": bits, "group_size": group}) for name, group in groups.items())
+        return self.model_copy(update={"rules": (*kept, *self.rules)})
+
+    @property
+    def permuted(self) -> bool:
+        """Whether groups follow the order of columns, so that layers have a `g_idx` of their own."""
+        return self.method == "gptq" and self.act_order == "permuted"
+
     def scheme(self, name: str) -> Scheme | None:
         """What becomes of the linear layer of this full name; None if it stays in floating point."""
-        return Scheme(self.bits, self.group_size, self.sym)
+        rule = first_match(self.rules, name)
+        return None if rule and rule.skip else self._ruled(rule)
+
+    def table(self, name: str, bits: int | None) -> Scheme | None:
+        """What becomes of the embedding or head of this full name; None if it stays in floating point.
+
+        A rule is about it only if it names it in full: `*` means the layers.
+        """
+        rule = next((rule for rule in self.rules if rule.match == name), None)
+        if (rule and rule.skip) or not (rule or bits):
+            return None
+        return self._ruled(rule, bits)
+
+    def _ruled(self, rule: Rule | None, bits: int | None = None) -> Scheme:
+        """The scheme of a layer that this rule, if any, is about."""
+        changed = (rule.bits, rule.group_size) if rule else (None, None)
+        return Scheme(changed[0] or bits or self.bits, changed[1] or self.group_size, self.sym)

@@ -1,0 +1,145 @@
+"""Which matrices suffer most from few bits, and which of them are worth more of them under a budget of bytes.
+
+One pass over the layers measures: each matrix is rounded at its bits and at more, and both are judged by what they change in
+its outputs on the calibration inputs of the unquantized model (tr(D H D^T) relative to tr(W H W^T), as the report has it).
+What saves the most error a byte is kept at more bits, until the budget is spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ...checkpoint import rows_of
+from ...console import progress
+from ...layouts import Scheme
+from ...models import Family, weight_of
+from ...streaming import ROWS, Streamed
+from ..activations import Activations, Room
+from ..gram import Gram
+from ..layerwise import LayerCall, advance, first_inputs
+from .gptq import rtn
+from .rules import stored_bytes
+
+__all__ = ["Finding", "measured", "table", "worth_keeping"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What rounding one matrix does.
+
+    Attributes:
+        bits: those it was to have.
+        error: relative squared error of its outputs at these bits, rounded to nearest.
+        kept_error: the same at more bits.
+        extra_bytes: what these take more.
+    """
+
+    bits: int
+    error: float
+    kept_error: float
+    extra_bytes: int
+
+    @property
+    def gain(self) -> float:
+        """Error that a byte saves."""
+        return (self.error - self.kept_error) / self.extra_bytes
+
+
+def measured(model: Streamed, rows: list[Tensor], room: Room, schemes: Mapping[str, Scheme], keep_bits: int) -> dict[str, Finding]:
+    """What rounding does to every matrix that is to have fewer than `keep_bits`, by full module name.
+
+    Args:
+        model: the model in floating point, of which one layer is in memory at a time.
+        rows: calibration rows, int64 [2, seq].
+        room: for the hidden states.
+        schemes: of the matrices, head included; those of an untied embedding and of experts are passed over.
+        keep_bits: what they are compared with.
+    """
+    family, found = model.family, dict[str, Finding]()
+    states, calls = first_inputs(model, rows, room)
+    with progress("measuring sensitivity", len(model.layers)) as bar, torch.no_grad():
+        for index, call in enumerate(calls):
+            with model.held(index) as layer:
+                hessians = _hessians(family, layer, call, states)
+                for name, hessian in hessians.items():
+                    scheme = schemes.get(family.full(index, name))
+                    if scheme and scheme.bits < keep_bits:
+                        found[family.full(index, name)] = _finding([weight_of(layer.get_submodule(name))], hessian, scheme, keep_bits)
+            bar.advance(note=f"layer {index + 1}/{len(model.layers)}")
+        head = family.head if f"{family.head}.weight" in model.specs else family.embedding
+        if (scheme := schemes.get(head)) and scheme.bits < keep_bits:
+            blocks = (part for rows in rows_of(model.path, f"{head}.weight", ROWS) for part in rows.split(1024))
+            found[head] = _finding(blocks, _head_hessian(model, states), scheme, keep_bits)
+    return found
+
+
+def _hessians(family: Family, layer: nn.Module, call: LayerCall, states: Activations) -> dict[str, Tensor]:
+    """Run a layer on the states, which become its outputs; the sum of outer products of what entered each linear in it."""
+    grams, hooks = dict[str, Gram](), []
+    for group in family.input_groups:
+        first = layer.get_submodule(group[0])
+        gram = grams[group[0]] = Gram(weight_of(first).shape[1], states.device)
+        hooks.append(first.register_forward_pre_hook(_adding_to(gram)))
+    try:
+        advance(layer, states, call)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    sums = {group: grams[group[0]].matrix() for group in family.input_groups}
+    return {name: hessian for group, hessian in sums.items() for name in group}
+
+
+def _adding_to(gram: Gram) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    return lambda _module, args: gram.add(args[0])
+
+
+def _finding(blocks: Iterable[Tensor], hessian: Tensor, scheme: Scheme, keep_bits: int) -> Finding:
+    """From the rows of a matrix, block by block."""
+    energy = error = kept = 0.0
+    outputs = width = 0
+    better = replace(scheme, bits=keep_bits)
+    for block in blocks:
+        weight = block.to(hessian.device, torch.float32)
+        energy += float(((weight @ hessian) * weight).sum())
+        few, more = (rtn(weight, s).dequantize() - weight for s in (scheme, better))
+        error += float(((few @ hessian) * few).sum())
+        kept += float(((more @ hessian) * more).sum())
+        outputs, width = outputs + len(weight), weight.shape[1]
+    energy = max(energy, 1e-30)
+    extra = stored_bytes((outputs, width), better) - stored_bytes((outputs, width), scheme)
+    return Finding(scheme.bits, error / energy, kept / energy, extra)
+
+
+def _head_hessian(model: Streamed, states: Activations) -> Tensor:
+    """The sum of outer products of what enters the head, from what the last layer put out."""
+    head = model.skeleton.get_submodule(model.family.head)
+    gram = Gram(states.shape[2], states.device)
+    hook = head.register_forward_pre_hook(_adding_to(gram))
+    try:
+        for row in range(len(states)):
+            with closing(model.logit_parts(states[row])) as parts:
+                next(parts)  # the first part of the vocabulary is enough to see what enters
+    finally:
+        hook.remove()
+    return gram.matrix()
+
+
+def worth_keeping(found: Mapping[str, Finding], budget: int) -> list[str]:
+    """The matrices that save the most error a byte, as many as the budget of bytes allows."""
+    kept, left = list[str](), budget
+    for name, finding in sorted(found.items(), key=lambda item: -item[1].gain):
+        if finding.extra_bytes <= left and finding.gain > 0:
+            kept.append(name)
+            left -= finding.extra_bytes
+    return kept
+
+
+def table(found: Mapping[str, Finding], kept: list[str]) -> dict[str, dict[str, float]]:
+    """The findings for the report, worst first, and whether each matrix was kept."""
+    order = sorted(found.items(), key=lambda item: -item[1].gain)
+    return {name: {**asdict(finding), "kept": float(name in kept)} for name, finding in order}
