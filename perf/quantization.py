@@ -4,7 +4,8 @@
 
 Every side is a process of its own that is given the same token rows and writes a checkpoint; its time is that of the whole
 process, its memory the largest resident set. Sides take turns, `--rounds` times. The first part of the text is for
-calibration, and windows after it are scored, for all checkpoints by the same code and in float32.
+calibration, and windows after it are scored, for all checkpoints by the same code and in float32. ModelOpt (`--modelopt`, an
+environment from compat/modelopt.txt) writes nothing that could be scored here: it scores itself, and times itself up to there.
 """
 
 from __future__ import annotations
@@ -34,6 +35,26 @@ loaded = GPTQModel.load(model, QuantizeConfig(bits=4, group_size=128, sym=True, 
 loaded.quantize(calibration, batch_size=1)
 loaded.save(out)
 """
+MODELOPT = """
+import json, math, sys, time
+begin = time.monotonic()
+import torch
+import modelopt.torch.quantization as mtq
+from transformers import AutoModelForCausalLM
+model, rows = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32).eval(), json.load(open(sys.argv[3]))
+def run(row):
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([row["ids"]]), use_cache=False).logits[0]
+model = mtq.quantize(model, mtq.INT4_AWQ_CFG, lambda _: [run(row).shape for row in rows])
+seconds = time.monotonic() - begin
+peak = next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+total = count = 0
+for row in json.load(open(sys.argv[4])):
+    labels = torch.tensor(row["labels"])[1:]
+    total += float(torch.nn.functional.cross_entropy(run(row)[:-1].float(), labels, ignore_index=-100, reduction="sum"))
+    count += int((labels >= 0).sum())
+print(json.dumps({"seconds": seconds, "peak": peak / 1e9, "perplexity": math.exp(total / count)}))
+"""
 OURS = """
 import json, sys
 from pathlib import Path
@@ -59,22 +80,27 @@ def main() -> None:
     baseline = _scored(args.model, held_out)
     print(f"unquantized: perplexity {baseline.perplexity:.2f} +- {baseline.stderr:.2f}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "rows.json"
-        file.write_text(json.dumps([vars(row) for row in rows]))
-        sides = _sides(args, file)
-        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+        files = [Path(folder) / name for name in ("rows.json", "held_out.json")]
+        for file, part in zip(files, (rows, held_out), strict=True):
+            file.write_text(json.dumps([vars(row) for row in part]))
+        sides = _sides(args, *files)
+        taken: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(args.rounds):
             for name, command in sides.items():
                 out = Path(folder) / f"{name}-{number}".replace(" ", "-")
-                taken[name].append(_timed([*command[:2], *command[2:3], str(args.model), str(out), *command[3:]], args.threads))
-                told = f"{taken[name][-1][0]:.0f} s, {taken[name][-1][1]:.2f} GB"
-                if number == 0:
+                seconds, peak, printed = _timed([*command[:3], str(args.model), str(out), *command[3:]], args.threads)
+                itself = json.loads(printed.splitlines()[-1]) if name == "ModelOpt" else {}
+                taken[name].append(itself.get("seconds", seconds))
+                told = f"{taken[name][-1]:.0f} s, {itself.get('peak', peak):.2f} GB"
+                if itself:
+                    told += f", perplexity {itself['perplexity']:.2f}"
+                elif number == 0:
                     text = _scored(out, held_out)
                     told += f", perplexity {text.perplexity:.2f} +- {text.stderr:.2f}"
                 print(f"{name}: {told}", flush=True)
     first, *others = taken
     for other in others:
-        ratio = min(seconds for seconds, _ in taken[first]) / min(seconds for seconds, _ in taken[other])
+        ratio = min(taken[first]) / min(taken[other])
         print(f"{first} / {other}: {ratio:.2f} of the time", flush=True)
 
 
@@ -91,28 +117,33 @@ def _arguments() -> argparse.Namespace:
         "--ours", nargs="+", default=['{"method": "gptq"}', '{"method": "rtn"}'], help="options of ours, as JSON; the first is compared"
     )
     parser.add_argument("--gptqmodel", help="the Python interpreter of an environment with GPTQModel")
+    parser.add_argument("--modelopt", help="the Python interpreter of an environment with ModelOpt")
     return parser.parse_args()
 
 
-def _sides(args: argparse.Namespace, rows: Path) -> dict[str, list[str]]:
+def _sides(args: argparse.Namespace, rows: Path, held_out: Path) -> dict[str, list[str]]:
     """Name -> interpreter, script and arguments; the model and the output folder go in after the script."""
     sides = {f"edgewright {options}": [sys.executable, "-c", OURS, str(rows), options] for options in args.ours}
     if args.gptqmodel:
         sides["GPTQModel"] = [args.gptqmodel, "-c", GPTQMODEL, str(rows)]
+    if args.modelopt:
+        sides["ModelOpt"] = [args.modelopt, "-c", MODELOPT, str(rows), str(held_out)]
     return sides
 
 
-def _timed(command: list[str], threads: int) -> tuple[float, float]:
-    """Seconds and peak resident gigabytes of a command."""
+def _timed(command: list[str], threads: int) -> tuple[float, float, str]:
+    """Seconds, peak resident gigabytes and standard output of a command."""
     settings = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "GPTQMODEL_CPU_WORKERS": str(threads)}
     begin = time.perf_counter()
-    process = subprocess.Popen(command, env=os.environ | settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"{command[0]} failed:\n{said[-2000:]}")
-    return time.perf_counter() - begin, usage.ru_maxrss * 1024 / 1e9
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
+        process = subprocess.Popen(command, env=os.environ | settings, stdout=out, stderr=error)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begin
+        for file in (out, error):
+            file.seek(0)
+        if status:
+            sys.exit(f"{command[0]} failed:\n{error.read()[-2000:]}")
+        return seconds, usage.ru_maxrss * 1024 / 1e9, out.read()
 
 
 def _scored(path: Path, rows: list[Encoded]) -> Text:
