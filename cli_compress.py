@@ -246,9 +246,7 @@ def quantize(
     rule: Annotated[
         list[str] | None, typer.Option(help="'PATTERN=BITS', 'PATTERN=BITS:GROUP' or 'PATTERN=skip' for full module names; repeatable")
     ] = None,
-    sensitivity: Annotated[
-        float | None, typer.Option(help="keep the matrices that suffer most at 8 bit: bytes, or below 1 a share, that this may add")
-    ] = None,
+    sensitivity: Annotated[float | None, typer.Option(help="bytes, or below 1 a share, to keep what suffers most at 8 bit")] = None,
     head_bits: Annotated[int | None, typer.Option(help="quantize the head too; a tied one is the embedding")] = None,
     embedding_bits: Annotated[int | None, typer.Option(help="quantize the embedding too")] = None,
     calibration: CalibrationSource = CALIBRATION,
@@ -269,11 +267,7 @@ def quantize(
 
         edgewright quantize /models/Qwen2.5-0.5B --method gptq --calibration text:wiki.txt --out int4
 
-        edgewright quantize /models/Qwen2.5-0.5B --method awq --calibration text:wiki.txt --out awq
-
         edgewright quantize /models/Qwen2.5-0.5B --method gptq --scaling awq --format awq --calibration text:wiki.txt --out both
-
-        edgewright quantize /models/Qwen2.5-0.5B --method int8 --calibration text:wiki.txt --out w8a8
 
         edgewright quantize /models/Qwen2.5-0.5B --method smoothquant --alpha 0.6 --calibration text:wiki.txt --out sq
 

@@ -227,7 +227,7 @@ def test_scaling_helps_where_channels_are_unlike(copy_model: MakeModel, context:
     for scaling in ("none", "awq"):
         quantize(QuantizeOptions(method="rtn", scaling=scaling, group_size=128), source, tmp_path / scaling, context)
         kl[scaling] = float((expected.exp() * (expected - logits(tmp_path / scaling, rows).log_softmax(-1))).sum(-1).mean())
-    assert kl["awq"] < 0.9 * kl["none"], kl
+    assert kl["awq"] < 0.95 * kl["none"], kl
 
 
 def test_half_precision_norms_are_folded_as_they_are_stored(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgewright.errors import UsageError
+from edgewright.errors import Refused, UsageError
 from edgewright.loading import load_model, load_settings
 
 MakeModel = Callable[..., Path]
@@ -31,8 +31,8 @@ def test_a_config_that_transformers_refuses(read: Callable[[Path], Any], copy_mo
 
 def test_quantized_by_a_method_that_is_not_ours(copy_model: MakeModel) -> None:
     source = edit(copy_model("qwen2"), quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
-    model = load_model(source)  # the weights beside it are whole, so they are what counts
-    assert not hasattr(model.config, "quantization_config")
+    with pytest.raises(Refused, match="bitsandbytes, which is not read here"):
+        load_model(source)
     weights = edit(copy_model("qwen2"), num_hidden_layers=7, layer_types=["full_attention"] * 7)
     with pytest.raises(UsageError, match="missing"):
         load_model(weights)

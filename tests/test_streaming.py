@@ -26,6 +26,7 @@ from edgewright.compress.prune.memory import prune_memory
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.compress.quantize.layers import Run, quantized_layers
 from edgewright.compress.quantize.options import QuantizeOptions
+from edgewright.compress.quantize.scaling import Scaler
 from edgewright.errors import EdgewrightError, UsageError
 from edgewright.loading import free_memory, load_model
 from edgewright.models import FAMILIES, family_of
@@ -139,7 +140,7 @@ def test_the_same_integers(family: str, method: Any, copy_model: MakeModel, cont
     whole = InMemory(load_model(folder), family_of(read_config(folder)))
     runs = Run(options), Run(options)
     made = [
-        list(quantized_layers(run, model, rows, room))
+        list(quantized_layers(run, model, rows, room, Scaler(run, model.family, read_config(folder), torch.bfloat16)))
         for run, model, room in zip(runs, (whole, Streamed(folder)), (Room(), Room(0, tmp_path)), strict=True)
     ]
     assert runs[0] == runs[1]

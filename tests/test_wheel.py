@@ -49,7 +49,7 @@ def test_data_files_are_inside(names: set[str]) -> None:
 
 
 def test_every_module_is_inside(names: set[str]) -> None:
-    folders = ("benchmarks", "compress", "data", "demo", "export", "models", "targets")
+    folders = ("benchmarks", "compress", "data", "demo", "export", "layouts", "models", "targets")
     expected = shipped("*.py").union(*(shipped(f"{folder}/**/*.py") for folder in folders))
     assert {name for name in names if name.endswith(".py")} == expected
 

@@ -28,18 +28,14 @@ class Choice:
         tables: embedding and head; a tied pair is the embedding alone.
         shapes: (out_features, in_features) of everything that could be quantized.
         head: the full name of the head.
+        kept: the linear layers that stay in floating point, the head among them where it does.
     """
 
     layers: Mapping[str, Scheme]
     tables: Mapping[str, Scheme]
     shapes: Mapping[str, tuple[int, int]]
     head: str
-
-    @property
-    def kept(self) -> list[str]:
-        """The linear layers that stay in floating point, the head among them where it does."""
-        names = dict.fromkeys([self.head, *self.shapes])
-        return [name for name in names if name not in self.layers and name not in self.tables]
+    kept: tuple[str, ...]
 
     @property
     def quantized_bytes(self) -> int:
@@ -72,9 +68,10 @@ def choose(family: Family, config: Mapping[str, Any], options: QuantizeOptions) 
     check_rules(options.rules, [*shapes, family.embedding, family.head])
     layers = {name: scheme for name in shapes if (scheme := options.scheme(name))}
     tables = _tables(family, shape.tied, options)
+    kept = tuple(name for name in (family.head, *shapes) if name not in layers and name not in tables)
     shapes |= dict.fromkeys([family.embedding, *([] if shape.tied else [family.head])], (shape.vocab_size, shape.hidden_size))
     _check({name: (scheme, shapes[name]) for name, scheme in {**layers, **tables}.items()})
-    return Choice(layers, tables, shapes, family.head)
+    return Choice(layers, tables, shapes, family.head, kept)
 
 
 def _tables(family: Family, tied: bool, options: QuantizeOptions) -> dict[str, Scheme]:
