@@ -95,7 +95,7 @@ def test_five_mistakes_are_reported_together(tmp_path: Path) -> None:
     found = str(refused(tmp_path, MISTAKES)).splitlines()
     file = str(tmp_path / "recipe.yaml")
     assert found[0] == f"{file}: 5 errors in the recipe"
-    expected = {2: "`.*4 or 8", 9: "`.*grup_size` is not"}
+    expected = {2: "`modle` is not an option", 5: "heads`: .*less than 1", 6: "squeeze", 8: "bits`: .*4 or 8", 9: "`.*grup_size` is not"}
     assert len(found) == 6
     for line, what in expected.items():
         assert any(re.search(f"^  {re.escape(file)}:{line}: .*{what}", entry) for entry in found), (line, what)
