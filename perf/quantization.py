@@ -133,7 +133,11 @@ def _sides(args: argparse.Namespace, rows: Path, held_out: Path) -> dict[str, li
 
 def _timed(command: list[str], threads: int) -> tuple[float, float, str]:
     """Seconds, peak resident gigabytes and standard output of a command."""
-    settings = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "GPTQMODEL_CPU_WORKERS": str(max(2, threads))}  # it refuses fewer
+    settings = {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "GPTQMODEL_CPU_WORKERS": str(max(2, threads)),  # it refuses fewer
+    }
     begin = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
         process = subprocess.Popen(command, env=os.environ | settings, stdout=out, stderr=error)
