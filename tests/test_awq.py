@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from by_hand import dequantize_awq, dequantize_gptq, part_of
-from conftest import DENSE
+from conftest import DENSE, with_loud_channels
 from pydantic import ValidationError
 from test_quantize import linears, logits, small
 from torch import Tensor
@@ -214,14 +214,7 @@ def test_scaling_rounding_and_layout_are_chosen_apart(
 
 def test_scaling_helps_where_channels_are_unlike(copy_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
     """Norms that blow up a few channels, as trained models have them: scales give these finer weights."""
-    from safetensors.torch import save_file
-
-    source = small(copy_model, "llama")
-    state = read_state(source)
-    for key in state:
-        if key.endswith("layernorm.weight"):
-            state[key][::40] *= 100
-    save_file(state, source / "model.safetensors", metadata={"format": "pt"})
+    source = with_loud_channels(small(copy_model, "llama"))
     rows = context.calibration.rows(source, context.seed)
     expected, kl = logits(source, rows).log_softmax(-1), {}
     for scaling in ("none", "awq"):

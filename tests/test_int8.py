@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from by_hand import dequantize_int8, part_of, rounded_by_hand
-from conftest import DENSE
+from conftest import DENSE, with_loud_channels
 from pydantic import ValidationError
 from test_quantize import linears, logits, small
 from torch import nn
@@ -171,14 +171,7 @@ def test_without_smoothing_nothing_but_the_linear_layers_changes(make_model: Mak
 
 def test_smoothing_pays_where_channels_are_unlike(copy_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
     """A few channels of the norms a hundred times larger, as in trained models: they would take the whole range of a token."""
-    from safetensors.torch import save_file
-
-    source = small(copy_model, "llama")
-    state = read_state(source)
-    for key in state:
-        if key.endswith("layernorm.weight"):
-            state[key][::40] *= 100
-    save_file(state, source / "model.safetensors", metadata={"format": "pt"})
+    source = with_loud_channels(small(copy_model, "llama"))
     rows = context.calibration.rows(source, context.seed)
     expected, kl = logits(source, rows).log_softmax(-1), {}
     for scaling in ("none", "smoothquant"):

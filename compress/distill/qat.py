@@ -79,7 +79,7 @@ def _linears(student: Any, family: Family) -> dict[str, nn.Module]:
     """The linear layers of all decoder layers, by full name."""
     names = [name for group in family.input_groups for name in group]
     return {
-        family.key(i, name, "").removesuffix("."): layer.get_submodule(name)
+        family.full(i, name): layer.get_submodule(name)
         for i, layer in enumerate(family.layer_list(student)) for name in names
     }  # fmt: skip
 

@@ -81,7 +81,7 @@ def _all_layers(
             for group in family.input_groups:
                 hessian = input_hessian(layer, layer.get_submodule(group[0]), states, call)
                 for name in group:
-                    full, weight = family.key(index, name, "").removesuffix("."), weight_of(layer.get_submodule(name))
+                    full, weight = family.full(index, name), weight_of(layer.get_submodule(name))
                     errors[full], damped = _one_linear(method, weight, hessian, dtype)
                     if not damped:
                         notes.append(f"{full}: the Hessian could not be factorised; pruned by magnitude")

@@ -53,7 +53,7 @@ def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, s
                 if run.options.scaling != "none":
                     scaler.look(index, layer, states, call)
                 for group, hessian in stages.visit(layer, call, states):
-                    if schemes := {name: scheme for name in group if (scheme := run.options.scheme(family.key(index, name, "")[:-1]))}:
+                    if schemes := {name: scheme for name in group if (scheme := run.options.scheme(family.full(index, name)))}:
                         packed |= _one_group(run, family, index, layer, schemes, hessian)
                     bar.advance(note=f"layer {index + 1}/{len(layers)}")
             yield packed
@@ -67,7 +67,7 @@ def _one_group(
     for scheme in dict.fromkeys(schemes.values()):
         names = [name for name in schemes if schemes[name] == scheme]
         weights = [weight_of(layer.get_submodule(name)) for name in names]
-        full = [family.key(index, name, "").removesuffix(".") for name in names]
+        full = [family.full(index, name) for name in names]
         result = _rounded(run, ", ".join(full), torch.cat(weights), scheme, hessian)
         first = 0
         for name, key, weight in zip(names, full, weights, strict=True):

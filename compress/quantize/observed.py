@@ -50,7 +50,7 @@ def observed_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, sc
 
 
 def _one_linear(run: Run, family: Family, index: int, layer: nn.Module, name: str, inputs: Inputs) -> PackedLinear | None:
-    full = family.key(index, name, "").removesuffix(".")
+    full = family.full(index, name)
     scheme = run.options.scheme(full)
     if scheme is None:
         return None

@@ -61,7 +61,7 @@ class Scaler:
         return self.family.key(index, name, part)
 
     def _scheme(self, index: int, name: str) -> Any:
-        return self.run.options.scheme(self._full(index, name, "").removesuffix("."))
+        return self.run.options.scheme(self.family.full(index, name))
 
     def _factors(self, index: int, layer: nn.Module, fold: Fold, inputs: Inputs) -> Tensor:
         options: QuantizeOptions = self.run.options
