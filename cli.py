@@ -167,8 +167,12 @@ def export(
 def bench(
     path: Annotated[Path, typer.Argument(help="checkpoint or artifact directory")],
     perplexity: Annotated[list[str] | None, typer.Option(help="SOURCE to score; may be given more than once")] = None,
-    tasks: Annotated[str, typer.Option(help="comma-separated tasks with a verifier: reasoning")] = "",
+    tasks: Annotated[
+        str, typer.Option(help="comma-separated: reasoning, gym:NAME, qa:FILE, choice:FILE, code:FILE, lm-eval:NAME or lm-eval:FILE.yaml")
+    ] = "",
     limit: Annotated[int, typer.Option(help="problems a task")] = 200,
+    shots: Annotated[int | None, typer.Option(help="worked examples shown by qa, choice and lm-eval; default: the task's own")] = None,
+    allow_code: Annotated[bool, typer.Option("--allow-code", help="let code: tasks run what the model writes, in a sandbox")] = False,
     windows: Annotated[int, typer.Option(help="rows a perplexity source")] = 128,
     seq_len: Annotated[int, typer.Option(help="tokens a row")] = 512,
     max_new_tokens: Annotated[int, typer.Option(help="longest answer")] = 160,
@@ -186,12 +190,15 @@ def bench(
         edgewright bench int4 --perplexity text:wiki.txt --reference /models/Qwen2.5-0.5B --latency
 
         edgewright bench int4-onnx --tasks reasoning --limit 200 --save int4.json
+
+        edgewright bench int4-onnx --tasks qa:gsm8k.jsonl,choice:arc.jsonl,lm-eval:hellaswag --shots 4 --limit 500
     """
     from .benchmarks.measure import EvaluateOptions, LatencyOptions, bench_path
 
     options = checked(
-        EvaluateOptions, tasks=[t for t in tasks.split(",") if t], limit=limit, windows=windows, seq_len=seq_len,
-        max_new_tokens=max_new_tokens, perplexity=perplexity or [], latency=LatencyOptions().model_dump() if latency else None,
+        EvaluateOptions, tasks=[t for t in tasks.split(",") if t], limit=limit, windows=windows, seq_len=seq_len, shots=shots,
+        allow_code=allow_code, max_new_tokens=max_new_tokens, perplexity=perplexity or [],
+        latency=LatencyOptions().model_dump() if latency else None,
     )  # fmt: skip
     show(bench_path(path, options, device, reference, save), as_json, "bench")
 

@@ -19,6 +19,7 @@ from .benchmarks.gate import check_gate
 from .benchmarks.measure import Measurement, Reference, measure
 from .benchmarks.measurements import step_measurement, write_lines
 from .benchmarks.report import write_report
+from .benchmarks.tasks import Task
 from .budget import fitted
 from .checkpoint import PROVENANCE, content_hash, read_provenance, resolve, write_json
 from .compress.distill.options import DistillOptions, StudentFrom
@@ -210,6 +211,7 @@ class _Run:
         fields = {
             "evaluate": self.recipe.evaluate.model_dump(mode="json"),
             "data": {name: Source.parse(name).fingerprint() for name in self.recipe.evaluate.perplexity},
+            "tasks": {name: Task.parse(name).fingerprint() for name in self.recipe.evaluate.tasks},
             "baseline": self.hash_of(BASELINE),
             "output": self.hash_of(entry["name"]),
             "device": self.device,

@@ -19,9 +19,10 @@ from ..data.packing import Encoded
 from ..data.sources import Source, rows_hash, scoring_rows
 from ..errors import EdgewrightError, UsageError
 from ..loading import load_tokenizer
-from .accuracy import Answer, exact_match, score_text
+from .accuracy import Answer, score_text
 from .backends import Backend, is_artifact, open_backend
 from .measurements import problem_samples, problems_hash, window_samples, write_lines
+from .tasks import Task, TaskSettings, run_task
 
 __all__ = ["EvaluateOptions", "LatencyOptions", "Measurement", "Reference", "bench_path", "measure"]
 
@@ -41,9 +42,11 @@ class EvaluateOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tasks: tuple[str, ...] = Field(default=(), description="generated tasks with a verifier: reasoning")
+    tasks: tuple[str, ...] = Field(default=(), description="reasoning, gym:NAME, qa:FILE, choice:FILE, code:FILE, lm-eval:NAME|FILE")
     limit: int = Field(default=200, gt=1, description="problems a task")
-    max_new_tokens: int = Field(default=160, gt=0, description="longest answer, thought included")
+    max_new_tokens: int = Field(default=160, gt=0, description="longest answer, thought included; lm-eval's tasks have their own")
+    shots: int | None = Field(default=None, ge=0, description="worked examples shown by qa, choice and lm-eval; null is the task's choice")
+    allow_code: bool = Field(default=False, description="let code tasks run what the model writes, in a sandbox")
     perplexity: tuple[str, ...] = Field(default=(), description="sources to score")
     windows: int = Field(default=128, gt=0, description="rows a source")
     seq_len: int = Field(default=256, gt=1, description="longest row, tokens")
@@ -85,17 +88,22 @@ def measure(path: Path, options: EvaluateOptions, *, device: str = "cpu", refere
         reference: for `kl/` and `top1_agreement/`.
 
     Raises:
-        UsageError: nothing runnable is at `path`, or a source is empty or unknown.
+        UsageError: nothing runnable is at `path`, or a source or task is empty or unknown.
     """
+    tasks = [Task.parse(name) for name in options.tasks]
     backend, tokenizer = open_backend(path, device), load_tokenizer(path)
     result = Measurement(context=_environment(backend))
     for name in options.perplexity:
         source = Source.parse(name)
         rows = scoring_rows(tokenizer, source, options.seq_len, options.windows)
         _text(result, source.label, backend, rows, options.seq_len, reference)
-    for task in options.tasks:
-        problems = Source.parse(f"builtin:{task}").problems(options.limit)
-        _task(result, task, exact_match(backend, tokenizer, problems, options.max_new_tokens))
+    settings = TaskSettings(options.limit, options.max_new_tokens, options.shots, options.allow_code, result.context["threads"])
+    for task in tasks:
+        found = run_task(task, backend, tokenizer, path, settings)
+        for label, answers in found.answers.items():
+            _answered(result, label, answers)
+        result.metrics |= found.metrics
+        result.context |= found.context
     result.metrics["size_bytes"] = weight_bytes(path)
     result.metrics["parameters"] = _parameters(path)
     del backend
@@ -116,7 +124,7 @@ def _text(result: Measurement, label: str, backend: Backend, rows: Sequence[Enco
     result.context |= {f"data_hash/{label}": rows_hash(rows), f"seq_len/{label}": seq_len}
 
 
-def _task(result: Measurement, task: str, answers: Sequence[Answer]) -> None:
+def _answered(result: Measurement, task: str, answers: Sequence[Answer]) -> None:
     count, right = len(answers), sum(a.correct for a in answers)
     share = right / count
     result.metrics |= {
