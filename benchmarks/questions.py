@@ -23,7 +23,7 @@ Pair = tuple[str, str]
 """A question, and its answer with the reasoning before it, if there is any."""
 MARKS = (
     re.compile(r"####\s*(.+)"),  # GSM8K
-    re.compile(r"(?:final answer|answer)\s*(?:is|:|=)\s*(.+)", re.IGNORECASE),
+    re.compile(r"(?:final answer|answer)\s*(?:is|:|=)[\s:]*(.+)", re.IGNORECASE),
 )
 BOXED = "\\boxed{"
 NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
@@ -86,7 +86,7 @@ def same_answer(expected: str, given: str) -> bool:
     if plain[0] == plain[1]:
         return True
     library = _math_verify()
-    gold, found = (library.parse(side.translate(NOISE)) for side in (expected, given))
+    gold, found = (library.parse(f"${side.translate(NOISE)}$") for side in (expected, given))
     return bool(gold and found and library.verify(gold, found))
 
 
