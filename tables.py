@@ -69,7 +69,30 @@ def _ledger(ledger: Mapping[str, Any]) -> list[Any]:
 
 
 def _bench(result: Mapping[str, Any]) -> list[Any]:
-    return [_table(METRIC_COLUMNS[:-1], [_metric_row(result["name"], result["metrics"], None)[:-1]])]
+    views: list[Any] = [_table(METRIC_COLUMNS[:-1], [_metric_row(result["name"], result["metrics"], None)[:-1]])]
+    metrics = result["metrics"]
+    views += [
+        f"  {name}: its runs differ by {metrics[f'{name}/cv']:.0%} (coefficient of variation): a busy machine, or too few --runs"
+        for name in result["context"].get("noisy", ())
+    ]
+    tasks = [name for name in metrics if name.startswith("accuracy/") and name.count("/") == 1]
+    if len(tasks) > 1:
+        rows = [[t.partition("/")[2], f"{metrics[t]:.3f} ± {metrics[f'{t}/stderr']:.3f}", f"{metrics[f'{t}/n']:,.0f}"] for t in tasks]
+        views.append(_table(("task", "accuracy", "n"), rows))
+    if "against" in result:
+        views.append(_against(result))
+    return views
+
+
+def _against(result: Mapping[str, Any]) -> Table:
+    other = result["against"]
+    rows = [
+        [name, f"{one['ratio']:.3f}", f"{one['low']:.3f} to {one['high']:.3f}", str(one["rounds"]), one["verdict"]]
+        for name, one in other.items() if name != "name"
+    ]  # fmt: skip
+    return _table(
+        ("seconds", "ratio", "interval at 0.99", "rounds", "verdict"), rows, f"{result['name']} against {other['name']}, in turns"
+    )
 
 
 def _kv(study: Mapping[str, Any]) -> list[Any]:

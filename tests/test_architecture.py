@@ -19,7 +19,8 @@ FOUNDATION = {
 FOUR = {"compress": set(), "export": set(), "benchmarks": {"export"}, "targets": {"export", "benchmarks"}}
 CONDUCTORS = {"pipeline", "planner", "forecast", "budget", "recipe", "ledger"}
 ENDS = {
-    "cli": {"cli_compress", "verbs", "tables", "doctor", "demo"}, "cli_compress": {"verbs"}, "verbs": {"tables"}, "tables": set(),
+    "cli": {"cli_compress", "cli_evaluate", "verbs", "tables", "doctor", "demo"}, "cli_compress": {"verbs"},
+    "cli_evaluate": {"verbs", "tables"}, "verbs": {"tables"}, "tables": set(),
     "doctor": set(), "demo": set(),
 }  # fmt: skip
 """What only the command line calls, and which of each other they may use."""

@@ -63,8 +63,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def evaluate(model: str, path: Path, files: list[str]) -> dict[str, Any]:
     found = lm_eval.simple_evaluate(
-        model=model, model_args={"pretrained": str(path), "dtype": "float32"}, tasks=files, task_manager=TaskManager(include_defaults=False),
-        bootstrap_iters=10, batch_size=2, device="cpu",
+        model=model, model_args={"pretrained": str(path), "dtype": "float32"}, tasks=files,
+        task_manager=TaskManager(include_defaults=False), bootstrap_iters=10, batch_size=2, device="cpu",
     )  # fmt: skip
     assert found is not None
     return found
@@ -123,8 +123,9 @@ def test_a_task_file_is_measured_by_the_bench(tasks: dict[str, str], theirs: dic
     assert {a["task"] for a in found.answers} == {"local_text", "local_choice"}
 
 
-def test_tasks_that_cannot_run_are_one_message(make_model, tasks: dict[str, str], tmp_path: Path) -> None:
-    for name, message in (("/no/such.yaml", "no such file"), (str(tmp_path / "odd.yaml"), "lm-eval cannot run it")):
-        (tmp_path / "odd.yaml").write_text("task: odd\ndataset_path: json\ndataset_kwargs: {data_files: /no/such.jsonl}\ntest_split: train\n")
+def test_tasks_that_cannot_run_are_one_message(make_model, tmp_path: Path) -> None:
+    odd = tmp_path / "odd.yaml"
+    odd.write_text("task: odd\ndataset_path: json\ndataset_kwargs: {data_files: /no/such.jsonl}\ntest_split: train\n")
+    for name, message in (("/no/such.yaml", "no such file"), (str(odd), "lm-eval cannot run it")):
         with pytest.raises(UsageError, match=message):
             measure(make_model("llama"), EvaluateOptions(tasks=(f"lm-eval:{name}",), latency=None))
