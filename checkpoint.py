@@ -21,6 +21,7 @@ from .errors import EdgewrightError, UsageError
 from .shards import DTYPES, Pending, write_shards
 
 __all__ = [
+    "CARD",
     "PROVENANCE",
     "atomic_directory",
     "check_output",
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 PROVENANCE = "edgewright.json"
+CARD = "README.md"
+"""The model card: what was measured on a directory, which is no part of what it holds."""
 SHARD_BYTES = 4 * 1024**3
 WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".data", ".gguf", ".engine")
 TOKENIZER_FILES = (
@@ -155,9 +158,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def content_hash(path: Path, skip: str = "") -> str:
-    """sha256 over the names and bytes of every file below a directory, except those called `skip`."""
+    """sha256 over the names and bytes of every file below a directory, except those called `skip` and the model card."""
     digest = hashlib.sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != skip)
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name not in (skip, CARD))
     for file in files:
         digest.update(file.relative_to(path).as_posix().encode() + b"\0")
         with file.open("rb") as handle:

@@ -10,7 +10,7 @@ import typer
 
 from . import __version__
 from .cli_compress import distill, iterate, prune, quantize
-from .cli_evaluate import bench, gate, report
+from .cli_evaluate import bench, compare, gate, report, sweep
 from .console import complain
 from .errors import EdgewrightError
 from .tables import show
@@ -133,7 +133,7 @@ def plan(
         refuse(rows)
 
 
-for _verb in (prune, distill, iterate, quantize, bench, gate, report):
+for _verb in (prune, distill, iterate, quantize, bench, gate, compare, sweep, report):
     app.command()(_verb)
 
 

@@ -1,7 +1,9 @@
-"""The verbs that measure and judge: bench, gate, report."""
+"""The verbs that measure and judge: bench, gate, compare, sweep, report."""
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +11,9 @@ import typer
 
 from .errors import UsageError
 from .tables import show
-from .verbs import Debug, Device, Json, checked, conclude
+from .verbs import Debug, Device, Json, Seed, checked, conclude, resumable
 
-__all__ = ["bench", "gate", "report"]
+__all__ = ["bench", "compare", "gate", "report", "sweep"]
 
 
 def bench(
@@ -124,3 +126,61 @@ def report(
     from .benchmarks.report import write_report
 
     show({"written": [str(p) for p in write_report(run_dir)]}, as_json, "written")
+
+
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="directories of runs, or RUN:STEP; the first is the yardstick")],
+    html: Annotated[Path | None, typer.Option(help="also write a page with figures")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="also write Markdown")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Set runs beside each other: the step that each is about (its gate's candidate, or its last), and what differs beyond doubt.
+
+    Examples:
+
+        edgewright compare runs/demo runs/qat --html compare.html
+
+        edgewright compare runs/demo:distill runs/demo:quantize
+    """
+    from .benchmarks.compare import compare_runs, write_comparison
+
+    found = compare_runs(runs)
+    write_comparison(found, html, markdown, shlex.join(["edgewright", *sys.argv[1:]]))
+    show(found, as_json, "compare")
+
+
+def sweep(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe")],
+    vary: Annotated[list[str], typer.Option(help="KEY=VALUE,VALUE: the key as in --set; may be given more than once")],
+    trials: Annotated[int, typer.Option(help="combinations to try; all of them, if there are no more")] = 20,
+    budget: Annotated[float | None, typer.Option(help="minutes after which no trial begins")] = None,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(help="metric of the last step, :min or :max if need be; default: accuracy, decode_tok_s/p50 and size_bytes"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="directory of the sweep; default runs/NAME-sweep")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="override KEY=VALUE of the recipe, for every trial")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run a recipe with varied options; show what nothing beats in accuracy, latency and size. The same command resumes.
+
+    Trials share every step that they have in common. With a target, `predicted/decode_tok_s`, `predicted/ttft_ms` and
+    `predicted/total_bytes` are metrics too, and what the target cannot run is not run.
+
+    Examples:
+
+        edgewright sweep recipes/demo.yaml --vary steps.prune.heads=0.25,0.5 --vary steps.quantize.group_size=32,64,128
+
+        edgewright sweep recipes/demo.yaml --vary steps.quantize.method=gptq,awq --objective accuracy/reasoning --objective size_bytes
+    """
+    from .recipe import load_recipe
+    from .sweep import Objective, SweepOptions, parse_vary, run_sweep
+
+    options = SweepOptions(parse_vary(vary), tuple(map(Objective.parse, objective or ())), trials, budget, seed)
+    folder = out or Path("runs") / f"{load_recipe(recipe, settings or []).name}-sweep"
+    with resumable():
+        found = run_sweep(recipe, settings or [], options, folder, shlex.join(["edgewright", *sys.argv[1:]]))
+    show(found, as_json, "sweep")

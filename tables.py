@@ -14,6 +14,9 @@ from .benchmarks.gate_files import interval_text
 __all__ = ["show"]
 
 
+WORST_MODULES = 10
+
+
 def show(value: Any, as_json: bool, view: str) -> None:
     """Print a result on standard output: as JSON, or as the table that `view` names."""
     if as_json:
@@ -95,6 +98,29 @@ def _against(result: Mapping[str, Any]) -> Table:
     )
 
 
+def _compare(found: Mapping[str, Any]) -> list[Any]:
+    rows = [_metric_row(row["name"], row["metrics"], None)[:-1] for row in found["rows"]]
+    first, *others = (row["name"] for row in found["rows"])
+    lines = [
+        [name, metric, _number(one.get("observed"), ".4f"), interval_text(one), one.get("verdict") or f"not comparable: {one['unlike']}"]
+        for name, against in zip(others, found["against_first"], strict=True) for metric, one in against.items()
+    ]  # fmt: skip
+    columns = ("run", "metric", "drop or ratio", "interval at 0.95", "no worse?")
+    return [_table(METRIC_COLUMNS[:-1], rows), *([_table(columns, lines, f"against {first}")] if lines else [])]
+
+
+def _sweep(found: Mapping[str, Any]) -> list[Any]:
+    metrics = [objective["metric"] for objective in found["objectives"]]
+    keys = list(found["trials"][0]["parameters"])
+    rows = []
+    for number, trial in enumerate(found["trials"]):
+        mark = "chosen" if number == found["chosen"] else "front" if trial["front"] else "failed" if trial["reason"] else ""
+        values = [_number(trial["values"].get(metric), ".5g") for metric in metrics]
+        rows.append([str(number + 1), *(str(trial["parameters"][key]) for key in keys), *values, trial["verdict"] or "-", mark])
+    reasons = [f"  trial {n}: {t['reason']}" for n, t in enumerate(found["trials"], 1) if t["reason"]]
+    return [_table(("trial", *keys, *metrics, "gate", ""), rows, f"sweep of {found['name']}"), *reasons]
+
+
 def _kv(study: Mapping[str, Any]) -> list[Any]:
     contexts = list(study["caches"][0]["bytes"])
     rows = [
@@ -156,7 +182,7 @@ def _step(result: Mapping[str, Any]) -> list[Any]:
     lines: list[Any] = [f"{result['output']}: {state}", *(f"  {note}" for note in result["notes"])]
     modules = result["details"].get("modules")
     if modules:
-        rows = [[name, f"{m['error']:.3e}", f"{m['rtn_error']:.3e}"] for name, m in modules.items()]
+        rows = [[name, f"{m['error']:.3e}", f"{m['rtn_error']:.3e}"] for name, m in [*modules.items()][:WORST_MODULES]]
         lines.append(_table(("worst modules", "relative output error", "round-to-nearest"), rows))
     return lines
 
@@ -196,5 +222,5 @@ def _written(value: Mapping[str, Sequence[str]]) -> list[Any]:
 
 VIEWS: dict[str, Callable[[Any], list[Any]]] = {
     "ledger": _ledger, "bench": _bench, "gate": _gate, "plan": _plan, "step": _step, "cut": _cut, "targets": _targets, "target": _tree,
-    "doctor": _doctor, "written": _written, "kv": _kv,
+    "doctor": _doctor, "written": _written, "kv": _kv, "compare": _compare, "sweep": _sweep,
 }  # fmt: skip

@@ -96,7 +96,7 @@ def measure(path: Path, options: EvaluateOptions, *, device: str = "cpu", refere
     result.metrics["parameters"] = _parameters(path)
     del backend
     if options.latency:
-        metrics, told = time_alone(path, options.latency, device, result.context["threads"])
+        metrics, told = time_alone(path, options.latency, result.context["device"], result.context["threads"])
         result.metrics |= metrics | _cache_sizes(path, options.latency)
         result.context |= told
     return result
@@ -174,6 +174,6 @@ def bench_path(
     if save:
         write_lines(save, found)
     if against:
-        compared = time_against(path, against, options.latency or LatencyOptions(), device, result.context["threads"])
+        compared = time_against(path, against, options.latency or LatencyOptions(), result.context["device"], result.context["threads"])
         found["against"] = {"name": against.name, **compared}
     return found

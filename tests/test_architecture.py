@@ -17,7 +17,7 @@ FOUNDATION = {
     "models", "data", "configs", "checkpoint", "layouts", "loading", "steps", "console", "errors", "shards", "streaming", "__init__",
 }  # fmt: skip
 FOUR = {"compress": set(), "export": set(), "benchmarks": {"export"}, "targets": {"export", "benchmarks"}}
-CONDUCTORS = {"pipeline", "planner", "forecast", "budget", "recipe", "ledger"}
+CONDUCTORS = {"pipeline", "planner", "forecast", "budget", "recipe", "ledger", "sweep"}
 ENDS = {
     "cli": {"cli_compress", "cli_evaluate", "verbs", "tables", "doctor", "demo"}, "cli_compress": {"verbs"},
     "cli_evaluate": {"verbs", "tables"}, "verbs": {"tables"}, "tables": set(),

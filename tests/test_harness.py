@@ -32,7 +32,7 @@ metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
 output_type: generate_until
 doc_to_text: "<|user|>\\n{{{{question}}}}\\n<|assistant|>\\n<think>\\n"
 doc_to_target: "{{{{target}}}}"
-generation_kwargs: {{until: ["</think>"], max_gen_toks: 40, do_sample: false}}
+generation_kwargs: {{until: ["\\n"], max_gen_toks: 40, do_sample: false}}
 metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
 filter_list:
   - name: last_number
