@@ -31,6 +31,7 @@ def bench(
     reference: Annotated[Path | None, typer.Option(help="model to compare with: KL and top-1 agreement")] = None,
     latency: Annotated[bool, typer.Option("--latency/--no-latency", help="time it in a process of its own")] = False,
     prompt: Annotated[int, typer.Option(help="tokens of the prompt that is timed")] = 64,
+    new_tokens: Annotated[int, typer.Option(help="tokens decoded after it")] = 64,
     runs: Annotated[int, typer.Option(help="timed repetitions, after as many as it takes until they are stable")] = 5,
     batches: Annotated[str, typer.Option(help="comma-separated: time these numbers of prompts at a time too")] = "",
     prompts: Annotated[str, typer.Option(help="comma-separated: time prompts of these lengths too")] = "",
@@ -57,7 +58,7 @@ def bench(
     options = checked(
         EvaluateOptions, tasks=[t for t in tasks.split(",") if t], limit=limit, windows=windows, seq_len=seq_len, shots=shots,
         allow_code=allow_code, max_new_tokens=max_new_tokens, perplexity=perplexity or [],
-        latency=_numbers(prompt=prompt, runs=runs, batches=batches, prompts=prompts) if latency or against else None,
+        latency=_numbers(prompt=prompt, new_tokens=new_tokens, runs=runs, batches=batches, prompts=prompts) if latency or against else None,
     )  # fmt: skip
     show(bench_path(path, options, device, reference, save, against), as_json, "bench")
 

@@ -70,13 +70,23 @@ def _batches(backend: Backend, rows: Sequence[Encoded], label: str) -> Iterator[
             bar.advance(len(batch))
 
 
+def _losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood of each label in nats, float64 [rows, length], 0 where a label is IGNORE; the logits are [rows, length, vocab].
+
+    Not `cross_entropy`: its sum of exponentials in float32 is wrong by up to 1e-3 nats a token over 262,144 tokens of vocabulary,
+    where `logsumexp` is to 2e-6.
+    """
+    picked = logits.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    return torch.where(labels == IGNORE, 0.0, (logits.logsumexp(-1) - picked).double())
+
+
 def continuations(backend: Backend, rows: Sequence[Encoded]) -> list[tuple[float, bool]]:
     """Of each row: the log-likelihood, in nats, of its labelled tokens, and whether greedy decoding would write exactly them."""
     found = [(0.0, False)] * len(rows)
     for batch, padded, logits in _batches(backend, rows, "scoring continuations") if rows else ():
         labels = padded["labels"][:, 1:]
         scored = labels != IGNORE
-        losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), labels, ignore_index=IGNORE, reduction="none").sum(1).tolist()
+        losses = _losses(logits[:, :-1], labels).sum(1).tolist()
         greedy = ((logits[:, :-1].argmax(-1) == labels) | ~scored).all(1).tolist()
         for i, loss, exact in zip(batch, losses, greedy, strict=True):
             found[i] = (-loss, exact)
@@ -95,7 +105,7 @@ def score_text(backend: Backend, rows: Sequence[Encoded], reference: Backend | N
     kl = agreed = 0.0
     for batch, padded, logits in _batches(backend, rows, "scoring text"):
         labels = padded["labels"][:, 1:]
-        nll = F.cross_entropy(logits[:, :-1].transpose(1, 2), labels, ignore_index=IGNORE, reduction="none")
+        nll = _losses(logits[:, :-1], labels)
         scored = labels != IGNORE
         for i, nll_sum, count in zip(batch, nll.sum(1).tolist(), scored.sum(1).tolist(), strict=True):
             windows[i] = (nll_sum, count)
@@ -114,7 +124,7 @@ def score_text(backend: Backend, rows: Sequence[Encoded], reference: Backend | N
 def _divergence(logits: Tensor, expected: Tensor) -> tuple[float, float]:
     """Sum of KL(expected || logits) and count of equal argmax over [tokens, vocab]; a padded vocabulary is cut."""
     width = min(logits.shape[-1], expected.shape[-1])
-    log_q, log_p = F.log_softmax(logits[:, :width], -1), F.log_softmax(expected[:, :width], -1)
+    log_q, log_p = (side[:, :width] - side[:, :width].logsumexp(-1, keepdim=True) for side in (logits, expected))
     kl = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
     return float(kl), float((log_q.argmax(-1) == log_p.argmax(-1)).sum())
 

@@ -91,7 +91,8 @@ def test_figures_are_of_the_rounds() -> None:
 
 def test_two_models_are_timed_in_turns_from_the_command_line(cli, make_model) -> None:
     path = make_model("llama")
-    code, out, _ = cli("bench", path, "--against", path, "--prompt", 8, "--runs", 2, "--batches", "2", "--prompts", "16", "--json")
+    short = ("--prompt", 8, "--new-tokens", 2, "--runs", 2)
+    code, out, _ = cli("bench", path, "--against", path, *short, "--batches", "2", "--prompts", "16", "--json")
     assert code == 0
     result = json.loads(out)
     assert {result["against"][key]["rounds"] % 8 for key in ("ttft", "decode")} == {0}
