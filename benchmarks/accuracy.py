@@ -71,7 +71,7 @@ def _batches(backend: Backend, rows: Sequence[Encoded], label: str) -> Iterator[
 
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Negative log-likelihood of each label in nats, float64 [rows, length], 0 where a label is IGNORE; the logits are [rows, length, vocab].
+    """Negative log-likelihood of each label in nats, float64 [rows, length], 0 where it is IGNORE; logits are [rows, length, vocab].
 
     Not `cross_entropy`: its sum of exponentials in float32 is wrong by up to 1e-3 nats a token over 262,144 tokens of vocabulary,
     where `logsumexp` is to 2e-6.

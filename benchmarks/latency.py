@@ -22,7 +22,7 @@ from .backends import is_artifact
 from .timing import NOISY, Comparison, compare, percentile, settled, variation
 from .worker import Round
 
-__all__ = ["LatencyOptions", "Worker", "take_turns", "time_against", "time_alone", "warm_up"]
+__all__ = ["LatencyOptions", "Side", "Worker", "compare_sides", "take_turns", "time_against", "time_alone", "warm_up"]
 
 Side = Callable[[], Round]
 """Runs one round."""

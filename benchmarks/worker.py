@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Round", "Step", "main", "onnx_step", "open_step", "time_round", "torch_step"]
+__all__ = ["Round", "Step", "made_up_prompt", "main", "onnx_step", "open_step", "time_round", "torch_step"]
 
 Step = Callable[[list[list[int]], Any], Any]
 RESET_PEAK = "5"
