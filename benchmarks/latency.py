@@ -160,6 +160,7 @@ def figures(timed: Sequence[Round], prompt: int, batch: int) -> dict[str, float]
     """The metrics of some rounds: milliseconds, and tokens a second."""
     first = [one.first * 1000 for one in timed]
     rates = [batch * len(one.tokens) / sum(one.tokens) for one in timed]
+    joules = [one.joules / (batch * (1 + len(one.tokens))) for one in timed if one.joules is not None]
     every = [seconds * 1000 for one in timed for seconds in one.tokens]
     return {
         **{f"ttft_ms/p{share}": percentile(first, share / 100) for share in (50, 90, 99)},
@@ -168,6 +169,7 @@ def figures(timed: Sequence[Round], prompt: int, batch: int) -> dict[str, float]
         "decode_tok_s/p50": statistics.median(rates),
         "decode_tok_s/cv": variation(rates),
         **{f"token_ms/p{share}": percentile(every, share / 100) for share in (50, 90, 99)},
+        **({"joules_per_token": statistics.median(joules)} if joules else {}),
     }
 
 

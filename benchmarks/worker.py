@@ -14,9 +14,11 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from .energy import EnergyMeter
 
 __all__ = ["Round", "Step", "made_up_prompt", "main", "onnx_step", "open_step", "time_round", "torch_step"]
 
@@ -26,10 +28,11 @@ RESET_PEAK = "5"
 
 @dataclass(frozen=True)
 class Round:
-    """Seconds to the first token, and to each one after it."""
+    """Seconds to the first token, and to each one after it; joules of the machine, where it tells."""
 
     first: float
     tokens: list[float]
+    joules: float | None = None
 
 
 def peak_rss() -> int:
@@ -143,9 +146,10 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         prompt = made_up_prompt(asked["batch"], asked["prompt"], vocabulary)
-        timed = time_round(step, prompt, asked["new_tokens"], lambda: note("prefill"))
+        with EnergyMeter() as meter:
+            timed = time_round(step, prompt, asked["new_tokens"], lambda: note("prefill"))
         note("decode")
-        _say(asdict(timed))
+        _say(asdict(replace(timed, joules=meter.joules)))
     _say(peaks)
 
 

@@ -87,6 +87,8 @@ def test_figures_are_of_the_rounds() -> None:
     assert found["decode_tok_s/p50"] == pytest.approx(2 * 2 / 0.2)
     assert found["token_ms/p99"] == pytest.approx(300.0)
     assert found["ttft_ms/cv"] > 0.3
+    assert "joules_per_token" not in found
+    assert figures([Round(0.2, [0.1, 0.1, 0.1], 6.0)] * 2, prompt=32, batch=2)["joules_per_token"] == pytest.approx(6.0 / 8)
 
 
 def test_two_models_are_timed_in_turns_from_the_command_line(cli, make_model) -> None:
