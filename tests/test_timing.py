@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 
-from edgewright.benchmarks.latency import compare_sides, figures, take_turns, warm_up
+from edgewright.benchmarks.latency import Worker, compare_sides, figures, take_turns, warm_up
 from edgewright.benchmarks.timing import compare, median_interval, settled
 from edgewright.benchmarks.worker import Round
 from edgewright.errors import EdgewrightError
+from edgewright.export.runner import export_onnx
 
 
 class Machine:
@@ -91,8 +93,16 @@ def test_figures_are_of_the_rounds() -> None:
     assert figures([Round(0.2, [0.1, 0.1, 0.1], 6.0)] * 2, prompt=32, batch=2)["joules_per_token"] == pytest.approx(6.0 / 8)
 
 
-def test_two_models_are_timed_in_turns_from_the_command_line(cli, make_model) -> None:
-    path = make_model("llama")
+@pytest.fixture(scope="module")
+def artifact(make_model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its workers start without torch."""
+    path = tmp_path_factory.mktemp("timed") / "onnx"
+    export_onnx(make_model("llama"), path, "fp32")
+    return path
+
+
+def test_two_models_are_timed_in_turns_from_the_command_line(cli, artifact: Path) -> None:
+    path = artifact
     short = ("--prompt", 8, "--new-tokens", 2, "--runs", 2)
     code, out, _ = cli("bench", path, "--against", path, *short, "--batches", "2", "--prompts", "16", "--json")
     assert code == 0
@@ -109,10 +119,8 @@ def test_two_models_are_timed_in_turns_from_the_command_line(cli, make_model) ->
     assert code == 2 and "--against" in err
 
 
-def test_a_worker_that_dies_says_why(make_model, tmp_path) -> None:
-    from edgewright.benchmarks.latency import Worker
-
+def test_a_worker_that_dies_says_why(artifact: Path, tmp_path: Path) -> None:
     with pytest.raises(EdgewrightError, match="the latency measurement failed"):
         Worker(tmp_path, "cpu", 1)
-    with Worker(make_model("llama"), "cpu", 1) as worker, pytest.raises(EdgewrightError, match="KeyError"):
+    with Worker(artifact, "cpu", 1) as worker, pytest.raises(EdgewrightError, match="KeyError"):
         worker.round({})
