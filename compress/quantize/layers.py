@@ -13,7 +13,7 @@ from ...layouts import PackedLinear, Scheme
 from ...models import Family, weight_of
 from ...streaming import Layered
 from ..activations import Room
-from ..gram import output_error
+from ..gram import output_error, spread
 from ..layerwise import first_inputs
 from ..stages import Stages
 from .gptq import Quantized, gptq, rtn
@@ -39,6 +39,13 @@ class Run:
     """Tensors of the layer at hand that scaling has changed and that are not packed, by full name; whoever writes takes them."""
     tables: dict[str, float] = field(default_factory=dict)
     """Relative weight error of the embedding or head, where it is quantized."""
+
+    def judge(self, name: str, weight: Tensor, rounded: Tensor, gram: Tensor, scheme: Scheme | None) -> None:
+        """Enter the relative output error of a rounded weight, and that of plain rounding to `scheme` (none: it is plain rounding)."""
+        some = spread(len(weight))
+        error = output_error(weight[some], rounded[some], gram)
+        plain = error if scheme is None else output_error(weight[some], rtn(weight[some], scheme).dequantize(), gram)
+        self.modules[name] = {"error": error, "rtn_error": plain}
 
 
 def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler) -> Iterator[dict[str, PackedLinear]]:
@@ -74,8 +81,7 @@ def _one_group(
             packed[name] = result.rows(first, first + len(weight))
             first += len(weight)
             rounded = packed[name].dequantize()
-            plain = rounded if run.options.method == "rtn" else rtn(weight, scheme).dequantize()
-            run.modules[key] = {"error": output_error(weight, rounded, hessian), "rtn_error": output_error(weight, plain, hessian)}
+            run.judge(key, weight, rounded, hessian, None if run.options.method == "rtn" else scheme)
             weight.copy_(rounded)
     return packed
 
