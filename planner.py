@@ -61,7 +61,6 @@ def _after(step: Step, source: State, states: Mapping[str, State], target: str |
     if isinstance(step, IterateStep):
         return _rounds(step, source, target)[-1][1]
     if isinstance(step, QuantizeStep):
-        require_dense(source.config, "quantized", step.name or step.kind)
         return _quantized(step, source)
     if isinstance(step, ExportStep):
         require_dense(source.config, "exported", step.name or step.kind)
