@@ -25,8 +25,10 @@ from .scaling import Scaler
 __all__ = ["Run", "quantized_layers"]
 
 
-ENOUGH = 1.0
-"""Tokens an input channel that an expert must have been given for its Hessian to say more than noise."""
+ENOUGH = 0.25
+"""Tokens an input channel that an expert must have been given to be solved by its Hessian. On held-out tokens of the tiny reasoner's FFN
+(4 bits), the error of GPTQ over that of rounding is 0.72 .. 0.98 with a sixteenth, 0.61 .. 1.02 with an eighth, 0.53 .. 0.86 with a quarter
+and 0.29 .. 0.40 with as many tokens as channels."""
 SETS = 3
 """Of activations that are kept: the stream, and what enters o_proj and down_proj."""
 
