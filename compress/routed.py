@@ -56,7 +56,7 @@ def routed_groups(
                     gram.add(family.inside_expert(layer, expert, mine) if place else mine)
             for expert in some:
                 group = family.expert_groups(expert)[place]
-                tokens |= dict.fromkeys(group, counts[expert])
+                tokens |= {name: int(counts[expert]) for name in group}
                 yield group, grams.pop(expert).matrix()
     for batch in batches(states):
         states[batch] = states[batch] + mlp(norm(states[batch]))

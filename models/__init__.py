@@ -69,5 +69,5 @@ def require_dense(config: Mapping[str, Any], what: str, where: str = "config.jso
     if family_of(config, where).shape(config).experts:
         raise Refused(
             f"{where}: a mixture of experts (`{config['model_type']}`) cannot be {what} yet",
-            "take a dense model; of a mixture, edgewright can `plan`, `prune --experts`, `distill` and `bench`",
+            "take a dense model; of a mixture, edgewright can `plan`, `prune --experts`, `distill`, `quantize` and `bench`",
         )

@@ -81,24 +81,27 @@ def _one_group(
 ) -> dict[str, PackedLinear]:  # fmt: skip
     """Linear layers that read the same inputs; those of one scheme are solved together, since the rows of a weight do not meet.
 
-    Those of a routed expert that was given too few `tokens` are rounded to nearest.
+    Those of a routed expert that was given too few `tokens` are rounded to nearest; without any there is no error to tell of.
     """
     packed: dict[str, PackedLinear] = {}
-    starved = tokens is not None and tokens < ENOUGH * len(hessian)
+    too_few = tokens if tokens is not None and tokens < ENOUGH * len(hessian) and run.options.method != "rtn" else None
     for scheme in dict.fromkeys(schemes.values()):
         names = [name for name in schemes if schemes[name] == scheme]
         weights = [family.weight_in(layer, name) for name in names]
         full = [family.full(index, name) for name in names]
-        if starved:
-            run.starved |= dict.fromkeys(full, tokens)
-        result = rtn(torch.cat(weights), scheme) if starved else _rounded(run, ", ".join(full), torch.cat(weights), scheme, hessian)
+        if too_few is None:
+            result = _rounded(run, ", ".join(full), torch.cat(weights), scheme, hessian)
+        else:
+            result = rtn(torch.cat(weights), scheme)
+            run.starved |= dict.fromkeys(full, too_few)
         first = 0
         for name, key, weight in zip(names, full, weights, strict=True):
             packed[name] = result.rows(first, first + len(weight))
             first += len(weight)
             rounded = packed[name].dequantize()
-            plain = rounded if run.options.method == "rtn" else rtn(weight, scheme).dequantize()
-            run.modules[key] = {"error": output_error(weight, rounded, hessian), "rtn_error": output_error(weight, plain, hessian)}
+            if tokens != 0:
+                plain = rounded if run.options.method == "rtn" else rtn(weight, scheme).dequantize()
+                run.modules[key] = {"error": output_error(weight, rounded, hessian), "rtn_error": output_error(weight, plain, hessian)}
             weight.copy_(rounded)
     return packed
 
