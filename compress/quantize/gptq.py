@@ -16,7 +16,7 @@ from ...layouts import PackedLinear, Scheme
 from .grid import Grid, fit_grid, round_to_grid
 from .refine import refine_scales, refine_weights
 
-__all__ = ["BLOCK", "Quantized", "gptq", "inverse_factor", "rtn"]
+__all__ = ["BLOCK", "Quantized", "gptq", "improved", "inverse_factor", "rtn"]
 
 BLOCK = 64
 """Columns updated together (the lazy batch of the paper, section 3.3)."""
@@ -72,6 +72,24 @@ def gptq(
     if bool(dead.any()):
         integers[:, dead] = _nearest(weight, grid, group_size)[:, dead]
     return Quantized(_packed(integers, grid, group_size), used)
+
+
+def improved(packed: PackedLinear, weight: Tensor, hessian: Tensor, damp: float, times: int) -> PackedLinear:
+    """A rounded weight whose scales and integers were improved in turn so that its outputs change least, however it was rounded.
+
+    Args:
+        packed: what to start from, with consecutive groups.
+        weight: float32 [out, in], what it approximates.
+        hessian: float32 [in, in], the sum of x x^T over the inputs.
+        damp: share of the mean diagonal that is added to it.
+        times: how often.
+    """
+    diagonal = hessian.diagonal()
+    if not times or not bool(torch.isfinite(mean := diagonal.mean())) or float(mean) <= 0:
+        return packed
+    grid, order = Grid(packed.scales, packed.zeros.float(), packed.bits), diagonal.argsort(descending=True)
+    integers, grid = _refined(weight, hessian, damp, packed.integers.float(), grid, order, times)
+    return _packed(integers, grid, packed.group_size)
 
 
 def _refined(

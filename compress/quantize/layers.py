@@ -13,7 +13,7 @@ from ...layouts import PackedLinear, Scheme
 from ...models import Family
 from ...streaming import Layered
 from ..activations import Activations, Room
-from ..gram import output_error
+from ..gram import output_error, spread
 from ..layerwise import first_inputs
 from ..stages import Stages
 from .gptq import Quantized, gptq, rtn
@@ -54,6 +54,13 @@ class Run:
         """The number of the first unfinished layer; `states` that enter the model become those that enter it."""
         self.states = states
         return self.journal.restore(states) if self.journal else 0
+
+    def judge(self, name: str, weight: Tensor, rounded: Tensor, gram: Tensor, scheme: Scheme | None) -> None:
+        """Enter the relative output error of a rounded weight, and that of plain rounding to `scheme` (none: it is plain rounding)."""
+        some = spread(len(weight))
+        error = output_error(weight[some], rounded[some], gram)
+        plain = error if scheme is None else output_error(weight[some], rtn(weight[some], scheme).dequantize(), gram)
+        self.modules[name] = {"error": error, "rtn_error": plain}
 
 
 def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler) -> Generator[dict[str, PackedLinear]]:
@@ -100,8 +107,7 @@ def _one_group(
             first += len(weight)
             rounded = packed[name].dequantize()
             if tokens != 0:
-                plain = rounded if run.options.method == "rtn" else rtn(weight, scheme).dequantize()
-                run.modules[key] = {"error": output_error(weight, rounded, hessian), "rtn_error": output_error(weight, plain, hessian)}
+                run.judge(key, weight, rounded, hessian, None if run.options.method == "rtn" else scheme)
             weight.copy_(rounded)
     return packed
 

@@ -13,10 +13,9 @@ from ...layouts import PackedLinear, pack_int8, rounds_inputs
 from ...models import Family, weight_of
 from ...streaming import Layered
 from ..activations import Room
-from ..gram import output_error
 from ..layerwise import advance, first_inputs
 from .awq import clipped
-from .gptq import rtn
+from .gptq import improved
 from .layers import Run
 from .observe import Inputs
 from .scaling import Scaler
@@ -59,12 +58,8 @@ def _one_linear(run: Run, family: Family, index: int, layer: nn.Module, name: st
     weight = weight_of(layer.get_submodule(name))
     if run.options.rounds_activations:
         static = run.options.method == "smoothquant"
-        packed = plain = pack_int8(weight, float(inputs.peak.max()) if static else None)
+        packed, scheme = pack_int8(weight, float(inputs.peak.max()) if static else None), None
     else:
-        packed, plain = clipped(weight, inputs.gram, scheme), rtn(weight, scheme)
-    gram = inputs.gram if inputs.gram.numel() else torch.diag(inputs.mean**2)
-    run.modules[full] = {
-        "error": output_error(weight, packed.dequantize(), gram),
-        "rtn_error": output_error(weight, plain.dequantize(), gram),
-    }
+        packed = improved(clipped(weight, inputs.gram, scheme), weight, inputs.gram, run.options.damp, run.options.refine)
+    run.judge(full, weight, packed.dequantize(), inputs.gram if inputs.gram.numel() else torch.diag(inputs.mean**2), scheme)
     return packed
