@@ -46,8 +46,8 @@ class Run:
     """Relative weight error of the embedding or head, where it is quantized."""
     starved: dict[str, int] = field(default_factory=dict)
     """Tokens of those linear layers of experts, by full name, that had too few and were rounded to nearest."""
-    journal: Journal | None = None
-    states: Activations | None = None
+    journal: Journal | None = field(default=None, compare=False)
+    states: Activations | None = field(default=None, compare=False)
     """What the layer that was finished last put out."""
 
     def entering(self, states: Activations) -> int:
@@ -96,10 +96,11 @@ def _one_group(
         names = [name for name in schemes if schemes[name] == scheme]
         weights = [family.weight_in(layer, name) for name in names]
         full = [family.full(index, name) for name in names]
+        together = torch.cat(weights) if len(weights) > 1 else weights[0]
         if too_few is None:
-            result = _rounded(run, ", ".join(full), torch.cat(weights), scheme, hessian)
+            result = _rounded(run, ", ".join(full), together, scheme, hessian)
         else:
-            result = rtn(torch.cat(weights), scheme)
+            result = rtn(together, scheme)
             run.starved |= dict.fromkeys(full, too_few)
         first = 0
         for name, key, weight in zip(names, full, weights, strict=True):
