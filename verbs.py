@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .steps import StepContext
 
 __all__ = [
-    "CALIBRATION", "ActivationBudget", "CalibrationSource", "Debug", "Device", "Fresh", "Json", "Model", "Out", "Samples", "Seed", "SeqLen", "Target",
-    "checked", "conclude", "run_prune", "run_step", "run_whole", "show_cut",
+    "CALIBRATION", "ActivationBudget", "CalibrationSource", "Debug", "Device", "Fresh", "Json", "Model", "Out", "Samples", "Seed",
+    "SeqLen", "Target", "checked", "conclude", "run_prune", "run_step", "run_whole", "show_cut",
 ]  # fmt: skip
 
 Out = Annotated[Path, typer.Option("--out", help="directory to make")]
