@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,16 +28,17 @@ from .compress.prune.runner import prune
 from .compress.quantize.runner import quantize
 from .console import console
 from .data.sources import Source
-from .errors import EdgewrightError, UsageError
+from .errors import UsageError
 from .export.step import export
 from .forecast import initial, refuse
-from .ledger import MEASURE_CODE, STEP_CODE, Ledger, code_version, differences, fingerprint
+from .ledger import MEASURE_CODE, STEP_CODE, Ledger, code_version, fingerprint
 from .loading import pick_device
 from .planner import plan_recipe
 from .recipe import BASELINE, DistillStep, IterateStep, PruneStep, Recipe, Step, model_path
 from .steps import CalibrationData, StepContext, StepResult
+from .workplace import differences, locked
 
-__all__ = ["RUNNERS", "lock", "run_recipe", "run_verb"]
+__all__ = ["RUNNERS", "run_recipe", "run_verb"]
 
 RUNNERS: dict[str, Callable[[Any, Path, Path, StepContext], StepResult]] = {
     "prune": prune,
@@ -66,7 +65,7 @@ def run_recipe(
     refuse(rows)
     model = resolve(model_path(recipe.model))
     out.mkdir(parents=True, exist_ok=True)
-    with lock(out):
+    with locked(out):
         if fresh:
             _clear(out)
         run = _Run(recipe, out, model, [Ledger.load(donor) for donor in donors if donor != out])
@@ -81,17 +80,6 @@ def run_recipe(
         run.ledger.write()
         write_report(out)
         return run.ledger.data
-
-
-@contextmanager
-def lock(out: Path) -> Iterator[None]:
-    """One run a directory: two would overwrite each other's steps. The lock goes with the process, however it ends."""
-    with (out / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise EdgewrightError(f"{out}: another edgewright run is working there", "wait for it, or choose another --out") from error
-        yield
 
 
 def _clear(out: Path) -> None:
@@ -175,7 +163,7 @@ class _Run:
     def _context(self, fields: Mapping[str, Any]) -> StepContext:
         calibration = CalibrationData(**self.recipe.calibration.model_dump())
         return StepContext(
-            calibration, self.recipe.seed, self.device, self.resolve, fingerprint=fingerprint(fields), proof=self.recipe.proof,
+            calibration, self.recipe.seed, self.device, self.resolve, depends_on=fields, proof=self.recipe.proof,
             activation_budget=self.recipe.activation_bytes,
         )  # fmt: skip
 
@@ -336,7 +324,7 @@ def run_verb(
     if not fresh and old.get("fingerprint") == fingerprint(fields) and old.get("files") == content_hash(out, skip=PROVENANCE):
         return {"output": str(out), "reused": True, "seconds": 0.0, **old["result"]}
     begin = time.monotonic()
-    whole = replace(context, resolve=lambda name: resolve(model_path(name)), fingerprint="" if fresh else fingerprint(fields))
+    whole = replace(context, resolve=lambda name: resolve(model_path(name)), depends_on=fields, fresh=fresh)
     result = RUNNERS[kind](options, source, out, whole)
     told = {"notes": result.notes, "details": result.details}
     made = {"fingerprint": fingerprint(fields), "files": content_hash(out, skip=PROVENANCE), "result": told}

@@ -27,9 +27,9 @@ from .benchmarks.gate import LESS_IS_BETTER
 from .checkpoint import write_json
 from .console import console
 from .errors import EdgewrightError, UsageError
-from .ledger import differences
-from .pipeline import lock, run_recipe
+from .pipeline import run_recipe
 from .recipe import Recipe, load_recipe
+from .workplace import differences, locked
 
 __all__ = ["Objective", "SweepOptions", "parse_vary", "run_sweep"]
 
@@ -116,7 +116,7 @@ def run_sweep(path: Path, settings: Sequence[str], options: SweepOptions, out: P
     name = _checked(path, settings, options).name
     objectives = options.objectives or _objectives(load_recipe(path, settings))
     out.mkdir(parents=True, exist_ok=True)
-    with lock(out):
+    with locked(out):
         sweep = _Sweep(optuna, path, settings, options, objectives, out, command)
         sweep.take_up()
         for trial, chosen in sweep.asked():

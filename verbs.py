@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .steps import StepContext
 
 __all__ = [
-    "CALIBRATION", "CalibrationSource", "Debug", "Device", "Fresh", "Json", "Model", "Out", "Samples", "Seed", "SeqLen", "Target",
-    "checked", "conclude", "resumable", "run_prune", "run_step", "run_whole", "show_cut",
+    "CALIBRATION", "ActivationBudget", "CalibrationSource", "Debug", "Device", "Fresh", "Json", "Model", "Out", "Samples", "Seed",
+    "SeqLen", "Target", "checked", "conclude", "resumable", "run_prune", "run_step", "run_whole", "show_cut",
 ]  # fmt: skip
 
 Out = Annotated[Path, typer.Option("--out", help="directory to make")]
@@ -41,6 +41,7 @@ CalibrationSource = Annotated[
 ]
 Samples = Annotated[int, typer.Option(help="calibration rows")]
 SeqLen = Annotated[int, typer.Option(help="tokens a calibration row")]
+ActivationBudget = Annotated[float, typer.Option(min=0, help="GiB of hidden states kept in memory; the rest goes to disk")]
 Seed = Annotated[int, typer.Option(help="of everything random")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Target = Annotated[str | None, typer.Option("--target", help="device, by name or profile file; see `edgewright targets`")]

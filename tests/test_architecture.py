@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NOT_SHIPPED = {"tests", "perf", "compat", "runs", "build", "dist"}
 FOUNDATION = {
-    "models", "data", "configs", "checkpoint", "layouts", "loading", "steps", "console", "errors", "shards", "streaming", "__init__",
+    "models", "data", "configs", "checkpoint", "layouts", "loading", "steps", "console", "errors", "shards", "streaming", "workplace",
+    "__init__",
 }  # fmt: skip
 FOUR = {"compress": set(), "export": set(), "benchmarks": {"export"}, "targets": {"export", "benchmarks"}}
 CONDUCTORS = {"pipeline", "planner", "forecast", "budget", "recipe", "ledger", "sweep"}

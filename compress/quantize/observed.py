@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack
 
 import torch
@@ -23,15 +23,17 @@ from .scaling import Scaler
 __all__ = ["observed_layers"]
 
 
-def observed_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler) -> Iterator[dict[str, PackedLinear]]:
+def observed_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler) -> Generator[dict[str, PackedLinear]]:
     """The packed linear layers of each decoder layer, by their names in it.
 
     A layer runs twice: as it came, to be scaled and rounded by what it was given, and then as it was made, for the next.
     """
     family = model.family
     states, calls = first_inputs(model, rows, room)
+    first = run.entering(states)
     with progress(f"quantizing ({run.options.method})", len(calls)) as bar:
-        for index, call in enumerate(calls):
+        bar.advance(first)
+        for index, call in list(enumerate(calls))[first:]:
             with model.held(index) as layer, torch.no_grad(), ExitStack() as hooks:
                 seen = scaler.look(index, layer, states, call)
                 packed = {
