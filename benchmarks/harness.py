@@ -170,7 +170,8 @@ def run_harness(
     if local and not file.is_file():
         raise UsageError(f"lm-eval:{task}: no such file", "give the path of a task file, or the name of a task")
     try:
-        found = lm_eval.simple_evaluate(
+        evaluate: Any = lm_eval.simple_evaluate  # its decorator hides the parameters
+        found: dict[str, Any] = evaluate(
             HarnessLM(backend, path), tasks=[str(file.resolve()) if local else task], num_fewshot=shots, limit=limit,
             bootstrap_iters=RESAMPLES, task_manager=TaskManager(include_defaults=not local), random_seed=seed, numpy_random_seed=seed,
             torch_random_seed=seed, fewshot_random_seed=seed,
@@ -180,10 +181,8 @@ def run_harness(
         raise UsageError(
             f"lm-eval:{task}: lm-eval cannot run it: {reason}", "see `lm_eval ls tasks`; its data must be within reach"
         ) from error
-    assert found is not None
-    results: Mapping[str, Mapping[str, Any]] = found["results"]
     answers = {name: _answers(name, samples) for name, samples in found["samples"].items()}
-    return {name: told for name, told in answers.items() if told}, _reported(results)
+    return {name: told for name, told in answers.items() if told}, _reported(found["results"])
 
 
 def _answers(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:

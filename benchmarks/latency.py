@@ -196,10 +196,11 @@ def compare_sides(sides: Sequence[Side], rounds: int) -> dict[str, Comparison]:
     timed: list[list[Round]] = [[], []]
     found: dict[str, Comparison] = {}
     for _ in range(MORE_ROUNDS):
-        for mine, more in zip(timed, take_turns(sides, rounds), strict=True):
-            mine += more
-        first = compare(*([one.first for one in side] for side in timed))
-        decode = compare(*([sum(one.tokens) for one in side] for side in timed))
+        for side, more in zip(timed, take_turns(sides, rounds), strict=True):
+            side += more
+        mine, other = timed
+        first = compare([one.first for one in mine], [one.first for one in other])
+        decode = compare([sum(one.tokens) for one in mine], [sum(one.tokens) for one in other])
         found = {"ttft": first, "decode": decode}
         if all(one.verdict != "unclear" for one in found.values()):
             break
