@@ -23,6 +23,7 @@ from .errors import EdgewrightError, Refused, UsageError
 from .shards import DTYPES, Pending, write_shards
 
 __all__ = [
+    "CARD",
     "PROVENANCE",
     "atomic_directory",
     "check_finite",
@@ -48,6 +49,8 @@ __all__ = [
 ]
 
 PROVENANCE = "edgewright.json"
+CARD = "README.md"
+"""The model card: what was measured on a directory, which is no part of what it holds."""
 SHARD_BYTES = 4 * 1024**3
 MAPPED_BYTES = 2**28
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -174,9 +177,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def content_hash(path: Path, skip: str = "") -> str:
-    """sha256 over the names and bytes of every file below a directory, except those called `skip`."""
+    """sha256 over the names and bytes of every file below a directory, except those called `skip` and the model card."""
     digest = hashlib.sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != skip)
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name not in (skip, CARD))
     for file in files:
         digest.update(file.relative_to(path).as_posix().encode() + b"\0")
         with file.open("rb") as handle:

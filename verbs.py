@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CALIBRATION", "ActivationBudget", "CalibrationSource", "Debug", "Device", "Fresh", "Json", "Model", "Out", "Samples", "Seed",
-    "SeqLen", "Target", "checked", "conclude", "run_prune", "run_step", "run_whole", "show_cut",
+    "SeqLen", "Target", "checked", "conclude", "resumable", "run_prune", "run_step", "run_whole", "show_cut",
 ]  # fmt: skip
 
 Out = Annotated[Path, typer.Option("--out", help="directory to make")]
@@ -75,8 +75,8 @@ def run_step(
     """
     from .pipeline import run_verb
 
-    with _resumable():
-        result = run_verb(kind, options, model, out, _context(calibration, **settings), fresh)
+    with resumable():
+        result = run_verb(kind, options, model, out, _context(calibration, **settings), fresh, shlex.join(["edgewright", *sys.argv[1:]]))
     show(result, as_json, "step")
 
 
@@ -131,7 +131,7 @@ def run_whole(recipe: Recipe, out: Path, fresh: bool, as_json: bool) -> None:
     """
     from .pipeline import run_recipe
 
-    with _resumable():
+    with resumable():
         ledger = run_recipe(recipe, out, shlex.join(["edgewright", *sys.argv[1:]]), fresh)
     show(ledger, as_json, "ledger")
     console.print(f"ledger {out / 'ledger.json'}, report {out / 'report.html'}", highlight=False)
@@ -155,7 +155,7 @@ def conclude(gate: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _resumable() -> Iterator[None]:
+def resumable() -> Iterator[None]:
     """Say on Ctrl-C that nothing finished is lost."""
     try:
         yield

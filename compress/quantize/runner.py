@@ -117,8 +117,8 @@ def _settled(
 
 
 def _told(run: Run, options: QuantizeOptions, choice: Choice) -> tuple[list[str], dict[str, dict[str, float]]]:
-    """What to say of the errors, and the ten layers with the largest."""
-    worst = sorted(run.modules.items(), key=lambda item: -item[1]["error"])[:10]
+    """What to say of the errors, and those of every layer, the largest first."""
+    worst = sorted(run.modules.items(), key=lambda item: -item[1]["error"])
     counts = Counter(scheme.bits for scheme in choice.layers.values())
     bits = ", ".join(f"{count} linear layers to {bits} bit" for bits, count in sorted(counts.items()))
     stay = len(choice.shapes.keys() - choice.layers.keys() - choice.tables.keys())
