@@ -36,7 +36,7 @@ def refine_weights(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid
 
 
 def _visited(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid, order: Tensor) -> Tensor:
-    """The sweep of `refine_weights`: the integers, uint8 [in, out], in the order visited. All that it holds is gone before they are copied."""
+    """The sweep of `refine_weights`: the integers, uint8 [in, out], in the order visited; what it holds is gone before they are copied."""
     h, w, q = hessian[order.unsqueeze(1), order], weight.t()[order], integers.t()[order].to(torch.uint8)
     columns = columns_of(grid, order)
     off = torch.empty_like(w)  # how far each weight is from its own
