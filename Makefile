@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint slow compat perf demo-model clean
+.PHONY: help setup demo test lint slow compat deploy-test perf demo-model clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -32,6 +32,10 @@ slow: setup  ## the tests that take minutes: kill and resume, whole recipes
 
 compat: setup  ## read our checkpoints with other projects' packages, each in its own environment
 	$(BIN)/python -m pytest -m compat
+
+deploy-test: setup  ## deploy to a real sshd on loopback (installs openssh-server where apt can)
+	@test -x /usr/sbin/sshd || command -v sshd >/dev/null || apt-get install -y --no-install-recommends openssh-server
+	$(BIN)/python -m pytest -m sshd
 
 perf: setup demo  ## decode speed of the INT4 artifact against its float checkpoint, side by side; how often the gate is right
 	$(BIN)/python -m edgewright.perf.decode runs/demo/export-int4 runs/demo/distill

@@ -10,6 +10,7 @@ import typer
 
 from . import __version__
 from .cli_compress import distill, iterate, prune, quantize
+from .cli_device import deploy
 from .console import complain
 from .errors import EdgewrightError, UsageError
 from .tables import show
@@ -133,7 +134,7 @@ def plan(
         refuse(rows)
 
 
-for _verb in (prune, distill, iterate, quantize):
+for _verb in (prune, distill, iterate, quantize, deploy):
     app.command()(_verb)
 
 

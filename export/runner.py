@@ -12,7 +12,16 @@ import numpy as np
 import onnx
 
 from .. import __version__
-from ..checkpoint import PROVENANCE, atomic_directory, config_for_everyone, content_hash, copy_tokenizer, read_family, write_json
+from ..checkpoint import (
+    PROVENANCE,
+    atomic_directory,
+    config_for_everyone,
+    content_hash,
+    copy_tokenizer,
+    read_family,
+    read_provenance,
+    write_json,
+)
 from ..configs import packing
 from ..console import console
 from ..errors import Refused, UsageError
@@ -82,6 +91,8 @@ def export_onnx(checkpoint: Path, out: Path, precision: str, rows: Sequence[Sequ
             "source": {"name": checkpoint.name, "content_hash": content_hash(checkpoint)},
             "inputs": info.inputs, "outputs": info.outputs, "low_bit_linears": info.low_bit_linears, "shape": asdict(shape),
         }  # fmt: skip
+        if kind.linear == "dense" and (sparsity := read_provenance(checkpoint).get("sparsity")):
+            provenance["sparsity"] = sparsity
         write_json(folder / PROVENANCE, provenance)
         console.print(f"{precision}: graph written in {written:.1f} s, comparing with torch", highlight=False)
         figures = parity.check(folder, checkpoint, rows or _random_rows(shape, settings))

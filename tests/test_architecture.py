@@ -17,10 +17,10 @@ FOUNDATION = {
     "models", "data", "configs", "checkpoint", "layouts", "loading", "steps", "console", "errors", "shards", "streaming", "__init__",
 }  # fmt: skip
 FOUR = {"compress": set(), "export": set(), "benchmarks": {"export"}, "targets": {"export", "benchmarks"}}
-CONDUCTORS = {"pipeline", "planner", "forecast", "budget", "recipe", "ledger"}
+CONDUCTORS = {"pipeline", "planner", "forecast", "budget", "recipe", "ledger", "delivery"}
 ENDS = {
-    "cli": {"cli_compress", "verbs", "tables", "doctor", "demo"}, "cli_compress": {"verbs"}, "verbs": {"tables"}, "tables": set(),
-    "doctor": set(), "demo": set(),
+    "cli": {"cli_compress", "cli_device", "verbs", "tables", "doctor", "demo"}, "cli_compress": {"verbs"},
+    "cli_device": {"verbs", "tables"}, "verbs": {"tables"}, "tables": set(), "doctor": set(), "demo": set(),
 }  # fmt: skip
 """What only the command line calls, and which of each other they may use."""
 PURE = {

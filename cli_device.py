@@ -1,0 +1,69 @@
+"""The verbs that have to do with a device: deploy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import UsageError
+from .tables import show
+from .verbs import Debug, Json
+
+__all__ = ["deploy"]
+
+
+def deploy(
+    artifact: Annotated[Path, typer.Argument(help="directory that `edgewright export` made")],
+    target: Annotated[str, typer.Option("--target", help="device, by name or profile file; see `edgewright targets`")],
+    host: Annotated[str, typer.Option("--host", help="USER@HOST; without it, give --out")] = "",
+    port: Annotated[int, typer.Option(help="of its SSH server")] = 22,
+    identity: Annotated[Path | None, typer.Option(help="private key; default: ssh-agent and the keys in ~/.ssh")] = None,
+    known_hosts: Annotated[Path, typer.Option("--known-hosts", help="file of host keys")] = Path("~/.ssh/known_hosts"),
+    accept_new_host_key: Annotated[
+        bool, typer.Option("--accept-new-host-key", help="remember the key of a host that is not known yet")
+    ] = False,
+    remote_dir: Annotated[str, typer.Option("--remote-dir", help="where bundles lie there; relative to the home directory")] = "edgewright",
+    python: Annotated[str, typer.Option(help="interpreter there that has numpy and onnxruntime")] = "python3",
+    engine: Annotated[bool, typer.Option("--engine/--no-engine", help="build and time a TensorRT engine there, on a Jetson")] = True,
+    threads: Annotated[int | None, typer.Option(help="of ONNX Runtime there; default: all cores")] = None,
+    prompt: Annotated[int, typer.Option(help="most prompt tokens of a pass, for the engine")] = 512,
+    context: Annotated[int, typer.Option(help="most tokens of prompt and answer, for the engine")] = 2048,
+    batch: Annotated[int, typer.Option(help="sequences at a time, for the engine")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="go on against the preflight's judgement")] = False,
+    back: Annotated[bool, typer.Option("--rollback", help="make the version before the current one the current one again")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="write the bundle to this directory and deploy nothing")] = None,
+    ledger: Annotated[
+        Path | None, typer.Option("--ledger", help="directory of the ledger; default: the run that the artifact is in")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Copy an artifact to a device over SSH, check and measure it there, and enter the figures in the ledger.
+
+    A broken connection is resumed, by itself or by the same command again; the device keeps the version before for --rollback.
+
+    Examples:
+
+        edgewright deploy runs/demo/export-int4 --target jetson-orin-nano-8gb --host ubuntu@192.168.55.1
+
+        edgewright deploy runs/demo/export-int4 --target jetson-orin-nano-8gb --out bundle
+    """
+    from .delivery import deliver, pack
+    from .targets.bundle import BundleOptions
+    from .targets.deploy import DeployOptions, rollback
+    from .targets.remote import Address
+
+    bundling = BundleOptions(prompt, context, batch)
+    if out:
+        if host or back:
+            raise UsageError("--out writes a bundle and deploys nothing", "leave --host and --rollback out, or --out")
+        return show(pack(artifact, target, bundling, out), as_json, "bundle")
+    if not host:
+        raise UsageError("there is no device to deploy to", "give --host USER@HOST, or --out DIR for a bundle to carry there yourself")
+    options = DeployOptions(remote_dir, python, engine, threads, force)
+    address = Address.parse(host, port=port, identity=identity, known_hosts=known_hosts, accept_new=accept_new_host_key)
+    if back:
+        return show(rollback(artifact.resolve().name, address, options), as_json, "rollback")
+    show(deliver(artifact, target, address, bundling, options, ledger), as_json, "deploy")
