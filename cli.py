@@ -10,7 +10,7 @@ import typer
 
 from . import __version__
 from .cli_compress import distill, iterate, prune, quantize
-from .cli_device import deploy
+from .cli_device import deploy, targets_check
 from .console import complain
 from .errors import EdgewrightError, UsageError
 from .tables import show
@@ -142,7 +142,9 @@ for _verb in (prune, distill, iterate, quantize, deploy):
 def export(
     model: Model,
     out: Out,
-    format: Annotated[str, typer.Option(help="onnx: standard operators only, with a KV cache")] = "onnx",
+    format: Annotated[
+        str, typer.Option(help="onnx: standard operators only, with a KV cache; tensorrt: the same, checked by TensorRT")
+    ] = "onnx",
     precision: Annotated[str, typer.Option(help="fp32, fp16, int4 (from a GPTQ checkpoint) or int8-dynamic")] = "fp32",
     calibration: CalibrationSource = CALIBRATION,
     seq_len: SeqLen = 512,
@@ -319,6 +321,9 @@ def targets_show(name: str, as_json: Json = False, debug: Debug = False) -> None
     from .targets.profile import load_target
 
     show(load_target(name).model_dump(mode="json"), as_json, "target")
+
+
+targets_app.command("check")(targets_check)
 
 
 @app.command()

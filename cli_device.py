@@ -1,4 +1,4 @@
-"""The verbs that have to do with a device: deploy."""
+"""The verbs that have to do with a device: deploy, targets check."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from .errors import UsageError
+from .errors import Refused, UsageError
 from .tables import show
-from .verbs import Debug, Json
+from .verbs import Debug, Json, Model
 
-__all__ = ["deploy"]
+__all__ = ["deploy", "targets_check"]
 
 
 def deploy(
@@ -67,3 +67,30 @@ def deploy(
     if back:
         return show(rollback(artifact.resolve().name, address, options), as_json, "rollback")
     show(deliver(artifact, target, address, bundling, options, ledger), as_json, "deploy")
+
+
+def targets_check(
+    model: Model,
+    target: Annotated[str, typer.Option("--target", help="device, by name or profile file")],
+    format: Annotated[str, typer.Option(help="onnx, ort, tensorrt, edge-llm, gguf or triton")] = "onnx",
+    precision: Annotated[str | None, typer.Option(help="default: what the checkpoint has, fp16 if it is not quantized")] = None,
+    context: Annotated[int, typer.Option(help="tokens of KV cache on the device")] = 2048,
+    batch: Annotated[int, typer.Option(help="sequences at a time on the device")] = 1,
+    jetpack: Annotated[str | None, typer.Option(help="release on the device, such as 6.2")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a device cannot do with a model, why, and the nearest thing that it can. Exit code 3 when it cannot run.
+
+    Examples:
+
+        edgewright targets check /models/Qwen2.5-3B --target jetson-orin-nano-8gb --precision int4
+
+        edgewright targets check int4 --target jetson-orin-nx-16gb --format edge-llm
+    """
+    from .delivery import verdict
+
+    found = verdict(model, target, format, precision, context, batch, jetpack)
+    show(found, as_json, "verdict")
+    if any(violation["severity"] == "refuse" for violation in found["violations"]):
+        raise Refused(f"{model} cannot run on {target} like this", "see the last column for the nearest thing that can")

@@ -1,4 +1,4 @@
-"""An artifact on its way to a device: bundled, deployed, and what was measured there entered in a ledger."""
+"""A model on its way to a device: checked against its rules, bundled, deployed, and what was measured there entered in a ledger."""
 
 from __future__ import annotations
 
@@ -7,14 +7,45 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import content_hash
+from .configs import model_path, packing, read_config, resolve
 from .errors import UsageError
 from .ledger import Ledger, fingerprint
-from .targets import load_target
+from .targets import check, load_target
 from .targets.bundle import BundleOptions, make_bundle, write_bundle
 from .targets.deploy import Deployment, DeployOptions, deploy
+from .targets.edge_llm import check_checkpoint, commands
 from .targets.remote import Address
 
-__all__ = ["deliver", "pack"]
+__all__ = ["deliver", "pack", "verdict"]
+
+
+def verdict(model: str, target: str, format: str, precision: str | None, context: int, batch: int, jetpack: str | None) -> dict[str, Any]:
+    """What a device cannot do with a model, and for `edge-llm` what to type where it can.
+
+    Args:
+        model: directory or hub id; of a quantized one, packing and weights count.
+        target: name or profile of the device.
+        format: one of the formats of `export`.
+        precision: of the linear layers; by default what the checkpoint has.
+        context: tokens in the KV cache.
+        batch: sequences at a time.
+        jetpack: the release on the device, where it is known.
+    """
+    path, device = resolve(model_path(model)), load_target(target)
+    config = read_config(path)
+    bits, group, sym = packing(config) or (0, 128, True)
+    at = precision or ({4: "int4", 8: "int8", 3: "int3", 2: "int2"}.get(bits) if bits else "fp16") or "fp16"
+    found = check(
+        device, config, format=format, precision=at, group_size=group, sym=sym, context=context, prompt=min(context, 2048), batch=batch,
+        jetpack=jetpack,
+    )  # fmt: skip
+    told: dict[str, Any] = {"model": model, "target": device.name, "format": format, "precision": at}
+    if format == "edge-llm":
+        known = {violation.rule for violation in found if violation.severity == "refuse"}
+        found = [*found, *(v for v in check_checkpoint(path, device) if v.rule not in known)]
+        if not any(violation.severity == "refuse" for violation in found):
+            told["commands"] = commands(path, device, prompt=min(1024, context // 2), context=context)
+    return told | {"violations": [vars(violation) for violation in found]}
 
 
 def pack(artifact: Path, target: str, options: BundleOptions, out: Path) -> dict[str, Any]:

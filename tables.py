@@ -171,6 +171,15 @@ def _written(value: Mapping[str, Sequence[str]]) -> list[Any]:
     return list(value["written"])
 
 
+def _verdict(value: Mapping[str, Any]) -> list[Any]:
+    rows = [[v["severity"], v["rule"], v["message"], v["nearest"]] for v in value["violations"]]
+    title = f"{value['model']} as {value['format']} in {value['precision']} on {value['target']}"
+    views: list[Any] = [_table(("", "rule", "what does not go", "nearest"), rows, title) if rows else f"{title}: nothing stands in the way"]
+    for jetpack, lines in value.get("commands", {}).items():
+        views += [f"JetPack {jetpack}:", *(f"  {line}" for line in lines)]
+    return views
+
+
 def _bundle(value: Mapping[str, Any]) -> list[Any]:
     engine = value["engine"]
     return [
@@ -197,5 +206,5 @@ def _rollback(value: Mapping[str, str]) -> list[Any]:
 
 VIEWS: dict[str, Callable[[Any], list[Any]]] = {
     "ledger": _ledger, "bench": _bench, "gate": _gate, "plan": _plan, "step": _step, "cut": _cut, "targets": _targets, "target": _tree,
-    "doctor": _doctor, "written": _written, "kv": _kv, "bundle": _bundle, "deploy": _deploy, "rollback": _rollback,
+    "doctor": _doctor, "written": _written, "kv": _kv, "bundle": _bundle, "deploy": _deploy, "rollback": _rollback, "verdict": _verdict,
 }  # fmt: skip

@@ -106,8 +106,9 @@ def _release(
 ) -> Iterator[Problem]:  # fmt: skip
     """What the rules say of this artifact under the release that is on the device."""
     spec = bundle.manifest["engine"]
+    precision = bundle.manifest["precision"].removesuffix("-fp16")
     found = check(
-        target, config, format="onnx" if engine else "ort", precision=bundle.manifest["precision"], opset=bundle.manifest["opset"],
+        target, config, format="onnx" if engine else "ort", precision=precision, opset=bundle.manifest["opset"],
         context=spec["context"], prompt=spec["prompt"], batch=spec["batch"], jetpack=release.name,
     )  # fmt: skip
     for violation in found:
