@@ -10,7 +10,7 @@ import typer
 
 from . import __version__
 from .cli_compress import distill, iterate, prune, quantize
-from .cli_device import deploy, targets_check
+from .cli_device import deploy, serve, targets_check
 from .console import complain
 from .errors import EdgewrightError, UsageError
 from .tables import show
@@ -134,7 +134,7 @@ def plan(
         refuse(rows)
 
 
-for _verb in (prune, distill, iterate, quantize, deploy):
+for _verb in (prune, distill, iterate, quantize, deploy, serve):
     app.command()(_verb)
 
 

@@ -1,4 +1,4 @@
-"""The verbs that have to do with a device: deploy, targets check."""
+"""The verbs that have to do with a device: deploy, targets check, serve."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .errors import Refused, UsageError
 from .tables import show
 from .verbs import Debug, Json, Model
 
-__all__ = ["deploy", "targets_check"]
+__all__ = ["deploy", "serve", "targets_check"]
 
 
 def deploy(
@@ -94,3 +94,29 @@ def targets_check(
     show(found, as_json, "verdict")
     if any(violation["severity"] == "refuse" for violation in found["violations"]):
         raise Refused(f"{model} cannot run on {target} like this", "see the last column for the nearest thing that can")
+
+
+def serve(
+    artifact: Annotated[Path, typer.Argument(help="directory that `edgewright export` made")],
+    host: Annotated[str, typer.Option("--host", help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="port to listen on")] = 8000,
+    threads: Annotated[int | None, typer.Option(help="of ONNX Runtime; default: all cores")] = None,
+    max_batch: Annotated[int, typer.Option(help="most sequences at a time")] = 16,
+    max_waiting: Annotated[int, typer.Option(help="most requests that wait; more get 429")] = 256,
+    context: Annotated[int | None, typer.Option(help="most tokens of prompt and answer; default: the model's limit")] = None,
+    debug: Debug = False,
+) -> None:
+    """Serve an artifact over HTTP: OpenAI-style completions and chat, streamed or whole, batched as requests come.
+
+    Example:
+
+        edgewright serve runs/demo/export-int4 --port 8000
+    """
+    try:
+        import uvicorn
+
+        from .targets.serving.server import create_app, open_service
+    except ImportError as error:
+        raise UsageError(f"serving needs {error.name}, which is not installed", "pip install 'edgewright[serve]'") from error
+    service = open_service(artifact, threads=threads, max_batch=max_batch, max_waiting=max_waiting, context=context)
+    uvicorn.run(create_app(service), host=host, port=port, log_level="warning")

@@ -1,0 +1,87 @@
+"""What goes in and out of the server: the part of OpenAI's completions API that it has. Anything else in a request is refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["ChatRequest", "CompletionRequest", "Failure", "Health", "Models", "Reply"]
+
+MOST_TOKENS = 4096
+Token = Annotated[int, Field(ge=0, strict=True)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(default=None, description="name of the artifact; any other is 404")
+    max_tokens: int = Field(default=64, ge=1, le=MOST_TOKENS, strict=True)
+    temperature: float = Field(default=0.0, ge=0, le=2, strict=True, allow_inf_nan=False, description="0: the most likely token")
+    top_p: float = Field(default=1.0, gt=0, le=1, strict=True)
+    seed: int = Field(default=0, ge=0, lt=2**31, strict=True)
+    stream: bool = Field(default=False, strict=True)
+    stop: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]] | None = Field(
+        default=None, description="texts before which it ends"
+    )
+
+
+class CompletionRequest(_Request):
+    """`POST /v1/completions`."""
+
+    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[Token], Field(min_length=1)] = Field(description="text, or token ids")
+
+
+class Message(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class ChatRequest(_Request):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[Message] = Field(min_length=1)
+
+
+class Usage(BaseModel):
+    """How many tokens a request had and got."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Reply(BaseModel):
+    """A whole answer. With `stream`, its parts come as server-sent events without `usage`, and `[DONE]` is the last."""
+
+    id: str
+    object: Literal["text_completion", "chat.completion"]
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: Usage
+
+
+class Failure(BaseModel):
+    """Why a request was not served."""
+
+    error: dict[str, Any]
+
+
+class Models(BaseModel):
+    """What is served."""
+
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+
+
+class Health(BaseModel):
+    """Whether requests are taken, and how busy it is."""
+
+    status: Literal["ok"]
+    running: int
+    waiting: int
