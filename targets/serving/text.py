@@ -47,8 +47,8 @@ class TextStream:
         elif final:
             end = len(text)
         else:
-            end = len(text.rstrip(INCOMPLETE)) if text.endswith(INCOMPLETE) else len(text)
-            end = min(end, *(len(text) - _overlap(text, stop) for stop in self._stops), len(text))
+            whole = text.rstrip(INCOMPLETE)
+            end = len(whole) - max((_overlap(whole, stop) for stop in self._stops), default=0)
         piece = text[self._given : end]
         self._given = max(self._given, end)
         return piece
