@@ -199,10 +199,11 @@ def test_chat_goes_through_the_models_template(port: int) -> None:
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        ("{", 422), ("[]", 422), ({}, 422), ({"prompt": ""}, 422), ({"prompt": []}, 422), ({"prompt": [-1]}, 422), ({"prompt": 5}, 422),
+        ("{", 422), ("[]", 422), ('{"a": "\xff', 400), ({}, 422), ({"prompt": ""}, 422), ({"prompt": []}, 422), ({"prompt": [-1]}, 422),
+            ({"prompt": 5}, 422),
         ({"prompt": "a", "max_tokens": 0}, 422), ({"prompt": "a", "max_tokens": "5"}, 422), ({"prompt": "a", "temperature": -1}, 422),
         ({"prompt": "a", "nonsense": 1}, 422), ({"prompt": "a", "stop": ""}, 422), ({"prompt": "a", "top_p": 0}, 422),
-        ({"prompt": [512]}, 400), ({"prompt": [5] * 256}, 400), ({"prompt": "a", "model": "other"}, 404),
+        ({"prompt": [512]}, 422), ({"prompt": [5] * 256}, 422), ({"prompt": "a " * 400}, 400), ({"prompt": "a", "model": "other"}, 404),
         ('{"prompt": "a", "temperature": NaN}', 422), ('{"prompt": "\\ud800"}', 422),
     ],
 )  # fmt: skip

@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ...errors import EdgewrightError
-from ...export.runtime import OnnxDecoder, Past
+from ...export.runtime import OnnxDecoder, Past, past_of
 
 __all__ = ["Batcher", "Full", "Generation", "Sampling"]
 
@@ -202,7 +201,7 @@ class Batcher:
         keep = [i for i, row in enumerate(running.rows) if row is not None]
         mask = running.mask[keep]
         start = int(mask.any(0).argmax()) if keep else 0
-        past = [_value(value.numpy()[keep][:, :, start:]) for value in running.past]
+        past = past_of(value.numpy()[keep][:, :, start:] for value in running.past)
         return _Running([running.rows[i] for i in keep], mask[:, start:], past, running.last[keep])
 
     def _chosen(self, rows: Sequence[Generation | None], logits: NDArray[np.float32]) -> Mask:
@@ -231,10 +230,6 @@ class Batcher:
                 row.emit("length")
 
 
-def _value(array: NDArray[np.generic]) -> ort.OrtValue:
-    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
-
-
 def _joined(first: _Running, second: _Running) -> _Running:
     """Two batches as one, the shorter one padded on the left."""
     if not second.rows or not first.rows:
@@ -246,9 +241,8 @@ def _joined(first: _Running, second: _Running) -> _Running:
         widths[axis] = (length - array.shape[axis], 0)
         return np.pad(array, widths)
 
-    past = [
-        _value(np.concatenate([padded(a.numpy(), 2), padded(b.numpy(), 2)])) for a, b in zip(first.past, second.past, strict=True)
-    ]  # fmt: skip
+    pairs = zip(first.past, second.past, strict=True)
+    past = past_of(np.concatenate([padded(a.numpy(), 2), padded(b.numpy(), 2)]) for a, b in pairs)
     mask = np.concatenate([padded(first.mask, 1), padded(second.mask, 1)]).astype(np.int64)
     return _Running(first.rows + second.rows, mask, past, np.concatenate([first.last, second.last]))
 

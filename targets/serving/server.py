@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.exceptions import HTTPException
 
 from ...benchmarks.backends import end_tokens
 from ...configs import read_config
@@ -23,13 +24,15 @@ from ...errors import UsageError
 from ...export.runtime import OnnxDecoder
 from ...loading import load_tokenizer
 from .batcher import Batcher, Full, Generation, Sampling
-from .schemas import ChatRequest, CompletionRequest, Failure, Health, Models, Reply
+from .schemas import ChatRequest, CompletionRequest, Failure, Health, Models, Reply, completion_request
 from .text import TextStream
 
 __all__ = ["Service", "create_app"]
 
-FAILURES: dict[int | str, dict[str, Any]] = {
-    400: {"model": Failure, "description": "the prompt does not fit, or a token is outside the vocabulary"},
+EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": EVENT}}, "description": "the answer, as events where `stream` is set"},
+    400: {"model": Failure, "description": "not JSON, or a prompt that does not fit"},
     404: {"model": Failure, "description": "no such model"},
     422: {"model": Failure, "description": "not a valid request"},
     429: {"model": Failure, "description": "too many requests are waiting"},
@@ -98,23 +101,25 @@ class Service:
         """Accept a request.
 
         Raises:
-            Rejected: another model, a token outside the vocabulary, or a prompt that leaves no room for an answer.
+            Rejected: another model, or a prompt that is empty or leaves no room for an answer.
         """
         if model is not None and model != self.name:
             raise Rejected(404, f"model `{model}` is not served here; `{self.name}` is")
         if not ids:
             raise Rejected(400, "the prompt has no tokens")
-        if max(ids) >= self.vocab:
-            raise Rejected(400, f"token {max(ids)} is outside the vocabulary of {self.vocab}")
         if len(ids) >= self.context:
             raise Rejected(400, f"the prompt has {len(ids)} tokens, and the context is {self.context}")
 
     async def tokens(self, ids: list[int], request: CompletionRequest | ChatRequest) -> AsyncGenerator[int | str]:
         """The tokens of an answer as they are made, and at last why it ended. Leaving the generator cancels it."""
         loop, arrived, begin = asyncio.get_running_loop(), asyncio.Queue[int | str | BaseException](), time.perf_counter()
+
+        def take(item: int | str | BaseException) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, item)
+
         generation = Generation(
             ids, min(request.max_tokens, self.context - len(ids)), self.eos,
-            Sampling(request.temperature, request.top_p, request.seed), lambda item: loop.call_soon_threadsafe(arrived.put_nowait, item),
+            Sampling(request.temperature, request.top_p, request.seed), take,
         )  # fmt: skip
         self.batcher.submit(generation)
         outcome, first = "cancelled", True
@@ -145,7 +150,7 @@ def create_app(service: Service) -> FastAPI:
     """The application; its lifespan ends the batcher."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         yield
         await asyncio.to_thread(service.batcher.close)
 
@@ -153,12 +158,15 @@ def create_app(service: Service) -> FastAPI:
     _errors(app)
     _status(app, service)
 
-    @app.post("/v1/completions", response_model=Reply, responses=FAILURES)
     async def completions(request: CompletionRequest) -> Any:
         ids = request.prompt if isinstance(request.prompt, list) else service.tokenizer.encode(request.prompt)
         return await _answer(service, request, list(ids), COMPLETION)
 
-    @app.post("/v1/chat/completions", response_model=Reply, responses=FAILURES)
+    # The limits of this model, in the description as well; FastAPI finds a parameter's type here.
+    completions.__annotations__["request"] = completion_request(service.vocab, service.context)
+    app.post("/v1/completions", response_model=Reply, responses=RESPONSES)(completions)
+
+    @app.post("/v1/chat/completions", response_model=Reply, responses=RESPONSES)
     async def chat(request: ChatRequest) -> Any:
         turns = [message.model_dump() for message in request.messages]
         try:
@@ -181,16 +189,24 @@ def _errors(app: FastAPI) -> None:
     async def full(_: Request, error: Full) -> JSONResponse:
         return _failure(429, str(error))
 
+    @app.exception_handler(HTTPException)
+    async def plain(_: Request, error: HTTPException) -> JSONResponse:
+        return _failure(error.status_code, str(error.detail), error.headers)
+
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        faults = "; ".join(f"{_place(fault['loc'])}: {fault['msg']}" for fault in error.errors())
         return _failure(422, faults)
 
 
-def _failure(status: int, message: str) -> JSONResponse:
+def _place(path: Sequence[Any]) -> str:
+    return ".".join(str(part) for part in path if "[" not in str(part))  # pydantic names types there, too
+
+
+def _failure(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     # Broken surrogates of a request would not encode.
     told = message.encode("utf-8", "replace").decode()
-    return JSONResponse({"error": {"message": told, "type": "invalid_request_error", "code": status}}, status)
+    return JSONResponse({"error": {"message": told, "type": "invalid_request_error", "code": status}}, status, headers)
 
 
 def _status(app: FastAPI, service: Service) -> None:
