@@ -145,7 +145,7 @@ def export(
     format: Annotated[
         str, typer.Option(help="onnx: standard operators only, with a KV cache; tensorrt: the same, checked by TensorRT")
     ] = "onnx",
-    precision: Annotated[str, typer.Option(help="fp32, fp16, int4 (from a GPTQ checkpoint) or int8-dynamic")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, int4 (from a GPTQ checkpoint), int8-dynamic, or for gguf int8")] = "fp32",
     calibration: CalibrationSource = CALIBRATION,
     seq_len: SeqLen = 512,
     seed: Seed = 0,

@@ -26,12 +26,12 @@ class ExportOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["onnx", "tensorrt"] = Field(
+    format: Literal["onnx", "tensorrt", "gguf"] = Field(
         default="onnx",
-        description="onnx: portable operators only, with a KV cache; tensorrt: the same in TensorRT's types, checked by it",
+        description="onnx: portable operators only, with a KV cache; tensorrt: the same, checked by TensorRT; gguf: for llama.cpp",
     )
-    precision: Literal["fp32", "fp16", "int4", "int8-dynamic"] = Field(
-        default="fp32", description="int4 takes a GPTQ checkpoint bit for bit; int8-dynamic is for ONNX Runtime on CPUs"
+    precision: Literal["fp32", "fp16", "int8", "int4", "int8-dynamic"] = Field(
+        default="fp32", description="int4 takes a GPTQ checkpoint bit for bit; int8-dynamic is for ONNX Runtime on CPUs, int8 for GGUF"
     )
 
 
@@ -43,6 +43,8 @@ def export(options: ExportOptions, source: Path, out: Path, context: StepContext
         ParityFailed: the artifact's logits are not those of the checkpoint (nothing is kept then).
     """
     require_dense(read_config(source), "exported", str(source))
+    if options.format == "gguf":
+        return _export_gguf(source, out, options)
     rows = [row[0, :PARITY_TOKENS].tolist() for row in context.calibration.rows(source, context.seed + 1)[:PARITY_ROWS]]
     result = _export_tensorrt(source, out, options, rows) if options.format == "tensorrt" else _export_onnx(source, out, options, rows)
     parity = result.parity
@@ -70,6 +72,15 @@ def _export_tensorrt(source: Path, out: Path, options: ExportOptions, rows: list
         raise Refused(message, "--precision fp16 or int4, or --format onnx for ONNX Runtime on a CPU")
     precision = "int4-fp16" if options.precision == "int4" else options.precision
     return export_onnx(source, out, precision, rows, format="tensorrt", further=check_build)
+
+
+def _export_gguf(source: Path, out: Path, options: ExportOptions) -> StepResult:
+    from .gguf import export_gguf
+
+    told = export_gguf(source, out, options.precision)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in told["tensors"].items())
+    note = f"model.gguf: {kinds}; read back, weights differ by {told['largest_difference']:.1e} of a tensor's largest at most"
+    return StepResult([note], {"checked": told})
 
 
 def _told(checked: Mapping[str, float | str]) -> str:
