@@ -63,7 +63,7 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
     settings = load_settings(checkpoint)
     shape = family.shape(settings.to_dict())
     with atomic_directory(out) as folder:
-        writer = gguf.GGUFWriter(str(folder / MODEL), family.model_types[0])
+        writer = gguf.GGUFWriter(str(folder / MODEL), _architecture(family, shape))
         _metadata(writer, checkpoint, family, settings.to_dict(), shape, precision)
         for name, array, kind in _tensors(gguf, Weights(checkpoint, config), config, family, shape, precision):
             writer.add_tensor(name, array, raw_dtype=kind)
@@ -79,6 +79,17 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
         }  # fmt: skip
         write_json(folder / PROVENANCE, provenance)
     return told
+
+
+def _architecture(family: Family, shape: Shape) -> str:
+    """What llama.cpp is told that the model is.
+
+    Its qwen2 takes no other number of heads than the width has room for. Its llama does, and has the biases as well; so a Qwen2 with
+    pruned heads goes as a llama, queries and keys turned as for one.
+    """
+    name = family.model_types[0]
+    pruned = shape.num_attention_heads * shape.head_dim != shape.hidden_size
+    return "llama" if name == "qwen2" and pruned else name
 
 
 def _metadata(writer: Any, checkpoint: Path, family: Family, config: Mapping[str, Any], shape: Shape, precision: str) -> None:
@@ -134,7 +145,7 @@ def _tokenizer(writer: Any, checkpoint: Path, family: Family, shape: Shape) -> N
 
 def _names(gguf: Any, family: Family, shape: Shape) -> Mapping[str, str]:
     """llama.cpp's name of every module, by ours."""
-    architecture = getattr(gguf.MODEL_ARCH, ARCHITECTURES[family.model_types[0]])
+    architecture = getattr(gguf.MODEL_ARCH, ARCHITECTURES[_architecture(family, shape)])
     table = gguf.get_tensor_name_map(architecture, shape.num_hidden_layers)
     modules = [family.embedding, family.final_norm, family.head]
     for layer in range(shape.num_hidden_layers):
@@ -185,7 +196,7 @@ def _turned(tensor: Tensor, module: str, family: Family, shape: Shape) -> Tensor
     """Rows of queries and keys in the order that llama.cpp rotates them in; anything else as it is."""
     heads = {family.q: shape.num_attention_heads, family.k: shape.num_key_value_heads}
     count = next((number for part, number in heads.items() if module.endswith(f".{part}")), 0)
-    if not count or family.model_types[0] not in INTERLEAVED:
+    if not count or _architecture(family, shape) not in INTERLEAVED:
         return tensor
     return tensor.reshape(count, 2, shape.head_dim // 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape).contiguous()
 
