@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,16 +19,19 @@ from torch import Tensor
 
 from . import __version__
 from .configs import dtype_name, read_config, read_family, resolve
-from .errors import EdgewrightError, UsageError
+from .errors import EdgewrightError, Refused, UsageError
 from .shards import DTYPES, Pending, write_shards
 
 __all__ = [
+    "CARD",
     "PROVENANCE",
     "atomic_directory",
+    "check_finite",
     "check_output",
     "config_for_everyone",
     "content_hash",
     "copy_tokenizer",
+    "disk_error",
     "read_config",
     "read_family",
     "read_provenance",
@@ -44,7 +49,12 @@ __all__ = [
 ]
 
 PROVENANCE = "edgewright.json"
+CARD = "README.md"
+"""The model card: what was measured on a directory, which is no part of what it holds."""
 SHARD_BYTES = 4 * 1024**3
+MAPPED_BYTES = 2**28
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space left, beyond the quota, beyond the largest file."""
 WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".data", ".gguf", ".engine")
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
@@ -99,9 +109,21 @@ def tensors_of(path: Path, wanted: Callable[[str], bool] | None = None) -> Itera
     """
     for file in weight_files(path):
         with _opened(file) as handle:
-            for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                if wanted is None or wanted(name):
-                    yield name, _finite(path, name, handle.get_tensor(name))
+            names = [name for name in handle.keys() if wanted is None or wanted(name)]  # noqa: SIM118 - a handle is no mapping
+        while names:
+            with _opened(file) as handle:  # again after a while, as what has been read stays in memory for as long as the file is open
+                read = 0
+                while names and read < MAPPED_BYTES:
+                    name = names.pop(0)
+                    tensor = _finite(path, name, handle.get_tensor(name))
+                    read += tensor.nbytes
+                    yield name, tensor
+                    del tensor
+
+
+def check_finite(path: Path) -> None:
+    """Read all of a checkpoint once, as `tensors_of` does, so that what is broken shows before anything is computed."""
+    deque(tensors_of(path), maxlen=0)
 
 
 def rows_of(path: Path, name: str, size: int) -> Iterator[Tensor]:
@@ -155,9 +177,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def content_hash(path: Path, skip: str = "") -> str:
-    """sha256 over the names and bytes of every file below a directory, except those called `skip`."""
+    """sha256 over the names and bytes of every file below a directory, except those called `skip` and the model card."""
     digest = hashlib.sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != skip)
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name not in (skip, CARD))
     for file in files:
         digest.update(file.relative_to(path).as_posix().encode() + b"\0")
         with file.open("rb") as handle:
@@ -207,7 +229,8 @@ def atomic_directory(out: Path) -> Iterator[Path]:
 
     Raises:
         UsageError: `out` is a file, or holds something that edgewright did not write.
-        EdgewrightError: the disk is full, or the place cannot be written to.
+        Refused: the disk is full.
+        EdgewrightError: the place cannot be written to.
     """
     check_output(out)
     temporary = out.with_name(f".{out.name}.tmp")
@@ -220,16 +243,18 @@ def atomic_directory(out: Path) -> Iterator[Path]:
             shutil.rmtree(out)
         temporary.replace(out)
     except OSError as error:
-        raise _disk_error(out, error) from error
+        raise disk_error(out, error) from error
     except SafetensorError as error:
         raise EdgewrightError(f"{out}: could not be written: {error}", "free disk space and run the command again") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _disk_error(out: Path, error: OSError) -> EdgewrightError:
-    free = shutil.disk_usage(out.parent if out.parent.exists() else Path.cwd()).free
-    return EdgewrightError(
+def disk_error(out: Path, error: OSError) -> EdgewrightError:
+    """What to tell of a directory that could not be written; a full disk counts as a refusal, as a plan would have foreseen it."""
+    free = shutil.disk_usage(next(p for p in (out.parent, *out.parent.parents, Path.cwd()) if p.is_dir())).free
+    kind = Refused if error.errno in FULL else EdgewrightError
+    return kind(
         f"{out}: could not be written: {error.strerror or error} ({free / 1e9:.1f} GB free)",
         "free disk space or choose another --out; nothing was left half-written",
     )

@@ -11,8 +11,9 @@ import typer
 from . import __version__
 from .cli_compress import distill, iterate, prune, quantize
 from .cli_device import deploy, serve, targets_check
+from .cli_evaluate import bench, compare, gate, report, sweep
 from .console import complain
-from .errors import EdgewrightError, UsageError
+from .errors import EdgewrightError
 from .tables import show
 from .verbs import (
     CALIBRATION,
@@ -28,7 +29,6 @@ from .verbs import (
     SeqLen,
     Target,
     checked,
-    conclude,
     run_step,
     run_whole,
 )
@@ -134,7 +134,7 @@ def plan(
         refuse(rows)
 
 
-for _verb in (prune, distill, iterate, quantize, deploy, serve):
+for _verb in (prune, distill, iterate, quantize, bench, gate, compare, sweep, report, deploy, serve):
     app.command()(_verb)
 
 
@@ -164,39 +164,6 @@ def export(
 
     options = checked(ExportOptions, format=format, precision=precision)
     run_step("export", options, model, out, (calibration, 16, seq_len, seed, device), fresh, as_json)
-
-
-@app.command()
-def bench(
-    path: Annotated[Path, typer.Argument(help="checkpoint or artifact directory")],
-    perplexity: Annotated[list[str] | None, typer.Option(help="SOURCE to score; may be given more than once")] = None,
-    tasks: Annotated[str, typer.Option(help="comma-separated tasks with a verifier: reasoning")] = "",
-    limit: Annotated[int, typer.Option(help="problems a task")] = 200,
-    windows: Annotated[int, typer.Option(help="rows a perplexity source")] = 128,
-    seq_len: Annotated[int, typer.Option(help="tokens a row")] = 512,
-    max_new_tokens: Annotated[int, typer.Option(help="longest answer")] = 160,
-    reference: Annotated[Path | None, typer.Option(help="model to compare with: KL and top-1 agreement")] = None,
-    latency: Annotated[bool, typer.Option("--latency/--no-latency", help="time it in a process of its own")] = False,
-    save: Annotated[Path | None, typer.Option(help="write the measurement as JSON, for `edgewright gate`")] = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Measure a checkpoint or an artifact.
-
-    Examples:
-
-        edgewright bench int4 --perplexity text:wiki.txt --reference /models/Qwen2.5-0.5B --latency
-
-        edgewright bench int4-onnx --tasks reasoning --limit 200 --save int4.json
-    """
-    from .benchmarks.measure import EvaluateOptions, LatencyOptions, bench_path
-
-    options = checked(
-        EvaluateOptions, tasks=[t for t in tasks.split(",") if t], limit=limit, windows=windows, seq_len=seq_len,
-        max_new_tokens=max_new_tokens, perplexity=perplexity or [], latency=LatencyOptions().model_dump() if latency else None,
-    )  # fmt: skip
-    show(bench_path(path, options, device, reference, save), as_json, "bench")
 
 
 @app.command("kv-study")
@@ -234,69 +201,6 @@ def kv_study(
     )  # fmt: skip
     folder = resolve(model_path(model))
     show(study(folder, options, CalibrationData(calibration, samples, seq_len).rows(folder, seed), device), as_json, "kv")
-
-
-@app.command()
-def gate(
-    candidate: Annotated[str, typer.Argument(help="measurement file, or RUN:STEP")],
-    baseline: Annotated[str, typer.Option(help="measurement file, or RUN:STEP")],
-    policy: Annotated[
-        Path | None, typer.Option(help="YAML: confidence, inconclusive, and limits: metric -> {min_ratio, max_ratio, max_drop, min, max}")
-    ] = None,
-    junit: Annotated[Path | None, typer.Option(help="also write JUnit XML, for a CI server")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="also write Markdown, for a pull request")] = None,
-    update_baseline: Annotated[
-        bool, typer.Option("--update-baseline", help="do not compare: make the candidate the BASELINE file")
-    ] = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Compare a candidate with a baseline under a policy. Exit code 5 when a limit is broken beyond doubt.
-
-    Accuracies and perplexities are decided on paired bootstrap intervals: pass, fail or inconclusive. What inconclusive
-    does to the exit code is the policy's `inconclusive: pass|warn|fail`; warn, the default, gives 0 and says so.
-
-    Examples:
-
-        edgewright gate new.json --baseline main.json --policy gate.yaml --junit gate.xml --markdown gate.md
-
-        edgewright gate new.json --baseline main.json --update-baseline
-
-        edgewright gate runs/demo:export-int4 --baseline runs/demo:baseline
-    """
-    from .benchmarks.gate import check_gate
-    from .benchmarks.gate_files import junit_xml, markdown_text
-    from .benchmarks.measurements import load_measurement, replace_baseline, write_text
-    from .benchmarks.policy import load_policy
-
-    new = load_measurement(candidate)
-    if update_baseline:
-        if junit or markdown:
-            raise UsageError("--update-baseline compares nothing, so that there is nothing to write", "leave --junit and --markdown out")
-        return show({"written": [str(replace_baseline(new, baseline))]}, as_json, "written")
-    result = check_gate(new, load_measurement(baseline), load_policy(policy))
-    for file, render in ((junit, junit_xml), (markdown, markdown_text)):
-        if file:
-            write_text(file, render(result))
-    show(result, as_json, "gate")
-    conclude(result)
-
-
-@app.command()
-def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="directory of a run")],
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Write report.html and report.md of a run again, from its ledger.
-
-    Example:
-
-        edgewright report runs/demo
-    """
-    from .benchmarks.report import write_report
-
-    show({"written": [str(p) for p in write_report(run_dir)]}, as_json, "written")
 
 
 @targets_app.callback()

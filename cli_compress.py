@@ -10,6 +10,7 @@ import typer
 from .errors import UsageError
 from .verbs import (
     CALIBRATION,
+    ActivationBudget,
     CalibrationSource,
     Debug,
     Device,
@@ -51,7 +52,7 @@ def prune(
     sparsity: Annotated[str | None, typer.Option(help="2:4: zero two of every four inputs in what stays; see docs/sparsity.md")] = None,
     sparsity_method: Annotated[str, typer.Option(help="sparsegpt, or magnitude: the baseline to beat")] = "sparsegpt",
     proof: Annotated[str, typer.Option(help="load the result whole (stock), by layers (streamed), or as memory allows")] = "auto",
-    activation_budget: Annotated[float, typer.Option(min=0, help="GiB of hidden states kept in memory; the rest goes to disk")] = 1.0,
+    activation_budget: ActivationBudget = 1.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="score, print what would go and what would be left, write nothing")] = False,
     calibration: CalibrationSource = CALIBRATION, samples: Samples = 128, seq_len: SeqLen = 512,
     seed: Seed = 0, device: Device = "auto", fresh: Fresh = False, as_json: Json = False, debug: Debug = False,
@@ -249,19 +250,15 @@ def quantize(
     sensitivity: Annotated[float | None, typer.Option(help="bytes, or below 1 a share, to keep what suffers most at 8 bit")] = None,
     head_bits: Annotated[int | None, typer.Option(help="quantize the head too; a tied one is the embedding")] = None,
     embedding_bits: Annotated[int | None, typer.Option(help="quantize the embedding too")] = None,
-    calibration: CalibrationSource = CALIBRATION,
-    samples: Samples = 128,
-    seq_len: SeqLen = 512,
-    seed: Seed = 0,
-    device: Device = "auto",
-    fresh: Fresh = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+    activation_budget: ActivationBudget = 1.0,
+    calibration: CalibrationSource = CALIBRATION, samples: Samples = 128, seq_len: SeqLen = 512,
+    seed: Seed = 0, device: Device = "auto", fresh: Fresh = False, as_json: Json = False, debug: Debug = False,
+) -> None:  # fmt: skip
     """Quantize the linear layers and write them packed: 4-bit weights, or weights and activations in 8 bits.
 
     gptq and awq write the layouts of these names, which transformers and vLLM read; int8 (activations on a scale a token)
-    writes compressed-tensors for vLLM; smoothquant (fixed activation scales) what TensorRT-Edge-LLM reads.
+    writes compressed-tensors for vLLM; smoothquant (fixed activation scales) what TensorRT-Edge-LLM reads. Killed, the same command
+    goes on at its layer.
 
     Examples:
 
@@ -276,6 +273,8 @@ def quantize(
         edgewright quantize /models/Qwen2.5-0.5B --sensitivity 0.05 --out better
 
         edgewright quantize /models/gemma-3-270m --head-bits 8 --out small-head
+
+        edgewright quantize /models/Qwen3-30B-A3B --calibration text:wiki.txt --activation-budget 4 --out experts
     """
     from .compress.quantize.options import QuantizeOptions
     from .compress.quantize.rules import parsed_rule
@@ -286,4 +285,5 @@ def quantize(
         head_bits=head_bits, embedding_bits=embedding_bits, sensitivity=None if sensitivity is None else {"budget": sensitivity},
         **{name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
-    run_step("quantize", options, model, out, (calibration, samples, seq_len, seed, device), fresh, as_json)
+    data = (calibration, samples, seq_len, seed, device)
+    run_step("quantize", options, model, out, data, fresh, as_json, activation_budget=int(activation_budget * 2**30))

@@ -17,6 +17,9 @@ __all__ = ["examine"]
 
 EXTRAS = {
     "reasoning_gym": ("reasoning-gym", "eval: the built-in reasoning task"),
+    "math_verify": ("math-verify", "eval: answers to questions compared as mathematics"),
+    "lm_eval": ("lm-eval", "eval: EleutherAI's tasks"),
+    "optuna": ("optuna", "sweep: trials and their samplers"),
     "datasets": ("datasets", "data: parquet and hub data"),
     "gptqmodel": ("gptqmodel", "gptq: packed checkpoints in torch"),
 }

@@ -16,13 +16,13 @@ from . import __version__
 from .checkpoint import write_json
 from .errors import UsageError
 
-__all__ = ["Ledger", "code_version", "differences", "environment", "fingerprint"]
+__all__ = ["Ledger", "code_version", "environment", "fingerprint"]
 
 SCHEMA = 1
 ROOT = Path(__file__).parent
 STEP_CODE = (
     "compress", "export", "models", "data", "checkpoint.py", "configs.py", "layouts", "loading.py", "shards.py", "steps.py",
-    "streaming.py",
+    "streaming.py", "workplace.py",
 )  # fmt: skip
 MEASURE_CODE = (*STEP_CODE[1:], "benchmarks")
 
@@ -41,18 +41,6 @@ def code_version(parts: tuple[str, ...]) -> str:
 def fingerprint(fields: Mapping[str, Any]) -> str:
     """The hash of everything a step depends on."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The dotted names of the fields in which two fingerprints differ."""
-    names: list[str] = []
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            names += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            names.append(f"{prefix}{key}")
-    return names
 
 
 def environment() -> dict[str, Any]:

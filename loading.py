@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from .checkpoint import read_config, read_family, read_state, tensors_of
+from .checkpoint import check_finite, read_config, read_family, read_state
 from .configs import quantization
-from .errors import EdgewrightError, UsageError
+from .errors import EdgewrightError, Refused, UsageError
 from .layouts import Int8Inputs, layout_of, rounds_inputs
-from .models import require_dense
+from .models import has_module
 
 __all__ = ["dense_state", "free_memory", "load_model", "load_settings", "load_tokenizer", "pick_device"]
 
@@ -89,25 +88,26 @@ def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float
 
     Raises:
         UsageError: the weights are damaged, hold NaN, or do not fit the config.
-        Refused: a mixture of experts with packed weights.
+        Refused: a mixture of experts whose experts round their inputs.
     """
     from transformers import AutoModelForCausalLM  # late: slow to import
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # ours tell what is going on
 
-    read_family(path)
+    family, _ = read_family(path)
     settings = load_settings(path)
     if quantization(read_config(path)):
-        require_dense(read_config(path), "loaded with packed weights", str(path))
         model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
         state, rounded = _unpacked(path)
-        missing, unexpected = model.load_state_dict(state, strict=False)
+        if lost := [name for name in rounded if not has_module(model, name)]:  # experts are parts of fused tensors
+            raise Refused(f"{path}: {lost[0]}: experts whose inputs are rounded to 8 bits are not read here", "round their weights only")
+        missing, unexpected = model.load_state_dict(family.fused(state), strict=False)
         for name, inputs in rounded.items():
             rounds_inputs(model.get_submodule(name), inputs)
         missing = [name for name in missing if name not in (model._tied_weights_keys or ())]
     else:
-        deque(tensors_of(path), maxlen=0)  # so that a damaged file or a NaN is named before anything is built
+        check_finite(path)
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(path, config=settings, dtype=dtype, output_loading_info=True)
             model, report = loaded

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from .benchmarks.card import write_card
 from .benchmarks.gate import check_gate
 from .benchmarks.measure import Measurement, Reference, measure
 from .benchmarks.measurements import step_measurement, write_lines
 from .benchmarks.report import write_report
+from .benchmarks.tasks import Task
 from .budget import fitted
-from .checkpoint import PROVENANCE, content_hash, read_provenance, resolve, write_json
+from .checkpoint import PROVENANCE, atomic_directory, content_hash, read_provenance, resolve, weight_bytes, write_json
 from .compress.distill.options import DistillOptions, StudentFrom
 from .compress.distill.runner import distill
 from .compress.iterate import INPUT, IterateOptions, iterate
@@ -28,14 +28,15 @@ from .compress.prune.runner import prune
 from .compress.quantize.runner import quantize
 from .console import console
 from .data.sources import Source
-from .errors import EdgewrightError, UsageError
+from .errors import UsageError
 from .export.step import export
 from .forecast import initial, refuse
-from .ledger import MEASURE_CODE, STEP_CODE, Ledger, code_version, differences, fingerprint
+from .ledger import MEASURE_CODE, STEP_CODE, Ledger, code_version, fingerprint
 from .loading import pick_device
 from .planner import plan_recipe
 from .recipe import BASELINE, DistillStep, IterateStep, PruneStep, Recipe, Step, model_path
 from .steps import CalibrationData, StepContext, StepResult
+from .workplace import differences, locked
 
 __all__ = ["RUNNERS", "run_recipe", "run_verb"]
 
@@ -48,11 +49,14 @@ RUNNERS: dict[str, Callable[[Any, Path, Path, StepContext], StepResult]] = {
 }
 
 
-def run_recipe(recipe: Recipe, out: Path, command: str = "edgewright run", fresh: bool = False) -> dict[str, Any]:
+def run_recipe(
+    recipe: Recipe, out: Path, command: str = "edgewright run", fresh: bool = False, donors: Sequence[Path] = ()
+) -> dict[str, Any]:  # fmt: skip
     """Run a recipe into `out` and return the ledger.
 
     A step is reused when its fingerprint (options, input weights, data, seed, device, code) is the recorded one and its
-    directory still hashes to what was recorded; so is its measurement.
+    directory still hashes to what was recorded; so is its measurement. A step that one of `donors`, other runs, has finished
+    is taken over from there under the same conditions.
 
     Raises:
         EdgewrightError: whatever a step raises; finished steps stay, and the same command resumes.
@@ -61,10 +65,10 @@ def run_recipe(recipe: Recipe, out: Path, command: str = "edgewright run", fresh
     refuse(rows)
     model = resolve(model_path(recipe.model))
     out.mkdir(parents=True, exist_ok=True)
-    with _lock(out):
+    with locked(out):
         if fresh:
             _clear(out)
-        run = _Run(recipe, out, model)
+        run = _Run(recipe, out, model, [Ledger.load(donor) for donor in donors if donor != out])
         run.ledger.begin(recipe.model_dump(mode="json", by_alias=True), command)
         run.ledger.data["plan"] = {"target": recipe.target, "rows": rows}
         run.ledger.data.pop("gate", None)
@@ -78,17 +82,6 @@ def run_recipe(recipe: Recipe, out: Path, command: str = "edgewright run", fresh
         return run.ledger.data
 
 
-@contextmanager
-def _lock(out: Path) -> Iterator[None]:
-    """One run a directory: two would overwrite each other's steps. The lock goes with the process, however it ends."""
-    with (out / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise EdgewrightError(f"{out}: another edgewright run is working there", "wait for it, or choose another --out") from error
-        yield
-
-
 def _clear(out: Path) -> None:
     if any(out.iterdir()) and not (out / "ledger.json").exists() and {p.name for p in out.iterdir()} != {".lock"}:
         raise UsageError(f"{out}: --fresh would delete files that are not a run's", "choose another --out")
@@ -100,8 +93,8 @@ def _clear(out: Path) -> None:
 class _Run:
     """The state of one run: recipe, directory, ledger, and the hashes known so far."""
 
-    def __init__(self, recipe: Recipe, out: Path, model: Path) -> None:
-        self.recipe, self.out = recipe, out
+    def __init__(self, recipe: Recipe, out: Path, model: Path, donors: Sequence[Ledger] = ()) -> None:
+        self.recipe, self.out, self.donors = recipe, out, donors
         self.ledger = Ledger.load(out)
         self.device = pick_device(recipe.device)
         self.order = [BASELINE, *recipe.step_names]
@@ -127,6 +120,11 @@ class _Run:
         console.print(f"[bold]{BASELINE}[/] {self.recipe.model}")
         if entry is None:
             entry = self._entry(BASELINE, BASELINE, {"model": self.recipe.model}, fields, os.path.relpath(self.paths[BASELINE], self.out))
+            for donor, given in self._offers(BASELINE, fields):
+                entry |= {key: given[key] for key in ("metrics", "context", "samples", "measured") if key in given}
+                self._copy_samples(donor, given)
+                self.ledger.put(entry, self.order)
+                break
         self._measured(entry, with_reference=False)
 
     def step(self, index: int) -> None:
@@ -165,7 +163,7 @@ class _Run:
     def _context(self, fields: Mapping[str, Any]) -> StepContext:
         calibration = CalibrationData(**self.recipe.calibration.model_dump())
         return StepContext(
-            calibration, self.recipe.seed, self.device, self.resolve, fingerprint=fingerprint(fields), proof=self.recipe.proof,
+            calibration, self.recipe.seed, self.device, self.resolve, depends_on=fields, proof=self.recipe.proof,
             activation_budget=self.recipe.activation_bytes,
         )  # fmt: skip
 
@@ -189,15 +187,40 @@ class _Run:
         """The recorded entry if it may be trusted; else say why not."""
         old = self.ledger.step(name)
         if old is None:
-            return None
+            return self._taken_over(name, fields, folder)
         if old["fingerprint"] != fingerprint(fields):
             console.print(f"  made again: {', '.join(differences(old['depends_on'], fields)) or 'fingerprint'} changed", highlight=False)
-            return None
+            return self._taken_over(name, fields, folder)
         if not folder.is_dir() or content_hash(folder) != old.get("output_hash"):
             console.print(f"  made again: {folder} was altered or removed since", highlight=False)
             return None
         console.print("  reused")
         return old
+
+    def _offers(self, name: str, fields: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Donors that have finished this step on the same conditions: their directory, and their entry."""
+        for donor in self.donors:
+            given = donor.step(name)
+            if given and given["fingerprint"] == fingerprint(fields) and given["metrics"]:
+                yield donor.path.parent, given
+
+    def _taken_over(self, name: str, fields: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
+        """The entry of a donor whose result stands unaltered, with its files: linked, as no step changes a file in place."""
+        for donor, given in self._offers(name, fields):
+            source = donor / given["output"]
+            if source.is_dir() and content_hash(source) == given["output_hash"]:
+                with atomic_directory(folder) as temporary:
+                    shutil.copytree(source, temporary, copy_function=_link, dirs_exist_ok=True)
+                self._copy_samples(donor, given)
+                self.ledger.put(given, self.order)
+                console.print(f"  taken over from {donor}", highlight=False)
+                return dict(given)
+        return None
+
+    def _copy_samples(self, donor: Path, entry: Mapping[str, Any]) -> None:
+        for file in (donor / "samples").glob(f"{entry['name']}.json*"):
+            (self.out / "samples").mkdir(exist_ok=True)
+            shutil.copyfile(file, self.out / "samples" / file.name)
 
     @staticmethod
     def _entry(name: str, kind: str, config: Mapping[str, Any], fields: Mapping[str, Any], output: str) -> dict[str, Any]:
@@ -210,6 +233,7 @@ class _Run:
         fields = {
             "evaluate": self.recipe.evaluate.model_dump(mode="json"),
             "data": {name: Source.parse(name).fingerprint() for name in self.recipe.evaluate.perplexity},
+            "tasks": {name: Task.parse(name).fingerprint() for name in self.recipe.evaluate.tasks},
             "baseline": self.hash_of(BASELINE),
             "output": self.hash_of(entry["name"]),
             "device": self.device,
@@ -217,13 +241,20 @@ class _Run:
         }
         kept = not entry.get("samples") or (self.out / entry["samples"]).is_file()
         if entry["metrics"] and entry.get("measured") == fingerprint(fields) and kept:
-            return
+            return self._card(entry)
         result = measure(
             self.paths[entry["name"]], self.recipe.evaluate, device=self.device, reference=self.reference if with_reference else None
         )
         entry |= {"metrics": result.metrics, "context": result.context, "measured": fingerprint(fields)}
         entry["samples"] = self._samples(entry["name"], result)
         self.ledger.put(entry, self.order)
+        self._card(entry)
+
+    def _card(self, entry: Mapping[str, Any]) -> None:
+        """A model card beside what a step made; the model that it all began with keeps its own."""
+        if entry["name"] != BASELINE:
+            model, source = self.recipe.model, self.paths[BASELINE]
+            write_card(self.paths[entry["name"]], entry, model, source, self.ledger.data["command"], self.ledger.step(BASELINE))
 
     def _samples(self, name: str, result: Measurement) -> str:
         """Keep the answers for people and the samples for the gate beside the ledger, which stays readable; the path of the samples."""
@@ -244,6 +275,13 @@ class _Run:
         return check_gate(step_measurement(self.out, candidate), step_measurement(self.out, baseline), self.recipe.gate)
 
 
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
 def _named_by(options: BaseModel) -> tuple[set[str], set[str]]:
     """The models and the data that a step's options name, beside its input and the calibration."""
     if isinstance(options, IterateOptions):
@@ -256,7 +294,9 @@ def _named_by(options: BaseModel) -> tuple[set[str], set[str]]:
     return set(), set()
 
 
-def run_verb(kind: str, options: BaseModel, model: str, out: Path, context: StepContext, fresh: bool = False) -> dict[str, Any]:
+def run_verb(
+    kind: str, options: BaseModel, model: str, out: Path, context: StepContext, fresh: bool = False, command: str = ""
+) -> dict[str, Any]:  # fmt: skip
     """Run one step on its own, or find that `out` holds exactly its result already.
 
     Args:
@@ -266,6 +306,7 @@ def run_verb(kind: str, options: BaseModel, model: str, out: Path, context: Step
         out: the directory to make.
         context: calibration data, seed and device; names in the options are resolved as models.
         fresh: make it again in any case.
+        command: what was typed, for the model card.
     """
     source = resolve(model_path(model))
     models, texts = _named_by(options)
@@ -283,9 +324,12 @@ def run_verb(kind: str, options: BaseModel, model: str, out: Path, context: Step
     if not fresh and old.get("fingerprint") == fingerprint(fields) and old.get("files") == content_hash(out, skip=PROVENANCE):
         return {"output": str(out), "reused": True, "seconds": 0.0, **old["result"]}
     begin = time.monotonic()
-    whole = replace(context, resolve=lambda name: resolve(model_path(name)), fingerprint="" if fresh else fingerprint(fields))
+    whole = replace(context, resolve=lambda name: resolve(model_path(name)), depends_on=fields, fresh=fresh)
     result = RUNNERS[kind](options, source, out, whole)
     told = {"notes": result.notes, "details": result.details}
     made = {"fingerprint": fingerprint(fields), "files": content_hash(out, skip=PROVENANCE), "result": told}
     write_json(record, json.loads(record.read_text()) | made)
+    sizes = {"size_bytes": weight_bytes(out)}
+    entry = {"name": out.name, "kind": kind, "config": fields["config"], "metrics": sizes, "notes": result.notes, "context": {}}
+    write_card(out, entry, model, source, command)
     return {"output": str(out), "reused": False, "seconds": round(time.monotonic() - begin, 2), **told}

@@ -18,7 +18,7 @@ from .compress.prune.memory import prune_memory
 from .compress.prune.options import PruneOptions
 from .compress.prune.runner import preview
 from .compress.prune.schedule import spread
-from .compress.quantize.choice import extra_bytes
+from .compress.quantize.choice import choose, extra_bytes
 from .compress.quantize.options import QuantizeOptions
 from .configs import resolve
 from .forecast import State, device_row, initial
@@ -61,7 +61,6 @@ def _after(step: Step, source: State, states: Mapping[str, State], target: str |
     if isinstance(step, IterateStep):
         return _rounds(step, source, target)[-1][1]
     if isinstance(step, QuantizeStep):
-        require_dense(source.config, "quantized", step.name or step.kind)
         return _quantized(step, source)
     if isinstance(step, ExportStep):
         require_dense(source.config, "exported", step.name or step.kind)
@@ -149,7 +148,15 @@ def _cost(
         ram, flops = max(ram for ram, _ in works), sum(flops for _, flops in works)
     else:
         ram, flops = _work(step, source, result, states, recipe)
+        disk += _journal(step, source, recipe) if isinstance(step, QuantizeStep) else 0
     return {"ram_bytes": ram, "disk_bytes": disk, "seconds": flops / (0.4 * flops_per_second)}
+
+
+def _journal(options: QuantizeOptions, source: State, recipe: Recipe) -> int:
+    """Bytes of finished layers and of two sets of calibration states that a quantization keeps until it is done."""
+    family, tokens = family_of(source.config), recipe.calibration.samples * recipe.calibration.seq_len
+    layers = choose(family, source.config, options).quantized_bytes
+    return layers + 2 * 4 * tokens * family.shape(source.config).hidden_size
 
 
 def _work(options: BaseModel, source: State, result: State, states: Mapping[str, State], recipe: Recipe) -> tuple[float, float]:
@@ -162,15 +169,16 @@ def _work(options: BaseModel, source: State, result: State, states: Mapping[str,
         seq_len, budget = recipe.calibration.seq_len, recipe.activation_bytes
         ram = prune_memory(source.config, result.config, options.criterion, tokens, seq_len, budget, compensate=options.compensate)
         flops *= 2 if options.criterion == "taylor" else 1
-        flops += _layerwise_flops(result.config, tokens) if options.sparsity else 0
+        flops += _layerwise_flops(result.config, tokens, result.active_parameters) if options.sparsity else 0
     elif isinstance(options, QuantizeOptions):
         linears = family.linear_shapes(source.config)
-        widest, layer = max(k for _, k in linears.values()), sum(n * k for n, k in linears.values())
+        alike = {name: shape.experts.count if shape.experts and "*" in name else 1 for name in linears}
+        widest, layer = max(k for _, k in linears.values()), sum(alike[name] * n * k for name, (n, k) in linears.items())
         kept = shape.hidden_size + linears.get(family.o, (0, 0))[1] + linears.get(family.down, (0, 0))[1]
         hidden = min(recipe.activation_bytes, 4 * tokens * kept)
         largest = max(n * k for n, k in linears.values())
         ram = 8.0 * layer + hidden + 2 * 4 * widest**2 + 10 * 4 * largest  # the Hessian and its factor; copies of weights
-        flops = _layerwise_flops(source.config, tokens)
+        flops = _layerwise_flops(source.config, tokens, source.active_parameters)
     elif isinstance(options, DistillOptions):
         teacher = _named(options.teacher, states) if options.teacher else None
         taught_by, active = (teacher.parameters, teacher.active_parameters) if teacher else (0, 0)
@@ -186,9 +194,10 @@ def _work(options: BaseModel, source: State, result: State, states: Mapping[str,
     return ram, flops
 
 
-def _layerwise_flops(config: Mapping[str, Any], tokens: int) -> float:
+def _layerwise_flops(config: Mapping[str, Any], tokens: int, active: float) -> float:
     """What it takes to calibrate every linear layer and solve for its weights, one decoder layer after the other."""
     family = family_of(config)
-    solving = sum(2.0 * n * k * k + k**3 for n, k in family.linear_shapes(config).values())
+    counts = family.linear_counts(config)
+    solving = sum(counts[name] * (2.0 * n * k * k + k**3) for name, (n, k) in family.linear_shapes(config).items())
     passes = len(family.input_groups) + 1
-    return 2.0 * tokens * family.parameters(config) * passes + family.shape(config).num_hidden_layers * solving
+    return 2.0 * tokens * active * passes + solving

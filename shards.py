@@ -6,6 +6,7 @@ The layout (8 bytes with the length of the header, a JSON header, the data) is, 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -91,7 +92,8 @@ def _begin(handle: BinaryIO, specs: Mapping[str, Tensor]) -> dict[str, int]:
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     handle.write(len(text).to_bytes(8, "little") + text)
-    handle.truncate(8 + len(text) + end)
+    handle.flush()
+    os.posix_fallocate(handle.fileno(), 0, 8 + len(text) + end)  # a full disk shows now, and not after hours of work
     return {name: 8 + len(text) + header[name]["data_offsets"][0] for name in order}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -51,8 +51,10 @@ class StepContext:
     """How a pruned model is shown to be right: loaded whole with stock transformers, or streamed where that would not fit in memory."""
     activation_budget: int = 1 << 30
     """Bytes of hidden states that a step which goes layer by layer keeps in memory; what is beyond goes to a file beside its output."""
-    fingerprint: str = ""
-    """Of everything the step depends on, for a step that keeps work in progress; empty: nothing may be taken over."""
+    depends_on: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Everything the step depends on, by field, for a step that keeps work in progress; empty: nothing may be taken over."""
+    fresh: bool = False
+    """Whether work in progress is to be thrown away."""
 
 
 @dataclass

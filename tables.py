@@ -14,6 +14,9 @@ from .benchmarks.gate_files import interval_text
 __all__ = ["show"]
 
 
+WORST_MODULES = 10
+
+
 def show(value: Any, as_json: bool, view: str) -> None:
     """Print a result on standard output: as JSON, or as the table that `view` names."""
     if as_json:
@@ -69,7 +72,53 @@ def _ledger(ledger: Mapping[str, Any]) -> list[Any]:
 
 
 def _bench(result: Mapping[str, Any]) -> list[Any]:
-    return [_table(METRIC_COLUMNS[:-1], [_metric_row(result["name"], result["metrics"], None)[:-1]])]
+    views: list[Any] = [_table(METRIC_COLUMNS[:-1], [_metric_row(result["name"], result["metrics"], None)[:-1]])]
+    metrics = result["metrics"]
+    views += [
+        f"  {name}: its runs differ by {metrics[f'{name}/cv']:.0%} (coefficient of variation): a busy machine, or too few --runs"
+        for name in result["context"].get("noisy", ())
+    ]
+    tasks = [name for name in metrics if name.startswith("accuracy/") and name.count("/") == 1]
+    if len(tasks) > 1:
+        rows = [[t.partition("/")[2], f"{metrics[t]:.3f} ± {metrics[f'{t}/stderr']:.3f}", f"{metrics[f'{t}/n']:,.0f}"] for t in tasks]
+        views.append(_table(("task", "accuracy", "n"), rows))
+    if "against" in result:
+        views.append(_against(result))
+    return views
+
+
+def _against(result: Mapping[str, Any]) -> Table:
+    other = result["against"]
+    rows = [
+        [name, f"{one['ratio']:.3f}", f"{one['low']:.3f} to {one['high']:.3f}", str(one["rounds"]), one["verdict"]]
+        for name, one in other.items() if name != "name"
+    ]  # fmt: skip
+    return _table(
+        ("seconds", "ratio", "interval at 0.99", "rounds", "verdict"), rows, f"{result['name']} against {other['name']}, in turns"
+    )
+
+
+def _compare(found: Mapping[str, Any]) -> list[Any]:
+    rows = [_metric_row(row["name"], row["metrics"], None)[:-1] for row in found["rows"]]
+    first, *others = (row["name"] for row in found["rows"])
+    lines = [
+        [name, metric, _number(one.get("observed"), ".4f"), interval_text(one), one.get("verdict") or f"not comparable: {one['unlike']}"]
+        for name, against in zip(others, found["against_first"], strict=True) for metric, one in against.items()
+    ]  # fmt: skip
+    columns = ("run", "metric", "drop or ratio", "interval at 0.95", "no worse?")
+    return [_table(METRIC_COLUMNS[:-1], rows), *([_table(columns, lines, f"against {first}")] if lines else [])]
+
+
+def _sweep(found: Mapping[str, Any]) -> list[Any]:
+    metrics = [objective["metric"] for objective in found["objectives"]]
+    keys = list(found["trials"][0]["parameters"])
+    rows = []
+    for number, trial in enumerate(found["trials"]):
+        mark = "chosen" if number == found["chosen"] else "front" if trial["front"] else "failed" if trial["reason"] else ""
+        values = [_number(trial["values"].get(metric), ".5g") for metric in metrics]
+        rows.append([str(number + 1), *(str(trial["parameters"][key]) for key in keys), *values, trial["verdict"] or "-", mark])
+    reasons = [f"  trial {n}: {t['reason']}" for n, t in enumerate(found["trials"], 1) if t["reason"]]
+    return [_table(("trial", *keys, *metrics, "gate", ""), rows, f"sweep of {found['name']}"), *reasons]
 
 
 def _kv(study: Mapping[str, Any]) -> list[Any]:
@@ -133,7 +182,7 @@ def _step(result: Mapping[str, Any]) -> list[Any]:
     lines: list[Any] = [f"{result['output']}: {state}", *(f"  {note}" for note in result["notes"])]
     modules = result["details"].get("modules")
     if modules:
-        rows = [[name, f"{m['error']:.3e}", f"{m['rtn_error']:.3e}"] for name, m in modules.items()]
+        rows = [[name, f"{m['error']:.3e}", f"{m['rtn_error']:.3e}"] for name, m in [*modules.items()][:WORST_MODULES]]
         lines.append(_table(("worst modules", "relative output error", "round-to-nearest"), rows))
     return lines
 
@@ -206,5 +255,6 @@ def _rollback(value: Mapping[str, str]) -> list[Any]:
 
 VIEWS: dict[str, Callable[[Any], list[Any]]] = {
     "ledger": _ledger, "bench": _bench, "gate": _gate, "plan": _plan, "step": _step, "cut": _cut, "targets": _targets, "target": _tree,
-    "doctor": _doctor, "written": _written, "kv": _kv, "bundle": _bundle, "deploy": _deploy, "rollback": _rollback, "verdict": _verdict,
+    "doctor": _doctor, "written": _written, "kv": _kv, "compare": _compare, "sweep": _sweep, "bundle": _bundle, "deploy": _deploy,
+    "rollback": _rollback, "verdict": _verdict,
 }  # fmt: skip

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .steps import StepContext
 
 __all__ = [
-    "CALIBRATION", "CalibrationSource", "Debug", "Device", "Fresh", "Json", "Model", "Out", "Samples", "Seed", "SeqLen", "Target",
-    "checked", "conclude", "run_prune", "run_step", "run_whole", "show_cut",
+    "CALIBRATION", "ActivationBudget", "CalibrationSource", "Debug", "Device", "Fresh", "Json", "Model", "Out", "Samples", "Seed",
+    "SeqLen", "Target", "checked", "conclude", "resumable", "run_prune", "run_step", "run_whole", "show_cut",
 ]  # fmt: skip
 
 Out = Annotated[Path, typer.Option("--out", help="directory to make")]
@@ -41,6 +41,7 @@ CalibrationSource = Annotated[
 ]
 Samples = Annotated[int, typer.Option(help="calibration rows")]
 SeqLen = Annotated[int, typer.Option(help="tokens a calibration row")]
+ActivationBudget = Annotated[float, typer.Option(min=0, help="GiB of hidden states kept in memory; the rest goes to disk")]
 Seed = Annotated[int, typer.Option(help="of everything random")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Target = Annotated[str | None, typer.Option("--target", help="device, by name or profile file; see `edgewright targets`")]
@@ -74,8 +75,8 @@ def run_step(
     """
     from .pipeline import run_verb
 
-    with _resumable():
-        result = run_verb(kind, options, model, out, _context(calibration, **settings), fresh)
+    with resumable():
+        result = run_verb(kind, options, model, out, _context(calibration, **settings), fresh, shlex.join(["edgewright", *sys.argv[1:]]))
     show(result, as_json, "step")
 
 
@@ -130,7 +131,7 @@ def run_whole(recipe: Recipe, out: Path, fresh: bool, as_json: bool) -> None:
     """
     from .pipeline import run_recipe
 
-    with _resumable():
+    with resumable():
         ledger = run_recipe(recipe, out, shlex.join(["edgewright", *sys.argv[1:]]), fresh)
     show(ledger, as_json, "ledger")
     console.print(f"ledger {out / 'ledger.json'}, report {out / 'report.html'}", highlight=False)
@@ -154,7 +155,7 @@ def conclude(gate: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _resumable() -> Iterator[None]:
+def resumable() -> Iterator[None]:
     """Say on Ctrl-C that nothing finished is lost."""
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,10 @@ from ..checkpoint import read_provenance
 from ..errors import UsageError
 from ..loading import load_model, pick_device
 
-__all__ = ["Backend", "OnnxBackend", "TorchBackend", "is_artifact", "open_backend"]
+__all__ = ["Backend", "Ended", "OnnxBackend", "TorchBackend", "is_artifact", "open_backend"]
+
+Ended = Callable[[Sequence[int]], bool]
+"""Whether an answer is complete, from its tokens so far: for ends that are no single token."""
 
 
 class Backend(Protocol):
@@ -30,8 +34,8 @@ class Backend(Protocol):
         """Logits float32 [batch, seq, vocab] for right- or left-padded ids [batch, seq]."""
         ...
 
-    def generate(self, ids: Tensor, mask: Tensor, max_new_tokens: int, eos: list[int]) -> Tensor:
-        """Greedy continuations int64 [batch, new] of left-padded prompts."""
+    def generate(self, ids: Tensor, mask: Tensor, max_new_tokens: int, eos: list[int], ended: Ended | None = None) -> Tensor:
+        """Greedy continuations int64 [batch, new] of left-padded prompts; a row that ended is filled up with the first of `eos`."""
         ...
 
 
@@ -46,21 +50,41 @@ class TorchBackend:
         self.dtype = "float32"
         self.eos = end_tokens(path)
 
+    def _cache(self) -> Any:
+        from transformers import DynamicCache  # late: slow to import
+
+        return DynamicCache(config=self.model.config)
+
     @torch.no_grad()
     def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
         """See `Backend.logits`."""
-        positions = (mask.cumsum(-1) - 1).clamp_min(0)
-        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": _positions(mask)}
         return self.model(**{k: v.to(self.device) for k, v in inputs.items()}, use_cache=False).logits.float().cpu()
 
     @torch.no_grad()
-    def generate(self, ids: Tensor, mask: Tensor, max_new_tokens: int, eos: list[int]) -> Tensor:
-        """See `Backend.generate`."""
-        out = self.model.generate(
-            input_ids=ids.to(self.device), attention_mask=mask.to(self.device), max_new_tokens=max_new_tokens,
-            do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None, eos_token_id=eos, pad_token_id=eos[0],
-        )  # fmt: skip
-        return out[:, ids.shape[1] :].cpu()
+    def generate(self, ids: Tensor, mask: Tensor, max_new_tokens: int, eos: list[int], ended: Ended | None = None) -> Tensor:
+        """See `Backend.generate`. Rows that ended leave the batch, which transformers' own `generate` keeps computing."""
+        ids, mask, cache = ids.to(self.device), mask.to(self.device), self._cache()
+        ends = torch.tensor(eos, device=self.device)
+        tokens = torch.full((len(ids), max_new_tokens), eos[0] if eos else 0)
+        rows, step = torch.arange(len(ids)), ids
+        for n in range(max_new_tokens):
+            positions = _positions(mask)[:, -step.shape[1] :]
+            logits = self.model(
+                input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+            ).logits
+            chosen = logits[:, -1].argmax(-1)
+            tokens[rows, n] = chosen.cpu()
+            stays = ~torch.isin(chosen, ends)
+            if ended:
+                stays &= torch.tensor([not ended(tokens[row, : n + 1].tolist()) for row in rows], device=self.device)
+            if not stays.any():
+                return tokens[:, : n + 1]
+            if not stays.all():
+                cache.batch_select_indices(stays.nonzero()[:, 0])
+                rows, mask, chosen = rows[stays.cpu()], mask[stays], chosen[stays]
+            step, mask = chosen[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        return tokens
 
 
 class OnnxBackend:
@@ -80,9 +104,13 @@ class OnnxBackend:
         """See `Backend.logits`."""
         return torch.from_numpy(np.asarray(self.decoder.forward(ids.numpy(), mask.numpy())[0], dtype=np.float32))
 
-    def generate(self, ids: Tensor, mask: Tensor, max_new_tokens: int, eos: list[int]) -> Tensor:
+    def generate(self, ids: Tensor, mask: Tensor, max_new_tokens: int, eos: list[int], ended: Ended | None = None) -> Tensor:
         """See `Backend.generate`."""
-        return torch.from_numpy(self.decoder.generate(ids.numpy(), mask.numpy(), max_new_tokens, eos))
+        return torch.from_numpy(self.decoder.generate(ids.numpy(), mask.numpy(), max_new_tokens, eos, ended))
+
+
+def _positions(mask: Tensor) -> Tensor:
+    return (mask.cumsum(-1) - 1).clamp_min(0)
 
 
 def end_tokens(path: Path) -> list[int]:

@@ -28,7 +28,7 @@ from .measurements import Scores, comparable, read_scores
 from .policy import DEFAULT_LIMITS, Limit, Policy
 from .statistics import Array, Interval, bounds, resample, samples_needed
 
-__all__ = ["Check", "check_gate"]
+__all__ = ["LESS_IS_BETTER", "Check", "check_gate"]
 
 BOUNDS = (
     ("min_ratio", "ratio", ">="), ("max_ratio", "ratio", "<="), ("max_drop", "drop", "<="), ("min", "", ">="), ("max", "", "<="),

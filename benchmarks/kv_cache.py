@@ -117,16 +117,6 @@ class CacheBackend(TorchBackend):
         on_device = {name: tensor.to(self.device) for name, tensor in inputs.items()}
         return self.model(**on_device, past_key_values=self._cache(), use_cache=True).logits.float().cpu()
 
-    @torch.no_grad()
-    def generate(self, ids: Tensor, mask: Tensor, max_new_tokens: int, eos: list[int]) -> Tensor:
-        """See `Backend.generate`."""
-        out = self.model.generate(
-            input_ids=ids.to(self.device), attention_mask=mask.to(self.device), past_key_values=self._cache(),
-            max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None,
-            eos_token_id=eos, pad_token_id=eos[0],
-        )  # fmt: skip
-        return out[:, ids.shape[1] :].cpu()
-
 
 def cache_bytes(family: Family, config: Mapping[str, Any], scheme: KvScheme, context: int) -> int:
     """Bytes of keys and values of one sequence, with their scales; layers with a window hold no more than that.

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,23 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..checkpoint import read_config, read_family, weight_bytes
 from ..data.packing import Encoded
 from ..data.sources import Source, rows_hash, scoring_rows
-from ..errors import EdgewrightError, UsageError
+from ..errors import UsageError
 from ..loading import load_tokenizer
-from .accuracy import Answer, exact_match, score_text
+from .accuracy import Answer, score_text
 from .backends import Backend, is_artifact, open_backend
+from .kv_cache import KvScheme, cache_bytes
+from .latency import LatencyOptions, time_against, time_alone
 from .measurements import problem_samples, problems_hash, window_samples, write_lines
+from .tasks import Task, TaskSettings, run_task
 
 __all__ = ["EvaluateOptions", "LatencyOptions", "Measurement", "Reference", "bench_path", "measure"]
-
-
-class LatencyOptions(BaseModel):
-    """How latency is measured."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    prompt: int = Field(default=64, gt=0, description="prompt tokens")
-    new_tokens: int = Field(default=64, gt=0, description="tokens decoded after it")
-    runs: int = Field(default=5, gt=0, description="measured repetitions, after one that is not")
 
 
 class EvaluateOptions(BaseModel):
@@ -41,9 +30,11 @@ class EvaluateOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tasks: tuple[str, ...] = Field(default=(), description="generated tasks with a verifier: reasoning")
+    tasks: tuple[str, ...] = Field(default=(), description="reasoning, gym:NAME, qa:FILE, choice:FILE, code:FILE, lm-eval:NAME|FILE")
     limit: int = Field(default=200, gt=1, description="problems a task")
-    max_new_tokens: int = Field(default=160, gt=0, description="longest answer, thought included")
+    max_new_tokens: int = Field(default=160, gt=0, description="longest answer, thought included; lm-eval's tasks have their own")
+    shots: int | None = Field(default=None, ge=0, description="worked examples shown by qa, choice and lm-eval; null is the task's choice")
+    allow_code: bool = Field(default=False, description="let code tasks run what the model writes, in a sandbox")
     perplexity: tuple[str, ...] = Field(default=(), description="sources to score")
     windows: int = Field(default=128, gt=0, description="rows a source")
     seq_len: int = Field(default=256, gt=1, description="longest row, tokens")
@@ -85,22 +76,29 @@ def measure(path: Path, options: EvaluateOptions, *, device: str = "cpu", refere
         reference: for `kl/` and `top1_agreement/`.
 
     Raises:
-        UsageError: nothing runnable is at `path`, or a source is empty or unknown.
+        UsageError: nothing runnable is at `path`, or a source or task is empty or unknown.
     """
+    tasks = [Task.parse(name) for name in options.tasks]
     backend, tokenizer = open_backend(path, device), load_tokenizer(path)
     result = Measurement(context=_environment(backend))
     for name in options.perplexity:
         source = Source.parse(name)
         rows = scoring_rows(tokenizer, source, options.seq_len, options.windows)
         _text(result, source.label, backend, rows, options.seq_len, reference)
-    for task in options.tasks:
-        problems = Source.parse(f"builtin:{task}").problems(options.limit)
-        _task(result, task, exact_match(backend, tokenizer, problems, options.max_new_tokens))
+    settings = TaskSettings(options.limit, options.max_new_tokens, options.shots, options.allow_code, result.context["threads"])
+    for task in tasks:
+        found = run_task(task, backend, tokenizer, path, settings)
+        for label, answers in found.answers.items():
+            _answered(result, label, answers)
+        result.metrics |= found.metrics
+        result.context |= found.context
     result.metrics["size_bytes"] = weight_bytes(path)
     result.metrics["parameters"] = _parameters(path)
     del backend
     if options.latency:
-        result.metrics |= _latency(path, options.latency, device, result)
+        metrics, told = time_alone(path, options.latency, result.context["device"], result.context["threads"])
+        result.metrics |= metrics | _cache_sizes(path, options.latency)
+        result.context |= told
     return result
 
 
@@ -116,7 +114,7 @@ def _text(result: Measurement, label: str, backend: Backend, rows: Sequence[Enco
     result.context |= {f"data_hash/{label}": rows_hash(rows), f"seq_len/{label}": seq_len}
 
 
-def _task(result: Measurement, task: str, answers: Sequence[Answer]) -> None:
+def _answered(result: Measurement, task: str, answers: Sequence[Answer]) -> None:
     count, right = len(answers), sum(a.correct for a in answers)
     share = right / count
     result.metrics |= {
@@ -136,6 +134,11 @@ def _parameters(path: Path) -> int:
     return family.parameters(config)
 
 
+def _cache_sizes(path: Path, options: LatencyOptions) -> dict[str, float]:
+    family, config = read_family(path)
+    return {f"kv_cache_bytes/{context}": cache_bytes(family, config, KvScheme(), context) for context in options.contexts}
+
+
 def _environment(backend: Backend) -> dict[str, Any]:
     import onnxruntime
     import torch
@@ -145,36 +148,32 @@ def _environment(backend: Backend) -> dict[str, Any]:
     return {"backend": backend.name, "device": backend.device, "dtype": backend.dtype, "threads": torch.get_num_threads(), **versions}
 
 
-def _latency(path: Path, options: LatencyOptions, device: str, result: Measurement) -> dict[str, float]:
-    import torch
-
-    threads = torch.get_num_threads()
-    command = [
-        sys.executable, "-m", "edgewright.benchmarks.worker", str(path.resolve()), "--prompt", str(options.prompt),
-        "--new-tokens", str(options.new_tokens), "--runs", str(options.runs), "--threads", str(threads),
-        "--device", "cpu" if is_artifact(path) else device,
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TRANSFORMERS_VERBOSITY": "error"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["it was killed, perhaps for lack of memory"])[-1]
-        raise EdgewrightError(f"{path}: the latency measurement failed: {reason}", "run `edgewright bench` on it with --debug")
-    figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    result.context["latency"] = {"prompt": options.prompt, "new_tokens": options.new_tokens, "runs": options.runs, "batch": 1}
-    return figures
-
-
-def bench_path(path: Path, options: EvaluateOptions, device: str, reference: Path | None, save: Path | None) -> dict[str, Any]:
+def bench_path(
+    path: Path, options: EvaluateOptions, device: str, reference: Path | None, save: Path | None, against: Path | None = None
+) -> dict[str, Any]:
     """Measure what `path` holds, by itself or against a reference, and keep the result in a file if one is named.
+
+    Args:
+        path: checkpoint or artifact.
+        options: what to measure.
+        device: where torch runs.
+        reference: a model for KL and top-1 agreement.
+        save: the file.
+        against: a model to be timed in turns with this one; the comparison is under `against` in the result.
 
     Raises:
         UsageError: nothing was asked for.
     """
     if not (options.tasks or options.perplexity or options.latency):
         raise UsageError("nothing to measure", "give --perplexity SOURCE, --tasks NAME or --latency")
+    if against and not (is_artifact(against) or (against / "config.json").is_file()):
+        raise UsageError(f"--against {against}: neither a checkpoint nor an artifact", "give the directory of one")
     base = Reference(reference, device) if reference else None
     result = measure(path, options, device=device, reference=base)
     found = {"name": path.name, "metrics": result.metrics, "context": result.context, "samples": result.samples}
     if save:
         write_lines(save, found)
+    if against:
+        compared = time_against(path, against, options.latency or LatencyOptions(), result.context["device"], result.context["threads"])
+        found["against"] = {"name": against.name, **compared}
     return found

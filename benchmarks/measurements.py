@@ -108,7 +108,7 @@ def comparable(a: Mapping[str, Any], b: Mapping[str, Any], metric: str) -> str:
     kind, _, label = metric.partition("/")
     keys = {
         "perplexity": [f"data_hash/{label}", f"seq_len/{label}"], "kl": [f"data_hash/{label}"],
-        "top1_agreement": [f"data_hash/{label}"], "accuracy": [f"problems/{label}"],
+        "top1_agreement": [f"data_hash/{label}"], "accuracy": [f"problems/{label}", f"shots/{label}"],
         "ttft_ms": ["device", "threads", "latency"], "decode_tok_s": ["device", "threads", "latency"],
         "prefill_tok_s": ["device", "threads", "latency"], "peak_rss_bytes": ["device", "latency"],
     }.get(kind, [])  # fmt: skip

@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
 
 from ..errors import UsageError
 from .cells import Cell, Column, Table
 from .gate_files import interval_text
 from .measurements import write_text
+from .pages import html_page, markdown_page
 
-__all__ = ["render_html", "render_markdown", "write_report"]
+__all__ = [
+    "PLAIN", "TASKED", "Record", "figure_text", "is_alike", "metric_text", "names_of", "plots_of", "read_ledger", "render_html",
+    "render_markdown", "steps_table", "write_report",
+]  # fmt: skip
 
 SCHEMA = 1
-TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
 DASH = "–"
 WORST_MODULES = 10
 QUALITY, SPEED = ("data_hash", "seq_len", "problems", "problems_hash"), ("device", "threads", "latency")
@@ -47,7 +48,7 @@ def write_report(run_dir: Path) -> list[Path]:
         UsageError: there is no ledger, it is damaged, or another version of edgewright wrote it.
         EdgewrightError: the report cannot be written.
     """
-    ledger = _read_ledger(run_dir / "ledger.json")
+    ledger = read_ledger(run_dir / "ledger.json")
     paths = []
     for name, render in (("report.html", render_html), ("report.md", render_markdown)):
         write_text(run_dir / name, render(ledger))
@@ -57,33 +58,20 @@ def write_report(run_dir: Path) -> list[Path]:
 
 def render_html(ledger: dict[str, Any]) -> str:
     """The report as one HTML page that needs no network, no script and no other file."""
-    pages = Environment(loader=TEMPLATES, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return pages.get_template("report.html").render(_view(ledger), plots=_plots(ledger))
+    return html_page("report.html", plots=plots_of(_steps(ledger), _ends(ledger)[0]), **_view(ledger))
 
 
 def render_markdown(ledger: dict[str, Any]) -> str:
     """The report as Markdown, without the figures: for a pull request or a CI summary."""
-    pages = Environment(loader=TEMPLATES, autoescape=False, trim_blocks=True, lstrip_blocks=True, finalize=_escape_markdown)
-    pages.filters["fenced"] = _fenced
-    return pages.get_template("report.md").render(_view(ledger))
+    return markdown_page("report.md", **_view(ledger))
 
 
-def _escape_markdown(value: Any) -> Any:
-    """What a ledger says is text: no markup, no HTML and no new table cell can come of it."""
-    if isinstance(value, Markup):
-        return value
-    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join("\\" + c if c in "\\|`*_[]#~" else c for c in text)
+def read_ledger(path: Path) -> dict[str, Any]:
+    """A ledger that this edgewright can report on.
 
-
-def _fenced(text: str, language: str = "") -> Markup:
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return Markup(f"{fence}{language}\n{text.rstrip()}\n{fence}")
-
-
-def _read_ledger(path: Path) -> dict[str, Any]:
+    Raises:
+        UsageError: there is none, it is damaged, or of another schema.
+    """
     try:
         ledger = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -122,13 +110,13 @@ def _metric(step: Record, name: str) -> float | None:
     return _number(_part(step, "metrics").get(name))
 
 
-def _names(steps: Sequence[Record], prefix: str) -> list[str]:
+def names_of(steps: Sequence[Record], prefix: str) -> list[str]:
     """The metrics `prefix/...` in the order in which they first appear, without their counts and standard errors."""
     names = dict.fromkeys(n for step in steps for n in _part(step, "metrics") if n.startswith(prefix + "/"))
     return [n for n in names if not any(n == base + tail for base in names for tail in ("/n", "/stderr"))]
 
 
-def _alike(one: Record, other: Record, name: str) -> bool:
+def is_alike(one: Record, other: Record, name: str) -> bool:
     """Whether a metric of two steps was measured under the same conditions, as far as their contexts say."""
     kind, _, label = name.partition("/")
     keys = CONDITIONS.get(kind, QUALITY if kind in TASKED else ())
@@ -156,7 +144,7 @@ def _count(value: float) -> str:
     return _significant(value / unit[0], 3) + unit[1] if unit[1] else f"{value:.0f}"
 
 
-def _figure(name: str, value: float | None, unit: bool = False) -> str:
+def figure_text(name: str, value: float | None, unit: bool = False) -> str:
     """A metric as people read it; bytes are in MB (10^6)."""
     kind = name.partition("/")[0]
     if value is None or not math.isfinite(value):
@@ -195,12 +183,12 @@ def _view(ledger: Record) -> dict[str, Any]:
         "model": model,
         "created": _date(ledger.get("created")),
         "version": ledger.get("edgewright"),
-        "command": ledger.get("command"),
+        "commands": _commands(ledger),
         "verdict": gate.get("verdict"),
         "gate": gate,
         "checks": [_check(check) for check in gate.get("checks") or []],
         "headline": _headline(baseline, candidate),
-        "steps": _steps_table(steps, roles) if steps else None,
+        "steps": steps_table(steps, roles) if steps else None,
         "modules": [_worst_modules(step) for step in steps if _part(_part(step, "details"), "modules")],
         "experts": _experts_table(steps),
         "parity": _parity_table(steps),
@@ -211,6 +199,18 @@ def _view(ledger: Record) -> dict[str, Any]:
         "environment": list(_flat(_part(ledger, "environment"))),
         "recipe": recipe if isinstance(recipe, str) else yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
     }
+
+
+def _commands(ledger: Record) -> str:
+    """What to type: the versions that the figures depend on, and the run of the recipe that follows."""
+    environment = _part(ledger, "environment")
+    versions = [
+        f"{name}=={str(environment[name]).partition('+')[0]}" for name in ("torch", "transformers", "onnxruntime") if environment.get(name)
+    ]
+    made = [f"pip install edgewright=={ledger.get('edgewright')} {' '.join(versions)}"] if versions else []
+    again = ["edgewright run recipe.yaml    # the recipe below, with every default and --set in it"] if ledger.get("recipe") else []
+    command = ledger.get("command")
+    return "\n".join([*made, *again, *([f"# as it was run: {command}"] if command else [])])
 
 
 def _date(created: Any) -> str:
@@ -231,7 +231,7 @@ def _ends(ledger: Record) -> tuple[Record, Record]:
 def _check(check: Record) -> dict[str, Any]:
     """One limit of the gate: what was asked, what was seen, and between which two figures."""
     name = str(check.get("metric", DASH))
-    pair = [_figure(name, _number(check.get(key)), unit=True) for key in ("baseline", "candidate")]
+    pair = [figure_text(name, _number(check.get(key)), unit=True) for key in ("baseline", "candidate")]
     observed = _significant(_number(check.get("observed")))
     verdict = check.get("verdict") or ("pass" if check.get("passed") else "fail")  # older ledgers only know these two
     needed = f"about {check['samples_needed']:,} samples would decide" if check.get("samples_needed") else ""
@@ -244,37 +244,38 @@ def _check(check: Record) -> dict[str, Any]:
 
 def _headline(baseline: Record, candidate: Record) -> list[dict[str, str]]:
     """The figures that people ask for first, from baseline to candidate, each one only if the two are comparable."""
-    names = [*_names([baseline, candidate], "accuracy")[:2], "size_bytes", "decode_tok_s/p50", "ttft_ms/p50", "peak_rss_bytes"]
+    names = [*names_of([baseline, candidate], "accuracy")[:2], "size_bytes", "decode_tok_s/p50", "ttft_ms/p50", "peak_rss_bytes"]
     cards = []
     for name in names:
         before, after = _metric(baseline, name), _metric(candidate, name)
-        if baseline is candidate or before is None or after is None or not _alike(baseline, candidate, name):
+        if baseline is candidate or before is None or after is None or not is_alike(baseline, candidate, name):
             continue
         ratio = f"{_significant(after / before)}×" if before and name in PLAIN else f"{after - before:+.3f}"
         label = PLAIN.get(name) or name.replace("/", " ", 1)
-        cards.append({"label": label, "before": _figure(name, before, True), "after": _figure(name, after, True), "ratio": ratio})
+        cards.append({"label": label, "before": figure_text(name, before, True), "after": figure_text(name, after, True), "ratio": ratio})
     return cards
 
 
-def _plots(ledger: Record) -> Any:
-    from .plots import Measured, figures  # late: matplotlib takes its time, and Markdown needs none
+def plots_of(steps: Sequence[Record], baseline: Record) -> Any:
+    """The figures of some steps, leaving out what cannot be set beside the baseline's."""
+    from .figures import Measured, figures  # late: matplotlib takes its time, and Markdown needs none
 
-    baseline = _ends(ledger)[0]
     measured = []
-    for step in _steps(ledger):
+    for step in steps:
         values = {name: _metric(step, name) for name in _part(step, "metrics")}
         numbers = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
-        unlike = frozenset(name for name in numbers if not _alike(step, baseline, name))
+        unlike = frozenset(name for name in numbers if not is_alike(step, baseline, name))
         measured.append(Measured(_name(step), numbers, unlike, _part(step, "details")))
-    return figures(measured, _names(_steps(ledger), "accuracy"))
+    return figures(measured, names_of(steps, "accuracy"))
 
 
 # The tables.
 
 
-def _steps_table(steps: Sequence[Record], roles: Mapping[str, str]) -> Table:
+def steps_table(steps: Sequence[Record], roles: Mapping[str, str]) -> Table:
+    """A row for each step with all of its headline metrics; `roles` are words beside the names."""
     columns = [Column("step", numeric=False), Column("kind", numeric=False)]
-    names = [name for prefix in TASKED for name in _names(steps, prefix) or [prefix]]
+    names = [name for prefix in TASKED for name in names_of(steps, prefix) or [prefix]]
     counts = {name: sorted({_part(step, "metrics").get(f"{name}/n", 0) for step in steps} - {0}) for name in names}
     for name in names:
         kind, _, label = name.partition("/")
@@ -289,9 +290,15 @@ def _steps_table(steps: Sequence[Record], roles: Mapping[str, str]) -> Table:
 
 
 def _metric_cell(step: Record, name: str, with_count: bool) -> Cell:
-    value, error, count = _metric(step, name), _metric(step, f"{name}/stderr"), _metric(step, f"{name}/n")
-    text = _figure(name, value) + (f" ± {_figure(name, error)}" if value is not None and error is not None else "")
-    return Cell(text, f"n={_significant(count)}" if with_count and count is not None else "")
+    count = _metric(step, f"{name}/n")
+    noisy = "varies" if name.partition("/")[0] in (_part(step, "context").get("noisy") or ()) else ""
+    return Cell(metric_text(step, name), f"n={_significant(count)}" if with_count and count is not None else noisy)
+
+
+def metric_text(step: Record, name: str, unit: bool = False) -> str:
+    """A metric of a step as people read it, with its standard error where it has one."""
+    value, error = _metric(step, name), _metric(step, f"{name}/stderr")
+    return figure_text(name, value, unit) + (f" ± {_significant(error, 2)}" if value is not None and error is not None else "")
 
 
 def _worst_modules(step: Record) -> Table:
@@ -341,7 +348,7 @@ def _parity_table(steps: Sequence[Record]) -> Table | None:
     found = [(step, parity) for step, parity in found if parity]
     names = list(dict.fromkeys(name for _, parity in found for name in parity))
     columns = [Column("export", numeric=False), *(Column(n.removeprefix("parity/").replace("_", " ")) for n in names)]
-    rows = [[Cell(_name(s)), *(Cell(_figure(n, _number(parity.get(n)))) for n in names)] for s, parity in found]
+    rows = [[Cell(_name(s)), *(Cell(figure_text(n, _number(parity.get(n)))) for n in names)] for s, parity in found]
     return Table(columns, rows) if found else None
 
 
@@ -354,7 +361,7 @@ def _plan_table(plan: Record) -> Table | None:
     rows = []
     for row in plan.get("rows") or []:
         sizes = [_number(row.get(f"{key}_bytes")) for key in ("weight", "kv", "total", "usable")]
-        cells = [Cell(_figure("size_bytes", size)) for size in sizes]
+        cells = [Cell(figure_text("size_bytes", size)) for size in sizes]
         total, usable = sizes[2:]
         fits = row.get("fits")
         tone = {True: "good", False: "bad"}.get(fits, "") if isinstance(fits, bool) else ""

@@ -1,26 +1,42 @@
-"""Latency and memory of one model, measured alone in a process of its own: ``python -m edgewright.benchmarks.worker``.
+"""One model, timed alone in a process of its own: ``python -m edgewright.benchmarks.worker``.
 
 A fresh process is the point: the peak memory is that of loading and running this model and nothing else, and an ONNX
-artifact is measured without torch in memory. Prints one JSON object.
+artifact is measured without torch in memory. It tells what loading took, then answers each line on standard input, a JSON
+object of `prompt`, `new_tokens` and `batch`, with the seconds of one round, and at the end tells its memory. Whoever starts
+two of them can let them take turns (`latency`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import os
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-__all__ = ["main", "onnx_step", "torch_step"]
+from .energy import EnergyMeter
+
+__all__ = ["Round", "Step", "made_up_prompt", "main", "onnx_step", "open_step", "time_round", "torch_step"]
 
 Step = Callable[[list[list[int]], Any], Any]
+RESET_PEAK = "5"
 
 
-def _peak_rss() -> int:
-    """High-water mark of this process's resident memory, bytes.
+@dataclass(frozen=True)
+class Round:
+    """Seconds to the first token, and to each one after it; joules of the machine, where it tells."""
+
+    first: float
+    tokens: list[float]
+    joules: float | None = None
+
+
+def peak_rss() -> int:
+    """High-water mark of this process's resident memory, bytes, since `forget_peak`.
 
     Not getrusage: its maximum survives exec, so that a child of a large process starts with the parent's.
     """
@@ -32,6 +48,13 @@ def _peak_rss() -> int:
     import resource  # elsewhere than Linux the inherited maximum is not a concern
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def forget_peak() -> None:
+    """Start the high-water mark again from here, where the kernel can."""
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        clear.write_text(RESET_PEAK)
 
 
 def torch_step(path: Path, device: str, threads: int) -> Step:
@@ -73,52 +96,61 @@ def onnx_step(path: Path, threads: int) -> Step:
     return step
 
 
-def _measure(step: Step, prompt: list[list[int]], new_tokens: int, runs: int) -> dict[str, float]:
-    """Time `runs` prompts and their decoding after one unmeasured round."""
-    first: list[float] = []
-    rates: list[float] = []
-    for number in range(runs + 1):
-        begin = time.perf_counter()
-        past = step(prompt, None)
-        ttft = time.perf_counter() - begin
-        begin = time.perf_counter()
-        for _ in range(new_tokens):
-            past = step([[row[-1]] for row in prompt], past)
-        seconds = time.perf_counter() - begin
-        if number:
-            first.append(ttft * 1000)
-            rates.append(new_tokens * len(prompt) / seconds)
-    ordered = sorted(first)
+def open_step(path: Path, device: str, threads: int) -> Step:
+    """The step function of whatever is at `path`."""
+    return onnx_step(path, threads) if (path / "model.onnx").is_file() else torch_step(path, device, threads)
 
-    def percentile(share: float) -> float:
-        return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
 
-    return {
-        "ttft_ms/p50": percentile(0.5), "ttft_ms/p90": percentile(0.9), "ttft_ms/p99": percentile(0.99),
-        "prefill_tok_s": len(prompt) * len(prompt[0]) / (statistics.median(first) / 1000),
-        "decode_tok_s/p50": statistics.median(rates),
-        "decode_tok_s/cv": statistics.pstdev(rates) / statistics.mean(rates),
-    }  # fmt: skip
+def time_round(step: Step, prompt: list[list[int]], new_tokens: int, after_prompt: Callable[[], None] = lambda: None) -> Round:
+    """Time one prompt [batch, length] and the decoding of `new_tokens` after it; between the two, something is called untimed."""
+    begin = time.perf_counter()
+    past = step(prompt, None)
+    first = time.perf_counter() - begin
+    after_prompt()
+    tokens = []
+    for _ in range(new_tokens):
+        begin = time.perf_counter()
+        past = step([[row[-1]] for row in prompt], past)
+        tokens.append(time.perf_counter() - begin)
+    return Round(first, tokens)
+
+
+def made_up_prompt(batch: int, length: int, vocabulary: int) -> list[list[int]]:
+    """Token ids [batch, length] that are all valid."""
+    return [[(7 * i + 11 + row) % vocabulary for i in range(length)] for row in range(batch)]
+
+
+def _say(value: Any) -> None:
+    print(json.dumps(value), flush=True)
 
 
 def main() -> None:
-    """Measure one directory and print the figures."""
-    parser = argparse.ArgumentParser(description="latency and peak memory of one checkpoint or artifact")
+    """Load one directory, then time rounds as they are asked for."""
+    parser = argparse.ArgumentParser(description="times one checkpoint or artifact, round by round")
     parser.add_argument("path", type=Path)
-    parser.add_argument("--prompt", type=int, default=64, help="prompt length, tokens")
-    parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    vocab = int(json.loads((args.path / "config.json").read_text())["vocab_size"])
-    prompt = [[(7 * i + 11) % vocab for i in range(args.prompt)]]
-    artifact = (args.path / "model.onnx").is_file()
+    vocabulary = int(json.loads((args.path / "config.json").read_text())["vocab_size"])
     begin = time.perf_counter()
-    step = onnx_step(args.path, args.threads) if artifact else torch_step(args.path, args.device, args.threads)
-    load = time.perf_counter() - begin
-    figures = _measure(step, prompt, args.new_tokens, args.runs)
-    print(json.dumps({**figures, "load_s": load, "peak_rss_bytes": _peak_rss()}))
+    step = open_step(args.path, args.device, args.threads)
+    peaks = {"load": peak_rss()}
+    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    _say({"load_s": time.perf_counter() - begin, "affinity": affinity})
+
+    def note(phase: str) -> None:
+        peaks[phase] = max(peaks.get(phase, 0), peak_rss())
+        forget_peak()
+
+    forget_peak()
+    for line in sys.stdin:
+        asked = json.loads(line)
+        prompt = made_up_prompt(asked["batch"], asked["prompt"], vocabulary)
+        with EnergyMeter() as meter:
+            timed = time_round(step, prompt, asked["new_tokens"], lambda: note("prefill"))
+        note("decode")
+        _say(asdict(replace(timed, joules=meter.joules)))
+    _say(peaks)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import EdgewrightError
+from ..errors import Refused
 
 __all__ = ["Activations", "Room"]
 
@@ -37,7 +38,7 @@ class Room:
         """Room for float32 [rows, seq, width]; they come back on `device`.
 
         Raises:
-            EdgewrightError: they do not fit into the budget, and the disk has no room for the others.
+            Refused: they do not fit into the budget, and the disk has no room for the others.
         """
         row = 4 * seq * width
         held = rows if self.budget is None else min(rows, self.budget // row)
@@ -82,6 +83,27 @@ class Activations:
             self._file.seek((begin + kept - len(self._memory)) * self._row)
             self._file.write(_bytes(states[kept:].contiguous()))
 
+    def copy_to(self, file: BufferedWriter) -> None:
+        """Write all of it, row after row."""
+        if len(self._memory):
+            file.write(_bytes(self._memory))
+        for row in range(len(self._memory), len(self)):
+            file.write(_bytes(self[row].cpu()))
+
+    def fill_from(self, file: BufferedReader) -> None:
+        """Read what `copy_to` wrote.
+
+        Raises:
+            ValueError: there are more or fewer bytes.
+        """
+        read = file.readinto(_bytes(self._memory)) if len(self._memory) else 0
+        row = torch.empty(1, *self.shape[1:])
+        for number in range(len(self._memory), len(self)):
+            read += file.readinto(_bytes(row))
+            self[number] = row
+        if read != len(self) * self._row or file.read(1):
+            raise ValueError(f"not {len(self)} rows of {self._row} bytes")
+
     def _range(self, rows: int | slice) -> tuple[int, int]:
         if isinstance(rows, int):
             rows = slice(rows, rows + 1)
@@ -96,7 +118,7 @@ def _file(folder: Path, size: int) -> Any:
         os.posix_fallocate(handle.fileno(), 0, size)
     except OSError as error:
         free = shutil.disk_usage(folder if folder.is_dir() else Path()).free
-        raise EdgewrightError(
+        raise Refused(
             f"{folder}: {size / 1e9:.1f} GB of activations do not fit: {error.strerror} ({free / 1e9:.1f} GB free)",
             "free disk space, raise --activation-budget, or calibrate on fewer --samples",
         ) from error

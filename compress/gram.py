@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["Gram", "output_error"]
+__all__ = ["Gram", "output_error", "spread"]
 
 COLUMNS = 512
 """Columns of the upper triangle that are multiplied together; the rest is its mirror image."""
@@ -42,3 +42,8 @@ def output_error(weight: Tensor, replacement: Tensor, gram: Tensor) -> float:
     difference = (replacement - weight).float()
     reference = float(((weight.float() @ gram) * weight.float()).sum())
     return float(((difference @ gram) * difference).sum()) / max(reference, 1e-30)
+
+
+def spread(outputs: int, most: int = 512) -> slice:
+    """Output channels spread evenly over all, about `most` of them: enough to tell an error, where all would cost as much as making it."""
+    return slice(None, None, max(1, outputs // most))

@@ -10,8 +10,6 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from ..console import console
 from ..errors import Refused
 from ..loading import load_model, pick_device
 from ..steps import StepContext, StepResult
+from ..workplace import workplace
 from .distill.options import DistillOptions
 from .distill.runner import distill
 from .held_out import loss_on, set_aside
@@ -104,7 +103,7 @@ class Point:
 def iterate(options: IterateOptions, source: Path, out: Path, context: StepContext) -> StepResult:
     """Prune and recover `source` in rounds and write the best of them to `out`.
 
-    Finished rounds are reused when the same step (by `context.fingerprint`) was interrupted.
+    Finished rounds are reused when the same step (by `context.depends_on`) was interrupted.
 
     Raises:
         UsageError: nothing to prune, an input is broken, or the data too small to set rows aside.
@@ -121,7 +120,7 @@ def iterate(options: IterateOptions, source: Path, out: Path, context: StepConte
     resolve = context.resolve
     inside = replace(context, calibration=held.calibration, resolve=lambda name: source if name == INPUT else resolve(name))
     recover = options.recover.model_copy(update={"hold_out": max(held.skip, options.recover.hold_out)})
-    with _workplace(out, context.fingerprint) as place:
+    with workplace(out, "rounds", context.depends_on, "round-*.json", context.fresh) as place:
         points, folders, begin = [_point(0, source, held.rows, context)], [source], time.monotonic()
         for number, cut in enumerate(cuts, 1):
             folder = place / f"round-{number}"
@@ -137,24 +136,6 @@ def iterate(options: IterateOptions, source: Path, out: Path, context: StepConte
     notes = [why, *skipped, where, *(_told(point, points[0]) for point in points)]
     learning = {f"round {p.round} {name}": curve for p in points for name, curve in p.learning.items()}
     return StepResult(notes, {"curve": _curve(points), "kept_round": kept.round, "loss": learning})
-
-
-@contextmanager
-def _workplace(out: Path, fingerprint: str) -> Iterator[Path]:
-    """Where rounds are kept beside `out`: as an interrupted run of the same step left it, else empty; gone when all went well."""
-    place = out.with_name(f".{out.name}.rounds")
-    mark = place / "step.json"
-    if not fingerprint or not mark.is_file() or json.loads(mark.read_text()) != {"fingerprint": fingerprint}:
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        write_json(mark, {"fingerprint": fingerprint})
-    try:
-        yield place
-    except BaseException:
-        if not any(place.glob("round-*.json")):
-            shutil.rmtree(place, ignore_errors=True)
-        raise
-    shutil.rmtree(place, ignore_errors=True)
 
 
 def _finished(folder: Path) -> Point | None:

@@ -78,13 +78,27 @@ def _layer_calls(model: Layered, start: Callable[[Tensor], Any], ids: Tensor) ->
             handle.remove()
 
     def caller(args: tuple[Any, ...], kwargs: dict[str, Any]) -> LayerCall:
+        given = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+        if _only_causal(given.get("attention_mask")):
+            given["attention_mask"] = None
+
         def call(layer: nn.Module, hidden: Tensor) -> Tensor:
-            output = layer(hidden, *args, **{k: v for k, v in kwargs.items() if k != "hidden_states"})
+            output = layer(hidden, *args, **given)
             return output[0] if isinstance(output, tuple) else output
 
         return call
 
     return [caller(args, kwargs) for args, kwargs in recorded]
+
+
+def _only_causal(mask: Any) -> bool:
+    """Whether an attention mask hides the future and nothing else, as a window does that is no shorter than the rows.
+
+    Scaled dot-product attention, the kind that masks by truth values, hides the future by itself, and then never computes it.
+    """
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape[-1] != mask.shape[-2]:
+        return False
+    return torch.equal(mask, torch.ones_like(mask).tril())
 
 
 def batches(states: Activations) -> Iterator[slice]:

@@ -11,10 +11,11 @@ from contextlib import suppress
 
 from torch import Tensor, nn
 
-from ..models import Family, weight_of
+from ..models import Family, Mixture, weight_of
 from .activations import Activations, Room
 from .gram import Gram
-from .layerwise import LayerCall, Stopped, advance, batches, input_hessian
+from .layerwise import LayerCall, Stopped, batches
+from .routed import routed_groups
 
 __all__ = ["Stages"]
 
@@ -30,6 +31,8 @@ class Stages:
     def __init__(self, family: Family, room: Room) -> None:
         self._family, self._room = family, room
         self._kept: dict[str, Activations] = {}
+        self.tokens: dict[str, int] = {}
+        """How many tokens the linear layers of each routed expert, by name, were given in the layer at hand."""
 
     def visit(self, layer: nn.Module, call: LayerCall, states: Activations) -> Iterator[tuple[tuple[str, ...], Tensor]]:
         """Each group of linears, in order, with the Gram matrix [in, in] of its inputs; change its weights before asking for the next.
@@ -42,15 +45,14 @@ class Stages:
             states: what enters it.
         """
         family = self._family
-        if family.down not in family.outputs(layer):  # a pool of experts: only the layer itself knows what it does
-            for group in family.input_groups:
-                yield group, input_hessian(layer, layer.get_submodule(group[0]), states, call)
-            advance(layer, states, call)
-            return
+        self.tokens.clear()
         qkv, o, gate_up, down = family.input_groups
         yield qkv, self._normed(layer, family.attention_norm, states)
         yield o, self._kept_inputs(family.o, layer, call, states)
         self._add(layer, family.o, family.attention_post_norm, states)
+        if isinstance(family, Mixture) and family.routed(layer):
+            yield from routed_groups(family, layer, states, self.tokens)
+            return
         yield gate_up, self._normed(layer, family.mlp_norm, states)
         norm, mlp = layer.get_submodule(family.mlp_norm), layer.get_submodule(family.mlp)
         yield down, self._kept_inputs(family.down, layer, lambda _layer, hidden: mlp(norm(hidden)), states)

@@ -15,7 +15,7 @@ from ..errors import EdgewrightError, UsageError
 from .packing import IGNORE, Encoded, Example, encode, pack
 from .reasoning import Problem, held_out, held_out_questions, training_problems
 
-__all__ = ["Source", "rows_hash", "scoring_rows", "training_rows"]
+__all__ = ["Source", "json_lines", "rows_hash", "scoring_rows", "training_rows"]
 
 BUILTINS = ("reasoning",)
 CHUNK = 1 << 16
@@ -106,7 +106,7 @@ class Source:
 
     def _table(self) -> Iterator[dict[str, Any]]:
         if self.kind == "jsonl":
-            yield from _jsonl(self.name)
+            yield from json_lines(self.name)
         elif self.kind == "parquet":
             datasets = _datasets()
             yield from datasets.load_dataset("parquet", data_files=self.name, split="train", streaming=True)
@@ -132,7 +132,12 @@ def _text(name: str) -> Iterator[Example]:
         raise UsageError(f"{name}: not UTF-8 text: {error}", "convert the file to UTF-8") from error
 
 
-def _jsonl(name: str) -> Iterator[dict[str, Any]]:
+def json_lines(name: str) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file, one a line.
+
+    Raises:
+        UsageError: a line is no JSON object, with its number.
+    """
     with open(name, "rb") as handle:
         for number, line in enumerate(handle, 1):
             if not line.strip():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,9 @@ class OnnxDecoder:
         return logits.numpy(), present
 
     def generate(
-        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], max_new_tokens: int, eos_ids: Sequence[int]
-    ) -> NDArray[np.int64]:
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], max_new_tokens: int, eos_ids: Sequence[int],
+        ended: Callable[[Sequence[int]], bool] | None = None,
+    ) -> NDArray[np.int64]:  # fmt: skip
         """Greedy continuations of a batch of prompts that are padded on the left.
 
         Args:
@@ -129,9 +130,10 @@ class OnnxDecoder:
             attention_mask: int64 [batch, length].
             max_new_tokens: the most tokens to add.
             eos_ids: tokens that end a row; none of them means that every row gets `max_new_tokens`.
+            ended: whether a row's new tokens are complete though none of `eos_ids` is among them.
 
         Returns:
-            int64 [batch, n], n <= max_new_tokens: the new tokens only. A row that ended holds its end token and after it
+            int64 [batch, n], n <= max_new_tokens: the new tokens only. A row that ended holds its last token and after it
             the first of `eos_ids`.
         """
         tokens = np.full((len(input_ids), max_new_tokens), eos_ids[0] if len(eos_ids) else 0, np.int64)
@@ -143,6 +145,8 @@ class OnnxDecoder:
             chosen = logits[:, -1].argmax(-1)
             tokens[rows[running], n] = chosen[running]
             running &= ~np.isin(chosen, eos_ids)
+            if ended:
+                running &= [not ended(tokens[row, : n + 1].tolist()) for row in rows]
             if not running.any():
                 return tokens[:, : n + 1]
             # Dropping rows copies the cache, so it waits until at least half of the batch has ended.

@@ -7,10 +7,12 @@ from typing import Any
 
 from ..errors import Refused, UsageError
 from . import gemma, llama, mistral, mixtral, qwen, qwen_moe
-from .family import Experts, Family, Fold, LayerKind, Shape, weight_of
+from .family import Experts, Family, Fold, LayerKind, Shape, has_module, weight_of
 from .mixture import Mixture
 
-__all__ = ["FAMILIES", "Experts", "Family", "Fold", "LayerKind", "Mixture", "Shape", "family_of", "require_dense", "weight_of"]
+__all__ = [
+    "FAMILIES", "Experts", "Family", "Fold", "LayerKind", "Mixture", "Shape", "family_of", "has_module", "require_dense", "weight_of",
+]  # fmt: skip
 
 _KNOWN: tuple[Family, ...] = (
     llama.FAMILY, mistral.FAMILY, qwen.QWEN2, qwen.QWEN3, gemma.FAMILY, mixtral.FAMILY, qwen_moe.QWEN2_MOE, qwen_moe.QWEN3_MOE,
@@ -67,5 +69,5 @@ def require_dense(config: Mapping[str, Any], what: str, where: str = "config.jso
     if family_of(config, where).shape(config).experts:
         raise Refused(
             f"{where}: a mixture of experts (`{config['model_type']}`) cannot be {what} yet",
-            "take a dense model; of a mixture, edgewright can `plan`, `prune --experts`, `distill` and `bench`",
+            "take a dense model; of a mixture, edgewright can `plan`, `prune --experts`, `distill`, `quantize` and `bench`",
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # a plan needs shapes only, and torch takes seconds to import
     from torch import Tensor, nn
 
-__all__ = ["Experts", "Family", "Fold", "LayerKind", "Shape", "weight_of"]
+__all__ = ["Experts", "Family", "Fold", "LayerKind", "Shape", "has_module", "weight_of"]
 
 
 @dataclass(frozen=True)
@@ -264,14 +264,19 @@ class Family:
 
     def outputs(self, layer: nn.Module) -> tuple[str, ...]:
         """Those of `o` and `down` that a decoder layer has; one with experts has no `down`."""
+        return tuple(name for name in (self.o, self.down) if has_module(layer, name))
 
-        def has(name: str) -> bool:
-            try:
-                return bool(layer.get_submodule(name))
-            except AttributeError:
-                return False
+    def groups_of(self, layer: nn.Module) -> tuple[tuple[str, ...], ...]:
+        """`input_groups` of the linear modules that a decoder layer has; the projections of routed experts are none."""
+        return tuple(group for group in self.input_groups if has_module(layer, group[0]))
 
-        return tuple(name for name in (self.o, self.down) if has(name))
+    def weight_in(self, layer: nn.Module, name: str) -> Tensor:
+        """The weight [out, in] of a linear layer by the name that `linear_shapes` has for it; writing to it changes the decoder layer."""
+        return weight_of(layer.get_submodule(name))
+
+    def routers(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """Full names, in files, of the linear layers that choose and weigh experts and are never packed."""
+        return ()
 
     def weight(self, state: Mapping[str, Tensor], layer: int, name: str, part: str = "weight") -> Tensor | None:
         """A tensor of decoder layer `layer` from a state dict, or None where the model has none (a bias, say)."""
@@ -280,6 +285,14 @@ class Family:
     def key(self, layer: int, name: str, part: str = "weight") -> str:
         """The state-dict key of a decoder layer's tensor."""
         return f"{self.layers}.{layer}.{name}.{part}"
+
+
+def has_module(layer: nn.Module, name: str) -> bool:
+    """Whether a module has a submodule of this dotted name."""
+    try:
+        return bool(layer.get_submodule(name))
+    except AttributeError:
+        return False
 
 
 def weight_of(linear: nn.Module) -> Tensor:

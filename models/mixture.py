@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from .family import Experts, Family, Shape
+from .family import Experts, Family, Shape, has_module
 
 if TYPE_CHECKING:  # a plan needs shapes only, and torch takes seconds to import
-    from torch import Tensor
+    from torch import Tensor, nn
 
 __all__ = ["Mixture"]
 
@@ -119,6 +119,47 @@ class Mixture(Family):
     def with_experts(self, config: Mapping[str, Any], count: int) -> dict[str, Any]:
         """The config.json with another number of experts in every layer that has some."""
         return {**config, **dict.fromkeys(self.count_keys, count)}
+
+    def routed(self, layer: nn.Module) -> bool:
+        """Whether a decoder layer has experts."""
+        return has_module(layer, self.expert_pool)
+
+    @property
+    def shared_groups(self) -> tuple[tuple[str, ...], ...]:
+        """The linear layers of the shared expert, those that read the same input together; empty where there is none."""
+        gate, up, down = (f"{self.shared}.{part}" for part in self.stored_projections)
+        return ((gate, up), (down,)) if self.shared else ()
+
+    def groups_of(self, layer: nn.Module) -> tuple[tuple[str, ...], ...]:
+        """See `Family.groups_of`; the shared expert's are among them."""
+        return super().groups_of(layer) + (self.shared_groups if self.routed(layer) else ())
+
+    def expert_groups(self, expert: int) -> tuple[tuple[str, str], tuple[str]]:
+        """The stored names within a layer of an expert's gate and up projection, which read the same input, and of its down projection."""
+        gate, up, down = (self.stored_name(expert, part) for part in self.stored_projections)
+        return (gate, up), (down,)
+
+    def weight_in(self, layer: nn.Module, name: str) -> Tensor:
+        """See `Family.weight_in`; that of a routed expert is a part of the fused tensors."""
+        expert = self.stored_expert(name)
+        if expert is None:
+            return super().weight_in(layer, name)
+        number, part = expert
+        fused: Any = layer.get_submodule(self.expert_pool)
+        if part == self.stored_projections[2]:
+            return fused.down_proj.detach()[number]
+        return fused.gate_up_proj.detach()[number].chunk(2)[self.stored_projections.index(part)]
+
+    def inside_expert(self, layer: nn.Module, expert: int, tokens: Tensor) -> Tensor:
+        """What enters the down projection of an expert, [tokens, size], from what enters the expert, [tokens, width]."""
+        (gate, up), _ = self.expert_groups(expert)
+        pool: Any = layer.get_submodule(self.expert_pool)
+        return pool.act_fn(tokens @ self.weight_in(layer, gate).t()) * (tokens @ self.weight_in(layer, up).t())
+
+    def routers(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """See `Family.routers`."""
+        names = (self.stored_router, *([f"{self.shared}_gate"] if self.shared else []))
+        return tuple(self.full(index, name) for index in self.expert_layers(config) for name in names)
 
     def stored_expert(self, name: str) -> tuple[int, str] | None:
         """The number of the expert that a stored name within a layer (`mlp.experts.3.up_proj`) is of, and what of it; else None."""

@@ -59,8 +59,10 @@ PRUNE = (
 )
 
 QUANTIZE = """
+from dataclasses import replace
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
+context = replace(context, depends_on=dict(source=str(source)))  # with a journal, as the command line has it
 print(quantize(QuantizeOptions(**{options!r}), source, out, context).notes)
 """
 

@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 MANIFEST = "bundle.json"
 LIBRARY = (
     "__init__.py", "errors.py", "export/__init__.py", "export/engine.py", "export/runtime.py", "benchmarks/__init__.py",
-    "benchmarks/worker.py", "targets/device/__init__.py", "targets/device/probe.py", "targets/device/run.py",
+    "benchmarks/energy.py", "benchmarks/worker.py", "targets/device/__init__.py", "targets/device/probe.py", "targets/device/run.py",
 )  # fmt: skip
 EMPTY = ("targets/__init__.py",)
 """The package's own imports pydantic, which a device need not have."""

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..benchmarks.latency import figures
+from ..benchmarks.worker import Round
 from ..checkpoint import read_config
 from ..console import console, progress
 from ..errors import EdgewrightError, ParityFailed, Refused, UsageError
@@ -250,7 +252,12 @@ class _Job:
             metrics |= {"tensorrt/size_bytes": details["engine"]["bytes"], "tensorrt/build_s": details["engine"]["seconds"]}
         console.print("  measuring", highlight=False)
         told = await self._verb(device, folder, *threads, "bench")
-        metrics |= told["metrics"] | {"size_bytes": sum(f["size"] for n, f in self.bundle.manifest["files"].items() if ".onnx" in n)}
+        metrics |= figures([Round(**timed) for timed in told["rounds"]], told["prompt"], 1)
+        metrics |= {
+            "load_s": told["load_s"],
+            "peak_rss_bytes": max(told["peaks"].values()),
+            "size_bytes": sum(f["size"] for n, f in self.bundle.manifest["files"].items() if ".onnx" in n),
+        }
         if samples := parse_samples(told["tegrastats"]):
             metrics |= summarize(samples)
         for phase, texts in told["trtexec"].items():

@@ -14,13 +14,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NOT_SHIPPED = {"tests", "perf", "compat", "runs", "build", "dist"}
 FOUNDATION = {
-    "models", "data", "configs", "checkpoint", "layouts", "loading", "steps", "console", "errors", "shards", "streaming", "__init__",
+    "models", "data", "configs", "checkpoint", "layouts", "loading", "steps", "console", "errors", "shards", "streaming", "workplace",
+    "__init__",
 }  # fmt: skip
 FOUR = {"compress": set(), "export": set(), "benchmarks": {"export"}, "targets": {"export", "benchmarks"}}
-CONDUCTORS = {"pipeline", "planner", "forecast", "budget", "recipe", "ledger", "delivery"}
+CONDUCTORS = {"pipeline", "planner", "forecast", "budget", "recipe", "ledger", "sweep", "delivery"}
 ENDS = {
-    "cli": {"cli_compress", "cli_device", "verbs", "tables", "doctor", "demo"}, "cli_compress": {"verbs"},
-    "cli_device": {"verbs", "tables"}, "verbs": {"tables"}, "tables": set(), "doctor": set(), "demo": set(),
+    "cli": {"cli_compress", "cli_device", "cli_evaluate", "verbs", "tables", "doctor", "demo"}, "cli_compress": {"verbs"},
+    "cli_device": {"verbs", "tables"}, "cli_evaluate": {"verbs", "tables"}, "verbs": {"tables"}, "tables": set(),
+    "doctor": set(), "demo": set(),
 }  # fmt: skip
 """What only the command line calls, and which of each other they may use."""
 PURE = {

@@ -290,7 +290,7 @@ def test_full_disk(full_disk: Path, make_model: MakeModel) -> None:
         write_checkpoint(full_disk / "out", read_state(source), read_config(source), source, {})
     assert str(full_disk / "out") in str(caught.value)
     assert "disk space" in caught.value.hint
-    assert caught.value.exit_code == 1
+    assert caught.value.exit_code == 3
     assert not list(full_disk.iterdir())
 
 

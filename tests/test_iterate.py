@@ -205,7 +205,7 @@ def options(text_file: Path, **changes: Any) -> IterateOptions:
 def finished(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The result of a run that nothing disturbed, and its directory."""
     out = tmp_path_factory.mktemp("iterate") / "out"
-    return iterate(options(text_file, rounds=2), make_model("llama"), out, replace(context, fingerprint="f")), out
+    return iterate(options(text_file, rounds=2), make_model("llama"), out, replace(context, depends_on={"data": "f"})), out
 
 
 def test_rounds_shrink_the_model_and_the_curve_is_told(finished: Any, make_model: MakeModel) -> None:
@@ -246,10 +246,10 @@ def test_an_interrupted_run_goes_on_with_its_round(
 
     monkeypatch.setattr(module, "distill", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        iterate(options(text_file, rounds=2), source, out, replace(context, fingerprint="f"))
+        iterate(options(text_file, rounds=2), source, out, replace(context, depends_on={"data": "f"}))
     assert not out.exists()
     assert {p.name for p in (tmp_path / ".out.rounds").iterdir()} >= {"round-1", "round-1.json", "step.json"}
-    result = iterate(options(text_file, rounds=2), source, out, replace(context, fingerprint="f"))
+    result = iterate(options(text_file, rounds=2), source, out, replace(context, depends_on={"data": "f"}))
     assert calls == ["round-1", "round-2", "round-2"]
     assert "round 1: reused" in capsys.readouterr().err
     assert content_hash(out) == content_hash(finished[1])
@@ -271,13 +271,13 @@ def test_rounds_of_another_step_or_altered_ones_are_not_reused(
 
     monkeypatch.setattr(module, "distill", counted)
     few = options(text_file, rounds=2, recover={"stages": (Stage(loss="logits", steps=2),)})
-    first = replace(context, fingerprint="" if spoil == "none" else "f")
+    first = replace(context, depends_on={} if spoil == "none" else {"data": "f"})
     with pytest.raises(KeyboardInterrupt):
         iterate(few, source, tmp_path / "out", first)
     if spoil == "weights":
         with (place / "round-1" / "config.json").open("a") as handle:
             handle.write("\n")
-    iterate(few, source, tmp_path / "out", replace(context, fingerprint="g") if spoil == "fingerprint" else first)
+    iterate(few, source, tmp_path / "out", replace(context, depends_on={"data": "g"}) if spoil == "fingerprint" else first)
     assert calls == ["round-1", "round-2", "round-1", "round-2"]
     assert {p.name for p in tmp_path.iterdir()} == {"out"}
 

@@ -12,17 +12,18 @@ import pytest
 import torch
 from conftest import MIXTURES
 from known_models import AGX
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from edgewright.benchmarks.report import render_html, render_markdown
 from edgewright.checkpoint import read_config, read_state
 from edgewright.compress.distill.runner import DistillOptions, Stage, distill
 from edgewright.compress.prune.runner import PruneOptions, prune
-from edgewright.compress.quantize.options import QuantizeOptions
-from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError
 from edgewright.export.step import ExportOptions, export
 from edgewright.forecast import State, plan_model
+from edgewright.layouts import Scheme, pack_int8
+from edgewright.layouts.w8a8 import CompressedTensors
 from edgewright.loading import load_model
 from edgewright.models import family_of
 from edgewright.planner import plan_recipe
@@ -126,7 +127,8 @@ def test_a_plan_of_a_mixture_covers_every_board(make_model: MakeModel) -> None:
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        ({"kind": "quantize"}, "quantized"), ({"kind": "export"}, "exported"), ({"kind": "prune", "ffn": 0.5}, "FFN neurons"),
+        ({"kind": "quantize", "method": "awq"}, "the router reads too"), ({"kind": "export"}, "exported"),
+        ({"kind": "prune", "ffn": 0.5}, "FFN neurons"),
         ({"kind": "prune", "experts": 0.95}, "a token goes to 2"), ({"kind": "prune", "experts": 0.01}, "less than one"),
     ],
 )  # fmt: skip
@@ -139,10 +141,8 @@ def test_a_plan_refuses_what_the_step_would(step: dict[str, Any], words: str, ma
 
 
 @pytest.mark.parametrize("family", MIXTURES)
-def test_quantize_and_export_refuse(family: str, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_exports_refuse(family: str, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
     source = make_model(family)
-    with pytest.raises(Refused, match="cannot be quantized yet"):
-        quantize(QuantizeOptions(group_size=32), source, tmp_path / "out", context)
     for precision in ("fp32", "int8-dynamic"):
         with pytest.raises(Refused, match="cannot be exported yet"):
             export(ExportOptions(precision=precision), source, tmp_path / "out", context)
@@ -152,10 +152,14 @@ def test_quantize_and_export_refuse(family: str, make_model: MakeModel, context:
 
 
 def test_a_packed_mixture_of_another_tool_is_refused(copy_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+    """One whose experts round their inputs cannot be run here; none can be pruned."""
     source = copy_model("qwen3_moe")
-    block = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True}
+    state, name = read_state(source), "model.layers.1.mlp.experts.0.up_proj"
+    state |= {f"{name}.{part}": tensor for part, tensor in CompressedTensors().write(pack_int8(state[f"{name}.weight"], None)).items()}
+    save_file(state, source / "model.safetensors", metadata={"format": "pt"})
+    block = CompressedTensors().config(Scheme(8, -1), 0.0)
     (source / "config.json").write_text(json.dumps(read_config(source) | {"quantization_config": block}))
-    with pytest.raises(Refused, match="packed weights"):
+    with pytest.raises(Refused, match=rf"{name}: experts whose inputs are rounded"):
         load_model(source)
     with pytest.raises(Refused, match="quantized already"):
         prune(PruneOptions(experts=0.25), source, tmp_path / "out", context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,20 @@ from conftest import DENSE
 from torch import Tensor
 
 from edgewright.checkpoint import read_config, read_state
+from edgewright.compress.activations import Room
 from edgewright.compress.gram import Gram
 from edgewright.compress.quantize.gptq import gptq
+from edgewright.compress.quantize.layers import Run, quantized_layers
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
+from edgewright.compress.quantize.scaling import Scaler
 from edgewright.errors import Refused, UsageError
 from edgewright.layouts import PackedLinear, Scheme
 from edgewright.layouts.gptq import Gptq
 from edgewright.loading import load_model
 from edgewright.models import family_of
 from edgewright.steps import CalibrationData, StepContext
+from edgewright.streaming import InMemory
 
 MakeModel = Callable[..., Path]
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
@@ -128,6 +133,19 @@ def test_gptq_follows_the_model_closer_than_rounding(quantized: tuple[Path, Path
     kl = [float((expected.exp() * (expected - logits(p, rows).log_softmax(-1))).sum(-1).mean()) for p in (out, rounded)]
     assert kl[0] < 0.9 * kl[1]
     assert all(m["error"] == m["rtn_error"] for m in result.details["modules"].values())
+
+
+def test_no_module_errs_more_than_rounding_and_smaller_groups_err_less(make_model: MakeModel, context: StepContext) -> None:
+    source = small(make_model, "llama")
+    rows, config, errors = context.calibration.rows(source, 0), read_config(source), []
+    for size in (32, 64, 128):
+        model, run = InMemory(load_model(source), family_of(config)), Run(QuantizeOptions(group_size=size))
+        deque(quantized_layers(run, model, rows, Room(), Scaler(run, model.family, config, torch.float32)), maxlen=0)
+        assert run.modules.keys() == set(linears(source))
+        assert all(module["error"] <= module["rtn_error"] for module in run.modules.values())
+        errors.append(sum(module["error"] for module in run.modules.values()))
+    assert errors == sorted(errors)
+    assert errors[0] < 0.9 * errors[-1]
 
 
 @pytest.mark.parametrize(

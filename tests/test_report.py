@@ -188,7 +188,7 @@ def test_all_parts_are_there(page: Page) -> None:
         "9.3 GB of weights",
     ):  # fmt: skip
         assert part in text, part
-    assert page.tags.count("svg") == 8
+    assert page.tags.count("svg") == 12
     assert ["export-int4", "0.0121", "3.20e-06", "1.000", "0.992", "512", "8", "57"] in page.rows
     assert sum(row[0].startswith("model.layers.") for row in page.rows) == 10
     errors = [float(row[1]) for row in page.rows if row[0].startswith("model.layers.")]
@@ -207,7 +207,7 @@ def test_steps_measured_otherwise_stay_out_of_comparisons() -> None:
     ledger = make_ledger()
     ledger["steps"][4]["context"] |= {"threads": 8, "problems/reasoning": 50}
     text = "\n".join(Page(render_html(ledger)).texts)
-    assert text.count("Left out, since measured otherwise: export-int4.") == 3
+    assert text.count("Left out, since measured otherwise: export-int4.") == 6
     assert "2.64×" not in text
     assert "0.187×" in text  # sizes are always comparable
 
@@ -223,7 +223,7 @@ def test_many_steps_are_numbered_beside_the_dots() -> None:
     ledger = make_ledger()
     ledger["steps"] += [step(f"again-{i}", "distill", metrics(0.9, 0.02, 90.0, 9e6 - i, 2_409_000)) for i in range(4)]
     page = Page(render_html(ledger))
-    assert sum("1\N{NO-BREAK SPACE}baseline, 2\N{NO-BREAK SPACE}prune" in text for text in page.texts) == 2
+    assert sum("1\N{NO-BREAK SPACE}baseline, 2\N{NO-BREAK SPACE}prune" in text for text in page.texts) == 4
 
 
 HOSTILE = "<script>alert(1)</script> \"onload='x' $\\frac{ | ` --> \x00 \ud800 {{ 7*7 }} 漢字"

@@ -25,6 +25,7 @@ from edgewright.compress.prune.importance import measure, measure_layers
 from edgewright.compress.prune.memory import prune_memory
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.compress.quantize.layers import Run, quantized_layers
+from edgewright.compress.quantize.observed import observed_layers
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.scaling import Scaler
 from edgewright.errors import EdgewrightError, UsageError
@@ -148,6 +149,23 @@ def test_the_same_integers(family: str, method: Any, copy_model: MakeModel, cont
     for expected, got in zip(*made, strict=True):
         for name in expected:
             assert all(torch.equal(vars(expected[name])[part], vars(got[name])[part]) for part in ("integers", "scales", "zeros"))
+
+
+@pytest.mark.parametrize(("method", "family"), [("awq", "gemma3_text"), ("int8", "qwen2"), ("smoothquant", "llama")])
+def test_the_same_integers_from_one_look(method: Any, family: str, copy_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+    folder = sharded(copy_model(family, num_hidden_layers=2, intermediate_size=256, dtype="bfloat16", layer_types=None))
+    rows, options = context.calibration.rows(folder, 0), QuantizeOptions(method=method)
+    runs, made = (Run(options), Run(options)), []
+    for run, model, room in zip(
+        runs, (InMemory(load_model(folder), family_of(read_config(folder))), Streamed(folder)), (Room(), Room(0, tmp_path)), strict=True
+    ):
+        made.append(list(observed_layers(run, model, rows, room, Scaler(run, model.family, read_config(folder), torch.bfloat16))))
+    assert runs[0].modules == runs[1].modules
+    for expected, got in zip(*made, strict=True):
+        assert expected.keys() == got.keys()
+        for name in expected:
+            assert all(torch.equal(vars(expected[name])[part], vars(got[name])[part]) for part in ("integers", "scales", "zeros"))
+            assert expected[name].inputs == got[name].inputs
 
 
 def test_weights_that_do_not_belong_to_the_config(copy_model: MakeModel) -> None:

@@ -12,13 +12,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..quantize.gptq import BLOCK, inverse_factor
+from ..quantize.gptq import inverse_factor
 
 __all__ = ["GROUP", "SparsityMethod", "is_two_four", "magnitude", "sparsegpt", "two_four_mask"]
 
 SparsityMethod = Literal["sparsegpt", "magnitude"]
 
 KEEP, GROUP = 2, 4
+BLOCK = 64
+"""Columns updated together."""
 
 
 def two_four_mask(scores: Tensor) -> Tensor:

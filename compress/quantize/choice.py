@@ -62,16 +62,27 @@ def choose(family: Family, config: Mapping[str, Any], options: QuantizeOptions) 
 
     Raises:
         UsageError: a rule that matches nothing, or an unknown group size.
-        Refused: a width that its group size does not divide, or sizes that do not fill stored words.
+        Refused: what experts do not allow, a width that its group size does not divide, or sizes that do not fill stored words.
     """
     shape, shapes = family.shape(config), family.linear_modules(config)
+    if shape.experts:
+        _check_experts(config, options)
     check_rules(options.rules, [*shapes, family.embedding, family.head])
     layers = {name: scheme for name in shapes if (scheme := options.scheme(name))}
     tables = _tables(family, shape.tied, options)
-    kept = tuple(name for name in (family.head, *shapes) if name not in layers and name not in tables)
+    kept = tuple(name for name in (family.head, *shapes, *family.routers(config)) if name not in layers and name not in tables)
     shapes |= dict.fromkeys([family.embedding, *([] if shape.tied else [family.head])], (shape.vocab_size, shape.hidden_size))
     _check({name: (scheme, shapes[name]) for name, scheme in {**layers, **tables}.items()})
     return Choice(layers, tables, shapes, family.head, kept)
+
+
+def _check_experts(config: Mapping[str, Any], options: QuantizeOptions) -> None:
+    """Of a mixture, weights are rounded as they are: a scale folded into the norm before the experts would change what the router reads."""
+    if options.method in ("gptq", "rtn") and options.scaling == "none":
+        return
+    what = f"method {options.method}" if options.method not in ("gptq", "rtn") else f"scaling {options.scaling}"
+    why = "its factors would go into a norm that the router reads too" if options.scaling != "none" else "experts do not round their inputs"
+    raise Refused(f"a mixture of experts (`{config['model_type']}`) and {what}: {why}", "use --method gptq or rtn, without --scaling")
 
 
 def _tables(family: Family, tied: bool, options: QuantizeOptions) -> dict[str, Scheme]:

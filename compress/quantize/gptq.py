@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from ...layouts import PackedLinear, Scheme
-from .grid import Grid, fit_grid, round_to_grid
+from .grid import Grid, columns_of, fit_grid, put_back, round_to_grid
+from .halves import in_halves
 from .refine import refine_scales, refine_weights
 
-__all__ = ["BLOCK", "Quantized", "gptq", "inverse_factor", "rtn"]
-
-BLOCK = 64
-"""Columns updated together (the lazy batch of the paper, section 3.3)."""
+__all__ = ["Quantized", "gptq", "improved", "inverse_factor", "rtn"]
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,7 @@ def gptq(
     cost = torch.empty_like(diagonal)
     cost[order] = factor.diagonal().square().reciprocal()
     grid = fit_grid(weight, bits, group_size, scheme.sym, cost=cost)
-    group_of = order // group_size
-    scales, zeros = grid.scales[:, group_of], grid.zeros[:, group_of]
-    integers = torch.empty_like(weight)
-    integers[:, order] = _sweep(weight[:, order], factor, scales, zeros, bits)
+    integers = _sweep(weight, factor, grid, order)
     del factor
     if refine:
         integers, grid = _refined(weight, hessian, used or damp, integers, grid, order, refine)
@@ -72,6 +67,24 @@ def gptq(
     if bool(dead.any()):
         integers[:, dead] = _nearest(weight, grid, group_size)[:, dead]
     return Quantized(_packed(integers, grid, group_size), used)
+
+
+def improved(packed: PackedLinear, weight: Tensor, hessian: Tensor, damp: float, times: int) -> PackedLinear:
+    """A rounded weight whose scales and integers were improved in turn so that its outputs change least, however it was rounded.
+
+    Args:
+        packed: what to start from, with consecutive groups.
+        weight: float32 [out, in], what it approximates.
+        hessian: float32 [in, in], the sum of x x^T over the inputs.
+        damp: share of the mean diagonal that is added to it.
+        times: how often.
+    """
+    diagonal = hessian.diagonal()
+    if not times or not bool(torch.isfinite(mean := diagonal.mean())) or float(mean) <= 0:
+        return packed
+    grid, order = Grid(packed.scales, packed.zeros.float(), packed.bits), diagonal.argsort(descending=True)
+    integers, grid = _refined(weight, hessian, damp, packed.integers.float(), grid, order, times)
+    return _packed(integers, grid, packed.group_size)
 
 
 def _refined(
@@ -116,22 +129,28 @@ def _inverted(system: Tensor) -> bool:
     return not bool(failed)
 
 
-def _sweep(weight: Tensor, factor: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> Tensor:
-    """The column loop of the paper (algorithm 1): returns the integers, float32 [out, in], in the order given."""
-    w, s, z = (t.t().contiguous() for t in (weight, scales, zeros))  # a column is then contiguous in memory
+def _sweep(weight: Tensor, factor: Tensor, grid: Grid, order: Tensor) -> Tensor:
+    """The column loop of the paper (algorithm 1) over the columns in `order`, whose factor is given: the integers, float32 [out, in]."""
+    w, columns = weight.t()[order], columns_of(grid, order)  # a column is a row here, so that it lies together in memory
     integers = torch.empty_like(w)
-    for begin in range(0, len(w), BLOCK):
-        end = min(begin + BLOCK, len(w))
-        errors, block = torch.empty_like(w[begin:end]), factor[begin:end, begin:].contiguous()
-        for column in range(begin, end):
-            row = block[column - begin, column - begin : end - begin]
-            q = torch.div(w[column], s[column], out=integers[column])
-            q.add_(z[column]).round_().clamp_(0, 2**bits - 1)
-            error = torch.sub(q, z[column], out=errors[column - begin])
-            error.mul_(s[column]).sub_(w[column]).div_(-row[0])
-            w[column + 1 : end].addr_(row[1:], error, alpha=-1)
-        w[end:].addmm_(block[:, end - begin :].t(), errors, alpha=-1)
-    return integers.t()
+
+    def leaf(begin: int, end: int) -> None:
+        block = factor[begin:end, begin:end].contiguous()
+        diagonal = block.diagonal().tolist()
+        for i, column in enumerate(range(begin, end)):
+            scale, zero = columns[column]
+            error = w[column]  # becomes that: the column is not needed any more
+            q = torch.div(error, scale, out=integers[column])
+            q.add_(zero).round_().clamp_(0, 2**grid.bits - 1)
+            error.addcmul_(q - zero, scale, value=-1).div_(diagonal[i])
+            if column + 1 < end:
+                w[column + 1 : end].addr_(block[i, i + 1 :], error, alpha=-1)
+
+    def carry(begin: int, middle: int, end: int) -> None:
+        w[middle:end].addmm_(factor[begin:middle, middle:end].t(), w[begin:middle], alpha=-1)
+
+    in_halves(0, len(w), leaf, carry)
+    return put_back(integers, order)
 
 
 def _nearest(weight: Tensor, grid: Grid, group_size: int) -> Tensor:

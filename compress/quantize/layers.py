@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from ...console import progress
 from ...layouts import PackedLinear, Scheme
-from ...models import Family, weight_of
+from ...models import Family
 from ...streaming import Layered
-from ..activations import Room
-from ..gram import output_error
+from ..activations import Activations, Room
+from ..gram import output_error, spread
 from ..layerwise import first_inputs
 from ..stages import Stages
 from .gptq import Quantized, gptq, rtn
+from .journal import Journal
 from .options import QuantizeOptions
 from .permuted import permuted_gptq
 from .scaling import Scaler
@@ -24,6 +25,10 @@ from .scaling import Scaler
 __all__ = ["Run", "quantized_layers"]
 
 
+ENOUGH = 0.25
+"""Tokens an input channel that an expert must have been given to be solved by its Hessian. On held-out tokens of the tiny reasoner's FFN
+(4 bits), the error of GPTQ over that of rounding is 0.72 .. 0.98 with a sixteenth, 0.61 .. 1.02 with an eighth, 0.53 .. 0.86 with a quarter
+and 0.29 .. 0.40 with as many tokens as channels."""
 SETS = 3
 """Of activations that are kept: the stream, and what enters o_proj and down_proj."""
 
@@ -39,43 +44,71 @@ class Run:
     """Tensors of the layer at hand that scaling has changed and that are not packed, by full name; whoever writes takes them."""
     tables: dict[str, float] = field(default_factory=dict)
     """Relative weight error of the embedding or head, where it is quantized."""
+    starved: dict[str, int] = field(default_factory=dict)
+    """Tokens of those linear layers of experts, by full name, that had too few and were rounded to nearest."""
+    journal: Journal | None = field(default=None, compare=False)
+    states: Activations | None = field(default=None, compare=False)
+    """What the layer that was finished last put out."""
+
+    def entering(self, states: Activations) -> int:
+        """The number of the first unfinished layer; `states` that enter the model become those that enter it."""
+        self.states = states
+        return self.journal.restore(states) if self.journal else 0
+
+    def judge(self, name: str, weight: Tensor, rounded: Tensor, gram: Tensor, scheme: Scheme | None) -> None:
+        """Enter the relative output error of a rounded weight, and that of plain rounding to `scheme` (none: it is plain rounding)."""
+        some = spread(len(weight))
+        error = output_error(weight[some], rounded[some], gram)
+        plain = error if scheme is None else output_error(weight[some], rtn(weight[some], scheme).dequantize(), gram)
+        self.modules[name] = {"error": error, "rtn_error": plain}
 
 
-def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler) -> Iterator[dict[str, PackedLinear]]:
+def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler) -> Generator[dict[str, PackedLinear]]:
     """The packed linear layers of each decoder layer, by their names in it."""
     family, layers = model.family, model.layers
     states, calls = first_inputs(model, rows, room.part(SETS))
-    stages = Stages(family, room.part(SETS))
-    with progress(f"quantizing ({run.options.method})", len(layers) * len(family.input_groups)) as bar:
-        for index, call in enumerate(calls):
+    stages, first = Stages(family, room.part(SETS)), run.entering(states)
+    with progress(f"quantizing ({run.options.method})", len(layers)) as bar:
+        bar.advance(first)
+        for index, call in list(enumerate(calls))[first:]:
             packed: dict[str, PackedLinear] = {}
             with model.held(index) as layer, torch.no_grad():
                 if run.options.scaling != "none":
                     scaler.look(index, layer, states, call)
                 for group, hessian in stages.visit(layer, call, states):
+                    bar.advance(0, f"layer {index + 1}/{len(layers)} {group[0]}")
                     if schemes := {name: scheme for name in group if (scheme := run.options.scheme(family.full(index, name)))}:
-                        packed |= _one_group(run, family, index, layer, schemes, hessian)
-                    bar.advance(note=f"layer {index + 1}/{len(layers)}")
+                        packed |= _one_group(run, family, index, layer, schemes, hessian, stages.tokens.get(group[0]))
+            bar.advance(note=f"layer {index + 1}/{len(layers)}")
             yield packed
 
 
 def _one_group(
-    run: Run, family: Family, index: int, layer: nn.Module, schemes: Mapping[str, Scheme], hessian: Tensor
+    run: Run, family: Family, index: int, layer: nn.Module, schemes: Mapping[str, Scheme], hessian: Tensor, tokens: int | None
 ) -> dict[str, PackedLinear]:  # fmt: skip
-    """Linear layers that read the same inputs; those of one scheme are solved together, since the rows of a weight do not meet."""
+    """Linear layers that read the same inputs; those of one scheme are solved together, since the rows of a weight do not meet.
+
+    Those of a routed expert that was given too few `tokens` are rounded to nearest; without any there is no error to tell of.
+    """
     packed: dict[str, PackedLinear] = {}
+    too_few = tokens if tokens is not None and tokens < ENOUGH * len(hessian) and run.options.method != "rtn" else None
     for scheme in dict.fromkeys(schemes.values()):
         names = [name for name in schemes if schemes[name] == scheme]
-        weights = [weight_of(layer.get_submodule(name)) for name in names]
+        weights = [family.weight_in(layer, name) for name in names]
         full = [family.full(index, name) for name in names]
-        result = _rounded(run, ", ".join(full), torch.cat(weights), scheme, hessian)
+        together = torch.cat(weights) if len(weights) > 1 else weights[0]
+        if too_few is None:
+            result = _rounded(run, ", ".join(full), together, scheme, hessian)
+        else:
+            result = rtn(together, scheme)
+            run.starved |= dict.fromkeys(full, too_few)
         first = 0
         for name, key, weight in zip(names, full, weights, strict=True):
             packed[name] = result.rows(first, first + len(weight))
             first += len(weight)
             rounded = packed[name].dequantize()
-            plain = rounded if run.options.method == "rtn" else rtn(weight, scheme).dequantize()
-            run.modules[key] = {"error": output_error(weight, rounded, hessian), "rtn_error": output_error(weight, plain, hessian)}
+            if tokens != 0:
+                run.judge(key, weight, rounded, hessian, None if run.options.method == "rtn" else scheme)
             weight.copy_(rounded)
     return packed
 

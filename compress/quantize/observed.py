@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack
 
 import torch
@@ -13,10 +13,9 @@ from ...layouts import PackedLinear, pack_int8, rounds_inputs
 from ...models import Family, weight_of
 from ...streaming import Layered
 from ..activations import Room
-from ..gram import output_error
 from ..layerwise import advance, first_inputs
 from .awq import clipped
-from .gptq import rtn
+from .gptq import improved
 from .layers import Run
 from .observe import Inputs
 from .scaling import Scaler
@@ -24,15 +23,17 @@ from .scaling import Scaler
 __all__ = ["observed_layers"]
 
 
-def observed_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler) -> Iterator[dict[str, PackedLinear]]:
+def observed_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler) -> Generator[dict[str, PackedLinear]]:
     """The packed linear layers of each decoder layer, by their names in it.
 
     A layer runs twice: as it came, to be scaled and rounded by what it was given, and then as it was made, for the next.
     """
     family = model.family
     states, calls = first_inputs(model, rows, room)
+    first = run.entering(states)
     with progress(f"quantizing ({run.options.method})", len(calls)) as bar:
-        for index, call in enumerate(calls):
+        bar.advance(first)
+        for index, call in list(enumerate(calls))[first:]:
             with model.held(index) as layer, torch.no_grad(), ExitStack() as hooks:
                 seen = scaler.look(index, layer, states, call)
                 packed = {
@@ -57,12 +58,8 @@ def _one_linear(run: Run, family: Family, index: int, layer: nn.Module, name: st
     weight = weight_of(layer.get_submodule(name))
     if run.options.rounds_activations:
         static = run.options.method == "smoothquant"
-        packed = plain = pack_int8(weight, float(inputs.peak.max()) if static else None)
+        packed, scheme = pack_int8(weight, float(inputs.peak.max()) if static else None), None
     else:
-        packed, plain = clipped(weight, inputs.gram, scheme), rtn(weight, scheme)
-    gram = inputs.gram if inputs.gram.numel() else torch.diag(inputs.mean**2)
-    run.modules[full] = {
-        "error": output_error(weight, packed.dequantize(), gram),
-        "rtn_error": output_error(weight, plain.dequantize(), gram),
-    }
+        packed = improved(clipped(weight, inputs.gram, scheme), weight, inputs.gram, run.options.damp, run.options.refine)
+    run.judge(full, weight, packed.dequantize(), inputs.gram if inputs.gram.numel() else torch.diag(inputs.mean**2), scheme)
     return packed

@@ -10,12 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .grid import SMALLEST_SCALE, Grid
+from .grid import SMALLEST_SCALE, Grid, columns_of, put_back
+from .halves import in_halves
 
 __all__ = ["refine_scales", "refine_weights"]
 
-BLOCK = 64
-"""Columns whose gradients are brought up to date together."""
 FARTHEST = 1.5
 """A scale may change by this factor at most: past it the system was ill-conditioned."""
 
@@ -33,24 +32,30 @@ def refine_weights(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid
     Returns:
         The integers, float32 [out, in].
     """
-    group_of = order // (weight.shape[1] // grid.scales.shape[1])
-    h = hessian[order.unsqueeze(1), order]
-    s, z, w, q = (t.t().contiguous() for t in (grid.scales[:, group_of], grid.zeros[:, group_of], weight[:, order], integers[:, order]))
-    off, new, step = (q - z).mul_(s).sub_(w), torch.empty_like(q[0]), torch.empty_like(q[0])  # off: how far each weight is from its own
-    for begin in range(0, len(w), BLOCK):
-        end = min(begin + BLOCK, len(w))
-        slope = h[begin:end] @ off
-        for column in range(begin, end):
-            near = slope[column - begin].div_(-h[column, column]).add_(off[column])  # the best error of this column, if it were free
-            torch.add(near, w[column], out=new).div_(s[column]).add_(z[column]).round_().clamp_(0, 2**grid.bits - 1)
+    h, w, q, columns = hessian[order.unsqueeze(1), order], weight.t()[order], integers.t()[order], columns_of(grid, order)
+    off = torch.empty_like(w)  # how far each weight is from its own
+    for column, (scale, zero) in enumerate(columns):
+        torch.sub(q[column], zero, out=off[column]).mul_(scale).sub_(w[column])
+    slope = h @ off  # of the error, halved; once a column was visited, its row tells by how much it moved
+
+    def leaf(begin: int, end: int) -> None:
+        block = h[begin:end, begin:end].contiguous()
+        negative = (-block.diagonal()).tolist()
+        for i, column in enumerate(range(begin, end)):
+            (scale, zero), step = columns[column], slope[column]
+            new = torch.add(off[column], step, alpha=1 / negative[i]).add_(w[column])  # the best weight, if it were free
+            new.div_(scale).add_(zero).round_().clamp_(0, 2**grid.bits - 1)
             q[column] = new
-            new.sub_(z[column]).mul_(s[column]).sub_(w[column])
+            new.sub_(zero).mul_(scale).sub_(w[column])
             torch.sub(new, off[column], out=step)
-            off[column] = new
-            slope[column + 1 - begin :].addr_(h[column + 1 : end, column], step)
-    result = torch.empty_like(weight)
-    result[:, order] = q.t()
-    return result
+            if column + 1 < end:
+                slope[column + 1 : end].addr_(block[i + 1 :, i], step)
+
+    def carry(begin: int, middle: int, end: int) -> None:
+        slope[middle:end].addmm_(h[middle:end, begin:middle], slope[begin:middle])
+
+    in_halves(0, len(w), leaf, carry)
+    return put_back(q, order)
 
 
 def refine_scales(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid) -> Grid:

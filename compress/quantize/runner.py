@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ...checkpoint import content_hash, read_family, read_provenance, stored_dtype, tensors_of, write_checkpoint
+from ...checkpoint import check_finite, check_output, content_hash, read_family, read_provenance, stored_dtype, write_checkpoint
 from ...configs import quantization
 from ...errors import Refused
-from ...layouts import LAYOUTS, Layout, PackedLinear, Scheme
+from ...layouts import LAYOUTS, Layout, Scheme
 from ...layouts.gptq import Gptq
 from ...loading import pick_device
-from ...models import require_dense
-from ...shards import Pending
 from ...steps import StepContext, StepResult
 from ...streaming import Streamed
+from ...workplace import workplace
 from ..activations import Room
 from .choice import Choice, choose
-from .layers import Run, quantized_layers
+from .journal import FINISHED, Journal
+from .layers import ENOUGH, Run, quantized_layers
 from .observed import observed_layers
 from .options import QuantizeOptions
 from .scaling import Scaler
-from .sensitivity import measured, table, worth_keeping
-from .table import packed_table
+from .sensitivity import Finding, measured, table, worth_keeping
+from .written import pending
 
 __all__ = ["quantize"]
 
@@ -35,22 +36,35 @@ __all__ = ["quantize"]
 def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepContext) -> StepResult:
     """Write a packed copy of `source`, in the layout that `options.format` names, to `out`.
 
+    Where `context.depends_on` says what the step depends on, finished layers are kept in a journal beside `out`, and a run that was
+    interrupted goes on at its layer.
+
     Raises:
-        Refused: already quantized, a mixture of experts, or a width that its group size does not divide.
+        Refused: already quantized, a width that its group size does not divide, what experts do not allow, or a full disk.
         UsageError: the input is broken, or a rule matches nothing.
     """
     family, config = read_family(source)
     if quantization(config):
         raise Refused(f"{source}: quantized already", "quantize the floating-point checkpoint it was made from")
-    require_dense(config, "quantized", str(source))
-    choice = choose(family, config, options)
+    choose(family, config, options)
+    check_output(out)
+    check_finite(source)
+    if not context.depends_on:
+        return _quantized(options, source, out, context, None)
+    layers = family.shape(config).num_hidden_layers
+    with workplace(out, "journal", context.depends_on, FINISHED, context.fresh) as place, closing(Journal(place, layers)) as journal:
+        return _quantized(options, source, out, context, journal)
+
+
+def _quantized(options: QuantizeOptions, source: Path, out: Path, context: StepContext, journal: Journal | None) -> StepResult:
+    family, config = read_family(source)
     rows, layout = context.calibration.rows(source, context.seed), LAYOUTS[options.format]
     model, room = Streamed(source, pick_device(context.device)), Room(context.activation_budget, out.parent)
-    settled, told = _settled(options, choice, model, rows, room)
-    choice, run = choose(family, config, settled), Run(settled)
+    settled, told = _settled(options, choose(family, config, options), model, rows, room, journal)
+    choice, run = choose(family, config, settled), Run(settled, journal=journal)
     scaler = Scaler(run, family, config, stored_dtype(config))
     make = quantized_layers if options.method in ("gptq", "rtn") else observed_layers
-    state = _pending(run, model, make(run, model, rows, room, scaler), stored_dtype(config), layout, choice)
+    state = pending(run, model, make(run, model, rows, room, scaler), stored_dtype(config), layout, choice)
     block = _block(layout, settled, choice)
     provenance = {
         "kind": "checkpoint", "step": "quantize", "source": content_hash(source), "options": options.model_dump(),
@@ -60,7 +74,17 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
     notes, worst = _told(run, options, choice)
     if read_provenance(source).get("sparsity"):
         notes.append("the source is 2:4 sparse; rounding need not keep that, so that the result counts as dense")
-    return StepResult(notes + run.notes + told.notes, {"modules": worst, **told.details})
+    return StepResult(notes + run.notes + told.notes, {"modules": worst, "starved": run.starved, **told.details})
+
+
+def _starved(tokens: Mapping[str, int]) -> str:
+    """What to say of linear layers of experts that were given too few tokens."""
+    experts = {name.rpartition(".")[0]: seen for name, seen in tokens.items()}
+    fewest = sorted(experts.items(), key=lambda item: item[1])[:3]
+    return (
+        f"{len(tokens)} linear layers of {len(experts)} experts rounded to nearest, as fewer than {ENOUGH:g} calibration tokens an input "
+        f"channel went there (fewest: {', '.join(f'{name} {seen}' for name, seen in fewest)}); more --samples would change that"
+    )
 
 
 def _block(layout: Layout, options: QuantizeOptions, choice: Choice) -> dict[str, Any]:
@@ -74,14 +98,18 @@ def _block(layout: Layout, options: QuantizeOptions, choice: Choice) -> dict[str
 
 
 def _settled(
-    options: QuantizeOptions, choice: Choice, model: Streamed, rows: list[Tensor], room: Room
+    options: QuantizeOptions, choice: Choice, model: Streamed, rows: list[Tensor], room: Room, journal: Journal | None
 ) -> tuple[QuantizeOptions, StepResult]:  # fmt: skip
     """The options with a rule for every matrix that is worth more bits, and what the measurement told."""
     if options.sensitivity is None:
         return options, StepResult()
     bits, budget = options.sensitivity.keep_bits, options.sensitivity.bytes_of(choice.quantized_bytes)
     schemes = {**choice.layers, **choice.tables}
-    found = measured(model, rows, room, schemes, bits)
+
+    def measure() -> dict[str, Any]:
+        return {name: asdict(finding) for name, finding in measured(model, rows, room, schemes, bits).items()}
+
+    found = {name: Finding(**values) for name, values in (journal.once("sensitivity", measure) if journal else measure()).items()}
     kept = worth_keeping(found, budget)
     spent = sum(found[name].extra_bytes for name in kept)
     note = f"sensitivity: {len(kept)} of {len(found)} matrices kept at {bits} bit for {spent:,} bytes more, of {budget:,} allowed"
@@ -89,8 +117,8 @@ def _settled(
 
 
 def _told(run: Run, options: QuantizeOptions, choice: Choice) -> tuple[list[str], dict[str, dict[str, float]]]:
-    """What to say of the errors, and the ten layers with the largest."""
-    worst = sorted(run.modules.items(), key=lambda item: -item[1]["error"])[:10]
+    """What to say of the errors, and those of every layer, the largest first."""
+    worst = sorted(run.modules.items(), key=lambda item: -item[1]["error"])
     counts = Counter(scheme.bits for scheme in choice.layers.values())
     bits = ", ".join(f"{count} linear layers to {bits} bit" for bits, count in sorted(counts.items()))
     stay = len(choice.shapes.keys() - choice.layers.keys() - choice.tables.keys())
@@ -104,35 +132,6 @@ def _told(run: Run, options: QuantizeOptions, choice: Choice) -> tuple[list[str]
         notes.append(
             f"mean relative output error {mean:.2e} (round-to-nearest {plain:.2e}); worst {worst[0][0]} at {worst[0][1]['error']:.2e}"
         )
+    if run.starved:
+        notes.append(_starved(run.starved))
     return notes, dict(worst)
-
-
-def _pending(
-    run: Run, model: Streamed, layers: Iterator[dict[str, PackedLinear]], dtype: torch.dtype, layout: Layout, choice: Choice
-) -> Pending:  # fmt: skip
-    """The tensors to write, made a layer at a time: packed linears, everything else in `dtype`."""
-    family, schemes = model.family, {**choice.layers, **choice.tables}
-    packed = {f"{name}.weight" for name in schemes}
-    specs: dict[str, Tensor] = {}
-    for key, spec in model.specs.items():
-        if key in packed:
-            name = key.removesuffix(".weight")
-            specs |= {f"{name}.{part}": t for part, t in layout.specs(spec.shape[0], spec.shape[1], schemes[name]).items()}
-        else:
-            specs[key] = spec.to(dtype)
-
-    def tensors() -> Iterator[tuple[str, Tensor]]:
-        for index, layer in enumerate(layers):
-            start = family.key(index, "", "")[:-1]
-            for name, linear in layer.items():
-                yield from ((f"{start}{name}.{part}", tensor.cpu()) for part, tensor in layout.write(linear).items())
-            rest = tensors_of(model.path, lambda key, start=start: key.startswith(start) and key not in packed)
-            yield from ((key, run.changed.pop(key, tensor).to("cpu", dtype)) for key, tensor in rest)
-        rest = tensors_of(model.path, lambda key: not key.startswith(f"{family.layers}.") and key not in packed)
-        yield from ((key, tensor.to(dtype)) for key, tensor in rest)
-        for name, scheme in choice.tables.items():
-            parts, error = packed_table(model.path, name, scheme, layout)
-            run.tables[name] = error
-            yield from ((f"{name}.{part}", tensor) for part, tensor in parts.items())
-
-    return Pending(specs, tensors())

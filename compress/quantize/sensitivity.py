@@ -81,7 +81,8 @@ def measured(model: Streamed, rows: list[Tensor], room: Room, schemes: Mapping[s
 def _hessians(family: Family, layer: nn.Module, call: LayerCall, states: Activations) -> dict[str, Tensor]:
     """Run a layer on the states, which become its outputs; the sum of outer products of what entered each linear in it."""
     grams, hooks = dict[str, Gram](), []
-    for group in family.input_groups:
+    groups = family.groups_of(layer)
+    for group in groups:
         first = layer.get_submodule(group[0])
         gram = grams[group[0]] = Gram(weight_of(first).shape[1], states.device)
         hooks.append(first.register_forward_pre_hook(_adding_to(gram)))
@@ -90,7 +91,7 @@ def _hessians(family: Family, layer: nn.Module, call: LayerCall, states: Activat
     finally:
         for hook in hooks:
             hook.remove()
-    sums = {group: grams[group[0]].matrix() for group in family.input_groups}
+    sums = {group: grams[group[0]].matrix() for group in groups}
     return {name: hessian for group, hessian in sums.items() for name in group}
 
 

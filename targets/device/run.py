@@ -151,24 +151,29 @@ def _run(command: Sequence[str], log: Path) -> str:
     return done.stdout
 
 
-def bench(bundle: Path, threads: int, options: Sequence[str]) -> dict[str, Any]:
+def bench(bundle: Path, threads: int, prompt: int, new_tokens: int, rounds: int) -> dict[str, Any]:
     """Time ONNX Runtime, and the engine if there is one, while tegrastats watches.
 
     Returns:
-        `metrics` of ONNX Runtime, `device` (what `probe` found, before), `tegrastats` (its lines) and `trtexec` (log, times and profile
-        a phase), as text: reading them is the host's business.
+        `rounds`, `peaks` and `load_s` of ONNX Runtime as its worker tells them, `device` (what `probe` found, before), `tegrastats` (its
+        lines) and `trtexec` (log, times and profile a phase), as text: reading them is the host's business.
     """
     before = probe(str(bundle))
+    asked = json.dumps({"prompt": prompt, "new_tokens": new_tokens, "batch": 1})
     with _watched() as lines:
-        command = [sys.executable, "-m", "edgewright.benchmarks.worker", str(bundle / "model"), "--threads", str(threads), *options]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "edgewright.benchmarks.worker", str(bundle / "model"), "--threads", str(threads)]
+        done = subprocess.run(command, input=f"{asked}\n" * (rounds + 1), capture_output=True, text=True, check=False)
         if done.returncode:
             told = (done.stderr.strip().splitlines() or ["it was killed, perhaps for lack of memory"])[-1]
             raise EdgewrightError(
                 f"the benchmark ended with {done.returncode}: {told}", "close other programs, or bundle a shorter context"
             )
         engine = _time_engine(bundle, before) if (bundle / ENGINE).is_file() else {}
-    return {"metrics": json.loads(done.stdout.splitlines()[-1]), "device": before, "tegrastats": "".join(lines), "trtexec": engine}
+    loaded, _, *timed, peaks = map(json.loads, done.stdout.splitlines())  # the first round warms up
+    return {
+        "rounds": timed, "peaks": peaks, "load_s": loaded["load_s"], "prompt": prompt, "device": before, "tegrastats": "".join(lines),
+        "trtexec": engine,
+    }  # fmt: skip
 
 
 @contextmanager
@@ -256,8 +261,9 @@ def _parser() -> argparse.ArgumentParser:
     verbs.add_parser("check", help="generate what was generated where the bundle was made, and compare")
     verbs.add_parser("build", help="build the TensorRT engine")
     verbs.add_parser("probe", help="say what this device is")
-    timing = verbs.add_parser("bench", help="measure latency and memory; further options go to the measurement")
-    timing.add_argument("options", nargs=argparse.REMAINDER, help="--prompt N, --new-tokens N, --runs N")
+    timing = verbs.add_parser("bench", help="measure latency and memory")
+    for option, value in (("--prompt-tokens", 64), ("--new-tokens", 64), ("--rounds", 5)):
+        timing.add_argument(option, type=int, default=value, help=f"default {value}")
     speak = verbs.add_parser("generate", help="continue a prompt, greedily")
     speak.add_argument("--ids", help="comma-separated token ids")
     speak.add_argument("--prompt", help="text, if the package tokenizers is installed")
@@ -271,8 +277,8 @@ def main() -> None:
     bundle = arguments.bundle
     verbs = {
         "verify": lambda: verify(bundle), "check": lambda: check(bundle, arguments.threads), "build": lambda: build(bundle),
-        "probe": lambda: probe(str(bundle)), "bench": lambda: bench(bundle, arguments.threads, arguments.options),
-        "generate": lambda: _generated(bundle, arguments),
+        "probe": lambda: probe(str(bundle)), "generate": lambda: _generated(bundle, arguments),
+        "bench": lambda: bench(bundle, arguments.threads, arguments.prompt_tokens, arguments.new_tokens, arguments.rounds),
     }  # fmt: skip
     try:
         print(json.dumps(verbs[arguments.verb]()))

@@ -1,0 +1,32 @@
+"""The order in which column loops run: halves of halves, so that nearly all of their arithmetic is products of large matrices.
+
+The lazy batches of GPTQ (Frantar et al. 2022, section 3.3), all the way down: what the left half of the columns does to the right one is
+added in one product when the left one is done, and only a few columns at a time are brought up to date one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ["LEAF", "in_halves"]
+
+LEAF = 16
+"""Columns that are not halved any more."""
+
+
+def in_halves(begin: int, end: int, leaf: Callable[[int, int], None], carry: Callable[[int, int, int], None]) -> None:
+    """Visit the columns from `begin` to `end`, in order.
+
+    Args:
+        begin: the first column.
+        end: one past the last.
+        leaf: given the first column and one past the last, works on a few columns.
+        carry: given the bounds (first, middle, last) of two halves, takes what the left one did over to the right one.
+    """
+    if end - begin <= LEAF:
+        leaf(begin, end)
+        return
+    middle = begin + -(-(end - begin) // (2 * LEAF)) * LEAF
+    in_halves(begin, middle, leaf, carry)
+    carry(begin, middle, end)
+    in_halves(middle, end, leaf, carry)

@@ -1,0 +1,124 @@
+"""Opens reports in headless Chromium, at phone and desktop width, light and dark: console messages, requests, overflow, screenshots.
+
+    python -m edgewright.perf.browser runs/demo/report.html --out shots
+
+Speaks the DevTools protocol over aiohttp, which the `eval` extra brings. Ends with code 1 if a page logs an error, asks for anything but
+itself, scrolls sideways, or is larger than 3 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+WIDTHS = {"phone": 390, "desktop": 1280}
+LARGEST = 3_000_000
+PARTS = 2600
+"""Pixels of height a screenshot, so that it can be read."""
+
+
+class Page:
+    """One tab: sends commands, and keeps what the page logged and asked for."""
+
+    def __init__(self, socket: Any) -> None:
+        self.socket, self.numbers = socket, itertools.count(1)
+        self.logged: list[str] = []
+        self.requested: list[str] = []
+
+    async def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send a command and wait for its answer, keeping what the page tells meanwhile."""
+        number = next(self.numbers)
+        await self.socket.send_json({"id": number, "method": method, "params": parameters})
+        while True:
+            message = await self.socket.receive_json()
+            self._note(message)
+            if message.get("id") == number:
+                if "error" in message:
+                    raise RuntimeError(f"{method}: {message['error']}")
+                return message["result"]
+
+    def _note(self, message: dict[str, Any]) -> None:
+        kind, told = message.get("method"), message.get("params", {})
+        if kind == "Log.entryAdded":
+            self.logged.append(f"{told['entry']['level']}: {told['entry']['text']}")
+        elif kind == "Runtime.consoleAPICalled":
+            self.logged.append(f"{told['type']}: {told['args']}")
+        elif kind == "Runtime.exceptionThrown":
+            self.logged.append(f"exception: {told['exceptionDetails']['text']}")
+        elif kind == "Network.requestWillBeSent":
+            self.requested.append(told["request"]["url"])
+
+
+async def look(page: Page, file: Path, out: Path) -> bool:
+    """Open a file at every width and colour scheme; whether all is well."""
+    well = file.stat().st_size <= LARGEST
+    print(f"{file}: {file.stat().st_size:,} bytes")
+    for domain in ("Log", "Runtime", "Network", "Page"):
+        await page.send(f"{domain}.enable")
+    for (name, width), scheme in itertools.product(WIDTHS.items(), ("light", "dark")):
+        page.logged.clear()
+        page.requested.clear()
+        await page.send("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=name == "phone")
+        await page.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        await page.send("Page.navigate", url=file.resolve().as_uri())
+        await asyncio.sleep(1.0)
+        measured = await page.send(
+            "Runtime.evaluate",
+            returnByValue=True,
+            expression="[document.documentElement.scrollWidth, document.documentElement.scrollHeight]",
+        )
+        wide, high = measured["result"]["value"]
+        foreign = [url for url in page.requested if url != file.resolve().as_uri()]
+        well &= not page.logged and not foreign and wide <= width
+        print(f"  {name} {scheme}: {wide} x {high}, console {page.logged}, foreign requests {foreign}")
+        for number, top in enumerate(range(0, high, PARTS)):
+            clip = {"x": 0, "y": top, "width": width, "height": min(PARTS, high - top), "scale": 1}
+            shot = await page.send("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
+            (out / f"{file.parent.name}-{file.stem}-{name}-{scheme}-{number}.png").write_bytes(base64.b64decode(shot["data"]))
+    return well
+
+
+async def visit(files: list[Path], out: Path, port_file: Path) -> bool:
+    while not port_file.exists():
+        await asyncio.sleep(0.1)
+    port = port_file.read_text().split()[0]
+    async with aiohttp.ClientSession() as session:
+        async with session.put(f"http://127.0.0.1:{port}/json/new?about:blank") as reply:
+            address = json.loads(await reply.text())["webSocketDebuggerUrl"]
+        async with session.ws_connect(address, max_msg_size=0) as socket:
+            return all([await look(Page(socket), file, out) for file in files])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        sys.exit("no Chromium on this machine: apt-get install chromium")
+    with tempfile.TemporaryDirectory() as profile:
+        command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", f"--user-data-dir={profile}"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            well = asyncio.run(visit(args.files, args.out, Path(profile) / "DevToolsActivePort"))
+        finally:
+            process.terminate()
+            process.wait()
+    sys.exit(0 if well else 1)
+
+
+if __name__ == "__main__":
+    main()
