@@ -93,6 +93,9 @@ def _architecture(family: Family, shape: Shape) -> str:
 
 
 def _metadata(writer: Any, checkpoint: Path, family: Family, config: Mapping[str, Any], shape: Shape, precision: str) -> None:
+    if any(kind.window and kind.window < int(config["max_position_embeddings"]) for kind in family.layer_kinds(config)):
+        message = f"{checkpoint}: has layers with a sliding window, which llama.cpp would not apply to a {family.model_types[0]}"
+        raise Refused(message, "--format onnx, or llama.cpp's own converter if it knows the model")
     rope = config.get("rope_parameters") or {}
     if rope.get("rope_type", "default") not in ("default", "linear"):
         raise Refused(f"{checkpoint}: rope_type `{rope['rope_type']}` is not written as GGUF here", "use llama.cpp's own converter")

@@ -33,7 +33,12 @@ def pruned(make_model: Callable[..., Path], context: Any, tmp_path_factory: pyte
 
     def make(family: str) -> Path:
         out = tmp_path_factory.mktemp("pruned") / family
-        prune(PruneOptions(heads=0.5, ffn=0.5, criterion="magnitude"), make_model(family, num_hidden_layers=2), out, context)
+        prune(
+            PruneOptions(heads=0.5, ffn=0.5, criterion="magnitude"),
+            make_model(family, num_hidden_layers=2, use_sliding_window=False),
+            out,
+            context,
+        )
         return out
 
     return make
@@ -86,6 +91,8 @@ def test_q8_0_is_near(make_model: Callable[..., Path], context: Any, tmp_path: P
 def test_what_llama_cpp_has_no_counterpart_for_is_refused(make_model: Callable[..., Path], context: Any, tmp_path: Path) -> None:
     with pytest.raises(Refused, match="gemma3"):
         export(ExportOptions(format="gguf", precision="fp16"), make_model("gemma3_text"), tmp_path / "out", context)
+    with pytest.raises(Refused, match="sliding window"):
+        export(ExportOptions(format="gguf", precision="fp16"), make_model("qwen3"), tmp_path / "out", context)
     yarn = {"rope_type": "yarn", "rope_theta": 500000.0, "factor": 2.0, "original_max_position_embeddings": 128}
     with pytest.raises(Refused, match="yarn"):
         export(ExportOptions(format="gguf", precision="fp16"), make_model("llama", rope_parameters=yarn), tmp_path / "out", context)
