@@ -192,7 +192,7 @@ def _q4_0(packed: PackedLinear, module: str, family: Family, shape: Shape) -> ND
     scales = _turned(packed.scales, module, family, shape).numpy().astype(np.float16).repeat(packed.group_size // BLOCK, 1)
     nibbles = integers[..., : BLOCK // 2] | (integers[..., BLOCK // 2 :] << 4)
     blocks = np.concatenate([scales[..., None].view(np.uint8), nibbles], -1)
-    return np.ascontiguousarray(blocks.reshape(len(integers), -1))
+    return np.ascontiguousarray(blocks.reshape(len(integers), -1), np.uint8)
 
 
 def _turned(tensor: Tensor, module: str, family: Family, shape: Shape) -> Tensor:
