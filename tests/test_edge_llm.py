@@ -117,7 +117,8 @@ def test_the_verb_tells_and_refuses(cli: Callable[..., tuple[int, str, str]], ma
     code, out, err = cli("targets", "check", good, "--target", NANO.name, "--format", "edge-llm", "--json")
     assert code == 0, err
     told = json.loads(out)
-    assert (told["precision"], told["violations"], list(told["commands"])) == ("int4", [], ["6.2", "7.2"])
+    assert (told["precision"], list(told["commands"])) == ("int4", ["6.2", "7.2"])
+    assert {violation["severity"] for violation in told["violations"]} <= {"note"}  # that JetPack 5.1 and 6.0 are too old
     code, out, _ = cli("targets", "check", bad, "--target", NANO.name, "--format", "edge-llm")
     assert (code, "int4-group" in out, "--group-size 128" in out) == (3, True, True)
     assert cli("targets", "check", good, "--target", NANO.name, "--format", "edge-llm")[0] == 0
