@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint slow compat perf demo-model clean
+.PHONY: help setup demo test lint slow compat deploy-test arm64 perf demo-model clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -11,7 +11,7 @@ help:  ## list the targets
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,eval,sweep]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,eval,sweep,device,gguf,serve,tensorrt]'
 	@touch $@
 
 setup: $(VENV)/.ready  ## create .venv with the pinned dependencies
@@ -32,6 +32,15 @@ slow: setup  ## the tests that take minutes: kill and resume, whole recipes
 
 compat: setup  ## read our checkpoints with other projects' packages, each in its own environment
 	$(BIN)/python -m pytest -m compat
+
+deploy-test: setup  ## deploy to a real sshd on loopback (installs openssh-server where apt can)
+	@test -x /usr/sbin/sshd || command -v sshd >/dev/null || apt-get install -y --no-install-recommends openssh-server
+	$(BIN)/python -m pytest -m sshd
+
+arm64: setup  ## run a bundle in an arm64 Debian under emulation (installs qemu-user-static and debootstrap where apt can; needs root)
+	@command -v qemu-aarch64-static >/dev/null && command -v debootstrap >/dev/null \
+		|| apt-get install -y --no-install-recommends qemu-user-static debootstrap
+	$(BIN)/python -m pytest -m arm64
 
 perf: setup demo  ## decode speed of the INT4 artifact against its float checkpoint, side by side; how often the gate is right
 	$(BIN)/python -m edgewright.perf.decode runs/demo/export-int4 runs/demo/distill

@@ -10,6 +10,7 @@ import typer
 
 from . import __version__
 from .cli_compress import distill, iterate, prune, quantize
+from .cli_device import deploy, serve, targets_check
 from .cli_evaluate import bench, compare, gate, report, sweep
 from .console import complain
 from .errors import EdgewrightError
@@ -133,7 +134,7 @@ def plan(
         refuse(rows)
 
 
-for _verb in (prune, distill, iterate, quantize, bench, gate, compare, sweep, report):
+for _verb in (prune, distill, iterate, quantize, bench, gate, compare, sweep, report, deploy, serve):
     app.command()(_verb)
 
 
@@ -141,8 +142,10 @@ for _verb in (prune, distill, iterate, quantize, bench, gate, compare, sweep, re
 def export(
     model: Model,
     out: Out,
-    format: Annotated[str, typer.Option(help="onnx: standard operators only, with a KV cache")] = "onnx",
-    precision: Annotated[str, typer.Option(help="fp32, fp16, int4 (from a GPTQ checkpoint) or int8-dynamic")] = "fp32",
+    format: Annotated[
+        str, typer.Option(help="onnx: standard operators only, with a KV cache; tensorrt: the same, checked by TensorRT")
+    ] = "onnx",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, int4 (from a GPTQ checkpoint), int8-dynamic, or for gguf int8")] = "fp32",
     calibration: CalibrationSource = CALIBRATION,
     seq_len: SeqLen = 512,
     seed: Seed = 0,
@@ -222,6 +225,9 @@ def targets_show(name: str, as_json: Json = False, debug: Debug = False) -> None
     from .targets.profile import load_target
 
     show(load_target(name).model_dump(mode="json"), as_json, "target")
+
+
+targets_app.command("check")(targets_check)
 
 
 @app.command()

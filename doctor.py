@@ -21,6 +21,10 @@ EXTRAS = {
     "lm_eval": ("lm-eval", "eval: EleutherAI's tasks"),
     "optuna": ("optuna", "sweep: trials and their samplers"),
     "datasets": ("datasets", "data: parquet and hub data"),
+    "asyncssh": ("asyncssh", "device: deployment over SSH"),
+    "gguf": ("gguf", "gguf: files for llama.cpp"),
+    "fastapi": ("fastapi", "serve: the HTTP server"),
+    "tensorrt_rtx_libs": ("tensorrt-rtx-cu12-libs", "tensorrt: NVIDIA's parser and builder"),
     "gptqmodel": ("gptqmodel", "gptq: packed checkpoints in torch"),
 }
 

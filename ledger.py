@@ -100,9 +100,13 @@ class Ledger:
         return next((s for s in self.data["steps"] if s["name"] == name), None)
 
     def put(self, entry: Mapping[str, Any], order: list[str]) -> None:
-        """Add or replace a step's entry, keep the recipe's order, drop steps the recipe no longer has, and write."""
+        """Add or replace a step's entry, keep the recipe's order, drop steps the recipe no longer has, and write.
+
+        What was measured on devices is no step of a recipe and stays, at the end.
+        """
         entries = {s["name"]: s for s in self.data["steps"]} | {entry["name"]: dict(entry)}
-        self.data["steps"] = [entries[name] for name in order if name in entries]
+        deployed = [name for name, step in entries.items() if step["kind"] == "deploy" and name not in order]
+        self.data["steps"] = [entries[name] for name in [*order, *deployed] if name in entries]
         self.write()
 
     def write(self) -> None:

@@ -70,6 +70,12 @@ class ExportStep(_Named, ExportOptions):
 
     kind: Literal["export"]
 
+    @model_validator(mode="after")
+    def _is_measured(self) -> ExportStep:
+        if self.format == "gguf":
+            raise ValueError("format: gguf cannot be measured here; use the verb, `edgewright export --format gguf`")
+        return self
+
 
 Step = Annotated[PruneStep | DistillStep | IterateStep | QuantizeStep | ExportStep, Field(discriminator="kind")]
 

@@ -220,7 +220,41 @@ def _written(value: Mapping[str, Sequence[str]]) -> list[Any]:
     return list(value["written"])
 
 
+def _verdict(value: Mapping[str, Any]) -> list[Any]:
+    rows = [[v["severity"], v["rule"], v["message"], v["nearest"]] for v in value["violations"]]
+    title = f"{value['model']} as {value['format']} in {value['precision']} on {value['target']}"
+    views: list[Any] = [_table(("", "rule", "what does not go", "nearest"), rows, title) if rows else f"{title}: nothing stands in the way"]
+    for jetpack, lines in value.get("commands", {}).items():
+        views += [f"JetPack {jetpack}:", *(f"  {line}" for line in lines)]
+    return views
+
+
+def _bundle(value: Mapping[str, Any]) -> list[Any]:
+    engine = value["engine"]
+    return [
+        f"{value['output']}: version {value['version']}, {value['size_bytes'] / 1e6:.1f} MB; an engine built from it takes prompts of "
+        f"{engine['prompt']} and a context of {engine['context']} tokens, batch {engine['batch']}, workspace {engine['workspace_mib']} MiB",
+        "copy the directory to the device and run ./run.sh check, ./build_engine.sh and ./run.sh bench there",
+    ]
+
+
+def _deploy(entry: Mapping[str, Any]) -> list[Any]:
+    metrics, context = entry["metrics"], entry["context"]
+    rows = [[name, f"{value:,.4g}"] for name, value in metrics.items()]
+    board = context["board"] or context["system"]
+    return [
+        _table(METRIC_COLUMNS[:-1], [_metric_row(entry["name"], metrics, None)[:-1]]),
+        _table(("on the device", "value"), rows),
+        f"{board}, power mode {context['power_mode'] or 'unknown'}, version {context['version']}; entered in {entry['ledger']}",
+    ]
+
+
+def _rollback(value: Mapping[str, str]) -> list[Any]:
+    return [f"current is {value['current']} again; previous is {value['previous']}"]
+
+
 VIEWS: dict[str, Callable[[Any], list[Any]]] = {
     "ledger": _ledger, "bench": _bench, "gate": _gate, "plan": _plan, "step": _step, "cut": _cut, "targets": _targets, "target": _tree,
-    "doctor": _doctor, "written": _written, "kv": _kv, "compare": _compare, "sweep": _sweep,
+    "doctor": _doctor, "written": _written, "kv": _kv, "compare": _compare, "sweep": _sweep, "bundle": _bundle, "deploy": _deploy,
+    "rollback": _rollback, "verdict": _verdict,
 }  # fmt: skip

@@ -9,7 +9,10 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11; a Jetson's may be 3.10
 
 __all__ = ["EnergyMeter"]
 

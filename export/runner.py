@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,16 @@ import numpy as np
 import onnx
 
 from .. import __version__
-from ..checkpoint import PROVENANCE, atomic_directory, config_for_everyone, content_hash, copy_tokenizer, read_family, write_json
+from ..checkpoint import (
+    PROVENANCE,
+    atomic_directory,
+    config_for_everyone,
+    content_hash,
+    copy_tokenizer,
+    read_family,
+    read_provenance,
+    write_json,
+)
 from ..configs import packing
 from ..console import console
 from ..errors import Refused, UsageError
@@ -41,6 +50,7 @@ class ExportResult:
         parity: the figures of the comparison with torch, by ledger name.
         sizes: bytes of each file, by name.
         seconds: of writing the graph, and of everything.
+        checked: what the further check told.
     """
 
     out: Path
@@ -48,9 +58,13 @@ class ExportResult:
     parity: dict[str, float]
     sizes: dict[str, int]
     seconds: dict[str, float]
+    checked: dict[str, float | str]
 
 
-def export_onnx(checkpoint: Path, out: Path, precision: str, rows: Sequence[Sequence[int]] | None = None) -> ExportResult:
+def export_onnx(
+    checkpoint: Path, out: Path, precision: str, rows: Sequence[Sequence[int]] | None = None, *,
+    format: str = "onnx", further: Callable[[Path], Mapping[str, float | str]] | None = None,
+) -> ExportResult:  # fmt: skip
     """Write an ONNX artifact and compare it with its checkpoint; nothing is left behind when they differ.
 
     Args:
@@ -58,6 +72,8 @@ def export_onnx(checkpoint: Path, out: Path, precision: str, rows: Sequence[Sequ
         out: the directory to make.
         precision: `fp32`, `fp16`, `int4` (a GPTQ checkpoint, bit for bit) or `int8-dynamic`.
         rows: token ids to compare on; random ones where None. Text that the model knows is the sharper test.
+        format: what the artifact says it is.
+        further: a check of the graph itself, called before the comparison with torch; what it returns is kept with the figures.
 
     Raises:
         UsageError: the precision is unknown or does not go with the checkpoint, or the checkpoint is damaged.
@@ -78,16 +94,19 @@ def export_onnx(checkpoint: Path, out: Path, precision: str, rows: Sequence[Sequ
         write_json(folder / "config.json", config_for_everyone(kept))
         copy_tokenizer(checkpoint, folder)
         provenance = {
-            "edgewright": __version__, "kind": "artifact", "format": "onnx", "precision": kind.name, "opset": OPSET,
+            "edgewright": __version__, "kind": "artifact", "format": format, "precision": kind.name, "opset": OPSET,
             "source": {"name": checkpoint.name, "content_hash": content_hash(checkpoint)},
             "inputs": info.inputs, "outputs": info.outputs, "low_bit_linears": info.low_bit_linears, "shape": asdict(shape),
         }  # fmt: skip
+        if kind.linear == "dense" and (sparsity := read_provenance(checkpoint).get("sparsity")):
+            provenance["sparsity"] = sparsity
         write_json(folder / PROVENANCE, provenance)
+        checked = dict(further(folder)) if further else {}
         console.print(f"{precision}: graph written in {written:.1f} s, comparing with torch", highlight=False)
         figures = parity.check(folder, checkpoint, rows or _random_rows(shape, settings))
-        write_json(folder / PROVENANCE, provenance | {"parity": figures})
+        write_json(folder / PROVENANCE, provenance | {"parity": figures} | ({"checked": checked} if checked else {}))
     sizes = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
-    return ExportResult(out, kind.name, figures, sizes, {"graph": written, "total": time.perf_counter() - started})
+    return ExportResult(out, kind.name, figures, sizes, {"graph": written, "total": time.perf_counter() - started}, checked)
 
 
 def _check_source(checkpoint: Path, config: dict[str, Any], precision: Precision) -> None:

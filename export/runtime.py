@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -18,7 +19,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as errors  # pyright: ig
 
 from ..errors import UsageError
 
-__all__ = ["FP32_ACTIVATIONS", "LOW_BIT_OPS", "OnnxDecoder", "Past", "low_bit_nodes"]
+__all__ = ["FP32_ACTIVATIONS", "LOW_BIT_OPS", "OnnxDecoder", "Past", "low_bit_nodes", "past_of"]
 
 MODEL = "model.onnx"
 LOW_BIT_OPS = ("MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "QLinearMatMul")
@@ -159,6 +160,11 @@ class OnnxDecoder:
     def low_bit_nodes(self) -> Counter[str]:
         """How many products with low-bit weights a forward pass executes, by operator."""
         return low_bit_nodes(self._file)
+
+
+def past_of(arrays: Iterable[NDArray[Any]]) -> Past:
+    """A KV cache from the arrays of its keys and values."""
+    return [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in arrays]
 
 
 def low_bit_nodes(path: Path) -> Counter[str]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..checkpoint import read_config
+from ..errors import Refused
 from ..models import require_dense
 from ..steps import StepContext, StepResult
+
+if TYPE_CHECKING:
+    from .runner import ExportResult
 
 __all__ = ["ExportOptions", "export"]
 
@@ -21,9 +26,12 @@ class ExportOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["onnx"] = Field(default="onnx", description="onnx: portable operators only, with a KV cache")
-    precision: Literal["fp32", "fp16", "int4", "int8-dynamic"] = Field(
-        default="fp32", description="int4 takes a GPTQ checkpoint bit for bit; int8-dynamic is for ONNX Runtime on CPUs"
+    format: Literal["onnx", "tensorrt", "gguf"] = Field(
+        default="onnx",
+        description="onnx: portable operators only, with a KV cache; tensorrt: the same, checked by TensorRT; gguf: for llama.cpp",
+    )
+    precision: Literal["fp32", "fp16", "int8", "int4", "int8-dynamic"] = Field(
+        default="fp32", description="int4 takes a GPTQ checkpoint bit for bit; int8-dynamic is for ONNX Runtime on CPUs, int8 for GGUF"
     )
 
 
@@ -34,14 +42,53 @@ def export(options: ExportOptions, source: Path, out: Path, context: StepContext
         Refused: the checkpoint cannot be exported in this precision, or at all: a mixture of experts.
         ParityFailed: the artifact's logits are not those of the checkpoint (nothing is kept then).
     """
-    from .runner import export_onnx  # late: onnx and ONNX Runtime
-
     require_dense(read_config(source), "exported", str(source))
+    if options.format == "gguf":
+        return _export_gguf(source, out, options)
     rows = [row[0, :PARITY_TOKENS].tolist() for row in context.calibration.rows(source, context.seed + 1)[:PARITY_ROWS]]
-    result = export_onnx(source, out, options.precision, rows)
+    result = _export_tensorrt(source, out, options, rows) if options.format == "tensorrt" else _export_onnx(source, out, options, rows)
     parity = result.parity
     note = (
         f"parity with torch over {parity['parity/positions']:.0f} positions: top-1 {parity['parity/top1_prefill']:.4f} prefill, "
         f"{parity['parity/top1_decode']:.4f} over {parity['parity/decode_steps']:.0f} cached decode steps, KL {parity['parity/kl']:.1e}"
     )
-    return StepResult([note], {"parity": parity})
+    notes = [note, *([_told(result.checked)] if options.format == "tensorrt" else [])]
+    return StepResult(notes, {"parity": parity} | ({"checked": result.checked} if result.checked else {}))
+
+
+def _export_onnx(source: Path, out: Path, options: ExportOptions, rows: list[list[int]]) -> ExportResult:
+    from .runner import export_onnx  # late: onnx and ONNX Runtime
+
+    return export_onnx(source, out, options.precision, rows)
+
+
+def _export_tensorrt(source: Path, out: Path, options: ExportOptions, rows: list[list[int]]) -> ExportResult:
+    """The graph in fp16 around INT4, and NVIDIA's parser and builder asked about it."""
+    from .runner import export_onnx
+    from .tensorrt import check_build, installed
+
+    if options.precision == "int8-dynamic" and installed() is None:
+        message = "TensorRT has no DynamicQuantizeLinear and no MatMulInteger, which int8-dynamic is made of"
+        raise Refused(message, "--precision fp16 or int4, or --format onnx for ONNX Runtime on a CPU")
+    precision = "int4-fp16" if options.precision == "int4" else options.precision
+    return export_onnx(source, out, precision, rows, format="tensorrt", further=check_build)
+
+
+def _export_gguf(source: Path, out: Path, options: ExportOptions) -> StepResult:
+    from .gguf import export_gguf
+
+    told = export_gguf(source, out, options.precision)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in told["tensors"].items())
+    note = f"model.gguf: {kinds}; read back, weights differ by {told['largest_difference']:.1e} of a tensor's largest at most"
+    return StepResult([note], {"checked": told})
+
+
+def _told(checked: Mapping[str, float | str]) -> str:
+    if not checked:
+        return "not checked by TensorRT, which is not installed (pip install 'edgewright[tensorrt]'); the engine is built on the device"
+    low = " and no expanded INT4 weights" if "tensorrt/expanded_bytes" in checked else ""
+    size, stand_in = float(checked["tensorrt/engine_bytes"]) / 1e6, checked["tensorrt/stand_in"]
+    return (
+        f"TensorRT for RTX {checked['tensorrt/version']} parses it and builds a prefill and a decode profile for {stand_in} "
+        f"({size:.1f} MB{low}); a check only, as the engine for the device is built on the device"
+    )

@@ -18,10 +18,10 @@ FOUNDATION = {
     "__init__",
 }  # fmt: skip
 FOUR = {"compress": set(), "export": set(), "benchmarks": {"export"}, "targets": {"export", "benchmarks"}}
-CONDUCTORS = {"pipeline", "planner", "forecast", "budget", "recipe", "ledger", "sweep"}
+CONDUCTORS = {"pipeline", "planner", "forecast", "budget", "recipe", "ledger", "sweep", "delivery"}
 ENDS = {
-    "cli": {"cli_compress", "cli_evaluate", "verbs", "tables", "doctor", "demo"}, "cli_compress": {"verbs"},
-    "cli_evaluate": {"verbs", "tables"}, "verbs": {"tables"}, "tables": set(),
+    "cli": {"cli_compress", "cli_device", "cli_evaluate", "verbs", "tables", "doctor", "demo"}, "cli_compress": {"verbs"},
+    "cli_device": {"verbs", "tables"}, "cli_evaluate": {"verbs", "tables"}, "verbs": {"tables"}, "tables": set(),
     "doctor": set(), "demo": set(),
 }  # fmt: skip
 """What only the command line calls, and which of each other they may use."""

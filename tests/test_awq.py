@@ -40,8 +40,8 @@ def sample(seed: int = 0, tokens: int = 400) -> tuple[Tensor, Tensor, Inputs]:
     return weight, x, seen(x)
 
 
-def seen(x: Tensor, every: int = 1, pieces: tuple[int, ...] = (400,)) -> Inputs:
-    watch = Watch(WIDTH, every=every)
+def seen(x: Tensor, share: float = 1, pieces: tuple[int, ...] = (400,)) -> Inputs:
+    watch = Watch(WIDTH, share=share)
     for piece in x.split(pieces):
         watch.add(piece)
     return watch.inputs()
@@ -49,11 +49,15 @@ def seen(x: Tensor, every: int = 1, pieces: tuple[int, ...] = (400,)) -> Inputs:
 
 def test_inputs_are_counted_as_they_come() -> None:
     _, x, inputs = sample()
-    parts = seen(x, 3, (1, 7, 2, 300, 90))
+    parts = seen(x, 1, (1, 7, 2, 300, 90))
     assert seen(x, 0).gram.numel() == 0
     torch.testing.assert_close(parts.mean, x.abs().mean(0))
     assert torch.equal(parts.peak, x.abs().amax(0))
-    torch.testing.assert_close(parts.gram, x[::3].t() @ x[::3], rtol=1e-4, atol=0.1)
+    torch.testing.assert_close(parts.gram, x.t() @ x, rtol=1e-4, atol=0.1)
+    third = seen(x, 1 / 3)
+    assert torch.equal(third.gram, seen(x, 1 / 3).gram)
+    assert 0.2 < float(third.gram.diagonal().sum() / inputs.gram.diagonal().sum()) < 0.5
+    torch.testing.assert_close(third.mean, inputs.mean)
     torch.testing.assert_close(inputs.gram, x.t() @ x, rtol=1e-4, atol=0.1)
     factors = torch.rand(WIDTH, generator=torch.Generator().manual_seed(1)) + 0.5
     divided = inputs.divided(factors)

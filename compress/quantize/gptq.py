@@ -112,7 +112,7 @@ def inverse_factor(hessian: Tensor, damp: float, order: Tensor | None = None) ->
     for _ in range(4):
         system = (hessian.clone() if order is None else hessian[order.unsqueeze(1), order]).mT  # LAPACK's order: nothing is copied
         system.diagonal().add_(damp * mean)
-        if _inverted(system) and bool(torch.isfinite(system).all()):
+        if _inverted(system) and bool(torch.isfinite(torch.stack(torch.aminmax(system.mT))).all()):  # not of each: that takes copies
             return system, damp
         damp *= 10
     return None, None

@@ -48,11 +48,11 @@ class Watch:
     Args:
         width: channels of an input.
         device: where they come in.
-        every: one token in so many goes into the Gram matrix; none does at 0.
+        share: of the tokens that go into the Gram matrix.
     """
 
-    def __init__(self, width: int, device: torch.device | str = "cpu", every: int = 1) -> None:
-        self._gram, self._every, self._tokens = Gram(width if every else 0, device), every, 0
+    def __init__(self, width: int, device: torch.device | str = "cpu", share: float = 1.0) -> None:
+        self._gram, self._tokens = (Gram(width, device, share) if share else None), 0
         self._size, self._peak = torch.zeros(width, device=device), torch.zeros(width, device=device)
 
     def add(self, x: Tensor) -> None:
@@ -61,13 +61,14 @@ class Watch:
         absolute = flat.abs()
         self._size += absolute.sum(0)
         self._peak = torch.maximum(self._peak, absolute.amax(0))
-        if self._every:
-            self._gram.add(flat[-self._tokens % self._every :: self._every])
+        if self._gram:
+            self._gram.add(flat)
         self._tokens += len(flat)
 
     def inputs(self) -> Inputs:
         """What was seen; the object is not to be used afterwards."""
-        return Inputs(self._gram.matrix(), self._size / max(self._tokens, 1), self._peak)
+        gram = self._gram.matrix() if self._gram else torch.empty(0, device=self._size.device)
+        return Inputs(gram, self._size / max(self._tokens, 1), self._peak)
 
 
 def observe(
@@ -82,12 +83,12 @@ def observe(
         call: how the model calls the layer.
         gram: whether Gram matrices are wanted.
     """
-    every = max(1, len(states) * states.shape[1] // TOKENS) if gram else 0
+    share = TOKENS / (len(states) * states.shape[1]) if gram else 0.0
     watches: dict[tuple[str, ...], Watch] = {}
     handles = []
     for group in groups:
         reader = layer.get_submodule(group[0])
-        watch = watches[group] = Watch(weight_of(reader).shape[1], states.device, every)
+        watch = watches[group] = Watch(weight_of(reader).shape[1], states.device, share)
         handles.append(reader.register_forward_pre_hook(partial(_look, watch, group == groups[-1])))
     try:
         for batch in batches(states):

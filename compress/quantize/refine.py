@@ -32,7 +32,13 @@ def refine_weights(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid
     Returns:
         The integers, float32 [out, in].
     """
-    h, w, q, columns = hessian[order.unsqueeze(1), order], weight.t()[order], integers.t()[order], columns_of(grid, order)
+    return put_back(_visited(weight, hessian, integers, grid, order), order).float()
+
+
+def _visited(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid, order: Tensor) -> Tensor:
+    """The sweep of `refine_weights`: the integers, uint8 [in, out], in the order visited; what it holds is gone before they are copied."""
+    h, w, q = hessian[order.unsqueeze(1), order], weight.t()[order], integers.t()[order].to(torch.uint8)
+    columns = columns_of(grid, order)
     off = torch.empty_like(w)  # how far each weight is from its own
     for column, (scale, zero) in enumerate(columns):
         torch.sub(q[column], zero, out=off[column]).mul_(scale).sub_(w[column])
@@ -55,7 +61,7 @@ def refine_weights(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid
         slope[middle:end].addmm_(h[middle:end, begin:middle], slope[begin:middle])
 
     in_halves(0, len(w), leaf, carry)
-    return put_back(q, order)
+    return q
 
 
 def refine_scales(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid) -> Grid:

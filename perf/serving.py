@@ -1,0 +1,121 @@
+"""How many streaming clients a server carries: `python -m edgewright.perf.serving ARTIFACT`.
+
+Starts `edgewright serve` in a process of its own, then measures tokens a second of one client at a time and of many together, and
+the server's memory after a warm-up and at the end. Fails if a request fails or an answer has no tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main"]
+
+PROMPT = list(range(20, 52))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--alone", type=float, default=15, help="seconds of one client at a time")
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--max-batch", type=int, default=32)
+    arguments = parser.parse_args()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    command = [
+        sys.executable, "-m", "edgewright.cli", "serve", str(arguments.artifact), "--port", str(port), "--threads", str(arguments.threads),
+        "--max-batch", str(arguments.max_batch),
+    ]  # fmt: skip
+    server = subprocess.Popen(command)
+    try:
+        _wait(port, server)
+        print(json.dumps(_measure(port, server.pid, arguments), indent=1))
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait(port: int, server: subprocess.Popen[bytes]) -> None:
+    while server.poll() is None:
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise SystemExit("the server ended")
+
+
+def _measure(port: int, pid: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    _load(port, arguments.clients, 5, arguments.max_tokens)
+    before = _resident(pid)
+    alone = _load(port, 1, arguments.alone, arguments.max_tokens)
+    together = _load(port, arguments.clients, arguments.seconds, arguments.max_tokens)
+    return {
+        "alone": alone, "together": together, "speedup": together["tok_s"] / alone["tok_s"], "clients": arguments.clients,
+        "resident_mb": {"warm": before / 1e6, "end": _resident(pid) / 1e6},
+    }  # fmt: skip
+
+
+def _resident(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024
+
+
+def _load(port: int, clients: int, seconds: float, max_tokens: int) -> dict[str, float]:
+    """Stream completions from so many clients for so long."""
+    until, lock = time.monotonic() + seconds, threading.Lock()
+    totals = {"tokens": 0, "requests": 0, "errors": 0}
+    firsts: list[float] = []
+
+    def client(number: int) -> None:
+        while time.monotonic() < until:
+            tokens, first = _one(port, number, max_tokens)
+            with lock:
+                totals["requests"] += 1
+                totals["tokens"] += max(tokens, 0)
+                totals["errors"] += tokens <= 0
+                firsts.append(first)
+
+    begin = time.monotonic()
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    elapsed = time.monotonic() - begin
+    firsts.sort()
+    return {**totals, "seconds": elapsed, "tok_s": totals["tokens"] / elapsed, "first_ms/p50": firsts[len(firsts) // 2] * 1000}
+
+
+def _one(port: int, number: int, max_tokens: int) -> tuple[int, float]:
+    """Events of one streamed answer (a token each, as sampling at temperature 1 seldom splits a character), and seconds to the first."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    body = {"prompt": [(token + number) % 500 for token in PROMPT], "max_tokens": max_tokens, "stream": True, "temperature": 1.0}
+    begin, first, tokens, done = time.perf_counter(), 0.0, 0, False
+    connection.request("POST", "/v1/completions", json.dumps({**body, "seed": number}), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    if response.status != 200:
+        return -1, 0.0
+    for line in response:
+        if line.startswith(b"data: {"):
+            first = first or time.perf_counter() - begin
+            tokens += json.loads(line[6:])["choices"][0]["finish_reason"] is None
+        done = done or line.startswith(b"data: [DONE]")
+    connection.close()
+    return (tokens or 1) if done else -1, first
+
+
+if __name__ == "__main__":
+    main()

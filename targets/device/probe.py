@@ -1,0 +1,107 @@
+"""What a device says about itself before anything is copied to it: run there as `python3 - DIRECTORY < probe.py`.
+
+Standard library only, and nothing newer than Python 3.8, which is what JetPack 5 has: a device that is too old must be able to say so.
+What cannot be found out is null; nothing is changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["probe", "trtexec_path"]
+
+PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "tensorrt", "tokenizers")
+TENSORRT_DEBS = ("libnvinfer-bin", "tensorrt", "libnvinfer10", "libnvinfer8")
+TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
+
+
+def probe(folder: str) -> dict[str, Any]:
+    """Everything about this machine that a deployment may depend on; `folder` is where it would go."""
+    mode = re.search(r"NV Power Mode: *(\S+)", _output(["nvpmodel", "-q"]) or "")
+    return {
+        "machine": platform.machine(), "system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count(),
+        "board": _text("/proc/device-tree/model"), "l4t": _l4t(), "tensorrt": _tensorrt(), "trtexec": trtexec_path(),
+        "power_mode": mode.group(1) if mode else None, "gpu_hz": _gpu_clocks(), "memory": _memory(),
+        "disk_free_bytes": _disk(folder), "tegrastats": shutil.which("tegrastats"),
+        "packages": {name: _package(name) for name in PACKAGES},
+    }  # fmt: skip
+
+
+def trtexec_path() -> str | None:
+    """Where trtexec is: on PATH, or where JetPack puts it, which is not on PATH."""
+    return shutil.which("trtexec") or (TRTEXEC if os.access(TRTEXEC, os.X_OK) else None)
+
+
+def _output(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _text(file: str) -> str | None:
+    try:
+        return Path(file).read_text(errors="replace").strip("\0\n ")
+    except OSError:
+        return None
+
+
+def _l4t() -> str | None:
+    """The L4T release, such as 36.4.3: of the installed package, or of the file that names it."""
+    package = re.match(r"\d+\.\d+(\.\d+)?", _output(["dpkg-query", "-W", "-f=${Version}", "nvidia-l4t-core"]) or "")
+    if package:
+        return package.group(0)
+    release = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _text("/etc/nv_tegra_release") or "")
+    return "{}.{}".format(*release.groups()) if release else None
+
+
+def _tensorrt() -> str | None:
+    for name in TENSORRT_DEBS:
+        found = re.match(r"\d+\.\d+\.\d+", _output(["dpkg-query", "-W", "-f=${Version}", name]) or "")
+        if found:
+            return found.group(0)
+    return None
+
+
+def _gpu_clocks() -> dict[str, int]:
+    clocks: dict[str, int] = {}
+    for folder in Path("/sys/class/devfreq").glob("17000000.*"):  # the GPU of every Orin
+        for name in ("cur", "min", "max"):
+            text = _text(str(folder / (name + "_freq")))
+            if text and text.isdigit():
+                clocks[name] = int(text)
+    return clocks
+
+
+def _memory() -> dict[str, int]:
+    lines = (_text("/proc/meminfo") or "").splitlines()
+    wanted = ("MemTotal", "MemAvailable", "SwapTotal", "SwapFree")
+    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.split(":")[0] in wanted}
+
+
+def _disk(folder: str) -> int:
+    place = Path(folder).expanduser().absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(str(place)).free
+
+
+def _package(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    print(json.dumps(probe(sys.argv[1] if len(sys.argv) > 1 else ".")))

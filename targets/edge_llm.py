@@ -1,0 +1,189 @@
+"""Whether TensorRT-Edge-LLM will read a checkpoint as what it is, judged by its rules on the files, and the commands that follow.
+
+Its exporter takes some things in silence that then are slow or wrong on the device: weights in a layout that it does not know count as
+unquantized, zero points other than 8 are clamped, groups in another order cost a gather a product. Here they are refused by name.
+Rules read from its 0.9.1 documentation and 0.11.0 package; `make compat` holds the verdicts against the real exporter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import tensor_specs, tensors_of
+from ..configs import packing, quantization, read_family
+from ..layouts import LAYOUTS
+from ..models import Family
+from .profile import EdgeLlm, Int4, Target
+from .rules import Violation
+
+__all__ = ["check_checkpoint", "commands"]
+
+VERSION = "0.11.0"
+READ = ("gptq", "awq", "modelopt")
+CENTRED = {"gptq": (0x77777777, -0x77777778), "awq": (-0x77777778,)}
+"""Words of eight zero points of 8: GPTQ stores 7 or, in its second version, 8; AWQ stores 8 (0x88888888 as a signed word)."""
+CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """What the rules look at."""
+
+    path: Path
+    family: Family
+    config: Mapping[str, Any]
+    specs: Mapping[str, Tensor]
+    method: str | None
+    int4: Int4
+    edge: EdgeLlm
+
+    def shape_of(self, module: str) -> tuple[int, int] | None:
+        """The (outputs, inputs) that the tensors of a linear layer have; None where it has no tensors."""
+        if f"{module}.qweight" in self.specs:
+            rows, columns = self.specs[f"{module}.qweight"].shape
+            bits = (packing(self.config) or (4, 0, True))[0]
+            return (columns, rows * 32 // bits) if self.method == "gptq" else (columns * 32 // bits, rows)
+        weight = self.specs.get(f"{module}.weight")
+        return (int(weight.shape[0]), int(weight.shape[1])) if weight is not None else None
+
+
+def check_checkpoint(path: Path, target: Target) -> list[Violation]:
+    """Everything for which TensorRT-Edge-LLM would refuse, misread or slow down a checkpoint on a target; empty if all is well.
+
+    Raises:
+        UsageError: it is no checkpoint, or damaged.
+        Refused: the family is not known here.
+    """
+    edge = target.platform.edge_llm
+    if edge is None:
+        return [Violation("format", f"{target.name} does not run TensorRT-Edge-LLM, which needs a Jetson", "--format onnx")]
+    family, config = read_family(path)
+    block = quantization(config)
+    checkpoint = _Checkpoint(
+        path, family, config, tensor_specs(path), str(block.get("quant_method")) if block else None, target.platform.int4, edge
+    )
+    rules = (_family, _attention, _layout, _shapes, _int4, _order, _symmetry, _template)
+    return [violation for rule in rules for violation in rule(checkpoint)]
+
+
+def _family(checkpoint: _Checkpoint) -> Iterator[Violation]:
+    kind, known = str(checkpoint.config.get("model_type")), checkpoint.edge.model_types
+    if kind not in known:
+        yield Violation("family", f"its list of models has none of type `{kind}` (it has {', '.join(known)})", "--format onnx or gguf")
+
+
+def _attention(checkpoint: _Checkpoint) -> Iterator[Violation]:
+    shape = checkpoint.family.shape(checkpoint.config)
+    by_size = {entry.head_dim: entry.query_per_kv for entry in checkpoint.edge.attention}
+    if shape.group not in by_size.get(shape.head_dim, []):
+        message = f"no attention kernel for head_dim {shape.head_dim} with {shape.group} query heads per key/value head"
+        yield Violation("attention", message, "prune to a ratio and head size that it has, or --format onnx")
+
+
+def _layout(checkpoint: _Checkpoint) -> Iterator[Violation]:
+    if checkpoint.method is None or checkpoint.method in READ:
+        return
+    near = "quantize with --method gptq, awq or smoothquant"
+    if checkpoint.method not in LAYOUTS or checkpoint.method == "compressed-tensors":
+        yield Violation("layout", f"{checkpoint.method} checkpoints are read as unquantized, without a word", near)
+
+
+def _shapes(checkpoint: _Checkpoint) -> Iterator[Violation]:
+    """One size for all layers, as its config has no place for more."""
+    for module, wanted in checkpoint.family.linear_modules(checkpoint.config).items():
+        found = checkpoint.shape_of(module)
+        if found is None:
+            yield Violation("tensor", f"{module} has no weight", "restore the weights of the model")
+        elif found != wanted:
+            message = f"{module} is {list(found)}, where config.json says {list(wanted)} for every layer"
+            yield Violation("layer-shape", message, "prune the same number of heads and neurons in every layer")
+
+
+def _int4(checkpoint: _Checkpoint) -> Iterator[Violation]:
+    if checkpoint.method not in ("gptq", "awq"):
+        return
+    bits, group, _ = packing(checkpoint.config) or (4, 128, True)
+    if bits != 4:
+        yield Violation(
+            "precision", f"{bits}-bit {checkpoint.method} is not read; 8 bits are SmoothQuant's", "--bits 4, or --method smoothquant"
+        )
+    if group not in checkpoint.int4.group_sizes:
+        known = ", ".join(map(str, checkpoint.int4.group_sizes))
+        yield Violation("int4-group", f"group size {group}; the kernel is built for {known}", f"--group-size {known}")
+    step = checkpoint.int4.multiple_of
+    for module in checkpoint.family.linear_modules(checkpoint.config):
+        found = checkpoint.shape_of(module)
+        if f"{module}.qweight" in checkpoint.specs and found and any(size % step for size in found):
+            message = f"{module} is {list(found)}, and both sides must be multiples of {step}"
+            yield Violation("int4-shape", message, "prune to such widths, or keep this layer in fp16 (--rule)")
+
+
+def _order(checkpoint: _Checkpoint) -> Iterator[Violation]:
+    """Groups of consecutive inputs. Others are taken, but cost a gather before every product."""
+    _, group, _ = packing(checkpoint.config) or (4, 128, True)
+    for name, g_idx in tensors_of(checkpoint.path, lambda name: name.endswith(".g_idx")):
+        size = len(g_idx) if group == -1 else group
+        if not torch.equal(g_idx.long(), torch.arange(len(g_idx)) // size):
+            message = f"{name} reorders the inputs, which costs a gather before every product"
+            yield Violation("int4-order", message, "quantize with static act-order, the default")
+            return
+
+
+def _symmetry(checkpoint: _Checkpoint) -> Iterator[Violation]:
+    """Zero points of 8. Others are folded into the integers and clamped."""
+    words = CENTRED.get(checkpoint.method or "")
+    if words is None:
+        return
+    for name, zeros in tensors_of(checkpoint.path, lambda name: name.endswith(".qzeros")):
+        if zeros.numel() and not any(bool((zeros == word).all()) for word in words):
+            message = f"{name} has zero points other than 8, which are folded into the integers and clamped"
+            yield Violation("int4-symmetric", message, "quantize with symmetric INT4, the default")
+            return
+
+
+def _template(checkpoint: _Checkpoint) -> Iterator[Violation]:
+    if any((checkpoint.path / name).is_file() for name in CHAT_TEMPLATES):
+        return
+    tokenizer = checkpoint.path / "tokenizer_config.json"
+    if not (tokenizer.is_file() and '"chat_template"' in tokenizer.read_text()):
+        yield Violation("chat-template", "no chat template, without which the exporter stops", "add chat_template.jinja to the directory")
+
+
+def commands(path: Path, target: Target, *, prompt: int = 1024, context: int = 4096) -> dict[str, list[str]]:
+    """The commands from a checkpoint to a benchmark, by JetPack release. Export and build must be of one version.
+
+    Args:
+        path: the checkpoint.
+        target: the device.
+        prompt: most tokens of a prompt.
+        context: most tokens in the KV cache.
+    """
+    small = (target.memory.usable_bytes or 0) < 8 << 30  # the build itself would not fit otherwise
+    externalize = " --externalize-weights int4_ffn" if small and quantization(read_family(path)[1]) else ""
+    export = [
+        f"pip install --no-deps tensorrt-edgellm=={VERSION}   # on the host, beside torch, transformers and onnx",
+        f"tensorrt-edgellm-export {path} {path.name}-edge-llm{externalize}",
+        f"scp -r {path.name}-edge-llm DEVICE:",
+    ]
+    run = [
+        f"./build/examples/llm/llm_build --onnxDir {path.name}-edge-llm/llm --engineDir engine --maxBatchSize 1 --maxInputLen {prompt} "
+        f"--maxKVCacheCapacity {context}",
+        f"./build/examples/llm/llm_bench --engineDir engine --mode prefill --inputLen {prompt} --batchSize 1 --warmup 3 --iterations 10",
+        f"./build/examples/llm/llm_bench --engineDir engine --mode decode --pastKVLen {prompt} --batchSize 1 --warmup 3 --iterations 10",
+    ]
+    cuda = {"6.2": "12.6", "7.2": "13.2"}
+    return {
+        jetpack: [
+            *export,
+            f"cmake .. -DTRT_PACKAGE_DIR=/usr -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64_linux_toolchain.cmake -DEMBEDDED_TARGET=jetson-orin "
+            f"-DCUDA_CTK_VERSION={version} -DENABLE_CUTE_DSL=ALL   # on the device, TensorRT-Edge-LLM {VERSION}",
+            *run,
+        ]
+        for jetpack, version in cuda.items()
+    }

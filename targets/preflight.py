@@ -1,0 +1,131 @@
+"""Whether a bundle can go to a device, judged from what the device says about itself, before anything is copied."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .bundle import Bundle
+from .profile import JetPack, Target, version_key
+from .rules import check
+
+__all__ = ["Problem", "jetpack_of", "problems"]
+
+OLDEST_PYTHON = "3.10"
+SPARE = 1.1
+"""Room on the disk for the bundle, as a share of it: timing cache, logs and the file system's own needs."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that stands in the way (`fatal`), or that one should know."""
+
+    message: str
+    hint: str
+    fatal: bool = True
+
+
+def jetpack_of(l4t: str, releases: Sequence[JetPack]) -> JetPack | None:
+    """The JetPack release an L4T version belongs to, by what the platform lists: `36.4.3 (6.2), 36.4.4`, `35.2.1 - 35.6.4`, `36.5.x`."""
+    version = version_key(l4t)
+    for release in releases:
+        text = re.sub(r"\([^)]*\)", "", release.l4t)
+        for least, most in re.findall(r"(\d+\.\d+[\d.]*) - (\d+\.\d+[\d.]*)", text):
+            if version_key(least) <= version <= version_key(most):
+                return release
+        for known in re.findall(r"\d+\.\d+(?:\.(?:\d+|x))?", text):
+            if version[:2] == version_key(known)[:2] if known.endswith("x") else version == version_key(known):
+                return release
+    return None
+
+
+def problems(report: Mapping[str, Any], target: Target, bundle: Bundle, config: Mapping[str, Any], *, engine: bool) -> list[Problem]:
+    """Everything that is wrong with a device for a bundle, what is fatal first.
+
+    Args:
+        report: what `probe` said there.
+        target: what the bundle was made for.
+        bundle: the bundle.
+        config: the model's config.json.
+        engine: whether a TensorRT engine is to be built.
+    """
+    checks = (_python(report), _disk(report, bundle), _jetson(report, target, bundle, config, engine), _memory(report, target))
+    return sorted((found for part in checks for found in part), key=lambda found: not found.fatal)
+
+
+def _python(report: Mapping[str, Any]) -> Iterator[Problem]:
+    if version_key(report["python"]) < version_key(OLDEST_PYTHON):
+        message = f"the device's python3 is {report['python']}, and the bundle needs {OLDEST_PYTHON} or later"
+        yield Problem(message, "install a newer Python there and name it with --python; JetPack 6 has 3.10")
+    packages = report["packages"]
+    if not (packages["numpy"] and (packages["onnxruntime"] or packages["onnxruntime-gpu"])):
+        yield Problem(
+            f"the device's Python {report['python']} has no numpy or no onnxruntime",
+            "python3 -m pip install numpy onnxruntime there, or name another interpreter with --python",
+        )
+
+
+def _disk(report: Mapping[str, Any], bundle: Bundle) -> Iterator[Problem]:
+    needed = int(bundle.size * SPARE)
+    if report["disk_free_bytes"] < needed:
+        yield Problem(
+            f"the device's disk is full: {needed / 1e9:.3f} GB needed, {report['disk_free_bytes'] / 1e9:.3f} GB free",
+            "free space there (`df -h`; old versions lie in versions/), or give another --remote-dir",
+        )
+
+
+def _jetson(report: Mapping[str, Any], target: Target, bundle: Bundle, config: Mapping[str, Any], engine: bool) -> Iterator[Problem]:
+    if target.platform.kind != "jetson":
+        return
+    if not report["l4t"]:
+        yield Problem(
+            f"the device is no Jetson ({report['system']}), and the bundle is for {target.name}",
+            "check --host, or deploy with --target cpu",
+        )
+        return
+    release = jetpack_of(report["l4t"], target.platform.jetpacks)
+    if release is None:
+        known = ", ".join(r.name for r in target.platform.jetpacks)
+        yield Problem(f"L4T {report['l4t']} belongs to no JetPack that is known here ({known})", "what follows is unchecked", fatal=False)
+    else:
+        yield from _release(report, target, bundle, config, engine, release)
+    if engine and not (report["trtexec"] or report["packages"]["tensorrt"]):
+        yield Problem(
+            "trtexec is not on the device, and no engine can be built without it",
+            "sudo apt install nvidia-jetpack (it lies in /usr/src/tensorrt/bin), or deploy with --no-engine",
+        )
+    board = report["board"] or ""
+    if board and not _same_board(board, target):
+        yield Problem(f"the device calls itself `{board}`, and the bundle is for {target.description}", "check --target", fatal=False)
+
+
+def _release(
+    report: Mapping[str, Any], target: Target, bundle: Bundle, config: Mapping[str, Any], engine: bool, release: JetPack
+) -> Iterator[Problem]:  # fmt: skip
+    """What the rules say of this artifact under the release that is on the device."""
+    spec = bundle.manifest["engine"]
+    precision = bundle.manifest["precision"].removesuffix("-fp16")
+    found = check(
+        target, config, format="onnx" if engine else "ort", precision=precision, opset=bundle.manifest["opset"],
+        context=spec["context"], prompt=spec["prompt"], batch=spec["batch"], jetpack=release.name,
+    )  # fmt: skip
+    for violation in found:
+        # That TensorRT 10.3 reads the opset that INT4 needs is documented neither way: the build on the device will tell.
+        unsure = violation.rule == "opset" and version_key(release.tensorrt) >= (10,)
+        fatal = violation.severity == "refuse" and not unsure
+        message = f"JetPack {release.name} (L4T {report['l4t']}): {violation.message}"
+        yield Problem(message, f"{violation.nearest}{'; or --no-engine' if engine else ''}", fatal)
+
+
+def _same_board(board: str, target: Target) -> bool:
+    words = re.findall(r"agx|nano|nx", target.name)
+    return all(word in board.lower() for word in words)
+
+
+def _memory(report: Mapping[str, Any], target: Target) -> Iterator[Problem]:
+    wanted, free = target.memory.usable_bytes, report["memory"].get("MemAvailable")
+    if wanted and free is not None and free < wanted:
+        message = f"{free / 1e9:.1f} GB of memory are free, less than the {wanted / 1e9:.1f} GB that plans for {target.name} count on"
+        yield Problem(message, "close other programs, or boot to text mode", fatal=False)

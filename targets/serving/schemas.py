@@ -1,0 +1,106 @@
+"""What goes in and out of the server: the part of OpenAI's completions API that it has. Anything else in a request is refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+
+__all__ = ["ChatRequest", "CompletionRequest", "Failure", "Health", "Models", "Reply", "completion_request"]
+
+MOST_TOKENS = 4096
+
+
+def _whole(value: Any) -> Any:
+    """A JSON integer, which 5.0 is as well and "5" and true are not."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str | bool):
+        raise ValueError("Input should be a valid integer")  # noqa: TRY004 - what pydantic turns into a message
+    return value
+
+
+WHOLE = BeforeValidator(_whole)
+"""Behind the limits of a number, so that its description keeps them."""
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(default=None, description="name of the artifact; any other is 404")
+    max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS), WHOLE] = 64
+    temperature: float = Field(default=0.0, ge=0, le=2, strict=True, allow_inf_nan=False, description="0: the most likely token")
+    top_p: float = Field(default=1.0, gt=0, le=1, strict=True)
+    seed: Annotated[int, Field(ge=0, lt=2**31), WHOLE] = 0
+    stream: bool = Field(default=False, strict=True)
+    stop: Text | list[Text] | None = Field(default=None, description="texts before which it ends")
+
+
+class CompletionRequest(_Request):
+    """`POST /v1/completions`."""
+
+    prompt: Text | list[int] = Field(description="text, or token ids")
+
+
+def completion_request(vocab: int, context: int) -> type[CompletionRequest]:
+    """`CompletionRequest` for a model of so many tokens that reads so many at a time."""
+    token: Any = Annotated[int, Field(ge=0, lt=vocab), WHOLE]
+    tokens: Any = Annotated[list[token], Field(min_length=1, max_length=context - 1)]
+    prompt: Any = (Text | tokens, Field(description="text, or token ids"))
+    return create_model("CompletionRequest", __base__=CompletionRequest, prompt=prompt)
+
+
+class Message(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class ChatRequest(_Request):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[Message] = Field(min_length=1)
+
+
+class Usage(BaseModel):
+    """How many tokens a request had and got."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Reply(BaseModel):
+    """A whole answer. With `stream`, its parts come as server-sent events without `usage`, and `[DONE]` is the last."""
+
+    id: str
+    object: Literal["text_completion", "chat.completion"]
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: Usage
+
+
+class Failure(BaseModel):
+    """Why a request was not served."""
+
+    error: dict[str, Any]
+
+
+class Models(BaseModel):
+    """What is served."""
+
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+
+
+class Health(BaseModel):
+    """Whether requests are taken, and how busy it is."""
+
+    status: Literal["ok"]
+    running: int
+    waiting: int

@@ -1,0 +1,106 @@
+"""tegrastats, read back: power, clocks, memory and temperature of a Jetson while something runs on it.
+
+One line a sample, in an order that changed from release to release; what a line does not have is None. The memory controller's clock
+(EMC) is printed to root only from JetPack 6 on, and where JetPack 4 wrote bare milliwatts, later ones write the unit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import mean
+
+__all__ = ["Sample", "parse_samples", "summarize"]
+
+RAM = re.compile(r"\bRAM (\d+)/(\d+)MB(?: \(lfb (\d+)x(\d+)(k|M)B\))?")
+SWAP = re.compile(r"\bSWAP (\d+)/(\d+)MB")
+ENGINE = r"\b{}_FREQ (\d+)%(?:@\[?(\d+(?:,\d+)*))?(?![\d%])"
+GPU, EMC = re.compile(ENGINE.format("GR3D")), re.compile(ENGINE.format("EMC"))
+TEMPERATURE = re.compile(r"\b([A-Za-z]\w*)@(-?\d+(?:\.\d+)?)C\b")
+RAIL = re.compile(r"\b(V[A-Z]+_\w+|POM_\w+) (\d+)(?:mW)?/\d+(?:mW)?(?= |$)")
+INPUT_RAILS = ("VDD_IN", "POM_5V_IN")
+"""What the whole module draws, on boards that measure it; AGX Orin has no such rail, and its parts are added up."""
+OFFLINE = -200.0
+"""Sensors that are switched off read -256 °C."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One line of tegrastats: MB, per cent, MHz, °C and mW.
+
+    Attributes:
+        largest_free_kb: size of the largest free block of memory.
+        power_mw: the present draw of each rail.
+        temperature_c: by sensor, those that are on.
+    """
+
+    ram_used_mb: int
+    ram_total_mb: int
+    largest_free_kb: int | None = None
+    swap_used_mb: int | None = None
+    gpu_percent: int | None = None
+    gpu_mhz: int | None = None
+    emc_percent: int | None = None
+    emc_mhz: int | None = None
+    temperature_c: dict[str, float] = field(default_factory=dict)
+    power_mw: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def total_mw(self) -> int | None:
+        """What the module draws: its input rail, or else all rails together; None without any."""
+        for rail in INPUT_RAILS:
+            if rail in self.power_mw:
+                return self.power_mw[rail]
+        return sum(self.power_mw.values()) if self.power_mw else None
+
+
+def parse_samples(text: str) -> list[Sample]:
+    """Every complete sample of a log; other lines, and a last one that was cut short, are passed over."""
+    whole = text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
+    return [sample for sample in map(_sample, whole) if sample]
+
+
+def _sample(line: str) -> Sample | None:
+    memory = RAM.search(line)
+    if not memory:
+        return None
+    swap, gpu, emc = SWAP.search(line), GPU.search(line), EMC.search(line)
+    block = int(memory[4]) * (1024 if memory[5] == "M" else 1) if memory[4] else None
+    return Sample(
+        int(memory[1]), int(memory[2]), block, int(swap[1]) if swap else None, *_engine(gpu), *_engine(emc),
+        {name: float(value) for name, value in TEMPERATURE.findall(line) if float(value) > OFFLINE},
+        {name: int(value) for name, value in RAIL.findall(line)},
+    )  # fmt: skip
+
+
+def _engine(found: re.Match[str] | None) -> tuple[int | None, int | None]:
+    if found is None:
+        return None, None
+    clocks = found[2].split(",") if found[2] else []  # one a cluster
+    return int(found[1]), max(map(int, clocks)) if clocks else None
+
+
+def summarize(samples: Sequence[Sample]) -> dict[str, float]:
+    """Flat metrics of a log, by ledger name; what no sample has is left out.
+
+    Returns:
+        `device/` power_w (mean), power_w/max, gpu_mhz, emc_mhz, gpu_percent (means), temperature_c/max, ram_used_bytes/max,
+        swap_used_bytes/max and samples.
+    """
+    power = [s.total_mw / 1000 for s in samples if s.total_mw is not None]
+    columns: dict[str, list[float]] = {
+        "gpu_mhz": [s.gpu_mhz for s in samples if s.gpu_mhz is not None],
+        "emc_mhz": [s.emc_mhz for s in samples if s.emc_mhz is not None],
+        "gpu_percent": [s.gpu_percent for s in samples if s.gpu_percent is not None],
+        "power_w": power,
+    }
+    highest: dict[str, list[float]] = {
+        "power_w": power,
+        "temperature_c": [max(s.temperature_c.values()) for s in samples if s.temperature_c],
+        "ram_used_bytes": [s.ram_used_mb * 1024.0**2 for s in samples],
+        "swap_used_bytes": [s.swap_used_mb * 1024.0**2 for s in samples if s.swap_used_mb is not None],
+    }
+    metrics = {f"device/{name}": mean(values) for name, values in columns.items() if values}
+    metrics |= {f"device/{name}/max": max(values) for name, values in highest.items() if values}
+    return metrics | {"device/samples": float(len(samples))}

@@ -1,0 +1,178 @@
+"""SSH servers to deploy to: asyncssh's own in this process, the real sshd, and a wire between them that can be cut."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+
+@dataclass
+class Server:
+    """Where a server listens, and what a client needs: its key, and the file of host keys that has (or lacks) the server's."""
+
+    port: int
+    user: str
+    identity: Path
+    known_hosts: Path
+    host_key: str
+
+    @property
+    def host(self) -> str:
+        return f"{self.user}@127.0.0.1"
+
+    def trust(self, port: int | None = None) -> None:
+        """Put the server's key into the known hosts."""
+        with self.known_hosts.open("a") as handle:
+            handle.write(f"[127.0.0.1]:{port or self.port} {self.host_key}\n")
+
+
+def keys(folder: Path) -> tuple[Path, Path]:
+    """A user's and a host's new key pair."""
+    made = []
+    for name in ("user", "host"):
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        key.write_private_key(folder / name)
+        key.write_public_key(folder / f"{name}.pub")
+        (folder / name).chmod(0o600)
+        made.append(folder / name)
+    return made[0], made[1]
+
+
+def _server(folder: Path, port: int) -> Server:
+    public = " ".join((folder / "host.pub").read_text().split()[:2])
+    return Server(port, pwd.getpwuid(os.getuid()).pw_name, folder / "user", folder / "known_hosts", public)
+
+
+@contextmanager
+def loop_in_a_thread() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop of its own, as deploying runs one."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _pass_on(source: Any, sink: Any) -> None:
+    while block := await source.read(1 << 16):
+        sink.write(block)
+
+
+async def _feed(source: Any, sink: Any) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):  # the program ended before its input did
+        while block := await source.read(1 << 16):
+            sink.write(block)
+            await sink.drain()
+    sink.close()
+
+
+@contextmanager
+def asyncssh_server(folder: Path, path: str) -> Iterator[Server]:
+    """asyncssh's server, which runs what it is asked to in a shell, with `path` for PATH."""
+    _, host = keys(folder)
+
+    async def handle(process: Any) -> None:
+        child = await asyncio.create_subprocess_shell(
+            process.command, cwd=folder, env={**os.environ, "PATH": path, "HOME": str(folder)}, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        feeding = asyncio.ensure_future(_feed(process.stdin, child.stdin))
+        await asyncio.gather(_pass_on(child.stdout, process.stdout), _pass_on(child.stderr, process.stderr))
+        code = await child.wait()
+        feeding.cancel()
+        process.exit(code if code >= 0 else 128 - code)
+
+    async def listening() -> Any:
+        return await asyncssh.listen(
+            "127.0.0.1", 0, server_host_keys=[str(host)], authorized_client_keys=str(folder / "user.pub"), process_factory=handle,
+            encoding=None,
+        )  # fmt: skip
+
+    with loop_in_a_thread() as loop:
+        acceptor = asyncio.run_coroutine_threadsafe(listening(), loop).result()
+        try:
+            yield _server(folder, acceptor.get_port())
+        finally:
+            loop.call_soon_threadsafe(acceptor.close)
+            asyncio.run_coroutine_threadsafe(acceptor.wait_closed(), loop).result(10)
+
+
+@contextmanager
+def real_sshd(folder: Path, path: str) -> Iterator[Server]:
+    """OpenSSH's sshd on a free port, for the user who runs the tests, with a configuration and keys of its own."""
+    keys(folder)
+    program = shutil.which("sshd") or "/usr/sbin/sshd"
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # which the service's unit makes otherwise
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = folder / "sshd_config"
+    config.write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\nPidFile {folder}/pid\n"
+        f"PasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\nPermitRootLogin prohibit-password\n"
+        f'SetEnv PATH="{path}"\n'
+    )
+    daemon = subprocess.Popen([program, "-D", "-e", "-f", str(config)], stderr=(folder / "log").open("w"))
+    try:
+        _wait(port, daemon, folder / "log")
+        yield _server(folder, port)
+    finally:
+        daemon.terminate()
+        daemon.wait()
+
+
+def _wait(port: int, daemon: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(100):
+        assert daemon.poll() is None, log.read_text()
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError(log.read_text())
+
+
+@contextmanager
+def wire(port: int, budgets: list[int]) -> Iterator[int]:
+    """A TCP relay to `port` that cuts each connection once it carried its budget of bytes towards the server, while there are budgets."""
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        budget = budgets.pop(0) if budgets else None
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, left: int | None) -> None:
+            while (block := await source.read(8192)) and not sink.transport.is_closing():
+                sink.write(block)
+                await sink.drain()
+                if left is not None:
+                    left -= len(block)
+                    if left < 0:
+                        break
+            for side in (writer, there_writer):
+                side.transport.abort()
+
+        await asyncio.gather(pump(reader, there_writer, budget), pump(there_reader, writer, None), return_exceptions=True)
+
+    with loop_in_a_thread() as loop:
+        server = asyncio.run_coroutine_threadsafe(asyncio.start_server(relay, "127.0.0.1", 0), loop).result()
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            loop.call_soon_threadsafe(server.close)
