@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ...layouts import PackedLinear, Scheme
-from .grid import Grid, columns_of, fit_grid, put_back, round_to_grid
-from .halves import in_halves
+from .grid import Grid, fit_grid, round_to_grid
+from .halves import columns_of, in_halves, put_back
 from .refine import refine_scales, refine_weights
 
 __all__ = ["Quantized", "gptq", "improved", "inverse_factor", "rtn"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Grid", "columns_of", "fit_grid", "put_back", "round_to_grid"]
+__all__ = ["Grid", "fit_grid", "round_to_grid"]
 
 SMALLEST_SCALE = 2.0**-24
 """The smallest positive float16: scales are stored in half precision and must not become zero."""
@@ -85,15 +85,3 @@ def _error(groups: Tensor, grid: Grid, costs: Tensor | None) -> Tensor:
 def round_to_grid(weight: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> Tensor:
     """The nearest integers in [0, 2**bits), as float32; the shapes of scales and zeros broadcast."""
     return (weight / scales + zeros).round().clamp(0, 2**bits - 1)
-
-
-def columns_of(grid: Grid, order: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Scales and zero points, float32 [out] each, of the columns in the order that is given (int64 [in])."""
-    size = len(order) // grid.scales.shape[1]
-    groups = list(zip(grid.scales.t().contiguous(), grid.zeros.t().contiguous(), strict=True))
-    return [groups[group] for group in (order // size).tolist()]
-
-
-def put_back(columns: Tensor, order: Tensor) -> Tensor:
-    """A matrix [out, in] from its columns, given as rows [in, out] in another order (int64 [in])."""
-    return torch.empty_like(columns).index_copy_(0, order, columns).t().contiguous()

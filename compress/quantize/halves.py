@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["LEAF", "in_halves"]
+import torch
+from torch import Tensor
+
+from .grid import Grid
+
+__all__ = ["LEAF", "columns_of", "in_halves", "put_back"]
 
 LEAF = 16
 """Columns that are not halved any more."""
@@ -30,3 +35,15 @@ def in_halves(begin: int, end: int, leaf: Callable[[int, int], None], carry: Cal
     in_halves(begin, middle, leaf, carry)
     carry(begin, middle, end)
     in_halves(middle, end, leaf, carry)
+
+
+def columns_of(grid: Grid, order: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Scales and zero points, float32 [out] each, of the columns in the order that is given (int64 [in])."""
+    size = len(order) // grid.scales.shape[1]
+    groups = list(zip(grid.scales.t().contiguous(), grid.zeros.t().contiguous(), strict=True))
+    return [groups[group] for group in (order // size).tolist()]
+
+
+def put_back(columns: Tensor, order: Tensor) -> Tensor:
+    """A matrix [out, in] from its columns, given as rows [in, out] in another order (int64 [in])."""
+    return torch.empty_like(columns).index_copy_(0, order, columns).t().contiguous()
