@@ -106,7 +106,7 @@ class Journal:
         try:
             self._writing.result()
             layer, entering = (path.with_suffix(".tmp") for path in (self._layer(index), self._states(index + 1)))
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, layer, metadata={TOLD: json.dumps(told)})
+            save_file(_apart(tensors), layer, metadata={TOLD: json.dumps(told)})
             if index + 1 < self._layers:
                 with entering.open("wb") as file:
                     states.copy_to(file)
@@ -150,6 +150,16 @@ class Journal:
     def close(self) -> None:
         """Wait for what is being written."""
         self._pool.shutdown()
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, none of which shares memory with another, as a file must have them: a permuted group of layers has one `g_idx`."""
+    apart, seen = dict[str, Tensor](), set[int]()
+    for name, tensor in tensors.items():
+        whole = tensor.contiguous()
+        apart[name] = whole.clone() if whole.data_ptr() in seen else whole
+        seen.add(whole.data_ptr())
+    return apart
 
 
 def _sync(path: Path) -> None:
