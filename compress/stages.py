@@ -20,10 +20,6 @@ from .routed import routed_groups
 __all__ = ["Stages"]
 
 
-TOKENS_A_CHANNEL = 8
-"""Tokens that a Gram matrix is made of, for each of its channels; where there are more, they are drawn from all of them."""
-
-
 class Stages:
     """Walks through the decoder layers of one model.
 
@@ -64,7 +60,7 @@ class Stages:
 
     def _normed(self, layer: nn.Module, name: str, states: Activations) -> Tensor:
         """The Gram matrix of what a norm makes of the stream."""
-        norm, gram = layer.get_submodule(name), _gram(states, states.shape[2])
+        norm, gram = layer.get_submodule(name), Gram(states.shape[2], states.device)
         for batch in batches(states):
             gram.add(norm(states[batch]))
         return gram.matrix()
@@ -75,7 +71,7 @@ class Stages:
         width = weight_of(reader).shape[1]
         if name not in self._kept:
             self._kept[name] = self._room.states(states.shape[0], states.shape[1], width, states.device)
-        kept, gram, at = self._kept[name], _gram(states, width), slice(0)
+        kept, gram, at = self._kept[name], Gram(width, states.device), slice(0)
 
         def seen(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
             kept[at] = args[0]
@@ -97,8 +93,3 @@ class Stages:
         norm = layer.get_submodule(post_norm) if post_norm else nn.Identity()
         for batch in batches(states):
             states[batch] = states[batch] + norm(project(kept[batch]))
-
-
-def _gram(states: Activations, width: int) -> Gram:
-    """A Gram matrix of `width` channels for what a layer makes of all `states`."""
-    return Gram(width, states.device, TOKENS_A_CHANNEL * width / (states.shape[0] * states.shape[1]))
