@@ -11,6 +11,7 @@ import torch
 from conftest import DENSE
 from torch import Tensor
 
+from edgewright.compress import layerwise
 from edgewright.compress.activations import Room
 from edgewright.compress.layerwise import advance, first_inputs, input_hessian
 from edgewright.compress.stages import Stages
@@ -61,3 +62,13 @@ def test_stages_see_what_the_layer_would_see(
     unchanged, _ = walk(source, context, lambda weight: weight, False, Room())
     assert not torch.allclose(ended, _, rtol=1e-3)  # the change is one that shows
     assert torch.equal(unchanged[0], expected[0])
+
+
+def test_only_a_mask_that_hides_the_future_alone_is_left_to_the_kernel() -> None:
+    whole = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    causal = whole.tril()
+    assert layerwise._only_causal(causal)
+    assert not layerwise._only_causal(causal & whole.triu(-3)), "a window shorter than the rows"
+    assert not layerwise._only_causal(whole)
+    assert not layerwise._only_causal(torch.zeros(1, 1, 8, 8).masked_fill(~causal, float("-inf"))), "eager attention adds it"
+    assert not layerwise._only_causal(None)
