@@ -23,20 +23,21 @@ MINIMAX: tuple[Quintic, ...] = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0
 values of 0.01 to 1: two fifths of the work, and singular values above 0.01 of the norm end within 0.73 and 1.27."""
 
 
-def orthogonalise(matrix: Tensor, quintics: Sequence[Quintic] = MINIMAX, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Roughly U V^T of a matrix U S V^T, by a Newton-Schulz iteration.
+def orthogonalise(matrices: Tensor, quintics: Sequence[Quintic] = MINIMAX, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Roughly U V^T of each matrix U S V^T, by a Newton-Schulz iteration.
 
     Args:
-        matrix: [rows, columns].
+        matrices: [..., rows, columns].
         quintics: a, b, c of each iteration a x + b x^3 + c x^5 on the singular values.
         dtype: in which to compute.
     """
-    x = matrix.to(dtype)
-    x = (x.T if len(x) > x.shape[1] else x) / x.norm().clamp_min(1e-7)
+    x = matrices.to(dtype).reshape(-1, *matrices.shape[-2:])
+    tall = x.shape[1] > x.shape[2]
+    x = (x.mT if tall else x) / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(1e-7)
     for a, b, c in quintics:
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.T if len(matrix) > matrix.shape[1] else x).to(matrix.dtype)
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).reshape(matrices.shape).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -65,13 +66,18 @@ class Muon(torch.optim.Optimizer):
         """Take one step."""
         loss = closure() if closure else None
         for group in self.param_groups:
+            alike: dict[torch.Size, list[Any]] = {}  # many small products take longer than a few large ones
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                average = state.setdefault("momentum", torch.zeros_like(p))
-                average.lerp_(p.grad, 1 - group["momentum"])
-                direction = orthogonalise(p.grad.lerp(average, group["momentum"]), self._quintics, group["dtype"])
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(direction, alpha=-group["lr"] * 0.2 * math.sqrt(max(p.shape)))
+                if p.grad is not None:
+                    alike.setdefault(p.shape, []).append(p)
+            for shape, some in alike.items():
+                nesterov = torch.stack([self._averaged(p, group["momentum"]) for p in some])
+                factor = group["lr"] * 0.2 * math.sqrt(max(shape))
+                for p, direction in zip(some, orthogonalise(nesterov, self._quintics, group["dtype"]), strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-factor)
         return loss
+
+    def _averaged(self, p: Any, momentum: float) -> Tensor:
+        average = self.state[p].setdefault("momentum", torch.zeros_like(p))
+        average.lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(average, momentum)
