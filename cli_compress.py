@@ -1,4 +1,4 @@
-"""The verbs that make a model smaller, for the command line: prune, distill, iterate and quantize."""
+"""The verbs that make a model smaller, for the command line: prune, traces, distill, iterate and quantize."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from .errors import UsageError
+from .tables import show
 from .verbs import (
     CALIBRATION,
     ActivationBudget,
@@ -23,12 +24,13 @@ from .verbs import (
     SeqLen,
     Target,
     checked,
+    resumable,
     run_prune,
     run_step,
     show_cut,
 )
 
-__all__ = ["distill", "iterate", "prune", "quantize"]
+__all__ = ["distill", "iterate", "prune", "quantize", "traces"]
 
 
 def prune(
@@ -96,6 +98,51 @@ def prune(
 def _budget(parameters: int | None, memory_mb: float | None, tok_s: float | None) -> dict[str, float] | None:
     limits = {"parameters": parameters, "memory_bytes": memory_mb and int(memory_mb * 1e6), "decode_tok_s": tok_s}
     return {name: limit for name, limit in limits.items() if limit is not None} or None
+
+
+def traces(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", help="JSONL file to write; its report goes beside it")],
+    prompts: Annotated[str, typer.Option(help="questions with answers: builtin:reasoning, or jsonl:FILE of question and answer")],
+    limit: Annotated[int, typer.Option(help="questions at most")] = 1000,
+    chains: Annotated[int, typer.Option(help="chains a question")] = 8,
+    temperature: Annotated[float, typer.Option(help="of the sampling; 0: greedy")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="share of the probability that is sampled from")] = 0.95,
+    max_new_tokens: Annotated[int, typer.Option(help="longest chain that is written")] = 512,
+    accept: Annotated[
+        str, typer.Option(help="both: the vote elects the answer and the source confirms it; or majority, or verified")
+    ] = "both",
+    agreement: Annotated[float, typer.Option(help="share of a question's chains that must agree for a majority")] = 0.5,
+    keep: Annotated[int, typer.Option(help="chains a question at most, the most certain ones")] = 4,
+    min_tokens: Annotated[int, typer.Option(help="shortest chain to keep")] = 0,
+    max_tokens: Annotated[int | None, typer.Option(help="longest chain to keep")] = None,
+    max_entropy: Annotated[float | None, typer.Option(help="highest mean entropy of a chain to keep, in nats a token")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Let a teacher write chains of thought; keep those that the vote and the known answers bear out. Killed, the same command goes on.
+
+    Examples:
+
+        edgewright traces /models/teacher --prompts jsonl:gsm8k.jsonl --chains 8 --out traces.jsonl
+
+        edgewright distill small --teacher none --data jsonl:traces.jsonl --out taught
+
+        edgewright traces builtin:tiny-reasoner --prompts builtin:reasoning --limit 200 --max-new-tokens 144 --out traces.jsonl
+    """
+    from .benchmarks.traces import TracesOptions
+    from .pipeline import run_traces
+
+    options = checked(
+        TracesOptions, prompts=prompts, limit=limit, chains=chains, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens,
+        accept=accept, agreement=agreement, keep=keep, min_tokens=min_tokens, max_tokens=max_tokens, max_entropy=max_entropy,
+    )  # fmt: skip
+    with resumable():
+        report = run_traces(options, model, out, seed, device, fresh)
+    show(report, as_json, "traces")
 
 
 def distill(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,12 +14,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from . import __version__
 from .benchmarks.card import write_card
 from .benchmarks.gate import check_gate
 from .benchmarks.measure import Measurement, Reference, measure
 from .benchmarks.measurements import step_measurement, write_lines
 from .benchmarks.report import write_report
 from .benchmarks.tasks import Task
+from .benchmarks.traces import TracesOptions, make_traces
 from .budget import fitted
 from .checkpoint import PROVENANCE, atomic_directory, content_hash, read_provenance, resolve, weight_bytes, write_json
 from .compress.distill.options import DistillOptions, StudentFrom
@@ -38,7 +41,7 @@ from .recipe import BASELINE, DistillStep, IterateStep, PruneStep, Recipe, Step,
 from .steps import CalibrationData, StepContext, StepResult
 from .workplace import differences, locked
 
-__all__ = ["RUNNERS", "run_recipe", "run_verb"]
+__all__ = ["RUNNERS", "run_recipe", "run_traces", "run_verb"]
 
 RUNNERS: dict[str, Callable[[Any, Path, Path, StepContext], StepResult]] = {
     "prune": prune,
@@ -333,3 +336,31 @@ def run_verb(
     entry = {"name": out.name, "kind": kind, "config": fields["config"], "metrics": sizes, "notes": result.notes, "context": {}}
     write_card(out, entry, model, source, command)
     return {"output": str(out), "reused": False, "seconds": round(time.monotonic() - begin, 2), **told}
+
+
+def run_traces(options: TracesOptions, model: str, out: Path, seed: int, device: str, fresh: bool = False) -> dict[str, Any]:
+    """Let a model write traces into the file `out`, or find that it holds exactly them already; the report, which is kept beside it.
+
+    Raises:
+        UsageError: `out` is there and was not written so.
+    """
+    source, record = resolve(model_path(model)), out.with_suffix(".report.json")
+    old = json.loads(record.read_text()) if record.is_file() else {}
+    if out.is_dir() or (out.exists() and not old):
+        raise UsageError(f"{out}: exists and was not written by edgewright", "choose another --out, or remove it yourself")
+    fields = {
+        "config": options.model_dump(mode="json"), "inputs": {model: content_hash(source)},
+        "data": {options.prompts: Source.parse(options.prompts).fingerprint()}, "seed": seed, "device": pick_device(device),
+        "code": code_version(MEASURE_CODE),
+    }  # fmt: skip
+    if not fresh and old.get("fingerprint") == fingerprint(fields) and out.is_file() and old["sha256"] == _sha256(out):
+        return {**old["report"], "reused": True}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    report = make_traces(options, source, fields["inputs"][model], out, seed, fields["device"], fields, fresh)
+    write_json(record, {"edgewright": __version__, "fingerprint": fingerprint(fields), **fields, "sha256": _sha256(out), "report": report})
+    return {**report, "reused": False}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
