@@ -167,14 +167,13 @@ def distill(
     qat_sym: Annotated[bool, typer.Option("--qat-sym/--qat-asym", help="zero point in the middle, as Jetson kernels need")] = True,
     scales_from: Annotated[str | None, typer.Option(help="packed checkpoint of the student to start --qat from; default: rounding")] = None,
     optimizer: Annotated[str, typer.Option(help="adamw, or muon: fewer steps to the same loss")] = "adamw",
-    batch_size: Annotated[int, typer.Option(help="rows a step")] = 16,
+    batch_size: Annotated[int, typer.Option(help="rows a step, of all processes together")] = 16,
+    accumulate: Annotated[int, typer.Option(help="parts that a step's rows are taken in, which saves memory")] = 1,
+    checkpoint_layers: Annotated[bool, typer.Option("--checkpoint-layers", help="compute activations again: less memory")] = False,
+    save_every: Annotated[int, typer.Option(help="steps after which the state is kept, from which a killed run goes on")] = 100,
     seq_len: Annotated[int, typer.Option(help="tokens a row")] = 256,
-    seed: Seed = 0,
-    device: Device = "auto",
-    fresh: Fresh = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+    seed: Seed = 0, device: Device = "auto", fresh: Fresh = False, as_json: Json = False, debug: Debug = False,
+) -> None:  # fmt: skip
     """Teach a smaller model (hidden states by MSE, then logits by KL), or let a pruned one recover on data alone.
 
     Examples:
@@ -186,6 +185,8 @@ def distill(
         edgewright distill model --teacher model --qat 4 --scales-from int4 --hidden-steps 0 --logit-steps 100 --lr 1e-4 --out int4-qat
 
         edgewright distill small --teacher /models/big --teacher-cache big-logits --data text:wiki.txt --out taught
+
+        torchrun --nproc-per-node 4 -m edgewright.cli distill small --teacher /models/big --data text:wiki.txt --out taught
     """
     from .compress.distill.options import DistillOptions
 
@@ -195,6 +196,7 @@ def distill(
     stages = _stages(teacher, lr, {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}, logits)
     options = checked(
         DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages, optimizer=optimizer,
+        accumulate=accumulate, checkpoint_layers=checkpoint_layers, save_every=save_every,
         lora=_adapters(lora, lora_alpha, lora_targets), qat=_grid(qat, qat_group_size, qat_sym, scales_from),
         teacher_cache={"path": teacher_cache, "top_k": top_k} if teacher_cache else None,
     )  # fmt: skip

@@ -29,7 +29,7 @@ from .compress.distill.runner import distill
 from .compress.iterate import INPUT, IterateOptions, iterate
 from .compress.prune.runner import prune
 from .compress.quantize.runner import quantize
-from .console import console
+from .console import IS_MAIN, console
 from .data.sources import Source
 from .errors import UsageError
 from .export.step import export
@@ -64,6 +64,7 @@ def run_recipe(
     Raises:
         EdgewrightError: whatever a step raises; finished steps stay, and the same command resumes.
     """
+    _alone("a recipe runs")
     rows = plan_recipe(recipe)
     refuse(rows)
     model = resolve(model_path(recipe.model))
@@ -293,7 +294,7 @@ def _named_by(options: BaseModel) -> tuple[set[str], set[str]]:
     if isinstance(options, DistillOptions):
         student = options.student.source if isinstance(options.student, StudentFrom) else options.student
         scales = options.qat.scales_from if options.qat else None
-        return {name for name in (options.teacher, student, scales) if name}, {options.data}
+        return {name for name in (options.teacher, student, scales) if name}, {options.data_of(stage) for stage in options.stages}
     return set(), set()
 
 
@@ -311,6 +312,8 @@ def run_verb(
         fresh: make it again in any case.
         command: what was typed, for the model card.
     """
+    if kind != "distill":
+        _alone(f"{kind} works")
     source = resolve(model_path(model))
     models, texts = _named_by(options)
     fields = {
@@ -330,6 +333,8 @@ def run_verb(
     whole = replace(context, resolve=lambda name: resolve(model_path(name)), depends_on=fields, fresh=fresh)
     result = RUNNERS[kind](options, source, out, whole)
     told = {"notes": result.notes, "details": result.details}
+    if not IS_MAIN:  # of several processes one writes
+        return {"output": str(out), "reused": False, "seconds": round(time.monotonic() - begin, 2), **told}
     made = {"fingerprint": fingerprint(fields), "files": content_hash(out, skip=PROVENANCE), "result": told}
     write_json(record, json.loads(record.read_text()) | made)
     sizes = {"size_bytes": weight_bytes(out)}
@@ -338,12 +343,21 @@ def run_verb(
     return {"output": str(out), "reused": False, "seconds": round(time.monotonic() - begin, 2), **told}
 
 
+def _alone(what: str) -> None:
+    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise UsageError(
+            f"{what} in one process, and {count} were started",
+            "distill alone with torchrun or accelerate launch, everything else without",
+        )
+
+
 def run_traces(options: TracesOptions, model: str, out: Path, seed: int, device: str, fresh: bool = False) -> dict[str, Any]:
     """Let a model write traces into the file `out`, or find that it holds exactly them already; the report, which is kept beside it.
 
     Raises:
         UsageError: `out` is there and was not written so.
     """
+    _alone("traces are written")
     source, record = resolve(model_path(model)), out.with_suffix(".report.json")
     old = json.loads(record.read_text()) if record.is_file() else {}
     if out.is_dir() or (out.exists() and not old):

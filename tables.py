@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .benchmarks.gate_files import interval_text
+from .console import IS_MAIN
 
 __all__ = ["show"]
 
@@ -19,6 +20,8 @@ WORST_MODULES = 10
 
 def show(value: Any, as_json: bool, view: str) -> None:
     """Print a result on standard output: as JSON, or as the table that `view` names."""
+    if not IS_MAIN:
+        return
     if as_json:
         print(json.dumps(value, indent=2))
         return

@@ -14,10 +14,11 @@ from by_hand import logit_kl
 from torch import Tensor, nn
 
 from edgewright.checkpoint import read_config, read_state
+from edgewright.compress.distill.checks import shared_vocabulary
 from edgewright.compress.distill.losses import hidden_mse, next_token_loss
 from edgewright.compress.distill.objectives import HiddenAlignment, LogitDistillation, layer_pairs
 from edgewright.compress.distill.options import DistillOptions, Stage
-from edgewright.compress.distill.runner import distill, shared_vocabulary
+from edgewright.compress.distill.runner import distill
 from edgewright.compress.distill.targets import OnlineTeacher
 from edgewright.compress.distill.trainer import TrainConfig, batches, train
 from edgewright.errors import EdgewrightError, Refused, UsageError
