@@ -40,9 +40,9 @@ class Objective(nn.Module):
         return list(self.student._no_split_modules or ())
 
     @property
-    def uses_all(self) -> bool:
-        """Whether every parameter gets a gradient in every step."""
-        return True
+    def idle(self) -> list[nn.Parameter]:
+        """Parameters that no gradient reaches."""
+        return []
 
     def tie_weights(self) -> None:
         """Tie the student's."""
@@ -81,9 +81,9 @@ class HiddenAlignment(Objective):
         return torch.stack([hidden_mse(p(student[i]), teacher[j], mask, over_processes) for p, (i, j) in pairs]).mean()
 
     @property
-    def uses_all(self) -> bool:
-        """A head of its own is left out."""
-        return bool(self.student.config.tie_word_embeddings)
+    def idle(self) -> list[nn.Parameter]:
+        """The head's, unless it is the embedding."""
+        return [] if self.student.config.tie_word_embeddings else list(self.student.get_output_embeddings().parameters())
 
     def counted(self, ids: Tensor, labels: Tensor) -> int:
         """Positions: prompts count too."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
@@ -100,7 +100,8 @@ def train(
 
     Args:
         objective: module whose forward takes ids [batch, seq] and labels [batch, seq] and returns a scalar loss; if it has a method
-            `counted`, that is told the same and says what the loss is a mean over, else it is taken to be one over rows.
+            `counted`, that is told the same and says what the loss is a mean over, else it is taken to be one over rows; `idle`
+            parameters, if it has such, do not learn.
         rows: endless supply of int64 [2, seq_len] rows, from the first of the training on, the same to every process.
         config: how long and how fast.
         label: what the progress bar says.
@@ -160,8 +161,7 @@ class _Run:
     def __init__(self, objective: nn.Module, config: TrainConfig, label: str) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)  # global, and it refuses a second training in another precision
         bf16 = bf16_is_fast(config.device) if config.bf16 is None else config.bf16
-        unused = DistributedDataParallelKwargs(find_unused_parameters=not getattr(objective, "uses_all", True))
-        self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=config.device == "cpu", kwargs_handlers=[unused])
+        self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=config.device == "cpu")
         shard_on_cpu(self.accelerator)
         self.config, self.label, self.objective = config, label, objective
         count = self.accelerator.num_processes
@@ -173,6 +173,9 @@ class _Run:
             )
         if plugin := getattr(self.accelerator.state, "deepspeed_plugin", None):
             plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = self.rows_at_once
+        self.idle = [p for p in getattr(objective, "idle", ()) if p.requires_grad]
+        for parameter in self.idle:  # processes would wait for a gradient of it
+            parameter.requires_grad_(False)
         optimizers = optimizers_of(objective, config)
         warmup = max(1, round(config.steps * config.warmup))
         self.schedules = [get_cosine_schedule_with_warmup(optimizer, warmup, config.steps) for optimizer in optimizers]
@@ -199,8 +202,8 @@ class _Run:
             value += loss.detach() * share
         found = float(self.accelerator.reduce(value))
         self._finite(found, "loss", step)
-        norm = self.accelerator.clip_grad_norm_(self.trained, self.config.clip)
-        self._finite(float(norm) if norm is not None else 0.0, "gradient", step)
+        norm: Any = self.accelerator.clip_grad_norm_(self.trained, self.config.clip)
+        self._finite(found if norm is None else float(norm), "gradient", step)  # DeepSpeed has none yet
         for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
             optimizer.step()
             schedule.step()
@@ -214,6 +217,8 @@ class _Run:
     def finish(self) -> None:
         """Leave the objective as it was met, but for what it has learnt."""
         self.objective.eval()
+        for parameter in self.idle:
+            parameter.requires_grad_(True)
         if self.accelerator.num_processes > 1:
             self.accelerator.free_memory()  # the hooks of DDP would stay on the student
 
