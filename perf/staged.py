@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.measure import EvaluateOptions, measure
-from ..compress.distill.options import DistillOptions
+from ..compress.distill.options import DistillOptions, Stage
 from ..compress.distill.runner import distill
 from ..compress.prune.options import PruneOptions
 from ..compress.prune.runner import prune
@@ -56,8 +56,8 @@ def learnt(
 ) -> tuple[float, float]:
     """Exact match and perplexity of a student after an arm."""
     options = DistillOptions(
-        teacher=str(teacher), stages=[{"lr": lr} | stage for stage in stages], seq_len=args.seq_len, batch_size=args.batch_size,
-        optimizer=args.optimizer,
+        teacher=str(teacher), stages=tuple(Stage(**{"lr": lr} | stage) for stage in stages), seq_len=args.seq_len,
+        batch_size=args.batch_size, optimizer=args.optimizer,
     )  # fmt: skip
     distill(options, student, out, StepContext(seed=seed))
     metrics = measure(out, EVALUATE).metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ...loading import load_tokenizer
 from ...models import Family
 from .options import DistillOptions, Stage
 
-__all__ = ["check_sharded", "check_sizes", "shared_vocabulary"]
+__all__ = ["SharedVocabulary", "check_sharded", "check_sizes", "shared_vocabulary"]
 
 Model = tuple[Family, Mapping[str, Any]]
 """A model's family and config."""
@@ -61,23 +62,42 @@ def check_sharded(options: DistillOptions, *, sparse: bool, sharded: bool) -> No
         )
 
 
-def shared_vocabulary(teacher: Path, student: Path) -> tuple[int, str]:
-    """How many logits both models share, and a note when padding was cut off.
+@dataclass(frozen=True)
+class SharedVocabulary:
+    """What two models have in common of their vocabularies."""
 
-    Vocabularies of one family are padded differently (Qwen2.5: 152064 and 151936 rows for the same tokens).
+    size: int
+    """Logits that both have."""
+    tokenizer: Path
+    """The directory whose tokenizer both are used with: the student's, unless added tokens have other names to the teacher."""
+    notes: list[str]
+
+
+def shared_vocabulary(teacher: Path, student: Path) -> SharedVocabulary:
+    """Compare two vocabularies id by id.
+
+    Those of one family are padded differently (Qwen2.5: 152064 and 151936 rows for the same tokens). Tokens that were added for
+    conversations may have other names (DeepSeek-R1's distilled Qwen): the student then learns, and is written, with the teacher's.
 
     Raises:
-        Refused: the same id means different tokens, so the logits cannot be compared.
+        Refused: the same id means different text, so that the logits cannot be compared, or the teacher has tokens that the student lacks.
     """
-    (t_family, t_config), (s_family, s_config) = read_family(teacher), read_family(student)
-    t_size, s_size = t_family.shape(t_config).vocab_size, s_family.shape(s_config).vocab_size
-    t_tokens = {i: token for token, i in load_tokenizer(teacher).get_vocab().items()}
-    s_tokens = {i: token for token, i in load_tokenizer(student).get_vocab().items()}
-    for i in sorted(t_tokens.keys() | s_tokens.keys()):
-        if t_tokens.get(i) != s_tokens.get(i) and i < min(t_size, s_size):
+    sizes = [family.shape(config).vocab_size for family, config in (read_family(teacher), read_family(student))]
+    tokenizers = [load_tokenizer(teacher), load_tokenizer(student)]
+    t_tokens, s_tokens = ({i: token for token, i in tokenizer.get_vocab().items()} for tokenizer in tokenizers)
+    size, added = min(sizes), {i for tokenizer in tokenizers for i in tokenizer.added_tokens_decoder}
+    unlike = [i for i in sorted(t_tokens.keys() | s_tokens.keys()) if i < size and t_tokens.get(i) != s_tokens.get(i)]
+    for i in unlike:
+        if i not in added:
             raise Refused(
                 f"teacher and student tokenize differently: id {i} is {t_tokens.get(i)!r} to one and {s_tokens.get(i)!r} to the other",
                 "choose a student of the teacher's family",
             )
-    size = min(t_size, s_size)
-    return size, "" if t_size == s_size else f"logits cut to the {size} ids both models have (teacher {t_size}, student {s_size})"
+    notes = [] if len(set(sizes)) == 1 else [f"logits cut to the {size} ids both models have (teacher {sizes[0]}, student {sizes[1]})"]
+    if not unlike:
+        return SharedVocabulary(size, student, notes)
+    if (last := max(t_tokens)) >= sizes[1]:
+        raise Refused(f"the teacher's token {t_tokens[last]!r} has id {last}, and the student {sizes[1]} ids", "choose another student")
+    first = unlike[0]
+    names = f"{len(unlike)} added tokens have other names (id {first}: {t_tokens.get(first)!r}, to the student {s_tokens.get(first)!r})"
+    return SharedVocabulary(size, teacher, [*notes, f"{names}: the student has the teacher's tokenizer now"])

@@ -23,7 +23,7 @@ from ...models import Family
 from ...steps import StepContext, StepResult, as_tensor
 from ...workplace import workplace
 from ..prune.runner import PruneOptions, prune
-from .checks import check_sharded, check_sizes, shared_vocabulary
+from .checks import SharedVocabulary, check_sharded, check_sizes, shared_vocabulary
 from .lora import LoraOptions, adapted, lora_targets
 from .objectives import HiddenAlignment, LabelLearning, LogitDistillation
 from .options import DistillOptions, Stage, StudentFrom
@@ -76,9 +76,10 @@ def _distill(options: DistillOptions, source: Path, out: Path, context: StepCont
     teacher_dir, processes = context.resolve(options.teacher) if options.teacher else None, where.processes
     student_dir, notes, provenance = _student(options, source, made, context, processes)
     family, config = _trainable(student_dir, options, teacher_dir)
-    vocab, vocab_note = shared_vocabulary(teacher_dir, student_dir) if teacher_dir else (0, "")
+    shared = shared_vocabulary(teacher_dir, student_dir) if teacher_dir else SharedVocabulary(0, student_dir, [])
+    config |= _special_ids(shared.tokenizer) if shared.tokenizer != student_dir else {}
     torch.manual_seed(context.seed)
-    teacher, targets = _teaching(options, teacher_dir, vocab, student_dir, context, where)
+    teacher, targets = _teaching(options, teacher_dir, shared, context, where)
     student = load_model(student_dir, where.device)
     put_back = zeros_of(student, family, student_dir)
     check_sharded(options, sparse=put_back is not None, sharded=processes.sharded)
@@ -89,7 +90,7 @@ def _distill(options: DistillOptions, source: Path, out: Path, context: StepCont
     with _learning(student, family, options.lora, put_back is not None, notes):
         hold = [f for f in (put_back, low_bit.restrain if low_bit else None) if f]
         try:
-            student = _stages(options, student, (teacher, targets), vocab, student_dir, context, where, hold)
+            student = _stages(options, student, (teacher, targets), shared, student_dir, context, where, hold)
         except NotFinite as error:
             if not where.saves.whole:
                 raise NotFinite(f"{error}; {where.saves.told()}", error.hint) from error
@@ -102,14 +103,19 @@ def _distill(options: DistillOptions, source: Path, out: Path, context: StepCont
     if options.qat:
         state, config = with_packed(state, packed), {**config, "quantization_config": options.qat.block()}
     good = out if failed is None else out.with_name(f"{out.name}.last-good")
-    processes.first(lambda: write_checkpoint(good, state, config, student_dir, provenance))
+    processes.first(lambda: write_checkpoint(good, state, config, shared.tokenizer, provenance))
     if failed:
         raise NotFinite(f"{failed}; {where.saves.told()}, and the student of then is in {good}", failed.hint) from failed
     losses = where.saves.losses
     first_last = "; ".join(f"{name}: {curve[0]:.4f} -> {sum(curve[-10:]) / len(curve[-10:]):.4f}" for name, curve in losses.items())
     tokens = sum(s.steps for s in options.stages) * options.batch_size * options.seq_len
-    notes += [f"loss {first_last}", f"{tokens:,} tokens seen"] + ([vocab_note] if vocab_note else [])
+    notes += [f"loss {first_last}", f"{tokens:,} tokens seen", *shared.notes]
     return StepResult(notes, {"loss": losses})
+
+
+def _special_ids(tokenizer: Path) -> dict[str, Any]:
+    """The ids in a config.json that go with a tokenizer."""
+    return {name: value for name, value in read_config(tokenizer).items() if name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
 def _stored(student: Any, family: Family, config: dict[str, Any]) -> dict[str, Tensor]:
@@ -175,16 +181,16 @@ def _learning(student: Any, family: Family, lora: LoraOptions | None, sparse: bo
 
 
 def _teaching(
-    options: DistillOptions, folder: Path | None, vocab: int, tokenizer_dir: Path, context: StepContext, where: _Learning
+    options: DistillOptions, folder: Path | None, shared: SharedVocabulary, context: StepContext, where: _Learning
 ) -> tuple[Any, Targets | None]:  # fmt: skip
     """The teacher in memory, if it must stay there, and the targets it gives; what a cache lacks is added before any student is loaded."""
     if folder is None:
         return None, None
     if options.teacher_cache is None:
         teacher = load_model(folder, where.device).requires_grad_(False)
-        return teacher, OnlineTeacher(teacher, vocab)
-    where.processes.first(lambda: _filled(options, folder, vocab, tokenizer_dir, context, where.device))
-    return None, _cache(options, folder, vocab)
+        return teacher, OnlineTeacher(teacher, shared.size)
+    where.processes.first(lambda: _filled(options, folder, shared, context, where.device))
+    return None, _cache(options, folder, shared.size)
 
 
 def _cache(options: DistillOptions, folder: Path, vocab: int) -> CachedTeacher:
@@ -193,9 +199,9 @@ def _cache(options: DistillOptions, folder: Path, vocab: int) -> CachedTeacher:
     return CachedTeacher(options.teacher_cache, content_hash(folder), vocab, temperatures)
 
 
-def _filled(options: DistillOptions, folder: Path, vocab: int, tokenizer_dir: Path, context: StepContext, device: str) -> None:
+def _filled(options: DistillOptions, folder: Path, shared: SharedVocabulary, context: StepContext, device: str) -> None:
     """Ask the teacher for what its cache lacks of the rows to come."""
-    cache, rows = _cache(options, folder, vocab), _Rows(options, tokenizer_dir, context.seed)
+    cache, rows = _cache(options, folder, shared.size), _Rows(options, shared.tokenizer, context.seed)
     stages = ((stage, rows.of(stage)) for stage in options.stages)
     needed = (row for stage, stream in stages for row in stream if stage.loss == "logits")
     if missing := list(cache.missing(needed)):
@@ -203,8 +209,8 @@ def _filled(options: DistillOptions, folder: Path, vocab: int, tokenizer_dir: Pa
 
 
 def _stages(
-    options: DistillOptions, student: Any, taught_by: tuple[Any, Targets | None], vocab: int, student_dir: Path, context: StepContext,
-    where: _Learning, hold: Sequence[Callable[[], None]],
+    options: DistillOptions, student: Any, taught_by: tuple[Any, Targets | None], shared: SharedVocabulary, student_dir: Path,
+    context: StepContext, where: _Learning, hold: Sequence[Callable[[], None]],
 ) -> Any:  # fmt: skip
     """The student after all stages: the one given, or a new one with its weights, where they were sharded."""
 
@@ -212,7 +218,7 @@ def _stages(
         for keep in hold:
             keep()
 
-    rows, saves = _Rows(options, student_dir, context.seed), where.saves
+    rows, saves = _Rows(options, shared.tokenizer, context.seed), where.saves
     names, resumed = _names(options.stages), saves.stage
     for number, stage in enumerate(options.stages, 1):
         stream = rows.of(stage)
@@ -221,7 +227,7 @@ def _stages(
             continue
         if options.checkpoint_layers:
             student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        objective = _objective(stage, student, *taught_by, vocab)
+        objective = _objective(stage, student, *taught_by, shared.size)
         config = TrainConfig(
             stage.steps,
             stage.lr,
