@@ -15,7 +15,6 @@ import argparse
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from ..benchmarks.measure import EvaluateOptions, measure
 from ..compress.distill.options import DistillOptions, Stage
@@ -28,18 +27,18 @@ from ..steps import CalibrationData, StepContext
 EVALUATE = EvaluateOptions(tasks=("reasoning",), limit=256, max_new_tokens=144, perplexity=("builtin:reasoning",), latency=None)
 
 
-def arms(steps: int, traces: Path | None) -> dict[str, list[dict[str, Any]]]:
+def arms(steps: int, traces: Path | None) -> dict[str, list[Stage]]:
     """The stages of every arm; steps are the same in all."""
     third, half = steps // 3, steps // 2
     found = {
-        "hidden, then KL": [{"loss": "hidden", "steps": half}, {"loss": "logits", "steps": steps - half}],
-        "KL alone": [{"loss": "logits", "steps": steps}],
-        "cross-entropy alone": [{"loss": "labels", "steps": steps}],
+        "hidden, then KL": [Stage(loss="hidden", steps=half), Stage(loss="logits", steps=steps - half)],
+        "KL alone": [Stage(loss="logits", steps=steps)],
+        "cross-entropy alone": [Stage(loss="labels", steps=steps)],
     }
     if traces:
         found["hidden, then KL, then traces"] = [
-            {"loss": "hidden", "steps": third}, {"loss": "logits", "steps": steps - 2 * third},
-            {"loss": "labels", "steps": third, "data": f"jsonl:{traces}"},
+            Stage(loss="hidden", steps=third), Stage(loss="logits", steps=steps - 2 * third),
+            Stage(loss="labels", steps=third, data=f"jsonl:{traces}"),
         ]  # fmt: skip
     return found
 
@@ -52,11 +51,11 @@ def student_of(teacher: Path, folder: Path, context: StepContext) -> Path:
 
 
 def learnt(
-    teacher: Path, student: Path, stages: list[dict[str, Any]], lr: float, seed: int, out: Path, args: argparse.Namespace
+    teacher: Path, student: Path, stages: list[Stage], lr: float, seed: int, out: Path, args: argparse.Namespace
 ) -> tuple[float, float]:
     """Exact match and perplexity of a student after an arm."""
     options = DistillOptions(
-        teacher=str(teacher), stages=tuple(Stage(**{"lr": lr} | stage) for stage in stages), seq_len=args.seq_len,
+        teacher=str(teacher), stages=tuple(stage.model_copy(update={"lr": lr}) for stage in stages), seq_len=args.seq_len,
         batch_size=args.batch_size, optimizer=args.optimizer,
     )  # fmt: skip
     distill(options, student, out, StepContext(seed=seed))

@@ -200,7 +200,8 @@ class _Run:
                 loss = self.model(*(tensor.to(self.accelerator.device) for tensor in part))
                 self.accelerator.backward(loss * (share * count))  # as gradients are averaged over the processes
             value += loss.detach() * share
-        found = float(self.accelerator.reduce(value))
+        whole_value: Any = self.accelerator.reduce(value)
+        found = float(whole_value)
         self._finite(found, "loss", step)
         norm: Any = self.accelerator.clip_grad_norm_(self.trained, self.config.clip)
         self._finite(found if norm is None else float(norm), "gradient", step)  # DeepSpeed has none yet
