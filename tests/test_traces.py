@@ -18,6 +18,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from edgewright.benchmarks import traces
 from edgewright.benchmarks.sampling import Sampler, nucleus_sample, uniforms
 from edgewright.benchmarks.traces import TracesOptions, read_questions
 from edgewright.benchmarks.votes import REASONS, Chain, ChoiceRules, choose_chains, majority
@@ -201,29 +202,42 @@ def test_wrong_answers_of_the_source_teach_nothing(cli: Cli, tmp_path: Path) -> 
     assert (code, "was not written by edgewright" in err) == (2, True)
 
 
+def test_interrupted_in_the_middle_and_started_again(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two questions a batch: the third batch is interrupted, and only what was not finished is asked again."""
+    monkeypatch.setattr(traces, "ROWS_A_BATCH", 8)
+    asked: list[list[int]] = []
+    sampled = traces._sampled
+
+    def watched(options: Any, questions: Any, *rest: Any) -> Any:
+        asked.append([question.row for question in questions])
+        if len(asked) == 6:
+            raise KeyboardInterrupt
+        return sampled(options, questions, *rest)
+
+    monkeypatch.setattr(traces, "_sampled", watched)
+    command = ["traces", REASONER, "--prompts", "builtin:reasoning", "--limit", 6, "--chains", 4, "--max-new-tokens", 64]
+    assert cli(*command, "--out", tmp_path / "whole.jsonl")[0] == 0
+    assert cli(*command, "--out", tmp_path / "out.jsonl")[0] == 130
+    assert not (tmp_path / "out.jsonl").exists()
+    code, _, err = cli(*command, "--out", tmp_path / "out.jsonl")
+    assert code == 0, err
+    assert "4 of 6 questions were answered by an interrupted run" in err
+    assert asked[:3] == asked[3:6] and asked[6:] == asked[2:3]
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes() != b""
+
+
+@pytest.mark.slow
 def test_killed_in_the_middle_and_started_again(cli: Cli, tmp_path: Path) -> None:
-    """Four questions a batch; the last line that is there is cut off as by a kill in the middle of a write."""
-    command = [
-        "traces",
-        REASONER,
-        "--prompts",
-        "builtin:reasoning",
-        "--limit",
-        8,
-        "--chains",
-        16,
-        "--max-new-tokens",
-        100,
-        "--temperature",
-        1,
-    ]
+    """A question a batch; the last line that is there is cut off as by a kill in the middle of a write."""
+    sampled = ["--chains", 40, "--max-new-tokens", 64, "--temperature", 1]
+    command = ["traces", REASONER, "--prompts", "builtin:reasoning", "--limit", 4, *sampled]
     assert cli(*command, "--out", tmp_path / "whole.jsonl")[0] == 0
     out, chains = tmp_path / "out.jsonl", tmp_path / ".out.jsonl.chains" / "chains.jsonl"
     process = subprocess.Popen(
         [sys.executable, "-m", "edgewright.cli", *map(str, command), "--out", out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    while process.poll() is None and not (chains.is_file() and chains.stat().st_size):
+    while process.poll() is None and not (chains.is_file() and chains.read_bytes().count(b"\n") > 1):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it had ended before it could be killed"
@@ -232,7 +246,7 @@ def test_killed_in_the_middle_and_started_again(cli: Cli, tmp_path: Path) -> Non
         file.truncate(chains.stat().st_size - 100)
     code, _, err = cli(*command, "--out", out)
     assert code == 0, err
-    assert "of 8 questions were answered by an interrupted run" in err
+    assert "1 of 4 questions were answered by an interrupted run" in err
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert len(out.read_bytes()) > 1000
     assert not chains.parent.exists()
