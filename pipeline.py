@@ -31,13 +31,13 @@ from .compress.prune.runner import prune
 from .compress.quantize.runner import quantize
 from .console import IS_MAIN, console
 from .data.sources import Source
-from .errors import UsageError
+from .errors import EdgewrightError, UsageError
 from .export.step import export
 from .forecast import initial, refuse
 from .ledger import MEASURE_CODE, STEP_CODE, Ledger, code_version, fingerprint
 from .loading import pick_device
 from .planner import plan_recipe
-from .recipe import BASELINE, DistillStep, IterateStep, PruneStep, Recipe, Step, model_path
+from .recipe import BASELINE, TRACES, DistillStep, IterateStep, PruneStep, Recipe, Step, model_path
 from .steps import CalibrationData, StepContext, StepResult
 from .workplace import differences, locked
 
@@ -72,9 +72,11 @@ def run_recipe(
     with locked(out):
         if fresh:
             _clear(out)
-        run = _Run(recipe, out, model, [Ledger.load(donor) for donor in donors if donor != out])
+        made, told = _with_traces(recipe, out)
+        run = _Run(made, out, model, [Ledger.load(donor) for donor in donors if donor != out])
         run.ledger.begin(recipe.model_dump(mode="json", by_alias=True), command)
         run.ledger.data["plan"] = {"target": recipe.target, "rows": rows}
+        run.ledger.data["traces"] = told
         run.ledger.data.pop("gate", None)
         run.baseline()
         for index in range(len(recipe.steps)):
@@ -84,6 +86,20 @@ def run_recipe(
         run.ledger.write()
         write_report(out)
         return run.ledger.data
+
+
+def _with_traces(recipe: Recipe, out: Path) -> tuple[Recipe, dict[str, Any] | None]:
+    """The recipe with its traces made, and what there is to tell of them; as it is, where it wants none."""
+    if recipe.traces is None:
+        return recipe, None
+    file = out / f"{TRACES}.jsonl"
+    console.print(f"[bold]{TRACES}[/] of {recipe.traces.prompts}")
+    told = run_traces(recipe.traces, recipe.model, file, recipe.seed, recipe.device)
+    state = "reused" if told["reused"] else f"kept {told['kept']} of {told['chains']} chains, pass@1 {told['pass@1']:.3f}"
+    console.print(f"  {state}", highlight=False)
+    if not told["kept"]:
+        raise EdgewrightError(f"{file}: not one chain was kept of {told['chains']}: {told['rejected']}", "loosen what traces must hold")
+    return recipe.with_traces(f"jsonl:{file}"), told
 
 
 def _clear(out: Path) -> None:

@@ -83,6 +83,27 @@ def test_large_recipes_fit_their_target(name: str, teacher: str, student: str, p
         plan_recipe(exchanged)
 
 
+def test_traces_stand_where_data_is_named(tmp_path: Path) -> None:
+    text = """\
+        calibration: {source: traces}
+        traces: {prompts: "builtin:reasoning", chains: 4}
+        evaluate: {perplexity: [traces, "text:a.txt"]}
+        steps:
+          - {kind: distill, stages: [{loss: logits, steps: 1}, {loss: labels, steps: 1, data: traces}]}
+          - {kind: iterate, prune: {ffn: 0.5}, recover: {data: traces}}
+        """
+    recipe = load_recipe(write(tmp_path, text))
+    found = recipe.with_traces("jsonl:t.jsonl")
+    first, second = found.steps
+    assert (first.data, [stage.data for stage in first.stages]) == ("builtin:reasoning", [None, "jsonl:t.jsonl"])  # type: ignore[union-attr]
+    assert second.recover.data == found.calibration.source == "jsonl:t.jsonl"  # type: ignore[union-attr]
+    assert found.evaluate.perplexity == ("jsonl:t.jsonl", "text:a.txt")
+    assert recipe.steps[1].recover.data == "traces"  # type: ignore[union-attr]
+    refused(tmp_path, text.replace("traces: {prompts", "notraces: {prompts"))
+    for line in ("calibration: {source: traces}", "evaluate: {perplexity: [traces]}"):
+        assert "nothing makes them" in str(refused(tmp_path, f"{line}\nsteps: [{{kind: prune, heads: 0.5}}]\n"))
+
+
 @pytest.mark.parametrize(("name", "kind"), [("fsdp2", "FSDP"), ("zero3", "DEEPSPEED")])
 def test_accelerate_reads_the_launch_configurations(name: str, kind: str) -> None:
     from accelerate.commands.config.config_args import load_config_from_file

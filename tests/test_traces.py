@@ -250,3 +250,21 @@ def test_killed_in_the_middle_and_started_again(cli: Cli, tmp_path: Path) -> Non
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert len(out.read_bytes()) > 1000
     assert not chains.parent.exists()
+
+
+def test_a_recipe_makes_its_traces_and_learns_on_them(cli: Cli, tmp_path: Path) -> None:
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text(
+        "calibration: {samples: 4, seq_len: 64}\n"
+        "traces: {prompts: 'builtin:reasoning', limit: 6, chains: 2, max_new_tokens: 64}\n"
+        "evaluate: {perplexity: ['builtin:reasoning'], windows: 2, latency: null}\n"
+        "steps:\n  - {kind: distill, teacher: none, seq_len: 32, batch_size: 2, stages: [{loss: labels, steps: 2, data: traces}]}\n"
+    )
+    code, told, err = cli("run", recipe, "--out", out, "--json")
+    assert code == 0, err
+    ledger = json.loads(told)
+    assert ledger["traces"]["kept"] == len((out / "traces.jsonl").read_text().splitlines()) > 3
+    assert ledger["recipe"]["steps"][0]["stages"][0]["data"] == "traces"
+    assert ledger["steps"][1]["depends_on"]["data"].keys() == {"builtin:reasoning", f"jsonl:{out / 'traces.jsonl'}"}
+    code, _, err = cli("run", recipe, "--out", out, "--json")
+    assert (code, err.count("reused")) == (0, 2), err
