@@ -103,7 +103,8 @@ def _with_traces(recipe: Recipe, out: Path) -> tuple[Recipe, dict[str, Any] | No
 
 
 def _clear(out: Path) -> None:
-    if any(out.iterdir()) and not (out / "ledger.json").exists() and {p.name for p in out.iterdir()} != {".lock"}:
+    ours = (out / "ledger.json").exists() or {p.name for p in out.iterdir()} <= {".lock", f".{TRACES}.jsonl.chains"}
+    if not ours:
         raise UsageError(f"{out}: --fresh would delete files that are not a run's", "choose another --out")
     for path in out.iterdir():
         if path.name != ".lock":

@@ -94,6 +94,16 @@ def test_sharded_weights_have_the_losses_of_whole_ones(family: str, cli: Cli, ma
     assert max(float((one[k] - two[k]).abs().max()) for k in one) < 1e-3
 
 
+@pytest.mark.slow
+def test_a_cached_teacher_teaches_several_processes_in_parts(cli: Cli, make_model: MakeModel, tmp_path: Path) -> None:
+    """The main one asks the teacher while the other waits; no process loads it to learn."""
+    command = [*distillation(make_model, pairs(tmp_path / "pairs.jsonl"), 12), "--hidden-steps", "0"]
+    cached = [*command, "--teacher-cache", str(tmp_path / "cache"), "--top-k", "512", "--accumulate", "2"]
+    found = finished(torchrun([*cached, "--out", str(tmp_path / "two")]))
+    assert_alike(found, alone(cli, command, tmp_path / "one"))
+    assert any("all 512 logits" in note for note in found["notes"])
+
+
 def child_of_rank(launcher: subprocess.Popen[str], rank: int) -> int:
     """The process id of a worker."""
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()

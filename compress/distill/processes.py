@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from types import FrameType
 from typing import TypeVar
 
@@ -24,6 +25,8 @@ __all__ = ["Processes"]
 
 T = TypeVar("T")
 GOES_ON = "start the same command again: it goes on from the last save"
+PATIENCE = timedelta(days=7)
+"""How long processes wait while one works alone: makes a cut, or asks a teacher about all rows. One that dies is noticed at once."""
 CLOSED = ("closed by peer", "reset by peer", "timed out", "connection refused", "broken pipe")
 """What a collective operation says when another process is gone."""
 
@@ -37,7 +40,7 @@ class Processes:
 
     def __init__(self, device: str) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)  # global, and of another device or precision perhaps
-        self._state = PartialState(cpu=device == "cpu")
+        self._state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
         self.count, self.main = int(self._state.num_processes), bool(self._state.is_main_process)
         self.sharded = self.count > 1 and asked_for()
         if self.count == 1 and "ACCELERATE_MIXED_PRECISION" in os.environ:  # which `accelerate launch` sets, and torchrun does not

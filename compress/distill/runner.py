@@ -229,14 +229,9 @@ def _stages(
             student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         objective = _objective(stage, student, *taught_by, shared.size)
         config = TrainConfig(
-            stage.steps,
-            stage.lr,
-            options.batch_size,
-            options.accumulate,
-            bf16=options.bf16,
-            optimizer=options.optimizer,
+            stage.steps, stage.lr, options.batch_size, options.accumulate, bf16=options.bf16, optimizer=options.optimizer,
             device=where.device,
-        )
+        )  # fmt: skip
         keeper = saves.of_stage(number, stage.steps, names[number], last=number == len(options.stages))
         saves.losses[names[number]] = train(objective, stream, config, f"learning ({stage.loss})", after_step, keeper)
         deque(stream, maxlen=0)  # as a stage that was saved at its end takes no step
