@@ -40,6 +40,7 @@ __all__ = [
     "rows_of",
     "scratch_directory",
     "stored_dtype",
+    "sync",
     "tensor_specs",
     "tensors_of",
     "weight_bytes",
@@ -238,7 +239,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         if out.exists():
             shutil.rmtree(out)
         temporary.replace(out)
@@ -260,7 +261,8 @@ def disk_error(out: Path, error: OSError) -> EdgewrightError:
     )
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Wait until a directory and every file below it are on the disk."""
     for path in [p for p in folder.rglob("*") if p.is_file()] + [folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .cli_compress import distill, iterate, prune, quantize
+from .cli_compress import distill, iterate, prune, quantize, traces
 from .cli_device import deploy, serve, targets_check
 from .cli_evaluate import bench, compare, gate, report, sweep
 from .console import complain
@@ -134,7 +134,7 @@ def plan(
         refuse(rows)
 
 
-for _verb in (prune, distill, iterate, quantize, bench, gate, compare, sweep, report, deploy, serve):
+for _verb in (prune, traces, distill, iterate, quantize, bench, gate, compare, sweep, report, deploy, serve):
     app.command()(_verb)
 
 

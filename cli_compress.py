@@ -1,4 +1,4 @@
-"""The verbs that make a model smaller, for the command line: prune, distill, iterate and quantize."""
+"""The verbs that make a model smaller, for the command line: prune, traces, distill, iterate and quantize."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from .errors import UsageError
+from .tables import show
 from .verbs import (
     CALIBRATION,
     ActivationBudget,
@@ -23,12 +24,13 @@ from .verbs import (
     SeqLen,
     Target,
     checked,
+    resumable,
     run_prune,
     run_step,
     show_cut,
 )
 
-__all__ = ["distill", "iterate", "prune", "quantize"]
+__all__ = ["distill", "iterate", "prune", "quantize", "traces"]
 
 
 def prune(
@@ -98,6 +100,51 @@ def _budget(parameters: int | None, memory_mb: float | None, tok_s: float | None
     return {name: limit for name, limit in limits.items() if limit is not None} or None
 
 
+def traces(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", help="JSONL file to write; its report goes beside it")],
+    prompts: Annotated[str, typer.Option(help="questions with answers: builtin:reasoning, or jsonl:FILE of question and answer")],
+    limit: Annotated[int, typer.Option(help="questions at most")] = 1000,
+    chains: Annotated[int, typer.Option(help="chains a question")] = 8,
+    temperature: Annotated[float, typer.Option(help="of the sampling; 0: greedy")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="share of the probability that is sampled from")] = 0.95,
+    max_new_tokens: Annotated[int, typer.Option(help="longest chain that is written")] = 512,
+    accept: Annotated[
+        str, typer.Option(help="both: the vote elects the answer and the source confirms it; or majority, or verified")
+    ] = "both",
+    agreement: Annotated[float, typer.Option(help="share of a question's chains that must agree for a majority")] = 0.5,
+    keep: Annotated[int, typer.Option(help="chains a question at most, the most certain ones")] = 4,
+    min_tokens: Annotated[int, typer.Option(help="shortest chain to keep")] = 0,
+    max_tokens: Annotated[int | None, typer.Option(help="longest chain to keep")] = None,
+    max_entropy: Annotated[float | None, typer.Option(help="highest mean entropy of a chain to keep, in nats a token")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Let a teacher write chains of thought; keep those that the vote and the known answers bear out. Killed, the same command goes on.
+
+    Examples:
+
+        edgewright traces /models/teacher --prompts jsonl:gsm8k.jsonl --chains 8 --out traces.jsonl
+
+        edgewright distill small --teacher none --data jsonl:traces.jsonl --out taught
+
+        edgewright traces builtin:tiny-reasoner --prompts builtin:reasoning --limit 200 --max-new-tokens 144 --out traces.jsonl
+    """
+    from .benchmarks.traces import TracesOptions
+    from .pipeline import run_traces
+
+    options = checked(
+        TracesOptions, prompts=prompts, limit=limit, chains=chains, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens,
+        accept=accept, agreement=agreement, keep=keep, min_tokens=min_tokens, max_tokens=max_tokens, max_entropy=max_entropy,
+    )  # fmt: skip
+    with resumable():
+        report = run_traces(options, model, out, seed, device, fresh)
+    show(report, as_json, "traces")
+
+
 def distill(
     student: Annotated[str, typer.Argument(help="the model that learns: a directory or hub id")],
     teacher: Annotated[str, typer.Option(help="the model that teaches; none: learn from the data alone")],
@@ -120,14 +167,13 @@ def distill(
     qat_sym: Annotated[bool, typer.Option("--qat-sym/--qat-asym", help="zero point in the middle, as Jetson kernels need")] = True,
     scales_from: Annotated[str | None, typer.Option(help="packed checkpoint of the student to start --qat from; default: rounding")] = None,
     optimizer: Annotated[str, typer.Option(help="adamw, or muon: fewer steps to the same loss")] = "adamw",
-    batch_size: Annotated[int, typer.Option(help="rows a step")] = 16,
+    batch_size: Annotated[int, typer.Option(help="rows a step, of all processes together")] = 16,
+    accumulate: Annotated[int, typer.Option(help="parts that a step's rows are taken in, which saves memory")] = 1,
+    checkpoint_layers: Annotated[bool, typer.Option("--checkpoint-layers", help="compute activations again: less memory")] = False,
+    save_every: Annotated[int, typer.Option(help="steps after which the state is kept, from which a killed run goes on")] = 100,
     seq_len: Annotated[int, typer.Option(help="tokens a row")] = 256,
-    seed: Seed = 0,
-    device: Device = "auto",
-    fresh: Fresh = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+    seed: Seed = 0, device: Device = "auto", fresh: Fresh = False, as_json: Json = False, debug: Debug = False,
+) -> None:  # fmt: skip
     """Teach a smaller model (hidden states by MSE, then logits by KL), or let a pruned one recover on data alone.
 
     Examples:
@@ -139,6 +185,8 @@ def distill(
         edgewright distill model --teacher model --qat 4 --scales-from int4 --hidden-steps 0 --logit-steps 100 --lr 1e-4 --out int4-qat
 
         edgewright distill small --teacher /models/big --teacher-cache big-logits --data text:wiki.txt --out taught
+
+        torchrun --nproc-per-node 4 -m edgewright.cli distill small --teacher /models/big --data text:wiki.txt --out taught
     """
     from .compress.distill.options import DistillOptions
 
@@ -148,6 +196,7 @@ def distill(
     stages = _stages(teacher, lr, {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}, logits)
     options = checked(
         DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages, optimizer=optimizer,
+        accumulate=accumulate, checkpoint_layers=checkpoint_layers, save_every=save_every,
         lora=_adapters(lora, lora_alpha, lora_targets), qat=_grid(qat, qat_group_size, qat_sym, scales_from),
         teacher_cache={"path": teacher_cache, "top_k": top_k} if teacher_cache else None,
     )  # fmt: skip

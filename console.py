@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .errors import EdgewrightError
 
-__all__ = ["Bar", "complain", "console", "progress"]
+__all__ = ["IS_MAIN", "Bar", "complain", "console", "progress"]
 
 UNEXPECTED = "run it again with --debug for the traceback; finished steps are kept"
-console = Console(stderr=True, width=None if sys.stderr.isatty() else 200)
+WIDTH = None if sys.stderr.isatty() else 200
+IS_MAIN = os.environ.get("RANK", "0") == "0"
+"""Whether this is the process, of several that torchrun or `accelerate launch` started, that speaks and writes."""
+console = Console(stderr=True, width=WIDTH, quiet=not IS_MAIN)
 
 
 class Bar:
@@ -46,11 +50,13 @@ def progress(label: str, total: int) -> Iterator[Bar]:
 def complain(error: BaseException) -> int:
     """Print an error as one message with its hint, and return the exit code that belongs to it."""
     known = isinstance(error, EdgewrightError)
-    message = str(error) or type(error).__name__
-    console.print(
-        f"[bold red]error:[/] {escape(message if known else f'{type(error).__name__}: {message}')}", highlight=False, soft_wrap=True
-    )
+    if known and error.exit_code != 1 and not IS_MAIN:  # the main process says the same
+        return error.exit_code
+    message, output = str(error) or type(error).__name__, console if IS_MAIN else Console(stderr=True, width=WIDTH)
+    who = "" if IS_MAIN else f"process {os.environ['RANK']}: "
+    what = message if known else f"{type(error).__name__}: {message}"
+    output.print(f"[bold red]error:[/] {who}{escape(what)}", highlight=False, soft_wrap=True)
     hint = error.hint if known else UNEXPECTED
     if hint:
-        console.print(f"  [dim]->[/] {escape(hint)}", highlight=False, soft_wrap=True)
+        output.print(f"  [dim]->[/] {escape(hint)}", highlight=False, soft_wrap=True)
     return error.exit_code if known else 1

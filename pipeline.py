@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,12 +14,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from . import __version__
 from .benchmarks.card import write_card
 from .benchmarks.gate import check_gate
 from .benchmarks.measure import Measurement, Reference, measure
 from .benchmarks.measurements import step_measurement, write_lines
 from .benchmarks.report import write_report
 from .benchmarks.tasks import Task
+from .benchmarks.traces import TracesOptions, make_traces
 from .budget import fitted
 from .checkpoint import PROVENANCE, atomic_directory, content_hash, read_provenance, resolve, weight_bytes, write_json
 from .compress.distill.options import DistillOptions, StudentFrom
@@ -26,19 +29,19 @@ from .compress.distill.runner import distill
 from .compress.iterate import INPUT, IterateOptions, iterate
 from .compress.prune.runner import prune
 from .compress.quantize.runner import quantize
-from .console import console
+from .console import IS_MAIN, console
 from .data.sources import Source
-from .errors import UsageError
+from .errors import EdgewrightError, UsageError
 from .export.step import export
 from .forecast import initial, refuse
 from .ledger import MEASURE_CODE, STEP_CODE, Ledger, code_version, fingerprint
 from .loading import pick_device
 from .planner import plan_recipe
-from .recipe import BASELINE, DistillStep, IterateStep, PruneStep, Recipe, Step, model_path
+from .recipe import BASELINE, TRACES, DistillStep, IterateStep, PruneStep, Recipe, Step, model_path
 from .steps import CalibrationData, StepContext, StepResult
 from .workplace import differences, locked
 
-__all__ = ["RUNNERS", "run_recipe", "run_verb"]
+__all__ = ["RUNNERS", "run_recipe", "run_traces", "run_verb"]
 
 RUNNERS: dict[str, Callable[[Any, Path, Path, StepContext], StepResult]] = {
     "prune": prune,
@@ -61,6 +64,7 @@ def run_recipe(
     Raises:
         EdgewrightError: whatever a step raises; finished steps stay, and the same command resumes.
     """
+    _alone("a recipe runs")
     rows = plan_recipe(recipe)
     refuse(rows)
     model = resolve(model_path(recipe.model))
@@ -68,9 +72,11 @@ def run_recipe(
     with locked(out):
         if fresh:
             _clear(out)
-        run = _Run(recipe, out, model, [Ledger.load(donor) for donor in donors if donor != out])
+        made, told = _with_traces(recipe, out)
+        run = _Run(made, out, model, [Ledger.load(donor) for donor in donors if donor != out])
         run.ledger.begin(recipe.model_dump(mode="json", by_alias=True), command)
         run.ledger.data["plan"] = {"target": recipe.target, "rows": rows}
+        run.ledger.data["traces"] = told
         run.ledger.data.pop("gate", None)
         run.baseline()
         for index in range(len(recipe.steps)):
@@ -82,8 +88,23 @@ def run_recipe(
         return run.ledger.data
 
 
+def _with_traces(recipe: Recipe, out: Path) -> tuple[Recipe, dict[str, Any] | None]:
+    """The recipe with its traces made, and what there is to tell of them; as it is, where it wants none."""
+    if recipe.traces is None:
+        return recipe, None
+    file = out / f"{TRACES}.jsonl"
+    console.print(f"[bold]{TRACES}[/] of {recipe.traces.prompts}")
+    told = run_traces(recipe.traces, recipe.model, file, recipe.seed, recipe.device)
+    state = "reused" if told["reused"] else f"kept {told['kept']} of {told['chains']} chains, pass@1 {told['pass@1']:.3f}"
+    console.print(f"  {state}", highlight=False)
+    if not told["kept"]:
+        raise EdgewrightError(f"{file}: not one chain was kept of {told['chains']}: {told['rejected']}", "loosen what traces must hold")
+    return recipe.with_traces(f"jsonl:{file}"), told
+
+
 def _clear(out: Path) -> None:
-    if any(out.iterdir()) and not (out / "ledger.json").exists() and {p.name for p in out.iterdir()} != {".lock"}:
+    ours = (out / "ledger.json").exists() or {p.name for p in out.iterdir()} <= {".lock", f".{TRACES}.jsonl.chains"}
+    if not ours:
         raise UsageError(f"{out}: --fresh would delete files that are not a run's", "choose another --out")
     for path in out.iterdir():
         if path.name != ".lock":
@@ -290,7 +311,7 @@ def _named_by(options: BaseModel) -> tuple[set[str], set[str]]:
     if isinstance(options, DistillOptions):
         student = options.student.source if isinstance(options.student, StudentFrom) else options.student
         scales = options.qat.scales_from if options.qat else None
-        return {name for name in (options.teacher, student, scales) if name}, {options.data}
+        return {name for name in (options.teacher, student, scales) if name}, {options.data_of(stage) for stage in options.stages}
     return set(), set()
 
 
@@ -308,6 +329,8 @@ def run_verb(
         fresh: make it again in any case.
         command: what was typed, for the model card.
     """
+    if kind != "distill":
+        _alone(f"{kind} works")
     source = resolve(model_path(model))
     models, texts = _named_by(options)
     fields = {
@@ -327,9 +350,48 @@ def run_verb(
     whole = replace(context, resolve=lambda name: resolve(model_path(name)), depends_on=fields, fresh=fresh)
     result = RUNNERS[kind](options, source, out, whole)
     told = {"notes": result.notes, "details": result.details}
+    if not IS_MAIN:  # of several processes one writes
+        return {"output": str(out), "reused": False, "seconds": round(time.monotonic() - begin, 2), **told}
     made = {"fingerprint": fingerprint(fields), "files": content_hash(out, skip=PROVENANCE), "result": told}
     write_json(record, json.loads(record.read_text()) | made)
     sizes = {"size_bytes": weight_bytes(out)}
     entry = {"name": out.name, "kind": kind, "config": fields["config"], "metrics": sizes, "notes": result.notes, "context": {}}
     write_card(out, entry, model, source, command)
     return {"output": str(out), "reused": False, "seconds": round(time.monotonic() - begin, 2), **told}
+
+
+def _alone(what: str) -> None:
+    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise UsageError(
+            f"{what} in one process, and {count} were started",
+            "distill alone with torchrun or accelerate launch, everything else without",
+        )
+
+
+def run_traces(options: TracesOptions, model: str, out: Path, seed: int, device: str, fresh: bool = False) -> dict[str, Any]:
+    """Let a model write traces into the file `out`, or find that it holds exactly them already; the report, which is kept beside it.
+
+    Raises:
+        UsageError: `out` is there and was not written so.
+    """
+    _alone("traces are written")
+    source, record = resolve(model_path(model)), out.with_suffix(".report.json")
+    old = json.loads(record.read_text()) if record.is_file() else {}
+    if out.is_dir() or (out.exists() and not old):
+        raise UsageError(f"{out}: exists and was not written by edgewright", "choose another --out, or remove it yourself")
+    fields = {
+        "config": options.model_dump(mode="json"), "inputs": {model: content_hash(source)},
+        "data": {options.prompts: Source.parse(options.prompts).fingerprint()}, "seed": seed, "device": pick_device(device),
+        "code": code_version(MEASURE_CODE),
+    }  # fmt: skip
+    if not fresh and old.get("fingerprint") == fingerprint(fields) and out.is_file() and old["sha256"] == _sha256(out):
+        return {**old["report"], "reused": True}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    report = make_traces(options, source, fields["inputs"][model], out, seed, fields["device"], fields, fresh)
+    write_json(record, {"edgewright": __version__, "fingerprint": fingerprint(fields), **fields, "sha256": _sha256(out), "report": report})
+    return {**report, "reused": False}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

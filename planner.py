@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel
 
 from .budget import after_cut, fitted
+from .compress.distill.checks import check_sizes
 from .compress.distill.options import DistillOptions, StudentFrom
 from .compress.distill.qat import check_widths
 from .compress.iterate import INPUT
@@ -69,6 +70,9 @@ def _after(step: Step, source: State, states: Mapping[str, State], target: str |
     if isinstance(step.student, StudentFrom):
         cut_from = _named(step.student.source, states)
         student = after_cut(fitted(step.student, cut_from, target), cut_from)
+    if step.teacher:
+        teacher, learner = ((family_of(state.config), state.config) for state in (_named(step.teacher, states), student))
+        check_sizes(teacher, learner, step.stages)
     if step.qat is None:
         return student
     check_widths(step.qat, family_of(student.config), student.config, step.name or step.kind)

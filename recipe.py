@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from .benchmarks.measure import EvaluateOptions
 from .benchmarks.policy import Policy
+from .benchmarks.traces import TracesOptions
 from .compress.distill.options import DistillOptions
 from .compress.iterate import IterateOptions
 from .compress.prune.runner import PruneOptions
@@ -25,9 +26,11 @@ from .errors import UsageError
 from .export.step import ExportOptions
 from .steps import Proof
 
-__all__ = ["BASELINE", "BUILTIN_MODEL", "Recipe", "Step", "builtin_recipe", "load_recipe", "model_path"]
+__all__ = ["BASELINE", "BUILTIN_MODEL", "TRACES", "Recipe", "Step", "builtin_recipe", "load_recipe", "model_path"]
 
 BASELINE = "baseline"
+TRACES = "traces"
+"""Stands, where data is named, for what the recipe's `traces` makes."""
 ROOT = Path(__file__).parent
 
 
@@ -80,6 +83,12 @@ class ExportStep(_Named, ExportOptions):
 Step = Annotated[PruneStep | DistillStep | IterateStep | QuantizeStep | ExportStep, Field(discriminator="kind")]
 
 
+def _on_traces(options: DistillOptions, source: str) -> dict[str, Any]:
+    """The data of a distillation and of its stages, with `source` in place of `traces`."""
+    stages = tuple(stage.model_copy(update={"data": source}) if stage.data == TRACES else stage for stage in options.stages)
+    return {"data": source if options.data == TRACES else options.data, "stages": stages}
+
+
 class Calibration(BaseModel):
     """Text that pruning and quantization look at."""
 
@@ -112,6 +121,9 @@ class Recipe(BaseModel):
         default=1.0, ge=0, description="GiB of hidden states that pruning keeps in memory; the rest goes to disk"
     )
     proof: Proof = Field(default="auto", description="how a pruned model is shown to be right: auto, stock or streamed")
+    traces: TracesOptions | None = Field(
+        default=None, description="chains of thought that the model writes before all steps; data: `traces` stands for them"
+    )
     evaluate: EvaluateOptions = EvaluateOptions(tasks=("reasoning",), perplexity=("builtin:reasoning",))
     steps: tuple[Step, ...]
     gate: Gate | None = None
@@ -131,6 +143,29 @@ class Recipe(BaseModel):
             if getattr(self.gate, end) not in known:
                 raise _misnamed(f"the gate names `{getattr(self.gate, end)}`, which is no step ({', '.join(known)})", "gate", end)
         return self
+
+    @model_validator(mode="after")
+    def _traces_are_made(self) -> Recipe:
+        if self.traces is None and self.with_traces("") != self:
+            raise ValueError("`traces` is named as data, and nothing makes them: add `traces: {prompts: jsonl:FILE}` to the recipe")
+        return self
+
+    def with_traces(self, source: str) -> Recipe:
+        """The same with `source` in place of `traces`, wherever data is named."""
+        steps: list[Step] = []
+        for step in self.steps:
+            if isinstance(step, DistillStep):
+                steps.append(step.model_copy(update=_on_traces(step, source)))
+            elif isinstance(step, IterateStep):
+                recover = step.recover.model_copy(update=_on_traces(step.recover, source))
+                steps.append(step.model_copy(update={"recover": recover}))
+            else:
+                steps.append(step)
+        named = self.calibration.source
+        calibration = self.calibration.model_copy(update={"source": source if named == TRACES else named})
+        scored = tuple(source if name == TRACES else name for name in self.evaluate.perplexity)
+        evaluate = self.evaluate.model_copy(update={"perplexity": scored})
+        return self.model_copy(update={"steps": tuple(steps), "calibration": calibration, "evaluate": evaluate})
 
     @property
     def activation_bytes(self) -> int:

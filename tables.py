@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .benchmarks.gate_files import interval_text
+from .console import IS_MAIN
 
 __all__ = ["show"]
 
@@ -19,6 +20,8 @@ WORST_MODULES = 10
 
 def show(value: Any, as_json: bool, view: str) -> None:
     """Print a result on standard output: as JSON, or as the table that `view` names."""
+    if not IS_MAIN:
+        return
     if as_json:
         print(json.dumps(value, indent=2))
         return
@@ -187,6 +190,21 @@ def _step(result: Mapping[str, Any]) -> list[Any]:
     return lines
 
 
+def _traces(report: Mapping[str, Any]) -> list[Any]:
+    state = "reused, nothing it depends on has changed" if report["reused"] else "written"
+    maj = next(name for name in report if name.startswith("maj@"))
+    shares = f"pass@1 {report['pass@1']:.3f}, {maj} {report[maj]:.3f} ± {report['stderr']:.3f} against the source's answers"
+    rows = [
+        [name, f"{count:,}", f"{count / report['chains']:.1%}"] for name, count in {"kept": report["kept"], **report["rejected"]}.items()
+    ]
+    asked = f"{report['chains']:,} chains of {report['questions']:,} questions, {report['tokens']:,} tokens"
+    notes = [f"  {report['questions_with_traces']:,} questions have a trace; {shares}"]
+    if report["doubted"]:
+        first = ", ".join(str(one["row"]) for one in report["doubted_rows"][:10])
+        notes.append(f"  {report['doubted']:,} answers of the source are outvoted by the chains, and may be wrong: rows {first}")
+    return [f"{report['output']}: {state}; {asked}", _table(("chains", "count", "share"), rows), *notes]
+
+
 def _cut(plan: Mapping[str, Any]) -> list[Any]:
     rows = [
         [str(layer), "stays" if layer in plan["kept_layers"] else "GOES", f"{influence:.4f}",
@@ -256,5 +274,5 @@ def _rollback(value: Mapping[str, str]) -> list[Any]:
 VIEWS: dict[str, Callable[[Any], list[Any]]] = {
     "ledger": _ledger, "bench": _bench, "gate": _gate, "plan": _plan, "step": _step, "cut": _cut, "targets": _targets, "target": _tree,
     "doctor": _doctor, "written": _written, "kv": _kv, "compare": _compare, "sweep": _sweep, "bundle": _bundle, "deploy": _deploy,
-    "rollback": _rollback, "verdict": _verdict,
+    "rollback": _rollback, "verdict": _verdict, "traces": _traces,
 }  # fmt: skip

@@ -15,10 +15,12 @@ from ..checkpoint import read_provenance
 from ..errors import UsageError
 from ..loading import load_model, pick_device
 
-__all__ = ["Backend", "Ended", "OnnxBackend", "TorchBackend", "is_artifact", "open_backend"]
+__all__ = ["Backend", "Choose", "Ended", "OnnxBackend", "TorchBackend", "is_artifact", "open_backend"]
 
 Ended = Callable[[Sequence[int]], bool]
 """Whether an answer is complete, from its tokens so far: for ends that are no single token."""
+Choose = Callable[[Tensor, Tensor, int], Tensor]
+"""The next token int64 [rows] from logits [rows, vocab], the positions of these rows in their batch, and how many tokens came before."""
 
 
 class Backend(Protocol):
@@ -62,8 +64,13 @@ class TorchBackend:
         return self.model(**{k: v.to(self.device) for k, v in inputs.items()}, use_cache=False).logits.float().cpu()
 
     @torch.no_grad()
-    def generate(self, ids: Tensor, mask: Tensor, max_new_tokens: int, eos: list[int], ended: Ended | None = None) -> Tensor:
-        """See `Backend.generate`. Rows that ended leave the batch, which transformers' own `generate` keeps computing."""
+    def generate(
+        self, ids: Tensor, mask: Tensor, max_new_tokens: int, eos: list[int], ended: Ended | None = None, choose: Choose | None = None
+    ) -> Tensor:  # fmt: skip
+        """See `Backend.generate`; greedy unless `choose` says which token comes next.
+
+        Rows that ended leave the batch, which transformers' own `generate` keeps computing.
+        """
         ids, mask, cache = ids.to(self.device), mask.to(self.device), self._cache()
         ends = torch.tensor(eos, device=self.device)
         tokens = torch.full((len(ids), max_new_tokens), eos[0] if eos else 0)
@@ -73,7 +80,7 @@ class TorchBackend:
             logits = self.model(
                 input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
             ).logits
-            chosen = logits[:, -1].argmax(-1)
+            chosen = choose(logits[:, -1], rows, n) if choose else logits[:, -1].argmax(-1)
             tokens[rows, n] = chosen.cpu()
             stays = ~torch.isin(chosen, ends)
             if ended:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..console import progress
 from .backends import Backend, Ended
 
-__all__ = ["by_length", "end_tokens_of", "generate_texts", "stops_at"]
+__all__ = ["ROWS_A_BATCH", "TOKENS_A_BATCH", "by_length", "end_tokens_of", "generate_texts", "left_padded", "stops_at", "until_end"]
 
 ROWS_A_BATCH = 64
 TOKENS_A_BATCH = 2**15
@@ -37,6 +38,19 @@ def end_tokens_of(backend: Backend, tokenizer: Any) -> list[int]:
     return sorted({*backend.eos, *own})
 
 
+def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids and mask, int64 [batch, longest], of prompts of several lengths."""
+    longest = max(map(len, prompts))
+    gaps = [longest - len(prompt) for prompt in prompts]
+    ids = torch.tensor([[0] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)])
+    return ids, torch.tensor([[0] * gap + [1] * (longest - gap) for gap in gaps])
+
+
+def until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    """An answer's tokens before the first that ends it."""
+    return tokens[: next((at for at, token in enumerate(tokens) if token in ends), len(tokens))]
+
+
 def generate_texts(
     backend: Backend, prompts: Sequence[Sequence[int]], max_new_tokens: int, eos: Sequence[int], ended: Ended | None = None,
     label: str = "solving problems",
@@ -55,14 +69,9 @@ def generate_texts(
     ends = sorted(eos) or [-1]  # no token is -1: the answer goes on to its limit
     with progress(label, len(prompts)) as bar:
         for batch in by_length([len(p) + max_new_tokens for p in prompts], TOKENS_A_BATCH, ROWS_A_BATCH):
-            longest = max(len(prompts[i]) for i in batch)
-            gaps = [longest - len(prompts[i]) for i in batch]
-            ids = torch.tensor([[0] * gap + list(prompts[i]) for i, gap in zip(batch, gaps, strict=True)])
-            mask = torch.tensor([[0] * gap + [1] * (longest - gap) for gap in gaps])
-            new = backend.generate(ids, mask, max_new_tokens, ends, ended)
+            new = backend.generate(*left_padded([prompts[i] for i in batch]), max_new_tokens, ends, ended)
             for i, row in zip(batch, new.tolist(), strict=True):
-                answers[i] = row[: next((at for at, token in enumerate(row) if token in ends), len(row))]
-                # A row that `ended` stopped is filled up with the first end token, which the line above takes off.
+                answers[i] = until_end(row, ends)  # a row that `ended` stopped is filled up with the first end token
             bar.advance(len(batch))
     return answers
 

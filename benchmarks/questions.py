@@ -17,7 +17,7 @@ from .accuracy import Answer
 from .backends import Backend
 from .generation import end_tokens_of, generate_texts, stops_at
 
-__all__ = ["Pair", "answer_questions", "extract_answer", "frame", "read_pairs", "same_answer"]
+__all__ = ["Pair", "answer_questions", "extract_answer", "frame", "read_pairs", "require_math_verify", "same_answer"]
 
 Pair = tuple[str, str]
 """A question, and its answer with the reasoning before it, if there is any."""
@@ -71,11 +71,16 @@ def _boxed(text: str) -> str:
     return ""
 
 
-def _math_verify() -> Any:
+def require_math_verify() -> Any:
+    """The package that compares answers; asked for before a model works for an hour.
+
+    Raises:
+        EdgewrightError: it is not installed.
+    """
     try:
         return importlib.import_module("math_verify")  # late: an extra, and it loads sympy
     except ImportError as error:
-        raise EdgewrightError("qa: tasks need math-verify, which is not installed", "pip install 'edgewright[eval]'") from error
+        raise EdgewrightError("comparing answers needs math-verify, which is not installed", "pip install 'edgewright[eval]'") from error
 
 
 def same_answer(expected: str, given: str) -> bool:
@@ -85,7 +90,7 @@ def same_answer(expected: str, given: str) -> bool:
         return False
     if plain[0] == plain[1]:
         return True
-    library = _math_verify()
+    library = require_math_verify()
     gold, found = (library.parse(f"${side.translate(NOISE)}$") for side in (expected, given))
     return bool(gold and found and library.verify(gold, found))
 
@@ -114,7 +119,7 @@ def answer_questions(
         UsageError: nothing is left to ask.
         EdgewrightError: math-verify is not installed.
     """
-    _math_verify()  # before the model works for an hour
+    require_math_verify()
     examples, asked = pairs[:shots], pairs[shots : shots + limit]
     if len(asked) < 2:
         raise UsageError(f"{label}: {len(pairs)} questions, of which {shots} are shown: fewer than 2 to ask", "give more, or fewer --shots")

@@ -20,7 +20,7 @@ FOUNDATION = {
 FOUR = {"compress": set(), "export": set(), "benchmarks": {"export"}, "targets": {"export", "benchmarks"}}
 CONDUCTORS = {"pipeline", "planner", "forecast", "budget", "recipe", "ledger", "sweep", "delivery"}
 ENDS = {
-    "cli": {"cli_compress", "cli_device", "cli_evaluate", "verbs", "tables", "doctor", "demo"}, "cli_compress": {"verbs"},
+    "cli": {"cli_compress", "cli_device", "cli_evaluate", "verbs", "tables", "doctor", "demo"}, "cli_compress": {"verbs", "tables"},
     "cli_device": {"verbs", "tables"}, "cli_evaluate": {"verbs", "tables"}, "verbs": {"tables"}, "tables": set(),
     "doctor": set(), "demo": set(),
 }  # fmt: skip

@@ -14,10 +14,11 @@ from by_hand import logit_kl
 from torch import Tensor, nn
 
 from edgewright.checkpoint import read_config, read_state
+from edgewright.compress.distill.checks import SharedVocabulary, shared_vocabulary
 from edgewright.compress.distill.losses import hidden_mse, next_token_loss
 from edgewright.compress.distill.objectives import HiddenAlignment, LogitDistillation, layer_pairs
 from edgewright.compress.distill.options import DistillOptions, Stage
-from edgewright.compress.distill.runner import distill, shared_vocabulary
+from edgewright.compress.distill.runner import distill
 from edgewright.compress.distill.targets import OnlineTeacher
 from edgewright.compress.distill.trainer import TrainConfig, batches, train
 from edgewright.errors import EdgewrightError, Refused, UsageError
@@ -249,11 +250,40 @@ def test_other_tokenizers_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def rename(folder: Path, number: int, name: str) -> None:
+    """Give an added token another name."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (token,) = (one for one in tokenizer["added_tokens"] if one["id"] == number)
+    del tokenizer["model"]["vocab"][token["content"]]
+    token["content"], tokenizer["model"]["vocab"][name] = name, number
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def test_added_tokens_of_other_names_go_with_the_teachers_tokenizer(
+    make_model: MakeModel, copy_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
+    """As DeepSeek-R1's distilled Qwen names the tokens of a conversation differently than Qwen does."""
+    teacher, student = make_model("qwen2", vocab_size=640), copy_model("qwen2", seed=1, **SMALL)
+    rename(student, 1, "<|im_start|>")
+    (student / "config.json").write_text(json.dumps(read_config(student) | {"eos_token_id": 7}))
+    result = distill(options(teacher, text_file, steps=2), student, tmp_path / "out", context)
+    told = "1 added tokens have other names (id 1: '<|user|>', to the student '<|im_start|>'): the student has the teacher's tokenizer now"
+    assert result.notes[-2:] == ["logits cut to the 512 ids both models have (teacher 640, student 512)", told]
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (teacher / "tokenizer.json").read_bytes()
+    config = read_config(tmp_path / "out")
+    assert (config["eos_token_id"], config["vocab_size"]) == (0, 512)
+    load_model(tmp_path / "out")
+    exchange(student, 301, 400)
+    with pytest.raises(Refused, match="id 301 is"):
+        shared_vocabulary(teacher, student)
+
+
 def test_padding_of_the_vocabulary_is_cut(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
     teacher, student = make_model("qwen2", vocab_size=640), make_model("qwen2", seed=1)
-    assert shared_vocabulary(teacher, student) == (512, "logits cut to the 512 ids both models have (teacher 640, student 512)")
-    assert shared_vocabulary(student, teacher)[0] == 512
-    assert shared_vocabulary(student, student) == (512, "")
+    cut = "logits cut to the 512 ids both models have (teacher 640, student 512)"
+    assert shared_vocabulary(teacher, student) == SharedVocabulary(512, student, [cut])
+    assert shared_vocabulary(student, teacher).size == 512
+    assert shared_vocabulary(student, student) == SharedVocabulary(512, student, [])
     result = distill(options(teacher, text_file, steps=2), student, tmp_path / "out", context)
     assert any("teacher 640, student 512" in note for note in result.notes)
     assert len(read_state(tmp_path / "out")["model.embed_tokens.weight"]) == 512
@@ -269,4 +299,4 @@ def test_packed_checkpoints_cannot_learn(
     (packed / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match="cannot learn"):
         distill(options(make_model("llama"), text_file), packed, tmp_path / "out", context)
-    assert shared_vocabulary(packed, make_model("llama"))[0] == 512
+    assert shared_vocabulary(packed, make_model("llama")).size == 512

@@ -135,7 +135,8 @@ def test_rows_set_aside_are_neither_learnt_nor_calibrated_on(make_model: MakeMod
         return [1.0]
 
     monkeypatch.setattr("edgewright.compress.distill.runner.train", watch)
-    options = DistillOptions(teacher=None, data=source, seq_len=24, hold_out=held.skip, stages=(Stage(loss="labels", steps=1),))
+    stages = (Stage(loss="labels", steps=len(whole) - 8),)
+    options = DistillOptions(teacher=None, data=source, seq_len=24, batch_size=2, hold_out=held.skip, stages=stages)
     distill(options, model, text_file.parent / "learnt", StepContext())
     assert sorted(seen) == sorted(2 * [row[0].tolist() for row in whole[:-8]])
 

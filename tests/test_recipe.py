@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 import yaml
 
 from edgewright.compress.distill.options import StudentFrom
-from edgewright.errors import UsageError
+from edgewright.errors import Refused, UsageError
+from edgewright.planner import plan_recipe
 from edgewright.recipe import BASELINE, ROOT, Recipe, builtin_recipe, load_recipe, model_path
 
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -56,6 +58,60 @@ def test_shipped_recipes_hold(file: Path) -> None:
     assert recipe.steps
     assert Recipe.model_validate(recipe.model_dump(mode="json", by_alias=True)) == recipe
     assert recipe == load_recipe(builtin_recipe(file.stem))
+
+
+@pytest.mark.parametrize(
+    ("name", "teacher", "student", "parameters"),
+    [
+        ("deepseek-r1-distill-qwen-7b-to-3b-orin-nano", "deepseek-r1-distill-qwen-7b", "qwen2.5-3b", 3_085_938_688),
+        ("llama-3-8b-to-3b", "llama-3.1-8b", "llama-3.2-3b", 3_212_749_824),
+    ],
+)
+def test_large_recipes_fit_their_target(name: str, teacher: str, student: str, parameters: int, tmp_path: Path) -> None:
+    """From published configs alone: the last step runs on the board, and no step is refused."""
+    for model in (teacher, student):
+        (tmp_path / model).mkdir()
+        shutil.copy(Path(__file__).parent / "configs" / f"{model}.json", tmp_path / model / "config.json")
+    recipe = load_recipe(builtin_recipe(name), [f"model={tmp_path / teacher}", f"steps.distill.student={tmp_path / student}"])
+    rows = {row["step"]: row for row in plan_recipe(recipe)}
+    assert not [reason for row in rows.values() for reason in row["refused"]]
+    assert rows["distill"]["parameters"] == parameters
+    assert rows["export-int4"]["fits"] and not rows["baseline"]["fits"]
+    assert rows["distill"]["ram_bytes"] > 16 * parameters
+    exchanged = load_recipe(builtin_recipe(name), [f"model={tmp_path / student}", f"steps.distill.student={tmp_path / teacher}"])
+    with pytest.raises(Refused, match="larger than the teacher"):
+        plan_recipe(exchanged)
+
+
+def test_traces_stand_where_data_is_named(tmp_path: Path) -> None:
+    text = """\
+        calibration: {source: traces}
+        traces: {prompts: "builtin:reasoning", chains: 4}
+        evaluate: {perplexity: [traces, "text:a.txt"]}
+        steps:
+          - {kind: distill, stages: [{loss: logits, steps: 1}, {loss: labels, steps: 1, data: traces}]}
+          - {kind: iterate, prune: {ffn: 0.5}, recover: {data: traces}}
+        """
+    recipe = load_recipe(write(tmp_path, text))
+    found = recipe.with_traces("jsonl:t.jsonl")
+    first, second = found.steps
+    assert (first.data, [stage.data for stage in first.stages]) == ("builtin:reasoning", [None, "jsonl:t.jsonl"])  # type: ignore[union-attr]
+    assert second.recover.data == found.calibration.source == "jsonl:t.jsonl"  # type: ignore[union-attr]
+    assert found.evaluate.perplexity == ("jsonl:t.jsonl", "text:a.txt")
+    assert recipe.steps[1].recover.data == "traces"  # type: ignore[union-attr]
+    refused(tmp_path, text.replace("traces: {prompts", "notraces: {prompts"))
+    for line in ("calibration: {source: traces}", "evaluate: {perplexity: [traces]}"):
+        assert "nothing makes them" in str(refused(tmp_path, f"{line}\nsteps: [{{kind: prune, heads: 0.5}}]\n"))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("fsdp2", "FSDP"), ("zero3", "DEEPSPEED")])
+def test_accelerate_reads_the_launch_configurations(name: str, kind: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(ROOT / "recipes" / "launch" / f"{name}.yaml"))
+    assert (config.distributed_type, config.num_processes) == (kind, 4)
+    assert config.fsdp_config.get("fsdp_version") == (2 if kind == "FSDP" else None)
+    assert config.deepspeed_config.get("zero_stage") == (3 if kind == "DEEPSPEED" else None)
 
 
 def test_demo() -> None:

@@ -140,7 +140,7 @@ def test_what_is_merged_is_the_scaled_product(family: str, make_model: MakeModel
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("taught", [False, True])
 def test_adapters_learn(optimizer: str, taught: bool, make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
-    source, teacher = make_model("qwen3", seed=1, hidden_size=256), make_model("qwen3")
+    source, teacher = make_model("qwen3", seed=1), make_model("qwen3", hidden_size=256)
     stages = (Stage(loss="hidden", steps=20, lr=1e-2), Stage(loss="logits", steps=30, lr=1e-2)) if taught else LABELS
     lora = LoraOptions(targets=("k_proj", "down_proj"))
     asked = options(text_file, teacher=str(teacher) if taught else None, stages=stages, lora=lora, optimizer=optimizer)

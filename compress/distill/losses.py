@@ -13,7 +13,7 @@ from torch.utils import checkpoint as recomputing
 
 from ...data.packing import IGNORE
 
-__all__ = ["Divergence", "divergence", "hidden_mse", "in_chunks", "next_token_loss"]
+__all__ = ["Divergence", "divergence", "hidden_mse", "in_chunks", "next_token_loss", "scored_labels"]
 
 Divergence = Literal["forward", "reverse", "js"]
 
@@ -23,14 +23,21 @@ def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE)
 
 
-def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+def scored_labels(ids: Tensor, labels: Tensor) -> Tensor:
+    """The labels [batch, seq]; every token where a batch has none, so that it still has a loss."""
+    return labels if bool((labels != IGNORE).any()) else ids
+
+
+def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor, average: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Mean squared error of hidden states [batch, seq, width], relative to the mean square of the teacher's.
 
     Only positions where mask [batch, seq] is true count. Dividing by the teacher's power keeps early and late layers,
-    whose magnitudes differ by orders, in one sum (hidden-state alignment: Jiao et al. 2020, section 3).
+    whose magnitudes differ by orders, in one sum (hidden-state alignment: Jiao et al. 2020, section 3). `average` makes that power
+    one of the whole batch, where this is a part of it.
     """
     target = teacher[mask].float()
-    return F.mse_loss(student[mask].float(), target) / target.pow(2).mean().clamp_min(1e-12)
+    power = target.pow(2).mean()
+    return F.mse_loss(student[mask].float(), target) / (average(power) if average else power).clamp_min(1e-12)
 
 
 def divergence(log_p: Tensor, log_q: Tensor, kind: Divergence = "forward") -> Tensor:

@@ -6,15 +6,16 @@ its parameters. Projections belong to the objective: they never reach the studen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from ...data.packing import IGNORE
-from .losses import Divergence, divergence, hidden_mse, in_chunks
-from .targets import Targets, last_hidden, logits_of
+from .losses import Divergence, divergence, hidden_mse, in_chunks, scored_labels
+from .targets import Targets, hidden_states, last_hidden, logits_of
 
 __all__ = ["HiddenAlignment", "LabelLearning", "LogitDistillation", "layer_pairs"]
 
@@ -27,15 +28,45 @@ def layer_pairs(student_layers: int, teacher_layers: int) -> list[tuple[int, int
     return [(i, round(i * teacher_layers / student_layers)) for i in range(1, student_layers + 1)]
 
 
-class HiddenAlignment(nn.Module):
-    """Stage 1: mean squared error between paired hidden states, through a learnt projection where widths differ."""
+class Objective(nn.Module):
+    """What all of them have: the student, what its loss is a mean over, and what accelerate asks of a model that it shards."""
 
-    def __init__(self, student: Any, teacher: Any) -> None:
+    def __init__(self, student: Any) -> None:
         super().__init__()
         self.student = student
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        return list(self.student._no_split_modules or ())
+
+    @property
+    def idle(self) -> list[nn.Parameter]:
+        """Parameters that no gradient reaches."""
+        return []
+
+    def tie_weights(self) -> None:
+        """Tie the student's."""
+        self.student.tie_weights()
+
+    def counted(self, ids: Tensor, labels: Tensor) -> int:
+        """How many things the loss of a batch [batch, seq] is a mean over: scored tokens."""
+        return int((labels[:, 1:] != IGNORE).sum())
+
+
+class HiddenAlignment(Objective):
+    """Stage 1: mean squared error between paired hidden states, through a learnt projection where widths differ.
+
+    Args:
+        student: the causal language model that learns.
+        teacher: the frozen one.
+        pairs: layers of student and teacher whose outputs are aligned, from 1 on (0 is the embedding); default: see `layer_pairs`.
+    """
+
+    def __init__(self, student: Any, teacher: Any, pairs: Sequence[tuple[int, int]] | None = None) -> None:
+        super().__init__(student)
         self._teacher = (teacher,)  # held without becoming a submodule
         s, t = student.config, teacher.config
-        self.pairs = layer_pairs(s.num_hidden_layers, t.num_hidden_layers)
+        self.pairs = list(pairs or layer_pairs(s.num_hidden_layers, t.num_hidden_layers))
         same = s.hidden_size == t.hidden_size
         device = next(student.parameters()).device
         made = [nn.Identity() if same else nn.Linear(s.hidden_size, t.hidden_size, bias=False) for _ in self.pairs]
@@ -44,14 +75,31 @@ class HiddenAlignment(nn.Module):
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
         """Mean loss over the pairs for a batch [batch, seq]; every real position counts, prompts too."""
         with torch.no_grad():
-            teacher = self._teacher[0](input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
-        student = self.student(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
-        mask = torch.ones_like(labels, dtype=torch.bool)
-        losses = [hidden_mse(p(student[i]), teacher[j], mask) for p, (i, j) in zip(self.projections, self.pairs, strict=True)]
-        return torch.stack(losses).mean()
+            teacher = hidden_states(self._teacher[0], ids)
+        student, mask = hidden_states(self.student, ids), torch.ones_like(labels, dtype=torch.bool)
+        pairs = zip(self.projections, self.pairs, strict=True)
+        return torch.stack([hidden_mse(p(student[i]), teacher[j], mask, over_processes) for p, (i, j) in pairs]).mean()
+
+    @property
+    def idle(self) -> list[nn.Parameter]:
+        """The head's, unless it is the embedding."""
+        return [] if self.student.config.tie_word_embeddings else list(self.student.get_output_embeddings().parameters())
+
+    def counted(self, ids: Tensor, labels: Tensor) -> int:
+        """Positions: prompts count too."""
+        return ids.numel()
 
 
-class LogitDistillation(nn.Module):
+def over_processes(value: Tensor) -> Tensor:
+    """The mean of a value that needs no gradient over all processes of a training, which have equal shares of its batch."""
+    if distributed.is_available() and distributed.is_initialized():
+        value = value.clone()
+        distributed.all_reduce(value)
+        value /= distributed.get_world_size()
+    return value
+
+
+class LogitDistillation(Objective):
     """Stage 2: (1 - hard) * divergence from the teacher + hard * cross-entropy with the data.
 
     Args:
@@ -66,15 +114,14 @@ class LogitDistillation(nn.Module):
     def __init__(
         self, student: Any, teacher: Targets, temperature: float, hard: float, vocab: int, kind: Divergence = "forward"
     ) -> None:  # fmt: skip
-        super().__init__()
-        self.student = student
+        super().__init__(student)
         self.targets = teacher
         self.temperature, self.hard, self.vocab = temperature, hard, vocab
         self.kind: Divergence = kind
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
         """Loss of a batch [batch, seq], mean over the scored positions."""
-        labels = _scored(ids, labels)
+        labels = scored_labels(ids, labels)
         scored = labels[:, 1:] != IGNORE
         target, hidden = self.targets.of(ids, labels, scored), last_hidden(self.student, ids)[:, :-1][scored]
         following = labels[:, 1:][scored]
@@ -90,16 +137,12 @@ class LogitDistillation(nn.Module):
         return in_chunks(len(hidden), LOGITS_AT_ONCE // self.vocab + 1, part) / max(len(hidden), 1)
 
 
-class LabelLearning(nn.Module):
+class LabelLearning(Objective):
     """Cross-entropy with the data; it needs no teacher."""
-
-    def __init__(self, student: Any) -> None:
-        super().__init__()
-        self.student = student
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
         """Loss of a batch [batch, seq], mean over the scored positions."""
-        labels = _scored(ids, labels)
+        labels = scored_labels(ids, labels)
         scored = labels[:, 1:] != IGNORE
         hidden, following = last_hidden(self.student, ids)[:, :-1][scored], labels[:, 1:][scored]
 
@@ -107,8 +150,3 @@ class LabelLearning(nn.Module):
             return F.cross_entropy(logits_of(self.student, hidden[at]).float(), following[at], reduction="sum")
 
         return in_chunks(len(hidden), LOGITS_AT_ONCE // self.student.config.vocab_size + 1, part) / max(len(hidden), 1)
-
-
-def _scored(ids: Tensor, labels: Tensor) -> Tensor:
-    """The labels; every token where a batch has none, so that it still has a loss."""
-    return labels if bool((labels != IGNORE).any()) else ids

@@ -26,6 +26,10 @@ class Stage(BaseModel):
     divergence: Divergence = Field(default="forward", description="of the logits: forward KL, reverse KL, or js (Jensen-Shannon)")
     temperature: float = Field(default=1.0, gt=0, description="of the KL")
     hard: float = Field(default=0.0, ge=0, le=1, description="share of cross-entropy with the data in the logits stage")
+    layers: tuple[tuple[int, int], ...] | None = Field(
+        default=None, min_length=1, description="pairs of student and teacher layers to align, from 1 on; default: evenly over the depth"
+    )
+    data: str | None = Field(default=None, description="what this stage learns on; default: the step's data")
 
 
 class StudentFrom(PruneOptions):
@@ -60,6 +64,9 @@ class DistillOptions(BaseModel):
     lora: LoraOptions | None = Field(default=None, description="learn low-rank adapters, merged at the end; default: all weights learn")
     qat: QatOptions | None = Field(default=None, description="learn with fake-quantized weights and write them packed")
     optimizer: Literal["adamw", "muon"] = Field(default="adamw", description="muon: orthogonal steps for matrices, AdamW for the rest")
+    accumulate: int = Field(default=1, gt=0, description="parts that the rows of a step are taken in, one after the other")
+    checkpoint_layers: bool = Field(default=False, description="keep no activations within layers and compute them again for the gradient")
+    save_every: int = Field(default=100, gt=0, description="steps after which the state is kept for a run that is killed")
     bf16: bool | None = Field(default=None, description="bfloat16 matrix products; default: where the processor has them")
 
     @field_validator("teacher", mode="before")
@@ -82,6 +89,10 @@ class DistillOptions(BaseModel):
         if self.teacher_cache and any(stage.loss == "hidden" for stage in self.stages):
             raise ValueError("a teacher cache holds no hidden states: align them in a step before, or leave the stage `hidden` out")
         return self
+
+    def data_of(self, stage: Stage) -> str:
+        """What a stage learns on."""
+        return stage.data or self.data
 
     @model_validator(mode="after")
     def _no_adapters(self) -> DistillOptions:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,72 +21,127 @@ from ...errors import Refused, UsageError
 from ...loading import load_model, load_tokenizer, pick_device
 from ...models import Family
 from ...steps import StepContext, StepResult, as_tensor
+from ...workplace import workplace
 from ..prune.runner import PruneOptions, prune
+from .checks import SharedVocabulary, check_sharded, check_sizes, shared_vocabulary
 from .lora import LoraOptions, adapted, lora_targets
 from .objectives import HiddenAlignment, LabelLearning, LogitDistillation
 from .options import DistillOptions, Stage, StudentFrom
+from .processes import Processes
 from .qat import CENTRED, QuantizedStudent, check_widths, starting_integers, with_packed
+from .saves import FINISHED, Saves
+from .sharding import is_sharded, whole_state
 from .sparse import zeros_of
 from .targets import OnlineTeacher, Targets
 from .teacher_cache import CachedTeacher
-from .trainer import TrainConfig, train
+from .trainer import NotFinite, TrainConfig, train
 
-__all__ = ["distill", "shared_vocabulary"]
+__all__ = ["distill"]
 
 
 def distill(options: DistillOptions, source: Path, out: Path, context: StepContext) -> StepResult:
     """Train a student, on a teacher or on the data alone, and write it to `out`.
 
+    In several processes all of them call this, with the same arguments; the main one writes.
+
     Raises:
-        Refused: the tokenizers differ, the weights do not fit the grid to learn on, or adapters were asked for on a sparse student.
+        Refused: the tokenizers differ, the student is larger than its teacher, the weights do not fit the grid to learn on, or adapters
+            were asked for on a sparse student.
         UsageError: an input is broken, the data too small, a matrix to adapt unknown, or a teacher cache not this teacher's.
-        EdgewrightError: the loss stopped being finite.
+        EdgewrightError: the loss stopped being finite (the student of the last save is kept), the memory ran out, or another process ended.
     """
-    teacher_dir = context.resolve(options.teacher) if options.teacher else None
     device = pick_device(context.device)
-    with scratch_directory(out.with_name(f".{out.name}.student")) as made:
-        student_dir, notes, provenance = _student(options, source, made, context)
-        family, config = _trainable(student_dir, options)
-        vocab, vocab_note = shared_vocabulary(teacher_dir, student_dir) if teacher_dir else (0, "")
-        torch.manual_seed(context.seed)
-        teacher, targets = _teaching(options, teacher_dir, vocab, student_dir, context, device)
-        student = load_model(student_dir, device)
-        put_back = zeros_of(student, family, student_dir)
-        low_bit = _on_grid(options, student, family, student_dir, context)
-        with _learning(student, family, options.lora, put_back is not None, notes):
-            hold = [f for f in (put_back, low_bit.restrain if low_bit else None) if f]
-            losses = _stages(options, student, (teacher, targets), vocab, student_dir, context, device, hold)
-        packed = low_bit.packed() if low_bit else {}
-        notes += [low_bit.told(packed)] if low_bit else []
-        notes += [targets.told()] if isinstance(targets, CachedTeacher) else []
-        dtype = stored_dtype(config)
-        tied = set(student._tied_weights_keys or ()) if student.config.tie_word_embeddings else set()
-        state = family.stored({k: v.detach().cpu().to(dtype) for k, v in student.state_dict().items() if k not in tied})
-        if options.qat:
-            state, config = with_packed(state, packed), {**config, "quantization_config": options.qat.block()}
-        taught_by = content_hash(teacher_dir) if teacher_dir else None
-        provenance |= {"kind": "checkpoint", "step": "distill", "teacher": taught_by, "options": options.model_dump()}
-        provenance |= {"sparsity": "2:4"} if put_back else {}
-        write_checkpoint(out, state, config, student_dir, provenance)
+    processes = Processes(device)
+    depends_on = {**context.depends_on, "processes": processes.count} if context.depends_on else {}
+    place = out.with_name(f".{out.name}.learning")
+    with (
+        processes.together(),
+        processes.inside(lambda: workplace(out, "learning", depends_on, FINISHED, context.fresh), place),
+        processes.inside(lambda: scratch_directory(out.with_name(f".{out.name}.student")), out.with_name(f".{out.name}.student")) as made,
+    ):
+        saves = Saves(place if depends_on else None, options.save_every, processes)
+        return _distill(options, source, out, context, made, _Learning(device, processes, saves))
+
+
+@dataclass(frozen=True)
+class _Learning:
+    """Where learning happens: device, processes, and what is kept of it on the way."""
+
+    device: str
+    processes: Processes
+    saves: Saves
+
+
+def _distill(options: DistillOptions, source: Path, out: Path, context: StepContext, made: Path, where: _Learning) -> StepResult:
+    teacher_dir, processes = context.resolve(options.teacher) if options.teacher else None, where.processes
+    student_dir, notes, provenance = _student(options, source, made, context, processes)
+    family, config = _trainable(student_dir, options, teacher_dir)
+    shared = shared_vocabulary(teacher_dir, student_dir) if teacher_dir else SharedVocabulary(0, student_dir, [])
+    config |= _special_ids(shared.tokenizer) if shared.tokenizer != student_dir else {}
+    torch.manual_seed(context.seed)
+    teacher, targets = _teaching(options, teacher_dir, shared, context, where)
+    student = load_model(student_dir, where.device)
+    put_back = zeros_of(student, family, student_dir)
+    check_sharded(options, sparse=put_back is not None, sharded=processes.sharded)
+    low_bit = _on_grid(options, student, family, student_dir, context)
+    provenance |= {"kind": "checkpoint", "step": "distill", "teacher": content_hash(teacher_dir) if teacher_dir else None}
+    provenance |= {"options": options.model_dump()} | ({"sparsity": "2:4"} if put_back else {})
+    failed: NotFinite | None = None
+    with _learning(student, family, options.lora, put_back is not None, notes):
+        hold = [f for f in (put_back, low_bit.restrain if low_bit else None) if f]
+        try:
+            student = _stages(options, student, (teacher, targets), shared, student_dir, context, where, hold)
+        except NotFinite as error:
+            if not where.saves.whole:
+                raise NotFinite(f"{error}; {where.saves.told()}", error.hint) from error
+            failed = error  # the student has its last good weights again
+    packed = low_bit.packed() if low_bit else {}
+    notes += [low_bit.told(packed)] if low_bit else []
+    notes += [targets.told()] if isinstance(targets, CachedTeacher) else []
+    notes += [processes.told(options.batch_size)] if processes.count > 1 else []
+    state = _stored(student, family, config)
+    if options.qat:
+        state, config = with_packed(state, packed), {**config, "quantization_config": options.qat.block()}
+    good = out if failed is None else out.with_name(f"{out.name}.last-good")
+    processes.first(lambda: write_checkpoint(good, state, config, shared.tokenizer, provenance))
+    if failed:
+        raise NotFinite(f"{failed}; {where.saves.told()}, and the student of then is in {good}", failed.hint) from failed
+    losses = where.saves.losses
     first_last = "; ".join(f"{name}: {curve[0]:.4f} -> {sum(curve[-10:]) / len(curve[-10:]):.4f}" for name, curve in losses.items())
     tokens = sum(s.steps for s in options.stages) * options.batch_size * options.seq_len
-    notes += [f"loss {first_last}", f"{tokens:,} tokens seen"] + ([vocab_note] if vocab_note else [])
+    notes += [f"loss {first_last}", f"{tokens:,} tokens seen", *shared.notes]
     return StepResult(notes, {"loss": losses})
 
 
-def _student(options: DistillOptions, source: Path, made: Path, context: StepContext) -> tuple[Path, list[str], dict[str, Any]]:
+def _special_ids(tokenizer: Path) -> dict[str, Any]:
+    """The ids in a config.json that go with a tokenizer."""
+    return {name: value for name, value in read_config(tokenizer).items() if name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+
+
+def _stored(student: Any, family: Family, config: dict[str, Any]) -> dict[str, Tensor]:
+    """The student's tensors as its checkpoint has them: tied ones once, in its type."""
+    dtype = stored_dtype(config)
+    tied = set(student._tied_weights_keys or ()) if student.config.tie_word_embeddings else set()
+    return family.stored({k: v.detach().cpu().to(dtype) for k, v in student.state_dict().items() if k not in tied})
+
+
+def _student(
+    options: DistillOptions, source: Path, made: Path, context: StepContext, processes: Processes
+) -> tuple[Path, list[str], dict[str, Any]]:  # fmt: skip
     """The student's directory (cut from another model when the recipe says so), notes and provenance."""
     if isinstance(options.student, StudentFrom):
-        cut = PruneOptions(**options.student.model_dump(exclude={"source"}))
-        result = prune(cut, context.resolve(options.student.source), made, context)
+        cut, model = PruneOptions(**options.student.model_dump(exclude={"source"})), context.resolve(options.student.source)
+        result = processes.first(lambda: prune(cut, model, made, context)) or StepResult()
         return made, [f"student: {note}" for note in result.notes], {"student_cut": result.details.get("kept_layers")}
     folder = context.resolve(options.student) if options.student else source
     return folder, [], {"student": content_hash(folder)}
 
 
-def _trainable(student: Path, options: DistillOptions) -> tuple[Family, dict[str, Any]]:
+def _trainable(student: Path, options: DistillOptions, teacher: Path | None) -> tuple[Family, dict[str, Any]]:
     """Family and config of a student, once it is clear that it can learn in this way."""
     family, config = read_family(student)
+    if teacher:
+        check_sizes(read_family(teacher), (family, config), options.stages)
     if quantization(config) and not options.qat:
         raise UsageError(f"{student}: a packed checkpoint cannot learn", "distill first, then quantize; or learn on its grid, with `qat`")
     if options.lora:
@@ -124,81 +181,105 @@ def _learning(student: Any, family: Family, lora: LoraOptions | None, sparse: bo
 
 
 def _teaching(
-    options: DistillOptions, folder: Path | None, vocab: int, tokenizer_dir: Path, context: StepContext, device: str
+    options: DistillOptions, folder: Path | None, shared: SharedVocabulary, context: StepContext, where: _Learning
 ) -> tuple[Any, Targets | None]:  # fmt: skip
     """The teacher in memory, if it must stay there, and the targets it gives; what a cache lacks is added before any student is loaded."""
     if folder is None:
         return None, None
     if options.teacher_cache is None:
-        teacher = load_model(folder, device).requires_grad_(False)
-        return teacher, OnlineTeacher(teacher, vocab)
-    logits = [stage.loss == "logits" for stage in options.stages]
-    temperatures = [stage.temperature for stage, taught in zip(options.stages, logits, strict=True) if taught]
-    cache = CachedTeacher(options.teacher_cache, content_hash(folder), vocab, temperatures)
-    stream = _rows(options, tokenizer_dir, context.seed)
-    sizes = [stage.steps * options.batch_size for stage in options.stages]
-    needed = (row for size, taught in zip(sizes, logits, strict=True) for row in itertools.islice(stream, size) if taught)
+        teacher = load_model(folder, where.device).requires_grad_(False)
+        return teacher, OnlineTeacher(teacher, shared.size)
+    where.processes.first(lambda: _filled(options, folder, shared, context, where.device))
+    return None, _cache(options, folder, shared.size)
+
+
+def _cache(options: DistillOptions, folder: Path, vocab: int) -> CachedTeacher:
+    assert options.teacher_cache is not None
+    temperatures = [stage.temperature for stage in options.stages if stage.loss == "logits"]
+    return CachedTeacher(options.teacher_cache, content_hash(folder), vocab, temperatures)
+
+
+def _filled(options: DistillOptions, folder: Path, shared: SharedVocabulary, context: StepContext, device: str) -> None:
+    """Ask the teacher for what its cache lacks of the rows to come."""
+    cache, rows = _cache(options, folder, shared.size), _Rows(options, shared.tokenizer, context.seed)
+    stages = ((stage, rows.of(stage)) for stage in options.stages)
+    needed = (row for stage, stream in stages for row in stream if stage.loss == "logits")
     if missing := list(cache.missing(needed)):
         cache.fill(load_model(folder, device).requires_grad_(False), missing, options.batch_size)
-    return None, cache
 
 
 def _stages(
-    options: DistillOptions, student: nn.Module, taught_by: tuple[Any, Targets | None], vocab: int, tokenizer_dir: Path,
-    context: StepContext, device: str, hold: Sequence[Callable[[], None]],
-) -> dict[str, list[float]]:  # fmt: skip
+    options: DistillOptions, student: Any, taught_by: tuple[Any, Targets | None], shared: SharedVocabulary, student_dir: Path,
+    context: StepContext, where: _Learning, hold: Sequence[Callable[[], None]],
+) -> Any:  # fmt: skip
+    """The student after all stages: the one given, or a new one with its weights, where they were sharded."""
+
     def after_step() -> None:
         for keep in hold:
             keep()
 
-    rows = _rows(options, tokenizer_dir, context.seed)
-    losses: dict[str, list[float]] = {}
+    rows, saves = _Rows(options, shared.tokenizer, context.seed), where.saves
+    names, resumed = _names(options.stages), saves.stage
     for number, stage in enumerate(options.stages, 1):
-        objective = _objective(stage, student, *taught_by, vocab)
-        config = TrainConfig(stage.steps, stage.lr, options.batch_size, bf16=options.bf16, optimizer=options.optimizer, device=device)
-        name = stage.loss if stage.loss not in losses else f"{stage.loss}-{number}"
-        losses[name] = train(objective, rows, config, f"learning ({stage.loss})", after_step)
-    return losses
+        stream = rows.of(stage)
+        if number < resumed:
+            deque(stream, maxlen=0)
+            continue
+        if options.checkpoint_layers:
+            student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        objective = _objective(stage, student, *taught_by, shared.size)
+        config = TrainConfig(
+            stage.steps, stage.lr, options.batch_size, options.accumulate, bf16=options.bf16, optimizer=options.optimizer,
+            device=where.device,
+        )  # fmt: skip
+        keeper = saves.of_stage(number, stage.steps, names[number], last=number == len(options.stages))
+        saves.losses[names[number]] = train(objective, stream, config, f"learning ({stage.loss})", after_step, keeper)
+        deque(stream, maxlen=0)  # as a stage that was saved at its end takes no step
+        if is_sharded(student):
+            state, student = whole_state(student), load_model(student_dir, where.device)
+            student.load_state_dict(state)
+    return student
+
+
+def _names(stages: Sequence[Stage]) -> dict[int, str]:
+    """What the losses of every stage are called: by their kind, with the number where an earlier stage has it."""
+    names: dict[int, str] = {}
+    for number, stage in enumerate(stages, 1):
+        names[number] = f"{stage.loss}-{number}" if stage.loss in names.values() else stage.loss
+    return names
 
 
 def _objective(stage: Stage, student: nn.Module, teacher: Any, targets: Targets | None, vocab: int) -> nn.Module:
     if targets is None or stage.loss == "labels":
         return LabelLearning(student)
     if stage.loss == "hidden":
-        return HiddenAlignment(student, teacher)
+        return HiddenAlignment(student, teacher, stage.layers)
     return LogitDistillation(student, targets, stage.temperature, stage.hard, vocab, stage.divergence)
 
 
-def _rows(options: DistillOptions, tokenizer_dir: Path, seed: int) -> Iterator[Tensor]:
+class _Rows:
+    """What the stages learn on, each after the one before it that has the same data."""
+
+    def __init__(self, options: DistillOptions, tokenizer_dir: Path, seed: int) -> None:
+        self._options, self._tokenizer_dir, self._seed = options, tokenizer_dir, seed
+        self._streams: dict[str, Iterator[Tensor]] = {}
+
+    def of(self, stage: Stage) -> Iterator[Tensor]:
+        """The rows of a stage; to be used up before the next one's."""
+        data = self._options.data_of(stage)
+        if data not in self._streams:
+            self._streams[data] = _rows(self._options, data, self._tokenizer_dir, self._seed)
+        return itertools.islice(self._streams[data], stage.steps * self._options.batch_size)
+
+
+def _rows(options: DistillOptions, data: str, tokenizer_dir: Path, seed: int) -> Iterator[Tensor]:
     """Rows without end: a generator is endless itself, files go round in shuffled epochs."""
-    source, tokenizer = Source.parse(options.data), load_tokenizer(tokenizer_dir)
+    source, tokenizer = Source.parse(data), load_tokenizer(tokenizer_dir)
     stream = training_rows(tokenizer, source, options.seq_len, seed)
     if source.kind == "builtin":
         return (as_tensor(row) for row in stream)
     every = list(stream)
     learnt = every[: len(every) - options.hold_out]
     if not learnt:
-        raise UsageError(f"{options.data}: {len(every)} rows, all of which are held out", "give more data, or hold fewer rows out")
+        raise UsageError(f"{data}: {len(every)} rows, all of which are held out", "give more data, or hold fewer rows out")
     return (as_tensor(row) for row in shuffled_forever(learnt, seed))
-
-
-def shared_vocabulary(teacher: Path, student: Path) -> tuple[int, str]:
-    """How many logits both models share, and a note when padding was cut off.
-
-    Vocabularies of one family are padded differently (Qwen2.5: 152064 and 151936 rows for the same tokens).
-
-    Raises:
-        Refused: the same id means different tokens, so the logits cannot be compared.
-    """
-    (t_family, t_config), (s_family, s_config) = read_family(teacher), read_family(student)
-    t_size, s_size = t_family.shape(t_config).vocab_size, s_family.shape(s_config).vocab_size
-    t_tokens = {i: token for token, i in load_tokenizer(teacher).get_vocab().items()}
-    s_tokens = {i: token for token, i in load_tokenizer(student).get_vocab().items()}
-    for i in sorted(t_tokens.keys() | s_tokens.keys()):
-        if t_tokens.get(i) != s_tokens.get(i) and i < min(t_size, s_size):
-            raise Refused(
-                f"teacher and student tokenize differently: id {i} is {t_tokens.get(i)!r} to one and {s_tokens.get(i)!r} to the other",
-                "choose a student of the teacher's family",
-            )
-    size = min(t_size, s_size)
-    return size, "" if t_size == s_size else f"logits cut to the {size} ids both models have (teacher {t_size}, student {s_size})"

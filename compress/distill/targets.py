@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["OnlineTeacher", "Target", "Targets", "last_hidden", "logits_of"]
+__all__ = ["OnlineTeacher", "Target", "Targets", "hidden_states", "last_hidden", "logits_of"]
 
 Target = Callable[[slice, Tensor, float], tuple[Tensor, Tensor]]
 """From a slice of a batch's scored tokens, the student's logits [tokens, vocab] there and a temperature: the log-probabilities of teacher
@@ -32,6 +32,11 @@ class Targets(Protocol):
 def last_hidden(model: Any, ids: Tensor) -> Tensor:
     """What a causal language model's head reads, [batch, seq, width]."""
     return model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+
+
+def hidden_states(model: Any, ids: Tensor) -> tuple[Tensor, ...]:
+    """The embedding and every layer's output, [batch, seq, width] each, without the head's logits."""
+    return model.get_decoder()(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
 
 
 def logits_of(model: Any, hidden: Tensor) -> Tensor:

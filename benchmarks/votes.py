@@ -1,0 +1,107 @@
+"""Which of several chains of thought for one question to learn from: the vote, the check against the known answer, the filters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["REASONS", "Chain", "ChoiceRules", "Same", "Vote", "choose_chains", "majority"]
+
+Same = Callable[[str, str], bool]
+"""Whether two final answers are one."""
+REASONS = {
+    "unfinished": "cut off at the longest answer allowed",
+    "no answer": "no final answer was found",
+    "no majority": "too few of the question's chains agree",
+    "outvoted": "another answer won the vote",
+    "wrong": "not the answer that the source gives",
+    "short": "fewer tokens than allowed",
+    "long": "more tokens than allowed",
+    "uncertain": "a higher mean entropy than allowed",
+    "repeated": "the same text as another kept chain of the question",
+    "surplus": "more kept chains of the question than wanted",
+}
+"""Why a chain is not kept, in the order in which it is asked."""
+
+
+class ChoiceRules(BaseModel):
+    """What a chain must be to be learnt from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    accept: Literal["both", "verified", "majority"] = Field(
+        default="both", description="chains whose answer the source confirms and the vote elects (both), or one of the two"
+    )
+    agreement: float = Field(default=0.5, ge=0, le=1, description="share of a question's chains that must agree for a majority")
+    keep: int = Field(default=4, gt=0, description="chains a question at most, the most certain ones")
+    min_tokens: int = Field(default=0, ge=0, description="shortest chain")
+    max_tokens: int | None = Field(default=None, gt=0, description="longest chain; default: what was allowed to be written")
+    max_entropy: float | None = Field(default=None, gt=0, description="highest mean entropy of a chain's tokens, in nats; default: any")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One chain of thought with its final answer, as a model wrote it."""
+
+    text: str
+    answer: str
+    """Empty where none was found."""
+    correct: bool
+    """Whether the source's answer confirms it."""
+    tokens: int
+    entropy: float
+    """Mean over its tokens, nats."""
+    finished: bool
+    """Whether the model ended it by itself."""
+
+
+@dataclass(frozen=True)
+class Vote:
+    """The answer that most chains gave (the first of those that tie), how many did, and whose numbers they are."""
+
+    answer: str
+    votes: int
+    voters: frozenset[int]
+
+
+def majority(answers: Sequence[str], same: Same) -> Vote:
+    """The vote of self-consistency (Wang et al. 2022, section 2); empty answers do not vote."""
+    ballots: dict[str, list[int]] = {}
+    for number, answer in enumerate(answers):
+        if answer:
+            first = answer if answer in ballots else next((known for known in ballots if same(known, answer)), answer)
+            ballots.setdefault(first, []).append(number)
+    if not ballots:
+        return Vote("", 0, frozenset())
+    elected = max(ballots, key=lambda answer: len(ballots[answer]))
+    return Vote(elected, len(ballots[elected]), frozenset(ballots[elected]))
+
+
+def choose_chains(chains: Sequence[Chain], vote: Vote, rules: ChoiceRules) -> list[str]:
+    """Of each chain of a question why it is not kept, one of `REASONS`; empty for those that are."""
+    found = [_reason(chain, number in vote.voters, vote.votes / len(chains), rules) for number, chain in enumerate(chains)]
+    kept: set[str] = set()
+    for number in sorted(range(len(chains)), key=lambda number: (chains[number].entropy, number)):
+        text = chains[number].text
+        if not found[number]:
+            found[number] = "repeated" if text in kept else "surplus" if len(kept) == rules.keep else ""
+        if not found[number]:
+            kept.add(text)
+    return found
+
+
+def _reason(chain: Chain, elected: bool, share: float, rules: ChoiceRules) -> str:
+    tests = {
+        "unfinished": not chain.finished,
+        "no answer": not chain.answer,
+        "no majority": rules.accept != "verified" and share < rules.agreement,
+        "outvoted": rules.accept != "verified" and not elected,
+        "wrong": rules.accept != "majority" and not chain.correct,
+        "short": chain.tokens < rules.min_tokens,
+        "long": rules.max_tokens is not None and chain.tokens > rules.max_tokens,
+        "uncertain": rules.max_entropy is not None and chain.entropy > rules.max_entropy,
+    }
+    return next((reason for reason, holds in tests.items() if holds), "")

@@ -1,0 +1,103 @@
+"""What is made sure of before a student learns: that the two tokenize alike, fit each other in size, and can be shared out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...checkpoint import read_family
+from ...errors import Refused, UsageError
+from ...loading import load_tokenizer
+from ...models import Family
+from .options import DistillOptions, Stage
+
+__all__ = ["SharedVocabulary", "check_sharded", "check_sizes", "shared_vocabulary"]
+
+Model = tuple[Family, Mapping[str, Any]]
+"""A model's family and config."""
+
+
+def check_sizes(teacher: Model, student: Model, stages: Sequence[Stage]) -> None:
+    """Stop where the student is larger than its teacher, or a stage aligns layers that are not there.
+
+    Raises:
+        Refused: the student's decoder layers have more parameters than the teacher's.
+        UsageError: no such layer.
+    """
+    large, small = (_decoder_parameters(*model) for model in (teacher, student))
+    if small > large:
+        raise Refused(
+            f"the student ({small:,} parameters beside its vocabulary) is larger than the teacher ({large:,}), so that it would be slower "
+            "than what it learns from",
+            "exchange the two, or cut a student from the teacher: `edgewright prune`",
+        )
+    depths = [family.shape(config).num_hidden_layers for family, config in (student, teacher)]
+    for stage in stages:
+        for pair in stage.layers or ():
+            for who, layer, depth in zip(("student", "teacher"), pair, depths, strict=True):
+                if not 0 <= layer <= depth:
+                    raise UsageError(
+                        f"layers {list(pair)}: the {who} has {depth} layers, and no layer {layer}",
+                        "pairs are [student layer, teacher layer], from 1 on; leave `layers` out to align evenly over the depth",
+                    )
+
+
+def _decoder_parameters(family: Family, config: Mapping[str, Any]) -> int:
+    return family.parameters({**config, "vocab_size": 0})
+
+
+def check_sharded(options: DistillOptions, *, sparse: bool, sharded: bool) -> None:
+    """Stop where weights that every process has a part of cannot learn in the way that is asked for.
+
+    Raises:
+        Refused: naming the ways.
+    """
+    asked = {"qat": options.qat, "lora": options.lora, "optimizer: muon": options.optimizer == "muon", "a 2:4 sparse student": sparse}
+    if sharded and (wrong := [name for name, there in asked.items() if there]):
+        raise Refused(
+            f"{', '.join(wrong)}: not with sharded weights (FSDP or DeepSpeed), of which each process has a part",
+            "start the processes without sharding (torchrun), or leave it out",
+        )
+
+
+@dataclass(frozen=True)
+class SharedVocabulary:
+    """What two models have in common of their vocabularies."""
+
+    size: int
+    """Logits that both have."""
+    tokenizer: Path
+    """The directory whose tokenizer both are used with: the student's, unless added tokens have other names to the teacher."""
+    notes: list[str]
+
+
+def shared_vocabulary(teacher: Path, student: Path) -> SharedVocabulary:
+    """Compare two vocabularies id by id.
+
+    Those of one family are padded differently (Qwen2.5: 152064 and 151936 rows for the same tokens). Tokens that were added for
+    conversations may have other names (DeepSeek-R1's distilled Qwen): the student then learns, and is written, with the teacher's.
+
+    Raises:
+        Refused: the same id means different text, so that the logits cannot be compared, or the teacher has tokens that the student lacks.
+    """
+    sizes = [family.shape(config).vocab_size for family, config in (read_family(teacher), read_family(student))]
+    tokenizers = [load_tokenizer(teacher), load_tokenizer(student)]
+    t_tokens, s_tokens = ({i: token for token, i in tokenizer.get_vocab().items()} for tokenizer in tokenizers)
+    size, added = min(sizes), {i for tokenizer in tokenizers for i in tokenizer.added_tokens_decoder}
+    unlike = [i for i in sorted(t_tokens.keys() | s_tokens.keys()) if i < size and t_tokens.get(i) != s_tokens.get(i)]
+    for i in unlike:
+        if i not in added:
+            raise Refused(
+                f"teacher and student tokenize differently: id {i} is {t_tokens.get(i)!r} to one and {s_tokens.get(i)!r} to the other",
+                "choose a student of the teacher's family",
+            )
+    notes = [] if len(set(sizes)) == 1 else [f"logits cut to the {size} ids both models have (teacher {sizes[0]}, student {sizes[1]})"]
+    if not unlike:
+        return SharedVocabulary(size, student, notes)
+    if (last := max(t_tokens)) >= sizes[1]:
+        raise Refused(f"the teacher's token {t_tokens[last]!r} has id {last}, and the student {sizes[1]} ids", "choose another student")
+    first = unlike[0]
+    names = f"{len(unlike)} added tokens have other names (id {first}: {t_tokens.get(first)!r}, to the student {s_tokens.get(first)!r})"
+    return SharedVocabulary(size, teacher, [*notes, f"{names}: the student has the teacher's tokenizer now"])
