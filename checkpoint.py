@@ -32,6 +32,7 @@ __all__ = [
     "content_hash",
     "copy_tokenizer",
     "disk_error",
+    "file_hash",
     "read_config",
     "read_family",
     "read_provenance",
@@ -182,10 +183,14 @@ def content_hash(path: Path, skip: str = "") -> str:
     digest = hashlib.sha256()
     files = sorted(p for p in path.rglob("*") if p.is_file() and p.name not in (skip, CARD))
     for file in files:
-        digest.update(file.relative_to(path).as_posix().encode() + b"\0")
-        with file.open("rb") as handle:
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
+        digest.update(file.relative_to(path).as_posix().encode() + b"\0" + bytes.fromhex(file_hash(file)))
     return digest.hexdigest()
+
+
+def file_hash(file: Path) -> str:
+    """sha256 of a file's bytes."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def weight_bytes(path: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ from .benchmarks.report import write_report
 from .benchmarks.tasks import Task
 from .benchmarks.traces import TracesOptions, make_traces
 from .budget import fitted
-from .checkpoint import PROVENANCE, atomic_directory, content_hash, read_provenance, resolve, weight_bytes, write_json
+from .checkpoint import PROVENANCE, atomic_directory, content_hash, file_hash, read_provenance, resolve, weight_bytes, write_json
 from .compress.distill.options import DistillOptions, StudentFrom
 from .compress.distill.runner import distill
 from .compress.iterate import INPUT, IterateOptions, iterate
@@ -384,14 +383,11 @@ def run_traces(options: TracesOptions, model: str, out: Path, seed: int, device:
         "data": {options.prompts: Source.parse(options.prompts).fingerprint()}, "seed": seed, "device": pick_device(device),
         "code": code_version(MEASURE_CODE),
     }  # fmt: skip
-    if not fresh and old.get("fingerprint") == fingerprint(fields) and out.is_file() and old["sha256"] == _sha256(out):
+    if not fresh and old.get("fingerprint") == fingerprint(fields) and out.is_file() and old["sha256"] == file_hash(out):
         return {**old["report"], "reused": True}
     out.parent.mkdir(parents=True, exist_ok=True)
     report = make_traces(options, source, fields["inputs"][model], out, seed, fields["device"], fields, fresh)
-    write_json(record, {"edgewright": __version__, "fingerprint": fingerprint(fields), **fields, "sha256": _sha256(out), "report": report})
+    write_json(
+        record, {"edgewright": __version__, "fingerprint": fingerprint(fields), **fields, "sha256": file_hash(out), "report": report}
+    )
     return {**report, "reused": False}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

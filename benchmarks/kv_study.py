@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from ..loading import load_tokenizer
 from .accuracy import exact_match, score_text
 from .backends import TorchBackend, is_artifact
 from .kv_cache import CacheBackend, KvScheme, cache_bytes, calibrated_scales
+from .statistics import share_error
 
 __all__ = ["KvOptions", "kv_study"]
 
@@ -106,6 +106,5 @@ def _metrics(
     for task in options.tasks:
         answers = exact_match(backend, tokenizer, Source.parse(f"builtin:{task}").problems(options.limit), options.max_new_tokens)
         count, share = len(answers), sum(answer.correct for answer in answers) / len(answers)
-        stderr = math.sqrt(share * (1 - share) / (count - 1))
-        metrics |= {f"accuracy/{task}": share, f"accuracy/{task}/stderr": stderr, f"accuracy/{task}/n": count}
+        metrics |= {f"accuracy/{task}": share, f"accuracy/{task}/stderr": share_error(share, count), f"accuracy/{task}/n": count}
     return metrics

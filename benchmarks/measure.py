@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from .backends import Backend, is_artifact, open_backend
 from .kv_cache import KvScheme, cache_bytes
 from .latency import LatencyOptions, time_against, time_alone
 from .measurements import problem_samples, problems_hash, window_samples, write_lines
+from .statistics import share_error
 from .tasks import Task, TaskSettings, run_task
 
 __all__ = ["EvaluateOptions", "LatencyOptions", "Measurement", "Reference", "bench_path", "measure"]
@@ -119,7 +119,7 @@ def _answered(result: Measurement, task: str, answers: Sequence[Answer]) -> None
     share = right / count
     result.metrics |= {
         f"accuracy/{task}": share,
-        f"accuracy/{task}/stderr": math.sqrt(share * (1 - share) / (count - 1)),
+        f"accuracy/{task}/stderr": share_error(share, count),
         f"accuracy/{task}/n": count,
     }
     result.samples[f"accuracy/{task}"] = problem_samples([a.correct for a in answers])

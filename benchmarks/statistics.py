@@ -15,7 +15,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Interval", "bounds", "resample", "samples_needed"]
+__all__ = ["Array", "Interval", "bounds", "resample", "samples_needed", "share_error"]
 
 Array = NDArray[np.float64]
 CELLS = 4_000_000
@@ -105,3 +105,8 @@ def samples_needed(estimate: float, limit: float, interval: Interval, samples: i
         return None
     z = NORMAL.inv_cdf(confidence)
     return max(samples + 1, math.ceil(samples * (half / gap * (z + NORMAL.inv_cdf(POWER)) / z) ** 2))
+
+
+def share_error(share: float, count: int) -> float:
+    """The standard error of a share of `count` samples."""
+    return math.sqrt(share * (1 - share) / max(count - 1, 1))

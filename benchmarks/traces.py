@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +30,7 @@ from .generation import ROWS_A_BATCH, TOKENS_A_BATCH, by_length, end_tokens_of, 
 from .measurements import write_text
 from .questions import extract_answer, read_pairs, require_math_verify, same_answer
 from .sampling import Sampler, uniforms
+from .statistics import share_error
 from .votes import REASONS, Chain, ChoiceRules, Same, Vote, choose_chains, majority
 
 __all__ = ["Question", "TracesOptions", "ask_teacher", "make_traces", "read_questions"]
@@ -220,13 +220,9 @@ def _chosen(
         "chains": total, "tokens": sum(chain.tokens for chains in answered for chain in chains), "kept": len(lines),
         "questions_with_traces": with_traces, "rejected": {reason: rejected[reason] for reason in REASONS if rejected[reason]},
         "pass@1": right / total, f"maj@{options.chains}": elected / len(questions),
-        "stderr": _stderr(elected / len(questions), len(questions)), "doubted_rows": doubted[:DOUBTED], "doubted": len(doubted),
+        "stderr": share_error(elected / len(questions), len(questions)), "doubted_rows": doubted[:DOUBTED], "doubted": len(doubted),
     }  # fmt: skip
     return lines, report
-
-
-def _stderr(share: float, count: int) -> float:
-    return math.sqrt(share * (1 - share) / count)
 
 
 def _line(question: Question, number: int, chain: Chain, vote: Vote, label: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from onnx import TensorProto
 
 from .. import __version__
 from ..benchmarks.backends import end_tokens
-from ..checkpoint import PROVENANCE, atomic_directory
+from ..checkpoint import PROVENANCE, atomic_directory, file_hash
 from ..errors import Refused, UsageError
 from ..export.engine import EngineSpec, spec_block
 from ..export.precision import precision_of
@@ -119,10 +119,7 @@ def _bytes(content: Path | bytes) -> bytes:
 
 
 def _sha256(content: Path | bytes) -> str:
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_hash(content)
 
 
 def _engine(
