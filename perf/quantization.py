@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ..benchmarks.accuracy import Text, score_text
 from ..benchmarks.backends import TorchBackend
-from ..compress.distill.trainer import bf16_is_fast
+from ..compress.mixed import bf16_is_fast
 from ..data.packing import Encoded
 from ..data.sources import Source, scoring_rows
 from ..loading import load_tokenizer

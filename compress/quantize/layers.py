@@ -38,6 +38,8 @@ class Run:
     """What is carried from layer to layer."""
 
     options: QuantizeOptions
+    bf16: bool = False
+    """Whether calibration rows go through the layers in bfloat16."""
     modules: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     changed: dict[str, Tensor] = field(default_factory=dict)
@@ -66,8 +68,8 @@ class Run:
 def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler) -> Generator[dict[str, PackedLinear]]:
     """The packed linear layers of each decoder layer, by their names in it."""
     family, layers = model.family, model.layers
-    states, calls = first_inputs(model, rows, room.part(SETS))
-    stages, first = Stages(family, room.part(SETS)), run.entering(states)
+    states, calls = first_inputs(model, rows, room.part(SETS), run.bf16)
+    stages, first = Stages(family, room.part(SETS), run.bf16), run.entering(states)
     with progress(f"quantizing ({run.options.method})", len(layers)) as bar:
         bar.advance(first)
         for index, call in list(enumerate(calls))[first:]:

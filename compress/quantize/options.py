@@ -49,6 +49,9 @@ class QuantizeOptions(BaseModel):
         default=None, description="quantize the head too, to so many bits; a tied one is the embedding"
     )
     embedding_bits: Literal[2, 3, 4, 8] | None = Field(default=None, description="quantize the embedding too, to so many bits")
+    bf16: bool | None = Field(
+        default=None, description="run calibration rows through the layers in bfloat16; default: where the processor has it"
+    )
     sensitivity: Sensitivity | None = Field(default=None, description="measure first, and keep the worst matrices at more bits")
 
     @model_validator(mode="before")
