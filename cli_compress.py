@@ -299,6 +299,7 @@ def quantize(
     sensitivity: Annotated[float | None, typer.Option(help="bytes, or below 1 a share, to keep what suffers most at 8 bit")] = None,
     head_bits: Annotated[int | None, typer.Option(help="quantize the head too; a tied one is the embedding")] = None,
     embedding_bits: Annotated[int | None, typer.Option(help="quantize the embedding too")] = None,
+    bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="calibrate in bfloat16; default: where it is fast")] = None,
     activation_budget: ActivationBudget = 1.0,
     calibration: CalibrationSource = CALIBRATION, samples: Samples = 128, seq_len: SeqLen = 512,
     seed: Seed = 0, device: Device = "auto", fresh: Fresh = False, as_json: Json = False, debug: Debug = False,
@@ -331,7 +332,7 @@ def quantize(
     given = {"bits": bits, "group_size": group_size, "scaling": scaling, "format": layout}
     options = checked(
         QuantizeOptions, method=method, sym=sym, act_order=act_order, alpha=alpha, rules=[parsed_rule(text) for text in rule or ()],
-        head_bits=head_bits, embedding_bits=embedding_bits, sensitivity=None if sensitivity is None else {"budget": sensitivity},
+        head_bits=head_bits, embedding_bits=embedding_bits, bf16=bf16, sensitivity=None if sensitivity is None else {"budget": sensitivity},
         **{name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
     data = (calibration, samples, seq_len, seed, device)
