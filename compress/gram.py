@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .mixed import float32_sums
 
-__all__ = ["Gram", "output_error", "spread"]
+__all__ = ["Gram", "energy", "output_error", "spread"]
 
 COLUMNS = 512
 """Columns of the upper triangle that are multiplied together; the rest is its mirror image."""
@@ -48,11 +48,15 @@ class Gram:
 
 def output_error(weight: Tensor, replacement: Tensor, gram: Tensor) -> float:
     """Relative squared error of a layer's outputs on the inputs of a Gram matrix H: tr(D H D^T) / tr(W H W^T)."""
-    difference = (replacement - weight).float()
-    reference = float(((weight.float() @ gram) * weight.float()).sum())
-    return float(((difference @ gram) * difference).sum()) / max(reference, 1e-30)
+    return energy(replacement - weight, gram) / max(energy(weight, gram), 1e-30)
 
 
-def spread(outputs: int, most: int = 512) -> slice:
+def energy(weight: Tensor, gram: Tensor) -> float:
+    """The sum of squares that a weight [out, in] puts out for the inputs of a Gram matrix H: tr(W H W^T)."""
+    weight = weight.float()
+    return float((weight @ gram).mul_(weight).sum())
+
+
+def spread(outputs: int, most: int = 256) -> slice:
     """Output channels spread evenly over all, about `most` of them: enough to tell an error, where all would cost as much as making it."""
     return slice(None, None, max(1, outputs // most))

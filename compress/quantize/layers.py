@@ -13,7 +13,7 @@ from ...layouts import PackedLinear, Scheme
 from ...models import Family
 from ...streaming import Layered
 from ..activations import Activations, Room
-from ..gram import output_error, spread
+from ..gram import energy, spread
 from ..layerwise import first_inputs
 from ..stages import Stages
 from .gptq import Quantized, gptq, rtn
@@ -60,8 +60,10 @@ class Run:
     def judge(self, name: str, weight: Tensor, rounded: Tensor, gram: Tensor, scheme: Scheme | None) -> None:
         """Enter the relative output error of a rounded weight, and that of plain rounding to `scheme` (none: it is plain rounding)."""
         some = spread(len(weight))
-        error = output_error(weight[some], rounded[some], gram)
-        plain = error if scheme is None else output_error(weight[some], rtn(weight[some], scheme).dequantize(), gram)
+        weight, rounded = weight[some], rounded[some]
+        reference = max(energy(weight, gram), 1e-30)
+        error = energy(rounded - weight, gram) / reference
+        plain = error if scheme is None else energy(rtn(weight, scheme).dequantize() - weight, gram) / reference
         self.modules[name] = {"error": error, "rtn_error": plain}
 
 
