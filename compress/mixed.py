@@ -27,7 +27,8 @@ def mixed(device: torch.device | str, bf16: bool) -> AbstractContextManager[Any]
 @contextmanager
 def float32_sums(bf16: bool) -> Iterator[None]:
     """While this lasts, products of float32 matrices on the CPU round what they multiply to bfloat16, if `bf16`, and nothing else."""
-    matmul: Any = torch.backends.mkldnn.matmul
+    mkldnn: Any = torch.backends.mkldnn
+    matmul = mkldnn.matmul
     before = matmul.fp32_precision
     if bf16:
         matmul.fp32_precision = "bf16"
