@@ -12,6 +12,7 @@ from .tables import show
 from .verbs import (
     CALIBRATION,
     ActivationBudget,
+    Bf16,
     CalibrationSource,
     Debug,
     Device,
@@ -170,6 +171,7 @@ def distill(
     batch_size: Annotated[int, typer.Option(help="rows a step, of all processes together")] = 16,
     accumulate: Annotated[int, typer.Option(help="parts that a step's rows are taken in, which saves memory")] = 1,
     checkpoint_layers: Annotated[bool, typer.Option("--checkpoint-layers", help="compute activations again: less memory")] = False,
+    bf16: Bf16 = None,
     save_every: Annotated[int, typer.Option(help="steps after which the state is kept, from which a killed run goes on")] = 100,
     seq_len: Annotated[int, typer.Option(help="tokens a row")] = 256,
     seed: Seed = 0, device: Device = "auto", fresh: Fresh = False, as_json: Json = False, debug: Debug = False,
@@ -196,7 +198,7 @@ def distill(
     stages = _stages(teacher, lr, {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}, logits)
     options = checked(
         DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages, optimizer=optimizer,
-        accumulate=accumulate, checkpoint_layers=checkpoint_layers, save_every=save_every,
+        accumulate=accumulate, checkpoint_layers=checkpoint_layers, save_every=save_every, bf16=bf16,
         lora=_adapters(lora, lora_alpha, lora_targets), qat=_grid(qat, qat_group_size, qat_sym, scales_from),
         teacher_cache={"path": teacher_cache, "top_k": top_k} if teacher_cache else None,
     )  # fmt: skip
@@ -299,7 +301,7 @@ def quantize(
     sensitivity: Annotated[float | None, typer.Option(help="bytes, or below 1 a share, to keep what suffers most at 8 bit")] = None,
     head_bits: Annotated[int | None, typer.Option(help="quantize the head too; a tied one is the embedding")] = None,
     embedding_bits: Annotated[int | None, typer.Option(help="quantize the embedding too")] = None,
-    bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="calibrate in bfloat16; default: where it is fast")] = None,
+    bf16: Bf16 = None,
     activation_budget: ActivationBudget = 1.0,
     calibration: CalibrationSource = CALIBRATION, samples: Samples = 128, seq_len: SeqLen = 512,
     seed: Seed = 0, device: Device = "auto", fresh: Fresh = False, as_json: Json = False, debug: Debug = False,
