@@ -71,7 +71,7 @@ def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, s
     """The packed linear layers of each decoder layer, by their names in it."""
     family, layers = model.family, model.layers
     states, calls = first_inputs(model, rows, room.part(SETS), run.bf16)
-    stages, first = Stages(family, room.part(SETS), run.bf16), run.entering(states)
+    stages, first = Stages(family, room.part(SETS), run.bf16, run.options.hessian_tokens), run.entering(states)
     with progress(f"quantizing ({run.options.method})", len(layers)) as bar:
         bar.advance(first)
         for index, call in list(enumerate(calls))[first:]:
