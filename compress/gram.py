@@ -9,6 +9,8 @@ from .mixed import float32_sums
 
 __all__ = ["Gram", "energy", "output_error", "spread"]
 
+ROWS = 2048
+"""Inputs that are made float32 together."""
 COLUMNS = 512
 """Columns of the upper triangle that are multiplied together; the rest is its mirror image."""
 
@@ -32,11 +34,14 @@ class Gram:
         x = inputs.reshape(-1, inputs.shape[-1])
         if self._share < 1:
             x = x[(torch.rand(len(x), generator=self._dice) < self._share).to(x.device)]
-        x = x.float()
         with float32_sums(self._bf16):
-            for begin in range(0, x.shape[1], COLUMNS):
-                end = min(begin + COLUMNS, x.shape[1])
-                self._sum[:end, begin:end].addmm_(x[:, :end].t(), x[:, begin:end])
+            for part in x.split(ROWS):
+                self._add(part.float())
+
+    def _add(self, x: Tensor) -> None:
+        for begin in range(0, x.shape[1], COLUMNS):
+            end = min(begin + COLUMNS, x.shape[1])
+            self._sum[:end, begin:end].addmm_(x[:, :end].t(), x[:, begin:end])
 
     def matrix(self) -> Tensor:
         """The sum [in, in]; the object is not to be used afterwards."""
