@@ -192,7 +192,7 @@ def device_commands(path: Path, jetpack: str, *, prompt: int = 1024, context: in
     """The commands that build and time an engine on a device, in the sources of TensorRT-Edge-LLM; see `commands`."""
     return [
         f"cmake -S . -B build -DTRT_PACKAGE_DIR=/usr -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64_linux_toolchain.cmake "
-        f"-DEMBEDDED_TARGET=jetson-orin -DCUDA_CTK_VERSION={CUDA[jetpack]} -DENABLE_CUTE_DSL=ALL   # on the device, TensorRT-Edge-LLM {VERSION}",
+        f"-DEMBEDDED_TARGET=jetson-orin -DCUDA_CTK_VERSION={CUDA[jetpack]} -DENABLE_CUTE_DSL=ALL   # TensorRT-Edge-LLM {VERSION}",
         "cmake --build build --parallel 4",
         f"./build/examples/llm/llm_build --onnxDir {path.name}-edge-llm/llm --engineDir engine --maxBatchSize 1 --maxInputLen {prompt} "
         f"--maxKVCacheCapacity {context}",

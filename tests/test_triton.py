@@ -1,4 +1,4 @@
-"""The Triton model repository: both models as config.pbtxt says, and generation in it against our own decoder, Triton's part played here."""
+"""The Triton model repository: its layout, and generation in it against our own decoder, with Triton's part played here."""
 
 from __future__ import annotations
 
