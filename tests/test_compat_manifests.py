@@ -40,7 +40,8 @@ TRITON = """
 import json, sys
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
-print(json_format.MessageToJson(text_format.Parse(open(sys.argv[1]).read(), model_config_pb2.ModelConfig()), preserving_proto_field_name=True))
+config = text_format.Parse(open(sys.argv[1]).read(), model_config_pb2.ModelConfig())
+print(json_format.MessageToJson(config, preserving_proto_field_name=True))
 """
 
 
