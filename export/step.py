@@ -39,6 +39,8 @@ class ExportOptions(BaseModel):
 def export(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:
     """Write `source` as an artifact to `out` and prove that it computes the same.
 
+    All formats but `edge-llm`, which is no graph of ours and a matter of a device's rules: see `targets.hand_over`.
+
     Raises:
         Refused: the checkpoint cannot be exported in this precision, or at all: a mixture of experts.
         ParityFailed: the artifact's logits are not those of the checkpoint (nothing is kept then).
