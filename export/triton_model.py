@@ -10,10 +10,11 @@ import json
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["TritonPythonModel"]
 
-Ints = np.ndarray[Any, np.dtype[np.int64]]
+Ints = NDArray[np.int64]
 
 
 class TritonPythonModel:
@@ -45,7 +46,7 @@ class TritonPythonModel:
         ids = self.backend.get_input_tensor_by_name(request, "input_ids").as_numpy()
         masks = self.backend.get_input_tensor_by_name(request, "attention_mask")
         limits = self.backend.get_input_tensor_by_name(request, "max_tokens").as_numpy()[:, 0]
-        mask = masks.as_numpy() if masks else np.ones_like(ids)
+        mask = np.ones_like(ids) if masks is None else masks.as_numpy()
         rows = [(row[kept != 0], int(limit)) for row, kept, limit in zip(ids, mask, limits, strict=True)]
         for prompt, limit in rows:
             if not len(prompt) or limit < 1:

@@ -70,7 +70,7 @@ def backend(graphs: dict[str, Path]) -> tuple[ModuleType, list[int]]:
     module: Any = ModuleType("triton_python_backend_utils")
     module.Tensor, module.InferenceRequest = Tensor, InferenceRequest
     module.InferenceResponse = lambda output_tensors=(), error=None: Reply(list(output_tensors), error)
-    module.TritonError, module.PreferredMemory, module.TRITONSERVER_MEMORY_CPU = str, object, 0
+    module.TritonError, module.TRITONSERVER_MEMORY_CPU = str, 0
     module.PreferredMemory = lambda kind, where=0: (kind, where)
     module.get_input_tensor_by_name = named
     module.get_output_tensor_by_name = lambda reply, name: named(reply.output_tensors, name)
