@@ -143,7 +143,7 @@ def export(
     model: Model,
     out: Out,
     format: Annotated[
-        str, typer.Option(help="onnx: standard operators only, with a KV cache; tensorrt: the same, checked by TensorRT")
+        str, typer.Option(help="onnx: standard operators only, with a KV cache; tensorrt, triton, edge-llm, gguf: see docs/deployment.md")
     ] = "onnx",
     precision: Annotated[str, typer.Option(help="fp32, fp16, int4 (from a GPTQ checkpoint), int8-dynamic, or for gguf int8")] = "fp32",
     calibration: CalibrationSource = CALIBRATION,
@@ -156,9 +156,11 @@ def export(
 ) -> None:
     """Export to ONNX with a KV cache, and prove it equal to the torch model. Exit code 4 when it is not.
 
-    Example:
+    Examples:
 
         edgewright export int4 --precision int4 --out int4-onnx
+
+        edgewright export int4 --format edge-llm --precision int4 --out for-edge-llm
     """
     from .export.step import ExportOptions
 

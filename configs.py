@@ -11,7 +11,10 @@ from typing import Any
 from .errors import UsageError
 from .models import Family, family_of
 
-__all__ = ["BUILTIN_MODEL", "dtype_name", "model_path", "override", "packing", "quantization", "read_config", "read_family", "resolve"]
+__all__ = [
+    "BUILTIN_MODEL", "dtype_name", "end_tokens", "model_path", "override", "packing", "quantization", "read_config", "read_family",
+    "resolve",
+]  # fmt: skip
 
 BUILTIN_MODEL = "builtin:tiny-reasoner"
 ROOT = Path(__file__).parent
@@ -75,6 +78,16 @@ def quantization(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The block of a config.json that says how weights are packed; None where they are floating point."""
     block: Any = config.get("quantization_config")
     return block or None
+
+
+def end_tokens(path: Path) -> list[int]:
+    """The end tokens that a directory's generation_config.json or config.json names; empty where neither does."""
+    for name in ("generation_config.json", "config.json"):
+        file = path / name
+        ends = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
+        if ends is not None:
+            return list(ends) if isinstance(ends, list) else [int(ends)]
+    return []
 
 
 def packing(config: Mapping[str, Any]) -> tuple[int, int, bool] | None:

@@ -31,7 +31,7 @@ from .compress.quantize.runner import quantize
 from .console import IS_MAIN, console
 from .data.sources import Source
 from .errors import EdgewrightError, UsageError
-from .export.step import export
+from .export.step import ExportOptions, export
 from .forecast import initial, refuse
 from .ledger import MEASURE_CODE, STEP_CODE, Ledger, code_version, fingerprint
 from .loading import pick_device
@@ -42,12 +42,22 @@ from .workplace import differences, locked
 
 __all__ = ["RUNNERS", "run_recipe", "run_traces", "run_verb"]
 
+
+def _export(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:
+    """An export; what only a device's rules decide about is the business of `targets`."""
+    if options.format != "edge-llm":
+        return export(options, source, out, context)
+    from .targets.hand_over import hand_over  # late: reads the profiles of devices
+
+    return hand_over(source, out, options.precision)
+
+
 RUNNERS: dict[str, Callable[[Any, Path, Path, StepContext], StepResult]] = {
     "prune": prune,
     "distill": distill,
     "iterate": iterate,
     "quantize": quantize,
-    "export": export,
+    "export": _export,
 }
 
 

@@ -75,8 +75,8 @@ class ExportStep(_Named, ExportOptions):
 
     @model_validator(mode="after")
     def _is_measured(self) -> ExportStep:
-        if self.format == "gguf":
-            raise ValueError("format: gguf cannot be measured here; use the verb, `edgewright export --format gguf`")
+        if self.format not in ("onnx", "tensorrt"):
+            raise ValueError(f"format: {self.format} cannot be measured here; use the verb, `edgewright export --format {self.format}`")
         return self
 
 

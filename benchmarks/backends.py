@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import read_provenance
+from ..configs import end_tokens
 from ..errors import UsageError
 from ..loading import load_model, pick_device
 
@@ -118,16 +118,6 @@ class OnnxBackend:
 
 def _positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1).clamp_min(0)
-
-
-def end_tokens(path: Path) -> list[int]:
-    """The end tokens that a directory's generation_config.json or config.json names; empty where neither does."""
-    for name in ("generation_config.json", "config.json"):
-        file = path / name
-        ends = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
-        if ends is not None:
-            return list(ends) if isinstance(ends, list) else [int(ends)]
-    return []
 
 
 def is_artifact(path: Path) -> bool:

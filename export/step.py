@@ -26,9 +26,10 @@ class ExportOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["onnx", "tensorrt", "gguf"] = Field(
+    format: Literal["onnx", "tensorrt", "edge-llm", "gguf", "triton"] = Field(
         default="onnx",
-        description="onnx: portable operators only, with a KV cache; tensorrt: the same, checked by TensorRT; gguf: for llama.cpp",
+        description="onnx: portable operators only, with a KV cache; tensorrt: the same, checked by TensorRT; triton: the same, as a model "
+        "repository; edge-llm: what TensorRT-Edge-LLM's exporter reads, and the commands; gguf: for llama.cpp",
     )
     precision: Literal["fp32", "fp16", "int8", "int4", "int8-dynamic"] = Field(
         default="fp32", description="int4 takes a GPTQ checkpoint bit for bit; int8-dynamic is for ONNX Runtime on CPUs, int8 for GGUF"
@@ -38,6 +39,8 @@ class ExportOptions(BaseModel):
 def export(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:
     """Write `source` as an artifact to `out` and prove that it computes the same.
 
+    All formats but `edge-llm`, which is no graph of ours and a matter of a device's rules: see `targets.hand_over`.
+
     Raises:
         Refused: the checkpoint cannot be exported in this precision, or at all: a mixture of experts.
         ParityFailed: the artifact's logits are not those of the checkpoint (nothing is kept then).
@@ -46,7 +49,7 @@ def export(options: ExportOptions, source: Path, out: Path, context: StepContext
     if options.format == "gguf":
         return _export_gguf(source, out, options)
     rows = [row[0, :PARITY_TOKENS].tolist() for row in context.calibration.rows(source, context.seed + 1)[:PARITY_ROWS]]
-    result = _export_tensorrt(source, out, options, rows) if options.format == "tensorrt" else _export_onnx(source, out, options, rows)
+    result = GRAPHS[options.format](source, out, options, rows)
     parity = result.parity
     note = (
         f"parity with torch over {parity['parity/positions']:.0f} positions: top-1 {parity['parity/top1_prefill']:.4f} prefill, "
@@ -62,6 +65,12 @@ def _export_onnx(source: Path, out: Path, options: ExportOptions, rows: list[lis
     return export_onnx(source, out, options.precision, rows)
 
 
+def _export_triton(source: Path, out: Path, options: ExportOptions, rows: list[list[int]]) -> ExportResult:
+    from .triton import export_triton
+
+    return export_triton(source, out, options.precision, rows)
+
+
 def _export_tensorrt(source: Path, out: Path, options: ExportOptions, rows: list[list[int]]) -> ExportResult:
     """The graph in fp16 around INT4, and NVIDIA's parser and builder asked about it."""
     from .runner import export_onnx
@@ -72,6 +81,9 @@ def _export_tensorrt(source: Path, out: Path, options: ExportOptions, rows: list
         raise Refused(message, "--precision fp16 or int4, or --format onnx for ONNX Runtime on a CPU")
     precision = "int4-fp16" if options.precision == "int4" else options.precision
     return export_onnx(source, out, precision, rows, format="tensorrt", further=check_build)
+
+
+GRAPHS = {"onnx": _export_onnx, "tensorrt": _export_tensorrt, "triton": _export_triton}
 
 
 def _export_gguf(source: Path, out: Path, options: ExportOptions) -> StepResult:

@@ -22,8 +22,8 @@ import numpy as np
 from onnx import TensorProto
 
 from .. import __version__
-from ..benchmarks.backends import end_tokens
 from ..checkpoint import PROVENANCE, atomic_directory, file_hash
+from ..configs import end_tokens
 from ..errors import Refused, UsageError
 from ..export.engine import EngineSpec, spec_block
 from ..export.precision import precision_of

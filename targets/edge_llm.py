@@ -7,6 +7,7 @@ Rules read from its 0.9.1 documentation and 0.11.0 package; `make compat` holds 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,16 @@ from ..models import Family
 from .profile import EdgeLlm, Int4, Target
 from .rules import Violation
 
-__all__ = ["check_checkpoint", "commands"]
+__all__ = ["check_checkpoint", "commands", "device_commands", "host_commands"]
 
 VERSION = "0.11.0"
+BESIDE = (
+    "torch==2.13.0", "transformers==5.14.1", "huggingface-hub<2", "onnx==1.19.0", "onnxscript==0.7.1", "safetensors==0.8.0",
+    "numpy==2.2.6", "onnx-graphsurgeon==0.6.1",
+)  # fmt: skip
+"""What its exporter runs on, the same as `make compat` runs it on."""
+CUDA = {"6.2": "12.6", "7.2": "13.2"}
+"""By JetPack release."""
 READ = ("gptq", "awq", "modelopt")
 CENTRED = {"gptq": (0x77777777, -0x77777778), "awq": (-0x77777778,)}
 """Words of eight zero points of 8: GPTQ stores 7 or, in its second version, 8; AWQ stores 8 (0x88888888 as a signed word)."""
@@ -164,26 +172,30 @@ def commands(path: Path, target: Target, *, prompt: int = 1024, context: int = 4
         prompt: most tokens of a prompt.
         context: most tokens in the KV cache.
     """
+    packed = quantization(read_family(path)[1]) is not None
+    copied = [*host_commands(path, target, packed=packed), f"scp -r {path.name}-edge-llm DEVICE:"]
+    return {name: [*copied, *device_commands(path, name, prompt=prompt, context=context)] for name in CUDA}
+
+
+def host_commands(path: Path, target: Target, *, packed: bool) -> list[str]:
+    """The commands that turn a checkpoint, packed in few bits or not, into the exporter's ONNX, on any machine with pip."""
     small = (target.memory.usable_bytes or 0) < 8 << 30  # the build itself would not fit otherwise
-    externalize = " --externalize-weights int4_ffn" if small and quantization(read_family(path)[1]) else ""
-    export = [
-        f"pip install --no-deps tensorrt-edgellm=={VERSION}   # on the host, beside torch, transformers and onnx",
+    externalize = " --externalize-weights int4_ffn" if small and packed else ""
+    return [
+        f"pip install {' '.join(map(shlex.quote, BESIDE))}",
+        f"pip install --no-deps tensorrt-edgellm=={VERSION}   # its own pins want a GPU's torch",
         f"tensorrt-edgellm-export {path} {path.name}-edge-llm{externalize}",
-        f"scp -r {path.name}-edge-llm DEVICE:",
     ]
-    run = [
+
+
+def device_commands(path: Path, jetpack: str, *, prompt: int = 1024, context: int = 4096) -> list[str]:
+    """The commands that build and time an engine on a device, in the sources of TensorRT-Edge-LLM; see `commands`."""
+    return [
+        f"cmake -S . -B build -DTRT_PACKAGE_DIR=/usr -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64_linux_toolchain.cmake "
+        f"-DEMBEDDED_TARGET=jetson-orin -DCUDA_CTK_VERSION={CUDA[jetpack]} -DENABLE_CUTE_DSL=ALL   # TensorRT-Edge-LLM {VERSION}",
+        "cmake --build build --parallel 4",
         f"./build/examples/llm/llm_build --onnxDir {path.name}-edge-llm/llm --engineDir engine --maxBatchSize 1 --maxInputLen {prompt} "
         f"--maxKVCacheCapacity {context}",
         f"./build/examples/llm/llm_bench --engineDir engine --mode prefill --inputLen {prompt} --batchSize 1 --warmup 3 --iterations 10",
         f"./build/examples/llm/llm_bench --engineDir engine --mode decode --pastKVLen {prompt} --batchSize 1 --warmup 3 --iterations 10",
     ]
-    cuda = {"6.2": "12.6", "7.2": "13.2"}
-    return {
-        jetpack: [
-            *export,
-            f"cmake .. -DTRT_PACKAGE_DIR=/usr -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64_linux_toolchain.cmake -DEMBEDDED_TARGET=jetson-orin "
-            f"-DCUDA_CTK_VERSION={version} -DENABLE_CUTE_DSL=ALL   # on the device, TensorRT-Edge-LLM {VERSION}",
-            *run,
-        ]
-        for jetpack, version in cuda.items()
-    }

@@ -220,10 +220,23 @@ class Device:
         raise EdgewrightError(f"{self.address}: {to} arrives damaged, twice", "check the device's memory and disk, and the cable")
 
     async def _append(self, content: Path | bytes, to: str, sha256: str, start: int, moved: Callable[[int], None]) -> bool:
-        """Append to the part, compare its checksum and give it its name; whether it was right."""
-        part, name = shlex.quote(f"{to}.part"), shlex.quote(to)
-        command = f"cat >> {part} && sha256sum -- {part} | grep -q '^.\\?{sha256} ' && mv -f -- {part} {name}"
-        process = await self._connection.create_process(command, encoding=None)
+        """Write the part from `start` on, compare its checksum and give it its name; whether it was right."""
+        part = f"{to}.part"
+        await self._write(content, part, start, moved)
+        found = await self.checked("sha256sum", "--", part)
+        if found.lstrip("\\").partition(" ")[0] != sha256:
+            return False
+        await self.checked("mv", "-f", "--", part, to)
+        return True
+
+    async def _write(self, content: Path | bytes, part: str, start: int, moved: Callable[[int], None]) -> None:
+        """Write the content from `start` on to the same place in a file there.
+
+        The place is explicit because the program of a broken connection may go on for a while with what had arrived: it then writes
+        the bytes that the next connection writes too, where they belong, and not after them.
+        """
+        words = ("dd", f"of={part}", f"bs={BLOCK}", f"seek={start}", "oflag=seek_bytes", "conv=notrunc", "status=none")
+        process = await self._connection.create_process(shlex.join(words), encoding=None)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the program there ended, or the connection did: see below
             for block in _blocks(content, start):
                 process.stdin.write(block)
@@ -233,10 +246,8 @@ class Device:
         done = await process.wait()
         if done.exit_status is None:
             raise ConnectionResetError("the connection was closed while a file was copied")
-        told = _text(done.stderr)
-        if done.exit_status and told:
-            raise self.failed("cat", Done(done.exit_status, "", told))
-        return done.exit_status == 0
+        if done.exit_status:
+            raise self.failed("dd", Done(done.exit_status, "", _text(done.stderr)))
 
 
 def _text(output: Any) -> str:

@@ -46,7 +46,7 @@ def test_schemathesis_finds_nothing(port: int) -> None:
     done = subprocess.run(
         [
             str(program), "run", f"http://127.0.0.1:{port}/openapi.json", "--checks", "all", "--max-examples", "60", "--seed", "1",
-            "--request-timeout", "60", "--phases", "examples,coverage,fuzzing,stateful",
+            "--request-timeout", "300", "--max-response-time", "300", "--phases", "examples,coverage,fuzzing,stateful",
         ],
         capture_output=True, text=True, check=False,
     )  # fmt: skip

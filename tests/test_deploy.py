@@ -90,6 +90,21 @@ def program(folder: Path, name: str, body: str) -> None:
     file.chmod(0o755)
 
 
+def wait_for_writers(folder: Path) -> None:
+    """Wait until the programs of broken connections have ended: they go on with what had arrived."""
+
+    def of(process: Path) -> bytes:
+        with suppress(OSError):  # it ended meanwhile
+            return (process / "cmdline").read_bytes()
+        return b""
+
+    for _ in range(600):
+        if not any(os.fsencode(folder) in of(process) for process in Path("/proc").glob("[0-9]*")):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"something still writes below {folder}")
+
+
 def jetson(folder: Path, l4t: str = "36.4.3", tensorrt: str = "10.3.0.30-1+cuda12.5") -> None:
     """What makes a machine look like a Jetson: the packages that dpkg knows, a power mode, and tegrastats."""
     program(
@@ -194,6 +209,7 @@ def test_a_lost_connection_keeps_what_was_copied(deployed: Any, server: Server, 
         closed(place)
         assert not (place / "current").exists()
         assert not (place / "versions").exists()
+        wait_for_writers(place)
         kept = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
         assert 0 < kept < size
         code, out, err = deployed(artifact, port=port)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from edgewright.checkpoint import content_hash
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.targets import load_target
-from edgewright.targets.edge_llm import check_checkpoint, commands
+from edgewright.targets.edge_llm import BESIDE, VERSION, check_checkpoint, commands
 
+COMPAT = Path(__file__).parents[1] / "compat"
+Cli = Callable[..., tuple[int, str, str]]
 NANO = load_target("jetson-orin-nano-8gb")
 SMALL: dict[str, Any] = {"num_hidden_layers": 2, "intermediate_size": 256, "dtype": "float16"}
 
@@ -108,8 +113,42 @@ def test_commands_are_of_the_jetpack(made: Callable[..., Path]) -> None:
     six, seven = commands(made("llama"), NANO).values()
     assert any("CUDA_CTK_VERSION=12.6" in line for line in six)
     assert any("CUDA_CTK_VERSION=13.2" in line for line in seven)
-    assert "--externalize-weights int4_ffn" in six[1]
-    assert "--externalize-weights" not in commands(made("llama"), load_target("jetson-agx-orin-64gb"))["6.2"][1]
+    assert "--externalize-weights int4_ffn" in "\n".join(six)
+    assert "--externalize-weights" not in "\n".join(commands(made("llama"), load_target("jetson-agx-orin-64gb"))["6.2"])
+
+
+def test_the_exporter_runs_on_what_it_is_tested_on() -> None:
+    pins = [line for line in (COMPAT / "edgellm.txt").read_text().splitlines() if not line.startswith("#")]
+    assert sorted(pins) == sorted(BESIDE)
+    assert (COMPAT / "edgellm.no-deps.txt").read_text().split() == [f"tensorrt-edgellm=={VERSION}"]
+
+
+@pytest.mark.parametrize(("precision", "options"), [("fp16", None), ("int4", {}), ("int8", {"method": "smoothquant"})])
+def test_a_checkpoint_is_handed_over_with_its_commands(
+    cli: Cli, made: Callable[..., Path], make_model: Callable[..., Path], tmp_path: Path, precision: str, options: Any
+) -> None:
+    source, out = make_model("llama", **SMALL) if options is None else made("llama", **options), tmp_path / "out"
+    code, _, err = cli("export", source, "--format", "edge-llm", "--precision", precision, "--out", out)
+    assert code == 0, err
+    assert check_checkpoint(out / "checkpoint", NANO) == []
+    assert content_hash(out / "checkpoint") == content_hash(source)
+    scripts = sorted(out.glob("*.sh"))
+    assert [script.name for script in scripts] == ["build-jetpack-6.2.sh", "build-jetpack-7.2.sh", "export.sh"]
+    for script in scripts:
+        assert os.access(script, os.X_OK)
+        assert subprocess.run(["sh", "-n", str(script)], check=False).returncode == 0
+    assert ("int4_ffn" in scripts[-1].read_text()) == (precision != "fp16")
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_what_it_cannot_take_is_not_handed_over(cli: Cli, made: Callable[..., Path], tmp_path: Path) -> None:
+    for source, precision, expected, said in (
+        (made("llama"), "fp16", 2, "holds int4"), (made("llama", {}, group_size=64), "int4", 3, "int4-group"),
+        (made("llama", {}, method="int8"), "int8", 3, "layout"),
+    ):  # fmt: skip
+        code, _, err = cli("export", source, "--format", "edge-llm", "--precision", precision, "--out", tmp_path / "out")
+        assert (code, said in err) == (expected, True), err
+        assert not list(tmp_path.iterdir())
 
 
 def test_the_verb_tells_and_refuses(cli: Callable[..., tuple[int, str, str]], made: Callable[..., Path]) -> None:

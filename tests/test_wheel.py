@@ -44,7 +44,7 @@ def shipped(pattern: str) -> set[str]:
 
 def test_data_files_are_inside(names: set[str]) -> None:
     assert names >= {"edgewright/recipes/demo.yaml", "edgewright/targets/fit.yaml", "edgewright/benchmarks/templates/report.html"}
-    for pattern in ("recipes/**/*.yaml", "targets/**/*.yaml", "benchmarks/templates/*", "demo/model/*"):
+    for pattern in ("recipes/**/*.yaml", "targets/**/*.yaml", "targets/containers/*", "benchmarks/templates/*", "demo/model/*"):
         assert shipped(pattern) <= names, pattern
 
 

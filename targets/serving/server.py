@@ -18,8 +18,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException
 
-from ...benchmarks.backends import end_tokens
-from ...configs import read_config
+from ...configs import end_tokens, read_config
 from ...errors import UsageError
 from ...export.runtime import OnnxDecoder
 from ...loading import load_tokenizer
