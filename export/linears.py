@@ -1,4 +1,4 @@
-"""The linear layers of a graph: dense, INT4 taken bit for bit from a GPTQ checkpoint, or INT8 with dynamic activations.
+"""The linear layers of a graph: dense, INT4 or static INT8 taken bit for bit from a checkpoint, or INT8 with dynamic activations.
 
 Weights are stored [in, out], as MatMul reads them, so that nothing stands between a weight and its product.
 
@@ -99,12 +99,15 @@ class Linears:
         """The outputs of the linear layers `modules`, which all read `value` ([..., in], in the activation type)."""
         linear = self._precision.linear
         with self._graph.at(modules[0]):  # layers that read the same activation share its quantization
-            quantized = self._quantize(value) if linear == "int8" else ("", "")
+            quantized = self._quantize(value) if linear == "int8-dynamic" else ("", "")
+        rounded: dict[float, str] = {}
         outputs = []
         for module in modules:
             with self._graph.at(module):
-                if linear == "int8":
-                    result = self._int8(quantized, module)
+                if linear == "int8-dynamic":
+                    result = self._dynamic(quantized, module)
+                elif linear == "int8" and self._weights.is_packed(module):
+                    result = self._static(value, module, rounded)
                 elif linear == "int4" and self._weights.is_packed(module):
                     result = self._int4(value, module)
                 else:
@@ -128,6 +131,30 @@ class Linears:
         self.low_bit += 1
         return graph.node("MatMul", value, graph.node("DequantizeLinear", weight, scale, axis=0, block_size=packed.group_size))
 
+    def _static(self, value: str, module: str, rounded: dict[float, str]) -> str:
+        """A product of 8-bit integers, written as TensorRT reads it: symmetric, inputs on one scale, weights on one an output.
+
+        Args:
+            value: what the layer is given.
+            module: the layer.
+            rounded: by scale, what has become of this value; is added to.
+        """
+        g, packed = self._graph, self._weights.packed(module)
+        assert packed.inputs and packed.inputs.scale is not None, "see _check_source"
+        step = packed.inputs.scale
+        if step not in rounded:
+            with np.errstate(over="ignore", under="ignore"):
+                scale = g.constant(step, np.float16 if self._precision.activations == TensorProto.FLOAT16 else np.float32)
+            zero = g.constant(0, np.int8)
+            rounded[step] = g.node("DequantizeLinear", g.node("QuantizeLinear", value, scale, zero), scale, zero)
+        integers = (packed.integers.to(torch.int16) - 128).to(torch.int8).t().contiguous()
+        weight = g.weight(f"{module}.weight", integers.numpy())
+        scales = stored(packed.scales.view(-1), self._precision.activations, f"{module}.weight_scale")
+        weight_scale = g.weight(f"{module}.weight_scale", scales)
+        zeros = g.constant(np.zeros(len(scales)), np.int8)
+        self.low_bit += 1
+        return g.node("MatMul", rounded[step], g.node("DequantizeLinear", weight, weight_scale, zeros, axis=1))
+
     def _quantize(self, value: str) -> tuple[str, str]:
         """uint8 activations around 128, and the float32 [..., 1] scale of each token."""
         g = self._graph
@@ -137,7 +164,7 @@ class Linears:
         centred = g.node("Add", g.node("Round", g.node("Div", value, scale)), g.constant(128, np.float32))
         return g.cast(centred, TensorProto.FLOAT, TensorProto.UINT8), scale
 
-    def _int8(self, quantized: tuple[str, str], module: str) -> str:
+    def _dynamic(self, quantized: tuple[str, str], module: str) -> str:
         g, (value, value_scale) = self._graph, quantized
         integers, scales = quantize_int8(self._weights.dense(module))
         weight, scale = g.weight(f"{module}.weight", integers), g.weight(f"{module}.weight_scale", scales)
