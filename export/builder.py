@@ -30,12 +30,16 @@ class GraphBuilder:
     Args:
         data: the open file that large weights are appended to.
         data_name: that file's name, relative to the model file.
+
+    Attributes:
+        metadata: what the model file says of itself to whoever runs it.
     """
 
     def __init__(self, data: BinaryIO, data_name: str) -> None:
         self._data, self._data_name = data, data_name
         self._scope = ""
         self._domains = {""}
+        self.metadata: dict[str, str] = {}
         self._taken: dict[str, int] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._nodes: list[onnx.NodeProto] = []
@@ -137,10 +141,12 @@ class GraphBuilder:
     def model(self, graph_name: str, producer_version: str) -> onnx.ModelProto:
         """The finished model, whose large weights are references into the data file."""
         graph = helper.make_graph(self._nodes, graph_name, self._inputs, self._outputs, self._initializers)
-        return helper.make_model(
+        model = helper.make_model(
             graph,
             ir_version=IR_VERSION,
             opset_imports=[helper.make_opsetid(domain, 1 if domain else OPSET) for domain in sorted(self._domains)],
             producer_name="edgewright",
             producer_version=producer_version,
         )
+        helper.set_model_props(model, self.metadata)
+        return model

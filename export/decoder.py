@@ -9,47 +9,29 @@ and softmax are float32 in every precision: Gemma's residual stream leaves the r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import pi, sqrt
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
-from ..errors import Refused, UsageError
+from ..errors import Refused
 from ..models import Family, Shape
 from .builder import GraphBuilder
+from .cut import Cut
 from .linears import Linears, stored
 from .precision import Precision
 from .rotary import Rotary, rotary_tables
+from .runtime import KEPT
 from .weights import Weights
 
-__all__ = ["BOOL", "FLOAT", "INT64", "MASKED", "Cut", "Decoder"]
+__all__ = ["BOOL", "FLOAT", "INT64", "MASKED", "Decoder"]
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 # What a masked score is lowered by. Finite even where a runtime computes softmax in fp16, so that a row with nothing to
 # attend to (padding on the left) comes out as some average and never as NaN.
 MASKED = -30000.0
 TOTAL = "past_sequence_length + sequence_length"
-
-
-@dataclass(frozen=True)
-class Cut:
-    """What a graph leaves out.
-
-    Attributes:
-        last_logits: only the last position gets logits; a device then needs no buffer of [sequence, vocabulary].
-        window: positions before a token that its attention still sees, and the cache keeps; 0 for all.
-        sinks: first positions that it sees and keeps as well (Xiao et al. 2023, attention sinks).
-    """
-
-    last_logits: bool = False
-    window: int = 0
-    sinks: int = 4
-
-    def __post_init__(self) -> None:
-        if self.window < 0 or self.sinks < 0:
-            raise UsageError(f"a window of {self.window} and {self.sinks} sinks", "give numbers from 0 on")
 
 
 class Decoder:
@@ -65,8 +47,15 @@ class Decoder:
         self.tables = rotary_tables(settings, family, dict.fromkeys(k.rope for k in self.kinds), self.shape.head_dim)
         self.type = precision.activations
         self.linears = Linears(graph, weights, precision)
+        if 0 < cut.window < max(kind.window for kind in self.kinds):
+            longest = max(kind.window for kind in self.kinds)
+            raise Refused(
+                f"a window of {cut.window}: layers of this model look {longest} positions back", f"give --window {longest} or more"
+            )
         self.kept = "kept_sequence_length" if cut.window else TOTAL
         self._bounds: tuple[str, str] | None = None
+        if cut.window:
+            graph.metadata[KEPT] = f"{cut.sinks},{cut.window}"
 
     def write(self) -> None:
         """The whole graph."""

@@ -20,6 +20,7 @@ from ..errors import Refused
 from ..layouts import PackedLinear
 from .decoder import BOOL, FLOAT, INT64, MASKED, Decoder
 from .linears import Linears, stored
+from .runtime import IN_PLACE
 
 __all__ = ["Fused"]
 
@@ -107,7 +108,7 @@ class FusedLinears(Linears):
             weight = self._graph.weight(f"{name}.weight", packed_bytes(packed).view(out, blocks, -1).numpy())
             scales = self._graph.weight(f"{name}.weight_scale", stored(packed.scales.contiguous(), self._precision.activations, name))
         self.low_bit += 1
-        level = INT8 if packed.bits == 8 or self._precision.name == "int4-int8" else FP32
+        level = INT8 if self._precision.limits.max_abs_diff is None else FP32
         return self._graph.node(
             "MatMulNBits", value, weight, scales, domain=DOMAIN, K=width, N=out, bits=packed.bits, block_size=packed.group_size,
             accuracy_level=level,
@@ -128,6 +129,7 @@ class Fused(Decoder):
         if self.cut.window:
             raise Refused("a windowed cache is written in standard operators only", "leave --window out, or --format onnx")
         self.linears = self.fused = FusedLinears(self.graph, self.weights, self.precision)
+        self.graph.metadata[IN_PLACE] = "1"
         self.kept = "present_sequence_length"  # all of the memory, where it is shared
         self.table: PackedLinear | None = None
 

@@ -11,7 +11,8 @@ import onnx
 from .. import __version__
 from ..models import Family
 from .builder import GraphBuilder
-from .decoder import Cut, Decoder
+from .cut import Cut
+from .decoder import Decoder
 from .fused import Fused
 from .precision import Precision
 from .weights import Weights

@@ -30,7 +30,7 @@ from ..loading import load_settings
 from ..models import Shape
 from . import parity
 from .builder import OPSET
-from .decoder import Cut
+from .cut import Cut
 from .graph import MODEL, write_graph
 from .precision import Precision, precision_of
 from .weights import Weights
