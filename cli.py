@@ -145,7 +145,7 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            help="onnx: standard operators only, with a KV cache; ort: ONNX Runtime's own, the fastest there; tensorrt: the standard ones, "
+            help="onnx: standard operators only, with a KV cache; ort: ONNX Runtime's own; tensorrt: the standard ones, "
             "checked by TensorRT; gguf: for llama.cpp"
         ),
     ] = "onnx",

@@ -47,8 +47,8 @@ class Decoder:
         self.tables = rotary_tables(settings, family, dict.fromkeys(k.rope for k in self.kinds), self.shape.head_dim)
         self.type = precision.activations
         self.linears = Linears(graph, weights, precision)
-        if 0 < cut.window < max(kind.window for kind in self.kinds):
-            longest = max(kind.window for kind in self.kinds)
+        longest = max(kind.window for kind in self.kinds)
+        if 0 < cut.window < longest:
             raise Refused(
                 f"a window of {cut.window}: layers of this model look {longest} positions back", f"give --window {longest} or more"
             )

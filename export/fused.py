@@ -11,6 +11,7 @@ the scores. `GroupQueryAttention` by itself would take padding for being on the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,15 @@ from onnx import TensorProto
 
 from ..errors import Refused
 from ..layouts import PackedLinear
+from ..models import Family
+from .builder import GraphBuilder
+from .cut import Cut
 from .decoder import BOOL, FLOAT, INT64, MASKED, Decoder
 from .linears import Linears, stored
+from .precision import Precision
+from .rotary import Rotary
 from .runtime import IN_PLACE
+from .weights import Weights
 
 __all__ = ["Fused"]
 
@@ -124,8 +131,10 @@ def _joined(layers: Sequence[PackedLinear]) -> PackedLinear:
 class Fused(Decoder):
     """Writes one decoder in ONNX Runtime's operators."""
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, graph: GraphBuilder, weights: Weights, family: Family, settings: Any, precision: Precision, cut: Cut
+    ) -> None:  # fmt: skip
+        super().__init__(graph, weights, family, settings, precision, cut)
         if self.cut.window:
             raise Refused("a windowed cache is written in standard operators only", "leave --window out, or --format onnx")
         self.linears = self.fused = FusedLinears(self.graph, self.weights, self.precision)
@@ -148,7 +157,7 @@ class Fused(Decoder):
             self.places = g.node("Reshape", g.node("Range", g.constant(0), g.node("Size", ids), g.constant(1)), g.node("Shape", ids))
         return dict.fromkeys(windows, bias)
 
-    def _angles(self, positions: str, table, kind: str | None) -> tuple[str, str]:
+    def _angles(self, positions: str, table: Rotary, kind: str | None) -> tuple[str, str]:
         """Cosine and sine of every token, [batch * sequence, head_dim / 2]: a table that `places` reads row by row."""
         g, half = self.graph, self.shape.head_dim // 2
         cosine, sine = super()._angles(positions, table, kind)

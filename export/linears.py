@@ -137,23 +137,24 @@ class Linears:
         Args:
             value: what the layer is given.
             module: the layer.
-            rounded: by scale, what has become of this value; is added to.
+            rounded: by scale, the integers that this value has become; is added to.
         """
         g, packed = self._graph, self._weights.packed(module)
         assert packed.inputs and packed.inputs.scale is not None, "see _check_source"
         step = packed.inputs.scale
+        scale = g.constant(step, np.float16 if self._precision.activations == TensorProto.FLOAT16 else np.float32)
+        zero = g.constant(0, np.int8)
         if step not in rounded:
-            with np.errstate(over="ignore", under="ignore"):
-                scale = g.constant(step, np.float16 if self._precision.activations == TensorProto.FLOAT16 else np.float32)
-            zero = g.constant(0, np.int8)
-            rounded[step] = g.node("DequantizeLinear", g.node("QuantizeLinear", value, scale, zero), scale, zero)
+            rounded[step] = g.node("QuantizeLinear", value, scale, zero)
+        # One of its own for every layer: ONNX Runtime makes no integer product of layers that share it.
+        inputs = g.node("DequantizeLinear", rounded[step], scale, zero)
         integers = (packed.integers.to(torch.int16) - 128).to(torch.int8).t().contiguous()
         weight = g.weight(f"{module}.weight", integers.numpy())
         scales = stored(packed.scales.view(-1), self._precision.activations, f"{module}.weight_scale")
         weight_scale = g.weight(f"{module}.weight_scale", scales)
         zeros = g.constant(np.zeros(len(scales)), np.int8)
         self.low_bit += 1
-        return g.node("MatMul", rounded[step], g.node("DequantizeLinear", weight, weight_scale, zeros, axis=1))
+        return g.node("MatMul", inputs, g.node("DequantizeLinear", weight, weight_scale, zeros, axis=1))
 
     def _quantize(self, value: str) -> tuple[str, str]:
         """uint8 activations around 128, and the float32 [..., 1] scale of each token."""

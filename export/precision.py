@@ -52,7 +52,7 @@ PRECISIONS: dict[str, Precision] = {
         Precision("fp32", TensorProto.FLOAT, "dense", Limits(1e-3, 1e-6, 1.0, 1e-4)),
         Precision("fp16", TensorProto.FLOAT16, "dense", Limits(1.0, 1e-3, 0.99, 1e-2)),
         Precision("int4", TensorProto.FLOAT, "int4", Limits(0.05, 1e-4, 0.995, 1e-3)),
-        # The same weights, but their inputs are rounded to 8 bits on a scale a block: ONNX Runtime's fastest, in its own operators only.
+        # The same weights, but their inputs are rounded to 8 bits on a scale a block; in ONNX Runtime's own operators only.
         Precision("int4-a8", TensorProto.FLOAT, "int4", Limits(None, 0.1, 0.9, 1e-2)),
         # What TensorRT's INT4 kernels want around them; ONNX Runtime on a CPU computes it too, but slower than int4.
         Precision("int4-fp16", TensorProto.FLOAT16, "int4", Limits(1.0, 1e-3, 0.99, 1e-2)),

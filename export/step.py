@@ -29,13 +29,13 @@ class ExportOptions(BaseModel):
 
     format: Literal["onnx", "ort", "tensorrt", "gguf"] = Field(
         default="onnx",
-        description="onnx: portable operators only, with a KV cache; ort: ONNX Runtime's own, the fastest there; tensorrt: the portable ones, "
+        description="onnx: portable operators only, with a KV cache; ort: ONNX Runtime's own; tensorrt: the portable ones, "
         "checked by TensorRT; gguf: for llama.cpp",
     )
     precision: Literal["fp32", "fp16", "int8", "int4", "int4-a8", "int8-dynamic"] = Field(
         default="fp32",
         description="int4 takes a GPTQ or AWQ checkpoint bit for bit, int8 one of SmoothQuant; int8-dynamic is for ONNX Runtime on CPUs; "
-        "int4-a8 (format ort): int4 whose inputs are rounded to 8 bits, faster and less exact",
+        "int4-a8 (format ort): int4 whose inputs are rounded to 8 bits, less exact",
     )
     logits: Literal["all", "last"] = Field(default="all", description="last: of the last position only, which is what generating needs")
     window: int = Field(default=0, ge=0, description="positions that the KV cache keeps beside the sinks; 0: all (not for format ort)")
