@@ -12,6 +12,7 @@ from .tables import show
 from .verbs import (
     CALIBRATION,
     ActivationBudget,
+    Bf16,
     CalibrationSource,
     Debug,
     Device,
@@ -170,6 +171,7 @@ def distill(
     batch_size: Annotated[int, typer.Option(help="rows a step, of all processes together")] = 16,
     accumulate: Annotated[int, typer.Option(help="parts that a step's rows are taken in, which saves memory")] = 1,
     checkpoint_layers: Annotated[bool, typer.Option("--checkpoint-layers", help="compute activations again: less memory")] = False,
+    bf16: Bf16 = None,
     save_every: Annotated[int, typer.Option(help="steps after which the state is kept, from which a killed run goes on")] = 100,
     seq_len: Annotated[int, typer.Option(help="tokens a row")] = 256,
     seed: Seed = 0, device: Device = "auto", fresh: Fresh = False, as_json: Json = False, debug: Debug = False,
@@ -196,7 +198,7 @@ def distill(
     stages = _stages(teacher, lr, {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}, logits)
     options = checked(
         DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages, optimizer=optimizer,
-        accumulate=accumulate, checkpoint_layers=checkpoint_layers, save_every=save_every,
+        accumulate=accumulate, checkpoint_layers=checkpoint_layers, save_every=save_every, bf16=bf16,
         lora=_adapters(lora, lora_alpha, lora_targets), qat=_grid(qat, qat_group_size, qat_sym, scales_from),
         teacher_cache={"path": teacher_cache, "top_k": top_k} if teacher_cache else None,
     )  # fmt: skip
@@ -299,6 +301,7 @@ def quantize(
     sensitivity: Annotated[float | None, typer.Option(help="bytes, or below 1 a share, to keep what suffers most at 8 bit")] = None,
     head_bits: Annotated[int | None, typer.Option(help="quantize the head too; a tied one is the embedding")] = None,
     embedding_bits: Annotated[int | None, typer.Option(help="quantize the embedding too")] = None,
+    bf16: Bf16 = None,
     activation_budget: ActivationBudget = 1.0,
     calibration: CalibrationSource = CALIBRATION, samples: Samples = 128, seq_len: SeqLen = 512,
     seed: Seed = 0, device: Device = "auto", fresh: Fresh = False, as_json: Json = False, debug: Debug = False,
@@ -331,7 +334,7 @@ def quantize(
     given = {"bits": bits, "group_size": group_size, "scaling": scaling, "format": layout}
     options = checked(
         QuantizeOptions, method=method, sym=sym, act_order=act_order, alpha=alpha, rules=[parsed_rule(text) for text in rule or ()],
-        head_bits=head_bits, embedding_bits=embedding_bits, sensitivity=None if sensitivity is None else {"budget": sensitivity},
+        head_bits=head_bits, embedding_bits=embedding_bits, bf16=bf16, sensitivity=None if sensitivity is None else {"budget": sensitivity},
         **{name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
     data = (calibration, samples, seq_len, seed, device)

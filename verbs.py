@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .steps import StepContext
 
 __all__ = [
-    "CALIBRATION", "ActivationBudget", "CalibrationSource", "Debug", "Device", "Fresh", "Json", "Model", "Out", "Samples", "Seed",
+    "CALIBRATION", "ActivationBudget", "Bf16", "CalibrationSource", "Debug", "Device", "Fresh", "Json", "Model", "Out", "Samples", "Seed",
     "SeqLen", "Target", "checked", "conclude", "resumable", "run_prune", "run_step", "run_whole", "show_cut",
 ]  # fmt: skip
 
@@ -42,6 +42,7 @@ CalibrationSource = Annotated[
 Samples = Annotated[int, typer.Option(help="calibration rows")]
 SeqLen = Annotated[int, typer.Option(help="tokens a calibration row")]
 ActivationBudget = Annotated[float, typer.Option(min=0, help="GiB of hidden states kept in memory; the rest goes to disk")]
+Bf16 = Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="matrix products in bfloat16; default: where it is fast")]
 Seed = Annotated[int, typer.Option(help="of everything random")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Target = Annotated[str | None, typer.Option("--target", help="device, by name or profile file; see `edgewright targets`")]

@@ -103,7 +103,7 @@ def trade_off(steps: Sequence[Measured], name: str, against: str, axis: str, sca
     best = on_front([(step.metrics[name], step.metrics[against] * (-1 if less else 1)) for step in chosen])
     caption = f"Up and to the {'left' if less else 'right'} is better. Full dots: nothing beats them in both (the Pareto front)."
     caption += _left_out(steps, [name, against])
-    if len(names) > MAX_NAMES:
+    if len(names) > MAX_NAMES and not all(label.isdigit() for label in names):  # trials of a sweep are numbers already
         caption += " " + ", ".join(f"{number}\N{NO-BREAK SPACE}{label}" for number, label in enumerate(names, 1))
         names = [str(number) for number in range(1, len(names) + 1)]
     points = [

@@ -13,6 +13,7 @@ from ..models import weight_of
 from ..streaming import Layered, passed_through
 from .activations import Activations, Room
 from .gram import Gram
+from .mixed import mixed
 
 __all__ = ["LayerCall", "Stopped", "advance", "batches", "first_inputs", "input_hessian"]
 
@@ -27,7 +28,9 @@ class Stopped(Exception):
     """Raised by a hook once what it was there for is known."""
 
 
-def first_inputs(model: Layered, rows: list[Tensor], room: Room | None = None) -> tuple[Activations, list[LayerCall]]:
+def first_inputs(
+    model: Layered, rows: list[Tensor], room: Room | None = None, bf16: bool = False
+) -> tuple[Activations, list[LayerCall]]:  # fmt: skip
     """The hidden states that enter the first layer, and for every layer how the model would call it on such states.
 
     Rows (int64 [2, seq]: ids and labels) have one length, so the masks and rotary tables of one row serve them all.
@@ -36,6 +39,7 @@ def first_inputs(model: Layered, rows: list[Tensor], room: Room | None = None) -
         model: whose layers; none of them is run.
         rows: what goes in.
         room: where the states [rows, seq, width] are kept; in memory, if nothing is said.
+        bf16: whether the calls compute their products in bfloat16.
     """
     states: list[Tensor] = []
 
@@ -45,7 +49,7 @@ def first_inputs(model: Layered, rows: list[Tensor], room: Room | None = None) -
 
     stored: Activations | None = None
     with torch.no_grad(), model.started(torch.stack([row[0] for row in rows])) as start:
-        calls = _layer_calls(model, start, rows[0][:1])
+        calls = _layer_calls(model, start, rows[0][:1], bf16)
         handle = model.layers[0].register_forward_pre_hook(catch, with_kwargs=True)
         try:
             for number, row in enumerate(rows):
@@ -61,7 +65,7 @@ def first_inputs(model: Layered, rows: list[Tensor], room: Room | None = None) -
     return stored, calls
 
 
-def _layer_calls(model: Layered, start: Callable[[Tensor], Any], ids: Tensor) -> list[LayerCall]:
+def _layer_calls(model: Layered, start: Callable[[Tensor], Any], ids: Tensor, bf16: bool) -> list[LayerCall]:
     recorded: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -83,7 +87,8 @@ def _layer_calls(model: Layered, start: Callable[[Tensor], Any], ids: Tensor) ->
             given["attention_mask"] = None
 
         def call(layer: nn.Module, hidden: Tensor) -> Tensor:
-            output = layer(hidden, *args, **given)
+            with mixed(hidden.device, bf16):
+                output = layer(hidden, *args, **given)
             return output[0] if isinstance(output, tuple) else output
 
         return call

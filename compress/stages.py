@@ -15,6 +15,7 @@ from ..models import Family, Mixture, weight_of
 from .activations import Activations, Room
 from .gram import Gram
 from .layerwise import LayerCall, Stopped, batches
+from .mixed import mixed
 from .routed import routed_groups
 
 __all__ = ["Stages"]
@@ -26,10 +27,12 @@ class Stages:
     Args:
         family: whose names to use.
         room: where the inputs of the two output projections are kept.
+        bf16: whether products are computed in bfloat16; those of routed experts are not, lest a token go elsewhere the second time.
+        tokens: a channel that a Gram matrix is made of, drawn at random; None for all. Those of routed experts take all.
     """
 
-    def __init__(self, family: Family, room: Room) -> None:
-        self._family, self._room = family, room
+    def __init__(self, family: Family, room: Room, bf16: bool = False, tokens: int | None = None) -> None:
+        self._family, self._room, self._bf16, self._enough = family, room, bf16, tokens
         self._kept: dict[str, Activations] = {}
         self.tokens: dict[str, int] = {}
         """How many tokens the linear layers of each routed expert, by name, were given in the layer at hand."""
@@ -58,9 +61,13 @@ class Stages:
         yield down, self._kept_inputs(family.down, layer, lambda _layer, hidden: mlp(norm(hidden)), states)
         self._add(layer, family.down, family.mlp_post_norm, states)
 
+    def _gram(self, states: Activations, width: int) -> Gram:
+        share = 1.0 if self._enough is None else min(1.0, self._enough * width / (len(states) * states.shape[1]))
+        return Gram(width, states.device, share, self._bf16)
+
     def _normed(self, layer: nn.Module, name: str, states: Activations) -> Tensor:
         """The Gram matrix of what a norm makes of the stream."""
-        norm, gram = layer.get_submodule(name), Gram(states.shape[2], states.device)
+        norm, gram = layer.get_submodule(name), self._gram(states, states.shape[2])
         for batch in batches(states):
             gram.add(norm(states[batch]))
         return gram.matrix()
@@ -71,7 +78,7 @@ class Stages:
         width = weight_of(reader).shape[1]
         if name not in self._kept:
             self._kept[name] = self._room.states(states.shape[0], states.shape[1], width, states.device)
-        kept, gram, at = self._kept[name], Gram(width, states.device), slice(0)
+        kept, gram, at = self._kept[name], self._gram(states, width), slice(0)
 
         def seen(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
             kept[at] = args[0]
@@ -81,7 +88,7 @@ class Stages:
         handle = reader.register_forward_pre_hook(seen)
         try:
             for at in batches(states):
-                with suppress(Stopped):
+                with suppress(Stopped), mixed(states.device, self._bf16):
                     call(layer, states[at])
         finally:
             handle.remove()
@@ -92,4 +99,6 @@ class Stages:
         project, kept = layer.get_submodule(name), self._kept[name]
         norm = layer.get_submodule(post_norm) if post_norm else nn.Identity()
         for batch in batches(states):
-            states[batch] = states[batch] + norm(project(kept[batch]))
+            with mixed(states.device, self._bf16):
+                written = norm(project(kept[batch]))
+            states[batch] = states[batch] + written

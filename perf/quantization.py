@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ..benchmarks.accuracy import Text, score_text
 from ..benchmarks.backends import TorchBackend
-from ..compress.distill.trainer import bf16_is_fast
+from ..compress.mixed import bf16_is_fast
 from ..data.packing import Encoded
 from ..data.sources import Source, scoring_rows
 from ..loading import load_tokenizer
@@ -94,7 +94,7 @@ def main() -> None:
         for number in range(args.rounds):
             for name, command in sides.items():
                 out = Path(folder) / f"{name}-{number}".replace(" ", "-")
-                seconds, printed = _timed([*command[:3], str(args.model), str(out), *command[3:]], args.threads)
+                seconds, printed = _timed([*command[:3], str(args.model.absolute()), str(out), *command[3:]], args.threads, folder)
                 itself = json.loads(printed.splitlines()[-1])
                 taken[name].append(itself.get("seconds", seconds))
                 told = f"{taken[name][-1]:.0f} s, {itself['peak']:.2f} GB"
@@ -122,8 +122,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--ours", nargs="+", default=['{"method": "gptq"}', '{"method": "rtn"}'], help="options of ours, as JSON; the first is compared"
     )
-    parser.add_argument("--gptqmodel", help="the Python interpreter of an environment with GPTQModel")
-    parser.add_argument("--modelopt", help="the Python interpreter of an environment with ModelOpt")
+    parser.add_argument("--gptqmodel", type=Path, help="the Python interpreter of an environment with GPTQModel")
+    parser.add_argument("--modelopt", type=Path, help="the Python interpreter of an environment with ModelOpt")
     return parser.parse_args()
 
 
@@ -131,14 +131,20 @@ def _sides(args: argparse.Namespace, rows: Path, held_out: Path) -> dict[str, li
     """Name -> interpreter, script and arguments; the model and the output folder go in after the script."""
     sides = {f"edgewright {options}": [sys.executable, "-c", OURS + PEAK, str(rows), options] for options in args.ours}
     if args.gptqmodel:
-        sides["GPTQModel"] = [args.gptqmodel, "-c", GPTQMODEL + PEAK, str(rows), "bfloat16" if bf16_is_fast("cpu") else "float32"]
+        sides["GPTQModel"] = [
+            str(args.gptqmodel.absolute()),
+            "-c",
+            GPTQMODEL + PEAK,
+            str(rows),
+            "bfloat16" if bf16_is_fast("cpu") else "float32",
+        ]
     if args.modelopt:
-        sides["ModelOpt"] = [args.modelopt, "-c", MODELOPT, str(rows), str(held_out)]
+        sides["ModelOpt"] = [str(args.modelopt.absolute()), "-c", MODELOPT, str(rows), str(held_out)]
     return sides
 
 
-def _timed(command: list[str], threads: int) -> tuple[float, str]:
-    """Seconds and standard output of a command, whose last line tells its peak (what wait4 tells begins with ours)."""
+def _timed(command: list[str], threads: int, folder: str) -> tuple[float, str]:
+    """Seconds and standard output of a command, whose last line tells its peak (what wait4 tells begins with ours). It runs in `folder`."""
     settings = {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
@@ -146,7 +152,7 @@ def _timed(command: list[str], threads: int) -> tuple[float, str]:
     }
     begin = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
-        process = subprocess.Popen(command, env=os.environ | settings, stdout=out, stderr=error)
+        process = subprocess.Popen(command, env=os.environ | settings, cwd=folder, stdout=out, stderr=error)
         status = process.wait()
         seconds = time.perf_counter() - begin
         for file in (out, error):

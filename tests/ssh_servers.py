@@ -76,11 +76,13 @@ async def _pass_on(source: Any, sink: Any) -> None:
 
 
 async def _feed(source: Any, sink: Any) -> None:
-    with suppress(BrokenPipeError, ConnectionResetError):  # the program ended before its input did
-        while block := await source.read(1 << 16):
-            sink.write(block)
-            await sink.drain()
-    sink.close()
+    try:
+        with suppress(BrokenPipeError, ConnectionResetError, asyncssh.Error):  # the program ended before its input did, or the connection
+            while block := await source.read(1 << 16):
+                sink.write(block)
+                await sink.drain()
+    finally:
+        sink.close()  # as sshd does: the program must not wait for input that cannot come
 
 
 @contextmanager

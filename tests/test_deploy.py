@@ -10,7 +10,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,26 @@ def test_a_cut_connection_resumes_by_itself(deployed: Any, server: Server, artif
     assert json.loads(out)["metrics"]["check/equal"] > 0
 
 
+def is_open(folder: Path) -> bool:
+    """Whether a process has a file in `folder` open."""
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):  # it has ended
+            for handle in os.listdir(f"/proc/{process}/fd"):
+                with suppress(OSError):
+                    if os.readlink(f"/proc/{process}/fd/{handle}").startswith(f"{folder}/"):
+                        return True
+    return False
+
+
+def closed(folder: Path) -> None:
+    """Wait until what a lost connection had on its way has arrived."""
+    for _ in range(1000):
+        if not is_open(folder):
+            return
+        time.sleep(0.01)
+    raise TimeoutError(folder)
+
+
 def test_a_lost_connection_keeps_what_was_copied(deployed: Any, server: Server, artifact: Path, tmp_path: Path) -> None:
     size = make_bundle(artifact, load_target("cpu")).size
     with wire(server.port, [700_000, 300_000, 300_000]) as port:
@@ -169,6 +191,7 @@ def test_a_lost_connection_keeps_what_was_copied(deployed: Any, server: Server, 
         code, _, err = deployed(artifact, port=port)
         assert (code, "run the same command again" in err) == (1, True), err
         place = tmp_path / "device" / "tiny"
+        closed(place)
         assert not (place / "current").exists()
         assert not (place / "versions").exists()
         kept = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())

@@ -13,7 +13,8 @@ from torch import nn
 from edgewright.compress.distill import trainer
 from edgewright.compress.distill.muon import JORDAN, MINIMAX, Muon, orthogonalise
 from edgewright.compress.distill.objectives import HiddenAlignment
-from edgewright.compress.distill.trainer import TrainConfig, bf16_is_fast, optimizers_of
+from edgewright.compress.distill.trainer import TrainConfig, optimizers_of
+from edgewright.compress.mixed import bf16_is_fast
 from edgewright.loading import load_model
 
 MakeModel = Callable[..., Path]

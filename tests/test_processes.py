@@ -36,7 +36,8 @@ def distillation(make_model: MakeModel, data: Path, steps: int = 10, family: str
     student = make_model(family, seed=1, hidden_size=64, num_hidden_layers=2, intermediate_size=256)
     return [
         "distill", str(student), "--teacher", str(make_model(family)), "--data", f"jsonl:{data}", "--seq-len", "32", "--batch-size", "4",
-        "--hidden-steps", str(steps), "--logit-steps", str(steps), "--hard", "0.2", "--device", "cpu", "--json", *map(str, more),
+        "--hidden-steps", str(steps), "--logit-steps", str(steps), "--hard", "0.2", "--device", "cpu", "--no-bf16", "--json",
+        *map(str, more),
     ]  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def quantized(
     """A family's model, and the same in 4 bits with groups of 64."""
     source = small(make_model, request.param)
     out = tmp_path_factory.mktemp("quantized") / request.param
-    quantize(QuantizeOptions(group_size=64), source, out, context)
+    quantize(QuantizeOptions(group_size=64, bf16=False), source, out, context)
     return source, out
 
 
@@ -122,6 +122,21 @@ def test_every_layer_saw_what_the_quantized_layers_before_it_put_out(quantized: 
         again = gptq(before[f"{name}.weight"], grams[name].matrix(), Scheme(4, 64), damp=o.damp, refine=o.refine).packed.integers
         same = again == from_gptq(part_of(stored, name), 4, name).integers
         assert same.float().mean() > 0.98, name  # two ways to the same sums: a tie may fall either way, and pull others along
+
+
+def test_bfloat16_calibration_is_asked_for_and_differs_little(
+    quantized: tuple[Path, Path], context: StepContext, tmp_path: Path
+) -> None:  # fmt: skip
+    source, out = quantized
+    quantize(QuantizeOptions(group_size=64, bf16=True), source, tmp_path / "out", context)
+    one, other, names = read_state(out), read_state(tmp_path / "out"), linears(source)
+    integers = [[from_gptq(part_of(state, name), 4, name).integers for name in names] for state in (one, other)]
+    same = torch.cat([(a == b).flatten() for a, b in zip(*integers, strict=True)]).float().mean()
+    assert 0.5 < same < 1  # products that were not rounded would give the same
+    rows = context.calibration.rows(source, context.seed)
+    expected = logits(source, rows).log_softmax(-1)
+    kl = [float((expected.exp() * (expected - logits(p, rows).log_softmax(-1))).sum(-1).mean()) for p in (out, tmp_path / "out")]
+    assert kl[1] < 1.1 * kl[0]
 
 
 def test_gptq_follows_the_model_closer_than_rounding(quantized: tuple[Path, Path], context: StepContext, tmp_path: Path) -> None:

@@ -72,3 +72,20 @@ def test_only_a_mask_that_hides_the_future_alone_is_left_to_the_kernel() -> None
     assert not layerwise._only_causal(whole)
     assert not layerwise._only_causal(torch.zeros(1, 1, 8, 8).masked_fill(~causal, float("-inf"))), "eager attention adds it"
     assert not layerwise._only_causal(None)
+
+
+def test_a_gram_matrix_of_some_tokens_is_a_share_of_the_whole(make_model: MakeModel, context: StepContext) -> None:
+    """As many as were asked for in the mean, drawn alike in every walk; more than there are is all."""
+    source = make_model("llama")
+    model, rows = Streamed(source), context.calibration.rows(source, 0)
+    found: dict[int | None, list[Tensor]] = {}
+    for tokens in (None, 1, 10**6):
+        states, calls = first_inputs(model, rows)
+        stages = Stages(model.family, Room(), tokens=tokens)
+        with model.held(0) as layer, torch.no_grad():
+            found[tokens] = [gram for _, gram in stages.visit(layer, calls[0], states)]
+    total = len(rows) * rows[0].shape[1]
+    for whole, some, more in zip(found[None], found[1], found[10**6], strict=True):
+        assert torch.equal(whole, more)
+        wanted = min(1.0, len(whole) / total)
+        assert float(some.trace() / whole.trace()) == pytest.approx(wanted, rel=0.25)

@@ -25,11 +25,12 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from ...console import progress
 from ...errors import EdgewrightError, UsageError
+from ..mixed import bf16_is_fast
 from .losses import scored_labels
 from .muon import Muon
 from .sharding import asked_for, is_sharded, shard_on_cpu
 
-__all__ = ["NotFinite", "TrainConfig", "batches", "bf16_is_fast", "optimizers_of", "train"]
+__all__ = ["NotFinite", "TrainConfig", "batches", "optimizers_of", "train"]
 
 MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 """What torch says on a CPU when there is no more."""
@@ -54,14 +55,6 @@ class TrainConfig:
     """Mixed precision: float32 weights, bfloat16 matrix products; None: where the processor is made for it."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     device: str = "cpu"
-
-
-def bf16_is_fast(device: str) -> bool:
-    """Whether bfloat16 products run in hardware; a processor without them emulates, at a third of float32's speed."""
-    if device != "cpu":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.13
-    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def optimizers_of(objective: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:

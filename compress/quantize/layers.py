@@ -13,7 +13,7 @@ from ...layouts import PackedLinear, Scheme
 from ...models import Family
 from ...streaming import Layered
 from ..activations import Activations, Room
-from ..gram import output_error, spread
+from ..gram import energy, spread
 from ..layerwise import first_inputs
 from ..stages import Stages
 from .gptq import Quantized, gptq, rtn
@@ -38,6 +38,8 @@ class Run:
     """What is carried from layer to layer."""
 
     options: QuantizeOptions
+    bf16: bool = False
+    """Whether calibration rows go through the layers in bfloat16."""
     modules: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     changed: dict[str, Tensor] = field(default_factory=dict)
@@ -58,16 +60,18 @@ class Run:
     def judge(self, name: str, weight: Tensor, rounded: Tensor, gram: Tensor, scheme: Scheme | None) -> None:
         """Enter the relative output error of a rounded weight, and that of plain rounding to `scheme` (none: it is plain rounding)."""
         some = spread(len(weight))
-        error = output_error(weight[some], rounded[some], gram)
-        plain = error if scheme is None else output_error(weight[some], rtn(weight[some], scheme).dequantize(), gram)
+        weight, rounded = weight[some], rounded[some]
+        reference = max(energy(weight, gram), 1e-30)
+        error = energy(rounded - weight, gram) / reference
+        plain = error if scheme is None else energy(rtn(weight, scheme).dequantize() - weight, gram) / reference
         self.modules[name] = {"error": error, "rtn_error": plain}
 
 
 def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler) -> Generator[dict[str, PackedLinear]]:
     """The packed linear layers of each decoder layer, by their names in it."""
     family, layers = model.family, model.layers
-    states, calls = first_inputs(model, rows, room.part(SETS))
-    stages, first = Stages(family, room.part(SETS)), run.entering(states)
+    states, calls = first_inputs(model, rows, room.part(SETS), run.bf16)
+    stages, first = Stages(family, room.part(SETS), run.bf16, run.options.hessian_tokens), run.entering(states)
     with progress(f"quantizing ({run.options.method})", len(layers)) as bar:
         bar.advance(first)
         for index, call in list(enumerate(calls))[first:]:

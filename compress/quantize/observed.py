@@ -29,7 +29,7 @@ def observed_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, sc
     A layer runs twice: as it came, to be scaled and rounded by what it was given, and then as it was made, for the next.
     """
     family = model.family
-    states, calls = first_inputs(model, rows, room)
+    states, calls = first_inputs(model, rows, room, run.bf16)
     first = run.entering(states)
     with progress(f"quantizing ({run.options.method})", len(calls)) as bar:
         bar.advance(first)

@@ -49,6 +49,12 @@ class QuantizeOptions(BaseModel):
         default=None, description="quantize the head too, to so many bits; a tied one is the embedding"
     )
     embedding_bits: Literal[2, 3, 4, 8] | None = Field(default=None, description="quantize the embedding too, to so many bits")
+    hessian_tokens: int = Field(
+        default=8, gt=0, description="tokens an input channel that GPTQ's Hessian is made of, drawn at random; more take longer"
+    )
+    bf16: bool | None = Field(
+        default=None, description="run calibration rows through the layers in bfloat16; default: where the processor has it"
+    )
     sensitivity: Sensitivity | None = Field(default=None, description="measure first, and keep the worst matrices at more bits")
 
     @model_validator(mode="before")

@@ -21,6 +21,7 @@ from ...steps import StepContext, StepResult
 from ...streaming import Streamed
 from ...workplace import workplace
 from ..activations import Room
+from ..mixed import bf16_is_fast
 from .choice import Choice, choose
 from .journal import FINISHED, Journal
 from .layers import ENOUGH, Run, quantized_layers
@@ -61,7 +62,8 @@ def _quantized(options: QuantizeOptions, source: Path, out: Path, context: StepC
     rows, layout = context.calibration.rows(source, context.seed), LAYOUTS[options.format]
     model, room = Streamed(source, pick_device(context.device)), Room(context.activation_budget, out.parent)
     settled, told = _settled(options, choose(family, config, options), model, rows, room, journal)
-    choice, run = choose(family, config, settled), Run(settled, journal=journal)
+    bf16 = bf16_is_fast(model.device) if options.bf16 is None else options.bf16
+    choice, run = choose(family, config, settled), Run(settled, bf16, journal=journal)
     scaler = Scaler(run, family, config, stored_dtype(config))
     make = quantized_layers if options.method in ("gptq", "rtn") else observed_layers
     state = pending(run, model, make(run, model, rows, room, scaler), stored_dtype(config), layout, choice)

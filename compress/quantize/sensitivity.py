@@ -20,7 +20,7 @@ from ...layouts import Scheme
 from ...models import Family, weight_of
 from ...streaming import ROWS, Streamed
 from ..activations import Activations, Room
-from ..gram import Gram
+from ..gram import Gram, energy
 from ..layerwise import LayerCall, advance, first_inputs
 from .gptq import rtn
 from .rules import stored_bytes
@@ -101,19 +101,19 @@ def _adding_to(gram: Gram) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
 
 def _finding(blocks: Iterable[Tensor], hessian: Tensor, scheme: Scheme, keep_bits: int) -> Finding:
     """From the rows of a matrix, block by block."""
-    energy = error = kept = 0.0
+    total = error = kept = 0.0
     outputs = width = 0
     better = replace(scheme, bits=keep_bits)
     for block in blocks:
         weight = block.to(hessian.device, torch.float32)
-        energy += float(((weight @ hessian) * weight).sum())
+        total += energy(weight, hessian)
         few, more = (rtn(weight, s).dequantize() - weight for s in (scheme, better))
-        error += float(((few @ hessian) * few).sum())
-        kept += float(((more @ hessian) * more).sum())
+        error += energy(few, hessian)
+        kept += energy(more, hessian)
         outputs, width = outputs + len(weight), weight.shape[1]
-    energy = max(energy, 1e-30)
+    total = max(total, 1e-30)
     extra = stored_bytes((outputs, width), better) - stored_bytes((outputs, width), scheme)
-    return Finding(scheme.bits, error / energy, kept / energy, extra)
+    return Finding(scheme.bits, error / total, kept / total, extra)
 
 
 def _head_hessian(model: Streamed, states: Activations) -> Tensor:
