@@ -98,16 +98,18 @@ class Linears:
     def apply(self, value: str, modules: Sequence[str]) -> list[str]:
         """The outputs of the linear layers `modules`, which all read `value` ([..., in], in the activation type)."""
         linear = self._precision.linear
+        if linear == "int8" and all(self._weights.is_packed(module) for module in modules):
+            outputs = self._static(value, modules)
+            return [self._biased(result, module) for result, module in zip(outputs, modules, strict=True)]
         with self._graph.at(modules[0]):  # layers that read the same activation share its quantization
             quantized = self._quantize(value) if linear == "int8-dynamic" else ("", "")
-        rounded: dict[float, str] = {}
         outputs = []
         for module in modules:
             with self._graph.at(module):
                 if linear == "int8-dynamic":
                     result = self._dynamic(quantized, module)
                 elif linear == "int8" and self._weights.is_packed(module):
-                    result = self._static(value, module, rounded)
+                    (result,) = self._static(value, [module])
                 elif linear == "int4" and self._weights.is_packed(module):
                     result = self._int4(value, module)
                 else:
@@ -131,30 +133,40 @@ class Linears:
         self.low_bit += 1
         return graph.node("MatMul", value, graph.node("DequantizeLinear", weight, scale, axis=0, block_size=packed.group_size))
 
-    def _static(self, value: str, module: str, rounded: dict[float, str]) -> str:
-        """A product of 8-bit integers, written as TensorRT reads it: symmetric, inputs on one scale, weights on one an output.
+    def _static(self, value: str, modules: Sequence[str]) -> list[str]:
+        """Products of 8-bit integers, written as TensorRT reads them: symmetric, inputs on one scale, weights on one an output.
 
-        Args:
-            value: what the layer is given.
-            module: the layer.
-            rounded: by scale, the integers that this value has become; is added to.
+        Layers whose inputs have one scale are one product: of several that share a quantized input ONNX Runtime would make none.
         """
-        g, packed = self._graph, self._weights.packed(module)
-        assert packed.inputs and packed.inputs.scale is not None, "see _check_source"
-        step = packed.inputs.scale
-        scale = g.constant(step, np.float16 if self._precision.activations == TensorProto.FLOAT16 else np.float32)
-        zero = g.constant(0, np.int8)
-        if step not in rounded:
-            rounded[step] = g.node("QuantizeLinear", value, scale, zero)
-        # One of its own for every layer: ONNX Runtime makes no integer product of layers that share it.
-        inputs = g.node("DequantizeLinear", rounded[step], scale, zero)
-        integers = (packed.integers.to(torch.int16) - 128).to(torch.int8).t().contiguous()
-        weight = g.weight(f"{module}.weight", integers.numpy())
-        scales = stored(packed.scales.view(-1), self._precision.activations, f"{module}.weight_scale")
-        weight_scale = g.weight(f"{module}.weight_scale", scales)
-        zeros = g.constant(np.zeros(len(scales)), np.int8)
+        g, layers = self._graph, {module: self._weights.packed(module) for module in modules}
+        steps = {module: packed.inputs.scale for module, packed in layers.items() if packed.inputs and packed.inputs.scale is not None}
+        assert len(steps) == len(layers), "see _check_source"
+        outputs: dict[str, str] = {}
+        for step in dict.fromkeys(steps.values()):
+            alike = [module for module in modules if steps[module] == step]
+            with g.at(alike[0]):
+                product = self._rounded(value, step, [layers[module] for module in alike], alike[0])
+                sizes = g.constant([len(layers[module].integers) for module in alike])
+                split = g.nodes("Split", product, sizes, outputs=[None] * len(alike), axis=-1) if len(alike) > 1 else [product]
+            outputs |= zip(alike, split, strict=True)
+        return [outputs[module] for module in modules]
+
+    def _rounded(self, value: str, step: float, layers: Sequence[PackedLinear], name: str) -> str:
+        """`value`, rounded on a scale of `step`, times the weights of layers, one after the other."""
+        g = self._graph
+        scale, zero = (
+            g.constant(step, np.float16 if self._precision.activations == TensorProto.FLOAT16 else np.float32),
+            g.constant(0, np.int8),
+        )
+        inputs = g.node("DequantizeLinear", g.node("QuantizeLinear", value, scale, zero), scale, zero)
+        integers = torch.cat([(packed.integers.to(torch.int16) - 128).to(torch.int8) for packed in layers]).t().contiguous()
+        scales = torch.cat([packed.scales.view(-1) for packed in layers])
+        weight = g.weight(f"{name}.weight", integers.numpy())
+        weight_scale = g.weight(f"{name}.weight_scale", stored(scales, self._precision.activations, f"{name}.weight_scale"))
         self.low_bit += 1
-        return g.node("MatMul", inputs, g.node("DequantizeLinear", weight, weight_scale, zeros, axis=1))
+        return g.node(
+            "MatMul", inputs, g.node("DequantizeLinear", weight, weight_scale, g.constant(np.zeros(len(scales)), np.int8), axis=1)
+        )
 
     def _quantize(self, value: str) -> tuple[str, str]:
         """uint8 activations around 128, and the float32 [..., 1] scale of each token."""
