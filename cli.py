@@ -143,9 +143,21 @@ def export(
     model: Model,
     out: Out,
     format: Annotated[
-        str, typer.Option(help="onnx: standard operators only, with a KV cache; tensorrt, triton, edge-llm, gguf: see docs/deployment.md")
+        str,
+        typer.Option(
+            help="onnx: standard operators only, with a KV cache; ort: ONNX Runtime's own; tensorrt, triton, edge-llm, gguf: see "
+            "docs/deployment.md"
+        ),
     ] = "onnx",
-    precision: Annotated[str, typer.Option(help="fp32, fp16, int4 (from a GPTQ checkpoint), int8-dynamic, or for gguf int8")] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="fp32, fp16, int4 (from a GPTQ or AWQ checkpoint), int8 (from SmoothQuant), int8-dynamic, int4-a8 (ort: inputs in 8 bits)"
+        ),
+    ] = "fp32",
+    logits: Annotated[str, typer.Option(help="all, or last: of the last position only, which is what generating needs")] = "all",
+    window: Annotated[int, typer.Option(help="positions that the KV cache keeps beside the sinks; 0: all")] = 0,
+    sinks: Annotated[int, typer.Option(help="first positions that a windowed cache keeps")] = 4,
     calibration: CalibrationSource = CALIBRATION,
     seq_len: SeqLen = 512,
     seed: Seed = 0,
@@ -164,7 +176,7 @@ def export(
     """
     from .export.step import ExportOptions
 
-    options = checked(ExportOptions, format=format, precision=precision)
+    options = checked(ExportOptions, format=format, precision=precision, logits=logits, window=window, sinks=sinks)
     run_step("export", options, model, out, (calibration, 16, seq_len, seed, device), fresh, as_json)
 
 

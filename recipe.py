@@ -75,7 +75,7 @@ class ExportStep(_Named, ExportOptions):
 
     @model_validator(mode="after")
     def _is_measured(self) -> ExportStep:
-        if self.format not in ("onnx", "tensorrt"):
+        if self.format not in ("onnx", "ort", "tensorrt"):
             raise ValueError(f"format: {self.format} cannot be measured here; use the verb, `edgewright export --format {self.format}`")
         return self
 

@@ -86,12 +86,11 @@ def onnx_step(path: Path, threads: int) -> Step:
     decoder = OnnxDecoder(path, threads=threads)
 
     def step(ids: list[list[int]], past: Any) -> Any:
-        cache, length = past if past is not None else (None, 0)
         tokens = np.asarray(ids, dtype=np.int64)
-        mask = np.ones((tokens.shape[0], length + tokens.shape[1]), dtype=np.int64)
-        logits, cache = decoder.forward(tokens, mask, past=cache)
-        logits[:, -1].argmax(-1)
-        return cache, length + tokens.shape[1]
+        cache = past if past is not None else decoder.open_cache(len(tokens), tokens.shape[1])
+        mask = np.ones((len(tokens), cache.length + tokens.shape[1]), dtype=np.int64)
+        decoder.step(tokens, mask, cache)[:, -1].argmax(-1)
+        return cache
 
     return step
 

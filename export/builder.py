@@ -30,11 +30,16 @@ class GraphBuilder:
     Args:
         data: the open file that large weights are appended to.
         data_name: that file's name, relative to the model file.
+
+    Attributes:
+        metadata: what the model file says of itself to whoever runs it.
     """
 
     def __init__(self, data: BinaryIO, data_name: str) -> None:
         self._data, self._data_name = data, data_name
         self._scope = ""
+        self._domains = {""}
+        self.metadata: dict[str, str] = {}
         self._taken: dict[str, int] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._nodes: list[onnx.NodeProto] = []
@@ -62,16 +67,22 @@ class GraphBuilder:
 
     def node(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """Add a node with one output and return the name of that output (`output`, or one made from the scope)."""
-        name = self._unique(f"{self._scope}/{op}")
-        result = output or f"{name}:0"
-        self._nodes.append(helper.make_node(op, inputs, [result], name=name, **attributes))
-        return result
+        return self.nodes(op, *inputs, outputs=[output], **attributes)[0]
 
-    def nodes(self, op: str, *inputs: str, count: int, **attributes: Any) -> list[str]:
-        """Add a node with `count` outputs and return their names."""
+    def nodes(self, op: str, *inputs: str, outputs: Sequence[str | None], domain: str = "", **attributes: Any) -> list[str]:
+        """Add a node and return the names of its outputs.
+
+        Args:
+            op: the operator.
+            inputs: names of values; an empty one where an optional input is left out.
+            outputs: names of its outputs; made from the scope where None, left out where empty.
+            domain: of the operator; the standard ones have none.
+            attributes: of the node.
+        """
         name = self._unique(f"{self._scope}/{op}")
-        results = [f"{name}:{i}" for i in range(count)]
-        self._nodes.append(helper.make_node(op, inputs, results, name=name, **attributes))
+        results = [f"{name}:{i}" if output is None else output for i, output in enumerate(outputs)]
+        self._domains.add(domain)
+        self._nodes.append(helper.make_node(op, inputs, results, name=name, domain=domain, **attributes))
         return results
 
     def cast(self, value: str, source: int, target: int) -> str:
@@ -105,6 +116,15 @@ class GraphBuilder:
         self._initializers.append(tensor)
         return name
 
+    def alias(self, name: str, of: str, shape: Sequence[int]) -> str:
+        """The weight `of` under another name and in another shape, stored once."""
+        source = next(tensor for tensor in self._initializers if tensor.name == of)
+        copy = TensorProto()
+        copy.CopyFrom(source)
+        copy.name, copy.dims[:] = name, shape
+        self._initializers.append(copy)
+        return name
+
     def _append(self, tensor: onnx.TensorProto, array: NDArray[Any]) -> None:
         self._data.write(b"\0" * (-self._data.tell() % ALIGNMENT))
         place = {"location": self._data_name, "offset": str(self._data.tell()), "length": str(array.nbytes)}
@@ -121,10 +141,12 @@ class GraphBuilder:
     def model(self, graph_name: str, producer_version: str) -> onnx.ModelProto:
         """The finished model, whose large weights are references into the data file."""
         graph = helper.make_graph(self._nodes, graph_name, self._inputs, self._outputs, self._initializers)
-        return helper.make_model(
+        model = helper.make_model(
             graph,
             ir_version=IR_VERSION,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=[helper.make_opsetid(domain, 1 if domain else OPSET) for domain in sorted(self._domains)],
             producer_name="edgewright",
             producer_version=producer_version,
         )
+        helper.set_model_props(model, self.metadata)
+        return model

@@ -1,4 +1,4 @@
-"""The linear layers of a graph: dense, INT4 taken bit for bit from a GPTQ checkpoint, or INT8 with dynamic activations.
+"""The linear layers of a graph: dense, INT4 or static INT8 taken bit for bit from a checkpoint, or INT8 with dynamic activations.
 
 Weights are stored [in, out], as MatMul reads them, so that nothing stands between a weight and its product.
 
@@ -98,13 +98,18 @@ class Linears:
     def apply(self, value: str, modules: Sequence[str]) -> list[str]:
         """The outputs of the linear layers `modules`, which all read `value` ([..., in], in the activation type)."""
         linear = self._precision.linear
+        if linear == "int8" and all(self._weights.is_packed(module) for module in modules):
+            outputs = self._static(value, modules)
+            return [self._biased(result, module) for result, module in zip(outputs, modules, strict=True)]
         with self._graph.at(modules[0]):  # layers that read the same activation share its quantization
-            quantized = self._quantize(value) if linear == "int8" else ("", "")
+            quantized = self._quantize(value) if linear == "int8-dynamic" else ("", "")
         outputs = []
         for module in modules:
             with self._graph.at(module):
-                if linear == "int8":
-                    result = self._int8(quantized, module)
+                if linear == "int8-dynamic":
+                    result = self._dynamic(quantized, module)
+                elif linear == "int8" and self._weights.is_packed(module):
+                    (result,) = self._static(value, [module])
                 elif linear == "int4" and self._weights.is_packed(module):
                     result = self._int4(value, module)
                 else:
@@ -128,6 +133,41 @@ class Linears:
         self.low_bit += 1
         return graph.node("MatMul", value, graph.node("DequantizeLinear", weight, scale, axis=0, block_size=packed.group_size))
 
+    def _static(self, value: str, modules: Sequence[str]) -> list[str]:
+        """Products of 8-bit integers, written as TensorRT reads them: symmetric, inputs on one scale, weights on one an output.
+
+        Layers whose inputs have one scale are one product: of several that share a quantized input ONNX Runtime would make none.
+        """
+        g, layers = self._graph, {module: self._weights.packed(module) for module in modules}
+        steps = {module: packed.inputs.scale for module, packed in layers.items() if packed.inputs and packed.inputs.scale is not None}
+        assert len(steps) == len(layers), "see _check_source"
+        outputs: dict[str, str] = {}
+        for step in dict.fromkeys(steps.values()):
+            alike = [module for module in modules if steps[module] == step]
+            with g.at(alike[0]):
+                product = self._rounded(value, step, [layers[module] for module in alike], alike[0])
+                sizes = g.constant([len(layers[module].integers) for module in alike])
+                split = g.nodes("Split", product, sizes, outputs=[None] * len(alike), axis=-1) if len(alike) > 1 else [product]
+            outputs |= zip(alike, split, strict=True)
+        return [outputs[module] for module in modules]
+
+    def _rounded(self, value: str, step: float, layers: Sequence[PackedLinear], name: str) -> str:
+        """`value`, rounded on a scale of `step`, times the weights of layers, one after the other."""
+        g = self._graph
+        scale, zero = (
+            g.constant(step, np.float16 if self._precision.activations == TensorProto.FLOAT16 else np.float32),
+            g.constant(0, np.int8),
+        )
+        inputs = g.node("DequantizeLinear", g.node("QuantizeLinear", value, scale, zero), scale, zero)
+        integers = torch.cat([(packed.integers.to(torch.int16) - 128).to(torch.int8) for packed in layers]).t().contiguous()
+        scales = torch.cat([packed.scales.view(-1) for packed in layers])
+        weight = g.weight(f"{name}.weight", integers.numpy())
+        weight_scale = g.weight(f"{name}.weight_scale", stored(scales, self._precision.activations, f"{name}.weight_scale"))
+        self.low_bit += 1
+        return g.node(
+            "MatMul", inputs, g.node("DequantizeLinear", weight, weight_scale, g.constant(np.zeros(len(scales)), np.int8), axis=1)
+        )
+
     def _quantize(self, value: str) -> tuple[str, str]:
         """uint8 activations around 128, and the float32 [..., 1] scale of each token."""
         g = self._graph
@@ -137,7 +177,7 @@ class Linears:
         centred = g.node("Add", g.node("Round", g.node("Div", value, scale)), g.constant(128, np.float32))
         return g.cast(centred, TensorProto.FLOAT, TensorProto.UINT8), scale
 
-    def _int8(self, quantized: tuple[str, str], module: str) -> str:
+    def _dynamic(self, quantized: tuple[str, str], module: str) -> str:
         g, (value, value_scale) = self._graph, quantized
         integers, scales = quantize_int8(self._weights.dense(module))
         weight, scale = g.weight(f"{module}.weight", integers), g.weight(f"{module}.weight_scale", scales)

@@ -35,7 +35,8 @@ class Precision:
     Attributes:
         name: as `--precision` spells it.
         activations: the ONNX type of weights that are not quantized, of activations and of the KV cache.
-        linear: how the linear layers of the decoder layers are stored: `dense`, `int4` or `int8`.
+        linear: how the linear layers of the decoder layers are stored: `dense`, `int4`, `int8` (their inputs in 8 bits too, on a scale
+            that the checkpoint fixes) or `int8-dynamic` (on a scale that each token has).
         limits: what parity accepts.
     """
 
@@ -50,10 +51,15 @@ PRECISIONS: dict[str, Precision] = {
     for p in (
         Precision("fp32", TensorProto.FLOAT, "dense", Limits(1e-3, 1e-6, 1.0, 1e-4)),
         Precision("fp16", TensorProto.FLOAT16, "dense", Limits(1.0, 1e-3, 0.99, 1e-2)),
-        Precision("int4", TensorProto.FLOAT, "int4", Limits(0.05, 1e-4, 0.99, 1e-3)),
+        Precision("int4", TensorProto.FLOAT, "int4", Limits(0.05, 1e-4, 0.995, 1e-3)),
+        # The same weights, but their inputs are rounded to 8 bits on a scale a block; in ONNX Runtime's own operators only.
+        Precision("int4-a8", TensorProto.FLOAT, "int4", Limits(None, 0.1, 0.9, 1e-2)),
         # What TensorRT's INT4 kernels want around them; ONNX Runtime on a CPU computes it too, but slower than int4.
         Precision("int4-fp16", TensorProto.FLOAT16, "int4", Limits(1.0, 1e-3, 0.99, 1e-2)),
-        Precision("int8-dynamic", TensorProto.FLOAT, "int8", Limits(None, 0.25, 0.75, 1e-2)),
+        # Torch rounds the same activations to the same integers, but one that lies between two of them falls either way.
+        Precision("int8", TensorProto.FLOAT, "int8", Limits(None, 0.05, 0.95, 1e-2)),
+        Precision("int8-fp16", TensorProto.FLOAT16, "int8", Limits(None, 0.05, 0.95, 1e-2)),
+        Precision("int8-dynamic", TensorProto.FLOAT, "int8-dynamic", Limits(None, 0.25, 0.75, 1e-2)),
     )
 }
 

@@ -30,12 +30,15 @@ from ..loading import load_settings
 from ..models import Shape
 from . import parity
 from .builder import OPSET
+from .cut import Cut
 from .graph import MODEL, write_graph
 from .precision import Precision, precision_of
 from .weights import Weights
 
 __all__ = ["ExportResult", "export_onnx"]
 
+PRECISION_OF = {"compressed-tensors": "int8-dynamic", "modelopt": "int8"}
+"""What becomes of a checkpoint whose activations are in 8 bits: a scale a token, or one that is fixed."""
 # Arithmetic that some relatives of the supported families switch on and that the graph does not have.
 UNSUPPORTED = ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention")
 
@@ -63,16 +66,17 @@ class ExportResult:
 
 def export_onnx(
     checkpoint: Path, out: Path, precision: str, rows: Sequence[Sequence[int]] | None = None, *,
-    format: str = "onnx", further: Callable[[Path], Mapping[str, float | str]] | None = None,
+    format: str = "onnx", cut: Cut | None = None, further: Callable[[Path], Mapping[str, float | str]] | None = None,
 ) -> ExportResult:  # fmt: skip
     """Write an ONNX artifact and compare it with its checkpoint; nothing is left behind when they differ.
 
     Args:
         checkpoint: a model directory.
         out: the directory to make.
-        precision: `fp32`, `fp16`, `int4` (a GPTQ checkpoint, bit for bit) or `int8-dynamic`.
+        precision: one of `PRECISIONS`; `int4` takes a GPTQ or AWQ checkpoint bit for bit, `int8` one of SmoothQuant.
         rows: token ids to compare on; random ones where None. Text that the model knows is the sharper test.
-        format: what the artifact says it is.
+        format: what the artifact says it is; `ort` is written in ONNX Runtime's own operators.
+        cut: what the graph leaves out; nothing by default.
         further: a check of the graph itself, called before the comparison with torch; what it returns is kept with the figures.
 
     Raises:
@@ -81,15 +85,16 @@ def export_onnx(
         ParityFailed: the artifact does not compute what the checkpoint computes.
     """
     started = time.perf_counter()
-    kind = precision_of(precision)
+    kind, cut, fused = precision_of(precision), cut or Cut(), format == "ort"
     family, config = read_family(checkpoint)
     _check_source(checkpoint, config, kind)
     settings = load_settings(checkpoint)
     shape = family.shape(settings.to_dict())
     with atomic_directory(out) as folder:
-        info = write_graph(folder, Weights(checkpoint, config), family, settings, kind)
+        info = write_graph(folder, Weights(checkpoint, config), family, settings, kind, cut, fused)
         written = time.perf_counter() - started
-        onnx.checker.check_model(str(folder / MODEL), full_check=True)
+        if not fused:  # the checker knows no operators but the standard ones; ONNX Runtime looks at its own when it loads them
+            onnx.checker.check_model(str(folder / MODEL), full_check=True)
         kept = {key: value for key, value in config.items() if key != "quantization_config"}
         write_json(folder / "config.json", config_for_everyone(kept))
         copy_tokenizer(checkpoint, folder)
@@ -97,6 +102,7 @@ def export_onnx(
             "edgewright": __version__, "kind": "artifact", "format": format, "precision": kind.name, "opset": OPSET,
             "source": {"name": checkpoint.name, "content_hash": content_hash(checkpoint)},
             "inputs": info.inputs, "outputs": info.outputs, "low_bit_linears": info.low_bit_linears, "shape": asdict(shape),
+            "cut": asdict(cut),
         }  # fmt: skip
         if kind.linear == "dense" and (sparsity := read_provenance(checkpoint).get("sparsity")):
             provenance["sparsity"] = sparsity
@@ -116,7 +122,7 @@ def _check_source(checkpoint: Path, config: dict[str, Any], precision: Precision
     if precision.linear == "int4":
         if not method:
             raise UsageError(
-                f"{checkpoint}: is not quantized, and int4 is taken bit for bit from a GPTQ checkpoint",
+                f"{checkpoint}: is not quantized, and int4 is taken bit for bit from a GPTQ or AWQ checkpoint",
                 f"first: edgewright quantize {checkpoint} --method gptq --bits 4 --group-size 128 --out DIR",
             )
         bits, _, sym = packing(config) or (4, -1, True)
@@ -125,12 +131,17 @@ def _check_source(checkpoint: Path, config: dict[str, Any], precision: Precision
             raise Refused(
                 f"{checkpoint}: quantized {what}, but int4 artifacts are symmetric 4-bit", "quantize again with --bits 4, symmetric"
             )
-    if precision.linear == "int8" and method and not (layout and layout.rounds_inputs):
+    if precision.linear == "int8" and not (layout and layout.rounds_inputs):
+        raise UsageError(
+            f"{checkpoint}: has no activation scales, and int8 is taken bit for bit from a SmoothQuant checkpoint",
+            f"first: edgewright quantize {checkpoint} --method smoothquant --out DIR; or --precision int8-dynamic, which needs none",
+        )
+    if precision.linear == "int8-dynamic" and method and not (layout and layout.rounds_inputs):
         raise UsageError(f"{checkpoint}: already quantized with {method}; int8 on top would quantize twice", "use --precision int4")
-    if layout and layout.rounds_inputs and (precision.linear, method) != ("int8", "compressed-tensors"):
+    if layout and layout.rounds_inputs and PRECISION_OF.get(method or "") != precision.linear:
         raise UsageError(
             f"{checkpoint}: a {method} checkpoint with activations in 8 bits cannot be exported as {precision.name}",
-            "a checkpoint of --method int8 goes to --precision int8-dynamic; smoothquant is for TensorRT-Edge-LLM, which reads it as it is",
+            "a checkpoint of --method int8 goes to --precision int8-dynamic, one of --method smoothquant to --precision int8",
         )
     for key in UNSUPPORTED:
         if config.get(key):

@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as errors  # pyright: ig
 
 from ..errors import UsageError
 
-__all__ = ["FP32_ACTIVATIONS", "LOW_BIT_OPS", "OnnxDecoder", "Past", "low_bit_nodes", "past_of"]
+__all__ = ["FP32_ACTIVATIONS", "LOW_BIT_OPS", "Cache", "OnnxDecoder", "Past", "low_bit_nodes", "past_of"]
 
 MODEL = "model.onnx"
 LOW_BIT_OPS = ("MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "QLinearMatMul")
@@ -34,8 +35,32 @@ LOAD_ERRORS = (
 )  # fmt: skip
 NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
+IN_PLACE, KEPT = "edgewright.cache_in_place", "edgewright.cache_kept"
+"""Metadata of a model file: present may share past's memory; and what a bounded cache keeps, `SINKS,WINDOW`."""
+GROWTH = 256
+"""Positions that a cache written in place grows by."""
+
 Past = list[ort.OrtValue]
 """A KV cache: key and value of every layer in turn, each [batch, kv_heads, length, head_dim]."""
+
+
+@dataclass
+class Cache:
+    """A KV cache that `OnnxDecoder.step` extends.
+
+    Attributes:
+        past: keys and values; where they are written in place, with room after the first `length` positions.
+        length: positions that are filled.
+        binding: ties `past` to the inputs and outputs of a session, where it is written in place.
+    """
+
+    past: Past
+    length: int = 0
+    binding: Any = None
+
+    def keep(self, rows: NDArray[Any]) -> None:
+        """Drop all rows of the batch but these (indices, or a bool for each); copies the cache."""
+        self.past, self.binding = past_of(value.numpy()[rows] for value in self.past), None
 
 
 def _options(threads: int | None, accuracy_level: int) -> ort.SessionOptions:
@@ -86,6 +111,9 @@ class OnnxDecoder:
         self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in self._past_names)]
         self._kv_heads, self._head_dim = int(caches[0].shape[1]), int(caches[0].shape[3])
         self._kv_type = NUMPY_TYPES[caches[0].type]
+        told = self.session.get_modelmeta().custom_metadata_map
+        self._in_place = IN_PLACE in told
+        self._kept = tuple(map(int, told[KEPT].split(","))) if KEPT in told else None
 
     def empty_past(self, batch: int) -> Past:
         """A cache that holds nothing yet, for `batch` rows."""
@@ -105,19 +133,69 @@ class OnnxDecoder:
             input_ids: int64 [batch, sequence].
             attention_mask: int64 [batch, past + sequence], 0 for padding (on the left).
             position_ids: int64 [batch, sequence]; counted from the mask where None.
-            past: the cache that an earlier call returned.
+            past: the cache that an earlier call returned; a bounded one holds fewer positions than the mask.
 
         Returns:
             float32 [batch, sequence, vocabulary] logits, and the cache for the next call.
         """
-        if position_ids is None:
-            position_ids = np.maximum(attention_mask.cumsum(1) - 1, 0)[:, -input_ids.shape[1] :]
-        arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        feeds = {name: ort.OrtValue.ortvalue_from_numpy(_int64(array)) for name, array in arrays.items()}
-        feeds |= zip(self._past_names, past or self.empty_past(len(input_ids)), strict=True)
+        past = past or self.empty_past(len(input_ids))
+        feeds = self._integers(input_ids, attention_mask, position_ids, past[0].shape()[2])
+        feeds |= zip(self._past_names, past, strict=True)
         # OrtValues in and out: the cache stays where ONNX Runtime made it and is never copied through numpy.
         logits, *present = self.session.run_with_ort_values(self._outputs, feeds)
         return logits.numpy(), present
+
+    def _integers(
+        self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], position_ids: NDArray[np.int64] | None, length: int
+    ) -> dict[str, ort.OrtValue]:  # fmt: skip
+        """The inputs beside the cache, of which `length` positions are there."""
+        new = input_ids.shape[1]
+        if position_ids is None:
+            position_ids = np.maximum(mask.cumsum(1) - 1, 0)[:, -new:]
+        if self._kept and mask.shape[1] > length + new:  # what the cache has forgotten, the mask forgets too
+            sinks = min(self._kept[0], length)
+            mask = np.concatenate([mask[:, :sinks], mask[:, mask.shape[1] - (length - sinks + new) :]], 1)
+        arrays = {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids}
+        return {name: ort.OrtValue.ortvalue_from_numpy(_int64(array)) for name, array in arrays.items()}
+
+    def open_cache(self, batch: int, positions: int = 0) -> Cache:
+        """An empty cache for `batch` rows, with room for `positions` where it is written in place; it grows when it must."""
+        if not self._in_place:
+            return Cache(self.empty_past(batch))
+        shape = (batch, self._kv_heads, -(-max(positions, 1) // GROWTH) * GROWTH, self._head_dim)
+        return Cache([ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, self._kv_type)) for _ in self._past_names])
+
+    def step(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], cache: Cache) -> NDArray[np.float32]:
+        """Extend a cache by some tokens.
+
+        Args:
+            input_ids: int64 [batch, sequence].
+            attention_mask: int64 [batch, cached + sequence], 0 for padding (on the left).
+            cache: of `open_cache`; is changed.
+
+        Returns:
+            float32 [batch, sequence, vocabulary] logits; of a graph with last logits only, [batch, 1, vocabulary].
+        """
+        new = input_ids.shape[1]
+        if not self._in_place:
+            logits, cache.past = self.forward(input_ids, attention_mask, past=cache.past)
+            cache.length += new
+            return logits
+        if cache.length + new > cache.past[0].shape()[2]:
+            more = -(-(cache.length + new) // GROWTH) * GROWTH - cache.past[0].shape()[2]
+            cache.past = past_of(np.pad(value.numpy(), ((0, 0), (0, 0), (0, more), (0, 0))) for value in cache.past)
+            cache.binding = None
+        if cache.binding is None:
+            cache.binding = self.session.io_binding()
+            for name, value in zip(self._past_names, cache.past, strict=True):
+                cache.binding.bind_ortvalue_input(name, value)
+                cache.binding.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
+        for name, value in self._integers(input_ids, attention_mask, None, cache.length).items():
+            cache.binding.bind_ortvalue_input(name, value)
+        cache.binding.bind_output("logits")
+        self.session.run_with_iobinding(cache.binding)
+        cache.length += new
+        return cache.binding.get_outputs()[-1].numpy()
 
     def generate(
         self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], max_new_tokens: int, eos_ids: Sequence[int],
@@ -137,12 +215,12 @@ class OnnxDecoder:
             the first of `eos_ids`.
         """
         tokens = np.full((len(input_ids), max_new_tokens), eos_ids[0] if len(eos_ids) else 0, np.int64)
-        rows, mask, past = np.arange(len(input_ids)), attention_mask, None
+        rows, mask = np.arange(len(input_ids)), attention_mask
+        cache = self.open_cache(len(rows), mask.shape[1] + max_new_tokens)
         running = np.ones(len(rows), bool)
         step = _int64(input_ids)
         for n in range(max_new_tokens):
-            logits, past = self.forward(step, mask, past=past)
-            chosen = logits[:, -1].argmax(-1)
+            chosen = self.step(step, mask, cache)[:, -1].argmax(-1)
             tokens[rows[running], n] = chosen[running]
             running &= ~np.isin(chosen, eos_ids)
             if ended:
@@ -151,7 +229,7 @@ class OnnxDecoder:
                 return tokens[:, : n + 1]
             # Dropping rows copies the cache, so it waits until at least half of the batch has ended.
             if 2 * running.sum() <= len(rows):
-                past = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value.numpy()[running])) for value in past]
+                cache.keep(running)
                 rows, mask, chosen, running = rows[running], mask[running], chosen[running], running[running]
             step = chosen[:, None]
             mask = np.concatenate([mask, np.ones((len(rows), 1), np.int64)], 1)

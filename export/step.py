@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..checkpoint import read_config
 from ..errors import Refused
 from ..models import require_dense
 from ..steps import StepContext, StepResult
+from .cut import Cut
 
 if TYPE_CHECKING:
     from .runner import ExportResult
@@ -26,14 +27,35 @@ class ExportOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["onnx", "tensorrt", "edge-llm", "gguf", "triton"] = Field(
+    format: Literal["onnx", "ort", "tensorrt", "edge-llm", "gguf", "triton"] = Field(
         default="onnx",
-        description="onnx: portable operators only, with a KV cache; tensorrt: the same, checked by TensorRT; triton: the same, as a model "
-        "repository; edge-llm: what TensorRT-Edge-LLM's exporter reads, and the commands; gguf: for llama.cpp",
+        description="onnx: portable operators only, with a KV cache; ort: ONNX Runtime's own; tensorrt: the portable ones, checked by "
+        "TensorRT; triton: the same, as a model repository; edge-llm: what TensorRT-Edge-LLM's exporter reads, and the commands; gguf: for "
+        "llama.cpp",
     )
-    precision: Literal["fp32", "fp16", "int8", "int4", "int8-dynamic"] = Field(
-        default="fp32", description="int4 takes a GPTQ checkpoint bit for bit; int8-dynamic is for ONNX Runtime on CPUs, int8 for GGUF"
+    precision: Literal["fp32", "fp16", "int8", "int4", "int4-a8", "int8-dynamic"] = Field(
+        default="fp32",
+        description="int4 takes a GPTQ or AWQ checkpoint bit for bit, int8 one of SmoothQuant; int8-dynamic is for ONNX Runtime on CPUs; "
+        "int4-a8 (format ort): int4 whose inputs are rounded to 8 bits, less exact",
     )
+    logits: Literal["all", "last"] = Field(default="all", description="last: of the last position only, which is what generating needs")
+    window: int = Field(default=0, ge=0, description="positions that the KV cache keeps beside the sinks; 0: all (not for format ort)")
+    sinks: int = Field(default=4, ge=0, description="first positions that a windowed cache keeps")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExportOptions:
+        if self.precision == "int4-a8" and self.format != "ort":
+            raise ValueError("precision int4-a8 is ONNX Runtime's: use format ort, or precision int4")
+        if self.format == "ort" and (self.window or self.precision == "int8"):
+            raise ValueError("format ort has no windowed cache and no static int8: use format onnx")
+        if self.format in ("gguf", "edge-llm", "triton") and (self.window or self.logits == "last"):
+            raise ValueError(f"format {self.format} has no windowed cache and no cut logits: leave window and logits out")
+        return self
+
+    @property
+    def cut(self) -> Cut:
+        """What the graph leaves out."""
+        return Cut(self.logits == "last", self.window, self.sinks)
 
 
 def export(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:
@@ -62,7 +84,7 @@ def export(options: ExportOptions, source: Path, out: Path, context: StepContext
 def _export_onnx(source: Path, out: Path, options: ExportOptions, rows: list[list[int]]) -> ExportResult:
     from .runner import export_onnx  # late: onnx and ONNX Runtime
 
-    return export_onnx(source, out, options.precision, rows)
+    return export_onnx(source, out, options.precision, rows, format=options.format, cut=options.cut)
 
 
 def _export_triton(source: Path, out: Path, options: ExportOptions, rows: list[list[int]]) -> ExportResult:
@@ -72,18 +94,18 @@ def _export_triton(source: Path, out: Path, options: ExportOptions, rows: list[l
 
 
 def _export_tensorrt(source: Path, out: Path, options: ExportOptions, rows: list[list[int]]) -> ExportResult:
-    """The graph in fp16 around INT4, and NVIDIA's parser and builder asked about it."""
+    """The graph in fp16 around INT4 and INT8, and NVIDIA's parser and builder asked about it."""
     from .runner import export_onnx
     from .tensorrt import check_build, installed
 
     if options.precision == "int8-dynamic" and installed() is None:
         message = "TensorRT has no DynamicQuantizeLinear and no MatMulInteger, which int8-dynamic is made of"
         raise Refused(message, "--precision fp16 or int4, or --format onnx for ONNX Runtime on a CPU")
-    precision = "int4-fp16" if options.precision == "int4" else options.precision
-    return export_onnx(source, out, precision, rows, format="tensorrt", further=check_build)
+    precision = f"{options.precision}-fp16" if options.precision in ("int4", "int8") else options.precision
+    return export_onnx(source, out, precision, rows, format="tensorrt", cut=options.cut, further=check_build)
 
 
-GRAPHS = {"onnx": _export_onnx, "tensorrt": _export_tensorrt, "triton": _export_triton}
+GRAPHS = {"onnx": _export_onnx, "ort": _export_onnx, "tensorrt": _export_tensorrt, "triton": _export_triton}
 
 
 def _export_gguf(source: Path, out: Path, options: ExportOptions) -> StepResult:
@@ -98,7 +120,7 @@ def _export_gguf(source: Path, out: Path, options: ExportOptions) -> StepResult:
 def _told(checked: Mapping[str, float | str]) -> str:
     if not checked:
         return "not checked by TensorRT, which is not installed (pip install 'edgewright[tensorrt]'); the engine is built on the device"
-    low = " and no expanded INT4 weights" if "tensorrt/expanded_bytes" in checked else ""
+    low = " and no expanded low-bit weights" if "tensorrt/expanded_bytes" in checked else ""
     size, stand_in = float(checked["tensorrt/engine_bytes"]) / 1e6, checked["tensorrt/stand_in"]
     return (
         f"TensorRT for RTX {checked['tensorrt/version']} parses it and builds a prefill and a decode profile for {stand_in} "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ __all__ = ["check_build", "installed"]
 STAND_IN = "SM86"
 """The nearest to Orin's SM87: the same generation, the same instructions for what a decoder does."""
 PROMPT, CONTEXT, WORKSPACE_MIB = 512, 2048, 1024
-PACKED, EXPANDED = 0.5, 2.0
-"""Bytes of an INT4 weight, and of the same one expanded to fp16."""
+PACKED = {"INT4": 0.5, "INT8": 1.0}
+EXPANDED = 2.0
+"""Bytes of a low-bit weight, and of the same one expanded to fp16."""
 
 
 def installed() -> Any:
@@ -41,7 +43,7 @@ def check_build(artifact: Path) -> dict[str, float | str]:
     """Parse an artifact and build an engine of it with a prefill and a decode profile.
 
     Returns:
-        `tensorrt/` version, stand_in, build_s, engine_bytes, and for INT4 artifacts expanded_bytes: what the engine would hold at
+        `tensorrt/` version, stand_in, build_s, engine_bytes, and for low-bit artifacts expanded_bytes: what the engine would hold at
         least, had its weights become fp16. Empty where TensorRT for RTX is not installed.
 
     Raises:
@@ -68,28 +70,21 @@ def check_build(artifact: Path) -> dict[str, float | str]:
         "tensorrt/version": trt.__version__, "tensorrt/stand_in": STAND_IN, "tensorrt/build_s": round(time.perf_counter() - begin, 1),
         "tensorrt/engine_bytes": engine,
     }  # fmt: skip
-    if precision_of(provenance["precision"]).linear == "int4":
+    if precision_of(provenance["precision"]).linear in ("int4", "int8"):
         told["tensorrt/expanded_bytes"] = _expanded(artifact)
         if engine >= told["tensorrt/expanded_bytes"]:
             raise EdgewrightError(
-                f"{artifact.name}: the engine has {engine / 1e6:.1f} MB, so that its INT4 weights were expanded",
+                f"{artifact.name}: the engine has {engine / 1e6:.1f} MB, so that its low-bit weights were expanded",
                 "please report the model; --format onnx exports it without this check",
             )
     return told
 
 
 def _expanded(artifact: Path) -> int:
-    """Bytes of an engine with fp16 weights in place of INT4 ones; an engine holds its weights once a profile."""
+    """Bytes of an engine with fp16 weights in place of low-bit ones; an engine holds its weights once a profile."""
     import onnx
 
     graph = onnx.load(str(artifact / "model.onnx"), load_external_data=False).graph
-    sizes = {tensor.name: _count(tensor) for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT4}
-    data = (artifact / "model.onnx.data").stat().st_size
-    return len(PHASES) * int(data + (EXPANDED - PACKED) * sum(sizes.values()))
-
-
-def _count(tensor: Any) -> int:
-    total = 1
-    for size in tensor.dims:
-        total *= size
-    return total
+    types = {getattr(onnx.TensorProto, name): EXPANDED - size for name, size in PACKED.items()}
+    more = sum(types.get(tensor.data_type, 0.0) * prod(tensor.dims) for tensor in graph.initializer)
+    return len(PHASES) * int((artifact / "model.onnx.data").stat().st_size + more)

@@ -304,7 +304,7 @@ def test_missing_tensor_is_named(tmp_path: Path) -> None:
 
 def test_parity_failure_leaves_nothing(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph with a wrong activation function is caught, and no directory appears."""
-    monkeypatch.setattr("edgewright.export.graph._Decoder._activation", lambda self, value: self.graph.node("Relu", value))
+    monkeypatch.setattr("edgewright.export.decoder.Decoder._activation", lambda self, value: self.graph.node("Relu", value))
     with pytest.raises(ParityFailed, match=r"kl .* \(at most"):
         export_onnx(dense, tmp_path / "out", "fp32")
     assert list(tmp_path.iterdir()) == []

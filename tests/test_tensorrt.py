@@ -55,7 +55,7 @@ def test_expanded_weights_would_be_noticed(packed: Path, context: Any, tmp_path:
     """The limit is what tells: an engine as large as one with fp16 weights fails the export, and nothing is left."""
     from edgewright.errors import EdgewrightError
 
-    monkeypatch.setattr(tensorrt, "EXPANDED", tensorrt.PACKED)
+    monkeypatch.setattr(tensorrt, "EXPANDED", tensorrt.PACKED["INT4"])
     with pytest.raises(EdgewrightError, match="were expanded"):
         export(ExportOptions(format="tensorrt", precision="int4"), packed, tmp_path / "out", context)
     assert not (tmp_path / "out").exists()
