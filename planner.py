@@ -65,7 +65,7 @@ def _after(step: Step, source: State, states: Mapping[str, State], target: str |
         return _quantized(step, source)
     if isinstance(step, ExportStep):
         require_dense(source.config, "exported", step.name or step.kind)
-        return replace(source, precision=step.precision, format=step.format)
+        return replace(source, precision=step.precision.removesuffix("-a8"), format=step.format)  # the same weights
     student = _named(step.student, states) if isinstance(step.student, str) else source
     if isinstance(step.student, StudentFrom):
         cut_from = _named(step.student.source, states)

@@ -27,7 +27,7 @@ from .runner import ExportResult, export_onnx
 __all__ = ["export_triton"]
 
 MODEL_PY = Path(__file__).with_name("triton_model.py")
-TYPES = {
+TYPES: dict[int, tuple[str, str]] = {
     onnx.TensorProto.FLOAT: ("TYPE_FP32", "float32"), onnx.TensorProto.FLOAT16: ("TYPE_FP16", "float16"),
     onnx.TensorProto.INT64: ("TYPE_INT64", "int64"),
 }  # fmt: skip
