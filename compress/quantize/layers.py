@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -75,16 +76,26 @@ def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, s
     with progress(f"quantizing ({run.options.method})", len(layers)) as bar:
         bar.advance(first)
         for index, call in list(enumerate(calls))[first:]:
-            packed: dict[str, PackedLinear] = {}
             with model.held(index) as layer, torch.no_grad():
                 if run.options.scaling != "none":
                     scaler.look(index, layer, states, call)
-                for group, hessian in stages.visit(layer, call, states):
-                    bar.advance(0, f"layer {index + 1}/{len(layers)} {group[0]}")
-                    if schemes := {name: scheme for name in group if (scheme := run.options.scheme(family.full(index, name)))}:
-                        packed |= _one_group(run, family, index, layer, schemes, hessian, stages.tokens.get(group[0]))
+                said = partial(bar.advance, 0)
+                packed = _one_layer(run, family, index, layer, stages.visit(layer, call, states), stages.tokens, said)
             bar.advance(note=f"layer {index + 1}/{len(layers)}")
             yield packed
+
+
+def _one_layer(
+    run: Run, family: Family, index: int, layer: nn.Module, groups: Iterable[tuple[tuple[str, ...], Tensor]], tokens: Mapping[str, int],
+    said: Callable[[str], None],
+) -> dict[str, PackedLinear]:  # fmt: skip
+    """The packed linear layers of one decoder layer; a function of its own, so that the last Hessian does not outlive it."""
+    packed: dict[str, PackedLinear] = {}
+    for group, hessian in groups:
+        said(f"layer {index + 1}: {group[0]}")
+        if schemes := {name: scheme for name in group if (scheme := run.options.scheme(family.full(index, name)))}:
+            packed |= _one_group(run, family, index, layer, schemes, hessian, tokens.get(group[0]))
+    return packed
 
 
 def _one_group(

@@ -59,6 +59,7 @@ def pending(run: Run, model: Streamed, layers: Layers, dtype: torch.dtype, layou
                 made = _kept(run, index) or _made(run, index, layers, start, dtype, layout)
                 yield from made.items()
                 yield from unchanged(lambda key, start=start: key.startswith(start), made)
+            del made
         yield from unchanged(lambda key: not key.startswith(f"{family.layers}."), {})
         for name, scheme in choice.tables.items():
             parts, error = packed_table(model.path, name, scheme, layout)
