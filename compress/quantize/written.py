@@ -52,14 +52,17 @@ def pending(run: Run, model: Streamed, layers: Layers, dtype: torch.dtype, layou
             parts = family.stored({key: tensor})
             yield from ((name, part.to(dtype)) for name, part in parts.items() if name not in packed and name not in made)
 
+    def layer(index: int) -> Iterator[tuple[str, Tensor]]:
+        """What is written of one layer; of its own, so that nothing of a layer outlives it."""
+        start = family.key(index, "", "")[:-1]
+        made = _kept(run, index) or _made(run, index, layers, start, dtype, layout)
+        yield from made.items()
+        yield from unchanged(lambda key: key.startswith(start), made)
+
     def tensors() -> Iterator[tuple[str, Tensor]]:
         with closing(layers):
             for index in range(len(model.layers)):
-                start = family.key(index, "", "")[:-1]
-                made = _kept(run, index) or _made(run, index, layers, start, dtype, layout)
-                yield from made.items()
-                yield from unchanged(lambda key, start=start: key.startswith(start), made)
-            del made
+                yield from layer(index)
         yield from unchanged(lambda key: not key.startswith(f"{family.layers}."), {})
         for name, scheme in choice.tables.items():
             parts, error = packed_table(model.path, name, scheme, layout)
