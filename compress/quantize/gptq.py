@@ -59,8 +59,9 @@ def gptq(
     cost = torch.empty_like(diagonal)
     cost[order] = factor.diagonal().square().reciprocal()
     grid = fit_grid(weight, bits, group_size, scheme.sym, cost=cost)
-    integers = _sweep(weight, factor, grid, order)
-    del factor
+    columns = _sweep(weight, factor, grid, order)
+    del factor  # as large as the Hessian: gone before anything else is made
+    integers = put_back(columns, order).float()
     if refine:
         integers, grid = _refined(weight, hessian, used or damp, integers, grid, order, refine)
     dead = diagonal == 0  # no input ever seen here: an update would be noise, the rounded weight is the best guess
@@ -130,9 +131,9 @@ def _inverted(system: Tensor) -> bool:
 
 
 def _sweep(weight: Tensor, factor: Tensor, grid: Grid, order: Tensor) -> Tensor:
-    """The column loop of the paper (algorithm 1) over the columns in `order`, whose factor is given: the integers, float32 [out, in]."""
+    """The column loop of the paper (algorithm 1) over the columns in `order`, whose factor is given: the integers, uint8 [in, out] in that order."""
     w, columns = weight.t()[order], columns_of(grid, order)  # a column is a row here, so that it lies together in memory
-    integers = torch.empty_like(w)
+    integers = torch.empty(w.shape, dtype=torch.uint8, device=w.device)
 
     def leaf(begin: int, end: int) -> None:
         block = factor[begin:end, begin:end].contiguous()
@@ -140,9 +141,9 @@ def _sweep(weight: Tensor, factor: Tensor, grid: Grid, order: Tensor) -> Tensor:
         for i, column in enumerate(range(begin, end)):
             scale, zero = columns[column]
             error = w[column]  # becomes that: the column is not needed any more
-            q = torch.div(error, scale, out=integers[column])
-            q.add_(zero).round_().clamp_(0, 2**grid.bits - 1)
-            error.addcmul_(q - zero, scale, value=-1).div_(diagonal[i])
+            q = torch.div(error, scale).add_(zero).round_().clamp_(0, 2**grid.bits - 1)
+            integers[column] = q
+            error.addcmul_(q.sub_(zero), scale, value=-1).div_(diagonal[i])
             if column + 1 < end:
                 w[column + 1 : end].addr_(block[i, i + 1 :], error, alpha=-1)
 
@@ -150,7 +151,7 @@ def _sweep(weight: Tensor, factor: Tensor, grid: Grid, order: Tensor) -> Tensor:
         w[middle:end].addmm_(factor[begin:middle, middle:end].t(), w[begin:middle], alpha=-1)
 
     in_halves(0, len(w), leaf, carry)
-    return put_back(integers, order)
+    return integers
 
 
 def _nearest(weight: Tensor, grid: Grid, group_size: int) -> Tensor:

@@ -15,6 +15,9 @@ from .halves import columns_of, in_halves, put_back
 
 __all__ = ["refine_scales", "refine_weights"]
 
+ROWS = 1024
+"""Of the Hessian, put in order at a time."""
+
 FARTHEST = 1.5
 """A scale may change by this factor at most: past it the system was ill-conditioned."""
 
@@ -37,15 +40,22 @@ def refine_weights(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid
 
 def _visited(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid, order: Tensor) -> Tensor:
     """The sweep of `refine_weights`: the integers, uint8 [in, out], in the order visited; what it holds is gone before they are copied."""
-    h, w, q = hessian[order.unsqueeze(1), order], weight.t()[order], integers.t()[order].to(torch.uint8)
+    w, q = weight.t()[order], integers.t()[order].to(torch.uint8)
     columns = columns_of(grid, order)
     off = torch.empty_like(w)  # how far each weight is from its own
     for column, (scale, zero) in enumerate(columns):
         torch.sub(q[column], zero, out=off[column]).mul_(scale).sub_(w[column])
-    slope = h @ off  # of the error, halved; once a column was visited, its row tells by how much it moved
+
+    def part(rows: slice, columns: slice) -> Tensor:
+        """Of the Hessian in the order visited, which is never whole: it would be the largest thing in memory."""
+        return hessian[order[rows].unsqueeze(1), order[columns]]
+
+    slope = torch.empty_like(w)  # of the error, halved; once a column was visited, its row tells by how much it moved
+    for begin in range(0, len(w), ROWS):
+        torch.mm(part(rows := slice(begin, begin + ROWS), slice(None)), off, out=slope[rows])
 
     def leaf(begin: int, end: int) -> None:
-        block = h[begin:end, begin:end].contiguous()
+        block = part(slice(begin, end), slice(begin, end))
         negative = (-block.diagonal()).tolist()
         for i, column in enumerate(range(begin, end)):
             (scale, zero), step = columns[column], slope[column]
@@ -58,7 +68,9 @@ def _visited(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid, orde
                 slope[column + 1 : end].addr_(block[i + 1 :, i], step)
 
     def carry(begin: int, middle: int, end: int) -> None:
-        slope[middle:end].addmm_(h[middle:end, begin:middle], slope[begin:middle])
+        for start in range(middle, end, ROWS):
+            rows = slice(start, min(start + ROWS, end))
+            slope[rows].addmm_(part(rows, slice(begin, middle)), slope[begin:middle])
 
     in_halves(0, len(w), leaf, carry)
     return q
