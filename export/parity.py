@@ -159,7 +159,7 @@ def check(artifact: Path, checkpoint: Path, rows: Sequence[Sequence[int]], decod
         spill = Path(folder)
         greedy = _expected(checkpoint, batches, decode_steps, spill)
         _compare(OnnxDecoder(artifact, torch.get_num_threads()), batches, greedy, spill, tally)
-    linears = int(provenance["low_bit_linears"])
+    linears = int(provenance["low_bit_linears"]) if precision.low_bit_here else 0
     metrics = tally.metrics() | {
         "parity/decode_steps": float(decode_steps),
         "parity/low_bit_nodes": float(low_bit_nodes(artifact).total() if linears else 0),
