@@ -1,6 +1,6 @@
 """Speed of two models, side by side: rounds alternate, so that a change of the machine's mood hits both.
 
-    python -m edgewright.perf.decode runs/demo/export-int4 runs/demo/distill --rounds 15
+    python -m edgewright.perf.decode runs/demo/export-int4 builtin:tiny-reasoner --rounds 15
 
 Each side is a checkpoint (torch) or an artifact (ONNX Runtime), in a process of its own. Prints how many times as fast the first
 is as the second, at decoding and at the first token, with a 99 % interval (`edgewright bench A --against B` is the same for one pair).
@@ -14,12 +14,17 @@ from pathlib import Path
 import torch
 
 from ..benchmarks.latency import LatencyOptions, time_against
+from ..configs import model_path
+
+
+def _directory(model: str) -> Path:
+    return Path(model_path(model))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("a", type=Path)
-    parser.add_argument("b", type=Path)
+    parser.add_argument("a", type=_directory)
+    parser.add_argument("b", type=_directory)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--prompt", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=64)

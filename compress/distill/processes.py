@@ -96,12 +96,14 @@ class Processes:
 
         watching = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, stopped) if watching else None
+        ended = signal.SIG_IGN  # whoever started all of them now stops this one too, which is to say why first
         try:
             yield
+            ended = before
         except RuntimeError as error:
             if not any(sign in str(error).lower() for sign in CLOSED):
                 raise
             raise EdgewrightError(f"another process of this run has ended: {str(error).splitlines()[0]}", GOES_ON) from error
         finally:
             if watching:
-                signal.signal(signal.SIGTERM, before)
+                signal.signal(signal.SIGTERM, ended)
