@@ -131,7 +131,7 @@ def _inverted(system: Tensor) -> bool:
 
 
 def _sweep(weight: Tensor, factor: Tensor, grid: Grid, order: Tensor) -> Tensor:
-    """The column loop of the paper (algorithm 1) over the columns in `order`, whose factor is given: the integers, uint8 [in, out] like it."""
+    """The column loop of the paper (algorithm 1) over the columns in `order`, whose factor is given: the integers, uint8 [in, out]."""
     w, columns = weight.t()[order], columns_of(grid, order)  # a column is a row here, so that it lies together in memory
     integers = torch.empty(w.shape, dtype=torch.uint8, device=w.device)
 
