@@ -10,7 +10,7 @@ the scores. `GroupQueryAttention` by itself would take padding for being on the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..models import Family
 from .builder import GraphBuilder
 from .cut import Cut
 from .decoder import BOOL, FLOAT, INT64, MASKED, Decoder
-from .linears import Linears, stored
+from .linears import Linears
 from .precision import Precision
 from .rotary import Rotary
 from .runtime import IN_PLACE
@@ -107,19 +107,45 @@ class FusedLinears(Linears):
         kinds = {(layer.bits, layer.group_size) if layer else None for layer in layers}
         return None not in kinds and len(kinds) == 1
 
-    def product(self, value: str, packed: PackedLinear, name: str, weight: str = "", scales: str = "") -> str:
-        """`value` times a packed weight, which is stored as `name` unless the names of stored ones are given."""
-        out, width = packed.integers.shape
-        blocks = width // packed.group_size
-        if not weight:
-            weight = self._graph.weight(f"{name}.weight", packed_bytes(packed).view(out, blocks, -1).numpy())
-            scales = self._graph.weight(f"{name}.weight_scale", stored(packed.scales.contiguous(), self._precision.activations, name))
-        self.low_bit += 1
-        level = INT8 if self._precision.limits.max_abs_diff is None else FP32
-        return self._graph.node(
-            "MatMulNBits", value, weight, scales, domain=DOMAIN, K=width, N=out, bits=packed.bits, block_size=packed.group_size,
-            accuracy_level=level,
-        )  # fmt: skip
+    def planes(self, packed: PackedLinear) -> dict[str, PackedLinear]:
+        """The parts that a packed weight is the sum of, by what their names end in.
+
+        There is one, but of 8-bit weights whose inputs stay floats: ONNX Runtime has no kernel for these and would expand the weights at
+        every call, where it has one for their upper and lower 4 bits.
+        """
+        if packed.bits == 4 or self._level == INT8:
+            return {"": packed}
+        high = PackedLinear(packed.integers >> 4, packed.scales * 16, torch.full_like(packed.zeros, SIGNS[4]), 4, packed.group_size)
+        low = PackedLinear(packed.integers & 15, packed.scales, torch.zeros_like(packed.zeros), 4, packed.group_size)
+        return {".high": high, ".low": low}
+
+    def store(self, plane: PackedLinear, name: str, shape: Sequence[int] | None = None) -> list[str]:
+        """Write a plane; the names of its bytes [out, in * bits / 8], scales and, unless operators take them anyway, zero points."""
+        names = [self._graph.weight(name, packed_bytes(plane).numpy(), shape=shape)]
+        names.append(self._graph.weight(f"{name}_scale", plane.scales.contiguous().numpy()))
+        if int(plane.zeros[0, 0]) != SIGNS[plane.bits]:
+            assert not plane.zeros.any(), "see planes"
+            rows, blocks = plane.zeros.shape
+            names.append(self._graph.weight(f"{name}_zero", np.zeros((rows, -(-blocks * plane.bits // 8)), np.uint8)))
+        return names
+
+    def product(self, value: str, packed: PackedLinear, name: str, tables: Mapping[str, Sequence[str]] | None = None) -> str:
+        """`value` times a packed weight, which is written as `name`, or was: `tables` then names what is there of each plane."""
+        parts = []
+        for end, plane in self.planes(packed).items():
+            (out, width), size = plane.integers.shape, plane.group_size
+            shape, named = (out, width // size, size * plane.bits // 8), f"{name}.weight{end}"
+            names = [self._graph.alias(named, tables[end][0], shape), *tables[end][1:]] if tables else self.store(plane, named, shape)
+            self.low_bit += 1
+            parts.append(self._graph.node(
+                "MatMulNBits", value, *names, domain=DOMAIN, K=width, N=out, bits=plane.bits, block_size=size,
+                accuracy_level=self._level,
+            ))  # fmt: skip
+        return parts[0] if len(parts) == 1 else self._graph.node("Add", *parts)
+
+    @property
+    def _level(self) -> int:
+        return INT8 if self._precision.limits.max_abs_diff is None else FP32
 
 
 def _joined(layers: Sequence[PackedLinear]) -> PackedLinear:
@@ -141,6 +167,7 @@ class Fused(Decoder):
         self.graph.metadata[IN_PLACE] = "1"
         self.kept = "present_sequence_length"  # all of the memory, where it is shared
         self.table: PackedLinear | None = None
+        self.kept_planes: dict[str, list[str]] = {}
 
     def _masks(self, ids: str, mask: str, windows: list[int]) -> dict[int, str]:
         """What is added to the scores for padding, [batch, 1, sequence, total]; causality and windows are the operator's."""
@@ -228,12 +255,15 @@ class Fused(Decoder):
         if packed is None:
             return super()._embed(ids)
         with g.at(name):
-            data = g.weight(f"{name}.weight", packed_bytes(packed).numpy())
-            scales = g.weight(f"{name}.weight_scale", packed.scales.contiguous().numpy())
-            hidden = g.node(
-                "GatherBlockQuantized", data, ids, scales, domain=DOMAIN, bits=packed.bits, block_size=packed.group_size, gather_axis=0,
-                quantize_axis=1,
-            )  # fmt: skip
+            parts = []
+            for end, plane in self.fused.planes(packed).items():
+                self.kept_planes[end] = self.fused.store(plane, f"{name}.weight{end}")
+                data, *rest = self.kept_planes[end]
+                parts.append(g.node(
+                    "GatherBlockQuantized", data, ids, *rest, domain=DOMAIN, bits=plane.bits, block_size=plane.group_size, gather_axis=0,
+                    quantize_axis=1,
+                ))  # fmt: skip
+            hidden = parts[0] if len(parts) == 1 else g.node("Add", *parts)
             self.table = packed
             if self.family.scale_embedding:
                 hidden = g.node("Mul", hidden, g.constant(self.shape.hidden_size**0.5, np.float32))
@@ -247,14 +277,5 @@ class Fused(Decoder):
         packed = self.table if tied else self.fused.packed(f.head)
         if packed is None:
             return super()._head(hidden)
-        value, name = g.cast(hidden, FLOAT, self.type), f.embedding
         with g.at(f.head):
-            weight = scales = ""
-            if tied:
-                out, width = packed.integers.shape
-                blocks = width // packed.group_size
-                weight = g.alias(f"{f.head}.weight", f"{name}.weight", (out, blocks, packed.group_size * packed.bits // 8))
-                scales = f"{name}.weight_scale"
-                if self.type != FLOAT:
-                    scales = g.cast(scales, FLOAT, self.type)
-            g.node("Cast", self.fused.product(value, packed, f.head, weight, scales), to=FLOAT, output="logits")
+            g.node("Cast", self.fused.product(hidden, packed, f.head, self.kept_planes if tied else None), to=FLOAT, output="logits")
