@@ -14,11 +14,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-__all__ = ["IR_VERSION", "OPSET", "GraphBuilder"]
+from .opset import ir_version_of
 
-OPSET = 21
-"""The first opset with INT4 and blocked DequantizeLinear, and not later, so that the most TensorRT releases read it."""
-IR_VERSION = 10
+__all__ = ["GraphBuilder"]
+
 INLINE_BYTES = 1024
 # Runtimes map the data file into memory; a tensor that starts on a page needs no copy.
 ALIGNMENT = 4096
@@ -30,13 +29,14 @@ class GraphBuilder:
     Args:
         data: the open file that large weights are appended to.
         data_name: that file's name, relative to the model file.
+        opset: of the standard operators.
 
     Attributes:
         metadata: what the model file says of itself to whoever runs it.
     """
 
-    def __init__(self, data: BinaryIO, data_name: str) -> None:
-        self._data, self._data_name = data, data_name
+    def __init__(self, data: BinaryIO, data_name: str, opset: int) -> None:
+        self._data, self._data_name, self._opset = data, data_name, opset
         self._scope = ""
         self._domains = {""}
         self.metadata: dict[str, str] = {}
@@ -84,6 +84,12 @@ class GraphBuilder:
         self._domains.add(domain)
         self._nodes.append(helper.make_node(op, inputs, results, name=name, domain=domain, **attributes))
         return results
+
+    def reduce(self, op: str, value: str) -> str:
+        """`op` over the last axis, which stays; that it is an input came with opset 18."""
+        if self._opset < 18:
+            return self.node(op, value, axes=[-1], keepdims=1)
+        return self.node(op, value, self.constant([-1]), keepdims=1)
 
     def cast(self, value: str, source: int, target: int) -> str:
         """`value` of type `source` as type `target`; no node where they are the same."""
@@ -143,8 +149,8 @@ class GraphBuilder:
         graph = helper.make_graph(self._nodes, graph_name, self._inputs, self._outputs, self._initializers)
         model = helper.make_model(
             graph,
-            ir_version=IR_VERSION,
-            opset_imports=[helper.make_opsetid(domain, 1 if domain else OPSET) for domain in sorted(self._domains)],
+            ir_version=ir_version_of(self._opset),
+            opset_imports=[helper.make_opsetid(domain, 1 if domain else self._opset) for domain in sorted(self._domains)],
             producer_name="edgewright",
             producer_version=producer_version,
         )

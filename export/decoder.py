@@ -152,7 +152,7 @@ class Decoder:
         g = self.graph
         with g.at(key.removesuffix(".weight")):
             weight = self.weights.tensor(key).float() + self.family.norm_offset
-            square = g.node("ReduceMean", g.node("Pow", value, g.constant(2, np.float32)), g.constant([-1]), keepdims=1)
+            square = g.reduce("ReduceMean", g.node("Pow", value, g.constant(2, np.float32)))
             root = g.node("Sqrt", g.node("Add", square, g.constant(self.config["rms_norm_eps"], np.float32)))
             return g.node("Mul", g.node("Div", value, root), g.weight(key, weight.numpy()))
 

@@ -16,13 +16,13 @@ from ..errors import EdgewrightError, Refused
 
 __all__ = [
     "PHASES", "EngineSpec", "Shapes", "build_command", "build_with", "profile_shapes", "read_spec", "run_command", "spec_block",
-    "version_of",
+    "supported", "version_of",
 ]  # fmt: skip
 
 PHASES = ("prefill", "decode")
 """Profile 0 and profile 1 of the engine."""
 OLDEST = (10, 0)
-"""Blocked INT4 and opset 21 came with TensorRT 10; so did `--stronglyTyped`."""
+"""`--stronglyTyped` came with TensorRT 10, and so did INT4. Before, nothing keeps what is written in floats out of half precision."""
 WEAKLY_TYPED_UNTIL = (11, 0)
 Shapes = dict[str, tuple[int, ...]]
 
@@ -95,10 +95,11 @@ def _listed(shapes: Shapes) -> str:
     return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
 
 
-def _supported(version: tuple[int, ...]) -> None:
+def supported(version: tuple[int, ...]) -> None:
+    """Raise `Refused` for a TensorRT that no engine is built with here."""
     if version < OLDEST:
         raise Refused(
-            f"TensorRT {'.'.join(map(str, version))} reads ONNX up to opset 17; this artifact has opset 21",
+            f"TensorRT {'.'.join(map(str, version))} has no INT4, and would choose itself what is computed in half precision",
             "JetPack 6.1 or later brings TensorRT 10; on older ones the ONNX Runtime part of the bundle still runs",
         )
 
@@ -109,7 +110,7 @@ def build_command(trtexec: str, version: tuple[int, ...], spec: EngineSpec, onnx
     Raises:
         Refused: that TensorRT cannot read the artifact.
     """
-    _supported(version)
+    supported(version)
     command = [
         trtexec, f"--onnx={onnx}", f"--saveEngine={engine}", "--skipInference", "--builderOptimizationLevel=3",
         f"--memPoolSize=workspace:{spec.workspace_mib}M", f"--timingCacheFile={cache}", "--profilingVerbosity=detailed",
@@ -138,7 +139,7 @@ def run_command(
         inputs: raw files of the integer inputs; random token ids would lie outside the vocabulary.
         out: folder for `PHASE-times.json` and `PHASE-profile.json`.
     """
-    _supported(version)
+    supported(version)
     _, typical, most = profile_shapes(spec, phase)
     files = ",".join(f"{name}:{file}" for name, file in inputs.items())
     return [

@@ -14,6 +14,7 @@ from .builder import GraphBuilder
 from .cut import Cut
 from .decoder import Decoder
 from .fused import Fused
+from .opset import opset_of
 from .precision import Precision
 from .weights import Weights
 
@@ -56,7 +57,7 @@ def write_graph(
         UsageError: a tensor is missing or damaged.
     """
     with (folder / DATA).open("wb") as data:
-        graph = GraphBuilder(data, DATA)
+        graph = GraphBuilder(data, DATA, opset_of(precision.name))
         decoder = (Fused if fused else Decoder)(graph, weights, family, settings, precision, cut or Cut())
         decoder.write()
         model = graph.model(family.model_types[0], __version__)

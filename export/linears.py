@@ -172,7 +172,7 @@ class Linears:
         """uint8 activations around 128, and the float32 [..., 1] scale of each token."""
         g = self._graph
         # Unsigned, although the range is symmetric: on x86, products of two signed matrices take a path ten times slower.
-        peak = g.node("ReduceMax", g.node("Abs", value), g.constant([-1]), keepdims=1)
+        peak = g.reduce("ReduceMax", g.node("Abs", value))
         scale = g.node("Mul", g.node("Max", peak, g.constant(1e-30, np.float32)), g.constant(1 / 127, np.float32))
         centred = g.node("Add", g.node("Round", g.node("Div", value, scale)), g.constant(128, np.float32))
         return g.cast(centred, TensorProto.FLOAT, TensorProto.UINT8), scale

@@ -29,9 +29,9 @@ from ..layouts import layout_of
 from ..loading import load_settings
 from ..models import Shape
 from . import parity
-from .builder import OPSET
 from .cut import Cut
 from .graph import MODEL, write_graph
+from .opset import opset_of
 from .precision import Precision, precision_of
 from .weights import Weights
 
@@ -99,7 +99,7 @@ def export_onnx(
         write_json(folder / "config.json", config_for_everyone(kept))
         copy_tokenizer(checkpoint, folder)
         provenance = {
-            "edgewright": __version__, "kind": "artifact", "format": format, "precision": kind.name, "opset": OPSET,
+            "edgewright": __version__, "kind": "artifact", "format": format, "precision": kind.name, "opset": opset_of(kind.name),
             "source": {"name": checkpoint.name, "content_hash": content_hash(checkpoint)},
             "inputs": info.inputs, "outputs": info.outputs, "low_bit_linears": info.low_bit_linears, "shape": asdict(shape),
             "cut": asdict(cut),

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import Refused
+from ..export.engine import supported
 from .bundle import Bundle
 from .profile import JetPack, Target, version_key
 from .rules import check
@@ -107,6 +109,11 @@ def _release(
     """What the rules say of this artifact under the release that is on the device."""
     spec = bundle.manifest["engine"]
     precision = bundle.manifest["precision"].removesuffix("-fp16")
+    if engine:
+        try:
+            supported(version_key(release.tensorrt))
+        except Refused as error:
+            yield Problem(f"JetPack {release.name} (L4T {report['l4t']}): {error}", f"{error.hint}; or --no-engine")
     found = check(
         target, config, format="onnx" if engine else "ort", precision=precision, opset=bundle.manifest["opset"],
         context=spec["context"], prompt=spec["prompt"], batch=spec["batch"], jetpack=release.name,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import UsageError
+from ..export.opset import opset_of
 from ..models import family_of
 from .estimator import Prediction, float_bytes_on, predict
 from .profile import JetPack, Target, version_key
@@ -84,7 +85,7 @@ def check(
     group_size: int = 128,
     sym: bool = True,
     act_order_g_idx: bool = False,
-    opset: int = 21,
+    opset: int | None = None,
     context: int = 2048,
     prompt: int = 2048,
     batch: int = 1,
@@ -101,7 +102,7 @@ def check(
         group_size: input channels that share an INT4 scale; -1 for the whole width.
         sym: whether INT4 is symmetric.
         act_order_g_idx: whether INT4 groups are reordered input channels, so that `g_idx` is not the identity.
-        opset: ONNX opset of the export.
+        opset: ONNX opset of the artifact; None: the one that `export` takes.
         context: tokens in the cache of each sequence.
         prompt: tokens that one pass takes.
         batch: sequences at a time.
@@ -118,8 +119,9 @@ def check(
     prediction = predict(
         target, config, precision=precision, context=context, prompt=prompt, batch=batch, group_size=group_size
     )  # fmt: skip
+    written = f"{precision}-fp16" if format == "tensorrt" and precision in ("int4", "int8") else precision
     plan = _Plan(
-        target, config, format, precision, group_size, sym, act_order_g_idx, opset,
+        target, config, format, precision, group_size, sym, act_order_g_idx, opset or opset_of(written),
         target.jetpack(jetpack) if jetpack else None, last_logits, prediction,
     )  # fmt: skip
     rules = (_format, _precision, _int4_scheme, _int4_shapes, _int4_tensorrt, _opset, _edge_llm, _memory, _buffer)
@@ -240,13 +242,10 @@ def _opset(plan: _Plan) -> Iterator[Violation]:
     least = INT4_OPSET if int4 else plan.target.platform.min_opset
     if plan.opset < least:
         why = "blocked INT4 DequantizeLinear came with" if int4 else "the oldest that is read is"
-        yield Violation("opset", f"opset {plan.opset} is too old: {why} opset {least}", f"--opset {least}")
+        yield Violation("opset", f"opset {plan.opset} is too old: {why} opset {least}", "export again")
     if tensorrt:
         bad = [r for r in plan.releases if plan.opset > r.max_opset]
-        # With some releases left over, the advice is what suits all; with none, the newest that suits any.
-        limits = [r.max_opset for r in bad] or [plan.opset]
-        most = max(limits) if len(bad) == len(plan.releases) else min(limits)
-        near = f"--opset {most}" if most >= least else "--format edge-llm, which brings its own operators"
+        near = "--precision fp16, or --format edge-llm, which brings its own operators" if int4 else "export again, in a lower opset"
         message = f"opset {plan.opset} is newer than TensorRT is documented to read"
         yield from _older(plan, bad, "opset", message, near)
 
