@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import content_hash
+from .checkpoint import content_hash, read_provenance
 from .configs import model_path, packing, read_config, resolve
 from .errors import UsageError
 from .ledger import Ledger, fingerprint
@@ -14,7 +15,9 @@ from .targets import check, load_target
 from .targets.bundle import BundleOptions, make_bundle, write_bundle
 from .targets.deploy import Deployment, DeployOptions, deploy
 from .targets.edge_llm import check_checkpoint, commands
+from .targets.graph_rules import graph_violations, parser_violations
 from .targets.remote import Address
+from .targets.rules import FOR_TENSORRT
 
 __all__ = ["deliver", "pack", "verdict"]
 
@@ -23,7 +26,7 @@ def verdict(model: str, target: str, format: str, precision: str | None, context
     """What a device cannot do with a model, and for `edge-llm` what to type where it can.
 
     Args:
-        model: directory or hub id; of a quantized one, packing and weights count.
+        model: directory or hub id; of a quantized one, packing and weights count, and of an artifact the nodes of its graph.
         target: name or profile of the device.
         format: one of the formats of `export`.
         precision: of the linear layers; by default what the checkpoint has.
@@ -34,11 +37,18 @@ def verdict(model: str, target: str, format: str, precision: str | None, context
     path, device = resolve(model_path(model)), load_target(target)
     config = read_config(path)
     bits, group, sym = packing(config) or (0, 128, True)
-    at = precision or ({4: "int4", 8: "int8", 3: "int3", 2: "int2"}.get(bits) if bits else "fp16") or "fp16"
+    graph = path / "model.onnx"
+    made = read_provenance(path) if graph.is_file() else {}
+    format, packed = made.get("format", format), {4: "int4", 8: "int8", 3: "int3", 2: "int2"}.get(bits, "fp16")
+    at = precision or str(made.get("precision", packed)).removesuffix("-fp16").removesuffix("-a8")
     found = check(
         device, config, format=format, precision=at, group_size=group, sym=sym, context=context, prompt=min(context, 2048), batch=batch,
-        jetpack=jetpack,
+        jetpack=jetpack, opset=made.get("opset"), last_logits=made.get("cut", {}).get("last_logits", False),
     )  # fmt: skip
+    if graph.is_file() and format in FOR_TENSORRT and (releases := device.releases(jetpack)):
+        nodes = [*graph_violations(graph, releases), *(parser_violations(graph) or [])]
+        elsewhere = at == "int8-dynamic" and format != "tensorrt"  # which is for ONNX Runtime, as a note above says
+        found = [*found, *(replace(violation, severity="note") if elsewhere else violation for violation in nodes)]
     told: dict[str, Any] = {"model": model, "target": device.name, "format": format, "precision": at}
     if format == "edge-llm":
         known = {violation.rule for violation in found if violation.severity == "refuse"}

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import EdgewrightError, Refused
 
 __all__ = [
-    "PHASES", "EngineSpec", "Shapes", "build_command", "build_with", "profile_shapes", "read_spec", "run_command", "spec_block",
+    "PHASES", "EngineSpec", "Shapes", "build_command", "build_with", "parsed", "profile_shapes", "read_spec", "run_command", "spec_block",
     "supported", "version_of",
 ]  # fmt: skip
 
@@ -164,14 +164,9 @@ def build_with(trt: Any, spec: EngineSpec, onnx: Path, configure: Any = None, ca
         Refused: the parser does not take the graph; the message is the parser's own.
         EdgewrightError: the build failed.
     """
-    logger = _logger(trt)
-    builder = trt.Builder(logger)
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(1 << int(typed) if typed is not None else 0)
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(onnx)):
-        reasons = [parser.get_error(index) for index in range(parser.num_errors)]
-        told = "; ".join(dict.fromkeys(_reason(error) for error in reasons)) or "no reason given"
+    builder, network, errors, logger = parsed(trt, onnx)
+    if errors:
+        told = "; ".join(dict.fromkeys(errors))
         raise Refused(f"{onnx.parent.name}: TensorRT's parser refuses the graph: {told}", "export with --precision fp16 or int4")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace_mib << 20)
@@ -192,6 +187,19 @@ def build_with(trt: Any, spec: EngineSpec, onnx: Path, configure: Any = None, ca
     if timing is not None and cache is not None:
         cache.write_bytes(bytes(timing.serialize()))
     return bytes(engine)
+
+
+def parsed(trt: Any, onnx: Path) -> tuple[Any, Any, list[str], Any]:
+    """A builder, the network that TensorRT's parser makes of an ONNX file, what it says against nodes, and the logger of all that."""
+    logger = _logger(trt)
+    builder = trt.Builder(logger)
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(1 << int(typed) if typed is not None else 0)
+    parser = trt.OnnxParser(network, logger)
+    if parser.parse_from_file(str(onnx)):
+        return builder, network, [], logger
+    errors = [_reason(parser.get_error(index)) for index in range(parser.num_errors)]
+    return builder, network, errors or ["no reason given"], logger
 
 
 def _by_name(shapes: tuple[Shapes, Shapes, Shapes]) -> dict[str, tuple[tuple[int, ...], ...]]:

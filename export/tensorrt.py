@@ -15,10 +15,10 @@ from typing import Any
 
 from ..checkpoint import PROVENANCE
 from ..errors import EdgewrightError
-from .engine import PHASES, EngineSpec, build_with
+from .engine import PHASES, EngineSpec, build_with, parsed
 from .precision import precision_of
 
-__all__ = ["check_build", "installed"]
+__all__ = ["check_build", "installed", "parser_errors"]
 
 STAND_IN = "SM86"
 """The nearest to Orin's SM87: the same generation, the same instructions for what a decoder does."""
@@ -78,6 +78,11 @@ def check_build(artifact: Path) -> dict[str, float | str]:
                 "please report the model; --format onnx exports it without this check",
             )
     return told
+
+
+def parser_errors(trt: Any, file: Path) -> list[str]:
+    """What the parser says against the nodes of an ONNX file, each thing once."""
+    return list(dict.fromkeys(parsed(trt, file)[2]))
 
 
 def _expanded(artifact: Path) -> int:

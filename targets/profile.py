@@ -187,6 +187,10 @@ class Target(_Strict):
             raise UsageError(f"{self.name}: JetPack `{name}` is not known", f"known: {', '.join(listed) or 'none'}")
         return found
 
+    def releases(self, name: str | None = None) -> list[JetPack]:
+        """All JetPack releases that are listed, or the one that is named."""
+        return [self.jetpack(name)] if name else self.platform.jetpacks
+
     def largest_buffer(self, jetpack: JetPack | None = None) -> int | None:
         """The largest single allocation in bytes under a JetPack release, or None where no limit is known."""
         memory = self.memory

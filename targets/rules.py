@@ -38,7 +38,7 @@ class Violation:
 
     Attributes:
         rule: short name: format, precision, int4-symmetric, int4-group, int4-shape, int4-order, int4-tensorrt, opset,
-            attention, family, memory or buffer.
+            attention, family, memory or buffer; of a graph (`graph_rules`) operator, quantization, uint8 or parser.
         message: what does not go, and why.
         nearest: the nearest thing that does.
         severity: `refuse` or `note`.
@@ -69,7 +69,7 @@ class _Plan:
     @property
     def releases(self) -> Sequence[JetPack]:
         """The JetPack releases that count."""
-        return [self.jetpack] if self.jetpack else self.target.platform.jetpacks
+        return [self.jetpack] if self.jetpack else self.target.releases()
 
     @property
     def jetson(self) -> bool:
