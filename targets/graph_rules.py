@@ -58,7 +58,7 @@ def check_graph(model: onnx.ModelProto, tensorrt: str) -> list[NodeProblem]:
         tensorrt: its version, such as `10.3.0`.
     """
     version, constants = version_key(tensorrt), {tensor.name: tensor for tensor in model.graph.initializer}
-    found = []
+    found: list[NodeProblem] = []
     for node in model.graph.node:
         reasons = [*_operator(node, version), *_uint8(node), *_quantization(node, constants, version)]
         found += [NodeProblem(node.name, node.op_type, rule, reason) for rule, reason in reasons]
@@ -119,7 +119,7 @@ def graph_violations(file: Path, releases: Sequence[JetPack]) -> list[Violation]
         UsageError: the file is no ONNX model.
     """
     try:
-        model = onnx.load(str(file), load_external_data=False)
+        model: onnx.ModelProto = onnx.load(str(file), load_external_data=False)  # pyright: ignore[reportUnknownMemberType] - its own types
     except Exception as error:  # protobuf raises its own, which is not part of its interface
         raise UsageError(f"{file}: not an ONNX model ({error})", "export it again") from error
     nodes: dict[tuple[str, str, str], dict[str, list[str]]] = {}
@@ -127,7 +127,7 @@ def graph_violations(file: Path, releases: Sequence[JetPack]) -> list[Violation]
         for problem in check_graph(model, release.tensorrt):
             by_release = nodes.setdefault((problem.op, problem.rule, problem.reason), {})
             by_release.setdefault(release.name, []).append(problem.node)
-    found = []
+    found: list[Violation] = []
     for (op, rule, reason), by_release in nodes.items():
         good = [release.name for release in releases if release.name not in by_release]
         names = next(iter(by_release.values()))
