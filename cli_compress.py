@@ -158,6 +158,9 @@ def distill(
     temperature: Annotated[float, typer.Option(help="of the divergence")] = 1.0,
     divergence: Annotated[str, typer.Option(help="of the logits: forward (KL from the teacher), reverse, or js")] = "forward",
     hard: Annotated[float, typer.Option(help="share of cross-entropy with the data in the logits stage")] = 0.0,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="pattern of the names of parameters that do not learn in any stage; repeatable")
+    ] = None,
     teacher_cache: Annotated[str | None, typer.Option(help="keep the teacher's largest logits here: made once, used by later runs")] = None,
     top_k: Annotated[int, typer.Option(help="logits a token that --teacher-cache keeps")] = 64,
     lora: Annotated[int, typer.Option(help="learn adapters of this rank and merge them; 0: all weights learn")] = 0,
@@ -195,7 +198,7 @@ def distill(
     if teacher_cache and hidden_steps is None:
         hidden_steps = 0  # it holds no hidden states
     logits = {"temperature": temperature, "hard": hard, "divergence": divergence}
-    stages = _stages(teacher, lr, {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}, logits)
+    stages = _stages(teacher, lr, {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}, logits, freeze=freeze or ())
     options = checked(
         DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages, optimizer=optimizer,
         accumulate=accumulate, checkpoint_layers=checkpoint_layers, save_every=save_every, bf16=bf16,
@@ -205,12 +208,16 @@ def distill(
     run_step("distill", options, student, out, (data, 128, seq_len, seed, device), fresh, as_json)
 
 
-def _stages(teacher: str, lr: float, steps: dict[str, int | None], logits: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+def _stages(
+    teacher: str, lr: float, steps: dict[str, int | None], logits: dict[str, Any] | None = None, **every: Any
+) -> list[dict[str, Any]]:  # fmt: skip
     """The stages with their steps, in order; those that were not given are what is usual with a teacher, or without."""
     usual = {"labels": 500} if teacher == "none" else {"hidden": 100, "logits": 400}
     counts = {loss: usual.get(loss, 0) if count is None else count for loss, count in steps.items()}
     return [
-        {"loss": loss, "steps": count, "lr": lr} | ((logits or {}) if loss == "logits" else {}) for loss, count in counts.items() if count
+        {"loss": loss, "steps": count, "lr": lr, **every, **((logits or {}) if loss == "logits" else {})}
+        for loss, count in counts.items()
+        if count
     ]
 
 

@@ -30,6 +30,7 @@ class Stage(BaseModel):
         default=None, min_length=1, description="pairs of student and teacher layers to align, from 1 on; default: evenly over the depth"
     )
     data: str | None = Field(default=None, description="what this stage learns on; default: the step's data")
+    freeze: tuple[str, ...] = Field(default=(), description="patterns of the names of parameters that do not learn: `model.embed*`")
 
 
 class StudentFrom(PruneOptions):

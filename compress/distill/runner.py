@@ -24,8 +24,9 @@ from ...steps import StepContext, StepResult, as_tensor
 from ...workplace import workplace
 from ..prune.runner import PruneOptions, prune
 from .checks import SharedVocabulary, check_sharded, check_sizes, shared_vocabulary
+from .freezing import frozen
 from .lora import LoraOptions, adapted, lora_targets
-from .objectives import HiddenAlignment, LabelLearning, LogitDistillation
+from .objectives import HiddenAlignment, LabelLearning, LogitDistillation, Objective
 from .options import DistillOptions, Stage, StudentFrom
 from .processes import Processes
 from .qat import CENTRED, QuantizedStudent, check_widths, starting_integers, with_packed
@@ -218,6 +219,8 @@ def _stages(
         for keep in hold:
             keep()
 
+    for stage in options.stages:
+        frozen(student, stage.freeze)  # refuses before anything is learnt
     rows, saves = _Rows(options, shared.tokenizer, context.seed), where.saves
     names, resumed = _names(options.stages), saves.stage
     for number, stage in enumerate(options.stages, 1):
@@ -228,6 +231,7 @@ def _stages(
         if options.checkpoint_layers:
             student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         objective = _objective(stage, student, *taught_by, shared.size)
+        objective.frozen = frozen(student, stage.freeze)
         config = TrainConfig(
             stage.steps, stage.lr, options.batch_size, options.accumulate, bf16=options.bf16, optimizer=options.optimizer,
             device=where.device,
@@ -249,7 +253,7 @@ def _names(stages: Sequence[Stage]) -> dict[int, str]:
     return names
 
 
-def _objective(stage: Stage, student: nn.Module, teacher: Any, targets: Targets | None, vocab: int) -> nn.Module:
+def _objective(stage: Stage, student: nn.Module, teacher: Any, targets: Targets | None, vocab: int) -> Objective:
     if targets is None or stage.loss == "labels":
         return LabelLearning(student)
     if stage.loss == "hidden":
