@@ -161,6 +161,11 @@ def distill(
     freeze: Annotated[
         list[str] | None, typer.Option(help="pattern of the names of parameters that do not learn in any stage; repeatable")
     ] = None,
+    early_stop: Annotated[
+        int, typer.Option(help="end a stage after so many measurements without a new lowest held-out loss; 0: never")
+    ] = 0,
+    measure_every: Annotated[int, typer.Option(help="steps between two such measurements")] = 50,
+    hold_out: Annotated[int, typer.Option(help="rows at the end of the data that are not learnt on, but measured for --early-stop")] = 0,
     teacher_cache: Annotated[str | None, typer.Option(help="keep the teacher's largest logits here: made once, used by later runs")] = None,
     top_k: Annotated[int, typer.Option(help="logits a token that --teacher-cache keeps")] = 64,
     lora: Annotated[int, typer.Option(help="learn adapters of this rank and merge them; 0: all weights learn")] = 0,
@@ -198,10 +203,12 @@ def distill(
     if teacher_cache and hidden_steps is None:
         hidden_steps = 0  # it holds no hidden states
     logits = {"temperature": temperature, "hard": hard, "divergence": divergence}
-    stages = _stages(teacher, lr, {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}, logits, freeze=freeze or ())
+    every = {"freeze": freeze or (), "early_stop": {"patience": early_stop, "every": measure_every} if early_stop else None}
+    steps = {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}
+    stages = _stages(teacher, lr, steps, logits, **every)
     options = checked(
-        DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages, optimizer=optimizer,
-        accumulate=accumulate, checkpoint_layers=checkpoint_layers, save_every=save_every, bf16=bf16,
+        DistillOptions, teacher=teacher, data=data, hold_out=hold_out, seq_len=seq_len, batch_size=batch_size, stages=stages,
+        optimizer=optimizer, accumulate=accumulate, checkpoint_layers=checkpoint_layers, save_every=save_every, bf16=bf16,
         lora=_adapters(lora, lora_alpha, lora_targets), qat=_grid(qat, qat_group_size, qat_sym, scales_from),
         teacher_cache={"path": teacher_cache, "top_k": top_k} if teacher_cache else None,
     )  # fmt: skip

@@ -56,6 +56,13 @@ class RecoverOptions(DistillOptions):
         if student is not None:
             raise ValueError("the student is what each round cuts: leave it out")
 
+    @field_validator("stages")
+    @classmethod
+    def _to_their_end(cls, stages: Any) -> Any:
+        if any(stage.early_stop for stage in stages):
+            raise ValueError("rounds are compared on the held-out rows, so that no round may choose by them: leave `early_stop` out")
+        return stages
+
     @field_validator("qat")
     @classmethod
     def _in_floating_point(cls, qat: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ..prune.runner import PruneOptions
+from .early_stop import EarlyStopOptions
 from .lora import LoraOptions
 from .losses import Divergence
 from .qat import QatOptions
@@ -31,6 +32,9 @@ class Stage(BaseModel):
     )
     data: str | None = Field(default=None, description="what this stage learns on; default: the step's data")
     freeze: tuple[str, ...] = Field(default=(), description="patterns of the names of parameters that do not learn: `model.embed*`")
+    early_stop: EarlyStopOptions | None = Field(
+        default=None, description="end when the loss on held-out rows falls no more, and keep the weights of the lowest one"
+    )
 
 
 class StudentFrom(PruneOptions):
@@ -55,7 +59,7 @@ class DistillOptions(BaseModel):
     teacher: str | None = Field(default="baseline", description="a step's name, a directory or a hub id; none: learn from the data alone")
     student: str | StudentFrom | None = Field(default=None, description="likewise, or how to make one; default: the step's input")
     data: str = Field(default="builtin:reasoning", description="what to learn on")
-    hold_out: int = Field(default=0, ge=0, description="rows at the end of the data that are not learnt on; built-in data has its own")
+    hold_out: int = Field(default=0, ge=0, description="rows at the data's end that are not learnt on; of built-in data, of another seed")
     seq_len: int = Field(default=256, gt=1, description="tokens a packed row")
     batch_size: int = Field(default=16, gt=0, description="rows a step")
     teacher_cache: TeacherCacheOptions | None = Field(
@@ -89,6 +93,12 @@ class DistillOptions(BaseModel):
             raise ValueError("a teacher cache holds logits, and no stage learns from them: leave it out")
         if self.teacher_cache and any(stage.loss == "hidden" for stage in self.stages):
             raise ValueError("a teacher cache holds no hidden states: align them in a step before, or leave the stage `hidden` out")
+        return self
+
+    @model_validator(mode="after")
+    def _watched(self) -> DistillOptions:
+        if not self.hold_out and any(stage.early_stop for stage in self.stages):
+            raise ValueError("`early_stop` measures on rows that are held out, and none are: say how many with `hold_out`")
         return self
 
     def data_of(self, stage: Stage) -> str:

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...checkpoint import content_hash, read_config, read_family, scratch_directory, stored_dtype, write_checkpoint
 from ...configs import quantization
-from ...data.packing import shuffled_forever
-from ...data.sources import Source, training_rows
 from ...errors import Refused, UsageError
-from ...loading import load_model, load_tokenizer, pick_device
+from ...loading import load_model, pick_device
 from ...models import Family
-from ...steps import StepContext, StepResult, as_tensor
+from ...steps import StepContext, StepResult
 from ...workplace import workplace
 from ..prune.runner import PruneOptions, prune
 from .checks import SharedVocabulary, check_sharded, check_sizes, shared_vocabulary
+from .early_stop import Watch, told
 from .freezing import frozen
 from .lora import LoraOptions, adapted, lora_targets
 from .objectives import HiddenAlignment, LabelLearning, LogitDistillation, Objective
 from .options import DistillOptions, Stage, StudentFrom
 from .processes import Processes
 from .qat import CENTRED, QuantizedStudent, check_widths, starting_integers, with_packed
+from .rows import Rows
 from .saves import FINISHED, Saves
 from .sharding import is_sharded, whole_state
 from .sparse import zeros_of
@@ -107,11 +107,13 @@ def _distill(options: DistillOptions, source: Path, out: Path, context: StepCont
     processes.first(lambda: write_checkpoint(good, state, config, shared.tokenizer, provenance))
     if failed:
         raise NotFinite(f"{failed}; {where.saves.told()}, and the student of then is in {good}", failed.hint) from failed
-    losses = where.saves.losses
+    losses, held_out = where.saves.losses, where.saves.held_out
     first_last = "; ".join(f"{name}: {curve[0]:.4f} -> {sum(curve[-10:]) / len(curve[-10:]):.4f}" for name, curve in losses.items())
-    tokens = sum(s.steps for s in options.stages) * options.batch_size * options.seq_len
-    notes += [f"loss {first_last}", f"{tokens:,} tokens seen", *shared.notes]
-    return StepResult(notes, {"loss": losses})
+    tokens = sum(map(len, losses.values())) * options.batch_size * options.seq_len
+    names = _names(options.stages)
+    stopped = [told(names[n], held_out[names[n]], s.steps, options.hold_out) for n, s in enumerate(options.stages, 1) if s.early_stop]
+    notes += [f"loss {first_last}", *stopped, f"{tokens:,} tokens seen", *shared.notes]
+    return StepResult(notes, {"loss": losses} | ({"held_out": held_out} if held_out else {}))
 
 
 def _special_ids(tokenizer: Path) -> dict[str, Any]:
@@ -202,9 +204,9 @@ def _cache(options: DistillOptions, folder: Path, vocab: int) -> CachedTeacher:
 
 def _filled(options: DistillOptions, folder: Path, shared: SharedVocabulary, context: StepContext, device: str) -> None:
     """Ask the teacher for what its cache lacks of the rows to come."""
-    cache, rows = _cache(options, folder, shared.size), _Rows(options, shared.tokenizer, context.seed)
-    stages = ((stage, rows.of(stage)) for stage in options.stages)
-    needed = (row for stage, stream in stages for row in stream if stage.loss == "logits")
+    cache, rows = _cache(options, folder, shared.size), Rows(options, shared.tokenizer, context.seed)
+    streams = ((stage, chain(rows.of(stage), rows.held_out(stage) if stage.early_stop else ())) for stage in options.stages)
+    needed = (row for stage, stream in streams for row in stream if stage.loss == "logits")
     if missing := list(cache.missing(needed)):
         cache.fill(load_model(folder, device).requires_grad_(False), missing, options.batch_size)
 
@@ -221,7 +223,7 @@ def _stages(
 
     for stage in options.stages:
         frozen(student, stage.freeze)  # refuses before anything is learnt
-    rows, saves = _Rows(options, shared.tokenizer, context.seed), where.saves
+    rows, saves = Rows(options, shared.tokenizer, context.seed), where.saves
     names, resumed = _names(options.stages), saves.stage
     for number, stage in enumerate(options.stages, 1):
         stream = rows.of(stage)
@@ -237,7 +239,9 @@ def _stages(
             device=where.device,
         )  # fmt: skip
         keeper = saves.of_stage(number, stage.steps, names[number], last=number == len(options.stages))
-        saves.losses[names[number]] = train(objective, stream, config, f"learning ({stage.loss})", after_step, keeper)
+        watch = Watch(stage.early_stop, rows.held_out(stage)) if stage.early_stop else None
+        saves.losses[names[number]] = train(objective, stream, config, f"learning ({stage.loss})", after_step, keeper, watch)
+        saves.held_out |= {names[number]: watch.curve} if watch else {}
         deque(stream, maxlen=0)  # as a stage that was saved at its end takes no step
         if is_sharded(student):
             state, student = whole_state(student), load_model(student_dir, where.device)
@@ -253,37 +257,9 @@ def _names(stages: Sequence[Stage]) -> dict[int, str]:
     return names
 
 
-def _objective(stage: Stage, student: nn.Module, teacher: Any, targets: Targets | None, vocab: int) -> Objective:
+def _objective(stage: Stage, student: Any, teacher: Any, targets: Targets | None, vocab: int) -> Objective:
     if targets is None or stage.loss == "labels":
         return LabelLearning(student)
     if stage.loss == "hidden":
         return HiddenAlignment(student, teacher, stage.layers)
     return LogitDistillation(student, targets, stage.temperature, stage.hard, vocab, stage.divergence)
-
-
-class _Rows:
-    """What the stages learn on, each after the one before it that has the same data."""
-
-    def __init__(self, options: DistillOptions, tokenizer_dir: Path, seed: int) -> None:
-        self._options, self._tokenizer_dir, self._seed = options, tokenizer_dir, seed
-        self._streams: dict[str, Iterator[Tensor]] = {}
-
-    def of(self, stage: Stage) -> Iterator[Tensor]:
-        """The rows of a stage; to be used up before the next one's."""
-        data = self._options.data_of(stage)
-        if data not in self._streams:
-            self._streams[data] = _rows(self._options, data, self._tokenizer_dir, self._seed)
-        return itertools.islice(self._streams[data], stage.steps * self._options.batch_size)
-
-
-def _rows(options: DistillOptions, data: str, tokenizer_dir: Path, seed: int) -> Iterator[Tensor]:
-    """Rows without end: a generator is endless itself, files go round in shuffled epochs."""
-    source, tokenizer = Source.parse(data), load_tokenizer(tokenizer_dir)
-    stream = training_rows(tokenizer, source, options.seq_len, seed)
-    if source.kind == "builtin":
-        return (as_tensor(row) for row in stream)
-    every = list(stream)
-    learnt = every[: len(every) - options.hold_out]
-    if not learnt:
-        raise UsageError(f"{data}: {len(every)} rows, all of which are held out", "give more data, or hold fewer rows out")
-    return (as_tensor(row) for row in shuffled_forever(learnt, seed))

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 from ...console import progress
 from ...errors import EdgewrightError, UsageError
 from ..mixed import bf16_is_fast
+from .early_stop import Watch
 from .losses import scored_labels
 from .muon import Muon
 from .sharding import asked_for, is_sharded, shard_on_cpu
@@ -87,7 +88,7 @@ class NotFinite(EdgewrightError):
 
 def train(
     objective: nn.Module, rows: Iterable[Tensor], config: TrainConfig, label: str = "training",
-    after_step: Callable[[], None] | None = None, keeper: Keeper | None = None,
+    after_step: Callable[[], None] | None = None, keeper: Keeper | None = None, watch: Watch | None = None,
 ) -> list[float]:  # fmt: skip
     """Minimise `objective` over `rows` and return the loss of every step.
 
@@ -100,18 +101,23 @@ def train(
         label: what the progress bar says.
         after_step: called after every optimizer step, to hold what a step may not change.
         keeper: keeps the state from time to time, and has what an interrupted run kept.
+        watch: is told the loss on its rows from time to time, and may end the training; the weights that it kept are put back.
 
     Raises:
         NotFinite: the loss, or its gradient, is no longer finite; the step is not taken.
         EdgewrightError: the data ran out, or the memory.
         UsageError: the rows of a step cannot be shared out evenly.
     """
-    run = _Run(objective, config, label)
+    run = _Run(objective, config, label, watch)
     begin, losses = keeper.restore(run.accelerator) if keeper else (0, [])
     supply, started, tokens = batches(itertools.islice(rows, begin * config.batch_size, None), config.batch_size), time.monotonic(), 0
     with progress(label, config.steps) as bar:
         bar.advance(begin)
+        if not begin:
+            run.measure(0)
         for step in range(begin, config.steps):
+            if watch and watch.over:
+                break
             batch = next(supply, None)
             if batch is None or len(batch) < config.batch_size:
                 raise EdgewrightError(f"{label}: the data ran out at step {step} of {config.steps}", "give more data")
@@ -124,10 +130,13 @@ def train(
                 raise
             if after_step:
                 after_step()
+            run.measure(step + 1)
             if keeper:
                 keeper.keep(run.accelerator, step + 1, losses)
             tokens += batch[:, 0].numel()
             bar.advance(note=f"loss {losses[-1]:.4f}, {tokens / (time.monotonic() - started):,.0f} tokens/s")
+    if watch:
+        watch.put_back(objective)
     run.finish()
     return losses
 
@@ -151,12 +160,12 @@ class Keeper(Protocol):
 class _Run:
     """An objective with its optimizers and schedules, prepared for the processes that there are."""
 
-    def __init__(self, objective: nn.Module, config: TrainConfig, label: str) -> None:
+    def __init__(self, objective: nn.Module, config: TrainConfig, label: str, watch: Watch | None = None) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)  # global, and it refuses a second training in another precision
         bf16 = bf16_is_fast(config.device) if config.bf16 is None else config.bf16
         self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=config.device == "cpu")
         shard_on_cpu(self.accelerator)
-        self.config, self.label, self.objective = config, label, objective
+        self.config, self.label, self.objective, self.watch = config, label, objective, watch
         count = self.accelerator.num_processes
         self.rows_at_once, rest = divmod(config.batch_size, count * config.accumulate)
         if rest:
@@ -178,7 +187,7 @@ class _Run:
         if count > 1 and asked_for() and not is_sharded(self.model):
             raise EdgewrightError(f"{label}: sharded weights were asked for, and every process has all of them", "use FSDP 2 or ZeRO-3")
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.accelerator.register_for_checkpointing(*self.schedules)
+        self.accelerator.register_for_checkpointing(*self.schedules, *([watch] if watch else []))
 
     def step(self, step: int, batch: Tensor) -> float:
         """Take a step on a batch int64 [rows, 2, seq] and return its loss."""
@@ -203,6 +212,22 @@ class _Run:
             schedule.step()
             optimizer.zero_grad()
         return found
+
+    @torch.no_grad()
+    def measure(self, step: int) -> None:
+        """Tell the watch, if there is one and it is time, the loss on its rows after `step` steps; every process takes all of them."""
+        if self.watch is None or not self.watch.due(step, self.config.steps):
+            return
+        self.model.eval()
+        total, whole = torch.zeros((), device=self.accelerator.device), 0
+        for batch in batches(self.watch.rows, self.rows_at_once):
+            ids, labels = batch[:, 0], scored_labels(batch[:, 0], batch[:, 1])
+            count = self.counted(ids, labels)
+            total += self.model(ids.to(total.device), labels.to(total.device)) * count
+            whole += count
+        self.model.train()
+        mean: Any = self.accelerator.reduce(total, reduction="mean")  # so that all of them decide alike
+        self.watch.add(step, float(mean) / max(whole, 1), self.objective)
 
     def _finite(self, value: float, what: str, step: int) -> None:
         if not math.isfinite(value):
