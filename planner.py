@@ -192,7 +192,8 @@ def _work(options: BaseModel, source: State, result: State, states: Mapping[str,
         batch = options.batch_size * options.seq_len
         learning = each * result.parameters + 4.0 * min(3 * batch * shape.vocab_size, 5 * 2**24)  # logits are made in chunks
         ram = max(4.0 * taught_by, learning) if options.teacher_cache else 4.0 * taught_by + learning
-        flops = learnt * (passes * result.active_parameters + 2.0 * active)
+        written = sum(s.steps * s.on_policy for s in options.stages) * batch
+        flops = learnt * (passes * result.active_parameters + 2.0 * active) + 2.0 * written * result.active_parameters
     else:
         flops = 4 * 2.0 * 1024 * source.active_parameters
     return ram, flops

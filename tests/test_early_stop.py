@@ -67,8 +67,8 @@ def test_patience(losses: tuple[float, ...], over: bool, best: int | None) -> No
     assert watch.over is over
     watch.put_back(module)
     if best is not None:
-        assert float(module.weight) == best
-        assert float(module.bias) == len(losses) - 1  # it does not learn, so it is nobody's best
+        assert module.weight.item() == best
+        assert module.bias.item() == len(losses) - 1  # it does not learn, so it is nobody's best
 
 
 def test_when_it_is_measured() -> None:
@@ -104,14 +104,14 @@ def test_a_stage_that_goes_on_to_its_end(make_model: MakeModel, context: StepCon
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-BOTH = (Stage(loss="hidden", steps=30, lr=1e-1, early_stop=STOP), Stage(loss="logits", steps=30, lr=3e-2, early_stop=STOP))
+BOTH = (Stage(loss="hidden", steps=30, lr=5e-2, early_stop=STOP), labels(30))
 
 
-@pytest.mark.parametrize("number", [1, 5, -2])
+@pytest.mark.parametrize("number", [1, 3, -2])
 def test_a_killed_run_stops_where_it_would_have(
     number: int, make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    """Killed before the first save, after the lowest loss, and in the stage after the one that ended early."""
+    """Killed before the first save, after it, and in the stage after the one that ended early."""
     teacher, student = make_model("llama", hidden_size=64, **SMALL), make_model("llama", seed=1, hidden_size=32, **SMALL)
     asked, named = options(text_file, *BOTH, teacher=teacher), replace(context, depends_on={"this": 1})
     whole = distill(asked, student, tmp_path / "whole", named)

@@ -27,6 +27,9 @@ class Stage(BaseModel):
     divergence: Divergence = Field(default="forward", description="of the logits: forward KL, reverse KL, or js (Jensen-Shannon)")
     temperature: float = Field(default=1.0, gt=0, description="of the KL")
     hard: float = Field(default=0.0, ge=0, le=1, description="share of cross-entropy with the data in the logits stage")
+    on_policy: float = Field(
+        default=0.0, ge=0, le=1, description="share of the rows that the student continues itself, whose tokens the teacher then judges"
+    )
     layers: tuple[tuple[int, int], ...] | None = Field(
         default=None, min_length=1, description="pairs of student and teacher layers to align, from 1 on; default: evenly over the depth"
     )
@@ -35,6 +38,14 @@ class Stage(BaseModel):
     early_stop: EarlyStopOptions | None = Field(
         default=None, description="end when the loss on held-out rows falls no more, and keep the weights of the lowest one"
     )
+
+    @model_validator(mode="after")
+    def _judged(self) -> Stage:
+        if self.on_policy and self.loss != "logits":
+            raise ValueError(f"`on_policy` lets the teacher judge what the student writes, by its logits: not in the stage `{self.loss}`")
+        if self.on_policy and self.hard:
+            raise ValueError("`hard` takes tokens for right that with `on_policy` the student wrote: learn from data in a stage `labels`")
+        return self
 
 
 class StudentFrom(PruneOptions):
@@ -91,6 +102,8 @@ class DistillOptions(BaseModel):
     def _cached(self) -> DistillOptions:
         if self.teacher_cache and not any(stage.loss == "logits" for stage in self.stages):
             raise ValueError("a teacher cache holds logits, and no stage learns from them: leave it out")
+        if self.teacher_cache and any(stage.on_policy for stage in self.stages):
+            raise ValueError("a teacher cache knows the data's rows, not what a student will write: leave it or `on_policy` out")
         if self.teacher_cache and any(stage.loss == "hidden" for stage in self.stages):
             raise ValueError("a teacher cache holds no hidden states: align them in a step before, or leave the stage `hidden` out")
         return self

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ...checkpoint import content_hash, read_config, read_family, scratch_directory, stored_dtype, write_checkpoint
-from ...configs import quantization
+from ...configs import end_tokens, quantization
 from ...errors import Refused, UsageError
-from ...loading import load_model, pick_device
+from ...loading import load_model, load_tokenizer, pick_device
 from ...models import Family
 from ...steps import StepContext, StepResult
 from ...workplace import workplace
@@ -26,6 +26,7 @@ from .early_stop import Watch, told
 from .freezing import frozen
 from .lora import LoraOptions, adapted, lora_targets
 from .objectives import HiddenAlignment, LabelLearning, LogitDistillation, Objective
+from .on_policy import OnPolicyDistillation, Writing
 from .options import DistillOptions, Stage, StudentFrom
 from .processes import Processes
 from .qat import CENTRED, QuantizedStudent, check_widths, starting_integers, with_packed
@@ -112,7 +113,11 @@ def _distill(options: DistillOptions, source: Path, out: Path, context: StepCont
     tokens = sum(map(len, losses.values())) * options.batch_size * options.seq_len
     names = _names(options.stages)
     stopped = [told(names[n], held_out[names[n]], s.steps, options.hold_out) for n, s in enumerate(options.stages, 1) if s.early_stop]
-    notes += [f"loss {first_last}", *stopped, f"{tokens:,} tokens seen", *shared.notes]
+    written = [
+        f"{s.on_policy:.0%} of the rows of {names[n]} were continued by the student itself" for n, s in enumerate(options.stages, 1)
+        if s.on_policy
+    ]  # fmt: skip
+    notes += [f"loss {first_last}", *written, *stopped, f"{tokens:,} tokens seen", *shared.notes]
     return StepResult(notes, {"loss": losses} | ({"held_out": held_out} if held_out else {}))
 
 
@@ -224,7 +229,7 @@ def _stages(
     for stage in options.stages:
         frozen(student, stage.freeze)  # refuses before anything is learnt
     rows, saves = Rows(options, shared.tokenizer, context.seed), where.saves
-    names, resumed = _names(options.stages), saves.stage
+    names, resumed, ends = _names(options.stages), saves.stage, _ends(shared.tokenizer)
     for number, stage in enumerate(options.stages, 1):
         stream = rows.of(stage)
         if number < resumed:
@@ -232,7 +237,8 @@ def _stages(
             continue
         if options.checkpoint_layers:
             student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        objective = _objective(stage, student, *taught_by, shared.size)
+        writing = Writing(stage.on_policy, context.seed, number, ends)
+        objective = _objective(stage, student, *taught_by, shared.size, writing)
         objective.frozen = frozen(student, stage.freeze)
         config = TrainConfig(
             stage.steps, stage.lr, options.batch_size, options.accumulate, bf16=options.bf16, optimizer=options.optimizer,
@@ -257,9 +263,17 @@ def _names(stages: Sequence[Stage]) -> dict[int, str]:
     return names
 
 
-def _objective(stage: Stage, student: Any, teacher: Any, targets: Targets | None, vocab: int) -> Objective:
+def _ends(folder: Path) -> list[int]:
+    """The tokens that end a text: those that the model's files name, and its tokenizer's own."""
+    own = load_tokenizer(folder).eos_token_id
+    return sorted({*end_tokens(folder), *([] if own is None else [int(own)])})
+
+
+def _objective(stage: Stage, student: Any, teacher: Any, targets: Targets | None, vocab: int, writing: Writing) -> Objective:
     if targets is None or stage.loss == "labels":
         return LabelLearning(student)
     if stage.loss == "hidden":
         return HiddenAlignment(student, teacher, stage.layers)
+    if stage.on_policy:
+        return OnPolicyDistillation(student, targets, stage.temperature, vocab, stage.divergence, writing)
     return LogitDistillation(student, targets, stage.temperature, stage.hard, vocab, stage.divergence)

@@ -95,7 +95,8 @@ def train(
     Args:
         objective: module whose forward takes ids [batch, seq] and labels [batch, seq] and returns a scalar loss; if it has a method
             `counted`, that is told the same and says what the loss is a mean over, else it is taken to be one over rows; `idle`
-            parameters, if it has such, do not learn.
+            parameters, if it has such, do not learn; a method `drawn`, if it has one, may put other ids and labels in place of these,
+            and is told the numbers of their rows.
         rows: endless supply of int64 [2, seq_len] rows, from the first of the training on, the same to every process.
         config: how long and how fast.
         label: what the progress bar says.
@@ -183,6 +184,7 @@ class _Run:
         self.schedules = [get_cosine_schedule_with_warmup(optimizer, warmup, config.steps) for optimizer in optimizers]
         objective.train()
         self.counted: Callable[[Tensor, Tensor], int] = getattr(objective, "counted", lambda ids, labels: len(ids))
+        self.drawn: Callable[[Tensor, Tensor, range], tuple[Tensor, Tensor]] | None = getattr(objective, "drawn", None)
         self.model, *self.optimizers = self.accelerator.prepare(objective, *optimizers)
         if count > 1 and asked_for() and not is_sharded(self.model):
             raise EdgewrightError(f"{label}: sharded weights were asked for, and every process has all of them", "use FSDP 2 or ZeRO-3")
@@ -192,14 +194,16 @@ class _Run:
     def step(self, step: int, batch: Tensor) -> float:
         """Take a step on a batch int64 [rows, 2, seq] and return its loss."""
         ids, labels = batch[:, 0], scored_labels(batch[:, 0], batch[:, 1])
-        whole, count, rank = max(self.counted(ids, labels), 1), self.accelerator.num_processes, self.accelerator.process_index
+        count, first = self.accelerator.num_processes, self.accelerator.process_index * self.config.accumulate
         parts = list(zip(ids.split(self.rows_at_once), labels.split(self.rows_at_once), strict=True))
-        mine = parts[rank * self.config.accumulate : (rank + 1) * self.config.accumulate]
+        mine = [self._part(step, number, *parts[number]) for number in range(first, first + self.config.accumulate)]
         value = torch.zeros((), device=self.accelerator.device)
+        scored: Any = self.accelerator.reduce(torch.tensor(sum(self.counted(*part) for part in mine), device=value.device))
+        whole = max(int(scored), 1)
         for number, part in enumerate(mine, 1):
             share = self.counted(*part) / whole
             with nullcontext() if number == len(mine) else self.accelerator.no_sync(self.model):
-                loss = self.model(*(tensor.to(self.accelerator.device) for tensor in part))
+                loss = self.model(*part)
                 self.accelerator.backward(loss * (share * count))  # as gradients are averaged over the processes
             value += loss.detach() * share
         whole_value: Any = self.accelerator.reduce(value)
@@ -212,6 +216,15 @@ class _Run:
             schedule.step()
             optimizer.zero_grad()
         return found
+
+    def _part(self, step: int, number: int, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids and labels of a part of a step, by its number among all processes', as they are learnt from."""
+        ids, labels = ids.to(self.accelerator.device), labels.to(self.accelerator.device)
+        if self.drawn is None:
+            return ids, labels
+        row = step * self.config.batch_size + number * self.rows_at_once
+        with self.accelerator.autocast():
+            return self.drawn(ids, labels, range(row, row + self.rows_at_once))
 
     @torch.no_grad()
     def measure(self, step: int) -> None:
