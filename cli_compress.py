@@ -36,6 +36,7 @@ __all__ = ["distill", "iterate", "prune", "quantize", "traces"]
 Lr = Annotated[float, typer.Option(help="peak learning rate of every stage")]
 Lora = Annotated[int, typer.Option(help="learn adapters of this rank and merge them; 0: all weights learn")]
 Optimizer = Annotated[str, typer.Option(help="adamw, or muon: fewer steps to the same loss")]
+Attention = Annotated[float, typer.Option(help="weight of the divergence of attention maps beside the hidden states")]
 OnPolicy = Annotated[float, typer.Option(help="share of the rows of the logits stage that the student continues itself")]
 Freeze = Annotated[list[str] | None, typer.Option(help="pattern of the names of parameters that do not learn in any stage; repeatable")]
 EarlyStop = Annotated[int, typer.Option(help="end a stage after so many measurements without a new lowest held-out loss; 0: never")]
@@ -167,7 +168,8 @@ def distill(
     temperature: Annotated[float, typer.Option(help="of the divergence")] = 1.0,
     divergence: Annotated[str, typer.Option(help="of the logits: forward (KL from the teacher), reverse, or js")] = "forward",
     hard: Annotated[float, typer.Option(help="share of cross-entropy with the data in the logits stage")] = 0.0,
-    on_policy: OnPolicy = 0.0, freeze: Freeze = None, early_stop: EarlyStop = 0, measure_every: MeasureEvery = 50, hold_out: HoldOut = 0,
+    attention: Attention = 0.0, on_policy: OnPolicy = 0.0, freeze: Freeze = None,
+    early_stop: EarlyStop = 0, measure_every: MeasureEvery = 50, hold_out: HoldOut = 0,
     teacher_cache: Annotated[str | None, typer.Option(help="keep the teacher's largest logits here: made once, used by later runs")] = None,
     top_k: Annotated[int, typer.Option(help="logits a token that --teacher-cache keeps")] = 64,
     lora: Lora = 0,
@@ -204,7 +206,10 @@ def distill(
 
     if teacher_cache and hidden_steps is None:
         hidden_steps = 0  # it holds no hidden states
-    own = {"logits": {"temperature": temperature, "hard": hard, "divergence": divergence, "on_policy": on_policy}}
+    own = {
+        "hidden": {"attention": attention},
+        "logits": {"temperature": temperature, "hard": hard, "divergence": divergence, "on_policy": on_policy},
+    }
     every = {"freeze": freeze or (), "early_stop": {"patience": early_stop, "every": measure_every} if early_stop else None}
     steps = {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}
     stages = _stages(teacher, lr, steps, own, **every)

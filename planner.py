@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel
 
 from .budget import after_cut, fitted
+from .compress.distill.attention import check_maps
 from .compress.distill.checks import check_sizes
 from .compress.distill.options import DistillOptions, StudentFrom
 from .compress.distill.qat import check_widths
@@ -73,6 +74,8 @@ def _after(step: Step, source: State, states: Mapping[str, State], target: str |
     if step.teacher:
         teacher, learner = ((family_of(state.config), state.config) for state in (_named(step.teacher, states), student))
         check_sizes(teacher, learner, step.stages)
+        for stage in (stage for stage in step.stages if stage.attention):
+            check_maps(teacher, learner, stage.layers, step.seq_len)
     if step.qat is None:
         return student
     check_widths(step.qat, family_of(student.config), student.config, step.name or step.kind)

@@ -104,7 +104,7 @@ def test_a_stage_that_goes_on_to_its_end(make_model: MakeModel, context: StepCon
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-BOTH = (Stage(loss="hidden", steps=30, lr=5e-2, early_stop=STOP), labels(30))
+BOTH = (Stage(loss="hidden", steps=30, lr=5e-2, early_stop=STOP), labels())
 
 
 @pytest.mark.parametrize("number", [1, 3, -2])
@@ -112,11 +112,11 @@ def test_a_killed_run_stops_where_it_would_have(
     number: int, make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
     """Killed before the first save, after it, and in the stage after the one that ended early."""
-    teacher, student = make_model("llama", hidden_size=64, **SMALL), make_model("llama", seed=1, hidden_size=32, **SMALL)
+    teacher, student = make_model("llama", hidden_size=256), make_model("llama", seed=1, **SMALL)
     asked, named = options(text_file, *BOTH, teacher=teacher), replace(context, depends_on={"this": 1})
     whole = distill(asked, student, tmp_path / "whole", named)
     taken = [len(curve) for curve in whole.details["loss"].values()]
-    assert all(n < 30 for n in taken), taken
+    assert taken[0] < 30 and taken[1] < 40, taken
     with before_step(number if number > 0 else sum(taken) + number, interrupt), pytest.raises(KeyboardInterrupt):
         distill(asked, student, tmp_path / "out", named)
     again = distill(asked, student, tmp_path / "out", named)

@@ -78,8 +78,11 @@ class HiddenAlignment(Objective):
         """Mean loss over the pairs for a batch [batch, seq]; every real position counts, prompts too."""
         with torch.no_grad():
             teacher = hidden_states(self._teacher[0], ids)
-        student, mask = hidden_states(self.student, ids), torch.ones_like(labels, dtype=torch.bool)
-        pairs = zip(self.projections, self.pairs, strict=True)
+        return self.aligned(hidden_states(self.student, ids), teacher, labels)
+
+    def aligned(self, student: Sequence[Tensor], teacher: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The same from hidden states [batch, seq, width] of the embedding and of every layer of both."""
+        pairs, mask = zip(self.projections, self.pairs, strict=True), torch.ones_like(labels, dtype=torch.bool)
         return torch.stack([hidden_mse(p(student[i]), teacher[j], mask, over_processes) for p, (i, j) in pairs]).mean()
 
     @property

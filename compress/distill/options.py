@@ -33,6 +33,9 @@ class Stage(BaseModel):
     layers: tuple[tuple[int, int], ...] | None = Field(
         default=None, min_length=1, description="pairs of student and teacher layers to align, from 1 on; default: evenly over the depth"
     )
+    attention: float = Field(
+        default=0.0, ge=0, description="weight of the divergence of attention maps in the hidden stage, of the same pairs of layers"
+    )
     data: str | None = Field(default=None, description="what this stage learns on; default: the step's data")
     freeze: tuple[str, ...] = Field(default=(), description="patterns of the names of parameters that do not learn: `model.embed*`")
     early_stop: EarlyStopOptions | None = Field(
@@ -40,9 +43,11 @@ class Stage(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _judged(self) -> Stage:
+    def _of_its_loss(self) -> Stage:
         if self.on_policy and self.loss != "logits":
             raise ValueError(f"`on_policy` lets the teacher judge what the student writes, by its logits: not in the stage `{self.loss}`")
+        if self.attention and self.loss != "hidden":
+            raise ValueError(f"`attention` is aligned beside hidden states, in a stage `hidden`: not in the stage `{self.loss}`")
         if self.on_policy and self.hard:
             raise ValueError("`hard` takes tokens for right that with `on_policy` the student wrote: learn from data in a stage `labels`")
         return self

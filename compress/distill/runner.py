@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,7 @@ from ...models import Family
 from ...steps import StepContext, StepResult
 from ...workplace import workplace
 from ..prune.runner import PruneOptions, prune
+from .attention import AttentionAlignment, check_maps, eager, maps_told
 from .checks import SharedVocabulary, check_sharded, check_sizes, shared_vocabulary
 from .early_stop import Watch, told
 from .freezing import frozen
@@ -85,6 +86,9 @@ def _distill(options: DistillOptions, source: Path, out: Path, context: StepCont
     student = load_model(student_dir, where.device)
     put_back = zeros_of(student, family, student_dir)
     check_sharded(options, sparse=put_back is not None, sharded=processes.sharded)
+    if teacher_dir and any(stage.attention for stage in options.stages):
+        rows = options.batch_size // (processes.count * options.accumulate)
+        notes.append(maps_told(read_family(teacher_dir), (family, config), rows, options.seq_len, where.device))
     low_bit = _on_grid(options, student, family, student_dir, context)
     provenance |= {"kind": "checkpoint", "step": "distill", "teacher": content_hash(teacher_dir) if teacher_dir else None}
     provenance |= {"options": options.model_dump()} | ({"sparsity": "2:4"} if put_back else {})
@@ -150,6 +154,8 @@ def _trainable(student: Path, options: DistillOptions, teacher: Path | None) -> 
     family, config = read_family(student)
     if teacher:
         check_sizes(read_family(teacher), (family, config), options.stages)
+        for stage in (stage for stage in options.stages if stage.attention):
+            check_maps(read_family(teacher), (family, config), stage.layers, options.seq_len)
     if quantization(config) and not options.qat:
         raise UsageError(f"{student}: a packed checkpoint cannot learn", "distill first, then quantize; or learn on its grid, with `qat`")
     if options.lora:
@@ -246,7 +252,8 @@ def _stages(
         )  # fmt: skip
         keeper = saves.of_stage(number, stage.steps, names[number], last=number == len(options.stages))
         watch = Watch(stage.early_stop, rows.held_out(stage)) if stage.early_stop else None
-        saves.losses[names[number]] = train(objective, stream, config, f"learning ({stage.loss})", after_step, keeper, watch)
+        with eager(student, taught_by[0]) if stage.attention else nullcontext():
+            saves.losses[names[number]] = train(objective, stream, config, f"learning ({stage.loss})", after_step, keeper, watch)
         saves.held_out |= {names[number]: watch.curve} if watch else {}
         deque(stream, maxlen=0)  # as a stage that was saved at its end takes no step
         if is_sharded(student):
@@ -272,6 +279,8 @@ def _ends(folder: Path) -> list[int]:
 def _objective(stage: Stage, student: Any, teacher: Any, targets: Targets | None, vocab: int, writing: Writing) -> Objective:
     if targets is None or stage.loss == "labels":
         return LabelLearning(student)
+    if stage.attention:
+        return AttentionAlignment(student, teacher, stage.layers, stage.attention)
     if stage.loss == "hidden":
         return HiddenAlignment(student, teacher, stage.layers)
     if stage.on_policy:
