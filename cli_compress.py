@@ -35,6 +35,12 @@ __all__ = ["distill", "iterate", "prune", "quantize", "traces"]
 
 Lr = Annotated[float, typer.Option(help="peak learning rate of every stage")]
 Lora = Annotated[int, typer.Option(help="learn adapters of this rank and merge them; 0: all weights learn")]
+LoraAlpha = Annotated[int | None, typer.Option(help="their scale, times the rank; default 32")]
+LoraTargets = Annotated[str, typer.Option(help="comma-separated matrices of a decoder layer; default: queries and values")]
+Qat = Annotated[int, typer.Option(help="learn with weights fake-quantized to 2, 4 or 8 bit, written packed; 0: do not")]
+QatGroupSize = Annotated[int, typer.Option(help="input channels a scale: 32, 64, 128, or -1 for all")]
+QatSym = Annotated[bool, typer.Option("--qat-sym/--qat-asym", help="zero point in the middle, as Jetson kernels need")]
+ScalesFrom = Annotated[str | None, typer.Option(help="packed checkpoint of the student to start --qat from; default: rounding")]
 Optimizer = Annotated[str, typer.Option(help="adamw, or muon: fewer steps to the same loss")]
 Attention = Annotated[float, typer.Option(help="weight of the divergence of attention maps beside the hidden states")]
 OnPolicy = Annotated[float, typer.Option(help="share of the rows of the logits stage that the student continues itself")]
@@ -172,13 +178,8 @@ def distill(
     early_stop: EarlyStop = 0, measure_every: MeasureEvery = 50, hold_out: HoldOut = 0,
     teacher_cache: Annotated[str | None, typer.Option(help="keep the teacher's largest logits here: made once, used by later runs")] = None,
     top_k: Annotated[int, typer.Option(help="logits a token that --teacher-cache keeps")] = 64,
-    lora: Lora = 0,
-    lora_alpha: Annotated[int | None, typer.Option(help="their scale, times the rank; default 32")] = None,
-    lora_targets: Annotated[str, typer.Option(help="comma-separated matrices of a decoder layer; default: queries and values")] = "",
-    qat: Annotated[int, typer.Option(help="learn with weights fake-quantized to 2, 4 or 8 bit, written packed; 0: do not")] = 0,
-    qat_group_size: Annotated[int, typer.Option(help="input channels a scale: 32, 64, 128, or -1 for all")] = 128,
-    qat_sym: Annotated[bool, typer.Option("--qat-sym/--qat-asym", help="zero point in the middle, as Jetson kernels need")] = True,
-    scales_from: Annotated[str | None, typer.Option(help="packed checkpoint of the student to start --qat from; default: rounding")] = None,
+    lora: Lora = 0, lora_alpha: LoraAlpha = None, lora_targets: LoraTargets = "",
+    qat: Qat = 0, qat_group_size: QatGroupSize = 128, qat_sym: QatSym = True, scales_from: ScalesFrom = None,
     optimizer: Optimizer = "adamw",
     batch_size: Annotated[int, typer.Option(help="rows a step, of all processes together")] = 16,
     accumulate: Annotated[int, typer.Option(help="parts that a step's rows are taken in, which saves memory")] = 1,

@@ -15,6 +15,7 @@ from .compress.distill.attention import check_maps
 from .compress.distill.checks import check_sizes
 from .compress.distill.options import DistillOptions, StudentFrom
 from .compress.distill.qat import check_widths
+from .compress.distill.runner import PACKED_HINT
 from .compress.iterate import INPUT
 from .compress.prune.memory import prune_memory
 from .compress.prune.options import PruneOptions
@@ -23,7 +24,8 @@ from .compress.prune.schedule import spread
 from .compress.quantize.choice import choose, extra_bytes
 from .compress.quantize.options import QuantizeOptions
 from .configs import resolve
-from .forecast import State, device_row, initial
+from .errors import UsageError
+from .forecast import State, device_row, floating, initial
 from .models import family_of, require_dense
 from .recipe import BASELINE, ExportStep, IterateStep, PruneStep, QuantizeStep, Recipe, Step, model_path
 from .steps import StepContext
@@ -76,8 +78,13 @@ def _after(step: Step, source: State, states: Mapping[str, State], target: str |
         check_sizes(teacher, learner, step.stages)
         for stage in (stage for stage in step.stages if stage.attention):
             check_maps(teacher, learner, stage.layers, step.seq_len)
-    if step.qat is None:
+    if step.qat is None and not student.precision.startswith("int"):
         return student
+    if step.qat is None and step.lora is None:
+        raise UsageError(f"{step.name or step.kind}: a packed checkpoint cannot learn", PACKED_HINT)
+    if step.qat is None:  # adapters are merged into what its integers stand for
+        require_dense(student.config, "learnt with adapters while its weights are packed", step.name or step.kind)
+        return State(student.config, floating(student.config))
     check_widths(step.qat, family_of(student.config), student.config, step.name or step.kind)
     return replace(student, precision=f"int{step.qat.bits}", group_size=step.qat.group_size, sym=step.qat.sym)
 

@@ -104,7 +104,7 @@ def test_a_stage_that_goes_on_to_its_end(make_model: MakeModel, context: StepCon
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-BOTH = (Stage(loss="hidden", steps=30, lr=5e-2, early_stop=STOP), labels())
+BOTH = (Stage(loss="hidden", steps=30, lr=5e-2, early_stop=STOP), labels(lr=1e-1))
 
 
 @pytest.mark.parametrize("number", [1, 3, -2])

@@ -29,6 +29,7 @@ from .lora import LoraOptions, adapted, lora_targets
 from .objectives import HiddenAlignment, LabelLearning, LogitDistillation, Objective
 from .on_policy import OnPolicyDistillation, Writing
 from .options import DistillOptions, Stage, StudentFrom
+from .packed_base import check_packed, load_packed
 from .processes import Processes
 from .qat import CENTRED, QuantizedStudent, check_widths, starting_integers, with_packed
 from .rows import Rows
@@ -40,6 +41,8 @@ from .teacher_cache import CachedTeacher
 from .trainer import NotFinite, TrainConfig, train
 
 __all__ = ["distill"]
+
+PACKED_HINT = "distill first, then quantize; or learn on its grid, with `qat`, or adapters beside it, with `lora`"
 
 
 def distill(options: DistillOptions, source: Path, out: Path, context: StepContext) -> StepResult:
@@ -83,7 +86,8 @@ def _distill(options: DistillOptions, source: Path, out: Path, context: StepCont
     config |= _special_ids(shared.tokenizer) if shared.tokenizer != student_dir else {}
     torch.manual_seed(context.seed)
     teacher, targets = _teaching(options, teacher_dir, shared, context, where)
-    student = load_model(student_dir, where.device)
+    beside = bool(options.lora and quantization(config))  # adapters, and the weights stay packed
+    student = load_packed(student_dir, where.device) if beside else load_model(student_dir, where.device)
     put_back = zeros_of(student, family, student_dir)
     check_sharded(options, sparse=put_back is not None, sharded=processes.sharded)
     if teacher_dir and any(stage.attention for stage in options.stages):
@@ -93,7 +97,7 @@ def _distill(options: DistillOptions, source: Path, out: Path, context: StepCont
     provenance |= {"kind": "checkpoint", "step": "distill", "teacher": content_hash(teacher_dir) if teacher_dir else None}
     provenance |= {"options": options.model_dump()} | ({"sparsity": "2:4"} if put_back else {})
     failed: NotFinite | None = None
-    with _learning(student, family, options.lora, put_back is not None, notes):
+    with _learning(student, family, config, options.lora, put_back is not None, notes):
         hold = [f for f in (put_back, low_bit.restrain if low_bit else None) if f]
         try:
             student = _stages(options, student, (teacher, targets), shared, student_dir, context, where, hold)
@@ -106,6 +110,9 @@ def _distill(options: DistillOptions, source: Path, out: Path, context: StepCont
     notes += [targets.told()] if isinstance(targets, CachedTeacher) else []
     notes += [processes.told(options.batch_size)] if processes.count > 1 else []
     state = _stored(student, family, config)
+    if beside:
+        notes.append(f"{student_dir.name} stayed packed; what is written is dense ({stored_dtype(config)}): quantize again to deploy it")
+        config = {name: value for name, value in config.items() if name != "quantization_config"}
     if options.qat:
         state, config = with_packed(state, packed), {**config, "quantization_config": options.qat.block()}
     good = out if failed is None else out.with_name(f"{out.name}.last-good")
@@ -156,10 +163,12 @@ def _trainable(student: Path, options: DistillOptions, teacher: Path | None) -> 
         check_sizes(read_family(teacher), (family, config), options.stages)
         for stage in (stage for stage in options.stages if stage.attention):
             check_maps(read_family(teacher), (family, config), stage.layers, options.seq_len)
-    if quantization(config) and not options.qat:
-        raise UsageError(f"{student}: a packed checkpoint cannot learn", "distill first, then quantize; or learn on its grid, with `qat`")
+    if quantization(config) and not options.qat and not options.lora:
+        raise UsageError(f"{student}: a packed checkpoint cannot learn", PACKED_HINT)
     if options.lora:
         lora_targets(family, options.lora)  # refuses before anything is loaded
+        if quantization(config):
+            check_packed(student)
     if options.qat:
         check_widths(options.qat, family, config, str(student))
     return family, config
@@ -176,7 +185,9 @@ def _on_grid(options: DistillOptions, student: Any, family: Family, folder: Path
 
 
 @contextmanager
-def _learning(student: Any, family: Family, lora: LoraOptions | None, sparse: bool, notes: list[str]) -> Iterator[None]:
+def _learning(
+    student: Any, family: Family, config: dict[str, Any], lora: LoraOptions | None, sparse: bool, notes: list[str]
+) -> Iterator[None]:  # fmt: skip
     """All of the student learns in the block (its zeros aside), or adapters that are merged at its end."""
     if lora is None:
         notes += ["the student is 2:4 sparse and stays so: its zeros do not learn"] if sparse else []
@@ -187,8 +198,8 @@ def _learning(student: Any, family: Family, lora: LoraOptions | None, sparse: bo
             "the student is 2:4 sparse: merging adapters adds a dense matrix and would fill its zeros",
             "let all weights learn (leave --lora out), or recover first and make it sparse afterwards",
         )
-    whole = sum(p.numel() for p in student.parameters())
-    with adapted(student, family, lora) as count:
+    whole = family.parameters(config)
+    with adapted(student, family, lora, stored_dtype(config)) as count:
         names = ", ".join(name.rpartition(".")[2] for name in lora_targets(family, lora))
         notes.append(f"adapters of rank {lora.r} on {names}, merged: {count:,} parameters learnt, {whole:,} in the student")
         yield
