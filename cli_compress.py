@@ -47,6 +47,7 @@ OnPolicy = Annotated[float, typer.Option(help="share of the rows of the logits s
 Freeze = Annotated[list[str] | None, typer.Option(help="pattern of the names of parameters that do not learn in any stage; repeatable")]
 EarlyStop = Annotated[int, typer.Option(help="end a stage after so many measurements without a new lowest held-out loss; 0: never")]
 MeasureEvery = Annotated[int, typer.Option(help="steps between two such measurements")]
+TrackerName = Annotated[str | None, typer.Option("--tracker", help="tensorboard, trackio or wandb: curves in a folder beside --out")]
 HoldOut = Annotated[int, typer.Option(help="rows at the end of the data that are not learnt on, but measured for --early-stop")]
 
 
@@ -184,7 +185,7 @@ def distill(
     batch_size: Annotated[int, typer.Option(help="rows a step, of all processes together")] = 16,
     accumulate: Annotated[int, typer.Option(help="parts that a step's rows are taken in, which saves memory")] = 1,
     checkpoint_layers: Annotated[bool, typer.Option("--checkpoint-layers", help="compute activations again: less memory")] = False,
-    bf16: Bf16 = None,
+    bf16: Bf16 = None, tracker: TrackerName = None,
     save_every: Annotated[int, typer.Option(help="steps after which the state is kept, from which a killed run goes on")] = 100,
     seq_len: Annotated[int, typer.Option(help="tokens a row")] = 256,
     seed: Seed = 0, device: Device = "auto", fresh: Fresh = False, as_json: Json = False, debug: Debug = False,
@@ -217,7 +218,7 @@ def distill(
     options = checked(
         DistillOptions, teacher=teacher, data=data, hold_out=hold_out, seq_len=seq_len, batch_size=batch_size, stages=stages,
         optimizer=optimizer, accumulate=accumulate, checkpoint_layers=checkpoint_layers, save_every=save_every, bf16=bf16,
-        lora=_adapters(lora, lora_alpha, lora_targets), qat=_grid(qat, qat_group_size, qat_sym, scales_from),
+        tracker=tracker, lora=_adapters(lora, lora_alpha, lora_targets), qat=_grid(qat, qat_group_size, qat_sym, scales_from),
         teacher_cache={"path": teacher_cache, "top_k": top_k} if teacher_cache else None,
     )  # fmt: skip
     run_step("distill", options, student, out, (data, 128, seq_len, seed, device), fresh, as_json)

@@ -63,6 +63,12 @@ class RecoverOptions(DistillOptions):
             raise ValueError("rounds are compared on the held-out rows, so that no round may choose by them: leave `early_stop` out")
         return stages
 
+    @field_validator("tracker")
+    @classmethod
+    def _in_the_end(cls, tracker: Any) -> None:
+        if tracker is not None:
+            raise ValueError("rounds are kept where nobody looks, and their losses in the report: leave `tracker` out")
+
     @field_validator("qat")
     @classmethod
     def _in_floating_point(cls, qat: Any) -> None:

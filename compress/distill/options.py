@@ -12,6 +12,7 @@ from .lora import LoraOptions
 from .losses import Divergence
 from .qat import QatOptions
 from .teacher_cache import TeacherCacheOptions
+from .tracking import Tracker
 
 __all__ = ["DistillOptions", "Stage", "StudentFrom"]
 
@@ -88,6 +89,7 @@ class DistillOptions(BaseModel):
     accumulate: int = Field(default=1, gt=0, description="parts that the rows of a step are taken in, one after the other")
     checkpoint_layers: bool = Field(default=False, description="keep no activations within layers and compute them again for the gradient")
     save_every: int = Field(default=100, gt=0, description="steps after which the state is kept for a run that is killed")
+    tracker: Tracker | None = Field(default=None, description="write curves for it, into a folder beside the output; nothing is sent")
     bf16: bool | None = Field(default=None, description="bfloat16 matrix products; default: where the processor has them")
 
     @field_validator("teacher", mode="before")

@@ -38,6 +38,7 @@ from .sharding import is_sharded, whole_state
 from .sparse import zeros_of
 from .targets import OnlineTeacher, Targets
 from .teacher_cache import CachedTeacher
+from .tracking import Tracking, check_tracker
 from .trainer import NotFinite, TrainConfig, train
 
 __all__ = ["distill"]
@@ -54,8 +55,10 @@ def distill(options: DistillOptions, source: Path, out: Path, context: StepConte
         Refused: the tokenizers differ, the student is larger than its teacher, the weights do not fit the grid to learn on, or adapters
             were asked for on a sparse student.
         UsageError: an input is broken, the data too small, a matrix to adapt unknown, or a teacher cache not this teacher's.
-        EdgewrightError: the loss stopped being finite (the student of the last save is kept), the memory ran out, or another process ended.
+        EdgewrightError: a tracker's package is missing, the loss stopped being finite (the student of the last save is kept), the memory
+            ran out, or another process ended.
     """
+    check_tracker(options.tracker)
     device = pick_device(context.device)
     processes = Processes(device)
     depends_on = {**context.depends_on, "processes": processes.count} if context.depends_on else {}
@@ -66,7 +69,9 @@ def distill(options: DistillOptions, source: Path, out: Path, context: StepConte
         processes.inside(lambda: scratch_directory(out.with_name(f".{out.name}.student")), out.with_name(f".{out.name}.student")) as made,
     ):
         saves = Saves(place if depends_on else None, options.save_every, processes)
-        return _distill(options, source, out, context, made, _Learning(device, processes, saves))
+        return _distill(
+            options, source, out, context, made, _Learning(device, processes, saves, out.with_name(f"{out.name}.{options.tracker}"))
+        )
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class _Learning:
     device: str
     processes: Processes
     saves: Saves
+    curves: Path
+    """Folder of a tracker, if there is one."""
 
 
 def _distill(options: DistillOptions, source: Path, out: Path, context: StepContext, made: Path, where: _Learning) -> StepResult:
@@ -108,6 +115,7 @@ def _distill(options: DistillOptions, source: Path, out: Path, context: StepCont
     packed = low_bit.packed() if low_bit else {}
     notes += [low_bit.told(packed)] if low_bit else []
     notes += [targets.told()] if isinstance(targets, CachedTeacher) else []
+    notes += [f"curves for {options.tracker} in {where.curves}"] if options.tracker else []
     notes += [processes.told(options.batch_size)] if processes.count > 1 else []
     state = _stored(student, family, config)
     if beside:
@@ -257,9 +265,10 @@ def _stages(
         writing = Writing(stage.on_policy, context.seed, number, ends)
         objective = _objective(stage, student, *taught_by, shared.size, writing)
         objective.frozen = frozen(student, stage.freeze)
+        tracking = Tracking(options.tracker, where.curves, names[number]) if options.tracker else None
         config = TrainConfig(
             stage.steps, stage.lr, options.batch_size, options.accumulate, bf16=options.bf16, optimizer=options.optimizer,
-            device=where.device,
+            device=where.device, tracking=tracking,
         )  # fmt: skip
         keeper = saves.of_stage(number, stage.steps, names[number], last=number == len(options.stages))
         watch = Watch(stage.early_stop, rows.held_out(stage)) if stage.early_stop else None

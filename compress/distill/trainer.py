@@ -30,6 +30,7 @@ from .early_stop import Watch
 from .losses import scored_labels
 from .muon import Muon
 from .sharding import asked_for, is_sharded, shard_on_cpu
+from .tracking import Tracking, tracked
 
 __all__ = ["NotFinite", "TrainConfig", "batches", "optimizers_of", "train"]
 
@@ -56,6 +57,8 @@ class TrainConfig:
     """Mixed precision: float32 weights, bfloat16 matrix products; None: where the processor is made for it."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     device: str = "cpu"
+    tracking: Tracking | None = None
+    """Where losses and learning rates go besides, after every step."""
 
 
 def optimizers_of(objective: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -112,7 +115,7 @@ def train(
     run = _Run(objective, config, label, watch)
     begin, losses = keeper.restore(run.accelerator) if keeper else (0, [])
     supply, started, tokens = batches(itertools.islice(rows, begin * config.batch_size, None), config.batch_size), time.monotonic(), 0
-    with progress(label, config.steps) as bar:
+    with tracked(run.accelerator, config.tracking, begin), progress(label, config.steps) as bar:
         bar.advance(begin)
         if not begin:
             run.measure(0)
@@ -164,7 +167,9 @@ class _Run:
     def __init__(self, objective: nn.Module, config: TrainConfig, label: str, watch: Watch | None = None) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)  # global, and it refuses a second training in another precision
         bf16 = bf16_is_fast(config.device) if config.bf16 is None else config.bf16
-        self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=config.device == "cpu")
+        tracker, folder = (config.tracking.tracker, config.tracking.folder) if config.tracking else (None, None)
+        precision = "bf16" if bf16 else "no"
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=config.device == "cpu", log_with=tracker, project_dir=folder)
         shard_on_cpu(self.accelerator)
         self.config, self.label, self.objective, self.watch = config, label, objective, watch
         count = self.accelerator.num_processes
@@ -211,6 +216,7 @@ class _Run:
         self._finite(found, "loss", step)
         norm: Any = self.accelerator.clip_grad_norm_(self.trained, self.config.clip)
         self._finite(found if norm is None else float(norm), "gradient", step)  # DeepSpeed has none yet
+        self.accelerator.log({"loss": found, "lr": self.schedules[0].get_last_lr()[0]}, step=step + 1)
         for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
             optimizer.step()
             schedule.step()
@@ -240,7 +246,9 @@ class _Run:
             whole += count
         self.model.train()
         mean: Any = self.accelerator.reduce(total, reduction="mean")  # so that all of them decide alike
-        self.watch.add(step, float(mean) / max(whole, 1), self.objective)
+        loss = float(mean) / max(whole, 1)
+        self.watch.add(step, loss, self.objective)
+        self.accelerator.log({"held_out": loss}, step=step)
 
     def _finite(self, value: float, what: str, step: int) -> None:
         if not math.isfinite(value):
