@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -71,5 +72,13 @@ def tracked(accelerator: Accelerator, tracking: Tracking | None, begin: int) -> 
         yield
     finally:
         with redirect_stdout(sys.stderr):
-            for tracker in accelerator.trackers:
-                tracker.finish()  # and not end_training, which ends the processes' group too
+            _finish(accelerator, tracking.tracker)
+
+
+def _finish(accelerator: Accelerator, tracker: Tracker) -> None:
+    """Close the run; `end_training` would end the processes' group too."""
+    if tracker == "trackio" and accelerator.is_main_process:
+        import_module(tracker).finish()  # accelerate closes the run and leaves it current: trackio then speaks at exit, on standard output
+        return
+    for one in accelerator.trackers:
+        one.finish()
