@@ -83,10 +83,11 @@ def _unpack(student: Any, dtype: torch.dtype) -> None:
     from peft.tuners.lora import LoraLayer  # late: slow to import
 
     for name, module in list(student.named_modules()):
-        base: Any = module.get_base_layer() if isinstance(module, LoraLayer) else None
+        layer: Any = module
+        base = layer.get_base_layer() if isinstance(module, LoraLayer) else None
         if isinstance(base, PackedBase):
-            module.base_layer = base.dense(dtype, module.get_delta_weight(module.active_adapters[0]))
+            layer.base_layer = base.dense(dtype, layer.get_delta_weight(layer.active_adapters[0]))
         elif base is not None:
-            module.merge()
+            layer.merge()
         elif isinstance(module, PackedBase) and not name.endswith(".base_layer"):
             student.set_submodule(name, module.dense(dtype))

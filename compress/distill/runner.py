@@ -69,9 +69,8 @@ def distill(options: DistillOptions, source: Path, out: Path, context: StepConte
         processes.inside(lambda: scratch_directory(out.with_name(f".{out.name}.student")), out.with_name(f".{out.name}.student")) as made,
     ):
         saves = Saves(place if depends_on else None, options.save_every, processes)
-        return _distill(
-            options, source, out, context, made, _Learning(device, processes, saves, out.with_name(f"{out.name}.{options.tracker}"))
-        )
+        where = _Learning(device, processes, saves, out.with_name(f"{out.name}.{options.tracker}"))
+        return _distill(options, source, out, context, made, where)
 
 
 @dataclass(frozen=True)
@@ -127,17 +126,20 @@ def _distill(options: DistillOptions, source: Path, out: Path, context: StepCont
     processes.first(lambda: write_checkpoint(good, state, config, shared.tokenizer, provenance))
     if failed:
         raise NotFinite(f"{failed}; {where.saves.told()}, and the student of then is in {good}", failed.hint) from failed
-    losses, held_out = where.saves.losses, where.saves.held_out
-    first_last = "; ".join(f"{name}: {curve[0]:.4f} -> {sum(curve[-10:]) / len(curve[-10:]):.4f}" for name, curve in losses.items())
-    tokens = sum(map(len, losses.values())) * options.batch_size * options.seq_len
-    names = _names(options.stages)
-    stopped = [told(names[n], held_out[names[n]], s.steps, options.hold_out) for n, s in enumerate(options.stages, 1) if s.early_stop]
-    written = [
-        f"{s.on_policy:.0%} of the rows of {names[n]} were continued by the student itself" for n, s in enumerate(options.stages, 1)
-        if s.on_policy
-    ]  # fmt: skip
-    notes += [f"loss {first_last}", *written, *stopped, f"{tokens:,} tokens seen", *shared.notes]
-    return StepResult(notes, {"loss": losses} | ({"held_out": held_out} if held_out else {}))
+    held_out = where.saves.held_out
+    notes += [*_learnt(options, where.saves), *shared.notes]
+    return StepResult(notes, {"loss": where.saves.losses} | ({"held_out": held_out} if held_out else {}))
+
+
+def _learnt(options: DistillOptions, saves: Saves) -> list[str]:
+    """What to say of the stages: losses, whose rows, where they ended, how many tokens."""
+    stages = [(name, options.stages[number - 1]) for number, name in _names(options.stages).items()]
+    means = {name: sum(curve[-10:]) / len(curve[-10:]) for name, curve in saves.losses.items()}
+    first_last = "; ".join(f"{name}: {curve[0]:.4f} -> {means[name]:.4f}" for name, curve in saves.losses.items())
+    written = [f"{s.on_policy:.0%} of the rows of {name} were continued by the student itself" for name, s in stages if s.on_policy]
+    stopped = [told(name, saves.held_out[name], s.steps, options.hold_out) for name, s in stages if s.early_stop]
+    tokens = sum(map(len, saves.losses.values())) * options.batch_size * options.seq_len
+    return [f"loss {first_last}", *written, *stopped, f"{tokens:,} tokens seen"]
 
 
 def _special_ids(tokenizer: Path) -> dict[str, Any]:
