@@ -11,7 +11,7 @@ help:  ## list the targets
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,eval,sweep,device,gguf,serve,tensorrt]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,eval,sweep,track,device,gguf,serve,tensorrt]'
 	@touch $@
 
 setup: $(VENV)/.ready  ## create .venv with the pinned dependencies

@@ -33,6 +33,23 @@ from .verbs import (
 
 __all__ = ["distill", "iterate", "prune", "quantize", "traces"]
 
+Lr = Annotated[float, typer.Option(help="peak learning rate of every stage")]
+Lora = Annotated[int, typer.Option(help="learn adapters of this rank and merge them; 0: all weights learn")]
+LoraAlpha = Annotated[int | None, typer.Option(help="their scale, times the rank; default 32")]
+LoraTargets = Annotated[str, typer.Option(help="comma-separated matrices of a decoder layer; default: queries and values")]
+Qat = Annotated[int, typer.Option(help="learn with weights fake-quantized to 2, 4 or 8 bit, written packed; 0: do not")]
+QatGroupSize = Annotated[int, typer.Option(help="input channels a scale: 32, 64, 128, or -1 for all")]
+QatSym = Annotated[bool, typer.Option("--qat-sym/--qat-asym", help="zero point in the middle, as Jetson kernels need")]
+ScalesFrom = Annotated[str | None, typer.Option(help="packed checkpoint of the student to start --qat from; default: rounding")]
+Optimizer = Annotated[str, typer.Option(help="adamw, or muon: fewer steps to the same loss")]
+Attention = Annotated[float, typer.Option(help="weight of the divergence of attention maps beside the hidden states")]
+OnPolicy = Annotated[float, typer.Option(help="share of the rows of the logits stage that the student continues itself")]
+Freeze = Annotated[list[str] | None, typer.Option(help="pattern of the names of parameters that do not learn in any stage; repeatable")]
+EarlyStop = Annotated[int, typer.Option(help="end a stage after so many measurements without a new lowest held-out loss; 0: never")]
+MeasureEvery = Annotated[int, typer.Option(help="steps between two such measurements")]
+TrackerName = Annotated[str | None, typer.Option("--tracker", help="tensorboard, trackio or wandb: curves in a folder beside --out")]
+HoldOut = Annotated[int, typer.Option(help="rows at the end of the data that are not learnt on, but measured for --early-stop")]
+
 
 def prune(
     model: Model,
@@ -154,24 +171,21 @@ def distill(
     hidden_steps: Annotated[int | None, typer.Option(help="steps of hidden-state alignment; 100 with a teacher, else none")] = None,
     logit_steps: Annotated[int | None, typer.Option(help="steps of KL on the logits; 400 with a teacher, else none")] = None,
     label_steps: Annotated[int | None, typer.Option(help="steps of cross-entropy with the data; 500 without a teacher, else none")] = None,
-    lr: Annotated[float, typer.Option(help="peak learning rate of every stage")] = 1e-3,
+    lr: Lr = 1e-3,
     temperature: Annotated[float, typer.Option(help="of the divergence")] = 1.0,
     divergence: Annotated[str, typer.Option(help="of the logits: forward (KL from the teacher), reverse, or js")] = "forward",
     hard: Annotated[float, typer.Option(help="share of cross-entropy with the data in the logits stage")] = 0.0,
+    attention: Attention = 0.0, on_policy: OnPolicy = 0.0, freeze: Freeze = None,
+    early_stop: EarlyStop = 0, measure_every: MeasureEvery = 50, hold_out: HoldOut = 0,
     teacher_cache: Annotated[str | None, typer.Option(help="keep the teacher's largest logits here: made once, used by later runs")] = None,
     top_k: Annotated[int, typer.Option(help="logits a token that --teacher-cache keeps")] = 64,
-    lora: Annotated[int, typer.Option(help="learn adapters of this rank and merge them; 0: all weights learn")] = 0,
-    lora_alpha: Annotated[int | None, typer.Option(help="their scale, times the rank; default 32")] = None,
-    lora_targets: Annotated[str, typer.Option(help="comma-separated matrices of a decoder layer; default: queries and values")] = "",
-    qat: Annotated[int, typer.Option(help="learn with weights fake-quantized to 2, 4 or 8 bit, written packed; 0: do not")] = 0,
-    qat_group_size: Annotated[int, typer.Option(help="input channels a scale: 32, 64, 128, or -1 for all")] = 128,
-    qat_sym: Annotated[bool, typer.Option("--qat-sym/--qat-asym", help="zero point in the middle, as Jetson kernels need")] = True,
-    scales_from: Annotated[str | None, typer.Option(help="packed checkpoint of the student to start --qat from; default: rounding")] = None,
-    optimizer: Annotated[str, typer.Option(help="adamw, or muon: fewer steps to the same loss")] = "adamw",
+    lora: Lora = 0, lora_alpha: LoraAlpha = None, lora_targets: LoraTargets = "",
+    qat: Qat = 0, qat_group_size: QatGroupSize = 128, qat_sym: QatSym = True, scales_from: ScalesFrom = None,
+    optimizer: Optimizer = "adamw",
     batch_size: Annotated[int, typer.Option(help="rows a step, of all processes together")] = 16,
     accumulate: Annotated[int, typer.Option(help="parts that a step's rows are taken in, which saves memory")] = 1,
     checkpoint_layers: Annotated[bool, typer.Option("--checkpoint-layers", help="compute activations again: less memory")] = False,
-    bf16: Bf16 = None,
+    bf16: Bf16 = None, tracker: TrackerName = None,
     save_every: Annotated[int, typer.Option(help="steps after which the state is kept, from which a killed run goes on")] = 100,
     seq_len: Annotated[int, typer.Option(help="tokens a row")] = 256,
     seed: Seed = 0, device: Device = "auto", fresh: Fresh = False, as_json: Json = False, debug: Debug = False,
@@ -194,24 +208,29 @@ def distill(
 
     if teacher_cache and hidden_steps is None:
         hidden_steps = 0  # it holds no hidden states
-    logits = {"temperature": temperature, "hard": hard, "divergence": divergence}
-    stages = _stages(teacher, lr, {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}, logits)
+    own = {
+        "hidden": {"attention": attention},
+        "logits": {"temperature": temperature, "hard": hard, "divergence": divergence, "on_policy": on_policy},
+    }
+    every = {"freeze": freeze or (), "early_stop": {"patience": early_stop, "every": measure_every} if early_stop else None}
+    steps = {"hidden": hidden_steps, "logits": logit_steps, "labels": label_steps}
+    stages = _stages(teacher, lr, steps, own, **every)
     options = checked(
-        DistillOptions, teacher=teacher, data=data, seq_len=seq_len, batch_size=batch_size, stages=stages, optimizer=optimizer,
-        accumulate=accumulate, checkpoint_layers=checkpoint_layers, save_every=save_every, bf16=bf16,
-        lora=_adapters(lora, lora_alpha, lora_targets), qat=_grid(qat, qat_group_size, qat_sym, scales_from),
+        DistillOptions, teacher=teacher, data=data, hold_out=hold_out, seq_len=seq_len, batch_size=batch_size, stages=stages,
+        optimizer=optimizer, accumulate=accumulate, checkpoint_layers=checkpoint_layers, save_every=save_every, bf16=bf16,
+        tracker=tracker, lora=_adapters(lora, lora_alpha, lora_targets), qat=_grid(qat, qat_group_size, qat_sym, scales_from),
         teacher_cache={"path": teacher_cache, "top_k": top_k} if teacher_cache else None,
     )  # fmt: skip
     run_step("distill", options, student, out, (data, 128, seq_len, seed, device), fresh, as_json)
 
 
-def _stages(teacher: str, lr: float, steps: dict[str, int | None], logits: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+def _stages(
+    teacher: str, lr: float, steps: dict[str, int | None], own: dict[str, dict[str, Any]] | None = None, **every: Any
+) -> list[dict[str, Any]]:  # fmt: skip
     """The stages with their steps, in order; those that were not given are what is usual with a teacher, or without."""
     usual = {"labels": 500} if teacher == "none" else {"hidden": 100, "logits": 400}
     counts = {loss: usual.get(loss, 0) if count is None else count for loss, count in steps.items()}
-    return [
-        {"loss": loss, "steps": count, "lr": lr} | ((logits or {}) if loss == "logits" else {}) for loss, count in counts.items() if count
-    ]
+    return [{"loss": loss, "steps": count, "lr": lr, **every, **(own or {}).get(loss, {})} for loss, count in counts.items() if count]
 
 
 def _adapters(rank: int, alpha: int | None, targets: str) -> dict[str, Any] | None:
@@ -246,9 +265,9 @@ def iterate(
     hidden_steps: Annotated[int | None, typer.Option(help="a round; 100 with a teacher, else none")] = None,
     logit_steps: Annotated[int | None, typer.Option(help="a round; 400 with a teacher, else none")] = None,
     label_steps: Annotated[int | None, typer.Option(help="a round; 500 without a teacher, else none")] = None,
-    lr: Annotated[float, typer.Option(help="peak learning rate of every stage")] = 1e-3,
-    lora: Annotated[int, typer.Option(help="learn adapters of this rank and merge them; 0: all weights learn")] = 0,
-    optimizer: Annotated[str, typer.Option(help="adamw, or muon: fewer steps to the same loss")] = "adamw",
+    lr: Lr = 1e-3,
+    lora: Lora = 0,
+    optimizer: Optimizer = "adamw",
     batch_size: Annotated[int, typer.Option(help="rows a step")] = 16,
     calibration: CalibrationSource = CALIBRATION,
     samples: Samples = 128,

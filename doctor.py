@@ -20,6 +20,7 @@ EXTRAS = {
     "math_verify": ("math-verify", "eval: answers to questions compared as mathematics"),
     "lm_eval": ("lm-eval", "eval: EleutherAI's tasks"),
     "optuna": ("optuna", "sweep: trials and their samplers"),
+    "tensorboard": ("tensorboard", "track: curves of a distillation for TensorBoard"),
     "datasets": ("datasets", "data: parquet and hub data"),
     "asyncssh": ("asyncssh", "device: deployment over SSH"),
     "gguf": ("gguf", "gguf: files for llama.cpp"),

@@ -13,7 +13,7 @@ from .models import family_of
 from .targets import Target, check, list_targets, load_target, longest_context, predict, size_of
 from .targets.sizes import linear_weights
 
-__all__ = ["ALL_TARGETS", "State", "device_row", "initial", "plan_model", "refuse"]
+__all__ = ["ALL_TARGETS", "State", "device_row", "floating", "initial", "plan_model", "refuse"]
 
 ALL_TARGETS = "all"
 """Stands for every profile that ships with edgewright."""
@@ -83,8 +83,12 @@ def initial(path: Path) -> State:
         bits, group_size, sym = packed
         g_idx = bool((quantization(config) or {}).get("desc_act"))
         return State(config, f"int{bits}", group_size, sym, g_idx=g_idx, extra_bytes=_extra(path, config))
-    names = {"float16": "fp16", "bfloat16": "bf16"}
-    return State(config, names.get(dtype_name(config), "fp32"))
+    return State(config, floating(config))
+
+
+def floating(config: Mapping[str, Any]) -> str:
+    """The precision of a config.json's weights that are not packed."""
+    return {"float16": "fp16", "bfloat16": "bf16"}.get(dtype_name(config), "fp32")
 
 
 def _extra(path: Path, config: Mapping[str, Any]) -> int:

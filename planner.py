@@ -11,9 +11,11 @@ import torch
 from pydantic import BaseModel
 
 from .budget import after_cut, fitted
+from .compress.distill.attention import check_maps
 from .compress.distill.checks import check_sizes
 from .compress.distill.options import DistillOptions, StudentFrom
 from .compress.distill.qat import check_widths
+from .compress.distill.runner import PACKED_HINT
 from .compress.iterate import INPUT
 from .compress.prune.memory import prune_memory
 from .compress.prune.options import PruneOptions
@@ -22,7 +24,8 @@ from .compress.prune.schedule import spread
 from .compress.quantize.choice import choose, extra_bytes
 from .compress.quantize.options import QuantizeOptions
 from .configs import resolve
-from .forecast import State, device_row, initial
+from .errors import UsageError
+from .forecast import State, device_row, floating, initial
 from .models import family_of, require_dense
 from .recipe import BASELINE, ExportStep, IterateStep, PruneStep, QuantizeStep, Recipe, Step, model_path
 from .steps import StepContext
@@ -73,8 +76,15 @@ def _after(step: Step, source: State, states: Mapping[str, State], target: str |
     if step.teacher:
         teacher, learner = ((family_of(state.config), state.config) for state in (_named(step.teacher, states), student))
         check_sizes(teacher, learner, step.stages)
-    if step.qat is None:
+        for stage in (stage for stage in step.stages if stage.attention):
+            check_maps(teacher, learner, stage.layers, step.seq_len)
+    if step.qat is None and not student.precision.startswith("int"):
         return student
+    if step.qat is None and step.lora is None:
+        raise UsageError(f"{step.name or step.kind}: a packed checkpoint cannot learn", PACKED_HINT)
+    if step.qat is None:  # adapters are merged into what its integers stand for
+        require_dense(student.config, "learnt with adapters while its weights are packed", step.name or step.kind)
+        return State(student.config, floating(student.config))
     check_widths(step.qat, family_of(student.config), student.config, step.name or step.kind)
     return replace(student, precision=f"int{step.qat.bits}", group_size=step.qat.group_size, sym=step.qat.sym)
 
@@ -192,7 +202,8 @@ def _work(options: BaseModel, source: State, result: State, states: Mapping[str,
         batch = options.batch_size * options.seq_len
         learning = each * result.parameters + 4.0 * min(3 * batch * shape.vocab_size, 5 * 2**24)  # logits are made in chunks
         ram = max(4.0 * taught_by, learning) if options.teacher_cache else 4.0 * taught_by + learning
-        flops = learnt * (passes * result.active_parameters + 2.0 * active)
+        written = sum(s.steps * s.on_policy for s in options.stages) * batch
+        flops = learnt * (passes * result.active_parameters + 2.0 * active) + 2.0 * written * result.active_parameters
     else:
         flops = 4 * 2.0 * 1024 * source.active_parameters
     return ram, flops

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
-__all__ = ["Sampler", "nucleus_sample", "uniforms"]
+__all__ = ["Sampler", "nucleus_sample"]
 
 
 def nucleus_sample(logits: Tensor, temperature: float, top_p: float, uniform: Tensor) -> Tensor:
@@ -31,17 +28,6 @@ def nucleus_sample(logits: Tensor, temperature: float, top_p: float, uniform: Te
     mass = reached.gather(-1, inside - 1)
     drawn = (reached <= uniform.unsqueeze(-1) * mass).sum(-1, keepdim=True).minimum(inside - 1)
     return order.gather(-1, drawn)[:, 0]
-
-
-def uniforms(seed: int, chains: Iterable[tuple[int, int]], length: int) -> Tensor:
-    """Random numbers in [0, 1), float32 [chains, length], the same for a (row, number) whatever the others are."""
-    drawn = [torch.rand(length, generator=_generator(f"{seed}/{row}/{number}")) for row, number in chains]
-    return torch.stack(drawn)
-
-
-def _generator(name: str) -> torch.Generator:
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
 
 
 class Sampler:

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from ..console import console, progress
+from ..data.draws import uniforms
 from ..data.packing import render_prompt
 from ..data.reasoning import extract_answer as extract_strictly
 from ..data.reasoning import held_out_questions, is_correct, training_problems
@@ -29,7 +30,7 @@ from .backends import TorchBackend, is_artifact
 from .generation import ROWS_A_BATCH, TOKENS_A_BATCH, by_length, end_tokens_of, left_padded, until_end
 from .measurements import write_text
 from .questions import extract_answer, read_pairs, require_math_verify, same_answer
-from .sampling import Sampler, uniforms
+from .sampling import Sampler
 from .statistics import share_error
 from .votes import REASONS, Chain, ChoiceRules, Same, Vote, choose_chains, majority
 

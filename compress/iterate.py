@@ -56,6 +56,19 @@ class RecoverOptions(DistillOptions):
         if student is not None:
             raise ValueError("the student is what each round cuts: leave it out")
 
+    @field_validator("stages")
+    @classmethod
+    def _to_their_end(cls, stages: Any) -> Any:
+        if any(stage.early_stop for stage in stages):
+            raise ValueError("rounds are compared on the held-out rows, so that no round may choose by them: leave `early_stop` out")
+        return stages
+
+    @field_validator("tracker")
+    @classmethod
+    def _in_the_end(cls, tracker: Any) -> None:
+        if tracker is not None:
+            raise ValueError("rounds are kept where nobody looks, and their losses in the report: leave `tracker` out")
+
     @field_validator("qat")
     @classmethod
     def _in_floating_point(cls, qat: Any) -> None:

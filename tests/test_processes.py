@@ -105,6 +105,14 @@ def test_a_cached_teacher_teaches_several_processes_in_parts(cli: Cli, make_mode
     assert any("all 512 logits" in note for note in found["notes"])
 
 
+@pytest.mark.slow
+def test_what_a_student_writes_is_shared_out(cli: Cli, make_model: MakeModel, tmp_path: Path) -> None:
+    """Each process writes its own rows, as one would write all of them."""
+    command = [*distillation(make_model, pairs(tmp_path / "pairs.jsonl"), 10), "--hidden-steps", "0", "--hard", "0", "--on-policy", "0.5"]
+    found = finished(torchrun([*command, "--out", str(tmp_path / "two")]))
+    assert_alike(found, alone(cli, command, tmp_path / "one"))
+
+
 def child_of_rank(launcher: subprocess.Popen[str], rank: int) -> int:
     """The process id of a worker."""
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()

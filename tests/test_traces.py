@@ -19,10 +19,11 @@ import torch
 from pydantic import ValidationError
 
 from edgewright.benchmarks import traces
-from edgewright.benchmarks.sampling import Sampler, nucleus_sample, uniforms
+from edgewright.benchmarks.sampling import Sampler, nucleus_sample
 from edgewright.benchmarks.traces import TracesOptions, read_questions
 from edgewright.benchmarks.votes import REASONS, Chain, ChoiceRules, choose_chains, majority
 from edgewright.configs import model_path, resolve
+from edgewright.data.draws import uniforms
 from edgewright.data.reasoning import held_out_questions, training_problems
 from edgewright.data.sources import Source, training_rows
 from edgewright.errors import UsageError

@@ -54,7 +54,11 @@ def check_sharded(options: DistillOptions, *, sparse: bool, sharded: bool) -> No
     Raises:
         Refused: naming the ways.
     """
-    asked = {"qat": options.qat, "lora": options.lora, "optimizer: muon": options.optimizer == "muon", "a 2:4 sparse student": sparse}
+    asked = {
+        "qat": options.qat, "lora": options.lora, "optimizer: muon": options.optimizer == "muon", "a 2:4 sparse student": sparse,
+        "early_stop": any(stage.early_stop for stage in options.stages), "on_policy": any(stage.on_policy for stage in options.stages),
+        "attention": any(stage.attention for stage in options.stages),
+    }  # fmt: skip
     if sharded and (wrong := [name for name, there in asked.items() if there]):
         raise Refused(
             f"{', '.join(wrong)}: not with sharded weights (FSDP or DeepSpeed), of which each process has a part",

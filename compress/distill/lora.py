@@ -1,6 +1,7 @@
 """Low-rank adapters (Hu et al. 2021, section 4.1): learn W + (alpha / r) B A with W frozen, then merge what was learnt into W.
 
-The adapters are peft's and live only while the student learns: the checkpoint that is written has the tensors it had before.
+The adapters are peft's and live only while the student learns: the checkpoint that is written has the tensors it had before. A packed
+student's W stays packed while they learn; what is written is its dequantized weights with what was learnt, in floating point.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from ...errors import UsageError
 from ...models import Family
+from .packed_base import PackedBase
 
 __all__ = ["LoraOptions", "adapted", "lora_targets"]
 
@@ -43,13 +46,14 @@ def lora_targets(family: Family, options: LoraOptions) -> tuple[str, ...]:
 
 
 @contextmanager
-def adapted(student: Any, family: Family, options: LoraOptions) -> Iterator[int]:
+def adapted(student: Any, family: Family, options: LoraOptions, dtype: torch.dtype = torch.float32) -> Iterator[int]:
     """Train adapters and nothing else inside the block; when it ends well they are merged into the student's weights.
 
     Args:
         student: the causal language model, changed in place.
         family: whose names to use.
         options: rank, scale and targets.
+        dtype: of the weights that packed ones become.
 
     Yields:
         How many parameters the adapters have.
@@ -66,4 +70,24 @@ def adapted(student: Any, family: Family, options: LoraOptions) -> Iterator[int]
     full = [f"{family.layers}.{i}.{name}" for i in range(len(modules)) for name in names]
     adapters: Any = get_peft_model(student, LoraConfig(r=options.r, lora_alpha=options.alpha, target_modules=full, lora_dropout=0.0))
     yield sum(p.numel() for p in student.parameters() if p.requires_grad)
-    adapters.merge_and_unload()
+    if any(isinstance(module, PackedBase) for module in student.modules()):
+        _unpack(student, dtype)
+        adapters.unload()
+    else:
+        adapters.merge_and_unload()
+
+
+@torch.no_grad()
+def _unpack(student: Any, dtype: torch.dtype) -> None:
+    """Every packed layer becomes an ordinary one, one after the other, with what its adapters learnt; those of others are merged."""
+    from peft.tuners.lora import LoraLayer  # late: slow to import
+
+    for name, module in list(student.named_modules()):
+        layer: Any = module
+        base = layer.get_base_layer() if isinstance(module, LoraLayer) else None
+        if isinstance(base, PackedBase):
+            layer.base_layer = base.dense(dtype, layer.get_delta_weight(layer.active_adapters[0]))
+        elif base is not None:
+            layer.merge()
+        elif isinstance(module, PackedBase) and not name.endswith(".base_layer"):
+            student.set_submodule(name, module.dense(dtype))

@@ -13,9 +13,11 @@ from torch.utils import checkpoint as recomputing
 
 from ...data.packing import IGNORE
 
-__all__ = ["Divergence", "divergence", "hidden_mse", "in_chunks", "next_token_loss", "scored_labels"]
+__all__ = ["Divergence", "attention_kl", "divergence", "hidden_mse", "in_chunks", "next_token_loss", "scored_labels"]
 
 Divergence = Literal["forward", "reverse", "js"]
+NO_ATTENTION = 1e-12
+"""What masked positions count as, whose logarithm must be finite."""
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -38,6 +40,17 @@ def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor, average: Callable
     target = teacher[mask].float()
     power = target.pow(2).mean()
     return F.mse_loss(student[mask].float(), target) / (average(power) if average else power).clamp_min(1e-12)
+
+
+def attention_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || student) of attention maps [batch, heads, queries, keys], mean over batch, heads and queries; zero at equality.
+
+    Where the numbers of heads differ it is that of the maps' means over heads (Wang et al. 2020, section 3.1, has as many in both).
+    """
+    if student.shape[1] != teacher.shape[1]:
+        student, teacher = student.mean(1), teacher.mean(1)
+    log_p, log_q = (maps.float().clamp_min(NO_ATTENTION).log() for maps in (teacher, student))
+    return (teacher.float() * (log_p - log_q)).sum(-1).mean()
 
 
 def divergence(log_p: Tensor, log_q: Tensor, kind: Divergence = "forward") -> Tensor:

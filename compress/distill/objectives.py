@@ -17,7 +17,7 @@ from ...data.packing import IGNORE
 from .losses import Divergence, divergence, hidden_mse, in_chunks, scored_labels
 from .targets import Targets, hidden_states, last_hidden, logits_of
 
-__all__ = ["HiddenAlignment", "LabelLearning", "LogitDistillation", "layer_pairs"]
+__all__ = ["HiddenAlignment", "LabelLearning", "LogitDistillation", "Objective", "layer_pairs"]
 
 LOGITS_AT_ONCE = 2**24
 """Logits of a chunk of tokens: 110 tokens of a vocabulary of 152k; the losses need several float32 copies of them."""
@@ -34,6 +34,8 @@ class Objective(nn.Module):
     def __init__(self, student: Any) -> None:
         super().__init__()
         self.student = student
+        self.frozen: Sequence[nn.Parameter] = ()
+        """Parameters of the student that are to stay as they are."""
 
     @property
     def _no_split_modules(self) -> list[str]:
@@ -41,8 +43,8 @@ class Objective(nn.Module):
 
     @property
     def idle(self) -> list[nn.Parameter]:
-        """Parameters that no gradient reaches."""
-        return []
+        """Parameters that do not learn."""
+        return list(self.frozen)
 
     def tie_weights(self) -> None:
         """Tie the student's."""
@@ -76,14 +78,18 @@ class HiddenAlignment(Objective):
         """Mean loss over the pairs for a batch [batch, seq]; every real position counts, prompts too."""
         with torch.no_grad():
             teacher = hidden_states(self._teacher[0], ids)
-        student, mask = hidden_states(self.student, ids), torch.ones_like(labels, dtype=torch.bool)
-        pairs = zip(self.projections, self.pairs, strict=True)
+        return self.aligned(hidden_states(self.student, ids), teacher, labels)
+
+    def aligned(self, student: Sequence[Tensor], teacher: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The same from hidden states [batch, seq, width] of the embedding and of every layer of both."""
+        pairs, mask = zip(self.projections, self.pairs, strict=True), torch.ones_like(labels, dtype=torch.bool)
         return torch.stack([hidden_mse(p(student[i]), teacher[j], mask, over_processes) for p, (i, j) in pairs]).mean()
 
     @property
     def idle(self) -> list[nn.Parameter]:
-        """The head's, unless it is the embedding."""
-        return [] if self.student.config.tie_word_embeddings else list(self.student.get_output_embeddings().parameters())
+        """The head's too, unless it is the embedding: no gradient reaches it."""
+        head = [] if self.student.config.tie_word_embeddings else self.student.get_output_embeddings().parameters()
+        return [*self.frozen, *head]
 
     def counted(self, ids: Tensor, labels: Tensor) -> int:
         """Positions: prompts count too."""

@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...checkpoint import content_hash, read_config, read_family, scratch_directory, stored_dtype, write_checkpoint
-from ...configs import quantization
-from ...data.packing import shuffled_forever
-from ...data.sources import Source, training_rows
+from ...configs import end_tokens, quantization
 from ...errors import Refused, UsageError
 from ...loading import load_model, load_tokenizer, pick_device
 from ...models import Family
-from ...steps import StepContext, StepResult, as_tensor
+from ...steps import StepContext, StepResult
 from ...workplace import workplace
 from ..prune.runner import PruneOptions, prune
+from .attention import AttentionAlignment, check_maps, eager, maps_told
 from .checks import SharedVocabulary, check_sharded, check_sizes, shared_vocabulary
+from .early_stop import Watch, told
+from .freezing import frozen
 from .lora import LoraOptions, adapted, lora_targets
-from .objectives import HiddenAlignment, LabelLearning, LogitDistillation
+from .objectives import HiddenAlignment, LabelLearning, LogitDistillation, Objective
+from .on_policy import OnPolicyDistillation, Writing
 from .options import DistillOptions, Stage, StudentFrom
+from .packed_base import check_packed, load_packed
 from .processes import Processes
 from .qat import CENTRED, QuantizedStudent, check_widths, starting_integers, with_packed
+from .rows import Rows
 from .saves import FINISHED, Saves
 from .sharding import is_sharded, whole_state
 from .sparse import zeros_of
 from .targets import OnlineTeacher, Targets
 from .teacher_cache import CachedTeacher
+from .tracking import Tracking, check_tracker
 from .trainer import NotFinite, TrainConfig, train
 
 __all__ = ["distill"]
+
+PACKED_HINT = "distill first, then quantize; or learn on its grid, with `qat`, or adapters beside it, with `lora`"
 
 
 def distill(options: DistillOptions, source: Path, out: Path, context: StepContext) -> StepResult:
@@ -48,8 +55,10 @@ def distill(options: DistillOptions, source: Path, out: Path, context: StepConte
         Refused: the tokenizers differ, the student is larger than its teacher, the weights do not fit the grid to learn on, or adapters
             were asked for on a sparse student.
         UsageError: an input is broken, the data too small, a matrix to adapt unknown, or a teacher cache not this teacher's.
-        EdgewrightError: the loss stopped being finite (the student of the last save is kept), the memory ran out, or another process ended.
+        EdgewrightError: a tracker's package is missing, the loss stopped being finite (the student of the last save is kept), the memory
+            ran out, or another process ended.
     """
+    check_tracker(options.tracker)
     device = pick_device(context.device)
     processes = Processes(device)
     depends_on = {**context.depends_on, "processes": processes.count} if context.depends_on else {}
@@ -60,7 +69,8 @@ def distill(options: DistillOptions, source: Path, out: Path, context: StepConte
         processes.inside(lambda: scratch_directory(out.with_name(f".{out.name}.student")), out.with_name(f".{out.name}.student")) as made,
     ):
         saves = Saves(place if depends_on else None, options.save_every, processes)
-        return _distill(options, source, out, context, made, _Learning(device, processes, saves))
+        where = _Learning(device, processes, saves, out.with_name(f"{out.name}.{options.tracker}"))
+        return _distill(options, source, out, context, made, where)
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,8 @@ class _Learning:
     device: str
     processes: Processes
     saves: Saves
+    curves: Path
+    """Folder of a tracker, if there is one."""
 
 
 def _distill(options: DistillOptions, source: Path, out: Path, context: StepContext, made: Path, where: _Learning) -> StepResult:
@@ -80,14 +92,18 @@ def _distill(options: DistillOptions, source: Path, out: Path, context: StepCont
     config |= _special_ids(shared.tokenizer) if shared.tokenizer != student_dir else {}
     torch.manual_seed(context.seed)
     teacher, targets = _teaching(options, teacher_dir, shared, context, where)
-    student = load_model(student_dir, where.device)
+    beside = bool(options.lora and quantization(config))  # adapters, and the weights stay packed
+    student = load_packed(student_dir, where.device) if beside else load_model(student_dir, where.device)
     put_back = zeros_of(student, family, student_dir)
     check_sharded(options, sparse=put_back is not None, sharded=processes.sharded)
+    if teacher_dir and any(stage.attention for stage in options.stages):
+        rows = options.batch_size // (processes.count * options.accumulate)
+        notes.append(maps_told(read_family(teacher_dir), (family, config), rows, options.seq_len, where.device))
     low_bit = _on_grid(options, student, family, student_dir, context)
     provenance |= {"kind": "checkpoint", "step": "distill", "teacher": content_hash(teacher_dir) if teacher_dir else None}
     provenance |= {"options": options.model_dump()} | ({"sparsity": "2:4"} if put_back else {})
     failed: NotFinite | None = None
-    with _learning(student, family, options.lora, put_back is not None, notes):
+    with _learning(student, family, config, options.lora, put_back is not None, notes):
         hold = [f for f in (put_back, low_bit.restrain if low_bit else None) if f]
         try:
             student = _stages(options, student, (teacher, targets), shared, student_dir, context, where, hold)
@@ -98,19 +114,32 @@ def _distill(options: DistillOptions, source: Path, out: Path, context: StepCont
     packed = low_bit.packed() if low_bit else {}
     notes += [low_bit.told(packed)] if low_bit else []
     notes += [targets.told()] if isinstance(targets, CachedTeacher) else []
+    notes += [f"curves for {options.tracker} in {where.curves}"] if options.tracker else []
     notes += [processes.told(options.batch_size)] if processes.count > 1 else []
     state = _stored(student, family, config)
+    if beside:
+        notes.append(f"{student_dir.name} stayed packed; what is written is dense ({stored_dtype(config)}): quantize again to deploy it")
+        config = {name: value for name, value in config.items() if name != "quantization_config"}
     if options.qat:
         state, config = with_packed(state, packed), {**config, "quantization_config": options.qat.block()}
     good = out if failed is None else out.with_name(f"{out.name}.last-good")
     processes.first(lambda: write_checkpoint(good, state, config, shared.tokenizer, provenance))
     if failed:
         raise NotFinite(f"{failed}; {where.saves.told()}, and the student of then is in {good}", failed.hint) from failed
-    losses = where.saves.losses
-    first_last = "; ".join(f"{name}: {curve[0]:.4f} -> {sum(curve[-10:]) / len(curve[-10:]):.4f}" for name, curve in losses.items())
-    tokens = sum(s.steps for s in options.stages) * options.batch_size * options.seq_len
-    notes += [f"loss {first_last}", f"{tokens:,} tokens seen", *shared.notes]
-    return StepResult(notes, {"loss": losses})
+    held_out = where.saves.held_out
+    notes += [*_learnt(options, where.saves), *shared.notes]
+    return StepResult(notes, {"loss": where.saves.losses} | ({"held_out": held_out} if held_out else {}))
+
+
+def _learnt(options: DistillOptions, saves: Saves) -> list[str]:
+    """What to say of the stages: losses, whose rows, where they ended, how many tokens."""
+    stages = [(name, options.stages[number - 1]) for number, name in _names(options.stages).items()]
+    means = {name: sum(curve[-10:]) / len(curve[-10:]) for name, curve in saves.losses.items()}
+    first_last = "; ".join(f"{name}: {curve[0]:.4f} -> {means[name]:.4f}" for name, curve in saves.losses.items())
+    written = [f"{s.on_policy:.0%} of the rows of {name} were continued by the student itself" for name, s in stages if s.on_policy]
+    stopped = [told(name, saves.held_out[name], s.steps, options.hold_out) for name, s in stages if s.early_stop]
+    tokens = sum(map(len, saves.losses.values())) * options.batch_size * options.seq_len
+    return [f"loss {first_last}", *written, *stopped, f"{tokens:,} tokens seen"]
 
 
 def _special_ids(tokenizer: Path) -> dict[str, Any]:
@@ -142,10 +171,14 @@ def _trainable(student: Path, options: DistillOptions, teacher: Path | None) -> 
     family, config = read_family(student)
     if teacher:
         check_sizes(read_family(teacher), (family, config), options.stages)
-    if quantization(config) and not options.qat:
-        raise UsageError(f"{student}: a packed checkpoint cannot learn", "distill first, then quantize; or learn on its grid, with `qat`")
+        for stage in (stage for stage in options.stages if stage.attention):
+            check_maps(read_family(teacher), (family, config), stage.layers, options.seq_len)
+    if quantization(config) and not options.qat and not options.lora:
+        raise UsageError(f"{student}: a packed checkpoint cannot learn", PACKED_HINT)
     if options.lora:
         lora_targets(family, options.lora)  # refuses before anything is loaded
+        if quantization(config):
+            check_packed(student)
     if options.qat:
         check_widths(options.qat, family, config, str(student))
     return family, config
@@ -162,7 +195,9 @@ def _on_grid(options: DistillOptions, student: Any, family: Family, folder: Path
 
 
 @contextmanager
-def _learning(student: Any, family: Family, lora: LoraOptions | None, sparse: bool, notes: list[str]) -> Iterator[None]:
+def _learning(
+    student: Any, family: Family, config: dict[str, Any], lora: LoraOptions | None, sparse: bool, notes: list[str]
+) -> Iterator[None]:  # fmt: skip
     """All of the student learns in the block (its zeros aside), or adapters that are merged at its end."""
     if lora is None:
         notes += ["the student is 2:4 sparse and stays so: its zeros do not learn"] if sparse else []
@@ -173,8 +208,8 @@ def _learning(student: Any, family: Family, lora: LoraOptions | None, sparse: bo
             "the student is 2:4 sparse: merging adapters adds a dense matrix and would fill its zeros",
             "let all weights learn (leave --lora out), or recover first and make it sparse afterwards",
         )
-    whole = sum(p.numel() for p in student.parameters())
-    with adapted(student, family, lora) as count:
+    whole = family.parameters(config)
+    with adapted(student, family, lora, stored_dtype(config)) as count:
         names = ", ".join(name.rpartition(".")[2] for name in lora_targets(family, lora))
         notes.append(f"adapters of rank {lora.r} on {names}, merged: {count:,} parameters learnt, {whole:,} in the student")
         yield
@@ -201,9 +236,9 @@ def _cache(options: DistillOptions, folder: Path, vocab: int) -> CachedTeacher:
 
 def _filled(options: DistillOptions, folder: Path, shared: SharedVocabulary, context: StepContext, device: str) -> None:
     """Ask the teacher for what its cache lacks of the rows to come."""
-    cache, rows = _cache(options, folder, shared.size), _Rows(options, shared.tokenizer, context.seed)
-    stages = ((stage, rows.of(stage)) for stage in options.stages)
-    needed = (row for stage, stream in stages for row in stream if stage.loss == "logits")
+    cache, rows = _cache(options, folder, shared.size), Rows(options, shared.tokenizer, context.seed)
+    streams = ((stage, chain(rows.of(stage), rows.held_out(stage) if stage.early_stop else ())) for stage in options.stages)
+    needed = (row for stage, stream in streams for row in stream if stage.loss == "logits")
     if missing := list(cache.missing(needed)):
         cache.fill(load_model(folder, device).requires_grad_(False), missing, options.batch_size)
 
@@ -218,8 +253,10 @@ def _stages(
         for keep in hold:
             keep()
 
-    rows, saves = _Rows(options, shared.tokenizer, context.seed), where.saves
-    names, resumed = _names(options.stages), saves.stage
+    for stage in options.stages:
+        frozen(student, stage.freeze)  # refuses before anything is learnt
+    rows, saves = Rows(options, shared.tokenizer, context.seed), where.saves
+    names, resumed, ends = _names(options.stages), saves.stage, _ends(shared.tokenizer)
     for number, stage in enumerate(options.stages, 1):
         stream = rows.of(stage)
         if number < resumed:
@@ -227,13 +264,19 @@ def _stages(
             continue
         if options.checkpoint_layers:
             student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        objective = _objective(stage, student, *taught_by, shared.size)
+        writing = Writing(stage.on_policy, context.seed, number, ends)
+        objective = _objective(stage, student, *taught_by, shared.size, writing)
+        objective.frozen = frozen(student, stage.freeze)
+        tracking = Tracking(options.tracker, where.curves, names[number]) if options.tracker else None
         config = TrainConfig(
             stage.steps, stage.lr, options.batch_size, options.accumulate, bf16=options.bf16, optimizer=options.optimizer,
-            device=where.device,
+            device=where.device, tracking=tracking,
         )  # fmt: skip
         keeper = saves.of_stage(number, stage.steps, names[number], last=number == len(options.stages))
-        saves.losses[names[number]] = train(objective, stream, config, f"learning ({stage.loss})", after_step, keeper)
+        watch = Watch(stage.early_stop, rows.held_out(stage)) if stage.early_stop else None
+        with eager(student, taught_by[0]) if stage.attention else nullcontext():
+            saves.losses[names[number]] = train(objective, stream, config, f"learning ({stage.loss})", after_step, keeper, watch)
+        saves.held_out |= {names[number]: watch.curve} if watch else {}
         deque(stream, maxlen=0)  # as a stage that was saved at its end takes no step
         if is_sharded(student):
             state, student = whole_state(student), load_model(student_dir, where.device)
@@ -249,37 +292,19 @@ def _names(stages: Sequence[Stage]) -> dict[int, str]:
     return names
 
 
-def _objective(stage: Stage, student: nn.Module, teacher: Any, targets: Targets | None, vocab: int) -> nn.Module:
+def _ends(folder: Path) -> list[int]:
+    """The tokens that end a text: those that the model's files name, and its tokenizer's own."""
+    own = load_tokenizer(folder).eos_token_id
+    return sorted({*end_tokens(folder), *([] if own is None else [int(own)])})
+
+
+def _objective(stage: Stage, student: Any, teacher: Any, targets: Targets | None, vocab: int, writing: Writing) -> Objective:
     if targets is None or stage.loss == "labels":
         return LabelLearning(student)
+    if stage.attention:
+        return AttentionAlignment(student, teacher, stage.layers, stage.attention)
     if stage.loss == "hidden":
         return HiddenAlignment(student, teacher, stage.layers)
+    if stage.on_policy:
+        return OnPolicyDistillation(student, targets, stage.temperature, vocab, stage.divergence, writing)
     return LogitDistillation(student, targets, stage.temperature, stage.hard, vocab, stage.divergence)
-
-
-class _Rows:
-    """What the stages learn on, each after the one before it that has the same data."""
-
-    def __init__(self, options: DistillOptions, tokenizer_dir: Path, seed: int) -> None:
-        self._options, self._tokenizer_dir, self._seed = options, tokenizer_dir, seed
-        self._streams: dict[str, Iterator[Tensor]] = {}
-
-    def of(self, stage: Stage) -> Iterator[Tensor]:
-        """The rows of a stage; to be used up before the next one's."""
-        data = self._options.data_of(stage)
-        if data not in self._streams:
-            self._streams[data] = _rows(self._options, data, self._tokenizer_dir, self._seed)
-        return itertools.islice(self._streams[data], stage.steps * self._options.batch_size)
-
-
-def _rows(options: DistillOptions, data: str, tokenizer_dir: Path, seed: int) -> Iterator[Tensor]:
-    """Rows without end: a generator is endless itself, files go round in shuffled epochs."""
-    source, tokenizer = Source.parse(data), load_tokenizer(tokenizer_dir)
-    stream = training_rows(tokenizer, source, options.seq_len, seed)
-    if source.kind == "builtin":
-        return (as_tensor(row) for row in stream)
-    every = list(stream)
-    learnt = every[: len(every) - options.hold_out]
-    if not learnt:
-        raise UsageError(f"{data}: {len(every)} rows, all of which are held out", "give more data, or hold fewer rows out")
-    return (as_tensor(row) for row in shuffled_forever(learnt, seed))

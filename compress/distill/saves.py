@@ -19,6 +19,7 @@ from torch import nn
 
 from ...checkpoint import sync, write_json
 from ...console import console
+from .early_stop import Curve
 from .processes import Processes
 
 __all__ = ["FINISHED", "Saves"]
@@ -43,13 +44,16 @@ class Saves:
         self._folder, self._every, self._processes = folder, every, processes
         self.stage, self.step = 1, 0
         self.losses: dict[str, list[float]] = {}
+        self.held_out: dict[str, Curve] = {}
+        """Of the stages that are over."""
         self.newest: Path | None = None
         found = sorted(folder.glob(FINISHED)) if folder else []
         if found:
             self.newest = found[-1]
             _, stage, step = self.newest.name.split("-")
             self.stage, self.step = int(stage), int(step)
-            self.losses = json.loads((self.newest / LOSSES).read_text())
+            told = json.loads((self.newest / LOSSES).read_text())
+            self.losses, self.held_out = told["loss"], told["held_out"]
             console.print(f"  resumed after step {self.step} of stage {self.stage}, which an interrupted run had saved", highlight=False)
 
     def told(self) -> str:
@@ -84,11 +88,11 @@ class Saves:
         self._processes.first(lambda: shutil.rmtree(temporary, ignore_errors=True))
         accelerator.save_state(str(temporary))
         self._processes.wait()
-        self._processes.first(lambda: self._commit(temporary, name, losses))
+        self._processes.first(lambda: self._commit(temporary, name, {"loss": losses, "held_out": self.held_out}))
         self.newest, self.stage, self.step = name, stage, step
 
-    def _commit(self, temporary: Path, name: Path, losses: dict[str, Any]) -> None:
-        write_json(temporary / LOSSES, losses)
+    def _commit(self, temporary: Path, name: Path, told: dict[str, Any]) -> None:
+        write_json(temporary / LOSSES, told)
         sync(temporary)
         temporary.replace(name)
         for old in name.parent.glob(FINISHED):

@@ -26,9 +26,11 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 from ...console import progress
 from ...errors import EdgewrightError, UsageError
 from ..mixed import bf16_is_fast
+from .early_stop import Watch
 from .losses import scored_labels
 from .muon import Muon
 from .sharding import asked_for, is_sharded, shard_on_cpu
+from .tracking import Tracking, tracked
 
 __all__ = ["NotFinite", "TrainConfig", "batches", "optimizers_of", "train"]
 
@@ -55,6 +57,8 @@ class TrainConfig:
     """Mixed precision: float32 weights, bfloat16 matrix products; None: where the processor is made for it."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     device: str = "cpu"
+    tracking: Tracking | None = None
+    """Where losses and learning rates go besides, after every step."""
 
 
 def optimizers_of(objective: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -87,31 +91,37 @@ class NotFinite(EdgewrightError):
 
 def train(
     objective: nn.Module, rows: Iterable[Tensor], config: TrainConfig, label: str = "training",
-    after_step: Callable[[], None] | None = None, keeper: Keeper | None = None,
+    after_step: Callable[[], None] | None = None, keeper: Keeper | None = None, watch: Watch | None = None,
 ) -> list[float]:  # fmt: skip
     """Minimise `objective` over `rows` and return the loss of every step.
 
     Args:
         objective: module whose forward takes ids [batch, seq] and labels [batch, seq] and returns a scalar loss; if it has a method
             `counted`, that is told the same and says what the loss is a mean over, else it is taken to be one over rows; `idle`
-            parameters, if it has such, do not learn.
+            parameters, if it has such, do not learn; a method `drawn`, if it has one, may put other ids and labels in place of these,
+            and is told the numbers of their rows.
         rows: endless supply of int64 [2, seq_len] rows, from the first of the training on, the same to every process.
         config: how long and how fast.
         label: what the progress bar says.
         after_step: called after every optimizer step, to hold what a step may not change.
         keeper: keeps the state from time to time, and has what an interrupted run kept.
+        watch: is told the loss on its rows from time to time, and may end the training; the weights that it kept are put back.
 
     Raises:
         NotFinite: the loss, or its gradient, is no longer finite; the step is not taken.
         EdgewrightError: the data ran out, or the memory.
         UsageError: the rows of a step cannot be shared out evenly.
     """
-    run = _Run(objective, config, label)
+    run = _Run(objective, config, label, watch)
     begin, losses = keeper.restore(run.accelerator) if keeper else (0, [])
     supply, started, tokens = batches(itertools.islice(rows, begin * config.batch_size, None), config.batch_size), time.monotonic(), 0
-    with progress(label, config.steps) as bar:
+    with tracked(run.accelerator, config.tracking, begin), progress(label, config.steps) as bar:
         bar.advance(begin)
+        if not begin:
+            run.measure(0)
         for step in range(begin, config.steps):
+            if watch and watch.over:
+                break
             batch = next(supply, None)
             if batch is None or len(batch) < config.batch_size:
                 raise EdgewrightError(f"{label}: the data ran out at step {step} of {config.steps}", "give more data")
@@ -124,10 +134,13 @@ def train(
                 raise
             if after_step:
                 after_step()
+            run.measure(step + 1)
             if keeper:
                 keeper.keep(run.accelerator, step + 1, losses)
             tokens += batch[:, 0].numel()
             bar.advance(note=f"loss {losses[-1]:.4f}, {tokens / (time.monotonic() - started):,.0f} tokens/s")
+    if watch:
+        watch.put_back(objective)
     run.finish()
     return losses
 
@@ -151,12 +164,14 @@ class Keeper(Protocol):
 class _Run:
     """An objective with its optimizers and schedules, prepared for the processes that there are."""
 
-    def __init__(self, objective: nn.Module, config: TrainConfig, label: str) -> None:
+    def __init__(self, objective: nn.Module, config: TrainConfig, label: str, watch: Watch | None = None) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)  # global, and it refuses a second training in another precision
         bf16 = bf16_is_fast(config.device) if config.bf16 is None else config.bf16
-        self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=config.device == "cpu")
+        tracker, folder = (config.tracking.tracker, config.tracking.folder) if config.tracking else (None, None)
+        precision = "bf16" if bf16 else "no"
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=config.device == "cpu", log_with=tracker, project_dir=folder)
         shard_on_cpu(self.accelerator)
-        self.config, self.label, self.objective = config, label, objective
+        self.config, self.label, self.objective, self.watch = config, label, objective, watch
         count = self.accelerator.num_processes
         self.rows_at_once, rest = divmod(config.batch_size, count * config.accumulate)
         if rest:
@@ -174,23 +189,26 @@ class _Run:
         self.schedules = [get_cosine_schedule_with_warmup(optimizer, warmup, config.steps) for optimizer in optimizers]
         objective.train()
         self.counted: Callable[[Tensor, Tensor], int] = getattr(objective, "counted", lambda ids, labels: len(ids))
+        self.drawn: Callable[[Tensor, Tensor, range], tuple[Tensor, Tensor]] | None = getattr(objective, "drawn", None)
         self.model, *self.optimizers = self.accelerator.prepare(objective, *optimizers)
         if count > 1 and asked_for() and not is_sharded(self.model):
             raise EdgewrightError(f"{label}: sharded weights were asked for, and every process has all of them", "use FSDP 2 or ZeRO-3")
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.accelerator.register_for_checkpointing(*self.schedules)
+        self.accelerator.register_for_checkpointing(*self.schedules, *([watch] if watch else []))
 
     def step(self, step: int, batch: Tensor) -> float:
         """Take a step on a batch int64 [rows, 2, seq] and return its loss."""
         ids, labels = batch[:, 0], scored_labels(batch[:, 0], batch[:, 1])
-        whole, count, rank = max(self.counted(ids, labels), 1), self.accelerator.num_processes, self.accelerator.process_index
+        count, first = self.accelerator.num_processes, self.accelerator.process_index * self.config.accumulate
         parts = list(zip(ids.split(self.rows_at_once), labels.split(self.rows_at_once), strict=True))
-        mine = parts[rank * self.config.accumulate : (rank + 1) * self.config.accumulate]
+        mine = [self._part(step, number, *parts[number]) for number in range(first, first + self.config.accumulate)]
         value = torch.zeros((), device=self.accelerator.device)
+        scored: Any = self.accelerator.reduce(torch.tensor(sum(self.counted(*part) for part in mine), device=value.device))
+        whole = max(int(scored), 1)
         for number, part in enumerate(mine, 1):
             share = self.counted(*part) / whole
             with nullcontext() if number == len(mine) else self.accelerator.no_sync(self.model):
-                loss = self.model(*(tensor.to(self.accelerator.device) for tensor in part))
+                loss = self.model(*part)
                 self.accelerator.backward(loss * (share * count))  # as gradients are averaged over the processes
             value += loss.detach() * share
         whole_value: Any = self.accelerator.reduce(value)
@@ -198,11 +216,39 @@ class _Run:
         self._finite(found, "loss", step)
         norm: Any = self.accelerator.clip_grad_norm_(self.trained, self.config.clip)
         self._finite(found if norm is None else float(norm), "gradient", step)  # DeepSpeed has none yet
+        self.accelerator.log({"loss": found, "lr": self.schedules[0].get_last_lr()[0]}, step=step + 1)
         for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
         return found
+
+    def _part(self, step: int, number: int, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids and labels of a part of a step, by its number among all processes', as they are learnt from."""
+        ids, labels = ids.to(self.accelerator.device), labels.to(self.accelerator.device)
+        if self.drawn is None:
+            return ids, labels
+        row = step * self.config.batch_size + number * self.rows_at_once
+        with self.accelerator.autocast():
+            return self.drawn(ids, labels, range(row, row + self.rows_at_once))
+
+    @torch.no_grad()
+    def measure(self, step: int) -> None:
+        """Tell the watch, if there is one and it is time, the loss on its rows after `step` steps; every process takes all of them."""
+        if self.watch is None or not self.watch.due(step, self.config.steps):
+            return
+        self.model.eval()
+        total, whole = torch.zeros((), device=self.accelerator.device), 0
+        for batch in batches(self.watch.rows, self.rows_at_once):
+            ids, labels = batch[:, 0], scored_labels(batch[:, 0], batch[:, 1])
+            count = self.counted(ids, labels)
+            total += self.model(ids.to(total.device), labels.to(total.device)) * count
+            whole += count
+        self.model.train()
+        mean: Any = self.accelerator.reduce(total, reduction="mean")  # so that all of them decide alike
+        loss = float(mean) / max(whole, 1)
+        self.watch.add(step, loss, self.objective)
+        self.accelerator.log({"held_out": loss}, step=step)
 
     def _finite(self, value: float, what: str, step: int) -> None:
         if not math.isfinite(value):
