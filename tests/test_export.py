@@ -140,7 +140,8 @@ def test_fp32_figures_and_files(exported: tuple[Path, Path]) -> None:
     assert provenance["inputs"][:4] == ["input_ids", "attention_mask", "position_ids", "past_key_values.0.key"]
     assert provenance["outputs"][-1] == "present.1.value"
     assert {file.name for file in artifact.iterdir()} == {
-        "model.onnx", "model.onnx.data", "config.json", "edgewright.json", "generation_config.json", "tokenizer_config.json"
+        "model.onnx", "model.onnx.data", "config.json", "edgewright.json", "generation_config.json", "tokenizer_config.json",
+        "genai_config.json",
     }  # fmt: skip
 
 
