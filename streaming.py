@@ -19,7 +19,7 @@ from .errors import UsageError
 from .loading import load_settings
 from .models import Family
 
-__all__ = ["ROWS", "InMemory", "Layered", "Streamed", "passed_through"]
+__all__ = ["ROWS", "InMemory", "Layered", "Streamed", "passed_through", "skeleton"]
 
 ROWS = 8192
 """Rows of the embedding or the head that are looked at together."""
@@ -73,7 +73,7 @@ class Streamed:
         self.path, self.device = path, torch.device(device)
         self.family, self.config = read_family(path)
         self.specs = tensor_specs(path)
-        self.skeleton = _skeleton(path)
+        self.skeleton = skeleton(path)
         self.layers = self.family.layer_list(self.skeleton)
         self._empty = [layer.state_dict() for layer in self.layers]
         self._check_names()
@@ -160,7 +160,7 @@ class Streamed:
                 yield logits
 
 
-def _skeleton(path: Path) -> Any:
+def skeleton(path: Path) -> Any:
     """The model as transformers builds it: parameters without storage, buffers as they must be."""
     from accelerate import init_empty_weights  # late: slow to import
     from transformers import AutoModelForCausalLM

@@ -58,7 +58,8 @@ given = model.embed_size_per_head
 model.embed_size_per_head = model.config.head_dim  # which optimum-onnx 0.1 reads for Gemma only
 told = []
 for ids in prompts:
-    made = model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), max_new_tokens=count, do_sample=False)
+    rows = torch.tensor([ids])
+    made = model.generate(rows, attention_mask=torch.ones_like(rows), max_new_tokens=count, do_sample=False)
     told.append(made[0, len(ids):].tolist())
 text = AutoTokenizer.from_pretrained(folder).encode("12+30=42")
 assert "edgewright" not in sys.modules
