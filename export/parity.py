@@ -88,7 +88,8 @@ def _compare(decoder: OnnxDecoder, prompts: list[list[int]], texts: list[list[in
             for row, number in enumerate(group):
                 got = logits[row][mask[row, -last:].astype(bool)]
                 end = len(prompts[number]) + step
-                expected = np.load(spill / f"{number}.npy", mmap_mode="r")[end - len(got) : end]
+                wanted = np.memmap(spill / str(number), np.float32, "r").reshape(-1, got.shape[-1])
+                expected = wanted[end - len(got) : end]
                 tally.add("decode" if step else "prefill", expected, got)
             tokens = np.array([[texts[number][len(prompts[number]) + step]] for number in group]) if step < steps else tokens
             mask = np.concatenate([mask, np.ones((len(group), 1), np.int64)], 1)
@@ -123,10 +124,10 @@ def check(artifact: Path, checkpoint: Path, rows: Sequence[Sequence[int]], decod
         rows = [row[: max(2, window - decode_steps)] for row in rows]
     prompts, tally = _prompts(rows), _Tally(precision.limits.tie)
     texts = [prompt + np.resize(prompt, decode_steps).tolist() for prompt in prompts]
-    with tempfile.TemporaryDirectory(prefix="edgewright-parity-") as folder:
+    with tempfile.TemporaryDirectory(prefix=".parity-", dir=artifact) as folder:  # where there must be room anyway
         spill = Path(folder)
         for number, logits in enumerate(reference_logits(checkpoint, texts)):
-            np.save(spill / f"{number}.npy", logits)
+            (spill / str(number)).write_bytes(logits.data)
         _compare(OnnxDecoder(artifact, torch.get_num_threads()), prompts, texts, spill, tally)
     linears = int(provenance["low_bit_linears"]) if precision.low_bit_here else 0
     metrics = tally.metrics() | {
