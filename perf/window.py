@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configs import model_path, resolve
-from ..data.sources import Source, scoring_rows
+from ..data.sources import Source, training_rows
 from ..export.cut import Cut
 from ..export.runner import export_onnx
 from ..export.runtime import OnnxDecoder
@@ -59,8 +59,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     path = resolve(model_path(args.model))
-    rows = scoring_rows(load_tokenizer(path), Source.parse(args.source), args.context, args.rows)
-    rows = [row for row in rows if len(row.ids) == args.context]
+    rows = list(training_rows(load_tokenizer(path), Source.parse(args.source), args.context, 1, args.rows))
     cuts = [Cut(), *(Cut(window=window, sinks=sinks) for window in args.windows for sinks in args.sinks)]
     print(f"{len(rows)} rows of {args.context} tokens, positions from {args.context // 2} on")
     print("| window | sinks | perplexity | of full | cache bytes | of full |\n|---|---|---|---|---|---|")

@@ -122,10 +122,12 @@ def test_genai_generates_our_tokens(artifact: Callable[..., Any], family: str, f
     assert found["text"] == load_tokenizer(checkpoint).encode("12+30=42")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int4"])
+@pytest.mark.parametrize(("format", "precision", "cut"), [
+    ("onnx", "fp32", Cut()), ("onnx", "int4", Cut()), ("onnx", "fp32", Cut(last_logits=True)), ("ort", "int4", Cut(last_logits=True)),
+])  # fmt: skip
 @pytest.mark.parametrize("family", DENSE)
-def test_optimum_generates_our_tokens(artifact: Callable[..., Any], family: str, precision: str) -> None:
-    checkpoint, folder = artifact(family, "onnx", precision)
+def test_optimum_generates_our_tokens(artifact: Callable[..., Any], family: str, format: str, precision: str, cut: Cut) -> None:
+    checkpoint, folder = artifact(family, format, precision, cut)
     found = told("optimum", OPTIMUM, folder)
     assert found["given"] == (64 if family == "gemma3_text" else 128 // 8)  # as docs/export.md says; the reader sets it right
     assert found["made"] == ours(folder) == torchs(checkpoint)
