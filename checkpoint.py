@@ -33,6 +33,7 @@ __all__ = [
     "copy_tokenizer",
     "disk_error",
     "file_hash",
+    "finite",
     "read_config",
     "read_family",
     "read_provenance",
@@ -117,7 +118,7 @@ def tensors_of(path: Path, wanted: Callable[[str], bool] | None = None) -> Itera
                 read = 0
                 while names and read < MAPPED_BYTES:
                     name = names.pop(0)
-                    tensor = _finite(path, name, handle.get_tensor(name))
+                    tensor = finite(path, name, handle.get_tensor(name))
                     read += tensor.nbytes
                     yield name, tensor
                     del tensor
@@ -135,7 +136,7 @@ def rows_of(path: Path, name: str, size: int) -> Iterator[Tensor]:
             total = handle.get_slice(name).get_shape()[0] if name in handle.keys() else 0  # noqa: SIM118 - see above
         for begin in range(0, total, size):
             with _opened(file) as handle:  # again, as what has been read stays in memory for as long as the file is open
-                yield _finite(path, name, handle.get_slice(name)[begin : begin + size])
+                yield finite(path, name, handle.get_slice(name)[begin : begin + size])
 
 
 def tensor_specs(path: Path) -> dict[str, Tensor]:
@@ -166,7 +167,7 @@ def _opened(file: Path) -> Iterator[Any]:
         raise UsageError(f"{file}: damaged or truncated: {error}", "copy or download the file again") from error
 
 
-def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:
+def finite(path: Path, name: str, tensor: Tensor) -> Tensor:
     """The tensor, if there is no NaN or infinity in it, looked at in parts: the test needs more memory than what it tests."""
     if tensor.is_floating_point() and not all(bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(1 << 22)):
         raise UsageError(f"{path}: tensor `{name}` holds NaN or infinity", "restore the weights; nothing can be measured on them")

@@ -1,6 +1,7 @@
 """Whether an artifact in ONNX Runtime computes what its checkpoint computes in float32 torch: prefill, decode and padding.
 
-The torch model runs first and its logits wait on disk, so that the two models are never in memory together.
+Torch runs first, and its logits wait on disk. It sees a text whole, the artifact a prompt and then one token after the other with a cache:
+in a causal model every position's logits must be the same.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 
 from ..checkpoint import PROVENANCE
 from ..errors import ParityFailed, UsageError
-from ..loading import load_model
 from .precision import Limits, precision_of
+from .reference import padded, reference_logits
 from .runtime import OnnxDecoder, low_bit_nodes
 
 __all__ = ["check"]
@@ -66,72 +67,39 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return values - np.log(np.exp(values).sum(-1, keepdims=True))
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Prompts padded on the left: int64 [batch, length] tokens and mask."""
-
-    tokens: NDArray[np.int64]
-    mask: NDArray[np.int64]
-
-
-def _batches(rows: Sequence[Sequence[int]]) -> list[_Batch]:
-    """Each row alone, and a pair of unequal rows padded together."""
-    pair = [rows[0], next((row for row in rows[1:] if len(row) != len(rows[0])), rows[0][len(rows[0]) // 2 :])]
-    return [_pad(group) for group in [*([row] for row in rows), pair]]
+def _prompts(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The rows, and half of one more where all are equally long, so that a batch of two needs padding."""
+    prompts = [list(row) for row in rows]
+    if len({len(row) for row in prompts}) == 1:
+        prompts.append(prompts[0][len(prompts[0]) // 2 :])
+    return prompts
 
 
-def _pad(rows: Sequence[Sequence[int]]) -> _Batch:
-    length = max(map(len, rows))
-    tokens = np.zeros((len(rows), length), np.int64)
-    mask = np.zeros_like(tokens)
-    for i, row in enumerate(rows):
-        tokens[i, length - len(row) :] = row
-        mask[i, length - len(row) :] = 1
-    return _Batch(tokens, mask)
-
-
-def _grow(mask: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([mask, np.ones((len(mask), 1), np.int64)], 1)
-
-
-@torch.inference_mode()
-def _expected(checkpoint: Path, batches: Sequence[_Batch], steps: int, spill: Path) -> list[NDArray[np.int64]]:
-    """Run the torch model; its logits go to `spill`, its greedy tokens [batch, steps] are returned."""
-    model = load_model(checkpoint)
-    greedy = []
-    for number, batch in enumerate(batches):
-        mask, tokens, past, chosen = batch.mask, batch.tokens, None, []
+def _compare(decoder: OnnxDecoder, prompts: list[list[int]], texts: list[list[int]], spill: Path, tally: _Tally) -> None:
+    """Each text alone, and two of unequal length as a batch: a prompt, then its continuation token by token; real positions only."""
+    other = next(number for number, prompt in enumerate(prompts) if len(prompt) != len(prompts[0]))
+    steps = len(texts[0]) - len(prompts[0])
+    for group in [*([number] for number in range(len(prompts))), [0, other]]:
+        tokens, mask = padded([prompts[number] for number in group])
+        cache = decoder.open_cache(len(group))
         for step in range(steps + 1):
-            positions = np.maximum(mask.cumsum(1) - 1, 0)[:, -tokens.shape[1] :]
-            ids, attention, where = (torch.from_numpy(np.ascontiguousarray(x)) for x in (tokens, mask, positions))
-            out = model(input_ids=ids, attention_mask=attention, position_ids=where, past_key_values=past, use_cache=True)
-            past, logits = out.past_key_values, out.logits.float().numpy()
-            np.save(spill / f"{number}-{step}.npy", logits)
-            tokens = logits[:, -1].argmax(-1)[:, None]
-            chosen.append(tokens)
-            mask = _grow(mask)
-        greedy.append(np.concatenate(chosen, 1)[:, :steps])
-    return greedy
-
-
-def _compare(decoder: OnnxDecoder, batches: Sequence[_Batch], greedy: Sequence[NDArray[np.int64]], spill: Path, tally: _Tally) -> None:
-    """Feed the artifact what torch was fed and take in the differences, at real positions only."""
-    for number, batch in enumerate(batches):
-        mask, tokens, cache = batch.mask, batch.tokens, decoder.open_cache(len(batch.tokens))
-        for step in range(greedy[number].shape[1] + 1):
-            expected = np.load(spill / f"{number}-{step}.npy", mmap_mode="r")
             logits = decoder.step(tokens, mask, cache)
             last = logits.shape[1]  # 1 where the graph gives no others
-            for row, real in enumerate(mask[:, -last:].astype(bool)):
-                tally.add("decode" if step else "prefill", expected[row, -last:][real], logits[row, real])
-            tokens, mask = greedy[number][:, step : step + 1], _grow(mask)
+            for row, number in enumerate(group):
+                got = logits[row][mask[row, -last:].astype(bool)]
+                end = len(prompts[number]) + step
+                wanted = np.memmap(spill / str(number), np.float32, "r").reshape(-1, got.shape[-1])
+                expected = wanted[end - len(got) : end]
+                tally.add("decode" if step else "prefill", expected, got)
+            tokens = np.array([[texts[number][len(prompts[number]) + step]] for number in group]) if step < steps else tokens
+            mask = np.concatenate([mask, np.ones((len(group), 1), np.int64)], 1)
 
 
 def check(artifact: Path, checkpoint: Path, rows: Sequence[Sequence[int]], decode_steps: int = 8) -> dict[str, float]:
     """Compare an artifact with its checkpoint.
 
     Every row runs alone, and two rows of unequal length run as a batch padded on the left; each is prefilled and then
-    decoded with its cache, both sides being fed the tokens that torch finds most likely.
+    decoded with its cache, both sides being fed the row's own tokens once more.
 
     Args:
         artifact: directory with `model.onnx` and `edgewright.json`.
@@ -154,11 +122,13 @@ def check(artifact: Path, checkpoint: Path, rows: Sequence[Sequence[int]], decod
     window = provenance.get("cut", {}).get("window", 0)
     if window:  # where nothing has left the window, it must not be noticed
         rows = [row[: max(2, window - decode_steps)] for row in rows]
-    batches, tally = _batches(rows), _Tally(precision.limits.tie)
-    with tempfile.TemporaryDirectory(prefix="edgewright-parity-") as folder:
+    prompts, tally = _prompts(rows), _Tally(precision.limits.tie)
+    texts = [prompt + np.resize(prompt, decode_steps).tolist() for prompt in prompts]
+    with tempfile.TemporaryDirectory(prefix=".parity-", dir=artifact) as folder:  # where there must be room anyway
         spill = Path(folder)
-        greedy = _expected(checkpoint, batches, decode_steps, spill)
-        _compare(OnnxDecoder(artifact, torch.get_num_threads()), batches, greedy, spill, tally)
+        for number, logits in enumerate(reference_logits(checkpoint, texts)):
+            (spill / str(number)).write_bytes(logits.data)
+        _compare(OnnxDecoder(artifact, torch.get_num_threads()), prompts, texts, spill, tally)
     linears = int(provenance["low_bit_linears"]) if precision.low_bit_here else 0
     metrics = tally.metrics() | {
         "parity/decode_steps": float(decode_steps),

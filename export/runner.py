@@ -30,6 +30,7 @@ from ..loading import load_settings
 from ..models import Shape
 from . import parity
 from .cut import Cut
+from .genai import write_genai_config
 from .graph import MODEL, write_graph
 from .opset import opset_of
 from .precision import Precision, precision_of
@@ -98,6 +99,8 @@ def export_onnx(
         kept = {key: value for key, value in config.items() if key != "quantization_config"}
         write_json(folder / "config.json", config_for_everyone(kept))
         copy_tokenizer(checkpoint, folder)
+        if format in ("onnx", "ort"):
+            write_genai_config(folder, config, shape, cut, in_place=fused)
         provenance = {
             "edgewright": __version__, "kind": "artifact", "format": format, "precision": kind.name, "opset": opset_of(kind.name),
             "source": {"name": checkpoint.name, "content_hash": content_hash(checkpoint)},

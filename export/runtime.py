@@ -20,7 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as errors  # pyright: ig
 
 from ..errors import UsageError
 
-__all__ = ["FP32_ACTIVATIONS", "LOW_BIT_OPS", "Cache", "OnnxDecoder", "Past", "low_bit_nodes", "past_of"]
+__all__ = ["ACCURACY_LEVEL", "FP32_ACTIVATIONS", "LOW_BIT_OPS", "Cache", "OnnxDecoder", "Past", "low_bit_nodes", "past_of"]
 
 MODEL = "model.onnx"
 LOW_BIT_OPS = ("MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "QLinearMatMul")
@@ -28,6 +28,7 @@ LOW_BIT_OPS = ("MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQ
 # TensorRT, so its loss would be booked on the wrong account: on Gemma 3 270M it costs 0.012 nats of KL and 3 % of the top-1
 # agreement, where level 1 agrees with torch to 1e-10 nats; a token takes 9 % less time.
 FP32_ACTIVATIONS = 1
+ACCURACY_LEVEL = "session.qdq_matmulnbits_accuracy_level"
 # ONNX Runtime's exceptions have no base class of their own.
 LOAD_ERRORS = (
     errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoSuchFile, errors.NotImplemented,
@@ -68,7 +69,7 @@ def _options(threads: int | None, accuracy_level: int) -> ort.SessionOptions:
     options.log_severity_level = 3
     if threads:
         options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(accuracy_level))
+    options.add_session_config_entry(ACCURACY_LEVEL, str(accuracy_level))
     return options
 
 

@@ -73,8 +73,10 @@ class PackedLinear:
         if self.g_idx is not None:
             scales, zeros = (t.float()[:, self.g_idx.long()] for t in (self.scales, self.zeros))
             return (self.integers.float() - zeros) * scales
-        grouped = self.integers.view(out, -1, self.group_size).float()
-        return ((grouped - self.zeros.float().unsqueeze(-1)) * self.scales.float().unsqueeze(-1)).view(out, width)
+        grouped = self.integers.view(out, -1, self.group_size).to(torch.float32, copy=True)
+        grouped -= self.zeros.float().unsqueeze(-1)  # in place: an embedding is most of a small model
+        grouped *= self.scales.float().unsqueeze(-1)
+        return grouped.view(out, width)
 
 
 class Layout(ABC):

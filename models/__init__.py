@@ -31,7 +31,8 @@ def family_of(config: Mapping[str, Any], where: str = "config.json") -> Family:
     if not name:
         raise UsageError(f"{where}: no `model_type`, so the architecture is unknown", "use a Hugging Face model directory")
     if name not in FAMILIES:
-        raise Refused(f"{where}: architecture `{name}` is not supported", f"supported: {', '.join(sorted(FAMILIES))}")
+        code = ", and code that comes with a checkpoint (`auto_map`) is never run" if config.get("auto_map") else ""
+        raise Refused(f"{where}: architecture `{name}` is not supported{code}", f"supported: {', '.join(sorted(FAMILIES))}")
     family = FAMILIES[name]
     try:
         shape = family.shape(config)

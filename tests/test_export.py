@@ -30,7 +30,7 @@ from edgewright.models import family_of
 
 SIZES: dict[str, Any] = {
     "vocab_size": 211, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 256, "pad_token_id": 0,
+    "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 256, "pad_token_id": 0, "eos_token_id": 2,
 }  # fmt: skip
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -140,7 +140,8 @@ def test_fp32_figures_and_files(exported: tuple[Path, Path]) -> None:
     assert provenance["inputs"][:4] == ["input_ids", "attention_mask", "position_ids", "past_key_values.0.key"]
     assert provenance["outputs"][-1] == "present.1.value"
     assert {file.name for file in artifact.iterdir()} == {
-        "model.onnx", "model.onnx.data", "config.json", "edgewright.json", "generation_config.json", "tokenizer_config.json"
+        "model.onnx", "model.onnx.data", "config.json", "edgewright.json", "generation_config.json", "tokenizer_config.json",
+        "genai_config.json",
     }  # fmt: skip
 
 
