@@ -113,7 +113,7 @@ def artifact(make_model: Callable[..., Path], context: Any, tmp_path_factory: py
 @pytest.mark.parametrize(("format", "precision", "cut"), [
     ("onnx", "fp32", Cut()), ("onnx", "int4", Cut()), ("onnx", "fp32", Cut(last_logits=True)), ("ort", "fp32", Cut()),
     ("ort", "int4", Cut(last_logits=True)),
-])  # fmt: skip
+], ids=str)  # fmt: skip
 @pytest.mark.parametrize("family", DENSE)
 def test_genai_generates_our_tokens(artifact: Callable[..., Any], family: str, format: str, precision: str, cut: Cut) -> None:
     checkpoint, folder = artifact(family, format, precision, cut)
@@ -124,7 +124,7 @@ def test_genai_generates_our_tokens(artifact: Callable[..., Any], family: str, f
 
 @pytest.mark.parametrize(("format", "precision", "cut"), [
     ("onnx", "fp32", Cut()), ("onnx", "int4", Cut()), ("onnx", "fp32", Cut(last_logits=True)), ("ort", "int4", Cut(last_logits=True)),
-])  # fmt: skip
+], ids=str)  # fmt: skip
 @pytest.mark.parametrize("family", DENSE)
 def test_optimum_generates_our_tokens(artifact: Callable[..., Any], family: str, format: str, precision: str, cut: Cut) -> None:
     checkpoint, folder = artifact(family, format, precision, cut)
