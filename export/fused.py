@@ -35,6 +35,8 @@ DOMAIN = "com.microsoft"
 FP32, INT8 = 1, 4
 """What a product computes in (`accuracy_level`): floats, or integers, for which inputs are rounded to 8 bits a block."""
 BLOCKS = (128, 64, 32, 16)
+FINE_BLOCKS = (32, 16)
+"""Of weights that are rounded here, as inputs then are: blocks of 32 cost Gemma-3 270M 0.2 % of perplexity, of 128 1.2 %."""
 SIGNS = {4: 8, 8: 128}
 """The zero points that the operators take where none is given."""
 
@@ -46,7 +48,7 @@ def rounded(weight: torch.Tensor, name: str) -> PackedLinear:
         Refused: no block size divides its inputs.
     """
     width = weight.shape[1]
-    block = next((size for size in BLOCKS if width % size == 0), 0)
+    block = next((size for size in FINE_BLOCKS if width % size == 0), 0)
     if not block:
         raise Refused(f"{name}: {width} inputs do not divide into blocks of 16", "prune to a multiple of 16, or --format onnx")
     groups = weight.view(len(weight), -1, block)
