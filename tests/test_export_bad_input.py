@@ -78,8 +78,8 @@ def test_a_mixture_of_experts(make_model: Callable[..., Path], refused: Callable
 
 @pytest.mark.parametrize("format", ["onnx", "tensorrt"])
 def test_an_opset_that_the_device_refuses(make_model: Callable[..., Path], cli: Cli, format: str) -> None:
-    """JetPack 5.1 has TensorRT 8.5, which reads up to opset 17; what is exported has 21."""
-    options = ["--target", "jetson-orin-nano-8gb", "--jetpack", "5.1", "--format", format, "--precision", "fp16"]
+    """JetPack 5.1 has TensorRT 8.5, which reads up to opset 17; INT4 needs 21."""
+    options = ["--target", "jetson-orin-nano-8gb", "--jetpack", "5.1", "--format", format, "--precision", "int4"]
     code, _, err = cli("targets", "check", make_model("llama"), *options)
     assert code == 3
     assert "cannot run on jetson-orin-nano-8gb" in said(err)
