@@ -255,10 +255,11 @@ def _objects(text: str, option: str) -> Iterator[tuple[str | None, dict[str, flo
 
 
 def _by_line(text: str) -> Iterator[tuple[str | None, dict[str, float]]]:
-    for line in text.splitlines():
+    for line in text.splitlines(keepends=True):
         body = line.strip().lstrip("[,").strip()
         if not (body.startswith("{") and body.rstrip(",").endswith("}")):
             continue  # brackets, and the line that was being written when the run was killed
         name = NAMED.search(body)
-        numbers = body[name.end() - len('"timeMs"') :] if name else body
-        yield (name[1] if name else None), {key: float(value) for key, value in PAIR.findall(numbers)}
+        numbers = {key: float(value) for key, value in PAIR.findall(body[name.end() - len('"timeMs"') :] if name else body)}
+        if numbers or line.endswith("\n"):  # else the run was killed within a name, behind a bracket of its own
+            yield (name[1] if name else None), numbers

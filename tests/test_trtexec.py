@@ -243,6 +243,12 @@ def test_profiles_read_back_whatever_layers_are_called(count: int, layers: Any, 
     assert [layer.name for layer in part.layers] == names[: len(part.layers)]
 
 
+def test_a_profile_cut_within_a_name_behind_its_bracket_keeps_the_layers_before() -> None:
+    text = profile_file(100, [("0", 1.0, 1.0, 1.0, 50.0), ("x}", 1.0, 1.0, 1.0, 50.0)], median=False)
+    part = parse_profile(text[: text.index("x}") + 2])
+    assert ([layer.name for layer in part.layers], part.complete) == (["0"], False)
+
+
 @pytest.mark.parametrize("text", ["", "{}", '["a"]', "[1, 2]", '[{"a": 1}]', "Killed\n", '[\n{ "computeMs" : 1 }\n'])
 def test_other_files_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"not an --exportTimes file"):
