@@ -40,15 +40,13 @@ class _Tally:
 
     def add(self, phase: str, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> None:
         """Take in logits [positions, vocabulary] of torch and of the artifact."""
-        for start in range(0, len(expected), CHUNK):
-            want, got = expected[start : start + CHUNK], actual[start : start + CHUNK]
-            # A NaN would compare false with everything and pass for small.
-            self.max_abs_diff = max(self.max_abs_diff, float(np.nan_to_num(np.abs(want - got), nan=np.inf).max()))
-            chosen = np.take_along_axis(want, got.argmax(-1)[:, None], 1)[:, 0]
-            self.hits[phase] += int((chosen >= want.max(-1) - self.tie).sum())
-            self.seen[phase] += len(want)
-            p, q = _log_softmax(want), _log_softmax(got)
-            self.kl += float(np.nan_to_num((np.exp(p) * (p - q)).sum(-1), nan=np.inf).sum())
+        # A NaN would compare false with everything and pass for small.
+        self.max_abs_diff = max(self.max_abs_diff, float(np.nan_to_num(np.abs(expected - actual), nan=np.inf).max()))
+        chosen = np.take_along_axis(expected, actual.argmax(-1)[:, None], 1)[:, 0]
+        self.hits[phase] += int((chosen >= expected.max(-1) - self.tie).sum())
+        self.seen[phase] += len(expected)
+        p, q = _log_softmax(expected), _log_softmax(actual)
+        self.kl += float(np.nan_to_num((np.exp(p) * (p - q)).sum(-1), nan=np.inf).sum())
 
     def metrics(self) -> dict[str, float]:
         """The figures, named as a ledger names them."""
@@ -86,13 +84,19 @@ def _compare(decoder: OnnxDecoder, prompts: list[list[int]], texts: list[list[in
             logits = decoder.step(tokens, mask, cache)
             last = logits.shape[1]  # 1 where the graph gives no others
             for row, number in enumerate(group):
-                got = logits[row][mask[row, -last:].astype(bool)]
-                end = len(prompts[number]) + step
-                wanted = np.memmap(spill / str(number), np.float32, "r").reshape(-1, got.shape[-1])
-                expected = wanted[end - len(got) : end]
-                tally.add("decode" if step else "prefill", expected, got)
+                count = int(mask[row, -last:].sum())  # padding is on the left
+                first = len(prompts[number]) + step - count
+                for begin in range(0, count, CHUNK):
+                    got = logits[row, last - count + begin :][:CHUNK]
+                    tally.add("decode" if step else "prefill", _read(spill / str(number), first + begin, got.shape), got)
             tokens = np.array([[texts[number][len(prompts[number]) + step]] for number in group]) if step < steps else tokens
             mask = np.concatenate([mask, np.ones((len(group), 1), np.int64)], 1)
+
+
+def _read(file: Path, first: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Some of a text's logits [positions, vocabulary], from position `first` on; read, as mapped ones would stay in memory."""
+    count, width = shape
+    return np.fromfile(file, np.float32, count * width, offset=4 * first * width).reshape(count, width)
 
 
 def check(artifact: Path, checkpoint: Path, rows: Sequence[Sequence[int]], decode_steps: int = 8) -> dict[str, float]:
