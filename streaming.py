@@ -6,6 +6,7 @@ makes itself, and each layer computes what it would compute in the loaded model,
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -23,6 +24,12 @@ __all__ = ["ROWS", "InMemory", "Layered", "Streamed", "passed_through", "skeleto
 
 ROWS = 8192
 """Rows of the embedding or the head that are looked at together."""
+
+
+def _give_back() -> None:
+    """Return freed memory to the system: glibc keeps the holes between what is still used, and they add up over the layers."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 class Layered(Protocol):
@@ -102,6 +109,7 @@ class Streamed:
             yield layer
         finally:
             layer.load_state_dict(self._empty[index], assign=True)
+            _give_back()
 
     def _fill(self, module: nn.Module, stored: dict[str, Tensor]) -> None:
         """Give a module its weights as float32, and let go of the stored ones, which keep their file mapped."""
