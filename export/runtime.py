@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as errors  # pyright: ignore[reportAttributeAccessIssue] - compiled
 
 from ..errors import UsageError
+from .sampling import GREEDY, Sampling, chosen
 
 __all__ = ["ACCURACY_LEVEL", "FP32_ACTIVATIONS", "LOW_BIT_OPS", "Cache", "OnnxDecoder", "Past", "low_bit_nodes", "past_of"]
 
@@ -200,9 +201,9 @@ class OnnxDecoder:
 
     def generate(
         self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], max_new_tokens: int, eos_ids: Sequence[int],
-        ended: Callable[[Sequence[int]], bool] | None = None,
+        ended: Callable[[Sequence[int]], bool] | None = None, sampling: Sampling = GREEDY,
     ) -> NDArray[np.int64]:  # fmt: skip
-        """Greedy continuations of a batch of prompts that are padded on the left.
+        """Continuations of a batch of prompts that are padded on the left.
 
         Args:
             input_ids: int64 [batch, length].
@@ -210,6 +211,7 @@ class OnnxDecoder:
             max_new_tokens: the most tokens to add.
             eos_ids: tokens that end a row; none of them means that every row gets `max_new_tokens`.
             ended: whether a row's new tokens are complete though none of `eos_ids` is among them.
+            sampling: how tokens are chosen; a row draws whatever its neighbours do.
 
         Returns:
             int64 [batch, n], n <= max_new_tokens: the new tokens only. A row that ended holds its last token and after it
@@ -219,11 +221,12 @@ class OnnxDecoder:
         rows, mask = np.arange(len(input_ids)), attention_mask
         cache = self.open_cache(len(rows), mask.shape[1] + max_new_tokens)
         running = np.ones(len(rows), bool)
+        randoms = [sampling.random(row) for row in range(len(rows))]
         step = _int64(input_ids)
         for n in range(max_new_tokens):
-            chosen = self.step(step, mask, cache)[:, -1].argmax(-1)
-            tokens[rows[running], n] = chosen[running]
-            running &= ~np.isin(chosen, eos_ids)
+            new = chosen(self.step(step, mask, cache)[:, -1], [sampling] * len(rows), [randoms[row] for row in rows])
+            tokens[rows[running], n] = new[running]
+            running &= ~np.isin(new, eos_ids)
             if ended:
                 running &= [not ended(tokens[row, : n + 1].tolist()) for row in rows]
             if not running.any():
@@ -231,10 +234,34 @@ class OnnxDecoder:
             # Dropping rows copies the cache, so it waits until at least half of the batch has ended.
             if 2 * running.sum() <= len(rows):
                 cache.keep(running)
-                rows, mask, chosen, running = rows[running], mask[running], chosen[running], running[running]
-            step = chosen[:, None]
+                rows, mask, new, running = rows[running], mask[running], new[running], running[running]
+            step = new[:, None]
             mask = np.concatenate([mask, np.ones((len(rows), 1), np.int64)], 1)
         return tokens
+
+    def stream(self, ids: Sequence[int], max_new_tokens: int, eos_ids: Sequence[int] = (), sampling: Sampling = GREEDY) -> Iterator[int]:
+        """The continuation of one prompt, a token as soon as it is made: those of `generate` on a batch of one.
+
+        Args:
+            ids: the prompt.
+            max_new_tokens: the most tokens to add.
+            eos_ids: tokens that end it; the one that does is the last one given.
+            sampling: how tokens are chosen.
+
+        Raises:
+            UsageError: an empty prompt.
+        """
+        if not len(ids):
+            raise UsageError("there is no prompt", "give at least one token")
+        step, random = np.asarray([ids], np.int64), [sampling.random()]
+        cache = self.open_cache(1, len(ids) + max_new_tokens)
+        for _ in range(max_new_tokens):
+            mask = np.ones((1, cache.length + step.shape[1]), np.int64)
+            token = int(chosen(self.step(step, mask, cache)[:, -1], [sampling], random)[0])
+            yield token
+            if token in eos_ids:
+                return
+            step = np.array([[token]])
 
     def low_bit_nodes(self) -> Counter[str]:
         """How many products with low-bit weights a forward pass executes, by operator."""

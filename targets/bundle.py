@@ -36,7 +36,8 @@ __all__ = ["Bundle", "BundleOptions", "make_bundle", "write_bundle"]
 ROOT = Path(__file__).parents[1]
 MANIFEST = "bundle.json"
 LIBRARY = (
-    "__init__.py", "errors.py", "export/__init__.py", "export/engine.py", "export/runtime.py", "benchmarks/__init__.py",
+    "__init__.py", "errors.py", "export/__init__.py", "export/engine.py", "export/runtime.py", "export/sampling.py",
+    "benchmarks/__init__.py",
     "benchmarks/energy.py", "benchmarks/worker.py", "targets/device/__init__.py", "targets/device/probe.py", "targets/device/run.py",
 )  # fmt: skip
 EMPTY = ("targets/__init__.py",)

@@ -363,7 +363,11 @@ def test_a_bundle_runs_by_itself(artifact: Path, python: Path, tmp_path: Path) -
             env={"PATH": os.environ["PATH"], "PYTHON": str(python)},
             check=False,
         )
-        return (done.returncode, json.loads(done.stdout or done.stderr))
+        *streamed, last = (done.stdout or done.stderr).splitlines()
+        told = json.loads(last)
+        assert [json.loads(line)["token"] for line in streamed] == (told["tokens"] if streamed else [])
+        assert bool(streamed) == ("--stream" in words)
+        return (done.returncode, told)
 
     bundle = write_bundle(make_bundle(artifact, load_target("cpu")), tmp_path / "bundle")
     code, verified = run("verify")
@@ -371,6 +375,12 @@ def test_a_bundle_runs_by_itself(artifact: Path, python: Path, tmp_path: Path) -
     code, told = run("generate", "--ids", "5,6,7,8", "--new-tokens", "6")
     ids = np.array([[5, 6, 7, 8]])
     assert (code, told["tokens"]) == (0, OnnxDecoder(artifact, 1).generate(ids, np.ones_like(ids), 6, [0])[0].tolist())
+    drawn = [
+        run("generate", "--ids", "5,6,7,8", "--new-tokens", "6", "--temperature", "2", "--seed", seed, "--stream")[1] for seed in "112"
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    bad, refused = run("generate", "--ids", "5", "--top-p", "0")
+    assert (bad, "top_p 0" in refused["error"]) == (2, True)
     assert run("check")[0] == 0
     manifest = json.loads((bundle / "bundle.json").read_text())
     manifest["check"][0]["tokens"][3] ^= 1

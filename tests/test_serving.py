@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from edgewright.export.runner import export_onnx
 from edgewright.export.runtime import OnnxDecoder
-from edgewright.targets.serving.batcher import Batcher, Full, Generation, Sampling
+from edgewright.export.sampling import Sampling
+from edgewright.targets.serving.batcher import Batcher, Full, Generation
 from edgewright.targets.serving.server import Service, create_app
 from edgewright.targets.serving.text import TextStream
 

@@ -245,10 +245,17 @@ def _tokenizer(bundle: Path) -> Any:
 
 
 def _generated(bundle: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    from ...export.sampling import Sampling  # late: numpy
+
     ids = _prompt(bundle, arguments)
     if not ids:
         raise UsageError("there is no prompt", "give --ids 1,2,3 or --prompt TEXT")
-    tokens = generate(_decoder(bundle, arguments.threads), ids, arguments.new_tokens, _manifest(bundle)["eos_ids"])
+    sampling = Sampling(arguments.temperature, arguments.top_p, arguments.seed)
+    tokens: list[int] = []
+    for token in _decoder(bundle, arguments.threads).stream(ids, arguments.new_tokens, _manifest(bundle)["eos_ids"], sampling):
+        tokens.append(token)
+        if arguments.stream:
+            print(json.dumps({"token": token}), flush=True)
     return {"tokens": tokens} | ({"text": _tokenizer(bundle).decode(tokens)} if arguments.prompt else {})
 
 
@@ -264,10 +271,14 @@ def _parser() -> argparse.ArgumentParser:
     timing = verbs.add_parser("bench", help="measure latency and memory")
     for option, value in (("--prompt-tokens", 64), ("--new-tokens", 64), ("--rounds", 5)):
         timing.add_argument(option, type=int, default=value, help=f"default {value}")
-    speak = verbs.add_parser("generate", help="continue a prompt, greedily")
+    speak = verbs.add_parser("generate", help="continue a prompt")
     speak.add_argument("--ids", help="comma-separated token ids")
     speak.add_argument("--prompt", help="text, if the package tokenizers is installed")
     speak.add_argument("--new-tokens", type=int, default=64)
+    speak.add_argument("--temperature", type=float, default=0.0, help="0, the default: always the most likely token")
+    speak.add_argument("--top-p", type=float, default=1.0, help="draw from the smallest set of tokens with this share of the mass")
+    speak.add_argument("--seed", type=int, default=0)
+    speak.add_argument("--stream", action="store_true", help="a JSON line for every token as it is made, before the document")
     return parser
 
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from ...errors import EdgewrightError
 from ...export.runtime import OnnxDecoder, Past, past_of
+from ...export.sampling import Sampling, chosen
 
-__all__ = ["Batcher", "Full", "Generation", "Sampling"]
+__all__ = ["Batcher", "Full", "Generation"]
 
 Mask = NDArray[np.int64]
 DROP_SHARE = 0.25
@@ -27,15 +28,6 @@ DROP_SHARE = 0.25
 
 class Full(EdgewrightError):
     """As many requests wait as may wait."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a token is chosen: the most likely one at temperature 0, else drawn from the smallest set of tokens with `top_p` of the mass."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
 
 
 @dataclass
@@ -61,7 +53,7 @@ class Generation:
     random: np.random.Generator = field(init=False)
 
     def __post_init__(self) -> None:
-        self.random = np.random.default_rng(self.sampling.seed)
+        self.random = self.sampling.random()
 
 
 @dataclass
@@ -206,11 +198,8 @@ class Batcher:
 
     def _chosen(self, rows: Sequence[Generation | None], logits: NDArray[np.float32]) -> Mask:
         """The next token of each row, int64 [rows, 1]."""
-        best = logits.argmax(-1)
-        for i, row in enumerate(rows):
-            if row is not None and row.sampling.temperature > 0:
-                best[i] = _drawn(logits[i].astype(np.float64), row.sampling, row.random)
-        return best[:, None].astype(np.int64)
+        samplings, randoms = [row and row.sampling for row in rows], [row and row.random for row in rows]
+        return chosen(logits, samplings, randoms)[:, None]
 
     def _deliver(self, running: _Running) -> None:
         """Hand out the tokens that were just chosen, and end the sequences that are through."""
@@ -245,13 +234,3 @@ def _joined(first: _Running, second: _Running) -> _Running:
     past = past_of(np.concatenate([padded(a.numpy(), 2), padded(b.numpy(), 2)]) for a, b in pairs)
     mask = np.concatenate([padded(first.mask, 1), padded(second.mask, 1)]).astype(np.int64)
     return _Running(first.rows + second.rows, mask, past, np.concatenate([first.last, second.last]))
-
-
-def _drawn(logits: NDArray[np.float64], sampling: Sampling, random: np.random.Generator) -> int:
-    """A token drawn from the nucleus (Holtzman et al. 2020, The Curious Case of Neural Text Degeneration)."""
-    scaled = (logits - logits.max()) / sampling.temperature
-    shares = np.exp(scaled) / np.exp(scaled).sum()
-    order = np.argsort(-shares, kind="stable")
-    size = int(np.searchsorted(np.cumsum(shares[order]), sampling.top_p)) + 1
-    nucleus = order[:size]
-    return int(random.choice(nucleus, p=shares[nucleus] / shares[nucleus].sum()))

@@ -21,8 +21,9 @@ from starlette.exceptions import HTTPException
 from ...configs import end_tokens, read_config
 from ...errors import UsageError
 from ...export.runtime import OnnxDecoder
+from ...export.sampling import Sampling
 from ...loading import load_tokenizer
-from .batcher import Batcher, Full, Generation, Sampling
+from .batcher import Batcher, Full, Generation
 from .schemas import ChatRequest, CompletionRequest, Failure, Health, Models, Reply, completion_request
 from .text import TextStream
 
