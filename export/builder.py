@@ -134,7 +134,7 @@ class GraphBuilder:
     def _append(self, tensor: onnx.TensorProto, array: NDArray[Any]) -> None:
         self._data.write(b"\0" * (-self._data.tell() % ALIGNMENT))
         place = {"location": self._data_name, "offset": str(self._data.tell()), "length": str(array.nbytes)}
-        self._data.write(array.data)
+        self._data.write(array.reshape(-1).view(np.uint8).data)  # as bytes: numpy gives no buffer of bf16
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in place.items():
             tensor.external_data.add(key=key, value=value)

@@ -13,7 +13,7 @@ from math import pi, sqrt
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from ..errors import Refused
 from ..models import Family, Shape
@@ -267,4 +267,4 @@ class Decoder:
 
 
 def _numpy_type(dtype: int) -> type:
-    return np.float16 if dtype == TensorProto.FLOAT16 else np.float32
+    return helper.tensor_dtype_to_np_dtype(dtype).type

@@ -53,6 +53,8 @@ PRECISIONS: dict[str, Precision] = {
     for p in (
         Precision("fp32", TensorProto.FLOAT, "dense", Limits(1e-3, 1e-6, 1.0, 1e-4)),
         Precision("fp16", TensorProto.FLOAT16, "dense", Limits(1.0, 1e-3, 0.99, 1e-2)),
+        # Of half precision's size with float32's range; for TensorRT, and compared as `on_cpu.py` rewrites it.
+        Precision("bf16", TensorProto.BFLOAT16, "dense", Limits(None, 0.02, 0.97, 5e-2)),
         Precision("int4", TensorProto.FLOAT, "int4", Limits(0.05, 1e-4, 0.995, 1e-3)),
         # The same weights, but their inputs are rounded to 8 bits on a scale a block; in ONNX Runtime's own operators only.
         Precision("int4-a8", TensorProto.FLOAT, "int4", Limits(None, 0.1, 0.9, 1e-2)),

@@ -32,6 +32,7 @@ from . import parity
 from .cut import Cut
 from .genai import write_genai_config
 from .graph import MODEL, write_graph
+from .on_cpu import write_for_cpu
 from .opset import opset_of
 from .precision import Precision, precision_of
 from .weights import Weights
@@ -94,6 +95,8 @@ def export_onnx(
     with atomic_directory(out) as folder:
         info = write_graph(folder, Weights(checkpoint, config), family, settings, kind, cut, fused)
         written = time.perf_counter() - started
+        if kind.activations == onnx.TensorProto.BFLOAT16:
+            write_for_cpu(folder)
         if not fused:  # the checker knows no operators but the standard ones; ONNX Runtime looks at its own when it loads them
             onnx.checker.check_model(str(folder / MODEL), full_check=True)
         kept = {key: value for key, value in config.items() if key != "quantization_config"}

@@ -23,7 +23,8 @@ from .sampling import GREEDY, Sampling, chosen
 
 __all__ = ["ACCURACY_LEVEL", "FP32_ACTIVATIONS", "LOW_BIT_OPS", "Cache", "OnnxDecoder", "Past", "low_bit_nodes", "past_of"]
 
-MODEL = "model.onnx"
+MODEL, FOR_CPU = "model.onnx", "model.cpu.onnx"
+"""An artifact's graph, and what stands in for it on a CPU that has no products in its type."""
 LOW_BIT_OPS = ("MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "QLinearMatMul")
 # ONNX Runtime's own default, 4, rounds activations to int8 in front of an INT4 product. The checkpoint does not, nor does
 # TensorRT, so its loss would be booked on the wrong account: on Gemma 3 270M it costs 0.012 nats of KL and 3 % of the top-1
@@ -97,7 +98,7 @@ class OnnxDecoder:
         accuracy_level: int = FP32_ACTIVATIONS,
         options: ort.SessionOptions | None = None,
     ) -> None:
-        self._file = Path(path) / MODEL if Path(path).is_dir() else Path(path)
+        self._file = _graph_of(Path(path))
         if not self._file.is_file():
             raise UsageError(f"{path}: no {MODEL}", "give a directory that `edgewright export --format onnx` wrote")
         options = options or _options(threads, accuracy_level)
@@ -266,6 +267,13 @@ class OnnxDecoder:
     def low_bit_nodes(self) -> Counter[str]:
         """How many products with low-bit weights a forward pass executes, by operator."""
         return low_bit_nodes(self._file)
+
+
+def _graph_of(path: Path) -> Path:
+    """The file to run: of an artifact directory, the one for a CPU where it has one."""
+    if not path.is_dir():
+        return path
+    return path / FOR_CPU if (path / FOR_CPU).is_file() else path / MODEL
 
 
 def past_of(arrays: Iterable[NDArray[Any]]) -> Past:

@@ -33,7 +33,7 @@ class ExportOptions(BaseModel):
         "TensorRT; triton: the same, as a model repository; edge-llm: what TensorRT-Edge-LLM's exporter reads, and the commands; gguf: for "
         "llama.cpp",
     )
-    precision: Literal["fp32", "fp16", "int8", "int4", "int4-a8", "int8-dynamic"] = Field(
+    precision: Literal["fp32", "fp16", "bf16", "int8", "int4", "int4-a8", "int8-dynamic"] = Field(
         default="fp32",
         description="int4 takes a GPTQ or AWQ checkpoint bit for bit, int8 one of SmoothQuant; int8-dynamic is for ONNX Runtime on CPUs; "
         "int4-a8 (format ort): int4 whose inputs are rounded to 8 bits, less exact",
@@ -48,6 +48,8 @@ class ExportOptions(BaseModel):
             raise ValueError("precision int4-a8 is ONNX Runtime's: use format ort, or precision int4")
         if self.format == "ort" and (self.window or self.precision == "int8"):
             raise ValueError("format ort has no windowed cache and no static int8: use format onnx")
+        if self.precision == "bf16" and self.format not in ("onnx", "tensorrt"):
+            raise ValueError(f"format {self.format} has no bf16: use precision fp16, or format tensorrt")
         if self.format in ("gguf", "edge-llm", "triton") and (self.window or self.logits == "last"):
             raise ValueError(f"format {self.format} has no windowed cache and no cut logits: leave window and logits out")
         return self

@@ -28,7 +28,7 @@ SINCE = {
     "Swish": "11.0",
 }  # fmt: skip
 INT4, UINT8 = (TensorProto.INT4, TensorProto.UINT4), TensorProto.UINT8
-INT4_SINCE, ANY_RANK_SINCE = (10, 0), (10, 7)
+INT4_SINCE, ANY_RANK_SINCE, BF16_SINCE = (10, 0), (10, 7), (9, 0)
 NAMED = 2
 """Nodes of a kind that are named; the others are counted."""
 
@@ -40,7 +40,7 @@ class NodeProblem:
     Attributes:
         node: its name.
         op: its operator.
-        rule: `operator`, `quantization` or `uint8`.
+        rule: `operator`, `quantization`, `bf16` or `uint8`.
         reason: why not.
     """
 
@@ -60,7 +60,7 @@ def check_graph(model: onnx.ModelProto, tensorrt: str) -> list[NodeProblem]:
     version, constants = version_key(tensorrt), {tensor.name: tensor for tensor in model.graph.initializer}
     found: list[NodeProblem] = []
     for node in model.graph.node:
-        reasons = [*_operator(node, version), *_uint8(node), *_quantization(node, constants, version)]
+        reasons = [*_operator(node, version), *_types(node, version), *_quantization(node, constants, version)]
         found += [NodeProblem(node.name, node.op_type, rule, reason) for rule, reason in reasons]
     return found
 
@@ -74,8 +74,11 @@ def _operator(node: NodeProto, version: tuple[int, ...]) -> Iterator[tuple[str, 
         yield "operator", f"came with TensorRT {SINCE[node.op_type]}"
 
 
-def _uint8(node: NodeProto) -> Iterator[tuple[str, str]]:
-    if node.op_type == "Cast" and any(attribute.name == "to" and attribute.i == UINT8 for attribute in node.attribute):
+def _types(node: NodeProto, version: tuple[int, ...]) -> Iterator[tuple[str, str]]:
+    made = next((attribute.i for attribute in node.attribute if attribute.name == "to"), None) if node.op_type == "Cast" else None
+    if made == TensorProto.BFLOAT16 and version < BF16_SINCE:
+        yield "bf16", "makes BF16, which came with TensorRT 9.0"
+    if made == UINT8:
         yield "uint8", "makes UINT8, which TensorRT has for inputs and outputs of a network only"
 
 

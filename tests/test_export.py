@@ -23,6 +23,7 @@ from edgewright.errors import ParityFailed, Refused, UsageError
 from edgewright.export.parity import check
 from edgewright.export.runner import export_onnx
 from edgewright.export.runtime import OnnxDecoder
+from edgewright.export.step import ExportOptions
 from edgewright.layouts import PackedLinear, Scheme
 from edgewright.layouts.gptq import Gptq
 from edgewright.loading import load_model
@@ -370,3 +371,24 @@ def test_runtime_notices_a_truncated_data_file(exported: tuple[Path, Path], tmp_
         (tmp_path / name).write_bytes(content[: len(content) // 2] if name.endswith("data") else content)
     with pytest.raises(UsageError, match="cannot load"):
         OnnxDecoder(tmp_path)
+
+
+def test_bf16_stores_half_and_runs_on_a_cpu_as_rewritten(dense: Path, tmp_path: Path) -> None:
+    export_onnx(dense, tmp_path / "bf16", "bf16")
+    export_onnx(dense, tmp_path / "fp32", "fp32")
+    half, full = ((tmp_path / name / "model.onnx.data").stat().st_size for name in ("bf16", "fp32"))
+    assert half < 0.6 * full
+    graph = onnx.load(str(tmp_path / "bf16" / "model.onnx"), load_external_data=False).graph
+    assert {value.type.tensor_type.elem_type for value in graph.input if "past" in value.name} == {onnx.TensorProto.BFLOAT16}
+    ids = np.array([[5, 6, 7, 8, 9]])
+    rounded, exact = (OnnxDecoder(tmp_path / name).forward(ids, np.ones_like(ids))[0] for name in ("bf16", "fp32"))
+    assert 0 < np.abs(rounded - exact).max() < 0.1
+    (tmp_path / "bf16" / "model.cpu.onnx").unlink()
+    with pytest.raises(UsageError, match="cannot load"):
+        OnnxDecoder(tmp_path / "bf16")
+
+
+@pytest.mark.parametrize("format", ["ort", "gguf", "edge-llm", "triton"])
+def test_bf16_is_refused_where_nothing_reads_it(format: str) -> None:
+    with pytest.raises(ValueError, match=f"format {format} has no bf16"):
+        ExportOptions(format=format, precision="bf16")  # pyright: ignore[reportArgumentType] - parametrized

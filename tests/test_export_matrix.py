@@ -27,15 +27,16 @@ METHODS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 CUT = Cut(last_logits=True), Cut(window=24, sinks=3)
 EXPORTS: list[tuple[str, str, str, Cut]] = [
-    ("onnx", "fp32", "", Cut()), ("onnx", "fp16", "", Cut()), ("onnx", "int8-dynamic", "", Cut()), ("onnx", "int8-dynamic", "int8", Cut()),
+    ("onnx", "fp32", "", Cut()), ("onnx", "fp16", "", Cut()), ("onnx", "bf16", "", Cut()),
+    ("onnx", "int8-dynamic", "", Cut()), ("onnx", "int8-dynamic", "int8", Cut()),
     ("onnx", "int8", "smoothquant", Cut()), ("onnx", "int4", "gptq", Cut()), ("onnx", "int4", "awq", Cut()),
     ("onnx", "int4", "table", Cut()), ("onnx", "fp32", "", CUT[0]), ("onnx", "fp32", "", CUT[1]),
     ("ort", "fp32", "", Cut()), ("ort", "int4", "gptq", CUT[0]), ("ort", "int4", "awq", Cut()), ("ort", "int4", "table", Cut()),
     ("ort", "int4-a8", "table", Cut()), ("ort", "int8-dynamic", "", Cut()),
 ]  # fmt: skip
 BUILT = [
-    ("fp32", "", Cut()), ("fp16", "", Cut()), ("int8-fp16", "smoothquant", Cut()), ("int4-fp16", "gptq", Cut()), ("fp16", "", CUT[0]),
-    ("fp16", "", CUT[1]),
+    ("fp32", "", Cut()), ("fp16", "", Cut()), ("bf16", "", Cut()), ("int8-fp16", "smoothquant", Cut()),
+    ("int4-fp16", "gptq", Cut()), ("fp16", "", CUT[0]), ("fp16", "", CUT[1]),
 ]  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def test_parity_and_the_same_bytes_twice(
     if precision == "fp32":
         assert result.parity["parity/top1_prefill"] == result.parity["parity/top1_decode"] == 1
         assert result.parity["parity/max_abs_diff"] < 1e-3
-    assert (result.parity["parity/low_bit_nodes"] > 0) == (precision not in ("fp32", "fp16"))
+    assert (result.parity["parity/low_bit_nodes"] > 0) == (precision not in ("fp32", "fp16", "bf16"))
 
 
 @pytest.mark.parametrize("family", DENSE)
