@@ -152,7 +152,8 @@ def export(
     precision: Annotated[
         str,
         typer.Option(
-            help="fp32, fp16, bf16 (onnx, tensorrt), int4 (from a GPTQ or AWQ checkpoint), int8 (from SmoothQuant), int8-dynamic, int4-a8 (ort: inputs in 8 bits)"
+            help="fp32, fp16, bf16 (onnx, tensorrt), int4 (from a GPTQ or AWQ checkpoint), int8 (from SmoothQuant), int8-dynamic, "
+            "int4-a8 (ort: inputs in 8 bits)"
         ),
     ] = "fp32",
     logits: Annotated[str, typer.Option(help="all, or last: of the last position only, which is what generating needs")] = "all",
