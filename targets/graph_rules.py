@@ -75,7 +75,7 @@ def _operator(node: NodeProto, version: tuple[int, ...]) -> Iterator[tuple[str, 
 
 
 def _types(node: NodeProto, version: tuple[int, ...]) -> Iterator[tuple[str, str]]:
-    made = next((attribute.i for attribute in node.attribute if attribute.name == "to"), None) if node.op_type == "Cast" else None
+    made = {attribute.name: attribute.i for attribute in node.attribute}.get("to") if node.op_type == "Cast" else None
     if made == TensorProto.BFLOAT16 and version < BF16_SINCE:
         yield "bf16", "makes BF16, which came with TensorRT 9.0"
     if made == UINT8:

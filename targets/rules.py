@@ -144,7 +144,7 @@ def _precision(plan: _Plan) -> Iterator[Violation]:
         yield _dynamic_int8(plan)
     elif plan.precision == "fp32" and plan.jetson:
         yield Violation("precision", "fp32 runs, at twice the memory and traffic of fp16", "--precision fp16", "note")
-    elif plan.precision == "bf16" and plan.jetson and plan.format in FOR_TENSORRT:
+    elif plan.precision == "bf16" and plan.jetson and plan.format in ("onnx", "tensorrt"):
         return  # TensorRT has had it since 9.0: see graph_rules
     elif plan.precision == "bf16" and plan.jetson:
         yield Violation("precision", "bf16 has to become fp16, the kernels' activation type", "--precision fp16", "note")

@@ -208,6 +208,7 @@ def found(violations: list[Violation]) -> set[tuple[str, str]]:
         ("tensorrt", "fp32", {}, {("precision", "note")}),
         ("edge-llm", "bf16", {}, {("precision", "note")}),
         ("tensorrt", "bf16", {}, set()),
+        ("triton", "bf16", {}, {("precision", "note")}),
         # the INT4 scheme
         ("edge-llm", "int4", {"sym": False}, {("int4-symmetric", "refuse")}),
         ("onnx", "int4", {"sym": False}, {("int4-symmetric", "refuse")}),

@@ -25,7 +25,7 @@ from .probe import probe
 if TYPE_CHECKING:
     from ...export.runtime import OnnxDecoder
 
-__all__ = ["bench", "build", "check", "generate", "main", "verify"]
+__all__ = ["bench", "build", "check", "main", "verify"]
 
 MANIFEST, ENGINE = "bundle.json", Path("engine") / "model.engine"
 NO_TRTEXEC = "trtexec is not on this device, and neither is the Python module tensorrt"
@@ -57,14 +57,6 @@ def _manifest(bundle: Path) -> dict[str, Any]:
     return json.loads((bundle / MANIFEST).read_text())
 
 
-def generate(decoder: OnnxDecoder, ids: Sequence[int], new_tokens: int, eos_ids: Sequence[int] = ()) -> list[int]:
-    """The greedy continuation of one prompt."""
-    import numpy as np  # late, as everywhere here: most verbs do without
-
-    prompt = np.asarray([ids], np.int64)
-    return decoder.generate(prompt, np.ones_like(prompt), new_tokens, eos_ids)[0].tolist()
-
-
 def check(bundle: Path, threads: int) -> dict[str, float]:
     """Generate what the bundle recorded where it was made, and compare token by token.
 
@@ -77,7 +69,7 @@ def check(bundle: Path, threads: int) -> dict[str, float]:
     told, decoder = _manifest(bundle), _decoder(bundle, threads)
     equal = ties = total = 0
     for row in told["check"]:
-        made, wanted = generate(decoder, row["ids"], len(row["tokens"])), row["tokens"]
+        made, wanted = list(decoder.stream(row["ids"], len(row["tokens"]))), row["tokens"]
         total += len(wanted)
         first = next((i for i, pair in enumerate(zip(made, wanted, strict=True)) if pair[0] != pair[1]), len(wanted))
         equal += first
@@ -100,7 +92,7 @@ def _decoder(bundle: Path, threads: int) -> OnnxDecoder:
 
 
 def _gap(decoder: OnnxDecoder, ids: Sequence[int], made: int, wanted: int) -> float:
-    import numpy as np
+    import numpy as np  # late, as everywhere here: most verbs do without
 
     prompt = np.asarray([ids], np.int64)
     logits = decoder.forward(prompt, np.ones_like(prompt))[0][0, -1]
