@@ -9,13 +9,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .cli_compress import distill, iterate, prune, quantize, traces
-from .cli_device import deploy, serve, targets_check
-from .cli_evaluate import bench, compare, gate, report, sweep
-from .console import complain
-from .errors import EdgewrightError
-from .tables import show
-from .verbs import (
+from .commands.common import (
     CALIBRATION,
     CalibrationSource,
     Debug,
@@ -32,6 +26,12 @@ from .verbs import (
     run_step,
     run_whole,
 )
+from .commands.compress import distill, iterate, prune, quantize, traces
+from .commands.deliver import deploy, serve, targets_check
+from .commands.measure import bench, compare, gate, report, sweep
+from .commands.tables import show
+from .console import complain
+from .errors import EdgewrightError
 
 app = typer.Typer(name="edgewright", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 targets_app = typer.Typer(invoke_without_command=True)
@@ -67,9 +67,9 @@ def run(
 
         edgewright run recipes/demo.yaml --set model=/models/Qwen2.5-0.5B --set evaluate.limit=50 --out runs/qwen
     """
-    from .forecast import refuse
-    from .planner import plan_recipe
-    from .recipe import load_recipe
+    from .pipeline.forecast import refuse
+    from .pipeline.plan import plan_recipe
+    from .pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, settings or [])
     if dry_run:
@@ -93,7 +93,7 @@ def demo(
 
         edgewright demo --out runs/demo
     """
-    from .recipe import builtin_recipe, load_recipe
+    from .pipeline.recipe import builtin_recipe, load_recipe
 
     run_whole(load_recipe(builtin_recipe("demo")), out, fresh, as_json)
 
@@ -118,11 +118,11 @@ def plan(
 
         edgewright plan /models/Qwen2.5-3B --target all
     """
-    from .forecast import ALL_TARGETS, plan_model, refuse
+    from .pipeline.forecast import ALL_TARGETS, plan_model, refuse
 
     if what.endswith((".yaml", ".yml")):
-        from .planner import plan_recipe  # late: its steps import torch, which takes seconds
-        from .recipe import load_recipe
+        from .pipeline.plan import plan_recipe  # late: its steps import torch, which takes seconds
+        from .pipeline.recipe import load_recipe
 
         extra = [f"target={target}"] if target else []
         recipe = load_recipe(Path(what), [*(settings or []), *extra])
@@ -204,10 +204,10 @@ def kv_study(
 
         edgewright kv-study builtin:tiny-reasoner --tasks reasoning --bits 8 --json
     """
-    from .benchmarks.kv_study import KvOptions
-    from .benchmarks.kv_study import kv_study as study
-    from .configs import model_path, resolve
-    from .steps import CalibrationData
+    from .benchmarks.kv_cache.study import KvOptions
+    from .benchmarks.kv_cache.study import kv_study as study
+    from .checkpoints.config import model_path, resolve
+    from .steps.context import CalibrationData
 
     options = checked(
         KvOptions, bits=[int(b) if b.isdigit() else b for b in bits.split(",")], scales=scales.split(","), perplexity=perplexity or [],
@@ -253,7 +253,7 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
 
         edgewright doctor
     """
-    from .doctor import examine
+    from .commands.doctor import examine
 
     checks = examine()
     show(checks, as_json, "doctor")

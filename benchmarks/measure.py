@@ -9,18 +9,18 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..checkpoint import read_config, read_family, weight_bytes
+from ..checkpoints.files import read_config, read_family, weight_bytes
+from ..checkpoints.loading import load_tokenizer
 from ..data.packing import Encoded
 from ..data.sources import Source, rows_hash, scoring_rows
 from ..errors import UsageError
-from ..loading import load_tokenizer
-from .accuracy import Answer, score_text
-from .backends import Backend, is_artifact, open_backend
-from .kv_cache import KvScheme, cache_bytes
-from .latency import LatencyOptions, time_against, time_alone
-from .measurements import problem_samples, problems_hash, window_samples, write_lines
+from .kv_cache.rounded_cache import KvScheme, cache_bytes
+from .latency.latency import LatencyOptions, time_against, time_alone
+from .measurement_files import problem_samples, problems_hash, window_samples, write_lines
 from .statistics import share_error
-from .tasks import Task, TaskSettings, run_task
+from .tasks.accuracy import Answer, score_text
+from .tasks.backends import Backend, is_artifact, open_backend
+from .tasks.task import Task, TaskSettings, run_task
 
 __all__ = ["EvaluateOptions", "LatencyOptions", "Measurement", "Reference", "bench_path", "measure"]
 

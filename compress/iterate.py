@@ -17,7 +17,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
-from ..checkpoint import (
+from ..checkpoints.config import quantization
+from ..checkpoints.files import (
     PROVENANCE,
     atomic_directory,
     check_output,
@@ -27,15 +28,14 @@ from ..checkpoint import (
     scratch_directory,
     write_json,
 )  # fmt: skip
-from ..configs import quantization
+from ..checkpoints.loading import load_model, pick_device
 from ..console import console
 from ..errors import Refused
-from ..loading import load_model, pick_device
-from ..steps import StepContext, StepResult
-from ..workplace import workplace
+from ..steps.context import StepContext, StepResult
+from ..steps.workspace import workplace
+from .calibration.held_out import loss_on, set_aside
 from .distill.options import DistillOptions
 from .distill.runner import distill
-from .held_out import loss_on, set_aside
 from .prune.runner import PruneOptions, prune
 from .prune.schedule import spread
 

@@ -12,11 +12,11 @@ import json
 import math
 from pathlib import Path
 
-from ..benchmarks.accuracy import Answer, exact_match
-from ..benchmarks.backends import open_backend
-from ..checkpoint import weight_bytes, write_json
+from ..benchmarks.tasks.accuracy import Answer, exact_match
+from ..benchmarks.tasks.backends import open_backend
+from ..checkpoints.files import weight_bytes, write_json
+from ..checkpoints.loading import load_tokenizer
 from ..data.reasoning import HELD_OUT, TASKS, held_out
-from ..loading import load_tokenizer
 
 HERE = Path(__file__).parent / "model"
 CARD = """---

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..checkpoint import read_config
+from ..checkpoints.files import read_config
 from ..errors import Refused
 from ..models import require_dense
-from ..steps import StepContext, StepResult
-from .cut import Cut
+from ..steps.context import StepContext, StepResult
+from .onnx.cut import Cut
 
 if TYPE_CHECKING:
-    from .runner import ExportResult
+    from .onnx.export import ExportResult
 
 __all__ = ["ExportOptions", "export"]
 
@@ -84,21 +84,21 @@ def export(options: ExportOptions, source: Path, out: Path, context: StepContext
 
 
 def _export_onnx(source: Path, out: Path, options: ExportOptions, rows: list[list[int]]) -> ExportResult:
-    from .runner import export_onnx  # late: onnx and ONNX Runtime
+    from .onnx.export import export_onnx  # late: onnx and ONNX Runtime
 
     return export_onnx(source, out, options.precision, rows, format=options.format, cut=options.cut)
 
 
 def _export_triton(source: Path, out: Path, options: ExportOptions, rows: list[list[int]]) -> ExportResult:
-    from .triton import export_triton
+    from .triton.repository import export_triton
 
     return export_triton(source, out, options.precision, rows)
 
 
 def _export_tensorrt(source: Path, out: Path, options: ExportOptions, rows: list[list[int]]) -> ExportResult:
     """The graph in fp16 around INT4 and INT8, and NVIDIA's parser and builder asked about it."""
-    from .runner import export_onnx
-    from .tensorrt import check_build, installed
+    from .onnx.export import export_onnx
+    from .tensorrt.rtx import check_build, installed
 
     if options.precision == "int8-dynamic" and installed() is None:
         message = "TensorRT has no DynamicQuantizeLinear and no MatMulInteger, which int8-dynamic is made of"
@@ -111,7 +111,7 @@ GRAPHS = {"onnx": _export_onnx, "ort": _export_onnx, "tensorrt": _export_tensorr
 
 
 def _export_gguf(source: Path, out: Path, options: ExportOptions) -> StepResult:
-    from .gguf import export_gguf
+    from .gguf.writer import export_gguf
 
     told = export_gguf(source, out, options.precision)
     kinds = ", ".join(f"{count} {kind}" for kind, count in told["tensors"].items())

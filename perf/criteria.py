@@ -16,21 +16,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..benchmarks.accuracy import Text, score_text
-from ..benchmarks.backends import TorchBackend
-from ..checkpoint import read_family
-from ..compress.activations import Room
-from ..compress.layerwise import first_inputs
-from ..compress.prune.choose import choose_heads, head_counts
+from ..benchmarks.tasks.accuracy import Text, score_text
+from ..benchmarks.tasks.backends import TorchBackend
+from ..checkpoints.files import read_family
+from ..checkpoints.loading import load_tokenizer
+from ..checkpoints.streaming import InMemory
+from ..compress.calibration.activation_buffer import Room
+from ..compress.calibration.layer_inputs import first_inputs
 from ..compress.prune.compensate import Compensation
 from ..compress.prune.cut import Kept
 from ..compress.prune.importance import Criterion, masked, masked_layer, measure
+from ..compress.prune.selection import choose_heads, head_counts
 from ..data.packing import Encoded
 from ..data.sources import Source, scoring_rows
-from ..loading import load_tokenizer
 from ..models import Family, Shape, weight_of
-from ..steps import CalibrationData
-from ..streaming import InMemory
+from ..steps.context import CalibrationData
 
 CRITERIA: tuple[Criterion, ...] = ("taylor", "activation", "norm", "magnitude", "random")
 

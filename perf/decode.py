@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from ..benchmarks.latency import LatencyOptions, time_against
-from ..configs import model_path
+from ..benchmarks.latency.latency import LatencyOptions, time_against
+from ..checkpoints.config import model_path
 
 
 def _directory(model: str) -> Path:

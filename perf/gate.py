@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from ..benchmarks.gate import check_gate
-from ..benchmarks.measurements import problem_samples, window_samples
-from ..benchmarks.policy import Limit, Policy
+from ..benchmarks.gate.gate import check_gate
+from ..benchmarks.gate.policy import Limit, Policy
+from ..benchmarks.measurement_files import problem_samples, window_samples
 
 METRIC, TEXT = "accuracy/simulated", "perplexity/simulated"
 CONTEXT = {"problems/simulated": 0, "data_hash/simulated": "0", "seq_len/simulated": 0}

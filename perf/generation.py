@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from ..benchmarks.backends import TorchBackend, open_backend
-from ..benchmarks.generation import end_tokens_of, generate_texts
-from ..configs import model_path, resolve
+from ..benchmarks.tasks.backends import TorchBackend, open_backend
+from ..benchmarks.tasks.generation import end_tokens_of, generate_texts
+from ..checkpoints.config import model_path, resolve
+from ..checkpoints.loading import load_tokenizer
 from ..data.packing import render_prompt
 from ..data.reasoning import held_out
-from ..loading import load_tokenizer
 
 Answers = list[list[int]]
 

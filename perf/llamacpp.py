@@ -21,9 +21,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..benchmarks.latency import Worker, take_turns, warm_up
-from ..benchmarks.timing import compare
-from ..benchmarks.worker import Round
+from ..benchmarks.latency.latency import Worker, take_turns, warm_up
+from ..benchmarks.latency.timing import compare
+from ..benchmarks.latency.worker import Round
 
 LLAMA = """
 import json, sys, time

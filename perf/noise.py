@@ -17,9 +17,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ..benchmarks.latency import Side, compare_sides
-from ..benchmarks.timing import Comparison
-from ..benchmarks.worker import Step, made_up_prompt, open_step, time_round
+from ..benchmarks.latency.latency import Side, compare_sides
+from ..benchmarks.latency.timing import Comparison
+from ..benchmarks.latency.worker import Step, made_up_prompt, open_step, time_round
 
 SLOWDOWN = 0.10
 

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..benchmarks.measure import EvaluateOptions, measure
-from ..configs import model_path, resolve
+from ..checkpoints.config import model_path, resolve
 from ..data.sources import Source
 
 

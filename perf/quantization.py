@@ -20,12 +20,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..benchmarks.accuracy import Text, score_text
-from ..benchmarks.backends import TorchBackend
-from ..compress.mixed import bf16_is_fast
+from ..benchmarks.tasks.accuracy import Text, score_text
+from ..benchmarks.tasks.backends import TorchBackend
+from ..checkpoints.loading import load_tokenizer
+from ..compress.calibration.mixed_precision import bf16_is_fast
 from ..data.packing import Encoded
 from ..data.sources import Source, scoring_rows
-from ..loading import load_tokenizer
 
 GPTQMODEL = """
 import json, sys, torch

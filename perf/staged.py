@@ -17,12 +17,12 @@ import tempfile
 from pathlib import Path
 
 from ..benchmarks.measure import EvaluateOptions, measure
+from ..checkpoints.config import model_path, resolve
 from ..compress.distill.options import DistillOptions, Stage
 from ..compress.distill.runner import distill
 from ..compress.prune.options import PruneOptions
 from ..compress.prune.runner import prune
-from ..configs import model_path, resolve
-from ..steps import CalibrationData, StepContext
+from ..steps.context import CalibrationData, StepContext
 
 EVALUATE = EvaluateOptions(tasks=("reasoning",), limit=256, max_new_tokens=144, perplexity=("builtin:reasoning",), latency=None)
 

@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import read_config, write_checkpoint
+from ..checkpoints.config import BUILTIN_MODEL, model_path
+from ..checkpoints.files import read_config, write_checkpoint
+from ..checkpoints.safetensors_writer import Pending
 from ..compress.prune.memory import prune_memory
-from ..configs import BUILTIN_MODEL, model_path
-from ..shards import Pending
 
 CONFIG: dict[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960,

@@ -17,10 +17,10 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from ..benchmarks.questions import same_answer
-from ..benchmarks.traces import TracesOptions, ask_teacher, read_questions
-from ..benchmarks.votes import Chain, ChoiceRules, choose_chains, majority
-from ..configs import model_path, resolve
+from ..benchmarks.tasks.questions import same_answer
+from ..benchmarks.traces.traces import TracesOptions, ask_teacher, read_questions
+from ..benchmarks.traces.votes import Chain, ChoiceRules, choose_chains, majority
+from ..checkpoints.config import model_path, resolve
 from ..data.reasoning import held_out_questions, training_problems
 
 

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..configs import model_path, resolve
+from ..checkpoints.config import model_path, resolve
+from ..checkpoints.loading import load_tokenizer
 from ..data.sources import Source, training_rows
-from ..export.cut import Cut
-from ..export.runner import export_onnx
-from ..export.runtime import OnnxDecoder
-from ..loading import load_tokenizer
+from ..export.onnx.cut import Cut
+from ..export.onnx.export import export_onnx
+from ..export.onnx.runtime import OnnxDecoder
 
 CHUNK = 32
 """Tokens a pass; a longer one would hold a wider bounded cache while it runs."""

@@ -22,12 +22,12 @@ import numpy as np
 from onnx import TensorProto
 
 from .. import __version__
-from ..checkpoint import PROVENANCE, atomic_directory, file_hash
-from ..configs import end_tokens
+from ..checkpoints.config import end_tokens
+from ..checkpoints.files import PROVENANCE, atomic_directory, file_hash
 from ..errors import Refused, UsageError
-from ..export.engine import EngineSpec, spec_block
-from ..export.precision import precision_of
-from ..export.runtime import MODEL, OnnxDecoder
+from ..export.onnx.precision import precision_of
+from ..export.onnx.runtime import MODEL, OnnxDecoder
+from ..export.tensorrt.engine import EngineSpec, spec_block
 from .profile import Target, usable_bytes
 from .sizes import kv_size
 
@@ -36,9 +36,10 @@ __all__ = ["Bundle", "BundleOptions", "make_bundle", "write_bundle"]
 ROOT = Path(__file__).parents[1]
 MANIFEST = "bundle.json"
 LIBRARY = (
-    "__init__.py", "errors.py", "export/__init__.py", "export/engine.py", "export/runtime.py", "export/sampling.py",
-    "benchmarks/__init__.py",
-    "benchmarks/energy.py", "benchmarks/worker.py", "targets/device/__init__.py", "targets/device/probe.py", "targets/device/run.py",
+    "__init__.py", "errors.py", "export/__init__.py", "export/onnx/__init__.py",
+    "export/onnx/runtime.py", "export/onnx/sampling.py", "export/tensorrt/__init__.py", "export/tensorrt/engine.py",
+    "benchmarks/__init__.py", "benchmarks/latency/__init__.py", "benchmarks/latency/energy.py", "benchmarks/latency/worker.py",
+    "targets/device/__init__.py", "targets/device/probe.py", "targets/device/run.py",
 )  # fmt: skip
 EMPTY = ("targets/__init__.py",)
 """The package's own imports pydantic, which a device need not have."""

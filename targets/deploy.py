@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..benchmarks.latency import figures
-from ..benchmarks.worker import Round
-from ..checkpoint import read_config
+from ..benchmarks.latency.latency import figures
+from ..benchmarks.latency.worker import Round
+from ..checkpoints.files import read_config
 from ..console import console, progress
 from ..errors import EdgewrightError, ParityFailed, Refused, UsageError
 from .bundle import Bundle

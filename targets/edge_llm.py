@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import tensor_specs, tensors_of
-from ..configs import packing, quantization, read_family
-from ..layouts import LAYOUTS
+from ..checkpoints.config import packing, quantization, read_family
+from ..checkpoints.files import tensor_specs, tensors_of
+from ..checkpoints.layouts import LAYOUTS
 from ..models import Family
 from .profile import EdgeLlm, Int4, Target
 from .rules import Violation

@@ -144,7 +144,7 @@ def graph_violations(file: Path, releases: Sequence[JetPack]) -> list[Violation]
 
 def parser_violations(file: Path) -> list[Violation] | None:
     """What TensorRT for RTX's parser says against a file, a node each; None where it is not installed."""
-    from ..export.tensorrt import installed, parser_errors  # late: loads NVIDIA's libraries
+    from ..export.tensorrt.rtx import installed, parser_errors  # late: loads NVIDIA's libraries
 
     trt = installed()
     if trt is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Refused
-from ..export.engine import supported
+from ..export.tensorrt.engine import supported
 from .bundle import Bundle
 from .profile import JetPack, Target, version_key
 from .rules import check

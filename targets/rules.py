@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import UsageError
-from ..export.opset import opset_of
+from ..export.onnx.opset import opset_of
 from ..models import family_of
 from .estimator import Prediction, float_bytes_on, predict
 from .profile import JetPack, Target, version_key

@@ -131,7 +131,7 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def context(text_file: Path) -> Any:
     """A step context that calibrates on 6 rows of 32 tokens of the text."""
-    from edgewright.steps import CalibrationData, StepContext
+    from edgewright.steps.context import CalibrationData, StepContext
 
     return StepContext(CalibrationData(f"text:{text_file}", samples=6, seq_len=32))
 

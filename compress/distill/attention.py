@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...checkpoints.loading import free_memory
 from ...errors import Refused, UsageError
-from ...loading import free_memory
 from ...models import Family
 from .losses import attention_kl
 from .objectives import HiddenAlignment, layer_pairs

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...checkpoint import read_family
+from ...checkpoints.files import read_family
+from ...checkpoints.loading import load_tokenizer
 from ...errors import Refused, UsageError
-from ...loading import load_tokenizer
 from ...models import Family
 from .options import DistillOptions, Stage
 

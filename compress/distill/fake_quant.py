@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...layouts import PackedLinear
+from ...checkpoints.layouts import PackedLinear
 from ..quantize.grid import round_to_grid
 
 __all__ = ["fake_quantize", "grid_range", "into_cells", "pack"]

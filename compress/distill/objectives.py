@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ...data.packing import IGNORE
 from .losses import Divergence, divergence, hidden_mse, in_chunks, scored_labels
-from .targets import Targets, hidden_states, last_hidden, logits_of
+from .teacher_logits import Targets, hidden_states, last_hidden, logits_of
 
 __all__ = ["HiddenAlignment", "LabelLearning", "LogitDistillation", "Objective", "layer_pairs"]
 

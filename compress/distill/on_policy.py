@@ -19,7 +19,7 @@ from ...data.draws import uniforms
 from ...data.packing import IGNORE
 from .losses import Divergence
 from .objectives import LogitDistillation
-from .targets import Targets, logits_of
+from .teacher_logits import Targets, logits_of
 
 __all__ = ["OnPolicyDistillation", "Writing", "continued", "first_written", "is_written"]
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...checkpoint import read_family, read_state
+from ...checkpoints.files import read_family, read_state
+from ...checkpoints.layouts import PackedLinear, layout_of
+from ...checkpoints.streaming import skeleton
 from ...errors import Refused, UsageError
-from ...layouts import PackedLinear, layout_of
 from ...models import require_dense
-from ...streaming import skeleton
 
 __all__ = ["PackedBase", "check_packed", "load_packed"]
 

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ...checkpoint import read_family, read_state
+from ...checkpoints.files import read_family, read_state
+from ...checkpoints.layouts import LAYOUTS, PackedLinear, Scheme, layout_of
+from ...checkpoints.layouts.gptq import Gptq
 from ...errors import Refused, UsageError
-from ...layouts import LAYOUTS, PackedLinear, Scheme, layout_of
-from ...layouts.gptq import Gptq
 from ...models import Family, require_dense, weight_of
 from ..quantize.gptq import rtn
 from .fake_quant import fake_quantize, grid_range, into_cells, pack

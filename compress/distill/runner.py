@@ -13,18 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checkpoint import content_hash, read_config, read_family, scratch_directory, stored_dtype, write_checkpoint
-from ...configs import end_tokens, quantization
+from ...checkpoints.config import end_tokens, quantization
+from ...checkpoints.files import content_hash, read_config, read_family, scratch_directory, stored_dtype, write_checkpoint
+from ...checkpoints.loading import load_model, load_tokenizer, pick_device
 from ...errors import Refused, UsageError
-from ...loading import load_model, load_tokenizer, pick_device
 from ...models import Family
-from ...steps import StepContext, StepResult
-from ...workplace import workplace
+from ...steps.context import StepContext, StepResult
+from ...steps.workspace import workplace
 from ..prune.runner import PruneOptions, prune
 from .attention import AttentionAlignment, check_maps, eager, maps_told
 from .checks import SharedVocabulary, check_sharded, check_sizes, shared_vocabulary
 from .early_stop import Watch, told
 from .freezing import frozen
+from .keep_sparsity import zeros_of
 from .lora import LoraOptions, adapted, lora_targets
 from .objectives import HiddenAlignment, LabelLearning, LogitDistillation, Objective
 from .on_policy import OnPolicyDistillation, Writing
@@ -32,14 +33,13 @@ from .options import DistillOptions, Stage, StudentFrom
 from .packed_base import check_packed, load_packed
 from .processes import Processes
 from .qat import CENTRED, QuantizedStudent, check_widths, starting_integers, with_packed
-from .rows import Rows
-from .saves import FINISHED, Saves
 from .sharding import is_sharded, whole_state
-from .sparse import zeros_of
-from .targets import OnlineTeacher, Targets
 from .teacher_cache import CachedTeacher
+from .teacher_logits import OnlineTeacher, Targets
 from .tracking import Tracking, check_tracker
 from .trainer import NotFinite, TrainConfig, train
+from .training_rows import Rows
+from .training_state import FINISHED, Saves
 
 __all__ = ["distill"]
 

@@ -20,11 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...checkpoint import write_json
+from ...checkpoints.files import write_json
 from ...console import progress
 from ...data.packing import IGNORE
 from ...errors import UsageError
-from .targets import Target, last_hidden, logits_of
+from .teacher_logits import Target, last_hidden, logits_of
 
 __all__ = ["CachedTeacher", "TeacherCacheOptions", "TopK", "top_k_target"]
 

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from ...console import progress
 from ...errors import EdgewrightError, UsageError
-from ..mixed import bf16_is_fast
+from ..calibration.mixed_precision import bf16_is_fast
 from .early_stop import Watch
 from .losses import scored_labels
 from .muon import Muon

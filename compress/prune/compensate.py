@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ...models import Family, Shape, weight_of
-from ..activations import Activations, Room
-from ..layerwise import LayerCall
+from ..calibration.activation_buffer import Activations, Room
+from ..calibration.layer_inputs import LayerCall
 from .cut import Kept, head_channels
 
 __all__ = ["Compensation", "Sums", "choose_damp", "refit"]

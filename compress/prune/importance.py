@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ...checkpoints.streaming import InMemory, Layered
 from ...console import progress
 from ...models import Family, Shape, weight_of
-from ...streaming import InMemory, Layered
-from ..activations import Room
-from ..layerwise import first_inputs
+from ..calibration.activation_buffer import Room
+from ..calibration.layer_inputs import first_inputs
 from .cut import Kept
 from .experts import Usage, mask_router, watched
 

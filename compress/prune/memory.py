@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...checkpoint import stored_dtype
+from ...checkpoints.files import stored_dtype
 from ...models import family_of
 from .compensate import ROWS_AT_ONCE, TOKENS_AT_ONCE
 from .importance import Criterion

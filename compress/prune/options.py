@@ -10,10 +10,10 @@ from pydantic_core import PydanticCustomError
 
 from ...errors import Refused
 from ...models import Family, require_dense
-from .choose import head_counts, neuron_count
 from .experts import kept_experts
 from .importance import Criterion
-from .sparsity import SparsityMethod
+from .selection import head_counts, neuron_count
+from .two_four import SparsityMethod
 
 __all__ = ["Budget", "PruneOptions", "merged_config", "sizes_after"]
 

@@ -9,20 +9,20 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ...checkpoint import tensors_of
+from ...checkpoints.files import tensors_of
+from ...checkpoints.loading import free_memory
+from ...checkpoints.safetensors_writer import Pending
+from ...checkpoints.streaming import Streamed
 from ...console import progress
-from ...loading import free_memory
 from ...models import Shape, family_of, weight_of
-from ...shards import Pending
-from ...steps import Proof
-from ...streaming import Streamed
-from ..activations import Room
-from ..layerwise import first_inputs
+from ...steps.context import Proof
+from ..calibration.activation_buffer import Room
+from ..calibration.layer_inputs import first_inputs
 from .compensate import Compensation
 from .cut import Kept, cut, cut_layer
 from .experts import Usage, watched
 from .importance import masked_layer
-from .proof import difference, probe_of, stock_logits
+from .verify import difference, probe_of, stock_logits
 
 __all__ = ["Rebuild", "choose_proof", "prove_rebuilt"]
 

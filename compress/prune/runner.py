@@ -11,23 +11,23 @@ from typing import Any
 
 from torch import Tensor
 
-from ...checkpoint import content_hash, read_family, read_provenance, scratch_directory, write_checkpoint
-from ...configs import quantization
+from ...checkpoints.config import quantization
+from ...checkpoints.files import content_hash, read_family, read_provenance, scratch_directory, write_checkpoint
+from ...checkpoints.loading import load_model, pick_device
+from ...checkpoints.streaming import Streamed
 from ...errors import Refused, UsageError
-from ...loading import load_model, pick_device
 from ...models import Family, Shape, family_of
-from ...steps import StepContext, StepResult
-from ...streaming import Streamed
-from ..activations import Room
-from .choose import choose_heads, choose_layers, choose_neurons, share_below
+from ...steps.context import StepContext, StepResult
+from ..calibration.activation_buffer import Room
 from .cut import Kept
 from .experts import choose_experts, expert_details, expert_note
 from .importance import Importance, measure, measure_layers
-from .merging import merge_key_values
+from .kv_merge_step import merge_key_values
 from .options import PruneOptions, merged_config, sizes_after
-from .proof import prove
 from .rebuild import Rebuild, choose_proof, prove_rebuilt
-from .sparsify import sparsify
+from .selection import choose_heads, choose_layers, choose_neurons, share_below
+from .two_four_step import sparsify
+from .verify import prove
 
 __all__ = ["CUT_LIST", "Choice", "PruneOptions", "check_request", "decide", "preview", "prune"]
 

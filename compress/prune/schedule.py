@@ -9,8 +9,8 @@ import torch
 
 from ...errors import Refused, UsageError
 from ...models import Family
-from .choose import choose_layers
 from .options import PruneOptions, merged_config, sizes_after
+from .selection import choose_layers
 
 __all__ = ["spread"]
 

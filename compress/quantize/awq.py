@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...layouts import PackedLinear, Scheme
+from ...checkpoints.layouts import PackedLinear, Scheme
 from .grid import fit_grid, round_to_grid
-from .observe import Inputs
+from .input_statistics import Inputs
 
 __all__ = ["awq_factors", "clipped", "dequantized"]
 

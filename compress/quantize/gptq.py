@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...layouts import PackedLinear, Scheme
+from ...checkpoints.layouts import PackedLinear, Scheme
+from .blocked_columns import columns_of, in_halves, put_back
 from .grid import Grid, fit_grid, round_to_grid
-from .halves import columns_of, in_halves, put_back
 from .refine import refine_scales, refine_weights
 
 __all__ = ["Quantized", "gptq", "improved", "inverse_factor", "rtn"]

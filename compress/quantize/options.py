@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ...layouts import Scheme
+from ...checkpoints.layouts import Scheme
 from .rules import Rule, Sensitivity, first_match
 
 __all__ = ["QuantizeOptions"]

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .blocked_columns import columns_of, in_halves, put_back
 from .grid import SMALLEST_SCALE, Grid
-from .halves import columns_of, in_halves, put_back
 
 __all__ = ["refine_scales", "refine_weights"]
 

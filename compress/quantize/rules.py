@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ...checkpoints.layouts import Scheme
 from ...errors import UsageError
-from ...layouts import Scheme
 
 __all__ = ["Rule", "Sensitivity", "check_rules", "first_match", "parsed_rule", "stored_bytes"]
 

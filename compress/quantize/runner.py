@@ -11,25 +11,25 @@ from typing import Any
 
 from torch import Tensor
 
-from ...checkpoint import check_finite, check_output, content_hash, read_family, read_provenance, stored_dtype, write_checkpoint
-from ...configs import quantization
+from ...checkpoints.config import quantization
+from ...checkpoints.files import check_finite, check_output, content_hash, read_family, read_provenance, stored_dtype, write_checkpoint
+from ...checkpoints.layouts import LAYOUTS, Layout, Scheme
+from ...checkpoints.layouts.gptq import Gptq
+from ...checkpoints.loading import pick_device
+from ...checkpoints.streaming import Streamed
 from ...errors import Refused
-from ...layouts import LAYOUTS, Layout, Scheme
-from ...layouts.gptq import Gptq
-from ...loading import pick_device
-from ...steps import StepContext, StepResult
-from ...streaming import Streamed
-from ...workplace import workplace
-from ..activations import Room
-from ..mixed import bf16_is_fast
-from .choice import Choice, choose
-from .journal import FINISHED, Journal
-from .layers import ENOUGH, Run, quantized_layers
-from .observed import observed_layers
+from ...steps.context import StepContext, StepResult
+from ...steps.workspace import workplace
+from ..calibration.activation_buffer import Room
+from ..calibration.mixed_precision import bf16_is_fast
+from .assignment import Choice, choose
+from .checkpoint_stream import pending
+from .one_pass import observed_layers
 from .options import QuantizeOptions
+from .resume_journal import FINISHED, Journal
 from .scaling import Scaler
 from .sensitivity import Finding, measured, table, worth_keeping
-from .written import pending
+from .sequential import ENOUGH, Run, quantized_layers
 
 __all__ = ["quantize"]
 

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ...models import Family, Fold, weight_of
-from ..activations import Activations
-from ..layerwise import LayerCall
+from ..calibration.activation_buffer import Activations
+from ..calibration.layer_inputs import LayerCall
 from .awq import awq_factors
 from .fold import apply_fold, channels_of, per_channel
-from .observe import Inputs, observe
+from .input_statistics import Inputs, observe
 from .options import QuantizeOptions
-from .smooth import smooth_factors
+from .smoothquant import smooth_factors
 
 if TYPE_CHECKING:
-    from .layers import Run
+    from .sequential import Run
 
 __all__ = ["Scaler"]
 

@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ...checkpoint import rows_of
+from ...checkpoints.files import rows_of
+from ...checkpoints.layouts import Scheme
+from ...checkpoints.streaming import ROWS, Streamed
 from ...console import progress
-from ...layouts import Scheme
 from ...models import Family, weight_of
-from ...streaming import ROWS, Streamed
-from ..activations import Activations, Room
-from ..gram import Gram, energy
-from ..layerwise import LayerCall, advance, first_inputs
+from ..calibration.activation_buffer import Activations, Room
+from ..calibration.gram import Gram, energy
+from ..calibration.layer_inputs import LayerCall, advance, first_inputs
 from .gptq import rtn
 from .rules import stored_bytes
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import EdgewrightError, ParityFailed, UsageError
-from ...export.engine import PHASES, build_command, build_with, profile_shapes, read_spec, run_command, version_of
+from ...export.tensorrt.engine import PHASES, build_command, build_with, profile_shapes, read_spec, run_command, version_of
 from .probe import probe
 
 if TYPE_CHECKING:
-    from ...export.runtime import OnnxDecoder
+    from ...export.onnx.runtime import OnnxDecoder
 
 __all__ = ["bench", "build", "check", "main", "verify"]
 
@@ -86,7 +86,7 @@ def check(bundle: Path, threads: int) -> dict[str, float]:
 
 
 def _decoder(bundle: Path, threads: int) -> OnnxDecoder:
-    from ...export.runtime import OnnxDecoder
+    from ...export.onnx.runtime import OnnxDecoder
 
     return OnnxDecoder(bundle / "model", threads)
 
@@ -153,7 +153,7 @@ def bench(bundle: Path, threads: int, prompt: int, new_tokens: int, rounds: int)
     before = probe(str(bundle))
     asked = json.dumps({"prompt": prompt, "new_tokens": new_tokens, "batch": 1})
     with _watched() as lines:
-        command = [sys.executable, "-m", "edgewright.benchmarks.worker", str(bundle / "model"), "--threads", str(threads)]
+        command = [sys.executable, "-m", "edgewright.benchmarks.latency.worker", str(bundle / "model"), "--threads", str(threads)]
         done = subprocess.run(command, input=f"{asked}\n" * (rounds + 1), capture_output=True, text=True, check=False)
         if done.returncode:
             told = (done.stderr.strip().splitlines() or ["it was killed, perhaps for lack of memory"])[-1]
@@ -237,7 +237,7 @@ def _tokenizer(bundle: Path) -> Any:
 
 
 def _generated(bundle: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    from ...export.sampling import Sampling  # late: numpy
+    from ...export.onnx.sampling import Sampling  # late: numpy
 
     ids = _prompt(bundle, arguments)
     if not ids:

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import EdgewrightError
-from ...export.runtime import OnnxDecoder, Past, past_of
-from ...export.sampling import Sampling, chosen
+from ...export.onnx.runtime import OnnxDecoder, Past, past_of
+from ...export.onnx.sampling import Sampling, chosen
 
 __all__ = ["Batcher", "Full", "Generation"]
 

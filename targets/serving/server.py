@@ -18,11 +18,11 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException
 
-from ...configs import end_tokens, read_config
+from ...checkpoints.config import end_tokens, read_config
+from ...checkpoints.loading import load_tokenizer
 from ...errors import UsageError
-from ...export.runtime import OnnxDecoder
-from ...export.sampling import Sampling
-from ...loading import load_tokenizer
+from ...export.onnx.runtime import OnnxDecoder
+from ...export.onnx.sampling import Sampling
 from .batcher import Batcher, Full, Generation
 from .schemas import ChatRequest, CompletionRequest, Failure, Health, Models, Reply, completion_request
 from .text import TextStream

@@ -1,0 +1,207 @@
+"""Latency and memory of models that are timed in processes of their own: one by itself, or two that take turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ...errors import EdgewrightError
+from ..tasks.backends import is_artifact
+from .timing import NOISY, Comparison, compare, percentile, settled, variation
+from .worker import Round
+
+__all__ = ["LatencyOptions", "Side", "Worker", "compare_sides", "take_turns", "time_against", "time_alone", "warm_up"]
+
+Side = Callable[[], Round]
+"""Runs one round."""
+MAX_WARM_ROUNDS = 20
+LOOKS = 5
+"""A comparison that is not clear goes on with as many rounds again as it has had, so that it ends at 16 times `runs`."""
+
+
+class LatencyOptions(BaseModel):
+    """How latency is measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: int = Field(default=64, gt=0, description="prompt tokens")
+    new_tokens: int = Field(default=64, gt=0, description="tokens decoded after it")
+    runs: int = Field(default=5, gt=0, description="measured repetitions, after as many as it takes until they are stable")
+    batches: tuple[int, ...] = Field(default=(), description="also with these numbers of prompts at a time")
+    prompts: tuple[int, ...] = Field(default=(), description="also with prompts of these lengths")
+    contexts: tuple[int, ...] = Field(default=(2048,), description="tokens to tell the bytes of an fp16 KV cache for")
+
+    def shape(self, batch: int = 1, prompt: int | None = None) -> dict[str, int]:
+        """What a worker is asked for."""
+        return {"prompt": prompt or self.prompt, "new_tokens": self.new_tokens, "batch": batch}
+
+
+class Worker:
+    """A model in a process of its own that runs rounds on demand; leaving the block ends it.
+
+    Args:
+        path: checkpoint or artifact.
+        device: where torch runs; artifacts run on the CPU.
+        threads: that the model may use.
+
+    Raises:
+        EdgewrightError: in any method, when the process has died; its last words are the reason.
+    """
+
+    def __init__(self, path: Path, device: str, threads: int) -> None:
+        self.path = path
+        command = [
+            sys.executable, "-m", "edgewright.benchmarks.latency.worker", str(path.resolve()), "--threads", str(threads),
+            "--device", "cpu" if is_artifact(path) else device,
+        ]  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TRANSFORMERS_VERBOSITY": "error"}
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it is open as long as the process
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment
+        )
+        self.loaded: dict[str, Any] = self._hear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def round(self, shape: dict[str, int]) -> Round:
+        """Time one round of this shape."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(shape) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._died() from None
+        return Round(**self._hear())
+
+    def finish(self) -> dict[str, int]:
+        """End it; the peak resident memory by phase, bytes."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.stdin = None
+        return self._hear()
+
+    def _hear(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._died()
+        return json.loads(line)
+
+    def _died(self) -> EdgewrightError:
+        self._process.wait()
+        self._errors.seek(0)
+        reason = (self._errors.read().strip().splitlines() or ["it was killed, perhaps for lack of memory"])[-1]
+        return EdgewrightError(f"{self.path}: the latency measurement failed: {reason}", "run `edgewright bench` on it with --debug")
+
+
+def warm_up(side: Side, most: int = MAX_WARM_ROUNDS) -> int:
+    """Run a side until its rounds are as fast as those before them; how many that took."""
+    seconds: list[float] = []
+    while len(seconds) < most and not settled(seconds):
+        timed = side()
+        seconds.append(timed.first + sum(timed.tokens))
+    return len(seconds)
+
+
+def take_turns(sides: Sequence[Side], rounds: int) -> list[list[Round]]:
+    """The rounds of each side, in turns whose order changes every time, so that none always comes after the other."""
+    timed: list[list[Round]] = [[] for _ in sides]
+    for number in range(rounds):
+        order = range(len(sides)) if number % 2 == 0 else reversed(range(len(sides)))
+        for at in order:
+            timed[at].append(sides[at]())
+    return timed
+
+
+def time_alone(path: Path, options: LatencyOptions, device: str, threads: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """Metrics of one model, and what goes with them into the context.
+
+    Raises:
+        EdgewrightError: the process died, perhaps for lack of memory.
+    """
+    with Worker(path, device, threads) as worker:
+        warm = warm_up(lambda: worker.round(options.shape()))
+        (timed,) = take_turns([lambda: worker.round(options.shape())], options.runs)
+        metrics = figures(timed, options.prompt, 1)
+        for batch, prompt in [*((batch, options.prompt) for batch in options.batches), *((1, prompt) for prompt in options.prompts)]:
+            shape = options.shape(batch, prompt)
+            warm_up(lambda shape=shape: worker.round(shape))
+            (more,) = take_turns([lambda shape=shape: worker.round(shape)], options.runs)
+            found = figures(more, prompt, batch)
+            metrics |= {f"{name}/batch{batch}-prompt{prompt}": found[name] for name in ("ttft_ms/p50", "decode_tok_s/p50", "prefill_tok_s")}
+        peaks = worker.finish()
+        loaded = worker.loaded
+    metrics |= {"load_s": loaded["load_s"], "peak_rss_bytes": max(peaks.values())}
+    metrics |= {f"peak_rss_bytes/{phase}": value for phase, value in peaks.items()}
+    noisy = [name for name in ("ttft_ms", "decode_tok_s") if metrics[f"{name}/cv"] > NOISY]
+    shape = {"prompt": options.prompt, "new_tokens": options.new_tokens, "runs": options.runs, "batch": 1}
+    return metrics, {"latency": shape, "affinity": loaded["affinity"], "warm_rounds": warm, **({"noisy": noisy} if noisy else {})}
+
+
+def figures(timed: Sequence[Round], prompt: int, batch: int) -> dict[str, float]:
+    """The metrics of some rounds: milliseconds, and tokens a second."""
+    first = [one.first * 1000 for one in timed]
+    rates = [batch * len(one.tokens) / sum(one.tokens) for one in timed]
+    joules = [one.joules / (batch * (1 + len(one.tokens))) for one in timed if one.joules is not None]
+    every = [seconds * 1000 for one in timed for seconds in one.tokens]
+    return {
+        **{f"ttft_ms/p{share}": percentile(first, share / 100) for share in (50, 90, 99)},
+        "ttft_ms/cv": variation(first),
+        "prefill_tok_s": batch * prompt / (statistics.median(first) / 1000),
+        "decode_tok_s/p50": statistics.median(rates),
+        "decode_tok_s/cv": variation(rates),
+        **{f"token_ms/p{share}": percentile(every, share / 100) for share in (50, 90, 99)},
+        **({"joules_per_token": statistics.median(joules)} if joules else {}),
+    }
+
+
+def time_against(path: Path, other: Path, options: LatencyOptions, device: str, threads: int) -> dict[str, Any]:
+    """Time two models in turns: `ttft` and `decode`, each a comparison of the first model's seconds with the other's.
+
+    Raises:
+        EdgewrightError: a process died.
+    """
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(one, device, threads)) for one in (path, other)]
+        found = compare_sides([lambda worker=worker: worker.round(options.shape()) for worker in workers], max(options.runs, 8))
+    return {name: asdict(one) for name, one in found.items()}
+
+
+def compare_sides(sides: Sequence[Side], rounds: int) -> dict[str, Comparison]:
+    """Warm two sides up and compare them over as many rounds as are asked for, and more of them while a comparison is unclear.
+
+    Looking again and again would find a difference by accident more often than the interval says; the interval of 99 %, a margin, and
+    few looks, each at twice as many rounds as the last, leave that below 2 %.
+    """
+    for side in sides:
+        warm_up(side)
+    timed: list[list[Round]] = [[], []]
+    found: dict[str, Comparison] = {}
+    for _ in range(LOOKS):
+        for side, more in zip(timed, take_turns(sides, max(rounds, len(timed[0]))), strict=True):
+            side += more
+        mine, other = timed
+        first = compare([one.first for one in mine], [one.first for one in other])
+        decode = compare([sum(one.tokens) for one in mine], [sum(one.tokens) for one in other])
+        found = {"ttft": first, "decode": decode}
+        if all(one.verdict != "unclear" for one in found.values()):
+            break
+    return found

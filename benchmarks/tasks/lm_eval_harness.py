@@ -1,0 +1,215 @@
+"""EleutherAI's lm-eval on our backends: an `LM` for checkpoints in torch and one for artifacts in ONNX Runtime.
+
+Importing this module registers both with lm-eval, as `edgewright-torch` and `edgewright-onnx`, so that its own command line and
+Python API can use them; `run_harness` is what `edgewright bench --tasks lm-eval:...` calls. Prompts, windows, truncation and stop
+sequences follow lm-eval's own model for transformers, so that the two give the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text, resolve_max_length
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from ...checkpoints.loading import load_settings, load_tokenizer
+from ...data.packing import IGNORE, Encoded
+from ...errors import UsageError
+from .accuracy import Answer, continuations
+from .backends import Backend, OnnxBackend, TorchBackend
+from .generation import end_tokens_of, generate_texts, stops_at
+
+__all__ = ["HarnessLM", "OnnxLM", "TorchLM", "run_harness"]
+
+MAX_NEW_TOKENS = 256
+"""lm-eval's default for a task that names no limit."""
+RESAMPLES = 1000
+"""Of lm-eval's bootstrap, for metrics whose standard error has no formula."""
+
+
+class HarnessLM(TemplateLM):
+    """A backend as lm-eval wants it: text in; log-likelihoods or text out.
+
+    Args:
+        backend: the loaded model.
+        path: its directory, with tokenizer and config.json.
+    """
+
+    def __init__(self, backend: Backend, path: Path) -> None:
+        super().__init__()
+        self.own, self.tokenizer = backend, load_tokenizer(path)
+        self.max_length = int(resolve_max_length(load_settings(path), self.tokenizer))
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text."""
+        return self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token in front of a text that nothing precedes."""
+        begin = self.tokenizer.bos_token_id
+        return self.eot_token_id if begin is None else begin
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What lm-eval keys its caches by."""
+        return self.tokenizer.name_or_path.replace("/", "__")
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Token ids, without a second beginning-of-text token where the text already holds one."""
+        special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        if add_special_tokens is None and string.startswith(self.tokenizer.decode(self.prefix_token_id)):
+            special = {"add_special_tokens": False}
+        return list(self.tokenizer.encode(string, **special))
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The prompt of a conversation."""
+        return str(
+            self.tokenizer.apply_chat_template(
+                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt
+            )
+        )
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
+    ) -> list[tuple[float, bool]]:
+        rows = []
+        for _text, context, continuation in requests:
+            ids = (context + continuation)[-(self.max_length + 1) :]
+            rows.append(Encoded(ids, [IGNORE] * (len(ids) - len(continuation)) + continuation))
+        return continuations(self.own, rows)
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood of whole texts, in windows that each score their tokens once."""
+        windows, owners = [], []
+        for owner, (text,) in enumerate(request.args for request in requests):
+            parts = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self.max_length, context_len=1)
+            cut = [("", *make_disjoint_window(part)) for part in parts]
+            windows += cut
+            owners += [owner] * len(cut)
+        totals = [0.0] * len(requests)
+        for owner, (score, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+            totals[owner] += score
+        return totals
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """Greedy answers up to the first stop sequence.
+
+        Raises:
+            UsageError: a task wants sampling, or leaves no room for its prompt.
+        """
+        groups: dict[str, list[int]] = defaultdict(list)
+        for at, request in enumerate(requests):
+            groups[repr(request.args[1])].append(at)
+        texts = [""] * len(requests)
+        end = self.tokenizer.decode(self.eot_token_id, skip_special_tokens=False)
+        for members in groups.values():
+            settings: dict[str, Any] = dict(normalize_gen_kwargs(requests[members[0]].args[1], MAX_NEW_TOKENS))
+            if settings.get("do_sample"):
+                raise UsageError("lm-eval: this task samples, and edgewright decodes greedily", "set do_sample: false in the task")
+            stop = handle_stop_sequences(settings.pop("until", None), eos=end)
+            longest = settings["max_gen_toks"]
+            if longest >= self.max_length:
+                raise UsageError(f"lm-eval: {longest} new tokens leave no room for a prompt in {self.max_length}", "lower max_gen_toks")
+            prompts = [self.tok_encode(requests[at].args[0])[-(self.max_length - longest) :] for at in members]
+            ends = end_tokens_of(self.own, self.tokenizer)
+            written = generate_texts(self.own, prompts, longest, ends, stops_at(self.tokenizer, stop), "answering")
+            for at, tokens in zip(members, written, strict=True):
+                text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+                texts[at] = postprocess_generated_text(text, stop, None)
+        return texts
+
+
+@register_model("edgewright-torch")
+class TorchLM(HarnessLM):
+    """A checkpoint of any layout that edgewright reads."""
+
+    def __init__(self, pretrained: str, device: str | None = None, **_: Any) -> None:
+        super().__init__(TorchBackend(Path(pretrained), device or "cpu"), Path(pretrained))
+
+
+@register_model("edgewright-onnx")
+class OnnxLM(HarnessLM):
+    """An artifact of `edgewright export`."""
+
+    def __init__(self, pretrained: str, **_: Any) -> None:
+        super().__init__(OnnxBackend(Path(pretrained)), Path(pretrained))
+
+
+def run_harness(
+    backend: Backend, path: Path, task: str, shots: int | None, limit: int, seed: int = 0
+) -> tuple[dict[str, list[Answer]], dict[str, float]]:
+    """Run one of lm-eval's tasks, or of one's own in a YAML file.
+
+    Args:
+        backend: the loaded model.
+        path: its directory.
+        task: a name that lm-eval knows (a group is all of its tasks), or a task file.
+        shots: worked examples in front of each question; the task's own number where None.
+        limit: problems a task.
+        seed: of the choice of examples.
+
+    Returns:
+        The answers by task, right or wrong by the task's first metric of that kind; and everything that lm-eval reported,
+        `lm_eval/<task>/<metric>` with `.stderr` and, where it has one, the filter behind a comma.
+
+    Raises:
+        UsageError: there is no such task, or its data is not there.
+    """
+    file = Path(task)
+    local = file.suffix in (".yaml", ".yml")
+    if local and not file.is_file():
+        raise UsageError(f"lm-eval:{task}: no such file", "give the path of a task file, or the name of a task")
+    try:
+        evaluate: Any = lm_eval.simple_evaluate  # its decorator hides the parameters
+        found: dict[str, Any] = evaluate(
+            HarnessLM(backend, path), tasks=[str(file.resolve()) if local else task], num_fewshot=shots, limit=limit,
+            bootstrap_iters=RESAMPLES, task_manager=TaskManager(include_defaults=not local), random_seed=seed, numpy_random_seed=seed,
+            torch_random_seed=seed, fewshot_random_seed=seed,
+        )  # fmt: skip
+    except (KeyError, ValueError, OSError, ConnectionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"lm-eval:{task}: lm-eval cannot run it: {reason}", "see `lm_eval ls tasks`; its data must be within reach"
+        ) from error
+    answers = {name: _answers(name, samples) for name, samples in found["samples"].items()}
+    return {name: told for name, told in answers.items() if told}, _reported(found["results"])
+
+
+def _answers(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:
+    """Right and wrong by the first metric that is 0 or 1 for every problem, under the first filter; nothing where there is none."""
+    first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
+    first.sort(key=lambda sample: sample["doc_id"])
+    binary = [m for m in first[0]["metrics"] if all(sample[m] in (0, 1) for sample in first)] if first else []
+    if not binary:
+        return []
+    return [
+        Answer(task, _prompt(sample), str(sample["target"]), str(sample["filtered_resps"][0]), sample[binary[0]] == 1) for sample in first
+    ]
+
+
+def _prompt(sample: Mapping[str, Any]) -> str:
+    arguments = sample["arguments"]
+    first = next(iter(arguments.values())) if isinstance(arguments, Mapping) else arguments[0]
+    return str(next(iter(first.values())) if isinstance(first, Mapping) else first[0])
+
+
+def _reported(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """lm-eval's own keys are `metric,filter` and `metric_stderr,filter`; the filter `none` is no filter."""
+    reported: dict[str, float] = {}
+    for task, figures in results.items():
+        for key, value in figures.items():
+            metric, _, applied = key.partition(",")
+            if applied and isinstance(value, int | float) and math.isfinite(value):
+                name = metric.removesuffix("_stderr") + ("" if applied == "none" else f",{applied}")
+                reported[f"lm_eval/{task}/{name}" + (".stderr" if metric.endswith("_stderr") else "")] = float(value)
+    return reported

@@ -1,0 +1,105 @@
+"""Code tasks: the model completes or writes a function, and the file's own tests decide, in a sandbox.
+
+HumanEval's format (`prompt`, `test`, `entry_point`: Chen et al. 2021) and MBPP's (`text` or `prompt`, `test_list`: Austin et al. 2021).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...data.sources import json_lines
+from ...errors import UsageError
+from .accuracy import Answer
+from .backends import Backend
+from .generation import end_tokens_of, generate_texts, stops_at
+from .questions import frame
+from .sandbox import run_program
+
+__all__ = ["Exercise", "program_of", "read_exercises", "write_programs"]
+
+FORMAT = '{"prompt": "def f(...", "test": "def check(candidate): ...", "entry_point": "f"} or {"text": "...", "test_list": ["assert ..."]}'
+SECONDS = 5.0
+FENCED = re.compile(r"```(?:python|py)?\s*\n(.*?)(?:```|\Z)", re.DOTALL)
+AFTER_FUNCTION = ("\ndef ", "\nclass ", "\nif __name__", "\nprint(", "\nassert ", "\n#")
+"""Where a completion has left the function that it was to complete."""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """What is asked, the code that the answer goes on from (or none), and the tests that follow it."""
+
+    question: str
+    begun: str
+    tests: str
+
+
+def read_exercises(path: Path) -> list[Exercise]:
+    """The exercises of a JSONL file in its order.
+
+    Raises:
+        UsageError: a row is in neither format.
+    """
+    return [_exercise(row, f"{path}, row {number}") for number, row in enumerate(json_lines(str(path)), 1)]
+
+
+def _exercise(row: Mapping[str, Any], where: str) -> Exercise:
+    if all(isinstance(row.get(key), str) for key in ("prompt", "test", "entry_point")):
+        return Exercise(f"Complete this function.\n\n{row['prompt']}", row["prompt"], f"{row['test']}\ncheck({row['entry_point']})")
+    text, tests = row.get("text", row.get("prompt")), row.get("test_list")
+    if isinstance(text, str) and isinstance(tests, list) and tests:
+        asked = "\n".join(map(str, tests))
+        return Exercise(f"{text}\nYour code must pass these tests:\n{asked}", "", asked)
+    raise UsageError(f"{where}: no code task", f"each line: {FORMAT}")
+
+
+def program_of(exercise: Exercise, text: str) -> str:
+    """The program that an answer makes: its last fenced block, or itself behind the code that it goes on from; then the tests."""
+    _, _, said = text.rpartition("</think>")
+    blocks = FENCED.findall(said)
+    if blocks:
+        whole = exercise.begun and f"def {_name(exercise.begun)}" not in blocks[-1]
+        return f"{exercise.begun if whole else _imports(exercise.begun)}{blocks[-1]}\n{exercise.tests}"
+    ends = [at for stop in AFTER_FUNCTION if (at := said.find(stop)) >= 0] if exercise.begun else []
+    return f"{exercise.begun}{said[: min(ends, default=len(said))]}\n{exercise.tests}"
+
+
+def _name(code: str) -> str:
+    """The last function that a piece of code begins, which is the one to complete."""
+    names = re.findall(r"^def (\w+)", code, re.MULTILINE)
+    return names[-1] if names else ""
+
+
+def _imports(code: str) -> str:
+    lines = [line for line in code.splitlines() if line.startswith(("import ", "from "))]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def write_programs(
+    backend: Backend, tokenizer: Any, label: str, exercises: Sequence[Exercise], limit: int, max_new_tokens: int, workers: int
+) -> list[Answer]:
+    """Let the model write every program, and run each one with its tests in the sandbox, `workers` at a time.
+
+    Raises:
+        UsageError: fewer than 2 exercises.
+    """
+    asked = exercises[:limit]
+    if len(asked) < 2:
+        raise UsageError(f"{label}: fewer than 2 exercises", "give more rows")
+    special = not tokenizer.chat_template
+    texts = [(e.begun or f'"""{e.question}"""\n') if special else frame(tokenizer, e.question, ()) for e in asked]
+    prompts = [tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
+    stop = stops_at(tokenizer, AFTER_FUNCTION) if special and all(e.begun for e in asked) else None
+    tokens = generate_texts(backend, prompts, max_new_tokens, end_tokens_of(backend, tokenizer), stop)
+    written = [tokenizer.decode(one, skip_special_tokens=False) for one in tokens]
+    programs = [program_of(exercise, text) for exercise, text in zip(asked, written, strict=True)]
+    with ThreadPoolExecutor(workers) as pool:
+        outcomes = list(pool.map(lambda program: run_program(program, SECONDS), programs))
+    return [
+        Answer(label, exercise.question, exercise.tests, text, outcome.passed)
+        for exercise, text, outcome in zip(asked, written, outcomes, strict=True)
+    ]

@@ -1,0 +1,136 @@
+r"""Questions with one right answer, from a JSONL file: GSM8K's format, or any `question` and `answer`.
+
+The model reasons freely; its final answer is extracted and compared with the file's as mathematics, not as text: math-verify
+(Kydlíček et al. 2025) parses both sides, so that 1/2, 0.5 and \frac{1}{2} are one answer.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from ...data.sources import Source
+from ...errors import EdgewrightError, UsageError
+from .accuracy import Answer
+from .backends import Backend
+from .generation import end_tokens_of, generate_texts, stops_at
+
+__all__ = ["Pair", "answer_questions", "extract_answer", "frame", "read_pairs", "require_math_verify", "same_answer"]
+
+Pair = tuple[str, str]
+"""A question, and its answer with the reasoning before it, if there is any."""
+MARKS = (
+    re.compile(r"####\s*(.+)"),  # GSM8K
+    re.compile(r"(?:final answer|answer)\s*(?:is|:|=)[\s:]*(.+)", re.IGNORECASE),
+)
+BOXED = "\\boxed{"
+NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
+NOISE = str.maketrans("", "", ",$%")
+NEXT_QUESTION = "\nQuestion:"
+"""Where a model without a chat template, shown worked examples, goes on to a question of its own."""
+
+
+def read_pairs(source: Source) -> list[Pair]:
+    """The questions of a file in its order.
+
+    Raises:
+        UsageError: a row has no question, or the file no row.
+    """
+    pairs = [(example.prompt, example.completion) for example in source.scoring(0)]
+    if not all(question.strip() and answer.strip() for question, answer in pairs):
+        raise UsageError(f"{source.name}: a row has no question or no answer", 'each line: {"question": "...", "answer": "... #### 42"}')
+    return pairs
+
+
+def extract_answer(text: str) -> str:
+    r"""The final answer of a worked solution; empty where there is none.
+
+    Thoughts up to `</think>` are left out; then come, in this order, what stands behind the last `####`, in the last
+    `\boxed{}`, behind the last `answer is` or `answer:`, and the last number.
+    """
+    _, _, said = text.rpartition("</think>")
+    boxed = _boxed(said)
+    for found in (MARKS[0].findall(said), [boxed] if boxed else [], MARKS[1].findall(said), NUMBER.findall(said)):
+        if found:
+            return str(found[-1]).strip().rstrip(".").strip(" *`\"'")
+    return ""
+
+
+def _boxed(text: str) -> str:
+    r"""What is in the last \boxed{...}, whose braces may be nested."""
+    begin = text.rfind(BOXED)
+    if begin < 0:
+        return ""
+    depth, start = 0, begin + len(BOXED)
+    for at in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[at], 0)
+        if depth < 0:
+            return text[start:at]
+    return ""
+
+
+def require_math_verify() -> Any:
+    """The package that compares answers; asked for before a model works for an hour.
+
+    Raises:
+        EdgewrightError: it is not installed.
+    """
+    try:
+        return importlib.import_module("math_verify")  # late: an extra, and it loads sympy
+    except ImportError as error:
+        raise EdgewrightError("comparing answers needs math-verify, which is not installed", "pip install 'edgewright[eval]'") from error
+
+
+def same_answer(expected: str, given: str) -> bool:
+    """Whether two final answers are the same number, expression or words."""
+    plain = [side.translate(NOISE).strip().casefold() for side in (expected, given)]
+    if not plain[1]:
+        return False
+    if plain[0] == plain[1]:
+        return True
+    library = require_math_verify()
+    gold, found = (library.parse(f"${side.translate(NOISE)}$") for side in (expected, given))
+    return bool(gold and found and library.verify(gold, found))
+
+
+def frame(tokenizer: Any, question: str, examples: Sequence[Pair]) -> str:
+    """The prompt for a question behind worked examples: as turns of a chat where there is a template, else as plain text."""
+    if tokenizer.chat_template:
+        turns = [{"role": role, "content": text} for pair in examples for role, text in zip(("user", "assistant"), pair, strict=True)]
+        turns.append({"role": "user", "content": question})
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    return plain_frame(question, examples)
+
+
+def plain_frame(question: str, examples: Sequence[Pair]) -> str:
+    """The same without a template."""
+    shown = "".join(f"Question: {asked}\nAnswer: {answer}\n\n" for asked, answer in examples)
+    return f"{shown}Question: {question}\nAnswer:"
+
+
+def answer_questions(
+    backend: Backend, tokenizer: Any, label: str, pairs: Sequence[Pair], shots: int, limit: int, max_new_tokens: int
+) -> list[Answer]:
+    """Ask the questions of a file, its first `shots` rows shown as examples and not asked.
+
+    Raises:
+        UsageError: nothing is left to ask.
+        EdgewrightError: math-verify is not installed.
+    """
+    require_math_verify()
+    examples, asked = pairs[:shots], pairs[shots : shots + limit]
+    if len(asked) < 2:
+        raise UsageError(f"{label}: {len(pairs)} questions, of which {shots} are shown: fewer than 2 to ask", "give more, or fewer --shots")
+    special = not tokenizer.chat_template
+    prompts = [tokenizer(frame(tokenizer, q, examples), add_special_tokens=special)["input_ids"] for q, _ in asked]
+    stop = stops_at(tokenizer, [NEXT_QUESTION]) if special else None
+    written = generate_texts(backend, prompts, max_new_tokens, end_tokens_of(backend, tokenizer), stop)
+    answers = []
+    for (question, worked), tokens in zip(asked, written, strict=True):
+        text = tokenizer.decode(tokens, skip_special_tokens=False)
+        expected = extract_answer(worked) or worked.strip()
+        text = text.split(NEXT_QUESTION)[0] if special else text
+        answers.append(Answer(label, question, expected, text, same_answer(expected, extract_answer(text))))
+    return answers

@@ -1,0 +1,96 @@
+"""The GPTQ layout, as transformers, vLLM, GPTQModel and TensorRT-Edge-LLM read it.
+
+`qweight` int32 [in * bits / 32, out], a stream of integers along the input, lowest bits first (eight nibbles a word; 32
+integers of 3 bits in three words); `qzeros` int32 [groups, out * bits / 32] holding zero - 1 ("v1"); `scales` float16
+[groups, out]; `g_idx` int32 [in], the group of each input channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import UsageError
+from ..config import override
+from .packed import Layout, PackedLinear, Scheme, pack_words, unpack_words
+
+__all__ = ["Gptq"]
+
+
+class Gptq(Layout):
+    """GPTQ, version 1 of its zero points; 2, 3, 4 and 8 bits."""
+
+    method = "gptq"
+    parts = ("qweight", "qzeros", "scales", "g_idx")
+    marker = "qweight"
+
+    def specs(self, outputs: int, width: int, scheme: Scheme) -> dict[str, Tensor]:
+        """See `Layout.specs`."""
+        groups = width // scheme.group(width)
+        shapes = {
+            "qweight": (width * scheme.bits // 32, outputs), "qzeros": (groups, outputs * scheme.bits // 32), "scales": (groups, outputs),
+            "g_idx": (width,),
+        }  # fmt: skip
+        return {
+            part: torch.empty(shape, dtype=torch.float16 if part == "scales" else torch.int32, device="meta")
+            for part, shape in shapes.items()
+        }
+
+    def write(self, packed: PackedLinear) -> dict[str, Tensor]:
+        """See `Layout.write`."""
+        width, bits = packed.integers.shape[1], packed.bits
+        zeros = (packed.zeros.t().long() - 1) & (2**bits - 1)  # v1 stores zero - 1
+        g_idx = torch.arange(width) // packed.group_size if packed.g_idx is None else packed.g_idx
+        return {
+            "qweight": pack_words(packed.integers.t(), bits),
+            "qzeros": pack_words(zeros.t(), bits).t().contiguous(),
+            "scales": packed.scales.t().contiguous().half(),
+            "g_idx": g_idx.to(torch.int32),
+        }
+
+    def read(self, parts: Mapping[str, Tensor], scheme: Scheme, name: str) -> PackedLinear:
+        """See `Layout.read`; a `g_idx` that says no more than that groups are consecutive is left out."""
+        bits = scheme.bits
+        integers = unpack_words(parts["qweight"], bits).t().contiguous()
+        scales = parts["scales"].t().contiguous().float()
+        width, groups = integers.shape[1], scales.shape[1]
+        group_size = width // groups
+        g_idx = parts.get("g_idx")
+        if g_idx is not None and torch.equal(g_idx.cpu().long(), torch.arange(width) // group_size):
+            g_idx = None
+        if g_idx is not None and (len(g_idx) != width or int(g_idx.min()) < 0 or int(g_idx.max()) >= groups):
+            raise UsageError(f"{name}: g_idx names groups that are not there", "restore the weights of the model")
+        zeros = unpack_words(parts["qzeros"].t(), bits).long()
+        return PackedLinear(integers, scales, ((zeros + 1) % 2**bits).to(torch.uint8), bits, group_size, g_idx=g_idx)
+
+    def scheme(self, block: Mapping[str, Any], name: str) -> Scheme:
+        """See `Layout.scheme`; of the patterns in `dynamic`, each matched from the name's beginning, the first counts (GPTQModel)."""
+        said = {**block, **override(block, name)}
+        return Scheme(int(said["bits"]), int(said["group_size"]), bool(said.get("sym", True)))
+
+    def config(
+        self, scheme: Scheme, damp: float, kept: Sequence[str] = (), *, desc_act: bool = False, dynamic: Mapping[str, Any] | None = None,
+        lm_head: bool = False,
+    ) -> dict[str, Any]:  # fmt: skip
+        """See `Layout.config`; what stays in floating point is told by `dynamic`.
+
+        Args:
+            scheme: of every layer.
+            damp: of the Hessian, for the record.
+            kept: not used.
+            desc_act: whether groups follow the order of columns, so that a layer has a `g_idx` of its own.
+            dynamic: what holds for some layers only: `+:REGEX` to settings, `-:REGEX` for those in floating point.
+            lm_head: whether an untied head is packed as well.
+        """
+        return {
+            "quant_method": "gptq", "checkpoint_format": "gptq", "bits": scheme.bits, "group_size": scheme.group_size, "sym": scheme.sym,
+            "desc_act": desc_act, "static_groups": not desc_act, "true_sequential": True, "damp_percent": damp, "lm_head": lm_head,
+            "pack_dtype": "int32", **({"dynamic": dict(dynamic)} if dynamic else {}),
+        }  # fmt: skip
+
+    def files(self, block: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Layout.files`."""
+        return {"quantize_config.json": dict(block)}  # AutoGPTQ looks nowhere else

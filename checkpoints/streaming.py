@@ -1,0 +1,190 @@
+"""Causal language models as a walk over their decoder layers: held in memory, or read from disk one layer at a time.
+
+A streamed model is transformers' own, built without weights. Its masks and rotary tables are therefore those that the model
+makes itself, and each layer computes what it would compute in the loaded model, bit for bit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..models import Family
+from .files import read_family, rows_of, tensor_specs, tensors_of
+from .loading import load_settings
+
+__all__ = ["ROWS", "InMemory", "Layered", "Streamed", "passed_through", "skeleton"]
+
+ROWS = 8192
+"""Rows of the embedding or the head that are looked at together."""
+
+
+def _give_back() -> None:
+    """Return freed memory to the system: glibc keeps the holes between what is still used, and they add up over the layers."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+
+
+class Layered(Protocol):
+    """A causal language model whose decoder layers can be visited in order."""
+
+    family: Family
+    layers: list[nn.Module]
+    """The decoder layers; only a held one is sure to have weights."""
+
+    def started(self, ids: Tensor) -> AbstractContextManager[Callable[[Tensor], Any]]:
+        """A function that runs the model on rows int64 [1, seq] out of `ids`, as far as something stops it before a layer runs."""
+        ...
+
+    def held(self, index: int) -> AbstractContextManager[nn.Module]:
+        """A decoder layer with its weights, for as long as the context lasts."""
+        ...
+
+
+class InMemory:
+    """A loaded model; what is done to a held layer stays."""
+
+    def __init__(self, model: Any, family: Family) -> None:
+        self.model, self.family = model, family
+        self.layers = family.layer_list(model)
+        self.device = next(model.parameters()).device
+
+    def started(self, ids: Tensor) -> AbstractContextManager[Callable[[Tensor], Any]]:
+        """See `Layered.started`."""
+        return nullcontext(lambda row: self.model(input_ids=row.to(self.device), use_cache=False))
+
+    def held(self, index: int) -> AbstractContextManager[nn.Module]:
+        """See `Layered.held`."""
+        return nullcontext(self.layers[index])
+
+
+class Streamed:
+    """A checkpoint of which one decoder layer is in memory at a time, in float32; what is done to a held layer is forgotten.
+
+    Args:
+        path: a checkpoint in floating point, in one file or in shards.
+        device: where the layers are to compute.
+
+    Raises:
+        UsageError: transformers refuses the config, or the checkpoint's tensors are not those of the model.
+    """
+
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        self.path, self.device = path, torch.device(device)
+        self.family, self.config = read_family(path)
+        self.specs = tensor_specs(path)
+        self.skeleton = skeleton(path)
+        self.layers = self.family.layer_list(self.skeleton)
+        self._empty = [layer.state_dict() for layer in self.layers]
+        self._check_names()
+        for module in self.skeleton.modules():
+            module._buffers |= {name: buffer.to(self.device) for name, buffer in module._buffers.items() if buffer is not None}
+
+    def _check_names(self) -> None:
+        wanted, tied = set(self.skeleton.state_dict()), set(self.skeleton._tied_weights_keys or ())
+        have = set(self.family.fused(dict.fromkeys(self.specs, torch.empty(0))))
+        missing = sorted(wanted - have - (tied if self.skeleton.config.tie_word_embeddings else set()))
+        unexpected = sorted(have - wanted)
+        if missing or unexpected:
+            what = f"missing {missing[:3]}" if missing else f"unexpected {unexpected[:3]}"
+            raise UsageError(f"{self.path}: the weights do not match config.json: {what}", "restore the model directory")
+
+    def stored(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin with `prefix`, as they are stored, by the rest of their names."""
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors_of(self.path, lambda name: name.startswith(prefix))}
+
+    @contextmanager
+    def held(self, index: int) -> Iterator[nn.Module]:
+        """See `Layered.held`."""
+        layer = self.layers[index]
+        self._fill(layer, self.stored(self.family.key(index, "", "")[:-1]))
+        try:
+            yield layer
+        finally:
+            layer.load_state_dict(self._empty[index], assign=True)
+            _give_back()
+
+    def _fill(self, module: nn.Module, stored: dict[str, Tensor]) -> None:
+        """Give a module its weights as float32, and let go of the stored ones, which keep their file mapped."""
+        state: dict[str, Tensor] = {}
+        try:
+            fused = self.family.fused(stored)
+            stored.clear()
+            while fused:
+                name, tensor = fused.popitem()
+                state[name] = tensor.to(self.device, torch.float32, copy=True)
+            module.load_state_dict(state, assign=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(f"{self.path}: weights and config.json do not fit: {reason}", "restore the model") from error
+        module.requires_grad_(False).eval()
+
+    @contextmanager
+    def started(self, ids: Tensor) -> Iterator[Callable[[Tensor], Any]]:
+        """See `Layered.started`. Of the embedding only the rows of `ids` are kept, as they are stored, and cast when looked up."""
+        module: Any = self.skeleton.get_submodule(self.family.embedding)
+        empty, padding = module.weight, module.padding_idx
+        known = ids.unique()
+        table = self._embedded(known)
+
+        def start(row: Tensor) -> Any:
+            used, places = row.unique(return_inverse=True)
+            rows = table[torch.searchsorted(known, used)].to(self.device, torch.float32)
+            module.weight = nn.Parameter(rows, requires_grad=False)
+            return self.skeleton(input_ids=places.to(self.device), use_cache=False)
+
+        module.padding_idx = None  # it names a row of the whole table
+        try:
+            yield start
+        finally:
+            module.weight, module.padding_idx = empty, padding
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        """The rows of the embedding for these ids, ascending, as they are stored [ids, width]."""
+        found, first = [], 0
+        for rows in rows_of(self.path, f"{self.family.embedding}.weight", ROWS):
+            found.append(rows[ids[(ids >= first) & (ids < first + len(rows))] - first])
+            first += len(rows)
+        return torch.cat(found)
+
+    def logit_parts(self, hidden: Tensor) -> Generator[Tensor]:
+        """The logits of what the last layer put out, [rows, seq, width], for `ROWS` tokens of the vocabulary after the other."""
+        norm: Any = self.skeleton.get_submodule(self.family.final_norm)
+        head: Any = self.skeleton.get_submodule(self.family.head)
+        name = self.family.head if f"{self.family.head}.weight" in self.specs else self.family.embedding
+        self._fill(norm, self.stored(f"{self.family.final_norm}."))
+        with passed_through(self.layers):
+            for rows in rows_of(self.path, f"{name}.weight", ROWS):
+                with torch.no_grad():  # not around the yield: two such generators that end in turn would leave gradients off
+                    head.weight = nn.Parameter(rows.to(self.device, torch.float32), requires_grad=False)
+                    logits = self.skeleton(inputs_embeds=hidden.to(self.device), use_cache=False).logits
+                yield logits
+
+
+def skeleton(path: Path) -> Any:
+    """The model as transformers builds it: parameters without storage, buffers as they must be."""
+    from accelerate import init_empty_weights  # late: slow to import
+    from transformers import AutoModelForCausalLM
+
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(load_settings(path), dtype=torch.float32)
+    return model.requires_grad_(False).eval()
+
+
+@contextmanager
+def passed_through(layers: list[nn.Module]) -> Iterator[None]:
+    """While this lasts, the layers put out what goes in and need no weights; their hooks run."""
+    for layer in layers:
+        layer.forward = lambda hidden_states, *_args, **_kwargs: hidden_states
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward

@@ -1,0 +1,66 @@
+"""What onnxruntime-genai has to know of an artifact to generate with it: `genai_config.json`, beside the model.
+
+Its fields are those that onnxruntime-genai 0.18 reads (its `src/config.h`). It has no cache that forgets, and it stops at an end token or
+not at all, so that a windowed artifact, and a model without an end token, get no such file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...checkpoints.config import end_tokens
+from ...checkpoints.files import write_json
+from ...models import Shape
+from .cut import Cut
+from .runtime import ACCURACY_LEVEL, FP32_ACTIVATIONS
+
+__all__ = ["GENAI_CONFIG", "write_genai_config"]
+
+GENAI_CONFIG = "genai_config.json"
+MAX_LENGTH = 2048
+"""Tokens of prompt and answer unless the caller says otherwise: memory for so many is taken, and written, before the first one."""
+
+
+def write_genai_config(folder: Path, config: Mapping[str, Any], shape: Shape, cut: Cut, in_place: bool) -> None:
+    """Write `genai_config.json` into an artifact that onnxruntime-genai can run; do nothing for another.
+
+    Args:
+        folder: the artifact, with config.json and what the checkpoint has of tokenizer and generation_config.json.
+        config: the model's config.json.
+        shape: its sizes.
+        cut: what the graph leaves out.
+        in_place: whether past and present may be the same memory.
+    """
+    ends = end_tokens(folder)
+    if cut.window or not ends:
+        return
+    context = int(config.get("max_position_embeddings") or MAX_LENGTH)
+    pad, begin = config.get("pad_token_id"), config.get("bos_token_id")
+    decoder = {
+        # What `OnnxDecoder` asks of ONNX Runtime too: INT4 products take their inputs as they are.
+        "session_options": {"log_id": "onnxruntime-genai", ACCURACY_LEVEL: str(FP32_ACTIVATIONS), "provider_options": []},
+        "filename": "model.onnx",
+        "head_size": shape.head_dim,
+        "hidden_size": shape.hidden_size,
+        "num_attention_heads": shape.num_attention_heads,
+        "num_hidden_layers": shape.num_hidden_layers,
+        "num_key_value_heads": shape.num_key_value_heads,
+        "inputs": {
+            "input_ids": "input_ids", "attention_mask": "attention_mask", "position_ids": "position_ids",
+            "past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value",
+        },
+        "outputs": {"logits": "logits", "present_key_names": "present.%d.key", "present_value_names": "present.%d.value"},
+    }  # fmt: skip
+    model = {
+        "type": config["model_type"],
+        "vocab_size": shape.vocab_size,
+        "context_length": context,
+        "eos_token_id": ends,
+        "pad_token_id": ends[0] if pad is None else pad,
+        **({} if begin is None else {"bos_token_id": begin}),
+        "decoder": decoder,
+    }
+    search = {"do_sample": False, "max_length": min(context, MAX_LENGTH), "past_present_share_buffer": in_place}
+    write_json(folder / GENAI_CONFIG, {"model": model, "search": search})

@@ -1,0 +1,195 @@
+"""The linear layers of a graph: dense, INT4 or static INT8 taken bit for bit from a checkpoint, or INT8 with dynamic activations.
+
+Weights are stored [in, out], as MatMul reads them, so that nothing stands between a weight and its product.
+
+INT8 activations get one scale a token, in plain operators, and not DynamicQuantizeLinear's one scale for all of them. The
+first token of a text often carries activations a hundred times larger than the others, which a shared scale would round
+away: on Gemma 3 270M the shared scale costs 0.19 nats of KL, the scale a token 0.04, for 20 to 40 % more time in these
+layers. It also makes a row's result independent of the rows and of the padding it is batched with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from torch import Tensor
+
+from ...checkpoints.layouts import PackedLinear
+from ...errors import Refused
+from .builder import GraphBuilder
+from .precision import Precision
+from .weights import Weights
+
+__all__ = ["Linears", "int4_block", "quantize_int8", "stored"]
+
+
+def stored(tensor: Tensor, dtype: int, name: str) -> NDArray[Any]:
+    """A floating-point tensor as an array of the ONNX type `dtype`.
+
+    Raises:
+        Refused: a value does not fit that type.
+    """
+    with np.errstate(over="ignore"):  # looked for below, with the name of the tensor
+        array = tensor.numpy().astype(helper.tensor_dtype_to_np_dtype(dtype), copy=False)
+    if dtype == TensorProto.FLOAT16 and not np.isfinite(array).all():
+        raise Refused(f"`{name}` holds values that fp16 cannot represent (above 65504)", "export with --precision fp32")
+    return array
+
+
+def int4_block(packed: PackedLinear, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """A packed layer as blocked DequantizeLinear (axis 0) reads it.
+
+    Returns:
+        uint8 [in * out / 2], the signed nibbles of [in, out] in row order, the lower nibble first; and
+        float32 [in / group_size, out], the scales, exactly as the checkpoint has them.
+
+    Raises:
+        Refused: the layer is not 4-bit symmetric, its groups are permuted, or its sizes do not pack.
+    """
+    if packed.g_idx is not None:
+        raise Refused(
+            f"{name}: g_idx permutes the groups, and blocks are consecutive inputs",
+            "quantize again with static act-order (desc_act false)",
+        )
+    if packed.bits != 4 or not packed.sym:
+        kind = "asymmetric" if packed.bits == 4 else f"{packed.bits}-bit"
+        raise Refused(
+            f"{name}: {kind} weights; TensorRT and the INT4 kernels of ONNX Runtime take symmetric 4-bit only",
+            "quantize again with --bits 4 and symmetric weights",
+        )
+    size = packed.group_size
+    if size < 16 or size & (size - 1) or packed.integers.shape[0] % 2:
+        raise Refused(
+            f"{name}: groups of {size} on {packed.integers.shape[0]} outputs; blocks must be a power of two from 16 on, outputs even",
+            "quantize again with --group-size 128",
+        )
+    # Subtracting the zero point 8 from a nibble, in two's complement, is flipping its highest bit.
+    nibbles = (packed.integers ^ 8).t().reshape(-1, 2)
+    return (nibbles[:, 0] | (nibbles[:, 1] << 4)).numpy(), packed.scales.t().contiguous().numpy()
+
+
+def quantize_int8(weight: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Round a float32 [out, in] weight to 8 bits, uint8 [in, out] around 128, with one symmetric scale an output channel, float32 [out].
+
+    Unsigned, although the range is symmetric: x86 processors without VNNI multiply unsigned by signed bytes in instructions that
+    saturate sums of two products at 16 bits, which ONNX Runtime uses there without a word (top-1 of a tiny model fell to 0.7).
+    """
+    scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny * 127) / 127
+    rounded = (weight / scales.unsqueeze(1)).round_().clamp_(-127, 127).add_(128).to(torch.uint8)
+    return rounded.t().contiguous().numpy(), scales.numpy()
+
+
+class Linears:
+    """Adds linear layers to a graph in one precision.
+
+    Attributes:
+        low_bit: how many of them were added with low-bit weights.
+    """
+
+    def __init__(self, graph: GraphBuilder, weights: Weights, precision: Precision) -> None:
+        self._graph, self._weights, self._precision = graph, weights, precision
+        self.low_bit = 0
+
+    def apply(self, value: str, modules: Sequence[str]) -> list[str]:
+        """The outputs of the linear layers `modules`, which all read `value` ([..., in], in the activation type)."""
+        linear = self._precision.linear
+        if linear == "int8" and all(self._weights.is_packed(module) for module in modules):
+            outputs = self._static(value, modules)
+            return [self._biased(result, module) for result, module in zip(outputs, modules, strict=True)]
+        with self._graph.at(modules[0]):  # layers that read the same activation share its quantization
+            quantized = self._quantize(value) if linear == "int8-dynamic" else ("", "")
+        outputs = []
+        for module in modules:
+            with self._graph.at(module):
+                if linear == "int8-dynamic":
+                    result = self._dynamic(quantized, module)
+                elif linear == "int8" and self._weights.is_packed(module):
+                    (result,) = self._static(value, [module])
+                elif linear == "int4" and self._weights.is_packed(module):
+                    result = self._int4(value, module)
+                else:
+                    result = self.dense(value, module)
+                outputs.append(self._biased(result, module))
+        return outputs
+
+    def dense(self, value: str, module: str) -> str:
+        """A product with the weight of `module` in the activation type."""
+        name = f"{module}.weight"
+        weight = stored(self._weights.dense(module).t(), self._precision.activations, name)
+        return self._graph.node("MatMul", value, self._graph.weight(name, weight))
+
+    def _int4(self, value: str, module: str) -> str:
+        packed = self._weights.packed(module)
+        nibbles, scales = int4_block(packed, module)
+        out, width = packed.integers.shape
+        graph = self._graph
+        weight = graph.weight(f"{module}.weight", nibbles, TensorProto.INT4, (width, out))
+        scale = graph.weight(f"{module}.weight_scale", stored(torch.from_numpy(scales), self._precision.activations, module))
+        self.low_bit += 1
+        return graph.node("MatMul", value, graph.node("DequantizeLinear", weight, scale, axis=0, block_size=packed.group_size))
+
+    def _static(self, value: str, modules: Sequence[str]) -> list[str]:
+        """Products of 8-bit integers, written as TensorRT reads them: symmetric, inputs on one scale, weights on one an output.
+
+        Layers whose inputs have one scale are one product: of several that share a quantized input ONNX Runtime would make none.
+        """
+        g, layers = self._graph, {module: self._weights.packed(module) for module in modules}
+        steps = {module: packed.inputs.scale for module, packed in layers.items() if packed.inputs and packed.inputs.scale is not None}
+        assert len(steps) == len(layers), "see _check_source"
+        outputs: dict[str, str] = {}
+        for step in dict.fromkeys(steps.values()):
+            alike = [module for module in modules if steps[module] == step]
+            with g.at(alike[0]):
+                product = self._rounded(value, step, [layers[module] for module in alike], alike[0])
+                sizes = g.constant([len(layers[module].integers) for module in alike])
+                split = g.nodes("Split", product, sizes, outputs=[None] * len(alike), axis=-1) if len(alike) > 1 else [product]
+            outputs |= zip(alike, split, strict=True)
+        return [outputs[module] for module in modules]
+
+    def _rounded(self, value: str, step: float, layers: Sequence[PackedLinear], name: str) -> str:
+        """`value`, rounded on a scale of `step`, times the weights of layers, one after the other."""
+        g = self._graph
+        scale, zero = (
+            g.constant(step, np.float16 if self._precision.activations == TensorProto.FLOAT16 else np.float32),
+            g.constant(0, np.int8),
+        )
+        inputs = g.node("DequantizeLinear", g.node("QuantizeLinear", value, scale, zero), scale, zero)
+        integers = torch.cat([(packed.integers.to(torch.int16) - 128).to(torch.int8) for packed in layers]).t().contiguous()
+        scales = torch.cat([packed.scales.view(-1) for packed in layers])
+        weight = g.weight(f"{name}.weight", integers.numpy())
+        weight_scale = g.weight(f"{name}.weight_scale", stored(scales, self._precision.activations, f"{name}.weight_scale"))
+        self.low_bit += 1
+        return g.node(
+            "MatMul", inputs, g.node("DequantizeLinear", weight, weight_scale, g.constant(np.zeros(len(scales)), np.int8), axis=1)
+        )
+
+    def _quantize(self, value: str) -> tuple[str, str]:
+        """uint8 activations around 128, and the float32 [..., 1] scale of each token."""
+        g = self._graph
+        # Unsigned, although the range is symmetric: on x86, products of two signed matrices take a path ten times slower.
+        peak = g.reduce("ReduceMax", g.node("Abs", value))
+        scale = g.node("Mul", g.node("Max", peak, g.constant(1e-30, np.float32)), g.constant(1 / 127, np.float32))
+        centred = g.node("Add", g.node("Round", g.node("Div", value, scale)), g.constant(128, np.float32))
+        return g.cast(centred, TensorProto.FLOAT, TensorProto.UINT8), scale
+
+    def _dynamic(self, quantized: tuple[str, str], module: str) -> str:
+        g, (value, value_scale) = self._graph, quantized
+        integers, scales = quantize_int8(self._weights.dense(module))
+        weight, scale = g.weight(f"{module}.weight", integers), g.weight(f"{module}.weight_scale", scales)
+        middle = g.constant(128, np.uint8)
+        product = g.node("MatMulInteger", value, weight, middle, middle)
+        product = g.node("Mul", g.cast(product, TensorProto.INT32, TensorProto.FLOAT), scale)
+        self.low_bit += 1
+        return g.node("Mul", product, value_scale)
+
+    def _biased(self, value: str, module: str) -> str:
+        name = f"{module}.bias"
+        bias = self._weights.vector(name)
+        if bias is None:
+            return value
+        return self._graph.node("Add", value, self._graph.weight(name, stored(bias, self._precision.activations, name)))

@@ -1,0 +1,166 @@
+"""Whether an artifact in ONNX Runtime computes what its checkpoint computes in float32 torch: prefill, decode and padding.
+
+Torch runs first, and its logits wait on disk. It sees a text whole, the artifact a prompt and then one token after the other with a cache:
+in a causal model every position's logits must be the same.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...checkpoints.files import PROVENANCE
+from ...errors import ParityFailed, UsageError
+from .precision import Limits, precision_of
+from .reference import padded, reference_logits
+from .runtime import OnnxDecoder, low_bit_nodes
+
+__all__ = ["check"]
+
+CHUNK = 16
+"""Positions compared at a time: with 262,144 tokens, 16 of them already take 34 MB in float64."""
+
+
+@dataclass
+class _Tally:
+    """Differences between two sets of logits, summed up position by position."""
+
+    tie: float
+    max_abs_diff: float = 0.0
+    kl: float = 0.0
+    hits: dict[str, int] = field(default_factory=lambda: {"prefill": 0, "decode": 0})
+    seen: dict[str, int] = field(default_factory=lambda: {"prefill": 0, "decode": 0})
+
+    def add(self, phase: str, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> None:
+        """Take in logits [positions, vocabulary] of torch and of the artifact."""
+        # A NaN would compare false with everything and pass for small.
+        self.max_abs_diff = max(self.max_abs_diff, float(np.nan_to_num(np.abs(expected - actual), nan=np.inf).max()))
+        chosen = np.take_along_axis(expected, actual.argmax(-1)[:, None], 1)[:, 0]
+        self.hits[phase] += int((chosen >= expected.max(-1) - self.tie).sum())
+        self.seen[phase] += len(expected)
+        p, q = _log_softmax(expected), _log_softmax(actual)
+        self.kl += float(np.nan_to_num((np.exp(p) * (p - q)).sum(-1), nan=np.inf).sum())
+
+    def metrics(self) -> dict[str, float]:
+        """The figures, named as a ledger names them."""
+        return {
+            "parity/max_abs_diff": self.max_abs_diff,
+            "parity/kl": max(self.kl / sum(self.seen.values()), 0.0),
+            "parity/top1_prefill": self.hits["prefill"] / self.seen["prefill"],
+            "parity/top1_decode": self.hits["decode"] / self.seen["decode"],
+            "parity/positions": float(sum(self.seen.values())),
+        }
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    values = logits.astype(np.float64)
+    values -= values.max(-1, keepdims=True)
+    return values - np.log(np.exp(values).sum(-1, keepdims=True))
+
+
+def _prompts(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The rows, and half of one more where all are equally long, so that a batch of two needs padding."""
+    prompts = [list(row) for row in rows]
+    if len({len(row) for row in prompts}) == 1:
+        prompts.append(prompts[0][len(prompts[0]) // 2 :])
+    return prompts
+
+
+def _compare(decoder: OnnxDecoder, prompts: list[list[int]], texts: list[list[int]], spill: Path, tally: _Tally) -> None:
+    """Each text alone, and two of unequal length as a batch: a prompt, then its continuation token by token; real positions only."""
+    other = next(number for number, prompt in enumerate(prompts) if len(prompt) != len(prompts[0]))
+    steps = len(texts[0]) - len(prompts[0])
+    for group in [*([number] for number in range(len(prompts))), [0, other]]:
+        tokens, mask = padded([prompts[number] for number in group])
+        cache = decoder.open_cache(len(group))
+        for step in range(steps + 1):
+            logits = decoder.step(tokens, mask, cache)
+            last = logits.shape[1]  # 1 where the graph gives no others
+            for row, number in enumerate(group):
+                count = int(mask[row, -last:].sum())  # padding is on the left
+                first = len(prompts[number]) + step - count
+                for begin in range(0, count, CHUNK):
+                    got = logits[row, last - count + begin :][:CHUNK]
+                    tally.add("decode" if step else "prefill", _read(spill / str(number), first + begin, got.shape), got)
+            tokens = np.array([[texts[number][len(prompts[number]) + step]] for number in group]) if step < steps else tokens
+            mask = np.concatenate([mask, np.ones((len(group), 1), np.int64)], 1)
+
+
+def _read(file: Path, first: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Some of a text's logits [positions, vocabulary], from position `first` on; read, as mapped ones would stay in memory."""
+    count, width = shape
+    return np.fromfile(file, np.float32, count * width, offset=4 * first * width).reshape(count, width)
+
+
+def check(artifact: Path, checkpoint: Path, rows: Sequence[Sequence[int]], decode_steps: int = 8) -> dict[str, float]:
+    """Compare an artifact with its checkpoint.
+
+    Every row runs alone, and two rows of unequal length run as a batch padded on the left; each is prefilled and then
+    decoded with its cache, both sides being fed the row's own tokens once more.
+
+    Args:
+        artifact: directory with `model.onnx` and `edgewright.json`.
+        checkpoint: the directory it was made from; a packed one is compared with its dequantized weights.
+        rows: token ids, at least two a row.
+        decode_steps: cached steps after each prefill.
+
+    Returns:
+        `parity/` max_abs_diff (logits), kl (nats, mean over positions), top1_prefill, top1_decode (0 to 1), positions,
+        decode_steps, low_bit_nodes.
+
+    Raises:
+        ParityFailed: a figure is outside the limits of the precision, or low-bit products were rewritten into others.
+        UsageError: there is too little to compare on.
+    """
+    if not rows or min(map(len, rows)) < 2 or decode_steps < 1:
+        raise UsageError("parity needs rows of at least two tokens and one decode step", "give longer text, or no rows at all")
+    provenance = json.loads((artifact / PROVENANCE).read_text())
+    precision = precision_of(provenance["precision"])
+    window = provenance.get("cut", {}).get("window", 0)
+    if window:  # where nothing has left the window, it must not be noticed
+        rows = [row[: max(2, window - decode_steps)] for row in rows]
+    prompts, tally = _prompts(rows), _Tally(precision.limits.tie)
+    texts = [prompt + np.resize(prompt, decode_steps).tolist() for prompt in prompts]
+    with tempfile.TemporaryDirectory(prefix=".parity-", dir=artifact) as folder:  # where there must be room anyway
+        spill = Path(folder)
+        for number, logits in enumerate(reference_logits(checkpoint, texts)):
+            (spill / str(number)).write_bytes(logits.data)
+        _compare(OnnxDecoder(artifact, torch.get_num_threads()), prompts, texts, spill, tally)
+    linears = int(provenance["low_bit_linears"]) if precision.low_bit_here else 0
+    metrics = tally.metrics() | {
+        "parity/decode_steps": float(decode_steps),
+        "parity/low_bit_nodes": float(low_bit_nodes(artifact).total() if linears else 0),
+    }
+    _judge(artifact, metrics, precision.name, precision.limits, linears)
+    return metrics
+
+
+def _judge(artifact: Path, metrics: dict[str, float], precision: str, limits: Limits, linears: int) -> None:
+    checks = [
+        ("max_abs_diff", limits.max_abs_diff, "at most"),
+        ("kl", limits.kl, "at most"),
+        ("top1_prefill", limits.top1, "at least"),
+        ("top1_decode", limits.top1, "at least"),
+        ("low_bit_nodes", linears, "at least"),
+    ]
+    broken = [
+        f"{name} {metrics[f'parity/{name}']:.3g} ({side} {limit:g})"
+        for name, limit, side in checks
+        if limit is not None and not _within(metrics[f"parity/{name}"], limit, side)
+    ]
+    if broken:
+        raise ParityFailed(
+            f"{artifact.name}: the {precision} artifact does not compute what its checkpoint computes: {', '.join(broken)}",
+            "export with another --precision; if fp32 fails too, please report it",
+        )
+
+
+def _within(value: float, limit: float, side: str) -> bool:
+    return value <= limit if side == "at most" else value >= limit

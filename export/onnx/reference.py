@@ -1,0 +1,127 @@
+"""What torch makes of rows of tokens, read from a checkpoint one decoder layer at a time: the truth that an artifact is compared with.
+
+The model is transformers' own, in float32, and all rows go through a layer together; so every weight is read once, and neither the whole
+model nor the logits of more than one row are ever in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ...checkpoints.files import read_family
+from ...checkpoints.layouts import PackedLinear, rounds_inputs
+from ...checkpoints.streaming import ROWS, skeleton
+from ...errors import UsageError
+from ...models import Family
+from .weights import Weights
+
+__all__ = ["padded", "reference_logits"]
+
+
+def padded(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of tokens as one batch, padded on the left: int64 [rows, longest] tokens, and mask (0 for padding)."""
+    longest = max(map(len, rows))
+    tokens = np.zeros((len(rows), longest), np.int64)
+    mask = np.zeros_like(tokens)
+    for number, row in enumerate(rows):
+        tokens[number, longest - len(row) :] = row
+        mask[number, longest - len(row) :] = 1
+    return tokens, mask
+
+
+@torch.inference_mode()
+def reference_logits(checkpoint: Path, rows: Sequence[Sequence[int]]) -> Iterator[NDArray[np.float32]]:
+    """The logits of each row of token ids, float32 [length, vocabulary], as torch computes them; packed layers are dequantized.
+
+    Raises:
+        UsageError: the weights are damaged, or not those of config.json.
+    """
+    family, config = read_family(checkpoint)
+    weights, model = Weights(checkpoint, config), skeleton(checkpoint)
+    _check_names(checkpoint, weights, model)
+    tokens, mask = padded(rows)
+    hidden = _hidden(model, family, weights, torch.from_numpy(tokens), torch.from_numpy(mask))
+    own = not family.shape(config).tied and f"{family.head}.weight" in weights.state_names()
+    head = _Table(weights, family.head if own else family.embedding)
+    for row, states in zip(rows, hidden, strict=True):
+        yield torch.cat([states[-len(row) :] @ part.t() for part in head.parts()], 1).numpy()
+
+
+def _check_names(checkpoint: Path, weights: Weights, model: Any) -> None:
+    wanted, have = set(model.state_dict()), weights.state_names()
+    tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
+    missing, unexpected = sorted(wanted - have - tied), sorted(have - wanted)
+    if missing or unexpected:
+        what = f"missing {missing[:3]}" if missing else f"unexpected {unexpected[:3]}"
+        raise UsageError(f"{checkpoint}: the weights do not match config.json: {what}", "restore the model directory")
+
+
+class _Table:
+    """The embedding or the head, as it is stored; float32 only where it is looked at."""
+
+    def __init__(self, weights: Weights, name: str) -> None:
+        self._stored = weights.packed(name) if weights.is_packed(name) else weights.tensor(f"{name}.weight")
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        """These rows, float32 [n, width]."""
+        if isinstance(self._stored, Tensor):
+            return self._stored[numbers].float()
+        p = self._stored
+        return PackedLinear(p.integers[numbers], p.scales[numbers], p.zeros[numbers], p.bits, p.group_size, None, p.g_idx).dequantize()
+
+    def parts(self) -> Iterator[Tensor]:
+        """All of it, float32 [`ROWS`, width] at a time."""
+        size = len(self._stored if isinstance(self._stored, Tensor) else self._stored.integers)
+        for begin in range(0, size, ROWS):
+            yield self.rows(torch.arange(begin, min(begin + ROWS, size)))
+
+
+def _hidden(model: Any, family: Family, weights: Weights, tokens: Tensor, mask: Tensor) -> Tensor:
+    """What enters the head, float32 [rows, seq, width]; the layers have their weights while they run, and no longer."""
+    used, places = tokens.unique(return_inverse=True)
+    embedding = model.get_submodule(family.embedding)
+    embedding.padding_idx = None  # it names a row of the whole table
+    embedding.weight = nn.Parameter(_Table(weights, family.embedding).rows(used), requires_grad=False)
+    model.get_submodule(family.head).forward = lambda states: states
+    modules = {family.final_norm: model.get_submodule(family.final_norm)}
+    modules |= {f"{family.layers}.{number}": layer for number, layer in enumerate(family.layer_list(model))}
+    for name, module in modules.items():
+        _lend(module, name, weights)
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    return model(input_ids=places, attention_mask=mask, position_ids=positions, use_cache=False).logits
+
+
+def _lend(module: nn.Module, name: str, weights: Weights) -> None:
+    """Give a module its weights whenever it is called, and take them away when it is done."""
+    empty, rounding = module.state_dict(), list[Any]()
+
+    def fill(*_: Any) -> None:
+        state: dict[str, Tensor] = {}
+        for key in empty:
+            linear = key.removesuffix(".weight")
+            if weights.is_packed(f"{name}.{linear}"):
+                packed = weights.packed(f"{name}.{linear}")
+                state[key] = packed.dequantize()
+                if packed.inputs:
+                    rounding.append(rounds_inputs(module.get_submodule(linear), packed.inputs))
+            else:
+                state[key] = weights.tensor(f"{name}.{key}").float()
+        try:
+            module.load_state_dict(state, assign=True)
+        except RuntimeError as error:
+            raise UsageError(f"{name}: weights and config.json do not fit: {' '.join(str(error).split())}", "restore the model") from error
+
+    def drop(*_: Any) -> None:
+        module.load_state_dict(empty, assign=True)
+        while rounding:
+            rounding.pop().remove()
+
+    module.register_forward_pre_hook(fill)
+    module.register_forward_hook(drop)

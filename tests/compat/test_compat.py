@@ -1,0 +1,70 @@
+"""Other projects' packages read what we write, each in an environment of its own that `compat/NAME.txt` pins."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgewright.checkpoints.loading import load_model
+from edgewright.compress.quantize.options import QuantizeOptions
+from edgewright.compress.quantize.runner import quantize
+from edgewright.steps.context import CalibrationData, StepContext
+
+ROOT = Path(__file__).parents[2]
+READER = """
+import json, sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+path = sys.argv[1]
+model = AutoModelForCausalLM.from_pretrained(path, device_map="cpu", dtype=torch.float32)
+kinds = sorted({type(m).__name__ for m in model.modules() if hasattr(m, "qweight")})
+ids = torch.arange(40, 60).unsqueeze(0)
+with torch.no_grad():
+    logits = model(input_ids=ids).logits[0].float()
+new = model.generate(ids, max_new_tokens=4, do_sample=False)
+assert "edgewright" not in sys.modules
+print(json.dumps({"kinds": kinds, "logits": logits.tolist(), "new": new[0, 20:].tolist()}))
+"""
+
+
+def environment(name: str) -> Path:
+    """The python of an isolated environment with the pinned packages, made once and kept in .compat/."""
+    folder, pins = ROOT / ".compat" / name, ROOT / "compat" / f"{name}.txt"
+    alone = pins.with_suffix(".no-deps.txt")  # packages whose own pins do not hold any more
+    python, stamp = folder / "bin" / "python", folder / "pins.txt"
+    wanted = pins.read_text() + (alone.read_text() if alone.exists() else "")
+    if not stamp.exists() or stamp.read_text() != wanted:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-r", str(pins)], check=True)
+        if alone.exists():
+            flags = ["--quiet", "--no-deps", "--no-build-isolation"]
+            subprocess.run([str(python), "-m", "pip", "install", *flags, "-r", str(alone)], check=True)
+        stamp.write_text(wanted)
+    return python
+
+
+@pytest.mark.compat
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_gptqmodel_reads_our_gptq_layout(family, make_model, tmp_path):
+    out = tmp_path / "int4"
+    quantize(QuantizeOptions(), make_model(family), out, StepContext(CalibrationData(samples=4, seq_len=64)))
+    done = subprocess.run(
+        [str(environment("gptqmodel")), "-c", READER, str(out)], capture_output=True, text=True, check=False,
+        env={**os.environ, "GPTQMODEL_CPU_WORKERS": "2"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    assert told["kinds"], "no packed module: the reader dequantized or ignored the weights"
+    with torch.no_grad():
+        ours = load_model(out)(input_ids=torch.arange(40, 60).unsqueeze(0)).logits[0]
+    theirs = torch.tensor(told["logits"])
+    # GPTQModel's CPU kernel computes in half precision, ours in float32; a misread layout would be off by whole logits.
+    assert (ours - theirs).abs().max() <= 2e-2 * ours.abs().max()
+    assert (ours - theirs).abs().mean() <= 4e-3 * ours.abs().max()
+    assert (ours.argmax(-1) == theirs.argmax(-1)).float().mean() >= 0.95

@@ -1,0 +1,54 @@
+"""Other projects' packages read our AWQ layout, each in an environment of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+import torch
+from test_compat import READER, environment
+
+from edgewright.checkpoints.loading import load_model
+from edgewright.compress.quantize.options import QuantizeOptions
+from edgewright.compress.quantize.runner import quantize
+from edgewright.steps.context import CalibrationData, StepContext
+
+AUTOAWQ = """
+import json, sys
+import torch
+import awq.models.base
+# On a CPU AutoAWQ asks for Intel's extension, which ended before this torch; what it falls back to elsewhere runs here too.
+awq.models.base.get_best_device = lambda: "cpu:0"
+from awq import AutoAWQForCausalLM
+model = AutoAWQForCausalLM.from_quantized(sys.argv[1], fuse_layers=False, device_map={"": "cpu"}).model
+kinds = sorted({type(m).__name__ for m in model.modules() if hasattr(m, "qweight")})
+ids = torch.arange(40, 60).unsqueeze(0)
+with torch.no_grad():
+    logits = model(input_ids=ids).logits[0].float()
+assert "edgewright" not in sys.modules
+print(json.dumps({"kinds": kinds, "logits": logits.tolist()}))
+"""
+
+
+@pytest.mark.compat
+@pytest.mark.parametrize("sym", [True, False])
+@pytest.mark.parametrize(("reader", "family"), [("autoawq", "llama"), ("autoawq", "qwen2"), ("gptqmodel", "llama"), ("gptqmodel", "qwen2")])
+def test_awq_layout_is_read(reader, family, sym, make_model, tmp_path):
+    out = tmp_path / "int4"
+    quantize(QuantizeOptions(method="awq", sym=sym), make_model(family), out, StepContext(CalibrationData(samples=4, seq_len=64)))
+    done = subprocess.run(
+        [str(environment(reader)), "-c", AUTOAWQ if reader == "autoawq" else READER, str(out)],
+        capture_output=True, text=True, check=False, env={**os.environ, "GPTQMODEL_CPU_WORKERS": "2"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    assert told["kinds"], "no packed module: the reader dequantized or ignored the weights"
+    with torch.no_grad():
+        ours = load_model(out)(input_ids=torch.arange(40, 60).unsqueeze(0)).logits[0]
+    theirs = torch.tensor(told["logits"])
+    # They compute in half precision, ours in float32; a misread layout would be off by whole logits.
+    assert (ours - theirs).abs().max() <= 2e-2 * ours.abs().max()
+    assert (ours - theirs).abs().mean() <= 4e-3 * ours.abs().max()
+    assert (ours.argmax(-1) == theirs.argmax(-1)).float().mean() >= 0.95

@@ -1,0 +1,91 @@
+"""A layer taken in stages is the layer: the same inputs for every linear, the same states at the end, each met once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import DENSE
+from torch import Tensor
+
+from edgewright.checkpoints.streaming import Streamed
+from edgewright.compress.calibration import layer_inputs as layerwise
+from edgewright.compress.calibration.activation_buffer import Room
+from edgewright.compress.calibration.layer_inputs import advance, first_inputs, input_hessian
+from edgewright.compress.calibration.layer_walk import Stages
+from edgewright.models import weight_of
+from edgewright.steps.context import StepContext
+
+MakeModel = Callable[..., Path]
+
+
+def walk(source: Path, context: StepContext, change: Callable[[Tensor], Tensor], staged: bool, room: Room) -> tuple[list[Tensor], Tensor]:
+    """Every Gram matrix on a walk that changes each group once it was met, and the states at its end."""
+    model, grams = Streamed(source), list[Tensor]()
+    states, calls = first_inputs(model, context.calibration.rows(source, 0))
+    stages = Stages(model.family, room)
+
+    def plain(layer: Any, call: Any) -> Any:
+        for group in model.family.input_groups:
+            yield group, input_hessian(layer, layer.get_submodule(group[0]), states, call)
+        advance(layer, states, call)
+
+    for index, call in enumerate(calls):
+        with model.held(index) as layer, torch.no_grad():
+            for group, gram in stages.visit(layer, call, states) if staged else plain(layer, call):
+                grams.append(gram)
+                for name in group:
+                    weight = weight_of(layer.get_submodule(name))
+                    weight.copy_(change(weight))
+    return grams, states[: len(states)]
+
+
+@pytest.mark.parametrize("family", DENSE)
+@pytest.mark.parametrize("budget", [None, 4096])
+def test_stages_see_what_the_layer_would_see(
+    family: str, budget: int | None, make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
+    source = make_model(family)
+
+    def coarse(weight: Tensor) -> Tensor:
+        return (weight * 16).round() / 16
+
+    ours, ended = walk(source, context, coarse, True, Room(budget, tmp_path))
+    expected, wanted = walk(source, context, coarse, False, Room())
+    assert len(ours) == len(expected)
+    for one, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.diagonal().max()))
+    torch.testing.assert_close(ended, wanted, rtol=1e-4, atol=1e-5)
+    unchanged, _ = walk(source, context, lambda weight: weight, False, Room())
+    assert not torch.allclose(ended, _, rtol=1e-3)  # the change is one that shows
+    assert torch.equal(unchanged[0], expected[0])
+
+
+def test_only_a_mask_that_hides_the_future_alone_is_left_to_the_kernel() -> None:
+    whole = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    causal = whole.tril()
+    assert layerwise._only_causal(causal)
+    assert not layerwise._only_causal(causal & whole.triu(-3)), "a window shorter than the rows"
+    assert not layerwise._only_causal(whole)
+    assert not layerwise._only_causal(torch.zeros(1, 1, 8, 8).masked_fill(~causal, float("-inf"))), "eager attention adds it"
+    assert not layerwise._only_causal(None)
+
+
+def test_a_gram_matrix_of_some_tokens_is_a_share_of_the_whole(make_model: MakeModel, context: StepContext) -> None:
+    """As many as were asked for in the mean, drawn alike in every walk; more than there are is all."""
+    source = make_model("llama")
+    model, rows = Streamed(source), context.calibration.rows(source, 0)
+    found: dict[int | None, list[Tensor]] = {}
+    for tokens in (None, 1, 10**6):
+        states, calls = first_inputs(model, rows)
+        stages = Stages(model.family, Room(), tokens=tokens)
+        with model.held(0) as layer, torch.no_grad():
+            found[tokens] = [gram for _, gram in stages.visit(layer, calls[0], states)]
+    total = len(rows) * rows[0].shape[1]
+    for whole, some, more in zip(found[None], found[1], found[10**6], strict=True):
+        assert torch.equal(whole, more)
+        wanted = min(1.0, len(whole) / total)
+        assert float(some.trace() / whole.trace()) == pytest.approx(wanted, rel=0.25)

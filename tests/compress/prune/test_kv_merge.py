@@ -1,0 +1,128 @@
+"""Key/value heads averaged: turning them first changes nothing by itself and makes the mean a better stand-in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.loading import load_model
+from edgewright.compress.prune.kv_merge import Attention, align, attention_of, average, merged, store
+from edgewright.compress.prune.options import PruneOptions
+from edgewright.compress.prune.runner import prune
+from edgewright.errors import Refused
+from edgewright.models import FAMILIES, family_of
+from edgewright.steps.context import StepContext
+
+MakeModel = Callable[..., Path]
+IDS = torch.arange(1, 41).view(1, -1) * 7 % 500
+
+
+def logits(folder: Path) -> Tensor:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        return model(input_ids=IDS, use_cache=False).logits
+
+
+def replaced_by_their_mean(folder: Path, groups: int) -> Tensor:
+    """Logits of the whole model, by hand: every key and value head of a group overwritten with the mean of the group."""
+    model = load_model(folder)
+    family = family_of(read_config(folder))
+    for layer in family.layer_list(model):
+        for name in (family.k, family.v):
+            linear = layer.get_submodule(name)
+            for parameter in (linear.weight, linear.bias):
+                if parameter is not None:
+                    heads = parameter.data.view(groups, -1, 64, *parameter.shape[1:])
+                    heads.copy_(heads.mean(1, keepdim=True).expand_as(heads))
+    with torch.no_grad():
+        return model(input_ids=IDS, use_cache=False).logits
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_mean_of_the_heads(family: str, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+    source = make_model(family, num_key_value_heads=4)
+    result = prune(PruneOptions(merge_kv=2, merge="mean"), source, tmp_path / "out", context)
+    assert read_config(tmp_path / "out")["num_key_value_heads"] == 2
+    torch.testing.assert_close(logits(tmp_path / "out"), replaced_by_their_mean(source, 2), rtol=1e-3, atol=1e-3)
+    assert "4 -> 2" in result.notes[0]
+    assert "50%" in result.notes[0]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_turning_changes_no_logit(bias: bool, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+    """Random second moments turn the heads by arbitrary amounts; queries, rotary positions and o_proj must make up for all of it."""
+    source = make_model("llama", attention_bias=bias, num_key_value_heads=4)
+    config, state = read_config(source), read_state(source)
+    family = family_of(config)
+    shape, model = family.shape(config), load_model(source)
+    with torch.no_grad():
+        before = model(input_ids=IDS, use_cache=False).logits
+    for index in range(3):
+        old = attention_of(state, family, shape, index)
+        root = torch.randn(old.k.shape[-1], old.k.shape[-1], generator=torch.Generator().manual_seed(index))
+        new = align(old, root @ root.T, 2, keys=True)
+        assert not torch.allclose(new.k, old.k, atol=1e-2)
+        assert not torch.allclose(new.v, old.v, atol=1e-2)
+        store(state, family, index, new)
+    model.load_state_dict(state, strict=False)
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids=IDS, use_cache=False).logits, before, rtol=1e-3, atol=1e-3)
+
+
+def test_heads_that_differ_only_by_their_basis_merge_without_loss() -> None:
+    """One key/value head, turned in two ways a grouped layer cannot see: after alignment the mean is that head again."""
+    generator = torch.Generator().manual_seed(0)
+    k, v, q = (torch.randn(n, 8, 16, generator=generator) for n in (1, 1, 4))
+    o = torch.randn(16, 4, 8, generator=generator)
+    turn, _ = torch.linalg.qr(torch.randn(8, 8, generator=generator))
+    angle = torch.rand(4, generator=generator) * 6
+    cos, sin = angle.cos().diag(), angle.sin().diag()
+    plane = torch.cat([torch.cat([cos, -sin], 1), torch.cat([sin, cos], 1)])
+    attention = Attention(
+        torch.cat([q[:2], plane @ q[2:]]), torch.cat([k, plane @ k]), torch.cat([v, turn @ v]),
+        torch.cat([o[:, :2], o[:, 2:] @ turn.T], 1),
+    )  # fmt: skip
+    root = torch.randn(16, 40, generator=generator)
+    small = merged(align(attention, root @ root.T, 1, keys=True), 1)
+    for head in range(4):
+        torch.testing.assert_close(o[:, head] @ v[0], small.o[:, head] @ small.v[0], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(q[head].T @ k[0], small.q[head].T @ small.k[0], rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(average(attention.v, 1)[0], attention.v[0], atol=0.1)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3_text"])
+def test_aligned_is_nearer_to_the_original_than_the_mean(family: str, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+    source = make_model(family, num_key_value_heads=8)
+    whole = logits(source)
+    errors = {}
+    for how in ("mean", "aligned"):
+        result = prune(PruneOptions(merge_kv=2, merge=how), source, tmp_path / how, context)
+        errors[how] = float((logits(tmp_path / how) - whole).pow(2).mean())
+        assert result.details["merged"]["max_relative_difference"] < 1e-4
+    assert errors["aligned"] < errors["mean"]
+
+
+def test_merging_comes_before_cutting(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+    source = make_model("llama", num_key_value_heads=8)
+    result = prune(PruneOptions(merge_kv=2, heads=0.5, ffn=0.5, compensate=False), source, tmp_path / "out", context)
+    config = read_config(tmp_path / "out")
+    assert (config["num_attention_heads"], config["num_key_value_heads"], config["intermediate_size"]) == (4, 2, 256)
+    assert result.details["merged"]["max_relative_difference"] < 1e-4
+    assert result.details["max_relative_difference"] < 1e-4
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(("have", "groups", "possible"), [(8, 3, "1, 2, 4"), (2, 2, "1"), (1, 1, "least there is")])
+def test_impossible_groups_name_the_possible_ones(
+    have: int, groups: int, possible: str, make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
+    with pytest.raises(Refused, match="cannot be merged") as caught:
+        prune(PruneOptions(merge_kv=groups), make_model("llama", num_key_value_heads=have), tmp_path / "out", context)
+    assert possible in caught.value.hint
+    assert not (tmp_path / "out").exists()
