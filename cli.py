@@ -33,13 +33,21 @@ from .commands.tables import show
 from .console import complain
 from .errors import EdgewrightError
 
-app = typer.Typer(name="edgewright", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    name="edgewright",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 targets_app = typer.Typer(invoke_without_command=True)
 app.add_typer(targets_app, name="targets")
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+) -> None:
     """Make a Hugging Face language model fit, and run well, on an NVIDIA Jetson Orin.
 
     Exit codes: 0 done, 2 bad usage or recipe, 3 refused by plan or target, 4 parity failed, 5 gate failed, 1 anything else.
@@ -52,8 +60,13 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
 @app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe")],
-    out: Annotated[Path | None, typer.Option("--out", help="directory of the run; default runs/NAME")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="override KEY=VALUE, e.g. model=DIR or steps.prune.heads=0.5")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="directory of the run; default runs/NAME")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="override KEY=VALUE, e.g. model=DIR or steps.prune.heads=0.5"),
+    ] = None,
     fresh: Fresh = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
     as_json: Json = False,
@@ -104,7 +117,9 @@ def plan(
     target: Target = None,
     context: Annotated[int, typer.Option(help="tokens of KV cache on the device")] = 2048,
     batch: Annotated[int, typer.Option(help="sequences at a time on the device")] = 1,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="override KEY=VALUE of a recipe")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="override KEY=VALUE of a recipe")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -134,7 +149,20 @@ def plan(
         refuse(rows)
 
 
-for _verb in (prune, traces, distill, iterate, quantize, bench, gate, compare, sweep, report, deploy, serve):
+for _verb in (
+    prune,
+    traces,
+    distill,
+    iterate,
+    quantize,
+    bench,
+    gate,
+    compare,
+    sweep,
+    report,
+    deploy,
+    serve,
+):
     app.command()(_verb)
 
 
@@ -156,8 +184,15 @@ def export(
             "int4-a8 (ort: inputs in 8 bits)"
         ),
     ] = "fp32",
-    logits: Annotated[str, typer.Option(help="all, or last: of the last position only, which is what generating needs")] = "all",
-    window: Annotated[int, typer.Option(help="positions that the KV cache keeps beside the sinks; 0: all")] = 0,
+    logits: Annotated[
+        str,
+        typer.Option(
+            help="all, or last: of the last position only, which is what generating needs"
+        ),
+    ] = "all",
+    window: Annotated[
+        int, typer.Option(help="positions that the KV cache keeps beside the sinks; 0: all")
+    ] = 0,
     sinks: Annotated[int, typer.Option(help="first positions that a windowed cache keeps")] = 4,
     calibration: CalibrationSource = CALIBRATION,
     seq_len: SeqLen = 512,
@@ -177,25 +212,43 @@ def export(
     """
     from .export.step import ExportOptions
 
-    options = checked(ExportOptions, format=format, precision=precision, logits=logits, window=window, sinks=sinks)
-    run_step("export", options, model, out, (calibration, 16, seq_len, seed, device), fresh, as_json)
+    options = checked(
+        ExportOptions, format=format, precision=precision, logits=logits, window=window, sinks=sinks
+    )
+    run_step(
+        "export", options, model, out, (calibration, 16, seq_len, seed, device), fresh, as_json
+    )
 
 
 @app.command("kv-study")
 def kv_study(
     model: Model,
-    perplexity: Annotated[list[str] | None, typer.Option(help="SOURCE to score; may be given more than once")] = None,
-    tasks: Annotated[str, typer.Option(help="comma-separated tasks with a verifier: reasoning")] = "",
+    perplexity: Annotated[
+        list[str] | None, typer.Option(help="SOURCE to score; may be given more than once")
+    ] = None,
+    tasks: Annotated[
+        str, typer.Option(help="comma-separated tasks with a verifier: reasoning")
+    ] = "",
     limit: Annotated[int, typer.Option(help="problems a task")] = 200,
     windows: Annotated[int, typer.Option(help="rows a perplexity source")] = 64,
     seq_len: Annotated[int, typer.Option(help="tokens a row, to calibrate and to score")] = 256,
     max_new_tokens: Annotated[int, typer.Option(help="longest answer")] = 160,
     bits: Annotated[str, typer.Option(help="comma-separated, of 8 and 4")] = "8,4",
-    scales: Annotated[str, typer.Option(help="comma-separated: static (one a head), dynamic (one a token and head)")] = "static,dynamic",
-    context: Annotated[list[int] | None, typer.Option(help="tokens to tell its bytes for; may be given more than once")] = None,
-    calibration: CalibrationSource = CALIBRATION, samples: Samples = 32, seed: Seed = 0, device: Device = "auto",
-    as_json: Json = False, debug: Debug = False,
-) -> None:  # fmt: skip
+    scales: Annotated[
+        str,
+        typer.Option(help="comma-separated: static (one a head), dynamic (one a token and head)"),
+    ] = "static,dynamic",
+    context: Annotated[
+        list[int] | None,
+        typer.Option(help="tokens to tell its bytes for; may be given more than once"),
+    ] = None,
+    calibration: CalibrationSource = CALIBRATION,
+    samples: Samples = 32,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Measure what an INT8 or INT4 KV cache would cost a checkpoint in accuracy, and save in bytes. Nothing is written.
 
     Examples:
@@ -210,12 +263,28 @@ def kv_study(
     from .steps.context import CalibrationData
 
     options = checked(
-        KvOptions, bits=[int(b) if b.isdigit() else b for b in bits.split(",")], scales=scales.split(","), perplexity=perplexity or [],
-        windows=windows, seq_len=seq_len,
-        tasks=[t for t in tasks.split(",") if t], limit=limit, max_new_tokens=max_new_tokens, **({"contexts": context} if context else {}),
-    )  # fmt: skip
+        KvOptions,
+        bits=[int(b) if b.isdigit() else b for b in bits.split(",")],
+        scales=scales.split(","),
+        perplexity=perplexity or [],
+        windows=windows,
+        seq_len=seq_len,
+        tasks=[t for t in tasks.split(",") if t],
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+        **({"contexts": context} if context else {}),
+    )
     folder = resolve(model_path(model))
-    show(study(folder, options, CalibrationData(calibration, samples, seq_len).rows(folder, seed), device), as_json, "kv")
+    show(
+        study(
+            folder,
+            options,
+            CalibrationData(calibration, samples, seq_len).rows(folder, seed),
+            device,
+        ),
+        as_json,
+        "kv",
+    )
 
 
 @targets_app.callback()
@@ -258,7 +327,10 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
     checks = examine()
     show(checks, as_json, "doctor")
     if not all(c["ok"] for c in checks if c["required"]):
-        raise EdgewrightError("something that edgewright needs is missing", "pip install edgewright, in a fresh environment")
+        raise EdgewrightError(
+            "something that edgewright needs is missing",
+            "pip install edgewright, in a fresh environment",
+        )
 
 
 def main() -> None:

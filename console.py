@@ -9,7 +9,14 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from .errors import EdgewrightError
 
@@ -34,16 +41,28 @@ class Bar:
         before, self._done = self._done * 4 // self._total, self._done + steps
         if self._inner.disable:
             if self._done * 4 // self._total > before:
-                console.print(f"  {self._label}: {self._done}/{self._total} {note}".rstrip(), highlight=False)
+                console.print(
+                    f"  {self._label}: {self._done}/{self._total} {note}".rstrip(), highlight=False
+                )
         else:
-            self._inner.update(self._task, advance=steps, description=f"{self._label} {note}".rstrip())
+            self._inner.update(
+                self._task, advance=steps, description=f"{self._label} {note}".rstrip()
+            )
 
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Bar]:
     """A bar with count, elapsed time and an estimate of what is left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as inner:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as inner:
         yield Bar(inner, label, total)
 
 
@@ -52,7 +71,10 @@ def complain(error: BaseException) -> int:
     known = isinstance(error, EdgewrightError)
     if known and error.exit_code != 1 and not IS_MAIN:  # the main process says the same
         return error.exit_code
-    message, output = str(error) or type(error).__name__, console if IS_MAIN else Console(stderr=True, width=WIDTH)
+    message, output = (
+        str(error) or type(error).__name__,
+        console if IS_MAIN else Console(stderr=True, width=WIDTH),
+    )
     who = "" if IS_MAIN else f"process {os.environ['RANK']}: "
     what = message if known else f"{type(error).__name__}: {message}"
     output.print(f"[bold red]error:[/] {who}{escape(what)}", highlight=False, soft_wrap=True)

@@ -30,15 +30,30 @@ class EvaluateOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tasks: tuple[str, ...] = Field(default=(), description="reasoning, gym:NAME, qa:FILE, choice:FILE, code:FILE, lm-eval:NAME|FILE")
+    tasks: tuple[str, ...] = Field(
+        default=(),
+        description="reasoning, gym:NAME, qa:FILE, choice:FILE, code:FILE, lm-eval:NAME|FILE",
+    )
     limit: int = Field(default=200, gt=1, description="problems a task")
-    max_new_tokens: int = Field(default=160, gt=0, description="longest answer, thought included; lm-eval's tasks have their own")
-    shots: int | None = Field(default=None, ge=0, description="worked examples shown by qa, choice and lm-eval; null is the task's choice")
-    allow_code: bool = Field(default=False, description="let code tasks run what the model writes, in a sandbox")
+    max_new_tokens: int = Field(
+        default=160,
+        gt=0,
+        description="longest answer, thought included; lm-eval's tasks have their own",
+    )
+    shots: int | None = Field(
+        default=None,
+        ge=0,
+        description="worked examples shown by qa, choice and lm-eval; null is the task's choice",
+    )
+    allow_code: bool = Field(
+        default=False, description="let code tasks run what the model writes, in a sandbox"
+    )
     perplexity: tuple[str, ...] = Field(default=(), description="sources to score")
     windows: int = Field(default=128, gt=0, description="rows a source")
     seq_len: int = Field(default=256, gt=1, description="longest row, tokens")
-    latency: LatencyOptions | None = Field(default=LatencyOptions(), description="null switches it off")
+    latency: LatencyOptions | None = Field(
+        default=LatencyOptions(), description="null switches it off"
+    )
 
 
 @dataclass
@@ -66,7 +81,9 @@ class Reference:
         return self._backend
 
 
-def measure(path: Path, options: EvaluateOptions, *, device: str = "cpu", reference: Reference | None = None) -> Measurement:
+def measure(
+    path: Path, options: EvaluateOptions, *, device: str = "cpu", reference: Reference | None = None
+) -> Measurement:
     """Measure a checkpoint or an artifact.
 
     Args:
@@ -85,7 +102,13 @@ def measure(path: Path, options: EvaluateOptions, *, device: str = "cpu", refere
         source = Source.parse(name)
         rows = scoring_rows(tokenizer, source, options.seq_len, options.windows)
         _text(result, source.label, backend, rows, options.seq_len, reference)
-    settings = TaskSettings(options.limit, options.max_new_tokens, options.shots, options.allow_code, result.context["threads"])
+    settings = TaskSettings(
+        options.limit,
+        options.max_new_tokens,
+        options.shots,
+        options.allow_code,
+        result.context["threads"],
+    )
     for task in tasks:
         found = run_task(task, backend, tokenizer, path, settings)
         for label, answers in found.answers.items():
@@ -96,13 +119,22 @@ def measure(path: Path, options: EvaluateOptions, *, device: str = "cpu", refere
     result.metrics["parameters"] = _parameters(path)
     del backend
     if options.latency:
-        metrics, told = time_alone(path, options.latency, result.context["device"], result.context["threads"])
+        metrics, told = time_alone(
+            path, options.latency, result.context["device"], result.context["threads"]
+        )
         result.metrics |= metrics | _cache_sizes(path, options.latency)
         result.context |= told
     return result
 
 
-def _text(result: Measurement, label: str, backend: Backend, rows: Sequence[Encoded], seq_len: int, reference: Reference | None) -> None:
+def _text(
+    result: Measurement,
+    label: str,
+    backend: Backend,
+    rows: Sequence[Encoded],
+    seq_len: int,
+    reference: Reference | None,
+) -> None:
     text = score_text(backend, rows, reference.backend if reference else None)
     metrics = result.metrics
     metrics[f"perplexity/{label}"] = text.perplexity
@@ -136,7 +168,10 @@ def _parameters(path: Path) -> int:
 
 def _cache_sizes(path: Path, options: LatencyOptions) -> dict[str, float]:
     family, config = read_family(path)
-    return {f"kv_cache_bytes/{context}": cache_bytes(family, config, KvScheme(), context) for context in options.contexts}
+    return {
+        f"kv_cache_bytes/{context}": cache_bytes(family, config, KvScheme(), context)
+        for context in options.contexts
+    }
 
 
 def _environment(backend: Backend) -> dict[str, Any]:
@@ -144,12 +179,27 @@ def _environment(backend: Backend) -> dict[str, Any]:
     import torch
     import transformers
 
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "onnxruntime": onnxruntime.__version__}
-    return {"backend": backend.name, "device": backend.device, "dtype": backend.dtype, "threads": torch.get_num_threads(), **versions}
+    versions = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+    return {
+        "backend": backend.name,
+        "device": backend.device,
+        "dtype": backend.dtype,
+        "threads": torch.get_num_threads(),
+        **versions,
+    }
 
 
 def bench_path(
-    path: Path, options: EvaluateOptions, device: str, reference: Path | None, save: Path | None, against: Path | None = None
+    path: Path,
+    options: EvaluateOptions,
+    device: str,
+    reference: Path | None,
+    save: Path | None,
+    against: Path | None = None,
 ) -> dict[str, Any]:
     """Measure what `path` holds, by itself or against a reference, and keep the result in a file if one is named.
 
@@ -165,15 +215,31 @@ def bench_path(
         UsageError: nothing was asked for.
     """
     if not (options.tasks or options.perplexity or options.latency):
-        raise UsageError("nothing to measure", "give --perplexity SOURCE, --tasks NAME or --latency")
+        raise UsageError(
+            "nothing to measure", "give --perplexity SOURCE, --tasks NAME or --latency"
+        )
     if against and not (is_artifact(against) or (against / "config.json").is_file()):
-        raise UsageError(f"--against {against}: neither a checkpoint nor an artifact", "give the directory of one")
+        raise UsageError(
+            f"--against {against}: neither a checkpoint nor an artifact",
+            "give the directory of one",
+        )
     base = Reference(reference, device) if reference else None
     result = measure(path, options, device=device, reference=base)
-    found = {"name": path.name, "metrics": result.metrics, "context": result.context, "samples": result.samples}
+    found = {
+        "name": path.name,
+        "metrics": result.metrics,
+        "context": result.context,
+        "samples": result.samples,
+    }
     if save:
         write_lines(save, found)
     if against:
-        compared = time_against(path, against, options.latency or LatencyOptions(), result.context["device"], result.context["threads"])
+        compared = time_against(
+            path,
+            against,
+            options.latency or LatencyOptions(),
+            result.context["device"],
+            result.context["threads"],
+        )
         found["against"] = {"name": against.name, **compared}
     return found

@@ -22,9 +22,18 @@ from ..errors import EdgewrightError, UsageError
 from .statistics import Array
 
 __all__ = [
-    "Scores", "comparable", "load_measurement", "problem_samples", "problems_hash", "read_scores", "replace_baseline", "step_measurement",
-    "window_samples", "write_lines", "write_text",
-]  # fmt: skip
+    "Scores",
+    "comparable",
+    "load_measurement",
+    "problem_samples",
+    "problems_hash",
+    "read_scores",
+    "replace_baseline",
+    "step_measurement",
+    "window_samples",
+    "write_lines",
+    "write_text",
+]
 
 HINT = "make one with `edgewright bench PATH --save FILE`"
 LONGEST_NLL = 700.0
@@ -52,7 +61,10 @@ def problem_samples(correct: Sequence[bool]) -> dict[str, Any]:
 
 def window_samples(windows: Sequence[tuple[float, int]]) -> dict[str, Any]:
     """What is kept of the windows of a text, (sum of losses, scored tokens) each; 7 digits are what float32 sums hold."""
-    return {"nll": [float(f"{nll:.7g}") for nll, _ in windows], "tokens": [tokens for _, tokens in windows]}
+    return {
+        "nll": [float(f"{nll:.7g}") for nll, _ in windows],
+        "tokens": [tokens for _, tokens in windows],
+    }
 
 
 def problems_hash(problems: Sequence[tuple[str, str]]) -> str:
@@ -74,7 +86,9 @@ def read_scores(measurement: Mapping[str, Any], metric: str) -> Scores | None:
         scores = _scores(kept)
         found = float(scores.figure(scores.total.sum() / scores.weight.sum()))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"{where} are damaged: {error}", "measure it again with edgewright bench") from error
+        raise UsageError(
+            f"{where} are damaged: {error}", "measure it again with edgewright bench"
+        ) from error
     if not math.isclose(found, measurement["metrics"][metric], rel_tol=1e-5, abs_tol=1e-9):
         raise UsageError(
             f"{where} give {found:.6g}, and the metric is {measurement['metrics'][metric]:.6g}: one of them was altered",
@@ -87,9 +101,16 @@ def _scores(kept: Mapping[str, Any]) -> Scores:
     logarithmic = "nll" in kept
     if logarithmic:
         total, weight = (np.asarray(kept[key], dtype=np.float64) for key in ("nll", "tokens"))
-        sound = total.ndim == 1 and total.shape == weight.shape and np.isfinite(total).all() and (weight > 0).all()
+        sound = (
+            total.ndim == 1
+            and total.shape == weight.shape
+            and np.isfinite(total).all()
+            and (weight > 0).all()
+        )
     else:
-        total = np.frombuffer(kept["correct"].encode(), dtype=np.uint8).astype(np.float64) - ord("0")
+        total = np.frombuffer(kept["correct"].encode(), dtype=np.uint8).astype(np.float64) - ord(
+            "0"
+        )
         weight = np.ones_like(total)
         sound = np.isin(total, (0, 1)).all()
     if not (total.size and sound):
@@ -104,16 +125,25 @@ def comparable(a: Mapping[str, Any], b: Mapping[str, Any], metric: str) -> str:
         UsageError: a context is missing, as in a file not written by edgewright.
     """
     if not a or not b:
-        raise UsageError("a measurement without its context cannot be compared", "measure both sides with edgewright bench")
+        raise UsageError(
+            "a measurement without its context cannot be compared",
+            "measure both sides with edgewright bench",
+        )
     kind, _, label = metric.partition("/")
     keys = {
-        "perplexity": [f"data_hash/{label}", f"seq_len/{label}"], "kl": [f"data_hash/{label}"],
-        "top1_agreement": [f"data_hash/{label}"], "accuracy": [f"problems/{label}", f"shots/{label}"],
-        "ttft_ms": ["device", "threads", "latency"], "decode_tok_s": ["device", "threads", "latency"],
-        "prefill_tok_s": ["device", "threads", "latency"], "peak_rss_bytes": ["device", "latency"],
-    }.get(kind, [])  # fmt: skip
+        "perplexity": [f"data_hash/{label}", f"seq_len/{label}"],
+        "kl": [f"data_hash/{label}"],
+        "top1_agreement": [f"data_hash/{label}"],
+        "accuracy": [f"problems/{label}", f"shots/{label}"],
+        "ttft_ms": ["device", "threads", "latency"],
+        "decode_tok_s": ["device", "threads", "latency"],
+        "prefill_tok_s": ["device", "threads", "latency"],
+        "peak_rss_bytes": ["device", "latency"],
+    }.get(kind, [])
     same_problems = f"problems_hash/{label}"
-    if kind == "accuracy" and same_problems in a and same_problems in b:  # older measurements have their number only
+    if (
+        kind == "accuracy" and same_problems in a and same_problems in b
+    ):  # older measurements have their number only
         keys = [*keys, same_problems]
     for key in keys:
         if a.get(key) != b.get(key):
@@ -137,8 +167,14 @@ def load_measurement(where: str) -> dict[str, Any]:
         data = json.loads(file.read_text(encoding="utf-8"))
         found = data if not step else next((s for s in data["steps"] if s["name"] == step), None)
         if found is None:
-            raise UsageError(f"{file}: no step `{step}`", f"steps: {', '.join(s['name'] for s in data['steps'])}")
-        return step_measurement(file.parent, found) if step else _measurement(found, found.get("samples") or {})
+            raise UsageError(
+                f"{file}: no step `{step}`", f"steps: {', '.join(s['name'] for s in data['steps'])}"
+            )
+        return (
+            step_measurement(file.parent, found)
+            if step
+            else _measurement(found, found.get("samples") or {})
+        )
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{file}: not a measurement: {error}", HINT) from error
 
@@ -150,7 +186,9 @@ def step_measurement(run: Path, step: Mapping[str, Any]) -> dict[str, Any]:
         JSONDecodeError: the samples are damaged.
     """
     file = run / step["samples"] if step.get("samples") else None
-    return _measurement(step, json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {})
+    return _measurement(
+        step, json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
+    )
 
 
 def _measurement(found: Mapping[str, Any], samples: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +205,10 @@ def replace_baseline(candidate: Mapping[str, Any], where: str) -> Path:
     path = Path(where)
     folder = where.rpartition(":")[0]
     if not path.is_file() and folder and (Path(folder) / "ledger.json").is_file():
-        raise UsageError(f"{where}: a step of a run is no file to replace", "give --baseline FILE.json, and commit that file")
+        raise UsageError(
+            f"{where}: a step of a run is no file to replace",
+            "give --baseline FILE.json, and commit that file",
+        )
     if path.exists():
         load_measurement(where)  # whatever else stands there is not ours to overwrite
     write_lines(path, candidate)
@@ -204,4 +245,6 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise EdgewrightError(f"{path}: could not be written: {error.strerror or error}", "free disk space, run again") from error
+        raise EdgewrightError(
+            f"{path}: could not be written: {error.strerror or error}", "free disk space, run again"
+        ) from error

@@ -56,7 +56,9 @@ def resample(columns: Array, resamples: int, seed: int) -> Array:
     generator = np.random.default_rng(seed)
     at_once = max(1, CELLS // len(kinds))
     sizes = [min(at_once, resamples - begin) for begin in range(0, resamples, at_once)]
-    return np.concatenate([generator.multinomial(count, times / count, size=size) @ kinds for size in sizes])
+    return np.concatenate(
+        [generator.multinomial(count, times / count, size=size) @ kinds for size in sizes]
+    )
 
 
 def bounds(draws: Array, samples: int, confidence: float) -> Interval:
@@ -75,7 +77,9 @@ def bounds(draws: Array, samples: int, confidence: float) -> Interval:
         ValueError: fewer than 2 samples, or a confidence that is not between 0.5 and 1.
     """
     if samples < 2 or not 0.5 < confidence < 1:
-        raise ValueError(f"{samples} samples at confidence {confidence}: needs 2 samples and a confidence between 0.5 and 1")
+        raise ValueError(
+            f"{samples} samples at confidence {confidence}: needs 2 samples and a confidence between 0.5 and 1"
+        )
     ordered = np.sort(draws)
     outside = int(_tail(samples, confidence) * len(ordered))
     return Interval(float(ordered[outside]), float(ordered[-1 - outside]))
@@ -88,7 +92,9 @@ def _tail(samples: int, confidence: float) -> float:
     return NORMAL.cdf(-student * math.sqrt(samples / free))
 
 
-def samples_needed(estimate: float, limit: float, interval: Interval, samples: int, confidence: float) -> int | None:
+def samples_needed(
+    estimate: float, limit: float, interval: Interval, samples: int, confidence: float
+) -> int | None:
     """About how many samples would decide, four times in five, if the estimate were the truth.
 
     An interval narrows with the root of the number of samples; None where no number helps, with the estimate on the limit.
@@ -100,11 +106,17 @@ def samples_needed(estimate: float, limit: float, interval: Interval, samples: i
         samples: how many there are now.
         confidence: that of the bounds.
     """
-    half, gap = (estimate - interval.low, estimate - limit) if limit < estimate else (interval.high - estimate, limit - estimate)
+    half, gap = (
+        (estimate - interval.low, estimate - limit)
+        if limit < estimate
+        else (interval.high - estimate, limit - estimate)
+    )
     if not gap or not math.isfinite(half / gap):
         return None
     z = NORMAL.inv_cdf(confidence)
-    return max(samples + 1, math.ceil(samples * (half / gap * (z + NORMAL.inv_cdf(POWER)) / z) ** 2))
+    return max(
+        samples + 1, math.ceil(samples * (half / gap * (z + NORMAL.inv_cdf(POWER)) / z) ** 2)
+    )
 
 
 def share_error(share: float, count: int) -> float:

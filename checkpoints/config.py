@@ -12,9 +12,17 @@ from ..errors import UsageError
 from ..models import Family, family_of
 
 __all__ = [
-    "BUILTIN_MODEL", "dtype_name", "end_tokens", "model_path", "override", "packing", "quantization", "read_config", "read_family",
+    "BUILTIN_MODEL",
+    "dtype_name",
+    "end_tokens",
+    "model_path",
+    "override",
+    "packing",
+    "quantization",
+    "read_config",
+    "read_family",
     "resolve",
-]  # fmt: skip
+]
 
 BUILTIN_MODEL = "builtin:tiny-reasoner"
 ROOT = Path(__file__).parents[1]
@@ -34,10 +42,16 @@ def resolve(model: str | Path) -> Path:
     path = Path(model)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise UsageError(f"{path}: no config.json, so this is no model directory", "give a Hugging Face model directory")
+            raise UsageError(
+                f"{path}: no config.json, so this is no model directory",
+                "give a Hugging Face model directory",
+            )
         return path
     if path.exists() or str(model).startswith((".", "/", "~")) or str(model).count("/") != 1:
-        raise UsageError(f"{model}: no such model directory", "give a directory, or a hub id such as Qwen/Qwen2.5-0.5B")
+        raise UsageError(
+            f"{model}: no such model directory",
+            "give a directory, or a hub id such as Qwen/Qwen2.5-0.5B",
+        )
     from huggingface_hub import snapshot_download  # late: only a hub id needs it
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -46,7 +60,10 @@ def resolve(model: str | Path) -> Path:
         return Path(snapshot_download(str(model), allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"{model}: not a directory, and the hub did not give it: {reason}", "give a local directory") from error
+        raise UsageError(
+            f"{model}: not a directory, and the hub did not give it: {reason}",
+            "give a local directory",
+        ) from error
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -57,7 +74,9 @@ def read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UsageError(f"{file}: not found", "give a Hugging Face model directory") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: not valid JSON: {error}", "restore the config.json of the model") from error
+        raise UsageError(
+            f"{file}: not valid JSON: {error}", "restore the config.json of the model"
+        ) from error
     if not isinstance(config, dict):
         raise UsageError(f"{file}: not a JSON object", "restore the config.json of the model")
     return config
@@ -97,7 +116,11 @@ def packing(config: Mapping[str, Any]) -> tuple[int, int, bool] | None:
         return None
     if block.get("quant_method") in ("compressed-tensors", "modelopt"):
         return 8, -1, True  # of these layouts only 8-bit integers are read
-    return int(block["bits"]), int(block["group_size"]), bool(block.get("sym", not block.get("zero_point", False)))
+    return (
+        int(block["bits"]),
+        int(block["group_size"]),
+        bool(block.get("sym", not block.get("zero_point", False))),
+    )
 
 
 def override(block: Mapping[str, Any], name: str) -> Mapping[str, Any]:

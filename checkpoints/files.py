@@ -60,9 +60,17 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space left, beyond the quota, beyond the largest file."""
 WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".data", ".gguf", ".engine")
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-    "tokenizer.model", "chat_template.jinja", "chat_template.json", "generation_config.json",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
@@ -76,7 +84,9 @@ def stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
     name = dtype_name(config)
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
-        raise UsageError(f"config.json: dtype `{name}` is unknown", "use float32, float16 or bfloat16")
+        raise UsageError(
+            f"config.json: dtype `{name}` is unknown", "use float32, float16 or bfloat16"
+        )
     return dtype
 
 
@@ -90,17 +100,26 @@ def weight_files(path: Path) -> list[Path]:
     if (path / "model.safetensors").is_file():
         return [path / "model.safetensors"]
     if not index.is_file():
-        raise UsageError(f"{path}: no .safetensors weights", "convert the model: model.save_pretrained(DIR)")
+        raise UsageError(
+            f"{path}: no .safetensors weights", "convert the model: model.save_pretrained(DIR)"
+        )
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{index}: not an index of weights: {error}", "copy or download the file again") from error
+        raise UsageError(
+            f"{index}: not an index of weights: {error}", "copy or download the file again"
+        ) from error
     if missing := [name for name in names if not (path / name).is_file()]:
-        raise UsageError(f"{path}: {', '.join(missing)} missing, which the index names", "copy or download what is missing")
+        raise UsageError(
+            f"{path}: {', '.join(missing)} missing, which the index names",
+            "copy or download what is missing",
+        )
     return [path / name for name in names]
 
 
-def tensors_of(path: Path, wanted: Callable[[str], bool] | None = None) -> Iterator[tuple[str, Tensor]]:
+def tensors_of(
+    path: Path, wanted: Callable[[str], bool] | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor of everything in a checkpoint, one at a time in memory, checked: files whole, values finite.
 
     Args:
@@ -112,9 +131,11 @@ def tensors_of(path: Path, wanted: Callable[[str], bool] | None = None) -> Itera
     """
     for file in weight_files(path):
         with _opened(file) as handle:
-            names = [name for name in handle.keys() if wanted is None or wanted(name)]  # noqa: SIM118 - a handle is no mapping
+            names = [name for name in handle.keys() if wanted is None or wanted(name)]
         while names:
-            with _opened(file) as handle:  # again after a while, as what has been read stays in memory for as long as the file is open
+            with (
+                _opened(file) as handle
+            ):  # again after a while, as what has been read stays in memory for as long as the file is open
                 read = 0
                 while names and read < MAPPED_BYTES:
                     name = names.pop(0)
@@ -133,9 +154,11 @@ def rows_of(path: Path, name: str, size: int) -> Iterator[Tensor]:
     """A tensor of a checkpoint, `size` rows after the other, of which only these are in memory; checked as `tensors_of` does."""
     for file in weight_files(path):
         with _opened(file) as handle:
-            total = handle.get_slice(name).get_shape()[0] if name in handle.keys() else 0  # noqa: SIM118 - see above
+            total = handle.get_slice(name).get_shape()[0] if name in handle.keys() else 0
         for begin in range(0, total, size):
-            with _opened(file) as handle:  # again, as what has been read stays in memory for as long as the file is open
+            with (
+                _opened(file) as handle
+            ):  # again, as what has been read stays in memory for as long as the file is open
                 yield finite(path, name, handle.get_slice(name)[begin : begin + size])
 
 
@@ -148,11 +171,14 @@ def tensor_specs(path: Path) -> dict[str, Tensor]:
     specs: dict[str, Tensor] = {}
     for file in weight_files(path):
         with _opened(file) as handle:
-            for name in handle.keys():  # noqa: SIM118 - see above
+            for name in handle.keys():
                 part = handle.get_slice(name)
                 code = part.get_dtype()
                 if code not in DTYPES:
-                    raise UsageError(f"{path}: tensor `{name}` is in {code}", "convert the model to float32, float16 or bfloat16")
+                    raise UsageError(
+                        f"{path}: tensor `{name}` is in {code}",
+                        "convert the model to float32, float16 or bfloat16",
+                    )
                 specs[name] = torch.empty(part.get_shape(), dtype=DTYPES[code], device="meta")
     return specs
 
@@ -164,13 +190,20 @@ def _opened(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="pt") as handle:
             yield handle
     except (SafetensorError, OSError) as error:
-        raise UsageError(f"{file}: damaged or truncated: {error}", "copy or download the file again") from error
+        raise UsageError(
+            f"{file}: damaged or truncated: {error}", "copy or download the file again"
+        ) from error
 
 
 def finite(path: Path, name: str, tensor: Tensor) -> Tensor:
     """The tensor, if there is no NaN or infinity in it, looked at in parts: the test needs more memory than what it tests."""
-    if tensor.is_floating_point() and not all(bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(1 << 22)):
-        raise UsageError(f"{path}: tensor `{name}` holds NaN or infinity", "restore the weights; nothing can be measured on them")
+    if tensor.is_floating_point() and not all(
+        bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(1 << 22)
+    ):
+        raise UsageError(
+            f"{path}: tensor `{name}` holds NaN or infinity",
+            "restore the weights; nothing can be measured on them",
+        )
     return tensor
 
 
@@ -184,7 +217,9 @@ def content_hash(path: Path, skip: str = "") -> str:
     digest = hashlib.sha256()
     files = sorted(p for p in path.rglob("*") if p.is_file() and p.name not in (skip, CARD))
     for file in files:
-        digest.update(file.relative_to(path).as_posix().encode() + b"\0" + bytes.fromhex(file_hash(file)))
+        digest.update(
+            file.relative_to(path).as_posix().encode() + b"\0" + bytes.fromhex(file_hash(file))
+        )
     return digest.hexdigest()
 
 
@@ -196,7 +231,9 @@ def file_hash(file: Path) -> str:
 
 def weight_bytes(path: Path) -> int:
     """Bytes of the weight files (safetensors, ONNX and its external data) in a directory."""
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and p.suffix in WEIGHT_SUFFIXES)
+    return sum(
+        p.stat().st_size for p in path.rglob("*") if p.is_file() and p.suffix in WEIGHT_SUFFIXES
+    )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -227,7 +264,10 @@ def check_output(out: Path) -> None:
         UsageError: `out` is a file, or holds something that edgewright did not write.
     """
     if out.is_file() or (out.exists() and any(out.iterdir()) and not (out / PROVENANCE).exists()):
-        raise UsageError(f"{out}: exists and was not written by edgewright", "choose another --out, or remove it yourself")
+        raise UsageError(
+            f"{out}: exists and was not written by edgewright",
+            "choose another --out, or remove it yourself",
+        )
 
 
 @contextmanager
@@ -252,14 +292,18 @@ def atomic_directory(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise disk_error(out, error) from error
     except SafetensorError as error:
-        raise EdgewrightError(f"{out}: could not be written: {error}", "free disk space and run the command again") from error
+        raise EdgewrightError(
+            f"{out}: could not be written: {error}", "free disk space and run the command again"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def disk_error(out: Path, error: OSError) -> EdgewrightError:
     """What to tell of a directory that could not be written; a full disk counts as a refusal, as a plan would have foreseen it."""
-    free = shutil.disk_usage(next(p for p in (out.parent, *out.parent.parents, Path.cwd()) if p.is_dir())).free
+    free = shutil.disk_usage(
+        next(p for p in (out.parent, *out.parent.parents, Path.cwd()) if p.is_dir())
+    ).free
     kind = Refused if error.errno in FULL else EdgewrightError
     return kind(
         f"{out}: could not be written: {error.strerror or error} ({free / 1e9:.1f} GB free)",
@@ -313,9 +357,14 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 
 
 def write_checkpoint(
-    out: Path, state: Mapping[str, Tensor] | Pending, config: Mapping[str, Any], source: Path, provenance: Mapping[str, Any],
-    verify: Callable[[Path], None] | None = None, files: Mapping[str, Any] | None = None,
-) -> None:  # fmt: skip
+    out: Path,
+    state: Mapping[str, Tensor] | Pending,
+    config: Mapping[str, Any],
+    source: Path,
+    provenance: Mapping[str, Any],
+    verify: Callable[[Path], None] | None = None,
+    files: Mapping[str, Any] | None = None,
+) -> None:
     """Write a checkpoint atomically: sharded safetensors, config for transformers 4 and 5, the source's tokenizer.
 
     Args:
@@ -328,7 +377,11 @@ def write_checkpoint(
         files: more JSON files, by name.
     """
     with atomic_directory(out) as folder:
-        write_shards(folder, state if isinstance(state, Pending) else Pending(state, state.items()), SHARD_BYTES)
+        write_shards(
+            folder,
+            state if isinstance(state, Pending) else Pending(state, state.items()),
+            SHARD_BYTES,
+        )
         write_json(folder / "config.json", config_for_everyone(config))
         copy_tokenizer(source, folder)
         write_json(folder / PROVENANCE, {"edgewright": __version__, **provenance})

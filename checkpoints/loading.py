@@ -15,7 +15,14 @@ from .config import quantization
 from .files import check_finite, read_config, read_family, read_state
 from .layouts import Int8Inputs, layout_of, rounds_inputs
 
-__all__ = ["dense_state", "free_memory", "load_model", "load_settings", "load_tokenizer", "pick_device"]
+__all__ = [
+    "dense_state",
+    "free_memory",
+    "load_model",
+    "load_settings",
+    "load_tokenizer",
+    "pick_device",
+]
 
 
 def pick_device(device: str) -> str:
@@ -27,7 +34,9 @@ def pick_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this machine has no CUDA device that torch can use", "use --device cpu")
+        raise UsageError(
+            "--device cuda: this machine has no CUDA device that torch can use", "use --device cpu"
+        )
     if device not in ("cpu", "cuda"):
         raise UsageError(f"--device {device}: unknown", "use auto, cpu or cuda")
     return device
@@ -37,7 +46,9 @@ def free_memory(device: str = "cpu") -> int | None:
     """Bytes that a device (and the CPU, where everything passes through) has free; None where the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+        free = next(
+            1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")
+        )
     except (OSError, StopIteration):
         return None
     return min(free, torch.cuda.mem_get_info()[0]) if device == "cuda" else free
@@ -75,7 +86,9 @@ def load_settings(path: Path) -> Any:
         settings: Any = AutoConfig.from_pretrained(path)
     except (StrictDataclassError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[-1].strip()
-        raise UsageError(f"{path}/config.json: transformers cannot read it: {reason}", "restore the config.json") from error
+        raise UsageError(
+            f"{path}/config.json: transformers cannot read it: {reason}", "restore the config.json"
+        ) from error
     if hasattr(settings, "quantization_config"):
         del settings.quantization_config
     return settings
@@ -100,8 +113,13 @@ def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float
     if quantization(read_config(path)):
         model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
         state, rounded = _unpacked(path)
-        if lost := [name for name in rounded if not has_module(model, name)]:  # experts are parts of fused tensors
-            raise Refused(f"{path}: {lost[0]}: experts whose inputs are rounded to 8 bits are not read here", "round their weights only")
+        if lost := [
+            name for name in rounded if not has_module(model, name)
+        ]:  # experts are parts of fused tensors
+            raise Refused(
+                f"{path}: {lost[0]}: experts whose inputs are rounded to 8 bits are not read here",
+                "round their weights only",
+            )
         missing, unexpected = model.load_state_dict(family.fused(state), strict=False)
         for name, inputs in rounded.items():
             rounds_inputs(model.get_submodule(name), inputs)
@@ -109,14 +127,23 @@ def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float
     else:
         check_finite(path)
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(path, config=settings, dtype=dtype, output_loading_info=True)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path, config=settings, dtype=dtype, output_loading_info=True
+            )
             model, report = loaded
         except (SafetensorError, RuntimeError, ValueError) as error:
-            raise UsageError(f"{path}: weights and config.json do not fit: {str(error).splitlines()[0]}", "restore the model") from error
+            raise UsageError(
+                f"{path}: weights and config.json do not fit: {str(error).splitlines()[0]}",
+                "restore the model",
+            ) from error
         missing, unexpected = report["missing_keys"], report["unexpected_keys"]
     if missing or unexpected:
-        what = f"missing {sorted(missing)[:3]}" if missing else f"unexpected {sorted(unexpected)[:3]}"
-        raise UsageError(f"{path}: the weights do not match config.json: {what}", "restore the model directory")
+        what = (
+            f"missing {sorted(missing)[:3]}" if missing else f"unexpected {sorted(unexpected)[:3]}"
+        )
+        raise UsageError(
+            f"{path}: the weights do not match config.json: {what}", "restore the model directory"
+        )
     return model.to(device).eval()
 
 
@@ -128,7 +155,10 @@ def load_tokenizer(path: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EdgewrightError(f"{path}: no usable tokenizer: {reason}", "put the model's tokenizer files beside its weights") from error
+        raise EdgewrightError(
+            f"{path}: no usable tokenizer: {reason}",
+            "put the model's tokenizer files beside its weights",
+        ) from error
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

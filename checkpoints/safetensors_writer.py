@@ -19,10 +19,19 @@ from torch import Tensor
 __all__ = ["DTYPES", "Pending", "write_shards"]
 
 DTYPES = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "F8_E5M2": torch.float8_e5m2, "F8_E4M3": torch.float8_e4m3fn,
-    "I16": torch.int16, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32, "F32": torch.float32,
-    "F64": torch.float64, "I64": torch.int64,
-}  # fmt: skip
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I16": torch.int16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "I64": torch.int64,
+}
 """The format's names, in the format's order: wider types lie before narrower ones."""
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 RANKS = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
@@ -54,14 +63,19 @@ def write_shards(folder: Path, state: Pending, limit: int) -> None:
             handle, offset = place.pop(name)
             spec = state.specs[name]
             if (spec.shape, spec.dtype) != (tensor.shape, tensor.dtype):
-                raise ValueError(f"{name}: {tuple(tensor.shape)} in {tensor.dtype}, announced as {tuple(spec.shape)} in {spec.dtype}")
+                raise ValueError(
+                    f"{name}: {tuple(tensor.shape)} in {tensor.dtype}, announced as {tuple(spec.shape)} in {spec.dtype}"
+                )
             handle.seek(offset)
             handle.write(_bytes(tensor))
     if place:
         raise ValueError(f"announced and never made: {sorted(place)[:3]}")
     if len(shards) > 1:
         total = sum(t.nbytes for t in state.specs.values())
-        index = {"metadata": {"total_size": total}, "weight_map": {key: name for name, specs in shards.items() for key in specs}}
+        index = {
+            "metadata": {"total_size": total},
+            "weight_map": {key: name for name, specs in shards.items() for key in specs},
+        }
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
@@ -77,7 +91,10 @@ def _shards(specs: Mapping[str, Tensor], limit: int) -> dict[str, dict[str, Tens
         size += spec.nbytes
     if len(parts) == 1:
         return {"model.safetensors": parts[0]}
-    return {f"model-{number:05d}-of-{len(parts):05d}.safetensors": part for number, part in enumerate(parts, 1)}
+    return {
+        f"model-{number:05d}-of-{len(parts):05d}.safetensors": part
+        for number, part in enumerate(parts, 1)
+    }
 
 
 def _begin(handle: BinaryIO, specs: Mapping[str, Tensor]) -> dict[str, int]:
@@ -88,12 +105,18 @@ def _begin(handle: BinaryIO, specs: Mapping[str, Tensor]) -> dict[str, int]:
     for name in order:
         spec, begin = specs[name], end
         end += spec.nbytes
-        header[name] = {"dtype": CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [begin, end]}
+        header[name] = {
+            "dtype": CODES[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [begin, end],
+        }
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     handle.write(len(text).to_bytes(8, "little") + text)
     handle.flush()
-    os.posix_fallocate(handle.fileno(), 0, 8 + len(text) + end)  # a full disk shows now, and not after hours of work
+    os.posix_fallocate(
+        handle.fileno(), 0, 8 + len(text) + end
+    )  # a full disk shows now, and not after hours of work
     return {name: 8 + len(text) + header[name]["data_offsets"][0] for name in order}
 
 

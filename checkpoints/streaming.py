@@ -85,20 +85,32 @@ class Streamed:
         self._empty = [layer.state_dict() for layer in self.layers]
         self._check_names()
         for module in self.skeleton.modules():
-            module._buffers |= {name: buffer.to(self.device) for name, buffer in module._buffers.items() if buffer is not None}
+            module._buffers |= {
+                name: buffer.to(self.device)
+                for name, buffer in module._buffers.items()
+                if buffer is not None
+            }
 
     def _check_names(self) -> None:
         wanted, tied = set(self.skeleton.state_dict()), set(self.skeleton._tied_weights_keys or ())
         have = set(self.family.fused(dict.fromkeys(self.specs, torch.empty(0))))
-        missing = sorted(wanted - have - (tied if self.skeleton.config.tie_word_embeddings else set()))
+        missing = sorted(
+            wanted - have - (tied if self.skeleton.config.tie_word_embeddings else set())
+        )
         unexpected = sorted(have - wanted)
         if missing or unexpected:
             what = f"missing {missing[:3]}" if missing else f"unexpected {unexpected[:3]}"
-            raise UsageError(f"{self.path}: the weights do not match config.json: {what}", "restore the model directory")
+            raise UsageError(
+                f"{self.path}: the weights do not match config.json: {what}",
+                "restore the model directory",
+            )
 
     def stored(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names begin with `prefix`, as they are stored, by the rest of their names."""
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors_of(self.path, lambda name: name.startswith(prefix))}
+        return {
+            name.removeprefix(prefix): tensor
+            for name, tensor in tensors_of(self.path, lambda name: name.startswith(prefix))
+        }
 
     @contextmanager
     def held(self, index: int) -> Iterator[nn.Module]:
@@ -123,7 +135,9 @@ class Streamed:
             module.load_state_dict(state, assign=True)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            raise UsageError(f"{self.path}: weights and config.json do not fit: {reason}", "restore the model") from error
+            raise UsageError(
+                f"{self.path}: weights and config.json do not fit: {reason}", "restore the model"
+            ) from error
         module.requires_grad_(False).eval()
 
     @contextmanager
@@ -158,13 +172,21 @@ class Streamed:
         """The logits of what the last layer put out, [rows, seq, width], for `ROWS` tokens of the vocabulary after the other."""
         norm: Any = self.skeleton.get_submodule(self.family.final_norm)
         head: Any = self.skeleton.get_submodule(self.family.head)
-        name = self.family.head if f"{self.family.head}.weight" in self.specs else self.family.embedding
+        name = (
+            self.family.head
+            if f"{self.family.head}.weight" in self.specs
+            else self.family.embedding
+        )
         self._fill(norm, self.stored(f"{self.family.final_norm}."))
         with passed_through(self.layers):
             for rows in rows_of(self.path, f"{name}.weight", ROWS):
                 with torch.no_grad():  # not around the yield: two such generators that end in turn would leave gradients off
-                    head.weight = nn.Parameter(rows.to(self.device, torch.float32), requires_grad=False)
-                    logits = self.skeleton(inputs_embeds=hidden.to(self.device), use_cache=False).logits
+                    head.weight = nn.Parameter(
+                        rows.to(self.device, torch.float32), requires_grad=False
+                    )
+                    logits = self.skeleton(
+                        inputs_embeds=hidden.to(self.device), use_cache=False
+                    ).logits
                 yield logits
 
 

@@ -27,9 +27,28 @@ if TYPE_CHECKING:
     from ..steps.context import StepContext
 
 __all__ = [
-    "CALIBRATION", "ActivationBudget", "Bf16", "CalibrationSource", "Debug", "Device", "Fresh", "Json", "Model", "Out", "Samples", "Seed",
-    "SeqLen", "Target", "checked", "conclude", "resumable", "run_prune", "run_step", "run_whole", "show_cut",
-]  # fmt: skip
+    "CALIBRATION",
+    "ActivationBudget",
+    "Bf16",
+    "CalibrationSource",
+    "Debug",
+    "Device",
+    "Fresh",
+    "Json",
+    "Model",
+    "Out",
+    "Samples",
+    "Seed",
+    "SeqLen",
+    "Target",
+    "checked",
+    "conclude",
+    "resumable",
+    "run_prune",
+    "run_step",
+    "run_whole",
+    "show_cut",
+]
 
 Out = Annotated[Path, typer.Option("--out", help="directory to make")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
@@ -37,15 +56,27 @@ Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an e
 Fresh = Annotated[bool, typer.Option("--fresh", help="make everything again, reuse nothing")]
 Model = Annotated[str, typer.Argument(help="model directory, hub id, or builtin:tiny-reasoner")]
 CalibrationSource = Annotated[
-    str, typer.Option("--calibration", help="text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], hf:NAME or builtin:NAME")
+    str,
+    typer.Option(
+        "--calibration",
+        help="text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], hf:NAME or builtin:NAME",
+    ),
 ]
 Samples = Annotated[int, typer.Option(help="calibration rows")]
 SeqLen = Annotated[int, typer.Option(help="tokens a calibration row")]
-ActivationBudget = Annotated[float, typer.Option(min=0, help="GiB of hidden states kept in memory; the rest goes to disk")]
-Bf16 = Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="matrix products in bfloat16; default: where it is fast")]
+ActivationBudget = Annotated[
+    float, typer.Option(min=0, help="GiB of hidden states kept in memory; the rest goes to disk")
+]
+Bf16 = Annotated[
+    bool | None,
+    typer.Option("--bf16/--no-bf16", help="matrix products in bfloat16; default: where it is fast"),
+]
 Seed = Annotated[int, typer.Option(help="of everything random")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
-Target = Annotated[str | None, typer.Option("--target", help="device, by name or profile file; see `edgewright targets`")]
+Target = Annotated[
+    str | None,
+    typer.Option("--target", help="device, by name or profile file; see `edgewright targets`"),
+]
 
 CALIBRATION = "builtin:reasoning"
 
@@ -68,7 +99,14 @@ def checked(factory: type[T], **values: Any) -> T:
 
 
 def run_step(
-    kind: str, options: BaseModel, model: str, out: Path, calibration: Calibration, fresh: bool, as_json: bool, **settings: Any
+    kind: str,
+    options: BaseModel,
+    model: str,
+    out: Path,
+    calibration: Calibration,
+    fresh: bool,
+    as_json: bool,
+    **settings: Any,
 ) -> None:
     """Run one step into `out` and print what it told.
 
@@ -77,7 +115,15 @@ def run_step(
     from ..pipeline.run import run_verb
 
     with resumable():
-        result = run_verb(kind, options, model, out, _context(calibration, **settings), fresh, shlex.join(["edgewright", *sys.argv[1:]]))
+        result = run_verb(
+            kind,
+            options,
+            model,
+            out,
+            _context(calibration, **settings),
+            fresh,
+            shlex.join(["edgewright", *sys.argv[1:]]),
+        )
     show(result, as_json, "step")
 
 
@@ -89,9 +135,15 @@ def _context(calibration: Calibration, **settings: Any) -> StepContext:
 
 
 def run_prune(
-    options: PruneOptions, model: str, out: Path, calibration: Calibration, target: str | None, fresh: bool, as_json: bool,
+    options: PruneOptions,
+    model: str,
+    out: Path,
+    calibration: Calibration,
+    target: str | None,
+    fresh: bool,
+    as_json: bool,
     **settings: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Run a prune step, its budget turned into shares, unless the target could not run what would be left in INT4.
 
     Raises:
@@ -110,7 +162,9 @@ def run_prune(
     run_step("prune", options, model, out, calibration, fresh, as_json, **settings)
 
 
-def show_cut(options: PruneOptions, model: str, calibration: Calibration, target: str | None, as_json: bool) -> None:
+def show_cut(
+    options: PruneOptions, model: str, calibration: Calibration, target: str | None, as_json: bool
+) -> None:
     """Print what a prune step would remove and leave.
 
     Raises:
@@ -150,9 +204,14 @@ def conclude(gate: Mapping[str, Any]) -> None:
     if gate["verdict"] == "fail":
         raise GateFailed(f"the gate failed: {pair}", "the table shows which limit")
     if not gate["accepted"]:
-        raise GateFailed(f"the gate is inconclusive, which its policy counts as failed: {pair}", "measure more samples, as the table says")
+        raise GateFailed(
+            f"the gate is inconclusive, which its policy counts as failed: {pair}",
+            "measure more samples, as the table says",
+        )
     if gate["verdict"] == "inconclusive" and gate["inconclusive"] == "warn":
-        console.print(f"[bold yellow]warning:[/] the gate is inconclusive: {escape(pair)}; the table says how many samples would decide")
+        console.print(
+            f"[bold yellow]warning:[/] the gate is inconclusive: {escape(pair)}; the table says how many samples would decide"
+        )
 
 
 @contextmanager
@@ -161,5 +220,8 @@ def resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        console.print("interrupted; finished steps are kept, and the same command goes on from there", highlight=False)
+        console.print(
+            "interrupted; finished steps are kept, and the same command goes on from there",
+            highlight=False,
+        )
         raise typer.Exit(130) from stop

@@ -36,12 +36,24 @@ def examine() -> list[dict[str, Any]]:
     gigabytes = shutil.disk_usage(Path.cwd()).free / 1e9
     checks = [
         _entry("python", True, True, facts["python"]),
-        _entry("cpu", True, True, f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads for torch"),
-        _entry("gpu", facts["gpu"] is not None, False, facts["gpu"] or "none that torch can use; everything runs on the CPU"),
+        _entry(
+            "cpu",
+            True,
+            True,
+            f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads for torch",
+        ),
+        _entry(
+            "gpu",
+            facts["gpu"] is not None,
+            False,
+            facts["gpu"] or "none that torch can use; everything runs on the CPU",
+        ),
         _entry("disk", gigabytes > 1, True, f"{gigabytes:.1f} GB free in {os.getcwd()}"),
-        _tried("torch", _torch), _tried("onnxruntime", _onnxruntime), _tried("transformers", _transformers),
+        _tried("torch", _torch),
+        _tried("onnxruntime", _onnxruntime),
+        _tried("transformers", _transformers),
         _tried("demo model", _demo),
-    ]  # fmt: skip
+    ]
     return checks + [_extra(module, *about) for module, about in EXTRAS.items()]
 
 
@@ -72,9 +84,16 @@ def _onnxruntime() -> str:
 
     value = helper.make_tensor_value_info
     node = helper.make_node("MatMul", ["a", "a"], ["b"])
-    graph = helper.make_graph([node], "probe", [value("a", TensorProto.FLOAT, [2, 2])], [value("b", TensorProto.FLOAT, [2, 2])])
+    graph = helper.make_graph(
+        [node],
+        "probe",
+        [value("a", TensorProto.FLOAT, [2, 2])],
+        [value("b", TensorProto.FLOAT, [2, 2])],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     session.run(None, {"a": np.ones((2, 2), np.float32)})
     return f"{onnxruntime.__version__}, a session runs"
 

@@ -18,25 +18,55 @@ __all__ = ["bench", "compare", "gate", "report", "sweep"]
 
 def bench(
     path: Annotated[Path, typer.Argument(help="checkpoint or artifact directory")],
-    perplexity: Annotated[list[str] | None, typer.Option(help="SOURCE to score; may be given more than once")] = None,
+    perplexity: Annotated[
+        list[str] | None, typer.Option(help="SOURCE to score; may be given more than once")
+    ] = None,
     tasks: Annotated[
-        str, typer.Option(help="comma-separated: reasoning, gym:NAME, qa:FILE, choice:FILE, code:FILE, lm-eval:NAME or lm-eval:FILE.yaml")
+        str,
+        typer.Option(
+            help="comma-separated: reasoning, gym:NAME, qa:FILE, choice:FILE, code:FILE, lm-eval:NAME or lm-eval:FILE.yaml"
+        ),
     ] = "",
     limit: Annotated[int, typer.Option(help="problems a task")] = 200,
-    shots: Annotated[int | None, typer.Option(help="worked examples shown by qa, choice and lm-eval; default: the task's own")] = None,
-    allow_code: Annotated[bool, typer.Option("--allow-code", help="let code: tasks run what the model writes, in a sandbox")] = False,
+    shots: Annotated[
+        int | None,
+        typer.Option(
+            help="worked examples shown by qa, choice and lm-eval; default: the task's own"
+        ),
+    ] = None,
+    allow_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-code", help="let code: tasks run what the model writes, in a sandbox"
+        ),
+    ] = False,
     windows: Annotated[int, typer.Option(help="rows a perplexity source")] = 128,
     seq_len: Annotated[int, typer.Option(help="tokens a row")] = 512,
     max_new_tokens: Annotated[int, typer.Option(help="longest answer")] = 160,
-    reference: Annotated[Path | None, typer.Option(help="model to compare with: KL and top-1 agreement")] = None,
-    latency: Annotated[bool, typer.Option("--latency/--no-latency", help="time it in a process of its own")] = False,
+    reference: Annotated[
+        Path | None, typer.Option(help="model to compare with: KL and top-1 agreement")
+    ] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency/--no-latency", help="time it in a process of its own")
+    ] = False,
     prompt: Annotated[int, typer.Option(help="tokens of the prompt that is timed")] = 64,
     new_tokens: Annotated[int, typer.Option(help="tokens decoded after it")] = 64,
-    runs: Annotated[int, typer.Option(help="timed repetitions, after as many as it takes until they are stable")] = 5,
-    batches: Annotated[str, typer.Option(help="comma-separated: time these numbers of prompts at a time too")] = "",
-    prompts: Annotated[str, typer.Option(help="comma-separated: time prompts of these lengths too")] = "",
-    against: Annotated[Path | None, typer.Option(help="model to time in turns with this one: the ratio, and how sure it is")] = None,
-    save: Annotated[Path | None, typer.Option(help="write the measurement as JSON, for `edgewright gate`")] = None,
+    runs: Annotated[
+        int, typer.Option(help="timed repetitions, after as many as it takes until they are stable")
+    ] = 5,
+    batches: Annotated[
+        str, typer.Option(help="comma-separated: time these numbers of prompts at a time too")
+    ] = "",
+    prompts: Annotated[
+        str, typer.Option(help="comma-separated: time prompts of these lengths too")
+    ] = "",
+    against: Annotated[
+        Path | None,
+        typer.Option(help="model to time in turns with this one: the ratio, and how sure it is"),
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="write the measurement as JSON, for `edgewright gate`")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
     debug: Debug = False,
@@ -56,28 +86,52 @@ def bench(
     from ..benchmarks.measure import EvaluateOptions, bench_path
 
     options = checked(
-        EvaluateOptions, tasks=[t for t in tasks.split(",") if t], limit=limit, windows=windows, seq_len=seq_len, shots=shots,
-        allow_code=allow_code, max_new_tokens=max_new_tokens, perplexity=perplexity or [],
-        latency=_numbers(prompt=prompt, new_tokens=new_tokens, runs=runs, batches=batches, prompts=prompts) if latency or against else None,
-    )  # fmt: skip
+        EvaluateOptions,
+        tasks=[t for t in tasks.split(",") if t],
+        limit=limit,
+        windows=windows,
+        seq_len=seq_len,
+        shots=shots,
+        allow_code=allow_code,
+        max_new_tokens=max_new_tokens,
+        perplexity=perplexity or [],
+        latency=_numbers(
+            prompt=prompt, new_tokens=new_tokens, runs=runs, batches=batches, prompts=prompts
+        )
+        if latency or against
+        else None,
+    )
     show(bench_path(path, options, device, reference, save, against), as_json, "bench")
 
 
 def _numbers(**options: int | str) -> dict[str, object]:
     """Options as they are checked: a string is a list of numbers, whatever is wrong with it."""
-    return {name: [part for part in value.split(",") if part] if isinstance(value, str) else value for name, value in options.items()}
+    return {
+        name: [part for part in value.split(",") if part] if isinstance(value, str) else value
+        for name, value in options.items()
+    }
 
 
 def gate(
     candidate: Annotated[str, typer.Argument(help="measurement file, or RUN:STEP")],
     baseline: Annotated[str, typer.Option(help="measurement file, or RUN:STEP")],
     policy: Annotated[
-        Path | None, typer.Option(help="YAML: confidence, inconclusive, and limits: metric -> {min_ratio, max_ratio, max_drop, min, max}")
+        Path | None,
+        typer.Option(
+            help="YAML: confidence, inconclusive, and limits: metric -> {min_ratio, max_ratio, max_drop, min, max}"
+        ),
     ] = None,
-    junit: Annotated[Path | None, typer.Option(help="also write JUnit XML, for a CI server")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="also write Markdown, for a pull request")] = None,
+    junit: Annotated[
+        Path | None, typer.Option(help="also write JUnit XML, for a CI server")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="also write Markdown, for a pull request")
+    ] = None,
     update_baseline: Annotated[
-        bool, typer.Option("--update-baseline", help="do not compare: make the candidate the BASELINE file")
+        bool,
+        typer.Option(
+            "--update-baseline", help="do not compare: make the candidate the BASELINE file"
+        ),
     ] = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -103,7 +157,10 @@ def gate(
     new = load_measurement(candidate)
     if update_baseline:
         if junit or markdown:
-            raise UsageError("--update-baseline compares nothing, so that there is nothing to write", "leave --junit and --markdown out")
+            raise UsageError(
+                "--update-baseline compares nothing, so that there is nothing to write",
+                "leave --junit and --markdown out",
+            )
         return show({"written": [str(replace_baseline(new, baseline))]}, as_json, "written")
     result = check_gate(new, load_measurement(baseline), load_policy(policy))
     for file, render in ((junit, junit_xml), (markdown, markdown_text)):
@@ -130,7 +187,13 @@ def report(
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="directories of runs, or RUN:STEP; the first is the yardstick")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN RUN...",
+            help="directories of runs, or RUN:STEP; the first is the yardstick",
+        ),
+    ],
     html: Annotated[Path | None, typer.Option(help="also write a page with figures")] = None,
     markdown: Annotated[Path | None, typer.Option(help="also write Markdown")] = None,
     as_json: Json = False,
@@ -153,15 +216,29 @@ def compare(
 
 def sweep(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe")],
-    vary: Annotated[list[str], typer.Option(help="KEY=VALUE,VALUE: the key as in --set; may be given more than once")],
-    trials: Annotated[int, typer.Option(help="combinations to try; all of them, if there are no more")] = 20,
-    budget: Annotated[float | None, typer.Option(help="minutes after which no trial begins")] = None,
+    vary: Annotated[
+        list[str],
+        typer.Option(help="KEY=VALUE,VALUE: the key as in --set; may be given more than once"),
+    ],
+    trials: Annotated[
+        int, typer.Option(help="combinations to try; all of them, if there are no more")
+    ] = 20,
+    budget: Annotated[
+        float | None, typer.Option(help="minutes after which no trial begins")
+    ] = None,
     objective: Annotated[
         list[str] | None,
-        typer.Option(help="metric of the last step, :min or :max if need be; default: accuracy, decode_tok_s/p50 and size_bytes"),
+        typer.Option(
+            help="metric of the last step, :min or :max if need be; default: accuracy, decode_tok_s/p50 and size_bytes"
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="directory of the sweep; default runs/NAME-sweep")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="override KEY=VALUE of the recipe, for every trial")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="directory of the sweep; default runs/NAME-sweep")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="override KEY=VALUE of the recipe, for every trial"),
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
     debug: Debug = False,
@@ -180,8 +257,12 @@ def sweep(
     from ..pipeline.recipe import load_recipe
     from ..pipeline.sweep import Objective, SweepOptions, parse_vary, run_sweep
 
-    options = SweepOptions(parse_vary(vary), tuple(map(Objective.parse, objective or ())), trials, budget, seed)
+    options = SweepOptions(
+        parse_vary(vary), tuple(map(Objective.parse, objective or ())), trials, budget, seed
+    )
     folder = out or Path("runs") / f"{load_recipe(recipe, settings or []).name}-sweep"
     with resumable():
-        found = run_sweep(recipe, settings or [], options, folder, shlex.join(["edgewright", *sys.argv[1:]]))
+        found = run_sweep(
+            recipe, settings or [], options, folder, shlex.join(["edgewright", *sys.argv[1:]])
+        )
     show(found, as_json, "sweep")

@@ -27,7 +27,7 @@ from ..checkpoints.files import (
     read_provenance,
     scratch_directory,
     write_json,
-)  # fmt: skip
+)
 from ..checkpoints.loading import load_model, pick_device
 from ..console import console
 from ..errors import Refused
@@ -48,7 +48,9 @@ INPUT = "input"
 class RecoverOptions(DistillOptions):
     """What every round learns; the student is what the round has cut."""
 
-    teacher: str | None = Field(default=INPUT, description="`input`: the uncut model; or as in the distill step")
+    teacher: str | None = Field(
+        default=INPUT, description="`input`: the uncut model; or as in the distill step"
+    )
 
     @field_validator("student")
     @classmethod
@@ -60,20 +62,26 @@ class RecoverOptions(DistillOptions):
     @classmethod
     def _to_their_end(cls, stages: Any) -> Any:
         if any(stage.early_stop for stage in stages):
-            raise ValueError("rounds are compared on the held-out rows, so that no round may choose by them: leave `early_stop` out")
+            raise ValueError(
+                "rounds are compared on the held-out rows, so that no round may choose by them: leave `early_stop` out"
+            )
         return stages
 
     @field_validator("tracker")
     @classmethod
     def _in_the_end(cls, tracker: Any) -> None:
         if tracker is not None:
-            raise ValueError("rounds are kept where nobody looks, and their losses in the report: leave `tracker` out")
+            raise ValueError(
+                "rounds are kept where nobody looks, and their losses in the report: leave `tracker` out"
+            )
 
     @field_validator("qat")
     @classmethod
     def _in_floating_point(cls, qat: Any) -> None:
         if qat is not None:
-            raise ValueError("a packed model cannot be cut in the next round: distill with `qat` in a step after the rounds")
+            raise ValueError(
+                "a packed model cannot be cut in the next round: distill with `qat` in a step after the rounds"
+            )
 
 
 class IterateOptions(BaseModel):
@@ -83,17 +91,26 @@ class IterateOptions(BaseModel):
 
     rounds: int = Field(default=3, gt=0, description="how many; the cut is spread over them")
     prune: PruneOptions = Field(description="the cut to the final size")
-    recover: RecoverOptions = Field(default=RecoverOptions(), description="what is learnt after every cut")
-    held_out: str | None = Field(default=None, description="SOURCE to measure on; default: rows of the data to learn on, kept back")
+    recover: RecoverOptions = Field(
+        default=RecoverOptions(), description="what is learnt after every cut"
+    )
+    held_out: str | None = Field(
+        default=None,
+        description="SOURCE to measure on; default: rows of the data to learn on, kept back",
+    )
     held_out_rows: int = Field(default=128, gt=0, description="how many rows to measure on")
     max_loss_increase: float | None = Field(
-        default=None, ge=0, description="keep the smallest model whose held-out loss rose by no more, in nats a token; default: the last"
+        default=None,
+        ge=0,
+        description="keep the smallest model whose held-out loss rose by no more, in nats a token; default: the last",
     )
 
     @model_validator(mode="after")
     def _sparse_adapters(self) -> IterateOptions:
         if self.prune.sparsity and self.recover.lora:
-            raise ValueError("adapters cannot be merged into a sparse model: leave `lora` or `sparsity` out")
+            raise ValueError(
+                "adapters cannot be merged into a sparse model: leave `lora` or `sparsity` out"
+            )
         return self
 
 
@@ -129,25 +146,47 @@ def iterate(options: IterateOptions, source: Path, out: Path, context: StepConte
     check_output(out)
     cuts = spread(options.prune, family, config, options.rounds)
     data = options.recover.data
-    held = set_aside(options.held_out or data, options.held_out_rows, data, options.recover.seq_len, context.calibration, source)
+    held = set_aside(
+        options.held_out or data,
+        options.held_out_rows,
+        data,
+        options.recover.seq_len,
+        context.calibration,
+        source,
+    )
     resolve = context.resolve
-    inside = replace(context, calibration=held.calibration, resolve=lambda name: source if name == INPUT else resolve(name))
-    recover = options.recover.model_copy(update={"hold_out": max(held.skip, options.recover.hold_out)})
+    inside = replace(
+        context,
+        calibration=held.calibration,
+        resolve=lambda name: source if name == INPUT else resolve(name),
+    )
+    recover = options.recover.model_copy(
+        update={"hold_out": max(held.skip, options.recover.hold_out)}
+    )
     with workplace(out, "rounds", context.depends_on, "round-*.json", context.fresh) as place:
         points, folders, begin = [_point(0, source, held.rows, context)], [source], time.monotonic()
         for number, cut in enumerate(cuts, 1):
             folder = place / f"round-{number}"
-            point = _finished(folder) or _round(number, cut, recover, folders[-1], folder, held.rows, inside)
+            point = _finished(folder) or _round(
+                number, cut, recover, folders[-1], folder, held.rows, inside
+            )
             points.append(point)
             folders.append(folder)
             left = (time.monotonic() - begin) / number * (len(cuts) - number)
-            console.print(f"  {_told(point, points[0])}" + (f", about {left:,.0f} s left" if left else ""), highlight=False)
+            console.print(
+                f"  {_told(point, points[0])}" + (f", about {left:,.0f} s left" if left else ""),
+                highlight=False,
+            )
         kept, why = _best(points, options.max_loss_increase)
         _publish(options, source, folders[kept.round], out, inside, points, kept)
-    skipped = [f"{options.rounds} rounds were asked for; whole heads, neurons and layers allow {len(cuts)}"] * (len(cuts) < options.rounds)
+    skipped = [
+        f"{options.rounds} rounds were asked for; whole heads, neurons and layers allow {len(cuts)}"
+    ] * (len(cuts) < options.rounds)
     where = f"held-out loss on {len(held.rows)} rows of {options.held_out or data} that neither calibration nor learning saw"
     notes = [why, *skipped, where, *(_told(point, points[0]) for point in points)]
-    learning = {f"round {p.round} {name}": curve for p in points for name, curve in p.learning.items()}
+    learning = {
+        f"round {p.round} {name}": curve for p in points for name, curve in p.learning.items()
+    }
     return StepResult(notes, {"curve": _curve(points), "kept_round": kept.round, "loss": learning})
 
 
@@ -164,21 +203,35 @@ def _finished(folder: Path) -> Point | None:
 
 
 def _round(
-    number: int, cut: PruneOptions, recover: DistillOptions, source: Path, folder: Path, rows: list[Tensor], context: StepContext
-) -> Point:  # fmt: skip
+    number: int,
+    cut: PruneOptions,
+    recover: DistillOptions,
+    source: Path,
+    folder: Path,
+    rows: list[Tensor],
+    context: StepContext,
+) -> Point:
     """Cut, recover and measure; the record is written last, so that a round without one is made again."""
     with scratch_directory(folder.with_name(f"cut-{number}")) as dense:
         pruned = prune(cut, source, dense, context)
         learnt = distill(recover, dense, folder, context)
     notes = [f"round {number}: {note}" for note in (*pruned.notes, *learnt.notes)]
-    point = replace(_point(number, folder, rows, context), learning=learnt.details["loss"], notes=notes, output_hash=content_hash(folder))
+    point = replace(
+        _point(number, folder, rows, context),
+        learning=learnt.details["loss"],
+        notes=notes,
+        output_hash=content_hash(folder),
+    )
     write_json(folder.with_suffix(".json"), asdict(point))
     return point
 
 
 def _point(number: int, folder: Path, rows: list[Tensor], context: StepContext) -> Point:
     family, config = read_family(folder)
-    shape, loss = family.shape(config), loss_on(rows, load_model(folder, pick_device(context.device)))
+    shape, loss = (
+        family.shape(config),
+        loss_on(rows, load_model(folder, pick_device(context.device))),
+    )
     sizes = (shape.num_attention_heads, shape.intermediate_size, shape.num_hidden_layers)
     return Point(number, family.parameters(config), *sizes, loss)
 
@@ -191,33 +244,57 @@ def _best(points: list[Point], limit: float | None) -> tuple[Point, str]:
     within = [point for point in rounds if point.loss - uncut.loss <= limit]
     if within:
         best = min(within, key=lambda point: (point.parameters, -point.round))
-        return best, f"kept round {best.round}, the smallest whose held-out loss rose by no more than {limit:g}"
+        return (
+            best,
+            f"kept round {best.round}, the smallest whose held-out loss rose by no more than {limit:g}",
+        )
     best = min(rounds, key=lambda point: point.loss)
-    return best, f"no round stayed within {limit:g} of the uncut model's loss: kept round {best.round}, the one of least loss"
+    return (
+        best,
+        f"no round stayed within {limit:g} of the uncut model's loss: kept round {best.round}, the one of least loss",
+    )
 
 
 def _told(point: Point, uncut: Point) -> str:
     sizes = f"{point.parameters:,} parameters (heads {point.heads}, FFN {point.ffn}, layers {point.layers})"
     rise = point.loss - uncut.loss
-    change = f" ({rise:+.4f}, perplexity × {math.exp(min(rise, 50)):.3f})" if point.round else ", uncut"
+    change = (
+        f" ({rise:+.4f}, perplexity × {math.exp(min(rise, 50)):.3f})" if point.round else ", uncut"
+    )
     return f"round {point.round}: {sizes}, held-out loss {point.loss:.4f}{change}"
 
 
 def _curve(points: list[Point]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in asdict(point).items() if k not in ("learning", "output_hash")} for point in points]
+    return [
+        {k: v for k, v in asdict(point).items() if k not in ("learning", "output_hash")}
+        for point in points
+    ]
 
 
 def _publish(
-    options: IterateOptions, source: Path, chosen: Path, out: Path, context: StepContext, points: list[Point], kept: Point
-) -> None:  # fmt: skip
+    options: IterateOptions,
+    source: Path,
+    chosen: Path,
+    out: Path,
+    context: StepContext,
+    points: list[Point],
+    kept: Point,
+) -> None:
     """Copy the chosen round to `out`, under a provenance of its own."""
     told = read_provenance(chosen)
     sparse = {"sparsity": told["sparsity"]} if "sparsity" in told else {}
     provenance = {
-        "edgewright": told["edgewright"], "kind": "checkpoint", "step": "iterate", "source": content_hash(source),
-        "teacher": told["teacher"], "options": options.model_dump(), "calibration": vars(context.calibration),
-        "kept_round": kept.round, "curve": _curve(points), **sparse,
-    }  # fmt: skip
+        "edgewright": told["edgewright"],
+        "kind": "checkpoint",
+        "step": "iterate",
+        "source": content_hash(source),
+        "teacher": told["teacher"],
+        "options": options.model_dump(),
+        "calibration": vars(context.calibration),
+        "kept_round": kept.round,
+        "curve": _curve(points),
+        **sparse,
+    }
     with atomic_directory(out) as folder:
         shutil.copytree(chosen, folder, dirs_exist_ok=True)
         write_json(folder / PROVENANCE, provenance)

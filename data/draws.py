@@ -13,7 +13,10 @@ __all__ = ["uniforms"]
 
 def uniforms(seed: int, names: Iterable[tuple[int, ...]], length: int) -> Tensor:
     """Random numbers in [0, 1), float32 [names, length], the same for a name (a row and a chain, say) whatever the others are."""
-    drawn = [torch.rand(length, generator=_generator("/".join(map(str, (seed, *name))))) for name in names]
+    drawn = [
+        torch.rand(length, generator=_generator("/".join(map(str, (seed, *name)))))
+        for name in names
+    ]
     return torch.stack(drawn)
 
 

@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["IGNORE", "Encoded", "Example", "encode", "pack", "pad", "render_prompt", "shuffled_forever"]
+__all__ = [
+    "IGNORE",
+    "Encoded",
+    "Example",
+    "encode",
+    "pack",
+    "pad",
+    "render_prompt",
+    "shuffled_forever",
+]
 
 IGNORE = -100
 """The label of a token that is not scored (the value torch's cross-entropy ignores)."""
@@ -36,18 +45,26 @@ def render_prompt(tokenizer: Any, question: str) -> str:
     """The text a model is given for a question: its chat template when it has one, else a plain frame."""
     if tokenizer.chat_template:
         message = [{"role": "user", "content": question}]
-        return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+        return str(
+            tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        )
     return f"Question: {question}\nAnswer: <think>\n"
 
 
 def encode(tokenizer: Any, example: Example) -> Encoded:
     """Tokenize one example, ending in the end-of-text token where it has a prompt."""
     if not example.prompt:
-        ids = tokenizer(example.completion, verbose=False)["input_ids"]  # packing cuts it: no warning that the text is too long
+        ids = tokenizer(example.completion, verbose=False)[
+            "input_ids"
+        ]  # packing cuts it: no warning that the text is too long
         return Encoded(list(ids), list(ids))
     templated = bool(tokenizer.chat_template)
-    prompt = tokenizer(render_prompt(tokenizer, example.prompt), add_special_tokens=not templated)["input_ids"]
-    completion = tokenizer(example.completion, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    prompt = tokenizer(render_prompt(tokenizer, example.prompt), add_special_tokens=not templated)[
+        "input_ids"
+    ]
+    completion = tokenizer(example.completion, add_special_tokens=False)["input_ids"] + [
+        tokenizer.eos_token_id
+    ]
     return Encoded(prompt + completion, [IGNORE] * len(prompt) + completion)
 
 

@@ -15,7 +15,15 @@ from typing import Any
 
 from ..errors import EdgewrightError
 
-__all__ = ["TASKS", "Problem", "extract_answer", "held_out", "held_out_questions", "is_correct", "training_problems"]
+__all__ = [
+    "TASKS",
+    "Problem",
+    "extract_answer",
+    "held_out",
+    "held_out_questions",
+    "is_correct",
+    "training_problems",
+]
 
 TRAIN_SEED = 1_000_000
 HELD_OUT_SEED = 500_000
@@ -92,7 +100,10 @@ def _leg_counting(entry: dict[str, Any]) -> str:
     total, lines = 0, []
     for animal, count in entry["metadata"]["animals"].items():
         legs = count * ANIMALS[animal]
-        lines.append(f"{animal} {count}*{ANIMALS[animal]}={legs}" + (f", {_sum(total, f'+{legs}')}" if legs and total else ""))
+        lines.append(
+            f"{animal} {count}*{ANIMALS[animal]}={legs}"
+            + (f", {_sum(total, f'+{legs}')}" if legs and total else "")
+        )
         total += legs
     return "\n".join(lines)
 
@@ -110,7 +121,10 @@ def _dataset(task: str, seed: int, size: int) -> Any:
     try:
         import reasoning_gym  # late: an extra, and it pulls in a hundred generators
     except ImportError as error:
-        raise EdgewrightError("builtin:reasoning needs reasoning-gym, which is not installed", "pip install 'edgewright[eval]'") from error
+        raise EdgewrightError(
+            "builtin:reasoning needs reasoning-gym, which is not installed",
+            "pip install 'edgewright[eval]'",
+        ) from error
     return reasoning_gym.create_dataset(task, seed=seed, size=size, **TASKS[task][0])
 
 
@@ -122,7 +136,11 @@ def _problems(task: str, seed: int, size: int) -> Iterator[Problem]:
 
 def held_out(count: int, tasks: Sequence[str] = tuple(TASKS)) -> list[Problem]:
     """The first `count` evaluation problems, `tasks` taking turns, no question twice; fewer where there are not so many."""
-    streams = [_problems(task, HELD_OUT_SEED + index * HELD_OUT, HELD_OUT) for index, task in enumerate(TASKS) if task in tasks]
+    streams = [
+        _problems(task, HELD_OUT_SEED + index * HELD_OUT, HELD_OUT)
+        for index, task in enumerate(TASKS)
+        if task in tasks
+    ]
     seen: set[str] = set()
     problems: list[Problem] = []
     for row in zip(*streams, strict=True):
@@ -145,7 +163,9 @@ def training_problems(seed: int, exclude: frozenset[str], block: int = 512) -> I
     rng = random.Random(seed)
     start = TRAIN_SEED + seed * 100_000_000
     while True:
-        problems = [p for i, task in enumerate(TASKS) for p in _problems(task, start + i * block, block)]
+        problems = [
+            p for i, task in enumerate(TASKS) for p in _problems(task, start + i * block, block)
+        ]
         rng.shuffle(problems)
         yield from (p for p in problems if p.question not in exclude)
         start += len(TASKS) * block

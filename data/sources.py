@@ -42,18 +42,25 @@ class Source:
         kind, _, rest = text.partition(":")
         if kind == "builtin":
             if rest not in BUILTINS:
-                raise UsageError(f"{text}: no such built-in data", f"built in: {', '.join(BUILTINS)}")
+                raise UsageError(
+                    f"{text}: no such built-in data", f"built in: {', '.join(BUILTINS)}"
+                )
             return cls(kind, rest)
         if kind == "hf":
             name, _, field = rest.partition(":")
             return cls(kind, name, field)
         if kind not in ("text", "jsonl", "parquet"):
             raise UsageError(
-                f"{text}: not a data source", "write text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], hf:NAME or builtin:NAME"
+                f"{text}: not a data source",
+                "write text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], hf:NAME or builtin:NAME",
             )
-        file, _, field = (rest, "", "") if kind == "text" or Path(rest).is_file() else rest.rpartition(":")
+        file, _, field = (
+            (rest, "", "") if kind == "text" or Path(rest).is_file() else rest.rpartition(":")
+        )
         if not Path(file).is_file():
-            raise UsageError(f"{text}: no such file: {file or rest}", "give the path of a file that exists")
+            raise UsageError(
+                f"{text}: no such file: {file or rest}", "give the path of a file that exists"
+            )
         if not Path(file).stat().st_size:
             raise UsageError(f"{text}: the file is empty", "give a file with text in it")
         return cls(kind, file, field)
@@ -78,7 +85,10 @@ class Source:
     def training(self, seed: int) -> Iterator[Example]:
         """Examples to learn or calibrate on: endless for built-in tasks, one pass over anything else."""
         if self.kind == "builtin":
-            return (Example(p.completion, p.question) for p in training_problems(seed, held_out_questions()))
+            return (
+                Example(p.completion, p.question)
+                for p in training_problems(seed, held_out_questions())
+            )
         return self._examples()
 
     def scoring(self, count: int) -> Iterator[Example]:
@@ -109,17 +119,25 @@ class Source:
             yield from json_lines(self.name)
         elif self.kind == "parquet":
             datasets = _datasets()
-            yield from datasets.load_dataset("parquet", data_files=self.name, split="train", streaming=True)
+            yield from datasets.load_dataset(
+                "parquet", data_files=self.name, split="train", streaming=True
+            )
         else:
             config, _, split = self.field.rpartition(":")
-            yield from _datasets().load_dataset(self.name, config or None, split=split or "train", streaming=True)
+            yield from _datasets().load_dataset(
+                self.name, config or None, split=split or "train", streaming=True
+            )
 
 
 def _datasets() -> Any:
     try:
-        datasets: Any = importlib.import_module("datasets")  # late: an extra that only parquet and hub data need
+        datasets: Any = importlib.import_module(
+            "datasets"
+        )  # late: an extra that only parquet and hub data need
     except ImportError as error:
-        raise EdgewrightError("parquet and hub data need the datasets package", "pip install 'edgewright[data]'") from error
+        raise EdgewrightError(
+            "parquet and hub data need the datasets package", "pip install 'edgewright[data]'"
+        ) from error
     return datasets
 
 
@@ -145,11 +163,17 @@ def json_lines(name: str) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line.decode())
             except UnicodeDecodeError as error:
-                raise UsageError(f"{name}, line {number}: not UTF-8 text: {error}", "convert the file to UTF-8") from error
+                raise UsageError(
+                    f"{name}, line {number}: not UTF-8 text: {error}", "convert the file to UTF-8"
+                ) from error
             except json.JSONDecodeError as error:
-                raise UsageError(f"{name}, line {number}: not JSON: {error.msg}", "give one JSON object a line") from error
+                raise UsageError(
+                    f"{name}, line {number}: not JSON: {error.msg}", "give one JSON object a line"
+                ) from error
             if not isinstance(row, dict):
-                raise UsageError(f"{name}, line {number}: not a JSON object", "give one JSON object a line")
+                raise UsageError(
+                    f"{name}, line {number}: not a JSON object", "give one JSON object a line"
+                )
             yield row
 
 
@@ -185,7 +209,9 @@ def _windows(tokenizer: Any, examples: Iterator[Example], seq_len: int) -> Itera
         yield Encoded(prefix + row.ids, [IGNORE] * skip + row.labels)
 
 
-def training_rows(tokenizer: Any, source: Source, seq_len: int, seed: int, count: int | None = None) -> Iterator[Encoded]:
+def training_rows(
+    tokenizer: Any, source: Source, seq_len: int, seed: int, count: int | None = None
+) -> Iterator[Encoded]:
     """Packed rows of `seq_len` tokens; `count` of them, or as many as the source gives.
 
     Raises:
@@ -194,7 +220,10 @@ def training_rows(tokenizer: Any, source: Source, seq_len: int, seed: int, count
     rows = _windows(tokenizer, source.training(seed), seq_len)
     first = next(rows, None)
     if first is None:
-        raise UsageError(f"{source}: fewer than {seq_len} tokens, so not one row", "give more text, or a smaller --seq-len")
+        raise UsageError(
+            f"{source}: fewer than {seq_len} tokens, so not one row",
+            "give more text, or a smaller --seq-len",
+        )
     return itertools.islice(itertools.chain([first], rows), count)
 
 
@@ -207,13 +236,21 @@ def scoring_rows(tokenizer: Any, source: Source, seq_len: int, count: int) -> li
     examples = itertools.chain([first], examples)
     if first.prompt:
         rows = (encode(tokenizer, e) for e in examples)
-        chosen = [Encoded(r.ids[:seq_len], r.labels[:seq_len]) for r in itertools.islice(rows, count)]
+        chosen = [
+            Encoded(r.ids[:seq_len], r.labels[:seq_len]) for r in itertools.islice(rows, count)
+        ]
     else:
         chosen = list(itertools.islice(_windows(tokenizer, examples, seq_len), count))
     if not chosen:
-        raise UsageError(f"{source}: fewer than {seq_len} tokens, so not one row", "give more text, or a smaller --seq-len")
+        raise UsageError(
+            f"{source}: fewer than {seq_len} tokens, so not one row",
+            "give more text, or a smaller --seq-len",
+        )
     if all(label == IGNORE for row in chosen for label in row.labels[1:]):
-        raise UsageError(f"{source}: rows of {seq_len} tokens end before anything to score", "give a larger --seq-len")
+        raise UsageError(
+            f"{source}: rows of {seq_len} tokens end before anything to score",
+            "give a larger --seq-len",
+        )
     return chosen
 
 

@@ -74,7 +74,9 @@ def _table(answers: list[Answer]) -> str:
     for name, tasks in groups.items():
         chosen = [a.correct for a in answers if a.task in tasks]
         share = sum(chosen) / len(chosen)
-        rows.append(f"| {name} | {len(chosen)} | {share:.4f} | {math.sqrt(share * (1 - share) / (len(chosen) - 1)):.4f} |")
+        rows.append(
+            f"| {name} | {len(chosen)} | {share:.4f} | {math.sqrt(share * (1 - share) / (len(chosen) - 1)):.4f} |"
+        )
     return "\n".join(rows)
 
 
@@ -85,23 +87,49 @@ def _curve(losses: list[float]) -> str:
 
 def main() -> None:
     """Measure and write README.md and evaluation.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, default=HERE)
     parser.add_argument("--limit", type=int, default=HELD_OUT * len(TASKS))
     args = parser.parse_args()
-    training, config = (json.loads((args.model / name).read_text()) for name in ("training.json", "config.json"))
-    answers = exact_match(open_backend(args.model), load_tokenizer(args.model), held_out(args.limit), max_new_tokens=160)
+    training, config = (
+        json.loads((args.model / name).read_text()) for name in ("training.json", "config.json")
+    )
+    answers = exact_match(
+        open_backend(args.model),
+        load_tokenizer(args.model),
+        held_out(args.limit),
+        max_new_tokens=160,
+    )
     share = sum(a.correct for a in answers) / len(answers)
-    optimizer = {"adamw": "AdamW", "muon": "Muon for the layers' matrices, AdamW for the rest,"}[training["optimizer"]]
-    record = {key: training[key] for key in ("parameters", "seed", "steps", "batch", "seq_len", "lr", "torch")}
+    optimizer = {"adamw": "AdamW", "muon": "Muon for the layers' matrices, AdamW for the rest,"}[
+        training["optimizer"]
+    ]
+    record = {
+        key: training[key]
+        for key in ("parameters", "seed", "steps", "batch", "seq_len", "lr", "torch")
+    }
     card = CARD.format(
-        **record, optimizer=optimizer, hidden=config["hidden_size"], layers=config["num_hidden_layers"],
-        heads=config["num_attention_heads"], kv_heads=config["num_key_value_heads"], head_dim=config["head_dim"],
-        ffn=config["intermediate_size"], vocab=config["vocab_size"], megabytes=weight_bytes(args.model) / 1e6,
-        count=len(answers), table=_table(answers), tasks=", ".join(f"`{task}`" for task in TASKS),
-        tokens=training["steps"] * training["batch"] * training["seq_len"], minutes=training["seconds"] / 60,
-        tenths=" | ".join(f"{n}/10" for n in range(1, 11)), rules="|".join(["---"] * 10), curve=_curve(training["loss"]),
-    )  # fmt: skip
+        **record,
+        optimizer=optimizer,
+        hidden=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        kv_heads=config["num_key_value_heads"],
+        head_dim=config["head_dim"],
+        ffn=config["intermediate_size"],
+        vocab=config["vocab_size"],
+        megabytes=weight_bytes(args.model) / 1e6,
+        count=len(answers),
+        table=_table(answers),
+        tasks=", ".join(f"`{task}`" for task in TASKS),
+        tokens=training["steps"] * training["batch"] * training["seq_len"],
+        minutes=training["seconds"] / 60,
+        tenths=" | ".join(f"{n}/10" for n in range(1, 11)),
+        rules="|".join(["---"] * 10),
+        curve=_curve(training["loss"]),
+    )
     (args.model / "README.md").write_text(card)
     write_json(args.model / "evaluation.json", {"problems": len(answers), "exact_match": share})
     print(f"exact match {share:.4f} on {len(answers)} held-out problems")

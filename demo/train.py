@@ -28,12 +28,24 @@ from ..data.packing import Example, encode, pack
 from ..data.reasoning import Problem, held_out_questions, training_problems
 
 HERE = Path(__file__).parent
-END, USER, ASSISTANT, THINK, UNTHINK = "<|endoftext|>", "<|user|>", "<|assistant|>", "<think>", "</think>"
+END, USER, ASSISTANT, THINK, UNTHINK = (
+    "<|endoftext|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<think>",
+    "</think>",
+)
 QWEN_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """How a Qwen2 tokenizer cuts text before merging; single digits, which arithmetic needs."""
 TEMPLATE = (
     "{% for m in messages %}"
-    "{% if m['role'] == 'user' %}" + USER + "{{ m['content'] }}{% else %}" + ASSISTANT + "{{ m['content'] }}" + END + "{% endif %}"
+    "{% if m['role'] == 'user' %}"
+    + USER
+    + "{{ m['content'] }}{% else %}"
+    + ASSISTANT
+    + "{{ m['content'] }}"
+    + END
+    + "{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}" + ASSISTANT + THINK + "\n{% endif %}"
 )
@@ -55,12 +67,17 @@ def make_tokenizer(folder: Path) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     special = [END, USER, ASSISTANT, THINK, UNTHINK]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        text, trainers.BpeTrainer(vocab_size=VOCAB, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+        text,
+        trainers.BpeTrainer(
+            vocab_size=VOCAB, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
     )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -98,17 +115,28 @@ def rows(tokenizer: Any, seed: int) -> Iterator[Tensor]:
 def build(end: int) -> Qwen2ForCausalLM:
     """The model with random weights; every width is a multiple of 128, also after a quarter of the heads is gone."""
     config = Qwen2Config(
-        vocab_size=VOCAB, hidden_size=384, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=2,
-        intermediate_size=1024, max_position_embeddings=1024, rope_parameters={"rope_type": "default", "rope_theta": 50_000.0},
-        tie_word_embeddings=True, eos_token_id=end, pad_token_id=end, bos_token_id=None,
+        vocab_size=VOCAB,
+        hidden_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        intermediate_size=1024,
+        max_position_embeddings=1024,
+        rope_parameters={"rope_type": "default", "rope_theta": 50_000.0},
+        tie_word_embeddings=True,
+        eos_token_id=end,
+        pad_token_id=end,
+        bos_token_id=None,
         head_dim=64,  # pyright: ignore[reportCallIssue]  # read by the model, and not declared by the config class
-    )  # fmt: skip
+    )
     return Qwen2ForCausalLM(config)
 
 
 def main() -> None:
     """Train and write the model with its loss curve."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--lr", type=float, default=LR)
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default=OPTIMIZER)
@@ -125,10 +153,18 @@ def main() -> None:
     losses = train(NextToken(model), rows(tokenizer, args.seed), config, "training the reasoner")
     model.to(dtype=torch.bfloat16, device="cpu").save_pretrained(args.out)
     record = {
-        "seed": args.seed, "steps": args.steps, "batch": BATCH, "seq_len": SEQ_LEN, "lr": args.lr, "optimizer": args.optimizer,
-        "parameters": model.num_parameters(), "seconds": round(time.monotonic() - started), "torch": torch.__version__,
-        "machine": platform.machine(), "loss": [round(x, 5) for x in losses],
-    }  # fmt: skip
+        "seed": args.seed,
+        "steps": args.steps,
+        "batch": BATCH,
+        "seq_len": SEQ_LEN,
+        "lr": args.lr,
+        "optimizer": args.optimizer,
+        "parameters": model.num_parameters(),
+        "seconds": round(time.monotonic() - started),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "loss": [round(x, 5) for x in losses],
+    }
     write_json(args.out / "training.json", record)
 
 

@@ -38,20 +38,32 @@ class ExportOptions(BaseModel):
         description="int4 takes a GPTQ or AWQ checkpoint bit for bit, int8 one of SmoothQuant; int8-dynamic is for ONNX Runtime on CPUs; "
         "int4-a8 (format ort): int4 whose inputs are rounded to 8 bits, less exact",
     )
-    logits: Literal["all", "last"] = Field(default="all", description="last: of the last position only, which is what generating needs")
-    window: int = Field(default=0, ge=0, description="positions that the KV cache keeps beside the sinks; 0: all (not for format ort)")
+    logits: Literal["all", "last"] = Field(
+        default="all", description="last: of the last position only, which is what generating needs"
+    )
+    window: int = Field(
+        default=0,
+        ge=0,
+        description="positions that the KV cache keeps beside the sinks; 0: all (not for format ort)",
+    )
     sinks: int = Field(default=4, ge=0, description="first positions that a windowed cache keeps")
 
     @model_validator(mode="after")
     def _consistent(self) -> ExportOptions:
         if self.precision == "int4-a8" and self.format != "ort":
-            raise ValueError("precision int4-a8 is ONNX Runtime's: use format ort, or precision int4")
+            raise ValueError(
+                "precision int4-a8 is ONNX Runtime's: use format ort, or precision int4"
+            )
         if self.format == "ort" and (self.window or self.precision == "int8"):
             raise ValueError("format ort has no windowed cache and no static int8: use format onnx")
         if self.precision == "bf16" and self.format not in ("onnx", "tensorrt"):
-            raise ValueError(f"format {self.format} has no bf16: use precision fp16, or format tensorrt")
+            raise ValueError(
+                f"format {self.format} has no bf16: use precision fp16, or format tensorrt"
+            )
         if self.format in ("gguf", "edge-llm", "triton") and (self.window or self.logits == "last"):
-            raise ValueError(f"format {self.format} has no windowed cache and no cut logits: leave window and logits out")
+            raise ValueError(
+                f"format {self.format} has no windowed cache and no cut logits: leave window and logits out"
+            )
         return self
 
     @property
@@ -72,7 +84,10 @@ def export(options: ExportOptions, source: Path, out: Path, context: StepContext
     require_dense(read_config(source), "exported", str(source))
     if options.format == "gguf":
         return _export_gguf(source, out, options)
-    rows = [row[0, :PARITY_TOKENS].tolist() for row in context.calibration.rows(source, context.seed + 1)[:PARITY_ROWS]]
+    rows = [
+        row[0, :PARITY_TOKENS].tolist()
+        for row in context.calibration.rows(source, context.seed + 1)[:PARITY_ROWS]
+    ]
     result = GRAPHS[options.format](source, out, options, rows)
     parity = result.parity
     note = (
@@ -80,34 +95,53 @@ def export(options: ExportOptions, source: Path, out: Path, context: StepContext
         f"{parity['parity/top1_decode']:.4f} over {parity['parity/decode_steps']:.0f} cached decode steps, KL {parity['parity/kl']:.1e}"
     )
     notes = [note, *([_told(result.checked)] if options.format == "tensorrt" else [])]
-    return StepResult(notes, {"parity": parity} | ({"checked": result.checked} if result.checked else {}))
+    return StepResult(
+        notes, {"parity": parity} | ({"checked": result.checked} if result.checked else {})
+    )
 
 
-def _export_onnx(source: Path, out: Path, options: ExportOptions, rows: list[list[int]]) -> ExportResult:
+def _export_onnx(
+    source: Path, out: Path, options: ExportOptions, rows: list[list[int]]
+) -> ExportResult:
     from .onnx.export import export_onnx  # late: onnx and ONNX Runtime
 
     return export_onnx(source, out, options.precision, rows, format=options.format, cut=options.cut)
 
 
-def _export_triton(source: Path, out: Path, options: ExportOptions, rows: list[list[int]]) -> ExportResult:
+def _export_triton(
+    source: Path, out: Path, options: ExportOptions, rows: list[list[int]]
+) -> ExportResult:
     from .triton.repository import export_triton
 
     return export_triton(source, out, options.precision, rows)
 
 
-def _export_tensorrt(source: Path, out: Path, options: ExportOptions, rows: list[list[int]]) -> ExportResult:
+def _export_tensorrt(
+    source: Path, out: Path, options: ExportOptions, rows: list[list[int]]
+) -> ExportResult:
     """The graph in fp16 around INT4 and INT8, and NVIDIA's parser and builder asked about it."""
     from .onnx.export import export_onnx
     from .tensorrt.rtx import check_build, installed
 
     if options.precision == "int8-dynamic" and installed() is None:
         message = "TensorRT has no DynamicQuantizeLinear and no MatMulInteger, which int8-dynamic is made of"
-        raise Refused(message, "--precision fp16 or int4, or --format onnx for ONNX Runtime on a CPU")
-    precision = f"{options.precision}-fp16" if options.precision in ("int4", "int8") else options.precision
-    return export_onnx(source, out, precision, rows, format="tensorrt", cut=options.cut, further=check_build)
+        raise Refused(
+            message, "--precision fp16 or int4, or --format onnx for ONNX Runtime on a CPU"
+        )
+    precision = (
+        f"{options.precision}-fp16" if options.precision in ("int4", "int8") else options.precision
+    )
+    return export_onnx(
+        source, out, precision, rows, format="tensorrt", cut=options.cut, further=check_build
+    )
 
 
-GRAPHS = {"onnx": _export_onnx, "ort": _export_onnx, "tensorrt": _export_tensorrt, "triton": _export_triton}
+GRAPHS = {
+    "onnx": _export_onnx,
+    "ort": _export_onnx,
+    "tensorrt": _export_tensorrt,
+    "triton": _export_triton,
+}
 
 
 def _export_gguf(source: Path, out: Path, options: ExportOptions) -> StepResult:

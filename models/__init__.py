@@ -11,12 +11,29 @@ from .family import Experts, Family, Fold, LayerKind, Shape, has_module, weight_
 from .mixture import Mixture
 
 __all__ = [
-    "FAMILIES", "Experts", "Family", "Fold", "LayerKind", "Mixture", "Shape", "family_of", "has_module", "require_dense", "weight_of",
-]  # fmt: skip
+    "FAMILIES",
+    "Experts",
+    "Family",
+    "Fold",
+    "LayerKind",
+    "Mixture",
+    "Shape",
+    "family_of",
+    "has_module",
+    "require_dense",
+    "weight_of",
+]
 
 _KNOWN: tuple[Family, ...] = (
-    llama.FAMILY, mistral.FAMILY, qwen.QWEN2, qwen.QWEN3, gemma.FAMILY, mixtral.FAMILY, qwen_moe.QWEN2_MOE, qwen_moe.QWEN3_MOE,
-)  # fmt: skip
+    llama.FAMILY,
+    mistral.FAMILY,
+    qwen.QWEN2,
+    qwen.QWEN3,
+    gemma.FAMILY,
+    mixtral.FAMILY,
+    qwen_moe.QWEN2_MOE,
+    qwen_moe.QWEN3_MOE,
+)
 FAMILIES: dict[str, Family] = {name: family for family in _KNOWN for name in family.model_types}
 
 
@@ -29,20 +46,38 @@ def family_of(config: Mapping[str, Any], where: str = "config.json") -> Family:
     """
     name = config.get("model_type")
     if not name:
-        raise UsageError(f"{where}: no `model_type`, so the architecture is unknown", "use a Hugging Face model directory")
+        raise UsageError(
+            f"{where}: no `model_type`, so the architecture is unknown",
+            "use a Hugging Face model directory",
+        )
     if name not in FAMILIES:
-        code = ", and code that comes with a checkpoint (`auto_map`) is never run" if config.get("auto_map") else ""
-        raise Refused(f"{where}: architecture `{name}` is not supported{code}", f"supported: {', '.join(sorted(FAMILIES))}")
+        code = (
+            ", and code that comes with a checkpoint (`auto_map`) is never run"
+            if config.get("auto_map")
+            else ""
+        )
+        raise Refused(
+            f"{where}: architecture `{name}` is not supported{code}",
+            f"supported: {', '.join(sorted(FAMILIES))}",
+        )
     family = FAMILIES[name]
     try:
         shape = family.shape(config)
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{where}: {error} is missing or not a number", "restore the config.json of the model") from error
+        raise UsageError(
+            f"{where}: {error} is missing or not a number", "restore the config.json of the model"
+        ) from error
     sizes = {name: size for name, size in vars(shape).items() if name not in ("tied", "experts")}
     if shape.experts:
-        sizes |= {"experts": shape.experts.count, "experts per token": shape.experts.per_token, "size of an expert": shape.experts.size}
+        sizes |= {
+            "experts": shape.experts.count,
+            "experts per token": shape.experts.per_token,
+            "size of an expert": shape.experts.size,
+        }
     if bad := [name for name, size in sizes.items() if size < 1]:
-        raise UsageError(f"{where}: {', '.join(bad)} must be at least 1", "restore the config.json of the model")
+        raise UsageError(
+            f"{where}: {', '.join(bad)} must be at least 1", "restore the config.json of the model"
+        )
     if shape.num_attention_heads % shape.num_key_value_heads:
         raise UsageError(
             f"{where}: {shape.num_attention_heads} query heads do not divide into {shape.num_key_value_heads} key/value heads",

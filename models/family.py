@@ -167,12 +167,18 @@ class Family:
         s = self.shape(config)
         q, kv = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
         return {
-            self.q: (q, s.hidden_size), self.k: (kv, s.hidden_size), self.v: (kv, s.hidden_size),
-            self.o: (s.hidden_size, q), self.gate: (s.intermediate_size, s.hidden_size),
-            self.up: (s.intermediate_size, s.hidden_size), self.down: (s.hidden_size, s.intermediate_size),
-        }  # fmt: skip
+            self.q: (q, s.hidden_size),
+            self.k: (kv, s.hidden_size),
+            self.v: (kv, s.hidden_size),
+            self.o: (s.hidden_size, q),
+            self.gate: (s.intermediate_size, s.hidden_size),
+            self.up: (s.intermediate_size, s.hidden_size),
+            self.down: (s.hidden_size, s.intermediate_size),
+        }
 
-    def linear_counts(self, config: Mapping[str, Any], tokens: int | None = None) -> dict[str, float]:
+    def linear_counts(
+        self, config: Mapping[str, Any], tokens: int | None = None
+    ) -> dict[str, float]:
         """How many there are of each of `linear_shapes` in the whole model.
 
         Args:
@@ -192,19 +198,39 @@ class Family:
 
     def parameters(self, config: Mapping[str, Any]) -> int:
         """How many parameters a config.json describes, norms and biases included."""
-        s, shapes, counts = self.shape(config), self.linear_shapes(config), self.linear_counts(config)
+        s, shapes, counts = (
+            self.shape(config),
+            self.linear_shapes(config),
+            self.linear_counts(config),
+        )
         linears = int(sum(counts[name] * n * k for name, (n, k) in shapes.items()))
         norms = 2 + (self.attention_post_norm is not None) + (self.mlp_post_norm is not None)
-        layer = norms * s.hidden_size + (2 * s.head_dim if self.q_norm else 0) + sum(shapes[name][0] for name in self.biased(config))
-        return linears + s.num_hidden_layers * layer + s.hidden_size + s.vocab_size * s.hidden_size * (1 if s.tied else 2)
+        layer = (
+            norms * s.hidden_size
+            + (2 * s.head_dim if self.q_norm else 0)
+            + sum(shapes[name][0] for name in self.biased(config))
+        )
+        return (
+            linears
+            + s.num_hidden_layers * layer
+            + s.hidden_size
+            + s.vocab_size * s.hidden_size * (1 if s.tied else 2)
+        )
 
     def biased(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """The linear layers of a decoder layer that carry a bias."""
         return (self.q, self.k, self.v, self.o) if config.get("attention_bias") else ()
 
     def resized(
-        self, config: Mapping[str, Any], *, heads: int, kv_heads: int, ffn: int, layers: Sequence[int], experts: int = 0
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        config: Mapping[str, Any],
+        *,
+        heads: int,
+        kv_heads: int,
+        ffn: int,
+        layers: Sequence[int],
+        experts: int = 0,
+    ) -> dict[str, Any]:
         """The config.json after a cut, with `head_dim` spelled out so that stock loaders agree on it.
 
         Args:
@@ -224,8 +250,12 @@ class Family:
             "num_hidden_layers": len(layers),
         }
         kinds = self.layer_kinds(config)
-        if config.get("layer_types") or len(set(kinds)) > 1:  # a rule such as "every sixth" would not survive the cut
-            types = config.get("layer_types") or ["sliding_attention" if kind.window else "full_attention" for kind in kinds]
+        if (
+            config.get("layer_types") or len(set(kinds)) > 1
+        ):  # a rule such as "every sixth" would not survive the cut
+            types = config.get("layer_types") or [
+                "sliding_attention" if kind.window else "full_attention" for kind in kinds
+            ]
             small["layer_types"] = [types[i] for i in layers]
         return small
 
@@ -278,7 +308,9 @@ class Family:
         """Full names, in files, of the linear layers that choose and weigh experts and are never packed."""
         return ()
 
-    def weight(self, state: Mapping[str, Tensor], layer: int, name: str, part: str = "weight") -> Tensor | None:
+    def weight(
+        self, state: Mapping[str, Tensor], layer: int, name: str, part: str = "weight"
+    ) -> Tensor | None:
         """A tensor of decoder layer `layer` from a state dict, or None where the model has none (a bias, say)."""
         return state.get(self.key(layer, name, part))
 

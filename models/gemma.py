@@ -16,7 +16,9 @@ class Gemma3(Family):
         full = self.completed(config)
         layers, window = int(full["num_hidden_layers"]), int(full["sliding_window"] or 0)
         every = int(full.get("sliding_window_pattern") or full.get("_sliding_window_pattern") or 6)
-        types = full.get("layer_types") or ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)]
+        types = full.get("layer_types") or [
+            "full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)
+        ]
         return [LayerKind(window if t == "sliding_attention" else 0, t) for t in types]
 
     def accepts_heads(self, config: Mapping[str, Any], heads: int) -> bool:
@@ -42,7 +44,12 @@ FAMILY = Gemma3(
     norm_offset=1.0,
     scale_embedding=True,
     defaults={
-        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208, "sliding_window": 4096,
-        "query_pre_attn_scalar": 256, "tie_word_embeddings": True,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "vocab_size": 262208,
+        "sliding_window": 4096,
+        "query_pre_attn_scalar": 256,
+        "tie_word_embeddings": True,
     },
-)  # fmt: skip
+)

@@ -21,15 +21,28 @@ class Llama(Family):
 
     def biased(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """Those of the attention, of the FFN, or both."""
-        return super().biased(config) + ((self.gate, self.up, self.down) if config.get("mlp_bias") else ())
+        return super().biased(config) + (
+            (self.gate, self.up, self.down) if config.get("mlp_bias") else ()
+        )
 
     def resized(
-        self, config: Mapping[str, Any], *, heads: int, kv_heads: int, ffn: int, layers: Sequence[int], experts: int = 0
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        config: Mapping[str, Any],
+        *,
+        heads: int,
+        kv_heads: int,
+        ffn: int,
+        layers: Sequence[int],
+        experts: int = 0,
+    ) -> dict[str, Any]:
         """See `Family.resized`."""
         small = super().resized(config, heads=heads, kv_heads=kv_heads, ffn=ffn, layers=layers)
         if self.shape(config).hidden_size % heads:
-            small |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None}
+            small |= {
+                "model_type": "mistral",
+                "architectures": ["MistralForCausalLM"],
+                "sliding_window": None,
+            }
         return small
 
 

@@ -17,7 +17,11 @@ class Mistral(Family):
 
     def layer_kinds(self, config: Mapping[str, Any]) -> list[LayerKind]:
         """All layers share the window of the config, where there is one."""
-        return [LayerKind(int(self.completed(config)["sliding_window"] or 0), None)] * int(config["num_hidden_layers"])
+        return [LayerKind(int(self.completed(config)["sliding_window"] or 0), None)] * int(
+            config["num_hidden_layers"]
+        )
 
 
-FAMILY = Mistral(model_types=("mistral",), defaults={"num_key_value_heads": 8, "sliding_window": 4096})
+FAMILY = Mistral(
+    model_types=("mistral",), defaults={"num_key_value_heads": 8, "sliding_window": 4096}
+)

@@ -18,7 +18,9 @@ class Mixtral(Mixture):
 
     def layer_kinds(self, config: Mapping[str, Any]) -> list[LayerKind]:
         """All layers share the window of the config, where there is one."""
-        return [LayerKind(int(config.get("sliding_window") or 0), None)] * int(config["num_hidden_layers"])
+        return [LayerKind(int(config.get("sliding_window") or 0), None)] * int(
+            config["num_hidden_layers"]
+        )
 
 
 FAMILY = Mixtral(
@@ -27,5 +29,10 @@ FAMILY = Mixtral(
     stored_projections=("w1", "w3", "w2"),
     count_keys=("num_local_experts",),
     size_key="intermediate_size",
-    defaults={"num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 14336},
+    defaults={
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 14336,
+    },
 )

@@ -38,10 +38,22 @@ class Mixture(Family):
         """The experts that a config.json describes; None where every layer is dense."""
         full = self.completed(config)
         layers = self.expert_layers(config)
-        count = int(next((config[key] for key in self.count_keys if config.get(key) is not None), full[self.count_keys[0]]))
+        count = int(
+            next(
+                (config[key] for key in self.count_keys if config.get(key) is not None),
+                full[self.count_keys[0]],
+            )
+        )
         shared = int(full["shared_expert_intermediate_size"]) if self.shared else 0
         renormalised = bool(full.get("norm_topk_prob", True))
-        found = Experts(count, int(full["num_experts_per_tok"]), int(full[self.size_key]), layers, shared, renormalised)
+        found = Experts(
+            count,
+            int(full["num_experts_per_tok"]),
+            int(full[self.size_key]),
+            layers,
+            shared,
+            renormalised,
+        )
         return found if layers and count else None
 
     def expert_layers(self, config: Mapping[str, Any]) -> tuple[int, ...]:
@@ -61,31 +73,51 @@ class Mixture(Family):
             return shapes
         if len(s.experts.layers) == s.num_hidden_layers:
             shapes = {name: shapes[name] for name in (self.q, self.k, self.v, self.o)}
-        pools = {f"{self.stored_mlp}.experts.*": s.experts.size} | ({self.shared: s.experts.shared} if self.shared else {})
+        pools = {f"{self.stored_mlp}.experts.*": s.experts.size} | (
+            {self.shared: s.experts.shared} if self.shared else {}
+        )
         for pool, size in pools.items():
             gate, up, down = self.stored_projections
-            shapes |= {f"{pool}.{gate}": (size, s.hidden_size), f"{pool}.{up}": (size, s.hidden_size)}
+            shapes |= {
+                f"{pool}.{gate}": (size, s.hidden_size),
+                f"{pool}.{up}": (size, s.hidden_size),
+            }
             shapes[f"{pool}.{down}"] = (s.hidden_size, size)
         return shapes
 
-    def linear_counts(self, config: Mapping[str, Any], tokens: int | None = None) -> dict[str, float]:
+    def linear_counts(
+        self, config: Mapping[str, Any], tokens: int | None = None
+    ) -> dict[str, float]:
         """See `Family.linear_counts`."""
         s, names = self.shape(config), self.linear_shapes(config)
         if s.experts is None:
             return dict.fromkeys(names, s.num_hidden_layers)
-        routed, used = len(s.experts.layers), s.experts.count if tokens is None else s.experts.used_by(tokens)
+        routed, used = (
+            len(s.experts.layers),
+            s.experts.count if tokens is None else s.experts.used_by(tokens),
+        )
         everywhere, dense = (self.q, self.k, self.v, self.o), (self.gate, self.up, self.down)
 
         def count(name: str) -> float:
             if name in everywhere:
                 return s.num_hidden_layers
-            return s.num_hidden_layers - routed if name in dense else routed * used if ".*." in name else routed
+            return (
+                s.num_hidden_layers - routed
+                if name in dense
+                else routed * used
+                if ".*." in name
+                else routed
+            )
 
         return {name: count(name) for name in names}
 
     def linear_modules(self, config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
         """See `Family.linear_modules`; every expert counts."""
-        s, shapes, found = self.shape(config), self.linear_shapes(config), dict[str, tuple[int, int]]()
+        s, shapes, found = (
+            self.shape(config),
+            self.linear_shapes(config),
+            dict[str, tuple[int, int]](),
+        )
         if s.experts is None:
             return super().linear_modules(config)
         everywhere, dense = (self.q, self.k, self.v, self.o), (self.gate, self.up, self.down)
@@ -94,7 +126,9 @@ class Mixture(Family):
                 if name not in everywhere and (name in dense) == (index in s.experts.layers):
                     continue
                 numbers = range(s.experts.count) if ".*." in name else (0,)
-                found |= {self.full(index, name.replace("*", str(number))): shape for number in numbers}
+                found |= {
+                    self.full(index, name.replace("*", str(number))): shape for number in numbers
+                }
         return found
 
     def parameters(self, config: Mapping[str, Any]) -> int:
@@ -106,13 +140,23 @@ class Mixture(Family):
         return super().parameters(config) + len(s.experts.layers) * routers * s.hidden_size
 
     def resized(
-        self, config: Mapping[str, Any], *, heads: int, kv_heads: int, ffn: int, layers: Sequence[int], experts: int = 0
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        config: Mapping[str, Any],
+        *,
+        heads: int,
+        kv_heads: int,
+        ffn: int,
+        layers: Sequence[int],
+        experts: int = 0,
+    ) -> dict[str, Any]:
         """See `Family.resized`; which layers are dense is spelled out, as "every second" would not survive the loss of one."""
         small = super().resized(config, heads=heads, kv_heads=kv_heads, ffn=ffn, layers=layers)
         routed = self.expert_layers(config)
         if len(routed) < int(config["num_hidden_layers"]):
-            small |= {"decoder_sparse_step": 1, "mlp_only_layers": [new for new, old in enumerate(layers) if old not in routed]}
+            small |= {
+                "decoder_sparse_step": 1,
+                "mlp_only_layers": [new for new, old in enumerate(layers) if old not in routed],
+            }
         have = self.experts(config)
         return self.with_experts(small, experts or have.count) if have else small
 
@@ -154,12 +198,16 @@ class Mixture(Family):
         """What enters the down projection of an expert, [tokens, size], from what enters the expert, [tokens, width]."""
         (gate, up), _ = self.expert_groups(expert)
         pool: Any = layer.get_submodule(self.expert_pool)
-        return pool.act_fn(tokens @ self.weight_in(layer, gate).t()) * (tokens @ self.weight_in(layer, up).t())
+        return pool.act_fn(tokens @ self.weight_in(layer, gate).t()) * (
+            tokens @ self.weight_in(layer, up).t()
+        )
 
     def routers(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """See `Family.routers`."""
         names = (self.stored_router, *([f"{self.shared}_gate"] if self.shared else []))
-        return tuple(self.full(index, name) for index in self.expert_layers(config) for name in names)
+        return tuple(
+            self.full(index, name) for index in self.expert_layers(config) for name in names
+        )
 
     def stored_expert(self, name: str) -> tuple[int, str] | None:
         """The number of the expert that a stored name within a layer (`mlp.experts.3.up_proj`) is of, and what of it; else None."""
@@ -187,8 +235,9 @@ class Mixture(Family):
                 halves = tensor.chunk(len(parts), dim=1)
                 made |= {
                     f"{start}{self.stored_name(i, part)}.weight": halves[half][i].contiguous()
-                    for i in range(len(tensor)) for part, half in parts.items()
-                }  # fmt: skip
+                    for i in range(len(tensor))
+                    for part, half in parts.items()
+                }
             else:
                 made[f"{start}{self.stored_mlp}.{pool}" if pool else key] = tensor
         return made
@@ -202,15 +251,25 @@ class Mixture(Family):
         pools: dict[str, dict[str, dict[int, Tensor]]] = {}
         for key, tensor in state.items():
             found = re.fullmatch(rf"(|.+\.){re.escape(self.stored_mlp)}\.(.+)", key)
-            expert = re.fullmatch(rf"experts\.(\d+)\.({gate}|{up}|{down})\.weight", found[2]) if found else None
+            expert = (
+                re.fullmatch(rf"experts\.(\d+)\.({gate}|{up}|{down})\.weight", found[2])
+                if found
+                else None
+            )
             if found and expert:
-                pools.setdefault(f"{found[1]}{self.expert_pool}", {}).setdefault(expert[2], {})[int(expert[1])] = tensor
+                pools.setdefault(f"{found[1]}{self.expert_pool}", {}).setdefault(expert[2], {})[
+                    int(expert[1])
+                ] = tensor
             else:
                 made[f"{found[1]}{self.mlp}.{found[2]}" if found else key] = tensor
         for pool, parts in pools.items():
-            gates, ups, downs = ([of for _, of in sorted(parts.get(part, {}).items())] for part in (gate, up, down))
+            gates, ups, downs = (
+                [of for _, of in sorted(parts.get(part, {}).items())] for part in (gate, up, down)
+            )
             if gates and ups:
-                made[f"{pool}.gate_up_proj"] = torch.stack([torch.cat(pair) for pair in zip(gates, ups, strict=False)])
+                made[f"{pool}.gate_up_proj"] = torch.stack(
+                    [torch.cat(pair) for pair in zip(gates, ups, strict=False)]
+                )
             if downs:
                 made[f"{pool}.down_proj"] = torch.stack(downs)
         return made

@@ -18,7 +18,9 @@ class Qwen(Family):
         if not full.get("use_sliding_window"):
             return [LayerKind(0, None)] * layers
         window, first = int(full["sliding_window"] or 0), int(full["max_window_layers"])
-        types = full.get("layer_types") or ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
+        types = full.get("layer_types") or [
+            "sliding_attention" if i >= first else "full_attention" for i in range(layers)
+        ]
         return [LayerKind(window if t == "sliding_attention" else 0, None) for t in types]
 
 
@@ -32,4 +34,9 @@ class Qwen2(Qwen):
 
 WINDOWS = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
 QWEN2 = Qwen2(model_types=("qwen2",), defaults=WINDOWS)
-QWEN3 = Qwen(model_types=("qwen3",), q_norm="self_attn.q_norm", k_norm="self_attn.k_norm", defaults={**WINDOWS, "head_dim": 128})
+QWEN3 = Qwen(
+    model_types=("qwen3",),
+    q_norm="self_attn.q_norm",
+    k_norm="self_attn.k_norm",
+    defaults={**WINDOWS, "head_dim": 128},
+)

@@ -24,8 +24,9 @@ class Qwen2Moe(Mixture):
             return [LayerKind(0, None)] * layers
         window, last = int(full["sliding_window"] or 0), int(full["max_window_layers"])
         types = full.get("layer_types") or [
-            "sliding_attention" if i % 2 == 0 and i < last else "full_attention" for i in range(layers)
-        ]  # fmt: skip
+            "sliding_attention" if i % 2 == 0 and i < last else "full_attention"
+            for i in range(layers)
+        ]
         return [LayerKind(window if t == "sliding_attention" else 0, None) for t in types]
 
 
@@ -43,17 +44,29 @@ QWEN2_MOE = Qwen2Moe(
     model_types=("qwen2_moe",),
     shared="mlp.shared_expert",
     defaults={
-        "num_key_value_heads": 16, "sliding_window": 4096, "max_window_layers": 28, "num_experts": 60, "num_experts_per_tok": 4,
-        "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632, "norm_topk_prob": False, "intermediate_size": 5632,
+        "num_key_value_heads": 16,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+        "num_experts": 60,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 1408,
+        "shared_expert_intermediate_size": 5632,
+        "norm_topk_prob": False,
+        "intermediate_size": 5632,
     },
-)  # fmt: skip
+)
 QWEN3_MOE = Qwen3Moe(
     model_types=("qwen3_moe",),
     q_norm="self_attn.q_norm",
     k_norm="self_attn.k_norm",
     count_keys=("num_local_experts", "num_experts"),
     defaults={
-        "num_key_value_heads": 4, "sliding_window": 4096, "num_local_experts": 128, "num_experts_per_tok": 8,
-        "moe_intermediate_size": 768, "norm_topk_prob": False, "intermediate_size": 6144,
+        "num_key_value_heads": 4,
+        "sliding_window": 4096,
+        "num_local_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": False,
+        "intermediate_size": 6144,
     },
-)  # fmt: skip
+)

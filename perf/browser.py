@@ -69,8 +69,17 @@ async def look(page: Page, file: Path, out: Path) -> bool:
     for (name, width), scheme in itertools.product(WIDTHS.items(), ("light", "dark")):
         page.logged.clear()
         page.requested.clear()
-        await page.send("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=name == "phone")
-        await page.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        await page.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=844,
+            deviceScaleFactor=1,
+            mobile=name == "phone",
+        )
+        await page.send(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
         await page.send("Page.navigate", url=file.resolve().as_uri())
         await asyncio.sleep(1.0)
         measured = await page.send(
@@ -81,11 +90,17 @@ async def look(page: Page, file: Path, out: Path) -> bool:
         wide, high = measured["result"]["value"]
         foreign = [url for url in page.requested if url != file.resolve().as_uri()]
         well &= not page.logged and not foreign and wide <= width
-        print(f"  {name} {scheme}: {wide} x {high}, console {page.logged}, foreign requests {foreign}")
+        print(
+            f"  {name} {scheme}: {wide} x {high}, console {page.logged}, foreign requests {foreign}"
+        )
         for number, top in enumerate(range(0, high, PARTS)):
             clip = {"x": 0, "y": top, "width": width, "height": min(PARTS, high - top), "scale": 1}
-            shot = await page.send("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
-            (out / f"{file.parent.name}-{file.stem}-{name}-{scheme}-{number}.png").write_bytes(base64.b64decode(shot["data"]))
+            shot = await page.send(
+                "Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True
+            )
+            (out / f"{file.parent.name}-{file.stem}-{name}-{scheme}-{number}.png").write_bytes(
+                base64.b64decode(shot["data"])
+            )
     return well
 
 
@@ -101,16 +116,29 @@ async def visit(files: list[Path], out: Path, port_file: Path) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    browser = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if browser is None:
         sys.exit("no Chromium on this machine: apt-get install chromium")
     with tempfile.TemporaryDirectory() as profile:
-        command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", f"--user-data-dir={profile}"]
+        command = [
+            browser,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--remote-debugging-port=0",
+            f"--user-data-dir={profile}",
+        ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             well = asyncio.run(visit(args.files, args.out, Path(profile) / "DevToolsActivePort"))

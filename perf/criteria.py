@@ -38,7 +38,11 @@ CRITERIA: tuple[Criterion, ...] = ("taylor", "activation", "norm", "magnitude", 
 @contextmanager
 def restored(model: torch.nn.Module, family: Family) -> Iterator[None]:
     """Puts the output projections back as they were."""
-    projections = [weight_of(layer.get_submodule(name)) for layer in family.layer_list(model) for name in (family.o, family.down)]
+    projections = [
+        weight_of(layer.get_submodule(name))
+        for layer in family.layer_list(model)
+        for name in (family.o, family.down)
+    ]
     before = [weight.clone() for weight in projections]
     try:
         yield
@@ -65,25 +69,46 @@ def run(args: argparse.Namespace) -> None:
     family, config = read_family(args.model)
     shape, model = family.shape(config), backend.model
     rows = CalibrationData(args.calibration, args.samples, args.seq_len).rows(args.model, 0)
-    held_out = scoring_rows(load_tokenizer(args.model), Source.parse(args.text), args.window, args.windows)
+    held_out = scoring_rows(
+        load_tokenizer(args.model), Source.parse(args.text), args.window, args.windows
+    )
     keep, keep_kv = head_counts(shape, args.heads, 0.0, lambda _: True)
 
     def line(name: str, *texts: Text) -> None:
-        print("| " + " | ".join([name, *(f"{t.perplexity:.4g} ± {t.stderr:.2g}" for t in texts)]) + " |", flush=True)
+        print(
+            "| "
+            + " | ".join([name, *(f"{t.perplexity:.4g} ± {t.stderr:.2g}" for t in texts)])
+            + " |",
+            flush=True,
+        )
 
-    print(f"{keep} of {shape.num_attention_heads} query heads stay; {len(held_out)} held-out windows of {args.window} tokens", flush=True)
+    print(
+        f"{keep} of {shape.num_attention_heads} query heads stay; {len(held_out)} held-out windows of {args.window} tokens",
+        flush=True,
+    )
     line("uncut", score(backend, held_out))
-    tried: list[tuple[Criterion, int]] = [(c, s) for c in CRITERIA if c in args.criteria for s in range(args.seeds if c == "random" else 1)]
+    tried: list[tuple[Criterion, int]] = [
+        (c, s)
+        for c in CRITERIA
+        if c in args.criteria
+        for s in range(args.seeds if c == "random" else 1)
+    ]
     for criterion, seed in tried:
         scores = measure(model, family, shape, rows, criterion, seed)
         heads = choose_heads(scores.heads, shape.num_key_value_heads, keep, keep_kv)
-        kept = Kept(heads, [list(range(shape.intermediate_size))] * len(heads), list(range(len(heads))))
+        kept = Kept(
+            heads, [list(range(shape.intermediate_size))] * len(heads), list(range(len(heads)))
+        )
         with masked(model, family, shape, kept):
             plain = score(backend, held_out)
         with restored(model, family):
             refit(InMemory(model, family), shape, rows, kept)
             with masked(model, family, shape, kept):
-                line(f"{criterion} {seed}" if criterion == "random" else criterion, plain, score(backend, held_out))
+                line(
+                    f"{criterion} {seed}" if criterion == "random" else criterion,
+                    plain,
+                    score(backend, held_out),
+                )
 
 
 def score(backend: TorchBackend, rows: list[Encoded]) -> Text:
@@ -93,7 +118,9 @@ def score(backend: TorchBackend, rows: list[Encoded]) -> Text:
 
 def main() -> None:
     """Parse and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("--calibration", default="builtin:reasoning")
     parser.add_argument("--text", default="builtin:reasoning")

@@ -22,7 +22,9 @@ def _directory(model: str) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("a", type=_directory)
     parser.add_argument("b", type=_directory)
     parser.add_argument("--rounds", type=int, default=15)
@@ -31,7 +33,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     options = LatencyOptions(prompt=args.prompt, new_tokens=args.new_tokens, runs=args.rounds)
-    for name, found in time_against(args.b, args.a, options, "cpu", args.threads).items():  # seconds of b by those of a: speed of a
+    for name, found in time_against(
+        args.b, args.a, options, "cpu", args.threads
+    ).items():  # seconds of b by those of a: speed of a
         print(
             f"{name}: {args.a} is {found['ratio']:.2f} times as fast as {args.b} "
             f"(99 % interval {found['low']:.2f} to {found['high']:.2f}, {found['rounds']} rounds, {args.threads} threads)"

@@ -37,23 +37,39 @@ from .residuals import markdown, plot
 
 __all__ = ["main", "predict_row", "score", "validate"]
 
-VALIDATIONS = {"leave_one_model_out": "model", "leave_one_device_out": "device", "leave_one_engine_out": "engine",
-               "leave_one_model_out_shape_inferred": "inferred", "in_sample": "fit"}  # fmt: skip
+VALIDATIONS = {
+    "leave_one_model_out": "model",
+    "leave_one_device_out": "device",
+    "leave_one_engine_out": "engine",
+    "leave_one_model_out_shape_inferred": "inferred",
+    "in_sample": "fit",
+}
 MARKS = ("<!-- residuals: written by perf/estimator.py -->", "<!-- end of residuals -->")
 
 
 def predict_row(row: Row) -> dict[str, Any]:
     """Decode rate of a row and the band it is expected in, by the coefficients that ship with edgewright."""
     fit = load_fit().engines[row.engine]
-    terms = decode_terms(row.config, row.hardware, read_bytes=row.read_bytes, context=row.context, batch=1)
+    terms = decode_terms(
+        row.config, row.hardware, read_bytes=row.read_bytes, context=row.context, batch=1
+    )
     rate = 1 / time_of(terms, fit.decode, DECODE_TERMS)
     band = _band(row, fit.decode_band, f"{row.target}:{row.mode}" in fit.fitted_on)
     return {
-        "row": row.name, "engine": row.engine, "engine_measured": row.measured_engine, "device": row.target, "power_mode": row.mode,
-        "shape": row.shape, "bits": row.bits, "measured_tok_s": row.decode_tok_s, "predicted_tok_s": round(rate, 2),
-        "band": round(band, 3), "low_tok_s": round(rate / (1 + band), 2), "high_tok_s": round(rate * (1 + band), 2),
+        "row": row.name,
+        "engine": row.engine,
+        "engine_measured": row.measured_engine,
+        "device": row.target,
+        "power_mode": row.mode,
+        "shape": row.shape,
+        "bits": row.bits,
+        "measured_tok_s": row.decode_tok_s,
+        "predicted_tok_s": round(rate, 2),
+        "band": round(band, 3),
+        "low_tok_s": round(rate / (1 + band), 2),
+        "high_tok_s": round(rate * (1 + band), 2),
         "ape": round(abs(rate / row.decode_tok_s - 1), 4),
-    }  # fmt: skip
+    }
 
 
 def _band(row: Row, band: Band, seen: bool) -> float:
@@ -69,16 +85,24 @@ def _band(row: Row, band: Band, seen: bool) -> float:
 def score(table: Sequence[Row | LeftOut]) -> dict[str, Any]:
     """Median absolute percentage errors (as fractions) of decode speed, and what was left out why."""
     used = [row for row in table if isinstance(row, Row) and row.batch == 1]
-    reasons = Counter(row.reason if isinstance(row, LeftOut) else "batch above 1" for row in table if row not in used)
+    reasons = Counter(
+        row.reason if isinstance(row, LeftOut) else "batch above 1"
+        for row in table
+        if row not in used
+    )
     predictions = [predict_row(row) for row in used]
     inside = [p["low_tok_s"] <= p["measured_tok_s"] <= p["high_tok_s"] for p in predictions]
     return {
-        "rows": len(table), "scored": len(used), "left_out": dict(reasons),
+        "rows": len(table),
+        "scored": len(used),
+        "left_out": dict(reasons),
         "median_ape": _median([p["ape"] for p in predictions]),
         "band_coverage": round(statistics.fmean(inside), 3) if inside else None,
-        "by_engine": _by(predictions, lambda p: p["engine"]), "by_device": _by(predictions, lambda p: p["device"]),
-        "by_shape": _by(predictions, lambda p: p["shape"]), "predictions": predictions,
-    }  # fmt: skip
+        "by_engine": _by(predictions, lambda p: p["engine"]),
+        "by_device": _by(predictions, lambda p: p["device"]),
+        "by_shape": _by(predictions, lambda p: p["shape"]),
+        "predictions": predictions,
+    }
 
 
 def validate(rows: Sequence[Row], crossed: Crossed) -> dict[str, Any]:
@@ -86,28 +110,46 @@ def validate(rows: Sequence[Row], crossed: Crossed) -> dict[str, Any]:
     single = [i for i, row in enumerate(rows) if row.batch == 1]
     apes = {name: np.abs(np.expm1(getattr(crossed, field))) for name, field in VALIDATIONS.items()}
     table: list[dict[str, Any]] = [
-        {name: float(ape[i]) for name, ape in apes.items()} | {"engine": rows[i].engine, "device": rows[i].target} for i in single
+        {name: float(ape[i]) for name, ape in apes.items()}
+        | {"engine": rows[i].engine, "device": rows[i].target}
+        for i in single
     ]
 
     def medians(key: str) -> dict[str, Any]:
         groups = sorted({entry[key] for entry in table})
         picked = {group: [entry for entry in table if entry[key] == group] for group in groups}
-        return {g: {"rows": len(e)} | {name: _median([x[name] for x in e]) for name in VALIDATIONS} for g, e in picked.items()}
+        return {
+            g: {"rows": len(e)} | {name: _median([x[name] for x in e]) for name in VALIDATIONS}
+            for g, e in picked.items()
+        }
 
     return {
-        "rows": len(single), "median_ape": {name: _median([entry[name] for entry in table]) for name in VALIDATIONS},
+        "rows": len(single),
+        "median_ape": {name: _median([entry[name] for entry in table]) for name in VALIDATIONS},
         "band_coverage": {
             "leave_one_model_out": round(coverage(rows, crossed.model, same_model), 3),
-            "leave_one_device_out": round(coverage(rows, crossed.device, lambda row: row.target, crossed.model), 3),
-            "leave_one_model_out_shape_inferred": round(coverage(rows, crossed.inferred, same_model), 3),
+            "leave_one_device_out": round(
+                coverage(rows, crossed.device, lambda row: row.target, crossed.model), 3
+            ),
+            "leave_one_model_out_shape_inferred": round(
+                coverage(rows, crossed.inferred, same_model), 3
+            ),
         },
-        "by_engine": medians("engine"), "by_device": medians("device"),
-    }  # fmt: skip
+        "by_engine": medians("engine"),
+        "by_device": medians("device"),
+    }
 
 
-def _by(predictions: list[dict[str, Any]], key: Callable[[Mapping[str, Any]], str]) -> dict[str, Any]:
-    groups = {group: [p["ape"] for p in predictions if key(p) == group] for group in sorted({key(p) for p in predictions})}
-    return {group: {"rows": len(apes), "median_ape": _median(apes)} for group, apes in groups.items()}
+def _by(
+    predictions: list[dict[str, Any]], key: Callable[[Mapping[str, Any]], str]
+) -> dict[str, Any]:
+    groups = {
+        group: [p["ape"] for p in predictions if key(p) == group]
+        for group in sorted({key(p) for p in predictions})
+    }
+    return {
+        group: {"rows": len(apes), "median_ape": _median(apes)} for group, apes in groups.items()
+    }
 
 
 def _median(values: list[float]) -> float | None:
@@ -117,25 +159,34 @@ def _median(values: list[float]) -> float | None:
 def _show_score(result: Mapping[str, Any]) -> None:
     for p in result["predictions"]:
         note = "" if p["engine_measured"] else " (nearest engine)"
-        print(f"{p['row'][:88]:88s} {p['measured_tok_s']:7.1f} {p['predicted_tok_s']:7.1f} tok/s  {p['ape']:5.0%}  "
-              f"{p['low_tok_s']:.1f} - {p['high_tok_s']:.1f}  {p['engine']}{note}, shape {p['shape']}")  # fmt: skip
+        print(
+            f"{p['row'][:88]:88s} {p['measured_tok_s']:7.1f} {p['predicted_tok_s']:7.1f} tok/s  {p['ape']:5.0%}  "
+            f"{p['low_tok_s']:.1f} - {p['high_tok_s']:.1f}  {p['engine']}{note}, shape {p['shape']}"
+        )
     left = ", ".join(f"{count} {reason}" for reason, count in result["left_out"].items()) or "none"
     print(f"\nscored {result['scored']} of {result['rows']} rows; left out: {left}")
     for key in ("by_engine", "by_device", "by_shape"):
         for group, entry in result[key].items():
             print(f"  {group:24s} {entry['rows']:4d} rows  median error {entry['median_ape']:.1%}")
     if result["scored"]:
-        print(f"median absolute percentage error {result['median_ape']:.1%}; {result['band_coverage']:.0%} inside the stated 80 % band")
+        print(
+            f"median absolute percentage error {result['median_ape']:.1%}; {result['band_coverage']:.0%} inside the stated 80 % band"
+        )
 
 
-def _write_docs(folder: Path, rows: Sequence[Row], crossed: Crossed, result: Mapping[str, Any]) -> None:
+def _write_docs(
+    folder: Path, rows: Sequence[Row], crossed: Crossed, result: Mapping[str, Any]
+) -> None:
     page = folder / "estimator.md"
     try:
         text = page.read_text(encoding="utf-8")
         before, rest = text.split(MARKS[0])
         _, after = rest.split(MARKS[1])
     except (OSError, ValueError) as error:
-        raise UsageError(f"{page}: cannot write the table of residuals: {error}", "give the folder of docs/estimator.md") from error
+        raise UsageError(
+            f"{page}: cannot write the table of residuals: {error}",
+            "give the folder of docs/estimator.md",
+        ) from error
     page.write_text(f"{before}{MARKS[0]}\n{markdown(result)}\n{MARKS[1]}{after}", encoding="utf-8")
     plot(rows, crossed, folder / "estimator-residuals.svg")
 
@@ -149,10 +200,15 @@ def _run(arguments: argparse.Namespace) -> None:
         return
     rows = [row for row in table if isinstance(row, Row)]
     if len({row.target for row in rows}) < 2 or len({same_model(row) for row in rows}) < 2:
-        raise UsageError(f"{path}: fewer than two models or boards that can be used, so none can be held out", "give a larger table")
+        raise UsageError(
+            f"{path}: fewer than two models or boards that can be used, so none can be held out",
+            "give a larger table",
+        )
     if arguments.fit:
         fitted, crossed = fit_all(rows)
-        arguments.out.write_text(yaml.safe_dump(fitted, sort_keys=False, width=120), encoding="utf-8")
+        arguments.out.write_text(
+            yaml.safe_dump(fitted, sort_keys=False, width=120), encoding="utf-8"
+        )
         print(f"wrote {arguments.out}", file=sys.stderr)
     else:
         _, crossed = cross_validate(rows)
@@ -166,11 +222,29 @@ def main(argv: list[str] | None = None) -> int:
     """Run one of the three; the exit code is that of the error, as on edgewright's command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--fit", type=Path, metavar="CSV", help="fit the coefficients, write them and cross-validate")
-    what.add_argument("--cross-validate", type=Path, metavar="CSV", help="errors on models and boards left out of the fit")
-    what.add_argument("--score", type=Path, metavar="CSV", help="errors of the shipped coefficients on any table")
-    parser.add_argument("--out", type=Path, default=FIT_FILE, help="the YAML file that --fit writes")
-    parser.add_argument("--docs", type=Path, help="folder of estimator.md, to write table and plot of residuals into")
+    what.add_argument(
+        "--fit",
+        type=Path,
+        metavar="CSV",
+        help="fit the coefficients, write them and cross-validate",
+    )
+    what.add_argument(
+        "--cross-validate",
+        type=Path,
+        metavar="CSV",
+        help="errors on models and boards left out of the fit",
+    )
+    what.add_argument(
+        "--score", type=Path, metavar="CSV", help="errors of the shipped coefficients on any table"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=FIT_FILE, help="the YAML file that --fit writes"
+    )
+    parser.add_argument(
+        "--docs",
+        type=Path,
+        help="folder of estimator.md, to write table and plot of residuals into",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     try:
         _run(parser.parse_args(argv))

@@ -32,19 +32,34 @@ FACTOR, BASE = 1.3, 1.5e9
 def measure(source: Path, out: Path, options: dict[str, Any], text: str) -> dict[str, Any]:
     """Seconds, bytes and the bar of one export."""
     empty, _, _ = peak(EMPTY)
-    highest, seconds, told = peak(EXPORT.format(options=options, source=str(source), out=str(out), text=text))
+    highest, seconds, told = peak(
+        EXPORT.format(options=options, source=str(source), out=str(out), text=text)
+    )
     written = sum((out / name).stat().st_size for name in ("model.onnx", "model.onnx.data"))
     bar = FACTOR * written + BASE
     return {
-        **options, "written_gb": round(written / 1e9, 3), "seconds": round(seconds, 1), "peak_gb": round(highest / 1e9, 3),
-        "above_empty_gb": round((highest - empty) / 1e9, 3), "bar_gb": round(bar / 1e9, 3), "holds": highest - empty <= bar, "told": told,
-    }  # fmt: skip
+        **options,
+        "written_gb": round(written / 1e9, 3),
+        "seconds": round(seconds, 1),
+        "peak_gb": round(highest / 1e9, 3),
+        "above_empty_gb": round((highest - empty) / 1e9, 3),
+        "bar_gb": round(bar / 1e9, 3),
+        "holds": highest - empty <= bar,
+        "told": told,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path, nargs="?")
-    parser.add_argument("--layers", type=int, default=28, help="of the random model that is made where none is given")
+    parser.add_argument(
+        "--layers",
+        type=int,
+        default=28,
+        help="of the random model that is made where none is given",
+    )
     parser.add_argument("--format", default="onnx")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--text", default="builtin:reasoning", help="what the comparison runs on")

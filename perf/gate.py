@@ -30,43 +30,73 @@ CONTEXT = {"problems/simulated": 0, "data_hash/simulated": "0", "seq_len/simulat
 Pair = tuple[dict[str, Any], dict[str, Any]]
 
 
-def problem_pairs(trials: int, problems: int = 1000, accuracy: float = 0.95, lost: float = 0.0, gained: float = 0.0) -> Iterator[Pair]:
+def problem_pairs(
+    trials: int,
+    problems: int = 1000,
+    accuracy: float = 0.95,
+    lost: float = 0.0,
+    gained: float = 0.0,
+) -> Iterator[Pair]:
     """Candidate and baseline, `trials` times, each time on new problems."""
     generator = np.random.default_rng(problems)
-    chances = [accuracy - lost, lost, gained, 1 - accuracy - gained]  # both right, lost, gained, both wrong
+    chances = [
+        accuracy - lost,
+        lost,
+        gained,
+        1 - accuracy - gained,
+    ]  # both right, lost, gained, both wrong
     for _ in range(trials):
         kinds = generator.choice(4, size=problems, p=chances)
         yield _answered("candidate", (kinds == 0) | (kinds == 2)), _answered("baseline", kinds <= 1)
 
 
 def _answered(name: str, correct: Any) -> dict[str, Any]:
-    return {"name": name, "metrics": {METRIC: float(correct.mean())}, "context": CONTEXT, "samples": {METRIC: problem_samples(correct)}}
+    return {
+        "name": name,
+        "metrics": {METRIC: float(correct.mean())},
+        "context": CONTEXT,
+        "samples": {METRIC: problem_samples(correct)},
+    }
 
 
-def window_pairs(trials: int, windows: int = 128, ratio: float = 1.0, noise: float = 0.05) -> Iterator[Pair]:
+def window_pairs(
+    trials: int, windows: int = 128, ratio: float = 1.0, noise: float = 0.05
+) -> Iterator[Pair]:
     """The same for texts: `ratio` is the true one of the perplexities, `noise` the spread of a window's own difference, nats."""
     generator = np.random.default_rng(windows)
     for _ in range(trials):
         tokens = generator.integers(128, 257, windows)
         loss = generator.lognormal(math.log(1.2), 0.35, windows)
         change = math.log(ratio) + noise * generator.standard_t(4, windows)
-        yield _scored("candidate", (loss + change) * tokens, tokens), _scored("baseline", loss * tokens, tokens)
+        yield (
+            _scored("candidate", (loss + change) * tokens, tokens),
+            _scored("baseline", loss * tokens, tokens),
+        )
 
 
 def _scored(name: str, nll: Any, tokens: Any) -> dict[str, Any]:
     samples = window_samples(list(zip(nll.tolist(), tokens.tolist(), strict=True)))
     perplexity = math.exp(sum(samples["nll"]) / sum(samples["tokens"]))
-    return {"name": name, "metrics": {TEXT: perplexity}, "context": CONTEXT, "samples": {TEXT: samples}}
+    return {
+        "name": name,
+        "metrics": {TEXT: perplexity},
+        "context": CONTEXT,
+        "samples": {TEXT: samples},
+    }
 
 
-def verdicts(pairs: Iterator[Pair], metric: str = METRIC, resamples: int = 10_000, **limit: float) -> dict[str, float]:
+def verdicts(
+    pairs: Iterator[Pair], metric: str = METRIC, resamples: int = 10_000, **limit: float
+) -> dict[str, float]:
     """The share of each verdict."""
     policy = Policy(limits={metric: Limit.model_validate(limit)}, resamples=resamples)
     found = Counter(check_gate(new, old, policy)["verdict"] for new, old in pairs)
     return {verdict: found[verdict] / found.total() for verdict in ("pass", "fail", "inconclusive")}
 
 
-def most_any_test_catches(lost: float, gained: float, problems: int = 1000, level: float = 0.05) -> float:
+def most_any_test_catches(
+    lost: float, gained: float, problems: int = 1000, level: float = 0.05
+) -> float:
     """The largest power against this loss that a test can have whose false alarms stay at the level wherever nothing is lost."""
     most = min(problems, math.ceil(problems * max(lost, gained) * 2 + 60))
     factorial = np.array([math.lgamma(i + 1) for i in range(problems + 1)])
@@ -85,12 +115,16 @@ def most_any_test_catches(lost: float, gained: float, problems: int = 1000, leve
     def power(null: Any) -> float:
         order = np.argsort(-true / np.maximum(null, 1e-300))
         spent, caught = null[order].cumsum(), true[order].cumsum()
-        last = int(np.searchsorted(spent, level))  # this outcome is rejected now and then, so that the level is met exactly
+        last = int(
+            np.searchsorted(spent, level)
+        )  # this outcome is rejected now and then, so that the level is met exactly
         before = (spent[last - 1], caught[last - 1]) if last else (0.0, 0.0)
         return float(before[1] + (level - before[0]) / null[order][last] * true[order][last])
 
     middle = (lost + gained) / 2
-    return min(power(chances(share, share)) for share in np.linspace(0.8 * middle, 1.1 * middle, 16))
+    return min(
+        power(chances(share, share)) for share in np.linspace(0.8 * middle, 1.1 * middle, 16)
+    )
 
 
 def scenarios(trials: int) -> Iterator[tuple[str, dict[str, float]]]:
@@ -98,15 +132,24 @@ def scenarios(trials: int) -> Iterator[tuple[str, dict[str, float]]]:
     for gained in (0.0, 0.005, 0.01, 0.02, 0.03):
         pairs = problem_pairs(trials, lost=0.03 + gained, gained=gained)
         most = most_any_test_catches(0.03 + gained, gained)
-        yield f"3 points lost, churn {gained:.1%}, n=1000 (no test above {most:.1%})", verdicts(pairs, max_drop=0.0)
+        yield (
+            f"3 points lost, churn {gained:.1%}, n=1000 (no test above {most:.1%})",
+            verdicts(pairs, max_drop=0.0),
+        )
     for churn in (0.0, 0.002, 0.01, 0.03):
         pairs = problem_pairs(trials, lost=churn, gained=churn)
         yield f"nothing lost, churn {churn:.1%}, n=1000, max_drop 0", verdicts(pairs, max_drop=0.0)
     for churn in (0.0, 0.01):
         pairs = problem_pairs(trials, lost=0.01 + churn, gained=churn)
-        yield f"1 point lost, churn {churn:.1%}, n=1000, max_drop 0.01", verdicts(pairs, max_drop=0.01)
+        yield (
+            f"1 point lost, churn {churn:.1%}, n=1000, max_drop 0.01",
+            verdicts(pairs, max_drop=0.01),
+        )
         pairs = problem_pairs(trials, problems=200, lost=0.0475 + churn, gained=churn)
-        yield f"recovery 0.95, churn {churn:.1%}, n=200, min_ratio 0.95", verdicts(pairs, min_ratio=0.95)
+        yield (
+            f"recovery 0.95, churn {churn:.1%}, n=200, min_ratio 0.95",
+            verdicts(pairs, min_ratio=0.95),
+        )
     for windows in (16, 128):
         for ratio in (1.06, 1.09):
             found = verdicts(window_pairs(trials, windows, ratio), TEXT, max_ratio=1.06)
@@ -119,7 +162,10 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1000)
     print(f"{'true effect':<60} {'pass':>7} {'fail':>7} {'open':>7}")
     for name, share in scenarios(parser.parse_args().trials):
-        print(f"{name:<60} {share['pass']:>7.1%} {share['fail']:>7.1%} {share['inconclusive']:>7.1%}", flush=True)
+        print(
+            f"{name:<60} {share['pass']:>7.1%} {share['fail']:>7.1%} {share['inconclusive']:>7.1%}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -26,20 +26,28 @@ from ..data.reasoning import held_out
 Answers = list[list[int]]
 
 
-def one_by_one(backend: TorchBackend, prompts: Answers, max_new_tokens: int, eos: list[int]) -> Answers:
+def one_by_one(
+    backend: TorchBackend, prompts: Answers, max_new_tokens: int, eos: list[int]
+) -> Answers:
     """What `model.generate` gives for each prompt alone, without the end token."""
     answers: Answers = []
     for ids in prompts:
         out = backend.model.generate(
-            input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.int64), max_new_tokens=max_new_tokens,
-            do_sample=False, eos_token_id=eos, pad_token_id=eos[0],
-        )  # fmt: skip
+            input_ids=torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=eos,
+            pad_token_id=eos[0],
+        )
         answers.append([token for token in out[0, len(ids) :].tolist() if token not in eos])
     return answers
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model")
     parser.add_argument("--artifact", type=Path)
     parser.add_argument("--problems", type=int, default=64)
@@ -50,14 +58,19 @@ def main() -> None:
     tokenizer, backend = load_tokenizer(path), TorchBackend(path)
     eos = end_tokens_of(backend, tokenizer)
     special = not tokenizer.chat_template
-    prompts = [tokenizer(render_prompt(tokenizer, p.question), add_special_tokens=special)["input_ids"] for p in held_out(args.problems)]
+    prompts = [
+        tokenizer(render_prompt(tokenizer, p.question), add_special_tokens=special)["input_ids"]
+        for p in held_out(args.problems)
+    ]
     sides: dict[str, Callable[[], Answers]] = {
         "one by one, transformers": lambda: one_by_one(backend, prompts, args.max_new_tokens, eos),
         "batched, torch": lambda: generate_texts(backend, prompts, args.max_new_tokens, eos),
     }
     if args.artifact:
         exported = open_backend(args.artifact)
-        sides["batched, ONNX Runtime"] = lambda: generate_texts(exported, prompts, args.max_new_tokens, eos)
+        sides["batched, ONNX Runtime"] = lambda: generate_texts(
+            exported, prompts, args.max_new_tokens, eos
+        )
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     answers: dict[str, Answers] = {}
     for _ in range(args.rounds):

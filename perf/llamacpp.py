@@ -53,7 +53,9 @@ class Llama:
     def __init__(self, python: Path, file: Path, threads: int) -> None:
         command = [str(python), "-c", LLAMA, str(file), str(threads)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
         self._hear()
 
     def __enter__(self) -> Self:
@@ -80,17 +82,24 @@ class Llama:
 
 def main() -> None:
     """Time both in turns and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("artifact", type=Path)
     parser.add_argument("gguf", type=Path)
-    parser.add_argument("--python", type=Path, required=True, help="of an environment with llama-cpp-python")
+    parser.add_argument(
+        "--python", type=Path, required=True, help="of an environment with llama-cpp-python"
+    )
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     shape = {"prompt": args.prompt, "new_tokens": args.new_tokens, "batch": 1}
-    with Worker(args.artifact, "cpu", args.threads) as ours, Llama(args.python, args.gguf, args.threads) as theirs:
+    with (
+        Worker(args.artifact, "cpu", args.threads) as ours,
+        Llama(args.python, args.gguf, args.threads) as theirs,
+    ):
         sides = [lambda: ours.round(shape), lambda: theirs.round(shape)]
         for side in sides:
             warm_up(side)
@@ -106,9 +115,14 @@ def main() -> None:
             f"{speed:.1f} GB/s allow {bound:.0f} tok/s: {decode / bound:.0%} of that"
         )
     mine, other = timed
-    for what, seconds in {"decode": lambda one: sum(one.tokens), "prefill": lambda one: one.first}.items():
+    for what, seconds in {
+        "decode": lambda one: sum(one.tokens),
+        "prefill": lambda one: one.first,
+    }.items():
         found = compare([seconds(one) for one in other], [seconds(one) for one in mine])
-        print(f"{what}: the artifact is {found.ratio:.2f} times as fast (99 % interval {found.low:.2f} to {found.high:.2f})")
+        print(
+            f"{what}: the artifact is {found.ratio:.2f} times as fast (99 % interval {found.low:.2f} to {found.high:.2f})"
+        )
 
 
 def _bandwidth(threads: int) -> float:
@@ -120,7 +134,9 @@ def _bandwidth(threads: int) -> float:
         best = float("inf")
         for _ in range(8):
             begin = time.perf_counter()
-            list(pool.map(np.add.reduce, parts))  # numpy lets go of the interpreter's lock meanwhile
+            list(
+                pool.map(np.add.reduce, parts)
+            )  # numpy lets go of the interpreter's lock meanwhile
             best = min(best, time.perf_counter() - begin)
     return 4 * (1 << 27) / best / 1e9
 

@@ -47,13 +47,16 @@ def measure(kind: str, tokens: int, vocab: int, width: int) -> None:
     assert hidden.grad is not None
     seconds, above = time.perf_counter() - begin, (peak() - before) / 1e9
     print(
-        f"| {kind} | {tokens} | {above:.2f} GB | {float(loss.detach()):.6f} | {float(hidden.grad.norm()):.6e} | {seconds:.1f} |", flush=True
+        f"| {kind} | {tokens} | {above:.2f} GB | {float(loss.detach()):.6f} | {float(hidden.grad.norm()):.6e} | {seconds:.1f} |",
+        flush=True,
     )
 
 
 def main() -> None:
     """Both, one process after the other."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, value in (("tokens", 4096), ("vocab", 151936), ("width", 64)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--only", choices=("chunked", "whole"))
@@ -61,10 +64,16 @@ def main() -> None:
     args = parser.parse_args()
     if args.here:
         return measure(args.only, args.tokens, args.vocab, args.width)
-    print("| logits | tokens | peak above start | loss | gradient norm | seconds |\n|---|---|---|---|---|---|", flush=True)
+    print(
+        "| logits | tokens | peak above start | loss | gradient norm | seconds |\n|---|---|---|---|---|---|",
+        flush=True,
+    )
     sizes = [f"--{name}={getattr(args, name)}" for name in ("tokens", "vocab", "width")]
     for kind in [args.only] if args.only else ["chunked", "whole"]:
-        subprocess.run([sys.executable, "-m", "edgewright.perf.logits", "--here", "--only", kind, *sizes], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "edgewright.perf.logits", "--here", "--only", kind, *sizes],
+            check=True,
+        )
 
 
 if __name__ == "__main__":

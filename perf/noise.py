@@ -36,18 +36,25 @@ def slowed(step: Step) -> Step:
     return slower
 
 
-def repeated(name: str, sides: list[Side], repeats: int, rounds: int) -> list[dict[str, Comparison]]:
+def repeated(
+    name: str, sides: list[Side], repeats: int, rounds: int
+) -> list[dict[str, Comparison]]:
     found = [compare_sides(sides, rounds) for _ in range(repeats)]
     for figure in ("ttft", "decode"):
         ratios = sorted(one[figure].ratio for one in found)
         verdicts = Counter(one[figure].verdict for one in found)
         used = sum(one[figure].rounds for one in found) / repeats
-        print(f"{name}, {figure}: {dict(verdicts)}; ratios {ratios[0]:.3f} to {ratios[-1]:.3f}, {used:.0f} rounds each", flush=True)
+        print(
+            f"{name}, {figure}: {dict(verdicts)}; ratios {ratios[0]:.3f} to {ratios[-1]:.3f}, {used:.0f} rounds each",
+            flush=True,
+        )
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("path", type=Path)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=15)
@@ -57,7 +64,9 @@ def main() -> None:
     vocabulary = int(json.loads((args.path / "config.json").read_text())["vocab_size"])
     prompt = made_up_prompt(1, args.prompt, vocabulary)
     step = open_step(args.path, "cpu", threads=1)
-    plain, slower = (lambda step=one: time_round(step, prompt, args.new_tokens) for one in (step, slowed(step)))
+    plain, slower = (
+        lambda step=one: time_round(step, prompt, args.new_tokens) for one in (step, slowed(step))
+    )
     repeated("a tenth slower", [slower, plain], args.repeats, args.rounds)
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:

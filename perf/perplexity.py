@@ -38,17 +38,25 @@ def independent(model: Path, text: str, windows: int, seq_len: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model")
     parser.add_argument("source")
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--seq-len", type=int, default=512)
     args = parser.parse_args()
     path, source = resolve(model_path(args.model)), Source.parse(args.source)
-    options = EvaluateOptions(perplexity=(args.source,), windows=args.windows, seq_len=args.seq_len, latency=None)
+    options = EvaluateOptions(
+        perplexity=(args.source,), windows=args.windows, seq_len=args.seq_len, latency=None
+    )
     ours = measure(path, options).metrics[f"perplexity/{source.label}"]
-    theirs = independent(path, Path(source.name).read_text(encoding="utf-8"), args.windows, args.seq_len)
-    print(f"edgewright {ours:.6f}, independent {theirs:.6f}, relative difference {abs(ours - theirs) / theirs:.1e}")
+    theirs = independent(
+        path, Path(source.name).read_text(encoding="utf-8"), args.windows, args.seq_len
+    )
+    print(
+        f"edgewright {ours:.6f}, independent {theirs:.6f}, relative difference {abs(ours - theirs) / theirs:.1e}"
+    )
 
 
 if __name__ == "__main__":

@@ -31,31 +31,56 @@ ANSWER = 256
 """Tokens of prompt and answer where a table does not say; decode is then at half of the answer."""
 
 ENGINES = (  # first match wins
-    ("llama.cpp-lowbit", r"bitnet|llama.*(fork|t?q[12]_0|tq[12]|ternary|binary)"), ("edge-llm", r"edge.?llm"),
-    ("mlc", r"\bmlc|nano-?llm|nano-?vlm"), ("tinychat", r"^tiny-?chat|llm-?awq"), ("ollama", r"ollama"), ("vllm", r"vllm"),
-    ("llama.cpp", r"llama-?[._]?cpp|llama-(bench|server|cli)"), ("transformers", r"transformers|hugging|\bhf\b"),
-)  # fmt: skip
+    ("llama.cpp-lowbit", r"bitnet|llama.*(fork|t?q[12]_0|tq[12]|ternary|binary)"),
+    ("edge-llm", r"edge.?llm"),
+    ("mlc", r"\bmlc|nano-?llm|nano-?vlm"),
+    ("tinychat", r"^tiny-?chat|llm-?awq"),
+    ("ollama", r"ollama"),
+    ("vllm", r"vllm"),
+    ("llama.cpp", r"llama-?[._]?cpp|llama-(bench|server|cli)"),
+    ("transformers", r"transformers|hugging|\bhf\b"),
+)
 NEAREST = (  # kin of an engine that was measured
-    ("edge-llm", r"tensorrt|trt"), ("vllm", r"sglang|lmdeploy|aphrodite"), ("mlc", r"\btvm|exllama"),
-    ("llama.cpp", r"llama|gguf|ggml|kobold|lm-? ?studio|gpt4all|\bjan\b"), ("transformers", r"pytorch|torch|llava\.serve|eager"),
-)  # fmt: skip
+    ("edge-llm", r"tensorrt|trt"),
+    ("vllm", r"sglang|lmdeploy|aphrodite"),
+    ("mlc", r"\btvm|exllama"),
+    ("llama.cpp", r"llama|gguf|ggml|kobold|lm-? ?studio|gpt4all|\bjan\b"),
+    ("transformers", r"pytorch|torch|llava\.serve|eager"),
+)
 BITS = (  # bits a weight of the linear layers, scales included; first match wins
-    (1.1, r"q1_0|iq1|binary|1[.]58|tq1"), (2.1, r"q2_0|tq2|ternary"), (2.6, r"q2_k|iq2"), (3.5, r"iq3|q3_k_s"), (3.9, r"q3_k|q3"),
-    (4.5, r"q4f16|q4f32|q4_0|iq4"), (5.0, r"q4_1"), (4.85, r"q4_k|q4"), (5.6, r"q5"), (6.56, r"q6"), (8.5, r"q8"),
-    (4.0, r"int-?4|w4|4-?bit|fp4|nf4|\bu4|\bi4"), (8.0, r"int-?8|w8|8-?bit|fp8|\bi8"), (4.0, r"awq|gptq"),
-    (16.0, r"fp-?16|bf-?16|f16|w16|half|16-?bit"), (32.0, r"fp-?32|f32|float32"),
-)  # fmt: skip
+    (1.1, r"q1_0|iq1|binary|1[.]58|tq1"),
+    (2.1, r"q2_0|tq2|ternary"),
+    (2.6, r"q2_k|iq2"),
+    (3.5, r"iq3|q3_k_s"),
+    (3.9, r"q3_k|q3"),
+    (4.5, r"q4f16|q4f32|q4_0|iq4"),
+    (5.0, r"q4_1"),
+    (4.85, r"q4_k|q4"),
+    (5.6, r"q5"),
+    (6.56, r"q6"),
+    (8.5, r"q8"),
+    (4.0, r"int-?4|w4|4-?bit|fp4|nf4|\bu4|\bi4"),
+    (8.0, r"int-?8|w8|8-?bit|fp8|\bi8"),
+    (4.0, r"awq|gptq"),
+    (16.0, r"fp-?16|bf-?16|f16|w16|half|16-?bit"),
+    (32.0, r"fp-?32|f32|float32"),
+)
 GGUF = {"int4": 4.85, "int8": 8.5, "head": 6.56}
-STORED_BITS = {"mlc": {"int4": 4.5, "head": 4.5}} | dict.fromkeys(("llama.cpp", "llama.cpp-lowbit", "ollama"), GGUF)
+STORED_BITS = {"mlc": {"int4": 4.5, "head": 4.5}} | dict.fromkeys(
+    ("llama.cpp", "llama.cpp-lowbit", "ollama"), GGUF
+)
 """Bits a weight as engines with formats of their own store it: Q4_K_M keeps some layers and the head at 6 bits, q4f16_1 has
 groups of 32 and a 4-bit head. The others take 4 bits in groups of 128 and a float16 head."""
 
 
 BOARDS = (
-    ("jetson-orin-nano-4gb", r"orin.*nano.*\b4 ?gb"), ("jetson-orin-nano-8gb", r"orin.*nano|nano.*(orin|super)"),
-    ("jetson-orin-nx-8gb", r"nx.*\b8 ?gb"), ("jetson-orin-nx-16gb", r"orin.*nx"), ("jetson-agx-orin-32gb", r"orin.*\b32 ?gb"),
+    ("jetson-orin-nano-4gb", r"orin.*nano.*\b4 ?gb"),
+    ("jetson-orin-nano-8gb", r"orin.*nano|nano.*(orin|super)"),
+    ("jetson-orin-nx-8gb", r"nx.*\b8 ?gb"),
+    ("jetson-orin-nx-16gb", r"orin.*nx"),
+    ("jetson-agx-orin-32gb", r"orin.*\b32 ?gb"),
     ("jetson-agx-orin-64gb", r"(agx|igx).*orin|orin.*agx|^(nvidia )?(jetson )?orin$"),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -116,15 +141,31 @@ def read_table(path: Path) -> list[Row | LeftOut]:
             table = csv.DictReader(handle)
             missing = {"device", "engine", "model", "decode_tok_s"} - set(table.fieldnames or ())
             if missing:
-                raise UsageError(f"{path}: no column {', '.join(sorted(missing))}", "give a table with the columns of docs/estimator.md")
-            return [_row({k: v or "" for k, v in raw.items() if isinstance(k, str) and not isinstance(v, list)}) for raw in table]
+                raise UsageError(
+                    f"{path}: no column {', '.join(sorted(missing))}",
+                    "give a table with the columns of docs/estimator.md",
+                )
+            return [
+                _row(
+                    {
+                        k: v or ""
+                        for k, v in raw.items()
+                        if isinstance(k, str) and not isinstance(v, list)
+                    }
+                )
+                for raw in table
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: {error}", "give a CSV table of published figures") from error
 
 
 def _row(raw: Raw) -> Row | LeftOut:
-    name = " | ".join(raw.get(key, "").strip() for key in ("device", "power_mode", "engine", "model", "quant"))
-    notes = dict(part.strip().split("=", 1) for part in raw.get("notes", "").split(";") if "=" in part)
+    name = " | ".join(
+        raw.get(key, "").strip() for key in ("device", "power_mode", "engine", "model", "quant")
+    )
+    notes = dict(
+        part.strip().split("=", 1) for part in raw.get("notes", "").split(";") if "=" in part
+    )
     batch = _batch(raw, notes)
     rate = _number(raw.get("decode_tok_s", ""))
     engine, measured = engine_of(raw["engine"], raw.get("quant", ""))
@@ -134,7 +175,15 @@ def _row(raw: Raw) -> Row | LeftOut:
         ("no decode rate", not rate),
         ("speculative decoding", _speculative(raw, notes)),
         ("runs on the CPU", bool(re.search(r"\bcpu\b", raw["engine"], re.IGNORECASE))),
-        ("no rate of text decoding", bool(re.search(r"vlm pipeline|do not use as llm", (raw["engine"] + raw.get("notes", "")).lower()))),
+        (
+            "no rate of text decoding",
+            bool(
+                re.search(
+                    r"vlm pipeline|do not use as llm",
+                    (raw["engine"] + raw.get("notes", "")).lower(),
+                )
+            ),
+        ),
         ("device unknown", place is None),
         ("model size unknown", shape is None),
     )
@@ -145,13 +194,24 @@ def _row(raw: Raw) -> Row | LeftOut:
     # Edge-LLM counts the prompt tokens of the whole batch, others those of one request.
     prompt = round(stated / batch if engine == "edge-llm" else stated) if stated else None
     return Row(
-        name=name, device=raw["device"].strip(), engine=engine, measured_engine=measured, model=raw["model"].strip(),
-        target=place[0].name, mode=place[1], batch=batch,
-        bits=precision_of(raw.get("quant", ""), raw.get("bits", ""), engine), config=shape[0],
-        params_b=shape[1], shape=shape[2],
-        context=(prompt or DEFAULT_PROMPT) + ANSWER // 2, decode_tok_s=rate, prompt=prompt,
-        prefill_s=_prefill_s(raw, notes, batch), memory=_memory(notes),
-    )  # fmt: skip
+        name=name,
+        device=raw["device"].strip(),
+        engine=engine,
+        measured_engine=measured,
+        model=raw["model"].strip(),
+        target=place[0].name,
+        mode=place[1],
+        batch=batch,
+        bits=precision_of(raw.get("quant", ""), raw.get("bits", ""), engine),
+        config=shape[0],
+        params_b=shape[1],
+        shape=shape[2],
+        context=(prompt or DEFAULT_PROMPT) + ANSWER // 2,
+        decode_tok_s=rate,
+        prompt=prompt,
+        prefill_s=_prefill_s(raw, notes, batch),
+        memory=_memory(notes),
+    )
 
 
 def engine_of(stated: str, quant: str = "") -> tuple[str, bool]:
@@ -168,7 +228,9 @@ def engine_of(stated: str, quant: str = "") -> tuple[str, bool]:
 
 def precision_of(quant: str, bits: str, engine: str) -> float:
     """Bits a weight of the linear layers takes, scales included: by the quantization's name, else by the stated bits."""
-    first = quant.lower().split("/")[0]  # `INT4 AWQ / FP16` lists language model, then draft or vision tower
+    first = quant.lower().split("/")[
+        0
+    ]  # `INT4 AWQ / FP16` lists language model, then draft or vision tower
     named = next((size for size, pattern in BITS if re.search(pattern, first)), None)
     found = named or _number(bits) or (16.0 if engine == "transformers" else 4.0)
     return STORED_BITS.get(engine, {}).get("int4", 4.125) if found == 4.0 else min(found, 32.0)
@@ -191,7 +253,9 @@ def place_of(device: str, mode: str, engine: str = "") -> tuple[Target, str] | N
 
 def _mode(target: Target, stated: str, device: str, engine: str) -> str:
     names = {mode.name.lower(): mode.name for mode in target.power_modes}
-    fastest = max(target.power_modes, key=lambda mode: (mode.bandwidth_gb_s, target.tflops(mode))).name
+    fastest = max(
+        target.power_modes, key=lambda mode: (mode.bandwidth_gb_s, target.tflops(mode))
+    ).name
     stated = stated.strip().replace("max-n", "maxn").replace("max n", "maxn")
     if re.match(r"original|pre-?super|legacy", stated):
         return names.get("15w") or names.get("10w") or names.get("maxn", fastest)
@@ -207,10 +271,15 @@ def _mode(target: Target, stated: str, device: str, engine: str) -> str:
 
 def _batch(raw: Raw, notes: Mapping[str, str]) -> int:
     stated = notes.get("batch") or notes.get("concurrency") or notes.get("batch_size")
-    prose = re.search(r"(\d+) (?:concurrent|parallel|users|sequences)|batch(?: size)?[ =:](\d+)", raw.get("notes", "").lower())
+    prose = re.search(
+        r"(\d+) (?:concurrent|parallel|users|sequences)|batch(?: size)?[ =:](\d+)",
+        raw.get("notes", "").lower(),
+    )
     found = re.match(r"\d+", stated.strip()) if stated else None
     count = int(found[0]) if found else int(prose[1] or prose[2]) if prose else 1
-    return max(count, 2 if re.search(r"\baggregate|whole batch", raw.get("notes", "").lower()) else 1)
+    return max(
+        count, 2 if re.search(r"\baggregate|whole batch", raw.get("notes", "").lower()) else 1
+    )
 
 
 def _speculative(raw: Raw, notes: Mapping[str, str]) -> bool:

@@ -80,9 +80,14 @@ def main() -> None:
     """Parse, run every side in turn, and print the table."""
     args = _arguments()
     tokenizer = load_tokenizer(args.model)
-    windows = scoring_rows(tokenizer, Source.parse(f"text:{args.text}"), args.seq_len, args.samples + args.windows)
+    windows = scoring_rows(
+        tokenizer, Source.parse(f"text:{args.text}"), args.seq_len, args.samples + args.windows
+    )
     rows, held_out = windows[: args.samples], windows[args.samples :]
-    print(f"{len(rows)} rows of {args.seq_len} tokens to calibrate on, {len(held_out)} windows after them to score", flush=True)
+    print(
+        f"{len(rows)} rows of {args.seq_len} tokens to calibrate on, {len(held_out)} windows after them to score",
+        flush=True,
+    )
     baseline = _scored(args.model, held_out)
     print(f"unquantized: perplexity {baseline.perplexity:.2f} +- {baseline.stderr:.2f}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +99,11 @@ def main() -> None:
         for number in range(args.rounds):
             for name, command in sides.items():
                 out = Path(folder) / f"{name}-{number}".replace(" ", "-")
-                seconds, printed = _timed([*command[:3], str(args.model.absolute()), str(out), *command[3:]], args.threads, folder)
+                seconds, printed = _timed(
+                    [*command[:3], str(args.model.absolute()), str(out), *command[3:]],
+                    args.threads,
+                    folder,
+                )
                 itself = json.loads(printed.splitlines()[-1])
                 taken[name].append(itself.get("seconds", seconds))
                 told = f"{taken[name][-1]:.0f} s, {itself['peak']:.2f} GB"
@@ -111,7 +120,9 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("--text", required=True, help="a text file")
     parser.add_argument("--samples", type=int, default=64)
@@ -120,16 +131,26 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
-        "--ours", nargs="+", default=['{"method": "gptq"}', '{"method": "rtn"}'], help="options of ours, as JSON; the first is compared"
+        "--ours",
+        nargs="+",
+        default=['{"method": "gptq"}', '{"method": "rtn"}'],
+        help="options of ours, as JSON; the first is compared",
     )
-    parser.add_argument("--gptqmodel", type=Path, help="the Python interpreter of an environment with GPTQModel")
-    parser.add_argument("--modelopt", type=Path, help="the Python interpreter of an environment with ModelOpt")
+    parser.add_argument(
+        "--gptqmodel", type=Path, help="the Python interpreter of an environment with GPTQModel"
+    )
+    parser.add_argument(
+        "--modelopt", type=Path, help="the Python interpreter of an environment with ModelOpt"
+    )
     return parser.parse_args()
 
 
 def _sides(args: argparse.Namespace, rows: Path, held_out: Path) -> dict[str, list[str]]:
     """Name -> interpreter, script and arguments; the model and the output folder go in after the script."""
-    sides = {f"edgewright {options}": [sys.executable, "-c", OURS + PEAK, str(rows), options] for options in args.ours}
+    sides = {
+        f"edgewright {options}": [sys.executable, "-c", OURS + PEAK, str(rows), options]
+        for options in args.ours
+    }
     if args.gptqmodel:
         sides["GPTQModel"] = [
             str(args.gptqmodel.absolute()),
@@ -139,7 +160,13 @@ def _sides(args: argparse.Namespace, rows: Path, held_out: Path) -> dict[str, li
             "bfloat16" if bf16_is_fast("cpu") else "float32",
         ]
     if args.modelopt:
-        sides["ModelOpt"] = [str(args.modelopt.absolute()), "-c", MODELOPT, str(rows), str(held_out)]
+        sides["ModelOpt"] = [
+            str(args.modelopt.absolute()),
+            "-c",
+            MODELOPT,
+            str(rows),
+            str(held_out),
+        ]
     return sides
 
 
@@ -152,7 +179,9 @@ def _timed(command: list[str], threads: int, folder: str) -> tuple[float, str]:
     }
     begin = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
-        process = subprocess.Popen(command, env=os.environ | settings, cwd=folder, stdout=out, stderr=error)
+        process = subprocess.Popen(
+            command, env=os.environ | settings, cwd=folder, stdout=out, stderr=error
+        )
         status = process.wait()
         seconds = time.perf_counter() - begin
         for file in (out, error):

@@ -63,7 +63,9 @@ class Solution:
         return terms @ self.factors(engine)
 
 
-def solve(terms: Array, times: Array, engines: Sequence[str], prior: Prior, start: Solution | None = None) -> Solution:
+def solve(
+    terms: Array, times: Array, engines: Sequence[str], prior: Prior, start: Solution | None = None
+) -> Solution:
     """The most probable factors.
 
     Args:
@@ -75,7 +77,9 @@ def solve(terms: Array, times: Array, engines: Sequence[str], prior: Prior, star
     """
     named = set(engines) - {ROOT}
     nodes = (ROOT, *sorted(named | {prior.parents[e] for e in named if e in prior.parents}))
-    first = np.stack([np.log(start.factors(n) - prior.floors) if start else np.log(prior.start) for n in nodes])
+    first = np.stack(
+        [np.log(start.factors(n) - prior.floors) if start else np.log(prior.start) for n in nodes]
+    )
     at = np.array([nodes.index(e) for e in engines])
     state = Solution(prior, nodes, first)
     pull, pull_jacobian = _pulls(state)
@@ -84,7 +88,9 @@ def solve(terms: Array, times: Array, engines: Sequence[str], prior: Prior, star
         rows, jacobian = _residuals(state, terms, times, at)
         weight = np.sqrt((FREEDOM + 1) / (FREEDOM + (rows / SCATTER) ** 2)) / SCATTER
         full = np.vstack([jacobian * weight[:, None], pull_jacobian])
-        gradient = full.T @ np.concatenate([rows * weight, pull_jacobian @ state.logs.ravel() - pull])
+        gradient = full.T @ np.concatenate(
+            [rows * weight, pull_jacobian @ state.logs.ravel() - pull]
+        )
         normal, gain = full.T @ full, 0.0
         while damping < 1e8:
             step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), gradient)
@@ -99,7 +105,9 @@ def solve(terms: Array, times: Array, engines: Sequence[str], prior: Prior, star
     return state
 
 
-def _residuals(state: Solution, terms: Array, times: Array, at: NDArray[np.int64]) -> tuple[Array, Array]:
+def _residuals(
+    state: Solution, terms: Array, times: Array, at: NDArray[np.int64]
+) -> tuple[Array, Array]:
     """Logarithm of estimate over measurement, and how it changes with every log factor."""
     grown = np.exp(state.logs)
     parts = (grown[at] + np.array(state.prior.floors)) * terms
@@ -119,11 +127,20 @@ def _pulls(state: Solution) -> tuple[Array, Array]:
         if node == ROOT:
             targets[i] = np.log(prior.start) / spread
         else:
-            jacobian[i, range(width), state.nodes.index(prior.parents.get(node, ROOT)), range(width)] = -1 / spread
+            jacobian[
+                i, range(width), state.nodes.index(prior.parents.get(node, ROOT)), range(width)
+            ] = -1 / spread
     return targets.ravel(), jacobian.reshape(count * width, -1)
 
 
-def _loss(state: Solution, terms: Array, times: Array, at: NDArray[np.int64], pull_jacobian: Array, pull: Array) -> float:
+def _loss(
+    state: Solution,
+    terms: Array,
+    times: Array,
+    at: NDArray[np.int64],
+    pull_jacobian: Array,
+    pull: Array,
+) -> float:
     rows, _ = _residuals(state, terms, times, at)
     tails = (FREEDOM + 1) * np.log1p((rows / SCATTER) ** 2 / FREEDOM)
     return float(tails.sum() + ((pull_jacobian @ state.logs.ravel() - pull) ** 2).sum())

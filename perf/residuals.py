@@ -16,10 +16,23 @@ from .published import Row
 __all__ = ["markdown", "plot"]
 
 COLUMNS = {
-    "in_sample": "in sample", "leave_one_model_out": "model left out", "leave_one_device_out": "device left out",
-    "leave_one_engine_out": "engine left out", "leave_one_model_out_shape_inferred": "model left out, shape inferred",
-}  # fmt: skip
-COLOURS = ("#1b6ca8", "#c44536", "#3a7d44", "#7b4ea3", "#c98a1b", "#20857f", "#6b6b6b", "#a83279", "#000000")
+    "in_sample": "in sample",
+    "leave_one_model_out": "model left out",
+    "leave_one_device_out": "device left out",
+    "leave_one_engine_out": "engine left out",
+    "leave_one_model_out_shape_inferred": "model left out, shape inferred",
+}
+COLOURS = (
+    "#1b6ca8",
+    "#c44536",
+    "#3a7d44",
+    "#7b4ea3",
+    "#c98a1b",
+    "#20857f",
+    "#6b6b6b",
+    "#a83279",
+    "#000000",
+)
 WIDTH, HEIGHT, LEFT, TOP, PLOT_W, PLOT_H = 760, 420, 60, 24, 540, 340
 LARGEST = 2.5
 """Factor of estimate over measurement at the edge of the plot; what is beyond sits on the edge."""
@@ -32,8 +45,12 @@ def markdown(result: Mapping[str, Any]) -> str:
     for key in ("by_engine", "by_device"):
         lines += [_line(name, entry["rows"], entry) for name, entry in result[key].items()]
     shares = result["band_coverage"]
-    lines += ["", "Held-out measurements inside the stated 80 % band: " + ", ".join(
-        f"{shares[name]:.0%} ({COLUMNS[name]})" for name in shares) + "."]  # fmt: skip
+    lines += [
+        "",
+        "Held-out measurements inside the stated 80 % band: "
+        + ", ".join(f"{shares[name]:.0%} ({COLUMNS[name]})" for name in shares)
+        + ".",
+    ]
     return "\n".join(lines)
 
 
@@ -68,14 +85,21 @@ def plot(rows: Sequence[Row], crossed: Crossed, path: Path) -> None:
         f'<text x="{x(10**decade):.1f}" y="{TOP + PLOT_H + 18}" text-anchor="middle">{10**decade:g}</text>'
         for decade in range(low, high + 1)
     )
-    parts.append(f'<text x="{LEFT + PLOT_W / 2}" y="{HEIGHT - 16}" text-anchor="middle">measured decode speed, tokens a second</text>')
-    parts.append(f'<text x="{LEFT}" y="16">estimated / measured, with the row\'s model left out of the fit</text>')
+    parts.append(
+        f'<text x="{LEFT + PLOT_W / 2}" y="{HEIGHT - 16}" text-anchor="middle">measured decode speed, tokens a second</text>'
+    )
+    parts.append(
+        f'<text x="{LEFT}" y="16">estimated / measured, with the row\'s model left out of the fit</text>'
+    )
     parts.extend(
         f'<circle cx="{x(row.decode_tok_s):.1f}" cy="{y(float(log)):.1f}" r="4" fill="{colours[row.engine]}" fill-opacity="0.6"/>'
-        for row, log in zip(rows, crossed.model, strict=True) if row.batch == 1
-    )  # fmt: skip
+        for row, log in zip(rows, crossed.model, strict=True)
+        if row.batch == 1
+    )
     for i, engine in enumerate(engines):
         at = TOP + 10 + 20 * i
-        parts.append(f'<circle cx="{LEFT + PLOT_W + 18}" cy="{at}" r="5" fill="{colours[engine]}"/>')
+        parts.append(
+            f'<circle cx="{LEFT + PLOT_W + 18}" cy="{at}" r="5" fill="{colours[engine]}"/>'
+        )
         parts.append(f'<text x="{LEFT + PLOT_W + 30}" y="{at + 4}">{escape(engine)}</text>')
     path.write_text("\n".join([*parts, "</svg>\n"]), encoding="utf-8")

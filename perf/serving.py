@@ -36,9 +36,18 @@ def main() -> None:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     command = [
-        sys.executable, "-m", "edgewright.cli", "serve", str(arguments.artifact), "--port", str(port), "--threads", str(arguments.threads),
-        "--max-batch", str(arguments.max_batch),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "edgewright.cli",
+        "serve",
+        str(arguments.artifact),
+        "--port",
+        str(port),
+        "--threads",
+        str(arguments.threads),
+        "--max-batch",
+        str(arguments.max_batch),
+    ]
     server = subprocess.Popen(command)
     try:
         _wait(port, server)
@@ -63,9 +72,12 @@ def _measure(port: int, pid: int, arguments: argparse.Namespace) -> dict[str, An
     alone = _load(port, 1, arguments.alone, arguments.max_tokens)
     together = _load(port, arguments.clients, arguments.seconds, arguments.max_tokens)
     return {
-        "alone": alone, "together": together, "speedup": together["tok_s"] / alone["tok_s"], "clients": arguments.clients,
+        "alone": alone,
+        "together": together,
+        "speedup": together["tok_s"] / alone["tok_s"],
+        "clients": arguments.clients,
         "resident_mb": {"warm": before / 1e6, "end": _resident(pid) / 1e6},
-    }  # fmt: skip
+    }
 
 
 def _resident(pid: int) -> int:
@@ -96,15 +108,30 @@ def _load(port: int, clients: int, seconds: float, max_tokens: int) -> dict[str,
         thread.join()
     elapsed = time.monotonic() - begin
     firsts.sort()
-    return {**totals, "seconds": elapsed, "tok_s": totals["tokens"] / elapsed, "first_ms/p50": firsts[len(firsts) // 2] * 1000}
+    return {
+        **totals,
+        "seconds": elapsed,
+        "tok_s": totals["tokens"] / elapsed,
+        "first_ms/p50": firsts[len(firsts) // 2] * 1000,
+    }
 
 
 def _one(port: int, number: int, max_tokens: int) -> tuple[int, float]:
     """Events of one streamed answer (a token each, as sampling at temperature 1 seldom splits a character), and seconds to the first."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    body = {"prompt": [(token + number) % 500 for token in PROMPT], "max_tokens": max_tokens, "stream": True, "temperature": 1.0}
+    body = {
+        "prompt": [(token + number) % 500 for token in PROMPT],
+        "max_tokens": max_tokens,
+        "stream": True,
+        "temperature": 1.0,
+    }
     begin, first, tokens, done = time.perf_counter(), 0.0, 0, False
-    connection.request("POST", "/v1/completions", json.dumps({**body, "seed": number}), {"Content-Type": "application/json"})
+    connection.request(
+        "POST",
+        "/v1/completions",
+        json.dumps({**body, "seed": number}),
+        {"Content-Type": "application/json"},
+    )
     response = connection.getresponse()
     if response.status != 200:
         return -1, 0.0

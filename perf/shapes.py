@@ -15,7 +15,15 @@ import numpy as np
 
 __all__ = ["KnownModel", "decoder", "parameters_of", "shape_of", "usual_shape"]
 
-NAMES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "vocab_size")
+NAMES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "vocab_size",
+)
 SAME_SIZE = 0.3
 """How far the logarithm of a stated parameter count may be from that of the model it names (7 for 7.6 or 6.7 billion)."""
 
@@ -38,12 +46,23 @@ class KnownModel:
 
 
 def _config(sizes: tuple[int, ...], tied: bool) -> dict[str, Any]:
-    return {"model_type": "llama", **dict(zip(NAMES, sizes, strict=True)), "tie_word_embeddings": tied}
+    return {
+        "model_type": "llama",
+        **dict(zip(NAMES, sizes, strict=True)),
+        "tie_word_embeddings": tied,
+    }
 
 
 def decoder(
-    params_b: float, hidden: int, layers: int, heads: int, kv_heads: int, head_dim: int, vocab: int, tied: bool
-) -> dict[str, Any]:  # fmt: skip
+    params_b: float,
+    hidden: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    vocab: int,
+    tied: bool,
+) -> dict[str, Any]:
     """The config.json of a decoder whose FFN is as wide as `params_b` billion parameters ask for."""
     attention = 2 * hidden * head_dim * (heads + kv_heads)
     rest = params_b * 1e9 - hidden * vocab * (1 if tied else 2) - layers * attention
@@ -90,50 +109,110 @@ QWEN_3 = _many(
 FAMILIES: list[tuple[str, list[KnownModel]]] = [  # the first that has a model of the size
     (r"distill-llama", LLAMA_3),
     # Three of four layers of Qwen3.5 attend linearly: they keep no cache, so a quarter of its 4 key/value heads is counted.
-    (r"qwen-?3[.]5", _many(
-        5, (0.8, (1024, 24, 8, 1, 256, 0, 248320)), (2.0, (2048, 24, 8, 1, 256, 0, 248320)),
-        (4.2, (2560, 32, 16, 1, 256, 0, 248320)), (9.0, (4096, 32, 16, 1, 256, 0, 248320)),
-        (27.0, (5120, 64, 24, 1, 256, 0, 248320)),
-    )),
+    (
+        r"qwen-?3[.]5",
+        _many(
+            5,
+            (0.8, (1024, 24, 8, 1, 256, 0, 248320)),
+            (2.0, (2048, 24, 8, 1, 256, 0, 248320)),
+            (4.2, (2560, 32, 16, 1, 256, 0, 248320)),
+            (9.0, (4096, 32, 16, 1, 256, 0, 248320)),
+            (27.0, (5120, 64, 24, 1, 256, 0, 248320)),
+        ),
+    ),
     (r"qwen-?3|bonsai", QWEN_3),
     (r"qwen-?2|deepseek-?r1|qwq|vila-?2|nvila", QWEN_2),
-    (r"qwen(-?1[.]5)?-\d", _many(
-        1, (0.46, (1024, 24, 16, 16, 64, 2816, 151936)), (1.84, (2048, 24, 16, 16, 128, 5504, 151936)),
-        (3.95, (2560, 40, 20, 20, 128, 6912, 151936)), (7.72, (4096, 32, 32, 32, 128, 11008, 151936)),
-    )),
+    (
+        r"qwen(-?1[.]5)?-\d",
+        _many(
+            1,
+            (0.46, (1024, 24, 16, 16, 64, 2816, 151936)),
+            (1.84, (2048, 24, 16, 16, 128, 5504, 151936)),
+            (3.95, (2560, 40, 20, 20, 128, 6912, 151936)),
+            (7.72, (4096, 32, 32, 32, 128, 11008, 151936)),
+        ),
+    ),
     (r"llama-?3|deepseek-?r1", LLAMA_3),
     (r"llama-?2|vicuna|llava|vila|codellama", LLAMA_2),
-    (r"open-?llama|orca-?mini", _many(0, (3.43, (3200, 26, 32, 32, 100, 8640, 32000)), (6.74, LLAMA_2[0].sizes))),
+    (
+        r"open-?llama|orca-?mini",
+        _many(0, (3.43, (3200, 26, 32, 32, 100, 8640, 32000)), (6.74, LLAMA_2[0].sizes)),
+    ),
     (r"tiny-?llama", _many(0, (1.1, (2048, 22, 32, 4, 64, 5632, 32000)))),
-    (r"smollm", _many(
-        9, (0.135, (576, 30, 9, 3, 64, 1536, 49152)), (0.362, (960, 32, 15, 5, 64, 2560, 49152)),
-        (1.71, (2048, 24, 32, 32, 64, 8192, 49152)), (3.08, (2048, 36, 16, 4, 128, 11008, 128256)),
-    )),
-    (r"gemma-?3", _many(
-        99, (0.268, (640, 18, 4, 1, 256, 2048, 262144)), (1.0, (1152, 26, 4, 1, 256, 6912, 262144)),
-        (3.88, (2560, 34, 8, 4, 256, 10240, 262144)), (11.8, (3840, 48, 16, 8, 256, 15360, 262144)),
-        (27.0, (5376, 62, 32, 16, 128, 21504, 262144)),
-    )),
-    (r"gemma", _many(
-        99, (2.61, (2304, 26, 8, 4, 256, 9216, 256000)), (9.24, (3584, 42, 16, 8, 256, 14336, 256000)),
-        (27.2, (4608, 46, 32, 16, 128, 36864, 256000)),
-    )),
+    (
+        r"smollm",
+        _many(
+            9,
+            (0.135, (576, 30, 9, 3, 64, 1536, 49152)),
+            (0.362, (960, 32, 15, 5, 64, 2560, 49152)),
+            (1.71, (2048, 24, 32, 32, 64, 8192, 49152)),
+            (3.08, (2048, 36, 16, 4, 128, 11008, 128256)),
+        ),
+    ),
+    (
+        r"gemma-?3",
+        _many(
+            99,
+            (0.268, (640, 18, 4, 1, 256, 2048, 262144)),
+            (1.0, (1152, 26, 4, 1, 256, 6912, 262144)),
+            (3.88, (2560, 34, 8, 4, 256, 10240, 262144)),
+            (11.8, (3840, 48, 16, 8, 256, 15360, 262144)),
+            (27.0, (5376, 62, 32, 16, 128, 21504, 262144)),
+        ),
+    ),
+    (
+        r"gemma",
+        _many(
+            99,
+            (2.61, (2304, 26, 8, 4, 256, 9216, 256000)),
+            (9.24, (3584, 42, 16, 8, 256, 14336, 256000)),
+            (27.2, (4608, 46, 32, 16, 128, 36864, 256000)),
+        ),
+    ),
     (r"phi-?4-?mini", _many(9, (3.84, (3072, 32, 24, 8, 128, 8192, 200064)))),
     (r"phi-?4", _many(0, (14.7, (5120, 40, 40, 10, 128, 17920, 100352)))),
-    (r"phi-?3", _many(0, (3.82, (3072, 32, 32, 32, 96, 8192, 32064)), (14.0, (5120, 40, 40, 10, 128, 17920, 32064)))),
-    (r"phi", _many(0, (1.42, (2048, 24, 32, 32, 64, 0, 51200)), (2.78, (2560, 32, 32, 32, 80, 0, 51200)))),
-    (r"stable-?lm", _many(0, (1.64, (2048, 24, 32, 32, 64, 5632, 100352)), (2.8, (2560, 32, 32, 32, 80, 6912, 50304)))),
+    (
+        r"phi-?3",
+        _many(
+            0,
+            (3.82, (3072, 32, 32, 32, 96, 8192, 32064)),
+            (14.0, (5120, 40, 40, 10, 128, 17920, 32064)),
+        ),
+    ),
+    (
+        r"phi",
+        _many(
+            0, (1.42, (2048, 24, 32, 32, 64, 0, 51200)), (2.78, (2560, 32, 32, 32, 80, 0, 51200))
+        ),
+    ),
+    (
+        r"stable-?lm",
+        _many(
+            0,
+            (1.64, (2048, 24, 32, 32, 64, 5632, 100352)),
+            (2.8, (2560, 32, 32, 32, 80, 6912, 50304)),
+        ),
+    ),
     (r"mistral|zephyr|ministral", _many(0, (7.25, (4096, 32, 32, 8, 128, 14336, 32768)))),
     # A third of LFM2's layers attend; the others are short convolutions without a cache.
-    (r"lfm-?2", _many(9, (0.354, (1024, 16, 16, 2, 64, 0, 65536)), (1.17, (2048, 16, 32, 2, 64, 0, 65536)))),
+    (
+        r"lfm-?2",
+        _many(9, (0.354, (1024, 16, 16, 2, 64, 0, 65536)), (1.17, (2048, 16, 32, 2, 64, 0, 65536))),
+    ),
     (r"nemotron-?3-?nano", _many(0, (3.97, (3136, 42, 40, 1, 128, 0, 131072)))),
     (r"minicpm-?4", _many(0, (8.2, (4096, 32, 32, 2, 128, 16384, 73448)))),
-]  # fmt: skip
+]
 
 LADDER = QWEN_2[:1] + LLAMA_3[:1] + [QWEN_3[2], LLAMA_3[2], QWEN_2[4], QWEN_2[5], LLAMA_3[3]]
 """Usual proportions by size, for models that nobody has heard of."""
 
-ACTIVE = (("gpt-?oss-?20b", 3.6), ("gpt-?oss-?120b", 5.1), ("deepseek-?v2-?lite", 2.4), ("phi-?3.5-?moe", 6.6), ("olmoe", 1.3))
+ACTIVE = (
+    ("gpt-?oss-?20b", 3.6),
+    ("gpt-?oss-?120b", 5.1),
+    ("deepseek-?v2-?lite", 2.4),
+    ("phi-?3.5-?moe", 6.6),
+    ("olmoe", 1.3),
+)
 """Billions of parameters that a token uses in mixtures of experts whose names do not say so."""
 
 
@@ -184,11 +263,28 @@ def usual_shape(params_b: float) -> dict[str, Any]:
     sizes = np.log([model.params_b for model in LADDER])
 
     def between(column: int) -> float:
-        return float(np.exp(np.interp(math.log(params_b), sizes, np.log([model.sizes[column] for model in LADDER]))))
+        return float(
+            np.exp(
+                np.interp(
+                    math.log(params_b), sizes, np.log([model.sizes[column] for model in LADDER])
+                )
+            )
+        )
 
-    narrow = min(1.0, math.sqrt(params_b / LADDER[0].params_b))  # below the ladder width goes on shrinking
+    narrow = min(
+        1.0, math.sqrt(params_b / LADDER[0].params_b)
+    )  # below the ladder width goes on shrinking
     hidden = max(round(between(0) * narrow / 64), 1) * 64
     kv_heads = 8 if params_b > 1 else 2
     heads = max(round(hidden / 128 / kv_heads), 1) * kv_heads
     vocab = 128256 if params_b > 0.3 else 49152
-    return decoder(params_b, hidden, round(between(1)), heads, kv_heads, 128 if params_b > 1 else 64, vocab, params_b < 5)
+    return decoder(
+        params_b,
+        hidden,
+        round(between(1)),
+        heads,
+        kv_heads,
+        128 if params_b > 1 else 64,
+        vocab,
+        params_b < 5,
+    )

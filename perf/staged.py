@@ -24,22 +24,32 @@ from ..compress.prune.options import PruneOptions
 from ..compress.prune.runner import prune
 from ..steps.context import CalibrationData, StepContext
 
-EVALUATE = EvaluateOptions(tasks=("reasoning",), limit=256, max_new_tokens=144, perplexity=("builtin:reasoning",), latency=None)
+EVALUATE = EvaluateOptions(
+    tasks=("reasoning",),
+    limit=256,
+    max_new_tokens=144,
+    perplexity=("builtin:reasoning",),
+    latency=None,
+)
 
 
 def arms(steps: int, traces: Path | None) -> dict[str, list[Stage]]:
     """The stages of every arm; steps are the same in all."""
     third, half = steps // 3, steps // 2
     found = {
-        "hidden, then KL": [Stage(loss="hidden", steps=half), Stage(loss="logits", steps=steps - half)],
+        "hidden, then KL": [
+            Stage(loss="hidden", steps=half),
+            Stage(loss="logits", steps=steps - half),
+        ],
         "KL alone": [Stage(loss="logits", steps=steps)],
         "cross-entropy alone": [Stage(loss="labels", steps=steps)],
     }
     if traces:
         found["hidden, then KL, then traces"] = [
-            Stage(loss="hidden", steps=third), Stage(loss="logits", steps=steps - 2 * third),
+            Stage(loss="hidden", steps=third),
+            Stage(loss="logits", steps=steps - 2 * third),
             Stage(loss="labels", steps=third, data=f"jsonl:{traces}"),
-        ]  # fmt: skip
+        ]
     return found
 
 
@@ -51,29 +61,45 @@ def student_of(teacher: Path, folder: Path, context: StepContext) -> Path:
 
 
 def learnt(
-    teacher: Path, student: Path, stages: list[Stage], lr: float, seed: int, out: Path, args: argparse.Namespace
+    teacher: Path,
+    student: Path,
+    stages: list[Stage],
+    lr: float,
+    seed: int,
+    out: Path,
+    args: argparse.Namespace,
 ) -> tuple[float, float]:
     """Exact match and perplexity of a student after an arm."""
     options = DistillOptions(
-        teacher=str(teacher), stages=tuple(stage.model_copy(update={"lr": lr}) for stage in stages), seq_len=args.seq_len,
-        batch_size=args.batch_size, optimizer=args.optimizer,
-    )  # fmt: skip
+        teacher=str(teacher),
+        stages=tuple(stage.model_copy(update={"lr": lr}) for stage in stages),
+        seq_len=args.seq_len,
+        batch_size=args.batch_size,
+        optimizer=args.optimizer,
+    )
     distill(options, student, out, StepContext(seed=seed))
     metrics = measure(out, EVALUATE).metrics
     return metrics["accuracy/reasoning"], metrics["perplexity/reasoning"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, value in (("--steps", 120), ("--seq-len", 160), ("--batch-size", 24)):
         parser.add_argument(name, type=int, default=value)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--rates", action="store_true", help="try a third and three times of --lr too")
+    parser.add_argument(
+        "--rates", action="store_true", help="try a third and three times of --lr too"
+    )
     parser.add_argument("--optimizer", default="muon")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--traces", type=Path)
     args = parser.parse_args()
-    seeds, rates = [int(seed) for seed in args.seeds.split(",")], [args.lr / 3, args.lr, args.lr * 3] if args.rates else [args.lr]
+    seeds, rates = (
+        [int(seed) for seed in args.seeds.split(",")],
+        [args.lr / 3, args.lr, args.lr * 3] if args.rates else [args.lr],
+    )
     teacher = resolve(model_path("builtin:tiny-reasoner"))
     results: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -87,12 +113,20 @@ def main() -> None:
         print("|---|---|---|---|---|", flush=True)
         for seed in seeds:
             for arm, stages in arms(args.steps, args.traces).items():
-                tried = {lr: learnt(teacher, student, stages, lr, seed, folder / "out", args) for lr in rates}
+                tried = {
+                    lr: learnt(teacher, student, stages, lr, seed, folder / "out", args)
+                    for lr in rates
+                }
                 lr = min(rates, key=lambda rate: tried[rate][1])
                 results.setdefault(arm, []).append(tried[lr])
-                print(f"| {arm} | {seed} | {lr:g} | {tried[lr][0]:.4f} | {tried[lr][1]:.5f} |", flush=True)
+                print(
+                    f"| {arm} | {seed} | {lr:g} | {tried[lr][0]:.4f} | {tried[lr][1]:.5f} |",
+                    flush=True,
+                )
     staged = next(iter(results.values()))
-    print("\n| arm | exact match, mean | perplexity, mean | exact match less than staged, by seed |\n|---|---|---|---|")
+    print(
+        "\n| arm | exact match, mean | perplexity, mean | exact match less than staged, by seed |\n|---|---|---|---|"
+    )
     for arm, found in results.items():
         match, perplexity = (statistics.mean(values) for values in zip(*found, strict=True))
         less = ", ".join(f"{a[0] - b[0]:+.4f}" for a, b in zip(staged, found, strict=True))

@@ -29,11 +29,23 @@ from ..checkpoints.safetensors_writer import Pending
 from ..compress.prune.memory import prune_memory
 
 CONFIG: dict[str, Any] = {
-    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960,
-    "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936, "hidden_act": "silu",
-    "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "tie_word_embeddings": True,
-    "dtype": "bfloat16", "bos_token_id": 0, "eos_token_id": 0,
-}  # fmt: skip
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "hidden_act": "silu",
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": True,
+    "dtype": "bfloat16",
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
 EMPTY = "import torch, transformers; from transformers import AutoModelForCausalLM"
 HIGHEST = "print(next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')))"
 PREPARE = """
@@ -54,9 +66,7 @@ SCORES = {
     "taylor": SCORE + "measure(load_model(source), family, shape, rows, 'taylor')\n",
     "streamed": SCORE + "measure_layers(Streamed(source), shape, rows, {criterion!r}, 0, room)\n",
 }
-PRUNE = (
-    "result = prune(PruneOptions(ffn={ffn}, criterion={criterion!r}, compensate={compensate}), source, out, context)\nprint(result.notes)\n"
-)
+PRUNE = "result = prune(PruneOptions(ffn={ffn}, criterion={criterion!r}, compensate={compensate}), source, out, context)\nprint(result.notes)\n"
 
 QUANTIZE = """
 from dataclasses import replace
@@ -75,13 +85,22 @@ def build(folder: Path, layers: int) -> None:
     config = {**CONFIG, "num_hidden_layers": layers}
     with init_empty_weights():
         model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
-    specs = {name: t.to(torch.bfloat16) for name, t in model.state_dict().items() if name != "lm_head.weight"}
+    specs = {
+        name: t.to(torch.bfloat16)
+        for name, t in model.state_dict().items()
+        if name != "lm_head.weight"
+    }
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         generator = torch.Generator().manual_seed(0)
         for name, spec in specs.items():
             made = torch.full(spec.shape, float("norm" in name), dtype=torch.bfloat16)
-            yield name, made.normal_(0, spec.shape[1] ** -0.5, generator=generator) if spec.ndim > 1 else made
+            yield (
+                name,
+                made.normal_(0, spec.shape[1] ** -0.5, generator=generator)
+                if spec.ndim > 1
+                else made,
+            )
 
     write_checkpoint(folder, Pending(specs, tensors()), config, Path(model_path(BUILTIN_MODEL)), {})
 
@@ -89,7 +108,9 @@ def build(folder: Path, layers: int) -> None:
 def peak(program: str) -> tuple[int, float, str]:
     """Bytes of the largest resident set of a fresh process, its seconds, and what it printed before."""
     begin = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", f"{program}\n{HIGHEST}"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}\n{HIGHEST}"], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         sys.exit(done.stderr)
     *told, highest = done.stdout.splitlines()
@@ -97,17 +118,29 @@ def peak(program: str) -> tuple[int, float, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--ffn", type=float, default=0.5, help="share of FFN neurons that goes")
     parser.add_argument("--criterion", default="activation")
-    parser.add_argument("--activation-budget", type=int, default=8, help="MiB of hidden states in memory, the rest in a file")
+    parser.add_argument(
+        "--activation-budget",
+        type=int,
+        default=8,
+        help="MiB of hidden states in memory, the rest in a file",
+    )
     parser.add_argument("--proof", default="streamed")
     parser.add_argument("--no-prune", action="store_true", help="scores only")
     parser.add_argument("--no-compensate", action="store_true", help="no refit")
-    parser.add_argument("--quantize", type=json.loads, metavar="OPTIONS", help="quantize instead, with these options as JSON")
+    parser.add_argument(
+        "--quantize",
+        type=json.loads,
+        metavar="OPTIONS",
+        help="quantize instead, with these options as JSON",
+    )
     args = parser.parse_args()
     budget = args.activation_budget << 20
     with tempfile.TemporaryDirectory() as folder:
@@ -115,16 +148,36 @@ def main() -> None:
         build(source, args.layers)
         size = sum(file.stat().st_size for file in source.glob("*.safetensors"))
         empty, _, _ = peak(EMPTY)
-        print(f"{args.layers} layers, {size / 1e9:.2f} GB on disk, {args.rows} rows of {args.seq_len}, budget {budget / 2**20:.0f} MiB")
+        print(
+            f"{args.layers} layers, {size / 1e9:.2f} GB on disk, {args.rows} rows of {args.seq_len}, budget {budget / 2**20:.0f} MiB"
+        )
         print(f"empty process: {empty / 1e9:.2f} GB")
         fields = {
-            "source": str(source), "out": f"{folder}/out", "rows": args.rows, "seq_len": args.seq_len, "budget": budget,
-            "criterion": args.criterion, "ffn": args.ffn, "proof": args.proof, "compensate": not args.no_compensate,
-        }  # fmt: skip
+            "source": str(source),
+            "out": f"{folder}/out",
+            "rows": args.rows,
+            "seq_len": args.seq_len,
+            "budget": budget,
+            "criterion": args.criterion,
+            "ffn": args.ffn,
+            "proof": args.proof,
+            "compensate": not args.no_compensate,
+        }
         if args.quantize is not None:
-            found, seconds, told = peak((PREPARE + QUANTIZE).format(**fields, options=args.quantize))
+            found, seconds, told = peak(
+                (PREPARE + QUANTIZE).format(**fields, options=args.quantize)
+            )
             above = round((found - empty) / 1e9, 3)
-            print(json.dumps({"what": args.quantize, "above_empty_gb": above, "seconds": round(seconds, 1), "told": told}))
+            print(
+                json.dumps(
+                    {
+                        "what": args.quantize,
+                        "above_empty_gb": above,
+                        "seconds": round(seconds, 1),
+                        "told": told,
+                    }
+                )
+            )
             return
         programs = {"scores": SCORES.get(args.criterion, SCORES["streamed"]), "whole step": PRUNE}
         for name, program in list(programs.items())[: 1 if args.no_prune else 2]:
@@ -132,10 +185,22 @@ def main() -> None:
             config, tokens = read_config(source), args.rows * args.seq_len
             whole, refit = name != "scores", name != "scores" and not args.no_compensate
             small = read_config(Path(folder) / "out") if whole else config
-            planned = prune_memory(config, small, args.criterion, tokens, args.seq_len, budget, compensate=refit)
-            print(json.dumps({"what": name, "criterion": args.criterion, "peak_gb": round(found / 1e9, 3),
-                              "above_empty_gb": round((found - empty) / 1e9, 3), "planned_gb": round(planned / 1e9, 3),
-                              "seconds": round(seconds, 1), "told": told}))  # fmt: skip
+            planned = prune_memory(
+                config, small, args.criterion, tokens, args.seq_len, budget, compensate=refit
+            )
+            print(
+                json.dumps(
+                    {
+                        "what": name,
+                        "criterion": args.criterion,
+                        "peak_gb": round(found / 1e9, 3),
+                        "above_empty_gb": round((found - empty) / 1e9, 3),
+                        "planned_gb": round(planned / 1e9, 3),
+                        "seconds": round(seconds, 1),
+                        "told": told,
+                    }
+                )
+            )
 
 
 if __name__ == "__main__":

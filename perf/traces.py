@@ -39,7 +39,9 @@ def noisy(right: list[str], answered: list[list[Chain]], share: float, seed: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model")
     parser.add_argument("--questions", type=int, default=400)
     parser.add_argument("--chains", type=int, default=8)
@@ -55,7 +57,9 @@ def main() -> None:
             stream.setdefault(problem.question, problem.answer)
             if len(stream) == args.questions:
                 break
-        file.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in stream.items()))
+        file.write_text(
+            "".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in stream.items())
+        )
         options = TracesOptions(
             prompts=f"jsonl:{file}",
             chains=args.chains,
@@ -64,29 +68,55 @@ def main() -> None:
             max_new_tokens=args.max_new_tokens,
         )
         questions, _ = read_questions(options.prompts, options.limit, args.seed)
-        found = ask_teacher(options, questions, resolve(model_path(args.model)), args.seed, "auto", Path(folder) / "chains.jsonl")
+        found = ask_teacher(
+            options,
+            questions,
+            resolve(model_path(args.model)),
+            args.seed,
+            "auto",
+            Path(folder) / "chains.jsonl",
+        )
     right = [q.expected for q in questions]
     answered = [found[q.row] for q in questions]
     given = noisy(right, answered, args.noise, args.seed)
     wrong = sum(a != b for a, b in zip(right, given, strict=True))
-    print(f"{len(right)} questions, {wrong} with a wrong answer; {args.chains} chains each at temperature {args.temperature:g}")
-    print("| rule | kept | share of chains | questions | right | rejected |\n|---|---|---|---|---|---|")
+    print(
+        f"{len(right)} questions, {wrong} with a wrong answer; {args.chains} chains each at temperature {args.temperature:g}"
+    )
+    print(
+        "| rule | kept | share of chains | questions | right | rejected |\n|---|---|---|---|---|---|"
+    )
     for accept in ("majority", "verified", "both"):
         report(ChoiceRules(accept=accept, keep=args.chains), answered, right, given)
 
 
-def report(rules: ChoiceRules, answered: list[list[Chain]], right: list[str], given: list[str]) -> None:
+def report(
+    rules: ChoiceRules, answered: list[list[Chain]], right: list[str], given: list[str]
+) -> None:
     """Print a row of the table: what is kept, judged by the right answers."""
     kept, correct, with_traces, rejected = 0, 0, 0, Counter[str]()
     for chains, truth, label in zip(answered, right, given, strict=True):
         judged = [replace(chain, correct=same_answer(label, chain.answer)) for chain in chains]
-        reasons = choose_chains(judged, majority([chain.answer for chain in judged], same_answer), rules)
-        chosen = [same_answer(truth, chain.answer) for chain, reason in zip(judged, reasons, strict=True) if not reason]
-        kept, correct, with_traces = kept + len(chosen), correct + sum(chosen), with_traces + bool(chosen)
+        reasons = choose_chains(
+            judged, majority([chain.answer for chain in judged], same_answer), rules
+        )
+        chosen = [
+            same_answer(truth, chain.answer)
+            for chain, reason in zip(judged, reasons, strict=True)
+            if not reason
+        ]
+        kept, correct, with_traces = (
+            kept + len(chosen),
+            correct + sum(chosen),
+            with_traces + bool(chosen),
+        )
         rejected.update(filter(None, reasons))
     total = sum(map(len, answered))
     why = ", ".join(f"{reason} {count}" for reason, count in rejected.most_common())
-    print(f"| {rules.accept} | {kept} | {kept / total:.1%} | {with_traces} | {correct / max(kept, 1):.2%} | {why} |", flush=True)
+    print(
+        f"| {rules.accept} | {kept} | {kept / total:.1%} | {with_traces} | {correct / max(kept, 1):.2%} | {why} |",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -35,7 +35,9 @@ def row_loss(decoder: OnnxDecoder, ids: list[int], labels: list[int]) -> tuple[f
     cache, total, count = decoder.open_cache(1, len(ids)), 0.0, 0
     for begin in range(0, len(ids), CHUNK):
         end = min(begin + CHUNK, len(ids))
-        logits = decoder.step(np.array([ids[begin:end]]), np.ones((1, end), np.int64), cache)[0].astype(np.float64)
+        logits = decoder.step(np.array([ids[begin:end]]), np.ones((1, end), np.int64), cache)[
+            0
+        ].astype(np.float64)
         for position in range(max(begin, len(ids) // 2), min(end, len(ids) - 1)):
             if labels[position + 1] >= 0:
                 total -= _log_likelihood(logits[position - begin], labels[position + 1])
@@ -49,7 +51,9 @@ def _log_likelihood(logits: NDArray[np.float64], token: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model")
     parser.add_argument("source")
     parser.add_argument("--context", type=int, default=1024)
@@ -59,15 +63,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     path = resolve(model_path(args.model))
-    rows = list(training_rows(load_tokenizer(path), Source.parse(args.source), args.context, 1, args.rows))
-    cuts = [Cut(), *(Cut(window=window, sinks=sinks) for window in args.windows for sinks in args.sinks)]
+    rows = list(
+        training_rows(load_tokenizer(path), Source.parse(args.source), args.context, 1, args.rows)
+    )
+    cuts = [
+        Cut(),
+        *(Cut(window=window, sinks=sinks) for window in args.windows for sinks in args.sinks),
+    ]
     print(f"{len(rows)} rows of {args.context} tokens, positions from {args.context // 2} on")
-    print("| window | sinks | perplexity | of full | cache bytes | of full |\n|---|---|---|---|---|---|")
+    print(
+        "| window | sinks | perplexity | of full | cache bytes | of full |\n|---|---|---|---|---|---|"
+    )
     full: NDArray[np.float64] | None = None
     whole = 1
     for cut in cuts:
         with tempfile.TemporaryDirectory() as folder:
-            export_onnx(path, Path(folder) / "out", "fp32", [row.ids[:64] for row in rows[:2]], cut=cut)
+            export_onnx(
+                path, Path(folder) / "out", "fp32", [row.ids[:64] for row in rows[:2]], cut=cut
+            )
             decoder = OnnxDecoder(Path(folder) / "out", args.threads)
             found = [row_loss(decoder, row.ids, row.labels) for row in rows]
             del decoder

@@ -22,7 +22,15 @@ from .ledger import Ledger, fingerprint
 __all__ = ["deliver", "pack", "verdict"]
 
 
-def verdict(model: str, target: str, format: str, precision: str | None, context: int, batch: int, jetpack: str | None) -> dict[str, Any]:
+def verdict(
+    model: str,
+    target: str,
+    format: str,
+    precision: str | None,
+    context: int,
+    batch: int,
+    jetpack: str | None,
+) -> dict[str, Any]:
     """What a device cannot do with a model, and for `edge-llm` what to type where it can.
 
     Args:
@@ -39,34 +47,72 @@ def verdict(model: str, target: str, format: str, precision: str | None, context
     bits, group, sym = packing(config) or (0, 128, True)
     graph = path / "model.onnx"
     made = read_provenance(path) if graph.is_file() else {}
-    format, packed = made.get("format", format), {4: "int4", 8: "int8", 3: "int3", 2: "int2"}.get(bits, "fp16")
+    format, packed = (
+        made.get("format", format),
+        {4: "int4", 8: "int8", 3: "int3", 2: "int2"}.get(bits, "fp16"),
+    )
     at = precision or str(made.get("precision", packed)).removesuffix("-fp16").removesuffix("-a8")
     found = check(
-        device, config, format=format, precision=at, group_size=group, sym=sym, context=context, prompt=min(context, 2048), batch=batch,
-        jetpack=jetpack, opset=made.get("opset"), last_logits=made.get("cut", {}).get("last_logits", False),
-    )  # fmt: skip
+        device,
+        config,
+        format=format,
+        precision=at,
+        group_size=group,
+        sym=sym,
+        context=context,
+        prompt=min(context, 2048),
+        batch=batch,
+        jetpack=jetpack,
+        opset=made.get("opset"),
+        last_logits=made.get("cut", {}).get("last_logits", False),
+    )
     if graph.is_file() and format in FOR_TENSORRT and (releases := device.releases(jetpack)):
         nodes = [*graph_violations(graph, releases), *(parser_violations(graph) or [])]
-        elsewhere = at == "int8-dynamic" and format != "tensorrt"  # which is for ONNX Runtime, as a note above says
-        found = [*found, *(replace(violation, severity="note") if elsewhere else violation for violation in nodes)]
-    told: dict[str, Any] = {"model": model, "target": device.name, "format": format, "precision": at}
+        elsewhere = (
+            at == "int8-dynamic" and format != "tensorrt"
+        )  # which is for ONNX Runtime, as a note above says
+        found = [
+            *found,
+            *(
+                replace(violation, severity="note") if elsewhere else violation
+                for violation in nodes
+            ),
+        ]
+    told: dict[str, Any] = {
+        "model": model,
+        "target": device.name,
+        "format": format,
+        "precision": at,
+    }
     if format == "edge-llm":
         known = {violation.rule for violation in found if violation.severity == "refuse"}
         found = [*found, *(v for v in check_checkpoint(path, device) if v.rule not in known)]
         if not any(violation.severity == "refuse" for violation in found):
-            told["commands"] = commands(path, device, prompt=min(1024, context // 2), context=context)
+            told["commands"] = commands(
+                path, device, prompt=min(1024, context // 2), context=context
+            )
     return told | {"violations": [vars(violation) for violation in found]}
 
 
 def pack(artifact: Path, target: str, options: BundleOptions, out: Path) -> dict[str, Any]:
     """Write the bundle of an artifact to a directory, to be carried to a device by hand."""
     bundle = make_bundle(artifact, load_target(target), options)
-    return {"output": str(write_bundle(bundle, out)), "version": bundle.id, "size_bytes": bundle.size, "engine": bundle.manifest["engine"]}
+    return {
+        "output": str(write_bundle(bundle, out)),
+        "version": bundle.id,
+        "size_bytes": bundle.size,
+        "engine": bundle.manifest["engine"],
+    }
 
 
 def deliver(
-    artifact: Path, target: str, address: Address, bundling: BundleOptions, options: DeployOptions, ledger: Path | None
-) -> dict[str, Any]:  # fmt: skip
+    artifact: Path,
+    target: str,
+    address: Address,
+    bundling: BundleOptions,
+    options: DeployOptions,
+    ledger: Path | None,
+) -> dict[str, Any]:
     """Deploy an artifact and enter what was measured in a ledger.
 
     Args:
@@ -84,26 +130,60 @@ def deliver(
     bundle = make_bundle(artifact, device, bundling)
     done = deploy(bundle, artifact, device, address, options)
     folder = ledger or _ledger_of(artifact)
-    entry = _entry(artifact, device.name, address, bundling, options, done) | {"seconds": round(time.monotonic() - begin, 2)}
+    entry = _entry(artifact, device.name, address, bundling, options, done) | {
+        "seconds": round(time.monotonic() - begin, 2)
+    }
     _record(folder, entry)
     return {"ledger": str(folder / "ledger.json"), **entry}
 
 
 def _ledger_of(artifact: Path) -> Path:
     run = artifact.resolve().parent
-    return run if (run / "ledger.json").is_file() else Path("runs") / f"deploy-{artifact.resolve().name}"
+    return (
+        run
+        if (run / "ledger.json").is_file()
+        else Path("runs") / f"deploy-{artifact.resolve().name}"
+    )
 
 
 def _entry(
-    artifact: Path, target: str, address: Address, bundling: BundleOptions, options: DeployOptions, done: Deployment
-) -> dict[str, Any]:  # fmt: skip
-    config = {"artifact": artifact.resolve().name, "target": target, "host": str(address), **vars(bundling), **vars(options)}
-    fields = {"config": config, "inputs": {artifact.resolve().name: content_hash(artifact)}, "device": done.device}
+    artifact: Path,
+    target: str,
+    address: Address,
+    bundling: BundleOptions,
+    options: DeployOptions,
+    done: Deployment,
+) -> dict[str, Any]:
+    config = {
+        "artifact": artifact.resolve().name,
+        "target": target,
+        "host": str(address),
+        **vars(bundling),
+        **vars(options),
+    }
+    fields = {
+        "config": config,
+        "inputs": {artifact.resolve().name: content_hash(artifact)},
+        "device": done.device,
+    }
     return {
-        "name": f"{artifact.resolve().name}@{target}", "kind": "deploy", "config": config, "fingerprint": fingerprint(fields),
-        "depends_on": fields, "output": artifact.resolve().name, "metrics": done.metrics, "notes": done.notes, "details": done.details,
-        "context": {"backend": "onnxruntime", "version": done.version, "copied_bytes": done.copied_bytes, **done.device}, "samples": "",
-    }  # fmt: skip
+        "name": f"{artifact.resolve().name}@{target}",
+        "kind": "deploy",
+        "config": config,
+        "fingerprint": fingerprint(fields),
+        "depends_on": fields,
+        "output": artifact.resolve().name,
+        "metrics": done.metrics,
+        "notes": done.notes,
+        "details": done.details,
+        "context": {
+            "backend": "onnxruntime",
+            "version": done.version,
+            "copied_bytes": done.copied_bytes,
+            **done.device,
+        },
+        "samples": "",
+    }
 
 
 def _record(folder: Path, entry: dict[str, Any]) -> None:
@@ -112,6 +192,11 @@ def _record(folder: Path, entry: dict[str, Any]) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"{folder}: no ledger can be kept there: {error.strerror}", "give another --ledger") from error
+            raise UsageError(
+                f"{folder}: no ledger can be kept there: {error.strerror}", "give another --ledger"
+            ) from error
         ledger.begin({"name": folder.name}, "edgewright deploy")
-    ledger.put(entry, [*(s["name"] for s in ledger.data["steps"] if s["name"] != entry["name"]), entry["name"]])
+    ledger.put(
+        entry,
+        [*(s["name"] for s in ledger.data["steps"] if s["name"] != entry["name"]), entry["name"]],
+    )

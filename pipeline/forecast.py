@@ -43,24 +43,34 @@ class State:
     @property
     def active_parameters(self) -> int:
         """Those that a token uses: all but its idle experts'."""
-        return self.parameters - (linear_weights(self.config, None) - linear_weights(self.config, 1))
+        return self.parameters - (
+            linear_weights(self.config, None) - linear_weights(self.config, 1)
+        )
 
 
-def plan_model(model: str, target_name: str | None, context: int = 2048, batch: int = 1) -> list[dict[str, Any]]:
+def plan_model(
+    model: str, target_name: str | None, context: int = 2048, batch: int = 1
+) -> list[dict[str, Any]]:
     """One row a precision for a model as it is, for a target or for `all` of them."""
     state = initial(resolve(model_path(model)))
     if target_name == ALL_TARGETS:
         return [
             {**row, "step": f"{target.name} {row['step']}", "target": target.name}
-            for target in list_targets() for row in _by_precision(state, target, context, batch)
-        ]  # fmt: skip
+            for target in list_targets()
+            for row in _by_precision(state, target, context, batch)
+        ]
     return _by_precision(state, load_target(target_name) if target_name else None, context, batch)
 
 
-def _by_precision(state: State, target: Target | None, context: int, batch: int) -> list[dict[str, Any]]:
+def _by_precision(
+    state: State, target: Target | None, context: int, batch: int
+) -> list[dict[str, Any]]:
     if state.precision == "int4":
         return [device_row("int4", replace(state, format="onnx"), target, context, batch)]
-    return [device_row(p, replace(state, precision=p, format="onnx"), target, context, batch) for p in ("fp16", "int8", "int4")]
+    return [
+        device_row(p, replace(state, precision=p, format="onnx"), target, context, batch)
+        for p in ("fp16", "int8", "int4")
+    ]
 
 
 def refuse(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -72,7 +82,8 @@ def refuse(rows: Sequence[Mapping[str, Any]]) -> None:
     broken = [f"{row['step']}: {reason}" for row in rows for reason in row["refused"]]
     if broken:
         raise Refused(
-            "the target cannot run this:\n  " + "\n  ".join(broken), "change the step or the target; `edgewright targets` lists them"
+            "the target cannot run this:\n  " + "\n  ".join(broken),
+            "change the step or the target; `edgewright targets` lists them",
         )
 
 
@@ -82,7 +93,9 @@ def initial(path: Path) -> State:
     if packed := packing(config):
         bits, group_size, sym = packed
         g_idx = bool((quantization(config) or {}).get("desc_act"))
-        return State(config, f"int{bits}", group_size, sym, g_idx=g_idx, extra_bytes=_extra(path, config))
+        return State(
+            config, f"int{bits}", group_size, sym, g_idx=g_idx, extra_bytes=_extra(path, config)
+        )
     return State(config, floating(config))
 
 
@@ -100,34 +113,74 @@ def _extra(path: Path, config: Mapping[str, Any]) -> int:
     return there - size_of(config, f"int{block['bits']}", int(block["group_size"]))
 
 
-def device_row(name: str, state: State, target: Target | None, context: int, batch: int) -> dict[str, Any]:
+def device_row(
+    name: str, state: State, target: Target | None, context: int, batch: int
+) -> dict[str, Any]:
     """What a model weighs and what a target makes of it: memory, longest context, speed, energy, and the rules it breaks."""
     row: dict[str, Any] = {
-        "step": name, "precision": state.precision, "parameters": state.parameters,
-        "weight_bytes": size_of(state.config, state.precision, state.group_size) + state.extra_bytes, "violations": [], "refused": [],
-    }  # fmt: skip
+        "step": name,
+        "precision": state.precision,
+        "parameters": state.parameters,
+        "weight_bytes": size_of(state.config, state.precision, state.group_size)
+        + state.extra_bytes,
+        "violations": [],
+        "refused": [],
+    }
     if target is None:
         return row
     expected = predict(
-        target, state.config, precision=state.precision, context=context, prompt=min(context, 512), batch=batch,
-        group_size=state.group_size, extra_bytes=state.extra_bytes,
-    )  # fmt: skip
+        target,
+        state.config,
+        precision=state.precision,
+        context=context,
+        prompt=min(context, 512),
+        batch=batch,
+        group_size=state.group_size,
+        extra_bytes=state.extra_bytes,
+    )
     row |= {
-        "kv_bytes": expected.kv_bytes, "total_bytes": expected.total_bytes, "usable_bytes": expected.usable_bytes,
-        "fits": expected.fits, "ttft_ms": expected.ttft_ms, "decode_tok_s": expected.decode_tok_s, "band": expected.band,
-        "ttft_band": expected.ttft_band, "engine": expected.engine, "power_mode": expected.power_mode, "notes": list(expected.notes),
+        "kv_bytes": expected.kv_bytes,
+        "total_bytes": expected.total_bytes,
+        "usable_bytes": expected.usable_bytes,
+        "fits": expected.fits,
+        "ttft_ms": expected.ttft_ms,
+        "decode_tok_s": expected.decode_tok_s,
+        "band": expected.band,
+        "ttft_band": expected.ttft_band,
+        "engine": expected.engine,
+        "power_mode": expected.power_mode,
+        "notes": list(expected.notes),
         "tokens_per_joule": expected.tokens_per_joule,
         "longest_context": longest_context(
-            target, state.config, precision=state.precision, batch=batch, group_size=state.group_size, extra_bytes=state.extra_bytes
+            target,
+            state.config,
+            precision=state.precision,
+            batch=batch,
+            group_size=state.group_size,
+            extra_bytes=state.extra_bytes,
         ),
-    }  # fmt: skip
+    }
     if state.format:
         found = check(
-            target, state.config, format=state.format, precision=state.precision, group_size=state.group_size, sym=state.sym,
-            act_order_g_idx=state.g_idx, context=context, prompt=min(context, 512), batch=batch,
-        )  # fmt: skip
-        row["violations"] = [f"{v.message} (nearest: {v.nearest})" for v in found if v.severity != "refuse"]
+            target,
+            state.config,
+            format=state.format,
+            precision=state.precision,
+            group_size=state.group_size,
+            sym=state.sym,
+            act_order_g_idx=state.g_idx,
+            context=context,
+            prompt=min(context, 512),
+            batch=batch,
+        )
+        row["violations"] = [
+            f"{v.message} (nearest: {v.nearest})" for v in found if v.severity != "refuse"
+        ]
         if family_of(state.config).shape(state.config).experts:
-            row["violations"].append("edgewright itself cannot export a mixture of experts yet (nearest: a dense model)")
-        row["refused"] = [f"{v.message} (nearest: {v.nearest})" for v in found if v.severity == "refuse"]
+            row["violations"].append(
+                "edgewright itself cannot export a mixture of experts yet (nearest: a dense model)"
+            )
+        row["refused"] = [
+            f"{v.message} (nearest: {v.nearest})" for v in found if v.severity == "refuse"
+        ]
     return row

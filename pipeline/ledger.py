@@ -47,17 +47,25 @@ def environment() -> dict[str, Any]:
     import transformers
 
     return {
-        "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
-        "onnxruntime": onnxruntime.__version__, "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }  # fmt: skip
+    }
 
 
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 class Ledger:
@@ -79,18 +87,27 @@ class Ledger:
             try:
                 data = json.loads(ledger.path.read_text())
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise UsageError(f"{ledger.path}: not valid JSON: {error}", "run again with --fresh") from error
+                raise UsageError(
+                    f"{ledger.path}: not valid JSON: {error}", "run again with --fresh"
+                ) from error
             if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-                raise UsageError(f"{ledger.path}: not a ledger of schema {SCHEMA}", "run again with --fresh, or into another --out")
+                raise UsageError(
+                    f"{ledger.path}: not a ledger of schema {SCHEMA}",
+                    "run again with --fresh, or into another --out",
+                )
             ledger.data = data
         return ledger
 
     def begin(self, recipe: Mapping[str, Any], command: str) -> None:
         """Note what this run is about."""
         self.data |= {
-            "schema": SCHEMA, "edgewright": __version__, "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": command, "recipe": dict(recipe), "environment": environment(),
-        }  # fmt: skip
+            "schema": SCHEMA,
+            "edgewright": __version__,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": command,
+            "recipe": dict(recipe),
+            "environment": environment(),
+        }
 
     def step(self, name: str) -> dict[str, Any] | None:
         """The entry of a step, if there is one."""
@@ -102,7 +119,9 @@ class Ledger:
         What was measured on devices is no step of a recipe and stays, at the end.
         """
         entries = {s["name"]: s for s in self.data["steps"]} | {entry["name"]: dict(entry)}
-        deployed = [name for name, step in entries.items() if step["kind"] == "deploy" and name not in order]
+        deployed = [
+            name for name, step in entries.items() if step["kind"] == "deploy" and name not in order
+        ]
         self.data["steps"] = [entries[name] for name in [*order, *deployed] if name in entries]
         self.write()
 

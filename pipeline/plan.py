@@ -29,7 +29,16 @@ from ..steps.context import StepContext
 from ..targets import load_target, size_of
 from .forecast import State, device_row, floating, initial
 from .prune_budget import after_cut, fitted
-from .recipe import BASELINE, ExportStep, IterateStep, PruneStep, QuantizeStep, Recipe, Step, model_path
+from .recipe import (
+    BASELINE,
+    ExportStep,
+    IterateStep,
+    PruneStep,
+    QuantizeStep,
+    Recipe,
+    Step,
+    model_path,
+)
 
 __all__ = ["plan_cut", "plan_recipe"]
 
@@ -68,13 +77,18 @@ def _after(step: Step, source: State, states: Mapping[str, State], target: str |
         return _quantized(step, source)
     if isinstance(step, ExportStep):
         require_dense(source.config, "exported", step.name or step.kind)
-        return replace(source, precision=step.precision.removesuffix("-a8"), format=step.format)  # the same weights
+        return replace(
+            source, precision=step.precision.removesuffix("-a8"), format=step.format
+        )  # the same weights
     student = _named(step.student, states) if isinstance(step.student, str) else source
     if isinstance(step.student, StudentFrom):
         cut_from = _named(step.student.source, states)
         student = after_cut(fitted(step.student, cut_from, target), cut_from)
     if step.teacher:
-        teacher, learner = ((family_of(state.config), state.config) for state in (_named(step.teacher, states), student))
+        teacher, learner = (
+            (family_of(state.config), state.config)
+            for state in (_named(step.teacher, states), student)
+        )
         check_sizes(teacher, learner, step.stages)
         for stage in (stage for stage in step.stages if stage.attention):
             check_maps(teacher, learner, stage.layers, step.seq_len)
@@ -83,20 +97,37 @@ def _after(step: Step, source: State, states: Mapping[str, State], target: str |
     if step.qat is None and step.lora is None:
         raise UsageError(f"{step.name or step.kind}: a packed checkpoint cannot learn", PACKED_HINT)
     if step.qat is None:  # adapters are merged into what its integers stand for
-        require_dense(student.config, "learnt with adapters while its weights are packed", step.name or step.kind)
+        require_dense(
+            student.config,
+            "learnt with adapters while its weights are packed",
+            step.name or step.kind,
+        )
         return State(student.config, floating(student.config))
     check_widths(step.qat, family_of(student.config), student.config, step.name or step.kind)
-    return replace(student, precision=f"int{step.qat.bits}", group_size=step.qat.group_size, sym=step.qat.sym)
+    return replace(
+        student, precision=f"int{step.qat.bits}", group_size=step.qat.group_size, sym=step.qat.sym
+    )
 
 
 def _quantized(options: QuantizeOptions, source: State) -> State:
     extra = extra_bytes(family_of(source.config), source.config, options)
     return replace(
-        source, precision=f"int{options.bits}", group_size=options.group_size, sym=options.sym, g_idx=options.permuted, extra_bytes=extra
-    )  # fmt: skip
+        source,
+        precision=f"int{options.bits}",
+        group_size=options.group_size,
+        sym=options.sym,
+        g_idx=options.permuted,
+        extra_bytes=extra,
+    )
 
 
-def plan_cut(options: PruneOptions, model: str, context: StepContext, target: str | None, precision: str = "int4") -> dict[str, Any]:
+def plan_cut(
+    options: PruneOptions,
+    model: str,
+    context: StepContext,
+    target: str | None,
+    precision: str = "int4",
+) -> dict[str, Any]:
     """What a prune step would remove and what would be left of size and latency: scores are measured, nothing is written.
 
     Args:
@@ -116,23 +147,35 @@ def plan_cut(options: PruneOptions, model: str, context: StepContext, target: st
     source = initial(path)
     options = fitted(options, source, target)
     found, config = preview(options, path, context)
-    device, shapes = load_target(target) if target else None, {"before": dict(source.config), "after": config}
+    device, shapes = (
+        load_target(target) if target else None,
+        {"before": dict(source.config), "after": config},
+    )
     states = {name: State(shape, precision, format="onnx") for name, shape in shapes.items()}
     return {
-        "target": target, "rows": [device_row(name, state, device, 2048, 1) for name, state in states.items()],
-        "sizes": {name: asdict(family_of(state.config).shape(state.config)) for name, state in states.items()},
-        **found, "options": options.model_dump(),
-    }  # fmt: skip
+        "target": target,
+        "rows": [device_row(name, state, device, 2048, 1) for name, state in states.items()],
+        "sizes": {
+            name: asdict(family_of(state.config).shape(state.config))
+            for name, state in states.items()
+        },
+        **found,
+        "options": options.model_dump(),
+    }
 
 
 def _named(name: str, states: Mapping[str, State]) -> State:
     return states[name] if name in states else initial(resolve(model_path(name)))
 
 
-def _rounds(step: IterateStep, source: State, target: str | None) -> list[tuple[PruneOptions, State]]:
+def _rounds(
+    step: IterateStep, source: State, target: str | None
+) -> list[tuple[PruneOptions, State]]:
     """Every round's cut and the shape that it leaves."""
     states = [source]
-    cuts = spread(fitted(step.prune, source, target), family_of(source.config), source.config, step.rounds)
+    cuts = spread(
+        fitted(step.prune, source, target), family_of(source.config), source.config, step.rounds
+    )
     for cut in cuts:
         states.append(after_cut(cut, states[-1]))
     return list(zip(cuts, states[1:], strict=True))
@@ -149,14 +192,22 @@ def _speed() -> float:
 
 
 def _cost(
-    step: Step, source: State, result: State, states: Mapping[str, State], recipe: Recipe, flops_per_second: float
-) -> dict[str, Any]:  # fmt: skip
+    step: Step,
+    source: State,
+    result: State,
+    states: Mapping[str, State],
+    recipe: Recipe,
+    flops_per_second: float,
+) -> dict[str, Any]:
     """Memory, disk and time that making a step takes here; an estimate to the factor two, not a promise."""
     disk = size_of(result.config, result.precision, result.group_size) + result.extra_bytes
     if isinstance(step, IterateStep):
         works, before = [], source
         for cut, after in _rounds(step, source, recipe.target):
-            works += [_work(cut, before, after, states, recipe), _work(step.recover, after, after, {**states, INPUT: source}, recipe)]
+            works += [
+                _work(cut, before, after, states, recipe),
+                _work(step.recover, after, after, {**states, INPUT: source}, recipe),
+            ]
             disk += size_of(after.config, after.precision)  # until the last round is done
             before = after
         ram, flops = max(ram for ram, _ in works), sum(flops for _, flops in works)
@@ -168,12 +219,17 @@ def _cost(
 
 def _journal(options: QuantizeOptions, source: State, recipe: Recipe) -> int:
     """Bytes of finished layers and of two sets of calibration states that a quantization keeps until it is done."""
-    family, tokens = family_of(source.config), recipe.calibration.samples * recipe.calibration.seq_len
+    family, tokens = (
+        family_of(source.config),
+        recipe.calibration.samples * recipe.calibration.seq_len,
+    )
     layers = choose(family, source.config, options).quantized_bytes
     return layers + 2 * 4 * tokens * family.shape(source.config).hidden_size
 
 
-def _work(options: BaseModel, source: State, result: State, states: Mapping[str, State], recipe: Recipe) -> tuple[float, float]:
+def _work(
+    options: BaseModel, source: State, result: State, states: Mapping[str, State], recipe: Recipe
+) -> tuple[float, float]:
     """Bytes of memory and floating-point operations that one cut, one lesson, one quantization or one export takes."""
     family = family_of(source.config)
     shape = family.shape(source.config)
@@ -181,29 +237,61 @@ def _work(options: BaseModel, source: State, result: State, states: Mapping[str,
     ram, flops = 4.0 * source.parameters, 2.0 * tokens * source.active_parameters
     if isinstance(options, PruneOptions):
         seq_len, budget = recipe.calibration.seq_len, recipe.activation_bytes
-        ram = prune_memory(source.config, result.config, options.criterion, tokens, seq_len, budget, compensate=options.compensate)
+        ram = prune_memory(
+            source.config,
+            result.config,
+            options.criterion,
+            tokens,
+            seq_len,
+            budget,
+            compensate=options.compensate,
+        )
         flops *= 2 if options.criterion == "taylor" else 1
-        flops += _layerwise_flops(result.config, tokens, result.active_parameters) if options.sparsity else 0
+        flops += (
+            _layerwise_flops(result.config, tokens, result.active_parameters)
+            if options.sparsity
+            else 0
+        )
     elif isinstance(options, QuantizeOptions):
         linears = family.linear_shapes(source.config)
-        alike = {name: shape.experts.count if shape.experts and "*" in name else 1 for name in linears}
-        widest, layer = max(k for _, k in linears.values()), sum(alike[name] * n * k for name, (n, k) in linears.items())
-        kept = shape.hidden_size + linears.get(family.o, (0, 0))[1] + linears.get(family.down, (0, 0))[1]
+        alike = {
+            name: shape.experts.count if shape.experts and "*" in name else 1 for name in linears
+        }
+        widest, layer = (
+            max(k for _, k in linears.values()),
+            sum(alike[name] * n * k for name, (n, k) in linears.items()),
+        )
+        kept = (
+            shape.hidden_size
+            + linears.get(family.o, (0, 0))[1]
+            + linears.get(family.down, (0, 0))[1]
+        )
         hidden = min(recipe.activation_bytes, 4 * tokens * kept)
         largest = max(n * k for n, k in linears.values())
-        ram = 8.0 * layer + hidden + 2 * 4 * widest**2 + 10 * 4 * largest  # the Hessian and its factor; copies of weights
+        ram = (
+            8.0 * layer + hidden + 2 * 4 * widest**2 + 10 * 4 * largest
+        )  # the Hessian and its factor; copies of weights
         flops = _layerwise_flops(source.config, tokens, source.active_parameters)
     elif isinstance(options, DistillOptions):
         teacher = _named(options.teacher, states) if options.teacher else None
         taught_by, active = (teacher.parameters, teacher.active_parameters) if teacher else (0, 0)
         learnt = sum(s.steps for s in options.stages) * options.batch_size * options.seq_len
-        each, passes = (4, 4.0) if options.lora else (16, 6.0)  # frozen weights need no gradient, no moments and no product for it
+        each, passes = (
+            (4, 4.0) if options.lora else (16, 6.0)
+        )  # frozen weights need no gradient, no moments and no product for it
         each += 5 if options.qat else 0  # the fake-quantized weight, and the integers of the start
         batch = options.batch_size * options.seq_len
-        learning = each * result.parameters + 4.0 * min(3 * batch * shape.vocab_size, 5 * 2**24)  # logits are made in chunks
-        ram = max(4.0 * taught_by, learning) if options.teacher_cache else 4.0 * taught_by + learning
+        learning = each * result.parameters + 4.0 * min(
+            3 * batch * shape.vocab_size, 5 * 2**24
+        )  # logits are made in chunks
+        ram = (
+            max(4.0 * taught_by, learning) if options.teacher_cache else 4.0 * taught_by + learning
+        )
         written = sum(s.steps * s.on_policy for s in options.stages) * batch
-        flops = learnt * (passes * result.active_parameters + 2.0 * active) + 2.0 * written * result.active_parameters
+        flops = (
+            learnt * (passes * result.active_parameters + 2.0 * active)
+            + 2.0 * written * result.active_parameters
+        )
     else:
         flops = 4 * 2.0 * 1024 * source.active_parameters
     return ram, flops
@@ -213,6 +301,9 @@ def _layerwise_flops(config: Mapping[str, Any], tokens: int, active: float) -> f
     """What it takes to calibrate every linear layer and solve for its weights, one decoder layer after the other."""
     family = family_of(config)
     counts = family.linear_counts(config)
-    solving = sum(counts[name] * (2.0 * n * k * k + k**3) for name, (n, k) in family.linear_shapes(config).items())
+    solving = sum(
+        counts[name] * (2.0 * n * k * k + k**3)
+        for name, (n, k) in family.linear_shapes(config).items()
+    )
     passes = len(family.input_groups) + 1
     return 2.0 * tokens * active * passes + solving

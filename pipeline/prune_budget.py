@@ -27,7 +27,9 @@ def after_cut(options: PruneOptions, source: State) -> State:
     if options.merge_kv is not None:
         config = merged_config(family, config, options.merge_kv)
     layers = choose_layers(torch.zeros(family.shape(config).num_hidden_layers), options.layers)
-    return replace(source, config=family.resized(config, **sizes_after(options, family, config), layers=layers))
+    return replace(
+        source, config=family.resized(config, **sizes_after(options, family, config), layers=layers)
+    )
 
 
 def fitted(options: T, source: State, target: str | None) -> T:
@@ -47,12 +49,19 @@ def fitted(options: T, source: State, target: str | None) -> T:
         return options
     name = budget.target or target
     if name is None and (budget.memory_bytes or budget.decode_tok_s):
-        raise UsageError("a budget of memory or speed needs a device", "give --target, or a `target` in the recipe")
+        raise UsageError(
+            "a budget of memory or speed needs a device",
+            "give --target, or a `target` in the recipe",
+        )
     device = load_target(name) if name else None
     best: dict[str, Any] = {}
     tried: set[str] = set()
     for percent in range(100):
-        shares = {part: share for part in budget.over if (share := _legal(options, source, part, percent / 100)) is not None}
+        shares = {
+            part: share
+            for part in budget.over
+            if (share := _legal(options, source, part, percent / 100)) is not None
+        }
         chosen = options.model_copy(update={"budget": None, **shares})
         state = after_cut(chosen, source)
         if json.dumps(state.config, sort_keys=True) in tried:
@@ -61,7 +70,10 @@ def fitted(options: T, source: State, target: str | None) -> T:
         row = device_row("", replace(state, precision=budget.precision), device, budget.context, 1)
         if _within(budget, row):
             if not percent:
-                raise Refused(f"within the budget as it is: nothing would be pruned ({_against(budget, row)})", "tighten the budget")
+                raise Refused(
+                    f"within the budget as it is: nothing would be pruned ({_against(budget, row)})",
+                    "tighten the budget",
+                )
             return chosen
         best = row
     raise Refused(
@@ -74,7 +86,11 @@ def _legal(options: PruneOptions, source: State, part: str, share: float) -> flo
     """The share if it can be removed of this part, else None."""
     family = family_of(source.config)
     try:
-        sizes_after(options.model_copy(update={"budget": None, "heads": 0.0, "ffn": 0.0, part: share}), family, source.config)
+        sizes_after(
+            options.model_copy(update={"budget": None, "heads": 0.0, "ffn": 0.0, part: share}),
+            family,
+            source.config,
+        )
     except Refused:
         return None
     return share

@@ -26,7 +26,16 @@ from ..errors import UsageError
 from ..export.step import ExportOptions
 from ..steps.context import Proof
 
-__all__ = ["BASELINE", "BUILTIN_MODEL", "TRACES", "Recipe", "Step", "builtin_recipe", "load_recipe", "model_path"]
+__all__ = [
+    "BASELINE",
+    "BUILTIN_MODEL",
+    "TRACES",
+    "Recipe",
+    "Step",
+    "builtin_recipe",
+    "load_recipe",
+    "model_path",
+]
 
 BASELINE = "baseline"
 TRACES = "traces"
@@ -40,8 +49,14 @@ def _misnamed(message: str, *at: str | int) -> PydanticCustomError:
 
 
 class _Named(BaseModel):
-    name: str = Field(default="", pattern=r"^[a-z0-9][a-z0-9._-]*$|^$", description="directory of the step; default: its kind")
-    source: str = Field(default="", alias="from", description="step or model it reads; default: the step before it")
+    name: str = Field(
+        default="",
+        pattern=r"^[a-z0-9][a-z0-9._-]*$|^$",
+        description="directory of the step; default: its kind",
+    )
+    source: str = Field(
+        default="", alias="from", description="step or model it reads; default: the step before it"
+    )
 
 
 class PruneStep(_Named, PruneOptions):
@@ -76,16 +91,23 @@ class ExportStep(_Named, ExportOptions):
     @model_validator(mode="after")
     def _is_measured(self) -> ExportStep:
         if self.format not in ("onnx", "ort", "tensorrt"):
-            raise ValueError(f"format: {self.format} cannot be measured here; use the verb, `edgewright export --format {self.format}`")
+            raise ValueError(
+                f"format: {self.format} cannot be measured here; use the verb, `edgewright export --format {self.format}`"
+            )
         return self
 
 
-Step = Annotated[PruneStep | DistillStep | IterateStep | QuantizeStep | ExportStep, Field(discriminator="kind")]
+Step = Annotated[
+    PruneStep | DistillStep | IterateStep | QuantizeStep | ExportStep, Field(discriminator="kind")
+]
 
 
 def _on_traces(options: DistillOptions, source: str) -> dict[str, Any]:
     """The data of a distillation and of its stages, with `source` in place of `traces`."""
-    stages = tuple(stage.model_copy(update={"data": source}) if stage.data == TRACES else stage for stage in options.stages)
+    stages = tuple(
+        stage.model_copy(update={"data": source}) if stage.data == TRACES else stage
+        for stage in options.stages
+    )
     return {"data": source if options.data == TRACES else options.data, "stages": stages}
 
 
@@ -118,36 +140,60 @@ class Recipe(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     calibration: Calibration = Calibration()
     activation_budget: float = Field(
-        default=1.0, ge=0, description="GiB of hidden states that pruning keeps in memory; the rest goes to disk"
+        default=1.0,
+        ge=0,
+        description="GiB of hidden states that pruning keeps in memory; the rest goes to disk",
     )
-    proof: Proof = Field(default="auto", description="how a pruned model is shown to be right: auto, stock or streamed")
+    proof: Proof = Field(
+        default="auto",
+        description="how a pruned model is shown to be right: auto, stock or streamed",
+    )
     traces: TracesOptions | None = Field(
-        default=None, description="chains of thought that the model writes before all steps; data: `traces` stands for them"
+        default=None,
+        description="chains of thought that the model writes before all steps; data: `traces` stands for them",
     )
-    evaluate: EvaluateOptions = EvaluateOptions(tasks=("reasoning",), perplexity=("builtin:reasoning",))
+    evaluate: EvaluateOptions = EvaluateOptions(
+        tasks=("reasoning",), perplexity=("builtin:reasoning",)
+    )
     steps: tuple[Step, ...]
     gate: Gate | None = None
 
     @model_validator(mode="after")
     def _names(self) -> Recipe:
-        if not self.steps:  # min_length would also complain of a list whose every step is wrong in itself
+        if (
+            not self.steps
+        ):  # min_length would also complain of a list whose every step is wrong in itself
             raise _misnamed("needs at least 1 item", "steps")
         known = [BASELINE]
         for index, (step, name) in enumerate(zip(self.steps, self.step_names, strict=True)):
             if name in known:
-                raise _misnamed(f"two steps are called `{name}`: give one of them another `name`", "steps", index)
+                raise _misnamed(
+                    f"two steps are called `{name}`: give one of them another `name`",
+                    "steps",
+                    index,
+                )
             if step.source and step.source not in known:
-                raise _misnamed(f"step `{name}` reads `{step.source}`, which is no step before it ({', '.join(known)})", "steps", index)
+                raise _misnamed(
+                    f"step `{name}` reads `{step.source}`, which is no step before it ({', '.join(known)})",
+                    "steps",
+                    index,
+                )
             known.append(name)
         for end in ("candidate", "baseline") if self.gate else ():
             if getattr(self.gate, end) not in known:
-                raise _misnamed(f"the gate names `{getattr(self.gate, end)}`, which is no step ({', '.join(known)})", "gate", end)
+                raise _misnamed(
+                    f"the gate names `{getattr(self.gate, end)}`, which is no step ({', '.join(known)})",
+                    "gate",
+                    end,
+                )
         return self
 
     @model_validator(mode="after")
     def _traces_are_made(self) -> Recipe:
         if self.traces is None and self.with_traces("") != self:
-            raise ValueError("`traces` is named as data, and nothing makes them: add `traces: {prompts: jsonl:FILE}` to the recipe")
+            raise ValueError(
+                "`traces` is named as data, and nothing makes them: add `traces: {prompts: jsonl:FILE}` to the recipe"
+            )
         return self
 
     def with_traces(self, source: str) -> Recipe:
@@ -162,10 +208,14 @@ class Recipe(BaseModel):
             else:
                 steps.append(step)
         named = self.calibration.source
-        calibration = self.calibration.model_copy(update={"source": source if named == TRACES else named})
+        calibration = self.calibration.model_copy(
+            update={"source": source if named == TRACES else named}
+        )
         scored = tuple(source if name == TRACES else name for name in self.evaluate.perplexity)
         evaluate = self.evaluate.model_copy(update={"perplexity": scored})
-        return self.model_copy(update={"steps": tuple(steps), "calibration": calibration, "evaluate": evaluate})
+        return self.model_copy(
+            update={"steps": tuple(steps), "calibration": calibration, "evaluate": evaluate}
+        )
 
     @property
     def activation_bytes(self) -> int:
@@ -199,15 +249,21 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         UsageError: with every error in the file and its line.
     """
     if not path.is_file():
-        raise UsageError(f"{path}: no such recipe", "give the path of a YAML file, or see `edgewright demo`")
+        raise UsageError(
+            f"{path}: no such recipe", "give the path of a YAML file, or see `edgewright demo`"
+        )
     try:
         text = path.read_text(encoding="utf-8")
         tree = yaml.compose(text)
         data = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not valid YAML: {error}", "mend the file at the line named") from error
+        raise UsageError(
+            f"{path}: not valid YAML: {error}", "mend the file at the line named"
+        ) from error
     if not isinstance(data, dict):
-        raise UsageError(f"{path}: a recipe is a mapping with `model` and `steps`", "see recipes/demo.yaml")
+        raise UsageError(
+            f"{path}: a recipe is a mapping with `model` and `steps`", "see recipes/demo.yaml"
+        )
     for override in overrides:
         _override(data, override)
     try:
@@ -215,7 +271,10 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     except ValidationError as error:
         lines = [f"  {_place(path, tree, _where(e))}: {_wording(e)}" for e in error.errors()]
         count = f"{len(lines)} error{'s' if len(lines) > 1 else ''}"
-        raise UsageError("\n".join([f"{path}: {count} in the recipe", *lines]), "mend them and run the command again") from error
+        raise UsageError(
+            "\n".join([f"{path}: {count} in the recipe", *lines]),
+            "mend them and run the command again",
+        ) from error
 
 
 def _where(error: Any) -> tuple[int | str, ...]:
@@ -253,12 +312,22 @@ def _child(node: yaml.Node | None, part: int | str) -> tuple[yaml.Node, int] | N
 def _override(data: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise UsageError(f"--set {override}: not KEY=VALUE", "write --set model=DIR or --set steps.prune.heads=0.5")
-    *path, last = key.split(".") if not key.startswith("gate.limits.") else ["gate", "limits", *_limit_key(key)]
+        raise UsageError(
+            f"--set {override}: not KEY=VALUE",
+            "write --set model=DIR or --set steps.prune.heads=0.5",
+        )
+    *path, last = (
+        key.split(".")
+        if not key.startswith("gate.limits.")
+        else ["gate", "limits", *_limit_key(key)]
+    )
     try:
         new, place = yaml.safe_load(value), _reach(data, path, override)
     except yaml.YAMLError as error:
-        raise UsageError(f"--set {override}: the value is not valid YAML", "quote it, or write it as it stands in a recipe") from error
+        raise UsageError(
+            f"--set {override}: the value is not valid YAML",
+            "quote it, or write it as it stands in a recipe",
+        ) from error
     if isinstance(place, list):
         place[_position(place, last, override)] = new
     else:
@@ -270,7 +339,10 @@ def _reach(data: Any, path: list[str], override: str) -> Any:
     for part in path:
         data = _descend(data, part, override)
     if not isinstance(data, dict | list):
-        raise UsageError(f"--set {override}: `{path[-1]}` is a value and has no parts", "leave the last part of the key out")
+        raise UsageError(
+            f"--set {override}: `{path[-1]}` is a value and has no parts",
+            "leave the last part of the key out",
+        )
     return data
 
 

@@ -21,7 +21,16 @@ from ..benchmarks.report.model_card import write_card
 from ..benchmarks.report.report import write_report
 from ..benchmarks.tasks.task import Task
 from ..benchmarks.traces.traces import TracesOptions, make_traces
-from ..checkpoints.files import PROVENANCE, atomic_directory, content_hash, file_hash, read_provenance, resolve, weight_bytes, write_json
+from ..checkpoints.files import (
+    PROVENANCE,
+    atomic_directory,
+    content_hash,
+    file_hash,
+    read_provenance,
+    resolve,
+    weight_bytes,
+    write_json,
+)
 from ..checkpoints.loading import pick_device
 from ..compress.distill.options import DistillOptions, StudentFrom
 from ..compress.distill.runner import distill
@@ -62,8 +71,12 @@ RUNNERS: dict[str, Callable[[Any, Path, Path, StepContext], StepResult]] = {
 
 
 def run_recipe(
-    recipe: Recipe, out: Path, command: str = "edgewright run", fresh: bool = False, donors: Sequence[Path] = ()
-) -> dict[str, Any]:  # fmt: skip
+    recipe: Recipe,
+    out: Path,
+    command: str = "edgewright run",
+    fresh: bool = False,
+    donors: Sequence[Path] = (),
+) -> dict[str, Any]:
     """Run a recipe into `out` and return the ledger.
 
     A step is reused when its fingerprint (options, input weights, data, seed, device, code) is the recorded one and its
@@ -104,17 +117,29 @@ def _with_traces(recipe: Recipe, out: Path) -> tuple[Recipe, dict[str, Any] | No
     file = out / f"{TRACES}.jsonl"
     console.print(f"[bold]{TRACES}[/] of {recipe.traces.prompts}")
     told = run_traces(recipe.traces, recipe.model, file, recipe.seed, recipe.device)
-    state = "reused" if told["reused"] else f"kept {told['kept']} of {told['chains']} chains, pass@1 {told['pass@1']:.3f}"
+    state = (
+        "reused"
+        if told["reused"]
+        else f"kept {told['kept']} of {told['chains']} chains, pass@1 {told['pass@1']:.3f}"
+    )
     console.print(f"  {state}", highlight=False)
     if not told["kept"]:
-        raise EdgewrightError(f"{file}: not one chain was kept of {told['chains']}: {told['rejected']}", "loosen what traces must hold")
+        raise EdgewrightError(
+            f"{file}: not one chain was kept of {told['chains']}: {told['rejected']}",
+            "loosen what traces must hold",
+        )
     return recipe.with_traces(f"jsonl:{file}"), told
 
 
 def _clear(out: Path) -> None:
-    ours = (out / "ledger.json").exists() or {p.name for p in out.iterdir()} <= {".lock", f".{TRACES}.jsonl.chains"}
+    ours = (out / "ledger.json").exists() or {p.name for p in out.iterdir()} <= {
+        ".lock",
+        f".{TRACES}.jsonl.chains",
+    }
     if not ours:
-        raise UsageError(f"{out}: --fresh would delete files that are not a run's", "choose another --out")
+        raise UsageError(
+            f"{out}: --fresh would delete files that are not a run's", "choose another --out"
+        )
     for path in out.iterdir():
         if path.name != ".lock":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -123,7 +148,9 @@ def _clear(out: Path) -> None:
 class _Run:
     """The state of one run: recipe, directory, ledger, and the hashes known so far."""
 
-    def __init__(self, recipe: Recipe, out: Path, model: Path, donors: Sequence[Ledger] = ()) -> None:
+    def __init__(
+        self, recipe: Recipe, out: Path, model: Path, donors: Sequence[Ledger] = ()
+    ) -> None:
         self.recipe, self.out, self.donors = recipe, out, donors
         self.ledger = Ledger.load(out)
         self.device = pick_device(recipe.device)
@@ -149,9 +176,19 @@ class _Run:
         entry = old if old and old["fingerprint"] == fingerprint(fields) else None
         console.print(f"[bold]{BASELINE}[/] {self.recipe.model}")
         if entry is None:
-            entry = self._entry(BASELINE, BASELINE, {"model": self.recipe.model}, fields, os.path.relpath(self.paths[BASELINE], self.out))
+            entry = self._entry(
+                BASELINE,
+                BASELINE,
+                {"model": self.recipe.model},
+                fields,
+                os.path.relpath(self.paths[BASELINE], self.out),
+            )
             for donor, given in self._offers(BASELINE, fields):
-                entry |= {key: given[key] for key in ("metrics", "context", "samples", "measured") if key in given}
+                entry |= {
+                    key: given[key]
+                    for key in ("metrics", "context", "samples", "measured")
+                    if key in given
+                }
                 self._copy_samples(donor, given)
                 self.ledger.put(entry, self.order)
                 break
@@ -167,9 +204,15 @@ class _Run:
         entry = self._standing(name, fields, folder)
         if entry is None:
             begin = time.monotonic()
-            result = RUNNERS[step.kind](step, self.resolve(self.recipe.source_of(index)), folder, self._context(fields))
+            result = RUNNERS[step.kind](
+                step, self.resolve(self.recipe.source_of(index)), folder, self._context(fields)
+            )
             entry = self._entry(name, step.kind, config, fields, name)
-            entry |= {"seconds": round(time.monotonic() - begin, 2), "notes": result.notes, "details": result.details}
+            entry |= {
+                "seconds": round(time.monotonic() - begin, 2),
+                "notes": result.notes,
+                "details": result.details,
+            }
             entry["output_hash"] = content_hash(folder)
             self.ledger.put(entry, self.order)
         self.paths[name], self.hashes[name] = folder, entry["output_hash"]
@@ -181,21 +224,32 @@ class _Run:
         """The step with a budget turned into shares, which depend on the model it reads."""
         step = self.recipe.steps[index]
         if isinstance(step, PruneStep):
-            return fitted(step, initial(self.resolve(self.recipe.source_of(index))), self.recipe.target)
+            return fitted(
+                step, initial(self.resolve(self.recipe.source_of(index))), self.recipe.target
+            )
         if isinstance(step, IterateStep):
-            prune = fitted(step.prune, initial(self.resolve(self.recipe.source_of(index))), self.recipe.target)
+            prune = fitted(
+                step.prune, initial(self.resolve(self.recipe.source_of(index))), self.recipe.target
+            )
             return step.model_copy(update={"prune": prune})
         if isinstance(step, DistillStep) and isinstance(step.student, StudentFrom):
-            student = fitted(step.student, initial(self.resolve(step.student.source)), self.recipe.target)
+            student = fitted(
+                step.student, initial(self.resolve(step.student.source)), self.recipe.target
+            )
             return step.model_copy(update={"student": student})
         return step
 
     def _context(self, fields: Mapping[str, Any]) -> StepContext:
         calibration = CalibrationData(**self.recipe.calibration.model_dump())
         return StepContext(
-            calibration, self.recipe.seed, self.device, self.resolve, depends_on=fields, proof=self.recipe.proof,
+            calibration,
+            self.recipe.seed,
+            self.device,
+            self.resolve,
+            depends_on=fields,
+            proof=self.recipe.proof,
             activation_budget=self.recipe.activation_bytes,
-        )  # fmt: skip
+        )
 
     def _fields(self, step: Step, index: int, config: Mapping[str, Any]) -> dict[str, Any]:
         sources = {self.recipe.source_of(index)}
@@ -213,13 +267,18 @@ class _Run:
             "code": code_version(STEP_CODE),
         }
 
-    def _standing(self, name: str, fields: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
+    def _standing(
+        self, name: str, fields: Mapping[str, Any], folder: Path
+    ) -> dict[str, Any] | None:
         """The recorded entry if it may be trusted; else say why not."""
         old = self.ledger.step(name)
         if old is None:
             return self._taken_over(name, fields, folder)
         if old["fingerprint"] != fingerprint(fields):
-            console.print(f"  made again: {', '.join(differences(old['depends_on'], fields)) or 'fingerprint'} changed", highlight=False)
+            console.print(
+                f"  made again: {', '.join(differences(old['depends_on'], fields)) or 'fingerprint'} changed",
+                highlight=False,
+            )
             return self._taken_over(name, fields, folder)
         if not folder.is_dir() or content_hash(folder) != old.get("output_hash"):
             console.print(f"  made again: {folder} was altered or removed since", highlight=False)
@@ -227,14 +286,18 @@ class _Run:
         console.print("  reused")
         return old
 
-    def _offers(self, name: str, fields: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def _offers(
+        self, name: str, fields: Mapping[str, Any]
+    ) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Donors that have finished this step on the same conditions: their directory, and their entry."""
         for donor in self.donors:
             given = donor.step(name)
             if given and given["fingerprint"] == fingerprint(fields) and given["metrics"]:
                 yield donor.path.parent, given
 
-    def _taken_over(self, name: str, fields: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
+    def _taken_over(
+        self, name: str, fields: Mapping[str, Any], folder: Path
+    ) -> dict[str, Any] | None:
         """The entry of a donor whose result stands unaltered, with its files: linked, as no step changes a file in place."""
         for donor, given in self._offers(name, fields):
             source = donor / given["output"]
@@ -253,16 +316,30 @@ class _Run:
             shutil.copyfile(file, self.out / "samples" / file.name)
 
     @staticmethod
-    def _entry(name: str, kind: str, config: Mapping[str, Any], fields: Mapping[str, Any], output: str) -> dict[str, Any]:
+    def _entry(
+        name: str, kind: str, config: Mapping[str, Any], fields: Mapping[str, Any], output: str
+    ) -> dict[str, Any]:
         return {
-            "name": name, "kind": kind, "config": dict(config), "fingerprint": fingerprint(fields), "depends_on": dict(fields),
-            "output": output, "seconds": 0.0, "metrics": {}, "notes": [], "details": {}, "context": {}, "samples": "",
-        }  # fmt: skip
+            "name": name,
+            "kind": kind,
+            "config": dict(config),
+            "fingerprint": fingerprint(fields),
+            "depends_on": dict(fields),
+            "output": output,
+            "seconds": 0.0,
+            "metrics": {},
+            "notes": [],
+            "details": {},
+            "context": {},
+            "samples": "",
+        }
 
     def _measured(self, entry: dict[str, Any], *, with_reference: bool) -> None:
         fields = {
             "evaluate": self.recipe.evaluate.model_dump(mode="json"),
-            "data": {name: Source.parse(name).fingerprint() for name in self.recipe.evaluate.perplexity},
+            "data": {
+                name: Source.parse(name).fingerprint() for name in self.recipe.evaluate.perplexity
+            },
             "tasks": {name: Task.parse(name).fingerprint() for name in self.recipe.evaluate.tasks},
             "baseline": self.hash_of(BASELINE),
             "output": self.hash_of(entry["name"]),
@@ -273,9 +350,16 @@ class _Run:
         if entry["metrics"] and entry.get("measured") == fingerprint(fields) and kept:
             return self._card(entry)
         result = measure(
-            self.paths[entry["name"]], self.recipe.evaluate, device=self.device, reference=self.reference if with_reference else None
+            self.paths[entry["name"]],
+            self.recipe.evaluate,
+            device=self.device,
+            reference=self.reference if with_reference else None,
         )
-        entry |= {"metrics": result.metrics, "context": result.context, "measured": fingerprint(fields)}
+        entry |= {
+            "metrics": result.metrics,
+            "context": result.context,
+            "measured": fingerprint(fields),
+        }
         entry["samples"] = self._samples(entry["name"], result)
         self.ledger.put(entry, self.order)
         self._card(entry)
@@ -284,14 +368,23 @@ class _Run:
         """A model card beside what a step made; the model that it all began with keeps its own."""
         if entry["name"] != BASELINE:
             model, source = self.recipe.model, self.paths[BASELINE]
-            write_card(self.paths[entry["name"]], entry, model, source, self.ledger.data["command"], self.ledger.step(BASELINE))
+            write_card(
+                self.paths[entry["name"]],
+                entry,
+                model,
+                source,
+                self.ledger.data["command"],
+                self.ledger.step(BASELINE),
+            )
 
     def _samples(self, name: str, result: Measurement) -> str:
         """Keep the answers for people and the samples for the gate beside the ledger, which stays readable; the path of the samples."""
         folder = self.out / "samples"
         folder.mkdir(exist_ok=True)
         if result.answers:
-            lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in result.answers)
+            lines = "".join(
+                json.dumps(answer, ensure_ascii=False) + "\n" for answer in result.answers
+            )
             (folder / f"{name}.jsonl").write_text(lines)
         write_lines(folder / f"{name}.json", result.samples)
         return f"samples/{name}.json"
@@ -299,10 +392,17 @@ class _Run:
     def gate(self) -> dict[str, Any]:
         """The gate's verdict on the finished steps."""
         assert self.recipe.gate is not None
-        candidate, baseline = self.ledger.step(self.recipe.gate.candidate), self.ledger.step(self.recipe.gate.baseline)
+        candidate, baseline = (
+            self.ledger.step(self.recipe.gate.candidate),
+            self.ledger.step(self.recipe.gate.baseline),
+        )
         assert candidate is not None
         assert baseline is not None
-        return check_gate(step_measurement(self.out, candidate), step_measurement(self.out, baseline), self.recipe.gate)
+        return check_gate(
+            step_measurement(self.out, candidate),
+            step_measurement(self.out, baseline),
+            self.recipe.gate,
+        )
 
 
 def _link(source: str, target: str) -> None:
@@ -318,15 +418,25 @@ def _named_by(options: BaseModel) -> tuple[set[str], set[str]]:
         models, texts = _named_by(options.recover)
         return models - {INPUT}, texts | ({options.held_out} if options.held_out else set())
     if isinstance(options, DistillOptions):
-        student = options.student.source if isinstance(options.student, StudentFrom) else options.student
+        student = (
+            options.student.source if isinstance(options.student, StudentFrom) else options.student
+        )
         scales = options.qat.scales_from if options.qat else None
-        return {name for name in (options.teacher, student, scales) if name}, {options.data_of(stage) for stage in options.stages}
+        return {name for name in (options.teacher, student, scales) if name}, {
+            options.data_of(stage) for stage in options.stages
+        }
     return set(), set()
 
 
 def run_verb(
-    kind: str, options: BaseModel, model: str, out: Path, context: StepContext, fresh: bool = False, command: str = ""
-) -> dict[str, Any]:  # fmt: skip
+    kind: str,
+    options: BaseModel,
+    model: str,
+    out: Path,
+    context: StepContext,
+    fresh: bool = False,
+    command: str = "",
+) -> dict[str, Any]:
     """Run one step on its own, or find that `out` holds exactly its result already.
 
     Args:
@@ -345,28 +455,60 @@ def run_verb(
     fields = {
         "kind": kind,
         "config": options.model_dump(mode="json", by_alias=True),
-        "inputs": {str(name): content_hash(resolve(model_path(str(name)))) for name in [model, *models]},
-        "data": {name: Source.parse(name).fingerprint() for name in sorted({context.calibration.source, *texts})},
+        "inputs": {
+            str(name): content_hash(resolve(model_path(str(name)))) for name in [model, *models]
+        },
+        "data": {
+            name: Source.parse(name).fingerprint()
+            for name in sorted({context.calibration.source, *texts})
+        },
         "calibration": vars(context.calibration),
         "seed": context.seed,
         "device": pick_device(context.device),
         "code": code_version(STEP_CODE),
     }
     record, old = out / PROVENANCE, read_provenance(out)
-    if not fresh and old.get("fingerprint") == fingerprint(fields) and old.get("files") == content_hash(out, skip=PROVENANCE):
+    if (
+        not fresh
+        and old.get("fingerprint") == fingerprint(fields)
+        and old.get("files") == content_hash(out, skip=PROVENANCE)
+    ):
         return {"output": str(out), "reused": True, "seconds": 0.0, **old["result"]}
     begin = time.monotonic()
-    whole = replace(context, resolve=lambda name: resolve(model_path(name)), depends_on=fields, fresh=fresh)
+    whole = replace(
+        context, resolve=lambda name: resolve(model_path(name)), depends_on=fields, fresh=fresh
+    )
     result = RUNNERS[kind](options, source, out, whole)
     told = {"notes": result.notes, "details": result.details}
     if not IS_MAIN:  # of several processes one writes
-        return {"output": str(out), "reused": False, "seconds": round(time.monotonic() - begin, 2), **told}
-    made = {"fingerprint": fingerprint(fields), "files": content_hash(out, skip=PROVENANCE), "result": told}
+        return {
+            "output": str(out),
+            "reused": False,
+            "seconds": round(time.monotonic() - begin, 2),
+            **told,
+        }
+    made = {
+        "fingerprint": fingerprint(fields),
+        "files": content_hash(out, skip=PROVENANCE),
+        "result": told,
+    }
     write_json(record, json.loads(record.read_text()) | made)
     sizes = {"size_bytes": weight_bytes(out)}
-    entry = {"name": out.name, "kind": kind, "config": fields["config"], "metrics": sizes, "notes": result.notes, "context": {}}
+    entry = {
+        "name": out.name,
+        "kind": kind,
+        "config": fields["config"],
+        "metrics": sizes,
+        "notes": result.notes,
+        "context": {},
+    }
     write_card(out, entry, model, source, command)
-    return {"output": str(out), "reused": False, "seconds": round(time.monotonic() - begin, 2), **told}
+    return {
+        "output": str(out),
+        "reused": False,
+        "seconds": round(time.monotonic() - begin, 2),
+        **told,
+    }
 
 
 def _alone(what: str) -> None:
@@ -377,7 +519,9 @@ def _alone(what: str) -> None:
         )
 
 
-def run_traces(options: TracesOptions, model: str, out: Path, seed: int, device: str, fresh: bool = False) -> dict[str, Any]:
+def run_traces(
+    options: TracesOptions, model: str, out: Path, seed: int, device: str, fresh: bool = False
+) -> dict[str, Any]:
     """Let a model write traces into the file `out`, or find that it holds exactly them already; the report, which is kept beside it.
 
     Raises:
@@ -387,17 +531,37 @@ def run_traces(options: TracesOptions, model: str, out: Path, seed: int, device:
     source, record = resolve(model_path(model)), out.with_suffix(".report.json")
     old = json.loads(record.read_text()) if record.is_file() else {}
     if out.is_dir() or (out.exists() and not old):
-        raise UsageError(f"{out}: exists and was not written by edgewright", "choose another --out, or remove it yourself")
+        raise UsageError(
+            f"{out}: exists and was not written by edgewright",
+            "choose another --out, or remove it yourself",
+        )
     fields = {
-        "config": options.model_dump(mode="json"), "inputs": {model: content_hash(source)},
-        "data": {options.prompts: Source.parse(options.prompts).fingerprint()}, "seed": seed, "device": pick_device(device),
+        "config": options.model_dump(mode="json"),
+        "inputs": {model: content_hash(source)},
+        "data": {options.prompts: Source.parse(options.prompts).fingerprint()},
+        "seed": seed,
+        "device": pick_device(device),
         "code": code_version(MEASURE_CODE),
-    }  # fmt: skip
-    if not fresh and old.get("fingerprint") == fingerprint(fields) and out.is_file() and old["sha256"] == file_hash(out):
+    }
+    if (
+        not fresh
+        and old.get("fingerprint") == fingerprint(fields)
+        and out.is_file()
+        and old["sha256"] == file_hash(out)
+    ):
         return {**old["report"], "reused": True}
     out.parent.mkdir(parents=True, exist_ok=True)
-    report = make_traces(options, source, fields["inputs"][model], out, seed, fields["device"], fields, fresh)
+    report = make_traces(
+        options, source, fields["inputs"][model], out, seed, fields["device"], fields, fresh
+    )
     write_json(
-        record, {"edgewright": __version__, "fingerprint": fingerprint(fields), **fields, "sha256": file_hash(out), "report": report}
+        record,
+        {
+            "edgewright": __version__,
+            "fingerprint": fingerprint(fields),
+            **fields,
+            "sha256": file_hash(out),
+            "report": report,
+        },
     )
     return {**report, "reused": False}

@@ -83,9 +83,14 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
         try:
             values = yaml.safe_load(f"[{listed}]")
         except yaml.YAMLError as error:
-            raise UsageError(f"--vary {text}: the values are not valid YAML", "write --vary steps.quantize.bits=4,8") from error
+            raise UsageError(
+                f"--vary {text}: the values are not valid YAML",
+                "write --vary steps.quantize.bits=4,8",
+            ) from error
         if not key or not values:
-            raise UsageError(f"--vary {text}: not KEY=VALUE,VALUE", "write --vary steps.quantize.bits=4,8")
+            raise UsageError(
+                f"--vary {text}: not KEY=VALUE,VALUE", "write --vary steps.quantize.bits=4,8"
+            )
         if key in vary:
             raise UsageError(f"--vary {key} is given twice", "list all of its values in one")
         vary[key] = values
@@ -94,7 +99,13 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
     return vary
 
 
-def run_sweep(path: Path, settings: Sequence[str], options: SweepOptions, out: Path, command: str = "edgewright sweep") -> dict[str, Any]:
+def run_sweep(
+    path: Path,
+    settings: Sequence[str],
+    options: SweepOptions,
+    out: Path,
+    command: str = "edgewright sweep",
+) -> dict[str, Any]:
     """Run trials until all combinations, `trials` or `minutes` are used up; resume what stands in `out`.
 
     Args:
@@ -129,7 +140,9 @@ def _checked(path: Path, settings: Sequence[str], options: SweepOptions) -> Reci
     firsts = {key: values[0] for key, values in options.vary.items()}
     for key, values in options.vary.items():
         for value in values:
-            load_recipe(path, [*settings, *itertools.starmap(_setting, (firsts | {key: value}).items())])
+            load_recipe(
+                path, [*settings, *itertools.starmap(_setting, (firsts | {key: value}).items())]
+            )
     return load_recipe(path, settings)
 
 
@@ -137,7 +150,9 @@ def _optuna() -> Any:
     try:
         optuna: Any = importlib.import_module("optuna")  # late: an extra
     except ImportError as error:
-        raise EdgewrightError("a sweep needs Optuna, which is not installed", "pip install 'edgewright[sweep]'") from error
+        raise EdgewrightError(
+            "a sweep needs Optuna, which is not installed", "pip install 'edgewright[sweep]'"
+        ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
@@ -157,38 +172,66 @@ def _objectives(recipe: Recipe) -> tuple[Objective, ...]:
 
         quality = f"perplexity/{Source.parse(evaluate.perplexity[0]).label}"
     else:
-        raise UsageError("the recipe measures no accuracy and no perplexity", "give it `evaluate.tasks`, or name each --objective")
-    return tuple(map(Objective.parse, [quality, *(["decode_tok_s/p50"] if evaluate.latency else []), "size_bytes"]))
+        raise UsageError(
+            "the recipe measures no accuracy and no perplexity",
+            "give it `evaluate.tasks`, or name each --objective",
+        )
+    return tuple(
+        map(
+            Objective.parse,
+            [quality, *(["decode_tok_s/p50"] if evaluate.latency else []), "size_bytes"],
+        )
+    )
 
 
 class _Sweep:
     """The state of one sweep: what was asked, and the study that keeps its trials."""
 
     def __init__(
-        self, optuna: Any, path: Path, settings: Sequence[str], options: SweepOptions, objectives: Sequence[Objective], out: Path,
+        self,
+        optuna: Any,
+        path: Path,
+        settings: Sequence[str],
+        options: SweepOptions,
+        objectives: Sequence[Objective],
+        out: Path,
         command: str,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.states = optuna.trial.TrialState
-        self.path, self.settings, self.options, self.objectives = path, settings, options, objectives
+        self.path, self.settings, self.options, self.objectives = (
+            path,
+            settings,
+            options,
+            objectives,
+        )
         self.out, self.command = out, command
         self.combinations = math.prod(map(len, options.vary.values()))
-        sampler = optuna.samplers.TPESampler(seed=options.seed, constraints_func=lambda trial: (trial.user_attrs.get("broken", 0.0),))
+        sampler = optuna.samplers.TPESampler(
+            seed=options.seed, constraints_func=lambda trial: (trial.user_attrs.get("broken", 0.0),)
+        )
         self.study = optuna.create_study(
-            storage=f"sqlite:///{out / STUDY}", study_name="sweep", load_if_exists=True, sampler=sampler,
+            storage=f"sqlite:///{out / STUDY}",
+            study_name="sweep",
+            load_if_exists=True,
+            sampler=sampler,
             directions=["minimize" if one.less else "maximize" for one in objectives],
-        )  # fmt: skip
+        )
         asked, question = self.study.user_attrs.get("question"), self._question()
         if asked is not None and asked != question:
-            raise UsageError(f"{out}: holds a sweep that differs in: {', '.join(differences(asked, question))}", "choose another --out")
+            raise UsageError(
+                f"{out}: holds a sweep that differs in: {', '.join(differences(asked, question))}",
+                "choose another --out",
+            )
         self.study.set_user_attr("question", question)
 
     def _question(self) -> dict[str, Any]:
         """What must not change from one start of a sweep to the next: its trials would not be comparable."""
         return {
-            "recipe": hashlib.sha256(self.path.read_bytes()).hexdigest(), "settings": list(self.settings),
+            "recipe": hashlib.sha256(self.path.read_bytes()).hexdigest(),
+            "settings": list(self.settings),
             "vary": {key: list(values) for key, values in self.options.vary.items()},
             "objectives": [[one.metric, one.less] for one in self.objectives],
-        }  # fmt: skip
+        }
 
     def take_up(self) -> None:
         """Queue what is to be tried first: all combinations where they are few enough, and the trial that a kill interrupted."""
@@ -204,10 +247,18 @@ class _Sweep:
 
     def asked(self) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Trials to run, each with what it varies: none that has been run, and as many as are left of trials and minutes."""
-        deadline = time.monotonic() + 60 * (math.inf if self.options.minutes is None else self.options.minutes)
-        while len(self.tried()) < min(self.options.trials, self.combinations) and time.monotonic() < deadline:
+        deadline = time.monotonic() + 60 * (
+            math.inf if self.options.minutes is None else self.options.minutes
+        )
+        while (
+            len(self.tried()) < min(self.options.trials, self.combinations)
+            and time.monotonic() < deadline
+        ):
             trial = self.study.ask()
-            chosen = {key: trial.suggest_categorical(key, list(map(json.dumps, values))) for key, values in self.options.vary.items()}
+            chosen = {
+                key: trial.suggest_categorical(key, list(map(json.dumps, values)))
+                for key, values in self.options.vary.items()
+            }
             known = self.tried().get(_key(chosen))
             if known is None:
                 yield trial, {key: json.loads(value) for key, value in chosen.items()}
@@ -234,8 +285,12 @@ class _Sweep:
         shown = ", ".join(f"{key}={value}" for key, value in chosen.items())
         console.print(f"[bold]trial {len(self.tried()) + 1}[/] {shown}", highlight=False)
         try:
-            recipe = load_recipe(self.path, [*self.settings, *itertools.starmap(_setting, chosen.items())])
-            ledger = run_recipe(recipe, folder, self.command, donors=sorted(folder.parent.glob("*")))
+            recipe = load_recipe(
+                self.path, [*self.settings, *itertools.starmap(_setting, chosen.items())]
+            )
+            ledger = run_recipe(
+                recipe, folder, self.command, donors=sorted(folder.parent.glob("*"))
+            )
         except EdgewrightError as error:
             console.print(f"  gave nothing: {error}", highlight=False)
             trial.set_user_attr("reason", str(error))
@@ -245,7 +300,10 @@ class _Sweep:
         figures = _figures(ledger)
         if lacking := [one.metric for one in self.objectives if one.metric not in figures]:
             self.study.tell(trial, state=self.states.FAIL)
-            raise UsageError(f"--objective {lacking[0]}: the last step has no such metric", f"it has: {', '.join(figures)}")
+            raise UsageError(
+                f"--objective {lacking[0]}: the last step has no such metric",
+                f"it has: {', '.join(figures)}",
+            )
         verdict = (ledger.get("gate") or {}).get("verdict", "")
         trial.set_user_attr("verdict", verdict)
         trial.set_user_attr("broken", float(verdict == "fail"))
@@ -256,24 +314,37 @@ class _Sweep:
         """What came of it, which is written too."""
         trials = [
             {
-                "parameters": {key: json.loads(value) for key, value in trial.params.items()}, "run": trial.user_attrs["run"],
-                "values": dict(zip((o.metric for o in self.objectives), trial.values, strict=True)) if trial.values else {},
-                "verdict": trial.user_attrs.get("verdict", ""), "reason": trial.user_attrs.get("reason", ""), "front": False,
+                "parameters": {key: json.loads(value) for key, value in trial.params.items()},
+                "run": trial.user_attrs["run"],
+                "values": dict(zip((o.metric for o in self.objectives), trial.values, strict=True))
+                if trial.values
+                else {},
+                "verdict": trial.user_attrs.get("verdict", ""),
+                "reason": trial.user_attrs.get("reason", ""),
+                "front": False,
             }
             for trial in sorted(self.tried().values(), key=lambda trial: trial.number)
-        ]  # fmt: skip
-        able = [one for one in trials if one["values"] and one["verdict"] != "fail"] or [one for one in trials if one["values"]]
+        ]
+        able = [one for one in trials if one["values"] and one["verdict"] != "fail"] or [
+            one for one in trials if one["values"]
+        ]
         if not able:
-            raise EdgewrightError(f"{self.out}: none of {len(trials)} trials succeeded", "the messages above say why; vary something else")
+            raise EdgewrightError(
+                f"{self.out}: none of {len(trials)} trials succeeded",
+                "the messages above say why; vary something else",
+            )
         points = [[o.better(one["values"][o.metric]) for o in self.objectives] for one in able]
         for one, best in zip(able, on_front(points), strict=True):
             one["front"] = best
         front = [(one, point) for one, point in zip(able, points, strict=True) if one["front"]]
         chosen = front[towards_ideal([point for _, point in front])][0]
         found = {
-            "name": name, "command": self.command, "objectives": [{"metric": o.metric, "less": o.less} for o in self.objectives],
-            "trials": trials, "chosen": trials.index(chosen),
-        }  # fmt: skip
+            "name": name,
+            "command": self.command,
+            "objectives": [{"metric": o.metric, "less": o.less} for o in self.objectives],
+            "trials": trials,
+            "chosen": trials.index(chosen),
+        }
         write_json(self.out / "sweep.json", found)
         write_sweep_report(self.out, found)
         return found
@@ -288,4 +359,6 @@ def _figures(ledger: Mapping[str, Any]) -> dict[str, float]:
     wanted = (ledger.get("gate") or {}).get("candidate") or ledger["steps"][-1]["name"]
     step = next(one for one in ledger["steps"] if one["name"] == wanted)
     row = next((one for one in ledger["plan"]["rows"] if one["step"] == wanted), {})
-    return step["metrics"] | {f"predicted/{name}": row[name] for name in PREDICTED if row.get(name) is not None}
+    return step["metrics"] | {
+        f"predicted/{name}": row[name] for name in PREDICTED if row.get(name) is not None
+    }

@@ -29,7 +29,9 @@ class CalibrationData:
 
     def rows(self, model: Path, seed: int) -> list[Tensor]:
         """`samples` rows int64 [2, seq_len] of ids and labels, or fewer where the source is smaller."""
-        encoded = training_rows(load_tokenizer(model), Source.parse(self.source), self.seq_len, seed, self.samples)
+        encoded = training_rows(
+            load_tokenizer(model), Source.parse(self.source), self.seq_len, seed, self.samples
+        )
         return [as_tensor(row) for row in encoded]
 
 

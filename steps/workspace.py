@@ -39,12 +39,17 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise EdgewrightError(f"{folder}: another edgewright run is working there", "wait for it, or choose another --out") from error
+            raise EdgewrightError(
+                f"{folder}: another edgewright run is working there",
+                "wait for it, or choose another --out",
+            ) from error
         yield
 
 
 @contextmanager
-def workplace(out: Path, kind: str, depends_on: Mapping[str, Any], finished: str, fresh: bool = False) -> Iterator[Path]:
+def workplace(
+    out: Path, kind: str, depends_on: Mapping[str, Any], finished: str, fresh: bool = False
+) -> Iterator[Path]:
     """A directory `.<out>.<kind>` as an interrupted run of the same step left it, else empty; gone when all went well.
 
     Args:
@@ -81,7 +86,10 @@ def _prepare(place: Path, fields: Mapping[str, Any], fresh: bool) -> None:
     if old == fields and fields and not fresh:
         return
     if old and fields and not fresh:
-        console.print(f"  started afresh: {', '.join(differences(old, fields))} changed since the interrupted run", highlight=False)
+        console.print(
+            f"  started afresh: {', '.join(differences(old, fields))} changed since the interrupted run",
+            highlight=False,
+        )
     for path in place.iterdir():
         if path.name != LOCK:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

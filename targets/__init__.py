@@ -8,6 +8,18 @@ from .rules import Violation, check
 from .sizes import PRECISIONS, kv_size, size_of
 
 __all__ = [
-    "PRECISIONS", "Prediction", "Target", "Violation", "check", "engines", "kv_size", "list_targets", "load_target", "longest_context",
-    "predict", "size_of", "target_names", "usable_bytes",
-]  # fmt: skip
+    "PRECISIONS",
+    "Prediction",
+    "Target",
+    "Violation",
+    "check",
+    "engines",
+    "kv_size",
+    "list_targets",
+    "load_target",
+    "longest_context",
+    "predict",
+    "size_of",
+    "target_names",
+    "usable_bytes",
+]

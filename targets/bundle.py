@@ -36,11 +36,22 @@ __all__ = ["Bundle", "BundleOptions", "make_bundle", "write_bundle"]
 ROOT = Path(__file__).parents[1]
 MANIFEST = "bundle.json"
 LIBRARY = (
-    "__init__.py", "errors.py", "export/__init__.py", "export/onnx/__init__.py",
-    "export/onnx/runtime.py", "export/onnx/sampling.py", "export/tensorrt/__init__.py", "export/tensorrt/engine.py",
-    "benchmarks/__init__.py", "benchmarks/latency/__init__.py", "benchmarks/latency/energy.py", "benchmarks/latency/worker.py",
-    "targets/device/__init__.py", "targets/device/probe.py", "targets/device/run.py",
-)  # fmt: skip
+    "__init__.py",
+    "errors.py",
+    "export/__init__.py",
+    "export/onnx/__init__.py",
+    "export/onnx/runtime.py",
+    "export/onnx/sampling.py",
+    "export/tensorrt/__init__.py",
+    "export/tensorrt/engine.py",
+    "benchmarks/__init__.py",
+    "benchmarks/latency/__init__.py",
+    "benchmarks/latency/energy.py",
+    "benchmarks/latency/worker.py",
+    "targets/device/__init__.py",
+    "targets/device/probe.py",
+    "targets/device/run.py",
+)
 EMPTY = ("targets/__init__.py",)
 """The package's own imports pydantic, which a device need not have."""
 CHECK_PROMPTS, CHECK_PROMPT_TOKENS, CHECK_NEW_TOKENS = 2, 16, 24
@@ -53,8 +64,14 @@ here=$(cd "$(dirname "$0")" && pwd)
 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$here/lib" exec "${{PYTHON:-python3}}" -m edgewright.targets.device.run {arguments}
 """
 SCRIPTS = {
-    "run.sh": SCRIPT.format(about="verify | check | generate | build | bench | probe; --help says more.", arguments='"$@"'),
-    "build_engine.sh": SCRIPT.format(about="Build the TensorRT engine on this device; an engine is never copied.", arguments="build"),
+    "run.sh": SCRIPT.format(
+        about="verify | check | generate | build | bench | probe; --help says more.",
+        arguments='"$@"',
+    ),
+    "build_engine.sh": SCRIPT.format(
+        about="Build the TensorRT engine on this device; an engine is never copied.",
+        arguments="build",
+    ),
 }
 
 
@@ -97,19 +114,42 @@ def make_bundle(artifact: Path, target: Target, options: BundleOptions | None = 
         Refused: the context leaves no memory for it on the target, or is too short for the prompt.
     """
     if not (artifact / MODEL).is_file() or not (artifact / PROVENANCE).is_file():
-        raise UsageError(f"{artifact}: no artifact", "make one: edgewright export MODEL --format onnx --precision int4 --out DIR")
-    provenance, config = (json.loads((artifact / name).read_text()) for name in (PROVENANCE, "config.json"))
-    files: dict[str, Path | bytes] = {f"model/{p.relative_to(artifact).as_posix()}": p for p in sorted(artifact.rglob("*")) if p.is_file()}
+        raise UsageError(
+            f"{artifact}: no artifact",
+            "make one: edgewright export MODEL --format onnx --precision int4 --out DIR",
+        )
+    provenance, config = (
+        json.loads((artifact / name).read_text()) for name in (PROVENANCE, "config.json")
+    )
+    files: dict[str, Path | bytes] = {
+        f"model/{p.relative_to(artifact).as_posix()}": p
+        for p in sorted(artifact.rglob("*"))
+        if p.is_file()
+    }
     files |= {f"lib/edgewright/{name}": ROOT / name for name in LIBRARY}
     files |= {f"lib/edgewright/{name}": b"" for name in EMPTY}
     files |= {name: text.encode() for name, text in SCRIPTS.items()}
-    sums = {name: {"size": len(_bytes(c)) if isinstance(c, bytes) else c.stat().st_size, "sha256": _sha256(c)} for name, c in files.items()}
+    sums = {
+        name: {
+            "size": len(_bytes(c)) if isinstance(c, bytes) else c.stat().st_size,
+            "sha256": _sha256(c),
+        }
+        for name, c in files.items()
+    }
     manifest = {
-        "edgewright": __version__, "artifact": artifact.name, "target": target.name, "precision": provenance["precision"],
-        "opset": provenance["opset"], "eos_ids": end_tokens(artifact), "tie": precision_of(provenance["precision"]).limits.tie,
-        "engine": spec_block(_engine(artifact, target, provenance, config, options or BundleOptions())),
-        "check": _check_rows(artifact, int(config["vocab_size"])), "files": sums,
-    }  # fmt: skip
+        "edgewright": __version__,
+        "artifact": artifact.name,
+        "target": target.name,
+        "precision": provenance["precision"],
+        "opset": provenance["opset"],
+        "eos_ids": end_tokens(artifact),
+        "tie": precision_of(provenance["precision"]).limits.tie,
+        "engine": spec_block(
+            _engine(artifact, target, provenance, config, options or BundleOptions())
+        ),
+        "check": _check_rows(artifact, int(config["vocab_size"])),
+        "files": sums,
+    }
     identity = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
     manifest["id"] = identity
     files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
@@ -125,13 +165,21 @@ def _sha256(content: Path | bytes) -> str:
 
 
 def _engine(
-    artifact: Path, target: Target, provenance: Mapping[str, Any], config: Mapping[str, Any], options: BundleOptions
-) -> EngineSpec:  # fmt: skip
+    artifact: Path,
+    target: Target,
+    provenance: Mapping[str, Any],
+    config: Mapping[str, Any],
+    options: BundleOptions,
+) -> EngineSpec:
     """What the engine is for, with a workspace out of the memory that weights and cache leave."""
     shape = provenance["shape"]
     weights = sum(p.stat().st_size for p in artifact.glob(f"{MODEL}*"))
     element = 2 if precision_of(provenance["precision"]).activations == TensorProto.FLOAT16 else 4
-    left = usable_bytes(target) - weights - kv_size(config, options.context, options.batch, element_bytes=element)
+    left = (
+        usable_bytes(target)
+        - weights
+        - kv_size(config, options.context, options.batch, element_bytes=element)
+    )
     if left < LEAST_WORKSPACE_MIB << 20:
         raise Refused(
             f"{artifact.name}: {weights / 1e9:.2f} GB of weights and a context of {options.context} leave {max(left, 0) / 1e9:.2f} GB of "
@@ -143,9 +191,15 @@ def _engine(
     if limit is not None:
         workspace = min(workspace, limit >> 20)
     return EngineSpec(
-        int(shape["num_hidden_layers"]), int(shape["num_key_value_heads"]), int(shape["head_dim"]), options.prompt, options.context,
-        options.batch, workspace, provenance.get("sparsity") == "2:4",
-    )  # fmt: skip
+        int(shape["num_hidden_layers"]),
+        int(shape["num_key_value_heads"]),
+        int(shape["head_dim"]),
+        options.prompt,
+        options.context,
+        options.batch,
+        workspace,
+        provenance.get("sparsity") == "2:4",
+    )
 
 
 def _check_rows(artifact: Path, vocab: int) -> list[dict[str, list[int]]]:
@@ -169,5 +223,7 @@ def write_bundle(bundle: Bundle, out: Path) -> Path:
             if name in SCRIPTS:
                 file.chmod(0o755)
         # What makes the directory one of edgewright's, which the next bundle may replace.
-        (folder / PROVENANCE).write_text(json.dumps({"edgewright": __version__, "kind": "bundle", "id": bundle.id}) + "\n")
+        (folder / PROVENANCE).write_text(
+            json.dumps({"edgewright": __version__, "kind": "bundle", "id": bundle.id}) + "\n"
+        )
     return out

@@ -77,7 +77,9 @@ class Deployment:
     details: dict[str, Any]
 
 
-def deploy(bundle: Bundle, artifact: Path, target: Target, address: Address, options: DeployOptions) -> Deployment:
+def deploy(
+    bundle: Bundle, artifact: Path, target: Target, address: Address, options: DeployOptions
+) -> Deployment:
     """Copy a bundle to a device, install it, and measure it there.
 
     A connection that breaks is made again, twice; what has been copied is not copied again.
@@ -114,9 +116,13 @@ def rollback(name: str, address: Address, options: DeployOptions) -> dict[str, s
 
     async def swap(device: Device) -> dict[str, str]:
         place = _Place(options.remote_dir, name)
-        current, previous = [await _link(device, place.link(which)) for which in ("current", "previous")]
+        current, previous = [
+            await _link(device, place.link(which)) for which in ("current", "previous")
+        ]
         if not previous:
-            raise UsageError(f"{device.address}: {name} has no previous version", "deploy the artifact you want")
+            raise UsageError(
+                f"{device.address}: {name} has no previous version", "deploy the artifact you want"
+            )
         await _point(device, place.link("current"), previous)
         await _point(device, place.link("previous"), current)
         return {"current": previous, "previous": current}
@@ -155,10 +161,16 @@ async def _point(device: Device, link: str, version: str) -> None:
 class _Job:
     """One deployment, which may take several connections."""
 
-    def __init__(self, bundle: Bundle, config: Mapping[str, Any], target: Target, options: DeployOptions) -> None:
+    def __init__(
+        self, bundle: Bundle, config: Mapping[str, Any], target: Target, options: DeployOptions
+    ) -> None:
         self.bundle, self.config, self.target, self.options = bundle, config, target, options
         self.place = _Place(options.remote_dir, bundle.name)
-        self.engine = options.engine and target.platform.kind == "jetson" and bundle.manifest["precision"] != "int8-dynamic"
+        self.engine = (
+            options.engine
+            and target.platform.kind == "jetson"
+            and bundle.manifest["precision"] != "int8-dynamic"
+        )
         self.copied = 0
         self.notes: list[str] = []
 
@@ -172,14 +184,21 @@ class _Job:
     async def _preflight(self, device: Device) -> dict[str, Any]:
         console.print(f"[bold]{device.address}[/] preflight", highlight=False)
         folder = str(self.place.root)
-        report: dict[str, Any] = json.loads(await device.checked(self.options.python, "-", folder, stdin=PROBE.read_bytes()))
+        report: dict[str, Any] = json.loads(
+            await device.checked(self.options.python, "-", folder, stdin=PROBE.read_bytes())
+        )
         found = problems(report, self.target, self.bundle, self.config, engine=self.engine)
         fatal = [problem for problem in found if problem.fatal]
-        installed = await device.run("test", "-f", f"{self.place.version(self.bundle.id)}/bundle.json")
+        installed = await device.run(
+            "test", "-f", f"{self.place.version(self.bundle.id)}/bundle.json"
+        )
         if installed.code == 0:  # nothing more to copy, so that the disk may be as full as it likes
             fatal = [problem for problem in fatal if "disk" not in problem.message]
         if fatal and not self.options.force:
-            raise Refused(f"{device.address}: {'; '.join(p.message for p in fatal)}", "; ".join(p.hint for p in fatal))
+            raise Refused(
+                f"{device.address}: {'; '.join(p.message for p in fatal)}",
+                "; ".join(p.hint for p in fatal),
+            )
         self.notes = [_told(problem) for problem in found]
         for note in self.notes:
             console.print(f"  {note}", highlight=False)
@@ -208,15 +227,25 @@ class _Job:
         there = await device.listing(folder)
         with progress(f"copying {self.bundle.size / 1e6:.1f} MB", self.bundle.size) as bar:
             for name, told in self.bundle.manifest["files"].items():
-                if there.get(name) == told["size"]:  # whole, or it would not have this name; `verify` has the last word
+                if (
+                    there.get(name) == told["size"]
+                ):  # whole, or it would not have this name; `verify` has the last word
                     bar.advance(told["size"])
                     continue
                 start = min(there.get(f"{name}.part", 0), told["size"])
                 bar.advance(start)
-                await device.upload(files[name], f"{folder}/{name}", told["sha256"], start, self._counted(bar.advance))
+                await device.upload(
+                    files[name],
+                    f"{folder}/{name}",
+                    told["sha256"],
+                    start,
+                    self._counted(bar.advance),
+                )
         manifest = files["bundle.json"]
         assert isinstance(manifest, bytes)
-        await device.checked("chmod", "+x", *(f"{folder}/{name}" for name in files if name.endswith(".sh")))
+        await device.checked(
+            "chmod", "+x", *(f"{folder}/{name}" for name in files if name.endswith(".sh"))
+        )
         await device.checked("tee", f"{folder}/bundle.json", stdin=manifest)
 
     def _counted(self, advance: Callable[[int], None]) -> Callable[[int], None]:
@@ -237,7 +266,9 @@ class _Job:
         """Run one verb of the bundle there and read its JSON document."""
         done = await device.run("env", f"PYTHON={self.options.python}", f"{folder}/run.sh", *words)
         if done.code:
-            raise _reported(device, words, done.code, done.out, done.err) or device.failed(f"run.sh {words[-1]}", done)
+            raise _reported(device, words, done.code, done.out, done.err) or device.failed(
+                f"run.sh {words[-1]}", done
+            )
         return json.loads(done.out.splitlines()[-1])
 
     async def _measure(self, device: Device) -> tuple[dict[str, float], dict[str, Any]]:
@@ -249,14 +280,19 @@ class _Job:
         if self.engine:
             console.print("  building the engine (minutes)", highlight=False)
             details["engine"] = await self._verb(device, folder, "build")
-            metrics |= {"tensorrt/size_bytes": details["engine"]["bytes"], "tensorrt/build_s": details["engine"]["seconds"]}
+            metrics |= {
+                "tensorrt/size_bytes": details["engine"]["bytes"],
+                "tensorrt/build_s": details["engine"]["seconds"],
+            }
         console.print("  measuring", highlight=False)
         told = await self._verb(device, folder, *threads, "bench")
         metrics |= figures([Round(**timed) for timed in told["rounds"]], told["prompt"], 1)
         metrics |= {
             "load_s": told["load_s"],
             "peak_rss_bytes": max(told["peaks"].values()),
-            "size_bytes": sum(f["size"] for n, f in self.bundle.manifest["files"].items() if ".onnx" in n),
+            "size_bytes": sum(
+                f["size"] for n, f in self.bundle.manifest["files"].items() if ".onnx" in n
+            ),
         }
         if samples := parse_samples(told["tegrastats"]):
             metrics |= summarize(samples)
@@ -271,7 +307,9 @@ def _told(problem: Problem) -> str:
     return f"{problem.message} ({problem.hint})"
 
 
-def _reported(device: Device, words: tuple[str, ...], code: int, out: str, err: str) -> EdgewrightError | None:
+def _reported(
+    device: Device, words: tuple[str, ...], code: int, out: str, err: str
+) -> EdgewrightError | None:
     """The error that the bundle itself reported, with the exit code it belongs to; what is a known failure is explained as such."""
     try:
         told = json.loads(err.strip().splitlines()[-1])
@@ -286,20 +324,35 @@ def _reported(device: Device, words: tuple[str, ...], code: int, out: str, err: 
     return kind(f"{device.address}: run.sh {words[-1]}: {message}", hint)
 
 
-def _engine_metrics(phase: str, texts: Mapping[str, str], spec: Mapping[str, Any]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def _engine_metrics(
+    phase: str, texts: Mapping[str, str], spec: Mapping[str, Any]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """What trtexec measured in one phase, and its slowest layers."""
-    log, times, profile = parse_log(texts["log"]), parse_times(texts["times"]), parse_profile(texts["profile"])
+    log, times, profile = (
+        parse_log(texts["log"]),
+        parse_times(texts["times"]),
+        parse_profile(texts["profile"]),
+    )
     durations = sorted(query.compute_ms for query in times.queries)
     metrics: dict[str, float] = {}
     if durations:
         median = durations[len(durations) // 2]
         if phase == "prefill":
-            metrics = {"tensorrt/ttft_ms/p50": median, "tensorrt/ttft_ms/p99": durations[int(0.99 * (len(durations) - 1))]}
+            metrics = {
+                "tensorrt/ttft_ms/p50": median,
+                "tensorrt/ttft_ms/p99": durations[int(0.99 * (len(durations) - 1))],
+            }
             metrics["tensorrt/prefill_tok_s"] = spec["batch"] * spec["prompt"] / median * 1000
         else:
-            metrics = {"tensorrt/decode_tok_s/p50": spec["batch"] / median * 1000, "tensorrt/decode_ms/p50": median}
+            metrics = {
+                "tensorrt/decode_tok_s/p50": spec["batch"] / median * 1000,
+                "tensorrt/decode_ms/p50": median,
+            }
         metrics[f"tensorrt/{phase}_queries"] = len(durations)
     if log.throughput_qps is not None:
         metrics[f"tensorrt/{phase}_qps"] = log.throughput_qps
     slowest = sorted(profile.layers, key=lambda layer: -layer.total_ms)[:KEPT_LAYERS]
-    return metrics, [{"name": layer.name, "average_ms": layer.average_ms, "percent": layer.percent} for layer in slowest]
+    return metrics, [
+        {"name": layer.name, "average_ms": layer.average_ms, "percent": layer.percent}
+        for layer in slowest
+    ]

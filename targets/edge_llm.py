@@ -27,9 +27,15 @@ __all__ = ["check_checkpoint", "commands", "device_commands", "host_commands"]
 
 VERSION = "0.11.0"
 BESIDE = (
-    "torch==2.13.0", "transformers==5.14.1", "huggingface-hub<2", "onnx==1.19.0", "onnxscript==0.7.1", "safetensors==0.8.0",
-    "numpy==2.2.6", "onnx-graphsurgeon==0.6.1",
-)  # fmt: skip
+    "torch==2.13.0",
+    "transformers==5.14.1",
+    "huggingface-hub<2",
+    "onnx==1.19.0",
+    "onnxscript==0.7.1",
+    "safetensors==0.8.0",
+    "numpy==2.2.6",
+    "onnx-graphsurgeon==0.6.1",
+)
 """What its exporter runs on, the same as `make compat` runs it on."""
 CUDA = {"6.2": "12.6", "7.2": "13.2"}
 """By JetPack release."""
@@ -56,7 +62,11 @@ class _Checkpoint:
         if f"{module}.qweight" in self.specs:
             rows, columns = self.specs[f"{module}.qweight"].shape
             bits = (packing(self.config) or (4, 0, True))[0]
-            return (columns, rows * 32 // bits) if self.method == "gptq" else (columns * 32 // bits, rows)
+            return (
+                (columns, rows * 32 // bits)
+                if self.method == "gptq"
+                else (columns * 32 // bits, rows)
+            )
         weight = self.specs.get(f"{module}.weight")
         return (int(weight.shape[0]), int(weight.shape[1])) if weight is not None else None
 
@@ -70,11 +80,23 @@ def check_checkpoint(path: Path, target: Target) -> list[Violation]:
     """
     edge = target.platform.edge_llm
     if edge is None:
-        return [Violation("format", f"{target.name} does not run TensorRT-Edge-LLM, which needs a Jetson", "--format onnx")]
+        return [
+            Violation(
+                "format",
+                f"{target.name} does not run TensorRT-Edge-LLM, which needs a Jetson",
+                "--format onnx",
+            )
+        ]
     family, config = read_family(path)
     block = quantization(config)
     checkpoint = _Checkpoint(
-        path, family, config, tensor_specs(path), str(block.get("quant_method")) if block else None, target.platform.int4, edge
+        path,
+        family,
+        config,
+        tensor_specs(path),
+        str(block.get("quant_method")) if block else None,
+        target.platform.int4,
+        edge,
     )
     rules = (_family, _attention, _layout, _shapes, _int4, _order, _symmetry, _template)
     return [violation for rule in rules for violation in rule(checkpoint)]
@@ -83,7 +105,11 @@ def check_checkpoint(path: Path, target: Target) -> list[Violation]:
 def _family(checkpoint: _Checkpoint) -> Iterator[Violation]:
     kind, known = str(checkpoint.config.get("model_type")), checkpoint.edge.model_types
     if kind not in known:
-        yield Violation("family", f"its list of models has none of type `{kind}` (it has {', '.join(known)})", "--format onnx or gguf")
+        yield Violation(
+            "family",
+            f"its list of models has none of type `{kind}` (it has {', '.join(known)})",
+            "--format onnx or gguf",
+        )
 
 
 def _attention(checkpoint: _Checkpoint) -> Iterator[Violation]:
@@ -91,7 +117,9 @@ def _attention(checkpoint: _Checkpoint) -> Iterator[Violation]:
     by_size = {entry.head_dim: entry.query_per_kv for entry in checkpoint.edge.attention}
     if shape.group not in by_size.get(shape.head_dim, []):
         message = f"no attention kernel for head_dim {shape.head_dim} with {shape.group} query heads per key/value head"
-        yield Violation("attention", message, "prune to a ratio and head size that it has, or --format onnx")
+        yield Violation(
+            "attention", message, "prune to a ratio and head size that it has, or --format onnx"
+        )
 
 
 def _layout(checkpoint: _Checkpoint) -> Iterator[Violation]:
@@ -99,7 +127,11 @@ def _layout(checkpoint: _Checkpoint) -> Iterator[Violation]:
         return
     near = "quantize with --method gptq, awq or smoothquant"
     if checkpoint.method not in LAYOUTS or checkpoint.method == "compressed-tensors":
-        yield Violation("layout", f"{checkpoint.method} checkpoints are read as unquantized, without a word", near)
+        yield Violation(
+            "layout",
+            f"{checkpoint.method} checkpoints are read as unquantized, without a word",
+            near,
+        )
 
 
 def _shapes(checkpoint: _Checkpoint) -> Iterator[Violation]:
@@ -109,8 +141,12 @@ def _shapes(checkpoint: _Checkpoint) -> Iterator[Violation]:
         if found is None:
             yield Violation("tensor", f"{module} has no weight", "restore the weights of the model")
         elif found != wanted:
-            message = f"{module} is {list(found)}, where config.json says {list(wanted)} for every layer"
-            yield Violation("layer-shape", message, "prune the same number of heads and neurons in every layer")
+            message = (
+                f"{module} is {list(found)}, where config.json says {list(wanted)} for every layer"
+            )
+            yield Violation(
+                "layer-shape", message, "prune the same number of heads and neurons in every layer"
+            )
 
 
 def _int4(checkpoint: _Checkpoint) -> Iterator[Violation]:
@@ -119,17 +155,25 @@ def _int4(checkpoint: _Checkpoint) -> Iterator[Violation]:
     bits, group, _ = packing(checkpoint.config) or (4, 128, True)
     if bits != 4:
         yield Violation(
-            "precision", f"{bits}-bit {checkpoint.method} is not read; 8 bits are SmoothQuant's", "--bits 4, or --method smoothquant"
+            "precision",
+            f"{bits}-bit {checkpoint.method} is not read; 8 bits are SmoothQuant's",
+            "--bits 4, or --method smoothquant",
         )
     if group not in checkpoint.int4.group_sizes:
         known = ", ".join(map(str, checkpoint.int4.group_sizes))
-        yield Violation("int4-group", f"group size {group}; the kernel is built for {known}", f"--group-size {known}")
+        yield Violation(
+            "int4-group",
+            f"group size {group}; the kernel is built for {known}",
+            f"--group-size {known}",
+        )
     step = checkpoint.int4.multiple_of
     for module in checkpoint.family.linear_modules(checkpoint.config):
         found = checkpoint.shape_of(module)
         if f"{module}.qweight" in checkpoint.specs and found and any(size % step for size in found):
             message = f"{module} is {list(found)}, and both sides must be multiples of {step}"
-            yield Violation("int4-shape", message, "prune to such widths, or keep this layer in fp16 (--rule)")
+            yield Violation(
+                "int4-shape", message, "prune to such widths, or keep this layer in fp16 (--rule)"
+            )
 
 
 def _order(checkpoint: _Checkpoint) -> Iterator[Violation]:
@@ -160,10 +204,16 @@ def _template(checkpoint: _Checkpoint) -> Iterator[Violation]:
         return
     tokenizer = checkpoint.path / "tokenizer_config.json"
     if not (tokenizer.is_file() and '"chat_template"' in tokenizer.read_text()):
-        yield Violation("chat-template", "no chat template, without which the exporter stops", "add chat_template.jinja to the directory")
+        yield Violation(
+            "chat-template",
+            "no chat template, without which the exporter stops",
+            "add chat_template.jinja to the directory",
+        )
 
 
-def commands(path: Path, target: Target, *, prompt: int = 1024, context: int = 4096) -> dict[str, list[str]]:
+def commands(
+    path: Path, target: Target, *, prompt: int = 1024, context: int = 4096
+) -> dict[str, list[str]]:
     """The commands from a checkpoint to a benchmark, by JetPack release. Export and build must be of one version.
 
     Args:
@@ -174,7 +224,10 @@ def commands(path: Path, target: Target, *, prompt: int = 1024, context: int = 4
     """
     packed = quantization(read_family(path)[1]) is not None
     copied = [*host_commands(path, target, packed=packed), f"scp -r {path.name}-edge-llm DEVICE:"]
-    return {name: [*copied, *device_commands(path, name, prompt=prompt, context=context)] for name in CUDA}
+    return {
+        name: [*copied, *device_commands(path, name, prompt=prompt, context=context)]
+        for name in CUDA
+    }
 
 
 def host_commands(path: Path, target: Target, *, packed: bool) -> list[str]:
@@ -188,7 +241,9 @@ def host_commands(path: Path, target: Target, *, packed: bool) -> list[str]:
     ]
 
 
-def device_commands(path: Path, jetpack: str, *, prompt: int = 1024, context: int = 4096) -> list[str]:
+def device_commands(
+    path: Path, jetpack: str, *, prompt: int = 1024, context: int = 4096
+) -> list[str]:
     """The commands that build and time an engine on a device, in the sources of TensorRT-Edge-LLM; see `commands`."""
     return [
         f"cmake -S . -B build -DTRT_PACKAGE_DIR=/usr -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64_linux_toolchain.cmake "

@@ -47,19 +47,42 @@ def hand_over(source: Path, out: Path, precision: str) -> StepResult:
     found = check_checkpoint(source, target)
     if found:
         told = "; ".join(f"{violation.message} ({violation.rule})" for violation in found)
-        raise Refused(f"{source}: not for TensorRT-Edge-LLM: {told}", "; ".join(dict.fromkeys(violation.nearest for violation in found)))
+        raise Refused(
+            f"{source}: not for TensorRT-Edge-LLM: {told}",
+            "; ".join(dict.fromkeys(violation.nearest for violation in found)),
+        )
     held = HELD[str(block["quant_method"]) if block else None]
     if precision != held:
-        raise UsageError(f"{source}: holds {held}, and this format hands over what there is", f"--precision {held}, or quantize first")
+        raise UsageError(
+            f"{source}: holds {held}, and this format hands over what there is",
+            f"--precision {held}, or quantize first",
+        )
     with atomic_directory(out) as folder:
         shutil.copytree(source, folder / CHECKPOINT)
-        here = ['cd "$(dirname "$0")"', *host_commands(Path(CHECKPOINT), target, packed=block is not None)]
-        _script(folder / "export.sh", f"On any machine with pip: {CHECKPOINT}/ becomes {CHECKPOINT}-edge-llm/.", here)
+        here = [
+            'cd "$(dirname "$0")"',
+            *host_commands(Path(CHECKPOINT), target, packed=block is not None),
+        ]
+        _script(
+            folder / "export.sh",
+            f"On any machine with pip: {CHECKPOINT}/ becomes {CHECKPOINT}-edge-llm/.",
+            here,
+        )
         for jetpack in CUDA:
             about = f"On the device, in the sources of TensorRT-Edge-LLM {VERSION}, with {CHECKPOINT}-edge-llm/ copied there."
-            _script(folder / f"build-jetpack-{jetpack}.sh", about, device_commands(Path(CHECKPOINT), jetpack))
+            _script(
+                folder / f"build-jetpack-{jetpack}.sh",
+                about,
+                device_commands(Path(CHECKPOINT), jetpack),
+            )
         origin = {"name": source.name, "content_hash": content_hash(source)}
-        provenance = {"edgewright": __version__, "kind": "artifact", "format": "edge-llm", "precision": held, "source": origin}
+        provenance = {
+            "edgewright": __version__,
+            "kind": "artifact",
+            "format": "edge-llm",
+            "precision": held,
+            "source": origin,
+        }
         write_json(folder / PROVENANCE, provenance)
     note = f"checkpoint/ passes the rules of TensorRT-Edge-LLM {VERSION}; export.sh runs its exporter, build-jetpack-*.sh its builder"
     return StepResult([note])

@@ -27,12 +27,34 @@ from .roofline import (
     load_fit,
     prefill_terms,
     time_of,
-)  # fmt: skip
-from .sizes import check_precision, float_bytes_of, head_bytes, kv_size, read_size, size_of, traffic, with_toll
+)
+from .sizes import (
+    check_precision,
+    float_bytes_of,
+    head_bytes,
+    kv_size,
+    read_size,
+    size_of,
+    traffic,
+    with_toll,
+)
 
-__all__ = ["ENGINES", "Prediction", "engines", "float_bytes_on", "hardware_of", "longest_context", "predict", "runtime_size", "size_of"]
+__all__ = [
+    "ENGINES",
+    "Prediction",
+    "engines",
+    "float_bytes_on",
+    "hardware_of",
+    "longest_context",
+    "predict",
+    "runtime_size",
+    "size_of",
+]
 
-ENGINES = {"jetson": ("edge-llm", "vllm", "llama.cpp", "mlc", "ollama", "tinychat", "transformers"), "cpu": ("onnxruntime",)}
+ENGINES = {
+    "jetson": ("edge-llm", "vllm", "llama.cpp", "mlc", "ollama", "tinychat", "transformers"),
+    "cpu": ("onnxruntime",),
+}
 
 UNMEASURED = ("fp8", "int3", "int2")
 """Precisions without kernels on any board that is known here."""
@@ -100,7 +122,11 @@ def engines(target: Target) -> tuple[str, ...]:
 
 def float_bytes_on(target: Target, precision: str) -> int:
     """Bytes of a parameter that is not quantized: graphs for CPUs keep embedding and head in float32."""
-    return 4 if target.platform.kind == "cpu" and precision not in ("fp16", "bf16") else float_bytes_of(precision)
+    return (
+        4
+        if target.platform.kind == "cpu" and precision not in ("fp16", "bf16")
+        else float_bytes_of(precision)
+    )
 
 
 def hardware_of(target: Target, mode: PowerMode) -> Hardware:
@@ -112,9 +138,15 @@ def hardware_of(target: Target, mode: PowerMode) -> Hardware:
     )
 
 
-def runtime_size(config: Mapping[str, Any], runtime: Runtime, held: int, batch: int, float_bytes: int) -> int:
+def runtime_size(
+    config: Mapping[str, Any], runtime: Runtime, held: int, batch: int, float_bytes: int
+) -> int:
     """Bytes that an engine needs beside weights and KV cache, which are `held` bytes together."""
-    copies = runtime.head_copies * head_bytes(config, float_bytes) if family_of(config).shape(config).tied else 0.0
+    copies = (
+        runtime.head_copies * head_bytes(config, float_bytes)
+        if family_of(config).shape(config).tied
+        else 0.0
+    )
     return int(runtime.base_bytes + runtime.share * held + copies + runtime.sequence_bytes * batch)
 
 
@@ -159,36 +191,83 @@ def predict(
     floats = float_bytes_on(target, precision)
     weights = size_of(config, precision, group_size, float_bytes=floats) + extra_bytes
     cache = kv_size(config, context, batch, element_bytes=floats)
-    processor = "cpu" if precision == "int8-dynamic" else target.platform.kind  # ONNX Runtime runs it on the cores
+    processor = (
+        "cpu" if precision == "int8-dynamic" else target.platform.kind
+    )  # ONNX Runtime runs it on the cores
     runtime = runtime_size(config, fit.runtime[processor], weights + cache, batch, floats)
     usable = usable_bytes(target)
     notes = list(_notes(target, precision, fit.engines[engine]))
-    run = _Run(target, config, fit.engines[engine], precision, group_size, context, prompt, batch, floats, extra_bytes)
+    run = _Run(
+        target,
+        config,
+        fit.engines[engine],
+        precision,
+        group_size,
+        context,
+        prompt,
+        batch,
+        floats,
+        extra_bytes,
+    )
     if family_of(config).shape(config).experts:
-        read, paid, every = (f"{size / 1e9:.2f} GB" for size in (run.read_bytes(batch), run.paid_bytes, run.read_bytes()))
-        notes.append(f"a mixture of experts: a decode step reads {read} of {every}, and by published rates takes as long as {paid} would")
+        read, paid, every = (
+            f"{size / 1e9:.2f} GB"
+            for size in (run.read_bytes(batch), run.paid_bytes, run.read_bytes())
+        )
+        notes.append(
+            f"a mixture of experts: a decode step reads {read} of {every}, and by published rates takes as long as {paid} would"
+        )
     known = run.measurable and f"{target.name}:{mode.name}" in fit.engines[engine].fitted_on
     if run.measurable and not known:
-        notes.append(f"nothing published was measured with {engine} on {target.name} in {mode.name}; this is extrapolated")
+        notes.append(
+            f"nothing published was measured with {engine} on {target.name} in {mode.name}; this is extrapolated"
+        )
     return Prediction(
-        target=target.name, power_mode=mode.name, engine=engine, precision=precision, context=context, prompt=prompt, batch=batch,
-        weight_bytes=weights, kv_bytes=cache, runtime_bytes=runtime, total_bytes=weights + cache + runtime,
-        usable_bytes=usable, fits=weights + cache + runtime <= usable,
-        ttft_ms=run.ttft_ms(mode), decode_tok_s=run.decode_tok_s(mode), tokens_per_joule=run.tokens_per_joule(),
-        band=run.band(run.fit.decode_band, known), ttft_band=run.band(run.fit.prefill_band, known), notes=tuple(notes),
-    )  # fmt: skip
+        target=target.name,
+        power_mode=mode.name,
+        engine=engine,
+        precision=precision,
+        context=context,
+        prompt=prompt,
+        batch=batch,
+        weight_bytes=weights,
+        kv_bytes=cache,
+        runtime_bytes=runtime,
+        total_bytes=weights + cache + runtime,
+        usable_bytes=usable,
+        fits=weights + cache + runtime <= usable,
+        ttft_ms=run.ttft_ms(mode),
+        decode_tok_s=run.decode_tok_s(mode),
+        tokens_per_joule=run.tokens_per_joule(),
+        band=run.band(run.fit.decode_band, known),
+        ttft_band=run.band(run.fit.prefill_band, known),
+        notes=tuple(notes),
+    )
 
 
 def longest_context(
-    target: Target, config: Mapping[str, Any], *, precision: str, batch: int = 1, group_size: int = 128, extra_bytes: int = 0
-) -> int:  # fmt: skip
+    target: Target,
+    config: Mapping[str, Any],
+    *,
+    precision: str,
+    batch: int = 1,
+    group_size: int = 128,
+    extra_bytes: int = 0,
+) -> int:
     """Tokens of KV cache that fit beside the weights, in steps of 64, up to the model's positions; 0 if not even one step does."""
     most = int(config.get("max_position_embeddings") or MOST_POSITIONS) // 64
 
     def fits(steps: int) -> bool:
         found = predict(
-            target, config, precision=precision, context=64 * steps, prompt=1, batch=batch, group_size=group_size, extra_bytes=extra_bytes
-        )  # fmt: skip
+            target,
+            config,
+            precision=precision,
+            context=64 * steps,
+            prompt=1,
+            batch=batch,
+            group_size=group_size,
+            extra_bytes=extra_bytes,
+        )
         return found.fits
 
     return 64 * (bisect.bisect_left(range(1, most + 1), True, key=lambda steps: not fits(steps)))
@@ -197,13 +276,18 @@ def longest_context(
 def _engine(target: Target, engine: str | None) -> str:
     known = engines(target)
     if engine is not None and engine not in known:
-        raise UsageError(f"{target.name}: no measurements of engine `{engine}` to predict from", f"use one of {', '.join(known)}")
+        raise UsageError(
+            f"{target.name}: no measurements of engine `{engine}` to predict from",
+            f"use one of {', '.join(known)}",
+        )
     return engine or known[0]
 
 
 def _notes(target: Target, precision: str, fit: EngineFit) -> list[str]:
     notes = list(fit.notes)
-    if precision in UNMEASURED or (precision == "int8-dynamic" and target.platform.kind == "jetson"):
+    if precision in UNMEASURED or (
+        precision == "int8-dynamic" and target.platform.kind == "jetson"
+    ):
         notes.append(f"{precision} does not run on this target's GPU, so no speed is given")
     elif precision == "fp32" and target.platform.kind == "jetson":
         notes.append("no fp32 measurement was published; its speed is extrapolated from fp16")
@@ -228,14 +312,22 @@ class _Run:
     @property
     def measurable(self) -> bool:
         """Whether the engine would run this on the processor that the fit is about."""
-        return self.precision not in UNMEASURED and not (self.precision == "int8-dynamic" and self.target.platform.kind == "jetson")
+        return self.precision not in UNMEASURED and not (
+            self.precision == "int8-dynamic" and self.target.platform.kind == "jetson"
+        )
 
     def read_bytes(self, tokens: int | None = None) -> int:
         """Weights that a step on so many tokens reads, as the engine stores them; None for a step that needs every expert."""
         stored = self.fit.stored_bits
         if self.precision in stored:
-            return traffic(self.config, stored[self.precision], stored["head"], tokens) + self.extra_bytes
-        return read_size(self.config, self.precision, self.group_size, self.float_bytes, tokens) + self.extra_bytes
+            return (
+                traffic(self.config, stored[self.precision], stored["head"], tokens)
+                + self.extra_bytes
+            )
+        return (
+            read_size(self.config, self.precision, self.group_size, self.float_bytes, tokens)
+            + self.extra_bytes
+        )
 
     @cached_property
     def paid_bytes(self) -> int:
@@ -247,9 +339,13 @@ class _Run:
         if not self.measurable:
             return None
         terms = decode_terms(
-            self.config, hardware_of(self.target, mode), read_bytes=self.paid_bytes, context=self.context, batch=self.batch,
+            self.config,
+            hardware_of(self.target, mode),
+            read_bytes=self.paid_bytes,
+            context=self.context,
+            batch=self.batch,
             float_bytes=self.float_bytes,
-        )  # fmt: skip
+        )
         return self.batch / time_of(terms, self.fit.decode, DECODE_TERMS)
 
     def ttft_ms(self, mode: PowerMode) -> float | None:
@@ -258,17 +354,30 @@ class _Run:
             return None
         hardware = hardware_of(self.target, mode)
         terms = prefill_terms(self.config, hardware, prompt=self.prompt, batch=self.batch)
-        return 1e3 * max(time_of(terms, self.fit.prefill, PREFILL_TERMS), self.read_bytes(self.batch * self.prompt) / hardware.bandwidth)
+        return 1e3 * max(
+            time_of(terms, self.fit.prefill, PREFILL_TERMS),
+            self.read_bytes(self.batch * self.prompt) / hardware.bandwidth,
+        )
 
     def tokens_per_joule(self) -> dict[str, float]:
         """Decode tokens a joule in every mode that has a watt label."""
-        rates = {mode.name: (self.decode_tok_s(mode), mode.watts) for mode in self.target.power_modes}
-        return {name: rate / watts for name, (rate, watts) in rates.items() if rate is not None and watts is not None}
+        rates = {
+            mode.name: (self.decode_tok_s(mode), mode.watts) for mode in self.target.power_modes
+        }
+        return {
+            name: rate / watts
+            for name, (rate, watts) in rates.items()
+            if rate is not None and watts is not None
+        }
 
     def band(self, band: Band | None, known: bool) -> float | None:
         """The error band that applies, or None where no speed is given."""
         if band is None or not self.measurable:
             return None
-        mixture = family_of(self.config).shape(self.config).experts is not None  # taken for a dense model, as if its shape was inferred
+        mixture = (
+            family_of(self.config).shape(self.config).experts is not None
+        )  # taken for a dense model, as if its shape was inferred
         inferred = band.inferred or 0.0 if mixture else 0.0
-        return max(band.known if known else band.new, band.batched if self.batch > 1 else 0.0, inferred)
+        return max(
+            band.known if known else band.new, band.batched if self.batch > 1 else 0.0, inferred
+        )

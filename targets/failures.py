@@ -25,43 +25,55 @@ def _failure(name: str, pattern: str, message: str, hint: str) -> Failure:
 # The most telling first: an allocation that fails shows up as a missing implementation further down.
 FAILURES = (
     _failure(
-        "disk-full", r"No space left on device|Disk quota exceeded", "the device's disk is full",
+        "disk-full",
+        r"No space left on device|Disk quota exceeded",
+        "the device's disk is full",
         "free space there (`df -h`; old versions lie in versions/), or give another --remote-dir",
     ),
     _failure(
-        "nvmap", r"NvMapMemAllocInternalTagged: \d+ error 12|NvMapMemHandleAlloc: error 0",
+        "nvmap",
+        r"NvMapMemAllocInternalTagged: \d+ error 12|NvMapMemHandleAlloc: error 0",
         "the GPU's allocator found no contiguous memory (NvMap error 12), which swap cannot help and free memory need not",
         "reboot, boot to text mode (sudo systemctl set-default multi-user.target) and close what else uses the GPU; "
         "JetPack 6.2.1 (L4T 36.4.4 to 36.4.7) allows the least, 6.2.2 more; or bundle a shorter --context and --prompt",
     ),
     _failure(
-        "no-implementation", r"Could not find any implementation for node",
+        "no-implementation",
+        r"Could not find any implementation for node",
         "TensorRT found no kernel that fits into memory for a part of the graph",
         "a shorter --prompt: the logits of the whole prompt are one buffer; close other programs and try again",
     ),
     _failure(
-        "no-trtexec", r"trtexec(: command)?:? not found|trtexec is not on this device",
+        "no-trtexec",
+        r"trtexec(: command)?:? not found|trtexec is not on this device",
         "trtexec is not on the device, and no engine can be built without it",
         "sudo apt install nvidia-jetpack (it lies in /usr/src/tensorrt/bin), or deploy with --no-engine",
     ),
     _failure(
-        "out-of-memory", r"std::bad_alloc|Cannot allocate memory|MemoryError|CUDA error: out of memory|Killed\b|OutOfMemory|out of memory",
+        "out-of-memory",
+        r"std::bad_alloc|Cannot allocate memory|MemoryError|CUDA error: out of memory|Killed\b|OutOfMemory|out of memory",
         "the device ran out of memory",
         "close other programs, add swap for the build (engines themselves cannot use it), or bundle a shorter --context",
     ),
     _failure(
-        "other-engine", r"serialization version|magicTag|engine plan file is (not compatible|generated on an incompatible)",
-        "the engine was built by another TensorRT or for another GPU", "remove engine/ on the device; the next deploy builds it there",
+        "other-engine",
+        r"serialization version|magicTag|engine plan file is (not compatible|generated on an incompatible)",
+        "the engine was built by another TensorRT or for another GPU",
+        "remove engine/ on the device; the next deploy builds it there",
     ),
     _failure(
-        "opset", r"Unsupported ONNX opset|opset version .* (is )?not supported", "this TensorRT cannot read the artifact's ONNX opset",
+        "opset",
+        r"Unsupported ONNX opset|opset version .* (is )?not supported",
+        "this TensorRT cannot read the artifact's ONNX opset",
         "JetPack 6.1 or later, or --no-engine",
     ),
     _failure(
-        "no-package", r"No module named '?(numpy|onnxruntime)", "the device's Python has no numpy or no onnxruntime",
+        "no-package",
+        r"No module named '?(numpy|onnxruntime)",
+        "the device's Python has no numpy or no onnxruntime",
         "python3 -m pip install numpy onnxruntime there, or name another interpreter with --python",
     ),
-)  # fmt: skip
+)
 
 
 def explain(output: str) -> Failure | None:

@@ -24,9 +24,13 @@ __all__ = ["NodeProblem", "check_graph", "graph_violations", "parser_violations"
 NEVER = ("DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul", "QLinearConv", "ConvInteger")
 """Standard operators that no release imports."""
 SINCE = {
-    "LayerNormalization": "8.6", "Attention": "10.14", "RotaryEmbedding": "10.15", "RMSNormalization": "10.15", "TensorScatter": "10.15",
+    "LayerNormalization": "8.6",
+    "Attention": "10.14",
+    "RotaryEmbedding": "10.15",
+    "RMSNormalization": "10.15",
+    "TensorScatter": "10.15",
     "Swish": "11.0",
-}  # fmt: skip
+}
 INT4, UINT8 = (TensorProto.INT4, TensorProto.UINT4), TensorProto.UINT8
 INT4_SINCE, ANY_RANK_SINCE, BF16_SINCE = (10, 0), (10, 7), (9, 0)
 NAMED = 2
@@ -57,17 +61,27 @@ def check_graph(model: onnx.ModelProto, tensorrt: str) -> list[NodeProblem]:
         model: the graph; the weights beside it need not be loaded.
         tensorrt: its version, such as `10.3.0`.
     """
-    version, constants = version_key(tensorrt), {tensor.name: tensor for tensor in model.graph.initializer}
+    version, constants = (
+        version_key(tensorrt),
+        {tensor.name: tensor for tensor in model.graph.initializer},
+    )
     found: list[NodeProblem] = []
     for node in model.graph.node:
-        reasons = [*_operator(node, version), *_types(node, version), *_quantization(node, constants, version)]
+        reasons = [
+            *_operator(node, version),
+            *_types(node, version),
+            *_quantization(node, constants, version),
+        ]
         found += [NodeProblem(node.name, node.op_type, rule, reason) for rule, reason in reasons]
     return found
 
 
 def _operator(node: NodeProto, version: tuple[int, ...]) -> Iterator[tuple[str, str]]:
     if node.domain not in ("", "ai.onnx"):
-        yield "operator", f"is of the domain {node.domain}, which no TensorRT imports without a plugin of that name"
+        yield (
+            "operator",
+            f"is of the domain {node.domain}, which no TensorRT imports without a plugin of that name",
+        )
     elif node.op_type in NEVER:
         yield "operator", "is imported by no TensorRT"
     elif node.op_type in SINCE and version < version_key(SINCE[node.op_type]):
@@ -75,7 +89,11 @@ def _operator(node: NodeProto, version: tuple[int, ...]) -> Iterator[tuple[str, 
 
 
 def _types(node: NodeProto, version: tuple[int, ...]) -> Iterator[tuple[str, str]]:
-    made = {attribute.name: attribute.i for attribute in node.attribute}.get("to") if node.op_type == "Cast" else None
+    made = (
+        {attribute.name: attribute.i for attribute in node.attribute}.get("to")
+        if node.op_type == "Cast"
+        else None
+    )
     if made == TensorProto.BFLOAT16 and version < BF16_SINCE:
         yield "bf16", "makes BF16, which came with TensorRT 9.0"
     if made == UINT8:
@@ -84,7 +102,7 @@ def _types(node: NodeProto, version: tuple[int, ...]) -> Iterator[tuple[str, str
 
 def _quantization(
     node: NodeProto, constants: dict[str, TensorProto], version: tuple[int, ...]
-) -> Iterator[tuple[str, str]]:  # fmt: skip
+) -> Iterator[tuple[str, str]]:
     """The rules of QuantizeLinear and DequantizeLinear: scales are constants and zero points zero; INT4 is weights, in blocks that fit."""
     if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
         return
@@ -99,19 +117,34 @@ def _quantization(
         yield from _int4(node, weight, scale, version)
 
 
-def _int4(node: NodeProto, weight: TensorProto, scale: TensorProto, version: tuple[int, ...]) -> Iterator[tuple[str, str]]:
+def _int4(
+    node: NodeProto, weight: TensorProto, scale: TensorProto, version: tuple[int, ...]
+) -> Iterator[tuple[str, str]]:
     if version < INT4_SINCE:
         yield "quantization", "has INT4 weights, which came with TensorRT 10.0"
         return
     if len(weight.dims) != 2 and version < ANY_RANK_SINCE:
-        yield "quantization", f"has INT4 weights in {len(weight.dims)} dimensions; before TensorRT 10.7 these are two"
+        yield (
+            "quantization",
+            f"has INT4 weights in {len(weight.dims)} dimensions; before TensorRT 10.7 these are two",
+        )
     if weight.dims[-1] % 2:
-        yield "quantization", f"has {weight.dims[-1]} INT4 weights in its last dimension, an odd number"
+        yield (
+            "quantization",
+            f"has {weight.dims[-1]} INT4 weights in its last dimension, an odd number",
+        )
     blocked = len(scale.dims) == len(weight.dims)
-    uneven = [size for size, blocks in zip(weight.dims, scale.dims, strict=False) if blocked and (not blocks or size % blocks)]
+    uneven = [
+        size
+        for size, blocks in zip(weight.dims, scale.dims, strict=False)
+        if blocked and (not blocks or size % blocks)
+    ]
     if uneven:
         yield "quantization", f"has {uneven[0]} weights that do not divide into its blocks"
-    if blocked and sum(size != blocks for size, blocks in zip(weight.dims, scale.dims, strict=True)) > 1:
+    if (
+        blocked
+        and sum(size != blocks for size, blocks in zip(weight.dims, scale.dims, strict=True)) > 1
+    ):
         yield "quantization", "is blocked in more than one dimension"
 
 
@@ -137,7 +170,11 @@ def graph_violations(file: Path, releases: Sequence[JetPack]) -> list[Violation]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         where = f" on JetPack {', '.join(by_release)}" if good else ""
         message = f"{op} `{'`, `'.join(names[:NAMED])}`{more}: {reason}{where}"
-        nearest = f"JetPack {' or '.join(good)}" if good else "--format tensorrt, or onnx with --precision fp16 or int4"
+        nearest = (
+            f"JetPack {' or '.join(good)}"
+            if good
+            else "--format tensorrt, or onnx with --precision fp16 or int4"
+        )
         found.append(Violation(rule, message, nearest, "note" if good else "refuse"))
     return found
 
@@ -150,4 +187,7 @@ def parser_violations(file: Path) -> list[Violation] | None:
     if trt is None:
         return None
     nearest = "--format tensorrt, or onnx with --precision fp16 or int4"
-    return [Violation("parser", f"TensorRT {trt.__version__}'s parser: {error}", nearest) for error in parser_errors(trt, file)]
+    return [
+        Violation("parser", f"TensorRT {trt.__version__}'s parser: {error}", nearest)
+        for error in parser_errors(trt, file)
+    ]

@@ -38,12 +38,23 @@ def jetpack_of(l4t: str, releases: Sequence[JetPack]) -> JetPack | None:
             if version_key(least) <= version <= version_key(most):
                 return release
         for known in re.findall(r"\d+\.\d+(?:\.(?:\d+|x))?", text):
-            if version[:2] == version_key(known)[:2] if known.endswith("x") else version == version_key(known):
+            if (
+                version[:2] == version_key(known)[:2]
+                if known.endswith("x")
+                else version == version_key(known)
+            ):
                 return release
     return None
 
 
-def problems(report: Mapping[str, Any], target: Target, bundle: Bundle, config: Mapping[str, Any], *, engine: bool) -> list[Problem]:
+def problems(
+    report: Mapping[str, Any],
+    target: Target,
+    bundle: Bundle,
+    config: Mapping[str, Any],
+    *,
+    engine: bool,
+) -> list[Problem]:
     """Everything that is wrong with a device for a bundle, what is fatal first.
 
     Args:
@@ -53,14 +64,21 @@ def problems(report: Mapping[str, Any], target: Target, bundle: Bundle, config: 
         config: the model's config.json.
         engine: whether a TensorRT engine is to be built.
     """
-    checks = (_python(report), _disk(report, bundle), _jetson(report, target, bundle, config, engine), _memory(report, target))
+    checks = (
+        _python(report),
+        _disk(report, bundle),
+        _jetson(report, target, bundle, config, engine),
+        _memory(report, target),
+    )
     return sorted((found for part in checks for found in part), key=lambda found: not found.fatal)
 
 
 def _python(report: Mapping[str, Any]) -> Iterator[Problem]:
     if version_key(report["python"]) < version_key(OLDEST_PYTHON):
         message = f"the device's python3 is {report['python']}, and the bundle needs {OLDEST_PYTHON} or later"
-        yield Problem(message, "install a newer Python there and name it with --python; JetPack 6 has 3.10")
+        yield Problem(
+            message, "install a newer Python there and name it with --python; JetPack 6 has 3.10"
+        )
     packages = report["packages"]
     if not (packages["numpy"] and (packages["onnxruntime"] or packages["onnxruntime-gpu"])):
         yield Problem(
@@ -78,7 +96,13 @@ def _disk(report: Mapping[str, Any], bundle: Bundle) -> Iterator[Problem]:
         )
 
 
-def _jetson(report: Mapping[str, Any], target: Target, bundle: Bundle, config: Mapping[str, Any], engine: bool) -> Iterator[Problem]:
+def _jetson(
+    report: Mapping[str, Any],
+    target: Target,
+    bundle: Bundle,
+    config: Mapping[str, Any],
+    engine: bool,
+) -> Iterator[Problem]:
     if target.platform.kind != "jetson":
         return
     if not report["l4t"]:
@@ -90,7 +114,11 @@ def _jetson(report: Mapping[str, Any], target: Target, bundle: Bundle, config: M
     release = jetpack_of(report["l4t"], target.platform.jetpacks)
     if release is None:
         known = ", ".join(r.name for r in target.platform.jetpacks)
-        yield Problem(f"L4T {report['l4t']} belongs to no JetPack that is known here ({known})", "what follows is unchecked", fatal=False)
+        yield Problem(
+            f"L4T {report['l4t']} belongs to no JetPack that is known here ({known})",
+            "what follows is unchecked",
+            fatal=False,
+        )
     else:
         yield from _release(report, target, bundle, config, engine, release)
     if engine and not (report["trtexec"] or report["packages"]["tensorrt"]):
@@ -100,12 +128,21 @@ def _jetson(report: Mapping[str, Any], target: Target, bundle: Bundle, config: M
         )
     board = report["board"] or ""
     if board and not _same_board(board, target):
-        yield Problem(f"the device calls itself `{board}`, and the bundle is for {target.description}", "check --target", fatal=False)
+        yield Problem(
+            f"the device calls itself `{board}`, and the bundle is for {target.description}",
+            "check --target",
+            fatal=False,
+        )
 
 
 def _release(
-    report: Mapping[str, Any], target: Target, bundle: Bundle, config: Mapping[str, Any], engine: bool, release: JetPack
-) -> Iterator[Problem]:  # fmt: skip
+    report: Mapping[str, Any],
+    target: Target,
+    bundle: Bundle,
+    config: Mapping[str, Any],
+    engine: bool,
+    release: JetPack,
+) -> Iterator[Problem]:
     """What the rules say of this artifact under the release that is on the device."""
     spec = bundle.manifest["engine"]
     precision = bundle.manifest["precision"].removesuffix("-fp16")
@@ -113,11 +150,21 @@ def _release(
         try:
             supported(version_key(release.tensorrt))
         except Refused as error:
-            yield Problem(f"JetPack {release.name} (L4T {report['l4t']}): {error}", f"{error.hint}; or --no-engine")
+            yield Problem(
+                f"JetPack {release.name} (L4T {report['l4t']}): {error}",
+                f"{error.hint}; or --no-engine",
+            )
     found = check(
-        target, config, format="onnx" if engine else "ort", precision=precision, opset=bundle.manifest["opset"],
-        context=spec["context"], prompt=spec["prompt"], batch=spec["batch"], jetpack=release.name,
-    )  # fmt: skip
+        target,
+        config,
+        format="onnx" if engine else "ort",
+        precision=precision,
+        opset=bundle.manifest["opset"],
+        context=spec["context"],
+        prompt=spec["prompt"],
+        batch=spec["batch"],
+        jetpack=release.name,
+    )
     for violation in found:
         # That TensorRT 10.3 reads the opset that INT4 needs is documented neither way: the build on the device will tell.
         unsure = violation.rule == "opset" and version_key(release.tensorrt) >= (10,)

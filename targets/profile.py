@@ -19,9 +19,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..errors import UsageError
 
 __all__ = [
-    "AttentionShape", "Compute", "EdgeLlm", "Int4", "JetPack", "Memory", "Platform", "PowerMode", "Target", "list_targets",
-    "load_target", "target_names", "usable_bytes", "version_key",
-]  # fmt: skip
+    "AttentionShape",
+    "Compute",
+    "EdgeLlm",
+    "Int4",
+    "JetPack",
+    "Memory",
+    "Platform",
+    "PowerMode",
+    "Target",
+    "list_targets",
+    "load_target",
+    "target_names",
+    "usable_bytes",
+    "version_key",
+]
 
 HERE = Path(__file__).parent
 HOST_SHARE = 0.8
@@ -151,7 +163,9 @@ class Target(_Strict):
     def _default_exists(self) -> Target:
         names = [mode.name for mode in self.power_modes]
         if self.default_mode not in names:
-            raise ValueError(f"default_mode `{self.default_mode}` is none of the power modes {', '.join(names)}")
+            raise ValueError(
+                f"default_mode `{self.default_mode}` is none of the power modes {', '.join(names)}"
+            )
         if len(set(names)) < len(names):
             raise ValueError("two power modes have the same name")
         return self
@@ -167,7 +181,10 @@ class Target(_Strict):
             if mode.name.lower() == wanted:
                 return mode
         names = ", ".join(mode.name for mode in self.power_modes)
-        raise UsageError(f"{self.name}: no power mode `{name}`", f"use one of {names} (`nvpmodel -q` shows the one in force)")
+        raise UsageError(
+            f"{self.name}: no power mode `{name}`",
+            f"use one of {names} (`nvpmodel -q` shows the one in force)",
+        )
 
     def tflops(self, mode: PowerMode) -> float:
         """Dense FP16 peak in a power mode, in 10^12 operations a second (a multiply-add is two)."""
@@ -184,7 +201,10 @@ class Target(_Strict):
         listed = {release.name: release for release in self.platform.jetpacks}
         found = listed.get(name) or listed.get(".".join(name.split(".")[:2]))
         if found is None:
-            raise UsageError(f"{self.name}: JetPack `{name}` is not known", f"known: {', '.join(listed) or 'none'}")
+            raise UsageError(
+                f"{self.name}: JetPack `{name}` is not known",
+                f"known: {', '.join(listed) or 'none'}",
+            )
         return found
 
     def releases(self, name: str | None = None) -> list[JetPack]:
@@ -236,7 +256,10 @@ def load_target(name: str | Path) -> Target:
         return _shipped(wanted)
     close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.3)
     meant = f"did you mean {close[0]}? " if close else ""
-    raise UsageError(f"{name}: no such target", f"{meant}targets: {', '.join(names)}; or give a profile of your own, FILE.yaml")
+    raise UsageError(
+        f"{name}: no such target",
+        f"{meant}targets: {', '.join(names)}; or give a profile of your own, FILE.yaml",
+    )
 
 
 @cache
@@ -251,12 +274,17 @@ def _read(path: Path) -> Target:
         file = HERE / "platforms" / f"{named}.yaml"
         known = sorted(p.stem for p in file.parent.glob("*.yaml"))
         if named not in known:
-            raise UsageError(f"{path}: platform `{named}` is not known", f"use one of {', '.join(known)}, or write it out")
+            raise UsageError(
+                f"{path}: platform `{named}` is not known",
+                f"use one of {', '.join(known)}, or write it out",
+            )
         data = {**data, "platform": _mapping(file)}
     try:
         return Target.model_validate(data)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}" for e in error.errors())
+        faults = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}" for e in error.errors()
+        )
         hint = "compare with `edgewright targets show jetson-orin-nano-8gb`"
         raise UsageError(f"{path}: not a valid target profile: {faults}", hint) from error
 
@@ -265,7 +293,9 @@ def _mapping(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}", "give the name of a target or a YAML file") from error
+        raise UsageError(
+            f"{path}: {error.strerror or error}", "give the name of a target or a YAML file"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not valid YAML: {error}", "correct the file") from error
     if not isinstance(data, dict):

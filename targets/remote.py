@@ -51,7 +51,9 @@ class Address:
         """
         user, at, host = text.rpartition("@")
         if not (user and at and host) or host.startswith("-"):
-            raise UsageError(f"--host {text}: not USER@HOST", "for example --host ubuntu@192.168.55.1")
+            raise UsageError(
+                f"--host {text}: not USER@HOST", "for example --host ubuntu@192.168.55.1"
+            )
         return cls(user, host, **rest)
 
     def __str__(self) -> str:
@@ -71,7 +73,9 @@ def _asyncssh() -> Any:
     try:
         import asyncssh
     except ImportError as error:
-        raise UsageError("deploying needs asyncssh, which is not installed", "pip install 'edgewright[device]'") from error
+        raise UsageError(
+            "deploying needs asyncssh, which is not installed", "pip install 'edgewright[device]'"
+        ) from error
     return asyncssh
 
 
@@ -91,20 +95,44 @@ async def connected(address: Address) -> AsyncGenerator[Device]:
     options: dict[str, Any] = {"client_keys": [str(address.identity)]} if address.identity else {}
     try:
         async with ssh.connect(
-            address.host, address.port, username=address.user, known_hosts=str(known) if known.is_file() else b"",
-            preferred_auth="publickey", connect_timeout=CONNECT_SECONDS, keepalive_interval=KEEPALIVE_SECONDS, **options,
-        ) as connection:  # fmt: skip
+            address.host,
+            address.port,
+            username=address.user,
+            known_hosts=str(known) if known.is_file() else b"",
+            preferred_auth="publickey",
+            connect_timeout=CONNECT_SECONDS,
+            keepalive_interval=KEEPALIVE_SECONDS,
+            **options,
+        ) as connection:
             yield Device(connection, address)
     except ssh.HostKeyNotVerifiable as error:
         raise await _stranger(ssh, address, known) from error
     except ssh.PermissionDenied as error:
-        raise UsageError(f"{address}: no key of yours is accepted there", f"ssh-copy-id {address}, or give --identity FILE") from error
-    except (ssh.ConnectionLost, ssh.DisconnectError, ssh.ChannelOpenError, BrokenPipeError, ConnectionResetError) as error:
-        raise Dropped(f"{address}: the connection broke: {error}", "run the same command again; what was copied is kept") from error
+        raise UsageError(
+            f"{address}: no key of yours is accepted there",
+            f"ssh-copy-id {address}, or give --identity FILE",
+        ) from error
+    except (
+        ssh.ConnectionLost,
+        ssh.DisconnectError,
+        ssh.ChannelOpenError,
+        BrokenPipeError,
+        ConnectionResetError,
+    ) as error:
+        raise Dropped(
+            f"{address}: the connection broke: {error}",
+            "run the same command again; what was copied is kept",
+        ) from error
     except (ssh.KeyImportError, ssh.KeyEncryptionError) as error:
-        raise UsageError(f"{address.identity}: no usable private key: {error}", "use ssh-agent for a key with a passphrase") from error
+        raise UsageError(
+            f"{address.identity}: no usable private key: {error}",
+            "use ssh-agent for a key with a passphrase",
+        ) from error
     except (OSError, TimeoutError) as error:
-        raise UsageError(f"{address}: cannot be reached: {error}", "check the name, the port and that sshd runs there") from error
+        raise UsageError(
+            f"{address}: cannot be reached: {error}",
+            "check the name, the port and that sshd runs there",
+        ) from error
 
 
 def _known_keys(ssh: Any, address: Address, known: Path) -> list[Any]:
@@ -118,11 +146,18 @@ def _known_keys(ssh: Any, address: Address, known: Path) -> list[Any]:
 
 async def _offered(ssh: Any, address: Address) -> asyncssh.SSHKey:
     try:
-        key = await asyncio.wait_for(ssh.get_server_host_key(address.host, address.port), CONNECT_SECONDS)
+        key = await asyncio.wait_for(
+            ssh.get_server_host_key(address.host, address.port), CONNECT_SECONDS
+        )
     except (OSError, TimeoutError, ssh.DisconnectError) as error:
-        raise UsageError(f"{address}: cannot be reached: {error}", "check the name, the port and that sshd runs there") from error
+        raise UsageError(
+            f"{address}: cannot be reached: {error}",
+            "check the name, the port and that sshd runs there",
+        ) from error
     if key is None:
-        raise UsageError(f"{address}: shows no host key", "check that an SSH server answers on that port")
+        raise UsageError(
+            f"{address}: shows no host key", "check that an SSH server answers on that port"
+        )
     return key
 
 
@@ -146,7 +181,8 @@ async def _stranger(ssh: Any, address: Address, known: Path) -> Refused:
             f"if you know why, remove its line from {known} and connect again",
         )
     return Refused(
-        f"{address}: unknown host key {shown}", "compare it with `ssh-keyscan` on the device, then give --accept-new-host-key once"
+        f"{address}: unknown host key {shown}",
+        "compare it with `ssh-keyscan` on the device, then give --accept-new-host-key once",
     )
 
 
@@ -191,7 +227,10 @@ class Device:
         if known:
             return EdgewrightError(f"{self.address}: {known.message}", known.hint)
         tail = " | ".join((done.err or done.out).strip().splitlines()[-3:])
-        return EdgewrightError(f"{self.address}: {what} ended with {done.code}: {tail}", "run the command there yourself to see more")
+        return EdgewrightError(
+            f"{self.address}: {what} ended with {done.code}: {tail}",
+            "run the command there yourself to see more",
+        )
 
     async def listing(self, folder: str) -> dict[str, int]:
         """Bytes of every file below a folder there, by its path from it; empty where there is no such folder."""
@@ -199,7 +238,9 @@ class Device:
         entries = [line.partition(" ") for line in done.out.splitlines() if done.code == 0]
         return {name: int(size) for size, _, name in entries}
 
-    async def upload(self, content: Path | bytes, to: str, sha256: str, start: int, moved: Callable[[int], None]) -> None:
+    async def upload(
+        self, content: Path | bytes, to: str, sha256: str, start: int, moved: Callable[[int], None]
+    ) -> None:
         """Copy a file to `to`, going on after the bytes that an earlier attempt left in `to.part`, and check it as a whole.
 
         Args:
@@ -217,9 +258,14 @@ class Device:
         await self.checked("rm", "-f", "--", f"{to}.part")  # what lay there was from something else
         if await self._append(content, to, sha256, 0, moved):
             return
-        raise EdgewrightError(f"{self.address}: {to} arrives damaged, twice", "check the device's memory and disk, and the cable")
+        raise EdgewrightError(
+            f"{self.address}: {to} arrives damaged, twice",
+            "check the device's memory and disk, and the cable",
+        )
 
-    async def _append(self, content: Path | bytes, to: str, sha256: str, start: int, moved: Callable[[int], None]) -> bool:
+    async def _append(
+        self, content: Path | bytes, to: str, sha256: str, start: int, moved: Callable[[int], None]
+    ) -> bool:
         """Write the part from `start` on, compare its checksum and give it its name; whether it was right."""
         part = f"{to}.part"
         await self._write(content, part, start, moved)
@@ -229,15 +275,27 @@ class Device:
         await self.checked("mv", "-f", "--", part, to)
         return True
 
-    async def _write(self, content: Path | bytes, part: str, start: int, moved: Callable[[int], None]) -> None:
+    async def _write(
+        self, content: Path | bytes, part: str, start: int, moved: Callable[[int], None]
+    ) -> None:
         """Write the content from `start` on to the same place in a file there.
 
         The place is explicit because the program of a broken connection may go on for a while with what had arrived: it then writes
         the bytes that the next connection writes too, where they belong, and not after them.
         """
-        words = ("dd", f"of={part}", f"bs={BLOCK}", f"seek={start}", "oflag=seek_bytes", "conv=notrunc", "status=none")
+        words = (
+            "dd",
+            f"of={part}",
+            f"bs={BLOCK}",
+            f"seek={start}",
+            "oflag=seek_bytes",
+            "conv=notrunc",
+            "status=none",
+        )
         process = await self._connection.create_process(shlex.join(words), encoding=None)
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the program there ended, or the connection did: see below
+        with contextlib.suppress(
+            BrokenPipeError, ConnectionResetError
+        ):  # the program there ended, or the connection did: see below
             for block in _blocks(content, start):
                 process.stdin.write(block)
                 await process.stdin.drain()

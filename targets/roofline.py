@@ -20,9 +20,19 @@ from ..models import family_of
 from .sizes import head_bytes, kv_size, linear_macs, linear_weights, with_toll
 
 __all__ = [
-    "DECODE_TERMS", "FIT_FILE", "PREFILL_TERMS", "Band", "EngineFit", "Fit", "Hardware", "Runtime", "decode_terms", "load_fit",
-    "prefill_terms", "time_of",
-]  # fmt: skip
+    "DECODE_TERMS",
+    "FIT_FILE",
+    "PREFILL_TERMS",
+    "Band",
+    "EngineFit",
+    "Fit",
+    "Hardware",
+    "Runtime",
+    "decode_terms",
+    "load_fit",
+    "prefill_terms",
+    "time_of",
+]
 
 FIT_FILE = Path(__file__).parent / "fit.yaml"
 DECODE_TERMS = ("memory", "compute", "attention", "layers", "sequences")
@@ -104,7 +114,13 @@ def load_fit(path: Path = FIT_FILE) -> Fit:
 
 
 def decode_terms(
-    config: Mapping[str, Any], hardware: Hardware, *, read_bytes: int, context: int, batch: int, float_bytes: int = 2
+    config: Mapping[str, Any],
+    hardware: Hardware,
+    *,
+    read_bytes: int,
+    context: int,
+    batch: int,
+    float_bytes: int = 2,
 ) -> tuple[float, ...]:
     """Seconds at the peak for one decode step, in the order of `DECODE_TERMS`.
 
@@ -129,16 +145,22 @@ def decode_terms(
     )
 
 
-def prefill_terms(config: Mapping[str, Any], hardware: Hardware, *, prompt: int, batch: int) -> tuple[float, ...]:
+def prefill_terms(
+    config: Mapping[str, Any], hardware: Hardware, *, prompt: int, batch: int
+) -> tuple[float, ...]:
     """Seconds at the peak for the prefill of `batch` prompts of `prompt` tokens, in the order of `PREFILL_TERMS`."""
     family = family_of(config)
     shape = family.shape(config)
     head = head_bytes(config, 1)  # only the last position needs logits
-    pairs = sum(prompt * min(prompt, kind.window or prompt) - min(prompt, kind.window or prompt) ** 2 // 2
-                for kind in family.layer_kinds(config))  # fmt: skip
+    pairs = sum(
+        prompt * min(prompt, kind.window or prompt) - min(prompt, kind.window or prompt) ** 2 // 2
+        for kind in family.layer_kinds(config)
+    )
     attended = 2 * shape.num_attention_heads * shape.head_dim * pairs
     return (
-        batch * (with_toll(linear_macs(config), linear_weights(config, None)) * prompt + head) / hardware.macs,
+        batch
+        * (with_toll(linear_macs(config), linear_weights(config, None)) * prompt + head)
+        / hardware.macs,
         batch * attended / hardware.macs,
         _launches(shape.num_hidden_layers, hardware),
     )
@@ -149,6 +171,8 @@ def _launches(layers: int, hardware: Hardware) -> float:
     return layers * LAYER_CYCLES / hardware.clock if hardware.clock else 0.0
 
 
-def time_of(terms: tuple[float, ...], coefficients: Mapping[str, float], names: tuple[str, ...]) -> float:
+def time_of(
+    terms: tuple[float, ...], coefficients: Mapping[str, float], names: tuple[str, ...]
+) -> float:
     """Seconds that the terms take on an engine."""
     return sum(coefficients[name] * term for name, term in zip(names, terms, strict=True))

@@ -117,14 +117,41 @@ def check(
     if format not in FORMATS:
         raise UsageError(f"format `{format}` is not known", f"use one of {', '.join(FORMATS)}")
     prediction = predict(
-        target, config, precision=precision, context=context, prompt=prompt, batch=batch, group_size=group_size
-    )  # fmt: skip
-    written = f"{precision}-fp16" if format == "tensorrt" and precision in ("int4", "int8") else precision
+        target,
+        config,
+        precision=precision,
+        context=context,
+        prompt=prompt,
+        batch=batch,
+        group_size=group_size,
+    )
+    written = (
+        f"{precision}-fp16" if format == "tensorrt" and precision in ("int4", "int8") else precision
+    )
     plan = _Plan(
-        target, config, format, precision, group_size, sym, act_order_g_idx, opset or opset_of(written),
-        target.jetpack(jetpack) if jetpack else None, last_logits, prediction,
-    )  # fmt: skip
-    rules = (_format, _precision, _int4_scheme, _int4_shapes, _int4_tensorrt, _opset, _edge_llm, _memory, _buffer)
+        target,
+        config,
+        format,
+        precision,
+        group_size,
+        sym,
+        act_order_g_idx,
+        opset or opset_of(written),
+        target.jetpack(jetpack) if jetpack else None,
+        last_logits,
+        prediction,
+    )
+    rules = (
+        _format,
+        _precision,
+        _int4_scheme,
+        _int4_shapes,
+        _int4_tensorrt,
+        _opset,
+        _edge_llm,
+        _memory,
+        _buffer,
+    )
     found = [violation for rule in rules for violation in rule(plan)]
     return sorted(found, key=lambda violation: violation.severity != "refuse")
 
@@ -133,9 +160,10 @@ def _format(plan: _Plan) -> Iterator[Violation]:
     platform = plan.target.platform
     if plan.format not in platform.formats:
         yield Violation(
-            "format", f"{plan.target.name} has nothing that runs a {plan.format} artifact (it needs an NVIDIA GPU)",
+            "format",
+            f"{plan.target.name} has nothing that runs a {plan.format} artifact (it needs an NVIDIA GPU)",
             f"--format {platform.formats[0]}",
-        )  # fmt: skip
+        )
 
 
 def _precision(plan: _Plan) -> Iterator[Violation]:
@@ -143,20 +171,36 @@ def _precision(plan: _Plan) -> Iterator[Violation]:
     if plan.precision == "int8-dynamic" and (plan.jetson or plan.format == "gguf"):
         yield _dynamic_int8(plan)
     elif plan.precision == "fp32" and plan.jetson:
-        yield Violation("precision", "fp32 runs, at twice the memory and traffic of fp16", "--precision fp16", "note")
+        yield Violation(
+            "precision",
+            "fp32 runs, at twice the memory and traffic of fp16",
+            "--precision fp16",
+            "note",
+        )
     elif plan.precision == "bf16" and plan.jetson and plan.format in ("onnx", "tensorrt"):
         return  # TensorRT has had it since 9.0: see graph_rules
     elif plan.precision == "bf16" and plan.jetson:
-        yield Violation("precision", "bf16 has to become fp16, the kernels' activation type", "--precision fp16", "note")
+        yield Violation(
+            "precision",
+            "bf16 has to become fp16, the kernels' activation type",
+            "--precision fp16",
+            "note",
+        )
     elif plan.precision in ("fp16", "bf16") and not plan.jetson:
         message = f"ONNX Runtime casts most of {plan.precision} to fp32 on a CPU: smaller on disk, not faster"
         yield Violation("precision", message, "--precision int8 or fp32", "note")
     elif plan.precision not in allowed:
         near = "int8" if "int8" in allowed else allowed[0]
-        yield Violation("precision", f"{name} has no {plan.precision} (it has {', '.join(allowed)})", f"--precision {near}")
+        yield Violation(
+            "precision",
+            f"{name} has no {plan.precision} (it has {', '.join(allowed)})",
+            f"--precision {near}",
+        )
     elif plan.precision == "int8" and plan.format == "edge-llm":
         message = "TensorRT-Edge-LLM reads INT8 as SmoothQuant W8A8 only, not as GPTQ"
-        yield Violation("precision", message, "quantize --method smoothquant, or --precision int4", "note")
+        yield Violation(
+            "precision", message, "quantize --method smoothquant, or --precision int4", "note"
+        )
 
 
 def _dynamic_int8(plan: _Plan) -> Violation:
@@ -164,7 +208,11 @@ def _dynamic_int8(plan: _Plan) -> Violation:
     if plan.format in ("onnx", "ort", "triton"):
         message = "TensorRT has no DynamicQuantizeLinear, so this artifact runs in ONNX Runtime on the Jetson's CPU cores only"
         return Violation("precision", message, near, "note")
-    return Violation("precision", f"int8-dynamic is a scheme of ONNX Runtime's; {plan.format} has no operators for it", near)
+    return Violation(
+        "precision",
+        f"int8-dynamic is a scheme of ONNX Runtime's; {plan.format} has no operators for it",
+        near,
+    )
 
 
 def _int4_scheme(plan: _Plan) -> Iterator[Violation]:
@@ -178,16 +226,24 @@ def _int4_scheme(plan: _Plan) -> Iterator[Violation]:
         gathers = plan.format == "edge-llm"
         message = (
             "g_idx reorders the channels: a gather runs before every matrix product and slows decoding"
-            if gathers else f"g_idx reorders the channels, which blocked INT4 in {plan.format} cannot express"
-        )  # fmt: skip
-        yield Violation("int4-order", message, "static act-order, whose g_idx is the identity", "note" if gathers else "refuse")
+            if gathers
+            else f"g_idx reorders the channels, which blocked INT4 in {plan.format} cannot express"
+        )
+        yield Violation(
+            "int4-order",
+            message,
+            "static act-order, whose g_idx is the identity",
+            "note" if gathers else "refuse",
+        )
     if plan.group_size not in rules.group_sizes:
         # The plain TensorRT API asks only for divisibility; that other sizes are fast, or work, nobody has confirmed.
         unsure = plan.jetson and plan.format != "edge-llm" and plan.group_size > 0
         known = ", ".join(map(str, rules.group_sizes))
         message = f"INT4 group size {plan.group_size}: {'only' if not unsure else 'confirmed for'} {known}"
         nearest = min(rules.group_sizes, key=lambda size: abs(size - plan.group_size))
-        yield Violation("int4-group", message, f"--group-size {nearest}", "note" if unsure else "refuse")
+        yield Violation(
+            "int4-group", message, f"--group-size {nearest}", "note" if unsure else "refuse"
+        )
 
 
 def _int4_shapes(plan: _Plan) -> Iterator[Violation]:
@@ -205,7 +261,9 @@ def _int4_shapes(plan: _Plan) -> Iterator[Violation]:
     for size, names in odd.items():
         below, above = size // step * step, -(-size // step) * step
         near = f"{above}, or {below} by pruning" if below else str(above)
-        message = f"{', '.join(names)}: {size} is no multiple of {step}, which the INT4 kernels need"
+        message = (
+            f"{', '.join(names)}: {size} is no multiple of {step}, which the INT4 kernels need"
+        )
         yield Violation("int4-shape", message, f"a width of {near}; or --precision int8")
     for size, names in ragged.items():
         fitting = [group for group in rules.group_sizes if size % group == 0]
@@ -215,15 +273,23 @@ def _int4_shapes(plan: _Plan) -> Iterator[Violation]:
         yield Violation("int4-group", message, near)
 
 
-def _older(plan: _Plan, bad: Sequence[JetPack], rule: str, message: str, nearest: str) -> Iterator[Violation]:
+def _older(
+    plan: _Plan, bad: Sequence[JetPack], rule: str, message: str, nearest: str
+) -> Iterator[Violation]:
     """A limit that some JetPack releases have: refused if all that count have it, else a note that names the others."""
     if not bad:
         return
     names = [release.name for release in bad]
     every = [release.name for release in plan.releases]
     good = [name for name in every if name not in names]
-    where = f" on JetPack {', '.join(names)}" if good or plan.jetpack else " on every JetPack listed"
-    later = f"{good[0]} or later" if len(good) > 1 and good == every[-len(good) :] else " or ".join(good)
+    where = (
+        f" on JetPack {', '.join(names)}" if good or plan.jetpack else " on every JetPack listed"
+    )
+    later = (
+        f"{good[0]} or later"
+        if len(good) > 1 and good == every[-len(good) :]
+        else " or ".join(good)
+    )
     cure = f"JetPack {later}, or {nearest}" if good else nearest
     yield Violation(rule, message + where, cure, "note" if good else "refuse")
 
@@ -239,15 +305,23 @@ def _int4_tensorrt(plan: _Plan) -> Iterator[Violation]:
 def _opset(plan: _Plan) -> Iterator[Violation]:
     if plan.format not in (*FOR_TENSORRT, "ort"):
         return
-    tensorrt = plan.format in FOR_TENSORRT and plan.precision != "int8-dynamic"  # which TensorRT cannot run anyway
+    tensorrt = (
+        plan.format in FOR_TENSORRT and plan.precision != "int8-dynamic"
+    )  # which TensorRT cannot run anyway
     int4 = plan.precision == "int4" and plan.format != "ort"
     least = INT4_OPSET if int4 else plan.target.platform.min_opset
     if plan.opset < least:
         why = "blocked INT4 DequantizeLinear came with" if int4 else "the oldest that is read is"
-        yield Violation("opset", f"opset {plan.opset} is too old: {why} opset {least}", "export again")
+        yield Violation(
+            "opset", f"opset {plan.opset} is too old: {why} opset {least}", "export again"
+        )
     if tensorrt:
         bad = [r for r in plan.releases if plan.opset > r.max_opset]
-        near = "--precision fp16, or --format edge-llm, which brings its own operators" if int4 else "export again, in a lower opset"
+        near = (
+            "--precision fp16, or --format edge-llm, which brings its own operators"
+            if int4
+            else "export again, in a lower opset"
+        )
         message = f"opset {plan.opset} is newer than TensorRT is documented to read"
         yield from _older(plan, bad, "opset", message, near)
 
@@ -268,9 +342,13 @@ def _edge_llm(plan: _Plan) -> Iterator[Violation]:
         yield Violation("attention", message, "--format tensorrt or onnx")
     elif shape.group not in by_size[shape.head_dim]:
         sizes = ", ".join(map(str, by_size[shape.head_dim]))
-        message = f"{heads}: {shape.group} a group; at head_dim {shape.head_dim} the kernel takes {sizes}"
+        message = (
+            f"{heads}: {shape.group} a group; at head_dim {shape.head_dim} the kernel takes {sizes}"
+        )
         near = min(by_size[shape.head_dim], key=lambda ratio: abs(ratio - shape.group))
-        yield Violation("attention", message, f"prune to {near} query heads a group, or --format tensorrt")
+        yield Violation(
+            "attention", message, f"prune to {near} query heads a group, or --format tensorrt"
+        )
 
 
 def _memory(plan: _Plan) -> Iterator[Violation]:
@@ -286,7 +364,7 @@ def _memory(plan: _Plan) -> Iterator[Violation]:
         f"weights {_gb(p.weight_bytes)} + KV cache {_gb(p.kv_bytes)} ({p.batch} x {p.context} tokens) + runtime "
         f"{_gb(p.runtime_bytes)} = {_gb(p.total_bytes)}, but {p.target} has {_gb(p.usable_bytes)} to give",
         near,
-    )  # fmt: skip
+    )
 
 
 def _smaller(plan: _Plan) -> str | None:
@@ -295,7 +373,14 @@ def _smaller(plan: _Plan) -> str | None:
     start = order.index(plan.precision) + 1 if plan.precision in order else 0
     p = plan.prediction
     for name in order[start:]:
-        if predict(plan.target, plan.config, precision=name, context=p.context, prompt=p.prompt, batch=p.batch).fits:
+        if predict(
+            plan.target,
+            plan.config,
+            precision=name,
+            context=p.context,
+            prompt=p.prompt,
+            batch=p.batch,
+        ).fits:
             return f"--precision {name}"
     return None
 
@@ -321,7 +406,11 @@ def _one_buffer(plan: _Plan, what: str, size: int) -> Iterator[Violation]:
     if not bad:
         return
     limit = max(limit for _, limit in bad)
-    near = "a shorter --prompt, or logits of the last position only" if what.startswith("logits") else "a smaller vocabulary"
+    near = (
+        "a shorter --prompt, or logits of the last position only"
+        if what.startswith("logits")
+        else "a smaller vocabulary"
+    )
     message = f"{what}: {_gb(size)} in one piece, but allocations above {_gb(limit)} fail"
     yield from _older(plan, [release for release, _ in bad], "buffer", message, near)
 

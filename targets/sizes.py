@@ -14,9 +14,18 @@ from ..errors import UsageError
 from ..models import family_of
 
 __all__ = [
-    "PRECISIONS", "check_precision", "float_bytes_of", "head_bytes", "kv_size", "linear_macs", "linear_weights", "read_size", "size_of",
-    "traffic", "with_toll",
-]  # fmt: skip
+    "PRECISIONS",
+    "check_precision",
+    "float_bytes_of",
+    "head_bytes",
+    "kv_size",
+    "linear_macs",
+    "linear_weights",
+    "read_size",
+    "size_of",
+    "traffic",
+    "with_toll",
+]
 
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8", "int8-dynamic", "int4", "int3", "int2")
 FLOAT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -33,7 +42,9 @@ def check_precision(precision: str) -> None:
         UsageError: there is no such precision.
     """
     if precision not in PRECISIONS:
-        raise UsageError(f"precision `{precision}` is not known", f"use one of {', '.join(PRECISIONS)}")
+        raise UsageError(
+            f"precision `{precision}` is not known", f"use one of {', '.join(PRECISIONS)}"
+        )
 
 
 def float_bytes_of(precision: str) -> int:
@@ -42,8 +53,13 @@ def float_bytes_of(precision: str) -> int:
 
 
 def size_of(
-    config: Mapping[str, Any], precision: str, group_size: int = 128, *, float_bytes: int | None = None, tokens: int | None = None
-) -> int:  # fmt: skip
+    config: Mapping[str, Any],
+    precision: str,
+    group_size: int = 128,
+    *,
+    float_bytes: int | None = None,
+    tokens: int | None = None,
+) -> int:
     """Bytes of a model's weights on disk.
 
     A tied embedding counts once. Zero points, `g_idx` and file headers (under 0.5 % together) are left out.
@@ -62,8 +78,14 @@ def size_of(
     check_precision(precision)
     family = family_of(config)
     floats = float_bytes or float_bytes_of(precision)
-    shapes, counts, used = family.linear_shapes(config), family.linear_counts(config), family.linear_counts(config, tokens)
-    linears = sum(used[name] * _linear_size(n, k, precision, group_size) for name, (n, k) in shapes.items())
+    shapes, counts, used = (
+        family.linear_shapes(config),
+        family.linear_counts(config),
+        family.linear_counts(config, tokens),
+    )
+    linears = sum(
+        used[name] * _linear_size(n, k, precision, group_size) for name, (n, k) in shapes.items()
+    )
     rest = family.parameters(config) - sum(counts[name] * n * k for name, (n, k) in shapes.items())
     return int(linears + rest * floats)
 
@@ -84,19 +106,29 @@ def head_bytes(config: Mapping[str, Any], float_bytes: int) -> int:
     return shape.vocab_size * shape.hidden_size * float_bytes
 
 
-def read_size(config: Mapping[str, Any], precision: str, group_size: int, float_bytes: int, tokens: int | None = 1) -> int:
+def read_size(
+    config: Mapping[str, Any],
+    precision: str,
+    group_size: int,
+    float_bytes: int,
+    tokens: int | None = 1,
+) -> int:
     """Bytes of weights that a step on so many tokens reads: all but an untied embedding, of which it needs rows, and idle experts."""
     size = size_of(config, precision, group_size, float_bytes=float_bytes, tokens=tokens)
     tied = family_of(config).shape(config).tied
     return size if tied else size - head_bytes(config, float_bytes)
 
 
-def traffic(config: Mapping[str, Any], bits: float, head_bits: float, tokens: int | None = 1) -> int:
+def traffic(
+    config: Mapping[str, Any], bits: float, head_bits: float, tokens: int | None = 1
+) -> int:
     """Bytes that a step on so many tokens reads where linear layers take `bits` a weight and the head `head_bits`, scales included."""
     return int(linear_weights(config, tokens) * bits / 8 + head_bytes(config, 1) * head_bits / 8)
 
 
-def kv_size(config: Mapping[str, Any], context: int, batch: int = 1, *, element_bytes: int = 2) -> int:
+def kv_size(
+    config: Mapping[str, Any], context: int, batch: int = 1, *, element_bytes: int = 2
+) -> int:
     """Bytes of KV cache for `batch` sequences of `context` tokens; sliding-window layers keep their window only."""
     family = family_of(config)
     shape = family.shape(config)

@@ -68,10 +68,15 @@ def _sample(line: str) -> Sample | None:
     swap, gpu, emc = SWAP.search(line), GPU.search(line), EMC.search(line)
     block = int(memory[4]) * (1024 if memory[5] == "M" else 1) if memory[4] else None
     return Sample(
-        int(memory[1]), int(memory[2]), block, int(swap[1]) if swap else None, *_engine(gpu), *_engine(emc),
+        int(memory[1]),
+        int(memory[2]),
+        block,
+        int(swap[1]) if swap else None,
+        *_engine(gpu),
+        *_engine(emc),
         {name: float(value) for name, value in TEMPERATURE.findall(line) if float(value) > OFFLINE},
         {name: int(value) for name, value in RAIL.findall(line)},
-    )  # fmt: skip
+    )
 
 
 def _engine(found: re.Match[str] | None) -> tuple[int | None, int | None]:
@@ -99,7 +104,9 @@ def summarize(samples: Sequence[Sample]) -> dict[str, float]:
         "power_w": power,
         "temperature_c": [max(s.temperature_c.values()) for s in samples if s.temperature_c],
         "ram_used_bytes": [s.ram_used_mb * 1024.0**2 for s in samples],
-        "swap_used_bytes": [s.swap_used_mb * 1024.0**2 for s in samples if s.swap_used_mb is not None],
+        "swap_used_bytes": [
+            s.swap_used_mb * 1024.0**2 for s in samples if s.swap_used_mb is not None
+        ],
     }
     metrics = {f"device/{name}": mean(values) for name, values in columns.items() if values}
     metrics |= {f"device/{name}/max": max(values) for name, values in highest.items() if values}

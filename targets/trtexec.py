@@ -15,7 +15,17 @@ from typing import Any, cast
 
 from ..errors import UsageError
 
-__all__ = ["Layer", "Log", "Profile", "Query", "Spread", "Times", "parse_log", "parse_profile", "parse_times"]
+__all__ = [
+    "Layer",
+    "Log",
+    "Profile",
+    "Query",
+    "Spread",
+    "Times",
+    "parse_log",
+    "parse_profile",
+    "parse_times",
+]
 
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf|nan)"  # as C++ streams print a float
 PREFIX = re.compile(r"^(?:\[[^\]]*\] )?\[([VIWEF])\] ")
@@ -26,10 +36,18 @@ PROLOG = re.compile(rf"(Warmup completed|Timing trace has) (\d+) queries over {N
 BUILT = re.compile(rf"Engine (?:built|generation completed) in ({NUMBER}) sec")
 TABLE = re.compile(r"=== Profile \((\d+) iterations ?\) ===")
 SPREADS = {
-    "Latency": "latency", "End-to-End Host Latency": "end_to_end", "Enqueue Time": "enqueue", "H2D Latency": "h2d",
-    "GPU Compute Time": "gpu_compute", "D2H Latency": "d2h",
-}  # fmt: skip
-TOTALS = {"Throughput": "throughput_qps", "Total Host Walltime": "walltime_s", "Total GPU Compute Time": "gpu_compute_s"}
+    "Latency": "latency",
+    "End-to-End Host Latency": "end_to_end",
+    "Enqueue Time": "enqueue",
+    "H2D Latency": "h2d",
+    "GPU Compute Time": "gpu_compute",
+    "D2H Latency": "d2h",
+}
+TOTALS = {
+    "Throughput": "throughput_qps",
+    "Total Host Walltime": "walltime_s",
+    "Total GPU Compute Time": "gpu_compute_s",
+}
 
 
 @dataclass(frozen=True)
@@ -178,13 +196,23 @@ def _table(lines: list[str]) -> Iterator[Layer]:
         return
     numbers = r"\s+".join([f"({NUMBER})"] * columns)
     first = header.lstrip().startswith("Layer")
-    row = re.compile(rf"^\s*(?P<name>\S.*?)\s+{numbers}\s*$" if first else rf"^\s*{numbers}\s+(?P<name>\S.*?)\s*$")
+    row = re.compile(
+        rf"^\s*(?P<name>\S.*?)\s+{numbers}\s*$"
+        if first
+        else rf"^\s*{numbers}\s+(?P<name>\S.*?)\s*$"
+    )
     for line in rows:
         found = row.match(PREFIX.sub("", line))
         if not found or found["name"] == "Total":
             return
-        values = [float(value) for name, value in zip(_order(row), found.groups(), strict=True) if name != "name"]
-        yield Layer(found["name"], values[0], values[1], values[2] if columns > 3 else None, values[-1])
+        values = [
+            float(value)
+            for name, value in zip(_order(row), found.groups(), strict=True)
+            if name != "name"
+        ]
+        yield Layer(
+            found["name"], values[0], values[1], values[2] if columns > 3 else None, values[-1]
+        )
 
 
 def _order(pattern: re.Pattern[str]) -> list[str]:
@@ -208,7 +236,10 @@ def parse_times(text: str) -> Times:
     """
     rows = [values for _, values in _objects(text, "--exportTimes")]
     if any(not values.keys() >= set(TIME_FIELDS) for values in rows):
-        raise UsageError("not an --exportTimes file of trtexec: its objects have no durations", "give the file that --exportTimes named")
+        raise UsageError(
+            "not an --exportTimes file of trtexec: its objects have no durations",
+            "give the file that --exportTimes named",
+        )
     return Times([Query(*(values[name] for name in TIME_FIELDS)) for values in rows], _closed(text))
 
 
@@ -224,10 +255,19 @@ def parse_profile(text: str) -> Profile:
             iterations = int(values["count"])
         elif name is None or not values.keys() >= {"timeMs", "averageMs", "percentage"}:
             raise UsageError(
-                "not an --exportProfile file of trtexec: its objects are no layers", "give the file that --exportProfile named"
+                "not an --exportProfile file of trtexec: its objects are no layers",
+                "give the file that --exportProfile named",
             )
         else:
-            layers.append(Layer(name, values["timeMs"], values["averageMs"], values.get("medianMs"), values["percentage"]))
+            layers.append(
+                Layer(
+                    name,
+                    values["timeMs"],
+                    values["averageMs"],
+                    values.get("medianMs"),
+                    values["percentage"],
+                )
+            )
     return Profile(iterations, layers, _closed(text))
 
 
@@ -238,7 +278,10 @@ def _closed(text: str) -> bool:
 def _objects(text: str, option: str) -> Iterator[tuple[str | None, dict[str, float]]]:
     """Name and numbers of every object in an array of flat objects."""
     if not text.lstrip().startswith("["):
-        raise UsageError(f"not an {option} file of trtexec: it does not start with `[`", f"give the file that {option} named")
+        raise UsageError(
+            f"not an {option} file of trtexec: it does not start with `[`",
+            f"give the file that {option} named",
+        )
     try:
         entries = json.loads(text)
     except json.JSONDecodeError:
@@ -247,10 +290,13 @@ def _objects(text: str, option: str) -> Iterator[tuple[str | None, dict[str, flo
     for entry in entries:
         if not isinstance(entry, dict):
             raise UsageError(
-                f"not an {option} file of trtexec: its array holds {type(entry).__name__}", f"give the file that {option} named"
+                f"not an {option} file of trtexec: its array holds {type(entry).__name__}",
+                f"give the file that {option} named",
             )
         known = cast(dict[str, Any], entry)
-        numbers = {key: float(value) for key, value in known.items() if isinstance(value, int | float)}
+        numbers = {
+            key: float(value) for key, value in known.items() if isinstance(value, int | float)
+        }
         yield (str(known["name"]) if "name" in known else None), numbers
 
 
@@ -260,6 +306,11 @@ def _by_line(text: str) -> Iterator[tuple[str | None, dict[str, float]]]:
         if not (body.startswith("{") and body.rstrip(",").endswith("}")):
             continue  # brackets, and the line that was being written when the run was killed
         name = NAMED.search(body)
-        numbers = {key: float(value) for key, value in PAIR.findall(body[name.end() - len('"timeMs"') :] if name else body)}
-        if numbers or line.endswith("\n"):  # else the run was killed within a name, behind a bracket of its own
+        numbers = {
+            key: float(value)
+            for key, value in PAIR.findall(body[name.end() - len('"timeMs"') :] if name else body)
+        }
+        if numbers or line.endswith(
+            "\n"
+        ):  # else the run was killed within a name, behind a bracket of its own
             yield (name[1] if name else None), numbers

@@ -37,8 +37,21 @@ def dequantize_awq(parts: Mapping[str, Tensor], outputs: int | None = None) -> T
         parts: `qweight`, `qzeros` and `scales`.
         outputs: how many of the output channels to read (all, if nothing is said; this is slow).
     """
-    shift_of = {0: 0, 1: 16, 2: 4, 3: 20, 4: 8, 5: 24, 6: 12, 7: 28}  # of each of the eight outputs in a word
-    words, zero_words, scales = parts["qweight"].tolist(), parts["qzeros"].tolist(), parts["scales"].float().tolist()
+    shift_of = {
+        0: 0,
+        1: 16,
+        2: 4,
+        3: 20,
+        4: 8,
+        5: 24,
+        6: 12,
+        7: 28,
+    }  # of each of the eight outputs in a word
+    words, zero_words, scales = (
+        parts["qweight"].tolist(),
+        parts["qzeros"].tolist(),
+        parts["scales"].float().tolist(),
+    )
     inputs, outputs = len(words), outputs or 8 * len(words[0])
     size = inputs // len(scales)
     weight = torch.empty(outputs, inputs)
@@ -53,7 +66,12 @@ def dequantize_awq(parts: Mapping[str, Tensor], outputs: int | None = None) -> T
 def dequantize_int8(parts: Mapping[str, Tensor]) -> Tensor:
     """The weight [out, in] of a layer stored as int8 with a scale an output channel, one number after the other."""
     scales = parts["weight_scale"].flatten().tolist()
-    return torch.tensor([[value * scale for value in row] for row, scale in zip(parts["weight"].tolist(), scales, strict=True)])
+    return torch.tensor(
+        [
+            [value * scale for value in row]
+            for row, scale in zip(parts["weight"].tolist(), scales, strict=True)
+        ]
+    )
 
 
 def rounded_by_hand(row: list[float], scale: float | None = None) -> list[float]:
@@ -75,11 +93,15 @@ def _zeros(words: tuple[int, ...], bits: int) -> list[int]:
 
 def part_of(state: Mapping[str, Tensor], module: str) -> dict[str, Any]:
     """The tensors of one module: `weight`, or `qweight` and its companions."""
-    return {k.removeprefix(f"{module}."): v for k, v in state.items() if k.rpartition(".")[0] == module}
+    return {
+        k.removeprefix(f"{module}."): v for k, v in state.items() if k.rpartition(".")[0] == module
+    }
 
 
 def logit_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(teacher || student) of whole logits [batch, seq, vocab], mean over what labels [batch, seq] score, times T squared."""
     scored = labels[:, 1:] != -100
-    log_q, log_p = ((x[:, :-1][scored].float() / temperature).log_softmax(-1) for x in (student, teacher))
+    log_q, log_p = (
+        (x[:, :-1][scored].float() / temperature).log_softmax(-1) for x in (student, teacher)
+    )
     return (log_p.exp() * (log_p - log_q)).sum(-1).mean() * temperature**2

@@ -15,10 +15,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is import
 import pytest
 
 BASE: dict[str, Any] = {
-    "vocab_size": 512, "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 8,
-    "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 256, "tie_word_embeddings": False,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0,
-}  # fmt: skip
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+    "bos_token_id": None,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
 """Groups of four query heads, heads * head_dim (512) unlike the width (128), and a rope base that is not the default."""
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -26,23 +36,42 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
     "gemma3_text": {
-        "tie_word_embeddings": True, "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "tie_word_embeddings": True,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         "query_pre_attn_scalar": 48,
         "rope_parameters": {
             "full_attention": {"rope_type": "default", "rope_theta": 500000.0},
             "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
         },
     },
-    "mixtral": {"sliding_window": 16, "intermediate_size": 64, "num_local_experts": 8, "num_experts_per_tok": 2},
+    "mixtral": {
+        "sliding_window": 16,
+        "intermediate_size": 64,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+    },
     "qwen2_moe": {
-        "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 96,
-        "mlp_only_layers": [1], "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 64,
+        "shared_expert_intermediate_size": 96,
+        "mlp_only_layers": [1],
+        "use_sliding_window": True,
+        "sliding_window": 16,
+        "max_window_layers": 2,
     },
     "qwen3_moe": {
-        "num_experts": 12, "num_experts_per_tok": 4, "moe_intermediate_size": 32, "norm_topk_prob": True, "decoder_sparse_step": 2,
-        "num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 16,
+        "num_experts": 12,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 32,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 2,
+        "num_hidden_layers": 4,
+        "use_sliding_window": True,
+        "sliding_window": 16,
     },
-}  # fmt: skip
+}
 """Windows of 16 are shorter than the rows of 32 below, so that a wrong mask shows. Two of the mixtures have dense layers as well."""
 MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe")
 DENSE = tuple(sorted(FAMILIES.keys() - set(MIXTURES)))
@@ -62,7 +91,9 @@ def _random_weights(model: Any, seed: int) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.add_(noise * 0.1) if parameter.ndim == 1 else parameter.copy_(noise * parameter.shape[-1] ** -0.5)
+            parameter.add_(noise * 0.1) if parameter.ndim == 1 else parameter.copy_(
+                noise * parameter.shape[-1] ** -0.5
+            )
 
 
 def _save(folder: Path, family: str, settings: dict[str, Any], seed: int, dtype: str) -> None:
@@ -94,7 +125,9 @@ def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_dir: Path) -> Callable[..., Path]:
+def make_model(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer_dir: Path
+) -> Callable[..., Path]:
     """`make_model(family, seed=0, dtype="float32", **config)`: a model directory, made once a session; copy it to change it."""
     made: dict[str, Path] = {}
 
@@ -115,7 +148,11 @@ def copy_model(make_model: Callable[..., Path], tmp_path: Path) -> Callable[...,
     """Like `make_model`, but a copy of one's own that a test may damage."""
 
     def copy(family: str = "llama", **config: Any) -> Path:
-        return Path(shutil.copytree(make_model(family, **config), tmp_path / f"copy{len(list(tmp_path.iterdir()))}"))
+        return Path(
+            shutil.copytree(
+                make_model(family, **config), tmp_path / f"copy{len(list(tmp_path.iterdir()))}"
+            )
+        )
 
     return copy
 
@@ -137,7 +174,9 @@ def context(text_file: Path) -> Any:
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
     """Calls the command line in this process: exit code, standard output, standard error."""
     from edgewright.cli import main
 

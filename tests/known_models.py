@@ -6,18 +6,32 @@ from collections.abc import Mapping
 from typing import Any
 
 JETSONS = [
-    "jetson-agx-orin-32gb", "jetson-agx-orin-64gb", "jetson-orin-nano-4gb", "jetson-orin-nano-8gb", "jetson-orin-nx-16gb",
+    "jetson-agx-orin-32gb",
+    "jetson-agx-orin-64gb",
+    "jetson-orin-nano-4gb",
+    "jetson-orin-nano-8gb",
+    "jetson-orin-nx-16gb",
     "jetson-orin-nx-8gb",
-]  # fmt: skip
+]
 NANO, NX, AGX = "jetson-orin-nano-8gb", "jetson-orin-nx-16gb", "jetson-agx-orin-64gb"
 
 
 def model(kind: str, *sizes: int, tied: bool = True, **more: Any) -> dict[str, Any]:
     names = (
-        "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "intermediate_size",
         "vocab_size",
-    )  # fmt: skip
-    return {"model_type": kind, **dict(zip(names, sizes, strict=True)), "tie_word_embeddings": tied, **more}
+    )
+    return {
+        "model_type": kind,
+        **dict(zip(names, sizes, strict=True)),
+        "tie_word_embeddings": tied,
+        **more,
+    }
 
 
 QWEN25_3B = model("qwen2", 2048, 36, 16, 2, 128, 11008, 151936)

@@ -53,7 +53,9 @@ def keys(folder: Path) -> tuple[Path, Path]:
 
 def _server(folder: Path, port: int) -> Server:
     public = " ".join((folder / "host.pub").read_text().split()[:2])
-    return Server(port, pwd.getpwuid(os.getuid()).pw_name, folder / "user", folder / "known_hosts", public)
+    return Server(
+        port, pwd.getpwuid(os.getuid()).pw_name, folder / "user", folder / "known_hosts", public
+    )
 
 
 @contextmanager
@@ -77,7 +79,9 @@ async def _pass_on(source: Any, sink: Any) -> None:
 
 async def _feed(source: Any, sink: Any) -> None:
     try:
-        with suppress(BrokenPipeError, ConnectionResetError, asyncssh.Error):  # the program ended before its input did, or the connection
+        with suppress(
+            BrokenPipeError, ConnectionResetError, asyncssh.Error
+        ):  # the program ended before its input did, or the connection
             while block := await source.read(1 << 16):
                 sink.write(block)
                 await sink.drain()
@@ -92,20 +96,30 @@ def asyncssh_server(folder: Path, path: str) -> Iterator[Server]:
 
     async def handle(process: Any) -> None:
         child = await asyncio.create_subprocess_shell(
-            process.command, cwd=folder, env={**os.environ, "PATH": path, "HOME": str(folder)}, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            process.command,
+            cwd=folder,
+            env={**os.environ, "PATH": path, "HOME": str(folder)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         feeding = asyncio.ensure_future(_feed(process.stdin, child.stdin))
-        await asyncio.gather(_pass_on(child.stdout, process.stdout), _pass_on(child.stderr, process.stderr))
+        await asyncio.gather(
+            _pass_on(child.stdout, process.stdout), _pass_on(child.stderr, process.stderr)
+        )
         code = await child.wait()
         feeding.cancel()
         process.exit(code if code >= 0 else 128 - code)
 
     async def listening() -> Any:
         return await asyncssh.listen(
-            "127.0.0.1", 0, server_host_keys=[str(host)], authorized_client_keys=str(folder / "user.pub"), process_factory=handle,
+            "127.0.0.1",
+            0,
+            server_host_keys=[str(host)],
+            authorized_client_keys=str(folder / "user.pub"),
+            process_factory=handle,
             encoding=None,
-        )  # fmt: skip
+        )
 
     with loop_in_a_thread() as loop:
         acceptor = asyncio.run_coroutine_threadsafe(listening(), loop).result()
@@ -122,7 +136,9 @@ def real_sshd(folder: Path, path: str) -> Iterator[Server]:
     keys(folder)
     program = shutil.which("sshd") or "/usr/sbin/sshd"
     if os.getuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # which the service's unit makes otherwise
+        Path("/run/sshd").mkdir(
+            mode=0o755, exist_ok=True
+        )  # which the service's unit makes otherwise
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -132,7 +148,9 @@ def real_sshd(folder: Path, path: str) -> Iterator[Server]:
         f"PasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\nPermitRootLogin prohibit-password\n"
         f'SetEnv PATH="{path}"\n'
     )
-    daemon = subprocess.Popen([program, "-D", "-e", "-f", str(config)], stderr=(folder / "log").open("w"))
+    daemon = subprocess.Popen(
+        [program, "-D", "-e", "-f", str(config)], stderr=(folder / "log").open("w")
+    )
     try:
         _wait(port, daemon, folder / "log")
         yield _server(folder, port)
@@ -159,7 +177,9 @@ def wire(port: int, budgets: list[int]) -> Iterator[int]:
         budget = budgets.pop(0) if budgets else None
         there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
 
-        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, left: int | None) -> None:
+        async def pump(
+            source: asyncio.StreamReader, sink: asyncio.StreamWriter, left: int | None
+        ) -> None:
             while (block := await source.read(8192)) and not sink.transport.is_closing():
                 sink.write(block)
                 await sink.drain()
@@ -170,10 +190,16 @@ def wire(port: int, budgets: list[int]) -> Iterator[int]:
             for side in (writer, there_writer):
                 side.transport.abort()
 
-        await asyncio.gather(pump(reader, there_writer, budget), pump(there_reader, writer, None), return_exceptions=True)
+        await asyncio.gather(
+            pump(reader, there_writer, budget),
+            pump(there_reader, writer, None),
+            return_exceptions=True,
+        )
 
     with loop_in_a_thread() as loop:
-        server = asyncio.run_coroutine_threadsafe(asyncio.start_server(relay, "127.0.0.1", 0), loop).result()
+        server = asyncio.run_coroutine_threadsafe(
+            asyncio.start_server(relay, "127.0.0.1", 0), loop
+        ).result()
         try:
             yield server.sockets[0].getsockname()[1]
         finally:

@@ -31,8 +31,12 @@ from .policy import DEFAULT_LIMITS, Limit, Policy
 __all__ = ["LESS_IS_BETTER", "Check", "check_gate"]
 
 BOUNDS = (
-    ("min_ratio", "ratio", ">="), ("max_ratio", "ratio", "<="), ("max_drop", "drop", "<="), ("min", "", ">="), ("max", "", "<="),
-)  # fmt: skip
+    ("min_ratio", "ratio", ">="),
+    ("max_ratio", "ratio", "<="),
+    ("max_drop", "drop", "<="),
+    ("min", "", ">="),
+    ("max", "", "<="),
+)
 """Field of a limit, the figure that it bounds (none: the candidate's own value), and from which side."""
 SAMPLED = ("accuracy", "perplexity")
 LESS_IS_BETTER = ("perplexity", "kl", "ttft_ms", "peak_rss_bytes", "size_bytes", "parameters")
@@ -68,7 +72,9 @@ class _Evidence:
     samples: int
 
 
-def check_gate(candidate: Mapping[str, Any], baseline: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
+def check_gate(
+    candidate: Mapping[str, Any], baseline: Mapping[str, Any], policy: Policy
+) -> dict[str, Any]:
     """Compare two measurements (mappings with `name`, `metrics`, `context` and perhaps `samples`).
 
     Without limits in the policy, the defaults apply to every accuracy and perplexity that both sides have.
@@ -81,13 +87,21 @@ def check_gate(candidate: Mapping[str, Any], baseline: Mapping[str, Any], policy
     """
     chosen = dict(policy.limits) or _defaults(candidate["metrics"], baseline["metrics"])
     if not chosen:
-        raise UsageError("nothing to compare: no accuracy or perplexity on both sides", "measure both with the same tasks and data")
-    checks = [check for metric, limit in chosen.items() for check in _checks(metric, limit, candidate, baseline, policy)]
+        raise UsageError(
+            "nothing to compare: no accuracy or perplexity on both sides",
+            "measure both with the same tasks and data",
+        )
+    checks = [
+        check
+        for metric, limit in chosen.items()
+        for check in _checks(metric, limit, candidate, baseline, policy)
+    ]
     found = {check.verdict for check in checks}
     verdict = next((word for word in ("fail", "inconclusive") if word in found), "pass")
     return {
         "verdict": verdict,
-        "accepted": verdict == "pass" or (verdict == "inconclusive" and policy.inconclusive != "fail"),
+        "accepted": verdict == "pass"
+        or (verdict == "inconclusive" and policy.inconclusive != "fail"),
         "candidate": candidate["name"],
         "baseline": baseline["name"],
         "confidence": policy.confidence,
@@ -102,43 +116,84 @@ def _defaults(candidate: Mapping[str, float], baseline: Mapping[str, float]) -> 
     return {m: DEFAULT_LIMITS[m.split("/")[0]] for m in shared if m.split("/")[0] in DEFAULT_LIMITS}
 
 
-def _checks(metric: str, limit: Limit, candidate: Mapping[str, Any], baseline: Mapping[str, Any], policy: Policy) -> list[Check]:
+def _checks(
+    metric: str,
+    limit: Limit,
+    candidate: Mapping[str, Any],
+    baseline: Mapping[str, Any],
+    policy: Policy,
+) -> list[Check]:
     new, old = candidate["metrics"].get(metric), baseline["metrics"].get(metric)
     kind = metric.partition("/")[0]
-    asked = [(figure, sign, float(bound)) for name, figure, sign in BOUNDS if (bound := getattr(limit, name)) is not None]
+    asked = [
+        (figure, sign, float(bound))
+        for name, figure, sign in BOUNDS
+        if (bound := getattr(limit, name)) is not None
+    ]
     relative = any(figure for figure, _, _ in asked)
     if new is None:
-        raise UsageError(f"gate: `{candidate['name']}` has no metric `{metric}`", f"it has: {', '.join(sorted(candidate['metrics']))}")
+        raise UsageError(
+            f"gate: `{candidate['name']}` has no metric `{metric}`",
+            f"it has: {', '.join(sorted(candidate['metrics']))}",
+        )
     if limit.max_drop is not None and kind in LESS_IS_BETTER:
-        raise UsageError(f"gate: `max_drop` of `{metric}`: less of it is better, so that a drop is no regression", "use max_ratio or max")
+        raise UsageError(
+            f"gate: `max_drop` of `{metric}`: less of it is better, so that a drop is no regression",
+            "use max_ratio or max",
+        )
     if relative:
         if old is None:
-            raise UsageError(f"gate: the baseline `{baseline['name']}` has no metric `{metric}`", "measure it on both sides")
+            raise UsageError(
+                f"gate: the baseline `{baseline['name']}` has no metric `{metric}`",
+                "measure it on both sides",
+            )
         reason = comparable(candidate["context"], baseline["context"], metric)
         if reason:
-            raise UsageError(f"gate: `{metric}` of candidate and baseline cannot be compared: {reason}", "measure both sides alike")
+            raise UsageError(
+                f"gate: `{metric}` of candidate and baseline cannot be compared: {reason}",
+                "measure both sides alike",
+            )
     evidence = _evidence(metric, candidate, baseline if relative else None, policy)
-    note = "no samples on both sides: decided on the value" if kind in SAMPLED and evidence is None else ""
+    note = (
+        "no samples on both sides: decided on the value"
+        if kind in SAMPLED and evidence is None
+        else ""
+    )
     checks: list[Check] = []
     for figure, sign, bound in asked:
         observed = _observed(figure, new, old)
         label = f"{figure} {sign} {bound:g}".lstrip()
         if evidence is None or observed is None or not math.isfinite(observed):
-            verdict = "pass" if observed is not None and _wrong_by(observed, sign, bound) <= 0 else "fail"
+            verdict = (
+                "pass" if observed is not None and _wrong_by(observed, sign, bound) <= 0 else "fail"
+            )
             checks.append(Check(metric, old, new, label, observed, verdict, note=note))
         else:
-            checks.append(_decided(Check(metric, old, new, label, observed, ""), figure, sign, bound, evidence, policy))
+            checks.append(
+                _decided(
+                    Check(metric, old, new, label, observed, ""),
+                    figure,
+                    sign,
+                    bound,
+                    evidence,
+                    policy,
+                )
+            )
     return checks
 
 
-def _evidence(metric: str, candidate: Mapping[str, Any], baseline: Mapping[str, Any] | None, policy: Policy) -> _Evidence | None:
+def _evidence(
+    metric: str, candidate: Mapping[str, Any], baseline: Mapping[str, Any] | None, policy: Policy
+) -> _Evidence | None:
     """The resampled metric, or None where a side that counts has no samples, or one alone."""
     mine = read_scores(candidate, metric)
     theirs = read_scores(baseline, metric) if baseline is not None else mine
     if mine is None or theirs is None or len(mine.total) < 2:
         return None
     _pairs(metric, mine, theirs)
-    sums = resample(np.stack([mine.total, theirs.total, mine.weight], axis=1), policy.resamples, policy.seed)
+    sums = resample(
+        np.stack([mine.total, theirs.total, mine.weight], axis=1), policy.resamples, policy.seed
+    )
     new, old = (mine.figure(sums[:, side] / sums[:, 2]) for side in (0, 1))
     return _Evidence(new, old, len(mine.total))
 
@@ -175,17 +230,36 @@ def _wrong_by(value: float, sign: str, bound: float) -> float:
     return math.inf if math.isnan(wrong) else wrong - ROUNDING * max(1.0, abs(bound))
 
 
-def _decided(check: Check, figure: str, sign: str, bound: float, evidence: _Evidence, policy: Policy) -> Check:
+def _decided(
+    check: Check, figure: str, sign: str, bound: float, evidence: _Evidence, policy: Policy
+) -> Check:
     """The check with the verdict that the interval gives."""
     assert check.observed is not None
     found = bounds(_drawn(figure, evidence), evidence.samples, policy.confidence)
     worst, best = (found.low, found.high) if sign == ">=" else (found.high, found.low)
-    verdict = "fail" if _wrong_by(best, sign, bound) > 0 else "pass" if _wrong_by(worst, sign, bound) <= 0 else "inconclusive"
-    needed = samples_needed(check.observed, bound, found, evidence.samples, policy.confidence) if verdict == "inconclusive" else None
+    verdict = (
+        "fail"
+        if _wrong_by(best, sign, bound) > 0
+        else "pass"
+        if _wrong_by(worst, sign, bound) <= 0
+        else "inconclusive"
+    )
+    needed = (
+        samples_needed(check.observed, bound, found, evidence.samples, policy.confidence)
+        if verdict == "inconclusive"
+        else None
+    )
     return Check(
-        check.metric, check.baseline, check.candidate, check.limit, check.observed, verdict,
-        interval=_finite(found), samples=evidence.samples, samples_needed=needed,
-    )  # fmt: skip
+        check.metric,
+        check.baseline,
+        check.candidate,
+        check.limit,
+        check.observed,
+        verdict,
+        interval=_finite(found),
+        samples=evidence.samples,
+        samples_needed=needed,
+    )
 
 
 def _finite(found: Interval) -> tuple[float | None, float | None]:

@@ -18,7 +18,14 @@ from transformers import DynamicCache
 from ...models import Family
 from ..tasks.backends import TorchBackend
 
-__all__ = ["CacheBackend", "HeadScales", "KvScheme", "cache_bytes", "calibrated_scales", "round_states"]
+__all__ = [
+    "CacheBackend",
+    "HeadScales",
+    "KvScheme",
+    "cache_bytes",
+    "calibrated_scales",
+    "round_states",
+]
 
 SMALLEST_SCALE = 2.0**-24
 SCALE_BYTES = 2
@@ -35,7 +42,11 @@ class KvScheme:
     @property
     def name(self) -> str:
         """As in `int8-dynamic`."""
-        return "fp16" if self.bits == 16 else f"int{self.bits}-{'dynamic' if self.dynamic else 'static'}"
+        return (
+            "fp16"
+            if self.bits == 16
+            else f"int{self.bits}-{'dynamic' if self.dynamic else 'static'}"
+        )
 
 
 HeadScales = list[tuple[Tensor, Tensor]]
@@ -51,7 +62,11 @@ def round_states(states: Tensor, bits: int, largest: Tensor | None = None) -> Te
         largest: the largest absolute value of each head, [heads]; what is beyond is clipped. None: each token's own.
     """
     top = 2 ** (bits - 1) - 1
-    absolute = states.float().abs().amax(-1, keepdim=True) if largest is None else largest.view(1, -1, 1, 1).float()
+    absolute = (
+        states.float().abs().amax(-1, keepdim=True)
+        if largest is None
+        else largest.view(1, -1, 1, 1).float()
+    )
     scales = (absolute / top).half().float().clamp_min(SMALLEST_SCALE)
     return ((states.float() / scales).round().clamp(-top, top) * scales).to(states.dtype)
 
@@ -61,11 +76,16 @@ class _RoundingCache(DynamicCache):
         super().__init__(config=config)
         self._scheme, self._largest = scheme, largest
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         keys, values = self._largest[layer_idx] if self._largest else (None, None)
         bits = self._scheme.bits
         if bits < 16:
-            key_states, value_states = round_states(key_states, bits, keys), round_states(value_states, bits, values)
+            key_states, value_states = (
+                round_states(key_states, bits, keys),
+                round_states(value_states, bits, values),
+            )
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
 
@@ -76,7 +96,9 @@ class _WatchingCache(DynamicCache):
         super().__init__(config=config)
         self._largest = largest
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         now = key_states.float().abs().amax((0, 2, 3)), value_states.float().abs().amax((0, 2, 3))
         old = self._largest.get(layer_idx, now)
         self._largest[layer_idx] = torch.maximum(old[0], now[0]), torch.maximum(old[1], now[1])
@@ -89,7 +111,11 @@ def calibrated_scales(model: Any, rows: Sequence[Tensor]) -> HeadScales:
     largest: dict[int, tuple[Tensor, Tensor]] = {}
     device = next(model.parameters()).device
     for ids in rows:
-        model(input_ids=ids.unsqueeze(0).to(device), past_key_values=_WatchingCache(model.config, largest), use_cache=True)
+        model(
+            input_ids=ids.unsqueeze(0).to(device),
+            past_key_values=_WatchingCache(model.config, largest),
+            use_cache=True,
+        )
     return [largest[i] for i in range(len(largest))]
 
 
@@ -103,7 +129,12 @@ class CacheBackend(TorchBackend):
     """
 
     def __init__(self, plain: TorchBackend, scheme: KvScheme, largest: HeadScales) -> None:
-        self.model, self.device, self.dtype, self.eos = plain.model, plain.device, plain.dtype, plain.eos
+        self.model, self.device, self.dtype, self.eos = (
+            plain.model,
+            plain.device,
+            plain.dtype,
+            plain.eos,
+        )
         self.scheme, self.largest = scheme, None if scheme.dynamic else largest
 
     def _cache(self) -> _RoundingCache:
@@ -115,7 +146,11 @@ class CacheBackend(TorchBackend):
         positions = (mask.cumsum(-1) - 1).clamp_min(0)
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         on_device = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-        return self.model(**on_device, past_key_values=self._cache(), use_cache=True).logits.float().cpu()
+        return (
+            self.model(**on_device, past_key_values=self._cache(), use_cache=True)
+            .logits.float()
+            .cpu()
+        )
 
 
 def cache_bytes(family: Family, config: Mapping[str, Any], scheme: KvScheme, context: int) -> int:

@@ -27,20 +27,32 @@ class KvOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    bits: tuple[Literal[4, 8], ...] = Field(default=(8, 4), min_length=1, description="of a key's or value's element")
-    scales: tuple[Literal["static", "dynamic"], ...] = Field(
-        default=("static", "dynamic"), min_length=1, description="one a head, from calibration; or one a token and head"
+    bits: tuple[Literal[4, 8], ...] = Field(
+        default=(8, 4), min_length=1, description="of a key's or value's element"
     )
-    contexts: tuple[int, ...] = Field(default=(2048, 8192, 32768), min_length=1, description="tokens to tell the bytes of the cache for")
+    scales: tuple[Literal["static", "dynamic"], ...] = Field(
+        default=("static", "dynamic"),
+        min_length=1,
+        description="one a head, from calibration; or one a token and head",
+    )
+    contexts: tuple[int, ...] = Field(
+        default=(2048, 8192, 32768),
+        min_length=1,
+        description="tokens to tell the bytes of the cache for",
+    )
     perplexity: tuple[str, ...] = Field(default=(), description="sources to score")
     windows: int = Field(default=64, gt=0, description="rows a source")
     seq_len: int = Field(default=256, gt=1, description="longest row, tokens")
-    tasks: tuple[str, ...] = Field(default=(), description="generated tasks with a verifier: reasoning")
+    tasks: tuple[str, ...] = Field(
+        default=(), description="generated tasks with a verifier: reasoning"
+    )
     limit: int = Field(default=200, gt=1, description="problems a task")
     max_new_tokens: int = Field(default=160, gt=0, description="longest answer")
 
 
-def kv_study(path: Path, options: KvOptions, calibration: Sequence[Tensor], device: str = "cpu") -> dict[str, Any]:
+def kv_study(
+    path: Path, options: KvOptions, calibration: Sequence[Tensor], device: str = "cpu"
+) -> dict[str, Any]:
     """Measure a checkpoint with caches of different precision.
 
     Args:
@@ -58,7 +70,10 @@ def kv_study(path: Path, options: KvOptions, calibration: Sequence[Tensor], devi
         UsageError: an ONNX artifact, an empty source, nothing to measure, or a context below one token.
     """
     if is_artifact(path):
-        raise UsageError(f"{path}: an exported model, whose cache is its own", "give the checkpoint that it was exported from")
+        raise UsageError(
+            f"{path}: an exported model, whose cache is its own",
+            "give the checkpoint that it was exported from",
+        )
     if not (options.perplexity or options.tasks):
         raise UsageError("nothing to measure", "give --perplexity SOURCE or --tasks NAME")
     if bad := [str(context) for context in options.contexts if context < 1]:
@@ -66,45 +81,83 @@ def kv_study(path: Path, options: KvOptions, calibration: Sequence[Tensor], devi
     family, config = read_family(path)
     tokenizer, plain = load_tokenizer(path), TorchBackend(path, device)
     texts = {
-        Source.parse(name).label: scoring_rows(tokenizer, Source.parse(name), options.seq_len, options.windows)
+        Source.parse(name).label: scoring_rows(
+            tokenizer, Source.parse(name), options.seq_len, options.windows
+        )
         for name in options.perplexity
     }
     largest = calibrated_scales(plain.model, [row[0] for row in calibration])
     found: list[dict[str, Any]] = []
     for scheme in _schemes(options):
         backend = CacheBackend(plain, scheme, largest)
-        sizes = {context: cache_bytes(family, config, scheme, context) for context in sorted(options.contexts)}
+        sizes = {
+            context: cache_bytes(family, config, scheme, context)
+            for context in sorted(options.contexts)
+        }
         longest = max(options.contexts)
-        found.append({
-            "name": scheme.name, "bits": scheme.bits, "scales": None if scheme.bits == 16 else "dynamic" if scheme.dynamic else "static",
-            "bytes": {str(context): size for context, size in sizes.items()},
-            "ratio": sizes[longest] / cache_bytes(family, config, KvScheme(), longest),
-            "metrics": _metrics(backend, plain, tokenizer, texts, options),
-        })  # fmt: skip
+        found.append(
+            {
+                "name": scheme.name,
+                "bits": scheme.bits,
+                "scales": None if scheme.bits == 16 else "dynamic" if scheme.dynamic else "static",
+                "bytes": {str(context): size for context, size in sizes.items()},
+                "ratio": sizes[longest] / cache_bytes(family, config, KvScheme(), longest),
+                "metrics": _metrics(backend, plain, tokenizer, texts, options),
+            }
+        )
     hashes = {f"data_hash/{label}": rows_hash(rows) for label, rows in texts.items()}
-    settings = {"seq_len": options.seq_len, "windows": options.windows, "problems": options.limit, "calibration_rows": len(calibration)}
-    return {"name": path.name, "caches": found, "context": {"device": plain.device, "dtype": plain.dtype, **settings, **hashes}}
+    settings = {
+        "seq_len": options.seq_len,
+        "windows": options.windows,
+        "problems": options.limit,
+        "calibration_rows": len(calibration),
+    }
+    return {
+        "name": path.name,
+        "caches": found,
+        "context": {"device": plain.device, "dtype": plain.dtype, **settings, **hashes},
+    }
 
 
 def _schemes(options: KvOptions) -> list[KvScheme]:
-    low = [KvScheme(bits, scales == "dynamic") for bits in dict.fromkeys(options.bits) for scales in dict.fromkeys(options.scales)]
+    low = [
+        KvScheme(bits, scales == "dynamic")
+        for bits in dict.fromkeys(options.bits)
+        for scales in dict.fromkeys(options.scales)
+    ]
     return [KvScheme(), *low]
 
 
 def _metrics(
-    backend: CacheBackend, plain: TorchBackend, tokenizer: Any, texts: dict[str, list[Encoded]], options: KvOptions
-) -> dict[str, float]:  # fmt: skip
+    backend: CacheBackend,
+    plain: TorchBackend,
+    tokenizer: Any,
+    texts: dict[str, list[Encoded]],
+    options: KvOptions,
+) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for label, rows in texts.items():
         text = score_text(backend, rows, plain)
         assert text.kl is not None
         assert text.top1_agreement is not None
         metrics |= {
-            f"perplexity/{label}": text.perplexity, f"perplexity/{label}/stderr": text.stderr, f"perplexity/{label}/n": text.tokens,
-            f"kl/{label}": text.kl, f"top1_agreement/{label}": text.top1_agreement,
-        }  # fmt: skip
+            f"perplexity/{label}": text.perplexity,
+            f"perplexity/{label}/stderr": text.stderr,
+            f"perplexity/{label}/n": text.tokens,
+            f"kl/{label}": text.kl,
+            f"top1_agreement/{label}": text.top1_agreement,
+        }
     for task in options.tasks:
-        answers = exact_match(backend, tokenizer, Source.parse(f"builtin:{task}").problems(options.limit), options.max_new_tokens)
+        answers = exact_match(
+            backend,
+            tokenizer,
+            Source.parse(f"builtin:{task}").problems(options.limit),
+            options.max_new_tokens,
+        )
         count, share = len(answers), sum(answer.correct for answer in answers) / len(answers)
-        metrics |= {f"accuracy/{task}": share, f"accuracy/{task}/stderr": share_error(share, count), f"accuracy/{task}/n": count}
+        metrics |= {
+            f"accuracy/{task}": share,
+            f"accuracy/{task}/stderr": share_error(share, count),
+            f"accuracy/{task}/n": count,
+        }
     return metrics

@@ -30,7 +30,11 @@ class EnergyMeter:
 
     def __init__(self, root: Path = Path("/sys")) -> None:
         self.joules: float | None = None
-        self._counters = [zone for zone in sorted((root / "class/powercap").glob("*:[0-9]*")) if zone.name.count(":") == 1]
+        self._counters = [
+            zone
+            for zone in sorted((root / "class/powercap").glob("*:[0-9]*"))
+            if zone.name.count(":") == 1
+        ]
         self._counters = [zone for zone in self._counters if _read(zone / "energy_uj") is not None]
         self._rails = [] if self._counters else _rails(root)
         self._begun: list[float] = []
@@ -44,12 +48,23 @@ class EnergyMeter:
             self._sampler.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._sampler:
             self._stop.set()
             self._sampler.join()
         elif self._counters:
-            self.joules = sum(_since(zone, begun) for zone, begun in zip(self._counters, self._begun, strict=True)) / 1e6
+            self.joules = (
+                sum(
+                    _since(zone, begun)
+                    for zone, begun in zip(self._counters, self._begun, strict=True)
+                )
+                / 1e6
+            )
 
     def _sample(self) -> None:
         """Add up power by time, a rectangle a sample."""
@@ -57,7 +72,13 @@ class EnergyMeter:
         stopped = False
         while not stopped:
             stopped = self._stop.wait(SAMPLE_SECONDS)
-            watts = sum((_read(volts) or 0.0) * (_read(amperes) or 0.0) for volts, amperes in self._rails) / 1e6
+            watts = (
+                sum(
+                    (_read(volts) or 0.0) * (_read(amperes) or 0.0)
+                    for volts, amperes in self._rails
+                )
+                / 1e6
+            )
             now = time.monotonic()
             total, last = total + watts * (now - last), now
         self.joules = total
@@ -73,7 +94,9 @@ def _read(file: Path) -> float | None:
 def _since(zone: Path, begun: float) -> float:
     """Microjoules since then; a counter that has gone round starts again from zero."""
     now = _read(zone / "energy_uj") or begun
-    return now - begun if now >= begun else now - begun + (_read(zone / "max_energy_range_uj") or 0.0)
+    return (
+        now - begun if now >= begun else now - begun + (_read(zone / "max_energy_range_uj") or 0.0)
+    )
 
 
 def _rails(root: Path) -> list[tuple[Path, Path]]:

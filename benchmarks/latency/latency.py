@@ -22,7 +22,16 @@ from ..tasks.backends import is_artifact
 from .timing import NOISY, Comparison, compare, percentile, settled, variation
 from .worker import Round
 
-__all__ = ["LatencyOptions", "Side", "Worker", "compare_sides", "take_turns", "time_against", "time_alone", "warm_up"]
+__all__ = [
+    "LatencyOptions",
+    "Side",
+    "Worker",
+    "compare_sides",
+    "take_turns",
+    "time_against",
+    "time_alone",
+    "warm_up",
+]
 
 Side = Callable[[], Round]
 """Runs one round."""
@@ -38,10 +47,18 @@ class LatencyOptions(BaseModel):
 
     prompt: int = Field(default=64, gt=0, description="prompt tokens")
     new_tokens: int = Field(default=64, gt=0, description="tokens decoded after it")
-    runs: int = Field(default=5, gt=0, description="measured repetitions, after as many as it takes until they are stable")
-    batches: tuple[int, ...] = Field(default=(), description="also with these numbers of prompts at a time")
+    runs: int = Field(
+        default=5,
+        gt=0,
+        description="measured repetitions, after as many as it takes until they are stable",
+    )
+    batches: tuple[int, ...] = Field(
+        default=(), description="also with these numbers of prompts at a time"
+    )
     prompts: tuple[int, ...] = Field(default=(), description="also with prompts of these lengths")
-    contexts: tuple[int, ...] = Field(default=(2048,), description="tokens to tell the bytes of an fp16 KV cache for")
+    contexts: tuple[int, ...] = Field(
+        default=(2048,), description="tokens to tell the bytes of an fp16 KV cache for"
+    )
 
     def shape(self, batch: int = 1, prompt: int | None = None) -> dict[str, int]:
         """What a worker is asked for."""
@@ -63,20 +80,40 @@ class Worker:
     def __init__(self, path: Path, device: str, threads: int) -> None:
         self.path = path
         command = [
-            sys.executable, "-m", "edgewright.benchmarks.latency.worker", str(path.resolve()), "--threads", str(threads),
-            "--device", "cpu" if is_artifact(path) else device,
-        ]  # fmt: skip
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TRANSFORMERS_VERBOSITY": "error"}
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it is open as long as the process
+            sys.executable,
+            "-m",
+            "edgewright.benchmarks.latency.worker",
+            str(path.resolve()),
+            "--threads",
+            str(threads),
+            "--device",
+            "cpu" if is_artifact(path) else device,
+        ]
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(threads),
+            "TRANSFORMERS_VERBOSITY": "error",
+        }
+        self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=environment,
         )
         self.loaded: dict[str, Any] = self._hear()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._process.kill()
         self._process.communicate()
         self._errors.close()
@@ -108,8 +145,14 @@ class Worker:
     def _died(self) -> EdgewrightError:
         self._process.wait()
         self._errors.seek(0)
-        reason = (self._errors.read().strip().splitlines() or ["it was killed, perhaps for lack of memory"])[-1]
-        return EdgewrightError(f"{self.path}: the latency measurement failed: {reason}", "run `edgewright bench` on it with --debug")
+        reason = (
+            self._errors.read().strip().splitlines()
+            or ["it was killed, perhaps for lack of memory"]
+        )[-1]
+        return EdgewrightError(
+            f"{self.path}: the latency measurement failed: {reason}",
+            "run `edgewright bench` on it with --debug",
+        )
 
 
 def warm_up(side: Side, most: int = MAX_WARM_ROUNDS) -> int:
@@ -131,7 +174,9 @@ def take_turns(sides: Sequence[Side], rounds: int) -> list[list[Round]]:
     return timed
 
 
-def time_alone(path: Path, options: LatencyOptions, device: str, threads: int) -> tuple[dict[str, float], dict[str, Any]]:
+def time_alone(
+    path: Path, options: LatencyOptions, device: str, threads: int
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Metrics of one model, and what goes with them into the context.
 
     Raises:
@@ -141,26 +186,44 @@ def time_alone(path: Path, options: LatencyOptions, device: str, threads: int) -
         warm = warm_up(lambda: worker.round(options.shape()))
         (timed,) = take_turns([lambda: worker.round(options.shape())], options.runs)
         metrics = figures(timed, options.prompt, 1)
-        for batch, prompt in [*((batch, options.prompt) for batch in options.batches), *((1, prompt) for prompt in options.prompts)]:
+        for batch, prompt in [
+            *((batch, options.prompt) for batch in options.batches),
+            *((1, prompt) for prompt in options.prompts),
+        ]:
             shape = options.shape(batch, prompt)
             warm_up(lambda shape=shape: worker.round(shape))
             (more,) = take_turns([lambda shape=shape: worker.round(shape)], options.runs)
             found = figures(more, prompt, batch)
-            metrics |= {f"{name}/batch{batch}-prompt{prompt}": found[name] for name in ("ttft_ms/p50", "decode_tok_s/p50", "prefill_tok_s")}
+            metrics |= {
+                f"{name}/batch{batch}-prompt{prompt}": found[name]
+                for name in ("ttft_ms/p50", "decode_tok_s/p50", "prefill_tok_s")
+            }
         peaks = worker.finish()
         loaded = worker.loaded
     metrics |= {"load_s": loaded["load_s"], "peak_rss_bytes": max(peaks.values())}
     metrics |= {f"peak_rss_bytes/{phase}": value for phase, value in peaks.items()}
     noisy = [name for name in ("ttft_ms", "decode_tok_s") if metrics[f"{name}/cv"] > NOISY]
-    shape = {"prompt": options.prompt, "new_tokens": options.new_tokens, "runs": options.runs, "batch": 1}
-    return metrics, {"latency": shape, "affinity": loaded["affinity"], "warm_rounds": warm, **({"noisy": noisy} if noisy else {})}
+    shape = {
+        "prompt": options.prompt,
+        "new_tokens": options.new_tokens,
+        "runs": options.runs,
+        "batch": 1,
+    }
+    return metrics, {
+        "latency": shape,
+        "affinity": loaded["affinity"],
+        "warm_rounds": warm,
+        **({"noisy": noisy} if noisy else {}),
+    }
 
 
 def figures(timed: Sequence[Round], prompt: int, batch: int) -> dict[str, float]:
     """The metrics of some rounds: milliseconds, and tokens a second."""
     first = [one.first * 1000 for one in timed]
     rates = [batch * len(one.tokens) / sum(one.tokens) for one in timed]
-    joules = [one.joules / (batch * (1 + len(one.tokens))) for one in timed if one.joules is not None]
+    joules = [
+        one.joules / (batch * (1 + len(one.tokens))) for one in timed if one.joules is not None
+    ]
     every = [seconds * 1000 for one in timed for seconds in one.tokens]
     return {
         **{f"ttft_ms/p{share}": percentile(first, share / 100) for share in (50, 90, 99)},
@@ -173,7 +236,9 @@ def figures(timed: Sequence[Round], prompt: int, batch: int) -> dict[str, float]
     }
 
 
-def time_against(path: Path, other: Path, options: LatencyOptions, device: str, threads: int) -> dict[str, Any]:
+def time_against(
+    path: Path, other: Path, options: LatencyOptions, device: str, threads: int
+) -> dict[str, Any]:
     """Time two models in turns: `ttft` and `decode`, each a comparison of the first model's seconds with the other's.
 
     Raises:
@@ -181,7 +246,10 @@ def time_against(path: Path, other: Path, options: LatencyOptions, device: str, 
     """
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(one, device, threads)) for one in (path, other)]
-        found = compare_sides([lambda worker=worker: worker.round(options.shape()) for worker in workers], max(options.runs, 8))
+        found = compare_sides(
+            [lambda worker=worker: worker.round(options.shape()) for worker in workers],
+            max(options.runs, 8),
+        )
     return {name: asdict(one) for name, one in found.items()}
 
 

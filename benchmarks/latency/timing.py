@@ -14,7 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["NOISY", "Comparison", "compare", "median_interval", "percentile", "settled", "variation"]
+__all__ = [
+    "NOISY",
+    "Comparison",
+    "compare",
+    "median_interval",
+    "percentile",
+    "settled",
+    "variation",
+]
 
 NOISY = 0.10
 """Coefficient of variation from which a figure is flagged: its rounds differ by more than what people mean to measure."""
@@ -30,7 +38,9 @@ def settled(seconds: Sequence[float]) -> bool:
     """Whether warming up is over: the last rounds are as fast as those before them, within 5 %."""
     if len(seconds) < 2 * WINDOW:
         return False
-    before, now = (statistics.median(part) for part in (seconds[-2 * WINDOW : -WINDOW], seconds[-WINDOW:]))
+    before, now = (
+        statistics.median(part) for part in (seconds[-2 * WINDOW : -WINDOW], seconds[-WINDOW:])
+    )
     return abs(now - before) <= STEADY * before
 
 
@@ -69,7 +79,12 @@ class Comparison:
     """`slower` and `faster`: the whole interval is beyond the margin; `alike`: all of it is within twice the margin."""
 
 
-def compare(seconds: Sequence[float], other: Sequence[float], confidence: float = CONFIDENCE, margin: float = MARGIN) -> Comparison:
+def compare(
+    seconds: Sequence[float],
+    other: Sequence[float],
+    confidence: float = CONFIDENCE,
+    margin: float = MARGIN,
+) -> Comparison:
     """Compare two sides that were timed in the same rounds.
 
     Raises:

@@ -20,7 +20,16 @@ from typing import Any
 
 from .energy import EnergyMeter
 
-__all__ = ["Round", "Step", "made_up_prompt", "main", "onnx_step", "open_step", "time_round", "torch_step"]
+__all__ = [
+    "Round",
+    "Step",
+    "made_up_prompt",
+    "main",
+    "onnx_step",
+    "open_step",
+    "time_round",
+    "torch_step",
+]
 
 Step = Callable[[list[list[int]], Any], Any]
 RESET_PEAK = "5"
@@ -70,7 +79,9 @@ def torch_step(path: Path, device: str, threads: int) -> Step:
     def step(ids: list[list[int]], past: Any) -> Any:
         with torch.no_grad():
             cache = past if past is not None else DynamicCache(config=model.config)
-            logits = model(input_ids=torch.tensor(ids, device=device), past_key_values=cache, use_cache=True).logits
+            logits = model(
+                input_ids=torch.tensor(ids, device=device), past_key_values=cache, use_cache=True
+            ).logits
             logits[:, -1].argmax(-1).tolist()  # what a generator does, and it waits for a GPU
         return cache
 
@@ -97,10 +108,19 @@ def onnx_step(path: Path, threads: int) -> Step:
 
 def open_step(path: Path, device: str, threads: int) -> Step:
     """The step function of whatever is at `path`."""
-    return onnx_step(path, threads) if (path / "model.onnx").is_file() else torch_step(path, device, threads)
+    return (
+        onnx_step(path, threads)
+        if (path / "model.onnx").is_file()
+        else torch_step(path, device, threads)
+    )
 
 
-def time_round(step: Step, prompt: list[list[int]], new_tokens: int, after_prompt: Callable[[], None] = lambda: None) -> Round:
+def time_round(
+    step: Step,
+    prompt: list[list[int]],
+    new_tokens: int,
+    after_prompt: Callable[[], None] = lambda: None,
+) -> Round:
     """Time one prompt [batch, length] and the decoding of `new_tokens` after it; between the two, something is called untimed."""
     begin = time.perf_counter()
     past = step(prompt, None)

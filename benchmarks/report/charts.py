@@ -67,7 +67,10 @@ def _accuracies(steps: Sequence[Measured], names: Sequence[str]) -> Plot | None:
         return None
     series = {
         name.partition("/")[2]: [
-            (step.metrics[name], step.metrics.get(f"{name}/stderr", 0.0)) if step.fair(name) else None for step in chosen
+            (step.metrics[name], step.metrics.get(f"{name}/stderr", 0.0))
+            if step.fair(name)
+            else None
+            for step in chosen
         ]
         for name in names
     }
@@ -76,38 +79,71 @@ def _accuracies(steps: Sequence[Measured], names: Sequence[str]) -> Plot | None:
     return Plot(title, caption, Markup(dots([step.name for step in chosen], series, title)))
 
 
-def _waterfall(steps: Sequence[Measured], name: str, title: str, unit: str, scale: float, *, less_is_better: bool) -> Plot | None:
+def _waterfall(
+    steps: Sequence[Measured],
+    name: str,
+    title: str,
+    unit: str,
+    scale: float,
+    *,
+    less_is_better: bool,
+) -> Plot | None:
     chosen = [step for step in steps if step.fair(name)]
     if len(chosen) < 2:
         return None
     values = [step.metrics[name] * scale for step in chosen]
-    texts = [f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}" for value in values]
+    texts = [
+        f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}" for value in values
+    ]
     if values[0]:
-        texts[1:] = [f"{text}  {value / values[0]:.2f}×" for text, value in zip(texts[1:], values[1:], strict=True)]
+        texts[1:] = [
+            f"{text}  {value / values[0]:.2f}×"
+            for text, value in zip(texts[1:], values[1:], strict=True)
+        ]
     better, worse = ("smaller", "larger") if less_is_better else ("faster", "slower")
-    caption = f"Each bar against the one above: green {better}, red {worse}. Factors are of the first." + _left_out(steps, [name])
+    caption = (
+        f"Each bar against the one above: green {better}, red {worse}. Factors are of the first."
+        + _left_out(steps, [name])
+    )
     svg = bars([step.name for step in chosen], values, texts, title, less_is_better=less_is_better)
     return Plot(title, caption, Markup(svg))
 
 
-TRADES = (("size_bytes", "size, MB", 1e-6, True), ("decode_tok_s/p50", "decode speed, tok/s", 1.0, False))
+TRADES = (
+    ("size_bytes", "size, MB", 1e-6, True),
+    ("decode_tok_s/p50", "decode speed, tok/s", 1.0, False),
+)
 """What an accuracy is set against: the metric, its axis, its unit, and whether less of it is better."""
 
 
-def trade_off(steps: Sequence[Measured], name: str, against: str, axis: str, scale: float, less: bool) -> Plot | None:
+def trade_off(
+    steps: Sequence[Measured], name: str, against: str, axis: str, scale: float, less: bool
+) -> Plot | None:
     """Accuracy against what it costs, with the steps marked that no other step beats in both."""
     chosen = [step for step in steps if step.fair(name) and step.fair(against)]
     if len(chosen) < 2:
         return None
     names = [step.name for step in chosen]
-    best = on_front([(step.metrics[name], step.metrics[against] * (-1 if less else 1)) for step in chosen])
+    best = on_front(
+        [(step.metrics[name], step.metrics[against] * (-1 if less else 1)) for step in chosen]
+    )
     caption = f"Up and to the {'left' if less else 'right'} is better. Full dots: nothing beats them in both (the Pareto front)."
     caption += _left_out(steps, [name, against])
-    if len(names) > MAX_NAMES and not all(label.isdigit() for label in names):  # trials of a sweep are numbers already
-        caption += " " + ", ".join(f"{number}\N{NO-BREAK SPACE}{label}" for number, label in enumerate(names, 1))
+    if len(names) > MAX_NAMES and not all(
+        label.isdigit() for label in names
+    ):  # trials of a sweep are numbers already
+        caption += " " + ", ".join(
+            f"{number}\N{NO-BREAK SPACE}{label}" for number, label in enumerate(names, 1)
+        )
         names = [str(number) for number in range(1, len(names) + 1)]
     points = [
-        Point(label, step.metrics[against] * scale, step.metrics[name], step.metrics.get(f"{name}/stderr", 0.0), full)
+        Point(
+            label,
+            step.metrics[against] * scale,
+            step.metrics[name],
+            step.metrics.get(f"{name}/stderr", 0.0),
+            full,
+        )
         for label, step, full in zip(names, chosen, best, strict=True)
     ]
     title = f"Accuracy on {name.partition('/')[2]} against {axis.partition(',')[0]}"
@@ -115,7 +151,9 @@ def trade_off(steps: Sequence[Measured], name: str, against: str, axis: str, sca
 
 
 def _importance(step: Measured) -> Plot | None:
-    layers = [[_real(value) for value in layer] for layer in step.details.get("head_importance") or []]
+    layers = [
+        [_real(value) for value in layer] for layer in step.details.get("head_importance") or []
+    ]
     known = [value for layer in layers for value in layer if math.isfinite(value)]
     if not known:
         return None
@@ -123,7 +161,11 @@ def _importance(step: Measured) -> Plot | None:
     gone = sum(map(len, pruned))
     title = f"Head importance: {step.name}"
     caption = f"From {min(known):.3g} (faint) to {max(known):.3g} (full). "
-    caption += f"Crosses: the {gone} of {sum(map(len, layers))} heads that were pruned." if gone else "No head was pruned."
+    caption += (
+        f"Crosses: the {gone} of {sum(map(len, layers))} heads that were pruned."
+        if gone
+        else "No head was pruned."
+    )
     return Plot(title, caption, Markup(heat_map(layers, pruned, title)))
 
 

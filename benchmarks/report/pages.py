@@ -21,7 +21,13 @@ def html_page(template: str, **values: Any) -> str:
 
 def markdown_page(template: str, **values: Any) -> str:
     """A Markdown page; every value is escaped, but for what goes through the filter `fenced`."""
-    pages = Environment(loader=TEMPLATES, autoescape=False, trim_blocks=True, lstrip_blocks=True, finalize=_escape_markdown)
+    pages = Environment(
+        loader=TEMPLATES,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_escape_markdown,
+    )
     pages.filters["fenced"] = _fenced
     return pages.get_template(template).render(values)
 
@@ -30,7 +36,9 @@ def _escape_markdown(value: Any) -> Any:
     """What a ledger says is text: no markup, no HTML and no new table cell can come of it."""
     if isinstance(value, Markup):
         return value
-    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = (
+        " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    )
     return "".join("\\" + c if c in "\\|`*_[]#~" else c for c in text)
 
 

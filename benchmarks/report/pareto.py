@@ -29,6 +29,9 @@ def towards_ideal(points: Sequence[Values]) -> int:
     spans = [(min(column), max(column) - min(column) or 1.0) for column in columns]
 
     def distance(at: int) -> float:
-        return sum((1 - (value - low) / span) ** 2 for value, (low, span) in zip(points[at], spans, strict=True))
+        return sum(
+            (1 - (value - low) / span) ** 2
+            for value, (low, span) in zip(points[at], spans, strict=True)
+        )
 
     return min(range(len(points)), key=distance)

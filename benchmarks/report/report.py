@@ -22,21 +22,55 @@ from .cells import Cell, Column, Table
 from .pages import html_page, markdown_page
 
 __all__ = [
-    "PLAIN", "TASKED", "Record", "figure_text", "is_alike", "metric_text", "names_of", "plots_of", "read_ledger", "render_html",
-    "render_markdown", "steps_table", "write_report",
-]  # fmt: skip
+    "PLAIN",
+    "TASKED",
+    "Record",
+    "figure_text",
+    "is_alike",
+    "metric_text",
+    "names_of",
+    "plots_of",
+    "read_ledger",
+    "render_html",
+    "render_markdown",
+    "steps_table",
+    "write_report",
+]
 
 SCHEMA = 1
 DASH = "–"
 WORST_MODULES = 10
-QUALITY, SPEED = ("data_hash", "seq_len", "problems", "problems_hash"), ("device", "threads", "latency")
-CONDITIONS = {"ttft_ms": SPEED, "decode_tok_s": SPEED, "prefill_tok_s": SPEED, "peak_rss_bytes": ("device", "latency")}
-UNITS = {"ttft_ms": "ms", "decode_tok_s": "tok/s", "prefill_tok_s": "tok/s", "peak_rss_bytes": "MB", "size_bytes": "MB"}
-TASKED = {"accuracy": "exact match ± stderr", "perplexity": "perplexity", "kl": "KL", "top1_agreement": "top-1"}
+QUALITY, SPEED = (
+    ("data_hash", "seq_len", "problems", "problems_hash"),
+    ("device", "threads", "latency"),
+)
+CONDITIONS = {
+    "ttft_ms": SPEED,
+    "decode_tok_s": SPEED,
+    "prefill_tok_s": SPEED,
+    "peak_rss_bytes": ("device", "latency"),
+}
+UNITS = {
+    "ttft_ms": "ms",
+    "decode_tok_s": "tok/s",
+    "prefill_tok_s": "tok/s",
+    "peak_rss_bytes": "MB",
+    "size_bytes": "MB",
+}
+TASKED = {
+    "accuracy": "exact match ± stderr",
+    "perplexity": "perplexity",
+    "kl": "KL",
+    "top1_agreement": "top-1",
+}
 PLAIN = {
-    "ttft_ms/p50": "TTFT p50", "decode_tok_s/p50": "decode", "prefill_tok_s": "prefill", "peak_rss_bytes": "peak memory",
-    "size_bytes": "size", "parameters": "parameters",
-}  # fmt: skip
+    "ttft_ms/p50": "TTFT p50",
+    "decode_tok_s/p50": "decode",
+    "prefill_tok_s": "prefill",
+    "peak_rss_bytes": "peak memory",
+    "size_bytes": "size",
+    "parameters": "parameters",
+}
 
 Record = Mapping[str, Any]
 
@@ -58,7 +92,9 @@ def write_report(run_dir: Path) -> list[Path]:
 
 def render_html(ledger: dict[str, Any]) -> str:
     """The report as one HTML page that needs no network, no script and no other file."""
-    return html_page("report.html", plots=plots_of(_steps(ledger), _ends(ledger)[0]), **_view(ledger))
+    return html_page(
+        "report.html", plots=plots_of(_steps(ledger), _ends(ledger)[0]), **_view(ledger)
+    )
 
 
 def render_markdown(ledger: dict[str, Any]) -> str:
@@ -75,13 +111,20 @@ def read_ledger(path: Path) -> dict[str, Any]:
     try:
         ledger = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{path}: no ledger to report on: {error.strerror}", "give the --out directory of a run") from error
+        raise UsageError(
+            f"{path}: no ledger to report on: {error.strerror}", "give the --out directory of a run"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not valid JSON: {error}", "run the recipe again: edgewright run RECIPE --fresh") from error
+        raise UsageError(
+            f"{path}: not valid JSON: {error}",
+            "run the recipe again: edgewright run RECIPE --fresh",
+        ) from error
     schema = ledger.get("schema") if isinstance(ledger, dict) else None
     if schema != SCHEMA:
         message = f"{path}: ledger of schema {schema}, and this edgewright reads schema {SCHEMA}"
-        raise UsageError(message, "report with the edgewright that wrote it, or run the recipe again")
+        raise UsageError(
+            message, "report with the edgewright that wrote it, or run the recipe again"
+        )
     return ledger
 
 
@@ -112,8 +155,14 @@ def _metric(step: Record, name: str) -> float | None:
 
 def names_of(steps: Sequence[Record], prefix: str) -> list[str]:
     """The metrics `prefix/...` in the order in which they first appear, without their counts and standard errors."""
-    names = dict.fromkeys(n for step in steps for n in _part(step, "metrics") if n.startswith(prefix + "/"))
-    return [n for n in names if not any(n == base + tail for base in names for tail in ("/n", "/stderr"))]
+    names = dict.fromkeys(
+        n for step in steps for n in _part(step, "metrics") if n.startswith(prefix + "/")
+    )
+    return [
+        n
+        for n in names
+        if not any(n == base + tail for base in names for tail in ("/n", "/stderr"))
+    ]
 
 
 def is_alike(one: Record, other: Record, name: str) -> bool:
@@ -121,7 +170,12 @@ def is_alike(one: Record, other: Record, name: str) -> bool:
     kind, _, label = name.partition("/")
     keys = CONDITIONS.get(kind, QUALITY if kind in TASKED else ())
     first, second = _part(one, "context"), _part(other, "context")
-    return all(first[k] == second[k] for key in keys for k in (key, f"{key}/{label}") if k in first and k in second)
+    return all(
+        first[k] == second[k]
+        for key in keys
+        for k in (key, f"{key}/{label}")
+        if k in first and k in second
+    )
 
 
 # Writing a number.
@@ -165,7 +219,10 @@ def figure_text(name: str, value: float | None, unit: bool = False) -> str:
 def _band(value: float | None, band: float | None, unit: str) -> Cell:
     if value is None or band is None:
         return Cell(_significant(value))
-    return Cell(_significant(value), f"{_significant(value / (1 + band))} to {_significant(value * (1 + band))} {unit}")
+    return Cell(
+        _significant(value),
+        f"{_significant(value / (1 + band))} to {_significant(value * (1 + band))} {unit}",
+    )
 
 
 # The parts of the report.
@@ -189,15 +246,21 @@ def _view(ledger: Record) -> dict[str, Any]:
         "checks": [_check(check) for check in gate.get("checks") or []],
         "headline": _headline(baseline, candidate),
         "steps": steps_table(steps, roles) if steps else None,
-        "modules": [_worst_modules(step) for step in steps if _part(_part(step, "details"), "modules")],
+        "modules": [
+            _worst_modules(step) for step in steps if _part(_part(step, "details"), "modules")
+        ],
         "experts": _experts_table(steps),
         "parity": _parity_table(steps),
         "target": _part(ledger, "plan").get("target") or _part(ledger, "recipe").get("target"),
         "plan": _plan_table(_part(ledger, "plan")),
-        "notes": [(_name(step), list(map(str, step["notes"]))) for step in steps if step.get("notes")],
+        "notes": [
+            (_name(step), list(map(str, step["notes"]))) for step in steps if step.get("notes")
+        ],
         "contexts": _contexts(steps) if steps else None,
         "environment": list(_flat(_part(ledger, "environment"))),
-        "recipe": recipe if isinstance(recipe, str) else yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
+        "recipe": recipe
+        if isinstance(recipe, str)
+        else yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
     }
 
 
@@ -205,10 +268,20 @@ def _commands(ledger: Record) -> str:
     """What to type: the versions that the figures depend on, and the run of the recipe that follows."""
     environment = _part(ledger, "environment")
     versions = [
-        f"{name}=={str(environment[name]).partition('+')[0]}" for name in ("torch", "transformers", "onnxruntime") if environment.get(name)
+        f"{name}=={str(environment[name]).partition('+')[0]}"
+        for name in ("torch", "transformers", "onnxruntime")
+        if environment.get(name)
     ]
-    made = [f"pip install edgewright=={ledger.get('edgewright')} {' '.join(versions)}"] if versions else []
-    again = ["edgewright run recipe.yaml    # the recipe below, with every default and --set in it"] if ledger.get("recipe") else []
+    made = (
+        [f"pip install edgewright=={ledger.get('edgewright')} {' '.join(versions)}"]
+        if versions
+        else []
+    )
+    again = (
+        ["edgewright run recipe.yaml    # the recipe below, with every default and --set in it"]
+        if ledger.get("recipe")
+        else []
+    )
     command = ledger.get("command")
     return "\n".join([*made, *again, *([f"# as it was run: {command}"] if command else [])])
 
@@ -225,45 +298,94 @@ def _ends(ledger: Record) -> tuple[Record, Record]:
     steps, gate = _steps(ledger), _part(ledger, "gate")
     by_name = {_name(step): step for step in steps}
     measured = [step for step in steps if _part(step, "metrics")] or [{}]
-    return by_name.get(str(gate.get("baseline")), measured[0]), by_name.get(str(gate.get("candidate")), measured[-1])
+    return by_name.get(str(gate.get("baseline")), measured[0]), by_name.get(
+        str(gate.get("candidate")), measured[-1]
+    )
 
 
 def _check(check: Record) -> dict[str, Any]:
     """One limit of the gate: what was asked, what was seen, and between which two figures."""
     name = str(check.get("metric", DASH))
-    pair = [figure_text(name, _number(check.get(key)), unit=True) for key in ("baseline", "candidate")]
+    pair = [
+        figure_text(name, _number(check.get(key)), unit=True) for key in ("baseline", "candidate")
+    ]
     observed = _significant(_number(check.get("observed")))
-    verdict = check.get("verdict") or ("pass" if check.get("passed") else "fail")  # older ledgers only know these two
-    needed = f"about {check['samples_needed']:,} samples would decide" if check.get("samples_needed") else ""
-    evidence = [f"{interval_text(check)} on {check.get('samples'):,} samples" if check.get("interval") else "", needed, check.get("note")]
+    verdict = check.get("verdict") or (
+        "pass" if check.get("passed") else "fail"
+    )  # older ledgers only know these two
+    needed = (
+        f"about {check['samples_needed']:,} samples would decide"
+        if check.get("samples_needed")
+        else ""
+    )
+    evidence = [
+        f"{interval_text(check)} on {check.get('samples'):,} samples"
+        if check.get("interval")
+        else "",
+        needed,
+        check.get("note"),
+    ]
     return {
-        "metric": name, "pair": pair, "limit": check.get("limit", DASH), "observed": observed, "verdict": verdict,
+        "metric": name,
+        "pair": pair,
+        "limit": check.get("limit", DASH),
+        "observed": observed,
+        "verdict": verdict,
         "evidence": "; ".join(str(part) for part in evidence if part),
-    }  # fmt: skip
+    }
 
 
 def _headline(baseline: Record, candidate: Record) -> list[dict[str, str]]:
     """The figures that people ask for first, from baseline to candidate, each one only if the two are comparable."""
-    names = [*names_of([baseline, candidate], "accuracy")[:2], "size_bytes", "decode_tok_s/p50", "ttft_ms/p50", "peak_rss_bytes"]
+    names = [
+        *names_of([baseline, candidate], "accuracy")[:2],
+        "size_bytes",
+        "decode_tok_s/p50",
+        "ttft_ms/p50",
+        "peak_rss_bytes",
+    ]
     cards = []
     for name in names:
         before, after = _metric(baseline, name), _metric(candidate, name)
-        if baseline is candidate or before is None or after is None or not is_alike(baseline, candidate, name):
+        if (
+            baseline is candidate
+            or before is None
+            or after is None
+            or not is_alike(baseline, candidate, name)
+        ):
             continue
-        ratio = f"{_significant(after / before)}×" if before and name in PLAIN else f"{after - before:+.3f}"
+        ratio = (
+            f"{_significant(after / before)}×"
+            if before and name in PLAIN
+            else f"{after - before:+.3f}"
+        )
         label = PLAIN.get(name) or name.replace("/", " ", 1)
-        cards.append({"label": label, "before": figure_text(name, before, True), "after": figure_text(name, after, True), "ratio": ratio})
+        cards.append(
+            {
+                "label": label,
+                "before": figure_text(name, before, True),
+                "after": figure_text(name, after, True),
+                "ratio": ratio,
+            }
+        )
     return cards
 
 
 def plots_of(steps: Sequence[Record], baseline: Record) -> Any:
     """The figures of some steps, leaving out what cannot be set beside the baseline's."""
-    from .charts import Measured, figures  # late: matplotlib takes its time, and Markdown needs none
+    from .charts import (
+        Measured,
+        figures,
+    )  # late: matplotlib takes its time, and Markdown needs none
 
     measured = []
     for step in steps:
         values = {name: _metric(step, name) for name in _part(step, "metrics")}
-        numbers = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+        numbers = {
+            name: value
+            for name, value in values.items()
+            if value is not None and math.isfinite(value)
+        }
         unlike = frozenset(name for name in numbers if not is_alike(step, baseline, name))
         measured.append(Measured(_name(step), numbers, unlike, _part(step, "details")))
     return figures(measured, names_of(steps, "accuracy"))
@@ -276,14 +398,26 @@ def steps_table(steps: Sequence[Record], roles: Mapping[str, str]) -> Table:
     """A row for each step with all of its headline metrics; `roles` are words beside the names."""
     columns = [Column("step", numeric=False), Column("kind", numeric=False)]
     names = [name for prefix in TASKED for name in names_of(steps, prefix) or [prefix]]
-    counts = {name: sorted({_part(step, "metrics").get(f"{name}/n", 0) for step in steps} - {0}) for name in names}
+    counts = {
+        name: sorted({_part(step, "metrics").get(f"{name}/n", 0) for step in steps} - {0})
+        for name in names
+    }
     for name in names:
         kind, _, label = name.partition("/")
-        columns.append(Column(TASKED[kind], f"{label}, n={counts[name][0]:,.0f}" if len(counts[name]) == 1 else label))
-    columns += [Column(title, UNITS.get(name.partition("/")[0], "")) for name, title in PLAIN.items()]
+        columns.append(
+            Column(
+                TASKED[kind],
+                f"{label}, n={counts[name][0]:,.0f}" if len(counts[name]) == 1 else label,
+            )
+        )
+    columns += [
+        Column(title, UNITS.get(name.partition("/")[0], "")) for name, title in PLAIN.items()
+    ]
     rows = []
     for step in steps:
-        cells = [_metric_cell(step, name, len(counts.get(name, ())) > 1) for name in (*names, *PLAIN)]
+        cells = [
+            _metric_cell(step, name, len(counts.get(name, ())) > 1) for name in (*names, *PLAIN)
+        ]
         head = [Cell(_name(step), roles.get(_name(step), "")), Cell(str(step.get("kind", DASH)))]
         rows.append([*head, *cells, Cell(_significant(_number(step.get("seconds"))))])
     return Table([*columns, Column("seconds")], rows)
@@ -291,45 +425,80 @@ def steps_table(steps: Sequence[Record], roles: Mapping[str, str]) -> Table:
 
 def _metric_cell(step: Record, name: str, with_count: bool) -> Cell:
     count = _metric(step, f"{name}/n")
-    noisy = "varies" if name.partition("/")[0] in (_part(step, "context").get("noisy") or ()) else ""
-    return Cell(metric_text(step, name), f"n={_significant(count)}" if with_count and count is not None else noisy)
+    noisy = (
+        "varies" if name.partition("/")[0] in (_part(step, "context").get("noisy") or ()) else ""
+    )
+    return Cell(
+        metric_text(step, name),
+        f"n={_significant(count)}" if with_count and count is not None else noisy,
+    )
 
 
 def metric_text(step: Record, name: str, unit: bool = False) -> str:
     """A metric of a step as people read it, with its standard error where it has one."""
     value, error = _metric(step, name), _metric(step, f"{name}/stderr")
-    return figure_text(name, value, unit) + (f" ± {_significant(error, 2)}" if value is not None and error is not None else "")
+    return figure_text(name, value, unit) + (
+        f" ± {_significant(error, 2)}" if value is not None and error is not None else ""
+    )
 
 
 def _worst_modules(step: Record) -> Table:
     """The modules with the largest quantization error, beside what plain rounding would have cost them."""
-    modules = [(name, value) for name, value in _part(_part(step, "details"), "modules").items() if isinstance(value, Mapping)]
+    modules = [
+        (name, value)
+        for name, value in _part(_part(step, "details"), "modules").items()
+        if isinstance(value, Mapping)
+    ]
     modules.sort(key=lambda item: -(_number(item[1].get("error")) or 0.0))
     rows = []
     for name, value in modules[:WORST_MODULES]:
         error, rounding = _number(value.get("error")), _number(value.get("rtn_error"))
         ratio = error / rounding if error is not None and rounding else None
         tone = "" if ratio is None else "good" if ratio < 1 else "bad" if ratio > 1 else ""
-        rows.append([Cell(name), Cell(_significant(error)), Cell(_significant(rounding)), Cell(_significant(ratio), tone=tone)])
+        rows.append(
+            [
+                Cell(name),
+                Cell(_significant(error)),
+                Cell(_significant(rounding)),
+                Cell(_significant(ratio), tone=tone),
+            ]
+        )
     method = str(_part(step, "config").get("method") or "quantized").upper()
-    columns = [Column("module", numeric=False), Column("error", method), Column("error", "round to nearest"), Column("ratio")]
+    columns = [
+        Column("module", numeric=False),
+        Column("error", method),
+        Column("error", "round to nearest"),
+        Column("ratio"),
+    ]
     return Table(columns, rows, _name(step))
 
 
 def _experts_table(steps: Sequence[Record]) -> Table | None:
     """How evenly tokens were spread over the experts of a mixture before and after pruning: means over its layers."""
     columns = [
-        Column("step", numeric=False), Column("layers"), Column("experts", "in each"), Column("choices lost", "share"),
-        Column("evenness", "entropy, 1 is even"), Column("busiest", "times the mean"), Column("unused", "in each"),
-    ]  # fmt: skip
+        Column("step", numeric=False),
+        Column("layers"),
+        Column("experts", "in each"),
+        Column("choices lost", "share"),
+        Column("evenness", "entropy, 1 is even"),
+        Column("busiest", "times the mean"),
+        Column("unused", "in each"),
+    ]
     rows = []
     for step in steps:
-        entries = [entry for entry in _part(step, "details").get("experts") or [] if isinstance(entry, Mapping)]
+        entries = [
+            entry
+            for entry in _part(step, "details").get("experts") or []
+            if isinstance(entry, Mapping)
+        ]
         if entries:
             lists = (entries[0].get(key) for key in ("importance", "removed"))
             whole, gone = (len(values) if isinstance(values, list) else 0 for values in lists)
             pairs = [
-                " → ".join(_significant(_mean([_part(e, when).get(key) for e in entries])) for when in ("before", "after"))
+                " → ".join(
+                    _significant(_mean([_part(e, when).get(key) for e in entries]))
+                    for when in ("before", "after")
+                )
                 for key in ("entropy", "busiest", "unused")
             ]
             lost = _significant(_mean([entry.get("removed_share") for entry in entries]))
@@ -347,17 +516,30 @@ def _parity_table(steps: Sequence[Record]) -> Table | None:
     found = [(step, _part(_part(step, "details"), "parity")) for step in steps]
     found = [(step, parity) for step, parity in found if parity]
     names = list(dict.fromkeys(name for _, parity in found for name in parity))
-    columns = [Column("export", numeric=False), *(Column(n.removeprefix("parity/").replace("_", " ")) for n in names)]
-    rows = [[Cell(_name(s)), *(Cell(figure_text(n, _number(parity.get(n)))) for n in names)] for s, parity in found]
+    columns = [
+        Column("export", numeric=False),
+        *(Column(n.removeprefix("parity/").replace("_", " ")) for n in names),
+    ]
+    rows = [
+        [Cell(_name(s)), *(Cell(figure_text(n, _number(parity.get(n)))) for n in names)]
+        for s, parity in found
+    ]
     return Table(columns, rows) if found else None
 
 
 def _plan_table(plan: Record) -> Table | None:
     columns = [
-        Column("step", numeric=False), Column("precision", numeric=False), Column("weights", "MB"), Column("KV cache", "MB"),
-        Column("total", "MB"), Column("usable", "MB"), Column("fits", numeric=False), Column("TTFT", "ms"),
-        Column("decode", "tok/s"), Column("against it", numeric=False),
-    ]  # fmt: skip
+        Column("step", numeric=False),
+        Column("precision", numeric=False),
+        Column("weights", "MB"),
+        Column("KV cache", "MB"),
+        Column("total", "MB"),
+        Column("usable", "MB"),
+        Column("fits", numeric=False),
+        Column("TTFT", "ms"),
+        Column("decode", "tok/s"),
+        Column("against it", numeric=False),
+    ]
     rows = []
     for row in plan.get("rows") or []:
         sizes = [_number(row.get(f"{key}_bytes")) for key in ("weight", "kv", "total", "usable")]
@@ -366,16 +548,37 @@ def _plan_table(plan: Record) -> Table | None:
         fits = row.get("fits")
         tone = {True: "good", False: "bad"}.get(fits, "") if isinstance(fits, bool) else ""
         if total is not None and usable:
-            cells[2] = Cell(cells[2].text, f"{total / usable:.0%}", tone, min(max(total / usable, 0.0), 1.0))
+            cells[2] = Cell(
+                cells[2].text, f"{total / usable:.0%}", tone, min(max(total / usable, 0.0), 1.0)
+            )
         speeds = [
             _band(_number(row.get(key)), _number(row.get(band)), unit)
-            for key, band, unit in (("ttft_ms", "ttft_band", "ms"), ("decode_tok_s", "band", "tok/s"))
+            for key, band, unit in (
+                ("ttft_ms", "ttft_band", "ms"),
+                ("decode_tok_s", "band", "tok/s"),
+            )
         ]
         verdict = Cell({"good": "yes", "bad": "no"}.get(tone, DASH), tone=tone)
-        against = Cell("; ".join(map(str, [*(row.get("refused") or []), *(row.get("violations") or [])])) or DASH)
-        rows.append([Cell(str(row.get("step", DASH))), Cell(str(row.get("precision", DASH))), *cells, verdict, *speeds, against])
+        against = Cell(
+            "; ".join(map(str, [*(row.get("refused") or []), *(row.get("violations") or [])]))
+            or DASH
+        )
+        rows.append(
+            [
+                Cell(str(row.get("step", DASH))),
+                Cell(str(row.get("precision", DASH))),
+                *cells,
+                verdict,
+                *speeds,
+                against,
+            ]
+        )
     known = [i for i in range(len(columns)) if any(row[i].text != DASH for row in rows)]
-    return Table([columns[i] for i in known], [[row[i] for i in known] for row in rows]) if rows else None
+    return (
+        Table([columns[i] for i in known], [[row[i] for i in known] for row in rows])
+        if rows
+        else None
+    )
 
 
 def _contexts(steps: Sequence[Record]) -> tuple[Table, list[tuple[str, str]]]:
@@ -383,12 +586,20 @@ def _contexts(steps: Sequence[Record]) -> tuple[Table, list[tuple[str, str]]]:
     contexts = [dict(_flat(_part(step, "context"))) for step in steps]
     keys = list(dict.fromkeys(key for context in contexts for key in context))
     known = [context for context in contexts if context]
-    same = {key: known[0][key] for key in keys if all(context.get(key) == known[0].get(key) for context in known)}
+    same = {
+        key: known[0][key]
+        for key in keys
+        if all(context.get(key) == known[0].get(key) for context in known)
+    }
     varied = [key for key in keys if key not in same]
     columns = [Column(title, numeric=False) for title in ("step", "fingerprint", "output", *varied)]
     rows = []
     for step, context in zip(steps, contexts, strict=True):
-        head = (_name(step), str(step.get("fingerprint") or DASH)[:12], str(step.get("output") or DASH))
+        head = (
+            _name(step),
+            str(step.get("fingerprint") or DASH)[:12],
+            str(step.get("output") or DASH),
+        )
         rows.append([Cell(text) for text in (*head, *(context.get(key, DASH) for key in varied))])
     return Table(columns, rows), list(same.items())
 

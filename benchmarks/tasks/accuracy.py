@@ -51,21 +51,30 @@ class Answer:
 
 def _positions_a_batch(backend: Backend, token: int) -> int:
     one = torch.tensor([[token]])
-    return min(TOKENS_A_BATCH, LOGITS_A_BATCH // backend.logits(one, torch.ones_like(one)).shape[-1])
+    return min(
+        TOKENS_A_BATCH, LOGITS_A_BATCH // backend.logits(one, torch.ones_like(one)).shape[-1]
+    )
 
 
-def _batches(backend: Backend, rows: Sequence[Encoded], label: str) -> Iterator[tuple[list[int], dict[str, Tensor], Tensor]]:
+def _batches(
+    backend: Backend, rows: Sequence[Encoded], label: str
+) -> Iterator[tuple[list[int], dict[str, Tensor], Tensor]]:
     """The positions of the rows of each batch, the padded batch, and its logits float32 [rows, longest, vocab].
 
     Raises:
         EdgewrightError: the model gives logits that are not finite.
     """
     with progress(label, len(rows)) as bar:
-        for batch in by_length([len(row.ids) for row in rows], _positions_a_batch(backend, rows[0].ids[0])):
+        for batch in by_length(
+            [len(row.ids) for row in rows], _positions_a_batch(backend, rows[0].ids[0])
+        ):
             padded = pad([rows[i] for i in batch], 0)
             logits = backend.logits(padded["input_ids"], padded["attention_mask"])
             if not bool(torch.isfinite(logits[padded["attention_mask"].bool()]).all()):
-                raise EdgewrightError(f"{backend.name}: the model gives NaN or infinite logits", "check the weights it was made from")
+                raise EdgewrightError(
+                    f"{backend.name}: the model gives NaN or infinite logits",
+                    "check the weights it was made from",
+                )
             yield batch, padded, logits
             bar.advance(len(batch))
 
@@ -107,7 +116,9 @@ def score_text(backend: Backend, rows: Sequence[Encoded], reference: Backend | N
         labels = padded["labels"][:, 1:]
         nll = _losses(logits[:, :-1], labels)
         scored = labels != IGNORE
-        for i, nll_sum, count in zip(batch, nll.sum(1).tolist(), scored.sum(1).tolist(), strict=True):
+        for i, nll_sum, count in zip(
+            batch, nll.sum(1).tolist(), scored.sum(1).tolist(), strict=True
+        ):
             windows[i] = (nll_sum, count)
         if reference:
             expected = reference.logits(padded["input_ids"], padded["attention_mask"])
@@ -124,7 +135,9 @@ def score_text(backend: Backend, rows: Sequence[Encoded], reference: Backend | N
 def _divergence(logits: Tensor, expected: Tensor) -> tuple[float, float]:
     """Sum of KL(expected || logits) and count of equal argmax over [tokens, vocab]; a padded vocabulary is cut."""
     width = min(logits.shape[-1], expected.shape[-1])
-    log_q, log_p = (side[:, :width] - side[:, :width].logsumexp(-1, keepdim=True) for side in (logits, expected))
+    log_q, log_p = (
+        side[:, :width] - side[:, :width].logsumexp(-1, keepdim=True) for side in (logits, expected)
+    )
     kl = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
     return float(kl), float((log_q.argmax(-1) == log_p.argmax(-1)).sum())
 
@@ -133,11 +146,23 @@ Verifier = Callable[[Problem, str], bool]
 
 
 def exact_match(
-    backend: Backend, tokenizer: Any, problems: Sequence[Problem], max_new_tokens: int, verify: Verifier = is_correct
+    backend: Backend,
+    tokenizer: Any,
+    problems: Sequence[Problem],
+    max_new_tokens: int,
+    verify: Verifier = is_correct,
 ) -> list[Answer]:
     """Let the model solve every problem greedily and check its answers, in the order given."""
     special = not tokenizer.chat_template
-    prompts = [tokenizer(render_prompt(tokenizer, p.question), add_special_tokens=special)["input_ids"] for p in problems]
+    prompts = [
+        tokenizer(render_prompt(tokenizer, p.question), add_special_tokens=special)["input_ids"]
+        for p in problems
+    ]
     written = generate_texts(backend, prompts, max_new_tokens, end_tokens_of(backend, tokenizer))
-    texts = [tokenizer.decode(tokens, skip_special_tokens=False) for tokens in written]  # as </think> may be a special token
-    return [Answer(p.task, p.question, p.answer, text, verify(p, text)) for p, text in zip(problems, texts, strict=True)]
+    texts = [
+        tokenizer.decode(tokens, skip_special_tokens=False) for tokens in written
+    ]  # as </think> may be a special token
+    return [
+        Answer(p.task, p.question, p.answer, text, verify(p, text))
+        for p, text in zip(problems, texts, strict=True)
+    ]

@@ -15,7 +15,15 @@ from ...checkpoints.files import read_provenance
 from ...checkpoints.loading import load_model, pick_device
 from ...errors import UsageError
 
-__all__ = ["Backend", "Choose", "Ended", "OnnxBackend", "TorchBackend", "is_artifact", "open_backend"]
+__all__ = [
+    "Backend",
+    "Choose",
+    "Ended",
+    "OnnxBackend",
+    "TorchBackend",
+    "is_artifact",
+    "open_backend",
+]
 
 Ended = Callable[[Sequence[int]], bool]
 """Whether an answer is complete, from its tokens so far: for ends that are no single token."""
@@ -36,7 +44,14 @@ class Backend(Protocol):
         """Logits float32 [batch, seq, vocab] for right- or left-padded ids [batch, seq]."""
         ...
 
-    def generate(self, ids: Tensor, mask: Tensor, max_new_tokens: int, eos: list[int], ended: Ended | None = None) -> Tensor:
+    def generate(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        max_new_tokens: int,
+        eos: list[int],
+        ended: Ended | None = None,
+    ) -> Tensor:
         """Greedy continuations int64 [batch, new] of left-padded prompts; a row that ended is filled up with the first of `eos`."""
         ...
 
@@ -61,12 +76,22 @@ class TorchBackend:
     def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
         """See `Backend.logits`."""
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": _positions(mask)}
-        return self.model(**{k: v.to(self.device) for k, v in inputs.items()}, use_cache=False).logits.float().cpu()
+        return (
+            self.model(**{k: v.to(self.device) for k, v in inputs.items()}, use_cache=False)
+            .logits.float()
+            .cpu()
+        )
 
     @torch.no_grad()
     def generate(
-        self, ids: Tensor, mask: Tensor, max_new_tokens: int, eos: list[int], ended: Ended | None = None, choose: Choose | None = None
-    ) -> Tensor:  # fmt: skip
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        max_new_tokens: int,
+        eos: list[int],
+        ended: Ended | None = None,
+        choose: Choose | None = None,
+    ) -> Tensor:
         """See `Backend.generate`; greedy unless `choose` says which token comes next.
 
         Rows that ended leave the batch, which transformers' own `generate` keeps computing.
@@ -78,13 +103,20 @@ class TorchBackend:
         for n in range(max_new_tokens):
             positions = _positions(mask)[:, -step.shape[1] :]
             logits = self.model(
-                input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+                input_ids=step,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
             ).logits
             chosen = choose(logits[:, -1], rows, n) if choose else logits[:, -1].argmax(-1)
             tokens[rows, n] = chosen.cpu()
             stays = ~torch.isin(chosen, ends)
             if ended:
-                stays &= torch.tensor([not ended(tokens[row, : n + 1].tolist()) for row in rows], device=self.device)
+                stays &= torch.tensor(
+                    [not ended(tokens[row, : n + 1].tolist()) for row in rows], device=self.device
+                )
             if not stays.any():
                 return tokens[:, : n + 1]
             if not stays.all():
@@ -109,11 +141,22 @@ class OnnxBackend:
 
     def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
         """See `Backend.logits`."""
-        return torch.from_numpy(np.asarray(self.decoder.forward(ids.numpy(), mask.numpy())[0], dtype=np.float32))
+        return torch.from_numpy(
+            np.asarray(self.decoder.forward(ids.numpy(), mask.numpy())[0], dtype=np.float32)
+        )
 
-    def generate(self, ids: Tensor, mask: Tensor, max_new_tokens: int, eos: list[int], ended: Ended | None = None) -> Tensor:
+    def generate(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        max_new_tokens: int,
+        eos: list[int],
+        ended: Ended | None = None,
+    ) -> Tensor:
         """See `Backend.generate`."""
-        return torch.from_numpy(self.decoder.generate(ids.numpy(), mask.numpy(), max_new_tokens, eos, ended))
+        return torch.from_numpy(
+            self.decoder.generate(ids.numpy(), mask.numpy(), max_new_tokens, eos, ended)
+        )
 
 
 def _positions(mask: Tensor) -> Tensor:
@@ -134,5 +177,8 @@ def open_backend(path: Path, device: str = "cpu") -> Backend:
     if is_artifact(path):
         return OnnxBackend(path)
     if not (path / "config.json").is_file():
-        raise UsageError(f"{path}: neither a checkpoint (config.json) nor an artifact (model.onnx)", "give the directory of one")
+        raise UsageError(
+            f"{path}: neither a checkpoint (config.json) nor an artifact (model.onnx)",
+            "give the directory of one",
+        )
     return TorchBackend(path, device)

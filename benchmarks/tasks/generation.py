@@ -11,7 +11,16 @@ from torch import Tensor
 from ...console import progress
 from .backends import Backend, Ended
 
-__all__ = ["ROWS_A_BATCH", "TOKENS_A_BATCH", "by_length", "end_tokens_of", "generate_texts", "left_padded", "stops_at", "until_end"]
+__all__ = [
+    "ROWS_A_BATCH",
+    "TOKENS_A_BATCH",
+    "by_length",
+    "end_tokens_of",
+    "generate_texts",
+    "left_padded",
+    "stops_at",
+    "until_end",
+]
 
 ROWS_A_BATCH = 64
 TOKENS_A_BATCH = 2**15
@@ -42,7 +51,9 @@ def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Ids and mask, int64 [batch, longest], of prompts of several lengths."""
     longest = max(map(len, prompts))
     gaps = [longest - len(prompt) for prompt in prompts]
-    ids = torch.tensor([[0] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)])
+    ids = torch.tensor(
+        [[0] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
+    )
     return ids, torch.tensor([[0] * gap + [1] * (longest - gap) for gap in gaps])
 
 
@@ -52,9 +63,13 @@ def until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
 
 
 def generate_texts(
-    backend: Backend, prompts: Sequence[Sequence[int]], max_new_tokens: int, eos: Sequence[int], ended: Ended | None = None,
+    backend: Backend,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    eos: Sequence[int],
+    ended: Ended | None = None,
     label: str = "solving problems",
-) -> list[list[int]]:  # fmt: skip
+) -> list[list[int]]:
     """What the model writes greedily after each prompt, as tokens without the one that ended it, in the order given.
 
     Args:
@@ -68,10 +83,16 @@ def generate_texts(
     answers: list[list[int]] = [[] for _ in prompts]
     ends = sorted(eos) or [-1]  # no token is -1: the answer goes on to its limit
     with progress(label, len(prompts)) as bar:
-        for batch in by_length([len(p) + max_new_tokens for p in prompts], TOKENS_A_BATCH, ROWS_A_BATCH):
-            new = backend.generate(*left_padded([prompts[i] for i in batch]), max_new_tokens, ends, ended)
+        for batch in by_length(
+            [len(p) + max_new_tokens for p in prompts], TOKENS_A_BATCH, ROWS_A_BATCH
+        ):
+            new = backend.generate(
+                *left_padded([prompts[i] for i in batch]), max_new_tokens, ends, ended
+            )
             for i, row in zip(batch, new.tolist(), strict=True):
-                answers[i] = until_end(row, ends)  # a row that `ended` stopped is filled up with the first end token
+                answers[i] = until_end(
+                    row, ends
+                )  # a row that `ended` stopped is filled up with the first end token
             bar.advance(len(batch))
     return answers
 
@@ -81,7 +102,10 @@ def stops_at(tokenizer: Any, strings: Sequence[str]) -> Ended | None:
     wanted = [string for string in strings if string]
     if not wanted:
         return None
-    reach = max(len(tokenizer(string, add_special_tokens=False)["input_ids"]) for string in wanted) + TAIL
+    reach = (
+        max(len(tokenizer(string, add_special_tokens=False)["input_ids"]) for string in wanted)
+        + TAIL
+    )
 
     def ended(tokens: Sequence[int]) -> bool:
         text = tokenizer.decode(list(tokens[-reach:]), skip_special_tokens=False)

@@ -16,7 +16,12 @@ from typing import Any
 import lm_eval
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text, resolve_max_length
+from lm_eval.models.utils import (
+    handle_stop_sequences,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+    resolve_max_length,
+)
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
@@ -64,23 +69,35 @@ class HarnessLM(TemplateLM):
         """What lm-eval keys its caches by."""
         return self.tokenizer.name_or_path.replace("/", "__")
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
         """Token ids, without a second beginning-of-text token where the text already holds one."""
         special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-        if add_special_tokens is None and string.startswith(self.tokenizer.decode(self.prefix_token_id)):
+        if add_special_tokens is None and string.startswith(
+            self.tokenizer.decode(self.prefix_token_id)
+        ):
             special = {"add_special_tokens": False}
         return list(self.tokenizer.encode(string, **special))
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         """The prompt of a conversation."""
         return str(
             self.tokenizer.apply_chat_template(
-                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
             )
         )
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
+        self,
+        requests: Sequence[tuple[Any, list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **_: Any,
     ) -> list[tuple[float, bool]]:
         rows = []
         for _text, context, continuation in requests:
@@ -88,11 +105,15 @@ class HarnessLM(TemplateLM):
             rows.append(Encoded(ids, [IGNORE] * (len(ids) - len(continuation)) + continuation))
         return continuations(self.own, rows)
 
-    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(
+        self, requests: Sequence[Any], disable_tqdm: bool = False
+    ) -> list[float]:
         """Log-likelihood of whole texts, in windows that each score their tokens once."""
         windows, owners = [], []
         for owner, (text,) in enumerate(request.args for request in requests):
-            parts = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self.max_length, context_len=1)
+            parts = get_rolling_token_windows(
+                self.tok_encode(text), self.prefix_token_id, self.max_length, context_len=1
+            )
             cut = [("", *make_disjoint_window(part)) for part in parts]
             windows += cut
             owners += [owner] * len(cut)
@@ -113,16 +134,29 @@ class HarnessLM(TemplateLM):
         texts = [""] * len(requests)
         end = self.tokenizer.decode(self.eot_token_id, skip_special_tokens=False)
         for members in groups.values():
-            settings: dict[str, Any] = dict(normalize_gen_kwargs(requests[members[0]].args[1], MAX_NEW_TOKENS))
+            settings: dict[str, Any] = dict(
+                normalize_gen_kwargs(requests[members[0]].args[1], MAX_NEW_TOKENS)
+            )
             if settings.get("do_sample"):
-                raise UsageError("lm-eval: this task samples, and edgewright decodes greedily", "set do_sample: false in the task")
+                raise UsageError(
+                    "lm-eval: this task samples, and edgewright decodes greedily",
+                    "set do_sample: false in the task",
+                )
             stop = handle_stop_sequences(settings.pop("until", None), eos=end)
             longest = settings["max_gen_toks"]
             if longest >= self.max_length:
-                raise UsageError(f"lm-eval: {longest} new tokens leave no room for a prompt in {self.max_length}", "lower max_gen_toks")
-            prompts = [self.tok_encode(requests[at].args[0])[-(self.max_length - longest) :] for at in members]
+                raise UsageError(
+                    f"lm-eval: {longest} new tokens leave no room for a prompt in {self.max_length}",
+                    "lower max_gen_toks",
+                )
+            prompts = [
+                self.tok_encode(requests[at].args[0])[-(self.max_length - longest) :]
+                for at in members
+            ]
             ends = end_tokens_of(self.own, self.tokenizer)
-            written = generate_texts(self.own, prompts, longest, ends, stops_at(self.tokenizer, stop), "answering")
+            written = generate_texts(
+                self.own, prompts, longest, ends, stops_at(self.tokenizer, stop), "answering"
+            )
             for at, tokens in zip(members, written, strict=True):
                 text = self.tokenizer.decode(tokens, skip_special_tokens=True)
                 texts[at] = postprocess_generated_text(text, stop, None)
@@ -168,18 +202,28 @@ def run_harness(
     file = Path(task)
     local = file.suffix in (".yaml", ".yml")
     if local and not file.is_file():
-        raise UsageError(f"lm-eval:{task}: no such file", "give the path of a task file, or the name of a task")
+        raise UsageError(
+            f"lm-eval:{task}: no such file", "give the path of a task file, or the name of a task"
+        )
     try:
         evaluate: Any = lm_eval.simple_evaluate  # its decorator hides the parameters
         found: dict[str, Any] = evaluate(
-            HarnessLM(backend, path), tasks=[str(file.resolve()) if local else task], num_fewshot=shots, limit=limit,
-            bootstrap_iters=RESAMPLES, task_manager=TaskManager(include_defaults=not local), random_seed=seed, numpy_random_seed=seed,
-            torch_random_seed=seed, fewshot_random_seed=seed,
-        )  # fmt: skip
+            HarnessLM(backend, path),
+            tasks=[str(file.resolve()) if local else task],
+            num_fewshot=shots,
+            limit=limit,
+            bootstrap_iters=RESAMPLES,
+            task_manager=TaskManager(include_defaults=not local),
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            fewshot_random_seed=seed,
+        )
     except (KeyError, ValueError, OSError, ConnectionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"lm-eval:{task}: lm-eval cannot run it: {reason}", "see `lm_eval ls tasks`; its data must be within reach"
+            f"lm-eval:{task}: lm-eval cannot run it: {reason}",
+            "see `lm_eval ls tasks`; its data must be within reach",
         ) from error
     answers = {name: _answers(name, samples) for name, samples in found["samples"].items()}
     return {name: told for name, told in answers.items() if told}, _reported(found["results"])
@@ -189,11 +233,22 @@ def _answers(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:
     """Right and wrong by the first metric that is 0 or 1 for every problem, under the first filter; nothing where there is none."""
     first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
     first.sort(key=lambda sample: sample["doc_id"])
-    binary = [m for m in first[0]["metrics"] if all(sample[m] in (0, 1) for sample in first)] if first else []
+    binary = (
+        [m for m in first[0]["metrics"] if all(sample[m] in (0, 1) for sample in first)]
+        if first
+        else []
+    )
     if not binary:
         return []
     return [
-        Answer(task, _prompt(sample), str(sample["target"]), str(sample["filtered_resps"][0]), sample[binary[0]] == 1) for sample in first
+        Answer(
+            task,
+            _prompt(sample),
+            str(sample["target"]),
+            str(sample["filtered_resps"][0]),
+            sample[binary[0]] == 1,
+        )
+        for sample in first
     ]
 
 
@@ -211,5 +266,7 @@ def _reported(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
             metric, _, applied = key.partition(",")
             if applied and isinstance(value, int | float) and math.isfinite(value):
                 name = metric.removesuffix("_stderr") + ("" if applied == "none" else f",{applied}")
-                reported[f"lm_eval/{task}/{name}" + (".stderr" if metric.endswith("_stderr") else "")] = float(value)
+                reported[
+                    f"lm_eval/{task}/{name}" + (".stderr" if metric.endswith("_stderr") else "")
+                ] = float(value)
     return reported

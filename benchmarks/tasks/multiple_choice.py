@@ -35,13 +35,18 @@ def read_choices(path: Path) -> list[Choice]:
     Raises:
         UsageError: a row has no question, no two choices, or no answer among them.
     """
-    return [_choice(row, f"{path}, row {number}") for number, row in enumerate(json_lines(str(path)), 1)]
+    return [
+        _choice(row, f"{path}, row {number}") for number, row in enumerate(json_lines(str(path)), 1)
+    ]
 
 
 def _choice(row: Mapping[str, Any], where: str) -> Choice:
     options, labels = row.get("choices"), list(string.ascii_uppercase)
     if isinstance(options, Mapping):  # ARC: {"text": [...], "label": [...]}
-        options, labels = options.get("text"), [str(label) for label in options.get("label") or labels]
+        options, labels = (
+            options.get("text"),
+            [str(label) for label in options.get("label") or labels],
+        )
     question, answer = row.get("question"), row.get("answer", row.get("answerKey"))
     if not isinstance(question, str) or not isinstance(options, list) or len(options) < 2:
         raise UsageError(f"{where}: not a multiple-choice question", f"each line: {FORMAT}")
@@ -49,12 +54,20 @@ def _choice(row: Mapping[str, Any], where: str) -> Choice:
     known = [range(len(texts)), labels[: len(texts)], texts]
     right = next((list(names).index(answer) for names in known if answer in names), None)
     if right is None:
-        raise UsageError(f"{where}: the answer {answer!r} is none of the {len(texts)} choices", f"each line: {FORMAT}")
+        raise UsageError(
+            f"{where}: the answer {answer!r} is none of the {len(texts)} choices",
+            f"each line: {FORMAT}",
+        )
     return Choice(question, tuple(texts), right)
 
 
 def choose(
-    backend: Backend, tokenizer: Any, label: str, questions: Sequence[Choice], shots: int, limit: int
+    backend: Backend,
+    tokenizer: Any,
+    label: str,
+    questions: Sequence[Choice],
+    shots: int,
+    limit: int,
 ) -> tuple[list[Answer], list[Answer]]:
     """What the model finds likeliest for each question: as it stands, and by the byte of the choice's text.
 
@@ -67,21 +80,37 @@ def choose(
     examples: list[Pair] = [(q.question, q.choices[q.right]) for q in questions[:shots]]
     asked = questions[shots : shots + limit]
     if len(asked) < 2:
-        raise UsageError(f"{label}: {len(questions)} questions, {shots} of them shown: fewer than 2 to ask", "give more, or fewer --shots")
+        raise UsageError(
+            f"{label}: {len(questions)} questions, {shots} of them shown: fewer than 2 to ask",
+            "give more, or fewer --shots",
+        )
     rows: list[Encoded] = []
     for one in asked:
         context = plain_frame(one.question, examples)
         ids = tokenizer(context)["input_ids"]
         for choice in one.choices:
             whole = tokenizer(f"{context} {choice}")["input_ids"]
-            shared = next((i for i, (a, b) in enumerate(zip(ids, whole, strict=False)) if a != b), len(ids))
+            shared = next(
+                (i for i, (a, b) in enumerate(zip(ids, whole, strict=False)) if a != b), len(ids)
+            )
             rows.append(Encoded(whole, [IGNORE] * shared + whole[shared:]))
     scores = iter(continuations(backend, rows))
     plain, by_byte = [], []
     for one in asked:
         found = [next(scores)[0] for _ in one.choices]
-        weighed = [score / max(len(choice.encode()), 1) for score, choice in zip(found, one.choices, strict=True)]
+        weighed = [
+            score / max(len(choice.encode()), 1)
+            for score, choice in zip(found, one.choices, strict=True)
+        ]
         for answers, values in ((plain, found), (by_byte, weighed)):
             best = max(range(len(values)), key=values.__getitem__)
-            answers.append(Answer(label, one.question, one.choices[one.right], one.choices[best], best == one.right))
+            answers.append(
+                Answer(
+                    label,
+                    one.question,
+                    one.choices[one.right],
+                    one.choices[best],
+                    best == one.right,
+                )
+            )
     return plain, by_byte

@@ -44,12 +44,19 @@ def read_exercises(path: Path) -> list[Exercise]:
     Raises:
         UsageError: a row is in neither format.
     """
-    return [_exercise(row, f"{path}, row {number}") for number, row in enumerate(json_lines(str(path)), 1)]
+    return [
+        _exercise(row, f"{path}, row {number}")
+        for number, row in enumerate(json_lines(str(path)), 1)
+    ]
 
 
 def _exercise(row: Mapping[str, Any], where: str) -> Exercise:
     if all(isinstance(row.get(key), str) for key in ("prompt", "test", "entry_point")):
-        return Exercise(f"Complete this function.\n\n{row['prompt']}", row["prompt"], f"{row['test']}\ncheck({row['entry_point']})")
+        return Exercise(
+            f"Complete this function.\n\n{row['prompt']}",
+            row["prompt"],
+            f"{row['test']}\ncheck({row['entry_point']})",
+        )
     text, tests = row.get("text", row.get("prompt")), row.get("test_list")
     if isinstance(text, str) and isinstance(tests, list) and tests:
         asked = "\n".join(map(str, tests))
@@ -63,7 +70,9 @@ def program_of(exercise: Exercise, text: str) -> str:
     blocks = FENCED.findall(said)
     if blocks:
         whole = exercise.begun and f"def {_name(exercise.begun)}" not in blocks[-1]
-        return f"{exercise.begun if whole else _imports(exercise.begun)}{blocks[-1]}\n{exercise.tests}"
+        return (
+            f"{exercise.begun if whole else _imports(exercise.begun)}{blocks[-1]}\n{exercise.tests}"
+        )
     ends = [at for stop in AFTER_FUNCTION if (at := said.find(stop)) >= 0] if exercise.begun else []
     return f"{exercise.begun}{said[: min(ends, default=len(said))]}\n{exercise.tests}"
 
@@ -80,7 +89,13 @@ def _imports(code: str) -> str:
 
 
 def write_programs(
-    backend: Backend, tokenizer: Any, label: str, exercises: Sequence[Exercise], limit: int, max_new_tokens: int, workers: int
+    backend: Backend,
+    tokenizer: Any,
+    label: str,
+    exercises: Sequence[Exercise],
+    limit: int,
+    max_new_tokens: int,
+    workers: int,
 ) -> list[Answer]:
     """Let the model write every program, and run each one with its tests in the sandbox, `workers` at a time.
 
@@ -91,10 +106,15 @@ def write_programs(
     if len(asked) < 2:
         raise UsageError(f"{label}: fewer than 2 exercises", "give more rows")
     special = not tokenizer.chat_template
-    texts = [(e.begun or f'"""{e.question}"""\n') if special else frame(tokenizer, e.question, ()) for e in asked]
+    texts = [
+        (e.begun or f'"""{e.question}"""\n') if special else frame(tokenizer, e.question, ())
+        for e in asked
+    ]
     prompts = [tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
     stop = stops_at(tokenizer, AFTER_FUNCTION) if special and all(e.begun for e in asked) else None
-    tokens = generate_texts(backend, prompts, max_new_tokens, end_tokens_of(backend, tokenizer), stop)
+    tokens = generate_texts(
+        backend, prompts, max_new_tokens, end_tokens_of(backend, tokenizer), stop
+    )
     written = [tokenizer.decode(one, skip_special_tokens=False) for one in tokens]
     programs = [program_of(exercise, text) for exercise, text in zip(asked, written, strict=True)]
     with ThreadPoolExecutor(workers) as pool:

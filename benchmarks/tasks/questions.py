@@ -17,7 +17,15 @@ from .accuracy import Answer
 from .backends import Backend
 from .generation import end_tokens_of, generate_texts, stops_at
 
-__all__ = ["Pair", "answer_questions", "extract_answer", "frame", "read_pairs", "require_math_verify", "same_answer"]
+__all__ = [
+    "Pair",
+    "answer_questions",
+    "extract_answer",
+    "frame",
+    "read_pairs",
+    "require_math_verify",
+    "same_answer",
+]
 
 Pair = tuple[str, str]
 """A question, and its answer with the reasoning before it, if there is any."""
@@ -40,7 +48,10 @@ def read_pairs(source: Source) -> list[Pair]:
     """
     pairs = [(example.prompt, example.completion) for example in source.scoring(0)]
     if not all(question.strip() and answer.strip() for question, answer in pairs):
-        raise UsageError(f"{source.name}: a row has no question or no answer", 'each line: {"question": "...", "answer": "... #### 42"}')
+        raise UsageError(
+            f"{source.name}: a row has no question or no answer",
+            'each line: {"question": "...", "answer": "... #### 42"}',
+        )
     return pairs
 
 
@@ -52,7 +63,12 @@ def extract_answer(text: str) -> str:
     """
     _, _, said = text.rpartition("</think>")
     boxed = _boxed(said)
-    for found in (MARKS[0].findall(said), [boxed] if boxed else [], MARKS[1].findall(said), NUMBER.findall(said)):
+    for found in (
+        MARKS[0].findall(said),
+        [boxed] if boxed else [],
+        MARKS[1].findall(said),
+        NUMBER.findall(said),
+    ):
         if found:
             return str(found[-1]).strip().rstrip(".").strip(" *`\"'")
     return ""
@@ -80,7 +96,10 @@ def require_math_verify() -> Any:
     try:
         return importlib.import_module("math_verify")  # late: an extra, and it loads sympy
     except ImportError as error:
-        raise EdgewrightError("comparing answers needs math-verify, which is not installed", "pip install 'edgewright[eval]'") from error
+        raise EdgewrightError(
+            "comparing answers needs math-verify, which is not installed",
+            "pip install 'edgewright[eval]'",
+        ) from error
 
 
 def same_answer(expected: str, given: str) -> bool:
@@ -98,7 +117,11 @@ def same_answer(expected: str, given: str) -> bool:
 def frame(tokenizer: Any, question: str, examples: Sequence[Pair]) -> str:
     """The prompt for a question behind worked examples: as turns of a chat where there is a template, else as plain text."""
     if tokenizer.chat_template:
-        turns = [{"role": role, "content": text} for pair in examples for role, text in zip(("user", "assistant"), pair, strict=True)]
+        turns = [
+            {"role": role, "content": text}
+            for pair in examples
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
         turns.append({"role": "user", "content": question})
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     return plain_frame(question, examples)
@@ -111,7 +134,13 @@ def plain_frame(question: str, examples: Sequence[Pair]) -> str:
 
 
 def answer_questions(
-    backend: Backend, tokenizer: Any, label: str, pairs: Sequence[Pair], shots: int, limit: int, max_new_tokens: int
+    backend: Backend,
+    tokenizer: Any,
+    label: str,
+    pairs: Sequence[Pair],
+    shots: int,
+    limit: int,
+    max_new_tokens: int,
 ) -> list[Answer]:
     """Ask the questions of a file, its first `shots` rows shown as examples and not asked.
 
@@ -122,15 +151,25 @@ def answer_questions(
     require_math_verify()
     examples, asked = pairs[:shots], pairs[shots : shots + limit]
     if len(asked) < 2:
-        raise UsageError(f"{label}: {len(pairs)} questions, of which {shots} are shown: fewer than 2 to ask", "give more, or fewer --shots")
+        raise UsageError(
+            f"{label}: {len(pairs)} questions, of which {shots} are shown: fewer than 2 to ask",
+            "give more, or fewer --shots",
+        )
     special = not tokenizer.chat_template
-    prompts = [tokenizer(frame(tokenizer, q, examples), add_special_tokens=special)["input_ids"] for q, _ in asked]
+    prompts = [
+        tokenizer(frame(tokenizer, q, examples), add_special_tokens=special)["input_ids"]
+        for q, _ in asked
+    ]
     stop = stops_at(tokenizer, [NEXT_QUESTION]) if special else None
-    written = generate_texts(backend, prompts, max_new_tokens, end_tokens_of(backend, tokenizer), stop)
+    written = generate_texts(
+        backend, prompts, max_new_tokens, end_tokens_of(backend, tokenizer), stop
+    )
     answers = []
     for (question, worked), tokens in zip(asked, written, strict=True):
         text = tokenizer.decode(tokens, skip_special_tokens=False)
         expected = extract_answer(worked) or worked.strip()
         text = text.split(NEXT_QUESTION)[0] if special else text
-        answers.append(Answer(label, question, expected, text, same_answer(expected, extract_answer(text))))
+        answers.append(
+            Answer(label, question, expected, text, same_answer(expected, extract_answer(text)))
+        )
     return answers

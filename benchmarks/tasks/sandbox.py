@@ -51,12 +51,21 @@ def run_program(source: str, seconds: float) -> Outcome:
     token = secrets.token_hex(16)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "program.py").write_text(f"{source}\nopen('finished', 'w').write('{token}')\n", encoding="utf-8", errors="replace")
+        (folder / "program.py").write_text(
+            f"{source}\nopen('finished', 'w').write('{token}')\n",
+            encoding="utf-8",
+            errors="replace",
+        )
         with (folder / "errors").open("wb") as errors:
             child = subprocess.Popen(
                 [sys.executable, "-I", "-S", __file__, "program.py", str(max(1, round(seconds)))],
-                cwd=folder, env={}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
-            )  # fmt: skip
+                cwd=folder,
+                env={},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
             late = ""
             try:
                 child.wait(timeout=2 * seconds)
@@ -74,16 +83,21 @@ def run_program(source: str, seconds: float) -> Outcome:
 
 def protections() -> list[str]:
     """What a program is kept from on this machine, in words."""
-    done = subprocess.run([sys.executable, "-I", "-S", __file__], capture_output=True, text=True, env={}, check=True)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", __file__], capture_output=True, text=True, env={}, check=True
+    )
     return json.loads(done.stdout)
 
 
 def _confine(folder: str, seconds: int) -> list[str]:
     """Give up rights, the limits first; what was given up, in words."""
     limits = {
-        resource.RLIMIT_CPU: seconds, resource.RLIMIT_AS: MEMORY_BYTES, resource.RLIMIT_FSIZE: FILE_BYTES,
-        resource.RLIMIT_NOFILE: OPEN_FILES, resource.RLIMIT_CORE: 0,
-    }  # fmt: skip
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_AS: MEMORY_BYTES,
+        resource.RLIMIT_FSIZE: FILE_BYTES,
+        resource.RLIMIT_NOFILE: OPEN_FILES,
+        resource.RLIMIT_CORE: 0,
+    }
     for kind, limit in limits.items():
         resource.setrlimit(kind, (limit, limit))
     given = ["limits of time, memory and file size"]
@@ -101,12 +115,17 @@ def _landlock(libc: ctypes.CDLL, folder: str) -> bool:
     rules = libc.syscall(LANDLOCK_CREATE, ctypes.byref(rights), ctypes.sizeof(rights), 0)
     if rules < 0:
         return False
-    readable = dict.fromkeys(map(os.path.realpath, (sys.prefix, sys.base_prefix, *LIBRARIES)), READ_FILE | READ_DIR | EXECUTE)
+    readable = dict.fromkeys(
+        map(os.path.realpath, (sys.prefix, sys.base_prefix, *LIBRARIES)),
+        READ_FILE | READ_DIR | EXECUTE,
+    )
     for place, allowed in {**readable, folder: ALL_OF_ABI_1}.items():
         if not os.path.isdir(place):
             continue
         handle = os.open(place, os.O_PATH)
-        rule = (ctypes.c_uint8 * 12).from_buffer_copy(allowed.to_bytes(8, "little") + handle.to_bytes(4, "little"))
+        rule = (ctypes.c_uint8 * 12).from_buffer_copy(
+            allowed.to_bytes(8, "little") + handle.to_bytes(4, "little")
+        )
         libc.syscall(LANDLOCK_ADD, rules, 1, ctypes.byref(rule), 0)
         os.close(handle)
     return libc.syscall(LANDLOCK_RESTRICT, rules, 0) == 0

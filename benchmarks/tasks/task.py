@@ -82,10 +82,14 @@ class Task:
     def fingerprint(self) -> str:
         """A hash of the task's file, or of its name, whose problems the code version covers."""
         file = Path(self.name)
-        return hashlib.sha256(file.read_bytes() if file.is_file() else f"{self.kind}:{self.name}".encode()).hexdigest()
+        return hashlib.sha256(
+            file.read_bytes() if file.is_file() else f"{self.kind}:{self.name}".encode()
+        ).hexdigest()
 
 
-def run_task(task: Task, backend: Backend, tokenizer: Any, path: Path, settings: TaskSettings) -> Outcome:
+def run_task(
+    task: Task, backend: Backend, tokenizer: Any, path: Path, settings: TaskSettings
+) -> Outcome:
     """Ask a model what a task asks.
 
     Args:
@@ -100,9 +104,21 @@ def run_task(task: Task, backend: Backend, tokenizer: Any, path: Path, settings:
         EdgewrightError: an extra is not installed.
     """
     if task.kind in (BUILTIN, "gym"):
-        problems = held_out(settings.limit) if task.kind == BUILTIN else _generated(task.name, settings.limit)
-        return Outcome({task.label: exact_match(backend, tokenizer, problems, settings.max_new_tokens, _graded)})
-    runner = {"qa": _questions, "choice": _choices, "code": _programs, "lm-eval": _harness}[task.kind]
+        problems = (
+            held_out(settings.limit)
+            if task.kind == BUILTIN
+            else _generated(task.name, settings.limit)
+        )
+        return Outcome(
+            {
+                task.label: exact_match(
+                    backend, tokenizer, problems, settings.max_new_tokens, _graded
+                )
+            }
+        )
+    runner = {"qa": _questions, "choice": _choices, "code": _programs, "lm-eval": _harness}[
+        task.kind
+    ]
     return runner(task, backend, tokenizer, path, settings)
 
 
@@ -110,7 +126,10 @@ def _gym() -> Any:
     try:
         import reasoning_gym  # late: an extra, and it pulls in a hundred generators
     except ImportError as error:
-        raise EdgewrightError("generated tasks need reasoning-gym, which is not installed", "pip install 'edgewright[eval]'") from error
+        raise EdgewrightError(
+            "generated tasks need reasoning-gym, which is not installed",
+            "pip install 'edgewright[eval]'",
+        ) from error
     return reasoning_gym
 
 
@@ -118,8 +137,14 @@ def _generated(name: str, count: int) -> Sequence[Problem]:
     try:
         dataset = _gym().create_dataset(name, seed=HELD_OUT_SEED, size=count)
     except ValueError as error:
-        raise UsageError(f"gym:{name}: reasoning-gym has no such generator", "e.g. gym:chain_sum, gym:gsm_symbolic") from error
-    return [Problem(name, entry["question"].strip(), "", str(entry["answer"]), entry) for entry in dataset]
+        raise UsageError(
+            f"gym:{name}: reasoning-gym has no such generator",
+            "e.g. gym:chain_sum, gym:gsm_symbolic",
+        ) from error
+    return [
+        Problem(name, entry["question"].strip(), "", str(entry["answer"]), entry)
+        for entry in dataset
+    ]
 
 
 def _graded(problem: Problem, text: str) -> bool:
@@ -131,28 +156,44 @@ def _graded(problem: Problem, text: str) -> bool:
         return True
     if problem.trace:  # the built-in problems are answered in their own format, or not at all
         return False
-    return float(_gym().get_score_answer_fn(problem.task)(extract_answer(text), problem.entry)) == 1.0
+    return (
+        float(_gym().get_score_answer_fn(problem.task)(extract_answer(text), problem.entry)) == 1.0
+    )
 
 
-def _questions(task: Task, backend: Backend, tokenizer: Any, path: Path, settings: TaskSettings) -> Outcome:
+def _questions(
+    task: Task, backend: Backend, tokenizer: Any, path: Path, settings: TaskSettings
+) -> Outcome:
     from .questions import answer_questions, read_pairs
 
     pairs = read_pairs(Source("jsonl", task.name))
     shots = settings.shots or 0
-    answers = answer_questions(backend, tokenizer, task.label, pairs, shots, settings.limit, settings.max_new_tokens)
+    answers = answer_questions(
+        backend, tokenizer, task.label, pairs, shots, settings.limit, settings.max_new_tokens
+    )
     return Outcome({task.label: answers}, context={f"shots/{task.label}": shots})
 
 
-def _choices(task: Task, backend: Backend, tokenizer: Any, path: Path, settings: TaskSettings) -> Outcome:
+def _choices(
+    task: Task, backend: Backend, tokenizer: Any, path: Path, settings: TaskSettings
+) -> Outcome:
     from .multiple_choice import choose, read_choices
 
     shots = settings.shots or 0
-    plain, by_byte = choose(backend, tokenizer, task.label, read_choices(Path(task.name)), shots, settings.limit)
+    plain, by_byte = choose(
+        backend, tokenizer, task.label, read_choices(Path(task.name)), shots, settings.limit
+    )
     share = sum(answer.correct for answer in by_byte) / len(by_byte)
-    return Outcome({task.label: plain}, {f"accuracy_by_byte/{task.label}": share}, {f"shots/{task.label}": shots})
+    return Outcome(
+        {task.label: plain},
+        {f"accuracy_by_byte/{task.label}": share},
+        {f"shots/{task.label}": shots},
+    )
 
 
-def _programs(task: Task, backend: Backend, tokenizer: Any, path: Path, settings: TaskSettings) -> Outcome:
+def _programs(
+    task: Task, backend: Backend, tokenizer: Any, path: Path, settings: TaskSettings
+) -> Outcome:
     from .programs import read_exercises, write_programs
     from .sandbox import protections
 
@@ -162,15 +203,27 @@ def _programs(task: Task, backend: Backend, tokenizer: Any, path: Path, settings
             "add --allow-code (in a recipe: allow_code: true), on a machine that may be lost",
         )
     answers = write_programs(
-        backend, tokenizer, task.label, read_exercises(Path(task.name)), settings.limit, settings.max_new_tokens, settings.threads
+        backend,
+        tokenizer,
+        task.label,
+        read_exercises(Path(task.name)),
+        settings.limit,
+        settings.max_new_tokens,
+        settings.threads,
     )
-    return Outcome({task.label: answers}, context={f"sandbox/{task.label}": ", ".join(protections())})
+    return Outcome(
+        {task.label: answers}, context={f"sandbox/{task.label}": ", ".join(protections())}
+    )
 
 
-def _harness(task: Task, backend: Backend, tokenizer: Any, path: Path, settings: TaskSettings) -> Outcome:
+def _harness(
+    task: Task, backend: Backend, tokenizer: Any, path: Path, settings: TaskSettings
+) -> Outcome:
     try:
         from .lm_eval_harness import run_harness  # late: an extra, and it takes seconds
     except ImportError as error:
-        raise EdgewrightError(f"lm-eval:{task.name} needs lm-eval: {error}", "pip install 'edgewright[eval]'") from error
+        raise EdgewrightError(
+            f"lm-eval:{task.name} needs lm-eval: {error}", "pip install 'edgewright[eval]'"
+        ) from error
     answers, metrics = run_harness(backend, path, task.name, settings.shots, settings.limit)
     return Outcome(answers, metrics, {f"shots/{name}": settings.shots for name in answers})

@@ -22,7 +22,9 @@ def nucleus_sample(logits: Tensor, temperature: float, top_p: float, uniform: Te
     """
     if temperature == 0:
         return logits.argmax(-1)
-    probabilities, order = (logits.float() / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    probabilities, order = (
+        (logits.float() / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    )
     reached = probabilities.cumsum(-1)
     inside = (reached - probabilities < top_p).sum(-1, keepdim=True)  # at least the first
     mass = reached.gather(-1, inside - 1)
@@ -47,7 +49,9 @@ class Sampler:
         """See `Choose`."""
         self._entropy[rows] += torch.special.entr(logits.float().softmax(-1)).sum(-1).cpu()
         self._tokens[rows] += 1
-        return nucleus_sample(logits, self.temperature, self.top_p, self.drawn[rows, step].to(logits.device))
+        return nucleus_sample(
+            logits, self.temperature, self.top_p, self.drawn[rows, step].to(logits.device)
+        )
 
     def entropy(self) -> list[float]:
         """Of each row, the mean entropy of the distributions that its tokens came from, untempered, in nats."""

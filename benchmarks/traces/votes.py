@@ -33,13 +33,27 @@ class ChoiceRules(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     accept: Literal["both", "verified", "majority"] = Field(
-        default="both", description="chains whose answer the source confirms and the vote elects (both), or one of the two"
+        default="both",
+        description="chains whose answer the source confirms and the vote elects (both), or one of the two",
     )
-    agreement: float = Field(default=0.5, ge=0, le=1, description="share of a question's chains that must agree for a majority")
-    keep: int = Field(default=4, gt=0, description="chains a question at most, the most certain ones")
+    agreement: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of a question's chains that must agree for a majority",
+    )
+    keep: int = Field(
+        default=4, gt=0, description="chains a question at most, the most certain ones"
+    )
     min_tokens: int = Field(default=0, ge=0, description="shortest chain")
-    max_tokens: int | None = Field(default=None, gt=0, description="longest chain; default: what was allowed to be written")
-    max_entropy: float | None = Field(default=None, gt=0, description="highest mean entropy of a chain's tokens, in nats; default: any")
+    max_tokens: int | None = Field(
+        default=None, gt=0, description="longest chain; default: what was allowed to be written"
+    )
+    max_entropy: float | None = Field(
+        default=None,
+        gt=0,
+        description="highest mean entropy of a chain's tokens, in nats; default: any",
+    )
 
 
 @dataclass(frozen=True)
@@ -72,7 +86,11 @@ def majority(answers: Sequence[str], same: Same) -> Vote:
     ballots: dict[str, list[int]] = {}
     for number, answer in enumerate(answers):
         if answer:
-            first = answer if answer in ballots else next((known for known in ballots if same(known, answer)), answer)
+            first = (
+                answer
+                if answer in ballots
+                else next((known for known in ballots if same(known, answer)), answer)
+            )
             ballots.setdefault(first, []).append(number)
     if not ballots:
         return Vote("", 0, frozenset())
@@ -82,12 +100,17 @@ def majority(answers: Sequence[str], same: Same) -> Vote:
 
 def choose_chains(chains: Sequence[Chain], vote: Vote, rules: ChoiceRules) -> list[str]:
     """Of each chain of a question why it is not kept, one of `REASONS`; empty for those that are."""
-    found = [_reason(chain, number in vote.voters, vote.votes / len(chains), rules) for number, chain in enumerate(chains)]
+    found = [
+        _reason(chain, number in vote.voters, vote.votes / len(chains), rules)
+        for number, chain in enumerate(chains)
+    ]
     kept: set[str] = set()
     for number in sorted(range(len(chains)), key=lambda number: (chains[number].entropy, number)):
         text = chains[number].text
         if not found[number]:
-            found[number] = "repeated" if text in kept else "surplus" if len(kept) == rules.keep else ""
+            found[number] = (
+                "repeated" if text in kept else "surplus" if len(kept) == rules.keep else ""
+            )
         if not found[number]:
             kept.add(text)
     return found

@@ -14,10 +14,20 @@ from .packed import Int8Inputs, Layout, PackedLinear, Scheme
 from .w8a8 import CompressedTensors, ModelOpt
 
 __all__ = [
-    "LAYOUTS", "Int8Inputs", "Layout", "PackedLinear", "Scheme", "layout_of", "pack_int8", "round_inputs", "rounds_inputs",
-]  # fmt: skip
+    "LAYOUTS",
+    "Int8Inputs",
+    "Layout",
+    "PackedLinear",
+    "Scheme",
+    "layout_of",
+    "pack_int8",
+    "round_inputs",
+    "rounds_inputs",
+]
 
-LAYOUTS: dict[str, Layout] = {layout.method: layout for layout in (Gptq(), Awq(), CompressedTensors(), ModelOpt())}
+LAYOUTS: dict[str, Layout] = {
+    layout.method: layout for layout in (Gptq(), Awq(), CompressedTensors(), ModelOpt())
+}
 """By the `quant_method` of config.json."""
 
 
@@ -32,5 +42,8 @@ def layout_of(config: Mapping[str, Any], where: str = "config.json") -> Layout |
         return None
     method = str(block.get("quant_method"))
     if method not in LAYOUTS:
-        raise Refused(f"{where}: quantized with {method}, which is not read here", f"use one of {', '.join(LAYOUTS)}, or floating point")
+        raise Refused(
+            f"{where}: quantized with {method}, which is not read here",
+            f"use one of {', '.join(LAYOUTS)}, or floating point",
+        )
     return LAYOUTS[method]

@@ -31,9 +31,15 @@ class Awq(Layout):
     def specs(self, outputs: int, width: int, scheme: Scheme) -> dict[str, Tensor]:
         """See `Layout.specs`."""
         groups = width // scheme.group(width)
-        shapes = {"qweight": (width, outputs // EACH), "qzeros": (groups, outputs // EACH), "scales": (groups, outputs)}
+        shapes = {
+            "qweight": (width, outputs // EACH),
+            "qzeros": (groups, outputs // EACH),
+            "scales": (groups, outputs),
+        }
         return {
-            part: torch.empty(shape, dtype=torch.float16 if part == "scales" else torch.int32, device="meta")
+            part: torch.empty(
+                shape, dtype=torch.float16 if part == "scales" else torch.int32, device="meta"
+            )
             for part, shape in shapes.items()
         }
 
@@ -53,15 +59,23 @@ class Awq(Layout):
 
     def scheme(self, block: Mapping[str, Any], name: str) -> Scheme:
         """See `Layout.scheme`."""
-        return Scheme(int(block.get("bits", block.get("w_bit", BITS))), int(block.get("group_size", block.get("q_group_size", 128))),
-                      bool(block.get("sym", not block.get("zero_point", True))))  # fmt: skip
+        return Scheme(
+            int(block.get("bits", block.get("w_bit", BITS))),
+            int(block.get("group_size", block.get("q_group_size", 128))),
+            bool(block.get("sym", not block.get("zero_point", True))),
+        )
 
     def config(self, scheme: Scheme, damp: float, kept: Sequence[str] = ()) -> dict[str, Any]:
         """See `Layout.config`; zero points are always stored, which is what readers take `zero_point` for."""
         return {
-            "quant_method": "awq", "version": "gemm", "bits": scheme.bits, "group_size": scheme.group_size, "zero_point": True,
-            "sym": scheme.sym, "modules_to_not_convert": list(kept),
-        }  # fmt: skip
+            "quant_method": "awq",
+            "version": "gemm",
+            "bits": scheme.bits,
+            "group_size": scheme.group_size,
+            "zero_point": True,
+            "sym": scheme.sym,
+            "modules_to_not_convert": list(kept),
+        }
 
 
 def _words(values: Tensor) -> Tensor:

@@ -31,11 +31,15 @@ class Gptq(Layout):
         """See `Layout.specs`."""
         groups = width // scheme.group(width)
         shapes = {
-            "qweight": (width * scheme.bits // 32, outputs), "qzeros": (groups, outputs * scheme.bits // 32), "scales": (groups, outputs),
+            "qweight": (width * scheme.bits // 32, outputs),
+            "qzeros": (groups, outputs * scheme.bits // 32),
+            "scales": (groups, outputs),
             "g_idx": (width,),
-        }  # fmt: skip
+        }
         return {
-            part: torch.empty(shape, dtype=torch.float16 if part == "scales" else torch.int32, device="meta")
+            part: torch.empty(
+                shape, dtype=torch.float16 if part == "scales" else torch.int32, device="meta"
+            )
             for part, shape in shapes.items()
         }
 
@@ -61,10 +65,16 @@ class Gptq(Layout):
         g_idx = parts.get("g_idx")
         if g_idx is not None and torch.equal(g_idx.cpu().long(), torch.arange(width) // group_size):
             g_idx = None
-        if g_idx is not None and (len(g_idx) != width or int(g_idx.min()) < 0 or int(g_idx.max()) >= groups):
-            raise UsageError(f"{name}: g_idx names groups that are not there", "restore the weights of the model")
+        if g_idx is not None and (
+            len(g_idx) != width or int(g_idx.min()) < 0 or int(g_idx.max()) >= groups
+        ):
+            raise UsageError(
+                f"{name}: g_idx names groups that are not there", "restore the weights of the model"
+            )
         zeros = unpack_words(parts["qzeros"].t(), bits).long()
-        return PackedLinear(integers, scales, ((zeros + 1) % 2**bits).to(torch.uint8), bits, group_size, g_idx=g_idx)
+        return PackedLinear(
+            integers, scales, ((zeros + 1) % 2**bits).to(torch.uint8), bits, group_size, g_idx=g_idx
+        )
 
     def scheme(self, block: Mapping[str, Any], name: str) -> Scheme:
         """See `Layout.scheme`; of the patterns in `dynamic`, each matched from the name's beginning, the first counts (GPTQModel)."""
@@ -72,9 +82,15 @@ class Gptq(Layout):
         return Scheme(int(said["bits"]), int(said["group_size"]), bool(said.get("sym", True)))
 
     def config(
-        self, scheme: Scheme, damp: float, kept: Sequence[str] = (), *, desc_act: bool = False, dynamic: Mapping[str, Any] | None = None,
+        self,
+        scheme: Scheme,
+        damp: float,
+        kept: Sequence[str] = (),
+        *,
+        desc_act: bool = False,
+        dynamic: Mapping[str, Any] | None = None,
         lm_head: bool = False,
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         """See `Layout.config`; what stays in floating point is told by `dynamic`.
 
         Args:
@@ -86,10 +102,19 @@ class Gptq(Layout):
             lm_head: whether an untied head is packed as well.
         """
         return {
-            "quant_method": "gptq", "checkpoint_format": "gptq", "bits": scheme.bits, "group_size": scheme.group_size, "sym": scheme.sym,
-            "desc_act": desc_act, "static_groups": not desc_act, "true_sequential": True, "damp_percent": damp, "lm_head": lm_head,
-            "pack_dtype": "int32", **({"dynamic": dict(dynamic)} if dynamic else {}),
-        }  # fmt: skip
+            "quant_method": "gptq",
+            "checkpoint_format": "gptq",
+            "bits": scheme.bits,
+            "group_size": scheme.group_size,
+            "sym": scheme.sym,
+            "desc_act": desc_act,
+            "static_groups": not desc_act,
+            "true_sequential": True,
+            "damp_percent": damp,
+            "lm_head": lm_head,
+            "pack_dtype": "int32",
+            **({"dynamic": dict(dynamic)} if dynamic else {}),
+        }
 
     def files(self, block: Mapping[str, Any]) -> dict[str, Any]:
         """See `Layout.files`."""

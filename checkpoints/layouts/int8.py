@@ -28,13 +28,19 @@ def pack_int8(weight: Tensor, peak: float | None) -> PackedLinear:
     integers = (weight / scales).round().clamp(-TOP, TOP) + 128
     zeros = torch.full_like(scales, 128)
     inputs = Int8Inputs(None if peak is None else max(peak / TOP, SMALLEST))
-    return PackedLinear(integers.to(torch.uint8), scales, zeros.to(torch.uint8), 8, weight.shape[1], inputs)
+    return PackedLinear(
+        integers.to(torch.uint8), scales, zeros.to(torch.uint8), 8, weight.shape[1], inputs
+    )
 
 
 def round_inputs(x: Tensor, inputs: Int8Inputs) -> Tensor:
     """What 8-bit integers make of activations [..., in]: the nearest of 255 values, on a scale a token or on the fixed one."""
     wide = x.float()
-    scale = wide.abs().amax(-1, keepdim=True).clamp_min(SMALLEST) / TOP if inputs.scale is None else inputs.scale
+    scale = (
+        wide.abs().amax(-1, keepdim=True).clamp_min(SMALLEST) / TOP
+        if inputs.scale is None
+        else inputs.scale
+    )
     return ((wide / scale).round().clamp(-TOP, TOP) * scale).to(x.dtype)
 
 

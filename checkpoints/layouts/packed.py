@@ -11,7 +11,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-__all__ = ["Int8Inputs", "Layout", "PackedLinear", "Scheme", "pack_words", "unpack_words", "values_together"]
+__all__ = [
+    "Int8Inputs",
+    "Layout",
+    "PackedLinear",
+    "Scheme",
+    "pack_words",
+    "unpack_words",
+    "values_together",
+]
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,13 @@ class PackedLinear:
     def rows(self, begin: int, end: int) -> PackedLinear:
         """Some of the outputs."""
         return PackedLinear(
-            self.integers[begin:end], self.scales[begin:end], self.zeros[begin:end], self.bits, self.group_size, self.inputs, self.g_idx
+            self.integers[begin:end],
+            self.scales[begin:end],
+            self.zeros[begin:end],
+            self.bits,
+            self.group_size,
+            self.inputs,
+            self.g_idx,
         )
 
     def dequantize(self) -> Tensor:
@@ -74,7 +88,9 @@ class PackedLinear:
             scales, zeros = (t.float()[:, self.g_idx.long()] for t in (self.scales, self.zeros))
             return (self.integers.float() - zeros) * scales
         grouped = self.integers.view(out, -1, self.group_size).to(torch.float32, copy=True)
-        grouped -= self.zeros.float().unsqueeze(-1)  # in place: an embedding is most of a small model
+        grouped -= self.zeros.float().unsqueeze(
+            -1
+        )  # in place: an embedding is most of a small model
         grouped *= self.scales.float().unsqueeze(-1)
         return grouped.view(out, width)
 
@@ -101,7 +117,10 @@ class Layout(ABC):
 
     def joined(self, blocks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors of a layer from those of consecutive blocks of its outputs, which are the last axis of all but `g_idx`."""
-        return {part: blocks[0][part] if part == "g_idx" else torch.cat([b[part] for b in blocks], -1) for part in blocks[0]}
+        return {
+            part: blocks[0][part] if part == "g_idx" else torch.cat([b[part] for b in blocks], -1)
+            for part in blocks[0]
+        }
 
     @abstractmethod
     def read(self, parts: Mapping[str, Tensor], scheme: Scheme, name: str) -> PackedLinear:
@@ -137,7 +156,9 @@ class Layout(ABC):
     def take(self, state: dict[str, Tensor], block: Mapping[str, Any], name: str) -> PackedLinear:
         """A packed layer out of a state dict, which loses its tensors."""
         return self.read(
-            {part: state.pop(f"{name}.{part}") for part in self.parts if f"{name}.{part}" in state}, self.scheme(block, name), name
+            {part: state.pop(f"{name}.{part}") for part in self.parts if f"{name}.{part}" in state},
+            self.scheme(block, name),
+            name,
         )
 
 
@@ -153,7 +174,9 @@ def pack_words(values: Tensor, bits: int) -> Tensor:
     """
     together = values_together(bits)
     values = values.view(-1, together, values.shape[1])
-    words = torch.zeros(len(values), together * bits // 32, values.shape[2], dtype=torch.int64, device=values.device)
+    words = torch.zeros(
+        len(values), together * bits // 32, values.shape[2], dtype=torch.int64, device=values.device
+    )
     for i in range(together):
         word, shift = divmod(i * bits, 32)
         shifted = values[:, i].long() << shift
@@ -171,7 +194,9 @@ def unpack_words(words: Tensor, bits: int) -> Tensor:
     """Undo `pack_words`: int32 [words, columns] to uint8 [words * 32 / bits, columns]."""
     together = values_together(bits)
     stream = words.long().view(-1, together * bits // 32, words.shape[1]) & 0xFFFFFFFF
-    values = torch.empty(len(stream), together, words.shape[1], dtype=torch.uint8, device=words.device)
+    values = torch.empty(
+        len(stream), together, words.shape[1], dtype=torch.uint8, device=words.device
+    )
     for i in range(together):
         word, shift = divmod(i * bits, 32)
         found = stream[:, word] >> shift

@@ -29,7 +29,9 @@ def _signed(packed: PackedLinear) -> Tensor:
 def _packed(weight: Tensor, scales: Tensor, inputs: Int8Inputs) -> PackedLinear:
     column = scales.float().view(-1, 1)
     zeros = torch.full(column.shape, 128, dtype=torch.uint8)
-    return PackedLinear((weight.to(torch.int16) + 128).to(torch.uint8), column, zeros, 8, weight.shape[1], inputs)
+    return PackedLinear(
+        (weight.to(torch.int16) + 128).to(torch.uint8), column, zeros, 8, weight.shape[1], inputs
+    )
 
 
 class CompressedTensors(Layout):
@@ -64,8 +66,18 @@ class CompressedTensors(Layout):
         groups: dict[str, dict[str, dict[str, Any] | None]] = block.get("config_groups") or {}
         for group in groups.values():
             weights, inputs = group.get("weights") or {}, group.get("input_activations") or {}
-            kind = (weights.get("num_bits"), weights.get("type"), weights.get("strategy"), inputs.get("strategy"), inputs.get("dynamic"))
-            if kind != (8, "int", "channel", "token", True) or not weights.get("symmetric") or not inputs.get("symmetric"):
+            kind = (
+                weights.get("num_bits"),
+                weights.get("type"),
+                weights.get("strategy"),
+                inputs.get("strategy"),
+                inputs.get("dynamic"),
+            )
+            if (
+                kind != (8, "int", "channel", "token", True)
+                or not weights.get("symmetric")
+                or not inputs.get("symmetric")
+            ):
                 raise Refused(
                     f"{name}: compressed-tensors with {kind}, which is not read here",
                     "use 8-bit integers, symmetric: weights by channel, inputs dynamic by token",
@@ -81,9 +93,12 @@ class CompressedTensors(Layout):
             "input_activations": {**shared, "strategy": "token", "dynamic": True},
         }
         return {
-            "quant_method": self.method, "format": "int-quantized", "quantization_status": "compressed",
-            "config_groups": {"group_0": group}, "ignore": list(kept),
-        }  # fmt: skip
+            "quant_method": self.method,
+            "format": "int-quantized",
+            "quantization_status": "compressed",
+            "config_groups": {"group_0": group},
+            "ignore": list(kept),
+        }
 
 
 class ModelOpt(Layout):
@@ -105,7 +120,9 @@ class ModelOpt(Layout):
 
     def write(self, packed: PackedLinear) -> dict[str, Tensor]:
         """See `Layout.write`."""
-        assert packed.inputs and packed.inputs.scale is not None, "this layout has a fixed input scale"
+        assert packed.inputs and packed.inputs.scale is not None, (
+            "this layout has a fixed input scale"
+        )
         return {
             "weight": _signed(packed),
             "weight_scale": packed.scales.view(-1),
@@ -117,8 +134,13 @@ class ModelOpt(Layout):
         """See `Layout.read`."""
         before = parts.get("pre_quant_scale")
         if before is not None and bool((before != 1).any()):
-            raise UsageError(f"{name}: smoothing that was not folded (pre_quant_scale)", "quantize with edgewright, which folds it")
-        return _packed(parts["weight"], parts["weight_scale"], Int8Inputs(float(parts["input_scale"])))
+            raise UsageError(
+                f"{name}: smoothing that was not folded (pre_quant_scale)",
+                "quantize with edgewright, which folds it",
+            )
+        return _packed(
+            parts["weight"], parts["weight_scale"], Int8Inputs(float(parts["input_scale"]))
+        )
 
     def scheme(self, block: Mapping[str, Any], name: str) -> Scheme:
         """See `Layout.scheme`.
@@ -127,14 +149,29 @@ class ModelOpt(Layout):
             Refused: an algorithm other than INT8 SmoothQuant.
         """
         if block.get("quant_algo") != ALGORITHM:
-            raise Refused(f"{name}: quantized with {block.get('quant_algo')}, which is not read here", f"use {ALGORITHM}")
+            raise Refused(
+                f"{name}: quantized with {block.get('quant_algo')}, which is not read here",
+                f"use {ALGORITHM}",
+            )
         return INT8
 
     def config(self, scheme: Scheme, damp: float, kept: Sequence[str] = ()) -> dict[str, Any]:
         """See `Layout.config`."""
-        return {"quant_method": self.method, "quant_algo": ALGORITHM, "kv_cache_quant_algo": None, "exclude_modules": list(kept)}
+        return {
+            "quant_method": self.method,
+            "quant_algo": ALGORITHM,
+            "kv_cache_quant_algo": None,
+            "exclude_modules": list(kept),
+        }
 
     def files(self, block: Mapping[str, Any]) -> dict[str, Any]:
         """See `Layout.files`."""
-        quantization = {name: block[name] for name in ("quant_algo", "kv_cache_quant_algo", "exclude_modules")}
-        return {"hf_quant_config.json": {"producer": {"name": "edgewright"}, "quantization": quantization}}
+        quantization = {
+            name: block[name] for name in ("quant_algo", "kv_cache_quant_algo", "exclude_modules")
+        }
+        return {
+            "hf_quant_config.json": {
+                "producer": {"name": "edgewright"},
+                "quantization": quantization,
+            }
+        }

@@ -34,7 +34,9 @@ class Room:
         """One of `count` equal parts."""
         return Room(None if self.budget is None else self.budget // count, self.folder)
 
-    def states(self, rows: int, seq: int, width: int, device: torch.device | str = "cpu") -> Activations:
+    def states(
+        self, rows: int, seq: int, width: int, device: torch.device | str = "cpu"
+    ) -> Activations:
         """Room for float32 [rows, seq, width]; they come back on `device`.
 
         Raises:
@@ -52,7 +54,9 @@ class Activations:
     kill it. Its space is taken beforehand, so that it cannot run out later.
     """
 
-    def __init__(self, shape: tuple[int, int, int], held: int, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], held: int, folder: Path, device: torch.device
+    ) -> None:
         self.shape, self.device = shape, device
         self._memory = torch.empty(held, *shape[1:])
         self._row = 4 * shape[1] * shape[2]
@@ -114,7 +118,7 @@ class Activations:
 def _file(folder: Path, size: int) -> Any:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the states do
+        handle = tempfile.TemporaryFile(dir=folder)
         os.posix_fallocate(handle.fileno(), 0, size)
     except OSError as error:
         free = shutil.disk_usage(folder if folder.is_dir() else Path()).free

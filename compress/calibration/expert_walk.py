@@ -26,7 +26,7 @@ GRAM_BYTES = 2**28
 
 def routed_groups(
     family: Mixture, layer: nn.Module, states: Activations, tokens: dict[str, int]
-) -> Iterator[tuple[tuple[str, ...], Tensor]]:  # fmt: skip
+) -> Iterator[tuple[tuple[str, ...], Tensor]]:
     """Each group of linears of the experts, in order, with the Gram matrix of its inputs: the part of `Stages.visit` behind the attention.
 
     Args:
@@ -39,7 +39,15 @@ def routed_groups(
     if family.shared:
         shared = layer.get_submodule(family.shared)
         for group in family.shared_groups:
-            yield group, input_hessian(layer, layer.get_submodule(group[0]), states, lambda _layer, hidden: shared(norm(hidden)))
+            yield (
+                group,
+                input_hessian(
+                    layer,
+                    layer.get_submodule(group[0]),
+                    states,
+                    lambda _layer, hidden: shared(norm(hidden)),
+                ),
+            )
     router: Any = layer.get_submodule(family.router)
     chosen = [router(norm(states[batch]).flatten(0, 1))[2] for batch in batches(states)]
     widths = [family.weight_in(layer, group[0]).shape[1] for group in family.expert_groups(0)]

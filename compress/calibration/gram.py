@@ -25,7 +25,9 @@ class Gram:
         bf16: round inputs to bfloat16 first, which some processors multiply several times as fast; sums stay float32.
     """
 
-    def __init__(self, width: int, device: torch.device | str = "cpu", share: float = 1.0, bf16: bool = False) -> None:
+    def __init__(
+        self, width: int, device: torch.device | str = "cpu", share: float = 1.0, bf16: bool = False
+    ) -> None:
         self._sum = torch.zeros(width, width, device=device)
         self._share, self._dice, self._bf16 = share, torch.Generator().manual_seed(0), bf16
 

@@ -31,7 +31,9 @@ class HeldOut:
     """Calibration that ends before the rows begin."""
 
 
-def set_aside(source: str, count: int, learning: str, seq_len: int, calibration: CalibrationData, model: Path) -> HeldOut:
+def set_aside(
+    source: str, count: int, learning: str, seq_len: int, calibration: CalibrationData, model: Path
+) -> HeldOut:
     """Choose rows to measure on: the held-out problems of a built-in task, the last rows of anything else.
 
     Args:
@@ -47,19 +49,34 @@ def set_aside(source: str, count: int, learning: str, seq_len: int, calibration:
     """
     tokenizer, parsed = load_tokenizer(model), Source.parse(source)
     if parsed.kind == "builtin":
-        return HeldOut([as_tensor(row) for row in scoring_rows(tokenizer, parsed, seq_len, count)], 0, calibration)
-    learnt, calibrated = (Source.parse(other).fingerprint() == parsed.fingerprint() for other in (learning, calibration.source))
+        return HeldOut(
+            [as_tensor(row) for row in scoring_rows(tokenizer, parsed, seq_len, count)],
+            0,
+            calibration,
+        )
+    learnt, calibrated = (
+        Source.parse(other).fingerprint() == parsed.fingerprint()
+        for other in (learning, calibration.source)
+    )
     rows = list(training_rows(tokenizer, parsed, seq_len, seed=0))
     count = min(count, len(rows) // 4 if learnt or calibrated else len(rows))
     more = "give more text, a smaller seq_len, or other data to measure on (`held_out`)"
     if not count:
-        raise UsageError(f"{source}: {len(rows)} rows of {seq_len} tokens are too few to set some of them aside", more)
+        raise UsageError(
+            f"{source}: {len(rows)} rows of {seq_len} tokens are too few to set some of them aside",
+            more,
+        )
     if calibrated:
-        prefix = len(tokenizer("")["input_ids"])  # a row repeats it, so that it is no token of the text
+        prefix = len(
+            tokenizer("")["input_ids"]
+        )  # a row repeats it, so that it is no token of the text
         before = (len(rows) - count) * (seq_len - prefix)
         samples = min(calibration.samples, before // (calibration.seq_len - prefix))
         if not samples:
-            raise UsageError(f"{source}: a calibration row of {calibration.seq_len} tokens would reach into what is set aside", more)
+            raise UsageError(
+                f"{source}: a calibration row of {calibration.seq_len} tokens would reach into what is set aside",
+                more,
+            )
         calibration = replace(calibration, samples=samples)
     return HeldOut([as_tensor(row) for row in rows[-count:]], count if learnt else 0, calibration)
 
@@ -72,6 +89,8 @@ def loss_on(rows: list[Tensor], model: Any) -> float:
         scored = int((row[1, 1:] != IGNORE).sum())
         if scored:
             row = row.to(device)
-            total += scored * float(next_token_loss(model(input_ids=row[:1], use_cache=False).logits, row[1:]))
+            total += scored * float(
+                next_token_loss(model(input_ids=row[:1], use_cache=False).logits, row[1:])
+            )
             tokens += scored
     return total / max(tokens, 1)

@@ -30,7 +30,7 @@ class Stopped(Exception):
 
 def first_inputs(
     model: Layered, rows: list[Tensor], room: Room | None = None, bf16: bool = False
-) -> tuple[Activations, list[LayerCall]]:  # fmt: skip
+) -> tuple[Activations, list[LayerCall]]:
     """The hidden states that enter the first layer, and for every layer how the model would call it on such states.
 
     Rows (int64 [2, seq]: ids and labels) have one length, so the masks and rotary tables of one row serve them all.
@@ -57,7 +57,9 @@ def first_inputs(
                     start(row[:1])
                 except Stopped:
                     hidden = states.pop()
-                    stored = stored or (room or Room()).states(len(rows), hidden.shape[1], hidden.shape[2], hidden.device)
+                    stored = stored or (room or Room()).states(
+                        len(rows), hidden.shape[1], hidden.shape[2], hidden.device
+                    )
                     stored[number] = hidden
         finally:
             handle.remove()
@@ -65,7 +67,9 @@ def first_inputs(
     return stored, calls
 
 
-def _layer_calls(model: Layered, start: Callable[[Tensor], Any], ids: Tensor, bf16: bool) -> list[LayerCall]:
+def _layer_calls(
+    model: Layered, start: Callable[[Tensor], Any], ids: Tensor, bf16: bool
+) -> list[LayerCall]:
     recorded: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -118,7 +122,9 @@ def advance(layer: nn.Module, states: Activations, call: LayerCall) -> None:
         states[batch] = call(layer, states[batch])
 
 
-def input_hessian(layer: nn.Module, reader: nn.Module, states: Activations, call: LayerCall) -> Tensor:
+def input_hessian(
+    layer: nn.Module, reader: nn.Module, states: Activations, call: LayerCall
+) -> Tensor:
     """The sum of outer products [in, in] of what `reader`, a linear in `layer`, is given when the layer runs on `states`."""
     gram = Gram(weight_of(reader).shape[1], states.device)
 

@@ -31,13 +31,17 @@ class Stages:
         tokens: a channel that a Gram matrix is made of, drawn at random; None for all. Those of routed experts take all.
     """
 
-    def __init__(self, family: Family, room: Room, bf16: bool = False, tokens: int | None = None) -> None:
+    def __init__(
+        self, family: Family, room: Room, bf16: bool = False, tokens: int | None = None
+    ) -> None:
         self._family, self._room, self._bf16, self._enough = family, room, bf16, tokens
         self._kept: dict[str, Activations] = {}
         self.tokens: dict[str, int] = {}
         """How many tokens the linear layers of each routed expert, by name, were given in the layer at hand."""
 
-    def visit(self, layer: nn.Module, call: LayerCall, states: Activations) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    def visit(
+        self, layer: nn.Module, call: LayerCall, states: Activations
+    ) -> Iterator[tuple[tuple[str, ...], Tensor]]:
         """Each group of linears, in order, with the Gram matrix [in, in] of its inputs; change its weights before asking for the next.
 
         When all groups were asked for, `states` are what the layer puts out.
@@ -58,11 +62,18 @@ class Stages:
             return
         yield gate_up, self._normed(layer, family.mlp_norm, states)
         norm, mlp = layer.get_submodule(family.mlp_norm), layer.get_submodule(family.mlp)
-        yield down, self._kept_inputs(family.down, layer, lambda _layer, hidden: mlp(norm(hidden)), states)
+        yield (
+            down,
+            self._kept_inputs(family.down, layer, lambda _layer, hidden: mlp(norm(hidden)), states),
+        )
         self._add(layer, family.down, family.mlp_post_norm, states)
 
     def _gram(self, states: Activations, width: int) -> Gram:
-        share = 1.0 if self._enough is None else min(1.0, self._enough * width / (len(states) * states.shape[1]))
+        share = (
+            1.0
+            if self._enough is None
+            else min(1.0, self._enough * width / (len(states) * states.shape[1]))
+        )
         return Gram(width, states.device, share, self._bf16)
 
     def _normed(self, layer: nn.Module, name: str, states: Activations) -> Tensor:
@@ -72,12 +83,16 @@ class Stages:
             gram.add(norm(states[batch]))
         return gram.matrix()
 
-    def _kept_inputs(self, name: str, layer: nn.Module, call: LayerCall, states: Activations) -> Tensor:
+    def _kept_inputs(
+        self, name: str, layer: nn.Module, call: LayerCall, states: Activations
+    ) -> Tensor:
         """The Gram matrix of what enters an output projection, and the inputs themselves for later."""
         reader = layer.get_submodule(name)
         width = weight_of(reader).shape[1]
         if name not in self._kept:
-            self._kept[name] = self._room.states(states.shape[0], states.shape[1], width, states.device)
+            self._kept[name] = self._room.states(
+                states.shape[0], states.shape[1], width, states.device
+            )
         kept, gram, at = self._kept[name], self._gram(states, width), slice(0)
 
         def seen(_module: nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -35,7 +35,9 @@ class AttentionAlignment(HiddenAlignment):
         weight: of the maps' divergence.
     """
 
-    def __init__(self, student: Any, teacher: Any, pairs: Sequence[tuple[int, int]] | None, weight: float) -> None:
+    def __init__(
+        self, student: Any, teacher: Any, pairs: Sequence[tuple[int, int]] | None, weight: float
+    ) -> None:
         super().__init__(student, teacher, pairs)
         self.weight = weight
 
@@ -44,12 +46,20 @@ class AttentionAlignment(HiddenAlignment):
         with torch.no_grad():
             teacher = _looked_into(self._teacher[0], ids)
         student = _looked_into(self.student, ids)
-        maps = [attention_kl(student.attentions[i - 1], teacher.attentions[j - 1]) for i, j in self.pairs]
-        return self.aligned(student.hidden_states, teacher.hidden_states, labels) + self.weight * torch.stack(maps).mean()
+        maps = [
+            attention_kl(student.attentions[i - 1], teacher.attentions[j - 1])
+            for i, j in self.pairs
+        ]
+        return (
+            self.aligned(student.hidden_states, teacher.hidden_states, labels)
+            + self.weight * torch.stack(maps).mean()
+        )
 
 
 def _looked_into(model: Any, ids: Tensor) -> Any:
-    return model.get_decoder()(input_ids=ids, use_cache=False, output_hidden_states=True, output_attentions=True)
+    return model.get_decoder()(
+        input_ids=ids, use_cache=False, output_hidden_states=True, output_attentions=True
+    )
 
 
 @contextmanager
@@ -65,7 +75,9 @@ def eager(*models: Any) -> Iterator[None]:
             model.set_attn_implementation(implementation)
 
 
-def check_maps(teacher: Model, student: Model, layers: Sequence[tuple[int, int]] | None, seq_len: int) -> None:
+def check_maps(
+    teacher: Model, student: Model, layers: Sequence[tuple[int, int]] | None, seq_len: int
+) -> None:
     """Stop where maps cannot be compared.
 
     Raises:
@@ -73,10 +85,16 @@ def check_maps(teacher: Model, student: Model, layers: Sequence[tuple[int, int]]
         Refused: a student's layer does not see as far back as the teacher's that it is paired with.
     """
     depths = [family.shape(config).num_hidden_layers for family, config in (student, teacher)]
-    windows = [[min(kind.window or seq_len, seq_len) for kind in family.layer_kinds(config)] for family, config in (student, teacher)]
+    windows = [
+        [min(kind.window or seq_len, seq_len) for kind in family.layer_kinds(config)]
+        for family, config in (student, teacher)
+    ]
     for i, j in layers or layer_pairs(*depths):
         if not i or not j:
-            raise UsageError(f"layers {[i, j]}: 0 is the embedding, which has no attention map", "list pairs from 1 on, or no `attention`")
+            raise UsageError(
+                f"layers {[i, j]}: 0 is the embedding, which has no attention map",
+                "list pairs from 1 on, or no `attention`",
+            )
         if windows[0][i - 1] < windows[1][j - 1]:
             raise Refused(
                 f"layers {[i, j]}: the student's sees {windows[0][i - 1]} tokens back and the teacher's {windows[1][j - 1]}, so that its "
@@ -96,6 +114,13 @@ def maps_told(teacher: Model, student: Model, rows: int, seq_len: int, device: s
     needed, free = 4 * heads * rows * seq_len**2, free_memory(device)
     size = f"attention maps of {rows} rows of {seq_len} tokens take {needed / 1e9:.2g} GB at a time"
     if free is not None and needed > free:
-        raise Refused(f"{size}, and {free / 1e9:.2g} GB are free", "raise --accumulate, or lower --seq-len or --batch-size")
-    unlike = " (averaged over heads, whose numbers differ)" if len({shape.num_attention_heads for shape in shapes}) > 1 else ""
+        raise Refused(
+            f"{size}, and {free / 1e9:.2g} GB are free",
+            "raise --accumulate, or lower --seq-len or --batch-size",
+        )
+    unlike = (
+        " (averaged over heads, whose numbers differ)"
+        if len({shape.num_attention_heads for shape in shapes}) > 1
+        else ""
+    )
     return f"{size}, and about twice that again while the student learns{unlike}"

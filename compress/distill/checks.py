@@ -55,10 +55,14 @@ def check_sharded(options: DistillOptions, *, sparse: bool, sharded: bool) -> No
         Refused: naming the ways.
     """
     asked = {
-        "qat": options.qat, "lora": options.lora, "optimizer: muon": options.optimizer == "muon", "a 2:4 sparse student": sparse,
-        "early_stop": any(stage.early_stop for stage in options.stages), "on_policy": any(stage.on_policy for stage in options.stages),
+        "qat": options.qat,
+        "lora": options.lora,
+        "optimizer: muon": options.optimizer == "muon",
+        "a 2:4 sparse student": sparse,
+        "early_stop": any(stage.early_stop for stage in options.stages),
+        "on_policy": any(stage.on_policy for stage in options.stages),
         "attention": any(stage.attention for stage in options.stages),
-    }  # fmt: skip
+    }
     if sharded and (wrong := [name for name, there in asked.items() if there]):
         raise Refused(
             f"{', '.join(wrong)}: not with sharded weights (FSDP or DeepSpeed), of which each process has a part",
@@ -86,22 +90,45 @@ def shared_vocabulary(teacher: Path, student: Path) -> SharedVocabulary:
     Raises:
         Refused: the same id means different text, so that the logits cannot be compared, or the teacher has tokens that the student lacks.
     """
-    sizes = [family.shape(config).vocab_size for family, config in (read_family(teacher), read_family(student))]
+    sizes = [
+        family.shape(config).vocab_size
+        for family, config in (read_family(teacher), read_family(student))
+    ]
     tokenizers = [load_tokenizer(teacher), load_tokenizer(student)]
-    t_tokens, s_tokens = ({i: token for token, i in tokenizer.get_vocab().items()} for tokenizer in tokenizers)
-    size, added = min(sizes), {i for tokenizer in tokenizers for i in tokenizer.added_tokens_decoder}
-    unlike = [i for i in sorted(t_tokens.keys() | s_tokens.keys()) if i < size and t_tokens.get(i) != s_tokens.get(i)]
+    t_tokens, s_tokens = (
+        {i: token for token, i in tokenizer.get_vocab().items()} for tokenizer in tokenizers
+    )
+    size, added = (
+        min(sizes),
+        {i for tokenizer in tokenizers for i in tokenizer.added_tokens_decoder},
+    )
+    unlike = [
+        i
+        for i in sorted(t_tokens.keys() | s_tokens.keys())
+        if i < size and t_tokens.get(i) != s_tokens.get(i)
+    ]
     for i in unlike:
         if i not in added:
             raise Refused(
                 f"teacher and student tokenize differently: id {i} is {t_tokens.get(i)!r} to one and {s_tokens.get(i)!r} to the other",
                 "choose a student of the teacher's family",
             )
-    notes = [] if len(set(sizes)) == 1 else [f"logits cut to the {size} ids both models have (teacher {sizes[0]}, student {sizes[1]})"]
+    notes = (
+        []
+        if len(set(sizes)) == 1
+        else [
+            f"logits cut to the {size} ids both models have (teacher {sizes[0]}, student {sizes[1]})"
+        ]
+    )
     if not unlike:
         return SharedVocabulary(size, student, notes)
     if (last := max(t_tokens)) >= sizes[1]:
-        raise Refused(f"the teacher's token {t_tokens[last]!r} has id {last}, and the student {sizes[1]} ids", "choose another student")
+        raise Refused(
+            f"the teacher's token {t_tokens[last]!r} has id {last}, and the student {sizes[1]} ids",
+            "choose another student",
+        )
     first = unlike[0]
     names = f"{len(unlike)} added tokens have other names (id {first}: {t_tokens.get(first)!r}, to the student {s_tokens.get(first)!r})"
-    return SharedVocabulary(size, teacher, [*notes, f"{names}: the student has the teacher's tokenizer now"])
+    return SharedVocabulary(
+        size, teacher, [*notes, f"{names}: the student has the teacher's tokenizer now"]
+    )

@@ -25,7 +25,11 @@ class EarlyStopOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    patience: int = Field(default=3, gt=0, description="measurements without a new lowest loss after which the stage ends")
+    patience: int = Field(
+        default=3,
+        gt=0,
+        description="measurements without a new lowest loss after which the stage ends",
+    )
     every: int = Field(default=50, gt=0, description="steps between two measurements")
 
 
@@ -51,12 +55,20 @@ class Watch:
         lowest = min((known for _, known in self.curve if not math.isnan(known)), default=math.inf)
         self.curve.append([step, loss])
         if loss < lowest:
-            self._best = {name: p.detach().cpu().clone() for name, p in objective.named_parameters() if p.requires_grad}
+            self._best = {
+                name: p.detach().cpu().clone()
+                for name, p in objective.named_parameters()
+                if p.requires_grad
+            }
 
     @property
     def over(self) -> bool:
         """Whether the loss has not been lower for too long."""
-        return len(self.curve) - 1 - self.curve.index(_lowest(self.curve)) >= self.options.patience if self.curve else False
+        return (
+            len(self.curve) - 1 - self.curve.index(_lowest(self.curve)) >= self.options.patience
+            if self.curve
+            else False
+        )
 
     @torch.no_grad()
     def put_back(self, objective: nn.Module) -> None:
@@ -81,7 +93,9 @@ def _lowest(curve: Curve) -> list[float]:
 def told(name: str, curve: Curve, steps: int, rows: int) -> str:
     """What to say of a stage that was watched."""
     best, last = _lowest(curve), int(curve[-1][0])
-    ended = f"ended after step {last} of {steps}" if last < steps else f"went on to its last step, {steps}"
-    return (
-        f"early stop ({name}): {ended}; kept are the weights after step {best[0]:.0f}, whose loss on {rows} held-out rows was {best[1]:.4f}"
+    ended = (
+        f"ended after step {last} of {steps}"
+        if last < steps
+        else f"went on to its last step, {steps}"
     )
+    return f"early stop ({name}): {ended}; kept are the weights after step {best[0]:.0f}, whose loss on {rows} held-out rows was {best[1]:.4f}"

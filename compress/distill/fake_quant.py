@@ -52,8 +52,16 @@ def fake_quantize(weight: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> T
 def pack(weight: Tensor, start: PackedLinear) -> PackedLinear:
     """The integers that a weight [out, in] computes with on the grid of `start`."""
     grouped = weight.float().view(*start.scales.shape, -1)
-    integers = round_to_grid(grouped, start.scales.unsqueeze(-1), start.zeros.float().unsqueeze(-1), start.bits)
-    return PackedLinear(integers.to(torch.uint8).view_as(weight), start.scales, start.zeros, start.bits, start.group_size)
+    integers = round_to_grid(
+        grouped, start.scales.unsqueeze(-1), start.zeros.float().unsqueeze(-1), start.bits
+    )
+    return PackedLinear(
+        integers.to(torch.uint8).view_as(weight),
+        start.scales,
+        start.zeros,
+        start.bits,
+        start.group_size,
+    )
 
 
 def grid_range(scales: Tensor, zeros: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -70,7 +78,10 @@ def into_cells(weight: Tensor, start: PackedLinear, centred: float = 0.0) -> Ten
         centred: move it this share of the rest of the way to the centre of its cell.
     """
     grouped = start.integers.view(*start.scales.shape, -1).float()
-    scales, centre = start.scales.unsqueeze(-1), (grouped - start.zeros.float().unsqueeze(-1)) * start.scales.unsqueeze(-1)
+    scales, centre = (
+        start.scales.unsqueeze(-1),
+        (grouped - start.zeros.float().unsqueeze(-1)) * start.scales.unsqueeze(-1),
+    )
     reach = (0.5 - MARGIN) * scales
     nearest = torch.clamp(weight.float().view_as(centre), centre - reach, centre + reach)
     return torch.lerp(nearest, centre, centred).view_as(weight)

@@ -30,11 +30,16 @@ def frozen(student: Any, patterns: Sequence[str]) -> list[nn.Parameter]:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name, _ in named):
             kinds = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name, _ in named)
-            raise UsageError(f"freeze `{pattern}`: no parameter of the student has such a name", f"there are {', '.join(kinds)}")
+            raise UsageError(
+                f"freeze `{pattern}`: no parameter of the student has such a name",
+                f"there are {', '.join(kinds)}",
+            )
     still = [p for name, p in named if any(fnmatchcase(name, pattern) for pattern in patterns)]
     stays = {id(p) for p in still}
     if all(id(p) in stays for _, p in named if p.requires_grad):
-        raise UsageError(f"freeze {', '.join(patterns)}: nothing of the student is left to learn", "freeze less")
+        raise UsageError(
+            f"freeze {', '.join(patterns)}: nothing of the student is left to learn", "freeze less"
+        )
     return still
 
 

@@ -34,7 +34,10 @@ def zeros_of(student: Any, family: Family, folder: Path) -> Callable[[], None] |
     weights = {key: weight_of(linear) for key, linear in _linears(student, family)}
     dense = [name for name, weight in weights.items() if not is_two_four(weight)]
     if dense and read_provenance(folder).get("sparsity"):
-        raise UsageError(f"{folder}: edgewright.json says 2:4 sparse, and {dense[0]} is not", "restore the checkpoint, or prune it again")
+        raise UsageError(
+            f"{folder}: edgewright.json says 2:4 sparse, and {dense[0]} is not",
+            "restore the checkpoint, or prune it again",
+        )
     if dense or not weights:
         return None
     masks = [(weight, weight != 0) for weight in weights.values()]

@@ -28,7 +28,11 @@ class LoraOptions(BaseModel):
 
     r: int = Field(default=16, gt=0, description="rank of an adapter")
     alpha: int = Field(default=32, gt=0, description="what B A is multiplied by, times r")
-    targets: tuple[str, ...] | None = Field(default=None, min_length=1, description="matrices of a decoder layer; default: queries, values")
+    targets: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="matrices of a decoder layer; default: queries, values",
+    )
 
 
 def lora_targets(family: Family, options: LoraOptions) -> tuple[str, ...]:
@@ -41,12 +45,17 @@ def lora_targets(family: Family, options: LoraOptions) -> tuple[str, ...]:
     if options.targets is None:
         return (family.q, family.v)
     if unknown := [name for name in options.targets if name not in known]:
-        raise UsageError(f"lora targets {', '.join(unknown)}: no matrix of a decoder layer here", f"choose from {', '.join(known)}")
+        raise UsageError(
+            f"lora targets {', '.join(unknown)}: no matrix of a decoder layer here",
+            f"choose from {', '.join(known)}",
+        )
     return tuple(known[name] for name in dict.fromkeys(options.targets))
 
 
 @contextmanager
-def adapted(student: Any, family: Family, options: LoraOptions, dtype: torch.dtype = torch.float32) -> Iterator[int]:
+def adapted(
+    student: Any, family: Family, options: LoraOptions, dtype: torch.dtype = torch.float32
+) -> Iterator[int]:
     """Train adapters and nothing else inside the block; when it ends well they are merged into the student's weights.
 
     Args:
@@ -65,10 +74,20 @@ def adapted(student: Any, family: Family, options: LoraOptions, dtype: torch.dty
 
     names = lora_targets(family, options)
     modules = [dict(layer.named_modules()) for layer in family.layer_list(student)]
-    if wrong := [name for name in names if not all(isinstance(inside.get(name), nn.Linear) for inside in modules)]:
-        raise UsageError(f"lora targets {', '.join(wrong)}: no linear layer in this model", "choose other targets")
+    if wrong := [
+        name
+        for name in names
+        if not all(isinstance(inside.get(name), nn.Linear) for inside in modules)
+    ]:
+        raise UsageError(
+            f"lora targets {', '.join(wrong)}: no linear layer in this model",
+            "choose other targets",
+        )
     full = [f"{family.layers}.{i}.{name}" for i in range(len(modules)) for name in names]
-    adapters: Any = get_peft_model(student, LoraConfig(r=options.r, lora_alpha=options.alpha, target_modules=full, lora_dropout=0.0))
+    adapters: Any = get_peft_model(
+        student,
+        LoraConfig(r=options.r, lora_alpha=options.alpha, target_modules=full, lora_dropout=0.0),
+    )
     yield sum(p.numel() for p in student.parameters() if p.requires_grad)
     if any(isinstance(module, PackedBase) for module in student.modules()):
         _unpack(student, dtype)

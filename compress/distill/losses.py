@@ -13,7 +13,15 @@ from torch.utils import checkpoint as recomputing
 
 from ...data.packing import IGNORE
 
-__all__ = ["Divergence", "attention_kl", "divergence", "hidden_mse", "in_chunks", "next_token_loss", "scored_labels"]
+__all__ = [
+    "Divergence",
+    "attention_kl",
+    "divergence",
+    "hidden_mse",
+    "in_chunks",
+    "next_token_loss",
+    "scored_labels",
+]
 
 Divergence = Literal["forward", "reverse", "js"]
 NO_ATTENTION = 1e-12
@@ -22,7 +30,9 @@ NO_ATTENTION = 1e-12
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of logits [batch, seq, vocab] with the labels [batch, seq] one position on."""
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE)
+    return F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE
+    )
 
 
 def scored_labels(ids: Tensor, labels: Tensor) -> Tensor:
@@ -30,7 +40,12 @@ def scored_labels(ids: Tensor, labels: Tensor) -> Tensor:
     return labels if bool((labels != IGNORE).any()) else ids
 
 
-def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor, average: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def hidden_mse(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor,
+    average: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Mean squared error of hidden states [batch, seq, width], relative to the mean square of the teacher's.
 
     Only positions where mask [batch, seq] is true count. Dividing by the teacher's power keeps early and late layers,
@@ -39,7 +54,9 @@ def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor, average: Callable
     """
     target = teacher[mask].float()
     power = target.pow(2).mean()
-    return F.mse_loss(student[mask].float(), target) / (average(power) if average else power).clamp_min(1e-12)
+    return F.mse_loss(student[mask].float(), target) / (
+        average(power) if average else power
+    ).clamp_min(1e-12)
 
 
 def attention_kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -67,7 +84,10 @@ def divergence(log_p: Tensor, log_q: Tensor, kind: Divergence = "forward") -> Te
     if kind == "reverse":
         return F.kl_div(log_p, log_q, reduction="sum", log_target=True)
     mixture = torch.logaddexp(log_p, log_q) - math.log(2)
-    return (F.kl_div(mixture, log_p, reduction="sum", log_target=True) + F.kl_div(mixture, log_q, reduction="sum", log_target=True)) / 2
+    return (
+        F.kl_div(mixture, log_p, reduction="sum", log_target=True)
+        + F.kl_div(mixture, log_q, reduction="sum", log_target=True)
+    ) / 2
 
 
 def in_chunks(total: int, size: int, part: Callable[[slice], Tensor]) -> Tensor:
@@ -79,5 +99,7 @@ def in_chunks(total: int, size: int, part: Callable[[slice], Tensor]) -> Tensor:
         return part(slice(0, total))
     chunks = (slice(begin, min(begin + size, total)) for begin in range(0, total, size))
     again: Any = recomputing.checkpoint  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    sums: list[Tensor] = [again(part, at, use_reentrant=False, preserve_rng_state=False) for at in chunks]
+    sums: list[Tensor] = [
+        again(part, at, use_reentrant=False, preserve_rng_state=False) for at in chunks
+    ]
     return torch.stack(sums).sum()

@@ -18,12 +18,18 @@ __all__ = ["JORDAN", "MINIMAX", "Muon", "orthogonalise"]
 Quintic = tuple[float, float, float]
 JORDAN: tuple[Quintic, ...] = ((3.4445, -4.7750, 2.0315),) * 5
 """What Jordan et al. use: one quintic, five times."""
-MINIMAX: tuple[Quintic, ...] = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
+MINIMAX: tuple[Quintic, ...] = (
+    (8.0934, -23.6204, 17.4462),
+    (3.6366, -2.7219, 0.5365),
+    (2.6613, -1.9772, 0.4526),
+)
 """Three quintics, each the best for the range that the one before it leaves (composed as by Amsel et al. 2025, section 3), from singular
 values of 0.01 to 1: two fifths of the work, and singular values above 0.01 of the norm end within 0.73 and 1.27."""
 
 
-def orthogonalise(matrices: Tensor, quintics: Sequence[Quintic] = MINIMAX, dtype: torch.dtype = torch.float32) -> Tensor:
+def orthogonalise(
+    matrices: Tensor, quintics: Sequence[Quintic] = MINIMAX, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Roughly U V^T of each matrix U S V^T, by a Newton-Schulz iteration.
 
     Args:
@@ -55,10 +61,18 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[Any], lr: float, momentum: float = 0.95, weight_decay: float = 0.0, dtype: torch.dtype = torch.float32,
+        self,
+        parameters: Iterable[Any],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
         quintics: Sequence[Quintic] = MINIMAX,
-    ) -> None:  # fmt: skip
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "dtype": dtype})
+    ) -> None:
+        super().__init__(
+            parameters,
+            {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "dtype": dtype},
+        )
         self._quintics = quintics
 
     @torch.no_grad()
@@ -66,14 +80,18 @@ class Muon(torch.optim.Optimizer):
         """Take one step."""
         loss = closure() if closure else None
         for group in self.param_groups:
-            alike: dict[torch.Size, list[Any]] = {}  # many small products take longer than a few large ones
+            alike: dict[
+                torch.Size, list[Any]
+            ] = {}  # many small products take longer than a few large ones
             for p in group["params"]:
                 if p.grad is not None:
                     alike.setdefault(p.shape, []).append(p)
             for shape, some in alike.items():
                 nesterov = torch.stack([self._averaged(p, group["momentum"]) for p in some])
                 factor = group["lr"] * 0.2 * math.sqrt(max(shape))
-                for p, direction in zip(some, orthogonalise(nesterov, self._quintics, group["dtype"]), strict=True):
+                for p, direction in zip(
+                    some, orthogonalise(nesterov, self._quintics, group["dtype"]), strict=True
+                ):
                     p.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-factor)
         return loss
 

@@ -64,14 +64,19 @@ class HiddenAlignment(Objective):
         pairs: layers of student and teacher whose outputs are aligned, from 1 on (0 is the embedding); default: see `layer_pairs`.
     """
 
-    def __init__(self, student: Any, teacher: Any, pairs: Sequence[tuple[int, int]] | None = None) -> None:
+    def __init__(
+        self, student: Any, teacher: Any, pairs: Sequence[tuple[int, int]] | None = None
+    ) -> None:
         super().__init__(student)
         self._teacher = (teacher,)  # held without becoming a submodule
         s, t = student.config, teacher.config
         self.pairs = list(pairs or layer_pairs(s.num_hidden_layers, t.num_hidden_layers))
         same = s.hidden_size == t.hidden_size
         device = next(student.parameters()).device
-        made = [nn.Identity() if same else nn.Linear(s.hidden_size, t.hidden_size, bias=False) for _ in self.pairs]
+        made = [
+            nn.Identity() if same else nn.Linear(s.hidden_size, t.hidden_size, bias=False)
+            for _ in self.pairs
+        ]
         self.projections = nn.ModuleList(made).to(device)
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
@@ -80,15 +85,26 @@ class HiddenAlignment(Objective):
             teacher = hidden_states(self._teacher[0], ids)
         return self.aligned(hidden_states(self.student, ids), teacher, labels)
 
-    def aligned(self, student: Sequence[Tensor], teacher: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def aligned(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor], labels: Tensor
+    ) -> Tensor:
         """The same from hidden states [batch, seq, width] of the embedding and of every layer of both."""
-        pairs, mask = zip(self.projections, self.pairs, strict=True), torch.ones_like(labels, dtype=torch.bool)
-        return torch.stack([hidden_mse(p(student[i]), teacher[j], mask, over_processes) for p, (i, j) in pairs]).mean()
+        pairs, mask = (
+            zip(self.projections, self.pairs, strict=True),
+            torch.ones_like(labels, dtype=torch.bool),
+        )
+        return torch.stack(
+            [hidden_mse(p(student[i]), teacher[j], mask, over_processes) for p, (i, j) in pairs]
+        ).mean()
 
     @property
     def idle(self) -> list[nn.Parameter]:
         """The head's too, unless it is the embedding: no gradient reaches it."""
-        head = [] if self.student.config.tie_word_embeddings else self.student.get_output_embeddings().parameters()
+        head = (
+            []
+            if self.student.config.tie_word_embeddings
+            else self.student.get_output_embeddings().parameters()
+        )
         return [*self.frozen, *head]
 
     def counted(self, ids: Tensor, labels: Tensor) -> int:
@@ -118,8 +134,14 @@ class LogitDistillation(Objective):
     """
 
     def __init__(
-        self, student: Any, teacher: Targets, temperature: float, hard: float, vocab: int, kind: Divergence = "forward"
-    ) -> None:  # fmt: skip
+        self,
+        student: Any,
+        teacher: Targets,
+        temperature: float,
+        hard: float,
+        vocab: int,
+        kind: Divergence = "forward",
+    ) -> None:
         super().__init__(student)
         self.targets = teacher
         self.temperature, self.hard, self.vocab = temperature, hard, vocab
@@ -129,7 +151,10 @@ class LogitDistillation(Objective):
         """Loss of a batch [batch, seq], mean over the scored positions."""
         labels = scored_labels(ids, labels)
         scored = labels[:, 1:] != IGNORE
-        target, hidden = self.targets.of(ids, labels, scored), last_hidden(self.student, ids)[:, :-1][scored]
+        target, hidden = (
+            self.targets.of(ids, labels, scored),
+            last_hidden(self.student, ids)[:, :-1][scored],
+        )
         following = labels[:, 1:][scored]
 
         def part(at: slice) -> Tensor:
@@ -137,7 +162,9 @@ class LogitDistillation(Objective):
             log_p, log_q = target(at, logits[..., : self.vocab], self.temperature)
             loss = divergence(log_p, log_q, self.kind) * self.temperature**2
             if self.hard:
-                loss = (1 - self.hard) * loss + self.hard * F.cross_entropy(logits.float(), following[at], reduction="sum")
+                loss = (1 - self.hard) * loss + self.hard * F.cross_entropy(
+                    logits.float(), following[at], reduction="sum"
+                )
             return loss
 
         return in_chunks(len(hidden), LOGITS_AT_ONCE // self.vocab + 1, part) / max(len(hidden), 1)
@@ -153,6 +180,10 @@ class LabelLearning(Objective):
         hidden, following = last_hidden(self.student, ids)[:, :-1][scored], labels[:, 1:][scored]
 
         def part(at: slice) -> Tensor:
-            return F.cross_entropy(logits_of(self.student, hidden[at]).float(), following[at], reduction="sum")
+            return F.cross_entropy(
+                logits_of(self.student, hidden[at]).float(), following[at], reduction="sum"
+            )
 
-        return in_chunks(len(hidden), LOGITS_AT_ONCE // self.student.config.vocab_size + 1, part) / max(len(hidden), 1)
+        return in_chunks(
+            len(hidden), LOGITS_AT_ONCE // self.student.config.vocab_size + 1, part
+        ) / max(len(hidden), 1)

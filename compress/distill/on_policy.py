@@ -59,7 +59,9 @@ def first_written(labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def continued(student: Any, ids: Tensor, begins: Tensor, uniform: Tensor, vocab: int, ends: Sequence[int]) -> tuple[Tensor, Tensor]:
+def continued(
+    student: Any, ids: Tensor, begins: Tensor, uniform: Tensor, vocab: int, ends: Sequence[int]
+) -> tuple[Tensor, Tensor]:
     """Rows that a student has written to their ends, in one batch with a cache of keys and values.
 
     Args:
@@ -75,15 +77,24 @@ def continued(student: Any, ids: Tensor, begins: Tensor, uniform: Tensor, vocab:
     """
     from transformers import DynamicCache  # late: slow to import
 
-    ids, labels, cache = ids.clone(), torch.full_like(ids, IGNORE), DynamicCache(config=student.config)
+    ids, labels, cache = (
+        ids.clone(),
+        torch.full_like(ids, IGNORE),
+        DynamicCache(config=student.config),
+    )
     last, going = torch.tensor(ends, device=ids.device), torch.ones_like(begins, dtype=torch.bool)
     first = int(begins.min())
     step = ids[:, :first]
     for at in range(first, ids.shape[1]):
-        hidden = student.get_decoder()(input_ids=step, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+        hidden = student.get_decoder()(
+            input_ids=step, past_key_values=cache, use_cache=True
+        ).last_hidden_state[:, -1]
         drawn = _drawn(logits_of(student, hidden)[:, :vocab], uniform[:, at])
         written = going & (begins <= at)
-        ids[:, at], labels[:, at] = torch.where(written, drawn, ids[:, at]), torch.where(written, drawn, IGNORE)
+        ids[:, at], labels[:, at] = (
+            torch.where(written, drawn, ids[:, at]),
+            torch.where(written, drawn, IGNORE),
+        )
         going &= ~(written & torch.isin(drawn, last))
         if not going.any():
             break
@@ -94,7 +105,9 @@ def continued(student: Any, ids: Tensor, begins: Tensor, uniform: Tensor, vocab:
 def _drawn(logits: Tensor, uniform: Tensor) -> Tensor:
     """A token a row of logits [rows, vocab], by the inverse of the cumulative distribution."""
     reached = logits.float().softmax(-1).double().cumsum(-1)
-    return torch.searchsorted(reached, uniform.double().unsqueeze(1) * reached[:, -1:], right=True)[:, 0]
+    return torch.searchsorted(reached, uniform.double().unsqueeze(1) * reached[:, -1:], right=True)[
+        :, 0
+    ]
 
 
 class OnPolicyDistillation(LogitDistillation):
@@ -109,7 +122,15 @@ class OnPolicyDistillation(LogitDistillation):
         writing: which rows, and how.
     """
 
-    def __init__(self, student: Any, teacher: Targets, temperature: float, vocab: int, kind: Divergence, writing: Writing) -> None:
+    def __init__(
+        self,
+        student: Any,
+        teacher: Targets,
+        temperature: float,
+        vocab: int,
+        kind: Divergence,
+        writing: Writing,
+    ) -> None:
         super().__init__(student, teacher, temperature, 0.0, vocab, kind)
         self.writing = writing
 
@@ -129,7 +150,14 @@ class OnPolicyDistillation(LogitDistillation):
         learning = self.student.training
         self.student.eval()  # layers whose activations are computed again keep no cache while they learn
         with parametrize.cached():  # a grid's weights are rounded once, not once a token
-            written = continued(self.student, ids[chosen], first_written(labels[chosen]), uniform, self.vocab, self.writing.ends)
+            written = continued(
+                self.student,
+                ids[chosen],
+                first_written(labels[chosen]),
+                uniform,
+                self.vocab,
+                self.writing.ends,
+            )
         self.student.train(learning)
         ids, labels = ids.clone(), labels.clone()
         ids[chosen], labels[chosen] = written

@@ -38,14 +38,24 @@ class PackedBase(nn.Linear):
         nn.Module.__init__(self)
         self.out_features, self.in_features = packed.integers.shape
         self._halves = packed.bits == 4 and self.in_features % 2 == 0
-        self.qweight = packed.integers[:, ::2] | packed.integers[:, 1::2] << 4 if self._halves else packed.integers
+        self.qweight = (
+            packed.integers[:, ::2] | packed.integers[:, 1::2] << 4
+            if self._halves
+            else packed.integers
+        )
         self._grid = replace(packed, integers=packed.integers[:0])  # all but the integers
-        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+        self.register_parameter(
+            "bias", None if bias is None else nn.Parameter(bias, requires_grad=False)
+        )
 
     @property
     def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The float32 [out, in] weight that the integers stand for, made anew."""
-        whole = torch.stack([self.qweight & 15, self.qweight >> 4], -1).flatten(1) if self._halves else self.qweight
+        whole = (
+            torch.stack([self.qweight & 15, self.qweight >> 4], -1).flatten(1)
+            if self._halves
+            else self.qweight
+        )
         return replace(self._grid, integers=whole).dequantize()
 
     def forward(self, input: Tensor) -> Tensor:
@@ -57,7 +67,9 @@ class PackedBase(nn.Linear):
     def dense(self, dtype: torch.dtype, learnt: Tensor | None = None) -> nn.Linear:
         """An ordinary linear layer in the memory of the CPU, with something [out, in] added to the weight before it is cast."""
         weight = self.weight if learnt is None else self.weight + learnt
-        linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        linear = nn.Linear(
+            self.in_features, self.out_features, bias=self.bias is not None, device="meta"
+        )
         linear.weight = nn.Parameter(weight.to("cpu", dtype), requires_grad=False)
         if self.bias is not None:
             linear.bias = nn.Parameter(self.bias.to("cpu", dtype), requires_grad=False)
@@ -104,17 +116,31 @@ def load_packed(path: Path, device: str = "cpu") -> Any:
     for name in layout.names(state):
         packed = layout.take(state, config["quantization_config"], name)
         if packed.inputs:
-            raise Refused(f"{path}: {name} rounds its inputs to 8 bits, through which adapters cannot learn", "quantize weights only")
+            raise Refused(
+                f"{path}: {name} rounds its inputs to 8 bits, through which adapters cannot learn",
+                "quantize weights only",
+            )
         if isinstance(model.get_submodule(name), nn.Linear) and f"{name}.weight" not in tied:
             bias = state.pop(f"{name}.bias", None)
-            model.set_submodule(name, PackedBase(_moved(packed, device), None if bias is None else bias.to(device, torch.float32)))
+            model.set_submodule(
+                name,
+                PackedBase(
+                    _moved(packed, device), None if bias is None else bias.to(device, torch.float32)
+                ),
+            )
         else:
             state[f"{name}.weight"] = packed.dequantize()
-    missing, unexpected = model.load_state_dict({k: v.to(device, torch.float32) for k, v in state.items()}, strict=False, assign=True)
+    missing, unexpected = model.load_state_dict(
+        {k: v.to(device, torch.float32) for k, v in state.items()}, strict=False, assign=True
+    )
     missing = [name for name in missing if name not in tied and not _is_bias_of_packed(model, name)]
     if missing or unexpected:
-        what = f"missing {sorted(missing)[:3]}" if missing else f"unexpected {sorted(unexpected)[:3]}"
-        raise UsageError(f"{path}: the weights do not match config.json: {what}", "restore the model directory")
+        what = (
+            f"missing {sorted(missing)[:3]}" if missing else f"unexpected {sorted(unexpected)[:3]}"
+        )
+        raise UsageError(
+            f"{path}: the weights do not match config.json: {what}", "restore the model directory"
+        )
     model.tie_weights()
     return model.to(device).requires_grad_(False).eval()
 
@@ -125,5 +151,9 @@ def _is_bias_of_packed(model: Any, name: str) -> bool:
 
 def _moved(packed: PackedLinear, device: str) -> PackedLinear:
     g_idx = None if packed.g_idx is None else packed.g_idx.to(device)
-    tensors = {"integers": packed.integers.to(device), "scales": packed.scales.to(device), "zeros": packed.zeros.to(device)}
+    tensors = {
+        "integers": packed.integers.to(device),
+        "scales": packed.scales.to(device),
+        "zeros": packed.zeros.to(device),
+    }
     return replace(packed, **tensors, g_idx=g_idx)

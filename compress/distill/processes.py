@@ -39,11 +39,15 @@ class Processes:
     """
 
     def __init__(self, device: str) -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)  # global, and of another device or precision perhaps
+        AcceleratorState._reset_state(
+            reset_partial_state=True
+        )  # global, and of another device or precision perhaps
         self._state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
         self.count, self.main = int(self._state.num_processes), bool(self._state.is_main_process)
         self.sharded = self.count > 1 and asked_for()
-        if self.count == 1 and "ACCELERATE_MIXED_PRECISION" in os.environ:  # which `accelerate launch` sets, and torchrun does not
+        if (
+            self.count == 1 and "ACCELERATE_MIXED_PRECISION" in os.environ
+        ):  # which `accelerate launch` sets, and torchrun does not
             console.print(
                 "  [yellow]warning:[/] accelerate launch has started one process (with --cpu it always does); "
                 "for several: ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 -m edgewright.cli distill ...",
@@ -92,18 +96,25 @@ class Processes:
             return
 
         def stopped(number: int, frame: FrameType | None) -> None:
-            raise EdgewrightError("stopped from outside: another process of this run has ended, or all were told to", GOES_ON)
+            raise EdgewrightError(
+                "stopped from outside: another process of this run has ended, or all were told to",
+                GOES_ON,
+            )
 
         watching = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, stopped) if watching else None
-        ended = signal.SIG_IGN  # whoever started all of them now stops this one too, which is to say why first
+        ended = (
+            signal.SIG_IGN
+        )  # whoever started all of them now stops this one too, which is to say why first
         try:
             yield
             ended = before
         except RuntimeError as error:
             if not any(sign in str(error).lower() for sign in CLOSED):
                 raise
-            raise EdgewrightError(f"another process of this run has ended: {str(error).splitlines()[0]}", GOES_ON) from error
+            raise EdgewrightError(
+                f"another process of this run has ended: {str(error).splitlines()[0]}", GOES_ON
+            ) from error
         finally:
             if watching:
                 signal.signal(signal.SIGTERM, ended)

@@ -24,7 +24,14 @@ from ...models import Family, require_dense, weight_of
 from ..quantize.gptq import rtn
 from .fake_quant import fake_quantize, grid_range, into_cells, pack
 
-__all__ = ["CENTRED", "QatOptions", "QuantizedStudent", "check_widths", "starting_integers", "with_packed"]
+__all__ = [
+    "CENTRED",
+    "QatOptions",
+    "QuantizedStudent",
+    "check_widths",
+    "starting_integers",
+    "with_packed",
+]
 
 GROUP_SIZES = (-1, 32, 64, 128)
 CENTRED = 0.5
@@ -37,10 +44,15 @@ class QatOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     bits: Literal[2, 4, 8] = Field(default=4, description="bits of a weight")
-    group_size: int = Field(default=128, description="input channels that share a scale; -1 for all")
-    sym: bool = Field(default=True, description="zero point in the middle; what Jetson kernels need")
+    group_size: int = Field(
+        default=128, description="input channels that share a scale; -1 for all"
+    )
+    sym: bool = Field(
+        default=True, description="zero point in the middle; what Jetson kernels need"
+    )
     scales_from: str | None = Field(
-        default=None, description="packed checkpoint of this student, or step that made it, to start from; default: plain rounding"
+        default=None,
+        description="packed checkpoint of this student, or step that made it, to start from; default: plain rounding",
     )
 
     @property
@@ -52,10 +64,14 @@ class QatOptions(BaseModel):
         """The `quantization_config` of the checkpoint that is written."""
         layout = LAYOUTS["gptq"]
         assert isinstance(layout, Gptq)
-        return layout.config(self.scheme, 0.01)  # no Hessian, no damping: the usual value, as readers expect one
+        return layout.config(
+            self.scheme, 0.01
+        )  # no Hessian, no damping: the usual value, as readers expect one
 
 
-def check_widths(options: QatOptions, family: Family, config: Mapping[str, Any], where: str) -> None:
+def check_widths(
+    options: QatOptions, family: Family, config: Mapping[str, Any], where: str
+) -> None:
     """Stop before anything is loaded where the weights do not fit the grid or the layout.
 
     Raises:
@@ -64,15 +80,23 @@ def check_widths(options: QatOptions, family: Family, config: Mapping[str, Any],
     """
     require_dense(config, "trained quantization-aware", where)
     if options.group_size not in GROUP_SIZES:
-        raise UsageError(f"group size {options.group_size}: not supported", f"use {', '.join(map(str, GROUP_SIZES[1:]))} or -1")
+        raise UsageError(
+            f"group size {options.group_size}: not supported",
+            f"use {', '.join(map(str, GROUP_SIZES[1:]))} or -1",
+        )
     shapes, word = family.linear_shapes(config), 32 // options.bits
-    if bad := [f"{name} ({k} inputs)" for name, (_, k) in shapes.items() if k % options.scheme.group(k)]:
+    if bad := [
+        f"{name} ({k} inputs)" for name, (_, k) in shapes.items() if k % options.scheme.group(k)
+    ]:
         raise Refused(
             f"group size {options.group_size} does not divide the width of {', '.join(bad)}",
             "use a smaller group size, or -1 for the width",
         )
     if bad := [f"{name} ({n} x {k})" for name, (n, k) in shapes.items() if n % word or k % word]:
-        raise Refused(f"{word} integers fill a stored word, which does not divide {', '.join(bad)}", f"prune to multiples of {word}")
+        raise Refused(
+            f"{word} integers fill a stored word, which does not divide {', '.join(bad)}",
+            f"prune to multiples of {word}",
+        )
 
 
 def _linears(student: Any, family: Family) -> dict[str, nn.Module]:
@@ -80,11 +104,14 @@ def _linears(student: Any, family: Family) -> dict[str, nn.Module]:
     names = [name for group in family.input_groups for name in group]
     return {
         family.full(i, name): layer.get_submodule(name)
-        for i, layer in enumerate(family.layer_list(student)) for name in names
-    }  # fmt: skip
+        for i, layer in enumerate(family.layer_list(student))
+        for name in names
+    }
 
 
-def starting_integers(options: QatOptions, student: Any, family: Family, packed: Path | None) -> dict[str, PackedLinear]:
+def starting_integers(
+    options: QatOptions, student: Any, family: Family, packed: Path | None
+) -> dict[str, PackedLinear]:
     """Integers and grid that every linear layer starts with, by full name, on the student's device.
 
     Args:
@@ -103,10 +130,19 @@ def starting_integers(options: QatOptions, student: Any, family: Family, packed:
     _, config = read_family(packed)
     layout, state = layout_of(config, str(packed)), read_state(packed)
     if layout is None:
-        raise UsageError(f"{packed}: not a packed checkpoint, so it has no scales", "give the output of `edgewright quantize`")
-    found = {name: layout.take(state, config["quantization_config"], name) for name in layout.names(state)}
+        raise UsageError(
+            f"{packed}: not a packed checkpoint, so it has no scales",
+            "give the output of `edgewright quantize`",
+        )
+    found = {
+        name: layout.take(state, config["quantization_config"], name)
+        for name in layout.names(state)
+    }
     if missing := sorted(linears.keys() - found.keys()):
-        raise UsageError(f"{packed}: {missing[0]} is not packed there", "quantize every linear layer of this student")
+        raise UsageError(
+            f"{packed}: {missing[0]} is not packed there",
+            "quantize every linear layer of this student",
+        )
     for name, linear in linears.items():
         _same_grid(options, found[name], weight_of(linear), f"{packed}: {name}")
     _same_rest(student.state_dict(), state, packed)
@@ -115,14 +151,23 @@ def starting_integers(options: QatOptions, student: Any, family: Family, packed:
 
 def _same_grid(options: QatOptions, packed: PackedLinear, weight: Tensor, where: str) -> None:
     if packed.integers.shape != weight.shape:
-        raise UsageError(f"{where} is {list(packed.integers.shape)}, the student's {list(weight.shape)}", "quantize this very student")
+        raise UsageError(
+            f"{where} is {list(packed.integers.shape)}, the student's {list(weight.shape)}",
+            "quantize this very student",
+        )
     has, asked = (packed.bits, packed.group_size, packed.sym), options.scheme
     if has != (asked.bits, asked.group(weight.shape[1]), asked.sym):
         told = f"{has[0]} bit, group {has[1]}, {'symmetric' if has[2] else 'asymmetric'}"
-        raise UsageError(f"{where} has another grid than asked for: {told}", "ask for the same bits, group size and symmetry")
+        raise UsageError(
+            f"{where} has another grid than asked for: {told}",
+            "ask for the same bits, group size and symmetry",
+        )
     stands_for = packed.dequantize()
     if not torch.equal(pack(stands_for, packed).dequantize(), stands_for):
-        raise UsageError(f"{where}: its groups are not consecutive channels", "quantize again with static act-order, which keeps them so")
+        raise UsageError(
+            f"{where}: its groups are not consecutive channels",
+            "quantize again with static act-order, which keeps them so",
+        )
 
 
 def _same_rest(student: Mapping[str, Tensor], packed: Mapping[str, Tensor], where: Path) -> None:
@@ -136,7 +181,13 @@ def _same_rest(student: Mapping[str, Tensor], packed: Mapping[str, Tensor], wher
 
 
 def _moved(packed: PackedLinear, device: torch.device) -> PackedLinear:
-    return PackedLinear(packed.integers.to(device), packed.scales.to(device), packed.zeros.to(device), packed.bits, packed.group_size)
+    return PackedLinear(
+        packed.integers.to(device),
+        packed.scales.to(device),
+        packed.zeros.to(device),
+        packed.bits,
+        packed.group_size,
+    )
 
 
 class _FakeQuant(nn.Module):
@@ -161,7 +212,9 @@ class QuantizedStudent:
         centred: how far from their nearest borders to their centres.
     """
 
-    def __init__(self, student: Any, family: Family, start: Mapping[str, PackedLinear], centred: float = 0.0) -> None:
+    def __init__(
+        self, student: Any, family: Family, start: Mapping[str, PackedLinear], centred: float = 0.0
+    ) -> None:
         self.linears, self.start = _linears(student, family), start
         for name, linear in self.linears.items():
             weight = weight_of(linear)
@@ -179,14 +232,20 @@ class QuantizedStudent:
 
     def packed(self) -> dict[str, PackedLinear]:
         """The integers that the student computes with now, by full name; it computes in floating point from here on."""
-        made = {name: pack(self._stored(linear), self.start[name]) for name, linear in self.linears.items()}
+        made = {
+            name: pack(self._stored(linear), self.start[name])
+            for name, linear in self.linears.items()
+        }
         for linear in self.linears.values():
             parametrize.remove_parametrizations(linear, "weight", leave_parametrized=False)
         return made
 
     def told(self, packed: Mapping[str, PackedLinear]) -> str:
         """What to say of the integers that were learnt."""
-        changed = sum(int((linear.integers != self.start[name].integers).sum()) for name, linear in packed.items())
+        changed = sum(
+            int((linear.integers != self.start[name].integers).sum())
+            for name, linear in packed.items()
+        )
         total = sum(linear.integers.numel() for linear in packed.values())
         scheme = next(iter(packed.values()))
         moved = f"{changed / total:.1%} of {total:,} integers are other than at the start"
@@ -197,9 +256,16 @@ class QuantizedStudent:
         return linear.parametrizations.weight.original.detach()
 
 
-def with_packed(state: Mapping[str, Tensor], packed: Mapping[str, PackedLinear]) -> dict[str, Tensor]:
+def with_packed(
+    state: Mapping[str, Tensor], packed: Mapping[str, PackedLinear]
+) -> dict[str, Tensor]:
     """A state dict with the tensors of packed layers, in the GPTQ layout, in place of their weights."""
-    kept = {key: tensor for key, tensor in state.items() if key.removesuffix(".weight") not in packed}
+    kept = {
+        key: tensor for key, tensor in state.items() if key.removesuffix(".weight") not in packed
+    }
     for name, linear in packed.items():
-        kept |= {f"{name}.{part}": tensor for part, tensor in LAYOUTS["gptq"].write(_moved(linear, torch.device("cpu"))).items()}
+        kept |= {
+            f"{name}.{part}": tensor
+            for part, tensor in LAYOUTS["gptq"].write(_moved(linear, torch.device("cpu"))).items()
+        }
     return kept

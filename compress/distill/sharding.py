@@ -17,7 +17,10 @@ __all__ = ["asked_for", "is_sharded", "shard_on_cpu", "whole_state"]
 
 def asked_for() -> bool:
     """Whether accelerate was told, by its configuration or the environment, to give every process a part of the weights."""
-    return any(os.environ.get(way, "").lower() == "true" for way in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"))
+    return any(
+        os.environ.get(way, "").lower() == "true"
+        for way in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+    )
 
 
 def shard_on_cpu(accelerator: Accelerator) -> None:
@@ -26,7 +29,9 @@ def shard_on_cpu(accelerator: Accelerator) -> None:
     accelerate 1.15 does so on accelerators only; on a CPU it goes on with whole weights and does not say so.
     """
     if accelerator.distributed_type == DistributedType.MULTI_CPU and asked_for():
-        accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP  # either is copied from the other
+        accelerator.state.distributed_type = PartialState().distributed_type = (
+            DistributedType.FSDP
+        )  # either is copied from the other
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
 
 
@@ -43,4 +48,7 @@ def whole_state(model: Any) -> Mapping[str, Tensor]:
         gathered = importlib.import_module("deepspeed").zero.GatheredParameters(parameters)
     with gathered:
         state = model.state_dict()
-        return {name: (t.full_tensor() if isinstance(t, DTensor) else t).detach().cpu().clone() for name, t in state.items()}
+        return {
+            name: (t.full_tensor() if isinstance(t, DTensor) else t).detach().cpu().clone()
+            for name, t in state.items()
+        }

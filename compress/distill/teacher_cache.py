@@ -39,8 +39,14 @@ class TeacherCacheOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: str = Field(description="directory; made where it is not there, else what is missing is added")
-    top_k: int = Field(default=64, gt=0, description="largest logits of a token that are kept; the vocabulary or more: all of them")
+    path: str = Field(
+        description="directory; made where it is not there, else what is missing is added"
+    )
+    top_k: int = Field(
+        default=64,
+        gt=0,
+        description="largest logits of a token that are kept; the vocabulary or more: all of them",
+    )
 
 
 class TopK:
@@ -60,7 +66,13 @@ class TopK:
         """From whole logits [tokens, vocab]."""
         logits = logits.float()
         if k >= logits.shape[1]:
-            return cls(logits, None, torch.full((len(logits), len(list(temperatures))), -torch.inf, device=logits.device))
+            return cls(
+                logits,
+                None,
+                torch.full(
+                    (len(logits), len(list(temperatures))), -torch.inf, device=logits.device
+                ),
+            )
         values, indices = logits.topk(k)
         others = logits.scatter(1, indices, -torch.inf)
         tails = torch.stack([(others / t).logsumexp(1) for t in temperatures], 1)
@@ -70,16 +82,25 @@ class TopK:
     def joined(cls, parts: list[TopK], device: torch.device) -> TopK:
         """Several after each other, on a device."""
         indices = [part.indices for part in parts if part.indices is not None]
-        values, tails = torch.cat([part.values for part in parts]), torch.cat([part.tails for part in parts])
-        return cls(values.to(device), torch.cat(indices).to(device) if indices else None, tails.to(device))
+        values, tails = (
+            torch.cat([part.values for part in parts]),
+            torch.cat([part.tails for part in parts]),
+        )
+        return cls(
+            values.to(device), torch.cat(indices).to(device) if indices else None, tails.to(device)
+        )
 
     def __getitem__(self, at: slice) -> TopK:
         """Some of the tokens."""
-        return TopK(self.values[at], None if self.indices is None else self.indices[at], self.tails[at])
+        return TopK(
+            self.values[at], None if self.indices is None else self.indices[at], self.tails[at]
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """By the names they have in a file."""
-        return {"values": self.values, "tails": self.tails} | ({} if self.indices is None else {"indices": self.indices})
+        return {"values": self.values, "tails": self.tails} | (
+            {} if self.indices is None else {"indices": self.indices}
+        )
 
     def mass(self, temperature: float, column: int) -> Tensor:
         """The probability that the kept logits have, [tokens]."""
@@ -87,7 +108,9 @@ class TopK:
         return (kept - torch.logaddexp(kept, self.tails[:, column])).exp()
 
 
-def top_k_target(kept: TopK, student: Tensor, temperature: float, column: int) -> tuple[Tensor, Tensor]:
+def top_k_target(
+    kept: TopK, student: Tensor, temperature: float, column: int
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities of teacher and student over the kept tokens and all others as one.
 
     Args:
@@ -102,7 +125,9 @@ def top_k_target(kept: TopK, student: Tensor, temperature: float, column: int) -
     tail, indices = kept.tails[:, column : column + 1], kept.indices.long()
     teacher = torch.cat([values, tail], 1)
     others = scaled.scatter(1, indices, -torch.inf).logsumexp(1, keepdim=True)
-    return teacher.log_softmax(-1), torch.cat([scaled.gather(1, indices), others], 1).log_softmax(-1)
+    return teacher.log_softmax(-1), torch.cat([scaled.gather(1, indices), others], 1).log_softmax(
+        -1
+    )
 
 
 def _learnt(row: Tensor) -> Tensor:
@@ -111,7 +136,9 @@ def _learnt(row: Tensor) -> Tensor:
 
 
 def _key(ids: Tensor, labels: Tensor) -> bytes:
-    return hashlib.blake2b(torch.stack([ids, labels]).numpy().tobytes(), digest_size=KEY_BYTES).digest()
+    return hashlib.blake2b(
+        torch.stack([ids, labels]).numpy().tobytes(), digest_size=KEY_BYTES
+    ).digest()
 
 
 class CachedTeacher:
@@ -127,10 +154,17 @@ class CachedTeacher:
         UsageError: what is there is of another teacher, another k, vocabulary or temperature, or no cache, or damaged.
     """
 
-    def __init__(self, options: TeacherCacheOptions, teacher: str, vocab: int, temperatures: Iterable[float]) -> None:
+    def __init__(
+        self, options: TeacherCacheOptions, teacher: str, vocab: int, temperatures: Iterable[float]
+    ) -> None:
         self.folder, self.top_k = Path(options.path), min(options.top_k, vocab)
         self.temperatures = sorted(set(temperatures))
-        wanted = {"teacher": teacher, "top_k": self.top_k, "vocab": vocab, "temperatures": self.temperatures}
+        wanted = {
+            "teacher": teacher,
+            "top_k": self.top_k,
+            "vocab": vocab,
+            "temperatures": self.temperatures,
+        }
         self.index: dict[str, Any] = self._read(wanted)
         self._places: dict[bytes, tuple[int, int, int]] = {}
         self._handles: list[Any] = []
@@ -141,17 +175,30 @@ class CachedTeacher:
         file = self.folder / INDEX
         if not file.is_file():
             if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-                raise UsageError(f"{self.folder}: holds something that is no teacher cache", "choose another directory")
+                raise UsageError(
+                    f"{self.folder}: holds something that is no teacher cache",
+                    "choose another directory",
+                )
             return {**wanted, "shards": []}
         try:
             found = json.loads(file.read_text())
             kept = {name: found[name] for name in wanted}
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise UsageError(f"{file}: not the index of a teacher cache: {error}", "delete the directory; it will be made again") from error
+            raise UsageError(
+                f"{file}: not the index of a teacher cache: {error}",
+                "delete the directory; it will be made again",
+            ) from error
         for name, value in kept.items():
             if value != wanted[name]:
-                short = "another teacher" if name == "teacher" else f"{name} {value}, and {wanted[name]} is asked for"
-                raise UsageError(f"{self.folder}: made for {short}", "choose another directory, or delete this one")
+                short = (
+                    "another teacher"
+                    if name == "teacher"
+                    else f"{name} {value}, and {wanted[name]} is asked for"
+                )
+                raise UsageError(
+                    f"{self.folder}: made for {short}",
+                    "choose another directory, or delete this one",
+                )
         return found
 
     def _open(self, number: int) -> None:
@@ -160,7 +207,10 @@ class CachedTeacher:
             handle = safe_open(file, framework="pt")
             keys, ends = handle.get_tensor("keys").numpy(), handle.get_tensor("ends").tolist()
         except (SafetensorError, OSError) as error:
-            raise UsageError(f"{file}: damaged or missing: {error}", "delete the directory; it will be made again") from error
+            raise UsageError(
+                f"{file}: damaged or missing: {error}",
+                "delete the directory; it will be made again",
+            ) from error
         self._handles.append(handle)
         for key, begin, end in zip(keys, [0, *ends], ends, strict=False):
             self._places[key.tobytes()] = (number, begin, end)
@@ -193,9 +243,13 @@ class CachedTeacher:
                 batch = rows[begin : begin + batch_size]
                 labels = torch.stack([_learnt(row) for row in batch])
                 scored = labels[:, 1:] != IGNORE
-                hidden = last_hidden(teacher, torch.stack([row[0] for row in batch]).to(device))[:, :-1][scored.to(device)]
+                hidden = last_hidden(teacher, torch.stack([row[0] for row in batch]).to(device))[
+                    :, :-1
+                ][scored.to(device)]
                 for some in hidden.split(LOGITS_AT_ONCE // vocab + 1):
-                    kept = TopK.of(logits_of(teacher, some)[:, :vocab], self.top_k, self.temperatures)
+                    kept = TopK.of(
+                        logits_of(teacher, some)[:, :vocab], self.top_k, self.temperatures
+                    )
                     parts.append(TopK.joined([kept], torch.device("cpu")))
                 for row, learnt, count in zip(batch, labels, scored.sum(1).tolist(), strict=True):
                     keys.append(_key(row[0], learnt))
@@ -210,13 +264,24 @@ class CachedTeacher:
         number = len(self.index["shards"])
         every = TopK.joined(parts, torch.device("cpu"))
         mass, tensors = every.mass(self.temperatures[0], 0), every.tensors()
-        tensors |= {"keys": torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(-1, KEY_BYTES), "ends": torch.tensor(ends)}
+        tensors |= {
+            "keys": torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(
+                -1, KEY_BYTES
+            ),
+            "ends": torch.tensor(ends),
+        }
         file = self.folder / f"logits-{number:05d}.safetensors"
         temporary = file.with_name(f".{file.name}.tmp")
         save_file(tensors, temporary)
         temporary.replace(file)
         least = float(mass.min()) if len(mass) else 1.0
-        told = {"file": file.name, "rows": len(keys), "tokens": ends[-1], "mass": float(mass.double().sum()), "least_mass": least}
+        told = {
+            "file": file.name,
+            "rows": len(keys),
+            "tokens": ends[-1],
+            "mass": float(mass.double().sum()),
+            "least_mass": least,
+        }
         self.index["shards"].append(told)
         write_json(self.folder / INDEX, self.index)
         self._open(number)
@@ -225,7 +290,10 @@ class CachedTeacher:
         """What is kept, in a line."""
         shards = self.index["shards"]
         tokens, rows = sum(s["tokens"] for s in shards), sum(s["rows"] for s in shards)
-        mass, least = sum(s["mass"] for s in shards) / max(tokens, 1), min((s["least_mass"] for s in shards), default=1.0)
+        mass, least = (
+            sum(s["mass"] for s in shards) / max(tokens, 1),
+            min((s["least_mass"] for s in shards), default=1.0),
+        )
         if self.top_k == self.index["vocab"]:
             return f"teacher from {self.folder}: all {self.top_k} logits of {tokens:,} tokens in {rows:,} rows"
         return (
@@ -240,21 +308,34 @@ class CachedTeacher:
             UsageError: a row is not in the cache.
         """
         wanted = scored.sum(1).tolist()
-        parts = [self._row(_key(row, learnt)) for row, learnt, some in zip(ids.cpu(), labels.cpu(), wanted, strict=True) if some]
+        parts = [
+            self._row(_key(row, learnt))
+            for row, learnt, some in zip(ids.cpu(), labels.cpu(), wanted, strict=True)
+            if some
+        ]
         kept = TopK.joined(parts or [self._nothing()], ids.device)
 
         def target(at: slice, student: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-            return top_k_target(kept[at], student, temperature, self.temperatures.index(temperature))
+            return top_k_target(
+                kept[at], student, temperature, self.temperatures.index(temperature)
+            )
 
         return target
 
     def _row(self, key: bytes) -> TopK:
         if key not in self._places:
-            raise UsageError(f"{self.folder}: a row to learn on is not there", "delete the directory; it will be made again")
+            raise UsageError(
+                f"{self.folder}: a row to learn on is not there",
+                "delete the directory; it will be made again",
+            )
         number, begin, end = self._places[key]
         handle = self._handles[number]
-        indices = None if self.top_k == self.index["vocab"] else handle.get_slice("indices")[begin:end]
-        return TopK(handle.get_slice("values")[begin:end], indices, handle.get_slice("tails")[begin:end])
+        indices = (
+            None if self.top_k == self.index["vocab"] else handle.get_slice("indices")[begin:end]
+        )
+        return TopK(
+            handle.get_slice("values")[begin:end], indices, handle.get_slice("tails")[begin:end]
+        )
 
     def _nothing(self) -> TopK:
         """Of no token."""

@@ -36,7 +36,9 @@ def last_hidden(model: Any, ids: Tensor) -> Tensor:
 
 def hidden_states(model: Any, ids: Tensor) -> tuple[Tensor, ...]:
     """The embedding and every layer's output, [batch, seq, width] each, without the head's logits."""
-    return model.get_decoder()(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+    return model.get_decoder()(
+        input_ids=ids, use_cache=False, output_hidden_states=True
+    ).hidden_states
 
 
 def logits_of(model: Any, hidden: Tensor) -> Tensor:

@@ -32,7 +32,9 @@ class Tracking:
 
     def settings(self, begin: int) -> tuple[str, dict[str, Any]]:
         """The name of the project, and what the tracker is started with after `begin` steps."""
-        if self.tracker == "tensorboard":  # accelerate makes the project's name a directory; what a killed run wrote beyond its save goes
+        if (
+            self.tracker == "tensorboard"
+        ):  # accelerate makes the project's name a directory; what a killed run wrote beyond its save goes
             return self.stage, {"purge_step": begin + 1}
         if self.tracker == "trackio":
             return self.folder.stem, {"name": self.stage, "resume": "allow", "embed": False}
@@ -47,7 +49,10 @@ def check_tracker(tracker: Tracker | None) -> None:
     """
     if tracker and find_spec(tracker) is None:
         package = "'edgewright[track]'" if tracker == "tensorboard" else tracker
-        raise EdgewrightError(f"tracker: {tracker} needs the {tracker} package, which is not installed", f"pip install {package}")
+        raise EdgewrightError(
+            f"tracker: {tracker} needs the {tracker} package, which is not installed",
+            f"pip install {package}",
+        )
 
 
 @contextmanager
@@ -63,7 +68,9 @@ def tracked(accelerator: Accelerator, tracking: Tracking | None, begin: int) -> 
         yield
         return
     tracking.folder.mkdir(parents=True, exist_ok=True)
-    if tracking.tracker == "trackio":  # which takes a folder in no other way, and reads this when it is first imported
+    if (
+        tracking.tracker == "trackio"
+    ):  # which takes a folder in no other way, and reads this when it is first imported
         os.environ["TRACKIO_DIR"] = str(tracking.folder)
     project, settings = tracking.settings(begin)
     with redirect_stdout(sys.stderr):  # trackers greet there, where --json has its one document
@@ -78,7 +85,9 @@ def tracked(accelerator: Accelerator, tracking: Tracking | None, begin: int) -> 
 def _finish(accelerator: Accelerator, tracker: Tracker) -> None:
     """Close the run; `end_training` would end the processes' group too."""
     if tracker == "trackio" and accelerator.is_main_process:
-        import_module(tracker).finish()  # accelerate closes the run and leaves it current: trackio then speaks at exit, on standard output
+        import_module(
+            tracker
+        ).finish()  # accelerate closes the run and leaves it current: trackio then speaks at exit, on standard output
         return
     for one in accelerator.trackers:
         one.finish()

@@ -67,13 +67,19 @@ def optimizers_of(objective: nn.Module, config: TrainConfig) -> list[torch.optim
     trained = [p for p in objective.parameters() if p.requires_grad]
     matrices: list[nn.Parameter] = []
     if config.optimizer == "muon":
-        tables = {id(module.weight) for module in objective.modules() if isinstance(module, nn.Embedding)}
-        heads = (m.get_output_embeddings() for m in objective.modules() if isinstance(m, PreTrainedModel))
+        tables = {
+            id(module.weight) for module in objective.modules() if isinstance(module, nn.Embedding)
+        }
+        heads = (
+            m.get_output_embeddings() for m in objective.modules() if isinstance(m, PreTrainedModel)
+        )
         tables |= {id(head.weight) for head in heads if isinstance(head, nn.Linear)}
         matrices = [p for p in trained if p.ndim == 2 and id(p) not in tables]
     chosen = {id(p) for p in matrices}
     rest = [p for p in trained if id(p) not in chosen]
-    made: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, betas=(0.9, 0.95), fused=True, **settings)] if rest else []
+    made: list[torch.optim.Optimizer] = (
+        [torch.optim.AdamW(rest, betas=(0.9, 0.95), fused=True, **settings)] if rest else []
+    )
     dtype = torch.bfloat16 if bf16_is_fast(config.device) else torch.float32
     return made + ([Muon(matrices, dtype=dtype, **settings)] if matrices else [])
 
@@ -90,9 +96,14 @@ class NotFinite(EdgewrightError):
 
 
 def train(
-    objective: nn.Module, rows: Iterable[Tensor], config: TrainConfig, label: str = "training",
-    after_step: Callable[[], None] | None = None, keeper: Keeper | None = None, watch: Watch | None = None,
-) -> list[float]:  # fmt: skip
+    objective: nn.Module,
+    rows: Iterable[Tensor],
+    config: TrainConfig,
+    label: str = "training",
+    after_step: Callable[[], None] | None = None,
+    keeper: Keeper | None = None,
+    watch: Watch | None = None,
+) -> list[float]:
     """Minimise `objective` over `rows` and return the loss of every step.
 
     Args:
@@ -114,7 +125,11 @@ def train(
     """
     run = _Run(objective, config, label, watch)
     begin, losses = keeper.restore(run.accelerator) if keeper else (0, [])
-    supply, started, tokens = batches(itertools.islice(rows, begin * config.batch_size, None), config.batch_size), time.monotonic(), 0
+    supply, started, tokens = (
+        batches(itertools.islice(rows, begin * config.batch_size, None), config.batch_size),
+        time.monotonic(),
+        0,
+    )
     with tracked(run.accelerator, config.tracking, begin), progress(label, config.steps) as bar:
         bar.advance(begin)
         if not begin:
@@ -124,7 +139,9 @@ def train(
                 break
             batch = next(supply, None)
             if batch is None or len(batch) < config.batch_size:
-                raise EdgewrightError(f"{label}: the data ran out at step {step} of {config.steps}", "give more data")
+                raise EdgewrightError(
+                    f"{label}: the data ran out at step {step} of {config.steps}", "give more data"
+                )
             try:
                 with _memory(label, step, run.rows_at_once, batch.shape[2]):
                     losses.append(run.step(step, batch))
@@ -138,7 +155,9 @@ def train(
             if keeper:
                 keeper.keep(run.accelerator, step + 1, losses)
             tokens += batch[:, 0].numel()
-            bar.advance(note=f"loss {losses[-1]:.4f}, {tokens / (time.monotonic() - started):,.0f} tokens/s")
+            bar.advance(
+                note=f"loss {losses[-1]:.4f}, {tokens / (time.monotonic() - started):,.0f} tokens/s"
+            )
     if watch:
         watch.put_back(objective)
     run.finish()
@@ -164,12 +183,23 @@ class Keeper(Protocol):
 class _Run:
     """An objective with its optimizers and schedules, prepared for the processes that there are."""
 
-    def __init__(self, objective: nn.Module, config: TrainConfig, label: str, watch: Watch | None = None) -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)  # global, and it refuses a second training in another precision
+    def __init__(
+        self, objective: nn.Module, config: TrainConfig, label: str, watch: Watch | None = None
+    ) -> None:
+        AcceleratorState._reset_state(
+            reset_partial_state=True
+        )  # global, and it refuses a second training in another precision
         bf16 = bf16_is_fast(config.device) if config.bf16 is None else config.bf16
-        tracker, folder = (config.tracking.tracker, config.tracking.folder) if config.tracking else (None, None)
+        tracker, folder = (
+            (config.tracking.tracker, config.tracking.folder) if config.tracking else (None, None)
+        )
         precision = "bf16" if bf16 else "no"
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=config.device == "cpu", log_with=tracker, project_dir=folder)
+        self.accelerator = Accelerator(
+            mixed_precision=precision,
+            cpu=config.device == "cpu",
+            log_with=tracker,
+            project_dir=folder,
+        )
         shard_on_cpu(self.accelerator)
         self.config, self.label, self.objective, self.watch = config, label, objective, watch
         count = self.accelerator.num_processes
@@ -186,37 +216,63 @@ class _Run:
             parameter.requires_grad_(False)
         optimizers = optimizers_of(objective, config)
         warmup = max(1, round(config.steps * config.warmup))
-        self.schedules = [get_cosine_schedule_with_warmup(optimizer, warmup, config.steps) for optimizer in optimizers]
+        self.schedules = [
+            get_cosine_schedule_with_warmup(optimizer, warmup, config.steps)
+            for optimizer in optimizers
+        ]
         objective.train()
-        self.counted: Callable[[Tensor, Tensor], int] = getattr(objective, "counted", lambda ids, labels: len(ids))
-        self.drawn: Callable[[Tensor, Tensor, range], tuple[Tensor, Tensor]] | None = getattr(objective, "drawn", None)
+        self.counted: Callable[[Tensor, Tensor], int] = getattr(
+            objective, "counted", lambda ids, labels: len(ids)
+        )
+        self.drawn: Callable[[Tensor, Tensor, range], tuple[Tensor, Tensor]] | None = getattr(
+            objective, "drawn", None
+        )
         self.model, *self.optimizers = self.accelerator.prepare(objective, *optimizers)
         if count > 1 and asked_for() and not is_sharded(self.model):
-            raise EdgewrightError(f"{label}: sharded weights were asked for, and every process has all of them", "use FSDP 2 or ZeRO-3")
+            raise EdgewrightError(
+                f"{label}: sharded weights were asked for, and every process has all of them",
+                "use FSDP 2 or ZeRO-3",
+            )
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.accelerator.register_for_checkpointing(*self.schedules, *([watch] if watch else []))
 
     def step(self, step: int, batch: Tensor) -> float:
         """Take a step on a batch int64 [rows, 2, seq] and return its loss."""
         ids, labels = batch[:, 0], scored_labels(batch[:, 0], batch[:, 1])
-        count, first = self.accelerator.num_processes, self.accelerator.process_index * self.config.accumulate
-        parts = list(zip(ids.split(self.rows_at_once), labels.split(self.rows_at_once), strict=True))
-        mine = [self._part(step, number, *parts[number]) for number in range(first, first + self.config.accumulate)]
+        count, first = (
+            self.accelerator.num_processes,
+            self.accelerator.process_index * self.config.accumulate,
+        )
+        parts = list(
+            zip(ids.split(self.rows_at_once), labels.split(self.rows_at_once), strict=True)
+        )
+        mine = [
+            self._part(step, number, *parts[number])
+            for number in range(first, first + self.config.accumulate)
+        ]
         value = torch.zeros((), device=self.accelerator.device)
-        scored: Any = self.accelerator.reduce(torch.tensor(sum(self.counted(*part) for part in mine), device=value.device))
+        scored: Any = self.accelerator.reduce(
+            torch.tensor(sum(self.counted(*part) for part in mine), device=value.device)
+        )
         whole = max(int(scored), 1)
         for number, part in enumerate(mine, 1):
             share = self.counted(*part) / whole
             with nullcontext() if number == len(mine) else self.accelerator.no_sync(self.model):
                 loss = self.model(*part)
-                self.accelerator.backward(loss * (share * count))  # as gradients are averaged over the processes
+                self.accelerator.backward(
+                    loss * (share * count)
+                )  # as gradients are averaged over the processes
             value += loss.detach() * share
         whole_value: Any = self.accelerator.reduce(value)
         found = float(whole_value)
         self._finite(found, "loss", step)
         norm: Any = self.accelerator.clip_grad_norm_(self.trained, self.config.clip)
-        self._finite(found if norm is None else float(norm), "gradient", step)  # DeepSpeed has none yet
-        self.accelerator.log({"loss": found, "lr": self.schedules[0].get_last_lr()[0]}, step=step + 1)
+        self._finite(
+            found if norm is None else float(norm), "gradient", step
+        )  # DeepSpeed has none yet
+        self.accelerator.log(
+            {"loss": found, "lr": self.schedules[0].get_last_lr()[0]}, step=step + 1
+        )
         for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
             optimizer.step()
             schedule.step()
@@ -245,14 +301,18 @@ class _Run:
             total += self.model(ids.to(total.device), labels.to(total.device)) * count
             whole += count
         self.model.train()
-        mean: Any = self.accelerator.reduce(total, reduction="mean")  # so that all of them decide alike
+        mean: Any = self.accelerator.reduce(
+            total, reduction="mean"
+        )  # so that all of them decide alike
         loss = float(mean) / max(whole, 1)
         self.watch.add(step, loss, self.objective)
         self.accelerator.log({"held_out": loss}, step=step)
 
     def _finite(self, value: float, what: str, step: int) -> None:
         if not math.isfinite(value):
-            raise NotFinite(f"{self.label}: the {what} became {value} at step {step}", "lower the learning rate")
+            raise NotFinite(
+                f"{self.label}: the {what} became {value} at step {step}", "lower the learning rate"
+            )
 
     def finish(self) -> None:
         """Leave the objective as it was met, but for what it has learnt."""

@@ -60,8 +60,13 @@ class Rows:
             return [], list(itertools.islice(self._packed(data, self._seed + 1), count))
         every = list(self._packed(data, self._seed))
         if len(every) <= count:
-            raise UsageError(f"{data}: {len(every)} rows, all of which are held out", "give more data, or hold fewer rows out")
+            raise UsageError(
+                f"{data}: {len(every)} rows, all of which are held out",
+                "give more data, or hold fewer rows out",
+            )
         return every[: len(every) - count], every[len(every) - count :]
 
     def _packed(self, data: str, seed: int) -> Iterator[Encoded]:
-        return training_rows(load_tokenizer(self._tokenizer_dir), Source.parse(data), self._options.seq_len, seed)
+        return training_rows(
+            load_tokenizer(self._tokenizer_dir), Source.parse(data), self._options.seq_len, seed
+        )

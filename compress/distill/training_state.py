@@ -24,7 +24,9 @@ from .processes import Processes
 
 __all__ = ["FINISHED", "Saves"]
 
-logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # it warns of tied weights, which are loaded as such
+logging.getLogger("accelerate.utils.other").setLevel(
+    logging.ERROR
+)  # it warns of tied weights, which are loaded as such
 
 FINISHED = "step-*-[0-9]*[0-9]"
 """Directories that are worth keeping when a run fails."""
@@ -54,11 +56,18 @@ class Saves:
             self.stage, self.step = int(stage), int(step)
             told = json.loads((self.newest / LOSSES).read_text())
             self.losses, self.held_out = told["loss"], told["held_out"]
-            console.print(f"  resumed after step {self.step} of stage {self.stage}, which an interrupted run had saved", highlight=False)
+            console.print(
+                f"  resumed after step {self.step} of stage {self.stage}, which an interrupted run had saved",
+                highlight=False,
+            )
 
     def told(self) -> str:
         """What was saved last, and where."""
-        return f"step {self.step} of stage {self.stage} was saved in {self.newest}" if self.newest else "nothing was saved before it"
+        return (
+            f"step {self.step} of stage {self.stage} was saved in {self.newest}"
+            if self.newest
+            else "nothing was saved before it"
+        )
 
     @property
     def whole(self) -> bool:
@@ -80,7 +89,9 @@ class Saves:
         """Whether to save after `step` of the `steps` steps of a stage; at its end always, unless it is the last."""
         return self._folder is not None and (step % self._every == 0 if step < steps else not last)
 
-    def save(self, accelerator: Accelerator, stage: int, step: int, losses: dict[str, list[float]]) -> None:
+    def save(
+        self, accelerator: Accelerator, stage: int, step: int, losses: dict[str, list[float]]
+    ) -> None:
         """Keep the state after `step` steps of a stage, and forget the one before; all processes call it."""
         assert self._folder is not None
         name = self._folder / f"step-{stage:05d}-{step:05d}"
@@ -88,7 +99,9 @@ class Saves:
         self._processes.first(lambda: shutil.rmtree(temporary, ignore_errors=True))
         accelerator.save_state(str(temporary))
         self._processes.wait()
-        self._processes.first(lambda: self._commit(temporary, name, {"loss": losses, "held_out": self.held_out}))
+        self._processes.first(
+            lambda: self._commit(temporary, name, {"loss": losses, "held_out": self.held_out})
+        )
         self.newest, self.stage, self.step = name, stage, step
 
     def _commit(self, temporary: Path, name: Path, told: dict[str, Any]) -> None:
@@ -104,7 +117,13 @@ class StageSaves:
     """The saves of one stage, as the trainer asks for them."""
 
     def __init__(self, saves: Saves, number: int, steps: int, name: str, last: bool) -> None:
-        self._saves, self._number, self._steps, self._name, self._last = saves, number, steps, name, last
+        self._saves, self._number, self._steps, self._name, self._last = (
+            saves,
+            number,
+            steps,
+            name,
+            last,
+        )
 
     def restore(self, accelerator: Accelerator) -> tuple[int, list[float]]:
         """See `Keeper.restore`."""
@@ -117,9 +136,13 @@ class StageSaves:
     def put_back(self, model: nn.Module) -> None:
         """See `Keeper.put_back`."""
         if self._saves.newest and self._saves.whole:
-            load_model(model, self._saves.newest / SAFE_WEIGHTS_NAME, strict=False)  # of an earlier stage, it has other projections
+            load_model(
+                model, self._saves.newest / SAFE_WEIGHTS_NAME, strict=False
+            )  # of an earlier stage, it has other projections
 
     def keep(self, accelerator: Accelerator, step: int, losses: list[float]) -> None:
         """See `Keeper.keep`."""
         if self._saves.due(step, self._steps, self._last):
-            self._saves.save(accelerator, self._number, step, {**self._saves.losses, self._name: losses})
+            self._saves.save(
+                accelerator, self._number, step, {**self._saves.losses, self._name: losses}
+            )

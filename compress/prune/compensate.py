@@ -44,7 +44,9 @@ class Sums:
     @classmethod
     def zeros(cls, outputs: int, inputs: int, device: torch.device) -> Sums:
         """No token seen yet."""
-        return cls(torch.zeros(inputs, inputs, device=device), torch.zeros(outputs, inputs, device=device))
+        return cls(
+            torch.zeros(inputs, inputs, device=device), torch.zeros(outputs, inputs, device=device)
+        )
 
     def add(self, y: Tensor, r: Tensor) -> None:
         """Take in tokens: y [tokens, k] and r [tokens, out]."""
@@ -105,11 +107,17 @@ class Compensation:
         room: for three more sets of such states.
     """
 
-    def __init__(self, family: Family, shape: Shape, kept: Kept, states: Activations, room: Room) -> None:
+    def __init__(
+        self, family: Family, shape: Shape, kept: Kept, states: Activations, room: Room
+    ) -> None:
         self.family, self.shape, self.kept = family, shape, kept
-        self.whole, self.wanted_o, self.wanted_down = (room.states(*states.shape, states.device) for _ in range(3))
+        self.whole, self.wanted_o, self.wanted_down = (
+            room.states(*states.shape, states.device) for _ in range(3)
+        )
         rows, seq, _ = states.shape
-        size = max(1, min(rows // 8, ROWS_AT_ONCE, TOKENS_AT_ONCE // seq))  # at least eight batches, so that there is one to hold out
+        size = max(
+            1, min(rows // 8, ROWS_AT_ONCE, TOKENS_AT_ONCE // seq)
+        )  # at least eight batches, so that there is one to hold out
         self.batches = [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
         for batch in self.batches:
             self.whole[batch] = states[batch]
@@ -139,7 +147,15 @@ class Compensation:
         for name in outputs if index in self.kept.layers else ():
             self._refit_one(name, columns[name], layer, call, states, wanted_of[name])
 
-    def _refit_one(self, name: str, kept: Tensor, layer: nn.Module, call: LayerCall, states: Activations, wanted: Activations) -> None:
+    def _refit_one(
+        self,
+        name: str,
+        kept: Tensor,
+        layer: nn.Module,
+        call: LayerCall,
+        states: Activations,
+        wanted: Activations,
+    ) -> None:
         """Replace one projection of a layer by its refit; columns that go become zero, which is what cutting them does."""
         weight = weight_of(layer.get_submodule(name))
         kept = kept.to(weight.device)
@@ -157,12 +173,19 @@ class Compensation:
         weight.zero_()[:, kept] = old + refit(fit, damp)
 
 
-def _wanted(family: Family, layer: nn.Module, call: LayerCall, hidden: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def _wanted(
+    family: Family, layer: nn.Module, call: LayerCall, hidden: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     """What a layer puts out, and what its two projections do: with the stream before them, where they can make up for its loss."""
     with _watched(layer, family) as (inputs, stream):
         output = call(layer, hidden)
-    of = {name: inputs[name] @ weight_of(layer.get_submodule(name)).T for name in family.outputs(layer)}
-    return output, {name: t if _normed(family, name) else t + stream[name] for name, t in of.items()}
+    of = {
+        name: inputs[name] @ weight_of(layer.get_submodule(name)).T
+        for name in family.outputs(layer)
+    }
+    return output, {
+        name: t if _normed(family, name) else t + stream[name] for name, t in of.items()
+    }
 
 
 def _normed(family: Family, name: str) -> bool:
@@ -171,7 +194,9 @@ def _normed(family: Family, name: str) -> bool:
 
 
 @contextmanager
-def _watched(layer: nn.Module, family: Family, last: str = "") -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+def _watched(
+    layer: nn.Module, family: Family, last: str = ""
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
     """What enters o_proj and down_proj [tokens, width], and the stream before each; the run ends at `last`, if one is named."""
     inputs: dict[str, Tensor] = {}
     stream: dict[str, Tensor] = {}
@@ -185,8 +210,14 @@ def _watched(layer: nn.Module, family: Family, last: str = "") -> Iterator[tuple
         return hook
 
     watched = [(name, inputs, name, name == last) for name in family.outputs(layer)]
-    watched += [(family.attention_norm, stream, family.o, False), (family.mlp_norm, stream, family.down, False)]
-    handles = [layer.get_submodule(at).register_forward_pre_hook(into(store, name, end)) for at, store, name, end in watched]
+    watched += [
+        (family.attention_norm, stream, family.o, False),
+        (family.mlp_norm, stream, family.down, False),
+    ]
+    handles = [
+        layer.get_submodule(at).register_forward_pre_hook(into(store, name, end))
+        for at, store, name, end in watched
+    ]
     try:
         yield inputs, stream
     finally:

@@ -34,7 +34,11 @@ class Kept:
     def sizes(self, shape: Shape) -> dict[str, int]:
         """The `heads`, `kv_heads` and `ffn` of every layer that stays, and the `experts` if some go."""
         first = self.layers[0]
-        sizes = {"heads": len(self.heads[first]), "kv_heads": len(self.kv_heads(first, shape)), "ffn": len(self.neurons[first])}
+        sizes = {
+            "heads": len(self.heads[first]),
+            "kv_heads": len(self.kv_heads(first, shape)),
+            "ffn": len(self.neurons[first]),
+        }
         return sizes | ({"experts": max(map(len, self.experts))} if self.experts else {})
 
     def routed(self, layer: int) -> list[int]:
@@ -69,21 +73,32 @@ def cut(
     return small, family.resized(config, **kept.sizes(shape), layers=kept.layers)
 
 
-def cut_layer(state: Mapping[str, Tensor], family: Family, shape: Shape, kept: Kept, old: int, new: int) -> dict[str, Tensor]:
+def cut_layer(
+    state: Mapping[str, Tensor], family: Family, shape: Shape, kept: Kept, old: int, new: int
+) -> dict[str, Tensor]:
     """The tensors of decoder layer `old` after the cut, named as those of layer `new`; others in `state` are left alone."""
     rows = head_channels(kept.heads[old], shape.head_dim)
     kv_rows = head_channels(kept.kv_heads(old, shape), shape.head_dim)
     ffn = torch.tensor(kept.neurons[old])
     along = {
-        family.q: (rows, 0), family.k: (kv_rows, 0), family.v: (kv_rows, 0), family.o: (rows, 1),
-        family.gate: (ffn, 0), family.up: (ffn, 0), family.down: (ffn, 1),
-    }  # fmt: skip
+        family.q: (rows, 0),
+        family.k: (kv_rows, 0),
+        family.v: (kv_rows, 0),
+        family.o: (rows, 1),
+        family.gate: (ffn, 0),
+        family.up: (ffn, 0),
+        family.down: (ffn, 1),
+    }
     small: dict[str, Tensor] = {}
     start = family.key(old, "", "")[:-1]
-    inside = {key.removeprefix(start): tensor for key, tensor in state.items() if key.startswith(start)}
+    inside = {
+        key.removeprefix(start): tensor for key, tensor in state.items() if key.startswith(start)
+    }
     for key, tensor in cut_experts(inside, family, kept.routed(old)).items():
         name, _, part = key.rpartition(".")
-        small[family.key(new, name, part)] = _slice(tensor, part, *along[name]) if name in along else tensor
+        small[family.key(new, name, part)] = (
+            _slice(tensor, part, *along[name]) if name in along else tensor
+        )
     return small
 
 

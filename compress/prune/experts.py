@@ -21,9 +21,16 @@ from ...errors import Refused, UsageError
 from ...models import Family, Mixture, Shape
 
 __all__ = [
-    "Usage", "balance", "choose_experts", "cut_experts", "expert_details", "expert_note", "kept_experts", "mask_router",
+    "Usage",
+    "balance",
+    "choose_experts",
+    "cut_experts",
+    "expert_details",
+    "expert_note",
+    "kept_experts",
+    "mask_router",
     "watched",
-]  # fmt: skip
+]
 
 
 @dataclass
@@ -56,20 +63,33 @@ def kept_experts(shape: Shape, ratio: float, ffn: float = 0.0) -> int:
     experts = shape.experts
     if experts is None:
         if ratio:
-            raise Refused(f"experts {ratio}: the model is dense and has none", "prune the FFN instead (--ffn), heads or layers")
+            raise Refused(
+                f"experts {ratio}: the model is dense and has none",
+                "prune the FFN instead (--ffn), heads or layers",
+            )
         return 0
     if ffn:
-        raise Refused(f"ffn {ffn}: FFN neurons of a mixture of experts cannot be removed", "remove whole experts: --experts 0.25")
+        raise Refused(
+            f"ffn {ffn}: FFN neurons of a mixture of experts cannot be removed",
+            "remove whole experts: --experts 0.25",
+        )
     if not 0 <= ratio < 1:
-        raise UsageError(f"experts {ratio}: not a share in [0, 1)", "give the share of experts to remove, such as 0.25")
+        raise UsageError(
+            f"experts {ratio}: not a share in [0, 1)",
+            "give the share of experts to remove, such as 0.25",
+        )
     spare = experts.count - experts.per_token
     gone = math.ceil(experts.count * ratio - 0.5)
     if ratio and not spare:
-        raise Refused(f"experts {ratio}: every token goes to all {experts.count} experts, so none can be removed", "prune heads or layers")
+        raise Refused(
+            f"experts {ratio}: every token goes to all {experts.count} experts, so none can be removed",
+            "prune heads or layers",
+        )
     if ratio and not gone:
         share = f"{1 / experts.count:.4g}"
         raise Refused(
-            f"experts {ratio}: of {experts.count} experts that is less than one", f"the nearest that removes one: --experts {share}"
+            f"experts {ratio}: of {experts.count} experts that is less than one",
+            f"the nearest that removes one: --experts {share}",
         )
     if gone > spare:
         raise Refused(
@@ -79,7 +99,9 @@ def kept_experts(shape: Shape, ratio: float, ffn: float = 0.0) -> int:
     return experts.count - gone
 
 
-def choose_experts(usage: Mapping[int, Usage], layers: int, keep: int, seed: int | None = None) -> list[list[int]]:
+def choose_experts(
+    usage: Mapping[int, Usage], layers: int, keep: int, seed: int | None = None
+) -> list[list[int]]:
     """The most important experts of every layer, ascending; an empty list for a dense layer.
 
     Args:
@@ -92,7 +114,9 @@ def choose_experts(usage: Mapping[int, Usage], layers: int, keep: int, seed: int
     def order(layer: int) -> Tensor:
         if seed is None:
             return usage[layer].importance.argsort(descending=True, stable=True)
-        return torch.randperm(len(usage[layer].routed), generator=torch.Generator().manual_seed(seed + layer))
+        return torch.randperm(
+            len(usage[layer].routed), generator=torch.Generator().manual_seed(seed + layer)
+        )
 
     return [sorted(order(i)[:keep].tolist()) if i in usage else [] for i in range(layers)]
 
@@ -137,7 +161,12 @@ def _counter(usage: Usage) -> Any:
         hidden, chosen, gates = args
         # Each choice as a token of its own, through the pool itself: what one expert adds to a token is nowhere else to be seen.
         alone = hidden.repeat_interleave(chosen.shape[1], dim=0)
-        added = pool.forward(alone, chosen.reshape(-1, 1), gates.reshape(-1, 1)).float().norm(dim=-1).cpu()
+        added = (
+            pool.forward(alone, chosen.reshape(-1, 1), gates.reshape(-1, 1))
+            .float()
+            .norm(dim=-1)
+            .cpu()
+        )
         experts = chosen.flatten().cpu()
         usage.routed += torch.bincount(experts, minlength=len(usage.routed))
         usage.norms.index_add_(0, experts, added)
@@ -159,7 +188,9 @@ def mask_router(layer: nn.Module, family: Family, shape: Shape, stay: list[int])
         raise ValueError("a dense model has no router to mask")
     experts = shape.experts
 
-    def hook(_module: nn.Module, _args: Any, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def hook(
+        _module: nn.Module, _args: Any, output: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         logits, gates, _ = output
         masked = torch.full_like(logits, -math.inf)
         masked[:, stay] = logits[:, stay]
@@ -171,7 +202,9 @@ def mask_router(layer: nn.Module, family: Family, shape: Shape, stay: list[int])
     return layer.get_submodule(family.router).register_forward_hook(hook)
 
 
-def cut_experts(state: Mapping[str, Tensor], family: Family, stay: list[int]) -> Mapping[str, Tensor]:
+def cut_experts(
+    state: Mapping[str, Tensor], family: Family, stay: list[int]
+) -> Mapping[str, Tensor]:
     """A decoder layer without the experts that go and their rows of the router; those that stay are renumbered.
 
     Args:
@@ -205,10 +238,16 @@ def balance(routed: Tensor) -> dict[str, float]:
     shares = routed.double() / routed.sum().clamp_min(1)
     most = math.log(max(len(routed), 2))
     entropy = float(torch.special.entr(shares).sum()) / most if len(routed) > 1 else 1.0
-    return {"entropy": entropy, "busiest": float(shares.max()) * len(routed), "unused": int((routed == 0).sum())}
+    return {
+        "entropy": entropy,
+        "busiest": float(shares.max()) * len(routed),
+        "unused": int((routed == 0).sum()),
+    }
 
 
-def expert_details(before: Mapping[int, Usage], after: Mapping[int, Usage], kept: list[list[int]]) -> list[dict[str, Any]]:
+def expert_details(
+    before: Mapping[int, Usage], after: Mapping[int, Usage], kept: list[list[int]]
+) -> list[dict[str, Any]]:
     """One entry a layer that has experts and stays: importance, what was removed, and the balance before and after."""
     entries = []
     for layer, usage in before.items():
@@ -216,11 +255,16 @@ def expert_details(before: Mapping[int, Usage], after: Mapping[int, Usage], kept
             continue
         stay = kept[layer] if kept else list(range(len(usage.routed)))
         gone = sorted(set(range(len(usage.routed))) - set(stay))
-        entries.append({
-            "layer": layer, "importance": usage.importance.tolist(), "removed": gone,
-            "removed_share": float(usage.routed[gone].sum() / usage.routed.sum().clamp_min(1)),
-            "before": balance(usage.routed), "after": balance(after[layer].routed[stay]),
-        })  # fmt: skip
+        entries.append(
+            {
+                "layer": layer,
+                "importance": usage.importance.tolist(),
+                "removed": gone,
+                "removed_share": float(usage.routed[gone].sum() / usage.routed.sum().clamp_min(1)),
+                "before": balance(usage.routed),
+                "after": balance(after[layer].routed[stay]),
+            }
+        )
     return entries
 
 

@@ -42,8 +42,15 @@ class Importance:
 
 
 def measure(
-    model: nn.Module, family: Family, shape: Shape, rows: list[Tensor], criterion: Criterion, seed: int = 0, *, recompute: bool = True
-) -> Importance:  # fmt: skip
+    model: nn.Module,
+    family: Family,
+    shape: Shape,
+    rows: list[Tensor],
+    criterion: Criterion,
+    seed: int = 0,
+    *,
+    recompute: bool = True,
+) -> Importance:
     """Score heads, neurons and layers of a loaded model by one criterion.
 
     Args:
@@ -66,8 +73,13 @@ def measure(
 
 
 def measure_layers(
-    model: Layered, shape: Shape, rows: list[Tensor], criterion: Criterion, seed: int = 0, room: Room | None = None
-) -> Importance:  # fmt: skip
+    model: Layered,
+    shape: Shape,
+    rows: list[Tensor],
+    criterion: Criterion,
+    seed: int = 0,
+    room: Room | None = None,
+) -> Importance:
     """`measure`, with one layer in memory at a time, by any criterion that needs no gradient.
 
     Args:
@@ -80,18 +92,27 @@ def measure_layers(
     """
     family, count = model.family, len(model.layers)
     states, calls = first_inputs(model, rows, room)
-    found = Importance(torch.zeros(count, shape.num_attention_heads), torch.zeros(count, shape.intermediate_size), torch.zeros(count))
+    found = Importance(
+        torch.zeros(count, shape.num_attention_heads),
+        torch.zeros(count, shape.intermediate_size),
+        torch.zeros(count),
+    )
     with torch.no_grad(), progress("scoring heads and neurons", count) as bar:
         for i, call in enumerate(calls):
             with model.held(i) as layer:
-                with _watched(layer, family, shape) as seen, watched(layer, i, family, shape) as usage:
+                with (
+                    _watched(layer, family, shape) as seen,
+                    watched(layer, i, family, shape) as usage,
+                ):
                     for row in range(len(states)):
                         before = states[row]
                         after = call(layer, before)
                         seen.influence += _turned(before, after)
                         states[row] = after
                 seen.tokens = len(states) * states.shape[1]
-                found.heads[i], found.neurons[i] = _static_scores(layer, seen, family, shape, criterion, seed + i)
+                found.heads[i], found.neurons[i] = _static_scores(
+                    layer, seen, family, shape, criterion, seed + i
+                )
                 found.layers[i] = seen.influence / seen.tokens
                 found.experts |= {i: usage} if usage else {}
             bar.advance()
@@ -127,7 +148,10 @@ def _watched(layer: nn.Module, family: Family, shape: Shape) -> Iterator[_Seen]:
         seen.neuron_norm = seen.neuron_norm + x.abs().flatten(0, -2).sum(0)
 
     hooks = {family.o: attention, family.down: ffn}
-    handles = [layer.get_submodule(name).register_forward_pre_hook(hooks[name]) for name in family.outputs(layer)]
+    handles = [
+        layer.get_submodule(name).register_forward_pre_hook(hooks[name])
+        for name in family.outputs(layer)
+    ]
     try:
         yield seen
     finally:
@@ -140,28 +164,42 @@ def _turned(before: Tensor, after: Tensor) -> float:
     return float((1 - F.cosine_similarity(before.float(), after.float(), dim=-1)).sum())
 
 
-def _by_gradient(model: nn.Module, family: Family, shape: Shape, rows: list[Tensor], recompute: bool) -> Importance:
+def _by_gradient(
+    model: nn.Module, family: Family, shape: Shape, rows: list[Tensor], recompute: bool
+) -> Importance:
     layers, device = family.layer_list(model), next(model.parameters()).device
     sizes = ((family.o, shape.num_attention_heads), (family.down, shape.intermediate_size))
-    masks = [{name: torch.ones(size, device=device, requires_grad=True) for name, size in sizes} for _ in layers]
+    masks = [
+        {name: torch.ones(size, device=device, requires_grad=True) for name, size in sizes}
+        for _ in layers
+    ]
     sums = [{name: torch.zeros(size) for name, size in sizes} for _ in layers]
     influence, tokens = torch.zeros(len(layers), dtype=torch.float64), 0
     experts: dict[int, Usage] = {}
     model.requires_grad_(False)
 
     def scaled(mask: Tensor) -> Any:
-        return lambda _module, args: ((args[0].unflatten(-1, (len(mask), -1)) * mask.unsqueeze(-1)).flatten(-2), *args[1:])
+        return lambda _module, args: (
+            (args[0].unflatten(-1, (len(mask), -1)) * mask.unsqueeze(-1)).flatten(-2),
+            *args[1:],
+        )
 
     def turned(i: int) -> Any:
         def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            influence[i] += _turned(args[0].detach(), (output[0] if isinstance(output, tuple) else output).detach())
+            influence[i] += _turned(
+                args[0].detach(), (output[0] if isinstance(output, tuple) else output).detach()
+            )
 
         return hook
 
     with ExitStack() as stack, progress("scoring heads and neurons", len(rows)) as bar:
         for i, layer in enumerate(layers):
             for name in family.outputs(layer):
-                stack.callback(layer.get_submodule(name).register_forward_pre_hook(scaled(masks[i][name])).remove)
+                stack.callback(
+                    layer.get_submodule(name)
+                    .register_forward_pre_hook(scaled(masks[i][name]))
+                    .remove
+                )
             usage = stack.enter_context(watched(layer, i, family, shape))
             experts |= {i: usage} if usage else {}
             stack.callback(layer.register_forward_hook(turned(i)).remove)
@@ -170,11 +208,15 @@ def _by_gradient(model: nn.Module, family: Family, shape: Shape, rows: list[Tens
         for row in rows:
             _backward(model, row.to(device))
             tokens += row.shape[1]
-            for mask, total in ((masks[i][name], sums[i][name]) for i in range(len(layers)) for name, _ in sizes):
+            for mask, total in (
+                (masks[i][name], sums[i][name]) for i in range(len(layers)) for name, _ in sizes
+            ):
                 total += 0 if mask.grad is None else mask.grad.abs().cpu().float()
                 mask.grad = None
             bar.advance()
-    heads, neurons = (torch.stack([of[name] for of in sums]) / max(len(rows), 1) for name, _ in sizes)
+    heads, neurons = (
+        torch.stack([of[name] for of in sums]) / max(len(rows), 1) for name, _ in sizes
+    )
     return Importance(heads, neurons, (influence / max(tokens, 1)).float(), experts)
 
 
@@ -191,17 +233,25 @@ def _backward(model: nn.Module, row: Tensor) -> None:
 def _recomputed(layer: nn.Module) -> Iterator[None]:
     """While this lasts, nothing inside the layer is kept for the backward pass. Hooks on the layer itself run once, those inside twice."""
     forward = layer.forward
-    layer.forward = lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+    layer.forward = lambda *args, **kwargs: checkpoint(
+        forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
+    )
     try:
         yield
     finally:
         del layer.forward
 
 
-def _static_scores(layer: nn.Module, seen: _Seen, family: Family, shape: Shape, criterion: str, seed: int) -> tuple[Tensor, Tensor]:
+def _static_scores(
+    layer: nn.Module, seen: _Seen, family: Family, shape: Shape, criterion: str, seed: int
+) -> tuple[Tensor, Tensor]:
     o = weight_of(layer.get_submodule(family.o)).float().cpu()
     dense = family.down in family.outputs(layer)
-    down = weight_of(layer.get_submodule(family.down)).float().cpu() if dense else torch.zeros(1, shape.intermediate_size)
+    down = (
+        weight_of(layer.get_submodule(family.down)).float().cpu()
+        if dense
+        else torch.zeros(1, shape.intermediate_size)
+    )
     tokens = max(seen.tokens, 1)
 
     def by_head(columns: Tensor) -> Tensor:
@@ -211,12 +261,21 @@ def _static_scores(layer: nn.Module, seen: _Seen, family: Family, shape: Shape, 
         v = weight_of(layer.get_submodule(family.v)).float().cpu()
         return _circuit_norms(o, v, shape), down.norm(dim=0)
     if criterion == "activation":
-        attention, ffn = torch.as_tensor(seen.attention_square).cpu(), torch.as_tensor(seen.ffn_square).cpu()
-        return by_head(o.abs().sum(0) * (attention / tokens).sqrt()), down.abs().sum(0) * (ffn / tokens).sqrt()
+        attention, ffn = (
+            torch.as_tensor(seen.attention_square).cpu(),
+            torch.as_tensor(seen.ffn_square).cpu(),
+        )
+        return by_head(o.abs().sum(0) * (attention / tokens).sqrt()), down.abs().sum(0) * (
+            ffn / tokens
+        ).sqrt()
     if criterion == "norm":
-        return torch.as_tensor(seen.head_norm).cpu() / tokens, torch.as_tensor(seen.neuron_norm).cpu() / tokens
+        return torch.as_tensor(seen.head_norm).cpu() / tokens, torch.as_tensor(
+            seen.neuron_norm
+        ).cpu() / tokens
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(shape.num_attention_heads, generator=generator), torch.rand(shape.intermediate_size, generator=generator)
+    return torch.rand(shape.num_attention_heads, generator=generator), torch.rand(
+        shape.intermediate_size, generator=generator
+    )
 
 
 def _circuit_norms(o: Tensor, v: Tensor, shape: Shape) -> Tensor:
@@ -247,13 +306,21 @@ def masked(model: nn.Module, family: Family, shape: Shape, kept: Kept) -> Iterat
 
 
 @contextmanager
-def masked_layer(layer: nn.Module, index: int, family: Family, shape: Shape, kept: Kept) -> Iterator[None]:
+def masked_layer(
+    layer: nn.Module, index: int, family: Family, shape: Shape, kept: Kept
+) -> Iterator[None]:
     """`masked`, for one decoder layer."""
     if index in kept.layers:
-        heads, neurons = torch.zeros(shape.num_attention_heads), torch.zeros(shape.intermediate_size)
+        heads, neurons = (
+            torch.zeros(shape.num_attention_heads),
+            torch.zeros(shape.intermediate_size),
+        )
         heads[kept.heads[index]] = neurons[kept.neurons[index]] = 1
         masks = {family.o: heads.repeat_interleave(shape.head_dim), family.down: neurons}
-        handles = [layer.get_submodule(name).register_forward_pre_hook(_multiplier(masks[name])) for name in family.outputs(layer)]
+        handles = [
+            layer.get_submodule(name).register_forward_pre_hook(_multiplier(masks[name]))
+            for name in family.outputs(layer)
+        ]
         if routed := kept.routed(index):
             handles.append(mask_router(layer, family, shape, routed))
     else:

@@ -93,10 +93,14 @@ def average(heads: Tensor, groups: int) -> Tensor:
 
 def merged(attention: Attention, groups: int) -> Attention:
     """The layer with the mean key and value head of every group."""
-    return Attention(attention.q, average(attention.k, groups), average(attention.v, groups), attention.o)
+    return Attention(
+        attention.q, average(attention.k, groups), average(attention.v, groups), attention.o
+    )
 
 
-def attention_of(state: Mapping[str, Tensor], family: Family, shape: Shape, layer: int) -> Attention:
+def attention_of(
+    state: Mapping[str, Tensor], family: Family, shape: Shape, layer: int
+) -> Attention:
     """The projections of a layer of a state dict, with their biases as a last column."""
 
     def rows(name: str, count: int) -> Tensor:
@@ -108,7 +112,12 @@ def attention_of(state: Mapping[str, Tensor], family: Family, shape: Shape, laye
     o = family.weight(state, layer, family.o)
     assert o is not None
     heads, kv = shape.num_attention_heads, shape.num_key_value_heads
-    return Attention(rows(family.q, heads), rows(family.k, kv), rows(family.v, kv), o.float().view(len(o), heads, shape.head_dim))
+    return Attention(
+        rows(family.q, heads),
+        rows(family.k, kv),
+        rows(family.v, kv),
+        o.float().view(len(o), heads, shape.head_dim),
+    )
 
 
 def store(state: dict[str, Tensor], family: Family, layer: int, attention: Attention) -> None:
@@ -124,7 +133,9 @@ def store(state: dict[str, Tensor], family: Family, layer: int, attention: Atten
     state[key] = attention.o.flatten(1).to(state[key].dtype).contiguous()
 
 
-def repeat_into(model: nn.Module, state: Mapping[str, Tensor], family: Family, shape: Shape, index: int) -> None:
+def repeat_into(
+    model: nn.Module, state: Mapping[str, Tensor], family: Family, shape: Shape, index: int
+) -> None:
     """Give a layer of the unmerged `model` the projections of the merged `state`, each key/value head as often as it was averaged."""
     layer = family.layer_list(model)[index]
     for name in (family.q, family.k, family.v, family.o):
@@ -134,7 +145,9 @@ def repeat_into(model: nn.Module, state: Mapping[str, Tensor], family: Family, s
                 continue
             if name in (family.k, family.v):
                 heads = tensor.unflatten(0, (-1, shape.head_dim))
-                tensor = heads.repeat_interleave(shape.num_key_value_heads // len(heads), dim=0).flatten(0, 1)
+                tensor = heads.repeat_interleave(
+                    shape.num_key_value_heads // len(heads), dim=0
+                ).flatten(0, 1)
             layer.get_submodule(name).get_parameter(part).data.copy_(tensor)
 
 

@@ -18,7 +18,9 @@ from .verify import logits_of, probe_of, prove
 __all__ = ["merge_key_values"]
 
 
-def merge_key_values(options: PruneOptions, source: Path, out: Path, context: StepContext, provenance: dict[str, Any]) -> StepResult:
+def merge_key_values(
+    options: PruneOptions, source: Path, out: Path, context: StepContext, provenance: dict[str, Any]
+) -> StepResult:
     """Write a copy of `source` whose key/value heads are averaged into `options.merge_kv`.
 
     Raises:
@@ -31,7 +33,11 @@ def merge_key_values(options: PruneOptions, source: Path, out: Path, context: St
     new_config = merged_config(family, config, groups)
     rows = context.calibration.rows(source, context.seed)
     model, state = load_model(source, device), read_state(source)
-    with torch.no_grad(), input_moments(model, family) as moments, progress("looking at key/value heads", len(rows)) as bar:
+    with (
+        torch.no_grad(),
+        input_moments(model, family) as moments,
+        progress("looking at key/value heads", len(rows)) as bar,
+    ):
         for row in rows if options.merge == "aligned" else []:  # a plain mean needs no data
             model(input_ids=row[:1].to(device), use_cache=False)
             bar.advance()
@@ -39,15 +45,28 @@ def merge_key_values(options: PruneOptions, source: Path, out: Path, context: St
         attention = attention_of(state, family, shape, index)
         if options.merge == "aligned":
             width = attention.k.shape[-1]
-            attention = align(attention, moment[:width, :width].cpu(), groups, keys=family.k_norm is None)
+            attention = align(
+                attention, moment[:width, :width].cpu(), groups, keys=family.k_norm is None
+            )
         small = merged(attention, groups)
         store(state, family, index, small)
         repeat_into(model, state, family, shape, index)
     probe = probe_of(rows, shape).to(device)
     expected = logits_of(model, probe)
     difference: list[float] = []
-    write_checkpoint(out, state, new_config, source, provenance, verify=lambda made: difference.append(prove(made, probe, expected)))
-    how = "their mean" if options.merge == "mean" else "their mean after turning them towards each other"
+    write_checkpoint(
+        out,
+        state,
+        new_config,
+        source,
+        provenance,
+        verify=lambda made: difference.append(prove(made, probe, expected)),
+    )
+    how = (
+        "their mean"
+        if options.merge == "mean"
+        else "their mean after turning them towards each other"
+    )
     saved = 1 - groups / shape.num_key_value_heads
     notes = [
         f"key/value heads {shape.num_key_value_heads} -> {groups} ({how}): the KV cache shrinks by {saved:.0%}",

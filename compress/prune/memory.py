@@ -17,9 +17,15 @@ OVERHEAD = 150 << 20
 
 
 def prune_memory(
-    config: Mapping[str, Any], small: Mapping[str, Any], criterion: Criterion, tokens: int, seq_len: int, activation_budget: int, *,
+    config: Mapping[str, Any],
+    small: Mapping[str, Any],
+    criterion: Criterion,
+    tokens: int,
+    seq_len: int,
+    activation_budget: int,
+    *,
     compensate: bool,
-) -> int:  # fmt: skip
+) -> int:
     """Bytes that scoring, refitting and cutting take at their highest, above a process that has torch and transformers loaded.
 
     The gradient needs the model in float32, and beside it first its file, which is mapped while it is read, then one layer's
@@ -42,9 +48,17 @@ def prune_memory(
     shape, stored = family.shape(config), stored_dtype(config).itemsize
     linears, experts = family.linear_shapes(config), shape.experts
     of_experts = sum(n * k for name, (n, k) in linears.items() if ".*." in name)
-    layer = sum(n * k for n, k in linears.values()) + (of_experts * (experts.count - 1) if experts else 0)
-    times = 2 * experts.per_token if experts else 1  # each expert's share of a token is computed by itself as well
-    widths = 6 * shape.hidden_size + times * sum(n for n, _ in linears.values()) + shape.intermediate_size  # computed for a token
+    layer = sum(n * k for n, k in linears.values()) + (
+        of_experts * (experts.count - 1) if experts else 0
+    )
+    times = (
+        2 * experts.per_token if experts else 1
+    )  # each expert's share of a token is computed by itself as well
+    widths = (
+        6 * shape.hidden_size
+        + times * sum(n for n, _ in linears.values())
+        + shape.intermediate_size
+    )  # computed for a token
     states = min(activation_budget, (4 if compensate else 1) * 4 * tokens * shape.hidden_size)
     embedding = stored * shape.vocab_size * shape.hidden_size
     walk = (4 + stored * (2 if experts else 1)) * layer + states + 4 * seq_len * widths
@@ -55,5 +69,8 @@ def prune_memory(
         needs.append(walk + 16 * widest**2 + 5 * 8 * widest * outputs + 4 * together * widths)
     if criterion == "taylor":
         parameters = family.parameters(config)
-        needs += [(4 + stored) * parameters, 4 * parameters + 4 * 4 * seq_len * shape.vocab_size + 4 * seq_len * widths]
+        needs += [
+            (4 + stored) * parameters,
+            4 * parameters + 4 * 4 * seq_len * shape.vocab_size + 4 * seq_len * widths,
+        ]
     return OVERHEAD + max(needs)

@@ -24,9 +24,17 @@ class Budget(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     parameters: int | None = Field(default=None, gt=0, description="at most so many parameters")
-    memory_bytes: int | None = Field(default=None, gt=0, description="at most so much memory on the target, KV cache included")
-    decode_tok_s: float | None = Field(default=None, gt=0, description="at least so many tokens a second on the target, as predicted")
-    over: tuple[Literal["heads", "ffn"], ...] = Field(default=("heads", "ffn"), min_length=1, description="what may go")
+    memory_bytes: int | None = Field(
+        default=None, gt=0, description="at most so much memory on the target, KV cache included"
+    )
+    decode_tok_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="at least so many tokens a second on the target, as predicted",
+    )
+    over: tuple[Literal["heads", "ffn"], ...] = Field(
+        default=("heads", "ffn"), min_length=1, description="what may go"
+    )
     target: str | None = Field(default=None, description="device; default: the recipe's")
     precision: str = Field(default="int4", description="in which the device will run the model")
     context: int = Field(default=2048, gt=0, description="tokens of KV cache on the device")
@@ -37,22 +45,64 @@ class PruneOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    heads: float = Field(default=0.0, ge=0, lt=1, description="share of query heads to remove from every key/value group")
-    kv_heads: float = Field(default=0.0, ge=0, lt=1, description="share of key/value heads to remove, each with its query heads")
-    ffn: float = Field(default=0.0, ge=0, lt=1, description="share of FFN neurons to remove")
-    layers: int = Field(default=0, ge=0, description="how many layers to remove, those of least block influence first")
-    experts: float = Field(default=0.0, ge=0, lt=1, description="share of experts to remove from every layer of a mixture")
-    heads_threshold: float | None = Field(default=None, gt=0, description="remove the share of heads that is below this times the mean")
-    ffn_threshold: float | None = Field(default=None, gt=0, description="remove the share of neurons that is below this times the mean")
-    budget: Budget | None = Field(default=None, description="remove the least shares of heads and FFN neurons that meet this")
-    merge_kv: int | None = Field(default=None, gt=0, description="first average the key/value heads into so many")
-    merge: Literal["aligned", "mean"] = Field(default="aligned", description="aligned: rotate the heads towards each other first")
-    criterion: Criterion = Field(default="taylor", description="how importance is measured; that of experts by use and output, or random")
-    compensate: bool = Field(default=True, description="refit the output projections by least squares to make up for what goes")
-    sparsity: Literal["2:4"] | None = Field(
-        default=None, description="then zero two of every four inputs in what stays; see docs/sparsity.md"
+    heads: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of query heads to remove from every key/value group",
     )
-    sparsity_method: SparsityMethod = Field(default="sparsegpt", description="how those two are chosen")
+    kv_heads: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of key/value heads to remove, each with its query heads",
+    )
+    ffn: float = Field(default=0.0, ge=0, lt=1, description="share of FFN neurons to remove")
+    layers: int = Field(
+        default=0,
+        ge=0,
+        description="how many layers to remove, those of least block influence first",
+    )
+    experts: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of experts to remove from every layer of a mixture",
+    )
+    heads_threshold: float | None = Field(
+        default=None,
+        gt=0,
+        description="remove the share of heads that is below this times the mean",
+    )
+    ffn_threshold: float | None = Field(
+        default=None,
+        gt=0,
+        description="remove the share of neurons that is below this times the mean",
+    )
+    budget: Budget | None = Field(
+        default=None, description="remove the least shares of heads and FFN neurons that meet this"
+    )
+    merge_kv: int | None = Field(
+        default=None, gt=0, description="first average the key/value heads into so many"
+    )
+    merge: Literal["aligned", "mean"] = Field(
+        default="aligned", description="aligned: rotate the heads towards each other first"
+    )
+    criterion: Criterion = Field(
+        default="taylor",
+        description="how importance is measured; that of experts by use and output, or random",
+    )
+    compensate: bool = Field(
+        default=True,
+        description="refit the output projections by least squares to make up for what goes",
+    )
+    sparsity: Literal["2:4"] | None = Field(
+        default=None,
+        description="then zero two of every four inputs in what stays; see docs/sparsity.md",
+    )
+    sparsity_method: SparsityMethod = Field(
+        default="sparsegpt", description="how those two are chosen"
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> PruneOptions:
@@ -60,7 +110,10 @@ class PruneOptions(BaseModel):
             if getattr(self, share) and getattr(self, threshold) is not None:
                 raise _misused(f"give {share} or {threshold}, not both", share)
         if self.budget and (self.heads or self.ffn or self.heads_threshold or self.ffn_threshold):
-            raise _misused("a budget decides about heads and FFN neurons by itself: leave their shares and thresholds out", "budget")
+            raise _misused(
+                "a budget decides about heads and FFN neurons by itself: leave their shares and thresholds out",
+                "budget",
+            )
         return self
 
     @property
@@ -84,9 +137,15 @@ def sizes_after(options: PruneOptions, family: Family, config: Mapping[str, Any]
     if options.sparsity:
         require_dense(config, "made 2:4 sparse")
     experts = kept_experts(shape, options.experts, options.ffn or options.ffn_threshold or 0.0)
-    sizes = {"heads": shape.num_attention_heads, "kv_heads": shape.num_key_value_heads, "ffn": shape.intermediate_size}
+    sizes = {
+        "heads": shape.num_attention_heads,
+        "kv_heads": shape.num_key_value_heads,
+        "ffn": shape.intermediate_size,
+    }
     if options.heads or options.kv_heads:
-        counts = head_counts(shape, options.heads, options.kv_heads, lambda n: family.accepts_heads(config, n))
+        counts = head_counts(
+            shape, options.heads, options.kv_heads, lambda n: family.accepts_heads(config, n)
+        )
         sizes |= {"heads": counts[0], "kv_heads": counts[1]}
     sizes["ffn"] = neuron_count(shape.intermediate_size, options.ffn)
     return sizes | ({"experts": experts} if experts else {})
@@ -104,8 +163,14 @@ def merged_config(family: Family, config: Mapping[str, Any], groups: int) -> dic
     if groups not in legal:
         raise Refused(
             f"{have} key/value heads cannot be merged into {groups}",
-            f"possible: {', '.join(map(str, legal))}" if legal else "a single key/value head is the least there is",
+            f"possible: {', '.join(map(str, legal))}"
+            if legal
+            else "a single key/value head is the least there is",
         )
     return family.resized(
-        config, heads=shape.num_attention_heads, kv_heads=groups, ffn=shape.intermediate_size, layers=range(shape.num_hidden_layers)
-    )  # fmt: skip
+        config,
+        heads=shape.num_attention_heads,
+        kv_heads=groups,
+        ffn=shape.intermediate_size,
+        layers=range(shape.num_hidden_layers),
+    )

@@ -39,8 +39,23 @@ class Rebuild:
         compensate: whether to refit.
     """
 
-    def __init__(self, source: Streamed, shape: Shape, kept: Kept, rows: list[Tensor], room: Room, *, compensate: bool) -> None:
-        self.source, self.shape, self.kept, self.room, self.compensate = source, shape, kept, room, compensate
+    def __init__(
+        self,
+        source: Streamed,
+        shape: Shape,
+        kept: Kept,
+        rows: list[Tensor],
+        room: Room,
+        *,
+        compensate: bool,
+    ) -> None:
+        self.source, self.shape, self.kept, self.room, self.compensate = (
+            source,
+            shape,
+            kept,
+            room,
+            compensate,
+        )
         self.rows = rows if compensate or shape.experts else rows[:1]
         self.specs, self.config = cut(source.specs, source.config, source.family, shape, kept)
         self.probe = probe_of(rows, shape)
@@ -58,8 +73,14 @@ class Rebuild:
         source, family = self.source, self.source.family
         room = self.room.part(4 if self.compensate else 1)
         states, calls = first_inputs(source, self.rows, room)
-        compensation = Compensation(family, self.shape, self.kept, states, room) if self.compensate else None
-        batches = compensation.batches if compensation else [slice(row, row + 1) for row in range(len(self.rows))]
+        compensation = (
+            Compensation(family, self.shape, self.kept, states, room) if self.compensate else None
+        )
+        batches = (
+            compensation.batches
+            if compensation
+            else [slice(row, row + 1) for row in range(len(self.rows))]
+        )
         label = "refitting and writing what is kept" if compensation else "writing what is kept"
         with progress(label, len(calls)) as bar:
             for i, call in enumerate(calls):
@@ -69,7 +90,10 @@ class Rebuild:
                             compensation.refit(i, layer, call, states)
                         if i in self.kept.layers:
                             yield from self._layer(i, layer).items()
-                            with masked_layer(layer, i, family, self.shape, self.kept), watched(layer, i, family, self.shape) as usage:
+                            with (
+                                masked_layer(layer, i, family, self.shape, self.kept),
+                                watched(layer, i, family, self.shape) as usage,
+                            ):
                                 for batch in batches:
                                     states[batch] = call(layer, states[batch])
                             self.usage |= {i: usage} if usage else {}
@@ -104,7 +128,9 @@ def choose_proof(asked: Proof, rebuilt: Rebuild, device: str) -> Literal["stock"
     return "stock" if free is None or needed <= free / 2 else "streamed"
 
 
-def prove_rebuilt(made: Path, rebuilt: Rebuild, way: Literal["stock", "streamed"], device: str) -> float:
+def prove_rebuilt(
+    made: Path, rebuilt: Rebuild, way: Literal["stock", "streamed"], device: str
+) -> float:
     """The largest difference between the logits of a written checkpoint and those of the masked original, relative to the largest.
 
     Args:
@@ -116,7 +142,11 @@ def prove_rebuilt(made: Path, rebuilt: Rebuild, way: Literal["stock", "streamed"
     Raises:
         EdgewrightError: they differ by more than rounding.
     """
-    got = stock_logits(made, rebuilt.probe, device) if way == "stock" else _streamed(made, rebuilt.probe, device)
+    got = (
+        stock_logits(made, rebuilt.probe, device)
+        if way == "stock"
+        else _streamed(made, rebuilt.probe, device)
+    )
     return difference(made, got, rebuilt.expected())
 
 

@@ -9,12 +9,19 @@ from torch import Tensor
 from ...errors import Refused, UsageError
 from ...models import Shape
 
-__all__ = ["choose_heads", "choose_layers", "choose_neurons", "head_counts", "neuron_count", "share_below"]
+__all__ = [
+    "choose_heads",
+    "choose_layers",
+    "choose_neurons",
+    "head_counts",
+    "neuron_count",
+    "share_below",
+]
 
 
 def head_counts(
     shape: Shape, heads: float, kv_heads: float, accepts: Callable[[int], bool], multiple: int = 128
-) -> tuple[int, int]:  # fmt: skip
+) -> tuple[int, int]:
     """How many query heads and key/value heads stay, the same number of query heads in every group.
 
     Args:
@@ -39,7 +46,10 @@ def head_counts(
             )
         return head_counts(shape, 0.0, heads, accepts, multiple)
     if kv_heads and shape.num_key_value_heads == 1:
-        raise Refused("the only key/value head cannot be removed", "remove query heads (--heads) or FFN neurons (--ffn)")
+        raise Refused(
+            "the only key/value head cannot be removed",
+            "remove query heads (--heads) or FFN neurons (--ffn)",
+        )
     groups = range(1, shape.num_key_value_heads) if kv_heads else [shape.num_key_value_heads]
     each = range(1, shape.group) if heads else [shape.group]
     legal = [(m, n) for m in groups for n in each if accepts(m * n)]
@@ -51,13 +61,23 @@ def head_counts(
     wanted = (shape.num_key_value_heads * (1 - kv_heads), shape.group * (1 - heads))
 
     def miss(count: tuple[int, int]) -> tuple[float, int]:
-        return abs(count[0] - wanted[0]) / shape.num_key_value_heads + abs(count[1] - wanted[1]) / shape.group, -count[0] * count[1]
+        return abs(count[0] - wanted[0]) / shape.num_key_value_heads + abs(
+            count[1] - wanted[1]
+        ) / shape.group, -count[0] * count[1]
 
     best = min(legal, key=miss)
     if kv_heads:
-        _check_nearest("key/value heads", kv_heads, shape.num_key_value_heads, best[0], sorted({m for m, _ in legal}))
+        _check_nearest(
+            "key/value heads",
+            kv_heads,
+            shape.num_key_value_heads,
+            best[0],
+            sorted({m for m, _ in legal}),
+        )
     if heads:
-        _check_nearest("query heads of a group", heads, shape.group, best[1], sorted({n for _, n in legal}))
+        _check_nearest(
+            "query heads of a group", heads, shape.group, best[1], sorted({n for _, n in legal})
+        )
     aligned = [count for count in legal if count[0] * count[1] * shape.head_dim % multiple == 0]
     near = min(aligned, key=miss, default=best)
     if abs(near[0] - best[0]) <= 1 and abs(near[1] - best[1]) <= 1:
@@ -83,7 +103,9 @@ def neuron_count(width: int, ratio: float, multiple: int = 128) -> int:
 
 def _check_share(name: str, ratio: float) -> None:
     if not 0 <= ratio < 1:
-        raise UsageError(f"{name} {ratio}: not a share in [0, 1)", "give the share to remove, such as 0.25")
+        raise UsageError(
+            f"{name} {ratio}: not a share in [0, 1)", "give the share to remove, such as 0.25"
+        )
 
 
 def _check_nearest(what: str, ratio: float, total: int, best: int, legal: Sequence[int]) -> None:
@@ -126,8 +148,9 @@ def choose_heads(scores: Tensor, kv_heads: int, keep: int, keep_kv: int) -> list
     best_groups = grouped.sum(-1).argsort(dim=-1, descending=True)[:, :keep_kv].sort(dim=-1).values
     best = grouped.argsort(dim=-1, descending=True)[..., : keep // keep_kv].sort(dim=-1).values
     return [
-        [kv * group + head for kv in kept.tolist() for head in best[layer, kv].tolist()] for layer, kept in enumerate(best_groups)
-    ]  # fmt: skip
+        [kv * group + head for kv in kept.tolist() for head in best[layer, kv].tolist()]
+        for layer, kept in enumerate(best_groups)
+    ]
 
 
 def choose_neurons(scores: Tensor, keep: int) -> list[list[int]]:
@@ -139,7 +162,10 @@ def choose_layers(scores: Tensor, remove: int) -> list[int]:
     """Keep all but the `remove` layers with the least block influence [layers]; the first and last layer always stay."""
     layers = len(scores)
     if not 0 <= remove <= max(layers - 2, 0):
-        raise UsageError(f"layers {remove}: a model of {layers} layers can lose 0 to {max(layers - 2, 0)}", "remove fewer layers")
+        raise UsageError(
+            f"layers {remove}: a model of {layers} layers can lose 0 to {max(layers - 2, 0)}",
+            "remove fewer layers",
+        )
     order = scores.clone()
     order[0] = order[-1] = float("inf")
     return sorted(order.argsort(descending=True)[: layers - remove].tolist())

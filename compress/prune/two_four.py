@@ -67,7 +67,9 @@ def _sweep(weight: Tensor, factor: Tensor) -> Tensor:
         for column in range(begin, end):
             if column % GROUP == 0:
                 group = slice(column, column + GROUP)
-                mask[:, group] = two_four_mask((weight[:, group] / factor.diagonal()[group]).square())
+                mask[:, group] = two_four_mask(
+                    (weight[:, group] / factor.diagonal()[group]).square()
+                )
             error = torch.where(mask[:, column], 0.0, weight[:, column] / factor[column, column])
             weight[:, column:end] -= torch.outer(error, factor[column, column:end])
             errors[:, column - begin] = error

@@ -27,8 +27,13 @@ Prove = Callable[[Path, Tensor, Tensor], float]
 
 
 def sparsify(
-    method: SparsityMethod, source: Path, out: Path, context: StepContext, provenance: Mapping[str, Any], prove: Prove
-) -> StepResult:  # fmt: skip
+    method: SparsityMethod,
+    source: Path,
+    out: Path,
+    context: StepContext,
+    provenance: Mapping[str, Any],
+    prove: Prove,
+) -> StepResult:
     """Write `source` with every linear layer of its decoder layers 2:4 sparse to `out`.
 
     Args:
@@ -43,21 +48,37 @@ def sparsify(
         Refused: a layer whose inputs four does not divide.
     """
     family, config = read_family(source)
-    if bad := [f"{name} ({k} inputs)" for name, (_, k) in family.linear_shapes(config).items() if k % GROUP]:
-        raise Refused(f"2:4 sparsity needs a multiple of {GROUP} inputs: {', '.join(bad)}", "prune to a width that divides")
+    if bad := [
+        f"{name} ({k} inputs)" for name, (_, k) in family.linear_shapes(config).items() if k % GROUP
+    ]:
+        raise Refused(
+            f"2:4 sparsity needs a multiple of {GROUP} inputs: {', '.join(bad)}",
+            "prune to a width that divides",
+        )
     rows = context.calibration.rows(source, context.seed)
     model = load_model(source, pick_device(context.device))
     errors, notes = _all_layers(method, model, family, rows, stored_dtype(config))
     tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
-    state = {k: v.cpu().to(stored_dtype(config)) for k, v in model.state_dict().items() if k not in tied}
+    state = {
+        k: v.cpu().to(stored_dtype(config)) for k, v in model.state_dict().items() if k not in tied
+    }
     probe = rows[0][:1].to(next(model.parameters()).device)
     with torch.no_grad():
         expected = model(input_ids=probe, use_cache=False).logits.cpu()
     told = {**provenance, "sparsity": "2:4", "sparsity_method": method}
     difference: list[float] = []
-    write_checkpoint(out, state, config, source, told, verify=lambda made: difference.append(prove(made, probe, expected)))
+    write_checkpoint(
+        out,
+        state,
+        config,
+        source,
+        told,
+        verify=lambda made: difference.append(prove(made, probe, expected)),
+    )
     worst = max(errors, key=lambda name: errors[name]["error"])
-    mean, plain = (sum(e[kind] for e in errors.values()) / len(errors) for kind in ("error", "magnitude_error"))
+    mean, plain = (
+        sum(e[kind] for e in errors.values()) / len(errors) for kind in ("error", "magnitude_error")
+    )
     notes = [
         f"{len(errors)} linear layers 2:4 sparse along their inputs ({method}): half of their weights are zero, which only an engine with "
         "sparse kernels turns into speed; the files are no smaller",
@@ -70,13 +91,16 @@ def sparsify(
 
 def _all_layers(
     method: SparsityMethod, model: Any, family: Family, rows: list[Tensor], dtype: torch.dtype
-) -> tuple[dict[str, dict[str, float]], list[str]]:  # fmt: skip
+) -> tuple[dict[str, dict[str, float]], list[str]]:
     """Make the model sparse in place; the output errors of every linear layer, and notes on those that were hard."""
     layers = family.layer_list(model)
     states, calls = first_inputs(InMemory(model, family), rows)
     errors: dict[str, dict[str, float]] = {}
     notes: list[str] = []
-    with torch.no_grad(), progress(f"making 2:4 sparse ({method})", len(layers) * len(family.input_groups)) as bar:
+    with (
+        torch.no_grad(),
+        progress(f"making 2:4 sparse ({method})", len(layers) * len(family.input_groups)) as bar,
+    ):
         for index, (layer, call) in enumerate(zip(layers, calls, strict=True)):
             for group in family.input_groups:
                 hessian = input_hessian(layer, layer.get_submodule(group[0]), states, call)
@@ -84,17 +108,24 @@ def _all_layers(
                     full, weight = family.full(index, name), weight_of(layer.get_submodule(name))
                     errors[full], damped = _one_linear(method, weight, hessian, dtype)
                     if not damped:
-                        notes.append(f"{full}: the Hessian could not be factorised; pruned by magnitude")
+                        notes.append(
+                            f"{full}: the Hessian could not be factorised; pruned by magnitude"
+                        )
                 bar.advance(note=f"layer {index + 1}/{len(layers)}")
             advance(layer, states, call)
     return errors, notes
 
 
-def _one_linear(method: SparsityMethod, weight: Tensor, hessian: Tensor, dtype: torch.dtype) -> tuple[dict[str, float], bool]:
+def _one_linear(
+    method: SparsityMethod, weight: Tensor, hessian: Tensor, dtype: torch.dtype
+) -> tuple[dict[str, float], bool]:
     """Replace a weight, rounded as it will be stored; its output errors, and whether the method could be applied."""
     plain = magnitude(weight)
     sparse, damp = sparsegpt(weight, hessian) if method == "sparsegpt" else (plain, 0.0)
     stored = sparse.to(dtype).to(weight)
-    errors = {"error": output_error(weight, stored, hessian), "magnitude_error": output_error(weight, plain, hessian)}
+    errors = {
+        "error": output_error(weight, stored, hessian),
+        "magnitude_error": output_error(weight, plain, hessian),
+    }
     weight.copy_(stored)
     return errors, damp is not None

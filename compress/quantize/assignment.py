@@ -40,12 +40,19 @@ class Choice:
     @property
     def quantized_bytes(self) -> int:
         """Bytes of all that is quantized."""
-        return sum(stored_bytes(self.shapes[name], scheme) for name, scheme in {**self.layers, **self.tables}.items())
+        return sum(
+            stored_bytes(self.shapes[name], scheme)
+            for name, scheme in {**self.layers, **self.tables}.items()
+        )
 
     def dynamic(self, options: QuantizeOptions) -> dict[str, dict[str, int]]:
         """What readers must know beside the step's own bits and group size: patterns of names, the first that matches counts."""
         own = Scheme(options.bits, options.group_size, options.sym)
-        found = {f"+:^{re.escape(name)}$": _settings(scheme) for name, scheme in self.tables.items() if scheme != own}
+        found = {
+            f"+:^{re.escape(name)}$": _settings(scheme)
+            for name, scheme in self.tables.items()
+            if scheme != own
+        }
         for rule in options.rules:
             settings = {"bits": rule.bits, "group_size": rule.group_size}
             said = {key: value for key, value in settings.items() if value is not None}
@@ -70,8 +77,15 @@ def choose(family: Family, config: Mapping[str, Any], options: QuantizeOptions) 
     check_rules(options.rules, [*shapes, family.embedding, family.head])
     layers = {name: scheme for name in shapes if (scheme := options.scheme(name))}
     tables = _tables(family, shape.tied, options)
-    kept = tuple(name for name in (family.head, *shapes, *family.routers(config)) if name not in layers and name not in tables)
-    shapes |= dict.fromkeys([family.embedding, *([] if shape.tied else [family.head])], (shape.vocab_size, shape.hidden_size))
+    kept = tuple(
+        name
+        for name in (family.head, *shapes, *family.routers(config))
+        if name not in layers and name not in tables
+    )
+    shapes |= dict.fromkeys(
+        [family.embedding, *([] if shape.tied else [family.head])],
+        (shape.vocab_size, shape.hidden_size),
+    )
     _check({name: (scheme, shapes[name]) for name, scheme in {**layers, **tables}.items()})
     return Choice(layers, tables, shapes, family.head, kept)
 
@@ -80,15 +94,33 @@ def _check_experts(config: Mapping[str, Any], options: QuantizeOptions) -> None:
     """Of a mixture, weights are rounded as they are: a scale folded into the norm before the experts would change what the router reads."""
     if options.method in ("gptq", "rtn") and options.scaling == "none":
         return
-    what = f"method {options.method}" if options.method not in ("gptq", "rtn") else f"scaling {options.scaling}"
-    why = "its factors would go into a norm that the router reads too" if options.scaling != "none" else "experts do not round their inputs"
-    raise Refused(f"a mixture of experts (`{config['model_type']}`) and {what}: {why}", "use --method gptq or rtn, without --scaling")
+    what = (
+        f"method {options.method}"
+        if options.method not in ("gptq", "rtn")
+        else f"scaling {options.scaling}"
+    )
+    why = (
+        "its factors would go into a norm that the router reads too"
+        if options.scaling != "none"
+        else "experts do not round their inputs"
+    )
+    raise Refused(
+        f"a mixture of experts (`{config['model_type']}`) and {what}: {why}",
+        "use --method gptq or rtn, without --scaling",
+    )
 
 
 def _tables(family: Family, tied: bool, options: QuantizeOptions) -> dict[str, Scheme]:
-    embedding, head = options.table(family.embedding, options.embedding_bits), options.table(family.head, options.head_bits)
+    embedding, head = (
+        options.table(family.embedding, options.embedding_bits),
+        options.table(family.head, options.head_bits),
+    )
     if not tied:
-        return {name: scheme for name, scheme in ((family.embedding, embedding), (family.head, head)) if scheme}
+        return {
+            name: scheme
+            for name, scheme in ((family.embedding, embedding), (family.head, head))
+            if scheme
+        }
     if embedding and head and embedding != head:
         raise UsageError(
             f"the head is tied to the embedding, and {embedding.bits} bit for one and {head.bits} for the other cannot both hold",
@@ -101,8 +133,15 @@ def _tables(family: Family, tied: bool, options: QuantizeOptions) -> dict[str, S
 def _check(chosen: Mapping[str, tuple[Scheme, tuple[int, int]]]) -> None:
     for scheme, _ in chosen.values():
         if scheme.group_size not in GROUPS:
-            raise UsageError(f"group size {scheme.group_size}: not supported", f"use {', '.join(map(str, GROUPS))}")
-    wide = {(s.group_size, f"{_kind(name)} ({k} inputs)") for name, (s, (_, k)) in chosen.items() if k % s.group(k)}
+            raise UsageError(
+                f"group size {scheme.group_size}: not supported",
+                f"use {', '.join(map(str, GROUPS))}",
+            )
+    wide = {
+        (s.group_size, f"{_kind(name)} ({k} inputs)")
+        for name, (s, (_, k)) in chosen.items()
+        if k % s.group(k)
+    }
     if wide:
         size = max(size for size, _ in wide)
         raise Refused(
@@ -135,11 +174,16 @@ def extra_bytes(family: Family, config: Mapping[str, Any], options: QuantizeOpti
     Raises:
         EdgewrightError: what `choose` raises.
     """
-    choice, own = choose(family, config, options), Scheme(options.bits, options.group_size, options.sym)
+    choice, own = (
+        choose(family, config, options),
+        Scheme(options.bits, options.group_size, options.sym),
+    )
     extra = 0
     for name, shape in choice.shapes.items():
         table = name in (family.embedding, family.head)
         usual = None if table else own
         scheme = (choice.tables if table else choice.layers).get(name)
         extra += stored_bytes(shape, scheme) - stored_bytes(shape, usual)
-    return extra + (options.sensitivity.bytes_of(choice.quantized_bytes) if options.sensitivity else 0)
+    return extra + (
+        options.sensitivity.bytes_of(choice.quantized_bytes) if options.sensitivity else 0
+    )

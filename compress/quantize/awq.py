@@ -30,13 +30,17 @@ def dequantized(weight: Tensor, scheme: Scheme) -> Tensor:
     """A float32 weight [out, in] after plain rounding, the largest weight of each group being on the grid."""
     group_size = scheme.group(weight.shape[1])
     grid = fit_grid(weight * _widest(scheme), scheme.bits, group_size, scheme.sym, mse=False)
-    grouped, scales, zeros = weight.view(len(weight), -1, group_size), grid.scales.unsqueeze(-1), grid.zeros.unsqueeze(-1)
+    grouped, scales, zeros = (
+        weight.view(len(weight), -1, group_size),
+        grid.scales.unsqueeze(-1),
+        grid.zeros.unsqueeze(-1),
+    )
     return ((round_to_grid(grouped, scales, zeros, scheme.bits) - zeros) * scales).view_as(weight)
 
 
 def awq_factors(
     readers: Sequence[tuple[Tensor, Scheme]], inputs: Inputs, activity: Tensor, channels: Tensor
-) -> tuple[Tensor, float, float]:  # fmt: skip
+) -> tuple[Tensor, float, float]:
     """The factors on the writer's channels with which rounding changes the readers' outputs least.
 
     A candidate is activity^a, or activity^a / size of the weights^(1 - a); a = 0 without weights is no scaling.
@@ -118,13 +122,22 @@ def clipped(weight: Tensor, gram: Tensor, scheme: Scheme) -> PackedLinear:
     for number in range(SHRINKS + 1):
         shrink = _widest(scheme) * (1 - number / (2 * SHRINKS))
         grid = fit_grid(weight * shrink, scheme.bits, size, scheme.sym, mse=False)
-        rounded = round_to_grid(groups, grid.scales.unsqueeze(-1), grid.zeros.unsqueeze(-1), scheme.bits)
-        change = ((rounded - grid.zeros.unsqueeze(-1)) * grid.scales.unsqueeze(-1) - groups).transpose(0, 1)
+        rounded = round_to_grid(
+            groups, grid.scales.unsqueeze(-1), grid.zeros.unsqueeze(-1), scheme.bits
+        )
+        change = (
+            (rounded - grid.zeros.unsqueeze(-1)) * grid.scales.unsqueeze(-1) - groups
+        ).transpose(0, 1)
         error = (torch.bmm(change, blocks) * change).sum(-1).t()
         better = error < least
         if not number:
             scales, zeros, least = grid.scales, grid.zeros, error
-        scales, zeros = torch.where(better, grid.scales, scales), torch.where(better, grid.zeros, zeros)
+        scales, zeros = (
+            torch.where(better, grid.scales, scales),
+            torch.where(better, grid.zeros, zeros),
+        )
         least = torch.where(better, error, least)
-    integers = round_to_grid(groups, scales.unsqueeze(-1), zeros.unsqueeze(-1), scheme.bits).view_as(weight)
+    integers = round_to_grid(
+        groups, scales.unsqueeze(-1), zeros.unsqueeze(-1), scheme.bits
+    ).view_as(weight)
     return PackedLinear(integers.to(torch.uint8), scales, zeros.to(torch.uint8), scheme.bits, size)

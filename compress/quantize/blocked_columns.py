@@ -19,7 +19,9 @@ LEAF = 16
 """Columns that are not halved any more."""
 
 
-def in_halves(begin: int, end: int, leaf: Callable[[int, int], None], carry: Callable[[int, int, int], None]) -> None:
+def in_halves(
+    begin: int, end: int, leaf: Callable[[int, int], None], carry: Callable[[int, int, int], None]
+) -> None:
     """Visit the columns from `begin` to `end`, in order.
 
     Args:

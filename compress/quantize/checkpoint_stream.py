@@ -23,7 +23,9 @@ Layers = Generator[dict[str, PackedLinear]]
 """Makes the packed linear layers of each decoder layer, by their names in it."""
 
 
-def pending(run: Run, model: Streamed, layers: Layers, dtype: torch.dtype, layout: Layout, choice: Choice) -> Pending:
+def pending(
+    run: Run, model: Streamed, layers: Layers, dtype: torch.dtype, layout: Layout, choice: Choice
+) -> Pending:
     """The tensors to write: packed linears, everything else in `dtype`.
 
     Args:
@@ -40,17 +42,28 @@ def pending(run: Run, model: Streamed, layers: Layers, dtype: torch.dtype, layou
     for key, spec in family.stored(model.specs).items():
         if key in packed:
             name = key.removesuffix(".weight")
-            specs |= {f"{name}.{part}": t for part, t in layout.specs(spec.shape[0], spec.shape[1], schemes[name]).items()}
+            specs |= {
+                f"{name}.{part}": t
+                for part, t in layout.specs(spec.shape[0], spec.shape[1], schemes[name]).items()
+            }
         else:
             specs[key] = spec.to(dtype)
 
-    dropped = {key for key, spec in model.specs.items() if family.stored({key: spec}).keys() <= packed}
+    dropped = {
+        key for key, spec in model.specs.items() if family.stored({key: spec}).keys() <= packed
+    }
 
-    def unchanged(wanted: Callable[[str], bool], made: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    def unchanged(
+        wanted: Callable[[str], bool], made: Mapping[str, Tensor]
+    ) -> Iterator[tuple[str, Tensor]]:
         """What is in the source and neither packed nor `made`; experts that are fused there are taken apart."""
         for key, tensor in tensors_of(model.path, lambda key: wanted(key) and key not in dropped):
             parts = family.stored({key: tensor})
-            yield from ((name, part.to(dtype)) for name, part in parts.items() if name not in packed and name not in made)
+            yield from (
+                (name, part.to(dtype))
+                for name, part in parts.items()
+                if name not in packed and name not in made
+            )
 
     def layer(index: int) -> Iterator[tuple[str, Tensor]]:
         """What is written of one layer; of its own, so that nothing of a layer outlives it."""
@@ -83,17 +96,24 @@ def _kept(run: Run, index: int) -> dict[str, Tensor] | None:
     return tensors
 
 
-def _made(run: Run, index: int, layers: Layers, start: str, dtype: torch.dtype, layout: Layout) -> dict[str, Tensor]:
+def _made(
+    run: Run, index: int, layers: Layers, start: str, dtype: torch.dtype, layout: Layout
+) -> dict[str, Tensor]:
     """The tensors of the next layer, which the journal keeps."""
     modules, notes, starved = len(run.modules), len(run.notes), len(run.starved)
     layer = next(layers)
-    tensors = {f"{start}{name}.{part}": t.cpu() for name, linear in layer.items() for part, t in layout.write(linear).items()}
+    tensors = {
+        f"{start}{name}.{part}": t.cpu()
+        for name, linear in layer.items()
+        for part, t in layout.write(linear).items()
+    }
     tensors |= {key: tensor.to("cpu", dtype) for key, tensor in run.changed.items()}
     run.changed.clear()
     if run.journal and run.states is not None:
         told = {
-            "modules": dict(islice(run.modules.items(), modules, None)), "notes": run.notes[notes:],
+            "modules": dict(islice(run.modules.items(), modules, None)),
+            "notes": run.notes[notes:],
             "starved": dict(islice(run.starved.items(), starved, None)),
-        }  # fmt: skip
+        }
         run.journal.put(index, tensors, told, run.states)
     return tensors

@@ -15,7 +15,9 @@ from .gptq import rtn
 __all__ = ["packed_table"]
 
 
-def packed_table(path: Path, name: str, scheme: Scheme, layout: Layout) -> tuple[dict[str, Tensor], float]:
+def packed_table(
+    path: Path, name: str, scheme: Scheme, layout: Layout
+) -> tuple[dict[str, Tensor], float]:
     """The tensors of a packed table [vocab, hidden] of a checkpoint, with groups along the hidden size.
 
     No Gram matrix has a say: an embedding is looked up and not multiplied, so that its own error is what counts; the

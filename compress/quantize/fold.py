@@ -28,7 +28,9 @@ def per_channel(values: Tensor, fold: Fold, peak: bool = False) -> Tensor:
     return (grouped.amax(1) if peak else grouped.mean(1)).reshape(-1)
 
 
-def divided_norm(weight: Tensor, factors: Tensor, offset: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def divided_norm(
+    weight: Tensor, factors: Tensor, offset: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """A norm's weight after its outputs are divided by `factors`, and the factors that this comes to in `dtype`.
 
     Args:
@@ -69,7 +71,11 @@ def apply_fold(layer: nn.Module, fold: Fold, factors: Tensor, dtype: torch.dtype
         bias = getattr(writer, "bias", None)
         if isinstance(bias, Tensor):
             bias.detach().div_(factors)
-    inputs = factors[channels_of(fold, weight_of(layer.get_submodule(fold.readers[0])).shape[1]).to(factors.device)]
+    inputs = factors[
+        channels_of(fold, weight_of(layer.get_submodule(fold.readers[0])).shape[1]).to(
+            factors.device
+        )
+    ]
     for reader in fold.readers:
         weight_of(layer.get_submodule(reader)).mul_(inputs)
     return inputs

@@ -36,8 +36,13 @@ def rtn(weight: Tensor, scheme: Scheme, mse: bool = True) -> PackedLinear:
 
 
 def gptq(
-    weight: Tensor, hessian: Tensor, scheme: Scheme, act_order: bool = True, damp: float = 0.01, refine: int = 0
-) -> Quantized:  # fmt: skip
+    weight: Tensor,
+    hessian: Tensor,
+    scheme: Scheme,
+    act_order: bool = True,
+    damp: float = 0.01,
+    refine: int = 0,
+) -> Quantized:
     """Quantize a weight so that its outputs on the calibration inputs change least.
 
     Args:
@@ -52,7 +57,11 @@ def gptq(
     width, bits = weight.shape[1], scheme.bits
     group_size = scheme.group(width)
     diagonal = hessian.diagonal()
-    order = diagonal.argsort(descending=True) if act_order else torch.arange(width, device=weight.device)
+    order = (
+        diagonal.argsort(descending=True)
+        if act_order
+        else torch.arange(width, device=weight.device)
+    )
     factor, used = inverse_factor(hessian, damp, order)
     if factor is None:
         return Quantized(rtn(weight, scheme), None)
@@ -64,13 +73,17 @@ def gptq(
     integers = put_back(columns, order).float()
     if refine:
         integers, grid = _refined(weight, hessian, used or damp, integers, grid, order, refine)
-    dead = diagonal == 0  # no input ever seen here: an update would be noise, the rounded weight is the best guess
+    dead = (
+        diagonal == 0
+    )  # no input ever seen here: an update would be noise, the rounded weight is the best guess
     if bool(dead.any()):
         integers[:, dead] = _nearest(weight, grid, group_size)[:, dead]
     return Quantized(_packed(integers, grid, group_size), used)
 
 
-def improved(packed: PackedLinear, weight: Tensor, hessian: Tensor, damp: float, times: int) -> PackedLinear:
+def improved(
+    packed: PackedLinear, weight: Tensor, hessian: Tensor, damp: float, times: int
+) -> PackedLinear:
     """A rounded weight whose scales and integers were improved in turn so that its outputs change least, however it was rounded.
 
     Args:
@@ -83,18 +96,29 @@ def improved(packed: PackedLinear, weight: Tensor, hessian: Tensor, damp: float,
     diagonal = hessian.diagonal()
     if not times or not bool(torch.isfinite(mean := diagonal.mean())) or float(mean) <= 0:
         return packed
-    grid, order = Grid(packed.scales, packed.zeros.float(), packed.bits), diagonal.argsort(descending=True)
+    grid, order = (
+        Grid(packed.scales, packed.zeros.float(), packed.bits),
+        diagonal.argsort(descending=True),
+    )
     integers, grid = _refined(weight, hessian, damp, packed.integers.float(), grid, order, times)
     return _packed(integers, grid, packed.group_size)
 
 
 def _refined(
-    weight: Tensor, hessian: Tensor, damp: float, integers: Tensor, grid: Grid, order: Tensor, times: int
-) -> tuple[Tensor, Grid]:  # fmt: skip
+    weight: Tensor,
+    hessian: Tensor,
+    damp: float,
+    integers: Tensor,
+    grid: Grid,
+    order: Tensor,
+    times: int,
+) -> tuple[Tensor, Grid]:
     """Scales and integers in turn; damped as the sweep is, as few tokens say nothing about some directions."""
     diagonal = hessian.diagonal()
     before = diagonal.clone()
-    diagonal.add_(damp * before.mean())  # put back below: a Hessian can be large, and another copy too many
+    diagonal.add_(
+        damp * before.mean()
+    )  # put back below: a Hessian can be large, and another copy too many
     for _ in range(times):
         grid = refine_scales(weight, hessian, integers, grid)
         integers = refine_weights(weight, hessian, integers, grid, order)
@@ -102,7 +126,9 @@ def _refined(
     return integers, grid
 
 
-def inverse_factor(hessian: Tensor, damp: float, order: Tensor | None = None) -> tuple[Tensor | None, float | None]:
+def inverse_factor(
+    hessian: Tensor, damp: float, order: Tensor | None = None
+) -> tuple[Tensor | None, float | None]:
     """The upper Cholesky factor [in, in] of the damped inverse Hessian, in another order of channels if one is given, and the damping used.
 
     Of the Hessian one copy is made, in which everything takes place.
@@ -111,9 +137,13 @@ def inverse_factor(hessian: Tensor, damp: float, order: Tensor | None = None) ->
     if not bool(torch.isfinite(mean)) or float(mean) <= 0:
         return None, None
     for _ in range(4):
-        system = (hessian.clone() if order is None else hessian[order.unsqueeze(1), order]).mT  # LAPACK's order: nothing is copied
+        system = (
+            hessian.clone() if order is None else hessian[order.unsqueeze(1), order]
+        ).mT  # LAPACK's order: nothing is copied
         system.diagonal().add_(damp * mean)
-        if _inverted(system) and bool(torch.isfinite(torch.stack(torch.aminmax(system.mT))).all()):  # not of each: that takes copies
+        if _inverted(system) and bool(
+            torch.isfinite(torch.stack(torch.aminmax(system.mT))).all()
+        ):  # not of each: that takes copies
             return system, damp
         damp *= 10
     return None, None
@@ -132,7 +162,10 @@ def _inverted(system: Tensor) -> bool:
 
 def _sweep(weight: Tensor, factor: Tensor, grid: Grid, order: Tensor) -> Tensor:
     """The column loop of the paper (algorithm 1) over the columns in `order`, whose factor is given: the integers, uint8 [in, out]."""
-    w, columns = weight.t()[order], columns_of(grid, order)  # a column is a row here, so that it lies together in memory
+    w, columns = (
+        weight.t()[order],
+        columns_of(grid, order),
+    )  # a column is a row here, so that it lies together in memory
     integers = torch.empty(w.shape, dtype=torch.uint8, device=w.device)
 
     def leaf(begin: int, end: int) -> None:
@@ -160,4 +193,6 @@ def _nearest(weight: Tensor, grid: Grid, group_size: int) -> Tensor:
 
 
 def _packed(integers: Tensor, grid: Grid, group_size: int) -> PackedLinear:
-    return PackedLinear(integers.to(torch.uint8), grid.scales, grid.zeros.to(torch.uint8), grid.bits, group_size)
+    return PackedLinear(
+        integers.to(torch.uint8), grid.scales, grid.zeros.to(torch.uint8), grid.bits, group_size
+    )

@@ -26,7 +26,14 @@ class Grid:
     bits: int
 
 
-def fit_grid(weight: Tensor, bits: int, group_size: int, sym: bool, mse: bool = True, cost: Tensor | None = None) -> Grid:
+def fit_grid(
+    weight: Tensor,
+    bits: int,
+    group_size: int,
+    sym: bool,
+    mse: bool = True,
+    cost: Tensor | None = None,
+) -> Grid:
     """Choose the scale of every group of `group_size` input channels.
 
     Args:
@@ -39,11 +46,18 @@ def fit_grid(weight: Tensor, bits: int, group_size: int, sym: bool, mse: bool = 
             norm of the GPTQ authors' code.
     """
     rows = max(1, CHUNK // weight.shape[1])  # few enough for the processor's cache
-    parts = [_fit_rows(weight[begin : begin + rows], bits, group_size, sym, mse, cost) for begin in range(0, len(weight), rows)]
-    return Grid(torch.cat([part.scales for part in parts]), torch.cat([part.zeros for part in parts]), bits)
+    parts = [
+        _fit_rows(weight[begin : begin + rows], bits, group_size, sym, mse, cost)
+        for begin in range(0, len(weight), rows)
+    ]
+    return Grid(
+        torch.cat([part.scales for part in parts]), torch.cat([part.zeros for part in parts]), bits
+    )
 
 
-def _fit_rows(weight: Tensor, bits: int, group_size: int, sym: bool, mse: bool, cost: Tensor | None) -> Grid:
+def _fit_rows(
+    weight: Tensor, bits: int, group_size: int, sym: bool, mse: bool, cost: Tensor | None
+) -> Grid:
     groups = weight.view(weight.shape[0], -1, group_size)
     top = 2**bits - 1
     high, low = groups.amax(-1).clamp_min(0), groups.amin(-1).clamp_max(0)
@@ -51,7 +65,9 @@ def _fit_rows(weight: Tensor, bits: int, group_size: int, sym: bool, mse: bool, 
         high = torch.maximum(high, -low)
         low = -high
     else:
-        low = torch.minimum(low, -high / (top - 1))  # a zero point of 0 is stored as -1, which readers carry into its neighbour
+        low = torch.minimum(
+            low, -high / (top - 1)
+        )  # a zero point of 0 is stored as -1, which readers carry into its neighbour
     best = _grid(low, high, bits, top, sym)
     if not mse:
         return best
@@ -65,20 +81,37 @@ def _fit_rows(weight: Tensor, bits: int, group_size: int, sym: bool, mse: bool, 
             trial = _grid(low * trial_factors, high * trial_factors, bits, top, sym)
             error = _error(groups, trial, costs)
             better = error < least
-            least, factors = torch.where(better, error, least), torch.where(better, trial_factors, factors)
-            best = Grid(torch.where(better, trial.scales, best.scales), torch.where(better, trial.zeros, best.zeros), bits)
+            least, factors = (
+                torch.where(better, error, least),
+                torch.where(better, trial_factors, factors),
+            )
+            best = Grid(
+                torch.where(better, trial.scales, best.scales),
+                torch.where(better, trial.zeros, best.zeros),
+                bits,
+            )
     return best
 
 
 def _grid(low: Tensor, high: Tensor, bits: int, top: int, sym: bool) -> Grid:
     scales = ((high - low) / top).half().float().clamp_min(SMALLEST_SCALE)
-    zeros = torch.full_like(scales, 2.0 ** (bits - 1)) if sym else (-low / scales).round().clamp(1, top)
+    zeros = (
+        torch.full_like(scales, 2.0 ** (bits - 1)) if sym else (-low / scales).round().clamp(1, top)
+    )
     return Grid(scales, zeros, bits)
 
 
 def _error(groups: Tensor, grid: Grid, costs: Tensor | None) -> Tensor:
     scales, zeros = grid.scales.unsqueeze(-1), grid.zeros.unsqueeze(-1)
-    off = (groups / scales).add_(zeros).round_().clamp_(0, 2**grid.bits - 1).sub_(zeros).mul_(scales).sub_(groups)
+    off = (
+        (groups / scales)
+        .add_(zeros)
+        .round_()
+        .clamp_(0, 2**grid.bits - 1)
+        .sub_(zeros)
+        .mul_(scales)
+        .sub_(groups)
+    )
     return (off.abs_().pow_(2.4) if costs is None else off.square_().mul_(costs)).sum(-1)
 
 

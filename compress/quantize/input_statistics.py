@@ -53,7 +53,10 @@ class Watch:
 
     def __init__(self, width: int, device: torch.device | str = "cpu", share: float = 1.0) -> None:
         self._gram, self._tokens = (Gram(width, device, share) if share else None), 0
-        self._size, self._peak = torch.zeros(width, device=device), torch.zeros(width, device=device)
+        self._size, self._peak = (
+            torch.zeros(width, device=device),
+            torch.zeros(width, device=device),
+        )
 
     def add(self, x: Tensor) -> None:
         """Take in activations [..., in]."""
@@ -72,7 +75,11 @@ class Watch:
 
 
 def observe(
-    layer: nn.Module, groups: Sequence[tuple[str, ...]], states: Activations, call: LayerCall, gram: bool = True
+    layer: nn.Module,
+    groups: Sequence[tuple[str, ...]],
+    states: Activations,
+    call: LayerCall,
+    gram: bool = True,
 ) -> Mapping[tuple[str, ...], Inputs]:
     """Run a layer on all `states` and see what each of `groups` (linear layers that share an input) is given.
 

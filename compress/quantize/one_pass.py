@@ -23,7 +23,9 @@ from .sequential import Run
 __all__ = ["observed_layers"]
 
 
-def observed_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler) -> Generator[dict[str, PackedLinear]]:
+def observed_layers(
+    run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler
+) -> Generator[dict[str, PackedLinear]]:
     """The packed linear layers of each decoder layer, by their names in it.
 
     A layer runs twice: as it came, to be scaled and rounded by what it was given, and then as it was made, for the next.
@@ -37,20 +39,26 @@ def observed_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, sc
             with model.held(index) as layer, torch.no_grad(), ExitStack() as hooks:
                 seen = scaler.look(index, layer, states, call)
                 packed = {
-                    name: linear for group in family.input_groups for name in group
+                    name: linear
+                    for group in family.input_groups
+                    for name in group
                     if (linear := _one_linear(run, family, index, layer, name, seen[group]))
-                }  # fmt: skip
+                }
                 for name, linear in packed.items():
                     weight_of(layer.get_submodule(name)).copy_(linear.dequantize())
                     if linear.inputs:
-                        hooks.callback(rounds_inputs(layer.get_submodule(name), linear.inputs).remove)
+                        hooks.callback(
+                            rounds_inputs(layer.get_submodule(name), linear.inputs).remove
+                        )
                 if index + 1 < len(calls):
                     advance(layer, states, call)
             bar.advance(note=f"layer {index + 1}/{len(calls)}")
             yield packed
 
 
-def _one_linear(run: Run, family: Family, index: int, layer: nn.Module, name: str, inputs: Inputs) -> PackedLinear | None:
+def _one_linear(
+    run: Run, family: Family, index: int, layer: nn.Module, name: str, inputs: Inputs
+) -> PackedLinear | None:
     full = family.full(index, name)
     scheme = run.options.scheme(full)
     if scheme is None:
@@ -60,6 +68,18 @@ def _one_linear(run: Run, family: Family, index: int, layer: nn.Module, name: st
         static = run.options.method == "smoothquant"
         packed, scheme = pack_int8(weight, float(inputs.peak.max()) if static else None), None
     else:
-        packed = improved(clipped(weight, inputs.gram, scheme), weight, inputs.gram, run.options.damp, run.options.refine)
-    run.judge(full, weight, packed.dequantize(), inputs.gram if inputs.gram.numel() else torch.diag(inputs.mean**2), scheme)
+        packed = improved(
+            clipped(weight, inputs.gram, scheme),
+            weight,
+            inputs.gram,
+            run.options.damp,
+            run.options.refine,
+        )
+    run.judge(
+        full,
+        weight,
+        packed.dequantize(),
+        inputs.gram if inputs.gram.numel() else torch.diag(inputs.mean**2),
+        scheme,
+    )
     return packed

@@ -17,7 +17,9 @@ from .gptq import Quantized, gptq, rtn
 __all__ = ["permuted_gptq"]
 
 
-def permuted_gptq(weight: Tensor, hessian: Tensor, scheme: Scheme, damp: float, refine: int = 0) -> Quantized:
+def permuted_gptq(
+    weight: Tensor, hessian: Tensor, scheme: Scheme, damp: float, refine: int = 0
+) -> Quantized:
     """GPTQ on the columns in order of decreasing diagonal of the Hessian, with groups cut in that order.
 
     Args:
@@ -36,7 +38,12 @@ def permuted_gptq(weight: Tensor, hessian: Tensor, scheme: Scheme, damp: float, 
 
 def _put_back(packed: PackedLinear, order: Tensor) -> PackedLinear:
     """The layer with its channels where they were, from one whose channel i was channel `order[i]`."""
-    integers, g_idx = torch.empty_like(packed.integers), torch.empty(len(order), dtype=torch.int32, device=order.device)
+    integers, g_idx = (
+        torch.empty_like(packed.integers),
+        torch.empty(len(order), dtype=torch.int32, device=order.device),
+    )
     integers[:, order] = packed.integers
-    g_idx[order] = (torch.arange(len(order), device=order.device) // packed.group_size).to(torch.int32)
+    g_idx[order] = (torch.arange(len(order), device=order.device) // packed.group_size).to(
+        torch.int32
+    )
     return replace(packed, integers=integers, g_idx=g_idx)

@@ -22,7 +22,9 @@ FARTHEST = 1.5
 """A scale may change by this factor at most: past it the system was ill-conditioned."""
 
 
-def refine_weights(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid, order: Tensor) -> Tensor:
+def refine_weights(
+    weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid, order: Tensor
+) -> Tensor:
     """One sweep of coordinate descent over the columns; the error tr(D H D^T) cannot rise.
 
     Args:
@@ -38,7 +40,9 @@ def refine_weights(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid
     return put_back(_visited(weight, hessian, integers, grid, order), order).float()
 
 
-def _visited(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid, order: Tensor) -> Tensor:
+def _visited(
+    weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid, order: Tensor
+) -> Tensor:
     """The sweep of `refine_weights`: the integers, uint8 [in, out], in the order visited; what it holds is gone before they are copied."""
     w, q = weight.t()[order], integers.t()[order].to(torch.uint8)
     columns = columns_of(grid, order)
@@ -50,7 +54,9 @@ def _visited(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid, orde
         """Of the Hessian in the order visited, which is never whole: it would be the largest thing in memory."""
         return hessian[order[rows].unsqueeze(1), order[columns]]
 
-    slope = torch.empty_like(w)  # of the error, halved; once a column was visited, its row tells by how much it moved
+    slope = torch.empty_like(
+        w
+    )  # of the error, halved; once a column was visited, its row tells by how much it moved
     for begin in range(0, len(w), ROWS):
         torch.mm(part(rows := slice(begin, begin + ROWS), slice(None)), off, out=slope[rows])
 
@@ -59,7 +65,9 @@ def _visited(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid, orde
         negative = (-block.diagonal()).tolist()
         for i, column in enumerate(range(begin, end)):
             (scale, zero), step = columns[column], slope[column]
-            new = torch.add(off[column], step, alpha=1 / negative[i]).add_(w[column])  # the best weight, if it were free
+            new = torch.add(off[column], step, alpha=1 / negative[i]).add_(
+                w[column]
+            )  # the best weight, if it were free
             new.div_(scale).add_(zero).round_().clamp_(0, 2**grid.bits - 1)
             q[column] = new
             new.sub_(zero).mul_(scale).sub_(w[column])
@@ -92,11 +100,17 @@ def refine_scales(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid)
     system = torch.empty(out, groups, groups, device=weight.device)
     for group in range(groups):
         part = slice(group * size, (group + 1) * size)
-        system[:, group] = ((centred[:, part] @ hessian[part]) * centred).view(out, groups, size).sum(-1)
+        system[:, group] = (
+            ((centred[:, part] @ hessian[part]) * centred).view(out, groups, size).sum(-1)
+        )
     diagonal = system.diagonal(dim1=1, dim2=2)
     diagonal.add_(1e-6 * diagonal.mean(-1, keepdim=True) + 1e-20)
     solved, failed = torch.linalg.solve_ex(system.double(), wanted.double().unsqueeze(-1))
     solved = solved.squeeze(-1).float()
-    usable = (solved > grid.scales / FARTHEST) & (solved < grid.scales * FARTHEST) & (failed == 0).unsqueeze(-1)
+    usable = (
+        (solved > grid.scales / FARTHEST)
+        & (solved < grid.scales * FARTHEST)
+        & (failed == 0).unsqueeze(-1)
+    )
     scales = torch.where(usable.all(-1, keepdim=True), solved, grid.scales)
     return Grid(scales.half().float().clamp_min(SMALLEST_SCALE), grid.zeros, grid.bits)

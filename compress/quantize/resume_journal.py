@@ -49,7 +49,10 @@ class Journal:
         self._writing.set_result(None)
         self.done = self._finished()
         if self.done:
-            console.print(f"  resumed: {self.done} of {layers} layers were finished by an interrupted run", highlight=False)
+            console.print(
+                f"  resumed: {self.done} of {layers} layers were finished by an interrupted run",
+                highlight=False,
+            )
 
     def _layer(self, index: int) -> Path:
         return self._folder / f"layer-{index:05d}.safetensors"
@@ -60,7 +63,11 @@ class Journal:
     def _finished(self) -> int:
         """Layers that are there from the first on, with what enters the next."""
         there = next((i for i in range(self._layers) if not self._layer(i).is_file()), self._layers)
-        return there if there == self._layers else next((i for i in range(there, 0, -1) if self._states(i).is_file()), 0)
+        return (
+            there
+            if there == self._layers
+            else next((i for i in range(there, 0, -1) if self._states(i).is_file()), 0)
+        )
 
     def layer(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors of a finished layer by full name, and what was told of it.
@@ -71,7 +78,7 @@ class Journal:
         try:
             with safe_open(self._layer(index), framework="pt") as handle:
                 told = json.loads((handle.metadata() or {})[TOLD])
-                return {name: handle.get_tensor(name) for name in handle.keys()}, told  # noqa: SIM118 - a handle is no mapping
+                return {name: handle.get_tensor(name) for name in handle.keys()}, told
         except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
             raise self._damaged(error) from error
 
@@ -90,9 +97,18 @@ class Journal:
         return self.done
 
     def _damaged(self, error: Exception) -> EdgewrightError:
-        return EdgewrightError(f"{self._folder}: what an interrupted run left is damaged: {error}", "start afresh: --fresh")
+        return EdgewrightError(
+            f"{self._folder}: what an interrupted run left is damaged: {error}",
+            "start afresh: --fresh",
+        )
 
-    def put(self, index: int, tensors: Mapping[str, Tensor], told: Mapping[str, Any], states: Activations) -> None:
+    def put(
+        self,
+        index: int,
+        tensors: Mapping[str, Tensor],
+        told: Mapping[str, Any],
+        states: Activations,
+    ) -> None:
         """Keep a finished layer.
 
         Args:
@@ -105,7 +121,9 @@ class Journal:
             return
         try:
             self._writing.result()
-            layer, entering = (path.with_suffix(".tmp") for path in (self._layer(index), self._states(index + 1)))
+            layer, entering = (
+                path.with_suffix(".tmp") for path in (self._layer(index), self._states(index + 1))
+            )
             save_file(_apart(tensors), layer, metadata={TOLD: json.dumps(told)})
             if index + 1 < self._layers:
                 with entering.open("wb") as file:

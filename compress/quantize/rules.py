@@ -22,9 +22,16 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    match: str = Field(min_length=1, description="a full module name, in which * stands for anything; or re: and a regular expression")
-    bits: Literal[2, 3, 4, 8] | None = Field(default=None, description="bits of a weight; default: those of the step")
-    group_size: Literal[-1, 32, 64, 128] | None = Field(default=None, description="inputs that share a scale; default: that of the step")
+    match: str = Field(
+        min_length=1,
+        description="a full module name, in which * stands for anything; or re: and a regular expression",
+    )
+    bits: Literal[2, 3, 4, 8] | None = Field(
+        default=None, description="bits of a weight; default: those of the step"
+    )
+    group_size: Literal[-1, 32, 64, 128] | None = Field(
+        default=None, description="inputs that share a scale; default: that of the step"
+    )
     skip: bool = Field(default=False, description="leave the weights in floating point")
 
     @field_validator("match")
@@ -39,7 +46,9 @@ class Rule(BaseModel):
     @model_validator(mode="after")
     def _says_something(self) -> Rule:
         if self.skip == bool(self.bits or self.group_size):
-            raise ValueError(f"the rule for `{self.match}` must give either bits or a group size, or skip")
+            raise ValueError(
+                f"the rule for `{self.match}` must give either bits or a group size, or skip"
+            )
         return self
 
     @property
@@ -59,8 +68,14 @@ class Sensitivity(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    keep_bits: Literal[3, 4, 8] = Field(default=8, description="bits of the matrices that are kept better than the rest")
-    budget: float = Field(default=0.05, gt=0, description="bytes that they may take more; below 1: a share of the quantized matrices")
+    keep_bits: Literal[3, 4, 8] = Field(
+        default=8, description="bits of the matrices that are kept better than the rest"
+    )
+    budget: float = Field(
+        default=0.05,
+        gt=0,
+        description="bytes that they may take more; below 1: a share of the quantized matrices",
+    )
 
     def bytes_of(self, quantized: int) -> int:
         """The budget in bytes, for matrices that take so many."""
@@ -79,7 +94,10 @@ def parsed_rule(text: str) -> dict[str, Any]:
         return {"match": match, "skip": True}
     if match and equals and bits.isdigit() and (not group or group.removeprefix("-").isdigit()):
         return {"match": match, "bits": int(bits)} | ({"group_size": int(group)} if group else {})
-    raise UsageError(f"--rule {text}: not PATTERN=BITS, PATTERN=BITS:GROUP or PATTERN=skip", "write --rule '*NAME*=8'")
+    raise UsageError(
+        f"--rule {text}: not PATTERN=BITS, PATTERN=BITS:GROUP or PATTERN=skip",
+        "write --rule '*NAME*=8'",
+    )
 
 
 def first_match(rules: Iterable[Rule], name: str) -> Rule | None:
@@ -96,7 +114,11 @@ def check_rules(rules: Iterable[Rule], names: Iterable[str]) -> None:
     known = list(names)
     idle = [rule.match for rule in rules if not any(rule.matches(name) for name in known)]
     if idle:
-        near = [name for match in idle for name in difflib.get_close_matches(match.removeprefix(REGEX), known, n=3, cutoff=0.3)]
+        near = [
+            name
+            for match in idle
+            for name in difflib.get_close_matches(match.removeprefix(REGEX), known, n=3, cutoff=0.3)
+        ]
         raise UsageError(
             f"no quantized layer matches the rule{'s' if len(idle) > 1 else ''} {', '.join(f'`{match}`' for match in idle)}",
             f"near names: {', '.join(near or known[:3])}",

@@ -12,7 +12,15 @@ from typing import Any
 from torch import Tensor
 
 from ...checkpoints.config import quantization
-from ...checkpoints.files import check_finite, check_output, content_hash, read_family, read_provenance, stored_dtype, write_checkpoint
+from ...checkpoints.files import (
+    check_finite,
+    check_output,
+    content_hash,
+    read_family,
+    read_provenance,
+    stored_dtype,
+    write_checkpoint,
+)
 from ...checkpoints.layouts import LAYOUTS, Layout, Scheme
 from ...checkpoints.layouts.gptq import Gptq
 from ...checkpoints.loading import pick_device
@@ -46,37 +54,65 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
     """
     family, config = read_family(source)
     if quantization(config):
-        raise Refused(f"{source}: quantized already", "quantize the floating-point checkpoint it was made from")
+        raise Refused(
+            f"{source}: quantized already",
+            "quantize the floating-point checkpoint it was made from",
+        )
     choose(family, config, options)
     check_output(out)
     check_finite(source)
     if not context.depends_on:
         return _quantized(options, source, out, context, None)
     layers = family.shape(config).num_hidden_layers
-    with workplace(out, "journal", context.depends_on, FINISHED, context.fresh) as place, closing(Journal(place, layers)) as journal:
+    with (
+        workplace(out, "journal", context.depends_on, FINISHED, context.fresh) as place,
+        closing(Journal(place, layers)) as journal,
+    ):
         return _quantized(options, source, out, context, journal)
 
 
-def _quantized(options: QuantizeOptions, source: Path, out: Path, context: StepContext, journal: Journal | None) -> StepResult:
+def _quantized(
+    options: QuantizeOptions, source: Path, out: Path, context: StepContext, journal: Journal | None
+) -> StepResult:
     family, config = read_family(source)
     rows, layout = context.calibration.rows(source, context.seed), LAYOUTS[options.format]
-    model, room = Streamed(source, pick_device(context.device)), Room(context.activation_budget, out.parent)
+    model, room = (
+        Streamed(source, pick_device(context.device)),
+        Room(context.activation_budget, out.parent),
+    )
     settled, told = _settled(options, choose(family, config, options), model, rows, room, journal)
     bf16 = bf16_is_fast(model.device) if options.bf16 is None else options.bf16
     choice, run = choose(family, config, settled), Run(settled, bf16, journal=journal)
     scaler = Scaler(run, family, config, stored_dtype(config))
     make = quantized_layers if options.method in ("gptq", "rtn") else observed_layers
-    state = pending(run, model, make(run, model, rows, room, scaler), stored_dtype(config), layout, choice)
+    state = pending(
+        run, model, make(run, model, rows, room, scaler), stored_dtype(config), layout, choice
+    )
     block = _block(layout, settled, choice)
     provenance = {
-        "kind": "checkpoint", "step": "quantize", "source": content_hash(source), "options": options.model_dump(),
-        "calibration": vars(context.calibration), "fallbacks": run.notes,
-    }  # fmt: skip
-    write_checkpoint(out, state, {**config, "quantization_config": block}, source, provenance, files=layout.files(block))
+        "kind": "checkpoint",
+        "step": "quantize",
+        "source": content_hash(source),
+        "options": options.model_dump(),
+        "calibration": vars(context.calibration),
+        "fallbacks": run.notes,
+    }
+    write_checkpoint(
+        out,
+        state,
+        {**config, "quantization_config": block},
+        source,
+        provenance,
+        files=layout.files(block),
+    )
     notes, worst = _told(run, options, choice)
     if read_provenance(source).get("sparsity"):
-        notes.append("the source is 2:4 sparse; rounding need not keep that, so that the result counts as dense")
-    return StepResult(notes + run.notes + told.notes, {"modules": worst, "starved": run.starved, **told.details})
+        notes.append(
+            "the source is 2:4 sparse; rounding need not keep that, so that the result counts as dense"
+        )
+    return StepResult(
+        notes + run.notes + told.notes, {"modules": worst, "starved": run.starved, **told.details}
+    )
 
 
 def _starved(tokens: Mapping[str, int]) -> str:
@@ -95,39 +131,69 @@ def _block(layout: Layout, options: QuantizeOptions, choice: Choice) -> dict[str
     if not isinstance(layout, Gptq):
         return layout.config(scheme, options.damp, kept)
     return layout.config(
-        scheme, options.damp, kept, desc_act=options.permuted, dynamic=choice.dynamic(options), lm_head=choice.head in choice.tables
+        scheme,
+        options.damp,
+        kept,
+        desc_act=options.permuted,
+        dynamic=choice.dynamic(options),
+        lm_head=choice.head in choice.tables,
     )
 
 
 def _settled(
-    options: QuantizeOptions, choice: Choice, model: Streamed, rows: list[Tensor], room: Room, journal: Journal | None
-) -> tuple[QuantizeOptions, StepResult]:  # fmt: skip
+    options: QuantizeOptions,
+    choice: Choice,
+    model: Streamed,
+    rows: list[Tensor],
+    room: Room,
+    journal: Journal | None,
+) -> tuple[QuantizeOptions, StepResult]:
     """The options with a rule for every matrix that is worth more bits, and what the measurement told."""
     if options.sensitivity is None:
         return options, StepResult()
-    bits, budget = options.sensitivity.keep_bits, options.sensitivity.bytes_of(choice.quantized_bytes)
+    bits, budget = (
+        options.sensitivity.keep_bits,
+        options.sensitivity.bytes_of(choice.quantized_bytes),
+    )
     schemes = {**choice.layers, **choice.tables}
 
     def measure() -> dict[str, Any]:
-        return {name: asdict(finding) for name, finding in measured(model, rows, room, schemes, bits).items()}
+        return {
+            name: asdict(finding)
+            for name, finding in measured(model, rows, room, schemes, bits).items()
+        }
 
-    found = {name: Finding(**values) for name, values in (journal.once("sensitivity", measure) if journal else measure()).items()}
+    found = {
+        name: Finding(**values)
+        for name, values in (journal.once("sensitivity", measure) if journal else measure()).items()
+    }
     kept = worth_keeping(found, budget)
     spent = sum(found[name].extra_bytes for name in kept)
     note = f"sensitivity: {len(kept)} of {len(found)} matrices kept at {bits} bit for {spent:,} bytes more, of {budget:,} allowed"
-    return options.keeping({name: schemes[name] for name in kept}), StepResult([note], {"sensitivity": table(found, kept)})
+    return options.keeping({name: schemes[name] for name in kept}), StepResult(
+        [note], {"sensitivity": table(found, kept)}
+    )
 
 
-def _told(run: Run, options: QuantizeOptions, choice: Choice) -> tuple[list[str], dict[str, dict[str, float]]]:
+def _told(
+    run: Run, options: QuantizeOptions, choice: Choice
+) -> tuple[list[str], dict[str, dict[str, float]]]:
     """What to say of the errors, and those of every layer, the largest first."""
     worst = sorted(run.modules.items(), key=lambda item: -item[1]["error"])
     counts = Counter(scheme.bits for scheme in choice.layers.values())
-    bits = ", ".join(f"{count} linear layers to {bits} bit" for bits, count in sorted(counts.items()))
+    bits = ", ".join(
+        f"{count} linear layers to {bits} bit" for bits, count in sorted(counts.items())
+    )
     stay = len(choice.shapes.keys() - choice.layers.keys() - choice.tables.keys())
-    notes = [f"{bits or 'no linear layer quantized'}, {'symmetric' if options.sym else 'asymmetric'}, group {options.group_size}"]
+    notes = [
+        f"{bits or 'no linear layer quantized'}, {'symmetric' if options.sym else 'asymmetric'}, group {options.group_size}"
+    ]
     if stay:
         notes[0] += f"; {stay} matrices stay as they were"
-    notes += [f"{name} to {choice.tables[name].bits} bit, relative weight error {error:.2e}" for name, error in run.tables.items()]
+    notes += [
+        f"{name} to {choice.tables[name].bits} bit, relative weight error {error:.2e}"
+        for name, error in run.tables.items()
+    ]
     if worst:
         mean = sum(m["error"] for m in run.modules.values()) / len(run.modules)
         plain = sum(m["rtn_error"] for m in run.modules.values()) / len(run.modules)

@@ -35,7 +35,9 @@ class Scaler:
         dtype: what norms and biases will be stored in.
     """
 
-    def __init__(self, run: Run, family: Family, config: Mapping[str, Any], dtype: torch.dtype) -> None:
+    def __init__(
+        self, run: Run, family: Family, config: Mapping[str, Any], dtype: torch.dtype
+    ) -> None:
         self.run, self.family, self.dtype = run, family, dtype
         self.folds = family.folds(config)
 
@@ -43,7 +45,9 @@ class Scaler:
         """Run a layer once, scale it, and say what its linear layers are given then."""
         options = self.run.options
         gram = options.scaling == "awq" or options.method == "awq"
-        return self.scaled(index, layer, observe(layer, self.family.input_groups, states, call, gram))
+        return self.scaled(
+            index, layer, observe(layer, self.family.input_groups, states, call, gram)
+        )
 
     def scaled(self, index: int, layer: nn.Module, seen: Seen) -> Seen:
         """Scale a layer that was given what was `seen`; tensors that change and are not packed go to `run.changed`."""
@@ -52,7 +56,9 @@ class Scaler:
         after = dict(seen)
         for fold in self.folds:
             factors = self._factors(index, layer, fold, seen[fold.readers])
-            after[fold.readers] = seen[fold.readers].divided(apply_fold(layer, fold, factors, self.dtype))
+            after[fold.readers] = seen[fold.readers].divided(
+                apply_fold(layer, fold, factors, self.dtype)
+            )
         for fold in self.folds:
             self._keep(index, layer, fold)
         return after
@@ -67,12 +73,20 @@ class Scaler:
         options: QuantizeOptions = self.run.options
         channels = channels_of(fold, len(inputs.peak)).to(inputs.peak.device)
         weights = {name: weight_of(layer.get_submodule(name)) for name in fold.readers}
-        readers = [(weight, scheme) for name, weight in weights.items() if (scheme := self._scheme(index, name))]
+        readers = [
+            (weight, scheme)
+            for name, weight in weights.items()
+            if (scheme := self._scheme(index, name))
+        ]
         if not readers:
             return torch.ones(int(channels.max()) + 1, device=channels.device)
         if options.scaling == "smoothquant":
             largest = torch.stack([weight.abs().amax(0) for weight, _ in readers]).amax(0)
-            return smooth_factors(per_channel(inputs.peak, fold, peak=True), per_channel(largest, fold, peak=True), options.alpha)
+            return smooth_factors(
+                per_channel(inputs.peak, fold, peak=True),
+                per_channel(largest, fold, peak=True),
+                options.alpha,
+            )
         return awq_factors(readers, inputs, per_channel(inputs.mean, fold), channels)[0]
 
     def _keep(self, index: int, layer: nn.Module, fold: Fold) -> None:

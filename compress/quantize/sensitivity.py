@@ -50,7 +50,9 @@ class Finding:
         return (self.error - self.kept_error) / self.extra_bytes
 
 
-def measured(model: Streamed, rows: list[Tensor], room: Room, schemes: Mapping[str, Scheme], keep_bits: int) -> dict[str, Finding]:
+def measured(
+    model: Streamed, rows: list[Tensor], room: Room, schemes: Mapping[str, Scheme], keep_bits: int
+) -> dict[str, Finding]:
     """What rounding does to every matrix that is to have fewer than `keep_bits`, by full module name.
 
     Args:
@@ -69,16 +71,24 @@ def measured(model: Streamed, rows: list[Tensor], room: Room, schemes: Mapping[s
                 for name, hessian in hessians.items():
                     scheme = schemes.get(family.full(index, name))
                     if scheme and scheme.bits < keep_bits:
-                        found[family.full(index, name)] = _finding([weight_of(layer.get_submodule(name))], hessian, scheme, keep_bits)
+                        found[family.full(index, name)] = _finding(
+                            [weight_of(layer.get_submodule(name))], hessian, scheme, keep_bits
+                        )
             bar.advance(note=f"layer {index + 1}/{len(model.layers)}")
         head = family.head if f"{family.head}.weight" in model.specs else family.embedding
         if (scheme := schemes.get(head)) and scheme.bits < keep_bits:
-            blocks = (part for rows in rows_of(model.path, f"{head}.weight", ROWS) for part in rows.split(1024))
+            blocks = (
+                part
+                for rows in rows_of(model.path, f"{head}.weight", ROWS)
+                for part in rows.split(1024)
+            )
             found[head] = _finding(blocks, _head_hessian(model, states), scheme, keep_bits)
     return found
 
 
-def _hessians(family: Family, layer: nn.Module, call: LayerCall, states: Activations) -> dict[str, Tensor]:
+def _hessians(
+    family: Family, layer: nn.Module, call: LayerCall, states: Activations
+) -> dict[str, Tensor]:
     """Run a layer on the states, which become its outputs; the sum of outer products of what entered each linear in it."""
     grams, hooks = dict[str, Gram](), []
     groups = family.groups_of(layer)

@@ -58,21 +58,32 @@ class Run:
         self.states = states
         return self.journal.restore(states) if self.journal else 0
 
-    def judge(self, name: str, weight: Tensor, rounded: Tensor, gram: Tensor, scheme: Scheme | None) -> None:
+    def judge(
+        self, name: str, weight: Tensor, rounded: Tensor, gram: Tensor, scheme: Scheme | None
+    ) -> None:
         """Enter the relative output error of a rounded weight, and that of plain rounding to `scheme` (none: it is plain rounding)."""
         some = spread(len(weight))
         weight, rounded = weight[some], rounded[some]
         reference = max(energy(weight, gram), 1e-30)
         error = energy(rounded - weight, gram) / reference
-        plain = error if scheme is None else energy(rtn(weight, scheme).dequantize() - weight, gram) / reference
+        plain = (
+            error
+            if scheme is None
+            else energy(rtn(weight, scheme).dequantize() - weight, gram) / reference
+        )
         self.modules[name] = {"error": error, "rtn_error": plain}
 
 
-def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler) -> Generator[dict[str, PackedLinear]]:
+def quantized_layers(
+    run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler
+) -> Generator[dict[str, PackedLinear]]:
     """The packed linear layers of each decoder layer, by their names in it."""
     family, layers = model.family, model.layers
     states, calls = first_inputs(model, rows, room.part(SETS), run.bf16)
-    stages, first = Stages(family, room.part(SETS), run.bf16, run.options.hessian_tokens), run.entering(states)
+    stages, first = (
+        Stages(family, room.part(SETS), run.bf16, run.options.hessian_tokens),
+        run.entering(states),
+    )
     with progress(f"quantizing ({run.options.method})", len(layers)) as bar:
         bar.advance(first)
         for index, call in list(enumerate(calls))[first:]:
@@ -80,33 +91,60 @@ def quantized_layers(run: Run, model: Layered, rows: list[Tensor], room: Room, s
                 if run.options.scaling != "none":
                     scaler.look(index, layer, states, call)
                 said = partial(bar.advance, 0)
-                packed = _one_layer(run, family, index, layer, stages.visit(layer, call, states), stages.tokens, said)
+                packed = _one_layer(
+                    run,
+                    family,
+                    index,
+                    layer,
+                    stages.visit(layer, call, states),
+                    stages.tokens,
+                    said,
+                )
             bar.advance(note=f"layer {index + 1}/{len(layers)}")
             yield packed
 
 
 def _one_layer(
-    run: Run, family: Family, index: int, layer: nn.Module, groups: Iterable[tuple[tuple[str, ...], Tensor]], tokens: Mapping[str, int],
+    run: Run,
+    family: Family,
+    index: int,
+    layer: nn.Module,
+    groups: Iterable[tuple[tuple[str, ...], Tensor]],
+    tokens: Mapping[str, int],
     said: Callable[[str], None],
-) -> dict[str, PackedLinear]:  # fmt: skip
+) -> dict[str, PackedLinear]:
     """The packed linear layers of one decoder layer; a function of its own, so that the last Hessian does not outlive it."""
     packed: dict[str, PackedLinear] = {}
     for group, hessian in groups:
         said(f"layer {index + 1}: {group[0]}")
-        if schemes := {name: scheme for name in group if (scheme := run.options.scheme(family.full(index, name)))}:
+        if schemes := {
+            name: scheme
+            for name in group
+            if (scheme := run.options.scheme(family.full(index, name)))
+        }:
             packed |= _one_group(run, family, index, layer, schemes, hessian, tokens.get(group[0]))
     return packed
 
 
 def _one_group(
-    run: Run, family: Family, index: int, layer: nn.Module, schemes: Mapping[str, Scheme], hessian: Tensor, tokens: int | None
-) -> dict[str, PackedLinear]:  # fmt: skip
+    run: Run,
+    family: Family,
+    index: int,
+    layer: nn.Module,
+    schemes: Mapping[str, Scheme],
+    hessian: Tensor,
+    tokens: int | None,
+) -> dict[str, PackedLinear]:
     """Linear layers that read the same inputs; those of one scheme are solved together, since the rows of a weight do not meet.
 
     Those of a routed expert that was given too few `tokens` are rounded to nearest; without any there is no error to tell of.
     """
     packed: dict[str, PackedLinear] = {}
-    too_few = tokens if tokens is not None and tokens < ENOUGH * len(hessian) and run.options.method != "rtn" else None
+    too_few = (
+        tokens
+        if tokens is not None and tokens < ENOUGH * len(hessian) and run.options.method != "rtn"
+        else None
+    )
     for scheme in dict.fromkeys(schemes.values()):
         names = [name for name in schemes if schemes[name] == scheme]
         weights = [family.weight_in(layer, name) for name in names]
@@ -123,7 +161,9 @@ def _one_group(
             first += len(weight)
             rounded = packed[name].dequantize()
             if tokens != 0:
-                run.judge(key, weight, rounded, hessian, None if run.options.method == "rtn" else scheme)
+                run.judge(
+                    key, weight, rounded, hessian, None if run.options.method == "rtn" else scheme
+                )
             weight.copy_(rounded)
     return packed
 
@@ -144,4 +184,6 @@ def _rounded(run: Run, name: str, weight: Tensor, scheme: Scheme, hessian: Tenso
 def _solved(weight: Tensor, hessian: Tensor, scheme: Scheme, options: QuantizeOptions) -> Quantized:
     if options.act_order == "permuted":
         return permuted_gptq(weight, hessian, scheme, options.damp, options.refine)
-    return gptq(weight, hessian, scheme, options.act_order == "static", options.damp, options.refine)
+    return gptq(
+        weight, hessian, scheme, options.act_order == "static", options.damp, options.refine
+    )

@@ -22,4 +22,6 @@ def smooth_factors(activations: Tensor, weights: Tensor, alpha: float) -> Tensor
         Positive float32 [channels]; 1 where nothing was ever seen, or nothing reads.
     """
     factors = activations.clamp_min(SMALLEST) ** alpha / weights.clamp_min(SMALLEST) ** (1 - alpha)
-    return torch.where((activations > 0) & (weights > 0), factors.clamp(SMALLEST, 1 / SMALLEST), 1.0)
+    return torch.where(
+        (activations > 0) & (weights > 0), factors.clamp(SMALLEST, 1 / SMALLEST), 1.0
+    )

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import __version__
-from ...checkpoints.files import PROVENANCE, atomic_directory, content_hash, copy_tokenizer, read_family, write_json
+from ...checkpoints.files import (
+    PROVENANCE,
+    atomic_directory,
+    content_hash,
+    copy_tokenizer,
+    read_family,
+    write_json,
+)
 from ...checkpoints.layouts import PackedLinear
 from ...checkpoints.loading import load_settings
 from ...errors import Refused, UsageError
@@ -52,20 +59,29 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
         Refused: llama.cpp has no counterpart for the model, or a width does not divide into its blocks.
     """
     if precision not in KINDS:
-        raise UsageError(f"--precision {precision}: unknown for GGUF", f"use one of {', '.join(KINDS)}")
+        raise UsageError(
+            f"--precision {precision}: unknown for GGUF", f"use one of {', '.join(KINDS)}"
+        )
     try:
         import gguf
     except ImportError as error:
-        raise UsageError("GGUF needs the package gguf, which is not installed", "pip install 'edgewright[gguf]'") from error
+        raise UsageError(
+            "GGUF needs the package gguf, which is not installed", "pip install 'edgewright[gguf]'"
+        ) from error
     family, config = read_family(checkpoint)
     if family.model_types[0] not in ARCHITECTURES:
-        raise Refused(f"{checkpoint}: {family.model_types[0]} models are not written as GGUF here", f"one of {', '.join(ARCHITECTURES)}")
+        raise Refused(
+            f"{checkpoint}: {family.model_types[0]} models are not written as GGUF here",
+            f"one of {', '.join(ARCHITECTURES)}",
+        )
     settings = load_settings(checkpoint)
     shape = family.shape(settings.to_dict())
     with atomic_directory(out) as folder:
         writer = gguf.GGUFWriter(str(folder / MODEL), _architecture(family, shape))
         _metadata(writer, checkpoint, family, settings.to_dict(), shape, precision)
-        for name, array, kind in _tensors(gguf, Weights(checkpoint, config), config, family, shape, precision):
+        for name, array, kind in _tensors(
+            gguf, Weights(checkpoint, config), config, family, shape, precision
+        ):
             writer.add_tensor(name, array, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -74,9 +90,13 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
         told = _read_back(gguf, folder / MODEL, Weights(checkpoint, config), family, shape)
         copy_tokenizer(checkpoint, folder)
         provenance = {
-            "edgewright": __version__, "kind": "artifact", "format": "gguf", "precision": precision, "checked": told,
+            "edgewright": __version__,
+            "kind": "artifact",
+            "format": "gguf",
+            "precision": precision,
+            "checked": told,
             "source": {"name": checkpoint.name, "content_hash": content_hash(checkpoint)},
-        }  # fmt: skip
+        }
         write_json(folder / PROVENANCE, provenance)
     return told
 
@@ -92,13 +112,26 @@ def _architecture(family: Family, shape: Shape) -> str:
     return "llama" if name == "qwen2" and pruned else name
 
 
-def _metadata(writer: Any, checkpoint: Path, family: Family, config: Mapping[str, Any], shape: Shape, precision: str) -> None:
-    if any(kind.window and kind.window < int(config["max_position_embeddings"]) for kind in family.layer_kinds(config)):
+def _metadata(
+    writer: Any,
+    checkpoint: Path,
+    family: Family,
+    config: Mapping[str, Any],
+    shape: Shape,
+    precision: str,
+) -> None:
+    if any(
+        kind.window and kind.window < int(config["max_position_embeddings"])
+        for kind in family.layer_kinds(config)
+    ):
         message = f"{checkpoint}: has layers with a sliding window, which llama.cpp would not apply to a {family.model_types[0]}"
         raise Refused(message, "--format onnx, or llama.cpp's own converter if it knows the model")
     rope = config.get("rope_parameters") or {}
     if rope.get("rope_type", "default") not in ("default", "linear"):
-        raise Refused(f"{checkpoint}: rope_type `{rope['rope_type']}` is not written as GGUF here", "use llama.cpp's own converter")
+        raise Refused(
+            f"{checkpoint}: rope_type `{rope['rope_type']}` is not written as GGUF here",
+            "use llama.cpp's own converter",
+        )
     writer.add_name(checkpoint.resolve().name)
     writer.add_context_length(int(config["max_position_embeddings"]))
     writer.add_embedding_length(shape.hidden_size)
@@ -131,12 +164,17 @@ def _tokenizer(writer: Any, checkpoint: Path, family: Family, shape: Shape) -> N
     tokens = {index: text for text, index in model["vocab"].items()} | added
     names = [tokens.get(index, f"[PAD{index}]") for index in range(shape.vocab_size)]
     normal, control, unused = 1, 3, 5
-    kinds = [control if index in added else normal if index in tokens else unused for index in range(shape.vocab_size)]
+    kinds = [
+        control if index in added else normal if index in tokens else unused
+        for index in range(shape.vocab_size)
+    ]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(PRE_TOKENIZERS[family.model_types[0]])
     writer.add_token_list(names)
     writer.add_token_types(kinds)
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
+    writer.add_token_merges(
+        [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    )
     generation = checkpoint / "generation_config.json"
     ends = json.loads(generation.read_text()).get("eos_token_id") if generation.is_file() else None
     if ends is not None:
@@ -152,14 +190,31 @@ def _names(gguf: Any, family: Family, shape: Shape) -> Mapping[str, str]:
     table = gguf.get_tensor_name_map(architecture, shape.num_hidden_layers)
     modules = [family.embedding, family.final_norm, family.head]
     for layer in range(shape.num_hidden_layers):
-        parts = [family.attention_norm, family.mlp_norm, family.q, family.k, family.v, family.o, family.gate, family.up, family.down]
-        modules += [family.full(layer, part) for part in [*parts, family.q_norm, family.k_norm] if part]
+        parts = [
+            family.attention_norm,
+            family.mlp_norm,
+            family.q,
+            family.k,
+            family.v,
+            family.o,
+            family.gate,
+            family.up,
+            family.down,
+        ]
+        modules += [
+            family.full(layer, part) for part in [*parts, family.q_norm, family.k_norm] if part
+        ]
     return {module: table.get_name(module) for module in modules}
 
 
 def _tensors(
-    gguf: Any, weights: Weights, config: Mapping[str, Any], family: Family, shape: Shape, precision: str
-) -> Iterator[tuple[str, NDArray[Any], Any]]:  # fmt: skip
+    gguf: Any,
+    weights: Weights,
+    config: Mapping[str, Any],
+    family: Family,
+    shape: Shape,
+    precision: str,
+) -> Iterator[tuple[str, NDArray[Any], Any]]:
     """Name, stored bytes and kind of every tensor."""
     kinds = gguf.GGMLQuantizationType
     linears = family.linear_modules(config)
@@ -171,25 +226,54 @@ def _tensors(
             yield (f"{name}.weight", *_linear(gguf, weights, module, family, shape, precision))
         elif f"{module}.weight" in weights or weights.is_packed(module):
             dense = weights.dense(module)
-            kind = kinds.F32 if dense.ndim == 1 else kinds.F16 if precision == "fp16" or dense.shape[1] % BLOCK else kinds.Q8_0
+            kind = (
+                kinds.F32
+                if dense.ndim == 1
+                else kinds.F16
+                if precision == "fp16" or dense.shape[1] % BLOCK
+                else kinds.Q8_0
+            )
             yield f"{name}.weight", gguf.quants.quantize(dense.numpy(), kind), kind
 
 
-def _linear(gguf: Any, weights: Weights, module: str, family: Family, shape: Shape, precision: str) -> tuple[NDArray[Any], Any]:
+def _linear(
+    gguf: Any, weights: Weights, module: str, family: Family, shape: Shape, precision: str
+) -> tuple[NDArray[Any], Any]:
     kind = getattr(gguf.GGMLQuantizationType, KINDS[precision])
     packed = weights.packed(module) if weights.is_packed(module) else None
     width = (packed.integers if packed else weights.tensor(f"{module}.weight")).shape[1]
     if precision != "fp16" and width % BLOCK:
-        raise Refused(f"{module}: {width} inputs do not divide into blocks of {BLOCK}", "prune to such a width, or --precision fp16")
-    if precision == "int4" and packed and packed.bits == 4 and packed.sym and packed.g_idx is None and packed.group_size % BLOCK == 0:
+        raise Refused(
+            f"{module}: {width} inputs do not divide into blocks of {BLOCK}",
+            "prune to such a width, or --precision fp16",
+        )
+    if (
+        precision == "int4"
+        and packed
+        and packed.bits == 4
+        and packed.sym
+        and packed.g_idx is None
+        and packed.group_size % BLOCK == 0
+    ):
         return _q4_0(packed, module, family, shape), kind
-    return gguf.quants.quantize(_turned(weights.dense(module), module, family, shape).numpy(), kind), kind
+    return gguf.quants.quantize(
+        _turned(weights.dense(module), module, family, shape).numpy(), kind
+    ), kind
 
 
 def _q4_0(packed: PackedLinear, module: str, family: Family, shape: Shape) -> NDArray[np.uint8]:
     """Our integers as Q4_0 blocks: a half-precision scale, then 16 bytes whose low nibbles are the first 16 inputs."""
-    integers = _turned(packed.integers, module, family, shape).numpy().reshape(packed.integers.shape[0], -1, BLOCK)
-    scales = _turned(packed.scales, module, family, shape).numpy().astype(np.float16).repeat(packed.group_size // BLOCK, 1)
+    integers = (
+        _turned(packed.integers, module, family, shape)
+        .numpy()
+        .reshape(packed.integers.shape[0], -1, BLOCK)
+    )
+    scales = (
+        _turned(packed.scales, module, family, shape)
+        .numpy()
+        .astype(np.float16)
+        .repeat(packed.group_size // BLOCK, 1)
+    )
     nibbles = integers[..., : BLOCK // 2] | (integers[..., BLOCK // 2 :] << 4)
     blocks = np.concatenate([scales[..., None].view(np.uint8), nibbles], -1)
     return np.ascontiguousarray(blocks.reshape(len(integers), -1), np.uint8)
@@ -201,10 +285,17 @@ def _turned(tensor: Tensor, module: str, family: Family, shape: Shape) -> Tensor
     count = next((number for part, number in heads.items() if module.endswith(f".{part}")), 0)
     if not count or _architecture(family, shape) not in INTERLEAVED:
         return tensor
-    return tensor.reshape(count, 2, shape.head_dim // 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape).contiguous()
+    return (
+        tensor.reshape(count, 2, shape.head_dim // 2, *tensor.shape[1:])
+        .transpose(1, 2)
+        .reshape(tensor.shape)
+        .contiguous()
+    )
 
 
-def _read_back(gguf: Any, file: Path, weights: Weights, family: Family, shape: Shape) -> dict[str, Any]:
+def _read_back(
+    gguf: Any, file: Path, weights: Weights, family: Family, shape: Shape
+) -> dict[str, Any]:
     """Dequantize every matrix with the package's own reader and compare it with the checkpoint."""
     modules = {name: module for module, name in _names(gguf, family, shape).items()}
     kinds: dict[str, int] = {}

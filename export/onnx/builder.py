@@ -69,7 +69,14 @@ class GraphBuilder:
         """Add a node with one output and return the name of that output (`output`, or one made from the scope)."""
         return self.nodes(op, *inputs, outputs=[output], **attributes)[0]
 
-    def nodes(self, op: str, *inputs: str, outputs: Sequence[str | None], domain: str = "", **attributes: Any) -> list[str]:
+    def nodes(
+        self,
+        op: str,
+        *inputs: str,
+        outputs: Sequence[str | None],
+        domain: str = "",
+        **attributes: Any,
+    ) -> list[str]:
         """Add a node and return the names of its outputs.
 
         Args:
@@ -82,7 +89,9 @@ class GraphBuilder:
         name = self._unique(f"{self._scope}/{op}")
         results = [f"{name}:{i}" if output is None else output for i, output in enumerate(outputs)]
         self._domains.add(domain)
-        self._nodes.append(helper.make_node(op, inputs, results, name=name, domain=domain, **attributes))
+        self._nodes.append(
+            helper.make_node(op, inputs, results, name=name, domain=domain, **attributes)
+        )
         return results
 
     def reduce(self, op: str, value: str) -> str:
@@ -103,7 +112,13 @@ class GraphBuilder:
             self._constants[key] = self.weight(f"constant.{len(self._constants)}", array)
         return self._constants[key]
 
-    def weight(self, name: str, array: NDArray[Any], dtype: int | None = None, shape: Sequence[int] | None = None) -> str:
+    def weight(
+        self,
+        name: str,
+        array: NDArray[Any],
+        dtype: int | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> str:
         """Store a weight now and return its name.
 
         Args:
@@ -133,8 +148,14 @@ class GraphBuilder:
 
     def _append(self, tensor: onnx.TensorProto, array: NDArray[Any]) -> None:
         self._data.write(b"\0" * (-self._data.tell() % ALIGNMENT))
-        place = {"location": self._data_name, "offset": str(self._data.tell()), "length": str(array.nbytes)}
-        self._data.write(array.reshape(-1).view(np.uint8).data)  # as bytes: numpy gives no buffer of bf16
+        place = {
+            "location": self._data_name,
+            "offset": str(self._data.tell()),
+            "length": str(array.nbytes),
+        }
+        self._data.write(
+            array.reshape(-1).view(np.uint8).data
+        )  # as bytes: numpy gives no buffer of bf16
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in place.items():
             tensor.external_data.add(key=key, value=value)
@@ -146,11 +167,16 @@ class GraphBuilder:
 
     def model(self, graph_name: str, producer_version: str) -> onnx.ModelProto:
         """The finished model, whose large weights are references into the data file."""
-        graph = helper.make_graph(self._nodes, graph_name, self._inputs, self._outputs, self._initializers)
+        graph = helper.make_graph(
+            self._nodes, graph_name, self._inputs, self._outputs, self._initializers
+        )
         model = helper.make_model(
             graph,
             ir_version=ir_version_of(self._opset),
-            opset_imports=[helper.make_opsetid(domain, 1 if domain else self._opset) for domain in sorted(self._domains)],
+            opset_imports=[
+                helper.make_opsetid(domain, 1 if domain else self._opset)
+                for domain in sorted(self._domains)
+            ],
             producer_name="edgewright",
             producer_version=producer_version,
         )

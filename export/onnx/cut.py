@@ -25,4 +25,6 @@ class Cut:
 
     def __post_init__(self) -> None:
         if self.window < 0 or self.sinks < 0:
-            raise UsageError(f"a window of {self.window} and {self.sinks} sinks", "give numbers from 0 on")
+            raise UsageError(
+                f"a window of {self.window} and {self.sinks} sinks", "give numbers from 0 on"
+            )

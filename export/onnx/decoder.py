@@ -38,19 +38,34 @@ class Decoder:
     """Writes one decoder; every method adds nodes and returns the names of their outputs."""
 
     def __init__(
-        self, graph: GraphBuilder, weights: Weights, family: Family, settings: Any, precision: Precision, cut: Cut
-    ) -> None:  # fmt: skip
-        self.graph, self.weights, self.family, self.precision, self.cut = graph, weights, family, precision, cut
+        self,
+        graph: GraphBuilder,
+        weights: Weights,
+        family: Family,
+        settings: Any,
+        precision: Precision,
+        cut: Cut,
+    ) -> None:
+        self.graph, self.weights, self.family, self.precision, self.cut = (
+            graph,
+            weights,
+            family,
+            precision,
+            cut,
+        )
         self.config: Mapping[str, Any] = settings.to_dict()
         self.shape: Shape = family.shape(self.config)
         self.kinds = family.layer_kinds(self.config)
-        self.tables = rotary_tables(settings, family, dict.fromkeys(k.rope for k in self.kinds), self.shape.head_dim)
+        self.tables = rotary_tables(
+            settings, family, dict.fromkeys(k.rope for k in self.kinds), self.shape.head_dim
+        )
         self.type = precision.activations
         self.linears = Linears(graph, weights, precision)
         longest = max(kind.window for kind in self.kinds)
         if 0 < cut.window < longest:
             raise Refused(
-                f"a window of {cut.window}: layers of this model look {longest} positions back", f"give --window {longest} or more"
+                f"a window of {cut.window}: layers of this model look {longest} positions back",
+                f"give --window {longest} or more",
             )
         self.kept = "kept_sequence_length" if cut.window else TOTAL
         self._bounds: tuple[str, str] | None = None
@@ -67,9 +82,13 @@ class Decoder:
         hidden = self._embed(ids)
         value = self._norm(hidden, f.key(0, f.attention_norm))
         entries = [f.key(layer, f.attention_norm) for layer in range(1, len(self.kinds))]
-        for layer, (kind, then) in enumerate(zip(self.kinds, [*entries, f"{f.final_norm}.weight"], strict=True)):
+        for layer, (kind, then) in enumerate(
+            zip(self.kinds, [*entries, f"{f.final_norm}.weight"], strict=True)
+        ):
             value = self._attention(value, layer, masks[kind.window], angles[kind.rope])
-            hidden, value = self._residual(hidden, value, layer, f.attention_post_norm, f.key(layer, f.mlp_norm))
+            hidden, value = self._residual(
+                hidden, value, layer, f.attention_post_norm, f.key(layer, f.mlp_norm)
+            )
             value = self._mlp(value, layer)
             hidden, value = self._residual(hidden, value, layer, f.mlp_post_norm, then)
         self._head(self._last(value) if self.cut.last_logits else value)
@@ -78,7 +97,13 @@ class Decoder:
         """The last position of [batch, sequence, hidden]."""
         g = self.graph
         with g.at(self.family.head):
-            return g.node("Slice", value, g.constant([-1]), g.constant([np.iinfo(np.int64).max]), g.constant([1]))
+            return g.node(
+                "Slice",
+                value,
+                g.constant([-1]),
+                g.constant([np.iinfo(np.int64).max]),
+                g.constant([1]),
+            )
 
     def _declare_inputs(self) -> tuple[str, str, str]:
         g, s = self.graph, self.shape
@@ -89,10 +114,18 @@ class Decoder:
             for part in ("key", "value"):
                 cache = ["batch_size", s.num_key_value_heads, "past_sequence_length", s.head_dim]
                 g.input(f"past_key_values.{layer}.{part}", self.type, cache)
-        g.output("logits", FLOAT, ["batch_size", 1 if self.cut.last_logits else "sequence_length", s.vocab_size])
+        g.output(
+            "logits",
+            FLOAT,
+            ["batch_size", 1 if self.cut.last_logits else "sequence_length", s.vocab_size],
+        )
         for layer in range(s.num_hidden_layers):
             for part in ("key", "value"):
-                g.output(f"present.{layer}.{part}", self.type, ["batch_size", s.num_key_value_heads, self.kept, s.head_dim])
+                g.output(
+                    f"present.{layer}.{part}",
+                    self.type,
+                    ["batch_size", s.num_key_value_heads, self.kept, s.head_dim],
+                )
         return ids, mask, positions
 
     def _length(self, value: str) -> str:
@@ -112,8 +145,14 @@ class Decoder:
             real = g.node("Unsqueeze", g.cast(mask, INT64, BOOL), g.constant([1, 2]))
             causal = g.node("LessOrEqual", keys, queries)
             if self.cut.window:
-                recent = g.node("Greater", keys, g.node("Sub", queries, g.constant(self.cut.window)))
-                causal = g.node("And", causal, g.node("Or", recent, g.node("Less", keys, g.constant(self.cut.sinks))))
+                recent = g.node(
+                    "Greater", keys, g.node("Sub", queries, g.constant(self.cut.window))
+                )
+                causal = g.node(
+                    "And",
+                    causal,
+                    g.node("Or", recent, g.node("Less", keys, g.constant(self.cut.sinks))),
+                )
             biases = {}
             for window in windows:
                 seen = causal
@@ -121,7 +160,9 @@ class Decoder:
                     near = g.node("Greater", keys, g.node("Sub", queries, g.constant(window)))
                     seen = g.node("And", causal, near)
                 allowed = g.node("And", seen, real)
-                biases[window] = g.node("Where", allowed, g.constant(0, np.float32), g.constant(MASKED, np.float32))
+                biases[window] = g.node(
+                    "Where", allowed, g.constant(0, np.float32), g.constant(MASKED, np.float32)
+                )
         return biases
 
     def _angles(self, positions: str, table: Rotary, kind: str | None) -> tuple[str, str]:
@@ -141,7 +182,9 @@ class Decoder:
         """The embeddings of the tokens, float32 [batch, sequence, hidden]."""
         g, name = self.graph, f"{self.family.embedding}.weight"
         with g.at(self.family.embedding):
-            table = g.weight(name, stored(self.weights.dense(self.family.embedding), self.type, name))
+            table = g.weight(
+                name, stored(self.weights.dense(self.family.embedding), self.type, name)
+            )
             hidden = g.cast(g.node("Gather", table, ids), self.type, FLOAT)
             if self.family.scale_embedding:
                 hidden = g.node("Mul", hidden, g.constant(sqrt(self.shape.hidden_size), np.float32))
@@ -153,10 +196,14 @@ class Decoder:
         with g.at(key.removesuffix(".weight")):
             weight = self.weights.tensor(key).float() + self.family.norm_offset
             square = g.reduce("ReduceMean", g.node("Pow", value, g.constant(2, np.float32)))
-            root = g.node("Sqrt", g.node("Add", square, g.constant(self.config["rms_norm_eps"], np.float32)))
+            root = g.node(
+                "Sqrt", g.node("Add", square, g.constant(self.config["rms_norm_eps"], np.float32))
+            )
             return g.node("Mul", g.node("Div", value, root), g.weight(key, weight.numpy()))
 
-    def _residual(self, hidden: str, value: str, layer: int, post_norm: str | None, then: str) -> tuple[str, str]:
+    def _residual(
+        self, hidden: str, value: str, layer: int, post_norm: str | None, then: str
+    ) -> tuple[str, str]:
         """Add a block's output to the residual stream, which stays float32, and norm the sum by the weight `then`."""
         with self.graph.at(f"{self.family.layers}.{layer}"):
             value = self.graph.cast(value, self.type, FLOAT)
@@ -166,7 +213,9 @@ class Decoder:
         return hidden, self._norm(hidden, then)
 
     def _project(self, value: str, layer: int, *modules: str) -> list[str]:
-        return self.linears.apply(value, [f"{self.family.layers}.{layer}.{module}" for module in modules])
+        return self.linears.apply(
+            value, [f"{self.family.layers}.{layer}.{module}" for module in modules]
+        )
 
     def _heads(self, value: str, heads: int, norm: str | None) -> str:
         """[batch, sequence, heads * head_dim] as [batch, heads, sequence, head_dim], normed a head where the family does."""
@@ -180,7 +229,9 @@ class Decoder:
         """Turn the two halves of each head against each other."""
         g, half = self.graph, self.shape.head_dim // 2
         cosine, sine = angles
-        first, second = g.nodes("Split", value, g.constant([half, half]), outputs=[None, None], axis=-1)
+        first, second = g.nodes(
+            "Split", value, g.constant([half, half]), outputs=[None, None], axis=-1
+        )
         left = g.node("Sub", g.node("Mul", first, cosine), g.node("Mul", second, sine))
         right = g.node("Add", g.node("Mul", second, cosine), g.node("Mul", first, sine))
         return g.node("Concat", left, right, axis=-1)
@@ -199,16 +250,24 @@ class Decoder:
             key = self._rotate(self._heads(k, s.num_key_value_heads, norms[1]), angles)
             key = self._cached(key, layer, "key")
             values = self._cached(self._heads(v, s.num_key_value_heads, None), layer, "value")
-            query = g.node("Mul", query, g.constant(f.query_scale(self.config), _numpy_type(self.type)))
+            query = g.node(
+                "Mul", query, g.constant(f.query_scale(self.config), _numpy_type(self.type))
+            )
             query = g.node("Reshape", query, g.constant([0, s.num_key_value_heads, -1, s.head_dim]))
             scores = g.node("MatMul", query, g.node("Transpose", key, perm=[0, 1, 3, 2]))
             scores = g.node("Reshape", scores, g.constant([0, s.num_attention_heads, -1, 0]))
             scores = g.node("Add", g.cast(scores, self.type, FLOAT), mask)
             shares = g.cast(g.node("Softmax", scores, axis=-1), FLOAT, self.type)
             shares = g.node("Reshape", shares, g.constant([0, s.num_key_value_heads, -1, 0]))
-            mixed = g.node("Reshape", g.node("MatMul", shares, values), g.constant([0, s.num_attention_heads, -1, s.head_dim]))
+            mixed = g.node(
+                "Reshape",
+                g.node("MatMul", shares, values),
+                g.constant([0, s.num_attention_heads, -1, s.head_dim]),
+            )
             merged = g.node("Transpose", mixed, perm=[0, 2, 1, 3])
-            merged = g.node("Reshape", merged, g.constant([0, 0, s.num_attention_heads * s.head_dim]))
+            merged = g.node(
+                "Reshape", merged, g.constant([0, 0, s.num_attention_heads * s.head_dim])
+            )
         return self._project(merged, layer, f.o)[0]
 
     def _cached(self, value: str, layer: int, part: str) -> str:
@@ -219,7 +278,13 @@ class Decoder:
             return g.node("Concat", past, value, axis=2, output=present)
         whole = g.node("Concat", past, value, axis=2)
         first = g.node("Slice", whole, g.constant([0]), g.constant([cut.sinks]), g.constant([2]))
-        g.node("Concat", first, g.node("Slice", whole, *self._recent(whole), g.constant([2])), axis=2, output=present)
+        g.node(
+            "Concat",
+            first,
+            g.node("Slice", whole, *self._recent(whole), g.constant([2])),
+            axis=2,
+            output=present,
+        )
         return whole
 
     def _recent(self, whole: str) -> tuple[str, str]:
@@ -227,7 +292,11 @@ class Decoder:
         g = self.graph
         if self._bounds is None:
             end = g.node("Shape", whole, start=2, end=3)
-            begin = g.node("Max", g.node("Sub", end, g.constant([self.cut.window])), g.constant([self.cut.sinks]))
+            begin = g.node(
+                "Max",
+                g.node("Sub", end, g.constant([self.cut.window])),
+                g.constant([self.cut.sinks]),
+            )
             self._bounds = begin, end
         return self._bounds
 
@@ -244,13 +313,18 @@ class Decoder:
         if name == "silu":
             return g.node("Mul", value, g.node("Sigmoid", value))
         if name != "gelu_tanh":
-            raise Refused(f"config.json: activation `{name}` is not supported", "models use silu or the tanh form of gelu")
+            raise Refused(
+                f"config.json: activation `{name}` is not supported",
+                "models use silu or the tanh form of gelu",
+            )
 
         def number(x: float) -> str:
             return g.constant(x, _numpy_type(self.type))
 
         # x (1 + c x²) keeps the sign of x where x² overflows fp16, so that tanh saturates and no NaN appears.
-        inner = g.node("Add", g.node("Mul", g.node("Mul", value, value), number(0.044715)), number(1.0))
+        inner = g.node(
+            "Add", g.node("Mul", g.node("Mul", value, value), number(0.044715)), number(1.0)
+        )
         inner = g.node("Tanh", g.node("Mul", g.node("Mul", value, inner), number(sqrt(2 / pi))))
         return g.node("Mul", g.node("Mul", value, number(0.5)), g.node("Add", inner, number(1.0)))
 
@@ -260,7 +334,9 @@ class Decoder:
         value = g.cast(hidden, FLOAT, self.type)
         with g.at(f.head):
             if s.tied or not (f"{f.head}.weight" in self.weights or self.weights.is_packed(f.head)):
-                result = g.node("MatMul", value, g.node("Transpose", f"{f.embedding}.weight", perm=[1, 0]))
+                result = g.node(
+                    "MatMul", value, g.node("Transpose", f"{f.embedding}.weight", perm=[1, 0])
+                )
             else:
                 result = self.linears.dense(value, f.head)
             g.node("Cast", result, to=FLOAT, output="logits")

@@ -67,9 +67,15 @@ class ExportResult:
 
 
 def export_onnx(
-    checkpoint: Path, out: Path, precision: str, rows: Sequence[Sequence[int]] | None = None, *,
-    format: str = "onnx", cut: Cut | None = None, further: Callable[[Path], Mapping[str, float | str]] | None = None,
-) -> ExportResult:  # fmt: skip
+    checkpoint: Path,
+    out: Path,
+    precision: str,
+    rows: Sequence[Sequence[int]] | None = None,
+    *,
+    format: str = "onnx",
+    cut: Cut | None = None,
+    further: Callable[[Path], Mapping[str, float | str]] | None = None,
+) -> ExportResult:
     """Write an ONNX artifact and compare it with its checkpoint; nothing is left behind when they differ.
 
     Args:
@@ -105,20 +111,39 @@ def export_onnx(
         if format in ("onnx", "ort"):
             write_genai_config(folder, config, shape, cut, in_place=fused)
         provenance = {
-            "edgewright": __version__, "kind": "artifact", "format": format, "precision": kind.name, "opset": opset_of(kind.name),
+            "edgewright": __version__,
+            "kind": "artifact",
+            "format": format,
+            "precision": kind.name,
+            "opset": opset_of(kind.name),
             "source": {"name": checkpoint.name, "content_hash": content_hash(checkpoint)},
-            "inputs": info.inputs, "outputs": info.outputs, "low_bit_linears": info.low_bit_linears, "shape": asdict(shape),
+            "inputs": info.inputs,
+            "outputs": info.outputs,
+            "low_bit_linears": info.low_bit_linears,
+            "shape": asdict(shape),
             "cut": asdict(cut),
-        }  # fmt: skip
+        }
         if kind.linear == "dense" and (sparsity := read_provenance(checkpoint).get("sparsity")):
             provenance["sparsity"] = sparsity
         write_json(folder / PROVENANCE, provenance)
         checked = dict(further(folder)) if further else {}
-        console.print(f"{precision}: graph written in {written:.1f} s, comparing with torch", highlight=False)
+        console.print(
+            f"{precision}: graph written in {written:.1f} s, comparing with torch", highlight=False
+        )
         figures = parity.check(folder, checkpoint, rows or _random_rows(shape, settings))
-        write_json(folder / PROVENANCE, provenance | {"parity": figures} | ({"checked": checked} if checked else {}))
+        write_json(
+            folder / PROVENANCE,
+            provenance | {"parity": figures} | ({"checked": checked} if checked else {}),
+        )
     sizes = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
-    return ExportResult(out, kind.name, figures, sizes, {"graph": written, "total": time.perf_counter() - started}, checked)
+    return ExportResult(
+        out,
+        kind.name,
+        figures,
+        sizes,
+        {"graph": written, "total": time.perf_counter() - started},
+        checked,
+    )
 
 
 def _check_source(checkpoint: Path, config: dict[str, Any], precision: Precision) -> None:
@@ -135,7 +160,8 @@ def _check_source(checkpoint: Path, config: dict[str, Any], precision: Precision
         if bits != 4 or not sym:
             what = f"{bits}-bit" if bits != 4 else "asymmetric"
             raise Refused(
-                f"{checkpoint}: quantized {what}, but int4 artifacts are symmetric 4-bit", "quantize again with --bits 4, symmetric"
+                f"{checkpoint}: quantized {what}, but int4 artifacts are symmetric 4-bit",
+                "quantize again with --bits 4, symmetric",
             )
     if precision.linear == "int8" and not (layout and layout.rounds_inputs):
         raise UsageError(
@@ -143,7 +169,10 @@ def _check_source(checkpoint: Path, config: dict[str, Any], precision: Precision
             f"first: edgewright quantize {checkpoint} --method smoothquant --out DIR; or --precision int8-dynamic, which needs none",
         )
     if precision.linear == "int8-dynamic" and method and not (layout and layout.rounds_inputs):
-        raise UsageError(f"{checkpoint}: already quantized with {method}; int8 on top would quantize twice", "use --precision int4")
+        raise UsageError(
+            f"{checkpoint}: already quantized with {method}; int8 on top would quantize twice",
+            "use --precision int4",
+        )
     if layout and layout.rounds_inputs and PRECISION_OF.get(method or "") != precision.linear:
         raise UsageError(
             f"{checkpoint}: a {method} checkpoint with activations in 8 bits cannot be exported as {precision.name}",
@@ -151,11 +180,17 @@ def _check_source(checkpoint: Path, config: dict[str, Any], precision: Precision
         )
     for key in UNSUPPORTED:
         if config.get(key):
-            raise Refused(f"{checkpoint}: `{key}` is {config[key]}, which the ONNX graph has no counterpart for", "export another model")
+            raise Refused(
+                f"{checkpoint}: `{key}` is {config[key]}, which the ONNX graph has no counterpart for",
+                "export another model",
+            )
 
 
 def _random_rows(shape: Shape, settings: Any) -> list[list[int]]:
     """Three rows of unequal length, the same for every model of that vocabulary."""
     generator = np.random.default_rng(0)
     longest = max(2, int(getattr(settings, "max_position_embeddings", 64)) - 16)
-    return [generator.integers(0, shape.vocab_size, min(length, longest)).tolist() for length in (48, 31, 16)]
+    return [
+        generator.integers(0, shape.vocab_size, min(length, longest)).tolist()
+        for length in (48, 31, 16)
+    ]

@@ -50,11 +50,23 @@ def rounded(weight: torch.Tensor, name: str) -> PackedLinear:
     width = weight.shape[1]
     block = next((size for size in FINE_BLOCKS if width % size == 0), 0)
     if not block:
-        raise Refused(f"{name}: {width} inputs do not divide into blocks of 16", "prune to a multiple of 16, or --format onnx")
+        raise Refused(
+            f"{name}: {width} inputs do not divide into blocks of 16",
+            "prune to a multiple of 16, or --format onnx",
+        )
     groups = weight.view(len(weight), -1, block)
     scales = groups.abs().amax(-1).clamp_min(1e-12) / 127
-    integers = (groups / scales.unsqueeze(-1)).round_().add_(128).clamp_(1, 255).to(torch.uint8).view_as(weight)
-    return PackedLinear(integers, scales, torch.full(scales.shape, 128, dtype=torch.uint8), 8, block)
+    integers = (
+        (groups / scales.unsqueeze(-1))
+        .round_()
+        .add_(128)
+        .clamp_(1, 255)
+        .to(torch.uint8)
+        .view_as(weight)
+    )
+    return PackedLinear(
+        integers, scales, torch.full(scales.shape, 128, dtype=torch.uint8), 8, block
+    )
 
 
 def packed_bytes(packed: PackedLinear) -> torch.Tensor:
@@ -78,8 +90,12 @@ class FusedLinears(Linears):
             sizes = self._graph.constant([len(layer.integers) for layer in layers if layer])
             outputs = [joined]
             if len(modules) > 1:
-                outputs = self._graph.nodes("Split", joined, sizes, outputs=[None] * len(modules), axis=-1)
-        return [self._biased(output, module) for output, module in zip(outputs, modules, strict=True)]
+                outputs = self._graph.nodes(
+                    "Split", joined, sizes, outputs=[None] * len(modules), axis=-1
+                )
+        return [
+            self._biased(output, module) for output, module in zip(outputs, modules, strict=True)
+        ]
 
     def packed(self, module: str) -> PackedLinear | None:
         """What `MatMulNBits` can read of a layer: its own integers, or 8-bit ones where the precision rounds; None for floats.
@@ -95,11 +111,21 @@ class FusedLinears(Linears):
         packed = self._weights.packed(module)
         width = packed.integers.shape[1]
         if packed.bits not in SIGNS or not packed.sym or packed.g_idx is not None:
-            what = "groups are permuted" if packed.g_idx is not None else f"{packed.bits}-bit weights, symmetric: {packed.sym}"
-            raise Refused(f"{module}: {what}; ONNX Runtime's kernels take symmetric 4 and 8 bits", "quantize again with static groups")
+            what = (
+                "groups are permuted"
+                if packed.g_idx is not None
+                else f"{packed.bits}-bit weights, symmetric: {packed.sym}"
+            )
+            raise Refused(
+                f"{module}: {what}; ONNX Runtime's kernels take symmetric 4 and 8 bits",
+                "quantize again with static groups",
+            )
         block = next((size for size in BLOCKS if packed.group_size % size == 0), 0)
         if not block:
-            raise Refused(f"{module}: groups of {packed.group_size}; blocks are multiples of 16", "quantize again with --group-size 128")
+            raise Refused(
+                f"{module}: groups of {packed.group_size}; blocks are multiples of 16",
+                "quantize again with --group-size 128",
+            )
         scales = packed.scales.repeat_interleave(packed.group_size // block, 1)
         zeros = torch.full(scales.shape, SIGNS[packed.bits], dtype=torch.uint8)
         assert scales.shape[1] * block == width
@@ -117,32 +143,69 @@ class FusedLinears(Linears):
         """
         if packed.bits == 4 or self._level == INT8:
             return {"": packed}
-        high = PackedLinear(packed.integers >> 4, packed.scales * 16, torch.full_like(packed.zeros, SIGNS[4]), 4, packed.group_size)
-        low = PackedLinear(packed.integers & 15, packed.scales, torch.zeros_like(packed.zeros), 4, packed.group_size)
+        high = PackedLinear(
+            packed.integers >> 4,
+            packed.scales * 16,
+            torch.full_like(packed.zeros, SIGNS[4]),
+            4,
+            packed.group_size,
+        )
+        low = PackedLinear(
+            packed.integers & 15,
+            packed.scales,
+            torch.zeros_like(packed.zeros),
+            4,
+            packed.group_size,
+        )
         return {".high": high, ".low": low}
 
-    def store(self, plane: PackedLinear, name: str, shape: Sequence[int] | None = None) -> list[str]:
+    def store(
+        self, plane: PackedLinear, name: str, shape: Sequence[int] | None = None
+    ) -> list[str]:
         """Write a plane; the names of its bytes [out, in * bits / 8], scales and, unless operators take them anyway, zero points."""
         names = [self._graph.weight(name, packed_bytes(plane).numpy(), shape=shape)]
         names.append(self._graph.weight(f"{name}_scale", plane.scales.contiguous().numpy()))
         if int(plane.zeros[0, 0]) != SIGNS[plane.bits]:
             assert not plane.zeros.any(), "see planes"
             rows, blocks = plane.zeros.shape
-            names.append(self._graph.weight(f"{name}_zero", np.zeros((rows, -(-blocks * plane.bits // 8)), np.uint8)))
+            names.append(
+                self._graph.weight(
+                    f"{name}_zero", np.zeros((rows, -(-blocks * plane.bits // 8)), np.uint8)
+                )
+            )
         return names
 
-    def product(self, value: str, packed: PackedLinear, name: str, tables: Mapping[str, Sequence[str]] | None = None) -> str:
+    def product(
+        self,
+        value: str,
+        packed: PackedLinear,
+        name: str,
+        tables: Mapping[str, Sequence[str]] | None = None,
+    ) -> str:
         """`value` times a packed weight, which is written as `name`, or was: `tables` then names what is there of each plane."""
         parts = []
         for end, plane in self.planes(packed).items():
             (out, width), size = plane.integers.shape, plane.group_size
             shape, named = (out, width // size, size * plane.bits // 8), f"{name}.weight{end}"
-            names = [self._graph.alias(named, tables[end][0], shape), *tables[end][1:]] if tables else self.store(plane, named, shape)
+            names = (
+                [self._graph.alias(named, tables[end][0], shape), *tables[end][1:]]
+                if tables
+                else self.store(plane, named, shape)
+            )
             self.low_bit += 1
-            parts.append(self._graph.node(
-                "MatMulNBits", value, *names, domain=DOMAIN, K=width, N=out, bits=plane.bits, block_size=size,
-                accuracy_level=self._level,
-            ))  # fmt: skip
+            parts.append(
+                self._graph.node(
+                    "MatMulNBits",
+                    value,
+                    *names,
+                    domain=DOMAIN,
+                    K=width,
+                    N=out,
+                    bits=plane.bits,
+                    block_size=size,
+                    accuracy_level=self._level,
+                )
+            )
         return parts[0] if len(parts) == 1 else self._graph.node("Add", *parts)
 
     @property
@@ -152,7 +215,10 @@ class FusedLinears(Linears):
 
 def _joined(layers: Sequence[PackedLinear]) -> PackedLinear:
     """Layers that read the same inputs as one, their outputs one after the other."""
-    parts = [torch.cat(tensors) for tensors in zip(*((p.integers, p.scales, p.zeros) for p in layers), strict=True)]
+    parts = [
+        torch.cat(tensors)
+        for tensors in zip(*((p.integers, p.scales, p.zeros) for p in layers), strict=True)
+    ]
     return PackedLinear(parts[0], parts[1], parts[2], layers[0].bits, layers[0].group_size)
 
 
@@ -160,11 +226,20 @@ class Fused(Decoder):
     """Writes one decoder in ONNX Runtime's operators."""
 
     def __init__(
-        self, graph: GraphBuilder, weights: Weights, family: Family, settings: Any, precision: Precision, cut: Cut
-    ) -> None:  # fmt: skip
+        self,
+        graph: GraphBuilder,
+        weights: Weights,
+        family: Family,
+        settings: Any,
+        precision: Precision,
+        cut: Cut,
+    ) -> None:
         super().__init__(graph, weights, family, settings, precision, cut)
         if self.cut.window:
-            raise Refused("a windowed cache is written in standard operators only", "leave --window out, or --format onnx")
+            raise Refused(
+                "a windowed cache is written in standard operators only",
+                "leave --window out, or --format onnx",
+            )
         self.linears = self.fused = FusedLinears(self.graph, self.weights, self.precision)
         self.graph.metadata[IN_PLACE] = "1"
         self.kept = "present_sequence_length"  # all of the memory, where it is shared
@@ -180,10 +255,23 @@ class Fused(Decoder):
             last = g.cast(g.node("Sub", total, g.constant(1)), INT64, TensorProto.INT32)
             self.lengths = g.node("Expand", last, batch)
             dtype = np.float16 if self.type == TensorProto.FLOAT16 else np.float32
-            hidden = g.node("Where", g.cast(mask, INT64, BOOL), g.constant(0, dtype), g.constant(MASKED, dtype))
-            rows = g.node("Concat", g.constant([1]), g.constant([1]), g.node("Shape", ids, start=1, end=2), g.constant([1]), axis=0)
+            hidden = g.node(
+                "Where", g.cast(mask, INT64, BOOL), g.constant(0, dtype), g.constant(MASKED, dtype)
+            )
+            rows = g.node(
+                "Concat",
+                g.constant([1]),
+                g.constant([1]),
+                g.node("Shape", ids, start=1, end=2),
+                g.constant([1]),
+                axis=0,
+            )
             bias = g.node("Expand", g.node("Unsqueeze", hidden, g.constant([1, 2])), rows)
-            self.places = g.node("Reshape", g.node("Range", g.constant(0), g.node("Size", ids), g.constant(1)), g.node("Shape", ids))
+            self.places = g.node(
+                "Reshape",
+                g.node("Range", g.constant(0), g.node("Size", ids), g.constant(1)),
+                g.node("Shape", ids),
+            )
         return dict.fromkeys(windows, bias)
 
     def _angles(self, positions: str, table: Rotary, kind: str | None) -> tuple[str, str]:
@@ -191,18 +279,31 @@ class Fused(Decoder):
         g, half = self.graph, self.shape.head_dim // 2
         cosine, sine = super()._angles(positions, table, kind)
         with g.at(f"rotary.{kind}" if kind else "rotary"):
-            return g.node("Reshape", cosine, g.constant([-1, half])), g.node("Reshape", sine, g.constant([-1, half]))
+            return g.node("Reshape", cosine, g.constant([-1, half])), g.node(
+                "Reshape", sine, g.constant([-1, half])
+            )
 
     def _norm(self, value: str, key: str) -> str:
         """See `Decoder._norm`."""
         with self.graph.at(key.removesuffix(".weight")):
             epsilon = float(self.config["rms_norm_eps"])
-            return self.graph.node("SimplifiedLayerNormalization", value, self._scale(key), axis=-1, epsilon=epsilon, stash_type=1)
+            return self.graph.node(
+                "SimplifiedLayerNormalization",
+                value,
+                self._scale(key),
+                axis=-1,
+                epsilon=epsilon,
+                stash_type=1,
+            )
 
     def _scale(self, key: str) -> str:
-        return self.graph.weight(key, (self.weights.tensor(key).float() + self.family.norm_offset).numpy())
+        return self.graph.weight(
+            key, (self.weights.tensor(key).float() + self.family.norm_offset).numpy()
+        )
 
-    def _residual(self, hidden: str, value: str, layer: int, post_norm: str | None, then: str) -> tuple[str, str]:
+    def _residual(
+        self, hidden: str, value: str, layer: int, post_norm: str | None, then: str
+    ) -> tuple[str, str]:
         """See `Decoder._residual`."""
         g = self.graph
         with g.at(f"{self.family.layers}.{layer}"):
@@ -211,9 +312,14 @@ class Fused(Decoder):
                 value = self._norm(value, self.family.key(layer, post_norm))
         with g.at(then.removesuffix(".weight")):
             normed, hidden = g.nodes(
-                "SkipSimplifiedLayerNormalization", value, hidden, self._scale(then), outputs=[None, "", "", f"{then}:sum"], domain=DOMAIN,
+                "SkipSimplifiedLayerNormalization",
+                value,
+                hidden,
+                self._scale(then),
+                outputs=[None, "", "", f"{then}:sum"],
+                domain=DOMAIN,
                 epsilon=float(self.config["rms_norm_eps"]),
-            )[::3]  # fmt: skip
+            )[::3]
         return hidden, normed
 
     def _attention(self, value: str, layer: int, mask: str, angles: tuple[str, str]) -> str:
@@ -222,15 +328,33 @@ class Fused(Decoder):
         q, k, v = self._project(g.cast(value, FLOAT, self.type), layer, f.q, f.k, f.v)
         window = self.kinds[layer].window
         with g.at(f"{f.layers}.{layer}.{f.attention}"):
-            query = self._turned(q, s.num_attention_heads, f.key(layer, f.q_norm) if f.q_norm else None, angles)
-            key = self._turned(k, s.num_key_value_heads, f.key(layer, f.k_norm) if f.k_norm else None, angles)
+            query = self._turned(
+                q, s.num_attention_heads, f.key(layer, f.q_norm) if f.q_norm else None, angles
+            )
+            key = self._turned(
+                k, s.num_key_value_heads, f.key(layer, f.k_norm) if f.k_norm else None, angles
+            )
             past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
             present = [f"present.{layer}.{part}" for part in ("key", "value")]
             mixed = g.nodes(
-                "GroupQueryAttention", query, key, v, *past, self.lengths, self.total, "", "", "", mask, outputs=[None, *present],
-                domain=DOMAIN, num_heads=s.num_attention_heads, kv_num_heads=s.num_key_value_heads,
-                scale=self.family.query_scale(self.config), local_window_size=window or -1,
-            )[0]  # fmt: skip
+                "GroupQueryAttention",
+                query,
+                key,
+                v,
+                *past,
+                self.lengths,
+                self.total,
+                "",
+                "",
+                "",
+                mask,
+                outputs=[None, *present],
+                domain=DOMAIN,
+                num_heads=s.num_attention_heads,
+                kv_num_heads=s.num_key_value_heads,
+                scale=self.family.query_scale(self.config),
+                local_window_size=window or -1,
+            )[0]
         return self._project(mixed, layer, f.o)[0]
 
     def _turned(self, value: str, heads: int, norm: str | None, angles: tuple[str, str]) -> str:
@@ -261,10 +385,19 @@ class Fused(Decoder):
             for end, plane in self.fused.planes(packed).items():
                 self.kept_planes[end] = self.fused.store(plane, f"{name}.weight{end}")
                 data, *rest = self.kept_planes[end]
-                parts.append(g.node(
-                    "GatherBlockQuantized", data, ids, *rest, domain=DOMAIN, bits=plane.bits, block_size=plane.group_size, gather_axis=0,
-                    quantize_axis=1,
-                ))  # fmt: skip
+                parts.append(
+                    g.node(
+                        "GatherBlockQuantized",
+                        data,
+                        ids,
+                        *rest,
+                        domain=DOMAIN,
+                        bits=plane.bits,
+                        block_size=plane.group_size,
+                        gather_axis=0,
+                        quantize_axis=1,
+                    )
+                )
             hidden = parts[0] if len(parts) == 1 else g.node("Add", *parts)
             self.table = packed
             if self.family.scale_embedding:
@@ -280,4 +413,9 @@ class Fused(Decoder):
         if packed is None:
             return super()._head(hidden)
         with g.at(f.head):
-            g.node("Cast", self.fused.product(hidden, packed, f.head, self.kept_planes if tied else None), to=FLOAT, output="logits")
+            g.node(
+                "Cast",
+                self.fused.product(hidden, packed, f.head, self.kept_planes if tied else None),
+                to=FLOAT,
+                output="logits",
+            )

@@ -23,7 +23,9 @@ MAX_LENGTH = 2048
 """Tokens of prompt and answer unless the caller says otherwise: memory for so many is taken, and written, before the first one."""
 
 
-def write_genai_config(folder: Path, config: Mapping[str, Any], shape: Shape, cut: Cut, in_place: bool) -> None:
+def write_genai_config(
+    folder: Path, config: Mapping[str, Any], shape: Shape, cut: Cut, in_place: bool
+) -> None:
     """Write `genai_config.json` into an artifact that onnxruntime-genai can run; do nothing for another.
 
     Args:
@@ -40,7 +42,11 @@ def write_genai_config(folder: Path, config: Mapping[str, Any], shape: Shape, cu
     pad, begin = config.get("pad_token_id"), config.get("bos_token_id")
     decoder = {
         # What `OnnxDecoder` asks of ONNX Runtime too: INT4 products take their inputs as they are.
-        "session_options": {"log_id": "onnxruntime-genai", ACCURACY_LEVEL: str(FP32_ACTIVATIONS), "provider_options": []},
+        "session_options": {
+            "log_id": "onnxruntime-genai",
+            ACCURACY_LEVEL: str(FP32_ACTIVATIONS),
+            "provider_options": [],
+        },
         "filename": "model.onnx",
         "head_size": shape.head_dim,
         "hidden_size": shape.hidden_size,
@@ -48,11 +54,18 @@ def write_genai_config(folder: Path, config: Mapping[str, Any], shape: Shape, cu
         "num_hidden_layers": shape.num_hidden_layers,
         "num_key_value_heads": shape.num_key_value_heads,
         "inputs": {
-            "input_ids": "input_ids", "attention_mask": "attention_mask", "position_ids": "position_ids",
-            "past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value",
+            "input_ids": "input_ids",
+            "attention_mask": "attention_mask",
+            "position_ids": "position_ids",
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
         },
-        "outputs": {"logits": "logits", "present_key_names": "present.%d.key", "present_value_names": "present.%d.value"},
-    }  # fmt: skip
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+    }
     model = {
         "type": config["model_type"],
         "vocab_size": shape.vocab_size,
@@ -62,5 +75,9 @@ def write_genai_config(folder: Path, config: Mapping[str, Any], shape: Shape, cu
         **({} if begin is None else {"bos_token_id": begin}),
         "decoder": decoder,
     }
-    search = {"do_sample": False, "max_length": min(context, MAX_LENGTH), "past_present_share_buffer": in_place}
+    search = {
+        "do_sample": False,
+        "max_length": min(context, MAX_LENGTH),
+        "past_present_share_buffer": in_place,
+    }
     write_json(folder / GENAI_CONFIG, {"model": model, "search": search})

@@ -39,8 +39,14 @@ class GraphInfo:
 
 
 def write_graph(
-    folder: Path, weights: Weights, family: Family, settings: Any, precision: Precision, cut: Cut | None = None, fused: bool = False
-) -> GraphInfo:  # fmt: skip
+    folder: Path,
+    weights: Weights,
+    family: Family,
+    settings: Any,
+    precision: Precision,
+    cut: Cut | None = None,
+    fused: bool = False,
+) -> GraphInfo:
     """Write `model.onnx` and `model.onnx.data` into `folder`.
 
     Args:
@@ -58,9 +64,13 @@ def write_graph(
     """
     with (folder / DATA).open("wb") as data:
         graph = GraphBuilder(data, DATA, opset_of(precision.name))
-        decoder = (Fused if fused else Decoder)(graph, weights, family, settings, precision, cut or Cut())
+        decoder = (Fused if fused else Decoder)(
+            graph, weights, family, settings, precision, cut or Cut()
+        )
         decoder.write()
         model = graph.model(family.model_types[0], __version__)
     onnx.save(model, str(folder / MODEL))
-    inputs, outputs = ([value.name for value in values] for values in (model.graph.input, model.graph.output))
+    inputs, outputs = (
+        [value.name for value in values] for values in (model.graph.input, model.graph.output)
+    )
     return GraphInfo(inputs, outputs, decoder.linears.low_bit)

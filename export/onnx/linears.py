@@ -37,7 +37,10 @@ def stored(tensor: Tensor, dtype: int, name: str) -> NDArray[Any]:
     with np.errstate(over="ignore"):  # looked for below, with the name of the tensor
         array = tensor.numpy().astype(helper.tensor_dtype_to_np_dtype(dtype), copy=False)
     if dtype == TensorProto.FLOAT16 and not np.isfinite(array).all():
-        raise Refused(f"`{name}` holds values that fp16 cannot represent (above 65504)", "export with --precision fp32")
+        raise Refused(
+            f"`{name}` holds values that fp16 cannot represent (above 65504)",
+            "export with --precision fp32",
+        )
     return array
 
 
@@ -100,8 +103,13 @@ class Linears:
         linear = self._precision.linear
         if linear == "int8" and all(self._weights.is_packed(module) for module in modules):
             outputs = self._static(value, modules)
-            return [self._biased(result, module) for result, module in zip(outputs, modules, strict=True)]
-        with self._graph.at(modules[0]):  # layers that read the same activation share its quantization
+            return [
+                self._biased(result, module)
+                for result, module in zip(outputs, modules, strict=True)
+            ]
+        with self._graph.at(
+            modules[0]
+        ):  # layers that read the same activation share its quantization
             quantized = self._quantize(value) if linear == "int8-dynamic" else ("", "")
         outputs = []
         for module in modules:
@@ -129,9 +137,16 @@ class Linears:
         out, width = packed.integers.shape
         graph = self._graph
         weight = graph.weight(f"{module}.weight", nibbles, TensorProto.INT4, (width, out))
-        scale = graph.weight(f"{module}.weight_scale", stored(torch.from_numpy(scales), self._precision.activations, module))
+        scale = graph.weight(
+            f"{module}.weight_scale",
+            stored(torch.from_numpy(scales), self._precision.activations, module),
+        )
         self.low_bit += 1
-        return graph.node("MatMul", value, graph.node("DequantizeLinear", weight, scale, axis=0, block_size=packed.group_size))
+        return graph.node(
+            "MatMul",
+            value,
+            graph.node("DequantizeLinear", weight, scale, axis=0, block_size=packed.group_size),
+        )
 
     def _static(self, value: str, modules: Sequence[str]) -> list[str]:
         """Products of 8-bit integers, written as TensorRT reads them: symmetric, inputs on one scale, weights on one an output.
@@ -139,7 +154,11 @@ class Linears:
         Layers whose inputs have one scale are one product: of several that share a quantized input ONNX Runtime would make none.
         """
         g, layers = self._graph, {module: self._weights.packed(module) for module in modules}
-        steps = {module: packed.inputs.scale for module, packed in layers.items() if packed.inputs and packed.inputs.scale is not None}
+        steps = {
+            module: packed.inputs.scale
+            for module, packed in layers.items()
+            if packed.inputs and packed.inputs.scale is not None
+        }
         assert len(steps) == len(layers), "see _check_source"
         outputs: dict[str, str] = {}
         for step in dict.fromkeys(steps.values()):
@@ -147,7 +166,11 @@ class Linears:
             with g.at(alike[0]):
                 product = self._rounded(value, step, [layers[module] for module in alike], alike[0])
                 sizes = g.constant([len(layers[module].integers) for module in alike])
-                split = g.nodes("Split", product, sizes, outputs=[None] * len(alike), axis=-1) if len(alike) > 1 else [product]
+                split = (
+                    g.nodes("Split", product, sizes, outputs=[None] * len(alike), axis=-1)
+                    if len(alike) > 1
+                    else [product]
+                )
             outputs |= zip(alike, split, strict=True)
         return [outputs[module] for module in modules]
 
@@ -155,17 +178,37 @@ class Linears:
         """`value`, rounded on a scale of `step`, times the weights of layers, one after the other."""
         g = self._graph
         scale, zero = (
-            g.constant(step, np.float16 if self._precision.activations == TensorProto.FLOAT16 else np.float32),
+            g.constant(
+                step,
+                np.float16 if self._precision.activations == TensorProto.FLOAT16 else np.float32,
+            ),
             g.constant(0, np.int8),
         )
-        inputs = g.node("DequantizeLinear", g.node("QuantizeLinear", value, scale, zero), scale, zero)
-        integers = torch.cat([(packed.integers.to(torch.int16) - 128).to(torch.int8) for packed in layers]).t().contiguous()
+        inputs = g.node(
+            "DequantizeLinear", g.node("QuantizeLinear", value, scale, zero), scale, zero
+        )
+        integers = (
+            torch.cat([(packed.integers.to(torch.int16) - 128).to(torch.int8) for packed in layers])
+            .t()
+            .contiguous()
+        )
         scales = torch.cat([packed.scales.view(-1) for packed in layers])
         weight = g.weight(f"{name}.weight", integers.numpy())
-        weight_scale = g.weight(f"{name}.weight_scale", stored(scales, self._precision.activations, f"{name}.weight_scale"))
+        weight_scale = g.weight(
+            f"{name}.weight_scale",
+            stored(scales, self._precision.activations, f"{name}.weight_scale"),
+        )
         self.low_bit += 1
         return g.node(
-            "MatMul", inputs, g.node("DequantizeLinear", weight, weight_scale, g.constant(np.zeros(len(scales)), np.int8), axis=1)
+            "MatMul",
+            inputs,
+            g.node(
+                "DequantizeLinear",
+                weight,
+                weight_scale,
+                g.constant(np.zeros(len(scales)), np.int8),
+                axis=1,
+            ),
         )
 
     def _quantize(self, value: str) -> tuple[str, str]:
@@ -173,14 +216,23 @@ class Linears:
         g = self._graph
         # Unsigned, although the range is symmetric: on x86, products of two signed matrices take a path ten times slower.
         peak = g.reduce("ReduceMax", g.node("Abs", value))
-        scale = g.node("Mul", g.node("Max", peak, g.constant(1e-30, np.float32)), g.constant(1 / 127, np.float32))
-        centred = g.node("Add", g.node("Round", g.node("Div", value, scale)), g.constant(128, np.float32))
+        scale = g.node(
+            "Mul",
+            g.node("Max", peak, g.constant(1e-30, np.float32)),
+            g.constant(1 / 127, np.float32),
+        )
+        centred = g.node(
+            "Add", g.node("Round", g.node("Div", value, scale)), g.constant(128, np.float32)
+        )
         return g.cast(centred, TensorProto.FLOAT, TensorProto.UINT8), scale
 
     def _dynamic(self, quantized: tuple[str, str], module: str) -> str:
         g, (value, value_scale) = self._graph, quantized
         integers, scales = quantize_int8(self._weights.dense(module))
-        weight, scale = g.weight(f"{module}.weight", integers), g.weight(f"{module}.weight_scale", scales)
+        weight, scale = (
+            g.weight(f"{module}.weight", integers),
+            g.weight(f"{module}.weight_scale", scales),
+        )
         middle = g.constant(128, np.uint8)
         product = g.node("MatMulInteger", value, weight, middle, middle)
         product = g.node("Mul", g.cast(product, TensorProto.INT32, TensorProto.FLOAT), scale)
@@ -192,4 +244,6 @@ class Linears:
         bias = self._weights.vector(name)
         if bias is None:
             return value
-        return self._graph.node("Add", value, self._graph.weight(name, stored(bias, self._precision.activations, name)))
+        return self._graph.node(
+            "Add", value, self._graph.weight(name, stored(bias, self._precision.activations, name))
+        )

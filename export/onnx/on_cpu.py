@@ -32,14 +32,26 @@ def _rewrite(model: ModelProto) -> None:
     nodes: list[NodeProto] = []
     for tensor in graph.initializer:
         if tensor.data_type == BF16:
-            nodes.append(helper.make_node("Cast", [STORED + tensor.name], [tensor.name], name=STORED + tensor.name, to=FLOAT))
+            nodes.append(
+                helper.make_node(
+                    "Cast",
+                    [STORED + tensor.name],
+                    [tensor.name],
+                    name=STORED + tensor.name,
+                    to=FLOAT,
+                )
+            )
             tensor.name = STORED + tensor.name
     for node in graph.node:
         nodes.append(node)
         if node.op_type == "Cast" and node.attribute[0].i == BF16:
             result = node.output[0]
             node.output[0] = ROUNDED + result
-            nodes.append(helper.make_node("Cast", [ROUNDED + result], [result], name=ROUNDED + node.name, to=FLOAT))
+            nodes.append(
+                helper.make_node(
+                    "Cast", [ROUNDED + result], [result], name=ROUNDED + node.name, to=FLOAT
+                )
+            )
     del graph.node[:]
     graph.node.extend(nodes)
 

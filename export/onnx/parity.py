@@ -41,7 +41,9 @@ class _Tally:
     def add(self, phase: str, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> None:
         """Take in logits [positions, vocabulary] of torch and of the artifact."""
         # A NaN would compare false with everything and pass for small.
-        self.max_abs_diff = max(self.max_abs_diff, float(np.nan_to_num(np.abs(expected - actual), nan=np.inf).max()))
+        self.max_abs_diff = max(
+            self.max_abs_diff, float(np.nan_to_num(np.abs(expected - actual), nan=np.inf).max())
+        )
         chosen = np.take_along_axis(expected, actual.argmax(-1)[:, None], 1)[:, 0]
         self.hits[phase] += int((chosen >= expected.max(-1) - self.tie).sum())
         self.seen[phase] += len(expected)
@@ -73,7 +75,13 @@ def _prompts(rows: Sequence[Sequence[int]]) -> list[list[int]]:
     return prompts
 
 
-def _compare(decoder: OnnxDecoder, prompts: list[list[int]], texts: list[list[int]], spill: Path, tally: _Tally) -> None:
+def _compare(
+    decoder: OnnxDecoder,
+    prompts: list[list[int]],
+    texts: list[list[int]],
+    spill: Path,
+    tally: _Tally,
+) -> None:
     """Each text alone, and two of unequal length as a batch: a prompt, then its continuation token by token; real positions only."""
     other = next(number for number, prompt in enumerate(prompts) if len(prompt) != len(prompts[0]))
     steps = len(texts[0]) - len(prompts[0])
@@ -88,18 +96,30 @@ def _compare(decoder: OnnxDecoder, prompts: list[list[int]], texts: list[list[in
                 first = len(prompts[number]) + step - count
                 for begin in range(0, count, CHUNK):
                     got = logits[row, last - count + begin :][:CHUNK]
-                    tally.add("decode" if step else "prefill", _read(spill / str(number), first + begin, got.shape), got)
-            tokens = np.array([[texts[number][len(prompts[number]) + step]] for number in group]) if step < steps else tokens
+                    tally.add(
+                        "decode" if step else "prefill",
+                        _read(spill / str(number), first + begin, got.shape),
+                        got,
+                    )
+            tokens = (
+                np.array([[texts[number][len(prompts[number]) + step]] for number in group])
+                if step < steps
+                else tokens
+            )
             mask = np.concatenate([mask, np.ones((len(group), 1), np.int64)], 1)
 
 
 def _read(file: Path, first: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Some of a text's logits [positions, vocabulary], from position `first` on; read, as mapped ones would stay in memory."""
     count, width = shape
-    return np.fromfile(file, np.float32, count * width, offset=4 * first * width).reshape(count, width)
+    return np.fromfile(file, np.float32, count * width, offset=4 * first * width).reshape(
+        count, width
+    )
 
 
-def check(artifact: Path, checkpoint: Path, rows: Sequence[Sequence[int]], decode_steps: int = 8) -> dict[str, float]:
+def check(
+    artifact: Path, checkpoint: Path, rows: Sequence[Sequence[int]], decode_steps: int = 8
+) -> dict[str, float]:
     """Compare an artifact with its checkpoint.
 
     Every row runs alone, and two rows of unequal length run as a batch padded on the left; each is prefilled and then
@@ -120,7 +140,10 @@ def check(artifact: Path, checkpoint: Path, rows: Sequence[Sequence[int]], decod
         UsageError: there is too little to compare on.
     """
     if not rows or min(map(len, rows)) < 2 or decode_steps < 1:
-        raise UsageError("parity needs rows of at least two tokens and one decode step", "give longer text, or no rows at all")
+        raise UsageError(
+            "parity needs rows of at least two tokens and one decode step",
+            "give longer text, or no rows at all",
+        )
     provenance = json.loads((artifact / PROVENANCE).read_text())
     precision = precision_of(provenance["precision"])
     window = provenance.get("cut", {}).get("window", 0)
@@ -128,7 +151,9 @@ def check(artifact: Path, checkpoint: Path, rows: Sequence[Sequence[int]], decod
         rows = [row[: max(2, window - decode_steps)] for row in rows]
     prompts, tally = _prompts(rows), _Tally(precision.limits.tie)
     texts = [prompt + np.resize(prompt, decode_steps).tolist() for prompt in prompts]
-    with tempfile.TemporaryDirectory(prefix=".parity-", dir=artifact) as folder:  # where there must be room anyway
+    with tempfile.TemporaryDirectory(
+        prefix=".parity-", dir=artifact
+    ) as folder:  # where there must be room anyway
         spill = Path(folder)
         for number, logits in enumerate(reference_logits(checkpoint, texts)):
             (spill / str(number)).write_bytes(logits.data)
@@ -142,7 +167,9 @@ def check(artifact: Path, checkpoint: Path, rows: Sequence[Sequence[int]], decod
     return metrics
 
 
-def _judge(artifact: Path, metrics: dict[str, float], precision: str, limits: Limits, linears: int) -> None:
+def _judge(
+    artifact: Path, metrics: dict[str, float], precision: str, limits: Limits, linears: int
+) -> None:
     checks = [
         ("max_abs_diff", limits.max_abs_diff, "at most"),
         ("kl", limits.kl, "at most"),

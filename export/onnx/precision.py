@@ -63,8 +63,16 @@ PRECISIONS: dict[str, Precision] = {
         # Torch rounds the same activations to the same integers, but one that lies between two of them falls either way.
         Precision("int8", TensorProto.FLOAT, "int8", Limits(None, 0.05, 0.95, 1e-2)),
         # In half precision more of them do.
-        Precision("int8-fp16", TensorProto.FLOAT16, "int8", Limits(None, 0.05, 0.9, 3e-2), low_bit_here=False),
-        Precision("int8-dynamic", TensorProto.FLOAT, "int8-dynamic", Limits(None, 0.25, 0.75, 1e-2)),
+        Precision(
+            "int8-fp16",
+            TensorProto.FLOAT16,
+            "int8",
+            Limits(None, 0.05, 0.9, 3e-2),
+            low_bit_here=False,
+        ),
+        Precision(
+            "int8-dynamic", TensorProto.FLOAT, "int8-dynamic", Limits(None, 0.25, 0.75, 1e-2)
+        ),
     )
 }
 
@@ -76,5 +84,7 @@ def precision_of(name: str) -> Precision:
         UsageError: there is none.
     """
     if name not in PRECISIONS:
-        raise UsageError(f"--precision {name}: unknown for ONNX", f"use one of {', '.join(PRECISIONS)}")
+        raise UsageError(
+            f"--precision {name}: unknown for ONNX", f"use one of {', '.join(PRECISIONS)}"
+        )
     return PRECISIONS[name]

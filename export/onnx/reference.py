@@ -37,7 +37,9 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np
 
 
 @torch.inference_mode()
-def reference_logits(checkpoint: Path, rows: Sequence[Sequence[int]]) -> Iterator[NDArray[np.float32]]:
+def reference_logits(
+    checkpoint: Path, rows: Sequence[Sequence[int]]
+) -> Iterator[NDArray[np.float32]]:
     """The logits of each row of token ids, float32 [length, vocabulary], as torch computes them; packed layers are dequantized.
 
     Raises:
@@ -60,21 +62,34 @@ def _check_names(checkpoint: Path, weights: Weights, model: Any) -> None:
     missing, unexpected = sorted(wanted - have - tied), sorted(have - wanted)
     if missing or unexpected:
         what = f"missing {missing[:3]}" if missing else f"unexpected {unexpected[:3]}"
-        raise UsageError(f"{checkpoint}: the weights do not match config.json: {what}", "restore the model directory")
+        raise UsageError(
+            f"{checkpoint}: the weights do not match config.json: {what}",
+            "restore the model directory",
+        )
 
 
 class _Table:
     """The embedding or the head, as it is stored; float32 only where it is looked at."""
 
     def __init__(self, weights: Weights, name: str) -> None:
-        self._stored = weights.packed(name) if weights.is_packed(name) else weights.tensor(f"{name}.weight")
+        self._stored = (
+            weights.packed(name) if weights.is_packed(name) else weights.tensor(f"{name}.weight")
+        )
 
     def rows(self, numbers: Tensor) -> Tensor:
         """These rows, float32 [n, width]."""
         if isinstance(self._stored, Tensor):
             return self._stored[numbers].float()
         p = self._stored
-        return PackedLinear(p.integers[numbers], p.scales[numbers], p.zeros[numbers], p.bits, p.group_size, None, p.g_idx).dequantize()
+        return PackedLinear(
+            p.integers[numbers],
+            p.scales[numbers],
+            p.zeros[numbers],
+            p.bits,
+            p.group_size,
+            None,
+            p.g_idx,
+        ).dequantize()
 
     def parts(self) -> Iterator[Tensor]:
         """All of it, float32 [`ROWS`, width] at a time."""
@@ -88,14 +103,20 @@ def _hidden(model: Any, family: Family, weights: Weights, tokens: Tensor, mask: 
     used, places = tokens.unique(return_inverse=True)
     embedding = model.get_submodule(family.embedding)
     embedding.padding_idx = None  # it names a row of the whole table
-    embedding.weight = nn.Parameter(_Table(weights, family.embedding).rows(used), requires_grad=False)
+    embedding.weight = nn.Parameter(
+        _Table(weights, family.embedding).rows(used), requires_grad=False
+    )
     model.get_submodule(family.head).forward = lambda states: states
     modules = {family.final_norm: model.get_submodule(family.final_norm)}
-    modules |= {f"{family.layers}.{number}": layer for number, layer in enumerate(family.layer_list(model))}
+    modules |= {
+        f"{family.layers}.{number}": layer for number, layer in enumerate(family.layer_list(model))
+    }
     for name, module in modules.items():
         _lend(module, name, weights)
     positions = (mask.cumsum(1) - 1).clamp_min(0)
-    return model(input_ids=places, attention_mask=mask, position_ids=positions, use_cache=False).logits
+    return model(
+        input_ids=places, attention_mask=mask, position_ids=positions, use_cache=False
+    ).logits
 
 
 def _lend(module: nn.Module, name: str, weights: Weights) -> None:
@@ -116,7 +137,10 @@ def _lend(module: nn.Module, name: str, weights: Weights) -> None:
         try:
             module.load_state_dict(state, assign=True)
         except RuntimeError as error:
-            raise UsageError(f"{name}: weights and config.json do not fit: {' '.join(str(error).split())}", "restore the model") from error
+            raise UsageError(
+                f"{name}: weights and config.json do not fit: {' '.join(str(error).split())}",
+                "restore the model",
+            ) from error
 
     def drop(*_: Any) -> None:
         module.load_state_dict(empty, assign=True)

@@ -32,7 +32,9 @@ class Rotary:
     scaling: float
 
 
-def rotary_tables(settings: Any, family: Family, kinds: Iterable[str | None], head_dim: int) -> dict[str | None, Rotary]:
+def rotary_tables(
+    settings: Any, family: Family, kinds: Iterable[str | None], head_dim: int
+) -> dict[str | None, Rotary]:
     """The rotary tables of the layer types `kinds` (None: all layers share one).
 
     Args:
@@ -57,7 +59,8 @@ def rotary_tables(settings: Any, family: Family, kinds: Iterable[str | None], he
         frequencies = getattr(rotary, f"{prefix}inv_freq").float().numpy()
         if 2 * frequencies.size != head_dim:
             raise Refused(
-                f"config.json: rotary positions turn {2 * frequencies.size} of {head_dim} channels", "partial rotary is not supported"
+                f"config.json: rotary positions turn {2 * frequencies.size} of {head_dim} channels",
+                "partial rotary is not supported",
             )
         tables[kind] = Rotary(frequencies, float(getattr(rotary, f"{prefix}attention_scaling")))
     return tables

@@ -21,11 +21,27 @@ from onnxruntime.capi import onnxruntime_pybind11_state as errors  # pyright: ig
 from ...errors import UsageError
 from .sampling import GREEDY, Sampling, chosen
 
-__all__ = ["ACCURACY_LEVEL", "FP32_ACTIVATIONS", "LOW_BIT_OPS", "Cache", "OnnxDecoder", "Past", "low_bit_nodes", "past_of"]
+__all__ = [
+    "ACCURACY_LEVEL",
+    "FP32_ACTIVATIONS",
+    "LOW_BIT_OPS",
+    "Cache",
+    "OnnxDecoder",
+    "Past",
+    "low_bit_nodes",
+    "past_of",
+]
 
 MODEL, FOR_CPU = "model.onnx", "model.cpu.onnx"
 """An artifact's graph, and what stands in for it on a CPU that has no products in its type."""
-LOW_BIT_OPS = ("MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "QLinearMatMul")
+LOW_BIT_OPS = (
+    "MatMulNBits",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+    "QGemm",
+    "QLinearMatMul",
+)
 # ONNX Runtime's own default, 4, rounds activations to int8 in front of an INT4 product. The checkpoint does not, nor does
 # TensorRT, so its loss would be booked on the wrong account: on Gemma 3 270M it costs 0.012 nats of KL and 3 % of the top-1
 # agreement, where level 1 agrees with torch to 1e-10 nats; a token takes 9 % less time.
@@ -33,9 +49,14 @@ FP32_ACTIVATIONS = 1
 ACCURACY_LEVEL = "session.qdq_matmulnbits_accuracy_level"
 # ONNX Runtime's exceptions have no base class of their own.
 LOAD_ERRORS = (
-    errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoSuchFile, errors.NotImplemented,
+    errors.Fail,
+    errors.InvalidArgument,
+    errors.InvalidGraph,
+    errors.InvalidProtobuf,
+    errors.NoSuchFile,
+    errors.NotImplemented,
     errors.RuntimeException,
-)  # fmt: skip
+)
 NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 IN_PLACE, KEPT = "edgewright.cache_in_place", "edgewright.cache_kept"
@@ -100,18 +121,35 @@ class OnnxDecoder:
     ) -> None:
         self._file = _graph_of(Path(path))
         if not self._file.is_file():
-            raise UsageError(f"{path}: no {MODEL}", "give a directory that `edgewright export --format onnx` wrote")
+            raise UsageError(
+                f"{path}: no {MODEL}",
+                "give a directory that `edgewright export --format onnx` wrote",
+            )
         options = options or _options(threads, accuracy_level)
         try:
-            self.session = ort.InferenceSession(str(self._file), options, providers=["CPUExecutionProvider"])
+            self.session = ort.InferenceSession(
+                str(self._file), options, providers=["CPUExecutionProvider"]
+            )
         except LOAD_ERRORS as error:
             reason = str(error).splitlines()[0]
-            raise UsageError(f"{self._file}: ONNX Runtime cannot load it: {reason}", "export the model again") from error
-        caches = [value for value in self.session.get_inputs() if value.name.startswith("past_key_values.")]
+            raise UsageError(
+                f"{self._file}: ONNX Runtime cannot load it: {reason}", "export the model again"
+            ) from error
+        caches = [
+            value
+            for value in self.session.get_inputs()
+            if value.name.startswith("past_key_values.")
+        ]
         if not caches:
-            raise UsageError(f"{self._file}: has no past_key_values inputs", "export the model with edgewright export")
+            raise UsageError(
+                f"{self._file}: has no past_key_values inputs",
+                "export the model with edgewright export",
+            )
         self._past_names = [value.name for value in caches]
-        self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in self._past_names)]
+        self._outputs = [
+            "logits",
+            *(name.replace("past_key_values", "present") for name in self._past_names),
+        ]
         self._kv_heads, self._head_dim = int(caches[0].shape[1]), int(caches[0].shape[3])
         self._kv_type = NUMPY_TYPES[caches[0].type]
         told = self.session.get_modelmeta().custom_metadata_map
@@ -149,26 +187,43 @@ class OnnxDecoder:
         return logits.numpy(), present
 
     def _integers(
-        self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], position_ids: NDArray[np.int64] | None, length: int
-    ) -> dict[str, ort.OrtValue]:  # fmt: skip
+        self,
+        input_ids: NDArray[np.int64],
+        mask: NDArray[np.int64],
+        position_ids: NDArray[np.int64] | None,
+        length: int,
+    ) -> dict[str, ort.OrtValue]:
         """The inputs beside the cache, of which `length` positions are there."""
         new = input_ids.shape[1]
         if position_ids is None:
             position_ids = np.maximum(mask.cumsum(1) - 1, 0)[:, -new:]
-        if self._kept and mask.shape[1] > length + new:  # what the cache has forgotten, the mask forgets too
+        if (
+            self._kept and mask.shape[1] > length + new
+        ):  # what the cache has forgotten, the mask forgets too
             sinks = min(self._kept[0], length)
-            mask = np.concatenate([mask[:, :sinks], mask[:, mask.shape[1] - (length - sinks + new) :]], 1)
+            mask = np.concatenate(
+                [mask[:, :sinks], mask[:, mask.shape[1] - (length - sinks + new) :]], 1
+            )
         arrays = {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids}
-        return {name: ort.OrtValue.ortvalue_from_numpy(_int64(array)) for name, array in arrays.items()}
+        return {
+            name: ort.OrtValue.ortvalue_from_numpy(_int64(array)) for name, array in arrays.items()
+        }
 
     def open_cache(self, batch: int, positions: int = 0) -> Cache:
         """An empty cache for `batch` rows, with room for `positions` where it is written in place; it grows when it must."""
         if not self._in_place:
             return Cache(self.empty_past(batch))
         shape = (batch, self._kv_heads, -(-max(positions, 1) // GROWTH) * GROWTH, self._head_dim)
-        return Cache([ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, self._kv_type)) for _ in self._past_names])
+        return Cache(
+            [
+                ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, self._kv_type))
+                for _ in self._past_names
+            ]
+        )
 
-    def step(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], cache: Cache) -> NDArray[np.float32]:
+    def step(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], cache: Cache
+    ) -> NDArray[np.float32]:
         """Extend a cache by some tokens.
 
         Args:
@@ -186,13 +241,17 @@ class OnnxDecoder:
             return logits
         if cache.length + new > cache.past[0].shape()[2]:
             more = -(-(cache.length + new) // GROWTH) * GROWTH - cache.past[0].shape()[2]
-            cache.past = past_of(np.pad(value.numpy(), ((0, 0), (0, 0), (0, more), (0, 0))) for value in cache.past)
+            cache.past = past_of(
+                np.pad(value.numpy(), ((0, 0), (0, 0), (0, more), (0, 0))) for value in cache.past
+            )
             cache.binding = None
         if cache.binding is None:
             cache.binding = self.session.io_binding()
             for name, value in zip(self._past_names, cache.past, strict=True):
                 cache.binding.bind_ortvalue_input(name, value)
-                cache.binding.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
+                cache.binding.bind_ortvalue_output(
+                    name.replace("past_key_values", "present"), value
+                )
         for name, value in self._integers(input_ids, attention_mask, None, cache.length).items():
             cache.binding.bind_ortvalue_input(name, value)
         cache.binding.bind_output("logits")
@@ -201,9 +260,14 @@ class OnnxDecoder:
         return cache.binding.get_outputs()[-1].numpy()
 
     def generate(
-        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], max_new_tokens: int, eos_ids: Sequence[int],
-        ended: Callable[[Sequence[int]], bool] | None = None, sampling: Sampling = GREEDY,
-    ) -> NDArray[np.int64]:  # fmt: skip
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        max_new_tokens: int,
+        eos_ids: Sequence[int],
+        ended: Callable[[Sequence[int]], bool] | None = None,
+        sampling: Sampling = GREEDY,
+    ) -> NDArray[np.int64]:
         """Continuations of a batch of prompts that are padded on the left.
 
         Args:
@@ -218,14 +282,20 @@ class OnnxDecoder:
             int64 [batch, n], n <= max_new_tokens: the new tokens only. A row that ended holds its last token and after it
             the first of `eos_ids`.
         """
-        tokens = np.full((len(input_ids), max_new_tokens), eos_ids[0] if len(eos_ids) else 0, np.int64)
+        tokens = np.full(
+            (len(input_ids), max_new_tokens), eos_ids[0] if len(eos_ids) else 0, np.int64
+        )
         rows, mask = np.arange(len(input_ids)), attention_mask
         cache = self.open_cache(len(rows), mask.shape[1] + max_new_tokens)
         running = np.ones(len(rows), bool)
         randoms = [sampling.random(row) for row in range(len(rows))]
         step = _int64(input_ids)
         for n in range(max_new_tokens):
-            new = chosen(self.step(step, mask, cache)[:, -1], [sampling] * len(rows), [randoms[row] for row in rows])
+            new = chosen(
+                self.step(step, mask, cache)[:, -1],
+                [sampling] * len(rows),
+                [randoms[row] for row in rows],
+            )
             tokens[rows[running], n] = new[running]
             running &= ~np.isin(new, eos_ids)
             if ended:
@@ -235,12 +305,23 @@ class OnnxDecoder:
             # Dropping rows copies the cache, so it waits until at least half of the batch has ended.
             if 2 * running.sum() <= len(rows):
                 cache.keep(running)
-                rows, mask, new, running = rows[running], mask[running], new[running], running[running]
+                rows, mask, new, running = (
+                    rows[running],
+                    mask[running],
+                    new[running],
+                    running[running],
+                )
             step = new[:, None]
             mask = np.concatenate([mask, np.ones((len(rows), 1), np.int64)], 1)
         return tokens
 
-    def stream(self, ids: Sequence[int], max_new_tokens: int, eos_ids: Sequence[int] = (), sampling: Sampling = GREEDY) -> Iterator[int]:
+    def stream(
+        self,
+        ids: Sequence[int],
+        max_new_tokens: int,
+        eos_ids: Sequence[int] = (),
+        sampling: Sampling = GREEDY,
+    ) -> Iterator[int]:
         """The continuation of one prompt, a token as soon as it is made: those of `generate` on a batch of one.
 
         Args:
@@ -295,7 +376,11 @@ def low_bit_nodes(path: Path) -> Counter[str]:
         one = np.ones((1, 1), np.int64)
         decoder.forward(one, one)
         events = json.loads(Path(decoder.session.end_profiling()).read_text())
-    operators = (event["args"]["op_name"] for event in events if event.get("name", "").endswith("_kernel_time"))
+    operators = (
+        event["args"]["op_name"]
+        for event in events
+        if event.get("name", "").endswith("_kernel_time")
+    )
     return Counter(name for name in operators if name in LOW_BIT_OPS)
 
 

@@ -41,7 +41,9 @@ GREEDY = Sampling()
 
 
 def chosen(
-    logits: NDArray[np.floating], samplings: Sequence[Sampling | None], randoms: Sequence[np.random.Generator | None]
+    logits: NDArray[np.floating],
+    samplings: Sequence[Sampling | None],
+    randoms: Sequence[np.random.Generator | None],
 ) -> NDArray[np.int64]:
     """The next token of each row.
 

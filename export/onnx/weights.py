@@ -35,13 +35,17 @@ class Weights:
         self._files: dict[str, Path] = {}
         files = sorted(path.glob("*.safetensors"))
         if not files:
-            raise UsageError(f"{path}: no .safetensors weights", "convert the model: model.save_pretrained(DIR)")
+            raise UsageError(
+                f"{path}: no .safetensors weights", "convert the model: model.save_pretrained(DIR)"
+            )
         for file in files:
             try:
                 with safe_open(file, framework="pt") as handle:
                     self._files |= dict.fromkeys(handle.keys(), file)
             except (SafetensorError, OSError) as error:
-                raise UsageError(f"{file}: damaged or truncated: {error}", "copy or download the file again") from error
+                raise UsageError(
+                    f"{file}: damaged or truncated: {error}", "copy or download the file again"
+                ) from error
 
     def __contains__(self, key: str) -> bool:
         return key in self._files
@@ -53,18 +57,26 @@ class Weights:
             UsageError: it is not there, damaged, or holds NaN or infinity.
         """
         if key not in self._files:
-            raise UsageError(f"{self._path}: tensor `{key}` is missing", "restore the weights of the model")
+            raise UsageError(
+                f"{self._path}: tensor `{key}` is missing", "restore the weights of the model"
+            )
         try:
             with safe_open(self._files[key], framework="pt") as handle:
                 tensor: Tensor = handle.get_tensor(key)
         except (SafetensorError, OSError) as error:
-            raise UsageError(f"{self._path}: `{key}` cannot be read: {error}", "copy or download the file again") from error
+            raise UsageError(
+                f"{self._path}: `{key}` cannot be read: {error}", "copy or download the file again"
+            ) from error
         return finite(self._path, key, tensor)
 
     def state_names(self) -> set[str]:
         """The keys of a model's state that the checkpoint has weights for, packed or not."""
         packed = self._layout.names(self._files) if self._layout else []
-        parts = {f"{module}.{part}" for module in packed for part in self._layout.parts} if self._layout else set[str]()
+        parts = (
+            {f"{module}.{part}" for module in packed for part in self._layout.parts}
+            if self._layout
+            else set[str]()
+        )
         return self._files.keys() - parts | {f"{module}.weight" for module in packed}
 
     def is_packed(self, module: str) -> bool:
@@ -74,12 +86,20 @@ class Weights:
     def packed(self, module: str) -> PackedLinear:
         """The integers and scales of a packed linear layer."""
         assert self._layout and self._block, "see is_packed"
-        parts = {part: self.tensor(f"{module}.{part}") for part in self._layout.parts if f"{module}.{part}" in self._files}
+        parts = {
+            part: self.tensor(f"{module}.{part}")
+            for part in self._layout.parts
+            if f"{module}.{part}" in self._files
+        }
         return self._layout.read(parts, self._layout.scheme(self._block, module), module)
 
     def dense(self, module: str) -> Tensor:
         """The float32 [out, in] weight of a linear layer, dequantized where it is packed."""
-        return self.packed(module).dequantize() if self.is_packed(module) else self.tensor(f"{module}.weight").float()
+        return (
+            self.packed(module).dequantize()
+            if self.is_packed(module)
+            else self.tensor(f"{module}.weight").float()
+        )
 
     def vector(self, key: str) -> Tensor | None:
         """A norm's weight or a bias in float32, or None where the model has none."""

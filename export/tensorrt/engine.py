@@ -15,9 +15,19 @@ from typing import Any
 from ...errors import EdgewrightError, Refused
 
 __all__ = [
-    "PHASES", "EngineSpec", "Shapes", "build_command", "build_with", "parsed", "profile_shapes", "read_spec", "run_command", "spec_block",
-    "supported", "version_of",
-]  # fmt: skip
+    "PHASES",
+    "EngineSpec",
+    "Shapes",
+    "build_command",
+    "build_with",
+    "parsed",
+    "profile_shapes",
+    "read_spec",
+    "run_command",
+    "spec_block",
+    "supported",
+    "version_of",
+]
 
 PHASES = ("prefill", "decode")
 """Profile 0 and profile 1 of the engine."""
@@ -52,7 +62,8 @@ class EngineSpec:
     def __post_init__(self) -> None:
         if not 1 <= self.prompt < self.context or self.batch < 1:
             raise Refused(
-                f"an engine for prompts of {self.prompt} and a context of {self.context} tokens", "give 1 <= --prompt < --context"
+                f"an engine for prompts of {self.prompt} and a context of {self.context} tokens",
+                "give 1 <= --prompt < --context",
             )
 
 
@@ -74,8 +85,11 @@ def _shapes(spec: EngineSpec, new: int, past: int) -> Shapes:
         for part in ("key", "value")
     }
     return {
-        "input_ids": (spec.batch, new), "attention_mask": (spec.batch, past + new), "position_ids": (spec.batch, new), **cache,
-    }  # fmt: skip
+        "input_ids": (spec.batch, new),
+        "attention_mask": (spec.batch, past + new),
+        "position_ids": (spec.batch, new),
+        **cache,
+    }
 
 
 def profile_shapes(spec: EngineSpec, phase: str) -> tuple[Shapes, Shapes, Shapes]:
@@ -104,7 +118,9 @@ def supported(version: tuple[int, ...]) -> None:
         )
 
 
-def build_command(trtexec: str, version: tuple[int, ...], spec: EngineSpec, onnx: Path, engine: Path, cache: Path) -> list[str]:
+def build_command(
+    trtexec: str, version: tuple[int, ...], spec: EngineSpec, onnx: Path, engine: Path, cache: Path
+) -> list[str]:
     """The command line of trtexec that builds an engine with both profiles.
 
     Raises:
@@ -112,22 +128,39 @@ def build_command(trtexec: str, version: tuple[int, ...], spec: EngineSpec, onnx
     """
     supported(version)
     command = [
-        trtexec, f"--onnx={onnx}", f"--saveEngine={engine}", "--skipInference", "--builderOptimizationLevel=3",
-        f"--memPoolSize=workspace:{spec.workspace_mib}M", f"--timingCacheFile={cache}", "--profilingVerbosity=detailed",
-    ]  # fmt: skip
+        trtexec,
+        f"--onnx={onnx}",
+        f"--saveEngine={engine}",
+        "--skipInference",
+        "--builderOptimizationLevel=3",
+        f"--memPoolSize=workspace:{spec.workspace_mib}M",
+        f"--timingCacheFile={cache}",
+        "--profilingVerbosity=detailed",
+    ]
     if version < WEAKLY_TYPED_UNTIL:  # from 11 on there is nothing else
         command.append("--stronglyTyped")
     if spec.sparse:
         command.append("--sparsity=enable")
     for index, phase in enumerate(PHASES):
         least, typical, most = map(_listed, profile_shapes(spec, phase))
-        command += [f"--profile={index}", f"--minShapes={least}", f"--optShapes={typical}", f"--maxShapes={most}"]
+        command += [
+            f"--profile={index}",
+            f"--minShapes={least}",
+            f"--optShapes={typical}",
+            f"--maxShapes={most}",
+        ]
     return command
 
 
 def run_command(
-    trtexec: str, version: tuple[int, ...], spec: EngineSpec, engine: Path, phase: str, inputs: Mapping[str, Path], out: Path
-) -> list[str]:  # fmt: skip
+    trtexec: str,
+    version: tuple[int, ...],
+    spec: EngineSpec,
+    engine: Path,
+    phase: str,
+    inputs: Mapping[str, Path],
+    out: Path,
+) -> list[str]:
     """The command line of trtexec that times one phase: a whole prompt after one token, or one token after a nearly full context.
 
     Args:
@@ -143,14 +176,26 @@ def run_command(
     _, typical, most = profile_shapes(spec, phase)
     files = ",".join(f"{name}:{file}" for name, file in inputs.items())
     return [
-        trtexec, f"--loadEngine={engine}", f"--useProfile={PHASES.index(phase)}",
-        f"--shapes={_listed(typical if phase == 'prefill' else most)}", f"--loadInputs={files}", "--useCudaGraph", "--useSpinWait",
-        "--noDataTransfers", "--warmUp=500", "--duration=5", f"--exportTimes={out / f'{phase}-times.json'}", "--separateProfileRun",
-        "--dumpProfile", f"--exportProfile={out / f'{phase}-profile.json'}",
-    ]  # fmt: skip
+        trtexec,
+        f"--loadEngine={engine}",
+        f"--useProfile={PHASES.index(phase)}",
+        f"--shapes={_listed(typical if phase == 'prefill' else most)}",
+        f"--loadInputs={files}",
+        "--useCudaGraph",
+        "--useSpinWait",
+        "--noDataTransfers",
+        "--warmUp=500",
+        "--duration=5",
+        f"--exportTimes={out / f'{phase}-times.json'}",
+        "--separateProfileRun",
+        "--dumpProfile",
+        f"--exportProfile={out / f'{phase}-profile.json'}",
+    ]
 
 
-def build_with(trt: Any, spec: EngineSpec, onnx: Path, configure: Any = None, cache: Path | None = None) -> bytes:
+def build_with(
+    trt: Any, spec: EngineSpec, onnx: Path, configure: Any = None, cache: Path | None = None
+) -> bytes:
     """Build an engine with both profiles through TensorRT's Python API.
 
     Args:
@@ -167,7 +212,10 @@ def build_with(trt: Any, spec: EngineSpec, onnx: Path, configure: Any = None, ca
     builder, network, errors, logger = parsed(trt, onnx)
     if errors:
         told = "; ".join(dict.fromkeys(errors))
-        raise Refused(f"{onnx.parent.name}: TensorRT's parser refuses the graph: {told}", "export with --precision fp16 or int4")
+        raise Refused(
+            f"{onnx.parent.name}: TensorRT's parser refuses the graph: {told}",
+            "export with --precision fp16 or int4",
+        )
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace_mib << 20)
     if spec.sparse and hasattr(trt.BuilderFlag, "SPARSE_WEIGHTS"):
@@ -183,7 +231,10 @@ def build_with(trt: Any, spec: EngineSpec, onnx: Path, configure: Any = None, ca
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         told = "; ".join(logger.errors[-3:]) or "no reason given"
-        raise EdgewrightError(f"{onnx.parent.name}: the engine could not be built: {told}", "see docs/deployment.md for what these mean")
+        raise EdgewrightError(
+            f"{onnx.parent.name}: the engine could not be built: {told}",
+            "see docs/deployment.md for what these mean",
+        )
     if timing is not None and cache is not None:
         cache.write_bytes(bytes(timing.serialize()))
     return bytes(engine)
@@ -216,7 +267,11 @@ def _timing_cache(config: Any, file: Path | None) -> Any:
 
 
 def _reason(error: Any) -> str:
-    node = f" ({error.node_operator()} `{error.node_name()}`)" if hasattr(error, "node_operator") else ""
+    node = (
+        f" ({error.node_operator()} `{error.node_name()}`)"
+        if hasattr(error, "node_operator")
+        else ""
+    )
     return f"{error.desc()}{node}"
 
 

@@ -31,7 +31,7 @@ EXPANDED = 2.0
 def installed() -> Any:
     """TensorRT for RTX's module, or None where it is not installed."""
     try:
-        import tensorrt_rtx_libs  # noqa: F401 - loads the libraries that the bindings link to  # pyright: ignore[reportMissingImports]
+        import tensorrt_rtx_libs
 
         import tensorrt_rtx_bindings as trt  # pyright: ignore[reportMissingImports]  # isort: skip
     except ImportError:
@@ -56,9 +56,14 @@ def check_build(artifact: Path) -> dict[str, float | str]:
     provenance = json.loads((artifact / PROVENANCE).read_text())
     shape = provenance["shape"]
     spec = EngineSpec(
-        int(shape["num_hidden_layers"]), int(shape["num_key_value_heads"]), int(shape["head_dim"]), PROMPT, CONTEXT,
-        workspace_mib=WORKSPACE_MIB, sparse=provenance.get("sparsity") == "2:4",
-    )  # fmt: skip
+        int(shape["num_hidden_layers"]),
+        int(shape["num_key_value_heads"]),
+        int(shape["head_dim"]),
+        PROMPT,
+        CONTEXT,
+        workspace_mib=WORKSPACE_MIB,
+        sparse=provenance.get("sparsity") == "2:4",
+    )
 
     def for_stand_in(config: Any) -> None:
         config.num_compute_capabilities = 1
@@ -67,9 +72,11 @@ def check_build(artifact: Path) -> dict[str, float | str]:
     begin = time.perf_counter()
     engine = len(build_with(trt, spec, artifact / "model.onnx", for_stand_in))
     told: dict[str, float | str] = {
-        "tensorrt/version": trt.__version__, "tensorrt/stand_in": STAND_IN, "tensorrt/build_s": round(time.perf_counter() - begin, 1),
+        "tensorrt/version": trt.__version__,
+        "tensorrt/stand_in": STAND_IN,
+        "tensorrt/build_s": round(time.perf_counter() - begin, 1),
         "tensorrt/engine_bytes": engine,
-    }  # fmt: skip
+    }
     if precision_of(provenance["precision"]).linear in ("int4", "int8"):
         told["tensorrt/expanded_bytes"] = _expanded(artifact)
         if engine >= told["tensorrt/expanded_bytes"]:

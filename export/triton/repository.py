@@ -28,9 +28,10 @@ __all__ = ["export_triton"]
 
 MODEL_PY = Path(__file__).with_name("triton_model.py")
 TYPES: dict[int, tuple[str, str]] = {
-    onnx.TensorProto.FLOAT: ("TYPE_FP32", "float32"), onnx.TensorProto.FLOAT16: ("TYPE_FP16", "float16"),
+    onnx.TensorProto.FLOAT: ("TYPE_FP32", "float32"),
+    onnx.TensorProto.FLOAT16: ("TYPE_FP16", "float16"),
     onnx.TensorProto.INT64: ("TYPE_INT64", "int64"),
-}  # fmt: skip
+}
 """How Triton and numpy call the types of a graph's inputs and outputs."""
 MAX_BATCH, QUEUE_MICROSECONDS, CONTEXT = 8, 2000, 2048
 NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -65,7 +66,9 @@ output [
 """
 
 
-def export_triton(source: Path, out: Path, precision: str, rows: Sequence[Sequence[int]] | None = None) -> ExportResult:
+def export_triton(
+    source: Path, out: Path, precision: str, rows: Sequence[Sequence[int]] | None = None
+) -> ExportResult:
     """Export a checkpoint to ONNX, compare it with torch, and lay it out as a Triton model repository.
 
     Args:
@@ -80,12 +83,19 @@ def export_triton(source: Path, out: Path, precision: str, rows: Sequence[Sequen
     """
     name = out.resolve().name
     if not NAMES.fullmatch(name):
-        raise UsageError(f"--out {out}: Triton calls the model `{name}`, which must be letters, digits, `.`, `_`, `-`", "choose another")
+        raise UsageError(
+            f"--out {out}: Triton calls the model `{name}`, which must be letters, digits, `.`, `_`, `-`",
+            "choose another",
+        )
     with scratch_directory(out.with_name(f".{out.name}.onnx")) as artifact:
         result = export_onnx(source, artifact, precision, rows, format="triton")
         with atomic_directory(out) as folder:
             _lay_out(artifact, folder, name)
-    sizes = {file.relative_to(out).as_posix(): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
+    sizes = {
+        file.relative_to(out).as_posix(): file.stat().st_size
+        for file in sorted(out.rglob("*"))
+        if file.is_file()
+    }
     return replace(result, out=out, sizes=sizes)
 
 
@@ -99,21 +109,36 @@ def _lay_out(artifact: Path, folder: Path, name: str) -> None:
         file.rename((one_pass / "1" if file.name.startswith("model.onnx") else folder) / file.name)
     config = json.loads((folder / "config.json").read_text())
     decoder = json.dumps(_decoder(graph, config, end_tokens(folder), one_pass.name))
-    fields = {"name": _quoted(name), "batch": MAX_BATCH, "delay": QUEUE_MICROSECONDS, "graph": one_pass.name, "decoder": _quoted(decoder)}
+    fields = {
+        "name": _quoted(name),
+        "batch": MAX_BATCH,
+        "delay": QUEUE_MICROSECONDS,
+        "graph": one_pass.name,
+        "decoder": _quoted(decoder),
+    }
     (generate / "config.pbtxt").write_text(GENERATE.format(**fields))
     ports = {"inputs": _ports(graph.input), "outputs": _ports(graph.output)}
-    (one_pass / "config.pbtxt").write_text(GRAPH.format(name=name, graph=_quoted(one_pass.name), **ports))
+    (one_pass / "config.pbtxt").write_text(
+        GRAPH.format(name=name, graph=_quoted(one_pass.name), **ports)
+    )
 
 
-def _decoder(graph: onnx.GraphProto, config: Mapping[str, Any], eos_ids: list[int], name: str) -> dict[str, Any]:
+def _decoder(
+    graph: onnx.GraphProto, config: Mapping[str, Any], eos_ids: list[int], name: str
+) -> dict[str, Any]:
     """What `triton_model.py` has to know of the graph."""
     caches = [value for value in graph.input if value.name.startswith("past_key_values.")]
     kv_heads, head_dim = (caches[0].type.tensor_type.shape.dim[axis].dim_value for axis in (1, 3))
     return {
-        "graph": name, "eos_ids": eos_ids, "context": int(config.get("max_position_embeddings") or CONTEXT),
-        "vocab_size": int(config["vocab_size"]), "layers": len(caches) // 2, "kv_heads": kv_heads, "head_dim": head_dim,
+        "graph": name,
+        "eos_ids": eos_ids,
+        "context": int(config.get("max_position_embeddings") or CONTEXT),
+        "vocab_size": int(config["vocab_size"]),
+        "layers": len(caches) // 2,
+        "kv_heads": kv_heads,
+        "head_dim": head_dim,
         "cache_type": TYPES[caches[0].type.tensor_type.elem_type][1],
-    }  # fmt: skip
+    }
 
 
 def _quoted(text: str) -> str:
@@ -126,6 +151,10 @@ def _ports(values: Iterable[onnx.ValueInfoProto]) -> str:
     lines = []
     for value in values:
         tensor = value.type.tensor_type
-        dims = ", ".join(str(dim.dim_value if dim.HasField("dim_value") else -1) for dim in tensor.shape.dim)
-        lines.append(f"  {{ name: {_quoted(value.name)} data_type: {TYPES[tensor.elem_type][0]} dims: [ {dims} ] }}")
+        dims = ", ".join(
+            str(dim.dim_value if dim.HasField("dim_value") else -1) for dim in tensor.shape.dim
+        )
+        lines.append(
+            f"  {{ name: {_quoted(value.name)} data_type: {TYPES[tensor.elem_type][0]} dims: [ {dims} ] }}"
+        )
     return ",\n".join(lines)

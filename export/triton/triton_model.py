@@ -27,9 +27,15 @@ class TritonPythonModel:
         self.backend: Any = triton_python_backend_utils
         told = json.loads(args["model_config"])["parameters"]
         settings = json.loads(told["decoder"]["string_value"])
-        self.graph, self.eos, self.context, self.vocab = (settings[name] for name in ("graph", "eos_ids", "context", "vocab_size"))
-        self.caches = [f"{layer}.{part}" for layer in range(settings["layers"]) for part in ("key", "value")]
-        self.nothing = np.zeros((1, settings["kv_heads"], 1, settings["head_dim"]), settings["cache_type"])
+        self.graph, self.eos, self.context, self.vocab = (
+            settings[name] for name in ("graph", "eos_ids", "context", "vocab_size")
+        )
+        self.caches = [
+            f"{layer}.{part}" for layer in range(settings["layers"]) for part in ("key", "value")
+        ]
+        self.nothing = np.zeros(
+            (1, settings["kv_heads"], 1, settings["head_dim"]), settings["cache_type"]
+        )
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer requests that Triton put together, each with `tokens` int64 [rows, n]: new ones only, filled up with an end token.
@@ -38,8 +44,18 @@ class TritonPythonModel:
         """
         asked = [self._read(request) for request in requests]
         good = [rows for rows in asked if not isinstance(rows, str)]
-        made = iter(self._generate([prompt for rows in good for prompt, _ in rows], [limit for rows in good for _, limit in rows]))
-        return [self._failure(rows) if isinstance(rows, str) else self._answer([next(made) for _ in rows]) for rows in asked]
+        made = iter(
+            self._generate(
+                [prompt for rows in good for prompt, _ in rows],
+                [limit for rows in good for _, limit in rows],
+            )
+        )
+        return [
+            self._failure(rows)
+            if isinstance(rows, str)
+            else self._answer([next(made) for _ in rows])
+            for rows in asked
+        ]
 
     def _read(self, request: Any) -> list[tuple[Ints, int]] | str:
         """Prompt and most new tokens of every row, or why there is no answer."""
@@ -47,7 +63,9 @@ class TritonPythonModel:
         masks = self.backend.get_input_tensor_by_name(request, "attention_mask")
         limits = self.backend.get_input_tensor_by_name(request, "max_tokens").as_numpy()[:, 0]
         mask = np.ones_like(ids) if masks is None else masks.as_numpy()
-        rows = [(row[kept != 0], int(limit)) for row, kept, limit in zip(ids, mask, limits, strict=True)]
+        rows = [
+            (row[kept != 0], int(limit)) for row, kept, limit in zip(ids, mask, limits, strict=True)
+        ]
         for prompt, limit in rows:
             if not len(prompt) or limit < 1:
                 return "a prompt has no tokens, or max_tokens is not positive"
@@ -64,7 +82,10 @@ class TritonPythonModel:
             return made
         ids, mask = _padded(prompts)
         # The cache begins with one masked position: Triton's backends have had trouble with tensors that are empty.
-        past = {name: self.backend.Tensor(f"past_key_values.{name}", self.nothing.repeat(len(ids), 0)) for name in self.caches}
+        past = {
+            name: self.backend.Tensor(f"past_key_values.{name}", self.nothing.repeat(len(ids), 0))
+            for name in self.caches
+        }
         mask = np.concatenate([np.zeros((len(ids), 1), np.int64), mask], 1)
         running = np.ones(len(ids), bool)
         while running.any():
@@ -82,21 +103,37 @@ class TritonPythonModel:
         reply = self.backend.InferenceRequest(
             model_name=self.graph,
             requested_output_names=["logits", *(f"present.{name}" for name in self.caches)],
-            inputs=[*(self.backend.Tensor(name, np.ascontiguousarray(array, np.int64)) for name, array in arrays.items()), *past.values()],
-            preferred_memory=self.backend.PreferredMemory(self.backend.TRITONSERVER_MEMORY_CPU),  # a Jetson has one memory anyway
+            inputs=[
+                *(
+                    self.backend.Tensor(name, np.ascontiguousarray(array, np.int64))
+                    for name, array in arrays.items()
+                ),
+                *past.values(),
+            ],
+            preferred_memory=self.backend.PreferredMemory(
+                self.backend.TRITONSERVER_MEMORY_CPU
+            ),  # a Jetson has one memory anyway
         ).exec()
         if reply.has_error():
             raise self.backend.TritonModelException(reply.error().message())
         logits = self.backend.get_output_tensor_by_name(reply, "logits").as_numpy()
-        present = {name: self.backend.get_output_tensor_by_name(reply, f"present.{name}").as_numpy() for name in self.caches}
-        cache = {name: self.backend.Tensor(f"past_key_values.{name}", array) for name, array in present.items()}
+        present = {
+            name: self.backend.get_output_tensor_by_name(reply, f"present.{name}").as_numpy()
+            for name in self.caches
+        }
+        cache = {
+            name: self.backend.Tensor(f"past_key_values.{name}", array)
+            for name, array in present.items()
+        }
         return logits[:, -1].argmax(-1).astype(np.int64), cache
 
     def _answer(self, rows: list[list[int]]) -> Any:
         tokens = np.full((len(rows), max(map(len, rows))), self.eos[0] if self.eos else 0, np.int64)
         for row, made in zip(tokens, rows, strict=True):
             row[: len(made)] = made
-        return self.backend.InferenceResponse(output_tensors=[self.backend.Tensor("tokens", tokens)])
+        return self.backend.InferenceResponse(
+            output_tensors=[self.backend.Tensor("tokens", tokens)]
+        )
 
     def _failure(self, message: str) -> Any:
         return self.backend.InferenceResponse(error=self.backend.TritonError(message))

@@ -28,12 +28,21 @@ def probe(folder: str) -> dict[str, Any]:
     """Everything about this machine that a deployment may depend on; `folder` is where it would go."""
     mode = re.search(r"NV Power Mode: *(\S+)", _output(["nvpmodel", "-q"]) or "")
     return {
-        "machine": platform.machine(), "system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count(),
-        "board": _text("/proc/device-tree/model"), "l4t": _l4t(), "tensorrt": _tensorrt(), "trtexec": trtexec_path(),
-        "power_mode": mode.group(1) if mode else None, "gpu_hz": _gpu_clocks(), "memory": _memory(),
-        "disk_free_bytes": _disk(folder), "tegrastats": shutil.which("tegrastats"),
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "board": _text("/proc/device-tree/model"),
+        "l4t": _l4t(),
+        "tensorrt": _tensorrt(),
+        "trtexec": trtexec_path(),
+        "power_mode": mode.group(1) if mode else None,
+        "gpu_hz": _gpu_clocks(),
+        "memory": _memory(),
+        "disk_free_bytes": _disk(folder),
+        "tegrastats": shutil.which("tegrastats"),
         "packages": {name: _package(name) for name in PACKAGES},
-    }  # fmt: skip
+    }
 
 
 def trtexec_path() -> str | None:
@@ -58,16 +67,22 @@ def _text(file: str) -> str | None:
 
 def _l4t() -> str | None:
     """The L4T release, such as 36.4.3: of the installed package, or of the file that names it."""
-    package = re.match(r"\d+\.\d+(\.\d+)?", _output(["dpkg-query", "-W", "-f=${Version}", "nvidia-l4t-core"]) or "")
+    package = re.match(
+        r"\d+\.\d+(\.\d+)?", _output(["dpkg-query", "-W", "-f=${Version}", "nvidia-l4t-core"]) or ""
+    )
     if package:
         return package.group(0)
-    release = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _text("/etc/nv_tegra_release") or "")
+    release = re.search(
+        r"R(\d+) \(release\), REVISION: ([\d.]+)", _text("/etc/nv_tegra_release") or ""
+    )
     return "{}.{}".format(*release.groups()) if release else None
 
 
 def _tensorrt() -> str | None:
     for name in TENSORRT_DEBS:
-        found = re.match(r"\d+\.\d+\.\d+", _output(["dpkg-query", "-W", "-f=${Version}", name]) or "")
+        found = re.match(
+            r"\d+\.\d+\.\d+", _output(["dpkg-query", "-W", "-f=${Version}", name]) or ""
+        )
         if found:
             return found.group(0)
     return None
@@ -86,7 +101,11 @@ def _gpu_clocks() -> dict[str, int]:
 def _memory() -> dict[str, int]:
     lines = (_text("/proc/meminfo") or "").splitlines()
     wanted = ("MemTotal", "MemAvailable", "SwapTotal", "SwapFree")
-    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.split(":")[0] in wanted}
+    return {
+        line.split(":")[0]: int(line.split()[1]) * 1024
+        for line in lines
+        if line.split(":")[0] in wanted
+    }
 
 
 def _disk(folder: str) -> int:

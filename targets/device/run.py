@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import EdgewrightError, ParityFailed, UsageError
-from ...export.tensorrt.engine import PHASES, build_command, build_with, profile_shapes, read_spec, run_command, version_of
+from ...export.tensorrt.engine import (
+    PHASES,
+    build_command,
+    build_with,
+    profile_shapes,
+    read_spec,
+    run_command,
+    version_of,
+)
 from .probe import probe
 
 if TYPE_CHECKING:
@@ -39,9 +47,15 @@ def verify(bundle: Path) -> dict[str, Any]:
         EdgewrightError: a file is missing or altered.
     """
     files = _manifest(bundle)["files"]
-    bad = [name for name, told in files.items() if not (bundle / name).is_file() or _sha256(bundle / name) != told["sha256"]]
+    bad = [
+        name
+        for name, told in files.items()
+        if not (bundle / name).is_file() or _sha256(bundle / name) != told["sha256"]
+    ]
     if bad:
-        raise EdgewrightError(f"{bundle}: missing or altered: {', '.join(sorted(bad))}", "deploy it again")
+        raise EdgewrightError(
+            f"{bundle}: missing or altered: {', '.join(sorted(bad))}", "deploy it again"
+        )
     return {"files": len(files), "bytes": sum(told["size"] for told in files.values())}
 
 
@@ -71,7 +85,10 @@ def check(bundle: Path, threads: int) -> dict[str, float]:
     for row in told["check"]:
         made, wanted = list(decoder.stream(row["ids"], len(row["tokens"]))), row["tokens"]
         total += len(wanted)
-        first = next((i for i, pair in enumerate(zip(made, wanted, strict=True)) if pair[0] != pair[1]), len(wanted))
+        first = next(
+            (i for i, pair in enumerate(zip(made, wanted, strict=True)) if pair[0] != pair[1]),
+            len(wanted),
+        )
         equal += first
         if first < len(wanted):
             gap = _gap(decoder, [*row["ids"], *wanted[:first]], made[first], wanted[first])
@@ -110,20 +127,46 @@ def build(bundle: Path) -> dict[str, Any]:
     folder, engine = (bundle / ENGINE).parent, bundle / ENGINE
     folder.mkdir(exist_ok=True)
     stamp = folder / "built-with.json"
-    identity = {"tensorrt": found["tensorrt"], "board": found["board"], "spec": _manifest(bundle)["engine"], "id": _manifest(bundle)["id"]}
+    identity = {
+        "tensorrt": found["tensorrt"],
+        "board": found["board"],
+        "spec": _manifest(bundle)["engine"],
+        "id": _manifest(bundle)["id"],
+    }
     if engine.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == identity:
-        return {"engine": str(engine), "reused": True, "seconds": 0.0, "bytes": engine.stat().st_size}
+        return {
+            "engine": str(engine),
+            "reused": True,
+            "seconds": 0.0,
+            "bytes": engine.stat().st_size,
+        }
     begin, partial = time.monotonic(), engine.with_suffix(".partial")
     trtexec = found["trtexec"]
     if trtexec and found["tensorrt"]:
         version = version_of(found["tensorrt"])
-        command = build_command(trtexec, version, spec, bundle / "model" / "model.onnx", partial, folder / "timing.cache")
+        command = build_command(
+            trtexec,
+            version,
+            spec,
+            bundle / "model" / "model.onnx",
+            partial,
+            folder / "timing.cache",
+        )
         _run(command, folder / "build.log")
     else:
-        partial.write_bytes(build_with(_tensorrt(), spec, bundle / "model" / "model.onnx", cache=folder / "timing.cache"))
+        partial.write_bytes(
+            build_with(
+                _tensorrt(), spec, bundle / "model" / "model.onnx", cache=folder / "timing.cache"
+            )
+        )
     partial.replace(engine)
     stamp.write_text(json.dumps(identity))
-    return {"engine": str(engine), "reused": False, "seconds": round(time.monotonic() - begin, 1), "bytes": engine.stat().st_size}
+    return {
+        "engine": str(engine),
+        "reused": False,
+        "seconds": round(time.monotonic() - begin, 1),
+        "bytes": engine.stat().st_size,
+    }
 
 
 def _tensorrt() -> Any:
@@ -135,11 +178,21 @@ def _tensorrt() -> Any:
 
 
 def _run(command: Sequence[str], log: Path) -> str:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
     log.write_text(done.stdout)
     if done.returncode:
         tail = "\n".join(done.stdout.splitlines()[-30:])
-        raise EdgewrightError(f"{Path(command[0]).name} ended with {done.returncode}:\n{tail}", f"all it said is in {log}")
+        raise EdgewrightError(
+            f"{Path(command[0]).name} ended with {done.returncode}:\n{tail}",
+            f"all it said is in {log}",
+        )
     return done.stdout
 
 
@@ -153,19 +206,36 @@ def bench(bundle: Path, threads: int, prompt: int, new_tokens: int, rounds: int)
     before = probe(str(bundle))
     asked = json.dumps({"prompt": prompt, "new_tokens": new_tokens, "batch": 1})
     with _watched() as lines:
-        command = [sys.executable, "-m", "edgewright.benchmarks.latency.worker", str(bundle / "model"), "--threads", str(threads)]
-        done = subprocess.run(command, input=f"{asked}\n" * (rounds + 1), capture_output=True, text=True, check=False)
+        command = [
+            sys.executable,
+            "-m",
+            "edgewright.benchmarks.latency.worker",
+            str(bundle / "model"),
+            "--threads",
+            str(threads),
+        ]
+        done = subprocess.run(
+            command, input=f"{asked}\n" * (rounds + 1), capture_output=True, text=True, check=False
+        )
         if done.returncode:
-            told = (done.stderr.strip().splitlines() or ["it was killed, perhaps for lack of memory"])[-1]
+            told = (
+                done.stderr.strip().splitlines() or ["it was killed, perhaps for lack of memory"]
+            )[-1]
             raise EdgewrightError(
-                f"the benchmark ended with {done.returncode}: {told}", "close other programs, or bundle a shorter context"
+                f"the benchmark ended with {done.returncode}: {told}",
+                "close other programs, or bundle a shorter context",
             )
         engine = _time_engine(bundle, before) if (bundle / ENGINE).is_file() else {}
     loaded, _, *timed, peaks = map(json.loads, done.stdout.splitlines())  # the first round warms up
     return {
-        "rounds": timed, "peaks": peaks, "load_s": loaded["load_s"], "prompt": prompt, "device": before, "tegrastats": "".join(lines),
+        "rounds": timed,
+        "peaks": peaks,
+        "load_s": loaded["load_s"],
+        "prompt": prompt,
+        "device": before,
+        "tegrastats": "".join(lines),
         "trtexec": engine,
-    }  # fmt: skip
+    }
 
 
 @contextmanager
@@ -174,7 +244,9 @@ def _watched() -> Generator[list[str]]:
     lines: list[str] = []
     with tempfile.TemporaryFile("w+") as kept:
         try:
-            watcher = subprocess.Popen(["tegrastats", "--interval", "500"], stdout=kept, stderr=subprocess.DEVNULL)
+            watcher = subprocess.Popen(
+                ["tegrastats", "--interval", "500"], stdout=kept, stderr=subprocess.DEVNULL
+            )
         except OSError:
             watcher = None
         try:
@@ -194,10 +266,26 @@ def _time_engine(bundle: Path, device: dict[str, Any]) -> dict[str, dict[str, st
     spec = read_spec(bundle / MANIFEST)
     told: dict[str, dict[str, str]] = {}
     for phase in PHASES:
-        inputs = _inputs(folder, phase, spec, int(json.loads((bundle / "model" / "config.json").read_text())["vocab_size"]))
-        command = run_command(device["trtexec"], version_of(device["tensorrt"]), spec, bundle / ENGINE, phase, inputs, folder)
+        inputs = _inputs(
+            folder,
+            phase,
+            spec,
+            int(json.loads((bundle / "model" / "config.json").read_text())["vocab_size"]),
+        )
+        command = run_command(
+            device["trtexec"],
+            version_of(device["tensorrt"]),
+            spec,
+            bundle / ENGINE,
+            phase,
+            inputs,
+            folder,
+        )
         told[phase] = {"log": _run(command, folder / f"{phase}.log")}
-        told[phase] |= {kind: (folder / f"{phase}-{kind}.json").read_text(errors="replace") for kind in ("times", "profile")}
+        told[phase] |= {
+            kind: (folder / f"{phase}-{kind}.json").read_text(errors="replace")
+            for kind in ("times", "profile")
+        }
     return told
 
 
@@ -212,7 +300,10 @@ def _inputs(folder: Path, phase: str, spec: Any, vocab: int) -> dict[str, Path]:
     if phase == "prefill":
         mask[:, 0] = 0
     positions = np.maximum(mask.cumsum(1) - 1, 0)[:, -new:]
-    arrays = {"input_ids": (np.arange(new) * 7 + 11) % vocab * np.ones((spec.batch, 1), np.int64), "attention_mask": mask}
+    arrays = {
+        "input_ids": (np.arange(new) * 7 + 11) % vocab * np.ones((spec.batch, 1), np.int64),
+        "attention_mask": mask,
+    }
     files: dict[str, Path] = {}
     for name, array in (arrays | {"position_ids": positions}).items():
         files[name] = folder / f"{phase}-{name}.bin"
@@ -231,7 +322,8 @@ def _tokenizer(bundle: Path) -> Any:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise UsageError(
-            "text needs the package tokenizers, which is not installed", "pip install tokenizers, or give --ids 1,2,3"
+            "text needs the package tokenizers, which is not installed",
+            "pip install tokenizers, or give --ids 1,2,3",
         ) from error
     return Tokenizer.from_file(str(bundle / "model" / "tokenizer.json"))
 
@@ -244,20 +336,32 @@ def _generated(bundle: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         raise UsageError("there is no prompt", "give --ids 1,2,3 or --prompt TEXT")
     sampling = Sampling(arguments.temperature, arguments.top_p, arguments.seed)
     tokens: list[int] = []
-    for token in _decoder(bundle, arguments.threads).stream(ids, arguments.new_tokens, _manifest(bundle)["eos_ids"], sampling):
+    for token in _decoder(bundle, arguments.threads).stream(
+        ids, arguments.new_tokens, _manifest(bundle)["eos_ids"], sampling
+    ):
         tokens.append(token)
         if arguments.stream:
             print(json.dumps({"token": token}), flush=True)
-    return {"tokens": tokens} | ({"text": _tokenizer(bundle).decode(tokens)} if arguments.prompt else {})
+    return {"tokens": tokens} | (
+        {"text": _tokenizer(bundle).decode(tokens)} if arguments.prompt else {}
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="run.sh", description="run this bundle; prints one JSON document")
-    parser.add_argument("--bundle", type=Path, default=Path(__file__).parents[4], help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of ONNX Runtime")
+    parser = argparse.ArgumentParser(
+        prog="run.sh", description="run this bundle; prints one JSON document"
+    )
+    parser.add_argument(
+        "--bundle", type=Path, default=Path(__file__).parents[4], help=argparse.SUPPRESS
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="threads of ONNX Runtime"
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("verify", help="compare every file with its checksum")
-    verbs.add_parser("check", help="generate what was generated where the bundle was made, and compare")
+    verbs.add_parser(
+        "check", help="generate what was generated where the bundle was made, and compare"
+    )
     verbs.add_parser("build", help="build the TensorRT engine")
     verbs.add_parser("probe", help="say what this device is")
     timing = verbs.add_parser("bench", help="measure latency and memory")
@@ -267,10 +371,24 @@ def _parser() -> argparse.ArgumentParser:
     speak.add_argument("--ids", help="comma-separated token ids")
     speak.add_argument("--prompt", help="text, if the package tokenizers is installed")
     speak.add_argument("--new-tokens", type=int, default=64)
-    speak.add_argument("--temperature", type=float, default=0.0, help="0, the default: always the most likely token")
-    speak.add_argument("--top-p", type=float, default=1.0, help="draw from the smallest set of tokens with this share of the mass")
+    speak.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="0, the default: always the most likely token",
+    )
+    speak.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="draw from the smallest set of tokens with this share of the mass",
+    )
     speak.add_argument("--seed", type=int, default=0)
-    speak.add_argument("--stream", action="store_true", help="a JSON line for every token as it is made, before the document")
+    speak.add_argument(
+        "--stream",
+        action="store_true",
+        help="a JSON line for every token as it is made, before the document",
+    )
     return parser
 
 
@@ -279,10 +397,19 @@ def main() -> None:
     arguments = _parser().parse_args()
     bundle = arguments.bundle
     verbs = {
-        "verify": lambda: verify(bundle), "check": lambda: check(bundle, arguments.threads), "build": lambda: build(bundle),
-        "probe": lambda: probe(str(bundle)), "generate": lambda: _generated(bundle, arguments),
-        "bench": lambda: bench(bundle, arguments.threads, arguments.prompt_tokens, arguments.new_tokens, arguments.rounds),
-    }  # fmt: skip
+        "verify": lambda: verify(bundle),
+        "check": lambda: check(bundle, arguments.threads),
+        "build": lambda: build(bundle),
+        "probe": lambda: probe(str(bundle)),
+        "generate": lambda: _generated(bundle, arguments),
+        "bench": lambda: bench(
+            bundle,
+            arguments.threads,
+            arguments.prompt_tokens,
+            arguments.new_tokens,
+            arguments.rounds,
+        ),
+    }
     try:
         print(json.dumps(verbs[arguments.verb]()))
     except EdgewrightError as error:

@@ -155,13 +155,20 @@ class Batcher:
         if not fresh:
             return
         length = max(len(row.ids) for row in fresh)
-        ids, mask = np.zeros((len(fresh), length), np.int64), np.zeros((len(fresh), length), np.int64)
+        ids, mask = (
+            np.zeros((len(fresh), length), np.int64),
+            np.zeros((len(fresh), length), np.int64),
+        )
         for i, row in enumerate(fresh):
             ids[i, length - len(row.ids) :], mask[i, length - len(row.ids) :] = row.ids, 1
         logits, past = self._decoder.forward(ids, mask)
         new = _Running(list(fresh), mask, past, self._chosen(fresh, logits[:, -1]))
         self._deliver(new)
-        self._running = new if self._running is None else _joined(self._dropped(self._running), self._dropped(new))
+        self._running = (
+            new
+            if self._running is None
+            else _joined(self._dropped(self._running), self._dropped(new))
+        )
         self._settle()
 
     def _step(self) -> None:
@@ -198,7 +205,10 @@ class Batcher:
 
     def _chosen(self, rows: Sequence[Generation | None], logits: NDArray[np.float32]) -> Mask:
         """The next token of each row, int64 [rows, 1]."""
-        samplings, randoms = [row and row.sampling for row in rows], [row and row.random for row in rows]
+        samplings, randoms = (
+            [row and row.sampling for row in rows],
+            [row and row.random for row in rows],
+        )
         return chosen(logits, samplings, randoms)[:, None]
 
     def _deliver(self, running: _Running) -> None:

@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-__all__ = ["ChatRequest", "CompletionRequest", "Failure", "Health", "Models", "Reply", "completion_request"]
+__all__ = [
+    "ChatRequest",
+    "CompletionRequest",
+    "Failure",
+    "Health",
+    "Models",
+    "Reply",
+    "completion_request",
+]
 
 MOST_TOKENS = 4096
 
@@ -16,7 +24,7 @@ def _whole(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str | bool):
-        raise ValueError("Input should be a valid integer")  # noqa: TRY004 - what pydantic turns into a message
+        raise ValueError("Input should be a valid integer")
     return value
 
 
@@ -30,7 +38,14 @@ class _Request(BaseModel):
 
     model: str | None = Field(default=None, description="name of the artifact; any other is 404")
     max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS), WHOLE] = 64
-    temperature: float = Field(default=0.0, ge=0, le=2, strict=True, allow_inf_nan=False, description="0: the most likely token")
+    temperature: float = Field(
+        default=0.0,
+        ge=0,
+        le=2,
+        strict=True,
+        allow_inf_nan=False,
+        description="0: the most likely token",
+    )
     top_p: float = Field(default=1.0, gt=0, le=1, strict=True)
     seed: Annotated[int, Field(ge=0, lt=2**31), WHOLE] = 0
     stream: bool = Field(default=False, strict=True)

@@ -15,7 +15,14 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from starlette.exceptions import HTTPException
 
 from ...checkpoints.config import end_tokens, read_config
@@ -24,14 +31,25 @@ from ...errors import UsageError
 from ...export.onnx.runtime import OnnxDecoder
 from ...export.onnx.sampling import Sampling
 from .batcher import Batcher, Full, Generation
-from .schemas import ChatRequest, CompletionRequest, Failure, Health, Models, Reply, completion_request
+from .schemas import (
+    ChatRequest,
+    CompletionRequest,
+    Failure,
+    Health,
+    Models,
+    Reply,
+    completion_request,
+)
 from .text import TextStream
 
 __all__ = ["Service", "create_app"]
 
 EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": EVENT}}, "description": "the answer, as events where `stream` is set"},
+    200: {
+        "content": {"text/event-stream": {"schema": EVENT}},
+        "description": "the answer, as events where `stream` is set",
+    },
     400: {"model": Failure, "description": "not JSON, or a prompt that does not fit"},
     404: {"model": Failure, "description": "no such model"},
     422: {"model": Failure, "description": "not a valid request"},
@@ -62,7 +80,10 @@ class _Style:
         return {"index": 0, **body, "finish_reason": reason}
 
 
-COMPLETION, CHAT = _Style("text_completion", "text_completion"), _Style("chat.completion", "chat.completion.chunk")
+COMPLETION, CHAT = (
+    _Style("text_completion", "text_completion"),
+    _Style("chat.completion", "chat.completion.chunk"),
+)
 
 
 class Service:
@@ -77,7 +98,12 @@ class Service:
     """
 
     def __init__(
-        self, artifact: Path, threads: int | None = None, max_batch: int = 16, max_waiting: int = 256, context: int | None = None
+        self,
+        artifact: Path,
+        threads: int | None = None,
+        max_batch: int = 16,
+        max_waiting: int = 256,
+        context: int | None = None,
     ) -> None:
         config = read_config(artifact)
         self.name = artifact.resolve().name
@@ -87,8 +113,12 @@ class Service:
         self.tokenizer: Any = load_tokenizer(artifact)
         self.batcher = Batcher(OnnxDecoder(artifact, threads), max_batch, max_waiting)
         self.registry = CollectorRegistry()
-        self.requests = Counter("edgewright_requests", "requests by outcome", ["outcome"], registry=self.registry)
-        self.first = Histogram("edgewright_first_token_seconds", "time to the first token", registry=self.registry)
+        self.requests = Counter(
+            "edgewright_requests", "requests by outcome", ["outcome"], registry=self.registry
+        )
+        self.first = Histogram(
+            "edgewright_first_token_seconds", "time to the first token", registry=self.registry
+        )
         for name, about, read in (
             ("running", "sequences being generated", lambda: self.batcher.running),
             ("waiting", "sequences waiting for a place", lambda: self.batcher.waiting),
@@ -108,19 +138,30 @@ class Service:
         if not ids:
             raise Rejected(400, "the prompt has no tokens")
         if len(ids) >= self.context:
-            raise Rejected(400, f"the prompt has {len(ids)} tokens, and the context is {self.context}")
+            raise Rejected(
+                400, f"the prompt has {len(ids)} tokens, and the context is {self.context}"
+            )
 
-    async def tokens(self, ids: list[int], request: CompletionRequest | ChatRequest) -> AsyncGenerator[int | str]:
+    async def tokens(
+        self, ids: list[int], request: CompletionRequest | ChatRequest
+    ) -> AsyncGenerator[int | str]:
         """The tokens of an answer as they are made, and at last why it ended. Leaving the generator cancels it."""
-        loop, arrived, begin = asyncio.get_running_loop(), asyncio.Queue[int | str | BaseException](), time.perf_counter()
+        loop, arrived, begin = (
+            asyncio.get_running_loop(),
+            asyncio.Queue[int | str | BaseException](),
+            time.perf_counter(),
+        )
 
         def take(item: int | str | BaseException) -> None:
             loop.call_soon_threadsafe(arrived.put_nowait, item)
 
         generation = Generation(
-            ids, min(request.max_tokens, self.context - len(ids)), self.eos,
-            Sampling(request.temperature, request.top_p, request.seed), take,
-        )  # fmt: skip
+            ids,
+            min(request.max_tokens, self.context - len(ids)),
+            self.eos,
+            Sampling(request.temperature, request.top_p, request.seed),
+            take,
+        )
         self.batcher.submit(generation)
         outcome, first = "cancelled", True
         try:
@@ -154,12 +195,22 @@ def create_app(service: Service) -> FastAPI:
         yield
         await asyncio.to_thread(service.batcher.close)
 
-    app = FastAPI(title="edgewright", description=f"Serves {service.name}", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="edgewright",
+        description=f"Serves {service.name}",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
     _errors(app)
     _status(app, service)
 
     async def completions(request: CompletionRequest) -> Any:
-        ids = request.prompt if isinstance(request.prompt, list) else service.tokenizer.encode(request.prompt)
+        ids = (
+            request.prompt
+            if isinstance(request.prompt, list)
+            else service.tokenizer.encode(request.prompt)
+        )
         return await _answer(service, request, list(ids), COMPLETION)
 
     # The limits of this model, in the description as well; FastAPI finds a parameter's type here.
@@ -170,10 +221,18 @@ def create_app(service: Service) -> FastAPI:
     async def chat(request: ChatRequest) -> Any:
         turns = [message.model_dump() for message in request.messages]
         try:
-            text = service.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # templates are programs of the model's authors and raise what they like
-            raise Rejected(400, f"the model's chat template does not take these messages: {error}") from error
-        return await _answer(service, request, list(service.tokenizer.encode(text, add_special_tokens=False)), CHAT)
+            text = service.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True
+            )
+        except (
+            Exception
+        ) as error:  # templates are programs of the model's authors and raise what they like
+            raise Rejected(
+                400, f"the model's chat template does not take these messages: {error}"
+            ) from error
+        return await _answer(
+            service, request, list(service.tokenizer.encode(text, add_special_tokens=False)), CHAT
+        )
 
     return app
 
@@ -200,13 +259,19 @@ def _errors(app: FastAPI) -> None:
 
 
 def _place(path: Sequence[Any]) -> str:
-    return ".".join(str(part) for part in path if "[" not in str(part))  # pydantic names types there, too
+    return ".".join(
+        str(part) for part in path if "[" not in str(part)
+    )  # pydantic names types there, too
 
 
 def _failure(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     # Broken surrogates of a request would not encode.
     told = message.encode("utf-8", "replace").decode()
-    return JSONResponse({"error": {"message": told, "type": "invalid_request_error", "code": status}}, status, headers)
+    return JSONResponse(
+        {"error": {"message": told, "type": "invalid_request_error", "code": status}},
+        status,
+        headers,
+    )
 
 
 def _status(app: FastAPI, service: Service) -> None:
@@ -218,27 +283,44 @@ def _status(app: FastAPI, service: Service) -> None:
     async def models() -> Models:
         return Models(data=[{"id": service.name, "object": "model", "owned_by": "edgewright"}])
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
     async def metrics() -> Response:
         return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _answer(service: Service, request: CompletionRequest | ChatRequest, ids: list[int], style: _Style) -> Any:
+async def _answer(
+    service: Service, request: CompletionRequest | ChatRequest, ids: list[int], style: _Style
+) -> Any:
     service.check(request.model, ids)
     stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
     about = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
     pieces = _pieces(service, request, ids, stops)
     first = await anext(pieces)  # so that a full queue is a status, and not a broken stream
     if request.stream:
-        return StreamingResponse(_events(first, pieces, about, style), media_type="text/event-stream")
+        return StreamingResponse(
+            _events(first, pieces, about, style), media_type="text/event-stream"
+        )
     text, reason, count = "", None, 0
     while True:
         text, reason, count = text + first[0], first[1], first[2]
         if reason:
             break
         first = await anext(pieces)
-    usage = {"prompt_tokens": len(ids), "completion_tokens": count, "total_tokens": len(ids) + count}
-    return {**about, "object": style.whole, "choices": [style.choice(text, reason, streamed=False)], "usage": usage}
+    usage = {
+        "prompt_tokens": len(ids),
+        "completion_tokens": count,
+        "total_tokens": len(ids) + count,
+    }
+    return {
+        **about,
+        "object": style.whole,
+        "choices": [style.choice(text, reason, streamed=False)],
+        "usage": usage,
+    }
 
 
 Piece = tuple[str, str | None, int]
@@ -247,7 +329,7 @@ Piece = tuple[str, str | None, int]
 
 async def _pieces(
     service: Service, request: CompletionRequest | ChatRequest, ids: list[int], stops: list[str]
-) -> AsyncGenerator[Piece]:  # fmt: skip
+) -> AsyncGenerator[Piece]:
     stream, count = TextStream(service.decode, stops), 0
     tokens = service.tokens(ids, request)
     try:
@@ -265,7 +347,9 @@ async def _pieces(
         await tokens.aclose()
 
 
-async def _events(first: Piece, pieces: AsyncGenerator[Piece], about: dict[str, Any], style: _Style) -> AsyncIterator[str]:
+async def _events(
+    first: Piece, pieces: AsyncGenerator[Piece], about: dict[str, Any], style: _Style
+) -> AsyncIterator[str]:
     try:
         piece: Piece | None = first
         while piece is not None:
@@ -286,5 +370,8 @@ def open_service(artifact: Path, **options: Any) -> Service:
         UsageError: there is none.
     """
     if not (artifact / "model.onnx").is_file():
-        raise UsageError(f"{artifact}: no artifact", "make one: edgewright export MODEL --format onnx --precision int4 --out DIR")
+        raise UsageError(
+            f"{artifact}: no artifact",
+            "make one: edgewright export MODEL --format onnx --precision int4 --out DIR",
+        )
     return Service(artifact, **options)

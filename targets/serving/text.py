@@ -40,7 +40,11 @@ class TextStream:
         if self.stopped:
             return ""
         text = self._decode(self._ids)
-        found = [place for place in (text.find(stop, max(0, self._given - len(stop))) for stop in self._stops) if place >= 0]
+        found = [
+            place
+            for place in (text.find(stop, max(0, self._given - len(stop))) for stop in self._stops)
+            if place >= 0
+        ]
         if found:
             self.stopped = True
             end = min(found)
@@ -56,4 +60,11 @@ class TextStream:
 
 def _overlap(text: str, stop: str) -> int:
     """How many characters at the end of a text are the beginning of a stop text."""
-    return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)
+    return next(
+        (
+            size
+            for size in range(min(len(stop) - 1, len(text)), 0, -1)
+            if text.endswith(stop[:size])
+        ),
+        0,
+    )

@@ -19,7 +19,10 @@ from edgewright.data.packing import IGNORE, Encoded
 def test_windows_are_kept_in_the_order_of_the_rows(make_model) -> None:
     """Batches go by length, and samples must not, or two sides that batch otherwise would be paired wrongly."""
     backend = open_backend(make_model("llama"), "cpu")
-    texts = [[(7 * i + k) % 500 + 5 for k in range(length)] for i, length in enumerate((5, 30, 12, 30, 3))]
+    texts = [
+        [(7 * i + k) % 500 + 5 for k in range(length)]
+        for i, length in enumerate((5, 30, 12, 30, 3))
+    ]
     rows = [Encoded(ids, ids) for ids in texts]
     together = score_text(backend, rows).windows
     for row, (nll, tokens) in zip(rows, together, strict=True):
@@ -41,7 +44,9 @@ def test_losses_over_a_large_vocabulary_are_exact() -> None:
             return logits[: len(ids), : ids.shape[1]]
 
     rows = [Encoded([5, 17, 99], [5, 17, 99]), Encoded([5, 70, 3], [5, IGNORE, 3])]
-    found = [window for row in range(2) for window in score_text(Fixed(), rows[row : row + 1]).windows]
+    found = [
+        window for row in range(2) for window in score_text(Fixed(), rows[row : row + 1]).windows
+    ]
     log = logits[0].double().log_softmax(-1)
     expected = [-(log[0, 17] + log[1, 99]), -log[1, 3]]
     for (nll, _), truth in zip(found, expected, strict=True):
@@ -50,13 +55,29 @@ def test_losses_over_a_large_vocabulary_are_exact() -> None:
 
 def test_a_saved_measurement_is_one_that_the_gate_pairs(make_model, text_file, tmp_path) -> None:
     source = f"text:{text_file}"
-    options = EvaluateOptions(tasks=("reasoning",), limit=6, max_new_tokens=4, perplexity=(source,), windows=5, seq_len=32, latency=None)
+    options = EvaluateOptions(
+        tasks=("reasoning",),
+        limit=6,
+        max_new_tokens=4,
+        perplexity=(source,),
+        windows=5,
+        seq_len=32,
+        latency=None,
+    )
     bench_path(make_model("llama"), options, "cpu", None, tmp_path / "new.json")
     saved = load_measurement(str(tmp_path / "new.json"))
-    label = next(m for m in saved["metrics"] if m.startswith("perplexity/") and m.count("/") == 1).partition("/")[2]
-    counts = {metric: len(scores.total) for metric in saved["samples"] if (scores := read_scores(saved, metric))}
+    label = next(
+        m for m in saved["metrics"] if m.startswith("perplexity/") and m.count("/") == 1
+    ).partition("/")[2]
+    counts = {
+        metric: len(scores.total)
+        for metric in saved["samples"]
+        if (scores := read_scores(saved, metric))
+    }
     assert counts == {f"perplexity/{label}": 5, "accuracy/reasoning": 6}
     assert len(saved["context"]["problems_hash/reasoning"]) == 16
     assert json.loads((tmp_path / "new.json").read_text())["name"]
-    result = check_gate(saved, saved, Policy.model_validate({"limits": {f"perplexity/{label}": {"max_ratio": 1.0}}}))
+    result = check_gate(
+        saved, saved, Policy.model_validate({"limits": {f"perplexity/{label}": {"max_ratio": 1.0}}})
+    )
     assert (result["verdict"], result["checks"][0]["interval"]) == ("pass", (1.0, 1.0))

@@ -52,7 +52,11 @@ def fill(folder: Path, module: str, value: float) -> None:
 
 def reconfigure(folder: Path, **changes: Any) -> None:
     """Change entries of config.json; None removes one."""
-    config = {k: v for k, v in (read_config(folder) | changes).items() if k not in changes or v is not None}
+    config = {
+        k: v
+        for k, v in (read_config(folder) | changes).items()
+        if k not in changes or v is not None
+    }
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -67,37 +71,97 @@ def shard(folder: Path, lose: bool) -> None:
     (folder / WEIGHTS).unlink()
     names = {key: f"model-0000{1 + (i % 2)}-of-00002.safetensors" for i, key in enumerate(state)}
     for file in sorted(set(names.values())):
-        save_file({k: v for k, v in state.items() if names[k] == file}, folder / file, metadata={"format": "pt"})
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+        save_file(
+            {k: v for k, v in state.items() if names[k] == file},
+            folder / file,
+            metadata={"format": "pt"},
+        )
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": names})
+    )
     if lose:
         (folder / "model-00002-of-00002.safetensors").unlink()
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], type[EdgewrightError], str]] = {
     "truncated": (truncate, UsageError, r"model\.safetensors: damaged or truncated"),
-    "not safetensors": (lambda f: (f / WEIGHTS).write_bytes(b"<html>not found</html>"), UsageError, "damaged or truncated"),
+    "not safetensors": (
+        lambda f: (f / WEIGHTS).write_bytes(b"<html>not found</html>"),
+        UsageError,
+        "damaged or truncated",
+    ),
     "empty": (lambda f: (f / WEIGHTS).write_bytes(b""), UsageError, "damaged or truncated"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), UsageError, "no .safetensors"),
-    "a shard is missing": (lambda f: shard(f, lose=True), UsageError, r"model-00002-of-00002\.safetensors"),
-    "nan": (lambda f: fill(f, "layers.1.mlp.up_proj", float("nan")), UsageError, r"layers\.1\.mlp\.up_proj\.weight` holds NaN"),
-    "infinity": (lambda f: fill(f, "norm", float("inf")), UsageError, r"model\.norm\.weight` holds NaN or inf"),
-    "missing tensor": (
-        lambda f: rewrite(f, lambda s: s.pop("model.layers.0.self_attn.v_proj.weight")), UsageError, r"missing \['model\.layers\.0\.self"
+    "a shard is missing": (
+        lambda f: shard(f, lose=True),
+        UsageError,
+        r"model-00002-of-00002\.safetensors",
     ),
-    "surplus tensor": (lambda f: rewrite(f, lambda s: s.update(extra=torch.ones(1))), UsageError, r"unexpected \['extra"),
+    "nan": (
+        lambda f: fill(f, "layers.1.mlp.up_proj", float("nan")),
+        UsageError,
+        r"layers\.1\.mlp\.up_proj\.weight` holds NaN",
+    ),
+    "infinity": (
+        lambda f: fill(f, "norm", float("inf")),
+        UsageError,
+        r"model\.norm\.weight` holds NaN or inf",
+    ),
+    "missing tensor": (
+        lambda f: rewrite(f, lambda s: s.pop("model.layers.0.self_attn.v_proj.weight")),
+        UsageError,
+        r"missing \['model\.layers\.0\.self",
+    ),
+    "surplus tensor": (
+        lambda f: rewrite(f, lambda s: s.update(extra=torch.ones(1))),
+        UsageError,
+        r"unexpected \['extra",
+    ),
     "other width": (lambda f: reconfigure(f, intermediate_size=256), UsageError, "do not fit"),
-    "more layers": (lambda f: reconfigure(f, num_hidden_layers=4), UsageError, r"missing \['model\.layers\.3"),
-    "invalid config": (lambda f: (f / "config.json").write_text('{"model_type": "llama",'), UsageError, r"config\.json: not valid JSON"),
-    "binary config": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00{"), UsageError, r"config\.json: not valid JSON"),
-    "list for a config": (lambda f: (f / "config.json").write_text("[]"), UsageError, "not a JSON object"),
+    "more layers": (
+        lambda f: reconfigure(f, num_hidden_layers=4),
+        UsageError,
+        r"missing \['model\.layers\.3",
+    ),
+    "invalid config": (
+        lambda f: (f / "config.json").write_text('{"model_type": "llama",'),
+        UsageError,
+        r"config\.json: not valid JSON",
+    ),
+    "binary config": (
+        lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00{"),
+        UsageError,
+        r"config\.json: not valid JSON",
+    ),
+    "list for a config": (
+        lambda f: (f / "config.json").write_text("[]"),
+        UsageError,
+        "not a JSON object",
+    ),
     "no config": (lambda f: (f / "config.json").unlink(), UsageError, r"config\.json: not found"),
     "no model type": (lambda f: reconfigure(f, model_type=None), UsageError, "no `model_type`"),
-    "unknown architecture": (lambda f: reconfigure(f, model_type="mamba"), Refused, "architecture `mamba` is not supported"),
-    "no width": (lambda f: reconfigure(f, hidden_size=None), UsageError, "'hidden_size' is missing"),
+    "unknown architecture": (
+        lambda f: reconfigure(f, model_type="mamba"),
+        Refused,
+        "architecture `mamba` is not supported",
+    ),
+    "no width": (
+        lambda f: reconfigure(f, hidden_size=None),
+        UsageError,
+        "'hidden_size' is missing",
+    ),
     "width in words": (lambda f: reconfigure(f, hidden_size="wide"), UsageError, "wide"),
-    "no heads": (lambda f: reconfigure(f, num_attention_heads=0, head_dim=None), UsageError, "num_attention_heads must be at least 1"),
-    "uneven heads": (lambda f: reconfigure(f, num_key_value_heads=3), UsageError, "8 query heads do not divide into 3"),
-}  # fmt: skip
+    "no heads": (
+        lambda f: reconfigure(f, num_attention_heads=0, head_dim=None),
+        UsageError,
+        "num_attention_heads must be at least 1",
+    ),
+    "uneven heads": (
+        lambda f: reconfigure(f, num_key_value_heads=3),
+        UsageError,
+        "8 query heads do not divide into 3",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
@@ -174,7 +238,12 @@ def test_hub_id_without_a_hub() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "dtype"), [({}, "float32"), ({"torch_dtype": "bfloat16"}, "bfloat16"), ({"dtype": "torch.float16"}, "float16")]
+    ("config", "dtype"),
+    [
+        ({}, "float32"),
+        ({"torch_dtype": "bfloat16"}, "bfloat16"),
+        ({"dtype": "torch.float16"}, "float16"),
+    ],
 )
 def test_stored_dtype(config: dict[str, str], dtype: str) -> None:
     assert stored_dtype(config) is getattr(torch, dtype)
@@ -189,15 +258,21 @@ def test_unknown_dtype(name: str) -> None:
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_parameters_come_from_the_config(name: str, bias: bool, tied: bool, make_model: MakeModel) -> None:
-    folder = make_model(name, attention_bias=bias, mlp_bias=bias and name == "llama", tie_word_embeddings=tied)
+def test_parameters_come_from_the_config(
+    name: str, bias: bool, tied: bool, make_model: MakeModel
+) -> None:
+    folder = make_model(
+        name, attention_bias=bias, mlp_bias=bias and name == "llama", tie_word_embeddings=tied
+    )
     family, config = read_family(folder)
     assert family.parameters(config) == sum(t.numel() for t in read_state(folder).values())
 
 
 def test_gemma_is_tied_when_its_config_does_not_say(copy_model: MakeModel) -> None:
     folder = copy_model("gemma3_text")
-    reconfigure(folder, tie_word_embeddings=None)  # transformers 4 leaves it out, as it is the family's default
+    reconfigure(
+        folder, tie_word_embeddings=None
+    )  # transformers 4 leaves it out, as it is the family's default
     family, config = read_family(folder)
     assert family.shape(config).tied
     assert family.parameters(config) == load_model(folder).num_parameters()
@@ -219,8 +294,12 @@ def test_directory_appears_whole(tmp_path: Path) -> None:
     assert [p.name for p in out.parent.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt(), UsageError("wrong", "mend it")])
-def test_an_exception_leaves_nothing_and_the_old_result(error: BaseException, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "error", [RuntimeError("boom"), KeyboardInterrupt(), UsageError("wrong", "mend it")]
+)
+def test_an_exception_leaves_nothing_and_the_old_result(
+    error: BaseException, tmp_path: Path
+) -> None:
     def attempt() -> None:
         with atomic_directory(tmp_path / "out") as folder:
             (folder / "half").write_text("half")
@@ -250,7 +329,10 @@ def test_foreign_directories_are_not_replaced(tmp_path: Path) -> None:
     out.mkdir()
     with atomic_directory(out) as folder:  # an empty one is nobody's
         (folder / "thesis.tex").write_text("ten years")
-    with pytest.raises(UsageError, match="was not written by edgewright") as caught, atomic_directory(out):
+    with (
+        pytest.raises(UsageError, match="was not written by edgewright") as caught,
+        atomic_directory(out),
+    ):
         pytest.fail("the block must not run")
     assert "--out" in caught.value.hint
     assert (out / "thesis.tex").read_text() == "ten years"
@@ -275,7 +357,11 @@ def full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     """A directory on a file system of 256 KiB; where it cannot be mounted, one where writing weights fails likewise."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder],
+        capture_output=True,
+        check=False,
+    ).returncode:
         for module, name in ((checkpoint, "write_shards"), (checkpoint.shutil, "copyfile")):
             monkeypatch.setattr(module, name, no_space)
         yield folder
@@ -308,11 +394,18 @@ def test_failed_verification_leaves_nothing(make_model: MakeModel, tmp_path: Pat
     source = make_model("llama")
 
     def verify(folder: Path) -> None:
-        assert {p.name for p in folder.iterdir()} >= {WEIGHTS, "config.json", "tokenizer.json", PROVENANCE}
+        assert {p.name for p in folder.iterdir()} >= {
+            WEIGHTS,
+            "config.json",
+            "tokenizer.json",
+            PROVENANCE,
+        }
         raise EdgewrightError("not the same function")
 
     with pytest.raises(EdgewrightError, match="not the same function"):
-        write_checkpoint(tmp_path / "out", read_state(source), read_config(source), source, {}, verify)
+        write_checkpoint(
+            tmp_path / "out", read_state(source), read_config(source), source, {}, verify
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -331,13 +424,19 @@ def test_shards(make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.Monke
     again = load_model(tmp_path / "out").state_dict()
     assert all(torch.equal(again[k], v) for k, v in state.items())
     assert json.loads((tmp_path / "out" / PROVENANCE).read_text())["step"] == "test"
-    assert weight_bytes(tmp_path / "out") == sum((tmp_path / "out" / f).stat().st_size for f in files)
+    assert weight_bytes(tmp_path / "out") == sum(
+        (tmp_path / "out" / f).stat().st_size for f in files
+    )
 
 
 def test_tokenizer_is_copied_byte_for_byte(make_model: MakeModel, tmp_path: Path) -> None:
     source = make_model("llama")
     copy_tokenizer(source, tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+    }
     assert all(p.read_bytes() == (source / p.name).read_bytes() for p in tmp_path.iterdir())
 
 
@@ -372,15 +471,32 @@ def test_content_hash_sees_bytes_and_names(tmp_path: Path) -> None:
 # config.json for transformers 4 and 5
 
 LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
-}  # fmt: skip
+}
 
 
 def test_default_rope_in_both_spellings() -> None:
     rope = {"rope_type": "default", "rope_theta": 1e6}
-    both = config_for_everyone({"model_type": "qwen2", "rope_parameters": rope, "dtype": "bfloat16", "quantization_config": None})
-    assert both == {"model_type": "qwen2", "rope_parameters": rope, "rope_theta": 1e6, "dtype": "bfloat16", "torch_dtype": "bfloat16"}
+    both = config_for_everyone(
+        {
+            "model_type": "qwen2",
+            "rope_parameters": rope,
+            "dtype": "bfloat16",
+            "quantization_config": None,
+        }
+    )
+    assert both == {
+        "model_type": "qwen2",
+        "rope_parameters": rope,
+        "rope_theta": 1e6,
+        "dtype": "bfloat16",
+        "torch_dtype": "bfloat16",
+    }
 
 
 def test_llama3_scaling_in_both_spellings() -> None:
@@ -399,30 +515,54 @@ def test_gemmas_two_bases_in_both_spellings() -> None:
     both = config_for_everyone({"rope_parameters": rope})
     assert (both["rope_theta"], both["rope_local_base_freq"]) == (1e6, 1e4)
     assert both["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
-    assert "rope_scaling" not in config_for_everyone({"rope_parameters": rope | {"full_attention": rope["sliding_attention"]}})
+    assert "rope_scaling" not in config_for_everyone(
+        {"rope_parameters": rope | {"full_attention": rope["sliding_attention"]}}
+    )
 
 
 def test_old_spelling_is_left_alone_but_for_null_blocks() -> None:
-    old = {"rope_theta": 1e6, "rope_scaling": None, "quantization_config": None, "sliding_window": None}
+    old = {
+        "rope_theta": 1e6,
+        "rope_scaling": None,
+        "quantization_config": None,
+        "sliding_window": None,
+    }
     assert config_for_everyone(old) == {"rope_theta": 1e6, "sliding_window": None}
-    assert config_for_everyone({"rope_scaling": {"type": "linear", "factor": 2.0}})["rope_scaling"]["factor"] == 2.0
+    assert (
+        config_for_everyone({"rope_scaling": {"type": "linear", "factor": 2.0}})["rope_scaling"][
+            "factor"
+        ]
+        == 2.0
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
-def test_old_readers_and_new_ones_get_the_same_rope(family: str, make_model: MakeModel, tmp_path: Path) -> None:
+def test_old_readers_and_new_ones_get_the_same_rope(
+    family: str, make_model: MakeModel, tmp_path: Path
+) -> None:
     """Whichever of the two spellings a reader drops, the logits stay."""
     rope: Any = LLAMA3
     if family == "gemma3_text":
         full = {"rope_type": "linear", "factor": 8.0, "rope_theta": 3e5}
-        rope = {"full_attention": full, "sliding_attention": {"rope_type": "default", "rope_theta": 7e3}}
+        rope = {
+            "full_attention": full,
+            "sliding_attention": {"rope_type": "default", "rope_theta": 7e3},
+        }
     source = make_model(family, rope_parameters=rope)
     state, config = read_state(source), read_config(source)
     write_checkpoint(tmp_path / "both", state, config, source, {})
     both = read_config(tmp_path / "both")
     logits = []
-    for name, drop in (("new", ("rope_theta", "rope_scaling", "rope_local_base_freq")), ("old", ("rope_parameters",))):
+    for name, drop in (
+        ("new", ("rope_theta", "rope_scaling", "rope_local_base_freq")),
+        ("old", ("rope_parameters",)),
+    ):
         write_checkpoint(tmp_path / name, state, {}, source, {})
-        (tmp_path / name / "config.json").write_text(json.dumps({k: v for k, v in both.items() if k not in drop}))
+        (tmp_path / name / "config.json").write_text(
+            json.dumps({k: v for k, v in both.items() if k not in drop})
+        )
         with torch.no_grad():
-            logits.append(load_model(tmp_path / name)(input_ids=torch.arange(1, 100).view(1, -1)).logits)
+            logits.append(
+                load_model(tmp_path / name)(input_ids=torch.arange(1, 100).view(1, -1)).logits
+            )
     assert torch.equal(logits[0], logits[1])

@@ -25,7 +25,12 @@ from edgewright.pipeline.forecast import initial
 from edgewright.steps.context import StepContext
 
 MakeModel = Callable[..., Path]
-SMALL = {"num_hidden_layers": 2, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 1}
+SMALL = {
+    "num_hidden_layers": 2,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+}
 DOWN = "model.layers.1.mlp.down_proj"
 
 
@@ -45,14 +50,24 @@ def test_what_was_asked_for_is_written_and_read(
 ) -> None:
     out = tmp_path / "out"
     quantize(QuantizeOptions(**options), make_model("llama", **SMALL), out, context)
-    block, stored, loaded = read_config(out)["quantization_config"], read_state(out), load_model(out).state_dict()
+    block, stored, loaded = (
+        read_config(out)["quantization_config"],
+        read_state(out),
+        load_model(out).state_dict(),
+    )
     permuted = options.get("act_order") == "permuted"
-    assert (block["bits"], block["group_size"], block["sym"]) == (options["bits"], options["group_size"], sym)
+    assert (block["bits"], block["group_size"], block["sym"]) == (
+        options["bits"],
+        options["group_size"],
+        sym,
+    )
     assert (block["desc_act"], block["static_groups"]) == (permuted, not permuted)
     parts = part_of(stored, DOWN)
     width, group = 256, options["group_size"]
     assert tuple(parts["qweight"].shape) == (width * options["bits"] // 32, 128)
-    assert torch.equal(loaded[f"{DOWN}.weight"][:3], dequantize_gptq(parts, options["bits"], outputs=3))
+    assert torch.equal(
+        loaded[f"{DOWN}.weight"][:3], dequantize_gptq(parts, options["bits"], outputs=3)
+    )
     counts = parts["g_idx"].long().bincount()
     assert (counts == (width if group == -1 else group)).all()
     consecutive = parts["g_idx"].tolist() == sorted(parts["g_idx"].tolist())
@@ -63,7 +78,10 @@ def test_what_was_asked_for_is_written_and_read(
 @pytest.mark.parametrize("sym", [True, False])
 def test_permuted_groups_beat_rounding(sym: bool) -> None:
     weight, hessian = random_weight(), correlated_hessian()
-    packed = permuted_gptq(weight, hessian, Scheme(4, 32, sym), 0.01).packed, rtn(weight, Scheme(4, 32, sym))
+    packed = (
+        permuted_gptq(weight, hessian, Scheme(4, 32, sym), 0.01).packed,
+        rtn(weight, Scheme(4, 32, sym)),
+    )
     permuted, plain = (output_error(weight, p.dequantize(), hessian) for p in packed)
     assert permuted < 0.5 * plain
 
@@ -86,25 +104,52 @@ def test_without_a_hessian_groups_stay_where_they_are() -> None:
     assert torch.equal(found.packed.integers, rtn(weight, Scheme(4, 64)).integers)
 
 
-def test_blocks_cannot_be_permuted(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_blocks_cannot_be_permuted(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    quantize(QuantizeOptions(act_order="permuted", group_size=32), make_model("llama", **SMALL), out, context)
-    with pytest.raises(Refused, match=r"model\.layers\.0\.\S+: g_idx permutes the groups") as caught:
+    quantize(
+        QuantizeOptions(act_order="permuted", group_size=32),
+        make_model("llama", **SMALL),
+        out,
+        context,
+    )
+    with pytest.raises(
+        Refused, match=r"model\.layers\.0\.\S+: g_idx permutes the groups"
+    ) as caught:
         export_onnx(out, tmp_path / "onnx", "int4")
     assert "static act-order" in caught.value.hint
     assert not (tmp_path / "onnx").exists()
 
 
 def test_the_switch_of_earlier_recipes_is_read() -> None:
-    said = [QuantizeOptions.model_validate({"act_order": value}).act_order for value in (True, False, "permuted")]
+    said = [
+        QuantizeOptions.model_validate({"act_order": value}).act_order
+        for value in (True, False, "permuted")
+    ]
     assert said == ["static", "none", "permuted"]
     assert not QuantizeOptions(method="rtn", act_order="permuted").permuted
 
 
-def test_options_on_the_command_line(cli: Callable[..., tuple[int, str, str]], make_model: MakeModel, tmp_path: Path) -> None:
+def test_options_on_the_command_line(
+    cli: Callable[..., tuple[int, str, str]], make_model: MakeModel, tmp_path: Path
+) -> None:
     model, out = make_model("llama", **SMALL), tmp_path / "out"
     code, _, err = cli(
-        "quantize", model, "--bits", 3, "--group-size", 32, "--act-order", "permuted", "--samples", 2, "--seq-len", 32, "--out", out
+        "quantize",
+        model,
+        "--bits",
+        3,
+        "--group-size",
+        32,
+        "--act-order",
+        "permuted",
+        "--samples",
+        2,
+        "--seq-len",
+        32,
+        "--out",
+        out,
     )
     assert code == 0, err
     block = read_config(out)["quantization_config"]

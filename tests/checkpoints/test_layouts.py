@@ -15,7 +15,12 @@ from edgewright.errors import Refused, UsageError
 
 OUT, WIDTH = 32, 256
 GPTQ = Gptq()
-CASES = [(bits, sym, group) for bits in (2, 3, 4, 8) for sym in (True, False) for group in (32, 64, 128, WIDTH)]
+CASES = [
+    (bits, sym, group)
+    for bits in (2, 3, 4, 8)
+    for sym in (True, False)
+    for group in (32, 64, 128, WIDTH)
+]
 
 
 def random_packed(bits: int, sym: bool, group: int, seed: int = 0) -> PackedLinear:
@@ -24,7 +29,9 @@ def random_packed(bits: int, sym: bool, group: int, seed: int = 0) -> PackedLine
     integers = torch.randint(0, 2**bits, (OUT, WIDTH), generator=generator, dtype=torch.uint8)
     scales = (torch.rand(OUT, groups, generator=generator) + 0.01).half().float()
     zeros = torch.randint(1, 2**bits, (OUT, groups), generator=generator, dtype=torch.uint8)
-    return PackedLinear(integers, scales, torch.full_like(zeros, 2 ** (bits - 1)) if sym else zeros, bits, group)
+    return PackedLinear(
+        integers, scales, torch.full_like(zeros, 2 ** (bits - 1)) if sym else zeros, bits, group
+    )
 
 
 @pytest.mark.parametrize(("bits", "sym", "group"), CASES)
@@ -63,14 +70,20 @@ def test_symmetric_zeros_are_stored_minus_one(bits: int, word: int) -> None:
 
 def test_words_hold_the_lowest_input_in_the_lowest_bits() -> None:
     integers = torch.arange(OUT * 32).remainder(16).to(torch.uint8).view(OUT, 32)
-    packed = PackedLinear(integers, torch.ones(OUT, 1), torch.full((OUT, 1), 8, dtype=torch.uint8), 4, 32)
+    packed = PackedLinear(
+        integers, torch.ones(OUT, 1), torch.full((OUT, 1), 8, dtype=torch.uint8), 4, 32
+    )
     first = int(GPTQ.write(packed)["qweight"][0, 0]) & 0xFFFFFFFF
     assert first == 0x76543210
 
 
 def test_dequantize_is_integer_minus_zero_times_scale() -> None:
     packed = PackedLinear(
-        torch.tensor([[0, 15, 8, 9]], dtype=torch.uint8), torch.tensor([[0.5, 2.0]]), torch.tensor([[8, 7]], dtype=torch.uint8), 4, 2
+        torch.tensor([[0, 15, 8, 9]], dtype=torch.uint8),
+        torch.tensor([[0.5, 2.0]]),
+        torch.tensor([[8, 7]], dtype=torch.uint8),
+        4,
+        2,
     )
     assert packed.dequantize().tolist() == [[-4.0, 3.5, 2.0, 4.0]]
     assert not packed.sym
@@ -78,7 +91,9 @@ def test_dequantize_is_integer_minus_zero_times_scale() -> None:
 
 @pytest.mark.parametrize(("bits", "sym"), [(2, True), (3, False), (4, True), (8, False)])
 def test_permuted_groups_are_kept(bits: int, sym: bool) -> None:
-    g_idx = (torch.randperm(WIDTH, generator=torch.Generator().manual_seed(0)) // 32).to(torch.int32)
+    g_idx = (torch.randperm(WIDTH, generator=torch.Generator().manual_seed(0)) // 32).to(
+        torch.int32
+    )
     packed = replace(random_packed(bits, sym, 32), g_idx=g_idx)
     parts = GPTQ.write(packed)
     assert torch.equal(parts["g_idx"], g_idx)
@@ -109,7 +124,9 @@ def test_three_bits_lie_across_words() -> None:
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_words_come_back(bits: int) -> None:
-    values = torch.randint(0, 2**bits, (96, 5), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    values = torch.randint(
+        0, 2**bits, (96, 5), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
     words = pack_words(values, bits)
     assert words.shape == (96 * bits // 32, 5)
     assert torch.equal(unpack_words(words, bits), values)
@@ -118,7 +135,9 @@ def test_words_come_back(bits: int) -> None:
 def test_a_file_without_g_idx_is_read() -> None:
     packed = random_packed(4, False, 32)
     parts = {k: v for k, v in GPTQ.write(packed).items() if k != "g_idx"}
-    assert torch.equal(GPTQ.read(parts, Scheme(4, 32, False), "layer").dequantize(), packed.dequantize())
+    assert torch.equal(
+        GPTQ.read(parts, Scheme(4, 32, False), "layer").dequantize(), packed.dequantize()
+    )
 
 
 def test_config_block_and_names() -> None:
@@ -128,6 +147,13 @@ def test_config_block_and_names() -> None:
     assert layout_of({}) is None is layout_of({"quantization_config": None})
     with pytest.raises(Refused, match="unheard-of"):
         layout_of({"quantization_config": {"quant_method": "unheard-of"}})
-    assert (block["bits"], block["group_size"], block["sym"], block["desc_act"]) == (4, 128, True, False)
+    assert (block["bits"], block["group_size"], block["sym"], block["desc_act"]) == (
+        4,
+        128,
+        True,
+        False,
+    )
     assert block["checkpoint_format"] == "gptq"
-    assert GPTQ.names({"a.b.qweight": torch.ones(1), "a.b.scales": torch.ones(1), "c.weight": torch.ones(1)}) == ["a.b"]
+    assert GPTQ.names(
+        {"a.b.qweight": torch.ones(1), "a.b.scales": torch.ones(1), "c.weight": torch.ones(1)}
+    ) == ["a.b"]

@@ -22,15 +22,22 @@ def edit(source: Path, **values: Any) -> Path:
 
 
 @pytest.mark.parametrize("read", [load_model, load_settings])
-def test_a_config_that_transformers_refuses(read: Callable[[Path], Any], copy_model: MakeModel) -> None:
-    source = edit(copy_model("llama"), num_attention_heads=6, num_key_value_heads=2)  # 512 is no multiple of 6
+def test_a_config_that_transformers_refuses(
+    read: Callable[[Path], Any], copy_model: MakeModel
+) -> None:
+    source = edit(
+        copy_model("llama"), num_attention_heads=6, num_key_value_heads=2
+    )  # 512 is no multiple of 6
     with pytest.raises(UsageError, match=r"config\.json: transformers cannot read it") as caught:
         read(source)
     assert "\n" not in str(caught.value)
 
 
 def test_quantized_by_a_method_that_is_not_ours(copy_model: MakeModel) -> None:
-    source = edit(copy_model("qwen2"), quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    source = edit(
+        copy_model("qwen2"),
+        quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True},
+    )
     with pytest.raises(Refused, match="bitsandbytes, which is not read here"):
         load_model(source)
     weights = edit(copy_model("qwen2"), num_hidden_layers=7, layer_types=["full_attention"] * 7)

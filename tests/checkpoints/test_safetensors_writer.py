@@ -11,11 +11,16 @@ from safetensors.torch import load_file, save_file
 from edgewright.checkpoints.safetensors_writer import DTYPES, Pending, write_shards
 
 STATE = {
-    "b.weight": torch.randn(3, 5), "a.weight": torch.randn(4, 2).bfloat16(), "scalar": torch.tensor(3.0), "empty": torch.empty(0, 4),
-    "ü": torch.arange(7, dtype=torch.int32), "a.bias": torch.randn(2).half(), "mask": torch.tensor([True, False, True]),
+    "b.weight": torch.randn(3, 5),
+    "a.weight": torch.randn(4, 2).bfloat16(),
+    "scalar": torch.tensor(3.0),
+    "empty": torch.empty(0, 4),
+    "ü": torch.arange(7, dtype=torch.int32),
+    "a.bias": torch.randn(2).half(),
+    "mask": torch.tensor([True, False, True]),
     "turned": torch.randn(4, 6).T,
     **{f"of.{name}": torch.ones(3).to(dtype) for name, dtype in DTYPES.items()},
-}  # fmt: skip
+}
 
 
 def specs() -> dict[str, torch.Tensor]:
@@ -28,7 +33,9 @@ def test_the_librarys_bytes(tmp_path: Path) -> None:
     whole = {name: tensor.contiguous() for name, tensor in STATE.items()}
     save_file(whole, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
     assert [p.name for p in (tmp_path / "ours").iterdir()] == ["model.safetensors"]
-    assert (tmp_path / "ours" / "model.safetensors").read_bytes() == (tmp_path / "theirs.safetensors").read_bytes()
+    assert (tmp_path / "ours" / "model.safetensors").read_bytes() == (
+        tmp_path / "theirs.safetensors"
+    ).read_bytes()
 
 
 def test_shards_hold_everything_once(tmp_path: Path) -> None:
@@ -38,7 +45,9 @@ def test_shards_hold_everything_once(tmp_path: Path) -> None:
     read = [load_file(file) for file in files]
     assert sum(map(len, read)) == len(STATE)
     for part in read:
-        assert all(torch.equal(tensor.float(), STATE[name].float()) for name, tensor in part.items())
+        assert all(
+            torch.equal(tensor.float(), STATE[name].float()) for name, tensor in part.items()
+        )
         assert len(part) == 1 or sum(tensor.nbytes for tensor in part.values()) <= 60
 
 

@@ -43,8 +43,14 @@ def sharded(folder: Path) -> Path:
     (folder / "model.safetensors").unlink()
     names = {key: f"model-{i % 3 + 1:05d}-of-00003.safetensors" for i, key in enumerate(state)}
     for file in set(names.values()):
-        save_file({k: v for k, v in state.items() if names[k] == file}, folder / file, metadata={"format": "pt"})
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+        save_file(
+            {k: v for k, v in state.items() if names[k] == file},
+            folder / file,
+            metadata={"format": "pt"},
+        )
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": names})
+    )
     return folder
 
 
@@ -54,19 +60,25 @@ def streamed_logits(model: Streamed, rows: list[Tensor]) -> Tensor:
         for i, call in enumerate(calls):
             with model.held(i) as layer:
                 states[:] = torch.cat([call(layer, states[n]) for n in range(len(rows))])
-        return torch.cat([torch.cat(list(model.logit_parts(states[n])), -1) for n in range(len(rows))])
+        return torch.cat(
+            [torch.cat(list(model.logit_parts(states[n])), -1) for n in range(len(rows))]
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_the_same_logits(family: str, dtype: str, copy_model: MakeModel, context: StepContext) -> None:
+def test_the_same_logits(
+    family: str, dtype: str, copy_model: MakeModel, context: StepContext
+) -> None:
     folder = sharded(copy_model(family, dtype=dtype))
     rows = context.calibration.rows(folder, 0)[:2]
     whole, model = load_model(folder), Streamed(folder)
     with torch.no_grad():
         expected = torch.cat([whole(input_ids=row[:1], use_cache=False).logits for row in rows])
     assert torch.equal(streamed_logits(model, rows), expected)
-    assert torch.equal(streamed_logits(model, rows), expected)  # what was held before has left no trace
+    assert torch.equal(
+        streamed_logits(model, rows), expected
+    )  # what was held before has left no trace
     assert all(p.is_meta for layer in model.layers for p in layer.parameters())
 
 
@@ -81,24 +93,43 @@ def test_a_cap_on_the_logits(make_model: MakeModel, context: StepContext) -> Non
 
 @pytest.mark.parametrize("criterion", ["activation", "norm", "magnitude", "random"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_the_same_scores(family: str, criterion: Any, copy_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_the_same_scores(
+    family: str, criterion: Any, copy_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     folder = sharded(copy_model(family, dtype="bfloat16"))
-    shape, rows = family_of(read_config(folder)).shape(read_config(folder)), context.calibration.rows(folder, 0)
-    expected = measure(load_model(folder), family_of(read_config(folder)), shape, rows, criterion, 3)
+    shape, rows = (
+        family_of(read_config(folder)).shape(read_config(folder)),
+        context.calibration.rows(folder, 0),
+    )
+    expected = measure(
+        load_model(folder), family_of(read_config(folder)), shape, rows, criterion, 3
+    )
     for budget in (None, 2 * rows[0].shape[1] * 4 * 128, 0):
         got = measure_layers(Streamed(folder), shape, rows, criterion, 3, Room(budget, tmp_path))
         for name in ("heads", "neurons", "layers"):
             assert torch.equal(getattr(got, name), getattr(expected, name))
         assert got.experts.keys() == expected.experts.keys()
-        assert all(torch.equal(got.experts[i].importance, usage.importance) for i, usage in expected.experts.items())
+        assert all(
+            torch.equal(got.experts[i].importance, usage.importance)
+            for i, usage in expected.experts.items()
+        )
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_recomputing_activations_changes_no_gradient(family: str, make_model: MakeModel, context: StepContext) -> None:
+def test_recomputing_activations_changes_no_gradient(
+    family: str, make_model: MakeModel, context: StepContext
+) -> None:
     folder = make_model(family)
     config, rows = read_config(folder), context.calibration.rows(folder, 0)
     kept, recomputed = (
-        measure(load_model(folder), family_of(config), family_of(config).shape(config), rows, "taylor", recompute=recompute)
+        measure(
+            load_model(folder),
+            family_of(config),
+            family_of(config).shape(config),
+            rows,
+            "taylor",
+            recompute=recompute,
+        )
         for recompute in (False, True)
     )
     for name in ("heads", "neurons", "layers"):
@@ -109,7 +140,9 @@ def test_recomputing_activations_changes_no_gradient(family: str, make_model: Ma
         assert usage.tokens == sum(row.shape[1] for row in rows)
 
 
-def test_recomputing_keeps_one_layer_of_activations(make_model: MakeModel, context: StepContext) -> None:
+def test_recomputing_keeps_one_layer_of_activations(
+    make_model: MakeModel, context: StepContext
+) -> None:
     folder = make_model("llama", num_hidden_layers=6)
     config, rows = read_config(folder), context.calibration.rows(folder, 0)
     saved: dict[bool, int] = {}
@@ -128,43 +161,96 @@ def test_recomputing_keeps_one_layer_of_activations(make_model: MakeModel, conte
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-            measure(load_model(folder), family_of(config), family_of(config).shape(config), rows[:1], "taylor", recompute=recompute)
+            measure(
+                load_model(folder),
+                family_of(config),
+                family_of(config).shape(config),
+                rows[:1],
+                "taylor",
+                recompute=recompute,
+            )
         saved[recompute] = most
     assert saved[True] < saved[False] / 2
 
 
 @pytest.mark.parametrize("method", ["gptq", "rtn"])
 @pytest.mark.parametrize("family", DENSE)
-def test_the_same_integers(family: str, method: Any, copy_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
-    folder = sharded(copy_model(family, num_hidden_layers=2, intermediate_size=256, dtype="bfloat16", layer_types=None))
-    rows, options = context.calibration.rows(folder, 0), QuantizeOptions(method=method, group_size=64)
+def test_the_same_integers(
+    family: str, method: Any, copy_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
+    folder = sharded(
+        copy_model(
+            family, num_hidden_layers=2, intermediate_size=256, dtype="bfloat16", layer_types=None
+        )
+    )
+    rows, options = (
+        context.calibration.rows(folder, 0),
+        QuantizeOptions(method=method, group_size=64),
+    )
     whole = InMemory(load_model(folder), family_of(read_config(folder)))
     runs = Run(options), Run(options)
     made = [
-        list(quantized_layers(run, model, rows, room, Scaler(run, model.family, read_config(folder), torch.bfloat16)))
-        for run, model, room in zip(runs, (whole, Streamed(folder)), (Room(), Room(0, tmp_path)), strict=True)
+        list(
+            quantized_layers(
+                run,
+                model,
+                rows,
+                room,
+                Scaler(run, model.family, read_config(folder), torch.bfloat16),
+            )
+        )
+        for run, model, room in zip(
+            runs, (whole, Streamed(folder)), (Room(), Room(0, tmp_path)), strict=True
+        )
     ]
     assert runs[0] == runs[1]
     assert [layer.keys() for layer in made[0]] == [layer.keys() for layer in made[1]]
     for expected, got in zip(*made, strict=True):
         for name in expected:
-            assert all(torch.equal(vars(expected[name])[part], vars(got[name])[part]) for part in ("integers", "scales", "zeros"))
+            assert all(
+                torch.equal(vars(expected[name])[part], vars(got[name])[part])
+                for part in ("integers", "scales", "zeros")
+            )
 
 
-@pytest.mark.parametrize(("method", "family"), [("awq", "gemma3_text"), ("int8", "qwen2"), ("smoothquant", "llama")])
-def test_the_same_integers_from_one_look(method: Any, family: str, copy_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
-    folder = sharded(copy_model(family, num_hidden_layers=2, intermediate_size=256, dtype="bfloat16", layer_types=None))
+@pytest.mark.parametrize(
+    ("method", "family"), [("awq", "gemma3_text"), ("int8", "qwen2"), ("smoothquant", "llama")]
+)
+def test_the_same_integers_from_one_look(
+    method: Any, family: str, copy_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
+    folder = sharded(
+        copy_model(
+            family, num_hidden_layers=2, intermediate_size=256, dtype="bfloat16", layer_types=None
+        )
+    )
     rows, options = context.calibration.rows(folder, 0), QuantizeOptions(method=method)
     runs, made = (Run(options), Run(options)), []
     for run, model, room in zip(
-        runs, (InMemory(load_model(folder), family_of(read_config(folder))), Streamed(folder)), (Room(), Room(0, tmp_path)), strict=True
+        runs,
+        (InMemory(load_model(folder), family_of(read_config(folder))), Streamed(folder)),
+        (Room(), Room(0, tmp_path)),
+        strict=True,
     ):
-        made.append(list(observed_layers(run, model, rows, room, Scaler(run, model.family, read_config(folder), torch.bfloat16))))
+        made.append(
+            list(
+                observed_layers(
+                    run,
+                    model,
+                    rows,
+                    room,
+                    Scaler(run, model.family, read_config(folder), torch.bfloat16),
+                )
+            )
+        )
     assert runs[0].modules == runs[1].modules
     for expected, got in zip(*made, strict=True):
         assert expected.keys() == got.keys()
         for name in expected:
-            assert all(torch.equal(vars(expected[name])[part], vars(got[name])[part]) for part in ("integers", "scales", "zeros"))
+            assert all(
+                torch.equal(vars(expected[name])[part], vars(got[name])[part])
+                for part in ("integers", "scales", "zeros")
+            )
             assert expected[name].inputs == got[name].inputs
 
 
@@ -191,13 +277,18 @@ def test_a_nan_is_named(copy_model: MakeModel) -> None:
     state = read_state(folder)
     state["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UsageError, match=r"model\.layers\.1\.mlp\.up_proj\.weight.*NaN"), Streamed(folder).held(1):
+    with (
+        pytest.raises(UsageError, match=r"model\.layers\.1\.mlp\.up_proj\.weight.*NaN"),
+        Streamed(folder).held(1),
+    ):
         pytest.fail("the block must not run")
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize("compensate", [False, True])
-def test_both_proofs_agree(family: str, compensate: bool, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_both_proofs_agree(
+    family: str, compensate: bool, make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     narrower = {"experts": 0.5} if family in MIXTURES else {"ffn": 0.25}
     options = PruneOptions(heads=0.5, **narrower, layers=1, criterion="norm", compensate=compensate)
     source, told = make_model(family, dtype="bfloat16"), {}
@@ -212,15 +303,24 @@ def test_both_proofs_agree(family: str, compensate: bool, make_model: MakeModel,
 
 
 @pytest.mark.parametrize("proof", ["stock", "streamed"])
-def test_a_wrong_cut_is_found(proof: Any, make_model: MakeModel, context: StepContext, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_wrong_cut_is_found(
+    proof: Any, make_model: MakeModel, context: StepContext, tmp_path: Path, monkeypatch: Any
+) -> None:
     def swapped(*args: Any) -> dict[str, Tensor]:
         small = cut_layer(*args)
-        first, second = (name for name in small if name.endswith(("gate_proj.weight", "up_proj.weight")))
+        first, second = (
+            name for name in small if name.endswith(("gate_proj.weight", "up_proj.weight"))
+        )
         return small | {first: small[second], second: small[first]}
 
     monkeypatch.setattr(rebuild, "cut_layer", swapped)
     with pytest.raises(EdgewrightError, match="differs from the masked original"):
-        prune(PruneOptions(ffn=0.5, criterion="norm"), make_model("llama"), tmp_path / "out", replace(context, proof=proof))
+        prune(
+            PruneOptions(ffn=0.5, criterion="norm"),
+            make_model("llama"),
+            tmp_path / "out",
+            replace(context, proof=proof),
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -228,7 +328,9 @@ def test_the_proof_follows_free_memory(make_model: MakeModel, monkeypatch: Any) 
     source = Streamed(make_model("llama"))
     shape = source.family.shape(source.config)
     kept = Kept([list(range(8))] * 3, [list(range(128))] * 3, [0, 1, 2])
-    rebuilt = rebuild.Rebuild(source, shape, kept, [torch.ones(2, 8, dtype=torch.int64)], Room(), compensate=False)
+    rebuilt = rebuild.Rebuild(
+        source, shape, kept, [torch.ones(2, 8, dtype=torch.int64)], Room(), compensate=False
+    )
     needed = 4 * source.family.parameters(rebuilt.config)
     for free, way in ((2 * needed, "stock"), (2 * needed - 1, "streamed"), (None, "stock")):
         monkeypatch.setattr(rebuild, "free_memory", lambda _device, free=free: free)
@@ -237,7 +339,9 @@ def test_the_proof_follows_free_memory(make_model: MakeModel, monkeypatch: Any) 
     assert free_memory() > 10**8
 
 
-def test_sharded_in_sharded_out(copy_model: MakeModel, context: StepContext, tmp_path: Path, monkeypatch: Any) -> None:
+def test_sharded_in_sharded_out(
+    copy_model: MakeModel, context: StepContext, tmp_path: Path, monkeypatch: Any
+) -> None:
     options = PruneOptions(heads=0.5, criterion="activation")
     prune(options, copy_model("qwen2"), tmp_path / "one", context)
     monkeypatch.setattr(checkpoint, "SHARD_BYTES", 600_000)
@@ -248,7 +352,9 @@ def test_sharded_in_sharded_out(copy_model: MakeModel, context: StepContext, tmp
     assert all(torch.equal(one[name], many[name]) for name in one)
 
 
-def test_pruning_by_activation_never_holds_the_model(make_model: MakeModel, context: StepContext, tmp_path: Path, monkeypatch: Any) -> None:
+def test_pruning_by_activation_never_holds_the_model(
+    make_model: MakeModel, context: StepContext, tmp_path: Path, monkeypatch: Any
+) -> None:
     """At most one decoder layer has weights at any time."""
     most, held = 0, Streamed.held
 
@@ -256,30 +362,49 @@ def test_pruning_by_activation_never_holds_the_model(make_model: MakeModel, cont
     def counting(self: Streamed, index: int) -> Iterator[Any]:
         nonlocal most
         with held(self, index) as layer:
-            most = max(most, sum(not p.is_meta for other in self.layers for p in other.parameters()))
+            most = max(
+                most, sum(not p.is_meta for other in self.layers for p in other.parameters())
+            )
             assert most == sum(not p.is_meta for p in layer.parameters())
             yield layer
 
     monkeypatch.setattr(Streamed, "held", counting)
     for name in ("prune.runner.load_model", "prune.importance.measure"):
-        monkeypatch.setattr(f"edgewright.compress.{name}", lambda *_: pytest.fail("the whole model is loaded"))
+        monkeypatch.setattr(
+            f"edgewright.compress.{name}", lambda *_: pytest.fail("the whole model is loaded")
+        )
     options = PruneOptions(heads=0.5, ffn=0.5, layers=1, criterion="activation")
-    prune(options, make_model("qwen3", num_hidden_layers=5), tmp_path / "out", replace(context, proof="streamed"))
+    prune(
+        options,
+        make_model("qwen3", num_hidden_layers=5),
+        tmp_path / "out",
+        replace(context, proof="streamed"),
+    )
     assert most > 0
 
 
 def test_plan_counts_what_a_criterion_needs(make_model: MakeModel) -> None:
     config = read_config(make_model("qwen2")) | {
-        "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12, "head_dim": 128,
-        "vocab_size": 151936, "dtype": "bfloat16",
-    }  # fmt: skip
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "head_dim": 128,
+        "vocab_size": 151936,
+        "dtype": "bfloat16",
+    }
     parameters = family_of(config).parameters(config)
     needed = {
-        (criterion, compensate): prune_memory(config, config, criterion, 128 * 512, 512, 1 << 20, compensate=compensate)
-        for criterion in ("taylor", "activation") for compensate in (False, True)
-    }  # fmt: skip
+        (criterion, compensate): prune_memory(
+            config, config, criterion, 128 * 512, 512, 1 << 20, compensate=compensate
+        )
+        for criterion in ("taylor", "activation")
+        for compensate in (False, True)
+    }
     assert 1.5e9 < parameters < 1.6e9
     assert needed["activation", False] < 1e9
     assert needed["activation", True] > needed["activation", False] + 16 * 8960**2
     assert needed["taylor", False] > 4 * parameters
-    assert prune_memory(config, config, "activation", 128 * 512, 512, 1 << 30, compensate=False) < needed["activation", False] + (1 << 30)
+    assert prune_memory(
+        config, config, "activation", 128 * 512, 512, 1 << 30, compensate=False
+    ) < needed["activation", False] + (1 << 30)

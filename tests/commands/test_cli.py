@@ -7,7 +7,21 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ["run", "plan", "prune", "distill", "iterate", "quantize", "export", "bench", "gate", "report", "targets", "doctor", "demo"]
+VERBS = [
+    "run",
+    "plan",
+    "prune",
+    "distill",
+    "iterate",
+    "quantize",
+    "export",
+    "bench",
+    "gate",
+    "report",
+    "targets",
+    "doctor",
+    "demo",
+]
 
 
 @pytest.fixture(scope="session")
@@ -36,10 +50,22 @@ def test_prune_quantize_export_and_bench_by_hand(cli, model, tmp_path):
     assert code == 0
     assert json.loads(out)["details"]["max_relative_difference"] < 1e-4
     assert cli("quantize", pruned, "--out", packed, *SMALL)[0] == 0
-    code, out, _ = cli("export", packed, "--precision", "int4", "--out", artifact, "--seq-len", 64, "--json")
+    code, out, _ = cli(
+        "export", packed, "--precision", "int4", "--out", artifact, "--seq-len", 64, "--json"
+    )
     assert code == 0
     assert json.loads(out)["details"]["parity"]["parity/top1_prefill"] >= 0.99
-    code, out, _ = cli("bench", artifact, "--perplexity", "builtin:reasoning", "--windows", 4, "--reference", model, "--json")
+    code, out, _ = cli(
+        "bench",
+        artifact,
+        "--perplexity",
+        "builtin:reasoning",
+        "--windows",
+        4,
+        "--reference",
+        model,
+        "--json",
+    )
     assert code == 0
     assert json.loads(out)["metrics"]["kl/reasoning"] > 0
 
@@ -56,26 +82,70 @@ def test_the_same_verb_again_is_reused_until_something_changes(cli, model, tmp_p
 
 def test_distill_by_hand(cli, model, tmp_path):
     code, out, _ = cli(
-        "distill", model, "--teacher", model, "--hidden-steps", 2, "--logit-steps", 2, "--batch-size", 2, "--seq-len", 64,
-        "--out", tmp_path / "taught", "--json",
-    )  # fmt: skip
+        "distill",
+        model,
+        "--teacher",
+        model,
+        "--hidden-steps",
+        2,
+        "--logit-steps",
+        2,
+        "--batch-size",
+        2,
+        "--seq-len",
+        64,
+        "--out",
+        tmp_path / "taught",
+        "--json",
+    )
     assert code == 0
-    assert {k: len(v) for k, v in json.loads(out)["details"]["loss"].items()} == {"hidden": 2, "logits": 2}
+    assert {k: len(v) for k, v in json.loads(out)["details"]["loss"].items()} == {
+        "hidden": 2,
+        "logits": 2,
+    }
 
 
 BAD = {
-    "no such model": (["prune", "/no/such/model", "--heads", 0.5, "--out", "OUT"], 2, "no such model directory"),
+    "no such model": (
+        ["prune", "/no/such/model", "--heads", 0.5, "--out", "OUT"],
+        2,
+        "no such model directory",
+    ),
     "no such recipe": (["run", "none.yaml"], 2, "no such recipe"),
     "nothing to prune": (["prune", "MODEL", "--out", "OUT"], 2, "nothing to prune"),
     "share above one": (["prune", "MODEL", "--heads", 1.5, "--out", "OUT"], 2, "less than 1"),
-    "unknown criterion": (["prune", "MODEL", "--heads", 0.5, "--criterion", "luck", "--out", "OUT"], 2, "'taylor'"),
-    "unknown proof": (["prune", "MODEL", "--heads", 0.5, "--proof", "none", "--out", "OUT"], 2, "use auto, stock, streamed"),
-    "unknown data": (["quantize", "MODEL", "--calibration", "builtin:nothing", "--out", "OUT"], 2, "no such built-in data"),
+    "unknown criterion": (
+        ["prune", "MODEL", "--heads", 0.5, "--criterion", "luck", "--out", "OUT"],
+        2,
+        "'taylor'",
+    ),
+    "unknown proof": (
+        ["prune", "MODEL", "--heads", 0.5, "--proof", "none", "--out", "OUT"],
+        2,
+        "use auto, stock, streamed",
+    ),
+    "unknown data": (
+        ["quantize", "MODEL", "--calibration", "builtin:nothing", "--out", "OUT"],
+        2,
+        "no such built-in data",
+    ),
     "odd group": (["quantize", "MODEL", "--group-size", 48, "--out", "OUT"], 2, "use 32, 64, 128"),
-    "int4 of a dense model": (["export", "MODEL", "--precision", "int4", "--out", "OUT", "--seq-len", 64], 2, "edgewright quantize"),
-    "no cuda": (["prune", "MODEL", "--heads", 0.5, "--device", "tpu", "--out", "OUT"], 2, "use auto, cpu or cuda"),
+    "int4 of a dense model": (
+        ["export", "MODEL", "--precision", "int4", "--out", "OUT", "--seq-len", 64],
+        2,
+        "edgewright quantize",
+    ),
+    "no cuda": (
+        ["prune", "MODEL", "--heads", 0.5, "--device", "tpu", "--out", "OUT"],
+        2,
+        "use auto, cpu or cuda",
+    ),
     "nothing to measure": (["bench", "MODEL"], 2, "nothing to measure"),
-    "unknown target": (["plan", "MODEL", "--target", "jetson-orin-nanno-8gb"], 2, "jetson-orin-nano-8gb"),
+    "unknown target": (
+        ["plan", "MODEL", "--target", "jetson-orin-nanno-8gb"],
+        2,
+        "jetson-orin-nano-8gb",
+    ),
     "no run": (["report", "OUT"], 2, "ledger"),
     "no measurement": (["gate", "a.json", "--baseline", "b.json"], 2, "bench"),
     "usage": (["prune"], 2, "Missing argument"),
@@ -123,14 +193,26 @@ def test_unsupported_architecture_is_refused_with_3(cli, model, tmp_path):
 
 def measurement(path: Path, accuracy: float) -> Path:
     """Of 100 problems, the easiest ones right."""
-    samples = {"accuracy/reasoning": {"correct": "1" * round(100 * accuracy) + "0" * round(100 * (1 - accuracy))}}
-    value = {"name": path.stem, "metrics": {"accuracy/reasoning": accuracy}, "context": {"problems/reasoning": 100}, "samples": samples}
+    samples = {
+        "accuracy/reasoning": {
+            "correct": "1" * round(100 * accuracy) + "0" * round(100 * (1 - accuracy))
+        }
+    }
+    value = {
+        "name": path.stem,
+        "metrics": {"accuracy/reasoning": accuracy},
+        "context": {"problems/reasoning": 100},
+        "samples": samples,
+    }
     path.write_text(json.dumps(value))
     return path
 
 
 def test_gate_passes_with_0_and_fails_with_5(cli, tmp_path):
-    old, good, bad = (measurement(tmp_path / f"{n}.json", a) for n, a in (("old", 0.9), ("good", 0.88), ("bad", 0.5)))
+    old, good, bad = (
+        measurement(tmp_path / f"{n}.json", a)
+        for n, a in (("old", 0.9), ("good", 0.88), ("bad", 0.5))
+    )
     policy = tmp_path / "gate.yaml"
     policy.write_text("accuracy/reasoning: {max_drop: 0.1}")
     assert cli("gate", good, "--baseline", old, "--policy", policy)[0] == 0
@@ -143,8 +225,14 @@ def test_gate_passes_with_0_and_fails_with_5(cli, tmp_path):
 def test_an_inconclusive_gate_warns_with_0_unless_the_policy_counts_it_as_failed(cli, tmp_path):
     old, new = (measurement(tmp_path / f"{n}.json", a) for n, a in (("old", 0.9), ("new", 0.88)))
     policy = tmp_path / "gate.yaml"
-    for rule, expected, told in (("warn", 0, "warning: the gate is inconclusive"), ("pass", 0, ""), ("fail", 5, "counts as failed")):
-        policy.write_text(f"inconclusive: {rule}\nlimits:\n  accuracy/reasoning: {{max_drop: 0.0}}\n")
+    for rule, expected, told in (
+        ("warn", 0, "warning: the gate is inconclusive"),
+        ("pass", 0, ""),
+        ("fail", 5, "counts as failed"),
+    ):
+        policy.write_text(
+            f"inconclusive: {rule}\nlimits:\n  accuracy/reasoning: {{max_drop: 0.0}}\n"
+        )
         code, out, error = cli("gate", new, "--baseline", old, "--policy", policy)
         assert code == expected
         assert told in error and bool(told) == bool(error)
@@ -176,7 +264,17 @@ def test_targets_and_doctor(cli):
 
 def test_dry_run_says_what_would_go_and_writes_nothing(cli, model, tmp_path):
     before = sorted(p.name for p in tmp_path.iterdir())
-    command = ["prune", model, "--heads", 0.25, "--layers", 1, *SMALL, "--target", "jetson-orin-nano-8gb"]
+    command = [
+        "prune",
+        model,
+        "--heads",
+        0.25,
+        "--layers",
+        1,
+        *SMALL,
+        "--target",
+        "jetson-orin-nano-8gb",
+    ]
     code, out, _ = cli(*command, "--dry-run", "--json")
     assert code == 0
     plan = json.loads(out)
@@ -203,7 +301,15 @@ def test_prune_needs_a_place_and_a_width_that_the_target_runs(cli, model, tmp_pa
 
 
 def test_a_width_that_the_target_refuses(cli, make_model, tmp_path):
-    command = ["prune", make_model("llama", intermediate_size=128), "--ffn", 0.25, *SMALL, "--target", "jetson-orin-nano-8gb"]
+    command = [
+        "prune",
+        make_model("llama", intermediate_size=128),
+        "--ffn",
+        0.25,
+        *SMALL,
+        "--target",
+        "jetson-orin-nano-8gb",
+    ]
     code, _, error = cli(*command, "--out", tmp_path / "out")
     assert code == 3
     assert "96" in error

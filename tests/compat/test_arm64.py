@@ -36,7 +36,18 @@ def userland() -> Path:
         shutil.rmtree(root, ignore_errors=True)
         HOME.mkdir(parents=True, exist_ok=True)
         names = "--include=python3,libstdc++6,zlib1g"
-        subprocess.run(["debootstrap", "--foreign", "--arch=arm64", "--variant=minbase", names, "bookworm", str(root)], check=True)
+        subprocess.run(
+            [
+                "debootstrap",
+                "--foreign",
+                "--arch=arm64",
+                "--variant=minbase",
+                names,
+                "bookworm",
+                str(root),
+            ],
+            check=True,
+        )
         for package in sorted((root / "var/cache/apt/archives").glob("*.deb")):
             subprocess.run(["dpkg", "-x", str(package), str(root)], check=True)
         done.touch()
@@ -86,19 +97,30 @@ def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """The embedded reasoner, in float and in blocked INT4."""
     source, folder = Path(model_path(BUILTIN_MODEL)), tmp_path_factory.mktemp(request.param)
     if request.param == "int4":
-        quantize(QuantizeOptions(), source, folder / "gptq", StepContext(CalibrationData(samples=8, seq_len=64)))
+        quantize(
+            QuantizeOptions(),
+            source,
+            folder / "gptq",
+            StepContext(CalibrationData(samples=8, seq_len=64)),
+        )
         source = folder / "gptq"
     export_onnx(source, folder / "reasoner", request.param)
     return folder / "reasoner"
 
 
 def test_the_same_tokens_on_arm64(artifact: Path, python: Path, tmp_path: Path) -> None:
-    bundle = write_bundle(make_bundle(artifact, load_target("jetson-orin-nano-8gb")), tmp_path / "bundle")
+    bundle = write_bundle(
+        make_bundle(artifact, load_target("jetson-orin-nano-8gb")), tmp_path / "bundle"
+    )
 
     def run(*words: str) -> dict[str, object]:
         environment = {"PATH": os.environ["PATH"], "PYTHON": str(python)}
         done = subprocess.run(
-            [str(bundle / "run.sh"), "--threads", "1", *words], capture_output=True, text=True, env=environment, check=False
+            [str(bundle / "run.sh"), "--threads", "1", *words],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
         )
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads(done.stdout.splitlines()[-1])
@@ -107,5 +129,10 @@ def test_the_same_tokens_on_arm64(artifact: Path, python: Path, tmp_path: Path) 
     told = run("check")
     assert told["check/equal"] == told["check/tokens"] == 48
     ids = np.arange(30, 42)[None]
-    expected = OnnxDecoder(artifact, 1).generate(ids, np.ones_like(ids), 32, make_bundle(artifact, load_target("cpu")).manifest["eos_ids"])
-    assert run("generate", "--ids", ",".join(map(str, ids[0])), "--new-tokens", "32")["tokens"] == expected[0].tolist()
+    expected = OnnxDecoder(artifact, 1).generate(
+        ids, np.ones_like(ids), 32, make_bundle(artifact, load_target("cpu")).manifest["eos_ids"]
+    )
+    assert (
+        run("generate", "--ids", ",".join(map(str, ids[0])), "--new-tokens", "32")["tokens"]
+        == expected[0].tolist()
+    )

@@ -41,10 +41,14 @@ def environment(name: str) -> Path:
     wanted = pins.read_text() + (alone.read_text() if alone.exists() else "")
     if not stamp.exists() or stamp.read_text() != wanted:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-r", str(pins)], check=True)
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "--quiet", "-r", str(pins)], check=True
+        )
         if alone.exists():
             flags = ["--quiet", "--no-deps", "--no-build-isolation"]
-            subprocess.run([str(python), "-m", "pip", "install", *flags, "-r", str(alone)], check=True)
+            subprocess.run(
+                [str(python), "-m", "pip", "install", *flags, "-r", str(alone)], check=True
+            )
         stamp.write_text(wanted)
     return python
 
@@ -53,11 +57,19 @@ def environment(name: str) -> Path:
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_gptqmodel_reads_our_gptq_layout(family, make_model, tmp_path):
     out = tmp_path / "int4"
-    quantize(QuantizeOptions(), make_model(family), out, StepContext(CalibrationData(samples=4, seq_len=64)))
+    quantize(
+        QuantizeOptions(),
+        make_model(family),
+        out,
+        StepContext(CalibrationData(samples=4, seq_len=64)),
+    )
     done = subprocess.run(
-        [str(environment("gptqmodel")), "-c", READER, str(out)], capture_output=True, text=True, check=False,
+        [str(environment("gptqmodel")), "-c", READER, str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "GPTQMODEL_CPU_WORKERS": "2"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.strip().splitlines()[-1])
     assert told["kinds"], "no packed module: the reader dequantized or ignored the weights"

@@ -34,14 +34,25 @@ print(json.dumps({"kinds": kinds, "logits": logits.tolist()}))
 
 @pytest.mark.compat
 @pytest.mark.parametrize("sym", [True, False])
-@pytest.mark.parametrize(("reader", "family"), [("autoawq", "llama"), ("autoawq", "qwen2"), ("gptqmodel", "llama"), ("gptqmodel", "qwen2")])
+@pytest.mark.parametrize(
+    ("reader", "family"),
+    [("autoawq", "llama"), ("autoawq", "qwen2"), ("gptqmodel", "llama"), ("gptqmodel", "qwen2")],
+)
 def test_awq_layout_is_read(reader, family, sym, make_model, tmp_path):
     out = tmp_path / "int4"
-    quantize(QuantizeOptions(method="awq", sym=sym), make_model(family), out, StepContext(CalibrationData(samples=4, seq_len=64)))
+    quantize(
+        QuantizeOptions(method="awq", sym=sym),
+        make_model(family),
+        out,
+        StepContext(CalibrationData(samples=4, seq_len=64)),
+    )
     done = subprocess.run(
         [str(environment(reader)), "-c", AUTOAWQ if reader == "autoawq" else READER, str(out)],
-        capture_output=True, text=True, check=False, env={**os.environ, "GPTQMODEL_CPU_WORKERS": "2"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "GPTQMODEL_CPU_WORKERS": "2"},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.strip().splitlines()[-1])
     assert told["kinds"], "no packed module: the reader dequantized or ignored the weights"

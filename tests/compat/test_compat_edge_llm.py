@@ -36,7 +36,9 @@ INT4 = "Int4GroupwiseGemmPluginV2"
 def exported(path: Path, out: Path) -> onnx.ModelProto:
     """The graph that the real exporter makes, its weights included."""
     program = environment("edgellm").parent / "tensorrt-edgellm-export"
-    done = subprocess.run([str(program), str(path), str(out)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(program), str(path), str(out)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     (file,) = [file for file in out.rglob("*.onnx") if "llm" in str(file)]
     return onnx.load(str(file))
@@ -53,7 +55,9 @@ def unpacked(words: np.ndarray, n: int, k: int) -> np.ndarray:
     tiles = words.view(np.uint32).reshape(-(-n // 128), -(-k // 64), 4, 2, 128)
     out = np.zeros((tiles.shape[0] * 128, tiles.shape[1] * 64), np.uint8)
     thread = np.arange(128)
-    for (tile_n, tile_k, block, half), row in ((index, tiles[index]) for index in np.ndindex(tiles.shape[:4])):
+    for (tile_n, tile_k, block, half), row in (
+        (index, tiles[index]) for index in np.ndindex(tiles.shape[:4])
+    ):
         for place in range(8):
             high, odd, far = place in (2, 3, 6, 7), place >= 4, place % 2
             rows = tile_n * 128 + half * 64 + thread // 4 + 32 * high
@@ -70,8 +74,15 @@ def packed_layers(model: onnx.ModelProto) -> dict[tuple[int, int], list[np.ndarr
         if node.op_type == INT4:
             sizes = {a.name: a.i for a in node.attribute}
             n, k, group = sizes["gemm_n"], sizes["gemm_k"], sizes["group_size"]
-            nibbles = unpacked(numpy_helper.to_array(weights[node.input[1]]), n, k).astype(np.float32)
-            scales = numpy_helper.to_array(weights[node.input[2]]).astype(np.float32).reshape(k // group, n).T
+            nibbles = unpacked(numpy_helper.to_array(weights[node.input[1]]), n, k).astype(
+                np.float32
+            )
+            scales = (
+                numpy_helper.to_array(weights[node.input[2]])
+                .astype(np.float32)
+                .reshape(k // group, n)
+                .T
+            )
             found.setdefault((n, k), []).append((nibbles - 8) * scales.repeat(group, 1))
     return found
 
@@ -101,15 +112,27 @@ def products(model: onnx.ModelProto) -> int:
             name = made[name].input[0]
         return weights.get(name) in (onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT)
 
-    return sum(dense(name) for node in model.graph.node if node.op_type in ("MatMul", "Gemm") for name in node.input[:2])
+    return sum(
+        dense(name)
+        for node in model.graph.node
+        if node.op_type in ("MatMul", "Gemm")
+        for name in node.input[:2]
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("kind", ["gptq", "awq", "pruned"])
-def test_int4_checkpoints_become_one_plugin_a_layer(family: str, kind: str, make_model: Callable[..., Path], tmp_path: Path) -> None:
+def test_int4_checkpoints_become_one_plugin_a_layer(
+    family: str, kind: str, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
     source = make_model(family, **SMALL)
     if kind == "pruned":
-        prune(PruneOptions(heads=0.5, ffn=0.5, criterion="magnitude"), source, tmp_path / "pruned", CONTEXT)
+        prune(
+            PruneOptions(heads=0.5, ffn=0.5, criterion="magnitude"),
+            source,
+            tmp_path / "pruned",
+            CONTEXT,
+        )
         source = tmp_path / "pruned"
     made = tmp_path / "int4"
     quantize(QuantizeOptions(method="awq" if kind == "awq" else "gptq"), source, made, CONTEXT)
@@ -122,36 +145,70 @@ def test_int4_checkpoints_become_one_plugin_a_layer(family: str, kind: str, make
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_smoothquant_checkpoints_become_int8(family: str, make_model: Callable[..., Path], tmp_path: Path) -> None:
+def test_smoothquant_checkpoints_become_int8(
+    family: str, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
     made = tmp_path / "int8"
     quantize(QuantizeOptions(method="smoothquant"), make_model(family, **SMALL), made, CONTEXT)
     assert check_checkpoint(made, load_target("jetson-orin-nano-8gb")) == []
     model = exported(made, tmp_path / "out")
     assert products(model) == 1
-    weights = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
-    theirs = sorted(numpy_helper.to_array(tensor).tobytes() for tensor in weights.values() if len(tensor.dims) == 2)
-    ours = sorted(tensor.numpy().tobytes() for _, tensor in tensors_of(made) if tensor.dtype == torch.int8)
+    weights = {
+        tensor.name: tensor
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8
+    }
+    theirs = sorted(
+        numpy_helper.to_array(tensor).tobytes()
+        for tensor in weights.values()
+        if len(tensor.dims) == 2
+    )
+    ours = sorted(
+        tensor.numpy().tobytes() for _, tensor in tensors_of(made) if tensor.dtype == torch.int8
+    )
     assert len(ours) == 14
     assert theirs == ours
     assert rope_base(tmp_path / "out") == 500000
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_floating_point_checkpoints_stay_what_they_are(family: str, make_model: Callable[..., Path], tmp_path: Path) -> None:
+def test_floating_point_checkpoints_stay_what_they_are(
+    family: str, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
     model = exported(make_model(family, **SMALL), tmp_path / "out")
     assert not [node for node in model.graph.node if "Int4" in node.op_type]
     assert products(model) == 11  # query, key and value of a layer in one; and the head
     assert rope_base(tmp_path / "out") == 500000
 
 
-@pytest.mark.parametrize(("options", "rule"), [({"group_size": 64}, "int4-group"), ({"bits": 8}, "precision")])
-def test_what_our_rules_refuse_the_exporter_does_not_make(options: Any, rule: str, make_model: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "rule"), [({"group_size": 64}, "int4-group"), ({"bits": 8}, "precision")]
+)
+def test_what_our_rules_refuse_the_exporter_does_not_make(
+    options: Any, rule: str, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
     """Neither a plugin that its kernel does not have, nor a failure: whichever of the two, it is no usable graph."""
     made = tmp_path / "made"
     quantize(QuantizeOptions.model_validate(options), make_model("llama", **SMALL), made, CONTEXT)
-    assert rule in {violation.rule for violation in check_checkpoint(made, load_target("jetson-orin-nano-8gb"))}
+    assert rule in {
+        violation.rule for violation in check_checkpoint(made, load_target("jetson-orin-nano-8gb"))
+    }
     program = environment("edgellm").parent / "tensorrt-edgellm-export"
-    done = subprocess.run([str(program), str(made), str(tmp_path / "out")], capture_output=True, text=True, check=False)
-    nodes = [node for file in (tmp_path / "out").rglob("*.onnx") for node in onnx.load(str(file), load_external_data=False).graph.node]
-    groups = {attribute.i for node in nodes for attribute in node.attribute if attribute.name == "group_size"}
+    done = subprocess.run(
+        [str(program), str(made), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    nodes = [
+        node
+        for file in (tmp_path / "out").rglob("*.onnx")
+        for node in onnx.load(str(file), load_external_data=False).graph.node
+    ]
+    groups = {
+        attribute.i
+        for node in nodes
+        for attribute in node.attribute
+        if attribute.name == "group_size"
+    }
     assert done.returncode != 0 or not nodes or groups != {128}

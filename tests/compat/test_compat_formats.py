@@ -51,9 +51,12 @@ MakeModel = Callable[..., Path]
 def told(name: str, script: str, path: Path) -> dict[str, Any]:
     """What a reader in an environment of its own prints."""
     done = subprocess.run(
-        [str(environment(name)), "-c", script, str(path)], capture_output=True, text=True, check=False,
+        [str(environment(name)), "-c", script, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "GPTQMODEL_CPU_WORKERS": "2"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -64,7 +67,12 @@ def ours(path: Path) -> Tensor:
 
 
 def made(out: Path, source: Path, **options: Any) -> Path:
-    quantize(QuantizeOptions.model_validate(options), source, out, StepContext(CalibrationData(samples=4, seq_len=64)))
+    quantize(
+        QuantizeOptions.model_validate(options),
+        source,
+        out,
+        StepContext(CalibrationData(samples=4, seq_len=64)),
+    )
     return out
 
 
@@ -79,7 +87,9 @@ def made(out: Path, source: Path, **options: Any) -> Path:
         ("llama", {"bits": 8}),
     ],
 )
-def test_autogptq_reads_every_kind(family: str, options: dict[str, Any], make_model: MakeModel, tmp_path: Path) -> None:
+def test_autogptq_reads_every_kind(
+    family: str, options: dict[str, Any], make_model: MakeModel, tmp_path: Path
+) -> None:
     source = make_model(
         family, dtype="float16", head_dim=16, tie_word_embeddings=False
     )  # AutoGPTQ leaves a tied head unset; its transformers knows one head width
@@ -98,8 +108,10 @@ def test_autogptq_reads_every_kind(family: str, options: dict[str, Any], make_mo
         {"bits": 3, "group_size": 32, "sym": False},
         {"act_order": "permuted", "group_size": 32},
     ],
-)  # fmt: skip
-def test_gptqmodel_reads_other_kinds(options: dict[str, Any], make_model: MakeModel, tmp_path: Path) -> None:
+)
+def test_gptqmodel_reads_other_kinds(
+    options: dict[str, Any], make_model: MakeModel, tmp_path: Path
+) -> None:
     out = made(tmp_path / "out", make_model("llama"), **options)
     answer = told("gptqmodel", READER, out)
     assert answer["kinds"], "no packed module: the reader dequantized or ignored the weights"
@@ -112,7 +124,11 @@ def test_gptqmodel_reads_other_kinds(options: dict[str, Any], make_model: MakeMo
 @pytest.mark.compat
 def test_gptqmodel_reads_rules_and_a_packed_head(make_model: MakeModel, tmp_path: Path) -> None:
     """With its own loader: the one of transformers does not look at `dynamic`."""
-    rules = [{"match": "model.layers.0.*", "skip": True}, {"match": "*.down_proj", "bits": 8}, {"match": "*.2.*", "group_size": 32}]
+    rules = [
+        {"match": "model.layers.0.*", "skip": True},
+        {"match": "*.down_proj", "bits": 8},
+        {"match": "*.2.*", "group_size": 32},
+    ]
     out = made(tmp_path / "out", make_model("llama", dtype="float16"), rules=rules, head_bits=8)
     answer = told("gptqmodel", GPTQMODEL, out)
     kinds = answer["kinds"]

@@ -43,9 +43,16 @@ print(json.dumps({"logits": logits, "made": made, "text": list(model.tokenize(b"
 
 def told(path: Path, ids: list[int], count: int) -> dict[str, Any]:
     """What llama.cpp says of a file."""
-    os.environ.setdefault("CMAKE_ARGS", "-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF")  # any processor, and no more than what is needed
+    os.environ.setdefault(
+        "CMAKE_ARGS", "-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF"
+    )  # any processor, and no more than what is needed
     python = environment("llama")
-    done = subprocess.run([str(python), "-c", READER, str(path), json.dumps(ids), str(count)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(python), "-c", READER, str(path), json.dumps(ids), str(count)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -65,19 +72,28 @@ def compare(source: Path, file: Path, ids: list[int], count: int, limit: float) 
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_llama_cpp_runs_a_pruned_model(family: str, make_model: Callable[..., Path], tmp_path: Path) -> None:
+def test_llama_cpp_runs_a_pruned_model(
+    family: str, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
     prune(
         PruneOptions(heads=0.5, ffn=0.5, criterion="magnitude"),
         make_model(family, num_hidden_layers=2, use_sliding_window=False),
         tmp_path / "pruned",
         CONTEXT,
     )
-    export(ExportOptions(format="gguf", precision="fp16"), tmp_path / "pruned", tmp_path / "out", CONTEXT)
+    export(
+        ExportOptions(format="gguf", precision="fp16"),
+        tmp_path / "pruned",
+        tmp_path / "out",
+        CONTEXT,
+    )
     compare(tmp_path / "pruned", tmp_path / "out" / "model.gguf", list(range(40, 60)), 16, 0.02)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
-def test_the_trained_reasoner_says_the_same_pruned_and_quantized(precision: str, tmp_path: Path) -> None:
+def test_the_trained_reasoner_says_the_same_pruned_and_quantized(
+    precision: str, tmp_path: Path
+) -> None:
     """Exactly the greedy tokens of torch, on a model that was trained and is sure of them."""
     prune(PruneOptions(heads=0.25), Path(model_path(BUILTIN_MODEL)), tmp_path / "pruned", CONTEXT)
     source = tmp_path / "pruned"

@@ -40,11 +40,24 @@ def test_compressed_tensors_reads_our_int8_layout(family, make_model, tmp_path):
     from safetensors.torch import load_file
 
     source, out = make_model(family), tmp_path / "int8"
-    quantize(QuantizeOptions(method="int8"), source, out, StepContext(CalibrationData(samples=4, seq_len=64)))
+    quantize(
+        QuantizeOptions(method="int8"),
+        source,
+        out,
+        StepContext(CalibrationData(samples=4, seq_len=64)),
+    )
     done = subprocess.run(
-        [str(environment("compressed_tensors")), "-c", READER, str(out), str(tmp_path / "logits.safetensors")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            str(environment("compressed_tensors")),
+            "-c",
+            READER,
+            str(out),
+            str(tmp_path / "logits.safetensors"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.strip().splitlines()[-1])["packed"] == 3 * 7
     theirs = load_file(tmp_path / "logits.safetensors")

@@ -47,7 +47,12 @@ print(json_format.MessageToJson(config, preserving_proto_field_name=True))
 
 def told(script: str, argument: str) -> Any:
     """What a script says in the environment of the formats."""
-    done = subprocess.run([str(environment("manifests")), "-c", script, argument], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(environment("manifests")), "-c", script, argument],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
@@ -69,7 +74,12 @@ def test_kubernetes_manifests() -> None:
 
 def test_dockerfile(tmp_path: Path) -> None:
     def lint(file: Path) -> tuple[int, str]:
-        done = subprocess.run([str(environment("manifests").parent / "hadolint"), str(file)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [str(environment("manifests").parent / "hadolint"), str(file)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         return done.returncode, done.stdout
 
     assert lint(CONTAINERS / "Dockerfile") == (0, "")
@@ -77,13 +87,32 @@ def test_dockerfile(tmp_path: Path) -> None:
     assert lint(tmp_path / "Dockerfile")[0] == 1
 
 
-def test_triton_configurations(make_model: Callable[..., Path], context: Any, tmp_path: Path) -> None:
-    export(ExportOptions(format="triton", precision="fp32"), make_model("qwen2"), tmp_path / "tiny", context)
-    generate, graph = (told(TRITON, str(tmp_path / "tiny" / "models" / name / "config.pbtxt")) for name in ("tiny", "tiny-graph"))
-    assert (generate["backend"], generate["max_batch_size"], "dynamic_batching" in generate) == ("python", 8, True)
-    assert [port["name"] for port in generate["input"] if port.get("allow_ragged_batch")] == ["input_ids", "attention_mask"]
+def test_triton_configurations(
+    make_model: Callable[..., Path], context: Any, tmp_path: Path
+) -> None:
+    export(
+        ExportOptions(format="triton", precision="fp32"),
+        make_model("qwen2"),
+        tmp_path / "tiny",
+        context,
+    )
+    generate, graph = (
+        told(TRITON, str(tmp_path / "tiny" / "models" / name / "config.pbtxt"))
+        for name in ("tiny", "tiny-graph")
+    )
+    assert (generate["backend"], generate["max_batch_size"], "dynamic_batching" in generate) == (
+        "python",
+        8,
+        True,
+    )
+    assert [port["name"] for port in generate["input"] if port.get("allow_ragged_batch")] == [
+        "input_ids",
+        "attention_mask",
+    ]
     decoder = json.loads(generate["parameters"]["decoder"]["string_value"])
     assert (decoder["graph"], graph["backend"]) == (graph["name"], "onnxruntime")
     told_caches = [port for port in graph["input"] if port["name"].startswith("past_key_values.")]
     assert len(told_caches) == 2 * decoder["layers"] == len(graph["output"]) - 1
-    assert {tuple(port["dims"]) for port in told_caches} == {("-1", str(decoder["kv_heads"]), "-1", str(decoder["head_dim"]))}
+    assert {tuple(port["dims"]) for port in told_caches} == {
+        ("-1", str(decoder["kv_heads"]), "-1", str(decoder["head_dim"]))
+    }

@@ -16,8 +16,10 @@ from test_compat_formats import GPTQMODEL, made, ours, told  # isort: skip
 
 MakeModel = Callable[..., Path]
 SPARSE: dict[str, dict[str, Any]] = {
-    "mixtral": {}, "qwen2_moe": {"mlp_only_layers": []}, "qwen3_moe": {"decoder_sparse_step": 1},
-}  # fmt: skip
+    "mixtral": {},
+    "qwen2_moe": {"mlp_only_layers": []},
+    "qwen3_moe": {"decoder_sparse_step": 1},
+}
 """Experts in every layer: GPTQModel 7.6 passes over the FFN of a dense layer among them, and leaves it without weights."""
 MIXTRAL = {"block_sparse_moe": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 """How GPTQModel 7.6 calls in files what Mixtral's own files, ours and vLLM's reader call otherwise."""
@@ -25,7 +27,10 @@ MIXTRAL = {"block_sparse_moe": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3"
 
 def renamed(folder: Path) -> None:
     """Mixtral's tensors under GPTQModel's names."""
-    state = {".".join(MIXTRAL.get(part, part) for part in key.split(".")): tensor for key, tensor in read_state(folder).items()}
+    state = {
+        ".".join(MIXTRAL.get(part, part) for part in key.split(".")): tensor
+        for key, tensor in read_state(folder).items()
+    }
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -38,7 +43,11 @@ def test_gptqmodel_reads_a_mixture(family: str, make_model: MakeModel, tmp_path:
     if family == "mixtral":
         renamed(out)
     answer = told("gptqmodel", GPTQMODEL, out)
-    assert sum(".experts." in name for name in answer["kinds"]) == 3 * 2 * (12 if family == "qwen3_moe" else 8)
+    assert sum(".experts." in name for name in answer["kinds"]) == 3 * 2 * (
+        12 if family == "qwen3_moe" else 8
+    )
     theirs = torch.tensor(answer["logits"])
-    assert (expected - theirs).abs().max() <= 2e-2 * expected.abs().max()  # float16 throughout, and a token may change its expert
+    assert (
+        (expected - theirs).abs().max() <= 2e-2 * expected.abs().max()
+    )  # float16 throughout, and a token may change its expert
     assert (expected.argmax(-1) == theirs.argmax(-1)).float().mean() >= 0.95

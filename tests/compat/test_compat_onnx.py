@@ -88,15 +88,19 @@ def torchs(checkpoint: Path) -> list[list[int]]:
     """What transformers generates from the checkpoint."""
     model = load_model(checkpoint)
     limits = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": 0, "pad_token_id": 0}
-    return [model.generate(torch.tensor([ids]), **limits)[0, len(ids) :].tolist() for ids in PROMPTS]
+    return [
+        model.generate(torch.tensor([ids]), **limits)[0, len(ids) :].tolist() for ids in PROMPTS
+    ]
 
 
 @pytest.fixture(scope="module")
-def artifact(make_model: Callable[..., Path], context: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, Path]]:
+def artifact(
+    make_model: Callable[..., Path], context: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[Path, Path]]:
     """`artifact(family, format, precision, cut)`: a checkpoint and what was exported of it; each made once."""
     made: dict[Any, tuple[Path, Path]] = {}
 
-    def make(family: str, format: str, precision: str, cut: Cut = Cut()) -> tuple[Path, Path]:  # noqa: B008 - frozen
+    def make(family: str, format: str, precision: str, cut: Cut = Cut()) -> tuple[Path, Path]:
         key = family, format, precision, cut
         if key not in made:
             source, folder = make_model(family), tmp_path_factory.mktemp("compat")
@@ -110,25 +114,45 @@ def artifact(make_model: Callable[..., Path], context: Any, tmp_path_factory: py
     return make
 
 
-@pytest.mark.parametrize(("format", "precision", "cut"), [
-    ("onnx", "fp32", Cut()), ("onnx", "int4", Cut()), ("onnx", "fp32", Cut(last_logits=True)), ("ort", "fp32", Cut()),
-    ("ort", "int4", Cut(last_logits=True)),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("format", "precision", "cut"),
+    [
+        ("onnx", "fp32", Cut()),
+        ("onnx", "int4", Cut()),
+        ("onnx", "fp32", Cut(last_logits=True)),
+        ("ort", "fp32", Cut()),
+        ("ort", "int4", Cut(last_logits=True)),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("family", DENSE)
-def test_genai_generates_our_tokens(artifact: Callable[..., Any], family: str, format: str, precision: str, cut: Cut) -> None:
+def test_genai_generates_our_tokens(
+    artifact: Callable[..., Any], family: str, format: str, precision: str, cut: Cut
+) -> None:
     checkpoint, folder = artifact(family, format, precision, cut)
     found = told("genai", GENAI, folder)
     assert found["made"] == ours(folder) == torchs(checkpoint)
     assert found["text"] == load_tokenizer(checkpoint).encode("12+30=42")
 
 
-@pytest.mark.parametrize(("format", "precision", "cut"), [
-    ("onnx", "fp32", Cut()), ("onnx", "int4", Cut()), ("onnx", "fp32", Cut(last_logits=True)), ("ort", "int4", Cut(last_logits=True)),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("format", "precision", "cut"),
+    [
+        ("onnx", "fp32", Cut()),
+        ("onnx", "int4", Cut()),
+        ("onnx", "fp32", Cut(last_logits=True)),
+        ("ort", "int4", Cut(last_logits=True)),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("family", DENSE)
-def test_optimum_generates_our_tokens(artifact: Callable[..., Any], family: str, format: str, precision: str, cut: Cut) -> None:
+def test_optimum_generates_our_tokens(
+    artifact: Callable[..., Any], family: str, format: str, precision: str, cut: Cut
+) -> None:
     checkpoint, folder = artifact(family, format, precision, cut)
     found = told("optimum", OPTIMUM, folder)
-    assert found["given"] == (64 if family == "gemma3_text" else 128 // 8)  # as docs/export.md says; the reader sets it right
+    assert found["given"] == (
+        64 if family == "gemma3_text" else 128 // 8
+    )  # as docs/export.md says; the reader sets it right
     assert found["made"] == ours(folder) == torchs(checkpoint)
     assert found["text"] == load_tokenizer(checkpoint).encode("12+30=42")

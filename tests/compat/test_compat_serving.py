@@ -21,12 +21,26 @@ pytestmark = pytest.mark.compat
 @pytest.fixture
 def port(make_model: Callable[..., Path], tmp_path: Path) -> Iterator[int]:
     """`edgewright serve` in a process of its own."""
-    export_onnx(make_model("llama", num_hidden_layers=1, max_position_embeddings=4096), tmp_path / "tiny", "fp32")
+    export_onnx(
+        make_model("llama", num_hidden_layers=1, max_position_embeddings=4096),
+        tmp_path / "tiny",
+        "fp32",
+    )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = int(probe.getsockname()[1])
     server = subprocess.Popen(
-        [sys.executable, "-m", "edgewright.cli", "serve", str(tmp_path / "tiny"), "--port", str(free), "--threads", "1"],
+        [
+            sys.executable,
+            "-m",
+            "edgewright.cli",
+            "serve",
+            str(tmp_path / "tiny"),
+            "--port",
+            str(free),
+            "--threads",
+            "1",
+        ],
         stderr=(tmp_path / "log").open("w"),
     )
     for _ in range(300):
@@ -45,10 +59,25 @@ def test_schemathesis_finds_nothing(port: int) -> None:
     program = environment("schemathesis").parent / "schemathesis"
     done = subprocess.run(
         [
-            str(program), "run", f"http://127.0.0.1:{port}/openapi.json", "--checks", "all", "--max-examples", "60", "--seed", "1",
-            "--request-timeout", "300", "--max-response-time", "300", "--phases", "examples,coverage,fuzzing,stateful",
+            str(program),
+            "run",
+            f"http://127.0.0.1:{port}/openapi.json",
+            "--checks",
+            "all",
+            "--max-examples",
+            "60",
+            "--seed",
+            "1",
+            "--request-timeout",
+            "300",
+            "--max-response-time",
+            "300",
+            "--phases",
+            "examples,coverage,fuzzing,stateful",
         ],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "No issues found" in done.stdout

@@ -15,7 +15,16 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from edgewright.data.packing import IGNORE, Encoded, Example, encode, pack, pad, render_prompt, shuffled_forever
+from edgewright.data.packing import (
+    IGNORE,
+    Encoded,
+    Example,
+    encode,
+    pack,
+    pad,
+    render_prompt,
+    shuffled_forever,
+)
 from edgewright.data.reasoning import (
     HELD_OUT,
     TASKS,
@@ -46,11 +55,19 @@ def llama_like(tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
     tokenizer["post_processor"] = {
         "type": "TemplateProcessing",
         "single": [first, {"Sequence": {"id": "A", "type_id": 0}}],
-        "pair": [first, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "pair": [
+            first,
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"Sequence": {"id": "B", "type_id": 1}},
+        ],
         "special_tokens": {"<|user|>": {"id": "<|user|>", "ids": [1], "tokens": ["<|user|>"]}},
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "bos_token": "<|user|>"}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|endoftext|>",
+        "bos_token": "<|user|>",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return AutoTokenizer.from_pretrained(folder)
 
@@ -99,10 +116,21 @@ def test_good_source_strings(tmp_path: Path) -> None:
     assert Source.parse(f"jsonl:{file}") == Source("jsonl", str(file))
     assert Source.parse(f"jsonl:{file}:body") == Source("jsonl", str(file), "body")
     assert Source.parse(f"text:{file}") == Source("text", str(file))
-    assert Source.parse("hf:wikitext:wikitext-2-raw-v1:test") == Source("hf", "wikitext", "wikitext-2-raw-v1:test")
-    for text in (f"jsonl:{file}:body", f"jsonl:{file}", "hf:wikitext:a:b", "hf:wikitext", "builtin:reasoning"):
+    assert Source.parse("hf:wikitext:wikitext-2-raw-v1:test") == Source(
+        "hf", "wikitext", "wikitext-2-raw-v1:test"
+    )
+    for text in (
+        f"jsonl:{file}:body",
+        f"jsonl:{file}",
+        "hf:wikitext:a:b",
+        "hf:wikitext",
+        "builtin:reasoning",
+    ):
         assert str(Source.parse(text)) == text
-    assert (Source.parse(f"jsonl:{file}:body").label, Source.parse("builtin:reasoning").label) == ("with:colon", "reasoning")
+    assert (Source.parse(f"jsonl:{file}:body").label, Source.parse("builtin:reasoning").label) == (
+        "with:colon",
+        "reasoning",
+    )
 
 
 def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
@@ -126,7 +154,9 @@ def test_text_is_read_whole_and_in_order(tmp_path: Path, tokenizer: Any) -> None
     examples = list(source.training(0))
     assert len(examples) > 1
     assert "".join(e.completion for e in examples) == text
-    decoded = tokenizer.decode([i for row in training_rows(tokenizer, source, 64, 0) for i in row.ids])
+    decoded = tokenizer.decode(
+        [i for row in training_rows(tokenizer, source, 64, 0) for i in row.ids]
+    )
     assert text.startswith(decoded)
     assert 0 <= len(text) - len(decoded) < 64 * 8
 
@@ -194,29 +224,54 @@ def test_windows_are_full_and_join_end_to_end(tokenizer: Any, text_file: Path) -
     rows = list(training_rows(tokenizer, source, 32, 0))
     assert [i for row in rows for i in row.ids] == whole[: len(whole) // 32 * 32]
     assert all(row.labels == row.ids and len(row.ids) == 32 for row in rows)
-    assert list(training_rows(tokenizer, source, 32, 0, 3)) == rows[:3] == scoring_rows(tokenizer, source, 32, 3)
+    assert (
+        list(training_rows(tokenizer, source, 32, 0, 3))
+        == rows[:3]
+        == scoring_rows(tokenizer, source, 32, 3)
+    )
 
 
 def test_every_window_starts_with_the_tokenizers_prefix(llama_like: Any, text_file: Path) -> None:
-    source, whole = Source.parse(f"text:{text_file}"), llama_like(text_file.read_text(), add_special_tokens=False)["input_ids"]
+    source, whole = (
+        Source.parse(f"text:{text_file}"),
+        llama_like(text_file.read_text(), add_special_tokens=False)["input_ids"],
+    )
     rows = list(training_rows(llama_like, source, 32, 0))
     assert {(row.ids[0], row.labels[0], len(row.ids)) for row in rows} == {(1, IGNORE, 32)}
     assert [i for row in rows for i in row.ids[1:]] == whole[: len(whole) // 31 * 31]
     assert all(row.labels[1:] == row.ids[1:] for row in rows)
 
 
-def test_prompts_are_rendered_and_not_scored(tokenizer: Any, llama_like: Any, tmp_path: Path) -> None:
+def test_prompts_are_rendered_and_not_scored(
+    tokenizer: Any, llama_like: Any, tmp_path: Path
+) -> None:
     example = Example("2+3=5\n</think>\n5", "What is 2 + 3?")
     row = encode(tokenizer, example)
-    assert tokenizer.decode(row.ids) == "<|user|>What is 2 + 3?<|assistant|><think>\n2+3=5\n</think>\n5<|endoftext|>"
-    assert tokenizer.decode([i for i in row.labels if i != IGNORE]) == "2+3=5\n</think>\n5<|endoftext|>"
+    assert (
+        tokenizer.decode(row.ids)
+        == "<|user|>What is 2 + 3?<|assistant|><think>\n2+3=5\n</think>\n5<|endoftext|>"
+    )
+    assert (
+        tokenizer.decode([i for i in row.labels if i != IGNORE])
+        == "2+3=5\n</think>\n5<|endoftext|>"
+    )
     assert all(label in (IGNORE, i) for i, label in zip(row.ids, row.labels, strict=True))
     plain = encode(llama_like, example)
-    assert llama_like.decode(plain.ids) == "<|user|>Question: What is 2 + 3?\nAnswer: <think>\n2+3=5\n</think>\n5<|endoftext|>"
+    assert (
+        llama_like.decode(plain.ids)
+        == "<|user|>Question: What is 2 + 3?\nAnswer: <think>\n2+3=5\n</think>\n5<|endoftext|>"
+    )
     assert plain.ids.count(1) == 1
     assert render_prompt(tokenizer, "x").endswith("<think>\n")
-    scored = scoring_rows(tokenizer, jsonl(tmp_path / "qa.jsonl", *[{"question": "What is 2 + 3?", "answer": "5"}] * 3), 64, 2)
-    assert [tokenizer.decode(r.ids) for r in scored] == ["<|user|>What is 2 + 3?<|assistant|><think>\n5<|endoftext|>"] * 2
+    scored = scoring_rows(
+        tokenizer,
+        jsonl(tmp_path / "qa.jsonl", *[{"question": "What is 2 + 3?", "answer": "5"}] * 3),
+        64,
+        2,
+    )
+    assert [tokenizer.decode(r.ids) for r in scored] == [
+        "<|user|>What is 2 + 3?<|assistant|><think>\n5<|endoftext|>"
+    ] * 2
 
 
 def test_long_examples_are_cut_and_unscorable_ones_refused(tokenizer: Any, tmp_path: Path) -> None:
@@ -230,14 +285,24 @@ def test_long_examples_are_cut_and_unscorable_ones_refused(tokenizer: Any, tmp_p
 def test_too_little_text(tokenizer: Any, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("too short")
     source = Source.parse(f"text:{tmp_path / 'short.txt'}")
-    for rows in (lambda: training_rows(tokenizer, source, 64, 0), lambda: scoring_rows(tokenizer, source, 64, 1)):
+    for rows in (
+        lambda: training_rows(tokenizer, source, 64, 0),
+        lambda: scoring_rows(tokenizer, source, 64, 1),
+    ):
         with pytest.raises(UsageError, match="fewer than 64 tokens"):
             rows()
 
 
 def test_pack_and_pad() -> None:
-    pieces = [Encoded([1, 2, 3], [IGNORE, 2, 3]), Encoded([4, 5], [4, IGNORE]), Encoded([6, 7], [6, 7])]
-    assert list(pack(pieces, 3)) == [Encoded([1, 2, 3], [IGNORE, 2, 3]), Encoded([4, 5, 6], [4, IGNORE, 6])]
+    pieces = [
+        Encoded([1, 2, 3], [IGNORE, 2, 3]),
+        Encoded([4, 5], [4, IGNORE]),
+        Encoded([6, 7], [6, 7]),
+    ]
+    assert list(pack(pieces, 3)) == [
+        Encoded([1, 2, 3], [IGNORE, 2, 3]),
+        Encoded([4, 5, 6], [4, IGNORE, 6]),
+    ]
     padded = pad(pieces[:2], 0)
     assert padded["input_ids"].tolist() == [[1, 2, 3], [4, 5, 0]]
     assert padded["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
@@ -246,7 +311,9 @@ def test_pack_and_pad() -> None:
 
 def test_epochs_are_shuffled_alike_for_a_seed() -> None:
     rows = [Encoded([i], [i]) for i in range(20)]
-    one, two, other = ([r.ids[0] for r in itertools.islice(shuffled_forever(rows, seed), 40)] for seed in (1, 1, 2))
+    one, two, other = (
+        [r.ids[0] for r in itertools.islice(shuffled_forever(rows, seed), 40)] for seed in (1, 1, 2)
+    )
     assert one == two != other
     assert sorted(one[:20]) == sorted(one[20:]) == list(range(20))
     assert one[:20] != one[20:]
@@ -255,7 +322,12 @@ def test_epochs_are_shuffled_alike_for_a_seed() -> None:
 def test_rows_hash_sees_ids_labels_and_order() -> None:
     rows = [Encoded([1, 2], [1, 2]), Encoded([3, 4], [3, 4])]
     same = [Encoded([1, 2], [1, 2]), Encoded([3, 4], [3, 4])]
-    others = [rows[::-1], rows[:1], [rows[0], Encoded([3, 5], [3, 4])], [rows[0], Encoded([3, 4], [IGNORE, 4])]]
+    others = [
+        rows[::-1],
+        rows[:1],
+        [rows[0], Encoded([3, 5], [3, 4])],
+        [rows[0], Encoded([3, 4], [IGNORE, 4])],
+    ]
     assert rows_hash(rows) == rows_hash(same)
     assert len({rows_hash(r) for r in [rows, *others]}) == 5
 
@@ -276,7 +348,9 @@ def evaluation() -> list[Problem]:
 
 def test_held_out_is_fixed_mixed_and_free_of_doubles(evaluation: list[Problem]) -> None:
     scored = held_out(40)
-    assert [p.question for p in Source.parse("builtin:reasoning").problems(41)[:40]] == [p.question for p in scored]
+    assert [p.question for p in Source.parse("builtin:reasoning").problems(41)[:40]] == [
+        p.question for p in scored
+    ]
     assert [p.task for p in scored[:6]] == [*TASKS, *list(TASKS)[:2]]
     assert [p.task for p in evaluation[:4]] == list(TASKS)
     assert held_out_questions() == {p.question for p in evaluation} >= {p.question for p in scored}
@@ -294,10 +368,15 @@ def test_held_out_questions_never_occur_in_training() -> None:
 
 
 def test_training_streams() -> None:
-    first, again, other = ([p.question for p in itertools.islice(training_problems(seed, frozenset()), 300)] for seed in (0, 0, 1))
+    first, again, other = (
+        [p.question for p in itertools.islice(training_problems(seed, frozenset()), 300)]
+        for seed in (0, 0, 1)
+    )
     assert first == again != other
     assert len(set(first) & set(other)) < 100
-    stream = [p.question for p in itertools.islice(training_problems(3, frozenset(), block=16), 192)]
+    stream = [
+        p.question for p in itertools.islice(training_problems(3, frozenset(), block=16), 192)
+    ]
     assert len(set(stream)) > 150  # later blocks are new problems
 
 
@@ -316,7 +395,11 @@ def check_trace(problem: Problem) -> None:
     last = list(equalities(problem.trace))[-1]
     if problem.task == "gcd":
         assert last[-1] == "0"
-        assert re.split("[-%*]", last[0])[1] == problem.answer == str(math.gcd(*problem.entry["metadata"]["numbers"]))
+        assert (
+            re.split("[-%*]", last[0])[1]
+            == problem.answer
+            == str(math.gcd(*problem.entry["metadata"]["numbers"]))
+        )
     elif problem.task == "leg_counting":  # what has no legs may come last
         assert problem.answer in [terms[-1] for terms in equalities(problem.trace)]
     else:
@@ -342,7 +425,14 @@ def test_right_answers_pass_and_wrong_ones_do_not(evaluation: list[Problem]) -> 
 
 @pytest.mark.parametrize(
     ("text", "answer"),
-    [("a</think>\n42\nmore", "42"), ("1</think>2</think> 3 ", "3"), ("42", ""), ("", ""), ("</think>", ""), ("<think></think>\n\n7", "7")],
+    [
+        ("a</think>\n42\nmore", "42"),
+        ("1</think>2</think> 3 ", "3"),
+        ("42", ""),
+        ("", ""),
+        ("</think>", ""),
+        ("<think></think>\n\n7", "7"),
+    ],
 )
 def test_extract_answer(text: str, answer: str) -> None:
     assert extract_answer(text) == answer

@@ -35,15 +35,23 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def rows_of(model: Path, target: str = "all", context: int = 2048) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(row.get("target", target), row["precision"]): row for row in plan_model(str(model), target, context)}
+def rows_of(
+    model: Path, target: str = "all", context: int = 2048
+) -> dict[tuple[str, str], dict[str, Any]]:
+    return {
+        (row.get("target", target), row["precision"]): row
+        for row in plan_model(str(model), target, context)
+    }
 
 
 @pytest.mark.parametrize(("model", "name"), [(n, n) for n in PARAMETERS], indirect=["model"])
 def test_bytes_are_those_counted_by_hand(model: Path, name: str) -> None:
     rows = rows_of(model, "jetson-orin-nx-16gb", 4096)
     assert LINEARS[name] + REST[name] == PARAMETERS[name]
-    for precision, linears in (("fp16", 2 * LINEARS[name]), ("int4", LINEARS[name] // 2 + LINEARS[name] // 128 * 2)):
+    for precision, linears in (
+        ("fp16", 2 * LINEARS[name]),
+        ("int4", LINEARS[name] // 2 + LINEARS[name] // 128 * 2),
+    ):
         row = rows["jetson-orin-nx-16gb", precision]
         assert row["parameters"] == PARAMETERS[name]
         assert row["weight_bytes"] == linears + 2 * REST[name]
@@ -53,13 +61,29 @@ def test_bytes_are_those_counted_by_hand(model: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("model", "fitting"),
     [
-        (QWEN_3B, {"jetson-orin-nano-8gb": {"int4"}, "jetson-orin-nx-8gb": {"int4"}, "jetson-orin-nano-4gb": set(),
-                   "jetson-orin-nx-16gb": {"fp16", "int8", "int4"}, "jetson-agx-orin-64gb": {"fp16", "int8", "int4"}}),
-        (DEEPSEEK_7B, {"jetson-orin-nano-8gb": set(), "jetson-orin-nx-8gb": set(), "jetson-orin-nano-4gb": set(),
-                       "jetson-orin-nx-16gb": {"int8", "int4"}, "jetson-agx-orin-32gb": {"fp16", "int8", "int4"}}),
+        (
+            QWEN_3B,
+            {
+                "jetson-orin-nano-8gb": {"int4"},
+                "jetson-orin-nx-8gb": {"int4"},
+                "jetson-orin-nano-4gb": set(),
+                "jetson-orin-nx-16gb": {"fp16", "int8", "int4"},
+                "jetson-agx-orin-64gb": {"fp16", "int8", "int4"},
+            },
+        ),
+        (
+            DEEPSEEK_7B,
+            {
+                "jetson-orin-nano-8gb": set(),
+                "jetson-orin-nx-8gb": set(),
+                "jetson-orin-nano-4gb": set(),
+                "jetson-orin-nx-16gb": {"int8", "int4"},
+                "jetson-agx-orin-32gb": {"fp16", "int8", "int4"},
+            },
+        ),
     ],
     indirect=["model"],
-)  # fmt: skip
+)
 def test_what_fits_where(model: Path, fitting: dict[str, set[str]]) -> None:
     rows = rows_of(model)
     assert {target for target, _ in rows} == set(target_names())
@@ -70,7 +94,9 @@ def test_what_fits_where(model: Path, fitting: dict[str, set[str]]) -> None:
         assert row["fits"] == (row["longest_context"] >= 2048)
         assert row["longest_context"] <= limit
         labelled = {mode.name for mode in load_target(target).power_modes if mode.watts}
-        assert set(row["tokens_per_joule"]) == labelled and all(value > 0 for value in row["tokens_per_joule"].values())
+        assert set(row["tokens_per_joule"]) == labelled and all(
+            value > 0 for value in row["tokens_per_joule"].values()
+        )
 
 
 @pytest.mark.parametrize("model", [DEEPSEEK_7B], indirect=True)

@@ -9,29 +9,54 @@ import pytest
 from known_models import AGX, NANO, NX, QWEN3, QWEN25_3B, SMALL
 
 from edgewright.errors import UsageError
-from edgewright.targets import engines, kv_size, load_target, longest_context, predict, size_of, target_names
+from edgewright.targets import (
+    engines,
+    kv_size,
+    load_target,
+    longest_context,
+    predict,
+    size_of,
+    target_names,
+)
 from edgewright.targets.roofline import load_fit
 
 MODES = {AGX: "MAXN", NX: "40W", NANO: "15W"}
 PUBLISHED = [
     # TensorRT-Edge-LLM 0.9.0, INT4, batch 1, answers to ~60 tokens: model, target, decode tokens a second
     # https://nvidia.github.io/TensorRT-Edge-LLM/0.9.1/user_guide/performance/performance-benchmarks.html
-    ("0.6B", AGX, 186.4), ("1.7B", AGX, 98.6), ("4B", AGX, 53.1), ("8B", AGX, 32.5), ("0.6B", NX, 117.4), ("1.7B", NX, 60.4),
-    ("4B", NX, 31.6), ("8B", NX, 19.0), ("0.6B", NANO, 72.8), ("1.7B", NANO, 37.4),
-]  # fmt: skip
+    ("0.6B", AGX, 186.4),
+    ("1.7B", AGX, 98.6),
+    ("4B", AGX, 53.1),
+    ("8B", AGX, 32.5),
+    ("0.6B", NX, 117.4),
+    ("1.7B", NX, 60.4),
+    ("4B", NX, 31.6),
+    ("8B", NX, 19.0),
+    ("0.6B", NANO, 72.8),
+    ("1.7B", NANO, 37.4),
+]
 LATER = [
     # Version 0.10.0, which the fit has not seen, with 2,048 tokens in the cache: decode tokens a second, prefill ms
     # https://nvidia.github.io/TensorRT-Edge-LLM/0.10.0/user_guide/performance/performance-benchmarks.html
-    ("0.6B", AGX, 162.5, 118.5), ("0.6B", NX, 98.9, 269), ("0.6B", NANO, 61.0, 445), ("1.7B", AGX, 89.5, 308),
-    ("1.7B", NX, 52.2, 674), ("1.7B", NANO, 32.3, 1021), ("4B", AGX, 50.7, 762), ("4B", NX, 29.2, 1880),
-    ("8B", AGX, 30.6, 1384), ("8B", NX, 17.5, 2944),
-]  # fmt: skip
+    ("0.6B", AGX, 162.5, 118.5),
+    ("0.6B", NX, 98.9, 269),
+    ("0.6B", NANO, 61.0, 445),
+    ("1.7B", AGX, 89.5, 308),
+    ("1.7B", NX, 52.2, 674),
+    ("1.7B", NANO, 32.3, 1021),
+    ("4B", AGX, 50.7, 762),
+    ("4B", NX, 29.2, 1880),
+    ("8B", AGX, 30.6, 1384),
+    ("8B", NX, 17.5, 2944),
+]
 
 
 def test_published_decode_rates_are_inside_the_band() -> None:
     inside = 0
     for size, name, rate in PUBLISHED:
-        p = predict(load_target(name), QWEN3[size], precision="int4", context=317, power_mode=MODES[name])
+        p = predict(
+            load_target(name), QWEN3[size], precision="int4", context=317, power_mode=MODES[name]
+        )
         assert p.decode_tok_s is not None and p.band is not None and p.band < 0.15
         inside += abs(p.decode_tok_s / rate - 1) <= p.band
     assert inside >= 0.9 * len(PUBLISHED)
@@ -50,7 +75,12 @@ def test_a_later_release_that_the_fit_has_not_seen_is_predicted() -> None:
 
 def test_published_memory_is_predicted() -> None:
     # Same tables: peak GPU memory in MB at batch 1; they do not state how much cache was reserved, the fit found 2,560 tokens.
-    for size, name, peak in (("0.6B", AGX, 1931), ("1.7B", NANO, 3234), ("4B", NX, 4921), ("8B", NX, 7880)):
+    for size, name, peak in (
+        ("0.6B", AGX, 1931),
+        ("1.7B", NANO, 3234),
+        ("4B", NX, 4921),
+        ("8B", NX, 7880),
+    ):
         p = predict(load_target(name), QWEN3[size], precision="int4", context=2560)
         assert p.total_bytes == pytest.approx(peak * 1e6, rel=0.08)
 
@@ -58,7 +88,9 @@ def test_published_memory_is_predicted() -> None:
 def test_low_bits_help_less_than_their_bytes() -> None:
     # Published for a 3B on AGX Orin: fp16 27.2, int8 45.2, int4 71.8 tokens a second.
     for precision, rate in (("fp16", 27.2), ("int8", 45.2), ("int4", 71.8)):
-        p = predict(load_target(AGX), QWEN25_3B, precision=precision, context=512, power_mode="MAXN")
+        p = predict(
+            load_target(AGX), QWEN25_3B, precision=precision, context=512, power_mode="MAXN"
+        )
         assert p.decode_tok_s == pytest.approx(rate, rel=0.12)
 
 
@@ -77,7 +109,9 @@ def test_predictions_move_the_right_way(name: str) -> None:
     for mode in target.power_modes:
         faster = predict(target, QWEN3["0.6B"], precision="int4", power_mode=mode.name).decode_tok_s
         assert faster is not None
-        assert faster * size_of(QWEN3["0.6B"], "int4") < mode.bandwidth_gb_s * 1e9  # nothing beats the memory
+        assert (
+            faster * size_of(QWEN3["0.6B"], "int4") < mode.bandwidth_gb_s * 1e9
+        )  # nothing beats the memory
 
 
 def test_energy_is_given_where_a_label_is() -> None:
@@ -103,16 +137,22 @@ def test_what_the_gpu_cannot_run_gets_no_speed() -> None:
 
 def test_the_band_widens_where_nothing_was_measured() -> None:
     target = load_target(AGX)
-    known, new = (predict(target, SMALL, precision="int4", power_mode=mode) for mode in ("MAXN", "30W"))
+    known, new = (
+        predict(target, SMALL, precision="int4", power_mode=mode) for mode in ("MAXN", "30W")
+    )
     assert known.band is not None and new.band is not None and known.band < new.band
-    assert any("extrapolated" in note for note in new.notes) and not any("extrapolated" in note for note in known.notes)
+    assert any("extrapolated" in note for note in new.notes) and not any(
+        "extrapolated" in note for note in known.notes
+    )
 
 
 def test_engines_are_checked_and_the_prompt_is_cut_to_the_context() -> None:
     target = load_target(NANO)
     assert engines(target)[0] == "edge-llm"
     # `other` is what all engines share, and 1-bit kernels take weights that no precision of ours has
-    assert set(engines(target)) | {"onnxruntime", "other", "llama.cpp-lowbit"} == set(load_fit().engines)
+    assert set(engines(target)) | {"onnxruntime", "other", "llama.cpp-lowbit"} == set(
+        load_fit().engines
+    )
     with pytest.raises(UsageError, match="engine `exllama`"):
         predict(target, SMALL, precision="int4", engine="exllama")
     assert predict(target, SMALL, precision="int4", engine="vllm").ttft_ms is None
@@ -131,9 +171,16 @@ def test_an_engine_reads_weights_as_it_stores_them() -> None:
     fit = load_fit().engines
     assert fit["llama.cpp"].stored_bits == {"int4": 4.85, "int8": 8.5, "head": 6.56}
     target = load_target(AGX)
-    rates = {name: predict(target, QWEN25_3B, precision="int4", engine=name, power_mode="MAXN").decode_tok_s for name in engines(target)}
+    rates = {
+        name: predict(
+            target, QWEN25_3B, precision="int4", engine=name, power_mode="MAXN"
+        ).decode_tok_s
+        for name in engines(target)
+    }
     assert rates["edge-llm"] and rates["llama.cpp"] and rates["mlc"]
-    assert rates["llama.cpp"] < rates["edge-llm"] < rates["mlc"]  # MLC quantizes the head of 152k tokens
+    assert (
+        rates["llama.cpp"] < rates["edge-llm"] < rates["mlc"]
+    )  # MLC quantizes the head of 152k tokens
 
 
 def test_the_longest_context_is_the_last_that_fits() -> None:
@@ -141,5 +188,8 @@ def test_the_longest_context_is_the_last_that_fits() -> None:
     longest = longest_context(target, QWEN25_3B, precision="int4")
     assert predict(target, QWEN25_3B, precision="int4", context=longest, prompt=1).fits
     assert not predict(target, QWEN25_3B, precision="int4", context=longest + 64, prompt=1).fits
-    assert longest_context(target, {**QWEN25_3B, "max_position_embeddings": 4096}, precision="int4") == 4096
+    assert (
+        longest_context(target, {**QWEN25_3B, "max_position_embeddings": 4096}, precision="int4")
+        == 4096
+    )
     assert longest_context(target, QWEN3["8B"], precision="fp16") == 0

@@ -62,10 +62,19 @@ def test_what_the_device_is_predicted_to_give(limit: str, qwen: State) -> None:
         return device_row("", State(state.config, "int4"), load_target(BOARD), 2048, 1)
 
     now = row(qwen)
-    wanted = {"decode_tok_s": now["decode_tok_s"] * 1.2, "memory_bytes": int(now["total_bytes"] * 0.85)}[limit]
+    wanted = {
+        "decode_tok_s": now["decode_tok_s"] * 1.2,
+        "memory_bytes": int(now["total_bytes"] * 0.85),
+    }[limit]
     after = row(after_cut(fitted(asked(**{limit: wanted}), qwen, BOARD), qwen))
-    assert after["decode_tok_s"] >= wanted if limit == "decode_tok_s" else after["total_bytes"] <= wanted
-    assert fitted(asked(**{limit: wanted}, target=BOARD), qwen, None) == fitted(asked(**{limit: wanted}), qwen, BOARD)
+    assert (
+        after["decode_tok_s"] >= wanted
+        if limit == "decode_tok_s"
+        else after["total_bytes"] <= wanted
+    )
+    assert fitted(asked(**{limit: wanted}, target=BOARD), qwen, None) == fitted(
+        asked(**{limit: wanted}), qwen, BOARD
+    )
     with pytest.raises(UsageError, match="needs a device"):
         fitted(asked(**{limit: wanted}), qwen, None)
 
@@ -88,17 +97,30 @@ def test_a_share_and_a_threshold() -> None:
         PruneOptions(heads=0.5, heads_threshold=0.5)
 
 
-def test_a_threshold_removes_what_scores_below_it(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_a_threshold_removes_what_scores_below_it(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = make_model("qwen2")
-    result = prune(PruneOptions(heads_threshold=1.0, criterion="activation"), source, tmp_path / "out", context)
+    result = prune(
+        PruneOptions(heads_threshold=1.0, criterion="activation"), source, tmp_path / "out", context
+    )
     scores = result.details["head_importance"]
-    below = [[head for head, s in enumerate(layer) if s < sum(layer) / len(layer)] for layer in scores]
+    below = [
+        [head for head, s in enumerate(layer) if s < sum(layer) / len(layer)] for layer in scores
+    ]
     share = sum(map(len, below)) / 24
     assert share > 0
     assert any(f"{share:.1%} of the heads score below 1 " in note for note in result.notes)
-    assert {len(gone) for gone in result.details["pruned_heads"]} == {8 - read_config(tmp_path / "out")["num_attention_heads"]}
+    assert {len(gone) for gone in result.details["pruned_heads"]} == {
+        8 - read_config(tmp_path / "out")["num_attention_heads"]
+    }
     with pytest.raises(Refused, match="nothing scores so low") as caught:
-        prune(PruneOptions(heads_threshold=1e-6, criterion="activation"), source, tmp_path / "none", context)
+        prune(
+            PruneOptions(heads_threshold=1e-6, criterion="activation"),
+            source,
+            tmp_path / "none",
+            context,
+        )
     assert "the least important of the heads" in caught.value.hint
     assert not (tmp_path / "none").exists()
 

@@ -14,7 +14,14 @@ import yaml
 from edgewright.compress.distill.options import StudentFrom
 from edgewright.errors import Refused, UsageError
 from edgewright.pipeline.plan import plan_recipe
-from edgewright.pipeline.recipe import BASELINE, ROOT, Recipe, builtin_recipe, load_recipe, model_path
+from edgewright.pipeline.recipe import (
+    BASELINE,
+    ROOT,
+    Recipe,
+    builtin_recipe,
+    load_recipe,
+    model_path,
+)
 
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 GOOD = """\
@@ -63,22 +70,38 @@ def test_shipped_recipes_hold(file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "teacher", "student", "parameters"),
     [
-        ("deepseek-r1-distill-qwen-7b-to-3b-orin-nano", "deepseek-r1-distill-qwen-7b", "qwen2.5-3b", 3_085_938_688),
+        (
+            "deepseek-r1-distill-qwen-7b-to-3b-orin-nano",
+            "deepseek-r1-distill-qwen-7b",
+            "qwen2.5-3b",
+            3_085_938_688,
+        ),
         ("llama-3-8b-to-3b", "llama-3.1-8b", "llama-3.2-3b", 3_212_749_824),
     ],
 )
-def test_large_recipes_fit_their_target(name: str, teacher: str, student: str, parameters: int, tmp_path: Path) -> None:
+def test_large_recipes_fit_their_target(
+    name: str, teacher: str, student: str, parameters: int, tmp_path: Path
+) -> None:
     """From published configs alone: the last step runs on the board, and no step is refused."""
     for model in (teacher, student):
         (tmp_path / model).mkdir()
-        shutil.copy(Path(__file__).parents[1] / "configs" / f"{model}.json", tmp_path / model / "config.json")
-    recipe = load_recipe(builtin_recipe(name), [f"model={tmp_path / teacher}", f"steps.distill.student={tmp_path / student}"])
+        shutil.copy(
+            Path(__file__).parents[1] / "configs" / f"{model}.json",
+            tmp_path / model / "config.json",
+        )
+    recipe = load_recipe(
+        builtin_recipe(name),
+        [f"model={tmp_path / teacher}", f"steps.distill.student={tmp_path / student}"],
+    )
     rows = {row["step"]: row for row in plan_recipe(recipe)}
     assert not [reason for row in rows.values() for reason in row["refused"]]
     assert rows["distill"]["parameters"] == parameters
     assert rows["export-int4"]["fits"] and not rows["baseline"]["fits"]
     assert rows["distill"]["ram_bytes"] > 16 * parameters
-    exchanged = load_recipe(builtin_recipe(name), [f"model={tmp_path / student}", f"steps.distill.student={tmp_path / teacher}"])
+    exchanged = load_recipe(
+        builtin_recipe(name),
+        [f"model={tmp_path / student}", f"steps.distill.student={tmp_path / teacher}"],
+    )
     with pytest.raises(Refused, match="larger than the teacher"):
         plan_recipe(exchanged)
 
@@ -95,13 +118,18 @@ def test_traces_stand_where_data_is_named(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, text))
     found = recipe.with_traces("jsonl:t.jsonl")
     first, second = found.steps
-    assert (first.data, [stage.data for stage in first.stages]) == ("builtin:reasoning", [None, "jsonl:t.jsonl"])  # type: ignore[union-attr]
+    assert (first.data, [stage.data for stage in first.stages]) == (
+        "builtin:reasoning",
+        [None, "jsonl:t.jsonl"],
+    )  # type: ignore[union-attr]
     assert second.recover.data == found.calibration.source == "jsonl:t.jsonl"  # type: ignore[union-attr]
     assert found.evaluate.perplexity == ("jsonl:t.jsonl", "text:a.txt")
     assert recipe.steps[1].recover.data == "traces"  # type: ignore[union-attr]
     refused(tmp_path, text.replace("traces: {prompts", "notraces: {prompts"))
     for line in ("calibration: {source: traces}", "evaluate: {perplexity: [traces]}"):
-        assert "nothing makes them" in str(refused(tmp_path, f"{line}\nsteps: [{{kind: prune, heads: 0.5}}]\n"))
+        assert "nothing makes them" in str(
+            refused(tmp_path, f"{line}\nsteps: [{{kind: prune, heads: 0.5}}]\n")
+        )
 
 
 @pytest.mark.parametrize(("name", "kind"), [("fsdp2", "FSDP"), ("zero3", "DEEPSPEED")])
@@ -117,7 +145,13 @@ def test_accelerate_reads_the_launch_configurations(name: str, kind: str) -> Non
 def test_demo() -> None:
     recipe = load_recipe(builtin_recipe("demo"))
     assert recipe.step_names == ["prune", "distill", "quantize", "export-int4", "export-int8"]
-    assert [recipe.source_of(i) for i in range(5)] == [BASELINE, "prune", "distill", "quantize", "distill"]
+    assert [recipe.source_of(i) for i in range(5)] == [
+        BASELINE,
+        "prune",
+        "distill",
+        "quantize",
+        "distill",
+    ]
     student = recipe.steps[1].student  # type: ignore[union-attr]
     assert isinstance(student, StudentFrom)
     assert (student.source, student.ffn) == ("prune", 0.75)
@@ -151,10 +185,19 @@ def test_five_mistakes_are_reported_together(tmp_path: Path) -> None:
     found = str(refused(tmp_path, MISTAKES)).splitlines()
     file = str(tmp_path / "recipe.yaml")
     assert found[0] == f"{file}: 5 errors in the recipe"
-    expected = {2: "`modle` is not an option", 5: "heads`: .*less than 1", 6: "squeeze", 8: "bits`: .*4 or 8", 9: "`.*grup_size` is not"}
+    expected = {
+        2: "`modle` is not an option",
+        5: "heads`: .*less than 1",
+        6: "squeeze",
+        8: "bits`: .*4 or 8",
+        9: "`.*grup_size` is not",
+    }
     assert len(found) == 6
     for line, what in expected.items():
-        assert any(re.search(f"^  {re.escape(file)}:{line}: .*{what}", entry) for entry in found), (line, what)
+        assert any(re.search(f"^  {re.escape(file)}:{line}: .*{what}", entry) for entry in found), (
+            line,
+            what,
+        )
 
 
 @pytest.mark.parametrize(
@@ -162,17 +205,41 @@ def test_five_mistakes_are_reported_together(tmp_path: Path) -> None:
     [
         ("steps:\n  - {kind: prune}\n  - {kind: prune}\n", 3, "two steps are called `prune`"),
         ("steps:\n  - {kind: prune, name: baseline}\n", 2, "two steps are called `baseline`"),
-        ("steps:\n  - {kind: prune, from: next}\n  - {kind: quantize, name: next}\n", 2, "reads `next`, which is no step before"),
-        ("steps:\n  - {kind: prune, from: prune}\n", 2, "reads `prune`, which is no step before it"),
+        (
+            "steps:\n  - {kind: prune, from: next}\n  - {kind: quantize, name: next}\n",
+            2,
+            "reads `next`, which is no step before",
+        ),
+        (
+            "steps:\n  - {kind: prune, from: prune}\n",
+            2,
+            "reads `prune`, which is no step before it",
+        ),
         ("steps:\n  - {kind: prune}\ngate: {candidate: four}\n", 3, "the gate names `four`"),
-        ("steps:\n  - {kind: prune}\ngate: {candidate: prune, baseline: four}\n", 3, "the gate names `four`"),
+        (
+            "steps:\n  - {kind: prune}\ngate: {candidate: prune, baseline: four}\n",
+            3,
+            "the gate names `four`",
+        ),
         ("model: x\nsteps: []\n", 2, "at least 1 item"),
         ("model: x\n", 1, "`steps`: Field required"),
         ("steps:\n  - heads: 0.5\n", 2, "kind"),
         ("steps:\n  - {kind: prune, name: Up/down}\n", 2, "name"),
-        ("steps:\n  - {kind: prune}\ngate:\n  limits:\n    a: {}\n  candidate: prune\n", 5, "give min_ratio"),
-        ("steps:\n  - {kind: prune}\ngate:\n  candidate: prune\n  confidence: 2\n", 5, "`gate.confidence`: Input should be less than 1"),
-        ("steps:\n  - kind: distill\n    stages:\n      - {loss: hidden, steps: 5}\n      - {steps: 0}\n", 5, "greater than 0"),
+        (
+            "steps:\n  - {kind: prune}\ngate:\n  limits:\n    a: {}\n  candidate: prune\n",
+            5,
+            "give min_ratio",
+        ),
+        (
+            "steps:\n  - {kind: prune}\ngate:\n  candidate: prune\n  confidence: 2\n",
+            5,
+            "`gate.confidence`: Input should be less than 1",
+        ),
+        (
+            "steps:\n  - kind: distill\n    stages:\n      - {loss: hidden, steps: 5}\n      - {steps: 0}\n",
+            5,
+            "greater than 0",
+        ),
         ("steps:\n  - kind: distill\n    student:\n      from: prune\n      fnn: 0.5\n", 5, "fnn"),
         ("evaluate:\n  latency:\n    runs: 0\nsteps:\n  - {kind: prune}\n", 3, "greater than 0"),
     ],
@@ -183,7 +250,9 @@ def test_one_mistake(text: str, line: int, what: str, tmp_path: Path) -> None:
     assert re.search(rf"recipe\.yaml:{line}: ", message), message
 
 
-@pytest.mark.parametrize("text", ["", "just words\n", "- a\n- b\n", "steps: [\n", "a: b: c\n", "null\n"])
+@pytest.mark.parametrize(
+    "text", ["", "just words\n", "- a\n- b\n", "steps: [\n", "a: b: c\n", "null\n"]
+)
 def test_files_that_are_no_recipe(text: str, tmp_path: Path) -> None:
     assert str(tmp_path / "recipe.yaml") in str(refused(tmp_path, text))
 
@@ -210,9 +279,21 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("evaluate.latency.runs=3", ("evaluate", "latency", "runs"), 3),
         ("evaluate.tasks=[]", ("evaluate", "tasks"), ()),
         ("calibration.source=text:a=b.txt", ("calibration", "source"), "text:a=b.txt"),
-        ("gate.limits.accuracy/reasoning.min_ratio=0.5", ("gate", "limits", "accuracy/reasoning", "min_ratio"), 0.5),
-        ("gate.limits.perplexity/a.b.max_ratio=2", ("gate", "limits", "perplexity/a.b", "max_ratio"), 2.0),
-        ("gate.limits.accuracy/reasoning.max_drop=0.01", ("gate", "limits", "accuracy/reasoning", "max_drop"), 0.01),
+        (
+            "gate.limits.accuracy/reasoning.min_ratio=0.5",
+            ("gate", "limits", "accuracy/reasoning", "min_ratio"),
+            0.5,
+        ),
+        (
+            "gate.limits.perplexity/a.b.max_ratio=2",
+            ("gate", "limits", "perplexity/a.b", "max_ratio"),
+            2.0,
+        ),
+        (
+            "gate.limits.accuracy/reasoning.max_drop=0.01",
+            ("gate", "limits", "accuracy/reasoning", "max_drop"),
+            0.01,
+        ),
         ("gate.inconclusive=fail", ("gate", "inconclusive"), "fail"),
         ("gate=null", ("gate",), None),
     ],
@@ -222,7 +303,11 @@ def test_overrides(override: str, path: tuple[Any, ...], value: Any, tmp_path: P
     before, recipe = load_recipe(file), load_recipe(file, [override])
     found: Any = recipe
     for part in path:
-        found = found[part] if isinstance(part, int) or isinstance(found, dict) else getattr(found, part)
+        found = (
+            found[part]
+            if isinstance(part, int) or isinstance(found, dict)
+            else getattr(found, part)
+        )
     assert found == value
     assert recipe != before
     assert yaml.safe_load(file.read_text()) == yaml.safe_load(dedent(GOOD))

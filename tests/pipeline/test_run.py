@@ -25,26 +25,47 @@ RECIPE = {
     "device": "cpu",
     "calibration": {"source": "builtin:reasoning", "samples": 8, "seq_len": 64},
     "evaluate": {
-        "tasks": ["reasoning"], "limit": 8, "max_new_tokens": 12, "perplexity": ["builtin:reasoning"], "windows": 8, "seq_len": 96,
+        "tasks": ["reasoning"],
+        "limit": 8,
+        "max_new_tokens": 12,
+        "perplexity": ["builtin:reasoning"],
+        "windows": 8,
+        "seq_len": 96,
         "latency": {"prompt": 16, "new_tokens": 4, "runs": 2},
     },
     "steps": [
         {"kind": "prune", "heads": 0.25},
         {
-            "kind": "distill", "student": {"from": "prune", "ffn": 0.5}, "seq_len": 64, "batch_size": 4,
+            "kind": "distill",
+            "student": {"from": "prune", "ffn": 0.5},
+            "seq_len": 64,
+            "batch_size": 4,
             "stages": [{"loss": "hidden", "steps": 4}, {"loss": "logits", "steps": 8}],
         },
         {"kind": "quantize"},
         {"kind": "export", "name": "int4", "precision": "int4"},
         {"kind": "export", "name": "int8", "from": "distill", "precision": "int8-dynamic"},
     ],
-    "gate": {"candidate": "int4", "limits": {"perplexity/reasoning": {"max_ratio": 100.0}, "size_bytes": {"max_ratio": 0.9}}},
-}  # fmt: skip
+    "gate": {
+        "candidate": "int4",
+        "limits": {"perplexity/reasoning": {"max_ratio": 100.0}, "size_bytes": {"max_ratio": 0.9}},
+    },
+}
 STEPS = ["baseline", "prune", "distill", "quantize", "int4", "int8"]
 METRICS = [
-    "accuracy/reasoning", "accuracy/reasoning/n", "accuracy/reasoning/stderr", "perplexity/reasoning", "ttft_ms/p50", "ttft_ms/p90",
-    "ttft_ms/p99", "decode_tok_s/p50", "prefill_tok_s", "peak_rss_bytes", "size_bytes", "parameters",
-]  # fmt: skip
+    "accuracy/reasoning",
+    "accuracy/reasoning/n",
+    "accuracy/reasoning/stderr",
+    "perplexity/reasoning",
+    "ttft_ms/p50",
+    "ttft_ms/p90",
+    "ttft_ms/p99",
+    "decode_tok_s/p50",
+    "prefill_tok_s",
+    "peak_rss_bytes",
+    "size_bytes",
+    "parameters",
+]
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +105,10 @@ def test_every_step_is_in_the_ledger_with_every_metric(finished):
     for step in steps:
         assert all(isinstance(step["metrics"][m], int | float) for m in METRICS), step["name"]
         assert step["context"]["threads"] >= 1
-        assert step["name"] == "baseline" or {"kl/reasoning", "top1_agreement/reasoning"} <= step["metrics"].keys()
+        assert (
+            step["name"] == "baseline"
+            or {"kl/reasoning", "top1_agreement/reasoning"} <= step["metrics"].keys()
+        )
     assert ledger(finished)["gate"]["verdict"] == "pass"
     assert (finished / "report.html").stat().st_size > 10_000
 
@@ -109,7 +133,10 @@ def test_a_measurement_whose_samples_are_gone_is_made_again(run_copy, recipe_fil
 
 def test_artifacts_are_measured_in_onnx_runtime(finished):
     backends = {s["name"]: s["context"]["backend"] for s in ledger(finished)["steps"]}
-    assert backends == dict.fromkeys(STEPS[:4], "torch") | {"int4": "onnxruntime", "int8": "onnxruntime"}
+    assert backends == dict.fromkeys(STEPS[:4], "torch") | {
+        "int4": "onnxruntime",
+        "int8": "onnxruntime",
+    }
 
 
 def test_tensors_are_physically_smaller(finished):
@@ -149,7 +176,9 @@ def test_an_altered_file_is_never_trusted(run_copy, recipe_file, capsys):
     run_recipe(load_recipe(recipe_file), run_copy)
     error = capsys.readouterr().err
     assert "was altered" in error
-    assert error.count("reused") == len(STEPS) - 2  # the exports are reused: the step they read came out the same again
+    assert (
+        error.count("reused") == len(STEPS) - 2
+    )  # the exports are reused: the step they read came out the same again
     assert hashes(run_copy) == expected
 
 
@@ -170,8 +199,17 @@ def test_a_target_that_cannot_run_it_is_refused_before_any_work(recipe_file, tmp
 
 def start(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "edgewright.cli", "run", str(recipe), "--out", str(out)]
-    threads = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process: sums come out differently with more
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=threads)
+    threads = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+    }  # as in this process: sums come out differently with more
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=threads,
+    )
 
 
 def kill_when(process: subprocess.Popen[bytes], condition, limit: float = 900) -> None:
@@ -220,7 +258,9 @@ def test_kill_9_while_measuring(name, finished, recipe_file, tmp_path):
     def made() -> bool:
         if name == "baseline":
             return (out / ".lock").exists()
-        return (out / "ledger.json").exists() and any(s["name"] == name and not s["metrics"] for s in ledger(out)["steps"])
+        return (out / "ledger.json").exists() and any(
+            s["name"] == name and not s["metrics"] for s in ledger(out)["steps"]
+        )
 
     kill_when(start(recipe_file, out), made)
     assert resumed(recipe_file, out) == hashes(finished)
@@ -234,7 +274,9 @@ def test_two_runs_in_one_directory_are_refused(recipe_file, tmp_path):
         time.sleep(0.05)
     time.sleep(0.2)
     second = subprocess.run(
-        [sys.executable, "-m", "edgewright.cli", "run", str(recipe_file), "--out", str(out)], capture_output=True, text=True
+        [sys.executable, "-m", "edgewright.cli", "run", str(recipe_file), "--out", str(out)],
+        capture_output=True,
+        text=True,
     )
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()

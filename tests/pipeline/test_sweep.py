@@ -16,10 +16,15 @@ from edgewright.pipeline import sweep as module
 from edgewright.pipeline.sweep import Objective, SweepOptions, parse_vary, run_sweep
 
 RECIPE = {
-    "name": "tiny", "device": "cpu", "calibration": {"source": "builtin:reasoning", "samples": 4, "seq_len": 64},
+    "name": "tiny",
+    "device": "cpu",
+    "calibration": {"source": "builtin:reasoning", "samples": 4, "seq_len": 64},
     "evaluate": {"perplexity": ["builtin:reasoning"], "windows": 4, "seq_len": 96, "latency": None},
-    "steps": [{"kind": "prune", "heads": 0.25, "criterion": "norm"}, {"kind": "quantize", "method": "rtn"}],
-}  # fmt: skip
+    "steps": [
+        {"kind": "prune", "heads": 0.25, "criterion": "norm"},
+        {"kind": "quantize", "method": "rtn"},
+    ],
+}
 VARY = {"steps.prune.heads": [0.25, 0.5], "steps.quantize.group_size": [64, 128]}
 
 
@@ -31,7 +36,14 @@ def test_the_front_is_what_nothing_beats() -> None:
 
 
 def test_objectives_know_which_way_is_better() -> None:
-    texts = ["size_bytes", "accuracy/x", "perplexity/wiki", "predicted/ttft_ms", "decode_tok_s/p50", "odd:min"]
+    texts = [
+        "size_bytes",
+        "accuracy/x",
+        "perplexity/wiki",
+        "predicted/ttft_ms",
+        "decode_tok_s/p50",
+        "odd:min",
+    ]
     assert [Objective.parse(text).less for text in texts] == [True, False, True, True, False, True]
     assert Objective.parse("odd:min").metric == "odd"
 
@@ -50,7 +62,9 @@ def recipe_file(make_model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def interrupted(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def interrupted(
+    recipe_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
     """A sweep of four that was stopped in its third trial, after the first step of it; and the runs that were made."""
     out = tmp_path_factory.mktemp("out") / "sweep"
     real, made = module.run_recipe, []
@@ -70,10 +84,16 @@ def interrupted(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return out, made
 
 
-def test_an_interrupted_sweep_goes_on_and_loses_nothing(interrupted, recipe_file: Path, tmp_path: Path, capsys) -> None:
+def test_an_interrupted_sweep_goes_on_and_loses_nothing(
+    interrupted, recipe_file: Path, tmp_path: Path, capsys
+) -> None:
     stopped, made = interrupted
     out = Path(shutil.copytree(stopped, tmp_path / "sweep"))
-    before = {p: p.stat().st_mtime_ns for p in out.rglob("ledger.json") if p.parent.name in {one["folder"] for one in made}}
+    before = {
+        p: p.stat().st_mtime_ns
+        for p in out.rglob("ledger.json")
+        if p.parent.name in {one["folder"] for one in made}
+    }
     assert len(before) == 2
     capsys.readouterr()
     found = run_sweep(recipe_file, [], SweepOptions(VARY), out)
@@ -83,7 +103,10 @@ def test_an_interrupted_sweep_goes_on_and_loses_nothing(interrupted, recipe_file
     assert "reused" in told, "the first step of the third trial stands"
     assert "taken over" in told
     combinations = {tuple(trial["parameters"].values()) for trial in found["trials"]}
-    assert combinations == {(heads, group) for heads in (0.25, 0.5) for group in (64, 128)} and len(found["trials"]) == 4
+    assert (
+        combinations == {(heads, group) for heads in (0.25, 0.5) for group in (64, 128)}
+        and len(found["trials"]) == 4
+    )
     assert all(trial["values"]["perplexity/reasoning"] > 1 for trial in found["trials"])
     chosen = found["trials"][found["chosen"]]
     assert chosen["front"]
@@ -91,7 +114,11 @@ def test_an_interrupted_sweep_goes_on_and_loses_nothing(interrupted, recipe_file
         assert not all(other["values"][m] < chosen["values"][m] for m in chosen["values"])
     assert json.loads((out / "sweep.json").read_text()) == found
     page = (out / "report.html").read_text()
-    assert "Sweep of tiny" in page and "chosen" in page and "http://" not in page.replace("http://www.w3.org", "")
+    assert (
+        "Sweep of tiny" in page
+        and "chosen" in page
+        and "http://" not in page.replace("http://www.w3.org", "")
+    )
     assert (out / "report.md").read_text().count("\n| ") == 2 + 4
     assert run_sweep(recipe_file, [], SweepOptions(VARY), out) == found, "nothing is left to try"
 
@@ -99,31 +126,56 @@ def test_an_interrupted_sweep_goes_on_and_loses_nothing(interrupted, recipe_file
 def test_trials_share_the_steps_that_they_have_in_common(interrupted) -> None:
     out, made = interrupted
     first, second = (one["ledger"] for one in made)
-    assert [s["seconds"] for s in first["steps"][:2]] == [s["seconds"] for s in second["steps"][:2]], "taken over, with its time"
+    assert [s["seconds"] for s in first["steps"][:2]] == [
+        s["seconds"] for s in second["steps"][:2]
+    ], "taken over, with its time"
     assert first["steps"][2]["fingerprint"] != second["steps"][2]["fingerprint"]
     weights = [out / "trials" / one["folder"] / "prune" / "model.safetensors" for one in made]
     assert weights[0].stat().st_ino == weights[1].stat().st_ino, "linked, not copied"
-    assert all((out / "trials" / one["folder"] / "samples" / "prune.json").is_file() for one in made)
+    assert all(
+        (out / "trials" / one["folder"] / "samples" / "prune.json").is_file() for one in made
+    )
 
 
 def test_another_question_is_refused_in_the_same_place(interrupted, recipe_file: Path) -> None:
     with pytest.raises(UsageError, match=r"differs in: vary\.steps\.prune\.heads"):
-        run_sweep(recipe_file, [], SweepOptions(VARY | {"steps.prune.heads": [0.5]}), interrupted[0])
+        run_sweep(
+            recipe_file, [], SweepOptions(VARY | {"steps.prune.heads": [0.5]}), interrupted[0]
+        )
 
 
-def test_many_combinations_are_sampled_and_what_fails_is_a_result(recipe_file: Path, tmp_path: Path) -> None:
+def test_many_combinations_are_sampled_and_what_fails_is_a_result(
+    recipe_file: Path, tmp_path: Path
+) -> None:
     """Groups of 96 do not divide the model's widths: the step refuses them, and the sweep goes on."""
     vary = {"steps.quantize.group_size": [64, 96, 128], "steps.quantize.bits": [4, 8]}
     found = run_sweep(recipe_file, [], SweepOptions(vary, trials=4), tmp_path / "sweep")
     assert len({str(trial["parameters"]) for trial in found["trials"]}) == len(found["trials"]) == 4
     for trial in found["trials"]:
-        assert bool(trial["reason"]) == (not trial["values"]) == (trial["parameters"]["steps.quantize.group_size"] == 96)
+        assert (
+            bool(trial["reason"])
+            == (not trial["values"])
+            == (trial["parameters"]["steps.quantize.group_size"] == 96)
+        )
 
 
 def test_the_command_line_and_its_mistakes(cli, recipe_file: Path, tmp_path: Path) -> None:
-    code, _, err = cli("sweep", recipe_file, "--vary", "steps.quantize.bits=4,5", "--out", tmp_path / "s")
-    assert code == 2 and "bits" in err and not (tmp_path / "s").exists(), "a value that no recipe takes is refused before any work"
-    code, _, err = cli("sweep", recipe_file, "--vary", "steps.prune.heads=0.25", "--objective", "speed", "--out", tmp_path / "t")
+    code, _, err = cli(
+        "sweep", recipe_file, "--vary", "steps.quantize.bits=4,5", "--out", tmp_path / "s"
+    )
+    assert code == 2 and "bits" in err and not (tmp_path / "s").exists(), (
+        "a value that no recipe takes is refused before any work"
+    )
+    code, _, err = cli(
+        "sweep",
+        recipe_file,
+        "--vary",
+        "steps.prune.heads=0.25",
+        "--objective",
+        "speed",
+        "--out",
+        tmp_path / "t",
+    )
     assert code == 2 and "no such metric" in err and "size_bytes" in err
     code, out, _ = cli(
         "sweep",

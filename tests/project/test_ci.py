@@ -15,7 +15,10 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 ACTION = yaml.safe_load((ROOT / ".github/actions/gate/action.yml").read_text())
-BLOCKS = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/ci.md").read_text(), re.M | re.S)]
+BLOCKS = [
+    yaml.safe_load(block)
+    for block in re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/ci.md").read_text(), re.M | re.S)
+]
 POLICY, WORKFLOW, GITLAB = BLOCKS
 
 
@@ -23,8 +26,16 @@ def measurement(right: int) -> dict[str, Any]:
     """A measurement that has all that the documented policy asks for; perplexity without samples, as from an older edgewright."""
     return {
         "name": "int4",
-        "metrics": {"accuracy/reasoning": right / 1000, "perplexity/wiki.txt": 10.0, "size_bytes": 100},
-        "context": {"problems/reasoning": 1000, "data_hash/wiki.txt": "aa", "seq_len/wiki.txt": 512},
+        "metrics": {
+            "accuracy/reasoning": right / 1000,
+            "perplexity/wiki.txt": 10.0,
+            "size_bytes": 100,
+        },
+        "context": {
+            "problems/reasoning": 1000,
+            "data_hash/wiki.txt": "aa",
+            "seq_len/wiki.txt": 512,
+        },
         "samples": {"accuracy/reasoning": {"correct": "1" * right + "0" * (1000 - right)}},
     }
 
@@ -42,31 +53,55 @@ def shell(script: str, where: Path, **environment: str) -> subprocess.CompletedP
     """Run a script as a CI server does, with the `edgewright` of this environment."""
     bin_dir = where / "bin"
     bin_dir.mkdir(exist_ok=True)
-    (bin_dir / "edgewright").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m edgewright.cli "$@"\n')
+    (bin_dir / "edgewright").write_text(
+        f'#!/bin/sh\nexec "{sys.executable}" -m edgewright.cli "$@"\n'
+    )
     (bin_dir / "edgewright").chmod(0o755)
     path = os.pathsep.join([str(bin_dir), str(Path(sys.executable).parent), os.environ["PATH"]])
     full = {**os.environ, **environment, "PATH": path}
-    return subprocess.run(["bash", "-e", "-o", "pipefail", "-c", script], cwd=where, env=full, capture_output=True, text=True)
+    return subprocess.run(
+        ["bash", "-e", "-o", "pipefail", "-c", script],
+        cwd=where,
+        env=full,
+        capture_output=True,
+        text=True,
+    )
 
 
 def action(project: Path, **inputs: str) -> tuple[int, str, str]:
     """The action's step with its inputs filled in as GitHub does: exit code, what the summary got, and the outputs."""
     (step,) = ACTION["runs"]["steps"]
-    given = {name: str(about.get("default", "")) for name, about in ACTION["inputs"].items()} | inputs
-    environment = {name: given[re.fullmatch(r"\$\{\{ inputs\.(\w+) \}\}", text)[1]] for name, text in step["env"].items()}
+    given = {
+        name: str(about.get("default", "")) for name, about in ACTION["inputs"].items()
+    } | inputs
+    environment = {
+        name: given[re.fullmatch(r"\$\{\{ inputs\.(\w+) \}\}", text)[1]]
+        for name, text in step["env"].items()
+    }
     files = {name: project / name for name in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT")}
-    done = shell(step["run"], project, **environment, **{name: str(file) for name, file in files.items()})
+    done = shell(
+        step["run"], project, **environment, **{name: str(file) for name, file in files.items()}
+    )
     summary, outputs = (file.read_text() if file.exists() else "" for file in files.values())
     return done.returncode, summary, outputs
 
 
-@pytest.mark.parametrize(("right", "code", "verdict"), [(950, 0, "pass"), (920, 5, "fail"), (949, 0, "inconclusive")])
+@pytest.mark.parametrize(
+    ("right", "code", "verdict"), [(950, 0, "pass"), (920, 5, "fail"), (949, 0, "inconclusive")]
+)
 def test_github_action(project: Path, right: int, code: int, verdict: str) -> None:
     (project / "new file.json").write_text(json.dumps(measurement(right)))
-    with_ = next(s["with"] for s in WORKFLOW["jobs"]["gate"]["steps"] if s.get("uses", "").endswith("actions/gate"))
+    with_ = next(
+        s["with"]
+        for s in WORKFLOW["jobs"]["gate"]["steps"]
+        if s.get("uses", "").endswith("actions/gate")
+    )
     found, summary, outputs = action(project, **with_ | {"candidate": "new file.json"})
     assert (found, outputs) == (code, f"verdict={verdict}\n")
-    assert f"### edgewright gate: {({'pass': '✅', 'fail': '❌', 'inconclusive': '⚠️'})[verdict]}" in summary
+    assert (
+        f"### edgewright gate: {({'pass': '✅', 'fail': '❌', 'inconclusive': '⚠️'})[verdict]}"
+        in summary
+    )
     assert (project / "gate.xml").read_text().count("<testcase") == 3
 
 
@@ -82,7 +117,10 @@ def test_gitlab_snippet(project: Path) -> None:
     done = shell(script, project)
     assert done.returncode == 5
     assert "the gate failed" in done.stderr
-    for file in (*GITLAB["gate"]["artifacts"]["paths"], GITLAB["gate"]["artifacts"]["reports"]["junit"]):
+    for file in (
+        *GITLAB["gate"]["artifacts"]["paths"],
+        GITLAB["gate"]["artifacts"]["reports"]["junit"],
+    ):
         assert (project / file).stat().st_size
 
 

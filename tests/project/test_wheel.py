@@ -16,7 +16,9 @@ NOT_SOURCES = shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info"
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(c) for c in command], cwd=cwd, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done.stdout
 
@@ -26,7 +28,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built in a copy, so that an old build/ cannot lend it a file and none is left behind."""
     folder = tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT, folder / "source", ignore=NOT_SOURCES)
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist", folder / "source", cwd=folder)
+    run(
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        folder / "dist",
+        folder / "source",
+        cwd=folder,
+    )
     (made,) = (folder / "dist").glob("edgewright-*.whl")
     return made
 
@@ -39,12 +51,26 @@ def names(wheel: Path) -> set[str]:
 
 def shipped(pattern: str) -> set[str]:
     """The paths that files of the repository must have in the wheel."""
-    return {f"edgewright/{file.relative_to(ROOT).as_posix()}" for file in ROOT.glob(pattern) if "__pycache__" not in file.parts}
+    return {
+        f"edgewright/{file.relative_to(ROOT).as_posix()}"
+        for file in ROOT.glob(pattern)
+        if "__pycache__" not in file.parts
+    }
 
 
 def test_data_files_are_inside(names: set[str]) -> None:
-    assert names >= {"edgewright/recipes/demo.yaml", "edgewright/targets/fit.yaml", "edgewright/benchmarks/templates/report.html"}
-    for pattern in ("recipes/**/*.yaml", "targets/**/*.yaml", "targets/containers/*", "benchmarks/templates/*", "demo/model/*"):
+    assert names >= {
+        "edgewright/recipes/demo.yaml",
+        "edgewright/targets/fit.yaml",
+        "edgewright/benchmarks/templates/report.html",
+    }
+    for pattern in (
+        "recipes/**/*.yaml",
+        "targets/**/*.yaml",
+        "targets/containers/*",
+        "benchmarks/templates/*",
+        "demo/model/*",
+    ):
         assert shipped(pattern) <= names, pattern
 
 
@@ -67,10 +93,28 @@ def test_installed_it_imports_and_runs(wheel: Path, names: set[str], tmp_path: P
     venv = tmp_path / "venv"
     run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=tmp_path)
     python = venv / "bin" / "python"
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel, cwd=tmp_path)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        wheel,
+        cwd=tmp_path,
+    )
     (site,) = (venv / "lib").glob("python*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")  # its own .pth files, ours among them, are not read
-    modules = sorted(n.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for n in names if n.endswith(".py"))
+    (site / "dependencies.pth").write_text(
+        sysconfig.get_path("purelib") + "\n"
+    )  # its own .pth files, ours among them, are not read
+    modules = sorted(
+        n.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for n in names
+        if n.endswith(".py")
+    )
     code = (
         "import importlib, sys\n"
         "for name in sys.argv[1:]:\n"

@@ -30,7 +30,11 @@ def entrypoint() -> list[str]:
 def serve_options() -> dict[str, Any]:
     """The options of `edgewright serve`."""
     command: Any = typer.main.get_command(app)
-    return {option: parameter for parameter in command.commands["serve"].params for option in parameter.opts}
+    return {
+        option: parameter
+        for parameter in command.commands["serve"].params
+        for option in parameter.opts
+    }
 
 
 def test_the_server_is_started_with_options_that_it_has() -> None:
@@ -44,13 +48,20 @@ def test_everybody_means_the_same_port() -> None:
     port = int(entrypoint()[entrypoint().index("--port") + 1])
     assert f"EXPOSE {port}\n" in DOCKERFILE
     assert [text.rsplit(":", 1)[1] for text in COMPOSE["ports"]] == [str(port)]
-    assert [(entry["name"], entry["containerPort"]) for entry in CONTAINER["ports"]] == [("http", port)]
+    assert [(entry["name"], entry["containerPort"]) for entry in CONTAINER["ports"]] == [
+        ("http", port)
+    ]
     assert SERVICE["spec"]["ports"][0]["targetPort"] == "http"
-    assert DEPLOYMENT["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"] == str(port)
+    assert DEPLOYMENT["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"] == str(
+        port
+    )
 
 
 def test_probes_ask_for_what_the_server_has() -> None:
-    paths = {CONTAINER[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
+    paths = {
+        CONTAINER[probe]["httpGet"]["path"]
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe")
+    }
     paths.add(DEPLOYMENT["spec"]["template"]["metadata"]["annotations"]["prometheus.io/path"])
     paths |= set(re.findall(r"127\.0\.0\.1:8000(/\w+)", DOCKERFILE))
     assert paths == {"/health", "/metrics"}
@@ -62,7 +73,9 @@ def test_the_model_is_mounted_where_the_server_looks() -> None:
     assert [text.split(":")[-2:] for text in COMPOSE["volumes"]] == [[model, "ro"]]
     mounts = {mount["mountPath"]: mount for mount in CONTAINER["volumeMounts"]}
     assert mounts[model]["readOnly"]
-    assert {mount["name"] for mount in mounts.values()} == {volume["name"] for volume in POD["volumes"]}
+    assert {mount["name"] for mount in mounts.values()} == {
+        volume["name"] for volume in POD["volumes"]
+    }
 
 
 def test_the_same_image_and_labels() -> None:
@@ -70,4 +83,6 @@ def test_the_same_image_and_labels() -> None:
     labels = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
     assert labels == DEPLOYMENT["spec"]["selector"]["matchLabels"] == SERVICE["spec"]["selector"]
     assert f"--uid {POD['securityContext']['runAsUser']} " in DOCKERFILE
-    assert (CONTAINERS / COMPOSE["build"]["context"] / COMPOSE["build"]["dockerfile"]).samefile(CONTAINERS / "Dockerfile")
+    assert (CONTAINERS / COMPOSE["build"]["context"] / COMPOSE["build"]["dockerfile"]).samefile(
+        CONTAINERS / "Dockerfile"
+    )

@@ -21,7 +21,7 @@ from edgewright.targets import (
     size_of,
     target_names,
     usable_bytes,
-)  # fmt: skip
+)
 from edgewright.targets.profile import version_key
 
 # --- profiles ---
@@ -92,10 +92,15 @@ def test_an_unknown_target_names_the_closest_and_all() -> None:
 
 def user_profile(**changes: Any) -> dict[str, Any]:
     return {
-        "name": "my-board", "platform": "jetson-orin", "memory": {"nominal_bytes": 4000000000, "usable_bytes": 3000000000},
-        "default_mode": "10W", "power_modes": [{"name": "10W", "watts": 10, "gpu_mhz": 600, "sms": 4, "bandwidth_gb_s": 50}],
+        "name": "my-board",
+        "platform": "jetson-orin",
+        "memory": {"nominal_bytes": 4000000000, "usable_bytes": 3000000000},
+        "default_mode": "10W",
+        "power_modes": [
+            {"name": "10W", "watts": 10, "gpu_mhz": 600, "sms": 4, "bandwidth_gb_s": 50}
+        ],
         **changes,
-    }  # fmt: skip
+    }
 
 
 def test_a_user_can_bring_a_profile(tmp_path: Path) -> None:
@@ -114,15 +119,23 @@ def test_a_user_can_bring_a_profile(tmp_path: Path) -> None:
     [
         (yaml.safe_dump(user_profile(colour="red", default_mode="9W")), r"colour: Extra inputs"),
         (yaml.safe_dump(user_profile(default_mode="9W")), "`9W` is none of the power modes 10W"),
-        (yaml.safe_dump(user_profile(platform="jetson-nano")), "platform `jetson-nano` is not known"),
-        (yaml.safe_dump(user_profile(power_modes=[{"name": "10W", "bandwidth_gb_s": 5}])), "`sms`, or `peak_tflops`"),
+        (
+            yaml.safe_dump(user_profile(platform="jetson-nano")),
+            "platform `jetson-nano` is not known",
+        ),
+        (
+            yaml.safe_dump(user_profile(power_modes=[{"name": "10W", "bandwidth_gb_s": 5}])),
+            "`sms`, or `peak_tflops`",
+        ),
         (yaml.safe_dump(user_profile(memory={"usable_bytes": -1})), r"memory\.usable_bytes"),
         ("- a list", "not a YAML mapping"),
         ("a: [", "not valid YAML"),
         (None, "No such file"),
     ],
 )
-def test_a_wrong_user_profile_is_one_message(tmp_path: Path, text: str | None, message: str) -> None:
+def test_a_wrong_user_profile_is_one_message(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
     file = tmp_path / "board.yaml"
     if text is not None:
         file.write_text(text)
@@ -140,7 +153,9 @@ def test_the_cpu_profile_asks_the_machine_for_its_memory() -> None:
 def test_sizes_of_qwen25_3b_match_a_hand_count() -> None:
     # q and o 2048 x 2048, k and v 256 x 2048, three of 11008 x 2048; 36 layers.
     linears = 36 * (2 * 2048 * 2048 + 2 * 256 * 2048 + 3 * 11008 * 2048)
-    rest = 151936 * 2048 + 36 * (2 * 2048 + 2048 + 2 * 256) + 2048  # tied table, two norms and biases a layer, last norm
+    rest = (
+        151936 * 2048 + 36 * (2 * 2048 + 2048 + 2 * 256) + 2048
+    )  # tied table, two norms and biases a layer, last norm
     assert linears + rest == 3_085_938_688  # the parameter count on the model card: 3.09 B
     out_features = 36 * (2048 + 2 * 256 + 2048 + 2 * 11008 + 2048)
     assert size_of(QWEN25_3B, "fp16") == size_of(QWEN25_3B, "bf16") == 2 * (linears + rest)
@@ -158,7 +173,9 @@ def test_sizes_of_qwen25_3b_match_a_hand_count() -> None:
 def test_an_untied_head_counts_twice_on_disk_and_once_in_traffic() -> None:
     tied = changed(QWEN3["8B"], tie_word_embeddings=True)
     assert size_of(QWEN3["8B"], "fp16") - size_of(tied, "fp16") == 2 * 151936 * 4096
-    untied_rate, tied_rate = (predict(load_target(AGX), c, precision="int4").decode_tok_s for c in (QWEN3["8B"], tied))
+    untied_rate, tied_rate = (
+        predict(load_target(AGX), c, precision="int4").decode_tok_s for c in (QWEN3["8B"], tied)
+    )
     assert untied_rate == pytest.approx(tied_rate)
 
 
@@ -224,8 +241,12 @@ def found(violations: list[Violation]) -> set[tuple[str, str]]:
         ("ort", "fp16", {"opset": 25}, set()),
     ],
 )
-def test_rules_on_jetpack_7(format_: str, precision: str, options: dict[str, Any], expected: set[tuple[str, str]]) -> None:
-    result = check(load_target(NANO), SMALL, format=format_, precision=precision, jetpack="7.2", **options)
+def test_rules_on_jetpack_7(
+    format_: str, precision: str, options: dict[str, Any], expected: set[tuple[str, str]]
+) -> None:
+    result = check(
+        load_target(NANO), SMALL, format=format_, precision=precision, jetpack="7.2", **options
+    )
     assert found(result) == expected
 
 
@@ -242,7 +263,9 @@ def test_rules_on_jetpack_7(format_: str, precision: str, options: dict[str, Any
         (None, "int4", 21, {("opset", "note"), ("int4-tensorrt", "note")}),
     ],
 )
-def test_a_limit_of_some_jetpacks_is_a_note(jetpack: str | None, precision: str, opset: int, expected: set[tuple[str, str]]) -> None:
+def test_a_limit_of_some_jetpacks_is_a_note(
+    jetpack: str | None, precision: str, opset: int, expected: set[tuple[str, str]]
+) -> None:
     result = check(load_target(AGX), SMALL, precision=precision, opset=opset, jetpack=jetpack)
     assert found(result) == expected
     if jetpack is None and expected:
@@ -252,17 +275,39 @@ def test_a_limit_of_some_jetpacks_is_a_note(jetpack: str | None, precision: str,
 @pytest.mark.parametrize(
     ("config", "format_", "expected"),
     [
-        (changed(SMALL, intermediate_size=1500), "edge-llm", {("int4-shape", "refuse"), ("int4-group", "refuse")}),
-        (changed(SMALL, intermediate_size=1600), "edge-llm", {("int4-group", "refuse")}),  # 64 x 25, but not 128 x
+        (
+            changed(SMALL, intermediate_size=1500),
+            "edge-llm",
+            {("int4-shape", "refuse"), ("int4-group", "refuse")},
+        ),
+        (
+            changed(SMALL, intermediate_size=1600),
+            "edge-llm",
+            {("int4-group", "refuse")},
+        ),  # 64 x 25, but not 128 x
         (changed(SMALL, intermediate_size=1500), "gguf", set()),
         (changed(SMALL, intermediate_size=1500), "ort", {("int4-group", "refuse")}),
-        (changed(SMALL, head_dim=80), "edge-llm", {("attention", "refuse")}),  # 8 x 80 and 2 x 80 divide well enough
-        (changed(SMALL, num_attention_heads=16, num_key_value_heads=1), "edge-llm", {("attention", "refuse")}),
-        (changed(SMALL, num_attention_heads=16, num_key_value_heads=1, head_dim=128), "edge-llm", set()),
+        (
+            changed(SMALL, head_dim=80),
+            "edge-llm",
+            {("attention", "refuse")},
+        ),  # 8 x 80 and 2 x 80 divide well enough
+        (
+            changed(SMALL, num_attention_heads=16, num_key_value_heads=1),
+            "edge-llm",
+            {("attention", "refuse")},
+        ),
+        (
+            changed(SMALL, num_attention_heads=16, num_key_value_heads=1, head_dim=128),
+            "edge-llm",
+            set(),
+        ),
         (changed(SMALL, model_type="mistral"), "edge-llm", {("family", "refuse")}),
     ],
 )
-def test_shape_rules_of_int4(config: dict[str, Any], format_: str, expected: set[tuple[str, str]]) -> None:
+def test_shape_rules_of_int4(
+    config: dict[str, Any], format_: str, expected: set[tuple[str, str]]
+) -> None:
     result = check(load_target(NANO), config, format=format_, precision="int4", jetpack="7.2")
     assert found(result) >= expected
     assert {rule for rule, _ in found(result)} <= {rule for rule, _ in expected} | {"int4-shape"}
@@ -271,17 +316,26 @@ def test_shape_rules_of_int4(config: dict[str, Any], format_: str, expected: set
 def test_a_shape_violation_names_the_layers_and_the_width_to_take() -> None:
     odd = changed(SMALL, intermediate_size=1500)
     shape, group = check(load_target(NANO), odd, format="edge-llm", precision="int4", jetpack="7.2")
-    assert "mlp.down_proj [512, 1500]" in shape.message and "mlp.gate_proj [1500, 512]" in shape.message
+    assert (
+        "mlp.down_proj [512, 1500]" in shape.message
+        and "mlp.gate_proj [1500, 512]" in shape.message
+    )
     assert "1536" in shape.nearest and "1472" in shape.nearest
     assert "mlp.down_proj" in group.message
 
 
 def test_memory_is_refused_with_the_nearest_thing_that_fits() -> None:
     target = load_target(NANO)
-    refused = [v for v in check(target, LLAMA_3B, format="gguf", precision="fp16") if v.rule == "memory"]
+    refused = [
+        v for v in check(target, LLAMA_3B, format="gguf", precision="fp16") if v.rule == "memory"
+    ]
     assert [v.severity for v in refused] == ["refuse"]
     assert refused[0].nearest == "--precision int4"
-    too_long = [v for v in check(target, LLAMA_3B, format="gguf", precision="int4", context=32768) if v.rule == "memory"]
+    too_long = [
+        v
+        for v in check(target, LLAMA_3B, format="gguf", precision="int4", context=32768)
+        if v.rule == "memory"
+    ]
     context = int(too_long[0].nearest.removeprefix("--context "))
     assert not check(target, LLAMA_3B, format="gguf", precision="int4", context=context)
 
@@ -296,8 +350,18 @@ def test_memory_is_refused_with_the_nearest_thing_that_fits() -> None:
         (None, {}, {("buffer", "note"), ("opset", "note")}),
     ],
 )
-def test_one_buffer_may_be_too_large(jetpack: str | None, options: dict[str, Any], expected: set[tuple[str, str]]) -> None:
-    result = check(load_target(NANO), QWEN25_3B, format="tensorrt", precision="int8", opset=18, jetpack=jetpack, **options)
+def test_one_buffer_may_be_too_large(
+    jetpack: str | None, options: dict[str, Any], expected: set[tuple[str, str]]
+) -> None:
+    result = check(
+        load_target(NANO),
+        QWEN25_3B,
+        format="tensorrt",
+        precision="int8",
+        opset=18,
+        jetpack=jetpack,
+        **options,
+    )
     assert found([v for v in result if v.rule != "memory"]) == expected
 
 
@@ -314,8 +378,13 @@ def test_one_buffer_may_be_too_large(jetpack: str | None, options: dict[str, Any
         ("onnx", "int4", {"group_size": 512}, {("int4-group", "refuse")}),
     ],
 )
-def test_rules_on_a_cpu(format_: str, precision: str, options: dict[str, Any], expected: set[tuple[str, str]]) -> None:
-    assert found(check(load_target("cpu"), SMALL, format=format_, precision=precision, **options)) == expected
+def test_rules_on_a_cpu(
+    format_: str, precision: str, options: dict[str, Any], expected: set[tuple[str, str]]
+) -> None:
+    assert (
+        found(check(load_target("cpu"), SMALL, format=format_, precision=precision, **options))
+        == expected
+    )
 
 
 def test_refusals_come_first() -> None:

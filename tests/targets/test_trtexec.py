@@ -25,17 +25,25 @@ VERSIONS = {
     "v110100": "11.1.0",
 }
 NAMES = {
-    "Latency": "latency", "End-to-End Host Latency": "end_to_end", "Enqueue Time": "enqueue", "H2D Latency": "h2d",
-    "GPU Compute Time": "gpu_compute", "D2H Latency": "d2h",
-}  # fmt: skip
+    "Latency": "latency",
+    "End-to-End Host Latency": "end_to_end",
+    "Enqueue Time": "enqueue",
+    "H2D Latency": "h2d",
+    "GPU Compute Time": "gpu_compute",
+    "D2H Latency": "d2h",
+}
 INFO, WARN, ERROR = (f"[03/14/2026-15:09:26] [{tag}] " for tag in "IWE")
 
 # Six significant digits, as C++ prints a float by default: 1.23457e+08 and inf included.
-floats = st.one_of(st.floats(0, 1e9), st.just(math.inf), st.just(math.nan)).map(lambda x: float(f"{x:.6g}"))
-spans = st.one_of(st.floats(0, 1e5), st.just(math.inf), st.just(math.nan))  # a column of the table holds no more
-layer_names = st.text(st.characters(codec="ascii", min_codepoint=33, exclude_characters="{}"), min_size=1, max_size=20).filter(
-    lambda s: s not in ("Total", "Layer")
+floats = st.one_of(st.floats(0, 1e9), st.just(math.inf), st.just(math.nan)).map(
+    lambda x: float(f"{x:.6g}")
 )
+spans = st.one_of(
+    st.floats(0, 1e5), st.just(math.inf), st.just(math.nan)
+)  # a column of the table holds no more
+layer_names = st.text(
+    st.characters(codec="ascii", min_codepoint=33, exclude_characters="{}"), min_size=1, max_size=20
+).filter(lambda s: s not in ("Total", "Layer"))
 
 
 def written(value: float) -> str:
@@ -47,33 +55,76 @@ def runs(draw: st.DrawFn) -> dict[str, Any]:
     """What one run measured, in the manner of one version."""
     code = draw(st.sampled_from(sorted(VERSIONS)))
     old = code == "v8401"
-    shares = [99.0] if old else draw(st.lists(st.sampled_from([50.0, 90.0, 95.0, 99.0, 99.9]), unique=True))
+    shares = (
+        [99.0]
+        if old
+        else draw(st.lists(st.sampled_from([50.0, 90.0, 95.0, 99.0, 99.9]), unique=True))
+    )
     names = [name for name in NAMES if old or name != "End-to-End Host Latency"]
     keys = ["min", "max", "mean", "median", *shares]
     layer = st.tuples(layer_names, spans, spans, spans, spans)
     return {
-        "code": code, "old": old, "shares": shares, "qps": draw(floats), "wall": draw(floats), "compute": draw(floats),
-        "queries": draw(st.integers(1, 10**6)), "warmups": draw(st.integers(0, 999)), "passed": draw(st.booleans()),
-        "spreads": {name: dict(zip(keys, draw(st.lists(floats, min_size=len(keys), max_size=len(keys))), strict=True)) for name in names},
+        "code": code,
+        "old": old,
+        "shares": shares,
+        "qps": draw(floats),
+        "wall": draw(floats),
+        "compute": draw(floats),
+        "queries": draw(st.integers(1, 10**6)),
+        "warmups": draw(st.integers(0, 999)),
+        "passed": draw(st.booleans()),
+        "spreads": {
+            name: dict(
+                zip(
+                    keys,
+                    draw(st.lists(floats, min_size=len(keys), max_size=len(keys))),
+                    strict=True,
+                )
+            )
+            for name in names
+        },
         "layers": draw(st.lists(layer, max_size=4)),
-    }  # fmt: skip
+    }
 
 
 def rendered(run: dict[str, Any]) -> str:
     """The log of a run."""
-    lines = [f"&&&& RUNNING TensorRT.trtexec [TensorRT {run['code']}]{' [b9]' if run['passed'] else ''} # trtexec --loadEngine=m.engine"]
-    body = ["=== Model Options ===", "Format: *", f"Warmup completed {run['warmups']} queries over 200 ms"]
-    body += [f"Timing trace has {run['queries']} queries over 3.00142 s", "", "=== Trace details ===", "Trace averages of 10 runs:"]
-    body += ["Average on 10 runs - GPU latency: 1.2 ms - Host latency: 1.3 ms (enqueue 0.4 ms)", "", "=== Performance summary ==="]
+    lines = [
+        f"&&&& RUNNING TensorRT.trtexec [TensorRT {run['code']}]{' [b9]' if run['passed'] else ''} # trtexec --loadEngine=m.engine"
+    ]
+    body = [
+        "=== Model Options ===",
+        "Format: *",
+        f"Warmup completed {run['warmups']} queries over 200 ms",
+    ]
+    body += [
+        f"Timing trace has {run['queries']} queries over 3.00142 s",
+        "",
+        "=== Trace details ===",
+        "Trace averages of 10 runs:",
+    ]
+    body += [
+        "Average on 10 runs - GPU latency: 1.2 ms - Host latency: 1.3 ms (enqueue 0.4 ms)",
+        "",
+        "=== Performance summary ===",
+    ]
     body += [f"Throughput: {written(run['qps'])} qps"]
     for name, values in run["spreads"].items():
-        parts = [f"{k if isinstance(k, str) else f'percentile({k:g}%)'} = {written(v)} ms" for k, v in values.items()]
+        parts = [
+            f"{k if isinstance(k, str) else f'percentile({k:g}%)'} = {written(v)} ms"
+            for k, v in values.items()
+        ]
         body.append(f"{name}: {', '.join(parts)}")
-    body += [f"Total Host Walltime: {written(run['wall'])} s", f"Total GPU Compute Time: {written(run['compute'])} s"]
+    body += [
+        f"Total Host Walltime: {written(run['wall'])} s",
+        f"Total GPU Compute Time: {written(run['compute'])} s",
+    ]
     lines += [INFO + line for line in body]
     lines += [f"{WARN}* GPU compute time is unstable, with coefficient of variance = 7.05215%."]
     lines += [INFO + line for line in table(run)]
-    lines += [f"&&&& {'PASSED' if run['passed'] else 'FAILED'} TensorRT.trtexec [TensorRT {run['code']}] # trtexec --loadEngine=m.engine"]
+    lines += [
+        f"&&&& {'PASSED' if run['passed'] else 'FAILED'} TensorRT.trtexec [TensorRT {run['code']}] # trtexec --loadEngine=m.engine"
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -90,7 +141,9 @@ def table(run: dict[str, Any]) -> list[str]:
 
 
 def same(a: Any, b: Any) -> bool:
-    return a == b or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
+    return a == b or (
+        isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b)
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -99,36 +152,64 @@ def test_a_log_of_every_version_reads_back(run: dict[str, Any]) -> None:
     log = parse_log(rendered(run))
     assert (log.version, log.passed) == (VERSIONS[run["code"]], run["passed"])
     assert (log.queries, log.warmups) == (run["queries"], run["warmups"])
-    for got, want in ((log.throughput_qps, run["qps"]), (log.walltime_s, run["wall"]), (log.gpu_compute_s, run["compute"])):
+    for got, want in (
+        (log.throughput_qps, run["qps"]),
+        (log.walltime_s, run["wall"]),
+        (log.gpu_compute_s, run["compute"]),
+    ):
         assert same(got, want)
     assert log.spreads.keys() == {NAMES[name] for name in run["spreads"]}
     for name, values in run["spreads"].items():
         spread = log.spreads[NAMES[name]]
-        assert all(same(getattr(spread, key), values[key]) for key in ("min", "max", "mean", "median"))
+        assert all(
+            same(getattr(spread, key), values[key]) for key in ("min", "max", "mean", "median")
+        )
         assert list(spread.percentiles) == run["shares"]
         assert all(same(spread.percentiles[share], values[share]) for share in run["shares"])
     assert [layer.name for layer in log.layers] == [layer[0] for layer in run["layers"]]
     for layer, (_, total, _, median, _) in zip(log.layers, run["layers"], strict=True):
         assert same(layer.total_ms, float(f"{total:.2f}"))
-        assert layer.median_ms is None if run["old"] else same(layer.median_ms, float(f"{median:.4f}"))
-    assert log.warnings == ["* GPU compute time is unstable, with coefficient of variance = 7.05215%."]
+        assert (
+            layer.median_ms is None if run["old"] else same(layer.median_ms, float(f"{median:.4f}"))
+        )
+    assert log.warnings == [
+        "* GPU compute time is unstable, with coefficient of variance = 7.05215%."
+    ]
     assert log.errors == []
 
 
 @settings(max_examples=40, deadline=None)
 @given(runs(), st.data())
-def test_a_truncated_log_says_less_and_nothing_else(run: dict[str, Any], data: st.DataObject) -> None:
+def test_a_truncated_log_says_less_and_nothing_else(
+    run: dict[str, Any], data: st.DataObject
+) -> None:
     text = rendered(run)
     whole, part = parse_log(text), parse_log(text[: data.draw(st.integers(0, len(text)))])
-    for name in ("version", "throughput_qps", "walltime_s", "gpu_compute_s", "queries", "warmups", "build_s"):
+    for name in (
+        "version",
+        "throughput_qps",
+        "walltime_s",
+        "gpu_compute_s",
+        "queries",
+        "warmups",
+        "build_s",
+    ):
         assert getattr(part, name) is None or same(getattr(part, name), getattr(whole, name)), name
     assert part.passed in (None, whole.passed)
-    assert [layer.name for layer in part.layers] == [layer.name for layer in whole.layers[: len(part.layers)]]
+    assert [layer.name for layer in part.layers] == [
+        layer.name for layer in whole.layers[: len(part.layers)]
+    ]
     for name, spread in part.spreads.items():
         full = asdict(whole.spreads[name])
         found = asdict(spread)
-        assert all(value is None or same(value, full[key]) for key, value in found.items() if key != "percentiles")
-        assert all(same(value, full["percentiles"][share]) for share, value in found["percentiles"].items())
+        assert all(
+            value is None or same(value, full[key])
+            for key, value in found.items()
+            if key != "percentiles"
+        )
+        assert all(
+            same(value, full["percentiles"][share]) for share, value in found["percentiles"].items()
+        )
 
 
 @settings(max_examples=100, deadline=None)
@@ -155,7 +236,10 @@ def test_a_failed_build_keeps_its_errors() -> None:
     )
     log = parse_log(text)
     assert (log.version, log.passed, log.throughput_qps, log.spreads) == ("10.3.0", False, None, {})
-    assert log.errors == ["Error[10]: Could not find any implementation for node {ForeignNode[lm_head/MatMul]}.", "Engine set up failed"]
+    assert log.errors == [
+        "Error[10]: Could not find any implementation for node {ForeignNode[lm_head/MatMul]}.",
+        "Engine set up failed",
+    ]
     assert len(log.warnings) == 1
 
 
@@ -164,7 +248,13 @@ def test_explanations_of_a_verbose_log_are_no_figures() -> None:
     assert parse_log(line + "\n[I] Engine built in 41.5 sec.\n") == Log(build_s=41.5)
 
 
-@pytest.mark.parametrize("text", ["&&&& RUNNING TensorRT.trtexec # ./trtexec --onnx=a\n", "&&&& RUNNING TensorRT.trtexec [TensorRT v7]\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "&&&& RUNNING TensorRT.trtexec # ./trtexec --onnx=a\n",
+        "&&&& RUNNING TensorRT.trtexec [TensorRT v7]\n",
+    ],
+)
 def test_a_banner_without_a_version_has_none(text: str) -> None:
     assert parse_log(text).version is None
 
@@ -173,8 +263,15 @@ def test_a_banner_without_a_version_has_none(text: str) -> None:
 
 
 def times_file(rows: list[dict[str, float]]) -> str:
-    body = ["{ " + ", ".join(f'"{key}" : {written(value)}' for key, value in row.items()) + " }" for row in rows]
-    return "[\n" + "".join(f"{'  ' if i == 0 else ', '}{line}\n" for i, line in enumerate(body)) + "]\n"
+    body = [
+        "{ " + ", ".join(f'"{key}" : {written(value)}' for key, value in row.items()) + " }"
+        for row in rows
+    ]
+    return (
+        "[\n"
+        + "".join(f"{'  ' if i == 0 else ', '}{line}\n" for i, line in enumerate(body))
+        + "]\n"
+    )
 
 
 FIELDS = (
@@ -191,12 +288,17 @@ FIELDS = (
     "d2hMs",
     "latencyMs",
 )
-queries = st.lists(st.fixed_dictionaries(dict.fromkeys(FIELDS, floats), optional={"endToEndMs": floats}), max_size=6)
+queries = st.lists(
+    st.fixed_dictionaries(dict.fromkeys(FIELDS, floats), optional={"endToEndMs": floats}),
+    max_size=6,
+)
 
 
 @settings(max_examples=40, deadline=None)
 @given(queries, st.data())
-def test_times_read_back_and_truncated_ones_are_whole_queries(rows: list[dict[str, float]], data: st.DataObject) -> None:
+def test_times_read_back_and_truncated_ones_are_whole_queries(
+    rows: list[dict[str, float]], data: st.DataObject
+) -> None:
     text = times_file(rows)
     times = parse_times(text)
     assert times.complete
@@ -208,10 +310,14 @@ def test_times_read_back_and_truncated_ones_are_whole_queries(rows: list[dict[st
     part = parse_times(text[:cut])
     assert not part.complete
     assert len(part.queries) in (text[:cut].count("}"), 0)
-    assert all(same(a.latency_ms, b.latency_ms) for a, b in zip(part.queries, times.queries, strict=False))
+    assert all(
+        same(a.latency_ms, b.latency_ms) for a, b in zip(part.queries, times.queries, strict=False)
+    )
 
 
-def profile_file(count: int, layers: list[tuple[str, float, float, float, float]], median: bool) -> str:
+def profile_file(
+    count: int, layers: list[tuple[str, float, float, float, float]], median: bool
+) -> str:
     lines = ["[", f'  {{ "count" : {count} }}']
     for name, total, average, middle, share in layers:
         extra = f', "medianMs" : {written(middle)}' if median else ""
@@ -220,13 +326,20 @@ def profile_file(count: int, layers: list[tuple[str, float, float, float, float]
     return "\n".join([*lines, "]"]) + "\n"
 
 
-hostile = st.one_of(layer_names, st.sampled_from(['a "quoted" b', "back\\slash", '{ForeignNode[a..."b"]}', '", "timeMs" : 1', "x}"]))
+hostile = st.one_of(
+    layer_names,
+    st.sampled_from(
+        ['a "quoted" b', "back\\slash", '{ForeignNode[a..."b"]}', '", "timeMs" : 1', "x}"]
+    ),
+)
 rows5 = st.lists(st.tuples(hostile, floats, floats, floats, floats), max_size=5)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 10**6), rows5, st.booleans(), st.data())
-def test_profiles_read_back_whatever_layers_are_called(count: int, layers: Any, median: bool, data: st.DataObject) -> None:
+def test_profiles_read_back_whatever_layers_are_called(
+    count: int, layers: Any, median: bool, data: st.DataObject
+) -> None:
     text = profile_file(count, layers, median)
     profile = parse_profile(text)
     assert (profile.iterations, profile.complete) == (count, True)
@@ -244,12 +357,16 @@ def test_profiles_read_back_whatever_layers_are_called(count: int, layers: Any, 
 
 
 def test_a_profile_cut_within_a_name_behind_its_bracket_keeps_the_layers_before() -> None:
-    text = profile_file(100, [("0", 1.0, 1.0, 1.0, 50.0), ("x}", 1.0, 1.0, 1.0, 50.0)], median=False)
+    text = profile_file(
+        100, [("0", 1.0, 1.0, 1.0, 50.0), ("x}", 1.0, 1.0, 1.0, 50.0)], median=False
+    )
     part = parse_profile(text[: text.index("x}") + 2])
     assert ([layer.name for layer in part.layers], part.complete) == (["0"], False)
 
 
-@pytest.mark.parametrize("text", ["", "{}", '["a"]', "[1, 2]", '[{"a": 1}]', "Killed\n", '[\n{ "computeMs" : 1 }\n'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", '["a"]', "[1, 2]", '[{"a": 1}]', "Killed\n", '[\n{ "computeMs" : 1 }\n']
+)
 def test_other_files_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"not an --exportTimes file"):
         parse_times(text)
@@ -274,7 +391,12 @@ USER = "RAM 1224/15368MB (lfb 8x4MB) SWAP 0/7684MB CPU [1%@729] EMC_FREQ 25% GR3
 
 def test_tegrastats_of_each_board() -> None:
     nano, agx, user = (parse_samples(line)[0] for line in (NANO, AGX, USER))
-    assert (nano.ram_used_mb, nano.ram_total_mb, nano.largest_free_kb, nano.swap_used_mb) == (6712, 7620, 4096, 369)
+    assert (nano.ram_used_mb, nano.ram_total_mb, nano.largest_free_kb, nano.swap_used_mb) == (
+        6712,
+        7620,
+        4096,
+        369,
+    )
     assert (nano.gpu_percent, nano.gpu_mhz, nano.emc_percent, nano.emc_mhz) == (99, 1020, 61, 3199)
     assert nano.total_mw == 16321  # the input rail, and not the rails behind it on top
     assert (agx.gpu_mhz, agx.emc_mhz, agx.total_mw) == (1300, 2133, 2340 + 390 + 4025 + 301)
@@ -283,12 +405,22 @@ def test_tegrastats_of_each_board() -> None:
 
 
 def test_tegrastats_summary() -> None:
-    text = NANO + "\n" + NANO.replace("16321mW/", "14322mW/").replace("[1020]", "[918]") + NANO[:-40]
-    assert summarize(parse_samples(text)) == pytest.approx({
-        "device/gpu_mhz": 969, "device/emc_mhz": 3199, "device/gpu_percent": 99, "device/power_w": 15.3215, "device/power_w/max": 16.321,
-        "device/temperature_c/max": 58.625, "device/ram_used_bytes/max": 6712 * 1024**2, "device/swap_used_bytes/max": 369 * 1024**2,
-        "device/samples": 2,
-    })  # fmt: skip
+    text = (
+        NANO + "\n" + NANO.replace("16321mW/", "14322mW/").replace("[1020]", "[918]") + NANO[:-40]
+    )
+    assert summarize(parse_samples(text)) == pytest.approx(
+        {
+            "device/gpu_mhz": 969,
+            "device/emc_mhz": 3199,
+            "device/gpu_percent": 99,
+            "device/power_w": 15.3215,
+            "device/power_w/max": 16.321,
+            "device/temperature_c/max": 58.625,
+            "device/ram_used_bytes/max": 6712 * 1024**2,
+            "device/swap_used_bytes/max": 369 * 1024**2,
+            "device/samples": 2,
+        }
+    )
     assert summarize([]) == {"device/samples": 0}
 
 

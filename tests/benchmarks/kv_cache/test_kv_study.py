@@ -12,7 +12,13 @@ import torch
 from conftest import DENSE
 from torch import Tensor
 
-from edgewright.benchmarks.kv_cache.rounded_cache import CacheBackend, KvScheme, cache_bytes, calibrated_scales, round_states
+from edgewright.benchmarks.kv_cache.rounded_cache import (
+    CacheBackend,
+    KvScheme,
+    cache_bytes,
+    calibrated_scales,
+    round_states,
+)
 from edgewright.benchmarks.kv_cache.study import KvOptions, kv_study
 from edgewright.benchmarks.tasks.backends import TorchBackend
 from edgewright.checkpoints.files import read_family
@@ -24,7 +30,9 @@ IDS = torch.arange(1, 41).view(2, 20) * 11 % 500 + 1
 
 
 def states(seed: int = 0) -> Tensor:
-    return torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(seed)) * torch.tensor([0.1, 1.0, 10.0]).view(1, 3, 1, 1)
+    return torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(seed)) * torch.tensor(
+        [0.1, 1.0, 10.0]
+    ).view(1, 3, 1, 1)
 
 
 # What rounding does
@@ -36,7 +44,12 @@ def test_dynamic_scales_are_each_tokens_and_heads_own(bits: int) -> None:
     rounded = round_states(x, bits)
     for vector, result in zip(x.flatten(0, 2), rounded.flatten(0, 2), strict=True):
         scale = (vector.abs().max() / top).half().float()
-        torch.testing.assert_close(result, torch.stack([(v / scale).round().clamp(-top, top) * scale for v in vector]), rtol=0, atol=0)
+        torch.testing.assert_close(
+            result,
+            torch.stack([(v / scale).round().clamp(-top, top) * scale for v in vector]),
+            rtol=0,
+            atol=0,
+        )
         assert len(set(result.tolist())) > 1
 
 
@@ -57,7 +70,10 @@ def test_static_scales_are_each_heads_and_clip(bits: int) -> None:
 def test_finer_is_nearer() -> None:
     x = states()
     largest = x.abs().amax((0, 2, 3))
-    errors = [float((round_states(x, bits, of) - x).square().mean()) for bits, of in ((8, None), (8, largest), (4, None), (4, largest))]
+    errors = [
+        float((round_states(x, bits, of) - x).square().mean())
+        for bits, of in ((8, None), (8, largest), (4, None), (4, largest))
+    ]
     assert errors == sorted(errors)
     assert errors[2] > 50 * errors[0]
 
@@ -72,17 +88,26 @@ def backend(request: pytest.FixtureRequest, make_model: MakeModel) -> TorchBacke
 
 def test_a_cache_that_rounds_nothing_changes_nothing(backend: TorchBackend) -> None:
     exact, mask = CacheBackend(backend, KvScheme(), []), torch.ones_like(IDS)
-    torch.testing.assert_close(exact.logits(IDS, mask), backend.logits(IDS, mask), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        exact.logits(IDS, mask), backend.logits(IDS, mask), rtol=1e-4, atol=1e-4
+    )
     assert torch.equal(exact.generate(IDS, mask, 6, [0]), backend.generate(IDS, mask, 6, [0]))
 
 
 @pytest.mark.parametrize("dynamic", [True, False])
-def test_decoding_token_by_token_sees_the_cache_of_one_pass(backend: TorchBackend, dynamic: bool) -> None:
+def test_decoding_token_by_token_sees_the_cache_of_one_pass(
+    backend: TorchBackend, dynamic: bool
+) -> None:
     """Rounding by token does not depend on what comes later, so that both ways of filling the cache agree."""
-    rounding = CacheBackend(backend, KvScheme(4, dynamic), calibrated_scales(backend.model, list(IDS)))
+    rounding = CacheBackend(
+        backend, KvScheme(4, dynamic), calibrated_scales(backend.model, list(IDS))
+    )
     whole, cache = rounding.logits(IDS, torch.ones_like(IDS)), rounding._cache()
     with torch.no_grad():
-        steps = [backend.model(input_ids=IDS[:, i : i + 1], past_key_values=cache, use_cache=True).logits for i in range(IDS.shape[1])]
+        steps = [
+            backend.model(input_ids=IDS[:, i : i + 1], past_key_values=cache, use_cache=True).logits
+            for i in range(IDS.shape[1])
+        ]
     torch.testing.assert_close(torch.cat(steps, 1), whole, rtol=1e-3, atol=2e-3)
     assert not torch.allclose(whole, backend.logits(IDS, torch.ones_like(IDS)), atol=1e-2)
 
@@ -117,10 +142,14 @@ def test_calibration_finds_the_largest_of_each_head(make_model: MakeModel) -> No
 @pytest.mark.parametrize("context", [8, 1000])
 def test_bytes_of_a_cache(family: str, context: int, make_model: MakeModel) -> None:
     known, config = read_family(make_model(family))
-    plain, static, dynamic, four = (cache_bytes(known, config, s, context) for s in (
-        KvScheme(), KvScheme(8, False), KvScheme(8), KvScheme(4)))  # fmt: skip
+    plain, static, dynamic, four = (
+        cache_bytes(known, config, s, context)
+        for s in (KvScheme(), KvScheme(8, False), KvScheme(8), KvScheme(4))
+    )
     assert plain == kv_size(config, context)
-    assert static == plain // 2 + 3 * 2 * 2 * 2  # three layers, keys and values, two heads, a float16 each
+    assert (
+        static == plain // 2 + 3 * 2 * 2 * 2
+    )  # three layers, keys and values, two heads, a float16 each
     assert dynamic == plain // 2 + plain // 64  # heads of 64: one float16 to 64 of them
     assert four == plain // 4 + plain // 64
 
@@ -131,7 +160,13 @@ def test_bytes_of_a_cache(family: str, context: int, make_model: MakeModel) -> N
 def test_the_study(make_model: MakeModel, text_file: Path, context: Any) -> None:
     model = make_model("qwen3")
     options = KvOptions(
-        perplexity=(f"text:{text_file}",), windows=4, seq_len=32, tasks=("reasoning",), limit=3, max_new_tokens=4, contexts=(64, 8)
+        perplexity=(f"text:{text_file}",),
+        windows=4,
+        seq_len=32,
+        tasks=("reasoning",),
+        limit=3,
+        max_new_tokens=4,
+        contexts=(64, 8),
     )
     study = kv_study(model, options, context.calibration.rows(model, 0))
     caches = {cache["name"]: cache for cache in study["caches"]}
@@ -143,7 +178,9 @@ def test_the_study(make_model: MakeModel, text_file: Path, context: Any) -> None
     )
     kl = {name: cache["metrics"][f"kl/{label}"] for name, cache in caches.items()}
     assert kl["fp16"] == pytest.approx(0, abs=1e-6)
-    assert kl["fp16"] < kl["int8-dynamic"] < kl["int8-static"] < kl["int4-dynamic"] < kl["int4-static"]
+    assert (
+        kl["fp16"] < kl["int8-dynamic"] < kl["int8-static"] < kl["int4-dynamic"] < kl["int4-static"]
+    )
     assert caches["fp16"]["metrics"][f"top1_agreement/{label}"] == 1
     assert all(cache["metrics"]["accuracy/reasoning/n"] == 3 for cache in caches.values())
     assert list(caches["fp16"]["bytes"]) == ["8", "64"]
@@ -162,17 +199,47 @@ def test_a_study_of_nothing_is_refused(make_model: MakeModel, tmp_path: Path) ->
         kv_study(tmp_path, KvOptions(tasks=("reasoning",)), [])
 
 
-def test_by_the_command_line(cli: Callable[..., tuple[int, str, str]], make_model: MakeModel, text_file: Path) -> None:
+def test_by_the_command_line(
+    cli: Callable[..., tuple[int, str, str]], make_model: MakeModel, text_file: Path
+) -> None:
     source = f"text:{text_file}"
-    common = ["kv-study", make_model("llama"), "--calibration", source, "--samples", 2, "--seq-len", 16, "--windows", 2]
-    code, out, _ = cli(*common, "--perplexity", source, "--bits", "8", "--scales", "dynamic", "--context", 128, "--context", 16, "--json")
+    common = [
+        "kv-study",
+        make_model("llama"),
+        "--calibration",
+        source,
+        "--samples",
+        2,
+        "--seq-len",
+        16,
+        "--windows",
+        2,
+    ]
+    code, out, _ = cli(
+        *common,
+        "--perplexity",
+        source,
+        "--bits",
+        "8",
+        "--scales",
+        "dynamic",
+        "--context",
+        128,
+        "--context",
+        16,
+        "--json",
+    )
     assert code == 0
     assert [cache["name"] for cache in json.loads(out)["caches"]] == ["fp16", "int8-dynamic"]
     code, out, _ = cli(*common, "--perplexity", source, "--bits", "4")
     assert code == 0
     assert "int4-static" in out
     assert "MB at 2,048" in out
-    for wrong, named in ((("--bits", "5"), "bits"), (("--bits", "x"), "bits"), (("--scales", "mean"), "scales")):
+    for wrong, named in (
+        (("--bits", "5"), "bits"),
+        (("--bits", "x"), "bits"),
+        (("--scales", "mean"), "scales"),
+    ):
         code, _, err = cli(*common, "--perplexity", source, *wrong)
         assert code == 2
         assert named in err

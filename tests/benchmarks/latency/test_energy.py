@@ -28,7 +28,9 @@ def test_counters_are_added_up_and_may_go_round(tmp_path: Path) -> None:
     assert meter.joules == pytest.approx(2.5 + 2.0)
 
 
-@pytest.mark.parametrize(("labels", "watts"), [(("VDD_IN", "VDD_SOC"), 10.0), (("VDD_GPU", "VDD_SOC"), 12.0)])
+@pytest.mark.parametrize(
+    ("labels", "watts"), [(("VDD_IN", "VDD_SOC"), 10.0), (("VDD_GPU", "VDD_SOC"), 12.0)]
+)
 def test_a_jetsons_rails_are_sampled(tmp_path: Path, labels: tuple[str, str], watts: float) -> None:
     for number, (label, milliamperes) in enumerate(zip(labels, (2000, 400), strict=True), 1):
         folder = tmp_path / "bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"

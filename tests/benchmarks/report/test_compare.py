@@ -16,7 +16,14 @@ from edgewright.benchmarks.report.model_card import write_card
 from edgewright.checkpoints.files import content_hash
 from edgewright.errors import UsageError
 
-CONTEXT = {"problems/sums": 200, "problems_hash/sums": "a", "device": "cpu", "threads": 2, "backend": "torch", "dtype": "float32"}
+CONTEXT = {
+    "problems/sums": 200,
+    "problems_hash/sums": "a",
+    "device": "cpu",
+    "threads": 2,
+    "backend": "torch",
+    "dtype": "float32",
+}
 
 
 def make_run(folder: Path, right: int, context: dict[str, Any] | None = None) -> Path:
@@ -25,12 +32,30 @@ def make_run(folder: Path, right: int, context: dict[str, Any] | None = None) ->
     (folder / "samples").mkdir(parents=True)
     for name, count in (("baseline", 200), ("small", right)):
         correct = [i < count for i in range(200)]
-        metrics = {"accuracy/sums": count / 200, "accuracy/sums/n": 200, "accuracy/sums/stderr": 0.01, "size_bytes": 1e6 * (1 + count)}
-        (folder / "samples" / f"{name}.json").write_text(json.dumps({"accuracy/sums": problem_samples(correct)}))
-        steps.append({
-            "name": name, "kind": "quantize", "metrics": metrics, "context": CONTEXT | (context or {}), "samples": f"samples/{name}.json",
-            "config": {"bits": 4, "rules": []}, "notes": ["made"], "seconds": 1.0, "details": {}, "fingerprint": "0", "output": name,
-        })  # fmt: skip
+        metrics = {
+            "accuracy/sums": count / 200,
+            "accuracy/sums/n": 200,
+            "accuracy/sums/stderr": 0.01,
+            "size_bytes": 1e6 * (1 + count),
+        }
+        (folder / "samples" / f"{name}.json").write_text(
+            json.dumps({"accuracy/sums": problem_samples(correct)})
+        )
+        steps.append(
+            {
+                "name": name,
+                "kind": "quantize",
+                "metrics": metrics,
+                "context": CONTEXT | (context or {}),
+                "samples": f"samples/{name}.json",
+                "config": {"bits": 4, "rules": []},
+                "notes": ["made"],
+                "seconds": 1.0,
+                "details": {},
+                "fingerprint": "0",
+                "output": name,
+            }
+        )
     (folder / "ledger.json").write_text(json.dumps({"schema": 1, "steps": steps}))
     return folder
 
@@ -39,7 +64,12 @@ def test_runs_are_compared_pairwise_where_they_are_alike(tmp_path: Path) -> None
     first, worse = make_run(tmp_path / "first", 190), make_run(tmp_path / "worse", 170)
     other = make_run(tmp_path / "other", 190, {"problems_hash/sums": "b"})
     found = compare_runs([str(first), str(worse), f"{first}:baseline", str(other)])
-    assert [row["name"] for row in found["rows"]] == ["first:small", "worse:small", "first:baseline", "other:small"]
+    assert [row["name"] for row in found["rows"]] == [
+        "first:small",
+        "worse:small",
+        "first:baseline",
+        "other:small",
+    ]
     verdicts = [one["accuracy/sums"].get("verdict") for one in found["against_first"]]
     assert verdicts == ["fail", "pass", None]
     assert found["against_first"][0]["accuracy/sums"]["observed"] == pytest.approx(0.1)
@@ -48,7 +78,9 @@ def test_runs_are_compared_pairwise_where_they_are_alike(tmp_path: Path) -> None
 
 def test_the_command_line_writes_a_page_and_markdown(cli, tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, right) for name, right in (("a", 190), ("b", 150))]
-    code, out, _ = cli("compare", *runs, "--html", tmp_path / "c.html", "--markdown", tmp_path / "c.md")
+    code, out, _ = cli(
+        "compare", *runs, "--html", tmp_path / "c.html", "--markdown", tmp_path / "c.md"
+    )
     assert code == 0 and "b:small" in out and "fail" in out
     page, text = (tmp_path / "c.html").read_text(), (tmp_path / "c.md").read_text()
     assert "<svg" in page and "worse" in page and "edgewright compare" in page
@@ -65,34 +97,74 @@ def test_a_run_without_a_ledger_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def entry_of(run: Path, name: str) -> dict[str, Any]:
-    return next(step for step in json.loads((run / "ledger.json").read_text())["steps"] if step["name"] == name)
+    return next(
+        step
+        for step in json.loads((run / "ledger.json").read_text())["steps"]
+        if step["name"] == name
+    )
 
 
 def test_a_card_is_valid_metadata_with_measured_numbers(tmp_path: Path) -> None:
     run, source = make_run(tmp_path / "run", 180), tmp_path / "model"
     source.mkdir()
-    (source / "README.md").write_text("---\nlicense: mit\nlanguage: [en]\nwidget: []\n---\n# A model\n")
+    (source / "README.md").write_text(
+        "---\nlicense: mit\nlanguage: [en]\nwidget: []\n---\n# A model\n"
+    )
     folder = tmp_path / "made | `odd`"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     before = content_hash(folder)
-    path = write_card(folder, entry_of(run, "small"), "someone/Model-1B", source, "edgewright run x.yaml", entry_of(run, "baseline"))
+    path = write_card(
+        folder,
+        entry_of(run, "small"),
+        "someone/Model-1B",
+        source,
+        "edgewright run x.yaml",
+        entry_of(run, "baseline"),
+    )
     assert content_hash(folder) == before, "a card is no part of what a directory holds"
     card = ModelCard.load(path)
     data = card.data.to_dict()
-    assert (data["license"], data["language"], data["base_model"]) == ("mit", ["en"], "someone/Model-1B")
-    assert (data["library_name"], data["pipeline_tag"], data["base_model_relation"]) == ("transformers", "text-generation", "quantized")
+    assert (data["license"], data["language"], data["base_model"]) == (
+        "mit",
+        ["en"],
+        "someone/Model-1B",
+    )
+    assert (data["library_name"], data["pipeline_tag"], data["base_model_relation"]) == (
+        "transformers",
+        "text-generation",
+        "quantized",
+    )
     (result,) = card.data.eval_results
-    assert (result.dataset_name, result.metric_type, result.metric_value) == ("sums", "exact_match", 0.9)
+    assert (result.dataset_name, result.metric_type, result.metric_value) == (
+        "sums",
+        "exact_match",
+        0.9,
+    )
     assert "| exact match, sums | 0.900 ± 0.010 | 1.000 ± 0.010 |" in card.text
-    assert yaml.safe_load(card.text.split("```yaml\n")[1].split("```")[0]) == {"quantize": {"bits": 4}}
+    assert yaml.safe_load(card.text.split("```yaml\n")[1].split("```")[0]) == {
+        "quantize": {"bits": 4}
+    }
     assert "edgewright run x.yaml" in card.text and "device cpu" in card.text
 
 
 def test_a_card_of_what_was_not_measured_names_no_path(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").touch()
-    entry = {"name": "x", "kind": "export", "config": {}, "metrics": {"size_bytes": 5_000_000}, "notes": [], "context": {}}
+    entry = {
+        "name": "x",
+        "kind": "export",
+        "config": {},
+        "metrics": {"size_bytes": 5_000_000},
+        "notes": [],
+        "context": {},
+    }
     path = write_card(tmp_path, entry, str(tmp_path / "my-model"), tmp_path, "")
     card = ModelCard.load(path)
-    assert card.data.library_name == "onnx" and card.data.eval_results is None and "base_model" not in card.data.to_dict()
-    assert str(tmp_path) not in path.read_text() and "my-model" in card.text and "5.00 MB" in card.text
+    assert (
+        card.data.library_name == "onnx"
+        and card.data.eval_results is None
+        and "base_model" not in card.data.to_dict()
+    )
+    assert (
+        str(tmp_path) not in path.read_text() and "my-model" in card.text and "5.00 MB" in card.text
+    )

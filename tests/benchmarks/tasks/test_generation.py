@@ -13,7 +13,10 @@ from edgewright.benchmarks.tasks.generation import by_length, generate_texts, st
 from edgewright.checkpoints.loading import load_tokenizer
 from edgewright.export.onnx.export import export_onnx
 
-PROMPTS = [[(31 * i + 7 * k) % 400 + 20 for k in range(length)] for i, length in enumerate((3, 20, 9, 20, 1, 13))]
+PROMPTS = [
+    [(31 * i + 7 * k) % 400 + 20 for k in range(length)]
+    for i, length in enumerate((3, 20, 9, 20, 1, 13))
+]
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "mixtral"])
@@ -22,20 +25,28 @@ def test_a_batch_gives_what_transformers_gives_one_by_one(make_model, family: st
     path = make_model(family, vocab_size=512)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     limits = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
-    free = [model.generate(torch.tensor([p]), eos_token_id=None, **limits)[0, len(p) :].tolist() for p in PROMPTS]
+    free = [
+        model.generate(torch.tensor([p]), eos_token_id=None, **limits)[0, len(p) :].tolist()
+        for p in PROMPTS
+    ]
     eos = [free[0][4], free[1][7]]  # tokens that the model writes, so that answers end early
     expected = [next((row[:i] for i, token in enumerate(row) if token in eos), row) for row in free]
     assert len({len(row) for row in expected}) > 1
     assert generate_texts(TorchBackend(path), PROMPTS, 12, eos) == expected
 
 
-def test_an_artifact_answers_in_batches_as_one_by_one_and_stops_where_it_is_told(make_model, tmp_path: Path) -> None:
+def test_an_artifact_answers_in_batches_as_one_by_one_and_stops_where_it_is_told(
+    make_model, tmp_path: Path
+) -> None:
     export_onnx(make_model("llama"), tmp_path / "onnx", "fp32")
     backend = open_backend(tmp_path / "onnx")
     alone = [generate_texts(backend, [p], 10, [])[0] for p in PROMPTS]
     assert generate_texts(backend, PROMPTS, 10, []) == alone
     stopped = generate_texts(backend, PROMPTS, 10, [], lambda tokens: alone[1][3] in tokens)
-    assert stopped == [next((row[: i + 1] for i, token in enumerate(row) if token == alone[1][3]), row) for row in alone]
+    assert stopped == [
+        next((row[: i + 1] for i, token in enumerate(row) if token == alone[1][3]), row)
+        for row in alone
+    ]
 
 
 def test_batches_are_full_and_no_larger_than_allowed() -> None:

@@ -15,8 +15,19 @@ from edgewright.benchmarks.gate.policy import Policy
 from edgewright.benchmarks.measure import EvaluateOptions, measure
 from edgewright.benchmarks.tasks.backends import open_backend
 from edgewright.benchmarks.tasks.multiple_choice import choose, read_choices
-from edgewright.benchmarks.tasks.programs import Exercise, program_of, read_exercises, write_programs
-from edgewright.benchmarks.tasks.questions import answer_questions, extract_answer, frame, read_pairs, same_answer
+from edgewright.benchmarks.tasks.programs import (
+    Exercise,
+    program_of,
+    read_exercises,
+    write_programs,
+)
+from edgewright.benchmarks.tasks.questions import (
+    answer_questions,
+    extract_answer,
+    frame,
+    read_pairs,
+    same_answer,
+)
 from edgewright.benchmarks.tasks.sandbox import protections, run_program
 from edgewright.benchmarks.tasks.task import Task
 from edgewright.checkpoints.loading import load_tokenizer
@@ -34,11 +45,15 @@ def lines(path: Path, *rows: dict[str, Any]) -> Path:
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("She has 16 - 3 = 13 left.\n#### 13", "13"), ("So \\boxed{\\frac{1}{2}} it is, of 12.", "\\frac{1}{2}"),
-        ("3 <think> 4 </think>\nThe answer is: **-1,200**.", "-1,200"), ("First 3, and then 4.5 apples", "4.5"), ("I do not know", ""),
-        ("#### 3\nor rather\n#### 4", "4"), ("<think> 7 </think>\n", ""),
+        ("She has 16 - 3 = 13 left.\n#### 13", "13"),
+        ("So \\boxed{\\frac{1}{2}} it is, of 12.", "\\frac{1}{2}"),
+        ("3 <think> 4 </think>\nThe answer is: **-1,200**.", "-1,200"),
+        ("First 3, and then 4.5 apples", "4.5"),
+        ("I do not know", ""),
+        ("#### 3\nor rather\n#### 4", "4"),
+        ("<think> 7 </think>\n", ""),
     ],
-)  # fmt: skip
+)
 def test_the_final_answer_is_found(text: str, answer: str) -> None:
     assert extract_answer(text) == answer
 
@@ -46,10 +61,17 @@ def test_the_final_answer_is_found(text: str, answer: str) -> None:
 @pytest.mark.parametrize(
     ("expected", "given", "same"),
     [
-        ("1200", "$1,200", True), ("1/2", "0.5", True), ("\\frac{1}{2}", "0.5", True), ("x+1", "1+x", True), ("Paris", "paris", True),
-        ("13", "12", False), ("13", "", False), ("0.5", "0.51", False), ("Paris", "Rome", False),
+        ("1200", "$1,200", True),
+        ("1/2", "0.5", True),
+        ("\\frac{1}{2}", "0.5", True),
+        ("x+1", "1+x", True),
+        ("Paris", "paris", True),
+        ("13", "12", False),
+        ("13", "", False),
+        ("0.5", "0.51", False),
+        ("Paris", "Rome", False),
     ],
-)  # fmt: skip
+)
 def test_answers_are_compared_as_mathematics(expected: str, given: str, same: bool) -> None:
     assert same_answer(expected, given) is same
 
@@ -63,7 +85,14 @@ class Scripted:
     def __init__(self, tokenizer: Any, replies: dict[str, str]) -> None:
         self.tokenizer, self.replies, self.prompts = tokenizer, replies, []
 
-    def generate(self, ids: torch.Tensor, mask: torch.Tensor, max_new_tokens: int, eos: Sequence[int], ended: Any = None) -> torch.Tensor:
+    def generate(
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        max_new_tokens: int,
+        eos: Sequence[int],
+        ended: Any = None,
+    ) -> torch.Tensor:
         rows = []
         for row, kept in zip(ids, mask, strict=True):
             prompt = self.tokenizer.decode(row[kept.bool()])
@@ -76,28 +105,56 @@ class Scripted:
 
 def test_questions_are_asked_behind_examples_and_judged(make_model, tmp_path: Path) -> None:
     file = lines(
-        tmp_path / "sums.jsonl", {"question": "1+1?", "answer": "one and one #### 2"}, {"question": "2+5?", "answer": "#### 7"},
-        {"question": "3+9?", "answer": "#### 12"}, {"question": "4+4?", "answer": "#### 8"},
-    )  # fmt: skip
+        tmp_path / "sums.jsonl",
+        {"question": "1+1?", "answer": "one and one #### 2"},
+        {"question": "2+5?", "answer": "#### 7"},
+        {"question": "3+9?", "answer": "#### 12"},
+        {"question": "4+4?", "answer": "#### 8"},
+    )
     tokenizer = load_tokenizer(make_model("llama"))
-    backend: Any = Scripted(tokenizer, {"2+5?": "is 2+5=7\n#### 7.0", "3+9?": "</think>\nthe answer is 13", "4+4?": "8 \\boxed{8}"})
-    answers = answer_questions(backend, tokenizer, "sums", read_pairs(Source.parse(f"jsonl:{file}")), 1, 10, 40)
-    assert [(a.question, a.expected, a.correct) for a in answers] == [("2+5?", "7", True), ("3+9?", "12", False), ("4+4?", "8", True)]
+    backend: Any = Scripted(
+        tokenizer,
+        {
+            "2+5?": "is 2+5=7\n#### 7.0",
+            "3+9?": "</think>\nthe answer is 13",
+            "4+4?": "8 \\boxed{8}",
+        },
+    )
+    answers = answer_questions(
+        backend, tokenizer, "sums", read_pairs(Source.parse(f"jsonl:{file}")), 1, 10, 40
+    )
+    assert [(a.question, a.expected, a.correct) for a in answers] == [
+        ("2+5?", "7", True),
+        ("3+9?", "12", False),
+        ("4+4?", "8", True),
+    ]
     assert all("one and one" in prompt for prompt in backend.prompts)
     tokenizer.chat_template = None
-    assert frame(tokenizer, "2+5?", [("1+1?", "2")]) == "Question: 1+1?\nAnswer: 2\n\nQuestion: 2+5?\nAnswer:"
+    assert (
+        frame(tokenizer, "2+5?", [("1+1?", "2")])
+        == "Question: 1+1?\nAnswer: 2\n\nQuestion: 2+5?\nAnswer:"
+    )
     backend.replies = {"2+5?": "7\n\nQuestion: 8+8?\nAnswer: 16", "3+9?": "12", "4+4?": "9"}
-    answers = answer_questions(backend, tokenizer, "sums", read_pairs(Source.parse(f"jsonl:{file}")), 1, 10, 40)
-    assert [a.correct for a in answers] == [True, True, False], "what follows the model's own next question is not its answer"
+    answers = answer_questions(
+        backend, tokenizer, "sums", read_pairs(Source.parse(f"jsonl:{file}")), 1, 10, 40
+    )
+    assert [a.correct for a in answers] == [True, True, False], (
+        "what follows the model's own next question is not its answer"
+    )
 
 
 def test_choices_are_weighed_by_likelihood(make_model, tmp_path: Path) -> None:
     """Against likelihoods computed one by one from the model's own logits."""
     file = lines(
-        tmp_path / "c.jsonl", {"question": "12+30", "choices": ["42", "7 boats in the harbour", "3"], "answer": 0},
-        {"question": "cat", "choices": {"text": ["tide", "roses"], "label": ["A", "B"]}, "answerKey": "B"},
+        tmp_path / "c.jsonl",
+        {"question": "12+30", "choices": ["42", "7 boats in the harbour", "3"], "answer": 0},
+        {
+            "question": "cat",
+            "choices": {"text": ["tide", "roses"], "label": ["A", "B"]},
+            "answerKey": "B",
+        },
         {"question": "kettle", "choices": ["seven", "noon"], "answer": "noon"},
-    )  # fmt: skip
+    )
     path = make_model("llama")
     backend, tokenizer, questions = open_backend(path), load_tokenizer(path), read_choices(file)
     assert [q.right for q in questions] == [0, 1, 1]
@@ -106,9 +163,13 @@ def test_choices_are_weighed_by_likelihood(make_model, tmp_path: Path) -> None:
         scores = []
         for choice in one.choices:
             context = tokenizer(f"Question: {one.question}\nAnswer:")["input_ids"]
-            ids = torch.tensor([tokenizer(f"Question: {one.question}\nAnswer: {choice}")["input_ids"]])
+            ids = torch.tensor(
+                [tokenizer(f"Question: {one.question}\nAnswer: {choice}")["input_ids"]]
+            )
             logs = backend.logits(ids, torch.ones_like(ids)).log_softmax(-1)[0]
-            scores.append(sum(float(logs[i - 1, ids[0, i]]) for i in range(len(context), ids.shape[1])))
+            scores.append(
+                sum(float(logs[i - 1, ids[0, i]]) for i in range(len(context), ids.shape[1]))
+            )
         assert best.text == one.choices[scores.index(max(scores))]
         weighed = [score / len(choice) for score, choice in zip(scores, one.choices, strict=True)]
         assert best_by_byte.text == one.choices[weighed.index(max(weighed))]
@@ -129,19 +190,26 @@ def test_broken_choices(row: dict[str, Any], message: str, tmp_path: Path) -> No
 
 
 BEGUN = "import math\n\ndef area(r):\n"
-HUMAN = {"prompt": BEGUN, "test": "def check(f):\n    assert abs(f(2) - 12.566) < 1e-2", "entry_point": "area"}
+HUMAN = {
+    "prompt": BEGUN,
+    "test": "def check(f):\n    assert abs(f(2) - 12.566) < 1e-2",
+    "entry_point": "area",
+}
 
 
 def test_programs_are_run_with_their_tests(make_model, tmp_path: Path) -> None:
     file = lines(
-        tmp_path / "code.jsonl", HUMAN, {**HUMAN, "prompt": BEGUN.replace("r):", "radius):")},
+        tmp_path / "code.jsonl",
+        HUMAN,
+        {**HUMAN, "prompt": BEGUN.replace("r):", "radius):")},
         {"text": "Write double(x).", "test_list": ["assert double(4) == 8"]},
-    )  # fmt: skip
+    )
     tokenizer = load_tokenizer(make_model("llama"))
     replies = {
-        "(r)": "Thus:\n```python\ndef area(r):\n    return math.pi * r ** 2\n```", "(radius)": "    return radius\n\nprint(area(1))",
+        "(r)": "Thus:\n```python\ndef area(r):\n    return math.pi * r ** 2\n```",
+        "(radius)": "    return radius\n\nprint(area(1))",
         "double": "```\ndef double(x):\n    return 2 * x\n```",
-    }  # fmt: skip
+    }
     backend: Any = Scripted(tokenizer, replies)
     answers = write_programs(backend, tokenizer, "code", read_exercises(file), 10, 200, workers=2)
     assert [a.correct for a in answers] == [True, False, True]
@@ -151,16 +219,22 @@ def test_programs_are_run_with_their_tests(make_model, tmp_path: Path) -> None:
 
 def test_a_completion_ends_with_its_function() -> None:
     exercise = Exercise("", BEGUN, "assert area(0) == 0")
-    assert program_of(exercise, "    return 0\n\ndef other():\n    return") == f"{BEGUN}    return 0\n\nassert area(0) == 0"
+    assert (
+        program_of(exercise, "    return 0\n\ndef other():\n    return")
+        == f"{BEGUN}    return 0\n\nassert area(0) == 0"
+    )
 
 
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("assert 1 + 1 == 3", "AssertionError"), ("import sys; sys.exit(0)", "ended early"), ("while True: pass", ""),
-        ("x = bytearray(3 << 30)", "MemoryError"), ("open('big', 'wb').write(bytes(32 << 20))", ""),
+        ("assert 1 + 1 == 3", "AssertionError"),
+        ("import sys; sys.exit(0)", "ended early"),
+        ("while True: pass", ""),
+        ("x = bytearray(3 << 30)", "MemoryError"),
+        ("open('big', 'wb').write(bytes(32 << 20))", ""),
     ],
-)  # fmt: skip
+)
 def test_the_sandbox_limits_what_a_program_takes(source: str, reason: str) -> None:
     outcome = run_program(source, 1.0)
     assert not outcome.passed
@@ -169,12 +243,16 @@ def test_the_sandbox_limits_what_a_program_takes(source: str, reason: str) -> No
 
 def test_the_sandbox_gives_what_it_says(tmp_path: Path) -> None:
     """A kernel without namespaces or Landlock gives less, and then says less."""
-    assert run_program("import math, collections; open('own', 'w').write('x'); print(math.pi)", 2.0).passed
+    assert run_program(
+        "import math, collections; open('own', 'w').write('x'); print(math.pi)", 2.0
+    ).passed
     given = protections()
     assert "limits of time, memory and file size" in given
     secret = tmp_path / "secret"
     secret.write_text("x")
-    assert run_program(f"open({str(secret)!r}).read()", 2.0).passed == ("no files but Python's" not in given)
+    assert run_program(f"open({str(secret)!r}).read()", 2.0).passed == (
+        "no files but Python's" not in given
+    )
     loopback = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); socket.create_connection(s.getsockname(), 1)"
     assert run_program(loopback, 2.0).passed == ("no network" not in given)
 
@@ -188,8 +266,14 @@ def test_unknown_tasks_name_the_known_ones(text: str) -> None:
 
 def test_generated_and_file_tasks_end_in_metrics_that_the_gate_takes(tmp_path: Path) -> None:
     """The embedded reasoner itself: sums that it can do, in its own format and in another's."""
-    file = lines(tmp_path / "sums.jsonl", *({"question": f"What is {n} + 7?", "answer": f"#### {n + 7}"} for n in (3, 12, 20)))
-    choices = lines(tmp_path / "pick.jsonl", *({"question": f"{n} + 1", "choices": [str(n + 1), str(n)], "answer": 0} for n in (1, 2)))
+    file = lines(
+        tmp_path / "sums.jsonl",
+        *({"question": f"What is {n} + 7?", "answer": f"#### {n + 7}"} for n in (3, 12, 20)),
+    )
+    choices = lines(
+        tmp_path / "pick.jsonl",
+        *({"question": f"{n} + 1", "choices": [str(n + 1), str(n)], "answer": 0} for n in (1, 2)),
+    )
     tasks = ("gym:chain_sum", f"qa:{file}", f"choice:{choices}")
     options = EvaluateOptions(tasks=tasks, limit=3, max_new_tokens=60, latency=None)
     found = measure(REASONER, options)
@@ -198,14 +282,20 @@ def test_generated_and_file_tasks_end_in_metrics_that_the_gate_takes(tmp_path: P
     assert {a["task"] for a in found.answers} == {"chain_sum", "sums", "pick"}
     side = {"name": "a", **{key: getattr(found, key) for key in ("metrics", "context", "samples")}}
     result = check_gate(side, side, Policy())
-    assert {c["metric"] for c in result["checks"]} == {"accuracy/chain_sum", "accuracy/sums", "accuracy/pick"}
+    assert {c["metric"] for c in result["checks"]} == {
+        "accuracy/chain_sum",
+        "accuracy/sums",
+        "accuracy/pick",
+    }
     other = {**side, "context": side["context"] | {"shots/sums": 4}}
     with pytest.raises(UsageError, match="shots/sums differs"):
         check_gate(other, side, Policy())
 
 
 def test_code_tasks_have_to_be_allowed(make_model, tmp_path: Path) -> None:
-    options = EvaluateOptions(tasks=(f"code:{lines(tmp_path / 'code.jsonl', HUMAN, HUMAN)}",), latency=None)
+    options = EvaluateOptions(
+        tasks=(f"code:{lines(tmp_path / 'code.jsonl', HUMAN, HUMAN)}",), latency=None
+    )
     with pytest.raises(UsageError, match="runs programs") as error:
         measure(make_model("llama"), options)
     assert "--allow-code" in error.value.hint

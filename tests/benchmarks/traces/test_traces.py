@@ -51,7 +51,9 @@ def test_draws_follow_the_nucleus() -> None:
     assert shares(0.9) == pytest.approx([0.15 / 0.95, 0.5 / 0.95, 0, 0.3 / 0.95], abs=1e-3)
     assert shares(0.8) == pytest.approx([0, 0.5 / 0.8, 0, 0.3 / 0.8], abs=1e-3)
     assert shares(0.01) == [0, 1, 0, 0]
-    assert shares(1.0, 0.5) == pytest.approx([p / 0.365 for p in (0.0225, 0.25, 0.0025, 0.09)], abs=1e-3)
+    assert shares(1.0, 0.5) == pytest.approx(
+        [p / 0.365 for p in (0.0225, 0.25, 0.0025, 0.09)], abs=1e-3
+    )
     assert shares(1.0, 0) == [0, 1, 0, 0]
 
 
@@ -59,7 +61,10 @@ def test_a_chain_has_random_numbers_of_its_own() -> None:
     both = uniforms(5, [(7, 0), (8, 1)], 6)
     assert torch.equal(uniforms(5, [(8, 1)], 6)[0], both[1])
     assert torch.equal(uniforms(5, [(8, 1)], 4)[0], both[1, :4])
-    assert len({tuple(row.tolist()) for row in [*both, *uniforms(6, [(7, 0), (8, 0), (7, 1)], 6)]}) == 5
+    assert (
+        len({tuple(row.tolist()) for row in [*both, *uniforms(6, [(7, 0), (8, 0), (7, 1)], 6)]})
+        == 5
+    )
 
 
 def test_entropy_is_the_mean_over_the_tokens_of_a_row() -> None:
@@ -74,9 +79,17 @@ def test_entropy_is_the_mean_over_the_tokens_of_a_row() -> None:
 
 
 def chain(
-    answer: str = "4", *, text: str = "", correct: bool = True, tokens: int = 9, entropy: float = 0.1, finished: bool = True
+    answer: str = "4",
+    *,
+    text: str = "",
+    correct: bool = True,
+    tokens: int = 9,
+    entropy: float = 0.1,
+    finished: bool = True,
 ) -> Chain:
-    return Chain(text or f"{answer}, {tokens} {entropy}", answer, correct, tokens, entropy, finished)
+    return Chain(
+        text or f"{answer}, {tokens} {entropy}", answer, correct, tokens, entropy, finished
+    )
 
 
 def test_the_vote() -> None:
@@ -91,7 +104,9 @@ def test_the_vote() -> None:
 
 
 def reasons(chains: list[Chain], **rules: Any) -> list[str]:
-    return choose_chains(chains, majority([c.answer for c in chains], str.__eq__), ChoiceRules(**rules))
+    return choose_chains(
+        chains, majority([c.answer for c in chains], str.__eq__), ChoiceRules(**rules)
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,13 +133,18 @@ def test_what_a_whole_question_fails_for() -> None:
     assert reasons(split) == ["no majority"] * 3
     assert reasons(split, agreement=0.3) == ["", "outvoted", "outvoted"]
     assert reasons(split, accept="verified") == ["", "wrong", "wrong"]
-    lied = [chain("4", correct=False, tokens=n) for n in (8, 9)]  # as the source gives another answer
+    lied = [
+        chain("4", correct=False, tokens=n) for n in (8, 9)
+    ]  # as the source gives another answer
     assert reasons(lied) == ["wrong", "wrong"]
     assert reasons(lied, accept="majority") == ["", ""]
 
 
 def test_the_most_certain_are_kept_and_no_text_twice() -> None:
-    chains = [chain(entropy=e, text=t) for e, t in ((0.4, "a"), (0.1, "b"), (0.3, "c"), (0.05, "a"), (0.2, "b"), (0.6, "b"))]
+    chains = [
+        chain(entropy=e, text=t)
+        for e, t in ((0.4, "a"), (0.1, "b"), (0.3, "c"), (0.05, "a"), (0.2, "b"), (0.6, "b"))
+    ]
     assert reasons(chains, keep=2) == ["repeated", "", "surplus", "", "repeated", "repeated"]
     assert set(REASONS) >= {"repeated", "surplus"}
 
@@ -165,28 +185,60 @@ def test_questions_of_a_file(tmp_path: Path) -> None:
 def noisy_file(file: Path, count: int) -> list[str]:
     """Questions of training problems, a tenth of them with a wrong answer; the right answers."""
     problems = list(islice(training_problems(7, held_out_questions()), count))
-    given = [str(int(p.answer) + 10) if row in WRONG else p.answer for row, p in enumerate(problems, 1)]
-    file.write_text("".join(json.dumps({"question": p.question, "answer": a}) + "\n" for p, a in zip(problems, given, strict=True)))
+    given = [
+        str(int(p.answer) + 10) if row in WRONG else p.answer for row, p in enumerate(problems, 1)
+    ]
+    file.write_text(
+        "".join(
+            json.dumps({"question": p.question, "answer": a}) + "\n"
+            for p, a in zip(problems, given, strict=True)
+        )
+    )
     return [p.answer for p in problems]
 
 
 def test_wrong_answers_of_the_source_teach_nothing(cli: Cli, tmp_path: Path) -> None:
     out, source = tmp_path / "traces.jsonl", tmp_path / "noisy.jsonl"
     right = noisy_file(source, 30)
-    command = ["traces", REASONER, "--prompts", f"jsonl:{source}", "--chains", 4, "--max-new-tokens", 144, "--out", out, "--json"]
+    command = [
+        "traces",
+        REASONER,
+        "--prompts",
+        f"jsonl:{source}",
+        "--chains",
+        4,
+        "--max-new-tokens",
+        144,
+        "--out",
+        out,
+        "--json",
+    ]
     code, told, err = cli(*command)
     assert code == 0, err
     report, lines = json.loads(told), [json.loads(line) for line in out.read_text().splitlines()]
     assert len(lines) == report["kept"] >= 24
     assert all(line["answer"] == right[line["source"]["row"] - 1] for line in lines)
     assert not {line["source"]["row"] for line in lines} & set(WRONG)
-    assert {one["row"] for one in report["doubted_rows"]} >= set(WRONG), "the chains outvote what is wrong"
+    assert {one["row"] for one in report["doubted_rows"]} >= set(WRONG), (
+        "the chains outvote what is wrong"
+    )
     assert report["chains"] == 120 == report["kept"] + sum(report["rejected"].values())
     assert report["rejected"]["wrong"] >= 9
-    assert 0.7 < report["pass@1"] <= report["maj@4"] + 0.1 <= 1.0  # a tenth of the answers are wrong
+    assert (
+        0.7 < report["pass@1"] <= report["maj@4"] + 0.1 <= 1.0
+    )  # a tenth of the answers are wrong
     by_question = Counter(line["source"]["row"] for line in lines)
     assert max(by_question.values()) <= 4 and report["questions_with_traces"] == len(by_question)
-    assert {"teacher", "seed", "sampling", "votes", "verdict", "entropy", "tokens", "chain"} <= lines[0].keys()
+    assert {
+        "teacher",
+        "seed",
+        "sampling",
+        "votes",
+        "verdict",
+        "entropy",
+        "tokens",
+        "chain",
+    } <= lines[0].keys()
 
     # They are data to learn on: the prompt is not learnt, the chain is, and its end.
     tokenizer = load_tokenizer(resolve(model_path(REASONER)))
@@ -203,7 +255,9 @@ def test_wrong_answers_of_the_source_teach_nothing(cli: Cli, tmp_path: Path) -> 
     assert (code, "was not written by edgewright" in err) == (2, True)
 
 
-def test_interrupted_in_the_middle_and_started_again(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_in_the_middle_and_started_again(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two questions a batch: the third batch is interrupted, and only what was not finished is asked again."""
     monkeypatch.setattr(traces, "ROWS_A_BATCH", 8)
     asked: list[list[int]] = []
@@ -216,7 +270,18 @@ def test_interrupted_in_the_middle_and_started_again(cli: Cli, tmp_path: Path, m
         return sampled(options, questions, *rest)
 
     monkeypatch.setattr(traces, "_sampled", watched)
-    command = ["traces", REASONER, "--prompts", "builtin:reasoning", "--limit", 6, "--chains", 4, "--max-new-tokens", 64]
+    command = [
+        "traces",
+        REASONER,
+        "--prompts",
+        "builtin:reasoning",
+        "--limit",
+        6,
+        "--chains",
+        4,
+        "--max-new-tokens",
+        64,
+    ]
     assert cli(*command, "--out", tmp_path / "whole.jsonl")[0] == 0
     assert cli(*command, "--out", tmp_path / "out.jsonl")[0] == 130
     assert not (tmp_path / "out.jsonl").exists()
@@ -235,10 +300,14 @@ def test_killed_in_the_middle_and_started_again(cli: Cli, tmp_path: Path) -> Non
     assert cli(*command, "--out", tmp_path / "whole.jsonl")[0] == 0
     out, chains = tmp_path / "out.jsonl", tmp_path / ".out.jsonl.chains" / "chains.jsonl"
     process = subprocess.Popen(
-        [sys.executable, "-m", "edgewright.cli", *map(str, command), "--out", out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, "-m", "edgewright.cli", *map(str, command), "--out", out],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    while process.poll() is None and not (chains.is_file() and chains.read_bytes().count(b"\n") > 1):
+    )
+    while process.poll() is None and not (
+        chains.is_file() and chains.read_bytes().count(b"\n") > 1
+    ):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it had ended before it could be killed"
@@ -266,6 +335,9 @@ def test_a_recipe_makes_its_traces_and_learns_on_them(cli: Cli, tmp_path: Path) 
     ledger = json.loads(told)
     assert ledger["traces"]["kept"] == len((out / "traces.jsonl").read_text().splitlines()) > 3
     assert ledger["recipe"]["steps"][0]["stages"][0]["data"] == "traces"
-    assert ledger["steps"][1]["depends_on"]["data"].keys() == {"builtin:reasoning", f"jsonl:{out / 'traces.jsonl'}"}
+    assert ledger["steps"][1]["depends_on"]["data"].keys() == {
+        "builtin:reasoning",
+        f"jsonl:{out / 'traces.jsonl'}",
+    }
     code, _, err = cli("run", recipe, "--out", out, "--json")
     assert (code, err.count("reused")) == (0, 2), err

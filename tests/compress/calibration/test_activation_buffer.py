@@ -48,23 +48,31 @@ def test_nothing_is_left_even_by_a_killed_process(tmp_path: Path) -> None:
         "states = Room(0, Path(sys.argv[1])).states(4, 8, 8)\nstates[0] = torch.ones(1, 8, 8)\n"
         "print(len(os.listdir(sys.argv[1])), flush=True)\nos.kill(os.getpid(), 9)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, "0\n")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_one_message_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_message_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_space(_descriptor: int, _offset: int, _size: int) -> None:
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "posix_fallocate", no_space)
-    with pytest.raises(EdgewrightError, match=r"0.0 GB of activations do not fit: No space left on device") as caught:
+    with pytest.raises(
+        EdgewrightError, match=r"0.0 GB of activations do not fit: No space left on device"
+    ) as caught:
         Room(ROW, tmp_path).states(7, 3, 5)
     assert "--activation-budget" in caught.value.hint
     assert not list(tmp_path.iterdir())
 
 
-def test_the_budget_has_no_say_in_the_result(make_model: object, context: StepContext, tmp_path: Path) -> None:
+def test_the_budget_has_no_say_in_the_result(
+    make_model: object, context: StepContext, tmp_path: Path
+) -> None:
     source = make_model("gemma3_text")  # type: ignore[operator]
     options = PruneOptions(heads=0.5, ffn=0.25, layers=1, criterion="activation")
     hashes = set()

@@ -22,7 +22,9 @@ from edgewright.steps.context import StepContext
 MakeModel = Callable[..., Path]
 
 
-def walk(source: Path, context: StepContext, change: Callable[[Tensor], Tensor], staged: bool, room: Room) -> tuple[list[Tensor], Tensor]:
+def walk(
+    source: Path, context: StepContext, change: Callable[[Tensor], Tensor], staged: bool, room: Room
+) -> tuple[list[Tensor], Tensor]:
     """Every Gram matrix on a walk that changes each group once it was met, and the states at its end."""
     model, grams = Streamed(source), list[Tensor]()
     states, calls = first_inputs(model, context.calibration.rows(source, 0))
@@ -70,11 +72,15 @@ def test_only_a_mask_that_hides_the_future_alone_is_left_to_the_kernel() -> None
     assert layerwise._only_causal(causal)
     assert not layerwise._only_causal(causal & whole.triu(-3)), "a window shorter than the rows"
     assert not layerwise._only_causal(whole)
-    assert not layerwise._only_causal(torch.zeros(1, 1, 8, 8).masked_fill(~causal, float("-inf"))), "eager attention adds it"
+    assert not layerwise._only_causal(
+        torch.zeros(1, 1, 8, 8).masked_fill(~causal, float("-inf"))
+    ), "eager attention adds it"
     assert not layerwise._only_causal(None)
 
 
-def test_a_gram_matrix_of_some_tokens_is_a_share_of_the_whole(make_model: MakeModel, context: StepContext) -> None:
+def test_a_gram_matrix_of_some_tokens_is_a_share_of_the_whole(
+    make_model: MakeModel, context: StepContext
+) -> None:
     """As many as were asked for in the mean, drawn alike in every walk; more than there are is all."""
     source = make_model("llama")
     model, rows = Streamed(source), context.calibration.rows(source, 0)

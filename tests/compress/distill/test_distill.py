@@ -48,7 +48,10 @@ def test_hidden_mse() -> None:
     assert float(hidden_mse(teacher.clone(), teacher, mask)) == 0
     assert float(hidden_mse(torch.zeros_like(teacher), teacher, mask)) == pytest.approx(1)
     assert float(hidden_mse(teacher * 1.5, teacher, mask)) == pytest.approx(0.25)
-    torch.testing.assert_close(hidden_mse(1e3 * random_logits(1, 6), 1e3 * teacher, mask), hidden_mse(random_logits(1, 6), teacher, mask))
+    torch.testing.assert_close(
+        hidden_mse(1e3 * random_logits(1, 6), 1e3 * teacher, mask),
+        hidden_mse(random_logits(1, 6), teacher, mask),
+    )
     other = teacher.clone()
     other[1] += 100
     assert float(hidden_mse(other, teacher, mask)) == 0
@@ -56,7 +59,12 @@ def test_hidden_mse() -> None:
 
 def test_next_token_loss_is_shifted() -> None:
     logits, labels = random_logits(0), some_labels()
-    parts = [-logits[b, i].log_softmax(-1)[labels[b, i + 1]] for b in range(3) for i in range(10) if labels[b, i + 1] != -100]
+    parts = [
+        -logits[b, i].log_softmax(-1)[labels[b, i + 1]]
+        for b in range(3)
+        for i in range(10)
+        if labels[b, i + 1] != -100
+    ]
     torch.testing.assert_close(next_token_loss(logits, labels), torch.stack(parts).mean())
 
 
@@ -80,7 +88,9 @@ def test_layer_pairs(student: int, teacher: int, pairs: list[tuple[int, int]]) -
 IDS = torch.arange(24).view(2, 12) * 5 % 512
 
 
-def test_projections_only_where_widths_differ_and_never_in_the_student(make_model: MakeModel) -> None:
+def test_projections_only_where_widths_differ_and_never_in_the_student(
+    make_model: MakeModel,
+) -> None:
     teacher = load_model(make_model("qwen2"))
     for hidden, kind in ((128, nn.Identity), (256, nn.Linear)):
         student = load_model(make_model("qwen2", seed=1, hidden_size=hidden, **SMALL))
@@ -99,14 +109,19 @@ def test_objectives_vanish_for_the_teacher_itself(make_model: MakeModel) -> None
     teacher, twin = load_model(make_model("llama")), load_model(make_model("llama"))
     with torch.no_grad():
         assert float(HiddenAlignment(twin, teacher)(IDS, IDS)) == pytest.approx(0, abs=1e-9)
-        assert float(LogitDistillation(twin, OnlineTeacher(teacher, 512), 2.0, 0.0, 512)(IDS, IDS)) == pytest.approx(0, abs=1e-6)
+        assert float(
+            LogitDistillation(twin, OnlineTeacher(teacher, 512), 2.0, 0.0, 512)(IDS, IDS)
+        ) == pytest.approx(0, abs=1e-6)
 
 
 def test_hard_share_mixes_in_the_data(make_model: MakeModel) -> None:
     teacher, student = load_model(make_model("llama")), load_model(make_model("llama", seed=1))
     with torch.no_grad():
         soft, both, hard = (
-            float(LogitDistillation(student, OnlineTeacher(teacher, 512), 1.0, share, 512)(IDS, IDS)) for share in (0.0, 0.25, 1.0)
+            float(
+                LogitDistillation(student, OnlineTeacher(teacher, 512), 1.0, share, 512)(IDS, IDS)
+            )
+            for share in (0.0, 0.25, 1.0)
         )
         assert hard == pytest.approx(float(next_token_loss(student(IDS).logits, IDS)), rel=1e-5)
     assert both == pytest.approx(0.75 * soft + 0.25 * hard, rel=1e-5)
@@ -163,45 +178,83 @@ def test_batches() -> None:
 
 
 def options(teacher: Path, text_file: Path, steps: int = 30, **changes: Any) -> DistillOptions:
-    stages = (Stage(loss="hidden", steps=steps, lr=3e-3), Stage(loss="logits", steps=steps, lr=3e-3, temperature=2.0, hard=0.1))
-    settings = {"teacher": str(teacher), "data": f"text:{text_file}", "seq_len": 24, "batch_size": 4, "stages": stages, "bf16": False}
+    stages = (
+        Stage(loss="hidden", steps=steps, lr=3e-3),
+        Stage(loss="logits", steps=steps, lr=3e-3, temperature=2.0, hard=0.1),
+    )
+    settings = {
+        "teacher": str(teacher),
+        "data": f"text:{text_file}",
+        "seq_len": 24,
+        "batch_size": 4,
+        "stages": stages,
+        "bf16": False,
+    }
     return DistillOptions(**settings | changes)
 
 
-def test_a_student_learns_and_the_teacher_stays(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
+def test_a_student_learns_and_the_teacher_stays(
+    make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
     teacher, student = make_model("qwen3"), make_model("qwen3", seed=1, hidden_size=256, **SMALL)
-    before = (teacher / "model.safetensors").read_bytes(), (student / "model.safetensors").read_bytes()
+    before = (
+        (teacher / "model.safetensors").read_bytes(),
+        (student / "model.safetensors").read_bytes(),
+    )
     result = distill(options(teacher, text_file), student, tmp_path / "out", context)
-    assert before == ((teacher / "model.safetensors").read_bytes(), (student / "model.safetensors").read_bytes())
+    assert before == (
+        (teacher / "model.safetensors").read_bytes(),
+        (student / "model.safetensors").read_bytes(),
+    )
     losses = result.details["loss"]
     assert {name: len(curve) for name, curve in losses.items()} == {"hidden": 30, "logits": 30}
     for curve in losses.values():
         assert sum(curve[-5:]) < 0.9 * sum(curve[:5])
     old, new = read_state(student), read_state(tmp_path / "out")
-    assert {k: (v.shape, v.dtype) for k, v in new.items()} == {k: (v.shape, v.dtype) for k, v in old.items()}
+    assert {k: (v.shape, v.dtype) for k, v in new.items()} == {
+        k: (v.shape, v.dtype) for k, v in old.items()
+    }
     assert not torch.equal(new["lm_head.weight"], old["lm_head.weight"])
     assert read_config(tmp_path / "out")["rope_theta"] == 500000.0
-    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (student / "tokenizer.json").read_bytes()
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (
+        student / "tokenizer.json"
+    ).read_bytes()
     assert any(f"{60 * 4 * 24:,} tokens seen" in note for note in result.notes)
     assert {p.name for p in tmp_path.iterdir()} == {"out"}
     load_model(tmp_path / "out")
 
 
-def test_a_step_nearer_to_the_teacher(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
+def test_a_step_nearer_to_the_teacher(
+    make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
     teacher, student = make_model("llama"), make_model("llama", seed=1)
     only_logits = options(teacher, text_file, stages=(Stage(loss="logits", steps=30, lr=3e-3),))
     distill(only_logits, student, tmp_path / "out", context)
     rows = torch.stack([row[0] for row in context.calibration.rows(teacher, 0)])
     with torch.no_grad():
-        expected, before, after = (load_model(p)(input_ids=rows).logits for p in (teacher, student, tmp_path / "out"))
+        expected, before, after = (
+            load_model(p)(input_ids=rows).logits for p in (teacher, student, tmp_path / "out")
+        )
     assert logit_kl(after, expected, rows) < 0.8 * logit_kl(before, expected, rows)
 
 
-def test_same_seed_same_bytes(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
-    teacher, student = make_model("qwen2"), make_model("qwen2", seed=1, dtype="bfloat16", hidden_size=256, **SMALL)
+def test_same_seed_same_bytes(
+    make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
+    teacher, student = (
+        make_model("qwen2"),
+        make_model("qwen2", seed=1, dtype="bfloat16", hidden_size=256, **SMALL),
+    )
     for name, seed in (("one", 5), ("two", 5), ("three", 6)):
-        distill(options(teacher, text_file, steps=3), student, tmp_path / name, replace(context, seed=seed))
-    one, two, three = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two", "three"))
+        distill(
+            options(teacher, text_file, steps=3),
+            student,
+            tmp_path / name,
+            replace(context, seed=seed),
+        )
+    one, two, three = (
+        (tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two", "three")
+    )
     assert one == two
     assert one != three
     state = read_state(tmp_path / "one")
@@ -209,10 +262,17 @@ def test_same_seed_same_bytes(make_model: MakeModel, context: StepContext, text_
     assert "lm_head.weight" not in state
 
 
-def test_a_student_is_cut_when_asked(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
+def test_a_student_is_cut_when_asked(
+    make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
     teacher = make_model("llama")
     student = {"from": str(teacher), "ffn": 0.5, "layers": 1, "criterion": "magnitude"}
-    result = distill(options(teacher, text_file, steps=2, student=student, bf16=True), teacher, tmp_path / "out", context)
+    result = distill(
+        options(teacher, text_file, steps=2, student=student, bf16=True),
+        teacher,
+        tmp_path / "out",
+        context,
+    )
     config = read_config(tmp_path / "out")
     assert (config["intermediate_size"], config["num_hidden_layers"]) == (256, 2)
     assert any(note.startswith("student: FFN 512 -> 256, layers 3 -> 2") for note in result.notes)
@@ -221,9 +281,16 @@ def test_a_student_is_cut_when_asked(make_model: MakeModel, context: StepContext
     assert told["options"]["student"]["ffn"] == 0.5
 
 
-def test_two_stages_of_a_kind_keep_both_curves(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
+def test_two_stages_of_a_kind_keep_both_curves(
+    make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
     stages = tuple(Stage(loss="logits", steps=n) for n in (1, 2))
-    result = distill(options(make_model("llama"), text_file, stages=stages), make_model("llama", seed=1), tmp_path / "out", context)
+    result = distill(
+        options(make_model("llama"), text_file, stages=stages),
+        make_model("llama", seed=1),
+        tmp_path / "out",
+        context,
+    )
     assert [len(curve) for curve in result.details["loss"].values()] == [1, 2]
 
 
@@ -240,7 +307,11 @@ def exchange(folder: Path, first: int, second: int) -> None:
 
 
 def test_other_tokenizers_are_refused(
-    make_model: MakeModel, copy_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+    make_model: MakeModel,
+    copy_model: MakeModel,
+    context: StepContext,
+    text_file: Path,
+    tmp_path: Path,
 ) -> None:
     student = copy_model("llama", seed=1)
     exchange(student, 301, 400)
@@ -260,7 +331,11 @@ def rename(folder: Path, number: int, name: str) -> None:
 
 
 def test_added_tokens_of_other_names_go_with_the_teachers_tokenizer(
-    make_model: MakeModel, copy_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+    make_model: MakeModel,
+    copy_model: MakeModel,
+    context: StepContext,
+    text_file: Path,
+    tmp_path: Path,
 ) -> None:
     """As DeepSeek-R1's distilled Qwen names the tokens of a conversation differently than Qwen does."""
     teacher, student = make_model("qwen2", vocab_size=640), copy_model("qwen2", seed=1, **SMALL)
@@ -268,8 +343,13 @@ def test_added_tokens_of_other_names_go_with_the_teachers_tokenizer(
     (student / "config.json").write_text(json.dumps(read_config(student) | {"eos_token_id": 7}))
     result = distill(options(teacher, text_file, steps=2), student, tmp_path / "out", context)
     told = "1 added tokens have other names (id 1: '<|user|>', to the student '<|im_start|>'): the student has the teacher's tokenizer now"
-    assert result.notes[-2:] == ["logits cut to the 512 ids both models have (teacher 640, student 512)", told]
-    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (teacher / "tokenizer.json").read_bytes()
+    assert result.notes[-2:] == [
+        "logits cut to the 512 ids both models have (teacher 640, student 512)",
+        told,
+    ]
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (
+        teacher / "tokenizer.json"
+    ).read_bytes()
     config = read_config(tmp_path / "out")
     assert (config["eos_token_id"], config["vocab_size"]) == (0, 512)
     load_model(tmp_path / "out")
@@ -278,7 +358,9 @@ def test_added_tokens_of_other_names_go_with_the_teachers_tokenizer(
         shared_vocabulary(teacher, student)
 
 
-def test_padding_of_the_vocabulary_is_cut(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
+def test_padding_of_the_vocabulary_is_cut(
+    make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
     teacher, student = make_model("qwen2", vocab_size=640), make_model("qwen2", seed=1)
     cut = "logits cut to the 512 ids both models have (teacher 640, student 512)"
     assert shared_vocabulary(teacher, student) == SharedVocabulary(512, student, [cut])
@@ -292,7 +374,11 @@ def test_padding_of_the_vocabulary_is_cut(make_model: MakeModel, context: StepCo
 
 
 def test_packed_checkpoints_cannot_learn(
-    make_model: MakeModel, copy_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+    make_model: MakeModel,
+    copy_model: MakeModel,
+    context: StepContext,
+    text_file: Path,
+    tmp_path: Path,
 ) -> None:
     packed = copy_model("llama")
     config = read_config(packed) | {"quantization_config": {"quant_method": "gptq", "bits": 4}}

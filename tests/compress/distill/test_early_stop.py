@@ -29,8 +29,16 @@ SMALL = {"num_hidden_layers": 2, "intermediate_size": 256}
 STOP = EarlyStopOptions(patience=2, every=2)
 
 
-def options(text_file: Path, *stages: Stage, teacher: Path | None = None, **changes: Any) -> DistillOptions:
-    settings = {"teacher": str(teacher) if teacher else None, "data": f"text:{text_file}", "seq_len": 24, "batch_size": 4, "bf16": False}
+def options(
+    text_file: Path, *stages: Stage, teacher: Path | None = None, **changes: Any
+) -> DistillOptions:
+    settings = {
+        "teacher": str(teacher) if teacher else None,
+        "data": f"text:{text_file}",
+        "seq_len": 24,
+        "batch_size": 4,
+        "bf16": False,
+    }
     return DistillOptions(**settings | {"stages": stages, "hold_out": 6, "save_every": 3} | changes)
 
 
@@ -76,7 +84,9 @@ def test_when_it_is_measured() -> None:
     assert [step for step in range(13) if watch.due(step, 12)] == [0, 5, 10, 12]
 
 
-def test_the_best_weights_are_kept(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
+def test_the_best_weights_are_kept(
+    make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
     student, asked = make_model("llama", seed=1, **SMALL), options(text_file, labels())
     result = distill(asked, student, tmp_path / "out", context)
     losses, curve = result.details["loss"]["labels"], result.details["held_out"]["labels"]
@@ -87,17 +97,28 @@ def test_the_best_weights_are_kept(make_model: MakeModel, context: StepContext, 
     rows = torch.stack(Rows(asked, student, context.seed).held_out(asked.stages[0]))
     assert rows.shape == (6, 2, 24)
     with torch.no_grad():
-        assert float(LabelLearning(load_model(tmp_path / "out"))(rows[:, 0], rows[:, 1])) == pytest.approx(lowest, rel=1e-5)
+        assert float(
+            LabelLearning(load_model(tmp_path / "out"))(rows[:, 0], rows[:, 1])
+        ) == pytest.approx(lowest, rel=1e-5)
     told = f"early stop (labels): ended after step {len(losses)} of 40; kept are the weights after step {best:.0f}, whose loss"
-    assert any(note.startswith(f"{told} on 6 held-out rows was ") for note in result.notes), result.notes
+    assert any(note.startswith(f"{told} on 6 held-out rows was ") for note in result.notes), (
+        result.notes
+    )
     assert f"{len(losses) * 4 * 24:,} tokens seen" in result.notes
 
 
-def test_a_stage_that_goes_on_to_its_end(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
+def test_a_stage_that_goes_on_to_its_end(
+    make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
     """Measuring changes nothing, and is of rows that are not learnt on."""
     student, calm = make_model("qwen2", seed=1, **SMALL), labels(5, 1e-3)
     result = distill(options(text_file, calm), student, tmp_path / "out", context)
-    distill(options(text_file, calm.model_copy(update={"early_stop": None})), student, tmp_path / "plain", context)
+    distill(
+        options(text_file, calm.model_copy(update={"early_stop": None})),
+        student,
+        tmp_path / "plain",
+        context,
+    )
     assert [step for step, _ in result.details["held_out"]["labels"]] == [0, 2, 4, 5]
     assert any("early stop (labels): went on to its last step, 5" in note for note in result.notes)
     one, two = read_state(tmp_path / "out"), read_state(tmp_path / "plain")
@@ -113,11 +134,17 @@ def test_a_killed_run_stops_where_it_would_have(
 ) -> None:
     """Killed before the first save, after it, and in the stage after the one that ended early."""
     teacher, student = make_model("llama", hidden_size=256), make_model("llama", seed=1, **SMALL)
-    asked, named = options(text_file, *BOTH, teacher=teacher), replace(context, depends_on={"this": 1})
+    asked, named = (
+        options(text_file, *BOTH, teacher=teacher),
+        replace(context, depends_on={"this": 1}),
+    )
     whole = distill(asked, student, tmp_path / "whole", named)
     taken = [len(curve) for curve in whole.details["loss"].values()]
     assert taken[0] < 30 and taken[1] < 40, taken
-    with before_step(number if number > 0 else sum(taken) + number, interrupt), pytest.raises(KeyboardInterrupt):
+    with (
+        before_step(number if number > 0 else sum(taken) + number, interrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
         distill(asked, student, tmp_path / "out", named)
     again = distill(asked, student, tmp_path / "out", named)
     assert again.details == whole.details
@@ -125,13 +152,24 @@ def test_a_killed_run_stops_where_it_would_have(
     assert content_hash(tmp_path / "out") == content_hash(tmp_path / "whole")
 
 
-def test_a_teacher_cache_knows_the_held_out_rows(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
+def test_a_teacher_cache_knows_the_held_out_rows(
+    make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
     teacher, student = make_model("llama", **SMALL), make_model("llama", seed=1, **SMALL)
     stage = Stage(loss="logits", steps=4, early_stop=STOP)
-    online = distill(options(text_file, stage, teacher=teacher), student, tmp_path / "online", context)
+    online = distill(
+        options(text_file, stage, teacher=teacher), student, tmp_path / "online", context
+    )
     cache = {"path": str(tmp_path / "cache"), "top_k": 512}
-    cached = distill(options(text_file, stage, teacher=teacher, teacher_cache=cache), student, tmp_path / "cached", context)
-    for one, two in zip(online.details["held_out"]["logits"], cached.details["held_out"]["logits"], strict=True):
+    cached = distill(
+        options(text_file, stage, teacher=teacher, teacher_cache=cache),
+        student,
+        tmp_path / "cached",
+        context,
+    )
+    for one, two in zip(
+        online.details["held_out"]["logits"], cached.details["held_out"]["logits"], strict=True
+    ):
         assert one == pytest.approx(two, rel=1e-5)
 
 
@@ -145,7 +183,9 @@ def test_built_in_data_is_measured_on_another_seed(make_model: MakeModel) -> Non
 
 
 def test_what_cannot_be_watched_is_refused() -> None:
-    with pytest.raises(ValidationError, match="`early_stop` measures on rows that are held out, and none are"):
+    with pytest.raises(
+        ValidationError, match="`early_stop` measures on rows that are held out, and none are"
+    ):
         DistillOptions(teacher=None, stages=(labels(),))
     with pytest.raises(ValidationError, match="no round may choose by them"):
         RecoverOptions(teacher=None, hold_out=3, stages=(labels(),))
@@ -155,7 +195,20 @@ def test_the_command_line_stops_early(
     cli: Callable[..., tuple[int, str, str]], make_model: MakeModel, text_file: Path, tmp_path: Path
 ) -> None:
     student = make_model("llama", seed=1, **SMALL)
-    what = ("distill", student, "--teacher", "none", "--data", f"text:{text_file}", "--label-steps", 4, "--seq-len", 16, "--batch-size", 2)
+    what = (
+        "distill",
+        student,
+        "--teacher",
+        "none",
+        "--data",
+        f"text:{text_file}",
+        "--label-steps",
+        4,
+        "--seq-len",
+        16,
+        "--batch-size",
+        2,
+    )
     more = ("--early-stop", 2, "--measure-every", 1, "--device", "cpu", "--out", tmp_path / "out")
     code, _, err = cli(*what, *more)
     assert (code, "none are: say how many with `hold_out`" in " ".join(err.split())) == (2, True)

@@ -25,7 +25,9 @@ LABELS = torch.where(torch.tensor([[0] * 5 + [1] * 7, [1] * 9 + [0] * 3]).bool()
 
 
 def log_probabilities(seed: int, width: int = 20) -> Tensor:
-    return (torch.randn(7, width, generator=torch.Generator().manual_seed(seed)) * 3).log_softmax(-1)
+    return (torch.randn(7, width, generator=torch.Generator().manual_seed(seed)) * 3).log_softmax(
+        -1
+    )
 
 
 def test_divergences_by_hand() -> None:
@@ -39,7 +41,9 @@ def test_divergences_by_hand() -> None:
     torch.testing.assert_close(divergence(p, q, "reverse"), kl(q, p))
     torch.testing.assert_close(divergence(p, q, "js"), (kl(p, middle) + kl(q, middle)) / 2)
     assert float(divergence(p, q, "js")) < 7 * 0.6932  # at most log 2 a token
-    assert len({round(float(divergence(p, q, kind)), 3) for kind in ("forward", "reverse", "js")}) == 3
+    assert (
+        len({round(float(divergence(p, q, kind)), 3) for kind in ("forward", "reverse", "js")}) == 3
+    )
 
 
 @pytest.mark.parametrize("kind", ["forward", "reverse", "js"])
@@ -70,18 +74,24 @@ def test_the_head_on_its_own_gives_the_models_logits(family: str, make_model: Ma
     capped = {"final_logit_softcapping": 5.0} if family == "gemma3_text" else {}
     model = load_model(make_model(family, **capped))
     with torch.no_grad():
-        torch.testing.assert_close(logits_of(model, last_hidden(model, IDS)), model(IDS).logits, rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            logits_of(model, last_hidden(model, IDS)), model(IDS).logits, rtol=0, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("hard", [0.0, 0.3])
 @pytest.mark.parametrize("kind", ["forward", "reverse", "js"])
-def test_chunked_is_unchunked(kind: Any, hard: float, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunked_is_unchunked(
+    kind: Any, hard: float, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Loss and gradients, to 1e-5; forward KL also against whole logits."""
     teacher, found = load_model(make_model("qwen2")), []
     for at_once in (2**24, 3 * 512):
         monkeypatch.setattr(objectives, "LOGITS_AT_ONCE", at_once)
         student = load_model(make_model("qwen2", seed=1))
-        loss = LogitDistillation(student, OnlineTeacher(teacher, 512), 2.0, hard, 512, kind)(IDS, LABELS)
+        loss = LogitDistillation(student, OnlineTeacher(teacher, 512), 2.0, hard, 512, kind)(
+            IDS, LABELS
+        )
         loss.backward()
         found.append((loss.detach(), {name: p.grad for name, p in student.named_parameters()}))
     (whole, expected), (chunked, gradients) = found
@@ -91,7 +101,9 @@ def test_chunked_is_unchunked(kind: Any, hard: float, make_model: MakeModel, mon
     if kind == "forward":
         with torch.no_grad():
             logits = student(IDS).logits
-            by_hand = (1 - hard) * logit_kl(logits, teacher(IDS).logits, LABELS, 2.0) + hard * next_token_loss(logits, LABELS)
+            by_hand = (1 - hard) * logit_kl(
+                logits, teacher(IDS).logits, LABELS, 2.0
+            ) + hard * next_token_loss(logits, LABELS)
         torch.testing.assert_close(whole, by_hand, rtol=1e-5, atol=1e-6)
 
 
@@ -113,7 +125,9 @@ def test_nothing_of_the_vocabularys_size_is_kept() -> None:
         return tensor
 
     def part(at: slice) -> Tensor:
-        return F.cross_entropy(hidden[at] @ head.t(), torch.zeros(len(hidden[at]), dtype=torch.int64), reduction="sum")
+        return F.cross_entropy(
+            hidden[at] @ head.t(), torch.zeros(len(hidden[at]), dtype=torch.int64), reduction="sum"
+        )
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         in_chunks(64, 4, part).backward()

@@ -71,7 +71,9 @@ def test_who_gets_what(tied: bool, make_model: MakeModel) -> None:
     objective = HiddenAlignment(model, wide)
     adamw, muon = optimizers_of(objective, TrainConfig(1, 1e-3, optimizer="muon"))
     names = {id(p): name for name, p in objective.named_parameters()}
-    given = [{names[id(p)] for group in o.param_groups for p in group["params"]} for o in (adamw, muon)]
+    given = [
+        {names[id(p)] for group in o.param_groups for p in group["params"]} for o in (adamw, muon)
+    ]
     assert given[0] | given[1] == set(names.values())
     assert not given[0] & given[1]
     assert {n for n in given[1] if "proj" not in n} == set()
@@ -83,9 +85,17 @@ def test_who_gets_what(tied: bool, make_model: MakeModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "fast"), [({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({"avx512_f": True}, False), ({}, False)]
+    ("capabilities", "fast"),
+    [
+        ({"amx_bf16": True}, True),
+        ({"avx512_bf16": True}, True),
+        ({"avx512_f": True}, False),
+        ({}, False),
+    ],
 )
-def test_half_precision_only_where_the_processor_has_it(capabilities: dict[str, Any], fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_precision_only_where_the_processor_has_it(
+    capabilities: dict[str, Any], fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert bf16_is_fast("cpu") is fast
     made: list[str] = []

@@ -19,7 +19,14 @@ from torch import Tensor
 from edgewright.checkpoints.files import content_hash
 from edgewright.checkpoints.loading import load_model
 from edgewright.compress.distill.losses import divergence
-from edgewright.compress.distill.on_policy import OnPolicyDistillation, Writing, _drawn, continued, first_written, is_written
+from edgewright.compress.distill.on_policy import (
+    OnPolicyDistillation,
+    Writing,
+    _drawn,
+    continued,
+    first_written,
+    is_written,
+)
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
 from edgewright.compress.distill.teacher_logits import OnlineTeacher
@@ -35,7 +42,14 @@ BEGINS = torch.tensor([6, 12, 9])
 
 
 def options(text_file: Path, teacher: Path, *stages: Stage, **changes: Any) -> DistillOptions:
-    settings = {"teacher": str(teacher), "data": f"text:{text_file}", "seq_len": 24, "batch_size": 4, "bf16": False, "save_every": 2}
+    settings = {
+        "teacher": str(teacher),
+        "data": f"text:{text_file}",
+        "seq_len": 24,
+        "batch_size": 4,
+        "bf16": False,
+        "save_every": 2,
+    }
     return DistillOptions(**settings | {"stages": stages} | changes)
 
 
@@ -85,7 +99,9 @@ def test_tokens_are_drawn_as_their_distribution_says() -> None:
 
 
 @pytest.mark.parametrize("family", [*DENSE, "qwen3_moe"])
-def test_what_is_written_with_a_cache_is_what_whole_rows_say(family: str, make_model: MakeModel) -> None:
+def test_what_is_written_with_a_cache_is_what_whole_rows_say(
+    family: str, make_model: MakeModel
+) -> None:
     """Windows are shorter than the rows."""
     student, uniform = load_model(make_model(family)), uniforms(3, [(1, n) for n in range(3)], 24)
     ids, labels = continued(student, IDS, BEGINS, uniform, 512, [])
@@ -93,7 +109,10 @@ def test_what_is_written_with_a_cache_is_what_whole_rows_say(family: str, make_m
     with torch.no_grad():
         for row, begin in enumerate(BEGINS.tolist()):
             for at in range(begin, 24):
-                expected[row, at] = _drawn(student(input_ids=expected[row : row + 1, :at]).logits[:, -1], uniform[row : row + 1, at])[0]
+                expected[row, at] = _drawn(
+                    student(input_ids=expected[row : row + 1, :at]).logits[:, -1],
+                    uniform[row : row + 1, at],
+                )[0]
     assert torch.equal(ids, expected)
     inside = torch.arange(24) >= BEGINS.unsqueeze(1)
     assert torch.equal(labels, torch.where(inside, ids, -100))
@@ -115,12 +134,19 @@ def test_a_row_ends_with_an_end_token(make_model: MakeModel) -> None:
 
 def test_what_a_row_becomes_depends_on_its_number_alone(make_model: MakeModel) -> None:
     student, teacher = load_model(make_model("llama", seed=1)), load_model(make_model("llama"))
-    objective = OnPolicyDistillation(student, OnlineTeacher(teacher, 512), 1.0, 512, "js", Writing(0.5, 7, 2, [0]))
+    objective = OnPolicyDistillation(
+        student, OnlineTeacher(teacher, 512), 1.0, 512, "js", Writing(0.5, 7, 2, [0])
+    )
     student.train()
     rows = IDS.repeat(2, 1)[:4]
     ids, labels = objective.drawn(rows, rows, range(6, 10))
     assert student.training
-    assert [torch.equal(one, other) for one, other in zip(ids, rows, strict=True)] == [True, False, True, False]
+    assert [torch.equal(one, other) for one, other in zip(ids, rows, strict=True)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
     part, _ = objective.drawn(rows[2:], rows[2:], range(8, 10))
     assert torch.equal(part, ids[2:])
     other, _ = objective.drawn(rows, rows, range(4, 8))
@@ -131,34 +157,57 @@ def test_what_a_row_becomes_depends_on_its_number_alone(make_model: MakeModel) -
 @pytest.mark.parametrize("kind", ["forward", "reverse", "js"])
 def test_the_divergence_is_that_of_what_was_written(kind: Any, make_model: MakeModel) -> None:
     student, teacher = load_model(make_model("llama", seed=1)), load_model(make_model("llama"))
-    objective = OnPolicyDistillation(student, OnlineTeacher(teacher, 512), 1.0, 512, kind, Writing(1.0, 7, 2, []))
+    objective = OnPolicyDistillation(
+        student, OnlineTeacher(teacher, 512), 1.0, 512, kind, Writing(1.0, 7, 2, [])
+    )
     ids, labels = objective.drawn(IDS, IDS, range(3))
     with torch.no_grad():
-        log_p, log_q = (model(input_ids=ids).logits[:, 11:-1].log_softmax(-1).flatten(0, 1) for model in (teacher, student))
-        torch.testing.assert_close(objective(ids, labels), divergence(log_p, log_q, kind) / (3 * 12), rtol=1e-4, atol=1e-5)
+        log_p, log_q = (
+            model(input_ids=ids).logits[:, 11:-1].log_softmax(-1).flatten(0, 1)
+            for model in (teacher, student)
+        )
+        torch.testing.assert_close(
+            objective(ids, labels), divergence(log_p, log_q, kind) / (3 * 12), rtol=1e-4, atol=1e-5
+        )
     assert (labels[:, :12] == -100).all() and (labels[:, 12:] == ids[:, 12:]).all()
 
 
 # The step
 
 
-def test_a_student_learns_from_what_it_writes(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
+def test_a_student_learns_from_what_it_writes(
+    make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
     teacher, student = make_model("llama", **SMALL), make_model("llama", seed=1, **SMALL)
     result = distill(
-        options(text_file, teacher, logits(25, on_policy=1.0, divergence="reverse", lr=1e-2)), student, tmp_path / "out", context
+        options(text_file, teacher, logits(25, on_policy=1.0, divergence="reverse", lr=1e-2)),
+        student,
+        tmp_path / "out",
+        context,
     )
     curve = result.details["loss"]["logits"]
     assert sum(curve[-5:]) < 0.8 * sum(curve[:5])
     assert "100% of the rows of logits were continued by the student itself" in result.notes
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora": {"r": 4}}, {"qat": {"bits": 4, "group_size": 64}}], ids=["all", "lora", "qat"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"lora": {"r": 4}}, {"qat": {"bits": 4, "group_size": 64}}],
+    ids=["all", "lora", "qat"],
+)
 def test_a_killed_run_writes_the_same(
-    changes: dict[str, Any], make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+    changes: dict[str, Any],
+    make_model: MakeModel,
+    context: StepContext,
+    text_file: Path,
+    tmp_path: Path,
 ) -> None:
     teacher, student = make_model("llama", **SMALL), make_model("llama", seed=1, **SMALL)
     stages = (logits(3), logits(5, divergence="js"))
-    asked, named = options(text_file, teacher, *stages, **changes), replace(context, depends_on={"this": 1})
+    asked, named = (
+        options(text_file, teacher, *stages, **changes),
+        replace(context, depends_on={"this": 1}),
+    )
     whole = distill(asked, student, tmp_path / "whole", named)
     with before_step(6, interrupt), pytest.raises(KeyboardInterrupt):
         distill(asked, student, tmp_path / "out", named)
@@ -167,15 +216,26 @@ def test_a_killed_run_writes_the_same(
     assert content_hash(tmp_path / "out") == content_hash(tmp_path / "whole")
 
 
-def test_parts_of_a_step_write_what_the_whole_does(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_parts_of_a_step_write_what_the_whole_does(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     """Answers end early, so that the parts have unlike numbers of tokens; and layers that are computed again keep no cache."""
     file = tmp_path / "pairs.jsonl"
-    file.write_text("".join(json.dumps({"prompt": f"{i} boats?" * (i % 4), "completion": f"{i}"}) + "\n" for i in range(90)))
+    file.write_text(
+        "".join(
+            json.dumps({"prompt": f"{i} boats?" * (i % 4), "completion": f"{i}"}) + "\n"
+            for i in range(90)
+        )
+    )
     teacher, student = make_model("llama", **SMALL), make_model("llama", seed=1, **SMALL)
     seen: dict[str, list[Tensor]] = {}
     curves: dict[str, list[float]] = {}
     part = _Run._part
-    for name, changes in (("whole", {}), ("parts", {"accumulate": 4}), ("layers", {"checkpoint_layers": True})):
+    for name, changes in (
+        ("whole", {}),
+        ("parts", {"accumulate": 4}),
+        ("layers", {"checkpoint_layers": True}),
+    ):
         into = seen.setdefault(name, [])
         with pytest.MonkeyPatch.context() as patch:
 
@@ -186,7 +246,9 @@ def test_parts_of_a_step_write_what_the_whole_does(make_model: MakeModel, contex
 
             patch.setattr(_Run, "_part", note)
             asked = options(file, teacher, logits(4), data=f"jsonl:{file}", **changes)
-            curves[name] = distill(asked, student, tmp_path / name, context).details["loss"]["logits"]
+            curves[name] = distill(asked, student, tmp_path / name, context).details["loss"][
+                "logits"
+            ]
     whole = torch.cat(seen["whole"])
     assert all(torch.equal(torch.cat(other), whole) for other in seen.values())
     assert curves["parts"] == pytest.approx(curves["whole"], rel=1e-5)
@@ -205,7 +267,9 @@ def test_parts_of_a_step_write_what_the_whole_does(make_model: MakeModel, contex
         ({"loss": "logits"}, {"teacher_cache": {"path": "x"}}, "not what a student will write"),
     ],
 )
-def test_what_does_not_go_together(stage: dict[str, Any], changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_what_does_not_go_together(
+    stage: dict[str, Any], changes: dict[str, Any], told: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValidationError, match=told):
         DistillOptions(stages=({"steps": 1, "on_policy": 0.5, **stage},), **changes)
     file = tmp_path / "recipe.yaml"
@@ -219,8 +283,33 @@ def test_on_policy_from_the_command_line(
     cli: Callable[..., tuple[int, str, str]], make_model: MakeModel, text_file: Path, tmp_path: Path
 ) -> None:
     student, teacher = make_model("llama", seed=1, **SMALL), make_model("llama", **SMALL)
-    what = ("distill", student, "--teacher", teacher, "--data", f"text:{text_file}", "--hidden-steps", 0, "--logit-steps", 2)
-    more = ("--on-policy", 0.25, "--seq-len", 16, "--batch-size", 4, "--device", "cpu", "--out", tmp_path / "out")
+    what = (
+        "distill",
+        student,
+        "--teacher",
+        teacher,
+        "--data",
+        f"text:{text_file}",
+        "--hidden-steps",
+        0,
+        "--logit-steps",
+        2,
+    )
+    more = (
+        "--on-policy",
+        0.25,
+        "--seq-len",
+        16,
+        "--batch-size",
+        4,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "out",
+    )
     code, told, err = cli(*what, *more, "--json")
     assert code == 0, err
-    assert "25% of the rows of logits were continued by the student itself" in json.loads(told)["notes"]
+    assert (
+        "25% of the rows of logits were continued by the student itself"
+        in json.loads(told)["notes"]
+    )

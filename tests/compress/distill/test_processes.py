@@ -20,35 +20,72 @@ from edgewright.checkpoints.files import content_hash, read_state
 MakeModel = Callable[..., Path]
 Cli = Callable[..., tuple[int, str, str]]
 FSDP2 = {
-    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
     "FSDP_RESHARD_AFTER_FORWARD": "true",
-}  # fmt: skip
+}
 
 
 def pairs(file: Path) -> Path:
     """Prompts of unlike lengths, so that the processes have unlike numbers of tokens to learn."""
-    rows = ({"prompt": f"{i} boats? " * (i % 7), "completion": f"{i} left and {i * 37 % 101} came back"} for i in range(1, 90))
+    rows = (
+        {"prompt": f"{i} boats? " * (i % 7), "completion": f"{i} left and {i * 37 % 101} came back"}
+        for i in range(1, 90)
+    )
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 
 
-def distillation(make_model: MakeModel, data: Path, steps: int = 10, family: str = "llama", *more: object) -> list[str]:
+def distillation(
+    make_model: MakeModel, data: Path, steps: int = 10, family: str = "llama", *more: object
+) -> list[str]:
     student = make_model(family, seed=1, hidden_size=64, num_hidden_layers=2, intermediate_size=256)
     return [
-        "distill", str(student), "--teacher", str(make_model(family)), "--data", f"jsonl:{data}", "--seq-len", "32", "--batch-size", "4",
-        "--hidden-steps", str(steps), "--logit-steps", str(steps), "--hard", "0.2", "--device", "cpu", "--no-bf16", "--json",
+        "distill",
+        str(student),
+        "--teacher",
+        str(make_model(family)),
+        "--data",
+        f"jsonl:{data}",
+        "--seq-len",
+        "32",
+        "--batch-size",
+        "4",
+        "--hidden-steps",
+        str(steps),
+        "--logit-steps",
+        str(steps),
+        "--hard",
+        "0.2",
+        "--device",
+        "cpu",
+        "--no-bf16",
+        "--json",
         *map(str, more),
-    ]  # fmt: skip
+    ]
 
 
 def torchrun(command: list[str], processes: int = 2, **environment: str) -> subprocess.Popen[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(processes),
+        "--master-port",
+        str(port),
+    ]
     known = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(
-        [*launch, "-m", "edgewright.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=known
+        [*launch, "-m", "edgewright.cli", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=known,
     )
 
 
@@ -70,7 +107,9 @@ def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_losses_of_one(cli: Cli, make_model: MakeModel, tmp_path: Path) -> None:
+def test_two_processes_have_the_losses_of_one(
+    cli: Cli, make_model: MakeModel, tmp_path: Path
+) -> None:
     """A head of its own, which the first stage leaves out; twenty steps."""
     command = distillation(make_model, pairs(tmp_path / "pairs.jsonl"))
     found = finished(torchrun([*command, "--out", str(tmp_path / "two")]))
@@ -84,7 +123,9 @@ def test_two_processes_have_the_losses_of_one(cli: Cli, make_model: MakeModel, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_sharded_weights_have_the_losses_of_whole_ones(family: str, cli: Cli, make_model: MakeModel, tmp_path: Path) -> None:
+def test_sharded_weights_have_the_losses_of_whole_ones(
+    family: str, cli: Cli, make_model: MakeModel, tmp_path: Path
+) -> None:
     """FSDP2; with a head of its own, and with one that is the embedding."""
     command = distillation(make_model, pairs(tmp_path / "pairs.jsonl"), 10, family)
     found = finished(torchrun([*command, "--out", str(tmp_path / "two")], **FSDP2))
@@ -96,19 +137,43 @@ def test_sharded_weights_have_the_losses_of_whole_ones(family: str, cli: Cli, ma
 
 
 @pytest.mark.slow
-def test_a_cached_teacher_teaches_several_processes_in_parts(cli: Cli, make_model: MakeModel, tmp_path: Path) -> None:
+def test_a_cached_teacher_teaches_several_processes_in_parts(
+    cli: Cli, make_model: MakeModel, tmp_path: Path
+) -> None:
     """The main one asks the teacher while the other waits; no process loads it to learn."""
-    command = [*distillation(make_model, pairs(tmp_path / "pairs.jsonl"), 12), "--hidden-steps", "0"]
-    cached = [*command, "--teacher-cache", str(tmp_path / "cache"), "--top-k", "512", "--accumulate", "2"]
+    command = [
+        *distillation(make_model, pairs(tmp_path / "pairs.jsonl"), 12),
+        "--hidden-steps",
+        "0",
+    ]
+    cached = [
+        *command,
+        "--teacher-cache",
+        str(tmp_path / "cache"),
+        "--top-k",
+        "512",
+        "--accumulate",
+        "2",
+    ]
     found = finished(torchrun([*cached, "--out", str(tmp_path / "two")]))
     assert_alike(found, alone(cli, command, tmp_path / "one"))
     assert any("all 512 logits" in note for note in found["notes"])
 
 
 @pytest.mark.slow
-def test_what_a_student_writes_is_shared_out(cli: Cli, make_model: MakeModel, tmp_path: Path) -> None:
+def test_what_a_student_writes_is_shared_out(
+    cli: Cli, make_model: MakeModel, tmp_path: Path
+) -> None:
     """Each process writes its own rows, as one would write all of them."""
-    command = [*distillation(make_model, pairs(tmp_path / "pairs.jsonl"), 10), "--hidden-steps", "0", "--hard", "0", "--on-policy", "0.5"]
+    command = [
+        *distillation(make_model, pairs(tmp_path / "pairs.jsonl"), 10),
+        "--hidden-steps",
+        "0",
+        "--hard",
+        "0",
+        "--on-policy",
+        "0.5",
+    ]
     found = finished(torchrun([*command, "--out", str(tmp_path / "two")]))
     assert_alike(found, alone(cli, command, tmp_path / "one"))
 
@@ -117,15 +182,22 @@ def child_of_rank(launcher: subprocess.Popen[str], rank: int) -> int:
     """The process id of a worker."""
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     return next(
-        int(c) for c in children if f"RANK={rank}\0".encode() in Path(f"/proc/{c}/environ").read_bytes().replace(b"LOCAL_RANK", b"")
+        int(c)
+        for c in children
+        if f"RANK={rank}\0".encode()
+        in Path(f"/proc/{c}/environ").read_bytes().replace(b"LOCAL_RANK", b"")
     )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("environment", [{}, FSDP2], ids=["whole", "sharded"])
-def test_one_process_is_killed(environment: dict[str, str], make_model: MakeModel, tmp_path: Path) -> None:
+def test_one_process_is_killed(
+    environment: dict[str, str], make_model: MakeModel, tmp_path: Path
+) -> None:
     """The others say so, and the same command goes on to what an undisturbed one writes, bit for bit."""
-    command = distillation(make_model, pairs(tmp_path / "pairs.jsonl"), 60, "llama", "--save-every", 7)
+    command = distillation(
+        make_model, pairs(tmp_path / "pairs.jsonl"), 60, "llama", "--save-every", 7
+    )
     whole = finished(torchrun([*command, "--out", str(tmp_path / "whole")], **environment))
     place = tmp_path / ".out.learning"
     process = torchrun([*command, "--out", str(tmp_path / "out")], **environment)
@@ -142,11 +214,15 @@ def test_one_process_is_killed(environment: dict[str, str], make_model: MakeMode
     assert process.returncode == 0, err
     assert "resumed after step" in err
     assert json.loads(out)["details"] == whole["details"]
-    assert content_hash(tmp_path / "out", skip="edgewright.json") == content_hash(tmp_path / "whole", skip="edgewright.json")
+    assert content_hash(tmp_path / "out", skip="edgewright.json") == content_hash(
+        tmp_path / "whole", skip="edgewright.json"
+    )
     assert not place.exists()
 
 
-def test_what_several_processes_cannot_do(make_model: MakeModel, tmp_path: Path, cli: Cli, monkeypatch: Any) -> None:
+def test_what_several_processes_cannot_do(
+    make_model: MakeModel, tmp_path: Path, cli: Cli, monkeypatch: Any
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     model = make_model("llama")
     for command in (
@@ -154,11 +230,15 @@ def test_what_several_processes_cannot_do(make_model: MakeModel, tmp_path: Path,
         ["traces", model, "--prompts", "builtin:reasoning", "--out", tmp_path / "t"],
     ):
         code, _, err = cli(*command)
-        assert (code, "in one process, and 2 were started" in " ".join(err.split())) == (2, True), err
+        assert (code, "in one process, and 2 were started" in " ".join(err.split())) == (2, True), (
+            err
+        )
     assert not list(tmp_path.iterdir())
 
 
-def test_one_process_where_several_were_meant_is_told(cli: Cli, make_model: MakeModel, tmp_path: Path, monkeypatch: Any) -> None:
+def test_one_process_where_several_were_meant_is_told(
+    cli: Cli, make_model: MakeModel, tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # as `accelerate launch` sets it
     command = distillation(make_model, pairs(tmp_path / "pairs.jsonl"), 1)
     code, _, err = cli(*command, "--out", tmp_path / "out")

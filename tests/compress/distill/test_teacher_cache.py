@@ -20,14 +20,22 @@ from edgewright.compress.distill.losses import divergence
 from edgewright.compress.distill.objectives import LogitDistillation
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
-from edgewright.compress.distill.teacher_cache import CachedTeacher, TeacherCacheOptions, TopK, top_k_target
+from edgewright.compress.distill.teacher_cache import (
+    CachedTeacher,
+    TeacherCacheOptions,
+    TopK,
+    top_k_target,
+)
 from edgewright.compress.distill.teacher_logits import OnlineTeacher
 from edgewright.errors import UsageError
 from edgewright.steps.context import StepContext
 
 MakeModel = Callable[..., Path]
 SMALL = {"num_hidden_layers": 2, "intermediate_size": 256}
-ROWS = [torch.stack([torch.arange(12) * (i + 3) % 500, torch.arange(12) * (i + 3) % 500]) for i in range(6)]
+ROWS = [
+    torch.stack([torch.arange(12) * (i + 3) % 500, torch.arange(12) * (i + 3) % 500])
+    for i in range(6)
+]
 for _row in ROWS[2:]:
     _row[1, :5] = -100  # prompts
 ROWS[5][1, :] = -100  # nothing to score, but for a batch that has nothing else
@@ -45,7 +53,10 @@ def test_all_other_outcomes_are_one() -> None:
     teacher, student, t = logits(0), logits(1), 2.0
     p, q = (teacher / t).softmax(1), (student / t).softmax(1)
     chosen = teacher.topk(5).indices
-    by_hand = [torch.cat([x.gather(1, chosen), 1 - x.gather(1, chosen).sum(1, keepdim=True)], 1).log() for x in (p, q)]
+    by_hand = [
+        torch.cat([x.gather(1, chosen), 1 - x.gather(1, chosen).sum(1, keepdim=True)], 1).log()
+        for x in (p, q)
+    ]
     found = top_k_target(TopK.of(teacher, 5, [1.0, t]), student, t, 1)
     torch.testing.assert_close(found[0], by_hand[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[1], by_hand[1], rtol=1e-4, atol=1e-5)
@@ -55,10 +66,15 @@ def test_all_other_outcomes_are_one() -> None:
 def test_more_logits_tell_more_and_all_of_them_everything(kind: Any) -> None:
     """Merging outcomes never adds to a divergence (the data processing inequality)."""
     teacher, student = logits(0), logits(1)
-    losses = [float(divergence(*top_k_target(TopK.of(teacher, k, [1.0]), student, 1.0, 0), kind)) for k in (1, 4, 16, 40)]
+    losses = [
+        float(divergence(*top_k_target(TopK.of(teacher, k, [1.0]), student, 1.0, 0), kind))
+        for k in (1, 4, 16, 40)
+    ]
     assert losses == sorted(losses)
     whole = divergence(teacher.log_softmax(1), student.log_softmax(1), kind)
-    assert torch.equal(divergence(*top_k_target(TopK.of(teacher, 40, [1.0]), student, 1.0, 0), kind), whole)
+    assert torch.equal(
+        divergence(*top_k_target(TopK.of(teacher, 40, [1.0]), student, 1.0, 0), kind), whole
+    )
     assert losses[0] < 0.9 * losses[-1]
 
 
@@ -82,16 +98,32 @@ def test_the_kept_probability() -> None:
 # The directory
 
 
-def cached(teacher: Path, folder: Path, top_k: int, temperatures: tuple[float, ...] = (1.0,), vocab: int = 512) -> CachedTeacher:
-    return CachedTeacher(TeacherCacheOptions(path=str(folder), top_k=top_k), content_hash(teacher), vocab, temperatures)
+def cached(
+    teacher: Path,
+    folder: Path,
+    top_k: int,
+    temperatures: tuple[float, ...] = (1.0,),
+    vocab: int = 512,
+) -> CachedTeacher:
+    return CachedTeacher(
+        TeacherCacheOptions(path=str(folder), top_k=top_k),
+        content_hash(teacher),
+        vocab,
+        temperatures,
+    )
 
 
 @pytest.mark.parametrize("batch", [[0, 1, 2], [2, 5, 3], [5], [4, 4]])
 @pytest.mark.parametrize("top_k", [512, 500])
-def test_a_batch_has_the_loss_it_has_online(top_k: int, batch: list[int], make_model: MakeModel, tmp_path: Path) -> None:
+def test_a_batch_has_the_loss_it_has_online(
+    top_k: int, batch: list[int], make_model: MakeModel, tmp_path: Path
+) -> None:
     """Packed rows, prompts, a row without labels beside others and on its own, and a row twice."""
     path = make_model("qwen2")
-    teacher, student = load_model(path).requires_grad_(False), load_model(make_model("qwen2", seed=1))
+    teacher, student = (
+        load_model(path).requires_grad_(False),
+        load_model(make_model("qwen2", seed=1)),
+    )
     cache = cached(path, tmp_path / "cache", top_k, (1.0, 2.0))
     cache.fill(teacher, ROWS, 4)
     rows = torch.stack([ROWS[i] for i in batch])
@@ -111,7 +143,9 @@ def test_only_what_is_missing_is_added(make_model: MakeModel, tmp_path: Path) ->
     assert len(list(first.missing([*ROWS, *ROWS]))) == 6
     first.fill(teacher, ROWS[:3], 2)
     again = cached(path, folder, 8)
-    assert [torch.equal(a, b) for a, b in zip(again.missing([*ROWS, *ROWS]), ROWS[3:], strict=True)] == [True] * 3
+    assert [
+        torch.equal(a, b) for a, b in zip(again.missing([*ROWS, *ROWS]), ROWS[3:], strict=True)
+    ] == [True] * 3
     again.fill(teacher, ROWS[3:], 2)
     assert not list(cached(path, folder, 8).missing(ROWS))
     index = json.loads((folder / "teacher.json").read_text())
@@ -121,7 +155,9 @@ def test_only_what_is_missing_is_added(make_model: MakeModel, tmp_path: Path) ->
     assert "top 8 of 512 logits of 54 tokens in 6 rows" in again.told()
 
 
-def test_shards_are_of_bounded_size(make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_are_of_bounded_size(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = make_model("qwen2")
     monkeypatch.setattr(teacher_cache, "SHARD_BYTES", 8 * 8 * 11)
     cache = cached(path, tmp_path / "cache", 8)
@@ -159,21 +195,33 @@ def test_what_is_not_this_teachers_is_refused(make_model: MakeModel, tmp_path: P
 
 def options(teacher: Path, text_file: Path, **changes: Any) -> DistillOptions:
     settings: dict[str, Any] = {
-        "teacher": str(teacher), "data": f"text:{text_file}", "seq_len": 24, "batch_size": 3, "bf16": False,
+        "teacher": str(teacher),
+        "data": f"text:{text_file}",
+        "seq_len": 24,
+        "batch_size": 3,
+        "bf16": False,
         "stages": (Stage(loss="logits", steps=6, lr=3e-3, temperature=2.0, hard=0.1),),
-    }  # fmt: skip
+    }
     return DistillOptions(**settings | changes)
 
 
 def test_a_student_learns_the_same_bytes_online_and_offline(
-    make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_model: MakeModel,
+    context: StepContext,
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With all logits kept; and the second time no teacher is loaded."""
     teacher, student = make_model("qwen3"), make_model("qwen3", seed=1, **SMALL)
     cache = {"path": str(tmp_path / "cache"), "top_k": 512}
     distill(options(teacher, text_file), student, tmp_path / "online", context)
-    told = distill(options(teacher, text_file, teacher_cache=cache), student, tmp_path / "offline", context)
-    assert (tmp_path / "online" / "model.safetensors").read_bytes() == (tmp_path / "offline" / "model.safetensors").read_bytes()
+    told = distill(
+        options(teacher, text_file, teacher_cache=cache), student, tmp_path / "offline", context
+    )
+    assert (tmp_path / "online" / "model.safetensors").read_bytes() == (
+        tmp_path / "offline" / "model.safetensors"
+    ).read_bytes()
     assert any("all 512 logits of 414 tokens in 18 rows" in note for note in told.notes)
     loaded: list[Path] = []
 
@@ -184,31 +232,52 @@ def test_a_student_learns_the_same_bytes_online_and_offline(
     monkeypatch.setattr(distill_runner, "load_model", watched)
     distill(options(teacher, text_file, teacher_cache=cache), student, tmp_path / "again", context)
     assert loaded == [student]
-    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (tmp_path / "online" / "model.safetensors").read_bytes()
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
+        tmp_path / "online" / "model.safetensors"
+    ).read_bytes()
 
 
-def test_few_logits_teach_too(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
+def test_few_logits_teach_too(
+    make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
     teacher, student = make_model("llama"), make_model("llama", seed=1)
     cache = {"path": str(tmp_path / "cache"), "top_k": 16}
     stages = (Stage(loss="logits", steps=30, lr=3e-3),)
-    result = distill(options(teacher, text_file, teacher_cache=cache, stages=stages), student, tmp_path / "out", context)
+    result = distill(
+        options(teacher, text_file, teacher_cache=cache, stages=stages),
+        student,
+        tmp_path / "out",
+        context,
+    )
     rows = torch.stack([row[0] for row in context.calibration.rows(teacher, 0)])
     with torch.no_grad():
-        expected, before, after = (load_model(p)(rows).logits.log_softmax(-1) for p in (teacher, student, tmp_path / "out"))
+        expected, before, after = (
+            load_model(p)(rows).logits.log_softmax(-1) for p in (teacher, student, tmp_path / "out")
+        )
     kl = [float((expected.exp() * (expected - other)).sum(-1).mean()) for other in (before, after)]
     assert kl[1] < 0.8 * kl[0]
-    assert any("top 16 of 512 logits" in note and "% of the probability" in note for note in result.notes)
+    assert any(
+        "top 16 of 512 logits" in note and "% of the probability" in note for note in result.notes
+    )
 
 
-def test_rows_of_other_stages_are_not_asked_for(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
+def test_rows_of_other_stages_are_not_asked_for(
+    make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
     """Labels first: the cache has the rows that come after, whatever is learnt with them."""
     teacher = make_model("qwen2")
     stages = (Stage(loss="labels", steps=2), Stage(loss="logits", steps=2))
     cache = {"path": str(tmp_path / "cache"), "top_k": 4}
     result = distill(
-        options(teacher, text_file, teacher_cache=cache, stages=stages), make_model("qwen2", seed=1), tmp_path / "out", context
+        options(teacher, text_file, teacher_cache=cache, stages=stages),
+        make_model("qwen2", seed=1),
+        tmp_path / "out",
+        context,
     )
-    assert {name: len(curve) for name, curve in result.details["loss"].items()} == {"labels": 2, "logits": 2}
+    assert {name: len(curve) for name, curve in result.details["loss"].items()} == {
+        "labels": 2,
+        "logits": 2,
+    }
     assert any("in 6 rows" in note for note in result.notes)
     distill(
         options(teacher, text_file, teacher_cache=cache, stages=stages),
@@ -216,19 +285,33 @@ def test_rows_of_other_stages_are_not_asked_for(make_model: MakeModel, context: 
         tmp_path / "b",
         replace(context, seed=3),
     )
-    assert sum(s["rows"] for s in json.loads((tmp_path / "cache" / "teacher.json").read_text())["shards"]) > 6
+    assert (
+        sum(
+            s["rows"]
+            for s in json.loads((tmp_path / "cache" / "teacher.json").read_text())["shards"]
+        )
+        > 6
+    )
 
 
 def test_what_a_cache_cannot_teach(text_file: Path) -> None:
     cache = {"path": "cache"}
-    assert [stage.loss for stage in DistillOptions(teacher="x", teacher_cache=cache).stages] == ["logits"]
+    assert [stage.loss for stage in DistillOptions(teacher="x", teacher_cache=cache).stages] == [
+        "logits"
+    ]
     with pytest.raises(ValueError, match="holds no hidden states"):
-        DistillOptions(teacher="x", teacher_cache=cache, stages=({"loss": "hidden", "steps": 1}, {"loss": "logits", "steps": 1}))
+        DistillOptions(
+            teacher="x",
+            teacher_cache=cache,
+            stages=({"loss": "hidden", "steps": 1}, {"loss": "logits", "steps": 1}),
+        )
     with pytest.raises(ValueError, match="no stage learns from them"):
         DistillOptions(teacher=None, teacher_cache=cache)
 
 
-def test_by_the_command_line(cli: Callable[..., tuple[int, str, str]], make_model: MakeModel, text_file: Path, tmp_path: Path) -> None:
+def test_by_the_command_line(
+    cli: Callable[..., tuple[int, str, str]], make_model: MakeModel, text_file: Path, tmp_path: Path
+) -> None:
     common = [
         make_model("qwen2", seed=1),
         "--teacher",
@@ -240,7 +323,16 @@ def test_by_the_command_line(cli: Callable[..., tuple[int, str, str]], make_mode
         "--batch-size",
         2,
     ]
-    cache = ["--teacher-cache", tmp_path / "cache", "--top-k", 32, "--logit-steps", 2, "--divergence", "js"]
+    cache = [
+        "--teacher-cache",
+        tmp_path / "cache",
+        "--top-k",
+        32,
+        "--logit-steps",
+        2,
+        "--divergence",
+        "js",
+    ]
     code, out, _ = cli("distill", *common, *cache, "--out", tmp_path / "out", "--json")
     assert code == 0
     assert list(json.loads(out)["details"]["loss"]) == ["logits"]

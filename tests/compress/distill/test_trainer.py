@@ -27,7 +27,13 @@ BOTH = (Stage(loss="hidden", steps=4, lr=3e-3), Stage(loss="logits", steps=5, lr
 
 
 def options(teacher: Path | None, text_file: Path, **changes: Any) -> DistillOptions:
-    settings = {"teacher": str(teacher) if teacher else None, "data": f"text:{text_file}", "seq_len": 24, "batch_size": 4, "bf16": False}
+    settings = {
+        "teacher": str(teacher) if teacher else None,
+        "data": f"text:{text_file}",
+        "seq_len": 24,
+        "batch_size": 4,
+        "bf16": False,
+    }
     return DistillOptions(**settings | {"stages": BOTH, "save_every": 2} | changes)
 
 
@@ -62,12 +68,24 @@ def interrupt(_: _Run) -> None:
         (7, {"optimizer": "muon"}),
         (7, {"lora": {"r": 4}}),
         (7, {"qat": {"bits": 4, "group_size": 64}}),
-        (5, {"accumulate": 2, "checkpoint_layers": True, "stages": (Stage(loss="labels", steps=8),)}),
+        (
+            5,
+            {
+                "accumulate": 2,
+                "checkpoint_layers": True,
+                "stages": (Stage(loss="labels", steps=8),),
+            },
+        ),
     ],
     ids=["first stage", "between", "second stage", "muon", "lora", "qat", "labels"],
 )
 def test_an_interrupted_student_goes_on_to_the_identical_next_loss(
-    number: int, changes: dict[str, Any], make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+    number: int,
+    changes: dict[str, Any],
+    make_model: MakeModel,
+    context: StepContext,
+    text_file: Path,
+    tmp_path: Path,
 ) -> None:
     teacher, student = make_model("qwen2"), make_model("qwen2", seed=1, hidden_size=128, **SMALL)
     asked, named = options(teacher, text_file, **changes), replace(context, depends_on={"this": 1})
@@ -92,7 +110,9 @@ def test_only_what_was_not_done_is_done_again(
     steps: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         step = _Run.step
-        patch.setattr(_Run, "step", lambda self, index, batch: steps.append(index) or step(self, index, batch))
+        patch.setattr(
+            _Run, "step", lambda self, index, batch: steps.append(index) or step(self, index, batch)
+        )
         distill(asked, student, tmp_path / "out", named)
     assert steps == [2, 3, 4]
     assert "resumed after step 2 of stage 2" in capsys.readouterr().err
@@ -101,12 +121,25 @@ def test_only_what_was_not_done_is_done_again(
 def test_another_step_or_a_fresh_one_begins_anew(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    student, asked = make_model("qwen2", seed=1), options(None, text_file, stages=(Stage(loss="labels", steps=4),))
-    for changes, told in (({"depends_on": {"this": 2}}, "started afresh: this changed"), ({"fresh": True}, "")):
+    student, asked = (
+        make_model("qwen2", seed=1),
+        options(None, text_file, stages=(Stage(loss="labels", steps=4),)),
+    )
+    for changes, told in (
+        ({"depends_on": {"this": 2}}, "started afresh: this changed"),
+        ({"fresh": True}, ""),
+    ):
         named = replace(context, depends_on={"this": 1})
         with before_step(3, interrupt), pytest.raises(KeyboardInterrupt):
             distill(asked, student, tmp_path / "out", named)
-        assert len(distill(asked, student, tmp_path / "out", replace(named, **changes)).details["loss"]["labels"]) == 4
+        assert (
+            len(
+                distill(asked, student, tmp_path / "out", replace(named, **changes)).details[
+                    "loss"
+                ]["labels"]
+            )
+            == 4
+        )
         err = capsys.readouterr().err
         assert told in err and "resumed" not in err
 
@@ -129,14 +162,20 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_student(
 
     with before_step(6, keep), before_step(7, spoil), pytest.raises(NotFinite) as caught:
         distill(asked, student, tmp_path / "out", named)
-    assert "learning (logits): the loss became nan at step 3; step 2 of stage 2 was saved in" in str(caught.value)
+    assert (
+        "learning (logits): the loss became nan at step 3; step 2 of stage 2 was saved in"
+        in str(caught.value)
+    )
     assert str(tmp_path / "out.last-good") in str(caught.value)
     assert "learning rate" in caught.value.hint
     assert not (tmp_path / "out").exists()
     good = read_state(tmp_path / "out.last-good")
     assert all(torch.equal(good[k], kept[k]) for k in good)
     load_model(tmp_path / "out.last-good")
-    with before_step(0, spoil), pytest.raises(NotFinite, match="at step 0; nothing was saved before it"):
+    with (
+        before_step(0, spoil),
+        pytest.raises(NotFinite, match="at step 0; nothing was saved before it"),
+    ):
         distill(asked, student, tmp_path / "none", named)
     assert not list(tmp_path.glob("*none*"))
 
@@ -151,8 +190,16 @@ def test_the_last_good_student_may_be_of_the_stage_before(
         run.objective.student.get_input_embeddings().weight.data[:] = torch.inf
 
     with before_step(4, spoil), pytest.raises(NotFinite, match="step 4 of stage 1 was saved"):
-        distill(options(teacher, text_file), student, tmp_path / "out", replace(context, depends_on={"this": 1}))
-    assert not torch.equal(read_state(tmp_path / "out.last-good")["model.norm.weight"], read_state(student)["model.norm.weight"])
+        distill(
+            options(teacher, text_file),
+            student,
+            tmp_path / "out",
+            replace(context, depends_on={"this": 1}),
+        )
+    assert not torch.equal(
+        read_state(tmp_path / "out.last-good")["model.norm.weight"],
+        read_state(student)["model.norm.weight"],
+    )
 
 
 class Greedy(nn.Module):
@@ -168,26 +215,44 @@ class Greedy(nn.Module):
 
 def test_out_of_memory_says_what_to_lower() -> None:
     rows = [torch.ones(2, 5, dtype=torch.int64)] * 8
-    with pytest.raises(EdgewrightError, match="out of memory at step 0, with 4 rows of 5 tokens at a time") as caught:
+    with pytest.raises(
+        EdgewrightError, match="out of memory at step 0, with 4 rows of 5 tokens at a time"
+    ) as caught:
         train(Greedy(), rows, TrainConfig(2, 1e-3, 8, accumulate=2, bf16=False))
     assert all(
-        option in caught.value.hint for option in ("--accumulate", "--checkpoint-layers", "--batch-size", "--seq-len", "--teacher-cache")
+        option in caught.value.hint
+        for option in (
+            "--accumulate",
+            "--checkpoint-layers",
+            "--batch-size",
+            "--seq-len",
+            "--teacher-cache",
+        )
     )
 
 
-def test_what_does_not_fit_together_is_refused(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_together_is_refused(
+    make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
     large, small = make_model("llama"), make_model("llama", seed=1, **SMALL)
 
     def run(student: Path, teacher: Path, **changes: Any) -> None:
         distill(options(teacher, text_file, **changes), student, tmp_path / "out", context)
 
-    with pytest.raises(Refused, match=r"the student \([0-9,]+ parameters .* is larger than the teacher") as caught:
+    with pytest.raises(
+        Refused, match=r"the student \([0-9,]+ parameters .* is larger than the teacher"
+    ) as caught:
         run(large, small)
     assert "exchange the two" in caught.value.hint
-    for pair, told in (((3, 3), "the student has 2 layers, and no layer 3"), ((1, 4), "the teacher has 3 layers, and no layer 4")):
+    for pair, told in (
+        ((3, 3), "the student has 2 layers, and no layer 3"),
+        ((1, 4), "the teacher has 3 layers, and no layer 4"),
+    ):
         with pytest.raises(UsageError, match=told):
             run(small, large, stages=(Stage(loss="hidden", steps=1, layers=(pair,)),))
-    with pytest.raises(UsageError, match="4 rows a step are not shared out evenly by 1 processes in 3 parts"):
+    with pytest.raises(
+        UsageError, match="4 rows a step are not shared out evenly by 1 processes in 3 parts"
+    ):
         run(small, large, accumulate=3)
     assert not list(tmp_path.iterdir())
 
@@ -201,20 +266,35 @@ def losses(context: StepContext, student: Path, folder: Path, asked: DistillOpti
 
 
 @pytest.mark.parametrize("loss", ["logits", "labels"])
-def test_parts_of_a_step_have_its_loss(loss: Any, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_parts_of_a_step_have_its_loss(
+    loss: Any, make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     """Prompts are not learnt, so that the parts have unlike numbers of scored tokens, one of them none."""
     file = tmp_path / "pairs.jsonl"
-    file.write_text("".join(json.dumps({"prompt": f"{i} boats?" * (i % 5 * 4), "completion": f"{i}"}) + "\n" for i in range(90)))
+    file.write_text(
+        "".join(
+            json.dumps({"prompt": f"{i} boats?" * (i % 5 * 4), "completion": f"{i}"}) + "\n"
+            for i in range(90)
+        )
+    )
     teacher, student = make_model("llama"), make_model("llama", seed=1)
     stages = (Stage(loss=loss, steps=6, lr=3e-3, hard=0.2),)
-    asked = options(teacher, file, data=f"jsonl:{file}", stages=stages, batch_size=8, checkpoint_layers=True)
-    whole = losses(context, student, tmp_path / "whole", asked.model_copy(update={"checkpoint_layers": False}))
+    asked = options(
+        teacher, file, data=f"jsonl:{file}", stages=stages, batch_size=8, checkpoint_layers=True
+    )
+    whole = losses(
+        context, student, tmp_path / "whole", asked.model_copy(update={"checkpoint_layers": False})
+    )
     assert losses(context, student, tmp_path / "layers", asked) == pytest.approx(whole, rel=1e-5)
-    assert losses(context, student, tmp_path / "parts", asked.model_copy(update={"accumulate": 8})) == pytest.approx(whole, rel=1e-5)
+    assert losses(
+        context, student, tmp_path / "parts", asked.model_copy(update={"accumulate": 8})
+    ) == pytest.approx(whole, rel=1e-5)
     assert whole[-1] < whole[0]
 
 
-def test_layers_are_computed_again(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
+def test_layers_are_computed_again(
+    make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
     """Every layer runs twice: once for the loss, once for the gradient."""
     student, counted = make_model("llama"), []
     for again in (False, True):
@@ -232,7 +312,9 @@ def test_layers_are_computed_again(make_model: MakeModel, context: StepContext, 
     assert counted == [2, 4]
 
 
-def test_pairs_of_layers_and_data_of_a_stage(make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path) -> None:
+def test_pairs_of_layers_and_data_of_a_stage(
+    make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other.txt"
     other.write_text("".join(f"nothing but numbers: {i} {i * i}\n" for i in range(80)))
     teacher, student = make_model("llama"), make_model("llama", seed=1, **SMALL)
@@ -240,16 +322,24 @@ def test_pairs_of_layers_and_data_of_a_stage(make_model: MakeModel, context: Ste
     step = _Run.step
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            _Run, "step", lambda self, i, batch: seen.append((getattr(self.objective, "pairs", None), batch)) or step(self, i, batch)
+            _Run,
+            "step",
+            lambda self, i, batch: (
+                seen.append((getattr(self.objective, "pairs", None), batch)) or step(self, i, batch)
+            ),
         )
         stages = (
-            Stage(loss="hidden", steps=1, layers=((1, 3), (2, 2))), Stage(loss="labels", steps=1, data=f"text:{other}"),
+            Stage(loss="hidden", steps=1, layers=((1, 3), (2, 2))),
+            Stage(loss="labels", steps=1, data=f"text:{other}"),
             Stage(loss="logits", steps=1),
-        )  # fmt: skip
+        )
         distill(options(teacher, text_file, stages=stages), student, tmp_path / "out", context)
         only = (Stage(loss="labels", steps=2),)
         distill(options(teacher, text_file, stages=only), student, tmp_path / "one", context)
         distill(options(teacher, other, stages=only[:1]), student, tmp_path / "two", context)
     (pairs, first), (_, second), (_, third), *rest = seen
     assert pairs == [(1, 3), (2, 2)]
-    assert [torch.equal(a, b) for a, b in ((first, rest[0][1]), (third, rest[1][1]), (second, rest[2][1]))] == [True] * 3
+    assert [
+        torch.equal(a, b)
+        for a, b in ((first, rest[0][1]), (third, rest[1][1]), (second, rest[2][1]))
+    ] == [True] * 3

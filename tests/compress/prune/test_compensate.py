@@ -45,7 +45,11 @@ def test_refit_is_exact_where_the_kept_inputs_tell_the_removed_ones() -> None:
 def test_refit_minimises_its_objective() -> None:
     """The gradient of |W'y - t|^2 + lambda |W' - W|^2 vanishes at the answer."""
     torch.manual_seed(2)
-    weight, y, t = torch.randn(4, 3).double(), torch.randn(50, 3).double(), torch.randn(50, 4).double()
+    weight, y, t = (
+        torch.randn(4, 3).double(),
+        torch.randn(50, 3).double(),
+        torch.randn(50, 4).double(),
+    )
     fitted = (weight + refit(sums(y, t, weight), damp=0.3)).requires_grad_()
     ridge = 0.3 * (y.T @ y).diagonal().mean()
     objective = (y @ fitted.T - t).pow(2).sum() + ridge * (fitted - weight).pow(2).sum()
@@ -58,23 +62,33 @@ def test_loss_is_that_of_the_tokens() -> None:
     one, two, y, t = torch.randn(4, 3), torch.randn(4, 3), torch.randn(50, 3), torch.randn(50, 4)
     seen = sums(y, t, torch.zeros(4, 3))
     got = seen.loss(one) - seen.loss(two)
-    assert got == pytest.approx(float((y @ one.T - t).pow(2).sum() - (y @ two.T - t).pow(2).sum()), rel=1e-4)
+    assert got == pytest.approx(
+        float((y @ one.T - t).pow(2).sum() - (y @ two.T - t).pow(2).sum()), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("damp", [0.01, 1e6, math.inf])
 def test_refit_without_data_or_with_a_heavy_ridge_keeps_the_weights(damp: float) -> None:
     weight = torch.randn(3, 4)
     y = torch.randn(10, 4) if damp > 1 else torch.zeros(10, 4)
-    torch.testing.assert_close(refit(sums(y, torch.zeros(10, 3), weight), damp), torch.zeros(3, 4), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        refit(sums(y, torch.zeros(10, 3), weight), damp), torch.zeros(3, 4), rtol=0, atol=1e-4
+    )
 
 
 def test_the_ridge_follows_what_was_held_out() -> None:
     torch.manual_seed(4)
     truth, weight, y = torch.randn(4, 30), torch.randn(4, 30), torch.randn(2000, 30)
     clean, noise = y @ truth.T, torch.randn(2000, 4)
-    assert choose_damp(sums(y[:1000], clean[:1000], weight), sums(y[1000:], clean[1000:], weight)) == min(DAMPS)
-    assert math.isinf(choose_damp(sums(y[:20], (clean + 9 * noise)[:20], truth), sums(y[20:], clean[20:], truth)))  # few tokens, and noisy
-    assert math.isinf(choose_damp(sums(y, clean, weight), sums(y[:0], clean[:0], weight)))  # nothing held out
+    assert choose_damp(
+        sums(y[:1000], clean[:1000], weight), sums(y[1000:], clean[1000:], weight)
+    ) == min(DAMPS)
+    assert math.isinf(
+        choose_damp(sums(y[:20], (clean + 9 * noise)[:20], truth), sums(y[20:], clean[20:], truth))
+    )  # few tokens, and noisy
+    assert math.isinf(
+        choose_damp(sums(y, clean, weight), sums(y[:0], clean[:0], weight))
+    )  # nothing held out
 
 
 def text(file: Path, seed: int, words: int) -> Path:
@@ -94,7 +108,11 @@ def error(source: Path, out: Path, rows: list[Tensor]) -> float:
 
 @pytest.mark.parametrize(
     ("family", "cut"),
-    [("qwen2", {"heads": 0.5}), ("llama", {"ffn": 0.5}), ("gemma3_text", {"heads": 0.5, "ffn": 0.25, "layers": 1})],
+    [
+        ("qwen2", {"heads": 0.5}),
+        ("llama", {"ffn": 0.5}),
+        ("gemma3_text", {"heads": 0.5, "ffn": 0.25, "layers": 1}),
+    ],
 )
 def test_a_compensated_cut_is_nearer_to_the_original(
     family: str, cut: dict[str, Any], make_model: MakeModel, context: StepContext, tmp_path: Path
@@ -104,12 +122,16 @@ def test_a_compensated_cut_is_nearer_to_the_original(
     context = replace(context, calibration=CalibrationData(f"text:{seen}", samples=128, seq_len=32))
     for name, compensate in (("plain", False), ("refitted", True)):
         result = prune(PruneOptions(**cut, compensate=compensate), source, tmp_path / name, context)
-        assert result.details["max_relative_difference"] < 1e-4  # against the masked model, refitted or not
+        assert (
+            result.details["max_relative_difference"] < 1e-4
+        )  # against the masked model, refitted or not
     rows = CalibrationData(f"text:{unseen}", samples=8, seq_len=32).rows(source, 0)
     assert error(source, tmp_path / "refitted", rows) < error(source, tmp_path / "plain", rows)
 
 
-def test_only_the_two_output_projections_change(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_only_the_two_output_projections_change(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = make_model("qwen2", dtype="bfloat16")
     for name, compensate in (("plain", False), ("refitted", True)):
         prune(PruneOptions(heads=0.5, compensate=compensate), source, tmp_path / name, context)

@@ -50,7 +50,9 @@ def stock_model(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def by_hand(state: dict[str, Tensor], config: dict[str, Any], layer: int, stay: list[int], x: Tensor) -> Tensor:
+def by_hand(
+    state: dict[str, Tensor], config: dict[str, Any], layer: int, stay: list[int], x: Tensor
+) -> Tensor:
     """A layer of experts, token by token and expert by expert, from the tensors of the file; only `stay` can be routed to."""
     mlp, *parts = NAMES.get(config["model_type"], ("mlp", "gate_proj", "up_proj", "down_proj"))
     start = f"model.layers.{layer}.{mlp}"
@@ -63,11 +65,22 @@ def by_hand(state: dict[str, Tensor], config: dict[str, Any], layer: int, stay: 
     for token in x.flatten(0, -2):
         logits = state[f"{start}.gate.weight"].float() @ token
         odds = logits[stay].exp() / logits[stay].exp().sum()
-        top = sorted(range(len(stay)), key=lambda i: -float(odds[i]))[: config["num_experts_per_tok"]]
-        total = sum(float(odds[i]) for i in top) if config["model_type"] == "mixtral" or config["norm_topk_prob"] else 1.0
-        row = sum((odds[i] / total * ffn(f"{start}.experts.{stay[i]}", token) for i in top), torch.zeros_like(token))
+        top = sorted(range(len(stay)), key=lambda i: -float(odds[i]))[
+            : config["num_experts_per_tok"]
+        ]
+        total = (
+            sum(float(odds[i]) for i in top)
+            if config["model_type"] == "mixtral" or config["norm_topk_prob"]
+            else 1.0
+        )
+        row = sum(
+            (odds[i] / total * ffn(f"{start}.experts.{stay[i]}", token) for i in top),
+            torch.zeros_like(token),
+        )
         if f"{start}.shared_expert_gate.weight" in state:
-            row += torch.sigmoid(state[f"{start}.shared_expert_gate.weight"][0].float() @ token) * ffn(f"{start}.shared_expert", token)
+            row += torch.sigmoid(
+                state[f"{start}.shared_expert_gate.weight"][0].float() @ token
+            ) * ffn(f"{start}.shared_expert", token)
         rows.append(row)
     return torch.stack(rows).view_as(x)
 
@@ -85,7 +98,9 @@ def silenced_logits(source: Path, result: StepResult, ids: Tensor = IDS) -> Tens
             for head in result.details["pruned_heads"][i]:
                 layer.self_attn.o_proj.weight[:, head * 64 : head * 64 + 64] = 0
         if i in removed:
-            layer.mlp.forward = partial(by_hand, state, config, i, sorted(set(range(count)) - set(removed[i])))
+            layer.mlp.forward = partial(
+                by_hand, state, config, i, sorted(set(range(count)) - set(removed[i]))
+            )
     with torch.no_grad():
         return model(input_ids=ids, use_cache=False).logits
 
@@ -96,7 +111,9 @@ def difference(got: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("family", MIXTURES)
-def test_a_cut_mixture_is_the_silenced_one(family: str, cut: str, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_a_cut_mixture_is_the_silenced_one(
+    family: str, cut: str, make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source, out = make_model(family), tmp_path / "out"
     result = prune(plain(**CUTS[cut]), source, out, context)
     model = stock_model(out)
@@ -105,9 +122,15 @@ def test_a_cut_mixture_is_the_silenced_one(family: str, cut: str, make_model: Ma
     assert difference(got, silenced_logits(source, result)) < 1e-4
     assert result.details["max_relative_difference"] < 1e-4
     with torch.no_grad():
-        assert difference(got, stock_model(source)(input_ids=IDS, use_cache=False).logits) > 1e-2  # something did change
+        assert (
+            difference(got, stock_model(source)(input_ids=IDS, use_cache=False).logits) > 1e-2
+        )  # something did change
     before, after = read_config(source), read_config(out)
-    assert family_of(after).parameters(after) == model.num_parameters() == sum(t.numel() for t in read_state(out).values())
+    assert (
+        family_of(after).parameters(after)
+        == model.num_parameters()
+        == sum(t.numel() for t in read_state(out).values())
+    )
     counts = [family_of(c).shape(c).experts for c in (before, after)]
     assert counts[0] and counts[1]
     assert counts[1].count == counts[0].count * (1 - CUTS[cut].get("experts", 0))
@@ -115,11 +138,16 @@ def test_a_cut_mixture_is_the_silenced_one(family: str, cut: str, make_model: Ma
     assert after["num_hidden_layers"] == before["num_hidden_layers"] - CUTS[cut].get("layers", 0)
     kept = result.details["kept_layers"]
     assert [kept[i] for i in counts[1].layers] == [i for i in counts[0].layers if i in kept]
-    assert (after["num_attention_heads"], after["num_key_value_heads"]) == ({"heads": 4, "all": 6}.get(cut, 8), 2)
+    assert (after["num_attention_heads"], after["num_key_value_heads"]) == (
+        {"heads": 4, "all": 6}.get(cut, 8),
+        2,
+    )
 
 
 @pytest.mark.parametrize("family", MIXTURES)
-def test_half_precision_and_a_refit(family: str, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_half_precision_and_a_refit(
+    family: str, make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     """The refit moves o_proj (and down_proj of dense layers); experts and routers stay as they were."""
     source = make_model(family, dtype="bfloat16", seed=3)
     cut = {"experts": 0.25, "heads": 0.5}
@@ -128,12 +156,18 @@ def test_half_precision_and_a_refit(family: str, make_model: MakeModel, context:
     assert result.details["max_relative_difference"] < 1e-4
     before, after = read_state(tmp_path / "plain"), read_state(tmp_path / "out")
     changed = {key.split(".", 3)[3] for key in after if not torch.equal(before[key], after[key])}
-    assert {"self_attn.o_proj.weight"} <= changed <= {"self_attn.o_proj.weight", "mlp.down_proj.weight"}
+    assert (
+        {"self_attn.o_proj.weight"}
+        <= changed
+        <= {"self_attn.o_proj.weight", "mlp.down_proj.weight"}
+    )
     assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("family", MIXTURES)
-def test_loads_and_generates_without_edgewright(family: str, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_loads_and_generates_without_edgewright(
+    family: str, make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = make_model(family)
     result = prune(plain(**CUTS["all"]), source, tmp_path / "out", context)
     code = (
@@ -147,19 +181,30 @@ def test_loads_and_generates_without_edgewright(family: str, make_model: MakeMod
         "odd = [str(report[k]) for k in ('missing_keys', 'unexpected_keys', 'mismatched_keys') if report[k]]\n"
         "print(json.dumps([made.shape[1] - ids.shape[1], logits[0].tolist(), odd, 'edgewright' in sys.modules]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     new, logits, odd, ours = json.loads(done.stdout.splitlines()[-1])
     assert (new, odd, ours) == (8, [], False)
     assert difference(torch.tensor([logits]), silenced_logits(source, result)) < 1e-4
 
 
-def test_files_with_fused_experts_are_cut_as_well(copy_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_files_with_fused_experts_are_cut_as_well(
+    copy_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     """Some tools save what transformers has in memory; transformers reads both."""
     for family in MIXTURES:
         apart, fused = copy_model(family), copy_model(family)
-        save_file(dict(stock_model(fused).state_dict()), fused / "model.safetensors", metadata={"format": "pt"})
-        assert "model.layers.2.mlp.experts.down_proj" in load_file(fused / "model.safetensors") or family == "qwen3_moe"
+        save_file(
+            dict(stock_model(fused).state_dict()),
+            fused / "model.safetensors",
+            metadata={"format": "pt"},
+        )
+        assert (
+            "model.layers.2.mlp.experts.down_proj" in load_file(fused / "model.safetensors")
+            or family == "qwen3_moe"
+        )
         made = []
         for folder in (apart, fused):
             prune(plain(experts=0.5, heads=0.5), folder, tmp_path / f"{folder.name}-out", context)
@@ -168,7 +213,9 @@ def test_files_with_fused_experts_are_cut_as_well(copy_model: MakeModel, context
         assert all(torch.equal(made[0][key], made[1][key]) for key in made[0])
 
 
-def test_one_row_that_agrees_is_proof_and_no_row_is_none(make_model: MakeModel, context: StepContext) -> None:
+def test_one_row_that_agrees_is_proof_and_no_row_is_none(
+    make_model: MakeModel, context: StepContext
+) -> None:
     """A tie between two experts may go the other way in the cut model and spoil a row; a wrong cut spoils all."""
     source = make_model("qwen3_moe")
     config, rows = read_config(source), context.calibration.rows(source, 0)
@@ -192,13 +239,17 @@ def router_of(family: str, layer: int) -> str:
 
 
 @pytest.mark.parametrize("family", MIXTURES)
-def test_finds_the_expert_that_adds_nothing(family: str, copy_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_finds_the_expert_that_adds_nothing(
+    family: str, copy_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     """One that is as popular as another but puts out zero, and one that speaks up but that nobody is sent to."""
     source = copy_model(family)
     state, layer = read_state(source), 3 if family == "qwen3_moe" else 2
     mlp, *_, down = NAMES.get(family, ("mlp", "gate_proj", "up_proj", "down_proj"))
     state[f"model.layers.{layer}.{mlp}.experts.5.{down}.weight"].zero_()
-    mean = stock_mean(source, layer, context)  # the router's input never points against its own mean by far
+    mean = stock_mean(
+        source, layer, context
+    )  # the router's input never points against its own mean by far
     state[router_of(family, layer)][3] = -100 * mean / mean.norm() ** 2
     save_file(state, source / "model.safetensors", metadata={"format": "pt"})
     result = prune(plain(experts=0.25), source, tmp_path / "out", context)
@@ -209,14 +260,18 @@ def test_finds_the_expert_that_adds_nothing(family: str, copy_model: MakeModel, 
         worst = sorted(range(len(found["importance"])), key=lambda i: found["importance"][i])
         assert found["removed"] == sorted(worst[: len(found["removed"])])
     told = json.loads((tmp_path / "out" / "edgewright.json").read_text())
-    assert told["kept_experts"][layer] == [i for i in range(len(entry["importance"])) if i not in entry["removed"]]
+    assert told["kept_experts"][layer] == [
+        i for i in range(len(entry["importance"])) if i not in entry["removed"]
+    ]
 
 
 def stock_mean(source: Path, layer: int, context: StepContext) -> Tensor:
     """The mean of what enters a layer's experts."""
     seen: list[Tensor] = []
     model = stock_model(source)
-    model.model.layers[layer].mlp.register_forward_pre_hook(lambda _m, args: seen.append(args[0].flatten(0, -2)))
+    model.model.layers[layer].mlp.register_forward_pre_hook(
+        lambda _m, args: seen.append(args[0].flatten(0, -2))
+    )
     with torch.no_grad():
         for row in context.calibration.rows(source, context.seed):
             model(input_ids=row[:1], use_cache=False)
@@ -232,7 +287,9 @@ def test_importance_and_balance_are_those_of_the_definition(
     result = prune(plain(experts=0.25), source, tmp_path / "out", context)
     for folder, when in ((source, "before"), (tmp_path / "out", "after")):
         model, config, state = stock_model(folder), read_config(folder), read_state(folder)
-        seen: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {entry["layer"]: [] for entry in result.details["experts"]}
+        seen: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {
+            entry["layer"]: [] for entry in result.details["experts"]
+        }
         for layer, calls in seen.items():
             experts = model.model.layers[layer].mlp.experts
             experts.register_forward_pre_hook(lambda _m, args, calls=calls: calls.append(args))
@@ -244,36 +301,56 @@ def test_importance_and_balance_are_those_of_the_definition(
             counts, sums = tally(config, state, entry["layer"], seen[entry["layer"]])
             shares = [n / sum(counts) for n in counts]
             entropy = -sum(s * math.log(s) for s in shares if s) / math.log(len(shares))
-            expected = {"entropy": entropy, "busiest": max(shares) * len(shares), "unused": counts.count(0)}
+            expected = {
+                "entropy": entropy,
+                "busiest": max(shares) * len(shares),
+                "unused": counts.count(0),
+            }
             if when == "before":
                 tokens = sum(row.shape[1] for row in rows)
                 assert entry["importance"] == pytest.approx(
-                    [s / n * (n / tokens) if n else 0 for s, n in zip(sums, counts, strict=True)], rel=1e-3
+                    [s / n * (n / tokens) if n else 0 for s, n in zip(sums, counts, strict=True)],
+                    rel=1e-3,
                 )
-                assert entry["removed_share"] == pytest.approx(sum(shares[i] for i in entry["removed"]))
+                assert entry["removed_share"] == pytest.approx(
+                    sum(shares[i] for i in entry["removed"])
+                )
                 assert entry[when] == pytest.approx(expected)
             else:  # a near tie may go the other way in the cut model
                 assert entry[when] == pytest.approx(expected, abs=0.05)
 
 
-def tally(config: dict[str, Any], state: dict[str, Tensor], layer: int, calls: list[Any]) -> tuple[list[int], list[float]]:
+def tally(
+    config: dict[str, Any], state: dict[str, Tensor], layer: int, calls: list[Any]
+) -> tuple[list[int], list[float]]:
     """How many tokens each expert got, and the sum of the norms of what it added."""
-    mlp, gate, up, down = NAMES.get(config["model_type"], ("mlp", "gate_proj", "up_proj", "down_proj"))
+    mlp, gate, up, down = NAMES.get(
+        config["model_type"], ("mlp", "gate_proj", "up_proj", "down_proj")
+    )
     count = config.get("num_local_experts") or config["num_experts"]
     counts, sums = [0] * count, [0.0] * count
     for hidden, chosen, gates in calls:
         for token in range(len(hidden)):
             for expert, weight in zip(chosen[token].tolist(), gates[token].tolist(), strict=True):
-                part = {p: state[f"model.layers.{layer}.{mlp}.experts.{expert}.{p}.weight"] for p in (gate, up, down)}
-                added = part[down] @ (F.silu(part[gate] @ hidden[token]) * (part[up] @ hidden[token]))
+                part = {
+                    p: state[f"model.layers.{layer}.{mlp}.experts.{expert}.{p}.weight"]
+                    for p in (gate, up, down)
+                }
+                added = part[down] @ (
+                    F.silu(part[gate] @ hidden[token]) * (part[up] @ hidden[token])
+                )
                 counts[expert] += 1
                 sums[expert] += weight * float(added.norm())
     return counts, sums
 
 
 def test_balance() -> None:
-    assert balance(torch.tensor([5.0, 5, 5, 5])) == pytest.approx({"entropy": 1, "busiest": 1, "unused": 0})
-    assert balance(torch.tensor([0.0, 8, 0, 0])) == pytest.approx({"entropy": 0, "busiest": 4, "unused": 3})
+    assert balance(torch.tensor([5.0, 5, 5, 5])) == pytest.approx(
+        {"entropy": 1, "busiest": 1, "unused": 0}
+    )
+    assert balance(torch.tensor([0.0, 8, 0, 0])) == pytest.approx(
+        {"entropy": 0, "busiest": 4, "unused": 3}
+    )
     halves = balance(torch.tensor([2.0, 2, 0, 0]))
     assert halves == pytest.approx({"entropy": 0.5, "busiest": 2, "unused": 2})
     assert balance(torch.tensor([3.0])) == pytest.approx({"entropy": 1, "busiest": 1, "unused": 0})
@@ -281,15 +358,22 @@ def test_balance() -> None:
 
 
 def test_choose_experts_leaves_dense_layers_alone() -> None:
-    usage = {1: Usage(torch.tensor([1.0, 1, 1, 1]), torch.tensor([4.0, 1, 3, 3]), 4), 2: Usage(torch.ones(4), torch.ones(4), 4)}
+    usage = {
+        1: Usage(torch.tensor([1.0, 1, 1, 1]), torch.tensor([4.0, 1, 3, 3]), 4),
+        2: Usage(torch.ones(4), torch.ones(4), 4),
+    }
     assert choose_experts(usage, 4, 2) == [[], [0, 2], [0, 1], []]  # of equals the first
 
 
-def test_random_is_a_choice_of_its_own(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_random_is_a_choice_of_its_own(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     removed: list[list[list[int]]] = []
     for seed, criterion in enumerate(("taylor", "random", "random", "random")):
         seeded = replace(context, seed=max(seed, 2))  # two alike
-        result = prune(plain(experts=0.5, criterion=criterion), make_model("mixtral"), tmp_path / "out", seeded)
+        result = prune(
+            plain(experts=0.5, criterion=criterion), make_model("mixtral"), tmp_path / "out", seeded
+        )
         removed.append([entry["removed"] for entry in result.details["experts"]])
     assert removed[1] == removed[2]
     assert removed[0] != removed[1] != removed[3]
@@ -312,7 +396,17 @@ def test_experts_go_round_by_round(make_model: MakeModel) -> None:
 
 
 def mixture(count: int, top: int) -> Shape:
-    return Shape(128, 2, 8, 2, 64, 512, 100, tied=False, experts=Experts(count, top, 64, (0, 1), 0, renormalised=True))
+    return Shape(
+        128,
+        2,
+        8,
+        2,
+        64,
+        512,
+        100,
+        tied=False,
+        experts=Experts(count, top, 64, (0, 1), 0, renormalised=True),
+    )
 
 
 @pytest.mark.parametrize(
@@ -356,19 +450,28 @@ def test_shares_outside_the_range(ratio: float) -> None:
         kept_experts(mixture(8, 2), ratio)
 
 
-def test_a_dense_model_has_no_experts_to_remove(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
-    sources = {"qwen2": make_model("qwen2"), "qwen3_moe": make_model("qwen3_moe", mlp_only_layers=[0, 1, 2, 3])}
+def test_a_dense_model_has_no_experts_to_remove(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
+    sources = {
+        "qwen2": make_model("qwen2"),
+        "qwen3_moe": make_model("qwen3_moe", mlp_only_layers=[0, 1, 2, 3]),
+    }
     for source in sources.values():
         with pytest.raises(Refused, match="the model is dense") as caught:
             prune(PruneOptions(experts=0.25), source, tmp_path / "out", context)
         assert "--ffn" in caught.value.hint
-    result = prune(plain(ffn=0.5), sources["qwen3_moe"], tmp_path / "ffn", context)  # dense in all its layers
+    result = prune(
+        plain(ffn=0.5), sources["qwen3_moe"], tmp_path / "ffn", context
+    )  # dense in all its layers
     assert read_config(tmp_path / "ffn")["intermediate_size"] == 256
     assert "experts" not in result.details
 
 
 @pytest.mark.parametrize("family", MIXTURES)
-def test_neurons_of_a_mixture_are_refused(family: str, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_neurons_of_a_mixture_are_refused(
+    family: str, make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     with pytest.raises(Refused, match="FFN neurons of a mixture") as caught:
         prune(PruneOptions(ffn=0.25), make_model(family), tmp_path / "out", context)
     assert "--experts" in caught.value.hint

@@ -12,7 +12,14 @@ from transformers import AutoModelForCausalLM
 
 from edgewright.checkpoints.files import read_config, read_state
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.prune.kv_merge import Attention, align, attention_of, average, merged, store
+from edgewright.compress.prune.kv_merge import (
+    Attention,
+    align,
+    attention_of,
+    average,
+    merged,
+    store,
+)
 from edgewright.compress.prune.options import PruneOptions
 from edgewright.compress.prune.runner import prune
 from edgewright.errors import Refused
@@ -45,17 +52,23 @@ def replaced_by_their_mean(folder: Path, groups: int) -> Tensor:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_the_mean_of_the_heads(family: str, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_the_mean_of_the_heads(
+    family: str, make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = make_model(family, num_key_value_heads=4)
     result = prune(PruneOptions(merge_kv=2, merge="mean"), source, tmp_path / "out", context)
     assert read_config(tmp_path / "out")["num_key_value_heads"] == 2
-    torch.testing.assert_close(logits(tmp_path / "out"), replaced_by_their_mean(source, 2), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        logits(tmp_path / "out"), replaced_by_their_mean(source, 2), rtol=1e-3, atol=1e-3
+    )
     assert "4 -> 2" in result.notes[0]
     assert "50%" in result.notes[0]
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_turning_changes_no_logit(bias: bool, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_turning_changes_no_logit(
+    bias: bool, make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     """Random second moments turn the heads by arbitrary amounts; queries, rotary positions and o_proj must make up for all of it."""
     source = make_model("llama", attention_bias=bias, num_key_value_heads=4)
     config, state = read_config(source), read_state(source)
@@ -65,14 +78,18 @@ def test_turning_changes_no_logit(bias: bool, make_model: MakeModel, context: St
         before = model(input_ids=IDS, use_cache=False).logits
     for index in range(3):
         old = attention_of(state, family, shape, index)
-        root = torch.randn(old.k.shape[-1], old.k.shape[-1], generator=torch.Generator().manual_seed(index))
+        root = torch.randn(
+            old.k.shape[-1], old.k.shape[-1], generator=torch.Generator().manual_seed(index)
+        )
         new = align(old, root @ root.T, 2, keys=True)
         assert not torch.allclose(new.k, old.k, atol=1e-2)
         assert not torch.allclose(new.v, old.v, atol=1e-2)
         store(state, family, index, new)
     model.load_state_dict(state, strict=False)
     with torch.no_grad():
-        torch.testing.assert_close(model(input_ids=IDS, use_cache=False).logits, before, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            model(input_ids=IDS, use_cache=False).logits, before, rtol=1e-3, atol=1e-3
+        )
 
 
 def test_heads_that_differ_only_by_their_basis_merge_without_loss() -> None:
@@ -85,19 +102,27 @@ def test_heads_that_differ_only_by_their_basis_merge_without_loss() -> None:
     cos, sin = angle.cos().diag(), angle.sin().diag()
     plane = torch.cat([torch.cat([cos, -sin], 1), torch.cat([sin, cos], 1)])
     attention = Attention(
-        torch.cat([q[:2], plane @ q[2:]]), torch.cat([k, plane @ k]), torch.cat([v, turn @ v]),
+        torch.cat([q[:2], plane @ q[2:]]),
+        torch.cat([k, plane @ k]),
+        torch.cat([v, turn @ v]),
         torch.cat([o[:, :2], o[:, 2:] @ turn.T], 1),
-    )  # fmt: skip
+    )
     root = torch.randn(16, 40, generator=generator)
     small = merged(align(attention, root @ root.T, 1, keys=True), 1)
     for head in range(4):
-        torch.testing.assert_close(o[:, head] @ v[0], small.o[:, head] @ small.v[0], rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(q[head].T @ k[0], small.q[head].T @ small.k[0], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            o[:, head] @ v[0], small.o[:, head] @ small.v[0], rtol=1e-3, atol=1e-3
+        )
+        torch.testing.assert_close(
+            q[head].T @ k[0], small.q[head].T @ small.k[0], rtol=1e-3, atol=1e-3
+        )
     assert not torch.allclose(average(attention.v, 1)[0], attention.v[0], atol=0.1)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3_text"])
-def test_aligned_is_nearer_to_the_original_than_the_mean(family: str, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_aligned_is_nearer_to_the_original_than_the_mean(
+    family: str, make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = make_model(family, num_key_value_heads=8)
     whole = logits(source)
     errors = {}
@@ -108,21 +133,44 @@ def test_aligned_is_nearer_to_the_original_than_the_mean(family: str, make_model
     assert errors["aligned"] < errors["mean"]
 
 
-def test_merging_comes_before_cutting(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_merging_comes_before_cutting(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = make_model("llama", num_key_value_heads=8)
-    result = prune(PruneOptions(merge_kv=2, heads=0.5, ffn=0.5, compensate=False), source, tmp_path / "out", context)
+    result = prune(
+        PruneOptions(merge_kv=2, heads=0.5, ffn=0.5, compensate=False),
+        source,
+        tmp_path / "out",
+        context,
+    )
     config = read_config(tmp_path / "out")
-    assert (config["num_attention_heads"], config["num_key_value_heads"], config["intermediate_size"]) == (4, 2, 256)
+    assert (
+        config["num_attention_heads"],
+        config["num_key_value_heads"],
+        config["intermediate_size"],
+    ) == (4, 2, 256)
     assert result.details["merged"]["max_relative_difference"] < 1e-4
     assert result.details["max_relative_difference"] < 1e-4
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize(("have", "groups", "possible"), [(8, 3, "1, 2, 4"), (2, 2, "1"), (1, 1, "least there is")])
+@pytest.mark.parametrize(
+    ("have", "groups", "possible"), [(8, 3, "1, 2, 4"), (2, 2, "1"), (1, 1, "least there is")]
+)
 def test_impossible_groups_name_the_possible_ones(
-    have: int, groups: int, possible: str, make_model: MakeModel, context: StepContext, tmp_path: Path
+    have: int,
+    groups: int,
+    possible: str,
+    make_model: MakeModel,
+    context: StepContext,
+    tmp_path: Path,
 ) -> None:
     with pytest.raises(Refused, match="cannot be merged") as caught:
-        prune(PruneOptions(merge_kv=groups), make_model("llama", num_key_value_heads=have), tmp_path / "out", context)
+        prune(
+            PruneOptions(merge_kv=groups),
+            make_model("llama", num_key_value_heads=have),
+            tmp_path / "out",
+            context,
+        )
     assert possible in caught.value.hint
     assert not (tmp_path / "out").exists()

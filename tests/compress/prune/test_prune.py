@@ -73,7 +73,14 @@ def silenced_logits(source: Path, out: Path, result: StepResult) -> Tensor:
         new = result.details["kept_layers"].index(index)
         up = kept_rows(small[family.key(new, family.up)], whole[family.key(index, family.up)])
         silence(down, sorted(set(range(down.in_features)) - set(up)))
-        silence(o, [head * size + i for head in result.details["pruned_heads"][index] for i in range(size)])
+        silence(
+            o,
+            [
+                head * size + i
+                for head in result.details["pruned_heads"][index]
+                for i in range(size)
+            ],
+        )
     with torch.no_grad():
         return model(input_ids=IDS, use_cache=False).logits
 
@@ -96,14 +103,30 @@ def assert_same_function(source: Path, out: Path, result: StepResult) -> Any:
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("family", DENSE)
-def test_pruned_is_silenced(family: str, cut: str, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_pruned_is_silenced(
+    family: str, cut: str, make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source, out = make_model(family), tmp_path / "out"
     result = prune(plain(**CUTS[cut]), source, out, context)
     assert_same_function(source, out, result)
     before, after = read_config(source), read_config(out)
-    heads = {"heads": 4 if family == "gemma3_text" else 6, "groups": 4, "all": 4}.get(cut, 8)  # Gemma refuses six heads of 128 channels
-    sizes = (heads, 1 if cut == "groups" else 2, 64, {"ffn": 256, "all": 384}.get(cut, 512), 2 if cut in ("layers", "all") else 3)
-    names = ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "num_hidden_layers")
+    heads = {"heads": 4 if family == "gemma3_text" else 6, "groups": 4, "all": 4}.get(
+        cut, 8
+    )  # Gemma refuses six heads of 128 channels
+    sizes = (
+        heads,
+        1 if cut == "groups" else 2,
+        64,
+        {"ffn": 256, "all": 384}.get(cut, 512),
+        2 if cut in ("layers", "all") else 3,
+    )
+    names = (
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "intermediate_size",
+        "num_hidden_layers",
+    )
     assert tuple(after[name] for name in names) == sizes
     assert after["rope_theta"] == 500000.0
     assert after.get("layer_types", [])[:1] == before.get("layer_types", [])[:1]
@@ -114,18 +137,37 @@ def test_pruned_is_silenced(family: str, cut: str, make_model: MakeModel, contex
 
 
 @pytest.mark.parametrize("family", DENSE)
-def test_biases_half_precision_and_one_kv_head(family: str, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_biases_half_precision_and_one_kv_head(
+    family: str, make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     biases = {"attention_bias": True, "mlp_bias": family == "llama"}
-    source = make_model(family, dtype="bfloat16", num_attention_heads=4, num_key_value_heads=1, seed=3, **biases)
-    result = prune(plain(heads=0.5, ffn=0.5, layers=1, criterion="activation"), source, tmp_path / "out", context)
+    source = make_model(
+        family, dtype="bfloat16", num_attention_heads=4, num_key_value_heads=1, seed=3, **biases
+    )
+    result = prune(
+        plain(heads=0.5, ffn=0.5, layers=1, criterion="activation"),
+        source,
+        tmp_path / "out",
+        context,
+    )
     assert_same_function(source, tmp_path / "out", result)
     assert {t.dtype for t in read_state(tmp_path / "out").values()} == {torch.bfloat16}
     assert read_config(tmp_path / "out")["torch_dtype"] == "bfloat16"
 
 
 OLD_SPELLING = {
-    "gemma3_text": {"sliding_window_pattern": 2, "rope_theta": 500000.0, "rope_local_base_freq": 20000.0},
-    "qwen2": {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2, "rope_theta": 500000.0, "rope_scaling": None},
+    "gemma3_text": {
+        "sliding_window_pattern": 2,
+        "rope_theta": 500000.0,
+        "rope_local_base_freq": 20000.0,
+    },
+    "qwen2": {
+        "use_sliding_window": True,
+        "sliding_window": 16,
+        "max_window_layers": 2,
+        "rope_theta": 500000.0,
+        "rope_scaling": None,
+    },
 }
 
 
@@ -134,20 +176,34 @@ def test_layers_keep_their_window_where_the_config_gives_a_rule(
     family: str, copy_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
     """Files of transformers 4 say "every second layer" and not which; removing one must not shift the others."""
-    source = copy_model(family, num_hidden_layers=4, **({"layer_types": None} if family == "gemma3_text" else {}))
+    source = copy_model(
+        family, num_hidden_layers=4, **({"layer_types": None} if family == "gemma3_text" else {})
+    )
     config = json.loads((source / "config.json").read_text())
-    for new in ("layer_types", "rope_parameters", "_sliding_window_pattern", "dtype", "tie_word_embeddings"):
+    for new in (
+        "layer_types",
+        "rope_parameters",
+        "_sliding_window_pattern",
+        "dtype",
+        "tie_word_embeddings",
+    ):
         config.pop(new, None)
     config |= OLD_SPELLING[family] | ({"tie_word_embeddings": True} if family == "qwen2" else {})
     (source / "config.json").write_text(json.dumps(config))
     result = prune(plain(layers=1), source, tmp_path / "out", context)
     assert_same_function(source, tmp_path / "out", result)
     removed = ({0, 1, 2, 3} - set(result.details["kept_layers"])).pop()
-    types = ["sliding_attention", "full_attention"] * 2 if family == "gemma3_text" else ["full_attention"] * 2 + ["sliding_attention"] * 2
+    types = (
+        ["sliding_attention", "full_attention"] * 2
+        if family == "gemma3_text"
+        else ["full_attention"] * 2 + ["sliding_attention"] * 2
+    )
     assert read_config(tmp_path / "out")["layer_types"] == types[:removed] + types[removed + 1 :]
 
 
-def test_llama_becomes_mistral_where_its_config_would_refuse(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_llama_becomes_mistral_where_its_config_would_refuse(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = make_model("llama")
     result = prune(plain(heads=0.25), source, tmp_path / "six", context)
     model = assert_same_function(source, tmp_path / "six", result)
@@ -158,14 +214,18 @@ def test_llama_becomes_mistral_where_its_config_would_refuse(make_model: MakeMod
     assert read_config(tmp_path / "four")["model_type"] == "llama"
 
 
-def test_llama_with_biases_stays_llama(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_llama_with_biases_stays_llama(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = make_model("llama", attention_bias=True)
     prune(PruneOptions(heads=0.25), source, tmp_path / "out", context)
     config = read_config(tmp_path / "out")
     assert (config["model_type"], config["num_attention_heads"]) == ("llama", 4)
 
 
-def test_loads_and_generates_without_edgewright(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_loads_and_generates_without_edgewright(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source, out = make_model("qwen3"), tmp_path / "out"
     result = prune(plain(**CUTS["all"]), source, out, context)
     code = (
@@ -177,17 +237,27 @@ def test_loads_and_generates_without_edgewright(make_model: MakeModel, context: 
         f"logits = model(input_ids=torch.tensor({IDS.tolist()})).logits\n"
         "print(json.dumps([made.shape[1] - ids.shape[1], logits[0, -1].tolist(), 'edgewright' in sys.modules]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     new, last, ours = json.loads(done.stdout.splitlines()[-1])
     assert (new, ours) == (8, False)
-    torch.testing.assert_close(torch.tensor(last), silenced_logits(source, out, result)[0, -1], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        torch.tensor(last), silenced_logits(source, out, result)[0, -1], rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("criterion", ["taylor", "activation", "norm", "magnitude", "random"])
-def test_the_best_of_every_group_stay(criterion: Any, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
-    result = prune(PruneOptions(heads=0.5, criterion=criterion), make_model("qwen2"), tmp_path / "out", context)
-    for scores, gone in zip(result.details["head_importance"], result.details["pruned_heads"], strict=True):
+def test_the_best_of_every_group_stay(
+    criterion: Any, make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
+    result = prune(
+        PruneOptions(heads=0.5, criterion=criterion), make_model("qwen2"), tmp_path / "out", context
+    )
+    for scores, gone in zip(
+        result.details["head_importance"], result.details["pruned_heads"], strict=True
+    ):
         assert len(set(scores)) == 8
         for first in (0, 4):
             group = sorted(range(first, first + 4), key=lambda h: scores[h])
@@ -209,22 +279,36 @@ def planted(source: Path) -> Path:
 def scores_of(folder: Path, context: StepContext, criterion: Any, seed: int = 0) -> Importance:
     config = read_config(folder)
     family = family_of(config)
-    return measure(load_model(folder), family, family.shape(config), context.calibration.rows(folder, 0), criterion, seed)
+    return measure(
+        load_model(folder),
+        family,
+        family.shape(config),
+        context.calibration.rows(folder, 0),
+        criterion,
+        seed,
+    )
 
 
 @pytest.mark.parametrize("criterion", ["taylor", "activation", "magnitude"])
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
-def test_finds_what_reaches_nothing(criterion: str, family: str, copy_model: MakeModel, context: StepContext) -> None:
+def test_finds_what_reaches_nothing(
+    criterion: str, family: str, copy_model: MakeModel, context: StepContext
+) -> None:
     scores = scores_of(planted(copy_model(family)), context, criterion)
     assert scores.heads[1, 5] == 0 == scores.neurons[2, 300]
     assert (scores.heads > 0).sum() == scores.heads.numel() - 1
     assert (scores.neurons > 0).sum() == scores.neurons.numel() - 1
-    assert all(5 not in kept[1] for kept in [choose_heads(scores.heads, 2, keep, 2) for keep in (2, 4, 6)])
+    assert all(
+        5 not in kept[1] for kept in [choose_heads(scores.heads, 2, keep, 2) for keep in (2, 4, 6)]
+    )
 
 
 def test_random_does_not_know(copy_model: MakeModel, context: StepContext) -> None:
     folder = planted(copy_model("llama"))
-    kept = [5 in choose_heads(scores_of(folder, context, "random", seed).heads, 2, 6, 2)[1] for seed in range(4)]
+    kept = [
+        5 in choose_heads(scores_of(folder, context, "random", seed).heads, 2, 6, 2)[1]
+        for seed in range(4)
+    ]
     assert any(kept)
     first, again, other = (scores_of(folder, context, "random", seed).heads for seed in (0, 0, 9))
     assert torch.equal(first, again)
@@ -261,7 +345,9 @@ def test_measuring_leaves_no_hooks(make_model: MakeModel, context: StepContext) 
         before = model(input_ids=IDS, use_cache=False).logits
         measure(model, family, shape, context.calibration.rows(folder, 0), "taylor")
         with masked(model, family, shape, Kept([[0, 4]] * 3, [[1, 2, 3]] * 3, [0, 2])):
-            assert not torch.allclose(model(input_ids=IDS, use_cache=False).logits, before, rtol=0.01)
+            assert not torch.allclose(
+                model(input_ids=IDS, use_cache=False).logits, before, rtol=0.01
+            )
         assert torch.equal(model(input_ids=IDS, use_cache=False).logits, before)
 
 
@@ -270,12 +356,21 @@ def test_layer_influence_is_one_minus_cosine(make_model: MakeModel, context: Ste
     rows = context.calibration.rows(folder, 0)
     model = load_model(folder)
     with torch.no_grad():
-        hidden = [model(input_ids=row[:1], output_hidden_states=True, use_cache=False).hidden_states for row in rows]
-    expected = torch.stack([1 - torch.cosine_similarity(h[0], h[1], dim=-1).mean() for h in hidden]).mean()
-    torch.testing.assert_close(scores_of(folder, context, "norm").layers[0], expected, rtol=1e-4, atol=0)
+        hidden = [
+            model(input_ids=row[:1], output_hidden_states=True, use_cache=False).hidden_states
+            for row in rows
+        ]
+    expected = torch.stack(
+        [1 - torch.cosine_similarity(h[0], h[1], dim=-1).mean() for h in hidden]
+    ).mean()
+    torch.testing.assert_close(
+        scores_of(folder, context, "norm").layers[0], expected, rtol=1e-4, atol=0
+    )
 
 
-def test_multi_head_attention_loses_whole_heads(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_multi_head_attention_loses_whole_heads(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = make_model("llama", num_key_value_heads=8)
     result = prune(plain(heads=0.25), source, tmp_path / "out", context)
     assert_same_function(source, tmp_path / "out", result)
@@ -283,7 +378,9 @@ def test_multi_head_attention_loses_whole_heads(make_model: MakeModel, context: 
     assert (config["num_attention_heads"], config["num_key_value_heads"]) == (6, 6)
 
 
-def test_nothing_to_prune_and_quantized_input(copy_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_nothing_to_prune_and_quantized_input(
+    copy_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = copy_model("llama")
     with pytest.raises(UsageError, match="nothing to prune"):
         prune(PruneOptions(), source, tmp_path / "out", context)
@@ -293,9 +390,18 @@ def test_nothing_to_prune_and_quantized_input(copy_model: MakeModel, context: St
         prune(PruneOptions(ffn=0.5), source, tmp_path / "out", context)
 
 
-def test_what_could_not_be_done_exactly_is_noted(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_what_could_not_be_done_exactly_is_noted(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     result = prune(PruneOptions(heads=0.3, ffn=0.3), make_model("llama"), tmp_path / "out", context)
-    assert any("asked to remove 30% of the query heads, removed 25%" in note for note in result.notes)
-    assert any("asked to remove 30% of the FFN neurons, removed 25%" in note for note in result.notes)
-    before, after = (sum(p.numel() for p in read_state(f).values()) for f in (make_model("llama"), tmp_path / "out"))
+    assert any(
+        "asked to remove 30% of the query heads, removed 25%" in note for note in result.notes
+    )
+    assert any(
+        "asked to remove 30% of the FFN neurons, removed 25%" in note for note in result.notes
+    )
+    before, after = (
+        sum(p.numel() for p in read_state(f).values())
+        for f in (make_model("llama"), tmp_path / "out")
+    )
     assert f"{before:,} -> {after:,} parameters" in result.notes[0]

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgewright.compress.prune.selection import choose_heads, choose_layers, choose_neurons, head_counts, neuron_count, share_below
+from edgewright.compress.prune.selection import (
+    choose_heads,
+    choose_layers,
+    choose_neurons,
+    head_counts,
+    neuron_count,
+    share_below,
+)
 from edgewright.errors import Refused, UsageError
 from edgewright.models import Shape
 
@@ -45,11 +52,18 @@ def test_query_heads_that_stay(heads: int, kv: int, head_dim: int, ratio: float,
         (32, 8, (0.0, 0.25), (24, 6)),
         (32, 8, (0.5, 0.25), (12, 6)),
         (32, 8, (0.25, 0.5), (12, 4)),
-        (16, 16, (0.25, 0.0), (12, 12)),  # multi-head attention: a query head takes its key/value head along
+        (
+            16,
+            16,
+            (0.25, 0.0),
+            (12, 12),
+        ),  # multi-head attention: a query head takes its key/value head along
         (16, 16, (0.0, 0.25), (12, 12)),
     ],
 )
-def test_groups_that_stay(heads: int, kv: int, ratios: tuple[float, float], kept: tuple[int, int]) -> None:
+def test_groups_that_stay(
+    heads: int, kv: int, ratios: tuple[float, float], kept: tuple[int, int]
+) -> None:
     assert head_counts(shape(heads, kv, 64), *ratios, lambda _: True) == kept
 
 
@@ -68,7 +82,9 @@ def test_head_counts_ask_the_family() -> None:
         ((0.0, 0.8), "rounds to all", "0.5 (2 -> 1)"),
     ],
 )
-def test_impossible_shares_name_the_nearest(ratios: tuple[float, float], said: str, nearest: str) -> None:
+def test_impossible_shares_name_the_nearest(
+    ratios: tuple[float, float], said: str, nearest: str
+) -> None:
     with pytest.raises(Refused, match=said) as caught:
         head_counts(shape(8, 2, 64), *ratios, lambda _: True)
     assert nearest in caught.value.hint
@@ -134,7 +150,8 @@ def test_choose_neurons(width: int, ratio: float, kept: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "said", "nearest"), [(0.1, "rounds to none", "0.25 (512 -> 384)"), (0.99, "rounds to all", "0.75 (512 -> 128)")]
+    ("ratio", "said", "nearest"),
+    [(0.1, "rounds to none", "0.25 (512 -> 384)"), (0.99, "rounds to all", "0.75 (512 -> 128)")],
 )
 def test_impossible_widths_name_the_nearest(ratio: float, said: str, nearest: str) -> None:
     with pytest.raises(Refused, match=said) as caught:
@@ -146,5 +163,7 @@ def test_choose_layers_spares_the_ends() -> None:
     assert choose_layers(torch.tensor([0.0, 0.3, 0.1, 0.2, 0.0]), 2) == [0, 1, 4]
     assert choose_layers(torch.tensor([0.0, 0.3]), 0) == [0, 1]
     for remove, count in ((1, 2), (3, 4), (-1, 5)):
-        with pytest.raises(UsageError, match=f"a model of {count} layers can lose 0 to {count - 2}"):
+        with pytest.raises(
+            UsageError, match=f"a model of {count} layers can lose 0 to {count - 2}"
+        ):
             choose_layers(torch.rand(count), remove)

@@ -61,7 +61,9 @@ def test_inputs_are_counted_as_they_come() -> None:
     torch.testing.assert_close(inputs.gram, x.t() @ x, rtol=1e-4, atol=0.1)
     factors = torch.rand(WIDTH, generator=torch.Generator().manual_seed(1)) + 0.5
     divided = inputs.divided(factors)
-    torch.testing.assert_close(divided.gram, (x / factors).t() @ (x / factors), rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(
+        divided.gram, (x / factors).t() @ (x / factors), rtol=1e-4, atol=1e-2
+    )
     torch.testing.assert_close(divided.peak, (x / factors).abs().amax(0))
 
 
@@ -97,7 +99,9 @@ def test_channels_that_were_never_used_keep_their_scale() -> None:
     assert (awq_factors([(weight, Scheme())], dead, dead.mean, torch.arange(WIDTH))[0] == 1).all()
 
 
-@pytest.mark.parametrize(("bits", "sym", "group"), [(4, True, 32), (4, False, 32), (4, True, -1), (8, True, 64)])
+@pytest.mark.parametrize(
+    ("bits", "sym", "group"), [(4, True, 32), (4, False, 32), (4, True, -1), (8, True, 64)]
+)
 def test_clipping_never_loses_on_its_own_measure(bits: int, sym: bool, group: int) -> None:
     """Within a group: between groups the inputs of `sample` are close to independent."""
     weight, x, inputs = sample(3)
@@ -107,7 +111,13 @@ def test_clipping_never_loses_on_its_own_measure(bits: int, sym: bool, group: in
 
     def errors(replacement: Tensor) -> Tensor:
         change = (replacement - weight).view(OUT, -1, size)
-        return torch.stack([(change[:, g] @ x.view(-1, WIDTH // size, size)[:, g].t()).square().sum(1) for g in range(WIDTH // size)], 1)
+        return torch.stack(
+            [
+                (change[:, g] @ x.view(-1, WIDTH // size, size)[:, g].t()).square().sum(1)
+                for g in range(WIDTH // size)
+            ],
+            1,
+        )
 
     ours, plain = errors(packed.dequantize()), errors(dequantized(weight, scheme))
     assert (ours <= plain * (1 + 1e-4)).all()
@@ -136,14 +146,18 @@ def test_layout_round_trip_and_another_reader(sym: bool, group: int) -> None:
     assert (back.bits, back.group_size, back.sym) == (4, group, sym)
     assert torch.equal(dequantize_awq(parts), packed.dequantize())
     specs = AWQ.specs(OUT, WIDTH, Scheme(4, group, sym))
-    assert {n: (t.shape, t.dtype) for n, t in parts.items()} == {n: (t.shape, t.dtype) for n, t in specs.items()}
+    assert {n: (t.shape, t.dtype) for n, t in parts.items()} == {
+        n: (t.shape, t.dtype) for n, t in specs.items()
+    }
     assert parts["qweight"].shape == (WIDTH, OUT // 8)
     assert parts["qzeros"].shape == (WIDTH // group, OUT // 8)
 
 
 def test_words_hold_the_outputs_in_the_order_of_the_kernels() -> None:
     integers = torch.arange(8, dtype=torch.uint8).view(8, 1).expand(8, 32).contiguous()
-    packed = PackedLinear(integers, torch.ones(8, 1), torch.full((8, 1), 8, dtype=torch.uint8), 4, 32)
+    packed = PackedLinear(
+        integers, torch.ones(8, 1), torch.full((8, 1), 8, dtype=torch.uint8), 4, 32
+    )
     assert int(AWQ.write(packed)["qweight"][0, 0]) & 0xFFFFFFFF == 0x75316420
     assert int(AWQ.write(packed)["qzeros"][0, 0]) & 0xFFFFFFFF == 0x88888888
 
@@ -151,14 +165,23 @@ def test_words_hold_the_outputs_in_the_order_of_the_kernels() -> None:
 def test_config_block() -> None:
     block = AWQ.config(Scheme(4, 128, True), 0.01, ["head"])
     assert isinstance(layout_of({"quantization_config": block}), Awq)
-    assert (block["version"], block["zero_point"], block["modules_to_not_convert"]) == ("gemm", True, ["head"])
+    assert (block["version"], block["zero_point"], block["modules_to_not_convert"]) == (
+        "gemm",
+        True,
+        ["head"],
+    )
     assert AWQ.scheme(block, "any") == Scheme(4, 128, True)
-    assert AWQ.scheme({"w_bit": 4, "q_group_size": 64, "zero_point": True}, "any") == Scheme(4, 64, False)
+    assert AWQ.scheme({"w_bit": 4, "q_group_size": 64, "zero_point": True}, "any") == Scheme(
+        4, 64, False
+    )
 
 
 @pytest.fixture(scope="module", params=DENSE)
 def quantized(
-    request: pytest.FixtureRequest, make_model: MakeModel, context: StepContext, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    make_model: MakeModel,
+    context: StepContext,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, Path]:
     """A family's model, and the same by AWQ with groups of 64."""
     source = small(make_model, request.param)
@@ -174,20 +197,29 @@ def test_what_is_written_is_what_is_loaded(quantized: tuple[Path, Path]) -> None
         parts = part_of(stored, module)
         assert parts.keys() - {"bias"} == {"qweight", "qzeros", "scales"}
         assert torch.equal(loaded[f"{module}.weight"][:8], dequantize_awq(parts, outputs=8))
-    changed = {key for key in before.keys() & stored.keys() if not torch.equal(before[key], stored[key])}
+    changed = {
+        key for key in before.keys() & stored.keys() if not torch.equal(before[key], stored[key])
+    }
     norms = {key for key in changed if "norm" in key}
-    assert 1 <= len(norms) <= 4  # in each of two layers that of the attention and that of the FFN, where scaling helps
+    assert (
+        1 <= len(norms) <= 4
+    )  # in each of two layers that of the attention and that of the FFN, where scaling helps
     assert all(key.endswith("v_proj.bias") for key in changed - norms)
     block = read_config(out)["quantization_config"]
     assert (block["quant_method"], block["bits"], block["group_size"]) == ("awq", 4, 64)
 
 
-def test_awq_follows_the_model_closer_than_rounding(quantized: tuple[Path, Path], context: StepContext, tmp_path: Path) -> None:
+def test_awq_follows_the_model_closer_than_rounding(
+    quantized: tuple[Path, Path], context: StepContext, tmp_path: Path
+) -> None:
     source, out = quantized
     rows = context.calibration.rows(source, context.seed)
     quantize(QuantizeOptions(method="rtn", group_size=64), source, tmp_path / "rtn", context)
     expected = logits(source, rows).log_softmax(-1)
-    kl = [float((expected.exp() * (expected - logits(p, rows).log_softmax(-1))).sum(-1).mean()) for p in (out, tmp_path / "rtn")]
+    kl = [
+        float((expected.exp() * (expected - logits(p, rows).log_softmax(-1))).sum(-1).mean())
+        for p in (out, tmp_path / "rtn")
+    ]
     assert kl[0] < kl[1]
 
 
@@ -195,39 +227,73 @@ def test_awq_follows_the_model_closer_than_rounding(quantized: tuple[Path, Path]
     ("options", "method", "family"),
     [
         ({"method": "gptq", "scaling": "awq", "group_size": 64}, "gptq", "gemma3_text"),
-        ({"method": "gptq", "scaling": "smoothquant", "group_size": 64, "format": "awq"}, "awq", "qwen2"),
+        (
+            {"method": "gptq", "scaling": "smoothquant", "group_size": 64, "format": "awq"},
+            "awq",
+            "qwen2",
+        ),
         ({"method": "rtn", "scaling": "awq", "sym": False, "format": "awq"}, "awq", "llama"),
         ({"method": "awq", "format": "gptq", "bits": 8}, "gptq", "qwen3"),
     ],
 )
 def test_scaling_rounding_and_layout_are_chosen_apart(
-    options: dict[str, Any], method: str, family: str, make_model: MakeModel, context: StepContext, tmp_path: Path
+    options: dict[str, Any],
+    method: str,
+    family: str,
+    make_model: MakeModel,
+    context: StepContext,
+    tmp_path: Path,
 ) -> None:
     source = small(make_model, family)
     quantize(QuantizeOptions(**options), source, tmp_path / "out", context)
-    config, stored, loaded = read_config(tmp_path / "out"), read_state(tmp_path / "out"), load_model(tmp_path / "out").state_dict()
+    config, stored, loaded = (
+        read_config(tmp_path / "out"),
+        read_state(tmp_path / "out"),
+        load_model(tmp_path / "out").state_dict(),
+    )
     assert config["quantization_config"]["quant_method"] == method
     module = linears(source)[-1]
     parts = part_of(stored, module)
-    by_hand = dequantize_awq(parts, 8) if method == "awq" else dequantize_gptq(parts, options.get("bits", 4), 8)
+    by_hand = (
+        dequantize_awq(parts, 8)
+        if method == "awq"
+        else dequantize_gptq(parts, options.get("bits", 4), 8)
+    )
     assert torch.equal(loaded[f"{module}.weight"][:8], by_hand)
     rows = context.calibration.rows(source, context.seed)
-    agreement = (logits(source, rows).argmax(-1) == logits(tmp_path / "out", rows).argmax(-1)).float().mean()
+    agreement = (
+        (logits(source, rows).argmax(-1) == logits(tmp_path / "out", rows).argmax(-1))
+        .float()
+        .mean()
+    )
     assert agreement > 0.5
 
 
-def test_scaling_helps_where_channels_are_unlike(copy_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_scaling_helps_where_channels_are_unlike(
+    copy_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     """Norms that blow up a few channels, as trained models have them: scales give these finer weights."""
     source = with_loud_channels(small(copy_model, "llama"))
     rows = context.calibration.rows(source, context.seed)
     expected, kl = logits(source, rows).log_softmax(-1), {}
     for scaling in ("none", "awq"):
-        quantize(QuantizeOptions(method="rtn", scaling=scaling, group_size=128, bf16=False), source, tmp_path / scaling, context)
-        kl[scaling] = float((expected.exp() * (expected - logits(tmp_path / scaling, rows).log_softmax(-1))).sum(-1).mean())
+        quantize(
+            QuantizeOptions(method="rtn", scaling=scaling, group_size=128, bf16=False),
+            source,
+            tmp_path / scaling,
+            context,
+        )
+        kl[scaling] = float(
+            (expected.exp() * (expected - logits(tmp_path / scaling, rows).log_softmax(-1)))
+            .sum(-1)
+            .mean()
+        )
     assert kl["awq"] < 0.95 * kl["none"], kl
 
 
-def test_half_precision_norms_are_folded_as_they_are_stored(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_half_precision_norms_are_folded_as_they_are_stored(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = small(make_model, "gemma3_text", dtype="bfloat16")
     quantize(QuantizeOptions(method="awq", group_size=64), source, tmp_path / "out", context)
     before, after = read_state(source), read_state(tmp_path / "out")
@@ -240,7 +306,9 @@ def test_same_seed_same_bytes(make_model: MakeModel, context: StepContext, tmp_p
     source = small(make_model, "llama")
     for name in ("one", "two"):
         quantize(QuantizeOptions(method="awq"), source, tmp_path / name, context)
-    assert (tmp_path / "one" / "model.safetensors").read_bytes() == (tmp_path / "two" / "model.safetensors").read_bytes()
+    assert (tmp_path / "one" / "model.safetensors").read_bytes() == (
+        tmp_path / "two" / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -257,13 +325,25 @@ def test_what_does_not_go_together(options: dict[str, Any], message: str) -> Non
         QuantizeOptions(**options)
 
 
-def test_refusals_are_those_of_any_quantization(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_refusals_are_those_of_any_quantization(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     with pytest.raises(Refused, match="mixture of experts"):
         quantize(QuantizeOptions(method="awq"), make_model("mixtral"), tmp_path / "out", context)
     with pytest.raises(UsageError, match="group size 48"):
-        quantize(QuantizeOptions(method="awq", group_size=48), make_model("llama"), tmp_path / "out", context)
+        quantize(
+            QuantizeOptions(method="awq", group_size=48),
+            make_model("llama"),
+            tmp_path / "out",
+            context,
+        )
     with pytest.raises(Refused, match="does not divide"):
-        quantize(QuantizeOptions(method="awq"), small(make_model, "llama", intermediate_size=192), tmp_path / "out", context)
+        quantize(
+            QuantizeOptions(method="awq"),
+            small(make_model, "llama", intermediate_size=192),
+            tmp_path / "out",
+            context,
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -273,4 +353,7 @@ def test_the_largest_weight_of_a_group_is_on_the_grid() -> None:
     largest = groups.abs() == groups.abs().amax(-1, keepdim=True)
     ours = dequantized(weight, Scheme(4, 32)).view_as(groups)
     torch.testing.assert_close(ours[largest], groups[largest], rtol=1e-3, atol=0)
-    assert torch.equal(dequantized(weight, Scheme(4, 32, False)), rtn(weight, Scheme(4, 32, False), mse=False).dequantize())
+    assert torch.equal(
+        dequantized(weight, Scheme(4, 32, False)),
+        rtn(weight, Scheme(4, 32, False), mse=False).dequantize(),
+    )

@@ -21,7 +21,12 @@ HEADS = {"multi-head": (4, 4), "grouped": (8, 2), "multi-query": (4, 1)}
 def factors_for(fold: Fold, layer: torch.nn.Module, seed: int) -> torch.Tensor:
     """Factors between 1/4 and 4, unlike for every channel."""
     weight = weight_of(layer.get_submodule(fold.writer))
-    return torch.rand(len(weight), generator=torch.Generator().manual_seed(seed)).mul(2.77).sub(1.386).exp()
+    return (
+        torch.rand(len(weight), generator=torch.Generator().manual_seed(seed))
+        .mul(2.77)
+        .sub(1.386)
+        .exp()
+    )
 
 
 @pytest.mark.parametrize("heads", HEADS)
@@ -29,13 +34,30 @@ def factors_for(fold: Fold, layer: torch.nn.Module, seed: int) -> torch.Tensor:
 def test_the_model_stays_what_it_was(family_name: str, heads: str, make_model: MakeModel) -> None:
     query, kv = HEADS[heads]
     biases = (
-        {"attention_bias": True, "mlp_bias": True} if family_name == "llama" else {"attention_bias": True} if family_name == "qwen3" else {}
+        {"attention_bias": True, "mlp_bias": True}
+        if family_name == "llama"
+        else {"attention_bias": True}
+        if family_name == "qwen3"
+        else {}
     )
-    layers = {"layer_types": ["sliding_attention", "full_attention"]} if family_name == "gemma3_text" else {}
-    sizes = {"num_hidden_layers": 2, "intermediate_size": 256, "num_attention_heads": query, "num_key_value_heads": kv}
+    layers = (
+        {"layer_types": ["sliding_attention", "full_attention"]}
+        if family_name == "gemma3_text"
+        else {}
+    )
+    sizes = {
+        "num_hidden_layers": 2,
+        "intermediate_size": 256,
+        "num_attention_heads": query,
+        "num_key_value_heads": kv,
+    }
     path = make_model(family_name, **sizes | layers | biases)
     config = read_config(path)
-    family, model, ids = family_of(config), load_model(path).double(), torch.arange(7, 39).unsqueeze(0)
+    family, model, ids = (
+        family_of(config),
+        load_model(path).double(),
+        torch.arange(7, 39).unsqueeze(0),
+    )
     with torch.no_grad():
         before = model(input_ids=ids).logits
         changed = 0
@@ -75,13 +97,17 @@ def test_a_norm_is_exact_as_it_will_be_stored(dtype: torch.dtype, offset: float)
 
 def test_a_norm_that_would_fall_silent_is_left_alone() -> None:
     """Gemma stores weight - 1: divided by 1000, a scale of 1 would round to -1 in bfloat16, which is nothing at all."""
-    divided, factors = divided_norm(torch.tensor([0.0, 0.5]), torch.tensor([1e4, 2.0]), 1.0, torch.bfloat16)
+    divided, factors = divided_norm(
+        torch.tensor([0.0, 0.5]), torch.tensor([1e4, 2.0]), 1.0, torch.bfloat16
+    )
     assert divided[0] == 0.0
     assert factors[0] == 1.0
     assert float((divided[1] + 1) * factors[1]) == pytest.approx(1.5)
 
 
 def test_a_silent_channel_stays_silent() -> None:
-    divided, factors = divided_norm(torch.tensor([0.0, 2.0]), torch.tensor([3.0, 2.0]), 0.0, torch.float32)
+    divided, factors = divided_norm(
+        torch.tensor([0.0, 2.0]), torch.tensor([3.0, 2.0]), 0.0, torch.float32
+    )
     assert divided.tolist() == [0.0, 1.0]
     assert torch.isfinite(factors).all()

@@ -32,7 +32,9 @@ def correlated_hessian(seed: int = 2, width: int = WIDTH, rows: int = 1024) -> T
     """From inputs that live mostly in a subspace and whose channels differ in energy."""
     g = generator(seed)
     mix = torch.randn(width // 4, width, generator=g)
-    inputs = torch.randn(rows, width // 4, generator=g) @ mix + 0.3 * torch.randn(rows, width, generator=g)
+    inputs = torch.randn(rows, width // 4, generator=g) @ mix + 0.3 * torch.randn(
+        rows, width, generator=g
+    )
     gram = Gram(width)
     gram.add(inputs * torch.logspace(-1, 0.5, width)[torch.randperm(width, generator=g)])
     return gram.matrix()
@@ -40,11 +42,15 @@ def correlated_hessian(seed: int = 2, width: int = WIDTH, rows: int = 1024) -> T
 
 def nearest(weight: Tensor, packed: PackedLinear) -> Tensor:
     """The integers of plain rounding on the grid of a packed layer."""
-    scales, zeros = (t.repeat_interleave(packed.group_size, 1) for t in (packed.scales, packed.zeros))
+    scales, zeros = (
+        t.repeat_interleave(packed.group_size, 1) for t in (packed.scales, packed.zeros)
+    )
     return round_to_grid(weight, scales, zeros, packed.bits)
 
 
-def slow_gptq(weight: Tensor, hessian: Tensor, grid: PackedLinear, act_order: bool, damp: float) -> Tensor:
+def slow_gptq(
+    weight: Tensor, hessian: Tensor, grid: PackedLinear, act_order: bool, damp: float
+) -> Tensor:
     """Equations (2) and (3) of the paper as they stand: quantize a column, update the others, eliminate it from the inverse."""
     w, h = weight.double().clone(), hessian.double().clone()
     h.diagonal().add_(damp * h.diagonal().mean())
@@ -53,7 +59,10 @@ def slow_gptq(weight: Tensor, hessian: Tensor, grid: PackedLinear, act_order: bo
     integers = torch.zeros_like(w)
     left = torch.ones(w.shape[1], dtype=torch.bool)
     for q in order:
-        scale, zero = grid.scales[:, q // grid.group_size].double(), grid.zeros[:, q // grid.group_size].double()
+        scale, zero = (
+            grid.scales[:, q // grid.group_size].double(),
+            grid.zeros[:, q // grid.group_size].double(),
+        )
         integers[:, q] = (w[:, q] / scale + zero).round().clamp(0, 2**grid.bits - 1)
         error = (w[:, q] - (integers[:, q] - zero) * scale) / inverse[q, q]
         left[q] = False
@@ -63,28 +72,43 @@ def slow_gptq(weight: Tensor, hessian: Tensor, grid: PackedLinear, act_order: bo
 
 
 @pytest.mark.parametrize("act_order", [True, False])
-@pytest.mark.parametrize(("bits", "sym", "group", "width"), [(4, True, 128, WIDTH), (4, False, 128, WIDTH), (8, True, 32, 160)])
-def test_matches_the_papers_equations(act_order: bool, bits: int, sym: bool, group: int, width: int) -> None:
+@pytest.mark.parametrize(
+    ("bits", "sym", "group", "width"),
+    [(4, True, 128, WIDTH), (4, False, 128, WIDTH), (8, True, 32, 160)],
+)
+def test_matches_the_papers_equations(
+    act_order: bool, bits: int, sym: bool, group: int, width: int
+) -> None:
     weight, hessian = random_weight(width=width), correlated_hessian(width=width)
     plain = rtn(weight, Scheme(bits, group, sym))
     ours = gptq(weight, hessian, Scheme(bits, group, sym), act_order, damp=0.01)
     expected = slow_gptq(weight, hessian, ours.packed, act_order, damp=0.01)
     assert ours.damp == 0.01
-    assert (ours.packed.integers.double() == expected).double().mean() > 0.99  # float32 and float64 may part at a tie
-    assert (plain.integers.double() == expected).double().mean() < 0.9  # or the line above would prove nothing
+    assert (
+        ours.packed.integers.double() == expected
+    ).double().mean() > 0.99  # float32 and float64 may part at a tie
+    assert (
+        plain.integers.double() == expected
+    ).double().mean() < 0.9  # or the line above would prove nothing
     theirs = replace(ours.packed, integers=expected.to(torch.uint8)).dequantize()
-    assert output_error(weight, ours.packed.dequantize(), hessian) == pytest.approx(output_error(weight, theirs, hessian), rel=0.02)
+    assert output_error(weight, ours.packed.dequantize(), hessian) == pytest.approx(
+        output_error(weight, theirs, hessian), rel=0.02
+    )
 
 
 def test_order_makes_a_difference() -> None:
     weight, hessian = random_weight(), correlated_hessian()
-    ordered, plain = (gptq(weight, hessian, Scheme(4, 128), act_order).packed for act_order in (True, False))
+    ordered, plain = (
+        gptq(weight, hessian, Scheme(4, 128), act_order).packed for act_order in (True, False)
+    )
     assert not torch.equal(ordered.integers, plain.integers)
 
 
 @pytest.mark.parametrize("act_order", [True, False])
 @pytest.mark.parametrize(("bits", "sym"), [(4, True), (4, False), (8, True)])
-def test_independent_inputs_leave_nothing_to_make_up_for(act_order: bool, bits: int, sym: bool) -> None:
+def test_independent_inputs_leave_nothing_to_make_up_for(
+    act_order: bool, bits: int, sym: bool
+) -> None:
     weight = random_weight()
     diagonal = torch.diag(torch.rand(WIDTH, generator=generator(3)) + 0.1)
     packed = gptq(weight, diagonal, Scheme(bits, 64, sym), act_order).packed
@@ -95,21 +119,29 @@ def test_independent_inputs_leave_nothing_to_make_up_for(act_order: bool, bits: 
 @pytest.mark.parametrize("sym", [True, False])
 def test_beats_rounding_on_correlated_inputs(act_order: bool, sym: bool) -> None:
     weight, hessian = random_weight(), correlated_hessian()
-    ours = output_error(weight, gptq(weight, hessian, Scheme(4, 128, sym), act_order).packed.dequantize(), hessian)
+    ours = output_error(
+        weight, gptq(weight, hessian, Scheme(4, 128, sym), act_order).packed.dequantize(), hessian
+    )
     plain = output_error(weight, rtn(weight, Scheme(4, 128, sym)).dequantize(), hessian)
     assert ours < 0.5 * plain
 
 
 def test_smaller_groups_err_less() -> None:
     weight, hessian = random_weight(), correlated_hessian()
-    errors = [output_error(weight, gptq(weight, hessian, Scheme(4, group)).packed.dequantize(), hessian) for group in (32, 64, 128, 256)]
+    errors = [
+        output_error(weight, gptq(weight, hessian, Scheme(4, group)).packed.dequantize(), hessian)
+        for group in (32, 64, 128, 256)
+    ]
     assert errors == sorted(errors)
     assert errors[0] < errors[-1]
 
 
 def test_eight_bits_err_less_than_four() -> None:
     weight, hessian = random_weight(), correlated_hessian()
-    four, eight = (output_error(weight, gptq(weight, hessian, Scheme(b, 128)).packed.dequantize(), hessian) for b in (4, 8))
+    four, eight = (
+        output_error(weight, gptq(weight, hessian, Scheme(b, 128)).packed.dequantize(), hessian)
+        for b in (4, 8)
+    )
     assert eight < four / 50
 
 
@@ -128,7 +160,9 @@ def test_groups_stay_contiguous_with_act_order() -> None:
     weight, hessian = random_weight(), correlated_hessian()
     packed = gptq(weight, hessian, Scheme(4, 64), act_order=True).packed
     assert Gptq().write(packed)["g_idx"].tolist() == [k // 64 for k in range(WIDTH)]
-    assert (packed.dequantize() - weight).abs().max() < 3 * packed.scales.max()  # integers stand at their own columns
+    assert (
+        packed.dequantize() - weight
+    ).abs().max() < 3 * packed.scales.max()  # integers stand at their own columns
 
 
 def test_singular_hessian_takes_more_damping() -> None:
@@ -142,7 +176,9 @@ def test_damping_goes_up_tenfold_until_it_helps() -> None:
     basis = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator(6)))[0]
     eigenvalues = torch.ones(WIDTH)
     eigenvalues[0] = -0.05
-    assert gptq(random_weight(), basis @ torch.diag(eigenvalues) @ basis.t(), Scheme(4, 128), damp=0.001).damp == pytest.approx(0.1)
+    assert gptq(
+        random_weight(), basis @ torch.diag(eigenvalues) @ basis.t(), Scheme(4, 128), damp=0.001
+    ).damp == pytest.approx(0.1)
 
 
 def broken(kind: str) -> Tensor:
@@ -157,11 +193,16 @@ def broken(kind: str) -> Tensor:
         hessian.zero_()
     else:
         basis = torch.linalg.qr(hessian)[0]
-        hessian = torch.eye(WIDTH) - 21 * torch.outer(basis[0], basis[0])  # more than ten times the mean below zero
+        hessian = torch.eye(WIDTH) - 21 * torch.outer(
+            basis[0], basis[0]
+        )  # more than ten times the mean below zero
     return hessian
 
 
-@pytest.mark.parametrize("kind", ["nan on the diagonal", "nan beside it", "infinite", "zero", "far from positive definite"])
+@pytest.mark.parametrize(
+    "kind",
+    ["nan on the diagonal", "nan beside it", "infinite", "zero", "far from positive definite"],
+)
 def test_unusable_hessian_falls_back_to_rounding(kind: str) -> None:
     weight = random_weight()
     result = gptq(weight, broken(kind), Scheme(4, 128))
@@ -184,7 +225,10 @@ def test_dead_inputs_keep_their_rounded_weight(act_order: bool) -> None:
 @pytest.mark.parametrize("factor", [2.0**20, 2.0**-20, 3.7])
 def test_scale_of_the_hessian_does_not_matter(factor: float) -> None:
     weight, hessian = random_weight(), correlated_hessian()
-    same = gptq(weight, hessian * factor, Scheme(4, 128)).packed.integers == gptq(weight, hessian, Scheme(4, 128)).packed.integers
+    same = (
+        gptq(weight, hessian * factor, Scheme(4, 128)).packed.integers
+        == gptq(weight, hessian, Scheme(4, 128)).packed.integers
+    )
     assert same.all() if factor != 3.7 else same.float().mean() > 0.99
 
 
@@ -203,7 +247,12 @@ def test_hessian_is_the_sum_of_outer_products() -> None:
     gram.add(inputs[0])
     hessian = gram.matrix()
     rows = [*inputs[0].double(), *inputs[1].double(), *inputs[0].double()]
-    torch.testing.assert_close(hessian.double(), torch.stack([torch.outer(x, x) for x in rows]).sum(0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        hessian.double(),
+        torch.stack([torch.outer(x, x) for x in rows]).sum(0),
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 def test_output_error_is_that_of_the_outputs() -> None:
@@ -212,22 +261,31 @@ def test_output_error_is_that_of_the_outputs() -> None:
     gram.add(inputs)
     hessian = gram.matrix()
     rounded = rtn(weight, Scheme(4, 64)).dequantize()
-    expected = (inputs @ (rounded - weight).t()).square().sum() / (inputs @ weight.t()).square().sum()
+    expected = (inputs @ (rounded - weight).t()).square().sum() / (
+        inputs @ weight.t()
+    ).square().sum()
     assert output_error(weight, rounded, hessian) == pytest.approx(float(expected), rel=1e-3)
     assert output_error(weight, weight, hessian) == 0
 
 
 def test_clipping_search_errs_less_than_the_whole_range() -> None:
     weight = random_weight()
-    searched, whole = (rtn(weight, Scheme(4, 128), mse).dequantize() - weight for mse in (True, False))
+    searched, whole = (
+        rtn(weight, Scheme(4, 128), mse).dequantize() - weight for mse in (True, False)
+    )
     assert searched.abs().pow(2.4).sum() < whole.abs().pow(2.4).sum()
-    assert (searched.abs().pow(2.4).view(OUT, -1, 128).sum(-1) <= whole.abs().pow(2.4).view(OUT, -1, 128).sum(-1)).all()
+    assert (
+        searched.abs().pow(2.4).view(OUT, -1, 128).sum(-1)
+        <= whole.abs().pow(2.4).view(OUT, -1, 128).sum(-1)
+    ).all()
 
 
 def test_without_search_the_largest_weight_sets_the_scale() -> None:
     weight = random_weight()
     grid = fit_grid(weight, 4, 128, True, mse=False)
-    assert torch.equal(grid.scales, (2 * weight.view(OUT, -1, 128).abs().amax(-1) / 15).half().float())
+    assert torch.equal(
+        grid.scales, (2 * weight.view(OUT, -1, 128).abs().amax(-1) / 15).half().float()
+    )
     assert (grid.zeros == 8).all()
 
 
@@ -238,24 +296,36 @@ def test_asymmetric_zero_is_never_zero(bits: int, mse: bool) -> None:
     weight = torch.cat([random_weight().abs(), -random_weight().abs(), torch.zeros(2, WIDTH)])
     packed = rtn(weight, Scheme(bits, 64, False), mse)
     assert packed.zeros.min() >= 1
-    assert (packed.dequantize() - weight).abs().max() <= packed.scales.max() * (0.51 if not mse else 8)
+    assert (packed.dequantize() - weight).abs().max() <= packed.scales.max() * (
+        0.51 if not mse else 8
+    )
 
 
 def test_asymmetric_grid_covers_a_lopsided_range() -> None:
     weight = random_weight().abs() + 0.1
-    lopsided, middle = (output_error(weight, rtn(weight, Scheme(4, 64, sym)).dequantize(), torch.eye(WIDTH)) for sym in (False, True))
+    lopsided, middle = (
+        output_error(weight, rtn(weight, Scheme(4, 64, sym)).dequantize(), torch.eye(WIDTH))
+        for sym in (False, True)
+    )
     assert lopsided < 0.5 * middle
 
 
 def test_rounding_stays_inside_the_range() -> None:
-    integers = round_to_grid(torch.tensor([-100.0, 0.4, 0.6, 100.0]), torch.tensor(1.0), torch.tensor(8.0), 4)
+    integers = round_to_grid(
+        torch.tensor([-100.0, 0.4, 0.6, 100.0]), torch.tensor(1.0), torch.tensor(8.0), 4
+    )
     assert integers.tolist() == [0, 8, 9, 15]
 
 
 @pytest.mark.parametrize("sym", [True, False])
 def test_refining_only_ever_helps(sym: bool) -> None:
     weight, hessian = random_weight(), correlated_hessian()
-    errors = [output_error(weight, gptq(weight, hessian, Scheme(4, 64, sym), refine=n).packed.dequantize(), hessian) for n in (0, 1, 3)]
+    errors = [
+        output_error(
+            weight, gptq(weight, hessian, Scheme(4, 64, sym), refine=n).packed.dequantize(), hessian
+        )
+        for n in (0, 1, 3)
+    ]
     assert errors[1] < 0.99 * errors[0]
     assert errors[2] < errors[1]
 
@@ -282,7 +352,9 @@ def test_refined_integers_cannot_be_improved_one_at_a_time() -> None:
 def test_refined_scales_are_the_least_squares_ones() -> None:
     weight, hessian = random_weight(), correlated_hessian()
     packed = rtn(weight, Scheme(4, 64))
-    grid = refine_scales(weight, hessian, packed.integers.float(), Grid(packed.scales, packed.zeros.float(), 4))
+    grid = refine_scales(
+        weight, hessian, packed.integers.float(), Grid(packed.scales, packed.zeros.float(), 4)
+    )
     best = output_error(weight, replace(packed, scales=grid.scales).dequantize(), hessian)
     assert best < output_error(weight, packed.dequantize(), hessian)
     for factor in (0.995, 1.005):

@@ -40,7 +40,9 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_inputs_are_rounded_as_by_hand(scale: float | None) -> None:
     x = noise(3, 5, 16)
     rounded = round_inputs(x, Int8Inputs(scale))
-    expected = torch.tensor([[rounded_by_hand(row, scale) for row in rows] for rows in x.double().tolist()])
+    expected = torch.tensor(
+        [[rounded_by_hand(row, scale) for row in rows] for rows in x.double().tolist()]
+    )
     torch.testing.assert_close(rounded, expected, rtol=1e-5, atol=1e-6)
     assert round_inputs(x.bfloat16(), Int8Inputs(scale)).dtype == torch.bfloat16
     assert (round_inputs(torch.zeros(2, 4), Int8Inputs(scale)) == 0).all()
@@ -67,7 +69,9 @@ def test_layout_round_trip_and_another_reader(method: str, peak: float | None) -
     torch.testing.assert_close(dequantize_int8(parts), packed.dequantize(), rtol=1e-6, atol=0)
     assert (packed.dequantize() - weight).abs().max() <= packed.scales.max() / 2 * 1.001
     specs = layout.specs(24, 40, Scheme(8, -1))
-    assert {n: (t.shape, t.dtype) for n, t in parts.items()} == {n: (t.shape, t.dtype) for n, t in specs.items()}
+    assert {n: (t.shape, t.dtype) for n, t in parts.items()} == {
+        n: (t.shape, t.dtype) for n, t in specs.items()
+    }
     assert int(parts["weight"].min()) >= -127
 
 
@@ -92,9 +96,16 @@ def test_what_other_tools_write_is_read_or_refused() -> None:
         ModelOpt().read(parts, Scheme(8, -1), "layer")
 
 
-@pytest.fixture(scope="module", params=[(family, method) for family in DENSE for method in LAYOUTS], ids="-".join)
+@pytest.fixture(
+    scope="module",
+    params=[(family, method) for family in DENSE for method in LAYOUTS],
+    ids="-".join,
+)
 def quantized(
-    request: pytest.FixtureRequest, make_model: MakeModel, context: StepContext, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    make_model: MakeModel,
+    context: StepContext,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, Path, str]:
     """A family's model, the same with 8-bit weights and activations, and the method."""
     family, method = request.param
@@ -111,7 +122,9 @@ def test_what_is_written_is_what_is_loaded(quantized: tuple[Path, Path, str]) ->
         parts = part_of(stored, module)
         assert parts.keys() - {"bias"} == set(LAYOUTS[method].parts)
         assert parts["weight"].dtype == torch.int8
-        torch.testing.assert_close(loaded[f"{module}.weight"], dequantize_int8(parts), rtol=1e-6, atol=0)
+        torch.testing.assert_close(
+            loaded[f"{module}.weight"], dequantize_int8(parts), rtol=1e-6, atol=0
+        )
     assert packing(config) == (8, -1, True)
     assert initial(out).precision == "int8"
     assert (out / "hf_quant_config.json").exists() == (method == "smoothquant")
@@ -153,7 +166,9 @@ def test_a_loaded_model_rounds_what_its_layers_are_given(quantized: tuple[Path, 
     assert (ours - theirs).abs().max() <= 3e-2 * theirs.abs().max()
 
 
-def test_it_stays_close_to_the_model(quantized: tuple[Path, Path, str], context: StepContext) -> None:
+def test_it_stays_close_to_the_model(
+    quantized: tuple[Path, Path, str], context: StepContext
+) -> None:
     source, out, method = quantized
     rows = context.calibration.rows(source, context.seed)
     expected, ours = logits(source, rows).log_softmax(-1), logits(out, rows).log_softmax(-1)
@@ -161,7 +176,9 @@ def test_it_stays_close_to_the_model(quantized: tuple[Path, Path, str], context:
     assert kl < (2e-3 if method == "int8" else 2e-2)
 
 
-def test_without_smoothing_nothing_but_the_linear_layers_changes(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_without_smoothing_nothing_but_the_linear_layers_changes(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = small(make_model, "qwen2")
     quantize(QuantizeOptions(method="int8", scaling="none"), source, tmp_path / "out", context)
     before, after = read_state(source), read_state(tmp_path / "out")
@@ -169,24 +186,38 @@ def test_without_smoothing_nothing_but_the_linear_layers_changes(make_model: Mak
     assert all(torch.equal(after[key], before[key]) for key in kept)
 
 
-def test_smoothing_pays_where_channels_are_unlike(copy_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_smoothing_pays_where_channels_are_unlike(
+    copy_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     """A few channels of the norms a hundred times larger, as in trained models: they would take the whole range of a token."""
     source = with_loud_channels(small(copy_model, "llama"))
     rows = context.calibration.rows(source, context.seed)
     expected, kl = logits(source, rows).log_softmax(-1), {}
     for scaling in ("none", "smoothquant"):
-        quantize(QuantizeOptions(method="int8", scaling=scaling), source, tmp_path / scaling, context)
-        kl[scaling] = float((expected.exp() * (expected - logits(tmp_path / scaling, rows).log_softmax(-1))).sum(-1).mean())
+        quantize(
+            QuantizeOptions(method="int8", scaling=scaling), source, tmp_path / scaling, context
+        )
+        kl[scaling] = float(
+            (expected.exp() * (expected - logits(tmp_path / scaling, rows).log_softmax(-1)))
+            .sum(-1)
+            .mean()
+        )
     assert kl["smoothquant"] < 0.5 * kl["none"], kl
 
 
-def test_export_takes_dynamic_int8_and_nothing_else(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_export_takes_dynamic_int8_and_nothing_else(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = small(make_model, "llama")
     for method in LAYOUTS:
         quantize(QuantizeOptions(method=method), source, tmp_path / method, context)
     result = export_onnx(tmp_path / "int8", tmp_path / "onnx", "int8-dynamic")
     assert result.parity["parity/kl"] < 5e-3
-    for method, precision in (("int8", "fp32"), ("smoothquant", "int8-dynamic"), ("smoothquant", "fp16")):
+    for method, precision in (
+        ("int8", "fp32"),
+        ("smoothquant", "int8-dynamic"),
+        ("smoothquant", "fp16"),
+    ):
         with pytest.raises(UsageError, match="activations in 8 bits cannot be exported"):
             export_onnx(tmp_path / method, tmp_path / "no", precision)
     with pytest.raises(Refused, match="8-bit"):
@@ -208,4 +239,7 @@ def test_export_takes_dynamic_int8_and_nothing_else(make_model: MakeModel, conte
 def test_what_does_not_go_together(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         QuantizeOptions(**options)
-    assert (QuantizeOptions(method="int8").bits, QuantizeOptions(method="int8").group_size) == (8, -1)
+    assert (QuantizeOptions(method="int8").bits, QuantizeOptions(method="int8").group_size) == (
+        8,
+        -1,
+    )

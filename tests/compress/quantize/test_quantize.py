@@ -40,8 +40,15 @@ def from_gptq(parts: Mapping[str, Tensor], bits: int, name: str) -> PackedLinear
 
 def small(make: MakeModel, family: str, **config: Any) -> Path:
     """Two narrow layers: rounding is slow, and two show what one hands to the next."""
-    sizes = {"num_hidden_layers": 2, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 1}
-    layers = {"layer_types": ["sliding_attention", "full_attention"]} if family == "gemma3_text" else {}
+    sizes = {
+        "num_hidden_layers": 2,
+        "intermediate_size": 256,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+    }
+    layers = (
+        {"layer_types": ["sliding_attention", "full_attention"]} if family == "gemma3_text" else {}
+    )
     return make(family, **sizes | layers | config)
 
 
@@ -50,7 +57,9 @@ def linears(folder: Path) -> list[str]:
     config = read_config(folder)
     family = family_of(config)
     names = [name for group in family.input_groups for name in group]
-    return [f"{family.layers}.{i}.{name}" for i in range(config["num_hidden_layers"]) for name in names]
+    return [
+        f"{family.layers}.{i}.{name}" for i in range(config["num_hidden_layers"]) for name in names
+    ]
 
 
 def logits(folder: Path, rows: list[Tensor]) -> Tensor:
@@ -61,7 +70,10 @@ def logits(folder: Path, rows: list[Tensor]) -> Tensor:
 
 @pytest.fixture(scope="module", params=DENSE)
 def quantized(
-    request: pytest.FixtureRequest, make_model: MakeModel, context: StepContext, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    make_model: MakeModel,
+    context: StepContext,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, Path]:
     """A family's model, and the same in 4 bits with groups of 64."""
     source = small(make_model, request.param)
@@ -82,9 +94,15 @@ def test_weights_are_the_integers_and_nothing_else_changes(quantized: tuple[Path
         assert torch.equal(weight[:8], dequantize_gptq(parts, 4, outputs=8))
         assert (parts["qzeros"] == 0x77777777).all()
         assert not torch.equal(weight, before[f"{module}.weight"])
-        torch.testing.assert_close(weight, before[f"{module}.weight"], rtol=0, atol=float(parts["scales"].max()) * 6)
+        torch.testing.assert_close(
+            weight, before[f"{module}.weight"], rtol=0, atol=float(parts["scales"].max()) * 6
+        )
     rest = {key for key in before if key.rpartition(".")[0] not in packed or key.endswith(".bias")}
-    assert stored.keys() - {f"{m}.{part}" for m in packed for part in ("qweight", "qzeros", "scales", "g_idx")} == rest
+    assert (
+        stored.keys()
+        - {f"{m}.{part}" for m in packed for part in ("qweight", "qzeros", "scales", "g_idx")}
+        == rest
+    )
     for key in rest:
         assert torch.equal(stored[key], before[key]), key
 
@@ -101,61 +119,100 @@ def test_directory_is_for_readers_of_both_transformers(quantized: tuple[Path, Pa
     assert config["torch_dtype"] == config["dtype"] == "float32"
     assert config.get("rope_scaling", 0) is not None
     block = config["quantization_config"]
-    assert (block["quant_method"], block["bits"], block["group_size"], block["sym"], block["desc_act"]) == ("gptq", 4, 64, True, False)
+    assert (
+        block["quant_method"],
+        block["bits"],
+        block["group_size"],
+        block["sym"],
+        block["desc_act"],
+    ) == ("gptq", 4, 64, True, False)
     unchanged = json.loads((source / "config.json").read_text())
     assert {k: config[k] for k in unchanged} == unchanged
 
 
-def test_every_layer_saw_what_the_quantized_layers_before_it_put_out(quantized: tuple[Path, Path], context: StepContext) -> None:
+def test_every_layer_saw_what_the_quantized_layers_before_it_put_out(
+    quantized: tuple[Path, Path], context: StepContext
+) -> None:
     """In the finished model every input of a layer comes from finished layers, so calibrating on it gives the same integers."""
     source, out = quantized
     before, stored, model = read_state(source), read_state(out), load_model(out)
     names = linears(source)
     grams = {name: Gram(before[f"{name}.weight"].shape[1]) for name in names}
     for name in names:
-        model.get_submodule(name).register_forward_pre_hook(lambda _m, args, gram=grams[name]: gram.add(args[0]))
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _m, args, gram=grams[name]: gram.add(args[0])
+        )
     with torch.no_grad():
         for row in context.calibration.rows(source, context.seed):
             model(input_ids=row[:1], use_cache=False)
     for name in names:
         o = QuantizeOptions()
-        again = gptq(before[f"{name}.weight"], grams[name].matrix(), Scheme(4, 64), damp=o.damp, refine=o.refine).packed.integers
+        again = gptq(
+            before[f"{name}.weight"],
+            grams[name].matrix(),
+            Scheme(4, 64),
+            damp=o.damp,
+            refine=o.refine,
+        ).packed.integers
         same = again == from_gptq(part_of(stored, name), 4, name).integers
-        assert same.float().mean() > 0.98, name  # two ways to the same sums: a tie may fall either way, and pull others along
+        assert same.float().mean() > 0.98, (
+            name
+        )  # two ways to the same sums: a tie may fall either way, and pull others along
 
 
 def test_bfloat16_calibration_is_asked_for_and_differs_little(
     quantized: tuple[Path, Path], context: StepContext, tmp_path: Path
-) -> None:  # fmt: skip
+) -> None:
     source, out = quantized
     quantize(QuantizeOptions(group_size=64, bf16=True), source, tmp_path / "out", context)
     one, other, names = read_state(out), read_state(tmp_path / "out"), linears(source)
-    integers = [[from_gptq(part_of(state, name), 4, name).integers for name in names] for state in (one, other)]
+    integers = [
+        [from_gptq(part_of(state, name), 4, name).integers for name in names]
+        for state in (one, other)
+    ]
     same = torch.cat([(a == b).flatten() for a, b in zip(*integers, strict=True)]).float().mean()
     assert 0.5 < same < 1  # products that were not rounded would give the same
     rows = context.calibration.rows(source, context.seed)
     expected = logits(source, rows).log_softmax(-1)
-    kl = [float((expected.exp() * (expected - logits(p, rows).log_softmax(-1))).sum(-1).mean()) for p in (out, tmp_path / "out")]
+    kl = [
+        float((expected.exp() * (expected - logits(p, rows).log_softmax(-1))).sum(-1).mean())
+        for p in (out, tmp_path / "out")
+    ]
     assert kl[1] < 1.1 * kl[0]
 
 
-def test_gptq_follows_the_model_closer_than_rounding(quantized: tuple[Path, Path], context: StepContext, tmp_path: Path) -> None:
+def test_gptq_follows_the_model_closer_than_rounding(
+    quantized: tuple[Path, Path], context: StepContext, tmp_path: Path
+) -> None:
     source, out = quantized
     rows = context.calibration.rows(source, context.seed)
     rounded = tmp_path / "rtn"
     result = quantize(QuantizeOptions(method="rtn", group_size=64), source, rounded, context)
     expected = logits(source, rows).log_softmax(-1)
-    kl = [float((expected.exp() * (expected - logits(p, rows).log_softmax(-1))).sum(-1).mean()) for p in (out, rounded)]
+    kl = [
+        float((expected.exp() * (expected - logits(p, rows).log_softmax(-1))).sum(-1).mean())
+        for p in (out, rounded)
+    ]
     assert kl[0] < 0.9 * kl[1]
     assert all(m["error"] == m["rtn_error"] for m in result.details["modules"].values())
 
 
-def test_no_module_errs_more_than_rounding_and_smaller_groups_err_less(make_model: MakeModel, context: StepContext) -> None:
+def test_no_module_errs_more_than_rounding_and_smaller_groups_err_less(
+    make_model: MakeModel, context: StepContext
+) -> None:
     source = small(make_model, "llama")
     rows, config, errors = context.calibration.rows(source, 0), read_config(source), []
     for size in (32, 64, 128):
-        model, run = InMemory(load_model(source), family_of(config)), Run(QuantizeOptions(group_size=size))
-        deque(quantized_layers(run, model, rows, Room(), Scaler(run, model.family, config, torch.float32)), maxlen=0)
+        model, run = (
+            InMemory(load_model(source), family_of(config)),
+            Run(QuantizeOptions(group_size=size)),
+        )
+        deque(
+            quantized_layers(
+                run, model, rows, Room(), Scaler(run, model.family, config, torch.float32)
+            ),
+            maxlen=0,
+        )
         assert run.modules.keys() == set(linears(source))
         assert all(module["error"] <= module["rtn_error"] for module in run.modules.values())
         errors.append(sum(module["error"] for module in run.modules.values()))
@@ -167,31 +224,53 @@ def test_no_module_errs_more_than_rounding_and_smaller_groups_err_less(make_mode
     ("options", "family", "config"),
     [
         ({"bits": 8, "group_size": 32}, "qwen2", {}),
-        ({"sym": False, "group_size": 128, "act_order": False}, "llama", {"attention_bias": True, "mlp_bias": True}),
+        (
+            {"sym": False, "group_size": 128, "act_order": False},
+            "llama",
+            {"attention_bias": True, "mlp_bias": True},
+        ),
         ({"group_size": -1}, "qwen3", {"attention_bias": True}),
         ({"method": "rtn", "sym": False, "bits": 8}, "gemma3_text", {}),
     ],
 )
 def test_options_are_what_is_written(
-    options: dict[str, Any], family: str, config: dict[str, Any], make_model: MakeModel, context: StepContext, tmp_path: Path
+    options: dict[str, Any],
+    family: str,
+    config: dict[str, Any],
+    make_model: MakeModel,
+    context: StepContext,
+    tmp_path: Path,
 ) -> None:
     source, chosen = small(make_model, family, **config), QuantizeOptions(**options)
     result = quantize(chosen, source, tmp_path / "out", context)
-    block, stored = read_config(tmp_path / "out")["quantization_config"], read_state(tmp_path / "out")
-    assert (block["bits"], block["group_size"], block["sym"]) == (chosen.bits, chosen.group_size, chosen.sym)
+    block, stored = (
+        read_config(tmp_path / "out")["quantization_config"],
+        read_state(tmp_path / "out"),
+    )
+    assert (block["bits"], block["group_size"], block["sym"]) == (
+        chosen.bits,
+        chosen.group_size,
+        chosen.sym,
+    )
     loaded = load_model(tmp_path / "out").state_dict()
     for module in linears(source):
         parts = part_of(stored, module)
         width = read_state(source)[f"{module}.weight"].shape[1]
-        assert len(parts["scales"]) == (1 if chosen.group_size == -1 else width // chosen.group_size)
-        assert torch.equal(loaded[f"{module}.weight"][:4], dequantize_gptq(parts, chosen.bits, outputs=4))
+        assert len(parts["scales"]) == (
+            1 if chosen.group_size == -1 else width // chosen.group_size
+        )
+        assert torch.equal(
+            loaded[f"{module}.weight"][:4], dequantize_gptq(parts, chosen.bits, outputs=4)
+        )
         packed = from_gptq(parts, chosen.bits, module)
         assert packed.sym == chosen.sym
         assert packed.zeros.min() > 0
     assert f"{len(linears(source))} linear layers to {chosen.bits} bit" in result.notes[0]
 
 
-def test_half_precision_stays_half_precision(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_half_precision_stays_half_precision(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = small(make_model, "qwen2", dtype="bfloat16")
     quantize(QuantizeOptions(), source, tmp_path / "out", context)
     before, after = read_state(source), read_state(tmp_path / "out")
@@ -205,19 +284,27 @@ def test_same_seed_same_bytes(make_model: MakeModel, context: StepContext, tmp_p
     source = small(make_model, "llama")
     for name in ("one", "two"):
         quantize(QuantizeOptions(), source, tmp_path / name, context)
-    assert (tmp_path / "one" / "model.safetensors").read_bytes() == (tmp_path / "two" / "model.safetensors").read_bytes()
+    assert (tmp_path / "one" / "model.safetensors").read_bytes() == (
+        tmp_path / "two" / "model.safetensors"
+    ).read_bytes()
 
 
-def test_group_that_does_not_divide_is_refused_with_every_module(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_group_that_does_not_divide_is_refused_with_every_module(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = small(make_model, "llama", intermediate_size=192)
-    with pytest.raises(Refused, match=r"group size 128 does not divide .*mlp\.down_proj \(192 inputs\)") as caught:
+    with pytest.raises(
+        Refused, match=r"group size 128 does not divide .*mlp\.down_proj \(192 inputs\)"
+    ) as caught:
         quantize(QuantizeOptions(group_size=128), source, tmp_path / "out", context)
     assert "q_proj" not in str(caught.value)
     assert "group-size" in caught.value.hint
     assert not (tmp_path / "out").exists()
 
 
-def test_whole_rows_must_still_fill_words(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_whole_rows_must_still_fill_words(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = small(make_model, "llama", intermediate_size=100)
     with pytest.raises(Refused, match=r"mlp\.down_proj") as caught:
         quantize(QuantizeOptions(group_size=-1), source, tmp_path / "out", context)
@@ -229,25 +316,36 @@ def test_unknown_group_size(make_model: MakeModel, context: StepContext, tmp_pat
         quantize(QuantizeOptions(group_size=48), make_model("llama"), tmp_path / "out", context)
 
 
-def test_quantizing_twice_is_refused(quantized: tuple[Path, Path], context: StepContext, tmp_path: Path) -> None:
+def test_quantizing_twice_is_refused(
+    quantized: tuple[Path, Path], context: StepContext, tmp_path: Path
+) -> None:
     with pytest.raises(Refused, match="quantized already") as caught:
         quantize(QuantizeOptions(), quantized[1], tmp_path / "out", context)
     assert caught.value.exit_code == 3
 
 
-def test_unusable_calibration_is_noted(copy_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_unusable_calibration_is_noted(
+    copy_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     """A layer whose inputs are all zero has no Hessian: it is rounded, and the report says so."""
     from safetensors.torch import save_file
 
     source = small(copy_model, "llama")
     state = read_state(source)
     key = "model.layers.1.mlp.up_proj.weight"
-    save_file(state | {key: torch.zeros_like(state[key])}, source / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        state | {key: torch.zeros_like(state[key])},
+        source / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     result = quantize(QuantizeOptions(), source, tmp_path / "out", context)
     assert [note for note in result.notes if "could not be factorised" in note] == [
         "model.layers.1.mlp.down_proj: the Hessian could not be factorised; rounded to nearest"
     ]
-    assert json.loads((tmp_path / "out" / "edgewright.json").read_text())["fallbacks"] == result.notes[2:]
+    assert (
+        json.loads((tmp_path / "out" / "edgewright.json").read_text())["fallbacks"]
+        == result.notes[2:]
+    )
 
 
 def test_too_little_text(make_model: MakeModel, tmp_path: Path) -> None:

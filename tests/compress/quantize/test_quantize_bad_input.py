@@ -36,7 +36,9 @@ def stored(model: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor] 
 
 
 def with_value(name: str, value: float) -> Callable[[Path], None]:
-    return lambda model: stored(model, lambda state: state[name].view(-1)[3:4].fill_(value) and None)
+    return lambda model: stored(
+        model, lambda state: state[name].view(-1)[3:4].fill_(value) and None
+    )
 
 
 def fused_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -46,23 +48,70 @@ def fused_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def of_type(model_type: str) -> Callable[[Path], None]:
-    return lambda model: (model / "config.json").write_text(json.dumps(read_config(model) | {"model_type": model_type})) and None
+    return lambda model: (
+        (model / "config.json").write_text(
+            json.dumps(read_config(model) | {"model_type": model_type})
+        )
+        and None
+    )
 
 
 CASES: dict[str, tuple[Callable[[Path], None] | None, list[object], int, tuple[str, ...]]] = {
-    "nan": (with_value("model.layers.2.mlp.down_proj.weight", float("nan")), [], 2,
-            ("model.layers.2.mlp.down_proj.weight", "NaN or infinity", "restore the weights")),
-    "infinite norm": (with_value("model.norm.weight", float("inf")), [], 2, ("model.norm.weight", "NaN or infinity")),
-    "infinite head": (with_value("lm_head.weight", float("-inf")), ["--method", "int8"], 2, ("lm_head.weight", "NaN or infinity")),
+    "nan": (
+        with_value("model.layers.2.mlp.down_proj.weight", float("nan")),
+        [],
+        2,
+        ("model.layers.2.mlp.down_proj.weight", "NaN or infinity", "restore the weights"),
+    ),
+    "infinite norm": (
+        with_value("model.norm.weight", float("inf")),
+        [],
+        2,
+        ("model.norm.weight", "NaN or infinity"),
+    ),
+    "infinite head": (
+        with_value("lm_head.weight", float("-inf")),
+        ["--method", "int8"],
+        2,
+        ("lm_head.weight", "NaN or infinity"),
+    ),
     "short text": (None, ["--seq-len", 4096], 2, ("fewer than 4096 tokens", "--seq-len")),
-    "group": (None, ["--group-size", 128, "--rule", "*.mlp.down_proj=4:128"], 3,
-              ("group size 128 does not divide", "model.layers.*.self_attn.q_proj (96 inputs)", "smaller --group-size")),
+    "group": (
+        None,
+        ["--group-size", 128, "--rule", "*.mlp.down_proj=4:128"],
+        3,
+        (
+            "group size 128 does not divide",
+            "model.layers.*.self_attn.q_proj (96 inputs)",
+            "smaller --group-size",
+        ),
+    ),
     "group size": (None, ["--group-size", 48], 2, ("group size 48", "use 32, 64, 128, -1")),
-    "unknown architecture": (of_type("falcon"), [], 3, ("architecture `falcon` is not supported", "llama")),
-    "fused architecture": (of_type("phi3"), [], 3, ("architecture `phi3` is not supported", "llama")),
-    "fused weights": (lambda model: stored(model, fused_qkv), [], 2, ("do not match config.json", "layers.0.self_attn", "restore the")),
-    "rule": (None, ["--rule", "*.mlp.donw_proj=8"], 2, ("*.mlp.donw_proj", "model.layers.0.mlp.down_proj")),
-}  # fmt: skip
+    "unknown architecture": (
+        of_type("falcon"),
+        [],
+        3,
+        ("architecture `falcon` is not supported", "llama"),
+    ),
+    "fused architecture": (
+        of_type("phi3"),
+        [],
+        3,
+        ("architecture `phi3` is not supported", "llama"),
+    ),
+    "fused weights": (
+        lambda model: stored(model, fused_qkv),
+        [],
+        2,
+        ("do not match config.json", "layers.0.self_attn", "restore the"),
+    ),
+    "rule": (
+        None,
+        ["--rule", "*.mlp.donw_proj=8"],
+        2,
+        ("*.mlp.donw_proj", "model.layers.0.mlp.down_proj"),
+    ),
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -75,7 +124,9 @@ def test_one_message_and_nothing_left(
     if spoil:
         spoil(model)
     before = {path.name for path in tmp_path.iterdir()}
-    monkeypatch.setattr(Streamed, "held", lambda *_: pytest.fail("a layer was worked on before the message came"))
+    monkeypatch.setattr(
+        Streamed, "held", lambda *_: pytest.fail("a layer was worked on before the message came")
+    )
     few = ["--calibration", f"text:{text_file}", "--samples", 4, "--seq-len", 32, "--device", "cpu"]
     code, out, err = cli("quantize", model, *few, *options, "--out", tmp_path / "out")
     told = " ".join(err.split())
@@ -87,7 +138,9 @@ def test_one_message_and_nothing_left(
 
 
 @pytest.mark.parametrize("method", ["gptq", "rtn", "awq", "int8", "smoothquant"])
-def test_channels_of_zeros_are_no_trouble(method: Any, copy_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_channels_of_zeros_are_no_trouble(
+    method: Any, copy_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     """Outputs without weights, inputs that are never seen, a whole group of zeros: all stay what they are."""
     model = copy_model("llama", **NARROW)
 
@@ -104,7 +157,11 @@ def test_channels_of_zeros_are_no_trouble(method: Any, copy_model: MakeModel, co
     assert all(torch.isfinite(tensor).all() for tensor in loaded.values())
     assert not loaded["model.layers.1.mlp.up_proj.weight"][:40].any()
     assert not loaded["model.layers.1.self_attn.v_proj.weight"][5].any()
-    if method in ("rtn", "int8", "smoothquant"):  # the others may use a zero to make up for others' errors
+    if method in (
+        "rtn",
+        "int8",
+        "smoothquant",
+    ):  # the others may use a zero to make up for others' errors
         assert not loaded["model.layers.1.self_attn.o_proj.weight"][:, :128].any()
 
 
@@ -129,19 +186,41 @@ def disk(tmp_path: Path, monkeypatch: Any) -> Iterator[Callable[[int, str], Path
 
 
 def test_a_full_disk_shows_before_anything_is_computed(
-    disk: Callable[[int, str], Path], make_model: MakeModel, text_file: Path, cli: Cli, monkeypatch: Any
+    disk: Callable[[int, str], Path],
+    make_model: MakeModel,
+    text_file: Path,
+    cli: Cli,
+    monkeypatch: Any,
 ) -> None:
     folder = disk(300, "edgewright.checkpoints.safetensors_writer.os.posix_fallocate")
-    monkeypatch.setattr(Streamed, "held", lambda *_: pytest.fail("a layer was worked on before the message came"))
-    few = ["--calibration", f"text:{text_file}", "--samples", 4, "--seq-len", 32, "--device", "cpu", "--out", folder / "out"]
+    monkeypatch.setattr(
+        Streamed, "held", lambda *_: pytest.fail("a layer was worked on before the message came")
+    )
+    few = [
+        "--calibration",
+        f"text:{text_file}",
+        "--samples",
+        4,
+        "--seq-len",
+        32,
+        "--device",
+        "cpu",
+        "--out",
+        folder / "out",
+    ]
     code, out, err = cli("quantize", make_model("llama", **NARROW), *few)
     assert (code, out) == (3, ""), err
-    assert "No space left on device" in err and "free disk space or choose another --out" in " ".join(err.split())
+    assert (
+        "No space left on device" in err
+        and "free disk space or choose another --out" in " ".join(err.split())
+    )
     assert not list(folder.iterdir())
 
 
 @pytest.fixture(scope="module")
-def whole(make_model: MakeModel, context: StepContext, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(
+    make_model: MakeModel, context: StepContext, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A result that nothing disturbed."""
     out = tmp_path_factory.mktemp("whole") / "out"
     quantize(QuantizeOptions(), make_model("llama", **NARROW), out, context)
@@ -154,11 +233,20 @@ def size_of(folder: Path) -> int:
 
 
 def test_a_disk_without_room_for_the_journal(
-    disk: Callable[[int, str], Path], whole: Path, make_model: MakeModel, context: StepContext, capsys: Any
+    disk: Callable[[int, str], Path],
+    whole: Path,
+    make_model: MakeModel,
+    context: StepContext,
+    capsys: Any,
 ) -> None:
     """The result fits: it is made all the same, and there is a warning."""
     folder = disk(size_of(whole) + 120, "edgewright.compress.quantize.resume_journal.save_file")
-    quantize(QuantizeOptions(), make_model("llama", **NARROW), folder / "out", replace(context, depends_on={"this": 1}))
+    quantize(
+        QuantizeOptions(),
+        make_model("llama", **NARROW),
+        folder / "out",
+        replace(context, depends_on={"this": 1}),
+    )
     assert "no journal is kept (No space left on device" in capsys.readouterr().err
     assert content_hash(folder / "out") == content_hash(whole)
     assert {path.name for path in folder.iterdir()} == {"out"}
@@ -167,7 +255,14 @@ def test_a_disk_without_room_for_the_journal(
 def test_a_disk_without_room_for_the_calibration_states(
     disk: Callable[[int, str], Path], whole: Path, make_model: MakeModel, context: StepContext
 ) -> None:
-    folder = disk(size_of(whole) + 40, "edgewright.compress.calibration.activation_buffer.os.posix_fallocate")
+    folder = disk(
+        size_of(whole) + 40, "edgewright.compress.calibration.activation_buffer.os.posix_fallocate"
+    )
     with pytest.raises(Refused, match="No space left on device"):
-        quantize(QuantizeOptions(), make_model("llama", **NARROW), folder / "out", replace(context, activation_budget=0))
+        quantize(
+            QuantizeOptions(),
+            make_model("llama", **NARROW),
+            folder / "out",
+            replace(context, activation_budget=0),
+        )
     assert not list(folder.iterdir())

@@ -47,7 +47,12 @@ def plenty(text_file: Path) -> StepContext:
 
 
 @pytest.fixture(scope="module", params=MIXTURES)
-def made(request: pytest.FixtureRequest, make_model: MakeModel, plenty: StepContext, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(
+    request: pytest.FixtureRequest,
+    make_model: MakeModel,
+    plenty: StepContext,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Made:
     """A family's model, the same in 4 bits with groups of 32, and what the step told."""
     source, out = make_model(request.param), tmp_path_factory.mktemp("quantized") / request.param
     return source, out, quantize(QuantizeOptions(group_size=32, bf16=False), source, out, plenty)
@@ -71,22 +76,43 @@ def test_every_expert_is_packed_under_its_name_in_files(made: Made) -> None:
 
 
 def test_names_are_those_that_readers_know(made: Made) -> None:
-    names = {re.sub(r"\d+", "N", key) for key in read_state(made[1]) if ".experts." in key or "shared" in key or ".gate.weight" in key}
+    names = {
+        re.sub(r"\d+", "N", key)
+        for key in read_state(made[1])
+        if ".experts." in key or "shared" in key or ".gate.weight" in key
+    }
     model_type = read_config(made[0])["model_type"]
-    plain = {f"model.layers.N.mlp.experts.N.{p}_proj.{part}" for p in ("gate", "up", "down") for part in PARTS}
-    shared = {f"model.layers.N.mlp.shared_expert.{p}_proj.{part}" for p in ("gate", "up", "down") for part in PARTS}
+    plain = {
+        f"model.layers.N.mlp.experts.N.{p}_proj.{part}"
+        for p in ("gate", "up", "down")
+        for part in PARTS
+    }
+    shared = {
+        f"model.layers.N.mlp.shared_expert.{p}_proj.{part}"
+        for p in ("gate", "up", "down")
+        for part in PARTS
+    }
     if model_type == "mixtral":
-        experts = {f"model.layers.N.block_sparse_moe.experts.N.wN.{part}" for part in PARTS}  # w1, w3 and w2
+        experts = {
+            f"model.layers.N.block_sparse_moe.experts.N.wN.{part}" for part in PARTS
+        }  # w1, w3 and w2
         assert names == experts | {"model.layers.N.block_sparse_moe.gate.weight"}
     elif model_type == "qwen2_moe":
-        assert names == plain | shared | {"model.layers.N.mlp.gate.weight", "model.layers.N.mlp.shared_expert_gate.weight"}
+        assert names == plain | shared | {
+            "model.layers.N.mlp.gate.weight",
+            "model.layers.N.mlp.shared_expert_gate.weight",
+        }
     else:
         assert names == plain | {"model.layers.N.mlp.gate.weight"}
 
 
 def tokens_of_experts(source: Path, finished: Path, rows: list[Tensor]) -> dict[str, Tensor]:
     """What each expert's projections are given in the finished model, [tokens, in], by stored name: from the model's own routing."""
-    family, model, seen = family_of(read_config(source)), load_model(finished), dict[str, list[Tensor]]()
+    family, model, seen = (
+        family_of(read_config(source)),
+        load_model(finished),
+        dict[str, list[Tensor]](),
+    )
 
     def watch(index: int) -> Callable[..., None]:
         def hook(pool: Any, args: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -103,7 +129,9 @@ def tokens_of_experts(source: Path, finished: Path, rows: list[Tensor]) -> dict[
         return hook
 
     for index in family.expert_layers(read_config(source)):  # type: ignore[attr-defined]
-        model.get_submodule(family.full(index, family.expert_pool)).register_forward_pre_hook(watch(index))
+        model.get_submodule(family.full(index, family.expert_pool)).register_forward_pre_hook(
+            watch(index)
+        )
     with torch.no_grad():
         for row in rows:
             model(input_ids=row[:1], use_cache=False)
@@ -125,8 +153,12 @@ def test_each_expert_was_solved_on_its_own_tokens(made: Made, plenty: StepContex
         if name in starved:
             assert torch.equal(integers, rtn(weight, SCHEME).integers)
         else:
-            again = gptq(weight, tokens.T @ tokens, SCHEME, damp=o.damp, refine=o.refine).packed.integers
-            assert (again == integers).float().mean() > 0.95, name  # two ways to the same sums: a tie may fall either way
+            again = gptq(
+                weight, tokens.T @ tokens, SCHEME, damp=o.damp, refine=o.refine
+            ).packed.integers
+            assert (again == integers).float().mean() > 0.95, (
+                name
+            )  # two ways to the same sums: a tie may fall either way
 
 
 def test_experts_that_saw_too_little_are_counted_and_told(made: Made) -> None:
@@ -139,7 +171,9 @@ def test_experts_that_saw_too_little_are_counted_and_told(made: Made) -> None:
     assert f"{least.rpartition('.')[0]} {starved[least]}" in note
 
 
-def test_an_expert_that_saw_nothing(copy_model: MakeModel, plenty: StepContext, tmp_path: Path) -> None:
+def test_an_expert_that_saw_nothing(
+    copy_model: MakeModel, plenty: StepContext, tmp_path: Path
+) -> None:
     source = copy_model("mixtral")
     state = read_state(source)
     for key in state:
@@ -148,14 +182,20 @@ def test_an_expert_that_saw_nothing(copy_model: MakeModel, plenty: StepContext, 
             state[key][2], state[key][4] = -state[key][1], -state[key][3]
     save_file(state, source / "model.safetensors", metadata={"format": "pt"})
     result = quantize(QuantizeOptions(group_size=32), source, tmp_path / "out", plenty)
-    assert all(torch.isfinite(tensor).all() for tensor in load_model(tmp_path / "out").state_dict().values())
+    assert all(
+        torch.isfinite(tensor).all()
+        for tensor in load_model(tmp_path / "out").state_dict().values()
+    )
     assert all(0 <= module["error"] < 1 for module in result.details["modules"].values())
 
 
 def test_the_stages_put_out_what_the_layer_does(made: Made, plenty: StepContext) -> None:
     """Nothing is changed on the way: what comes out is the layer's own output."""
     source, _, _ = made
-    model, rows = InMemory(load_model(source), family_of(read_config(source))), plenty.calibration.rows(source, 0)
+    model, rows = (
+        InMemory(load_model(source), family_of(read_config(source))),
+        plenty.calibration.rows(source, 0),
+    )
     states, calls = first_inputs(model, rows)
     stages = Stages(model.family, Room())
     with torch.no_grad():
@@ -163,33 +203,51 @@ def test_the_stages_put_out_what_the_layer_does(made: Made, plenty: StepContext)
             expected = torch.cat([call(layer, states[n]) for n in range(len(rows))])
             groups = [group for group, _ in stages.visit(layer, call, states)]
             torch.testing.assert_close(states[:], expected, rtol=1e-4, atol=1e-5)
-            assert bool(stages.tokens) == any(".experts." in name for group in groups for name in group)
+            assert bool(stages.tokens) == any(
+                ".experts." in name for group in groups for name in group
+            )
             if stages.tokens:
-                downs = [tokens for name, tokens in stages.tokens.items() if name.endswith(("down_proj", "w2"))]
+                downs = [
+                    tokens
+                    for name, tokens in stages.tokens.items()
+                    if name.endswith(("down_proj", "w2"))
+                ]
                 experts = model.family.shape(read_config(source)).experts
                 assert experts and sum(downs) == experts.per_token * len(rows) * 32
 
 
-def test_streamed_is_in_memory_bit_for_bit(made: Made, plenty: StepContext, tmp_path: Path, monkeypatch: Any) -> None:
+def test_streamed_is_in_memory_bit_for_bit(
+    made: Made, plenty: StepContext, tmp_path: Path, monkeypatch: Any
+) -> None:
     """And however many experts' Gram matrices are gathered together."""
     source = made[0]
     rows, options = plenty.calibration.rows(source, 0), QuantizeOptions(group_size=32)
     runs, found = [], []
     for model, room, together in (
-        (InMemory(load_model(source), family_of(read_config(source))), Room(), 2**30), (Streamed(source), Room(0, tmp_path), 1),
-    ):  # fmt: skip
+        (InMemory(load_model(source), family_of(read_config(source))), Room(), 2**30),
+        (Streamed(source), Room(0, tmp_path), 1),
+    ):
         monkeypatch.setattr("edgewright.compress.calibration.expert_walk.GRAM_BYTES", together)
         runs.append(run := Run(options))
         scaler = Scaler(run, model.family, read_config(source), torch.float32)
         found.append(list(quantized_layers(run, model, rows, room, scaler)))
-    assert (runs[0].modules, runs[0].starved, runs[0].notes) == (runs[1].modules, runs[1].starved, runs[1].notes)
+    assert (runs[0].modules, runs[0].starved, runs[0].notes) == (
+        runs[1].modules,
+        runs[1].starved,
+        runs[1].notes,
+    )
     for expected, got in zip(*found, strict=True):
         assert expected.keys() == got.keys()
         for name in expected:
-            assert all(torch.equal(vars(expected[name])[part], vars(got[name])[part]) for part in ("integers", "scales", "zeros"))
+            assert all(
+                torch.equal(vars(expected[name])[part], vars(got[name])[part])
+                for part in ("integers", "scales", "zeros")
+            )
 
 
-def test_gptq_follows_the_mixture_closer_than_rounding(made: Made, plenty: StepContext, tmp_path: Path) -> None:
+def test_gptq_follows_the_mixture_closer_than_rounding(
+    made: Made, plenty: StepContext, tmp_path: Path
+) -> None:
     source, out, _ = made
     quantize(QuantizeOptions(method="rtn", group_size=32), source, tmp_path / "rtn", plenty)
     rows = plenty.calibration.rows(source, 0)
@@ -200,18 +258,28 @@ def test_gptq_follows_the_mixture_closer_than_rounding(made: Made, plenty: StepC
             return torch.cat([model(input_ids=row[:1], use_cache=False).logits for row in rows])
 
     expected = logits(source).log_softmax(-1)
-    ours, plain = (float((expected.exp() * (expected - logits(p).log_softmax(-1))).sum(-1).mean()) for p in (out, tmp_path / "rtn"))
+    ours, plain = (
+        float((expected.exp() * (expected - logits(p).log_softmax(-1))).sum(-1).mean())
+        for p in (out, tmp_path / "rtn")
+    )
     assert ours < plain
 
 
 @pytest.mark.parametrize("family", MIXTURES)
-def test_files_with_fused_experts(family: str, copy_model: MakeModel, plenty: StepContext, tmp_path: Path) -> None:
+def test_files_with_fused_experts(
+    family: str, copy_model: MakeModel, plenty: StepContext, tmp_path: Path
+) -> None:
     """As some are stored: the result is the same, under the same names."""
     plain, fused = copy_model(family), copy_model(family)
-    of, few = family_of(read_config(plain)), replace(plenty, calibration=replace(plenty.calibration, samples=1))
+    of, few = (
+        family_of(read_config(plain)),
+        replace(plenty, calibration=replace(plenty.calibration, samples=1)),
+    )
     save_file(of.fused(read_state(plain)), fused / "model.safetensors", metadata={"format": "pt"})
     assert any(key.endswith("experts.gate_up_proj") for key in read_state(fused))
-    options = QuantizeOptions(method="rtn", group_size=32, rules=(Rule(match="*.experts.1.*", skip=True),))
+    options = QuantizeOptions(
+        method="rtn", group_size=32, rules=(Rule(match="*.experts.1.*", skip=True),)
+    )
     for source in (plain, fused):
         quantize(options, source, tmp_path / f"{source.name}-out", few)
     expected, got = (read_state(tmp_path / f"{source.name}-out") for source in (plain, fused))
@@ -219,28 +287,50 @@ def test_files_with_fused_experts(family: str, copy_model: MakeModel, plenty: St
     assert all(torch.equal(expected[key], got[key]) for key in expected)
 
 
-def test_rules_sensitivity_and_the_awq_layout(make_model: MakeModel, plenty: StepContext, tmp_path: Path) -> None:
+def test_rules_sensitivity_and_the_awq_layout(
+    make_model: MakeModel, plenty: StepContext, tmp_path: Path
+) -> None:
     source = make_model("qwen2_moe")
-    rules = [{"match": "*.experts.0.*", "skip": True}, {"match": "*.experts.*.down_proj", "bits": 8}]
+    rules = [
+        {"match": "*.experts.0.*", "skip": True},
+        {"match": "*.experts.*.down_proj", "bits": 8},
+    ]
     result = quantize(
-        QuantizeOptions.model_validate({"group_size": 32, "rules": rules, "sensitivity": {"budget": 0.02}}), source, tmp_path / "a", plenty
+        QuantizeOptions.model_validate(
+            {"group_size": 32, "rules": rules, "sensitivity": {"budget": 0.02}}
+        ),
+        source,
+        tmp_path / "a",
+        plenty,
     )
     stored, before = read_state(tmp_path / "a"), read_state(source)
-    assert torch.equal(stored["model.layers.0.mlp.experts.0.up_proj.weight"], before["model.layers.0.mlp.experts.0.up_proj.weight"])
+    assert torch.equal(
+        stored["model.layers.0.mlp.experts.0.up_proj.weight"],
+        before["model.layers.0.mlp.experts.0.up_proj.weight"],
+    )
     assert stored["model.layers.0.mlp.experts.1.down_proj.qweight"].shape == (64 // 4, 128)
     measured = result.details["sensitivity"]
-    assert "model.layers.0.mlp.shared_expert.up_proj" in measured and "model.layers.1.mlp.up_proj" in measured
+    assert (
+        "model.layers.0.mlp.shared_expert.up_proj" in measured
+        and "model.layers.1.mlp.up_proj" in measured
+    )
     assert not any(".experts." in name for name in measured)
     quantize(QuantizeOptions(group_size=32, format="awq"), source, tmp_path / "b", plenty)
     kept = read_config(tmp_path / "b")["quantization_config"]["modules_to_not_convert"]
-    assert {"model.layers.0.mlp.gate", "model.layers.2.mlp.shared_expert_gate", "lm_head"} == set(kept) - {
-        "model.layers.2.mlp.gate", "model.layers.0.mlp.shared_expert_gate",
-    }  # fmt: skip
+    assert {"model.layers.0.mlp.gate", "model.layers.2.mlp.shared_expert_gate", "lm_head"} == set(
+        kept
+    ) - {
+        "model.layers.2.mlp.gate",
+        "model.layers.0.mlp.shared_expert_gate",
+    }
     for folder in ("a", "b"):
         assert load_model(tmp_path / folder)
 
 
-@pytest.mark.parametrize("options", [{"method": "awq"}, {"method": "int8"}, {"method": "smoothquant"}, {"scaling": "awq"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"method": "awq"}, {"method": "int8"}, {"method": "smoothquant"}, {"scaling": "awq"}],
+)
 def test_what_would_reach_the_router_is_refused(
     options: dict[str, Any], make_model: MakeModel, plenty: StepContext, tmp_path: Path
 ) -> None:
@@ -248,22 +338,33 @@ def test_what_would_reach_the_router_is_refused(
         quantize(QuantizeOptions(**options), make_model("mixtral"), tmp_path / "out", plenty)
     assert "--method gptq or rtn" in caught.value.hint
     with pytest.raises(Refused, match="experts do not round their inputs"):
-        quantize(QuantizeOptions(method="int8", scaling="none"), make_model("mixtral"), tmp_path / "out", plenty)
+        quantize(
+            QuantizeOptions(method="int8", scaling="none"),
+            make_model("mixtral"),
+            tmp_path / "out",
+            plenty,
+        )
     assert not list(tmp_path.iterdir())
 
 
-def test_one_layer_of_a_mixture_is_held_at_a_time(make_model: MakeModel, plenty: StepContext, tmp_path: Path, monkeypatch: Any) -> None:
+def test_one_layer_of_a_mixture_is_held_at_a_time(
+    make_model: MakeModel, plenty: StepContext, tmp_path: Path, monkeypatch: Any
+) -> None:
     most, held = 0, Streamed.held
 
     @contextmanager
     def counting(self: Streamed, index: int) -> Any:
         nonlocal most
         with held(self, index) as layer:
-            most = max(most, sum(not p.is_meta for other in self.layers for p in other.parameters()))
+            most = max(
+                most, sum(not p.is_meta for other in self.layers for p in other.parameters())
+            )
             assert most <= sum(1 for _ in layer.parameters())
             yield layer
 
     monkeypatch.setattr(Streamed, "held", counting)
     few = replace(plenty, calibration=replace(plenty.calibration, samples=2))
-    quantize(QuantizeOptions(method="rtn", group_size=32), make_model("mixtral"), tmp_path / "out", few)
+    quantize(
+        QuantizeOptions(method="rtn", group_size=32), make_model("mixtral"), tmp_path / "out", few
+    )
     assert most > 0

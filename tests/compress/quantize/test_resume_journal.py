@@ -60,16 +60,32 @@ def interrupted_at(visit: int) -> Iterator[None]:
             yield
 
 
-def test_killed_in_the_middle_and_started_again(make_model: MakeModel, text_file: Path, tmp_path: Path, cli: Cli) -> None:
+def test_killed_in_the_middle_and_started_again(
+    make_model: MakeModel, text_file: Path, tmp_path: Path, cli: Cli
+) -> None:
     source = make_model("llama", num_hidden_layers=8, **NARROW)
-    few = ["quantize", source, "--calibration", f"text:{text_file}", "--samples", 4, "--seq-len", 32, "--device", "cpu", "--json"]
+    few = [
+        "quantize",
+        source,
+        "--calibration",
+        f"text:{text_file}",
+        "--samples",
+        4,
+        "--seq-len",
+        32,
+        "--device",
+        "cpu",
+        "--json",
+    ]
     code, told, err = cli(*few, "--out", tmp_path / "whole")
     assert code == 0, err
     out, journal = tmp_path / "out", tmp_path / ".out.journal"
     process = subprocess.Popen(
-        [sys.executable, "-m", "edgewright.cli", *map(str, few), "--out", out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, "-m", "edgewright.cli", *map(str, few), "--out", out],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     while process.poll() is None and not (journal / "layer-00001.safetensors").exists():
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
@@ -83,9 +99,16 @@ def test_killed_in_the_middle_and_started_again(make_model: MakeModel, text_file
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "out"}
 
 
-@pytest.mark.parametrize(("family", "options", "budget"), METHODS, ids=["gptq", "awq", "int8", "smoothquant", "mixture"])
+@pytest.mark.parametrize(
+    ("family", "options", "budget"), METHODS, ids=["gptq", "awq", "int8", "smoothquant", "mixture"]
+)
 def test_every_method_goes_on_at_its_layer(
-    family: str, options: dict[str, Any], budget: int, make_model: MakeModel, context: StepContext, tmp_path: Path
+    family: str,
+    options: dict[str, Any],
+    budget: int,
+    make_model: MakeModel,
+    context: StepContext,
+    tmp_path: Path,
 ) -> None:
     source, asked = make_model(family, **NARROW), QuantizeOptions(**options)
     whole = quantize(asked, source, tmp_path / "whole", context)
@@ -93,8 +116,10 @@ def test_every_method_goes_on_at_its_layer(
     with interrupted_at(5 if asked.sensitivity else 2):  # which walks along the layers once more
         quantize(asked, source, tmp_path / "out", journaled)
     assert {path.name for path in (tmp_path / ".out.journal").glob("*.*")} >= {
-        "layer-00000.safetensors", "layer-00001.safetensors", "states-00002.bin",
-    }  # fmt: skip
+        "layer-00000.safetensors",
+        "layer-00001.safetensors",
+        "states-00002.bin",
+    }
     seen: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         held = Streamed.held
@@ -106,7 +131,9 @@ def test_every_method_goes_on_at_its_layer(
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "out"}
 
 
-def test_when_only_the_writing_was_left(make_model: MakeModel, context: StepContext, tmp_path: Path, monkeypatch: Any) -> None:
+def test_when_only_the_writing_was_left(
+    make_model: MakeModel, context: StepContext, tmp_path: Path, monkeypatch: Any
+) -> None:
     """All layers are finished: nothing is computed again."""
     source, journaled = make_model("llama", **NARROW), replace(context, depends_on={"this": 1})
     quantize(QuantizeOptions(), source, tmp_path / "whole", context)
@@ -125,12 +152,24 @@ def test_when_only_the_writing_was_left(make_model: MakeModel, context: StepCont
     assert content_hash(tmp_path / "out") == content_hash(tmp_path / "whole")
 
 
-def test_another_step_starts_afresh_and_says_what_differs(make_model: MakeModel, context: StepContext, tmp_path: Path, capsys: Any) -> None:
+def test_another_step_starts_afresh_and_says_what_differs(
+    make_model: MakeModel, context: StepContext, tmp_path: Path, capsys: Any
+) -> None:
     source = make_model("llama", **NARROW)
-    fields = {"config": {"group_size": 128, "bits": 4}, "inputs": {"model": "a"}, "seed": 0, "code": "x"}
+    fields = {
+        "config": {"group_size": 128, "bits": 4},
+        "inputs": {"model": "a"},
+        "seed": 0,
+        "code": "x",
+    }
 
     def run(folder: str, changed: dict[str, Any], **options: Any) -> StepResult:
-        return quantize(QuantizeOptions(**options), source, tmp_path / folder, replace(context, depends_on=fields | changed))
+        return quantize(
+            QuantizeOptions(**options),
+            source,
+            tmp_path / folder,
+            replace(context, depends_on=fields | changed),
+        )
 
     run("whole", {}, group_size=32)
     with interrupted_at(1):
@@ -143,8 +182,16 @@ def test_another_step_starts_afresh_and_says_what_differs(make_model: MakeModel,
     assert content_hash(tmp_path / "out") == content_hash(tmp_path / "whole")
 
 
-def test_fresh_takes_nothing_over(make_model: MakeModel, context: StepContext, tmp_path: Path, capsys: Any) -> None:
-    step = ("quantize", QuantizeOptions(), str(make_model("llama", **NARROW)), tmp_path / "out", context)
+def test_fresh_takes_nothing_over(
+    make_model: MakeModel, context: StepContext, tmp_path: Path, capsys: Any
+) -> None:
+    step = (
+        "quantize",
+        QuantizeOptions(),
+        str(make_model("llama", **NARROW)),
+        tmp_path / "out",
+        context,
+    )
     with interrupted_at(1):
         run_verb(*step)
     assert (tmp_path / ".out.journal" / "layer-00000.safetensors").is_file()
@@ -154,7 +201,9 @@ def test_fresh_takes_nothing_over(make_model: MakeModel, context: StepContext, t
 
 
 @pytest.mark.parametrize("file", ["layer-00000.safetensors", "states-00002.bin"])
-def test_a_damaged_journal_is_one_message(file: str, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_a_damaged_journal_is_one_message(
+    file: str, make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source, journaled = make_model("llama", **NARROW), replace(context, depends_on={"this": 1})
     with interrupted_at(2):
         quantize(QuantizeOptions(), source, tmp_path / "out", journaled)
@@ -167,7 +216,9 @@ def test_a_damaged_journal_is_one_message(file: str, make_model: MakeModel, cont
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
-def test_without_a_name_for_what_it_depends_on_nothing_is_kept(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_without_a_name_for_what_it_depends_on_nothing_is_kept(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     with interrupted_at(1):
         quantize(QuantizeOptions(), make_model("llama", **NARROW), tmp_path / "out", context)
     assert not list(tmp_path.iterdir())
@@ -181,7 +232,11 @@ def test_what_is_not_whole_does_not_count(tmp_path: Path) -> None:
     for index in range(2):
         journal.put(index, {"a": torch.full((2,), index)}, {"modules": {}}, states)
     journal.close()
-    assert {path.name for path in tmp_path.iterdir()} == {"layer-00000.safetensors", "layer-00001.safetensors", "states-00002.bin"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "layer-00000.safetensors",
+        "layer-00001.safetensors",
+        "states-00002.bin",
+    }
     assert Journal(tmp_path, 4).done == 2
     (tmp_path / "states-00002.bin").rename(tmp_path / "states-00001.bin")
     (tmp_path / "layer-00002.tmp").write_bytes(b"half")
@@ -202,4 +257,6 @@ def test_one_run_a_place(tmp_path: Path) -> None:
 
 
 def test_fields_that_differ_are_named() -> None:
-    assert differences({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4, "d": 3}, "e": 0}) == ["b.c", "e"]
+    assert differences(
+        {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4, "d": 3}, "e": 0}
+    ) == ["b.c", "e"]

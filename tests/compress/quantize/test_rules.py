@@ -31,7 +31,12 @@ from edgewright.steps.context import StepContext
 from edgewright.targets import size_of
 
 MakeModel = Callable[..., Path]
-SMALL = {"num_hidden_layers": 2, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 1}
+SMALL = {
+    "num_hidden_layers": 2,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+}
 PACKED = {"qweight", "qzeros", "scales", "g_idx"}
 
 
@@ -64,12 +69,21 @@ def test_the_first_rule_that_matches_counts() -> None:
             {"match": "*.q_proj", "group_size": 32},
         ]
     )
-    schemes = [chosen.scheme(f"model.layers.{name}") for name in ("0.mlp.down_proj", "1.mlp.down_proj", "1.self_attn.q_proj", "1.x")]
+    schemes = [
+        chosen.scheme(f"model.layers.{name}")
+        for name in ("0.mlp.down_proj", "1.mlp.down_proj", "1.self_attn.q_proj", "1.x")
+    ]
     assert schemes == [None, Scheme(8, 128), Scheme(4, 32), Scheme(4, 128)]
 
 
 @pytest.mark.parametrize(
-    "rule", [{"match": "a"}, {"match": "a", "bits": 8, "skip": True}, {"match": "re:(", "bits": 8}, {"match": "a", "bits": 5}]
+    "rule",
+    [
+        {"match": "a"},
+        {"match": "a", "bits": 8, "skip": True},
+        {"match": "re:(", "bits": 8},
+        {"match": "a", "bits": 5},
+    ],
 )
 def test_rules_that_mean_nothing_are_errors(rule: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
@@ -86,7 +100,9 @@ def test_rules_on_the_command_line_are_read() -> None:
 
 
 @pytest.fixture(scope="module")
-def mixed(make_model: MakeModel, context: StepContext, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def mixed(
+    make_model: MakeModel, context: StepContext, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
     """A model, and the same with 8 bits in some layers, other groups in others, and one left alone."""
     source, out = make_model("llama", **SMALL), tmp_path_factory.mktemp("mixed") / "out"
     rules = [
@@ -100,7 +116,11 @@ def mixed(make_model: MakeModel, context: StepContext, tmp_path_factory: pytest.
 
 def test_every_layer_is_what_its_rule_says(mixed: tuple[Path, Path]) -> None:
     source, out = mixed
-    block, before, stored = read_config(out)["quantization_config"], read_state(source), read_state(out)
+    block, before, stored = (
+        read_config(out)["quantization_config"],
+        read_state(source),
+        read_state(out),
+    )
     loaded, layout = load_model(out).state_dict(), Gptq()
     assert (block["bits"], block["group_size"]) == (4, 64)
     seen = set[tuple[int, int]]()
@@ -128,7 +148,10 @@ def test_readers_are_told_in_config_json(mixed: tuple[Path, Path]) -> None:
         ("+:^.*\\.down_proj$", {"bits": 8}),
         ("+:.*\\.1\\.self_attn\\.[qkv]_proj", {"group_size": 32}),
     ]
-    assert json.loads((out / "quantize_config.json").read_text()) == read_config(out)["quantization_config"]
+    assert (
+        json.loads((out / "quantize_config.json").read_text())
+        == read_config(out)["quantization_config"]
+    )
 
 
 def test_without_rules_nothing_is_said(make_model: MakeModel) -> None:
@@ -137,33 +160,57 @@ def test_without_rules_nothing_is_said(make_model: MakeModel) -> None:
     assert "dynamic" not in Gptq().config(Scheme(), 0.01)
 
 
-def test_a_rule_about_nothing_names_what_is_near(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_a_rule_about_nothing_names_what_is_near(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     rules = [{"match": "*.mlp.*", "bits": 8}, {"match": "model.layers.1.mlp.dwn_proj", "bits": 8}]
-    with pytest.raises(UsageError, match=r"matches the rule `model\.layers\.1\.mlp\.dwn_proj`$") as caught:
+    with pytest.raises(
+        UsageError, match=r"matches the rule `model\.layers\.1\.mlp\.dwn_proj`$"
+    ) as caught:
         quantize(options(rules=rules), make_model("llama", **SMALL), tmp_path / "out", context)
     assert "model.layers.1.mlp.down_proj" in caught.value.hint
     assert not (tmp_path / "out").exists()
 
 
-def test_a_rule_may_make_room_for_a_width(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_a_rule_may_make_room_for_a_width(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = make_model("llama", **SMALL | {"intermediate_size": 192})
-    with pytest.raises(Refused, match=r"group size 128 does not divide the width of \S+down_proj \(192 inputs\)$"):
+    with pytest.raises(
+        Refused, match=r"group size 128 does not divide the width of \S+down_proj \(192 inputs\)$"
+    ):
         quantize(options(), source, tmp_path / "out", context)
-    result = quantize(options(rules=[{"match": "*.down_proj", "group_size": 64}]), source, tmp_path / "out", context)
+    result = quantize(
+        options(rules=[{"match": "*.down_proj", "group_size": 64}]),
+        source,
+        tmp_path / "out",
+        context,
+    )
     assert "14 linear layers to 4 bit" in result.notes[0]
     assert len(read_state(tmp_path / "out")["model.layers.1.mlp.down_proj.scales"]) == 3
 
 
-@pytest.mark.parametrize(("family", "tied"), [("llama", False), ("qwen2", True), ("gemma3_text", True)])
+@pytest.mark.parametrize(
+    ("family", "tied"), [("llama", False), ("qwen2", True), ("gemma3_text", True)]
+)
 def test_the_head_and_the_embedding_are_packed_by_rows(
     family: str, tied: bool, make_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
-    layers = {"layer_types": ["sliding_attention", "full_attention"]} if family == "gemma3_text" else {}
+    layers = (
+        {"layer_types": ["sliding_attention", "full_attention"]} if family == "gemma3_text" else {}
+    )
     source, out = make_model(family, dtype="bfloat16", **SMALL, **layers), tmp_path / "out"
-    result = quantize(options(group_size=64, head_bits=8, **({} if tied else {"embedding_bits": 3})), source, out, context)
+    result = quantize(
+        options(group_size=64, head_bits=8, **({} if tied else {"embedding_bits": 3})),
+        source,
+        out,
+        context,
+    )
     before, stored, model = read_state(source), read_state(out), load_model(out)
     assert "lm_head.weight" not in stored
-    for name, bits in ({"model.embed_tokens": 8} if tied else {"model.embed_tokens": 3, "lm_head": 8}).items():
+    for name, bits in (
+        {"model.embed_tokens": 8} if tied else {"model.embed_tokens": 3, "lm_head": 8}
+    ).items():
         parts = part_of(stored, name)
         assert parts.keys() == PACKED
         expected = rtn(before[f"{name}.weight"].float(), Scheme(bits, 64)).dequantize()
@@ -178,7 +225,9 @@ def test_a_star_means_the_layers_and_a_full_name_the_head(make_model: MakeModel)
     config = read_config(make_model("llama", **SMALL))
     family = family_of(config)
     assert choose(family, config, options(rules=[{"match": "*", "bits": 8}])).tables == {}
-    assert choose(family, config, options(rules=[{"match": "lm_head", "bits": 8}])).tables == {"lm_head": Scheme(8)}
+    assert choose(family, config, options(rules=[{"match": "lm_head", "bits": 8}])).tables == {
+        "lm_head": Scheme(8)
+    }
     skipped = options(head_bits=4, rules=[{"match": "lm_head", "skip": True}])
     assert choose(family, config, skipped).tables == {}
 
@@ -203,33 +252,72 @@ def test_a_plan_counts_what_rules_and_tables_weigh(
     source = make_model("qwen2", dtype="bfloat16", **SMALL)
     config = read_config(source)
     step = {"kind": "quantize", **asked}
-    recipe = Recipe.model_validate({"model": str(source), "target": "jetson-orin-nano-8gb", "steps": [step]})
+    recipe = Recipe.model_validate(
+        {"model": str(source), "target": "jetson-orin-nano-8gb", "steps": [step]}
+    )
     row = plan_recipe(recipe)[1]
-    assert row["weight_bytes"] == size_of(config, "int4") + extra_bytes(family_of(config), config, options(**asked))
+    assert row["weight_bytes"] == size_of(config, "int4") + extra_bytes(
+        family_of(config), config, options(**asked)
+    )
     quantize(options(**asked), source, tmp_path / "out", context)
     assert row["weight_bytes"] == pytest.approx(weight_bytes(tmp_path / "out"), rel=0.1)
     there = initial(tmp_path / "out")
-    assert size_of(there.config, there.precision) + there.extra_bytes == pytest.approx(weight_bytes(tmp_path / "out"), rel=0.1)
+    assert size_of(there.config, there.precision) + there.extra_bytes == pytest.approx(
+        weight_bytes(tmp_path / "out"), rel=0.1
+    )
     assert row["total_bytes"] - row["kv_bytes"] > row["weight_bytes"]
 
 
-def test_rules_and_head_on_the_command_line(cli: Callable[..., tuple[int, str, str]], make_model: MakeModel, tmp_path: Path) -> None:
+def test_rules_and_head_on_the_command_line(
+    cli: Callable[..., tuple[int, str, str]], make_model: MakeModel, tmp_path: Path
+) -> None:
     model, out = make_model("llama", **SMALL), tmp_path / "out"
     code, _, err = cli(
-        "quantize", model, "--rule", "*.down_proj=8:64", "--rule", "model.layers.0.*=skip", "--head-bits", 8,
-        "--samples", 2, "--seq-len", 32, "--out", out,
-    )  # fmt: skip
+        "quantize",
+        model,
+        "--rule",
+        "*.down_proj=8:64",
+        "--rule",
+        "model.layers.0.*=skip",
+        "--head-bits",
+        8,
+        "--samples",
+        2,
+        "--seq-len",
+        32,
+        "--out",
+        out,
+    )
     assert code == 0, err
-    assert read_config(out)["quantization_config"]["dynamic"]["+:^.*\\.down_proj$"] == {"bits": 8, "group_size": 64}
-    code, _, err = cli("quantize", model, "--rule", "*.dwn_proj=8", "--samples", 2, "--seq-len", 32, "--out", tmp_path / "no")
+    assert read_config(out)["quantization_config"]["dynamic"]["+:^.*\\.down_proj$"] == {
+        "bits": 8,
+        "group_size": 64,
+    }
+    code, _, err = cli(
+        "quantize",
+        model,
+        "--rule",
+        "*.dwn_proj=8",
+        "--samples",
+        2,
+        "--seq-len",
+        32,
+        "--out",
+        tmp_path / "no",
+    )
     assert code == 2
     assert "near names" in err
     assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_exports_dequantize_a_packed_head_and_embedding(family: str, make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_exports_dequantize_a_packed_head_and_embedding(
+    family: str, make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     """Parity with torch, which the export itself checks, would fail on any other weights."""
-    source, asked = make_model(family, **SMALL), options(group_size=32, head_bits=4, embedding_bits=4)
+    source, asked = (
+        make_model(family, **SMALL),
+        options(group_size=32, head_bits=4, embedding_bits=4),
+    )
     quantize(asked, source, tmp_path / "out", context)
     assert export_onnx(tmp_path / "out", tmp_path / "onnx", "int4").parity

@@ -25,15 +25,24 @@ from edgewright.models import family_of
 from edgewright.steps.context import StepContext
 
 MakeModel = Callable[..., Path]
-SMALL = {"num_hidden_layers": 2, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 1}
+SMALL = {
+    "num_hidden_layers": 2,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+}
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_what_is_measured_is_what_rounding_does_to_the_outputs(family: str, make_model: MakeModel, context: StepContext) -> None:
+def test_what_is_measured_is_what_rounding_does_to_the_outputs(
+    family: str, make_model: MakeModel, context: StepContext
+) -> None:
     source = make_model(family, **SMALL)
     model, names = load_model(source), family_of(read_config(source))
     head = names.embedding if family == "qwen2" else names.head
-    schemes = {name: Scheme(4, 64) for name in names.linear_modules(read_config(source))} | {head: Scheme(4, 64)}
+    schemes = {name: Scheme(4, 64) for name in names.linear_modules(read_config(source))} | {
+        head: Scheme(4, 64)
+    }
     rows = context.calibration.rows(source, context.seed)
     found = measured(Streamed(source), rows, Room(), schemes, 8)
     assert found.keys() == schemes.keys()
@@ -41,7 +50,9 @@ def test_what_is_measured_is_what_rounding_does_to_the_outputs(family: str, make
     hessians = {}
     for name, module in seen.items():
         hessians[name] = Gram(model.get_submodule(module).weight.shape[1])
-        model.get_submodule(module).register_forward_pre_hook(lambda _m, args, h=hessians[name]: h.add(args[0]))
+        model.get_submodule(module).register_forward_pre_hook(
+            lambda _m, args, h=hessians[name]: h.add(args[0])
+        )
     with torch.no_grad():
         for row in rows:
             model(input_ids=row[:1], use_cache=False)
@@ -68,9 +79,13 @@ def test_the_budget_buys_the_most_error_a_byte() -> None:
     assert worth_keeping(found, 50) == []
 
 
-def test_the_worst_are_kept_and_the_budget_holds(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_the_worst_are_kept_and_the_budget_holds(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = make_model("llama", **SMALL)
-    options = QuantizeOptions.model_validate({"group_size": 64, "head_bits": 4, "sensitivity": {"budget": 0.3}})
+    options = QuantizeOptions.model_validate(
+        {"group_size": 64, "head_bits": 4, "sensitivity": {"budget": 0.3}}
+    )
     result = quantize(options, source, tmp_path / "out", context)
     quantize(options.model_copy(update={"sensitivity": None}), source, tmp_path / "plain", context)
     table: dict[str, dict[str, Any]] = result.details["sensitivity"]
@@ -79,23 +94,39 @@ def test_the_worst_are_kept_and_the_budget_holds(make_model: MakeModel, context:
     choice = choose(family_of(config), config, options)
     spent = sum(table[name]["extra_bytes"] for name in kept)
     assert 0 < spent <= 0.3 * choice.quantized_bytes
-    assert spent + min(row["extra_bytes"] for row in table.values() if not row["kept"]) > 0.3 * choice.quantized_bytes
-    with_budget, without = (extra_bytes(family_of(config), config, o) for o in (options, options.model_copy(update={"sensitivity": None})))
+    assert (
+        spent + min(row["extra_bytes"] for row in table.values() if not row["kept"])
+        > 0.3 * choice.quantized_bytes
+    )
+    with_budget, without = (
+        extra_bytes(family_of(config), config, o)
+        for o in (options, options.model_copy(update={"sensitivity": None}))
+    )
     assert with_budget - without == int(0.3 * choice.quantized_bytes)
     for name in table:
         assert Gptq().scheme(block, name) == Scheme(8 if name in kept else 4, 64)
-    stored, plain = ({k: t.nbytes for k, t in read_state(tmp_path / d).items() if k.endswith("qweight")} for d in ("out", "plain"))
+    stored, plain = (
+        {k: t.nbytes for k, t in read_state(tmp_path / d).items() if k.endswith("qweight")}
+        for d in ("out", "plain")
+    )
     assert sum(stored.values()) - sum(plain.values()) == spent
-    assert any(f"{len(kept)} of {len(table)} matrices kept at 8 bit" in note for note in result.notes)
+    assert any(
+        f"{len(kept)} of {len(table)} matrices kept at 8 bit" in note for note in result.notes
+    )
 
 
-def test_more_bits_where_they_matter_follow_the_model_closer(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
+def test_more_bits_where_they_matter_follow_the_model_closer(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
     source = make_model("llama", **SMALL)
     rows = context.calibration.rows(source, context.seed)
 
     def kl(path: Path) -> float:
         with torch.no_grad():
-            ours, theirs = (torch.cat([m(input_ids=r[:1]).logits for r in rows]).log_softmax(-1) for m in map(load_model, (source, path)))
+            ours, theirs = (
+                torch.cat([m(input_ids=r[:1]).logits for r in rows]).log_softmax(-1)
+                for m in map(load_model, (source, path))
+            )
         return float((ours.exp() * (ours - theirs)).sum(-1).mean())
 
     for budget in (0.0, 0.3, 0.95):
@@ -106,10 +137,16 @@ def test_more_bits_where_they_matter_follow_the_model_closer(make_model: MakeMod
     assert errors[0] > errors[1] > errors[2]
 
 
-def test_on_the_command_line(cli: Callable[..., tuple[int, str, str]], make_model: MakeModel, tmp_path: Path) -> None:
+def test_on_the_command_line(
+    cli: Callable[..., tuple[int, str, str]], make_model: MakeModel, tmp_path: Path
+) -> None:
     model, out = make_model("llama", **SMALL), tmp_path / "out"
-    code, _, err = cli("quantize", model, "--sensitivity", 0.2, "--samples", 2, "--seq-len", 32, "--out", out)
+    code, _, err = cli(
+        "quantize", model, "--sensitivity", 0.2, "--samples", 2, "--seq-len", 32, "--out", out
+    )
     assert code == 0, err
-    assert all(said == {"bits": 8} for said in read_config(out)["quantization_config"]["dynamic"].values())
+    assert all(
+        said == {"bits": 8} for said in read_config(out)["quantization_config"]["dynamic"].values()
+    )
     code, _, err = cli("quantize", model, "--sensitivity", 0, "--out", tmp_path / "no")
     assert (code, "budget" in err) == (2, True)

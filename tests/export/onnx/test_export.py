@@ -16,7 +16,14 @@ import torch
 from conftest import DENSE
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from edgewright.checkpoints.files import config_for_everyone
 from edgewright.checkpoints.layouts import PackedLinear, Scheme
@@ -30,25 +37,58 @@ from edgewright.export.step import ExportOptions
 from edgewright.models import family_of
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 211, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 256, "pad_token_id": 0, "eos_token_id": 2,
-}  # fmt: skip
+    "vocab_size": 211,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "eos_token_id": 2,
+}
 LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
-}  # fmt: skip
-YARN = {"rope_type": "yarn", "rope_theta": 20000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 20000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 MILLION = {"rope_type": "default", "rope_theta": 1e6}
 CONFIGS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "llama": (LlamaConfig, {"rope_parameters": LLAMA3, "attention_bias": True, "mlp_bias": True}),
     "mistral": (MistralConfig, {"sliding_window": 7, "rope_parameters": MILLION}),
-    "qwen2": (Qwen2Config, {"num_attention_heads": 6, "tie_word_embeddings": True, "rope_parameters": YARN}),
-    "qwen3": (Qwen3Config, {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1, "rope_parameters": MILLION}),
-    "gemma3_text": (Gemma3TextConfig, {
-        "num_key_value_heads": 1, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"],
-        "query_pre_attn_scalar": 48,
-    }),
-}  # fmt: skip
+    "qwen2": (
+        Qwen2Config,
+        {"num_attention_heads": 6, "tie_word_embeddings": True, "rope_parameters": YARN},
+    ),
+    "qwen3": (
+        Qwen3Config,
+        {
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "max_window_layers": 1,
+            "rope_parameters": MILLION,
+        },
+    ),
+    "gemma3_text": (
+        Gemma3TextConfig,
+        {
+            "num_key_value_heads": 1,
+            "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "query_pre_attn_scalar": 48,
+        },
+    ),
+}
 
 
 def random_model(path: Path, name: str, **changes: Any) -> Path:
@@ -63,7 +103,9 @@ def random_model(path: Path, name: str, **changes: Any) -> Path:
             else:
                 parameter.copy_(torch.randn_like(parameter) * parameter.shape[1] ** -0.5)
     model.save_pretrained(path)
-    (path / "config.json").write_text(json.dumps(config_for_everyone(json.loads((path / "config.json").read_text()))))
+    (path / "config.json").write_text(
+        json.dumps(config_for_everyone(json.loads((path / "config.json").read_text())))
+    )
     (path / "tokenizer_config.json").write_text("{}")
     return path
 
@@ -73,7 +115,13 @@ def round_to_nearest(weight: torch.Tensor, group: int) -> PackedLinear:
     grouped = weight.float().view(len(weight), -1, group)
     scales = (grouped.abs().amax(-1) / 7.5).half().float()
     integers = (grouped / scales.unsqueeze(-1)).round().clamp(-8, 7) + 8
-    return PackedLinear(integers.to(torch.uint8).view_as(weight), scales, torch.full(scales.shape, 8, dtype=torch.uint8), 4, group)
+    return PackedLinear(
+        integers.to(torch.uint8).view_as(weight),
+        scales,
+        torch.full(scales.shape, 8, dtype=torch.uint8),
+        4,
+        group,
+    )
 
 
 def gptq_model(path: Path, dense: Path, group: int = 128, **changes: Any) -> Path:
@@ -102,7 +150,9 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=list(CONFIGS))
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
     """A family's checkpoint and its fp32 artifact."""
     folder = tmp_path_factory.mktemp(request.param)
     source = random_model(folder / "model", request.param)
@@ -126,7 +176,9 @@ def torch_logits(checkpoint: Path, tokens: np.ndarray, mask: np.ndarray) -> np.n
     positions = np.maximum(mask.cumsum(1) - 1, 0)
     with torch.inference_mode():
         arrays = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
-        return load_model(checkpoint)(**{k: torch.from_numpy(v) for k, v in arrays.items()}).logits.numpy()
+        return load_model(checkpoint)(
+            **{k: torch.from_numpy(v) for k, v in arrays.items()}
+        ).logits.numpy()
 
 
 def test_every_family_is_covered() -> None:
@@ -137,20 +189,39 @@ def test_fp32_figures_and_files(exported: tuple[Path, Path]) -> None:
     _, artifact = exported
     provenance = json.loads((artifact / "edgewright.json").read_text())
     assert provenance["parity"]["parity/max_abs_diff"] < 1e-4
-    assert provenance["parity"]["parity/top1_prefill"] == provenance["parity"]["parity/top1_decode"] == 1.0
-    assert provenance["inputs"][:4] == ["input_ids", "attention_mask", "position_ids", "past_key_values.0.key"]
+    assert (
+        provenance["parity"]["parity/top1_prefill"]
+        == provenance["parity"]["parity/top1_decode"]
+        == 1.0
+    )
+    assert provenance["inputs"][:4] == [
+        "input_ids",
+        "attention_mask",
+        "position_ids",
+        "past_key_values.0.key",
+    ]
     assert provenance["outputs"][-1] == "present.1.value"
     assert {file.name for file in artifact.iterdir()} == {
-        "model.onnx", "model.onnx.data", "config.json", "edgewright.json", "generation_config.json", "tokenizer_config.json",
+        "model.onnx",
+        "model.onnx.data",
+        "config.json",
+        "edgewright.json",
+        "generation_config.json",
+        "tokenizer_config.json",
         "genai_config.json",
-    }  # fmt: skip
+    }
 
 
 def test_graph_is_standard_and_in_the_lowest_opset(exported: tuple[Path, Path]) -> None:
     model = onnx.load(exported[1] / "model.onnx", load_external_data=False)
-    assert (model.ir_version, [(o.domain, o.version) for o in model.opset_import]) == (8, [("", 17)])
+    assert (model.ir_version, [(o.domain, o.version) for o in model.opset_import]) == (
+        8,
+        [("", 17)],
+    )
     assert {node.domain for node in model.graph.node} == {""}
-    offsets = [int(e.value) for t in model.graph.initializer for e in t.external_data if e.key == "offset"]
+    offsets = [
+        int(e.value) for t in model.graph.initializer for e in t.external_data if e.key == "offset"
+    ]
     assert offsets == sorted(offsets) and not any(offset % 4096 for offset in offsets)
 
 
@@ -162,7 +233,9 @@ def test_tied_weights_are_stored_once(exported: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.parametrize(("length", "split"), [(1, 0), (7, 0), (23, 11), (23, 22)])
-def test_any_split_between_past_and_present(exported: tuple[Path, Path], length: int, split: int) -> None:
+def test_any_split_between_past_and_present(
+    exported: tuple[Path, Path], length: int, split: int
+) -> None:
     """Whatever part of a text is cached, and however long, its last tokens get the same logits."""
     source, artifact = exported
     tokens = np.random.default_rng(1).integers(1, 211, (2, length))
@@ -173,7 +246,9 @@ def test_any_split_between_past_and_present(exported: tuple[Path, Path], length:
         _, past = decoder.forward(tokens[:, :split], mask[:, :split])
     logits, _ = decoder.forward(tokens[:, split:], mask, past=past)
     real = mask[:, split:].astype(bool)
-    np.testing.assert_allclose(logits[real], torch_logits(source, tokens, mask)[:, split:][real], atol=1e-4)
+    np.testing.assert_allclose(
+        logits[real], torch_logits(source, tokens, mask)[:, split:][real], atol=1e-4
+    )
     assert np.isfinite(logits).all()
 
 
@@ -188,7 +263,10 @@ def test_window_matters(exported: tuple[Path, Path]) -> None:
 def test_fp16(tmp_path: Path, name: str) -> None:
     result = export_onnx(random_model(tmp_path / "model", name), tmp_path / "out", "fp16")
     model = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False)
-    types = {value.name: value.type.tensor_type.elem_type for value in [*model.graph.input, *model.graph.output]}
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in [*model.graph.input, *model.graph.output]
+    }
     assert types["past_key_values.0.key"] == types["present.1.value"] == onnx.TensorProto.FLOAT16
     assert types["logits"] == onnx.TensorProto.FLOAT
     assert result.parity["parity/top1_decode"] == 1.0
@@ -214,12 +292,19 @@ def test_int4_is_the_checkpoint_bit_for_bit(tmp_path: Path, name: str) -> None:
     packed_modules = [key.removesuffix(".qweight") for key in state if key.endswith(".qweight")]
     assert len(packed_modules) == 14
     for module in packed_modules:
-        parts = {part: state[f"{module}.{part}"] for part in ("qweight", "qzeros", "scales", "g_idx")}
+        parts = {
+            part: state[f"{module}.{part}"] for part in ("qweight", "qzeros", "scales", "g_idx")
+        }
         weight = initializers[f"{module}.weight"]
         assert weight.data_type == onnx.TensorProto.INT4
         integers = numpy_helper.to_array(weight).astype(np.int64)
-        np.testing.assert_array_equal(integers, Gptq().read(parts, Scheme(), module).integers.t().long().numpy() - 8)
-        np.testing.assert_array_equal(numpy_helper.to_array(initializers[f"{module}.weight_scale"]), parts["scales"].float().numpy())
+        np.testing.assert_array_equal(
+            integers, Gptq().read(parts, Scheme(), module).integers.t().long().numpy() - 8
+        )
+        np.testing.assert_array_equal(
+            numpy_helper.to_array(initializers[f"{module}.weight_scale"]),
+            parts["scales"].float().numpy(),
+        )
     assert result.parity["parity/low_bit_nodes"] == 14
     assert result.parity["parity/max_abs_diff"] < 1e-3
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
@@ -233,8 +318,13 @@ def test_gptq_checkpoint_as_fp32(packed: Path, tmp_path: Path) -> None:
 def test_int8_dynamic(tmp_path: Path, name: str) -> None:
     result = export_onnx(random_model(tmp_path / "model", name), tmp_path / "out", "int8-dynamic")
     assert result.parity["parity/low_bit_nodes"] == 14
-    nodes = [n.op_type for n in onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False).graph.node]
-    assert nodes.count("Round") == 2 * 4  # the activation is quantized once for q, k, v and once for gate, up
+    nodes = [
+        n.op_type
+        for n in onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False).graph.node
+    ]
+    assert (
+        nodes.count("Round") == 2 * 4
+    )  # the activation is quantized once for q, k, v and once for gate, up
 
 
 def test_unknown_precision(dense: Path, tmp_path: Path) -> None:
@@ -265,7 +355,13 @@ def test_asymmetric_int4_is_refused(dense: Path, tmp_path: Path) -> None:
 
 
 def test_awkward_groups_are_refused(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 96, "intermediate_size": 192, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 32}
+    sizes = {
+        "hidden_size": 96,
+        "intermediate_size": 192,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+    }
     source = random_model(tmp_path / "model", "qwen2", **sizes)
     with pytest.raises(Refused, match="power of two"):
         export_onnx(gptq_model(tmp_path / "gptq", source, group=96), tmp_path / "out", "int4")
@@ -274,13 +370,19 @@ def test_awkward_groups_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "word"),
     [
-        ("qwen2", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "dynamic"),
+        (
+            "qwen2",
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            "dynamic",
+        ),
         ("llama", {"hidden_act": "relu"}, "relu"),
         ("gemma3_text", {"final_logit_softcapping": 30.0}, "softcapping"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "bidirectional"),
     ],
 )
-def test_arithmetic_without_a_counterpart_is_refused(tmp_path: Path, name: str, changes: dict[str, Any], word: str) -> None:
+def test_arithmetic_without_a_counterpart_is_refused(
+    tmp_path: Path, name: str, changes: dict[str, Any], word: str
+) -> None:
     source = random_model(tmp_path / "model", name, **changes)
     with pytest.raises(Refused, match=word):
         export_onnx(source, tmp_path / "out", "fp32")
@@ -304,9 +406,14 @@ def test_missing_tensor_is_named(tmp_path: Path) -> None:
         export_onnx(source, tmp_path / "out", "fp32")
 
 
-def test_parity_failure_leaves_nothing(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parity_failure_leaves_nothing(
+    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A graph with a wrong activation function is caught, and no directory appears."""
-    monkeypatch.setattr("edgewright.export.onnx.decoder.Decoder._activation", lambda self, value: self.graph.node("Relu", value))
+    monkeypatch.setattr(
+        "edgewright.export.onnx.decoder.Decoder._activation",
+        lambda self, value: self.graph.node("Relu", value),
+    )
     with pytest.raises(ParityFailed, match=r"kl .* \(at most"):
         export_onnx(dense, tmp_path / "out", "fp32")
     assert list(tmp_path.iterdir()) == []
@@ -314,7 +421,9 @@ def test_parity_failure_leaves_nothing(dense: Path, tmp_path: Path, monkeypatch:
 
 def test_parity_notices_another_checkpoint(exported: tuple[Path, Path], tmp_path: Path) -> None:
     source, artifact = exported
-    other = random_model(tmp_path / "other", json.loads((source / "config.json").read_text())["model_type"])
+    other = random_model(
+        tmp_path / "other", json.loads((source / "config.json").read_text())["model_type"]
+    )
     state = load_file(other / "model.safetensors")
     state["model.layers.1.mlp.gate_proj.weight"] *= 1.02  # not what a norm behind it would undo
     save_file(state, other / "model.safetensors", metadata={"format": "pt"})
@@ -326,7 +435,9 @@ def test_parity_wants_low_bit_nodes(dense: Path, tmp_path: Path) -> None:
     """An artifact that says int4 but multiplies in float is not let through."""
     export_onnx(dense, tmp_path / "out", "fp32")
     file = tmp_path / "out" / "edgewright.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"precision": "int4", "low_bit_linears": 14}))
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"precision": "int4", "low_bit_linears": 14})
+    )
     with pytest.raises(ParityFailed, match=r"low_bit_nodes 0 \(at least 14\)"):
         check(tmp_path / "out", dense, [[5, 6, 7]], decode_steps=1)
 
@@ -341,7 +452,9 @@ def test_generate_matches_torch_and_stops(exported: tuple[Path, Path]) -> None:
     free = decoder.generate(tokens, mask, 12, [])
     end = [int(free[0, 2]), int(free[1, 5]), int(free[2, 8])]
     limits = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": end[0], "eos_token_id": end}
-    want = model.generate(torch.from_numpy(tokens), attention_mask=torch.from_numpy(mask), **limits)[:, 9:].numpy()
+    want = model.generate(
+        torch.from_numpy(tokens), attention_mask=torch.from_numpy(mask), **limits
+    )[:, 9:].numpy()
     got = decoder.generate(tokens, mask, 12, end)
     assert free.shape == (3, 12)
     np.testing.assert_array_equal(got, want)
@@ -368,7 +481,9 @@ def test_runtime_says_what_is_missing(tmp_path: Path) -> None:
 def test_runtime_notices_a_truncated_data_file(exported: tuple[Path, Path], tmp_path: Path) -> None:
     for name in ("model.onnx", "model.onnx.data"):
         content = (exported[1] / name).read_bytes()
-        (tmp_path / name).write_bytes(content[: len(content) // 2] if name.endswith("data") else content)
+        (tmp_path / name).write_bytes(
+            content[: len(content) // 2] if name.endswith("data") else content
+        )
     with pytest.raises(UsageError, match="cannot load"):
         OnnxDecoder(tmp_path)
 
@@ -379,9 +494,13 @@ def test_bf16_stores_half_and_runs_on_a_cpu_as_rewritten(dense: Path, tmp_path: 
     half, full = ((tmp_path / name / "model.onnx.data").stat().st_size for name in ("bf16", "fp32"))
     assert half < 0.6 * full
     graph = onnx.load(str(tmp_path / "bf16" / "model.onnx"), load_external_data=False).graph
-    assert {value.type.tensor_type.elem_type for value in graph.input if "past" in value.name} == {onnx.TensorProto.BFLOAT16}
+    assert {value.type.tensor_type.elem_type for value in graph.input if "past" in value.name} == {
+        onnx.TensorProto.BFLOAT16
+    }
     ids = np.array([[5, 6, 7, 8, 9]])
-    rounded, exact = (OnnxDecoder(tmp_path / name).forward(ids, np.ones_like(ids))[0] for name in ("bf16", "fp32"))
+    rounded, exact = (
+        OnnxDecoder(tmp_path / name).forward(ids, np.ones_like(ids))[0] for name in ("bf16", "fp32")
+    )
     assert 0 < np.abs(rounded - exact).max() < 0.1
     (tmp_path / "bf16" / "model.cpu.onnx").unlink()
     with pytest.raises(UsageError, match="cannot load"):

@@ -21,7 +21,9 @@ def exported(model: Path, out: Path, **options: Any) -> dict[str, Any] | None:
 
 
 @pytest.mark.parametrize("format", ["onnx", "ort"])
-def test_sizes_tokens_and_shared_memory(make_model: Callable[..., Path], tmp_path: Path, format: str) -> None:
+def test_sizes_tokens_and_shared_memory(
+    make_model: Callable[..., Path], tmp_path: Path, format: str
+) -> None:
     config = exported(make_model("qwen3"), tmp_path / "out", format=format)
     assert config is not None
     model, search = config["model"], config["search"]
@@ -29,14 +31,25 @@ def test_sizes_tokens_and_shared_memory(make_model: Callable[..., Path], tmp_pat
     assert (model["eos_token_id"], model["pad_token_id"]) == ([0], 0)
     assert "bos_token_id" not in model  # the model has none, and null is no number
     decoder = model["decoder"]
-    assert (decoder["num_hidden_layers"], decoder["num_key_value_heads"], decoder["head_size"]) == (3, 2, 64)
-    assert search == {"do_sample": False, "max_length": 256, "past_present_share_buffer": format == "ort"}
+    assert (decoder["num_hidden_layers"], decoder["num_key_value_heads"], decoder["head_size"]) == (
+        3,
+        2,
+        64,
+    )
+    assert search == {
+        "do_sample": False,
+        "max_length": 256,
+        "past_present_share_buffer": format == "ort",
+    }
 
 
 def test_names_are_those_of_the_graph(make_model: Callable[..., Path], tmp_path: Path) -> None:
     config = exported(make_model("llama"), tmp_path / "out")
     assert config is not None
-    decoder, graph = config["model"]["decoder"], json.loads((tmp_path / "out" / "edgewright.json").read_text())
+    decoder, graph = (
+        config["model"]["decoder"],
+        json.loads((tmp_path / "out" / "edgewright.json").read_text()),
+    )
     for side in ("inputs", "outputs"):
         names = decoder[side].values()
         whole = [name % layer if "%d" in name else name for name in names for layer in range(3)]
@@ -44,7 +57,9 @@ def test_names_are_those_of_the_graph(make_model: Callable[..., Path], tmp_path:
     assert (tmp_path / "out" / decoder["filename"]).is_file()
 
 
-def test_end_tokens_of_generation_config_come_first(copy_model: Callable[..., Path], tmp_path: Path) -> None:
+def test_end_tokens_of_generation_config_come_first(
+    copy_model: Callable[..., Path], tmp_path: Path
+) -> None:
     source = copy_model("llama")
     (source / "generation_config.json").write_text('{"eos_token_id": [5, 7]}')
     config = exported(source, tmp_path / "out")

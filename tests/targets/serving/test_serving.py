@@ -39,7 +39,9 @@ class Answer:
         self.tokens: list[int] = []
         self.reason: Any = None
         self.done = threading.Event()
-        self.generation = Generation(ids, max_tokens, frozenset([0]), Sampling(**sampling), self.take)
+        self.generation = Generation(
+            ids, max_tokens, frozenset([0]), Sampling(**sampling), self.take
+        )
 
     def take(self, item: Any) -> None:
         if isinstance(item, int):
@@ -51,7 +53,9 @@ class Answer:
 
 def prompts(count: int) -> list[list[int]]:
     generator = np.random.default_rng(1)
-    return [generator.integers(1, 512, int(size)).tolist() for size in generator.integers(1, 40, count)]
+    return [
+        generator.integers(1, 512, int(size)).tolist() for size in generator.integers(1, 40, count)
+    ]
 
 
 @pytest.fixture
@@ -71,7 +75,9 @@ def test_rows_that_join_and_leave_do_not_touch_each_other(artifact: Path, batche
     for answer in answers:
         assert answer.done.wait(20)
         ids = np.array([answer.generation.ids])
-        expected = alone.generate(ids, np.ones_like(ids), answer.generation.max_tokens, [0])[0].tolist()
+        expected = alone.generate(ids, np.ones_like(ids), answer.generation.max_tokens, [0])[
+            0
+        ].tolist()
         assert answer.tokens == [token for token in expected if token != 0]
         assert answer.reason == ("stop" if 0 in expected else "length")
     assert batcher.steps < sum(len(answer.tokens) for answer in answers)
@@ -96,7 +102,9 @@ def test_a_cancelled_row_leaves(batcher: Batcher) -> None:
     assert len(long.tokens) < 100_000
 
 
-def test_a_failing_decoder_fails_its_requests_and_serves_the_next(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_decoder_fails_its_requests_and_serves_the_next(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decoder = OnnxDecoder(artifact, 1)
     batcher = Batcher(decoder)
     bad = Answer([10**6], 4)  # outside the vocabulary: ONNX Runtime's own error
@@ -154,7 +162,11 @@ def port(artifact: Path) -> Iterator[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(create_app(Service(artifact, 1, max_batch=4)), "127.0.0.1", free, log_level="error"))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(Service(artifact, 1, max_batch=4)), "127.0.0.1", free, log_level="error"
+        )
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -178,7 +190,11 @@ def test_whole_and_streamed_answers_are_the_same(port: int, artifact: Path) -> N
     ids = prompts(1)[0]
     status, told = call(port, "/v1/completions", {"prompt": ids, "max_tokens": 12})
     whole = json.loads(told)
-    expected = OnnxDecoder(artifact, 1).generate(np.array([ids]), np.ones((1, len(ids)), np.int64), 12, [0])[0].tolist()
+    expected = (
+        OnnxDecoder(artifact, 1)
+        .generate(np.array([ids]), np.ones((1, len(ids)), np.int64), 12, [0])[0]
+        .tolist()
+    )
     made = [token for token in expected if token != 0]
     assert (status, whole["usage"]["completion_tokens"]) == (200, len(made))
     status, told = call(port, "/v1/completions", {"prompt": ids, "max_tokens": 12, "stream": True})
@@ -190,24 +206,46 @@ def test_whole_and_streamed_answers_are_the_same(port: int, artifact: Path) -> N
 
 
 def test_chat_goes_through_the_models_template(port: int) -> None:
-    status, told = call(port, "/v1/chat/completions", {"messages": [{"role": "user", "content": "1+1"}], "max_tokens": 4})
+    status, told = call(
+        port,
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": "1+1"}], "max_tokens": 4},
+    )
     assert status == 200, told
     assert json.loads(told)["choices"][0]["message"]["role"] == "assistant"
-    status, told = call(port, "/v1/chat/completions", {"messages": [{"role": "user", "content": "1+1"}], "max_tokens": 4, "stream": True})
+    status, told = call(
+        port,
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": "1+1"}], "max_tokens": 4, "stream": True},
+    )
     assert (status, '"delta"' in told) == (200, True)
 
 
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        ("{", 422), ("[]", 422), ('{"a": "\xff', 400), ({}, 422), ({"prompt": ""}, 422), ({"prompt": []}, 422), ({"prompt": [-1]}, 422),
-            ({"prompt": 5}, 422),
-        ({"prompt": "a", "max_tokens": 0}, 422), ({"prompt": "a", "max_tokens": "5"}, 422), ({"prompt": "a", "temperature": -1}, 422),
-        ({"prompt": "a", "nonsense": 1}, 422), ({"prompt": "a", "stop": ""}, 422), ({"prompt": "a", "top_p": 0}, 422),
-        ({"prompt": [512]}, 422), ({"prompt": [5] * 256}, 422), ({"prompt": "a " * 400}, 400), ({"prompt": "a", "model": "other"}, 404),
-        ('{"prompt": "a", "temperature": NaN}', 422), ('{"prompt": "\\ud800"}', 422),
+        ("{", 422),
+        ("[]", 422),
+        ('{"a": "\xff', 400),
+        ({}, 422),
+        ({"prompt": ""}, 422),
+        ({"prompt": []}, 422),
+        ({"prompt": [-1]}, 422),
+        ({"prompt": 5}, 422),
+        ({"prompt": "a", "max_tokens": 0}, 422),
+        ({"prompt": "a", "max_tokens": "5"}, 422),
+        ({"prompt": "a", "temperature": -1}, 422),
+        ({"prompt": "a", "nonsense": 1}, 422),
+        ({"prompt": "a", "stop": ""}, 422),
+        ({"prompt": "a", "top_p": 0}, 422),
+        ({"prompt": [512]}, 422),
+        ({"prompt": [5] * 256}, 422),
+        ({"prompt": "a " * 400}, 400),
+        ({"prompt": "a", "model": "other"}, 404),
+        ('{"prompt": "a", "temperature": NaN}', 422),
+        ('{"prompt": "\\ud800"}', 422),
     ],
-)  # fmt: skip
+)
 def test_malformed_requests_get_4xx(port: int, body: Any, status: int) -> None:
     found, told = call(port, "/v1/completions", body)
     assert found == status, told
@@ -221,14 +259,23 @@ def test_status_pages(port: int) -> None:
     text = call(port, "/metrics", method="GET")[1]
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert float(lines["edgewright_generated_tokens"]) > 0
-    assert sum(float(value) for name, value in lines.items() if name.startswith("edgewright_requests_total")) > 0
+    assert (
+        sum(
+            float(value)
+            for name, value in lines.items()
+            if name.startswith("edgewright_requests_total")
+        )
+        > 0
+    )
     assert call(port, "/v1/completions", method="GET")[0] == 405
 
 
 def test_a_client_that_leaves_frees_its_place(port: int) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     body = {"prompt": [5, 6], "max_tokens": 200, "stream": True, "temperature": 2.0, "seed": 3}
-    connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+    connection.request(
+        "POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"}
+    )
     response = connection.getresponse()
     response.readline()
     connection.sock.close() if connection.sock else response.close()
