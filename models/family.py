@@ -1,337 +1,245 @@
-"""What a family of decoders is made of: module names, shapes and the small differences in arithmetic.
+"""How a family of models turns a config.json into decoder layers.
 
-One `Family` a family, in its own small file. Everything else in the package asks a `Family` and knows no architecture's
-names. All of them are pre-norm decoders with rotary positions and a gated FFN; what differs is data here.
+A family is one file in `families/`: an instance of `Family` with its data, or a small subclass
+where a rule is more than data. What is here holds for all of them: pre-norm decoders with rotary
+positions, grouped-query attention and a gated FFN, named as transformers names them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:  # a plan needs shapes only, and torch takes seconds to import
-    from torch import Tensor, nn
+from .blocks import FFN, Attention, AttentionSizes, Linear, Norm
+from .blocks.ffn import gated_ffn
+from .layer import Layer
+from .sizes import ExpertSizes, Sizes
 
-__all__ = ["Experts", "Family", "Fold", "LayerKind", "Shape", "has_module", "weight_of"]
+__all__ = ["Family", "Reach", "Remaining"]
+
+ATTENTION, MLP = "self_attn", "mlp"
+PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
+"""Other spellings of the activations that are known here."""
+EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
-class LayerKind:
-    """How one layer attends: over everything (`window` 0) or over the last `window` positions, and its rotary type."""
+class Reach:
+    """How far the attention of one layer sees, and which rotary positions it has.
 
-    window: int
-    rope: str | None
-    """The layer type that the model's rotary module is asked for; None where all layers share one."""
-
-
-@dataclass(frozen=True)
-class Fold:
-    """A place where a factor on each input channel of linear layers can move into the operation before them.
-
-    Names are relative to a decoder layer. The writer is a norm, or a linear layer whose outputs reach the readers through
-    something that is linear in each channel by itself: attention for the values, the gate's product for `up`.
+    Attributes:
+        window: positions that a token sees, itself included; 0: all before it.
+        layer_type: what the rotary module is asked for; None: all layers share one rotary table.
     """
 
-    readers: tuple[str, ...]
-    """All that reads the writer's output; they share one input."""
-    writer: str
-    norm: bool
-    offset: float = 0.0
-    """What is added to the norm's weight before it scales."""
-    repeat: int = 1
-    """Readers' heads, one after the other, that each head of the writer's output serves."""
-    head_dim: int = 1
-    """Channels of a head; they keep their order where a head is repeated."""
+    window: int
+    layer_type: str | None = None
 
 
 @dataclass(frozen=True)
-class Experts:
-    """The experts of a mixture, as its config.json gives them."""
+class Remaining:
+    """What remains of a model after a cut, the same in every layer.
 
-    count: int
-    """Experts in every layer that has some."""
-    per_token: int
-    size: int
-    """Width of one expert's FFN."""
-    layers: tuple[int, ...]
-    """Those that have experts; the others are dense."""
-    shared: int
-    """Width of the expert that every token goes through beside its own; 0 where there is none."""
-    renormalised: bool
-    """Whether the weights of a token's experts are made to sum to one."""
+    Attributes:
+        heads: query heads.
+        kv_heads: key/value heads.
+        ffn: neurons of a dense FFN.
+        layers: indices of the layers that stay.
+        experts: experts; 0: all of them.
+    """
 
-    def used_by(self, tokens: int) -> float:
-        """How many different experts of a layer so many tokens are expected to use, if all are chosen alike."""
-        return self.count * (1 - (1 - self.per_token / self.count) ** tokens)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a decoder, as its config.json gives them."""
-
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    intermediate_size: int
-    vocab_size: int
-    tied: bool
-    experts: Experts | None = None
-    """None where every layer is dense."""
-
-    @property
-    def group(self) -> int:
-        """Query heads that share one key/value head."""
-        return self.num_attention_heads // self.num_key_value_heads
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Elements of KV cache a token of context needs, over all layers (times the bytes of its dtype)."""
-        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
+    heads: int
+    kv_heads: int
+    ffn: int
+    layers: Sequence[int]
+    experts: int = 0
 
 
 @dataclass(frozen=True)
 class Family:
-    """Names and arithmetic of one family. Module names are relative to a decoder layer unless they say otherwise."""
+    """Names and arithmetic of one family.
 
-    model_types: tuple[str, ...]
-    q: str = "self_attn.q_proj"
-    k: str = "self_attn.k_proj"
-    v: str = "self_attn.v_proj"
-    o: str = "self_attn.o_proj"
-    gate: str = "mlp.gate_proj"
-    up: str = "mlp.up_proj"
-    down: str = "mlp.down_proj"
-    attention: str = "self_attn"
-    mlp: str = "mlp"
-    router: str = ""
-    """The module that sends tokens to experts; empty where no layer of the family has any."""
-    expert_pool: str = ""
-    """The module that all experts of a layer are in, called with tokens, the numbers of their experts and the weights of those."""
-    q_norm: str | None = None
-    k_norm: str | None = None
-    attention_norm: str = "input_layernorm"
-    attention_post_norm: str | None = None
-    mlp_norm: str = "post_attention_layernorm"
-    mlp_post_norm: str | None = None
-    layers: str = "model.layers"
-    embedding: str = "model.embed_tokens"
-    final_norm: str = "model.norm"
-    rotary: str = "model.rotary_emb"
-    head: str = "lm_head"
-    norm_offset: float = 0.0
-    """Added to a norm's weight before it scales (Gemma stores weight - 1)."""
-    scale_embedding: bool = False
-    """Multiply embeddings by the square root of the width (Gemma)."""
+    Attributes:
+        model_type: what config.json calls it.
+        defaults: the values that transformers takes for keys that a config.json leaves out.
+        qk_norm: whether queries and keys are normed, head by head.
+        mixer_norm, ffn_norm: names of the norms before attention and FFN.
+        mixer_post_norm, ffn_post_norm: names of the norms behind them; None: there are none.
+        norm_offset: added to a norm's stored weight before it scales.
+        prefix: what the decoder's names begin with in files, where it is inside a larger model.
+    """
+
+    model_type: str
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
-    """What transformers takes for keys that config.json leaves out, from the family's configuration class."""
-
-    def completed(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """A config.json with the family's defaults where it says nothing; an explicit null stays."""
-        return {**self.defaults, **config}
-
-    def shape(self, config: Mapping[str, Any]) -> Shape:
-        """Read the sizes from a config.json; without a default `head_dim` falls back to width / heads as transformers does."""
-        full = self.completed(config)
-        heads = int(full["num_attention_heads"])
-        return Shape(
-            hidden_size=int(full["hidden_size"]),
-            num_hidden_layers=int(full["num_hidden_layers"]),
-            num_attention_heads=heads,
-            num_key_value_heads=int(full.get("num_key_value_heads") or heads),
-            head_dim=int(full.get("head_dim") or int(full["hidden_size"]) // max(heads, 1)),
-            intermediate_size=int(full["intermediate_size"]),
-            vocab_size=int(full["vocab_size"]),
-            tied=bool(full.get("tie_word_embeddings", False)),
-        )
+    qk_norm: bool = False
+    mixer_norm: str = "input_layernorm"
+    mixer_post_norm: str | None = None
+    ffn_norm: str = "post_attention_layernorm"
+    ffn_post_norm: str | None = None
+    norm_offset: float = 0.0
+    prefix: str = ""
 
     @property
-    def input_groups(self) -> tuple[tuple[str, ...], ...]:
-        """The linear layers of a decoder layer in order of execution, those that read the same input together."""
-        return ((self.q, self.k, self.v), (self.o,), (self.gate, self.up), (self.down,))
+    def decoder_layers(self) -> str:
+        """The full name of the list of decoder layers."""
+        return f"{self.prefix}model.layers"
 
-    def folds(self, config: Mapping[str, Any]) -> tuple[Fold, ...]:
-        """What stands before each of `input_groups` in a dense layer; values serve every query head of their group."""
-        s = self.shape(config)
-        return (
-            Fold((self.q, self.k, self.v), self.attention_norm, norm=True, offset=self.norm_offset),
-            Fold((self.o,), self.v, norm=False, repeat=s.group, head_dim=s.head_dim),
-            Fold((self.gate, self.up), self.mlp_norm, norm=True, offset=self.norm_offset),
-            Fold((self.down,), self.up, norm=False),
-        )
+    @property
+    def embedding(self) -> str:
+        """The full name of the embedding."""
+        return f"{self.prefix}model.embed_tokens"
 
-    def linear_shapes(self, config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-        """Each kind of linear layer in a decoder layer with its (out_features, in_features); routers are left out."""
-        s = self.shape(config)
-        q, kv = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
-        return {
-            self.q: (q, s.hidden_size),
-            self.k: (kv, s.hidden_size),
-            self.v: (kv, s.hidden_size),
-            self.o: (s.hidden_size, q),
-            self.gate: (s.intermediate_size, s.hidden_size),
-            self.up: (s.intermediate_size, s.hidden_size),
-            self.down: (s.hidden_size, s.intermediate_size),
-        }
+    @property
+    def final_norm(self) -> str:
+        """The full name of the norm behind the last layer."""
+        return f"{self.prefix}model.norm"
 
-    def linear_counts(
-        self, config: Mapping[str, Any], tokens: int | None = None
-    ) -> dict[str, float]:
-        """How many there are of each of `linear_shapes` in the whole model.
+    @property
+    def rotary(self) -> str:
+        """The full name of the module that makes rotary angles."""
+        return f"{self.prefix}model.rotary_emb"
 
-        Args:
-            config: the config.json.
-            tokens: count only the experts that so many tokens are expected to use; all of them if None.
-        """
-        return dict.fromkeys(self.linear_shapes(config), self.shape(config).num_hidden_layers)
+    @property
+    def head(self) -> str:
+        """The full name of the head."""
+        return f"{self.prefix}lm_head"
 
-    def linear_modules(self, config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-        """Every linear layer of the decoder by its full name in files, with its (out_features, in_features)."""
-        shapes, layers = self.linear_shapes(config), range(self.shape(config).num_hidden_layers)
-        return {self.full(index, name): shape for index in layers for name, shape in shapes.items()}
+    def completed(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A config.json with the family's defaults for missing keys; an explicit null stays."""
+        return {**self.defaults, **config}
 
-    def full(self, layer: int, name: str) -> str:
-        """The full name of a module of decoder layer `layer`."""
-        return f"{self.layers}.{layer}.{name}"
+    def sizes(self, config: Mapping[str, Any]) -> Sizes:
+        """The sizes of the decoder."""
+        return Sizes.read(self.completed(config))
 
-    def parameters(self, config: Mapping[str, Any]) -> int:
-        """How many parameters a config.json describes, norms and biases included."""
-        s, shapes, counts = (
-            self.shape(config),
-            self.linear_shapes(config),
-            self.linear_counts(config),
-        )
-        linears = int(sum(counts[name] * n * k for name, (n, k) in shapes.items()))
-        norms = 2 + (self.attention_post_norm is not None) + (self.mlp_post_norm is not None)
-        layer = (
-            norms * s.hidden_size
-            + (2 * s.head_dim if self.q_norm else 0)
-            + sum(shapes[name][0] for name in self.biased(config))
-        )
-        return (
-            linears
-            + s.num_hidden_layers * layer
-            + s.hidden_size
-            + s.vocab_size * s.hidden_size * (1 if s.tied else 2)
-        )
+    def experts(self, config: Mapping[str, Any]) -> ExpertSizes | None:
+        """The experts of the decoder; None where every layer is dense."""
+        return None
 
-    def biased(self, config: Mapping[str, Any]) -> tuple[str, ...]:
-        """The linear layers of a decoder layer that carry a bias."""
-        return (self.q, self.k, self.v, self.o) if config.get("attention_bias") else ()
+    def biased(self, config: Mapping[str, Any]) -> Collection[str]:
+        """Which of q, k, v, o, gate, up and down have a bias."""
+        return ("q", "k", "v", "o") if config.get("attention_bias") else ()
 
-    def resized(
-        self,
-        config: Mapping[str, Any],
-        *,
-        heads: int,
-        kv_heads: int,
-        ffn: int,
-        layers: Sequence[int],
-        experts: int = 0,
-    ) -> dict[str, Any]:
-        """The config.json after a cut, with `head_dim` spelled out so that stock loaders agree on it.
-
-        Args:
-            config: of the uncut model.
-            heads: query heads that stay in every layer.
-            kv_heads: key/value heads that stay in every layer.
-            ffn: width of the FFN that stays.
-            layers: indices of the layers that stay.
-            experts: experts that stay in every layer that has some; 0 for all of them.
-        """
-        small = {
-            **config,
-            "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads,
-            "head_dim": self.shape(config).head_dim,
-            "intermediate_size": ffn,
-            "num_hidden_layers": len(layers),
-        }
-        kinds = self.layer_kinds(config)
-        if (
-            config.get("layer_types") or len(set(kinds)) > 1
-        ):  # a rule such as "every sixth" would not survive the cut
-            types = config.get("layer_types") or [
-                "sliding_attention" if kind.window else "full_attention" for kind in kinds
-            ]
-            small["layer_types"] = [types[i] for i in layers]
-        return small
-
-    def with_experts(self, config: Mapping[str, Any], count: int) -> Mapping[str, Any]:
-        """The config.json with another number of experts in every layer that has some; of a dense family, as it is."""
-        return config
-
-    def stored(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors under the names and in the shapes that files have, from those of a loaded model or of one of its layers."""
-        return dict(state)
-
-    def fused(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The inverse of `stored`: tensors as a loaded model has them."""
-        return dict(state)
-
-    def accepts_heads(self, config: Mapping[str, Any], heads: int) -> bool:
-        """Whether stock transformers loads a model of this family with so many query heads."""
-        return True
-
-    def layer_kinds(self, config: Mapping[str, Any]) -> list[LayerKind]:
-        """How each layer attends."""
-        return [LayerKind(0, None)] * int(config["num_hidden_layers"])
+    def reaches(self, config: Mapping[str, Any]) -> list[Reach]:
+        """How far each layer sees."""
+        return [Reach(0)] * int(self.completed(config)["num_hidden_layers"])
 
     def query_scale(self, config: Mapping[str, Any]) -> float:
         """What the product of query and key is multiplied by."""
-        return float(self.shape(config).head_dim) ** -0.5
+        return float(self.sizes(config).head_dim) ** -0.5
 
     def activation(self, config: Mapping[str, Any]) -> str:
-        """`silu` or `gelu_tanh`."""
+        """The activation of the FFN: `silu`, `gelu_tanh`, or what config.json calls it."""
         name = str(config.get("hidden_act") or config.get("hidden_activation") or "silu")
-        return {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}.get(name, name)
+        return ACTIVATIONS.get(name, name)
 
-    def layer_list(self, model: nn.Module) -> list[nn.Module]:
-        """The decoder layers of a loaded model."""
-        return list(model.get_submodule(self.layers).children())
+    def embedding_scale(self, config: Mapping[str, Any]) -> float:
+        """What embeddings are multiplied by."""
+        return 1.0
 
-    def outputs(self, layer: nn.Module) -> tuple[str, ...]:
-        """Those of `o` and `down` that a decoder layer has; one with experts has no `down`."""
-        return tuple(name for name in (self.o, self.down) if has_module(layer, name))
+    def accepts_heads(self, config: Mapping[str, Any], heads: int) -> bool:
+        """Whether stock transformers loads a model of this family with this many query heads."""
+        return True
 
-    def groups_of(self, layer: nn.Module) -> tuple[tuple[str, ...], ...]:
-        """`input_groups` of the linear modules that a decoder layer has; the projections of routed experts are none."""
-        return tuple(group for group in self.input_groups if has_module(layer, group[0]))
+    def norm(self, config: Mapping[str, Any], name: str, width: int) -> Norm:
+        """A norm of this family."""
+        epsilon = float(self.completed(config).get("rms_norm_eps") or EPSILON)
+        return Norm(name, width, epsilon, self.norm_offset)
 
-    def weight_in(self, layer: nn.Module, name: str) -> Tensor:
-        """The weight [out, in] of a linear layer by the name that `linear_shapes` has for it; writing to it changes the decoder layer."""
-        return weight_of(layer.get_submodule(name))
+    def layers(self, config: Mapping[str, Any]) -> tuple[Layer, ...]:
+        """The decoder layers."""
+        experts = self.experts(config)
+        dense = self.dense_ffn(config)
+        routed = self.experts_ffn(config, experts) if experts else dense
+        width = self.sizes(config).hidden_size
 
-    def routers(self, config: Mapping[str, Any]) -> tuple[str, ...]:
-        """Full names, in files, of the linear layers that choose and weigh experts and are never packed."""
-        return ()
+        def norm(name: str | None) -> Norm | None:
+            return self.norm(config, name, width) if name else None
 
-    def weight(
-        self, state: Mapping[str, Tensor], layer: int, name: str, part: str = "weight"
-    ) -> Tensor | None:
-        """A tensor of decoder layer `layer` from a state dict, or None where the model has none (a bias, say)."""
-        return state.get(self.key(layer, name, part))
+        return tuple(
+            Layer(
+                index,
+                f"{self.decoder_layers}.{index}",
+                self.attention(config, reach),
+                routed if experts and index in experts.layers else dense,
+                self.norm(config, self.mixer_norm, width),
+                self.norm(config, self.ffn_norm, width),
+                norm(self.mixer_post_norm),
+                norm(self.ffn_post_norm),
+            )
+            for index, reach in enumerate(self.reaches(config))
+        )
 
-    def key(self, layer: int, name: str, part: str = "weight") -> str:
-        """The state-dict key of a decoder layer's tensor."""
-        return f"{self.layers}.{layer}.{name}.{part}"
+    def attention(self, config: Mapping[str, Any], reach: Reach) -> Attention:
+        """The attention block of a layer."""
+        sizes, biased = self.sizes(config), self.biased(config)
+        head = sizes.head_dim
+        width, q = sizes.hidden_size, sizes.num_attention_heads * head
+        kv = sizes.num_key_value_heads * head
+        rope_type, rotary_share = _rope(config, reach.layer_type)
+        cap = config.get("attn_logit_softcapping")
+        norms = (f"{ATTENTION}.{name}" if self.qk_norm else None for name in ("q_norm", "k_norm"))
+        q_norm, k_norm = (self.norm(config, name, head) if name else None for name in norms)
+        return Attention(
+            ATTENTION,
+            AttentionSizes(sizes.num_attention_heads, sizes.num_key_value_heads, head),
+            Linear(f"{ATTENTION}.q_proj", q, width, "q" in biased),
+            Linear(f"{ATTENTION}.k_proj", kv, width, "k" in biased),
+            Linear(f"{ATTENTION}.v_proj", kv, width, "v" in biased),
+            Linear(f"{ATTENTION}.o_proj", width, q, "o" in biased),
+            self.query_scale(config),
+            int(head * rotary_share),
+            rope_type,
+            reach.layer_type,
+            reach.window,
+            q_norm,
+            k_norm,
+            softcap=float(cap) if cap else None,
+            causal=not config.get("use_bidirectional_attention"),
+        )
+
+    def dense_ffn(self, config: Mapping[str, Any]) -> FFN:
+        """The FFN of a layer without experts."""
+        sizes = self.sizes(config)
+        widths = (sizes.intermediate_size, sizes.hidden_size)
+        return gated_ffn(MLP, PROJECTIONS, widths, self.activation(config), self.biased(config))
+
+    def experts_ffn(self, config: Mapping[str, Any], experts: ExpertSizes) -> FFN:
+        """The FFN of a layer with experts."""
+        raise NotImplementedError(f"{self.model_type} has no experts")
+
+    def resized(self, config: Mapping[str, Any], remaining: Remaining) -> dict[str, Any]:
+        """The config.json after a cut; `head_dim` is spelled out so that all loaders agree."""
+        small = {
+            **config,
+            "num_attention_heads": remaining.heads,
+            "num_key_value_heads": remaining.kv_heads,
+            "head_dim": self.sizes(config).head_dim,
+            "intermediate_size": remaining.ffn,
+            "num_hidden_layers": len(remaining.layers),
+        }
+        reaches = self.reaches(config)
+        if config.get("layer_types") or len(set(reaches)) > 1:
+            # Spelled out, because a rule such as "every sixth layer" would not survive the cut.
+            types = config.get("layer_types") or [
+                "sliding_attention" if reach.window else "full_attention" for reach in reaches
+            ]
+            small["layer_types"] = [types[index] for index in remaining.layers]
+        return small
 
 
-def has_module(layer: nn.Module, name: str) -> bool:
-    """Whether a module has a submodule of this dotted name."""
-    try:
-        return bool(layer.get_submodule(name))
-    except AttributeError:
-        return False
+def _rope(config: Mapping[str, Any], layer_type: str | None) -> tuple[str, float]:
+    """The rope type of a layer, and the share of a head's channels that rotary positions turn.
 
-
-def weight_of(linear: nn.Module) -> Tensor:
-    """The weight [out, in] of a linear module, without its gradient history; writing to it changes the module."""
-    from torch import Tensor
-
-    weight = linear.weight
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"{type(linear).__name__} has no weight tensor")
-    return weight.detach()
+    Both spellings are read: transformers 5 has `rope_parameters`, transformers 4 `rope_scaling`.
+    """
+    block: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if layer_type:
+        block = block.get(layer_type, block) or {}
+    kind = str(block.get("rope_type") or block.get("type") or "default")
+    if kind == "default":  # transformers turns all channels then
+        return kind, 1.0
+    share = block.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    return kind, float(share)

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from .family import LayerKind
-from .mixture import Mixture
+from ..family import Reach
+from ..mixture import Mixture
 
 
 class Mixtral(Mixture):
-    """Mixtral 8x7B, 8x22B."""
+    """Mixtral 8x7B and 8x22B."""
 
-    def biased(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+    def biased(self, config: Mapping[str, Any]) -> Collection[str]:
         """None, whatever the config says."""
         return ()
 
-    def layer_kinds(self, config: Mapping[str, Any]) -> list[LayerKind]:
+    def reaches(self, config: Mapping[str, Any]) -> list[Reach]:
         """All layers share the window of the config, where there is one."""
-        return [LayerKind(int(config.get("sliding_window") or 0), None)] * int(
-            config["num_hidden_layers"]
-        )
+        full = self.completed(config)
+        return [Reach(int(full.get("sliding_window") or 0))] * int(full["num_hidden_layers"])
 
 
 FAMILY = Mixtral(
-    model_types=("mixtral",),
-    stored_mlp="block_sparse_moe",
-    stored_projections=("w1", "w3", "w2"),
+    "mixtral",
+    file_name="block_sparse_moe",
+    projections=("w1", "w3", "w2"),
     count_keys=("num_local_experts",),
     size_key="intermediate_size",
     defaults={
@@ -34,5 +33,6 @@ FAMILY = Mixtral(
         "num_local_experts": 8,
         "num_experts_per_tok": 2,
         "intermediate_size": 14336,
+        "rms_norm_eps": 1e-5,
     },
 )

@@ -1,0 +1,306 @@
+"""What a config.json describes, as one frozen object: a list of layers, each made of blocks.
+
+This is what the rest of the package passes around. It imports no
+torch, because plans read no weight.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Refused, UsageError
+from .blocks import AttentionSizes, ExpertsFFN, Linear, Norm
+from .blocks.expert_storage import fuse_experts, split_experts
+from .families import FAMILIES
+from .family import Family, Remaining
+from .layer import Layer
+from .sizes import RESTORE, check_sizes
+
+if TYPE_CHECKING:  # plans read sizes only, and torch takes seconds to import
+    from torch import Tensor
+
+__all__ = ["Architecture", "architecture"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A decoder-only language model.
+
+    Attributes:
+        family: the rules of its family; ask the architecture, not the family.
+        config: the config.json as it was given, for those who write one.
+        hidden_size: width of the residual stream.
+        intermediate_size: neurons of a dense FFN.
+        vocab_size: tokens.
+        max_positions: the longest sequence; None: config.json does not say.
+        tied: whether the head is the embedding.
+        embedding_scale: what embeddings are multiplied by.
+        logit_softcap: logits are squashed into ± this by a tanh; None: they are not.
+        final_norm: the norm behind the last layer, with its full name.
+        layers: the decoder layers.
+    """
+
+    family: Family = field(repr=False)
+    config: Mapping[str, Any] = field(repr=False)
+    hidden_size: int
+    intermediate_size: int
+    vocab_size: int
+    max_positions: int | None
+    tied: bool
+    embedding_scale: float
+    logit_softcap: float | None
+    final_norm: Norm
+    layers: tuple[Layer, ...]
+
+    @property
+    def model_type(self) -> str:
+        """What config.json calls the family."""
+        return self.family.model_type
+
+    @property
+    def embedding(self) -> str:
+        """The full name of the embedding in files."""
+        return self.family.embedding
+
+    @property
+    def head(self) -> str:
+        """The full name of the head in files; a tied one is not there."""
+        return self.family.head
+
+    @property
+    def rotary(self) -> str:
+        """The full name of the module that makes rotary angles."""
+        return self.family.rotary
+
+    @property
+    def decoder_layers(self) -> str:
+        """The full name of the list of decoder layers."""
+        return self.family.decoder_layers
+
+    # Its linear layers
+
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Every linear layer of the decoder by its full name in files, with (out, in) features."""
+        return {
+            layer.full(linear.name): linear.shape
+            for layer in self.layers
+            for linear in layer.linears
+        }
+
+    def linear_counts(self, tokens: int | None = None) -> dict[Linear, float]:
+        """How many linear layers there are of each kind: one of each name and size, experts as `*`.
+
+        Args:
+            tokens: count only the experts that this many tokens are expected to use; None: all.
+        """
+        found: dict[Linear, Counter[float]] = {}
+        for layer in sorted(self.layers, key=lambda layer: layer.experts is not None):
+            for linear, count in layer.linear_counts(tokens).items():
+                found.setdefault(linear, Counter())[count] += 1
+        return {
+            linear: sum(layers * count for count, layers in counts.items())
+            for linear, counts in found.items()
+        }
+
+    def linear_weights(self, tokens: int | None = None) -> int:
+        """Weights of the decoder's linear layers; given `tokens`, without those of idle experts."""
+        return int(sum(n * linear.weights for linear, n in self.linear_counts(tokens).items()))
+
+    @property
+    def routers(self) -> tuple[str, ...]:
+        """Full names in files of the layers that choose and weigh experts; never quantized."""
+        return tuple(layer.full(name) for layer in self.layers for name in layer.routers)
+
+    # Its size and its work
+
+    @cached_property
+    def parameters(self) -> int:
+        """How many parameters it has, norms and biases included."""
+        tables = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
+        return self.decoder_parameters + tables
+
+    @property
+    def decoder_parameters(self) -> int:
+        """`parameters` without embedding and head."""
+        return sum(layer.parameters for layer in self.layers) + self.final_norm.parameters
+
+    def active_parameters(self, tokens: int = 1) -> int:
+        """The parameters that a step on this many tokens uses: all but those of idle experts."""
+        return self.parameters - (self.linear_weights() - self.linear_weights(tokens))
+
+    def state_elements(self, context: int) -> int:
+        """Elements of KV cache or state that a sequence of `context` tokens needs."""
+        return sum(layer.mixer.state_elements(context) for layer in self.layers)
+
+    def state_bytes(self, context: int, batch: int = 1, *, element_bytes: int = 2) -> int:
+        """Bytes of KV cache or state for `batch` sequences of `context` tokens."""
+        return self.state_elements(context) * batch * element_bytes
+
+    def decode_macs(self, context: int) -> int:
+        """Multiply-adds of one token, apart from linear layers, with `context` tokens cached."""
+        return sum(layer.mixer.decode_macs(context) for layer in self.layers)
+
+    def prefill_macs(self, prompt: int) -> int:
+        """Multiply-adds of a whole prompt, apart from linear layers."""
+        return sum(layer.mixer.prefill_macs(prompt) for layer in self.layers)
+
+    # What all layers share
+
+    @cached_property
+    def attention_sizes(self) -> AttentionSizes:
+        """The attention sizes that every layer has.
+
+        Raises:
+            Refused: layers differ, or one has no attention.
+        """
+        sizes = dict.fromkeys(layer.attention.sizes for layer in self.layers)
+        if len(sizes) > 1:
+            first, other = list(sizes)[:2]
+            raise Refused(
+                f"layers of this `{self.model_type}` differ in attention ({first} and {other}), "
+                "and this needs the same sizes in all of them",
+                "use a model whose layers are alike",
+            )
+        return next(iter(sizes))
+
+    @cached_property
+    def experts(self) -> ExpertsFFN | None:
+        """The experts that every layer with experts has; None: every layer is dense.
+
+        Raises:
+            Refused: layers differ in their experts.
+        """
+        found = dict.fromkeys(layer.experts for layer in self.layers if layer.experts)
+        if len(found) > 1:
+            raise Refused(
+                f"layers of this `{self.model_type}` differ in their experts, "
+                "and this needs the same in all of them",
+                "use a model whose layers are alike",
+            )
+        return next(iter(found), None)
+
+    @property
+    def expert_layers(self) -> tuple[int, ...]:
+        """Indices of the layers that have experts."""
+        return tuple(layer.index for layer in self.layers if layer.experts)
+
+    def summary(self) -> dict[str, Any]:
+        """The sizes that all layers share, as artifacts and `--json` report them."""
+        sizes, experts = self.attention_sizes, self.experts
+        return {
+            "hidden_size": self.hidden_size,
+            "num_hidden_layers": len(self.layers),
+            "num_attention_heads": sizes.heads,
+            "num_key_value_heads": sizes.kv_heads,
+            "head_dim": sizes.head_dim,
+            "intermediate_size": self.intermediate_size,
+            "vocab_size": self.vocab_size,
+            "tied": self.tied,
+            "experts": {
+                "count": experts.count,
+                "per_token": experts.per_token,
+                "size": experts.size,
+                "layers": self.expert_layers,
+                "shared": experts.shared.size if experts.shared else 0,
+                "renormalised": experts.renormalize,
+            }
+            if experts
+            else None,
+        }
+
+    # Cutting it
+
+    def accepts_heads(self, heads: int) -> bool:
+        """Whether stock transformers loads it with this many query heads."""
+        return self.family.accepts_heads(self.config, heads)
+
+    def resized(
+        self, *, heads: int, kv_heads: int, ffn: int, layers: Sequence[int], experts: int = 0
+    ) -> Architecture:
+        """The architecture after a cut; its config is what the cut model's config.json must be.
+
+        Args:
+            heads: query heads that stay in every layer.
+            kv_heads: key/value heads that stay in every layer.
+            ffn: neurons of a dense FFN that stay.
+            layers: indices of the layers that stay.
+            experts: experts that stay in every layer that has some; 0: all.
+        """
+        remaining = Remaining(heads, kv_heads, ffn, layers, experts)
+        return architecture(self.family.resized(self.config, remaining))
+
+    def with_config(self, **changes: Any) -> Architecture:
+        """The architecture of the same config.json with other values for some keys."""
+        return architecture({**self.config, **changes})
+
+    # Tensors in files and in memory
+
+    def stored(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors under the names and in the shapes that files have, from those of a loaded model.
+
+        Args:
+            state: tensors of the model or of one of its layers, by name.
+        """
+        return split_experts(self.experts, state) if self.experts else dict(state)
+
+    def loaded(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of `stored`: tensors as a loaded model has them."""
+        return fuse_experts(self.experts, state) if self.experts else dict(state)
+
+
+def architecture(config: Mapping[str, Any], where: str = "config.json") -> Architecture:
+    """The architecture that a config.json describes.
+
+    Args:
+        config: the parsed config.json.
+        where: its name in messages.
+
+    Raises:
+        UsageError: no model type, or a size is missing or impossible.
+        Refused: the architecture is not supported.
+    """
+    family = _family(config, where)
+    try:
+        sizes, experts = family.sizes(config), family.experts(config)
+        check_sizes(sizes, experts, where)
+        layers = family.layers(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{where}: {error} is missing or not a number", RESTORE) from error
+    full = family.completed(config)
+    cap = config.get("final_logit_softcapping")
+    positions = config.get("max_position_embeddings")
+    return Architecture(
+        family=family,
+        config=config,
+        hidden_size=sizes.hidden_size,
+        intermediate_size=sizes.intermediate_size,
+        vocab_size=sizes.vocab_size,
+        max_positions=int(positions) if positions else None,
+        tied=bool(full.get("tie_word_embeddings", False)),
+        embedding_scale=family.embedding_scale(config),
+        logit_softcap=float(cap) if cap else None,
+        final_norm=family.norm(config, family.final_norm, sizes.hidden_size),
+        layers=layers,
+    )
+
+
+def _family(config: Mapping[str, Any], where: str) -> Family:
+    """The family that a config.json names."""
+    name = config.get("model_type")
+    if not name:
+        raise UsageError(
+            f"{where}: no `model_type`, so the architecture is unknown",
+            "use a Hugging Face model directory",
+        )
+    if name not in FAMILIES:
+        custom = config.get("auto_map")
+        code = ", and code that comes with a checkpoint (`auto_map`) is never run" if custom else ""
+        raise Refused(
+            f"{where}: architecture `{name}` is not supported{code}",
+            f"supported: {', '.join(sorted(FAMILIES))}",
+        )
+    return FAMILIES[name]

@@ -1,0 +1,27 @@
+"""The kinds of blocks that decoder layers are made of, one small file a kind."""
+
+from __future__ import annotations
+
+from .attention import Attention, AttentionSizes
+from .cut_axis import CutAxis, Unit
+from .experts import ExpertsFFN
+from .ffn import GatedFFN
+from .fold import Fold
+from .linear import Linear
+from .norm import Norm
+from .protocols import FFN, Block, Mixer
+
+__all__ = [
+    "FFN",
+    "Attention",
+    "AttentionSizes",
+    "Block",
+    "CutAxis",
+    "ExpertsFFN",
+    "Fold",
+    "GatedFFN",
+    "Linear",
+    "Mixer",
+    "Norm",
+    "Unit",
+]

@@ -1,0 +1,139 @@
+"""Grouped-query attention with rotary positions and a KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .cut_axis import CutAxis
+from .fold import Fold
+from .linear import Linear
+from .norm import Norm
+
+__all__ = ["Attention", "AttentionSizes"]
+
+
+@dataclass(frozen=True)
+class AttentionSizes:
+    """The sizes of an attention block."""
+
+    heads: int
+    """Query heads."""
+    kv_heads: int
+    """Key/value heads."""
+    head_dim: int
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.heads // self.kv_heads
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One attention block.
+
+    Attributes:
+        name: its module.
+        sizes: heads and their width.
+        q, k, v, o: the projections.
+        query_scale: what the product of query and key is multiplied by.
+        rotary_dim: channels of a head that rotary positions turn.
+        rope_type: how rotary frequencies are made: default, linear, llama3, yarn, dynamic, ...
+        rope_layer_type: what the rotary module is asked for; None: all layers share one table.
+        window: positions that a token sees, itself included; 0: all before it.
+        q_norm, k_norm: norms over each head, before the rotation.
+        softcap: scores are squashed into ± this by a tanh; None: they are not.
+        causal: whether a token sees only what is before it.
+    """
+
+    name: str
+    sizes: AttentionSizes
+    q: Linear
+    k: Linear
+    v: Linear
+    o: Linear
+    query_scale: float
+    rotary_dim: int
+    rope_type: str = "default"
+    rope_layer_type: str | None = None
+    window: int = 0
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+    softcap: float | None = None
+    causal: bool = True
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """See `Block.linears`."""
+        return self.q, self.k, self.v, self.o
+
+    @property
+    def input_groups(self) -> tuple[tuple[str, ...], ...]:
+        """See `Block.input_groups`."""
+        return (self.q.name, self.k.name, self.v.name), (self.o.name,)
+
+    @property
+    def output(self) -> str:
+        """See `Block.output`."""
+        return self.o.name
+
+    @property
+    def cut_axes(self) -> tuple[CutAxis, ...]:
+        """See `Block.cut_axes`."""
+        width = self.sizes.head_dim
+        return (
+            CutAxis(self.q.name, "heads", 0, width),
+            CutAxis(self.k.name, "kv_heads", 0, width),
+            CutAxis(self.v.name, "kv_heads", 0, width),
+            CutAxis(self.o.name, "heads", 1, width),
+        )
+
+    @property
+    def routers(self) -> tuple[str, ...]:
+        """See `Block.routers`."""
+        return ()
+
+    @property
+    def parameters(self) -> int:
+        """See `Block.parameters`."""
+        norms = [norm for norm in (self.q_norm, self.k_norm) if norm]
+        return sum(part.parameters for part in (*self.linears, *norms))
+
+    @property
+    def depth(self) -> int:
+        """See `Block.depth`."""
+        return 2
+
+    def folds(self, norm: Norm) -> tuple[Fold, ...]:
+        """See `Block.folds`; a value head serves every query head of its group."""
+        sizes, (readers, outputs) = self.sizes, self.input_groups
+        return (
+            Fold(readers, norm.name, norm=True, offset=norm.offset),
+            Fold(outputs, self.v.name, norm=False, repeat=sizes.group, head_dim=sizes.head_dim),
+        )
+
+    def linear_counts(self, tokens: int | None = None) -> Mapping[Linear, float]:
+        """See `Block.linear_counts`."""
+        return dict.fromkeys(self.linears, 1)
+
+    def seen(self, context: int) -> int:
+        """How many of `context` positions the cache holds."""
+        return min(context, self.window or context)
+
+    def state_elements(self, tokens: int) -> int:
+        """See `Mixer.state_elements`."""
+        return self.state_vectors(tokens) * self.sizes.head_dim
+
+    def state_vectors(self, tokens: int) -> int:
+        """Keys and values, each [head_dim], in the cache of a sequence of this many tokens."""
+        return 2 * self.sizes.kv_heads * self.seen(tokens)
+
+    def decode_macs(self, context: int) -> int:
+        """See `Mixer.decode_macs`: scores, and the mean of the values."""
+        return self.state_elements(context) * self.sizes.group
+
+    def prefill_macs(self, prompt: int) -> int:
+        """See `Mixer.prefill_macs`; a token sees what is before it and within the window."""
+        seen = self.seen(prompt)
+        return 2 * self.sizes.heads * self.sizes.head_dim * (prompt * seen - seen**2 // 2)
