@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..models import Family, family_of
+from ..models import Architecture, architecture
 
 __all__ = [
     "BUILTIN_MODEL",
@@ -19,8 +19,8 @@ __all__ = [
     "override",
     "packing",
     "quantization",
+    "read_architecture",
     "read_config",
-    "read_family",
     "resolve",
 ]
 
@@ -82,10 +82,14 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def read_family(path: Path) -> tuple[Family, dict[str, Any]]:
-    """The family of a model directory, with its config."""
-    config = read_config(path)
-    return family_of(config, str(path / "config.json")), config
+def read_architecture(path: Path) -> Architecture:
+    """The architecture that the config.json of a model directory describes.
+
+    Raises:
+        UsageError: there is no config.json, or it is not complete.
+        Refused: the architecture is not supported.
+    """
+    return architecture(read_config(path), str(path / "config.json"))
 
 
 def dtype_name(config: Mapping[str, Any]) -> str:

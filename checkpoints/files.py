@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import EdgewrightError, Refused, UsageError
-from .config import dtype_name, read_config, read_family, resolve
+from .config import dtype_name, read_architecture, read_config, resolve
 from .safetensors_writer import DTYPES, Pending, write_shards
 
 __all__ = [
@@ -34,8 +34,8 @@ __all__ = [
     "disk_error",
     "file_hash",
     "finite",
+    "read_architecture",
     "read_config",
-    "read_family",
     "read_provenance",
     "read_state",
     "resolve",

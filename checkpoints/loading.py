@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import EdgewrightError, Refused, UsageError
 from ..models import has_module
 from .config import quantization
-from .files import check_finite, read_config, read_family, read_state
+from .files import check_finite, read_architecture, read_config, read_state
 from .layouts import Int8Inputs, layout_of, rounds_inputs
 
 __all__ = [
@@ -108,9 +108,9 @@ def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float
 
     logging.disable_progress_bar()  # ours tell what is going on
 
-    family, _ = read_family(path)
+    architecture = read_architecture(path)
     settings = load_settings(path)
-    if quantization(read_config(path)):
+    if quantization(architecture.config):
         model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
         state, rounded = _unpacked(path)
         if lost := [
@@ -120,7 +120,7 @@ def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float
                 f"{path}: {lost[0]}: experts whose inputs are rounded to 8 bits are not read here",
                 "round their weights only",
             )
-        missing, unexpected = model.load_state_dict(family.fused(state), strict=False)
+        missing, unexpected = model.load_state_dict(architecture.loaded(state), strict=False)
         for name, inputs in rounded.items():
             rounds_inputs(model.get_submodule(name), inputs)
         missing = [name for name in missing if name not in (model._tied_weights_keys or ())]

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..models import Family
-from .files import read_family, rows_of, tensor_specs, tensors_of
+from ..models import Architecture, decoder_layers
+from .files import read_architecture, rows_of, tensor_specs, tensors_of
 from .loading import load_settings
 
 __all__ = ["ROWS", "InMemory", "Layered", "Streamed", "passed_through", "skeleton"]
@@ -35,7 +35,7 @@ def _give_back() -> None:
 class Layered(Protocol):
     """A causal language model whose decoder layers can be visited in order."""
 
-    family: Family
+    architecture: Architecture
     layers: list[nn.Module]
     """The decoder layers; only a held one is sure to have weights."""
 
@@ -51,9 +51,9 @@ class Layered(Protocol):
 class InMemory:
     """A loaded model; what is done to a held layer stays."""
 
-    def __init__(self, model: Any, family: Family) -> None:
-        self.model, self.family = model, family
-        self.layers = family.layer_list(model)
+    def __init__(self, model: Any, architecture: Architecture) -> None:
+        self.model, self.architecture = model, architecture
+        self.layers = decoder_layers(model, architecture)
         self.device = next(model.parameters()).device
 
     def started(self, ids: Tensor) -> AbstractContextManager[Callable[[Tensor], Any]]:
@@ -78,10 +78,10 @@ class Streamed:
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
         self.path, self.device = path, torch.device(device)
-        self.family, self.config = read_family(path)
+        self.architecture = read_architecture(path)
         self.specs = tensor_specs(path)
         self.skeleton = skeleton(path)
-        self.layers = self.family.layer_list(self.skeleton)
+        self.layers = decoder_layers(self.skeleton, self.architecture)
         self._empty = [layer.state_dict() for layer in self.layers]
         self._check_names()
         for module in self.skeleton.modules():
@@ -93,7 +93,7 @@ class Streamed:
 
     def _check_names(self) -> None:
         wanted, tied = set(self.skeleton.state_dict()), set(self.skeleton._tied_weights_keys or ())
-        have = set(self.family.fused(dict.fromkeys(self.specs, torch.empty(0))))
+        have = set(self.architecture.loaded(dict.fromkeys(self.specs, torch.empty(0))))
         missing = sorted(
             wanted - have - (tied if self.skeleton.config.tie_word_embeddings else set())
         )
@@ -116,7 +116,7 @@ class Streamed:
     def held(self, index: int) -> Iterator[nn.Module]:
         """See `Layered.held`."""
         layer = self.layers[index]
-        self._fill(layer, self.stored(self.family.key(index, "", "")[:-1]))
+        self._fill(layer, self.stored(f"{self.architecture.layers[index].name}."))
         try:
             yield layer
         finally:
@@ -127,7 +127,7 @@ class Streamed:
         """Give a module its weights as float32, and let go of the stored ones, which keep their file mapped."""
         state: dict[str, Tensor] = {}
         try:
-            fused = self.family.fused(stored)
+            fused = self.architecture.loaded(stored)
             stored.clear()
             while fused:
                 name, tensor = fused.popitem()
@@ -143,7 +143,7 @@ class Streamed:
     @contextmanager
     def started(self, ids: Tensor) -> Iterator[Callable[[Tensor], Any]]:
         """See `Layered.started`. Of the embedding only the rows of `ids` are kept, as they are stored, and cast when looked up."""
-        module: Any = self.skeleton.get_submodule(self.family.embedding)
+        module: Any = self.skeleton.get_submodule(self.architecture.embedding)
         empty, padding = module.weight, module.padding_idx
         known = ids.unique()
         table = self._embedded(known)
@@ -163,21 +163,18 @@ class Streamed:
     def _embedded(self, ids: Tensor) -> Tensor:
         """The rows of the embedding for these ids, ascending, as they are stored [ids, width]."""
         found, first = [], 0
-        for rows in rows_of(self.path, f"{self.family.embedding}.weight", ROWS):
+        for rows in rows_of(self.path, f"{self.architecture.embedding}.weight", ROWS):
             found.append(rows[ids[(ids >= first) & (ids < first + len(rows))] - first])
             first += len(rows)
         return torch.cat(found)
 
     def logit_parts(self, hidden: Tensor) -> Generator[Tensor]:
         """The logits of what the last layer put out, [rows, seq, width], for `ROWS` tokens of the vocabulary after the other."""
-        norm: Any = self.skeleton.get_submodule(self.family.final_norm)
-        head: Any = self.skeleton.get_submodule(self.family.head)
-        name = (
-            self.family.head
-            if f"{self.family.head}.weight" in self.specs
-            else self.family.embedding
-        )
-        self._fill(norm, self.stored(f"{self.family.final_norm}."))
+        final_norm, own_head = self.architecture.final_norm.name, self.architecture.head
+        norm: Any = self.skeleton.get_submodule(final_norm)
+        head: Any = self.skeleton.get_submodule(own_head)
+        name = own_head if f"{own_head}.weight" in self.specs else self.architecture.embedding
+        self._fill(norm, self.stored(f"{final_norm}."))
         with passed_through(self.layers):
             for rows in rows_of(self.path, f"{name}.weight", ROWS):
                 with torch.no_grad():  # not around the yield: two such generators that end in turn would leave gradients off

@@ -23,7 +23,7 @@ from ..checkpoints.files import (
     atomic_directory,
     check_output,
     content_hash,
-    read_family,
+    read_architecture,
     read_provenance,
     scratch_directory,
     write_json,
@@ -140,11 +140,11 @@ def iterate(options: IterateOptions, source: Path, out: Path, context: StepConte
         Refused: the final size cannot be had, or the model is quantized already.
         EdgewrightError: whatever pruning and learning raise; finished rounds stay.
     """
-    family, config = read_family(source)
-    if quantization(config):
+    architecture = read_architecture(source)
+    if quantization(architecture.config):
         raise Refused(f"{source}: quantized already", "prune first, then quantize")
     check_output(out)
-    cuts = spread(options.prune, family, config, options.rounds)
+    cuts = spread(options.prune, architecture, options.rounds)
     data = options.recover.data
     held = set_aside(
         options.held_out or data,
@@ -227,13 +227,10 @@ def _round(
 
 
 def _point(number: int, folder: Path, rows: list[Tensor], context: StepContext) -> Point:
-    family, config = read_family(folder)
-    shape, loss = (
-        family.shape(config),
-        loss_on(rows, load_model(folder, pick_device(context.device))),
-    )
-    sizes = (shape.num_attention_heads, shape.intermediate_size, shape.num_hidden_layers)
-    return Point(number, family.parameters(config), *sizes, loss)
+    model = read_architecture(folder)
+    loss = loss_on(rows, load_model(folder, pick_device(context.device)))
+    sizes = (model.attention_sizes.heads, model.intermediate_size, len(model.layers))
+    return Point(number, model.parameters, *sizes, loss)
 
 
 def _best(points: list[Point], limit: float | None) -> tuple[Point, str]:

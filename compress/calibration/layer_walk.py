@@ -1,7 +1,8 @@
-"""A decoder layer run stage by stage: each group of linears that read the same inputs is met once, and nothing is computed twice.
+"""A decoder layer run one group of linear layers at a time, each with the Gram matrix of its inputs.
 
-Whoever changes the weights of a group sees the inputs that the groups already changed give it, at the cost of a single pass
-through the layer: what enters o_proj and down_proj is kept, and the residual stream takes the place of the layer's input.
+A group is the linear layers that read the same input. Whoever changes the weights of a group sees the
+inputs that the groups before it, already changed, give it. One pass through the layer is enough: what
+enters the two output projections is kept, and the residual stream takes the place of the input.
 """
 
 from __future__ import annotations
@@ -11,62 +12,73 @@ from contextlib import suppress
 
 from torch import Tensor, nn
 
-from ...models import Family, Mixture, weight_of
+from ...models import Branch, GatedFFN, Layer, weight_of
 from .activation_buffer import Activations, Room
 from .expert_walk import routed_groups
 from .gram import Gram
 from .layer_inputs import LayerCall, Stopped, batches
 from .mixed_precision import mixed
 
-__all__ = ["Stages"]
+__all__ = ["LayerWalk"]
 
 
-class Stages:
+class LayerWalk:
     """Walks through the decoder layers of one model.
 
     Args:
-        family: whose names to use.
         room: where the inputs of the two output projections are kept.
-        bf16: whether products are computed in bfloat16; those of routed experts are not, lest a token go elsewhere the second time.
-        tokens: a channel that a Gram matrix is made of, drawn at random; None for all. Those of routed experts take all.
+        bf16: whether products are computed in bfloat16. Those of routed experts are not, so that no
+            token goes elsewhere the second time.
+        tokens: for each channel of a Gram matrix, how many tokens it is made of, drawn at random; None:
+            all. Those of routed experts take all.
     """
 
-    def __init__(
-        self, family: Family, room: Room, bf16: bool = False, tokens: int | None = None
-    ) -> None:
-        self._family, self._room, self._bf16, self._enough = family, room, bf16, tokens
+    def __init__(self, room: Room, bf16: bool = False, tokens: int | None = None) -> None:
+        self._room = room
+        self._bf16 = bf16
+        self._enough = tokens
         self._kept: dict[str, Activations] = {}
         self.tokens: dict[str, int] = {}
-        """How many tokens the linear layers of each routed expert, by name, were given in the layer at hand."""
+        """How many tokens the linear layers of each routed expert, by name, got in this layer."""
 
     def visit(
-        self, layer: nn.Module, call: LayerCall, states: Activations
+        self, module: nn.Module, layer: Layer, call: LayerCall, states: Activations
     ) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-        """Each group of linears, in order, with the Gram matrix [in, in] of its inputs; change its weights before asking for the next.
+        """Each group of linear layers, in order, with the Gram matrix [in, in] of its inputs.
 
-        When all groups were asked for, `states` are what the layer puts out.
+        Change the weights of a group before asking for the next. After the last group, `states` are
+        the outputs of the layer.
 
         Args:
-            layer: of pre-norm attention and FFN, in float32. Gradients must be off.
-            call: how the model would call it.
+            module: the decoder layer in float32. Gradients must be off.
+            layer: its description.
+            call: how the model calls it.
             states: what enters it.
         """
-        family = self._family
         self.tokens.clear()
-        qkv, o, gate_up, down = family.input_groups
-        yield qkv, self._normed(layer, family.attention_norm, states)
-        yield o, self._kept_inputs(family.o, layer, call, states)
-        self._add(layer, family.o, family.attention_post_norm, states)
-        if isinstance(family, Mixture) and family.routed(layer):
-            yield from routed_groups(family, layer, states, self.tokens)
+        mixer, ffn = layer.branches
+        readers, _ = mixer.block.input_groups
+        yield readers, self._normed(module, mixer, states)
+        yield self._output(mixer), self._kept_inputs(mixer, module, call, states)
+        self._add(module, mixer, states)
+        if layer.experts:
+            yield from routed_groups(module, layer, states, self.tokens)
             return
-        yield gate_up, self._normed(layer, family.mlp_norm, states)
-        norm, mlp = layer.get_submodule(family.mlp_norm), layer.get_submodule(family.mlp)
+        assert isinstance(ffn.block, GatedFFN)
+        readers, _ = ffn.block.input_groups
+        yield readers, self._normed(module, ffn, states)
+        norm, block = module.get_submodule(ffn.norm.name), module.get_submodule(ffn.block.name)
         yield (
-            down,
-            self._kept_inputs(family.down, layer, lambda _layer, hidden: mlp(norm(hidden)), states),
+            self._output(ffn),
+            self._kept_inputs(ffn, module, lambda _module, hidden: block(norm(hidden)), states),
         )
-        self._add(layer, family.down, family.mlp_post_norm, states)
+        self._add(module, ffn, states)
+
+    @staticmethod
+    def _output(branch: Branch) -> tuple[str, ...]:
+        """The group of the output projection."""
+        assert branch.block.output
+        return (branch.block.output,)
 
     def _gram(self, states: Activations, width: int) -> Gram:
         share = (
@@ -76,18 +88,19 @@ class Stages:
         )
         return Gram(width, states.device, share, self._bf16)
 
-    def _normed(self, layer: nn.Module, name: str, states: Activations) -> Tensor:
-        """The Gram matrix of what a norm makes of the stream."""
-        norm, gram = layer.get_submodule(name), self._gram(states, states.shape[2])
+    def _normed(self, module: nn.Module, branch: Branch, states: Activations) -> Tensor:
+        """The Gram matrix of the normed stream."""
+        norm, gram = module.get_submodule(branch.norm.name), self._gram(states, states.shape[2])
         for batch in batches(states):
             gram.add(norm(states[batch]))
         return gram.matrix()
 
     def _kept_inputs(
-        self, name: str, layer: nn.Module, call: LayerCall, states: Activations
+        self, branch: Branch, module: nn.Module, call: LayerCall, states: Activations
     ) -> Tensor:
-        """The Gram matrix of what enters an output projection, and the inputs themselves for later."""
-        reader = layer.get_submodule(name)
+        """The Gram matrix of what enters an output projection; the inputs are kept for `_add`."""
+        (name,) = self._output(branch)
+        reader = module.get_submodule(name)
         width = weight_of(reader).shape[1]
         if name not in self._kept:
             self._kept[name] = self._room.states(
@@ -104,15 +117,16 @@ class Stages:
         try:
             for at in batches(states):
                 with suppress(Stopped), mixed(states.device, self._bf16):
-                    call(layer, states[at])
+                    call(module, states[at])
         finally:
             handle.remove()
         return gram.matrix()
 
-    def _add(self, layer: nn.Module, name: str, post_norm: str | None, states: Activations) -> None:
-        """Let an output projection, and the norm behind it, write to the stream."""
-        project, kept = layer.get_submodule(name), self._kept[name]
-        norm = layer.get_submodule(post_norm) if post_norm else nn.Identity()
+    def _add(self, module: nn.Module, branch: Branch, states: Activations) -> None:
+        """Add the outputs of a block, and of the norm behind it, to the stream."""
+        (name,) = self._output(branch)
+        project, kept = module.get_submodule(name), self._kept[name]
+        norm = module.get_submodule(branch.post_norm.name) if branch.post_norm else nn.Identity()
         for batch in batches(states):
             with mixed(states.device, self._bf16):
                 written = norm(project(kept[batch]))

@@ -6,7 +6,7 @@ the row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,14 +15,11 @@ from torch import Tensor
 
 from ...checkpoints.loading import free_memory
 from ...errors import Refused, UsageError
-from ...models import Family
+from ...models import Architecture
 from .losses import attention_kl
 from .objectives import HiddenAlignment, layer_pairs
 
-__all__ = ["AttentionAlignment", "check_maps", "eager", "maps_told"]
-
-Model = tuple[Family, Mapping[str, Any]]
-"""A model's family and config."""
+__all__ = ["AttentionAlignment", "check_maps", "eager", "summarize_maps"]
 
 
 class AttentionAlignment(HiddenAlignment):
@@ -76,7 +73,10 @@ def eager(*models: Any) -> Iterator[None]:
 
 
 def check_maps(
-    teacher: Model, student: Model, layers: Sequence[tuple[int, int]] | None, seq_len: int
+    teacher: Architecture,
+    student: Architecture,
+    layers: Sequence[tuple[int, int]] | None,
+    seq_len: int,
 ) -> None:
     """Stop where maps cannot be compared.
 
@@ -84,12 +84,10 @@ def check_maps(
         UsageError: a pair names the embedding.
         Refused: a student's layer does not see as far back as the teacher's that it is paired with.
     """
-    depths = [family.shape(config).num_hidden_layers for family, config in (student, teacher)]
     windows = [
-        [min(kind.window or seq_len, seq_len) for kind in family.layer_kinds(config)]
-        for family, config in (student, teacher)
+        [layer.attention.seen(seq_len) for layer in model.layers] for model in (student, teacher)
     ]
-    for i, j in layers or layer_pairs(*depths):
+    for i, j in layers or layer_pairs(*map(len, windows)):
         if not i or not j:
             raise UsageError(
                 f"layers {[i, j]}: 0 is the embedding, which has no attention map",
@@ -103,14 +101,16 @@ def check_maps(
             )
 
 
-def maps_told(teacher: Model, student: Model, rows: int, seq_len: int, device: str) -> str:
-    """What the maps of a batch take, for people.
+def summarize_maps(
+    teacher: Architecture, student: Architecture, rows: int, seq_len: int, device: str
+) -> str:
+    """One line about the memory that the attention maps of a batch take.
 
     Raises:
         Refused: more than there is.
     """
-    shapes = [family.shape(config) for family, config in (student, teacher)]
-    heads = sum(shape.num_hidden_layers * shape.num_attention_heads for shape in shapes)
+    counts = [[layer.attention.sizes.heads for layer in m.layers] for m in (student, teacher)]
+    heads = sum(map(sum, counts))
     needed, free = 4 * heads * rows * seq_len**2, free_memory(device)
     size = f"attention maps of {rows} rows of {seq_len} tokens take {needed / 1e9:.2g} GB at a time"
     if free is not None and needed > free:
@@ -120,7 +120,7 @@ def maps_told(teacher: Model, student: Model, rows: int, seq_len: int, device: s
         )
     unlike = (
         " (averaged over heads, whose numbers differ)"
-        if len({shape.num_attention_heads for shape in shapes}) > 1
+        if len({count for model in counts for count in model}) > 1
         else ""
     )
     return f"{size}, and about twice that again while the student learns{unlike}"

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ...checkpoints.files import read_family
+from ...checkpoints.files import read_architecture
 from ...checkpoints.loading import load_tokenizer
 from ...errors import Refused, UsageError
-from ...models import Family
+from ...models import Architecture
 from .options import DistillOptions, Stage
 
 __all__ = ["SharedVocabulary", "check_sharded", "check_sizes", "shared_vocabulary"]
 
-Model = tuple[Family, Mapping[str, Any]]
-"""A model's family and config."""
 
-
-def check_sizes(teacher: Model, student: Model, stages: Sequence[Stage]) -> None:
+def check_sizes(teacher: Architecture, student: Architecture, stages: Sequence[Stage]) -> None:
     """Stop where the student is larger than its teacher, or a stage aligns layers that are not there.
 
     Raises:
         Refused: the student's decoder layers have more parameters than the teacher's.
         UsageError: no such layer.
     """
-    large, small = (_decoder_parameters(*model) for model in (teacher, student))
+    large, small = teacher.decoder_parameters, student.decoder_parameters
     if small > large:
         raise Refused(
             f"the student ({small:,} parameters beside its vocabulary) is larger than the teacher ({large:,}), so that it would be slower "
             "than what it learns from",
             "exchange the two, or cut a student from the teacher: `edgewright prune`",
         )
-    depths = [family.shape(config).num_hidden_layers for family, config in (student, teacher)]
+    depths = [len(model.layers) for model in (student, teacher)]
     for stage in stages:
         for pair in stage.layers or ():
             for who, layer, depth in zip(("student", "teacher"), pair, depths, strict=True):
@@ -42,10 +38,6 @@ def check_sizes(teacher: Model, student: Model, stages: Sequence[Stage]) -> None
                         f"layers {list(pair)}: the {who} has {depth} layers, and no layer {layer}",
                         "pairs are [student layer, teacher layer], from 1 on; leave `layers` out to align evenly over the depth",
                     )
-
-
-def _decoder_parameters(family: Family, config: Mapping[str, Any]) -> int:
-    return family.parameters({**config, "vocab_size": 0})
 
 
 def check_sharded(options: DistillOptions, *, sparse: bool, sharded: bool) -> None:
@@ -90,10 +82,7 @@ def shared_vocabulary(teacher: Path, student: Path) -> SharedVocabulary:
     Raises:
         Refused: the same id means different text, so that the logits cannot be compared, or the teacher has tokens that the student lacks.
     """
-    sizes = [
-        family.shape(config).vocab_size
-        for family, config in (read_family(teacher), read_family(student))
-    ]
+    sizes = [read_architecture(model).vocab_size for model in (teacher, student)]
     tokenizers = [load_tokenizer(teacher), load_tokenizer(student)]
     t_tokens, s_tokens = (
         {i: token for token, i in tokenizer.get_vocab().items()} for tokenizer in tokenizers

@@ -11,13 +11,13 @@ from torch import nn
 
 from ...checkpoints.files import read_provenance
 from ...errors import UsageError
-from ...models import Family, weight_of
+from ...models import Architecture, decoder_layers, weight_of
 from ..prune.two_four import is_two_four
 
 __all__ = ["zeros_of"]
 
 
-def zeros_of(student: Any, family: Family, folder: Path) -> Callable[[], None] | None:
+def zeros_of(student: Any, architecture: Architecture, folder: Path) -> Callable[[], None] | None:
     """What puts a sparse student's zeros back, or None for a dense student.
 
     A student is sparse when every linear layer of its decoder layers has the pattern, whoever made it. Zeros beyond the
@@ -25,13 +25,13 @@ def zeros_of(student: Any, family: Family, folder: Path) -> Callable[[], None] |
 
     Args:
         student: as loaded, before it learns.
-        family: whose names to use.
+        architecture: of the student.
         folder: its checkpoint.
 
     Raises:
         UsageError: `edgewright.json` says that the checkpoint is sparse, and it is not.
     """
-    weights = {key: weight_of(linear) for key, linear in _linears(student, family)}
+    weights = {key: weight_of(linear) for key, linear in _linears(student, architecture)}
     dense = [name for name, weight in weights.items() if not is_two_four(weight)]
     if dense and read_provenance(folder).get("sparsity"):
         raise UsageError(
@@ -50,10 +50,9 @@ def zeros_of(student: Any, family: Family, folder: Path) -> Callable[[], None] |
     return put_back
 
 
-def _linears(student: Any, family: Family) -> Iterator[tuple[str, nn.Module]]:
-    """The linear layers of every decoder layer, by the state-dict keys of their weights."""
-    for i, layer in enumerate(family.layer_list(student)):
-        modules = dict(layer.named_modules())
-        for name in (name for group in family.input_groups for name in group):
-            if isinstance(modules.get(name), nn.Linear):
-                yield family.key(i, name), modules[name]
+def _linears(student: Any, architecture: Architecture) -> Iterator[tuple[str, nn.Module]]:
+    """The linear modules of every decoder layer, by the state-dict keys of their weights."""
+    modules = decoder_layers(student, architecture)
+    for module, layer in zip(modules, architecture.layers, strict=True):
+        for name in (name for group in layer.input_groups for name in group):
+            yield layer.key(name), module.get_submodule(name)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from ...errors import UsageError
-from ...models import Family
+from ...models import Architecture, decoder_layers
 from .packed_base import PackedBase
 
 __all__ = ["LoraOptions", "adapted", "lora_targets"]
@@ -35,15 +35,17 @@ class LoraOptions(BaseModel):
     )
 
 
-def lora_targets(family: Family, options: LoraOptions) -> tuple[str, ...]:
+def lora_targets(architecture: Architecture, options: LoraOptions) -> tuple[str, ...]:
     """The adapted linear layers, by their names within a decoder layer.
 
     Raises:
-        UsageError: a name that the family does not have, with those that it has.
+        UsageError: a name that the model does not have; the hint lists those that it has.
     """
-    known = {name.rpartition(".")[2]: name for group in family.input_groups for name in group}
+    groups = (group for layer in architecture.layers for group in layer.input_groups)
+    known = {name.rpartition(".")[2]: name for group in groups for name in group}
     if options.targets is None:
-        return (family.q, family.v)
+        attention = architecture.layers[0].attention
+        return (attention.q.name, attention.v.name)
     if unknown := [name for name in options.targets if name not in known]:
         raise UsageError(
             f"lora targets {', '.join(unknown)}: no matrix of a decoder layer here",
@@ -54,13 +56,16 @@ def lora_targets(family: Family, options: LoraOptions) -> tuple[str, ...]:
 
 @contextmanager
 def adapted(
-    student: Any, family: Family, options: LoraOptions, dtype: torch.dtype = torch.float32
+    student: Any,
+    architecture: Architecture,
+    options: LoraOptions,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[int]:
     """Train adapters and nothing else inside the block; when it ends well they are merged into the student's weights.
 
     Args:
         student: the causal language model, changed in place.
-        family: whose names to use.
+        architecture: of the student.
         options: rank, scale and targets.
         dtype: of the weights that packed ones become.
 
@@ -72,8 +77,8 @@ def adapted(
     """
     from peft import LoraConfig, get_peft_model  # late: slow to import
 
-    names = lora_targets(family, options)
-    modules = [dict(layer.named_modules()) for layer in family.layer_list(student)]
+    names = lora_targets(architecture, options)
+    modules = [dict(layer.named_modules()) for layer in decoder_layers(student, architecture)]
     if wrong := [
         name
         for name in names
@@ -83,7 +88,7 @@ def adapted(
             f"lora targets {', '.join(wrong)}: no linear layer in this model",
             "choose other targets",
         )
-    full = [f"{family.layers}.{i}.{name}" for i in range(len(modules)) for name in names]
+    full = [layer.full(name) for layer in architecture.layers for name in names]
     adapters: Any = get_peft_model(
         student,
         LoraConfig(r=options.r, lora_alpha=options.alpha, target_modules=full, lora_dropout=0.0),

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...checkpoints.files import read_family, read_state
+from ...checkpoints.files import read_architecture, read_state
 from ...checkpoints.layouts import PackedLinear, layout_of
 from ...checkpoints.streaming import skeleton
 from ...errors import Refused, UsageError
-from ...models import require_dense
+from ...models import require_expressible
 
 __all__ = ["PackedBase", "check_packed", "load_packed"]
 
@@ -96,9 +96,9 @@ def check_packed(path: Path) -> None:
     Raises:
         Refused: a mixture of experts, or a layout that is not read here.
     """
-    _, config = read_family(path)
-    layout_of(config, str(path))
-    require_dense(config, "learnt with adapters while its weights are packed", str(path))
+    architecture = read_architecture(path)
+    layout_of(architecture.config, str(path))
+    require_expressible(architecture, "qlora", str(path))
 
 
 def load_packed(path: Path, device: str = "cpu") -> Any:
@@ -109,7 +109,7 @@ def load_packed(path: Path, device: str = "cpu") -> Any:
         Refused: layers round their inputs, through which no gradient goes; or as `check_packed`.
     """
     check_packed(path)
-    (_, config), state, model = read_family(path), read_state(path), skeleton(path)
+    config, state, model = read_architecture(path).config, read_state(path), skeleton(path)
     layout = layout_of(config, str(path))
     assert layout is not None
     tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()

@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ...checkpoints.files import read_family, read_state
+from ...checkpoints.files import read_architecture, read_state
 from ...checkpoints.layouts import LAYOUTS, PackedLinear, Scheme, layout_of
 from ...checkpoints.layouts.gptq import Gptq
 from ...errors import Refused, UsageError
-from ...models import Family, require_dense, weight_of
+from ...models import Architecture, decoder_layers, require_expressible, weight_of
 from ..quantize.gptq import rtn
 from .fake_quant import fake_quantize, grid_range, into_cells, pack
 
@@ -69,22 +69,21 @@ class QatOptions(BaseModel):
         )  # no Hessian, no damping: the usual value, as readers expect one
 
 
-def check_widths(
-    options: QatOptions, family: Family, config: Mapping[str, Any], where: str
-) -> None:
+def check_widths(options: QatOptions, architecture: Architecture, where: str) -> None:
     """Stop before anything is loaded where the weights do not fit the grid or the layout.
 
     Raises:
         UsageError: no such group size.
         Refused: a mixture of experts, or a width that the groups or the stored words do not divide.
     """
-    require_dense(config, "trained quantization-aware", where)
+    require_expressible(architecture, "qat", where)
     if options.group_size not in GROUP_SIZES:
         raise UsageError(
             f"group size {options.group_size}: not supported",
             f"use {', '.join(map(str, GROUP_SIZES[1:]))} or -1",
         )
-    shapes, word = family.linear_shapes(config), 32 // options.bits
+    shapes = {linear.name: linear.shape for linear in architecture.linear_counts()}
+    word = 32 // options.bits
     if bad := [
         f"{name} ({k} inputs)" for name, (_, k) in shapes.items() if k % options.scheme.group(k)
     ]:
@@ -99,35 +98,36 @@ def check_widths(
         )
 
 
-def _linears(student: Any, family: Family) -> dict[str, nn.Module]:
-    """The linear layers of all decoder layers, by full name."""
-    names = [name for group in family.input_groups for name in group]
+def _linears(student: Any, architecture: Architecture) -> dict[str, nn.Module]:
+    """The linear modules of all decoder layers, by full name."""
+    modules = decoder_layers(student, architecture)
     return {
-        family.full(i, name): layer.get_submodule(name)
-        for i, layer in enumerate(family.layer_list(student))
-        for name in names
+        layer.full(name): module.get_submodule(name)
+        for module, layer in zip(modules, architecture.layers, strict=True)
+        for group in layer.input_groups
+        for name in group
     }
 
 
 def starting_integers(
-    options: QatOptions, student: Any, family: Family, packed: Path | None
+    options: QatOptions, student: Any, architecture: Architecture, packed: Path | None
 ) -> dict[str, PackedLinear]:
     """Integers and grid that every linear layer starts with, by full name, on the student's device.
 
     Args:
         options: the grid.
         student: as loaded.
-        family: whose names to use.
+        architecture: of the student.
         packed: a packed checkpoint of this very student; None: round its weights to the nearest, scales by least error.
 
     Raises:
         UsageError: the checkpoint is not packed, on another grid, or not this student's.
         Refused: its layout is not read here.
     """
-    linears = _linears(student, family)
+    linears = _linears(student, architecture)
     if packed is None:
         return {name: rtn(weight_of(linear), options.scheme) for name, linear in linears.items()}
-    _, config = read_family(packed)
+    config = read_architecture(packed).config
     layout, state = layout_of(config, str(packed)), read_state(packed)
     if layout is None:
         raise UsageError(
@@ -207,15 +207,19 @@ class QuantizedStudent:
 
     Args:
         student: the causal language model, changed in place; what is stored for its weights stays in floating point and learns.
-        family: whose names to use.
+        architecture: of the student.
         start: integers and grid of every linear layer, as `starting_integers` gives them; the weights start in their cells.
         centred: how far from their nearest borders to their centres.
     """
 
     def __init__(
-        self, student: Any, family: Family, start: Mapping[str, PackedLinear], centred: float = 0.0
+        self,
+        student: Any,
+        architecture: Architecture,
+        start: Mapping[str, PackedLinear],
+        centred: float = 0.0,
     ) -> None:
-        self.linears, self.start = _linears(student, family), start
+        self.linears, self.start = _linears(student, architecture), start
         for name, linear in self.linears.items():
             weight = weight_of(linear)
             weight.copy_(into_cells(weight, start[name], centred))

@@ -16,19 +16,19 @@ from torch import Tensor
 from ...checkpoints.config import end_tokens, quantization
 from ...checkpoints.files import (
     content_hash,
+    read_architecture,
     read_config,
-    read_family,
     scratch_directory,
     stored_dtype,
     write_checkpoint,
 )
 from ...checkpoints.loading import load_model, load_tokenizer, pick_device
 from ...errors import Refused, UsageError
-from ...models import Family
+from ...models import Architecture
 from ...steps.context import StepContext, StepResult
 from ...steps.workspace import workplace
 from ..prune.runner import PruneOptions, prune
-from .attention import AttentionAlignment, check_maps, eager, maps_told
+from .attention import AttentionAlignment, check_maps, eager, summarize_maps
 from .checks import SharedVocabulary, check_sharded, check_sizes, shared_vocabulary
 from .early_stop import Watch, told
 from .freezing import frozen
@@ -109,7 +109,8 @@ def _distill(
         where.processes,
     )
     student_dir, notes, provenance = _student(options, source, made, context, processes)
-    family, config = _trainable(student_dir, options, teacher_dir)
+    architecture = _trainable(student_dir, options, teacher_dir)
+    config = dict(architecture.config)
     shared = (
         shared_vocabulary(teacher_dir, student_dir)
         if teacher_dir
@@ -122,16 +123,16 @@ def _distill(
     student = (
         load_packed(student_dir, where.device) if beside else load_model(student_dir, where.device)
     )
-    put_back = zeros_of(student, family, student_dir)
+    put_back = zeros_of(student, architecture, student_dir)
     check_sharded(options, sparse=put_back is not None, sharded=processes.sharded)
     if teacher_dir and any(stage.attention for stage in options.stages):
         rows = options.batch_size // (processes.count * options.accumulate)
         notes.append(
-            maps_told(
-                read_family(teacher_dir), (family, config), rows, options.seq_len, where.device
+            summarize_maps(
+                read_architecture(teacher_dir), architecture, rows, options.seq_len, where.device
             )
         )
-    low_bit = _on_grid(options, student, family, student_dir, context)
+    low_bit = _on_grid(options, student, architecture, student_dir, context)
     provenance |= {
         "kind": "checkpoint",
         "step": "distill",
@@ -139,7 +140,7 @@ def _distill(
     }
     provenance |= {"options": options.model_dump()} | ({"sparsity": "2:4"} if put_back else {})
     failed: NotFinite | None = None
-    with _learning(student, family, config, options.lora, put_back is not None, notes):
+    with _learning(student, architecture, options.lora, put_back is not None, notes):
         hold = [f for f in (put_back, low_bit.restrain if low_bit else None) if f]
         try:
             student = _stages(
@@ -154,7 +155,7 @@ def _distill(
     notes += [targets.told()] if isinstance(targets, CachedTeacher) else []
     notes += [f"curves for {options.tracker} in {where.curves}"] if options.tracker else []
     notes += [processes.told(options.batch_size)] if processes.count > 1 else []
-    state = _stored(student, family, config)
+    state = _stored(student, architecture)
     if beside:
         notes.append(
             f"{student_dir.name} stayed packed; what is written is dense ({stored_dtype(config)}): quantize again to deploy it"
@@ -208,11 +209,11 @@ def _special_ids(tokenizer: Path) -> dict[str, Any]:
     }
 
 
-def _stored(student: Any, family: Family, config: dict[str, Any]) -> dict[str, Tensor]:
+def _stored(student: Any, architecture: Architecture) -> dict[str, Tensor]:
     """The student's tensors as its checkpoint has them: tied ones once, in its type."""
-    dtype = stored_dtype(config)
+    dtype = stored_dtype(architecture.config)
     tied = set(student._tied_weights_keys or ()) if student.config.tie_word_embeddings else set()
-    return family.stored(
+    return architecture.stored(
         {k: v.detach().cpu().to(dtype) for k, v in student.state_dict().items() if k not in tied}
     )
 
@@ -236,43 +237,47 @@ def _student(
     return folder, [], {"student": content_hash(folder)}
 
 
-def _trainable(
-    student: Path, options: DistillOptions, teacher: Path | None
-) -> tuple[Family, dict[str, Any]]:
-    """Family and config of a student, once it is clear that it can learn in this way."""
-    family, config = read_family(student)
+def _trainable(student: Path, options: DistillOptions, teacher: Path | None) -> Architecture:
+    """The architecture of a student, once it is clear that it can learn in this way."""
+    architecture = read_architecture(student)
+    packed = quantization(architecture.config) is not None
     if teacher:
-        check_sizes(read_family(teacher), (family, config), options.stages)
+        above = read_architecture(teacher)
+        check_sizes(above, architecture, options.stages)
         for stage in (stage for stage in options.stages if stage.attention):
-            check_maps(read_family(teacher), (family, config), stage.layers, options.seq_len)
-    if quantization(config) and not options.qat and not options.lora:
+            check_maps(above, architecture, stage.layers, options.seq_len)
+    if packed and not options.qat and not options.lora:
         raise UsageError(f"{student}: a packed checkpoint cannot learn", PACKED_HINT)
     if options.lora:
-        lora_targets(family, options.lora)  # refuses before anything is loaded
-        if quantization(config):
+        lora_targets(architecture, options.lora)  # refuses before anything is loaded
+        if packed:
             check_packed(student)
     if options.qat:
-        check_widths(options.qat, family, config, str(student))
-    return family, config
+        check_widths(options.qat, architecture, str(student))
+    return architecture
 
 
 def _on_grid(
-    options: DistillOptions, student: Any, family: Family, folder: Path, context: StepContext
+    options: DistillOptions,
+    student: Any,
+    architecture: Architecture,
+    folder: Path,
+    context: StepContext,
 ) -> QuantizedStudent | None:
     """The student with fake-quantized weights, if it learns so: on the grid of another checkpoint, or on its own if it is packed."""
     if options.qat is None:
         return None
-    own = folder if quantization(read_config(folder)) else None
+    own = folder if quantization(architecture.config) else None
     packed = context.resolve(options.qat.scales_from) if options.qat.scales_from else own
-    start = starting_integers(options.qat, student, family, packed)
-    return QuantizedStudent(student, family, start, centred=0.0 if packed is None else CENTRED)
+    start = starting_integers(options.qat, student, architecture, packed)
+    centred = 0.0 if packed is None else CENTRED
+    return QuantizedStudent(student, architecture, start, centred)
 
 
 @contextmanager
 def _learning(
     student: Any,
-    family: Family,
-    config: dict[str, Any],
+    architecture: Architecture,
     lora: LoraOptions | None,
     sparse: bool,
     notes: list[str],
@@ -289,9 +294,9 @@ def _learning(
             "the student is 2:4 sparse: merging adapters adds a dense matrix and would fill its zeros",
             "let all weights learn (leave --lora out), or recover first and make it sparse afterwards",
         )
-    whole = family.parameters(config)
-    with adapted(student, family, lora, stored_dtype(config)) as count:
-        names = ", ".join(name.rpartition(".")[2] for name in lora_targets(family, lora))
+    whole, dtype = architecture.parameters, stored_dtype(architecture.config)
+    with adapted(student, architecture, lora, dtype) as count:
+        names = ", ".join(name.rpartition(".")[2] for name in lora_targets(architecture, lora))
         notes.append(
             f"adapters of rank {lora.r} on {names}, merged: {count:,} parameters learnt, {whole:,} in the student"
         )

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...models import Family, Shape, weight_of
+from ...models import Architecture, Branch, Layer, weight_of
 from ..calibration.activation_buffer import Activations, Room
 from ..calibration.layer_inputs import LayerCall
-from .cut import Kept, head_channels
+from .cut import Kept
 
 __all__ = ["Compensation", "Sums", "choose_damp", "refit"]
 
@@ -100,20 +100,18 @@ class Compensation:
     """Follows what the uncut model's layers put out, and refits one layer after the other so that the cut model does the same.
 
     Args:
-        family: whose names to use.
-        shape: sizes of the uncut model.
+        architecture: of the uncut model.
         kept: what stays.
         states: what enters the first layer for all calibration rows.
         room: for three more sets of such states.
     """
 
     def __init__(
-        self, family: Family, shape: Shape, kept: Kept, states: Activations, room: Room
+        self, architecture: Architecture, kept: Kept, states: Activations, room: Room
     ) -> None:
-        self.family, self.shape, self.kept = family, shape, kept
-        self.whole, self.wanted_o, self.wanted_down = (
-            room.states(*states.shape, states.device) for _ in range(3)
-        )
+        self.architecture = architecture
+        self.kept = kept
+        self.whole, *self.wanted = (room.states(*states.shape, states.device) for _ in range(3))
         rows, seq, _ = states.shape
         size = max(
             1, min(rows // 8, ROWS_AT_ONCE, TOKENS_AT_ONCE // seq)
@@ -122,50 +120,50 @@ class Compensation:
         for batch in self.batches:
             self.whole[batch] = states[batch]
 
-    def refit(self, index: int, layer: nn.Module, call: LayerCall, states: Activations) -> None:
-        """Refit o_proj and down_proj of an uncut layer in place, if it stays; what belongs to removed heads and neurons becomes zero.
+    def refit(self, index: int, module: nn.Module, call: LayerCall, states: Activations) -> None:
+        """Refit o_proj and down_proj of an uncut layer in place, if it stays.
 
-        A layer with experts has no down_proj of its own: there o_proj alone makes up for what went, in the layers before it too.
+        The columns of removed heads and neurons become zero. A layer with experts has no down_proj of
+        its own: there o_proj alone makes up for what went, in the layers before it too.
 
         Args:
             index: of the layer; they must come in order.
-            layer: with its weights in float32.
+            module: the layer with its weights in float32.
             call: how the model would call it.
             states: what enters it in the cut model.
         """
-        family, outputs = self.family, self.family.outputs(layer)
-        wanted_of = {family.o: self.wanted_o, family.down: self.wanted_down}
-        columns = {
-            family.o: head_channels(self.kept.heads[index], self.shape.head_dim),
-            family.down: torch.tensor(self.kept.neurons[index]),
-        }
+        layer = self.architecture.layers[index]
+        wanted_of = dict(zip(layer.branches, self.wanted, strict=True))
+        branches = [branch for branch in layer.branches if branch.block.output]
         for batch in self.batches:
-            output, wanted = _wanted(family, layer, call, self.whole[batch])
+            output, wanted = _wanted(module, layer, call, self.whole[batch])
             self.whole[batch] = output
-            for name in outputs:
-                wanted_of[name][batch] = wanted[name].view_as(output)
-        for name in outputs if index in self.kept.layers else ():
-            self._refit_one(name, columns[name], layer, call, states, wanted_of[name])
+            for branch in branches:
+                wanted_of[branch][batch] = wanted[_output(branch)].view_as(output)
+        if index not in self.kept.layers:
+            return
+        columns = self.kept.inputs(layer)
+        for branch in branches:
+            refit_one = _Projection(layer, branch, module, columns[_output(branch)])
+            self._refit_one(refit_one, call, states, wanted_of[branch])
 
     def _refit_one(
-        self,
-        name: str,
-        kept: Tensor,
-        layer: nn.Module,
-        call: LayerCall,
-        states: Activations,
-        wanted: Activations,
+        self, projection: _Projection, call: LayerCall, states: Activations, wanted: Activations
     ) -> None:
-        """Replace one projection of a layer by its refit; columns that go become zero, which is what cutting them does."""
-        weight = weight_of(layer.get_submodule(name))
-        kept = kept.to(weight.device)
+        """Replace a projection by its refit; columns that go become zero, as if they were cut."""
+        name, module = _output(projection.branch), projection.module
+        weight = weight_of(module.get_submodule(name))
+        kept = projection.kept.to(weight.device)
         old = weight[:, kept]
         fit, held = (Sums.zeros(len(old), len(kept), old.device) for _ in range(2))
         for number, batch in enumerate(self.batches):
-            with _watched(layer, self.family, last=name) as (inputs, stream), suppress(_Enough):
-                call(layer, states[batch])
+            with (
+                _watched(module, projection.layer, last=name) as (inputs, stream),
+                suppress(_Enough),
+            ):
+                call(module, states[batch])
             t, y = wanted[batch].flatten(0, -2), inputs[name][:, kept]
-            t = t if _normed(self.family, name) else t - stream[name]
+            t = t if projection.branch.post_norm else t - stream[name]
             (held if number % 4 == 3 else fit).add(y, t - y @ old.T)
         damp = choose_damp(fit, held)
         fit.take(held)
@@ -173,31 +171,50 @@ class Compensation:
         weight.zero_()[:, kept] = old + refit(fit, damp)
 
 
+@dataclass
+class _Projection:
+    """An output projection of a decoder layer, and which of its inputs stay."""
+
+    layer: Layer
+    branch: Branch
+    module: nn.Module
+    """The decoder layer."""
+    kept: Tensor
+    """int64 [channels]."""
+
+
+def _output(branch: Branch) -> str:
+    """The output projection of a block that has one."""
+    assert branch.block.output
+    return branch.block.output
+
+
 def _wanted(
-    family: Family, layer: nn.Module, call: LayerCall, hidden: Tensor
+    module: nn.Module, layer: Layer, call: LayerCall, hidden: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What a layer puts out, and what its two projections do: with the stream before them, where they can make up for its loss."""
-    with _watched(layer, family) as (inputs, stream):
-        output = call(layer, hidden)
-    of = {
-        name: inputs[name] @ weight_of(layer.get_submodule(name)).T
-        for name in family.outputs(layer)
-    }
-    return output, {
-        name: t if _normed(family, name) else t + stream[name] for name, t in of.items()
-    }
+    """What a layer puts out, and what its output projections do.
 
-
-def _normed(family: Family, name: str) -> bool:
-    """Whether a norm stands between this projection and the stream, so that it cannot make up for what the stream lost."""
-    return (family.attention_post_norm if name == family.o else family.mlp_post_norm) is not None
+    The stream before a projection is added where the projection can make up for its loss: where no
+    norm stands between the two.
+    """
+    with _watched(module, layer) as (inputs, stream):
+        output = call(module, hidden)
+    wanted: dict[str, Tensor] = {}
+    for branch in layer.branches:
+        if name := branch.block.output:
+            put_out = inputs[name] @ weight_of(module.get_submodule(name)).T
+            wanted[name] = put_out if branch.post_norm else put_out + stream[name]
+    return output, wanted
 
 
 @contextmanager
 def _watched(
-    layer: nn.Module, family: Family, last: str = ""
+    module: nn.Module, layer: Layer, last: str = ""
 ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """What enters o_proj and down_proj [tokens, width], and the stream before each; the run ends at `last`, if one is named."""
+    """What enters each output projection [tokens, width], and the stream before its block.
+
+    The run ends at the projection called `last`, if one is named.
+    """
     inputs: dict[str, Tensor] = {}
     stream: dict[str, Tensor] = {}
 
@@ -209,15 +226,10 @@ def _watched(
 
         return hook
 
-    watched = [(name, inputs, name, name == last) for name in family.outputs(layer)]
-    watched += [
-        (family.attention_norm, stream, family.o, False),
-        (family.mlp_norm, stream, family.down, False),
-    ]
-    handles = [
-        layer.get_submodule(at).register_forward_pre_hook(into(store, name, end))
-        for at, store, name, end in watched
-    ]
+    branches = [branch for branch in layer.branches if branch.block.output]
+    watched = [(_output(b), into(inputs, _output(b), _output(b) == last)) for b in branches]
+    watched += [(b.norm.name, into(stream, _output(b), False)) for b in branches]
+    handles = [module.get_submodule(at).register_forward_pre_hook(hook) for at, hook in watched]
     try:
         yield inputs, stream
     finally:

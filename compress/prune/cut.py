@@ -1,18 +1,21 @@
-"""What stays of a model, and cutting its tensors down to that: pure functions on state dicts, whole or a layer at a time."""
+"""What stays of a model, and cutting its tensors down to that.
+
+Pure functions on state dicts, of a whole model or of one layer at a time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...models import Family, Shape
+from ...models import Architecture, AttentionSizes, CutAxis, Layer
+from ...models.blocks import Unit
 from .experts import cut_experts
 
-__all__ = ["Kept", "cut", "cut_layer", "head_channels"]
+__all__ = ["Kept", "cut", "cut_layer", "unit_channels"]
 
 
 @dataclass(frozen=True)
@@ -25,84 +28,105 @@ class Kept:
     """FFN neurons, ascending, equally many in every layer."""
     layers: list[int]
     experts: list[list[int]] = field(default_factory=list[list[int]])
-    """Experts, ascending, equally many in every layer that has some and none in a dense one; empty where all stay."""
+    """Experts, ascending, equally many in every layer that has some and none in a dense one.
 
-    def kv_heads(self, layer: int, shape: Shape) -> list[int]:
+    Empty where all stay."""
+
+    def kv_heads(self, layer: int, sizes: AttentionSizes) -> list[int]:
         """The key/value heads of a layer that still serve a query head."""
-        return sorted({head // shape.group for head in self.heads[layer]})
+        return sorted({head // sizes.group for head in self.heads[layer]})
 
-    def sizes(self, shape: Shape) -> dict[str, int]:
-        """The `heads`, `kv_heads` and `ffn` of every layer that stays, and the `experts` if some go."""
+    def units(self, layer: int, sizes: AttentionSizes) -> dict[Unit, list[int]]:
+        """What stays of a layer, by what its weights are cut along."""
+        return {
+            "heads": self.heads[layer],
+            "kv_heads": self.kv_heads(layer, sizes),
+            "neurons": self.neurons[layer],
+        }
+
+    def inputs(self, layer: Layer) -> dict[str, Tensor]:
+        """The input channels that stay of each projection that reads heads or neurons.
+
+        Returns:
+            int64 [channels] by the name of the projection within the layer.
+        """
+        units = self.units(layer.index, layer.attention.sizes)
+        return {
+            axis.linear: unit_channels(units[axis.unit], axis.channels)
+            for axis in layer.cut_axes
+            if axis.axis == 1
+        }
+
+    def sizes(self, sizes: AttentionSizes) -> dict[str, int]:
+        """The `heads`, `kv_heads` and `ffn` of every layer that stays; `experts` if some go."""
         first = self.layers[0]
-        sizes = {
+        left = {
             "heads": len(self.heads[first]),
-            "kv_heads": len(self.kv_heads(first, shape)),
+            "kv_heads": len(self.kv_heads(first, sizes)),
             "ffn": len(self.neurons[first]),
         }
-        return sizes | ({"experts": max(map(len, self.experts))} if self.experts else {})
+        return left | ({"experts": max(map(len, self.experts))} if self.experts else {})
 
     def routed(self, layer: int) -> list[int]:
         """The experts that a layer may still send tokens to; empty where none was removed."""
         return self.experts[layer] if self.experts else []
 
-    def removed_heads(self, shape: Shape) -> list[list[int]]:
-        """The query heads that go, a list a layer."""
-        return [sorted(set(range(shape.num_attention_heads)) - set(kept)) for kept in self.heads]
+    def removed_heads(self, heads: int) -> list[list[int]]:
+        """The query heads that go, one list for each layer, of `heads` that a layer had."""
+        return [sorted(set(range(heads)) - set(kept)) for kept in self.heads]
 
 
-def head_channels(heads: list[int], head_dim: int) -> Tensor:
-    """Which channels of the queries, and of what the output projection reads, belong to these heads: int64 [heads * head_dim]."""
-    return (torch.tensor(heads).unsqueeze(-1) * head_dim + torch.arange(head_dim)).flatten()
+def unit_channels(units: list[int], size: int) -> Tensor:
+    """The channels of these units of `size` channels each: int64 [units * size]."""
+    return (torch.tensor(units).unsqueeze(-1) * size + torch.arange(size)).flatten()
 
 
 def cut(
-    state: Mapping[str, Tensor], config: Mapping[str, Any], family: Family, shape: Shape, kept: Kept
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The physically smaller state dict and its config.json.
+    state: Mapping[str, Tensor], architecture: Architecture, kept: Kept
+) -> tuple[dict[str, Tensor], Architecture]:
+    """The physically smaller state dict and its architecture.
 
     Args:
         state: tensors of the whole model.
-        config: its config.json.
-        family: whose names to use.
-        shape: its sizes.
+        architecture: of the uncut model.
         kept: what stays of it.
     """
-    small = {k: v for k, v in state.items() if not k.startswith(f"{family.layers}.")}
-    for new, old in enumerate(kept.layers):
-        small |= cut_layer(state, family, shape, kept, old, new)
-    return small, family.resized(config, **kept.sizes(shape), layers=kept.layers)
+    inside = f"{architecture.decoder_layers}."
+    small = {key: tensor for key, tensor in state.items() if not key.startswith(inside)}
+    left = architecture.resized(**kept.sizes(architecture.attention_sizes), layers=kept.layers)
+    for new, old in zip(left.layers, kept.layers, strict=True):
+        small |= cut_layer(state, architecture.layers[old], new, kept)
+    return small, left
 
 
-def cut_layer(
-    state: Mapping[str, Tensor], family: Family, shape: Shape, kept: Kept, old: int, new: int
-) -> dict[str, Tensor]:
-    """The tensors of decoder layer `old` after the cut, named as those of layer `new`; others in `state` are left alone."""
-    rows = head_channels(kept.heads[old], shape.head_dim)
-    kv_rows = head_channels(kept.kv_heads(old, shape), shape.head_dim)
-    ffn = torch.tensor(kept.neurons[old])
-    along = {
-        family.q: (rows, 0),
-        family.k: (kv_rows, 0),
-        family.v: (kv_rows, 0),
-        family.o: (rows, 1),
-        family.gate: (ffn, 0),
-        family.up: (ffn, 0),
-        family.down: (ffn, 1),
-    }
-    small: dict[str, Tensor] = {}
-    start = family.key(old, "", "")[:-1]
+def cut_layer(state: Mapping[str, Tensor], old: Layer, new: Layer, kept: Kept) -> dict[str, Tensor]:
+    """The tensors of a decoder layer after the cut.
+
+    Args:
+        state: tensors of the uncut model; those of other layers are left alone.
+        old: the layer in the uncut model.
+        new: the same layer in the cut model, which the tensors are named after.
+        kept: what stays.
+    """
+    axes = {axis.linear: axis for axis in old.cut_axes}
+    units = kept.units(old.index, old.attention.sizes)
+    start = f"{old.name}."
     inside = {
         key.removeprefix(start): tensor for key, tensor in state.items() if key.startswith(start)
     }
-    for key, tensor in cut_experts(inside, family, kept.routed(old)).items():
+    small: dict[str, Tensor] = {}
+    for key, tensor in cut_experts(inside, old, kept.routed(old.index)).items():
         name, _, part = key.rpartition(".")
-        small[family.key(new, name, part)] = (
-            _slice(tensor, part, *along[name]) if name in along else tensor
+        axis = axes.get(name)
+        small[new.key(name, part)] = (
+            _kept_slice(tensor, part, axis, units[axis.unit]) if axis else tensor
         )
     return small
 
 
-def _slice(tensor: Tensor, part: str, index: Tensor, axis: int) -> Tensor:
+def _kept_slice(tensor: Tensor, part: str, axis: CutAxis, units: list[int]) -> Tensor:
+    """The part of a weight or bias that belongs to the units that stay."""
+    channels = unit_channels(units, axis.channels)
     if part == "bias":
-        return tensor if axis == 1 else tensor[index].clone()
-    return tensor.index_select(axis, index)
+        return tensor if axis.axis == 1 else tensor[channels].clone()
+    return tensor.index_select(axis.axis, channels)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ...errors import Refused, UsageError
-from ...models import Family, Mixture, Shape
+from ...models import ExpertsFFN, Layer
+from ...models.blocks.expert_storage import split_experts
 
 __all__ = [
     "Usage",
@@ -49,18 +50,17 @@ class Usage:
         return self.norms / max(self.tokens, 1)
 
 
-def kept_experts(shape: Shape, ratio: float, ffn: float = 0.0) -> int:
+def kept_experts(experts: ExpertsFFN | None, ratio: float, ffn: float = 0.0) -> int:
     """How many experts of every layer stay when a share of them goes; 0 for a dense model.
 
     Args:
-        shape: sizes of the model.
+        experts: those of every layer that has some; None: the model is dense.
         ratio: share to remove, in [0, 1); a tie removes less.
         ffn: share of FFN neurons to remove, which a mixture does not support.
 
     Raises:
         Refused: the model has no experts, too few would stay, the share rounds to nothing, or neurons shall go.
     """
-    experts = shape.experts
     if experts is None:
         if ratio:
             raise Refused(
@@ -122,22 +122,21 @@ def choose_experts(
 
 
 @contextmanager
-def watched(layer: nn.Module, index: int, family: Family, shape: Shape) -> Iterator[Usage | None]:
+def watched(module: nn.Module, layer: Layer) -> Iterator[Usage | None]:
     """Count, while a decoder layer runs, what its experts do; None where it has none.
 
     Only what the layer does when it is called counts: not what is computed again on the way back of a gradient.
 
     Args:
-        layer: the decoder layer.
-        index: of it.
-        family: whose names to use.
-        shape: sizes of the model.
+        module: the decoder layer.
+        layer: its description.
     """
-    if shape.experts is None or index not in shape.experts.layers:
+    if layer.experts is None:
         yield None
         return
-    usage = Usage(torch.zeros(shape.experts.count), torch.zeros(shape.experts.count))
-    pool, counting = layer.get_submodule(family.expert_pool), []
+    usage = Usage(torch.zeros(layer.experts.count), torch.zeros(layer.experts.count))
+    pool = module.get_submodule(layer.experts.pool)
+    counting: list[RemovableHandle] = []
 
     def begin(_layer: nn.Module, _args: Any) -> None:
         counting.append(pool.register_forward_pre_hook(_counter(usage)))
@@ -145,7 +144,7 @@ def watched(layer: nn.Module, index: int, family: Family, shape: Shape) -> Itera
     def end(_layer: nn.Module, _args: Any, _output: Any) -> None:
         counting.pop().remove()
 
-    handles = [layer.register_forward_pre_hook(begin), layer.register_forward_hook(end)]
+    handles = [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
     try:
         yield usage
     finally:
@@ -175,18 +174,16 @@ def _counter(usage: Usage) -> Any:
     return hook
 
 
-def mask_router(layer: nn.Module, family: Family, shape: Shape, stay: list[int]) -> RemovableHandle:
-    """Let a layer route to some experts only, until the handle is removed: the others' logits become -inf before the softmax.
+def mask_router(module: nn.Module, experts: ExpertsFFN, stay: list[int]) -> RemovableHandle:
+    """Let a layer route to some experts only, until the handle is removed.
+
+    The logits of the other experts become -inf before the softmax.
 
     Args:
-        layer: a decoder layer that has experts.
-        family: whose names to use.
-        shape: its sizes.
+        module: a decoder layer that has experts.
+        experts: its FFN.
         stay: the experts that tokens may go to.
     """
-    if shape.experts is None:
-        raise ValueError("a dense model has no router to mask")
-    experts = shape.experts
 
     def hook(
         _module: nn.Module, _args: Any, output: tuple[Tensor, Tensor, Tensor]
@@ -195,33 +192,33 @@ def mask_router(layer: nn.Module, family: Family, shape: Shape, stay: list[int])
         masked = torch.full_like(logits, -math.inf)
         masked[:, stay] = logits[:, stay]
         top, chosen = masked.float().softmax(-1).topk(experts.per_token, dim=-1)
-        if experts.renormalised:
+        if experts.renormalize:
             top = top / top.sum(-1, keepdim=True)
         return masked, top.to(gates.dtype), chosen
 
-    return layer.get_submodule(family.router).register_forward_hook(hook)
+    return module.get_submodule(experts.router).register_forward_hook(hook)
 
 
-def cut_experts(
-    state: Mapping[str, Tensor], family: Family, stay: list[int]
-) -> Mapping[str, Tensor]:
+def cut_experts(state: Mapping[str, Tensor], layer: Layer, stay: list[int]) -> Mapping[str, Tensor]:
     """A decoder layer without the experts that go and their rows of the router; those that stay are renumbered.
 
     Args:
         state: tensors of the layer, by their names within it.
-        family: whose names to use.
+        layer: its description.
         stay: experts that stay; an empty list for a layer that keeps all or has none.
     """
-    if not stay or not isinstance(family, Mixture):
+    experts = layer.experts
+    if not stay or experts is None:
         return state
+    router = experts.routers[0]
     small: dict[str, Tensor] = {}
-    for key, tensor in family.stored(state).items():  # some files have fused experts
+    for key, tensor in split_experts(experts, state).items():  # some files have fused experts
         name, _, part = key.rpartition(".")
-        expert = family.stored_expert(name)
+        expert = experts.expert_of(name)
         if expert is None:
-            small[key] = tensor[stay] if name == family.stored_router else tensor
+            small[key] = tensor[stay] if name == router else tensor
         elif expert[0] in stay:
-            small[f"{family.stored_name(stay.index(expert[0]), expert[1])}.{part}"] = tensor
+            small[f"{experts.expert_name(stay.index(expert[0]), expert[1])}.{part}"] = tensor
     return small
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...checkpoints.streaming import InMemory, Layered
 from ...console import progress
-from ...models import Family, Shape, weight_of
+from ...models import Architecture, AttentionSizes, Layer, decoder_layers, weight_of
 from ..calibration.activation_buffer import Room
 from ..calibration.layer_inputs import first_inputs
 from .cut import Kept
@@ -43,8 +44,7 @@ class Importance:
 
 def measure(
     model: nn.Module,
-    family: Family,
-    shape: Shape,
+    architecture: Architecture,
     rows: list[Tensor],
     criterion: Criterion,
     seed: int = 0,
@@ -55,8 +55,7 @@ def measure(
 
     Args:
         model: the causal language model, in evaluation mode; left as it was.
-        family: whose names to use.
-        shape: its sizes.
+        architecture: of the model.
         rows: int64 [2, seq] of ids and labels.
         criterion: `taylor` = mean over rows of |d loss / d mask| (Michel et al. 2019, section 4.1; one scalar a head);
             `activation` = output-projection weights times input norms (Sun et al. 2023, equation 1, summed a head);
@@ -68,13 +67,12 @@ def measure(
     Layers are always scored by block influence: 1 - cosine of a layer's input and output (Men et al. 2024, section 3.2).
     """
     if criterion == "taylor":
-        return _by_gradient(model, family, shape, rows, recompute)
-    return measure_layers(InMemory(model, family), shape, rows, criterion, seed)
+        return _by_gradient(model, architecture, rows, recompute)
+    return measure_layers(InMemory(model, architecture), rows, criterion, seed)
 
 
 def measure_layers(
     model: Layered,
-    shape: Shape,
     rows: list[Tensor],
     criterion: Criterion,
     seed: int = 0,
@@ -84,34 +82,31 @@ def measure_layers(
 
     Args:
         model: whose layers; left as it was.
-        shape: its sizes.
         rows: int64 [2, seq] of ids and labels, all of one length.
         criterion: all but `taylor`.
         seed: of the random criterion.
         room: where the hidden states of the rows are kept.
     """
-    family, count = model.family, len(model.layers)
+    architecture, count = model.architecture, len(model.layers)
     states, calls = first_inputs(model, rows, room)
     found = Importance(
-        torch.zeros(count, shape.num_attention_heads),
-        torch.zeros(count, shape.intermediate_size),
+        torch.zeros(count, architecture.attention_sizes.heads),
+        torch.zeros(count, architecture.intermediate_size),
         torch.zeros(count),
     )
     with torch.no_grad(), progress("scoring heads and neurons", count) as bar:
-        for i, call in enumerate(calls):
-            with model.held(i) as layer:
-                with (
-                    _watched(layer, family, shape) as seen,
-                    watched(layer, i, family, shape) as usage,
-                ):
+        for i, (layer, call) in enumerate(zip(architecture.layers, calls, strict=True)):
+            with model.held(i) as module:
+                with _watched(module, layer) as seen, watched(module, layer) as usage:
                     for row in range(len(states)):
                         before = states[row]
-                        after = call(layer, before)
+                        after = call(module, before)
                         seen.influence += _turned(before, after)
                         states[row] = after
                 seen.tokens = len(states) * states.shape[1]
-                found.heads[i], found.neurons[i] = _static_scores(
-                    layer, seen, family, shape, criterion, seed + i
+                found.heads[i] = _head_scores(module, layer, seen, criterion, seed + i)
+                found.neurons[i] = _neuron_scores(
+                    module, layer, seen, criterion, seed + i, architecture.intermediate_size
                 )
                 found.layers[i] = seen.influence / seen.tokens
                 found.experts |= {i: usage} if usage else {}
@@ -132,13 +127,13 @@ class _Seen:
 
 
 @contextmanager
-def _watched(layer: nn.Module, family: Family, shape: Shape) -> Iterator[_Seen]:
-    """Gathers what the output projections of a layer are given."""
-    seen = _Seen()
+def _watched(module: nn.Module, layer: Layer) -> Iterator[_Seen]:
+    """Gathers statistics of what enters the output projections of a layer."""
+    seen, sizes = _Seen(), layer.attention.sizes
 
     def attention(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = args[0].float()
-        split = x.view(*x.shape[:-1], shape.num_attention_heads, shape.head_dim)
+        split = x.view(*x.shape[:-1], sizes.heads, sizes.head_dim)
         seen.attention_square = seen.attention_square + x.pow(2).flatten(0, -2).sum(0)
         seen.head_norm = seen.head_norm + split.norm(dim=-1).flatten(0, -2).sum(0)
 
@@ -147,10 +142,10 @@ def _watched(layer: nn.Module, family: Family, shape: Shape) -> Iterator[_Seen]:
         seen.ffn_square = seen.ffn_square + x.pow(2).flatten(0, -2).sum(0)
         seen.neuron_norm = seen.neuron_norm + x.abs().flatten(0, -2).sum(0)
 
-    hooks = {family.o: attention, family.down: ffn}
     handles = [
-        layer.get_submodule(name).register_forward_pre_hook(hooks[name])
-        for name in family.outputs(layer)
+        module.get_submodule(branch.block.output).register_forward_pre_hook(hook)
+        for branch, hook in zip(layer.branches, (attention, ffn), strict=True)
+        if branch.block.output
     ]
     try:
         yield seen
@@ -165,63 +160,59 @@ def _turned(before: Tensor, after: Tensor) -> float:
 
 
 def _by_gradient(
-    model: nn.Module, family: Family, shape: Shape, rows: list[Tensor], recompute: bool
+    model: nn.Module, architecture: Architecture, rows: list[Tensor], recompute: bool
 ) -> Importance:
-    layers, device = family.layer_list(model), next(model.parameters()).device
-    sizes = ((family.o, shape.num_attention_heads), (family.down, shape.intermediate_size))
+    modules, device = decoder_layers(model, architecture), next(model.parameters()).device
+    counts = architecture.attention_sizes.heads, architecture.intermediate_size
     masks = [
-        {name: torch.ones(size, device=device, requires_grad=True) for name, size in sizes}
-        for _ in layers
+        [torch.ones(count, device=device, requires_grad=True) for count in counts] for _ in modules
     ]
-    sums = [{name: torch.zeros(size) for name, size in sizes} for _ in layers]
-    influence, tokens = torch.zeros(len(layers), dtype=torch.float64), 0
+    sums = [[torch.zeros(count) for count in counts] for _ in modules]
+    influence, tokens = torch.zeros(len(modules), dtype=torch.float64), 0
     experts: dict[int, Usage] = {}
     model.requires_grad_(False)
-
-    def scaled(mask: Tensor) -> Any:
-        return lambda _module, args: (
-            (args[0].unflatten(-1, (len(mask), -1)) * mask.unsqueeze(-1)).flatten(-2),
-            *args[1:],
-        )
-
-    def turned(i: int) -> Any:
-        def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            influence[i] += _turned(
-                args[0].detach(), (output[0] if isinstance(output, tuple) else output).detach()
-            )
-
-        return hook
-
     with ExitStack() as stack, progress("scoring heads and neurons", len(rows)) as bar:
-        for i, layer in enumerate(layers):
-            for name in family.outputs(layer):
-                stack.callback(
-                    layer.get_submodule(name)
-                    .register_forward_pre_hook(scaled(masks[i][name]))
-                    .remove
-                )
-            usage = stack.enter_context(watched(layer, i, family, shape))
+        for i, (module, layer) in enumerate(zip(modules, architecture.layers, strict=True)):
+            for branch, mask in zip(layer.branches, masks[i], strict=True):
+                if branch.block.output:
+                    project = module.get_submodule(branch.block.output)
+                    stack.callback(project.register_forward_pre_hook(_scaled(mask)).remove)
+            usage = stack.enter_context(watched(module, layer))
             experts |= {i: usage} if usage else {}
-            stack.callback(layer.register_forward_hook(turned(i)).remove)
+            stack.callback(module.register_forward_hook(_influence_into(influence, i)).remove)
             if recompute:
-                stack.enter_context(_recomputed(layer))
+                stack.enter_context(_recomputed(module))
         for row in rows:
             _backward(model, row.to(device))
             tokens += row.shape[1]
-            for mask, total in (
-                (masks[i][name], sums[i][name]) for i in range(len(layers)) for name, _ in sizes
-            ):
+            for mask, total in zip(chain(*masks), chain(*sums), strict=True):
                 total += 0 if mask.grad is None else mask.grad.abs().cpu().float()
                 mask.grad = None
             bar.advance()
-    heads, neurons = (
-        torch.stack([of[name] for of in sums]) / max(len(rows), 1) for name, _ in sizes
-    )
+    heads, neurons = (torch.stack(parts) / max(len(rows), 1) for parts in zip(*sums, strict=True))
     return Importance(heads, neurons, (influence / max(tokens, 1)).float(), experts)
 
 
+def _scaled(mask: Tensor) -> Any:
+    """A hook that multiplies what enters a projection by one factor for each head or neuron."""
+    return lambda _module, args: (
+        (args[0].unflatten(-1, (len(mask), -1)) * mask.unsqueeze(-1)).flatten(-2),
+        *args[1:],
+    )
+
+
+def _influence_into(influence: Tensor, index: int) -> Any:
+    """A hook that adds the block influence of a decoder layer to its entry of `influence`."""
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        after = output[0] if isinstance(output, tuple) else output
+        influence[index] += _turned(args[0].detach(), after.detach())
+
+    return hook
+
+
 def _backward(model: nn.Module, row: Tensor) -> None:
-    """The gradient of a row's loss with respect to the masks; of a row without a label there is none."""
+    """The gradient of a row's loss with respect to the masks; a row without labels has none."""
     labelled = bool((row[1, 1:] >= 0).any())
     with torch.set_grad_enabled(labelled):
         logits = model(input_ids=row[:1], use_cache=False).logits
@@ -242,89 +233,86 @@ def _recomputed(layer: nn.Module) -> Iterator[None]:
         del layer.forward
 
 
-def _static_scores(
-    layer: nn.Module, seen: _Seen, family: Family, shape: Shape, criterion: str, seed: int
-) -> tuple[Tensor, Tensor]:
-    o = weight_of(layer.get_submodule(family.o)).float().cpu()
-    dense = family.down in family.outputs(layer)
-    down = (
-        weight_of(layer.get_submodule(family.down)).float().cpu()
-        if dense
-        else torch.zeros(1, shape.intermediate_size)
-    )
-    tokens = max(seen.tokens, 1)
-
-    def by_head(columns: Tensor) -> Tensor:
-        return columns.view(shape.num_attention_heads, shape.head_dim).sum(-1)
-
-    if criterion == "magnitude":
-        v = weight_of(layer.get_submodule(family.v)).float().cpu()
-        return _circuit_norms(o, v, shape), down.norm(dim=0)
-    if criterion == "activation":
-        attention, ffn = (
-            torch.as_tensor(seen.attention_square).cpu(),
-            torch.as_tensor(seen.ffn_square).cpu(),
-        )
-        return by_head(o.abs().sum(0) * (attention / tokens).sqrt()), down.abs().sum(0) * (
-            ffn / tokens
-        ).sqrt()
+def _head_scores(module: nn.Module, layer: Layer, seen: _Seen, criterion: str, seed: int) -> Tensor:
+    """The importance [heads] of a layer's query heads, by any criterion without a gradient."""
+    attention, tokens = layer.attention, max(seen.tokens, 1)
+    sizes = attention.sizes
+    if criterion == "random":
+        return torch.rand(sizes.heads, generator=torch.Generator().manual_seed(seed))
     if criterion == "norm":
-        return torch.as_tensor(seen.head_norm).cpu() / tokens, torch.as_tensor(
-            seen.neuron_norm
-        ).cpu() / tokens
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(shape.num_attention_heads, generator=generator), torch.rand(
-        shape.intermediate_size, generator=generator
-    )
+        return torch.as_tensor(seen.head_norm).cpu() / tokens
+    o = weight_of(module.get_submodule(attention.o.name)).float().cpu()
+    if criterion == "magnitude":
+        v = weight_of(module.get_submodule(attention.v.name)).float().cpu()
+        return _circuit_norms(o, v, sizes)
+    square = torch.as_tensor(seen.attention_square).cpu()
+    columns = o.abs().sum(0) * (square / tokens).sqrt()
+    return columns.view(sizes.heads, sizes.head_dim).sum(-1)
 
 
-def _circuit_norms(o: Tensor, v: Tensor, shape: Shape) -> Tensor:
-    """Frobenius norm [heads] of W_O W_V for every query head: the one product of its weights that its scale depends on.
+def _neuron_scores(
+    module: nn.Module, layer: Layer, seen: _Seen, criterion: str, seed: int, count: int
+) -> Tensor:
+    """The importance [count] of a layer's FFN neurons; those of experts are not scored."""
+    tokens = max(seen.tokens, 1)
+    if criterion == "random":
+        generator = torch.Generator().manual_seed(seed)
+        torch.rand(layer.attention.sizes.heads, generator=generator)  # those of the heads
+        return torch.rand(count, generator=generator)
+    if criterion == "norm":
+        return torch.as_tensor(seen.neuron_norm).cpu() / tokens
+    if layer.dense_ffn is None:
+        return torch.zeros(count)
+    down = weight_of(module.get_submodule(layer.dense_ffn.down.name)).float().cpu()
+    if criterion == "magnitude":
+        return down.norm(dim=0)
+    return down.abs().sum(0) * (torch.as_tensor(seen.ffn_square).cpu() / tokens).sqrt()
 
-    Of o_proj alone the norm says little, since what scales up there can be scaled down in v_proj. With A = W_O^T W_O and
-    B = W_V W_V^T, both [head_dim, head_dim], it is the square root of tr(A B).
+
+def _circuit_norms(o: Tensor, v: Tensor, sizes: AttentionSizes) -> Tensor:
+    """Frobenius norm [heads] of W_O W_V for every query head.
+
+    This is the one product of its weights that a head's scale depends on: what scales up in
+    o_proj can be scaled down in v_proj. With A = W_O^T W_O and B = W_V W_V^T, both
+    [head_dim, head_dim], it is the square root of tr(A B).
     """
-    outputs = o.view(len(o), shape.num_attention_heads, shape.head_dim).transpose(0, 1)
-    values = v.view(shape.num_key_value_heads, shape.head_dim, -1).repeat_interleave(shape.group, 0)
+    outputs = o.view(len(o), sizes.heads, sizes.head_dim).transpose(0, 1)
+    values = v.view(sizes.kv_heads, sizes.head_dim, -1).repeat_interleave(sizes.group, 0)
     return ((outputs.mT @ outputs) * (values @ values.mT)).sum((1, 2)).clamp_min(0).sqrt()
 
 
 @contextmanager
-def masked(model: nn.Module, family: Family, shape: Shape, kept: Kept) -> Iterator[None]:
-    """The model as it is after a cut, without cutting: only the kept heads, neurons, experts and layers contribute.
+def masked(model: nn.Module, architecture: Architecture, kept: Kept) -> Iterator[None]:
+    """The model as it is after a cut, without cutting: only what is kept contributes.
 
     Args:
         model: the uncut model.
-        family: whose names to use.
-        shape: its sizes.
-        kept: what stays.
+        architecture: its architecture.
+        kept: what stays: heads, neurons, experts and layers.
     """
+    modules = decoder_layers(model, architecture)
     with ExitStack() as stack:
-        for i, layer in enumerate(family.layer_list(model)):
-            stack.enter_context(masked_layer(layer, i, family, shape, kept))
+        for module, layer in zip(modules, architecture.layers, strict=True):
+            stack.enter_context(masked_layer(module, layer, kept))
         yield
 
 
 @contextmanager
-def masked_layer(
-    layer: nn.Module, index: int, family: Family, shape: Shape, kept: Kept
-) -> Iterator[None]:
+def masked_layer(module: nn.Module, layer: Layer, kept: Kept) -> Iterator[None]:
     """`masked`, for one decoder layer."""
-    if index in kept.layers:
-        heads, neurons = (
-            torch.zeros(shape.num_attention_heads),
-            torch.zeros(shape.intermediate_size),
-        )
-        heads[kept.heads[index]] = neurons[kept.neurons[index]] = 1
-        masks = {family.o: heads.repeat_interleave(shape.head_dim), family.down: neurons}
-        handles = [
-            layer.get_submodule(name).register_forward_pre_hook(_multiplier(masks[name]))
-            for name in family.outputs(layer)
-        ]
-        if routed := kept.routed(index):
-            handles.append(mask_router(layer, family, shape, routed))
+    if layer.index not in kept.layers:
+        handles = [module.register_forward_hook(_skip)]
     else:
-        handles = [layer.register_forward_hook(_skip)]
+        widths = {linear.name: linear.in_features for linear in layer.linear_counts()}
+        handles = [
+            module.get_submodule(name).register_forward_pre_hook(
+                _multiplier(torch.zeros(widths[name]).index_fill(0, channels, 1))
+            )
+            for name, channels in kept.inputs(layer).items()
+        ]
+        routed = kept.routed(layer.index)
+        if routed and layer.experts:
+            handles.append(mask_router(module, layer.experts, routed))
     try:
         yield
     finally:
@@ -333,6 +321,8 @@ def masked_layer(
 
 
 def _multiplier(mask: Tensor) -> Any:
+    """A hook that multiplies the inputs of a projection by a mask [in]."""
+
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (args[0] * mask.to(args[0]), *args[1:])
 

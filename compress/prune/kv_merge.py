@@ -17,16 +17,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...models import Family, Shape, weight_of
+from ...models import Architecture, Layer, Linear, decoder_layers, weight_of
 
-__all__ = ["Attention", "align", "attention_of", "average", "input_moments", "merged", "store"]
+__all__ = [
+    "Projections",
+    "align",
+    "average",
+    "input_moments",
+    "merged",
+    "projections_of",
+    "repeat_into",
+    "store",
+]
 
 ROUNDS = 4
 """Each head is turned towards the mean of the others so many times."""
 
 
 @dataclass
-class Attention:
+class Projections:
     """The projections of one layer: q [heads, head_dim, n], k and v [kv_heads, head_dim, n], o [width, heads, head_dim].
 
     n is the width of the input, plus one column where there are biases.
@@ -38,7 +47,7 @@ class Attention:
     o: Tensor
 
 
-def align(attention: Attention, moments: Tensor, groups: int, *, keys: bool) -> Attention:
+def align(attention: Projections, moments: Tensor, groups: int, *, keys: bool) -> Projections:
     """Turn the key/value heads of every group towards each other; the layer computes what it did before.
 
     Args:
@@ -61,7 +70,7 @@ def align(attention: Attention, moments: Tensor, groups: int, *, keys: bool) -> 
                 angle = _angles(k[others].mean(0), k[head], moments)
                 k[head] = _rotate(k[head], angle)
                 q[queries] = _rotate(q[queries], angle)
-    return Attention(*(t.to(attention.q) for t in (q, k, v, o)))
+    return Projections(*(t.to(attention.q) for t in (q, k, v, o)))
 
 
 def _procrustes(cross: Tensor) -> Tensor:
@@ -91,76 +100,91 @@ def average(heads: Tensor, groups: int) -> Tensor:
     return heads.view(groups, len(heads) // groups, *heads.shape[1:]).mean(1)
 
 
-def merged(attention: Attention, groups: int) -> Attention:
+def merged(attention: Projections, groups: int) -> Projections:
     """The layer with the mean key and value head of every group."""
-    return Attention(
+    return Projections(
         attention.q, average(attention.k, groups), average(attention.v, groups), attention.o
     )
 
 
-def attention_of(
-    state: Mapping[str, Tensor], family: Family, shape: Shape, layer: int
-) -> Attention:
+def projections_of(state: Mapping[str, Tensor], layer: Layer) -> Projections:
     """The projections of a layer of a state dict, with their biases as a last column."""
+    attention = layer.attention
+    sizes = attention.sizes
 
-    def rows(name: str, count: int) -> Tensor:
-        weight, bias = family.weight(state, layer, name), family.weight(state, layer, name, "bias")
-        assert weight is not None
+    def rows(linear: Linear, count: int) -> Tensor:
+        weight, bias = state[layer.key(linear.name)], state.get(layer.key(linear.name, "bias"))
         whole = weight if bias is None else torch.cat([weight, bias.unsqueeze(-1)], dim=-1)
-        return whole.float().view(count, shape.head_dim, -1)
+        return whole.float().view(count, sizes.head_dim, -1)
 
-    o = family.weight(state, layer, family.o)
-    assert o is not None
-    heads, kv = shape.num_attention_heads, shape.num_key_value_heads
-    return Attention(
-        rows(family.q, heads),
-        rows(family.k, kv),
-        rows(family.v, kv),
-        o.float().view(len(o), heads, shape.head_dim),
+    o = state[layer.key(attention.o.name)]
+    return Projections(
+        rows(attention.q, sizes.heads),
+        rows(attention.k, sizes.kv_heads),
+        rows(attention.v, sizes.kv_heads),
+        o.float().view(len(o), sizes.heads, sizes.head_dim),
     )
 
 
-def store(state: dict[str, Tensor], family: Family, layer: int, attention: Attention) -> None:
+def store(state: dict[str, Tensor], layer: Layer, projections: Projections) -> None:
     """Write the projections of a layer back, in the dtype that the state dict has."""
-    for name, rows in ((family.q, attention.q), (family.k, attention.k), (family.v, attention.v)):
-        key, bias = family.key(layer, name), family.key(layer, name, "bias")
+    attention = layer.attention
+    parts = (
+        (attention.q, projections.q),
+        (attention.k, projections.k),
+        (attention.v, projections.v),
+    )
+    for linear, rows in parts:
+        key, bias = layer.key(linear.name), layer.key(linear.name, "bias")
         flat = rows.flatten(0, 1).to(state[key].dtype)
         width = state[key].shape[1]
         state[key] = flat[:, :width].contiguous()
         if bias in state:
             state[bias] = flat[:, width].contiguous()
-    key = family.key(layer, family.o)
-    state[key] = attention.o.flatten(1).to(state[key].dtype).contiguous()
+    key = layer.key(attention.o.name)
+    state[key] = projections.o.flatten(1).to(state[key].dtype).contiguous()
 
 
-def repeat_into(
-    model: nn.Module, state: Mapping[str, Tensor], family: Family, shape: Shape, index: int
-) -> None:
-    """Give a layer of the unmerged `model` the projections of the merged `state`, each key/value head as often as it was averaged."""
-    layer = family.layer_list(model)[index]
-    for name in (family.q, family.k, family.v, family.o):
+def repeat_into(module: nn.Module, state: Mapping[str, Tensor], layer: Layer) -> None:
+    """Give a layer of the unmerged model the projections of the merged `state`.
+
+    Each key/value head is repeated as often as heads were averaged into it.
+
+    Args:
+        module: the decoder layer.
+        state: of the merged model.
+        layer: the description of the unmerged layer.
+    """
+    attention = layer.attention
+    sizes = attention.sizes
+    for linear in attention.linears:
         for part in ("weight", "bias"):
-            tensor = family.weight(state, index, name, part)
+            tensor = state.get(layer.key(linear.name, part))
             if tensor is None:
                 continue
-            if name in (family.k, family.v):
-                heads = tensor.unflatten(0, (-1, shape.head_dim))
-                tensor = heads.repeat_interleave(
-                    shape.num_key_value_heads // len(heads), dim=0
-                ).flatten(0, 1)
-            layer.get_submodule(name).get_parameter(part).data.copy_(tensor)
+            if linear in (attention.k, attention.v):
+                heads = tensor.unflatten(0, (-1, sizes.head_dim))
+                times = sizes.kv_heads // len(heads)
+                tensor = heads.repeat_interleave(times, dim=0).flatten(0, 1)
+            module.get_submodule(linear.name).get_parameter(part).data.copy_(tensor)
 
 
 @contextmanager
-def input_moments(model: nn.Module, family: Family) -> Any:
-    """While this lasts, gathers the sum of x x^T [width + 1, width + 1] over what enters every layer's attention, x ending in 1."""
+def input_moments(model: nn.Module, architecture: Architecture) -> Any:
+    """Gathers second moments of what enters every layer's attention, while this lasts.
+
+    Yields:
+        For each layer the sum of x x^T [width + 1, width + 1], x ending in 1.
+    """
     moments: list[Tensor] = []
     handles = []
-    for layer in family.layer_list(model):
-        width = weight_of(layer.get_submodule(family.k)).shape[1]
-        total = torch.zeros(width + 1, width + 1, device=next(layer.parameters()).device)
+    modules = decoder_layers(model, architecture)
+    for module, layer in zip(modules, architecture.layers, strict=True):
+        reader = module.get_submodule(layer.attention.k.name)
+        width = weight_of(reader).shape[1]
+        total = torch.zeros(width + 1, width + 1, device=next(module.parameters()).device)
         moments.append(total)
-        handles.append(layer.get_submodule(family.k).register_forward_pre_hook(_gather(total)))
+        handles.append(reader.register_forward_pre_hook(_gather(total)))
     try:
         yield moments
     finally:

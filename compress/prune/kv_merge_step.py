@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from ...checkpoints.files import read_family, read_state, write_checkpoint
+from ...checkpoints.files import read_architecture, read_state, write_checkpoint
 from ...checkpoints.loading import load_model, pick_device
 from ...console import progress
+from ...models import decoder_layers
 from ...steps.context import StepContext, StepResult
-from .kv_merge import align, attention_of, input_moments, merged, repeat_into, store
-from .options import PruneOptions, merged_config
+from .kv_merge import align, input_moments, merged, projections_of, repeat_into, store
+from .options import PruneOptions, merged_kv
 from .verify import logits_of, probe_of, prove
 
 __all__ = ["merge_key_values"]
@@ -28,36 +29,35 @@ def merge_key_values(
         EdgewrightError: the result does not compute what the original computes with its heads so replaced.
     """
     assert options.merge_kv is not None
-    family, config = read_family(source)
-    shape, device, groups = family.shape(config), pick_device(context.device), options.merge_kv
-    new_config = merged_config(family, config, groups)
+    architecture, device = read_architecture(source), pick_device(context.device)
+    groups, kv_heads = options.merge_kv, architecture.attention_sizes.kv_heads
+    fewer = merged_kv(architecture, groups)
     rows = context.calibration.rows(source, context.seed)
     model, state = load_model(source, device), read_state(source)
     with (
         torch.no_grad(),
-        input_moments(model, family) as moments,
+        input_moments(model, architecture) as moments,
         progress("looking at key/value heads", len(rows)) as bar,
     ):
         for row in rows if options.merge == "aligned" else []:  # a plain mean needs no data
             model(input_ids=row[:1].to(device), use_cache=False)
             bar.advance()
-    for index, moment in enumerate(moments):
-        attention = attention_of(state, family, shape, index)
+    modules = decoder_layers(model, architecture)
+    for layer, module, moment in zip(architecture.layers, modules, moments, strict=True):
+        projections = projections_of(state, layer)
         if options.merge == "aligned":
-            width = attention.k.shape[-1]
-            attention = align(
-                attention, moment[:width, :width].cpu(), groups, keys=family.k_norm is None
-            )
-        small = merged(attention, groups)
-        store(state, family, index, small)
-        repeat_into(model, state, family, shape, index)
-    probe = probe_of(rows, shape).to(device)
+            width = projections.k.shape[-1]
+            turn_keys = layer.attention.k_norm is None
+            projections = align(projections, moment[:width, :width].cpu(), groups, keys=turn_keys)
+        store(state, layer, merged(projections, groups))
+        repeat_into(module, state, layer)
+    probe = probe_of(rows, architecture).to(device)
     expected = logits_of(model, probe)
     difference: list[float] = []
     write_checkpoint(
         out,
         state,
-        new_config,
+        dict(fewer.config),
         source,
         provenance,
         verify=lambda made: difference.append(prove(made, probe, expected)),
@@ -67,11 +67,11 @@ def merge_key_values(
         if options.merge == "mean"
         else "their mean after turning them towards each other"
     )
-    saved = 1 - groups / shape.num_key_value_heads
+    saved = 1 - groups / kv_heads
     notes = [
-        f"key/value heads {shape.num_key_value_heads} -> {groups} ({how}): the KV cache shrinks by {saved:.0%}",
+        f"key/value heads {kv_heads} -> {groups} ({how}): the KV cache shrinks by {saved:.0%}",
         f"logits equal those of the original with its heads so replaced to {difference[0]:.1e} (relative); distill to recover",
     ]
-    if options.merge == "aligned" and family.k_norm is not None:
+    if options.merge == "aligned" and any(layer.attention.k_norm for layer in architecture.layers):
         notes.append("keys were averaged as they are: a norm on them does not commute with turning")
     return StepResult(notes, {"merged": {"max_relative_difference": difference[0]}})

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ...checkpoints.files import stored_dtype
-from ...models import family_of
+from ...models import Architecture, ExpertsFFN, Linear
 from .compensate import ROWS_AT_ONCE, TOKENS_AT_ONCE
 from .importance import Criterion
 
@@ -17,8 +14,8 @@ OVERHEAD = 150 << 20
 
 
 def prune_memory(
-    config: Mapping[str, Any],
-    small: Mapping[str, Any],
+    architecture: Architecture,
+    small: Architecture,
     criterion: Criterion,
     tokens: int,
     seq_len: int,
@@ -36,7 +33,7 @@ def prune_memory(
     it would not fit.
 
     Args:
-        config: of the model to prune.
+        architecture: of the model to prune.
         small: of what stays of it.
         criterion: of the importance.
         tokens: of all calibration rows together.
@@ -44,33 +41,32 @@ def prune_memory(
         activation_budget: bytes of hidden states that are kept in memory.
         compensate: whether the output projections are refitted.
     """
-    family = family_of(config)
-    shape, stored = family.shape(config), stored_dtype(config).itemsize
-    linears, experts = family.linear_shapes(config), shape.experts
-    of_experts = sum(n * k for name, (n, k) in linears.items() if ".*." in name)
-    layer = sum(n * k for n, k in linears.values()) + (
-        of_experts * (experts.count - 1) if experts else 0
-    )
-    times = (
-        2 * experts.per_token if experts else 1
-    )  # each expert's share of a token is computed by itself as well
-    widths = (
-        6 * shape.hidden_size
-        + times * sum(n for n, _ in linears.values())
-        + shape.intermediate_size
-    )  # computed for a token
-    states = min(activation_budget, (4 if compensate else 1) * 4 * tokens * shape.hidden_size)
-    embedding = stored * shape.vocab_size * shape.hidden_size
+    stored = stored_dtype(architecture.config).itemsize
+    hidden, experts = architecture.hidden_size, architecture.experts
+    kinds = architecture.linear_counts()
+    layer = sum(_in_a_layer(linear, experts) * linear.weights for linear in kinds)
+    # Each expert's share of a token is computed by itself as well.
+    times = 2 * experts.per_token if experts else 1
+    outputs_of_all = sum(linear.out_features for linear in kinds)
+    widths = 6 * hidden + times * outputs_of_all + architecture.intermediate_size  # for a token
+    states = min(activation_budget, (4 if compensate else 1) * 4 * tokens * hidden)
+    embedding = stored * architecture.vocab_size * hidden
     walk = (4 + stored * (2 if experts else 1)) * layer + states + 4 * seq_len * widths
     needs = [embedding + walk]
     if compensate:
-        widest, outputs = max((k, n) for n, k in family_of(small).linear_shapes(small).values())
+        widest, outputs = max((li.in_features, li.out_features) for li in small.linear_counts())
         together = max(seq_len, min(tokens // 8, ROWS_AT_ONCE * seq_len, TOKENS_AT_ONCE))
         needs.append(walk + 16 * widest**2 + 5 * 8 * widest * outputs + 4 * together * widths)
     if criterion == "taylor":
-        parameters = family.parameters(config)
+        parameters = architecture.parameters
         needs += [
             (4 + stored) * parameters,
-            4 * parameters + 4 * 4 * seq_len * shape.vocab_size + 4 * seq_len * widths,
+            4 * parameters + 4 * 4 * seq_len * architecture.vocab_size + 4 * seq_len * widths,
         ]
     return OVERHEAD + max(needs)
+
+
+def _in_a_layer(linear: Linear, experts: ExpertsFFN | None) -> int:
+    """How many linear layers of this kind a decoder layer has."""
+    routed = experts is not None and linear in experts.expert("*").linears
+    return experts.count if experts and routed else 1

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from ...errors import Refused
-from ...models import Family, require_dense
+from ...models import Architecture, require_expressible
 from .experts import kept_experts
 from .importance import Criterion
 from .selection import head_counts, neuron_count
 from .two_four import SparsityMethod
 
-__all__ = ["Budget", "PruneOptions", "merged_config", "sizes_after"]
+__all__ = ["Budget", "PruneOptions", "merged_kv", "sizes_after"]
 
 
 class Budget(BaseModel):
@@ -127,38 +126,41 @@ def _misused(message: str, at: str) -> PydanticCustomError:
     return PydanticCustomError("prune_options", "{message}", {"message": message, "at": (at,)})
 
 
-def sizes_after(options: PruneOptions, family: Family, config: Mapping[str, Any]) -> dict[str, int]:
-    """The `heads`, `kv_heads`, `ffn` and, of a mixture, `experts` that stay in every layer when the shares of `options` go.
+def sizes_after(options: PruneOptions, architecture: Architecture) -> dict[str, int]:
+    """The sizes that stay in every layer when the shares of `options` go.
+
+    Args:
+        options: what to remove.
+        architecture: of the uncut model.
+
+    Returns:
+        `heads`, `kv_heads`, `ffn` and, of a mixture, `experts`.
 
     Raises:
         Refused: a share has no legal count near it, or the model has nothing of the kind.
     """
-    shape = family.shape(config)
     if options.sparsity:
-        require_dense(config, "made 2:4 sparse")
-    experts = kept_experts(shape, options.experts, options.ffn or options.ffn_threshold or 0.0)
-    sizes = {
-        "heads": shape.num_attention_heads,
-        "kv_heads": shape.num_key_value_heads,
-        "ffn": shape.intermediate_size,
-    }
+        require_expressible(architecture, "2:4", "config.json")
+    ffn = options.ffn or options.ffn_threshold or 0.0
+    experts = kept_experts(architecture.experts, options.experts, ffn)
+    have = architecture.attention_sizes
+    sizes = {"heads": have.heads, "kv_heads": have.kv_heads}
     if options.heads or options.kv_heads:
-        counts = head_counts(
-            shape, options.heads, options.kv_heads, lambda n: family.accepts_heads(config, n)
-        )
-        sizes |= {"heads": counts[0], "kv_heads": counts[1]}
-    sizes["ffn"] = neuron_count(shape.intermediate_size, options.ffn)
+        accepts = architecture.accepts_heads
+        heads, kv_heads = head_counts(have, options.heads, options.kv_heads, accepts)
+        sizes = {"heads": heads, "kv_heads": kv_heads}
+    sizes["ffn"] = neuron_count(architecture.intermediate_size, options.ffn)
     return sizes | ({"experts": experts} if experts else {})
 
 
-def merged_config(family: Family, config: Mapping[str, Any], groups: int) -> dict[str, Any]:
-    """The config.json of the model whose key/value heads were averaged into `groups`.
+def merged_kv(architecture: Architecture, groups: int) -> Architecture:
+    """The architecture of the model whose key/value heads were averaged into `groups`.
 
     Raises:
         Refused: the key/value heads do not divide into so many groups, or are so few already.
     """
-    shape = family.shape(config)
-    have = shape.num_key_value_heads
+    sizes = architecture.attention_sizes
+    have = sizes.kv_heads
     legal = [n for n in range(1, have) if have % n == 0]
     if groups not in legal:
         raise Refused(
@@ -167,10 +169,9 @@ def merged_config(family: Family, config: Mapping[str, Any], groups: int) -> dic
             if legal
             else "a single key/value head is the least there is",
         )
-    return family.resized(
-        config,
-        heads=shape.num_attention_heads,
+    return architecture.resized(
+        heads=sizes.heads,
         kv_heads=groups,
-        ffn=shape.intermediate_size,
-        layers=range(shape.num_hidden_layers),
+        ffn=architecture.intermediate_size,
+        layers=range(len(architecture.layers)),
     )

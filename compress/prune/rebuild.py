@@ -14,7 +14,7 @@ from ...checkpoints.loading import free_memory
 from ...checkpoints.safetensors_writer import Pending
 from ...checkpoints.streaming import Streamed
 from ...console import progress
-from ...models import Shape, family_of, weight_of
+from ...models import Layer, weight_of
 from ...steps.context import Proof
 from ..calibration.activation_buffer import Room
 from ..calibration.layer_inputs import first_inputs
@@ -32,7 +32,6 @@ class Rebuild:
 
     Args:
         source: the uncut model.
-        shape: its sizes.
         kept: what stays of it.
         rows: calibration rows int64 [2, seq], all of one length. The first ones are the probe of the proof.
         room: where hidden states are kept.
@@ -42,23 +41,19 @@ class Rebuild:
     def __init__(
         self,
         source: Streamed,
-        shape: Shape,
         kept: Kept,
         rows: list[Tensor],
         room: Room,
         *,
         compensate: bool,
     ) -> None:
-        self.source, self.shape, self.kept, self.room, self.compensate = (
-            source,
-            shape,
-            kept,
-            room,
-            compensate,
-        )
-        self.rows = rows if compensate or shape.experts else rows[:1]
-        self.specs, self.config = cut(source.specs, source.config, source.family, shape, kept)
-        self.probe = probe_of(rows, shape)
+        self.source = source
+        self.kept = kept
+        self.room = room
+        self.compensate = compensate
+        self.rows = rows if compensate or source.architecture.experts else rows[:1]
+        self.specs, self.architecture = cut(source.specs, source.architecture, kept)
+        self.probe = probe_of(rows, source.architecture)
         self.masked: Tensor | None = None
         """What the masked original's last layer puts out for the probe [rows, seq, width]; known when all tensors are made."""
         self.usage: dict[int, Usage] = {}
@@ -70,11 +65,11 @@ class Rebuild:
 
     @torch.no_grad()
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        source, family = self.source, self.source.family
+        source, architecture = self.source, self.source.architecture
         room = self.room.part(4 if self.compensate else 1)
         states, calls = first_inputs(source, self.rows, room)
         compensation = (
-            Compensation(family, self.shape, self.kept, states, room) if self.compensate else None
+            Compensation(architecture, self.kept, states, room) if self.compensate else None
         )
         batches = (
             compensation.batches
@@ -83,35 +78,39 @@ class Rebuild:
         )
         label = "refitting and writing what is kept" if compensation else "writing what is kept"
         with progress(label, len(calls)) as bar:
-            for i, call in enumerate(calls):
+            for i, (layer, call) in enumerate(zip(architecture.layers, calls, strict=True)):
                 if compensation or i in self.kept.layers:
-                    with source.held(i) as layer:
+                    with source.held(i) as module:
                         if compensation:
-                            compensation.refit(i, layer, call, states)
+                            compensation.refit(i, module, call, states)
                         if i in self.kept.layers:
-                            yield from self._layer(i, layer).items()
+                            yield from self._layer(layer, module).items()
                             with (
-                                masked_layer(layer, i, family, self.shape, self.kept),
-                                watched(layer, i, family, self.shape) as usage,
+                                masked_layer(module, layer, self.kept),
+                                watched(module, layer) as usage,
                             ):
                                 for batch in batches:
-                                    states[batch] = call(layer, states[batch])
+                                    states[batch] = call(module, states[batch])
                             self.usage |= {i: usage} if usage else {}
                 bar.advance()
         self.masked = states[: len(self.probe)][:, : self.probe.shape[1]]
         # last, as their file stays mapped for as long as one of them is at hand, and an embedding is large
-        yield from tensors_of(source.path, lambda name: not name.startswith(f"{family.layers}."))
+        inside = f"{architecture.decoder_layers}."
+        yield from tensors_of(source.path, lambda name: not name.startswith(inside))
 
-    def _layer(self, index: int, layer: nn.Module) -> dict[str, Tensor]:
-        """The tensors of a layer after the cut, in the dtype they came in; the held layer gets what that rounding left of the refit."""
-        family = self.source.family
-        start = family.key(index, "", "")[:-1]
+    def _layer(self, layer: Layer, module: nn.Module) -> dict[str, Tensor]:
+        """The tensors of a layer after the cut, in the dtype they came in.
+
+        The held module gets what that rounding left of the refit.
+        """
+        start = f"{layer.name}."
         state = {f"{start}{name}": tensor for name, tensor in self.source.stored(start).items()}
-        for name in family.outputs(layer) if self.compensate else ():
-            key, weight = family.key(index, name), weight_of(layer.get_submodule(name))
+        for name in layer.outputs if self.compensate else ():
+            key, weight = layer.key(name), weight_of(module.get_submodule(name))
             state[key] = weight.cpu().to(state[key].dtype)
             weight.copy_(state[key])
-        return cut_layer(state, family, self.shape, self.kept, index, self.kept.layers.index(index))
+        new = self.architecture.layers[self.kept.layers.index(layer.index)]
+        return cut_layer(state, layer, new, self.kept)
 
     def expected(self) -> Iterator[Tensor]:
         """Logits of the masked original on the probe, in parts of the vocabulary."""
@@ -123,7 +122,7 @@ def choose_proof(asked: Proof, rebuilt: Rebuild, device: str) -> Literal["stock"
     """`stock`, unless `streamed` was asked for, or the cut model in float32 would take more than half of the memory that is free."""
     if asked != "auto":
         return asked
-    needed = 4 * family_of(rebuilt.config).parameters(rebuilt.config)
+    needed = 4 * rebuilt.architecture.parameters
     free = free_memory(device)
     return "stock" if free is None or needed <= free / 2 else "streamed"
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...checkpoints.config import quantization
 from ...checkpoints.files import (
     content_hash,
-    read_family,
+    read_architecture,
     read_provenance,
     scratch_directory,
     write_checkpoint,
@@ -22,14 +22,14 @@ from ...checkpoints.files import (
 from ...checkpoints.loading import load_model, pick_device
 from ...checkpoints.streaming import Streamed
 from ...errors import Refused, UsageError
-from ...models import Family, Shape, family_of
+from ...models import Architecture
 from ...steps.context import StepContext, StepResult
 from ..calibration.activation_buffer import Room
 from .cut import Kept
 from .experts import choose_experts, expert_details, expert_note
 from .importance import Importance, measure, measure_layers
 from .kv_merge_step import merge_key_values
-from .options import PruneOptions, merged_config, sizes_after
+from .options import PruneOptions, merged_kv, sizes_after
 from .rebuild import Rebuild, choose_proof, prove_rebuilt
 from .selection import choose_heads, choose_layers, choose_neurons, share_below
 from .two_four_step import sparsify
@@ -97,8 +97,8 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
 
 def check_request(options: PruneOptions, source: Path) -> None:
     """Refuse, before any weight is read, what cannot be done to `source` at all; see `prune`."""
-    family, config = read_family(source)
-    if quantization(config):
+    architecture = read_architecture(source)
+    if quantization(architecture.config):
         raise Refused(f"{source}: quantized already", "prune first, then quantize")
     if options.budget:
         raise UsageError(
@@ -111,19 +111,17 @@ def check_request(options: PruneOptions, source: Path) -> None:
             "give --heads, --kv-heads, --ffn, --layers, --experts, --merge-kv or --sparsity",
         )
     if options.merge_kv is not None:
-        config = merged_config(family, config, options.merge_kv)
-    sizes_after(options, family, config)
+        architecture = merged_kv(architecture, options.merge_kv)
+    sizes_after(options, architecture)
 
 
 def decide(
     options: PruneOptions,
-    family: Family,
-    config: Mapping[str, Any],
+    architecture: Architecture,
     scores: Importance,
     seed: int = 0,
 ) -> Choice:
     """Choose by score which heads, neurons, layers and experts of a model stay; `seed` is that of the random criterion."""
-    shape = family.shape(config)
     notes: list[str] = []
     for name, of in (("heads", scores.heads), ("ffn", scores.neurons)):
         threshold = getattr(options, f"{name}_threshold")
@@ -139,64 +137,70 @@ def decide(
                     f"the least important of the {name} has {least:.3g} of its layer's mean",
                 )
             options = options.model_copy(update={name: share, f"{name}_threshold": None})
-    sizes = sizes_after(options, family, config)
+    sizes = sizes_after(options, architecture)
+    kv_heads, count = architecture.attention_sizes.kv_heads, len(architecture.layers)
     at_random = seed if options.criterion == "random" else None
     kept = Kept(
-        choose_heads(scores.heads, shape.num_key_value_heads, sizes["heads"], sizes["kv_heads"]),
+        choose_heads(scores.heads, kv_heads, sizes["heads"], sizes["kv_heads"]),
         choose_neurons(scores.neurons, sizes["ffn"]),
         choose_layers(scores.layers, options.layers),
-        choose_experts(scores.experts, shape.num_hidden_layers, sizes["experts"], at_random)
+        choose_experts(scores.experts, count, sizes["experts"], at_random)
         if options.experts
         else [],
     )
-    return Choice(kept, scores, [*notes, *_unlike_asked(options, shape, sizes)])
+    return Choice(kept, scores, [*notes, *_unlike_asked(options, architecture, sizes)])
 
 
 def preview(
     options: PruneOptions, source: Path, context: StepContext
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `prune` would remove, and the config.json that would be left; nothing is kept. Raises as `prune` does."""
+) -> tuple[dict[str, Any], Architecture]:
+    """What `prune` would remove, and the architecture that would be left; nothing is written.
+
+    Raises:
+        EdgewrightError: whatever `prune` raises.
+    """
     check_request(options, source)
     with tempfile.TemporaryDirectory() as folder:
         if options.merge_kv is not None:
             merge_key_values(options, source, Path(folder) / "merged", context, {})
             source = Path(folder) / "merged"
-        family, config = read_family(source)
-        shape = family.shape(config)
+        architecture = read_architecture(source)
         rows = context.calibration.rows(source, context.seed)
-        scores = _scores(
-            options, source, shape, rows, context, Room(context.activation_budget, Path(folder))
-        )
-        choice = decide(options, family, config, scores, context.seed)
-    small = family.resized(config, **choice.kept.sizes(shape), layers=choice.kept.layers)
-    return _found(choice, shape) | {
-        "notes": [*_size_notes(family, config, small), *choice.notes]
-    }, small
+        room = Room(context.activation_budget, Path(folder))
+        scores = _scores(options, source, rows, context, room)
+        choice = decide(options, architecture, scores, context.seed)
+    sizes = choice.kept.sizes(architecture.attention_sizes)
+    small = architecture.resized(**sizes, layers=choice.kept.layers)
+    notes = [*_size_notes(architecture, small), *choice.notes]
+    return _found(choice, architecture) | {"notes": notes}, small
 
 
-def _found(choice: Choice, shape: Shape) -> dict[str, Any]:
+def _found(choice: Choice, architecture: Architecture) -> dict[str, Any]:
     found = {
         "head_importance": choice.scores.heads.tolist(),
-        "pruned_heads": choice.kept.removed_heads(shape),
+        "pruned_heads": choice.kept.removed_heads(architecture.attention_sizes.heads),
         "layer_influence": choice.scores.layers.tolist(),
         "kept_layers": choice.kept.layers,
     }
     return found | ({"kept_experts": choice.kept.experts} if choice.kept.experts else {})
 
 
-def _unlike_asked(options: PruneOptions, shape: Shape, sizes: Mapping[str, int]) -> list[str]:
+def _unlike_asked(
+    options: PruneOptions, architecture: Architecture, sizes: Mapping[str, int]
+) -> list[str]:
     """Where the nearest legal count is not what was asked for."""
-    heads = options.heads if shape.group > 1 else 0.0
-    groups = options.kv_heads or (options.heads if shape.group == 1 else 0.0)
+    have, experts = architecture.attention_sizes, architecture.experts
+    heads = options.heads if have.group > 1 else 0.0
+    groups = options.kv_heads or (options.heads if have.group == 1 else 0.0)
     asked = {
         "query heads": (
             1 - (1 - heads) * (1 - groups),
-            1 - sizes["heads"] / shape.num_attention_heads,
+            1 - sizes["heads"] / have.heads,
         ),
-        "FFN neurons": (options.ffn, 1 - sizes["ffn"] / shape.intermediate_size),
+        "FFN neurons": (options.ffn, 1 - sizes["ffn"] / architecture.intermediate_size),
         "experts": (
             options.experts,
-            1 - sizes["experts"] / shape.experts.count if shape.experts else 0.0,
+            1 - sizes["experts"] / experts.count if experts else 0.0,
         ),
     }
     return [
@@ -210,35 +214,33 @@ def _remove(
     options: PruneOptions, source: Path, out: Path, context: StepContext, provenance: dict[str, Any]
 ) -> StepResult:
     """Cut heads, neurons, layers and experts, and add to the provenance which."""
-    family, config = read_family(source)
-    shape, device = family.shape(config), pick_device(context.device)
+    architecture, device = read_architecture(source), pick_device(context.device)
     rows = context.calibration.rows(source, context.seed)
     room = Room(context.activation_budget, out.parent)
-    choice = decide(
-        options, family, config, _scores(options, source, shape, rows, context, room), context.seed
-    )
+    scores = _scores(options, source, rows, context, room)
+    choice = decide(options, architecture, scores, context.seed)
     kept = choice.kept
-    rebuilt = Rebuild(
-        Streamed(source, device), shape, kept, rows, room, compensate=options.compensate
-    )
-    provenance |= {"removed_heads": kept.removed_heads(shape), "kept_layers": kept.layers}
+    model = Streamed(source, device)
+    rebuilt = Rebuild(model, kept, rows, room, compensate=options.compensate)
+    removed = kept.removed_heads(architecture.attention_sizes.heads)
+    provenance |= {"removed_heads": removed, "kept_layers": kept.layers}
     provenance |= {"kept_experts": kept.experts} if kept.experts else {}
     proof = choose_proof(context.proof, rebuilt, device)
     gap: list[float] = []
     write_checkpoint(
         out,
         rebuilt.pending(),
-        rebuilt.config,
+        dict(rebuilt.architecture.config),
         source,
         provenance,
         files={CUT_LIST: vars(kept)},
         verify=lambda made: gap.append(prove_rebuilt(made, rebuilt, proof, device)),
     )
-    sizes, *remarks = _size_notes(family, config, rebuilt.config)
+    sizes, *remarks = _size_notes(architecture, rebuilt.architecture)
     equality = (
         f"logits equal those of the masked original to {gap[0]:.1e} (relative; {PROOFS[proof]})"
     )
-    details = _found(choice, shape) | {"max_relative_difference": gap[0], "proof": proof}
+    details = _found(choice, architecture) | {"max_relative_difference": gap[0], "proof": proof}
     entries = expert_details(choice.scores.experts, rebuilt.usage, kept.experts)
     balance = [expert_note(entries)] if entries else []
     details |= {"experts": entries} if entries else {}
@@ -255,47 +257,45 @@ def _sparsify(
 def _scores(
     options: PruneOptions,
     source: Path,
-    shape: Shape,
     rows: list[Tensor],
     context: StepContext,
     room: Room,
 ) -> Importance:
-    """The importance of everything: by gradient on the whole model, by any other criterion layer by layer from disk."""
+    """The importance of heads, neurons, layers and experts.
+
+    The gradient needs the whole model; any other criterion reads it layer by layer from disk.
+    """
     device = pick_device(context.device)
     if options.criterion == "taylor":
-        family, _ = read_family(source)
-        return measure(
-            load_model(source, device), family, shape, rows, options.criterion, context.seed
-        )
-    return measure_layers(
-        Streamed(source, device), shape, rows, options.criterion, context.seed, room
-    )
+        model = load_model(source, device)
+        return measure(model, read_architecture(source), rows, options.criterion, context.seed)
+    return measure_layers(Streamed(source, device), rows, options.criterion, context.seed, room)
 
 
-def _size_notes(family: Family, config: dict[str, Any], small: dict[str, Any]) -> list[str]:
-    old, new = family.shape(config), family_of(small).shape(small)
-    before, after = family.parameters(config), family_of(small).parameters(small)
+def _size_notes(before: Architecture, after: Architecture) -> list[str]:
+    """What changed in size, and what readers of the cut model should know."""
+    old, new = before.attention_sizes, after.attention_sizes
     sizes = [
-        (name, getattr(old, size), getattr(new, size))
-        for name, size in (
-            ("query heads", "num_attention_heads"),
-            ("key/value heads", "num_key_value_heads"),
-            ("FFN", "intermediate_size"),
-            ("layers", "num_hidden_layers"),
-        )
+        ("query heads", old.heads, new.heads),
+        ("key/value heads", old.kv_heads, new.kv_heads),
+        ("FFN", before.intermediate_size, after.intermediate_size),
+        ("layers", len(before.layers), len(after.layers)),
     ]
-    sizes += (
-        [("experts", old.experts.count, new.experts.count)] if old.experts and new.experts else []
-    )
+    if before.experts and after.experts:
+        sizes.append(("experts", before.experts.count, after.experts.count))
     changed = ", ".join(f"{name} {a} -> {b}" for name, a, b in sizes if a != b)
-    notes = [f"{changed or 'nothing removed'}: {before:,} -> {after:,} parameters"]
-    if small["model_type"] != config["model_type"]:
+    notes = [
+        f"{changed or 'nothing removed'}: {before.parameters:,} -> {after.parameters:,} parameters"
+    ]
+    if after.model_type != before.model_type:
         notes.append(
-            f"written as `{small['model_type']}`: the same arithmetic, and stock transformers refuses this head count "
-            f"as `{config['model_type']}`"
+            f"written as `{after.model_type}`: the same arithmetic, and stock transformers refuses "
+            f"this head count as `{before.model_type}`"
         )
-    if new.num_attention_heads * new.head_dim % 128:
+    if new.heads * new.head_dim % 128:
+        name = after.layers[0].attention.o.name
         notes.append(
-            f"heads * head_dim is no multiple of 128: INT4 kernels with groups of 128 will refuse {family.o}"
+            "heads * head_dim is no multiple of 128: INT4 kernels with groups of 128 will refuse "
+            f"{name}"
         )
     return notes

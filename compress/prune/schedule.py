@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from ...errors import Refused, UsageError
-from ...models import Family
-from .options import PruneOptions, merged_config, sizes_after
+from ...models import Architecture
+from .options import PruneOptions, merged_kv, sizes_after
 from .selection import choose_layers
 
 __all__ = ["spread"]
@@ -17,9 +16,7 @@ __all__ = ["spread"]
 SHARES = {"heads": 0.0, "kv_heads": 0.0, "ffn": 0.0, "experts": 0.0}
 
 
-def spread(
-    options: PruneOptions, family: Family, config: Mapping[str, Any], rounds: int
-) -> list[PruneOptions]:
+def spread(options: PruneOptions, architecture: Architecture, rounds: int) -> list[PruneOptions]:
     """The cuts of every round, each relative to what the round before it left; the last ends where `options` at once would.
 
     Heads, neurons and experts shrink by equal factors, layers by equal counts, as far as whole heads, multiples of 128 neurons and whole
@@ -28,8 +25,7 @@ def spread(
 
     Args:
         options: the cut to the final size, in shares.
-        family: of the model.
-        config: its config.json.
+        architecture: of the model.
         rounds: how many.
 
     Raises:
@@ -42,8 +38,8 @@ def spread(
             "give shares (heads, ffn) or a budget",
         )
     if options.merge_kv is not None:
-        config = merged_config(family, config, options.merge_kv)
-    sizes = [_at(options, family, config, done / rounds) for done in range(rounds + 1)]
+        architecture = merged_kv(architecture, options.merge_kv)
+    sizes = [_at(options, architecture, done / rounds) for done in range(rounds + 1)]
     cuts: list[PruneOptions] = []
     for number in range(1, rounds + 1):
         before, after = sizes[number - 1], sizes[number]
@@ -73,20 +69,18 @@ def spread(
     return cuts
 
 
-def _at(
-    options: PruneOptions, family: Family, config: Mapping[str, Any], done: float
-) -> dict[str, int]:
+def _at(options: PruneOptions, architecture: Architecture, done: float) -> dict[str, int]:
     """The sizes when a share `done` of the way, in [0, 1], lies behind: all factors are taken to that power."""
-    layers = family.shape(config).num_hidden_layers
+    layers = len(architecture.layers)
     choose_layers(torch.zeros(layers), options.layers)  # refuses a count that is out of range
-    sizes = sizes_after(options, family, config)
+    sizes = sizes_after(options, architecture)
     if done < 1:
-        sizes = sizes_after(options.model_copy(update=SHARES), family, config)
+        sizes = sizes_after(options.model_copy(update=SHARES), architecture)
         for name in SHARES:
             share = 1 - (1 - getattr(options, name)) ** done
             try:
                 partly = sizes_after(
-                    options.model_copy(update={**SHARES, name: share}), family, config
+                    options.model_copy(update={**SHARES, name: share}), architecture
                 )
             except Refused:
                 continue  # so little that it rounds to nothing yet

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from ...errors import Refused, UsageError
-from ...models import Shape
+from ...models import AttentionSizes
 
 __all__ = [
     "choose_heads",
@@ -20,16 +20,20 @@ __all__ = [
 
 
 def head_counts(
-    shape: Shape, heads: float, kv_heads: float, accepts: Callable[[int], bool], multiple: int = 128
+    sizes: AttentionSizes,
+    heads: float,
+    kv_heads: float,
+    accepts: Callable[[int], bool],
+    multiple: int = 128,
 ) -> tuple[int, int]:
     """How many query heads and key/value heads stay, the same number of query heads in every group.
 
     Args:
-        shape: sizes of the model.
+        sizes: of the attention of every layer.
         heads: share of the query heads to remove from every group, in [0, 1). In multi-head attention, where every query
             head has its own key/value head, the two go together.
         kv_heads: share of the key/value heads to remove, each with all of its query heads, in [0, 1).
-        accepts: whether stock loaders accept a number of query heads (`Family.accepts_heads`).
+        accepts: whether stock loaders accept a number of query heads (`Architecture.accepts_heads`).
         multiple: prefer counts for which heads * head_dim divides by this (INT4 kernels need it), if one is a step away.
 
     Raises:
@@ -38,47 +42,47 @@ def head_counts(
     """
     _check_share("heads", heads)
     _check_share("kv_heads", kv_heads)
-    if shape.group == 1 and heads:
+    if sizes.group == 1 and heads:
         if kv_heads:
             raise UsageError(
                 "heads and kv_heads: in multi-head attention every query head has its own key/value head, so they are one thing",
                 "give one of them",
             )
-        return head_counts(shape, 0.0, heads, accepts, multiple)
-    if kv_heads and shape.num_key_value_heads == 1:
+        return head_counts(sizes, 0.0, heads, accepts, multiple)
+    if kv_heads and sizes.kv_heads == 1:
         raise Refused(
             "the only key/value head cannot be removed",
             "remove query heads (--heads) or FFN neurons (--ffn)",
         )
-    groups = range(1, shape.num_key_value_heads) if kv_heads else [shape.num_key_value_heads]
-    each = range(1, shape.group) if heads else [shape.group]
+    groups = range(1, sizes.kv_heads) if kv_heads else [sizes.kv_heads]
+    each = range(1, sizes.group) if heads else [sizes.group]
     legal = [(m, n) for m in groups for n in each if accepts(m * n)]
     if not legal:
         raise Refused(
-            f"no count below {shape.num_attention_heads} query heads would load with stock transformers",
+            f"no count below {sizes.heads} query heads would load with stock transformers",
             "prune the FFN instead (--ffn)",
         )
-    wanted = (shape.num_key_value_heads * (1 - kv_heads), shape.group * (1 - heads))
+    wanted = (sizes.kv_heads * (1 - kv_heads), sizes.group * (1 - heads))
 
     def miss(count: tuple[int, int]) -> tuple[float, int]:
-        return abs(count[0] - wanted[0]) / shape.num_key_value_heads + abs(
+        return abs(count[0] - wanted[0]) / sizes.kv_heads + abs(
             count[1] - wanted[1]
-        ) / shape.group, -count[0] * count[1]
+        ) / sizes.group, -count[0] * count[1]
 
     best = min(legal, key=miss)
     if kv_heads:
         _check_nearest(
             "key/value heads",
             kv_heads,
-            shape.num_key_value_heads,
+            sizes.kv_heads,
             best[0],
             sorted({m for m, _ in legal}),
         )
     if heads:
         _check_nearest(
-            "query heads of a group", heads, shape.group, best[1], sorted({n for _, n in legal})
+            "query heads of a group", heads, sizes.group, best[1], sorted({n for _, n in legal})
         )
-    aligned = [count for count in legal if count[0] * count[1] * shape.head_dim % multiple == 0]
+    aligned = [count for count in legal if count[0] * count[1] * sizes.head_dim % multiple == 0]
     near = min(aligned, key=miss, default=best)
     if abs(near[0] - best[0]) <= 1 and abs(near[1] - best[1]) <= 1:
         best = near

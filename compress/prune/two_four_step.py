@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checkpoints.files import read_family, stored_dtype, write_checkpoint
+from ...checkpoints.files import read_architecture, stored_dtype, write_checkpoint
 from ...checkpoints.loading import load_model, pick_device
 from ...checkpoints.streaming import InMemory
 from ...console import progress
 from ...errors import Refused
-from ...models import Family, weight_of
+from ...models import Architecture, weight_of
 from ...steps.context import StepContext, StepResult
 from ..calibration.gram import output_error
 from ..calibration.layer_inputs import advance, first_inputs, input_hessian
@@ -47,9 +47,12 @@ def sparsify(
     Raises:
         Refused: a layer whose inputs four does not divide.
     """
-    family, config = read_family(source)
+    architecture = read_architecture(source)
+    dtype = stored_dtype(architecture.config)
     if bad := [
-        f"{name} ({k} inputs)" for name, (_, k) in family.linear_shapes(config).items() if k % GROUP
+        f"{linear.name} ({linear.in_features} inputs)"
+        for linear in architecture.linear_counts()
+        if linear.in_features % GROUP
     ]:
         raise Refused(
             f"2:4 sparsity needs a multiple of {GROUP} inputs: {', '.join(bad)}",
@@ -57,11 +60,9 @@ def sparsify(
         )
     rows = context.calibration.rows(source, context.seed)
     model = load_model(source, pick_device(context.device))
-    errors, notes = _all_layers(method, model, family, rows, stored_dtype(config))
+    errors, notes = _all_layers(method, model, architecture, rows, dtype)
     tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
-    state = {
-        k: v.cpu().to(stored_dtype(config)) for k, v in model.state_dict().items() if k not in tied
-    }
+    state = {k: v.cpu().to(dtype) for k, v in model.state_dict().items() if k not in tied}
     probe = rows[0][:1].to(next(model.parameters()).device)
     with torch.no_grad():
         expected = model(input_ids=probe, use_cache=False).logits.cpu()
@@ -70,7 +71,7 @@ def sparsify(
     write_checkpoint(
         out,
         state,
-        config,
+        dict(architecture.config),
         source,
         told,
         verify=lambda made: difference.append(prove(made, probe, expected)),
@@ -90,29 +91,34 @@ def sparsify(
 
 
 def _all_layers(
-    method: SparsityMethod, model: Any, family: Family, rows: list[Tensor], dtype: torch.dtype
+    method: SparsityMethod,
+    model: Any,
+    architecture: Architecture,
+    rows: list[Tensor],
+    dtype: torch.dtype,
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
     """Make the model sparse in place; the output errors of every linear layer, and notes on those that were hard."""
-    layers = family.layer_list(model)
-    states, calls = first_inputs(InMemory(model, family), rows)
+    held = InMemory(model, architecture)
+    states, calls = first_inputs(held, rows)
+    groups = sum(len(layer.input_groups) for layer in architecture.layers)
     errors: dict[str, dict[str, float]] = {}
     notes: list[str] = []
     with (
         torch.no_grad(),
-        progress(f"making 2:4 sparse ({method})", len(layers) * len(family.input_groups)) as bar,
+        progress(f"making 2:4 sparse ({method})", groups) as bar,
     ):
-        for index, (layer, call) in enumerate(zip(layers, calls, strict=True)):
-            for group in family.input_groups:
-                hessian = input_hessian(layer, layer.get_submodule(group[0]), states, call)
+        for layer, module, call in zip(architecture.layers, held.layers, calls, strict=True):
+            for group in layer.input_groups:
+                hessian = input_hessian(module, module.get_submodule(group[0]), states, call)
                 for name in group:
-                    full, weight = family.full(index, name), weight_of(layer.get_submodule(name))
+                    full, weight = layer.full(name), weight_of(module.get_submodule(name))
                     errors[full], damped = _one_linear(method, weight, hessian, dtype)
                     if not damped:
                         notes.append(
                             f"{full}: the Hessian could not be factorised; pruned by magnitude"
                         )
-                bar.advance(note=f"layer {index + 1}/{len(layers)}")
-            advance(layer, states, call)
+                bar.advance(note=f"layer {layer.index + 1}/{len(held.layers)}")
+            advance(module, states, call)
     return errors, notes
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...checkpoints.streaming import ROWS
 from ...errors import EdgewrightError
-from ...models import Shape
+from ...models import Architecture
 
 __all__ = ["TOLERANCE", "difference", "logits_of", "probe_of", "prove", "stock_logits"]
 
@@ -21,14 +21,14 @@ TOLERANCE = 1e-4
 MIXTURE_ROWS, MIXTURE_TOKENS = 4, 128
 
 
-def probe_of(rows: list[Tensor], shape: Shape) -> Tensor:
+def probe_of(rows: list[Tensor], architecture: Architecture) -> Tensor:
     """The ids [rows, seq] to compare on: the first of the calibration rows (int64 [2, seq]), or of a mixture of experts several.
 
     Where two experts are as good as tied for a token's last place, rounding decides, and the whole model may decide
     otherwise than the cut one: about once in 50,000 choices in a random model. Then that row differs from there on. A wrong
     cut would show in every row, so one short row that agrees is enough.
     """
-    if shape.experts is None:
+    if architecture.experts is None:
         return rows[0][:1]
     return torch.cat([row[:1, :MIXTURE_TOKENS] for row in rows[:MIXTURE_ROWS]])
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ...checkpoints.layouts import Scheme
 from ...checkpoints.layouts.packed import values_together
 from ...errors import Refused, UsageError
-from ...models import Family
+from ...models import Architecture, require_expressible
 from .options import QuantizeOptions
 from .rules import check_rules, stored_bytes
 
@@ -64,70 +63,53 @@ def _settings(scheme: Scheme) -> dict[str, int]:
     return {"bits": scheme.bits, "group_size": scheme.group_size}
 
 
-def choose(family: Family, config: Mapping[str, Any], options: QuantizeOptions) -> Choice:
+def choose(architecture: Architecture, options: QuantizeOptions) -> Choice:
     """The schemes of a model's weights.
 
     Raises:
         UsageError: a rule that matches nothing, or an unknown group size.
         Refused: what experts do not allow, a width that its group size does not divide, or sizes that do not fill stored words.
     """
-    shape, shapes = family.shape(config), family.linear_modules(config)
-    if shape.experts:
-        _check_experts(config, options)
-    check_rules(options.rules, [*shapes, family.embedding, family.head])
+    _check_experts(architecture, options)
+    embedding, head, shapes = architecture.embedding, architecture.head, architecture.linears()
+    check_rules(options.rules, [*shapes, embedding, head])
     layers = {name: scheme for name in shapes if (scheme := options.scheme(name))}
-    tables = _tables(family, shape.tied, options)
+    tables = _tables(architecture, options)
     kept = tuple(
         name
-        for name in (family.head, *shapes, *family.routers(config))
+        for name in (head, *shapes, *architecture.routers)
         if name not in layers and name not in tables
     )
     shapes |= dict.fromkeys(
-        [family.embedding, *([] if shape.tied else [family.head])],
-        (shape.vocab_size, shape.hidden_size),
+        [embedding] if architecture.tied else [embedding, head],
+        (architecture.vocab_size, architecture.hidden_size),
     )
     _check({name: (scheme, shapes[name]) for name, scheme in {**layers, **tables}.items()})
-    return Choice(layers, tables, shapes, family.head, kept)
+    return Choice(layers, tables, shapes, head, kept)
 
 
-def _check_experts(config: Mapping[str, Any], options: QuantizeOptions) -> None:
-    """Of a mixture, weights are rounded as they are: a scale folded into the norm before the experts would change what the router reads."""
-    if options.method in ("gptq", "rtn") and options.scaling == "none":
-        return
-    what = (
-        f"method {options.method}"
-        if options.method not in ("gptq", "rtn")
-        else f"scaling {options.scaling}"
-    )
-    why = (
-        "its factors would go into a norm that the router reads too"
-        if options.scaling != "none"
-        else "experts do not round their inputs"
-    )
-    raise Refused(
-        f"a mixture of experts (`{config['model_type']}`) and {what}: {why}",
-        "use --method gptq or rtn, without --scaling",
-    )
+def _check_experts(architecture: Architecture, options: QuantizeOptions) -> None:
+    """Refuse what does not go with experts, whose weights are rounded as they are."""
+    if options.method not in ("gptq", "rtn"):
+        require_expressible(architecture, options.method, "config.json")
+    elif options.scaling != "none":
+        require_expressible(architecture, "scaling", "config.json")
 
 
-def _tables(family: Family, tied: bool, options: QuantizeOptions) -> dict[str, Scheme]:
-    embedding, head = (
-        options.table(family.embedding, options.embedding_bits),
-        options.table(family.head, options.head_bits),
-    )
-    if not tied:
-        return {
-            name: scheme
-            for name, scheme in ((family.embedding, embedding), (family.head, head))
-            if scheme
-        }
+def _tables(architecture: Architecture, options: QuantizeOptions) -> dict[str, Scheme]:
+    """The schemes of embedding and head, where they are quantized."""
+    embedding = options.table(architecture.embedding, options.embedding_bits)
+    head = options.table(architecture.head, options.head_bits)
+    if not architecture.tied:
+        found = {architecture.embedding: embedding, architecture.head: head}
+        return {name: scheme for name, scheme in found.items() if scheme}
     if embedding and head and embedding != head:
         raise UsageError(
             f"the head is tied to the embedding, and {embedding.bits} bit for one and {head.bits} for the other cannot both hold",
             "give one of the two, or the same",
         )
     both = embedding or head
-    return {family.embedding: both} if both else {}
+    return {architecture.embedding: both} if both else {}
 
 
 def _check(chosen: Mapping[str, tuple[Scheme, tuple[int, int]]]) -> None:
@@ -168,19 +150,17 @@ def _kind(name: str) -> str:
     return re.sub(r"\.\d+\.", ".*.", name)
 
 
-def extra_bytes(family: Family, config: Mapping[str, Any], options: QuantizeOptions) -> int:
+def extra_bytes(architecture: Architecture, options: QuantizeOptions) -> int:
     """Bytes on disk beyond those of a model whose linear layers all have the step's bits and groups, and nothing else has.
 
     Raises:
         EdgewrightError: what `choose` raises.
     """
-    choice, own = (
-        choose(family, config, options),
-        Scheme(options.bits, options.group_size, options.sym),
-    )
+    choice = choose(architecture, options)
+    own = Scheme(options.bits, options.group_size, options.sym)
     extra = 0
     for name, shape in choice.shapes.items():
-        table = name in (family.embedding, family.head)
+        table = name in (architecture.embedding, architecture.head)
         usual = None if table else own
         scheme = (choice.tables if table else choice.layers).get(name)
         extra += stored_bytes(shape, scheme) - stored_bytes(shape, usual)

@@ -36,10 +36,10 @@ def pending(
         layout: of what is.
         choice: what is packed, and how.
     """
-    family, schemes = model.family, {**choice.layers, **choice.tables}
+    architecture, schemes = model.architecture, {**choice.layers, **choice.tables}
     packed = {f"{name}.weight" for name in schemes}
     specs: dict[str, Tensor] = {}
-    for key, spec in family.stored(model.specs).items():
+    for key, spec in architecture.stored(model.specs).items():
         if key in packed:
             name = key.removesuffix(".weight")
             specs |= {
@@ -50,7 +50,9 @@ def pending(
             specs[key] = spec.to(dtype)
 
     dropped = {
-        key for key, spec in model.specs.items() if family.stored({key: spec}).keys() <= packed
+        key
+        for key, spec in model.specs.items()
+        if architecture.stored({key: spec}).keys() <= packed
     }
 
     def unchanged(
@@ -58,7 +60,7 @@ def pending(
     ) -> Iterator[tuple[str, Tensor]]:
         """What is in the source and neither packed nor `made`; experts that are fused there are taken apart."""
         for key, tensor in tensors_of(model.path, lambda key: wanted(key) and key not in dropped):
-            parts = family.stored({key: tensor})
+            parts = architecture.stored({key: tensor})
             yield from (
                 (name, part.to(dtype))
                 for name, part in parts.items()
@@ -67,7 +69,7 @@ def pending(
 
     def layer(index: int) -> Iterator[tuple[str, Tensor]]:
         """What is written of one layer; of its own, so that nothing of a layer outlives it."""
-        start = family.key(index, "", "")[:-1]
+        start = f"{architecture.layers[index].name}."
         made = _kept(run, index) or _made(run, index, layers, start, dtype, layout)
         yield from made.items()
         yield from unchanged(lambda key: key.startswith(start), made)
@@ -76,7 +78,7 @@ def pending(
         with closing(layers):
             for index in range(len(model.layers)):
                 yield from layer(index)
-        yield from unchanged(lambda key: not key.startswith(f"{family.layers}."), {})
+        yield from unchanged(lambda key: not key.startswith(f"{architecture.decoder_layers}."), {})
         for name, scheme in choice.tables.items():
             parts, error = packed_table(model.path, name, scheme, layout)
             run.tables[name] = error

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...checkpoints.layouts import PackedLinear, pack_int8, rounds_inputs
 from ...checkpoints.streaming import Layered
 from ...console import progress
-from ...models import Family, weight_of
+from ...models import Layer, weight_of
 from ..calibration.activation_buffer import Room
 from ..calibration.layer_inputs import advance, first_inputs
 from .awq import clipped
@@ -30,40 +30,40 @@ def observed_layers(
 
     A layer runs twice: as it came, to be scaled and rounded by what it was given, and then as it was made, for the next.
     """
-    family = model.family
     states, calls = first_inputs(model, rows, room, run.bf16)
     first = run.entering(states)
     with progress(f"quantizing ({run.options.method})", len(calls)) as bar:
         bar.advance(first)
         for index, call in list(enumerate(calls))[first:]:
-            with model.held(index) as layer, torch.no_grad(), ExitStack() as hooks:
-                seen = scaler.look(index, layer, states, call)
+            layer = model.architecture.layers[index]
+            with model.held(index) as module, torch.no_grad(), ExitStack() as hooks:
+                seen = scaler.look(layer, module, states, call)
                 packed = {
                     name: linear
-                    for group in family.input_groups
+                    for group in layer.input_groups
                     for name in group
-                    if (linear := _one_linear(run, family, index, layer, name, seen[group]))
+                    if (linear := _one_linear(run, layer, module, name, seen[group]))
                 }
                 for name, linear in packed.items():
-                    weight_of(layer.get_submodule(name)).copy_(linear.dequantize())
+                    weight_of(module.get_submodule(name)).copy_(linear.dequantize())
                     if linear.inputs:
                         hooks.callback(
-                            rounds_inputs(layer.get_submodule(name), linear.inputs).remove
+                            rounds_inputs(module.get_submodule(name), linear.inputs).remove
                         )
                 if index + 1 < len(calls):
-                    advance(layer, states, call)
+                    advance(module, states, call)
             bar.advance(note=f"layer {index + 1}/{len(calls)}")
             yield packed
 
 
 def _one_linear(
-    run: Run, family: Family, index: int, layer: nn.Module, name: str, inputs: Inputs
+    run: Run, layer: Layer, module: nn.Module, name: str, inputs: Inputs
 ) -> PackedLinear | None:
-    full = family.full(index, name)
+    full = layer.full(name)
     scheme = run.options.scheme(full)
     if scheme is None:
         return None
-    weight = weight_of(layer.get_submodule(name))
+    weight = weight_of(module.get_submodule(name))
     if run.options.rounds_activations:
         static = run.options.method == "smoothquant"
         packed, scheme = pack_int8(weight, float(inputs.peak.max()) if static else None), None

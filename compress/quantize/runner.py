@@ -16,7 +16,7 @@ from ...checkpoints.files import (
     check_finite,
     check_output,
     content_hash,
-    read_family,
+    read_architecture,
     read_provenance,
     stored_dtype,
     write_checkpoint,
@@ -52,18 +52,18 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
         Refused: already quantized, a width that its group size does not divide, what experts do not allow, or a full disk.
         UsageError: the input is broken, or a rule matches nothing.
     """
-    family, config = read_family(source)
-    if quantization(config):
+    architecture = read_architecture(source)
+    if quantization(architecture.config):
         raise Refused(
             f"{source}: quantized already",
             "quantize the floating-point checkpoint it was made from",
         )
-    choose(family, config, options)
+    choose(architecture, options)
     check_output(out)
     check_finite(source)
     if not context.depends_on:
         return _quantized(options, source, out, context, None)
-    layers = family.shape(config).num_hidden_layers
+    layers = len(architecture.layers)
     with (
         workplace(out, "journal", context.depends_on, FINISHED, context.fresh) as place,
         closing(Journal(place, layers)) as journal,
@@ -74,20 +74,20 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
 def _quantized(
     options: QuantizeOptions, source: Path, out: Path, context: StepContext, journal: Journal | None
 ) -> StepResult:
-    family, config = read_family(source)
+    architecture = read_architecture(source)
+    dtype = stored_dtype(architecture.config)
     rows, layout = context.calibration.rows(source, context.seed), LAYOUTS[options.format]
     model, room = (
         Streamed(source, pick_device(context.device)),
         Room(context.activation_budget, out.parent),
     )
-    settled, told = _settled(options, choose(family, config, options), model, rows, room, journal)
+    settled, told = _settled(options, choose(architecture, options), model, rows, room, journal)
     bf16 = bf16_is_fast(model.device) if options.bf16 is None else options.bf16
-    choice, run = choose(family, config, settled), Run(settled, bf16, journal=journal)
-    scaler = Scaler(run, family, config, stored_dtype(config))
+    choice, run = choose(architecture, settled), Run(settled, bf16, journal=journal)
+    scaler = Scaler(run, dtype)
     make = quantized_layers if options.method in ("gptq", "rtn") else observed_layers
-    state = pending(
-        run, model, make(run, model, rows, room, scaler), stored_dtype(config), layout, choice
-    )
+    layers = make(run, model, rows, room, scaler)
+    state = pending(run, model, layers, dtype, layout, choice)
     block = _block(layout, settled, choice)
     provenance = {
         "kind": "checkpoint",
@@ -100,7 +100,7 @@ def _quantized(
     write_checkpoint(
         out,
         state,
-        {**config, "quantization_config": block},
+        {**architecture.config, "quantization_config": block},
         source,
         provenance,
         files=layout.files(block),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...models import Family, Fold, weight_of
+from ...models import Fold, Layer, weight_of
 from ..calibration.activation_buffer import Activations
 from ..calibration.layer_inputs import LayerCall
 from .awq import awq_factors
@@ -29,54 +29,56 @@ class Scaler:
     """Scales decoder layers, one after the other.
 
     Args:
-        run: the options, and where what changes is left.
-        family: of the model.
-        config: its config.json.
+        run: the options, and where changed tensors are left.
         dtype: what norms and biases will be stored in.
     """
 
-    def __init__(
-        self, run: Run, family: Family, config: Mapping[str, Any], dtype: torch.dtype
-    ) -> None:
-        self.run, self.family, self.dtype = run, family, dtype
-        self.folds = family.folds(config)
+    def __init__(self, run: Run, dtype: torch.dtype) -> None:
+        self.run = run
+        self.dtype = dtype
 
-    def look(self, index: int, layer: nn.Module, states: Activations, call: LayerCall) -> Seen:
-        """Run a layer once, scale it, and say what its linear layers are given then."""
+    def look(self, layer: Layer, module: nn.Module, states: Activations, call: LayerCall) -> Seen:
+        """Run a layer once and scale it; the statistics of its linear layers' inputs after that."""
         options = self.run.options
         gram = options.scaling == "awq" or options.method == "awq"
-        return self.scaled(
-            index, layer, observe(layer, self.family.input_groups, states, call, gram)
-        )
+        return self.scaled(layer, module, observe(module, layer.input_groups, states, call, gram))
 
-    def scaled(self, index: int, layer: nn.Module, seen: Seen) -> Seen:
-        """Scale a layer that was given what was `seen`; tensors that change and are not packed go to `run.changed`."""
+    def scaled(self, layer: Layer, module: nn.Module, seen: Seen) -> Seen:
+        """Scale a layer by the statistics of its inputs.
+
+        Tensors that change and are not packed go to `run.changed`.
+
+        Args:
+            layer: its description.
+            module: the decoder layer.
+            seen: statistics of the inputs of each group of linear layers.
+
+        Returns:
+            The statistics after scaling.
+        """
         if self.run.options.scaling == "none":
             return seen
         after = dict(seen)
-        for fold in self.folds:
-            factors = self._factors(index, layer, fold, seen[fold.readers])
-            after[fold.readers] = seen[fold.readers].divided(
-                apply_fold(layer, fold, factors, self.dtype)
-            )
-        for fold in self.folds:
-            self._keep(index, layer, fold)
+        for fold in layer.folds:
+            factors = self._factors(layer, module, fold, seen[fold.readers])
+            inputs = apply_fold(module, fold, factors, self.dtype)
+            after[fold.readers] = seen[fold.readers].divided(inputs)
+        for fold in layer.folds:
+            self._keep(layer, module, fold)
         return after
 
-    def _full(self, index: int, name: str, part: str) -> str:
-        return self.family.key(index, name, part)
+    def _scheme(self, layer: Layer, name: str) -> Any:
+        return self.run.options.scheme(layer.full(name))
 
-    def _scheme(self, index: int, name: str) -> Any:
-        return self.run.options.scheme(self.family.full(index, name))
-
-    def _factors(self, index: int, layer: nn.Module, fold: Fold, inputs: Inputs) -> Tensor:
+    def _factors(self, layer: Layer, module: nn.Module, fold: Fold, inputs: Inputs) -> Tensor:
+        """The factors [channels of the writer] for a fold; ones where no reader is quantized."""
         options: QuantizeOptions = self.run.options
         channels = channels_of(fold, len(inputs.peak)).to(inputs.peak.device)
-        weights = {name: weight_of(layer.get_submodule(name)) for name in fold.readers}
+        weights = {name: weight_of(module.get_submodule(name)) for name in fold.readers}
         readers = [
             (weight, scheme)
             for name, weight in weights.items()
-            if (scheme := self._scheme(index, name))
+            if (scheme := self._scheme(layer, name))
         ]
         if not readers:
             return torch.ones(int(channels.max()) + 1, device=channels.device)
@@ -89,12 +91,13 @@ class Scaler:
             )
         return awq_factors(readers, inputs, per_channel(inputs.mean, fold), channels)[0]
 
-    def _keep(self, index: int, layer: nn.Module, fold: Fold) -> None:
-        writer, changed = layer.get_submodule(fold.writer), self.run.changed
+    def _keep(self, layer: Layer, module: nn.Module, fold: Fold) -> None:
+        """Enter the tensors that a fold changed and that are not packed in `run.changed`."""
+        writer, changed = module.get_submodule(fold.writer), self.run.changed
         if fold.norm:
-            changed[self._full(index, fold.writer, "weight")] = weight_of(writer)
+            changed[layer.key(fold.writer)] = weight_of(writer)
         elif isinstance(bias := getattr(writer, "bias", None), Tensor):
-            changed[self._full(index, fold.writer, "bias")] = bias.detach()
+            changed[layer.key(fold.writer, "bias")] = bias.detach()
         for name in (*fold.readers, *(() if fold.norm else (fold.writer,))):
-            if self._scheme(index, name) is None:
-                changed[self._full(index, name, "weight")] = weight_of(layer.get_submodule(name))
+            if self._scheme(layer, name) is None:
+                changed[layer.key(name)] = weight_of(module.get_submodule(name))

@@ -18,7 +18,7 @@ from ...checkpoints.files import rows_of
 from ...checkpoints.layouts import Scheme
 from ...checkpoints.streaming import ROWS, Streamed
 from ...console import progress
-from ...models import Family, weight_of
+from ...models import Layer, weight_of
 from ..calibration.activation_buffer import Activations, Room
 from ..calibration.gram import Gram, energy
 from ..calibration.layer_inputs import LayerCall, advance, first_inputs
@@ -62,20 +62,20 @@ def measured(
         schemes: of the matrices, head included; those of an untied embedding and of experts are passed over.
         keep_bits: what they are compared with.
     """
-    family, found = model.family, dict[str, Finding]()
+    architecture, found = model.architecture, dict[str, Finding]()
     states, calls = first_inputs(model, rows, room)
     with progress("measuring sensitivity", len(model.layers)) as bar, torch.no_grad():
-        for index, call in enumerate(calls):
-            with model.held(index) as layer:
-                hessians = _hessians(family, layer, call, states)
+        for layer, call in zip(architecture.layers, calls, strict=True):
+            with model.held(layer.index) as module:
+                hessians = _hessians(layer, module, call, states)
                 for name, hessian in hessians.items():
-                    scheme = schemes.get(family.full(index, name))
+                    scheme = schemes.get(layer.full(name))
                     if scheme and scheme.bits < keep_bits:
-                        found[family.full(index, name)] = _finding(
-                            [weight_of(layer.get_submodule(name))], hessian, scheme, keep_bits
-                        )
-            bar.advance(note=f"layer {index + 1}/{len(model.layers)}")
-        head = family.head if f"{family.head}.weight" in model.specs else family.embedding
+                        weight = weight_of(module.get_submodule(name))
+                        found[layer.full(name)] = _finding([weight], hessian, scheme, keep_bits)
+            bar.advance(note=f"layer {layer.index + 1}/{len(model.layers)}")
+        own = f"{architecture.head}.weight" in model.specs
+        head = architecture.head if own else architecture.embedding
         if (scheme := schemes.get(head)) and scheme.bits < keep_bits:
             blocks = (
                 part
@@ -87,17 +87,17 @@ def measured(
 
 
 def _hessians(
-    family: Family, layer: nn.Module, call: LayerCall, states: Activations
+    layer: Layer, module: nn.Module, call: LayerCall, states: Activations
 ) -> dict[str, Tensor]:
     """Run a layer on the states, which become its outputs; the sum of outer products of what entered each linear in it."""
     grams, hooks = dict[str, Gram](), []
-    groups = family.groups_of(layer)
+    groups = layer.input_groups
     for group in groups:
-        first = layer.get_submodule(group[0])
+        first = module.get_submodule(group[0])
         gram = grams[group[0]] = Gram(weight_of(first).shape[1], states.device)
         hooks.append(first.register_forward_pre_hook(_adding_to(gram)))
     try:
-        advance(layer, states, call)
+        advance(module, states, call)
     finally:
         for hook in hooks:
             hook.remove()
@@ -128,7 +128,7 @@ def _finding(blocks: Iterable[Tensor], hessian: Tensor, scheme: Scheme, keep_bit
 
 def _head_hessian(model: Streamed, states: Activations) -> Tensor:
     """The sum of outer products of what enters the head, from what the last layer put out."""
-    head = model.skeleton.get_submodule(model.family.head)
+    head = model.skeleton.get_submodule(model.architecture.head)
     gram = Gram(states.shape[2], states.device)
     hook = head.register_forward_pre_hook(_adding_to(gram))
     try:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from ...checkpoints.layouts import PackedLinear, Scheme
 from ...checkpoints.streaming import Layered
 from ...console import progress
-from ...models import Family
+from ...models import Layer, weight_in
 from ..calibration.activation_buffer import Activations, Room
 from ..calibration.gram import energy, spread
 from ..calibration.layer_inputs import first_inputs
-from ..calibration.layer_walk import Stages
+from ..calibration.layer_walk import LayerWalk
 from .gptq import Quantized, gptq, rtn
 from .options import QuantizeOptions
 from .permuted_groups import permuted_gptq
@@ -78,66 +78,59 @@ def quantized_layers(
     run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler
 ) -> Generator[dict[str, PackedLinear]]:
     """The packed linear layers of each decoder layer, by their names in it."""
-    family, layers = model.family, model.layers
+    layers = model.architecture.layers
     states, calls = first_inputs(model, rows, room.part(SETS), run.bf16)
-    stages, first = (
-        Stages(family, room.part(SETS), run.bf16, run.options.hessian_tokens),
-        run.entering(states),
-    )
+    walk = LayerWalk(room.part(SETS), run.bf16, run.options.hessian_tokens)
+    first = run.entering(states)
     with progress(f"quantizing ({run.options.method})", len(layers)) as bar:
         bar.advance(first)
         for index, call in list(enumerate(calls))[first:]:
-            with model.held(index) as layer, torch.no_grad():
+            layer = layers[index]
+            with model.held(index) as module, torch.no_grad():
                 if run.options.scaling != "none":
-                    scaler.look(index, layer, states, call)
-                said = partial(bar.advance, 0)
-                packed = _one_layer(
-                    run,
-                    family,
-                    index,
-                    layer,
-                    stages.visit(layer, call, states),
-                    stages.tokens,
-                    said,
-                )
+                    scaler.look(layer, module, states, call)
+                groups = walk.visit(module, layer, call, states)
+                report = partial(bar.advance, 0)
+                packed = _one_layer(run, layer, module, groups, walk.tokens, report)
             bar.advance(note=f"layer {index + 1}/{len(layers)}")
             yield packed
 
 
 def _one_layer(
     run: Run,
-    family: Family,
-    index: int,
-    layer: nn.Module,
+    layer: Layer,
+    module: nn.Module,
     groups: Iterable[tuple[tuple[str, ...], Tensor]],
     tokens: Mapping[str, int],
-    said: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> dict[str, PackedLinear]:
-    """The packed linear layers of one decoder layer; a function of its own, so that the last Hessian does not outlive it."""
+    """The packed linear layers of one decoder layer.
+
+    A function of its own, so that the memory of the last Hessian is freed.
+    """
     packed: dict[str, PackedLinear] = {}
     for group, hessian in groups:
-        said(f"layer {index + 1}: {group[0]}")
+        report(f"layer {layer.index + 1}: {group[0]}")
         if schemes := {
-            name: scheme
-            for name in group
-            if (scheme := run.options.scheme(family.full(index, name)))
+            name: scheme for name in group if (scheme := run.options.scheme(layer.full(name)))
         }:
-            packed |= _one_group(run, family, index, layer, schemes, hessian, tokens.get(group[0]))
+            packed |= _one_group(run, layer, module, schemes, hessian, tokens.get(group[0]))
     return packed
 
 
 def _one_group(
     run: Run,
-    family: Family,
-    index: int,
-    layer: nn.Module,
+    layer: Layer,
+    module: nn.Module,
     schemes: Mapping[str, Scheme],
     hessian: Tensor,
     tokens: int | None,
 ) -> dict[str, PackedLinear]:
-    """Linear layers that read the same inputs; those of one scheme are solved together, since the rows of a weight do not meet.
+    """The packed linear layers of a group, which read the same inputs.
 
-    Those of a routed expert that was given too few `tokens` are rounded to nearest; without any there is no error to tell of.
+    Those of one scheme are solved together, because the rows of a weight are independent. Those of a
+    routed expert that got too few `tokens` are rounded to nearest; without any token there is no
+    error to report.
     """
     packed: dict[str, PackedLinear] = {}
     too_few = (
@@ -147,8 +140,8 @@ def _one_group(
     )
     for scheme in dict.fromkeys(schemes.values()):
         names = [name for name in schemes if schemes[name] == scheme]
-        weights = [family.weight_in(layer, name) for name in names]
-        full = [family.full(index, name) for name in names]
+        weights = [weight_in(module, layer, name) for name in names]
+        full = [layer.full(name) for name in names]
         together = torch.cat(weights) if len(weights) > 1 else weights[0]
         if too_few is None:
             result = _rounded(run, ", ".join(full), together, scheme, hessian)
