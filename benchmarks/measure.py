@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..checkpoints.files import read_config, read_family, weight_bytes
+from ..checkpoints.files import read_architecture, weight_bytes
 from ..checkpoints.loading import load_tokenizer
 from ..data.packing import Encoded
 from ..data.sources import Source, rows_hash, scoring_rows
@@ -161,15 +161,13 @@ def _answered(result: Measurement, task: str, answers: Sequence[Answer]) -> None
 
 
 def _parameters(path: Path) -> int:
-    config = read_config(path)
-    family, _ = read_family(path)
-    return family.parameters(config)
+    return read_architecture(path).parameters
 
 
 def _cache_sizes(path: Path, options: LatencyOptions) -> dict[str, float]:
-    family, config = read_family(path)
+    architecture = read_architecture(path)
     return {
-        f"kv_cache_bytes/{context}": cache_bytes(family, config, KvScheme(), context)
+        f"kv_cache_bytes/{context}": cache_bytes(architecture, KvScheme(), context)
         for context in options.contexts
     }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..benchmarks.tasks.accuracy import Answer, exact_match
 from ..benchmarks.tasks.backends import open_backend
-from ..checkpoints.files import weight_bytes, write_json
+from ..checkpoints.files import read_architecture, weight_bytes, write_json
 from ..checkpoints.loading import load_tokenizer
 from ..data.reasoning import HELD_OUT, TASKS, held_out
 
@@ -93,9 +93,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=HERE)
     parser.add_argument("--limit", type=int, default=HELD_OUT * len(TASKS))
     args = parser.parse_args()
-    training, config = (
-        json.loads((args.model / name).read_text()) for name in ("training.json", "config.json")
-    )
+    training = json.loads((args.model / "training.json").read_text())
+    model = read_architecture(args.model)
+    sizes = model.attention_sizes
     answers = exact_match(
         open_backend(args.model),
         load_tokenizer(args.model),
@@ -113,13 +113,13 @@ def main() -> None:
     card = CARD.format(
         **record,
         optimizer=optimizer,
-        hidden=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        kv_heads=config["num_key_value_heads"],
-        head_dim=config["head_dim"],
-        ffn=config["intermediate_size"],
-        vocab=config["vocab_size"],
+        hidden=model.hidden_size,
+        layers=len(model.layers),
+        heads=sizes.heads,
+        kv_heads=sizes.kv_heads,
+        head_dim=sizes.head_dim,
+        ffn=model.intermediate_size,
+        vocab=model.vocab_size,
         megabytes=weight_bytes(args.model) / 1e6,
         count=len(answers),
         table=_table(answers),

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..checkpoints.files import read_config
+from ..checkpoints.files import read_architecture
 from ..errors import Refused
-from ..models import require_dense
+from ..models import require_expressible
 from ..steps.context import StepContext, StepResult
 from .onnx.cut import Cut
 
@@ -81,7 +81,7 @@ def export(options: ExportOptions, source: Path, out: Path, context: StepContext
         Refused: the checkpoint cannot be exported in this precision, or at all: a mixture of experts.
         ParityFailed: the artifact's logits are not those of the checkpoint (nothing is kept then).
     """
-    require_dense(read_config(source), "exported", str(source))
+    require_expressible(read_architecture(source), options.format, str(source))
     if options.format == "gguf":
         return _export_gguf(source, out, options)
     rows = [

@@ -55,6 +55,13 @@ class Architecture:
     logit_softcap: float | None
     final_norm: Norm
     layers: tuple[Layer, ...]
+    _counts: dict[int | None, Mapping[Linear, float]] = field(
+        default_factory=dict[int | None, Mapping[Linear, float]],
+        init=False,
+        repr=False,
+        compare=False,
+    )
+    """What `linear_counts` found, because plans ask again and again."""
 
     @property
     def model_type(self) -> str:
@@ -91,24 +98,40 @@ class Architecture:
             for linear in layer.linears
         }
 
-    def linear_counts(self, tokens: int | None = None) -> dict[Linear, float]:
+    def linear_counts(self, tokens: int | None = None) -> Mapping[Linear, float]:
         """How many linear layers there are of each kind: one of each name and size, experts as `*`.
 
         Args:
             tokens: count only the experts that this many tokens are expected to use; None: all.
         """
+        if tokens in self._counts:
+            return self._counts[tokens]
         found: dict[Linear, Counter[float]] = {}
         for layer in sorted(self.layers, key=lambda layer: layer.experts is not None):
             for linear, count in layer.linear_counts(tokens).items():
                 found.setdefault(linear, Counter())[count] += 1
-        return {
+        self._counts[tokens] = {
             linear: sum(layers * count for count, layers in counts.items())
             for linear, counts in found.items()
         }
+        return self._counts[tokens]
 
     def linear_weights(self, tokens: int | None = None) -> int:
         """Weights of the decoder's linear layers; given `tokens`, without those of idle experts."""
         return int(sum(n * linear.weights for linear, n in self.linear_counts(tokens).items()))
+
+    @property
+    def weights_of_all_kinds(self) -> int:
+        """Weights of a layer that had every kind of linear layer of the model, with all experts.
+
+        An upper bound of what a decoder layer holds, for estimates of memory.
+        """
+        experts = self.experts
+        routed = experts.expert("*").linears if experts else ()
+        return sum(
+            linear.weights * (experts.count if experts and linear in routed else 1)
+            for linear in self.linear_counts()
+        )
 
     @property
     def routers(self) -> tuple[str, ...]:

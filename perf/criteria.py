@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..benchmarks.tasks.accuracy import Text, score_text
 from ..benchmarks.tasks.backends import TorchBackend
-from ..checkpoints.files import read_family
+from ..checkpoints.files import read_architecture
 from ..checkpoints.loading import load_tokenizer
 from ..checkpoints.streaming import InMemory
 from ..compress.calibration.activation_buffer import Room
@@ -29,19 +29,21 @@ from ..compress.prune.importance import Criterion, masked, masked_layer, measure
 from ..compress.prune.selection import choose_heads, head_counts
 from ..data.packing import Encoded
 from ..data.sources import Source, scoring_rows
-from ..models import Family, Shape, weight_of
+from ..models import Architecture, decoder_layers, weight_of
 from ..steps.context import CalibrationData
 
 CRITERIA: tuple[Criterion, ...] = ("taylor", "activation", "norm", "magnitude", "random")
 
 
 @contextmanager
-def restored(model: torch.nn.Module, family: Family) -> Iterator[None]:
+def restored(model: torch.nn.Module, architecture: Architecture) -> Iterator[None]:
     """Puts the output projections back as they were."""
     projections = [
-        weight_of(layer.get_submodule(name))
-        for layer in family.layer_list(model)
-        for name in (family.o, family.down)
+        weight_of(module.get_submodule(name))
+        for module, layer in zip(
+            decoder_layers(model, architecture), architecture.layers, strict=True
+        )
+        for name in layer.outputs
     ]
     before = [weight.clone() for weight in projections]
     try:
@@ -52,27 +54,28 @@ def restored(model: torch.nn.Module, family: Family) -> Iterator[None]:
 
 
 @torch.no_grad()
-def refit(model: InMemory, shape: Shape, rows: list[Tensor], kept: Kept) -> None:
+def refit(model: InMemory, rows: list[Tensor], kept: Kept) -> None:
     """Refit a loaded model in place, as the prune step does."""
     states, calls = first_inputs(model, rows)
-    compensation = Compensation(model.family, shape, kept, states, Room())
-    for i, call in enumerate(calls):
-        compensation.refit(i, model.layers[i], call, states)
-        with masked_layer(model.layers[i], i, model.family, shape, kept):
+    compensation = Compensation(model.architecture, kept, states, Room())
+    layers = model.architecture.layers
+    for layer, module, call in zip(layers, model.layers, calls, strict=True):
+        compensation.refit(layer.index, module, call, states)
+        with masked_layer(module, layer, kept):
             for batch in compensation.batches:
-                states[batch] = call(model.layers[i], states[batch])
+                states[batch] = call(module, states[batch])
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
     backend = TorchBackend(args.model)
-    family, config = read_family(args.model)
-    shape, model = family.shape(config), backend.model
+    architecture, model = read_architecture(args.model), backend.model
+    sizes = architecture.attention_sizes
     rows = CalibrationData(args.calibration, args.samples, args.seq_len).rows(args.model, 0)
     held_out = scoring_rows(
         load_tokenizer(args.model), Source.parse(args.text), args.window, args.windows
     )
-    keep, keep_kv = head_counts(shape, args.heads, 0.0, lambda _: True)
+    keep, keep_kv = head_counts(sizes, args.heads, 0.0, lambda _: True)
 
     def line(name: str, *texts: Text) -> None:
         print(
@@ -83,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
         )
 
     print(
-        f"{keep} of {shape.num_attention_heads} query heads stay; {len(held_out)} held-out windows of {args.window} tokens",
+        f"{keep} of {sizes.heads} query heads stay; {len(held_out)} held-out windows of {args.window} tokens",
         flush=True,
     )
     line("uncut", score(backend, held_out))
@@ -94,16 +97,18 @@ def run(args: argparse.Namespace) -> None:
         for s in range(args.seeds if c == "random" else 1)
     ]
     for criterion, seed in tried:
-        scores = measure(model, family, shape, rows, criterion, seed)
-        heads = choose_heads(scores.heads, shape.num_key_value_heads, keep, keep_kv)
+        scores = measure(model, architecture, rows, criterion, seed)
+        heads = choose_heads(scores.heads, sizes.kv_heads, keep, keep_kv)
         kept = Kept(
-            heads, [list(range(shape.intermediate_size))] * len(heads), list(range(len(heads)))
+            heads,
+            [list(range(architecture.intermediate_size))] * len(heads),
+            list(range(len(heads))),
         )
-        with masked(model, family, shape, kept):
+        with masked(model, architecture, kept):
             plain = score(backend, held_out)
-        with restored(model, family):
-            refit(InMemory(model, family), shape, rows, kept)
-            with masked(model, family, shape, kept):
+        with restored(model, architecture):
+            refit(InMemory(model, architecture), rows, kept)
+            with masked(model, architecture, kept):
                 line(
                     f"{criterion} {seed}" if criterion == "random" else criterion,
                     plain,

@@ -51,7 +51,7 @@ def predict_row(row: Row) -> dict[str, Any]:
     """Decode rate of a row and the band it is expected in, by the coefficients that ship with edgewright."""
     fit = load_fit().engines[row.engine]
     terms = decode_terms(
-        row.config, row.hardware, read_bytes=row.read_bytes, context=row.context, batch=1
+        row.architecture, row.hardware, read_bytes=row.read_bytes, context=row.context, batch=1
     )
     rate = 1 / time_of(terms, fit.decode, DECODE_TERMS)
     band = _band(row, fit.decode_band, f"{row.target}:{row.mode}" in fit.fitted_on)

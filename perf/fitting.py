@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models import architecture
 from ..targets.roofline import DECODE_TERMS, PREFILL_TERMS, decode_terms, prefill_terms
-from ..targets.sizes import head_bytes, kv_size, size_of, traffic
+from ..targets.sizes import head_bytes, size_of, traffic
 from .published import STORED_BITS, Row
 from .regression import ROOT, Prior, Solution, solve
 from .shapes import usual_shape
@@ -119,14 +120,14 @@ class Crossed:
 
 def same_model(row: Row) -> str:
     """What rows of one decoder share, whatever it is called: a vision tower or a fine-tuning changes no speed."""
-    return str(sorted(row.config.items()))
+    return str(sorted(row.architecture.config.items()))
 
 
 def decode_phase(rows: Sequence[Row]) -> Phase:
     """Decode measurements."""
     terms = [
         decode_terms(
-            r.config, r.hardware, read_bytes=r.read_bytes, context=r.context, batch=r.batch
+            r.architecture, r.hardware, read_bytes=r.read_bytes, context=r.context, batch=r.batch
         )
         for r in rows
     ]
@@ -136,11 +137,11 @@ def decode_phase(rows: Sequence[Row]) -> Phase:
 def _inferred_terms(rows: Sequence[Row]) -> Array:
     table = []
     for r in rows:
-        config = usual_shape(r.params_b)
+        model = architecture(usual_shape(r.params_b))
         bits = STORED_BITS.get(r.engine, {}).get("head", 16.0)
-        read = traffic(config, r.bits, max(bits, r.bits))
+        read = traffic(model, r.bits, max(bits, r.bits))
         table.append(
-            decode_terms(config, r.hardware, read_bytes=read, context=r.context, batch=r.batch)
+            decode_terms(model, r.hardware, read_bytes=read, context=r.context, batch=r.batch)
         )
     return np.array(table)
 
@@ -148,7 +149,9 @@ def _inferred_terms(rows: Sequence[Row]) -> Array:
 def prefill_phase(rows: Sequence[Row]) -> Phase:
     """Prefill measurements, where there are any and the matrices are known."""
     rows = [r for r in rows if r.prefill_s and r.prompt and r.shape == "known"]
-    terms = [prefill_terms(r.config, r.hardware, prompt=r.prompt or 1, batch=r.batch) for r in rows]
+    terms = [
+        prefill_terms(r.architecture, r.hardware, prompt=r.prompt or 1, batch=r.batch) for r in rows
+    ]
     return Phase(rows, np.array(terms), np.array([r.prefill_s or 0.0 for r in rows]), PREFILL)
 
 
@@ -302,10 +305,12 @@ def fit_runtime(rows: Sequence[Row]) -> dict[str, Any]:
         terms = np.array(
             [
                 (
-                    size_of(r.config, "int4" if r.bits < 8 else "int8" if r.bits < 16 else "fp16")
-                    + kv_size(r.config, reserved, r.batch),
+                    size_of(
+                        r.architecture, "int4" if r.bits < 8 else "int8" if r.bits < 16 else "fp16"
+                    )
+                    + r.architecture.state_bytes(reserved, r.batch),
                     1.0,
-                    head_bytes(r.config, 2) * r.config["tie_word_embeddings"],
+                    head_bytes(r.architecture, 2) * r.architecture.tied,
                     r.batch,
                 )
                 for r in used

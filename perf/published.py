@@ -13,9 +13,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import UsageError
+from ..models import Architecture, architecture
 from ..targets.estimator import hardware_of
 from ..targets.profile import Target, load_target
 from ..targets.roofline import Hardware
@@ -105,7 +105,7 @@ class Row:
     target: str
     mode: str
     bits: float
-    config: Mapping[str, Any]
+    architecture: Architecture
     params_b: float
     """Billions of parameters; the geometric mean of all and active ones of a mixture of experts."""
     shape: str
@@ -121,7 +121,7 @@ class Row:
     def read_bytes(self) -> int:
         """Weights that one step reads."""
         head = max(STORED_BITS.get(self.engine, {}).get("head", 16.0), self.bits)
-        return traffic(self.config, self.bits, head)
+        return traffic(self.architecture, self.bits, head)
 
     @property
     def hardware(self) -> Hardware:
@@ -203,7 +203,7 @@ def _row(raw: Raw) -> Row | LeftOut:
         mode=place[1],
         batch=batch,
         bits=precision_of(raw.get("quant", ""), raw.get("bits", ""), engine),
-        config=shape[0],
+        architecture=architecture(shape[0]),
         params_b=shape[1],
         shape=shape[2],
         context=(prompt or DEFAULT_PROMPT) + ANSWER // 2,

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.config import BUILTIN_MODEL, model_path
-from ..checkpoints.files import read_config, write_checkpoint
+from ..checkpoints.files import read_architecture, write_checkpoint
 from ..checkpoints.safetensors_writer import Pending
 from ..compress.prune.memory import prune_memory
 
@@ -50,21 +50,20 @@ EMPTY = "import torch, transformers; from transformers import AutoModelForCausal
 HIGHEST = "print(next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')))"
 PREPARE = """
 from pathlib import Path
-from edgewright.checkpoint import read_family
-from edgewright.compress.activations import Room
+from edgewright.checkpoints.files import read_architecture
+from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.streaming import Streamed
+from edgewright.compress.calibration.activation_buffer import Room
 from edgewright.compress.prune.importance import measure, measure_layers
 from edgewright.compress.prune.runner import PruneOptions, prune
-from edgewright.loading import load_model
-from edgewright.steps import CalibrationData, StepContext
-from edgewright.streaming import Streamed
+from edgewright.steps.context import CalibrationData, StepContext
 source, out = Path({source!r}), Path({out!r})
-family, config = read_family(source)
 context = StepContext(CalibrationData(samples={rows}, seq_len={seq_len}), activation_budget={budget}, proof={proof!r})
 """
-SCORE = "rows = context.calibration.rows(source, 0); shape = family.shape(config); room = Room({budget}, out.parent)\n"
+SCORE = "rows = context.calibration.rows(source, 0); room = Room({budget}, out.parent)\n"
 SCORES = {
-    "taylor": SCORE + "measure(load_model(source), family, shape, rows, 'taylor')\n",
-    "streamed": SCORE + "measure_layers(Streamed(source), shape, rows, {criterion!r}, 0, room)\n",
+    "taylor": SCORE + "measure(load_model(source), read_architecture(source), rows, 'taylor')\n",
+    "streamed": SCORE + "measure_layers(Streamed(source), rows, {criterion!r}, 0, room)\n",
 }
 PRUNE = "result = prune(PruneOptions(ffn={ffn}, criterion={criterion!r}, compensate={compensate}), source, out, context)\nprint(result.notes)\n"
 
@@ -182,11 +181,11 @@ def main() -> None:
         programs = {"scores": SCORES.get(args.criterion, SCORES["streamed"]), "whole step": PRUNE}
         for name, program in list(programs.items())[: 1 if args.no_prune else 2]:
             found, seconds, told = peak((PREPARE + program).format(**fields))
-            config, tokens = read_config(source), args.rows * args.seq_len
+            model, tokens = read_architecture(source), args.rows * args.seq_len
             whole, refit = name != "scores", name != "scores" and not args.no_compensate
-            small = read_config(Path(folder) / "out") if whole else config
+            small = read_architecture(Path(folder) / "out") if whole else model
             planned = prune_memory(
-                config, small, args.criterion, tokens, args.seq_len, budget, compensate=refit
+                model, small, args.criterion, tokens, args.seq_len, budget, compensate=refit
             )
             print(
                 json.dumps(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.config import model_path, packing, read_config, resolve
+from ..checkpoints.config import model_path, packing, read_architecture, resolve
 from ..checkpoints.files import content_hash, read_provenance
 from ..errors import UsageError
 from ..targets import check, load_target
@@ -43,8 +43,8 @@ def verdict(
         jetpack: the release on the device, where it is known.
     """
     path, device = resolve(model_path(model)), load_target(target)
-    config = read_config(path)
-    bits, group, sym = packing(config) or (0, 128, True)
+    architecture = read_architecture(path)
+    bits, group, sym = packing(architecture.config) or (0, 128, True)
     graph = path / "model.onnx"
     made = read_provenance(path) if graph.is_file() else {}
     format, packed = (
@@ -54,7 +54,7 @@ def verdict(
     at = precision or str(made.get("precision", packed)).removesuffix("-fp16").removesuffix("-a8")
     found = check(
         device,
-        config,
+        architecture,
         format=format,
         precision=at,
         group_size=group,

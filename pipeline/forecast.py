@@ -7,11 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.config import dtype_name, model_path, packing, quantization, read_family, resolve
+from ..checkpoints.config import (
+    dtype_name,
+    model_path,
+    packing,
+    quantization,
+    read_architecture,
+    resolve,
+)
 from ..errors import Refused
-from ..models import family_of
+from ..models import Architecture
 from ..targets import Target, check, list_targets, load_target, longest_context, predict, size_of
-from ..targets.sizes import linear_weights
 
 __all__ = ["ALL_TARGETS", "State", "device_row", "floating", "initial", "plan_model", "refuse"]
 
@@ -23,7 +29,7 @@ ALL_TARGETS = "all"
 class State:
     """A model as a step will leave it."""
 
-    config: Mapping[str, Any]
+    architecture: Architecture
     precision: str
     group_size: int = 128
     sym: bool = True
@@ -38,14 +44,12 @@ class State:
     @property
     def parameters(self) -> int:
         """Parameters of the model."""
-        return family_of(self.config).parameters(self.config)
+        return self.architecture.parameters
 
     @property
     def active_parameters(self) -> int:
         """Those that a token uses: all but its idle experts'."""
-        return self.parameters - (
-            linear_weights(self.config, None) - linear_weights(self.config, 1)
-        )
+        return self.architecture.active_parameters()
 
 
 def plan_model(
@@ -89,14 +93,13 @@ def refuse(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def initial(path: Path) -> State:
     """A model directory as it is."""
-    _, config = read_family(path)
-    if packed := packing(config):
+    model = read_architecture(path)
+    if packed := packing(model.config):
         bits, group_size, sym = packed
-        g_idx = bool((quantization(config) or {}).get("desc_act"))
-        return State(
-            config, f"int{bits}", group_size, sym, g_idx=g_idx, extra_bytes=_extra(path, config)
-        )
-    return State(config, floating(config))
+        g_idx = bool((quantization(model.config) or {}).get("desc_act"))
+        extra = _extra(path, model)
+        return State(model, f"int{bits}", group_size, sym, g_idx=g_idx, extra_bytes=extra)
+    return State(model, floating(model.config))
 
 
 def floating(config: Mapping[str, Any]) -> str:
@@ -104,13 +107,13 @@ def floating(config: Mapping[str, Any]) -> str:
     return {"float16": "fp16", "bfloat16": "bf16"}.get(dtype_name(config), "fp32")
 
 
-def _extra(path: Path, config: Mapping[str, Any]) -> int:
+def _extra(path: Path, model: Architecture) -> int:
     """Bytes of a quantized checkpoint that its bits and group size do not account for; 0 where they are all that it is said to have."""
-    block = quantization(config) or {}
+    block = quantization(model.config) or {}
     if not block.get("dynamic") and not block.get("lm_head"):
         return 0
     there = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    return there - size_of(config, f"int{block['bits']}", int(block["group_size"]))
+    return there - size_of(model, f"int{block['bits']}", int(block["group_size"]))
 
 
 def device_row(
@@ -121,7 +124,7 @@ def device_row(
         "step": name,
         "precision": state.precision,
         "parameters": state.parameters,
-        "weight_bytes": size_of(state.config, state.precision, state.group_size)
+        "weight_bytes": size_of(state.architecture, state.precision, state.group_size)
         + state.extra_bytes,
         "violations": [],
         "refused": [],
@@ -130,7 +133,7 @@ def device_row(
         return row
     expected = predict(
         target,
-        state.config,
+        state.architecture,
         precision=state.precision,
         context=context,
         prompt=min(context, 512),
@@ -153,7 +156,7 @@ def device_row(
         "tokens_per_joule": expected.tokens_per_joule,
         "longest_context": longest_context(
             target,
-            state.config,
+            state.architecture,
             precision=state.precision,
             batch=batch,
             group_size=state.group_size,
@@ -163,7 +166,7 @@ def device_row(
     if state.format:
         found = check(
             target,
-            state.config,
+            state.architecture,
             format=state.format,
             precision=state.precision,
             group_size=state.group_size,
@@ -176,10 +179,6 @@ def device_row(
         row["violations"] = [
             f"{v.message} (nearest: {v.nearest})" for v in found if v.severity != "refuse"
         ]
-        if family_of(state.config).shape(state.config).experts:
-            row["violations"].append(
-                "edgewright itself cannot export a mixture of experts yet (nearest: a dense model)"
-            )
         row["refused"] = [
             f"{v.message} (nearest: {v.nearest})" for v in found if v.severity == "refuse"
         ]

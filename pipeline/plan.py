@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from ..compress.prune.schedule import spread
 from ..compress.quantize.assignment import choose, extra_bytes
 from ..compress.quantize.options import QuantizeOptions
 from ..errors import UsageError
-from ..models import family_of, require_dense
+from ..models import Architecture, require_expressible
 from ..steps.context import StepContext
 from ..targets import load_target, size_of
 from .forecast import State, device_row, floating, initial
@@ -76,7 +76,7 @@ def _after(step: Step, source: State, states: Mapping[str, State], target: str |
     if isinstance(step, QuantizeStep):
         return _quantized(step, source)
     if isinstance(step, ExportStep):
-        require_dense(source.config, "exported", step.name or step.kind)
+        require_expressible(source.architecture, step.format, step.name or step.kind)
         return replace(
             source, precision=step.precision.removesuffix("-a8"), format=step.format
         )  # the same weights
@@ -85,10 +85,7 @@ def _after(step: Step, source: State, states: Mapping[str, State], target: str |
         cut_from = _named(step.student.source, states)
         student = after_cut(fitted(step.student, cut_from, target), cut_from)
     if step.teacher:
-        teacher, learner = (
-            (family_of(state.config), state.config)
-            for state in (_named(step.teacher, states), student)
-        )
+        teacher, learner = _named(step.teacher, states).architecture, student.architecture
         check_sizes(teacher, learner, step.stages)
         for stage in (stage for stage in step.stages if stage.attention):
             check_maps(teacher, learner, stage.layers, step.seq_len)
@@ -97,20 +94,16 @@ def _after(step: Step, source: State, states: Mapping[str, State], target: str |
     if step.qat is None and step.lora is None:
         raise UsageError(f"{step.name or step.kind}: a packed checkpoint cannot learn", PACKED_HINT)
     if step.qat is None:  # adapters are merged into what its integers stand for
-        require_dense(
-            student.config,
-            "learnt with adapters while its weights are packed",
-            step.name or step.kind,
-        )
-        return State(student.config, floating(student.config))
-    check_widths(step.qat, family_of(student.config), student.config, step.name or step.kind)
+        require_expressible(student.architecture, "qlora", step.name or step.kind)
+        return State(student.architecture, floating(student.architecture.config))
+    check_widths(step.qat, student.architecture, step.name or step.kind)
     return replace(
         student, precision=f"int{step.qat.bits}", group_size=step.qat.group_size, sym=step.qat.sym
     )
 
 
 def _quantized(options: QuantizeOptions, source: State) -> State:
-    extra = extra_bytes(family_of(source.config), source.config, options)
+    extra = extra_bytes(source.architecture, options)
     return replace(
         source,
         precision=f"int{options.bits}",
@@ -146,19 +139,14 @@ def plan_cut(
     path = resolve(model_path(model))
     source = initial(path)
     options = fitted(options, source, target)
-    found, config = preview(options, path, context)
-    device, shapes = (
-        load_target(target) if target else None,
-        {"before": dict(source.config), "after": config},
-    )
-    states = {name: State(shape, precision, format="onnx") for name, shape in shapes.items()}
+    found, small = preview(options, path, context)
+    device = load_target(target) if target else None
+    models = {"before": source.architecture, "after": small}
+    states = {name: State(model, precision, format="onnx") for name, model in models.items()}
     return {
         "target": target,
         "rows": [device_row(name, state, device, 2048, 1) for name, state in states.items()],
-        "sizes": {
-            name: asdict(family_of(state.config).shape(state.config))
-            for name, state in states.items()
-        },
+        "sizes": {name: model.summary() for name, model in models.items()},
         **found,
         "options": options.model_dump(),
     }
@@ -173,9 +161,7 @@ def _rounds(
 ) -> list[tuple[PruneOptions, State]]:
     """Every round's cut and the shape that it leaves."""
     states = [source]
-    cuts = spread(
-        fitted(step.prune, source, target), family_of(source.config), source.config, step.rounds
-    )
+    cuts = spread(fitted(step.prune, source, target), source.architecture, step.rounds)
     for cut in cuts:
         states.append(after_cut(cut, states[-1]))
     return list(zip(cuts, states[1:], strict=True))
@@ -200,7 +186,7 @@ def _cost(
     flops_per_second: float,
 ) -> dict[str, Any]:
     """Memory, disk and time that making a step takes here; an estimate to the factor two, not a promise."""
-    disk = size_of(result.config, result.precision, result.group_size) + result.extra_bytes
+    disk = size_of(result.architecture, result.precision, result.group_size) + result.extra_bytes
     if isinstance(step, IterateStep):
         works, before = [], source
         for cut, after in _rounds(step, source, recipe.target):
@@ -208,7 +194,7 @@ def _cost(
                 _work(cut, before, after, states, recipe),
                 _work(step.recover, after, after, {**states, INPUT: source}, recipe),
             ]
-            disk += size_of(after.config, after.precision)  # until the last round is done
+            disk += size_of(after.architecture, after.precision)  # until the last round is done
             before = after
         ram, flops = max(ram for ram, _ in works), sum(flops for _, flops in works)
     else:
@@ -219,27 +205,23 @@ def _cost(
 
 def _journal(options: QuantizeOptions, source: State, recipe: Recipe) -> int:
     """Bytes of finished layers and of two sets of calibration states that a quantization keeps until it is done."""
-    family, tokens = (
-        family_of(source.config),
-        recipe.calibration.samples * recipe.calibration.seq_len,
-    )
-    layers = choose(family, source.config, options).quantized_bytes
-    return layers + 2 * 4 * tokens * family.shape(source.config).hidden_size
+    tokens = recipe.calibration.samples * recipe.calibration.seq_len
+    layers = choose(source.architecture, options).quantized_bytes
+    return layers + 2 * 4 * tokens * source.architecture.hidden_size
 
 
 def _work(
     options: BaseModel, source: State, result: State, states: Mapping[str, State], recipe: Recipe
 ) -> tuple[float, float]:
     """Bytes of memory and floating-point operations that one cut, one lesson, one quantization or one export takes."""
-    family = family_of(source.config)
-    shape = family.shape(source.config)
+    model = source.architecture
     tokens = recipe.calibration.samples * recipe.calibration.seq_len
     ram, flops = 4.0 * source.parameters, 2.0 * tokens * source.active_parameters
     if isinstance(options, PruneOptions):
         seq_len, budget = recipe.calibration.seq_len, recipe.activation_bytes
         ram = prune_memory(
-            source.config,
-            result.config,
+            model,
+            result.architecture,
             options.criterion,
             tokens,
             seq_len,
@@ -248,30 +230,21 @@ def _work(
         )
         flops *= 2 if options.criterion == "taylor" else 1
         flops += (
-            _layerwise_flops(result.config, tokens, result.active_parameters)
+            _layerwise_flops(result.architecture, tokens, result.active_parameters)
             if options.sparsity
             else 0
         )
     elif isinstance(options, QuantizeOptions):
-        linears = family.linear_shapes(source.config)
-        alike = {
-            name: shape.experts.count if shape.experts and "*" in name else 1 for name in linears
-        }
-        widest, layer = (
-            max(k for _, k in linears.values()),
-            sum(alike[name] * n * k for name, (n, k) in linears.items()),
-        )
-        kept = (
-            shape.hidden_size
-            + linears.get(family.o, (0, 0))[1]
-            + linears.get(family.down, (0, 0))[1]
-        )
+        kinds = model.linear_counts()
+        widest, largest = max(k.in_features for k in kinds), max(k.weights for k in kinds)
+        outputs = {name for layer in model.layers for name in layer.outputs}
+        kept = model.hidden_size + sum(k.in_features for k in kinds if k.name in outputs)
         hidden = min(recipe.activation_bytes, 4 * tokens * kept)
-        largest = max(n * k for n, k in linears.values())
+        layer = model.weights_of_all_kinds
         ram = (
             8.0 * layer + hidden + 2 * 4 * widest**2 + 10 * 4 * largest
         )  # the Hessian and its factor; copies of weights
-        flops = _layerwise_flops(source.config, tokens, source.active_parameters)
+        flops = _layerwise_flops(model, tokens, source.active_parameters)
     elif isinstance(options, DistillOptions):
         teacher = _named(options.teacher, states) if options.teacher else None
         taught_by, active = (teacher.parameters, teacher.active_parameters) if teacher else (0, 0)
@@ -282,7 +255,7 @@ def _work(
         each += 5 if options.qat else 0  # the fake-quantized weight, and the integers of the start
         batch = options.batch_size * options.seq_len
         learning = each * result.parameters + 4.0 * min(
-            3 * batch * shape.vocab_size, 5 * 2**24
+            3 * batch * model.vocab_size, 5 * 2**24
         )  # logits are made in chunks
         ram = (
             max(4.0 * taught_by, learning) if options.teacher_cache else 4.0 * taught_by + learning
@@ -297,13 +270,11 @@ def _work(
     return ram, flops
 
 
-def _layerwise_flops(config: Mapping[str, Any], tokens: int, active: float) -> float:
+def _layerwise_flops(model: Architecture, tokens: int, active: float) -> float:
     """What it takes to calibrate every linear layer and solve for its weights, one decoder layer after the other."""
-    family = family_of(config)
-    counts = family.linear_counts(config)
     solving = sum(
-        counts[name] * (2.0 * n * k * k + k**3)
-        for name, (n, k) in family.linear_shapes(config).items()
+        count * (2.0 * linear.out_features * linear.in_features**2 + linear.in_features**3)
+        for linear, count in model.linear_counts().items()
     )
-    passes = len(family.input_groups) + 1
+    passes = max(layer.depth for layer in model.layers) + 1
     return 2.0 * tokens * active * passes + solving

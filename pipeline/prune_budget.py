@@ -9,10 +9,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..compress.prune.options import Budget, PruneOptions, merged_config, sizes_after
+from ..compress.prune.options import Budget, PruneOptions, merged_kv, sizes_after
 from ..compress.prune.selection import choose_layers
 from ..errors import Refused, UsageError
-from ..models import family_of
 from ..targets import load_target
 from .forecast import State, device_row
 
@@ -23,13 +22,11 @@ T = TypeVar("T", bound=PruneOptions)
 
 def after_cut(options: PruneOptions, source: State) -> State:
     """The model after a cut, by the functions that decide how much is cut; a threshold counts as if nothing scored below it."""
-    family, config = family_of(source.config), dict(source.config)
+    model = source.architecture
     if options.merge_kv is not None:
-        config = merged_config(family, config, options.merge_kv)
-    layers = choose_layers(torch.zeros(family.shape(config).num_hidden_layers), options.layers)
-    return replace(
-        source, config=family.resized(config, **sizes_after(options, family, config), layers=layers)
-    )
+        model = merged_kv(model, options.merge_kv)
+    layers = choose_layers(torch.zeros(len(model.layers)), options.layers)
+    return replace(source, architecture=model.resized(**sizes_after(options, model), layers=layers))
 
 
 def fitted(options: T, source: State, target: str | None) -> T:
@@ -64,9 +61,10 @@ def fitted(options: T, source: State, target: str | None) -> T:
         }
         chosen = options.model_copy(update={"budget": None, **shares})
         state = after_cut(chosen, source)
-        if json.dumps(state.config, sort_keys=True) in tried:
+        config = json.dumps(state.architecture.config, sort_keys=True)
+        if config in tried:
             continue
-        tried.add(json.dumps(state.config, sort_keys=True))
+        tried.add(config)
         row = device_row("", replace(state, precision=budget.precision), device, budget.context, 1)
         if _within(budget, row):
             if not percent:
@@ -84,13 +82,9 @@ def fitted(options: T, source: State, target: str | None) -> T:
 
 def _legal(options: PruneOptions, source: State, part: str, share: float) -> float | None:
     """The share if it can be removed of this part, else None."""
-    family = family_of(source.config)
+    removed = {"budget": None, "heads": 0.0, "ffn": 0.0, part: share}
     try:
-        sizes_after(
-            options.model_copy(update={"budget": None, "heads": 0.0, "ffn": 0.0, part: share}),
-            family,
-            source.config,
-        )
+        sizes_after(options.model_copy(update=removed), source.architecture)
     except Refused:
         return None
     return share

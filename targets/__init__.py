@@ -5,7 +5,7 @@ from __future__ import annotations
 from .estimator import Prediction, engines, longest_context, predict
 from .profile import Target, list_targets, load_target, target_names, usable_bytes
 from .rules import Violation, check
-from .sizes import PRECISIONS, kv_size, size_of
+from .sizes import PRECISIONS, size_of
 
 __all__ = [
     "PRECISIONS",
@@ -14,7 +14,6 @@ __all__ = [
     "Violation",
     "check",
     "engines",
-    "kv_size",
     "list_targets",
     "load_target",
     "longest_context",

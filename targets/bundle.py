@@ -22,14 +22,14 @@ import numpy as np
 from onnx import TensorProto
 
 from .. import __version__
-from ..checkpoints.config import end_tokens
+from ..checkpoints.config import end_tokens, read_architecture
 from ..checkpoints.files import PROVENANCE, atomic_directory, file_hash
 from ..errors import Refused, UsageError
 from ..export.onnx.precision import precision_of
 from ..export.onnx.runtime import MODEL, OnnxDecoder
 from ..export.tensorrt.engine import EngineSpec, spec_block
+from ..models import Architecture
 from .profile import Target, usable_bytes
-from .sizes import kv_size
 
 __all__ = ["Bundle", "BundleOptions", "make_bundle", "write_bundle"]
 
@@ -118,9 +118,7 @@ def make_bundle(artifact: Path, target: Target, options: BundleOptions | None = 
             f"{artifact}: no artifact",
             "make one: edgewright export MODEL --format onnx --precision int4 --out DIR",
         )
-    provenance, config = (
-        json.loads((artifact / name).read_text()) for name in (PROVENANCE, "config.json")
-    )
+    provenance, model = json.loads((artifact / PROVENANCE).read_text()), read_architecture(artifact)
     files: dict[str, Path | bytes] = {
         f"model/{p.relative_to(artifact).as_posix()}": p
         for p in sorted(artifact.rglob("*"))
@@ -145,9 +143,9 @@ def make_bundle(artifact: Path, target: Target, options: BundleOptions | None = 
         "eos_ids": end_tokens(artifact),
         "tie": precision_of(provenance["precision"]).limits.tie,
         "engine": spec_block(
-            _engine(artifact, target, provenance, config, options or BundleOptions())
+            _engine(artifact, target, provenance, model, options or BundleOptions())
         ),
-        "check": _check_rows(artifact, int(config["vocab_size"])),
+        "check": _check_rows(artifact, model.vocab_size),
         "files": sums,
     }
     identity = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
@@ -168,7 +166,7 @@ def _engine(
     artifact: Path,
     target: Target,
     provenance: Mapping[str, Any],
-    config: Mapping[str, Any],
+    model: Architecture,
     options: BundleOptions,
 ) -> EngineSpec:
     """What the engine is for, with a workspace out of the memory that weights and cache leave."""
@@ -178,7 +176,7 @@ def _engine(
     left = (
         usable_bytes(target)
         - weights
-        - kv_size(config, options.context, options.batch, element_bytes=element)
+        - model.state_bytes(options.context, options.batch, element_bytes=element)
     )
     if left < LEAST_WORKSPACE_MIB << 20:
         raise Refused(

@@ -19,9 +19,10 @@ from typing import Any
 
 from ..benchmarks.latency.latency import figures
 from ..benchmarks.latency.worker import Round
-from ..checkpoints.files import read_config
+from ..checkpoints.files import read_architecture
 from ..console import console, progress
 from ..errors import EdgewrightError, ParityFailed, Refused, UsageError
+from ..models import Architecture
 from .bundle import Bundle
 from .preflight import Problem, problems
 from .profile import Target
@@ -90,7 +91,7 @@ def deploy(
         Dropped: the connection kept breaking.
         EdgewrightError: something failed there, explained where the failure is a known one.
     """
-    job = _Job(bundle, read_config(artifact), target, options)
+    job = _Job(bundle, read_architecture(artifact), target, options)
     return asyncio.run(_persistent(address, job.run))
 
 
@@ -162,9 +163,9 @@ class _Job:
     """One deployment, which may take several connections."""
 
     def __init__(
-        self, bundle: Bundle, config: Mapping[str, Any], target: Target, options: DeployOptions
+        self, bundle: Bundle, model: Architecture, target: Target, options: DeployOptions
     ) -> None:
-        self.bundle, self.config, self.target, self.options = bundle, config, target, options
+        self.bundle, self.model, self.target, self.options = bundle, model, target, options
         self.place = _Place(options.remote_dir, bundle.name)
         self.engine = (
             options.engine
@@ -187,7 +188,7 @@ class _Job:
         report: dict[str, Any] = json.loads(
             await device.checked(self.options.python, "-", folder, stdin=PROBE.read_bytes())
         )
-        found = problems(report, self.target, self.bundle, self.config, engine=self.engine)
+        found = problems(report, self.target, self.bundle, self.model, engine=self.engine)
         fatal = [problem for problem in found if problem.fatal]
         installed = await device.run(
             "test", "-f", f"{self.place.version(self.bundle.id)}/bundle.json"

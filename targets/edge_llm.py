@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints.config import packing, quantization, read_family
+from ..checkpoints.config import packing, quantization, read_architecture
 from ..checkpoints.files import tensor_specs, tensors_of
 from ..checkpoints.layouts import LAYOUTS
-from ..models import Family
+from ..models import Architecture
 from .profile import EdgeLlm, Int4, Target
-from .rules import Violation
+from .rules import Violation, edge_llm_model
 
 __all__ = ["check_checkpoint", "commands", "device_commands", "host_commands"]
 
@@ -50,12 +50,16 @@ class _Checkpoint:
     """What the rules look at."""
 
     path: Path
-    family: Family
-    config: Mapping[str, Any]
+    model: Architecture
     specs: Mapping[str, Tensor]
     method: str | None
     int4: Int4
     edge: EdgeLlm
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Its config.json."""
+        return self.model.config
 
     def shape_of(self, module: str) -> tuple[int, int] | None:
         """The (outputs, inputs) that the tensors of a linear layer have; None where it has no tensors."""
@@ -87,39 +91,23 @@ def check_checkpoint(path: Path, target: Target) -> list[Violation]:
                 "--format onnx",
             )
         ]
-    family, config = read_family(path)
-    block = quantization(config)
+    model = read_architecture(path)
+    block = quantization(model.config)
     checkpoint = _Checkpoint(
         path,
-        family,
-        config,
+        model,
         tensor_specs(path),
         str(block.get("quant_method")) if block else None,
         target.platform.int4,
         edge,
     )
-    rules = (_family, _attention, _layout, _shapes, _int4, _order, _symmetry, _template)
+    rules = (_model, _layout, _shapes, _int4, _order, _symmetry, _template)
     return [violation for rule in rules for violation in rule(checkpoint)]
 
 
-def _family(checkpoint: _Checkpoint) -> Iterator[Violation]:
-    kind, known = str(checkpoint.config.get("model_type")), checkpoint.edge.model_types
-    if kind not in known:
-        yield Violation(
-            "family",
-            f"its list of models has none of type `{kind}` (it has {', '.join(known)})",
-            "--format onnx or gguf",
-        )
-
-
-def _attention(checkpoint: _Checkpoint) -> Iterator[Violation]:
-    shape = checkpoint.family.shape(checkpoint.config)
-    by_size = {entry.head_dim: entry.query_per_kv for entry in checkpoint.edge.attention}
-    if shape.group not in by_size.get(shape.head_dim, []):
-        message = f"no attention kernel for head_dim {shape.head_dim} with {shape.group} query heads per key/value head"
-        yield Violation(
-            "attention", message, "prune to a ratio and head size that it has, or --format onnx"
-        )
+def _model(checkpoint: _Checkpoint) -> Iterator[Violation]:
+    """Type and attention of the model."""
+    return edge_llm_model(checkpoint.model, checkpoint.edge)
 
 
 def _layout(checkpoint: _Checkpoint) -> Iterator[Violation]:
@@ -136,7 +124,7 @@ def _layout(checkpoint: _Checkpoint) -> Iterator[Violation]:
 
 def _shapes(checkpoint: _Checkpoint) -> Iterator[Violation]:
     """One size for all layers, as its config has no place for more."""
-    for module, wanted in checkpoint.family.linear_modules(checkpoint.config).items():
+    for module, wanted in checkpoint.model.linears().items():
         found = checkpoint.shape_of(module)
         if found is None:
             yield Violation("tensor", f"{module} has no weight", "restore the weights of the model")
@@ -167,7 +155,7 @@ def _int4(checkpoint: _Checkpoint) -> Iterator[Violation]:
             f"--group-size {known}",
         )
     step = checkpoint.int4.multiple_of
-    for module in checkpoint.family.linear_modules(checkpoint.config):
+    for module in checkpoint.model.linears():
         found = checkpoint.shape_of(module)
         if f"{module}.qweight" in checkpoint.specs and found and any(size % step for size in found):
             message = f"{module} is {list(found)}, and both sides must be multiples of {step}"
@@ -222,7 +210,7 @@ def commands(
         prompt: most tokens of a prompt.
         context: most tokens in the KV cache.
     """
-    packed = quantization(read_family(path)[1]) is not None
+    packed = quantization(read_architecture(path).config) is not None
     copied = [*host_commands(path, target, packed=packed), f"scp -r {path.name}-edge-llm DEVICE:"]
     return {
         name: [*copied, *device_commands(path, name, prompt=prompt, context=context)]

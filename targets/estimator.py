@@ -8,13 +8,12 @@ how far to trust it.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from ..errors import UsageError
-from ..models import family_of
+from ..models import Architecture
 from .profile import PowerMode, Target, usable_bytes
 from .roofline import (
     DECODE_TERMS,
@@ -32,7 +31,6 @@ from .sizes import (
     check_precision,
     float_bytes_of,
     head_bytes,
-    kv_size,
     read_size,
     size_of,
     traffic,
@@ -139,20 +137,16 @@ def hardware_of(target: Target, mode: PowerMode) -> Hardware:
 
 
 def runtime_size(
-    config: Mapping[str, Any], runtime: Runtime, held: int, batch: int, float_bytes: int
+    model: Architecture, runtime: Runtime, held: int, batch: int, float_bytes: int
 ) -> int:
     """Bytes that an engine needs beside weights and KV cache, which are `held` bytes together."""
-    copies = (
-        runtime.head_copies * head_bytes(config, float_bytes)
-        if family_of(config).shape(config).tied
-        else 0.0
-    )
+    copies = runtime.head_copies * head_bytes(model, float_bytes) if model.tied else 0.0
     return int(runtime.base_bytes + runtime.share * held + copies + runtime.sequence_bytes * batch)
 
 
 def predict(
     target: Target,
-    config: Mapping[str, Any],
+    model: Architecture,
     *,
     precision: str,
     context: int = 2048,
@@ -167,7 +161,7 @@ def predict(
 
     Args:
         target: the device.
-        config: the model's config.json.
+        model: the architecture.
         precision: one of `PRECISIONS`, of the linear layers.
         context: tokens in the cache of each sequence. A longer prompt is cut to it.
         prompt: tokens of the prompt.
@@ -179,7 +173,6 @@ def predict(
 
     Raises:
         UsageError: unknown precision, power mode or engine, or a size below 1.
-        Refused: the architecture is not supported.
     """
     check_precision(precision)
     engine = _engine(target, engine)
@@ -189,17 +182,17 @@ def predict(
     mode = target.mode(power_mode)
     fit = load_fit()
     floats = float_bytes_on(target, precision)
-    weights = size_of(config, precision, group_size, float_bytes=floats) + extra_bytes
-    cache = kv_size(config, context, batch, element_bytes=floats)
+    weights = size_of(model, precision, group_size, float_bytes=floats) + extra_bytes
+    cache = model.state_bytes(context, batch, element_bytes=floats)
     processor = (
         "cpu" if precision == "int8-dynamic" else target.platform.kind
     )  # ONNX Runtime runs it on the cores
-    runtime = runtime_size(config, fit.runtime[processor], weights + cache, batch, floats)
+    runtime = runtime_size(model, fit.runtime[processor], weights + cache, batch, floats)
     usable = usable_bytes(target)
     notes = list(_notes(target, precision, fit.engines[engine]))
     run = _Run(
         target,
-        config,
+        model,
         fit.engines[engine],
         precision,
         group_size,
@@ -209,7 +202,7 @@ def predict(
         floats,
         extra_bytes,
     )
-    if family_of(config).shape(config).experts:
+    if model.expert_layers:
         read, paid, every = (
             f"{size / 1e9:.2f} GB"
             for size in (run.read_bytes(batch), run.paid_bytes, run.read_bytes())
@@ -247,7 +240,7 @@ def predict(
 
 def longest_context(
     target: Target,
-    config: Mapping[str, Any],
+    model: Architecture,
     *,
     precision: str,
     batch: int = 1,
@@ -255,12 +248,12 @@ def longest_context(
     extra_bytes: int = 0,
 ) -> int:
     """Tokens of KV cache that fit beside the weights, in steps of 64, up to the model's positions; 0 if not even one step does."""
-    most = int(config.get("max_position_embeddings") or MOST_POSITIONS) // 64
+    most = (model.max_positions or MOST_POSITIONS) // 64
 
     def fits(steps: int) -> bool:
         found = predict(
             target,
-            config,
+            model,
             precision=precision,
             context=64 * steps,
             prompt=1,
@@ -299,7 +292,7 @@ class _Run:
     """One model at one precision on one target; the power mode is what varies."""
 
     target: Target
-    config: Mapping[str, Any]
+    model: Architecture
     fit: EngineFit
     precision: str
     group_size: int
@@ -321,11 +314,11 @@ class _Run:
         stored = self.fit.stored_bits
         if self.precision in stored:
             return (
-                traffic(self.config, stored[self.precision], stored["head"], tokens)
+                traffic(self.model, stored[self.precision], stored["head"], tokens)
                 + self.extra_bytes
             )
         return (
-            read_size(self.config, self.precision, self.group_size, self.float_bytes, tokens)
+            read_size(self.model, self.precision, self.group_size, self.float_bytes, tokens)
             + self.extra_bytes
         )
 
@@ -339,7 +332,7 @@ class _Run:
         if not self.measurable:
             return None
         terms = decode_terms(
-            self.config,
+            self.model,
             hardware_of(self.target, mode),
             read_bytes=self.paid_bytes,
             context=self.context,
@@ -353,7 +346,7 @@ class _Run:
         if not self.measurable or self.fit.prefill is None:
             return None
         hardware = hardware_of(self.target, mode)
-        terms = prefill_terms(self.config, hardware, prompt=self.prompt, batch=self.batch)
+        terms = prefill_terms(self.model, hardware, prompt=self.prompt, batch=self.batch)
         return 1e3 * max(
             time_of(terms, self.fit.prefill, PREFILL_TERMS),
             self.read_bytes(self.batch * self.prompt) / hardware.bandwidth,
@@ -374,10 +367,8 @@ class _Run:
         """The error band that applies, or None where no speed is given."""
         if band is None or not self.measurable:
             return None
-        mixture = (
-            family_of(self.config).shape(self.config).experts is not None
-        )  # taken for a dense model, as if its shape was inferred
-        inferred = band.inferred or 0.0 if mixture else 0.0
+        # A mixture is taken for a dense model, as if its shape was inferred.
+        inferred = band.inferred or 0.0 if self.model.expert_layers else 0.0
         return max(
             band.known if known else band.new, band.batched if self.batch > 1 else 0.0, inferred
         )

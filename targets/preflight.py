@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import Refused
 from ..export.tensorrt.engine import supported
+from ..models import Architecture
 from .bundle import Bundle
 from .profile import JetPack, Target, version_key
 from .rules import check
@@ -51,7 +52,7 @@ def problems(
     report: Mapping[str, Any],
     target: Target,
     bundle: Bundle,
-    config: Mapping[str, Any],
+    model: Architecture,
     *,
     engine: bool,
 ) -> list[Problem]:
@@ -61,13 +62,13 @@ def problems(
         report: what `probe` said there.
         target: what the bundle was made for.
         bundle: the bundle.
-        config: the model's config.json.
+        model: its architecture.
         engine: whether a TensorRT engine is to be built.
     """
     checks = (
         _python(report),
         _disk(report, bundle),
-        _jetson(report, target, bundle, config, engine),
+        _jetson(report, target, bundle, model, engine),
         _memory(report, target),
     )
     return sorted((found for part in checks for found in part), key=lambda found: not found.fatal)
@@ -100,7 +101,7 @@ def _jetson(
     report: Mapping[str, Any],
     target: Target,
     bundle: Bundle,
-    config: Mapping[str, Any],
+    model: Architecture,
     engine: bool,
 ) -> Iterator[Problem]:
     if target.platform.kind != "jetson":
@@ -120,7 +121,7 @@ def _jetson(
             fatal=False,
         )
     else:
-        yield from _release(report, target, bundle, config, engine, release)
+        yield from _release(report, target, bundle, model, engine, release)
     if engine and not (report["trtexec"] or report["packages"]["tensorrt"]):
         yield Problem(
             "trtexec is not on the device, and no engine can be built without it",
@@ -139,7 +140,7 @@ def _release(
     report: Mapping[str, Any],
     target: Target,
     bundle: Bundle,
-    config: Mapping[str, Any],
+    model: Architecture,
     engine: bool,
     release: JetPack,
 ) -> Iterator[Problem]:
@@ -156,7 +157,7 @@ def _release(
             )
     found = check(
         target,
-        config,
+        model,
         format="onnx" if engine else "ort",
         precision=precision,
         opset=bundle.manifest["opset"],

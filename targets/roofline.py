@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from ..models import family_of
-from .sizes import head_bytes, kv_size, linear_macs, linear_weights, with_toll
+from ..models import Architecture
+from .sizes import head_bytes, with_toll
 
 __all__ = [
     "DECODE_TERMS",
@@ -114,7 +113,7 @@ def load_fit(path: Path = FIT_FILE) -> Fit:
 
 
 def decode_terms(
-    config: Mapping[str, Any],
+    model: Architecture,
     hardware: Hardware,
     *,
     read_bytes: int,
@@ -125,44 +124,35 @@ def decode_terms(
     """Seconds at the peak for one decode step, in the order of `DECODE_TERMS`.
 
     Args:
-        config: the model's config.json.
+        model: the architecture.
         hardware: the device in its power mode.
         read_bytes: weights that a step reads.
         context: tokens in the cache of each sequence.
         batch: sequences decoded together.
         float_bytes: bytes of an element of the cache.
     """
-    shape = family_of(config).shape(config)
-    cache_bytes = kv_size(config, context, batch, element_bytes=float_bytes)
-    macs = linear_macs(config) + head_bytes(config, 1)
-    attended = kv_size(config, context, batch, element_bytes=1) * shape.group
+    cache_bytes = model.state_bytes(context, batch, element_bytes=float_bytes)
+    macs = model.linear_weights(1) + head_bytes(model, 1)
+    attended = model.decode_macs(context) * batch
     return (
         (read_bytes + cache_bytes) / hardware.bandwidth,
         batch * macs / hardware.macs,
         attended / hardware.macs,
-        _launches(shape.num_hidden_layers, hardware),
+        _launches(len(model.layers), hardware),
         batch * SEQUENCE_SECONDS,
     )
 
 
 def prefill_terms(
-    config: Mapping[str, Any], hardware: Hardware, *, prompt: int, batch: int
+    model: Architecture, hardware: Hardware, *, prompt: int, batch: int
 ) -> tuple[float, ...]:
     """Seconds at the peak for the prefill of `batch` prompts of `prompt` tokens, in the order of `PREFILL_TERMS`."""
-    family = family_of(config)
-    shape = family.shape(config)
-    head = head_bytes(config, 1)  # only the last position needs logits
-    pairs = sum(
-        prompt * min(prompt, kind.window or prompt) - min(prompt, kind.window or prompt) ** 2 // 2
-        for kind in family.layer_kinds(config)
-    )
-    attended = 2 * shape.num_attention_heads * shape.head_dim * pairs
+    head = head_bytes(model, 1)  # only the last position needs logits
+    linears = with_toll(model.linear_weights(1), model.linear_weights())
     return (
-        batch
-        * (with_toll(linear_macs(config), linear_weights(config, None)) * prompt + head)
-        / hardware.macs,
-        batch * attended / hardware.macs,
-        _launches(shape.num_hidden_layers, hardware),
+        batch * (linears * prompt + head) / hardware.macs,
+        batch * model.prefill_macs(prompt) / hardware.macs,
+        _launches(len(model.layers), hardware),
     )
 
 

@@ -10,21 +10,21 @@ device; `ort` is not, because it is for ONNX Runtime alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from ..errors import UsageError
 from ..export.onnx.opset import opset_of
-from ..models import family_of
+from ..models import Architecture, Format, expressible
 from .estimator import Prediction, float_bytes_on, predict
-from .profile import JetPack, Target, version_key
+from .profile import EdgeLlm, JetPack, Target, version_key
 from .sizes import check_precision, head_bytes
 
-__all__ = ["FORMATS", "Severity", "Violation", "check"]
+__all__ = ["FORMATS", "Severity", "Violation", "check", "edge_llm_model"]
 
 Severity = Literal["refuse", "note"]
-FORMATS = ("onnx", "ort", "tensorrt", "edge-llm", "gguf", "triton")
+FORMATS: tuple[Format, ...] = ("onnx", "ort", "tensorrt", "edge-llm", "gguf", "triton")
 FOR_TENSORRT = ("onnx", "tensorrt", "triton")
 LOGIT_BYTES = 4
 INT4_OPSET = 21
@@ -38,7 +38,7 @@ class Violation:
 
     Attributes:
         rule: short name: format, precision, int4-symmetric, int4-group, int4-shape, int4-order, int4-tensorrt, opset,
-            attention, family, memory or buffer; of a graph (`graph_rules`) operator, quantization, uint8 or parser.
+            attention, family, architecture, memory or buffer; of a graph (`graph_rules`) operator, quantization, uint8 or parser.
         message: what does not go, and why.
         nearest: the nearest thing that does.
         severity: `refuse` or `note`.
@@ -55,8 +55,8 @@ class _Plan:
     """What is asked of the target."""
 
     target: Target
-    config: Mapping[str, Any]
-    format: str
+    model: Architecture
+    format: Format
     precision: str
     group_size: int
     sym: bool
@@ -78,7 +78,7 @@ class _Plan:
 
 def check(
     target: Target,
-    config: Mapping[str, Any],
+    model: Architecture,
     *,
     format: str = "onnx",
     precision: str,
@@ -96,7 +96,7 @@ def check(
 
     Args:
         target: the device.
-        config: the model's config.json.
+        model: the architecture.
         format: what will be exported, one of `FORMATS`.
         precision: of the linear layers, one of `sizes.PRECISIONS`.
         group_size: input channels that share an INT4 scale; -1 for the whole width.
@@ -111,14 +111,14 @@ def check(
 
     Raises:
         UsageError: unknown format, precision or JetPack.
-        Refused: the architecture is not supported.
     """
     check_precision(precision)
-    if format not in FORMATS:
+    formats: dict[str, Format] = {name: name for name in FORMATS}
+    if format not in formats:
         raise UsageError(f"format `{format}` is not known", f"use one of {', '.join(FORMATS)}")
     prediction = predict(
         target,
-        config,
+        model,
         precision=precision,
         context=context,
         prompt=prompt,
@@ -130,8 +130,8 @@ def check(
     )
     plan = _Plan(
         target,
-        config,
-        format,
+        model,
+        formats[format],
         precision,
         group_size,
         sym,
@@ -151,6 +151,7 @@ def check(
         _edge_llm,
         _memory,
         _buffer,
+        _expressible,
     )
     found = [violation for rule in rules for violation in rule(plan)]
     return sorted(found, key=lambda violation: violation.severity != "refuse")
@@ -253,7 +254,8 @@ def _int4_shapes(plan: _Plan) -> Iterator[Violation]:
     step = 1 if plan.format == "ort" else rules.multiple_of
     odd: dict[int, list[str]] = {}
     ragged: dict[int, list[str]] = {}
-    for name, (n, k) in family_of(plan.config).linear_shapes(plan.config).items():
+    for linear in plan.model.linear_counts():
+        name, (n, k) = linear.name, linear.shape
         for size in {size for size in (n, k) if size % step}:
             odd.setdefault(size, []).append(f"{name} [{n}, {k}]")
         if plan.group_size > 0 and k % plan.group_size:
@@ -328,27 +330,42 @@ def _opset(plan: _Plan) -> Iterator[Violation]:
 
 def _edge_llm(plan: _Plan) -> Iterator[Violation]:
     rules = plan.target.platform.edge_llm
-    if plan.format != "edge-llm" or rules is None:
-        return
-    kind = str(plan.config.get("model_type"))
-    if kind not in rules.model_types:
-        message = f"TensorRT-Edge-LLM's list of models has none of type `{kind}` (it has {', '.join(rules.model_types)})"
-        yield Violation("family", message, "--format onnx or gguf")
-    shape = family_of(plan.config).shape(plan.config)
-    by_size = {entry.head_dim: entry.query_per_kv for entry in rules.attention}
-    heads = f"{shape.num_attention_heads} query and {shape.num_key_value_heads} key/value heads"
-    if shape.head_dim not in by_size:
-        message = f"no attention kernel for head_dim {shape.head_dim} (there are {', '.join(map(str, by_size))})"
-        yield Violation("attention", message, "--format tensorrt or onnx")
-    elif shape.group not in by_size[shape.head_dim]:
-        sizes = ", ".join(map(str, by_size[shape.head_dim]))
+    if plan.format == "edge-llm" and rules:
+        yield from edge_llm_model(plan.model, rules)
+
+
+def edge_llm_model(model: Architecture, rules: EdgeLlm) -> Iterator[Violation]:
+    """What TensorRT-Edge-LLM does not have for a model: its type, or a kernel for its attention."""
+    if model.model_type not in rules.model_types:
+        known = ", ".join(rules.model_types)
         message = (
-            f"{heads}: {shape.group} a group; at head_dim {shape.head_dim} the kernel takes {sizes}"
+            f"TensorRT-Edge-LLM's list of models has none of type `{model.model_type}` "
+            f"(it has {known})"
         )
-        near = min(by_size[shape.head_dim], key=lambda ratio: abs(ratio - shape.group))
-        yield Violation(
-            "attention", message, f"prune to {near} query heads a group, or --format tensorrt"
-        )
+        yield Violation("family", message, "--format onnx or gguf")
+    by_size = {entry.head_dim: entry.query_per_kv for entry in rules.attention}
+    for sizes in dict.fromkeys(layer.attention.sizes for layer in model.layers):
+        ratios = by_size.get(sizes.head_dim)
+        if ratios is None:
+            known = ", ".join(map(str, by_size))
+            message = f"no attention kernel for head_dim {sizes.head_dim} (there are {known})"
+            yield Violation("attention", message, "--format tensorrt or onnx")
+        elif sizes.group not in ratios:
+            message = (
+                f"{sizes.heads} query and {sizes.kv_heads} key/value heads: {sizes.group} a group; "
+                f"at head_dim {sizes.head_dim} the kernel takes {', '.join(map(str, ratios))}"
+            )
+            near = min(ratios, key=lambda ratio: abs(ratio - sizes.group))
+            yield Violation(
+                "attention", message, f"prune to {near} query heads a group, or --format tensorrt"
+            )
+
+
+def _expressible(plan: _Plan) -> Iterator[Violation]:
+    """What no exporter of edgewright can write: a note, because another tool may."""
+    for reason in expressible(plan.model, plan.format):
+        message = f"edgewright cannot write this as {plan.format}: {reason.message}"
+        yield Violation("architecture", message, reason.remedy, "note")
 
 
 def _memory(plan: _Plan) -> Iterator[Violation]:
@@ -375,7 +392,7 @@ def _smaller(plan: _Plan) -> str | None:
     for name in order[start:]:
         if predict(
             plan.target,
-            plan.config,
+            plan.model,
             precision=name,
             context=p.context,
             prompt=p.prompt,
@@ -391,10 +408,10 @@ def _buffer(plan: _Plan) -> Iterator[Violation]:
         return
     p, floats = plan.prediction, float_bytes_on(plan.target, plan.precision)
     positions = 1 if plan.last_logits else p.prompt
-    vocab = family_of(plan.config).shape(plan.config).vocab_size
+    vocab = plan.model.vocab_size
     buffers = {
         f"logits of {p.batch} x {positions} positions": p.batch * positions * vocab * LOGIT_BYTES,
-        "the embedding table": head_bytes(plan.config, floats),
+        "the embedding table": head_bytes(plan.model, floats),
     }
     for what, size in buffers.items():
         yield from _one_buffer(plan, what, size)

@@ -7,20 +7,15 @@ in every format edgewright writes: 2 bytes for GPUs, 4 in ONNX graphs for CPUs (
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from ..errors import UsageError
-from ..models import family_of
+from ..models import Architecture, Linear
 
 __all__ = [
     "PRECISIONS",
     "check_precision",
     "float_bytes_of",
     "head_bytes",
-    "kv_size",
-    "linear_macs",
-    "linear_weights",
     "read_size",
     "size_of",
     "traffic",
@@ -53,7 +48,7 @@ def float_bytes_of(precision: str) -> int:
 
 
 def size_of(
-    config: Mapping[str, Any],
+    model: Architecture,
     precision: str,
     group_size: int = 128,
     *,
@@ -65,33 +60,28 @@ def size_of(
     A tied embedding counts once. Zero points, `g_idx` and file headers (under 0.5 % together) are left out.
 
     Args:
-        config: the model's config.json.
+        model: the architecture.
         precision: one of `PRECISIONS`.
         group_size: input channels an INT4 scale covers; -1 for the whole width.
         float_bytes: bytes of each parameter that is not quantized; by default 2, and 4 for fp32 and int8-dynamic.
         tokens: leave out the experts that a step on so many tokens does not use.
 
     Raises:
-        UsageError: unknown precision, or a config that lacks a size.
-        Refused: an architecture that is not supported.
+        UsageError: unknown precision.
     """
     check_precision(precision)
-    family = family_of(config)
     floats = float_bytes or float_bytes_of(precision)
-    shapes, counts, used = (
-        family.linear_shapes(config),
-        family.linear_counts(config),
-        family.linear_counts(config, tokens),
-    )
     linears = sum(
-        used[name] * _linear_size(n, k, precision, group_size) for name, (n, k) in shapes.items()
+        count * _linear_size(linear, precision, group_size)
+        for linear, count in model.linear_counts(tokens).items()
     )
-    rest = family.parameters(config) - sum(counts[name] * n * k for name, (n, k) in shapes.items())
+    rest = model.parameters - model.linear_weights()
     return int(linears + rest * floats)
 
 
-def _linear_size(n: int, k: int, precision: str, group_size: int) -> int:
-    """Bytes of one [n, k] weight with its scales."""
+def _linear_size(linear: Linear, precision: str, group_size: int) -> int:
+    """Bytes of one weight with its scales."""
+    n, k = linear.shape
     if precision in FLOAT_BYTES:
         return n * k * FLOAT_BYTES[precision]
     if precision in GROUPED:
@@ -100,52 +90,26 @@ def _linear_size(n: int, k: int, precision: str, group_size: int) -> int:
     return n * k + n * SCALE_BYTES.get(precision, 0)
 
 
-def head_bytes(config: Mapping[str, Any], float_bytes: int) -> int:
+def head_bytes(model: Architecture, float_bytes: int) -> int:
     """Bytes of the embedding table, which are also those of the head."""
-    shape = family_of(config).shape(config)
-    return shape.vocab_size * shape.hidden_size * float_bytes
+    return model.vocab_size * model.hidden_size * float_bytes
 
 
 def read_size(
-    config: Mapping[str, Any],
+    model: Architecture,
     precision: str,
     group_size: int,
     float_bytes: int,
     tokens: int | None = 1,
 ) -> int:
     """Bytes of weights that a step on so many tokens reads: all but an untied embedding, of which it needs rows, and idle experts."""
-    size = size_of(config, precision, group_size, float_bytes=float_bytes, tokens=tokens)
-    tied = family_of(config).shape(config).tied
-    return size if tied else size - head_bytes(config, float_bytes)
+    size = size_of(model, precision, group_size, float_bytes=float_bytes, tokens=tokens)
+    return size if model.tied else size - head_bytes(model, float_bytes)
 
 
-def traffic(
-    config: Mapping[str, Any], bits: float, head_bits: float, tokens: int | None = 1
-) -> int:
+def traffic(model: Architecture, bits: float, head_bits: float, tokens: int | None = 1) -> int:
     """Bytes that a step on so many tokens reads where linear layers take `bits` a weight and the head `head_bits`, scales included."""
-    return int(linear_weights(config, tokens) * bits / 8 + head_bytes(config, 1) * head_bits / 8)
-
-
-def kv_size(
-    config: Mapping[str, Any], context: int, batch: int = 1, *, element_bytes: int = 2
-) -> int:
-    """Bytes of KV cache for `batch` sequences of `context` tokens; sliding-window layers keep their window only."""
-    family = family_of(config)
-    shape = family.shape(config)
-    tokens = sum(min(context, kind.window or context) for kind in family.layer_kinds(config))
-    return 2 * shape.num_key_value_heads * shape.head_dim * tokens * batch * element_bytes
-
-
-def linear_macs(config: Mapping[str, Any]) -> int:
-    """Multiply-adds that a token costs in the linear layers of the decoder, the head aside."""
-    return linear_weights(config, 1)
-
-
-def linear_weights(config: Mapping[str, Any], tokens: int | None) -> int:
-    """Weights of the decoder's linear layers that a step on so many tokens touches; all of them if None."""
-    family = family_of(config)
-    counts = family.linear_counts(config, tokens)
-    return int(sum(counts[name] * n * k for name, (n, k) in family.linear_shapes(config).items()))
+    return int(model.linear_weights(tokens) * bits / 8 + head_bytes(model, 1) * head_bits / 8)
 
 
 def with_toll(used: int, every: int) -> int:

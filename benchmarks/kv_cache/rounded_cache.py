@@ -7,7 +7,7 @@ or dynamic, from each token's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from ...models import Family
+from ...models import Architecture
 from ..tasks.backends import TorchBackend
 
 __all__ = [
@@ -153,21 +153,19 @@ class CacheBackend(TorchBackend):
         )
 
 
-def cache_bytes(family: Family, config: Mapping[str, Any], scheme: KvScheme, context: int) -> int:
+def cache_bytes(architecture: Architecture, scheme: KvScheme, context: int) -> int:
     """Bytes of keys and values of one sequence, with their scales; layers with a window hold no more than that.
 
     Args:
-        family: of the model.
-        config: its config.json.
+        architecture: of the model.
         scheme: how they are held.
         context: tokens.
     """
-    full = family.completed(config)
-    shape = family.shape(full)
-    vectors = 2 * shape.num_key_value_heads
-    tokens = sum(min(context, kind.window or context) for kind in family.layer_kinds(full))
-    elements = tokens * vectors * shape.head_dim * scheme.bits // 8
+    elements = architecture.state_elements(context) * scheme.bits // 8
     if scheme.bits == 16:
         return elements
-    scales = tokens * vectors if scheme.dynamic else shape.num_hidden_layers * vectors
+    attentions = [layer.attention for layer in architecture.layers]
+    scales = sum(
+        attention.state_vectors(context if scheme.dynamic else 1) for attention in attentions
+    )
     return elements + scales * SCALE_BYTES

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ...checkpoints.files import read_family
+from ...checkpoints.files import read_architecture
 from ...checkpoints.loading import load_tokenizer
 from ...data.packing import Encoded
 from ...data.sources import Source, rows_hash, scoring_rows
@@ -78,7 +78,7 @@ def kv_study(
         raise UsageError("nothing to measure", "give --perplexity SOURCE or --tasks NAME")
     if bad := [str(context) for context in options.contexts if context < 1]:
         raise UsageError(f"--context {', '.join(bad)}: no number of tokens", "give 1 or more")
-    family, config = read_family(path)
+    architecture = read_architecture(path)
     tokenizer, plain = load_tokenizer(path), TorchBackend(path, device)
     texts = {
         Source.parse(name).label: scoring_rows(
@@ -91,7 +91,7 @@ def kv_study(
     for scheme in _schemes(options):
         backend = CacheBackend(plain, scheme, largest)
         sizes = {
-            context: cache_bytes(family, config, scheme, context)
+            context: cache_bytes(architecture, scheme, context)
             for context in sorted(options.contexts)
         }
         longest = max(options.contexts)
@@ -101,7 +101,7 @@ def kv_study(
                 "bits": scheme.bits,
                 "scales": None if scheme.bits == 16 else "dynamic" if scheme.dynamic else "static",
                 "bytes": {str(context): size for context, size in sizes.items()},
-                "ratio": sizes[longest] / cache_bytes(family, config, KvScheme(), longest),
+                "ratio": sizes[longest] / cache_bytes(architecture, KvScheme(), longest),
                 "metrics": _metrics(backend, plain, tokenizer, texts, options),
             }
         )

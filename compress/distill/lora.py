@@ -41,7 +41,8 @@ def lora_targets(architecture: Architecture, options: LoraOptions) -> tuple[str,
     Raises:
         UsageError: a name that the model does not have; the hint lists those that it has.
     """
-    groups = (group for layer in architecture.layers for group in layer.input_groups)
+    blocks = [block for layer in architecture.layers for block in (layer.mixer, layer.dense_ffn)]
+    groups = (group for block in blocks if block for group in block.input_groups)
     known = {name.rpartition(".")[2]: name for group in groups for name in group}
     if options.targets is None:
         attention = architecture.layers[0].attention

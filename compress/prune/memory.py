@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...checkpoints.files import stored_dtype
-from ...models import Architecture, ExpertsFFN, Linear
+from ...models import Architecture
 from .compensate import ROWS_AT_ONCE, TOKENS_AT_ONCE
 from .importance import Criterion
 
@@ -44,7 +44,7 @@ def prune_memory(
     stored = stored_dtype(architecture.config).itemsize
     hidden, experts = architecture.hidden_size, architecture.experts
     kinds = architecture.linear_counts()
-    layer = sum(_in_a_layer(linear, experts) * linear.weights for linear in kinds)
+    layer = architecture.weights_of_all_kinds
     # Each expert's share of a token is computed by itself as well.
     times = 2 * experts.per_token if experts else 1
     outputs_of_all = sum(linear.out_features for linear in kinds)
@@ -64,9 +64,3 @@ def prune_memory(
             4 * parameters + 4 * 4 * seq_len * architecture.vocab_size + 4 * seq_len * widths,
         ]
     return OVERHEAD + max(needs)
-
-
-def _in_a_layer(linear: Linear, experts: ExpertsFFN | None) -> int:
-    """How many linear layers of this kind a decoder layer has."""
-    routed = experts is not None and linear in experts.expert("*").linears
-    return experts.count if experts and routed else 1

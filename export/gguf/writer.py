@@ -21,13 +21,13 @@ from ...checkpoints.files import (
     atomic_directory,
     content_hash,
     copy_tokenizer,
-    read_family,
+    read_architecture,
     write_json,
 )
 from ...checkpoints.layouts import PackedLinear
 from ...checkpoints.loading import load_settings
 from ...errors import Refused, UsageError
-from ...models import Family, Shape
+from ...models import Architecture, architecture, require_expressible
 from ..onnx.weights import Weights
 
 __all__ = ["KINDS", "export_gguf"]
@@ -35,7 +35,6 @@ __all__ = ["KINDS", "export_gguf"]
 MODEL = "model.gguf"
 KINDS = {"fp16": "F16", "int8": "Q8_0", "int4": "Q4_0"}
 """Precision of the linear layers -> llama.cpp's name for it."""
-ARCHITECTURES = {"llama": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}
 INTERLEAVED = ("llama",)
 """Where llama.cpp turns neighbouring channels against each other, and transformers the two halves of a head."""
 PRE_TOKENIZERS = {"qwen2": "qwen2", "qwen3": "qwen2", "llama": "llama-bpe"}
@@ -68,112 +67,90 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
         raise UsageError(
             "GGUF needs the package gguf, which is not installed", "pip install 'edgewright[gguf]'"
         ) from error
-    family, config = read_family(checkpoint)
-    if family.model_types[0] not in ARCHITECTURES:
-        raise Refused(
-            f"{checkpoint}: {family.model_types[0]} models are not written as GGUF here",
-            f"one of {', '.join(ARCHITECTURES)}",
-        )
-    settings = load_settings(checkpoint)
-    shape = family.shape(settings.to_dict())
+    config = read_architecture(checkpoint).config
+    model = architecture(load_settings(checkpoint).to_dict(), f"{checkpoint}/config.json")
+    require_expressible(model, "gguf", str(checkpoint))
     with atomic_directory(out) as folder:
-        writer = gguf.GGUFWriter(str(folder / MODEL), _architecture(family, shape))
-        _metadata(writer, checkpoint, family, settings.to_dict(), shape, precision)
-        for name, array, kind in _tensors(
-            gguf, Weights(checkpoint, config), config, family, shape, precision
-        ):
+        writer = gguf.GGUFWriter(str(folder / MODEL), _kind(model))
+        _metadata(writer, checkpoint, model, precision)
+        for name, array, kind in _tensors(gguf, Weights(checkpoint, config), model, precision):
             writer.add_tensor(name, array, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        told = _read_back(gguf, folder / MODEL, Weights(checkpoint, config), family, shape)
+        checked = _read_back(gguf, folder / MODEL, Weights(checkpoint, config), model)
         copy_tokenizer(checkpoint, folder)
         provenance = {
             "edgewright": __version__,
             "kind": "artifact",
             "format": "gguf",
             "precision": precision,
-            "checked": told,
+            "checked": checked,
             "source": {"name": checkpoint.name, "content_hash": content_hash(checkpoint)},
         }
         write_json(folder / PROVENANCE, provenance)
-    return told
+    return checked
 
 
-def _architecture(family: Family, shape: Shape) -> str:
-    """What llama.cpp is told that the model is.
+def _kind(model: Architecture) -> str:
+    """The architecture that the file gives llama.cpp.
 
-    Its qwen2 takes no other number of heads than the width has room for. Its llama does, and has the biases as well; so a Qwen2 with
-    pruned heads goes as a llama, queries and keys turned as for one.
+    Its qwen2 takes no other number of heads than the width has room for. Its llama does, and has the
+    biases as well; so a Qwen2 with pruned heads is written as a llama, with queries and keys in the
+    order of one.
     """
-    name = family.model_types[0]
-    pruned = shape.num_attention_heads * shape.head_dim != shape.hidden_size
-    return "llama" if name == "qwen2" and pruned else name
+    sizes = model.attention_sizes
+    pruned = sizes.heads * sizes.head_dim != model.hidden_size
+    return "llama" if model.model_type == "qwen2" and pruned else model.model_type
 
 
-def _metadata(
-    writer: Any,
-    checkpoint: Path,
-    family: Family,
-    config: Mapping[str, Any],
-    shape: Shape,
-    precision: str,
-) -> None:
-    if any(
-        kind.window and kind.window < int(config["max_position_embeddings"])
-        for kind in family.layer_kinds(config)
-    ):
-        message = f"{checkpoint}: has layers with a sliding window, which llama.cpp would not apply to a {family.model_types[0]}"
-        raise Refused(message, "--format onnx, or llama.cpp's own converter if it knows the model")
-    rope = config.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") not in ("default", "linear"):
-        raise Refused(
-            f"{checkpoint}: rope_type `{rope['rope_type']}` is not written as GGUF here",
-            "use llama.cpp's own converter",
-        )
+def _metadata(writer: Any, checkpoint: Path, model: Architecture, precision: str) -> None:
+    sizes, config = model.attention_sizes, model.config
+    rope: Mapping[str, Any] = config.get("rope_parameters") or {}
+    assert model.max_positions, "transformers fills in a default"
     writer.add_name(checkpoint.resolve().name)
-    writer.add_context_length(int(config["max_position_embeddings"]))
-    writer.add_embedding_length(shape.hidden_size)
-    writer.add_block_count(shape.num_hidden_layers)
-    writer.add_feed_forward_length(shape.intermediate_size)
-    writer.add_head_count(shape.num_attention_heads)
-    writer.add_head_count_kv(shape.num_key_value_heads)
-    writer.add_key_length(shape.head_dim)
-    writer.add_value_length(shape.head_dim)
-    writer.add_rope_dimension_count(shape.head_dim)
-    writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
+    writer.add_context_length(model.max_positions)
+    writer.add_embedding_length(model.hidden_size)
+    writer.add_block_count(len(model.layers))
+    writer.add_feed_forward_length(model.intermediate_size)
+    writer.add_head_count(sizes.heads)
+    writer.add_head_count_kv(sizes.kv_heads)
+    writer.add_key_length(sizes.head_dim)
+    writer.add_value_length(sizes.head_dim)
+    writer.add_rope_dimension_count(sizes.head_dim)
+    writer.add_layer_norm_rms_eps(model.final_norm.epsilon)
     writer.add_rope_freq_base(float(rope.get("rope_theta", config.get("rope_theta", 10000.0))))
     if rope.get("rope_type") == "linear":
         writer.add_rope_scaling_type("linear")
         writer.add_rope_scaling_factor(float(rope["factor"]))
-    writer.add_vocab_size(shape.vocab_size)
+    writer.add_vocab_size(model.vocab_size)
     writer.add_file_type({"fp16": 1, "int8": 7, "int4": 2}[precision])
-    _tokenizer(writer, checkpoint, family, shape)
+    _tokenizer(writer, checkpoint, model)
 
 
-def _tokenizer(writer: Any, checkpoint: Path, family: Family, shape: Shape) -> None:
+def _tokenizer(writer: Any, checkpoint: Path, model: Architecture) -> None:
     """A byte-level BPE vocabulary from tokenizer.json; without one the file takes token ids only."""
     file = checkpoint / "tokenizer.json"
-    told = json.loads(file.read_text()) if file.is_file() else {}
-    model = told.get("model") or {}
-    if model.get("type") != "BPE":
+    tokenizer = json.loads(file.read_text()) if file.is_file() else {}
+    vocabulary = tokenizer.get("model") or {}
+    if vocabulary.get("type") != "BPE":
         writer.add_tokenizer_model("no_vocab")
         return
-    added = {int(token["id"]): token["content"] for token in told["added_tokens"]}
-    tokens = {index: text for text, index in model["vocab"].items()} | added
-    names = [tokens.get(index, f"[PAD{index}]") for index in range(shape.vocab_size)]
+    added = {int(token["id"]): token["content"] for token in tokenizer["added_tokens"]}
+    tokens = {index: text for text, index in vocabulary["vocab"].items()} | added
+    names = [tokens.get(index, f"[PAD{index}]") for index in range(model.vocab_size)]
     normal, control, unused = 1, 3, 5
     kinds = [
         control if index in added else normal if index in tokens else unused
-        for index in range(shape.vocab_size)
+        for index in range(model.vocab_size)
     ]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(PRE_TOKENIZERS[family.model_types[0]])
+    writer.add_tokenizer_pre(PRE_TOKENIZERS[model.model_type])
     writer.add_token_list(names)
     writer.add_token_types(kinds)
     writer.add_token_merges(
-        [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        [merge if isinstance(merge, str) else " ".join(merge) for merge in vocabulary["merges"]]
     )
     generation = checkpoint / "generation_config.json"
     ends = json.loads(generation.read_text()).get("eos_token_id") if generation.is_file() else None
@@ -184,46 +161,31 @@ def _tokenizer(writer: Any, checkpoint: Path, family: Family, shape: Shape) -> N
         writer.add_chat_template(template.read_text())
 
 
-def _names(gguf: Any, family: Family, shape: Shape) -> Mapping[str, str]:
+def _names(gguf: Any, model: Architecture) -> Mapping[str, str]:
     """llama.cpp's name of every module, by ours."""
-    architecture = getattr(gguf.MODEL_ARCH, ARCHITECTURES[_architecture(family, shape)])
-    table = gguf.get_tensor_name_map(architecture, shape.num_hidden_layers)
-    modules = [family.embedding, family.final_norm, family.head]
-    for layer in range(shape.num_hidden_layers):
-        parts = [
-            family.attention_norm,
-            family.mlp_norm,
-            family.q,
-            family.k,
-            family.v,
-            family.o,
-            family.gate,
-            family.up,
-            family.down,
-        ]
-        modules += [
-            family.full(layer, part) for part in [*parts, family.q_norm, family.k_norm] if part
-        ]
+    kind = getattr(gguf.MODEL_ARCH, _kind(model).upper())
+    table = gguf.get_tensor_name_map(kind, len(model.layers))
+    modules = [model.embedding, model.final_norm.name, model.head]
+    for layer in model.layers:
+        attention, ffn = layer.attention, layer.ffn
+        parts = [layer.mixer_norm, layer.ffn_norm, *attention.linears, *ffn.linears]
+        parts += [norm for norm in (attention.q_norm, attention.k_norm) if norm]
+        modules += [layer.full(part.name) for part in parts]
     return {module: table.get_name(module) for module in modules}
 
 
 def _tensors(
-    gguf: Any,
-    weights: Weights,
-    config: Mapping[str, Any],
-    family: Family,
-    shape: Shape,
-    precision: str,
+    gguf: Any, weights: Weights, model: Architecture, precision: str
 ) -> Iterator[tuple[str, NDArray[Any], Any]]:
     """Name, stored bytes and kind of every tensor."""
     kinds = gguf.GGMLQuantizationType
-    linears = family.linear_modules(config)
-    for module, name in _names(gguf, family, shape).items():
+    linears, heads = model.linears(), _interleaved(model)
+    for module, name in _names(gguf, model).items():
         bias = weights.vector(f"{module}.bias")
         if bias is not None:
-            yield f"{name}.bias", _turned(bias, module, family, shape).numpy(), kinds.F32
+            yield f"{name}.bias", _turned(bias, heads.get(module)).numpy(), kinds.F32
         if module in linears:
-            yield (f"{name}.weight", *_linear(gguf, weights, module, family, shape, precision))
+            yield (f"{name}.weight", *_linear(gguf, weights, module, heads.get(module), precision))
         elif f"{module}.weight" in weights or weights.is_packed(module):
             dense = weights.dense(module)
             kind = (
@@ -237,8 +199,9 @@ def _tensors(
 
 
 def _linear(
-    gguf: Any, weights: Weights, module: str, family: Family, shape: Shape, precision: str
+    gguf: Any, weights: Weights, module: str, heads: int | None, precision: str
 ) -> tuple[NDArray[Any], Any]:
+    """Stored bytes and kind of a linear layer's weight; for `heads` see `_turned`."""
     kind = getattr(gguf.GGMLQuantizationType, KINDS[precision])
     packed = weights.packed(module) if weights.is_packed(module) else None
     width = (packed.integers if packed else weights.tensor(f"{module}.weight")).shape[1]
@@ -255,56 +218,68 @@ def _linear(
         and packed.g_idx is None
         and packed.group_size % BLOCK == 0
     ):
-        return _q4_0(packed, module, family, shape), kind
-    return gguf.quants.quantize(
-        _turned(weights.dense(module), module, family, shape).numpy(), kind
-    ), kind
+        return _q4_0(packed, heads), kind
+    return gguf.quants.quantize(_turned(weights.dense(module), heads).numpy(), kind), kind
 
 
-def _q4_0(packed: PackedLinear, module: str, family: Family, shape: Shape) -> NDArray[np.uint8]:
-    """Our integers as Q4_0 blocks: a half-precision scale, then 16 bytes whose low nibbles are the first 16 inputs."""
-    integers = (
-        _turned(packed.integers, module, family, shape)
-        .numpy()
-        .reshape(packed.integers.shape[0], -1, BLOCK)
-    )
-    scales = (
-        _turned(packed.scales, module, family, shape)
-        .numpy()
-        .astype(np.float16)
-        .repeat(packed.group_size // BLOCK, 1)
-    )
+def _q4_0(packed: PackedLinear, heads: int | None) -> NDArray[np.uint8]:
+    """Our integers as Q4_0 blocks.
+
+    A block is a half-precision scale, then 16 bytes whose low nibbles are the first 16 inputs.
+    """
+    integers = _turned(packed.integers, heads).numpy()
+    integers = integers.reshape(packed.integers.shape[0], -1, BLOCK)
+    scales = _turned(packed.scales, heads).numpy().astype(np.float16)
+    scales = scales.repeat(packed.group_size // BLOCK, 1)
     nibbles = integers[..., : BLOCK // 2] | (integers[..., BLOCK // 2 :] << 4)
     blocks = np.concatenate([scales[..., None].view(np.uint8), nibbles], -1)
     return np.ascontiguousarray(blocks.reshape(len(integers), -1), np.uint8)
 
 
-def _turned(tensor: Tensor, module: str, family: Family, shape: Shape) -> Tensor:
-    """Rows of queries and keys in the order that llama.cpp rotates them in; anything else as it is."""
-    heads = {family.q: shape.num_attention_heads, family.k: shape.num_key_value_heads}
-    count = next((number for part, number in heads.items() if module.endswith(f".{part}")), 0)
-    if not count or _architecture(family, shape) not in INTERLEAVED:
+def _interleaved(model: Architecture) -> dict[str, int]:
+    """The heads of each query and key projection whose channels llama.cpp wants interleaved."""
+    if _kind(model) not in INTERLEAVED:
+        return {}
+    heads: dict[str, int] = {}
+    for layer in model.layers:
+        attention = layer.attention
+        heads[layer.full(attention.q.name)] = attention.sizes.heads
+        heads[layer.full(attention.k.name)] = attention.sizes.kv_heads
+    return heads
+
+
+def _turned(tensor: Tensor, heads: int | None) -> Tensor:
+    """Rows of queries or keys in the order that llama.cpp rotates them in.
+
+    Args:
+        tensor: rows first.
+        heads: heads that the rows are made of; None: leave the tensor as it is.
+    """
+    if heads is None:
         return tensor
+    half = tensor.shape[0] // heads // 2
     return (
-        tensor.reshape(count, 2, shape.head_dim // 2, *tensor.shape[1:])
+        tensor.reshape(heads, 2, half, *tensor.shape[1:])
         .transpose(1, 2)
         .reshape(tensor.shape)
         .contiguous()
     )
 
 
-def _read_back(
-    gguf: Any, file: Path, weights: Weights, family: Family, shape: Shape
-) -> dict[str, Any]:
+def _read_back(gguf: Any, file: Path, weights: Weights, model: Architecture) -> dict[str, Any]:
     """Dequantize every matrix with the package's own reader and compare it with the checkpoint."""
-    modules = {name: module for module, name in _names(gguf, family, shape).items()}
+    modules, heads = (
+        {name: module for module, name in _names(gguf, model).items()},
+        _interleaved(model),
+    )
     kinds: dict[str, int] = {}
     worst = 0.0
     for tensor in gguf.GGUFReader(str(file)).tensors:
         kinds[tensor.tensor_type.name] = kinds.get(tensor.tensor_type.name, 0) + 1
-        module, _, part = tensor.name.rpartition(".")
+        name, _, part = tensor.name.rpartition(".")
         if part == "weight":
-            ours = _turned(weights.dense(modules[module]), modules[module], family, shape).numpy()
+            module = modules[name]
+            ours = _turned(weights.dense(module), heads.get(module)).numpy()
             theirs = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(ours.shape)
             worst = max(worst, float(np.abs(ours - theirs).max() / (np.abs(ours).max() or 1.0)))
     return {"tensors": kinds, "largest_difference": worst}

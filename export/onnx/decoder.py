@@ -9,29 +9,34 @@ and softmax are float32 in every precision: Gemma's residual stream leaves the r
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import pi, sqrt
-from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import helper
 
 from ...errors import Refused
-from ...models import Family, Shape
+from ...models import Architecture, GatedFFN, Layer, Linear, Norm
 from .builder import GraphBuilder
 from .cut import Cut
 from .linears import Linears, stored
+from .masks import FLOAT, INT64, additive_masks
 from .precision import Precision
-from .rotary import Rotary, rotary_tables
+from .rotary import Rotary
 from .runtime import KEPT
 from .weights import Weights
 
-__all__ = ["BOOL", "FLOAT", "INT64", "MASKED", "Decoder"]
+__all__ = ["Decoder", "NamedNorm"]
 
-FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
-# What a masked score is lowered by. Finite even where a runtime computes softmax in fp16, so that a row with nothing to
-# attend to (padding on the left) comes out as some average and never as NaN.
-MASKED = -30000.0
 TOTAL = "past_sequence_length + sequence_length"
+
+
+@dataclass(frozen=True)
+class NamedNorm:
+    """A norm and the full name of its weight."""
+
+    key: str
+    norm: Norm
 
 
 class Decoder:
@@ -41,27 +46,20 @@ class Decoder:
         self,
         graph: GraphBuilder,
         weights: Weights,
-        family: Family,
-        settings: Any,
+        architecture: Architecture,
+        rotary: Mapping[str | None, Rotary],
         precision: Precision,
         cut: Cut,
     ) -> None:
-        self.graph, self.weights, self.family, self.precision, self.cut = (
-            graph,
-            weights,
-            family,
-            precision,
-            cut,
-        )
-        self.config: Mapping[str, Any] = settings.to_dict()
-        self.shape: Shape = family.shape(self.config)
-        self.kinds = family.layer_kinds(self.config)
-        self.tables = rotary_tables(
-            settings, family, dict.fromkeys(k.rope for k in self.kinds), self.shape.head_dim
-        )
+        self.graph = graph
+        self.weights = weights
+        self.architecture = architecture
+        self.precision = precision
+        self.cut = cut
+        self.rotary = rotary
         self.type = precision.activations
         self.linears = Linears(graph, weights, precision)
-        longest = max(kind.window for kind in self.kinds)
+        longest = max(layer.attention.window for layer in architecture.layers)
         if 0 < cut.window < longest:
             raise Refused(
                 f"a window of {cut.window}: layers of this model look {longest} positions back",
@@ -74,29 +72,32 @@ class Decoder:
 
     def write(self) -> None:
         """The whole graph."""
-        f = self.family
+        model = self.architecture
         ids, mask, positions = self._declare_inputs()
-        windows = list(dict.fromkeys(kind.window for kind in self.kinds))
+        windows = list(dict.fromkeys(layer.attention.window for layer in model.layers))
         masks = self._masks(ids, mask, windows)
-        angles = {kind: self._angles(positions, table, kind) for kind, table in self.tables.items()}
+        angles = {kind: self._angles(positions, table, kind) for kind, table in self.rotary.items()}
         hidden = self._embed(ids)
-        value = self._norm(hidden, f.key(0, f.attention_norm))
-        entries = [f.key(layer, f.attention_norm) for layer in range(1, len(self.kinds))]
-        for layer, (kind, then) in enumerate(
-            zip(self.kinds, [*entries, f"{f.final_norm}.weight"], strict=True)
-        ):
-            value = self._attention(value, layer, masks[kind.window], angles[kind.rope])
-            hidden, value = self._residual(
-                hidden, value, layer, f.attention_post_norm, f.key(layer, f.mlp_norm)
+        norms = [
+            NamedNorm(layer.key(layer.mixer_norm.name), layer.mixer_norm) for layer in model.layers
+        ]
+        final = NamedNorm(f"{model.final_norm.name}.weight", model.final_norm)
+        value = self._norm(hidden, norms[0])
+        for layer, following in zip(model.layers, [*norms[1:], final], strict=True):
+            attention = layer.attention
+            value = self._attention(
+                value, layer, masks[attention.window], angles[attention.rope_layer_type]
             )
-            value = self._mlp(value, layer)
-            hidden, value = self._residual(hidden, value, layer, f.mlp_post_norm, then)
+            ffn_norm = NamedNorm(layer.key(layer.ffn_norm.name), layer.ffn_norm)
+            hidden, value = self._residual(hidden, value, layer, layer.mixer_post_norm, ffn_norm)
+            value = self._ffn(value, layer)
+            hidden, value = self._residual(hidden, value, layer, layer.ffn_post_norm, following)
         self._head(self._last(value) if self.cut.last_logits else value)
 
     def _last(self, value: str) -> str:
         """The last position of [batch, sequence, hidden]."""
         g = self.graph
-        with g.at(self.family.head):
+        with g.at(self.architecture.head):
             return g.node(
                 "Slice",
                 value,
@@ -106,70 +107,32 @@ class Decoder:
             )
 
     def _declare_inputs(self) -> tuple[str, str, str]:
-        g, s = self.graph, self.shape
+        g, model = self.graph, self.architecture
+        caches = [(layer.index, layer.attention.sizes) for layer in model.layers]
         ids = g.input("input_ids", INT64, ["batch_size", "sequence_length"])
         mask = g.input("attention_mask", INT64, ["batch_size", TOTAL])
         positions = g.input("position_ids", INT64, ["batch_size", "sequence_length"])
-        for layer in range(s.num_hidden_layers):
+        for layer, sizes in caches:
             for part in ("key", "value"):
-                cache = ["batch_size", s.num_key_value_heads, "past_sequence_length", s.head_dim]
+                cache = ["batch_size", sizes.kv_heads, "past_sequence_length", sizes.head_dim]
                 g.input(f"past_key_values.{layer}.{part}", self.type, cache)
-        g.output(
-            "logits",
-            FLOAT,
-            ["batch_size", 1 if self.cut.last_logits else "sequence_length", s.vocab_size],
-        )
-        for layer in range(s.num_hidden_layers):
+        logits = 1 if self.cut.last_logits else "sequence_length"
+        g.output("logits", FLOAT, ["batch_size", logits, model.vocab_size])
+        for layer, sizes in caches:
             for part in ("key", "value"):
-                g.output(
-                    f"present.{layer}.{part}",
-                    self.type,
-                    ["batch_size", s.num_key_value_heads, self.kept, s.head_dim],
-                )
+                cache = ["batch_size", sizes.kv_heads, self.kept, sizes.head_dim]
+                g.output(f"present.{layer}.{part}", self.type, cache)
         return ids, mask, positions
 
-    def _length(self, value: str) -> str:
-        """The size of axis 1, as a scalar."""
-        g = self.graph
-        return g.node("Squeeze", g.node("Shape", value, start=1, end=2), g.constant([0]))
-
     def _masks(self, ids: str, mask: str, windows: list[int]) -> dict[int, str]:
-        """For each window, what is added to the scores: float32 [batch, 1, sequence, total], 0 or MASKED."""
-        g = self.graph
-        with g.at("mask"):
-            total = self._length(mask)
-            past = g.node("Sub", total, self._length(ids))
-            zero, one = g.constant(0), g.constant(1)
-            queries = g.node("Unsqueeze", g.node("Range", past, total, one), g.constant([1]))
-            keys = g.node("Unsqueeze", g.node("Range", zero, total, one), g.constant([0]))
-            real = g.node("Unsqueeze", g.cast(mask, INT64, BOOL), g.constant([1, 2]))
-            causal = g.node("LessOrEqual", keys, queries)
-            if self.cut.window:
-                recent = g.node(
-                    "Greater", keys, g.node("Sub", queries, g.constant(self.cut.window))
-                )
-                causal = g.node(
-                    "And",
-                    causal,
-                    g.node("Or", recent, g.node("Less", keys, g.constant(self.cut.sinks))),
-                )
-            biases = {}
-            for window in windows:
-                seen = causal
-                if window:  # a window of n holds the position itself and the n - 1 before it
-                    near = g.node("Greater", keys, g.node("Sub", queries, g.constant(window)))
-                    seen = g.node("And", causal, near)
-                allowed = g.node("And", seen, real)
-                biases[window] = g.node(
-                    "Where", allowed, g.constant(0, np.float32), g.constant(MASKED, np.float32)
-                )
-        return biases
+        """For each window, what is added to the scores; see `additive_masks`."""
+        return additive_masks(self.graph, ids, mask, windows, self.cut)
 
     def _angles(self, positions: str, table: Rotary, kind: str | None) -> tuple[str, str]:
         """Cosine and sine of the angles, [batch, 1, sequence, head_dim / 2] in the activation type."""
         g = self.graph
         with g.at(f"rotary.{kind}" if kind else "rotary"):
-            frequencies = g.weight(f"{self.family.rotary}.{kind or 'all'}", table.frequencies)
+            frequencies = g.weight(f"{self.architecture.rotary}.{kind or 'all'}", table.frequencies)
             columns = g.node("Unsqueeze", g.cast(positions, INT64, FLOAT), g.constant([1, 3]))
             angle = g.node("Mul", columns, frequencies)
             cosine, sine = g.node("Cos", angle), g.node("Sin", angle)
@@ -180,54 +143,76 @@ class Decoder:
 
     def _embed(self, ids: str) -> str:
         """The embeddings of the tokens, float32 [batch, sequence, hidden]."""
-        g, name = self.graph, f"{self.family.embedding}.weight"
-        with g.at(self.family.embedding):
-            table = g.weight(
-                name, stored(self.weights.dense(self.family.embedding), self.type, name)
-            )
-            hidden = g.cast(g.node("Gather", table, ids), self.type, FLOAT)
-            if self.family.scale_embedding:
-                hidden = g.node("Mul", hidden, g.constant(sqrt(self.shape.hidden_size), np.float32))
-            return hidden
+        g, embedding = self.graph, self.architecture.embedding
+        name = f"{embedding}.weight"
+        with g.at(embedding):
+            table = g.weight(name, stored(self.weights.dense(embedding), self.type, name))
+            return self._scaled_embedding(g.cast(g.node("Gather", table, ids), self.type, FLOAT))
 
-    def _norm(self, value: str, key: str) -> str:
+    def _scaled_embedding(self, hidden: str) -> str:
+        """Embeddings times the factor that the model has for them, if any."""
+        g, scale = self.graph, self.architecture.embedding_scale
+        return hidden if scale == 1 else g.node("Mul", hidden, g.constant(scale, np.float32))
+
+    def _norm(self, value: str, named: NamedNorm) -> str:
         """RMS norm over the last axis of a float32 value; the result is float32."""
-        g = self.graph
+        g, key, norm = self.graph, named.key, named.norm
         with g.at(key.removesuffix(".weight")):
-            weight = self.weights.tensor(key).float() + self.family.norm_offset
+            weight = self.weights.tensor(key).float() + norm.offset
             square = g.reduce("ReduceMean", g.node("Pow", value, g.constant(2, np.float32)))
-            root = g.node(
-                "Sqrt", g.node("Add", square, g.constant(self.config["rms_norm_eps"], np.float32))
-            )
+            root = g.node("Sqrt", g.node("Add", square, g.constant(norm.epsilon, np.float32)))
             return g.node("Mul", g.node("Div", value, root), g.weight(key, weight.numpy()))
 
     def _residual(
-        self, hidden: str, value: str, layer: int, post_norm: str | None, then: str
+        self, hidden: str, value: str, layer: Layer, post_norm: Norm | None, following: NamedNorm
     ) -> tuple[str, str]:
-        """Add a block's output to the residual stream, which stays float32, and norm the sum by the weight `then`."""
-        with self.graph.at(f"{self.family.layers}.{layer}"):
-            value = self.graph.cast(value, self.type, FLOAT)
-            if post_norm:
-                value = self._norm(value, self.family.key(layer, post_norm))
+        """Add the output of a block to the residual stream, which stays float32, and norm the sum.
+
+        Args:
+            hidden: the stream.
+            value: the output.
+            layer: that the block is in.
+            post_norm: the norm behind the block, if there is one.
+            following: the norm of the sum.
+
+        Returns:
+            The new stream, and its normed value.
+        """
+        with self.graph.at(layer.name):
+            value = self._block_output(value, layer, post_norm)
             hidden = self.graph.node("Add", hidden, value)
-        return hidden, self._norm(hidden, then)
+        return hidden, self._norm(hidden, following)
 
-    def _project(self, value: str, layer: int, *modules: str) -> list[str]:
-        return self.linears.apply(
-            value, [f"{self.family.layers}.{layer}.{module}" for module in modules]
-        )
+    def _block_output(self, value: str, layer: Layer, post_norm: Norm | None) -> str:
+        """The output of a block in float32, normed where the layer has a norm behind it."""
+        value = self.graph.cast(value, self.type, FLOAT)
+        if post_norm:
+            value = self._norm(value, NamedNorm(layer.key(post_norm.name), post_norm))
+        return value
 
-    def _heads(self, value: str, heads: int, norm: str | None) -> str:
-        """[batch, sequence, heads * head_dim] as [batch, heads, sequence, head_dim], normed a head where the family does."""
-        g = self.graph
-        value = g.node("Reshape", value, g.constant([0, 0, heads, self.shape.head_dim]))
-        if norm:
-            value = g.cast(self._norm(g.cast(value, self.type, FLOAT), norm), FLOAT, self.type)
-        return g.node("Transpose", value, perm=[0, 2, 1, 3])
+    def _project(self, value: str, layer: Layer, *linears: Linear) -> list[str]:
+        return self.linears.apply(value, [layer.full(linear.name) for linear in linears])
 
-    def _rotate(self, value: str, angles: tuple[str, str]) -> str:
+    def _heads(self, value: str, layer: Layer, heads: int, norm: Norm | None = None) -> str:
+        """[batch, sequence, heads * head_dim] as [batch, heads, sequence, head_dim].
+
+        Each head is normed where the model does that.
+        """
+        g, width = self.graph, layer.attention.sizes.head_dim
+        value = g.node("Reshape", value, g.constant([0, 0, heads, width]))
+        return g.node("Transpose", self._normed_heads(value, layer, norm), perm=[0, 2, 1, 3])
+
+    def _normed_heads(self, value: str, layer: Layer, norm: Norm | None) -> str:
+        """Heads [..., head_dim], normed where the model does that."""
+        if norm is None:
+            return value
+        named = NamedNorm(layer.key(norm.name), norm)
+        value = self._norm(self.graph.cast(value, self.type, FLOAT), named)
+        return self.graph.cast(value, FLOAT, self.type)
+
+    def _rotate(self, value: str, head_dim: int, angles: tuple[str, str]) -> str:
         """Turn the two halves of each head against each other."""
-        g, half = self.graph, self.shape.head_dim // 2
+        g, half = self.graph, head_dim // 2
         cosine, sine = angles
         first, second = g.nodes(
             "Split", value, g.constant([half, half]), outputs=[None, None], axis=-1
@@ -236,39 +221,35 @@ class Decoder:
         right = g.node("Add", g.node("Mul", second, cosine), g.node("Mul", first, sine))
         return g.node("Concat", left, right, axis=-1)
 
-    def _attention(self, value: str, layer: int, mask: str, angles: tuple[str, str]) -> str:
-        """Grouped-query attention over past and present, [batch, sequence, hidden] in the activation type.
+    def _attention(self, value: str, layer: Layer, mask: str, angles: tuple[str, str]) -> str:
+        """Grouped-query attention over past and present, [batch, sequence, hidden].
 
-        The query heads of a group are laid one below the other, so that each key/value head is read where it is
-        and never repeated in memory.
+        In the activation type. The query heads of a group are laid one below the other, so that each
+        key/value head is read where it is and never repeated in memory.
         """
-        g, f, s = self.graph, self.family, self.shape
-        q, k, v = self._project(g.cast(value, FLOAT, self.type), layer, f.q, f.k, f.v)
-        with g.at(f"{f.layers}.{layer}.{f.attention}"):
-            norms = [f.key(layer, name) if name else None for name in (f.q_norm, f.k_norm)]
-            query = self._rotate(self._heads(q, s.num_attention_heads, norms[0]), angles)
-            key = self._rotate(self._heads(k, s.num_key_value_heads, norms[1]), angles)
-            key = self._cached(key, layer, "key")
-            values = self._cached(self._heads(v, s.num_key_value_heads, None), layer, "value")
-            query = g.node(
-                "Mul", query, g.constant(f.query_scale(self.config), _numpy_type(self.type))
-            )
-            query = g.node("Reshape", query, g.constant([0, s.num_key_value_heads, -1, s.head_dim]))
+        g, attention = self.graph, layer.attention
+        heads, kv_heads = attention.sizes.heads, attention.sizes.kv_heads
+        width = attention.sizes.head_dim
+        value = g.cast(value, FLOAT, self.type)
+        q, k, v = self._project(value, layer, attention.q, attention.k, attention.v)
+        with g.at(layer.full(attention.name)):
+            query = self._rotate(self._heads(q, layer, heads, attention.q_norm), width, angles)
+            key = self._rotate(self._heads(k, layer, kv_heads, attention.k_norm), width, angles)
+            key = self._cached(key, layer.index, "key")
+            values = self._cached(self._heads(v, layer, kv_heads), layer.index, "value")
+            scale = g.constant(attention.query_scale, _numpy_type(self.type))
+            query = g.node("Mul", query, scale)
+            query = g.node("Reshape", query, g.constant([0, kv_heads, -1, width]))
             scores = g.node("MatMul", query, g.node("Transpose", key, perm=[0, 1, 3, 2]))
-            scores = g.node("Reshape", scores, g.constant([0, s.num_attention_heads, -1, 0]))
+            scores = g.node("Reshape", scores, g.constant([0, heads, -1, 0]))
             scores = g.node("Add", g.cast(scores, self.type, FLOAT), mask)
             shares = g.cast(g.node("Softmax", scores, axis=-1), FLOAT, self.type)
-            shares = g.node("Reshape", shares, g.constant([0, s.num_key_value_heads, -1, 0]))
-            mixed = g.node(
-                "Reshape",
-                g.node("MatMul", shares, values),
-                g.constant([0, s.num_attention_heads, -1, s.head_dim]),
-            )
+            shares = g.node("Reshape", shares, g.constant([0, kv_heads, -1, 0]))
+            mixed = g.node("MatMul", shares, values)
+            mixed = g.node("Reshape", mixed, g.constant([0, heads, -1, width]))
             merged = g.node("Transpose", mixed, perm=[0, 2, 1, 3])
-            merged = g.node(
-                "Reshape", merged, g.constant([0, 0, s.num_attention_heads * s.head_dim])
-            )
-        return self._project(merged, layer, f.o)[0]
+            merged = g.node("Reshape", merged, g.constant([0, 0, heads * width]))
+        return self._project(merged, layer, attention.o)[0]
 
     def _cached(self, value: str, layer: int, part: str) -> str:
         """Past and present together, as attention sees them; what the window leaves of them goes out."""
@@ -300,23 +281,21 @@ class Decoder:
             self._bounds = begin, end
         return self._bounds
 
-    def _mlp(self, value: str, layer: int) -> str:
+    def _ffn(self, value: str, layer: Layer) -> str:
         """The gated FFN, in the activation type."""
-        f = self.family
-        gate, up = self._project(self.graph.cast(value, FLOAT, self.type), layer, f.gate, f.up)
-        with self.graph.at(f"{f.layers}.{layer}.{f.mlp}"):
-            product = self.graph.node("Mul", self._activation(gate), up)
-        return self._project(product, layer, f.down)[0]
+        ffn = layer.dense_ffn
+        assert ffn, "`expressible` lets no experts through"
+        value = self.graph.cast(value, FLOAT, self.type)
+        gate, up = self._project(value, layer, ffn.gate, ffn.up)
+        with self.graph.at(layer.full(ffn.name)):
+            product = self.graph.node("Mul", self._activation(gate, ffn), up)
+        return self._project(product, layer, ffn.down)[0]
 
-    def _activation(self, value: str) -> str:
-        g, name = self.graph, self.family.activation(self.config)
-        if name == "silu":
+    def _activation(self, value: str, ffn: GatedFFN) -> str:
+        g = self.graph
+        if ffn.activation == "silu":
             return g.node("Mul", value, g.node("Sigmoid", value))
-        if name != "gelu_tanh":
-            raise Refused(
-                f"config.json: activation `{name}` is not supported",
-                "models use silu or the tanh form of gelu",
-            )
+        assert ffn.activation == "gelu_tanh", "`expressible` lets no other activation through"
 
         def number(x: float) -> str:
             return g.constant(x, _numpy_type(self.type))
@@ -330,15 +309,15 @@ class Decoder:
 
     def _head(self, hidden: str) -> None:
         """Logits in float32 from the normed hidden state; a tied head reads the embedding, which is stored once."""
-        g, f, s = self.graph, self.family, self.shape
+        g, model = self.graph, self.architecture
+        own = f"{model.head}.weight" in self.weights or self.weights.is_packed(model.head)
         value = g.cast(hidden, FLOAT, self.type)
-        with g.at(f.head):
-            if s.tied or not (f"{f.head}.weight" in self.weights or self.weights.is_packed(f.head)):
-                result = g.node(
-                    "MatMul", value, g.node("Transpose", f"{f.embedding}.weight", perm=[1, 0])
-                )
+        with g.at(model.head):
+            if model.tied or not own:
+                table = g.node("Transpose", f"{model.embedding}.weight", perm=[1, 0])
+                result = g.node("MatMul", value, table)
             else:
-                result = self.linears.dense(value, f.head)
+                result = self.linears.dense(value, model.head)
             g.node("Cast", result, to=FLOAT, output="logits")
 
 

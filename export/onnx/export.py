@@ -19,7 +19,7 @@ from ...checkpoints.files import (
     config_for_everyone,
     content_hash,
     copy_tokenizer,
-    read_family,
+    read_architecture,
     read_provenance,
     write_json,
 )
@@ -27,7 +27,7 @@ from ...checkpoints.layouts import layout_of
 from ...checkpoints.loading import load_settings
 from ...console import console
 from ...errors import Refused, UsageError
-from ...models import Shape
+from ...models import Architecture, architecture, require_expressible
 from . import parity
 from .cut import Cut
 from .genai import write_genai_config
@@ -35,14 +35,13 @@ from .graph import MODEL, write_graph
 from .on_cpu import write_for_cpu
 from .opset import opset_of
 from .precision import Precision, precision_of
+from .rotary import rotary_tables
 from .weights import Weights
 
 __all__ = ["ExportResult", "export_onnx"]
 
 PRECISION_OF = {"compressed-tensors": "int8-dynamic", "modelopt": "int8"}
 """What becomes of a checkpoint whose activations are in 8 bits: a scale a token, or one that is fixed."""
-# Arithmetic that some relatives of the supported families switch on and that the graph does not have.
-UNSUPPORTED = ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention")
 
 
 @dataclass(frozen=True)
@@ -94,22 +93,24 @@ def export_onnx(
     """
     started = time.perf_counter()
     kind, cut, fused = precision_of(precision), cut or Cut(), format == "ort"
-    family, config = read_family(checkpoint)
-    _check_source(checkpoint, config, kind)
+    source = read_architecture(checkpoint)
+    _check_source(checkpoint, source.config, kind)
     settings = load_settings(checkpoint)
-    shape = family.shape(settings.to_dict())
+    model = architecture(settings.to_dict(), f"{checkpoint}/config.json")
+    require_expressible(model, "ort" if fused else "onnx", str(checkpoint))
+    rotary, weights = rotary_tables(settings, model), Weights(checkpoint, source.config)
     with atomic_directory(out) as folder:
-        info = write_graph(folder, Weights(checkpoint, config), family, settings, kind, cut, fused)
+        info = write_graph(folder, weights, model, rotary, kind, cut, fused)
         written = time.perf_counter() - started
         if kind.activations == onnx.TensorProto.BFLOAT16:
             write_for_cpu(folder)
         if not fused:  # the checker knows no operators but the standard ones; ONNX Runtime looks at its own when it loads them
             onnx.checker.check_model(str(folder / MODEL), full_check=True)
-        kept = {key: value for key, value in config.items() if key != "quantization_config"}
+        kept = {key: value for key, value in source.config.items() if key != "quantization_config"}
         write_json(folder / "config.json", config_for_everyone(kept))
         copy_tokenizer(checkpoint, folder)
         if format in ("onnx", "ort"):
-            write_genai_config(folder, config, shape, cut, in_place=fused)
+            write_genai_config(folder, source, cut, in_place=fused)
         provenance = {
             "edgewright": __version__,
             "kind": "artifact",
@@ -120,7 +121,7 @@ def export_onnx(
             "inputs": info.inputs,
             "outputs": info.outputs,
             "low_bit_linears": info.low_bit_linears,
-            "shape": asdict(shape),
+            "shape": model.summary(),
             "cut": asdict(cut),
         }
         if kind.linear == "dense" and (sparsity := read_provenance(checkpoint).get("sparsity")):
@@ -130,7 +131,7 @@ def export_onnx(
         console.print(
             f"{precision}: graph written in {written:.1f} s, comparing with torch", highlight=False
         )
-        figures = parity.check(folder, checkpoint, rows or _random_rows(shape, settings))
+        figures = parity.check(folder, checkpoint, rows or _random_rows(model))
         write_json(
             folder / PROVENANCE,
             provenance | {"parity": figures} | ({"checked": checked} if checked else {}),
@@ -146,7 +147,7 @@ def export_onnx(
     )
 
 
-def _check_source(checkpoint: Path, config: dict[str, Any], precision: Precision) -> None:
+def _check_source(checkpoint: Path, config: Mapping[str, Any], precision: Precision) -> None:
     """Refuse up front what could only fail later."""
     layout = layout_of(config, str(checkpoint))
     method = layout.method if layout else None
@@ -178,19 +179,13 @@ def _check_source(checkpoint: Path, config: dict[str, Any], precision: Precision
             f"{checkpoint}: a {method} checkpoint with activations in 8 bits cannot be exported as {precision.name}",
             "a checkpoint of --method int8 goes to --precision int8-dynamic, one of --method smoothquant to --precision int8",
         )
-    for key in UNSUPPORTED:
-        if config.get(key):
-            raise Refused(
-                f"{checkpoint}: `{key}` is {config[key]}, which the ONNX graph has no counterpart for",
-                "export another model",
-            )
 
 
-def _random_rows(shape: Shape, settings: Any) -> list[list[int]]:
+def _random_rows(model: Architecture) -> list[list[int]]:
     """Three rows of unequal length, the same for every model of that vocabulary."""
     generator = np.random.default_rng(0)
-    longest = max(2, int(getattr(settings, "max_position_embeddings", 64)) - 16)
+    longest = max(2, (model.max_positions or 64) - 16)
     return [
-        generator.integers(0, shape.vocab_size, min(length, longest)).tolist()
+        generator.integers(0, model.vocab_size, min(length, longest)).tolist()
         for length in (48, 31, 16)
     ]

@@ -6,13 +6,11 @@ not at all, so that a windowed artifact, and a model without an end token, get n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ...checkpoints.config import end_tokens
 from ...checkpoints.files import write_json
-from ...models import Shape
+from ...models import Architecture
 from .cut import Cut
 from .runtime import ACCURACY_LEVEL, FP32_ACTIVATIONS
 
@@ -23,22 +21,20 @@ MAX_LENGTH = 2048
 """Tokens of prompt and answer unless the caller says otherwise: memory for so many is taken, and written, before the first one."""
 
 
-def write_genai_config(
-    folder: Path, config: Mapping[str, Any], shape: Shape, cut: Cut, in_place: bool
-) -> None:
+def write_genai_config(folder: Path, architecture: Architecture, cut: Cut, in_place: bool) -> None:
     """Write `genai_config.json` into an artifact that onnxruntime-genai can run; do nothing for another.
 
     Args:
         folder: the artifact, with config.json and what the checkpoint has of tokenizer and generation_config.json.
-        config: the model's config.json.
-        shape: its sizes.
+        architecture: of the model.
         cut: what the graph leaves out.
         in_place: whether past and present may be the same memory.
     """
     ends = end_tokens(folder)
     if cut.window or not ends:
         return
-    context = int(config.get("max_position_embeddings") or MAX_LENGTH)
+    sizes, config = architecture.attention_sizes, architecture.config
+    context = architecture.max_positions or MAX_LENGTH
     pad, begin = config.get("pad_token_id"), config.get("bos_token_id")
     decoder = {
         # What `OnnxDecoder` asks of ONNX Runtime too: INT4 products take their inputs as they are.
@@ -48,11 +44,11 @@ def write_genai_config(
             "provider_options": [],
         },
         "filename": "model.onnx",
-        "head_size": shape.head_dim,
-        "hidden_size": shape.hidden_size,
-        "num_attention_heads": shape.num_attention_heads,
-        "num_hidden_layers": shape.num_hidden_layers,
-        "num_key_value_heads": shape.num_key_value_heads,
+        "head_size": sizes.head_dim,
+        "hidden_size": architecture.hidden_size,
+        "num_attention_heads": sizes.heads,
+        "num_hidden_layers": len(architecture.layers),
+        "num_key_value_heads": sizes.kv_heads,
         "inputs": {
             "input_ids": "input_ids",
             "attention_mask": "attention_mask",
@@ -67,8 +63,8 @@ def write_genai_config(
         },
     }
     model = {
-        "type": config["model_type"],
-        "vocab_size": shape.vocab_size,
+        "type": architecture.model_type,
+        "vocab_size": architecture.vocab_size,
         "context_length": context,
         "eos_token_id": ends,
         "pad_token_id": ends[0] if pad is None else pad,

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from ... import __version__
-from ...models import Family
+from ...models import Architecture
 from .builder import GraphBuilder
 from .cut import Cut
 from .decoder import Decoder
 from .fused import Fused
 from .opset import opset_of
 from .precision import Precision
+from .rotary import Rotary
 from .weights import Weights
 
 __all__ = ["DATA", "MODEL", "GraphInfo", "write_graph"]
@@ -41,8 +42,8 @@ class GraphInfo:
 def write_graph(
     folder: Path,
     weights: Weights,
-    family: Family,
-    settings: Any,
+    architecture: Architecture,
+    rotary: Mapping[str | None, Rotary],
     precision: Precision,
     cut: Cut | None = None,
     fused: bool = False,
@@ -52,23 +53,22 @@ def write_graph(
     Args:
         folder: an existing directory.
         weights: the checkpoint's tensors.
-        family: the family of the model.
-        settings: its transformers config, which fills in what a config.json leaves out.
+        architecture: of the model; `expressible` as a graph.
+        rotary: how positions turn into angles, by the layer type that attention asks for.
         precision: how weights and activations are stored.
         cut: what the graph leaves out; nothing by default.
         fused: in ONNX Runtime's own operators instead of standard ones.
 
     Raises:
-        Refused: something in the model has no counterpart in the graph.
+        Refused: a windowed cache that is too short, or weights that the operators cannot read.
         UsageError: a tensor is missing or damaged.
     """
     with (folder / DATA).open("wb") as data:
         graph = GraphBuilder(data, DATA, opset_of(precision.name))
-        decoder = (Fused if fused else Decoder)(
-            graph, weights, family, settings, precision, cut or Cut()
-        )
+        writer = Fused if fused else Decoder
+        decoder = writer(graph, weights, architecture, rotary, precision, cut or Cut())
         decoder.write()
-        model = graph.model(family.model_types[0], __version__)
+        model = graph.model(architecture.model_type, __version__)
     onnx.save(model, str(folder / MODEL))
     inputs, outputs = (
         [value.name for value in values] for values in (model.graph.input, model.graph.output)

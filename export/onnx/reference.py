@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...checkpoints.files import read_family
+from ...checkpoints.files import read_architecture
 from ...checkpoints.layouts import PackedLinear, rounds_inputs
 from ...checkpoints.streaming import ROWS, skeleton
 from ...errors import UsageError
-from ...models import Family
+from ...models import Architecture, decoder_layers
 from .weights import Weights
 
 __all__ = ["padded", "reference_logits"]
@@ -45,13 +45,13 @@ def reference_logits(
     Raises:
         UsageError: the weights are damaged, or not those of config.json.
     """
-    family, config = read_family(checkpoint)
-    weights, model = Weights(checkpoint, config), skeleton(checkpoint)
+    architecture = read_architecture(checkpoint)
+    weights, model = Weights(checkpoint, architecture.config), skeleton(checkpoint)
     _check_names(checkpoint, weights, model)
     tokens, mask = padded(rows)
-    hidden = _hidden(model, family, weights, torch.from_numpy(tokens), torch.from_numpy(mask))
-    own = not family.shape(config).tied and f"{family.head}.weight" in weights.state_names()
-    head = _Table(weights, family.head if own else family.embedding)
+    hidden = _hidden(model, architecture, weights, torch.from_numpy(tokens), torch.from_numpy(mask))
+    own = not architecture.tied and f"{architecture.head}.weight" in weights.state_names()
+    head = _Table(weights, architecture.head if own else architecture.embedding)
     for row, states in zip(rows, hidden, strict=True):
         yield torch.cat([states[-len(row) :] @ part.t() for part in head.parts()], 1).numpy()
 
@@ -98,19 +98,21 @@ class _Table:
             yield self.rows(torch.arange(begin, min(begin + ROWS, size)))
 
 
-def _hidden(model: Any, family: Family, weights: Weights, tokens: Tensor, mask: Tensor) -> Tensor:
-    """What enters the head, float32 [rows, seq, width]; the layers have their weights while they run, and no longer."""
+def _hidden(
+    model: Any, architecture: Architecture, weights: Weights, tokens: Tensor, mask: Tensor
+) -> Tensor:
+    """What enters the head, float32 [rows, seq, width]; layers have their weights while they run."""
     used, places = tokens.unique(return_inverse=True)
-    embedding = model.get_submodule(family.embedding)
+    embedding = model.get_submodule(architecture.embedding)
     embedding.padding_idx = None  # it names a row of the whole table
     embedding.weight = nn.Parameter(
-        _Table(weights, family.embedding).rows(used), requires_grad=False
+        _Table(weights, architecture.embedding).rows(used), requires_grad=False
     )
-    model.get_submodule(family.head).forward = lambda states: states
-    modules = {family.final_norm: model.get_submodule(family.final_norm)}
-    modules |= {
-        f"{family.layers}.{number}": layer for number, layer in enumerate(family.layer_list(model))
-    }
+    model.get_submodule(architecture.head).forward = lambda states: states
+    final_norm = architecture.final_norm.name
+    modules = {final_norm: model.get_submodule(final_norm)}
+    names = [layer.name for layer in architecture.layers]
+    modules |= dict(zip(names, decoder_layers(model, architecture), strict=True))
     for name, module in modules.items():
         _lend(module, name, weights)
     positions = (mask.cumsum(1) - 1).clamp_min(0)

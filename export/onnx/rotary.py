@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from ...errors import Refused
-from ...models import Family
+from ...models import Architecture
 
 __all__ = ["Rotary", "rotary_tables"]
-
-# Their frequencies depend on the length of the sequence being run, which a static graph cannot follow.
-LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
 @dataclass(frozen=True)
@@ -32,45 +28,32 @@ class Rotary:
     scaling: float
 
 
-def rotary_tables(
-    settings: Any, family: Family, kinds: Iterable[str | None], head_dim: int
-) -> dict[str | None, Rotary]:
-    """The rotary tables of the layer types `kinds` (None: all layers share one).
+def rotary_tables(settings: Any, architecture: Architecture) -> dict[str | None, Rotary]:
+    """The rotary tables of a model, by the layer type that attention asks for (None: all share one).
 
     Args:
         settings: the transformers config of the model.
-        family: its family.
-        kinds: layer types to ask for.
-        head_dim: width of a head.
+        architecture: of the model; `expressible` as a graph.
 
     Raises:
-        Refused: the rotary type follows the sequence length, or turns only part of a head.
+        Refused: transformers turns another part of a head than config.json says.
     """
     from transformers import AutoModelForCausalLM  # late: slow to import
 
-    for kind in kinds:
-        _check_type(getattr(settings, "rope_parameters", None) or {}, kind)
     with torch.device("meta"):  # finds the class of the rotary module without allocating a weight
-        module = AutoModelForCausalLM.from_config(settings).get_submodule(family.rotary)
+        module = AutoModelForCausalLM.from_config(settings).get_submodule(architecture.rotary)
     rotary = type(module)(settings)
-    tables = {}
-    for kind in kinds:
+    tables: dict[str | None, Rotary] = {}
+    for layer in architecture.layers:
+        kind, turned = layer.attention.rope_layer_type, layer.attention.rotary_dim
+        if kind in tables:
+            continue
         prefix = f"{kind}_" if kind else ""
         frequencies = getattr(rotary, f"{prefix}inv_freq").float().numpy()
-        if 2 * frequencies.size != head_dim:
+        if 2 * frequencies.size != turned:
             raise Refused(
-                f"config.json: rotary positions turn {2 * frequencies.size} of {head_dim} channels",
+                f"config.json: rotary positions turn {2 * frequencies.size} channels, not {turned}",
                 "partial rotary is not supported",
             )
         tables[kind] = Rotary(frequencies, float(getattr(rotary, f"{prefix}attention_scaling")))
     return tables
-
-
-def _check_type(parameters: Mapping[str, Any], kind: str | None) -> None:
-    block = parameters.get(kind, parameters) if kind else parameters
-    name = (block or {}).get("rope_type", "default")
-    if name in LENGTH_DEPENDENT:
-        raise Refused(
-            f"config.json: rope_type `{name}` changes its frequencies with the sequence length, which no static graph can do",
-            "use a model with default, linear, llama3 or yarn positions",
-        )

@@ -12,16 +12,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from ...checkpoints.config import end_tokens
+from ...checkpoints.config import end_tokens, read_architecture
 from ...checkpoints.files import atomic_directory, scratch_directory
 from ...errors import UsageError
+from ...models import Architecture
 from ..onnx.export import ExportResult, export_onnx
 
 __all__ = ["export_triton"]
@@ -107,8 +108,9 @@ def _lay_out(artifact: Path, folder: Path, name: str) -> None:
     shutil.copyfile(MODEL_PY, generate / "1" / "model.py")
     for file in sorted(artifact.iterdir()):
         file.rename((one_pass / "1" if file.name.startswith("model.onnx") else folder) / file.name)
-    config = json.loads((folder / "config.json").read_text())
-    decoder = json.dumps(_decoder(graph, config, end_tokens(folder), one_pass.name))
+    decoder = json.dumps(
+        _decoder(graph, read_architecture(folder), end_tokens(folder), one_pass.name)
+    )
     fields = {
         "name": _quoted(name),
         "batch": MAX_BATCH,
@@ -124,7 +126,7 @@ def _lay_out(artifact: Path, folder: Path, name: str) -> None:
 
 
 def _decoder(
-    graph: onnx.GraphProto, config: Mapping[str, Any], eos_ids: list[int], name: str
+    graph: onnx.GraphProto, model: Architecture, eos_ids: list[int], name: str
 ) -> dict[str, Any]:
     """What `triton_model.py` has to know of the graph."""
     caches = [value for value in graph.input if value.name.startswith("past_key_values.")]
@@ -132,8 +134,8 @@ def _decoder(
     return {
         "graph": name,
         "eos_ids": eos_ids,
-        "context": int(config.get("max_position_embeddings") or CONTEXT),
-        "vocab_size": int(config["vocab_size"]),
+        "context": model.max_positions or CONTEXT,
+        "vocab_size": model.vocab_size,
         "layers": len(caches) // 2,
         "kv_heads": kv_heads,
         "head_dim": head_dim,

@@ -25,7 +25,7 @@ from prometheus_client import (
 )
 from starlette.exceptions import HTTPException
 
-from ...checkpoints.config import end_tokens, read_config
+from ...checkpoints.config import end_tokens, read_architecture
 from ...checkpoints.loading import load_tokenizer
 from ...errors import UsageError
 from ...export.onnx.runtime import OnnxDecoder
@@ -105,10 +105,10 @@ class Service:
         max_waiting: int = 256,
         context: int | None = None,
     ) -> None:
-        config = read_config(artifact)
+        model = read_architecture(artifact)
         self.name = artifact.resolve().name
-        self.vocab = int(config["vocab_size"])
-        self.context = context or int(config.get("max_position_embeddings") or 2048)
+        self.vocab = model.vocab_size
+        self.context = context or model.max_positions or 2048
         self.eos = frozenset(end_tokens(artifact))
         self.tokenizer: Any = load_tokenizer(artifact)
         self.batcher = Batcher(OnnxDecoder(artifact, threads), max_batch, max_waiting)
