@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
+
+from edgewright.models import Architecture, architecture
 
 JETSONS = [
     "jetson-agx-orin-32gb",
@@ -16,7 +17,7 @@ JETSONS = [
 NANO, NX, AGX = "jetson-orin-nano-8gb", "jetson-orin-nx-16gb", "jetson-agx-orin-64gb"
 
 
-def model(kind: str, *sizes: int, tied: bool = True, **more: Any) -> dict[str, Any]:
+def model(kind: str, *sizes: int, tied: bool = True, **more: Any) -> Architecture:
     names = (
         "hidden_size",
         "num_hidden_layers",
@@ -26,12 +27,14 @@ def model(kind: str, *sizes: int, tied: bool = True, **more: Any) -> dict[str, A
         "intermediate_size",
         "vocab_size",
     )
-    return {
-        "model_type": kind,
-        **dict(zip(names, sizes, strict=True)),
-        "tie_word_embeddings": tied,
-        **more,
-    }
+    return architecture(
+        {
+            "model_type": kind,
+            **dict(zip(names, sizes, strict=True)),
+            "tie_word_embeddings": tied,
+            **more,
+        }
+    )
 
 
 QWEN25_3B = model("qwen2", 2048, 36, 16, 2, 128, 11008, 151936)
@@ -46,5 +49,5 @@ SMALL = model("llama", 512, 4, 8, 2, 64, 1536, 32000)
 GEMMA = model("gemma3_text", 640, 18, 4, 1, 256, 2048, 262144, sliding_window=512)
 
 
-def changed(config: Mapping[str, Any], **sizes: Any) -> dict[str, Any]:
-    return {**config, **sizes}
+def changed(model: Architecture, **sizes: Any) -> Architecture:
+    return model.with_config(**sizes)

@@ -23,7 +23,7 @@ from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.errors import UsageError
-from edgewright.models import FAMILIES, family_of
+from edgewright.models import architecture
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import Recipe, load_recipe
 from edgewright.steps.context import CalibrationData, StepContext
@@ -128,15 +128,17 @@ def test_learning_from_labels_can_follow_a_teacher(
 # Adapters
 
 
-def test_targets() -> None:
-    family = FAMILIES["llama"]
-    assert lora_targets(family, LoraOptions()) == (family.q, family.v)
-    assert lora_targets(family, LoraOptions(targets=("down_proj", "k_proj", "down_proj"))) == (
-        family.down,
-        family.k,
+def test_targets(make_model: MakeModel) -> None:
+    model = architecture(read_config(make_model("llama")))
+    attention, ffn = model.layers[0].attention, model.layers[0].dense_ffn
+    assert ffn
+    assert lora_targets(model, LoraOptions()) == (attention.q.name, attention.v.name)
+    assert lora_targets(model, LoraOptions(targets=("down_proj", "k_proj", "down_proj"))) == (
+        ffn.down.name,
+        attention.k.name,
     )
     with pytest.raises(UsageError, match="lora targets qkv: no matrix") as caught:
-        lora_targets(family, LoraOptions(targets=("q_proj", "qkv")))
+        lora_targets(model, LoraOptions(targets=("q_proj", "qkv")))
     assert (
         caught.value.hint
         == "choose from q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
@@ -146,7 +148,7 @@ def test_targets() -> None:
 @pytest.mark.parametrize("family", DENSE)
 def test_what_is_merged_is_the_scaled_product(family: str, make_model: MakeModel) -> None:
     folder = make_model(family)
-    student, names = load_model(folder), family_of(read_config(folder))
+    student, names = load_model(folder), architecture(read_config(folder))
     before = {k: v.clone() for k, v in student.state_dict().items()}
     parts: dict[str, Tensor] = {}
     with adapted(

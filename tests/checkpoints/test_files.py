@@ -21,8 +21,8 @@ from edgewright.checkpoints.files import (
     config_for_everyone,
     content_hash,
     copy_tokenizer,
+    read_architecture,
     read_config,
-    read_family,
     read_state,
     resolve,
     stored_dtype,
@@ -264,8 +264,9 @@ def test_parameters_come_from_the_config(
     folder = make_model(
         name, attention_bias=bias, mlp_bias=bias and name == "llama", tie_word_embeddings=tied
     )
-    family, config = read_family(folder)
-    assert family.parameters(config) == sum(t.numel() for t in read_state(folder).values())
+    assert read_architecture(folder).parameters == sum(
+        t.numel() for t in read_state(folder).values()
+    )
 
 
 def test_gemma_is_tied_when_its_config_does_not_say(copy_model: MakeModel) -> None:
@@ -273,9 +274,8 @@ def test_gemma_is_tied_when_its_config_does_not_say(copy_model: MakeModel) -> No
     reconfigure(
         folder, tie_word_embeddings=None
     )  # transformers 4 leaves it out, as it is the family's default
-    family, config = read_family(folder)
-    assert family.shape(config).tied
-    assert family.parameters(config) == load_model(folder).num_parameters()
+    assert read_architecture(folder).tied
+    assert read_architecture(folder).parameters == load_model(folder).num_parameters()
 
 
 # Writing

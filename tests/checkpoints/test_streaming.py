@@ -31,7 +31,7 @@ from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.scaling import Scaler
 from edgewright.compress.quantize.sequential import Run, quantized_layers
 from edgewright.errors import EdgewrightError, UsageError
-from edgewright.models import FAMILIES, family_of
+from edgewright.models import FAMILIES, architecture
 from edgewright.steps.context import StepContext
 
 MakeModel = Callable[..., Path]
@@ -97,15 +97,10 @@ def test_the_same_scores(
     family: str, criterion: Any, copy_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
     folder = sharded(copy_model(family, dtype="bfloat16"))
-    shape, rows = (
-        family_of(read_config(folder)).shape(read_config(folder)),
-        context.calibration.rows(folder, 0),
-    )
-    expected = measure(
-        load_model(folder), family_of(read_config(folder)), shape, rows, criterion, 3
-    )
+    rows, model = context.calibration.rows(folder, 0), architecture(read_config(folder))
+    expected = measure(load_model(folder), model, rows, criterion, 3)
     for budget in (None, 2 * rows[0].shape[1] * 4 * 128, 0):
-        got = measure_layers(Streamed(folder), shape, rows, criterion, 3, Room(budget, tmp_path))
+        got = measure_layers(Streamed(folder), rows, criterion, 3, Room(budget, tmp_path))
         for name in ("heads", "neurons", "layers"):
             assert torch.equal(getattr(got, name), getattr(expected, name))
         assert got.experts.keys() == expected.experts.keys()
@@ -124,8 +119,7 @@ def test_recomputing_activations_changes_no_gradient(
     kept, recomputed = (
         measure(
             load_model(folder),
-            family_of(config),
-            family_of(config).shape(config),
+            architecture(config),
             rows,
             "taylor",
             recompute=recompute,
@@ -163,8 +157,7 @@ def test_recomputing_keeps_one_layer_of_activations(
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
             measure(
                 load_model(folder),
-                family_of(config),
-                family_of(config).shape(config),
+                architecture(config),
                 rows[:1],
                 "taylor",
                 recompute=recompute,
@@ -187,7 +180,7 @@ def test_the_same_integers(
         context.calibration.rows(folder, 0),
         QuantizeOptions(method=method, group_size=64),
     )
-    whole = InMemory(load_model(folder), family_of(read_config(folder)))
+    whole = InMemory(load_model(folder), architecture(read_config(folder)))
     runs = Run(options), Run(options)
     made = [
         list(
@@ -196,7 +189,7 @@ def test_the_same_integers(
                 model,
                 rows,
                 room,
-                Scaler(run, model.family, read_config(folder), torch.bfloat16),
+                Scaler(run, torch.bfloat16),
             )
         )
         for run, model, room in zip(
@@ -228,7 +221,7 @@ def test_the_same_integers_from_one_look(
     runs, made = (Run(options), Run(options)), []
     for run, model, room in zip(
         runs,
-        (InMemory(load_model(folder), family_of(read_config(folder))), Streamed(folder)),
+        (InMemory(load_model(folder), architecture(read_config(folder))), Streamed(folder)),
         (Room(), Room(0, tmp_path)),
         strict=True,
     ):
@@ -239,7 +232,7 @@ def test_the_same_integers_from_one_look(
                     model,
                     rows,
                     room,
-                    Scaler(run, model.family, read_config(folder), torch.bfloat16),
+                    Scaler(run, torch.bfloat16),
                 )
             )
         )
@@ -326,12 +319,11 @@ def test_a_wrong_cut_is_found(
 
 def test_the_proof_follows_free_memory(make_model: MakeModel, monkeypatch: Any) -> None:
     source = Streamed(make_model("llama"))
-    shape = source.family.shape(source.config)
     kept = Kept([list(range(8))] * 3, [list(range(128))] * 3, [0, 1, 2])
     rebuilt = rebuild.Rebuild(
-        source, shape, kept, [torch.ones(2, 8, dtype=torch.int64)], Room(), compensate=False
+        source, kept, [torch.ones(2, 8, dtype=torch.int64)], Room(), compensate=False
     )
-    needed = 4 * source.family.parameters(rebuilt.config)
+    needed = 4 * rebuilt.architecture.parameters
     for free, way in ((2 * needed, "stock"), (2 * needed - 1, "streamed"), (None, "stock")):
         monkeypatch.setattr(rebuild, "free_memory", lambda _device, free=free: free)
         assert rebuild.choose_proof("auto", rebuilt, "cpu") == way
@@ -384,7 +376,8 @@ def test_pruning_by_activation_never_holds_the_model(
 
 
 def test_plan_counts_what_a_criterion_needs(make_model: MakeModel) -> None:
-    config = read_config(make_model("qwen2")) | {
+    config = {
+        **read_config(make_model("qwen2")),
         "hidden_size": 1536,
         "intermediate_size": 8960,
         "num_hidden_layers": 28,
@@ -393,10 +386,11 @@ def test_plan_counts_what_a_criterion_needs(make_model: MakeModel) -> None:
         "vocab_size": 151936,
         "dtype": "bfloat16",
     }
-    parameters = family_of(config).parameters(config)
+    model = architecture(config)
+    parameters = model.parameters
     needed = {
         (criterion, compensate): prune_memory(
-            config, config, criterion, 128 * 512, 512, 1 << 20, compensate=compensate
+            model, model, criterion, 128 * 512, 512, 1 << 20, compensate=compensate
         )
         for criterion in ("taylor", "activation")
         for compensate in (False, True)
@@ -406,5 +400,5 @@ def test_plan_counts_what_a_criterion_needs(make_model: MakeModel) -> None:
     assert needed["activation", True] > needed["activation", False] + 16 * 8960**2
     assert needed["taylor", False] > 4 * parameters
     assert prune_memory(
-        config, config, "activation", 128 * 512, 512, 1 << 30, compensate=False
+        model, model, "activation", 128 * 512, 512, 1 << 30, compensate=False
     ) < needed["activation", False] + (1 << 30)

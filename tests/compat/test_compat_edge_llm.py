@@ -14,7 +14,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from edgewright.checkpoints.config import read_family
+from edgewright.checkpoints.config import read_architecture
 from edgewright.checkpoints.files import tensors_of
 from edgewright.compress.prune.options import PruneOptions
 from edgewright.compress.prune.runner import prune
@@ -89,9 +89,9 @@ def packed_layers(model: onnx.ModelProto) -> dict[tuple[int, int], list[np.ndarr
 
 def same_weights(found: dict[tuple[int, int], list[np.ndarray]], path: Path) -> int:
     """Match each of our dequantized layers with one in the graph; how many there are."""
-    family, config = read_family(path)
-    weights, count = Weights(path, config), 0
-    for module in family.linear_modules(config):
+    model = read_architecture(path)
+    weights, count = Weights(path, model.config), 0
+    for module in model.linears():
         if weights.is_packed(module):
             ours = weights.dense(module).numpy()
             hits = [i for i, theirs in enumerate(found[ours.shape]) if np.array_equal(theirs, ours)]

@@ -33,7 +33,7 @@ from edgewright.compress.prune.runner import PruneOptions
 from edgewright.compress.prune.schedule import spread
 from edgewright.compress.prune.two_four import is_two_four
 from edgewright.errors import Refused, UsageError
-from edgewright.models import family_of
+from edgewright.models import architecture
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import load_recipe
 from edgewright.pipeline.run import run_recipe
@@ -75,15 +75,14 @@ GEMMA_1B = {
 
 def walk(config: dict[str, Any], cuts: list[PruneOptions]) -> list[tuple[int, int, int]]:
     """Heads, neurons and layers after every cut, by the functions that the prune step itself uses."""
-    family = family_of(config)
     sizes = []
     for cut in cuts:
-        shape = family.shape(config)
-        after = sizes_after(cut, family, config)
+        model = architecture(config)
+        after = sizes_after(cut, model)
         heads, neurons = after["heads"], after["ffn"]
-        layers = shape.num_hidden_layers - cut.layers
+        layers = len(model.layers) - cut.layers
         config = {**config, "num_attention_heads": heads, "num_key_value_heads": after["kv_heads"]}
-        config |= {"head_dim": shape.head_dim, "intermediate_size": neurons}
+        config |= {"head_dim": model.attention_sizes.head_dim, "intermediate_size": neurons}
         config["num_hidden_layers"] = layers
         sizes.append((heads, neurons, layers))
     return sizes
@@ -100,7 +99,7 @@ def test_the_last_round_ends_where_one_cut_would(
     config: dict[str, Any], cut: dict[str, Any], rounds: int
 ) -> None:
     once = walk(config, [PruneOptions(**cut)])[-1]
-    cuts = spread(PruneOptions(**cut), family_of(config), config, rounds)
+    cuts = spread(PruneOptions(**cut), architecture(config), rounds)
     sizes = walk(config, cuts)
     assert sizes[-1] == once
     assert 1 <= len(cuts) <= rounds
@@ -112,34 +111,31 @@ def test_the_last_round_ends_where_one_cut_would(
 
 
 def test_shares_are_geometric() -> None:
-    sizes = walk(
-        LLAMA_8B, spread(PruneOptions(ffn=0.75, layers=6), family_of(LLAMA_8B), LLAMA_8B, 4)
-    )
+    sizes = walk(LLAMA_8B, spread(PruneOptions(ffn=0.75, layers=6), architecture(LLAMA_8B), 4))
     assert sizes == [(32, 10112, 30), (32, 7168, 29), (32, 5120, 28), (32, 3584, 26)]
 
 
 def test_sparsity_comes_last_and_alone() -> None:
-    cuts = spread(PruneOptions(ffn=0.5, sparsity="2:4"), family_of(LLAMA_8B), LLAMA_8B, 3)
+    cuts = spread(PruneOptions(ffn=0.5, sparsity="2:4"), architecture(LLAMA_8B), 3)
     assert [cut.sparsity for cut in cuts] == [None, None, "2:4"]
     assert [
-        cut.sparsity
-        for cut in spread(PruneOptions(sparsity="2:4"), family_of(LLAMA_8B), LLAMA_8B, 3)
+        cut.sparsity for cut in spread(PruneOptions(sparsity="2:4"), architecture(LLAMA_8B), 3)
     ] == ["2:4"]
 
 
 def test_what_cannot_be_reached_is_said_at_once() -> None:
     with pytest.raises(UsageError, match="a model of 32 layers can lose 0 to 30"):
-        spread(PruneOptions(layers=31), family_of(LLAMA_8B), LLAMA_8B, 40)
+        spread(PruneOptions(layers=31), architecture(LLAMA_8B), 40)
     one = {**LLAMA_8B, "num_key_value_heads": 1}
     with pytest.raises(Refused, match="the only key/value head"):
-        spread(PruneOptions(kv_heads=0.5), family_of(one), one, 3)
+        spread(PruneOptions(kv_heads=0.5), architecture(one), 3)
     with pytest.raises(UsageError, match="no final size"):
-        spread(PruneOptions(heads_threshold=0.5), family_of(LLAMA_8B), LLAMA_8B, 3)
+        spread(PruneOptions(heads_threshold=0.5), architecture(LLAMA_8B), 3)
 
 
 def test_groups_go_in_rounds_too_and_merging_comes_first() -> None:
     whole = {**LLAMA_8B, "num_key_value_heads": 32}
-    cuts = spread(PruneOptions(merge_kv=8, kv_heads=0.5, heads=0.5), family_of(whole), whole, 2)
+    cuts = spread(PruneOptions(merge_kv=8, kv_heads=0.5, heads=0.5), architecture(whole), 2)
     assert [cut.merge_kv for cut in cuts] == [8, None]
     assert walk(LLAMA_8B, cuts)[-1][0] == 8
 
@@ -433,9 +429,7 @@ def test_the_last_round_is_sparse_when_asked(
     )
     iterate(asked, make_model("llama"), tmp_path / "out", context)
     config, state = read_config(tmp_path / "out"), read_state(tmp_path / "out")
-    family = family_of(config)
-    names = [name for group in family.input_groups for name in group]
-    assert all(is_two_four(state[family.key(i, name)]) for i in range(3) for name in names)
+    assert all(is_two_four(state[f"{name}.weight"]) for name in architecture(config).linears())
     assert read_provenance(tmp_path / "out")["sparsity"] == "2:4"
 
 

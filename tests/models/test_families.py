@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgewright.errors import Refused, UsageError
-from edgewright.models import FAMILIES, Experts, family_of, require_dense
+from edgewright.models import FAMILIES, Architecture, architecture, families
 
 SIZES = {
     "hidden_size": 640,
@@ -67,8 +68,8 @@ CASES = [case for kind in sorted(FAMILIES) for case in left_out(kind)]
 @pytest.mark.parametrize("config", CASES, ids=lambda config: "-".join(map(str, config.values())))
 def test_defaults_are_those_of_transformers(config: dict[str, Any]) -> None:
     true = AutoConfig.for_model(**config)
-    family = family_of(config)
-    shape = family.shape(config)
+    model = architecture(config)
+    sizes = model.summary()
     for name in (
         "hidden_size",
         "num_hidden_layers",
@@ -77,47 +78,48 @@ def test_defaults_are_those_of_transformers(config: dict[str, Any]) -> None:
         "intermediate_size",
         "vocab_size",
     ):
-        assert getattr(shape, name) == getattr(true, name), name
-    assert shape.tied == true.tie_word_embeddings
-    assert shape.head_dim == (
+        assert sizes[name] == getattr(true, name), name
+    assert model.tied == true.tie_word_embeddings
+    assert sizes["head_dim"] == (
         getattr(true, "head_dim", None) or true.hidden_size // true.num_attention_heads
     )
-    assert (
-        family.query_scale(config) == getattr(true, "query_pre_attn_scalar", shape.head_dim) ** -0.5
-    )
+    scale = getattr(true, "query_pre_attn_scalar", sizes["head_dim"]) ** -0.5
+    assert {layer.attention.query_scale for layer in model.layers} == {scale}
+    assert {layer.mixer_norm.epsilon for layer in model.layers} == {true.rms_norm_eps}
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(true)
-    assert family.parameters(config) == model.num_parameters()
-    assert_experts(shape.experts, model, true)
+        stock = AutoModelForCausalLM.from_config(true)
+    assert model.parameters == stock.num_parameters()
+    assert_experts(model, stock, true)
 
     window = getattr(true, "sliding_window", None) or 0
     types = (
         getattr(true, "layer_types", None)
         or ["sliding_attention" if window else "full_attention"] * true.num_hidden_layers
     )
-    assert [kind.window for kind in family.layer_kinds(config)] == [
+    assert [layer.attention.window for layer in model.layers] == [
         window if t == "sliding_attention" else 0 for t in types
     ]
 
 
-def assert_experts(found: Experts | None, model: Any, true: Any) -> None:
-    """What a shape says of experts, against the modules that transformers builds."""
+def assert_experts(model: Architecture, stock: Any, true: Any) -> None:
+    """What an architecture says of experts, against the modules that transformers builds."""
     pools = {
-        i: layer.mlp for i, layer in enumerate(model.model.layers) if hasattr(layer.mlp, "experts")
+        i: layer.mlp for i, layer in enumerate(stock.model.layers) if hasattr(layer.mlp, "experts")
     }
+    assert model.expert_layers == tuple(pools)
+    found = model.experts
     if found is None:
-        assert not pools
         return
-    assert found.layers == tuple(pools)
     for pool in pools.values():
         assert tuple(pool.experts.down_proj.shape) == (found.count, true.hidden_size, found.size)
         assert (pool.gate.top_k, getattr(pool.gate, "norm_topk_prob", True)) == (
             found.per_token,
-            found.renormalised,
+            found.renormalize,
         )
-        assert found.shared == (
-            pool.shared_expert.up_proj.out_features if hasattr(pool, "shared_expert") else 0
+        shared = pool.shared_expert.up_proj if hasattr(pool, "shared_expert") else None
+        assert (found.shared.up.shape if found.shared else None) == (
+            tuple(shared.weight.shape) if shared else None
         )
 
 
@@ -153,17 +155,10 @@ MIXTRAL = {  # of its card: 46.7 billion, 12.9 of them active
 def test_published_mixtures_have_the_parameters_of_their_cards(
     config: dict[str, Any], every: float, active: float
 ) -> None:
-    family = family_of(config)
-    idle = {
-        name: family.linear_counts(config)[name] - used
-        for name, used in family.linear_counts(config, 1).items()
-    }
-    shapes = family.linear_shapes(config)
-    total = family.parameters(config)
-    assert total / 1e9 == pytest.approx(every, abs=0.05)
-    assert (
-        total - sum(idle[name] * n * k for name, (n, k) in shapes.items())
-    ) / 1e9 == pytest.approx(active, abs=0.1)
+    model = architecture(config)
+    assert model.parameters / 1e9 == pytest.approx(every, abs=0.05)
+    assert model.active_parameters() / 1e9 == pytest.approx(active, abs=0.1)
+    assert model.active_parameters() < model.active_parameters(4) < model.parameters
 
 
 def test_both_spellings_of_the_number_of_experts() -> None:
@@ -173,11 +168,12 @@ def test_both_spellings_of_the_number_of_experts() -> None:
         {**{k: v for k, v in A3B.items() if k != "num_experts"}, "num_local_experts": 16},
     )
     for config, count in ((old, 128), (new, 16)):
-        family = family_of(config)
-        small = family.resized(config, heads=32, kv_heads=4, ffn=6144, layers=range(48))
+        model = architecture(config)
+        cut = {"heads": 32, "kv_heads": 4, "ffn": 6144, "layers": range(48)}
+        small = model.resized(**cut).config
         assert (small["num_experts"], small["num_local_experts"]) == (count, count)
         assert AutoConfig.for_model(**small).num_experts == count
-        fewer = family.with_experts(small, 8)
+        fewer = model.resized(**cut, experts=8).config
         assert (fewer["num_experts"], fewer["num_local_experts"]) == (8, 8)
 
 
@@ -190,12 +186,33 @@ def test_both_spellings_of_the_number_of_experts() -> None:
 )
 def test_impossible_mixtures_are_named(change: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        family_of(A3B | change)
+        architecture(A3B | change)
 
 
-def test_what_is_for_dense_models_only_says_so() -> None:
-    require_dense({**A3B, "model_type": "qwen3"}, "quantized")
-    require_dense({**A3B, "mlp_only_layers": list(range(48))}, "quantized")
-    with pytest.raises(Refused, match=r"mixture of experts .* cannot be quantized yet") as caught:
-        require_dense(A3B, "quantized")
-    assert "--experts" in caught.value.hint
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_attention_heads": None}, "missing or not a number"),
+        ({"hidden_size": "wide"}, "missing or not a number"),
+        ({"vocab_size": 0, "head_dim": -1}, "head_dim, vocab_size must be at least 1"),
+        ({"num_key_value_heads": 5}, "32 query heads do not divide into 5 key/value heads"),
+    ],
+)
+def test_impossible_sizes_are_named(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        architecture({"model_type": "llama", **SIZES, **change}, "here/config.json")
+
+
+def test_unknown_architectures_are_refused() -> None:
+    with pytest.raises(UsageError, match="no `model_type`"):
+        architecture(SIZES)
+    with pytest.raises(Refused, match="`mamba` is not supported$") as caught:
+        architecture({"model_type": "mamba", **SIZES})
+    assert "gemma3_text, llama, mistral" in caught.value.hint
+    with pytest.raises(Refused, match="`auto_map`"):
+        architecture({"model_type": "mamba", "auto_map": {"AutoModel": "x.Y"}, **SIZES})
+
+
+def test_a_family_is_one_file() -> None:
+    files = {file.stem for file in Path(families.__file__).parent.glob("*.py")} - {"__init__"}
+    assert files == set(FAMILIES)

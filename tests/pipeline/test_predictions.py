@@ -11,7 +11,6 @@ from known_models import AGX, NANO, NX, QWEN3, QWEN25_3B, SMALL
 from edgewright.errors import UsageError
 from edgewright.targets import (
     engines,
-    kv_size,
     load_target,
     longest_context,
     predict,
@@ -125,7 +124,7 @@ def test_energy_is_given_where_a_label_is() -> None:
 def test_a_cpu_graph_keeps_embedding_and_cache_in_float32() -> None:
     p = predict(load_target("cpu"), QWEN25_3B, precision="int4")
     assert p.weight_bytes == size_of(QWEN25_3B, "int4", float_bytes=4)
-    assert p.kv_bytes == kv_size(QWEN25_3B, 2048, element_bytes=4)
+    assert p.kv_bytes == QWEN25_3B.state_bytes(2048, element_bytes=4)
     assert p.engine == "onnxruntime"
 
 
@@ -189,7 +188,9 @@ def test_the_longest_context_is_the_last_that_fits() -> None:
     assert predict(target, QWEN25_3B, precision="int4", context=longest, prompt=1).fits
     assert not predict(target, QWEN25_3B, precision="int4", context=longest + 64, prompt=1).fits
     assert (
-        longest_context(target, {**QWEN25_3B, "max_position_embeddings": 4096}, precision="int4")
+        longest_context(
+            target, QWEN25_3B.with_config(max_position_embeddings=4096), precision="int4"
+        )
         == 4096
     )
     assert longest_context(target, QWEN3["8B"], precision="fp16") == 0

@@ -13,7 +13,7 @@ import pytest
 from known_models import AGX, NANO, NX
 
 from edgewright.errors import UsageError
-from edgewright.models import family_of
+from edgewright.models import architecture
 from edgewright.targets.roofline import load_fit
 
 published = pytest.importorskip(
@@ -205,7 +205,7 @@ def test_known_names_have_their_shape(
 def test_an_inferred_shape_has_the_parameters_it_was_asked_for(params: float) -> None:
     config, size, found = shapes.shape_of("nobody-knows-this", str(params))
     assert (size, found) == (params, "inferred")
-    assert family_of(config).parameters(config) == pytest.approx(params * 1e9, rel=0.06)
+    assert architecture(config).parameters == pytest.approx(params * 1e9, rel=0.06)
 
 
 def test_experts_count_by_the_mean_of_all_and_active() -> None:

@@ -14,7 +14,6 @@ from edgewright.targets import (
     Target,
     Violation,
     check,
-    kv_size,
     list_targets,
     load_target,
     predict,
@@ -180,11 +179,11 @@ def test_an_untied_head_counts_twice_on_disk_and_once_in_traffic() -> None:
 
 
 def test_kv_cache_counts_windows_once_they_are_full() -> None:
-    assert kv_size(QWEN25_3B, 2048) == 2 * 36 * 2 * 128 * 2048 * 2
-    assert kv_size(QWEN25_3B, 2048, 4) == 4 * kv_size(QWEN25_3B, 2048)
+    assert QWEN25_3B.state_bytes(2048) == 2 * 36 * 2 * 128 * 2048 * 2
+    assert QWEN25_3B.state_bytes(2048, 4) == 4 * QWEN25_3B.state_bytes(2048)
     full, local = 3, 15  # every sixth of 18 layers sees everything
-    assert kv_size(GEMMA, 4096) == 2 * 256 * 2 * (full * 4096 + local * 512)
-    assert kv_size(GEMMA, 256) == 2 * 256 * 2 * 18 * 256
+    assert GEMMA.state_bytes(4096) == 2 * 256 * 2 * (full * 4096 + local * 512)
+    assert GEMMA.state_bytes(256) == 2 * 256 * 2 * 18 * 256
 
 
 def test_unknown_precisions_and_families_are_user_errors() -> None:

@@ -21,9 +21,8 @@ from edgewright.benchmarks.kv_cache.rounded_cache import (
 )
 from edgewright.benchmarks.kv_cache.study import KvOptions, kv_study
 from edgewright.benchmarks.tasks.backends import TorchBackend
-from edgewright.checkpoints.files import read_family
+from edgewright.checkpoints.files import read_architecture
 from edgewright.errors import UsageError
-from edgewright.targets.sizes import kv_size
 
 MakeModel = Callable[..., Path]
 IDS = torch.arange(1, 41).view(2, 20) * 11 % 500 + 1
@@ -141,12 +140,12 @@ def test_calibration_finds_the_largest_of_each_head(make_model: MakeModel) -> No
 @pytest.mark.parametrize("family", DENSE)
 @pytest.mark.parametrize("context", [8, 1000])
 def test_bytes_of_a_cache(family: str, context: int, make_model: MakeModel) -> None:
-    known, config = read_family(make_model(family))
+    model = read_architecture(make_model(family))
     plain, static, dynamic, four = (
-        cache_bytes(known, config, s, context)
+        cache_bytes(model, s, context)
         for s in (KvScheme(), KvScheme(8, False), KvScheme(8), KvScheme(4))
     )
-    assert plain == kv_size(config, context)
+    assert plain == model.state_bytes(context)
     assert (
         static == plain // 2 + 3 * 2 * 2 * 2
     )  # three layers, keys and values, two heads, a float16 each

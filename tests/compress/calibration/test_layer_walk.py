@@ -15,8 +15,8 @@ from edgewright.checkpoints.streaming import Streamed
 from edgewright.compress.calibration import layer_inputs as layerwise
 from edgewright.compress.calibration.activation_buffer import Room
 from edgewright.compress.calibration.layer_inputs import advance, first_inputs, input_hessian
-from edgewright.compress.calibration.layer_walk import Stages
-from edgewright.models import weight_of
+from edgewright.compress.calibration.layer_walk import LayerWalk
+from edgewright.models import Layer, weight_of
 from edgewright.steps.context import StepContext
 
 MakeModel = Callable[..., Path]
@@ -28,19 +28,20 @@ def walk(
     """Every Gram matrix on a walk that changes each group once it was met, and the states at its end."""
     model, grams = Streamed(source), list[Tensor]()
     states, calls = first_inputs(model, context.calibration.rows(source, 0))
-    stages = Stages(model.family, room)
+    stages = LayerWalk(room)
 
-    def plain(layer: Any, call: Any) -> Any:
-        for group in model.family.input_groups:
-            yield group, input_hessian(layer, layer.get_submodule(group[0]), states, call)
-        advance(layer, states, call)
+    def plain(module: Any, layer: Layer, call: Any) -> Any:
+        for group in layer.input_groups:
+            yield group, input_hessian(module, module.get_submodule(group[0]), states, call)
+        advance(module, states, call)
 
-    for index, call in enumerate(calls):
-        with model.held(index) as layer, torch.no_grad():
-            for group, gram in stages.visit(layer, call, states) if staged else plain(layer, call):
+    for layer, call in zip(model.architecture.layers, calls, strict=True):
+        with model.held(layer.index) as module, torch.no_grad():
+            staged_groups = stages.visit(module, layer, call, states)
+            for group, gram in staged_groups if staged else plain(module, layer, call):
                 grams.append(gram)
                 for name in group:
-                    weight = weight_of(layer.get_submodule(name))
+                    weight = weight_of(module.get_submodule(name))
                     weight.copy_(change(weight))
     return grams, states[: len(states)]
 
@@ -87,9 +88,9 @@ def test_a_gram_matrix_of_some_tokens_is_a_share_of_the_whole(
     found: dict[int | None, list[Tensor]] = {}
     for tokens in (None, 1, 10**6):
         states, calls = first_inputs(model, rows)
-        stages = Stages(model.family, Room(), tokens=tokens)
-        with model.held(0) as layer, torch.no_grad():
-            found[tokens] = [gram for _, gram in stages.visit(layer, calls[0], states)]
+        stages, layer = LayerWalk(Room(), tokens=tokens), model.architecture.layers[0]
+        with model.held(0) as module, torch.no_grad():
+            found[tokens] = [gram for _, gram in stages.visit(module, layer, calls[0], states)]
     total = len(rows) * rows[0].shape[1]
     for whole, some, more in zip(found[None], found[1], found[10**6], strict=True):
         assert torch.equal(whole, more)

@@ -14,10 +14,15 @@ from pydantic import ValidationError
 from test_trainer import before_step, interrupt
 from torch import Tensor
 
-from edgewright.checkpoints.files import content_hash, read_family
+from edgewright.checkpoints.files import content_hash, read_architecture
 from edgewright.checkpoints.loading import load_model
 from edgewright.compress.distill import attention as attention_module
-from edgewright.compress.distill.attention import AttentionAlignment, check_maps, eager, maps_told
+from edgewright.compress.distill.attention import (
+    AttentionAlignment,
+    check_maps,
+    eager,
+    summarize_maps,
+)
 from edgewright.compress.distill.losses import attention_kl
 from edgewright.compress.distill.objectives import HiddenAlignment
 from edgewright.compress.distill.options import DistillOptions, Stage
@@ -172,23 +177,23 @@ def test_what_maps_take_is_told_and_refused(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = (
-        read_family(make_model("llama")),
-        read_family(make_model("llama", seed=1, num_attention_heads=4, **SMALL)),
+        read_architecture(make_model("llama")),
+        read_architecture(make_model("llama", seed=1, num_attention_heads=4, **SMALL)),
     )
-    told = maps_told(*models, 8, 1000, "cpu")
+    told = summarize_maps(*models, 8, 1000, "cpu")
     assert told.startswith(
         "attention maps of 8 rows of 1000 tokens take 1 GB at a time"
     )  # 4 * 8 * 1000^2 * (24 + 8)
     monkeypatch.setattr(attention_module, "free_memory", lambda device: 10**9)
     with pytest.raises(Refused, match="take 1 GB at a time, and 1 GB are free"):
-        maps_told(*models, 8, 1000, "cpu")
+        summarize_maps(*models, 8, 1000, "cpu")
 
 
 def test_where_maps_cannot_be_compared(
     make_model: MakeModel, text_file: Path, tmp_path: Path, context: StepContext
 ) -> None:
     teacher, student = make_model("llama"), make_model("mistral", seed=1, **SMALL)
-    models = read_family(teacher), read_family(student)
+    models = read_architecture(teacher), read_architecture(student)
     with pytest.raises(
         Refused, match=r"layers \[1, 2\]: the student's sees 16 tokens back and the teacher's 24"
     ):

@@ -122,12 +122,12 @@ def test_the_range_is_where_rounding_does_not_clip() -> None:
 def test_a_student_computes_with_rounded_weights_and_keeps_its_own(make_model: MakeModel) -> None:
     folder = small(make_model)
     student, plain = load_model(folder), load_model(folder)
-    family = distill_runner.read_family(folder)[0]
+    model = distill_runner.read_architecture(folder)
     options = DistillOptions(qat={"bits": 4, "group_size": 64}).qat
     assert options is not None
-    start = starting_integers(options, student, family, None)
+    start = starting_integers(options, student, model, None)
     ids = torch.arange(24).view(2, 12) * 5 % 512
-    low_bit = QuantizedStudent(student, family, start)
+    low_bit = QuantizedStudent(student, model, start)
     with torch.no_grad():
         fake = student(ids).logits
         for name in start:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from edgewright.checkpoints.files import (
     content_hash,
+    read_architecture,
     read_config,
-    read_family,
     read_state,
     write_checkpoint,
 )
@@ -180,7 +180,7 @@ def test_what_is_merged_is_the_scaled_product(
         family,
         rules=[{"match": "*.layers.0.*.down_proj", "skip": True}],
     )
-    names, student, before = read_family(folder)[0], load_packed(folder), dense_state(folder)
+    names, student, before = read_architecture(folder), load_packed(folder), dense_state(folder)
     parts: dict[str, Tensor] = {}
     with adapted(
         student, names, LoraOptions(r=4, alpha=12, targets=("o_proj", "down_proj"))
@@ -260,7 +260,7 @@ def test_a_dense_checkpoint_in_its_own_type_is_written(
         k: (v.shape, v.dtype) for k, v in original.items()
     }
     load_model(tmp_path / "out")
-    whole = read_family(folder)[0].parameters(config)
+    whole = read_architecture(folder).parameters
     assert any(
         note.endswith(f"parameters learnt, {whole:,} in the student") for note in result.notes
     )

@@ -28,7 +28,7 @@ from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.compress.prune.schedule import spread
 from edgewright.compress.prune.verify import probe_of, prove
 from edgewright.errors import EdgewrightError, Refused, UsageError
-from edgewright.models import Experts, Shape, family_of
+from edgewright.models import ExpertsFFN, architecture
 from edgewright.steps.context import StepContext, StepResult
 
 MakeModel = Callable[..., Path]
@@ -127,17 +127,20 @@ def test_a_cut_mixture_is_the_silenced_one(
         )  # something did change
     before, after = read_config(source), read_config(out)
     assert (
-        family_of(after).parameters(after)
+        architecture(after).parameters
         == model.num_parameters()
         == sum(t.numel() for t in read_state(out).values())
     )
-    counts = [family_of(c).shape(c).experts for c in (before, after)]
+    models = [architecture(config) for config in (before, after)]
+    counts = [model.experts for model in models]
     assert counts[0] and counts[1]
     assert counts[1].count == counts[0].count * (1 - CUTS[cut].get("experts", 0))
     assert counts[1].per_token == counts[0].per_token
     assert after["num_hidden_layers"] == before["num_hidden_layers"] - CUTS[cut].get("layers", 0)
     kept = result.details["kept_layers"]
-    assert [kept[i] for i in counts[1].layers] == [i for i in counts[0].layers if i in kept]
+    assert [kept[i] for i in models[1].expert_layers] == [
+        i for i in models[0].expert_layers if i in kept
+    ]
     assert (after["num_attention_heads"], after["num_key_value_heads"]) == (
         {"heads": 4, "all": 6}.get(cut, 8),
         2,
@@ -219,9 +222,9 @@ def test_one_row_that_agrees_is_proof_and_no_row_is_none(
     """A tie between two experts may go the other way in the cut model and spoil a row; a wrong cut spoils all."""
     source = make_model("qwen3_moe")
     config, rows = read_config(source), context.calibration.rows(source, 0)
-    model, probe = stock_model(source), probe_of(rows, family_of(config).shape(config))
+    model, probe = stock_model(source), probe_of(rows, architecture(config))
     assert probe.shape == (4, 32)
-    assert probe_of(rows, family_of(A_DENSE).shape(A_DENSE)).shape == (1, 32)
+    assert probe_of(rows, architecture(A_DENSE)).shape == (1, 32)
     with torch.no_grad():
         expected = model(input_ids=probe, use_cache=False).logits
     assert prove(source, probe, torch.cat([expected[:3] + 1, expected[3:]])) < 1e-6
@@ -381,13 +384,10 @@ def test_random_is_a_choice_of_its_own(
 
 
 def test_experts_go_round_by_round(make_model: MakeModel) -> None:
-    config = read_config(make_model("qwen3_moe"))
-    family = family_of(config)
-    cuts = spread(PruneOptions(experts=0.5, heads=0.5), family, config, 3)
-    left, found = config, []
-    for cut in cuts:
-        sizes = sizes_after(cut, family, left)
-        left = family.resized(left, **sizes, layers=range(4))
+    left, found = architecture(read_config(make_model("qwen3_moe"))), []
+    for cut in spread(PruneOptions(experts=0.5, heads=0.5), left, 3):
+        sizes = sizes_after(cut, left)
+        left = left.resized(**sizes, layers=range(4))
         found.append((sizes["experts"], sizes["heads"]))
     assert found == [(10, 6), (8, 6), (6, 4)]
 
@@ -395,17 +395,17 @@ def test_experts_go_round_by_round(make_model: MakeModel) -> None:
 # What is refused
 
 
-def mixture(count: int, top: int) -> Shape:
-    return Shape(
-        128,
-        2,
-        8,
-        2,
-        64,
-        512,
-        100,
-        tied=False,
-        experts=Experts(count, top, 64, (0, 1), 0, renormalised=True),
+def mixture(count: int, top: int) -> ExpertsFFN:
+    return ExpertsFFN(
+        "mlp",
+        "mlp",
+        ("gate_proj", "up_proj", "down_proj"),
+        hidden_size=128,
+        size=64,
+        count=count,
+        per_token=top,
+        renormalize=True,
+        activation="silu",
     )
 
 

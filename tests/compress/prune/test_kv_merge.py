@@ -13,17 +13,17 @@ from transformers import AutoModelForCausalLM
 from edgewright.checkpoints.files import read_config, read_state
 from edgewright.checkpoints.loading import load_model
 from edgewright.compress.prune.kv_merge import (
-    Attention,
+    Projections,
     align,
-    attention_of,
     average,
     merged,
+    projections_of,
     store,
 )
 from edgewright.compress.prune.options import PruneOptions
 from edgewright.compress.prune.runner import prune
 from edgewright.errors import Refused
-from edgewright.models import FAMILIES, family_of
+from edgewright.models import FAMILIES, architecture, decoder_layers
 from edgewright.steps.context import StepContext
 
 MakeModel = Callable[..., Path]
@@ -39,10 +39,10 @@ def logits(folder: Path) -> Tensor:
 def replaced_by_their_mean(folder: Path, groups: int) -> Tensor:
     """Logits of the whole model, by hand: every key and value head of a group overwritten with the mean of the group."""
     model = load_model(folder)
-    family = family_of(read_config(folder))
-    for layer in family.layer_list(model):
-        for name in (family.k, family.v):
-            linear = layer.get_submodule(name)
+    described = architecture(read_config(folder))
+    for module, layer in zip(decoder_layers(model, described), described.layers, strict=True):
+        for name in (layer.attention.k.name, layer.attention.v.name):
+            linear = module.get_submodule(name)
             for parameter in (linear.weight, linear.bias):
                 if parameter is not None:
                     heads = parameter.data.view(groups, -1, 64, *parameter.shape[1:])
@@ -72,19 +72,18 @@ def test_turning_changes_no_logit(
     """Random second moments turn the heads by arbitrary amounts; queries, rotary positions and o_proj must make up for all of it."""
     source = make_model("llama", attention_bias=bias, num_key_value_heads=4)
     config, state = read_config(source), read_state(source)
-    family = family_of(config)
-    shape, model = family.shape(config), load_model(source)
+    model = load_model(source)
     with torch.no_grad():
         before = model(input_ids=IDS, use_cache=False).logits
-    for index in range(3):
-        old = attention_of(state, family, shape, index)
+    for index, layer in enumerate(architecture(config).layers):
+        old = projections_of(state, layer)
         root = torch.randn(
             old.k.shape[-1], old.k.shape[-1], generator=torch.Generator().manual_seed(index)
         )
         new = align(old, root @ root.T, 2, keys=True)
         assert not torch.allclose(new.k, old.k, atol=1e-2)
         assert not torch.allclose(new.v, old.v, atol=1e-2)
-        store(state, family, index, new)
+        store(state, layer, new)
     model.load_state_dict(state, strict=False)
     with torch.no_grad():
         torch.testing.assert_close(
@@ -101,7 +100,7 @@ def test_heads_that_differ_only_by_their_basis_merge_without_loss() -> None:
     angle = torch.rand(4, generator=generator) * 6
     cos, sin = angle.cos().diag(), angle.sin().diag()
     plane = torch.cat([torch.cat([cos, -sin], 1), torch.cat([sin, cos], 1)])
-    attention = Attention(
+    attention = Projections(
         torch.cat([q[:2], plane @ q[2:]]),
         torch.cat([k, plane @ k]),
         torch.cat([v, turn @ v]),

@@ -24,7 +24,7 @@ from edgewright.compress.distill.runner import DistillOptions, Stage, distill
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.errors import Refused, UsageError
 from edgewright.export.step import ExportOptions, export
-from edgewright.models import family_of
+from edgewright.models import architecture
 from edgewright.pipeline.forecast import State, plan_model
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import Recipe
@@ -88,11 +88,13 @@ def test_speed_goes_by_the_mean_of_all_and_of_active_weights() -> None:
     assert f"reads {read / 1e9:.2f} GB of {every / 1e9:.2f} GB" in note
     assert f"as long as {math.sqrt(read * every) / 1e9:.2f} GB" in note
     dense = {**A3B, "model_type": "qwen3", "tie_word_embeddings": False}
+
     def of_size(weights):
         return {
             **dense,
             "intermediate_size": round((weights / 48 - ATTENTION) / (3 * 2048)),
         }
+
     slow, fast = (
         predict(target, of_size(48 * (ATTENTION + n * EXPERT)), precision="int4").decode_tok_s
         or 0.0
@@ -152,7 +154,7 @@ def test_a_planned_cut_is_the_cut_that_is_made(
     planned = plan_recipe(recipe(source, {"kind": "prune", **options}))[-1]
     prune(PruneOptions(**options, criterion="magnitude"), source, tmp_path / "out", context)
     config = read_config(tmp_path / "out")
-    gap = family_of(config).parameters(config) - planned["parameters"]
+    gap = architecture(config).parameters - planned["parameters"]
     # Which layer goes is not known beforehand: a dense one may be larger or smaller than one with experts.
     assert gap == 0 if family == "mixtral" else abs(gap) < 0.2 * planned["parameters"]
     assert planned["seconds"] > 0
@@ -161,7 +163,7 @@ def test_a_planned_cut_is_the_cut_that_is_made(
     config = read_config(tmp_path / "experts")
     assert (
         without["parameters"]
-        == family_of(config).parameters(config)
+        == architecture(config).parameters
         == load_model(tmp_path / "experts").num_parameters()
     )
 

@@ -25,7 +25,7 @@ from edgewright.compress.prune.importance import Importance, masked, measure
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.compress.prune.selection import choose_heads
 from edgewright.errors import Refused, UsageError
-from edgewright.models import family_of
+from edgewright.models import architecture, decoder_layers
 from edgewright.steps.context import StepContext, StepResult
 
 MakeModel = Callable[..., Path]
@@ -60,10 +60,12 @@ def kept_rows(small: Tensor, whole: Tensor) -> list[int]:
 def silenced_logits(source: Path, out: Path, result: StepResult) -> Tensor:
     """Logits of the whole model after its removed heads, neurons and layers were silenced, by what the step reported."""
     model, config = copy.deepcopy(stock_model(source)), read_config(source)
-    family, small, whole = family_of(config), read_state(out), read_state(source)
-    size = family.shape(config).head_dim
-    for index, layer in enumerate(family.layer_list(model)):
-        o, down = layer.get_submodule(family.o), layer.get_submodule(family.down)
+    described, small, whole = architecture(config), read_state(out), read_state(source)
+    size = described.attention_sizes.head_dim
+    left = architecture(read_config(out)).layers
+    modules = decoder_layers(model, described)
+    for index, (module, layer) in enumerate(zip(modules, described.layers, strict=True)):
+        o, down = (module.get_submodule(name) for name in layer.outputs)
         if index not in result.details["kept_layers"]:
             for linear in (o, down):
                 silence(linear)
@@ -71,7 +73,9 @@ def silenced_logits(source: Path, out: Path, result: StepResult) -> Tensor:
                     nn.init.zeros_(linear.bias)
             continue
         new = result.details["kept_layers"].index(index)
-        up = kept_rows(small[family.key(new, family.up)], whole[family.key(index, family.up)])
+        assert layer.dense_ffn
+        name = layer.dense_ffn.up.name
+        up = kept_rows(small[left[new].key(name)], whole[layer.key(name)])
         silence(down, sorted(set(range(down.in_features)) - set(up)))
         silence(
             o,
@@ -97,7 +101,7 @@ def assert_same_function(source: Path, out: Path, result: StepResult) -> Any:
         got = model(input_ids=IDS, use_cache=False).logits
     assert float((got - expected).abs().max() / expected.abs().max()) < 1e-4
     config = read_config(out)
-    assert family_of(config).parameters(config) == model.num_parameters()
+    assert architecture(config).parameters == model.num_parameters()
     return model
 
 
@@ -277,12 +281,9 @@ def planted(source: Path) -> Path:
 
 
 def scores_of(folder: Path, context: StepContext, criterion: Any, seed: int = 0) -> Importance:
-    config = read_config(folder)
-    family = family_of(config)
     return measure(
         load_model(folder),
-        family,
-        family.shape(config),
+        architecture(read_config(folder)),
         context.calibration.rows(folder, 0),
         criterion,
         seed,
@@ -319,9 +320,8 @@ def test_taylor_is_the_change_of_the_loss(make_model: MakeModel, context: StepCo
     """Against the definition: silence a little of a head and see how much the loss moves."""
     folder = make_model("qwen2")
     config, rows = read_config(folder), context.calibration.rows(folder, 0)[:1]
-    family = family_of(config)
     model = load_model(folder, dtype=torch.float64)
-    scores = measure(model, family, family.shape(config), rows, "taylor")
+    scores = measure(model, architecture(config), rows, "taylor")
     o = model.get_submodule("model.layers.1.self_attn.o_proj")
 
     def loss(head: int, share: float) -> float:
@@ -339,12 +339,11 @@ def test_taylor_is_the_change_of_the_loss(make_model: MakeModel, context: StepCo
 def test_measuring_leaves_no_hooks(make_model: MakeModel, context: StepContext) -> None:
     folder = make_model("llama")
     config, model = read_config(folder), load_model(folder)
-    family = family_of(config)
-    shape = family.shape(config)
+    described = architecture(config)
     with torch.no_grad():
         before = model(input_ids=IDS, use_cache=False).logits
-        measure(model, family, shape, context.calibration.rows(folder, 0), "taylor")
-        with masked(model, family, shape, Kept([[0, 4]] * 3, [[1, 2, 3]] * 3, [0, 2])):
+        measure(model, described, context.calibration.rows(folder, 0), "taylor")
+        with masked(model, described, Kept([[0, 4]] * 3, [[1, 2, 3]] * 3, [0, 2])):
             assert not torch.allclose(
                 model(input_ids=IDS, use_cache=False).logits, before, rtol=0.01
             )

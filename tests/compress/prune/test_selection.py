@@ -14,11 +14,11 @@ from edgewright.compress.prune.selection import (
     share_below,
 )
 from edgewright.errors import Refused, UsageError
-from edgewright.models import Shape
+from edgewright.models import AttentionSizes
 
 
-def shape(heads: int, kv: int, head_dim: int) -> Shape:
-    return Shape(256, 2, heads, kv, head_dim, 512, 100, tied=False)
+def sizes(heads: int, kv: int, head_dim: int) -> AttentionSizes:
+    return AttentionSizes(heads, kv, head_dim)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def shape(heads: int, kv: int, head_dim: int) -> Shape:
     ],
 )
 def test_query_heads_that_stay(heads: int, kv: int, head_dim: int, ratio: float, kept: int) -> None:
-    assert head_counts(shape(heads, kv, head_dim), ratio, 0.0, lambda _: True) == (kept, kv)
+    assert head_counts(sizes(heads, kv, head_dim), ratio, 0.0, lambda _: True) == (kept, kv)
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,13 @@ def test_query_heads_that_stay(heads: int, kv: int, head_dim: int, ratio: float,
 def test_groups_that_stay(
     heads: int, kv: int, ratios: tuple[float, float], kept: tuple[int, int]
 ) -> None:
-    assert head_counts(shape(heads, kv, 64), *ratios, lambda _: True) == kept
+    assert head_counts(sizes(heads, kv, 64), *ratios, lambda _: True) == kept
 
 
 def test_head_counts_ask_the_family() -> None:
-    assert head_counts(shape(8, 2, 64), 0.25, 0.0, lambda n: n != 6) == (4, 2)
+    assert head_counts(sizes(8, 2, 64), 0.25, 0.0, lambda n: n != 6) == (4, 2)
     with pytest.raises(Refused, match="no count below 8"):
-        head_counts(shape(8, 2, 64), 0.25, 0.0, lambda _: False)
+        head_counts(sizes(8, 2, 64), 0.25, 0.0, lambda _: False)
 
 
 @pytest.mark.parametrize(
@@ -86,21 +86,21 @@ def test_impossible_shares_name_the_nearest(
     ratios: tuple[float, float], said: str, nearest: str
 ) -> None:
     with pytest.raises(Refused, match=said) as caught:
-        head_counts(shape(8, 2, 64), *ratios, lambda _: True)
+        head_counts(sizes(8, 2, 64), *ratios, lambda _: True)
     assert nearest in caught.value.hint
 
 
 def test_the_only_group_and_one_thing_named_twice() -> None:
     with pytest.raises(Refused, match="the only key/value head"):
-        head_counts(shape(8, 1, 64), 0.0, 0.5, lambda _: True)
+        head_counts(sizes(8, 1, 64), 0.0, 0.5, lambda _: True)
     with pytest.raises(UsageError, match="one thing"):
-        head_counts(shape(8, 8, 64), 0.25, 0.25, lambda _: True)
+        head_counts(sizes(8, 8, 64), 0.25, 0.25, lambda _: True)
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, float("nan")])
 def test_shares_outside_the_range(ratio: float) -> None:
     with pytest.raises(UsageError, match="not a share"):
-        head_counts(shape(8, 2, 64), ratio, 0.0, lambda _: True)
+        head_counts(sizes(8, 2, 64), ratio, 0.0, lambda _: True)
     with pytest.raises(UsageError, match="not a share"):
         neuron_count(256, ratio)
 

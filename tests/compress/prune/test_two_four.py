@@ -26,7 +26,7 @@ from edgewright.compress.prune.two_four import is_two_four, magnitude, sparsegpt
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError
-from edgewright.models import family_of
+from edgewright.models import architecture
 from edgewright.steps.context import StepContext
 
 MakeModel = Callable[..., Path]
@@ -47,12 +47,7 @@ def correlated(width: int, tokens: int = 512) -> Tensor:
 def matrices(folder: Path) -> dict[str, Tensor]:
     """The weights of all linear layers of the decoder layers, by name."""
     config, state = read_config(folder), read_state(folder)
-    family = family_of(config)
-    layers, names = (
-        config["num_hidden_layers"],
-        [name for group in family.input_groups for name in group],
-    )
-    return {family.key(i, n): state[family.key(i, n)] for i in range(layers) for n in names}
+    return {f"{name}.weight": state[f"{name}.weight"] for name in architecture(config).linears()}
 
 
 def counted(weight: Tensor) -> Tensor:

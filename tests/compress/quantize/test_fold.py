@@ -12,7 +12,7 @@ from conftest import DENSE
 from edgewright.checkpoints.files import read_config
 from edgewright.checkpoints.loading import load_model
 from edgewright.compress.quantize.fold import apply_fold, channels_of, divided_norm, per_channel
-from edgewright.models import Fold, family_of, weight_of
+from edgewright.models import Fold, architecture, decoder_layers, weight_of
 
 MakeModel = Callable[..., Path]
 HEADS = {"multi-head": (4, 4), "grouped": (8, 2), "multi-query": (4, 1)}
@@ -53,16 +53,16 @@ def test_the_model_stays_what_it_was(family_name: str, heads: str, make_model: M
     }
     path = make_model(family_name, **sizes | layers | biases)
     config = read_config(path)
-    family, model, ids = (
-        family_of(config),
+    described, model, ids = (
+        architecture(config),
         load_model(path).double(),
         torch.arange(7, 39).unsqueeze(0),
     )
     with torch.no_grad():
         before = model(input_ids=ids).logits
         changed = 0
-        for layer in family.layer_list(model):
-            for seed, fold in enumerate(family.folds(config)):
+        for layer, parts in zip(decoder_layers(model, described), described.layers, strict=True):
+            for seed, fold in enumerate(parts.folds):
                 weight = weight_of(layer.get_submodule(fold.readers[0])).clone()
                 apply_fold(layer, fold, factors_for(fold, layer, seed).double(), torch.float64)
                 changed += not torch.equal(weight, weight_of(layer.get_submodule(fold.readers[0])))

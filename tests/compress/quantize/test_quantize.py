@@ -27,7 +27,7 @@ from edgewright.compress.quantize.runner import quantize
 from edgewright.compress.quantize.scaling import Scaler
 from edgewright.compress.quantize.sequential import Run, quantized_layers
 from edgewright.errors import Refused, UsageError
-from edgewright.models import family_of
+from edgewright.models import architecture
 from edgewright.steps.context import CalibrationData, StepContext
 
 MakeModel = Callable[..., Path]
@@ -54,12 +54,7 @@ def small(make: MakeModel, family: str, **config: Any) -> Path:
 
 def linears(folder: Path) -> list[str]:
     """The full names of every linear layer that is to be quantized."""
-    config = read_config(folder)
-    family = family_of(config)
-    names = [name for group in family.input_groups for name in group]
-    return [
-        f"{family.layers}.{i}.{name}" for i in range(config["num_hidden_layers"]) for name in names
-    ]
+    return list(architecture(read_config(folder)).linears())
 
 
 def logits(folder: Path, rows: list[Tensor]) -> Tensor:
@@ -204,13 +199,11 @@ def test_no_module_errs_more_than_rounding_and_smaller_groups_err_less(
     rows, config, errors = context.calibration.rows(source, 0), read_config(source), []
     for size in (32, 64, 128):
         model, run = (
-            InMemory(load_model(source), family_of(config)),
+            InMemory(load_model(source), architecture(config)),
             Run(QuantizeOptions(group_size=size)),
         )
         deque(
-            quantized_layers(
-                run, model, rows, Room(), Scaler(run, model.family, config, torch.float32)
-            ),
+            quantized_layers(run, model, rows, Room(), Scaler(run, torch.float32)),
             maxlen=0,
         )
         assert run.modules.keys() == set(linears(source))

@@ -23,7 +23,7 @@ from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import InMemory, Streamed
 from edgewright.compress.calibration.activation_buffer import Room
 from edgewright.compress.calibration.layer_inputs import first_inputs
-from edgewright.compress.calibration.layer_walk import Stages
+from edgewright.compress.calibration.layer_walk import LayerWalk
 from edgewright.compress.quantize.gptq import gptq, rtn
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.rules import Rule
@@ -31,7 +31,7 @@ from edgewright.compress.quantize.runner import quantize
 from edgewright.compress.quantize.scaling import Scaler
 from edgewright.compress.quantize.sequential import ENOUGH, Run, quantized_layers
 from edgewright.errors import Refused
-from edgewright.models import family_of
+from edgewright.models import Layer, architecture
 from edgewright.steps.context import CalibrationData, StepContext, StepResult
 
 MakeModel = Callable[..., Path]
@@ -61,8 +61,8 @@ def made(
 def test_every_expert_is_packed_under_its_name_in_files(made: Made) -> None:
     source, out, _ = made
     before, stored, config = read_state(source), read_state(out), read_config(source)
-    family = family_of(config)
-    packed, loaded = family.linear_modules(config), family.stored(load_model(out).state_dict())
+    model = architecture(config)
+    packed, loaded = model.linears(), model.stored(load_model(out).state_dict())
     for module, (outputs, width) in packed.items():
         parts = part_of(stored, module)
         assert parts.keys() - {"bias"} == set(PARTS)
@@ -70,7 +70,7 @@ def test_every_expert_is_packed_under_its_name_in_files(made: Made) -> None:
         assert torch.equal(loaded[f"{module}.weight"][:2], dequantize_gptq(parts, 4, outputs=2))
     rest = {key for key in before if key.rpartition(".")[0] not in packed or key.endswith(".bias")}
     assert stored.keys() - {f"{m}.{part}" for m in packed for part in PARTS} == rest
-    assert {f"{name}.weight" for name in family.routers(config)} <= rest
+    assert {f"{name}.weight" for name in model.routers} <= rest
     for key in rest:
         assert torch.equal(stored[key], before[key]), key
 
@@ -108,30 +108,31 @@ def test_names_are_those_that_readers_know(made: Made) -> None:
 
 def tokens_of_experts(source: Path, finished: Path, rows: list[Tensor]) -> dict[str, Tensor]:
     """What each expert's projections are given in the finished model, [tokens, in], by stored name: from the model's own routing."""
-    family, model, seen = (
-        family_of(read_config(source)),
+    described, model, seen = (
+        architecture(read_config(source)),
         load_model(finished),
         dict[str, list[Tensor]](),
     )
 
-    def watch(index: int) -> Callable[..., None]:
+    def watch(layer: Layer) -> Callable[..., None]:
         def hook(pool: Any, args: tuple[Tensor, Tensor, Tensor]) -> None:
             tokens, chosen, _ = args
             for expert in range(len(pool.down_proj)):
                 mine = tokens[(chosen == expert).any(1)]
                 gate, up = pool.gate_up_proj[expert].chunk(2)
                 inside = pool.act_fn(mine @ gate.T) * (mine @ up.T)
-                (gate_up, (down,)) = family.expert_groups(expert)  # type: ignore[attr-defined]
+                assert layer.experts
+                (gate_up, (down,)) = layer.experts.expert(expert).input_groups
                 for name in gate_up:
-                    seen.setdefault(family.full(index, name), []).append(mine)
-                seen.setdefault(family.full(index, down), []).append(inside)
+                    seen.setdefault(layer.full(name), []).append(mine)
+                seen.setdefault(layer.full(down), []).append(inside)
 
         return hook
 
-    for index in family.expert_layers(read_config(source)):  # type: ignore[attr-defined]
-        model.get_submodule(family.full(index, family.expert_pool)).register_forward_pre_hook(
-            watch(index)
-        )
+    for layer in described.layers:
+        if layer.experts:
+            pool = model.get_submodule(layer.full(layer.experts.pool))
+            pool.register_forward_pre_hook(watch(layer))
     with torch.no_grad():
         for row in rows:
             model(input_ids=row[:1], use_cache=False)
@@ -193,27 +194,27 @@ def test_the_stages_put_out_what_the_layer_does(made: Made, plenty: StepContext)
     """Nothing is changed on the way: what comes out is the layer's own output."""
     source, _, _ = made
     model, rows = (
-        InMemory(load_model(source), family_of(read_config(source))),
+        InMemory(load_model(source), architecture(read_config(source))),
         plenty.calibration.rows(source, 0),
     )
     states, calls = first_inputs(model, rows)
-    stages = Stages(model.family, Room())
+    walk = LayerWalk(Room())
     with torch.no_grad():
-        for layer, call in zip(model.layers, calls, strict=True):
-            expected = torch.cat([call(layer, states[n]) for n in range(len(rows))])
-            groups = [group for group, _ in stages.visit(layer, call, states)]
+        for layer, module, call in zip(model.architecture.layers, model.layers, calls, strict=True):
+            expected = torch.cat([call(module, states[n]) for n in range(len(rows))])
+            groups = [group for group, _ in walk.visit(module, layer, call, states)]
             torch.testing.assert_close(states[:], expected, rtol=1e-4, atol=1e-5)
-            assert bool(stages.tokens) == any(
+            assert bool(walk.tokens) == any(
                 ".experts." in name for group in groups for name in group
             )
-            if stages.tokens:
+            if walk.tokens:
                 downs = [
                     tokens
-                    for name, tokens in stages.tokens.items()
+                    for name, tokens in walk.tokens.items()
                     if name.endswith(("down_proj", "w2"))
                 ]
-                experts = model.family.shape(read_config(source)).experts
-                assert experts and sum(downs) == experts.per_token * len(rows) * 32
+                assert layer.experts
+                assert sum(downs) == layer.experts.per_token * len(rows) * 32
 
 
 def test_streamed_is_in_memory_bit_for_bit(
@@ -224,12 +225,12 @@ def test_streamed_is_in_memory_bit_for_bit(
     rows, options = plenty.calibration.rows(source, 0), QuantizeOptions(group_size=32)
     runs, found = [], []
     for model, room, together in (
-        (InMemory(load_model(source), family_of(read_config(source))), Room(), 2**30),
+        (InMemory(load_model(source), architecture(read_config(source))), Room(), 2**30),
         (Streamed(source), Room(0, tmp_path), 1),
     ):
         monkeypatch.setattr("edgewright.compress.calibration.expert_walk.GRAM_BYTES", together)
         runs.append(run := Run(options))
-        scaler = Scaler(run, model.family, read_config(source), torch.float32)
+        scaler = Scaler(run, torch.float32)
         found.append(list(quantized_layers(run, model, rows, room, scaler)))
     assert (runs[0].modules, runs[0].starved, runs[0].notes) == (
         runs[1].modules,
@@ -272,10 +273,10 @@ def test_files_with_fused_experts(
     """As some are stored: the result is the same, under the same names."""
     plain, fused = copy_model(family), copy_model(family)
     of, few = (
-        family_of(read_config(plain)),
+        architecture(read_config(plain)),
         replace(plenty, calibration=replace(plenty.calibration, samples=1)),
     )
-    save_file(of.fused(read_state(plain)), fused / "model.safetensors", metadata={"format": "pt"})
+    save_file(of.loaded(read_state(plain)), fused / "model.safetensors", metadata={"format": "pt"})
     assert any(key.endswith("experts.gate_up_proj") for key in read_state(fused))
     options = QuantizeOptions(
         method="rtn", group_size=32, rules=(Rule(match="*.experts.1.*", skip=True),)

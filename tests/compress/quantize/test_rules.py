@@ -23,7 +23,7 @@ from edgewright.compress.quantize.rules import Rule, parsed_rule
 from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError
 from edgewright.export.onnx.export import export_onnx
-from edgewright.models import family_of
+from edgewright.models import architecture
 from edgewright.pipeline.forecast import initial
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import Recipe
@@ -124,7 +124,7 @@ def test_every_layer_is_what_its_rule_says(mixed: tuple[Path, Path]) -> None:
     loaded, layout = load_model(out).state_dict(), Gptq()
     assert (block["bits"], block["group_size"]) == (4, 64)
     seen = set[tuple[int, int]]()
-    for name in family_of(read_config(source)).linear_modules(read_config(source)):
+    for name in architecture(read_config(source)).linears():
         parts = part_of(stored, name)
         if name == "model.layers.0.self_attn.v_proj":
             assert torch.equal(parts["weight"], before[f"{name}.weight"])
@@ -156,7 +156,7 @@ def test_readers_are_told_in_config_json(mixed: tuple[Path, Path]) -> None:
 
 def test_without_rules_nothing_is_said(make_model: MakeModel) -> None:
     config = read_config(make_model("llama", **SMALL))
-    assert choose(family_of(config), config, options()).dynamic(options()) == {}
+    assert choose(architecture(config), options()).dynamic(options()) == {}
     assert "dynamic" not in Gptq().config(Scheme(), 0.01)
 
 
@@ -223,19 +223,19 @@ def test_the_head_and_the_embedding_are_packed_by_rows(
 
 def test_a_star_means_the_layers_and_a_full_name_the_head(make_model: MakeModel) -> None:
     config = read_config(make_model("llama", **SMALL))
-    family = family_of(config)
-    assert choose(family, config, options(rules=[{"match": "*", "bits": 8}])).tables == {}
-    assert choose(family, config, options(rules=[{"match": "lm_head", "bits": 8}])).tables == {
+    model = architecture(config)
+    assert choose(model, options(rules=[{"match": "*", "bits": 8}])).tables == {}
+    assert choose(model, options(rules=[{"match": "lm_head", "bits": 8}])).tables == {
         "lm_head": Scheme(8)
     }
     skipped = options(head_bits=4, rules=[{"match": "lm_head", "skip": True}])
-    assert choose(family, config, skipped).tables == {}
+    assert choose(model, skipped).tables == {}
 
 
 def test_tied_tables_cannot_differ(make_model: MakeModel) -> None:
     config = read_config(make_model("qwen2", **SMALL))
     with pytest.raises(UsageError, match="tied"):
-        choose(family_of(config), config, options(head_bits=8, embedding_bits=4))
+        choose(architecture(config), options(head_bits=8, embedding_bits=4))
 
 
 @pytest.mark.parametrize(
@@ -256,13 +256,13 @@ def test_a_plan_counts_what_rules_and_tables_weigh(
         {"model": str(source), "target": "jetson-orin-nano-8gb", "steps": [step]}
     )
     row = plan_recipe(recipe)[1]
-    assert row["weight_bytes"] == size_of(config, "int4") + extra_bytes(
-        family_of(config), config, options(**asked)
+    assert row["weight_bytes"] == size_of(architecture(config), "int4") + extra_bytes(
+        architecture(config), options(**asked)
     )
     quantize(options(**asked), source, tmp_path / "out", context)
     assert row["weight_bytes"] == pytest.approx(weight_bytes(tmp_path / "out"), rel=0.1)
     there = initial(tmp_path / "out")
-    assert size_of(there.config, there.precision) + there.extra_bytes == pytest.approx(
+    assert size_of(there.architecture, there.precision) + there.extra_bytes == pytest.approx(
         weight_bytes(tmp_path / "out"), rel=0.1
     )
     assert row["total_bytes"] - row["kv_bytes"] > row["weight_bytes"]

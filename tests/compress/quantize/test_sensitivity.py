@@ -21,7 +21,7 @@ from edgewright.compress.quantize.gptq import rtn
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.compress.quantize.sensitivity import Finding, measured, worth_keeping
-from edgewright.models import family_of
+from edgewright.models import architecture
 from edgewright.steps.context import StepContext
 
 MakeModel = Callable[..., Path]
@@ -38,11 +38,9 @@ def test_what_is_measured_is_what_rounding_does_to_the_outputs(
     family: str, make_model: MakeModel, context: StepContext
 ) -> None:
     source = make_model(family, **SMALL)
-    model, names = load_model(source), family_of(read_config(source))
+    model, names = load_model(source), architecture(read_config(source))
     head = names.embedding if family == "qwen2" else names.head
-    schemes = {name: Scheme(4, 64) for name in names.linear_modules(read_config(source))} | {
-        head: Scheme(4, 64)
-    }
+    schemes = {name: Scheme(4, 64) for name in names.linears()} | {head: Scheme(4, 64)}
     rows = context.calibration.rows(source, context.seed)
     found = measured(Streamed(source), rows, Room(), schemes, 8)
     assert found.keys() == schemes.keys()
@@ -91,7 +89,7 @@ def test_the_worst_are_kept_and_the_budget_holds(
     table: dict[str, dict[str, Any]] = result.details["sensitivity"]
     kept = [name for name, row in table.items() if row["kept"]]
     config, block = read_config(source), read_config(tmp_path / "out")["quantization_config"]
-    choice = choose(family_of(config), config, options)
+    choice = choose(architecture(config), options)
     spent = sum(table[name]["extra_bytes"] for name in kept)
     assert 0 < spent <= 0.3 * choice.quantized_bytes
     assert (
@@ -99,7 +97,7 @@ def test_the_worst_are_kept_and_the_budget_holds(
         > 0.3 * choice.quantized_bytes
     )
     with_budget, without = (
-        extra_bytes(family_of(config), config, o)
+        extra_bytes(architecture(config), o)
         for o in (options, options.model_copy(update={"sensitivity": None}))
     )
     assert with_budget - without == int(0.3 * choice.quantized_bytes)

@@ -34,7 +34,7 @@ from edgewright.export.onnx.export import export_onnx
 from edgewright.export.onnx.parity import check
 from edgewright.export.onnx.runtime import OnnxDecoder
 from edgewright.export.step import ExportOptions
-from edgewright.models import family_of
+from edgewright.models import architecture
 
 SIZES: dict[str, Any] = {
     "vocab_size": 211,
@@ -127,12 +127,10 @@ def round_to_nearest(weight: torch.Tensor, group: int) -> PackedLinear:
 def gptq_model(path: Path, dense: Path, group: int = 128, **changes: Any) -> Path:
     """A GPTQ checkpoint of a dense one, rounded to nearest; `changes` go into its quantization_config."""
     config = json.loads((dense / "config.json").read_text())
-    family, state = family_of(config), load_file(dense / "model.safetensors")
-    for layer in range(config["num_hidden_layers"]):
-        for module in (name for names in family.input_groups for name in names):
-            key = family.key(layer, module)
-            for part, tensor in Gptq().write(round_to_nearest(state.pop(key), group)).items():
-                state[f"{key.removesuffix('weight')}{part}"] = tensor
+    state = load_file(dense / "model.safetensors")
+    for name in architecture(config).linears():
+        packed = round_to_nearest(state.pop(f"{name}.weight"), group)
+        state |= {f"{name}.{part}": tensor for part, tensor in Gptq().write(packed).items()}
     path.mkdir()
     save_file(state, path / "model.safetensors", metadata={"format": "pt"})
     config["quantization_config"] = Gptq().config(Scheme(4, group), 0.01) | changes
@@ -256,7 +254,7 @@ def test_window_matters(exported: tuple[Path, Path]) -> None:
     """The sliding windows of these models are shorter than the texts above, so that a wrong mask would show."""
     config = json.loads((exported[0] / "config.json").read_text())
     if config["model_type"] in ("mistral", "qwen3", "gemma3_text"):
-        assert any(0 < kind.window < 16 for kind in family_of(config).layer_kinds(config))
+        assert any(0 < layer.attention.window < 16 for layer in architecture(config).layers)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text"])
@@ -412,7 +410,7 @@ def test_parity_failure_leaves_nothing(
     """A graph with a wrong activation function is caught, and no directory appears."""
     monkeypatch.setattr(
         "edgewright.export.onnx.decoder.Decoder._activation",
-        lambda self, value: self.graph.node("Relu", value),
+        lambda self, value, ffn: self.graph.node("Relu", value),
     )
     with pytest.raises(ParityFailed, match=r"kl .* \(at most"):
         export_onnx(dense, tmp_path / "out", "fp32")

@@ -188,10 +188,9 @@ def test_a_windowed_cache_stays_small_and_forgets_what_the_mask_of_a_prompt_hide
 
 
 def _windows(source: Path) -> list[int]:
-    from edgewright.checkpoints.files import read_family
+    from edgewright.checkpoints.files import read_architecture
 
-    family, config = read_family(source)
-    return [kind.window for kind in family.layer_kinds(config)]
+    return [layer.attention.window for layer in read_architecture(source).layers]
 
 
 def _first_difference(source: Path, logits: np.ndarray, tokens: np.ndarray) -> int | None:

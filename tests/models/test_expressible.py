@@ -1,0 +1,117 @@
+"""Which formats can hold which models, and that everyone who asks gets one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from conftest import BASE, DENSE, MIXTURES
+from conftest import FAMILIES as SETTINGS
+
+from edgewright.errors import Refused
+from edgewright.export.step import ExportOptions, export
+from edgewright.models import Format, architecture, expressible, require_expressible
+from edgewright.pipeline.plan import plan_recipe
+from edgewright.pipeline.recipe import Recipe
+from edgewright.steps.context import StepContext
+from edgewright.targets import check, load_target
+
+GRAPHS = ("onnx", "ort", "tensorrt", "triton")
+ROPE = {"rope_type": "default", "rope_theta": 1e4}
+
+
+def reasons(family: str, format: Format, **config: Any) -> str:
+    model = architecture({"model_type": family, **BASE, **SETTINGS[family], **config})
+    return "; ".join(reason.message for reason in expressible(model, format))
+
+
+@pytest.mark.parametrize("family", DENSE)
+def test_every_graph_holds_every_dense_family(family: str) -> None:
+    assert [reasons(family, format) for format in (*GRAPHS, "edge-llm")] == [""] * 5
+    others = set(get_args(Format)) - {*GRAPHS, "edge-llm", "gguf"}
+    assert not any(reasons(family, format) for format in others)
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+@pytest.mark.parametrize("format", get_args(Format))
+def test_nothing_is_done_to_experts_but_gptq_and_rounding(family: str, format: Format) -> None:
+    assert f"a mixture of experts (`{family}`)" in reasons(family, format)
+
+
+def test_a_mixture_without_experts_is_dense() -> None:
+    assert reasons("qwen3_moe", "onnx", mlp_only_layers=[0, 1, 2, 3]) == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"rope_parameters": ROPE | {"rope_type": "dynamic", "factor": 2.0}}, "`dynamic`"),
+        ({"rope_scaling": {"type": "longrope"}, "rope_parameters": None}, "`longrope`"),
+        (
+            {"rope_parameters": ROPE | {"rope_type": "linear", "partial_rotary_factor": 0.5}},
+            "turn 32 of 64 channels",
+        ),
+        ({"hidden_act": "relu"}, "activation `relu`"),
+        ({"attn_logit_softcapping": 50.0}, "`attn_logit_softcapping` is 50.0"),
+        ({"final_logit_softcapping": 30.0}, "`final_logit_softcapping` is 30.0"),
+        ({"use_bidirectional_attention": True}, "`use_bidirectional_attention` is True"),
+    ],
+)
+def test_arithmetic_that_graphs_do_not_have(config: dict[str, Any], words: str) -> None:
+    for format in GRAPHS:
+        assert words in reasons("llama", format, **config)
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "words"),
+    [
+        ("llama", {}, ""),
+        ("qwen2", {}, ""),
+        ("qwen3", {"use_sliding_window": False}, ""),
+        ("qwen3", {"sliding_window": 256}, ""),  # as long as the longest sequence
+        ("qwen3", {}, "sliding window"),
+        ("mistral", {}, "mistral models are not written"),
+        ("gemma3_text", {}, "gemma3_text models are not written"),
+        ("llama", {"rope_parameters": ROPE | {"rope_type": "linear", "factor": 2.0}}, ""),
+        ("llama", {"rope_parameters": ROPE | {"rope_type": "yarn", "factor": 2.0}}, "`yarn`"),
+    ],
+)
+def test_gguf(family: str, config: dict[str, Any], words: str) -> None:
+    found = reasons(family, "gguf", **config)
+    assert words in found
+    assert bool(words) == bool(found)
+
+
+def test_a_refusal_names_every_reason_and_a_way_out() -> None:
+    config = {"model_type": "llama", **BASE, "hidden_act": "relu", "final_logit_softcapping": 3.0}
+    with pytest.raises(Refused, match=r"^here: .*softcapping.*; activation `relu`") as caught:
+        require_expressible(architecture(config), "onnx", "here")
+    assert "export another model; models use silu" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("family", "format"), [("mixtral", "onnx"), ("mistral", "gguf"), ("qwen3_moe", "gguf")]
+)
+def test_plan_check_and_export_agree(
+    family: str,
+    format: Format,
+    make_model: Callable[..., Path],
+    context: StepContext,
+    tmp_path: Path,
+) -> None:
+    source = make_model(family)
+    model = architecture({"model_type": family, **BASE, **SETTINGS[family]})
+    (first, *_) = expressible(model, format)
+    options = ExportOptions(format=format, precision="fp16")
+    with pytest.raises(Refused) as exported:
+        export(options, source, tmp_path / "out", context)
+    step = {"kind": "export", "format": format, "precision": "fp16"}
+    with pytest.raises(Refused) as planned:
+        plan_recipe(Recipe.model_validate({"model": str(source), "steps": [step]}))
+    assert first.message in str(exported.value)
+    assert first.message in str(planned.value)
+    found = check(load_target("cpu"), model, format=format, precision="fp16")
+    assert any(first.message in violation.message for violation in found)
+    assert not list(tmp_path.iterdir())
