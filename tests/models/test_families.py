@@ -1,4 +1,4 @@
-"""What each family takes for keys that config.json leaves out, against transformers' own configuration classes."""
+"""What each family assumes for missing keys of config.json, against transformers' own classes."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_published_mixtures_have_the_parameters_of_their_cards(
 
 
 def test_both_spellings_of_the_number_of_experts() -> None:
-    """transformers 5 saves Qwen3-MoE's as `num_local_experts`, the published files say `num_experts`; readers of 4.x know that only."""
+    """transformers 5 saves Qwen3-MoE's as `num_local_experts`; 4.x knows `num_experts` only."""
     old, new = (
         A3B,
         {**{k: v for k, v in A3B.items() if k != "num_experts"}, "num_local_experts": 16},
@@ -206,7 +206,7 @@ def test_impossible_sizes_are_named(change: dict[str, Any], words: str) -> None:
 def test_unknown_architectures_are_refused() -> None:
     with pytest.raises(UsageError, match="no `model_type`"):
         architecture(SIZES)
-    with pytest.raises(Refused, match="`mamba` is not supported$") as caught:
+    with pytest.raises(Refused, match=r"`mamba` is not supported$") as caught:
         architecture({"model_type": "mamba", **SIZES})
     assert "gemma3_text, llama, mistral" in caught.value.hint
     with pytest.raises(Refused, match="`auto_map`"):

@@ -124,8 +124,9 @@ def test_input_groups_read_one_input(family: str, make_model: MakeModel) -> None
     seen: dict[str, torch.Tensor] = {}
     for module, layer in zip(decoder_layers(stock, model), model.layers, strict=True):
         for name in (name for group in layer.input_groups for name in group):
+            key = layer.full(name)
             module.get_submodule(name).register_forward_pre_hook(
-                lambda _module, args, key=layer.full(name): seen.update({key: args[0]})
+                lambda _module, args, key=key: seen.update({key: args[0]})
             )
     with torch.no_grad():
         stock(input_ids=torch.arange(12).unsqueeze(0))
