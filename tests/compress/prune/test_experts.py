@@ -224,7 +224,7 @@ def test_one_row_that_agrees_is_proof_and_no_row_is_none(
     config, rows = read_config(source), context.calibration.rows(source, 0)
     model, probe = stock_model(source), probe_of(rows, architecture(config))
     assert probe.shape == (4, 32)
-    assert probe_of(rows, architecture(A_DENSE)).shape == (1, 32)
+    assert probe_of(rows, A_DENSE).shape == (1, 32)
     with torch.no_grad():
         expected = model(input_ids=probe, use_cache=False).logits
     assert prove(source, probe, torch.cat([expected[:3] + 1, expected[3:]])) < 1e-6
