@@ -1,4 +1,4 @@
-"""The declaration of one metric, and how it formats and compares values; all are in `metrics.py`."""
+"""One metric's declaration, and how it formats and compares values. `metrics.py` declares all."""
 
 from __future__ import annotations
 
