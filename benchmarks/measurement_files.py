@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoints.atomic_write import write_text
+from ..checkpoints.atomic_files import write_text
 from ..errors import UsageError
 from .statistics import Array
 

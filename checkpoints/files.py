@@ -19,7 +19,6 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import EdgewrightError, Refused, UsageError
-from .atomic_write import write_json
 from .config import dtype_name, read_config, read_family, resolve
 from .safetensors_writer import DTYPES, Pending, write_shards
 
@@ -235,6 +234,17 @@ def weight_bytes(path: Path) -> int:
     return sum(
         p.stat().st_size for p in path.rglob("*") if p.is_file() and p.suffix in WEIGHT_SUFFIXES
     )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically: a temporary name, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w") as handle:
+        json.dump(value, handle, indent=2, sort_keys=False)
+        handle.write("\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(path)
 
 
 @contextmanager

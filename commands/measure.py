@@ -152,7 +152,8 @@ def gate(
     from ..benchmarks.gate.gate import check_gate
     from ..benchmarks.gate.policy import load_policy
     from ..benchmarks.gate.result_files import junit_xml, markdown_text
-    from ..benchmarks.measurement_files import load_measurement, replace_baseline, write_text
+    from ..benchmarks.measurement_files import load_measurement, replace_baseline
+    from ..checkpoints.atomic_files import write_text
 
     new = load_measurement(candidate)
     if update_baseline:

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from ...checkpoints.atomic_write import write_text
+from ...checkpoints.atomic_files import write_text
 from ...checkpoints.loading import load_tokenizer
 from ...console import console, progress
 from ...data.draws import uniforms
