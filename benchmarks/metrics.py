@@ -23,7 +23,6 @@ __all__ = [
     "METRICS",
     "PREDICTED",
     "REPORT_COLUMNS",
-    "TERMINAL_COLUMNS",
     "TRADE_OFFS",
     "find",
     "format_value",
@@ -258,7 +257,6 @@ METRICS: tuple[Metric, ...] = (
 # Where metrics are shown, by pattern and in order
 
 ACCURACY = "accuracy/<task>"
-TERMINAL_COLUMNS = tuple(metric.pattern for metric in METRICS if metric.terminal)
 REPORT_COLUMNS = (
     "accuracy/<task>",
     "perplexity/<data>",
