@@ -115,11 +115,13 @@ class Metric:
             return [PLACEHOLDER.sub(lambda found: parts[found["name"]], key) for key in keys]
 
         rules = self.conditions
-        for key in filled(rules.recorded):
-            if key not in one and key not in other:
-                return f"{key} was not recorded on either side"
+        recorded = filled(rules.recorded)
         both = [key for key in filled(rules.if_recorded) if key in one and key in other]
-        for key in [*filled(rules.recorded), *filled(rules.equal), *both]:
-            if one.get(key) != other.get(key):
+        for key in [*recorded, *filled(rules.equal), *both]:
+            if key in recorded and key not in one and key not in other:
+                return f"{key} was not recorded on either side"
+            if one.get(key) != other.get(key) or (
+                key in recorded and (key in one) != (key in other)
+            ):
                 return f"{key} differs ({one.get(key)} against {other.get(key)})"
         return ""

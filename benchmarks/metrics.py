@@ -37,7 +37,7 @@ __all__ = [
 QUESTIONS = Conditions(
     recorded=("problems/<task>",),
     equal=("shots/<task>",),
-    if_recorded=("problems_hash/<task>", "shots_used/<task>", "task_version/<task>"),
+    if_recorded=("shots_used/<task>", "task_version/<task>", "problems_hash/<task>"),
 )
 LM_EVAL = Conditions((*QUESTIONS.recorded, *QUESTIONS.if_recorded))
 TEXT = Conditions(recorded=("data_hash/<data>", "seq_len/<data>"))
