@@ -254,7 +254,7 @@ def sweep(
 
         edgewright sweep recipes/demo.yaml --vary steps.quantize.method=gptq,awq --objective accuracy/reasoning --objective size_bytes
     """
-    from ..pipeline.recipe import load_recipe
+    from ..pipeline.recipe_file import load_recipe
     from ..pipeline.sweep import Objective, SweepOptions, parse_vary, run_sweep
 
     options = SweepOptions(

@@ -17,7 +17,8 @@ from ..targets.edge_llm import check_checkpoint, commands
 from ..targets.graph_rules import graph_violations, parser_violations
 from ..targets.remote import Address
 from ..targets.rules import FOR_TENSORRT
-from .ledger import Ledger, fingerprint
+from .fingerprint import fingerprint
+from .ledger import Ledger
 
 __all__ = ["deliver", "pack", "verdict"]
 
