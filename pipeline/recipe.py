@@ -6,7 +6,6 @@ Its options are those of the CLI verb of the same kind.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -57,20 +56,22 @@ class RecipeStep(BaseModel):
     kind: str
 
 
-def _recipe_model(step: Step[Any]) -> type[RecipeStep]:
+def _recipe_model(step: Step[Any]) -> type[BaseModel]:
     """The pydantic model of one kind of step in a recipe: its options, with name and source."""
 
     def check(self: RecipeStep) -> RecipeStep:
         step.check_in_recipe(self)
         return self
 
-    validate: Callable[..., Any] = model_validator(mode="after")(check)
+    bases: Any = (RecipeStep, step.Options)
+    validators: dict[str, Any] = {"_check_in_recipe": model_validator(mode="after")(check)}
+    fields: dict[str, Any] = {"kind": (Literal[step.kind], ...)}
     return create_model(
         f"{step.kind.title()}Step",
-        __base__=(RecipeStep, step.Options),
+        __base__=bases,
         __doc__=f"`kind: {step.kind}`.",
-        __validators__={"_check_in_recipe": validate},
-        kind=(Literal[step.kind], ...),
+        __validators__=validators,
+        **fields,
     )
 
 

@@ -49,8 +49,8 @@ class PruneStep(Step[PruneOptions]):
     Options = PruneOptions
 
     def code(self, options: PruneOptions) -> tuple[str, ...]:
-        """The pruning code."""
-        return (*FOUNDATION, "compress/calibration", "compress/prune")
+        """The pruning code, and GPTQ, whose solver 2:4 sparsity uses."""
+        return (*FOUNDATION, "compress/calibration", "compress/prune", "compress/quantize")
 
     def settled(self, options: PruneOptions, source: State, plan: PlanContext) -> PruneOptions:
         """The options with the budget turned into shares."""
