@@ -17,9 +17,12 @@ from ..benchmarks.gate.policy import Policy
 from ..benchmarks.measure import EvaluateOptions
 from ..benchmarks.traces.traces import TracesOptions
 from ..checkpoints.config import BUILTIN_MODEL, model_path
-from ..steps.context import CalibrationData, Proof
+from ..steps.context import Proof
 from ..steps.step import Step
 from .registry import STEPS
+
+if TYPE_CHECKING:
+    from ..steps.context import CalibrationData
 
 __all__ = [
     "BASELINE",
@@ -175,6 +178,8 @@ class Recipe(BaseModel):
     @property
     def calibration_data(self) -> CalibrationData:
         """The calibration data as steps take it."""
+        from ..steps.context import CalibrationData  # late: torch takes seconds
+
         return CalibrationData(**self.calibration.model_dump())
 
     @property
