@@ -82,7 +82,7 @@ def run(
     """
     from .pipeline.forecast import refuse
     from .pipeline.plan import plan_recipe
-    from .pipeline.recipe import load_recipe
+    from .pipeline.recipe_file import load_recipe
 
     loaded = load_recipe(recipe, settings or [])
     if dry_run:
@@ -106,7 +106,7 @@ def demo(
 
         edgewright demo --out runs/demo
     """
-    from .pipeline.recipe import builtin_recipe, load_recipe
+    from .pipeline.recipe_file import builtin_recipe, load_recipe
 
     run_whole(load_recipe(builtin_recipe("demo")), out, fresh, as_json)
 
@@ -137,7 +137,7 @@ def plan(
 
     if what.endswith((".yaml", ".yml")):
         from .pipeline.plan import plan_recipe  # late: its steps import torch, which takes seconds
-        from .pipeline.recipe import load_recipe
+        from .pipeline.recipe_file import load_recipe
 
         extra = [f"target={target}"] if target else []
         recipe = load_recipe(Path(what), [*(settings or []), *extra])
@@ -210,7 +210,7 @@ def export(
 
         edgewright export int4 --format edge-llm --precision int4 --out for-edge-llm
     """
-    from .export.step import ExportOptions
+    from .export.options import ExportOptions
 
     options = checked(
         ExportOptions, format=format, precision=precision, logits=logits, window=window, sinks=sinks

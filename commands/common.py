@@ -112,7 +112,7 @@ def run_step(
 
     The settings are more of the step's context: what has no say in its result.
     """
-    from ..pipeline.run import run_verb
+    from ..pipeline.verb import run_verb
 
     with resumable():
         result = run_verb(
@@ -150,14 +150,16 @@ def run_prune(
         Refused: the target cannot, or the budget cannot be met.
     """
     from ..checkpoints.config import model_path, resolve
-    from ..pipeline.forecast import device_row, initial, refuse
-    from ..pipeline.prune_budget import after_cut, fitted
+    from ..compress.prune.step import pruned_state
+    from ..pipeline.forecast import device_row, refuse
+    from ..pipeline.prune_budget import shares_within
+    from ..steps.state import checkpoint_state
     from ..targets import load_target
 
-    source = initial(resolve(model_path(model)))
-    options = fitted(options, source, target)
+    source = checkpoint_state(resolve(model_path(model)))
+    options = shares_within(options, source, target)
     if target:
-        after = replace(after_cut(options, source), precision="int4", format="onnx")
+        after = replace(pruned_state(options, source), precision="int4", format="onnx")
         refuse([device_row(f"{model}, pruned", after, load_target(target), 2048, 1)])
     run_step("prune", options, model, out, calibration, fresh, as_json, **settings)
 
@@ -171,9 +173,9 @@ def show_cut(
         Refused: after printing, if the target cannot run what would be left.
     """
     from ..pipeline.forecast import refuse
-    from ..pipeline.plan import plan_cut
+    from ..pipeline.prune_preview import preview_prune
 
-    plan = plan_cut(options, model, _context(calibration), target)
+    plan = preview_prune(options, model, _context(calibration), target)
     show(plan, as_json, "cut")
     refuse(plan["rows"][1:])
 

@@ -284,7 +284,7 @@ def traces(
         edgewright traces builtin:tiny-reasoner --prompts builtin:reasoning --limit 200 --max-new-tokens 144 --out traces.jsonl
     """
     from ..benchmarks.traces.traces import TracesOptions
-    from ..pipeline.run import run_traces
+    from ..pipeline.traces import run_traces
 
     options = checked(
         TracesOptions,
@@ -526,7 +526,7 @@ def iterate(
 
         edgewright iterate /models/Qwen2.5-0.5B --rounds 4 --ffn 0.5 --data text:wiki.txt --max-loss-increase 0.1 --out small
     """
-    from ..compress.iterate import IterateOptions
+    from ..compress.iterate.options import IterateOptions
 
     cut = {
         "heads": heads,

@@ -255,7 +255,7 @@ def sweep(
 
         edgewright sweep recipes/demo.yaml --vary steps.quantize.method=gptq,awq --objective accuracy/reasoning --objective size_bytes
     """
-    from ..pipeline.recipe import load_recipe
+    from ..pipeline.recipe_file import load_recipe
     from ..pipeline.sweep import run_sweep
     from ..pipeline.sweep_objectives import Objective
     from ..pipeline.sweep_options import SweepOptions, parse_vary

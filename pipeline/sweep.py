@@ -25,7 +25,8 @@ from ..checkpoints.files import write_json
 from ..console import console
 from ..errors import EdgewrightError, UsageError
 from ..steps.workspace import differences, locked
-from .recipe import Recipe, load_recipe
+from .recipe import Recipe
+from .recipe_file import load_recipe
 from .run import run_recipe
 from .sweep_objectives import Objective, default_objectives, objective_values
 from .sweep_options import SweepOptions

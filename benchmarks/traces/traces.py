@@ -26,7 +26,7 @@ from ...data.reasoning import extract_answer as extract_strictly
 from ...data.reasoning import held_out_questions, is_correct, training_problems
 from ...data.sources import Source
 from ...errors import UsageError
-from ...steps.workspace import workplace
+from ...steps.workspace import workspace
 from ..statistics import share_error
 from ..tasks.backends import TorchBackend, is_artifact
 from ..tasks.generation import (
@@ -166,7 +166,7 @@ def make_traces(
             "give the checkpoint that it was made from",
         )
     questions, repeated = read_questions(options.prompts, options.limit, seed)
-    with workplace(out, "chains", depends_on, CHAINS, fresh) as place:
+    with workspace(out, "chains", depends_on, CHAINS, fresh) as place:
         answered = ask_teacher(options, questions, model, seed, device, place / CHAINS)
     report: dict[str, Any] = {
         "output": str(out),

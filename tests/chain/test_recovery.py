@@ -25,7 +25,8 @@ from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.errors import UsageError
 from edgewright.models import FAMILIES, family_of
 from edgewright.pipeline.plan import plan_recipe
-from edgewright.pipeline.recipe import Recipe, load_recipe
+from edgewright.pipeline.recipe import Recipe
+from edgewright.pipeline.recipe_file import load_recipe
 from edgewright.steps.context import CalibrationData, StepContext
 
 MakeModel = Callable[..., Path]

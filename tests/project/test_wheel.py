@@ -128,7 +128,7 @@ def test_installed_it_imports_and_runs(wheel: Path, names: set[str], tmp_path: P
         "for name in sys.argv[1:]:\n"
         "    module = importlib.import_module(name)\n"
         f"    assert module.__file__.startswith({str(site)!r}), module.__file__\n"
-        "from edgewright.pipeline.recipe import builtin_recipe, load_recipe\n"
+        "from edgewright.pipeline.recipe_file import builtin_recipe, load_recipe\n"
         "from edgewright.targets.profile import load_target\n"
         "load_target(load_recipe(builtin_recipe('demo')).target)\n"
         "print(len(sys.argv) - 1)\n"

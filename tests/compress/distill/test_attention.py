@@ -24,7 +24,7 @@ from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
 from edgewright.errors import Refused, UsageError
 from edgewright.pipeline.plan import plan_recipe
-from edgewright.pipeline.recipe import load_recipe
+from edgewright.pipeline.recipe_file import load_recipe
 from edgewright.steps.context import StepContext
 
 MakeModel = Callable[..., Path]

@@ -21,7 +21,7 @@ from edgewright.compress.distill.objectives import LabelLearning
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
 from edgewright.compress.distill.training_rows import Rows
-from edgewright.compress.iterate import RecoverOptions
+from edgewright.compress.iterate.options import RecoverOptions
 from edgewright.steps.context import StepContext
 
 MakeModel = Callable[..., Path]
@@ -187,7 +187,7 @@ def test_what_cannot_be_watched_is_refused() -> None:
         ValidationError, match="`early_stop` measures on rows that are held out, and none are"
     ):
         DistillOptions(teacher=None, stages=(labels(),))
-    with pytest.raises(ValidationError, match="no round may choose by them"):
+    with pytest.raises(ValidationError, match="no round may use these rows itself"):
         RecoverOptions(teacher=None, hold_out=3, stages=(labels(),))
 
 

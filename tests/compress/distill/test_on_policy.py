@@ -32,7 +32,7 @@ from edgewright.compress.distill.runner import distill
 from edgewright.compress.distill.teacher_logits import OnlineTeacher
 from edgewright.compress.distill.trainer import _Run
 from edgewright.data.draws import uniforms
-from edgewright.pipeline.recipe import load_recipe
+from edgewright.pipeline.recipe_file import load_recipe
 from edgewright.steps.context import StepContext
 
 MakeModel = Callable[..., Path]
