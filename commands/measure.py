@@ -152,7 +152,8 @@ def gate(
     from ..benchmarks.gate.gate import check_gate
     from ..benchmarks.gate.policy import load_policy
     from ..benchmarks.gate.result_files import junit_xml, markdown_text
-    from ..benchmarks.measurement_files import load_measurement, replace_baseline, write_text
+    from ..benchmarks.measurement_files import load_measurement, replace_baseline
+    from ..checkpoints.atomic_files import write_text
 
     new = load_measurement(candidate)
     if update_baseline:
@@ -255,7 +256,9 @@ def sweep(
         edgewright sweep recipes/demo.yaml --vary steps.quantize.method=gptq,awq --objective accuracy/reasoning --objective size_bytes
     """
     from ..pipeline.recipe_file import load_recipe
-    from ..pipeline.sweep import Objective, SweepOptions, parse_vary, run_sweep
+    from ..pipeline.sweep import run_sweep
+    from ..pipeline.sweep_objectives import Objective
+    from ..pipeline.sweep_options import SweepOptions, parse_vary
 
     options = SweepOptions(
         parse_vary(vary), tuple(map(Objective.parse, objective or ())), trials, budget, seed

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
+from ...checkpoints.atomic_files import write_text
 from ...checkpoints.loading import load_tokenizer
 from ...console import console, progress
 from ...data.draws import uniforms
@@ -26,7 +27,6 @@ from ...data.reasoning import held_out_questions, is_correct, training_problems
 from ...data.sources import Source
 from ...errors import UsageError
 from ...steps.workspace import workspace
-from ..measurement_files import write_text
 from ..statistics import share_error
 from ..tasks.backends import TorchBackend, is_artifact
 from ..tasks.generation import (
