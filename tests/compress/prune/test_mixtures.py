@@ -26,7 +26,7 @@ from edgewright.errors import Refused, UsageError
 from edgewright.export.options import ExportOptions
 from edgewright.export.runner import export
 from edgewright.models import family_of
-from edgewright.models.sizes import read_size, size_of
+from edgewright.models.footprint import read_size, size_of
 from edgewright.pipeline.forecast import plan_model
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import Recipe
