@@ -379,6 +379,10 @@ def _tree(value: Any) -> list[Any]:
     return [yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120).rstrip()]
 
 
+def _json(value: Any) -> list[Any]:
+    return [json.dumps(value, indent=2)]
+
+
 def _doctor(checks: Sequence[Mapping[str, Any]]) -> list[Any]:
     rows = [
         [c["name"], "ok" if c["ok"] else ("MISSING" if c["required"] else "not there"), c["detail"]]
@@ -437,6 +441,7 @@ VIEWS: dict[str, Callable[[Any], list[Any]]] = {
     "cut": _cut,
     "targets": _targets,
     "target": _tree,
+    "json": _json,
     "doctor": _doctor,
     "written": _written,
     "kv": _kv,
