@@ -16,13 +16,15 @@ __all__ = ["show"]
 
 
 WORST_MODULES = 10
+JSON_ONLY = "json"
+"""View of a result that is always printed as JSON."""
 
 
 def show(value: Any, as_json: bool, view: str) -> None:
     """Print a result on standard output: as JSON, or as the table that `view` names."""
     if not IS_MAIN:
         return
-    if as_json:
+    if as_json or view == JSON_ONLY:
         print(json.dumps(value, indent=2))
         return
     output = Console(soft_wrap=False, width=None)
@@ -379,10 +381,6 @@ def _tree(value: Any) -> list[Any]:
     return [yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120).rstrip()]
 
 
-def _json(value: Any) -> list[Any]:
-    return [json.dumps(value, indent=2)]
-
-
 def _doctor(checks: Sequence[Mapping[str, Any]]) -> list[Any]:
     rows = [
         [c["name"], "ok" if c["ok"] else ("MISSING" if c["required"] else "not there"), c["detail"]]
@@ -441,7 +439,6 @@ VIEWS: dict[str, Callable[[Any], list[Any]]] = {
     "cut": _cut,
     "targets": _targets,
     "target": _tree,
-    "json": _json,
     "doctor": _doctor,
     "written": _written,
     "kv": _kv,

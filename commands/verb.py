@@ -168,7 +168,7 @@ class Verb:
             outcome = self._call(given, in_python=False)
         if outcome is None:
             return
-        show(outcome.value, bool(typed.get("as_json")), outcome.view)
+        show(outcome.value, bool(typed.get("json")), outcome.view)
         if outcome.judge:
             outcome.judge()
 
