@@ -84,7 +84,7 @@ def traces(
         edgewright traces builtin:tiny-reasoner --prompts builtin:reasoning --limit 200
         --max-new-tokens 144 --out traces.jsonl
     """
-    from ..pipeline.run import run_traces
+    from ..pipeline.traces import run_traces
 
     report = run_traces(options, model, output.out, execution.seed, execution.device, output.fresh)
     return Outcome(report, "traces")

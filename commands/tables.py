@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..benchmarks.gate.result_files import interval_text
+from ..benchmarks.metric import Metric, TerminalColumn
+from ..benchmarks.metrics import ACCURACY, METRICS, names_of
 from ..console import IS_MAIN
 
 __all__ = ["show"]
@@ -47,49 +49,27 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "
     return table
 
 
-def _find(metrics: Mapping[str, float], kind: str) -> tuple[str, float] | None:
-    return next(
-        ((k, v) for k, v in metrics.items() if k.startswith(f"{kind}/") and k.count("/") == 1), None
-    )
-
-
 def _metric_row(name: str, metrics: Mapping[str, float], seconds: float | None) -> list[str]:
-    accuracy = _find(metrics, "accuracy")
-    share = (
-        f"{accuracy[1]:.3f} ± {metrics.get(accuracy[0] + '/stderr', 0):.3f}" if accuracy else "-"
-    )
-    found = {
-        kind: (_find(metrics, kind) or ("", None))[1]
-        for kind in ("perplexity", "kl", "top1_agreement")
-    }
     return [
         name,
-        share,
-        _number(found["perplexity"], ".4f"),
-        _number(found["kl"], ".4f"),
-        _number(found["top1_agreement"], ".4f"),
-        _number(metrics.get("ttft_ms/p50"), ".1f"),
-        _number(metrics.get("decode_tok_s/p50"), ",.0f"),
-        _number(metrics.get("peak_rss_bytes"), ",.0f", 1e6),
-        _number(metrics.get("size_bytes"), ",.2f", 1e6),
-        _number(metrics.get("parameters"), ",.2f", 1e6),
+        *(_metric_cell(metrics, *column) for column in _METRICS),
         _number(seconds, ".0f"),
     ]
 
 
-METRIC_COLUMNS = (
-    "step",
-    "exact match",
-    "perplexity",
-    "KL",
-    "top-1",
-    "TTFT ms",
-    "decode tok/s",
-    "peak MB",
-    "size MB",
-    "params M",
-    "s",
-)
+def _metric_cell(metrics: Mapping[str, float], metric: Metric, column: TerminalColumn) -> str:
+    """A metric for the terminal; of several tasks or texts, the first."""
+    name = next(iter(names_of(metrics, metric.pattern)), "")
+    text = _number(metrics.get(name), column.spec, column.divisor)
+    if name and metric.shows_error:
+        text += f" ± {_number(metrics.get(f'{name}/stderr', 0), column.spec, column.divisor)}"
+    return text
+
+
+_METRICS = [(metric, metric.terminal) for metric in METRICS if metric.terminal]
+METRIC_COLUMNS = ("step", *(column.heading for _, column in _METRICS), "s")
+QUALITY_COLUMNS = 1 + sum("<" in metric.pattern for metric, _ in _METRICS)
+"""Name, and the metrics of tasks and texts; latency, memory and size come after them."""
 
 
 def _ledger(ledger: Mapping[str, Any]) -> list[Any]:
@@ -111,7 +91,7 @@ def _bench(result: Mapping[str, Any]) -> list[Any]:
         f"  {name}: its runs differ by {metrics[f'{name}/cv']:.0%} (coefficient of variation): a busy machine, or too few --runs"
         for name in result["context"].get("noisy", ())
     ]
-    tasks = [name for name in metrics if name.startswith("accuracy/") and name.count("/") == 1]
+    tasks = names_of(metrics, ACCURACY)
     if len(tasks) > 1:
         rows = [
             [
@@ -205,13 +185,14 @@ def _kv(study: Mapping[str, Any]) -> list[Any]:
     contexts = list(study["caches"][0]["bytes"])
     rows = [
         [
-            *_metric_row(cache["name"], cache["metrics"], None)[:5],
+            *_metric_row(cache["name"], cache["metrics"], None)[:QUALITY_COLUMNS],
             *(_number(cache["bytes"][c], ",.2f", 1e6) for c in contexts),
             f"{cache['ratio']:.3f}",
         ]
         for cache in study["caches"]
     ]
-    columns = ("cache", *METRIC_COLUMNS[1:5], *(f"MB at {int(c):,}" for c in contexts), "of fp16")
+    sizes = (f"MB at {int(context):,}" for context in contexts)
+    columns = ("cache", *METRIC_COLUMNS[1:QUALITY_COLUMNS], *sizes, "of fp16")
     return [
         _table(
             columns, rows, f"KV cache of {study['name']}; KL and top-1 against the unrounded cache"

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ...checkpoints.atomic_files import write_text
 from ...checkpoints.loading import load_tokenizer
 from ...console import console, progress
 from ...data.draws import uniforms
@@ -23,8 +24,7 @@ from ...data.reasoning import extract_answer as extract_strictly
 from ...data.reasoning import held_out_questions, is_correct, training_problems
 from ...data.sources import Source
 from ...errors import UsageError
-from ...steps.workspace import workplace
-from ..measurement_files import write_text
+from ...steps.workspace import workspace
 from ..statistics import share_error
 from ..tasks.backends import TorchBackend, is_artifact
 from ..tasks.generation import (
@@ -147,7 +147,7 @@ def make_traces(
             "give the checkpoint that it was made from",
         )
     questions, repeated = read_questions(options.prompts, options.limit, seed)
-    with workplace(out, "chains", depends_on, CHAINS, fresh) as place:
+    with workspace(out, "chains", depends_on, CHAINS, fresh) as place:
         answered = ask_teacher(options, questions, model, seed, device, place / CHAINS)
     report: dict[str, Any] = {
         "output": str(out),

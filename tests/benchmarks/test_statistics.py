@@ -77,7 +77,7 @@ def test_draws_depend_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None
     first = resample(columns, 300, seed=5)
     assert np.array_equal(first, resample(columns, 300, seed=5))
     assert not np.array_equal(first, resample(columns, 300, seed=6))
-    monkeypatch.setattr("edgewright.benchmarks.statistics.CELLS", 50)
+    monkeypatch.setattr("edgewright.benchmarks.statistics.COUNTS_IN_MEMORY", 50)
     assert np.array_equal(first, resample(columns, 300, seed=5)), "drawing in parts draws the same"
 
 

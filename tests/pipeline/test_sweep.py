@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from edgewright.benchmarks.report.pareto import on_front, towards_ideal
+from edgewright.benchmarks.report.pareto import nearest_to_ideal, pareto_optimal
 from edgewright.errors import UsageError
 from edgewright.pipeline import sweep as module
-from edgewright.pipeline.sweep import Objective, run_sweep
+from edgewright.pipeline.sweep import run_sweep
+from edgewright.pipeline.sweep_objectives import Objective
 from edgewright.pipeline.sweep_options import SweepOptions, parse_vary
 
 RECIPE = {
@@ -31,9 +32,9 @@ VARY = {"steps.prune.heads": [0.25, 0.5], "steps.quantize.group_size": [64, 128]
 
 def test_the_front_is_what_nothing_beats() -> None:
     points = [(0.9, -2.0), (0.9, -3.0), (0.5, -1.0), (0.95, -9.0), (0.4, -1.0), (0.9, -2.0)]
-    assert on_front(points) == [True, False, True, True, False, True]
-    assert towards_ideal([(0.9, -2.0), (0.5, -1.0), (0.95, -9.0)]) == 0
-    assert towards_ideal([(1.0,), (1.0,)]) == 0
+    assert pareto_optimal(points) == [True, False, True, True, False, True]
+    assert nearest_to_ideal([(0.9, -2.0), (0.5, -1.0), (0.95, -9.0)]) == 0
+    assert nearest_to_ideal([(1.0,), (1.0,)]) == 0
 
 
 def test_objectives_know_which_way_is_better() -> None:

@@ -38,6 +38,7 @@ CONTEXT = {
     "data_hash/reasoning": "9f2c51aa07e1",
     "seq_len/reasoning": 256,
     "problems/reasoning": 200,
+    "problems/copying": 200,
     "backend": "torch",
     "device": "cpu",
     "dtype": "float32",
@@ -363,7 +364,7 @@ def test_steps_measured_otherwise_stay_out_of_comparisons() -> None:
     ledger = make_ledger()
     ledger["steps"][4]["context"] |= {"threads": 8, "problems/reasoning": 50}
     text = "\n".join(Page(render_html(ledger)).texts)
-    assert text.count("Left out, since measured otherwise: export-int4.") == 6
+    assert text.count("Left out, because measured differently: export-int4.") == 6
     assert "2.64×" not in text
     assert "0.187×" in text  # sizes are always comparable
 
