@@ -1,4 +1,4 @@
-"""The verbs that make a model smaller: prune, distill, iterate, quantize, and traces to learn on."""
+"""The verbs that make a model smaller: prune, traces, distill, iterate, quantize."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def iterate(
     calibration: Annotated[Calibration, Expand(skip=("seq_len",))],
     execution: Execution,
 ) -> Outcome:
-    """Prune in several rounds with training in between; keep the smallest model that is good enough.
+    """Prune in rounds with training in between; keep the smallest model that is good enough.
 
     What to remove is counted over all rounds together; steps of training are per round. The loss
     is measured on held-out rows after every round. --seq-len holds for calibration, training and

@@ -211,7 +211,10 @@ def test_the_command_line_stops_early(
     )
     more = ("--early-stop", 2, "--measure-every", 1, "--device", "cpu", "--out", tmp_path / "out")
     code, _, err = cli(*what, *more)
-    assert (code, "there are none: set their number with `hold_out`" in " ".join(err.split())) == (2, True)
+    assert (code, "there are none: set their number with `hold_out`" in " ".join(err.split())) == (
+        2,
+        True,
+    )
     code, told, err = cli(*what, *more, "--hold-out", 3, "--json")
     assert code == 0, err
     assert '"held_out": {' in told
