@@ -12,7 +12,7 @@ from typing import Any
 
 from ..checkpoints.config import dtype_name, packing, quantization, read_family
 from ..models import family_of
-from ..models.sizes import linear_weights, size_of
+from ..models.footprint import linear_weights, size_of
 
 __all__ = ["State", "checkpoint_state", "float_precision"]
 

@@ -23,37 +23,19 @@ from ..checkpoints.files import read_config
 from ..console import console, progress
 from ..errors import EdgewrightError, ParityFailed, Refused, UsageError
 from .bundle import Bundle
+from .options import DeployOptions
 from .preflight import Problem, problems
 from .profile import Target
 from .remote import Address, Device, Dropped, connected
 from .tegrastats import parse_samples, summarize
 from .trtexec import parse_log, parse_profile, parse_times
 
-__all__ = ["DeployOptions", "Deployment", "deploy", "rollback"]
+__all__ = ["Deployment", "deploy", "rollback"]
 
 PROBE = Path(__file__).parent / "device" / "probe.py"
 ATTEMPTS = 3
 PAUSE_SECONDS = 1.0
 KEPT_LAYERS = 20
-
-
-@dataclass(frozen=True)
-class DeployOptions:
-    """What is done on the device.
-
-    Attributes:
-        remote_dir: where bundles lie there; relative to the user's home unless absolute.
-        python: the interpreter that has numpy and onnxruntime.
-        engine: whether to build a TensorRT engine and time it.
-        threads: of ONNX Runtime there; None for all cores.
-        force: go on where only the preflight's judgement stands in the way.
-    """
-
-    remote_dir: str = "edgewright"
-    python: str = "python3"
-    engine: bool = True
-    threads: int | None = None
-    force: bool = False
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from ssh_servers import Server, asyncssh_server, real_sshd, wire  # isort: skip
 from edgewright.benchmarks.metrics import why_unlike
 from edgewright.export.onnx.export import export_onnx
 from edgewright.targets import load_target
-from edgewright.targets.bundle import BundleOptions, make_bundle, write_bundle
+from edgewright.targets.bundle import make_bundle, write_bundle
 from edgewright.targets.failures import FAILURES, explain
+from edgewright.targets.options import BundleOptions
 from edgewright.targets.preflight import jetpack_of
 
 SERVERS = {"asyncssh": asyncssh_server, "sshd": real_sshd}
