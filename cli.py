@@ -337,7 +337,7 @@ def main() -> None:
     """Run the command line; turn an error into one message and its exit code."""
     try:
         app()
-    except (EdgewrightError, OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:  # libraries raise what they like
         if "--debug" in sys.argv:
             raise
         sys.exit(complain(error))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EdgewrightError, UsageError
+from ..checkpoints.atomic_files import write_text
+from ..errors import UsageError
 from .statistics import Array
 
 __all__ = [
@@ -229,22 +229,3 @@ def write_lines(path: Path, value: Mapping[str, Any]) -> None:
         else:
             entries.append(f"  {json.dumps(key)}: {json.dumps(inner)}")
     write_text(path, "{\n" + ",\n".join(entries) + "\n}\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: a temporary name, fsync, rename.
-
-    Raises:
-        EdgewrightError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="replace", newline="\n") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise EdgewrightError(
-            f"{path}: could not be written: {error.strerror or error}", "free disk space, run again"
-        ) from error

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..models import Family
 from .files import read_family, rows_of, tensor_specs, tensors_of
-from .loading import load_settings
+from .loading import check_names, load_settings, tied_names
 
 __all__ = ["ROWS", "InMemory", "Layered", "Streamed", "passed_through", "skeleton"]
 
@@ -92,18 +92,9 @@ class Streamed:
             }
 
     def _check_names(self) -> None:
-        wanted, tied = set(self.skeleton.state_dict()), set(self.skeleton._tied_weights_keys or ())
         have = set(self.family.fused(dict.fromkeys(self.specs, torch.empty(0))))
-        missing = sorted(
-            wanted - have - (tied if self.skeleton.config.tie_word_embeddings else set())
-        )
-        unexpected = sorted(have - wanted)
-        if missing or unexpected:
-            what = f"missing {missing[:3]}" if missing else f"unexpected {unexpected[:3]}"
-            raise UsageError(
-                f"{self.path}: the weights do not match config.json: {what}",
-                "restore the model directory",
-            )
+        wanted = set(self.skeleton.state_dict())
+        check_names(self.path, wanted - have - tied_names(self.skeleton), have - wanted)
 
     def stored(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names begin with `prefix`, as they are stored, by the rest of their names."""

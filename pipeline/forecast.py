@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.config import dtype_name, model_path, packing, quantization, read_family, resolve
+from ..checkpoints.inventory import weight_files
 from ..errors import Refused
 from ..models import family_of
 from ..targets import Target, check, list_targets, load_target, longest_context, predict, size_of
@@ -109,8 +110,9 @@ def _extra(path: Path, config: Mapping[str, Any]) -> int:
     block = quantization(config) or {}
     if not block.get("dynamic") and not block.get("lm_head"):
         return 0
-    there = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    return there - size_of(config, f"int{block['bits']}", int(block["group_size"]))
+    bits, group_size, _ = packing(config) or (16, -1, True)
+    there = sum(file.stat().st_size for file in weight_files(path))
+    return there - size_of(config, f"int{bits}", group_size)
 
 
 def device_row(

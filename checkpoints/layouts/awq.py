@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .packed import Layout, PackedLinear, Scheme, pack_words, unpack_words
+from ..packing import Scheme
+from .packed import Layout, PackedLinear, pack_words, unpack_words
 
 __all__ = ["Awq"]
 
@@ -56,14 +57,6 @@ class Awq(Layout):
         integers, zeros = _unwords(parts["qweight"]), _unwords(parts["qzeros"])
         scales = parts["scales"].t().contiguous().float()
         return PackedLinear(integers, scales, zeros, BITS, integers.shape[1] // scales.shape[1])
-
-    def scheme(self, block: Mapping[str, Any], name: str) -> Scheme:
-        """See `Layout.scheme`."""
-        return Scheme(
-            int(block.get("bits", block.get("w_bit", BITS))),
-            int(block.get("group_size", block.get("q_group_size", 128))),
-            bool(block.get("sym", not block.get("zero_point", True))),
-        )
 
     def config(self, scheme: Scheme, damp: float, kept: Sequence[str] = ()) -> dict[str, Any]:
         """See `Layout.config`; zero points are always stored, which is what readers take `zero_point` for."""

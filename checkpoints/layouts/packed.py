@@ -11,28 +11,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..packing import METHODS, Scheme
+
 __all__ = [
     "Int8Inputs",
     "Layout",
     "PackedLinear",
-    "Scheme",
     "pack_words",
     "unpack_words",
     "values_together",
 ]
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How the integers of a linear layer are chosen: bits of each, inputs that share a scale (-1: all), zero point in the middle or not."""
-
-    bits: int = 4
-    group_size: int = 128
-    sym: bool = True
-
-    def group(self, width: int) -> int:
-        """Inputs that share a scale in a layer with `width` of them."""
-        return width if self.group_size == -1 else self.group_size
 
 
 @dataclass(frozen=True)
@@ -130,9 +118,14 @@ class Layout(ABC):
             UsageError: naming the layer, where the tensors hold what a `PackedLinear` cannot say.
         """
 
-    @abstractmethod
     def scheme(self, block: Mapping[str, Any], name: str) -> Scheme:
-        """What the block of config.json says about the layer of this name."""
+        """What the block of config.json says about the layer of this name.
+
+        Raises:
+            Refused: it says something that is not read here.
+            UsageError: a field is missing.
+        """
+        return METHODS[self.method](block, name, "config.json")
 
     @abstractmethod
     def config(self, scheme: Scheme, damp: float, kept: Sequence[str] = ()) -> dict[str, Any]:

@@ -13,13 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import Refused, UsageError
-from .packed import Int8Inputs, Layout, PackedLinear, Scheme
+from ...errors import UsageError
+from ..packing import SMOOTHQUANT, Scheme
+from .packed import Int8Inputs, Layout, PackedLinear
 
 __all__ = ["CompressedTensors", "ModelOpt"]
-
-ALGORITHM = "W8A8_SQ_PER_CHANNEL"
-INT8 = Scheme(8, -1, True)
 
 
 def _signed(packed: PackedLinear) -> Tensor:
@@ -56,33 +54,6 @@ class CompressedTensors(Layout):
     def read(self, parts: Mapping[str, Tensor], scheme: Scheme, name: str) -> PackedLinear:
         """See `Layout.read`."""
         return _packed(parts["weight"], parts["weight_scale"], Int8Inputs())
-
-    def scheme(self, block: Mapping[str, Any], name: str) -> Scheme:
-        """See `Layout.scheme`.
-
-        Raises:
-            Refused: anything but 8-bit symmetric weights by output channel with dynamic inputs by token.
-        """
-        groups: dict[str, dict[str, dict[str, Any] | None]] = block.get("config_groups") or {}
-        for group in groups.values():
-            weights, inputs = group.get("weights") or {}, group.get("input_activations") or {}
-            kind = (
-                weights.get("num_bits"),
-                weights.get("type"),
-                weights.get("strategy"),
-                inputs.get("strategy"),
-                inputs.get("dynamic"),
-            )
-            if (
-                kind != (8, "int", "channel", "token", True)
-                or not weights.get("symmetric")
-                or not inputs.get("symmetric")
-            ):
-                raise Refused(
-                    f"{name}: compressed-tensors with {kind}, which is not read here",
-                    "use 8-bit integers, symmetric: weights by channel, inputs dynamic by token",
-                )
-        return INT8
 
     def config(self, scheme: Scheme, damp: float, kept: Sequence[str] = ()) -> dict[str, Any]:
         """See `Layout.config`."""
@@ -142,24 +113,11 @@ class ModelOpt(Layout):
             parts["weight"], parts["weight_scale"], Int8Inputs(float(parts["input_scale"]))
         )
 
-    def scheme(self, block: Mapping[str, Any], name: str) -> Scheme:
-        """See `Layout.scheme`.
-
-        Raises:
-            Refused: an algorithm other than INT8 SmoothQuant.
-        """
-        if block.get("quant_algo") != ALGORITHM:
-            raise Refused(
-                f"{name}: quantized with {block.get('quant_algo')}, which is not read here",
-                f"use {ALGORITHM}",
-            )
-        return INT8
-
     def config(self, scheme: Scheme, damp: float, kept: Sequence[str] = ()) -> dict[str, Any]:
         """See `Layout.config`."""
         return {
             "quant_method": self.method,
-            "quant_algo": ALGORITHM,
+            "quant_algo": SMOOTHQUANT,
             "kv_cache_quant_algo": None,
             "exclude_modules": list(kept),
         }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoints.files import read_family, stored_dtype, write_checkpoint
-from ...checkpoints.loading import load_model, pick_device
+from ...checkpoints.loading import load_model, pick_device, tied_names
 from ...checkpoints.streaming import InMemory
 from ...console import progress
 from ...errors import Refused
@@ -58,10 +58,8 @@ def sparsify(
     rows = context.calibration.rows(source, context.seed)
     model = load_model(source, pick_device(context.device))
     errors, notes = _all_layers(method, model, family, rows, stored_dtype(config))
-    tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
-    state = {
-        k: v.cpu().to(stored_dtype(config)) for k, v in model.state_dict().items() if k not in tied
-    }
+    tied, dtype = tied_names(model), stored_dtype(config)
+    state = {k: v.cpu().to(dtype) for k, v in model.state_dict().items() if k not in tied}
     probe = rows[0][:1].to(next(model.parameters()).device)
     with torch.no_grad():
         expected = model(input_ids=probe, use_cache=False).logits.cpu()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import __version__
+from ...checkpoints.config import end_tokens
 from ...checkpoints.files import (
     PROVENANCE,
     atomic_directory,
@@ -175,10 +176,8 @@ def _tokenizer(writer: Any, checkpoint: Path, family: Family, shape: Shape) -> N
     writer.add_token_merges(
         [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     )
-    generation = checkpoint / "generation_config.json"
-    ends = json.loads(generation.read_text()).get("eos_token_id") if generation.is_file() else None
-    if ends is not None:
-        writer.add_eos_token_id(int(ends[0] if isinstance(ends, list) else ends))
+    if ends := end_tokens(checkpoint):
+        writer.add_eos_token_id(ends[0])
     template = checkpoint / "chat_template.jinja"
     if template.is_file():
         writer.add_chat_template(template.read_text())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...checkpoints.files import read_family
 from ...checkpoints.layouts import PackedLinear, rounds_inputs
+from ...checkpoints.loading import check_names, tied_names
 from ...checkpoints.streaming import ROWS, skeleton
 from ...errors import UsageError
 from ...models import Family
@@ -47,25 +48,14 @@ def reference_logits(
     """
     family, config = read_family(checkpoint)
     weights, model = Weights(checkpoint, config), skeleton(checkpoint)
-    _check_names(checkpoint, weights, model)
+    wanted, have = set(model.state_dict()), weights.state_names()
+    check_names(checkpoint, wanted - have - tied_names(model), have - wanted)
     tokens, mask = padded(rows)
     hidden = _hidden(model, family, weights, torch.from_numpy(tokens), torch.from_numpy(mask))
     own = not family.shape(config).tied and f"{family.head}.weight" in weights.state_names()
     head = _Table(weights, family.head if own else family.embedding)
     for row, states in zip(rows, hidden, strict=True):
         yield torch.cat([states[-len(row) :] @ part.t() for part in head.parts()], 1).numpy()
-
-
-def _check_names(checkpoint: Path, weights: Weights, model: Any) -> None:
-    wanted, have = set(model.state_dict()), weights.state_names()
-    tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
-    missing, unexpected = sorted(wanted - have - tied), sorted(have - wanted)
-    if missing or unexpected:
-        what = f"missing {missing[:3]}" if missing else f"unexpected {unexpected[:3]}"
-        raise UsageError(
-            f"{checkpoint}: the weights do not match config.json: {what}",
-            "restore the model directory",
-        )
 
 
 class _Table:
