@@ -30,7 +30,7 @@ from .commands.compress import distill, iterate, prune, quantize, traces
 from .commands.deliver import deploy, serve, targets_check
 from .commands.measure import bench, compare, gate, report, sweep
 from .commands.tables import show
-from .console import complain
+from .console import complain, console
 from .errors import EdgewrightError
 
 app = typer.Typer(
@@ -274,17 +274,11 @@ def kv_study(
         max_new_tokens=max_new_tokens,
         **({"contexts": context} if context else {}),
     )
-    folder = resolve(model_path(model))
-    show(
-        study(
-            folder,
-            options,
-            CalibrationData(calibration, samples, seq_len).rows(folder, seed),
-            device,
-        ),
-        as_json,
-        "kv",
-    )
+    folder, data = resolve(model_path(model)), CalibrationData(calibration, samples, seq_len)
+    rows = data.rows(folder, seed)
+    for note in data.shortfall(rows):
+        console.print(note, highlight=False)
+    show(study(folder, options, rows, device), as_json, "kv")
 
 
 @targets_app.callback()

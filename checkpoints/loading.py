@@ -206,7 +206,8 @@ def fits_in_memory(parameters: int, device: str = "cpu") -> bool:
 def load_tokenizer(path: Path) -> Any:
     """The tokenizer of a checkpoint or artifact, padding on the left with a token that exists.
 
-    Where the tokenizer names no end token, it gets the one that the model's files name.
+    Where the tokenizer names no end token, it gets the one that the model's files name. Of several
+    chat templates it keeps the default one, which may be none.
 
     Raises:
         EdgewrightError: the tokenizer cannot be loaded.
@@ -223,6 +224,8 @@ def load_tokenizer(path: Path) -> Any:
     ends = end_tokens(path) if tokenizer.eos_token_id is None else []
     if ends and (name := tokenizer.convert_ids_to_tokens(ends[0])) is not None:
         tokenizer.eos_token = name
+    if isinstance(tokenizer.chat_template, dict):
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

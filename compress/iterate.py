@@ -30,8 +30,9 @@ from ..checkpoints.files import (
 )
 from ..checkpoints.loading import load_model, pick_device
 from ..console import console
+from ..data.sources import Source
 from ..errors import Refused
-from ..steps.context import StepContext, StepResult
+from ..steps.context import CalibrationData, StepContext, StepResult
 from ..steps.workspace import workplace
 from .calibration.held_out import loss_on, set_aside
 from .distill.options import DistillOptions
@@ -155,9 +156,10 @@ def iterate(options: IterateOptions, source: Path, out: Path, context: StepConte
         source,
     )
     resolve = context.resolve
+    calibration, short = _calibration(held.calibration, source, context)
     inside = replace(
         context,
-        calibration=held.calibration,
+        calibration=calibration,
         resolve=lambda name: source if name == INPUT else resolve(name),
     )
     recover = options.recover.model_copy(
@@ -183,11 +185,21 @@ def iterate(options: IterateOptions, source: Path, out: Path, context: StepConte
         f"{options.rounds} rounds were asked for; whole heads, neurons and layers allow {len(cuts)}"
     ] * (len(cuts) < options.rounds)
     where = f"held-out loss on {len(held.rows)} rows of {options.held_out or data} that neither calibration nor learning saw"
-    notes = [why, *skipped, where, *(_told(point, points[0]) for point in points)]
+    notes = [why, *skipped, where, *short, *(_told(point, points[0]) for point in points)]
     learning = {
         f"round {p.round} {name}": curve for p in points for name, curve in p.learning.items()
     }
     return StepResult(notes, {"curve": _curve(points), "kept_round": kept.round, "loss": learning})
+
+
+def _calibration(
+    data: CalibrationData, source: Path, context: StepContext
+) -> tuple[CalibrationData, list[str]]:
+    """Calibration of as many rows as there are, and a note where that is fewer than asked for."""
+    if Source.parse(data.source).kind == "builtin":
+        return data, []  # generated without end
+    rows = data.rows(source, context.seed)
+    return replace(data, samples=len(rows)), context.calibration.shortfall(rows)
 
 
 def _finished(folder: Path) -> Point | None:

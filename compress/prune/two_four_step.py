@@ -63,7 +63,8 @@ def sparsify(
     probe = rows[0][:1].to(next(model.parameters()).device)
     with torch.no_grad():
         expected = model(input_ids=probe, use_cache=False).logits.cpu()
-    told = {**provenance, "sparsity": "2:4", "sparsity_method": method}
+    told = {**provenance, "calibration": context.calibration.used(rows)}
+    told |= {"sparsity": "2:4", "sparsity_method": method}
     difference: list[float] = []
     write_checkpoint(
         out,
@@ -83,6 +84,7 @@ def sparsify(
         f"mean relative output error {mean:.2e} (magnitude {plain:.2e}); worst {worst} at {errors[worst]['error']:.2e}",
         f"reloaded, it computes the same logits to {difference[0]:.1e} (relative)",
         *notes,
+        *context.calibration.shortfall(rows),
     ]
     return StepResult(notes, {"sparsity": errors})
 
