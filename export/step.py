@@ -91,7 +91,7 @@ def export(options: ExportOptions, source: Path, out: Path, context: StepContext
     result = GRAPHS[options.format](source, out, options, rows)
     parity = result.parity
     note = (
-        f"parity with torch over {parity['parity/positions']:.0f} positions: top-1 {parity['parity/top1_prefill']:.4f} prefill, "
+        f"parity with {result.reference} over {parity['parity/positions']:.0f} positions: top-1 {parity['parity/top1_prefill']:.4f} prefill, "
         f"{parity['parity/top1_decode']:.4f} over {parity['parity/decode_steps']:.0f} cached decode steps, KL {parity['parity/kl']:.1e}"
     )
     notes = [note, *([_told(result.checked)] if options.format == "tensorrt" else [])]
@@ -149,7 +149,7 @@ def _export_gguf(source: Path, out: Path, options: ExportOptions) -> StepResult:
 
     told = export_gguf(source, out, options.precision)
     kinds = ", ".join(f"{count} {kind}" for kind, count in told["tensors"].items())
-    note = f"model.gguf: {kinds}; read back, weights differ by {told['largest_difference']:.1e} of a tensor's largest at most"
+    note = f"model.gguf: {kinds}; read back, weights differ from those of {told['reference']} by {told['largest_difference']:.1e} of a tensor's largest at most"
     return StepResult([note], {"checked": told})
 
 
