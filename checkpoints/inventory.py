@@ -27,7 +27,7 @@ __all__ = ["Inventory", "StoredTensor", "inventory", "is_buffer", "opened", "wei
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 BUFFERS = re.compile(
-    r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$"
+    r"rotary_emb\.(\w*inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$"
     r"|\.(attn|attention|self_attn)\.(masked_bias|causal_mask)$"
 )
 """What older releases of transformers stored and newer ones compute: rotary tables, positions, masks."""
