@@ -31,6 +31,15 @@ __all__ = [
 
 PACKAGES = {"tokenizer.model": "sentencepiece", "tekken.json": "mistral-common"}
 """What reads a tokenizer that has no tokenizer.json, by the file that it has instead."""
+VOCABULARIES = (
+    "tokenizer.json",
+    *PACKAGES,
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+"""Files that hold a tokenizer's vocabulary."""
 
 
 def pick_device(device: str) -> str:
@@ -215,6 +224,11 @@ def load_tokenizer(path: Path) -> Any:
     """
     from transformers import AutoTokenizer  # late: slow to import
 
+    if not any((path / name).is_file() for name in VOCABULARIES):
+        raise EdgewrightError(  # transformers would make an empty tokenizer
+            f"{path}: no usable tokenizer: there is no tokenizer.json",
+            "put the model's tokenizer files beside its weights",
+        )
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # tokenizers raises bare exceptions, and others raise theirs

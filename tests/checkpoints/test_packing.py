@@ -1,4 +1,4 @@
-"""Quantization blocks of others: read by every field of their format, or refused by name by every verb."""
+"""Quantization blocks of others are read by every field, or refused by name by every verb."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_blocks_in_other_places_count(
 
 
 def stored(bits: int, sym: bool, plain: bool) -> tuple[Any, dict[str, torch.Tensor]]:
-    """A packed layer and its tensors; `plain`: with zero points as version 2 of the format has them."""
+    """A packed layer and its tensors, with the zero points of version 2 if `plain`."""
     packed = random_packed(bits, sym, 32)
     parts = Gptq().write(packed)
     if plain:
