@@ -1,4 +1,4 @@
-"""Where a model is, and what its config.json and its files say about it. Torch is not imported: a plan needs none."""
+"""Where a model is, and what its config.json and its files say about it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def written_config(path: Path) -> dict[str, Any]:
-    """The config.json of a model directory as it is written, its quantization block in its usual place.
+    """The config.json of a model directory as written, its quantization block in its usual place.
 
     Raises:
         UsageError: there is no config.json, or it is broken.
@@ -119,16 +119,20 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def _refuse_adapter(path: Path) -> None:
-    """Stop where transformers would load an adapter on top of the weights, which is not done here."""
+    """Refuse a directory where transformers would load an adapter on top of the weights."""
     if (path / ADAPTER).is_file():
         raise Refused(
-            f"{path}: {ADAPTER}: an adapter (LoRA) lies beside the weights and is part of the model to transformers",
+            f"{path}: {ADAPTER}: there is an adapter (LoRA) beside the weights, which transformers "
+            "would load and edgewright would not",
             "merge it (peft: merge_and_unload), or move it to another directory",
         )
 
 
 def _block_elsewhere(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A quantization block that is not under `quantization_config`: of older compressed-tensors, or in ModelOpt's own file."""
+    """A quantization block that is not under `quantization_config`.
+
+    Older compressed-tensors has it under `compression_config`, ModelOpt in a file of its own.
+    """
     if quantization(config):
         return None
     if config.get("compression_config"):
@@ -140,7 +144,10 @@ def _block_elsewhere(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | 
 
 
 def _as_stored(path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """A config.json with `tie_word_embeddings` and `dtype` as the stored tensors have them; as it is where none can be read."""
+    """A config.json with `tie_word_embeddings` and `dtype` as the stored tensors have them.
+
+    Where no tensors can be read, it stays as it is.
+    """
     try:
         stored = inventory(path, config)
     except UsageError:
@@ -161,18 +168,18 @@ def read_family(path: Path) -> tuple[Family, dict[str, Any]]:
 
 
 def dtype_name(config: Mapping[str, Any], default: str = "float32") -> str:
-    """The floating-point type that a config.json names, as in `bfloat16`; `default` where it names none."""
+    """The floating-point type that a config.json names, e.g. `bfloat16`; else `default`."""
     return str(config.get("dtype") or config.get("torch_dtype") or default).removeprefix("torch.")
 
 
 def quantization(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The block of a config.json that says how weights are packed; None where they are floating point."""
+    """The block of a config.json that says how weights are packed; None: they are not."""
     block: Any = config.get("quantization_config")
     return block or None
 
 
 def end_tokens(path: Path) -> list[int]:
-    """The end tokens that a directory's generation_config.json or config.json names; empty where neither does.
+    """The end tokens that generation_config.json or else config.json names; empty: neither does.
 
     Raises:
         UsageError: the file is no JSON object, or names something else than tokens.
@@ -192,7 +199,7 @@ def end_tokens(path: Path) -> list[int]:
 
 
 def packing(config: Mapping[str, Any], where: str = "config.json") -> tuple[int, int, bool] | None:
-    """Bits, group size and symmetry of the packed layers of a model; None where they are floating point.
+    """Bits, group size and symmetry of the packed layers of a model; None: none are packed.
 
     Raises:
         Refused: they are packed in a way that is not read here.

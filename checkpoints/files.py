@@ -74,7 +74,7 @@ MAPPED_BYTES = 2**28
 
 
 def stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
-    """The floating-point type a config.json says its weights are in; float32 where it says nothing."""
+    """The floating-point type that a config.json names; float32 where it names none."""
     name = dtype_name(config)
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
@@ -104,7 +104,7 @@ def tensors_of(
         wanted: whether a tensor of this name is to be read; all of them, if nothing is said.
 
     Raises:
-        UsageError: no safetensors, a truncated file, or a tensor with NaN or infinity (which is named).
+        UsageError: no safetensors, a truncated file, or a tensor with NaN or infinity.
     """
     by_file: dict[Path, list[tuple[str, str]]] = {}
     for name, stored in stored_tensors(path).items():
@@ -113,7 +113,7 @@ def tensors_of(
     for file, names in by_file.items():
         waiting = deque(names)
         while waiting:
-            # The file is opened again after a while: what was read stays in memory until it is closed.
+            # What was read stays in memory until the file is closed: it is opened again at times.
             with opened(file) as handle:
                 read = 0
                 while waiting and read < MAPPED_BYTES:
@@ -125,7 +125,7 @@ def tensors_of(
 
 
 def read_stored(path: Path, name: str, stored: StoredTensor) -> Tensor:
-    """One tensor as it is stored, checked as `tensors_of` does; its file is mapped for no longer than the call.
+    """One tensor as it is stored, checked as `tensors_of` does; its file is closed again.
 
     Args:
         path: the checkpoint, for messages.
@@ -143,12 +143,12 @@ def check_finite(path: Path) -> None:
 
 
 def rows_of(path: Path, name: str, size: int) -> Iterator[Tensor]:
-    """A tensor of a checkpoint, `size` rows at a time, of which only these are in memory; checked."""
+    """A tensor of a checkpoint, `size` rows in memory at a time; checked as `tensors_of` does."""
     stored = stored_tensors(path).get(name)
     if stored is None:
         return
     for begin in range(0, stored.shape[0], size):
-        # The file is opened again each time: what was read stays in memory until it is closed.
+        # What was read stays in memory until the file is closed: it is opened anew each time.
         with opened(stored.file) as handle:
             yield finite(path, name, handle.get_slice(stored.name)[begin : begin + size])
 
@@ -171,7 +171,10 @@ def tensor_specs(path: Path) -> dict[str, Tensor]:
 
 
 def finite(path: Path, name: str, tensor: Tensor) -> Tensor:
-    """The tensor, if there is no NaN or infinity in it, looked at in parts: the test needs more memory than what it tests."""
+    """The tensor, if there is no NaN or infinity in it.
+
+    It is tested in parts, because the test needs more memory than the tensor.
+    """
     if tensor.is_floating_point() and not all(
         bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(1 << 22)
     ):

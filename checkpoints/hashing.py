@@ -28,7 +28,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
 
 
 def content_hash(path: Path, skip: str = "") -> str:
-    """sha256 over the names and bytes of every file below a directory, except those called `skip` and the model card."""
+    """sha256 over names and bytes of all files below a directory but `skip` and the model card."""
     digest = hashlib.sha256()
     files = sorted(p for p in path.rglob("*") if p.is_file() and p.name not in (skip, CARD))
     for file in files:

@@ -1,9 +1,11 @@
-"""Which stored tensors are a model: decided here once, as stock transformers decides it. Torch is not imported.
+"""Which stored tensors are the model: decided here once, as stock transformers decides it.
 
-Files: `transformers_weights` of config.json if it names one, else `model.safetensors`, else the shards that
-`model.safetensors.index.json` names (transformers 5, `modeling_utils._get_resolved_checkpoint_files`, looks in this order).
-Nothing else in the directory counts. Of the tensors in these files, buffers that transformers computes anew do not belong to
-the model, and a head that equals the embedding it is tied to is stored once too often.
+Files: `transformers_weights` of config.json if it names one, else `model.safetensors`, else the
+shards that `model.safetensors.index.json` names. transformers 5 looks in this order
+(`modeling_utils._get_resolved_checkpoint_files`); no other file in the directory counts.
+
+Tensors: all in these files, but for buffers that transformers computes anew, and for a head that
+repeats the embedding it is tied to. Torch is not imported, so that plans can ask.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ BUFFERS = re.compile(
     r"rotary_emb\.(\w*inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$"
     r"|\.(attn|attention|self_attn)\.(masked_bias|causal_mask)$"
 )
-"""What older releases of transformers stored and newer ones compute: rotary tables, positions, masks."""
+"""What older releases of transformers stored and newer ones compute."""
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""Floating-point types that a weight may be stored in, by their names in safetensors and in config.json."""
+"""Floating-point types of weights: the name in safetensors -> the name in config.json."""
 SCALES = ("scales", "weight_scale", "input_scale", "pre_quant_scale")
 """Floating-point parts of packed layers, whose type is the layout's and not the model's."""
 
@@ -43,7 +45,7 @@ class StoredTensor:
 
     Attributes:
         file: the safetensors file.
-        name: its name there, which differs from the model's for an embedding that is stored as the head.
+        name: its name there; the model's own, unless the embedding is stored as the head.
         dtype: its type as safetensors names it, as in `BF16`.
         shape: its sizes.
     """
@@ -69,7 +71,7 @@ class Inventory:
     Attributes:
         tensors: by the name that the model has for them, file by file in the order of the files.
         own_head: whether there is a head of its own though config.json ties it to the embedding.
-        dtype: the floating-point type that most values are stored in, as in `bfloat16`; None where there are none.
+        dtype: the floating-point type of most values, e.g. `bfloat16`; None: there are none.
     """
 
     tensors: Mapping[str, StoredTensor] = field(default_factory=dict[str, StoredTensor])
@@ -112,7 +114,7 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def _named_by_config(path: Path) -> str | None:
-    """The file of weights that config.json asks for by name, which must be one in the same directory."""
+    """The file of weights that config.json names, which must be in the same directory."""
     try:
         named = json.loads((path / "config.json").read_text()).get("transformers_weights")
     except (OSError, ValueError, AttributeError):
@@ -122,7 +124,8 @@ def _named_by_config(path: Path) -> str | None:
     known = str(named).endswith((".safetensors", ".safetensors.index.json"))
     if not known or Path(str(named)).name != str(named):
         raise UsageError(
-            f"{path}/config.json: transformers_weights is `{named}`, which is no safetensors file beside it",
+            f"{path}/config.json: transformers_weights is `{named}`, and not a safetensors file "
+            "in this directory",
             "name a file in the directory, or remove the entry",
         )
     return str(named)
@@ -145,7 +148,7 @@ def opened(file: Path, framework: str = "pt") -> Iterator[Any]:
 
 
 def is_buffer(name: str) -> bool:
-    """Whether a stored tensor is a buffer that transformers computes anew when it loads a model, and so ignores."""
+    """Whether a stored tensor is a buffer, which transformers ignores and computes anew."""
     return BUFFERS.search(name) is not None
 
 
@@ -158,7 +161,7 @@ def inventory(path: Path, config: Mapping[str, Any]) -> Inventory:
 
     Raises:
         UsageError: there are no weights, or a file is damaged or missing.
-        Refused: weights are stored in a type that stands for other values, and config.json does not say for which.
+        Refused: weights are stored as integers or in 8 bits, and config.json names no quantization.
     """
     family = FAMILIES.get(str(config.get("model_type"))) or next(iter(FAMILIES.values()))
     stored = dict(_stored(_signature(path)))
@@ -179,16 +182,17 @@ def _check_types(path: Path, stored: Mapping[str, StoredTensor]) -> None:
     for name, tensor in stored.items():
         if name.endswith(".weight") and tensor.dtype not in FLOATS:
             raise Refused(
-                f"{path}: tensor `{name}` is in {tensor.dtype}, and config.json names no quantization",
+                f"{path}: tensor `{name}` is in {tensor.dtype}, "
+                "and config.json names no quantization",
                 "use the floating-point checkpoint, or restore the quantization_config",
             )
 
 
 def _merge_tied(stored: dict[str, StoredTensor], family: Family, signature: Signature) -> bool:
-    """Whether a head that config.json ties to the embedding is one with it in the files, as transformers 5 judges.
+    """Whether a head that config.json calls tied is tied, as transformers 5 judges.
 
-    One that is absent is; one that equals the embedding is dropped; one with values of its own stays and is not tied. Where
-    the embedding is absent instead, the head is stored in its place.
+    An absent head is tied. One that equals the embedding is tied, and dropped from `stored`. One
+    with other values is not tied. If the embedding is absent, the stored head takes its place.
     """
     embedding, head = f"{family.embedding}.weight", f"{family.head}.weight"
     if f"{family.head}.qweight" in stored:
@@ -234,7 +238,7 @@ def _stored(signature: Signature) -> Mapping[str, StoredTensor]:
 
 @lru_cache(maxsize=16)
 def _equal(signature: Signature, one: StoredTensor, other: StoredTensor) -> bool:
-    """Whether two stored tensors have the same values; looked at in parts, and once for as long as the files stay as they are."""
+    """Whether two stored tensors have equal values; compared in parts, once per signature."""
     import torch  # late: a plan needs it only for a head that config.json says is not there
 
     if one.shape != other.shape:

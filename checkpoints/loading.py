@@ -1,4 +1,4 @@
-"""Models and tokenizers in memory, from any checkpoint edgewright reads: floating point, or packed and dequantized."""
+"""Models and tokenizers in memory, from floating-point and from packed checkpoints."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def pick_device(device: str) -> str:
 
 
 def free_memory(device: str = "cpu") -> int | None:
-    """Bytes that a device (and the CPU, where everything passes through) has free; None where the system does not say."""
+    """Bytes free on a device, and on the CPU, through which all passes; None: unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(
@@ -188,7 +188,7 @@ def _dequantized(path: Path, settings: Any, dtype: torch.dtype) -> Any:
 
 
 def check_names(path: Path, missing: Iterable[str], unexpected: Iterable[str]) -> None:
-    """Accept a checkpoint whose tensors are those of its model; buffers that are computed anew do not count.
+    """Accept a checkpoint whose tensors are those of its model; stored buffers do not count.
 
     Raises:
         UsageError: naming the first tensors that are missing, or too many.
@@ -202,7 +202,7 @@ def check_names(path: Path, missing: Iterable[str], unexpected: Iterable[str]) -
 
 
 def tied_names(model: Any) -> set[str]:
-    """The names in a model's state that are another tensor under a second name, as a tied head is."""
+    """Names in a model's state under which another tensor is found again, such as a tied head."""
     return set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
 
 
@@ -220,7 +220,7 @@ def load_tokenizer(path: Path) -> Any:
 
     Raises:
         EdgewrightError: the tokenizer cannot be loaded.
-        UsageError: config.json is broken, or the tokenizer has tokens beyond the model's vocabulary.
+        UsageError: config.json is broken, or the tokenizer has tokens beyond the vocabulary.
     """
     from transformers import AutoTokenizer  # late: slow to import
 
@@ -246,14 +246,15 @@ def load_tokenizer(path: Path) -> Any:
 
 
 def _unusable(path: Path, error: Exception) -> EdgewrightError:
-    """What to say of a tokenizer that could not be loaded; its config.json may be what is broken."""
+    """The error for a tokenizer that cannot be loaded; it may be config.json that is broken."""
     if (path / "config.json").is_file():
         load_settings(path)
     if not (path / "tokenizer.json").is_file():
         for name, package in PACKAGES.items():
             if (path / name).is_file():
                 return EdgewrightError(
-                    f"{path}: no usable tokenizer: there is no tokenizer.json, and {name} is read with {package}",
+                    f"{path}: no usable tokenizer: there is no tokenizer.json, "
+                    f"and {name} needs the package {package}",
                     f"add the tokenizer.json, or: pip install {package}",
                 )
     return EdgewrightError(
@@ -271,7 +272,8 @@ def _check_vocabulary(path: Path, tokenizer: Any) -> None:
     name, last = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
     if last >= rows:
         raise UsageError(
-            f"{path}: tokenizer and model do not fit: token `{name}` has id {last}, and the vocabulary {rows} rows",
+            f"{path}: tokenizer and model do not fit: "
+            f"token `{name}` has id {last}, and the vocabulary {rows} rows",
             "use the model's own tokenizer files, or resize its embedding to the tokenizer",
         )
 

@@ -1,22 +1,21 @@
-"""Which integers a quantized checkpoint holds, read from every field of its quantization block. Torch is not imported.
+"""Which integers a quantized checkpoint holds, read from every field of its quantization block.
 
-This is the one place that knows the methods which can be read. What is not among them is refused by name, since weights
-that are read by the rules of another method give another model without an error.
+This is the one place that knows which methods can be read. Any other is refused by name: weights
+read by the rules of another method would silently give another model. Imports no torch.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Refused, UsageError
+from .scheme import Scheme
 
 __all__ = [
     "METHODS",
     "SMOOTHQUANT",
-    "Scheme",
     "check_block",
     "override",
     "scheme_of",
@@ -24,27 +23,8 @@ __all__ = [
 ]
 
 SMOOTHQUANT = "W8A8_SQ_PER_CHANNEL"
-"""The one algorithm of ModelOpt that is read: INT8 weights by output channel, INT8 inputs on a fixed scale."""
+"""The one algorithm of ModelOpt that is read: INT8 weights, INT8 inputs on a fixed scale."""
 Block = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How the integers of a linear layer are chosen.
-
-    Attributes:
-        bits: of each integer.
-        group_size: input channels that share a scale; -1 for all of them.
-        sym: whether the zero point is the middle of the range.
-    """
-
-    bits: int = 4
-    group_size: int = 128
-    sym: bool = True
-
-    def group(self, width: int) -> int:
-        """Inputs that share a scale in a layer with `width` of them."""
-        return width if self.group_size == -1 else self.group_size
 
 
 def check_block(block: Block, where: str) -> None:
@@ -77,14 +57,14 @@ def scheme_of(block: Block, name: str, where: str = "config.json") -> Scheme:
 
 
 def stores_plain_zeros(block: Block) -> bool:
-    """Whether a GPTQ block says that zero points are stored as they are (`gptq_v2`), not less one."""
+    """Whether a GPTQ block says `gptq_v2`: zero points are stored as they are, not less one."""
     return _gptq_format(block) == "gptq_v2"
 
 
 def override(block: Block, name: str) -> Block:
-    """What the `dynamic` part of a quantization block says of one module; empty where it says nothing.
+    """What the `dynamic` part of a quantization block says of one module; empty: nothing.
 
-    Patterns are matched from the beginning of the name, and the first that matches counts (GPTQModel).
+    Patterns match from the beginning of the name, and the first that matches counts (GPTQModel).
     """
     patterns: Mapping[str, Block] = block.get("dynamic") or {}
     matching = (p for p in patterns if re.match(p.removeprefix("-:").removeprefix("+:"), name))

@@ -1,4 +1,4 @@
-"""Writing model directories: whole or not at all, and in a form that transformers 4 and 5 read alike."""
+"""Write model directories: whole or not at all, and readable by transformers 4 and 5 alike."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ TOKENIZER_FILES = (
 
 @contextmanager
 def scratch_directory(path: Path) -> Iterator[Path]:
-    """A name for what is needed on the way, cleared before and after: what a killed run left goes when the next one comes."""
+    """A name for intermediate files, removed before and after.
+
+    What a killed run left behind is removed by the next run.
+    """
     shutil.rmtree(path, ignore_errors=True)
     try:
         yield path
@@ -78,7 +81,7 @@ def check_output(out: Path) -> None:
 
 @contextmanager
 def atomic_directory(out: Path) -> Iterator[Path]:
-    """A temporary directory that becomes `out` when the block ends well, and is removed when it does not.
+    """A temporary directory that becomes `out` if the block succeeds, and is removed if it fails.
 
     Raises:
         UsageError: `out` is a file, or holds something that edgewright did not write.
@@ -106,7 +109,10 @@ def atomic_directory(out: Path) -> Iterator[Path]:
 
 
 def disk_error(out: Path, error: OSError) -> EdgewrightError:
-    """What to tell of a directory that could not be written; a full disk counts as a refusal, as a plan would have foreseen it."""
+    """The error for a directory that could not be written.
+
+    A full disk is a refusal, as a plan would have foreseen it.
+    """
     free = shutil.disk_usage(
         next(p for p in (out.parent, *out.parent.parents, Path.cwd()) if p.is_dir())
     ).free
@@ -128,9 +134,10 @@ def sync(folder: Path) -> None:
 
 
 def config_for_everyone(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json that transformers 4 and 5 read alike: both spellings of rope and dtype, no null blocks.
+    """A config.json that transformers 4 and 5 read alike: both spellings of rope and dtype.
 
-    transformers 5 moves `rope_theta` into `rope_parameters`; a 4.x reader then falls back to 10000 in silence.
+    transformers 5 moves `rope_theta` into `rope_parameters`, where 4.x does not look: it would
+    silently take 10000. Null blocks are left out.
     """
     both = dict(config)
     dtype = both.get("dtype") or both.get("torch_dtype")
@@ -173,15 +180,15 @@ def write_checkpoint(
     verify: Callable[[Path], None] | None = None,
     files: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint atomically: sharded safetensors, config for transformers 4 and 5, the source's tokenizer.
+    """Write a checkpoint atomically: safetensors, config.json and the source's tokenizer.
 
     Args:
         out: the directory to make.
-        state: tensors by name, or such as are yet to be made; tied ones must be given once.
+        state: tensors by name, or those to be made while writing; tied ones are given once.
         config: the config.json to write.
         source: the directory whose tokenizer is copied.
         provenance: what `edgewright.json` says beside the version.
-        verify: called with the finished directory before it gets its name; what it raises leaves nothing behind.
+        verify: called with the directory before it gets its name; if it raises, nothing is kept.
         files: more JSON files, by name.
     """
     with atomic_directory(out) as folder:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config import quantization
-from ..packing import Scheme, check_block, stores_plain_zeros
+from ..packing import check_block, stores_plain_zeros
+from ..scheme import Scheme
 from .awq import Awq
 from .gptq import Gptq
 from .int8 import pack_int8, round_inputs, rounds_inputs

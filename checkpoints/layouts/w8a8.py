@@ -1,8 +1,11 @@
-"""Layouts of 8-bit weights whose inputs are rounded to 8 bits as well; everything symmetric, a weight scale an output channel.
+"""Layouts of INT8 weights with INT8 inputs, both symmetric, with a weight scale an output channel.
 
-Compressed-tensors (`int-quantized`, read by vLLM): `weight` int8 [out, in], `weight_scale` float32 [out, 1]; inputs are rounded
-on a scale a token. ModelOpt (read by TensorRT-Edge-LLM as INT8 SmoothQuant): `weight` int8 [out, in], `weight_scale` float32 [out],
-`input_scale` float32 [], the fixed scale of all inputs, and `pre_quant_scale` float16 [in], which is 1 where smoothing was folded.
+Compressed-tensors (`int-quantized`, read by vLLM): `weight` int8 [out, in], `weight_scale` float32
+[out, 1]; inputs are rounded on a scale a token.
+
+ModelOpt (read by TensorRT-Edge-LLM as INT8 SmoothQuant): `weight` int8 [out, in], `weight_scale`
+float32 [out], `input_scale` float32 [], the fixed scale of all inputs, and `pre_quant_scale`
+float16 [in], which is 1 where smoothing was folded.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
-from ..packing import SMOOTHQUANT, Scheme
+from ..packing import SMOOTHQUANT
+from ..scheme import Scheme
 from .packed import Int8Inputs, Layout, PackedLinear
 
 __all__ = ["CompressedTensors", "ModelOpt"]
@@ -73,7 +77,7 @@ class CompressedTensors(Layout):
 
 
 class ModelOpt(Layout):
-    """INT8 weights, inputs in INT8 on a fixed scale; the W8A8 SmoothQuant checkpoints of ModelOpt."""
+    """INT8 weights, inputs in INT8 on a fixed scale: ModelOpt's W8A8 SmoothQuant checkpoints."""
 
     method = "modelopt"
     parts = ("weight", "weight_scale", "input_scale", "pre_quant_scale")
