@@ -82,7 +82,8 @@ def _gptq(block: Block, name: str, where: str) -> Scheme:
     bits = _number(said, where, "bits")
     if bits not in (2, 3, 4, 8):
         raise _unreadable(where, f"gptq in {bits} bits", "2, 3, 4 or 8 bits")
-    return Scheme(bits, _number(said, where, "group_size"), bool(said.get("sym", True)))
+    group_size = _number(said, where, "group_size", default=128)
+    return Scheme(bits, group_size, bool(said.get("sym", True)))
 
 
 def _gptq_format(block: Block) -> str:

@@ -157,11 +157,9 @@ def test_every_readable_method_has_a_layout() -> None:
     assert METHODS.keys() == LAYOUTS.keys()
 
 
-@pytest.mark.parametrize("missing", ["bits", "group_size"])
-def test_a_missing_field_is_named(missing: str) -> None:
-    block = {key: value for key, value in GPTQ.items() if key != missing}
-    with pytest.raises(UsageError, match=f"no number `{missing}`"):
-        packing({"quantization_config": block})
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(UsageError, match="no number `bits`"):
+        packing({"quantization_config": {"quant_method": "gptq", "group_size": 32}})
 
 
 def test_old_keys_of_awq_are_no_traceback(copy_model: MakeModel, cli: Cli, tmp_path: Path) -> None:
