@@ -1,8 +1,9 @@
 """What torch makes of rows of tokens: the truth that an artifact is compared with.
 
-Stock transformers computes it wherever the model fits in memory: it finds the files, the names and the ties by itself, so
-that a fault in this package's own reader shows. Where it does not fit, and for packed layers, which transformers cannot run
-without other packages, transformers' modules get their weights from this package's reader, one decoder layer at a time.
+Stock transformers computes it wherever the model fits in memory: it finds the files, the names and
+the ties by itself, so that a fault of this package's own reader shows. A model that does not fit, or
+whose layers are packed, which transformers cannot run without other packages, is computed one decoder
+layer at a time by transformers' modules with weights from this package's reader.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np
 
 
 def choose_reference(checkpoint: Path) -> Way:
-    """How the logits of a checkpoint are computed to compare with; known from its config.json and the free memory."""
+    """How to compute the logits of a checkpoint, by its config.json and the free memory."""
     family, config = read_family(checkpoint)
     if quantization(config):
         return "dequantized"
@@ -58,7 +59,7 @@ def choose_reference(checkpoint: Path) -> Way:
 def reference_logits(
     checkpoint: Path, rows: Sequence[Sequence[int]], way: Way
 ) -> Iterator[NDArray[np.float32]]:
-    """The logits of each row of token ids, float32 [length, vocabulary], as torch computes them.
+    """The logits of each row of token ids, float32 [length, vocabulary], by torch.
 
     Raises:
         UsageError: the weights are damaged, or not those of config.json.

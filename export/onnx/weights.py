@@ -1,4 +1,4 @@
-"""A checkpoint's tensors, read one at a time while a graph is written, whether they are floating point or packed."""
+"""A checkpoint's tensors, floating-point or packed, read one at a time for an exporter."""
 
 from __future__ import annotations
 
