@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..benchmarks.traces.traces import TracesOptions, make_traces
+from ..benchmarks.traces.options import TracesOptions
+from ..benchmarks.traces.traces import make_traces
 from ..checkpoints.files import content_hash, file_hash, resolve, write_json
 from ..checkpoints.loading import pick_device
 from ..console import console
