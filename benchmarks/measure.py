@@ -1,4 +1,4 @@
-"""Everything that is measured after a step: accuracy, divergence from the baseline, latency, memory, size."""
+"""Measures a model after a step: accuracy, divergence from the baseline, latency, memory, size."""
 
 from __future__ import annotations
 
@@ -7,71 +7,45 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from ..checkpoints.files import read_architecture, weight_bytes
+from ..checkpoints.files import content_hash, read_architecture, weight_bytes
 from ..checkpoints.loading import load_tokenizer
 from ..data.packing import Encoded
 from ..data.sources import Source, rows_hash, scoring_rows
 from ..errors import UsageError
 from .kv_cache.rounded_cache import KvScheme, cache_bytes
-from .latency.latency import LatencyOptions, time_against, time_alone
+from .latency.latency import time_against, time_alone
 from .measurement_files import problem_samples, problems_hash, window_samples, write_lines
+from .options import EvaluateOptions, LatencyOptions
 from .statistics import share_error
 from .tasks.accuracy import Answer, score_text
 from .tasks.backends import Backend, is_artifact, open_backend
 from .tasks.task import Task, TaskSettings, run_task
 
-__all__ = ["EvaluateOptions", "LatencyOptions", "Measurement", "Reference", "bench_path", "measure"]
-
-
-class EvaluateOptions(BaseModel):
-    """What is measured after every step."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    tasks: tuple[str, ...] = Field(
-        default=(),
-        description="reasoning, gym:NAME, qa:FILE, choice:FILE, code:FILE, lm-eval:NAME|FILE",
-    )
-    limit: int = Field(default=200, gt=1, description="problems a task")
-    max_new_tokens: int = Field(
-        default=160,
-        gt=0,
-        description="longest answer, thought included; lm-eval's tasks have their own",
-    )
-    shots: int | None = Field(
-        default=None,
-        ge=0,
-        description="worked examples shown by qa, choice and lm-eval; null is the task's choice",
-    )
-    allow_code: bool = Field(
-        default=False, description="let code tasks run what the model writes, in a sandbox"
-    )
-    perplexity: tuple[str, ...] = Field(default=(), description="sources to score")
-    windows: int = Field(default=128, gt=0, description="rows a source")
-    seq_len: int = Field(default=256, gt=1, description="longest row, tokens")
-    latency: LatencyOptions | None = Field(
-        default=LatencyOptions(), description="null switches it off"
-    )
+__all__ = ["Measurement", "Reference", "bench_path", "measure"]
 
 
 @dataclass
 class Measurement:
-    """Flat metrics, what makes them comparable, the samples behind them by metric, and the answers behind the accuracies."""
+    """The result of measuring one model."""
 
     metrics: dict[str, float] = field(default_factory=dict)
+    """By the names that `metrics.py` declares."""
     context: dict[str, Any] = field(default_factory=dict)
+    """How it was measured: what must be equal before metrics are compared."""
     samples: dict[str, Any] = field(default_factory=dict)
+    """The samples behind a metric, by its name."""
     answers: list[dict[str, Any]] = field(default_factory=list)
+    """What the model wrote, for people to read."""
 
 
 class Reference:
     """The baseline that later steps are compared with, loaded once and only when needed."""
 
     def __init__(self, path: Path, device: str) -> None:
-        self.path, self.device = path, device
+        self.path = path
+        self.device = device
         self._backend: Backend | None = None
+        self._identity = ""
 
     @property
     def backend(self) -> Backend:
@@ -79,6 +53,12 @@ class Reference:
         if self._backend is None:
             self._backend = open_backend(self.path, self.device)
         return self._backend
+
+    @property
+    def identity(self) -> str:
+        """A short hash of the model's files."""
+        self._identity = self._identity or content_hash(self.path)[:16]
+        return self._identity
 
 
 def measure(
@@ -90,18 +70,20 @@ def measure(
         path: its directory.
         options: what to measure.
         device: where torch runs; artifacts run on the CPU.
-        reference: for `kl/` and `top1_agreement/`.
+        reference: the model that `kl/` and `top1_agreement/` compare with.
 
     Raises:
-        UsageError: nothing runnable is at `path`, or a source or task is empty or unknown.
+        UsageError: there is no model at `path`, or a source or task is empty or unknown.
     """
     tasks = [Task.parse(name) for name in options.tasks]
-    backend, tokenizer = open_backend(path, device), load_tokenizer(path)
+    backend = open_backend(path, device)
+    tokenizer = load_tokenizer(path)
     result = Measurement(context=_environment(backend))
     for name in options.perplexity:
         source = Source.parse(name)
         rows = scoring_rows(tokenizer, source, options.seq_len, options.windows)
-        _text(result, source.label, backend, rows, options.seq_len, reference)
+        _add_text(result, source.label, backend, rows, reference)
+        result.context[f"seq_len/{source.label}"] = options.seq_len
     settings = TaskSettings(
         options.limit,
         options.max_new_tokens,
@@ -110,45 +92,49 @@ def measure(
         result.context["threads"],
     )
     for task in tasks:
-        found = run_task(task, backend, tokenizer, path, settings)
-        for label, answers in found.answers.items():
-            _answered(result, label, answers)
-        result.metrics |= found.metrics
-        result.context |= found.context
+        outcome = run_task(task, backend, tokenizer, path, settings)
+        for label, answers in outcome.answers.items():
+            _add_answers(result, label, answers)
+        result.metrics |= outcome.metrics
+        result.context |= outcome.context
     result.metrics["size_bytes"] = weight_bytes(path)
     result.metrics["parameters"] = _parameters(path)
     del backend
     if options.latency:
-        metrics, told = time_alone(
+        metrics, conditions = time_alone(
             path, options.latency, result.context["device"], result.context["threads"]
         )
         result.metrics |= metrics | _cache_sizes(path, options.latency)
-        result.context |= told
+        result.context |= conditions
     return result
 
 
-def _text(
+def _add_text(
     result: Measurement,
     label: str,
     backend: Backend,
     rows: Sequence[Encoded],
-    seq_len: int,
     reference: Reference | None,
 ) -> None:
+    """Add perplexity on a text, and the divergence from the reference."""
     text = score_text(backend, rows, reference.backend if reference else None)
     metrics = result.metrics
     metrics[f"perplexity/{label}"] = text.perplexity
     metrics[f"perplexity/{label}/stderr"] = text.stderr
     metrics[f"perplexity/{label}/n"] = text.tokens
     if text.kl is not None and text.top1_agreement is not None:
-        metrics[f"kl/{label}"], metrics[f"top1_agreement/{label}"] = text.kl, text.top1_agreement
+        metrics[f"kl/{label}"] = text.kl
+        metrics[f"top1_agreement/{label}"] = text.top1_agreement
     result.samples[f"perplexity/{label}"] = window_samples(text.windows)
-    result.context |= {f"data_hash/{label}": rows_hash(rows), f"seq_len/{label}": seq_len}
+    result.context[f"data_hash/{label}"] = rows_hash(rows)
+    if reference:
+        result.context[f"reference/{label}"] = reference.identity
 
 
-def _answered(result: Measurement, task: str, answers: Sequence[Answer]) -> None:
-    count, right = len(answers), sum(a.correct for a in answers)
-    share = right / count
+def _add_answers(result: Measurement, task: str, answers: Sequence[Answer]) -> None:
+    """Add the accuracy of a task."""
+    count = len(answers)
+    share = sum(answer.correct for answer in answers) / count
     result.metrics |= {
         f"accuracy/{task}": share,
         f"accuracy/{task}/stderr": share_error(share, count),
@@ -156,8 +142,9 @@ def _answered(result: Measurement, task: str, answers: Sequence[Answer]) -> None
     }
     result.samples[f"accuracy/{task}"] = problem_samples([a.correct for a in answers])
     result.answers += [asdict(a) for a in answers]
-    same = problems_hash([(a.question, a.expected) for a in answers])
-    result.context |= {f"problems/{task}": count, f"problems_hash/{task}": same}
+    problems = [(answer.question, answer.expected) for answer in answers]
+    result.context[f"problems/{task}"] = count
+    result.context[f"problems_hash/{task}"] = problems_hash(problems)
 
 
 def _parameters(path: Path) -> int:
@@ -173,7 +160,7 @@ def _cache_sizes(path: Path, options: LatencyOptions) -> dict[str, float]:
 
 
 def _environment(backend: Backend) -> dict[str, Any]:
-    import onnxruntime
+    import onnxruntime  # late: slow to import
     import torch
     import transformers
 
@@ -191,6 +178,13 @@ def _environment(backend: Backend) -> dict[str, Any]:
     }
 
 
+def _check_model(path: Path) -> None:
+    if not (is_artifact(path) or (path / "config.json").is_file()):
+        raise UsageError(
+            f"--against {path}: neither a checkpoint nor an artifact", "give the directory of one"
+        )
+
+
 def bench_path(
     path: Path,
     options: EvaluateOptions,
@@ -199,15 +193,16 @@ def bench_path(
     save: Path | None,
     against: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure what `path` holds, by itself or against a reference, and keep the result in a file if one is named.
+    """Measure the model at `path`, and save the result if a file is given.
 
     Args:
         path: checkpoint or artifact.
         options: what to measure.
         device: where torch runs.
-        reference: a model for KL and top-1 agreement.
+        reference: the model that KL and top-1 agreement compare with.
         save: the file.
-        against: a model to be timed in turns with this one; the comparison is under `against` in the result.
+        against: a model that is timed in turns with this one; the comparison is under `against` in
+            the result.
 
     Raises:
         UsageError: nothing was asked for.
@@ -216,14 +211,11 @@ def bench_path(
         raise UsageError(
             "nothing to measure", "give --perplexity SOURCE, --tasks NAME or --latency"
         )
-    if against and not (is_artifact(against) or (against / "config.json").is_file()):
-        raise UsageError(
-            f"--against {against}: neither a checkpoint nor an artifact",
-            "give the directory of one",
-        )
+    if against:
+        _check_model(against)
     base = Reference(reference, device) if reference else None
     result = measure(path, options, device=device, reference=base)
-    found = {
+    found: dict[str, Any] = {
         "name": path.name,
         "metrics": result.metrics,
         "context": result.context,

@@ -1,164 +1,81 @@
-"""The export step: options, and the rows that the artifact's parity is checked on."""
+"""The export step: its place in recipes and plans."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from ..checkpoints.files import read_architecture
-from ..errors import Refused
 from ..models import require_expressible
-from ..steps.context import StepContext, StepResult
-from .onnx.cut import Cut
+from ..steps.state import State
+from ..steps.step import FOUNDATION, Cost, PlanContext, Step
+from .options import ExportOptions
 
 if TYPE_CHECKING:
-    from .onnx.export import ExportResult
+    from ..steps.context import StepContext, StepResult
 
-__all__ = ["ExportOptions", "export"]
+__all__ = ["ExportStep", "Exporter"]
 
-PARITY_ROWS, PARITY_TOKENS = 8, 128
+MEASURABLE = ("onnx", "ort", "tensorrt")
+"""Formats that benchmarks can run on this machine."""
+PARITY_POSITIONS = 4 * 1024
+"""Tokens that both models run through for the parity check, about."""
 
 
-class ExportOptions(BaseModel):
-    """What kind of artifact to make."""
+@dataclass(frozen=True)
+class Exporter:
+    """The writer of a format that another package adds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    write: Callable[[ExportOptions, Path, Path, StepContext], StepResult]
+    code: tuple[str, ...]
+    """Packages whose code it runs, beside `export`."""
 
-    format: Literal["onnx", "ort", "tensorrt", "edge-llm", "gguf", "triton"] = Field(
-        default="onnx",
-        description="onnx: portable operators only, with a KV cache; ort: ONNX Runtime's own; tensorrt: the portable ones, checked by "
-        "TensorRT; triton: the same, as a model repository; edge-llm: what TensorRT-Edge-LLM's exporter reads, and the commands; gguf: for "
-        "llama.cpp",
-    )
-    precision: Literal["fp32", "fp16", "bf16", "int8", "int4", "int4-a8", "int8-dynamic"] = Field(
-        default="fp32",
-        description="int4 takes a GPTQ or AWQ checkpoint bit for bit, int8 one of SmoothQuant; int8-dynamic is for ONNX Runtime on CPUs; "
-        "int4-a8 (format ort): int4 whose inputs are rounded to 8 bits, less exact",
-    )
-    logits: Literal["all", "last"] = Field(
-        default="all", description="last: of the last position only, which is what generating needs"
-    )
-    window: int = Field(
-        default=0,
-        ge=0,
-        description="positions that the KV cache keeps beside the sinks; 0: all (not for format ort)",
-    )
-    sinks: int = Field(default=4, ge=0, description="first positions that a windowed cache keeps")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> ExportOptions:
-        if self.precision == "int4-a8" and self.format != "ort":
+class ExportStep(Step[ExportOptions]):
+    """Write an artifact that a runtime reads, and check that it computes the same."""
+
+    kind = "export"
+    Options = ExportOptions
+
+    def __init__(self, exporters: Mapping[str, Exporter]) -> None:
+        """Add the formats that need more than `export` may import: the rules of a device.
+
+        Args:
+            exporters: writer by format.
+        """
+        self.exporters = exporters
+
+    def code(self, options: ExportOptions) -> tuple[str, ...]:
+        """The exporters, and what the format's own writer adds."""
+        exporter = self.exporters.get(options.format)
+        return (*FOUNDATION, "export", *(exporter.code if exporter else ()))
+
+    def check_in_recipe(self, options: ExportOptions) -> None:
+        """Refuse formats that cannot be measured on this machine."""
+        if options.format not in MEASURABLE:
             raise ValueError(
-                "precision int4-a8 is ONNX Runtime's: use format ort, or precision int4"
+                f"format: {options.format} cannot be measured here; "
+                f"use the verb, `edgewright export --format {options.format}`"
             )
-        if self.format == "ort" and (self.window or self.precision == "int8"):
-            raise ValueError("format ort has no windowed cache and no static int8: use format onnx")
-        if self.precision == "bf16" and self.format not in ("onnx", "tensorrt"):
-            raise ValueError(
-                f"format {self.format} has no bf16: use precision fp16, or format tensorrt"
-            )
-        if self.format in ("gguf", "edge-llm", "triton") and (self.window or self.logits == "last"):
-            raise ValueError(
-                f"format {self.format} has no windowed cache and no cut logits: leave window and logits out"
-            )
-        return self
 
-    @property
-    def cut(self) -> Cut:
-        """What the graph leaves out."""
-        return Cut(self.logits == "last", self.window, self.sinks)
+    def after(self, options: ExportOptions, source: State, plan: PlanContext) -> State:
+        """The same weights in another format."""
+        require_expressible(source.architecture, options.format, plan.name)
+        precision = options.precision.removesuffix("-a8")
+        return replace(source, precision=precision, format=options.format)
 
+    def cost(self, options: ExportOptions, source: State, result: State, plan: PlanContext) -> Cost:
+        """The model in float32, and the parity check."""
+        operations = 2.0 * PARITY_POSITIONS * source.active_parameters
+        return Cost(4.0 * source.parameters, operations)
 
-def export(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:
-    """Write `source` as an artifact to `out` and prove that it computes the same.
+    def run(
+        self, options: ExportOptions, source: Path, out: Path, context: StepContext
+    ) -> StepResult:
+        """Write the artifact."""
+        if exporter := self.exporters.get(options.format):
+            return exporter.write(options, source, out, context)
+        from .runner import export  # late: torch and transformers take seconds
 
-    All formats but `edge-llm`, which is no graph of ours and a matter of a device's rules: see `targets.hand_over`.
-
-    Raises:
-        Refused: the checkpoint cannot be exported in this precision, or at all: a mixture of experts.
-        ParityFailed: the artifact's logits are not those of the checkpoint (nothing is kept then).
-    """
-    require_expressible(read_architecture(source), options.format, str(source))
-    if options.format == "gguf":
-        return _export_gguf(source, out, options)
-    rows = [
-        row[0, :PARITY_TOKENS].tolist()
-        for row in context.calibration.rows(source, context.seed + 1)[:PARITY_ROWS]
-    ]
-    result = GRAPHS[options.format](source, out, options, rows)
-    parity = result.parity
-    note = (
-        f"parity with torch over {parity['parity/positions']:.0f} positions: top-1 {parity['parity/top1_prefill']:.4f} prefill, "
-        f"{parity['parity/top1_decode']:.4f} over {parity['parity/decode_steps']:.0f} cached decode steps, KL {parity['parity/kl']:.1e}"
-    )
-    notes = [note, *([_told(result.checked)] if options.format == "tensorrt" else [])]
-    return StepResult(
-        notes, {"parity": parity} | ({"checked": result.checked} if result.checked else {})
-    )
-
-
-def _export_onnx(
-    source: Path, out: Path, options: ExportOptions, rows: list[list[int]]
-) -> ExportResult:
-    from .onnx.export import export_onnx  # late: onnx and ONNX Runtime
-
-    return export_onnx(source, out, options.precision, rows, format=options.format, cut=options.cut)
-
-
-def _export_triton(
-    source: Path, out: Path, options: ExportOptions, rows: list[list[int]]
-) -> ExportResult:
-    from .triton.repository import export_triton
-
-    return export_triton(source, out, options.precision, rows)
-
-
-def _export_tensorrt(
-    source: Path, out: Path, options: ExportOptions, rows: list[list[int]]
-) -> ExportResult:
-    """The graph in fp16 around INT4 and INT8, and NVIDIA's parser and builder asked about it."""
-    from .onnx.export import export_onnx
-    from .tensorrt.rtx import check_build, installed
-
-    if options.precision == "int8-dynamic" and installed() is None:
-        message = "TensorRT has no DynamicQuantizeLinear and no MatMulInteger, which int8-dynamic is made of"
-        raise Refused(
-            message, "--precision fp16 or int4, or --format onnx for ONNX Runtime on a CPU"
-        )
-    precision = (
-        f"{options.precision}-fp16" if options.precision in ("int4", "int8") else options.precision
-    )
-    return export_onnx(
-        source, out, precision, rows, format="tensorrt", cut=options.cut, further=check_build
-    )
-
-
-GRAPHS = {
-    "onnx": _export_onnx,
-    "ort": _export_onnx,
-    "tensorrt": _export_tensorrt,
-    "triton": _export_triton,
-}
-
-
-def _export_gguf(source: Path, out: Path, options: ExportOptions) -> StepResult:
-    from .gguf.writer import export_gguf
-
-    told = export_gguf(source, out, options.precision)
-    kinds = ", ".join(f"{count} {kind}" for kind, count in told["tensors"].items())
-    note = f"model.gguf: {kinds}; read back, weights differ by {told['largest_difference']:.1e} of a tensor's largest at most"
-    return StepResult([note], {"checked": told})
-
-
-def _told(checked: Mapping[str, float | str]) -> str:
-    if not checked:
-        return "not checked by TensorRT, which is not installed (pip install 'edgewright[tensorrt]'); the engine is built on the device"
-    low = " and no expanded low-bit weights" if "tensorrt/expanded_bytes" in checked else ""
-    size, stand_in = float(checked["tensorrt/engine_bytes"]) / 1e6, checked["tensorrt/stand_in"]
-    return (
-        f"TensorRT for RTX {checked['tensorrt/version']} parses it and builds a prefill and a decode profile for {stand_in} "
-        f"({size:.1f} MB{low}); a check only, as the engine for the device is built on the device"
-    )
+        return export(options, source, out, context)

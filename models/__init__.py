@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .architecture import Architecture, architecture
+from .architecture import Architecture, Tables, architecture, tables
 from .blocks import Attention, AttentionSizes, CutAxis, ExpertsFFN, Fold, GatedFFN, Linear, Norm
 from .expressible import Format, Reason, expressible, require_expressible
 from .families import FAMILIES
@@ -24,12 +24,14 @@ __all__ = [
     "Linear",
     "Norm",
     "Reason",
+    "Tables",
     "architecture",
     "decoder_layers",
     "expressible",
     "has_module",
     "inside_expert",
     "require_expressible",
+    "tables",
     "weight_in",
     "weight_of",
 ]

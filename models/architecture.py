@@ -23,7 +23,7 @@ from .sizes import RESTORE, check_sizes
 if TYPE_CHECKING:  # plans read sizes only, and torch takes seconds to import
     from torch import Tensor
 
-__all__ = ["Architecture", "architecture"]
+__all__ = ["Architecture", "Tables", "architecture", "tables"]
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,6 @@ def architecture(config: Mapping[str, Any], where: str = "config.json") -> Archi
         layers = family.layers(config)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{where}: {error} is missing or not a number", RESTORE) from error
-    full = family.completed(config)
     cap = config.get("final_logit_softcapping")
     positions = config.get("max_position_embeddings")
     return Architecture(
@@ -303,7 +302,7 @@ def architecture(config: Mapping[str, Any], where: str = "config.json") -> Archi
         intermediate_size=sizes.intermediate_size,
         vocab_size=sizes.vocab_size,
         max_positions=int(positions) if positions else None,
-        tied=bool(full.get("tie_word_embeddings", False)),
+        tied=tables(config).tied,
         embedding_scale=family.embedding_scale(config),
         logit_softcap=float(cap) if cap else None,
         final_norm=family.norm(config, family.final_norm, sizes.hidden_size),
@@ -327,3 +326,25 @@ def _family(config: Mapping[str, Any], where: str) -> Family:
             f"supported: {', '.join(sorted(FAMILIES))}",
         )
     return FAMILIES[name]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Embedding and head, by their full names in files.
+
+    Attributes:
+        embedding: name of the embedding.
+        head: name of the head.
+        tied: whether config.json says that the two are one.
+    """
+
+    embedding: str
+    head: str
+    tied: bool
+
+
+def tables(config: Mapping[str, Any]) -> Tables:
+    """Embedding and head of a model, of an unknown architecture too: it has the usual names."""
+    family = FAMILIES.get(str(config.get("model_type"))) or next(iter(FAMILIES.values()))
+    tied = bool(family.completed(config).get("tie_word_embeddings"))
+    return Tables(family.embedding, family.head, tied)

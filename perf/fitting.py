@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models import architecture
+from ..models.footprint import head_bytes, size_of, traffic
 from ..targets.roofline import DECODE_TERMS, PREFILL_TERMS, decode_terms, prefill_terms
-from ..targets.sizes import head_bytes, size_of, traffic
 from .published import STORED_BITS, Row
 from .regression import ROOT, Prior, Solution, solve
 from .shapes import usual_shape

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..models import Architecture, architecture
+from ..models.footprint import traffic
 from ..targets.estimator import hardware_of
 from ..targets.profile import Target, load_target
 from ..targets.roofline import Hardware
-from ..targets.sizes import traffic
 from .regression import ROOT
 from .shapes import shape_of
 

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ..checkpoints.config import packing, quantization, read_architecture
 from ..checkpoints.files import tensor_specs, tensors_of
-from ..checkpoints.layouts import LAYOUTS
 from ..models import Architecture
 from .profile import EdgeLlm, Int4, Target
 from .rules import Violation, edge_llm_model
@@ -111,10 +110,10 @@ def _model(checkpoint: _Checkpoint) -> Iterator[Violation]:
 
 
 def _layout(checkpoint: _Checkpoint) -> Iterator[Violation]:
-    if checkpoint.method is None or checkpoint.method in READ:
+    if checkpoint.method is None:
         return
     near = "quantize with --method gptq, awq or smoothquant"
-    if checkpoint.method not in LAYOUTS or checkpoint.method == "compressed-tensors":
+    if checkpoint.method not in READ:
         yield Violation(
             "layout",
             f"{checkpoint.method} checkpoints are read as unquantized, without a word",

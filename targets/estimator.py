@@ -14,6 +14,15 @@ from typing import Any
 
 from ..errors import UsageError
 from ..models import Architecture
+from ..models.footprint import (
+    check_precision,
+    float_bytes_of,
+    head_bytes,
+    read_size,
+    size_of,
+    traffic,
+    with_toll,
+)
 from .profile import PowerMode, Target, usable_bytes
 from .roofline import (
     DECODE_TERMS,
@@ -26,15 +35,6 @@ from .roofline import (
     load_fit,
     prefill_terms,
     time_of,
-)
-from .sizes import (
-    check_precision,
-    float_bytes_of,
-    head_bytes,
-    read_size,
-    size_of,
-    traffic,
-    with_toll,
 )
 
 __all__ = [

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from ..models import Architecture
-from .sizes import head_bytes, with_toll
+from ..models.footprint import head_bytes, with_toll
 
 __all__ = [
     "DECODE_TERMS",

@@ -1,4 +1,4 @@
-"""Boards and models that several tests speak of: the sizes are those of the models' published config.json."""
+"""Boards and models that several tests use, with the sizes of their published config.json."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ NANO, NX, AGX = "jetson-orin-nano-8gb", "jetson-orin-nx-16gb", "jetson-agx-orin-
 
 
 def model(kind: str, *sizes: int, tied: bool = True, **more: Any) -> Architecture:
+    """A model of these sizes: width, layers, heads, key/value heads, head_dim, FFN, vocabulary."""
     names = (
         "hidden_size",
         "num_hidden_layers",
@@ -50,4 +51,5 @@ GEMMA = model("gemma3_text", 640, 18, 4, 1, 256, 2048, 262144, sliding_window=51
 
 
 def changed(model: Architecture, **sizes: Any) -> Architecture:
+    """The same model with some keys of its config.json changed."""
     return model.with_config(**sizes)

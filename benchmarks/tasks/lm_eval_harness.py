@@ -31,6 +31,7 @@ from ...errors import UsageError
 from .accuracy import Answer, continuations
 from .backends import Backend, OnnxBackend, TorchBackend
 from .generation import end_tokens_of, generate_texts, stops_at
+from .lm_eval_conditions import first_prompt, one_per_problem, task_conditions
 
 __all__ = ["HarnessLM", "OnnxLM", "TorchLM", "run_harness"]
 
@@ -181,7 +182,7 @@ class OnnxLM(HarnessLM):
 
 def run_harness(
     backend: Backend, path: Path, task: str, shots: int | None, limit: int, seed: int = 0
-) -> tuple[dict[str, list[Answer]], dict[str, float]]:
+) -> tuple[dict[str, list[Answer]], dict[str, float], dict[str, Any]]:
     """Run one of lm-eval's tasks, or of one's own in a YAML file.
 
     Args:
@@ -193,8 +194,9 @@ def run_harness(
         seed: of the choice of examples.
 
     Returns:
-        The answers by task, right or wrong by the task's first metric of that kind; and everything that lm-eval reported,
-        `lm_eval/<task>/<metric>` with `.stderr` and, where it has one, the filter behind a comma.
+        The answers by task, right or wrong by the task's first metric of that kind; everything that lm-eval reported,
+        `lm_eval/<task>/<metric>` with `.stderr` and, where it has one, the filter behind a comma; and what must be equal
+        before two results are compared (`task_conditions`).
 
     Raises:
         UsageError: there is no such task, or its data is not there.
@@ -226,13 +228,16 @@ def run_harness(
             "see `lm_eval ls tasks`; its data must be within reach",
         ) from error
     answers = {name: _answers(name, samples) for name, samples in found["samples"].items()}
-    return {name: told for name, told in answers.items() if told}, _reported(found["results"])
+    return (
+        {name: given for name, given in answers.items() if given},
+        _reported(found["results"]),
+        task_conditions(found),
+    )
 
 
 def _answers(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:
     """Right and wrong by the first metric that is 0 or 1 for every problem, under the first filter; nothing where there is none."""
-    first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
-    first.sort(key=lambda sample: sample["doc_id"])
+    first = one_per_problem(samples)
     binary = (
         [m for m in first[0]["metrics"] if all(sample[m] in (0, 1) for sample in first)]
         if first
@@ -243,19 +248,13 @@ def _answers(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:
     return [
         Answer(
             task,
-            _prompt(sample),
+            first_prompt(sample),
             str(sample["target"]),
             str(sample["filtered_resps"][0]),
             sample[binary[0]] == 1,
         )
         for sample in first
     ]
-
-
-def _prompt(sample: Mapping[str, Any]) -> str:
-    arguments = sample["arguments"]
-    first = next(iter(arguments.values())) if isinstance(arguments, Mapping) else arguments[0]
-    return str(next(iter(first.values())) if isinstance(first, Mapping) else first[0])
 
 
 def _reported(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

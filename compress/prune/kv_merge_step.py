@@ -13,7 +13,8 @@ from ...console import progress
 from ...models import decoder_layers
 from ...steps.context import StepContext, StepResult
 from .kv_merge import align, input_moments, merged, projections_of, repeat_into, store
-from .options import PruneOptions, merged_kv
+from .options import PruneOptions
+from .sizes import merged_kv
 from .verify import logits_of, probe_of, prove
 
 __all__ = ["merge_key_values"]
@@ -33,6 +34,7 @@ def merge_key_values(
     groups, kv_heads = options.merge_kv, architecture.attention_sizes.kv_heads
     fewer = merged_kv(architecture, groups)
     rows = context.calibration.rows(source, context.seed)
+    provenance["calibration"] = context.calibration.used(rows)
     model, state = load_model(source, device), read_state(source)
     with (
         torch.no_grad(),
@@ -74,4 +76,5 @@ def merge_key_values(
     ]
     if options.merge == "aligned" and any(layer.attention.k_norm for layer in architecture.layers):
         notes.append("keys were averaged as they are: a norm on them does not commute with turning")
+    notes += context.calibration.shortfall(rows)
     return StepResult(notes, {"merged": {"max_relative_difference": difference[0]}})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...checkpoints.files import stored_dtype
 from ...models import Architecture
 from .compensate import ROWS_AT_ONCE, TOKENS_AT_ONCE
-from .importance import Criterion
+from .options import Criterion
 
 __all__ = ["prune_memory"]
 

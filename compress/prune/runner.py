@@ -29,9 +29,10 @@ from .cut import Kept
 from .experts import choose_experts, expert_details, expert_note
 from .importance import Importance, measure, measure_layers
 from .kv_merge_step import merge_key_values
-from .options import PruneOptions, merged_kv, sizes_after
+from .options import PruneOptions
 from .rebuild import Rebuild, choose_proof, prove_rebuilt
 from .selection import choose_heads, choose_layers, choose_neurons, share_below
+from .sizes import merged_kv, sizes_after
 from .two_four_step import sparsify
 from .verify import prove
 
@@ -86,7 +87,8 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
                 else stack.enter_context(scratch_directory(out.with_name(f".{out.name}.{number}")))
             )
             result = phase(options, source, made, context, provenance)
-            told = StepResult(told.notes + result.notes, told.details | result.details)
+            notes = dict.fromkeys(told.notes + result.notes)  # each phase draws the same rows
+            told = StepResult(list(notes), told.details | result.details)
             source = made
     if was_sparse and not options.sparsity:
         told.notes.append(
@@ -171,7 +173,7 @@ def preview(
         choice = decide(options, architecture, scores, context.seed)
     sizes = choice.kept.sizes(architecture.attention_sizes)
     small = architecture.resized(**sizes, layers=choice.kept.layers)
-    notes = [*_size_notes(architecture, small), *choice.notes]
+    notes = [*_size_notes(architecture, small), *choice.notes, *context.calibration.shortfall(rows)]
     return _found(choice, architecture) | {"notes": notes}, small
 
 
@@ -223,6 +225,7 @@ def _remove(
     model = Streamed(source, device)
     rebuilt = Rebuild(model, kept, rows, room, compensate=options.compensate)
     removed = kept.removed_heads(architecture.attention_sizes.heads)
+    provenance |= {"calibration": context.calibration.used(rows)}
     provenance |= {"removed_heads": removed, "kept_layers": kept.layers}
     provenance |= {"kept_experts": kept.experts} if kept.experts else {}
     proof = choose_proof(context.proof, rebuilt, device)
@@ -244,7 +247,8 @@ def _remove(
     entries = expert_details(choice.scores.experts, rebuilt.usage, kept.experts)
     balance = [expert_note(entries)] if entries else []
     details |= {"experts": entries} if entries else {}
-    return StepResult([sizes, *balance, equality, *remarks, *choice.notes], details)
+    notes = [sizes, *balance, equality, *remarks, *choice.notes]
+    return StepResult(notes + context.calibration.shortfall(rows), details)
 
 
 def _sparsify(

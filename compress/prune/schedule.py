@@ -8,8 +8,9 @@ import torch
 
 from ...errors import Refused, UsageError
 from ...models import Architecture
-from .options import PruneOptions, merged_kv, sizes_after
+from .options import PruneOptions
 from .selection import choose_layers
+from .sizes import merged_kv, sizes_after
 
 __all__ = ["spread"]
 

@@ -27,7 +27,7 @@ from ...checkpoints.loading import pick_device
 from ...checkpoints.streaming import Streamed
 from ...errors import Refused
 from ...steps.context import StepContext, StepResult
-from ...steps.workspace import workplace
+from ...steps.workspace import workspace
 from ..calibration.activation_buffer import Room
 from ..calibration.mixed_precision import bf16_is_fast
 from .assignment import Choice, choose
@@ -65,7 +65,7 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
         return _quantized(options, source, out, context, None)
     layers = len(architecture.layers)
     with (
-        workplace(out, "journal", context.depends_on, FINISHED, context.fresh) as place,
+        workspace(out, "journal", context.depends_on, FINISHED, context.fresh) as place,
         closing(Journal(place, layers)) as journal,
     ):
         return _quantized(options, source, out, context, journal)
@@ -94,7 +94,7 @@ def _quantized(
         "step": "quantize",
         "source": content_hash(source),
         "options": options.model_dump(),
-        "calibration": vars(context.calibration),
+        "calibration": context.calibration.used(rows),
         "fallbacks": run.notes,
     }
     write_checkpoint(
@@ -106,6 +106,7 @@ def _quantized(
         files=layout.files(block),
     )
     notes, worst = _told(run, options, choice)
+    notes += context.calibration.shortfall(rows)
     if read_provenance(source).get("sparsity"):
         notes.append(
             "the source is 2:4 sparse; rounding need not keep that, so that the result counts as dense"

@@ -23,33 +23,37 @@ from edgewright.checkpoints.loading import load_model
 from edgewright.compress.distill.runner import DistillOptions, Stage, distill
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.errors import Refused, UsageError
-from edgewright.export.step import ExportOptions, export
+from edgewright.export.options import ExportOptions
+from edgewright.export.runner import export
 from edgewright.models import architecture
-from edgewright.pipeline.forecast import State, plan_model
+from edgewright.models.footprint import read_size, size_of
+from edgewright.pipeline.forecast import plan_model
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import Recipe
 from edgewright.steps.context import StepContext
-from edgewright.targets import load_target, predict, size_of
-from edgewright.targets.sizes import read_size
+from edgewright.steps.state import State
+from edgewright.targets import load_target, predict
 
 MakeModel = Callable[..., Path]
 ATTENTION = 2 * 2048 * 128 * (32 + 4)
 """Weights of q, k, v and o in a layer of `A3B`."""
 EXPERT = 3 * 2048 * 768
-A3B = {
-    "model_type": "qwen3_moe",
-    "hidden_size": 2048,
-    "num_hidden_layers": 48,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 4,
-    "head_dim": 128,
-    "intermediate_size": 6144,
-    "moe_intermediate_size": 768,
-    "num_experts": 128,
-    "num_experts_per_tok": 8,
-    "vocab_size": 151936,
-    "max_position_embeddings": 40960,
-}
+A3B = architecture(
+    {
+        "model_type": "qwen3_moe",
+        "hidden_size": 2048,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "intermediate_size": 6144,
+        "moe_intermediate_size": 768,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "vocab_size": 151936,
+        "max_position_embeddings": 40960,
+    }
+)
 
 
 # Sizes and speeds
@@ -74,7 +78,7 @@ def test_all_experts_are_stored_and_those_in_use_are_read() -> None:
 
 
 def test_a_dense_layer_among_the_others_is_counted_as_one() -> None:
-    some = {**A3B, "mlp_only_layers": [0, 5]}
+    some = A3B.with_config(mlp_only_layers=[0, 5])
     assert size_of(some, "fp16") - size_of(A3B, "fp16") == 2 * 2 * (
         3 * 2048 * 6144 - 128 * EXPERT - 128 * 2048
     )
@@ -87,13 +91,11 @@ def test_speed_goes_by_the_mean_of_all_and_of_active_weights() -> None:
     read, every = (read_size(A3B, "int4", 128, 2, tokens=tokens) for tokens in (1, None))
     assert f"reads {read / 1e9:.2f} GB of {every / 1e9:.2f} GB" in note
     assert f"as long as {math.sqrt(read * every) / 1e9:.2f} GB" in note
-    dense = {**A3B, "model_type": "qwen3", "tie_word_embeddings": False}
+    dense = A3B.with_config(model_type="qwen3", tie_word_embeddings=False)
 
     def of_size(weights):
-        return {
-            **dense,
-            "intermediate_size": round((weights / 48 - ATTENTION) / (3 * 2048)),
-        }
+        size = round((weights / 48 - ATTENTION) / (3 * 2048))
+        return dense.with_config(intermediate_size=size)
 
     slow, fast = (
         predict(target, of_size(48 * (ATTENTION + n * EXPERT)), precision="int4").decode_tok_s
@@ -212,7 +214,8 @@ def test_a_packed_mixture_of_another_tool_is_refused(
 ) -> None:
     """One whose experts round their inputs cannot be run here; none can be pruned."""
     source = copy_model("qwen3_moe")
-    state, name = read_state(source), "model.layers.1.mlp.experts.0.up_proj"
+    config, state = read_config(source), read_state(source)
+    name = "model.layers.1.mlp.experts.0.up_proj"
     state |= {
         f"{name}.{part}": tensor
         for part, tensor in CompressedTensors()
@@ -221,9 +224,7 @@ def test_a_packed_mixture_of_another_tool_is_refused(
     }
     save_file(state, source / "model.safetensors", metadata={"format": "pt"})
     block = CompressedTensors().config(Scheme(8, -1), 0.0)
-    (source / "config.json").write_text(
-        json.dumps(read_config(source) | {"quantization_config": block})
-    )
+    (source / "config.json").write_text(json.dumps(config | {"quantization_config": block}))
     with pytest.raises(Refused, match=rf"{name}: experts whose inputs are rounded"):
         load_model(source)
     with pytest.raises(Refused, match="quantized already"):

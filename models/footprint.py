@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 
 from ..errors import UsageError
-from ..models import Architecture, Linear
+from .architecture import Architecture
+from .blocks import Linear
 
 __all__ = [
     "PRECISIONS",

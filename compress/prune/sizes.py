@@ -1,0 +1,61 @@
+"""The sizes that a model has after the cut that prune options ask for."""
+
+from __future__ import annotations
+
+from ...errors import Refused
+from ...models import Architecture, require_expressible
+from .experts import kept_experts
+from .options import PruneOptions
+from .selection import head_counts, neuron_count
+
+__all__ = ["merged_kv", "sizes_after"]
+
+
+def sizes_after(options: PruneOptions, architecture: Architecture) -> dict[str, int]:
+    """The `heads`, `kv_heads`, `ffn` and `experts` of every layer after pruning.
+
+    `experts` is there only for a mixture of experts.
+
+    Args:
+        options: what to remove.
+        architecture: of the uncut model.
+
+    Raises:
+        Refused: a share has no legal count near it, or the model has nothing of the kind.
+    """
+    if options.sparsity:
+        require_expressible(architecture, "2:4", "config.json")
+    ffn = options.ffn or options.ffn_threshold or 0.0
+    experts = kept_experts(architecture.experts, options.experts, ffn)
+    have = architecture.attention_sizes
+    sizes = {"heads": have.heads, "kv_heads": have.kv_heads}
+    if options.heads or options.kv_heads:
+        accepts = architecture.accepts_heads
+        heads, kv_heads = head_counts(have, options.heads, options.kv_heads, accepts)
+        sizes = {"heads": heads, "kv_heads": kv_heads}
+    sizes["ffn"] = neuron_count(architecture.intermediate_size, options.ffn)
+    return sizes | ({"experts": experts} if experts else {})
+
+
+def merged_kv(architecture: Architecture, groups: int) -> Architecture:
+    """The architecture of the model whose key/value heads were averaged into `groups`.
+
+    Raises:
+        Refused: the key/value heads do not divide into so many groups, or are so few already.
+    """
+    sizes = architecture.attention_sizes
+    have = sizes.kv_heads
+    legal = [n for n in range(1, have) if have % n == 0]
+    if groups not in legal:
+        raise Refused(
+            f"{have} key/value heads cannot be merged into {groups}",
+            f"possible: {', '.join(map(str, legal))}"
+            if legal
+            else "a single key/value head is the least there is",
+        )
+    return architecture.resized(
+        heads=sizes.heads,
+        kv_heads=groups,
+        ffn=architecture.intermediate_size,
+        layers=range(len(architecture.layers)),
+    )

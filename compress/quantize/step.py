@@ -1,0 +1,83 @@
+"""The quantize step: its place in recipes and plans."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...steps.state import State
+from ...steps.step import FOUNDATION, Cost, PlanContext, Step
+from .options import QuantizeOptions
+
+if TYPE_CHECKING:
+    from ...steps.context import StepContext, StepResult
+
+__all__ = ["QuantizeStep"]
+
+FLOAT32 = 4
+"""Bytes."""
+
+
+class QuantizeStep(Step[QuantizeOptions]):
+    """Round the weights to few bits and pack them."""
+
+    kind = "quantize"
+    Options = QuantizeOptions
+
+    def code(self, options: QuantizeOptions) -> tuple[str, ...]:
+        """The quantization code."""
+        return (*FOUNDATION, "compress/calibration", "compress/quantize")
+
+    def after(self, options: QuantizeOptions, source: State, plan: PlanContext) -> State:
+        """The packed model."""
+        from .assignment import extra_bytes  # late: torch takes seconds
+
+        return replace(
+            source,
+            precision=f"int{options.bits}",
+            group_size=options.group_size,
+            sym=options.sym,
+            g_idx=options.permuted,
+            extra_bytes=extra_bytes(source.architecture, options),
+        )
+
+    def cost(
+        self, options: QuantizeOptions, source: State, result: State, plan: PlanContext
+    ) -> Cost:
+        """One calibration pass and one solve per layer, and the journal of finished layers."""
+        from ..calibration.operations import layerwise_operations
+
+        return Cost(
+            _memory(source, plan),
+            layerwise_operations(source, plan.tokens),
+            _journal_bytes(options, source, plan),
+        )
+
+    def run(
+        self, options: QuantizeOptions, source: Path, out: Path, context: StepContext
+    ) -> StepResult:
+        """Write the packed checkpoint."""
+        from .runner import quantize
+
+        return quantize(options, source, out, context)
+
+
+def _memory(source: State, plan: PlanContext) -> float:
+    """Bytes of one layer twice, hidden states, the Hessian and its factor, and weight copies."""
+    model = source.architecture
+    kinds, layer = model.linear_counts(), model.weights_of_all_kinds
+    widest = max(kind.in_features for kind in kinds)
+    largest = max(kind.weights for kind in kinds)
+    outputs = {name for layer in model.layers for name in layer.outputs}
+    inputs = model.hidden_size + sum(kind.in_features for kind in kinds if kind.name in outputs)
+    hidden = min(plan.activation_budget, FLOAT32 * plan.tokens * inputs)
+    return 2.0 * FLOAT32 * layer + hidden + 2 * FLOAT32 * widest**2 + 10 * FLOAT32 * largest
+
+
+def _journal_bytes(options: QuantizeOptions, source: State, plan: PlanContext) -> int:
+    """Bytes of finished layers and of two sets of hidden states, kept until the step is done."""
+    from .assignment import choose
+
+    layers = choose(source.architecture, options).quantized_bytes
+    return layers + 2 * FLOAT32 * plan.tokens * source.architecture.hidden_size
