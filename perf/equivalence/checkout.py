@@ -40,7 +40,8 @@ class Checkout:
             "NO_COLOR": "1",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", f"{HERE.name}.worker"],
+            # not `-m`: click would print the name of the module as the name of the program
+            [sys.executable, "-P", "-c", f"from {HERE.name}.worker import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -14,32 +14,28 @@ from .matrix import needs
 
 PLACE = ".pythonpath"
 """Folder, inside the work folder, through which the worker finds the checkout."""
-VOLATILE = set(
-    [
-        "seconds",
-        "created",
-        "command",
-        "fingerprint",
-        "code",
-        "environment",
-        "measured",
-        "build_s",
-        "warm_rounds",
-        "affinity",
-    ]
-)
+VOLATILE = {
+    "seconds",
+    "created",
+    "command",
+    "fingerprint",
+    "code",
+    "environment",
+    "measured",
+    "build_s",
+    "warm_rounds",
+    "affinity",
+}
 OF_BUNDLES = {"id", "version", "size_bytes"}
-TIMED = set(
-    [
-        "ttft_ms",
-        "token_ms",
-        "decode_tok_s",
-        "prefill_tok_s",
-        "peak_rss_bytes",
-        "load_s",
-        "joules_per_token",
-    ]
-)
+TIMED = {
+    "ttft_ms",
+    "token_ms",
+    "decode_tok_s",
+    "prefill_tok_s",
+    "peak_rss_bytes",
+    "load_s",
+    "joules_per_token",
+}
 TIMED_COLUMNS = ("s", "time here s")
 DOCUMENTS = ("edgewright.json", "ledger.json", "bundle.json", ".report.json")
 """JSON that holds something volatile, so that its bytes cannot be compared."""

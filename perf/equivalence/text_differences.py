@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from difflib import SequenceMatcher
 from itertools import pairwise
@@ -104,13 +105,14 @@ def _markdown_parts(lines: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _of_lines(before: list[str], after: list[str], place: str) -> Iterator[Difference]:
-    """Lines that are values: a removed one fails, an added one is new, in any order."""
-    rest = list(after)
-    for line in before:
-        if line in rest:
-            rest.remove(line)
-        else:
-            yield Difference("values", place, line.strip(), "(removed or changed)")
+    """Lines `KEY: VALUE` or commands, in any order. A removed line fails, an added one is new."""
+    rest = list((Counter(after) - Counter(before)).elements())
+    for line in (Counter(before) - Counter(after)).elements():
+        key = line.partition(":")[0]
+        other = next((one for one in rest if one.partition(":")[0] == key), "")
+        if other:
+            rest.remove(other)
+        yield Difference("values", place, line.strip(), other.strip() or "(removed)")
     for line in rest:
         yield Difference("new", place, "", line.strip())
 

@@ -77,7 +77,3 @@ def run_forked(main: Any, request: Mapping[str, Any]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else 1)
-
-
-if __name__ == "__main__":
-    serve()
