@@ -39,7 +39,9 @@ def of_files(before: Any, after: Any, name: str) -> Iterator[Difference]:
     elif "words" in shared or name.endswith((".md", ".html")):
         found = [Difference("words", place, "(text not recorded)", "(changed)")]
     yield from found
-    if not found and "sha256" in shared:
+    if not found and "words" in shared:
+        yield Difference("words", place, "(markup of the page)", "(changed)")
+    elif not found and "sha256" in shared:
         yield Difference("bytes", place, str(old["sha256"])[:12], str(new["sha256"])[:12])
 
 
