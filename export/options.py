@@ -12,30 +12,37 @@ __all__ = ["ExportOptions"]
 
 
 class ExportOptions(BaseModel):
-    """What kind of artifact to make."""
+    """The format and precision of an artifact, and what its graph leaves out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["onnx", "ort", "tensorrt", "edge-llm", "gguf", "triton"] = Field(
         default="onnx",
-        description="onnx: portable operators only, with a KV cache; ort: ONNX Runtime's own; tensorrt: the portable ones, checked by "
-        "TensorRT; triton: the same, as a model repository; edge-llm: what TensorRT-Edge-LLM's exporter reads, and the commands; gguf: for "
-        "llama.cpp",
+        description="onnx: ONNX with standard operators only and a KV cache; ort: ONNX with ONNX "
+        "Runtime's own operators; tensorrt: the first, checked by TensorRT; triton: the first, in "
+        "a Triton model repository; edge-llm: what TensorRT-Edge-LLM's exporter reads; gguf: for "
+        "llama.cpp; see docs/deployment.md",
     )
     precision: Literal["fp32", "fp16", "bf16", "int8", "int4", "int4-a8", "int8-dynamic"] = Field(
         default="fp32",
-        description="int4 takes a GPTQ or AWQ checkpoint bit for bit, int8 one of SmoothQuant; int8-dynamic is for ONNX Runtime on CPUs; "
-        "int4-a8 (format ort): int4 whose inputs are rounded to 8 bits, less exact",
+        description="bf16: formats onnx and tensorrt only; int4: of a GPTQ or AWQ checkpoint, bit "
+        "for bit; int8: of a SmoothQuant checkpoint; int8-dynamic: for ONNX Runtime on CPUs; "
+        "int4-a8: int4 with inputs rounded to 8 bits, less exact, format ort only",
     )
     logits: Literal["all", "last"] = Field(
-        default="all", description="last: of the last position only, which is what generating needs"
+        default="all",
+        description="positions that get logits; last: only the last one, which is enough to "
+        "generate text",
     )
     window: int = Field(
         default=0,
         ge=0,
-        description="positions that the KV cache keeps beside the sinks; 0: all (not for format ort)",
+        description="positions that the KV cache keeps beside the sinks; 0: all; not for format "
+        "ort",
     )
-    sinks: int = Field(default=4, ge=0, description="first positions that a windowed cache keeps")
+    sinks: int = Field(
+        default=4, ge=0, description="first positions that a windowed KV cache always keeps"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> ExportOptions:
@@ -51,7 +58,8 @@ class ExportOptions(BaseModel):
             )
         if self.format in ("gguf", "edge-llm", "triton") and (self.window or self.logits == "last"):
             raise ValueError(
-                f"format {self.format} has no windowed cache and no cut logits: leave window and logits out"
+                f"format {self.format} has no windowed cache and no cut logits: leave window and "
+                "logits out"
             )
         return self
 

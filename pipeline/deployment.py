@@ -12,10 +12,11 @@ from ..checkpoints.config import model_path, packing, read_config, resolve
 from ..checkpoints.files import content_hash, read_provenance
 from ..errors import UsageError
 from ..targets import check, load_target
-from ..targets.bundle import BundleOptions, make_bundle, write_bundle
-from ..targets.deploy import Deployment, DeployOptions, deploy
+from ..targets.bundle import make_bundle, write_bundle
+from ..targets.deploy import Deployment, deploy
 from ..targets.edge_llm import check_checkpoint, commands
 from ..targets.graph_rules import graph_violations, parser_violations
+from ..targets.options import BundleOptions, DeployOptions
 from ..targets.profile import JetPack
 from ..targets.remote import Address
 from ..targets.rules import FOR_TENSORRT, Violation
@@ -177,6 +178,13 @@ def _entry(
         **vars(bundling),
         **vars(options),
     }
+    details = dict(done.details)
+    conditions = {
+        "device": "cpu",
+        "threads": options.threads or done.device.get("cores"),
+        "latency": details.pop("latency"),
+        "engine": vars(bundling),
+    }
     fields = {
         "config": config,
         "inputs": {artifact.resolve().name: content_hash(artifact)},
@@ -191,9 +199,10 @@ def _entry(
         "output": artifact.resolve().name,
         "metrics": done.metrics,
         "notes": done.notes,
-        "details": done.details,
+        "details": details,
         "context": {
             "backend": "onnxruntime",
+            **conditions,
             "version": done.version,
             "copied_bytes": done.copied_bytes,
             **done.device,

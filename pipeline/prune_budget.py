@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ..compress.prune.options import Budget, PruneOptions, sizes_after
+from ..compress.prune.options import Budget, PruneOptions
+from ..compress.prune.sizes import sizes_after
 from ..compress.prune.step import pruned_state
 from ..errors import Refused, UsageError
 from ..models import family_of

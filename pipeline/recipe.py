@@ -14,18 +14,20 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from ..benchmarks.gate.policy import Policy
-from ..benchmarks.measure import EvaluateOptions
-from ..benchmarks.traces.traces import TracesOptions
+from ..benchmarks.options import EvaluateOptions
+from ..benchmarks.traces.options import TracesOptions
 from ..checkpoints.config import BUILTIN_MODEL, model_path
-from ..steps.context import CalibrationData, Proof
+from ..steps.options import Calibration, Device, Execution, Proof, Verification, shared
 from ..steps.step import Step
 from .registry import STEPS
+
+if TYPE_CHECKING:
+    from ..steps.context import CalibrationData
 
 __all__ = [
     "BASELINE",
     "BUILTIN_MODEL",
     "TRACES",
-    "Calibration",
     "Gate",
     "Recipe",
     "RecipeStep",
@@ -83,21 +85,11 @@ else:
     ]
 
 
-class Calibration(BaseModel):
-    """The text that pruning and quantization measure activations on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    source: str = "builtin:reasoning"
-    samples: int = Field(default=128, gt=0)
-    seq_len: int = Field(default=512, gt=1)
-
-
 class Gate(Policy):
     """Which step is compared with which; all other settings are those of a policy file."""
 
-    candidate: str
-    baseline: str = BASELINE
+    candidate: str = Field(description="step that must hold the limits")
+    baseline: str = Field(default=BASELINE, description="step that it is compared with")
 
 
 class Recipe(BaseModel):
@@ -105,31 +97,33 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = "recipe"
-    model: str = BUILTIN_MODEL
-    target: str | None = None
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    calibration: Calibration = Calibration()
-    activation_budget: float = Field(
-        default=1.0,
-        ge=0,
-        description="GiB of hidden states that a step keeps in memory; the rest goes to disk",
+    name: str = Field(default="recipe", description="name of the recipe and of its run directory")
+    model: str = Field(
+        default=BUILTIN_MODEL, description="model directory, hub id, or builtin:tiny-reasoner"
     )
-    proof: Proof = Field(
-        default="auto",
-        description="how a pruned model is verified: auto, stock or streamed",
+    target: str | None = Field(
+        default=None, description="device, by name or profile file; see `edgewright targets`"
     )
+    seed: int = shared(Execution, "seed")
+    device: Device = shared(Execution, "device")
+    calibration: Calibration = Field(
+        default=Calibration(), description="text that pruning and quantization measure on"
+    )
+    activation_budget: float = shared(Verification, "activation_budget")
+    proof: Proof = shared(Verification, "proof")
     traces: TracesOptions | None = Field(
         default=None,
         description="chains of thought that the model writes before all steps; "
         "`traces` names them where a step takes data",
     )
-    evaluate: EvaluateOptions = EvaluateOptions(
-        tasks=("reasoning",), perplexity=("builtin:reasoning",)
+    evaluate: EvaluateOptions = Field(
+        default=EvaluateOptions(tasks=("reasoning",), perplexity=("builtin:reasoning",)),
+        description="what is measured after every step",
     )
-    steps: tuple[AnyStep, ...]
-    gate: Gate | None = None
+    steps: tuple[AnyStep, ...] = Field(description="the steps, in order")
+    gate: Gate | None = Field(
+        default=None, description="limits that one step must hold against another"
+    )
 
     @model_validator(mode="after")
     def _check_names(self) -> Recipe:
@@ -175,6 +169,8 @@ class Recipe(BaseModel):
     @property
     def calibration_data(self) -> CalibrationData:
         """The calibration data as steps take it."""
+        from ..steps.context import CalibrationData  # late: torch takes seconds
+
         return CalibrationData(**self.calibration.model_dump())
 
     @property

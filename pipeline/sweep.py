@@ -63,7 +63,9 @@ def run_sweep(
     """
     optuna = _optuna()
     name = _check_values(path, settings, options).name
-    objectives = options.objectives or default_objectives(load_recipe(path, settings))
+    objectives = tuple(map(Objective.parse, options.objective)) or default_objectives(
+        load_recipe(path, settings)
+    )
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         sweep = _Sweep(optuna, path, settings, options, objectives, out, command)

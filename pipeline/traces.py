@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..benchmarks.traces.traces import TracesOptions, make_traces
+from ..benchmarks.traces.options import TracesOptions
+from ..benchmarks.traces.traces import make_traces
 from ..checkpoints.files import content_hash, file_hash, resolve, write_json
 from ..checkpoints.loading import pick_device
 from ..console import console
@@ -94,14 +95,6 @@ def run_traces(
     out.parent.mkdir(parents=True, exist_ok=True)
     model_hash = fields["inputs"][model]
     report = make_traces(options, source, model_hash, out, seed, fields["device"], fields, fresh)
-    write_json(
-        record,
-        {
-            "edgewright": __version__,
-            "fingerprint": fingerprint(fields),
-            **fields,
-            "sha256": file_hash(out),
-            "report": report,
-        },
-    )
+    origin = {"edgewright": __version__, "fingerprint": fingerprint(fields), **fields}
+    write_json(record, {**origin, "sha256": file_hash(out), "report": report})
     return {**report, "reused": False}

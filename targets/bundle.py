@@ -28,10 +28,11 @@ from ..errors import Refused, UsageError
 from ..export.onnx.precision import precision_of
 from ..export.onnx.runtime import MODEL, OnnxDecoder
 from ..export.tensorrt.engine import EngineSpec, spec_block
-from ..models.sizes import kv_size
+from ..models.footprint import kv_size
+from .options import BundleOptions
 from .profile import Target, usable_bytes
 
-__all__ = ["Bundle", "BundleOptions", "make_bundle", "write_bundle"]
+__all__ = ["Bundle", "make_bundle", "write_bundle"]
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = "bundle.json"
@@ -73,15 +74,6 @@ SCRIPTS = {
         arguments="build",
     ),
 }
-
-
-@dataclass(frozen=True)
-class BundleOptions:
-    """What a bundle's engine is for: most prompt tokens of a pass, most tokens in all, sequences at a time."""
-
-    prompt: int = 512
-    context: int = 2048
-    batch: int = 1
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,37 +23,19 @@ from ..checkpoints.files import read_config
 from ..console import console, progress
 from ..errors import EdgewrightError, ParityFailed, Refused, UsageError
 from .bundle import Bundle
+from .options import DeployOptions
 from .preflight import Problem, problems
 from .profile import Target
 from .remote import Address, Device, Dropped, connected
 from .tegrastats import parse_samples, summarize
 from .trtexec import parse_log, parse_profile, parse_times
 
-__all__ = ["DeployOptions", "Deployment", "deploy", "rollback"]
+__all__ = ["Deployment", "deploy", "rollback"]
 
 PROBE = Path(__file__).parent / "device" / "probe.py"
 ATTEMPTS = 3
 PAUSE_SECONDS = 1.0
 KEPT_LAYERS = 20
-
-
-@dataclass(frozen=True)
-class DeployOptions:
-    """What is done on the device.
-
-    Attributes:
-        remote_dir: where bundles lie there; relative to the user's home unless absolute.
-        python: the interpreter that has numpy and onnxruntime.
-        engine: whether to build a TensorRT engine and time it.
-        threads: of ONNX Runtime there; None for all cores.
-        force: go on where only the preflight's judgement stands in the way.
-    """
-
-    remote_dir: str = "edgewright"
-    python: str = "python3"
-    engine: bool = True
-    threads: int | None = None
-    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -287,6 +269,7 @@ class _Job:
         console.print("  measuring", highlight=False)
         told = await self._verb(device, folder, *threads, "bench")
         metrics |= figures([Round(**timed) for timed in told["rounds"]], told["prompt"], 1)
+        details["latency"] = _latency_shape(told["rounds"], told["prompt"])
         metrics |= {
             "load_s": told["load_s"],
             "peak_rss_bytes": max(told["peaks"].values()),
@@ -301,6 +284,12 @@ class _Job:
             metrics |= found
             details[f"{phase}_layers"] = layers
         return metrics, details
+
+
+def _latency_shape(rounds: Sequence[Mapping[str, Any]], prompt: int) -> dict[str, int]:
+    """What was timed, as a context records it."""
+    new_tokens = len(rounds[0]["tokens"])
+    return {"prompt": prompt, "new_tokens": new_tokens, "runs": len(rounds), "batch": 1}
 
 
 def _told(problem: Problem) -> str:

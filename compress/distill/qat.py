@@ -9,26 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ...checkpoints.files import read_family, read_state
-from ...checkpoints.layouts import LAYOUTS, PackedLinear, Scheme, layout_of
+from ...checkpoints.layouts import LAYOUTS, PackedLinear, layout_of
 from ...checkpoints.layouts.gptq import Gptq
 from ...errors import Refused, UsageError
 from ...models import Family, require_dense, weight_of
 from ..quantize.gptq import rtn
+from ..quantize.options import DAMP
 from .fake_quant import fake_quantize, grid_range, into_cells, pack
+from .linears import decoder_linears
+from .options import QatOptions
 
 __all__ = [
     "CENTRED",
-    "QatOptions",
     "QuantizedStudent",
     "check_widths",
+    "quantization_block",
     "starting_integers",
     "with_packed",
 ]
@@ -38,35 +40,14 @@ CENTRED = 0.5
 """How far weights start towards the centres of a packed checkpoint's cells. At the borders the first steps would undo its integers."""
 
 
-class QatOptions(BaseModel):
-    """The grid that a student learns on."""
+def quantization_block(options: QatOptions) -> dict[str, Any]:
+    """The `quantization_config` of the checkpoint that is written.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    bits: Literal[2, 4, 8] = Field(default=4, description="bits of a weight")
-    group_size: int = Field(
-        default=128, description="input channels that share a scale; -1 for all"
-    )
-    sym: bool = Field(
-        default=True, description="zero point in the middle; what Jetson kernels need"
-    )
-    scales_from: str | None = Field(
-        default=None,
-        description="packed checkpoint of this student, or step that made it, to start from; default: plain rounding",
-    )
-
-    @property
-    def scheme(self) -> Scheme:
-        """The same in the words of the layouts."""
-        return Scheme(self.bits, self.group_size, self.sym)
-
-    def block(self) -> dict[str, Any]:
-        """The `quantization_config` of the checkpoint that is written."""
-        layout = LAYOUTS["gptq"]
-        assert isinstance(layout, Gptq)
-        return layout.config(
-            self.scheme, 0.01
-        )  # no Hessian, no damping: the usual value, as readers expect one
+    Readers expect a damping, although there is no Hessian to damp: it is that of `quantize`.
+    """
+    layout = LAYOUTS["gptq"]
+    assert isinstance(layout, Gptq)
+    return layout.config(options.scheme, DAMP)
 
 
 def check_widths(
@@ -99,16 +80,6 @@ def check_widths(
         )
 
 
-def _linears(student: Any, family: Family) -> dict[str, nn.Module]:
-    """The linear layers of all decoder layers, by full name."""
-    names = [name for group in family.input_groups for name in group]
-    return {
-        family.full(i, name): layer.get_submodule(name)
-        for i, layer in enumerate(family.layer_list(student))
-        for name in names
-    }
-
-
 def starting_integers(
     options: QatOptions, student: Any, family: Family, packed: Path | None
 ) -> dict[str, PackedLinear]:
@@ -124,7 +95,7 @@ def starting_integers(
         UsageError: the checkpoint is not packed, on another grid, or not this student's.
         Refused: its layout is not read here.
     """
-    linears = _linears(student, family)
+    linears = decoder_linears(student, family)
     if packed is None:
         return {name: rtn(weight_of(linear), options.scheme) for name, linear in linears.items()}
     _, config = read_family(packed)
@@ -215,7 +186,7 @@ class QuantizedStudent:
     def __init__(
         self, student: Any, family: Family, start: Mapping[str, PackedLinear], centred: float = 0.0
     ) -> None:
-        self.linears, self.start = _linears(student, family), start
+        self.linears, self.start = decoder_linears(student, family), start
         for name, linear in self.linears.items():
             weight = weight_of(linear)
             weight.copy_(into_cells(weight, start[name], centred))

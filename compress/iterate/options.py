@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ...steps.options import Cli
 from ..distill.options import DistillOptions
 from ..prune.options import PruneOptions
 
@@ -16,10 +17,11 @@ INPUT = "input"
 
 
 class RecoverOptions(DistillOptions):
-    """What the pruned model learns in every round."""
+    """The training of every round; its student is the model that the round pruned."""
 
     teacher: str | None = Field(
-        default=INPUT, description="`input`: the uncut model; or as in the distill step"
+        default=INPUT,
+        description="the model that teaches; input: the unpruned model; otherwise as in distill",
     )
 
     @field_validator("student")
@@ -62,16 +64,20 @@ class IterateOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rounds: int = Field(default=3, gt=0, description="number of rounds that share the cut")
-    prune: PruneOptions = Field(description="the cut from the input to the final size")
-    recover: RecoverOptions = Field(
-        default=RecoverOptions(), description="what is learned after every cut"
+    rounds: int = Field(
+        default=3, gt=0, description="rounds of pruning and training; the cut is spread over them"
+    )
+    prune: Annotated[
+        PruneOptions, Cli(prefix="", skip=("budget", "heads_threshold", "ffn_threshold"))
+    ] = Field(description="the cut from the input to the final size, spread over the rounds")
+    recover: Annotated[RecoverOptions, Cli(prefix="", skip=("early_stop", "tracker", "qat"))] = (
+        Field(default=RecoverOptions(), description="the training after every cut")
     )
     held_out: str | None = Field(
         default=None,
         description="SOURCE to measure on; default: rows of the training data that are held out",
     )
-    held_out_rows: int = Field(default=128, gt=0, description="number of rows to measure on")
+    held_out_rows: int = Field(default=128, gt=0, description="held-out rows to measure on")
     max_loss_increase: float | None = Field(
         default=None,
         ge=0,

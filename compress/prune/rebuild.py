@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoints.files import tensors_of
-from ...checkpoints.loading import free_memory
+from ...checkpoints.loading import fits_in_memory
 from ...checkpoints.safetensors_writer import Pending
 from ...checkpoints.streaming import Streamed
 from ...console import progress
 from ...models import Shape, family_of, weight_of
-from ...steps.context import Proof
+from ...steps.options import Proof
 from ..calibration.activation_buffer import Room
 from ..calibration.layer_inputs import first_inputs
 from .compensate import Compensation
@@ -123,9 +123,8 @@ def choose_proof(asked: Proof, rebuilt: Rebuild, device: str) -> Literal["stock"
     """`stock`, unless `streamed` was asked for, or the cut model in float32 would take more than half of the memory that is free."""
     if asked != "auto":
         return asked
-    needed = 4 * family_of(rebuilt.config).parameters(rebuilt.config)
-    free = free_memory(device)
-    return "stock" if free is None or needed <= free / 2 else "streamed"
+    parameters = family_of(rebuilt.config).parameters(rebuilt.config)
+    return "stock" if fits_in_memory(parameters, device) else "streamed"
 
 
 def prove_rebuilt(

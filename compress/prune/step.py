@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from ...models import family_of
 from ...steps.state import State
 from ...steps.step import FOUNDATION, Cost, PlanContext, Step
-from .options import PruneOptions, merged_config, sizes_after
+from .options import PruneOptions
+from .sizes import merged_config, sizes_after
 
 if TYPE_CHECKING:
     from ...steps.context import StepContext, StepResult

@@ -29,9 +29,9 @@ from edgewright.compress.distill.runner import distill
 from edgewright.compress.iterate import runner as module
 from edgewright.compress.iterate.options import IterateOptions, RecoverOptions
 from edgewright.compress.iterate.runner import Point, iterate
-from edgewright.compress.prune.options import sizes_after
 from edgewright.compress.prune.runner import PruneOptions
 from edgewright.compress.prune.schedule import spread
+from edgewright.compress.prune.sizes import sizes_after
 from edgewright.compress.prune.two_four import is_two_four
 from edgewright.errors import Refused, UsageError
 from edgewright.models import family_of
@@ -537,7 +537,8 @@ def test_a_wrong_recipe_is_told_where(
     ):
         load_recipe(path, ["steps.iterate.recover.teacher=none"])
     with pytest.raises(
-        UsageError, match=r"`steps.0.iterate.recover.student`: the student is the model that each round prunes"
+        UsageError,
+        match=r"`steps.0.iterate.recover.student`: the student is the model that each round prunes",
     ):
         load_recipe(path, ["steps.iterate.recover.student=baseline"])
 

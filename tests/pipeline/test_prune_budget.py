@@ -90,7 +90,7 @@ def test_out_of_reach_and_not_needed(qwen: State) -> None:
 
 @pytest.mark.parametrize("wrong", [{"heads": 0.25}, {"ffn_threshold": 0.5}])
 def test_a_budget_decides_alone(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValidationError, match="a budget decides"):
+    with pytest.raises(ValidationError, match="a budget sets the shares"):
         PruneOptions(budget=Budget(parameters=5), **wrong)
 
 

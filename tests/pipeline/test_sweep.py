@@ -1,4 +1,4 @@
-"""A sweep tries what it is told to, shares steps, survives an interruption, and chooses a point that nothing beats."""
+"""Sweeps: shared steps, resuming after an interruption, and a choice from the Pareto front."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def recipe_file(make_model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def interrupted(
     recipe_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[dict[str, Any]]]:
-    """A sweep of four that was stopped in its third trial, after the first step of it; and the runs that were made."""
+    """A sweep of four trials, stopped after the first step of the third; and the finished runs."""
     out = tmp_path_factory.mktemp("out") / "sweep"
     real, made = module.run_recipe, []
 
@@ -82,7 +82,7 @@ def interrupted(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "run_recipe", stopping)
         with pytest.raises(KeyboardInterrupt):
-            run_sweep(recipe_file, [], SweepOptions(VARY), out)
+            run_sweep(recipe_file, [], SweepOptions(vary=VARY), out)
     return out, made
 
 
@@ -98,7 +98,7 @@ def test_an_interrupted_sweep_goes_on_and_loses_nothing(
     }
     assert len(before) == 2
     capsys.readouterr()
-    found = run_sweep(recipe_file, [], SweepOptions(VARY), out)
+    found = run_sweep(recipe_file, [], SweepOptions(vary=VARY), out)
     told = " ".join(capsys.readouterr().err.split())
     assert told.count("trial ") == 2, "two of the four were finished before"
     assert {p: p.stat().st_mtime_ns for p in before} == before
@@ -122,7 +122,9 @@ def test_an_interrupted_sweep_goes_on_and_loses_nothing(
         and "http://" not in page.replace("http://www.w3.org", "")
     )
     assert (out / "report.md").read_text().count("\n| ") == 2 + 4
-    assert run_sweep(recipe_file, [], SweepOptions(VARY), out) == found, "nothing is left to try"
+    assert run_sweep(recipe_file, [], SweepOptions(vary=VARY), out) == found, (
+        "nothing is left to try"
+    )
 
 
 def test_trials_share_the_steps_that_they_have_in_common(interrupted) -> None:
@@ -142,16 +144,16 @@ def test_trials_share_the_steps_that_they_have_in_common(interrupted) -> None:
 def test_another_question_is_refused_in_the_same_place(interrupted, recipe_file: Path) -> None:
     with pytest.raises(UsageError, match=r"differs in: vary\.steps\.prune\.heads"):
         run_sweep(
-            recipe_file, [], SweepOptions(VARY | {"steps.prune.heads": [0.5]}), interrupted[0]
+            recipe_file, [], SweepOptions(vary=VARY | {"steps.prune.heads": [0.5]}), interrupted[0]
         )
 
 
 def test_many_combinations_are_sampled_and_what_fails_is_a_result(
     recipe_file: Path, tmp_path: Path
 ) -> None:
-    """Groups of 96 do not divide the model's widths: the step refuses them, and the sweep goes on."""
+    """Groups of 96 do not divide the model's widths: the step refuses, the sweep continues."""
     vary = {"steps.quantize.group_size": [64, 96, 128], "steps.quantize.bits": [4, 8]}
-    found = run_sweep(recipe_file, [], SweepOptions(vary, trials=4), tmp_path / "sweep")
+    found = run_sweep(recipe_file, [], SweepOptions(vary=vary, trials=4), tmp_path / "sweep")
     assert len({str(trial["parameters"]) for trial in found["trials"]}) == len(found["trials"]) == 4
     for trial in found["trials"]:
         assert (

@@ -202,7 +202,7 @@ def test_where_maps_cannot_be_compared(
             tmp_path / "out",
             context,
         )
-    with pytest.raises(ValidationError, match="not in the stage `logits`"):
+    with pytest.raises(ValidationError, match="no place in the stage `logits`"):
         Stage(loss="logits", steps=1, attention=0.1)
     file = tmp_path / "recipe.yaml"
     file.write_text(

@@ -26,7 +26,7 @@ from edgewright.errors import Refused, UsageError
 from edgewright.export.options import ExportOptions
 from edgewright.export.runner import export
 from edgewright.models import family_of
-from edgewright.models.sizes import read_size, size_of
+from edgewright.models.footprint import read_size, size_of
 from edgewright.pipeline.forecast import plan_model
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import Recipe
@@ -90,11 +90,13 @@ def test_speed_goes_by_the_mean_of_all_and_of_active_weights() -> None:
     assert f"reads {read / 1e9:.2f} GB of {every / 1e9:.2f} GB" in note
     assert f"as long as {math.sqrt(read * every) / 1e9:.2f} GB" in note
     dense = {**A3B, "model_type": "qwen3", "tie_word_embeddings": False}
+
     def of_size(weights):
         return {
             **dense,
             "intermediate_size": round((weights / 48 - ATTENTION) / (3 * 2048)),
         }
+
     slow, fast = (
         predict(target, of_size(48 * (ATTENTION + n * EXPERT)), precision="int4").decode_tok_s
         or 0.0
@@ -212,7 +214,8 @@ def test_a_packed_mixture_of_another_tool_is_refused(
 ) -> None:
     """One whose experts round their inputs cannot be run here; none can be pruned."""
     source = copy_model("qwen3_moe")
-    state, name = read_state(source), "model.layers.1.mlp.experts.0.up_proj"
+    config, state = read_config(source), read_state(source)
+    name = "model.layers.1.mlp.experts.0.up_proj"
     state |= {
         f"{name}.{part}": tensor
         for part, tensor in CompressedTensors()
@@ -221,9 +224,7 @@ def test_a_packed_mixture_of_another_tool_is_refused(
     }
     save_file(state, source / "model.safetensors", metadata={"format": "pt"})
     block = CompressedTensors().config(Scheme(8, -1), 0.0)
-    (source / "config.json").write_text(
-        json.dumps(read_config(source) | {"quantization_config": block})
-    )
+    (source / "config.json").write_text(json.dumps(config | {"quantization_config": block}))
     with pytest.raises(Refused, match=rf"{name}: experts whose inputs are rounded"):
         load_model(source)
     with pytest.raises(Refused, match="quantized already"):

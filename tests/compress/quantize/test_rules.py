@@ -24,7 +24,7 @@ from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError
 from edgewright.export.onnx.export import export_onnx
 from edgewright.models import family_of
-from edgewright.models.sizes import size_of
+from edgewright.models.footprint import size_of
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import Recipe
 from edgewright.steps.context import StepContext
@@ -306,7 +306,7 @@ def test_rules_and_head_on_the_command_line(
         tmp_path / "no",
     )
     assert code == 2
-    assert "near names" in err
+    assert "similar names" in err
     assert not (tmp_path / "no").exists()
 
 
