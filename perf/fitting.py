@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.sizes import head_bytes, kv_size, size_of, traffic
+from ..models.footprint import head_bytes, kv_size, size_of, traffic
 from ..targets.roofline import DECODE_TERMS, PREFILL_TERMS, decode_terms, prefill_terms
 from .published import STORED_BITS, Row
 from .regression import ROOT, Prior, Solution, solve

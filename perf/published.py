@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..models.sizes import traffic
+from ..models.footprint import traffic
 from ..targets.estimator import hardware_of
 from ..targets.profile import Target, load_target
 from ..targets.roofline import Hardware

@@ -178,6 +178,13 @@ def _entry(
         **vars(bundling),
         **vars(options),
     }
+    details = dict(done.details)
+    conditions = {
+        "device": "cpu",
+        "threads": options.threads or done.device.get("cores"),
+        "latency": details.pop("latency"),
+        "engine": vars(bundling),
+    }
     fields = {
         "config": config,
         "inputs": {artifact.resolve().name: content_hash(artifact)},
@@ -192,9 +199,10 @@ def _entry(
         "output": artifact.resolve().name,
         "metrics": done.metrics,
         "notes": done.notes,
-        "details": done.details,
+        "details": details,
         "context": {
             "backend": "onnxruntime",
+            **conditions,
             "version": done.version,
             "copied_bytes": done.copied_bytes,
             **done.device,

@@ -169,7 +169,7 @@ class Recipe(BaseModel):
     @property
     def calibration_data(self) -> CalibrationData:
         """The calibration data as steps take it."""
-        from ..steps.context import CalibrationData  # late: torch
+        from ..steps.context import CalibrationData  # late: torch takes seconds
 
         return CalibrationData(**self.calibration.model_dump())
 

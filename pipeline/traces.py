@@ -95,14 +95,6 @@ def run_traces(
     out.parent.mkdir(parents=True, exist_ok=True)
     model_hash = fields["inputs"][model]
     report = make_traces(options, source, model_hash, out, seed, fields["device"], fields, fresh)
-    write_json(
-        record,
-        {
-            "edgewright": __version__,
-            "fingerprint": fingerprint(fields),
-            **fields,
-            "sha256": file_hash(out),
-            "report": report,
-        },
-    )
+    origin = {"edgewright": __version__, "fingerprint": fingerprint(fields), **fields}
+    write_json(record, {**origin, "sha256": file_hash(out), "report": report})
     return {**report, "reused": False}

@@ -72,15 +72,7 @@ def run_verb(
     summary = {"notes": result.notes, "details": result.details}
     if IS_MAIN:  # of several processes, one writes
         _record(out, fields, summary)
-        entry = {
-            "name": out.name,
-            "kind": kind,
-            "config": config,
-            "metrics": {"size_bytes": weight_bytes(out)},
-            "notes": result.notes,
-            "context": {},
-        }
-        write_card(out, entry, model, source, command)
+        write_card(out, _card_entry(kind, config, out, result.notes), model, source, command)
     seconds = round(time.monotonic() - begin, 2)
     return {"output": str(out), "reused": False, "seconds": seconds, **summary}
 
@@ -91,6 +83,18 @@ def _resolve(name: str) -> Path:
 
 def _hash_of(name: str) -> str:
     return content_hash(_resolve(name))
+
+
+def _card_entry(kind: str, config: dict[str, Any], out: Path, notes: list[str]) -> dict[str, Any]:
+    """The entry of a ledger, as far as a model card needs it."""
+    return {
+        "name": out.name,
+        "kind": kind,
+        "config": config,
+        "metrics": {"size_bytes": weight_bytes(out)},
+        "notes": notes,
+        "context": {},
+    }
 
 
 def _record(out: Path, fields: dict[str, Any], summary: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..models.sizes import PRECISIONS, kv_size, size_of
+from ..models.footprint import PRECISIONS, kv_size, size_of
 from .estimator import Prediction, engines, longest_context, predict
 from .profile import Target, list_targets, load_target, target_names, usable_bytes
 from .rules import Violation, check

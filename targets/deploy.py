@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -269,6 +269,7 @@ class _Job:
         console.print("  measuring", highlight=False)
         told = await self._verb(device, folder, *threads, "bench")
         metrics |= figures([Round(**timed) for timed in told["rounds"]], told["prompt"], 1)
+        details["latency"] = _latency_shape(told["rounds"], told["prompt"])
         metrics |= {
             "load_s": told["load_s"],
             "peak_rss_bytes": max(told["peaks"].values()),
@@ -283,6 +284,12 @@ class _Job:
             metrics |= found
             details[f"{phase}_layers"] = layers
         return metrics, details
+
+
+def _latency_shape(rounds: Sequence[Mapping[str, Any]], prompt: int) -> dict[str, int]:
+    """What was timed, as a context records it."""
+    new_tokens = len(rounds[0]["tokens"])
+    return {"prompt": prompt, "new_tokens": new_tokens, "runs": len(rounds), "batch": 1}
 
 
 def _told(problem: Problem) -> str:

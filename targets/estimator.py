@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..models import family_of
-from ..models.sizes import (
+from ..models.footprint import (
     check_precision,
     float_bytes_of,
     head_bytes,

@@ -10,7 +10,7 @@ __all__ = ["ReportCell", "ReportColumn", "ReportTable"]
 
 @dataclass(frozen=True)
 class ReportCell:
-    """One cell: text, a note beside it, a tone (`good`, `bad`), and how full its bar is (0 to 1)."""
+    """One cell: text, a note beside it, a tone (`good`, `bad`), and how full its bar is, 0 to 1."""
 
     text: str
     note: str = ""

@@ -101,7 +101,8 @@ def test_the_trained_reasoner_says_the_same_pruned_and_quantized(
     if precision == "int4":
         quantize(QuantizeOptions(), source, tmp_path / "int4", CONTEXT)
         source = tmp_path / "int4"
-    export(ExportOptions(format="gguf", precision=precision), source, tmp_path / "out", CONTEXT)  # pyright: ignore[reportArgumentType]
+    options = ExportOptions.model_validate({"format": "gguf", "precision": precision})
+    export(options, source, tmp_path / "out", CONTEXT)
     from edgewright.checkpoints.loading import load_tokenizer
 
     tokenizer = load_tokenizer(source)

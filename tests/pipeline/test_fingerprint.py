@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import shutil
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgewright.docs.import_graph import all_imports
 from edgewright.pipeline import fingerprint as module
 from edgewright.pipeline.fingerprint import (
     MEASURE_CODE,
@@ -37,25 +36,20 @@ OPTIONS: list[tuple[str, dict[str, Any], list[str]]] = [
 
 
 @cache
+def imports_by_module() -> dict[str, frozenset[str]]:
+    """Module -> the modules that it imports, also late."""
+    found: dict[str, set[str]] = {}
+    for entry in all_imports():
+        found.setdefault(entry.source, set()).add(entry.target)
+    return {module: frozenset(targets) for module, targets in found.items()}
+
+
 def imported(file: str) -> frozenset[str]:
-    """The files of this package that a file imports, also late, with the packages they are in."""
-    tree = ast.parse((ROOT / file).read_text())
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            folder = Path(file).parents[node.level - 1]
-            base = folder.joinpath(*(node.module or "").split("."))
-            for name in [base, *(base / alias.name for alias in node.names)]:
-                found.update(modules_at(name))
-    return frozenset(found)
-
-
-def modules_at(name: Path) -> Iterator[str]:
-    """The file of a module, or of a package and of all packages around it."""
-    for file in (Path(f"{name}.py"), name / "__init__.py"):
-        if (ROOT / file).is_file():
-            yield str(file)
-            yield from (str(p / "__init__.py") for p in file.parents if (ROOT / p).is_dir())
+    """The files of this package that a file imports, with the packages they are in."""
+    module = file.removesuffix(".py").replace("/", ".")
+    targets = [Path(t.replace(".", "/") + ".py") for t in imports_by_module().get(module, ())]
+    packages = [parent / "__init__.py" for target in targets for parent in target.parents]
+    return frozenset(str(path) for path in [*targets, *packages])
 
 
 def closure(roots: list[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""A sweep tries what it is told to, shares steps, survives an interruption, and chooses a point that nothing beats."""
+"""Sweeps: shared steps, resuming after an interruption, and a choice from the Pareto front."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def recipe_file(make_model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def interrupted(
     recipe_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[dict[str, Any]]]:
-    """A sweep of four that was stopped in its third trial, after the first step of it; and the runs that were made."""
+    """A sweep of four trials, stopped after the first step of the third; and the finished runs."""
     out = tmp_path_factory.mktemp("out") / "sweep"
     real, made = module.run_recipe, []
 
@@ -151,7 +151,7 @@ def test_another_question_is_refused_in_the_same_place(interrupted, recipe_file:
 def test_many_combinations_are_sampled_and_what_fails_is_a_result(
     recipe_file: Path, tmp_path: Path
 ) -> None:
-    """Groups of 96 do not divide the model's widths: the step refuses them, and the sweep goes on."""
+    """Groups of 96 do not divide the model's widths: the step refuses, the sweep continues."""
     vary = {"steps.quantize.group_size": [64, 96, 128], "steps.quantize.bits": [4, 8]}
     found = run_sweep(recipe_file, [], SweepOptions(vary=vary, trials=4), tmp_path / "sweep")
     assert len({str(trial["parameters"]) for trial in found["trials"]}) == len(found["trials"]) == 4

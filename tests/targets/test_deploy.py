@@ -21,6 +21,7 @@ import pytest
 
 from ssh_servers import Server, asyncssh_server, real_sshd, wire  # isort: skip
 
+from edgewright.benchmarks.metrics import why_unlike
 from edgewright.export.onnx.export import export_onnx
 from edgewright.targets import load_target
 from edgewright.targets.bundle import make_bundle, write_bundle
@@ -189,6 +190,11 @@ def test_deploy_copies_checks_measures_and_records(
         file.stat().st_size for file in artifact.glob("model.onnx*")
     )
     assert entry["context"]["packages"]["onnxruntime"]
+    assert {
+        name for name in metrics if why_unlike(name, entry["context"], entry["context"])
+    } == set()
+    assert entry["context"]["latency"]["prompt"] > 0
+    assert entry["context"]["threads"] >= 1
     current = tmp_path / "device" / "tiny" / "current"
     assert current.resolve().name == entry["context"]["version"]
     assert (current / "model" / "model.onnx.data").read_bytes() == (

@@ -1,4 +1,4 @@
-"""The gate: what passes, what fails, what is not compared at all, and what a policy file may say."""
+"""The gate: what passes and fails, what is not compared at all, and what a policy may contain."""
 
 from __future__ import annotations
 

@@ -418,7 +418,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(
 def test_adapters_and_rounds_are_refused(text_file: Path) -> None:
     with pytest.raises(ValueError, match="rounding the merged weights would undo"):
         options(None, text_file, lora={})
-    with pytest.raises(ValueError, match="cannot be cut in the next round"):
+    with pytest.raises(ValueError, match="cannot be pruned in the next round"):
         distill_recipe({"kind": "iterate", "prune": {"ffn": 0.5}, "recover": {"qat": {}}})
 
 

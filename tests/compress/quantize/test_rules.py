@@ -24,7 +24,7 @@ from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError
 from edgewright.export.onnx.export import export_onnx
 from edgewright.models import family_of
-from edgewright.models.sizes import size_of
+from edgewright.models.footprint import size_of
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import Recipe
 from edgewright.steps.context import StepContext
