@@ -113,7 +113,8 @@ def _refuse_or_warn(others: Sequence[Parameter], names: Mapping[str, str], switc
     if any(p.cli.strict for p in others):
         verb = "need" if len(others) > 1 else "needs"
         raise UsageError(
-            f"{given} {verb} {switch}, which is not given", f"give {switch} too, or leave {given} out"
+            f"{given} {verb} {switch}, which is not given",
+            f"give {switch} too, or leave {given} out",
         )
     verb = "have" if len(others) > 1 else "has"
     console.print(f"warning: {given} {verb} no effect without {switch}", highlight=False)
