@@ -26,7 +26,7 @@ def _function(verb: Verb) -> Callable[..., Any]:
     summary = (verb.__doc__ or "").partition("\n\n    edgewright")[0].partition("\n\nExample")[0]
     function.__doc__ = "\n".join([summary, "", "Args:", *lines])
     function.__name__ = function.__qualname__ = verb.name
-    function.__signature__ = verb.signature  # pyright: ignore[reportFunctionMemberAccess]
+    function.__dict__["__signature__"] = verb.signature
     return function
 
 

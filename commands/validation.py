@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from ..console import console
 from ..errors import UsageError
 from .options import Nested, Parameter, expand, nested_models
 
@@ -84,7 +85,7 @@ def _switch(
     """Leave a nested model out unless its switch is given.
 
     Raises:
-        UsageError: options of the nested model are given, and its switch is not.
+        UsageError: strict options of the nested model are given, and its switch is not.
     """
     switch = given.get(nested.switch)
     if nested.switch not in names or isinstance(switch, Mapping | BaseModel):
@@ -94,21 +95,29 @@ def _switch(
             _put(tree, nested.path, _at(tree, nested.path) or {}, names[nested.switch])
         return
     others = [
-        names[p.name]
+        p
         for p in declared
         if p.path[: len(nested.path)] == nested.path
         and p.name != nested.switch
         and given.get(p.name) not in (None, "")
     ]
     if others and switch is None:
-        verb = "need" if len(others) > 1 else "needs"
-        flag = names[nested.switch]
-        raise UsageError(
-            f"{' and '.join(others)} {verb} {flag}, which is not given",
-            f"give {flag} too, or leave {' and '.join(others)} out",
-        )
+        _refuse_or_warn(others, names, names[nested.switch])
     if nested.optional or _at(tree, nested.path) is not None:
         _put(tree, nested.path, None, names[nested.switch])
+
+
+def _refuse_or_warn(others: Sequence[Parameter], names: Mapping[str, str], switch: str) -> None:
+    """Options of a nested model without its switch have no effect."""
+    given = " and ".join(names[p.name] for p in others)
+    if any(p.cli.strict for p in others):
+        verb = "need" if len(others) > 1 else "needs"
+        raise UsageError(
+            f"{given} {verb} {switch}, which is not given",
+            f"give {switch} too, or leave {given} out",
+        )
+    verb = "have" if len(others) > 1 else "has"
+    console.print(f"warning: {given} {verb} no effect without {switch}", highlight=False)
 
 
 def _at(tree: Any, path: Sequence[str]) -> Any:

@@ -152,7 +152,7 @@ class Verb:
             self._run_typed(invocation, typed)
 
         command.__doc__, command.__name__ = self.__doc__, self.name.replace("-", "_")
-        command.__signature__ = inspect.Signature(list(made.values()))  # pyright: ignore[reportFunctionMemberAccess]
+        command.__dict__["__signature__"] = inspect.Signature(list(made.values()))
         command.__annotations__ = {name: one.annotation for name, one in made.items()}
         return command
 

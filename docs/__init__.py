@@ -1,1 +1,1 @@
-"""Scripts that make pictures for the documentation; not shipped in the wheel."""
+"""Scripts that write pictures and pages of the documentation; not shipped in the wheel."""

@@ -54,6 +54,7 @@ class Cli:
         toggle: a flag with no value switches the nested model on, as `--latency` does.
         off: value of the switch that stands for no nested model; also its default.
         skip: flags of a nested model that are left out, by name without dashes.
+        strict: the flag is refused without the switch of its model; others only warn.
         flags: model of flags that stand for this field.
     """
 
@@ -68,6 +69,7 @@ class Cli:
     toggle: bool = False
     off: Any = None
     skip: tuple[str, ...] = ()
+    strict: bool = False
     flags: type[BaseModel] | None = None
 
 

@@ -32,10 +32,10 @@ class LoraOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     r: int = Field(default=16, gt=0, description="rank of the adapters")
-    alpha: int = Field(
+    alpha: Annotated[int, Cli(strict=True)] = Field(
         default=32, gt=0, description="LoRA alpha; adapters are scaled by alpha / rank"
     )
-    targets: Annotated[tuple[str, ...] | None, Cli(separator=",")] = Field(
+    targets: Annotated[tuple[str, ...] | None, Cli(separator=",", strict=True)] = Field(
         default=None,
         min_length=1,
         description="matrices of a decoder layer that get adapters; default: queries and values",
@@ -54,7 +54,7 @@ class QatOptions(BaseModel):
     sym: Annotated[bool, Cli("--qat-sym/--qat-asym")] = Field(
         default=True, description="zero point in the middle of the range, as Jetson kernels need"
     )
-    scales_from: Annotated[str | None, Cli("--scales-from")] = Field(
+    scales_from: Annotated[str | None, Cli("--scales-from", strict=True)] = Field(
         default=None,
         description="quantized checkpoint of the same student, or the step that made it, to start "
         "from; default: round to nearest",

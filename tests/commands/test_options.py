@@ -171,3 +171,8 @@ def test_names_are_unique_within_a_verb() -> None:
         assert len(set(flags)) == len(flags), verb.name
         declared = [option.field for option in verb.options]
         assert len(set(declared)) == len(declared), f"{verb.name}: an option is declared twice"
+
+
+def test_the_reference_page_is_up_to_date() -> None:
+    pages = pytest.importorskip("edgewright.docs.write_reference", reason="not in the wheel")
+    assert pages.FILE.read_text() == pages.reference(), pages.__doc__

@@ -92,6 +92,14 @@ def test_in_python_a_nested_model_may_be_given_whole() -> None:
     assert made(QuantizeOptions, rule="*.a=8").rules[0].bits == 8
 
 
+def test_an_option_without_effect_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert made(EvaluateOptions, prompt=8, runs=3).latency is None
+    warning = "warning: --prompt and --runs have no effect without --latency"
+    assert warning in capsys.readouterr().err
+    assert made(DistillOptions, teacher="t", qat=0, qat_group_size=64).qat is None
+    assert not capsys.readouterr().err
+
+
 WRONG = {
     "a number": (PruneOptions, {"heads": 1.5}, "--heads: Input should be less than 1"),
     "a choice": (PruneOptions, {"criterion": "luck"}, "--criterion luck: use taylor, activation"),
@@ -106,7 +114,6 @@ WRONG = {
         "--lora-alpha and --lora-targets need --lora",
     ),
     "no grid": (DistillOptions, {"teacher": "t", "scales_from": "x"}, "--scales-from needs --qat"),
-    "no clock": (EvaluateOptions, {"prompt": 8}, "--prompt needs --latency"),
     "all of them": (PruneOptions, {"heads": 2.0, "layers": -1}, "--layers: "),
     "a pair of options": (
         QuantizeOptions,

@@ -1,0 +1,75 @@
+"""Writes docs/reference.md: every verb with its options, from the same declarations as `--help`.
+
+Run `python -m edgewright.docs.write_reference` after an option or a help text has changed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ..cli import app
+
+__all__ = ["FILE", "reference"]
+
+FILE = Path(__file__).with_name("reference.md")
+HEAD = """\
+# Reference: verbs and options
+
+This page is written by `python -m edgewright.docs.write_reference` from the declarations of the options; do not
+edit it. A recipe has the same options under their names: `edgewright recipe schema` prints its JSON Schema for
+editors. In Python, options are keywords: `--group-size 64` is `ew.quantize(..., group_size=64)`.
+
+Every verb also has `--json` (print one JSON document on standard output) and `--debug` (show the traceback of an
+error), except `serve`, which prints no result.
+"""
+EVERYWHERE = ("--json", "--debug", "--help")
+
+
+def reference() -> str:
+    """The page as Markdown."""
+    return "\n".join([HEAD, *_sections(typer.main.get_command(app), "edgewright")])
+
+
+def _sections(command: Any, name: str) -> list[str]:
+    inner: dict[str, Any] = getattr(command, "commands", {})
+    found = [] if name == "edgewright" else [_section(command, name)]
+    for word in sorted(inner):
+        found += _sections(inner[word], f"{name} {word}")
+    return found
+
+
+def _section(command: Any, name: str) -> str:
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.opts[0] not in EVERYWHERE and p not in arguments]
+    lines = [f"## {name}", "", command.help or "", ""]
+    lines += [f"- `{one.metavar or one.name}`: {one.help or 'a name'}" for one in arguments]
+    if options:
+        lines += ["", "| option | default | what it does |", "| --- | --- | --- |"]
+    lines += [f"| {_flags(one)} | {_default(one)} | {_cell(one.help or '')} |" for one in options]
+    return "\n".join([*lines, ""])
+
+
+def _flags(option: Any) -> str:
+    return ", ".join(f"`{flag}`" for flag in (*option.opts, *option.secondary_opts))
+
+
+def _default(option: Any) -> str:
+    if option.required:
+        return "required"
+    value = option.default
+    if value is None or value in ("", False, []):
+        return ""
+    if isinstance(value, list | tuple):
+        value = " ".join(map(str, value))
+    return f"`{value}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    FILE.write_text(reference(), encoding="utf-8")
