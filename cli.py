@@ -13,7 +13,6 @@ import typer
 from . import __version__
 from .commands import compress, deliver, measure, project
 from .console import complain
-from .errors import EdgewrightError
 
 app = typer.Typer(
     name="edgewright",
@@ -73,7 +72,7 @@ def main() -> None:
     """Run the command line; turn an error into one message and its exit code."""
     try:
         app()
-    except (EdgewrightError, OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:  # libraries raise what they like
         if "--debug" in sys.argv:
             raise
         sys.exit(complain(error))

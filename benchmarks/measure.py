@@ -180,6 +180,13 @@ def _environment(backend: Backend) -> dict[str, Any]:
     }
 
 
+def _check_model(path: Path) -> None:
+    if not (is_artifact(path) or (path / "config.json").is_file()):
+        raise UsageError(
+            f"--against {path}: neither a checkpoint nor an artifact", "give the directory of one"
+        )
+
+
 def bench_path(
     path: Path,
     options: EvaluateOptions,
@@ -206,11 +213,8 @@ def bench_path(
         raise UsageError(
             "nothing to measure", "give --perplexity SOURCE, --tasks NAME or --latency"
         )
-    if against and not (is_artifact(against) or (against / "config.json").is_file()):
-        raise UsageError(
-            f"--against {against}: neither a checkpoint nor an artifact",
-            "give the directory of one",
-        )
+    if against:
+        _check_model(against)
     base = Reference(reference, device) if reference else None
     result = measure(path, options, device=device, reference=base)
     found: dict[str, Any] = {

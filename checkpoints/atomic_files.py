@@ -1,4 +1,4 @@
-"""Writing single files whole or not at all. Torch is not imported: reports and measurements need none."""
+"""Write single files whole or not at all. Imports no torch, which reports do not need."""
 
 from __future__ import annotations
 

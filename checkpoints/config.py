@@ -1,31 +1,34 @@
-"""Where a model is and what its config.json says. Nothing here imports torch: a plan reads no weight."""
+"""Where a model is, and what its config.json and its files say about it. Imports no torch."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import Refused, UsageError
 from ..models import Family, family_of
+from .inventory import inventory
+from .packing import check_block, scheme_of
 
 __all__ = [
     "BUILTIN_MODEL",
     "dtype_name",
     "end_tokens",
     "model_path",
-    "override",
     "packing",
     "quantization",
     "read_config",
     "read_family",
+    "read_json",
     "resolve",
+    "written_config",
 ]
 
 BUILTIN_MODEL = "builtin:tiny-reasoner"
 ROOT = Path(__file__).parents[1]
+ADAPTER = "adapter_config.json"
 
 
 def model_path(model: str) -> str:
@@ -67,18 +70,94 @@ def resolve(model: str | Path) -> Path:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The config.json of a model directory."""
+    """The config.json of a model directory, corrected by its weights where they know better.
+
+    The stored tensors decide whether the head is tied to the embedding, and what type they have.
+
+    Raises:
+        UsageError: there is no config.json, or it is broken.
+        Refused: the directory would be misread; see `written_config`.
+    """
+    return _as_stored(path, written_config(path))
+
+
+def written_config(path: Path) -> dict[str, Any]:
+    """The config.json of a model directory as written, its quantization block in its usual place.
+
+    Raises:
+        UsageError: there is no config.json, or it is broken.
+        Refused: there is an adapter beside the weights, or they are quantized in an unknown way.
+    """
     file = path / "config.json"
+    config = read_json(file)
+    _refuse_adapter(path)
+    if block := _block_elsewhere(path, config):
+        config = {k: v for k, v in config.items() if k != "compression_config"}
+        config["quantization_config"] = block
+    if found := quantization(config):
+        check_block(found, str(file))
+    return config
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model directory.
+
+    Raises:
+        UsageError: it is not there, or not a JSON object.
+    """
     try:
-        config = json.loads(file.read_text())
+        value = json.loads(file.read_text())
     except FileNotFoundError as error:
         raise UsageError(f"{file}: not found", "give a Hugging Face model directory") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"{file}: not valid JSON: {error}", "restore the config.json of the model"
+            f"{file}: not valid JSON: {error}", f"restore the {file.name} of the model"
         ) from error
-    if not isinstance(config, dict):
-        raise UsageError(f"{file}: not a JSON object", "restore the config.json of the model")
+    if not isinstance(value, dict):
+        raise UsageError(f"{file}: not a JSON object", f"restore the {file.name} of the model")
+    return value
+
+
+def _refuse_adapter(path: Path) -> None:
+    """Refuse a directory where transformers would load an adapter on top of the weights."""
+    if (path / ADAPTER).is_file():
+        raise Refused(
+            f"{path}: {ADAPTER}: there is an adapter (LoRA) beside the weights, which transformers "
+            "would load and edgewright would not",
+            "merge it (peft: merge_and_unload), or move it to another directory",
+        )
+
+
+def _block_elsewhere(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A quantization block that is not under `quantization_config`.
+
+    Older compressed-tensors has it under `compression_config`, ModelOpt in a file of its own.
+    """
+    if quantization(config):
+        return None
+    if config.get("compression_config"):
+        return {"quant_method": "compressed-tensors", **config["compression_config"]}
+    own = path / "hf_quant_config.json"
+    if not own.is_file():
+        return None
+    return {"quant_method": "modelopt", **(read_json(own).get("quantization") or {})}
+
+
+def _as_stored(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """A config.json with `tie_word_embeddings` and `dtype` as the stored tensors have them.
+
+    Where no tensors can be read, it stays as it is.
+    """
+    try:
+        stored = inventory(path, config)
+    except UsageError:
+        return config  # a plan needs no weights, and whoever reads them says what is wrong
+    if stored.own_head:
+        config["tie_word_embeddings"] = False
+    if stored.dtype and stored.dtype != dtype_name(config, default=""):
+        config["dtype"] = stored.dtype
+        if "torch_dtype" in config:
+            config["torch_dtype"] = stored.dtype
     return config
 
 
@@ -88,44 +167,45 @@ def read_family(path: Path) -> tuple[Family, dict[str, Any]]:
     return family_of(config, str(path / "config.json")), config
 
 
-def dtype_name(config: Mapping[str, Any]) -> str:
-    """The name of the floating-point type that a config.json says its weights are in; float32 where it says nothing."""
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+def dtype_name(config: Mapping[str, Any], default: str = "float32") -> str:
+    """The floating-point type that a config.json names, e.g. `bfloat16`; else `default`."""
+    return str(config.get("dtype") or config.get("torch_dtype") or default).removeprefix("torch.")
 
 
 def quantization(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The block of a config.json that says how weights are packed; None where they are floating point."""
+    """The block of a config.json that says how weights are packed; None: they are not."""
     block: Any = config.get("quantization_config")
     return block or None
 
 
 def end_tokens(path: Path) -> list[int]:
-    """The end tokens that a directory's generation_config.json or config.json names; empty where neither does."""
+    """The end tokens that generation_config.json or else config.json names; empty: neither does.
+
+    Raises:
+        UsageError: the file is no JSON object, or names something else than tokens.
+    """
     for name in ("generation_config.json", "config.json"):
         file = path / name
-        ends = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
-        if ends is not None:
-            return list(ends) if isinstance(ends, list) else [int(ends)]
+        ends = read_json(file).get("eos_token_id") if file.is_file() else None
+        if ends is None:
+            continue
+        try:
+            return [int(end) for end in ends] if isinstance(ends, list) else [int(ends)]
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"{file}: eos_token_id is {ends!r}, and no token id", "restore the file"
+            ) from error
     return []
 
 
-def packing(config: Mapping[str, Any]) -> tuple[int, int, bool] | None:
-    """Bits, group size and symmetry of the packed layers that a config.json describes; None where they are floating point."""
+def packing(config: Mapping[str, Any], where: str = "config.json") -> tuple[int, int, bool] | None:
+    """Bits, group size and symmetry of the packed layers of a model; None: none are packed.
+
+    Raises:
+        Refused: they are packed in a way that is not read here.
+    """
     block = quantization(config)
     if block is None:
         return None
-    if block.get("quant_method") in ("compressed-tensors", "modelopt"):
-        return 8, -1, True  # of these layouts only 8-bit integers are read
-    return (
-        int(block["bits"]),
-        int(block["group_size"]),
-        bool(block.get("sym", not block.get("zero_point", False))),
-    )
-
-
-def override(block: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """What the `dynamic` part of a quantization block says of the module of this full name; empty where nothing is said."""
-    patterns: Mapping[str, Mapping[str, Any]] = block.get("dynamic") or {}
-    matching = (p for p in patterns if re.match(p.removeprefix("-:").removeprefix("+:"), name))
-    first = next(matching, None)
-    return patterns[first] if first is not None else {}
+    scheme = scheme_of(block, "", where)
+    return scheme.bits, scheme.group_size, scheme.sym

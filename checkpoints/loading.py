@@ -1,28 +1,45 @@
-"""Models and tokenizers in memory, from any checkpoint edgewright reads: floating point, or packed and dequantized."""
+"""Models and tokenizers in memory, from floating-point and from packed checkpoints."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import EdgewrightError, Refused, UsageError
 from ..models import has_module
-from .config import quantization
-from .files import check_finite, read_config, read_family, read_state
+from .config import end_tokens, quantization, read_config, read_family, read_json
+from .files import check_finite, is_buffer, read_state
 from .layouts import Int8Inputs, layout_of, rounds_inputs
 
 __all__ = [
+    "all_end_tokens",
+    "check_names",
     "dense_state",
+    "fits_in_memory",
     "free_memory",
     "load_model",
     "load_settings",
     "load_tokenizer",
     "pick_device",
+    "stock_model",
+    "tied_names",
 ]
+
+PACKAGES = {"tokenizer.model": "sentencepiece", "tekken.json": "mistral-common"}
+"""What reads a tokenizer that has no tokenizer.json, by the file that it has instead."""
+VOCABULARIES = (
+    "tokenizer.json",
+    *PACKAGES,
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+"""Files that hold a tokenizer's vocabulary."""
 
 
 def pick_device(device: str) -> str:
@@ -43,7 +60,7 @@ def pick_device(device: str) -> str:
 
 
 def free_memory(device: str = "cpu") -> int | None:
-    """Bytes that a device (and the CPU, where everything passes through) has free; None where the system does not say."""
+    """Bytes free on a device, and on the CPU, through which all passes; None: unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(
@@ -74,92 +91,194 @@ def _unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Int8Inputs]]:
 
 
 def load_settings(path: Path) -> Any:
-    """The config as transformers reads it, with the defaults of the architecture filled in and no quantization block.
+    """The config as transformers reads it, with the defaults of the architecture filled in.
+
+    It has no quantization block, and its tied weights are those of the files; see `read_config`.
 
     Raises:
         UsageError: transformers refuses it.
     """
-    from huggingface_hub.errors import StrictDataclassError  # late: slow to import
-    from transformers import AutoConfig
+    from transformers import AutoConfig  # late: slow to import
 
+    config = read_config(path)
     try:
         settings: Any = AutoConfig.from_pretrained(path)
-    except (StrictDataclassError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[-1].strip()
+    except Exception as error:  # huggingface_hub and transformers have no common base for theirs
         raise UsageError(
-            f"{path}/config.json: transformers cannot read it: {reason}", "restore the config.json"
+            f"{path}/config.json: transformers cannot read it: {_reason(error)}",
+            "restore the config.json",
         ) from error
     if hasattr(settings, "quantization_config"):
         del settings.quantization_config
+    if config.get("tie_word_embeddings") is False:
+        settings.tie_word_embeddings = False
     return settings
 
 
-def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-    """The causal language model of a checkpoint, in evaluation mode; a packed one needs no extra package.
+def _reason(error: BaseException) -> str:
+    """The last line of a library's message, which says what is wrong, or the kind of the error."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
-    Layers that round their inputs to 8 bits do so here too, so that what is measured is what a device would compute.
+
+def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+    """The causal language model of a checkpoint, in evaluation mode; a packed one is dequantized.
+
+    Layers that round their inputs to 8 bits do so here too, as they would on a device.
 
     Raises:
         UsageError: the weights are damaged, hold NaN, or do not fit the config.
         Refused: a mixture of experts whose experts round their inputs.
     """
+    read_family(path)  # an architecture that is not supported is refused first
+    settings = load_settings(path)
+    if quantization(read_config(path)):
+        return _dequantized(path, settings, dtype).to(device).eval()
+    check_finite(path)
+    return _from_files(path, dtype, config=settings).to(device).eval()
+
+
+def stock_model(path: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The model of a floating-point checkpoint as anybody would load it, to compare others with.
+
+    Which files are read, and which weights are tied, is transformers' decision and not ours.
+
+    Raises:
+        UsageError: transformers refuses it, or finds other weights than its config.json describes.
+    """
+    return _from_files(path, dtype).eval()
+
+
+def _from_files(path: Path, dtype: torch.dtype, **more: Any) -> Any:
     from transformers import AutoModelForCausalLM  # late: slow to import
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # ours tell what is going on
+    logging.disable_progress_bar()  # there are progress bars of our own
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, output_loading_info=True, **more
+        )
+    except Exception as error:  # transformers, torch and safetensors raise what they like
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UsageError(
+            f"{path}: weights and config.json do not fit: {lines[0]}", "restore the model"
+        ) from error
+    model, report = loaded
+    check_names(path, report["missing_keys"], report["unexpected_keys"])
+    return model
+
+
+def _dequantized(path: Path, settings: Any, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM  # late: slow to import
 
     family, _ = read_family(path)
-    settings = load_settings(path)
-    if quantization(read_config(path)):
-        model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
-        state, rounded = _unpacked(path)
-        if lost := [
-            name for name in rounded if not has_module(model, name)
-        ]:  # experts are parts of fused tensors
-            raise Refused(
-                f"{path}: {lost[0]}: experts whose inputs are rounded to 8 bits are not read here",
-                "round their weights only",
-            )
-        missing, unexpected = model.load_state_dict(family.fused(state), strict=False)
-        for name, inputs in rounded.items():
-            rounds_inputs(model.get_submodule(name), inputs)
-        missing = [name for name in missing if name not in (model._tied_weights_keys or ())]
-    else:
-        check_finite(path)
-        try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                path, config=settings, dtype=dtype, output_loading_info=True
-            )
-            model, report = loaded
-        except (SafetensorError, RuntimeError, ValueError) as error:
-            raise UsageError(
-                f"{path}: weights and config.json do not fit: {str(error).splitlines()[0]}",
-                "restore the model",
-            ) from error
-        missing, unexpected = report["missing_keys"], report["unexpected_keys"]
-    if missing or unexpected:
-        what = (
-            f"missing {sorted(missing)[:3]}" if missing else f"unexpected {sorted(unexpected)[:3]}"
+    model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
+    state, rounded = _unpacked(path)
+    if lost := [name for name in rounded if not has_module(model, name)]:
+        # Experts are parts of fused tensors, and no modules that could round.
+        raise Refused(
+            f"{path}: {lost[0]}: experts whose inputs are rounded to 8 bits are not read here",
+            "round their weights only",
         )
+    missing, unexpected = model.load_state_dict(family.fused(state), strict=False)
+    for name, inputs in rounded.items():
+        rounds_inputs(model.get_submodule(name), inputs)
+    check_names(path, set(missing) - tied_names(model), unexpected)
+    return model
+
+
+def check_names(path: Path, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """Accept a checkpoint whose tensors are those of its model; stored buffers do not count.
+
+    Raises:
+        UsageError: naming the first tensors that are missing, or too many.
+    """
+    missing, surplus = sorted(missing), sorted(n for n in unexpected if not is_buffer(n))
+    if missing or surplus:
+        what = f"missing {missing[:3]}" if missing else f"unexpected {surplus[:3]}"
         raise UsageError(
             f"{path}: the weights do not match config.json: {what}", "restore the model directory"
         )
-    return model.to(device).eval()
+
+
+def tied_names(model: Any) -> set[str]:
+    """Names in a model's state under which another tensor is found again, such as a tied head."""
+    return set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
+
+
+def fits_in_memory(parameters: int, device: str = "cpu") -> bool:
+    """Whether a model of so many parameters takes at most half of the free memory in float32."""
+    free = free_memory(device)
+    return free is None or 4 * parameters <= free / 2
 
 
 def load_tokenizer(path: Path) -> Any:
-    """The tokenizer of a checkpoint or artifact, padding on the left with a token that exists."""
+    """The tokenizer of a checkpoint or artifact, padding on the left with a token that exists.
+
+    Where the tokenizer names no end token, it gets the one that the model's files name. Of several
+    chat templates it keeps the default one, which may be none.
+
+    Raises:
+        EdgewrightError: the tokenizer cannot be loaded.
+        UsageError: config.json is broken, or the tokenizer has tokens beyond the vocabulary.
+    """
     from transformers import AutoTokenizer  # late: slow to import
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EdgewrightError(
-            f"{path}: no usable tokenizer: {reason}",
+    if not any((path / name).is_file() for name in VOCABULARIES):
+        raise EdgewrightError(  # transformers would make an empty tokenizer
+            f"{path}: no usable tokenizer: there is no tokenizer.json",
             "put the model's tokenizer files beside its weights",
-        ) from error
+        )
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # tokenizers raises bare exceptions, and others raise theirs
+        raise _unusable(path, error) from error
+    _check_vocabulary(path, tokenizer)
     tokenizer.padding_side = "left"
+    ends = end_tokens(path) if tokenizer.eos_token_id is None else []
+    if ends and (name := tokenizer.convert_ids_to_tokens(ends[0])) is not None:
+        tokenizer.eos_token = name
+    if isinstance(tokenizer.chat_template, dict):
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _unusable(path: Path, error: Exception) -> EdgewrightError:
+    """The error for a tokenizer that cannot be loaded; it may be config.json that is broken."""
+    if (path / "config.json").is_file():
+        load_settings(path)
+    if not (path / "tokenizer.json").is_file():
+        for name, package in PACKAGES.items():
+            if (path / name).is_file():
+                return EdgewrightError(
+                    f"{path}: no usable tokenizer: there is no tokenizer.json, "
+                    f"and {name} needs the package {package}",
+                    f"add the tokenizer.json, or: pip install {package}",
+                )
+    return EdgewrightError(
+        f"{path}: no usable tokenizer: {_reason(error)}",
+        "put the model's tokenizer files beside its weights",
+    )
+
+
+def _check_vocabulary(path: Path, tokenizer: Any) -> None:
+    """Stop where the tokenizer has tokens for which the model has no embedding."""
+    file = path / "config.json"
+    rows = read_json(file).get("vocab_size") if file.is_file() else None
+    if not isinstance(rows, int):
+        return
+    name, last = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
+    if last >= rows:
+        raise UsageError(
+            f"{path}: tokenizer and model do not fit: "
+            f"token `{name}` has id {last}, and the vocabulary {rows} rows",
+            "use the model's own tokenizer files, or resize its embedding to the tokenizer",
+        )
+
+
+def all_end_tokens(named: Iterable[int], tokenizer: Any) -> list[int]:
+    """The tokens that end an answer: those that a model's files name, and the tokenizer's own."""
+    own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    return sorted({*named, *own})

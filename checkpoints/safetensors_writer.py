@@ -1,6 +1,7 @@
-"""Safetensors written tensor by tensor: shapes are known before the values are, so that no file is ever whole in memory.
+"""Write safetensors tensor by tensor, so that no file is ever whole in memory.
 
-The layout (8 bytes with the length of the header, a JSON header, the data) is, byte for byte, what safetensors itself writes.
+Shapes must be known before values. The bytes are those that safetensors itself writes: 8 bytes with
+the length of the header, a JSON header, the data.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ class Pending:
     """Tensors that are made while they are written, in any order."""
 
     specs: Mapping[str, Tensor]
-    """Name, shape and dtype of each; the values are not looked at, so that these may be on the meta device."""
+    """Name, shape and dtype of each; may be on the meta device, because values are not read."""
     tensors: Iterable[tuple[str, Tensor]]
 
 
 def write_shards(folder: Path, state: Pending, limit: int) -> None:
-    """Write `model.safetensors`, or shards of at most `limit` bytes with `model.safetensors.index.json`.
+    """Write `model.safetensors`, or shards of at most `limit` bytes and their index.
 
     Raises:
         ValueError: the tensors are not those that were announced.
@@ -64,7 +65,8 @@ def write_shards(folder: Path, state: Pending, limit: int) -> None:
             spec = state.specs[name]
             if (spec.shape, spec.dtype) != (tensor.shape, tensor.dtype):
                 raise ValueError(
-                    f"{name}: {tuple(tensor.shape)} in {tensor.dtype}, announced as {tuple(spec.shape)} in {spec.dtype}"
+                    f"{name}: {tuple(tensor.shape)} in {tensor.dtype}, "
+                    f"announced as {tuple(spec.shape)} in {spec.dtype}"
                 )
             handle.seek(offset)
             handle.write(_bytes(tensor))

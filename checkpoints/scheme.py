@@ -1,4 +1,4 @@
-"""How the integers of a quantized linear layer are chosen; without torch, as options need it."""
+"""How the integers of a quantized linear layer are chosen. Imports no torch: options use it."""
 
 from __future__ import annotations
 

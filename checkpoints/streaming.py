@@ -1,7 +1,7 @@
-"""Causal language models as a walk over their decoder layers: held in memory, or read from disk one layer at a time.
+"""Causal language models, visited layer by layer: in memory, or read from disk one at a time.
 
-A streamed model is transformers' own, built without weights. Its masks and rotary tables are therefore those that the model
-makes itself, and each layer computes what it would compute in the loaded model, bit for bit.
+A streamed model is transformers' own, built without weights. So its masks and rotary tables are the
+model's own, and each layer computes what it would compute in the loaded model, bit for bit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..models import Family
 from .files import read_family, rows_of, tensor_specs, tensors_of
-from .loading import load_settings
+from .loading import check_names, load_settings, tied_names
 
 __all__ = ["ROWS", "InMemory", "Layered", "Streamed", "passed_through", "skeleton"]
 
@@ -27,7 +27,7 @@ ROWS = 8192
 
 
 def _give_back() -> None:
-    """Return freed memory to the system: glibc keeps the holes between what is still used, and they add up over the layers."""
+    """Return freed memory to the system; glibc keeps holes, which add up over the layers."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 
@@ -40,7 +40,7 @@ class Layered(Protocol):
     """The decoder layers; only a held one is sure to have weights."""
 
     def started(self, ids: Tensor) -> AbstractContextManager[Callable[[Tensor], Any]]:
-        """A function that runs the model on rows int64 [1, seq] out of `ids`, as far as something stops it before a layer runs."""
+        """A function that runs the model on rows int64 [1, seq] of `ids`, until it is stopped."""
         ...
 
     def held(self, index: int) -> AbstractContextManager[nn.Module]:
@@ -66,14 +66,14 @@ class InMemory:
 
 
 class Streamed:
-    """A checkpoint of which one decoder layer is in memory at a time, in float32; what is done to a held layer is forgotten.
+    """A checkpoint with one decoder layer in memory at a time, in float32; changes to it are lost.
 
     Args:
         path: a checkpoint in floating point, in one file or in shards.
         device: where the layers are to compute.
 
     Raises:
-        UsageError: transformers refuses the config, or the checkpoint's tensors are not those of the model.
+        UsageError: transformers refuses the config, or the tensors are not those of the model.
     """
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
@@ -92,21 +92,12 @@ class Streamed:
             }
 
     def _check_names(self) -> None:
-        wanted, tied = set(self.skeleton.state_dict()), set(self.skeleton._tied_weights_keys or ())
         have = set(self.family.fused(dict.fromkeys(self.specs, torch.empty(0))))
-        missing = sorted(
-            wanted - have - (tied if self.skeleton.config.tie_word_embeddings else set())
-        )
-        unexpected = sorted(have - wanted)
-        if missing or unexpected:
-            what = f"missing {missing[:3]}" if missing else f"unexpected {unexpected[:3]}"
-            raise UsageError(
-                f"{self.path}: the weights do not match config.json: {what}",
-                "restore the model directory",
-            )
+        wanted = set(self.skeleton.state_dict())
+        check_names(self.path, wanted - have - tied_names(self.skeleton), have - wanted)
 
     def stored(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin with `prefix`, as they are stored, by the rest of their names."""
+        """The stored tensors whose names begin with `prefix`, by the rest of their names."""
         return {
             name.removeprefix(prefix): tensor
             for name, tensor in tensors_of(self.path, lambda name: name.startswith(prefix))
@@ -124,7 +115,7 @@ class Streamed:
             _give_back()
 
     def _fill(self, module: nn.Module, stored: dict[str, Tensor]) -> None:
-        """Give a module its weights as float32, and let go of the stored ones, which keep their file mapped."""
+        """Give a module its weights as float32, and free the stored ones and their files."""
         state: dict[str, Tensor] = {}
         try:
             fused = self.family.fused(stored)
@@ -142,7 +133,10 @@ class Streamed:
 
     @contextmanager
     def started(self, ids: Tensor) -> Iterator[Callable[[Tensor], Any]]:
-        """See `Layered.started`. Of the embedding only the rows of `ids` are kept, as they are stored, and cast when looked up."""
+        """See `Layered.started`.
+
+        Of the embedding, only the rows of `ids` are kept, as stored; they are cast when looked up.
+        """
         module: Any = self.skeleton.get_submodule(self.family.embedding)
         empty, padding = module.weight, module.padding_idx
         known = ids.unique()
@@ -169,7 +163,7 @@ class Streamed:
         return torch.cat(found)
 
     def logit_parts(self, hidden: Tensor) -> Generator[Tensor]:
-        """The logits of what the last layer put out, [rows, seq, width], for `ROWS` tokens of the vocabulary after the other."""
+        """The logits of the last layer's outputs [rows, seq, width], `ROWS` tokens at a time."""
         norm: Any = self.skeleton.get_submodule(self.family.final_norm)
         head: Any = self.skeleton.get_submodule(self.family.head)
         name = (
@@ -180,7 +174,8 @@ class Streamed:
         self._fill(norm, self.stored(f"{self.family.final_norm}."))
         with passed_through(self.layers):
             for rows in rows_of(self.path, f"{name}.weight", ROWS):
-                with torch.no_grad():  # not around the yield: two such generators that end in turn would leave gradients off
+                # Not around the yield: two such generators could leave gradients off.
+                with torch.no_grad():
                     head.weight = nn.Parameter(
                         rows.to(self.device, torch.float32), requires_grad=False
                     )

@@ -9,6 +9,7 @@ import typer
 
 from ..benchmarks.kv_cache.options import KvOptions
 from ..benchmarks.options import EvaluateOptions
+from ..console import console
 from ..errors import UsageError
 from ..pipeline.sweep_options import SweepOptions
 from ..steps.options import Calibration, Execution
@@ -194,4 +195,6 @@ def kv_study(
     folder = resolve(model_path(model))
     data = CalibrationData(calibration.source, calibration.samples, options.seq_len)
     rows = data.rows(folder, execution.seed)
+    for note in data.shortfall(rows):
+        console.print(note, highlight=False)
     return Outcome(study(folder, options, rows, execution.device), "kv")

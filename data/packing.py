@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import UsageError
+
 __all__ = [
     "IGNORE",
     "Encoded",
@@ -52,12 +54,22 @@ def render_prompt(tokenizer: Any, question: str) -> str:
 
 
 def encode(tokenizer: Any, example: Example) -> Encoded:
-    """Tokenize one example, ending in the end-of-text token where it has a prompt."""
+    """Tokenize one example, ending in the end-of-text token where it has a prompt.
+
+    Raises:
+        UsageError: it has a prompt, and the tokenizer has no end token.
+    """
     if not example.prompt:
         ids = tokenizer(example.completion, verbose=False)[
             "input_ids"
         ]  # packing cuts it: no warning that the text is too long
         return Encoded(list(ids), list(ids))
+    if tokenizer.eos_token_id is None:
+        raise UsageError(
+            f"{tokenizer.name_or_path}: no end token, which every completion ends in: neither its "
+            "tokenizer_config.json nor generation_config.json nor config.json names one",
+            "set eos_token_id in generation_config.json",
+        )
     templated = bool(tokenizer.chat_template)
     prompt = tokenizer(render_prompt(tokenizer, example.prompt), add_special_tokens=not templated)[
         "input_ids"

@@ -38,16 +38,16 @@ def export(options: ExportOptions, source: Path, out: Path, context: StepContext
         for row in context.calibration.rows(source, context.seed + 1)[:PARITY_ROWS]
     ]
     result = GRAPHS[options.format](source, out, options, rows)
-    notes = [_parity_note(result.parity)]
+    notes = [_parity_note(result.parity, result.reference)]
     if options.format == "tensorrt":
         notes.append(_tensorrt_note(result.checked))
     details = {"checked": result.checked} if result.checked else {}
     return StepResult(notes, {"parity": result.parity, **details})
 
 
-def _parity_note(parity: Mapping[str, float]) -> str:
+def _parity_note(parity: Mapping[str, float], reference: str) -> str:
     return (
-        f"parity with torch over {parity['parity/positions']:.0f} positions: "
+        f"parity with {reference} over {parity['parity/positions']:.0f} positions: "
         f"top-1 {parity['parity/top1_prefill']:.4f} prefill, "
         f"{parity['parity/top1_decode']:.4f} over {parity['parity/decode_steps']:.0f} cached "
         f"decode steps, KL {parity['parity/kl']:.1e}"
@@ -104,8 +104,8 @@ def _export_gguf(source: Path, out: Path, options: ExportOptions) -> StepResult:
     checked = export_gguf(source, out, options.precision)
     kinds = ", ".join(f"{count} {kind}" for kind, count in checked["tensors"].items())
     note = (
-        f"model.gguf: {kinds}; read back, weights differ by at most "
-        f"{checked['largest_difference']:.1e} of the largest value of a tensor"
+        f"model.gguf: {kinds}; read back, weights differ from those of {checked['reference']} "
+        f"by at most {checked['largest_difference']:.1e} of the largest value of a tensor"
     )
     return StepResult([note], {"checked": checked})
 

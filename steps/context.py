@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,20 @@ class CalibrationData:
             load_tokenizer(model), Source.parse(self.source), self.seq_len, seed, self.samples
         )
         return [as_tensor(row) for row in encoded]
+
+    def used(self, rows: Sized) -> dict[str, Any]:
+        """What provenance says of the calibration: the rows that were used, not those asked for."""
+        asked = {} if len(rows) == self.samples else {"samples_asked": self.samples}
+        return {**vars(self), "samples": len(rows), **asked}
+
+    def shortfall(self, rows: Sized) -> list[str]:
+        """A note with both numbers where there were fewer rows than asked for; else nothing."""
+        if len(rows) >= self.samples:
+            return []
+        return [
+            f"{len(rows)} calibration rows of {self.seq_len} tokens, of the {self.samples} asked "
+            f"for: {self.source} holds no more"
+        ]
 
 
 def as_tensor(row: Encoded) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.config import dtype_name, packing, quantization, read_family
+from ..checkpoints.inventory import weight_files
 from ..models import family_of
 from ..models.footprint import linear_weights, size_of
 
@@ -75,5 +76,6 @@ def _extra_bytes(path: Path, config: Mapping[str, Any]) -> int:
     block = quantization(config) or {}
     if not block.get("dynamic") and not block.get("lm_head"):
         return 0
-    on_disk = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    return on_disk - size_of(config, f"int{block['bits']}", int(block["group_size"]))
+    bits, group_size, _ = packing(config) or (16, -1, True)
+    on_disk = sum(file.stat().st_size for file in weight_files(path))
+    return on_disk - size_of(config, f"int{bits}", group_size)

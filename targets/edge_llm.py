@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ..checkpoints.config import packing, quantization, read_family
 from ..checkpoints.files import tensor_specs, tensors_of
-from ..checkpoints.layouts import LAYOUTS
 from ..models import Family
 from .profile import EdgeLlm, Int4, Target
 from .rules import Violation
@@ -123,10 +122,10 @@ def _attention(checkpoint: _Checkpoint) -> Iterator[Violation]:
 
 
 def _layout(checkpoint: _Checkpoint) -> Iterator[Violation]:
-    if checkpoint.method is None or checkpoint.method in READ:
+    if checkpoint.method is None:
         return
     near = "quantize with --method gptq, awq or smoothquant"
-    if checkpoint.method not in LAYOUTS or checkpoint.method == "compressed-tensors":
+    if checkpoint.method not in READ:
         yield Violation(
             "layout",
             f"{checkpoint.method} checkpoints are read as unquantized, without a word",

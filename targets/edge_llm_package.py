@@ -11,8 +11,15 @@ import shutil
 from pathlib import Path
 
 from .. import __version__
-from ..checkpoints.config import quantization, read_config
-from ..checkpoints.files import PROVENANCE, atomic_directory, content_hash, write_json
+from ..checkpoints.config import quantization, read_config, read_json
+from ..checkpoints.files import (
+    PROVENANCE,
+    atomic_directory,
+    config_for_everyone,
+    content_hash,
+    weight_files,
+    write_json,
+)
 from ..errors import Refused, UsageError
 from ..steps.context import StepResult
 from .edge_llm import CUDA, VERSION, check_checkpoint, device_commands, host_commands
@@ -58,7 +65,7 @@ def hand_over(source: Path, out: Path, precision: str) -> StepResult:
             f"--precision {held}, or quantize first",
         )
     with atomic_directory(out) as folder:
-        shutil.copytree(source, folder / CHECKPOINT)
+        _copy(source, folder / CHECKPOINT)
         here = [
             'cd "$(dirname "$0")"',
             *host_commands(Path(CHECKPOINT), target, packed=block is not None),
@@ -86,6 +93,19 @@ def hand_over(source: Path, out: Path, precision: str) -> StepResult:
         write_json(folder / PROVENANCE, provenance)
     note = f"checkpoint/ passes the rules of TensorRT-Edge-LLM {VERSION}; export.sh runs its exporter, build-jetpack-*.sh its builder"
     return StepResult([note])
+
+
+def _copy(source: Path, out: Path) -> None:
+    """Copy a checkpoint as it is read here, as the exporter may take whatever lies in the directory.
+
+    Weights that are not the model's stay behind, and config.json is the one that its files correct.
+    """
+    model = {file.name for file in weight_files(source)}
+    others = [file.name for file in source.glob("*.safetensors") if file.name not in model]
+    shutil.copytree(source, out, ignore=shutil.ignore_patterns(*others))
+    config = read_config(source)
+    if config != read_json(source / "config.json"):
+        write_json(out / "config.json", config_for_everyone(config))
 
 
 def _script(file: Path, about: str, lines: list[str]) -> None:

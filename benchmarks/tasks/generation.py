@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...checkpoints.loading import all_end_tokens
 from ...console import progress
 from .backends import Backend, Ended
 
@@ -43,8 +44,7 @@ def by_length(lengths: Sequence[int], tokens: int, rows: int | None = None) -> I
 
 def end_tokens_of(backend: Backend, tokenizer: Any) -> list[int]:
     """The tokens that end an answer: those of the model's generation_config.json, and the tokenizer's own."""
-    own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
-    return sorted({*backend.eos, *own})
+    return all_end_tokens(backend.eos, tokenizer)
 
 
 def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import Refused
 from ..config import quantization
+from ..packing import check_block, stores_plain_zeros
+from ..scheme import Scheme
 from .awq import Awq
 from .gptq import Gptq
 from .int8 import pack_int8, round_inputs, rounds_inputs
-from .packed import Int8Inputs, Layout, PackedLinear, Scheme
+from .packed import Int8Inputs, Layout, PackedLinear
 from .w8a8 import CompressedTensors, ModelOpt
 
 __all__ = [
@@ -35,15 +36,13 @@ def layout_of(config: Mapping[str, Any], where: str = "config.json") -> Layout |
     """The layout of the packed layers of a checkpoint; None for a checkpoint in floating point.
 
     Raises:
-        Refused: it is quantized in a layout that is not read here.
+        Refused: it is quantized in a way that is not read here.
+        UsageError: its quantization block lacks a field.
     """
     block = quantization(config)
     if block is None:
         return None
-    method = str(block.get("quant_method"))
-    if method not in LAYOUTS:
-        raise Refused(
-            f"{where}: quantized with {method}, which is not read here",
-            f"use one of {', '.join(LAYOUTS)}, or floating point",
-        )
-    return LAYOUTS[method]
+    check_block(block, where)
+    if stores_plain_zeros(block) and block["quant_method"] == Gptq.method:
+        return Gptq(plain_zeros=True)
+    return LAYOUTS[str(block["quant_method"])]

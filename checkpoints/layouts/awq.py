@@ -1,7 +1,8 @@
 """The AWQ layout (version "gemm"), as AutoAWQ, transformers, vLLM and TensorRT-Edge-LLM read it.
 
-`qweight` int32 [in, out / 8], eight outputs a word; `qzeros` int32 [groups, out / 8], the zero points as they are;
-`scales` float16 [groups, out]. From the lowest bits up, a word holds outputs 0, 2, 4, 6, 1, 3, 5, 7 of its eight.
+`qweight` int32 [in, out / 8], eight outputs a word; `qzeros` int32 [groups, out / 8], the zero
+points as they are; `scales` float16 [groups, out]. From the lowest bits up, a word holds outputs 0,
+2, 4, 6, 1, 3, 5, 7 of its eight.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .packed import Layout, PackedLinear, Scheme, pack_words, unpack_words
+from ..scheme import Scheme
+from .packed import Layout, PackedLinear, pack_words, unpack_words
 
 __all__ = ["Awq"]
 
@@ -57,16 +59,8 @@ class Awq(Layout):
         scales = parts["scales"].t().contiguous().float()
         return PackedLinear(integers, scales, zeros, BITS, integers.shape[1] // scales.shape[1])
 
-    def scheme(self, block: Mapping[str, Any], name: str) -> Scheme:
-        """See `Layout.scheme`."""
-        return Scheme(
-            int(block.get("bits", block.get("w_bit", BITS))),
-            int(block.get("group_size", block.get("q_group_size", 128))),
-            bool(block.get("sym", not block.get("zero_point", True))),
-        )
-
     def config(self, scheme: Scheme, damp: float, kept: Sequence[str] = ()) -> dict[str, Any]:
-        """See `Layout.config`; zero points are always stored, which is what readers take `zero_point` for."""
+        """See `Layout.config`; `zero_point` is always true, as zero points are always stored."""
         return {
             "quant_method": "awq",
             "version": "gemm",

@@ -1,8 +1,9 @@
 """The GPTQ layout, as transformers, vLLM, GPTQModel and TensorRT-Edge-LLM read it.
 
-`qweight` int32 [in * bits / 32, out], a stream of integers along the input, lowest bits first (eight nibbles a word; 32
-integers of 3 bits in three words); `qzeros` int32 [groups, out * bits / 32] holding zero - 1 ("v1"); `scales` float16
-[groups, out]; `g_idx` int32 [in], the group of each input channel.
+`qweight` int32 [in * bits / 32, out], a stream of integers along the input, lowest bits first
+(eight of 4 bits in a word; 32 of 3 bits in three words); `qzeros` int32 [groups, out * bits / 32],
+zero points less one or, in `gptq_v2`, as they are; `scales` float16 [groups, out]; `g_idx` int32
+[in], the group of each input channel.
 """
 
 from __future__ import annotations
@@ -14,18 +15,25 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
-from ..config import override
-from .packed import Layout, PackedLinear, Scheme, pack_words, unpack_words
+from ..scheme import Scheme
+from .packed import Layout, PackedLinear, pack_words, unpack_words
 
 __all__ = ["Gptq"]
 
 
 class Gptq(Layout):
-    """GPTQ, version 1 of its zero points; 2, 3, 4 and 8 bits."""
+    """GPTQ in 2, 3, 4 and 8 bits.
+
+    Args:
+        plain_zeros: files that are read hold zero points as they are; written ones never do.
+    """
 
     method = "gptq"
     parts = ("qweight", "qzeros", "scales", "g_idx")
     marker = "qweight"
+
+    def __init__(self, *, plain_zeros: bool = False) -> None:
+        self._plain_zeros = plain_zeros
 
     def specs(self, outputs: int, width: int, scheme: Scheme) -> dict[str, Tensor]:
         """See `Layout.specs`."""
@@ -56,7 +64,7 @@ class Gptq(Layout):
         }
 
     def read(self, parts: Mapping[str, Tensor], scheme: Scheme, name: str) -> PackedLinear:
-        """See `Layout.read`; a `g_idx` that says no more than that groups are consecutive is left out."""
+        """See `Layout.read`; the `g_idx` of consecutive groups is left out."""
         bits = scheme.bits
         integers = unpack_words(parts["qweight"], bits).t().contiguous()
         scales = parts["scales"].t().contiguous().float()
@@ -71,15 +79,21 @@ class Gptq(Layout):
             raise UsageError(
                 f"{name}: g_idx names groups that are not there", "restore the weights of the model"
             )
-        zeros = unpack_words(parts["qzeros"].t(), bits).long()
-        return PackedLinear(
-            integers, scales, ((zeros + 1) % 2**bits).to(torch.uint8), bits, group_size, g_idx=g_idx
-        )
+        zeros = self._zeros(unpack_words(parts["qzeros"].t(), bits), scheme)
+        return PackedLinear(integers, scales, zeros, bits, group_size, g_idx=g_idx)
 
-    def scheme(self, block: Mapping[str, Any], name: str) -> Scheme:
-        """See `Layout.scheme`; of the patterns in `dynamic`, each matched from the name's beginning, the first counts (GPTQModel)."""
-        said = {**block, **override(block, name)}
-        return Scheme(int(said["bits"]), int(said["group_size"]), bool(said.get("sym", True)))
+    def _zeros(self, stored: Tensor, scheme: Scheme) -> Tensor:
+        """The zero points, uint8 [out, groups], that stored ones stand for.
+
+        Some published files name the wrong format. If the weights are symmetric, the values tell:
+        every zero point is the middle of the range, or one less.
+        """
+        middle = 2 ** (scheme.bits - 1)
+        if scheme.sym and any(bool((stored == value).all()) for value in (middle, middle - 1)):
+            return torch.full_like(stored, middle)
+        if self._plain_zeros:
+            return stored
+        return ((stored.long() + 1) % 2**scheme.bits).to(torch.uint8)
 
     def config(
         self,
@@ -91,14 +105,14 @@ class Gptq(Layout):
         dynamic: Mapping[str, Any] | None = None,
         lm_head: bool = False,
     ) -> dict[str, Any]:
-        """See `Layout.config`; what stays in floating point is told by `dynamic`.
+        """See `Layout.config`; `dynamic` says what stays in floating point.
 
         Args:
             scheme: of every layer.
             damp: of the Hessian, for the record.
             kept: not used.
-            desc_act: whether groups follow the order of columns, so that a layer has a `g_idx` of its own.
-            dynamic: what holds for some layers only: `+:REGEX` to settings, `-:REGEX` for those in floating point.
+            desc_act: whether groups follow the order of columns, so that layers differ in `g_idx`.
+            dynamic: settings of some layers, by `+:REGEX`; `-:REGEX`: those in floating point.
             lm_head: whether an untied head is packed as well.
         """
         return {

@@ -21,7 +21,7 @@ def pack_int8(weight: Tensor, peak: float | None) -> PackedLinear:
 
     Args:
         weight: float, of any type.
-        peak: the largest activation that the layer's fixed input scale must hold; None for a scale a token.
+        peak: the largest activation that a fixed input scale must hold; None: a scale a token.
     """
     weight = weight.float()
     scales = (weight.abs().amax(1, keepdim=True) / TOP).clamp_min(SMALLEST)
@@ -34,7 +34,7 @@ def pack_int8(weight: Tensor, peak: float | None) -> PackedLinear:
 
 
 def round_inputs(x: Tensor, inputs: Int8Inputs) -> Tensor:
-    """What 8-bit integers make of activations [..., in]: the nearest of 255 values, on a scale a token or on the fixed one."""
+    """Activations [..., in] rounded to one of 255 values, on the fixed or a token's scale."""
     wide = x.float()
     scale = (
         wide.abs().amax(-1, keepdim=True).clamp_min(SMALLEST) / TOP
@@ -45,7 +45,7 @@ def round_inputs(x: Tensor, inputs: Int8Inputs) -> Tensor:
 
 
 def rounds_inputs(linear: nn.Module, inputs: Int8Inputs) -> Any:
-    """Make a linear layer round what it is given; the handle that is returned undoes it with `remove()`."""
+    """Make a linear layer round its inputs; `remove()` of the returned handle undoes it."""
     return linear.register_forward_pre_hook(partial(_rounded, inputs))
 
 

@@ -1,4 +1,4 @@
-"""Low-bit weights: the integers, scales and zero points of one linear layer, and what every layout on disk can do with them."""
+"""Low-bit weights of a linear layer in memory, and what every layout on disk can do with them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..packing import METHODS
 from ..scheme import Scheme
 
 __all__ = [
     "Int8Inputs",
     "Layout",
     "PackedLinear",
-    "Scheme",
     "pack_words",
     "unpack_words",
     "values_together",
@@ -26,7 +26,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Int8Inputs:
-    """How the inputs of a layer are rounded to 8 bits: on one scale that was fixed beforehand, or (None) on a scale a token."""
+    """How inputs of a layer are rounded to 8 bits: on a fixed scale; None: on a scale a token."""
 
     scale: float | None = None
 
@@ -42,7 +42,7 @@ class PackedLinear:
         bits: bits of an integer.
         group_size: input channels that share a scale; the whole width when -1 was asked for.
         inputs: how the layer's inputs are rounded; None where they stay in floating point.
-        g_idx: int32 [in], the group of each input channel; None where groups are consecutive channels, as kernels want them.
+        g_idx: int32 [in], the group of each input channel; None: groups are consecutive channels.
     """
 
     integers: Tensor
@@ -85,7 +85,7 @@ class PackedLinear:
 
 
 class Layout(ABC):
-    """The tensors that stand for a packed layer in a checkpoint, and the block of config.json that tells readers about them."""
+    """A format of packed layers: their tensors in files, and their block in config.json."""
 
     method: ClassVar[str]
     """`quant_method` in config.json."""
@@ -98,14 +98,14 @@ class Layout(ABC):
 
     @abstractmethod
     def specs(self, outputs: int, width: int, scheme: Scheme) -> dict[str, Tensor]:
-        """Shapes and dtypes of what `write` gives for a layer [outputs, width], as tensors on the meta device."""
+        """What `write` gives for a layer [outputs, width], as tensors on the meta device."""
 
     @abstractmethod
     def write(self, packed: PackedLinear) -> dict[str, Tensor]:
         """The tensors of a packed layer."""
 
     def joined(self, blocks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors of a layer from those of consecutive blocks of its outputs, which are the last axis of all but `g_idx`."""
+        """The tensors of a layer from those of blocks of its outputs, in their order."""
         return {
             part: blocks[0][part] if part == "g_idx" else torch.cat([b[part] for b in blocks], -1)
             for part in blocks[0]
@@ -119,9 +119,14 @@ class Layout(ABC):
             UsageError: naming the layer, where the tensors hold what a `PackedLinear` cannot say.
         """
 
-    @abstractmethod
     def scheme(self, block: Mapping[str, Any], name: str) -> Scheme:
-        """What the block of config.json says about the layer of this name."""
+        """What the block of config.json says about the layer of this name.
+
+        Raises:
+            Refused: it says something that is not read here.
+            UsageError: a field is missing.
+        """
+        return METHODS[self.method](block, name, "config.json")
 
     @abstractmethod
     def config(self, scheme: Scheme, damp: float, kept: Sequence[str] = ()) -> dict[str, Any]:
@@ -134,7 +139,7 @@ class Layout(ABC):
         """
 
     def files(self, block: Mapping[str, Any]) -> dict[str, Any]:
-        """JSON files that readers of the layout expect beside config.json, from the block in it, by name."""
+        """JSON files that readers of the layout expect beside config.json, by name."""
         return {}
 
     def names(self, keys: Mapping[str, Any]) -> list[str]:
@@ -152,14 +157,14 @@ class Layout(ABC):
 
 
 def values_together(bits: int) -> int:
-    """How many integers fill a whole number of 32-bit words: 16 of 2 bits, 8 of 4, 4 of 8; 32 of 3 bits fill three words."""
+    """How many integers fill whole 32-bit words: 16 of 2 bits, 8 of 4, 4 of 8; 32 of 3 in three."""
     return math.lcm(32, bits) // bits
 
 
 def pack_words(values: Tensor, bits: int) -> Tensor:
-    """Pack uint8 [rows, columns] into int32 [rows * bits / 32, columns]: a stream of bits along the first axis, lowest first.
+    """Pack uint8 [rows, columns] into int32 [rows * bits / 32, columns], lowest bits first.
 
-    An integer may lie across two words, as those of 3 bits do; `rows` must be a multiple of `values_together(bits)`.
+    An integer of 3 bits may lie across two words. `rows` is a multiple of `values_together(bits)`.
     """
     together = values_together(bits)
     values = values.view(-1, together, values.shape[1])

@@ -1,8 +1,11 @@
-"""Layouts of 8-bit weights whose inputs are rounded to 8 bits as well; everything symmetric, a weight scale an output channel.
+"""Layouts of INT8 weights with INT8 inputs, both symmetric, with a weight scale an output channel.
 
-Compressed-tensors (`int-quantized`, read by vLLM): `weight` int8 [out, in], `weight_scale` float32 [out, 1]; inputs are rounded
-on a scale a token. ModelOpt (read by TensorRT-Edge-LLM as INT8 SmoothQuant): `weight` int8 [out, in], `weight_scale` float32 [out],
-`input_scale` float32 [], the fixed scale of all inputs, and `pre_quant_scale` float16 [in], which is 1 where smoothing was folded.
+Compressed-tensors (`int-quantized`, read by vLLM): `weight` int8 [out, in], `weight_scale` float32
+[out, 1]; inputs are rounded on a scale a token.
+
+ModelOpt (read by TensorRT-Edge-LLM as INT8 SmoothQuant): `weight` int8 [out, in], `weight_scale`
+float32 [out], `input_scale` float32 [], the fixed scale of all inputs, and `pre_quant_scale`
+float16 [in], which is 1 where smoothing was folded.
 """
 
 from __future__ import annotations
@@ -13,13 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import Refused, UsageError
-from .packed import Int8Inputs, Layout, PackedLinear, Scheme
+from ...errors import UsageError
+from ..packing import SMOOTHQUANT
+from ..scheme import Scheme
+from .packed import Int8Inputs, Layout, PackedLinear
 
 __all__ = ["CompressedTensors", "ModelOpt"]
-
-ALGORITHM = "W8A8_SQ_PER_CHANNEL"
-INT8 = Scheme(8, -1, True)
 
 
 def _signed(packed: PackedLinear) -> Tensor:
@@ -57,33 +59,6 @@ class CompressedTensors(Layout):
         """See `Layout.read`."""
         return _packed(parts["weight"], parts["weight_scale"], Int8Inputs())
 
-    def scheme(self, block: Mapping[str, Any], name: str) -> Scheme:
-        """See `Layout.scheme`.
-
-        Raises:
-            Refused: anything but 8-bit symmetric weights by output channel with dynamic inputs by token.
-        """
-        groups: dict[str, dict[str, dict[str, Any] | None]] = block.get("config_groups") or {}
-        for group in groups.values():
-            weights, inputs = group.get("weights") or {}, group.get("input_activations") or {}
-            kind = (
-                weights.get("num_bits"),
-                weights.get("type"),
-                weights.get("strategy"),
-                inputs.get("strategy"),
-                inputs.get("dynamic"),
-            )
-            if (
-                kind != (8, "int", "channel", "token", True)
-                or not weights.get("symmetric")
-                or not inputs.get("symmetric")
-            ):
-                raise Refused(
-                    f"{name}: compressed-tensors with {kind}, which is not read here",
-                    "use 8-bit integers, symmetric: weights by channel, inputs dynamic by token",
-                )
-        return INT8
-
     def config(self, scheme: Scheme, damp: float, kept: Sequence[str] = ()) -> dict[str, Any]:
         """See `Layout.config`."""
         shared = {"num_bits": 8, "type": "int", "symmetric": True}
@@ -102,7 +77,7 @@ class CompressedTensors(Layout):
 
 
 class ModelOpt(Layout):
-    """INT8 weights, inputs in INT8 on a fixed scale; the W8A8 SmoothQuant checkpoints of ModelOpt."""
+    """INT8 weights, inputs in INT8 on a fixed scale: ModelOpt's W8A8 SmoothQuant checkpoints."""
 
     method = "modelopt"
     parts = ("weight", "weight_scale", "input_scale", "pre_quant_scale")
@@ -142,24 +117,11 @@ class ModelOpt(Layout):
             parts["weight"], parts["weight_scale"], Int8Inputs(float(parts["input_scale"]))
         )
 
-    def scheme(self, block: Mapping[str, Any], name: str) -> Scheme:
-        """See `Layout.scheme`.
-
-        Raises:
-            Refused: an algorithm other than INT8 SmoothQuant.
-        """
-        if block.get("quant_algo") != ALGORITHM:
-            raise Refused(
-                f"{name}: quantized with {block.get('quant_algo')}, which is not read here",
-                f"use {ALGORITHM}",
-            )
-        return INT8
-
     def config(self, scheme: Scheme, damp: float, kept: Sequence[str] = ()) -> dict[str, Any]:
         """See `Layout.config`."""
         return {
             "quant_method": self.method,
-            "quant_algo": ALGORITHM,
+            "quant_algo": SMOOTHQUANT,
             "kv_cache_quant_algo": None,
             "exclude_modules": list(kept),
         }

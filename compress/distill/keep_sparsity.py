@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ...checkpoints.files import read_provenance
 from ...errors import UsageError
 from ...models import Family, weight_of
 from ..prune.two_four import is_two_four
+from .linears import decoder_linears
 
 __all__ = ["zeros_of"]
 
@@ -31,7 +31,8 @@ def zeros_of(student: Any, family: Family, folder: Path) -> Callable[[], None] |
     Raises:
         UsageError: `edgewright.json` says that the checkpoint is sparse, and it is not.
     """
-    weights = {key: weight_of(linear) for key, linear in _linears(student, family)}
+    linears = decoder_linears(student, family)
+    weights = {f"{name}.weight": weight_of(linear) for name, linear in linears.items()}
     dense = [name for name, weight in weights.items() if not is_two_four(weight)]
     if dense and read_provenance(folder).get("sparsity"):
         raise UsageError(
@@ -48,12 +49,3 @@ def zeros_of(student: Any, family: Family, folder: Path) -> Callable[[], None] |
                 weight.mul_(mask)
 
     return put_back
-
-
-def _linears(student: Any, family: Family) -> Iterator[tuple[str, nn.Module]]:
-    """The linear layers of every decoder layer, by the state-dict keys of their weights."""
-    for i, layer in enumerate(family.layer_list(student)):
-        modules = dict(layer.named_modules())
-        for name in (name for group in family.input_groups for name in group):
-            if isinstance(modules.get(name), nn.Linear):
-                yield family.key(i, name), modules[name]

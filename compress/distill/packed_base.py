@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from ...checkpoints.files import read_family, read_state
 from ...checkpoints.layouts import PackedLinear, layout_of
+from ...checkpoints.loading import check_names, tied_names
 from ...checkpoints.streaming import skeleton
-from ...errors import Refused, UsageError
+from ...errors import Refused
 from ...models import require_dense
 
 __all__ = ["PackedBase", "check_packed", "load_packed"]
@@ -112,7 +113,7 @@ def load_packed(path: Path, device: str = "cpu") -> Any:
     (_, config), state, model = read_family(path), read_state(path), skeleton(path)
     layout = layout_of(config, str(path))
     assert layout is not None
-    tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
+    tied = tied_names(model)
     for name in layout.names(state):
         packed = layout.take(state, config["quantization_config"], name)
         if packed.inputs:
@@ -134,13 +135,7 @@ def load_packed(path: Path, device: str = "cpu") -> Any:
         {k: v.to(device, torch.float32) for k, v in state.items()}, strict=False, assign=True
     )
     missing = [name for name in missing if name not in tied and not _is_bias_of_packed(model, name)]
-    if missing or unexpected:
-        what = (
-            f"missing {sorted(missing)[:3]}" if missing else f"unexpected {sorted(unexpected)[:3]}"
-        )
-        raise UsageError(
-            f"{path}: the weights do not match config.json: {what}", "restore the model directory"
-        )
+    check_names(path, missing, unexpected)
     model.tie_weights()
     return model.to(device).requires_grad_(False).eval()
 

@@ -23,6 +23,7 @@ from ...models import Family, require_dense, weight_of
 from ..quantize.gptq import rtn
 from ..quantize.options import DAMP
 from .fake_quant import fake_quantize, grid_range, into_cells, pack
+from .linears import decoder_linears
 from .options import QatOptions
 
 __all__ = [
@@ -79,16 +80,6 @@ def check_widths(
         )
 
 
-def _linears(student: Any, family: Family) -> dict[str, nn.Module]:
-    """The linear layers of all decoder layers, by full name."""
-    names = [name for group in family.input_groups for name in group]
-    return {
-        family.full(i, name): layer.get_submodule(name)
-        for i, layer in enumerate(family.layer_list(student))
-        for name in names
-    }
-
-
 def starting_integers(
     options: QatOptions, student: Any, family: Family, packed: Path | None
 ) -> dict[str, PackedLinear]:
@@ -104,7 +95,7 @@ def starting_integers(
         UsageError: the checkpoint is not packed, on another grid, or not this student's.
         Refused: its layout is not read here.
     """
-    linears = _linears(student, family)
+    linears = decoder_linears(student, family)
     if packed is None:
         return {name: rtn(weight_of(linear), options.scheme) for name, linear in linears.items()}
     _, config = read_family(packed)
@@ -195,7 +186,7 @@ class QuantizedStudent:
     def __init__(
         self, student: Any, family: Family, start: Mapping[str, PackedLinear], centred: float = 0.0
     ) -> None:
-        self.linears, self.start = _linears(student, family), start
+        self.linears, self.start = decoder_linears(student, family), start
         for name, linear in self.linears.items():
             weight = weight_of(linear)
             weight.copy_(into_cells(weight, start[name], centred))

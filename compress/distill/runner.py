@@ -22,7 +22,13 @@ from ...checkpoints.files import (
     stored_dtype,
     write_checkpoint,
 )
-from ...checkpoints.loading import load_model, load_tokenizer, pick_device
+from ...checkpoints.loading import (
+    all_end_tokens,
+    load_model,
+    load_tokenizer,
+    pick_device,
+    tied_names,
+)
 from ...errors import Refused, UsageError
 from ...models import Family
 from ...steps.context import StepContext, StepResult
@@ -219,7 +225,7 @@ def _special_ids(tokenizer: Path) -> dict[str, Any]:
 def _stored(student: Any, family: Family, config: dict[str, Any]) -> dict[str, Tensor]:
     """The student's tensors as its checkpoint has them: tied ones once, in its type."""
     dtype = stored_dtype(config)
-    tied = set(student._tied_weights_keys or ()) if student.config.tie_word_embeddings else set()
+    tied = tied_names(student)
     return family.stored(
         {k: v.detach().cpu().to(dtype) for k, v in student.state_dict().items() if k not in tied}
     )
@@ -369,7 +375,11 @@ def _stages(
     for stage in options.stages:
         frozen(student, stage.freeze)  # refuses before anything is learnt
     rows, saves = Rows(options, shared.tokenizer, context.seed), where.saves
-    names, resumed, ends = _names(options.stages), saves.stage, _ends(shared.tokenizer)
+    names, resumed, ends = (
+        _names(options.stages),
+        saves.stage,
+        all_end_tokens(end_tokens(shared.tokenizer), load_tokenizer(shared.tokenizer)),
+    )
     for number, stage in enumerate(options.stages, 1):
         stream = rows.of(stage)
         if number < resumed:
@@ -417,12 +427,6 @@ def _names(stages: Sequence[Stage]) -> dict[int, str]:
     for number, stage in enumerate(stages, 1):
         names[number] = f"{stage.loss}-{number}" if stage.loss in names.values() else stage.loss
     return names
-
-
-def _ends(folder: Path) -> list[int]:
-    """The tokens that end a text: those that the model's files name, and its tokenizer's own."""
-    own = load_tokenizer(folder).eos_token_id
-    return sorted({*end_tokens(folder), *([] if own is None else [int(own)])})
 
 
 def _objective(

@@ -30,8 +30,9 @@ from ...checkpoints.files import (
 )
 from ...checkpoints.loading import load_model, pick_device
 from ...console import console
+from ...data.sources import Source
 from ...errors import Refused
-from ...steps.context import StepContext, StepResult
+from ...steps.context import CalibrationData, StepContext, StepResult
 from ...steps.workspace import workspace
 from ..calibration.held_out import HeldOut, loss_on, set_aside
 from ..distill.options import DistillOptions
@@ -78,9 +79,10 @@ def iterate(options: IterateOptions, source: Path, out: Path, context: StepConte
     cuts = spread(options.prune, family, config, options.rounds)
     held = _held_out(options, source, context)
     resolve = context.resolve
+    calibration, short = _calibration(held.calibration, source, context)
     inside = replace(
         context,
-        calibration=held.calibration,
+        calibration=calibration,
         resolve=lambda name: source if name == INPUT else resolve(name),
     )
     recover = options.recover.model_copy(
@@ -91,7 +93,18 @@ def iterate(options: IterateOptions, source: Path, out: Path, context: StepConte
         kept, why = _best(points, options.max_loss_increase)
         chosen = _folder(place, kept.round)
         _publish(options, source, chosen, out, inside, points, kept)
-    return _result(options, points, kept, why, len(cuts), len(held.rows))
+    result = _result(options, points, kept, why, len(cuts), len(held.rows))
+    return replace(result, notes=[*result.notes, *short])
+
+
+def _calibration(
+    data: CalibrationData, source: Path, context: StepContext
+) -> tuple[CalibrationData, list[str]]:
+    """Calibration of as many rows as there are, and a note if that is fewer than asked for."""
+    if Source.parse(data.source).kind == "builtin":
+        return data, []  # generated without end
+    rows = data.rows(source, context.seed)
+    return replace(data, samples=len(rows)), context.calibration.shortfall(rows)
 
 
 def _held_out(options: IterateOptions, source: Path, context: StepContext) -> HeldOut:

@@ -33,6 +33,7 @@ def merge_key_values(
     shape, device, groups = family.shape(config), pick_device(context.device), options.merge_kv
     new_config = merged_config(family, config, groups)
     rows = context.calibration.rows(source, context.seed)
+    provenance["calibration"] = context.calibration.used(rows)
     model, state = load_model(source, device), read_state(source)
     with (
         torch.no_grad(),
@@ -75,4 +76,5 @@ def merge_key_values(
     ]
     if options.merge == "aligned" and family.k_norm is not None:
         notes.append("keys were averaged as they are: a norm on them does not commute with turning")
+    notes += context.calibration.shortfall(rows)
     return StepResult(notes, {"merged": {"max_relative_difference": difference[0]}})

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoints.files import tensors_of
-from ...checkpoints.loading import free_memory
+from ...checkpoints.loading import fits_in_memory
 from ...checkpoints.safetensors_writer import Pending
 from ...checkpoints.streaming import Streamed
 from ...console import progress
@@ -123,9 +123,8 @@ def choose_proof(asked: Proof, rebuilt: Rebuild, device: str) -> Literal["stock"
     """`stock`, unless `streamed` was asked for, or the cut model in float32 would take more than half of the memory that is free."""
     if asked != "auto":
         return asked
-    needed = 4 * family_of(rebuilt.config).parameters(rebuilt.config)
-    free = free_memory(device)
-    return "stock" if free is None or needed <= free / 2 else "streamed"
+    parameters = family_of(rebuilt.config).parameters(rebuilt.config)
+    return "stock" if fits_in_memory(parameters, device) else "streamed"
 
 
 def prove_rebuilt(

@@ -87,7 +87,8 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
                 else stack.enter_context(scratch_directory(out.with_name(f".{out.name}.{number}")))
             )
             result = phase(options, source, made, context, provenance)
-            told = StepResult(told.notes + result.notes, told.details | result.details)
+            notes = dict.fromkeys(told.notes + result.notes)  # each phase draws the same rows
+            told = StepResult(list(notes), told.details | result.details)
             source = made
     if was_sparse and not options.sparsity:
         told.notes.append(
@@ -171,7 +172,11 @@ def preview(
         choice = decide(options, family, config, scores, context.seed)
     small = family.resized(config, **choice.kept.sizes(shape), layers=choice.kept.layers)
     return _found(choice, shape) | {
-        "notes": [*_size_notes(family, config, small), *choice.notes]
+        "notes": [
+            *_size_notes(family, config, small),
+            *choice.notes,
+            *context.calibration.shortfall(rows),
+        ]
     }, small
 
 
@@ -222,6 +227,7 @@ def _remove(
     rebuilt = Rebuild(
         Streamed(source, device), shape, kept, rows, room, compensate=options.compensate
     )
+    provenance |= {"calibration": context.calibration.used(rows)}
     provenance |= {"removed_heads": kept.removed_heads(shape), "kept_layers": kept.layers}
     provenance |= {"kept_experts": kept.experts} if kept.experts else {}
     proof = choose_proof(context.proof, rebuilt, device)
@@ -243,7 +249,8 @@ def _remove(
     entries = expert_details(choice.scores.experts, rebuilt.usage, kept.experts)
     balance = [expert_note(entries)] if entries else []
     details |= {"experts": entries} if entries else {}
-    return StepResult([sizes, *balance, equality, *remarks, *choice.notes], details)
+    notes = [sizes, *balance, equality, *remarks, *choice.notes]
+    return StepResult(notes + context.calibration.shortfall(rows), details)
 
 
 def _sparsify(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoints.files import read_family, stored_dtype, write_checkpoint
-from ...checkpoints.loading import load_model, pick_device
+from ...checkpoints.loading import load_model, pick_device, tied_names
 from ...checkpoints.streaming import InMemory
 from ...console import progress
 from ...errors import Refused
@@ -59,14 +59,13 @@ def sparsify(
     rows = context.calibration.rows(source, context.seed)
     model = load_model(source, pick_device(context.device))
     errors, notes = _all_layers(method, model, family, rows, stored_dtype(config))
-    tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
-    state = {
-        k: v.cpu().to(stored_dtype(config)) for k, v in model.state_dict().items() if k not in tied
-    }
+    tied, dtype = tied_names(model), stored_dtype(config)
+    state = {k: v.cpu().to(dtype) for k, v in model.state_dict().items() if k not in tied}
     probe = rows[0][:1].to(next(model.parameters()).device)
     with torch.no_grad():
         expected = model(input_ids=probe, use_cache=False).logits.cpu()
-    told = {**provenance, "sparsity": "2:4", "sparsity_method": method}
+    told = {**provenance, "calibration": context.calibration.used(rows)}
+    told |= {"sparsity": "2:4", "sparsity_method": method}
     difference: list[float] = []
     write_checkpoint(
         out,
@@ -86,6 +85,7 @@ def sparsify(
         f"mean relative output error {mean:.2e} (magnitude {plain:.2e}); worst {worst} at {errors[worst]['error']:.2e}",
         f"reloaded, it computes the same logits to {difference[0]:.1e} (relative)",
         *notes,
+        *context.calibration.shortfall(rows),
     ]
     return StepResult(notes, {"sparsity": errors})
 

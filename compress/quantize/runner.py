@@ -94,7 +94,7 @@ def _quantized(
         "step": "quantize",
         "source": content_hash(source),
         "options": options.model_dump(),
-        "calibration": vars(context.calibration),
+        "calibration": context.calibration.used(rows),
         "fallbacks": run.notes,
     }
     write_checkpoint(
@@ -106,6 +106,7 @@ def _quantized(
         files=layout.files(block),
     )
     notes, worst = _told(run, options, choice)
+    notes += context.calibration.shortfall(rows)
     if read_provenance(source).get("sparsity"):
         notes.append(
             "the source is 2:4 sparse; rounding need not keep that, so that the result counts as dense"

@@ -7,7 +7,7 @@ inputs, and the group's scale is simply repeated. What llama.cpp's rounding woul
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import __version__
+from ...checkpoints.config import end_tokens
 from ...checkpoints.files import (
     PROVENANCE,
     atomic_directory,
@@ -25,9 +26,10 @@ from ...checkpoints.files import (
     write_json,
 )
 from ...checkpoints.layouts import PackedLinear
-from ...checkpoints.loading import load_settings
-from ...errors import Refused, UsageError
+from ...checkpoints.loading import load_settings, stock_model
+from ...errors import ParityFailed, Refused, UsageError
 from ...models import Family, Shape
+from ..onnx.reference import REFERENCES, choose_reference
 from ..onnx.weights import Weights
 
 __all__ = ["KINDS", "export_gguf"]
@@ -87,7 +89,7 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        told = _read_back(gguf, folder / MODEL, Weights(checkpoint, config), family, shape)
+        told = _read_back(gguf, folder / MODEL, checkpoint, family, config, shape)
         copy_tokenizer(checkpoint, folder)
         provenance = {
             "edgewright": __version__,
@@ -175,10 +177,8 @@ def _tokenizer(writer: Any, checkpoint: Path, family: Family, shape: Shape) -> N
     writer.add_token_merges(
         [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     )
-    generation = checkpoint / "generation_config.json"
-    ends = json.loads(generation.read_text()).get("eos_token_id") if generation.is_file() else None
-    if ends is not None:
-        writer.add_eos_token_id(int(ends[0] if isinstance(ends, list) else ends))
+    if ends := end_tokens(checkpoint):
+        writer.add_eos_token_id(ends[0])
     template = checkpoint / "chat_template.jinja"
     if template.is_file():
         writer.add_chat_template(template.read_text())
@@ -294,17 +294,45 @@ def _turned(tensor: Tensor, module: str, family: Family, shape: Shape) -> Tensor
 
 
 def _read_back(
-    gguf: Any, file: Path, weights: Weights, family: Family, shape: Shape
+    gguf: Any,
+    file: Path,
+    checkpoint: Path,
+    family: Family,
+    config: Mapping[str, Any],
+    shape: Shape,
 ) -> dict[str, Any]:
-    """Dequantize every matrix with the package's own reader and compare it with the checkpoint."""
-    modules = {name: module for module, name in _names(gguf, family, shape).items()}
+    """Dequantize every matrix with the package's own reader and compare it with the checkpoint.
+
+    Raises:
+        ParityFailed: a weight of the model is not in the file.
+    """
+    way = choose_reference(checkpoint)
+    weight_of = _stock_weights(checkpoint) if way == "stock" else None
+    own = Weights(checkpoint, config)
+    names = _names(gguf, family, shape)
+    modules = {name: module for module, name in names.items()}
     kinds: dict[str, int] = {}
     worst = 0.0
     for tensor in gguf.GGUFReader(str(file)).tensors:
         kinds[tensor.tensor_type.name] = kinds.get(tensor.tensor_type.name, 0) + 1
-        module, _, part = tensor.name.rpartition(".")
+        name, _, part = tensor.name.rpartition(".")
         if part == "weight":
-            ours = _turned(weights.dense(modules[module]), modules[module], family, shape).numpy()
+            module = modules.pop(name)
+            dense = weight_of(module) if weight_of else own.dense(module)
+            ours = _turned(dense, module, family, shape).numpy()
             theirs = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(ours.shape)
             worst = max(worst, float(np.abs(ours - theirs).max() / (np.abs(ours).max() or 1.0)))
-    return {"tensors": kinds, "largest_difference": worst}
+    if missing := sorted(
+        module for module in modules.values() if module != family.head or not shape.tied
+    ):
+        raise ParityFailed(
+            f"{file.name}: the weight of {missing[0]} is missing",
+            "please report it with the model's config.json",
+        )
+    return {"tensors": kinds, "largest_difference": worst, "reference": REFERENCES[way]}
+
+
+def _stock_weights(checkpoint: Path) -> Callable[[str], Tensor]:
+    """The float32 weights of a checkpoint as stock transformers loads them, by full module name."""
+    model = stock_model(checkpoint)
+    return lambda module: model.get_submodule(module).weight.detach()

@@ -35,6 +35,7 @@ from .graph import MODEL, write_graph
 from .on_cpu import write_for_cpu
 from .opset import opset_of
 from .precision import Precision, precision_of
+from .reference import REFERENCES, choose_reference
 from .weights import Weights
 
 __all__ = ["ExportResult", "export_onnx"]
@@ -53,6 +54,7 @@ class ExportResult:
         out: its directory.
         precision: as asked for.
         parity: the figures of the comparison with torch, by ledger name.
+        reference: what computed the logits to compare with; see `reference.REFERENCES`.
         sizes: bytes of each file, by name.
         seconds: of writing the graph, and of everything.
         checked: what the further check told.
@@ -61,6 +63,7 @@ class ExportResult:
     out: Path
     precision: str
     parity: dict[str, float]
+    reference: str
     sizes: dict[str, int]
     seconds: dict[str, float]
     checked: dict[str, float | str]
@@ -127,19 +130,20 @@ def export_onnx(
             provenance["sparsity"] = sparsity
         write_json(folder / PROVENANCE, provenance)
         checked = dict(further(folder)) if further else {}
+        way = choose_reference(checkpoint)
         console.print(
-            f"{precision}: graph written in {written:.1f} s, comparing with torch", highlight=False
+            f"{precision}: graph written in {written:.1f} s, comparing with {REFERENCES[way]}",
+            highlight=False,
         )
-        figures = parity.check(folder, checkpoint, rows or _random_rows(shape, settings))
-        write_json(
-            folder / PROVENANCE,
-            provenance | {"parity": figures} | ({"checked": checked} if checked else {}),
-        )
+        figures = parity.check(folder, checkpoint, rows or _random_rows(shape, settings), way=way)
+        provenance |= {"parity": figures, "reference": way}
+        write_json(folder / PROVENANCE, provenance | ({"checked": checked} if checked else {}))
     sizes = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
     return ExportResult(
         out,
         kind.name,
         figures,
+        REFERENCES[way],
         sizes,
         {"graph": written, "total": time.perf_counter() - started},
         checked,

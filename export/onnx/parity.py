@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ...checkpoints.files import PROVENANCE
 from ...errors import ParityFailed, UsageError
 from .precision import Limits, precision_of
-from .reference import padded, reference_logits
+from .reference import Way, choose_reference, padded, reference_logits
 from .runtime import OnnxDecoder, low_bit_nodes
 
 __all__ = ["check"]
@@ -118,7 +118,11 @@ def _read(file: Path, first: int, shape: tuple[int, ...]) -> NDArray[np.float32]
 
 
 def check(
-    artifact: Path, checkpoint: Path, rows: Sequence[Sequence[int]], decode_steps: int = 8
+    artifact: Path,
+    checkpoint: Path,
+    rows: Sequence[Sequence[int]],
+    decode_steps: int = 8,
+    way: Way | None = None,
 ) -> dict[str, float]:
     """Compare an artifact with its checkpoint.
 
@@ -130,6 +134,7 @@ def check(
         checkpoint: the directory it was made from; a packed one is compared with its dequantized weights.
         rows: token ids, at least two a row.
         decode_steps: cached steps after each prefill.
+        way: how the checkpoint's logits are computed; None: as `choose_reference` says.
 
     Returns:
         `parity/` max_abs_diff (logits), kl (nats, mean over positions), top1_prefill, top1_decode (0 to 1), positions,
@@ -155,8 +160,9 @@ def check(
         prefix=".parity-", dir=artifact
     ) as folder:  # where there must be room anyway
         spill = Path(folder)
-        for number, logits in enumerate(reference_logits(checkpoint, texts)):
-            (spill / str(number)).write_bytes(logits.data)
+        expected = reference_logits(checkpoint, texts, way or choose_reference(checkpoint))
+        for number, logits in enumerate(expected):
+            (spill / str(number)).write_bytes(np.ascontiguousarray(logits).data)
         _compare(OnnxDecoder(artifact, torch.get_num_threads()), prompts, texts, spill, tally)
     linears = int(provenance["low_bit_linears"]) if precision.low_bit_here else 0
     metrics = tally.metrics() | {

@@ -1,28 +1,40 @@
-"""What torch makes of rows of tokens, read from a checkpoint one decoder layer at a time: the truth that an artifact is compared with.
+"""What torch makes of rows of tokens: the truth that an artifact is compared with.
 
-The model is transformers' own, in float32, and all rows go through a layer together; so every weight is read once, and neither the whole
-model nor the logits of more than one row are ever in memory.
+Stock transformers computes it wherever the model fits in memory: it finds the files, the names and
+the ties by itself, so that a fault of this package's own reader shows. A model that does not fit, or
+whose layers are packed, which transformers cannot run without other packages, is computed one decoder
+layer at a time by transformers' modules with weights from this package's reader.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ...checkpoints.config import quantization
 from ...checkpoints.files import read_family
 from ...checkpoints.layouts import PackedLinear, rounds_inputs
+from ...checkpoints.loading import check_names, fits_in_memory, stock_model, tied_names
 from ...checkpoints.streaming import ROWS, skeleton
 from ...errors import UsageError
 from ...models import Family
 from .weights import Weights
 
-__all__ = ["padded", "reference_logits"]
+__all__ = ["REFERENCES", "Way", "choose_reference", "padded", "reference_logits"]
+
+Way = Literal["stock", "streamed", "dequantized"]
+REFERENCES: dict[Way, str] = {
+    "stock": "stock transformers",
+    "streamed": "transformers' modules, streamed by our reader as the model does not fit in memory",
+    "dequantized": "transformers' modules with the integers dequantized by our reader",
+}
+"""What an artifact was compared with, for people."""
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -36,36 +48,44 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np
     return tokens, mask
 
 
-@torch.inference_mode()
+def choose_reference(checkpoint: Path) -> Way:
+    """How to compute the logits of a checkpoint, by its config.json and the free memory."""
+    family, config = read_family(checkpoint)
+    if quantization(config):
+        return "dequantized"
+    return "stock" if fits_in_memory(family.parameters(config)) else "streamed"
+
+
 def reference_logits(
-    checkpoint: Path, rows: Sequence[Sequence[int]]
+    checkpoint: Path, rows: Sequence[Sequence[int]], way: Way
 ) -> Iterator[NDArray[np.float32]]:
-    """The logits of each row of token ids, float32 [length, vocabulary], as torch computes them; packed layers are dequantized.
+    """The logits of each row of token ids, float32 [length, vocabulary], by torch.
 
     Raises:
         UsageError: the weights are damaged, or not those of config.json.
     """
+    return _stock_logits(checkpoint, rows) if way == "stock" else _own_logits(checkpoint, rows)
+
+
+@torch.inference_mode()
+def _stock_logits(checkpoint: Path, rows: Sequence[Sequence[int]]) -> Iterator[NDArray[np.float32]]:
+    model = stock_model(checkpoint)
+    for row in rows:
+        yield model(input_ids=torch.tensor([row]), use_cache=False).logits[0].numpy()
+
+
+@torch.inference_mode()
+def _own_logits(checkpoint: Path, rows: Sequence[Sequence[int]]) -> Iterator[NDArray[np.float32]]:
     family, config = read_family(checkpoint)
     weights, model = Weights(checkpoint, config), skeleton(checkpoint)
-    _check_names(checkpoint, weights, model)
+    wanted, have = set(model.state_dict()), weights.state_names()
+    check_names(checkpoint, wanted - have - tied_names(model), have - wanted)
     tokens, mask = padded(rows)
     hidden = _hidden(model, family, weights, torch.from_numpy(tokens), torch.from_numpy(mask))
     own = not family.shape(config).tied and f"{family.head}.weight" in weights.state_names()
     head = _Table(weights, family.head if own else family.embedding)
     for row, states in zip(rows, hidden, strict=True):
         yield torch.cat([states[-len(row) :] @ part.t() for part in head.parts()], 1).numpy()
-
-
-def _check_names(checkpoint: Path, weights: Weights, model: Any) -> None:
-    wanted, have = set(model.state_dict()), weights.state_names()
-    tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
-    missing, unexpected = sorted(wanted - have - tied), sorted(have - wanted)
-    if missing or unexpected:
-        what = f"missing {missing[:3]}" if missing else f"unexpected {unexpected[:3]}"
-        raise UsageError(
-            f"{checkpoint}: the weights do not match config.json: {what}",
-            "restore the model directory",
-        )
 
 
 class _Table:

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors, read one at a time while a graph is written, whether they are floating point or packed."""
+"""A checkpoint's tensors, floating-point or packed, read one at a time for an exporter."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...checkpoints.files import finite
+from ...checkpoints.files import read_stored, stored_tensors
 from ...checkpoints.layouts import PackedLinear, layout_of
 from ...errors import UsageError
 
@@ -17,9 +16,9 @@ __all__ = ["Weights"]
 
 
 class Weights:
-    """Lazy access to the safetensors of a checkpoint; nothing is kept after it was returned.
+    """Lazy access to the tensors of a checkpoint; nothing is kept after it was returned.
 
-    A file is opened again for each tensor: what has been read counts as memory of the process for as long as its file is open.
+    A file is opened again for each tensor: what was read stays in memory until its file is closed.
 
     Args:
         path: the checkpoint directory.
@@ -32,23 +31,10 @@ class Weights:
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self._path = path
         self._layout, self._block = layout_of(config, str(path)), config.get("quantization_config")
-        self._files: dict[str, Path] = {}
-        files = sorted(path.glob("*.safetensors"))
-        if not files:
-            raise UsageError(
-                f"{path}: no .safetensors weights", "convert the model: model.save_pretrained(DIR)"
-            )
-        for file in files:
-            try:
-                with safe_open(file, framework="pt") as handle:
-                    self._files |= dict.fromkeys(handle.keys(), file)
-            except (SafetensorError, OSError) as error:
-                raise UsageError(
-                    f"{file}: damaged or truncated: {error}", "copy or download the file again"
-                ) from error
+        self._stored = stored_tensors(path)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._files
+        return key in self._stored
 
     def tensor(self, key: str) -> Tensor:
         """One tensor as it is stored.
@@ -56,32 +42,25 @@ class Weights:
         Raises:
             UsageError: it is not there, damaged, or holds NaN or infinity.
         """
-        if key not in self._files:
+        if key not in self._stored:
             raise UsageError(
                 f"{self._path}: tensor `{key}` is missing", "restore the weights of the model"
             )
-        try:
-            with safe_open(self._files[key], framework="pt") as handle:
-                tensor: Tensor = handle.get_tensor(key)
-        except (SafetensorError, OSError) as error:
-            raise UsageError(
-                f"{self._path}: `{key}` cannot be read: {error}", "copy or download the file again"
-            ) from error
-        return finite(self._path, key, tensor)
+        return read_stored(self._path, key, self._stored[key])
 
     def state_names(self) -> set[str]:
         """The keys of a model's state that the checkpoint has weights for, packed or not."""
-        packed = self._layout.names(self._files) if self._layout else []
+        packed = self._layout.names(self._stored) if self._layout else []
         parts = (
             {f"{module}.{part}" for module in packed for part in self._layout.parts}
             if self._layout
             else set[str]()
         )
-        return self._files.keys() - parts | {f"{module}.weight" for module in packed}
+        return self._stored.keys() - parts | {f"{module}.weight" for module in packed}
 
     def is_packed(self, module: str) -> bool:
         """Whether a linear layer is stored as packed integers."""
-        return self._layout is not None and f"{module}.{self._layout.marker}" in self._files
+        return self._layout is not None and f"{module}.{self._layout.marker}" in self._stored
 
     def packed(self, module: str) -> PackedLinear:
         """The integers and scales of a packed linear layer."""
@@ -89,7 +68,7 @@ class Weights:
         parts = {
             part: self.tensor(f"{module}.{part}")
             for part in self._layout.parts
-            if f"{module}.{part}" in self._files
+            if f"{module}.{part}" in self._stored
         }
         return self._layout.read(parts, self._layout.scheme(self._block, module), module)
 
@@ -103,4 +82,4 @@ class Weights:
 
     def vector(self, key: str) -> Tensor | None:
         """A norm's weight or a bias in float32, or None where the model has none."""
-        return self.tensor(key).float() if key in self._files else None
+        return self.tensor(key).float() if key in self._stored else None

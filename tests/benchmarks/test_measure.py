@@ -1,4 +1,4 @@
-"""What a measurement keeps of its samples: in the order of rows and problems, and in agreement with the metrics."""
+"""The samples of a measurement: in the order of rows and problems, and equal to the metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgewright.data.packing import IGNORE, Encoded
 
 
 def test_windows_are_kept_in_the_order_of_the_rows(make_model) -> None:
-    """Batches go by length, and samples must not, or two sides that batch otherwise would be paired wrongly."""
+    """Batches are sorted by length. Samples must not be, or two sides would be paired wrongly."""
     backend = open_backend(make_model("llama"), "cpu")
     texts = [
         [(7 * i + k) % 500 + 5 for k in range(length)]

@@ -77,13 +77,10 @@ def step(
     }
 
 
-def make_ledger() -> dict[str, Any]:
-    dice = random.Random(7)
-    importance = [[round(dice.random() ** 3, 4) for _ in range(12)] for _ in range(8)]
-    pruned = [sorted(range(12), key=layer.__getitem__)[:3] for layer in importance]
-    hidden = [2.5 * 0.97**i + 0.05 * dice.random() + 0.02 for i in range(100)]
-    logits = [0.8 * 0.995**i + 0.08 * dice.random() for i in range(1000)]
-    modules = {
+def made_modules() -> dict[str, dict[str, float]]:
+    """Quantization errors of two linear layers in each of eight decoder layers."""
+    dice = random.Random(8)
+    return {
         f"model.layers.{i}.{m}": {
             "error": 0.001 * (i + 1) * (1 + dice.random()),
             "rtn_error": 0.0021 * (i + 1),
@@ -91,6 +88,16 @@ def make_ledger() -> dict[str, Any]:
         for i in range(8)
         for m in ("self_attn.q_proj", "mlp.down_proj")
     }
+
+
+def made_steps() -> list[dict[str, Any]]:
+    """A baseline, a pruned, a distilled, a quantized and an exported model."""
+    dice = random.Random(7)
+    importance = [[round(dice.random() ** 3, 4) for _ in range(12)] for _ in range(8)]
+    pruned = [sorted(range(12), key=layer.__getitem__)[:3] for layer in importance]
+    hidden = [2.5 * 0.97**i + 0.05 * dice.random() + 0.02 for i in range(100)]
+    logits = [0.8 * 0.995**i + 0.08 * dice.random() for i in range(1000)]
+    modules = made_modules()
     parity = {
         "parity/max_abs_diff": 0.0121,
         "parity/kl": 3.2e-06,
@@ -100,6 +107,81 @@ def make_ledger() -> dict[str, Any]:
         "parity/decode_steps": 8,
         "parity/low_bit_nodes": 57.0,
     }
+    return [
+        step("baseline", "baseline", metrics(0.97, 0.0, 81.2, 12_850_000, 3_212_345)),
+        step(
+            "prune",
+            "prune",
+            metrics(0.62, 0.31, 96.4, 9_650_000, 2_409_000),
+            {"head_importance": importance, "pruned_heads": pruned},
+        ),
+        step(
+            "distill",
+            "distill",
+            metrics(0.955, 0.02, 96.9, 9_650_000, 2_409_000),
+            {"loss": {"hidden": hidden, "logits": logits}},
+        ),
+        step(
+            "quantize",
+            "quantize",
+            metrics(0.95, 0.03, 91.0, 2_310_000, 2_409_000),
+            {"modules": modules},
+        ),
+        step(
+            "export-int4",
+            "export",
+            metrics(0.95, 0.031, 214.7, 2_400_000, 2_409_000),
+            {"parity": parity},
+            backend="onnx",
+        ),
+    ]
+
+
+def made_gate() -> dict[str, Any]:
+    """A gate with a check of an older version, an inconclusive one, and one that failed."""
+    return {
+        "verdict": "fail",
+        "candidate": "export-int4",
+        "baseline": "baseline",
+        "checks": [
+            {
+                "metric": "accuracy/reasoning",
+                "baseline": 0.97,
+                "candidate": 0.95,
+                "limit": "ratio >= 0.92",
+                "observed": 0.979381,
+                "passed": True,
+            },
+            {
+                "metric": "accuracy/copying",
+                "baseline": 0.92,
+                "candidate": 0.9,
+                "limit": "drop <= 0.01",
+                "observed": 0.02,
+                "verdict": "inconclusive",
+                "interval": [-0.005, 0.045],
+                "samples": 200,
+                "samples_needed": 3391,
+                "note": "",
+            },
+            {
+                "metric": "decode_tok_s/p50",
+                "baseline": 81.2,
+                "candidate": 214.7,
+                "limit": "ratio >= 3",
+                "observed": 2.644,
+                "verdict": "fail",
+                "interval": None,
+                "samples": None,
+                "samples_needed": None,
+                "note": "",
+            },
+        ],
+    }
+
+
+def made_plan() -> dict[str, Any]:
+    """A plan in which one step fits and one does not."""
     row = {
         "step": "export-int4",
         "precision": "int4",
@@ -118,6 +200,11 @@ def make_ledger() -> dict[str, Any]:
     unfit["violations"] = [
         "9.3 GB of weights, cache and runtime do not fit into the 6.2 GB that the system leaves"
     ]
+    return {"target": "jetson-orin-nano-8gb", "rows": [unfit, row]}
+
+
+def make_ledger() -> dict[str, Any]:
+    """The ledger of a finished run."""
     return {
         "schema": 1,
         "edgewright": "0.1.0",
@@ -134,74 +221,9 @@ def make_ledger() -> dict[str, Any]:
             "cpu": "Example CPU @ 2.0 GHz",
             "os": {"name": "Linux"},
         },
-        "steps": [
-            step("baseline", "baseline", metrics(0.97, 0.0, 81.2, 12_850_000, 3_212_345)),
-            step(
-                "prune",
-                "prune",
-                metrics(0.62, 0.31, 96.4, 9_650_000, 2_409_000),
-                {"head_importance": importance, "pruned_heads": pruned},
-            ),
-            step(
-                "distill",
-                "distill",
-                metrics(0.955, 0.02, 96.9, 9_650_000, 2_409_000),
-                {"loss": {"hidden": hidden, "logits": logits}},
-            ),
-            step(
-                "quantize",
-                "quantize",
-                metrics(0.95, 0.03, 91.0, 2_310_000, 2_409_000),
-                {"modules": modules},
-            ),
-            step(
-                "export-int4",
-                "export",
-                metrics(0.95, 0.031, 214.7, 2_400_000, 2_409_000),
-                {"parity": parity},
-                backend="onnx",
-            ),
-        ],
-        "gate": {
-            "verdict": "fail",
-            "candidate": "export-int4",
-            "baseline": "baseline",
-            "checks": [
-                {
-                    "metric": "accuracy/reasoning",
-                    "baseline": 0.97,
-                    "candidate": 0.95,
-                    "limit": "ratio >= 0.92",
-                    "observed": 0.979381,
-                    "passed": True,
-                },
-                {
-                    "metric": "accuracy/copying",
-                    "baseline": 0.92,
-                    "candidate": 0.9,
-                    "limit": "drop <= 0.01",
-                    "observed": 0.02,
-                    "verdict": "inconclusive",
-                    "interval": [-0.005, 0.045],
-                    "samples": 200,
-                    "samples_needed": 3391,
-                    "note": "",
-                },
-                {
-                    "metric": "decode_tok_s/p50",
-                    "baseline": 81.2,
-                    "candidate": 214.7,
-                    "limit": "ratio >= 3",
-                    "observed": 2.644,
-                    "verdict": "fail",
-                    "interval": None,
-                    "samples": None,
-                    "samples_needed": None,
-                    "note": "",
-                },
-            ],
-        },
-        "plan": {"target": "jetson-orin-nano-8gb", "rows": [unfit, row]},
+        "steps": made_steps(),
+        "gate": made_gate(),
+        "plan": made_plan(),
     }
 
 

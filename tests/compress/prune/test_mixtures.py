@@ -214,7 +214,8 @@ def test_a_packed_mixture_of_another_tool_is_refused(
 ) -> None:
     """One whose experts round their inputs cannot be run here; none can be pruned."""
     source = copy_model("qwen3_moe")
-    state, name = read_state(source), "model.layers.1.mlp.experts.0.up_proj"
+    config, state = read_config(source), read_state(source)
+    name = "model.layers.1.mlp.experts.0.up_proj"
     state |= {
         f"{name}.{part}": tensor
         for part, tensor in CompressedTensors()
@@ -223,9 +224,7 @@ def test_a_packed_mixture_of_another_tool_is_refused(
     }
     save_file(state, source / "model.safetensors", metadata={"format": "pt"})
     block = CompressedTensors().config(Scheme(8, -1), 0.0)
-    (source / "config.json").write_text(
-        json.dumps(read_config(source) | {"quantization_config": block})
-    )
+    (source / "config.json").write_text(json.dumps(config | {"quantization_config": block}))
     with pytest.raises(Refused, match=rf"{name}: experts whose inputs are rounded"):
         load_model(source)
     with pytest.raises(Refused, match="quantized already"):

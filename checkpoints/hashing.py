@@ -1,0 +1,56 @@
+"""What a directory holds: hashes of its files, the bytes of its weights, and where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from .config import read_json
+from .inventory import INDEX, WEIGHTS, weight_files
+
+__all__ = ["CARD", "PROVENANCE", "content_hash", "file_hash", "read_provenance", "weight_bytes"]
+
+PROVENANCE = "edgewright.json"
+CARD = "README.md"
+"""The model card: what was measured on a directory, which is no part of what it holds."""
+WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".data", ".gguf", ".engine")
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """What `edgewright.json` of a directory says; empty where edgewright did not write it.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    file = path / PROVENANCE
+    return read_json(file) if file.is_file() else {}
+
+
+def content_hash(path: Path, skip: str = "") -> str:
+    """sha256 over names and bytes of all files below a directory but `skip` and the model card."""
+    digest = hashlib.sha256()
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name not in (skip, CARD))
+    for file in files:
+        digest.update(
+            file.relative_to(path).as_posix().encode() + b"\0" + bytes.fromhex(file_hash(file))
+        )
+    return digest.hexdigest()
+
+
+def file_hash(file: Path) -> str:
+    """sha256 of a file's bytes."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def weight_bytes(path: Path) -> int:
+    """Bytes of the weights in a directory: a checkpoint's own files, or all of an artifact's.
+
+    Raises:
+        UsageError: files that the index of a checkpoint names are missing.
+    """
+    if (path / WEIGHTS).is_file() or (path / INDEX).is_file():
+        return sum(file.stat().st_size for file in weight_files(path))
+    files = (p for p in path.rglob("*") if p.is_file() and p.suffix in WEIGHT_SUFFIXES)
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,252 @@
+"""Which stored tensors are the model: decided here once, as stock transformers decides it.
+
+Files: `transformers_weights` of config.json if it names one, else `model.safetensors`, else the
+shards that `model.safetensors.index.json` names. transformers 5 looks in this order
+(`modeling_utils._get_resolved_checkpoint_files`); no other file in the directory counts.
+
+Tensors: all in these files, but for buffers that transformers computes anew, and for a head that
+repeats the embedding it is tied to. Torch is not imported, so that plans can ask.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from ..errors import Refused, UsageError
+from ..models import FAMILIES, Family
+
+__all__ = ["Inventory", "StoredTensor", "inventory", "is_buffer", "opened", "weight_files"]
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+BUFFERS = re.compile(
+    r"rotary_emb\.(\w*inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$"
+    r"|\.(attn|attention|self_attn)\.(masked_bias|causal_mask)$"
+)
+"""What older releases of transformers stored and newer ones compute."""
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Floating-point types of weights: the name in safetensors -> the name in config.json."""
+SCALES = ("scales", "weight_scale", "input_scale", "pre_quant_scale")
+"""Floating-point parts of packed layers, whose type is the layout's and not the model's."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor of the model is, and what it is.
+
+    Attributes:
+        file: the safetensors file.
+        name: its name there; the model's own, unless the embedding is stored as the head.
+        dtype: its type as safetensors names it, as in `BF16`.
+        shape: its sizes.
+    """
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        size = 1
+        for length in self.shape:
+            size *= length
+        return size
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The tensors of a checkpoint.
+
+    Attributes:
+        tensors: by the name that the model has for them, file by file in the order of the files.
+        own_head: whether there is a head of its own though config.json ties it to the embedding.
+        dtype: the floating-point type of most values, e.g. `bfloat16`; None: there are none.
+    """
+
+    tensors: Mapping[str, StoredTensor] = field(default_factory=dict[str, StoredTensor])
+    own_head: bool = False
+    dtype: str | None = None
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files that hold a checkpoint's weights.
+
+    Raises:
+        UsageError: there are none, the index is broken, or a file that it names is missing.
+    """
+    named = _named_by_config(path)
+    single, index = path / (named or WEIGHTS), path / INDEX
+    if named and named.endswith(".index.json"):
+        index = path / named
+    elif single.is_file():
+        return [single]
+    elif named:
+        raise UsageError(
+            f"{path}: no {named}, which config.json names", "copy or download what is missing"
+        )
+    if not index.is_file():
+        raise UsageError(
+            f"{path}: no .safetensors weights", "convert the model: model.save_pretrained(DIR)"
+        )
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{index}: not an index of weights: {error}", "copy or download the file again"
+        ) from error
+    if missing := [name for name in names if not (path / name).is_file()]:
+        raise UsageError(
+            f"{path}: {', '.join(missing)} missing, which the index names",
+            "copy or download what is missing",
+        )
+    return [path / name for name in names]
+
+
+def _named_by_config(path: Path) -> str | None:
+    """The file of weights that config.json names, which must be in the same directory."""
+    try:
+        named = json.loads((path / "config.json").read_text()).get("transformers_weights")
+    except (OSError, ValueError, AttributeError):
+        return None  # whoever reads the config says what is wrong with it
+    if named is None:
+        return None
+    known = str(named).endswith((".safetensors", ".safetensors.index.json"))
+    if not known or Path(str(named)).name != str(named):
+        raise UsageError(
+            f"{path}/config.json: transformers_weights is `{named}`, and not a safetensors file "
+            "in this directory",
+            "name a file in the directory, or remove the entry",
+        )
+    return str(named)
+
+
+@contextmanager
+def opened(file: Path, framework: str = "pt") -> Iterator[Any]:
+    """A safetensors file, mapped until it is closed and nothing that was read from it is left.
+
+    Raises:
+        UsageError: it is damaged or cannot be read.
+    """
+    try:
+        with safe_open(file, framework=framework) as handle:  # pyright: ignore[reportArgumentType]
+            yield handle
+    except (SafetensorError, OSError) as error:
+        raise UsageError(
+            f"{file}: damaged or truncated: {error}", "copy or download the file again"
+        ) from error
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a stored tensor is a buffer, which transformers ignores and computes anew."""
+    return BUFFERS.search(name) is not None
+
+
+def inventory(path: Path, config: Mapping[str, Any]) -> Inventory:
+    """The tensors of the model in a directory.
+
+    Args:
+        path: the checkpoint.
+        config: its config.json as it is in the file.
+
+    Raises:
+        UsageError: there are no weights, or a file is damaged or missing.
+        Refused: weights are stored as integers or in 8 bits, and config.json names no quantization.
+    """
+    family = FAMILIES.get(str(config.get("model_type"))) or next(iter(FAMILIES.values()))
+    stored = dict(_stored(_signature(path)))
+    block = config.get("quantization_config")
+    if not block:
+        _check_types(path, stored)
+    tied = bool(family.completed(config).get("tie_word_embeddings"))
+    own_head = tied and not _merge_tied(stored, family, _signature(path))
+    counts: dict[str, int] = {}
+    for name, tensor in stored.items():
+        if tensor.dtype in FLOATS and not name.endswith(SCALES):
+            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.size
+    most = max(counts, key=lambda code: counts[code], default=None)
+    return Inventory(stored, own_head, FLOATS[most] if most else None)
+
+
+def _check_types(path: Path, stored: Mapping[str, StoredTensor]) -> None:
+    for name, tensor in stored.items():
+        if name.endswith(".weight") and tensor.dtype not in FLOATS:
+            raise Refused(
+                f"{path}: tensor `{name}` is in {tensor.dtype}, "
+                "and config.json names no quantization",
+                "use the floating-point checkpoint, or restore the quantization_config",
+            )
+
+
+def _merge_tied(stored: dict[str, StoredTensor], family: Family, signature: Signature) -> bool:
+    """Whether a head that config.json calls tied is tied, as transformers 5 judges.
+
+    An absent head is tied. One that equals the embedding is tied, and dropped from `stored`. One
+    with other values is not tied. If the embedding is absent, the stored head takes its place.
+    """
+    embedding, head = f"{family.embedding}.weight", f"{family.head}.weight"
+    if f"{family.head}.qweight" in stored:
+        return False
+    if head not in stored:
+        return True
+    if embedding in stored:
+        if not _equal(signature, stored[embedding], stored[head]):
+            return False
+        del stored[head]
+    elif f"{family.embedding}.qweight" in stored:
+        return False
+    else:
+        renamed = {embedding if name == head else name: t for name, t in stored.items()}
+        stored.clear()
+        stored.update(renamed)
+    return True
+
+
+Signature = tuple[tuple[Path, int, int], ...]
+"""The weight files with the times and sizes that tell whether they have changed."""
+
+
+def _signature(path: Path) -> Signature:
+    stats = [(file, file.stat()) for file in weight_files(path)]
+    return tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in stats)
+
+
+@lru_cache(maxsize=16)
+def _stored(signature: Signature) -> Mapping[str, StoredTensor]:
+    """Everything in the files but buffers."""
+    found: dict[str, StoredTensor] = {}
+    for file, _, _ in signature:
+        with opened(file, "numpy") as handle:
+            names = handle.keys()
+            for name in names:
+                if not is_buffer(name):
+                    part = handle.get_slice(name)
+                    shape = tuple(part.get_shape())
+                    found[name] = StoredTensor(file, name, str(part.get_dtype()), shape)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _equal(signature: Signature, one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two stored tensors have equal values; compared in parts, once per signature."""
+    import torch  # late: a plan needs it only for a head that config.json says is not there
+
+    if one.shape != other.shape:
+        return False
+    step = max(1, (1 << 22) // max(1, one.size // max(1, one.shape[0])))
+    with opened(one.file) as first, opened(other.file) as second:
+        a, b = first.get_slice(one.name), second.get_slice(other.name)
+        return all(
+            torch.equal(a[begin : begin + step].double(), b[begin : begin + step].double())
+            for begin in range(0, one.shape[0], step)
+        )
