@@ -1,4 +1,4 @@
-"""The iterative schedule: how a cut is spread, what is measured on what, which round is kept, and runs that are killed."""
+"""Iterative pruning: how a cut is spread, held-out rows, the round kept, and killed runs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ GEMMA_1B = {
 
 
 def walk(config: dict[str, Any], cuts: list[PruneOptions]) -> list[tuple[int, int, int]]:
-    """Heads, neurons and layers after every cut, by the functions that the prune step itself uses."""
+    """Heads, neurons and layers after every cut, by the functions of the prune step."""
     sizes = []
     for cut in cuts:
         model = architecture(config)

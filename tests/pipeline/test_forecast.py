@@ -16,7 +16,7 @@ from edgewright.targets import load_target, target_names
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QWEN_3B, DEEPSEEK_7B = "qwen2.5-3b", "deepseek-r1-distill-qwen-7b"
-# Linear layers (q, o; k, v; gate, up, down), then embedding, head, norms and biases, counted by hand.
+# Counted by hand: linear layers (q, o; k, v; gate, up, down), embedding, head, norms, biases.
 LINEARS = {
     QWEN_3B: 36 * (2 * 2048 * 2048 + 2 * 256 * 2048 + 3 * 11008 * 2048),
     DEEPSEEK_7B: 28 * (2 * 3584 * 3584 + 2 * 512 * 3584 + 3 * 18944 * 3584),
@@ -105,7 +105,8 @@ def test_a_plan_does_not_import_torch(model: Path) -> None:
         "import sys, time; from edgewright.cli import app\n"
         f"try: app(['plan', {str(model)!r}, '--target', 'all', '--json'])\n"
         "except SystemExit as end: assert not end.code, end.code\n"
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules; assert time.process_time() < 2, time.process_time()"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules; "
+        "assert time.process_time() < 2, time.process_time()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -21,8 +21,10 @@ from edgewright.targets.roofline import load_fit
 
 MODES = {AGX: "MAXN", NX: "40W", NANO: "15W"}
 PUBLISHED = [
-    # TensorRT-Edge-LLM 0.9.0, INT4, batch 1, answers to ~60 tokens: model, target, decode tokens a second
-    # https://nvidia.github.io/TensorRT-Edge-LLM/0.9.1/user_guide/performance/performance-benchmarks.html
+    # TensorRT-Edge-LLM 0.9.0, INT4, batch 1, answers of ~60 tokens:
+    # model, target, decode tokens per second
+    # https://nvidia.github.io/TensorRT-Edge-LLM/0.9.1/
+    # user_guide/performance/performance-benchmarks.html
     ("0.6B", AGX, 186.4),
     ("1.7B", AGX, 98.6),
     ("4B", AGX, 53.1),
@@ -35,8 +37,10 @@ PUBLISHED = [
     ("1.7B", NANO, 37.4),
 ]
 LATER = [
-    # Version 0.10.0, which the fit has not seen, with 2,048 tokens in the cache: decode tokens a second, prefill ms
-    # https://nvidia.github.io/TensorRT-Edge-LLM/0.10.0/user_guide/performance/performance-benchmarks.html
+    # Version 0.10.0, which the fit has not seen, with 2,048 tokens in the cache:
+    # decode tokens per second, prefill ms
+    # https://nvidia.github.io/TensorRT-Edge-LLM/0.10.0/
+    # user_guide/performance/performance-benchmarks.html
     ("0.6B", AGX, 162.5, 118.5),
     ("0.6B", NX, 98.9, 269),
     ("0.6B", NANO, 61.0, 445),
@@ -73,7 +77,8 @@ def test_a_later_release_that_the_fit_has_not_seen_is_predicted() -> None:
 
 
 def test_published_memory_is_predicted() -> None:
-    # Same tables: peak GPU memory in MB at batch 1; they do not state how much cache was reserved, the fit found 2,560 tokens.
+    # Same tables: peak GPU memory in MB at batch 1. They do not state the size of the cache;
+    # the fit found 2,560 tokens.
     for size, name, peak in (
         ("0.6B", AGX, 1931),
         ("1.7B", NANO, 3234),
@@ -148,7 +153,7 @@ def test_the_band_widens_where_nothing_was_measured() -> None:
 def test_engines_are_checked_and_the_prompt_is_cut_to_the_context() -> None:
     target = load_target(NANO)
     assert engines(target)[0] == "edge-llm"
-    # `other` is what all engines share, and 1-bit kernels take weights that no precision of ours has
+    # all engines share `other`; 1-bit kernels take weights that no precision of ours has
     assert set(engines(target)) | {"onnxruntime", "other", "llama.cpp-lowbit"} == set(
         load_fit().engines
     )

@@ -1,4 +1,4 @@
-"""Budgets and thresholds: the least that meets the budget goes, and what cannot be met or removes nothing is refused."""
+"""Budgets and thresholds: the smallest cut that meets the budget, or a refusal."""
 
 from __future__ import annotations
 
@@ -134,7 +134,8 @@ def test_in_a_recipe(make_model: MakeModel, text_file: Path, tmp_path: Path) -> 
     recipe.write_text(
         f"model: {source}\ncalibration: {{source: 'text:{text_file}', samples: 4, seq_len: 32}}\n"
         f"evaluate: {{perplexity: ['text:{text_file}'], windows: 2, seq_len: 32, latency: null}}\n"
-        f"steps:\n  - {{kind: prune, criterion: magnitude, budget: {{parameters: {int(before * 0.8)}}}}}\n"
+        "steps:\n  - {kind: prune, criterion: magnitude, "
+        f"budget: {{parameters: {int(before * 0.8)}}}}}\n"
     )
     ledger = run_recipe(load_recipe(recipe), tmp_path / "run")
     (step,) = [s for s in ledger["steps"] if s["name"] == "prune"]

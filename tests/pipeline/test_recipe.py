@@ -1,4 +1,4 @@
-"""Recipes: the shipped ones hold, and a wrong one is told everything that is wrong with it, line by line."""
+"""Recipes: the shipped ones are valid, and a wrong one gets all its errors, line by line."""
 
 from __future__ import annotations
 
@@ -106,7 +106,8 @@ def test_traces_stand_where_data_is_named(tmp_path: Path) -> None:
         traces: {prompts: "builtin:reasoning", chains: 4}
         evaluate: {perplexity: [traces, "text:a.txt"]}
         steps:
-          - {kind: distill, stages: [{loss: logits, steps: 1}, {loss: labels, steps: 1, data: traces}]}
+          - kind: distill
+            stages: [{loss: logits, steps: 1}, {loss: labels, steps: 1, data: traces}]
           - {kind: iterate, prune: {ffn: 0.5}, recover: {data: traces}}
         """
     recipe = load_recipe(write(tmp_path, text))
@@ -115,10 +116,10 @@ def test_traces_stand_where_data_is_named(tmp_path: Path) -> None:
     assert (first.data, [stage.data for stage in first.stages]) == (
         "builtin:reasoning",
         [None, "jsonl:t.jsonl"],
-    )  # type: ignore[union-attr]
-    assert second.recover.data == found.calibration.source == "jsonl:t.jsonl"  # type: ignore[union-attr]
+    )
+    assert second.recover.data == found.calibration.source == "jsonl:t.jsonl"
     assert found.evaluate.perplexity == ("jsonl:t.jsonl", "text:a.txt")
-    assert recipe.steps[1].recover.data == "traces"  # type: ignore[union-attr]
+    assert recipe.steps[1].recover.data == "traces"
     refused(tmp_path, text.replace("traces: {prompts", "notraces: {prompts"))
     for line in ("calibration: {source: traces}", "evaluate: {perplexity: [traces]}"):
         assert "nothing makes them" in str(
@@ -146,7 +147,7 @@ def test_demo() -> None:
         "quantize",
         "distill",
     ]
-    student = recipe.steps[1].student  # type: ignore[union-attr]
+    student = recipe.steps[1].student
     assert isinstance(student, StudentFrom)
     assert (student.source, student.ffn) == ("prune", 0.75)
     assert recipe.gate is not None
@@ -230,7 +231,8 @@ def test_five_mistakes_are_reported_together(tmp_path: Path) -> None:
             "`gate.confidence`: Input should be less than 1",
         ),
         (
-            "steps:\n  - kind: distill\n    stages:\n      - {loss: hidden, steps: 5}\n      - {steps: 0}\n",
+            "steps:\n  - kind: distill\n    stages:\n"
+            "      - {loss: hidden, steps: 5}\n      - {steps: 0}\n",
             5,
             "greater than 0",
         ),
@@ -309,7 +311,7 @@ def test_overrides(override: str, path: tuple[Any, ...], value: Any, tmp_path: P
 
 def test_overrides_add_up_in_order(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, GOOD), ["seed=1", "seed=2", "steps.four.bits=8"])
-    assert (recipe.seed, recipe.steps[1].bits) == (2, 8)  # type: ignore[union-attr]
+    assert (recipe.seed, recipe.steps[1].bits) == (2, 8)
 
 
 @pytest.mark.parametrize(
@@ -335,4 +337,4 @@ def test_bad_overrides(override: str, what: str, tmp_path: Path) -> None:
 def test_numbers_that_yaml_takes_for_text(tmp_path: Path) -> None:
     """YAML 1.1 reads 1e-3 as text; it must not become another learning rate in silence."""
     text = "steps:\n  - kind: distill\n    stages:\n      - {loss: logits, steps: 5, lr: 1e-3}\n"
-    assert load_recipe(write(tmp_path, text)).steps[0].stages[0].lr == 0.001  # type: ignore[union-attr]
+    assert load_recipe(write(tmp_path, text)).steps[0].stages[0].lr == 0.001

@@ -1,4 +1,4 @@
-"""The whole chain on a small Llama-style model: real steps, real files, reuse, altered files, and runs that are killed."""
+"""The whole chain on a small Llama model: real steps, reuse, altered files, killed runs."""
 
 from __future__ import annotations
 
@@ -151,8 +151,10 @@ def test_checkpoints_load_without_edgewright(finished):
         "import sys, torch\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
         "for path in sys.argv[1:]:\n"
-        "    model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)\n"
-        "    out = model.generate(**tokenizer('1+1', return_tensors='pt'), max_new_tokens=4, do_sample=False)\n"
+        "    model = AutoModelForCausalLM.from_pretrained(path)\n"
+        "    tokenizer = AutoTokenizer.from_pretrained(path)\n"
+        "    inputs = tokenizer('1+1', return_tensors='pt')\n"
+        "    out = model.generate(**inputs, max_new_tokens=4, do_sample=False)\n"
         "    assert out.shape[1] > 3\n"
         "assert not any(name.startswith('edgewright') for name in sys.modules)\n"
     )
