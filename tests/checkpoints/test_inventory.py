@@ -35,8 +35,8 @@ from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError
 from edgewright.export.onnx.reference import reference_logits
 from edgewright.export.onnx.weights import Weights
-from edgewright.pipeline.forecast import initial
 from edgewright.steps.context import StepContext
+from edgewright.steps.state import checkpoint_state
 
 MakeModel = Callable[..., Path]
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -176,7 +176,7 @@ def test_all_readers_tie_what_transformers_ties(
     assert bool(load_settings(folder).tie_word_embeddings) == (not own)
     assert (HEAD in read_state(folder)) == own
     assert found.parameters(config) == sum(t.numel() for t in read_state(folder).values())
-    assert initial(folder).parameters == found.parameters(config)
+    assert checkpoint_state(folder).parameters == found.parameters(config)
 
 
 @pytest.mark.parametrize("family", TIED)
@@ -221,7 +221,9 @@ def test_the_tensors_say_their_type(
     if said:
         configure(folder, dtype=said)
     assert stored_dtype(read_config(folder)) is getattr(torch, dtype)
-    assert initial(folder).precision == {"bfloat16": "bf16", "float16": "fp16"}.get(dtype, "fp32")
+    assert checkpoint_state(folder).precision == {"bfloat16": "bf16", "float16": "fp16"}.get(
+        dtype, "fp32"
+    )
     quantize(QuantizeOptions(method="rtn", group_size=32), folder, tmp_path / "out", context)
     assert read_state(tmp_path / "out")[EMBEDDING].dtype is getattr(torch, dtype)
     assert stored_dtype(read_config(tmp_path / "out")) is getattr(torch, dtype)
@@ -241,7 +243,7 @@ def test_weights_that_stand_for_other_values_are_refused(
     folder = copy_model("llama")
     name = "model.layers.1.mlp.up_proj.weight"
     rewrite(folder, lambda state: state.update({name: state[name].to(dtype)}))
-    for read in (read_config, read_state, load_model, initial):
+    for read in (read_config, read_state, load_model, checkpoint_state):
         with pytest.raises(Refused, match=rf"`{name}` is in .8.*names no quantization"):
             read(folder)
 

@@ -180,7 +180,16 @@ def test_what_is_made_has_them_too(
         (folder / name).write_bytes(content)
     data = ("--calibration", f"text:{text_file}", "--seq-len", 32)
     few = (*data, "--samples", 2)
-    learn = ("--teacher", folder, "--data", f"text:{text_file}", "--seq-len", 32, "--logit-steps", 1)
+    learn = (
+        "--teacher",
+        folder,
+        "--data",
+        f"text:{text_file}",
+        "--seq-len",
+        32,
+        "--logit-steps",
+        1,
+    )
     verbs = {
         "prune": ("prune", folder, "--ffn", 0.5, "--criterion", "magnitude", *few),
         "quantize": ("quantize", folder, "--method", "rtn", "--group-size", 32, *few),

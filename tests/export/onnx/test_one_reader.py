@@ -23,7 +23,8 @@ from edgewright.export.gguf.writer import export_gguf
 from edgewright.export.onnx import export as export_module
 from edgewright.export.onnx.export import export_onnx
 from edgewright.export.onnx.runtime import OnnxDecoder
-from edgewright.export.step import ExportOptions, export
+from edgewright.export.options import ExportOptions
+from edgewright.export.runner import export
 from edgewright.export.triton.repository import export_triton
 from edgewright.steps.context import StepContext
 
