@@ -29,8 +29,8 @@ __all__ = ["Inventory", "StoredTensor", "inventory", "is_buffer", "opened", "wei
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 BUFFERS = re.compile(
-    r"rotary_emb\.(\w*inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$"
-    r"|\.(attn|attention|self_attn)\.(masked_bias|causal_mask)$"
+    r"rotary_emb\.(\w*inv_freq|cos_cached|sin_cached)$"
+    r"|(^|\.)position_ids$|\.(masked_bias|causal_mask)$"
 )
 """What older releases of transformers stored and newer ones compute."""
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

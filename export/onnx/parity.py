@@ -156,13 +156,10 @@ def check(
         rows = [row[: max(2, window - decode_steps)] for row in rows]
     prompts, tally = _prompts(rows), _Tally(precision.limits.tie)
     texts = [prompt + np.resize(prompt, decode_steps).tolist() for prompt in prompts]
-    with tempfile.TemporaryDirectory(
-        prefix=".parity-", dir=artifact
-    ) as folder:  # where there must be room anyway
+    # In the artifact's directory, where there must be room anyway.
+    with tempfile.TemporaryDirectory(prefix=".parity-", dir=artifact) as folder:
         spill = Path(folder)
-        expected = reference_logits(checkpoint, texts, way or choose_reference(checkpoint))
-        for number, logits in enumerate(expected):
-            (spill / str(number)).write_bytes(np.ascontiguousarray(logits).data)
+        _write_expected(spill, checkpoint, texts, way or choose_reference(checkpoint))
         _compare(OnnxDecoder(artifact, torch.get_num_threads()), prompts, texts, spill, tally)
     linears = int(provenance["low_bit_linears"]) if precision.low_bit_here else 0
     metrics = tally.metrics() | {
@@ -171,6 +168,12 @@ def check(
     }
     _judge(artifact, metrics, precision.name, precision.limits, linears)
     return metrics
+
+
+def _write_expected(spill: Path, checkpoint: Path, texts: list[list[int]], way: Way) -> None:
+    """Write the checkpoint's logits for each text to a file of its number, to be read in parts."""
+    for number, logits in enumerate(reference_logits(checkpoint, texts, way)):
+        (spill / str(number)).write_bytes(np.ascontiguousarray(logits).data)
 
 
 def _judge(

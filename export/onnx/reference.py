@@ -1,9 +1,9 @@
 """What torch makes of rows of tokens: the truth that an artifact is compared with.
 
 Stock transformers computes it wherever the model fits in memory: it finds the files, the names and
-the ties by itself, so that a fault of this package's own reader shows. A model that does not fit, or
-whose layers are packed, which transformers cannot run without other packages, is computed one decoder
-layer at a time by transformers' modules with weights from this package's reader.
+the ties by itself, so that a fault of this package's own reader shows. A model that does not fit,
+or whose layers are packed, which transformers cannot run without other packages, is computed one
+decoder layer at a time by transformers' modules with weights from this package's reader.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoints: broken ones are named for what they are, and what is written is written whole or not at all."""
+"""Reading checkpoints: broken ones are explained in one message."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_broken_models_are_explained(kind: str, copy_model: MakeModel) -> None:
 
 
 def test_only_the_files_that_transformers_reads(copy_model: MakeModel) -> None:
-    """Mistral's repositories hold the weights twice, once under other names in consolidated.safetensors."""
+    """Mistral's repositories hold the weights twice, also in consolidated.safetensors."""
     whole, sharded = copy_model("mistral"), copy_model("mistral")
     expected = read_state(whole)
     save_file({"layers.0.attention.wq.weight": torch.ones(2)}, whole / "consolidated.safetensors")

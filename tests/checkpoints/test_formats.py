@@ -1,4 +1,4 @@
-"""Every kind of GPTQ checkpoint that the quantize step can be asked for: its bits, and groups that follow the order of columns."""
+"""Every kind of GPTQ checkpoint that quantize can write: bits, and groups by order of columns."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgewright.checkpoints.files import (
+    read_architecture,
     read_config,
     read_state,
     rows_of,

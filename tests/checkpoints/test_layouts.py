@@ -1,4 +1,4 @@
-"""The GPTQ layout: what is written is read back, by us and by a reader that knows only the format's description."""
+"""The GPTQ layout is read back by us, and by a reader written from the format's description."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_groups_that_are_not_there_are_named() -> None:
 
 
 def test_three_bits_lie_across_words() -> None:
-    """Integer 10 has its highest bit in the second word, integer 21 its two highest in the third (as AutoGPTQ packs them)."""
+    """As AutoGPTQ packs them: integers 10 and 21 have their highest bits in the next word."""
     integers = torch.zeros(32, 1, dtype=torch.uint8)
     integers[10], integers[21], integers[31] = 0b100, 0b101, 0b111
     words = [int(word) & 0xFFFFFFFF for word in pack_words(integers, 3)[:, 0]]

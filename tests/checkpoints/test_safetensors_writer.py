@@ -1,4 +1,4 @@
-"""Safetensors written tensor by tensor: the same bytes as the library's, whatever the order they come in."""
+"""Safetensors written tensor by tensor, in any order, have the same bytes as the library's."""
 
 from __future__ import annotations
 

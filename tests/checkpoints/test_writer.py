@@ -105,7 +105,7 @@ def no_space(*_args: Any, **_options: Any) -> None:
 
 @pytest.fixture
 def full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory on a file system of 256 KiB; where it cannot be mounted, one where writing weights fails likewise."""
+    """A directory on a file system of 256 KiB; if it cannot be mounted, writing weights fails."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(
