@@ -1,0 +1,105 @@
+"""Bundles without a device: run.sh with a bare interpreter, the id, and wrong options."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgewright.targets import load_target
+from edgewright.targets.bundle import BundleOptions, make_bundle, write_bundle
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+def test_a_bundle_runs_by_itself(artifact: Path, python: Path, tmp_path: Path) -> None:
+    from edgewright.export.onnx.runtime import OnnxDecoder
+
+    def run(*words: str) -> Any:
+        done = subprocess.run(
+            [str(bundle / "run.sh"), *words],
+            capture_output=True,
+            text=True,
+            env={"PATH": os.environ["PATH"], "PYTHON": str(python)},
+            check=False,
+        )
+        *streamed, last = (done.stdout or done.stderr).splitlines()
+        told = json.loads(last)
+        assert [json.loads(line)["token"] for line in streamed] == (
+            told["tokens"] if streamed else []
+        )
+        assert bool(streamed) == ("--stream" in words)
+        return (done.returncode, told)
+
+    bundle = write_bundle(make_bundle(artifact, load_target("cpu")), tmp_path / "bundle")
+    code, verified = run("verify")
+    assert (code, verified["files"] > 10) == (0, True)
+    code, told = run("generate", "--ids", "5,6,7,8", "--new-tokens", "6")
+    ids = np.array([[5, 6, 7, 8]])
+    assert (code, told["tokens"]) == (
+        0,
+        OnnxDecoder(artifact, 1).generate(ids, np.ones_like(ids), 6, [0])[0].tolist(),
+    )
+    drawn = [
+        run(
+            "generate",
+            "--ids",
+            "5,6,7,8",
+            "--new-tokens",
+            "6",
+            "--temperature",
+            "2",
+            "--seed",
+            seed,
+            "--stream",
+        )[1]
+        for seed in "112"
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    bad, refused = run("generate", "--ids", "5", "--top-p", "0")
+    assert (bad, "top_p 0" in refused["error"]) == (2, True)
+    assert run("check")[0] == 0
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["check"][0]["tokens"][3] ^= 1
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    code, told = run("check")
+    assert (code, "token 4" in told["error"]) == (4, True)
+    (bundle / "model" / "model.onnx").write_bytes(b"")
+    code, told = run("verify")
+    assert (code, "model/model.onnx" in told["error"]) == (1, True)
+    code, told = run("build")
+    assert (code, "trtexec is not on this device" in told["error"]) == (1, True)
+
+
+def test_the_same_artifact_gives_the_same_bundle(artifact: Path) -> None:
+    one, two = (make_bundle(artifact, load_target("cpu")) for _ in range(2))
+    other = make_bundle(artifact, load_target("cpu"), BundleOptions(context=1024))
+    assert one.id == two.id != other.id
+
+
+def test_a_context_that_does_not_fit_is_refused(artifact: Path, cli: Cli, tmp_path: Path) -> None:
+    code, _, err = cli(
+        "deploy",
+        artifact,
+        "--target",
+        "jetson-orin-nano-4gb",
+        "--out",
+        tmp_path / "b",
+        "--context",
+        4_000_000,
+    )
+    assert (code, "too little" in err) == (3, True), err
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("host", "more"), [("jetson", ()), ("@jetson", ()), ("", ()), ("a@b", ("--out", "x"))]
+)
+def test_wrong_usage(cli: Cli, artifact: Path, host: str, more: Any) -> None:
+    assert cli("deploy", artifact, "--target", "cpu", "--host", host, *more)[0] == 2
