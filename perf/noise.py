@@ -19,7 +19,7 @@ from typing import Any
 
 from ..benchmarks.latency.latency import Side, compare_sides
 from ..benchmarks.latency.timing import Comparison
-from ..benchmarks.latency.worker import Step, made_up_prompt, open_step, time_round
+from ..benchmarks.latency.worker import Step, open_step, synthetic_prompt, time_round
 
 SLOWDOWN = 0.10
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=32)
     args = parser.parse_args()
     vocabulary = int(json.loads((args.path / "config.json").read_text())["vocab_size"])
-    prompt = made_up_prompt(1, args.prompt, vocabulary)
+    prompt = synthetic_prompt(1, args.prompt, vocabulary)
     step = open_step(args.path, "cpu", threads=1)
     plain, slower = (
         lambda step=one: time_round(step, prompt, args.new_tokens) for one in (step, slowed(step))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..benchmarks.latency.latency import figures
+from ..benchmarks.latency.latency import round_metrics
 from ..benchmarks.latency.worker import Round
 from .tegrastats import parse_samples, summarize
 from .trtexec import parse_log, parse_profile, parse_times
@@ -32,7 +32,7 @@ def bench_metrics(
         The metrics, and details: `prefill_layers` and `decode_layers`, the engine's slowest
         layers, if there is an engine.
     """
-    metrics = figures([Round(**timed) for timed in report["rounds"]], report["prompt"], 1)
+    metrics = round_metrics([Round(**timed) for timed in report["rounds"]], report["prompt"], 1)
     metrics |= {
         "load_s": report["load_s"],
         "peak_rss_bytes": max(report["peaks"].values()),
