@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..benchmarks.tasks.accuracy import Text, score_text
+from ..benchmarks.tasks.accuracy import TextScores, score_text
 from ..benchmarks.tasks.backends import TorchBackend
 from ..checkpoints.files import read_family
 from ..checkpoints.loading import load_tokenizer
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     )
     keep, keep_kv = head_counts(shape, args.heads, 0.0, lambda _: True)
 
-    def line(name: str, *texts: Text) -> None:
+    def line(name: str, *texts: TextScores) -> None:
         print(
             "| "
             + " | ".join([name, *(f"{t.perplexity:.4g} ± {t.stderr:.2g}" for t in texts)])
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
                 )
 
 
-def score(backend: TorchBackend, rows: list[Encoded]) -> Text:
+def score(backend: TorchBackend, rows: list[Encoded]) -> TextScores:
     """Perplexity of what is loaded."""
     return score_text(backend, rows)
 

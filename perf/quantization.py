@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..benchmarks.tasks.accuracy import Text, score_text
+from ..benchmarks.tasks.accuracy import TextScores, score_text
 from ..benchmarks.tasks.backends import TorchBackend
 from ..checkpoints.loading import load_tokenizer
 from ..compress.calibration.mixed_precision import bf16_is_fast
@@ -191,7 +191,7 @@ def _timed(command: list[str], threads: int, folder: str) -> tuple[float, str]:
         return seconds, out.read()
 
 
-def _scored(path: Path, rows: list[Encoded]) -> Text:
+def _scored(path: Path, rows: list[Encoded]) -> TextScores:
     return score_text(TorchBackend(path), rows)
 
 

@@ -46,7 +46,7 @@ class Sampler:
         self._entropy, self._tokens = torch.zeros(len(drawn)), torch.zeros(len(drawn))
 
     def __call__(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
-        """See `Choose`."""
+        """See `TokenChooser`."""
         self._entropy[rows] += torch.special.entr(logits.float().softmax(-1)).sum(-1).cpu()
         self._tokens[rows] += 1
         return nucleus_sample(

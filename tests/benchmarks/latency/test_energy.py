@@ -1,4 +1,4 @@
-"""Energy from files like those of sysfs: counters, a counter that restarts, a Jetson's rails, nothing."""
+"""Energy from files like those of sysfs: counters, counter overflow, a Jetson's rails, nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparing timings: a difference of 10 % is found, equal ones are alike, also on a noisy machine."""
+"""Comparing timings: a difference of 10 % is found, equal ones are alike, even with noise."""
 
 from __future__ import annotations
 
