@@ -7,53 +7,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from ..checkpoints.files import read_config, read_family, weight_bytes
 from ..checkpoints.loading import load_tokenizer
 from ..data.packing import Encoded
 from ..data.sources import Source, rows_hash, scoring_rows
 from ..errors import UsageError
 from .kv_cache.rounded_cache import KvScheme, cache_bytes
-from .latency.latency import LatencyOptions, time_against, time_alone
+from .latency.latency import time_against, time_alone
 from .measurement_files import problem_samples, problems_hash, window_samples, write_lines
+from .options import EvaluateOptions, LatencyOptions
 from .statistics import share_error
 from .tasks.accuracy import Answer, score_text
 from .tasks.backends import Backend, is_artifact, open_backend
 from .tasks.task import Task, TaskSettings, run_task
 
-__all__ = ["EvaluateOptions", "LatencyOptions", "Measurement", "Reference", "bench_path", "measure"]
-
-
-class EvaluateOptions(BaseModel):
-    """What is measured after every step."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    tasks: tuple[str, ...] = Field(
-        default=(),
-        description="reasoning, gym:NAME, qa:FILE, choice:FILE, code:FILE, lm-eval:NAME|FILE",
-    )
-    limit: int = Field(default=200, gt=1, description="problems a task")
-    max_new_tokens: int = Field(
-        default=160,
-        gt=0,
-        description="longest answer, thought included; lm-eval's tasks have their own",
-    )
-    shots: int | None = Field(
-        default=None,
-        ge=0,
-        description="worked examples shown by qa, choice and lm-eval; null is the task's choice",
-    )
-    allow_code: bool = Field(
-        default=False, description="let code tasks run what the model writes, in a sandbox"
-    )
-    perplexity: tuple[str, ...] = Field(default=(), description="sources to score")
-    windows: int = Field(default=128, gt=0, description="rows a source")
-    seq_len: int = Field(default=256, gt=1, description="longest row, tokens")
-    latency: LatencyOptions | None = Field(
-        default=LatencyOptions(), description="null switches it off"
-    )
+__all__ = ["Measurement", "Reference", "bench_path", "measure"]
 
 
 @dataclass

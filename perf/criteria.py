@@ -25,7 +25,8 @@ from ..compress.calibration.activation_buffer import Room
 from ..compress.calibration.layer_inputs import first_inputs
 from ..compress.prune.compensate import Compensation
 from ..compress.prune.cut import Kept
-from ..compress.prune.importance import Criterion, masked, masked_layer, measure
+from ..compress.prune.importance import masked, masked_layer, measure
+from ..compress.prune.options import Criterion
 from ..compress.prune.selection import choose_heads, head_counts
 from ..data.packing import Encoded
 from ..data.sources import Source, scoring_rows

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from ..benchmarks.latency.latency import LatencyOptions, time_against
+from ..benchmarks.latency.latency import time_against
+from ..benchmarks.options import LatencyOptions
 from ..checkpoints.config import model_path
 
 

@@ -22,7 +22,8 @@ from .streaming import build, peak
 EMPTY = "import torch"
 EXPORT = """
 from pathlib import Path
-from edgewright.export.step import ExportOptions, export
+from edgewright.export.options import ExportOptions
+from edgewright.export.runner import export
 from edgewright.steps import CalibrationData, StepContext
 print(*export(ExportOptions(**{options!r}), Path({source!r}), Path({out!r}), StepContext(CalibrationData({text!r}))).notes)
 """

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ..benchmarks.measure import EvaluateOptions, measure
+from ..benchmarks.measure import measure
+from ..benchmarks.options import EvaluateOptions
 from ..checkpoints.config import model_path, resolve
 from ..data.sources import Source
 

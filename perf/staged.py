@@ -16,7 +16,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from ..benchmarks.measure import EvaluateOptions, measure
+from ..benchmarks.measure import measure
+from ..benchmarks.options import EvaluateOptions
 from ..checkpoints.config import model_path, resolve
 from ..compress.distill.options import DistillOptions, Stage
 from ..compress.distill.runner import distill

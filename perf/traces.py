@@ -18,8 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..benchmarks.tasks.questions import same_answer
-from ..benchmarks.traces.traces import TracesOptions, ask_teacher, read_questions
-from ..benchmarks.traces.votes import Chain, ChoiceRules, choose_chains, majority
+from ..benchmarks.traces.options import ChoiceRules, TracesOptions
+from ..benchmarks.traces.traces import ask_teacher, read_questions
+from ..benchmarks.traces.votes import Chain, choose_chains, majority
 from ..checkpoints.config import model_path, resolve
 from ..data.reasoning import held_out_questions, training_problems
 

@@ -11,10 +11,11 @@ from ..checkpoints.config import model_path, packing, read_config, resolve
 from ..checkpoints.files import content_hash, read_provenance
 from ..errors import UsageError
 from ..targets import check, load_target
-from ..targets.bundle import BundleOptions, make_bundle, write_bundle
-from ..targets.deploy import Deployment, DeployOptions, deploy
+from ..targets.bundle import make_bundle, write_bundle
+from ..targets.deploy import Deployment, deploy
 from ..targets.edge_llm import check_checkpoint, commands
 from ..targets.graph_rules import graph_violations, parser_violations
+from ..targets.options import BundleOptions, DeployOptions
 from ..targets.remote import Address
 from ..targets.rules import FOR_TENSORRT
 from .ledger import Ledger, fingerprint

@@ -16,7 +16,7 @@ from ..compress.distill.checks import check_sizes
 from ..compress.distill.options import DistillOptions, StudentFrom
 from ..compress.distill.qat import check_widths
 from ..compress.distill.runner import PACKED_HINT
-from ..compress.iterate import INPUT
+from ..compress.iterate.options import INPUT
 from ..compress.prune.memory import prune_memory
 from ..compress.prune.options import PruneOptions
 from ..compress.prune.runner import preview

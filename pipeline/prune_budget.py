@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..compress.prune.options import Budget, PruneOptions, merged_config, sizes_after
+from ..compress.prune.options import Budget, PruneOptions
 from ..compress.prune.selection import choose_layers
+from ..compress.prune.sizes import merged_config, sizes_after
 from ..errors import Refused, UsageError
 from ..models import family_of
 from ..targets import load_target

@@ -15,16 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from ..benchmarks.gate.policy import Policy
-from ..benchmarks.measure import EvaluateOptions
-from ..benchmarks.traces.traces import TracesOptions
+from ..benchmarks.options import EvaluateOptions
+from ..benchmarks.traces.options import TracesOptions
 from ..checkpoints.config import BUILTIN_MODEL, model_path
 from ..compress.distill.options import DistillOptions
-from ..compress.iterate import IterateOptions
-from ..compress.prune.runner import PruneOptions
+from ..compress.iterate.options import IterateOptions
+from ..compress.prune.options import PruneOptions
 from ..compress.quantize.options import QuantizeOptions
 from ..errors import UsageError
-from ..export.step import ExportOptions
-from ..steps.context import Proof
+from ..export.options import ExportOptions
+from ..steps.options import Calibration, Device, Execution, Proof, Verification, shared
 
 __all__ = [
     "BASELINE",
@@ -111,16 +111,6 @@ def _on_traces(options: DistillOptions, source: str) -> dict[str, Any]:
     return {"data": source if options.data == TRACES else options.data, "stages": stages}
 
 
-class Calibration(BaseModel):
-    """Text that pruning and quantization look at."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    source: str = "builtin:reasoning"
-    samples: int = Field(default=128, gt=0)
-    seq_len: int = Field(default=512, gt=1)
-
-
 class Gate(Policy):
     """Which step must hold which limits against which, and how that is decided: the settings are those of a policy file."""
 
@@ -133,30 +123,33 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = "recipe"
-    model: str = BUILTIN_MODEL
-    target: str | None = None
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    calibration: Calibration = Calibration()
-    activation_budget: float = Field(
-        default=1.0,
-        ge=0,
-        description="GiB of hidden states that pruning keeps in memory; the rest goes to disk",
+    name: str = Field(default="recipe", description="name of the recipe and of its run directory")
+    model: str = Field(
+        default=BUILTIN_MODEL, description="model directory, hub id, or builtin:tiny-reasoner"
     )
-    proof: Proof = Field(
-        default="auto",
-        description="how a pruned model is shown to be right: auto, stock or streamed",
+    target: str | None = Field(
+        default=None, description="device, by name or profile file; see `edgewright targets`"
     )
+    seed: int = shared(Execution, "seed")
+    device: Device = shared(Execution, "device")
+    calibration: Calibration = Field(
+        default=Calibration(), description="text that pruning and quantization measure on"
+    )
+    activation_budget: float = shared(Verification, "activation_budget")
+    proof: Proof = shared(Verification, "proof")
     traces: TracesOptions | None = Field(
         default=None,
-        description="chains of thought that the model writes before all steps; data: `traces` stands for them",
+        description="chains of thought that the model writes before all steps; as a data source, "
+        "`traces` stands for them",
     )
-    evaluate: EvaluateOptions = EvaluateOptions(
-        tasks=("reasoning",), perplexity=("builtin:reasoning",)
+    evaluate: EvaluateOptions = Field(
+        default=EvaluateOptions(tasks=("reasoning",), perplexity=("builtin:reasoning",)),
+        description="what is measured after every step",
     )
-    steps: tuple[Step, ...]
-    gate: Gate | None = None
+    steps: tuple[Step, ...] = Field(description="the steps, in order")
+    gate: Gate | None = Field(
+        default=None, description="limits that one step must hold against another"
+    )
 
     @model_validator(mode="after")
     def _names(self) -> Recipe:

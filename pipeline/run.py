@@ -20,7 +20,8 @@ from ..benchmarks.measurement_files import step_measurement, write_lines
 from ..benchmarks.report.model_card import write_card
 from ..benchmarks.report.report import write_report
 from ..benchmarks.tasks.task import Task
-from ..benchmarks.traces.traces import TracesOptions, make_traces
+from ..benchmarks.traces.options import TracesOptions
+from ..benchmarks.traces.traces import make_traces
 from ..checkpoints.files import (
     PROVENANCE,
     atomic_directory,
@@ -34,13 +35,15 @@ from ..checkpoints.files import (
 from ..checkpoints.loading import pick_device
 from ..compress.distill.options import DistillOptions, StudentFrom
 from ..compress.distill.runner import distill
-from ..compress.iterate import INPUT, IterateOptions, iterate
+from ..compress.iterate.options import INPUT, IterateOptions
+from ..compress.iterate.runner import iterate
 from ..compress.prune.runner import prune
 from ..compress.quantize.runner import quantize
 from ..console import IS_MAIN, console
 from ..data.sources import Source
 from ..errors import EdgewrightError, UsageError
-from ..export.step import ExportOptions, export
+from ..export.options import ExportOptions
+from ..export.runner import export
 from ..steps.context import CalibrationData, StepContext, StepResult
 from ..steps.workspace import differences, locked
 from .forecast import initial, refuse

@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..benchmarks.gate.gate import LESS_IS_BETTER
 from ..benchmarks.report.compare import write_sweep_report
 from ..benchmarks.report.pareto import on_front, towards_ideal
@@ -30,8 +28,9 @@ from ..errors import EdgewrightError, UsageError
 from ..steps.workspace import differences, locked
 from .recipe import Recipe, load_recipe
 from .run import run_recipe
+from .sweep_options import SweepOptions
 
-__all__ = ["Objective", "SweepOptions", "parse_vary", "run_sweep"]
+__all__ = ["Objective", "run_sweep"]
 
 STUDY = "study.db"
 LESS = (*LESS_IS_BETTER, "token_ms", "load_s", "total_bytes")
@@ -56,47 +55,6 @@ class Objective:
     def better(self, value: float) -> float:
         """The value turned so that larger is better."""
         return -value if self.less else value
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """What is varied, what counts, and when to stop."""
-
-    vary: Mapping[str, Sequence[Any]]
-    objectives: tuple[Objective, ...] = ()
-    """None: the first accuracy (or perplexity), decode speed, and size."""
-    trials: int = 20
-    minutes: float | None = None
-    """No trial begins after as many."""
-    seed: int = 0
-
-
-def parse_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """`KEY=a,b,c` strings: the key as in --set, the values as in YAML.
-
-    Raises:
-        UsageError: no values, or a key given twice.
-    """
-    vary: dict[str, list[Any]] = {}
-    for text in texts:
-        key, _, listed = text.partition("=")
-        try:
-            values = yaml.safe_load(f"[{listed}]")
-        except yaml.YAMLError as error:
-            raise UsageError(
-                f"--vary {text}: the values are not valid YAML",
-                "write --vary steps.quantize.bits=4,8",
-            ) from error
-        if not key or not values:
-            raise UsageError(
-                f"--vary {text}: not KEY=VALUE,VALUE", "write --vary steps.quantize.bits=4,8"
-            )
-        if key in vary:
-            raise UsageError(f"--vary {key} is given twice", "list all of its values in one")
-        vary[key] = values
-    if not vary:
-        raise UsageError("nothing to vary", "give --vary KEY=VALUE,VALUE at least once")
-    return vary
 
 
 def run_sweep(
@@ -125,7 +83,9 @@ def run_sweep(
     """
     optuna = _optuna()
     name = _checked(path, settings, options).name
-    objectives = options.objectives or _objectives(load_recipe(path, settings))
+    objectives = tuple(map(Objective.parse, options.objective)) or _objectives(
+        load_recipe(path, settings)
+    )
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         sweep = _Sweep(optuna, path, settings, options, objectives, out, command)

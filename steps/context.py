@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +13,9 @@ from torch import Tensor
 from ..checkpoints.loading import load_tokenizer
 from ..data.packing import Encoded
 from ..data.sources import Source, training_rows
+from .options import Proof
 
-__all__ = ["CalibrationData", "Proof", "StepContext", "StepResult", "as_tensor"]
-
-Proof = Literal["auto", "stock", "streamed"]
+__all__ = ["CalibrationData", "StepContext", "StepResult", "as_tensor"]
 
 
 @dataclass(frozen=True)

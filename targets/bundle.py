@@ -32,10 +32,11 @@ from ..errors import Refused, UsageError
 from ..export.onnx.precision import precision_of
 from ..export.onnx.runtime import MODEL, OnnxDecoder
 from ..export.tensorrt.engine import EngineSpec, spec_block
+from .options import BundleOptions
 from .profile import Target, usable_bytes
 from .sizes import kv_size
 
-__all__ = ["Bundle", "BundleOptions", "make_bundle", "write_bundle"]
+__all__ = ["Bundle", "make_bundle", "write_bundle"]
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = "bundle.json"
@@ -86,21 +87,6 @@ SCRIPTS = {
         arguments="build",
     ),
 }
-
-
-@dataclass(frozen=True)
-class BundleOptions:
-    """Limits of the TensorRT engine that a device builds from a bundle.
-
-    Attributes:
-        prompt: the most prompt tokens in one pass.
-        context: the most tokens in total, prompt and answer.
-        batch: the number of sequences that run at the same time.
-    """
-
-    prompt: int = 512
-    context: int = 2048
-    batch: int = 1
 
 
 @dataclass(frozen=True)

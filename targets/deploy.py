@@ -21,36 +21,17 @@ from ..errors import EdgewrightError, ParityFailed, Refused, UsageError
 from .bundle import Bundle
 from .device_metrics import bench_metrics
 from .failures import explain
+from .options import DeployOptions
 from .preflight import problems
 from .profile import Target
 from .remote import Address, CommandResult, ConnectionDropped, Device, connected
 from .remote_versions import RemoteVersions
 
-__all__ = ["DeployOptions", "Deployment", "deploy", "rollback"]
+__all__ = ["Deployment", "deploy", "rollback"]
 
 PROBE = Path(__file__).parent / "device" / "probe.py"
 ATTEMPTS = 3
 PAUSE_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class DeployOptions:
-    """What a deployment does on the device.
-
-    Attributes:
-        remote_dir: directory for bundles on the device; relative to the user's home if not
-            absolute.
-        python: a Python interpreter on the device that has numpy and onnxruntime.
-        engine: whether to build a TensorRT engine and measure it.
-        threads: threads of ONNX Runtime on the device; None for all cores.
-        force: continue even if the preflight found a fatal problem.
-    """
-
-    remote_dir: str = "edgewright"
-    python: str = "python3"
-    engine: bool = True
-    threads: int | None = None
-    force: bool = False
 
 
 @dataclass(frozen=True)

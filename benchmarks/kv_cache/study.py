@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ...checkpoints.files import read_family
@@ -17,37 +16,10 @@ from ...errors import UsageError
 from ..statistics import share_error
 from ..tasks.accuracy import exact_match, score_text
 from ..tasks.backends import TorchBackend, is_artifact
+from .options import KvOptions
 from .rounded_cache import CacheBackend, KvScheme, cache_bytes, calibrated_scales
 
-__all__ = ["KvOptions", "kv_study"]
-
-
-class KvOptions(BaseModel):
-    """Which caches to compare, and on what."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    bits: tuple[Literal[4, 8], ...] = Field(
-        default=(8, 4), min_length=1, description="of a key's or value's element"
-    )
-    scales: tuple[Literal["static", "dynamic"], ...] = Field(
-        default=("static", "dynamic"),
-        min_length=1,
-        description="one a head, from calibration; or one a token and head",
-    )
-    contexts: tuple[int, ...] = Field(
-        default=(2048, 8192, 32768),
-        min_length=1,
-        description="tokens to tell the bytes of the cache for",
-    )
-    perplexity: tuple[str, ...] = Field(default=(), description="sources to score")
-    windows: int = Field(default=64, gt=0, description="rows a source")
-    seq_len: int = Field(default=256, gt=1, description="longest row, tokens")
-    tasks: tuple[str, ...] = Field(
-        default=(), description="generated tasks with a verifier: reasoning"
-    )
-    limit: int = Field(default=200, gt=1, description="problems a task")
-    max_new_tokens: int = Field(default=160, gt=0, description="longest answer")
+__all__ = ["kv_study"]
 
 
 def kv_study(

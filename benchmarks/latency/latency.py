@@ -18,15 +18,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from ...errors import EdgewrightError
+from ..options import LatencyOptions
 from ..tasks.backends import is_artifact
 from .timing import NOISY, Comparison, compare, percentile, settled, variation
 from .worker import Round
 
 __all__ = [
-    "LatencyOptions",
     "Side",
     "Worker",
     "compare_sides",
@@ -41,31 +39,6 @@ Side = Callable[[], Round]
 MAX_WARM_ROUNDS = 20
 LOOKS = 5
 """How often a comparison may double its rounds while it is unclear: 16 times `runs` at most."""
-
-
-class LatencyOptions(BaseModel):
-    """How latency is measured."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    prompt: int = Field(default=64, gt=0, description="prompt tokens")
-    new_tokens: int = Field(default=64, gt=0, description="tokens decoded after it")
-    runs: int = Field(
-        default=5,
-        gt=0,
-        description="measured repetitions, after as many as it takes until they are stable",
-    )
-    batches: tuple[int, ...] = Field(
-        default=(), description="also with these numbers of prompts at a time"
-    )
-    prompts: tuple[int, ...] = Field(default=(), description="also with prompts of these lengths")
-    contexts: tuple[int, ...] = Field(
-        default=(2048,), description="tokens to tell the bytes of an fp16 KV cache for"
-    )
-
-    def shape(self, batch: int = 1, prompt: int | None = None) -> dict[str, int]:
-        """A request to a worker: the shape of one round."""
-        return {"prompt": prompt or self.prompt, "new_tokens": self.new_tokens, "batch": batch}
 
 
 class Worker:

@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field
-
 from ...checkpoints.loading import load_tokenizer
 from ...console import console, progress
 from ...data.draws import uniforms
@@ -38,33 +36,16 @@ from ..tasks.generation import (
     until_end,
 )
 from ..tasks.questions import extract_answer, read_pairs, require_math_verify, same_answer
+from .options import TracesOptions
 from .sampling import Sampler
-from .votes import REASONS, Chain, ChoiceRules, Same, Vote, choose_chains, majority
+from .votes import REASONS, Chain, Same, Vote, choose_chains, majority
 
-__all__ = ["Question", "TracesOptions", "ask_teacher", "make_traces", "read_questions"]
+__all__ = ["Question", "ask_teacher", "make_traces", "read_questions"]
 
 CHAINS = "chains.jsonl"
 """What is finished: a line a question."""
 DOUBTED = 100
 """Rows at most that a report lists."""
-
-
-class TracesOptions(ChoiceRules):
-    """What a teacher is asked, how it samples, and which of its chains are kept."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    prompts: str = Field(
-        default="builtin:reasoning",
-        description="questions with answers: builtin:reasoning or jsonl:FILE",
-    )
-    limit: int = Field(default=1000, gt=0, description="questions at most")
-    chains: int = Field(default=8, gt=0, description="chains a question")
-    temperature: float = Field(default=0.7, ge=0, description="of the sampling; 0: greedy")
-    top_p: float = Field(
-        default=0.95, gt=0, le=1, description="share of the probability that is sampled from"
-    )
-    max_new_tokens: int = Field(default=512, gt=0, description="longest chain that is written")
 
 
 @dataclass(frozen=True)

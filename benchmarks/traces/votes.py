@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from .options import ChoiceRules
 
-__all__ = ["REASONS", "Chain", "ChoiceRules", "Same", "Vote", "choose_chains", "majority"]
+__all__ = ["REASONS", "Chain", "Same", "Vote", "choose_chains", "majority"]
 
 Same = Callable[[str, str], bool]
 """Whether two final answers are one."""
@@ -25,35 +24,6 @@ REASONS = {
     "surplus": "more kept chains of the question than wanted",
 }
 """Why a chain is not kept, in the order in which it is asked."""
-
-
-class ChoiceRules(BaseModel):
-    """What a chain must be to be learnt from."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    accept: Literal["both", "verified", "majority"] = Field(
-        default="both",
-        description="chains whose answer the source confirms and the vote elects (both), or one of the two",
-    )
-    agreement: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="share of a question's chains that must agree for a majority",
-    )
-    keep: int = Field(
-        default=4, gt=0, description="chains a question at most, the most certain ones"
-    )
-    min_tokens: int = Field(default=0, ge=0, description="shortest chain")
-    max_tokens: int | None = Field(
-        default=None, gt=0, description="longest chain; default: what was allowed to be written"
-    )
-    max_entropy: float | None = Field(
-        default=None,
-        gt=0,
-        description="highest mean entropy of a chain's tokens, in nats; default: any",
-    )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..scheme import Scheme
+
 __all__ = [
     "Int8Inputs",
     "Layout",
@@ -20,19 +22,6 @@ __all__ = [
     "unpack_words",
     "values_together",
 ]
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How the integers of a linear layer are chosen: bits of each, inputs that share a scale (-1: all), zero point in the middle or not."""
-
-    bits: int = 4
-    group_size: int = 128
-    sym: bool = True
-
-    def group(self, width: int) -> int:
-        """Inputs that share a scale in a layer with `width` of them."""
-        return width if self.group_size == -1 else self.group_size
 
 
 @dataclass(frozen=True)

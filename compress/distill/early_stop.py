@@ -11,26 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-__all__ = ["Curve", "EarlyStopOptions", "Watch", "told"]
+from .stage_options import EarlyStopOptions
+
+__all__ = ["Curve", "Watch", "told"]
 
 Curve = list[list[float]]
 """Steps done and the held-out loss then, one pair after the other."""
-
-
-class EarlyStopOptions(BaseModel):
-    """When a stage ends before its last step."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    patience: int = Field(
-        default=3,
-        gt=0,
-        description="measurements without a new lowest loss after which the stage ends",
-    )
-    every: int = Field(default=50, gt=0, description="steps between two measurements")
 
 
 class Watch:

@@ -11,28 +11,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from ...errors import UsageError
 from ...models import Family
+from .options import LoraOptions
 from .packed_base import PackedBase
 
-__all__ = ["LoraOptions", "adapted", "lora_targets"]
-
-
-class LoraOptions(BaseModel):
-    """Which matrices get adapters, and of which size."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    r: int = Field(default=16, gt=0, description="rank of an adapter")
-    alpha: int = Field(default=32, gt=0, description="what B A is multiplied by, times r")
-    targets: tuple[str, ...] | None = Field(
-        default=None,
-        min_length=1,
-        description="matrices of a decoder layer; default: queries, values",
-    )
+__all__ = ["adapted", "lora_targets"]
 
 
 def lora_targets(family: Family, options: LoraOptions) -> tuple[str, ...]:

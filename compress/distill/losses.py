@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.utils import checkpoint as recomputing
 
 from ...data.packing import IGNORE
+from .stage_options import Divergence
 
 __all__ = [
-    "Divergence",
     "attention_kl",
     "divergence",
     "hidden_mse",
@@ -23,7 +23,6 @@ __all__ = [
     "scored_labels",
 ]
 
-Divergence = Literal["forward", "reverse", "js"]
 NO_ATTENTION = 1e-12
 """What masked positions count as, whose logarithm must be finite."""
 

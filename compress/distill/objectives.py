@@ -14,7 +14,8 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from ...data.packing import IGNORE
-from .losses import Divergence, divergence, hidden_mse, in_chunks, scored_labels
+from .losses import divergence, hidden_mse, in_chunks, scored_labels
+from .stage_options import Divergence
 from .teacher_logits import Targets, hidden_states, last_hidden, logits_of
 
 __all__ = ["HiddenAlignment", "LabelLearning", "LogitDistillation", "Objective", "layer_pairs"]

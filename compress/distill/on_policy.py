@@ -17,8 +17,8 @@ from torch.nn.utils import parametrize
 
 from ...data.draws import uniforms
 from ...data.packing import IGNORE
-from .losses import Divergence
 from .objectives import LogitDistillation
+from .stage_options import Divergence
 from .teacher_logits import Targets, logits_of
 
 __all__ = ["OnPolicyDistillation", "Writing", "continued", "first_written", "is_written"]

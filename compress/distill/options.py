@@ -1,159 +1,171 @@
-"""What a distill step can be told: who teaches whom, in which stages, on what, and which weights learn."""
+"""Distillation options: teacher, student, data, stages, and which weights are trained."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from ..prune.runner import PruneOptions
-from .early_stop import EarlyStopOptions
-from .lora import LoraOptions
-from .losses import Divergence
-from .qat import QatOptions
-from .teacher_cache import TeacherCacheOptions
-from .tracking import Tracker
+from ...checkpoints.scheme import Scheme
+from ...steps.options import Cli
+from ..prune.options import PruneOptions
+from .stage_options import Divergence, EarlyStopOptions, Stage, StageFlags, usual_steps
 
-__all__ = ["DistillOptions", "Stage", "StudentFrom"]
+__all__ = [
+    "DistillOptions",
+    "Divergence",
+    "EarlyStopOptions",
+    "LoraOptions",
+    "QatOptions",
+    "Stage",
+    "StudentFrom",
+    "TeacherCacheOptions",
+    "Tracker",
+]
+
+Tracker = Literal["tensorboard", "trackio", "wandb"]
 
 
-class Stage(BaseModel):
-    """One stage of learning."""
+class LoraOptions(BaseModel):
+    """Which matrices get low-rank adapters, and of which size."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    loss: Literal["hidden", "logits", "labels"] = Field(
-        description="hidden-state MSE, KL on the logits, or cross-entropy with the data"
+    r: int = Field(default=16, gt=0, description="rank of the adapters")
+    alpha: int = Field(
+        default=32, gt=0, description="LoRA alpha; adapters are scaled by alpha / rank"
     )
-    steps: int = Field(gt=0, description="optimizer steps")
-    lr: float = Field(default=1e-3, gt=0, description="peak learning rate; cosine to zero")
-    divergence: Divergence = Field(
-        default="forward",
-        description="of the logits: forward KL, reverse KL, or js (Jensen-Shannon)",
-    )
-    temperature: float = Field(default=1.0, gt=0, description="of the KL")
-    hard: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="share of cross-entropy with the data in the logits stage",
-    )
-    on_policy: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="share of the rows that the student continues itself, whose tokens the teacher then judges",
-    )
-    layers: tuple[tuple[int, int], ...] | None = Field(
+    targets: Annotated[tuple[str, ...] | None, Cli(separator=",")] = Field(
         default=None,
         min_length=1,
-        description="pairs of student and teacher layers to align, from 1 on; default: evenly over the depth",
-    )
-    attention: float = Field(
-        default=0.0,
-        ge=0,
-        description="weight of the divergence of attention maps in the hidden stage, of the same pairs of layers",
-    )
-    data: str | None = Field(
-        default=None, description="what this stage learns on; default: the step's data"
-    )
-    freeze: tuple[str, ...] = Field(
-        default=(),
-        description="patterns of the names of parameters that do not learn: `model.embed*`",
-    )
-    early_stop: EarlyStopOptions | None = Field(
-        default=None,
-        description="end when the loss on held-out rows falls no more, and keep the weights of the lowest one",
+        description="matrices of a decoder layer that get adapters; default: queries and values",
     )
 
-    @model_validator(mode="after")
-    def _of_its_loss(self) -> Stage:
-        if self.on_policy and self.loss != "logits":
-            raise ValueError(
-                f"`on_policy` lets the teacher judge what the student writes, by its logits: not in the stage `{self.loss}`"
-            )
-        if self.attention and self.loss != "hidden":
-            raise ValueError(
-                f"`attention` is aligned beside hidden states, in a stage `hidden`: not in the stage `{self.loss}`"
-            )
-        if self.on_policy and self.hard:
-            raise ValueError(
-                "`hard` takes tokens for right that with `on_policy` the student wrote: learn from data in a stage `labels`"
-            )
-        return self
+
+class QatOptions(BaseModel):
+    """Quantization-aware training: the grid that weights are rounded to while they are trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bits: Literal[2, 4, 8] = Field(default=4, description="bits per weight")
+    group_size: int = Field(
+        default=128, description="input channels that share a scale: 32, 64, 128, or -1 for all"
+    )
+    sym: Annotated[bool, Cli("--qat-sym/--qat-asym")] = Field(
+        default=True, description="zero point in the middle of the range, as Jetson kernels need"
+    )
+    scales_from: Annotated[str | None, Cli("--scales-from")] = Field(
+        default=None,
+        description="quantized checkpoint of the same student, or the step that made it, to start "
+        "from; default: round to nearest",
+    )
+
+    @property
+    def scheme(self) -> Scheme:
+        """The same as a scheme of the layouts."""
+        return Scheme(self.bits, self.group_size, self.sym)
+
+
+class TeacherCacheOptions(BaseModel):
+    """Where a teacher's logits are kept, and how many per token."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(
+        description="directory; created if it does not exist, completed if rows are missing"
+    )
+    top_k: Annotated[int, Cli("--top-k")] = Field(
+        default=64,
+        gt=0,
+        description="largest logits that are kept per token; all of them from the size of the "
+        "vocabulary on",
+    )
 
 
 class StudentFrom(PruneOptions):
-    """A student made from another model by cutting it: whatever `prune` can do."""
+    """A student made by pruning another model: all options of the prune step."""
 
     source: str = Field(alias="from", description="a step's name, a directory or a hub id")
 
 
 def _usual_stages(known: dict[str, Any]) -> tuple[Stage, ...]:
-    if known.get("teacher") is None:
-        return (Stage(loss="labels", steps=500),)
-    if known.get("teacher_cache"):  # which has no hidden states
-        return (Stage(loss="logits", steps=400),)
-    return (Stage(loss="hidden", steps=100), Stage(loss="logits", steps=400))
+    steps = usual_steps(
+        taught=known.get("teacher") is not None, cached=bool(known.get("teacher_cache"))
+    )
+    return tuple(
+        Stage.model_validate({"loss": loss, "steps": count}) for loss, count in steps.items()
+    )
 
 
 class DistillOptions(BaseModel):
-    """Who teaches whom, on what, for how long."""
+    """Which student learns from which teacher, on which data, in which stages."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    teacher: str | None = Field(
+    teacher: Annotated[str | None, Cli(required=True)] = Field(
         default="baseline",
-        description="a step's name, a directory or a hub id; none: learn from the data alone",
+        description="the model that teaches: a step's name, a directory or a hub id; "
+        "none: train on the data alone",
     )
-    student: str | StudentFrom | None = Field(
-        default=None, description="likewise, or how to make one; default: the step's input"
+    student: Annotated[str | StudentFrom | None, Cli(hidden=True)] = Field(
+        default=None,
+        description="the model that is trained, or how to prune one; default: the step's input",
     )
-    data: str = Field(default="builtin:reasoning", description="what to learn on")
+    data: str = Field(default="builtin:reasoning", description="SOURCE to train on")
     hold_out: int = Field(
         default=0,
         ge=0,
-        description="rows at the data's end that are not learnt on; of built-in data, of another seed",
+        description="rows at the end reserved for evaluation; of built-in data, rows of another "
+        "seed",
     )
-    seq_len: int = Field(default=256, gt=1, description="tokens a packed row")
-    batch_size: int = Field(default=16, gt=0, description="rows a step")
-    teacher_cache: TeacherCacheOptions | None = Field(
+    seq_len: int = Field(default=256, gt=1, description="tokens per row of training data")
+    batch_size: int = Field(
+        default=16, gt=0, description="rows per optimizer step, all processes together"
+    )
+    teacher_cache: Annotated[TeacherCacheOptions | None, Cli(switch="path")] = Field(
         default=None,
-        description="keep the teacher's largest logits on disk, so that it need not be in memory beside the student",
+        description="keep the teacher's largest logits on disk, for this run and later ones, so "
+        "that the teacher need not be in memory beside the student",
     )
-    stages: tuple[Stage, ...] = Field(
-        default_factory=_usual_stages, min_length=1, description="in this order"
+    stages: Annotated[tuple[Stage, ...], Cli(flags=StageFlags)] = Field(
+        default_factory=_usual_stages, min_length=1, description="stages of training, in order"
     )
-    lora: LoraOptions | None = Field(
+    lora: Annotated[LoraOptions | None, Cli(switch="r", off=0)] = Field(
         default=None,
-        description="learn low-rank adapters, merged at the end; default: all weights learn",
+        description="train low-rank adapters (LoRA) and merge them at the end, instead of "
+        "training all weights",
     )
-    qat: QatOptions | None = Field(
-        default=None, description="learn with fake-quantized weights and write them packed"
+    qat: Annotated[QatOptions | None, Cli(switch="bits", off=0)] = Field(
+        default=None,
+        description="train with fake-quantized weights (QAT) and write them quantized",
     )
     optimizer: Literal["adamw", "muon"] = Field(
-        default="adamw", description="muon: orthogonal steps for matrices, AdamW for the rest"
+        default="adamw",
+        description="muon: orthogonalized steps for matrices, which needs fewer steps for the same "
+        "loss, and AdamW for the rest",
     )
     accumulate: int = Field(
         default=1,
         gt=0,
-        description="parts that the rows of a step are taken in, one after the other",
+        description="parts that a batch is split into, one after the other, to save memory",
     )
     checkpoint_layers: bool = Field(
         default=False,
-        description="keep no activations within layers and compute them again for the gradient",
+        description="compute activations again in the backward pass, to save memory",
     )
     save_every: int = Field(
         default=100,
         gt=0,
-        description="steps after which the state is kept for a run that is killed",
+        description="steps between two saves of the state that an interrupted run resumes from",
     )
     tracker: Tracker | None = Field(
         default=None,
-        description="write curves for it, into a folder beside the output; nothing is sent",
+        description="write training curves for this tool to a folder beside the output; nothing "
+        "is sent",
     )
     bf16: bool | None = Field(
-        default=None, description="bfloat16 matrix products; default: where the processor has them"
+        default=None,
+        description="matrix products in bfloat16; default: if the processor supports it",
     )
 
     @field_validator("teacher", mode="before")
@@ -167,43 +179,45 @@ class DistillOptions(BaseModel):
         orphans = [stage.loss for stage in stages if stage.loss != "labels"]
         if orphans and info.data.get("teacher", "") is None:
             raise ValueError(
-                f"`{orphans[0]}` needs a teacher, and there is none: name one, or use the loss `labels`"
+                f"`{orphans[0]}` needs a teacher, and there is none: name one, or use the loss "
+                "`labels`"
             )
         return stages
 
     @model_validator(mode="after")
     def _cached(self) -> DistillOptions:
         if self.teacher_cache and not any(stage.loss == "logits" for stage in self.stages):
-            raise ValueError(
-                "a teacher cache holds logits, and no stage learns from them: leave it out"
-            )
+            raise ValueError("a teacher cache holds logits, and no stage uses them: leave it out")
         if self.teacher_cache and any(stage.on_policy for stage in self.stages):
             raise ValueError(
-                "a teacher cache knows the data's rows, not what a student will write: leave it or `on_policy` out"
+                "a teacher cache holds the data's rows, not what a student will write: leave it "
+                "or `on_policy` out"
             )
         if self.teacher_cache and any(stage.loss == "hidden" for stage in self.stages):
             raise ValueError(
-                "a teacher cache holds no hidden states: align them in a step before, or leave the stage `hidden` out"
+                "a teacher cache holds no hidden states: align them in an earlier step, or leave "
+                "the stage `hidden` out"
             )
         return self
 
     @model_validator(mode="after")
-    def _watched(self) -> DistillOptions:
+    def _has_held_out_rows(self) -> DistillOptions:
         if not self.hold_out and any(stage.early_stop for stage in self.stages):
             raise ValueError(
-                "`early_stop` measures on rows that are held out, and none are: say how many with `hold_out`"
+                "`early_stop` measures on held-out rows, and there are none: set their number "
+                "with `hold_out`"
             )
         return self
-
-    def data_of(self, stage: Stage) -> str:
-        """What a stage learns on."""
-        return stage.data or self.data
 
     @model_validator(mode="after")
     def _no_adapters(self) -> DistillOptions:
         if self.qat and self.lora:
             raise ValueError(
-                "`qat` and `lora` exclude each other: adapters are learnt beside the weights, and rounding what they are merged into "
-                "would undo what they learnt"
+                "`qat` and `lora` exclude each other: adapters are trained beside the weights, and "
+                "rounding the merged weights would undo what they learned"
             )
         return self
+
+    def data_of(self, stage: Stage) -> str:
+        """The source that a stage trains on."""
+        return stage.data or self.data

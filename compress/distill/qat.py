@@ -9,26 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ...checkpoints.files import read_family, read_state
-from ...checkpoints.layouts import LAYOUTS, PackedLinear, Scheme, layout_of
+from ...checkpoints.layouts import LAYOUTS, PackedLinear, layout_of
 from ...checkpoints.layouts.gptq import Gptq
 from ...errors import Refused, UsageError
 from ...models import Family, require_dense, weight_of
 from ..quantize.gptq import rtn
+from ..quantize.options import DAMP
 from .fake_quant import fake_quantize, grid_range, into_cells, pack
+from .options import QatOptions
 
 __all__ = [
     "CENTRED",
-    "QatOptions",
     "QuantizedStudent",
     "check_widths",
+    "quantization_block",
     "starting_integers",
     "with_packed",
 ]
@@ -38,35 +39,14 @@ CENTRED = 0.5
 """How far weights start towards the centres of a packed checkpoint's cells. At the borders the first steps would undo its integers."""
 
 
-class QatOptions(BaseModel):
-    """The grid that a student learns on."""
+def quantization_block(options: QatOptions) -> dict[str, Any]:
+    """The `quantization_config` of the checkpoint that is written.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    bits: Literal[2, 4, 8] = Field(default=4, description="bits of a weight")
-    group_size: int = Field(
-        default=128, description="input channels that share a scale; -1 for all"
-    )
-    sym: bool = Field(
-        default=True, description="zero point in the middle; what Jetson kernels need"
-    )
-    scales_from: str | None = Field(
-        default=None,
-        description="packed checkpoint of this student, or step that made it, to start from; default: plain rounding",
-    )
-
-    @property
-    def scheme(self) -> Scheme:
-        """The same in the words of the layouts."""
-        return Scheme(self.bits, self.group_size, self.sym)
-
-    def block(self) -> dict[str, Any]:
-        """The `quantization_config` of the checkpoint that is written."""
-        layout = LAYOUTS["gptq"]
-        assert isinstance(layout, Gptq)
-        return layout.config(
-            self.scheme, 0.01
-        )  # no Hessian, no damping: the usual value, as readers expect one
+    Readers expect a damping, although there is no Hessian to damp: it is that of `quantize`.
+    """
+    layout = LAYOUTS["gptq"]
+    assert isinstance(layout, Gptq)
+    return layout.config(options.scheme, DAMP)
 
 
 def check_widths(

@@ -27,19 +27,27 @@ from ...errors import Refused, UsageError
 from ...models import Family
 from ...steps.context import StepContext, StepResult
 from ...steps.workspace import workplace
-from ..prune.runner import PruneOptions, prune
+from ..prune.options import PruneOptions
+from ..prune.runner import prune
 from .attention import AttentionAlignment, check_maps, eager, maps_told
 from .checks import SharedVocabulary, check_sharded, check_sizes, shared_vocabulary
 from .early_stop import Watch, told
 from .freezing import frozen
 from .keep_sparsity import zeros_of
-from .lora import LoraOptions, adapted, lora_targets
+from .lora import adapted, lora_targets
 from .objectives import HiddenAlignment, LabelLearning, LogitDistillation, Objective
 from .on_policy import OnPolicyDistillation, Writing
-from .options import DistillOptions, Stage, StudentFrom
+from .options import DistillOptions, LoraOptions, Stage, StudentFrom
 from .packed_base import check_packed, load_packed
 from .processes import Processes
-from .qat import CENTRED, QuantizedStudent, check_widths, starting_integers, with_packed
+from .qat import (
+    CENTRED,
+    QuantizedStudent,
+    check_widths,
+    quantization_block,
+    starting_integers,
+    with_packed,
+)
 from .sharding import is_sharded, whole_state
 from .teacher_cache import CachedTeacher
 from .teacher_logits import OnlineTeacher, Targets
@@ -163,7 +171,7 @@ def _distill(
     if options.qat:
         state, config = (
             with_packed(state, packed),
-            {**config, "quantization_config": options.qat.block()},
+            {**config, "quantization_config": quantization_block(options.qat)},
         )
     good = out if failed is None else out.with_name(f"{out.name}.last-good")
     processes.first(lambda: write_checkpoint(good, state, config, shared.tokenizer, provenance))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,29 +23,15 @@ from ...checkpoints.files import write_json
 from ...console import progress
 from ...data.packing import IGNORE
 from ...errors import UsageError
+from .options import TeacherCacheOptions
 from .teacher_logits import Target, last_hidden, logits_of
 
-__all__ = ["CachedTeacher", "TeacherCacheOptions", "TopK", "top_k_target"]
+__all__ = ["CachedTeacher", "TopK", "top_k_target"]
 
 SHARD_BYTES = 256 * 2**20
 LOGITS_AT_ONCE = 2**24
 KEY_BYTES = 16
 INDEX = "teacher.json"
-
-
-class TeacherCacheOptions(BaseModel):
-    """Where a teacher's logits are kept, and how many of each token's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: str = Field(
-        description="directory; made where it is not there, else what is missing is added"
-    )
-    top_k: int = Field(
-        default=64,
-        gt=0,
-        description="largest logits of a token that are kept; the vocabulary or more: all of them",
-    )
 
 
 class TopK:

@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from accelerate import Accelerator
 
 from ...errors import EdgewrightError
+from .options import Tracker
 
-__all__ = ["Tracker", "Tracking", "check_tracker", "tracked"]
-
-Tracker = Literal["tensorboard", "trackio", "wandb"]
+__all__ = ["Tracking", "check_tracker", "tracked"]
 
 
 @dataclass(frozen=True)

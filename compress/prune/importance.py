@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,9 @@ from ..calibration.activation_buffer import Room
 from ..calibration.layer_inputs import first_inputs
 from .cut import Kept
 from .experts import Usage, mask_router, watched
+from .options import Criterion
 
-__all__ = ["Criterion", "Importance", "masked", "masked_layer", "measure", "measure_layers"]
-
-Criterion = Literal["taylor", "activation", "norm", "magnitude", "random"]
+__all__ = ["Importance", "masked", "masked_layer", "measure", "measure_layers"]
 
 
 @dataclass

@@ -12,7 +12,8 @@ from ...checkpoints.loading import load_model, pick_device
 from ...console import progress
 from ...steps.context import StepContext, StepResult
 from .kv_merge import align, attention_of, input_moments, merged, repeat_into, store
-from .options import PruneOptions, merged_config
+from .options import PruneOptions
+from .sizes import merged_config
 from .verify import logits_of, probe_of, prove
 
 __all__ = ["merge_key_values"]

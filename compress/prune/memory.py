@@ -8,7 +8,7 @@ from typing import Any
 from ...checkpoints.files import stored_dtype
 from ...models import family_of
 from .compensate import ROWS_AT_ONCE, TOKENS_AT_ONCE
-from .importance import Criterion
+from .options import Criterion
 
 __all__ = ["prune_memory"]
 

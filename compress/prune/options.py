@@ -1,47 +1,62 @@
-"""What a prune step can be asked for, and the sizes that a model then has."""
+"""Prune options: what to remove, by which criterion, and limits that the pruned model must meet."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from ...errors import Refused
-from ...models import Family, require_dense
-from .experts import kept_experts
-from .importance import Criterion
-from .selection import head_counts, neuron_count
-from .two_four import SparsityMethod
+from ...steps.options import Cli
 
-__all__ = ["Budget", "PruneOptions", "merged_config", "sizes_after"]
+__all__ = ["Budget", "Criterion", "PruneOptions", "SparsityMethod"]
+
+Criterion = Literal["taylor", "activation", "norm", "magnitude", "random"]
+SparsityMethod = Literal["sparsegpt", "magnitude"]
+
+
+def _bytes(megabytes: float) -> int:
+    return int(float(megabytes) * 1e6)
 
 
 class Budget(BaseModel):
-    """Limits to meet by removing equal shares of heads and FFN neurons, as small as will do."""
+    """Limits to meet by removing equal shares of heads and FFN neurons, as small as possible."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    parameters: int | None = Field(default=None, gt=0, description="at most so many parameters")
-    memory_bytes: int | None = Field(
-        default=None, gt=0, description="at most so much memory on the target, KV cache included"
-    )
-    decode_tok_s: float | None = Field(
+    parameters: Annotated[int | None, Cli("--max-parameters")] = Field(
         default=None,
         gt=0,
-        description="at least so many tokens a second on the target, as predicted",
+        description="remove heads and FFN neurons until the model has at most this many parameters",
     )
-    over: tuple[Literal["heads", "ffn"], ...] = Field(
-        default=("heads", "ffn"), min_length=1, description="what may go"
+    memory_bytes: Annotated[int | None, Cli("--max-memory-mb", takes=float, convert=_bytes)] = (
+        Field(
+            default=None,
+            gt=0,
+            description="remove heads and FFN neurons until the model takes at most this much memory "
+            "on the target, KV cache included",
+        )
     )
-    target: str | None = Field(default=None, description="device; default: the recipe's")
-    precision: str = Field(default="int4", description="in which the device will run the model")
-    context: int = Field(default=2048, gt=0, description="tokens of KV cache on the device")
+    decode_tok_s: Annotated[float | None, Cli("--min-tok-s")] = Field(
+        default=None,
+        gt=0,
+        description="remove heads and FFN neurons until the target is predicted to generate at "
+        "least this many tokens per second",
+    )
+    over: Annotated[tuple[Literal["heads", "ffn"], ...], Cli(separator=",")] = Field(
+        default=("heads", "ffn"), min_length=1, description="what the budget may remove"
+    )
+    target: Annotated[str | None, Cli(hidden=True)] = Field(
+        default=None, description="device of the limits; default: the recipe's target"
+    )
+    precision: str = Field(
+        default="int4", description="precision in which the device will run the model"
+    )
+    context: int = Field(default=2048, gt=0, description="tokens in the KV cache on the device")
 
 
 class PruneOptions(BaseModel):
-    """What to cut and by which criterion."""
+    """What to remove and by which criterion."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,47 +76,56 @@ class PruneOptions(BaseModel):
     layers: int = Field(
         default=0,
         ge=0,
-        description="how many layers to remove, those of least block influence first",
+        description="number of layers to remove, those of least block influence first",
     )
     experts: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="share of experts to remove from every layer of a mixture",
+        description="share of experts to remove from every mixture-of-experts layer",
     )
     heads_threshold: float | None = Field(
         default=None,
         gt=0,
-        description="remove the share of heads that is below this times the mean",
+        description="remove the share of heads whose importance is below this times the mean of "
+        "their layer",
     )
     ffn_threshold: float | None = Field(
         default=None,
         gt=0,
-        description="remove the share of neurons that is below this times the mean",
+        description="remove the share of FFN neurons whose importance is below this times the "
+        "mean of their layer",
     )
     budget: Budget | None = Field(
-        default=None, description="remove the least shares of heads and FFN neurons that meet this"
+        default=None,
+        description="remove the smallest shares of heads and FFN neurons that meet these limits",
     )
     merge_kv: int | None = Field(
-        default=None, gt=0, description="first average the key/value heads into so many"
+        default=None,
+        gt=0,
+        description="before pruning, average the key/value heads into this many (MHA to GQA)",
     )
     merge: Literal["aligned", "mean"] = Field(
-        default="aligned", description="aligned: rotate the heads towards each other first"
+        default="aligned",
+        description="how key/value heads are averaged; aligned: rotate them towards each other "
+        "first; mean: as they are",
     )
     criterion: Criterion = Field(
         default="taylor",
-        description="how importance is measured; that of experts by use and output, or random",
+        description="measure of importance; experts are ranked by use and output, unless random",
     )
     compensate: bool = Field(
         default=True,
-        description="refit the output projections by least squares to make up for what goes",
+        description="refit the remaining weights by least squares, to replace what was removed",
     )
     sparsity: Literal["2:4"] | None = Field(
         default=None,
-        description="then zero two of every four inputs in what stays; see docs/sparsity.md",
+        description="after pruning, set two of every four weights in a row to zero; "
+        "see docs/sparsity.md",
     )
     sparsity_method: SparsityMethod = Field(
-        default="sparsegpt", description="how those two are chosen"
+        default="sparsegpt",
+        description="how these two weights are chosen; magnitude is the baseline to beat",
     )
 
     @model_validator(mode="after")
@@ -111,66 +135,18 @@ class PruneOptions(BaseModel):
                 raise _misused(f"give {share} or {threshold}, not both", share)
         if self.budget and (self.heads or self.ffn or self.heads_threshold or self.ffn_threshold):
             raise _misused(
-                "a budget decides about heads and FFN neurons by itself: leave their shares and thresholds out",
+                "a budget sets the shares of heads and FFN neurons: leave their shares and "
+                "thresholds out",
                 "budget",
             )
         return self
 
     @property
     def removes(self) -> bool:
-        """Whether anything is to go from the shapes, apart from what merging saves."""
+        """Whether the shapes of the model shrink, apart from merged key/value heads."""
         shares = (self.heads, self.kv_heads, self.ffn, self.layers, self.experts)
         return any((*shares, self.heads_threshold, self.ffn_threshold, self.budget))
 
 
 def _misused(message: str, at: str) -> PydanticCustomError:
     return PydanticCustomError("prune_options", "{message}", {"message": message, "at": (at,)})
-
-
-def sizes_after(options: PruneOptions, family: Family, config: Mapping[str, Any]) -> dict[str, int]:
-    """The `heads`, `kv_heads`, `ffn` and, of a mixture, `experts` that stay in every layer when the shares of `options` go.
-
-    Raises:
-        Refused: a share has no legal count near it, or the model has nothing of the kind.
-    """
-    shape = family.shape(config)
-    if options.sparsity:
-        require_dense(config, "made 2:4 sparse")
-    experts = kept_experts(shape, options.experts, options.ffn or options.ffn_threshold or 0.0)
-    sizes = {
-        "heads": shape.num_attention_heads,
-        "kv_heads": shape.num_key_value_heads,
-        "ffn": shape.intermediate_size,
-    }
-    if options.heads or options.kv_heads:
-        counts = head_counts(
-            shape, options.heads, options.kv_heads, lambda n: family.accepts_heads(config, n)
-        )
-        sizes |= {"heads": counts[0], "kv_heads": counts[1]}
-    sizes["ffn"] = neuron_count(shape.intermediate_size, options.ffn)
-    return sizes | ({"experts": experts} if experts else {})
-
-
-def merged_config(family: Family, config: Mapping[str, Any], groups: int) -> dict[str, Any]:
-    """The config.json of the model whose key/value heads were averaged into `groups`.
-
-    Raises:
-        Refused: the key/value heads do not divide into so many groups, or are so few already.
-    """
-    shape = family.shape(config)
-    have = shape.num_key_value_heads
-    legal = [n for n in range(1, have) if have % n == 0]
-    if groups not in legal:
-        raise Refused(
-            f"{have} key/value heads cannot be merged into {groups}",
-            f"possible: {', '.join(map(str, legal))}"
-            if legal
-            else "a single key/value head is the least there is",
-        )
-    return family.resized(
-        config,
-        heads=shape.num_attention_heads,
-        kv_heads=groups,
-        ffn=shape.intermediate_size,
-        layers=range(shape.num_hidden_layers),
-    )

@@ -15,7 +15,7 @@ from ...checkpoints.safetensors_writer import Pending
 from ...checkpoints.streaming import Streamed
 from ...console import progress
 from ...models import Shape, family_of, weight_of
-from ...steps.context import Proof
+from ...steps.options import Proof
 from ..calibration.activation_buffer import Room
 from ..calibration.layer_inputs import first_inputs
 from .compensate import Compensation

@@ -29,9 +29,10 @@ from .cut import Kept
 from .experts import choose_experts, expert_details, expert_note
 from .importance import Importance, measure, measure_layers
 from .kv_merge_step import merge_key_values
-from .options import PruneOptions, merged_config, sizes_after
+from .options import PruneOptions
 from .rebuild import Rebuild, choose_proof, prove_rebuilt
 from .selection import choose_heads, choose_layers, choose_neurons, share_below
+from .sizes import merged_config, sizes_after
 from .two_four_step import sparsify
 from .verify import prove
 

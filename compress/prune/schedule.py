@@ -9,8 +9,9 @@ import torch
 
 from ...errors import Refused, UsageError
 from ...models import Family
-from .options import PruneOptions, merged_config, sizes_after
+from .options import PruneOptions
 from .selection import choose_layers
+from .sizes import merged_config, sizes_after
 
 __all__ = ["spread"]
 

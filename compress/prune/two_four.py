@@ -7,16 +7,13 @@ whose removal would cost most, and lets every weight further right make up for w
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from ..quantize.gptq import inverse_factor
 
-__all__ = ["GROUP", "SparsityMethod", "is_two_four", "magnitude", "sparsegpt", "two_four_mask"]
+__all__ = ["GROUP", "is_two_four", "magnitude", "sparsegpt", "two_four_mask"]
 
-SparsityMethod = Literal["sparsegpt", "magnitude"]
 
 KEEP, GROUP = 2, 4
 BLOCK = 64

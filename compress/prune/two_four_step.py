@@ -18,7 +18,8 @@ from ...models import Family, weight_of
 from ...steps.context import StepContext, StepResult
 from ..calibration.gram import output_error
 from ..calibration.layer_inputs import advance, first_inputs, input_hessian
-from .two_four import GROUP, SparsityMethod, magnitude, sparsegpt
+from .options import SparsityMethod
+from .two_four import GROUP, magnitude, sparsegpt
 
 __all__ = ["sparsify"]
 

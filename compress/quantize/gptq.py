@@ -15,6 +15,7 @@ from torch import Tensor
 from ...checkpoints.layouts import PackedLinear, Scheme
 from .blocked_columns import columns_of, in_halves, put_back
 from .grid import Grid, fit_grid, round_to_grid
+from .options import DAMP
 from .refine import refine_scales, refine_weights
 
 __all__ = ["Quantized", "gptq", "improved", "inverse_factor", "rtn"]
@@ -40,7 +41,7 @@ def gptq(
     hessian: Tensor,
     scheme: Scheme,
     act_order: bool = True,
-    damp: float = 0.01,
+    damp: float = DAMP,
     refine: int = 0,
 ) -> Quantized:
     """Quantize a weight so that its outputs on the calibration inputs change least.

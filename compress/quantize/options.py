@@ -1,19 +1,22 @@
-"""What a quantize step can be told."""
+"""Quantization options: the method, the grid, and the layout on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ...checkpoints.layouts import Scheme
-from .rules import Rule, Sensitivity, first_match
+from ...checkpoints.scheme import Scheme
+from ...steps.options import Cli
+from .rules import Rule, Sensitivity, first_match, parsed_rule
 
-__all__ = ["QuantizeOptions"]
+__all__ = ["DAMP", "QuantizeOptions"]
 
+DAMP = 0.005
+"""Share of the mean Hessian diagonal that is added to it before GPTQ inverts it."""
 W8A8 = {"int8": "compressed-tensors", "smoothquant": "modelopt"}
-"""Methods that round activations too, and the only layout that says so for each."""
+"""Methods that also round activations, and the only layout that each is written in."""
 
 
 class QuantizeOptions(BaseModel):
@@ -23,34 +26,41 @@ class QuantizeOptions(BaseModel):
 
     method: Literal["gptq", "rtn", "awq", "int8", "smoothquant"] = Field(
         default="gptq",
-        description="gptq; awq: scaling and clipping by activations; rtn: plain rounding, the baseline to beat; int8: weights and "
-        "activations in 8 bits, a scale a token; smoothquant: likewise, with activation scales fixed from the calibration data",
+        description="gptq: rounding that compensates its error; awq: scaling and clipping by "
+        "activations; int8: weights and activations in 8 bits, one activation scale per token; "
+        "smoothquant: the same with activation scales fixed from calibration data; rtn: round to "
+        "nearest, the baseline to beat",
     )
     bits: Literal[2, 3, 4, 8] = Field(
-        default=4, description="bits of a weight; 8 for int8 and smoothquant"
+        default=4, description="bits per weight; int8 and smoothquant: always 8"
     )
     group_size: int = Field(
-        default=128, description="input channels that share a scale; -1 for all"
+        default=128,
+        description="input channels that share a scale: 32, 64, 128, or -1 for all; int8 and "
+        "smoothquant: always all",
     )
-    sym: bool = Field(
-        default=True, description="zero point in the middle; what Jetson kernels need"
+    sym: Annotated[bool, Cli("--sym/--asym")] = Field(
+        default=True, description="zero point in the middle of the range, as Jetson kernels need"
     )
     act_order: Literal["static", "permuted", "none"] = Field(
         default="static",
-        description="energetic columns first. static: groups stay consecutive channels; permuted: groups follow the order, and every "
-        "layer has a g_idx that kernels must gather by (desc_act); none: columns as they come",
+        description="whether GPTQ starts with the columns of largest activations; static: yes, "
+        "groups stay consecutive channels; permuted: yes, groups follow the order and every layer "
+        "has a g_idx that kernels gather by (desc_act); none: columns in their own order",
     )
     damp: float = Field(
-        default=0.005, gt=0, description="share of the mean Hessian diagonal added to it"
+        default=DAMP, gt=0, description="GPTQ: share of the mean Hessian diagonal added to it"
     )
     refine: int = Field(
         default=1,
         ge=0,
-        description="times that scales and integers are improved in turn after GPTQ; 0: the paper's GPTQ",
+        description="GPTQ: rounds of improving scales and integers in turn afterwards; 0: GPTQ as "
+        "in the paper",
     )
     scaling: Literal["none", "awq", "smoothquant"] = Field(
         default="none",
-        description="scales folded into what is before a layer, ahead of rounding; by default awq for awq, smoothquant for 8 bits",
+        description="scales that are folded into the preceding layer before rounding; method awq: "
+        "awq, int8 and smoothquant: smoothquant, if not given",
     )
     alpha: float = Field(
         default=0.5,
@@ -60,36 +70,40 @@ class QuantizeOptions(BaseModel):
     )
     format: Literal["gptq", "awq", "compressed-tensors", "modelopt"] = Field(
         default="gptq",
-        description="layout on disk; awq for method awq; compressed-tensors for int8, modelopt for smoothquant",
+        description="layout of packed weights on disk; method awq: awq, int8: compressed-tensors, "
+        "smoothquant: modelopt, if not given",
     )
-    rules: tuple[Rule, ...] = Field(
+    rules: Annotated[tuple[Rule, ...], Cli("--rule", takes=str, convert=parsed_rule)] = Field(
         default=(),
-        description="layers that are treated otherwise, by name; the first that matches counts",
+        description="other bits or groups for linear layers by name, or none: 'PATTERN=BITS', "
+        "'PATTERN=BITS:GROUP' or 'PATTERN=skip'; the first match counts",
     )
     head_bits: Literal[2, 3, 4, 8] | None = Field(
         default=None,
-        description="quantize the head too, to so many bits; a tied one is the embedding",
+        description="quantize the output head to this many bits; a tied head is the embedding",
     )
     embedding_bits: Literal[2, 3, 4, 8] | None = Field(
-        default=None, description="quantize the embedding too, to so many bits"
+        default=None, description="quantize the embedding to this many bits"
     )
     hessian_tokens: int = Field(
         default=8,
         gt=0,
-        description="tokens an input channel that GPTQ's Hessian is made of, drawn at random; more take longer",
+        description="GPTQ: calibration tokens per input channel that its Hessian is made of, drawn "
+        "at random; more take longer",
     )
     bf16: bool | None = Field(
         default=None,
-        description="run calibration rows through the layers in bfloat16; default: where the processor has it",
+        description="run calibration rows in bfloat16; default: if the processor supports it",
     )
-    sensitivity: Sensitivity | None = Field(
-        default=None, description="measure first, and keep the worst matrices at more bits"
+    sensitivity: Annotated[Sensitivity | None, Cli(switch="budget")] = Field(
+        default=None,
+        description="measure the error of each matrix first, and keep the worst at more bits",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, values: Any) -> Any:
-        """What was not said follows from the method."""
+        """Fill in what follows from the method."""
         if not isinstance(values, dict):
             return values
         method, implied = values.get("method"), dict[str, Any]()
@@ -109,7 +123,8 @@ class QuantizeOptions(BaseModel):
         if self.method in W8A8:
             if (self.bits, self.group_size, self.sym) != (8, -1, True):
                 raise ValueError(
-                    f"method {self.method} rounds to 8 bits, symmetric, a scale an output channel: leave bits, group_size and sym out"
+                    f"method {self.method} rounds to 8 bits, symmetric, one scale per output "
+                    "channel: leave bits, group_size and sym out"
                 )
             if self.format != W8A8[self.method]:
                 raise ValueError(
@@ -117,7 +132,8 @@ class QuantizeOptions(BaseModel):
                 )
         elif self.format not in ("gptq", "awq"):
             raise ValueError(
-                f"format {self.format} is for weights and activations in 8 bits: use method int8 or smoothquant"
+                f"format {self.format} is for weights and activations in 8 bits: use method int8 "
+                "or smoothquant"
             )
         elif self.format == "awq" and self.bits != 4:
             raise ValueError("the awq layout holds 4-bit weights: use bits 4, or format gptq")
@@ -132,7 +148,7 @@ class QuantizeOptions(BaseModel):
         return self
 
     def _check_plain(self) -> None:
-        """Only the GPTQ layout can say that some layers differ."""
+        """Refuse options that only the GPTQ layout can store."""
         wants = {
             "act_order permuted": self.permuted,
             "rules other than skip": any(not rule.skip for rule in self.rules),
@@ -141,22 +157,23 @@ class QuantizeOptions(BaseModel):
         }
         if found := [name for name, wanted in wants.items() if wanted]:
             raise ValueError(
-                f"the layout {self.format} has no place for {', '.join(found)}: use format gptq, or leave it out"
+                f"the layout {self.format} has no place for {', '.join(found)}: use format gptq, "
+                "or leave it out"
             )
 
     @property
     def rounds_activations(self) -> bool:
-        """Whether what enters a packed layer is rounded as well."""
+        """Whether the inputs of a packed layer are rounded as well."""
         return self.method in W8A8
 
     @field_validator("act_order", mode="before")
     @classmethod
-    def _said_as_switch(cls, value: object) -> object:
-        """Earlier recipes switched the static order on or off."""
+    def _from_switch(cls, value: object) -> object:
+        """Accept the switch of earlier recipes: true is static, false is none."""
         return {True: "static", False: "none"}[value] if isinstance(value, bool) else value
 
     def keeping(self, schemes: Mapping[str, Scheme]) -> QuantizeOptions:
-        """The same with the matrices of these names at the better bits of `sensitivity`; their groups stay."""
+        """The same options with these matrices at the higher bits of `sensitivity`; groups stay."""
         assert self.sensitivity
         groups = {
             name: scheme.group_size if scheme.group_size != self.group_size else None
@@ -171,18 +188,18 @@ class QuantizeOptions(BaseModel):
 
     @property
     def permuted(self) -> bool:
-        """Whether groups follow the order of columns, so that layers have a `g_idx` of their own."""
+        """Whether groups follow the order of columns, so that every layer has its own `g_idx`."""
         return self.method == "gptq" and self.act_order == "permuted"
 
     def scheme(self, name: str) -> Scheme | None:
-        """What becomes of the linear layer of this full name; None if it stays in floating point."""
+        """The scheme of the linear layer of this full name; None if it stays in floating point."""
         rule = first_match(self.rules, name)
         return None if rule and rule.skip else self._ruled(rule)
 
     def table(self, name: str, bits: int | None) -> Scheme | None:
-        """What becomes of the embedding or head of this full name; None if it stays in floating point.
+        """The scheme of the embedding or head of this full name; None if it stays floating point.
 
-        A rule is about it only if it names it in full: `*` means the layers.
+        Only a rule with exactly this name applies to it: `*` matches linear layers only.
         """
         rule = next((rule for rule in self.rules if rule.match == name), None)
         if (rule and rule.skip) or not (rule or bits):
@@ -190,6 +207,6 @@ class QuantizeOptions(BaseModel):
         return self._ruled(rule, bits)
 
     def _ruled(self, rule: Rule | None, bits: int | None = None) -> Scheme:
-        """The scheme of a layer that this rule, if any, is about."""
+        """The scheme of a layer that this rule, if any, applies to."""
         changed = (rule.bits, rule.group_size) if rule else (None, None)
         return Scheme(changed[0] or bits or self.bits, changed[1] or self.group_size, self.sym)

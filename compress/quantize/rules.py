@@ -1,4 +1,4 @@
-"""Rules by name: which layers get other bits or groups than the rest, or stay in floating point."""
+"""Rules by name: layers that get other bits or groups, or stay in floating point."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ...checkpoints.layouts import Scheme
+from ...checkpoints.scheme import Scheme
 from ...errors import UsageError
 
 __all__ = ["Rule", "Sensitivity", "check_rules", "first_match", "parsed_rule", "stored_bytes"]
@@ -18,19 +18,20 @@ REGEX = "re:"
 
 
 class Rule(BaseModel):
-    """What becomes of the layers whose full names match; of several rules that match, the first counts."""
+    """The bits and groups of all layers whose full names match; the first match counts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     match: str = Field(
         min_length=1,
-        description="a full module name, in which * stands for anything; or re: and a regular expression",
+        description="full module name, in which * stands for anything; or re: and a regular "
+        "expression",
     )
     bits: Literal[2, 3, 4, 8] | None = Field(
-        default=None, description="bits of a weight; default: those of the step"
+        default=None, description="bits per weight; default: those of the step"
     )
     group_size: Literal[-1, 32, 64, 128] | None = Field(
-        default=None, description="inputs that share a scale; default: that of the step"
+        default=None, description="input channels that share a scale; default: as in the step"
     )
     skip: bool = Field(default=False, description="leave the weights in floating point")
 
@@ -44,7 +45,7 @@ class Rule(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _says_something(self) -> Rule:
+    def _not_empty(self) -> Rule:
         if self.skip == bool(self.bits or self.group_size):
             raise ValueError(
                 f"the rule for `{self.match}` must give either bits or a group size, or skip"
@@ -53,40 +54,41 @@ class Rule(BaseModel):
 
     @property
     def pattern(self) -> str:
-        """A regular expression that matches just these names from their beginning on."""
+        """A regular expression that matches these names, anchored at their beginning."""
         if self.match.startswith(REGEX):
             return self.match.removeprefix(REGEX)
         return f"^{'.*'.join(re.escape(part) for part in self.match.split('*'))}$"
 
     def matches(self, name: str) -> bool:
-        """Whether a module of this full name is meant."""
+        """Whether the rule applies to a module of this full name."""
         return re.match(self.pattern, name) is not None
 
 
 class Sensitivity(BaseModel):
-    """More bits where fewer hurt most."""
+    """More bits for the matrices that low bits damage most."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     keep_bits: Literal[3, 4, 8] = Field(
-        default=8, description="bits of the matrices that are kept better than the rest"
+        default=8, description="bits of the matrices that suffer most"
     )
     budget: float = Field(
         default=0.05,
         gt=0,
-        description="bytes that they may take more; below 1: a share of the quantized matrices",
+        description="bytes that these matrices may take in addition; below 1: a share of all "
+        "quantized matrices",
     )
 
     def bytes_of(self, quantized: int) -> int:
-        """The budget in bytes, for matrices that take so many."""
+        """The budget in bytes, for matrices that take this many."""
         return int(self.budget * quantized if self.budget < 1 else self.budget)
 
 
 def parsed_rule(text: str) -> dict[str, Any]:
-    """The rule behind `PATTERN=BITS`, `PATTERN=BITS:GROUP` or `PATTERN=skip` of the command line, unchecked.
+    """Parse a rule of the command line: `PATTERN=BITS`, `PATTERN=BITS:GROUP` or `PATTERN=skip`.
 
     Raises:
-        UsageError: it is written otherwise.
+        UsageError: the text has another form.
     """
     match, equals, action = text.rpartition("=")
     bits, _, group = action.partition(":")
@@ -101,15 +103,15 @@ def parsed_rule(text: str) -> dict[str, Any]:
 
 
 def first_match(rules: Iterable[Rule], name: str) -> Rule | None:
-    """The rule that counts for a module; None if no rule is about it."""
+    """The rule that applies to a module; None if there is none."""
     return next((rule for rule in rules if rule.matches(name)), None)
 
 
 def check_rules(rules: Iterable[Rule], names: Iterable[str]) -> None:
-    """Stop at rules that are about nothing: most often a slip in the name.
+    """Refuse rules that match no layer: most often a typing error in the name.
 
     Raises:
-        UsageError: naming all such rules, and names that are near.
+        UsageError: with all such rules, and similar names.
     """
     known = list(names)
     idle = [rule.match for rule in rules if not any(rule.matches(name) for name in known)]
@@ -120,13 +122,14 @@ def check_rules(rules: Iterable[Rule], names: Iterable[str]) -> None:
             for name in difflib.get_close_matches(match.removeprefix(REGEX), known, n=3, cutoff=0.3)
         ]
         raise UsageError(
-            f"no quantized layer matches the rule{'s' if len(idle) > 1 else ''} {', '.join(f'`{match}`' for match in idle)}",
-            f"near names: {', '.join(near or known[:3])}",
+            f"no quantized layer matches the rule{'s' if len(idle) > 1 else ''} "
+            f"{', '.join(f'`{match}`' for match in idle)}",
+            f"similar names: {', '.join(near or known[:3])}",
         )
 
 
 def stored_bytes(shape: tuple[int, int], scheme: Scheme | None) -> int:
-    """Bytes of a matrix with its scales; of one in floating point (None) in half precision."""
+    """Bytes of a matrix with its scales; without a scheme, in half precision."""
     outputs, width = shape
     if scheme is None:
         return 2 * outputs * width

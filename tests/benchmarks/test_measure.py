@@ -9,8 +9,9 @@ import torch
 
 from edgewright.benchmarks.gate.gate import check_gate
 from edgewright.benchmarks.gate.policy import Policy
-from edgewright.benchmarks.measure import EvaluateOptions, bench_path
+from edgewright.benchmarks.measure import bench_path
 from edgewright.benchmarks.measurement_files import load_measurement, read_scores
+from edgewright.benchmarks.options import EvaluateOptions
 from edgewright.benchmarks.tasks.accuracy import score_text
 from edgewright.benchmarks.tasks.backends import open_backend
 from edgewright.data.packing import IGNORE, Encoded

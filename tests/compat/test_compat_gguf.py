@@ -17,7 +17,8 @@ from edgewright.compress.prune.options import PruneOptions
 from edgewright.compress.prune.runner import prune
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
-from edgewright.export.step import ExportOptions, export
+from edgewright.export.options import ExportOptions
+from edgewright.export.runner import export
 from edgewright.pipeline.recipe import BUILTIN_MODEL, model_path
 from edgewright.steps.context import CalibrationData, StepContext
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from edgewright.export.step import ExportOptions, export
+from edgewright.export.options import ExportOptions
+from edgewright.export.runner import export
 
 from test_compat import environment  # isort: skip
 

@@ -27,10 +27,11 @@ from edgewright.compress.calibration.held_out import loss_on, set_aside
 from edgewright.compress.distill.lora import LoraOptions
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
-from edgewright.compress.iterate import IterateOptions, Point, RecoverOptions, iterate
-from edgewright.compress.prune.options import sizes_after
+from edgewright.compress.iterate.options import IterateOptions, RecoverOptions
+from edgewright.compress.iterate.runner import Point, iterate
 from edgewright.compress.prune.runner import PruneOptions
 from edgewright.compress.prune.schedule import spread
+from edgewright.compress.prune.sizes import sizes_after
 from edgewright.compress.prune.two_four import is_two_four
 from edgewright.errors import Refused, UsageError
 from edgewright.models import family_of

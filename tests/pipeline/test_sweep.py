@@ -13,7 +13,8 @@ import yaml
 from edgewright.benchmarks.report.pareto import on_front, towards_ideal
 from edgewright.errors import UsageError
 from edgewright.pipeline import sweep as module
-from edgewright.pipeline.sweep import Objective, SweepOptions, parse_vary, run_sweep
+from edgewright.pipeline.sweep import Objective, run_sweep
+from edgewright.pipeline.sweep_options import SweepOptions, parse_vary
 
 RECIPE = {
     "name": "tiny",
@@ -80,7 +81,7 @@ def interrupted(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "run_recipe", stopping)
         with pytest.raises(KeyboardInterrupt):
-            run_sweep(recipe_file, [], SweepOptions(VARY), out)
+            run_sweep(recipe_file, [], SweepOptions(vary=VARY), out)
     return out, made
 
 
@@ -96,7 +97,7 @@ def test_an_interrupted_sweep_goes_on_and_loses_nothing(
     }
     assert len(before) == 2
     capsys.readouterr()
-    found = run_sweep(recipe_file, [], SweepOptions(VARY), out)
+    found = run_sweep(recipe_file, [], SweepOptions(vary=VARY), out)
     told = " ".join(capsys.readouterr().err.split())
     assert told.count("trial ") == 2, "two of the four were finished before"
     assert {p: p.stat().st_mtime_ns for p in before} == before
@@ -120,7 +121,9 @@ def test_an_interrupted_sweep_goes_on_and_loses_nothing(
         and "http://" not in page.replace("http://www.w3.org", "")
     )
     assert (out / "report.md").read_text().count("\n| ") == 2 + 4
-    assert run_sweep(recipe_file, [], SweepOptions(VARY), out) == found, "nothing is left to try"
+    assert run_sweep(recipe_file, [], SweepOptions(vary=VARY), out) == found, (
+        "nothing is left to try"
+    )
 
 
 def test_trials_share_the_steps_that_they_have_in_common(interrupted) -> None:
@@ -140,7 +143,7 @@ def test_trials_share_the_steps_that_they_have_in_common(interrupted) -> None:
 def test_another_question_is_refused_in_the_same_place(interrupted, recipe_file: Path) -> None:
     with pytest.raises(UsageError, match=r"differs in: vary\.steps\.prune\.heads"):
         run_sweep(
-            recipe_file, [], SweepOptions(VARY | {"steps.prune.heads": [0.5]}), interrupted[0]
+            recipe_file, [], SweepOptions(vary=VARY | {"steps.prune.heads": [0.5]}), interrupted[0]
         )
 
 
@@ -149,7 +152,7 @@ def test_many_combinations_are_sampled_and_what_fails_is_a_result(
 ) -> None:
     """Groups of 96 do not divide the model's widths: the step refuses them, and the sweep goes on."""
     vary = {"steps.quantize.group_size": [64, 96, 128], "steps.quantize.bits": [4, 8]}
-    found = run_sweep(recipe_file, [], SweepOptions(vary, trials=4), tmp_path / "sweep")
+    found = run_sweep(recipe_file, [], SweepOptions(vary=vary, trials=4), tmp_path / "sweep")
     assert len({str(trial["parameters"]) for trial in found["trials"]}) == len(found["trials"]) == 4
     for trial in found["trials"]:
         assert (

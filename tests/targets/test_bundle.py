@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from edgewright.targets import load_target
-from edgewright.targets.bundle import BundleOptions, make_bundle, write_bundle
+from edgewright.targets.bundle import make_bundle, write_bundle
+from edgewright.targets.options import BundleOptions
 
 Cli = Callable[..., tuple[int, str, str]]
 

@@ -12,6 +12,7 @@ import torch
 from conftest import DENSE
 from torch import Tensor
 
+from edgewright.benchmarks.kv_cache.options import KvOptions
 from edgewright.benchmarks.kv_cache.rounded_cache import (
     CacheBackend,
     KvScheme,
@@ -19,7 +20,7 @@ from edgewright.benchmarks.kv_cache.rounded_cache import (
     calibrated_scales,
     round_states,
 )
-from edgewright.benchmarks.kv_cache.study import KvOptions, kv_study
+from edgewright.benchmarks.kv_cache.study import kv_study
 from edgewright.benchmarks.tasks.backends import TorchBackend
 from edgewright.checkpoints.files import read_family
 from edgewright.errors import UsageError

@@ -10,7 +10,8 @@ import lm_eval
 import pytest
 from lm_eval.tasks import TaskManager
 
-from edgewright.benchmarks.measure import EvaluateOptions, measure
+from edgewright.benchmarks.measure import measure
+from edgewright.benchmarks.options import EvaluateOptions
 from edgewright.benchmarks.tasks import lm_eval_harness as harness
 from edgewright.errors import UsageError
 from edgewright.export.onnx.export import export_onnx

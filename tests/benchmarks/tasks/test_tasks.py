@@ -12,7 +12,8 @@ import torch
 
 from edgewright.benchmarks.gate.gate import check_gate
 from edgewright.benchmarks.gate.policy import Policy
-from edgewright.benchmarks.measure import EvaluateOptions, measure
+from edgewright.benchmarks.measure import measure
+from edgewright.benchmarks.options import EvaluateOptions
 from edgewright.benchmarks.tasks.backends import open_backend
 from edgewright.benchmarks.tasks.multiple_choice import answer_by_likelihood, read_choices
 from edgewright.benchmarks.tasks.programs import (

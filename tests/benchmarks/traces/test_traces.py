@@ -19,9 +19,10 @@ import torch
 from pydantic import ValidationError
 
 from edgewright.benchmarks.traces import traces
+from edgewright.benchmarks.traces.options import ChoiceRules, TracesOptions
 from edgewright.benchmarks.traces.sampling import Sampler, nucleus_sample
-from edgewright.benchmarks.traces.traces import TracesOptions, read_questions
-from edgewright.benchmarks.traces.votes import REASONS, Chain, ChoiceRules, choose_chains, majority
+from edgewright.benchmarks.traces.traces import read_questions
+from edgewright.benchmarks.traces.votes import REASONS, Chain, choose_chains, majority
 from edgewright.checkpoints.config import model_path, resolve
 from edgewright.checkpoints.loading import load_tokenizer
 from edgewright.data.draws import uniforms

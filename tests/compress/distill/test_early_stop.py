@@ -21,7 +21,7 @@ from edgewright.compress.distill.objectives import LabelLearning
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
 from edgewright.compress.distill.training_rows import Rows
-from edgewright.compress.iterate import RecoverOptions
+from edgewright.compress.iterate.options import RecoverOptions
 from edgewright.steps.context import StepContext
 
 MakeModel = Callable[..., Path]

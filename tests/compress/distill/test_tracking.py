@@ -19,7 +19,7 @@ from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
 from edgewright.compress.distill.tracking import Tracking, check_tracker
 from edgewright.compress.distill.trainer import NotFinite, _Run
-from edgewright.compress.iterate import RecoverOptions
+from edgewright.compress.iterate.options import RecoverOptions
 from edgewright.errors import EdgewrightError
 from edgewright.steps.context import StepContext
 

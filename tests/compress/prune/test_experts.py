@@ -23,9 +23,9 @@ from transformers import AutoModelForCausalLM
 
 from edgewright.checkpoints.files import read_config, read_state
 from edgewright.compress.prune.experts import Usage, balance, choose_experts, kept_experts
-from edgewright.compress.prune.options import sizes_after
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.compress.prune.schedule import spread
+from edgewright.compress.prune.sizes import sizes_after
 from edgewright.compress.prune.verify import probe_of, prove
 from edgewright.errors import EdgewrightError, Refused, UsageError
 from edgewright.models import Experts, Shape, family_of

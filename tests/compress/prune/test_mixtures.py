@@ -23,7 +23,8 @@ from edgewright.checkpoints.loading import load_model
 from edgewright.compress.distill.runner import DistillOptions, Stage, distill
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.errors import Refused, UsageError
-from edgewright.export.step import ExportOptions, export
+from edgewright.export.options import ExportOptions
+from edgewright.export.runner import export
 from edgewright.models import family_of
 from edgewright.pipeline.forecast import State, plan_model
 from edgewright.pipeline.plan import plan_recipe
@@ -88,11 +89,13 @@ def test_speed_goes_by_the_mean_of_all_and_of_active_weights() -> None:
     assert f"reads {read / 1e9:.2f} GB of {every / 1e9:.2f} GB" in note
     assert f"as long as {math.sqrt(read * every) / 1e9:.2f} GB" in note
     dense = {**A3B, "model_type": "qwen3", "tie_word_embeddings": False}
+
     def of_size(weights):
         return {
             **dense,
             "intermediate_size": round((weights / 48 - ATTENTION) / (3 * 2048)),
         }
+
     slow, fast = (
         predict(target, of_size(48 * (ATTENTION + n * EXPERT)), precision="int4").decode_tok_s
         or 0.0

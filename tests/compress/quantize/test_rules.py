@@ -306,7 +306,7 @@ def test_rules_and_head_on_the_command_line(
         tmp_path / "no",
     )
     assert code == 2
-    assert "near names" in err
+    assert "similar names" in err
     assert not (tmp_path / "no").exists()
 
 

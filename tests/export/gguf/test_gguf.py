@@ -17,7 +17,8 @@ from edgewright.compress.prune.runner import prune
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused
-from edgewright.export.step import ExportOptions, export
+from edgewright.export.options import ExportOptions
+from edgewright.export.runner import export
 
 IDS = torch.arange(40, 60).unsqueeze(0)
 

@@ -33,7 +33,7 @@ from edgewright.errors import ParityFailed, Refused, UsageError
 from edgewright.export.onnx.export import export_onnx
 from edgewright.export.onnx.parity import check
 from edgewright.export.onnx.runtime import OnnxDecoder
-from edgewright.export.step import ExportOptions
+from edgewright.export.options import ExportOptions
 from edgewright.models import family_of
 
 SIZES: dict[str, Any] = {

@@ -14,7 +14,8 @@ import torch
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused
-from edgewright.export.step import ExportOptions, export
+from edgewright.export.options import ExportOptions
+from edgewright.export.runner import export
 from edgewright.export.tensorrt import rtx as tensorrt
 from edgewright.export.tensorrt.engine import (
     EngineSpec,

@@ -95,7 +95,8 @@ def repository(
     make_model: Callable[..., Path], context: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A repository of a tiny model."""
-    from edgewright.export.step import ExportOptions, export
+    from edgewright.export.options import ExportOptions
+    from edgewright.export.runner import export
 
     out = tmp_path_factory.mktemp("triton") / "tiny"
     export(

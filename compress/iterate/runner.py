@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
-from ..checkpoints.config import quantization
-from ..checkpoints.files import (
+from ...checkpoints.config import quantization
+from ...checkpoints.files import (
     PROVENANCE,
     atomic_directory,
     check_output,
@@ -28,90 +27,20 @@ from ..checkpoints.files import (
     scratch_directory,
     write_json,
 )
-from ..checkpoints.loading import load_model, pick_device
-from ..console import console
-from ..errors import Refused
-from ..steps.context import StepContext, StepResult
-from ..steps.workspace import workplace
-from .calibration.held_out import loss_on, set_aside
-from .distill.options import DistillOptions
-from .distill.runner import distill
-from .prune.runner import PruneOptions, prune
-from .prune.schedule import spread
+from ...checkpoints.loading import load_model, pick_device
+from ...console import console
+from ...errors import Refused
+from ...steps.context import StepContext, StepResult
+from ...steps.workspace import workplace
+from ..calibration.held_out import loss_on, set_aside
+from ..distill.options import DistillOptions
+from ..distill.runner import distill
+from ..prune.options import PruneOptions
+from ..prune.runner import prune
+from ..prune.schedule import spread
+from .options import INPUT, IterateOptions
 
-__all__ = ["INPUT", "IterateOptions", "RecoverOptions", "iterate"]
-
-INPUT = "input"
-"""Stands for the uncut model as a teacher."""
-
-
-class RecoverOptions(DistillOptions):
-    """What every round learns; the student is what the round has cut."""
-
-    teacher: str | None = Field(
-        default=INPUT, description="`input`: the uncut model; or as in the distill step"
-    )
-
-    @field_validator("student")
-    @classmethod
-    def _given(cls, student: Any) -> None:
-        if student is not None:
-            raise ValueError("the student is what each round cuts: leave it out")
-
-    @field_validator("stages")
-    @classmethod
-    def _to_their_end(cls, stages: Any) -> Any:
-        if any(stage.early_stop for stage in stages):
-            raise ValueError(
-                "rounds are compared on the held-out rows, so that no round may choose by them: leave `early_stop` out"
-            )
-        return stages
-
-    @field_validator("tracker")
-    @classmethod
-    def _in_the_end(cls, tracker: Any) -> None:
-        if tracker is not None:
-            raise ValueError(
-                "rounds are kept where nobody looks, and their losses in the report: leave `tracker` out"
-            )
-
-    @field_validator("qat")
-    @classmethod
-    def _in_floating_point(cls, qat: Any) -> None:
-        if qat is not None:
-            raise ValueError(
-                "a packed model cannot be cut in the next round: distill with `qat` in a step after the rounds"
-            )
-
-
-class IterateOptions(BaseModel):
-    """Where to go, in how many rounds, and what may be lost on the way."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rounds: int = Field(default=3, gt=0, description="how many; the cut is spread over them")
-    prune: PruneOptions = Field(description="the cut to the final size")
-    recover: RecoverOptions = Field(
-        default=RecoverOptions(), description="what is learnt after every cut"
-    )
-    held_out: str | None = Field(
-        default=None,
-        description="SOURCE to measure on; default: rows of the data to learn on, kept back",
-    )
-    held_out_rows: int = Field(default=128, gt=0, description="how many rows to measure on")
-    max_loss_increase: float | None = Field(
-        default=None,
-        ge=0,
-        description="keep the smallest model whose held-out loss rose by no more, in nats a token; default: the last",
-    )
-
-    @model_validator(mode="after")
-    def _sparse_adapters(self) -> IterateOptions:
-        if self.prune.sparsity and self.recover.lora:
-            raise ValueError(
-                "adapters cannot be merged into a sparse model: leave `lora` or `sparsity` out"
-            )
-        return self
+__all__ = ["Point", "iterate"]
 
 
 @dataclass(frozen=True)

@@ -4,72 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import TYPE_CHECKING
 
 from ..checkpoints.files import read_config
 from ..errors import Refused
 from ..models import require_dense
 from ..steps.context import StepContext, StepResult
-from .onnx.cut import Cut
+from .options import ExportOptions
 
 if TYPE_CHECKING:
     from .onnx.export import ExportResult
 
-__all__ = ["ExportOptions", "export"]
+__all__ = ["export"]
 
 PARITY_ROWS, PARITY_TOKENS = 8, 128
-
-
-class ExportOptions(BaseModel):
-    """What kind of artifact to make."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: Literal["onnx", "ort", "tensorrt", "edge-llm", "gguf", "triton"] = Field(
-        default="onnx",
-        description="onnx: portable operators only, with a KV cache; ort: ONNX Runtime's own; tensorrt: the portable ones, checked by "
-        "TensorRT; triton: the same, as a model repository; edge-llm: what TensorRT-Edge-LLM's exporter reads, and the commands; gguf: for "
-        "llama.cpp",
-    )
-    precision: Literal["fp32", "fp16", "bf16", "int8", "int4", "int4-a8", "int8-dynamic"] = Field(
-        default="fp32",
-        description="int4 takes a GPTQ or AWQ checkpoint bit for bit, int8 one of SmoothQuant; int8-dynamic is for ONNX Runtime on CPUs; "
-        "int4-a8 (format ort): int4 whose inputs are rounded to 8 bits, less exact",
-    )
-    logits: Literal["all", "last"] = Field(
-        default="all", description="last: of the last position only, which is what generating needs"
-    )
-    window: int = Field(
-        default=0,
-        ge=0,
-        description="positions that the KV cache keeps beside the sinks; 0: all (not for format ort)",
-    )
-    sinks: int = Field(default=4, ge=0, description="first positions that a windowed cache keeps")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ExportOptions:
-        if self.precision == "int4-a8" and self.format != "ort":
-            raise ValueError(
-                "precision int4-a8 is ONNX Runtime's: use format ort, or precision int4"
-            )
-        if self.format == "ort" and (self.window or self.precision == "int8"):
-            raise ValueError("format ort has no windowed cache and no static int8: use format onnx")
-        if self.precision == "bf16" and self.format not in ("onnx", "tensorrt"):
-            raise ValueError(
-                f"format {self.format} has no bf16: use precision fp16, or format tensorrt"
-            )
-        if self.format in ("gguf", "edge-llm", "triton") and (self.window or self.logits == "last"):
-            raise ValueError(
-                f"format {self.format} has no windowed cache and no cut logits: leave window and logits out"
-            )
-        return self
-
-    @property
-    def cut(self) -> Cut:
-        """What the graph leaves out."""
-        return Cut(self.logits == "last", self.window, self.sinks)
 
 
 def export(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:

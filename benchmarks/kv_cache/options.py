@@ -1,0 +1,43 @@
+"""Options of a study of the KV cache in low precision."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ...steps.options import Cli
+
+__all__ = ["KvOptions"]
+
+
+class KvOptions(BaseModel):
+    """Which caches to compare, and on which text and tasks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bits: Annotated[tuple[Literal[4, 8], ...], Cli(separator=",")] = Field(
+        default=(8, 4), min_length=1, description="bits per element of keys and values"
+    )
+    scales: Annotated[tuple[Literal["static", "dynamic"], ...], Cli(separator=",")] = Field(
+        default=("static", "dynamic"),
+        min_length=1,
+        description="static: one scale per head, from calibration; dynamic: one per token and head",
+    )
+    contexts: Annotated[tuple[int, ...], Cli("--context")] = Field(
+        default=(2048, 8192, 32768),
+        min_length=1,
+        description="context lengths to state the size of the cache for; repeatable",
+    )
+    perplexity: tuple[str, ...] = Field(
+        default=(), description="SOURCE to compute the perplexity of; repeatable"
+    )
+    windows: int = Field(default=64, gt=0, description="rows per perplexity source")
+    seq_len: int = Field(
+        default=256, gt=1, description="longest row in tokens, to calibrate and to score"
+    )
+    tasks: Annotated[tuple[str, ...], Cli(separator=",")] = Field(
+        default=(), description="generated tasks with a verifier: reasoning"
+    )
+    limit: int = Field(default=200, gt=1, description="problems per task")
+    max_new_tokens: int = Field(default=160, gt=0, description="longest answer in tokens")

@@ -1,0 +1,75 @@
+"""What is measured of a model: tasks, perplexity, latency."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..steps.options import Cli
+
+__all__ = ["EvaluateOptions", "LatencyOptions"]
+
+
+class LatencyOptions(BaseModel):
+    """How latency is measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: int = Field(default=64, gt=0, description="tokens of the prompt that is timed")
+    new_tokens: int = Field(default=64, gt=0, description="tokens that are decoded after it")
+    runs: int = Field(
+        default=5,
+        gt=0,
+        description="timed repetitions, after as many as it takes until times are stable",
+    )
+    batches: Annotated[tuple[int, ...], Cli(separator=",")] = Field(
+        default=(), description="also time batches of these numbers of prompts"
+    )
+    prompts: Annotated[tuple[int, ...], Cli(separator=",")] = Field(
+        default=(), description="also time prompts of these lengths"
+    )
+    contexts: Annotated[tuple[int, ...], Cli("--context")] = Field(
+        default=(2048,), description="context lengths to state the size of an fp16 KV cache for"
+    )
+
+    def shape(self, batch: int = 1, prompt: int | None = None) -> dict[str, int]:
+        """One round of a worker: prompt tokens, new tokens, prompts at a time."""
+        return {"prompt": prompt or self.prompt, "new_tokens": self.new_tokens, "batch": batch}
+
+
+class EvaluateOptions(BaseModel):
+    """What is measured of a model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tasks: Annotated[tuple[str, ...], Cli(separator=",")] = Field(
+        default=(),
+        description="tasks to score: reasoning, gym:NAME, qa:FILE, choice:FILE, code:FILE, "
+        "lm-eval:NAME or lm-eval:FILE.yaml",
+    )
+    limit: int = Field(default=200, gt=1, description="problems per task")
+    max_new_tokens: int = Field(
+        default=160,
+        gt=0,
+        description="longest answer in tokens, thinking included; lm-eval tasks set their own",
+    )
+    shots: int | None = Field(
+        default=None,
+        ge=0,
+        description="worked examples in the prompt of qa, choice and lm-eval tasks; default: the "
+        "task's own number",
+    )
+    allow_code: bool = Field(
+        default=False, description="let code tasks run what the model writes, in a sandbox"
+    )
+    perplexity: tuple[str, ...] = Field(
+        default=(), description="SOURCE to compute the perplexity of; repeatable"
+    )
+    windows: int = Field(default=128, gt=0, description="rows per perplexity source")
+    seq_len: int = Field(default=512, gt=1, description="longest row in tokens")
+    latency: Annotated[LatencyOptions | None, Cli(prefix="", toggle=True)] = Field(
+        default=LatencyOptions(),
+        description="measure latency and memory in a process of its own; in a recipe, null "
+        "switches it off",
+    )

@@ -1,0 +1,121 @@
+"""Options of everything that concerns a device: rules, bundle, deployment, and the HTTP server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..steps.options import Cli
+
+__all__ = [
+    "BundleOptions",
+    "CheckOptions",
+    "DeployOptions",
+    "DeviceLoad",
+    "HostOptions",
+    "ServeOptions",
+]
+
+
+class DeviceLoad(BaseModel):
+    """How a device will use a model; memory and speed are predicted for this."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    context: int = Field(default=2048, description="tokens in the KV cache on the device")
+    batch: int = Field(default=1, description="sequences that the device processes at a time")
+
+
+class CheckOptions(DeviceLoad):
+    """What a device is asked to run."""
+
+    precision: str | None = Field(
+        default=None,
+        description="precision of the weights; default: that of the checkpoint, fp16 if it is not "
+        "quantized",
+    )
+    jetpack: str | None = Field(
+        default=None, description="JetPack release on the device, such as 6.2; default: all known"
+    )
+
+
+class BundleOptions(BaseModel):
+    """Limits of the TensorRT engine that a device builds from a bundle."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: int = Field(
+        default=512, description="most prompt tokens in one pass, for the TensorRT engine"
+    )
+    context: int = Field(
+        default=2048,
+        description="most tokens of prompt and answer together, for the TensorRT engine",
+    )
+    batch: int = Field(
+        default=1, description="sequences that run at the same time, for the TensorRT engine"
+    )
+
+
+class DeployOptions(BaseModel):
+    """What is done on the device."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    remote_dir: str = Field(
+        default="edgewright",
+        description="directory of the bundles on the device; relative to the home directory",
+    )
+    python: str = Field(
+        default="python3",
+        description="Python interpreter on the device that has numpy and onnxruntime",
+    )
+    engine: bool = Field(
+        default=True, description="build a TensorRT engine on the device and time it"
+    )
+    threads: int | None = Field(
+        default=None, description="threads of ONNX Runtime on the device; default: all cores"
+    )
+    force: Annotated[bool, Cli("--force")] = Field(
+        default=False, description="continue although the preflight check advises against it"
+    )
+
+
+class HostOptions(BaseModel):
+    """How a device is reached over SSH."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field(default="", description="USER@HOST; without it, give --out")
+    port: int = Field(default=22, description="port of the SSH server")
+    identity: Path | None = Field(
+        default=None,
+        description="private key file; default: ssh-agent, and the keys in ~/.ssh",
+    )
+    known_hosts: Path = Field(
+        default=Path("~/.ssh/known_hosts"), description="file of known host keys"
+    )
+    accept_new_host_key: Annotated[bool, Cli("--accept-new-host-key")] = Field(
+        default=False, description="store the key of a host that is not known yet"
+    )
+
+
+class ServeOptions(BaseModel):
+    """How an artifact is served over HTTP."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8000, description="port to listen on")
+    threads: int | None = Field(
+        default=None, description="threads of ONNX Runtime; default: all cores"
+    )
+    max_batch: int = Field(default=16, description="most sequences in one batch")
+    max_waiting: int = Field(
+        default=256, description="most requests that wait; further ones get status 429"
+    )
+    context: int | None = Field(
+        default=None,
+        description="most tokens of prompt and answer together; default: the model's limit",
+    )
