@@ -18,9 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..benchmarks.tasks.questions import same_answer
+from ..benchmarks.traces.chains import ask_teacher
 from ..benchmarks.traces.options import ChoiceRules, TracesOptions
-from ..benchmarks.traces.traces import ask_teacher, read_questions
-from ..benchmarks.traces.votes import Chain, choose_chains, majority
+from ..benchmarks.traces.teacher_questions import read_questions
+from ..benchmarks.traces.votes import Chain, majority, select_chains
 from ..checkpoints.config import model_path, resolve
 from ..data.reasoning import held_out_questions, training_problems
 
@@ -98,7 +99,7 @@ def report(
     kept, correct, with_traces, rejected = 0, 0, 0, Counter[str]()
     for chains, truth, label in zip(answered, right, given, strict=True):
         judged = [replace(chain, correct=same_answer(label, chain.answer)) for chain in chains]
-        reasons = choose_chains(
+        reasons = select_chains(
             judged, majority([chain.answer for chain in judged], same_answer), rules
         )
         chosen = [

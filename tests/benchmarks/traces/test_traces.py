@@ -1,4 +1,4 @@
-"""Traces: what is drawn, who is elected, what is kept and why; on the tiny reasoner, with wrong answers in the source, and after a kill."""
+"""Traces: sampling, voting, selection; on the tiny reasoner, with wrong answers, and resumed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from edgewright.benchmarks.traces import traces
+from edgewright.benchmarks.traces import chains
 from edgewright.benchmarks.traces.options import ChoiceRules, TracesOptions
 from edgewright.benchmarks.traces.sampling import Sampler, nucleus_sample
-from edgewright.benchmarks.traces.traces import read_questions
-from edgewright.benchmarks.traces.votes import REASONS, Chain, choose_chains, majority
+from edgewright.benchmarks.traces.teacher_questions import read_questions
+from edgewright.benchmarks.traces.votes import REASONS, Chain, majority, select_chains
 from edgewright.checkpoints.config import model_path, resolve
 from edgewright.checkpoints.loading import load_tokenizer
 from edgewright.data.draws import uniforms
@@ -105,7 +105,7 @@ def test_the_vote() -> None:
 
 
 def reasons(chains: list[Chain], **rules: Any) -> list[str]:
-    return choose_chains(
+    return select_chains(
         chains, majority([c.answer for c in chains], str.__eq__), ChoiceRules(**rules)
     )
 
@@ -260,9 +260,9 @@ def test_interrupted_in_the_middle_and_started_again(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two questions a batch: the third batch is interrupted, and only what was not finished is asked again."""
-    monkeypatch.setattr(traces, "ROWS_A_BATCH", 8)
+    monkeypatch.setattr(chains, "ROWS_A_BATCH", 8)
     asked: list[list[int]] = []
-    sampled = traces._sampled
+    sampled = chains._sample
 
     def watched(options: Any, questions: Any, *rest: Any) -> Any:
         asked.append([question.row for question in questions])
@@ -270,7 +270,7 @@ def test_interrupted_in_the_middle_and_started_again(
             raise KeyboardInterrupt
         return sampled(options, questions, *rest)
 
-    monkeypatch.setattr(traces, "_sampled", watched)
+    monkeypatch.setattr(chains, "_sample", watched)
     command = [
         "traces",
         REASONER,
