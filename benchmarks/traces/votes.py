@@ -44,7 +44,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Vote:
-    """The answer that most chains give (the first one in a tie), and the indices of these chains."""
+    """The answer that most chains give (in a tie, the first one), and the indices of these."""
 
     answer: str
     votes: int
@@ -69,7 +69,7 @@ def majority(answers: Sequence[str], same: SameAnswer) -> Vote:
 
 
 def select_chains(chains: Sequence[Chain], vote: Vote, rules: ChoiceRules) -> list[str]:
-    """For each chain of a question: why it is rejected, one of `REASONS`, or empty if it is kept."""
+    """Why each chain of a question is rejected, one of `REASONS`; empty if it is kept."""
     found = [
         _reason(chain, number in vote.voters, vote.votes / len(chains), rules)
         for number, chain in enumerate(chains)

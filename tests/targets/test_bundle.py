@@ -16,6 +16,8 @@ from edgewright.targets import load_target
 from edgewright.targets.bundle import make_bundle, write_bundle
 from edgewright.targets.options import BundleOptions
 
+pytest_plugins = ["deploy_fixtures"]
+
 Cli = Callable[..., tuple[int, str, str]]
 
 

@@ -16,6 +16,8 @@ from ssh_servers import Server, wire
 from edgewright.targets import load_target
 from edgewright.targets.bundle import make_bundle
 
+pytest_plugins = ["deploy_fixtures"]
+
 
 def wait_for_writers(folder: Path) -> None:
     """Wait until the programs of broken connections have ended: they go on with what had arrived."""

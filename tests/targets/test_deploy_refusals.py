@@ -13,6 +13,8 @@ from ssh_servers import Server
 from edgewright.targets import load_target
 from edgewright.targets.bundle import make_bundle
 
+pytest_plugins = ["deploy_fixtures"]
+
 
 def test_an_unknown_host_is_refused_until_its_key_is_accepted(
     deployed: Any, server: Server, artifact: Path

@@ -193,7 +193,7 @@ def test_the_study(make_model: MakeModel, text_file: Path, context: Any) -> None
 def test_a_study_of_nothing_is_refused(make_model: MakeModel, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing to measure"):
         kv_study(make_model("llama"), KvOptions(), [])
-    with pytest.raises(UsageError, match="no number of tokens"):
+    with pytest.raises(UsageError, match="not a number of tokens"):
         kv_study(make_model("llama"), KvOptions(tasks=("reasoning",), contexts=(0,)), [])
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(UsageError, match="whose cache is its own"):
