@@ -1,4 +1,4 @@
-"""The verbs that have to do with a device: deploy, targets check, serve."""
+"""The verbs that bring a model to a device: export, deploy, targets check, serve."""
 
 from __future__ import annotations
 
@@ -8,131 +8,107 @@ from typing import Annotated
 import typer
 
 from ..errors import Refused, UsageError
-from .common import Debug, Json, Model
-from .tables import show
+from ..export.options import ExportOptions
+from ..steps.options import Calibration, Execution
+from ..targets.options import (
+    BundleOptions,
+    CheckOptions,
+    DeployOptions,
+    HostOptions,
+    ServeOptions,
+)
+from .common import step, step_context
+from .options import Expand
+from .verb import Outcome, verb
+from .verb_options import DeployInputs, Model, Output, TargetDevice
 
-__all__ = ["deploy", "serve", "targets_check"]
+__all__ = ["check", "deploy", "export", "serve"]
+
+Artifact = Annotated[Path, typer.Argument(help="directory that `edgewright export` wrote")]
+ROWS_TO_COMPARE = 16
+"""Rows of text that the logits of an artifact are compared on."""
 
 
-def deploy(
-    artifact: Annotated[Path, typer.Argument(help="directory that `edgewright export` made")],
-    target: Annotated[
-        str,
-        typer.Option("--target", help="device, by name or profile file; see `edgewright targets`"),
-    ],
-    host: Annotated[str, typer.Option("--host", help="USER@HOST; without it, give --out")] = "",
-    port: Annotated[int, typer.Option(help="of its SSH server")] = 22,
-    identity: Annotated[
-        Path | None, typer.Option(help="private key; default: ssh-agent and the keys in ~/.ssh")
-    ] = None,
-    known_hosts: Annotated[Path, typer.Option("--known-hosts", help="file of host keys")] = Path(
-        "~/.ssh/known_hosts"
-    ),
-    accept_new_host_key: Annotated[
-        bool,
-        typer.Option(
-            "--accept-new-host-key", help="remember the key of a host that is not known yet"
-        ),
-    ] = False,
-    remote_dir: Annotated[
-        str,
-        typer.Option(
-            "--remote-dir", help="where bundles lie there; relative to the home directory"
-        ),
-    ] = "edgewright",
-    python: Annotated[
-        str, typer.Option(help="interpreter there that has numpy and onnxruntime")
-    ] = "python3",
-    engine: Annotated[
-        bool,
-        typer.Option(
-            "--engine/--no-engine", help="build and time a TensorRT engine there, on a Jetson"
-        ),
-    ] = True,
-    threads: Annotated[
-        int | None, typer.Option(help="of ONNX Runtime there; default: all cores")
-    ] = None,
-    prompt: Annotated[int, typer.Option(help="most prompt tokens of a pass, for the engine")] = 512,
-    context: Annotated[
-        int, typer.Option(help="most tokens of prompt and answer, for the engine")
-    ] = 2048,
-    batch: Annotated[int, typer.Option(help="sequences at a time, for the engine")] = 1,
-    force: Annotated[
-        bool, typer.Option("--force", help="go on against the preflight's judgement")
-    ] = False,
-    back: Annotated[
-        bool,
-        typer.Option(
-            "--rollback", help="make the version before the current one the current one again"
-        ),
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="write the bundle to this directory and deploy nothing"),
-    ] = None,
-    ledger: Annotated[
-        Path | None,
-        typer.Option(
-            "--ledger", help="directory of the ledger; default: the run that the artifact is in"
-        ),
-    ] = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Copy an artifact to a device over SSH, check and measure it there, and enter the figures in the ledger.
-
-    A broken connection is resumed, by itself or by the same command again; the device keeps the version before for --rollback.
+@verb("export", resumable=True)
+def export(
+    model: Model,
+    output: Output,
+    options: ExportOptions,
+    calibration: Annotated[Calibration, Expand(skip=("samples",))],
+    execution: Execution,
+) -> Outcome:
+    """Export a model, and check that it computes what the torch model does. Exit code 4 if not.
 
     Examples:
 
-        edgewright deploy runs/demo/export-int4 --target jetson-orin-nano-8gb --host ubuntu@192.168.55.1
+        edgewright export int4 --precision int4 --out int4-onnx
+
+        edgewright export int4 --format edge-llm --precision int4 --out for-edge-llm
+    """
+    rows = calibration.model_copy(update={"samples": ROWS_TO_COMPARE})
+    return step("export", options, model, output, step_context(rows, execution))
+
+
+@verb("deploy")
+def deploy(
+    artifact: Artifact,
+    device: Annotated[TargetDevice, Expand(require=("target",))],
+    ssh: HostOptions,
+    options: DeployOptions,
+    bundling: BundleOptions,
+    inputs: DeployInputs,
+) -> Outcome:
+    """Copy an artifact to a device over SSH, check and measure it there, and record the results.
+
+    A broken connection is resumed, by itself or by the same command again. The device keeps the
+    previous version for --rollback.
+
+    Examples:
+
+        edgewright deploy runs/demo/export-int4 --target jetson-orin-nano-8gb
+        --host ubuntu@192.168.55.1
 
         edgewright deploy runs/demo/export-int4 --target jetson-orin-nano-8gb --out bundle
     """
     from ..pipeline.deployment import deliver, pack
-    from ..targets.bundle import BundleOptions
-    from ..targets.deploy import DeployOptions, rollback
+    from ..targets.deploy import rollback
     from ..targets.remote import Address
 
-    bundling = BundleOptions(prompt, context, batch)
-    if out:
-        if host or back:
+    target = str(device.target)
+    if inputs.out:
+        if ssh.host or inputs.rollback:
             raise UsageError(
                 "--out writes a bundle and deploys nothing",
                 "leave --host and --rollback out, or --out",
             )
-        return show(pack(artifact, target, bundling, out), as_json, "bundle")
-    if not host:
+        return Outcome(pack(artifact, target, bundling, inputs.out), "bundle")
+    if not ssh.host:
         raise UsageError(
             "there is no device to deploy to",
             "give --host USER@HOST, or --out DIR for a bundle to carry there yourself",
         )
-    options = DeployOptions(remote_dir, python, engine, threads, force)
     address = Address.parse(
-        host, port=port, identity=identity, known_hosts=known_hosts, accept_new=accept_new_host_key
+        ssh.host,
+        port=ssh.port,
+        identity=ssh.identity,
+        known_hosts=ssh.known_hosts,
+        accept_new=ssh.accept_new_host_key,
     )
-    if back:
-        return show(rollback(artifact.resolve().name, address, options), as_json, "rollback")
-    show(deliver(artifact, target, address, bundling, options, ledger), as_json, "deploy")
+    if inputs.rollback:
+        return Outcome(rollback(artifact.resolve().name, address, options), "rollback")
+    return Outcome(deliver(artifact, target, address, bundling, options, inputs.ledger), "deploy")
 
 
-def targets_check(
+@verb("check")
+def check(
     model: Model,
-    target: Annotated[str, typer.Option("--target", help="device, by name or profile file")],
-    format: Annotated[
-        str, typer.Option(help="onnx, ort, tensorrt, edge-llm, gguf or triton")
-    ] = "onnx",
-    precision: Annotated[
-        str | None,
-        typer.Option(help="default: what the checkpoint has, fp16 if it is not quantized"),
-    ] = None,
-    context: Annotated[int, typer.Option(help="tokens of KV cache on the device")] = 2048,
-    batch: Annotated[int, typer.Option(help="sequences at a time on the device")] = 1,
-    jetpack: Annotated[str | None, typer.Option(help="release on the device, such as 6.2")] = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Say what a device cannot do with a model, why, and the nearest thing that it can. Exit code 3 when it cannot run.
+    device: Annotated[TargetDevice, Expand(require=("target",))],
+    wanted: Annotated[ExportOptions, Expand(only=("format",))],
+    options: CheckOptions,
+) -> Outcome:
+    """Say what a device cannot do with a model, why, and the nearest thing that it can.
+
+    Exit code 3 if the device cannot run the model.
 
     Examples:
 
@@ -142,29 +118,32 @@ def targets_check(
     """
     from ..pipeline.deployment import verdict
 
-    found = verdict(model, target, format, precision, context, batch, jetpack)
-    show(found, as_json, "verdict")
-    if any(violation["severity"] == "refuse" for violation in found["violations"]):
-        raise Refused(
-            f"{model} cannot run on {target} like this",
-            "see the last column for the nearest thing that can",
-        )
+    target = str(device.target)
+    found = verdict(
+        model,
+        target,
+        wanted.format,
+        options.precision,
+        options.context,
+        options.batch,
+        options.jetpack,
+    )
+
+    def judge() -> None:
+        if any(violation["severity"] == "refuse" for violation in found["violations"]):
+            raise Refused(
+                f"{model} cannot run on {target} like this",
+                "see the last column for the nearest thing that can",
+            )
+
+    return Outcome(found, "verdict", judge)
 
 
-def serve(
-    artifact: Annotated[Path, typer.Argument(help="directory that `edgewright export` made")],
-    host: Annotated[str, typer.Option("--host", help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="port to listen on")] = 8000,
-    threads: Annotated[int | None, typer.Option(help="of ONNX Runtime; default: all cores")] = None,
-    max_batch: Annotated[int, typer.Option(help="most sequences at a time")] = 16,
-    max_waiting: Annotated[int, typer.Option(help="most requests that wait; more get 429")] = 256,
-    context: Annotated[
-        int | None,
-        typer.Option(help="most tokens of prompt and answer; default: the model's limit"),
-    ] = None,
-    debug: Debug = False,
-) -> None:
-    """Serve an artifact over HTTP: OpenAI-style completions and chat, streamed or whole, batched as requests come.
+@verb("serve", has_json=False)
+def serve(artifact: Artifact, options: ServeOptions) -> None:
+    """Serve an artifact over HTTP with OpenAI-style completions and chat.
+
+    Answers are streamed or whole; requests that arrive together are batched.
 
     Example:
 
@@ -180,6 +159,6 @@ def serve(
             f"serving needs {error.name}, which is not installed", "pip install 'edgewright[serve]'"
         ) from error
     service = open_service(
-        artifact, threads=threads, max_batch=max_batch, max_waiting=max_waiting, context=context
+        artifact, **options.model_dump(include={"threads", "max_batch", "max_waiting", "context"})
     )
-    uvicorn.run(create_app(service), host=host, port=port, log_level="warning")
+    uvicorn.run(create_app(service), host=options.host, port=options.port, log_level="warning")

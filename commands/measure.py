@@ -1,77 +1,47 @@
-"""The verbs that measure and judge: bench, gate, compare, sweep, report."""
+"""The verbs that measure and judge: bench, gate, compare, sweep, report, kv-study."""
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ..benchmarks.kv_cache.options import KvOptions
+from ..benchmarks.options import EvaluateOptions
 from ..errors import UsageError
-from .common import Debug, Device, Json, Seed, checked, conclude, resumable
-from .tables import show
+from ..pipeline.sweep_options import SweepOptions
+from ..steps.options import Calibration, Execution
+from .common import conclude
+from .options import Expand
+from .verb import Outcome, command_line, verb
+from .verb_options import (
+    BenchInputs,
+    CompareOutput,
+    GateInputs,
+    Model,
+    RecipeFile,
+    SweepInputs,
+)
 
-__all__ = ["bench", "compare", "gate", "report", "sweep"]
+__all__ = ["bench", "compare", "gate", "kv_study", "report", "sweep"]
 
 
+def _against_needs_latency(given: dict[str, Any]) -> dict[str, Any]:
+    """With --against there is something to time, also without --latency."""
+    if given.get("against") is None or given.get("latency"):
+        return given
+    return {**given, "latency": True}
+
+
+@verb("bench", prepare=_against_needs_latency)
 def bench(
     path: Annotated[Path, typer.Argument(help="checkpoint or artifact directory")],
-    perplexity: Annotated[
-        list[str] | None, typer.Option(help="SOURCE to score; may be given more than once")
-    ] = None,
-    tasks: Annotated[
-        str,
-        typer.Option(
-            help="comma-separated: reasoning, gym:NAME, qa:FILE, choice:FILE, code:FILE, lm-eval:NAME or lm-eval:FILE.yaml"
-        ),
-    ] = "",
-    limit: Annotated[int, typer.Option(help="problems a task")] = 200,
-    shots: Annotated[
-        int | None,
-        typer.Option(
-            help="worked examples shown by qa, choice and lm-eval; default: the task's own"
-        ),
-    ] = None,
-    allow_code: Annotated[
-        bool,
-        typer.Option(
-            "--allow-code", help="let code: tasks run what the model writes, in a sandbox"
-        ),
-    ] = False,
-    windows: Annotated[int, typer.Option(help="rows a perplexity source")] = 128,
-    seq_len: Annotated[int, typer.Option(help="tokens a row")] = 512,
-    max_new_tokens: Annotated[int, typer.Option(help="longest answer")] = 160,
-    reference: Annotated[
-        Path | None, typer.Option(help="model to compare with: KL and top-1 agreement")
-    ] = None,
-    latency: Annotated[
-        bool, typer.Option("--latency/--no-latency", help="time it in a process of its own")
-    ] = False,
-    prompt: Annotated[int, typer.Option(help="tokens of the prompt that is timed")] = 64,
-    new_tokens: Annotated[int, typer.Option(help="tokens decoded after it")] = 64,
-    runs: Annotated[
-        int, typer.Option(help="timed repetitions, after as many as it takes until they are stable")
-    ] = 5,
-    batches: Annotated[
-        str, typer.Option(help="comma-separated: time these numbers of prompts at a time too")
-    ] = "",
-    prompts: Annotated[
-        str, typer.Option(help="comma-separated: time prompts of these lengths too")
-    ] = "",
-    against: Annotated[
-        Path | None,
-        typer.Option(help="model to time in turns with this one: the ratio, and how sure it is"),
-    ] = None,
-    save: Annotated[
-        Path | None, typer.Option(help="write the measurement as JSON, for `edgewright gate`")
-    ] = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Measure a checkpoint or an artifact.
+    options: EvaluateOptions,
+    inputs: BenchInputs,
+    execution: Annotated[Execution, Expand(only=("device",))],
+) -> Outcome:
+    """Measure the accuracy, perplexity and latency of a checkpoint or an artifact.
 
     Examples:
 
@@ -81,69 +51,32 @@ def bench(
 
         edgewright bench int4-onnx --latency --against fp32-onnx --runs 15
 
-        edgewright bench int4-onnx --tasks qa:gsm8k.jsonl,choice:arc.jsonl,lm-eval:hellaswag --shots 4 --limit 500
+        edgewright bench int4-onnx --tasks qa:gsm8k.jsonl,choice:arc.jsonl,lm-eval:hellaswag
+        --shots 4 --limit 500
     """
-    from ..benchmarks.measure import EvaluateOptions, bench_path
+    from ..benchmarks.measure import bench_path
 
-    options = checked(
-        EvaluateOptions,
-        tasks=[t for t in tasks.split(",") if t],
-        limit=limit,
-        windows=windows,
-        seq_len=seq_len,
-        shots=shots,
-        allow_code=allow_code,
-        max_new_tokens=max_new_tokens,
-        perplexity=perplexity or [],
-        latency=_numbers(
-            prompt=prompt, new_tokens=new_tokens, runs=runs, batches=batches, prompts=prompts
-        )
-        if latency or against
-        else None,
+    found = bench_path(
+        path, options, execution.device, inputs.reference, inputs.save, inputs.against
     )
-    show(bench_path(path, options, device, reference, save, against), as_json, "bench")
+    return Outcome(found, "bench")
 
 
-def _numbers(**options: int | str) -> dict[str, object]:
-    """Options as they are checked: a string is a list of numbers, whatever is wrong with it."""
-    return {
-        name: [part for part in value.split(",") if part] if isinstance(value, str) else value
-        for name, value in options.items()
-    }
-
-
+@verb("gate")
 def gate(
     candidate: Annotated[str, typer.Argument(help="measurement file, or RUN:STEP")],
-    baseline: Annotated[str, typer.Option(help="measurement file, or RUN:STEP")],
-    policy: Annotated[
-        Path | None,
-        typer.Option(
-            help="YAML: confidence, inconclusive, and limits: metric -> {min_ratio, max_ratio, max_drop, min, max}"
-        ),
-    ] = None,
-    junit: Annotated[
-        Path | None, typer.Option(help="also write JUnit XML, for a CI server")
-    ] = None,
-    markdown: Annotated[
-        Path | None, typer.Option(help="also write Markdown, for a pull request")
-    ] = None,
-    update_baseline: Annotated[
-        bool,
-        typer.Option(
-            "--update-baseline", help="do not compare: make the candidate the BASELINE file"
-        ),
-    ] = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Compare a candidate with a baseline under a policy. Exit code 5 when a limit is broken beyond doubt.
+    inputs: GateInputs,
+) -> Outcome:
+    """Compare a candidate with a baseline. Exit code 5 if a limit of the policy is violated.
 
-    Accuracies and perplexities are decided on paired bootstrap intervals: pass, fail or inconclusive. What inconclusive
-    does to the exit code is the policy's `inconclusive: pass|warn|fail`; warn, the default, gives 0 and says so.
+    Accuracies and perplexities are decided on paired bootstrap intervals: pass, fail or
+    inconclusive. The policy's `inconclusive: pass|warn|fail` sets what inconclusive does to the
+    exit code; the default, warn, gives 0 and prints a warning.
 
     Examples:
 
-        edgewright gate new.json --baseline main.json --policy gate.yaml --junit gate.xml --markdown gate.md
+        edgewright gate new.json --baseline main.json --policy gate.yaml --junit gate.xml
+        --markdown gate.md
 
         edgewright gate new.json --baseline main.json --update-baseline
 
@@ -155,26 +88,24 @@ def gate(
     from ..benchmarks.measurement_files import load_measurement, replace_baseline, write_text
 
     new = load_measurement(candidate)
-    if update_baseline:
-        if junit or markdown:
+    if inputs.update_baseline:
+        if inputs.junit or inputs.markdown:
             raise UsageError(
-                "--update-baseline compares nothing, so that there is nothing to write",
+                "--update-baseline compares nothing, so there is no result to write",
                 "leave --junit and --markdown out",
             )
-        return show({"written": [str(replace_baseline(new, baseline))]}, as_json, "written")
-    result = check_gate(new, load_measurement(baseline), load_policy(policy))
-    for file, render in ((junit, junit_xml), (markdown, markdown_text)):
+        return Outcome({"written": [str(replace_baseline(new, inputs.baseline))]}, "written")
+    result = check_gate(new, load_measurement(inputs.baseline), load_policy(inputs.policy))
+    for file, render in ((inputs.junit, junit_xml), (inputs.markdown, markdown_text)):
         if file:
             write_text(file, render(result))
-    show(result, as_json, "gate")
-    conclude(result)
+    return Outcome(result, "gate", lambda: conclude(result))
 
 
+@verb("report")
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="directory of a run")],
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+) -> Outcome:
     """Write report.html and report.md of a run again, from its ledger.
 
     Example:
@@ -183,23 +114,23 @@ def report(
     """
     from ..benchmarks.report.report import write_report
 
-    show({"written": [str(p) for p in write_report(run_dir)]}, as_json, "written")
+    return Outcome({"written": [str(p) for p in write_report(run_dir)]}, "written")
 
 
+@verb("compare")
 def compare(
     runs: Annotated[
         list[str],
         typer.Argument(
             metavar="RUN RUN...",
-            help="directories of runs, or RUN:STEP; the first is the yardstick",
+            help="directories of runs, or RUN:STEP; the others are compared with the first",
         ),
     ],
-    html: Annotated[Path | None, typer.Option(help="also write a page with figures")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="also write Markdown")] = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Set runs beside each other: the step that each is about (its gate's candidate, or its last), and what differs beyond doubt.
+    output: CompareOutput,
+) -> Outcome:
+    """Compare runs, and say which differences are statistically significant.
+
+    Of each run the candidate of its gate is compared, or its last step, unless RUN:STEP names one.
 
     Examples:
 
@@ -210,59 +141,57 @@ def compare(
     from ..benchmarks.report.compare import compare_runs, write_comparison
 
     found = compare_runs(runs)
-    write_comparison(found, html, markdown, shlex.join(["edgewright", *sys.argv[1:]]))
-    show(found, as_json, "compare")
+    write_comparison(found, output.html, output.markdown, command_line())
+    return Outcome(found, "compare")
 
 
-def sweep(
-    recipe: Annotated[Path, typer.Argument(help="YAML recipe")],
-    vary: Annotated[
-        list[str],
-        typer.Option(help="KEY=VALUE,VALUE: the key as in --set; may be given more than once"),
-    ],
-    trials: Annotated[
-        int, typer.Option(help="combinations to try; all of them, if there are no more")
-    ] = 20,
-    budget: Annotated[
-        float | None, typer.Option(help="minutes after which no trial begins")
-    ] = None,
-    objective: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="metric of the last step, :min or :max if need be; default: accuracy, decode_tok_s/p50 and size_bytes"
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="directory of the sweep; default runs/NAME-sweep")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="override KEY=VALUE of the recipe, for every trial"),
-    ] = None,
-    seed: Seed = 0,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Run a recipe with varied options; show what nothing beats in accuracy, latency and size. The same command resumes.
+@verb("sweep", resumable=True)
+def sweep(recipe: RecipeFile, options: SweepOptions, inputs: SweepInputs) -> Outcome:
+    """Run a recipe with varied options; show the trials that no other trial beats in every metric.
 
-    Trials share every step that they have in common. With a target, `predicted/decode_tok_s`, `predicted/ttft_ms` and
-    `predicted/total_bytes` are metrics too, and what the target cannot run is not run.
+    Trials share the steps that they have in common. With a target, `predicted/decode_tok_s`,
+    `predicted/ttft_ms` and `predicted/total_bytes` are metrics too, and what the target cannot run
+    is skipped. Run the same command again to resume after an interruption.
 
     Examples:
 
-        edgewright sweep recipes/demo.yaml --vary steps.prune.heads=0.25,0.5 --vary steps.quantize.group_size=32,64,128
+        edgewright sweep recipes/demo.yaml --vary steps.prune.heads=0.25,0.5
+        --vary steps.quantize.group_size=32,64,128
 
-        edgewright sweep recipes/demo.yaml --vary steps.quantize.method=gptq,awq --objective accuracy/reasoning --objective size_bytes
+        edgewright sweep recipes/demo.yaml --vary steps.quantize.method=gptq,awq
+        --objective accuracy/reasoning --objective size_bytes
     """
     from ..pipeline.recipe import load_recipe
-    from ..pipeline.sweep import Objective, SweepOptions, parse_vary, run_sweep
+    from ..pipeline.sweep import run_sweep
 
-    options = SweepOptions(
-        parse_vary(vary), tuple(map(Objective.parse, objective or ())), trials, budget, seed
-    )
-    folder = out or Path("runs") / f"{load_recipe(recipe, settings or []).name}-sweep"
-    with resumable():
-        found = run_sweep(
-            recipe, settings or [], options, folder, shlex.join(["edgewright", *sys.argv[1:]])
-        )
-    show(found, as_json, "sweep")
+    folder = inputs.out or Path("runs") / f"{load_recipe(recipe, inputs.settings).name}-sweep"
+    found = run_sweep(recipe, list(inputs.settings), options, folder, command_line())
+    return Outcome(found, "sweep")
+
+
+@verb("kv-study")
+def kv_study(
+    model: Model,
+    options: KvOptions,
+    calibration: Annotated[Calibration, Expand(skip=("seq_len",), defaults={"samples": 32})],
+    execution: Execution,
+) -> Outcome:
+    """Measure how much accuracy an INT8 or INT4 KV cache costs, and how many bytes it saves.
+
+    Nothing is written. --seq-len holds for calibration and for the rows that are scored.
+
+    Examples:
+
+        edgewright kv-study /models/Qwen2.5-0.5B --perplexity text:wiki.txt
+        --calibration text:wiki-train.txt --context 8192
+
+        edgewright kv-study builtin:tiny-reasoner --tasks reasoning --bits 8 --json
+    """
+    from ..benchmarks.kv_cache.study import kv_study as study
+    from ..checkpoints.config import model_path, resolve
+    from ..steps.context import CalibrationData
+
+    folder = resolve(model_path(model))
+    data = CalibrationData(calibration.source, calibration.samples, options.seq_len)
+    rows = data.rows(folder, execution.seed)
+    return Outcome(study(folder, options, rows, execution.device), "kv")

@@ -16,13 +16,15 @@ __all__ = ["show"]
 
 
 WORST_MODULES = 10
+JSON_ONLY = "json"
+"""View of a result that is always printed as JSON."""
 
 
 def show(value: Any, as_json: bool, view: str) -> None:
     """Print a result on standard output: as JSON, or as the table that `view` names."""
     if not IS_MAIN:
         return
-    if as_json:
+    if as_json or view == JSON_ONLY:
         print(json.dumps(value, indent=2))
         return
     output = Console(soft_wrap=False, width=None)

@@ -114,8 +114,8 @@ def _on_traces(options: DistillOptions, source: str) -> dict[str, Any]:
 class Gate(Policy):
     """Which step must hold which limits against which, and how that is decided: the settings are those of a policy file."""
 
-    candidate: str
-    baseline: str = BASELINE
+    candidate: str = Field(description="step that must hold the limits")
+    baseline: str = Field(default=BASELINE, description="step that it is compared with")
 
 
 class Recipe(BaseModel):

@@ -117,12 +117,12 @@ BAD = {
     "unknown criterion": (
         ["prune", "MODEL", "--heads", 0.5, "--criterion", "luck", "--out", "OUT"],
         2,
-        "'taylor'",
+        "--criterion luck: use taylor, activation, norm, magnitude or random",
     ),
     "unknown proof": (
         ["prune", "MODEL", "--heads", 0.5, "--proof", "none", "--out", "OUT"],
         2,
-        "use auto, stock, streamed",
+        "--proof none: use auto, stock or streamed",
     ),
     "unknown data": (
         ["quantize", "MODEL", "--calibration", "builtin:nothing", "--out", "OUT"],

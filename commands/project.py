@@ -1,0 +1,155 @@
+"""The verbs about a recipe and the installation: run, demo, plan, recipe, targets, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import EdgewrightError
+from .common import recipe_run
+from .verb import Outcome, verb
+from .verb_options import DemoOutput, PlanInputs, RecipeFile, RunOptions, TargetDevice
+
+__all__ = ["demo", "doctor", "plan", "recipe_schema", "run", "targets", "targets_show"]
+
+
+@verb("run", resumable=True)
+def run(recipe: RecipeFile, options: RunOptions) -> Outcome:
+    """Run a recipe: make every step, measure it, and record it in the ledger.
+
+    Run the same command again to resume after an interruption.
+
+    Examples:
+
+        edgewright run recipes/demo.yaml --out runs/demo
+
+        edgewright run recipes/demo.yaml --set model=/models/Qwen2.5-0.5B --set evaluate.limit=50
+        --out runs/qwen
+    """
+    from ..pipeline.forecast import refuse
+    from ..pipeline.recipe import load_recipe
+
+    loaded = load_recipe(recipe, options.settings)
+    if options.dry_run:
+        from ..pipeline.plan import plan_recipe
+
+        rows = plan_recipe(loaded)
+        return Outcome({"target": loaded.target, "rows": rows}, "plan", lambda: refuse(rows))
+    return recipe_run(loaded, options.out or Path("runs") / loaded.name, options.fresh)
+
+
+@verb("demo", resumable=True)
+def demo(output: DemoOutput) -> Outcome:
+    """Run all steps on the built-in reasoning model of 7 M parameters.
+
+    This takes minutes on two cores, and needs no network.
+
+    Example:
+
+        edgewright demo --out runs/demo
+    """
+    from ..pipeline.recipe import builtin_recipe, load_recipe
+
+    return recipe_run(load_recipe(builtin_recipe("demo")), output.out, output.fresh)
+
+
+@verb("plan")
+def plan(
+    what: Annotated[str, typer.Argument(metavar="RECIPE|MODEL", help="a recipe file, or a model")],
+    device: TargetDevice,
+    inputs: PlanInputs,
+) -> Outcome:
+    """Predict what a recipe or a model needs, and how fast a device will run it.
+
+    Only config.json is read. Exit code 3 if the device cannot run the result.
+
+    Examples:
+
+        edgewright plan recipes/demo.yaml
+
+        edgewright plan /models/Qwen2.5-3B --target jetson-orin-nano-8gb --context 4096
+
+        edgewright plan /models/Qwen2.5-3B --target all
+    """
+    from ..pipeline.forecast import ALL_TARGETS, plan_model, refuse
+
+    target, context, batch = device.target, inputs.context, inputs.batch
+    if what.endswith((".yaml", ".yml")):
+        from ..pipeline.plan import plan_recipe
+        from ..pipeline.recipe import load_recipe
+
+        extra = [f"target={target}"] if target else []
+        recipe = load_recipe(Path(what), [*inputs.settings, *extra])
+        target = recipe.target
+        rows = plan_recipe(recipe, context, batch)
+    else:
+        rows = plan_model(what, target, context, batch)
+    found = {"target": target, "context": context, "batch": batch, "rows": rows}
+    if target == ALL_TARGETS:  # a survey of all devices refuses nothing
+        return Outcome(found, "plan")
+    return Outcome(found, "plan", lambda: refuse(rows))
+
+
+@verb("schema")
+def recipe_schema() -> Outcome:
+    """Print the JSON Schema of a recipe, with which editors check and complete the YAML.
+
+    Example:
+
+        edgewright recipe schema > recipe.schema.json
+    """
+    from ..pipeline.recipe import Recipe
+
+    return Outcome(Recipe.model_json_schema(by_alias=True), "json")
+
+
+@verb("targets")
+def targets() -> Outcome:
+    """List the devices that edgewright knows.
+
+    Examples:
+
+        edgewright targets
+
+        edgewright targets show jetson-orin-nano-8gb
+    """
+    from ..targets.profile import list_targets
+
+    return Outcome([t.model_dump(mode="json") for t in list_targets()], "targets")
+
+
+@verb("show")
+def targets_show(name: str) -> Outcome:
+    """Show one device: memory, bandwidth, power modes, software, rules and sources.
+
+    Example:
+
+        edgewright targets show jetson-orin-nano-8gb
+    """
+    from ..targets.profile import load_target
+
+    return Outcome(load_target(name).model_dump(mode="json"), "target")
+
+
+@verb("doctor")
+def doctor() -> Outcome:
+    """Check this installation: versions, extras, threads, disk space, and that each engine runs.
+
+    Example:
+
+        edgewright doctor
+    """
+    from .doctor import examine
+
+    checks = examine()
+
+    def judge() -> None:
+        if not all(check["ok"] for check in checks if check["required"]):
+            raise EdgewrightError(
+                "something that edgewright needs is missing",
+                "pip install edgewright, in a fresh environment",
+            )
+
+    return Outcome(checks, "doctor", judge)

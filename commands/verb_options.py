@@ -1,0 +1,177 @@
+"""Options that belong to verbs and not to recipes: where the output goes, what is compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..steps.options import Cli, shared
+from ..targets.options import DeviceLoad
+
+__all__ = [
+    "BenchInputs",
+    "CompareOutput",
+    "DemoOutput",
+    "DeployInputs",
+    "GateInputs",
+    "Model",
+    "Output",
+    "PlanInputs",
+    "PruneOutput",
+    "RecipeFile",
+    "RunOptions",
+    "SweepInputs",
+    "TargetDevice",
+    "TracesOutput",
+]
+
+Model = Annotated[str, typer.Argument(help="model directory, hub id, or builtin:tiny-reasoner")]
+RecipeFile = Annotated[Path, typer.Argument(help="YAML recipe")]
+
+
+class _Inputs(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Fresh(_Inputs):
+    """The option that repeats all work."""
+
+    fresh: Annotated[bool, Cli("--fresh")] = Field(
+        default=False, description="redo everything, reuse no earlier result"
+    )
+
+
+class Output(_Inputs):
+    """Where a step writes."""
+
+    out: Path = Field(description="directory to create")
+    fresh: bool = shared(_Fresh, "fresh")
+
+
+class PruneOutput(_Inputs):
+    """Where a pruned model is written, or that none is."""
+
+    out: Path | None = Field(
+        default=None, description="directory to create; not needed with --dry-run"
+    )
+    dry_run: Annotated[bool, Cli("--dry-run")] = Field(
+        default=False, description="show what would be removed and what would remain; write nothing"
+    )
+    fresh: bool = shared(_Fresh, "fresh")
+
+
+class TracesOutput(_Inputs):
+    """Where traces are written."""
+
+    out: Path = Field(description="JSONL file to write; its report is written beside it")
+    fresh: bool = shared(_Fresh, "fresh")
+
+
+class DemoOutput(_Inputs):
+    """Where the demo runs."""
+
+    out: Path = Field(default=Path("runs/demo"), description="directory of the run")
+    fresh: bool = shared(_Fresh, "fresh")
+
+
+class RecipeSettings(_Inputs):
+    """Changes to a recipe."""
+
+    settings: Annotated[tuple[str, ...], Cli("--set")] = Field(
+        default=(),
+        description="KEY=VALUE: change an option of the recipe, such as model=DIR or "
+        "steps.prune.heads=0.5; repeatable",
+    )
+
+
+class RunOptions(RecipeSettings):
+    """How a recipe is run."""
+
+    out: Path | None = Field(default=None, description="directory of the run; default: runs/NAME")
+    dry_run: Annotated[bool, Cli("--dry-run")] = Field(
+        default=False, description="print the plan and stop"
+    )
+    fresh: bool = shared(_Fresh, "fresh")
+
+
+class TargetDevice(_Inputs):
+    """The device that a verb works for."""
+
+    target: str | None = Field(
+        default=None, description="device, by name or profile file; see `edgewright targets`"
+    )
+
+
+class PlanInputs(DeviceLoad, RecipeSettings):
+    """How a device will use what is planned, and changes to the recipe."""
+
+
+class SweepInputs(RecipeSettings):
+    """Where a sweep runs, and changes to the recipe of every trial."""
+
+    out: Path | None = Field(
+        default=None, description="directory of the sweep; default: runs/NAME-sweep"
+    )
+
+
+class BenchInputs(_Inputs):
+    """What a model is compared with, and where the measurement is saved."""
+
+    reference: Path | None = Field(
+        default=None,
+        description="model to compare outputs with: KL divergence and top-1 agreement",
+    )
+    against: Path | None = Field(
+        default=None,
+        description="model to time in turns with this one; gives the ratio and its interval",
+    )
+    save: Path | None = Field(
+        default=None, description="write the measurement as JSON, for `edgewright gate`"
+    )
+
+
+class GateInputs(_Inputs):
+    """What a candidate is compared with, and where the result is written."""
+
+    baseline: str = Field(description="measurement file, or RUN:STEP")
+    policy: Path | None = Field(
+        default=None,
+        description="YAML file: confidence, inconclusive, and limits: metric -> {min_ratio, "
+        "max_ratio, max_drop, min, max}",
+    )
+    junit: Path | None = Field(
+        default=None, description="also write JUnit XML to this file, for a CI server"
+    )
+    markdown: Path | None = Field(
+        default=None, description="also write Markdown to this file, for a pull request"
+    )
+    update_baseline: Annotated[bool, Cli("--update-baseline")] = Field(
+        default=False, description="compare nothing; replace the BASELINE file by the candidate"
+    )
+
+
+class CompareOutput(_Inputs):
+    """Where a comparison is written, beside the terminal."""
+
+    html: Path | None = Field(
+        default=None, description="also write a page with charts to this file"
+    )
+    markdown: Path | None = Field(default=None, description="also write Markdown to this file")
+
+
+class DeployInputs(_Inputs):
+    """What `deploy` does beside deploying, and where it records the results."""
+
+    rollback: Annotated[bool, Cli("--rollback")] = Field(
+        default=False, description="make the previous version on the device the current one again"
+    )
+    out: Path | None = Field(
+        default=None, description="write the bundle to this directory and deploy nothing"
+    )
+    ledger: Path | None = Field(
+        default=None,
+        description="directory of the ledger; default: the run that the artifact belongs to",
+    )
