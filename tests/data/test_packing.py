@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from data_fixtures import jsonl
+from jsonl_source import jsonl
 from transformers import AutoTokenizer
 
 from edgewright.data.packing import (

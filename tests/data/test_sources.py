@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_fixtures import jsonl
+from jsonl_source import jsonl
 
 from edgewright.data.packing import Example
 from edgewright.data.sources import Source, training_rows

@@ -196,7 +196,7 @@ def test_a_study_of_nothing_is_refused(make_model: MakeModel, tmp_path: Path) ->
     with pytest.raises(UsageError, match="not a number of tokens"):
         kv_study(make_model("llama"), KvOptions(tasks=("reasoning",), contexts=(0,)), [])
     (tmp_path / "model.onnx").write_bytes(b"")
-    with pytest.raises(UsageError, match="whose cache is its own"):
+    with pytest.raises(UsageError, match="whose cache cannot be changed"):
         kv_study(tmp_path, KvOptions(tasks=("reasoning",)), [])
 
 
