@@ -1,4 +1,4 @@
-"""A rounded KV cache: what it holds, that an exact one changes nothing, and that prefill and decode see the same keys and values."""
+"""A rounded KV cache: its values, no change without rounding, and prefill equal to decode."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_cache_that_rounds_nothing_changes_nothing(backend: TorchBackend) -> N
 def test_decoding_token_by_token_sees_the_cache_of_one_pass(
     backend: TorchBackend, dynamic: bool
 ) -> None:
-    """Rounding by token does not depend on what comes later, so that both ways of filling the cache agree."""
+    """Rounding by token does not depend on later tokens, so prefill and decode agree."""
     rounding = CacheBackend(
         backend, KvScheme(4, dynamic), calibrated_scales(backend.model, list(IDS))
     )
