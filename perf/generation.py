@@ -1,4 +1,4 @@
-r"""Compare batched generation with transformers' `generate`, prompt by prompt, on the same problems.
+r"""Compare batched generation with transformers' one-by-one `generate`, on the same problems.
 
     python -m edgewright.perf.generation builtin:tiny-reasoner --problems 64 --rounds 3 \
         [--artifact DIR]

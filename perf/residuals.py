@@ -1,4 +1,4 @@
-"""Show the errors of the target estimator: a Markdown table by engine and device, and a plot (SVG)."""
+"""Show the errors of the target estimator: a Markdown table by engine and device, and a plot."""
 
 from __future__ import annotations
 
