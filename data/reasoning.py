@@ -83,7 +83,7 @@ def _product(a: int, digit: int) -> str:
 
 def _products(entry: dict[str, Any]) -> str:
     a, b = (int(v) for v in entry["metadata"]["expression"].split(" * "))
-    tens, ones = b // 10, b % 10
+    tens, ones = divmod(b, 10)
     if not ones:
         return f"{_product(a, tens)}\n{a}*{b}={a * b}"
     return f"{_product(a, tens)}\n{_product(a, ones)}\n{_sum(a * tens * 10, f'+{a * ones}')}"

@@ -318,7 +318,7 @@ class Device:
             "status=none",
         )
         process = await self._connection.create_process(shlex.join(words), encoding=None)
-        # These errors mean that dd or the connection ended; the exit status below tells which.
+        # These errors mean that dd or the connection ended; the exit status below shows which.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for block in _blocks(content, start):
                 process.stdin.write(block)

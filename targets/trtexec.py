@@ -194,7 +194,7 @@ def _version(digits: str | None) -> str | None:
 
 
 def _distribution(text: str) -> Distribution | None:
-    """The statistics in one line, or None. (`--verbose` adds lines that explain the names.)"""
+    """The statistics in one line. None without any, as in the explanations of `--verbose`."""
     plain: dict[str, float] = {}
     percentiles: dict[float, float] = {}
     for found in STATISTIC.finditer(text):

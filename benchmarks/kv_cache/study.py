@@ -34,10 +34,9 @@ def kv_study(
         device: device for torch.
 
     Returns:
-        `caches`, a list that begins with the unrounded cache. Each has name, bits, scales,
-        `bytes` by context, `ratio` (to fp16, at the longest context) and metrics by ledger name;
-        KL and top-1 agreement are against the unrounded cache. And `context`, the conditions that
-        must be equal for two studies to be comparable.
+        `caches`, the unrounded one first: name, bits, scales, `bytes` by context, `ratio` to fp16
+        at the longest context, and metrics; KL and top-1 agreement are against the first. And
+        `context`, the conditions that must be equal for two studies to be comparable.
 
     Raises:
         UsageError: the model is an ONNX artifact, a source is empty, there is nothing to measure,

@@ -108,7 +108,7 @@ def generate_texts(
 
 
 def stops_at(tokenizer: Any, strings: Sequence[str]) -> Ended | None:
-    """A function that tells whether an answer contains one of these strings, or None without any.
+    """A function that checks whether an answer contains one of these strings, or None without any.
 
     It looks only at the last tokens, because it is called after each new one.
     """

@@ -111,7 +111,8 @@ class HarnessLM(TemplateLM):
         self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[float]:
         """Log-likelihoods of whole texts, scored in windows. Each token is scored once."""
-        windows, owners = [], []
+        windows: list[Any] = []
+        owners: list[int] = []
         for owner, (text,) in enumerate(request.args for request in requests):
             parts = get_rolling_token_windows(
                 self.tok_encode(text), self.prefix_token_id, self.max_length, context_len=1

@@ -10,10 +10,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ...checkpoints.loading import load_tokenizer
 from ...console import console, progress
@@ -65,52 +65,70 @@ def ask_teacher(
         file: the file for finished questions; new ones are appended to it.
 
     Returns:
-        A question's row -> its chains.
+        Row of a question -> its chains.
 
     Raises:
         UsageError: no token ends the teacher's answers.
     """
     done = _finished(file)
     tokenizer = load_tokenizer(model)
-    special = not tokenizer.chat_template
-    prompts = [
-        tokenizer(render_prompt(tokenizer, q.text), add_special_tokens=special)["input_ids"]
-        for q in questions
-    ]
-    costs = [(len(prompt) + options.max_new_tokens) * options.chains for prompt in prompts]
-    batches = list(by_length(costs, TOKENS_A_BATCH, max(1, ROWS_A_BATCH // options.chains)))
+    prompts = _prompts(questions, tokenizer)
     if done:
         console.print(
             f"  resumed: {len(done)} of {len(questions)} questions were answered by an "
             "interrupted run",
             highlight=False,
         )
+    batches = _batches(options, prompts)
     left = [batch for batch in batches if any(questions[i].row not in done for i in batch)]
     if not left:
         return done
+    teacher = _load(model, device, tokenizer)
+    total = sum(map(len, left)) * options.chains
+    with progress("writing chains", total) as bar, file.open("ab") as handle:
+        for batch in left:
+            asked = [questions[i] for i in batch]
+            chains = _sample(options, asked, [prompts[i] for i in batch], seed, teacher)
+            pairs = zip(asked, chains, strict=True)
+            new = {one.row: found for one, found in pairs if one.row not in done}
+            _append(handle, new)
+            done |= new
+            bar.advance(len(batch) * options.chains)
+    return done
+
+
+def _prompts(questions: Sequence[Question], tokenizer: Any) -> list[list[int]]:
+    """The token ids of each question's prompt."""
+    special = not tokenizer.chat_template
+    return [
+        tokenizer(render_prompt(tokenizer, q.text), add_special_tokens=special)["input_ids"]
+        for q in questions
+    ]
+
+
+def _batches(options: TracesOptions, prompts: Sequence[list[int]]) -> list[list[int]]:
+    """Plan the batches: positions of questions, whose chains are sampled together."""
+    costs = [(len(prompt) + options.max_new_tokens) * options.chains for prompt in prompts]
+    return list(by_length(costs, TOKENS_A_BATCH, max(1, ROWS_A_BATCH // options.chains)))
+
+
+def _load(model: Path, device: str, tokenizer: Any) -> _Teacher:
     backend = TorchBackend(model, device)
     ends = end_tokens_of(backend, tokenizer)
     if not ends:
         raise UsageError(
             f"{model}: no token ends an answer", "set eos_token_id in generation_config.json"
         )
-    teacher = _Teacher(backend, tokenizer, ends)
-    with (
-        progress("writing chains", sum(map(len, left)) * options.chains) as bar,
-        file.open("ab") as handle,
-    ):
-        for batch in left:
-            asked = [questions[i] for i in batch]
-            chains = _sample(options, asked, [prompts[i] for i in batch], seed, teacher)
-            for question, found in zip(asked, chains, strict=True):
-                if question.row not in done:
-                    done[question.row] = found
-                    record = {"row": question.row, "chains": [asdict(chain) for chain in found]}
-                    handle.write(json.dumps(record).encode() + b"\n")
-            handle.flush()
-            os.fsync(handle.fileno())
-            bar.advance(len(batch) * options.chains)
-    return done
+    return _Teacher(backend, tokenizer, ends)
+
+
+def _append(file: BinaryIO, chains: Mapping[int, list[Chain]]) -> None:
+    """Write finished questions, one line each, and make sure that they are on disk."""
+    for row, found in chains.items():
+        record = {"row": row, "chains": [asdict(chain) for chain in found]}
+        file.write(json.dumps(record).encode() + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _finished(file: Path) -> dict[int, list[Chain]]:

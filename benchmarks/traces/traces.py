@@ -68,11 +68,8 @@ def make_traces(
     with workplace(out, "chains", depends_on, CHAINS, fresh) as place:
         answered = ask_teacher(options, questions, model, seed, device, place / CHAINS)
     lines, report = _select(options, questions, [answered[one.row] for one in questions])
-    origin = {
-        "teacher": teacher,
-        "seed": seed,
-        "sampling": {k: getattr(options, k) for k in ("chains", "temperature", "top_p")},
-    }
+    sampling = {name: getattr(options, name) for name in ("chains", "temperature", "top_p")}
+    origin = {"teacher": teacher, "seed": seed, "sampling": sampling}
     write_text(out, "".join(json.dumps(line | origin, ensure_ascii=False) + "\n" for line in lines))
     return {
         "output": str(out),

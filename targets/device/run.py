@@ -39,7 +39,9 @@ def check(bundle: Path, threads: int) -> dict[str, float]:
     """
     manifest = read_manifest(bundle)
     decoder = _decoder(bundle, threads)
-    equal = ties = total = 0
+    equal = 0
+    ties = 0
+    total = 0
     for row in manifest["check"]:
         wanted = row["tokens"]
         made = list(decoder.stream(row["ids"], len(wanted)))

@@ -1,6 +1,6 @@
 """Fixtures for deployments: an artifact, an SSH server that stands for a device, and the command.
 
-The server is asyncssh's, in this process. With `-m sshd` (make deploy-test) the real sshd is used too.
+The server is asyncssh's, in this process. With `-m sshd` (make deploy-test) it is the real sshd.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / package.name).symlink_to(package)
     program = folder / "python3"
     program.write_text(
-        f'#!/bin/sh\nPYTHONPATH="${{PYTHONPATH:+$PYTHONPATH:}}{folder}" exec {sys.executable} -S "$@"\n'
+        f'#!/bin/sh\nPYTHONPATH="${{PYTHONPATH:+$PYTHONPATH:}}{folder}" '
+        f'exec {sys.executable} -S "$@"\n'
     )
     program.chmod(0o755)
     return program

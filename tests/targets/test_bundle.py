@@ -21,31 +21,36 @@ pytest_plugins = ["deploy_fixtures"]
 Cli = Callable[..., tuple[int, str, str]]
 
 
+def run_bundle(bundle: Path, python: Path, *words: str) -> tuple[int, dict[str, Any]]:
+    """Call run.sh; returns its exit code and JSON document, after checking streamed tokens."""
+    done = subprocess.run(
+        [str(bundle / "run.sh"), *words],
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"], "PYTHON": str(python)},
+        check=False,
+    )
+    *streamed, last = (done.stdout or done.stderr).splitlines()
+    document = json.loads(last)
+    assert [json.loads(line)["token"] for line in streamed] == (
+        document["tokens"] if streamed else []
+    )
+    assert bool(streamed) == ("--stream" in words)
+    return done.returncode, document
+
+
 def test_a_bundle_runs_by_itself(artifact: Path, python: Path, tmp_path: Path) -> None:
     from edgewright.export.onnx.runtime import OnnxDecoder
 
     def run(*words: str) -> Any:
-        done = subprocess.run(
-            [str(bundle / "run.sh"), *words],
-            capture_output=True,
-            text=True,
-            env={"PATH": os.environ["PATH"], "PYTHON": str(python)},
-            check=False,
-        )
-        *streamed, last = (done.stdout or done.stderr).splitlines()
-        told = json.loads(last)
-        assert [json.loads(line)["token"] for line in streamed] == (
-            told["tokens"] if streamed else []
-        )
-        assert bool(streamed) == ("--stream" in words)
-        return (done.returncode, told)
+        return run_bundle(bundle, python, *words)
 
     bundle = write_bundle(make_bundle(artifact, load_target("cpu")), tmp_path / "bundle")
     code, verified = run("verify")
     assert (code, verified["files"] > 10) == (0, True)
-    code, told = run("generate", "--ids", "5,6,7,8", "--new-tokens", "6")
+    code, document = run("generate", "--ids", "5,6,7,8", "--new-tokens", "6")
     ids = np.array([[5, 6, 7, 8]])
-    assert (code, told["tokens"]) == (
+    assert (code, document["tokens"]) == (
         0,
         OnnxDecoder(artifact, 1).generate(ids, np.ones_like(ids), 6, [0])[0].tolist(),
     )
@@ -71,13 +76,13 @@ def test_a_bundle_runs_by_itself(artifact: Path, python: Path, tmp_path: Path) -
     manifest = json.loads((bundle / "bundle.json").read_text())
     manifest["check"][0]["tokens"][3] ^= 1
     (bundle / "bundle.json").write_text(json.dumps(manifest))
-    code, told = run("check")
-    assert (code, "token 4" in told["error"]) == (4, True)
+    code, document = run("check")
+    assert (code, "token 4" in document["error"]) == (4, True)
     (bundle / "model" / "model.onnx").write_bytes(b"")
-    code, told = run("verify")
-    assert (code, "model/model.onnx" in told["error"]) == (1, True)
-    code, told = run("build")
-    assert (code, "trtexec is not on this device" in told["error"]) == (1, True)
+    code, document = run("verify")
+    assert (code, "model/model.onnx" in document["error"]) == (1, True)
+    code, document = run("build")
+    assert (code, "trtexec is not on this device" in document["error"]) == (1, True)
 
 
 def test_the_same_artifact_gives_the_same_bundle(artifact: Path) -> None:

@@ -20,7 +20,7 @@ pytest_plugins = ["deploy_fixtures"]
 
 
 def wait_for_writers(folder: Path) -> None:
-    """Wait until the programs of broken connections have ended: they go on with what had arrived."""
+    """Wait until the programs of broken connections have written the data that they received."""
 
     def of(process: Path) -> bytes:
         with suppress(OSError):  # it ended meanwhile

@@ -1,4 +1,4 @@
-"""Rules of TensorRT's releases on the nodes of an ONNX file, and the parser's own word, through `targets check`."""
+"""Rules of TensorRT releases on ONNX nodes, and the parser's messages, through `targets check`."""
 
 from __future__ import annotations
 

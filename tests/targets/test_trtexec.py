@@ -95,13 +95,16 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 def test_a_failed_build_keeps_its_errors() -> None:
     text = (
-        "&&&& RUNNING TensorRT.trtexec [TensorRT v100300] # /usr/src/tensorrt/bin/trtexec --onnx=model.onnx\n"
+        "&&&& RUNNING TensorRT.trtexec [TensorRT v100300] # /usr/src/tensorrt/bin/trtexec "
+        "--onnx=model.onnx\n"
         f"{INFO}[TRT] [MemUsageChange] Init CUDA: CPU +2, GPU +0, now: CPU 31, GPU 5210 (MiB)\n"
         f"{WARN}[TRT] Using kFASTER_DYNAMIC_SHAPES_0805 preview feature.\n"
         "NvMapMemAllocInternalTagged: 1075072515 error 12\n"
-        f"{ERROR}Error[10]: Could not find any implementation for node {{ForeignNode[lm_head/MatMul]}}.\n"
+        f"{ERROR}Error[10]: Could not find any implementation for node "
+        f"{{ForeignNode[lm_head/MatMul]}}.\n"
         f"{ERROR}Engine set up failed\n"
-        "&&&& FAILED TensorRT.trtexec [TensorRT v100300] # /usr/src/tensorrt/bin/trtexec --onnx=model.onnx\n"
+        "&&&& FAILED TensorRT.trtexec [TensorRT v100300] # /usr/src/tensorrt/bin/trtexec "
+        "--onnx=model.onnx\n"
     )
     log = parse_log(text)
     assert (log.version, log.passed, log.throughput_qps, log.durations) == (
@@ -118,7 +121,10 @@ def test_a_failed_build_keeps_its_errors() -> None:
 
 
 def test_explanations_of_a_verbose_log_are_no_figures() -> None:
-    line = "[03/14/2026-15:09:26] [V] Latency: the summation of H2D Latency, GPU Compute Time, and D2H Latency. This is the latency."
+    line = (
+        "[03/14/2026-15:09:26] [V] Latency: the summation of H2D Latency, GPU Compute "
+        "Time, and D2H Latency. This is the latency."
+    )
     assert parse_log(line + "\n[I] Engine built in 41.5 sec.\n") == Log(build_s=41.5)
 
 

@@ -73,7 +73,10 @@ def profile_file(
     lines = ["[", f'  {{ "count" : {count} }}']
     for name, total, average, middle, share in layers:
         extra = f', "medianMs" : {written(middle)}' if median else ""
-        figures = f'"timeMs" : {written(total)}, "averageMs" : {written(average)}{extra}, "percentage" : {written(share)}'
+        figures = (
+            f'"timeMs" : {written(total)}, "averageMs" : {written(average)}{extra}, '
+            f'"percentage" : {written(share)}'
+        )
         lines.append(f', {{ "name" : "{name}", {figures} }}')
     return "\n".join([*lines, "]"]) + "\n"
 

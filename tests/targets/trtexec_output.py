@@ -82,7 +82,8 @@ def runs(draw: st.DrawFn) -> dict[str, Any]:
 def rendered(run: dict[str, Any]) -> str:
     """The log of a run."""
     lines = [
-        f"&&&& RUNNING TensorRT.trtexec [TensorRT {run['code']}]{' [b9]' if run['passed'] else ''} # trtexec --loadEngine=m.engine"
+        "&&&& RUNNING TensorRT.trtexec [TensorRT "
+        f"{run['code']}]{' [b9]' if run['passed'] else ''} # trtexec --loadEngine=m.engine"
     ]
     body = [
         "=== Model Options ===",
@@ -115,7 +116,8 @@ def rendered(run: dict[str, Any]) -> str:
     lines += [f"{WARN}* GPU compute time is unstable, with coefficient of variance = 7.05215%."]
     lines += [INFO + line for line in table(run)]
     lines += [
-        f"&&&& {'PASSED' if run['passed'] else 'FAILED'} TensorRT.trtexec [TensorRT {run['code']}] # trtexec --loadEngine=m.engine"
+        f"&&&& {'PASSED' if run['passed'] else 'FAILED'} TensorRT.trtexec [TensorRT "
+        f"{run['code']}] # trtexec --loadEngine=m.engine"
     ]
     return "\n".join(lines) + "\n"
 

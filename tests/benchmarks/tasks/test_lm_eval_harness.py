@@ -37,7 +37,9 @@ generation_kwargs: {{until: ["\\n"], max_gen_toks: 40, do_sample: false}}
 metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
 filter_list:
   - name: last_number
-    filter: [{{function: regex, regex_pattern: "(-?[0-9]+)", group_select: -1}}, {{function: take_first}}]
+    filter:
+      - {{function: regex, regex_pattern: "(-?[0-9]+)", group_select: -1}}
+      - {{function: take_first}}
 """,
     "local_stream": """task: local_stream
 output_type: loglikelihood_rolling

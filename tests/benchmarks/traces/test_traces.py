@@ -40,7 +40,7 @@ WRONG = (3, 14, 25)
 
 
 def test_draws_follow_the_nucleus() -> None:
-    """Probabilities of 0.5, 0.3, 0.15 and 0.05, in another order: a nucleus of 0.9 is the first three."""
+    """Probabilities of 0.5, 0.3, 0.15 and 0.05, mixed: a nucleus of 0.9 is the first three."""
     logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
     uniform = (torch.arange(10_000) + 0.5) / 10_000
 
@@ -201,19 +201,8 @@ def noisy_file(file: Path, count: int) -> list[str]:
 def test_wrong_answers_of_the_source_teach_nothing(cli: Cli, tmp_path: Path) -> None:
     out, source = tmp_path / "traces.jsonl", tmp_path / "noisy.jsonl"
     right = noisy_file(source, 30)
-    command = [
-        "traces",
-        REASONER,
-        "--prompts",
-        f"jsonl:{source}",
-        "--chains",
-        4,
-        "--max-new-tokens",
-        144,
-        "--out",
-        out,
-        "--json",
-    ]
+    limits = ["--chains", 4, "--max-new-tokens", 144]
+    command = ["traces", REASONER, "--prompts", f"jsonl:{source}", *limits, "--out", out, "--json"]
     code, told, err = cli(*command)
     assert code == 0, err
     report, lines = json.loads(told), [json.loads(line) for line in out.read_text().splitlines()]
@@ -259,7 +248,7 @@ def test_wrong_answers_of_the_source_teach_nothing(cli: Cli, tmp_path: Path) -> 
 def test_interrupted_in_the_middle_and_started_again(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two questions a batch: the third batch is interrupted, and only what was not finished is asked again."""
+    """With two questions a batch, the third batch is interrupted. Only that one runs again."""
     monkeypatch.setattr(chains, "ROWS_A_BATCH", 8)
     asked: list[list[int]] = []
     sampled = chains._sample
@@ -295,7 +284,7 @@ def test_interrupted_in_the_middle_and_started_again(
 
 @pytest.mark.slow
 def test_killed_in_the_middle_and_started_again(cli: Cli, tmp_path: Path) -> None:
-    """A question a batch; the last line that is there is cut off as by a kill in the middle of a write."""
+    """With one question a batch, the last line is cut off as by a kill during a write."""
     sampled = ["--chains", 40, "--max-new-tokens", 64, "--temperature", 1]
     command = ["traces", REASONER, "--prompts", "builtin:reasoning", "--limit", 4, *sampled]
     assert cli(*command, "--out", tmp_path / "whole.jsonl")[0] == 0
@@ -329,7 +318,8 @@ def test_a_recipe_makes_its_traces_and_learns_on_them(cli: Cli, tmp_path: Path) 
         "calibration: {samples: 4, seq_len: 64}\n"
         "traces: {prompts: 'builtin:reasoning', limit: 6, chains: 2, max_new_tokens: 64}\n"
         "evaluate: {perplexity: ['builtin:reasoning'], windows: 2, latency: null}\n"
-        "steps:\n  - {kind: distill, teacher: none, seq_len: 32, batch_size: 2, stages: [{loss: labels, steps: 2, data: traces}]}\n"
+        "steps:\n  - {kind: distill, teacher: none, seq_len: 32, batch_size: 2, stages: "
+        "[{loss: labels, steps: 2, data: traces}]}\n"
     )
     code, told, err = cli("run", recipe, "--out", out, "--json")
     assert code == 0, err

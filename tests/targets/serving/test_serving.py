@@ -1,4 +1,4 @@
-"""The HTTP server: batched answers are those of a row alone, streams are whole, and what is wrong gets its 4xx."""
+"""The HTTP server: batched answers equal single ones, streams are whole, bad requests get 4xx."""
 
 from __future__ import annotations
 
