@@ -1,4 +1,4 @@
-"""Everything that is measured after a step: accuracy, divergence from the baseline, latency, memory, size."""
+"""Measures a model after a step: accuracy, divergence from the baseline, latency, memory, size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.files import read_config, read_family, weight_bytes
+from ..checkpoints.files import content_hash, read_config, read_family, weight_bytes
 from ..checkpoints.loading import load_tokenizer
 from ..data.packing import Encoded
 from ..data.sources import Source, rows_hash, scoring_rows
@@ -26,20 +26,26 @@ __all__ = ["Measurement", "Reference", "bench_path", "measure"]
 
 @dataclass
 class Measurement:
-    """Flat metrics, what makes them comparable, the samples behind them by metric, and the answers behind the accuracies."""
+    """The result of measuring one model."""
 
     metrics: dict[str, float] = field(default_factory=dict)
+    """By the names that `metrics.py` declares."""
     context: dict[str, Any] = field(default_factory=dict)
+    """How it was measured: what must be equal before metrics are compared."""
     samples: dict[str, Any] = field(default_factory=dict)
+    """The samples behind a metric, by its name."""
     answers: list[dict[str, Any]] = field(default_factory=list)
+    """What the model wrote, for people to read."""
 
 
 class Reference:
     """The baseline that later steps are compared with, loaded once and only when needed."""
 
     def __init__(self, path: Path, device: str) -> None:
-        self.path, self.device = path, device
+        self.path = path
+        self.device = device
         self._backend: Backend | None = None
+        self._identity = ""
 
     @property
     def backend(self) -> Backend:
@@ -47,6 +53,12 @@ class Reference:
         if self._backend is None:
             self._backend = open_backend(self.path, self.device)
         return self._backend
+
+    @property
+    def identity(self) -> str:
+        """A short hash of the model's files."""
+        self._identity = self._identity or content_hash(self.path)[:16]
+        return self._identity
 
 
 def measure(
@@ -58,18 +70,20 @@ def measure(
         path: its directory.
         options: what to measure.
         device: where torch runs; artifacts run on the CPU.
-        reference: for `kl/` and `top1_agreement/`.
+        reference: the model that `kl/` and `top1_agreement/` compare with.
 
     Raises:
-        UsageError: nothing runnable is at `path`, or a source or task is empty or unknown.
+        UsageError: there is no model at `path`, or a source or task is empty or unknown.
     """
     tasks = [Task.parse(name) for name in options.tasks]
-    backend, tokenizer = open_backend(path, device), load_tokenizer(path)
+    backend = open_backend(path, device)
+    tokenizer = load_tokenizer(path)
     result = Measurement(context=_environment(backend))
     for name in options.perplexity:
         source = Source.parse(name)
         rows = scoring_rows(tokenizer, source, options.seq_len, options.windows)
-        _text(result, source.label, backend, rows, options.seq_len, reference)
+        _add_text(result, source.label, backend, rows, reference)
+        result.context[f"seq_len/{source.label}"] = options.seq_len
     settings = TaskSettings(
         options.limit,
         options.max_new_tokens,
@@ -78,45 +92,49 @@ def measure(
         result.context["threads"],
     )
     for task in tasks:
-        found = run_task(task, backend, tokenizer, path, settings)
-        for label, answers in found.answers.items():
-            _answered(result, label, answers)
-        result.metrics |= found.metrics
-        result.context |= found.context
+        outcome = run_task(task, backend, tokenizer, path, settings)
+        for label, answers in outcome.answers.items():
+            _add_answers(result, label, answers)
+        result.metrics |= outcome.metrics
+        result.context |= outcome.context
     result.metrics["size_bytes"] = weight_bytes(path)
     result.metrics["parameters"] = _parameters(path)
     del backend
     if options.latency:
-        metrics, told = time_alone(
+        metrics, conditions = time_alone(
             path, options.latency, result.context["device"], result.context["threads"]
         )
         result.metrics |= metrics | _cache_sizes(path, options.latency)
-        result.context |= told
+        result.context |= conditions
     return result
 
 
-def _text(
+def _add_text(
     result: Measurement,
     label: str,
     backend: Backend,
     rows: Sequence[Encoded],
-    seq_len: int,
     reference: Reference | None,
 ) -> None:
+    """Add perplexity on a text, and the divergence from the reference."""
     text = score_text(backend, rows, reference.backend if reference else None)
     metrics = result.metrics
     metrics[f"perplexity/{label}"] = text.perplexity
     metrics[f"perplexity/{label}/stderr"] = text.stderr
     metrics[f"perplexity/{label}/n"] = text.tokens
     if text.kl is not None and text.top1_agreement is not None:
-        metrics[f"kl/{label}"], metrics[f"top1_agreement/{label}"] = text.kl, text.top1_agreement
+        metrics[f"kl/{label}"] = text.kl
+        metrics[f"top1_agreement/{label}"] = text.top1_agreement
     result.samples[f"perplexity/{label}"] = window_samples(text.windows)
-    result.context |= {f"data_hash/{label}": rows_hash(rows), f"seq_len/{label}": seq_len}
+    result.context[f"data_hash/{label}"] = rows_hash(rows)
+    if reference:
+        result.context[f"reference/{label}"] = reference.identity
 
 
-def _answered(result: Measurement, task: str, answers: Sequence[Answer]) -> None:
-    count, right = len(answers), sum(a.correct for a in answers)
-    share = right / count
+def _add_answers(result: Measurement, task: str, answers: Sequence[Answer]) -> None:
+    """Add the accuracy of a task."""
+    count = len(answers)
+    share = sum(answer.correct for answer in answers) / count
     result.metrics |= {
         f"accuracy/{task}": share,
         f"accuracy/{task}/stderr": share_error(share, count),
@@ -124,8 +142,9 @@ def _answered(result: Measurement, task: str, answers: Sequence[Answer]) -> None
     }
     result.samples[f"accuracy/{task}"] = problem_samples([a.correct for a in answers])
     result.answers += [asdict(a) for a in answers]
-    same = problems_hash([(a.question, a.expected) for a in answers])
-    result.context |= {f"problems/{task}": count, f"problems_hash/{task}": same}
+    problems = [(answer.question, answer.expected) for answer in answers]
+    result.context[f"problems/{task}"] = count
+    result.context[f"problems_hash/{task}"] = problems_hash(problems)
 
 
 def _parameters(path: Path) -> int:
@@ -143,7 +162,7 @@ def _cache_sizes(path: Path, options: LatencyOptions) -> dict[str, float]:
 
 
 def _environment(backend: Backend) -> dict[str, Any]:
-    import onnxruntime
+    import onnxruntime  # late: slow to import
     import torch
     import transformers
 
@@ -169,15 +188,16 @@ def bench_path(
     save: Path | None,
     against: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure what `path` holds, by itself or against a reference, and keep the result in a file if one is named.
+    """Measure the model at `path`, and save the result if a file is given.
 
     Args:
         path: checkpoint or artifact.
         options: what to measure.
         device: where torch runs.
-        reference: a model for KL and top-1 agreement.
+        reference: the model that KL and top-1 agreement compare with.
         save: the file.
-        against: a model to be timed in turns with this one; the comparison is under `against` in the result.
+        against: a model that is timed in turns with this one; the comparison is under `against` in
+            the result.
 
     Raises:
         UsageError: nothing was asked for.
@@ -193,7 +213,7 @@ def bench_path(
         )
     base = Reference(reference, device) if reference else None
     result = measure(path, options, device=device, reference=base)
-    found = {
+    found: dict[str, Any] = {
         "name": path.name,
         "metrics": result.metrics,
         "context": result.context,

@@ -1,9 +1,10 @@
-"""The paired bootstrap: how far a figure could be off, judged from the samples that candidate and baseline both answered.
+"""The paired bootstrap: confidence bounds of a metric from the samples that both sides answered.
 
-Whole pairs (a problem with both answers, a window of text with both losses) are drawn with replacement, so that what is
-hard for both sides does not count as a difference between them. The quantiles of the figure over many such draws bound it:
-Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13; Koehn (2004), Statistical Significance Tests for
-Machine Translation Evaluation, who compares two systems on one test set in this way.
+Whole pairs (a problem with both answers, a window of text with both losses) are drawn with
+replacement, so that problems which are hard for both sides do not count as a difference. The
+quantiles over many such draws bound the metric: Efron and Tibshirani (1993), An Introduction to the
+Bootstrap, chapter 13; Koehn (2004), Statistical Significance Tests for Machine Translation
+Evaluation, compares two systems on one test set in the same way.
 """
 
 from __future__ import annotations
@@ -18,33 +19,34 @@ from numpy.typing import NDArray
 __all__ = ["Array", "Interval", "bounds", "resample", "samples_needed", "share_error"]
 
 Array = NDArray[np.float64]
-CELLS = 4_000_000
-"""Counts held at a time: 32 MB."""
+COUNTS_IN_MEMORY = 4_000_000
+"""Drawn counts that are held at a time: 32 MB."""
 POWER = 0.8
+"""`samples_needed` aims at a decision in this share of the cases."""
 NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Two one-sided bounds, in the unit of the figure; the true figure is beyond either with 1 - confidence at most."""
+    """Two one-sided bounds. The true value is beyond one in at most 1 - confidence of cases."""
 
     low: float
     high: float
 
 
 def resample(columns: Array, resamples: int, seed: int) -> Array:
-    """Column sums over rows drawn with replacement.
+    """Column sums over rows that are drawn with replacement.
 
-    Only the number of times that a row is drawn matters, and equal rows are one: of 1,000 problems with two answers each
-    there are four kinds at most, which makes ten thousand draws a matter of milliseconds.
+    Only how often a row is drawn matters, and equal rows are counted together: 1,000 problems with
+    two answers each are at most four kinds of rows, so that ten thousand draws take milliseconds.
 
     Args:
-        columns: float64 [samples, figures], a row for each pair.
-        resamples: how many times as many rows as there are get drawn.
+        columns: float64 [samples, columns], one row per pair.
+        resamples: number of draws; each one draws as many rows as there are.
         seed: of the draws.
 
     Returns:
-        float64 [resamples, figures].
+        float64 [resamples, columns].
 
     Raises:
         ValueError: there is no row.
@@ -54,7 +56,7 @@ def resample(columns: Array, resamples: int, seed: int) -> Array:
         raise ValueError("no samples to draw from")
     kinds, times = np.unique(columns, axis=0, return_counts=True)
     generator = np.random.default_rng(seed)
-    at_once = max(1, CELLS // len(kinds))
+    at_once = max(1, COUNTS_IN_MEMORY // len(kinds))
     sizes = [min(at_once, resamples - begin) for begin in range(0, resamples, at_once)]
     return np.concatenate(
         [generator.multinomial(count, times / count, size=size) @ kinds for size in sizes]
@@ -62,23 +64,24 @@ def resample(columns: Array, resamples: int, seed: int) -> Array:
 
 
 def bounds(draws: Array, samples: int, confidence: float) -> Interval:
-    """The interval between two quantiles of a figure's draws.
+    """The interval between two quantiles of the draws.
 
-    Of two neighbouring draws the outer one is taken, and the tails are those of Student's t instead of the normal (the
-    expanded percentile interval: Hesterberg 2015, What Teachers Should Know About the Bootstrap, section 5.3), for plain
-    percentiles are too narrow where samples are few.
+    Plain percentiles are too narrow where samples are few. So the tails are those of Student's t
+    instead of the normal (the expanded percentile interval: Hesterberg 2015, What Teachers Should
+    Know About the Bootstrap, section 5.3), and of two neighbouring draws the outer one is taken.
 
     Args:
         draws: float64 [resamples]; infinities are allowed.
-        samples: how many pairs each draw had, at least 2.
-        confidence: of each bound by itself, above 0.5; 0.95 makes what a two-sided view calls a 90 % interval.
+        samples: pairs in each draw, at least 2.
+        confidence: of each bound by itself, above 0.5. 0.95 gives a two-sided interval of 90 %.
 
     Raises:
         ValueError: fewer than 2 samples, or a confidence that is not between 0.5 and 1.
     """
     if samples < 2 or not 0.5 < confidence < 1:
         raise ValueError(
-            f"{samples} samples at confidence {confidence}: needs 2 samples and a confidence between 0.5 and 1"
+            f"{samples} samples at confidence {confidence}: needs 2 samples"
+            " and a confidence between 0.5 and 1"
         )
     ordered = np.sort(draws)
     outside = int(_tail(samples, confidence) * len(ordered))
@@ -86,37 +89,44 @@ def bounds(draws: Array, samples: int, confidence: float) -> Interval:
 
 
 def _tail(samples: int, confidence: float) -> float:
-    """The share of draws beyond each bound; Student's quantile by Abramowitz and Stegun 26.7.5, three terms."""
-    z, free = NORMAL.inv_cdf(confidence), samples - 1
-    student = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
-    return NORMAL.cdf(-student * math.sqrt(samples / free))
+    """The share of draws beyond each bound.
+
+    Student's quantile is computed by Abramowitz and Stegun 26.7.5, three terms.
+    """
+    z = NORMAL.inv_cdf(confidence)
+    freedom = samples - 1
+    student = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    return NORMAL.cdf(-student * math.sqrt(samples / freedom))
 
 
 def samples_needed(
     estimate: float, limit: float, interval: Interval, samples: int, confidence: float
 ) -> int | None:
-    """About how many samples would decide, four times in five, if the estimate were the truth.
+    """About how many samples would decide in four of five cases, if the estimate were the truth.
 
-    An interval narrows with the root of the number of samples; None where no number helps, with the estimate on the limit.
+    The width of an interval falls with the square root of the number of samples.
 
     Args:
-        estimate: the figure on all samples.
-        limit: what it is held against.
+        estimate: the value on all samples.
+        limit: the limit that it is compared with.
         interval: the bounds that did not decide.
-        samples: how many there are now.
+        samples: how many samples there are now.
         confidence: that of the bounds.
+
+    Returns:
+        None if no number of samples would decide, because the estimate is on the limit.
     """
-    half, gap = (
-        (estimate - interval.low, estimate - limit)
-        if limit < estimate
-        else (interval.high - estimate, limit - estimate)
-    )
-    if not gap or not math.isfinite(half / gap):
+    if limit < estimate:
+        half_width = estimate - interval.low
+        gap = estimate - limit
+    else:
+        half_width = interval.high - estimate
+        gap = limit - estimate
+    if not gap or not math.isfinite(half_width / gap):
         return None
     z = NORMAL.inv_cdf(confidence)
-    return max(
-        samples + 1, math.ceil(samples * (half / gap * (z + NORMAL.inv_cdf(POWER)) / z) ** 2)
-    )
+    factor = (half_width / gap * (z + NORMAL.inv_cdf(POWER)) / z) ** 2
+    return max(samples + 1, math.ceil(samples * factor))
 
 
 def share_error(share: float, count: int) -> float:

@@ -1,4 +1,4 @@
-"""How the integers of a quantized linear layer are chosen. Options use this, so it needs no torch."""
+"""How the integers of a quantized linear layer are chosen; without torch, as options need it."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def step(
     kind: str, options: BaseModel, model: str, output: Output, context: StepContext
 ) -> Outcome:
     """Run one step and return its result."""
-    from ..pipeline.run import run_verb
+    from ..pipeline.verb import run_verb
 
     result = run_verb(kind, options, model, output.out, context, output.fresh, command_line())
     return Outcome(result, "step")
@@ -55,14 +55,16 @@ def prune_step(
         Refused: the target cannot run the pruned model in INT4, or the budget cannot be met.
     """
     from ..checkpoints.config import model_path, resolve
-    from ..pipeline.forecast import device_row, initial, refuse
-    from ..pipeline.prune_budget import after_cut, fitted
+    from ..compress.prune.step import pruned_state
+    from ..pipeline.forecast import device_row, refuse
+    from ..pipeline.prune_budget import shares_within
+    from ..steps.state import checkpoint_state
     from ..targets import load_target
 
-    source = initial(resolve(model_path(model)))
-    options = fitted(options, source, target)
+    source = checkpoint_state(resolve(model_path(model)))
+    options = shares_within(options, source, target)
     if target:
-        after = replace(after_cut(options, source), precision="int4", format="onnx")
+        after = replace(pruned_state(options, source), precision="int4", format="onnx")
         refuse([device_row(f"{model}, pruned", after, load_target(target), 2048, 1)])
     return step("prune", options, model, output, context)
 
@@ -72,9 +74,9 @@ def cut_plan(
 ) -> Outcome:
     """What a prune step would remove and keep; refused if the target cannot run the rest."""
     from ..pipeline.forecast import refuse
-    from ..pipeline.plan import plan_cut
+    from ..pipeline.prune_preview import preview_prune
 
-    plan = plan_cut(options, model, context, target)
+    plan = preview_prune(options, model, context, target)
     return Outcome(plan, "cut", lambda: refuse(plan["rows"][1:]))
 
 

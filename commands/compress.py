@@ -1,4 +1,4 @@
-"""The verbs that make a model smaller: prune, distill, iterate, quantize, and traces to learn on."""
+"""The verbs that make a model smaller: prune, traces, distill, iterate, quantize."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def traces(
         edgewright traces builtin:tiny-reasoner --prompts builtin:reasoning --limit 200
         --max-new-tokens 144 --out traces.jsonl
     """
-    from ..pipeline.run import run_traces
+    from ..pipeline.traces import run_traces
 
     report = run_traces(options, model, output.out, execution.seed, execution.device, output.fresh)
     return Outcome(report, "traces")
@@ -131,7 +131,7 @@ def iterate(
     calibration: Annotated[Calibration, Expand(skip=("seq_len",))],
     execution: Execution,
 ) -> Outcome:
-    """Prune in several rounds with training in between; keep the smallest model that is good enough.
+    """Prune in rounds with training in between; keep the smallest model that is good enough.
 
     What to remove is counted over all rounds together; steps of training are per round. The loss
     is measured on held-out rows after every round. --seq-len holds for calibration, training and

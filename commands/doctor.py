@@ -1,4 +1,4 @@
-"""`edgewright doctor`: is everything here that is needed, and does each engine really run."""
+"""Checks of an installation: versions, extras, disk space, and whether each engine runs."""
 
 from __future__ import annotations
 
@@ -28,31 +28,33 @@ EXTRAS = {
     "tensorrt_rtx_libs": ("tensorrt-rtx-cu12-libs", "tensorrt: NVIDIA's parser and builder"),
     "gptqmodel": ("gptqmodel", "gptq: packed checkpoints in torch"),
 }
+"""By module, an optional package, the extra that installs it, and what it is for."""
 
 
 def examine() -> list[dict[str, Any]]:
-    """One entry a check: `name`, `ok`, `required`, `detail`."""
-    facts = environment()
+    """One entry per check: `name`, `ok`, `required` and `detail`."""
+    versions = environment()
     gigabytes = shutil.disk_usage(Path.cwd()).free / 1e9
     checks = [
-        _entry("python", True, True, facts["python"]),
+        _entry("python", True, True, versions["python"]),
         _entry(
             "cpu",
             True,
             True,
-            f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads for torch",
+            f"{versions['cpu']}, {versions['cores']} cores, "
+            f"{versions['threads']} threads for torch",
         ),
         _entry(
             "gpu",
-            facts["gpu"] is not None,
+            versions["gpu"] is not None,
             False,
-            facts["gpu"] or "none that torch can use; everything runs on the CPU",
+            versions["gpu"] or "torch finds no GPU; everything runs on the CPU",
         ),
         _entry("disk", gigabytes > 1, True, f"{gigabytes:.1f} GB free in {os.getcwd()}"),
-        _tried("torch", _torch),
-        _tried("onnxruntime", _onnxruntime),
-        _tried("transformers", _transformers),
-        _tried("demo model", _demo),
+        _attempt("torch", _torch),
+        _attempt("onnxruntime", _onnxruntime),
+        _attempt("transformers", _transformers),
+        _attempt("demo model", _demo),
     ]
     return checks + [_extra(module, *about) for module, about in EXTRAS.items()]
 
@@ -61,9 +63,9 @@ def _entry(name: str, ok: bool, required: bool, detail: str) -> dict[str, Any]:
     return {"name": name, "ok": ok, "required": required, "detail": detail}
 
 
-def _tried(name: str, trial: Callable[[], str]) -> dict[str, Any]:
+def _attempt(name: str, check: Callable[[], str]) -> dict[str, Any]:
     try:
-        return _entry(name, True, True, trial())
+        return _entry(name, True, True, check())
     except (ImportError, OSError, RuntimeError, ValueError, EdgewrightError) as error:
         return _entry(name, False, True, f"{type(error).__name__}: {error}")
 
@@ -73,7 +75,7 @@ def _torch() -> str:
 
     product = torch.ones(64, 64, dtype=torch.bfloat16) @ torch.ones(64, 64, dtype=torch.bfloat16)
     if float(product[0, 0]) != 64:
-        raise RuntimeError("a bfloat16 matrix product came out wrong")
+        raise RuntimeError("a bfloat16 matrix product has a wrong result")
     return f"{torch.__version__}, matrix products run"
 
 

@@ -161,7 +161,7 @@ def sweep(recipe: RecipeFile, options: SweepOptions, inputs: SweepInputs) -> Out
         edgewright sweep recipes/demo.yaml --vary steps.quantize.method=gptq,awq
         --objective accuracy/reasoning --objective size_bytes
     """
-    from ..pipeline.recipe import load_recipe
+    from ..pipeline.recipe_file import load_recipe
     from ..pipeline.sweep import run_sweep
 
     folder = inputs.out or Path("runs") / f"{load_recipe(recipe, inputs.settings).name}-sweep"

@@ -288,7 +288,7 @@ def composed_fields(model: type[BaseModel]) -> tuple[str, ...]:
 
 
 def expand(model: type[BaseModel], tree: dict[str, Any]) -> dict[str, Any]:
-    """Replace flags that stand for a field by the field's value, and add nested models that must be.
+    """Replace flags that stand for a field by the field's value; add required nested models.
 
     Raises:
         ValidationError: such a flag has a wrong value.

@@ -29,7 +29,7 @@ def run(recipe: RecipeFile, options: RunOptions) -> Outcome:
         --out runs/qwen
     """
     from ..pipeline.forecast import refuse
-    from ..pipeline.recipe import load_recipe
+    from ..pipeline.recipe_file import load_recipe
 
     loaded = load_recipe(recipe, options.settings)
     if options.dry_run:
@@ -50,7 +50,7 @@ def demo(output: DemoOutput) -> Outcome:
 
         edgewright demo --out runs/demo
     """
-    from ..pipeline.recipe import builtin_recipe, load_recipe
+    from ..pipeline.recipe_file import builtin_recipe, load_recipe
 
     return recipe_run(load_recipe(builtin_recipe("demo")), output.out, output.fresh)
 
@@ -78,7 +78,7 @@ def plan(
     target, context, batch = device.target, inputs.context, inputs.batch
     if what.endswith((".yaml", ".yml")):
         from ..pipeline.plan import plan_recipe
-        from ..pipeline.recipe import load_recipe
+        from ..pipeline.recipe_file import load_recipe
 
         extra = [f"target={target}"] if target else []
         recipe = load_recipe(Path(what), [*inputs.settings, *extra])

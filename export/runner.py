@@ -1,4 +1,4 @@
-"""The export step: options, and the rows that the artifact's parity is checked on."""
+"""The export step: write the artifact, and compare its logits with those of the checkpoint."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 __all__ = ["export"]
 
-PARITY_ROWS, PARITY_TOKENS = 8, 128
+PARITY_ROWS = 8
+PARITY_TOKENS = 128
 
 
 def export(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:
-    """Write `source` as an artifact to `out` and prove that it computes the same.
+    """Write `source` as an artifact to `out`, and check that both compute the same.
 
-    All formats but `edge-llm`, which is no graph of ours and a matter of a device's rules: see `targets.hand_over`.
+    This writes every format but `edge-llm`, which needs the rules of a device; `targets` adds it.
 
     Raises:
-        Refused: the checkpoint cannot be exported in this precision, or at all: a mixture of experts.
-        ParityFailed: the artifact's logits are not those of the checkpoint (nothing is kept then).
+        Refused: a mixture of experts, or a precision that the checkpoint does not have.
+        ParityFailed: the artifact's logits differ from those of the checkpoint. Nothing is kept.
     """
     require_dense(read_config(source), "exported", str(source))
     if options.format == "gguf":
@@ -37,14 +38,19 @@ def export(options: ExportOptions, source: Path, out: Path, context: StepContext
         for row in context.calibration.rows(source, context.seed + 1)[:PARITY_ROWS]
     ]
     result = GRAPHS[options.format](source, out, options, rows)
-    parity = result.parity
-    note = (
-        f"parity with torch over {parity['parity/positions']:.0f} positions: top-1 {parity['parity/top1_prefill']:.4f} prefill, "
-        f"{parity['parity/top1_decode']:.4f} over {parity['parity/decode_steps']:.0f} cached decode steps, KL {parity['parity/kl']:.1e}"
-    )
-    notes = [note, *([_told(result.checked)] if options.format == "tensorrt" else [])]
-    return StepResult(
-        notes, {"parity": parity} | ({"checked": result.checked} if result.checked else {})
+    notes = [_parity_note(result.parity)]
+    if options.format == "tensorrt":
+        notes.append(_tensorrt_note(result.checked))
+    details = {"checked": result.checked} if result.checked else {}
+    return StepResult(notes, {"parity": result.parity, **details})
+
+
+def _parity_note(parity: Mapping[str, float]) -> str:
+    return (
+        f"parity with torch over {parity['parity/positions']:.0f} positions: "
+        f"top-1 {parity['parity/top1_prefill']:.4f} prefill, "
+        f"{parity['parity/top1_decode']:.4f} over {parity['parity/decode_steps']:.0f} cached "
+        f"decode steps, KL {parity['parity/kl']:.1e}"
     )
 
 
@@ -67,14 +73,14 @@ def _export_triton(
 def _export_tensorrt(
     source: Path, out: Path, options: ExportOptions, rows: list[list[int]]
 ) -> ExportResult:
-    """The graph in fp16 around INT4 and INT8, and NVIDIA's parser and builder asked about it."""
+    """The graph, in fp16 around INT4 and INT8, checked by NVIDIA's parser and builder."""
     from .onnx.export import export_onnx
     from .tensorrt.rtx import check_build, installed
 
     if options.precision == "int8-dynamic" and installed() is None:
-        message = "TensorRT has no DynamicQuantizeLinear and no MatMulInteger, which int8-dynamic is made of"
         raise Refused(
-            message, "--precision fp16 or int4, or --format onnx for ONNX Runtime on a CPU"
+            "TensorRT has no DynamicQuantizeLinear and no MatMulInteger, which int8-dynamic needs",
+            "--precision fp16 or int4, or --format onnx for ONNX Runtime on a CPU",
         )
     precision = (
         f"{options.precision}-fp16" if options.precision in ("int4", "int8") else options.precision
@@ -95,18 +101,25 @@ GRAPHS = {
 def _export_gguf(source: Path, out: Path, options: ExportOptions) -> StepResult:
     from .gguf.writer import export_gguf
 
-    told = export_gguf(source, out, options.precision)
-    kinds = ", ".join(f"{count} {kind}" for kind, count in told["tensors"].items())
-    note = f"model.gguf: {kinds}; read back, weights differ by {told['largest_difference']:.1e} of a tensor's largest at most"
-    return StepResult([note], {"checked": told})
+    checked = export_gguf(source, out, options.precision)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in checked["tensors"].items())
+    note = (
+        f"model.gguf: {kinds}; read back, weights differ by at most "
+        f"{checked['largest_difference']:.1e} of the largest value of a tensor"
+    )
+    return StepResult([note], {"checked": checked})
 
 
-def _told(checked: Mapping[str, float | str]) -> str:
+def _tensorrt_note(checked: Mapping[str, float | str]) -> str:
     if not checked:
-        return "not checked by TensorRT, which is not installed (pip install 'edgewright[tensorrt]'); the engine is built on the device"
+        return (
+            "not checked by TensorRT, which is not installed "
+            "(pip install 'edgewright[tensorrt]'); the engine is built on the device"
+        )
     low = " and no expanded low-bit weights" if "tensorrt/expanded_bytes" in checked else ""
-    size, stand_in = float(checked["tensorrt/engine_bytes"]) / 1e6, checked["tensorrt/stand_in"]
+    size = float(checked["tensorrt/engine_bytes"]) / 1e6
     return (
-        f"TensorRT for RTX {checked['tensorrt/version']} parses it and builds a prefill and a decode profile for {stand_in} "
-        f"({size:.1f} MB{low}); a check only, as the engine for the device is built on the device"
+        f"TensorRT for RTX {checked['tensorrt/version']} parses it and builds a prefill and a "
+        f"decode profile for {checked['tensorrt/stand_in']} ({size:.1f} MB{low}); "
+        "a check only, as the engine for the device is built on the device"
     )

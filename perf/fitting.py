@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.footprint import traffic
 from ..targets.roofline import DECODE_TERMS, PREFILL_TERMS, decode_terms, prefill_terms
-from ..targets.sizes import traffic
 from .published import STORED_BITS, Row
 from .regression import ROOT, Prior, Solution, solve
 from .runtime_memory import CPU_RUNTIME, fit_runtime

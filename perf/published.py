@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..models.footprint import traffic
 from ..targets.estimator import hardware_of
 from ..targets.profile import Target, load_target
 from ..targets.roofline import Hardware
-from ..targets.sizes import traffic
 from .regression import ROOT
 from .shapes import shape_of
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..targets.sizes import head_bytes, kv_size, size_of
+from ..models.footprint import head_bytes, kv_size, size_of
 from .published import Row
 from .regression import ROOT, Prior, solve
 

@@ -1,8 +1,9 @@
-"""A model on its way to a device: checked against its rules, bundled, deployed, and what was measured there entered in a ledger."""
+"""Delivers a model to a device: checks the rules, bundles, deploys, and records measurements."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,16 @@ from ..targets.deploy import Deployment, deploy
 from ..targets.edge_llm import check_checkpoint, commands
 from ..targets.graph_rules import graph_violations, parser_violations
 from ..targets.options import BundleOptions, DeployOptions
+from ..targets.profile import JetPack
 from ..targets.remote import Address
-from ..targets.rules import FOR_TENSORRT
-from .ledger import Ledger, fingerprint
+from ..targets.rules import FOR_TENSORRT, Violation
+from .fingerprint import fingerprint
+from .ledger import Ledger
 
 __all__ = ["deliver", "pack", "verdict"]
+
+PACKED = {2: "int2", 3: "int3", 4: "int4", 8: "int8"}
+"""Precision by the bits of a packed weight."""
 
 
 def verdict(
@@ -32,71 +38,80 @@ def verdict(
     batch: int,
     jetpack: str | None,
 ) -> dict[str, Any]:
-    """What a device cannot do with a model, and for `edge-llm` what to type where it can.
+    """What a device cannot do with a model, and for `edge-llm` the commands to type.
 
     Args:
-        model: directory or hub id; of a quantized one, packing and weights count, and of an artifact the nodes of its graph.
+        model: directory or hub id. Of a quantized model the packed weights are checked as well, of
+            an artifact the nodes of its graph.
         target: name or profile of the device.
         format: one of the formats of `export`.
-        precision: of the linear layers; by default what the checkpoint has.
+        precision: of the linear layers; default: that of the checkpoint.
         context: tokens in the KV cache.
         batch: sequences at a time.
-        jetpack: the release on the device, where it is known.
+        jetpack: JetPack release of the device, if known.
     """
-    path, device = resolve(model_path(model)), load_target(target)
-    config = read_config(path)
-    bits, group, sym = packing(config) or (0, 128, True)
-    graph = path / "model.onnx"
-    made = read_provenance(path) if graph.is_file() else {}
-    format, packed = (
-        made.get("format", format),
-        {4: "int4", 8: "int8", 3: "int3", 2: "int2"}.get(bits, "fp16"),
-    )
-    at = precision or str(made.get("precision", packed)).removesuffix("-fp16").removesuffix("-a8")
+    path = resolve(model_path(model))
+    device = load_target(target)
+    stored = _stored(path, format, precision)
     found = check(
         device,
-        config,
-        format=format,
-        precision=at,
-        group_size=group,
-        sym=sym,
+        read_config(path),
+        **stored,
         context=context,
         prompt=min(context, 2048),
         batch=batch,
         jetpack=jetpack,
-        opset=made.get("opset"),
-        last_logits=made.get("cut", {}).get("last_logits", False),
     )
-    if graph.is_file() and format in FOR_TENSORRT and (releases := device.releases(jetpack)):
-        nodes = [*graph_violations(graph, releases), *(parser_violations(graph) or [])]
-        elsewhere = (
-            at == "int8-dynamic" and format != "tensorrt"
-        )  # which is for ONNX Runtime, as a note above says
-        found = [
-            *found,
-            *(
-                replace(violation, severity="note") if elsewhere else violation
-                for violation in nodes
-            ),
-        ]
-    told: dict[str, Any] = {
+    graph = path / "model.onnx"
+    if graph.is_file() and stored["format"] in FOR_TENSORRT:
+        releases = device.releases(jetpack)
+        found = [*found, *_graph_violations(graph, releases, stored["format"], stored["precision"])]
+    result: dict[str, Any] = {
         "model": model,
         "target": device.name,
-        "format": format,
-        "precision": at,
+        "format": stored["format"],
+        "precision": stored["precision"],
     }
-    if format == "edge-llm":
+    if stored["format"] == "edge-llm":
         known = {violation.rule for violation in found if violation.severity == "refuse"}
         found = [*found, *(v for v in check_checkpoint(path, device) if v.rule not in known)]
         if not any(violation.severity == "refuse" for violation in found):
-            told["commands"] = commands(
-                path, device, prompt=min(1024, context // 2), context=context
-            )
-    return told | {"violations": [vars(violation) for violation in found]}
+            prompt = min(1024, context // 2)
+            result["commands"] = commands(path, device, prompt=prompt, context=context)
+    return result | {"violations": [vars(violation) for violation in found]}
+
+
+def _stored(path: Path, format: str, precision: str | None) -> dict[str, Any]:
+    """How the weights of a checkpoint or of an artifact are stored, as `check` takes it."""
+    bits, group_size, sym = packing(read_config(path)) or (0, 128, True)
+    made = read_provenance(path) if (path / "model.onnx").is_file() else {}
+    packed = PACKED.get(bits, "fp16")
+    at = precision or str(made.get("precision", packed)).removesuffix("-fp16").removesuffix("-a8")
+    return {
+        "format": made.get("format", format),
+        "precision": at,
+        "group_size": group_size,
+        "sym": sym,
+        "opset": made.get("opset"),
+        "last_logits": made.get("cut", {}).get("last_logits", False),
+    }
+
+
+def _graph_violations(
+    graph: Path, releases: Sequence[JetPack], format: str, precision: str
+) -> list[Violation]:
+    """Nodes of a graph that TensorRT on the device cannot run."""
+    if not releases:
+        return []
+    nodes = [*graph_violations(graph, releases), *(parser_violations(graph) or [])]
+    if precision == "int8-dynamic" and format != "tensorrt":
+        # Such a graph is for ONNX Runtime, as another note says.
+        return [replace(violation, severity="note") for violation in nodes]
+    return nodes
 
 
 def pack(artifact: Path, target: str, options: BundleOptions, out: Path) -> dict[str, Any]:
-    """Write the bundle of an artifact to a directory, to be carried to a device by hand."""
+    """Write the bundle of an artifact to a directory, to be copied to a device by hand."""
     bundle = make_bundle(artifact, load_target(target), options)
     return {
         "output": str(write_bundle(bundle, out)),
@@ -114,20 +129,22 @@ def deliver(
     options: DeployOptions,
     ledger: Path | None,
 ) -> dict[str, Any]:
-    """Deploy an artifact and enter what was measured in a ledger.
+    """Deploy an artifact and record the measurements of the device in a ledger.
 
     Args:
         artifact: directory of an ONNX artifact.
         target: name or profile of the device.
-        address: where it is.
-        bundling: what the engine is for.
-        options: what is done there.
-        ledger: directory of the ledger; by default the run that the artifact is a step of, or else `runs/deploy-NAME`.
+        address: address of the device.
+        bundling: options of the bundle.
+        options: options of the deployment.
+        ledger: directory of the ledger; default: the run that made the artifact, or else
+            `runs/deploy-NAME`.
 
     Returns:
-        The ledger's entry, and the directory it is in.
+        The entry in the ledger, and the path of the ledger.
     """
-    begin, device = time.monotonic(), load_target(target)
+    begin = time.monotonic()
+    device = load_target(target)
     bundle = make_bundle(artifact, device, bundling)
     done = deploy(bundle, artifact, device, address, options)
     folder = ledger or _ledger_of(artifact)
@@ -139,12 +156,11 @@ def deliver(
 
 
 def _ledger_of(artifact: Path) -> Path:
+    """The run that made the artifact, or a directory of its own."""
     run = artifact.resolve().parent
-    return (
-        run
-        if (run / "ledger.json").is_file()
-        else Path("runs") / f"deploy-{artifact.resolve().name}"
-    )
+    if (run / "ledger.json").is_file():
+        return run
+    return Path("runs") / f"deploy-{artifact.resolve().name}"
 
 
 def _entry(
@@ -162,6 +178,13 @@ def _entry(
         **vars(bundling),
         **vars(options),
     }
+    details = dict(done.details)
+    conditions = {
+        "device": "cpu",
+        "threads": options.threads or done.device.get("cores"),
+        "latency": details.pop("latency"),
+        "engine": vars(bundling),
+    }
     fields = {
         "config": config,
         "inputs": {artifact.resolve().name: content_hash(artifact)},
@@ -176,9 +199,10 @@ def _entry(
         "output": artifact.resolve().name,
         "metrics": done.metrics,
         "notes": done.notes,
-        "details": done.details,
+        "details": details,
         "context": {
             "backend": "onnxruntime",
+            **conditions,
             "version": done.version,
             "copied_bytes": done.copied_bytes,
             **done.device,
@@ -188,16 +212,15 @@ def _entry(
 
 
 def _record(folder: Path, entry: dict[str, Any]) -> None:
+    """Put the entry at the end of the ledger, which is created if there is none."""
     ledger = Ledger.load(folder)
     if not ledger.path.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"{folder}: no ledger can be kept there: {error.strerror}", "give another --ledger"
+                f"{folder}: cannot write a ledger there: {error.strerror}", "give another --ledger"
             ) from error
         ledger.begin({"name": folder.name}, "edgewright deploy")
-    ledger.put(
-        entry,
-        [*(s["name"] for s in ledger.data["steps"] if s["name"] != entry["name"]), entry["name"]],
-    )
+    others = [s["name"] for s in ledger.data["steps"] if s["name"] != entry["name"]]
+    ledger.put(entry, [*others, entry["name"]])

@@ -1,58 +1,40 @@
-"""What a device will make of a model, from config.json alone: no weight is read and torch is not imported."""
+"""What a device will make of a model, from config.json alone.
+
+No weight is read, and torch is not imported.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from ..checkpoints.config import dtype_name, model_path, packing, quantization, read_family, resolve
+from ..checkpoints.config import model_path, resolve
 from ..errors import Refused
 from ..models import family_of
-from ..targets import Target, check, list_targets, load_target, longest_context, predict, size_of
-from ..targets.sizes import linear_weights
+from ..steps.state import State, checkpoint_state
+from ..targets import Target, check, list_targets, load_target, longest_context, predict
 
-__all__ = ["ALL_TARGETS", "State", "device_row", "floating", "initial", "plan_model", "refuse"]
+__all__ = ["ALL_TARGETS", "device_row", "plan_model", "refuse"]
 
 ALL_TARGETS = "all"
-"""Stands for every profile that ships with edgewright."""
-
-
-@dataclass(frozen=True)
-class State:
-    """A model as a step will leave it."""
-
-    config: Mapping[str, Any]
-    precision: str
-    group_size: int = 128
-    sym: bool = True
-    format: str | None = None
-    """Of an exported model; None for a checkpoint."""
-    g_idx: bool = False
-    """Whether groups of inputs are permuted, so that a kernel has to gather."""
-
-    extra_bytes: int = 0
-    """What the weights take beyond linear layers in `precision` and the rest in floating point: mixed bits, a packed head."""
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of the model."""
-        return family_of(self.config).parameters(self.config)
-
-    @property
-    def active_parameters(self) -> int:
-        """Those that a token uses: all but its idle experts'."""
-        return self.parameters - (
-            linear_weights(self.config, None) - linear_weights(self.config, 1)
-        )
+"""Every profile that ships with edgewright."""
+LONGEST_PROMPT = 512
+"""Tokens of the prompt that predictions assume, unless the context is shorter."""
 
 
 def plan_model(
     model: str, target_name: str | None, context: int = 2048, batch: int = 1
 ) -> list[dict[str, Any]]:
-    """One row a precision for a model as it is, for a target or for `all` of them."""
-    state = initial(resolve(model_path(model)))
+    """One row per precision for a model as it is.
+
+    Args:
+        model: directory, hub id or built-in model.
+        target_name: name or profile of a device, `all` of them, or None.
+        context: tokens of KV cache on the device.
+        batch: sequences at a time on the device.
+    """
+    state = checkpoint_state(resolve(model_path(model)))
     if target_name == ALL_TARGETS:
         return [
             {**row, "step": f"{target.name} {row['step']}", "target": target.name}
@@ -65,6 +47,7 @@ def plan_model(
 def _by_precision(
     state: State, target: Target | None, context: int, batch: int
 ) -> list[dict[str, Any]]:
+    """Rows for fp16, int8 and int4; one row for a model that is int4 already."""
     if state.precision == "int4":
         return [device_row("int4", replace(state, format="onnx"), target, context, batch)]
     return [
@@ -74,7 +57,7 @@ def _by_precision(
 
 
 def refuse(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Stop when the target cannot run what a step will make.
+    """Stop if the target cannot run what a step will make.
 
     Raises:
         Refused: naming every step and rule.
@@ -87,58 +70,56 @@ def refuse(rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def initial(path: Path) -> State:
-    """A model directory as it is."""
-    _, config = read_family(path)
-    if packed := packing(config):
-        bits, group_size, sym = packed
-        g_idx = bool((quantization(config) or {}).get("desc_act"))
-        return State(
-            config, f"int{bits}", group_size, sym, g_idx=g_idx, extra_bytes=_extra(path, config)
-        )
-    return State(config, floating(config))
-
-
-def floating(config: Mapping[str, Any]) -> str:
-    """The precision of a config.json's weights that are not packed."""
-    return {"float16": "fp16", "bfloat16": "bf16"}.get(dtype_name(config), "fp32")
-
-
-def _extra(path: Path, config: Mapping[str, Any]) -> int:
-    """Bytes of a quantized checkpoint that its bits and group size do not account for; 0 where they are all that it is said to have."""
-    block = quantization(config) or {}
-    if not block.get("dynamic") and not block.get("lm_head"):
-        return 0
-    there = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    return there - size_of(config, f"int{block['bits']}", int(block["group_size"]))
-
-
 def device_row(
     name: str, state: State, target: Target | None, context: int, batch: int
 ) -> dict[str, Any]:
-    """What a model weighs and what a target makes of it: memory, longest context, speed, energy, and the rules it breaks."""
+    """One row of a plan: size of a model, and what a target makes of it.
+
+    Args:
+        name: name of the step that makes the model.
+        state: the model.
+        target: a device: its memory, longest context, speed, energy and the rules that the model
+            breaks are added to the row.
+        context: tokens of KV cache.
+        batch: sequences at a time.
+    """
     row: dict[str, Any] = {
         "step": name,
         "precision": state.precision,
         "parameters": state.parameters,
-        "weight_bytes": size_of(state.config, state.precision, state.group_size)
-        + state.extra_bytes,
+        "weight_bytes": state.weight_bytes,
         "violations": [],
         "refused": [],
     }
     if target is None:
         return row
+    row |= _predicted(state, target, context, batch)
+    if state.format:
+        row |= _broken_rules(state, target, context, batch)
+    return row
+
+
+def _predicted(state: State, target: Target, context: int, batch: int) -> dict[str, Any]:
+    """Memory, speed and energy on the target."""
     expected = predict(
         target,
         state.config,
         precision=state.precision,
         context=context,
-        prompt=min(context, 512),
+        prompt=min(context, LONGEST_PROMPT),
         batch=batch,
         group_size=state.group_size,
         extra_bytes=state.extra_bytes,
     )
-    row |= {
+    longest = longest_context(
+        target,
+        state.config,
+        precision=state.precision,
+        batch=batch,
+        group_size=state.group_size,
+        extra_bytes=state.extra_bytes,
+    )
+    return {
         "kv_bytes": expected.kv_bytes,
         "total_bytes": expected.total_bytes,
         "usable_bytes": expected.usable_bytes,
@@ -151,36 +132,31 @@ def device_row(
         "power_mode": expected.power_mode,
         "notes": list(expected.notes),
         "tokens_per_joule": expected.tokens_per_joule,
-        "longest_context": longest_context(
-            target,
-            state.config,
-            precision=state.precision,
-            batch=batch,
-            group_size=state.group_size,
-            extra_bytes=state.extra_bytes,
-        ),
+        "longest_context": longest,
     }
-    if state.format:
-        found = check(
-            target,
-            state.config,
-            format=state.format,
-            precision=state.precision,
-            group_size=state.group_size,
-            sym=state.sym,
-            act_order_g_idx=state.g_idx,
-            context=context,
-            prompt=min(context, 512),
-            batch=batch,
+
+
+def _broken_rules(state: State, target: Target, context: int, batch: int) -> dict[str, list[str]]:
+    """`violations` of the target's rules, and those for which it is `refused`."""
+    assert state.format
+    found = check(
+        target,
+        state.config,
+        format=state.format,
+        precision=state.precision,
+        group_size=state.group_size,
+        sym=state.sym,
+        act_order_g_idx=state.g_idx,
+        context=context,
+        prompt=min(context, LONGEST_PROMPT),
+        batch=batch,
+    )
+    row: dict[str, list[str]] = {"violations": [], "refused": []}
+    for violation in found:
+        key = "refused" if violation.severity == "refuse" else "violations"
+        row[key].append(f"{violation.message} (nearest: {violation.nearest})")
+    if family_of(state.config).shape(state.config).experts:
+        row["violations"].append(
+            "edgewright itself cannot export a mixture of experts yet (nearest: a dense model)"
         )
-        row["violations"] = [
-            f"{v.message} (nearest: {v.nearest})" for v in found if v.severity != "refuse"
-        ]
-        if family_of(state.config).shape(state.config).experts:
-            row["violations"].append(
-                "edgewright itself cannot export a mixture of experts yet (nearest: a dense model)"
-            )
-        row["refused"] = [
-            f"{v.message} (nearest: {v.nearest})" for v in found if v.severity == "refuse"
-        ]
     return row

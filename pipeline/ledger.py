@@ -1,47 +1,27 @@
-"""The ledger of a run: what every step was given, what it made and what was measured, and whether that still holds."""
+"""The ledger of a run: options, fingerprint, output, metrics and environment of every step."""
 
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import os
 import platform
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..checkpoints.files import write_json
 from ..errors import UsageError
+from .fingerprint import fingerprint
 
-__all__ = ["Ledger", "code_version", "environment", "fingerprint"]
+__all__ = ["Ledger", "environment", "new_entry"]
 
 SCHEMA = 1
-ROOT = Path(__file__).parents[1]
-STEP_CODE = ("compress", "export", "targets", "models", "data", "checkpoints", "steps")
-MEASURE_CODE = (*STEP_CODE[1:], "benchmarks")
-
-
-@cache
-def code_version(parts: tuple[str, ...]) -> str:
-    """A short hash of the sources that a result depends on, so that a changed algorithm is never taken for the old one."""
-    digest = hashlib.sha256(__version__.encode())
-    for part in parts:
-        files = [ROOT / part] if part.endswith(".py") else sorted((ROOT / part).rglob("*.py"))
-        for file in files:
-            digest.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def fingerprint(fields: Mapping[str, Any]) -> str:
-    """The hash of everything a step depends on."""
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def environment() -> dict[str, Any]:
-    """Versions, processor and threads: what a figure may depend on."""
+    """Versions, processor and threads: everything that a measurement may depend on."""
     import onnxruntime
     import torch
     import transformers
@@ -68,8 +48,36 @@ def _cpu_name() -> str:
     )
 
 
+def new_entry(
+    name: str, kind: str, config: Mapping[str, Any], fields: Mapping[str, Any], output: str
+) -> dict[str, Any]:
+    """The entry of a step that has not been measured yet.
+
+    Args:
+        name: name of the step.
+        kind: kind of the step.
+        config: its options.
+        fields: everything that the result depends on.
+        output: its directory, relative to that of the run.
+    """
+    return {
+        "name": name,
+        "kind": kind,
+        "config": dict(config),
+        "fingerprint": fingerprint(fields),
+        "depends_on": dict(fields),
+        "output": output,
+        "seconds": 0.0,
+        "metrics": {},
+        "notes": [],
+        "details": {},
+        "context": {},
+        "samples": "",
+    }
+
+
 class Ledger:
-    """`ledger.json` in a run's directory, written atomically after every change."""
+    """`ledger.json` in the directory of a run. It is written atomically after every change."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "ledger.json"
@@ -77,7 +85,7 @@ class Ledger:
 
     @classmethod
     def load(cls, folder: Path) -> Ledger:
-        """Read the ledger of a run; an absent one is empty.
+        """Read the ledger of a run; if there is none, it is empty.
 
         Raises:
             UsageError: the file is damaged or of another schema.
@@ -99,7 +107,7 @@ class Ledger:
         return ledger
 
     def begin(self, recipe: Mapping[str, Any], command: str) -> None:
-        """Note what this run is about."""
+        """Record the recipe, the command and the environment of this run."""
         self.data |= {
             "schema": SCHEMA,
             "edgewright": __version__,
@@ -110,13 +118,18 @@ class Ledger:
         }
 
     def step(self, name: str) -> dict[str, Any] | None:
-        """The entry of a step, if there is one."""
+        """The entry of a step, or None."""
         return next((s for s in self.data["steps"] if s["name"] == name), None)
 
     def put(self, entry: Mapping[str, Any], order: list[str]) -> None:
-        """Add or replace a step's entry, keep the recipe's order, drop steps the recipe no longer has, and write.
+        """Add or replace the entry of a step, and write the file.
 
-        What was measured on devices is no step of a recipe and stays, at the end.
+        Entries of deployments are no steps of a recipe: they stay, at the end. Entries of steps
+        that the recipe no longer has are removed.
+
+        Args:
+            entry: the entry.
+            order: names of all steps of the recipe, in order.
         """
         entries = {s["name"]: s for s in self.data["steps"]} | {entry["name"]: dict(entry)}
         deployed = [

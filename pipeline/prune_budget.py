@@ -1,4 +1,4 @@
-"""How much a prune step removes when it is given a budget and not shares, from config.json alone."""
+"""How much a prune step removes to meet a budget, from config.json alone."""
 
 from __future__ import annotations
 
@@ -7,43 +7,31 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import torch
-
 from ..compress.prune.options import Budget, PruneOptions
-from ..compress.prune.selection import choose_layers
-from ..compress.prune.sizes import merged_config, sizes_after
+from ..compress.prune.sizes import sizes_after
+from ..compress.prune.step import pruned_state
 from ..errors import Refused, UsageError
 from ..models import family_of
+from ..steps.state import State
 from ..targets import load_target
-from .forecast import State, device_row
+from .forecast import device_row
 
-__all__ = ["after_cut", "fitted"]
+__all__ = ["shares_within"]
 
 T = TypeVar("T", bound=PruneOptions)
 
 
-def after_cut(options: PruneOptions, source: State) -> State:
-    """The model after a cut, by the functions that decide how much is cut; a threshold counts as if nothing scored below it."""
-    family, config = family_of(source.config), dict(source.config)
-    if options.merge_kv is not None:
-        config = merged_config(family, config, options.merge_kv)
-    layers = choose_layers(torch.zeros(family.shape(config).num_hidden_layers), options.layers)
-    return replace(
-        source, config=family.resized(config, **sizes_after(options, family, config), layers=layers)
-    )
-
-
-def fitted(options: T, source: State, target: str | None) -> T:
-    """The same options with the budget replaced by the least shares of heads and FFN neurons, equal ones, that meet it.
+def shares_within(options: T, source: State, target: str | None) -> T:
+    """The options with the smallest equal shares of heads and FFN neurons that meet the budget.
 
     Args:
-        options: with a budget.
-        source: the model as it is before the cut.
-        target: device for which memory and speed are predicted, unless the budget names one.
+        options: prune options; without a budget they are returned as they are.
+        source: the model before the cut.
+        target: device that memory and speed are predicted for, unless the budget names one.
 
     Raises:
-        UsageError: memory or speed is limited and no device is named.
-        Refused: nothing has to go, or all that may go is not enough.
+        UsageError: the budget limits memory or speed, and no device is named.
+        Refused: the model meets the budget already, or the largest cut does not meet it.
     """
     budget = options.budget
     if budget is None:
@@ -55,49 +43,51 @@ def fitted(options: T, source: State, target: str | None) -> T:
             "give --target, or a `target` in the recipe",
         )
     device = load_target(name) if name else None
-    best: dict[str, Any] = {}
+    smallest: dict[str, Any] = {}
     tried: set[str] = set()
     for percent in range(100):
-        shares = {
-            part: share
-            for part in budget.over
-            if (share := _legal(options, source, part, percent / 100)) is not None
-        }
-        chosen = options.model_copy(update={"budget": None, **shares})
-        state = after_cut(chosen, source)
-        if json.dumps(state.config, sort_keys=True) in tried:
+        cut = _with_share(options, budget, source, percent / 100)
+        state = pruned_state(cut, source)
+        sizes = json.dumps(state.config, sort_keys=True)
+        if sizes in tried:
             continue
-        tried.add(json.dumps(state.config, sort_keys=True))
+        tried.add(sizes)
         row = device_row("", replace(state, precision=budget.precision), device, budget.context, 1)
-        if _within(budget, row):
-            if not percent:
-                raise Refused(
-                    f"within the budget as it is: nothing would be pruned ({_against(budget, row)})",
-                    "tighten the budget",
-                )
-            return chosen
-        best = row
+        if not _meets(budget, row):
+            smallest = row
+            continue
+        if not percent:
+            raise Refused(
+                "within the budget as it is: nothing would be pruned "
+                f"({_limited_values(budget, row)})",
+                "tighten the budget",
+            )
+        return cut
     raise Refused(
-        f"the budget cannot be met by removing {' and '.join(budget.over)}: the smallest that is legal has {_against(budget, best)}",
+        f"the budget cannot be met by removing {' and '.join(budget.over)}: "
+        f"the smallest that is legal has {_limited_values(budget, smallest)}",
         "loosen it, remove layers as well, or quantize to fewer bits",
     )
 
 
-def _legal(options: PruneOptions, source: State, part: str, share: float) -> float | None:
-    """The share if it can be removed of this part, else None."""
-    family = family_of(source.config)
+def _with_share(options: T, budget: Budget, source: State, share: float) -> T:
+    """The options with this share of everything that the budget may cut and that can be cut so."""
+    shares = {part: share for part in budget.over if _is_legal(options, source, part, share)}
+    return options.model_copy(update={"budget": None, **shares})
+
+
+def _is_legal(options: PruneOptions, source: State, part: str, share: float) -> bool:
+    """Whether this share of heads or of FFN neurons can be removed."""
+    alone = {"budget": None, "heads": 0.0, "ffn": 0.0, part: share}
     try:
-        sizes_after(
-            options.model_copy(update={"budget": None, "heads": 0.0, "ffn": 0.0, part: share}),
-            family,
-            source.config,
-        )
+        sizes_after(options.model_copy(update=alone), family_of(source.config), source.config)
     except Refused:
-        return None
-    return share
+        return False
+    return True
 
 
-def _within(budget: Budget, row: Mapping[str, Any]) -> bool:
+def _meets(budget: Budget, row: Mapping[str, Any]) -> bool:
+    """Whether a row of a plan is within every limit."""
     return (
         (budget.parameters is None or row["parameters"] <= budget.parameters)
         and (budget.memory_bytes is None or row["total_bytes"] <= budget.memory_bytes)
@@ -105,10 +95,11 @@ def _within(budget: Budget, row: Mapping[str, Any]) -> bool:
     )
 
 
-def _against(budget: Budget, row: Mapping[str, Any]) -> str:
-    said = {
+def _limited_values(budget: Budget, row: Mapping[str, Any]) -> str:
+    """The values of a row that the budget limits, for a message."""
+    limits = {
         f"{row['parameters']:,} parameters": budget.parameters,
         f"{row.get('total_bytes', 0) / 1e6:,.0f} MB on the device": budget.memory_bytes,
         f"{row.get('decode_tok_s') or 0:.1f} tokens a second": budget.decode_tok_s,
     }
-    return ", ".join(text for text, limit in said.items() if limit is not None)
+    return ", ".join(text for text, limit in limits.items() if limit is not None)

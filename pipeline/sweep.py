@@ -1,9 +1,10 @@
-"""Tries out a recipe with varied options and keeps what nothing beats: accuracy, latency and size at once.
+"""Runs a recipe with varied options and finds the best trade-offs of accuracy, latency and size.
 
-Every trial is a run of the recipe in a directory of its own. Steps whose fingerprint an earlier trial has are taken over from it,
-so that trials that differ in the last step share all before it. Optuna keeps the trials in SQLite: a killed sweep goes on where it
-was, and the trial it was in goes on from its last finished step. Few combinations are all tried; of many, Optuna's TPE sampler
-(Bergstra et al. 2011; Ozaki et al. 2022 for several objectives) chooses.
+Every trial is a run of the recipe in a directory of its own. A step with the same fingerprint as in
+an earlier trial is taken from there, so trials that differ in the last step share all others.
+Optuna keeps the trials in SQLite: run the same command again to resume a killed sweep, from the
+last finished step. Few combinations are all tried; of many, Optuna's TPE sampler (Bergstra et al.
+2011; Ozaki et al. 2022 for several objectives) chooses.
 """
 
 from __future__ import annotations
@@ -15,46 +16,24 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..benchmarks.gate.gate import LESS_IS_BETTER
 from ..benchmarks.report.compare import write_sweep_report
-from ..benchmarks.report.pareto import on_front, towards_ideal
+from ..benchmarks.report.pareto import nearest_to_ideal, pareto_optimal
 from ..checkpoints.files import write_json
 from ..console import console
 from ..errors import EdgewrightError, UsageError
 from ..steps.workspace import differences, locked
-from .recipe import Recipe, load_recipe
+from .recipe import Recipe
+from .recipe_file import load_recipe
 from .run import run_recipe
+from .sweep_objectives import Objective, default_objectives, objective_values
 from .sweep_options import SweepOptions
 
-__all__ = ["Objective", "run_sweep"]
+__all__ = ["run_sweep"]
 
 STUDY = "study.db"
-LESS = (*LESS_IS_BETTER, "token_ms", "load_s", "total_bytes")
-PREDICTED = ("ttft_ms", "decode_tok_s", "total_bytes")
-"""Figures of the plan that a target adds to a trial, as `predicted/NAME`."""
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A metric of the last step, and which way is better."""
-
-    metric: str
-    less: bool
-
-    @classmethod
-    def parse(cls, text: str) -> Objective:
-        """`METRIC`, or `METRIC:min` or `METRIC:max` where its name does not tell which way is better."""
-        metric, _, way = text.rpartition(":") if text.endswith((":min", ":max")) else (text, "", "")
-        kind = metric.removeprefix("predicted/").partition("/")[0]
-        return cls(metric, way == "min" if way else kind in LESS)
-
-    def better(self, value: float) -> float:
-        """The value turned so that larger is better."""
-        return -value if self.less else value
 
 
 def run_sweep(
@@ -64,39 +43,40 @@ def run_sweep(
     out: Path,
     command: str = "edgewright sweep",
 ) -> dict[str, Any]:
-    """Run trials until all combinations, `trials` or `minutes` are used up; resume what stands in `out`.
+    """Run trials until combinations, `trials` or `minutes` are used up; resume a sweep in `out`.
 
     Args:
         path: the recipe.
-        settings: `KEY=VALUE` overrides that every trial has.
+        settings: `KEY=VALUE` overrides for every trial.
         options: what is varied.
         out: the directory of the sweep.
-        command: to reproduce it, for the ledgers.
+        command: the command line, for the ledgers.
 
     Returns:
-        `trials` (parameters, values, state, whether on the front), `chosen` (the position of one of them, or None), and what was
-        asked; also in `sweep.json`, beside report.html and report.md.
+        The objectives, `trials` (parameters, values, verdict, whether on the Pareto front), and
+        `chosen`, the position of the best one. Also written to `sweep.json`, beside report.html and
+        report.md.
 
     Raises:
-        UsageError: the recipe or what is varied is wrong, or another sweep stands in `out`.
+        UsageError: the recipe or what is varied is wrong, or `out` holds another sweep.
         EdgewrightError: Optuna is not installed, or no trial succeeded.
     """
     optuna = _optuna()
-    name = _checked(path, settings, options).name
-    objectives = tuple(map(Objective.parse, options.objective)) or _objectives(
+    name = _check_values(path, settings, options).name
+    objectives = tuple(map(Objective.parse, options.objective)) or default_objectives(
         load_recipe(path, settings)
     )
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         sweep = _Sweep(optuna, path, settings, options, objectives, out, command)
-        sweep.take_up()
-        for trial, chosen in sweep.asked():
-            sweep.attempt(trial, chosen)
-        return sweep.concluded(name)
+        sweep.queue()
+        for trial, chosen in sweep.next_trials():
+            sweep.run_trial(trial, chosen)
+        return sweep.conclude(name)
 
 
-def _checked(path: Path, settings: Sequence[str], options: SweepOptions) -> Recipe:
-    """The recipe, once each value of each key has been accepted beside the first of the others."""
+def _check_values(path: Path, settings: Sequence[str], options: SweepOptions) -> Recipe:
+    """The recipe, after each value was tried in it beside the first values of the other keys."""
     firsts = {key: values[0] for key, values in options.vary.items()}
     for key, values in options.vary.items():
         for value in values:
@@ -121,31 +101,8 @@ def _setting(key: str, value: Any) -> str:
     return f"{key}={json.dumps(value)}"
 
 
-def _objectives(recipe: Recipe) -> tuple[Objective, ...]:
-    evaluate = recipe.evaluate
-    if evaluate.tasks:
-        from ..benchmarks.tasks.task import Task
-
-        quality = f"accuracy/{Task.parse(evaluate.tasks[0]).label}"
-    elif evaluate.perplexity:
-        from ..data.sources import Source
-
-        quality = f"perplexity/{Source.parse(evaluate.perplexity[0]).label}"
-    else:
-        raise UsageError(
-            "the recipe measures no accuracy and no perplexity",
-            "give it `evaluate.tasks`, or name each --objective",
-        )
-    return tuple(
-        map(
-            Objective.parse,
-            [quality, *(["decode_tok_s/p50"] if evaluate.latency else []), "size_bytes"],
-        )
-    )
-
-
 class _Sweep:
-    """The state of one sweep: what was asked, and the study that keeps its trials."""
+    """One sweep: its settings, and the Optuna study that keeps its trials."""
 
     def __init__(
         self,
@@ -158,13 +115,12 @@ class _Sweep:
         command: str,
     ) -> None:
         self.states = optuna.trial.TrialState
-        self.path, self.settings, self.options, self.objectives = (
-            path,
-            settings,
-            options,
-            objectives,
-        )
-        self.out, self.command = out, command
+        self.path = path
+        self.settings = settings
+        self.options = options
+        self.objectives = objectives
+        self.out = out
+        self.command = command
         self.combinations = math.prod(map(len, options.vary.values()))
         sampler = optuna.samplers.TPESampler(
             seed=options.seed, constraints_func=lambda trial: (trial.user_attrs.get("broken", 0.0),)
@@ -176,16 +132,17 @@ class _Sweep:
             sampler=sampler,
             directions=["minimize" if one.less else "maximize" for one in objectives],
         )
-        asked, question = self.study.user_attrs.get("question"), self._question()
-        if asked is not None and asked != question:
+        before = self.study.user_attrs.get("question")
+        question = self._question()
+        if before is not None and before != question:
             raise UsageError(
-                f"{out}: holds a sweep that differs in: {', '.join(differences(asked, question))}",
+                f"{out}: holds a sweep that differs in: {', '.join(differences(before, question))}",
                 "choose another --out",
             )
         self.study.set_user_attr("question", question)
 
     def _question(self) -> dict[str, Any]:
-        """What must not change from one start of a sweep to the next: its trials would not be comparable."""
+        """What must be the same when a sweep is resumed, or its trials would not be comparable."""
         return {
             "recipe": hashlib.sha256(self.path.read_bytes()).hexdigest(),
             "settings": list(self.settings),
@@ -193,8 +150,8 @@ class _Sweep:
             "objectives": [[one.metric, one.less] for one in self.objectives],
         }
 
-    def take_up(self) -> None:
-        """Queue what is to be tried first: all combinations where they are few enough, and the trial that a kill interrupted."""
+    def queue(self) -> None:
+        """Queue an interrupted trial, and all combinations if there are few enough."""
         for trial in self.study.get_trials(deepcopy=False, states=(self.states.RUNNING,)):
             self.study.tell(trial.number, state=self.states.FAIL)
             if trial.params.keys() == self.options.vary.keys():
@@ -205,13 +162,13 @@ class _Sweep:
                 self.study.enqueue_trial(queued, skip_if_exists=True)
             self.study.set_user_attr("queued", True)
 
-    def asked(self) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """Trials to run, each with what it varies: none that has been run, and as many as are left of trials and minutes."""
+    def next_trials(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Trials that have not run yet, with their options, while trials and minutes are left."""
         deadline = time.monotonic() + 60 * (
             math.inf if self.options.minutes is None else self.options.minutes
         )
         while (
-            len(self.tried()) < min(self.options.trials, self.combinations)
+            len(self.finished()) < min(self.options.trials, self.combinations)
             and time.monotonic() < deadline
         ):
             trial = self.study.ask()
@@ -219,7 +176,7 @@ class _Sweep:
                 key: trial.suggest_categorical(key, list(map(json.dumps, values)))
                 for key, values in self.options.vary.items()
             }
-            known = self.tried().get(_key(chosen))
+            known = self.finished().get(_key(chosen))
             if known is None:
                 yield trial, {key: json.loads(value) for key, value in chosen.items()}
             elif known.values:
@@ -227,23 +184,23 @@ class _Sweep:
             else:
                 self.study.tell(trial, state=self.states.FAIL)
 
-    def tried(self) -> dict[str, Any]:
-        """The first trial of each combination that came to an end, good or bad; one that was interrupted has not."""
+    def finished(self) -> dict[str, Any]:
+        """The finished trials by combination, failed ones included."""
         found: dict[str, Any] = {}
         for trial in self.study.get_trials(deepcopy=False):
             if trial.user_attrs.get("run"):
                 found.setdefault(_key(trial.params), trial)
         return found
 
-    def attempt(self, trial: Any, chosen: Mapping[str, Any]) -> None:
-        """Run one trial. What a step or the target refuses is a result too.
+    def run_trial(self, trial: Any, chosen: Mapping[str, Any]) -> None:
+        """Run one trial. A trial that a step or the target refuses is recorded as failed.
 
         Raises:
             UsageError: the last step lacks a metric that an objective names.
         """
         folder = self.out / "trials" / hashlib.sha256(_key(trial.params).encode()).hexdigest()[:8]
         shown = ", ".join(f"{key}={value}" for key, value in chosen.items())
-        console.print(f"[bold]trial {len(self.tried()) + 1}[/] {shown}", highlight=False)
+        console.print(f"[bold]trial {len(self.finished()) + 1}[/] {shown}", highlight=False)
         try:
             recipe = load_recipe(
                 self.path, [*self.settings, *itertools.starmap(_setting, chosen.items())]
@@ -252,52 +209,48 @@ class _Sweep:
                 recipe, folder, self.command, donors=sorted(folder.parent.glob("*"))
             )
         except EdgewrightError as error:
-            console.print(f"  gave nothing: {error}", highlight=False)
+            console.print(f"  failed: {error}", highlight=False)
             trial.set_user_attr("reason", str(error))
             trial.set_user_attr("run", str(folder.relative_to(self.out)))
             self.study.tell(trial, state=self.states.FAIL)
             return
-        figures = _figures(ledger)
-        if lacking := [one.metric for one in self.objectives if one.metric not in figures]:
+        values = objective_values(ledger)
+        if missing := [one.metric for one in self.objectives if one.metric not in values]:
             self.study.tell(trial, state=self.states.FAIL)
             raise UsageError(
-                f"--objective {lacking[0]}: the last step has no such metric",
-                f"it has: {', '.join(figures)}",
+                f"--objective {missing[0]}: the last step has no such metric",
+                f"it has: {', '.join(values)}",
             )
         verdict = (ledger.get("gate") or {}).get("verdict", "")
         trial.set_user_attr("verdict", verdict)
         trial.set_user_attr("broken", float(verdict == "fail"))
         trial.set_user_attr("run", str(folder.relative_to(self.out)))
-        self.study.tell(trial, [figures[one.metric] for one in self.objectives])
+        self.study.tell(trial, [values[one.metric] for one in self.objectives])
 
-    def concluded(self, name: str) -> dict[str, Any]:
-        """What came of it, which is written too."""
-        trials = [
-            {
-                "parameters": {key: json.loads(value) for key, value in trial.params.items()},
-                "run": trial.user_attrs["run"],
-                "values": dict(zip((o.metric for o in self.objectives), trial.values, strict=True))
-                if trial.values
-                else {},
-                "verdict": trial.user_attrs.get("verdict", ""),
-                "reason": trial.user_attrs.get("reason", ""),
-                "front": False,
-            }
-            for trial in sorted(self.tried().values(), key=lambda trial: trial.number)
-        ]
-        able = [one for one in trials if one["values"] and one["verdict"] != "fail"] or [
-            one for one in trials if one["values"]
-        ]
-        if not able:
+    def conclude(self, name: str) -> dict[str, Any]:
+        """Choose a trial; write the result and its report, and return the result.
+
+        Raises:
+            EdgewrightError: no trial succeeded.
+        """
+        trials = [self._entry(trial) for trial in self._in_order()]
+        measured = [one for one in trials if one["values"]]
+        candidates = [one for one in measured if one["verdict"] != "fail"] or measured
+        if not candidates:
             raise EdgewrightError(
                 f"{self.out}: none of {len(trials)} trials succeeded",
                 "the messages above say why; vary something else",
             )
-        points = [[o.better(one["values"][o.metric]) for o in self.objectives] for one in able]
-        for one, best in zip(able, on_front(points), strict=True):
-            one["front"] = best
-        front = [(one, point) for one, point in zip(able, points, strict=True) if one["front"]]
-        chosen = front[towards_ideal([point for _, point in front])][0]
+        points = [
+            [o.larger_is_better(one["values"][o.metric]) for o in self.objectives]
+            for one in candidates
+        ]
+        for one, optimal in zip(candidates, pareto_optimal(points), strict=True):
+            one["front"] = optimal
+        front = [
+            (one, point) for one, point in zip(candidates, points, strict=True) if one["front"]
+        ]
+        chosen = front[nearest_to_ideal([point for _, point in front])][0]
         found = {
             "name": name,
             "command": self.command,
@@ -309,16 +262,21 @@ class _Sweep:
         write_sweep_report(self.out, found)
         return found
 
+    def _in_order(self) -> list[Any]:
+        return sorted(self.finished().values(), key=lambda trial: trial.number)
+
+    def _entry(self, trial: Any) -> dict[str, Any]:
+        """A trial in `sweep.json`."""
+        names = (objective.metric for objective in self.objectives)
+        return {
+            "parameters": {key: json.loads(value) for key, value in trial.params.items()},
+            "run": trial.user_attrs["run"],
+            "values": dict(zip(names, trial.values, strict=True)) if trial.values else {},
+            "verdict": trial.user_attrs.get("verdict", ""),
+            "reason": trial.user_attrs.get("reason", ""),
+            "front": False,
+        }
+
 
 def _key(parameters: Mapping[str, Any]) -> str:
     return json.dumps(dict(parameters), sort_keys=True)
-
-
-def _figures(ledger: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of the step that a run is about (the gate's candidate, or the last), and what its target will make of it."""
-    wanted = (ledger.get("gate") or {}).get("candidate") or ledger["steps"][-1]["name"]
-    step = next(one for one in ledger["steps"] if one["name"] == wanted)
-    row = next((one for one in ledger["plan"]["rows"] if one["step"] == wanted), {})
-    return step["metrics"] | {
-        f"predicted/{name}": row[name] for name in PREDICTED if row.get(name) is not None
-    }

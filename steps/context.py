@@ -1,4 +1,4 @@
-"""What every step is given and what it gives back, whether a recipe runs it or a CLI verb does."""
+"""What every step receives and returns, whether a recipe or a CLI verb runs it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["CalibrationData", "StepContext", "StepResult", "as_tensor"]
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """Which text a step may look at, and how much of it."""
+    """The text that a step measures activations on, and how much of it."""
 
     source: str = "builtin:reasoning"
     samples: int = 128
     seq_len: int = 512
 
     def rows(self, model: Path, seed: int) -> list[Tensor]:
-        """`samples` rows int64 [2, seq_len] of ids and labels, or fewer where the source is smaller."""
+        """Rows int64 [2, seq_len] of ids and labels: `samples`, or fewer if the source is small."""
         encoded = training_rows(
             load_tokenizer(model), Source.parse(self.source), self.seq_len, seed, self.samples
         )
@@ -41,27 +41,27 @@ def as_tensor(row: Encoded) -> Tensor:
 
 @dataclass(frozen=True)
 class StepContext:
-    """Everything of a step that is not its own option."""
+    """Everything that a step needs beside its own options."""
 
     calibration: CalibrationData = field(default_factory=CalibrationData)
     seed: int = 0
     device: str = "cpu"
     resolve: Callable[[str], Path] = Path
-    """From the name of an earlier step, or a model, to its directory."""
+    """From the name of an earlier step, or of a model, to its directory."""
     proof: Proof = "auto"
-    """How a pruned model is shown to be right: loaded whole with stock transformers, or streamed where that would not fit in memory."""
+    """How a pruned model is verified: loaded whole with stock transformers, or streamed."""
     activation_budget: int = 1 << 30
-    """Bytes of hidden states that a step which goes layer by layer keeps in memory; what is beyond goes to a file beside its output."""
+    """Bytes of hidden states kept in memory; the rest goes to a file beside the output."""
     depends_on: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Everything the step depends on, by field, for a step that keeps work in progress; empty: nothing may be taken over."""
+    """Everything that the result depends on, by field. Empty: no work in progress is reused."""
     fresh: bool = False
-    """Whether work in progress is to be thrown away."""
+    """Discard work in progress of an interrupted run."""
 
 
 @dataclass
 class StepResult:
-    """What a step has to tell beside the directory it wrote."""
+    """What a step reports, beside the directory that it wrote."""
 
     notes: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
-    """Tables for the report: `head_importance`, `pruned_heads`, `loss`, `modules`, `parity`."""
+    """Data for the report: `head_importance`, `pruned_heads`, `loss`, `modules`, `parity`."""

@@ -1,4 +1,4 @@
-"""Work in progress: a directory beside an output, in which an interrupted step finds again what it had finished."""
+"""Work in progress: a directory beside the output from which an interrupted step resumes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..checkpoints.files import disk_error, write_json
 from ..console import console
 from ..errors import EdgewrightError
 
-__all__ = ["differences", "locked", "workplace"]
+__all__ = ["differences", "locked", "workspace"]
 
 LOCK = ".lock"
 STEP = "step.json"
@@ -34,7 +34,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One run a directory: two would overwrite each other's work. The lock goes with the process, however it ends."""
+    """Hold the lock of a directory, so that two runs cannot overwrite each other's files.
+
+    The operating system releases the lock when the process ends, even if it is killed.
+
+    Raises:
+        EdgewrightError: another run holds it.
+    """
     with (folder / LOCK).open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -47,53 +53,57 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def workplace(
+def workspace(
     out: Path, kind: str, depends_on: Mapping[str, Any], finished: str, fresh: bool = False
 ) -> Iterator[Path]:
-    """A directory `.<out>.<kind>` as an interrupted run of the same step left it, else empty; gone when all went well.
+    """The directory `.<out>.<kind>`, with the files of an interrupted run of the same step.
+
+    It is empty where there are none, and removed when the step succeeds.
 
     Args:
-        out: what is being made.
-        kind: of the work.
-        depends_on: everything the step depends on, by field; a field that differs is named, and what is there goes.
-            Empty: nothing may be taken over.
-        finished: pattern of the files that are worth keeping when the step fails.
-        fresh: take nothing over.
+        out: output of the step.
+        kind: kind of work.
+        depends_on: everything that the result depends on, by field. If a field differs from that
+            of the interrupted run, a message names it and the old files are removed. Empty: old
+            files are always removed.
+        finished: pattern of the files that are kept when the step fails.
+        fresh: remove old files.
 
     Raises:
-        EdgewrightError: another run works there, or the place cannot be written to.
+        EdgewrightError: another run works there, or the directory is not writable.
     """
-    place, fields = out.with_name(f".{out.name}.{kind}"), json.loads(json.dumps(depends_on))
+    folder = out.with_name(f".{out.name}.{kind}")
+    fields = json.loads(json.dumps(depends_on))
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise disk_error(place, error) from error
-    with locked(place):
+        raise disk_error(folder, error) from error
+    with locked(folder):
         try:
-            _prepare(place, fields, fresh)
-            yield place
+            _prepare(folder, fields, fresh)
+            yield folder
         except BaseException:
-            if not any(place.glob(finished)):
-                shutil.rmtree(place, ignore_errors=True)
+            if not any(folder.glob(finished)):
+                shutil.rmtree(folder, ignore_errors=True)
             raise
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _prepare(place: Path, fields: Mapping[str, Any], fresh: bool) -> None:
-    """Clear what another step left, and say what this one depends on."""
-    mark = place / STEP
-    old = json.loads(mark.read_text()) if mark.is_file() else None
+def _prepare(folder: Path, fields: Mapping[str, Any], fresh: bool) -> None:
+    """Remove the files of another step, and record what this step depends on."""
+    record = folder / STEP
+    old = json.loads(record.read_text()) if record.is_file() else None
     if old == fields and fields and not fresh:
         return
     if old and fields and not fresh:
+        changed = ", ".join(differences(old, fields))
         console.print(
-            f"  started afresh: {', '.join(differences(old, fields))} changed since the interrupted run",
-            highlight=False,
+            f"  started afresh: {changed} changed since the interrupted run", highlight=False
         )
-    for path in place.iterdir():
+    for path in folder.iterdir():
         if path.name != LOCK:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     try:
-        write_json(mark, fields)
+        write_json(record, fields)
     except OSError as error:
-        raise disk_error(place, error) from error
+        raise disk_error(folder, error) from error

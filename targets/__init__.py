@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ..models.footprint import PRECISIONS, kv_size, size_of
 from .estimator import Prediction, engines, longest_context, predict
 from .profile import Target, list_targets, load_target, target_names, usable_bytes
 from .rules import Violation, check
-from .sizes import PRECISIONS, kv_size, size_of
 
 __all__ = [
     "PRECISIONS",

@@ -32,9 +32,9 @@ from ..errors import Refused, UsageError
 from ..export.onnx.precision import precision_of
 from ..export.onnx.runtime import MODEL, OnnxDecoder
 from ..export.tensorrt.engine import EngineSpec, spec_block
+from ..models.footprint import kv_size
 from .options import BundleOptions
 from .profile import Target, usable_bytes
-from .sizes import kv_size
 
 __all__ = ["Bundle", "make_bundle", "write_bundle"]
 

@@ -29,8 +29,8 @@ def bench_metrics(
         manifest: the bundle's `bundle.json`.
 
     Returns:
-        The metrics, and details: `prefill_layers` and `decode_layers`, the engine's slowest
-        layers, if there is an engine.
+        The metrics, and details: `latency` (the shape of the rounds) and, if there is an engine,
+        `prefill_layers` and `decode_layers`, its slowest layers.
     """
     metrics = round_metrics([Round(**timed) for timed in report["rounds"]], report["prompt"], 1)
     metrics |= {
@@ -42,12 +42,24 @@ def bench_metrics(
     }
     if samples := parse_samples(report["tegrastats"]):
         metrics |= summarize(samples)
-    details: dict[str, Any] = {}
+    details: dict[str, Any] = {"latency": _latency_shape(report)}
     for phase, texts in report["trtexec"].items():
         measured, layers = _engine_metrics(phase, texts, manifest["engine"])
         metrics |= measured
         details[f"{phase}_layers"] = layers
     return metrics, details
+
+
+def _latency_shape(report: Mapping[str, Any]) -> dict[str, int]:
+    """The shape of the measured rounds, in the form of a measurement's context."""
+    rounds = report["rounds"]
+    new_tokens = len(rounds[0]["tokens"])
+    return {
+        "prompt": report["prompt"],
+        "new_tokens": new_tokens,
+        "runs": len(rounds),
+        "batch": 1,
+    }
 
 
 def _engine_metrics(

@@ -15,6 +15,16 @@ from typing import Any
 
 from ..errors import UsageError
 from ..models import family_of
+from ..models.footprint import (
+    check_precision,
+    float_bytes_of,
+    head_bytes,
+    kv_size,
+    read_size,
+    size_of,
+    traffic,
+    with_toll,
+)
 from .profile import PowerMode, Target, usable_bytes
 from .roofline import (
     DECODE_TERMS,
@@ -27,16 +37,6 @@ from .roofline import (
     load_fit,
     prefill_terms,
     time_of,
-)
-from .sizes import (
-    check_precision,
-    float_bytes_of,
-    head_bytes,
-    kv_size,
-    read_size,
-    size_of,
-    traffic,
-    with_toll,
 )
 
 __all__ = [

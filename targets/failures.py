@@ -37,8 +37,8 @@ FAILURES = (
     _failure(
         "nvmap",
         r"NvMapMemAllocInternalTagged: \d+ error 12|NvMapMemHandleAlloc: error 0",
-        "the GPU's allocator found no contiguous memory (NvMap error 12), which swap cannot help "
-        "and free memory need not",
+        "the GPU's allocator found no contiguous memory (NvMap error 12); swap cannot help, and "
+        "free memory may not help either",
         "reboot, boot to text mode (sudo systemctl set-default multi-user.target) and close other "
         "programs that use the GPU; JetPack 6.2.1 (L4T 36.4.4 to 36.4.7) has the lowest limit and "
         "6.2.2 a higher one; or bundle a shorter --context and --prompt",

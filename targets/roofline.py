@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from ..models import family_of
-from .sizes import head_bytes, kv_size, linear_macs, linear_weights, with_toll
+from ..models.footprint import head_bytes, kv_size, linear_macs, linear_weights, with_toll
 
 __all__ = [
     "DECODE_TERMS",

@@ -17,9 +17,9 @@ from typing import Any, Literal
 from ..errors import UsageError
 from ..export.onnx.opset import opset_of
 from ..models import family_of
+from ..models.footprint import check_precision, head_bytes
 from .estimator import Prediction, float_bytes_on, predict
 from .profile import JetPack, Target, version_key
-from .sizes import check_precision, head_bytes
 
 __all__ = ["FORMATS", "Severity", "Violation", "check"]
 

@@ -1,4 +1,7 @@
-"""Slow, plain readers of what edgewright writes, from the formats' descriptions and not from its code; and losses, unchunked."""
+"""Slow, plain readers of packed weights, and a loss without chunks, to compare edgewright with.
+
+They follow the descriptions of the formats, not edgewright's code.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,19 @@ from torch import Tensor
 
 
 def dequantize_gptq(parts: Mapping[str, Tensor], bits: int, outputs: int | None = None) -> Tensor:
-    """The weight [out, in] of a layer in the GPTQ layout, one int32 word after the other; zero = stored + 1.
+    """The weight [out, in] of a layer in the GPTQ layout; the zero point is the stored one plus 1.
 
     Args:
         parts: `qweight`, `qzeros`, `scales` and `g_idx`.
         bits: bits of an integer.
-        outputs: how many of the output channels to read (all, if nothing is said; this is slow).
+        outputs: how many of the output channels to read; None for all, which is slow.
     """
-    words, zero_words = parts["qweight"].tolist(), parts["qzeros"].tolist()
-    scales, group_of = parts["scales"].float().tolist(), parts["g_idx"].tolist()
-    inputs, outputs = len(words) * 32 // bits, outputs or len(words[0])
+    words = parts["qweight"].tolist()
+    zero_words = parts["qzeros"].tolist()
+    scales = parts["scales"].float().tolist()
+    group_of = parts["g_idx"].tolist()
+    inputs = len(words) * 32 // bits
+    outputs = outputs or len(words[0])
     weight = torch.empty(outputs, inputs)
     for n in range(outputs):
         integers = _integers([row[n] for row in words], bits)
@@ -31,28 +37,18 @@ def dequantize_gptq(parts: Mapping[str, Tensor], bits: int, outputs: int | None 
 
 
 def dequantize_awq(parts: Mapping[str, Tensor], outputs: int | None = None) -> Tensor:
-    """The weight [out, in] of a layer in the AWQ (GEMM) layout, one int32 word after the other; zeros are stored as they are.
+    """The weight [out, in] of a layer in the AWQ (GEMM) layout; zero points are stored as they are.
 
     Args:
         parts: `qweight`, `qzeros` and `scales`.
-        outputs: how many of the output channels to read (all, if nothing is said; this is slow).
+        outputs: how many of the output channels to read; None for all, which is slow.
     """
-    shift_of = {
-        0: 0,
-        1: 16,
-        2: 4,
-        3: 20,
-        4: 8,
-        5: 24,
-        6: 12,
-        7: 28,
-    }  # of each of the eight outputs in a word
-    words, zero_words, scales = (
-        parts["qweight"].tolist(),
-        parts["qzeros"].tolist(),
-        parts["scales"].float().tolist(),
-    )
-    inputs, outputs = len(words), outputs or 8 * len(words[0])
+    shift_of = (0, 16, 4, 20, 8, 24, 12, 28)  # of each of the eight outputs in a word
+    words = parts["qweight"].tolist()
+    zero_words = parts["qzeros"].tolist()
+    scales = parts["scales"].float().tolist()
+    inputs = len(words)
+    outputs = outputs or 8 * len(words[0])
     size = inputs // len(scales)
     weight = torch.empty(outputs, inputs)
     for k in range(inputs):
@@ -64,7 +60,7 @@ def dequantize_awq(parts: Mapping[str, Tensor], outputs: int | None = None) -> T
 
 
 def dequantize_int8(parts: Mapping[str, Tensor]) -> Tensor:
-    """The weight [out, in] of a layer stored as int8 with a scale an output channel, one number after the other."""
+    """The weight [out, in] of a layer stored as int8 with one scale for each output channel."""
     scales = parts["weight_scale"].flatten().tolist()
     return torch.tensor(
         [
@@ -75,13 +71,13 @@ def dequantize_int8(parts: Mapping[str, Tensor]) -> Tensor:
 
 
 def rounded_by_hand(row: list[float], scale: float | None = None) -> list[float]:
-    """One token's activations after 8-bit integers, on a scale of its own or on a fixed one."""
+    """One token's activations rounded to 8-bit integers, with its own scale or a fixed one."""
     scale = scale or max(abs(x) for x in row) / 127
     return [max(-127, min(127, round(x / scale))) * scale for x in row]
 
 
 def _integers(words: Sequence[int], bits: int) -> list[int]:
-    """The integers of int32 words, which are one long binary number with the lowest word first."""
+    """The integers in int32 words, read as one long binary number with the lowest word first."""
     number = sum((word & 0xFFFFFFFF) << (32 * i) for i, word in enumerate(words))
     return [(number >> (bits * i)) & (2**bits - 1) for i in range(len(words) * 32 // bits)]
 
@@ -92,14 +88,17 @@ def _zeros(words: tuple[int, ...], bits: int) -> list[int]:
 
 
 def part_of(state: Mapping[str, Tensor], module: str) -> dict[str, Any]:
-    """The tensors of one module: `weight`, or `qweight` and its companions."""
+    """The tensors of one module: `weight`, or `qweight` with scales and zero points."""
     return {
         k.removeprefix(f"{module}."): v for k, v in state.items() if k.rpartition(".")[0] == module
     }
 
 
 def logit_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(teacher || student) of whole logits [batch, seq, vocab], mean over what labels [batch, seq] score, times T squared."""
+    """KL(teacher || student) of logits [batch, seq, vocab], times the squared temperature.
+
+    The mean is over the tokens that labels [batch, seq] score (those that are not -100).
+    """
     scored = labels[:, 1:] != -100
     log_q, log_p = (
         (x[:, :-1][scored].float() / temperature).log_softmax(-1) for x in (student, teacher)

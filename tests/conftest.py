@@ -1,4 +1,7 @@
-"""Tiny models of every family with a tokenizer beside them, and a little text; nothing here touches the network."""
+"""Fixtures: a tiny model of every family with a tokenizer, a short text, and the command line.
+
+Nothing here uses the network.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,8 @@ BASE: dict[str, Any] = {
     "eos_token_id": 0,
     "pad_token_id": 0,
 }
-"""Groups of four query heads, heads * head_dim (512) unlike the width (128), and a rope base that is not the default."""
+"""Groups of four query heads, heads * head_dim (512) different from the width (128), and a rope
+base that is not the default."""
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": {"sliding_window": 16},
@@ -72,7 +76,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "sliding_window": 16,
     },
 }
-"""Windows of 16 are shorter than the rows of 32 below, so that a wrong mask shows. Two of the mixtures have dense layers as well."""
+"""Windows of 16 are shorter than the rows of 32 below, so that a wrong mask changes the results.
+Two of the mixtures have dense layers too."""
 MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe")
 DENSE = tuple(sorted(FAMILIES.keys() - set(MIXTURES)))
 SENTENCES = (
@@ -84,7 +89,7 @@ SENTENCES = (
 
 
 def _random_weights(model: Any, seed: int) -> None:
-    """Give every tensor, norms and biases too, values that make a difference."""
+    """Fill every tensor, norms and biases too, with values that change the logits."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -107,7 +112,7 @@ def _save(folder: Path, family: str, settings: dict[str, Any], seed: int, dtype:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Tiny products only wait for each other on a busy machine."""
+    """Use one thread: for tiny matrix products, more threads only wait for each other."""
     import torch
 
     torch.set_num_threads(1)
@@ -128,7 +133,10 @@ def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_model(
     tmp_path_factory: pytest.TempPathFactory, tokenizer_dir: Path
 ) -> Callable[..., Path]:
-    """`make_model(family, seed=0, dtype="float32", **config)`: a model directory, made once a session; copy it to change it."""
+    """`make_model(family, seed=0, dtype="float32", **config)`: a model directory.
+
+    It is made once in a session and shared. Use `copy_model` to change it.
+    """
     made: dict[str, Path] = {}
 
     def make(family: str, *, seed: int = 0, dtype: str = "float32", **config: Any) -> Path:
@@ -145,7 +153,7 @@ def make_model(
 
 @pytest.fixture
 def copy_model(make_model: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
-    """Like `make_model`, but a copy of one's own that a test may damage."""
+    """Like `make_model`, but a copy that a test may damage."""
 
     def copy(family: str = "llama", **config: Any) -> Path:
         return Path(
@@ -167,7 +175,7 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def context(text_file: Path) -> Any:
-    """A step context that calibrates on 6 rows of 32 tokens of the text."""
+    """A step context that calibrates on 6 rows of 32 tokens of `text_file`."""
     from edgewright.steps.context import CalibrationData, StepContext
 
     return StepContext(CalibrationData(f"text:{text_file}", samples=6, seq_len=32))
@@ -177,7 +185,7 @@ def context(text_file: Path) -> Any:
 def cli(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """Calls the command line in this process: exit code, standard output, standard error."""
+    """Run the command line in this process: (exit code, standard output, standard error)."""
     from edgewright.cli import main
 
     def call(*args: object) -> tuple[int, str, str]:
@@ -194,7 +202,7 @@ def cli(
 
 
 def with_loud_channels(model: Path) -> Path:
-    """A model whose norms blow up a few channels a hundredfold, as trained ones have them."""
+    """Multiply a few channels of every norm by a hundred, as some trained models have them."""
     from safetensors.torch import load_file, save_file
 
     state = load_file(model / "model.safetensors")

@@ -1,4 +1,4 @@
-"""Boards and models that several tests speak of: the sizes are those of the models' published config.json."""
+"""Boards and models that several tests use, with the sizes of their published config.json."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ NANO, NX, AGX = "jetson-orin-nano-8gb", "jetson-orin-nx-16gb", "jetson-agx-orin-
 
 
 def model(kind: str, *sizes: int, tied: bool = True, **more: Any) -> dict[str, Any]:
+    """A config.json: width, layers, heads, key/value heads, head_dim, FFN width, vocabulary."""
     names = (
         "hidden_size",
         "num_hidden_layers",
@@ -47,4 +48,5 @@ GEMMA = model("gemma3_text", 640, 18, 4, 1, 256, 2048, 262144, sliding_window=51
 
 
 def changed(config: Mapping[str, Any], **sizes: Any) -> dict[str, Any]:
+    """A copy of a config with some keys changed."""
     return {**config, **sizes}

@@ -1,4 +1,4 @@
-"""SSH servers to deploy to: asyncssh's own in this process, the real sshd, and a wire between them that can be cut."""
+"""SSH servers to deploy to: asyncssh's, the real sshd, and a relay that breaks connections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import asyncssh
 
 @dataclass
 class Server:
-    """Where a server listens, and what a client needs: its key, and the file of host keys that has (or lacks) the server's."""
+    """Where a server listens, the client's key, and the file with the host keys that it trusts."""
 
     port: int
     user: str
@@ -34,13 +34,13 @@ class Server:
         return f"{self.user}@127.0.0.1"
 
     def trust(self, port: int | None = None) -> None:
-        """Put the server's key into the known hosts."""
+        """Add the server's key to the known hosts."""
         with self.known_hosts.open("a") as handle:
             handle.write(f"[127.0.0.1]:{port or self.port} {self.host_key}\n")
 
 
 def keys(folder: Path) -> tuple[Path, Path]:
-    """A user's and a host's new key pair."""
+    """Make a key pair for a user and one for a host."""
     made = []
     for name in ("user", "host"):
         key = asyncssh.generate_private_key("ssh-ed25519")
@@ -60,7 +60,7 @@ def _server(folder: Path, port: int) -> Server:
 
 @contextmanager
 def loop_in_a_thread() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop of its own, as deploying runs one."""
+    """An event loop in a thread of its own; deploying runs another one."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -79,19 +79,18 @@ async def _pass_on(source: Any, sink: Any) -> None:
 
 async def _feed(source: Any, sink: Any) -> None:
     try:
-        with suppress(
-            BrokenPipeError, ConnectionResetError, asyncssh.Error
-        ):  # the program ended before its input did, or the connection
+        # The program or the connection may end before the input does.
+        with suppress(BrokenPipeError, ConnectionResetError, asyncssh.Error):
             while block := await source.read(1 << 16):
                 sink.write(block)
                 await sink.drain()
     finally:
-        sink.close()  # as sshd does: the program must not wait for input that cannot come
+        sink.close()  # as sshd does, so that the program does not wait for input for ever
 
 
 @contextmanager
 def asyncssh_server(folder: Path, path: str) -> Iterator[Server]:
-    """asyncssh's server, which runs what it is asked to in a shell, with `path` for PATH."""
+    """asyncssh's server. It runs commands in a shell, with `path` as PATH."""
     _, host = keys(folder)
 
     async def handle(process: Any) -> None:
@@ -132,20 +131,20 @@ def asyncssh_server(folder: Path, path: str) -> Iterator[Server]:
 
 @contextmanager
 def real_sshd(folder: Path, path: str) -> Iterator[Server]:
-    """OpenSSH's sshd on a free port, for the user who runs the tests, with a configuration and keys of its own."""
+    """OpenSSH's sshd on a free port with its own keys, for the user who runs the tests."""
     keys(folder)
     program = shutil.which("sshd") or "/usr/sbin/sshd"
     if os.getuid() == 0:
-        Path("/run/sshd").mkdir(
-            mode=0o755, exist_ok=True
-        )  # which the service's unit makes otherwise
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # systemd makes it otherwise
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     config = folder / "sshd_config"
     config.write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\nPidFile {folder}/pid\n"
-        f"PasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\nPermitRootLogin prohibit-password\n"
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\n"
+        f"AuthorizedKeysFile {folder}/user.pub\nPidFile {folder}/pid\n"
+        "PasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\n"
+        "StrictModes no\nPermitRootLogin prohibit-password\n"
         f'SetEnv PATH="{path}"\n'
     )
     daemon = subprocess.Popen(
@@ -171,7 +170,11 @@ def _wait(port: int, daemon: subprocess.Popen[bytes], log: Path) -> None:
 
 @contextmanager
 def wire(port: int, budgets: list[int]) -> Iterator[int]:
-    """A TCP relay to `port` that cuts each connection once it carried its budget of bytes towards the server, while there are budgets."""
+    """A TCP relay to `port` that breaks connections.
+
+    Each connection takes the next budget, and breaks after that many bytes towards the server.
+    Connections after the last budget stay whole.
+    """
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         budget = budgets.pop(0) if budgets else None

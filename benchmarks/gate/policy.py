@@ -1,4 +1,4 @@
-"""What the gate asks: limits by metric, how sure it has to be, and what becomes of a question left open."""
+"""The gate's policy: limits by metric, the confidence, and what an inconclusive check means."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ...errors import UsageError
 
-__all__ = ["DEFAULT_LIMITS", "Limit", "Policy", "load_policy"]
+__all__ = ["Limit", "Policy", "load_policy"]
 
 
 class Limit(BaseModel):
-    """What one metric must satisfy; ratios are candidate / baseline, a drop is baseline - candidate."""
+    """The limits of one metric; a ratio is candidate / baseline, a drop is baseline - candidate."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,7 +31,7 @@ class Limit(BaseModel):
     max: float | None = Field(default=None, description="at most this value")
 
     @model_validator(mode="after")
-    def _something(self) -> Limit:
+    def _at_least_one(self) -> Limit:
         if not self.model_dump(exclude_none=True):
             raise ValueError("give min_ratio, max_ratio, max_drop, min or max")
         return self
@@ -43,33 +43,29 @@ class Policy(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     limits: dict[str, Limit] = Field(
-        default_factory=dict, description="by metric; none: the defaults by kind of metric"
+        default_factory=dict,
+        description="by metric; none: the default limits of accuracy and perplexity",
     )
     confidence: float = Field(
         default=0.95,
         gt=0.5,
         lt=1,
-        description="of a verdict: 0.95 lets 1 in 20 fail wrongly at its limit",
+        description="of a verdict: at 0.95, 1 in 20 candidates exactly at their limit fails",
     )
     resamples: int = Field(default=10_000, ge=100, le=1_000_000, description="bootstrap draws")
     seed: int = Field(default=0, ge=0, description="of the draws")
     inconclusive: Literal["pass", "warn", "fail"] = Field(
         default="warn",
-        description="what an open question does to the exit code: pass and warn give 0 (warn says so), fail gives 5",
+        description="effect of an inconclusive check on the exit code:"
+        " pass and warn give 0 (warn says so), fail gives 5",
     )
 
 
-DEFAULT_LIMITS = {
-    "accuracy": Limit.model_validate({"min_ratio": 0.95}),
-    "perplexity": Limit.model_validate({"max_ratio": 1.06}),
-}
-"""By kind of metric, used where a policy names none: what peers ask of a 4-bit model of 3B and more."""
-
-
 def load_policy(path: Path | None) -> Policy:
-    """The policy in a file, or the default one.
+    """The policy in a YAML file, or the default one without a file.
 
-    Settings stand at the top level. The limits stand under `limits`; without that key, every other key is a metric.
+    Settings are at the top level of the file and limits are under `limits`. In a file without that
+    key, every other key is a metric.
 
     Raises:
         UsageError: the file is missing or malformed.
@@ -77,7 +73,7 @@ def load_policy(path: Path | None) -> Policy:
     if path is None:
         return Policy()
     try:
-        return Policy.model_validate(_arranged(yaml.safe_load(path.read_text(encoding="utf-8"))))
+        return Policy.model_validate(_with_limits(yaml.safe_load(path.read_text(encoding="utf-8"))))
     except OSError as error:
         raise UsageError(
             f"{path}: cannot be read: {error.strerror}", "give the path of a policy file"
@@ -85,8 +81,11 @@ def load_policy(path: Path | None) -> Policy:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])).removeprefix("limits.")
-        hint = "limits: min_ratio, max_ratio, max_drop, min, max; settings: confidence, resamples, seed, inconclusive"
-        raise UsageError(f"{path}: {where}: {first['msg']}", hint) from error
+        raise UsageError(
+            f"{path}: {where}: {first['msg']}",
+            "limits: min_ratio, max_ratio, max_drop, min, max;"
+            " settings: confidence, resamples, seed, inconclusive",
+        ) from error
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise UsageError(
             f"{path}: not a mapping of metrics to limits: {error}",
@@ -94,7 +93,8 @@ def load_policy(path: Path | None) -> Policy:
         ) from error
 
 
-def _arranged(data: Any) -> dict[str, Any]:
+def _with_limits(data: Any) -> dict[str, Any]:
+    """The mapping with all metrics under `limits`."""
     mapping = dict(data)
     if "limits" in mapping:
         return mapping

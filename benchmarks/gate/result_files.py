@@ -1,4 +1,4 @@
-"""The gate's result for machines and reviewers: JUnit XML for a CI server, Markdown for a pull request."""
+"""The gate's result as files: JUnit XML for a CI server, Markdown for a pull request."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from xml.etree import ElementTree as Xml
 __all__ = ["explain", "interval_text", "junit_xml", "markdown_text"]
 
 MARKS = {"pass": "✅ pass", "fail": "❌ **fail**", "inconclusive": "⚠️ inconclusive"}
+COLUMNS = (
+    "verdict",
+    "metric",
+    "baseline",
+    "candidate",
+    "observed",
+    "interval",
+    "limit",
+    "samples",
+)
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -21,38 +31,30 @@ def _number(value: float | None) -> str:
 def interval_text(check: Mapping[str, Any]) -> str:
     """`0.93 to 0.97`, or a dash for a check without samples."""
     ends = check.get("interval")
-    return (
-        f"{_number(ends[0])} to {_number(ends[1])}"
-        if ends and ends[0] is not None
-        else f"up to {_number(ends[1])}"
-        if ends
-        else "-"
-    )
+    if not ends:
+        return "-"
+    low, high = ends
+    return f"up to {_number(high)}" if low is None else f"{_number(low)} to {_number(high)}"
 
 
 def explain(check: Mapping[str, Any]) -> str:
-    """One sentence: what was seen, between which bounds, what was asked, and what would decide an open question."""
-    observed = (
-        "no ratio to a baseline of zero"
-        if check["observed"] is None
-        else f"observed {check['observed']:.4g}"
-    )
-    between = (
-        f", {interval_text(check)} on {check['samples']:,} samples" if check.get("interval") else ""
-    )
-    needed = (
-        f"; about {check['samples_needed']:,} samples would decide"
-        if check.get("samples_needed")
-        else ""
-    )
-    note = f"; {check['note']}" if check.get("note") else ""
-    return f"{observed}{between}, limit {check['limit']}{needed}{note}"
+    """One sentence: observed value, interval, limit, and how many samples would decide."""
+    text = "no ratio to a baseline of zero"
+    if check["observed"] is not None:
+        text = f"observed {check['observed']:.4g}"
+    if check.get("interval"):
+        text += f", {interval_text(check)} on {check['samples']:,} samples"
+    text += f", limit {check['limit']}"
+    if check.get("samples_needed"):
+        text += f"; about {check['samples_needed']:,} samples would decide"
+    return f"{text}; {check['note']}" if check.get("note") else text
 
 
 def junit_xml(gate: Mapping[str, Any]) -> str:
-    """JUnit XML, a test case for each check, in the dialect that Jenkins, GitLab and Ant's schema agree on.
+    """JUnit XML with one test case per check, valid for Jenkins, GitLab and Ant's schema.
 
-    An inconclusive check is a failure where the policy says so, and a skipped test otherwise: neither passed nor failed.
+    An inconclusive check is a failure if the policy says so; else it is a skipped test, which is
+    neither passed nor failed.
     """
     cases = [_case(check, strict=gate["inconclusive"] == "fail") for check in gate["checks"]]
     failures = sum(case.find("failure") is not None for case in cases)
@@ -95,13 +97,13 @@ def _case(check: Mapping[str, Any], *, strict: bool) -> Xml.Element:
     )
     if check["verdict"] != "pass":
         failed = check["verdict"] == "fail" or strict
-        told = Xml.SubElement(
+        reason = Xml.SubElement(
             case,
             "failure" if failed else "skipped",
             message=_clean(f"{check['verdict']}: {explain(check)}"),
         )
         if failed:
-            told.set("type", check["verdict"])
+            reason.set("type", check["verdict"])
     return case
 
 
@@ -110,56 +112,44 @@ def _clean(value: object) -> str:
 
 
 def markdown_text(gate: Mapping[str, Any]) -> str:
-    """A heading, a table with a row for each check, and the rule, for a pull request comment."""
-    rows = [
-        [
-            MARKS[c["verdict"]],
-            c["metric"],
-            _value(c["baseline"]),
-            _value(c["candidate"]),
-            _value(c["observed"]),
-            interval_text(c),
-            c["limit"],
-            _count(c),
-        ]
-        for c in gate["checks"]
-    ]
-    head = [
-        "verdict",
-        "metric",
-        "baseline",
-        "candidate",
-        "observed",
-        "interval",
-        "limit",
-        "samples",
-    ]
-    lines = [
+    """A comment for a pull request: heading, one table row per check, and the rule."""
+    heading = [
         f"### edgewright gate: {MARKS[gate['verdict']]}",
         "",
         f"{_escape(gate['candidate'])} against {_escape(gate['baseline'])}",
         "",
+        f"| {' | '.join(COLUMNS)} |",
+        "|" + " --- |" * len(COLUMNS),
     ]
-    lines += [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
-    lines += ["| " + " | ".join([row[0], *map(_escape, row[1:])]) + " |" for row in rows]
+    rows = [f"| {' | '.join(_row(check))} |" for check in gate["checks"]]
     notes = dict.fromkeys(f"{c['metric']}: {c['note']}" for c in gate["checks"] if c["note"])
-    lines += [
-        "",
-        *(f"- {_escape(note)}" for note in notes),
-        *([""] if notes else []),
-        _rule(gate),
-        "",
-    ]
-    return "\n".join(lines)
+    listed = [f"- {_escape(note)}" for note in notes]
+    return "\n".join([*heading, *rows, "", *listed, *([""] if listed else []), _rule(gate), ""])
+
+
+def _row(check: Mapping[str, Any]) -> list[str]:
+    texts = (
+        check["metric"],
+        _value(check["baseline"]),
+        _value(check["candidate"]),
+        _value(check["observed"]),
+        interval_text(check),
+        check["limit"],
+        _samples(check),
+    )
+    return [MARKS[check["verdict"]], *map(_escape, texts)]
 
 
 def _rule(gate: Mapping[str, Any]) -> str:
+    """How the verdicts were decided, in words."""
     effect = {"pass": "counts as passed", "warn": "is a warning", "fail": "counts as failed"}[
         gate["inconclusive"]
     ]
     return (
-        f"Each end of an interval is a one-sided bound at {gate['confidence']:.4g} (paired bootstrap, {gate['resamples']:,} resamples). "
-        f"Wholly beyond the limit fails, wholly within it passes; anything between is inconclusive and {effect}."
+        f"Each end of an interval is a one-sided bound at {gate['confidence']:.4g}"
+        f" (paired bootstrap, {gate['resamples']:,} resamples)."
+        " Wholly beyond the limit fails, wholly within it passes;"
+        f" anything between is inconclusive and {effect}."
     )
 
 
@@ -167,16 +157,14 @@ def _value(value: float | None) -> str:
     return "-" if value is None else f"{value:.5g}"
 
 
-def _count(check: Mapping[str, Any]) -> str:
+def _samples(check: Mapping[str, Any]) -> str:
     if not check["samples"]:
         return "-"
-    return f"{check['samples']:,}" + (
-        f", needs about {check['samples_needed']:,}" if check["samples_needed"] else ""
-    )
+    needed = check["samples_needed"]
+    return f"{check['samples']:,}" + (f", needs about {needed:,}" if needed else "")
 
 
 def _escape(value: object) -> str:
-    text = (
-        " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    )
+    text = " ".join(str(value).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join("\\" + c if c in "\\|`*_[]#~@" else c for c in text)

@@ -1,4 +1,4 @@
-"""Several runs beside each other: the step that each one is about, and whether it differs from the first run's beyond doubt."""
+"""Compares several runs: one step of each, and whether it differs significantly from the first."""
 
 from __future__ import annotations
 
@@ -7,49 +7,66 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...checkpoints.atomic_files import write_text
 from ...errors import UsageError
 from ..gate.gate import check_gate
 from ..gate.policy import Limit, Policy
 from ..gate.result_files import interval_text
-from ..measurement_files import load_measurement, write_text
-from .cells import Cell, Column, Table
+from ..measurement_files import load_measurement
+from ..metric import Metric
+from ..metrics import find, format_value, why_unlike
+from ..number_format import DASH
+from .ledger_view import Record, are_comparable, read_ledger
 from .pages import html_page, markdown_page
-from .report import Record, figure_text, is_alike, plots_of, read_ledger, steps_table
+from .report import plots_of
+from .report_table import ReportCell, ReportColumn, ReportTable
+from .step_tables import steps_table
 
 __all__ = ["compare_runs", "write_comparison", "write_sweep_report"]
 
-LIMITS = {"accuracy": Limit(max_drop=0.0), "perplexity": Limit(max_ratio=1.0)}
-"""What is asked of each kind of metric that has samples: that nothing was lost."""
 WORDS = {"pass": "no worse", "fail": "worse", "inconclusive": "open"}
+"""A verdict of the gate, as the answer to `is it worse than the first run?`"""
+TONES = {"pass": "good", "fail": "bad"}
+DIFFERENCE_COLUMNS = (
+    ReportColumn("run", numeric=False),
+    ReportColumn("metric", numeric=False),
+    ReportColumn("drop or ratio"),
+    ReportColumn("interval"),
+    ReportColumn("verdict", numeric=False),
+)
 
 
 def compare_runs(names: Sequence[str]) -> dict[str, Any]:
-    """Compare runs, each `RUN` (its gate's candidate, or its last step) or `RUN:STEP`, with the first of them.
+    """Compare runs with the first of them.
+
+    Args:
+        names: `RUN`, which means its gate's candidate or else its last step, or `RUN:STEP`.
 
     Returns:
-        `rows`: name, kind, metrics, context and details of each; `against_first`: for each but the first, a verdict or the
-        reason why there is none, by metric.
+        `rows`: name, kind, metrics, context and details of each. `against_first`: for each run but
+            the
+        first and each metric, a verdict, or the reason why there is none.
 
     Raises:
-        UsageError: fewer than two, or a run or step that is not there.
+        UsageError: fewer than two names, or a run or step that does not exist.
     """
     if len(names) < 2:
         raise UsageError("one run is nothing to compare", "give two or more: RUN or RUN:STEP")
     rows = [_row(name) for name in names]
     measured = [load_measurement(row["from"]) for row in rows]
-    return {"rows": rows, "against_first": [_against(one, measured[0]) for one in measured[1:]]}
+    return {"rows": rows, "against_first": [_differences(one, measured[0]) for one in measured[1:]]}
 
 
 def _row(name: str) -> dict[str, Any]:
     folder, _, wanted = name.rpartition(":")
     if not folder or (Path(name) / "ledger.json").is_file():
-        folder, wanted = name, ""
+        folder = name
+        wanted = ""
     ledger = read_ledger(Path(folder) / "ledger.json")
     step = end_step(ledger, wanted)
     if step is None:
-        raise UsageError(
-            f"{name}: no such step", f"steps: {', '.join(one['name'] for one in ledger['steps'])}"
-        )
+        steps = ", ".join(one["name"] for one in ledger["steps"])
+        raise UsageError(f"{name}: no such step", f"steps: {steps}")
     run = Path(folder).resolve().name
     return {**step, "name": f"{run}:{step['name']}", "from": f"{folder}:{step['name']}"}
 
@@ -58,91 +75,80 @@ def end_step(ledger: Record, wanted: str = "") -> dict[str, Any] | None:
     """The step called `wanted`, or else the gate's candidate, or the last one."""
     steps = ledger.get("steps") or [None]
     name = wanted or (ledger.get("gate") or {}).get("candidate")
-    return next(
-        (one for one in steps if one and one["name"] == name), None if wanted else steps[-1]
-    )
+    found = next((step for step in steps if step and step["name"] == name), None)
+    return found if found or wanted else steps[-1]
 
 
-def _against(one: dict[str, Any], first: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    shared = [
-        m
-        for m in one["metrics"]
-        if m in first["metrics"] and m.count("/") == 1 and m.partition("/")[0] in LIMITS
-    ]
+def _differences(one: dict[str, Any], first: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """For each metric that both have samples of: whether it got worse, or why that is unknown."""
     found: dict[str, dict[str, Any]] = {}
-    for metric in shared:
+    for name in one["metrics"]:
+        metric = find(name)
+        if metric is None or not metric.has_samples or name not in first["metrics"]:
+            continue
+        if reason := why_unlike(name, one["context"], first["context"]):
+            found[name] = {"unlike": reason}
+            continue
         try:
-            gate = check_gate(one, first, Policy(limits={metric: LIMITS[metric.partition("/")[0]]}))
+            gate = check_gate(one, first, Policy(limits={name: _no_loss(metric)}))
         except UsageError as error:
-            found[metric] = {"unlike": str(error).rpartition(": ")[2]}
+            found[name] = {"unlike": str(error).rpartition(": ")[2]}
         else:
             check = gate["checks"][0]
-            found[metric] = {
+            found[name] = {
                 key: check[key] for key in ("observed", "interval", "verdict", "samples")
             }
     return found
 
 
+def _no_loss(metric: Metric) -> Limit:
+    """The limit that a metric did not get worse at all."""
+    return Limit(max_drop=0.0) if metric.better == "higher" else Limit(max_ratio=1.0)
+
+
 def differences_table(
     names: Sequence[str], against_first: Sequence[Mapping[str, Mapping[str, Any]]]
-) -> Table | None:
-    """A row for each run but the first and each metric: the drop or ratio, its interval, and what that says."""
-    columns = [
-        Column("run", numeric=False),
-        Column("metric", numeric=False),
-        Column("drop or ratio"),
-        Column("interval"),
-        Column("verdict", numeric=False),
+) -> ReportTable | None:
+    """One row per run and metric: the drop or ratio, its interval, and the verdict.
+
+    Args:
+        names: of the runs, without the first one.
+        against_first: their part of `compare_runs`.
+    """
+    rows = [
+        [ReportCell(run), ReportCell(metric), *_difference_cells(difference)]
+        for run, found in zip(names, against_first, strict=True)
+        for metric, difference in found.items()
     ]
-    rows = []
-    for name, found in zip(names, against_first, strict=True):
-        for metric, one in found.items():
-            if "unlike" in one:
-                rows.append(
-                    [
-                        Cell(name),
-                        Cell(metric),
-                        Cell("–"),
-                        Cell("–"),
-                        Cell(f"not comparable: {one['unlike']}"),
-                    ]
-                )
-                continue
-            observed = (
-                one["observed"]
-                if one["observed"] is not None and math.isfinite(one["observed"])
-                else None
-            )
-            tone = {"pass": "good", "fail": "bad"}.get(one["verdict"], "")
-            text = "–" if observed is None else f"{observed:.4f}"
-            rows.append(
-                [
-                    Cell(name),
-                    Cell(metric),
-                    Cell(text),
-                    Cell(interval_text(one)),
-                    Cell(WORDS[one["verdict"]], tone=tone),
-                ]
-            )
-    return Table(columns, rows) if rows else None
+    return ReportTable(DIFFERENCE_COLUMNS, rows) if rows else None
+
+
+def _difference_cells(difference: Mapping[str, Any]) -> list[ReportCell]:
+    if "unlike" in difference:
+        reason = ReportCell(f"not comparable: {difference['unlike']}")
+        return [ReportCell(DASH), ReportCell(DASH), reason]
+    observed = difference["observed"]
+    known = observed is not None and math.isfinite(observed)
+    verdict = difference["verdict"]
+    return [
+        ReportCell(f"{observed:.4f}" if known else DASH),
+        ReportCell(interval_text(difference)),
+        ReportCell(WORDS[verdict], tone=TONES.get(verdict, "")),
+    ]
 
 
 def write_comparison(
     compared: Mapping[str, Any], html: Path | None, markdown: Path | None, command: str
 ) -> list[Path]:
-    """Write a comparison as a page, as Markdown, or both; their paths."""
+    """Write a comparison as an HTML page, as Markdown, or both; returns the paths."""
     rows = compared["rows"]
     names = [row["name"] for row in rows]
-    unlike = [
-        row["name"]
-        for row in rows[1:]
-        if not all(is_alike(row, rows[0], metric) for metric in row["metrics"])
-    ]
-    remarks = (
-        [f"Measured under other conditions than the first, in part: {', '.join(unlike)}."]
-        if unlike
-        else []
-    )
+    unlike = [row["name"] for row in rows[1:] if not _all_comparable(row, rows[0])]
+    remarks = []
+    if unlike:
+        remarks.append(
+            f"Partly measured under other conditions than the first run: {', '.join(unlike)}."
+        )
     view: dict[str, Any] = {
         "title": " and ".join(names) if len(names) < 4 else f"{len(names)} runs",
         "summary": f"{len(names)} models",
@@ -156,14 +162,17 @@ def write_comparison(
     return _write(view, rows, html, markdown)
 
 
+def _all_comparable(row: Record, first: Record) -> bool:
+    shared = (name for name in row["metrics"] if name in first["metrics"] and find(name))
+    return all(are_comparable(row, first, name) for name in shared)
+
+
 def _write(
     view: dict[str, Any], rows: Sequence[Record], html: Path | None, markdown: Path | None
 ) -> list[Path]:
     written = []
     if html:
-        bare = [
-            {**row, "details": {}} for row in rows
-        ]  # what a step tells of itself belongs to its own report
+        bare = [{**row, "details": {}} for row in rows]  # a step's own charts are in its report
         write_text(html, html_page("comparison.html", plots=plots_of(bare, bare[0]), **view))
         written.append(html)
     if markdown:
@@ -173,49 +182,59 @@ def _write(
 
 
 def write_sweep_report(out: Path, sweep: Mapping[str, Any]) -> list[Path]:
-    """report.html and report.md of a sweep: every trial with what it varied, the front, the chosen one."""
-    objectives = [objective["metric"] for objective in sweep["objectives"]]
-    keys = list(dict.fromkeys(key for trial in sweep["trials"] for key in trial["parameters"]))
-    columns = [
-        Column("trial"),
-        *(Column(key.rpartition(".")[2], key, numeric=False) for key in keys),
-    ]
-    columns += [
-        *(Column(metric.replace("/", " ", 1)) for metric in objectives),
-        Column("gate", numeric=False),
-        Column("", numeric=False),
-    ]
-    rows, runs = [], []
-    for number, trial in enumerate(sweep["trials"]):
-        failed = (trial["reason"].splitlines() or [""])[0][:80]
-        role = (
-            "chosen" if number == sweep["chosen"] else "on the front" if trial["front"] else failed
-        )
-        cells = [Cell(str(trial["parameters"].get(key, "–"))) for key in keys]
-        values = [Cell(figure_text(m, trial["values"].get(m), unit=True)) for m in objectives]
-        tone = "good" if number == sweep["chosen"] else ""
-        rows.append(
-            [
-                Cell(str(number + 1)),
-                *cells,
-                *values,
-                Cell(trial["verdict"] or "–"),
-                Cell(role, tone=tone),
-            ]
-        )
+    """Write report.html and report.md of a sweep: all trials, the Pareto front, the chosen one."""
+    trials = sweep["trials"]
+    runs = []
+    for number, trial in enumerate(trials, 1):
         ledger = out / trial["run"] / "ledger.json"
         step = end_step(read_ledger(ledger)) if trial["values"] and ledger.is_file() else None
         if step:
-            runs.append({**step, "name": str(number + 1), "details": {}})
-    front = sum(trial["front"] for trial in sweep["trials"])
+            runs.append({**step, "name": str(number), "details": {}})
+    front = sum(trial["front"] for trial in trials)
     view = {
         "title": f"Sweep of {sweep['name']}",
         "heading": "Trials",
-        "rows": Table(columns, rows),
+        "rows": _trials_table(sweep),
         "command": sweep["command"],
-        "summary": f"{len(rows)} trials, {front} on the front; trial {sweep['chosen'] + 1} is nearest to the best of everything",
+        "summary": f"{len(trials)} trials, {front} on the Pareto front;"
+        f" trial {sweep['chosen'] + 1} is nearest to the best value of every objective",
         "remarks": [
-            "On the front: no other trial is as good in every objective and better in one. Every trial is a run with a report."
+            "On the Pareto front: no other trial is at least as good in every objective and better"
+            " in one. Every trial is a run with its own report."
         ],
     }
     return _write(view, runs, out / "report.html", out / "report.md")
+
+
+def _trials_table(sweep: Mapping[str, Any]) -> ReportTable:
+    objectives = [objective["metric"] for objective in sweep["objectives"]]
+    keys = list(dict.fromkeys(key for trial in sweep["trials"] for key in trial["parameters"]))
+    columns = [
+        ReportColumn("trial"),
+        *(ReportColumn(key.rpartition(".")[2], key, numeric=False) for key in keys),
+        *(ReportColumn(metric.replace("/", " ", 1)) for metric in objectives),
+        ReportColumn("gate", numeric=False),
+        ReportColumn("", numeric=False),
+    ]
+    rows = []
+    for number, trial in enumerate(sweep["trials"]):
+        is_chosen = number == sweep["chosen"]
+        values = trial["values"]
+        texts = [
+            str(number + 1),
+            *(str(trial["parameters"].get(key, DASH)) for key in keys),
+            *(format_value(metric, values.get(metric), unit=True) for metric in objectives),
+            trial["verdict"] or DASH,
+        ]
+        role = ReportCell(_role(trial, is_chosen), tone="good" if is_chosen else "")
+        rows.append([*map(ReportCell, texts), role])
+    return ReportTable(columns, rows)
+
+
+def _role(trial: Mapping[str, Any], is_chosen: bool) -> str:
+    """What became of a trial: chosen, on the front, or the reason why it failed."""
+    if is_chosen:
+        return "chosen"
+    if trial["front"]:
+        return "on the front"
+    return (trial["reason"].splitlines() or [""])[0][:80]

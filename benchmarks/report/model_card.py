@@ -1,4 +1,4 @@
-"""The model card of an output directory, as Hugging Face reads it: README.md with metadata, measured numbers, and how it was made."""
+"""The model card of an output directory: README.md with Hugging Face's metadata and the results."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import yaml
 
+from ...checkpoints.atomic_files import write_text
 from ...checkpoints.files import CARD
-from ..measurement_files import write_text
-from .cells import Cell, Column, Table
+from .ledger_view import Record
 from .pages import markdown_page
-from .report import PLAIN, TASKED, Record, metric_text, names_of
+from .report_table import ReportCell, ReportColumn, ReportTable
+from .step_tables import metric_text, metric_title, shown_metrics
 
 __all__ = ["write_card"]
 
@@ -26,15 +27,15 @@ RELATIONS = {
     "quantize": "quantized",
     "export": "quantized",
 }
-"""How the hub calls what a step does to the model; it has no word for pruning."""
+"""The hub's words for what a step does to a model; it has none for pruning."""
 SENTENCES = {
-    "prune": "whole heads, neurons or layers were cut out",
-    "distill": "taught by another model",
-    "iterate": "cut and taught in rounds",
-    "quantize": "its weights are in few bits",
-    "export": "an exported graph",
+    "prune": "structurally pruned (whole heads, neurons or layers removed)",
+    "distill": "distilled from another model",
+    "iterate": "pruned and distilled in rounds",
+    "quantize": "quantized",
+    "export": "exported",
 }
-METRIC_TYPES = {"accuracy": "exact_match", "perplexity": "perplexity"}
+"""What a step did to the model, in the first sentence of its card."""
 
 
 def write_card(
@@ -48,12 +49,12 @@ def write_card(
     """Write the card of what a step made.
 
     Args:
-        folder: the directory.
-        entry: the step's part of the ledger; without metrics where nothing was measured.
-        model: the model that it all began with, by the name that the user gave.
-        source: that model's directory, whose card says under which license.
-        command: what was typed.
-        baseline: the entry of the model that it all began with.
+        folder: the output directory of the step.
+        entry: the step's part of the ledger; its metrics are empty if nothing was measured.
+        model: the model at the start of the chain, by the name that the user gave.
+        source: that model's directory, whose card states the license.
+        command: the command line that the user typed.
+        baseline: the ledger's entry of that model.
 
     Returns:
         The card's path.
@@ -65,7 +66,8 @@ def write_card(
         if key in entry["context"]
     )
     kind = str(entry["kind"])
-    told = {key: value for key, value in entry["config"].items() if value not in (None, "", [], {})}
+    config = entry["config"]
+    options = {key: value for key, value in config.items() if value not in (None, "", [], {})}
     text = markdown_page(
         "card.md",
         name=metadata["model-index"][0]["name"] if "model-index" in metadata else folder.name,
@@ -73,7 +75,7 @@ def write_card(
         rows=_rows(entry, baseline),
         conditions=conditions,
         notes=[f"step: {kind}", *map(str, entry["notes"])],
-        options=yaml.safe_dump({kind: told}, sort_keys=False, allow_unicode=True),
+        options=yaml.safe_dump({kind: options}, sort_keys=False, allow_unicode=True),
         command=command,
     )
     head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
@@ -82,53 +84,47 @@ def write_card(
 
 
 def _short(model: str) -> str:
-    """A model's name without where it lies on this machine."""
+    """A model's name without its path on this machine."""
     return model if HUB_ID.fullmatch(model) or model.startswith("builtin:") else Path(model).name
 
 
 def _metadata(folder: Path, entry: Record, model: str, source: Path) -> dict[str, Any]:
+    """The YAML block at the top of the card."""
     exported = (folder / "model.onnx").is_file()
+    kind = str(entry["kind"])
     given = {key: value for key, value in _front_matter(source / CARD).items() if key in INHERITED}
     metadata: dict[str, Any] = {
         **given,
         "library_name": "onnx" if exported else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["edgewright", str(entry["kind"]), *(["onnx"] if exported else [])],
+        "tags": ["edgewright", kind, *(["onnx"] if exported else [])],
     }
     if HUB_ID.fullmatch(model) and not Path(model).exists():
-        metadata |= {
-            "base_model": model,
-            "base_model_relation": RELATIONS.get(str(entry["kind"]), "finetune"),
-        }
+        metadata["base_model"] = model
+        metadata["base_model_relation"] = RELATIONS.get(kind, "finetune")
     results = [
-        _result(name, float(entry["metrics"][name]))
-        for kind in METRIC_TYPES
-        for name in names_of([entry], kind)
+        _result(name, metric.hub_type, float(entry["metrics"][name]))
+        for metric, name in shown_metrics([entry])
+        if metric.hub_type and name in entry["metrics"]
     ]
     if results:
-        metadata["model-index"] = [
-            {
-                "name": f"{_short(model).removeprefix('builtin:')}-{entry['name']}",
-                "results": results,
-            }
-        ]
+        name = f"{_short(model).removeprefix('builtin:')}-{entry['name']}"
+        metadata["model-index"] = [{"name": name, "results": results}]
     return metadata
 
 
-def _result(name: str, value: float) -> dict[str, Any]:
+def _result(name: str, hub_type: str, value: float) -> dict[str, Any]:
     """One entry of the model index, in the form that `huggingface_hub` reads."""
-    kind, _, label = name.partition("/")
+    label = name.partition("/")[2]
     dataset = {"type": label, "name": label}
-    metric = {"type": METRIC_TYPES[kind], "value": round(value, 5), "verified": False}
+    metric = {"type": hub_type, "value": round(value, 5), "verified": False}
     return {"task": {"type": "text-generation"}, "dataset": dataset, "metrics": [metric]}
 
 
 def _front_matter(card: Path) -> dict[str, Any]:
-    found = (
-        FRONT_MATTER.match(card.read_text(encoding="utf-8", errors="replace"))
-        if card.is_file()
-        else None
-    )
+    """The metadata of an existing card; empty if there is no card or its YAML is broken."""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    found = FRONT_MATTER.match(text)
     try:
         data = yaml.safe_load(found[1]) if found else None
     except yaml.YAMLError:
@@ -136,24 +132,22 @@ def _front_matter(card: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _rows(entry: Record, baseline: Record | None) -> Table | None:
-    names = [
-        *(name for kind in TASKED for name in names_of([entry], kind)),
-        *(name for name in PLAIN if name in entry["metrics"]),
-    ]
-    sides = [entry, *([baseline] if baseline is not None and baseline is not entry else [])]
+def _rows(entry: Record, baseline: Record | None) -> ReportTable | None:
+    """The measured metrics, beside those of the baseline."""
+    sides = [entry]
+    if baseline is not None and baseline is not entry:
+        sides.append(baseline)
     columns = [
-        Column("metric", numeric=False),
-        Column(str(entry["name"])),
-        *(Column("baseline") for _ in sides[1:]),
+        ReportColumn("metric", numeric=False),
+        ReportColumn(str(entry["name"])),
+        *(ReportColumn("baseline") for _ in sides[1:]),
     ]
     rows = [
-        [Cell(_title(name)), *(Cell(metric_text(side, name, unit=True)) for side in sides)]
-        for name in names
+        [
+            ReportCell(metric_title(metric, name)),
+            *(ReportCell(metric_text(side, name, unit=True)) for side in sides),
+        ]
+        for metric, name in shown_metrics([entry])
+        if name in entry["metrics"]
     ]
-    return Table(columns, rows) if rows else None
-
-
-def _title(name: str) -> str:
-    kind, _, label = name.partition("/")
-    return PLAIN.get(name) or f"{TASKED[kind].removesuffix(' ± stderr')}, {label}"
+    return ReportTable(columns, rows) if rows else None

@@ -1,4 +1,4 @@
-"""Templates filled in: HTML that needs nothing but itself, and Markdown in which nothing that it is told becomes markup."""
+"""Fills in the templates: self-contained HTML, and Markdown in which all values are escaped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def html_page(template: str, **values: Any) -> str:
 
 
 def markdown_page(template: str, **values: Any) -> str:
-    """A Markdown page; every value is escaped, but for what goes through the filter `fenced`."""
+    """A Markdown page; all values are escaped, except those of the filter `fenced`."""
     pages = Environment(
         loader=TEMPLATES,
         autoescape=False,
@@ -33,16 +33,16 @@ def markdown_page(template: str, **values: Any) -> str:
 
 
 def _escape_markdown(value: Any) -> Any:
-    """What a ledger says is text: no markup, no HTML and no new table cell can come of it."""
+    """The value as plain text: no markup, no HTML, and no further table cell."""
     if isinstance(value, Markup):
         return value
-    text = (
-        " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    )
+    text = " ".join(str(value).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join("\\" + c if c in "\\|`*_[]#~" else c for c in text)
 
 
 def _fenced(text: str, language: str = "") -> Markup:
+    """A code block whose fence is longer than any fence inside the text."""
     fence = "```"
     while fence in text:
         fence += "`"

@@ -1,17 +1,21 @@
-"""The Pareto front: what nothing else beats in one respect without losing in another."""
+"""The Pareto front: the candidates that no other candidate beats in every objective."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["on_front", "towards_ideal"]
+__all__ = ["nearest_to_ideal", "pareto_optimal"]
 
 Values = Sequence[float]
-"""The objectives of one candidate, each of them the better the larger."""
+"""The objectives of one candidate; larger is better in each of them."""
 
 
-def on_front(points: Sequence[Values]) -> list[bool]:
-    """Of each candidate, whether no other is at least as good in everything and better in something; equal ones share the front."""
+def pareto_optimal(points: Sequence[Values]) -> list[bool]:
+    """For each candidate, whether it is on the Pareto front.
+
+    It is not if another one is at least as good in every objective and better in one. Equal
+    candidates are all on the front, or none is.
+    """
     return [not any(_dominates(other, point) for other in points) for point in points]
 
 
@@ -20,10 +24,11 @@ def _dominates(one: Values, other: Values) -> bool:
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 
-def towards_ideal(points: Sequence[Values]) -> int:
-    """The position of the candidate nearest to having the best of everything, each objective scaled to its range among them.
+def nearest_to_ideal(points: Sequence[Values]) -> int:
+    """The position of the candidate that is nearest to the best value of every objective.
 
-    The range is that of the candidates given: give the front. The first of several that are as near.
+    Each objective is scaled to its range among the candidates, so give only those on the front. Of
+    several at the same distance, the first is chosen.
     """
     columns = list(zip(*points, strict=True))
     spans = [(min(column), max(column) - min(column) or 1.0) for column in columns]

@@ -32,6 +32,7 @@ from ...errors import UsageError
 from .accuracy import Answer, continuations
 from .backends import Backend, OnnxBackend, TorchBackend
 from .generation import end_tokens_of, generate_texts, stops_at
+from .lm_eval_conditions import first_prompt, one_per_problem, task_conditions
 
 __all__ = ["HarnessLM", "OnnxLM", "TorchLM", "run_harness"]
 
@@ -186,7 +187,7 @@ class OnnxLM(HarnessLM):
 
 def run_harness(
     backend: Backend, path: Path, task: str, shots: int | None, limit: int, seed: int = 0
-) -> tuple[dict[str, list[Answer]], dict[str, float]]:
+) -> tuple[dict[str, list[Answer]], dict[str, float], dict[str, Any]]:
     """Run a task of lm-eval, or of a user's YAML file.
 
     Args:
@@ -198,9 +199,10 @@ def run_harness(
         seed: seed for choosing the examples.
 
     Returns:
-        The answers of each task, right or wrong by the task's first metric that is 0 or 1. And
+        The answers of each task, right or wrong by the task's first metric that is 0 or 1. Then
         all values that lm-eval reported, as `lm_eval/<task>/<metric>` (with `.stderr` for the
-        standard error, and with a filter's name after a comma).
+        standard error, and with a filter's name after a comma). And what must be equal before two
+        results are compared (`task_conditions`).
 
     Raises:
         UsageError: there is no such task, or its data cannot be loaded.
@@ -232,7 +234,11 @@ def run_harness(
             "list the tasks with `lm_eval ls tasks`; the task's data must be accessible",
         ) from error
     answers = {name: _answers(name, samples) for name, samples in found["samples"].items()}
-    return {name: rows for name, rows in answers.items() if rows}, _metrics(found["results"])
+    return (
+        {name: rows for name, rows in answers.items() if rows},
+        _metrics(found["results"]),
+        task_conditions(found),
+    )
 
 
 def _answers(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:
@@ -240,8 +246,7 @@ def _answers(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:
 
     Only the task's first filter counts. Without such a metric the result is empty.
     """
-    first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
-    first.sort(key=lambda sample: sample["doc_id"])
+    first = one_per_problem(samples)
     binary = (
         [m for m in first[0]["metrics"] if all(sample[m] in (0, 1) for sample in first)]
         if first
@@ -252,20 +257,13 @@ def _answers(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:
     return [
         Answer(
             task,
-            _prompt(sample),
+            first_prompt(sample),
             str(sample["target"]),
             str(sample["filtered_resps"][0]),
             sample[binary[0]] == 1,
         )
         for sample in first
     ]
-
-
-def _prompt(sample: Mapping[str, Any]) -> str:
-    """The prompt of a sample; lm-eval has several forms of it."""
-    arguments = sample["arguments"]
-    first = next(iter(arguments.values())) if isinstance(arguments, Mapping) else arguments[0]
-    return str(next(iter(first.values())) if isinstance(first, Mapping) else first[0])
 
 
 def _metrics(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

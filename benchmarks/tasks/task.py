@@ -232,5 +232,8 @@ def _harness(
         raise EdgewrightError(
             f"lm-eval:{task.name} needs lm-eval: {error}", "pip install 'edgewright[eval]'"
         ) from error
-    answers, metrics = run_harness(backend, path, task.name, settings.shots, settings.limit)
-    return TaskResult(answers, metrics, {f"shots/{name}": settings.shots for name in answers})
+    answers, metrics, conditions = run_harness(
+        backend, path, task.name, settings.shots, settings.limit
+    )
+    shots = {f"shots/{name}": settings.shots for name in answers}
+    return TaskResult(answers, metrics, conditions | shots)

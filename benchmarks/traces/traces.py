@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...checkpoints.atomic_files import write_text
 from ...data.sources import Source
 from ...errors import UsageError
-from ...steps.workspace import workplace
-from ..measurement_files import write_text
+from ...steps.workspace import workspace
 from ..statistics import share_error
 from ..tasks.backends import is_artifact
 from .chains import ask_teacher
@@ -65,7 +65,7 @@ def make_traces(
             "give the checkpoint that it was made from",
         )
     questions, repeated = read_questions(options.prompts, options.limit, seed)
-    with workplace(out, "chains", depends_on, CHAINS, fresh) as place:
+    with workspace(out, "chains", depends_on, CHAINS, fresh) as place:
         answered = ask_teacher(options, questions, model, seed, device, place / CHAINS)
     lines, report = _select(options, questions, [answered[one.row] for one in questions])
     sampling = {name: getattr(options, name) for name in ("chains", "temperature", "top_p")}

@@ -26,7 +26,7 @@ from ...checkpoints.loading import load_model, load_tokenizer, pick_device
 from ...errors import Refused, UsageError
 from ...models import Family
 from ...steps.context import StepContext, StepResult
-from ...steps.workspace import workplace
+from ...steps.workspace import workspace
 from ..prune.options import PruneOptions
 from ..prune.runner import prune
 from .attention import AttentionAlignment, check_maps, eager, maps_told
@@ -81,7 +81,7 @@ def distill(options: DistillOptions, source: Path, out: Path, context: StepConte
     with (
         processes.together(),
         processes.inside(
-            lambda: workplace(out, "learning", depends_on, FINISHED, context.fresh), place
+            lambda: workspace(out, "learning", depends_on, FINISHED, context.fresh), place
         ),
         processes.inside(
             lambda: scratch_directory(out.with_name(f".{out.name}.student")),

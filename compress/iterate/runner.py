@@ -1,7 +1,8 @@
-"""Prune a little, recover, measure, and again: the iterative schedule (Han et al. 2015, section 3; Muralidharan et al. 2024).
+"""Iterative pruning: prune a little, recover, measure, repeat.
 
-Every round starts from the model that the round before it left. What a round made is kept beside the result until all are done, so
-that a run that was killed goes on with the round it was in.
+The schedule is that of Han et al. 2015, section 3, and Muralidharan et al. 2024. Every round starts
+from the model of the round before it. The model of each round is kept in the workspace beside the
+output until all rounds are done, so an interrupted run resumes at its last unfinished round.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from ...checkpoints.loading import load_model, pick_device
 from ...console import console
 from ...errors import Refused
 from ...steps.context import StepContext, StepResult
-from ...steps.workspace import workplace
-from ..calibration.held_out import loss_on, set_aside
+from ...steps.workspace import workspace
+from ..calibration.held_out import HeldOut, loss_on, set_aside
 from ..distill.options import DistillOptions
 from ..distill.runner import distill
 from ..prune.options import PruneOptions
@@ -45,7 +46,7 @@ __all__ = ["Point", "iterate"]
 
 @dataclass(frozen=True)
 class Point:
-    """A model on the curve: round 0 is the uncut one."""
+    """Size and held-out loss of the model after a round; round 0 is the uncut model."""
 
     round: int
     parameters: int
@@ -53,36 +54,29 @@ class Point:
     ffn: int
     layers: int
     loss: float
-    """Held-out next-token loss, nats a token."""
+    """Held-out next-token loss, nats per token."""
     learning: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    """Training loss by stage and step."""
     notes: list[str] = field(default_factory=list[str])
     output_hash: str = ""
 
 
 def iterate(options: IterateOptions, source: Path, out: Path, context: StepContext) -> StepResult:
-    """Prune and recover `source` in rounds and write the best of them to `out`.
+    """Prune and recover `source` in rounds and write the best model to `out`.
 
     Finished rounds are reused when the same step (by `context.depends_on`) was interrupted.
 
     Raises:
-        UsageError: nothing to prune, an input is broken, or the data too small to set rows aside.
-        Refused: the final size cannot be had, or the model is quantized already.
-        EdgewrightError: whatever pruning and learning raise; finished rounds stay.
+        UsageError: nothing to prune, an input is broken, or too few rows to hold some out.
+        Refused: the final size is not possible, or the model is quantized already.
+        EdgewrightError: an error of pruning or training; finished rounds stay on disk.
     """
     family, config = read_family(source)
     if quantization(config):
         raise Refused(f"{source}: quantized already", "prune first, then quantize")
     check_output(out)
     cuts = spread(options.prune, family, config, options.rounds)
-    data = options.recover.data
-    held = set_aside(
-        options.held_out or data,
-        options.held_out_rows,
-        data,
-        options.recover.seq_len,
-        context.calibration,
-        source,
-    )
+    held = _held_out(options, source, context)
     resolve = context.resolve
     inside = replace(
         context,
@@ -92,35 +86,58 @@ def iterate(options: IterateOptions, source: Path, out: Path, context: StepConte
     recover = options.recover.model_copy(
         update={"hold_out": max(held.skip, options.recover.hold_out)}
     )
-    with workplace(out, "rounds", context.depends_on, "round-*.json", context.fresh) as place:
-        points, folders, begin = [_point(0, source, held.rows, context)], [source], time.monotonic()
-        for number, cut in enumerate(cuts, 1):
-            folder = place / f"round-{number}"
-            point = _finished(folder) or _round(
-                number, cut, recover, folders[-1], folder, held.rows, inside
-            )
-            points.append(point)
-            folders.append(folder)
-            left = (time.monotonic() - begin) / number * (len(cuts) - number)
-            console.print(
-                f"  {_told(point, points[0])}" + (f", about {left:,.0f} s left" if left else ""),
-                highlight=False,
-            )
+    with workspace(out, "rounds", context.depends_on, "round-*.json", context.fresh) as place:
+        points = _rounds(cuts, recover, source, place, held.rows, inside)
         kept, why = _best(points, options.max_loss_increase)
-        _publish(options, source, folders[kept.round], out, inside, points, kept)
-    skipped = [
-        f"{options.rounds} rounds were asked for; whole heads, neurons and layers allow {len(cuts)}"
-    ] * (len(cuts) < options.rounds)
-    where = f"held-out loss on {len(held.rows)} rows of {options.held_out or data} that neither calibration nor learning saw"
-    notes = [why, *skipped, where, *(_told(point, points[0]) for point in points)]
-    learning = {
-        f"round {p.round} {name}": curve for p in points for name, curve in p.learning.items()
-    }
-    return StepResult(notes, {"curve": _curve(points), "kept_round": kept.round, "loss": learning})
+        chosen = _folder(place, kept.round)
+        _publish(options, source, chosen, out, inside, points, kept)
+    return _result(options, points, kept, why, len(cuts), len(held.rows))
+
+
+def _held_out(options: IterateOptions, source: Path, context: StepContext) -> HeldOut:
+    """Rows to measure on, which neither calibration nor training reads."""
+    data = options.recover.data
+    return set_aside(
+        options.held_out or data,
+        options.held_out_rows,
+        data,
+        options.recover.seq_len,
+        context.calibration,
+        source,
+    )
+
+
+def _rounds(
+    cuts: list[PruneOptions],
+    recover: DistillOptions,
+    source: Path,
+    place: Path,
+    rows: list[Tensor],
+    context: StepContext,
+) -> list[Point]:
+    """Measure the uncut model, then run every round or reuse its result in the workspace."""
+    points = [_point(0, source, rows, context)]
+    folder, begin = source, time.monotonic()
+    for number, cut in enumerate(cuts, 1):
+        before, folder = folder, _folder(place, number)
+        point = _finished(folder)
+        if point is None:
+            point = _round(number, cut, recover, before, folder, rows, context)
+        points.append(point)
+        left = (time.monotonic() - begin) / number * (len(cuts) - number)
+        console.print(
+            f"  {_summary(point, points[0])}" + (f", about {left:,.0f} s left" if left else ""),
+            highlight=False,
+        )
+    return points
+
+
+def _folder(place: Path, number: int) -> Path:
+    return place / f"round-{number}"
 
 
 def _finished(folder: Path) -> Point | None:
-    """The point of a round that an interrupted run completed, if its model is still what was recorded."""
+    """The point of a round that an interrupted run completed, if its files are unchanged."""
     record = folder.with_suffix(".json")
     if not record.is_file() or not folder.is_dir():
         return None
@@ -140,7 +157,10 @@ def _round(
     rows: list[Tensor],
     context: StepContext,
 ) -> Point:
-    """Cut, recover and measure; the record is written last, so that a round without one is made again."""
+    """Prune, recover and measure.
+
+    The record is written last, so a round without a record is made again.
+    """
     with scratch_directory(folder.with_name(f"cut-{number}")) as dense:
         pruned = prune(cut, source, dense, context)
         learnt = distill(recover, dense, folder, context)
@@ -166,7 +186,11 @@ def _point(number: int, folder: Path, rows: list[Tensor], context: StepContext) 
 
 
 def _best(points: list[Point], limit: float | None) -> tuple[Point, str]:
-    """The point to keep, and why: the smallest within the limit, or that of least loss where none is; without a limit the last."""
+    """The point to keep, and the reason.
+
+    With a limit: the smallest model within it, or the one of least loss if none is within it.
+    Without a limit: the last.
+    """
     uncut, *rounds = points
     if limit is None:
         return rounds[-1], f"kept round {rounds[-1].round}, the last: no limit was set"
@@ -175,22 +199,48 @@ def _best(points: list[Point], limit: float | None) -> tuple[Point, str]:
         best = min(within, key=lambda point: (point.parameters, -point.round))
         return (
             best,
-            f"kept round {best.round}, the smallest whose held-out loss rose by no more than {limit:g}",
+            f"kept round {best.round}, the smallest whose held-out loss rose by no more than "
+            f"{limit:g}",
         )
     best = min(rounds, key=lambda point: point.loss)
     return (
         best,
-        f"no round stayed within {limit:g} of the uncut model's loss: kept round {best.round}, the one of least loss",
+        f"no round stayed within {limit:g} of the uncut model's loss: kept round {best.round}, "
+        "the one of least loss",
     )
 
 
-def _told(point: Point, uncut: Point) -> str:
-    sizes = f"{point.parameters:,} parameters (heads {point.heads}, FFN {point.ffn}, layers {point.layers})"
+def _summary(point: Point, uncut: Point) -> str:
+    """One line about a round: size, held-out loss, and how much the loss rose."""
+    sizes = (
+        f"{point.parameters:,} parameters "
+        f"(heads {point.heads}, FFN {point.ffn}, layers {point.layers})"
+    )
     rise = point.loss - uncut.loss
     change = (
         f" ({rise:+.4f}, perplexity × {math.exp(min(rise, 50)):.3f})" if point.round else ", uncut"
     )
     return f"round {point.round}: {sizes}, held-out loss {point.loss:.4f}{change}"
+
+
+def _result(
+    options: IterateOptions, points: list[Point], kept: Point, why: str, done: int, rows: int
+) -> StepResult:
+    """Notes and details for the report, after `done` rounds measured on so many held-out rows."""
+    notes = [why]
+    if done < options.rounds:
+        notes.append(
+            f"{options.rounds} rounds were asked for; whole heads, neurons and layers allow {done}"
+        )
+    notes.append(
+        f"held-out loss on {rows} rows of {options.held_out or options.recover.data} "
+        "that neither calibration nor training used"
+    )
+    notes += [_summary(point, points[0]) for point in points]
+    learning = {
+        f"round {p.round} {name}": curve for p in points for name, curve in p.learning.items()
+    }
+    return StepResult(notes, {"curve": _curve(points), "kept_round": kept.round, "loss": learning})
 
 
 def _curve(points: list[Point]) -> list[dict[str, Any]]:
@@ -209,15 +259,15 @@ def _publish(
     points: list[Point],
     kept: Point,
 ) -> None:
-    """Copy the chosen round to `out`, under a provenance of its own."""
-    told = read_provenance(chosen)
-    sparse = {"sparsity": told["sparsity"]} if "sparsity" in told else {}
+    """Copy the chosen round to `out` and write the provenance of the whole step."""
+    origin = read_provenance(chosen)
+    sparse = {"sparsity": origin["sparsity"]} if "sparsity" in origin else {}
     provenance = {
-        "edgewright": told["edgewright"],
+        "edgewright": origin["edgewright"],
         "kind": "checkpoint",
         "step": "iterate",
         "source": content_hash(source),
-        "teacher": told["teacher"],
+        "teacher": origin["teacher"],
         "options": options.model_dump(),
         "calibration": vars(context.calibration),
         "kept_round": kept.round,

@@ -27,7 +27,7 @@ class Budget(BaseModel):
     parameters: Annotated[int | None, Cli("--max-parameters")] = Field(
         default=None,
         gt=0,
-        description="remove heads and FFN neurons until the model has at most this many parameters",
+        description="remove heads and FFN neurons until at most this many parameters are left",
     )
     memory_bytes: Annotated[int | None, Cli("--max-memory-mb", takes=float, convert=_bytes)] = (
         Field(

@@ -15,7 +15,9 @@ __all__ = ["merged_config", "sizes_after"]
 
 
 def sizes_after(options: PruneOptions, family: Family, config: Mapping[str, Any]) -> dict[str, int]:
-    """The `heads`, `kv_heads`, `ffn` and, of a mixture, `experts` that stay in every layer when the shares of `options` go.
+    """The `heads`, `kv_heads`, `ffn` and `experts` of every layer after pruning.
+
+    `experts` is there only for a mixture of experts.
 
     Raises:
         Refused: a share has no legal count near it, or the model has nothing of the kind.

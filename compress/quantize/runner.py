@@ -27,7 +27,7 @@ from ...checkpoints.loading import pick_device
 from ...checkpoints.streaming import Streamed
 from ...errors import Refused
 from ...steps.context import StepContext, StepResult
-from ...steps.workspace import workplace
+from ...steps.workspace import workspace
 from ..calibration.activation_buffer import Room
 from ..calibration.mixed_precision import bf16_is_fast
 from .assignment import Choice, choose
@@ -65,7 +65,7 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
         return _quantized(options, source, out, context, None)
     layers = family.shape(config).num_hidden_layers
     with (
-        workplace(out, "journal", context.depends_on, FINISHED, context.fresh) as place,
+        workspace(out, "journal", context.depends_on, FINISHED, context.fresh) as place,
         closing(Journal(place, layers)) as journal,
     ):
         return _quantized(options, source, out, context, journal)

@@ -1,4 +1,4 @@
-"""Recovery after a cut: learning from the data alone, and low-rank adapters that end up in the weights."""
+"""Recovery after pruning: training on data alone, and adapters that are merged into the weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.errors import UsageError
 from edgewright.models import FAMILIES, family_of
 from edgewright.pipeline.plan import plan_recipe
-from edgewright.pipeline.recipe import Recipe, load_recipe
+from edgewright.pipeline.recipe import Recipe
+from edgewright.pipeline.recipe_file import load_recipe
 from edgewright.steps.context import CalibrationData, StepContext
 
 MakeModel = Callable[..., Path]
@@ -46,7 +47,7 @@ def options(text_file: Path, **changes: Any) -> DistillOptions:
 
 
 def changed(before: Path, after: Path) -> set[str]:
-    """The last part but one of the names of tensors that differ (`q_proj`, `norm`, ...)."""
+    """The modules whose tensors differ (`q_proj`, `norm`, ...)."""
     old, new = read_state(before), read_state(after)
     assert {k: (v.shape, v.dtype) for k, v in new.items()} == {
         k: (v.shape, v.dtype) for k, v in old.items()
@@ -55,7 +56,7 @@ def changed(before: Path, after: Path) -> set[str]:
 
 
 def held_out(folder: Path) -> float:
-    """Next-token loss on rows of the built-in tasks that learning never sees."""
+    """Next-token loss on rows of the built-in tasks that training never sees."""
     rows = torch.stack(
         CalibrationData("builtin:reasoning", samples=8, seq_len=64).rows(folder, seed=77)
     )
@@ -71,7 +72,7 @@ def held_out(folder: Path) -> float:
 
 
 @pytest.mark.parametrize("loss", ["hidden", "logits"])
-def test_only_labels_can_be_learnt_without_a_teacher(loss: str) -> None:
+def test_only_labels_can_be_learned_without_a_teacher(loss: str) -> None:
     with pytest.raises(ValidationError, match=f"`{loss}` needs a teacher, and there is none"):
         DistillOptions(teacher=None, stages=({"loss": loss, "steps": 1},))
     assert DistillOptions(teacher="none") == DistillOptions(teacher=None)
@@ -101,8 +102,8 @@ def test_a_pruned_model_recovers_without_a_teacher(
     assert held_out(tmp_path / "out") < held_out(pruned) - 0.2
     curve = result.details["loss"]["labels"]
     assert sum(curve[-5:]) < 0.95 * sum(curve[:5])
-    told = json.loads((tmp_path / "out" / "edgewright.json").read_text())
-    assert told["teacher"] is None
+    written = json.loads((tmp_path / "out" / "edgewright.json").read_text())
+    assert written["teacher"] is None
     assert changed(pruned, tmp_path / "out") == (
         {"q_proj", "v_proj"} if lora else {n.split(".")[-2] for n in read_state(pruned)}
     )
@@ -269,8 +270,11 @@ def test_recovery_from_the_command_line(
     assert done.exit_code == 0, done.output
     assert list(json.loads(done.stdout)["details"]["loss"]) == ["labels"]
     assert changed(source, out) == {"v_proj"}
-    told = json.loads((out / "edgewright.json").read_text())["options"]
-    assert (told["teacher"], told["lora"]) == (None, {"r": 4, "alpha": 8, "targets": ["v_proj"]})
+    written = json.loads((out / "edgewright.json").read_text())["options"]
+    assert (written["teacher"], written["lora"]) == (
+        None,
+        {"r": 4, "alpha": 8, "targets": ["v_proj"]},
+    )
 
 
 @pytest.mark.parametrize(
@@ -307,7 +311,8 @@ def test_recovery_in_a_recipe(make_model: MakeModel, text_file: Path, tmp_path: 
         f"model: {make_model('llama')}\n"
         "steps:\n"
         "  - {kind: prune, ffn: 0.5}\n"
-        f"  - {{kind: distill, teacher: null, data: 'text:{text_file}', lora: {{r: 4, targets: [q_proj, o_proj]}}}}\n"
+        f"  - {{kind: distill, teacher: null, data: 'text:{text_file}', "
+        "lora: {r: 4, targets: [q_proj, o_proj]}}\n"
     )
     recipe = load_recipe(file)
     step = recipe.steps[1]

@@ -21,8 +21,8 @@ from edgewright.compress.quantize.permuted_groups import permuted_gptq
 from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused
 from edgewright.export.onnx.export import export_onnx
-from edgewright.pipeline.forecast import initial
 from edgewright.steps.context import StepContext
+from edgewright.steps.state import checkpoint_state
 
 MakeModel = Callable[..., Path]
 SMALL = {
@@ -72,7 +72,7 @@ def test_what_was_asked_for_is_written_and_read(
     assert (counts == (width if group == -1 else group)).all()
     consecutive = parts["g_idx"].tolist() == sorted(parts["g_idx"].tolist())
     assert consecutive == (not permuted or group == -1)
-    assert initial(out).g_idx == permuted
+    assert checkpoint_state(out).g_idx == permuted
 
 
 @pytest.mark.parametrize("sym", [True, False])

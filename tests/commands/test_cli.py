@@ -1,4 +1,4 @@
-"""The command line's contract: exit codes, one clear message, JSON on standard output and nothing else there."""
+"""The command line's contract: exit codes, one clear message, only JSON on standard output."""
 
 from __future__ import annotations
 
@@ -174,7 +174,8 @@ def test_debug_shows_the_traceback(cli):
 def test_plan_refuses_with_3_and_still_prints_the_table(cli, model, tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
-        f"model: {model}\ntarget: jetson-orin-nano-8gb\nsteps:\n  - {{kind: quantize, sym: false}}\n  - {{kind: export, precision: int4}}\n"
+        f"model: {model}\ntarget: jetson-orin-nano-8gb\nsteps:\n"
+        "  - {kind: quantize, sym: false}\n  - {kind: export, precision: int4}\n"
     )
     code, out, error = cli("plan", recipe, "--json")
     assert code == 3
@@ -286,7 +287,7 @@ def test_dry_run_says_what_would_go_and_writes_nothing(cli, model, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     _, out, _ = cli(*command, "--out", tmp_path / "out", "--json")
     assert json.loads(out)["details"]["pruned_heads"] == plan["pruned_heads"]
-    assert "heads that go" in cli(*command, "--dry-run")[1]
+    assert "heads removed" in cli(*command, "--dry-run")[1]
 
 
 def test_prune_needs_a_place_and_a_width_that_the_target_runs(cli, model, tmp_path):

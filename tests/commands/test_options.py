@@ -1,4 +1,4 @@
-"""Options are declared once: the command line, the recipe schema and Python agree on all of them."""
+"""Options are declared once: the command line, the recipe schema and Python agree on them."""
 
 from __future__ import annotations
 

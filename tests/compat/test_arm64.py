@@ -1,4 +1,4 @@
-"""A bundle inside an arm64 Debian userland under emulation: the tokens it generates are those it was made with. `make arm64`."""
+"""A bundle in an emulated arm64 Debian generates the tokens it was made with (`make arm64`)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ from edgewright.targets.bundle import make_bundle, write_bundle
 pytestmark = pytest.mark.arm64
 HOME = Path(__file__).parents[2] / ".compat" / "arm64"
 PACKAGES = ("onnxruntime==1.23.2", "numpy==2.2.6")
-"""onnxruntime 1.31.1 crashes at import under qemu 7.2."""
+"""Not onnxruntime 1.31.1: it crashes at import under qemu 7.2."""
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
 
 
 def userland() -> Path:
-    """A Debian for arm64 with Python 3.11, unpacked and not installed, which needs no chroot; made once."""
+    """The files of an arm64 Debian with Python 3.11, made once.
+
+    They are unpacked, not installed, which needs no chroot.
+    """
     root, done = HOME / "root", HOME / "root.done"
     if not done.exists():
         shutil.rmtree(root, ignore_errors=True)
@@ -82,11 +85,12 @@ def packages() -> Path:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter that is an arm64 program, as Orin's cores would run it."""
+    """A Python interpreter for arm64, run by qemu."""
     root, site = userland(), packages()
     program = tmp_path_factory.mktemp("arm64") / "python3"
     program.write_text(
-        f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{site}" exec qemu-aarch64-static -cpu cortex-a76 -L {root} {root}/usr/bin/python3.11 "$@"\n'
+        f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{site}" exec qemu-aarch64-static -cpu cortex-a76 '
+        f'-L {root} {root}/usr/bin/python3.11 "$@"\n'
     )
     program.chmod(0o755)
     return program
@@ -94,7 +98,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["fp32", "int4"])
 def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded reasoner, in float and in blocked INT4."""
+    """The built-in model, exported in fp32 and in INT4."""
     source, folder = Path(model_path(BUILTIN_MODEL)), tmp_path_factory.mktemp(request.param)
     if request.param == "int4":
         quantize(
@@ -126,8 +130,8 @@ def test_the_same_tokens_on_arm64(artifact: Path, python: Path, tmp_path: Path) 
         return json.loads(done.stdout.splitlines()[-1])
 
     assert run("probe")["machine"] == "aarch64"
-    told = run("check")
-    assert told["check/equal"] == told["check/tokens"] == 48
+    result = run("check")
+    assert result["check/equal"] == result["check/tokens"] == 48
     ids = np.arange(30, 42)[None]
     expected = OnnxDecoder(artifact, 1).generate(
         ids, np.ones_like(ids), 32, make_bundle(artifact, load_target("cpu")).manifest["eos_ids"]

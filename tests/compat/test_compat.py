@@ -1,4 +1,4 @@
-"""Other projects' packages read what we write, each in an environment of its own that `compat/NAME.txt` pins."""
+"""Packages of other projects read our files, each in an environment that `compat/NAME.txt` pins."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ print(json.dumps({"kinds": kinds, "logits": logits.tolist(), "new": new[0, 20:].
 
 
 def environment(name: str) -> Path:
-    """The python of an isolated environment with the pinned packages, made once and kept in .compat/."""
+    """The python of an isolated environment with the pinned packages; kept in .compat/."""
     folder, pins = ROOT / ".compat" / name, ROOT / "compat" / f"{name}.txt"
-    alone = pins.with_suffix(".no-deps.txt")  # packages whose own pins do not hold any more
+    alone = pins.with_suffix(".no-deps.txt")  # packages whose own pins are out of date
     python, stamp = folder / "bin" / "python", folder / "pins.txt"
     wanted = pins.read_text() + (alone.read_text() if alone.exists() else "")
     if not stamp.exists() or stamp.read_text() != wanted:
@@ -71,12 +71,13 @@ def test_gptqmodel_reads_our_gptq_layout(family, make_model, tmp_path):
         env={**os.environ, "GPTQMODEL_CPU_WORKERS": "2"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.strip().splitlines()[-1])
-    assert told["kinds"], "no packed module: the reader dequantized or ignored the weights"
+    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    assert answer["kinds"], "no packed module: the reader dequantized or ignored the weights"
     with torch.no_grad():
         ours = load_model(out)(input_ids=torch.arange(40, 60).unsqueeze(0)).logits[0]
-    theirs = torch.tensor(told["logits"])
-    # GPTQModel's CPU kernel computes in half precision, ours in float32; a misread layout would be off by whole logits.
+    theirs = torch.tensor(answer["logits"])
+    # GPTQModel's CPU kernel computes in half precision, ours in float32. A misread layout would
+    # change logits by whole numbers.
     assert (ours - theirs).abs().max() <= 2e-2 * ours.abs().max()
     assert (ours - theirs).abs().mean() <= 4e-3 * ours.abs().max()
     assert (ours.argmax(-1) == theirs.argmax(-1)).float().mean() >= 0.95

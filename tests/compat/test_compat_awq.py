@@ -1,4 +1,4 @@
-"""Other projects' packages read our AWQ layout, each in an environment of its own."""
+"""AutoAWQ and GPTQModel read our AWQ layout, each in its own environment."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ AUTOAWQ = """
 import json, sys
 import torch
 import awq.models.base
-# On a CPU AutoAWQ asks for Intel's extension, which ended before this torch; what it falls back to elsewhere runs here too.
+# On a CPU, AutoAWQ asks for Intel's extension, which does not exist for this torch.
+# Its fallback for other devices works.
 awq.models.base.get_best_device = lambda: "cpu:0"
 from awq import AutoAWQForCausalLM
-model = AutoAWQForCausalLM.from_quantized(sys.argv[1], fuse_layers=False, device_map={"": "cpu"}).model
+loaded = AutoAWQForCausalLM.from_quantized(sys.argv[1], fuse_layers=False, device_map={"": "cpu"})
+model = loaded.model
 kinds = sorted({type(m).__name__ for m in model.modules() if hasattr(m, "qweight")})
 ids = torch.arange(40, 60).unsqueeze(0)
 with torch.no_grad():
@@ -54,12 +56,13 @@ def test_awq_layout_is_read(reader, family, sym, make_model, tmp_path):
         env={**os.environ, "GPTQMODEL_CPU_WORKERS": "2"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.strip().splitlines()[-1])
-    assert told["kinds"], "no packed module: the reader dequantized or ignored the weights"
+    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    assert answer["kinds"], "no packed module: the reader dequantized or ignored the weights"
     with torch.no_grad():
         ours = load_model(out)(input_ids=torch.arange(40, 60).unsqueeze(0)).logits[0]
-    theirs = torch.tensor(told["logits"])
-    # They compute in half precision, ours in float32; a misread layout would be off by whole logits.
+    theirs = torch.tensor(answer["logits"])
+    # They compute in half precision, ours in float32. A misread layout would change logits by
+    # whole numbers.
     assert (ours - theirs).abs().max() <= 2e-2 * ours.abs().max()
     assert (ours - theirs).abs().mean() <= 4e-3 * ours.abs().max()
     assert (ours.argmax(-1) == theirs.argmax(-1)).float().mean() >= 0.95

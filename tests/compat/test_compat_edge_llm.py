@@ -1,4 +1,7 @@
-"""NVIDIA's own TensorRT-Edge-LLM exporter reads our checkpoints, packs every quantized layer, and packs what we wrote."""
+"""NVIDIA's TensorRT-Edge-LLM exporter reads our checkpoints and packs every quantized layer.
+
+The packed weights equal ours.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ INT4 = "Int4GroupwiseGemmPluginV2"
 
 
 def exported(path: Path, out: Path) -> onnx.ModelProto:
-    """The graph that the real exporter makes, its weights included."""
+    """The graph that the real exporter makes, with its weights."""
     program = environment("edgellm").parent / "tensorrt-edgellm-export"
     done = subprocess.run(
         [str(program), str(path), str(out)], capture_output=True, text=True, check=False
@@ -45,13 +48,16 @@ def exported(path: Path, out: Path) -> onnx.ModelProto:
 
 
 def rope_base(out: Path) -> float:
-    """What the exporter tells the runtime the rope base is."""
+    """The rope base in the config that the exporter writes for its runtime."""
     config = json.loads(next(out.rglob("config.json")).read_text())
     return float(config.get("rope_theta") or config["rope_parameters"]["rope_theta"])
 
 
 def unpacked(words: np.ndarray, n: int, k: int) -> np.ndarray:
-    """The nibbles [n, k] of the plugin's fragment order: tiles of 128 x 64, eight rows of 128 words, a word a thread and fragment."""
+    """The 4-bit integers [n, k] from the plugin's order.
+
+    The order has tiles of 128 x 64: eight rows of 128 words, one word for each thread and fragment.
+    """
     tiles = words.view(np.uint32).reshape(-(-n // 128), -(-k // 64), 4, 2, 128)
     out = np.zeros((tiles.shape[0] * 128, tiles.shape[1] * 64), np.uint8)
     thread = np.arange(128)
@@ -88,7 +94,7 @@ def packed_layers(model: onnx.ModelProto) -> dict[tuple[int, int], list[np.ndarr
 
 
 def same_weights(found: dict[tuple[int, int], list[np.ndarray]], path: Path) -> int:
-    """Match each of our dequantized layers with one in the graph; how many there are."""
+    """Match each of our dequantized layers with one in the graph: how many there are."""
     family, config = read_family(path)
     weights, count = Weights(path, config), 0
     for module in family.linear_modules(config):
@@ -103,7 +109,7 @@ def same_weights(found: dict[tuple[int, int], list[np.ndarray]], path: Path) -> 
 
 
 def products(model: onnx.ModelProto) -> int:
-    """Products with a weight in floating point that no plugin and no DequantizeLinear stands for."""
+    """The number of matrix products whose weight is floating point and not dequantized."""
     weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     made = {out: node for node in model.graph.node for out in node.output}
 
@@ -139,7 +145,7 @@ def test_int4_checkpoints_become_one_plugin_a_layer(
     assert check_checkpoint(made, load_target("jetson-orin-nano-8gb")) == []
     model = exported(made, tmp_path / "out")
     assert sum(node.op_type == INT4 for node in model.graph.node) == 14
-    assert products(model) == 1  # the head, which stays in floating point
+    assert products(model) == 1  # the head stays in floating point
     assert same_weights(packed_layers(model), made) == 14
     assert rope_base(tmp_path / "out") == 500000
 
@@ -187,7 +193,7 @@ def test_floating_point_checkpoints_stay_what_they_are(
 def test_what_our_rules_refuse_the_exporter_does_not_make(
     options: Any, rule: str, make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Neither a plugin that its kernel does not have, nor a failure: whichever of the two, it is no usable graph."""
+    """The exporter fails, or makes nodes that its kernel does not have: no usable graph."""
     made = tmp_path / "made"
     quantize(QuantizeOptions.model_validate(options), make_model("llama", **SMALL), made, CONTEXT)
     assert rule in {

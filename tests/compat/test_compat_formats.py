@@ -1,4 +1,4 @@
-"""AutoGPTQ and GPTQModel read the kinds of GPTQ checkpoint that are not the usual one; see `test_compat`."""
+"""AutoGPTQ and GPTQModel read our unusual GPTQ checkpoints: 2, 3 and 8 bits, `g_idx`, rules."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ import json, sys
 import torch
 from auto_gptq import AutoGPTQForCausalLM
 model = AutoGPTQForCausalLM.from_quantized(
-    sys.argv[1], device="cpu", use_safetensors=True, inject_fused_attention=False, inject_fused_mlp=False, disable_exllama=True,
-    disable_exllamav2=True, use_triton=False, torch_dtype=torch.float32,
+    sys.argv[1], device="cpu", use_safetensors=True, inject_fused_attention=False,
+    inject_fused_mlp=False, disable_exllama=True, disable_exllamav2=True, use_triton=False,
+    torch_dtype=torch.float32,
 )
 kinds = sorted({type(m).__module__ for m in model.modules() if hasattr(m, "qweight")})
 with torch.no_grad():
@@ -48,8 +49,8 @@ print(json.dumps({"kinds": kinds, "logits": logits.tolist()}))
 MakeModel = Callable[..., Path]
 
 
-def told(name: str, script: str, path: Path) -> dict[str, Any]:
-    """What a reader in an environment of its own prints."""
+def read_by(name: str, script: str, path: Path) -> dict[str, Any]:
+    """The answer of a reader that runs in its own environment."""
     done = subprocess.run(
         [str(environment(name)), "-c", script, str(path)],
         capture_output=True,
@@ -90,11 +91,10 @@ def made(out: Path, source: Path, **options: Any) -> Path:
 def test_autogptq_reads_every_kind(
     family: str, options: dict[str, Any], make_model: MakeModel, tmp_path: Path
 ) -> None:
-    source = make_model(
-        family, dtype="float16", head_dim=16, tie_word_embeddings=False
-    )  # AutoGPTQ leaves a tied head unset; its transformers knows one head width
+    # AutoGPTQ leaves a tied head unset, and its transformers knows only head_dim = width / heads.
+    source = make_model(family, dtype="float16", head_dim=16, tie_word_embeddings=False)
     out = made(tmp_path / "out", source, **options)
-    answer = told("autogptq", AUTOGPTQ, out)
+    answer = read_by("autogptq", AUTOGPTQ, out)
     assert answer["kinds"], "no packed module: the reader dequantized or ignored the weights"
     theirs, expected = torch.tensor(answer["logits"]), ours(out)
     assert (expected - theirs).abs().max() <= 2e-3 * expected.abs().max()  # a float16 has 11 bits
@@ -113,7 +113,7 @@ def test_gptqmodel_reads_other_kinds(
     options: dict[str, Any], make_model: MakeModel, tmp_path: Path
 ) -> None:
     out = made(tmp_path / "out", make_model("llama"), **options)
-    answer = told("gptqmodel", READER, out)
+    answer = read_by("gptqmodel", READER, out)
     assert answer["kinds"], "no packed module: the reader dequantized or ignored the weights"
     theirs, expected = torch.tensor(answer["logits"]), ours(out)
     # GPTQModel's CPU kernel computes in half precision, ours in float32.
@@ -123,14 +123,14 @@ def test_gptqmodel_reads_other_kinds(
 
 @pytest.mark.compat
 def test_gptqmodel_reads_rules_and_a_packed_head(make_model: MakeModel, tmp_path: Path) -> None:
-    """With its own loader: the one of transformers does not look at `dynamic`."""
+    """With GPTQModel's own loader; the loader of transformers ignores `dynamic`."""
     rules = [
         {"match": "model.layers.0.*", "skip": True},
         {"match": "*.down_proj", "bits": 8},
         {"match": "*.2.*", "group_size": 32},
     ]
     out = made(tmp_path / "out", make_model("llama", dtype="float16"), rules=rules, head_bits=8)
-    answer = told("gptqmodel", GPTQMODEL, out)
+    answer = read_by("gptqmodel", GPTQMODEL, out)
     kinds = answer["kinds"]
     assert not [name for name in kinds if name.startswith("model.layers.0.")]
     assert kinds["lm_head"] == kinds["model.layers.1.mlp.down_proj"] == 8

@@ -1,4 +1,4 @@
-"""llama.cpp loads our GGUF files, of pruned models too, and says what torch says."""
+"""llama.cpp loads our GGUF files, also of pruned models, and gives the same tokens as torch."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ made = []
 for _ in range(count):
     made.append(int(np.argmax(model.scores[model.n_tokens - 1])))
     model.eval([made[-1]])
-print(json.dumps({"logits": logits, "made": made, "text": list(model.tokenize(b"12+30=42", add_bos=False))}))
+text = list(model.tokenize(b"12+30=42", add_bos=False))
+print(json.dumps({"logits": logits, "made": made, "text": text}))
 """
 
 
-def told(path: Path, ids: list[int], count: int) -> dict[str, Any]:
-    """What llama.cpp says of a file."""
-    os.environ.setdefault(
-        "CMAKE_ARGS", "-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF"
-    )  # any processor, and no more than what is needed
+def read_by_llama_cpp(path: Path, ids: list[int], count: int) -> dict[str, Any]:
+    """The logits and greedy tokens of llama.cpp for a file."""
+    # Build it for any processor, and without what is not needed.
+    os.environ.setdefault("CMAKE_ARGS", "-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF")
     python = environment("llama")
     done = subprocess.run(
         [str(python), "-c", READER, str(path), json.dumps(ids), str(count)],
@@ -60,10 +60,10 @@ def told(path: Path, ids: list[int], count: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def compare(source: Path, file: Path, ids: list[int], count: int, limit: float) -> None:
-    """Logits near torch's, and the same greedy tokens as long as torch's choice is no tie."""
+    """Check that logits are near torch's, and that greedy tokens are torch's best, or a tie."""
     model = load_model(source)
     ours = model(input_ids=torch.tensor([ids])).logits[0].float()
-    found = told(file, ids, count)
+    found = read_by_llama_cpp(file, ids, count)
     assert (ours - torch.tensor(found["logits"])).abs().max() < limit * ours.abs().max()
     made = list(ids)
     for token in found["made"]:
@@ -95,18 +95,19 @@ def test_llama_cpp_runs_a_pruned_model(
 def test_the_trained_reasoner_says_the_same_pruned_and_quantized(
     precision: str, tmp_path: Path
 ) -> None:
-    """Exactly the greedy tokens of torch, on a model that was trained and is sure of them."""
+    """On a trained model, which is sure of its tokens, they are exactly those of torch."""
     prune(PruneOptions(heads=0.25), Path(model_path(BUILTIN_MODEL)), tmp_path / "pruned", CONTEXT)
     source = tmp_path / "pruned"
     if precision == "int4":
         quantize(QuantizeOptions(), source, tmp_path / "int4", CONTEXT)
         source = tmp_path / "int4"
-    export(ExportOptions(format="gguf", precision=precision), source, tmp_path / "out", CONTEXT)  # pyright: ignore[reportArgumentType]
+    options = ExportOptions.model_validate({"format": "gguf", "precision": precision})
+    export(options, source, tmp_path / "out", CONTEXT)
     from edgewright.checkpoints.loading import load_tokenizer
 
     tokenizer = load_tokenizer(source)
     ids = tokenizer.encode("12+30=")
-    found = told(tmp_path / "out" / "model.gguf", ids, 24)
+    found = read_by_llama_cpp(tmp_path / "out" / "model.gguf", ids, 24)
     model, made = load_model(source), list(ids)
     with torch.no_grad():
         for _ in found["made"]:

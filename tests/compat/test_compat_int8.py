@@ -1,4 +1,4 @@
-"""Other projects' packages read our 8-bit layouts, each in an environment of its own."""
+"""The compressed-tensors library reads our int8 layout, in its own environment."""
 
 from __future__ import annotations
 
@@ -67,9 +67,10 @@ def test_compressed_tensors_reads_our_int8_layout(family, make_model, tmp_path):
         missing, _ = original.load_state_dict(dense_state(out), strict=False)
         assert all(name in (original._tied_weights_keys or ()) for name in missing)
         plain = original(input_ids=IDS).logits[0]
-    # Without the rounding of activations, the weights are the same to float32.
+    # Without rounded activations the results are equal to float32 precision.
     assert (plain - theirs["plain"]).abs().max() <= 1e-4 * plain.abs().max()
-    # Its scale a token is peak / 127.5, that of the kernels (and ours) peak / 127: unlike roundings of like size.
+    # The library's scale of a token is peak / 127.5; that of the kernels, and ours, is peak / 127.
+    # So single values round differently, but the errors have the same size.
     assert (ours - theirs["rounded"]).abs().mean() <= 2 * (ours - exact).abs().mean()
     assert (ours.argmax(-1) == theirs["rounded"].argmax(-1)).float().mean() >= 0.9
     assert not torch.equal(theirs["rounded"], theirs["plain"])

@@ -1,4 +1,7 @@
-"""The container files and the Triton repository against their formats' own schemas; each is shown to refuse what is wrong, too."""
+"""The container files and the Triton repository follow the schemas of their formats.
+
+Each schema is also shown to refuse a wrong file.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,10 @@ import json, sys
 from importlib.util import find_spec
 from pathlib import Path
 import jsonschema
-schema = json.loads((Path(find_spec("compose").origin).parent / "config" / "compose_spec.json").read_text())
-print(json.dumps([error.message for error in jsonschema.Draft7Validator(schema).iter_errors(json.loads(sys.argv[1]))]))
+folder = Path(find_spec("compose").origin).parent
+schema = json.loads((folder / "config" / "compose_spec.json").read_text())
+errors = jsonschema.Draft7Validator(schema).iter_errors(json.loads(sys.argv[1]))
+print(json.dumps([error.message for error in errors]))
 """
 KUBERNETES = """
 import json, sys
@@ -46,8 +51,8 @@ print(json_format.MessageToJson(config, preserving_proto_field_name=True))
 """
 
 
-def told(script: str, argument: str) -> Any:
-    """What a script says in the environment of the formats."""
+def checked_by(script: str, argument: str) -> Any:
+    """The answer of a script that runs in the environment of the schemas."""
     done = subprocess.run(
         [str(environment("manifests")), "-c", script, argument],
         capture_output=True,
@@ -60,17 +65,17 @@ def told(script: str, argument: str) -> Any:
 
 def test_compose_file() -> None:
     compose = yaml.safe_load((CONTAINERS / "compose.yaml").read_text())
-    assert told(COMPOSE, json.dumps(compose)) == []
+    assert checked_by(COMPOSE, json.dumps(compose)) == []
     compose["services"]["edgewright"]["volume"] = compose["services"]["edgewright"].pop("volumes")
-    assert "volume" in told(COMPOSE, json.dumps(compose))[0]
+    assert "volume" in checked_by(COMPOSE, json.dumps(compose))[0]
 
 
 def test_kubernetes_manifests() -> None:
     documents = list(yaml.safe_load_all((CONTAINERS / "kubernetes.yaml").read_text()))
     assert [document["kind"] for document in documents] == ["Deployment", "Service"]
-    assert told(KUBERNETES, json.dumps(documents)) == []
+    assert checked_by(KUBERNETES, json.dumps(documents)) == []
     documents[0]["spec"]["template"]["spec"]["containers"][0]["port"] = []
-    assert "port" in told(KUBERNETES, json.dumps(documents))[0]
+    assert "port" in checked_by(KUBERNETES, json.dumps(documents))[0]
 
 
 def test_dockerfile(tmp_path: Path) -> None:
@@ -98,7 +103,7 @@ def test_triton_configurations(
         context,
     )
     generate, graph = (
-        told(TRITON, str(tmp_path / "tiny" / "models" / name / "config.pbtxt"))
+        checked_by(TRITON, str(tmp_path / "tiny" / "models" / name / "config.pbtxt"))
         for name in ("tiny", "tiny-graph")
     )
     assert (generate["backend"], generate["max_batch_size"], "dynamic_batching" in generate) == (

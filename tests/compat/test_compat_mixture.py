@@ -1,4 +1,4 @@
-"""GPTQModel reads mixtures whose experts are packed one by one; see `test_compat`."""
+"""GPTQModel reads mixtures whose experts are packed one by one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from edgewright.checkpoints.files import read_state
 
-from test_compat_formats import GPTQMODEL, made, ours, told  # isort: skip
+from test_compat_formats import GPTQMODEL, made, ours, read_by  # isort: skip
 
 MakeModel = Callable[..., Path]
 SPARSE: dict[str, dict[str, Any]] = {
@@ -20,13 +20,13 @@ SPARSE: dict[str, dict[str, Any]] = {
     "qwen2_moe": {"mlp_only_layers": []},
     "qwen3_moe": {"decoder_sparse_step": 1},
 }
-"""Experts in every layer: GPTQModel 7.6 passes over the FFN of a dense layer among them, and leaves it without weights."""
+"""Experts in every layer: GPTQModel 7.6 loads no weights for a dense FFN among them."""
 MIXTRAL = {"block_sparse_moe": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
-"""How GPTQModel 7.6 calls in files what Mixtral's own files, ours and vLLM's reader call otherwise."""
+"""Names in Mixtral's own files (also ours and vLLM's) -> names that GPTQModel 7.6 expects."""
 
 
 def renamed(folder: Path) -> None:
-    """Mixtral's tensors under GPTQModel's names."""
+    """Give Mixtral's tensors the names that GPTQModel expects."""
     state = {
         ".".join(MIXTRAL.get(part, part) for part in key.split(".")): tensor
         for key, tensor in read_state(folder).items()
@@ -42,12 +42,11 @@ def test_gptqmodel_reads_a_mixture(family: str, make_model: MakeModel, tmp_path:
     expected = ours(out)
     if family == "mixtral":
         renamed(out)
-    answer = told("gptqmodel", GPTQMODEL, out)
+    answer = read_by("gptqmodel", GPTQMODEL, out)
     assert sum(".experts." in name for name in answer["kinds"]) == 3 * 2 * (
         12 if family == "qwen3_moe" else 8
     )
     theirs = torch.tensor(answer["logits"])
-    assert (
-        (expected - theirs).abs().max() <= 2e-2 * expected.abs().max()
-    )  # float16 throughout, and a token may change its expert
+    # Everything is float16, and rounding may send a token to another expert.
+    assert (expected - theirs).abs().max() <= 2e-2 * expected.abs().max()
     assert (expected.argmax(-1) == theirs.argmax(-1)).float().mean() >= 0.95

@@ -1,4 +1,4 @@
-"""schemathesis attacks a running server along its own OpenAPI description and finds nothing."""
+"""schemathesis tests a running server by its OpenAPI description and finds no fault."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.compat
 
 @pytest.fixture
 def port(make_model: Callable[..., Path], tmp_path: Path) -> Iterator[int]:
-    """`edgewright serve` in a process of its own."""
+    """Start `edgewright serve` in a process of its own: its port."""
     export_onnx(
         make_model("llama", num_hidden_layers=1, max_position_embeddings=4096),
         tmp_path / "tiny",

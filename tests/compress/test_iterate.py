@@ -22,11 +22,11 @@ from torch.nn import functional as F
 
 from edgewright.checkpoints.files import content_hash, read_config, read_provenance, read_state
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress import iterate as module
 from edgewright.compress.calibration.held_out import loss_on, set_aside
 from edgewright.compress.distill.lora import LoraOptions
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
+from edgewright.compress.iterate import runner as module
 from edgewright.compress.iterate.options import IterateOptions, RecoverOptions
 from edgewright.compress.iterate.runner import Point, iterate
 from edgewright.compress.prune.runner import PruneOptions
@@ -36,7 +36,7 @@ from edgewright.compress.prune.two_four import is_two_four
 from edgewright.errors import Refused, UsageError
 from edgewright.models import family_of
 from edgewright.pipeline.plan import plan_recipe
-from edgewright.pipeline.recipe import load_recipe
+from edgewright.pipeline.recipe_file import load_recipe
 from edgewright.pipeline.run import run_recipe
 from edgewright.steps.context import CalibrationData, StepContext
 
@@ -464,7 +464,7 @@ def test_nothing_is_left_of_what_cannot_be_done(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"recover": {"student": "small"}}, "the student is what each round cuts"),
+        ({"recover": {"student": "small"}}, "the student is the model that each round prunes"),
         (
             {"recover": {"lora": {"r": 4}}, "prune": {"sparsity": "2:4"}},
             "adapters cannot be merged into a sparse model",
@@ -537,7 +537,8 @@ def test_a_wrong_recipe_is_told_where(
     ):
         load_recipe(path, ["steps.iterate.recover.teacher=none"])
     with pytest.raises(
-        UsageError, match=r"`steps.0.iterate.recover.student`: the student is what each round cuts"
+        UsageError,
+        match=r"`steps.0.iterate.recover.student`: the student is the model that each round prunes",
     ):
         load_recipe(path, ["steps.iterate.recover.student=baseline"])
 

@@ -14,12 +14,14 @@ from pydantic import ValidationError
 from edgewright.checkpoints.files import read_config
 from edgewright.compress.prune.options import Budget, PruneOptions
 from edgewright.compress.prune.runner import prune
+from edgewright.compress.prune.step import pruned_state
 from edgewright.errors import Refused, UsageError
-from edgewright.pipeline.forecast import State, device_row, initial
-from edgewright.pipeline.prune_budget import after_cut, fitted
-from edgewright.pipeline.recipe import load_recipe
+from edgewright.pipeline.forecast import device_row
+from edgewright.pipeline.prune_budget import shares_within
+from edgewright.pipeline.recipe_file import load_recipe
 from edgewright.pipeline.run import run_recipe
 from edgewright.steps.context import StepContext
+from edgewright.steps.state import State, checkpoint_state
 from edgewright.targets import load_target
 
 MakeModel = Callable[..., Path]
@@ -30,7 +32,7 @@ BOARD = "jetson-orin-nano-8gb"
 @pytest.fixture
 def qwen(tmp_path: Path) -> State:
     shutil.copy(CONFIGS / "qwen2.5-3b.json", tmp_path / "config.json")
-    return initial(tmp_path)
+    return checkpoint_state(tmp_path)
 
 
 def asked(**limits: Any) -> PruneOptions:
@@ -43,17 +45,17 @@ def shares(options: PruneOptions) -> tuple[float, float]:
 
 def test_parameters(qwen: State) -> None:
     limit = 2_700_000_000
-    chosen = fitted(asked(parameters=limit), qwen, None)
+    chosen = shares_within(asked(parameters=limit), qwen, None)
     assert chosen.budget is None
-    assert after_cut(chosen, qwen).parameters <= limit < qwen.parameters
+    assert pruned_state(chosen, qwen).parameters <= limit < qwen.parameters
     less = PruneOptions(ffn=chosen.ffn - 0.02)
-    assert after_cut(less, qwen).parameters > limit  # one step less would not have done
+    assert pruned_state(less, qwen).parameters > limit  # one step less would not have done
 
 
 def test_over_ffn_alone_spares_the_heads(qwen: State) -> None:
-    chosen = fitted(asked(parameters=2_700_000_000, over=("ffn",)), qwen, None)
+    chosen = shares_within(asked(parameters=2_700_000_000, over=("ffn",)), qwen, None)
     assert chosen.heads == 0
-    assert after_cut(chosen, qwen).parameters <= 2_700_000_000
+    assert pruned_state(chosen, qwen).parameters <= 2_700_000_000
 
 
 @pytest.mark.parametrize("limit", ["decode_tok_s", "memory_bytes"])
@@ -66,29 +68,29 @@ def test_what_the_device_is_predicted_to_give(limit: str, qwen: State) -> None:
         "decode_tok_s": now["decode_tok_s"] * 1.2,
         "memory_bytes": int(now["total_bytes"] * 0.85),
     }[limit]
-    after = row(after_cut(fitted(asked(**{limit: wanted}), qwen, BOARD), qwen))
+    after = row(pruned_state(shares_within(asked(**{limit: wanted}), qwen, BOARD), qwen))
     assert (
         after["decode_tok_s"] >= wanted
         if limit == "decode_tok_s"
         else after["total_bytes"] <= wanted
     )
-    assert fitted(asked(**{limit: wanted}, target=BOARD), qwen, None) == fitted(
+    assert shares_within(asked(**{limit: wanted}, target=BOARD), qwen, None) == shares_within(
         asked(**{limit: wanted}), qwen, BOARD
     )
     with pytest.raises(UsageError, match="needs a device"):
-        fitted(asked(**{limit: wanted}), qwen, None)
+        shares_within(asked(**{limit: wanted}), qwen, None)
 
 
 def test_out_of_reach_and_not_needed(qwen: State) -> None:
     with pytest.raises(Refused, match=r"the smallest that is legal has .* parameters"):
-        fitted(asked(parameters=1_000_000), qwen, None)
+        shares_within(asked(parameters=1_000_000), qwen, None)
     with pytest.raises(Refused, match="nothing would be pruned"):
-        fitted(asked(parameters=10**10), qwen, None)
+        shares_within(asked(parameters=10**10), qwen, None)
 
 
 @pytest.mark.parametrize("wrong", [{"heads": 0.25}, {"ffn_threshold": 0.5}])
 def test_a_budget_decides_alone(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValidationError, match="a budget decides"):
+    with pytest.raises(ValidationError, match="a budget sets the shares"):
         PruneOptions(budget=Budget(parameters=5), **wrong)
 
 
@@ -127,7 +129,7 @@ def test_a_threshold_removes_what_scores_below_it(
 
 def test_in_a_recipe(make_model: MakeModel, text_file: Path, tmp_path: Path) -> None:
     source = make_model("llama")
-    before = initial(source).parameters
+    before = checkpoint_state(source).parameters
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"model: {source}\ncalibration: {{source: 'text:{text_file}', samples: 4, seq_len: 32}}\n"

@@ -14,14 +14,8 @@ import yaml
 from edgewright.compress.distill.options import StudentFrom
 from edgewright.errors import Refused, UsageError
 from edgewright.pipeline.plan import plan_recipe
-from edgewright.pipeline.recipe import (
-    BASELINE,
-    ROOT,
-    Recipe,
-    builtin_recipe,
-    load_recipe,
-    model_path,
-)
+from edgewright.pipeline.recipe import BASELINE, Recipe, model_path
+from edgewright.pipeline.recipe_file import ROOT, builtin_recipe, load_recipe
 
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 GOOD = """\

@@ -16,7 +16,7 @@ import yaml
 
 from edgewright.benchmarks.measurement_files import load_measurement, read_scores
 from edgewright.errors import Refused
-from edgewright.pipeline.recipe import load_recipe
+from edgewright.pipeline.recipe_file import load_recipe
 from edgewright.pipeline.run import run_recipe
 
 RECIPE = {

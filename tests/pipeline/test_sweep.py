@@ -1,4 +1,4 @@
-"""A sweep tries what it is told to, shares steps, survives an interruption, and chooses a point that nothing beats."""
+"""Sweeps: shared steps, resuming after an interruption, and a choice from the Pareto front."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from edgewright.benchmarks.report.pareto import on_front, towards_ideal
+from edgewright.benchmarks.report.pareto import nearest_to_ideal, pareto_optimal
 from edgewright.errors import UsageError
 from edgewright.pipeline import sweep as module
-from edgewright.pipeline.sweep import Objective, run_sweep
+from edgewright.pipeline.sweep import run_sweep
+from edgewright.pipeline.sweep_objectives import Objective
 from edgewright.pipeline.sweep_options import SweepOptions, parse_vary
 
 RECIPE = {
@@ -31,9 +32,9 @@ VARY = {"steps.prune.heads": [0.25, 0.5], "steps.quantize.group_size": [64, 128]
 
 def test_the_front_is_what_nothing_beats() -> None:
     points = [(0.9, -2.0), (0.9, -3.0), (0.5, -1.0), (0.95, -9.0), (0.4, -1.0), (0.9, -2.0)]
-    assert on_front(points) == [True, False, True, True, False, True]
-    assert towards_ideal([(0.9, -2.0), (0.5, -1.0), (0.95, -9.0)]) == 0
-    assert towards_ideal([(1.0,), (1.0,)]) == 0
+    assert pareto_optimal(points) == [True, False, True, True, False, True]
+    assert nearest_to_ideal([(0.9, -2.0), (0.5, -1.0), (0.95, -9.0)]) == 0
+    assert nearest_to_ideal([(1.0,), (1.0,)]) == 0
 
 
 def test_objectives_know_which_way_is_better() -> None:
@@ -66,7 +67,7 @@ def recipe_file(make_model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def interrupted(
     recipe_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[dict[str, Any]]]:
-    """A sweep of four that was stopped in its third trial, after the first step of it; and the runs that were made."""
+    """A sweep of four trials, stopped after the first step of the third; and the finished runs."""
     out = tmp_path_factory.mktemp("out") / "sweep"
     real, made = module.run_recipe, []
 
@@ -150,7 +151,7 @@ def test_another_question_is_refused_in_the_same_place(interrupted, recipe_file:
 def test_many_combinations_are_sampled_and_what_fails_is_a_result(
     recipe_file: Path, tmp_path: Path
 ) -> None:
-    """Groups of 96 do not divide the model's widths: the step refuses them, and the sweep goes on."""
+    """Groups of 96 do not divide the model's widths: the step refuses, the sweep continues."""
     vary = {"steps.quantize.group_size": [64, 96, 128], "steps.quantize.bits": [4, 8]}
     found = run_sweep(recipe_file, [], SweepOptions(vary=vary, trials=4), tmp_path / "sweep")
     assert len({str(trial["parameters"]) for trial in found["trials"]}) == len(found["trials"]) == 4

@@ -1,4 +1,4 @@
-"""The CI recipes that we publish: their shell commands, run as they stand on small measurement files."""
+"""The CI recipes of docs/ci.md: their shell commands are run on small measurement files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ POLICY, WORKFLOW, GITLAB = BLOCKS
 
 
 def measurement(right: int) -> dict[str, Any]:
-    """A measurement that has all that the documented policy asks for; perplexity without samples, as from an older edgewright."""
+    """A measurement with every metric of the documented policy.
+
+    Its perplexity has no samples, as in a file of an older edgewright.
+    """
     return {
         "name": "int4",
         "metrics": {
@@ -50,7 +53,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def shell(script: str, where: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a script as a CI server does, with the `edgewright` of this environment."""
+    """Run a script as a CI server does, with the `edgewright` of this environment on PATH."""
     bin_dir = where / "bin"
     bin_dir.mkdir(exist_ok=True)
     (bin_dir / "edgewright").write_text(
@@ -69,7 +72,7 @@ def shell(script: str, where: Path, **environment: str) -> subprocess.CompletedP
 
 
 def action(project: Path, **inputs: str) -> tuple[int, str, str]:
-    """The action's step with its inputs filled in as GitHub does: exit code, what the summary got, and the outputs."""
+    """Run the action with its inputs filled in as GitHub does: (exit code, summary, outputs)."""
     (step,) = ACTION["runs"]["steps"]
     given = {
         name: str(about.get("default", "")) for name, about in ACTION["inputs"].items()
@@ -136,7 +139,8 @@ def test_commands_of_the_documentation_update_the_baseline(project: Path) -> Non
 def test_comparing_needs_no_torch(project: Path) -> None:
     code = (
         "import sys\nfrom edgewright.cli import app\n"
-        "app(['gate', 'baselines/int4.json', '--baseline', 'baselines/int4.json'], standalone_mode=False)\n"
+        "baseline = 'baselines/int4.json'\n"
+        "app(['gate', baseline, '--baseline', baseline], standalone_mode=False)\n"
         "assert not {'torch', 'matplotlib', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=project, check=True, capture_output=True)

@@ -13,6 +13,7 @@ from typing import Any
 from fake_jetson import SHORT, TRTEXEC, jetson, program
 from ssh_servers import Server, wire
 
+from edgewright.benchmarks.metrics import why_unlike
 from edgewright.targets import load_target
 from edgewright.targets.bundle import make_bundle
 
@@ -53,6 +54,11 @@ def test_deploy_copies_checks_measures_and_records(
         file.stat().st_size for file in artifact.glob("model.onnx*")
     )
     assert entry["context"]["packages"]["onnxruntime"]
+    assert {
+        name for name in metrics if why_unlike(name, entry["context"], entry["context"])
+    } == set()
+    assert entry["context"]["latency"]["prompt"] > 0
+    assert entry["context"]["threads"] >= 1
     current = tmp_path / "device" / "tiny" / "current"
     assert current.resolve().name == entry["context"]["version"]
     assert (current / "model" / "model.onnx.data").read_bytes() == (

@@ -1,4 +1,4 @@
-"""The gate: what passes, what fails, what is not compared at all, and what a policy file may say."""
+"""The gate: what passes and fails, what is not compared at all, and what a policy may contain."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from edgewright.benchmarks.gate.gate import check_gate
 from edgewright.benchmarks.gate.policy import Limit, Policy, load_policy
 from edgewright.benchmarks.measurement_files import (
-    comparable,
     load_measurement,
     replace_baseline,
     write_lines,
 )
+from edgewright.benchmarks.metrics import why_unlike
 from edgewright.errors import EdgewrightError, UsageError
 
 CONTEXT: dict[str, Any] = {
@@ -207,7 +207,7 @@ def test_unlike_things_are_not_compared(metric: str, key: str, value: Any, messa
 
 def test_problems_of_an_older_measurement_are_known_by_their_number() -> None:
     older = {key: value for key, value in CONTEXT.items() if key != "problems_hash/reasoning"}
-    assert comparable(CONTEXT, older, "accuracy/reasoning") == ""
+    assert why_unlike("accuracy/reasoning", CONTEXT, older) == ""
 
 
 @pytest.mark.parametrize("metric", ["perplexity/text", "kl/text", "size_bytes", "ttft_ms/p50"])
@@ -218,9 +218,10 @@ def test_a_drop_of_what_should_be_small_is_refused(metric: str) -> None:
 
 
 def test_sizes_are_comparable_everywhere_but_nothing_without_context() -> None:
-    assert comparable(CONTEXT | {"device": "cuda"}, CONTEXT, "size_bytes") == ""
+    assert why_unlike("size_bytes", CONTEXT | {"device": "cuda"}, CONTEXT) == ""
+    bare = measured(size_bytes=1) | {"context": {}}
     with pytest.raises(UsageError, match="without its context"):
-        comparable({}, CONTEXT, "size_bytes")
+        gate(bare, measured(size_bytes=1), {"size_bytes": Limit(max_ratio=1.0)})
 
 
 # Files

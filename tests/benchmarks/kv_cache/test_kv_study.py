@@ -24,7 +24,7 @@ from edgewright.benchmarks.kv_cache.study import kv_study
 from edgewright.benchmarks.tasks.backends import TorchBackend
 from edgewright.checkpoints.files import read_family
 from edgewright.errors import UsageError
-from edgewright.targets.sizes import kv_size
+from edgewright.models.footprint import kv_size
 
 MakeModel = Callable[..., Path]
 IDS = torch.arange(1, 41).view(2, 20) * 11 % 500 + 1

@@ -27,7 +27,7 @@ CONTEXT = {
 
 
 def make_run(folder: Path, right: int, context: dict[str, Any] | None = None) -> Path:
-    """A run with a baseline that is always right, and a candidate that is right on the first `right` of 200 problems."""
+    """A run whose baseline is always right; its candidate is right on the first `right` of 200."""
     steps = []
     (folder / "samples").mkdir(parents=True)
     for name, count in (("baseline", 200), ("small", right)):

@@ -24,7 +24,7 @@ from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
 from edgewright.errors import Refused, UsageError
 from edgewright.pipeline.plan import plan_recipe
-from edgewright.pipeline.recipe import load_recipe
+from edgewright.pipeline.recipe_file import load_recipe
 from edgewright.steps.context import StepContext
 
 MakeModel = Callable[..., Path]
@@ -202,7 +202,7 @@ def test_where_maps_cannot_be_compared(
             tmp_path / "out",
             context,
         )
-    with pytest.raises(ValidationError, match="not in the stage `logits`"):
+    with pytest.raises(ValidationError, match="no place in the stage `logits`"):
         Stage(loss="logits", steps=1, attention=0.1)
     file = tmp_path / "recipe.yaml"
     file.write_text(

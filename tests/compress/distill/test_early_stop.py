@@ -184,10 +184,10 @@ def test_built_in_data_is_measured_on_another_seed(make_model: MakeModel) -> Non
 
 def test_what_cannot_be_watched_is_refused() -> None:
     with pytest.raises(
-        ValidationError, match="`early_stop` measures on rows that are held out, and none are"
+        ValidationError, match="`early_stop` measures on held-out rows, and there are none"
     ):
         DistillOptions(teacher=None, stages=(labels(),))
-    with pytest.raises(ValidationError, match="no round may choose by them"):
+    with pytest.raises(ValidationError, match="no round may use these rows itself"):
         RecoverOptions(teacher=None, hold_out=3, stages=(labels(),))
 
 
@@ -211,7 +211,10 @@ def test_the_command_line_stops_early(
     )
     more = ("--early-stop", 2, "--measure-every", 1, "--device", "cpu", "--out", tmp_path / "out")
     code, _, err = cli(*what, *more)
-    assert (code, "none are: say how many with `hold_out`" in " ".join(err.split())) == (2, True)
+    assert (code, "there are none: set their number with `hold_out`" in " ".join(err.split())) == (
+        2,
+        True,
+    )
     code, told, err = cli(*what, *more, "--hold-out", 3, "--json")
     assert code == 0, err
     assert '"held_out": {' in told

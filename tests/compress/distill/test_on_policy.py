@@ -32,7 +32,7 @@ from edgewright.compress.distill.runner import distill
 from edgewright.compress.distill.teacher_logits import OnlineTeacher
 from edgewright.compress.distill.trainer import _Run
 from edgewright.data.draws import uniforms
-from edgewright.pipeline.recipe import load_recipe
+from edgewright.pipeline.recipe_file import load_recipe
 from edgewright.steps.context import StepContext
 
 MakeModel = Callable[..., Path]
@@ -261,9 +261,13 @@ def test_parts_of_a_step_write_what_the_whole_does(
 @pytest.mark.parametrize(
     ("stage", "changes", "told"),
     [
-        ({"loss": "hidden"}, {}, "not in the stage `hidden`"),
-        ({"loss": "labels"}, {}, "not in the stage `labels`"),
-        ({"loss": "logits", "hard": 0.1}, {}, "`hard` takes tokens for right"),
+        ({"loss": "hidden"}, {}, "no place in the stage `hidden`"),
+        ({"loss": "labels"}, {}, "no place in the stage `labels`"),
+        (
+            {"loss": "logits", "hard": 0.1},
+            {},
+            "`hard` would train on tokens that the student wrote",
+        ),
         ({"loss": "logits"}, {"teacher_cache": {"path": "x"}}, "not what a student will write"),
     ],
 )

@@ -416,7 +416,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(
 
 
 def test_adapters_and_rounds_are_refused(text_file: Path) -> None:
-    with pytest.raises(ValueError, match="rounding what they are merged into would undo"):
+    with pytest.raises(ValueError, match="rounding the merged weights would undo"):
         options(None, text_file, lora={})
     with pytest.raises(ValueError, match="cannot be cut in the next round"):
         distill_recipe({"kind": "iterate", "prune": {"ffn": 0.5}, "recover": {"qat": {}}})
@@ -537,10 +537,10 @@ def test_by_the_command_line(
     assert json.loads(cli("distill", *learn)[1])["reused"]
     code, _, err = cli("distill", *common, "--scales-from", packed[1], "--out", tmp_path / "no")
     assert code == 2
-    assert "--qat 4" in err
+    assert "--scales-from needs --qat" in err
     code, _, err = cli("distill", *common, "--qat", 5, "--out", tmp_path / "no")
     assert code == 2
-    assert "qat.bits" in err
+    assert "--qat 5: use 2, 4 or 8" in err
     code, _, err = cli("distill", *common, "--qat", 4, "--lora", 8, "--out", tmp_path / "no")
     assert code == 2
     assert "exclude each other" in err

@@ -305,7 +305,7 @@ def test_what_a_cache_cannot_teach(text_file: Path) -> None:
             teacher_cache=cache,
             stages=({"loss": "hidden", "steps": 1}, {"loss": "logits", "steps": 1}),
         )
-    with pytest.raises(ValueError, match="no stage learns from them"):
+    with pytest.raises(ValueError, match="no stage uses them"):
         DistillOptions(teacher=None, teacher_cache=cache)
 
 

@@ -26,12 +26,13 @@ from edgewright.errors import Refused, UsageError
 from edgewright.export.options import ExportOptions
 from edgewright.export.runner import export
 from edgewright.models import family_of
-from edgewright.pipeline.forecast import State, plan_model
+from edgewright.models.footprint import read_size, size_of
+from edgewright.pipeline.forecast import plan_model
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import Recipe
 from edgewright.steps.context import StepContext
-from edgewright.targets import load_target, predict, size_of
-from edgewright.targets.sizes import read_size
+from edgewright.steps.state import State
+from edgewright.targets import load_target, predict
 
 MakeModel = Callable[..., Path]
 ATTENTION = 2 * 2048 * 128 * (32 + 4)

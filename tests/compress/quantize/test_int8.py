@@ -25,8 +25,8 @@ from edgewright.compress.quantize.runner import quantize
 from edgewright.compress.quantize.smoothquant import smooth_factors
 from edgewright.errors import Refused, UsageError
 from edgewright.export.onnx.export import export_onnx
-from edgewright.pipeline.forecast import initial
 from edgewright.steps.context import StepContext
+from edgewright.steps.state import checkpoint_state
 
 MakeModel = Callable[..., Path]
 LAYOUTS = {"int8": CompressedTensors(), "smoothquant": ModelOpt()}
@@ -126,7 +126,7 @@ def test_what_is_written_is_what_is_loaded(quantized: tuple[Path, Path, str]) ->
             loaded[f"{module}.weight"], dequantize_int8(parts), rtol=1e-6, atol=0
         )
     assert packing(config) == (8, -1, True)
-    assert initial(out).precision == "int8"
+    assert checkpoint_state(out).precision == "int8"
     assert (out / "hf_quant_config.json").exists() == (method == "smoothquant")
     if method == "smoothquant":
         told = json.loads((out / "hf_quant_config.json").read_text())["quantization"]

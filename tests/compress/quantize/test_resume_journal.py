@@ -24,9 +24,8 @@ from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.resume_journal import Journal
 from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import EdgewrightError
-from edgewright.pipeline.run import run_verb
+from edgewright.pipeline.verb import run_verb
 from edgewright.steps.context import StepContext, StepResult
-from edgewright.steps.workspace import differences, workplace
 
 MakeModel = Callable[..., Path]
 Cli = Callable[..., tuple[int, str, str]]
@@ -247,16 +246,3 @@ def test_what_is_not_whole_does_not_count(tmp_path: Path) -> None:
     assert torch.equal(entering[:], states[:])
     (tmp_path / "states-00001.bin").unlink()
     assert Journal(tmp_path, 4).done == 0
-
-
-def test_one_run_a_place(tmp_path: Path) -> None:
-    mine, other = (workplace(tmp_path / "out", "journal", {"a": 1}, "*.x") for _ in range(2))
-    with mine, pytest.raises(EdgewrightError, match="another edgewright run"), other:
-        pytest.fail("the block must not run")
-    assert not list(tmp_path.iterdir())
-
-
-def test_fields_that_differ_are_named() -> None:
-    assert differences(
-        {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4, "d": 3}, "e": 0}
-    ) == ["b.c", "e"]

@@ -24,11 +24,11 @@ from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError
 from edgewright.export.onnx.export import export_onnx
 from edgewright.models import family_of
-from edgewright.pipeline.forecast import initial
+from edgewright.models.footprint import size_of
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import Recipe
 from edgewright.steps.context import StepContext
-from edgewright.targets import size_of
+from edgewright.steps.state import checkpoint_state
 
 MakeModel = Callable[..., Path]
 SMALL = {
@@ -261,7 +261,7 @@ def test_a_plan_counts_what_rules_and_tables_weigh(
     )
     quantize(options(**asked), source, tmp_path / "out", context)
     assert row["weight_bytes"] == pytest.approx(weight_bytes(tmp_path / "out"), rel=0.1)
-    there = initial(tmp_path / "out")
+    there = checkpoint_state(tmp_path / "out")
     assert size_of(there.config, there.precision) + there.extra_bytes == pytest.approx(
         weight_bytes(tmp_path / "out"), rel=0.1
     )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UsageError
-from ..models import family_of
+from . import family_of
 
 __all__ = [
     "PRECISIONS",

@@ -1,0 +1,91 @@
+"""Reading a ledger for reports. Anything may be absent: the run may be unfinished."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import UsageError
+from ..metrics import names_of, why_unlike
+
+__all__ = [
+    "Record",
+    "are_comparable",
+    "metric_of",
+    "metrics_named",
+    "name_of",
+    "number",
+    "part",
+    "read_ledger",
+    "steps_of",
+]
+
+SCHEMA = 1
+Record = Mapping[str, Any]
+"""A part of a ledger, e.g. the entry of a step."""
+
+
+def read_ledger(path: Path) -> dict[str, Any]:
+    """A ledger that this edgewright can report on.
+
+    Raises:
+        UsageError: there is none, it is damaged, or it has another schema.
+    """
+    try:
+        ledger = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"{path}: no ledger to report on: {error.strerror}", "give the --out directory of a run"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path}: not valid JSON: {error}",
+            "run the recipe again: edgewright run RECIPE --fresh",
+        ) from error
+    schema = ledger.get("schema") if isinstance(ledger, dict) else None
+    if schema != SCHEMA:
+        raise UsageError(
+            f"{path}: ledger of schema {schema}, but this edgewright reads schema {SCHEMA}",
+            "report with the edgewright that wrote it, or run the recipe again",
+        )
+    return ledger
+
+
+def steps_of(ledger: Record) -> list[Record]:
+    """The entries of the steps."""
+    return [step for step in ledger.get("steps") or [] if isinstance(step, Mapping)]
+
+
+def part(record: Record, key: str) -> Record:
+    """A mapping inside a record; empty if there is none."""
+    value = record.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def name_of(step: Record) -> str:
+    """The step's name."""
+    return str(step.get("name") or "unnamed")
+
+
+def number(value: Any) -> float | None:
+    """The value if it is a number; None for anything else and for NaN."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    return value if known else None
+
+
+def metric_of(step: Record, name: str) -> float | None:
+    """A metric of a step."""
+    return number(part(step, "metrics").get(name))
+
+
+def metrics_named(steps: Iterable[Record], pattern: str) -> list[str]:
+    """The metrics of some steps that belong to a declared pattern, in order of first appearance."""
+    return names_of((name for step in steps for name in part(step, "metrics")), pattern)
+
+
+def are_comparable(one: Record, other: Record, name: str) -> bool:
+    """Whether a metric of two steps was measured under the same conditions."""
+    return one is other or not why_unlike(name, part(one, "context"), part(other, "context"))

@@ -1,0 +1,178 @@
+"""What a terminal shows of measurements: runs, benchmarks, comparisons, sweeps, gates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from ..benchmarks.gate.result_files import interval_text
+from ..benchmarks.metrics import ACCURACY, names_of
+from .step_tables import plan_view
+from .table_parts import METRIC_COLUMNS, QUALITY_COLUMNS, cell, metric_row, table
+
+__all__ = ["bench_view", "compare_view", "gate_view", "kv_view", "ledger_view", "sweep_view"]
+
+VERDICTS = {"pass": "pass", "fail": "FAIL", "inconclusive": "inconclusive"}
+
+
+def ledger_view(ledger: Mapping[str, Any]) -> list[Any]:
+    """A run: one row per step, then its gate and its plan."""
+    rows = [metric_row(s["name"], s["metrics"], s["seconds"]) for s in ledger["steps"]]
+    views: list[Any] = [table(METRIC_COLUMNS, rows)]
+    if ledger.get("gate"):
+        views += gate_view(ledger["gate"])
+    if ledger.get("plan", {}).get("target"):
+        views += plan_view(ledger["plan"])
+    return views
+
+
+def bench_view(result: Mapping[str, Any]) -> list[Any]:
+    """One measurement: its metrics, its tasks, and a comparison of latency."""
+    views: list[Any] = [
+        table(METRIC_COLUMNS[:-1], [metric_row(result["name"], result["metrics"], None)[:-1]])
+    ]
+    metrics = result["metrics"]
+    views += [
+        f"  {name}: runs vary by {metrics[f'{name}/cv']:.0%} (coefficient of variation): the "
+        "machine is busy, or --runs is too small"
+        for name in result["context"].get("noisy", ())
+    ]
+    tasks = names_of(metrics, ACCURACY)
+    if len(tasks) > 1:
+        rows = [
+            [
+                t.partition("/")[2],
+                f"{metrics[t]:.3f} ± {metrics[f'{t}/stderr']:.3f}",
+                f"{metrics[f'{t}/n']:,.0f}",
+            ]
+            for t in tasks
+        ]
+        views.append(table(("task", "accuracy", "n"), rows))
+    if "against" in result:
+        views.append(_against(result))
+    return views
+
+
+def _against(result: Mapping[str, Any]) -> Table:
+    other = result["against"]
+    rows = [
+        [
+            name,
+            f"{one['ratio']:.3f}",
+            f"{one['low']:.3f} to {one['high']:.3f}",
+            str(one["rounds"]),
+            one["verdict"],
+        ]
+        for name, one in other.items()
+        if name != "name"
+    ]
+    return table(
+        ("seconds", "ratio", "interval at 0.99", "rounds", "verdict"),
+        rows,
+        f"{result['name']} against {other['name']}, in turns",
+    )
+
+
+def compare_view(found: Mapping[str, Any]) -> list[Any]:
+    """Runs beside each other, and how they differ from the first."""
+    rows = [metric_row(row["name"], row["metrics"], None)[:-1] for row in found["rows"]]
+    first, *others = (row["name"] for row in found["rows"])
+    lines = [
+        [
+            name,
+            metric,
+            cell(one.get("observed"), ".4f"),
+            interval_text(one),
+            one.get("verdict") or f"not comparable: {one['unlike']}",
+        ]
+        for name, against in zip(others, found["against_first"], strict=True)
+        for metric, one in against.items()
+    ]
+    columns = ("run", "metric", "drop or ratio", "interval at 0.95", "no worse?")
+    return [
+        table(METRIC_COLUMNS[:-1], rows),
+        *([table(columns, lines, f"against {first}")] if lines else []),
+    ]
+
+
+def sweep_view(found: Mapping[str, Any]) -> list[Any]:
+    """The trials of a sweep, with what was varied and what was optimized."""
+    metrics = [objective["metric"] for objective in found["objectives"]]
+    keys = list(found["trials"][0]["parameters"])
+    rows = [
+        [
+            str(number + 1),
+            *(str(trial["parameters"][key]) for key in keys),
+            *(cell(trial["values"].get(metric), ".5g") for metric in metrics),
+            trial["verdict"] or "-",
+            "chosen" if number == found["chosen"] else _trial_mark(trial),
+        ]
+        for number, trial in enumerate(found["trials"])
+    ]
+    reasons = [
+        f"  trial {n}: {t['reason']}" for n, t in enumerate(found["trials"], 1) if t["reason"]
+    ]
+    return [
+        table(("trial", *keys, *metrics, "gate", ""), rows, f"sweep of {found['name']}"),
+        *reasons,
+    ]
+
+
+def _trial_mark(trial: Mapping[str, Any]) -> str:
+    if trial["front"]:
+        return "front"
+    return "failed" if trial["reason"] else ""
+
+
+def kv_view(study: Mapping[str, Any]) -> list[Any]:
+    """KV caches of several precisions: accuracy and size."""
+    contexts = list(study["caches"][0]["bytes"])
+    rows = [
+        [
+            *metric_row(cache["name"], cache["metrics"], None)[:QUALITY_COLUMNS],
+            *(cell(cache["bytes"][c], ",.2f", 1e6) for c in contexts),
+            f"{cache['ratio']:.3f}",
+        ]
+        for cache in study["caches"]
+    ]
+    sizes = (f"MB at {int(context):,}" for context in contexts)
+    columns = ("cache", *METRIC_COLUMNS[1:QUALITY_COLUMNS], *sizes, "of fp16")
+    return [
+        table(
+            columns, rows, f"KV cache of {study['name']}; KL and top-1 against the unrounded cache"
+        )
+    ]
+
+
+def gate_view(gate: Mapping[str, Any]) -> list[Any]:
+    """The checks of a gate, and their notes."""
+    rows = [
+        [
+            c["metric"],
+            cell(c["baseline"], ".5g"),
+            cell(c["candidate"], ".5g"),
+            cell(c["observed"], ".4f"),
+            interval_text(c),
+            c["limit"],
+            VERDICTS[c["verdict"]],
+            cell(c["samples"], ",.0f"),
+            cell(c["samples_needed"], ",.0f"),
+        ]
+        for c in gate["checks"]
+    ]
+    title = f"gate: {gate['verdict'].upper()} ({gate['candidate']} against {gate['baseline']})"
+    columns = (
+        "metric",
+        "baseline",
+        "candidate",
+        "observed",
+        f"interval at {gate['confidence']:g}",
+        "limit",
+        "verdict",
+        "n",
+        "n needed",
+    )
+    notes = dict.fromkeys(f"  {c['metric']}: {c['note']}" for c in gate["checks"] if c["note"])
+    return [table(columns, rows, title), *notes]

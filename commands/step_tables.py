@@ -1,0 +1,113 @@
+"""What a terminal shows of steps and plans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .table_parts import cell, table
+
+__all__ = ["cut_view", "plan_view", "step_view", "traces_view"]
+
+WORST_MODULES = 10
+
+
+FITS = {True: "yes", False: "NO", None: "-"}
+SURVEY = "all"
+"""Target of a plan that surveys every device."""
+REUSED = "reused, nothing it depends on has changed"
+
+
+def _joules(row: Mapping[str, Any]) -> str:
+    modes = row.get("tokens_per_joule", {})
+    return "  ".join(f"{mode} {value:.1f}" for mode, value in modes.items()) or "-"
+
+
+PLAN_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "step": lambda row: row["step"],
+    "precision": lambda row: row["precision"],
+    "params M": lambda row: cell(row["parameters"], ",.2f", 1e6),
+    "weights MB": lambda row: cell(row["weight_bytes"], ",.2f", 1e6),
+    "RAM here MB": lambda row: cell(row.get("ram_bytes"), ",.0f", 1e6),
+    "time here s": lambda row: cell(row.get("seconds"), ",.0f"),
+    "on device MB": lambda row: cell(row.get("total_bytes"), ",.0f", 1e6),
+    "fits": lambda row: FITS[row.get("fits")],
+    "TTFT ms": lambda row: cell(row.get("ttft_ms"), ",.0f"),
+    "tok/s": lambda row: cell(row.get("decode_tok_s"), ",.0f"),
+    "band": lambda row: "-" if row.get("band") is None else f"×÷{1 + row['band']:.2f}",
+    "longest context": lambda row: cell(row.get("longest_context"), ",.0f"),
+    "tok/J by mode": _joules,
+}
+"""The columns of a plan, and how each is read from a row."""
+
+
+def plan_view(plan: Mapping[str, Any]) -> list[Any]:
+    """A plan: what each step needs here, and what the device will do with it."""
+    rows = [[text(row) for text in PLAN_COLUMNS.values()] for row in plan["rows"]]
+    title = f"plan for {plan['target']}" if plan.get("target") else "plan (no target)"
+    remarks = [
+        f"  {row['step']}: {violation}"
+        for row in plan["rows"]
+        for violation in (*row["violations"], *row["refused"])
+    ]
+    if plan.get("target") == SURVEY:
+        remarks = []  # the same for every device; JSON has them
+    return [table(tuple(PLAN_COLUMNS), rows, title), *remarks]
+
+
+def step_view(result: Mapping[str, Any]) -> list[Any]:
+    """One step: where its output is, its notes, and its worst modules."""
+    state = REUSED if result["reused"] else f"made in {result['seconds']:.1f} s"
+    lines: list[Any] = [f"{result['output']}: {state}", *(f"  {note}" for note in result["notes"])]
+    modules = result["details"].get("modules")
+    if modules:
+        rows = [
+            [name, f"{m['error']:.3e}", f"{m['rtn_error']:.3e}"]
+            for name, m in [*modules.items()][:WORST_MODULES]
+        ]
+        lines.append(table(("worst modules", "relative output error", "round-to-nearest"), rows))
+    return lines
+
+
+def traces_view(report: Mapping[str, Any]) -> list[Any]:
+    """What a teacher wrote, and how many chains were kept or rejected."""
+    majority = next(name for name in report if name.startswith("maj@"))
+    counts = {"kept": report["kept"], **report["rejected"]}
+    rows = [[name, f"{n:,}", f"{n / report['chains']:.1%}"] for name, n in counts.items()]
+    notes = [
+        f"  {report['questions_with_traces']:,} questions have a trace; "
+        f"pass@1 {report['pass@1']:.3f}, {majority} {report[majority]:.3f} ± "
+        f"{report['stderr']:.3f} against the source's answers"
+    ]
+    if report["doubted"]:
+        first = ", ".join(str(one["row"]) for one in report["doubted_rows"][:10])
+        notes.append(
+            f"  for {report['doubted']:,} questions most chains agree on another answer than the "
+            f"source, which may be wrong: rows {first}"
+        )
+    return [
+        f"{report['output']}: {REUSED if report['reused'] else 'written'}; "
+        f"{report['chains']:,} chains of {report['questions']:,} questions, "
+        f"{report['tokens']:,} tokens",
+        table(("chains", "count", "share"), rows),
+        *notes,
+    ]
+
+
+def cut_view(plan: Mapping[str, Any]) -> list[Any]:
+    """What a prune step would remove, and the plan of the result."""
+    rows = [
+        [
+            str(layer),
+            "kept" if layer in plan["kept_layers"] else "REMOVED",
+            f"{influence:.4f}",
+            " ".join(map(str, removed)) or "-",
+            " ".join(f"{score:.2g}" for score in scores),
+        ]
+        for layer, (influence, removed, scores) in enumerate(
+            zip(plan["layer_influence"], plan["pruned_heads"], plan["head_importance"], strict=True)
+        )
+    ]
+    columns = ("layer", "state", "influence", "heads removed", "importance of the heads")
+    layers = table(columns, rows, "nothing was written")
+    return [*(f"  {note}" for note in plan["notes"]), layers, *plan_view(plan)]

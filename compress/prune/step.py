@@ -1,0 +1,90 @@
+"""The prune step: its place in recipes and plans."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...models import family_of
+from ...steps.state import State
+from ...steps.step import FOUNDATION, Cost, PlanContext, Step
+from .options import PruneOptions
+from .sizes import merged_config, sizes_after
+
+if TYPE_CHECKING:
+    from ...steps.context import StepContext, StepResult
+
+__all__ = ["PruneStep", "pruned_state"]
+
+
+def pruned_state(options: PruneOptions, source: State) -> State:
+    """The model after a cut, by the functions that decide the sizes of the cut.
+
+    A threshold counts as if nothing scored below it.
+
+    Args:
+        options: the cut, in shares.
+        source: the model before the cut.
+
+    Raises:
+        UsageError: a count is out of range.
+        Refused: a share has no legal count near it.
+    """
+    import torch  # late: takes seconds, and a recipe needs only the options
+
+    from .selection import choose_layers
+
+    family, config = family_of(source.config), dict(source.config)
+    if options.merge_kv is not None:
+        config = merged_config(family, config, options.merge_kv)
+    layers = choose_layers(torch.zeros(family.shape(config).num_hidden_layers), options.layers)
+    sizes = sizes_after(options, family, config)
+    return replace(source, config=family.resized(config, **sizes, layers=layers))
+
+
+class PruneStep(Step[PruneOptions]):
+    """Remove heads, FFN neurons, layers and experts, or make the weights 2:4 sparse."""
+
+    kind = "prune"
+    Options = PruneOptions
+
+    def code(self, options: PruneOptions) -> tuple[str, ...]:
+        """The pruning code, and GPTQ, whose solver 2:4 sparsity uses."""
+        return (*FOUNDATION, "compress/calibration", "compress/prune", "compress/quantize")
+
+    def settled(self, options: PruneOptions, source: State, plan: PlanContext) -> PruneOptions:
+        """The options with the budget turned into shares."""
+        return plan.fit(options, source)
+
+    def after(self, options: PruneOptions, source: State, plan: PlanContext) -> State:
+        """The smaller model."""
+        return pruned_state(options, source)
+
+    def cost(self, options: PruneOptions, source: State, result: State, plan: PlanContext) -> Cost:
+        """Scoring every row once, twice for the gradient, and one solve per layer if sparse."""
+        from ..calibration.operations import layerwise_operations
+        from .memory import prune_memory
+
+        ram = prune_memory(
+            source.config,
+            result.config,
+            options.criterion,
+            plan.tokens,
+            plan.calibration.seq_len,
+            plan.activation_budget,
+            compensate=options.compensate,
+        )
+        operations = 2.0 * plan.tokens * source.active_parameters
+        operations *= 2 if options.criterion == "taylor" else 1
+        if options.sparsity:
+            operations += layerwise_operations(result, plan.tokens)
+        return Cost(ram, operations)
+
+    def run(
+        self, options: PruneOptions, source: Path, out: Path, context: StepContext
+    ) -> StepResult:
+        """Write the pruned checkpoint."""
+        from .runner import prune
+
+        return prune(options, source, out, context)

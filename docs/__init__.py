@@ -1,0 +1,1 @@
+"""Scripts that make pictures for the documentation; not shipped in the wheel."""

@@ -1,0 +1,99 @@
+"""Measures the result of a step and writes the metrics into the ledger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..benchmarks.measure import Measurement, Reference, measure
+from ..benchmarks.measurement_files import write_lines
+from ..benchmarks.report.model_card import write_card
+from ..benchmarks.tasks.task import Task
+from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
+from .ledger import Ledger
+from .recipe import BASELINE, Recipe
+
+__all__ = ["StepMeasurer"]
+
+
+@dataclass(frozen=True)
+class StepMeasurer:
+    """Measures steps of a recipe as its `evaluate` says, each against the baseline."""
+
+    recipe: Recipe
+    ledger: Ledger
+    order: list[str]
+    """Names of the steps."""
+    device: str
+    baseline: Path
+    """Directory of the uncompressed model."""
+    baseline_hash: str
+    reference: Reference
+    """The uncompressed model, loaded when it is first needed."""
+
+    def measure(self, entry: dict[str, Any], folder: Path, output_hash: str) -> None:
+        """Measure what `folder` holds and record it in `entry`, or reuse a valid measurement.
+
+        Args:
+            entry: the step's entry in the ledger.
+            folder: directory of its result.
+            output_hash: hash of the files in it.
+        """
+        fields = self._dependencies(output_hash)
+        if not self._is_measured(entry, fields):
+            result = measure(
+                folder,
+                self.recipe.evaluate,
+                device=self.device,
+                reference=None if entry["name"] == BASELINE else self.reference,
+            )
+            entry["metrics"] = result.metrics
+            entry["context"] = result.context
+            entry["measured"] = fingerprint(fields)
+            entry["samples"] = self._write_samples(entry["name"], result)
+            self.ledger.put(entry, self.order)
+        self._write_card(entry, folder)
+
+    def _dependencies(self, output_hash: str) -> dict[str, Any]:
+        """Everything that a measurement depends on, by field."""
+        evaluate = self.recipe.evaluate
+        return {
+            "evaluate": evaluate.model_dump(mode="json"),
+            "data": data_hashes(evaluate.perplexity),
+            "tasks": {name: Task.parse(name).fingerprint() for name in evaluate.tasks},
+            "baseline": self.baseline_hash,
+            "output": output_hash,
+            "device": self.device,
+            "code": code_version(MEASURE_CODE),
+        }
+
+    def _is_measured(self, entry: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
+        samples = entry.get("samples")
+        complete = not samples or (self.ledger.path.parent / samples).is_file()
+        return bool(entry["metrics"]) and complete and entry.get("measured") == fingerprint(fields)
+
+    def _write_card(self, entry: Mapping[str, Any], folder: Path) -> None:
+        """Write a model card beside the result; the uncompressed model keeps its own."""
+        if entry["name"] != BASELINE:
+            command = self.ledger.data["command"]
+            uncompressed = self.ledger.step(BASELINE)
+            write_card(folder, entry, self.recipe.model, self.baseline, command, uncompressed)
+
+    def _write_samples(self, name: str, result: Measurement) -> str:
+        """Write answers (for people) and samples (for the gate) beside the ledger.
+
+        Returns:
+            The path of the samples, relative to the run's directory.
+        """
+        folder = self.ledger.path.parent / "samples"
+        folder.mkdir(exist_ok=True)
+        if result.answers:
+            lines = "".join(
+                json.dumps(answer, ensure_ascii=False) + "\n" for answer in result.answers
+            )
+            (folder / f"{name}.jsonl").write_text(lines)
+        write_lines(folder / f"{name}.json", result.samples)
+        return f"samples/{name}.json"

@@ -1,0 +1,26 @@
+"""A check on how edgewright was started: most of it runs in one process."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import UsageError
+
+__all__ = ["require_one_process"]
+
+
+def require_one_process(what: str) -> None:
+    """Stop if torchrun or accelerate started several processes.
+
+    Args:
+        what: what runs in one process, for the message: `a recipe runs`.
+
+    Raises:
+        UsageError: several were started.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1:
+        raise UsageError(
+            f"{what} in one process, and {count} were started",
+            "use torchrun or accelerate launch for distill only",
+        )

@@ -1,0 +1,66 @@
+"""What a prune step would remove, and the size and speed of what is left."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from ..checkpoints.config import resolve
+from ..compress.prune.options import PruneOptions
+from ..compress.prune.runner import preview
+from ..models import family_of
+from ..steps.context import StepContext
+from ..steps.state import State, checkpoint_state
+from ..targets import load_target
+from .forecast import device_row
+from .prune_budget import shares_within
+from .recipe import model_path
+
+__all__ = ["preview_prune"]
+
+CONTEXT = 2048
+"""Tokens of KV cache on the device."""
+
+
+def preview_prune(
+    options: PruneOptions,
+    model: str,
+    context: StepContext,
+    target: str | None,
+    precision: str = "int4",
+) -> dict[str, Any]:
+    """What a prune step would remove. Importance is measured; nothing is written.
+
+    Args:
+        options: options of the step.
+        model: directory, hub id or built-in model.
+        context: calibration data, seed and device.
+        target: device to predict for.
+        precision: precision of the weights on the device.
+
+    Returns:
+        `rows` of a plan and `sizes`, before and after; importance, `pruned_heads`, `kept_layers`
+        and `notes` of the step; and its `options`, with budgets turned into shares.
+
+    Raises:
+        EdgewrightError: what the step itself would refuse.
+    """
+    path = resolve(model_path(model))
+    source = checkpoint_state(path)
+    options = shares_within(options, source, target)
+    found, config = preview(options, path, context)
+    device = load_target(target) if target else None
+    configs = {"before": dict(source.config), "after": config}
+    rows: list[dict[str, Any]] = []
+    sizes: dict[str, Any] = {}
+    for name, each in configs.items():
+        state = State(each, precision, format="onnx")
+        rows.append(device_row(name, state, device, CONTEXT, 1))
+        sizes[name] = asdict(family_of(each).shape(each))
+    return {
+        "target": target,
+        "rows": rows,
+        "sizes": sizes,
+        **found,
+        "options": options.model_dump(),
+    }

@@ -1,0 +1,100 @@
+"""Makes reasoning traces for a recipe or for the verb, or reuses a valid file of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..benchmarks.traces.options import TracesOptions
+from ..benchmarks.traces.traces import make_traces
+from ..checkpoints.files import content_hash, file_hash, resolve, write_json
+from ..checkpoints.loading import pick_device
+from ..console import console
+from ..errors import EdgewrightError, UsageError
+from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
+from .processes import require_one_process
+from .recipe import TRACES, Recipe, model_path
+
+__all__ = ["make_recipe_traces", "run_traces"]
+
+
+def make_recipe_traces(recipe: Recipe, out: Path) -> tuple[Recipe, dict[str, Any] | None]:
+    """Make the traces that a recipe asks for.
+
+    Args:
+        recipe: the recipe.
+        out: directory of its run.
+
+    Returns:
+        The recipe with the file in place of `traces`, and the report; the recipe itself and None
+        if it asks for no traces.
+
+    Raises:
+        EdgewrightError: no chain was kept.
+    """
+    if recipe.traces is None:
+        return recipe, None
+    file = out / f"{TRACES}.jsonl"
+    console.print(f"[bold]{TRACES}[/] of {recipe.traces.prompts}")
+    report = run_traces(recipe.traces, recipe.model, file, recipe.seed, recipe.device)
+    if report["reused"]:
+        state = "reused"
+    else:
+        counts = f"kept {report['kept']} of {report['chains']} chains"
+        state = f"{counts}, pass@1 {report['pass@1']:.3f}"
+    console.print(f"  {state}", highlight=False)
+    if not report["kept"]:
+        raise EdgewrightError(
+            f"{file}: none of {report['chains']} chains was kept: {report['rejected']}",
+            "loosen the conditions in `traces`",
+        )
+    return recipe.with_traces(f"jsonl:{file}"), report
+
+
+def run_traces(
+    options: TracesOptions, model: str, out: Path, seed: int, device: str, fresh: bool = False
+) -> dict[str, Any]:
+    """Let a model write traces into the file `out`, or reuse the file if it holds them already.
+
+    Args:
+        options: questions, sampling, and which chains to keep.
+        model: directory, hub id or built-in model that writes them.
+        out: the JSONL file to write.
+        seed: random seed.
+        device: auto, cpu or cuda.
+        fresh: write the file again in any case.
+
+    Returns:
+        The report, which is also written to `<out>.report.json`.
+
+    Raises:
+        UsageError: `out` exists and edgewright did not write it.
+    """
+    require_one_process("traces are written")
+    source = resolve(model_path(model))
+    record = out.with_suffix(".report.json")
+    old = json.loads(record.read_text()) if record.is_file() else {}
+    if out.is_dir() or (out.exists() and not old):
+        raise UsageError(
+            f"{out}: exists and was not written by edgewright",
+            "choose another --out, or remove it yourself",
+        )
+    fields = {
+        "config": options.model_dump(mode="json"),
+        "inputs": {model: content_hash(source)},
+        "data": data_hashes([options.prompts]),
+        "seed": seed,
+        "device": pick_device(device),
+        "code": code_version(MEASURE_CODE),
+    }
+    same = not fresh and old.get("fingerprint") == fingerprint(fields)
+    if same and out.is_file() and old["sha256"] == file_hash(out):
+        return {**old["report"], "reused": True}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    model_hash = fields["inputs"][model]
+    report = make_traces(options, source, model_hash, out, seed, fields["device"], fields, fresh)
+    origin = {"edgewright": __version__, "fingerprint": fingerprint(fields), **fields}
+    write_json(record, {**origin, "sha256": file_hash(out), "report": report})
+    return {**report, "reused": False}

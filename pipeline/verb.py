@@ -1,0 +1,108 @@
+"""Runs one step on its own, as a verb of the command line does."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from ..benchmarks.report.model_card import write_card
+from ..checkpoints.files import (
+    PROVENANCE,
+    content_hash,
+    read_provenance,
+    resolve,
+    weight_bytes,
+    write_json,
+)
+from ..checkpoints.loading import pick_device
+from ..console import IS_MAIN
+from ..steps.context import StepContext
+from .fingerprint import fingerprint, step_dependencies
+from .processes import require_one_process
+from .recipe import model_path
+from .registry import STEPS
+
+__all__ = ["run_verb"]
+
+
+def run_verb(
+    kind: str,
+    options: BaseModel,
+    model: str,
+    out: Path,
+    context: StepContext,
+    fresh: bool = False,
+    command: str = "",
+) -> dict[str, Any]:
+    """Run one step, or reuse a valid result.
+
+    Args:
+        kind: kind of the step.
+        options: its options.
+        model: directory, hub id or built-in model that it reads.
+        out: the directory to make.
+        context: calibration data, seed and device; names in the options are those of models.
+        fresh: run it again in any case.
+        command: what was typed, for the model card.
+
+    Returns:
+        `output`, `reused`, `seconds`, and `notes` and `details` of the step.
+    """
+    step = STEPS[kind]
+    if not step.multi_process:
+        require_one_process(f"{kind} works")
+    source = _resolve(model)
+    context = replace(context, device=pick_device(context.device), resolve=_resolve, fresh=fresh)
+    config = options.model_dump(mode="json", by_alias=True)
+    fields = {
+        "kind": kind,
+        **step_dependencies(step, options, config, str(model), _hash_of, context),
+    }
+    old = read_provenance(out)
+    same = not fresh and old.get("fingerprint") == fingerprint(fields)
+    if same and old.get("files") == content_hash(out, skip=PROVENANCE):
+        return {"output": str(out), "reused": True, "seconds": 0.0, **old["result"]}
+    begin = time.monotonic()
+    result = step.run(options, source, out, replace(context, depends_on=fields))
+    summary = {"notes": result.notes, "details": result.details}
+    if IS_MAIN:  # of several processes, one writes
+        _record(out, fields, summary)
+        write_card(out, _card_entry(kind, config, out, result.notes), model, source, command)
+    seconds = round(time.monotonic() - begin, 2)
+    return {"output": str(out), "reused": False, "seconds": seconds, **summary}
+
+
+def _resolve(name: str) -> Path:
+    return resolve(model_path(str(name)))
+
+
+def _hash_of(name: str) -> str:
+    return content_hash(_resolve(name))
+
+
+def _card_entry(kind: str, config: dict[str, Any], out: Path, notes: list[str]) -> dict[str, Any]:
+    """The entry of a ledger, as far as a model card needs it."""
+    return {
+        "name": out.name,
+        "kind": kind,
+        "config": config,
+        "metrics": {"size_bytes": weight_bytes(out)},
+        "notes": notes,
+        "context": {},
+    }
+
+
+def _record(out: Path, fields: dict[str, Any], summary: dict[str, Any]) -> None:
+    """Add fingerprint, file hash and result to the provenance, so that they can be reused."""
+    made = {
+        "fingerprint": fingerprint(fields),
+        "files": content_hash(out, skip=PROVENANCE),
+        "result": summary,
+    }
+    file = out / PROVENANCE
+    write_json(file, json.loads(file.read_text()) | made)
