@@ -1,4 +1,4 @@
-"""The rules of TensorRT-Edge-LLM on checkpoints: ours pass, and what it would refuse, misread or slow down is named."""
+"""Rules of TensorRT-Edge-LLM: our checkpoints pass; what it refuses or misreads is reported."""
 
 from __future__ import annotations
 
