@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from .architecture import Architecture, Tables, architecture, tables
 from .blocks import Attention, AttentionSizes, CutAxis, ExpertsFFN, Fold, GatedFFN, Linear, Norm
-from .expressible import Format, Reason, expressible, require_expressible
+from .export_format import ExportFormat, Reason
+from .expressible import expressible, require_expressible
 from .families import FAMILIES
+from .formats import FORMATS
 from .layer import Branch, Layer
 from .modules import decoder_layers, has_module, inside_expert, weight_in, weight_of
 
 __all__ = [
     "FAMILIES",
+    "FORMATS",
     "Architecture",
     "Attention",
     "AttentionSizes",
     "Branch",
     "CutAxis",
     "ExpertsFFN",
+    "ExportFormat",
     "Fold",
-    "Format",
     "GatedFFN",
     "Layer",
     "Linear",

@@ -11,6 +11,7 @@ from typing import Any
 from ..checkpoints.config import model_path, packing, read_architecture, resolve
 from ..checkpoints.files import content_hash, read_provenance
 from ..errors import UsageError
+from ..models import FORMATS
 from ..targets import check, load_target
 from ..targets.bundle import make_bundle, write_bundle
 from ..targets.deploy import Deployment, deploy
@@ -19,7 +20,7 @@ from ..targets.graph_rules import graph_violations, parser_violations
 from ..targets.options import BundleOptions, DeployOptions
 from ..targets.profile import JetPack
 from ..targets.remote import Address
-from ..targets.rules import FOR_TENSORRT, Violation
+from ..targets.violation import Violation
 from .fingerprint import fingerprint
 from .ledger import Ledger
 
@@ -63,7 +64,7 @@ def verdict(
         jetpack=jetpack,
     )
     graph = path / "model.onnx"
-    if graph.is_file() and stored["format"] in FOR_TENSORRT:
+    if graph.is_file() and "tensorrt" in FORMATS[stored["format"]].runtimes:
         releases = device.releases(jetpack)
         found = [*found, *_graph_violations(graph, releases, stored["format"], stored["precision"])]
     result: dict[str, Any] = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..models.footprint import PRECISIONS, size_of
 from .estimator import Prediction, engines, longest_context, predict
 from .profile import Target, list_targets, load_target, target_names, usable_bytes
-from .rules import Violation, check
+from .rules import check
+from .violation import Violation
 
 __all__ = [
     "PRECISIONS",

@@ -19,8 +19,9 @@ from torch import Tensor
 from ..checkpoints.config import packing, quantization, read_architecture
 from ..checkpoints.files import tensor_specs, tensors_of
 from ..models import Architecture
+from .edge_llm_rules import edge_llm_model
 from .profile import EdgeLlm, Int4, Target
-from .rules import Violation, edge_llm_model
+from .violation import Violation
 
 __all__ = ["check_checkpoint", "commands", "device_commands", "host_commands"]
 

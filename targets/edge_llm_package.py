@@ -21,11 +21,12 @@ from ..checkpoints.files import (
     write_json,
 )
 from ..errors import Refused, UsageError
-from ..steps.context import StepResult
+from ..export.options import ExportOptions
+from ..steps.context import StepContext, StepResult
 from .edge_llm import CUDA, VERSION, check_checkpoint, device_commands, host_commands
 from .profile import load_target
 
-__all__ = ["hand_over"]
+__all__ = ["hand_over", "write"]
 
 SMALLEST = "jetson-orin-nano-8gb"
 """The board that the scripts have to suit; the rules are the same for all."""
@@ -36,6 +37,12 @@ HEADER = """#!/bin/sh
 # {about}
 set -eu
 """
+
+
+def write(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:
+    """Write the format `edge-llm` as the result of the export step."""
+    del context
+    return hand_over(source, out, options.precision)
 
 
 def hand_over(source: Path, out: Path, precision: str) -> StepResult:

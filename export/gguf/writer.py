@@ -29,10 +29,12 @@ from ...checkpoints.layouts import PackedLinear
 from ...checkpoints.loading import load_settings, stock_model
 from ...errors import ParityFailed, Refused, UsageError
 from ...models import Architecture, architecture, require_expressible
+from ...steps.context import StepContext, StepResult
 from ..onnx.reference import REFERENCES, choose_reference
 from ..onnx.weights import Weights
+from ..options import ExportOptions
 
-__all__ = ["KINDS", "export_gguf"]
+__all__ = ["KINDS", "export_gguf", "write"]
 
 MODEL = "model.gguf"
 KINDS = {"fp16": "F16", "int8": "Q8_0", "int4": "Q4_0"}
@@ -41,6 +43,18 @@ INTERLEAVED = ("llama",)
 """Where llama.cpp turns neighbouring channels against each other, and transformers the two halves of a head."""
 PRE_TOKENIZERS = {"qwen2": "qwen2", "qwen3": "qwen2", "llama": "llama-bpe"}
 BLOCK = 32
+
+
+def write(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:
+    """Write a GGUF file as the result of the export step."""
+    del context
+    checked = export_gguf(source, out, options.precision)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in checked["tensors"].items())
+    note = (
+        f"model.gguf: {kinds}; read back, weights differ from those of {checked['reference']} "
+        f"by at most {checked['largest_difference']:.1e} of the largest value of a tensor"
+    )
+    return StepResult([note], {"checked": checked})
 
 
 def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:

@@ -23,9 +23,12 @@ from ...checkpoints.config import end_tokens, read_architecture
 from ...checkpoints.files import atomic_directory, scratch_directory
 from ...errors import UsageError
 from ...models import Architecture
+from ...steps.context import StepContext, StepResult
 from ..onnx.export import ExportResult, export_onnx
+from ..onnx.writer import parity_rows, step_result
+from ..options import ExportOptions
 
-__all__ = ["export_triton"]
+__all__ = ["export_triton", "write"]
 
 MODEL_PY = Path(__file__).with_name("triton_model.py")
 TYPES: dict[int, tuple[str, str]] = {
@@ -65,6 +68,11 @@ output [
 {outputs}
 ]
 """
+
+
+def write(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:
+    """Write a Triton model repository as the result of the export step."""
+    return step_result(export_triton(source, out, options.precision, parity_rows(source, context)))
 
 
 def export_triton(
