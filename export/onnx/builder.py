@@ -51,7 +51,7 @@ class GraphBuilder:
 
     @contextmanager
     def at(self, scope: str) -> Iterator[None]:
-        """Name the nodes added in this block after the module `scope`, which makes profiles readable."""
+        """Name the nodes of this block after the module `scope`, which makes profiles readable."""
         outer, self._scope = self._scope, scope
         try:
             yield
@@ -68,7 +68,7 @@ class GraphBuilder:
         self._outputs.append(helper.make_tensor_value_info(name, dtype, shape))
 
     def node(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """Add a node with one output; return its name (`output`, or one made from the scope)."""
+        """Add a node with one output; return the output's name (None: made from the scope)."""
         return self.nodes(op, *inputs, outputs=[output], **attributes)[0]
 
     def nodes(

@@ -1,4 +1,4 @@
-"""What a graph leaves out: logits of all positions but the last, and old positions of the KV cache."""
+"""What a graph leaves out: logits before the last position, and old positions of the KV cache."""
 
 from __future__ import annotations
 

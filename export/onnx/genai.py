@@ -8,6 +8,7 @@ token, gets no such file.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ...checkpoints.config import end_tokens
 from ...checkpoints.files import write_json
@@ -34,10 +35,30 @@ def write_genai_config(folder: Path, architecture: Architecture, cut: Cut, in_pl
     ends = end_tokens(folder)
     if cut.window or not ends:
         return
-    sizes, config = architecture.attention_sizes, architecture.config
+    config = architecture.config
     context = architecture.max_positions or MAX_LENGTH
     pad, begin = config.get("pad_token_id"), config.get("bos_token_id")
-    decoder = {
+    model = {
+        "type": architecture.model_type,
+        "vocab_size": architecture.vocab_size,
+        "context_length": context,
+        "eos_token_id": ends,
+        "pad_token_id": ends[0] if pad is None else pad,
+        **({} if begin is None else {"bos_token_id": begin}),
+        "decoder": _decoder(architecture),
+    }
+    search = {
+        "do_sample": False,
+        "max_length": min(context, MAX_LENGTH),
+        "past_present_share_buffer": in_place,
+    }
+    write_json(folder / GENAI_CONFIG, {"model": model, "search": search})
+
+
+def _decoder(architecture: Architecture) -> dict[str, Any]:
+    """The block `decoder`: session options, sizes, and the names of inputs and outputs."""
+    sizes = architecture.attention_sizes
+    return {
         # As in `OnnxDecoder`: INT4 products do not round their inputs.
         "session_options": {
             "log_id": "onnxruntime-genai",
@@ -63,18 +84,3 @@ def write_genai_config(folder: Path, architecture: Architecture, cut: Cut, in_pl
             "present_value_names": "present.%d.value",
         },
     }
-    model = {
-        "type": architecture.model_type,
-        "vocab_size": architecture.vocab_size,
-        "context_length": context,
-        "eos_token_id": ends,
-        "pad_token_id": ends[0] if pad is None else pad,
-        **({} if begin is None else {"bos_token_id": begin}),
-        "decoder": decoder,
-    }
-    search = {
-        "do_sample": False,
-        "max_length": min(context, MAX_LENGTH),
-        "past_present_share_buffer": in_place,
-    }
-    write_json(folder / GENAI_CONFIG, {"model": model, "search": search})

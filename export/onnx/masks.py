@@ -1,4 +1,4 @@
-"""Attention masks as graph nodes: values added to the scores, so that a token sees only its past."""
+"""Attention masks as graph nodes: added to the scores, so that a token sees only what it may."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ __all__ = ["BOOL", "FLOAT", "INT64", "MASKED", "additive_masks", "length"]
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 MASKED = -30000.0
-"""Added to masked scores. It is finite even if a runtime computes softmax in fp16. So a row that sees
-nothing (padding on the left) becomes an average and never NaN."""
+"""Added to masked scores.
+
+It is finite even if a runtime computes softmax in fp16. So a row that sees nothing (padding on the
+left) becomes an average, never NaN.
+"""
 
 
 def length(graph: GraphBuilder, value: str) -> str:

@@ -1,4 +1,4 @@
-"""The ONNX opset of an artifact: the lowest that suffices, as older TensorRT reads no newer ones."""
+"""The ONNX opset of an artifact: the lowest that suffices, as old TensorRT reads no newer one."""
 
 from __future__ import annotations
 

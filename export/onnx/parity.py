@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from ...checkpoints.files import PROVENANCE
 from ...errors import ParityFailed, UsageError
+from .low_bit import low_bit_nodes
 from .precision import Limits, precision_of
 from .reference import Way, choose_reference, padded, reference_logits
-from .runtime import OnnxDecoder, low_bit_nodes
+from .runtime import OnnxDecoder
 
 __all__ = ["check"]
 
@@ -145,25 +146,22 @@ def check(
         way: how the checkpoint's logits are computed; None: as `choose_reference` says.
 
     Returns:
-        `parity/` max_abs_diff (logits), kl (nats, mean over positions), top1_prefill and top1_decode
-        (0 to 1), positions, decode_steps, low_bit_nodes.
+        `parity/` max_abs_diff (logits), kl (nats, mean over positions), top1_prefill and
+        top1_decode (0 to 1), positions, decode_steps, low_bit_nodes.
 
     Raises:
         ParityFailed: a metric is outside the limits of the precision, or ONNX Runtime replaced
             low-bit products by others.
         UsageError: the rows are too short.
     """
-    if not rows or min(map(len, rows)) < 2 or decode_steps < 1:
-        raise UsageError(
-            "parity needs rows of at least two tokens and one decode step",
-            "give longer text, or no rows at all",
-        )
+    _check_rows(rows, decode_steps)
     provenance = json.loads((artifact / PROVENANCE).read_text())
     precision = precision_of(provenance["precision"])
     window = provenance.get("cut", {}).get("window", 0)
     if window:  # compared only while no position has left the window: both must agree there
         rows = [row[: max(2, window - decode_steps)] for row in rows]
-    prompts, tally = _prompts(rows), _Tally(precision.limits.tie)
+    prompts = _prompts(rows)
+    tally = _Tally(precision.limits.tie)
     texts = [prompt + np.resize(prompt, decode_steps).tolist() for prompt in prompts]
     # In the artifact's directory, which has room for large files anyway.
     with tempfile.TemporaryDirectory(prefix=".parity-", dir=artifact) as folder:
@@ -177,6 +175,14 @@ def check(
     }
     _judge(artifact, metrics, precision.name, precision.limits, linears)
     return metrics
+
+
+def _check_rows(rows: Sequence[Sequence[int]], decode_steps: int) -> None:
+    if not rows or min(map(len, rows)) < 2 or decode_steps < 1:
+        raise UsageError(
+            "parity needs rows of at least two tokens and one decode step",
+            "give longer text, or no rows at all",
+        )
 
 
 def _write_expected(spill: Path, checkpoint: Path, texts: list[list[int]], way: Way) -> None:

@@ -61,7 +61,7 @@ PRECISIONS: dict[str, Precision] = {
         Precision("int4", TensorProto.FLOAT, "int4", Limits(0.05, 1e-4, 0.995, 1e-3)),
         # The same weights, with inputs rounded to 8 bits, a scale a block. Format ort only.
         Precision("int4-a8", TensorProto.FLOAT, "int4", Limits(None, 0.1, 0.9, 1e-2)),
-        # TensorRT's INT4 kernels need fp16 around them. ONNX Runtime on a CPU is slower than in int4.
+        # TensorRT's INT4 kernels need fp16 around them. In ONNX Runtime it is slower than int4.
         Precision("int4-fp16", TensorProto.FLOAT16, "int4", Limits(1.0, 1e-3, 0.99, 1e-2)),
         # Torch rounds activations alike, but a value halfway between two integers may differ.
         Precision("int8", TensorProto.FLOAT, "int8", Limits(None, 0.05, 0.95, 1e-2)),

@@ -38,7 +38,7 @@ REFERENCES: dict[Way, str] = {
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pad rows of tokens on the left: int64 [rows, longest] tokens, and the mask (0 for padding)."""
+    """Pad rows of tokens on the left: tokens and mask (0: padding), both int64 [rows, longest]."""
     longest = max(map(len, rows))
     tokens = np.zeros((len(rows), longest), np.int64)
     mask = np.zeros_like(tokens)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...errors import UsageError
 
-__all__ = ["GREEDY", "Sampling", "chosen"]
+__all__ = ["GREEDY", "Sampling", "next_tokens"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Sampling:
 GREEDY = Sampling()
 
 
-def chosen(
+def next_tokens(
     logits: NDArray[np.floating],
     samplings: Sequence[Sampling | None],
     randoms: Sequence[np.random.Generator | None],
@@ -65,7 +65,7 @@ def chosen(
 
 
 def _draw(logits: NDArray[np.float64], sampling: Sampling, random: np.random.Generator) -> int:
-    """A token of the nucleus (Holtzman et al. 2020, The Curious Case of Neural Text Degeneration)."""
+    """Draw from the nucleus (Holtzman et al. 2020, Curious Case of Neural Text Degeneration)."""
     scaled = (logits - logits.max()) / sampling.temperature
     shares = np.exp(scaled) / np.exp(scaled).sum()
     order = np.argsort(-shares, kind="stable")

@@ -34,7 +34,7 @@ def write(options: ExportOptions, source: Path, out: Path, context: StepContext)
         parity_rows(source, context),
         format=options.format,
         cut=options.cut,
-        further=rtx.check_build,
+        extra_check=rtx.check_build,
     )
     return step_result(result, _note(result.checked))
 

@@ -224,6 +224,6 @@ def test_tensorrt_builds_it(
         precision,
         format="tensorrt",
         cut=cut,
-        further=built,
+        extra_check=built,
     ).checked
     assert float(told["tensorrt/engine_bytes"]) > 0
