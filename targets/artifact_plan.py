@@ -6,28 +6,67 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..models import Architecture, ExportFormat
-from .estimator import Prediction
+from .prediction import Prediction
 from .profile import JetPack, Target
 from .violation import Violation
+from .workload import Workload
 
-__all__ = ["ArtifactPlan"]
+__all__ = ["ArtifactPlan", "ArtifactSpec"]
+
+
+@dataclass(frozen=True)
+class ArtifactSpec:
+    """How a model is exported, as far as the target rules depend on it.
+
+    Attributes:
+        format: name of an export format.
+        sym: whether INT4 is symmetric.
+        act_order_g_idx: whether the input channels of INT4 groups are reordered, so that `g_idx` is
+            not the identity.
+        opset: ONNX opset of the artifact; None: the one that `export` uses.
+        last_logits: whether the graph gives logits of the last position only.
+    """
+
+    format: str = "onnx"
+    sym: bool = True
+    act_order_g_idx: bool = False
+    opset: int | None = None
+    last_logits: bool = False
 
 
 @dataclass(frozen=True)
 class ArtifactPlan:
-    """The target, the model, and how the model will be stored; see `rules.check`."""
+    """An artifact on a target; see `rules.check`.
+
+    Attributes:
+        target: the device.
+        model: the architecture.
+        workload: how the model is stored and used.
+        spec: how it is exported.
+        format: the declaration of the format.
+        opset: ONNX opset of the artifact.
+        jetpack: the JetPack release on the device, if known.
+        prediction: the memory that the model needs.
+    """
 
     target: Target
     model: Architecture
+    workload: Workload
+    spec: ArtifactSpec
     format: ExportFormat
-    precision: str
-    group_size: int
-    sym: bool
-    act_order_g_idx: bool
     opset: int
     jetpack: JetPack | None
-    last_logits: bool
     prediction: Prediction
+
+    @property
+    def precision(self) -> str:
+        """Precision of the linear layers."""
+        return self.workload.precision
+
+    @property
+    def group_size(self) -> int:
+        """Input channels that share an INT4 scale; -1: the whole width."""
+        return self.workload.group_size
 
     @property
     def releases(self) -> Sequence[JetPack]:

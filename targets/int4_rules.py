@@ -18,13 +18,13 @@ def int4_scheme(plan: ArtifactPlan) -> Iterator[Violation]:
         return
     if plan.jetson and not plan.nvidia_kernels:  # ONNX Runtime's MatMulNBits takes every scheme
         return
-    if rules.symmetric_only and not plan.sym:
+    if rules.symmetric_only and not plan.spec.sym:
         message = (
             "asymmetric INT4: the kernels compute (nibble - 8) x scale, and other zero points are "
             "clamped or rejected"
         )
         yield Violation("int4-symmetric", message, "quantize with symmetric INT4 (zero point 8)")
-    if rules.identity_g_idx and plan.act_order_g_idx:
+    if rules.identity_g_idx and plan.spec.act_order_g_idx:
         gathers = plan.edge_llm
         message = (
             "g_idx reorders the channels: a gather runs before every matrix product and slows "

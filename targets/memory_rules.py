@@ -8,6 +8,7 @@ from ..models.footprint import head_bytes
 from .artifact_plan import ArtifactPlan
 from .estimator import float_bytes_on, predict
 from .violation import Violation
+from .workload import Workload
 
 __all__ = ["buffers", "memory"]
 
@@ -40,14 +41,8 @@ def _smaller(plan: ArtifactPlan) -> str | None:
     start = order.index(plan.precision) + 1 if plan.precision in order else 0
     p = plan.prediction
     for name in order[start:]:
-        if predict(
-            plan.target,
-            plan.model,
-            precision=name,
-            context=p.context,
-            prompt=p.prompt,
-            batch=p.batch,
-        ).fits:
+        smaller = Workload(name, context=p.context, prompt=p.prompt, batch=p.batch)
+        if predict(plan.target, plan.model, smaller).fits:
             return f"--precision {name}"
     return None
 
@@ -60,7 +55,7 @@ def buffers(plan: ArtifactPlan) -> Iterator[Violation]:
     if not on_gpu or plan.precision == "int8-dynamic":
         return
     p, floats = plan.prediction, float_bytes_on(plan.target, plan.precision)
-    positions = 1 if plan.last_logits else p.prompt
+    positions = 1 if plan.spec.last_logits else p.prompt
     vocab = plan.model.vocab_size
     sizes = {
         f"logits of {p.batch} x {positions} positions": p.batch * positions * vocab * LOGIT_BYTES,

@@ -7,18 +7,20 @@ release counts, and everything it cannot do is a refusal.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ..errors import UsageError
 from ..export.onnx.opset import opset_of
 from ..models import FORMATS, Architecture, expressible
 from ..models.export_format import load
 from ..models.footprint import check_precision
-from .artifact_plan import ArtifactPlan
+from .artifact_plan import ArtifactPlan, ArtifactSpec
 from .estimator import predict
 from .int4_rules import int4_scheme, int4_shapes, int4_tensorrt
 from .memory_rules import buffers, memory
 from .profile import Target
 from .violation import Violation
+from .workload import Workload
 
 __all__ = ["check"]
 
@@ -28,79 +30,37 @@ INT4_OPSET = 21
 def check(
     target: Target,
     model: Architecture,
-    *,
-    format: str = "onnx",
-    precision: str,
-    group_size: int = 128,
-    sym: bool = True,
-    act_order_g_idx: bool = False,
-    opset: int | None = None,
-    context: int = 2048,
-    prompt: int = 2048,
-    batch: int = 1,
+    workload: Workload,
+    spec: ArtifactSpec,
     jetpack: str | None = None,
-    last_logits: bool = False,
 ) -> list[Violation]:
     """Everything that a target cannot run as planned, refusals first; empty: it can run the model.
 
     Args:
         target: the device.
         model: the architecture.
-        format: what will be exported, one of `FORMATS`.
-        precision: of the linear layers, one of `footprint.PRECISIONS`.
-        group_size: input channels that share an INT4 scale; -1 for the whole width.
-        sym: whether INT4 is symmetric.
-        act_order_g_idx: whether the input channels of INT4 groups are reordered, so that `g_idx` is
-            not the identity.
-        opset: ONNX opset of the artifact; None: the one that `export` uses.
-        context: tokens in the cache of each sequence.
-        prompt: tokens that one pass takes.
-        batch: sequences at a time.
-        jetpack: the JetPack release on the device, if known.
-        last_logits: whether the graph gives logits of the last position only.
+        workload: how the model is stored and used.
+        spec: how it is exported.
+        jetpack: name of the JetPack release on the device, if known.
 
     Raises:
         UsageError: unknown format, precision or JetPack.
     """
-    check_precision(precision)
-    if format not in FORMATS:
-        raise UsageError(f"format `{format}` is not known", f"use one of {', '.join(FORMATS)}")
-    prediction = predict(
-        target,
-        model,
-        precision=precision,
-        context=context,
-        prompt=prompt,
-        batch=batch,
-        group_size=group_size,
-    )
-    declared = FORMATS[format]
+    check_precision(workload.precision)
+    if spec.format not in FORMATS:
+        raise UsageError(f"format `{spec.format}` is not known", f"use one of {', '.join(FORMATS)}")
+    declared = FORMATS[spec.format]
     plan = ArtifactPlan(
         target,
         model,
+        workload,
+        spec,
         declared,
-        precision,
-        group_size,
-        sym,
-        act_order_g_idx,
-        opset or opset_of(declared.stored_precision(precision)),
+        spec.opset or opset_of(declared.stored_precision(workload.precision)),
         target.jetpack(jetpack) if jetpack else None,
-        last_logits,
-        prediction,
+        predict(target, model, replace(workload, extra_bytes=0)),
     )
-    rules = (
-        _format,
-        _precision,
-        int4_scheme,
-        int4_shapes,
-        int4_tensorrt,
-        _opset,
-        _rules_of_format,
-        memory,
-        buffers,
-        _expressible,
-    )
-    found = [violation for rule in rules for violation in rule(plan)]
+    found = [violation for rule in RULES for violation in rule(plan)]
     return sorted(found, key=lambda violation: violation.severity != "refuse")
 
 
@@ -198,3 +158,18 @@ def _expressible(plan: ArtifactPlan) -> Iterator[Violation]:
     for reason in expressible(plan.model, plan.format.name):
         message = f"edgewright cannot write this as {plan.format.name}: {reason.message}"
         yield Violation("architecture", message, reason.remedy, "note")
+
+
+RULES = (
+    _format,
+    _precision,
+    int4_scheme,
+    int4_shapes,
+    int4_tensorrt,
+    _opset,
+    _rules_of_format,
+    memory,
+    buffers,
+    _expressible,
+)
+"""All rules, in the order in which violations are listed."""

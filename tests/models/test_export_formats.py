@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import BASE
 from conftest import FAMILIES as SETTINGS
+from known_models import violations
 from pydantic import ValidationError
 
 from edgewright.errors import Refused
@@ -21,7 +22,7 @@ from edgewright.models import FORMATS, Architecture, ExportFormat, Reason, archi
 from edgewright.models.export_format import load
 from edgewright.models.formats.onnx import FORMAT as ONNX
 from edgewright.steps.context import StepContext, StepResult
-from edgewright.targets import Violation, check, load_target
+from edgewright.targets import Violation, load_target
 from edgewright.targets.profile import Platform, declared_formats
 
 NANO = "jetson-orin-nano-8gb"
@@ -98,7 +99,7 @@ def test_targets_ask_the_declaration() -> None:
     qwen = architecture({"model_type": "qwen2", **BASE, **SETTINGS["qwen2"]})
     assert declared_formats("jetson")[-1] == "names" and "names" not in declared_formats("cpu")
     assert expressible(llama, "names") == []
-    found = check(load_target("cpu"), qwen, format="names", precision="fp32")
+    found = violations(load_target("cpu"), qwen, format="names", precision="fp32")
     assert [(v.rule, v.severity) for v in found] == [
         ("format", "refuse"),
         ("names", "refuse"),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import BASE, DENSE, MIXTURES
 from conftest import FAMILIES as SETTINGS
+from known_models import violations
 
 from edgewright.errors import Refused
 from edgewright.export.options import ExportOptions
@@ -18,7 +19,7 @@ from edgewright.models.expressible import OPERATIONS
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import Recipe
 from edgewright.steps.context import StepContext
-from edgewright.targets import check, load_target
+from edgewright.targets import load_target
 
 GRAPHS = ("onnx", "ort", "tensorrt", "triton")
 ROPE = {"rope_type": "default", "rope_theta": 1e4}
@@ -115,6 +116,6 @@ def test_plan_check_and_export_agree(
             plan_recipe(Recipe.model_validate({"model": str(source), "steps": [step]}))
         assert first.message in str(planned.value)
     assert first.message in str(exported.value)
-    found = check(load_target("cpu"), model, format=format, precision="fp16")
+    found = violations(load_target("cpu"), model, format=format, precision="fp16")
     assert any(first.message in violation.message for violation in found)
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import MIXTURES
-from known_models import AGX
+from known_models import AGX, predicted
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
@@ -32,7 +32,7 @@ from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import Recipe
 from edgewright.steps.context import StepContext
 from edgewright.steps.state import State
-from edgewright.targets import load_target, predict
+from edgewright.targets import load_target
 
 MakeModel = Callable[..., Path]
 ATTENTION = 2 * 2048 * 128 * (32 + 4)
@@ -86,7 +86,7 @@ def test_a_dense_layer_among_the_others_is_counted_as_one() -> None:
 
 def test_speed_goes_by_the_mean_of_all_and_of_active_weights() -> None:
     target = load_target(AGX)
-    mixture = predict(target, A3B, precision="int4")
+    mixture = predicted(target, A3B, precision="int4")
     (note,) = (note for note in mixture.notes if "mixture" in note)
     read, every = (read_size(A3B, "int4", 128, 2, tokens=tokens) for tokens in (1, None))
     assert f"reads {read / 1e9:.2f} GB of {every / 1e9:.2f} GB" in note
@@ -98,7 +98,7 @@ def test_speed_goes_by_the_mean_of_all_and_of_active_weights() -> None:
         return dense.with_config(intermediate_size=size)
 
     slow, fast = (
-        predict(target, of_size(48 * (ATTENTION + n * EXPERT)), precision="int4").decode_tok_s
+        predicted(target, of_size(48 * (ATTENTION + n * EXPERT)), precision="int4").decode_tok_s
         or 0.0
         for n in (128, 8)
     )
@@ -129,7 +129,7 @@ CLOSE = {
 )
 def test_a_measured_mixture_is_predicted_within_a_third(engine: str, measured: float) -> None:
     """A stand-in of the same size for its hybrid attention; by active weights alone it would be twice too fast."""
-    got = predict(
+    got = predicted(
         load_target(AGX),
         CLOSE,
         precision="int4",
