@@ -67,21 +67,19 @@ def predict(
         target: the device.
         model: the architecture.
         workload: how the model is stored and used.
-        power_mode: name of a power mode; None: the default of the target.
+        power_mode: by name; None: the default of the target.
         engine: one of `engines(target)`; None: the first.
 
     Raises:
         UsageError: unknown precision, power mode or engine, or a size below 1.
     """
-    check_precision(workload.precision)
+    workload = _checked(workload)
     engine = _engine(target, engine)
-    if min(workload.context, workload.prompt, workload.batch) < 1:
-        raise UsageError("context, prompt and batch must be at least 1", "give positive numbers")
-    workload = replace(workload, prompt=min(workload.prompt, workload.context))
     mode = target.mode(power_mode)
     speed = EngineSpeed(target, model, load_fit().engines[engine], workload)
     known = speed.measurable and f"{target.name}:{mode.name}" in speed.fit.fitted_on
     weights, cache, runtime = _memory(target, model, workload)
+    total = weights + cache + runtime
     usable = usable_bytes(target)
     return Prediction(
         target=target.name,
@@ -94,9 +92,9 @@ def predict(
         weight_bytes=weights,
         kv_bytes=cache,
         runtime_bytes=runtime,
-        total_bytes=weights + cache + runtime,
+        total_bytes=total,
         usable_bytes=usable,
-        fits=weights + cache + runtime <= usable,
+        fits=total <= usable,
         ttft_ms=speed.ttft_ms(mode),
         decode_tok_s=speed.decode_tok_s(mode),
         tokens_per_joule=speed.tokens_per_joule(),
@@ -130,6 +128,14 @@ def _memory(target: Target, model: Architecture, workload: Workload) -> tuple[in
     processor = "cpu" if precision == "int8-dynamic" else target.platform.kind
     fit = load_fit().runtime[processor]
     return weights, cache, runtime_size(model, fit, weights + cache, batch, floats)
+
+
+def _checked(workload: Workload) -> Workload:
+    """The workload with its prompt cut to the context."""
+    check_precision(workload.precision)
+    if min(workload.context, workload.prompt, workload.batch) < 1:
+        raise UsageError("context, prompt and batch must be at least 1", "give positive numbers")
+    return replace(workload, prompt=min(workload.prompt, workload.context))
 
 
 def _engine(target: Target, engine: str | None) -> str:

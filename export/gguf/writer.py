@@ -72,9 +72,8 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
         precision: `fp16`, `int8` or `int4`.
 
     Returns:
-        `tensors`: the number of tensors of each kind. `largest_difference` between a weight and
-        that of the checkpoint, relative to the largest weight of its tensor. `reference`: what
-        the weights were compared with.
+        `tensors`: the number of each kind; `largest_difference` of a weight, relative to the
+        largest of its tensor; `reference`: what the weights were compared with.
 
     Raises:
         UsageError: GGUF has no such precision, or the package gguf is not installed.
