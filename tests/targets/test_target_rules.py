@@ -143,7 +143,9 @@ def test_a_shape_violation_names_the_layers_and_the_width_to_take() -> None:
 def test_memory_is_refused_with_the_nearest_thing_that_fits() -> None:
     target = load_target(NANO)
     refused = [
-        v for v in violations(target, LLAMA_3B, format="gguf", precision="fp16") if v.rule == "memory"
+        v
+        for v in violations(target, LLAMA_3B, format="gguf", precision="fp16")
+        if v.rule == "memory"
     ]
     assert [v.severity for v in refused] == ["refuse"]
     assert refused[0].nearest == "--precision int4"

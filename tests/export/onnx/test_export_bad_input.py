@@ -1,4 +1,4 @@
-"""What cannot be exported: one message that names it and what to do, the documented exit code, and nothing half-written."""
+"""Models that cannot be exported: one message, the documented exit code, nothing half-written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def change(model: Path, **settings: Any) -> Path:
 
 @pytest.fixture
 def refused(cli: Cli, text_file: Path, tmp_path: Path) -> Callable[..., str]:
-    """`refused(model, *options)`: exports a model, which must end with exit code 3 and leave nothing; what was said."""
+    """`refused(model, *options)`: the message of an export that must end with exit code 3."""
 
     def export(model: Path, *options: object, out: Path = tmp_path / "made" / "out") -> str:
         out.parent.mkdir(exist_ok=True)
@@ -44,7 +44,10 @@ def refused(cli: Cli, text_file: Path, tmp_path: Path) -> Callable[..., str]:
     return export
 
 
-CODE = 'from pathlib import Path\nPath(__file__).with_name("ran").write_text("it did")\nraise SystemExit("custom code ran")\n'
+CODE = (
+    'from pathlib import Path\nPath(__file__).with_name("ran").write_text("it did")\n'
+    'raise SystemExit("custom code ran")\n'
+)
 
 
 def test_custom_code_is_refused_and_not_run(
@@ -164,7 +167,10 @@ def no_space(*_args: Any, **_options: Any) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, str], Path]]:
-    """`disk(size, fails)`: a directory on a file system of so many KiB; where none can be mounted, one where the function `fails` does."""
+    """`disk(size, fails)`: a directory on a file system of so many KiB.
+
+    If none can be mounted, a directory for which the function `fails` raises an error.
+    """
     folder = tmp_path / "disk"
     folder.mkdir()
 

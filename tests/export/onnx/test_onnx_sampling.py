@@ -1,4 +1,4 @@
-"""Choosing tokens, and the runtime's two ways of giving them: whole continuations of a batch, and one as it is made."""
+"""Choosing tokens, and generation by the runtime: a batch as a whole, one prompt token by token."""
 
 from __future__ import annotations
 
