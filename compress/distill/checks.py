@@ -111,27 +111,38 @@ def shared_vocabulary(teacher: Path, student: Path) -> SharedVocabulary:
                 f"teacher and {s_tokens.get(i)!r} for the student",
                 "choose a student of the teacher's family",
             )
-    notes = (
-        []
-        if len(set(sizes)) == 1
-        else [
+    notes: list[str] = []
+    if len(set(sizes)) > 1:
+        notes.append(
             f"logits cut to the {size} ids both models have "
             f"(teacher {sizes[0]}, student {sizes[1]})"
-        ]
-    )
+        )
     if not unlike:
         return SharedVocabulary(size, student, notes)
-    if (last := max(t_tokens)) >= sizes[1]:
+    notes.append(_use_teacher_tokenizer(t_tokens, s_tokens, unlike, sizes[1]))
+    return SharedVocabulary(size, teacher, notes)
+
+
+def _use_teacher_tokenizer(
+    teacher: dict[int, str], student: dict[int, str], unlike: list[int], ids: int
+) -> str:
+    """Check that the student can use the teacher's tokenizer; return a note that it does.
+
+    Args:
+        teacher: its tokens by id.
+        student: its tokens by id.
+        unlike: ids of added tokens whose names differ.
+        ids: number of ids that the student has.
+    """
+    if (last := max(teacher)) >= ids:
         raise Refused(
-            f"the teacher's token {t_tokens[last]!r} has id {last}, and the student has only "
-            f"{sizes[1]} ids",
+            f"the teacher's token {teacher[last]!r} has id {last}, and the student has only "
+            f"{ids} ids",
             "choose another student",
         )
     first = unlike[0]
-    names = (
+    return (
         f"{len(unlike)} added tokens have other names (id {first}: teacher "
-        f"{t_tokens.get(first)!r}, student {s_tokens.get(first)!r})"
-    )
-    return SharedVocabulary(
-        size, teacher, [*notes, f"{names}: the student is written with the teacher's tokenizer"]
+        f"{teacher.get(first)!r}, student {student.get(first)!r}): "
+        "the student is written with the teacher's tokenizer"
     )

@@ -44,7 +44,7 @@ class PreparedObjective:
     """An objective with optimizers and schedules, prepared for the processes of this run.
 
     Args:
-        objective: see `train`.
+        objective: see trainer.py.
         config: how long and how fast to train.
         label: starts error messages.
         early_stopping: gets the held-out losses, if there is one.
@@ -98,7 +98,7 @@ class PreparedObjective:
         self.accelerator.register_for_checkpointing(*self.schedules, *saved_too)
 
     def _read_hooks(self, objective: nn.Module) -> None:
-        """Look up the optional methods of an objective; see `train`."""
+        """Look up the optional methods of an objective; see trainer.py."""
         self.loss_count: Callable[[Tensor, Tensor], int] = getattr(
             objective, "loss_count", lambda ids, labels: len(ids)
         )

@@ -1,8 +1,13 @@
 """One training loop, on accelerate, for all losses.
 
 An *objective* is trained: a module that holds the student (and other trained parts, such as
-projections). Its forward takes a batch and returns the loss. The loop knows nothing else, so the
-same code serves one process or many, with whole weights in each (DDP) or a part (FSDP2, ZeRO-3).
+projections). Its forward takes ids [batch, seq] and labels [batch, seq] and returns a scalar loss.
+The loop knows nothing else, so the same code serves one process or many, with whole weights in each
+(DDP) or a part (FSDP2, ZeRO-3). An objective may have three more members:
+
+    loss_count(ids, labels)         number of values that the loss is a mean over; default: the rows
+    untrained                       parameters that get no gradient
+    replace_rows(ids, labels, rows) ids and labels to use instead; `rows` are their numbers
 """
 
 from __future__ import annotations
@@ -62,30 +67,22 @@ def train(
     """Minimize `objective` over `rows` and return the loss of every step.
 
     Args:
-        objective: module whose forward takes ids [batch, seq] and labels [batch, seq] and returns
-            a scalar loss. Three members are optional. `loss_count(ids, labels)` returns the number
-            of values that the loss is a mean over; default: the rows. `untrained` lists parameters
-            that get no gradient. `replace_rows(ids, labels, numbers)` may replace rows before they
-            are used.
-        rows: int64 [2, seq_len] each, from the first of the training on; the same in every
-            process.
+        objective: see the top of this file.
+        rows: int64 [2, seq_len] each, from the first step on; the same in every process.
         config: how long and how fast to train.
         label: title of the progress bar.
         after_step: called after every optimizer step, to restore what a step must not change.
         saver: saves the state at intervals, and restores that of an interrupted run.
-        early_stopping: gets the held-out losses, may end the training, and restores the weights
-            of the lowest loss.
+        early_stopping: may end the training; restores the weights of the lowest held-out loss.
 
     Raises:
         NotFinite: the loss or its gradient is not finite; the step is not taken.
-        EdgewrightError: the data or the memory ran out.
-        UsageError: the rows of a step cannot be divided evenly.
+        EdgewrightError: the data or the memory ran out; or as `PreparedObjective`.
     """
     prepared = PreparedObjective(objective, config, label, early_stopping)
     begin, losses = saver.restore(prepared.accelerator) if saver else (0, [])
     supply = batches(itertools.islice(rows, begin * config.batch_size, None), config.batch_size)
     started = time.monotonic()
-    tokens = 0
     tracker = open_tracker(prepared.accelerator, config.tracking, begin)
     with tracker, progress(label, config.steps) as bar:
         bar.advance(begin)
@@ -101,7 +98,7 @@ def train(
             prepared.measure(step + 1)
             if saver:
                 saver.save_if_due(prepared.accelerator, step + 1, losses)
-            tokens += batch[:, 0].numel()
+            tokens = (step + 1 - begin) * batch[:, 0].numel()
             speed = tokens / (time.monotonic() - started)
             bar.advance(note=f"loss {losses[-1]:.4f}, {speed:,.0f} tokens/s")
     if early_stopping:

@@ -147,9 +147,10 @@ def test_targets(make_model: MakeModel) -> None:
 
 
 @pytest.mark.parametrize("family", DENSE)
-def test_what_is_merged_is_the_scaled_product(family: str, make_model: MakeModel) -> None:
+def test_the_scaled_product_is_merged(family: str, make_model: MakeModel) -> None:
     folder = make_model(family)
-    student, names = load_model(folder), architecture(read_config(folder))
+    student = load_model(folder)
+    names = architecture(read_config(folder))
     before = {k: v.clone() for k, v in student.state_dict().items()}
     parts: dict[str, Tensor] = {}
     with lora_adapters(
@@ -190,7 +191,8 @@ def test_adapters_learn(
     text_file: Path,
     tmp_path: Path,
 ) -> None:
-    source, teacher = make_model("qwen3", seed=1), make_model("qwen3", hidden_size=256)
+    source = make_model("qwen3", seed=1)
+    teacher = make_model("qwen3", hidden_size=256)
     stages = (
         (Stage(loss="hidden", steps=20, lr=1e-2), Stage(loss="logits", steps=30, lr=1e-2))
         if taught
@@ -253,7 +255,8 @@ def run(*arguments: str) -> Any:
 def test_recovery_from_the_command_line(
     make_model: MakeModel, text_file: Path, tmp_path: Path
 ) -> None:
-    source, out = make_model("llama"), tmp_path / "out"
+    source = make_model("llama")
+    out = tmp_path / "out"
     what = [
         "distill",
         str(source),

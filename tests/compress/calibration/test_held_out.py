@@ -24,7 +24,8 @@ MakeModel = Callable[..., Path]
 def test_rows_set_aside_are_neither_learnt_nor_calibrated_on(
     make_model: MakeModel, text_file: Path, monkeypatch: Any
 ) -> None:
-    model, source = make_model("llama"), f"text:{text_file}"
+    model = make_model("llama")
+    source = f"text:{text_file}"
     held = set_aside(
         source, 8, source, 24, CalibrationData(source, samples=1000, seq_len=32), model
     )
@@ -83,7 +84,8 @@ def test_loss_is_the_mean_over_all_scored_tokens(make_model: MakeModel) -> None:
     rows = [torch.arange(20).view(2, 10) * 7 % 500, torch.arange(50).view(2, 25) * 3 % 500]
     rows[0][1], rows[1][1] = rows[0][0], rows[1][0]
     rows[1][1, :20] = -100
-    total, tokens = 0.0, 0
+    total = 0.0
+    tokens = 0
     with torch.no_grad():
         for row in rows:
             logits = model(row[:1]).logits[0]

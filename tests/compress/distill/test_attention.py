@@ -54,7 +54,7 @@ def hidden(steps: int = 4, **changes: Any) -> Stage:
 
 
 def some_maps(seed: int, heads: int) -> Tensor:
-    """Causal ones."""
+    """Return causal attention maps."""
     scores = torch.randn(2, heads, 5, 5, generator=torch.Generator().manual_seed(seed)) * 2
     return scores.masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf).softmax(-1)
 
@@ -120,7 +120,7 @@ def divergence_of_maps(folder: Path, teacher: Path) -> float:
 def test_maps_come_nearer_to_the_teachers(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    """With half the heads."""
+    """The student has half the heads."""
     teacher, student = (
         make_model("llama"),
         make_model("llama", seed=1, num_attention_heads=4, **SMALL),
@@ -138,7 +138,7 @@ def test_maps_come_nearer_to_the_teachers(
     assert found["with"] < 0.7 * found["without"]
 
 
-def test_layers_computed_again_give_the_same(
+def test_recomputed_layers_give_the_same(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
     teacher, student = make_model("qwen2"), make_model("qwen2", seed=1, **SMALL)
@@ -151,10 +151,10 @@ def test_layers_computed_again_give_the_same(
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
 
 
-def test_a_killed_run_goes_on(
+def test_a_killed_run_resumes_to_the_same(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    """And the stage after it has its usual attention again."""
+    """The next stage has its usual attention implementation again."""
     teacher, student = (
         make_model("llama", **SMALL),
         make_model("llama", seed=1, hidden_size=64, **SMALL),
@@ -189,7 +189,7 @@ def test_the_memory_of_maps_is_reported_and_refused(
         summarize_maps(*models, 8, 1000, "cpu")
 
 
-def test_where_maps_cannot_be_compared(
+def test_maps_that_cannot_be_compared_are_refused(
     make_model: MakeModel, text_file: Path, tmp_path: Path, context: StepContext
 ) -> None:
     teacher, student = make_model("llama"), make_model("mistral", seed=1, **SMALL)

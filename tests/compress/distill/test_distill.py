@@ -27,7 +27,7 @@ MakeModel = Callable[..., Path]
 SMALL = {"num_hidden_layers": 2, "intermediate_size": 256}
 
 
-# The training loop
+# Training loop
 
 
 class Square(nn.Module):
@@ -73,7 +73,7 @@ def test_batches() -> None:
     assert [(b.shape[0], int(b[0, 0, 0])) for b in batches(rows, 2)] == [(2, 0), (2, 2), (1, 4)]
 
 
-# The step
+# Step
 
 
 def options(teacher: Path, text_file: Path, steps: int = 30, **changes: Any) -> DistillOptions:
@@ -197,7 +197,7 @@ def test_two_stages_of_a_kind_keep_both_curves(
 
 
 def exchange(folder: Path, first: int, second: int) -> None:
-    """Let two tokens of a tokenizer change places."""
+    """Swap two tokens of a tokenizer."""
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     vocab = tokenizer["model"]["vocab"]
     names = {i: name for name, i in vocab.items()}

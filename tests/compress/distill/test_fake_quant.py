@@ -35,7 +35,8 @@ def test_fake_quantized_is_what_the_packed_integers_stand_for(bits: int, sym: bo
 
 
 def test_the_gradient_goes_straight_through() -> None:
-    weight, start = weights().requires_grad_(), rtn(weights(), Scheme(4, 64))
+    weight = weights().requires_grad_()
+    start = rtn(weights(), Scheme(4, 64))
     x = torch.randn(5, 128, generator=torch.Generator().manual_seed(3))
     fake = fake_quantize(weight, start.scales, start.zeros.float(), 4)
     (x @ fake.t()).square().sum().backward()
@@ -52,8 +53,9 @@ def test_the_gradient_goes_straight_through() -> None:
 def test_weights_are_moved_into_the_cells_of_other_integers(
     bits: int, sym: bool, centred: float
 ) -> None:
-    """As GPTQ's integers are: not always the nearest ones."""
-    weight, plain = weights(), rtn(weights(), Scheme(bits, 32, sym))
+    """GPTQ's integers, too, are not always the nearest."""
+    weight = weights()
+    plain = rtn(weights(), Scheme(bits, 32, sym))
     shifted = (
         plain.integers.int()
         + torch.randint(-1, 2, (6, 128), generator=torch.Generator().manual_seed(4))
@@ -61,7 +63,7 @@ def test_weights_are_moved_into_the_cells_of_other_integers(
     start = replace(plain, integers=shifted.to(torch.uint8))
     moved = move_into_cells(weight, start, centred)
     assert torch.equal(pack(moved, start).integers, start.integers)
-    if centred == 0.0:  # what is in its cell stays where it is, but for the margin at the border
+    if centred == 0.0:  # weights inside their cell, beyond the margin, stay
         inside = (plain.integers == start.integers) & (
             (weight - start.dequantize()).abs() < 0.49 * start.scales.repeat_interleave(32, 1)
         )

@@ -64,7 +64,7 @@ def test_a_parameter_without_gradient_stays() -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_who_gets_what(tied: bool, make_model: MakeModel) -> None:
+def test_which_parameters_each_optimizer_gets(tied: bool, make_model: MakeModel) -> None:
     """Muon: matrices of layers, projections. AdamW: embedding, head, norms, biases. Each once."""
     model = load_model(make_model("qwen2", tie_word_embeddings=tied)).requires_grad_()
     wide = load_model(make_model("qwen2", hidden_size=256))

@@ -32,7 +32,8 @@ def some_labels() -> Tensor:
 
 
 def test_hidden_mse() -> None:
-    teacher, mask = random_logits(0, 6), torch.ones(3, 11, dtype=torch.bool)
+    teacher = random_logits(0, 6)
+    mask = torch.ones(3, 11, dtype=torch.bool)
     mask[1] = False
     assert float(hidden_mse(teacher.clone(), teacher, mask)) == 0
     assert float(hidden_mse(torch.zeros_like(teacher), teacher, mask)) == pytest.approx(1)
@@ -47,7 +48,8 @@ def test_hidden_mse() -> None:
 
 
 def test_next_token_loss_is_shifted() -> None:
-    logits, labels = random_logits(0), some_labels()
+    logits = random_logits(0)
+    labels = some_labels()
     parts = [
         -logits[b, i].log_softmax(-1)[labels[b, i + 1]]
         for b in range(3)

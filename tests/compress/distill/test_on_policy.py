@@ -57,7 +57,7 @@ def logits(steps: int = 4, **changes: Any) -> Stage:
     return Stage(loss="logits", **{"steps": steps, "lr": 3e-3, "on_policy": 0.5} | changes)
 
 
-# Which rows, from where on
+# Which rows, and where a continuation starts
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def logits(steps: int = 4, **changes: Any) -> Stage:
     [
         ("1111111111111111", 8),  # plain text
         ("0000000000000000", 8),
-        ("0111111111111111", 8),  # a token that begins every row is no prompt
+        ("0111111111111111", 8),  # the begin token is no prompt
         ("0000011111111111", 5),
         ("0000000000111111", 10),
         ("1110000001110011", 9),  # a second answer begins further away
-        ("0001111111111111", 8),  # hardly a row's beginning
+        ("0001111111111111", 8),  # too near to the beginning
         ("0000000000000011", 8),
     ],
 )
@@ -86,7 +86,7 @@ def test_written_rows_are_spread_evenly(share: float) -> None:
     assert all(abs((b - a) - 1 / share) < 1 for a, b in itertools.pairwise(gaps))
 
 
-# What is written
+# Sampling
 
 
 def test_tokens_are_drawn_as_their_distribution_says() -> None:
@@ -99,11 +99,10 @@ def test_tokens_are_drawn_as_their_distribution_says() -> None:
 
 
 @pytest.mark.parametrize("family", [*DENSE, "qwen3_moe"])
-def test_what_is_written_with_a_cache_is_what_whole_rows_say(
-    family: str, make_model: MakeModel
-) -> None:
-    """Windows are shorter than the rows."""
-    student, uniform = load_model(make_model(family)), uniforms(3, [(1, n) for n in range(3)], 24)
+def test_sampling_with_a_cache_equals_sampling_without(family: str, make_model: MakeModel) -> None:
+    """Sliding windows are shorter than the rows."""
+    student = load_model(make_model(family))
+    uniform = uniforms(3, [(1, n) for n in range(3)], 24)
     ids, labels = continue_rows(student, IDS, BEGINS, uniform, 512, [])
     expected = IDS.clone()
     with torch.no_grad():
@@ -119,7 +118,8 @@ def test_what_is_written_with_a_cache_is_what_whole_rows_say(
 
 
 def test_a_row_ends_with_an_end_token(make_model: MakeModel) -> None:
-    student, uniform = load_model(make_model("llama")), uniforms(3, [(1, n) for n in range(3)], 24)
+    student = load_model(make_model("llama"))
+    uniform = uniforms(3, [(1, n) for n in range(3)], 24)
     endless, _ = continue_rows(student, IDS, BEGINS, uniform, 512, [])
     ends = endless[[0, 2], [15, 20]].tolist()
     ids, labels = continue_rows(student, IDS, BEGINS, uniform, 512, ends)
@@ -132,7 +132,7 @@ def test_a_row_ends_with_an_end_token(make_model: MakeModel) -> None:
     assert int(few.max()) < 40, "tokens that the teacher lacks are not written"
 
 
-def test_what_a_row_becomes_depends_on_its_number_alone(make_model: MakeModel) -> None:
+def test_a_continuation_depends_only_on_the_number_of_its_row(make_model: MakeModel) -> None:
     student, teacher = load_model(make_model("llama", seed=1)), load_model(make_model("llama"))
     objective = OnPolicyDistillation(
         student, OnlineTeacher(teacher, 512), 1.0, 512, "js", Continuation(0.5, 7, 2, [0])
@@ -204,10 +204,8 @@ def test_a_killed_run_writes_the_same(
 ) -> None:
     teacher, student = make_model("llama", **SMALL), make_model("llama", seed=1, **SMALL)
     stages = (logits(3), logits(5, divergence="js"))
-    asked, named = (
-        options(text_file, teacher, *stages, **changes),
-        replace(context, depends_on={"this": 1}),
-    )
+    asked = options(text_file, teacher, *stages, **changes)
+    named = replace(context, depends_on={"this": 1})
     whole = distill(asked, student, tmp_path / "whole", named)
     with before_step(6, interrupt), pytest.raises(KeyboardInterrupt):
         distill(asked, student, tmp_path / "out", named)
@@ -216,7 +214,7 @@ def test_a_killed_run_writes_the_same(
     assert content_hash(tmp_path / "out") == content_hash(tmp_path / "whole")
 
 
-def test_parts_of_a_step_write_what_the_whole_does(
+def test_parts_of_a_step_are_continued_as_the_whole(
     make_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
     """Answers end early, so parts differ in tokens; recomputed layers keep no cache."""
@@ -257,7 +255,7 @@ def test_parts_of_a_step_write_what_the_whole_does(
     assert curves["layers"] == pytest.approx(curves["whole"], rel=1e-5)
 
 
-# Asked for
+# Options
 
 
 @pytest.mark.parametrize(
@@ -273,7 +271,7 @@ def test_parts_of_a_step_write_what_the_whole_does(
         ({"loss": "logits"}, {"teacher_cache": {"path": "x"}}, "not what a student will write"),
     ],
 )
-def test_what_does_not_go_together(
+def test_options_that_exclude_on_policy(
     stage: dict[str, Any], changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValidationError, match=message):

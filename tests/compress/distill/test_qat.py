@@ -37,7 +37,7 @@ def last_student(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("family", DENSE)
-def test_what_is_written_is_what_was_learnt_with(
+def test_the_output_has_the_weights_of_the_training(
     family: str,
     make_model: MakeModel,
     context: StepContext,
@@ -105,7 +105,8 @@ def test_it_learns(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
     """Training on the grid brings a rounded model nearer to its logits before rounding."""
-    source, grid = small(make_model), {"bits": 4, "group_size": -1}
+    source = small(make_model)
+    grid = {"bits": 4, "group_size": -1}
     quantize(QuantizeOptions(method="rtn", **grid), source, tmp_path / "rounded", context)
     distill(
         options(source, text_file, qat=grid, stages=(Stage(loss="logits", steps=60, lr=2e-4),)),
@@ -177,7 +178,8 @@ def test_weights_stay_in_the_range_of_their_grid(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
     """A large learning rate throws weights far out; they are brought back to the edge."""
-    source, seen = small(make_model), []
+    source = small(make_model)
+    seen = []
 
     def watched(objective: Any, *args: Any) -> list[float]:
         losses = train(objective, *args)

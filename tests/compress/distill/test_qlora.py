@@ -123,10 +123,10 @@ def test_other_packed_layouts(
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma3_text"])
-def test_what_is_merged_is_the_scaled_product(
+def test_the_scaled_product_is_merged(
     family: str, make_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
-    """In layers that stay dense too."""
+    """Also in layers that are not packed."""
     folder = packed(
         make_model,
         context,
@@ -134,7 +134,9 @@ def test_what_is_merged_is_the_scaled_product(
         family,
         rules=[{"match": "*.layers.0.*.down_proj", "skip": True}],
     )
-    names, student, before = read_architecture(folder), load_packed(folder), dense_state(folder)
+    names = read_architecture(folder)
+    student = load_packed(folder)
+    before = dense_state(folder)
     parts: dict[str, Tensor] = {}
     with lora_adapters(
         student, names, LoraOptions(r=4, alpha=12, targets=("o_proj", "down_proj"))
@@ -161,10 +163,11 @@ def test_what_is_merged_is_the_scaled_product(
 # The step
 
 
-def test_it_learns_what_adapters_on_the_dequantized_student_learn(
+def test_it_trains_like_adapters_on_the_dequantized_student(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    teacher, folder = small(make_model), packed(make_model, context, tmp_path / "int4")
+    teacher = small(make_model)
+    folder = packed(make_model, context, tmp_path / "int4")
     config = {
         name: value for name, value in read_config(folder).items() if name != "quantization_config"
     }
@@ -221,13 +224,11 @@ def test_a_dense_checkpoint_in_its_own_type_is_written(
     )
 
 
-def test_a_killed_run_goes_on_to_the_same(
+def test_a_killed_qlora_run_resumes_to_the_same(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    folder, named = (
-        packed(make_model, context, tmp_path / "int4"),
-        replace(context, depends_on={"this": 1}),
-    )
+    folder = packed(make_model, context, tmp_path / "int4")
+    named = replace(context, depends_on={"this": 1})
     asked = options(text_file, checkpoint_layers=True)
     whole = distill(asked, folder, tmp_path / "whole", named)
     with before_step(3, interrupt), pytest.raises(KeyboardInterrupt):

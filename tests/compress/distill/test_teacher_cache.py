@@ -35,19 +35,21 @@ ROWS = [
 ]
 for _row in ROWS[2:]:
     _row[1, :5] = -100  # prompts
-ROWS[5][1, :] = -100  # nothing to score, but for a batch that has nothing else
+ROWS[5][1, :] = -100  # no labels: scored only in a batch without any
 
 
 def logits(seed: int, width: int = 40) -> Tensor:
     return torch.randn(7, width, generator=torch.Generator().manual_seed(seed)) * 3
 
 
-# The tensor functions
+# Tensor functions
 
 
 def test_all_other_outcomes_are_one() -> None:
     """By hand: the k largest and the rest of the probability."""
-    teacher, student, t = logits(0), logits(1), 2.0
+    teacher = logits(0)
+    student = logits(1)
+    t = 2.0
     p, q = (teacher / t).softmax(1), (student / t).softmax(1)
     chosen = teacher.topk(5).indices
     by_hand = [
@@ -60,7 +62,7 @@ def test_all_other_outcomes_are_one() -> None:
 
 
 @pytest.mark.parametrize("kind", ["forward", "reverse", "js"])
-def test_more_logits_tell_more_and_all_of_them_everything(kind: Any) -> None:
+def test_the_divergence_grows_with_k_up_to_the_full_one(kind: Any) -> None:
     """Merging outcomes never adds to a divergence (the data processing inequality)."""
     teacher, student = logits(0), logits(1)
     losses = [
@@ -75,7 +77,7 @@ def test_more_logits_tell_more_and_all_of_them_everything(kind: Any) -> None:
     assert losses[0] < 0.9 * losses[-1]
 
 
-def test_nothing_to_learn_from_oneself() -> None:
+def test_the_gradient_is_zero_for_the_teacher_itself() -> None:
     teacher, student = logits(0), logits(0).requires_grad_()
     loss = divergence(*top_k_log_probs(TopK.of(teacher, 5, [1.0]), student, 1.0, 0))
     loss.backward()
@@ -92,7 +94,7 @@ def test_the_kept_probability() -> None:
     assert bool((TopK.of(teacher, 40, [1.0]).mass(1.0, 0) == 1).all())
 
 
-# The directory
+# Cache directory
 
 
 def cached(
@@ -134,7 +136,8 @@ def test_a_batch_has_the_loss_it_has_online(
 
 
 def test_only_what_is_missing_is_added(make_model: MakeModel, tmp_path: Path) -> None:
-    path, folder = make_model("qwen2"), tmp_path / "cache"
+    path = make_model("qwen2")
+    folder = tmp_path / "cache"
     teacher = load_model(path).requires_grad_(False)
     first = cached(path, folder, 8)
     assert len(list(first.missing([*ROWS, *ROWS]))) == 6
@@ -209,7 +212,7 @@ def test_a_student_learns_the_same_bytes_online_and_offline(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With all logits kept; and the second time no teacher is loaded."""
+    """All logits are kept; the second run loads no teacher."""
     teacher, student = make_model("qwen3"), make_model("qwen3", seed=1, **SMALL)
     cache = {"path": str(tmp_path / "cache"), "top_k": 512}
     distill(options(teacher, text_file), student, tmp_path / "online", context)
@@ -235,7 +238,7 @@ def test_a_student_learns_the_same_bytes_online_and_offline(
     ).read_bytes()
 
 
-def test_few_logits_teach_too(
+def test_distilling_from_few_logits_works_too(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
     teacher, student = make_model("llama"), make_model("llama", seed=1)
@@ -262,7 +265,7 @@ def test_few_logits_teach_too(
 def test_rows_of_other_stages_are_not_asked_for(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    """Labels first: the cache has the rows that come after, whatever is learnt with them."""
+    """The first stage uses labels: the cache holds only the rows of the second."""
     teacher = make_model("qwen2")
     stages = (Stage(loss="labels", steps=2), Stage(loss="logits", steps=2))
     cache = {"path": str(tmp_path / "cache"), "top_k": 4}
@@ -292,7 +295,7 @@ def test_rows_of_other_stages_are_not_asked_for(
     )
 
 
-def test_what_a_cache_cannot_teach(text_file: Path) -> None:
+def test_stages_that_a_cache_cannot_serve(text_file: Path) -> None:
     cache = {"path": "cache"}
     assert [stage.loss for stage in DistillOptions(teacher="x", teacher_cache=cache).stages] == [
         "logits"

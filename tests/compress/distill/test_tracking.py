@@ -46,7 +46,7 @@ def options(text_file: Path, teacher: Path, **changes: Any) -> DistillOptions:
 
 
 def curves(folder: Path, stage: str) -> dict[str, list[tuple[int, float]]]:
-    """The scalars of one stage as TensorBoard has them: steps and values by name."""
+    """Read the scalars of one stage with TensorBoard: steps and values by name."""
     events = EventAccumulator(str(folder / stage)).Reload()
     return {
         tag: [(one.step, one.value) for one in events.Scalars(tag)]
@@ -58,7 +58,7 @@ def approximately(values: list[float]) -> list[Any]:
     return [(step, pytest.approx(value, rel=1e-6)) for step, value in enumerate(values, 1)]
 
 
-def test_tensorboard_reads_back_what_was_learnt(
+def test_tensorboard_reads_back_the_losses(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
     teacher, student = make_model("llama", **SMALL), make_model("llama", seed=1, **SMALL)
@@ -81,12 +81,10 @@ def test_tensorboard_reads_back_what_was_learnt(
 def test_a_killed_run_has_every_step_once(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    """The steps after the last save were written, and are again."""
+    """Steps after the last save were written, and are written again."""
     teacher, student = make_model("llama", **SMALL), make_model("llama", seed=1, **SMALL)
-    asked, named = (
-        options(text_file, teacher, save_every=4),
-        replace(context, depends_on={"this": 1}),
-    )
+    asked = options(text_file, teacher, save_every=4)
+    named = replace(context, depends_on={"this": 1})
     with before_step(10, interrupt), pytest.raises(KeyboardInterrupt):
         distill(asked, student, tmp_path / "out", named)
     folder = tmp_path / "out.tensorboard"
@@ -96,7 +94,7 @@ def test_a_killed_run_has_every_step_once(
         assert curves(folder, stage)["loss"] == approximately(losses)
 
 
-def test_what_went_before_a_failure_is_there(
+def test_curves_before_a_failure_are_written(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
     def spoil(run: PreparedObjective) -> None:

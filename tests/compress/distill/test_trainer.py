@@ -61,7 +61,7 @@ def options(teacher: Path | None, text_file: Path, **changes: Any) -> DistillOpt
     ],
     ids=["first stage", "between", "second stage", "muon", "lora", "qat", "labels"],
 )
-def test_an_interrupted_student_goes_on_to_the_identical_next_loss(
+def test_an_interrupted_run_resumes_with_the_identical_next_loss(
     number: int,
     changes: dict[str, Any],
     make_model: MakeModel,
@@ -70,7 +70,8 @@ def test_an_interrupted_student_goes_on_to_the_identical_next_loss(
     tmp_path: Path,
 ) -> None:
     teacher, student = make_model("qwen2"), make_model("qwen2", seed=1, hidden_size=128, **SMALL)
-    asked, named = options(teacher, text_file, **changes), replace(context, depends_on={"this": 1})
+    asked = options(teacher, text_file, **changes)
+    named = replace(context, depends_on={"this": 1})
     whole = distill(asked, student, tmp_path / "whole", named)
     with before_step(number, interrupt), pytest.raises(KeyboardInterrupt):
         distill(asked, student, tmp_path / "out", named)
@@ -81,11 +82,12 @@ def test_an_interrupted_student_goes_on_to_the_identical_next_loss(
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "out"}
 
 
-def test_only_what_was_not_done_is_done_again(
+def test_only_steps_after_the_save_run_again(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path, capsys: Any
 ) -> None:
     teacher, student = make_model("qwen2"), make_model("qwen2", seed=1)
-    asked, named = options(teacher, text_file), replace(context, depends_on={"this": 1})
+    asked = options(teacher, text_file)
+    named = replace(context, depends_on={"this": 1})
     with before_step(7, interrupt), pytest.raises(KeyboardInterrupt):
         distill(asked, student, tmp_path / "out", named)
     capsys.readouterr()
@@ -105,10 +107,8 @@ def test_only_what_was_not_done_is_done_again(
 def test_another_step_or_a_fresh_one_begins_anew(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    student, asked = (
-        make_model("qwen2", seed=1),
-        options(None, text_file, stages=(Stage(loss="labels", steps=4),)),
-    )
+    student = make_model("qwen2", seed=1)
+    asked = options(None, text_file, stages=(Stage(loss="labels", steps=4),))
     for changes, message in (
         ({"depends_on": {"this": 2}}, "started afresh: this changed"),
         ({"fresh": True}, ""),
@@ -128,14 +128,15 @@ def test_another_step_or_a_fresh_one_begins_anew(
         assert message in err and "resumed" not in err
 
 
-# Gone wrong
+# Failures
 
 
 def test_a_loss_that_is_not_finite_leaves_the_last_good_student(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
     teacher, student = make_model("llama"), make_model("llama", seed=1, **SMALL)
-    asked, named = options(teacher, text_file), replace(context, depends_on={"this": 1})
+    asked = options(teacher, text_file)
+    named = replace(context, depends_on={"this": 1})
     kept: dict[str, Tensor] = {}
 
     def keep(run: PreparedObjective) -> None:
@@ -167,7 +168,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_student(
 def test_the_last_good_student_may_be_of_the_stage_before(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    """Whose objective had projections, which the next has not."""
+    """That stage's objective had projections; the failed one has none."""
     teacher, student = make_model("qwen2", hidden_size=256), make_model("qwen2", seed=1, **SMALL)
 
     def spoil(run: PreparedObjective) -> None:
@@ -241,7 +242,7 @@ def test_what_does_not_fit_together_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-# Asked for
+# Options
 
 
 def losses(context: StepContext, student: Path, folder: Path, asked: DistillOptions) -> list[float]:
@@ -276,11 +277,12 @@ def test_parts_of_a_step_have_its_loss(
     assert whole[-1] < whole[0]
 
 
-def test_layers_are_computed_again(
+def test_layers_are_recomputed(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
     """Every layer runs twice: once for the loss, once for the gradient."""
-    student, counted = make_model("llama"), []
+    student = make_model("llama")
+    counted = []
     for again in (False, True):
         calls: list[int] = []
 

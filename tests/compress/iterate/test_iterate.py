@@ -72,7 +72,7 @@ def finished(
     text_file: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Any:
-    """The result of a run that nothing disturbed, and its directory."""
+    """The result of an uninterrupted run, and its directory."""
     out = tmp_path_factory.mktemp("iterate") / "out"
     return iterate(
         options(text_file, rounds=2),
@@ -131,7 +131,7 @@ def test_the_curve_is_the_loss_of_what_was_written(
     )
 
 
-def test_an_interrupted_run_goes_on_with_its_round(
+def test_an_interrupted_run_resumes_at_its_round(
     finished: Any,
     make_model: MakeModel,
     context: StepContext,
@@ -140,7 +140,9 @@ def test_an_interrupted_run_goes_on_with_its_round(
     monkeypatch: Any,
     capsys: Any,
 ) -> None:
-    source, out, calls = make_model("llama"), tmp_path / "out", []
+    source = make_model("llama")
+    out = tmp_path / "out"
+    calls = []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(arguments[2].name)
@@ -178,7 +180,9 @@ def test_rounds_of_another_step_or_altered_ones_are_not_reused(
     tmp_path: Path,
     monkeypatch: Any,
 ) -> None:
-    source, place, calls = make_model("llama"), tmp_path / ".out.rounds", []
+    source = make_model("llama")
+    place = tmp_path / ".out.rounds"
+    calls = []
 
     def counted(*arguments: Any) -> Any:
         calls.append(arguments[2].name)
@@ -239,10 +243,11 @@ def test_the_last_round_is_sparse_when_asked(
     assert read_provenance(tmp_path / "out")["sparsity"] == "2:4"
 
 
-def test_nothing_is_left_of_what_cannot_be_done(
+def test_a_refused_run_leaves_no_files(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    source, foreign = make_model("llama"), tmp_path / "foreign"
+    source = make_model("llama")
+    foreign = tmp_path / "foreign"
     with pytest.raises(UsageError, match="nothing to prune"):
         iterate(options(text_file, prune={}), source, tmp_path / "out", context)
     with pytest.raises(UsageError, match="lora targets c_attn"):
