@@ -118,7 +118,7 @@ class Activations:
 def _file(folder: Path, size: int) -> Any:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = tempfile.TemporaryFile(dir=folder)
+        handle = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the caller closes it
         os.posix_fallocate(handle.fileno(), 0, size)
     except OSError as error:
         free = shutil.disk_usage(folder if folder.is_dir() else Path()).free

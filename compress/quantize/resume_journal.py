@@ -78,7 +78,8 @@ class Journal:
         try:
             with safe_open(self._layer(index), framework="pt") as handle:
                 told = json.loads((handle.metadata() or {})[TOLD])
-                return {name: handle.get_tensor(name) for name in handle.keys()}, told
+                names = handle.keys()
+                return {name: handle.get_tensor(name) for name in names}, told
         except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
             raise self._damaged(error) from error
 

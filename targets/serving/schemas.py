@@ -24,7 +24,7 @@ def _whole(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str | bool):
-        raise ValueError("Input should be a valid integer")
+        raise ValueError("Input should be a valid integer")  # noqa: TRY004 - pydantic reports it
     return value
 
 
