@@ -11,7 +11,6 @@ repeats the embedding it is tied to. Torch is not imported, so that plans can as
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,17 +21,12 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..errors import Refused, UsageError
-from ..models import Tables, tables
+from ..models import EmbeddingAndHead, embedding_and_head, is_buffer
 
-__all__ = ["Inventory", "StoredTensor", "inventory", "is_buffer", "opened", "weight_files"]
+__all__ = ["Inventory", "StoredTensor", "inventory", "opened", "weight_files"]
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-BUFFERS = re.compile(
-    r"rotary_emb\.(\w*inv_freq|cos_cached|sin_cached)$"
-    r"|(^|\.)position_ids$|\.(masked_bias|causal_mask)$"
-)
-"""What older releases of transformers stored and newer ones compute."""
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Floating-point types of weights: the name in safetensors -> the name in config.json."""
 SCALES = ("scales", "weight_scale", "input_scale", "pre_quant_scale")
@@ -147,11 +141,6 @@ def opened(file: Path, framework: str = "pt") -> Iterator[Any]:
         ) from error
 
 
-def is_buffer(name: str) -> bool:
-    """Whether a stored tensor is a buffer, which transformers ignores and computes anew."""
-    return BUFFERS.search(name) is not None
-
-
 def inventory(path: Path, config: Mapping[str, Any]) -> Inventory:
     """The tensors of the model in a directory.
 
@@ -163,7 +152,7 @@ def inventory(path: Path, config: Mapping[str, Any]) -> Inventory:
         UsageError: there are no weights, or a file is damaged or missing.
         Refused: weights are stored as integers or in 8 bits, and config.json names no quantization.
     """
-    names = tables(config)
+    names = embedding_and_head(config)
     stored = dict(_stored(_signature(path)))
     block = config.get("quantization_config")
     if not block:
@@ -187,7 +176,9 @@ def _check_types(path: Path, stored: Mapping[str, StoredTensor]) -> None:
             )
 
 
-def _merge_tied(stored: dict[str, StoredTensor], names: Tables, signature: Signature) -> bool:
+def _merge_tied(
+    stored: dict[str, StoredTensor], names: EmbeddingAndHead, signature: Signature
+) -> bool:
     """Whether a head that config.json calls tied is tied, as transformers 5 judges.
 
     An absent head is tied. One that equals the embedding is tied, and dropped from `stored`. One

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Refused, UsageError
 from .blocks import AttentionSizes, ExpertsFFN, Linear, Norm
 from .blocks.expert_storage import fuse_experts, split_experts
-from .families import FAMILIES
-from .family import Family, Remaining
+from .family import Remaining
+from .family_lookup import embedding_and_head, family_of
 from .layer import Layer
-from .sizes import RESTORE, check_sizes
+from .sizes import RESTORE, check_experts, check_sizes
 
 if TYPE_CHECKING:  # plans read sizes only, and torch takes seconds to import
     from torch import Tensor
 
-__all__ = ["Architecture", "Tables", "architecture", "tables"]
+__all__ = ["Architecture", "architecture"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,12 @@ class Architecture:
     """A decoder-only language model.
 
     Attributes:
-        family: the rules of its family; ask the architecture, not the family.
+        model_type: what config.json calls the family.
         config: the config.json as it was given, for those who write one.
+        embedding: full name of the embedding in files.
+        head: full name of the head in files, which do not hold a tied one.
+        rotary: full name of the module that makes rotary angles.
+        decoder_layers: full name of the list of decoder layers.
         hidden_size: width of the residual stream.
         intermediate_size: neurons of a dense FFN.
         vocab_size: tokens.
@@ -44,8 +48,12 @@ class Architecture:
         layers: the decoder layers.
     """
 
-    family: Family = field(repr=False)
+    model_type: str
     config: Mapping[str, Any] = field(repr=False)
+    embedding: str
+    head: str
+    rotary: str
+    decoder_layers: str
     hidden_size: int
     intermediate_size: int
     vocab_size: int
@@ -62,31 +70,6 @@ class Architecture:
         compare=False,
     )
     """What `linear_counts` found, because plans ask again and again."""
-
-    @property
-    def model_type(self) -> str:
-        """What config.json calls the family."""
-        return self.family.model_type
-
-    @property
-    def embedding(self) -> str:
-        """The full name of the embedding in files."""
-        return self.family.embedding
-
-    @property
-    def head(self) -> str:
-        """The full name of the head in files; a tied one is not there."""
-        return self.family.head
-
-    @property
-    def rotary(self) -> str:
-        """The full name of the module that makes rotary angles."""
-        return self.family.rotary
-
-    @property
-    def decoder_layers(self) -> str:
-        """The full name of the list of decoder layers."""
-        return self.family.decoder_layers
 
     # Its linear layers
 
@@ -239,7 +222,7 @@ class Architecture:
 
     def accepts_heads(self, heads: int) -> bool:
         """Whether stock transformers loads it with this many query heads."""
-        return self.family.accepts_heads(self.config, heads)
+        return family_of(self.config).accepts_heads(self.config, heads)
 
     def resized(
         self, *, heads: int, kv_heads: int, ffn: int, layers: Sequence[int], experts: int = 0
@@ -254,7 +237,7 @@ class Architecture:
             experts: experts that stay in every layer that has some; 0: all.
         """
         remaining = Remaining(heads, kv_heads, ffn, layers, experts)
-        return architecture(self.family.resized(self.config, remaining))
+        return architecture(family_of(self.config).resized(self.config, remaining))
 
     def with_config(self, **changes: Any) -> Architecture:
         """The architecture of the same config.json with other values for some keys."""
@@ -286,65 +269,31 @@ def architecture(config: Mapping[str, Any], where: str = "config.json") -> Archi
         UsageError: no model type, or a size is missing or impossible.
         Refused: the architecture is not supported.
     """
-    family = _family(config, where)
+    family = family_of(config, where)
     try:
-        sizes, experts = family.sizes(config), family.experts(config)
-        check_sizes(sizes, experts, where)
+        sizes = family.sizes(config)
+        check_sizes(sizes, where)
         layers = family.layers(config)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{where}: {error} is missing or not a number", RESTORE) from error
+    for experts in dict.fromkeys(layer.experts for layer in layers if layer.experts):
+        check_experts(experts, where)
     cap = config.get("final_logit_softcapping")
     positions = config.get("max_position_embeddings")
     return Architecture(
-        family=family,
+        model_type=family.model_type,
         config=config,
+        embedding=family.embedding,
+        head=family.head,
+        rotary=family.rotary,
+        decoder_layers=family.decoder_layers,
         hidden_size=sizes.hidden_size,
         intermediate_size=sizes.intermediate_size,
         vocab_size=sizes.vocab_size,
         max_positions=int(positions) if positions else None,
-        tied=tables(config).tied,
+        tied=embedding_and_head(config).tied,
         embedding_scale=family.embedding_scale(config),
         logit_softcap=float(cap) if cap else None,
         final_norm=family.norm(config, family.final_norm, sizes.hidden_size),
         layers=layers,
     )
-
-
-def _family(config: Mapping[str, Any], where: str) -> Family:
-    """The family that a config.json names."""
-    name = config.get("model_type")
-    if not name:
-        raise UsageError(
-            f"{where}: no `model_type`, so the architecture is unknown",
-            "use a Hugging Face model directory",
-        )
-    if name not in FAMILIES:
-        custom = config.get("auto_map")
-        code = ", and code that comes with a checkpoint (`auto_map`) is never run" if custom else ""
-        raise Refused(
-            f"{where}: architecture `{name}` is not supported{code}",
-            f"supported: {', '.join(sorted(FAMILIES))}",
-        )
-    return FAMILIES[name]
-
-
-@dataclass(frozen=True)
-class Tables:
-    """Embedding and head, by their full names in files.
-
-    Attributes:
-        embedding: name of the embedding.
-        head: name of the head.
-        tied: whether config.json says that the two are one.
-    """
-
-    embedding: str
-    head: str
-    tied: bool
-
-
-def tables(config: Mapping[str, Any]) -> Tables:
-    """Embedding and head of a model, of an unknown architecture too: it has the usual names."""
-    family = FAMILIES.get(str(config.get("model_type"))) or next(iter(FAMILIES.values()))
-    tied = bool(family.completed(config).get("tie_word_embeddings"))
-    return Tables(family.embedding, family.head, tied)

@@ -11,10 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .blocks import FFN, Attention, AttentionSizes, Linear, Norm
+from .blocks import Attention, AttentionSizes, ExpertsFFN, GatedFFN, Linear, Norm
 from .blocks.ffn import gated_ffn
 from .layer import Layer
-from .sizes import ExpertSizes, Sizes
+from .sizes import Sizes
 
 __all__ = ["Family", "Reach", "Remaining"]
 
@@ -114,9 +114,9 @@ class Family:
         """The sizes of the decoder."""
         return Sizes.read(self.completed(config))
 
-    def experts(self, config: Mapping[str, Any]) -> ExpertSizes | None:
-        """The experts of the decoder; None where every layer is dense."""
-        return None
+    def expert_layers(self, config: Mapping[str, Any]) -> Collection[int]:
+        """Indices of the layers that have experts; the others are dense."""
+        return ()
 
     def biased(self, config: Mapping[str, Any]) -> Collection[str]:
         """Which of q, k, v, o, gate, up and down have a bias."""
@@ -150,9 +150,9 @@ class Family:
 
     def layers(self, config: Mapping[str, Any]) -> tuple[Layer, ...]:
         """The decoder layers."""
-        experts = self.experts(config)
+        with_experts = self.expert_layers(config)
         dense = self.dense_ffn(config)
-        routed = self.experts_ffn(config, experts) if experts else dense
+        experts = self.experts_ffn(config) if with_experts else dense
         width = self.sizes(config).hidden_size
 
         def norm(name: str | None) -> Norm | None:
@@ -163,7 +163,7 @@ class Family:
                 index,
                 f"{self.decoder_layers}.{index}",
                 self.attention(config, reach),
-                routed if experts and index in experts.layers else dense,
+                experts if index in with_experts else dense,
                 self.norm(config, self.mixer_norm, width),
                 self.norm(config, self.ffn_norm, width),
                 norm(self.mixer_post_norm),
@@ -200,13 +200,13 @@ class Family:
             causal=not config.get("use_bidirectional_attention"),
         )
 
-    def dense_ffn(self, config: Mapping[str, Any]) -> FFN:
+    def dense_ffn(self, config: Mapping[str, Any]) -> GatedFFN:
         """The FFN of a layer without experts."""
         sizes = self.sizes(config)
         widths = (sizes.intermediate_size, sizes.hidden_size)
         return gated_ffn(MLP, PROJECTIONS, widths, self.activation(config), self.biased(config))
 
-    def experts_ffn(self, config: Mapping[str, Any], experts: ExpertSizes) -> FFN:
+    def experts_ffn(self, config: Mapping[str, Any]) -> ExpertsFFN:
         """The FFN of a layer with experts."""
         raise NotImplementedError(f"{self.model_type} has no experts")
 
