@@ -33,12 +33,16 @@ class Bar:
     """One running progress bar; where standard error is no terminal (a CI log), a line at every quarter of the way."""
 
     def __init__(self, inner: Progress, label: str, total: int) -> None:
-        self._inner, self._label, self._total, self._done = inner, label, max(total, 1), 0
+        self._inner = inner
+        self._label = label
+        self._total = max(total, 1)
+        self._done = 0
         self._task = inner.add_task(label, total=total)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move on by `steps`, with a short note (a loss, a rate) behind the label."""
-        before, self._done = self._done * 4 // self._total, self._done + steps
+        before = self._done * 4 // self._total
+        self._done += steps
         if self._inner.disable:
             if self._done * 4 // self._total > before:
                 console.print(
@@ -71,10 +75,8 @@ def complain(error: BaseException) -> int:
     known = isinstance(error, EdgewrightError)
     if known and error.exit_code != 1 and not IS_MAIN:  # the main process says the same
         return error.exit_code
-    message, output = (
-        str(error) or type(error).__name__,
-        console if IS_MAIN else Console(stderr=True, width=WIDTH),
-    )
+    message = str(error) or type(error).__name__
+    output = console if IS_MAIN else Console(stderr=True, width=WIDTH)
     who = "" if IS_MAIN else f"process {os.environ['RANK']}: "
     what = message if known else f"{type(error).__name__}: {message}"
     output.print(f"[bold red]error:[/] {who}{escape(what)}", highlight=False, soft_wrap=True)

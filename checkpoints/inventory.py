@@ -80,7 +80,8 @@ def weight_files(path: Path) -> list[Path]:
         UsageError: there are none, the index is broken, or a file that it names is missing.
     """
     named = _named_by_config(path)
-    single, index = path / (named or WEIGHTS), path / INDEX
+    single = path / (named or WEIGHTS)
+    index = path / INDEX
     if named and named.endswith(".index.json"):
         index = path / named
     elif single.is_file():
@@ -184,7 +185,8 @@ def _merge_tied(
     An absent head is tied. One that equals the embedding is tied, and dropped from `stored`. One
     with other values is not tied. If the embedding is absent, the stored head takes its place.
     """
-    embedding, head = f"{names.embedding}.weight", f"{names.head}.weight"
+    embedding = f"{names.embedding}.weight"
+    head = f"{names.head}.weight"
     if f"{names.head}.qweight" in stored:
         return False
     if head not in stored:
@@ -235,7 +237,8 @@ def _equal(signature: Signature, one: StoredTensor, other: StoredTensor) -> bool
         return False
     step = max(1, (1 << 22) // max(1, one.size // max(1, one.shape[0])))
     with opened(one.file) as first, opened(other.file) as second:
-        a, b = first.get_slice(one.name), second.get_slice(other.name)
+        a = first.get_slice(one.name)
+        b = second.get_slice(other.name)
         return all(
             torch.equal(a[begin : begin + step].double(), b[begin : begin + step].double())
             for begin in range(0, one.shape[0], step)

@@ -78,7 +78,9 @@ def dense_state(path: Path) -> dict[str, Tensor]:
 
 def _unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Int8Inputs]]:
     """`dense_state`, and how those packed layers round their inputs that do, by name."""
-    state, config, inputs = read_state(path), read_config(path), dict[str, Int8Inputs]()
+    state = read_state(path)
+    config = read_config(path)
+    inputs = dict[str, Int8Inputs]()
     layout = layout_of(config, str(path))
     if layout is None:
         return state, inputs
@@ -193,7 +195,8 @@ def check_names(path: Path, missing: Iterable[str], unexpected: Iterable[str]) -
     Raises:
         UsageError: naming the first tensors that are missing, or too many.
     """
-    missing, surplus = sorted(missing), sorted(n for n in unexpected if not is_buffer(n))
+    missing = sorted(missing)
+    surplus = sorted(n for n in unexpected if not is_buffer(n))
     if missing or surplus:
         what = f"missing {missing[:3]}" if missing else f"unexpected {surplus[:3]}"
         raise UsageError(

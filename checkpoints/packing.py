@@ -108,7 +108,8 @@ def _compressed_tensors(block: Block, name: str, where: str) -> Scheme:
     readable = "8-bit integers, symmetric: weights by channel, inputs dynamic by token"
     groups: Mapping[str, Block] = block.get("config_groups") or {}
     for group in groups.values():
-        weights, inputs = group.get("weights") or {}, group.get("input_activations") or {}
+        weights = group.get("weights") or {}
+        inputs = group.get("input_activations") or {}
         kind = (
             weights.get("num_bits"),
             weights.get("type"),

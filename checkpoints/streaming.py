@@ -52,7 +52,8 @@ class InMemory:
     """A loaded model; what is done to a held layer stays."""
 
     def __init__(self, model: Any, architecture: Architecture) -> None:
-        self.model, self.architecture = model, architecture
+        self.model = model
+        self.architecture = architecture
         self.layers = decoder_layers(model, architecture)
         self.device = next(model.parameters()).device
 
@@ -77,7 +78,8 @@ class Streamed:
     """
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
-        self.path, self.device = path, torch.device(device)
+        self.path = path
+        self.device = torch.device(device)
         self.architecture = read_architecture(path)
         self.specs = tensor_specs(path)
         self.skeleton = skeleton(path)
@@ -138,7 +140,8 @@ class Streamed:
         Of the embedding, only the rows of `ids` are kept, as stored; they are cast when looked up.
         """
         module: Any = self.skeleton.get_submodule(self.architecture.embedding)
-        empty, padding = module.weight, module.padding_idx
+        empty = module.weight
+        padding = module.padding_idx
         known = ids.unique()
         table = self._embedded(known)
 
@@ -152,11 +155,13 @@ class Streamed:
         try:
             yield start
         finally:
-            module.weight, module.padding_idx = empty, padding
+            module.weight = empty
+            module.padding_idx = padding
 
     def _embedded(self, ids: Tensor) -> Tensor:
         """The rows of the embedding for these ids, ascending, as they are stored [ids, width]."""
-        found, first = [], 0
+        found = []
+        first = 0
         for rows in rows_of(self.path, f"{self.architecture.embedding}.weight", ROWS):
             found.append(rows[ids[(ids >= first) & (ids < first + len(rows))] - first])
             first += len(rows)
@@ -164,7 +169,8 @@ class Streamed:
 
     def logit_parts(self, hidden: Tensor) -> Generator[Tensor]:
         """The logits of the last layer's outputs [rows, seq, width], `ROWS` tokens at a time."""
-        final_norm, own_head = self.architecture.final_norm.name, self.architecture.head
+        final_norm = self.architecture.final_norm.name
+        own_head = self.architecture.head
         norm: Any = self.skeleton.get_submodule(final_norm)
         head: Any = self.skeleton.get_submodule(own_head)
         name = own_head if f"{own_head}.weight" in self.specs else self.architecture.embedding

@@ -149,7 +149,8 @@ def config_for_everyone(config: Mapping[str, Any]) -> dict[str, Any]:
         if rope.get("rope_type", "default") != "default":
             both["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
     elif isinstance(rope, dict):  # one entry a layer type, as in Gemma 3
-        full, local = rope.get("full_attention") or {}, rope.get("sliding_attention") or {}
+        full = rope.get("full_attention") or {}
+        local = rope.get("sliding_attention") or {}
         if "rope_theta" in full:
             both["rope_theta"] = full["rope_theta"]
         if full.get("rope_type", "default") != "default":

@@ -86,7 +86,8 @@ def bundle_view(value: Mapping[str, Any]) -> list[Any]:
 
 def deploy_view(entry: Mapping[str, Any]) -> list[Any]:
     """What a device measured."""
-    metrics, context = entry["metrics"], entry["context"]
+    metrics = entry["metrics"]
+    context = entry["context"]
     rows = [[name, f"{value:,.4g}"] for name, value in metrics.items()]
     board = context["board"] or context["system"]
     return [

@@ -196,7 +196,8 @@ class Architecture:
 
     def summary(self) -> dict[str, Any]:
         """The sizes that all layers share, as artifacts and `--json` report them."""
-        sizes, experts = self.attention_sizes, self.experts
+        sizes = self.attention_sizes
+        experts = self.experts
         return {
             "hidden_size": self.hidden_size,
             "num_hidden_layers": len(self.layers),

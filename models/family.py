@@ -18,7 +18,8 @@ from .sizes import Sizes
 
 __all__ = ["Family", "Reach", "Remaining"]
 
-ATTENTION, MLP = "self_attn", "mlp"
+ATTENTION = "self_attn"
+MLP = "mlp"
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 """Other spellings of the activations that are known here."""
@@ -174,9 +175,11 @@ class Family:
 
     def attention(self, config: Mapping[str, Any], reach: Reach) -> Attention:
         """The attention block of a layer."""
-        sizes, biased = self.sizes(config), self.biased(config)
+        sizes = self.sizes(config)
+        biased = self.biased(config)
         head = sizes.head_dim
-        width, q = sizes.hidden_size, sizes.num_attention_heads * head
+        width = sizes.hidden_size
+        q = sizes.num_attention_heads * head
         kv = sizes.num_key_value_heads * head
         rope_type, rotary_share = _rope(config, reach.layer_type)
         cap = config.get("attn_logit_softcapping")

@@ -51,7 +51,8 @@ def check_sizes(sizes: Sizes, where: str) -> None:
         UsageError: a size is below one, or the heads do not divide into groups.
     """
     _check_positive(asdict(sizes), where)
-    heads, kv_heads = sizes.num_attention_heads, sizes.num_key_value_heads
+    heads = sizes.num_attention_heads
+    kv_heads = sizes.num_key_value_heads
     if heads % kv_heads:
         raise UsageError(
             f"{where}: {heads} query heads do not divide into {kv_heads} key/value heads", RESTORE

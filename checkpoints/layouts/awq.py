@@ -18,7 +18,8 @@ from .packed import Layout, PackedLinear, pack_words, unpack_words
 
 __all__ = ["Awq"]
 
-BITS, EACH = 4, 8
+BITS = 4
+EACH = 8
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """Which of a word's eight outputs lies at each place, lowest first."""
 
@@ -55,7 +56,8 @@ class Awq(Layout):
 
     def read(self, parts: Mapping[str, Tensor], scheme: Scheme, name: str) -> PackedLinear:
         """See `Layout.read`."""
-        integers, zeros = _unwords(parts["qweight"]), _unwords(parts["qzeros"])
+        integers = _unwords(parts["qweight"])
+        zeros = _unwords(parts["qzeros"])
         scales = parts["scales"].t().contiguous().float()
         return PackedLinear(integers, scales, zeros, BITS, integers.shape[1] // scales.shape[1])
 

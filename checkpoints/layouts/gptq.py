@@ -53,7 +53,8 @@ class Gptq(Layout):
 
     def write(self, packed: PackedLinear) -> dict[str, Tensor]:
         """See `Layout.write`."""
-        width, bits = packed.integers.shape[1], packed.bits
+        width = packed.integers.shape[1]
+        bits = packed.bits
         zeros = (packed.zeros.t().long() - 1) & (2**bits - 1)  # v1 stores zero - 1
         g_idx = torch.arange(width) // packed.group_size if packed.g_idx is None else packed.g_idx
         return {
@@ -68,7 +69,8 @@ class Gptq(Layout):
         bits = scheme.bits
         integers = unpack_words(parts["qweight"], bits).t().contiguous()
         scales = parts["scales"].t().contiguous().float()
-        width, groups = integers.shape[1], scales.shape[1]
+        width = integers.shape[1]
+        groups = scales.shape[1]
         group_size = width // groups
         g_idx = parts.get("g_idx")
         if g_idx is not None and torch.equal(g_idx.cpu().long(), torch.arange(width) // group_size):

@@ -77,9 +77,8 @@ class PackedLinear:
             scales, zeros = (t.float()[:, self.g_idx.long()] for t in (self.scales, self.zeros))
             return (self.integers.float() - zeros) * scales
         grouped = self.integers.view(out, -1, self.group_size).to(torch.float32, copy=True)
-        grouped -= self.zeros.float().unsqueeze(
-            -1
-        )  # in place: an embedding is most of a small model
+        # In place, because the embedding is most of a small model.
+        grouped -= self.zeros.float().unsqueeze(-1)
         grouped *= self.scales.float().unsqueeze(-1)
         return grouped.view(out, width)
 

@@ -107,7 +107,8 @@ class Attention:
 
     def folds(self, norm: Norm) -> tuple[Fold, ...]:
         """See `Block.folds`; a value head serves every query head of its group."""
-        sizes, (readers, outputs) = self.sizes, self.input_groups
+        sizes = self.sizes
+        readers, outputs = self.input_groups
         return (
             Fold(readers, norm.name, norm=True, offset=norm.offset),
             Fold(outputs, self.v.name, norm=False, repeat=sizes.group, head_dim=sizes.head_dim),

@@ -17,7 +17,8 @@ if TYPE_CHECKING:  # plans read sizes only, and torch takes seconds to import
 
 __all__ = ["fuse_experts", "split_experts"]
 
-GATE_UP, DOWN = "gate_up_proj", "down_proj"
+GATE_UP = "gate_up_proj"
+DOWN = "down_proj"
 """The fused tensors of a loaded layer."""
 
 

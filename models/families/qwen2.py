@@ -19,7 +19,8 @@ class WindowedQwen(Family):
         layers = int(full["num_hidden_layers"])
         if not full.get("use_sliding_window"):
             return [Reach(0)] * layers
-        window, first = int(full["sliding_window"] or 0), int(full["max_window_layers"])
+        window = int(full["sliding_window"] or 0)
+        first = int(full["max_window_layers"])
         types = full.get("layer_types") or [
             "sliding_attention" if i >= first else "full_attention" for i in range(layers)
         ]

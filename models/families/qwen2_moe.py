@@ -22,7 +22,8 @@ class Qwen2Moe(Mixture):
         layers = int(full["num_hidden_layers"])
         if not full.get("use_sliding_window"):
             return [Reach(0)] * layers
-        window, last = int(full["sliding_window"] or 0), int(full["max_window_layers"])
+        window = int(full["sliding_window"] or 0)
+        last = int(full["max_window_layers"])
         types = full.get("layer_types") or [
             "sliding_attention" if i % 2 == 0 and i < last else "full_attention"
             for i in range(layers)

@@ -40,7 +40,8 @@ from edgewright.steps.context import StepContext
 from edgewright.steps.state import checkpoint_state
 
 MakeModel = Callable[..., Path]
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
 INDEX = "model.safetensors.index.json"
 TIED = {
     "qwen2": {},
@@ -61,7 +62,8 @@ def stock_logits(folder: Path) -> Tensor:
 
 def every_readers_logits(folder: Path) -> dict[str, Tensor]:
     """The logits of each of our ways to read a floating-point checkpoint."""
-    model, (row,) = Streamed(folder), [torch.tensor([IDS, IDS])]
+    model = Streamed(folder)
+    (row,) = [torch.tensor([IDS, IDS])]
     states, calls = first_inputs(model, [row])
     with torch.no_grad():
         for index, call in enumerate(calls):
@@ -121,7 +123,8 @@ def test_all_readers_take_the_files_that_transformers_takes(
     DIRECTORIES[kind](folder)
     stock = stock_model(folder).state_dict()
     assert all(torch.equal(stock[key], tensor) for key, tensor in expected.items())
-    state, weights = read_state(folder), Weights(folder, read_config(folder))
+    state = read_state(folder)
+    weights = Weights(folder, read_config(folder))
     assert state.keys() == expected.keys() == tensor_specs(folder).keys() == weights.state_names()
     for key, tensor in expected.items():
         assert torch.equal(state[key], tensor)
@@ -205,7 +208,8 @@ def test_packed_checkpoints_of_others_are_tied_by_the_same_rule(
     quantize(QuantizeOptions(method="rtn"), copy_model("qwen2"), out, context)
     head_of_its_own(out)
     assert configure(out, tie_word_embeddings=True)
-    state, model = read_state(out), load_model(out)
+    state = read_state(out)
+    model = load_model(out)
     assert torch.equal(model.lm_head.weight, state[HEAD])
     assert torch.equal(model.model.embed_tokens.weight, state[EMBEDDING])
 

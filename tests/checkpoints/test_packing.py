@@ -175,7 +175,8 @@ def test_old_keys_of_awq_are_no_traceback(copy_model: MakeModel, cli: Cli, tmp_p
 def test_blocks_in_other_places_count(
     place: str, make_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
-    out, method = tmp_path / "out", "int8" if place == "compression_config" else "smoothquant"
+    out = tmp_path / "out"
+    method = "int8" if place == "compression_config" else "smoothquant"
     quantize(QuantizeOptions(method=method), make_model("llama"), out, context)
     expected = load_model(out).state_dict()
     block = read_config(out)["quantization_config"]

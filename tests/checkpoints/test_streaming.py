@@ -47,13 +47,13 @@ def test_the_same_logits(
 ) -> None:
     folder = sharded(copy_model(family, dtype=dtype))
     rows = context.calibration.rows(folder, 0)[:2]
-    whole, model = load_model(folder), Streamed(folder)
+    whole = load_model(folder)
+    model = Streamed(folder)
     with torch.no_grad():
         expected = torch.cat([whole(input_ids=row[:1], use_cache=False).logits for row in rows])
     assert torch.equal(streamed_logits(model, rows), expected)
-    assert torch.equal(
-        streamed_logits(model, rows), expected
-    )  # what was held before has left no trace
+    # The first pass has left no trace.
+    assert torch.equal(streamed_logits(model, rows), expected)
     assert all(p.is_meta for layer in model.layers for p in layer.parameters())
 
 
@@ -76,10 +76,8 @@ def test_the_same_integers(
             family, num_hidden_layers=2, intermediate_size=256, dtype="bfloat16", layer_types=None
         )
     )
-    rows, options = (
-        context.calibration.rows(folder, 0),
-        QuantizeOptions(method=method, group_size=64),
-    )
+    rows = context.calibration.rows(folder, 0)
+    options = QuantizeOptions(method=method, group_size=64)
     whole = InMemory(load_model(folder), architecture(read_config(folder)))
     runs = Run(options), Run(options)
     made = [
@@ -117,8 +115,10 @@ def test_the_same_integers_from_one_look(
             family, num_hidden_layers=2, intermediate_size=256, dtype="bfloat16", layer_types=None
         )
     )
-    rows, options = context.calibration.rows(folder, 0), QuantizeOptions(method=method)
-    runs, made = (Run(options), Run(options)), []
+    rows = context.calibration.rows(folder, 0)
+    options = QuantizeOptions(method=method)
+    runs = (Run(options), Run(options))
+    made = []
     for run, model, room in zip(
         runs,
         (InMemory(load_model(folder), architecture(read_config(folder))), Streamed(folder)),

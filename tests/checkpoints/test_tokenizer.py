@@ -73,7 +73,8 @@ def test_every_verb_says_what_is_wrong(
     kind: str, copy_model: MakeModel, cli: Cli, text_file: Path, tmp_path: Path
 ) -> None:
     spoil, expected, message = BROKEN[kind]
-    folder, out = copy_model("llama"), tmp_path / "out"
+    folder = copy_model("llama")
+    out = tmp_path / "out"
     spoil(folder)
     data = ("--calibration", f"text:{text_file}", "--seq-len", 32)
     few = (*data, "--samples", 2, "--out", out)
@@ -153,7 +154,8 @@ def test_named_templates_without_a_default_are_none(copy_model: MakeModel) -> No
 
 
 def test_all_files_of_a_tokenizer_are_copied(tmp_path: Path) -> None:
-    source, out = tmp_path / "source", tmp_path / "out"
+    source = tmp_path / "source"
+    out = tmp_path / "out"
     out.mkdir()
     names = [pattern.replace("*", "v3") for pattern in TOKENIZER_FILES]
     for number, name in enumerate(names):

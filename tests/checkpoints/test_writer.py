@@ -279,7 +279,8 @@ def test_old_readers_and_new_ones_get_the_same_rope(
             "sliding_attention": {"rope_type": "default", "rope_theta": 7e3},
         }
     source = make_model(family, rope_parameters=rope)
-    state, config = read_state(source), read_config(source)
+    state = read_state(source)
+    config = read_config(source)
     write_checkpoint(tmp_path / "both", state, config, source, {})
     both = read_config(tmp_path / "both")
     logits = []

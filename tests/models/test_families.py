@@ -20,9 +20,8 @@ SIZES = {
     "vocab_size": 1000,
     "max_position_embeddings": 8192,
 }
-GEMMA = {
-    k: v for k, v in SIZES.items() if k not in ("num_attention_heads", "vocab_size")
-}  # google's files leave these out as well
+# Google's files leave these out as well.
+GEMMA = {k: v for k, v in SIZES.items() if k not in ("num_attention_heads", "vocab_size")}
 
 
 def left_out(kind: str) -> list[dict[str, Any]]:
@@ -163,10 +162,8 @@ def test_published_mixtures_have_the_parameters_of_their_cards(
 
 def test_both_spellings_of_the_number_of_experts() -> None:
     """transformers 5 saves Qwen3-MoE's as `num_local_experts`; 4.x knows `num_experts` only."""
-    old, new = (
-        A3B,
-        {**{k: v for k, v in A3B.items() if k != "num_experts"}, "num_local_experts": 16},
-    )
+    old = A3B
+    new = {**{k: v for k, v in A3B.items() if k != "num_experts"}, "num_local_experts": 16}
     for config, count in ((old, 128), (new, 16)):
         model = architecture(config)
         cut = {"heads": 32, "kv_heads": 4, "ffn": 6144, "layers": range(48)}

@@ -296,7 +296,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 )
 def test_overrides(override: str, path: tuple[Any, ...], value: Any, tmp_path: Path) -> None:
     file = write(tmp_path, GOOD)
-    before, recipe = load_recipe(file), load_recipe(file, [override])
+    before = load_recipe(file)
+    recipe = load_recipe(file, [override])
     found: Any = recipe
     for part in path:
         found = (

@@ -69,7 +69,8 @@ def interrupted(
 ) -> tuple[Path, list[dict[str, Any]]]:
     """A sweep of four trials, stopped after the first step of the third; and the finished runs."""
     out = tmp_path_factory.mktemp("out") / "sweep"
-    real, made = module.run_recipe, []
+    real = module.run_recipe
+    made = []
 
     def stopping(recipe: Any, folder: Path, *args: Any, **options: Any) -> Any:
         if len(made) == 2:

@@ -49,7 +49,8 @@ def test_verdicts_of_the_whole() -> None:
     ("inconclusive", "accepted"), [("pass", True), ("warn", True), ("fail", False)]
 )
 def test_the_policy_says_what_an_open_question_does(inconclusive: Any, accepted: bool) -> None:
-    new, old = answered("1" * 90 + "0" * 10), answered("1" * 91 + "0" * 9, "baseline")
+    new = answered("1" * 90 + "0" * 10)
+    old = answered("1" * 91 + "0" * 9, "baseline")
     found = check_gate(
         new,
         old,
@@ -59,7 +60,8 @@ def test_the_policy_says_what_an_open_question_does(inconclusive: Any, accepted:
 
 
 def test_confidence_moves_the_verdict() -> None:
-    new, old = answered("1" * 86 + "0" * 14), answered("1" * 90 + "0" * 10, "baseline")
+    new = answered("1" * 86 + "0" * 14)
+    old = answered("1" * 90 + "0" * 10, "baseline")
     limits = {"accuracy/reasoning": Limit(max_drop=0.0)}
     found = [
         check_gate(new, old, Policy(limits=limits, confidence=c))["verdict"] for c in (0.9, 0.999)
@@ -110,7 +112,9 @@ def conforms(node: Xml.Element) -> None:
     )
     tags = [child.tag for child in node]
     for slot in CHILDREN.get(node.tag, []):
-        name, many, optional = slot.rstrip("*?"), slot.endswith("*"), not slot[-1].isalpha()
+        name = slot.rstrip("*?")
+        many = slot.endswith("*")
+        optional = not slot[-1].isalpha()
         count = next((i for i, tag in enumerate(tags) if tag != name), len(tags))
         assert count >= (not optional) and (many or count <= 1), f"{node.tag}: {name}"
         tags = tags[count:]
