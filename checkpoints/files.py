@@ -1,6 +1,6 @@
-"""The one reader of a checkpoint's tensors; what decides which they are is in `inventory`.
+"""The one reader of a checkpoint's tensors; `inventory` decides which tensors these are.
 
-Whoever reads or writes a model directory imports from here.
+All functions that read or write a model directory can be imported from here.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def tensors_of(
 
     Args:
         path: the checkpoint.
-        wanted: whether a tensor of this name is to be read; all of them, if nothing is said.
+        wanted: whether to read the tensor of this name; default: all.
 
     Raises:
         UsageError: no safetensors, a truncated file, or a tensor with NaN or infinity.
@@ -137,7 +137,7 @@ def read_stored(path: Path, name: str, stored: StoredTensor) -> Tensor:
 
 
 def check_finite(path: Path) -> None:
-    """Read all of a checkpoint once, so that what is broken shows before anything is computed."""
+    """Read a whole checkpoint once, so that broken weights are reported before any work starts."""
     deque(tensors_of(path), maxlen=0)
 
 

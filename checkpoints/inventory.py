@@ -113,7 +113,7 @@ def _named_by_config(path: Path) -> str | None:
     try:
         named = json.loads((path / "config.json").read_text()).get("transformers_weights")
     except (OSError, ValueError, AttributeError):
-        return None  # whoever reads the config says what is wrong with it
+        return None  # reading the config reports the error
     if named is None:
         return None
     known = str(named).endswith((".safetensors", ".safetensors.index.json"))
@@ -215,7 +215,7 @@ def _signature(path: Path) -> Signature:
 
 @lru_cache(maxsize=16)
 def _stored(signature: Signature) -> Mapping[str, StoredTensor]:
-    """Everything in the files but buffers."""
+    """All tensors in the files, without buffers."""
     found: dict[str, StoredTensor] = {}
     for file, _, _ in signature:
         with opened(file, "numpy") as handle:

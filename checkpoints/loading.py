@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 PACKAGES = {"tokenizer.model": "sentencepiece", "tekken.json": "mistral-common"}
-"""What reads a tokenizer that has no tokenizer.json, by the file that it has instead."""
+"""Packages that read a tokenizer without tokenizer.json, by the file that it has instead."""
 VOCABULARIES = (
     "tokenizer.json",
     *PACKAGES,
@@ -60,7 +60,7 @@ def pick_device(device: str) -> str:
 
 
 def free_memory(device: str = "cpu") -> int | None:
-    """Bytes free on a device, and on the CPU, through which all passes; None: unknown."""
+    """Bytes free on a device and on the CPU, whichever is less; None: unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(
@@ -77,7 +77,7 @@ def dense_state(path: Path) -> dict[str, Tensor]:
 
 
 def _unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Int8Inputs]]:
-    """`dense_state`, and how those packed layers round their inputs that do, by name."""
+    """`dense_state`, and by name the rounding of inputs in those packed layers that round them."""
     state = read_state(path)
     config = read_config(path)
     inputs = dict[str, Int8Inputs]()
@@ -205,12 +205,12 @@ def check_names(path: Path, missing: Iterable[str], unexpected: Iterable[str]) -
 
 
 def tied_names(model: Any) -> set[str]:
-    """Names in a model's state under which another tensor is found again, such as a tied head."""
+    """Names in a model's state that are second names of another tensor, such as a tied head."""
     return set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
 
 
 def fits_in_memory(parameters: int, device: str = "cpu") -> bool:
-    """Whether a model of so many parameters takes at most half of the free memory in float32."""
+    """Whether a model of this size takes at most half of the free memory in float32."""
     free = free_memory(device)
     return free is None or 4 * parameters <= free / 2
 

@@ -1,7 +1,8 @@
-"""Which integers a quantized checkpoint holds, read from every field of its quantization block.
+"""Reads the quantization block of a config.json: bits, group size and symmetry of the weights.
 
-This is the one place that knows which methods can be read. Any other is refused by name: weights
-read by the rules of another method would silently give another model. Imports no torch.
+All fields of the block count. This is the one place that knows which methods can be read. Any other
+is refused by name: weights read by the rules of another method would silently give another model.
+Imports no torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write safetensors tensor by tensor, so that no file is ever whole in memory.
+"""Write safetensors tensor by tensor, so that no whole file has to fit in memory.
 
 Shapes must be known before values. The bytes are those that safetensors itself writes: 8 bytes with
 the length of the header, a JSON header, the data.

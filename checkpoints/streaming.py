@@ -27,17 +27,17 @@ ROWS = 8192
 
 
 def _give_back() -> None:
-    """Return freed memory to the system; glibc keeps holes, which add up over the layers."""
+    """Return freed memory to the system; glibc would keep some of it after every layer."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 
 
 class Layered(Protocol):
-    """A causal language model whose decoder layers can be visited in order."""
+    """A causal language model whose decoder layers are visited in order."""
 
     architecture: Architecture
     layers: list[nn.Module]
-    """The decoder layers; only a held one is sure to have weights."""
+    """The decoder layers; only one that is held has weights for certain."""
 
     def started(self, ids: Tensor) -> AbstractContextManager[Callable[[Tensor], Any]]:
         """A function that runs the model on rows int64 [1, seq] of `ids`, until it is stopped."""
@@ -49,7 +49,7 @@ class Layered(Protocol):
 
 
 class InMemory:
-    """A loaded model; what is done to a held layer stays."""
+    """A loaded model; changes to a held layer are permanent."""
 
     def __init__(self, model: Any, architecture: Architecture) -> None:
         self.model = model
@@ -200,7 +200,7 @@ def skeleton(path: Path) -> Any:
 
 @contextmanager
 def passed_through(layers: list[nn.Module]) -> Iterator[None]:
-    """While this lasts, the layers put out what goes in and need no weights; their hooks run."""
+    """While this lasts, the layers return their input and need no weights; their hooks run."""
     for layer in layers:
         layer.forward = lambda hidden_states, *_args, **_kwargs: hidden_states
     try:

@@ -111,7 +111,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
 def disk_error(out: Path, error: OSError) -> EdgewrightError:
     """The error for a directory that could not be written.
 
-    A full disk is a refusal, as a plan would have foreseen it.
+    A full disk is `Refused`, as a plan would have refused it.
     """
     free = shutil.disk_usage(
         next(p for p in (out.parent, *out.parent.parents, Path.cwd()) if p.is_dir())

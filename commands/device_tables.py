@@ -1,4 +1,4 @@
-"""What a terminal shows of devices and deployments, of this installation, and of written files."""
+"""Terminal tables: devices, deployments, checks of this installation, written files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From options that were typed, or passed in Python, to a valid model. Errors name the options."""
+"""Makes a valid model of options that were typed or passed in Python. Errors name the options."""
 
 from __future__ import annotations
 

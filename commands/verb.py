@@ -86,7 +86,7 @@ class Verb:
     Args:
         function: what it does.
         name: as it is typed.
-        resumable: the same command resumes after an interruption, and says so.
+        resumable: the same command resumes after an interruption; Ctrl-C prints that.
         prepare: changes what was given before it is validated.
         has_json: whether the verb prints a result.
     """

@@ -43,7 +43,7 @@ class Architecture:
         max_positions: the longest sequence; None: config.json does not say.
         tied: whether the head is the embedding.
         embedding_scale: what embeddings are multiplied by.
-        logit_softcap: logits are squashed into ± this by a tanh; None: they are not.
+        logit_softcap: a tanh limits logits to ± this value; None: no limit.
         final_norm: the norm behind the last layer, with its full name.
         layers: the decoder layers.
     """
@@ -69,7 +69,7 @@ class Architecture:
         repr=False,
         compare=False,
     )
-    """What `linear_counts` found, because plans ask again and again."""
+    """Results of `linear_counts`, which plans ask for many times."""
 
     # Its linear layers
 
@@ -82,7 +82,9 @@ class Architecture:
         }
 
     def linear_counts(self, tokens: int | None = None) -> Mapping[Linear, float]:
-        """How many linear layers there are of each kind: one of each name and size, experts as `*`.
+        """How many linear layers there are of each kind, which is a name and a size.
+
+        The experts of a layer are one kind, with `*` for their number.
 
         Args:
             tokens: count only the experts that this many tokens are expected to use; None: all.
@@ -105,9 +107,9 @@ class Architecture:
 
     @property
     def weights_of_all_kinds(self) -> int:
-        """Weights of a layer that had every kind of linear layer of the model, with all experts.
+        """An upper bound of the weights of one decoder layer, for estimates of memory.
 
-        An upper bound of what a decoder layer holds, for estimates of memory.
+        It counts one of each kind of linear layer in the model, and all experts.
         """
         experts = self.experts
         routed = experts.expert("*").linears if experts else ()
@@ -135,7 +137,7 @@ class Architecture:
         return sum(layer.parameters for layer in self.layers) + self.final_norm.parameters
 
     def active_parameters(self, tokens: int = 1) -> int:
-        """The parameters that a step on this many tokens uses: all but those of idle experts."""
+        """The parameters that a pass over this many tokens uses: all but those of idle experts."""
         return self.parameters - (self.linear_weights() - self.linear_weights(tokens))
 
     def state_elements(self, context: int) -> int:

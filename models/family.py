@@ -1,4 +1,4 @@
-"""How a family of models turns a config.json into decoder layers.
+"""Turns a config.json into decoder layers, by the rules of a family of models.
 
 A family is one file in `families/`: an instance of `Family` with its data, or a small subclass
 where a rule is more than data. What is here holds for all of them: pre-norm decoders with rotary
@@ -28,11 +28,11 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class Reach:
-    """How far the attention of one layer sees, and which rotary positions it has.
+    """How far back the attention of one layer sees, and which rotary table it uses.
 
     Attributes:
         window: positions that a token sees, itself included; 0: all before it.
-        layer_type: what the rotary module is asked for; None: all layers share one rotary table.
+        layer_type: which of the rotary tables it uses; None: all layers share one table.
     """
 
     window: int
@@ -60,7 +60,7 @@ class Remaining:
 
 @dataclass(frozen=True)
 class Family:
-    """Names and arithmetic of one family.
+    """The names and rules of one family: how its config.json describes a decoder.
 
     Attributes:
         model_type: what config.json calls it.
@@ -69,7 +69,7 @@ class Family:
         mixer_norm, ffn_norm: names of the norms before attention and FFN.
         mixer_post_norm, ffn_post_norm: names of the norms behind them; None: there are none.
         norm_offset: added to a norm's stored weight before it scales.
-        prefix: what the decoder's names begin with in files, where it is inside a larger model.
+        prefix: of all names in files, if the decoder is a part of a larger model.
     """
 
     model_type: str
@@ -124,7 +124,7 @@ class Family:
         return ("q", "k", "v", "o") if config.get("attention_bias") else ()
 
     def reaches(self, config: Mapping[str, Any]) -> list[Reach]:
-        """How far each layer sees."""
+        """How far back each layer sees."""
         return [Reach(0)] * int(self.completed(config)["num_hidden_layers"])
 
     def query_scale(self, config: Mapping[str, Any]) -> float:
@@ -214,7 +214,7 @@ class Family:
         raise NotImplementedError(f"{self.model_type} has no experts")
 
     def resized(self, config: Mapping[str, Any], remaining: Remaining) -> dict[str, Any]:
-        """The config.json after a cut; `head_dim` is spelled out so that all loaders agree."""
+        """The config.json after a cut; it states `head_dim`, so that all loaders agree."""
         small = {
             **config,
             "num_attention_heads": remaining.heads,
@@ -225,7 +225,7 @@ class Family:
         }
         reaches = self.reaches(config)
         if config.get("layer_types") or len(set(reaches)) > 1:
-            # Spelled out, because a rule such as "every sixth layer" would not survive the cut.
+            # List the layers, because a rule such as "every sixth layer" is wrong after a cut.
             types = config.get("layer_types") or [
                 "sliding_attention" if reach.window else "full_attention" for reach in reaches
             ]
@@ -234,7 +234,7 @@ class Family:
 
 
 def _rope(config: Mapping[str, Any], layer_type: str | None) -> tuple[str, float]:
-    """The rope type of a layer, and the share of a head's channels that rotary positions turn.
+    """The rope type of a layer, and the share of a head's channels that are rotated.
 
     Both spellings are read: transformers 5 has `rope_parameters`, transformers 4 `rope_scaling`.
     """
@@ -242,7 +242,7 @@ def _rope(config: Mapping[str, Any], layer_type: str | None) -> tuple[str, float
     if layer_type:
         block = block.get(layer_type, block) or {}
     kind = str(block.get("rope_type") or block.get("type") or "default")
-    if kind == "default":  # transformers turns all channels then
+    if kind == "default":  # transformers rotates all channels then
         return kind, 1.0
     share = block.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
     return kind, float(share)

@@ -142,7 +142,7 @@ class _Sweep:
         self.study.set_user_attr("question", question)
 
     def _question(self) -> dict[str, Any]:
-        """What must be the same when a sweep is resumed, or its trials would not be comparable."""
+        """What must be the same when a sweep is resumed: otherwise trials are not comparable."""
         return {
             "recipe": hashlib.sha256(self.path.read_bytes()).hexdigest(),
             "settings": list(self.settings),

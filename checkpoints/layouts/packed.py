@@ -1,4 +1,4 @@
-"""Low-bit weights of a linear layer in memory, and what every layout on disk can do with them."""
+"""Low-bit weights of a linear layer in memory, and the base class of their layouts on disk."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Layout(ABC):
 
     @abstractmethod
     def specs(self, outputs: int, width: int, scheme: Scheme) -> dict[str, Tensor]:
-        """What `write` gives for a layer [outputs, width], as tensors on the meta device."""
+        """The tensors that `write` returns for a layer [outputs, width], on the meta device."""
 
     @abstractmethod
     def write(self, packed: PackedLinear) -> dict[str, Tensor]:
@@ -115,11 +115,11 @@ class Layout(ABC):
         """A packed layer from its tensors.
 
         Raises:
-            UsageError: naming the layer, where the tensors hold what a `PackedLinear` cannot say.
+            UsageError: naming the layer, if a `PackedLinear` cannot hold what the tensors say.
         """
 
     def scheme(self, block: Mapping[str, Any], name: str) -> Scheme:
-        """What the block of config.json says about the layer of this name.
+        """How the layer of this name is quantized, by the block of config.json.
 
         Raises:
             Refused: it says something that is not read here.
@@ -156,7 +156,7 @@ class Layout(ABC):
 
 
 def values_together(bits: int) -> int:
-    """How many integers fill whole 32-bit words: 16 of 2 bits, 8 of 4, 4 of 8; 32 of 3 in three."""
+    """How many integers fill whole 32-bit words: 16 of 2 bits, 8 of 4, 4 of 8, 32 of 3 bits."""
     return math.lcm(32, bits) // bits
 
 

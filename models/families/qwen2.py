@@ -28,7 +28,7 @@ class WindowedQwen(Family):
 
 
 class Qwen2(WindowedQwen):
-    """Qwen2 always has biases on q, k and v; its config does not say so."""
+    """Qwen2 always has biases on q, k and v; config.json does not mention them."""
 
     def biased(self, config: Mapping[str, Any]) -> Collection[str]:
         """Always these three."""

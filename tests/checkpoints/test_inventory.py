@@ -185,7 +185,7 @@ def test_all_readers_tie_what_transformers_ties(
 
 @pytest.mark.parametrize("family", TIED)
 @pytest.mark.parametrize("method", ["rtn", "int8"])
-def test_a_head_of_its_own_stays_one_when_packed(
+def test_an_untied_head_stays_untied_when_packed(
     family: str, method: Any, copy_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
     folder = copy_model(family, **{k: v for k, v in TIED[family].items() if v is not None})
@@ -195,7 +195,7 @@ def test_a_head_of_its_own_stays_one_when_packed(
     state = load_model(tmp_path / "out").state_dict()
     assert torch.equal(state[HEAD], read_state(folder)[HEAD].float())
     assert torch.equal(state[EMBEDDING], read_state(folder)[EMBEDDING].float())
-    # A reader that goes by config.json alone is told the same.
+    # config.json says the same, for readers that look at nothing else.
     assert (
         json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
     )
@@ -234,7 +234,7 @@ def test_the_tensors_say_their_type(
     assert stored_dtype(read_config(tmp_path / "out")) is getattr(torch, dtype)
 
 
-def test_without_weights_config_json_has_the_word(copy_model: MakeModel) -> None:
+def test_without_weights_config_json_decides(copy_model: MakeModel) -> None:
     folder = configure(copy_model("llama"), dtype="bfloat16", tie_word_embeddings=True)
     (folder / "model.safetensors").unlink()
     config = read_config(folder)

@@ -126,7 +126,7 @@ def test_three_bits_lie_across_words() -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_words_come_back(bits: int) -> None:
+def test_packed_integers_are_unpacked_unchanged(bits: int) -> None:
     values = torch.randint(
         0, 2**bits, (96, 5), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
     )

@@ -218,7 +218,7 @@ def test_zero_points_of_both_versions(bits: int, plain: bool, sym: bool) -> None
 
 @pytest.mark.parametrize("said", ["gptq", "gptq_v2"])
 @pytest.mark.parametrize("plain", [True, False])
-def test_symmetric_ones_are_told_by_their_values(said: str, plain: bool) -> None:
+def test_symmetric_zero_points_are_recognized_by_their_values(said: str, plain: bool) -> None:
     """Some published files name the other version."""
     packed, parts = stored(4, True, plain)
     layout = layout_of({"quantization_config": GPTQ | {"checkpoint_format": said}})

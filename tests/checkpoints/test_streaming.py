@@ -107,7 +107,7 @@ def test_the_same_integers(
 @pytest.mark.parametrize(
     ("method", "family"), [("awq", "gemma3_text"), ("int8", "qwen2"), ("smoothquant", "llama")]
 )
-def test_the_same_integers_from_one_look(
+def test_one_pass_gives_the_same_integers(
     method: Any, family: str, copy_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
     folder = sharded(

@@ -46,7 +46,7 @@ def test_directory_appears_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("boom"), KeyboardInterrupt(), UsageError("wrong", "mend it")]
+    "error", [RuntimeError("boom"), KeyboardInterrupt(), UsageError("wrong", "fix it")]
 )
 def test_an_exception_leaves_nothing_and_the_old_result(
     error: BaseException, tmp_path: Path

@@ -228,7 +228,7 @@ def test_gate_passes_with_0_and_fails_with_5(cli, tmp_path):
 def test_an_inconclusive_gate_warns_with_0_unless_the_policy_counts_it_as_failed(cli, tmp_path):
     old, new = (measurement(tmp_path / f"{n}.json", a) for n, a in (("old", 0.9), ("new", 0.88)))
     policy = tmp_path / "gate.yaml"
-    for rule, expected, told in (
+    for rule, expected, message in (
         ("warn", 0, "warning: the gate is inconclusive"),
         ("pass", 0, ""),
         ("fail", 5, "counts as failed"),
@@ -238,7 +238,7 @@ def test_an_inconclusive_gate_warns_with_0_unless_the_policy_counts_it_as_failed
         )
         code, out, error = cli("gate", new, "--baseline", old, "--policy", policy)
         assert code == expected
-        assert told in error and bool(told) == bool(error)
+        assert message in error and bool(message) == bool(error)
         assert "INCONCLUSIVE (new against old)" in out and "n needed" in out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,15 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgewright.errors import Refused, UsageError
-from edgewright.models import FAMILIES, Architecture, architecture, families
+from edgewright.models import (
+    FAMILIES,
+    Architecture,
+    AttentionSizes,
+    architecture,
+    expressible,
+    families,
+    family_lookup,
+)
 
 SIZES = {
     "hidden_size": 640,
@@ -210,6 +219,22 @@ def test_unknown_architectures_are_refused() -> None:
         architecture({"model_type": "mamba", "auto_map": {"AutoModel": "x.Y"}, **SIZES})
 
 
-def test_a_family_is_one_file() -> None:
+def test_a_family_is_one_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A new file in the folder of families is enough: nothing else names it."""
     files = {file.stem for file in Path(families.__file__).parent.glob("*.py")} - {"__init__"}
     assert files == set(FAMILIES)
+    (tmp_path / "newcomer.py").write_text(
+        "from edgewright.models.family import Family\n"
+        "FAMILY = Family('newcomer', qk_norm=True, defaults={'num_key_value_heads': 4})\n"
+    )
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
+    monkeypatch.setattr(family_lookup, "FAMILIES", families.discover())
+    del sys.modules["edgewright.models.families.newcomer"]
+    model = architecture({"model_type": "newcomer", **SIZES})
+    assert model.model_type == "newcomer"
+    assert model.attention_sizes == AttentionSizes(32, 4, 20)
+    assert model.layers[0].attention.q_norm
+    small = model.resized(heads=16, kv_heads=2, ffn=512, layers=[0, 2])
+    assert (small.model_type, len(small.layers)) == ("newcomer", 2)
+    assert expressible(model, "onnx") == []
+    assert expressible(model, "gguf")

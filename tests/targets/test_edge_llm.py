@@ -33,13 +33,13 @@ def made(
     """A quantized checkpoint, made once for its options."""
     known: dict[str, Path] = {}
 
-    def make(family: str = "llama", config: dict[str, Any] | None = None, **options: Any) -> Path:
-        key = json.dumps([family, config, options], sort_keys=True)
+    def make(family: str = "llama", sizes: dict[str, Any] | None = None, **options: Any) -> Path:
+        key = json.dumps([family, sizes, options], sort_keys=True)
         if key not in known:
             known[key] = tmp_path_factory.mktemp("edge") / "out"
             quantize(
                 QuantizeOptions.model_validate(options),
-                make_model(family, **(SMALL | (config or {}))),
+                make_model(family, **(SMALL | (sizes or {}))),
                 known[key],
                 context,
             )

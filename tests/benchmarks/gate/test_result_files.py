@@ -48,7 +48,9 @@ def test_verdicts_of_the_whole() -> None:
 @pytest.mark.parametrize(
     ("inconclusive", "accepted"), [("pass", True), ("warn", True), ("fail", False)]
 )
-def test_the_policy_says_what_an_open_question_does(inconclusive: Any, accepted: bool) -> None:
+def test_the_policy_sets_the_effect_of_an_inconclusive_check(
+    inconclusive: Any, accepted: bool
+) -> None:
     new = answered("1" * 90 + "0" * 10)
     old = answered("1" * 91 + "0" * 9, "baseline")
     found = check_gate(
@@ -136,12 +138,12 @@ def test_junit_holds_to_the_schema(inconclusive: str, failures: int) -> None:
         str(2 - failures),
     )
     cases = suite.findall("testcase")
-    assert len({case.get("name") for case in cases}) == 4, "a server tells cases apart by name"
+    assert len({case.get("name") for case in cases}) == 4, "a server identifies cases by name"
     assert cases[0].get("name") == "odd ? ? <&>\" 'name' ratio >= 0.5"
     assert len(cases[0]) == 0
-    told = cases[1][0]
-    assert told.tag == ("failure" if inconclusive == "fail" else "skipped")
-    assert "samples would decide" in told.get("message", "")
+    outcome = cases[1][0]
+    assert outcome.tag == ("failure" if inconclusive == "fail" else "skipped")
+    assert "samples would decide" in outcome.get("message", "")
 
 
 def test_markdown_is_a_table_that_nothing_breaks() -> None:
