@@ -11,7 +11,8 @@ from conftest import BASE, DENSE, MIXTURES
 from conftest import FAMILIES as SETTINGS
 
 from edgewright.errors import Refused
-from edgewright.export.step import ExportOptions, export
+from edgewright.export.options import ExportOptions
+from edgewright.export.runner import export
 from edgewright.models import Format, architecture, expressible, require_expressible
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import Recipe
