@@ -1,4 +1,4 @@
-"""The rules of TensorRT-Edge-LLM on checkpoints: ours pass, and what it would refuse, misread or slow down is named."""
+"""Rules of TensorRT-Edge-LLM: our checkpoints pass; what it refuses or misreads is reported."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def made(
     """A quantized checkpoint, made once for its options."""
     known: dict[str, Path] = {}
 
-    def make(family: str = "llama", sizes: dict[str, Any] | None = None, **options: Any) -> Path:
-        key = json.dumps([family, sizes, options], sort_keys=True)
+    def make(family: str = "llama", config: dict[str, Any] | None = None, **options: Any) -> Path:
+        key = json.dumps([family, options, config], sort_keys=True)
         if key not in known:
             known[key] = tmp_path_factory.mktemp("edge") / "out"
             quantize(
                 QuantizeOptions.model_validate(options),
-                make_model(family, **(SMALL | (sizes or {}))),
+                make_model(family, **(SMALL | (config or {}))),
                 known[key],
                 context,
             )
