@@ -112,7 +112,7 @@ def tensors_of(
     for file, names in by_file.items():
         waiting = deque(names)
         while waiting:
-            # What was read stays in memory until the file is closed: it is opened again at times.
+            # What was read stays in memory until the file is closed, so it is reopened at times.
             with opened(file) as handle:
                 read = 0
                 while waiting and read < MAPPED_BYTES:
@@ -147,7 +147,7 @@ def rows_of(path: Path, name: str, size: int) -> Iterator[Tensor]:
     if stored is None:
         return
     for begin in range(0, stored.shape[0], size):
-        # What was read stays in memory until the file is closed: it is opened anew each time.
+        # What was read stays in memory until the file is closed, so it is reopened each time.
         with opened(stored.file) as handle:
             yield finite(path, name, handle.get_slice(stored.name)[begin : begin + size])
 

@@ -4,8 +4,8 @@ Files: `transformers_weights` of config.json if it names one, else `model.safete
 shards that `model.safetensors.index.json` names. transformers 5 looks in this order
 (`modeling_utils._get_resolved_checkpoint_files`); no other file in the directory counts.
 
-Tensors: all in these files, but for buffers that transformers computes anew, and for a head that
-repeats the embedding it is tied to. Torch is not imported, so that plans can ask.
+Tensors: all in these files, except buffers that transformers computes itself, and a head that
+repeats the embedding it is tied to. Torch is not imported, so that plans can use this module.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Inventory:
 
     Attributes:
         tensors: by the name that the model has for them, file by file in the order of the files.
-        own_head: whether there is a head of its own though config.json ties it to the embedding.
+        own_head: whether the files hold an untied head although config.json calls it tied.
         dtype: the floating-point type of most values, e.g. `bfloat16`; None: there are none.
     """
 

@@ -58,7 +58,7 @@ def scheme_of(block: Block, name: str, where: str = "config.json") -> Scheme:
 
 
 def stores_plain_zeros(block: Block) -> bool:
-    """Whether a GPTQ block says `gptq_v2`: zero points are stored as they are, not less one."""
+    """Whether a GPTQ block says `gptq_v2`: zero points are stored unchanged, and not minus one."""
     return _gptq_format(block) == "gptq_v2"
 
 

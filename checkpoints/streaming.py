@@ -177,7 +177,7 @@ class Streamed:
         self._fill(norm, self.stored(f"{final_norm}."))
         with passed_through(self.layers):
             for rows in rows_of(self.path, f"{name}.weight", ROWS):
-                # Not around the yield: two such generators could leave gradients off.
+                # Not around the yield: two generators in turns would leave gradients off.
                 with torch.no_grad():
                     head.weight = nn.Parameter(
                         rows.to(self.device, torch.float32), requires_grad=False

@@ -148,7 +148,7 @@ def config_for_everyone(config: Mapping[str, Any]) -> dict[str, Any]:
         both["rope_theta"] = rope["rope_theta"]
         if rope.get("rope_type", "default") != "default":
             both["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
-    elif isinstance(rope, dict):  # one entry a layer type, as in Gemma 3
+    elif isinstance(rope, dict):  # one entry per layer type, as in Gemma 3
         full = rope.get("full_attention") or {}
         local = rope.get("sliding_attention") or {}
         if "rope_theta" in full:
@@ -189,7 +189,7 @@ def write_checkpoint(
         config: the config.json to write.
         source: the directory whose tokenizer is copied.
         provenance: what `edgewright.json` says beside the version.
-        verify: called with the directory before it gets its name; if it raises, nothing is kept.
+        verify: called with the temporary directory; if it raises, nothing is written.
         files: more JSON files, by name.
     """
     with atomic_directory(out) as folder:

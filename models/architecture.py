@@ -1,7 +1,7 @@
 """What a config.json describes, as one frozen object: a list of layers, each made of blocks.
 
-This is what the rest of the package passes around. It imports no
-torch, because plans read no weight.
+The rest of the package passes this object around and asks it. No torch is imported, because plans
+read no weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Buffers that checkpoints store and transformers ignores, because it computes them anew."""
+"""Buffers in checkpoints that transformers ignores, because it computes them itself."""
 
 from __future__ import annotations
 

@@ -180,7 +180,9 @@ class _Sweep:
             if known is None:
                 yield trial, {key: json.loads(value) for key, value in chosen.items()}
             elif known.values:
-                self.study.tell(trial, known.values)  # the sampler learns, and nothing is run twice
+                self.study.tell(
+                    trial, known.values
+                )  # the sampler gets the values, and no run is repeated
             else:
                 self.study.tell(trial, state=self.states.FAIL)
 

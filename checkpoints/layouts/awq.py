@@ -1,7 +1,7 @@
 """The AWQ layout (version "gemm"), as AutoAWQ, transformers, vLLM and TensorRT-Edge-LLM read it.
 
-`qweight` int32 [in, out / 8], eight outputs a word; `qzeros` int32 [groups, out / 8], the zero
-points as they are; `scales` float16 [groups, out]. From the lowest bits up, a word holds outputs 0,
+`qweight` int32 [in, out / 8], eight outputs per word; `qzeros` int32 [groups, out / 8], the zero
+points unchanged; `scales` float16 [groups, out]. From the lowest bits up, a word holds outputs 0,
 2, 4, 6, 1, 3, 5, 7 of its eight.
 """
 

@@ -2,7 +2,7 @@
 
 `qweight` int32 [in * bits / 32, out], a stream of integers along the input, lowest bits first
 (eight of 4 bits in a word; 32 of 3 bits in three words); `qzeros` int32 [groups, out * bits / 32],
-zero points less one or, in `gptq_v2`, as they are; `scales` float16 [groups, out]; `g_idx` int32
+zero points minus one or, in `gptq_v2`, unchanged; `scales` float16 [groups, out]; `g_idx` int32
 [in], the group of each input channel.
 """
 
@@ -25,7 +25,8 @@ class Gptq(Layout):
     """GPTQ in 2, 3, 4 and 8 bits.
 
     Args:
-        plain_zeros: files that are read hold zero points as they are; written ones never do.
+        plain_zeros: the files to read store zero points unchanged (`gptq_v2`). Files are always
+            written as `gptq`.
     """
 
     method = "gptq"

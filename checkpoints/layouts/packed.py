@@ -26,7 +26,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Int8Inputs:
-    """How inputs of a layer are rounded to 8 bits: on a fixed scale; None: on a scale a token."""
+    """How a layer's inputs are rounded to 8 bits: with a fixed scale; None: one scale per token."""
 
     scale: float | None = None
 
