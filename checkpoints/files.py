@@ -24,7 +24,7 @@ from .hashing import (
     read_provenance,
     weight_bytes,
 )
-from .inventory import StoredTensor, inventory, is_buffer, opened, weight_files
+from .inventory import StoredTensor, inventory, opened, weight_files
 from .safetensors_writer import DTYPES
 from .writer import (
     atomic_directory,
@@ -49,7 +49,6 @@ __all__ = [
     "disk_error",
     "file_hash",
     "finite",
-    "is_buffer",
     "read_architecture",
     "read_config",
     "read_provenance",

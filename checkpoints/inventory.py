@@ -11,7 +11,6 @@ repeats the embedding it is tied to. Torch is not imported, so that plans can as
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,16 +22,12 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import Refused, UsageError
 from ..models import Tables, tables
+from ..models.buffers import is_buffer
 
-__all__ = ["Inventory", "StoredTensor", "inventory", "is_buffer", "opened", "weight_files"]
+__all__ = ["Inventory", "StoredTensor", "inventory", "opened", "weight_files"]
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-BUFFERS = re.compile(
-    r"rotary_emb\.(\w*inv_freq|cos_cached|sin_cached)$"
-    r"|(^|\.)position_ids$|\.(masked_bias|causal_mask)$"
-)
-"""What older releases of transformers stored and newer ones compute."""
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Floating-point types of weights: the name in safetensors -> the name in config.json."""
 SCALES = ("scales", "weight_scale", "input_scale", "pre_quant_scale")
@@ -145,11 +140,6 @@ def opened(file: Path, framework: str = "pt") -> Iterator[Any]:
         raise UsageError(
             f"{file}: damaged or truncated: {error}", "copy or download the file again"
         ) from error
-
-
-def is_buffer(name: str) -> bool:
-    """Whether a stored tensor is a buffer, which transformers ignores and computes anew."""
-    return BUFFERS.search(name) is not None
 
 
 def inventory(path: Path, config: Mapping[str, Any]) -> Inventory:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..errors import EdgewrightError, Refused, UsageError
 from ..models import has_module
+from ..models.buffers import is_buffer
 from .config import end_tokens, quantization, read_architecture, read_config, read_json
-from .files import check_finite, is_buffer, read_state
+from .files import check_finite, read_state
 from .layouts import Int8Inputs, layout_of, rounds_inputs
 
 __all__ = [

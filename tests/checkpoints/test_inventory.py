@@ -26,7 +26,7 @@ from edgewright.checkpoints.files import (
     tensor_specs,
     weight_bytes,
 )
-from edgewright.checkpoints.inventory import is_buffer, weight_files
+from edgewright.checkpoints.inventory import weight_files
 from edgewright.checkpoints.loading import load_model, load_settings, stock_model
 from edgewright.checkpoints.streaming import Streamed
 from edgewright.compress.calibration.layer_inputs import first_inputs
@@ -35,6 +35,7 @@ from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError
 from edgewright.export.onnx.reference import reference_logits
 from edgewright.export.onnx.weights import Weights
+from edgewright.models.buffers import is_buffer
 from edgewright.steps.context import StepContext
 from edgewright.steps.state import checkpoint_state
 
