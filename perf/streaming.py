@@ -53,17 +53,19 @@ from pathlib import Path
 from edgewright.checkpoints.files import read_architecture
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import Streamed
-from edgewright.compress.calibration.activation_buffer import Room
+from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.prune.importance import measure, measure_layers
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.steps.context import CalibrationData, StepContext
 source, out = Path({source!r}), Path({out!r})
 context = StepContext(CalibrationData(samples={rows}, seq_len={seq_len}), activation_budget={budget}, proof={proof!r})
 """
-SCORE = "rows = context.calibration.rows(source, 0); room = Room({budget}, out.parent)\n"
+SCORE = (
+    "rows = context.calibration.rows(source, 0); buffer = ActivationBuffer({budget}, out.parent)\n"
+)
 SCORES = {
     "taylor": SCORE + "measure(load_model(source), read_architecture(source), rows, 'taylor')\n",
-    "streamed": SCORE + "measure_layers(Streamed(source), rows, {criterion!r}, 0, room)\n",
+    "streamed": SCORE + "measure_layers(Streamed(source), rows, {criterion!r}, 0, buffer)\n",
 }
 PRUNE = "result = prune(PruneOptions(ffn={ffn}, criterion={criterion!r}, compensate={compensate}), source, out, context)\nprint(result.notes)\n"
 
