@@ -189,10 +189,10 @@ def test_other_sources_to_measure_on(
     assert apart.calibration == calibration
     assert len(apart.rows) > 5
     other.write_text("Short.\n" * 3)
-    with pytest.raises(UsageError, match="too few to set some of them aside") as caught:
+    with pytest.raises(UsageError, match="too few to hold some of them out") as caught:
         hold_out_rows(f"text:{other}", 8, f"text:{other}", 8, calibration, model)
     assert "held_out" in caught.value.hint
-    with pytest.raises(UsageError, match="would reach into what is set aside"):
+    with pytest.raises(UsageError, match="would overlap the held-out rows"):
         hold_out_rows(
             f"text:{text_file}",
             8,
