@@ -33,7 +33,7 @@ class Shorthand(Protocol):
     """A model of flags that together set one field of another model: `--lr` sets all stages."""
 
     def expand(self, options: Mapping[str, Any]) -> Any:
-        """The value of the field, made from these flags and the options beside the field."""
+        """The value of the field, made from these flags and the options beside it."""
         ...
 
 

@@ -33,7 +33,8 @@ class Budget(BaseModel):
         Field(
             default=None,
             gt=0,
-            description="remove heads and FFN neurons until the model takes at most this much memory "
+        description="remove heads and FFN neurons until at most this many parameters "
+        "remain",
             "on the target, KV cache included",
         )
     )
