@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from edgewright.checkpoints.files import content_hash, read_config, read_provenance, read_state
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.calibration.held_out import mean_loss, hold_out_rows
+from edgewright.compress.calibration.held_out import hold_out_rows, mean_loss
 from edgewright.compress.distill.lora import LoraOptions
 from edgewright.compress.distill.options import Stage
 from edgewright.compress.distill.runner import distill
