@@ -19,8 +19,9 @@ from torch.nn.utils import parametrize
 from ...checkpoints.files import read_architecture, read_state
 from ...checkpoints.layouts import LAYOUTS, PackedLinear, layout_of
 from ...checkpoints.layouts.gptq import Gptq
-from ...errors import Refused, UsageError
+from ...errors import UsageError
 from ...models import Architecture, require_expressible, weight_of
+from ..quantize.assignment import check_shapes
 from ..quantize.gptq import rtn
 from ..quantize.options import DAMP
 from .fake_quant import fake_quantize, grid_range, move_into_cells, pack
@@ -36,7 +37,6 @@ __all__ = [
     "starting_integers",
 ]
 
-GROUP_SIZES = (-1, 32, 64, 128)
 CENTRED = 0.5
 """Share of the way to the centre of its cell that a packed checkpoint's weight is moved.
 
@@ -68,25 +68,10 @@ def check_widths(options: QatOptions, architecture: Architecture, where: str) ->
             integers in a stored word.
     """
     require_expressible(architecture, "qat", where)
-    if options.group_size not in GROUP_SIZES:
-        raise UsageError(
-            f"group size {options.group_size}: not supported",
-            f"use {', '.join(map(str, GROUP_SIZES[1:]))} or -1",
-        )
     shapes = {linear.name: linear.shape for linear in architecture.linear_counts()}
-    word = 32 // options.bits
-    if bad := [
-        f"{name} ({k} inputs)" for name, (_, k) in shapes.items() if k % options.scheme.group(k)
-    ]:
-        raise Refused(
-            f"group size {options.group_size} does not divide the width of {', '.join(bad)}",
-            "use a smaller group size, or -1 for the width",
-        )
-    if bad := [f"{name} ({n} x {k})" for name, (n, k) in shapes.items() if n % word or k % word]:
-        raise Refused(
-            f"{word} integers fill a stored word, which does not divide {', '.join(bad)}",
-            f"prune to multiples of {word}",
-        )
+    check_shapes(
+        {name: (options.scheme, shape) for name, shape in shapes.items()}, "--qat-group-size"
+    )
 
 
 def starting_integers(

@@ -96,9 +96,9 @@ def check_trainable(student: Path, options: DistillOptions, teacher: Path | None
     if packed and not options.qat and not options.lora:
         raise UsageError(f"{student}: a packed checkpoint cannot be trained", PACKED_HINT)
     if options.lora:
-        adapted_matrices(architecture, options.lora)
         if packed:
             check_packed(student)
+        adapted_matrices(architecture, options.lora)
     if options.qat:
         check_widths(options.qat, architecture, str(student))
     return architecture

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from ...checkpoints.streaming import InMemory, Layered
 from ...console import progress
 from ...models import Architecture, AttentionSizes, Layer, decoder_layers, weight_of
-from ..calibration.activation_buffer import Room
+from ..calibration.activation_buffer import ActivationBuffer
 from ..calibration.layer_inputs import first_inputs
 from .cut import Kept
 from .experts import Usage, mask_router, watched
@@ -75,7 +75,7 @@ def measure_layers(
     rows: list[Tensor],
     criterion: Criterion,
     seed: int = 0,
-    room: Room | None = None,
+    buffer: ActivationBuffer | None = None,
 ) -> Importance:
     """`measure`, with one layer in memory at a time, by any criterion that needs no gradient.
 
@@ -84,10 +84,10 @@ def measure_layers(
         rows: int64 [2, seq] of ids and labels, all of one length.
         criterion: all but `taylor`.
         seed: of the random criterion.
-        room: where the hidden states of the rows are kept.
+        buffer: where the hidden states of the rows are kept.
     """
     architecture, count = model.architecture, len(model.layers)
-    states, calls = first_inputs(model, rows, room)
+    states, calls = first_inputs(model, rows, buffer)
     found = Importance(
         torch.zeros(count, architecture.attention_sizes.heads),
         torch.zeros(count, architecture.intermediate_size),

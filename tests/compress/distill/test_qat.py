@@ -136,7 +136,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(
         distill(options(None, text_file, qat={"group_size": 128}), odd, tmp_path / "out", context)
     assert "q_proj" not in str(caught.value)
     with pytest.raises(
-        Refused, match=r"8 integers fill a stored word, which does not divide .*mlp\.down_proj"
+        Refused,
+        match=r"4-bit integers are stored 8 at a time, which does not divide .*mlp\.down_proj",
     ):
         distill(
             options(None, text_file, qat={"group_size": -1}),

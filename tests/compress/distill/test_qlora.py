@@ -251,7 +251,7 @@ def test_what_cannot_carry_adapters_is_refused(
     mixture = Path(tmp_path / "mixture")
     quantize(QuantizeOptions(method="rtn", group_size=32), make_model("mixtral"), mixture, context)
     with pytest.raises(
-        Refused, match="cannot be learnt with adapters while its weights are packed"
+        Refused, match="cannot be trained with adapters while its weights are packed"
     ):
         distill(options(text_file), mixture, tmp_path / "out", context)
     assert not (tmp_path / "out").exists()

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from edgewright.checkpoints.files import content_hash, read_config, read_provenance, read_state
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.calibration.held_out import loss_on, set_aside
+from edgewright.compress.calibration.held_out import hold_out_rows, mean_loss
 from edgewright.compress.distill.lora import LoraOptions
 from edgewright.compress.distill.options import Stage
 from edgewright.compress.distill.runner import distill
@@ -120,13 +120,13 @@ def test_the_curve_is_the_loss_of_what_was_written(
     finished: Any, make_model: MakeModel, context: StepContext, text_file: Path
 ) -> None:
     result, out = finished
-    held = set_aside(
+    held = hold_out_rows(
         f"text:{text_file}", 8, f"text:{text_file}", 24, context.calibration, make_model("llama")
     )
-    assert loss_on(held.rows, load_model(out)) == pytest.approx(
+    assert mean_loss(held.rows, load_model(out)) == pytest.approx(
         result.details["curve"][2]["loss"], rel=1e-6
     )
-    assert loss_on(held.rows, load_model(make_model("llama"))) == pytest.approx(
+    assert mean_loss(held.rows, load_model(make_model("llama"))) == pytest.approx(
         result.details["curve"][0]["loss"], rel=1e-6
     )
 
