@@ -54,7 +54,7 @@ from edgewright.checkpoints.files import read_architecture
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import Streamed
 from edgewright.compress.calibration.activation_buffer import Room
-from edgewright.compress.prune.importance import measure, measure_layers
+from edgewright.compress.prune.scoring import score_layers, score_model
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.steps.context import CalibrationData, StepContext
 source, out = Path({source!r}), Path({out!r})
@@ -62,8 +62,9 @@ context = StepContext(CalibrationData(samples={rows}, seq_len={seq_len}), activa
 """
 SCORE = "rows = context.calibration.rows(source, 0); room = Room({budget}, out.parent)\n"
 SCORES = {
-    "taylor": SCORE + "measure(load_model(source), read_architecture(source), rows, 'taylor')\n",
-    "streamed": SCORE + "measure_layers(Streamed(source), rows, {criterion!r}, 0, room)\n",
+    "taylor": SCORE
+    + "score_model(load_model(source), read_architecture(source), rows, 'taylor')\n",
+    "streamed": SCORE + "score_layers(Streamed(source), rows, {criterion!r}, 0, room)\n",
 }
 PRUNE = "result = prune(PruneOptions(ffn={ffn}, criterion={criterion!r}, compensate={compensate}), source, out, context)\nprint(result.notes)\n"
 

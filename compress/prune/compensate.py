@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...models import Architecture, Branch, Layer, weight_of
 from ..calibration.activation_buffer import Activations, Room
 from ..calibration.layer_inputs import LayerCall
-from .cut import Kept
+from .cut import KeptParts
 
 __all__ = ["Compensation", "Sums", "choose_damp", "refit"]
 
@@ -107,7 +107,7 @@ class Compensation:
     """
 
     def __init__(
-        self, architecture: Architecture, kept: Kept, states: Activations, room: Room
+        self, architecture: Architecture, kept: KeptParts, states: Activations, room: Room
     ) -> None:
         self.architecture = architecture
         self.kept = kept

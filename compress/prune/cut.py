@@ -15,11 +15,11 @@ from ...models import Architecture, AttentionSizes, CutAxis, Layer
 from ...models.blocks import Unit
 from .experts import cut_experts
 
-__all__ = ["Kept", "cut", "cut_layer", "unit_channels"]
+__all__ = ["KeptParts", "cut", "cut_layer", "unit_channels"]
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptParts:
     """What stays: lists have one entry a layer of the *uncut* model, also for layers that go."""
 
     heads: list[list[int]]
@@ -82,7 +82,7 @@ def unit_channels(units: list[int], size: int) -> Tensor:
 
 
 def cut(
-    state: Mapping[str, Tensor], architecture: Architecture, kept: Kept
+    state: Mapping[str, Tensor], architecture: Architecture, kept: KeptParts
 ) -> tuple[dict[str, Tensor], Architecture]:
     """The physically smaller state dict and its architecture.
 
@@ -99,7 +99,9 @@ def cut(
     return small, left
 
 
-def cut_layer(state: Mapping[str, Tensor], old: Layer, new: Layer, kept: Kept) -> dict[str, Tensor]:
+def cut_layer(
+    state: Mapping[str, Tensor], old: Layer, new: Layer, kept: KeptParts
+) -> dict[str, Tensor]:
     """The tensors of a decoder layer after the cut.
 
     Args:

@@ -17,25 +17,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ...errors import Refused, UsageError
 from ...models import ExpertsFFN, Layer
 from ...models.blocks.expert_storage import split_experts
 
 __all__ = [
-    "Usage",
+    "ExpertUsage",
     "balance",
     "choose_experts",
+    "counting_usage",
     "cut_experts",
     "expert_details",
     "expert_note",
-    "kept_experts",
     "mask_router",
-    "watched",
 ]
 
 
 @dataclass
-class Usage:
+class ExpertUsage:
     """What the experts of one layer did, each a tensor [experts]."""
 
     routed: Tensor
@@ -50,62 +48,13 @@ class Usage:
         return self.norms / max(self.tokens, 1)
 
 
-def kept_experts(experts: ExpertsFFN | None, ratio: float, ffn: float = 0.0) -> int:
-    """How many experts of every layer stay when a share of them goes; 0 for a dense model.
-
-    Args:
-        experts: those of every layer that has some; None: the model is dense.
-        ratio: share to remove, in [0, 1); a tie removes less.
-        ffn: share of FFN neurons to remove, which a mixture does not support.
-
-    Raises:
-        Refused: the model has no experts, too few would stay, the share rounds to nothing, or neurons shall go.
-    """
-    if experts is None:
-        if ratio:
-            raise Refused(
-                f"experts {ratio}: the model is dense and has none",
-                "prune the FFN instead (--ffn), heads or layers",
-            )
-        return 0
-    if ffn:
-        raise Refused(
-            f"ffn {ffn}: FFN neurons of a mixture of experts cannot be removed",
-            "remove whole experts: --experts 0.25",
-        )
-    if not 0 <= ratio < 1:
-        raise UsageError(
-            f"experts {ratio}: not a share in [0, 1)",
-            "give the share of experts to remove, such as 0.25",
-        )
-    spare = experts.count - experts.per_token
-    gone = math.ceil(experts.count * ratio - 0.5)
-    if ratio and not spare:
-        raise Refused(
-            f"experts {ratio}: every token goes to all {experts.count} experts, so none can be removed",
-            "prune heads or layers",
-        )
-    if ratio and not gone:
-        share = f"{1 / experts.count:.4g}"
-        raise Refused(
-            f"experts {ratio}: of {experts.count} experts that is less than one",
-            f"the nearest that removes one: --experts {share}",
-        )
-    if gone > spare:
-        raise Refused(
-            f"experts {ratio}: {experts.count - gone} of {experts.count} experts would stay, and a token goes to {experts.per_token}",
-            f"the most that can go: --experts {spare / experts.count:.4g}",
-        )
-    return experts.count - gone
-
-
 def choose_experts(
-    usage: Mapping[int, Usage], layers: int, keep: int, seed: int | None = None
+    usage: Mapping[int, ExpertUsage], layers: int, keep: int, seed: int | None = None
 ) -> list[list[int]]:
     """The most important experts of every layer, ascending; an empty list for a dense layer.
 
     Args:
-        usage: by layer, as `watched` gives it.
+        usage: by layer, as `counting_usage` gives it.
         layers: of the model.
         keep: experts that stay in each.
         seed: choose at random, to compare with.
@@ -122,7 +71,7 @@ def choose_experts(
 
 
 @contextmanager
-def watched(module: nn.Module, layer: Layer) -> Iterator[Usage | None]:
+def counting_usage(module: nn.Module, layer: Layer) -> Iterator[ExpertUsage | None]:
     """Count, while a decoder layer runs, what its experts do; None where it has none.
 
     Only what the layer does when it is called counts: not what is computed again on the way back of a gradient.
@@ -134,7 +83,7 @@ def watched(module: nn.Module, layer: Layer) -> Iterator[Usage | None]:
     if layer.experts is None:
         yield None
         return
-    usage = Usage(torch.zeros(layer.experts.count), torch.zeros(layer.experts.count))
+    usage = ExpertUsage(torch.zeros(layer.experts.count), torch.zeros(layer.experts.count))
     pool = module.get_submodule(layer.experts.pool)
     counting: list[RemovableHandle] = []
 
@@ -152,7 +101,7 @@ def watched(module: nn.Module, layer: Layer) -> Iterator[Usage | None]:
             handle.remove()
 
 
-def _counter(usage: Usage) -> Any:
+def _counter(usage: ExpertUsage) -> Any:
     """A hook on a pool of experts: it is called with tokens [tokens, width], their experts and gates, both [tokens, top k]."""
 
     @torch.no_grad()
@@ -243,7 +192,7 @@ def balance(routed: Tensor) -> dict[str, float]:
 
 
 def expert_details(
-    before: Mapping[int, Usage], after: Mapping[int, Usage], kept: list[list[int]]
+    before: Mapping[int, ExpertUsage], after: Mapping[int, ExpertUsage], kept: list[list[int]]
 ) -> list[dict[str, Any]]:
     """One entry a layer that has experts and stays: importance, what was removed, and the balance before and after."""
     entries = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...checkpoints.files import stored_dtype
 from ...models import Architecture
 from .compensate import ROWS_AT_ONCE, TOKENS_AT_ONCE
-from .options import Criterion
+from .criteria import CRITERIA
 
 __all__ = ["prune_memory"]
 
@@ -16,7 +16,7 @@ OVERHEAD = 150 << 20
 def prune_memory(
     architecture: Architecture,
     small: Architecture,
-    criterion: Criterion,
+    criterion: str,
     tokens: int,
     seq_len: int,
     activation_budget: int,
@@ -57,7 +57,7 @@ def prune_memory(
         widest, outputs = max((li.in_features, li.out_features) for li in small.linear_counts())
         together = max(seq_len, min(tokens // 8, ROWS_AT_ONCE * seq_len, TOKENS_AT_ONCE))
         needs.append(walk + 16 * widest**2 + 5 * 8 * widest * outputs + 4 * together * widths)
-    if criterion == "taylor":
+    if CRITERIA[criterion].needs_gradient:
         parameters = architecture.parameters
         needs += [
             (4 + stored) * parameters,

@@ -19,9 +19,9 @@ from ...steps.options import Proof
 from ..calibration.activation_buffer import Room
 from ..calibration.layer_inputs import first_inputs
 from .compensate import Compensation
-from .cut import Kept, cut, cut_layer
-from .experts import Usage, watched
-from .importance import masked_layer
+from .cut import KeptParts, cut, cut_layer
+from .experts import ExpertUsage, counting_usage
+from .masking import masked_layer
 from .verify import difference, probe_of, stock_logits
 
 __all__ = ["Rebuild", "choose_proof", "prove_rebuilt"]
@@ -41,7 +41,7 @@ class Rebuild:
     def __init__(
         self,
         source: Streamed,
-        kept: Kept,
+        kept: KeptParts,
         rows: list[Tensor],
         room: Room,
         *,
@@ -56,7 +56,7 @@ class Rebuild:
         self.probe = probe_of(rows, source.architecture)
         self.masked: Tensor | None = None
         """What the masked original's last layer puts out for the probe [rows, seq, width]; known when all tensors are made."""
-        self.usage: dict[int, Usage] = {}
+        self.usage: dict[int, ExpertUsage] = {}
         """What the experts of a mixture then do, by layer."""
 
     def pending(self) -> Pending:
@@ -87,7 +87,7 @@ class Rebuild:
                             yield from self._layer(layer, module).items()
                             with (
                                 masked_layer(module, layer, self.kept),
-                                watched(module, layer) as usage,
+                                counting_usage(module, layer) as usage,
                             ):
                                 for batch in batches:
                                     states[batch] = call(module, states[batch])

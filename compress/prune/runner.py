@@ -19,18 +19,20 @@ from ...checkpoints.files import (
     scratch_directory,
     write_checkpoint,
 )
-from ...checkpoints.loading import load_model, pick_device
+from ...checkpoints.loading import pick_device
 from ...checkpoints.streaming import Streamed
 from ...errors import Refused, UsageError
 from ...models import Architecture
 from ...steps.context import StepContext, StepResult
 from ..calibration.activation_buffer import Room
-from .cut import Kept
+from .criteria import CRITERIA
+from .cut import KeptParts
 from .experts import choose_experts, expert_details, expert_note
-from .importance import Importance, measure, measure_layers
+from .importance import Importance
 from .kv_merge_step import merge_key_values
 from .options import PruneOptions
 from .rebuild import Rebuild, choose_proof, prove_rebuilt
+from .scoring import score_checkpoint
 from .selection import choose_heads, choose_layers, choose_neurons, share_below
 from .sizes import merged_kv, sizes_after
 from .two_four_step import sparsify
@@ -50,7 +52,7 @@ PROOFS = {
 class Choice:
     """What a prune step decided, and what it decided it by."""
 
-    kept: Kept
+    kept: KeptParts
     scores: Importance
     notes: list[str]
 
@@ -141,8 +143,8 @@ def decide(
             options = options.model_copy(update={name: share, f"{name}_threshold": None})
     sizes = sizes_after(options, architecture)
     kv_heads, count = architecture.attention_sizes.kv_heads, len(architecture.layers)
-    at_random = seed if options.criterion == "random" else None
-    kept = Kept(
+    at_random = seed if CRITERIA[options.criterion].at_random else None
+    kept = KeptParts(
         choose_heads(scores.heads, kv_heads, sizes["heads"], sizes["kv_heads"]),
         choose_neurons(scores.neurons, sizes["ffn"]),
         choose_layers(scores.layers, options.layers),
@@ -265,15 +267,9 @@ def _scores(
     context: StepContext,
     room: Room,
 ) -> Importance:
-    """The importance of heads, neurons, layers and experts.
-
-    The gradient needs the whole model; any other criterion reads it layer by layer from disk.
-    """
+    """The importance of heads, neurons, layers and experts."""
     device = pick_device(context.device)
-    if options.criterion == "taylor":
-        model = load_model(source, device)
-        return measure(model, read_architecture(source), rows, options.criterion, context.seed)
-    return measure_layers(Streamed(source, device), rows, options.criterion, context.seed, room)
+    return score_checkpoint(source, rows, options.criterion, context.seed, device, room)
 
 
 def _size_notes(before: Architecture, after: Architecture) -> list[str]:

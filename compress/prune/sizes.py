@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from ...errors import Refused
 from ...models import Architecture, require_expressible
-from .experts import kept_experts
+from .counts import head_counts, kept_experts, neuron_count
 from .options import PruneOptions
-from .selection import head_counts, neuron_count
 
 __all__ = ["merged_kv", "sizes_after"]
 

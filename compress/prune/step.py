@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...steps.state import State
 from ...steps.step import FOUNDATION, Cost, PlanContext, Step
+from .criteria import CRITERIA
 from .options import PruneOptions
 from .sizes import merged_kv, sizes_after
 
@@ -75,7 +76,7 @@ class PruneStep(Step[PruneOptions]):
             compensate=options.compensate,
         )
         operations = 2.0 * plan.tokens * source.active_parameters
-        operations *= 2 if options.criterion == "taylor" else 1
+        operations *= 2 if CRITERIA[options.criterion].needs_gradient else 1
         if options.sparsity:
             operations += layerwise_operations(result, plan.tokens)
         return Cost(ram, operations)

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from edgewright.checkpoints.files import read_config, read_state
-from edgewright.compress.prune.experts import Usage, balance, choose_experts, kept_experts
+from edgewright.compress.prune.counts import kept_experts
+from edgewright.compress.prune.experts import ExpertUsage, balance, choose_experts
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.compress.prune.schedule import spread
 from edgewright.compress.prune.sizes import sizes_after
@@ -362,8 +363,8 @@ def test_balance() -> None:
 
 def test_choose_experts_leaves_dense_layers_alone() -> None:
     usage = {
-        1: Usage(torch.tensor([1.0, 1, 1, 1]), torch.tensor([4.0, 1, 3, 3]), 4),
-        2: Usage(torch.ones(4), torch.ones(4), 4),
+        1: ExpertUsage(torch.tensor([1.0, 1, 1, 1]), torch.tensor([4.0, 1, 3, 3]), 4),
+        2: ExpertUsage(torch.ones(4), torch.ones(4), 4),
     }
     assert choose_experts(usage, 4, 2) == [[], [0, 2], [0, 1], []]  # of equals the first
 

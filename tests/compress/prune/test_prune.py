@@ -20,9 +20,11 @@ from transformers import AutoModelForCausalLM
 
 from edgewright.checkpoints.files import read_config, read_state
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.prune.cut import Kept
-from edgewright.compress.prune.importance import Importance, masked, measure
+from edgewright.compress.prune.cut import KeptParts
+from edgewright.compress.prune.importance import Importance
+from edgewright.compress.prune.masking import masked
 from edgewright.compress.prune.runner import PruneOptions, prune
+from edgewright.compress.prune.scoring import score_model
 from edgewright.compress.prune.selection import choose_heads
 from edgewright.errors import Refused, UsageError
 from edgewright.models import architecture, decoder_layers
@@ -281,7 +283,7 @@ def planted(source: Path) -> Path:
 
 
 def scores_of(folder: Path, context: StepContext, criterion: Any, seed: int = 0) -> Importance:
-    return measure(
+    return score_model(
         load_model(folder),
         architecture(read_config(folder)),
         context.calibration.rows(folder, 0),
@@ -321,7 +323,7 @@ def test_taylor_is_the_change_of_the_loss(make_model: MakeModel, context: StepCo
     folder = make_model("qwen2")
     config, rows = read_config(folder), context.calibration.rows(folder, 0)[:1]
     model = load_model(folder, dtype=torch.float64)
-    scores = measure(model, architecture(config), rows, "taylor")
+    scores = score_model(model, architecture(config), rows, "taylor")
     o = model.get_submodule("model.layers.1.self_attn.o_proj")
 
     def loss(head: int, share: float) -> float:
@@ -342,8 +344,8 @@ def test_measuring_leaves_no_hooks(make_model: MakeModel, context: StepContext) 
     described = architecture(config)
     with torch.no_grad():
         before = model(input_ids=IDS, use_cache=False).logits
-        measure(model, described, context.calibration.rows(folder, 0), "taylor")
-        with masked(model, described, Kept([[0, 4]] * 3, [[1, 2, 3]] * 3, [0, 2])):
+        score_model(model, described, context.calibration.rows(folder, 0), "taylor")
+        with masked(model, described, KeptParts([[0, 4]] * 3, [[1, 2, 3]] * 3, [0, 2])):
             assert not torch.allclose(
                 model(input_ids=IDS, use_cache=False).logits, before, rtol=0.01
             )

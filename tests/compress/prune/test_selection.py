@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from edgewright.compress.prune.counts import head_counts, neuron_count
 from edgewright.compress.prune.selection import (
     choose_heads,
     choose_layers,
     choose_neurons,
-    head_counts,
-    neuron_count,
     share_below,
 )
 from edgewright.errors import Refused, UsageError
