@@ -1,9 +1,12 @@
-"""Which importance criterion to prune heads by: held-out perplexity after the cut, plain and refitted, without any training.
+r"""Compare importance criteria for pruning heads: held-out perplexity after the cut, untrained.
 
-    python -m edgewright.perf.criteria MODEL --calibration text:calibration.txt --text text:heldout.txt
+    python -m edgewright.perf.criteria MODEL --calibration text:calibration.txt \
+        --text text:heldout.txt
 
-The cut is the masked model, which a pruned checkpoint equals; so counts that stock loaders refuse for a family can be measured
-too. Every line is written as soon as it is known. The standard error is that of the perplexity, windows being the units.
+The cut is a mask on the loaded model, which computes the same as a pruned checkpoint. So numbers of
+heads can be measured that stock loaders would refuse. The second column is after refitting the
+remaining weights. Each line is printed as soon as it is measured. The standard error is that of
+the perplexity, with windows as the units.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..benchmarks.tasks.accuracy import Text, score_text
+from ..benchmarks.tasks.accuracy import TextScores, score_text
 from ..benchmarks.tasks.backends import TorchBackend
 from ..checkpoints.files import read_architecture
 from ..checkpoints.loading import load_tokenizer
@@ -38,7 +41,7 @@ from ..steps.context import CalibrationData
 
 @contextmanager
 def restored(model: torch.nn.Module, architecture: Architecture) -> Iterator[None]:
-    """Puts the output projections back as they were."""
+    """Restore the output projections when the block ends."""
     projections = [
         weight_of(module.get_submodule(name))
         for module, layer in zip(
@@ -68,17 +71,18 @@ def refit(model: InMemory, rows: list[Tensor], kept: KeptParts) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure and print the table."""
+    """Measure all criteria and print the table."""
     backend = TorchBackend(args.model)
-    architecture, model = read_architecture(args.model), backend.model
+    architecture = read_architecture(args.model)
     sizes = architecture.attention_sizes
+    model = backend.model
     rows = CalibrationData(args.calibration, args.samples, args.seq_len).rows(args.model, 0)
     held_out = scoring_rows(
         load_tokenizer(args.model), Source.parse(args.text), args.window, args.windows
     )
     keep, keep_kv = head_counts(sizes, args.heads, 0.0, lambda _: True)
 
-    def line(name: str, *texts: Text) -> None:
+    def line(name: str, *texts: TextScores) -> None:
         print(
             "| "
             + " | ".join([name, *(f"{t.perplexity:.4g} ± {t.stderr:.2g}" for t in texts)])
@@ -87,7 +91,8 @@ def run(args: argparse.Namespace) -> None:
         )
 
     print(
-        f"{keep} of {sizes.heads} query heads stay; {len(held_out)} held-out windows of {args.window} tokens",
+        f"{keep} of {sizes.heads} query heads stay; {len(held_out)} held-out windows "
+        f"of {args.window} tokens",
         flush=True,
     )
     line("uncut", score(backend, held_out))
@@ -117,13 +122,13 @@ def run(args: argparse.Namespace) -> None:
                 )
 
 
-def score(backend: TorchBackend, rows: list[Encoded]) -> Text:
-    """Perplexity of what is loaded."""
+def score(backend: TorchBackend, rows: list[Encoded]) -> TextScores:
+    """Perplexity of the loaded model as it is now."""
     return score_text(backend, rows)
 
 
 def main() -> None:
-    """Parse and run."""
+    """Parse the arguments and run."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
