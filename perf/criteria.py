@@ -24,7 +24,7 @@ from ..benchmarks.tasks.backends import TorchBackend
 from ..checkpoints.files import read_architecture
 from ..checkpoints.loading import load_tokenizer
 from ..checkpoints.streaming import InMemory
-from ..compress.calibration.activation_buffer import Room
+from ..compress.calibration.activation_buffer import ActivationBuffer
 from ..compress.calibration.layer_inputs import first_inputs
 from ..compress.prune.compensate import Compensation
 from ..compress.prune.counts import head_counts
@@ -61,7 +61,7 @@ def restored(model: torch.nn.Module, architecture: Architecture) -> Iterator[Non
 def refit(model: InMemory, rows: list[Tensor], kept: KeptParts) -> None:
     """Refit a loaded model in place, as the prune step does."""
     states, calls = first_inputs(model, rows)
-    compensation = Compensation(model.architecture, kept, states, Room())
+    compensation = Compensation(model.architecture, kept, states, ActivationBuffer())
     layers = model.architecture.layers
     for layer, module, call in zip(layers, model.layers, calls, strict=True):
         compensation.refit(layer.index, module, call, states)

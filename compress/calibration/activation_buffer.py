@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ...errors import Refused
 
-__all__ = ["Activations", "Room"]
+__all__ = ["Activations", "ActivationBuffer"]
 
 
 @dataclass
-class Room:
+class ActivationBuffer:
     """Where hidden states may be kept.
 
     Attributes:
@@ -30,14 +30,14 @@ class Room:
     budget: int | None = None
     folder: Path = Path()
 
-    def part(self, count: int) -> Room:
+    def part(self, count: int) -> ActivationBuffer:
         """One of `count` equal parts."""
-        return Room(None if self.budget is None else self.budget // count, self.folder)
+        return ActivationBuffer(None if self.budget is None else self.budget // count, self.folder)
 
-    def states(
+    def allocate(
         self, rows: int, seq: int, width: int, device: torch.device | str = "cpu"
     ) -> Activations:
-        """Room for float32 [rows, seq, width]; they come back on `device`.
+        """ActivationBuffer for float32 [rows, seq, width]; they come back on `device`.
 
         Raises:
             Refused: they do not fit into the budget, and the disk has no room for the others.

@@ -1,6 +1,6 @@
 """The FFN of a decoder layer with experts, one group of linear layers at a time.
 
-Each expert's linear layers are visited with the Gram matrix of the inputs that its own tokens give
+Each expert's linear layers are visited with the Hessian of the inputs that its own tokens give
 them. An expert is no module: all experts of a layer lie in fused tensors, and the router sends every
 token to a few of them. So tokens are routed once, and the inputs of an expert are gathered from the
 stream; what enters its down projection comes from its gate and up projections as they are by then. At
@@ -17,19 +17,19 @@ from torch import Tensor, nn
 
 from ...models import ExpertsFFN, Layer, inside_expert
 from .activation_buffer import Activations
-from .gram import Gram
+from .hessian import Hessian
 from .layer_inputs import batches, input_hessian
 
 __all__ = ["routed_groups"]
 
-GRAM_BYTES = 2**28
-"""Of the experts' Gram matrices that are gathered together; the others wait for another pass."""
+HESSIAN_BYTES = 2**28
+"""Of the experts' Hessians that are gathered together; the others wait for another pass."""
 
 
 def routed_groups(
     module: nn.Module, layer: Layer, states: Activations, tokens: dict[str, int]
 ) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-    """Each group of linear layers of the experts, in order, with the Gram matrix of its inputs.
+    """Each group of linear layers of the experts, in order, with the Hessian of its inputs.
 
     This is the part of `LayerWalk.visit` behind the attention.
 
@@ -47,20 +47,20 @@ def routed_groups(
     chosen = [router(norm(states[batch]).flatten(0, 1))[2] for batch in batches(states)]
     widths = [experts.expert("*").up.in_features, experts.expert("*").down.in_features]
     counts = torch.cat(chosen).flatten().bincount(minlength=len(router.weight)).tolist()
-    together = max(1, GRAM_BYTES // (4 * max(widths) ** 2))
+    together = max(1, HESSIAN_BYTES // (4 * max(widths) ** 2))
     for first in range(0, len(counts), together):
         some = range(first, min(first + together, len(counts)))
         for place, width in enumerate(widths):
-            grams = {expert: Gram(width, states.device) for expert in some}
+            hessians = {expert: Hessian(width, states.device) for expert in some}
             for batch, numbers in zip(batches(states), chosen, strict=True):
                 stream = norm(states[batch]).flatten(0, 1)
-                for expert, gram in grams.items():
+                for expert, hessian in hessians.items():
                     mine = stream[(numbers == expert).any(1)]
-                    gram.add(inside_expert(module, layer, expert, mine) if place else mine)
+                    hessian.add(inside_expert(module, layer, expert, mine) if place else mine)
             for expert in some:
                 group = experts.expert(expert).input_groups[place]
                 tokens |= {name: int(counts[expert]) for name in group}
-                yield group, grams.pop(expert).matrix()
+                yield group, hessians.pop(expert).matrix()
     ffn = module.get_submodule(experts.name)
     for batch in batches(states):
         states[batch] = states[batch] + ffn(norm(states[batch]))

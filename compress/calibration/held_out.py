@@ -16,7 +16,7 @@ from ...errors import UsageError
 from ...steps.context import CalibrationData, as_tensor
 from ..distill.losses import next_token_loss
 
-__all__ = ["HeldOut", "loss_on", "set_aside"]
+__all__ = ["HeldOut", "mean_loss", "hold_out_rows"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class HeldOut:
     """Calibration that ends before the rows begin."""
 
 
-def set_aside(
+def hold_out_rows(
     source: str, count: int, learning: str, seq_len: int, calibration: CalibrationData, model: Path
 ) -> HeldOut:
     """Choose rows to measure on: the held-out problems of a built-in task, the last rows of anything else.
@@ -82,7 +82,7 @@ def set_aside(
 
 
 @torch.no_grad()
-def loss_on(rows: list[Tensor], model: Any) -> float:
+def mean_loss(rows: list[Tensor], model: Any) -> float:
     """The mean next-token loss over all scored tokens of rows int64 [2, length], in nats."""
     device, total, tokens = next(model.parameters()).device, 0.0, 0
     for row in rows:

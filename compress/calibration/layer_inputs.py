@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from ...checkpoints.streaming import Layered, passed_through
 from ...models import weight_of
-from .activation_buffer import Activations, Room
-from .gram import Gram
-from .mixed_precision import mixed
+from .activation_buffer import ActivationBuffer, Activations
+from .hessian import Hessian
+from .mixed_precision import mixed_precision
 
-__all__ = ["LayerCall", "Stopped", "advance", "batches", "first_inputs", "input_hessian"]
+__all__ = ["LayerCall", "StopForward", "advance", "batches", "first_inputs", "input_hessian"]
 
 LayerCall = Callable[[nn.Module, Tensor], Tensor]
 """Runs a decoder layer on hidden states [batch, seq, width], with the masks and rotary tables the model gives it."""
@@ -24,12 +24,12 @@ TOKENS_AT_ONCE = 4096
 """Tokens that go through a layer together; at least one row."""
 
 
-class Stopped(Exception):
+class StopForward(Exception):
     """Raised by a hook once what it was there for is known."""
 
 
 def first_inputs(
-    model: Layered, rows: list[Tensor], room: Room | None = None, bf16: bool = False
+    model: Layered, rows: list[Tensor], buffer: ActivationBuffer | None = None, bf16: bool = False
 ) -> tuple[Activations, list[LayerCall]]:
     """The hidden states that enter the first layer, and for every layer how the model would call it on such states.
 
@@ -38,14 +38,14 @@ def first_inputs(
     Args:
         model: whose layers; none of them is run.
         rows: what goes in.
-        room: where the states [rows, seq, width] are kept; in memory, if nothing is said.
+        buffer: where the states [rows, seq, width] are kept; in memory, if nothing is said.
         bf16: whether the calls compute their products in bfloat16.
     """
     states: list[Tensor] = []
 
     def catch(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         states.append(args[0] if args else kwargs["hidden_states"])
-        raise Stopped
+        raise StopForward
 
     stored: Activations | None = None
     with torch.no_grad(), model.started(torch.stack([row[0] for row in rows])) as start:
@@ -55,9 +55,9 @@ def first_inputs(
             for number, row in enumerate(rows):
                 try:
                     start(row[:1])
-                except Stopped:
+                except StopForward:
                     hidden = states.pop()
-                    stored = stored or (room or Room()).states(
+                    stored = stored or (buffer or ActivationBuffer()).allocate(
                         len(rows), hidden.shape[1], hidden.shape[2], hidden.device
                     )
                     stored[number] = hidden
@@ -75,11 +75,11 @@ def _layer_calls(
     def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         recorded.append((args[1:], kwargs))
         if len(recorded) == len(model.layers):
-            raise Stopped  # what comes after the layers may have no weights
+            raise StopForward  # what comes after the layers may have no weights
 
     handles = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in model.layers]
     try:
-        with suppress(Stopped), passed_through(model.layers):
+        with suppress(StopForward), passed_through(model.layers):
             start(ids)
     finally:
         for handle in handles:
@@ -91,7 +91,7 @@ def _layer_calls(
             given["attention_mask"] = None
 
         def call(layer: nn.Module, hidden: Tensor) -> Tensor:
-            with mixed(hidden.device, bf16):
+            with mixed_precision(hidden.device, bf16):
                 output = layer(hidden, *args, **given)
             return output[0] if isinstance(output, tuple) else output
 
@@ -126,17 +126,17 @@ def input_hessian(
     layer: nn.Module, reader: nn.Module, states: Activations, call: LayerCall
 ) -> Tensor:
     """The sum of outer products [in, in] of what `reader`, a linear in `layer`, is given when the layer runs on `states`."""
-    gram = Gram(weight_of(reader).shape[1], states.device)
+    hessian = Hessian(weight_of(reader).shape[1], states.device)
 
     def seen(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        gram.add(args[0])
-        raise Stopped  # what the layer does after it does not matter
+        hessian.add(args[0])
+        raise StopForward  # what the layer does after it does not matter
 
     handle = reader.register_forward_pre_hook(seen)
     try:
         for batch in batches(states):
-            with suppress(Stopped):
+            with suppress(StopForward):
                 call(layer, states[batch])
     finally:
         handle.remove()
-    return gram.matrix()
+    return hessian.matrix()

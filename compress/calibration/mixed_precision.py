@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["bf16_is_fast", "float32_sums", "mixed"]
+__all__ = ["bf16_is_fast", "bf16_products", "mixed_precision"]
 
 
 def bf16_is_fast(device: torch.device | str) -> bool:
@@ -19,13 +19,13 @@ def bf16_is_fast(device: torch.device | str) -> bool:
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
-def mixed(device: torch.device | str, bf16: bool) -> AbstractContextManager[Any]:
+def mixed_precision(device: torch.device | str, bf16: bool) -> AbstractContextManager[Any]:
     """Linear layers and attention put out bfloat16 while this lasts, if `bf16`; weights and the stream between layers stay float32."""
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16)
 
 
 @contextmanager
-def float32_sums(bf16: bool) -> Iterator[None]:
+def bf16_products(bf16: bool) -> Iterator[None]:
     """While this lasts, products of float32 matrices on the CPU round what they multiply to bfloat16, if `bf16`, and nothing else."""
     mkldnn: Any = torch.backends.mkldnn
     matmul = mkldnn.matmul

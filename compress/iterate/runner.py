@@ -34,7 +34,7 @@ from ...data.sources import Source
 from ...errors import Refused
 from ...steps.context import CalibrationData, StepContext, StepResult
 from ...steps.workspace import workspace
-from ..calibration.held_out import HeldOut, loss_on, set_aside
+from ..calibration.held_out import HeldOut, hold_out_rows, mean_loss
 from ..distill.options import DistillOptions
 from ..distill.runner import distill
 from ..prune.options import PruneOptions
@@ -110,7 +110,7 @@ def _calibration(
 def _held_out(options: IterateOptions, source: Path, context: StepContext) -> HeldOut:
     """Rows to measure on, which neither calibration nor training reads."""
     data = options.recover.data
-    return set_aside(
+    return hold_out_rows(
         options.held_out or data,
         options.held_out_rows,
         data,
@@ -191,7 +191,7 @@ def _round(
 def _point(number: int, folder: Path, rows: list[Tensor], context: StepContext) -> Point:
     model, loss = (
         read_architecture(folder),
-        loss_on(rows, load_model(folder, pick_device(context.device))),
+        mean_loss(rows, load_model(folder, pick_device(context.device))),
     )
     sizes = (model.attention_sizes.heads, model.intermediate_size, len(model.layers))
     return Point(number, model.parameters, *sizes, loss)

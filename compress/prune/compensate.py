@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import Architecture, Branch, Layer, weight_of
-from ..calibration.activation_buffer import Activations, Room
+from ..calibration.activation_buffer import ActivationBuffer, Activations
 from ..calibration.layer_inputs import LayerCall
 from .cut import KeptParts
 
@@ -103,15 +103,19 @@ class Compensation:
         architecture: of the uncut model.
         kept: what stays.
         states: what enters the first layer for all calibration rows.
-        room: for three more sets of such states.
+        buffer: for three more sets of such states.
     """
 
     def __init__(
-        self, architecture: Architecture, kept: KeptParts, states: Activations, room: Room
+        self,
+        architecture: Architecture,
+        kept: KeptParts,
+        states: Activations,
+        buffer: ActivationBuffer,
     ) -> None:
         self.architecture = architecture
         self.kept = kept
-        self.whole, *self.wanted = (room.states(*states.shape, states.device) for _ in range(3))
+        self.whole, *self.wanted = (buffer.allocate(*states.shape, states.device) for _ in range(3))
         rows, seq, _ = states.shape
         size = max(
             1, min(rows // 8, ROWS_AT_ONCE, TOKENS_AT_ONCE // seq)

@@ -16,7 +16,7 @@ from ...checkpoints.streaming import Streamed
 from ...console import progress
 from ...models import Layer, weight_of
 from ...steps.options import Proof
-from ..calibration.activation_buffer import Room
+from ..calibration.activation_buffer import ActivationBuffer
 from ..calibration.layer_inputs import first_inputs
 from .compensate import Compensation
 from .cut import KeptParts, cut, cut_layer
@@ -34,7 +34,7 @@ class Rebuild:
         source: the uncut model.
         kept: what stays of it.
         rows: calibration rows int64 [2, seq], all of one length. The first ones are the probe of the proof.
-        room: where hidden states are kept.
+        buffer: where hidden states are kept.
         compensate: whether to refit.
     """
 
@@ -43,13 +43,13 @@ class Rebuild:
         source: Streamed,
         kept: KeptParts,
         rows: list[Tensor],
-        room: Room,
+        buffer: ActivationBuffer,
         *,
         compensate: bool,
     ) -> None:
         self.source = source
         self.kept = kept
-        self.room = room
+        self.buffer = buffer
         self.compensate = compensate
         self.rows = rows if compensate or source.architecture.experts else rows[:1]
         self.specs, self.architecture = cut(source.specs, source.architecture, kept)
@@ -66,10 +66,10 @@ class Rebuild:
     @torch.no_grad()
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         source, architecture = self.source, self.source.architecture
-        room = self.room.part(4 if self.compensate else 1)
-        states, calls = first_inputs(source, self.rows, room)
+        buffer = self.buffer.part(4 if self.compensate else 1)
+        states, calls = first_inputs(source, self.rows, buffer)
         compensation = (
-            Compensation(architecture, self.kept, states, room) if self.compensate else None
+            Compensation(architecture, self.kept, states, buffer) if self.compensate else None
         )
         batches = (
             compensation.batches

@@ -24,7 +24,7 @@ from ...checkpoints.streaming import Streamed
 from ...errors import Refused, UsageError
 from ...models import Architecture
 from ...steps.context import StepContext, StepResult
-from ..calibration.activation_buffer import Room
+from ..calibration.activation_buffer import ActivationBuffer
 from .criteria import CRITERIA
 from .cut import KeptParts
 from .experts import choose_experts, expert_details, expert_note
@@ -170,8 +170,8 @@ def preview(
             source = Path(folder) / "merged"
         architecture = read_architecture(source)
         rows = context.calibration.rows(source, context.seed)
-        room = Room(context.activation_budget, Path(folder))
-        scores = _scores(options, source, rows, context, room)
+        buffer = ActivationBuffer(context.activation_budget, Path(folder))
+        scores = _scores(options, source, rows, context, buffer)
         choice = decide(options, architecture, scores, context.seed)
     sizes = choice.kept.sizes(architecture.attention_sizes)
     small = architecture.resized(**sizes, layers=choice.kept.layers)
@@ -220,12 +220,12 @@ def _remove(
     """Cut heads, neurons, layers and experts, and add to the provenance which."""
     architecture, device = read_architecture(source), pick_device(context.device)
     rows = context.calibration.rows(source, context.seed)
-    room = Room(context.activation_budget, out.parent)
-    scores = _scores(options, source, rows, context, room)
+    buffer = ActivationBuffer(context.activation_budget, out.parent)
+    scores = _scores(options, source, rows, context, buffer)
     choice = decide(options, architecture, scores, context.seed)
     kept = choice.kept
     model = Streamed(source, device)
-    rebuilt = Rebuild(model, kept, rows, room, compensate=options.compensate)
+    rebuilt = Rebuild(model, kept, rows, buffer, compensate=options.compensate)
     removed = kept.removed_heads(architecture.attention_sizes.heads)
     provenance |= {"calibration": context.calibration.used(rows)}
     provenance |= {"removed_heads": removed, "kept_layers": kept.layers}
@@ -265,11 +265,11 @@ def _scores(
     source: Path,
     rows: list[Tensor],
     context: StepContext,
-    room: Room,
+    buffer: ActivationBuffer,
 ) -> Importance:
     """The importance of heads, neurons, layers and experts."""
     device = pick_device(context.device)
-    return score_checkpoint(source, rows, options.criterion, context.seed, device, room)
+    return score_checkpoint(source, rows, options.criterion, context.seed, device, buffer)
 
 
 def _size_notes(before: Architecture, after: Architecture) -> list[str]:

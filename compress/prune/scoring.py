@@ -18,7 +18,7 @@ from ...checkpoints.loading import load_model
 from ...checkpoints.streaming import InMemory, Layered, Streamed
 from ...console import progress
 from ...models import Architecture
-from ..calibration.activation_buffer import Room
+from ..calibration.activation_buffer import ActivationBuffer
 from ..calibration.layer_inputs import first_inputs
 from .criteria import CRITERIA
 from .criterion import GradientCriterion, LayerCriterion
@@ -31,7 +31,12 @@ __all__ = ["score_checkpoint", "score_layers", "score_model"]
 
 
 def score_checkpoint(
-    source: Path, rows: list[Tensor], criterion: str, seed: int, device: str, room: Room
+    source: Path,
+    rows: list[Tensor],
+    criterion: str,
+    seed: int,
+    device: str,
+    buffer: ActivationBuffer,
 ) -> Importance:
     """Score a checkpoint on disk; only a criterion that needs gradients loads the whole model.
 
@@ -41,12 +46,12 @@ def score_checkpoint(
         criterion: name of a criterion.
         seed: of a criterion that draws random numbers.
         device: where to compute.
-        room: where the hidden states of the rows are kept.
+        buffer: where the hidden states of the rows are kept.
     """
     if CRITERIA[criterion].needs_gradient:
         model = load_model(source, device)
         return score_model(model, read_architecture(source), rows, criterion, seed)
-    return score_layers(Streamed(source, device), rows, criterion, seed, room)
+    return score_layers(Streamed(source, device), rows, criterion, seed, buffer)
 
 
 def score_model(
@@ -79,7 +84,7 @@ def score_layers(
     rows: list[Tensor],
     criterion: str,
     seed: int = 0,
-    room: Room | None = None,
+    buffer: ActivationBuffer | None = None,
 ) -> Importance:
     """Score a model with one layer in memory at a time.
 
@@ -88,12 +93,12 @@ def score_layers(
         rows: calibration rows int64 [2, seq] of ids and labels, all of one length.
         criterion: name of a criterion that needs no gradient.
         seed: of a criterion that draws random numbers.
-        room: where the hidden states of the rows are kept.
+        buffer: where the hidden states of the rows are kept.
     """
     measure = CRITERIA[criterion]
     assert isinstance(measure, LayerCriterion), f"{criterion} needs gradients"
     architecture, count = model.architecture, len(model.layers)
-    states, calls = first_inputs(model, rows, room)
+    states, calls = first_inputs(model, rows, buffer)
     scores = Importance(
         torch.zeros(count, architecture.attention_sizes.heads),
         torch.zeros(count, architecture.intermediate_size),

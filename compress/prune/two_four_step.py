@@ -16,7 +16,7 @@ from ...console import progress
 from ...errors import Refused
 from ...models import Architecture, weight_of
 from ...steps.context import StepContext, StepResult
-from ..calibration.gram import output_error
+from ..calibration.hessian import output_error
 from ..calibration.layer_inputs import advance, first_inputs, input_hessian
 from .options import SparsityMethod
 from .two_four import GROUP, magnitude, sparsegpt

@@ -13,13 +13,13 @@ from ...models import Architecture, require_expressible
 from .options import QuantizeOptions
 from .rules import check_rules, stored_bytes
 
-__all__ = ["Choice", "choose", "extra_bytes"]
+__all__ = ["Assignment", "choose", "extra_bytes"]
 
 GROUPS = (32, 64, 128, -1)
 
 
 @dataclass(frozen=True)
-class Choice:
+class Assignment:
     """Schemes by full module name; what is not there stays in floating point.
 
     Attributes:
@@ -63,7 +63,7 @@ def _settings(scheme: Scheme) -> dict[str, int]:
     return {"bits": scheme.bits, "group_size": scheme.group_size}
 
 
-def choose(architecture: Architecture, options: QuantizeOptions) -> Choice:
+def choose(architecture: Architecture, options: QuantizeOptions) -> Assignment:
     """The schemes of a model's weights.
 
     Raises:
@@ -85,7 +85,7 @@ def choose(architecture: Architecture, options: QuantizeOptions) -> Choice:
         (architecture.vocab_size, architecture.hidden_size),
     )
     _check({name: (scheme, shapes[name]) for name, scheme in {**layers, **tables}.items()})
-    return Choice(layers, tables, shapes, head, kept)
+    return Assignment(layers, tables, shapes, head, kept)
 
 
 def _check_experts(architecture: Architecture, options: QuantizeOptions) -> None:

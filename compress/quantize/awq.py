@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ...checkpoints.layouts import PackedLinear, Scheme
 from .grid import fit_grid, round_to_grid
-from .input_statistics import Inputs
+from .input_statistics import InputStatistics
 
-__all__ = ["awq_factors", "clipped", "dequantized"]
+__all__ = ["awq_factors", "round_clipped", "round_trip"]
 
 RATIOS = 20
 """Exponents that are tried, from 0 (no scaling) to 1 (section 3.2 of the paper)."""
@@ -26,7 +26,7 @@ ROWS = 256
 LARGEST = 1e4
 
 
-def dequantized(weight: Tensor, scheme: Scheme) -> Tensor:
+def round_trip(weight: Tensor, scheme: Scheme) -> Tensor:
     """A float32 weight [out, in] after plain rounding, the largest weight of each group being on the grid."""
     group_size = scheme.group(weight.shape[1])
     grid = fit_grid(weight * _widest(scheme), scheme.bits, group_size, scheme.sym, mse=False)
@@ -39,7 +39,10 @@ def dequantized(weight: Tensor, scheme: Scheme) -> Tensor:
 
 
 def awq_factors(
-    readers: Sequence[tuple[Tensor, Scheme]], inputs: Inputs, activity: Tensor, channels: Tensor
+    readers: Sequence[tuple[Tensor, Scheme]],
+    inputs: InputStatistics,
+    activity: Tensor,
+    channels: Tensor,
 ) -> tuple[Tensor, float, float]:
     """The factors on the writer's channels with which rounding changes the readers' outputs least.
 
@@ -63,8 +66,8 @@ def awq_factors(
     def error(factors: Tensor) -> float:
         wide, total = factors[channels], 0.0
         for weight, scheme in some:
-            change = dequantized(weight * wide, scheme) / wide - weight
-            total += float(((change @ inputs.gram) * change).sum())
+            change = round_trip(weight * wide, scheme) / wide - weight
+            total += float(((change @ inputs.hessian) * change).sum())
         return total
 
     best = torch.ones_like(activity)
@@ -106,18 +109,18 @@ def _normalised(factors: Tensor, usable: Tensor) -> Tensor:
     return torch.where(usable, (factors / middle).clamp(1 / LARGEST, LARGEST), 1.0)
 
 
-def clipped(weight: Tensor, gram: Tensor, scheme: Scheme) -> PackedLinear:
+def round_clipped(weight: Tensor, hessian: Tensor, scheme: Scheme) -> PackedLinear:
     """Round a weight [out, in], the range of each group cut to what changes the group's share of the outputs least.
 
     Args:
         weight: float32 [out, in].
-        gram: float32 [in, in], the sum of x x^T over the inputs.
+        hessian: float32 [in, in], the sum of x x^T over the inputs.
         scheme: bits, group size (which must divide `in`) and symmetry.
     """
     outputs, width = weight.shape
     size = scheme.group(width)
     groups = weight.view(outputs, -1, size)
-    blocks = torch.stack([gram[i : i + size, i : i + size] for i in range(0, width, size)])
+    blocks = torch.stack([hessian[i : i + size, i : i + size] for i in range(0, width, size)])
     scales, zeros, least = torch.empty(0), torch.empty(0), torch.tensor(float("inf"))
     for number in range(SHRINKS + 1):
         shrink = _widest(scheme) * (1 - number / (2 * SHRINKS))

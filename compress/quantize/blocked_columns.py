@@ -13,13 +13,13 @@ from torch import Tensor
 
 from .grid import Grid
 
-__all__ = ["LEAF", "columns_of", "in_halves", "put_back"]
+__all__ = ["LEAF", "grid_columns", "visit_recursively", "restore_order"]
 
 LEAF = 16
 """Columns that are not halved any more."""
 
 
-def in_halves(
+def visit_recursively(
     begin: int, end: int, leaf: Callable[[int, int], None], carry: Callable[[int, int, int], None]
 ) -> None:
     """Visit the columns from `begin` to `end`, in order.
@@ -34,18 +34,18 @@ def in_halves(
         leaf(begin, end)
         return
     middle = begin + -(-(end - begin) // (2 * LEAF)) * LEAF
-    in_halves(begin, middle, leaf, carry)
+    visit_recursively(begin, middle, leaf, carry)
     carry(begin, middle, end)
-    in_halves(middle, end, leaf, carry)
+    visit_recursively(middle, end, leaf, carry)
 
 
-def columns_of(grid: Grid, order: Tensor) -> list[tuple[Tensor, Tensor]]:
+def grid_columns(grid: Grid, order: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Scales and zero points, float32 [out] each, of the columns in the order that is given (int64 [in])."""
     size = len(order) // grid.scales.shape[1]
     groups = list(zip(grid.scales.t().contiguous(), grid.zeros.t().contiguous(), strict=True))
     return [groups[group] for group in (order // size).tolist()]
 
 
-def put_back(columns: Tensor, order: Tensor) -> Tensor:
+def restore_order(columns: Tensor, order: Tensor) -> Tensor:
     """A matrix [out, in] from its columns, given as rows [in, out] in another order (int64 [in])."""
     return torch.empty_like(columns).index_copy_(0, order, columns).t().contiguous()

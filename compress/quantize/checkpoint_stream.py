@@ -13,9 +13,9 @@ from ...checkpoints.files import tensors_of
 from ...checkpoints.layouts import Layout, PackedLinear
 from ...checkpoints.safetensors_writer import Pending
 from ...checkpoints.streaming import Streamed
-from .assignment import Choice
-from .embedding import packed_table
-from .sequential import Run
+from .assignment import Assignment
+from .embedding import packed_vocab_matrix
+from .session import QuantizeSession
 
 __all__ = ["pending"]
 
@@ -24,7 +24,12 @@ Layers = Generator[dict[str, PackedLinear]]
 
 
 def pending(
-    run: Run, model: Streamed, layers: Layers, dtype: torch.dtype, layout: Layout, choice: Choice
+    run: QuantizeSession,
+    model: Streamed,
+    layers: Layers,
+    dtype: torch.dtype,
+    layout: Layout,
+    choice: Assignment,
 ) -> Pending:
     """The tensors to write: packed linears, everything else in `dtype`.
 
@@ -80,14 +85,14 @@ def pending(
                 yield from layer(index)
         yield from unchanged(lambda key: not key.startswith(f"{architecture.decoder_layers}."), {})
         for name, scheme in choice.tables.items():
-            parts, error = packed_table(model.path, name, scheme, layout)
+            parts, error = packed_vocab_matrix(model.path, name, scheme, layout)
             run.tables[name] = error
             yield from ((f"{name}.{part}", tensor) for part, tensor in parts.items())
 
     return Pending(specs, tensors())
 
 
-def _kept(run: Run, index: int) -> dict[str, Tensor] | None:
+def _kept(run: QuantizeSession, index: int) -> dict[str, Tensor] | None:
     """The tensors of a layer that an interrupted run finished; what it told is told again."""
     if run.journal is None or index >= run.journal.done:
         return None
@@ -99,7 +104,7 @@ def _kept(run: Run, index: int) -> dict[str, Tensor] | None:
 
 
 def _made(
-    run: Run, index: int, layers: Layers, start: str, dtype: torch.dtype, layout: Layout
+    run: QuantizeSession, index: int, layers: Layers, start: str, dtype: torch.dtype, layout: Layout
 ) -> dict[str, Tensor]:
     """The tensors of the next layer, which the journal keeps."""
     modules, notes, starved = len(run.modules), len(run.notes), len(run.starved)

@@ -12,15 +12,15 @@ from ...checkpoints.layouts import Layout, Scheme
 from ...checkpoints.streaming import ROWS
 from .gptq import rtn
 
-__all__ = ["packed_table"]
+__all__ = ["packed_vocab_matrix"]
 
 
-def packed_table(
+def packed_vocab_matrix(
     path: Path, name: str, scheme: Scheme, layout: Layout
 ) -> tuple[dict[str, Tensor], float]:
     """The tensors of a packed table [vocab, hidden] of a checkpoint, with groups along the hidden size.
 
-    No Gram matrix has a say: an embedding is looked up and not multiplied, so that its own error is what counts; the
+    No Hessian has a say: an embedding is looked up and not multiplied, so that its own error is what counts; the
     scale of each group is that of the least error.
 
     Args:

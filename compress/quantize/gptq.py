@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from ...checkpoints.layouts import PackedLinear, Scheme
-from .blocked_columns import columns_of, in_halves, put_back
+from .blocked_columns import grid_columns, restore_order, visit_recursively
 from .grid import Grid, fit_grid, round_to_grid
 from .options import DAMP
 from .refine import refine_scales, refine_weights
 
-__all__ = ["Quantized", "gptq", "improved", "inverse_factor", "rtn"]
+__all__ = ["GptqResult", "gptq", "refine_packed", "inverse_factor", "rtn"]
 
 
 @dataclass(frozen=True)
-class Quantized:
+class GptqResult:
     """A packed layer, and the damping that was needed (None when the Hessian was unusable and weights were just rounded)."""
 
     packed: PackedLinear
@@ -43,7 +43,7 @@ def gptq(
     act_order: bool = True,
     damp: float = DAMP,
     refine: int = 0,
-) -> Quantized:
+) -> GptqResult:
     """Quantize a weight so that its outputs on the calibration inputs change least.
 
     Args:
@@ -65,13 +65,13 @@ def gptq(
     )
     factor, used = inverse_factor(hessian, damp, order)
     if factor is None:
-        return Quantized(rtn(weight, scheme), None)
+        return GptqResult(rtn(weight, scheme), None)
     cost = torch.empty_like(diagonal)
     cost[order] = factor.diagonal().square().reciprocal()
     grid = fit_grid(weight, bits, group_size, scheme.sym, cost=cost)
     columns = _sweep(weight, factor, grid, order)
     del factor  # as large as the Hessian: gone before anything else is made
-    integers = put_back(columns, order).float()
+    integers = restore_order(columns, order).float()
     if refine:
         integers, grid = _refined(weight, hessian, used or damp, integers, grid, order, refine)
     dead = (
@@ -79,10 +79,10 @@ def gptq(
     )  # no input ever seen here: an update would be noise, the rounded weight is the best guess
     if bool(dead.any()):
         integers[:, dead] = _nearest(weight, grid, group_size)[:, dead]
-    return Quantized(_packed(integers, grid, group_size), used)
+    return GptqResult(_packed(integers, grid, group_size), used)
 
 
-def improved(
+def refine_packed(
     packed: PackedLinear, weight: Tensor, hessian: Tensor, damp: float, times: int
 ) -> PackedLinear:
     """A rounded weight whose scales and integers were improved in turn so that its outputs change least, however it was rounded.
@@ -165,7 +165,7 @@ def _sweep(weight: Tensor, factor: Tensor, grid: Grid, order: Tensor) -> Tensor:
     """The column loop of the paper (algorithm 1) over the columns in `order`, whose factor is given: the integers, uint8 [in, out]."""
     w, columns = (
         weight.t()[order],
-        columns_of(grid, order),
+        grid_columns(grid, order),
     )  # a column is a row here, so that it lies together in memory
     integers = torch.empty(w.shape, dtype=torch.uint8, device=w.device)
 
@@ -184,7 +184,7 @@ def _sweep(weight: Tensor, factor: Tensor, grid: Grid, order: Tensor) -> Tensor:
     def carry(begin: int, middle: int, end: int) -> None:
         w[middle:end].addmm_(factor[begin:middle, middle:end].t(), w[begin:middle], alpha=-1)
 
-    in_halves(0, len(w), leaf, carry)
+    visit_recursively(0, len(w), leaf, carry)
     return integers
 
 

@@ -13,46 +13,48 @@ from torch import Tensor, nn
 
 from ...models import weight_of
 from ..calibration.activation_buffer import Activations
-from ..calibration.gram import Gram
-from ..calibration.layer_inputs import LayerCall, Stopped, batches
+from ..calibration.hessian import Hessian
+from ..calibration.layer_inputs import LayerCall, StopForward, batches
 
-__all__ = ["TOKENS", "Inputs", "Watch", "observe"]
+__all__ = ["TOKENS", "InputStatistics", "StatisticsCollector", "collect_statistics"]
 
 TOKENS = 8192
-"""Tokens that a Gram matrix is made of; the search for scales needs no more, and larger matrices cost more than the rest."""
+"""Tokens that a Hessian is made of; the search for scales needs no more, and larger matrices cost more than the rest."""
 
 
 @dataclass(frozen=True)
-class Inputs:
+class InputStatistics:
     """What one group of linear layers that share an input is given.
 
     Attributes:
-        gram: float32 [in, in], the sum of x x^T over some of the tokens; empty where nobody asked for it.
+        hessian: float32 [in, in], the sum of x x^T over some of the tokens; empty where nobody asked for it.
         mean: float32 [in], the mean of |x| over all tokens.
         peak: float32 [in], the largest |x|.
     """
 
-    gram: Tensor
+    hessian: Tensor
     mean: Tensor
     peak: Tensor
 
-    def divided(self, factors: Tensor) -> Inputs:
+    def divided(self, factors: Tensor) -> InputStatistics:
         """The same after every input channel was divided by its factor [in]."""
-        gram = self.gram / factors / factors.unsqueeze(1) if self.gram.numel() else self.gram
-        return Inputs(gram, self.mean / factors, self.peak / factors)
+        hessian = (
+            self.hessian / factors / factors.unsqueeze(1) if self.hessian.numel() else self.hessian
+        )
+        return InputStatistics(hessian, self.mean / factors, self.peak / factors)
 
 
-class Watch:
-    """Gathers the `Inputs` of one group while they come in.
+class StatisticsCollector:
+    """Gathers the `InputStatistics` of one group while they come in.
 
     Args:
         width: channels of an input.
         device: where they come in.
-        share: of the tokens that go into the Gram matrix.
+        share: of the tokens that go into the Hessian.
     """
 
     def __init__(self, width: int, device: torch.device | str = "cpu", share: float = 1.0) -> None:
-        self._gram, self._tokens = (Gram(width, device, share) if share else None), 0
+        self._hessian, self._tokens = (Hessian(width, device, share) if share else None), 0
         self._size, self._peak = (
             torch.zeros(width, device=device),
             torch.zeros(width, device=device),
@@ -64,23 +66,25 @@ class Watch:
         absolute = flat.abs()
         self._size += absolute.sum(0)
         self._peak = torch.maximum(self._peak, absolute.amax(0))
-        if self._gram:
-            self._gram.add(flat)
+        if self._hessian:
+            self._hessian.add(flat)
         self._tokens += len(flat)
 
-    def inputs(self) -> Inputs:
+    def inputs(self) -> InputStatistics:
         """What was seen; the object is not to be used afterwards."""
-        gram = self._gram.matrix() if self._gram else torch.empty(0, device=self._size.device)
-        return Inputs(gram, self._size / max(self._tokens, 1), self._peak)
+        hessian = (
+            self._hessian.matrix() if self._hessian else torch.empty(0, device=self._size.device)
+        )
+        return InputStatistics(hessian, self._size / max(self._tokens, 1), self._peak)
 
 
-def observe(
+def collect_statistics(
     layer: nn.Module,
     groups: Sequence[tuple[str, ...]],
     states: Activations,
     call: LayerCall,
-    gram: bool = True,
-) -> Mapping[tuple[str, ...], Inputs]:
+    hessian: bool = True,
+) -> Mapping[tuple[str, ...], InputStatistics]:
     """Run a layer on all `states` and see what each of `groups` (linear layers that share an input) is given.
 
     Args:
@@ -88,18 +92,20 @@ def observe(
         groups: names in it, in order of execution.
         states: hidden states [rows, seq, width]; not changed.
         call: how the model calls the layer.
-        gram: whether Gram matrices are wanted.
+        hessian: whether Hessians are wanted.
     """
-    share = TOKENS / (len(states) * states.shape[1]) if gram else 0.0
-    watches: dict[tuple[str, ...], Watch] = {}
+    share = TOKENS / (len(states) * states.shape[1]) if hessian else 0.0
+    watches: dict[tuple[str, ...], StatisticsCollector] = {}
     handles = []
     for group in groups:
         reader = layer.get_submodule(group[0])
-        watch = watches[group] = Watch(weight_of(reader).shape[1], states.device, share)
+        watch = watches[group] = StatisticsCollector(
+            weight_of(reader).shape[1], states.device, share
+        )
         handles.append(reader.register_forward_pre_hook(partial(_look, watch, group == groups[-1])))
     try:
         for batch in batches(states):
-            with suppress(Stopped):
+            with suppress(StopForward):
                 call(layer, states[batch])
     finally:
         for handle in handles:
@@ -107,7 +113,9 @@ def observe(
     return {group: watch.inputs() for group, watch in watches.items()}
 
 
-def _look(watch: Watch, last: bool, _module: nn.Module, args: tuple[Any, ...]) -> None:
+def _look(
+    watch: StatisticsCollector, last: bool, _module: nn.Module, args: tuple[Any, ...]
+) -> None:
     watch.add(args[0])
     if last:
-        raise Stopped  # what the layer does after it does not matter
+        raise StopForward  # what the layer does after it does not matter

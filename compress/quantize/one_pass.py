@@ -12,25 +12,29 @@ from ...checkpoints.layouts import PackedLinear, pack_int8, rounds_inputs
 from ...checkpoints.streaming import Layered
 from ...console import progress
 from ...models import Layer, weight_of
-from ..calibration.activation_buffer import Room
+from ..calibration.activation_buffer import ActivationBuffer
 from ..calibration.layer_inputs import advance, first_inputs
-from .awq import clipped
-from .gptq import improved
-from .input_statistics import Inputs
+from .awq import round_clipped
+from .gptq import refine_packed
+from .input_statistics import InputStatistics
 from .scaling import Scaler
-from .sequential import Run
+from .session import QuantizeSession
 
-__all__ = ["observed_layers"]
+__all__ = ["one_pass_layers"]
 
 
-def observed_layers(
-    run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler
+def one_pass_layers(
+    run: QuantizeSession,
+    model: Layered,
+    rows: list[Tensor],
+    buffer: ActivationBuffer,
+    scaler: Scaler,
 ) -> Generator[dict[str, PackedLinear]]:
     """The packed linear layers of each decoder layer, by their names in it.
 
     A layer runs twice: as it came, to be scaled and rounded by what it was given, and then as it was made, for the next.
     """
-    states, calls = first_inputs(model, rows, room, run.bf16)
+    states, calls = first_inputs(model, rows, buffer, run.bf16)
     first = run.entering(states)
     with progress(f"quantizing ({run.options.method})", len(calls)) as bar:
         bar.advance(first)
@@ -57,7 +61,7 @@ def observed_layers(
 
 
 def _one_linear(
-    run: Run, layer: Layer, module: nn.Module, name: str, inputs: Inputs
+    run: QuantizeSession, layer: Layer, module: nn.Module, name: str, inputs: InputStatistics
 ) -> PackedLinear | None:
     full = layer.full(name)
     scheme = run.options.scheme(full)
@@ -68,18 +72,18 @@ def _one_linear(
         static = run.options.method == "smoothquant"
         packed, scheme = pack_int8(weight, float(inputs.peak.max()) if static else None), None
     else:
-        packed = improved(
-            clipped(weight, inputs.gram, scheme),
+        packed = refine_packed(
+            round_clipped(weight, inputs.hessian, scheme),
             weight,
-            inputs.gram,
+            inputs.hessian,
             run.options.damp,
             run.options.refine,
         )
-    run.judge(
+    run.record_error(
         full,
         weight,
         packed.dequantize(),
-        inputs.gram if inputs.gram.numel() else torch.diag(inputs.mean**2),
+        inputs.hessian if inputs.hessian.numel() else torch.diag(inputs.mean**2),
         scheme,
     )
     return packed

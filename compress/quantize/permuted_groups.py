@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from ...checkpoints.layouts import PackedLinear, Scheme
-from .gptq import Quantized, gptq, rtn
+from .gptq import GptqResult, gptq, rtn
 
 __all__ = ["permuted_gptq"]
 
 
 def permuted_gptq(
     weight: Tensor, hessian: Tensor, scheme: Scheme, damp: float, refine: int = 0
-) -> Quantized:
+) -> GptqResult:
     """GPTQ on the columns in order of decreasing diagonal of the Hessian, with groups cut in that order.
 
     Args:
@@ -32,8 +32,8 @@ def permuted_gptq(
     order = hessian.diagonal().argsort(descending=True)
     found = gptq(weight[:, order], hessian[order][:, order], scheme, False, damp, refine)
     if found.damp is None:
-        return Quantized(rtn(weight, scheme), None)
-    return Quantized(_put_back(found.packed, order), found.damp)
+        return GptqResult(rtn(weight, scheme), None)
+    return GptqResult(_put_back(found.packed, order), found.damp)
 
 
 def _put_back(packed: PackedLinear, order: Tensor) -> PackedLinear:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .blocked_columns import columns_of, in_halves, put_back
+from .blocked_columns import grid_columns, restore_order, visit_recursively
 from .grid import SMALLEST_SCALE, Grid
 
 __all__ = ["refine_scales", "refine_weights"]
@@ -37,7 +37,7 @@ def refine_weights(
     Returns:
         The integers, float32 [out, in].
     """
-    return put_back(_visited(weight, hessian, integers, grid, order), order).float()
+    return restore_order(_visited(weight, hessian, integers, grid, order), order).float()
 
 
 def _visited(
@@ -45,7 +45,7 @@ def _visited(
 ) -> Tensor:
     """The sweep of `refine_weights`: the integers, uint8 [in, out], in the order visited; what it holds is gone before they are copied."""
     w, q = weight.t()[order], integers.t()[order].to(torch.uint8)
-    columns = columns_of(grid, order)
+    columns = grid_columns(grid, order)
     off = torch.empty_like(w)  # how far each weight is from its own
     for column, (scale, zero) in enumerate(columns):
         torch.sub(q[column], zero, out=off[column]).mul_(scale).sub_(w[column])
@@ -80,7 +80,7 @@ def _visited(
             rows = slice(start, min(start + ROWS, end))
             slope[rows].addmm_(part(rows, slice(begin, middle)), slope[begin:middle])
 
-    in_halves(0, len(w), leaf, carry)
+    visit_recursively(0, len(w), leaf, carry)
     return q
 
 

@@ -28,16 +28,17 @@ from ...checkpoints.streaming import Streamed
 from ...errors import Refused
 from ...steps.context import StepContext, StepResult
 from ...steps.workspace import workspace
-from ..calibration.activation_buffer import Room
+from ..calibration.activation_buffer import ActivationBuffer
 from ..calibration.mixed_precision import bf16_is_fast
-from .assignment import Choice, choose
+from .assignment import Assignment, choose
 from .checkpoint_stream import pending
-from .one_pass import observed_layers
+from .one_pass import one_pass_layers
 from .options import QuantizeOptions
 from .resume_journal import FINISHED, Journal
 from .scaling import Scaler
-from .sensitivity import Finding, measured, table, worth_keeping
-from .sequential import ENOUGH, Run, quantized_layers
+from .sensitivity import MatrixSensitivity, measure_sensitivity, select_matrices, table
+from .sequential import MIN_TOKENS_PER_CHANNEL, sequential_layers
+from .session import QuantizeSession
 
 __all__ = ["quantize"]
 
@@ -77,16 +78,16 @@ def _quantized(
     architecture = read_architecture(source)
     dtype = stored_dtype(architecture.config)
     rows, layout = context.calibration.rows(source, context.seed), LAYOUTS[options.format]
-    model, room = (
+    model, buffer = (
         Streamed(source, pick_device(context.device)),
-        Room(context.activation_budget, out.parent),
+        ActivationBuffer(context.activation_budget, out.parent),
     )
-    settled, told = _settled(options, choose(architecture, options), model, rows, room, journal)
+    settled, told = _settled(options, choose(architecture, options), model, rows, buffer, journal)
     bf16 = bf16_is_fast(model.device) if options.bf16 is None else options.bf16
-    choice, run = choose(architecture, settled), Run(settled, bf16, journal=journal)
+    choice, run = choose(architecture, settled), QuantizeSession(settled, bf16, journal=journal)
     scaler = Scaler(run, dtype)
-    make = quantized_layers if options.method in ("gptq", "rtn") else observed_layers
-    layers = make(run, model, rows, room, scaler)
+    make = sequential_layers if options.method in ("gptq", "rtn") else one_pass_layers
+    layers = make(run, model, rows, buffer, scaler)
     state = pending(run, model, layers, dtype, layout, choice)
     block = _block(layout, settled, choice)
     provenance = {
@@ -121,12 +122,12 @@ def _starved(tokens: Mapping[str, int]) -> str:
     experts = {name.rpartition(".")[0]: seen for name, seen in tokens.items()}
     fewest = sorted(experts.items(), key=lambda item: item[1])[:3]
     return (
-        f"{len(tokens)} linear layers of {len(experts)} experts rounded to nearest, as fewer than {ENOUGH:g} calibration tokens an input "
+        f"{len(tokens)} linear layers of {len(experts)} experts rounded to nearest, as fewer than {MIN_TOKENS_PER_CHANNEL:g} calibration tokens an input "
         f"channel went there (fewest: {', '.join(f'{name} {seen}' for name, seen in fewest)}); more --samples would change that"
     )
 
 
-def _block(layout: Layout, options: QuantizeOptions, choice: Choice) -> dict[str, Any]:
+def _block(layout: Layout, options: QuantizeOptions, choice: Assignment) -> dict[str, Any]:
     """What config.json tells readers."""
     scheme, kept = Scheme(options.bits, options.group_size, options.sym), choice.kept
     if not isinstance(layout, Gptq):
@@ -143,10 +144,10 @@ def _block(layout: Layout, options: QuantizeOptions, choice: Choice) -> dict[str
 
 def _settled(
     options: QuantizeOptions,
-    choice: Choice,
+    choice: Assignment,
     model: Streamed,
     rows: list[Tensor],
-    room: Room,
+    buffer: ActivationBuffer,
     journal: Journal | None,
 ) -> tuple[QuantizeOptions, StepResult]:
     """The options with a rule for every matrix that is worth more bits, and what the measurement told."""
@@ -161,14 +162,14 @@ def _settled(
     def measure() -> dict[str, Any]:
         return {
             name: asdict(finding)
-            for name, finding in measured(model, rows, room, schemes, bits).items()
+            for name, finding in measure_sensitivity(model, rows, buffer, schemes, bits).items()
         }
 
     found = {
-        name: Finding(**values)
+        name: MatrixSensitivity(**values)
         for name, values in (journal.once("sensitivity", measure) if journal else measure()).items()
     }
-    kept = worth_keeping(found, budget)
+    kept = select_matrices(found, budget)
     spent = sum(found[name].extra_bytes for name in kept)
     note = f"sensitivity: {len(kept)} of {len(found)} matrices kept at {bits} bit for {spent:,} bytes more, of {budget:,} allowed"
     return options.keeping({name: schemes[name] for name in kept}), StepResult(
@@ -177,7 +178,7 @@ def _settled(
 
 
 def _told(
-    run: Run, options: QuantizeOptions, choice: Choice
+    run: QuantizeSession, options: QuantizeOptions, choice: Assignment
 ) -> tuple[list[str], dict[str, dict[str, float]]]:
     """What to say of the errors, and those of every layer, the largest first."""
     worst = sorted(run.modules.items(), key=lambda item: -item[1]["error"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +13,14 @@ from ..calibration.activation_buffer import Activations
 from ..calibration.layer_inputs import LayerCall
 from .awq import awq_factors
 from .fold import apply_fold, channels_of, per_channel
-from .input_statistics import Inputs, observe
+from .input_statistics import InputStatistics, collect_statistics
 from .options import QuantizeOptions
+from .session import QuantizeSession
 from .smoothquant import smooth_factors
-
-if TYPE_CHECKING:
-    from .sequential import Run
 
 __all__ = ["Scaler"]
 
-Seen = Mapping[tuple[str, ...], Inputs]
+Seen = Mapping[tuple[str, ...], InputStatistics]
 
 
 class Scaler:
@@ -33,15 +31,17 @@ class Scaler:
         dtype: what norms and biases will be stored in.
     """
 
-    def __init__(self, run: Run, dtype: torch.dtype) -> None:
+    def __init__(self, run: QuantizeSession, dtype: torch.dtype) -> None:
         self.run = run
         self.dtype = dtype
 
     def look(self, layer: Layer, module: nn.Module, states: Activations, call: LayerCall) -> Seen:
         """Run a layer once and scale it; the statistics of its linear layers' inputs after that."""
         options = self.run.options
-        gram = options.scaling == "awq" or options.method == "awq"
-        return self.scaled(layer, module, observe(module, layer.input_groups, states, call, gram))
+        hessian = options.scaling == "awq" or options.method == "awq"
+        return self.scaled(
+            layer, module, collect_statistics(module, layer.input_groups, states, call, hessian)
+        )
 
     def scaled(self, layer: Layer, module: nn.Module, seen: Seen) -> Seen:
         """Scale a layer by the statistics of its inputs.
@@ -70,7 +70,9 @@ class Scaler:
     def _scheme(self, layer: Layer, name: str) -> Any:
         return self.run.options.scheme(layer.full(name))
 
-    def _factors(self, layer: Layer, module: nn.Module, fold: Fold, inputs: Inputs) -> Tensor:
+    def _factors(
+        self, layer: Layer, module: nn.Module, fold: Fold, inputs: InputStatistics
+    ) -> Tensor:
         """The factors [channels of the writer] for a fold; ones where no reader is quantized."""
         options: QuantizeOptions = self.run.options
         channels = channels_of(fold, len(inputs.peak)).to(inputs.peak.device)

@@ -19,17 +19,17 @@ from ...checkpoints.layouts import Scheme
 from ...checkpoints.streaming import ROWS, Streamed
 from ...console import progress
 from ...models import Layer, weight_of
-from ..calibration.activation_buffer import Activations, Room
-from ..calibration.gram import Gram, energy
+from ..calibration.activation_buffer import ActivationBuffer, Activations
+from ..calibration.hessian import Hessian, energy
 from ..calibration.layer_inputs import LayerCall, advance, first_inputs
 from .gptq import rtn
 from .rules import stored_bytes
 
-__all__ = ["Finding", "measured", "table", "worth_keeping"]
+__all__ = ["MatrixSensitivity", "measure_sensitivity", "table", "select_matrices"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class MatrixSensitivity:
     """What rounding one matrix does.
 
     Attributes:
@@ -50,20 +50,24 @@ class Finding:
         return (self.error - self.kept_error) / self.extra_bytes
 
 
-def measured(
-    model: Streamed, rows: list[Tensor], room: Room, schemes: Mapping[str, Scheme], keep_bits: int
-) -> dict[str, Finding]:
+def measure_sensitivity(
+    model: Streamed,
+    rows: list[Tensor],
+    buffer: ActivationBuffer,
+    schemes: Mapping[str, Scheme],
+    keep_bits: int,
+) -> dict[str, MatrixSensitivity]:
     """What rounding does to every matrix that is to have fewer than `keep_bits`, by full module name.
 
     Args:
         model: the model in floating point, of which one layer is in memory at a time.
         rows: calibration rows, int64 [2, seq].
-        room: for the hidden states.
+        buffer: for the hidden states.
         schemes: of the matrices, head included; those of an untied embedding and of experts are passed over.
         keep_bits: what they are compared with.
     """
-    architecture, found = model.architecture, dict[str, Finding]()
-    states, calls = first_inputs(model, rows, room)
+    architecture, found = model.architecture, dict[str, MatrixSensitivity]()
+    states, calls = first_inputs(model, rows, buffer)
     with progress("measuring sensitivity", len(model.layers)) as bar, torch.no_grad():
         for layer, call in zip(architecture.layers, calls, strict=True):
             with model.held(layer.index) as module:
@@ -90,26 +94,28 @@ def _hessians(
     layer: Layer, module: nn.Module, call: LayerCall, states: Activations
 ) -> dict[str, Tensor]:
     """Run a layer on the states, which become its outputs; the sum of outer products of what entered each linear in it."""
-    grams, hooks = dict[str, Gram](), []
+    hessians, hooks = dict[str, Hessian](), []
     groups = layer.input_groups
     for group in groups:
         first = module.get_submodule(group[0])
-        gram = grams[group[0]] = Gram(weight_of(first).shape[1], states.device)
-        hooks.append(first.register_forward_pre_hook(_adding_to(gram)))
+        hessian = hessians[group[0]] = Hessian(weight_of(first).shape[1], states.device)
+        hooks.append(first.register_forward_pre_hook(_adding_to(hessian)))
     try:
         advance(module, states, call)
     finally:
         for hook in hooks:
             hook.remove()
-    sums = {group: grams[group[0]].matrix() for group in groups}
+    sums = {group: hessians[group[0]].matrix() for group in groups}
     return {name: hessian for group, hessian in sums.items() for name in group}
 
 
-def _adding_to(gram: Gram) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    return lambda _module, args: gram.add(args[0])
+def _adding_to(hessian: Hessian) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    return lambda _module, args: hessian.add(args[0])
 
 
-def _finding(blocks: Iterable[Tensor], hessian: Tensor, scheme: Scheme, keep_bits: int) -> Finding:
+def _finding(
+    blocks: Iterable[Tensor], hessian: Tensor, scheme: Scheme, keep_bits: int
+) -> MatrixSensitivity:
     """From the rows of a matrix, block by block."""
     total = error = kept = 0.0
     outputs = width = 0
@@ -123,24 +129,24 @@ def _finding(blocks: Iterable[Tensor], hessian: Tensor, scheme: Scheme, keep_bit
         outputs, width = outputs + len(weight), weight.shape[1]
     total = max(total, 1e-30)
     extra = stored_bytes((outputs, width), better) - stored_bytes((outputs, width), scheme)
-    return Finding(scheme.bits, error / total, kept / total, extra)
+    return MatrixSensitivity(scheme.bits, error / total, kept / total, extra)
 
 
 def _head_hessian(model: Streamed, states: Activations) -> Tensor:
     """The sum of outer products of what enters the head, from what the last layer put out."""
     head = model.skeleton.get_submodule(model.architecture.head)
-    gram = Gram(states.shape[2], states.device)
-    hook = head.register_forward_pre_hook(_adding_to(gram))
+    hessian = Hessian(states.shape[2], states.device)
+    hook = head.register_forward_pre_hook(_adding_to(hessian))
     try:
         for row in range(len(states)):
             with closing(model.logit_parts(states[row])) as parts:
                 next(parts)  # the first part of the vocabulary is enough to see what enters
     finally:
         hook.remove()
-    return gram.matrix()
+    return hessian.matrix()
 
 
-def worth_keeping(found: Mapping[str, Finding], budget: int) -> list[str]:
+def select_matrices(found: Mapping[str, MatrixSensitivity], budget: int) -> list[str]:
     """The matrices that save the most error a byte, as many as the budget of bytes allows."""
     kept, left = list[str](), budget
     for name, finding in sorted(found.items(), key=lambda item: -item[1].gain):
@@ -150,7 +156,7 @@ def worth_keeping(found: Mapping[str, Finding], budget: int) -> list[str]:
     return kept
 
 
-def table(found: Mapping[str, Finding], kept: list[str]) -> dict[str, dict[str, float]]:
+def table(found: Mapping[str, MatrixSensitivity], kept: list[str]) -> dict[str, dict[str, float]]:
     """The findings for the report, worst first, and whether each matrix was kept."""
     order = sorted(found.items(), key=lambda item: -item[1].gain)
     return {name: {**asdict(finding), "kept": float(name in kept)} for name, finding in order}

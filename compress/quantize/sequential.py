@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -13,74 +12,37 @@ from ...checkpoints.layouts import PackedLinear, Scheme
 from ...checkpoints.streaming import Layered
 from ...console import progress
 from ...models import Layer, weight_in
-from ..calibration.activation_buffer import Activations, Room
-from ..calibration.gram import energy, spread
+from ..calibration.activation_buffer import ActivationBuffer
 from ..calibration.layer_inputs import first_inputs
 from ..calibration.layer_walk import LayerWalk
-from .gptq import Quantized, gptq, rtn
+from .gptq import GptqResult, gptq, rtn
 from .options import QuantizeOptions
 from .permuted_groups import permuted_gptq
-from .resume_journal import Journal
 from .scaling import Scaler
+from .session import QuantizeSession
 
-__all__ = ["Run", "quantized_layers"]
+__all__ = ["sequential_layers"]
 
 
-ENOUGH = 0.25
+MIN_TOKENS_PER_CHANNEL = 0.25
 """Tokens an input channel that an expert must have been given to be solved by its Hessian. On held-out tokens of the tiny reasoner's FFN
 (4 bits), the error of GPTQ over that of rounding is 0.72 .. 0.98 with a sixteenth, 0.61 .. 1.02 with an eighth, 0.53 .. 0.86 with a quarter
 and 0.29 .. 0.40 with as many tokens as channels."""
-SETS = 3
+BUFFER_SETS = 3
 """Of activations that are kept: the stream, and what enters o_proj and down_proj."""
 
 
-@dataclass
-class Run:
-    """What is carried from layer to layer."""
-
-    options: QuantizeOptions
-    bf16: bool = False
-    """Whether calibration rows go through the layers in bfloat16."""
-    modules: dict[str, dict[str, float]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    changed: dict[str, Tensor] = field(default_factory=dict)
-    """Tensors of the layer at hand that scaling has changed and that are not packed, by full name; whoever writes takes them."""
-    tables: dict[str, float] = field(default_factory=dict)
-    """Relative weight error of the embedding or head, where it is quantized."""
-    starved: dict[str, int] = field(default_factory=dict)
-    """Tokens of those linear layers of experts, by full name, that had too few and were rounded to nearest."""
-    journal: Journal | None = field(default=None, compare=False)
-    states: Activations | None = field(default=None, compare=False)
-    """What the layer that was finished last put out."""
-
-    def entering(self, states: Activations) -> int:
-        """The number of the first unfinished layer; `states` that enter the model become those that enter it."""
-        self.states = states
-        return self.journal.restore(states) if self.journal else 0
-
-    def judge(
-        self, name: str, weight: Tensor, rounded: Tensor, gram: Tensor, scheme: Scheme | None
-    ) -> None:
-        """Enter the relative output error of a rounded weight, and that of plain rounding to `scheme` (none: it is plain rounding)."""
-        some = spread(len(weight))
-        weight, rounded = weight[some], rounded[some]
-        reference = max(energy(weight, gram), 1e-30)
-        error = energy(rounded - weight, gram) / reference
-        plain = (
-            error
-            if scheme is None
-            else energy(rtn(weight, scheme).dequantize() - weight, gram) / reference
-        )
-        self.modules[name] = {"error": error, "rtn_error": plain}
-
-
-def quantized_layers(
-    run: Run, model: Layered, rows: list[Tensor], room: Room, scaler: Scaler
+def sequential_layers(
+    run: QuantizeSession,
+    model: Layered,
+    rows: list[Tensor],
+    buffer: ActivationBuffer,
+    scaler: Scaler,
 ) -> Generator[dict[str, PackedLinear]]:
     """The packed linear layers of each decoder layer, by their names in it."""
     layers = model.architecture.layers
-    states, calls = first_inputs(model, rows, room.part(SETS), run.bf16)
-    walk = LayerWalk(room.part(SETS), run.bf16, run.options.hessian_tokens)
+    states, calls = first_inputs(model, rows, buffer.part(BUFFER_SETS), run.bf16)
+    walk = LayerWalk(buffer.part(BUFFER_SETS), run.bf16, run.options.hessian_tokens)
     first = run.entering(states)
     with progress(f"quantizing ({run.options.method})", len(layers)) as bar:
         bar.advance(first)
@@ -97,7 +59,7 @@ def quantized_layers(
 
 
 def _one_layer(
-    run: Run,
+    run: QuantizeSession,
     layer: Layer,
     module: nn.Module,
     groups: Iterable[tuple[tuple[str, ...], Tensor]],
@@ -119,7 +81,7 @@ def _one_layer(
 
 
 def _one_group(
-    run: Run,
+    run: QuantizeSession,
     layer: Layer,
     module: nn.Module,
     schemes: Mapping[str, Scheme],
@@ -135,7 +97,9 @@ def _one_group(
     packed: dict[str, PackedLinear] = {}
     too_few = (
         tokens
-        if tokens is not None and tokens < ENOUGH * len(hessian) and run.options.method != "rtn"
+        if tokens is not None
+        and tokens < MIN_TOKENS_PER_CHANNEL * len(hessian)
+        and run.options.method != "rtn"
         else None
     )
     for scheme in dict.fromkeys(schemes.values()):
@@ -154,14 +118,16 @@ def _one_group(
             first += len(weight)
             rounded = packed[name].dequantize()
             if tokens != 0:
-                run.judge(
+                run.record_error(
                     key, weight, rounded, hessian, None if run.options.method == "rtn" else scheme
                 )
             weight.copy_(rounded)
     return packed
 
 
-def _rounded(run: Run, name: str, weight: Tensor, scheme: Scheme, hessian: Tensor) -> PackedLinear:
+def _rounded(
+    run: QuantizeSession, name: str, weight: Tensor, scheme: Scheme, hessian: Tensor
+) -> PackedLinear:
     """A weight by the method that was asked for, and a note where that was hard."""
     o = run.options
     if o.method == "rtn":
@@ -174,7 +140,9 @@ def _rounded(run: Run, name: str, weight: Tensor, scheme: Scheme, hessian: Tenso
     return result.packed
 
 
-def _solved(weight: Tensor, hessian: Tensor, scheme: Scheme, options: QuantizeOptions) -> Quantized:
+def _solved(
+    weight: Tensor, hessian: Tensor, scheme: Scheme, options: QuantizeOptions
+) -> GptqResult:
     if options.act_order == "permuted":
         return permuted_gptq(weight, hessian, scheme, options.damp, options.refine)
     return gptq(

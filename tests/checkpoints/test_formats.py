@@ -14,7 +14,7 @@ from test_gptq import correlated_hessian, random_weight
 from edgewright.checkpoints.files import read_config, read_state
 from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.calibration.gram import output_error
+from edgewright.compress.calibration.hessian import output_error
 from edgewright.compress.quantize.gptq import rtn
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.permuted_groups import permuted_gptq

@@ -16,12 +16,13 @@ from torch import Tensor
 from edgewright.checkpoints.files import read_config, read_state
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import InMemory, Streamed
-from edgewright.compress.calibration.activation_buffer import Room
+from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.calibration.layer_inputs import first_inputs
-from edgewright.compress.quantize.one_pass import observed_layers
+from edgewright.compress.quantize.one_pass import one_pass_layers
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.scaling import Scaler
-from edgewright.compress.quantize.sequential import Run, quantized_layers
+from edgewright.compress.quantize.sequential import sequential_layers
+from edgewright.compress.quantize.session import QuantizeSession
 from edgewright.errors import UsageError
 from edgewright.models import FAMILIES, architecture
 from edgewright.steps.context import StepContext
@@ -81,19 +82,22 @@ def test_the_same_integers(
         QuantizeOptions(method=method, group_size=64),
     )
     whole = InMemory(load_model(folder), architecture(read_config(folder)))
-    runs = Run(options), Run(options)
+    runs = QuantizeSession(options), QuantizeSession(options)
     made = [
         list(
-            quantized_layers(
+            sequential_layers(
                 run,
                 model,
                 rows,
-                room,
+                buffer,
                 Scaler(run, torch.bfloat16),
             )
         )
-        for run, model, room in zip(
-            runs, (whole, Streamed(folder)), (Room(), Room(0, tmp_path)), strict=True
+        for run, model, buffer in zip(
+            runs,
+            (whole, Streamed(folder)),
+            (ActivationBuffer(), ActivationBuffer(0, tmp_path)),
+            strict=True,
         )
     ]
     assert runs[0] == runs[1]
@@ -118,20 +122,20 @@ def test_the_same_integers_from_one_look(
         )
     )
     rows, options = context.calibration.rows(folder, 0), QuantizeOptions(method=method)
-    runs, made = (Run(options), Run(options)), []
-    for run, model, room in zip(
+    runs, made = (QuantizeSession(options), QuantizeSession(options)), []
+    for run, model, buffer in zip(
         runs,
         (InMemory(load_model(folder), architecture(read_config(folder))), Streamed(folder)),
-        (Room(), Room(0, tmp_path)),
+        (ActivationBuffer(), ActivationBuffer(0, tmp_path)),
         strict=True,
     ):
         made.append(
             list(
-                observed_layers(
+                one_pass_layers(
                     run,
                     model,
                     rows,
-                    room,
+                    buffer,
                     Scaler(run, torch.bfloat16),
                 )
             )

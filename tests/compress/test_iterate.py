@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from edgewright.checkpoints.files import content_hash, read_config, read_provenance, read_state
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.calibration.held_out import loss_on, set_aside
+from edgewright.compress.calibration.held_out import hold_out_rows, mean_loss
 from edgewright.compress.distill.lora import LoraOptions
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
@@ -148,7 +148,7 @@ def test_rows_set_aside_are_neither_learnt_nor_calibrated_on(
     make_model: MakeModel, text_file: Path, monkeypatch: Any
 ) -> None:
     model, source = make_model("llama"), f"text:{text_file}"
-    held = set_aside(
+    held = hold_out_rows(
         source, 8, source, 24, CalibrationData(source, samples=1000, seq_len=32), model
     )
     assert (len(held.rows), held.skip) == (8, 8)
@@ -180,20 +180,20 @@ def test_other_sources_to_measure_on(
         make_model("llama"),
         CalibrationData(f"text:{text_file}", samples=6, seq_len=32),
     )
-    builtin = set_aside("builtin:reasoning", 5, f"text:{text_file}", 64, calibration, model)
+    builtin = hold_out_rows("builtin:reasoning", 5, f"text:{text_file}", 64, calibration, model)
     assert (len(builtin.rows), builtin.skip, builtin.calibration) == (5, 0, calibration)
     other = tmp_path / "other.txt"
     other.write_text("A different story, about a lighthouse and its keeper.\n" * 12)
-    apart = set_aside(f"text:{other}", 1000, f"text:{text_file}", 24, calibration, model)
+    apart = hold_out_rows(f"text:{other}", 1000, f"text:{text_file}", 24, calibration, model)
     assert apart.skip == 0
     assert apart.calibration == calibration
     assert len(apart.rows) > 5
     other.write_text("Short.\n" * 3)
     with pytest.raises(UsageError, match="too few to set some of them aside") as caught:
-        set_aside(f"text:{other}", 8, f"text:{other}", 8, calibration, model)
+        hold_out_rows(f"text:{other}", 8, f"text:{other}", 8, calibration, model)
     assert "held_out" in caught.value.hint
     with pytest.raises(UsageError, match="would reach into what is set aside"):
-        set_aside(
+        hold_out_rows(
             f"text:{text_file}",
             8,
             f"text:{text_file}",
@@ -219,7 +219,7 @@ def test_loss_is_the_mean_over_all_scored_tokens(make_model: MakeModel) -> None:
             )
             tokens += sum(int(label) >= 0 for label in row[1, 1:])
     assert tokens == 9 + 5
-    assert loss_on(rows, model) == pytest.approx(total / tokens, rel=1e-5)
+    assert mean_loss(rows, model) == pytest.approx(total / tokens, rel=1e-5)
 
 
 # Which round is kept
@@ -315,13 +315,13 @@ def test_the_curve_is_the_loss_of_what_was_written(
     finished: Any, make_model: MakeModel, context: StepContext, text_file: Path
 ) -> None:
     result, out = finished
-    held = set_aside(
+    held = hold_out_rows(
         f"text:{text_file}", 8, f"text:{text_file}", 24, context.calibration, make_model("llama")
     )
-    assert loss_on(held.rows, load_model(out)) == pytest.approx(
+    assert mean_loss(held.rows, load_model(out)) == pytest.approx(
         result.details["curve"][2]["loss"], rel=1e-6
     )
-    assert loss_on(held.rows, load_model(make_model("llama"))) == pytest.approx(
+    assert mean_loss(held.rows, load_model(make_model("llama"))) == pytest.approx(
         result.details["curve"][0]["loss"], rel=1e-6
     )
 

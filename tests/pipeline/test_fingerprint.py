@@ -76,7 +76,7 @@ def step_of(kind: str, options: dict[str, Any]) -> tuple[Any, Any]:
 def test_imports_are_followed() -> None:
     found = closure(["compress/prune/step.py"])
     assert {"compress/prune/runner.py", "compress/prune/cut.py", "models/__init__.py"} <= found
-    assert "compress/calibration/gram.py" in found
+    assert "compress/calibration/hessian.py" in found
     assert {p.parts[0] for p in map(Path, found)} - MESSAGES == {
         "checkpoints",
         "compress",

@@ -18,7 +18,7 @@ from edgewright.checkpoints import loading, writer
 from edgewright.checkpoints.files import content_hash, read_config, read_state
 from edgewright.checkpoints.loading import free_memory, load_model
 from edgewright.checkpoints.streaming import Streamed
-from edgewright.compress.calibration.activation_buffer import Room
+from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.prune import rebuild
 from edgewright.compress.prune.cut import KeptParts, cut_layer
 from edgewright.compress.prune.memory import prune_memory
@@ -40,7 +40,7 @@ def test_the_same_scores(
     rows, model = context.calibration.rows(folder, 0), architecture(read_config(folder))
     expected = score_model(load_model(folder), model, rows, criterion, 3)
     for budget in (None, 2 * rows[0].shape[1] * 4 * 128, 0):
-        got = score_layers(Streamed(folder), rows, criterion, 3, Room(budget, tmp_path))
+        got = score_layers(Streamed(folder), rows, criterion, 3, ActivationBuffer(budget, tmp_path))
         for name in ("heads", "neurons", "layers"):
             assert torch.equal(getattr(got, name), getattr(expected, name))
         assert got.experts.keys() == expected.experts.keys()
@@ -150,7 +150,7 @@ def test_the_proof_follows_free_memory(make_model: MakeModel, monkeypatch: Any) 
     source = Streamed(make_model("llama"))
     kept = KeptParts([list(range(8))] * 3, [list(range(128))] * 3, [0, 1, 2])
     rebuilt = rebuild.Rebuild(
-        source, kept, [torch.ones(2, 8, dtype=torch.int64)], Room(), compensate=False
+        source, kept, [torch.ones(2, 8, dtype=torch.int64)], ActivationBuffer(), compensate=False
     )
     needed = 4 * rebuilt.architecture.parameters
     for free, way in ((2 * needed, "stock"), (2 * needed - 1, "streamed"), (None, "stock")):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgewright.checkpoints.files import read_config, read_state
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.calibration.gram import output_error
+from edgewright.compress.calibration.hessian import output_error
 from edgewright.compress.distill.lora import LoraOptions
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill

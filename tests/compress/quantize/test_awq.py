@@ -18,9 +18,9 @@ from edgewright.checkpoints.files import read_config, read_state
 from edgewright.checkpoints.layouts import PackedLinear, Scheme, layout_of
 from edgewright.checkpoints.layouts.awq import Awq
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.quantize.awq import awq_factors, clipped, dequantized
+from edgewright.compress.quantize.awq import awq_factors, round_clipped, round_trip
 from edgewright.compress.quantize.gptq import rtn
-from edgewright.compress.quantize.input_statistics import Inputs, Watch
+from edgewright.compress.quantize.input_statistics import InputStatistics, StatisticsCollector
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError
@@ -31,7 +31,7 @@ OUT, WIDTH = 32, 128
 AWQ = Awq()
 
 
-def sample(seed: int = 0, tokens: int = 400) -> tuple[Tensor, Tensor, Inputs]:
+def sample(seed: int = 0, tokens: int = 400) -> tuple[Tensor, Tensor, InputStatistics]:
     """A weight, and inputs of which a few channels are a hundred times larger than the others."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(OUT, WIDTH, generator=generator)
@@ -40,8 +40,8 @@ def sample(seed: int = 0, tokens: int = 400) -> tuple[Tensor, Tensor, Inputs]:
     return weight, x, seen(x)
 
 
-def seen(x: Tensor, share: float = 1, pieces: tuple[int, ...] = (400,)) -> Inputs:
-    watch = Watch(WIDTH, share=share)
+def seen(x: Tensor, share: float = 1, pieces: tuple[int, ...] = (400,)) -> InputStatistics:
+    watch = StatisticsCollector(WIDTH, share=share)
     for piece in x.split(pieces):
         watch.add(piece)
     return watch.inputs()
@@ -50,19 +50,19 @@ def seen(x: Tensor, share: float = 1, pieces: tuple[int, ...] = (400,)) -> Input
 def test_inputs_are_counted_as_they_come() -> None:
     _, x, inputs = sample()
     parts = seen(x, 1, (1, 7, 2, 300, 90))
-    assert seen(x, 0).gram.numel() == 0
+    assert seen(x, 0).hessian.numel() == 0
     torch.testing.assert_close(parts.mean, x.abs().mean(0))
     assert torch.equal(parts.peak, x.abs().amax(0))
-    torch.testing.assert_close(parts.gram, x.t() @ x, rtol=1e-4, atol=0.1)
+    torch.testing.assert_close(parts.hessian, x.t() @ x, rtol=1e-4, atol=0.1)
     third = seen(x, 1 / 3)
-    assert torch.equal(third.gram, seen(x, 1 / 3).gram)
-    assert 0.2 < float(third.gram.diagonal().sum() / inputs.gram.diagonal().sum()) < 0.5
+    assert torch.equal(third.hessian, seen(x, 1 / 3).hessian)
+    assert 0.2 < float(third.hessian.diagonal().sum() / inputs.hessian.diagonal().sum()) < 0.5
     torch.testing.assert_close(third.mean, inputs.mean)
-    torch.testing.assert_close(inputs.gram, x.t() @ x, rtol=1e-4, atol=0.1)
+    torch.testing.assert_close(inputs.hessian, x.t() @ x, rtol=1e-4, atol=0.1)
     factors = torch.rand(WIDTH, generator=torch.Generator().manual_seed(1)) + 0.5
     divided = inputs.divided(factors)
     torch.testing.assert_close(
-        divided.gram, (x / factors).t() @ (x / factors), rtol=1e-4, atol=1e-2
+        divided.hessian, (x / factors).t() @ (x / factors), rtol=1e-4, atol=1e-2
     )
     torch.testing.assert_close(divided.peak, (x / factors).abs().amax(0))
 
@@ -71,8 +71,8 @@ def test_scales_bring_the_outputs_closer_and_the_errors_told_are_true() -> None:
     weight, x, inputs = sample()
     scheme, channels = Scheme(4, 32), torch.arange(WIDTH)
     factors, before, after = awq_factors([(weight, scheme)], inputs, inputs.mean, channels)
-    plain = ((dequantized(weight, scheme) - weight) @ x.t()).square().sum()
-    scaled = ((dequantized(weight * factors, scheme) / factors - weight) @ x.t()).square().sum()
+    plain = ((round_trip(weight, scheme) - weight) @ x.t()).square().sum()
+    scaled = ((round_trip(weight * factors, scheme) / factors - weight) @ x.t()).square().sum()
     assert before == pytest.approx(float(plain), rel=1e-3)
     assert after == pytest.approx(float(scaled), rel=1e-3)
     assert after < 0.7 * before
@@ -95,7 +95,7 @@ def test_channels_that_were_never_used_keep_their_scale() -> None:
     factors, _, _ = awq_factors([(weight, Scheme())], inputs, inputs.mean, torch.arange(WIDTH))
     assert (factors[5:40] == 1).all()
     assert torch.isfinite(factors).all()
-    dead = Inputs(torch.zeros(WIDTH, WIDTH), torch.zeros(WIDTH), torch.zeros(WIDTH))
+    dead = InputStatistics(torch.zeros(WIDTH, WIDTH), torch.zeros(WIDTH), torch.zeros(WIDTH))
     assert (awq_factors([(weight, Scheme())], dead, dead.mean, torch.arange(WIDTH))[0] == 1).all()
 
 
@@ -107,7 +107,7 @@ def test_clipping_never_loses_on_its_own_measure(bits: int, sym: bool, group: in
     weight, x, inputs = sample(3)
     weight[::4, 7] *= 8  # a weight that widens its group's range for a small input
     scheme = Scheme(bits, group, sym)
-    packed, size = clipped(weight, inputs.gram, scheme), scheme.group(WIDTH)
+    packed, size = round_clipped(weight, inputs.hessian, scheme), scheme.group(WIDTH)
 
     def errors(replacement: Tensor) -> Tensor:
         change = (replacement - weight).view(OUT, -1, size)
@@ -119,7 +119,7 @@ def test_clipping_never_loses_on_its_own_measure(bits: int, sym: bool, group: in
             1,
         )
 
-    ours, plain = errors(packed.dequantize()), errors(dequantized(weight, scheme))
+    ours, plain = errors(packed.dequantize()), errors(round_trip(weight, scheme))
     assert (ours <= plain * (1 + 1e-4)).all()
     assert ours.sum() < 0.98 * plain.sum()
     assert packed.sym == sym
@@ -351,9 +351,9 @@ def test_the_largest_weight_of_a_group_is_on_the_grid() -> None:
     weight, _, _ = sample(4)
     groups = weight.view(OUT, -1, 32)
     largest = groups.abs() == groups.abs().amax(-1, keepdim=True)
-    ours = dequantized(weight, Scheme(4, 32)).view_as(groups)
+    ours = round_trip(weight, Scheme(4, 32)).view_as(groups)
     torch.testing.assert_close(ours[largest], groups[largest], rtol=1e-3, atol=0)
     assert torch.equal(
-        dequantized(weight, Scheme(4, 32, False)),
+        round_trip(weight, Scheme(4, 32, False)),
         rtn(weight, Scheme(4, 32, False), mse=False).dequantize(),
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgewright.checkpoints.layouts import PackedLinear, Scheme
 from edgewright.checkpoints.layouts.gptq import Gptq
-from edgewright.compress.calibration.gram import Gram, output_error
+from edgewright.compress.calibration.hessian import Hessian, output_error
 from edgewright.compress.quantize.gptq import gptq, rtn
 from edgewright.compress.quantize.grid import SMALLEST_SCALE, Grid, fit_grid, round_to_grid
 from edgewright.compress.quantize.refine import refine_scales, refine_weights
@@ -35,9 +35,9 @@ def correlated_hessian(seed: int = 2, width: int = WIDTH, rows: int = 1024) -> T
     inputs = torch.randn(rows, width // 4, generator=g) @ mix + 0.3 * torch.randn(
         rows, width, generator=g
     )
-    gram = Gram(width)
-    gram.add(inputs * torch.logspace(-1, 0.5, width)[torch.randperm(width, generator=g)])
-    return gram.matrix()
+    hessian = Hessian(width)
+    hessian.add(inputs * torch.logspace(-1, 0.5, width)[torch.randperm(width, generator=g)])
+    return hessian.matrix()
 
 
 def nearest(weight: Tensor, packed: PackedLinear) -> Tensor:
@@ -242,10 +242,10 @@ def test_inputs_are_left_alone() -> None:
 
 def test_hessian_is_the_sum_of_outer_products() -> None:
     inputs = torch.randn(2, 5, 8, generator=generator(7)).to(torch.bfloat16)
-    gram = Gram(8)
-    gram.add(inputs)
-    gram.add(inputs[0])
-    hessian = gram.matrix()
+    collected = Hessian(8)
+    collected.add(inputs)
+    collected.add(inputs[0])
+    hessian = collected.matrix()
     rows = [*inputs[0].double(), *inputs[1].double(), *inputs[0].double()]
     torch.testing.assert_close(
         hessian.double(),
@@ -257,9 +257,9 @@ def test_hessian_is_the_sum_of_outer_products() -> None:
 
 def test_output_error_is_that_of_the_outputs() -> None:
     weight, inputs = random_weight(), torch.randn(64, WIDTH, generator=generator(8))
-    gram = Gram(WIDTH)
-    gram.add(inputs)
-    hessian = gram.matrix()
+    collected = Hessian(WIDTH)
+    collected.add(inputs)
+    hessian = collected.matrix()
     rounded = rtn(weight, Scheme(4, 64)).dequantize()
     expected = (inputs @ (rounded - weight).t()).square().sum() / (
         inputs @ weight.t()

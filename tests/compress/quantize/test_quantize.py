@@ -19,13 +19,14 @@ from edgewright.checkpoints.layouts import PackedLinear, Scheme
 from edgewright.checkpoints.layouts.gptq import Gptq
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import InMemory
-from edgewright.compress.calibration.activation_buffer import Room
-from edgewright.compress.calibration.gram import Gram
+from edgewright.compress.calibration.activation_buffer import ActivationBuffer
+from edgewright.compress.calibration.hessian import Hessian
 from edgewright.compress.quantize.gptq import gptq
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.compress.quantize.scaling import Scaler
-from edgewright.compress.quantize.sequential import Run, quantized_layers
+from edgewright.compress.quantize.sequential import sequential_layers
+from edgewright.compress.quantize.session import QuantizeSession
 from edgewright.errors import Refused, UsageError
 from edgewright.models import architecture
 from edgewright.steps.context import CalibrationData, StepContext
@@ -132,10 +133,10 @@ def test_every_layer_saw_what_the_quantized_layers_before_it_put_out(
     source, out = quantized
     before, stored, model = read_state(source), read_state(out), load_model(out)
     names = linears(source)
-    grams = {name: Gram(before[f"{name}.weight"].shape[1]) for name in names}
+    hessians = {name: Hessian(before[f"{name}.weight"].shape[1]) for name in names}
     for name in names:
         model.get_submodule(name).register_forward_pre_hook(
-            lambda _m, args, gram=grams[name]: gram.add(args[0])
+            lambda _m, args, hessian=hessians[name]: hessian.add(args[0])
         )
     with torch.no_grad():
         for row in context.calibration.rows(source, context.seed):
@@ -144,7 +145,7 @@ def test_every_layer_saw_what_the_quantized_layers_before_it_put_out(
         o = QuantizeOptions()
         again = gptq(
             before[f"{name}.weight"],
-            grams[name].matrix(),
+            hessians[name].matrix(),
             Scheme(4, 64),
             damp=o.damp,
             refine=o.refine,
@@ -200,10 +201,10 @@ def test_no_module_errs_more_than_rounding_and_smaller_groups_err_less(
     for size in (32, 64, 128):
         model, run = (
             InMemory(load_model(source), architecture(config)),
-            Run(QuantizeOptions(group_size=size)),
+            QuantizeSession(QuantizeOptions(group_size=size)),
         )
         deque(
-            quantized_layers(run, model, rows, Room(), Scaler(run, torch.float32)),
+            sequential_layers(run, model, rows, ActivationBuffer(), Scaler(run, torch.float32)),
             maxlen=0,
         )
         assert run.modules.keys() == set(linears(source))

@@ -21,7 +21,7 @@ from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.layouts.gptq import Gptq
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import InMemory, Streamed
-from edgewright.compress.calibration.activation_buffer import Room
+from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.calibration.layer_inputs import first_inputs
 from edgewright.compress.calibration.layer_walk import LayerWalk
 from edgewright.compress.quantize.gptq import gptq, rtn
@@ -29,7 +29,8 @@ from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.rules import Rule
 from edgewright.compress.quantize.runner import quantize
 from edgewright.compress.quantize.scaling import Scaler
-from edgewright.compress.quantize.sequential import ENOUGH, Run, quantized_layers
+from edgewright.compress.quantize.sequential import MIN_TOKENS_PER_CHANNEL, sequential_layers
+from edgewright.compress.quantize.session import QuantizeSession
 from edgewright.errors import Refused
 from edgewright.models import Layer, architecture
 from edgewright.steps.context import CalibrationData, StepContext, StepResult
@@ -148,7 +149,7 @@ def test_each_expert_was_solved_on_its_own_tokens(made: Made, plenty: StepContex
     assert 0 < len(starved) < len(seen)
     for name, tokens in seen.items():
         weight = before[f"{name}.weight"].float()
-        assert (name in starved) == (len(tokens) < ENOUGH * weight.shape[1])
+        assert (name in starved) == (len(tokens) < MIN_TOKENS_PER_CHANNEL * weight.shape[1])
         assert starved.get(name, len(tokens)) == len(tokens)
         integers = Gptq().read(part_of(stored, name), SCHEME, name).integers
         if name in starved:
@@ -198,7 +199,7 @@ def test_the_stages_put_out_what_the_layer_does(made: Made, plenty: StepContext)
         plenty.calibration.rows(source, 0),
     )
     states, calls = first_inputs(model, rows)
-    walk = LayerWalk(Room())
+    walk = LayerWalk(ActivationBuffer())
     with torch.no_grad():
         for layer, module, call in zip(model.architecture.layers, model.layers, calls, strict=True):
             expected = torch.cat([call(module, states[n]) for n in range(len(rows))])
@@ -220,18 +221,22 @@ def test_the_stages_put_out_what_the_layer_does(made: Made, plenty: StepContext)
 def test_streamed_is_in_memory_bit_for_bit(
     made: Made, plenty: StepContext, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """And however many experts' Gram matrices are gathered together."""
+    """And however many experts' Hessians are gathered together."""
     source = made[0]
     rows, options = plenty.calibration.rows(source, 0), QuantizeOptions(group_size=32)
     runs, found = [], []
-    for model, room, together in (
-        (InMemory(load_model(source), architecture(read_config(source))), Room(), 2**30),
-        (Streamed(source), Room(0, tmp_path), 1),
+    for model, buffer, together in (
+        (
+            InMemory(load_model(source), architecture(read_config(source))),
+            ActivationBuffer(),
+            2**30,
+        ),
+        (Streamed(source), ActivationBuffer(0, tmp_path), 1),
     ):
-        monkeypatch.setattr("edgewright.compress.calibration.expert_walk.GRAM_BYTES", together)
-        runs.append(run := Run(options))
+        monkeypatch.setattr("edgewright.compress.calibration.expert_walk.HESSIAN_BYTES", together)
+        runs.append(run := QuantizeSession(options))
         scaler = Scaler(run, torch.float32)
-        found.append(list(quantized_layers(run, model, rows, room, scaler)))
+        found.append(list(sequential_layers(run, model, rows, buffer, scaler)))
     assert (runs[0].modules, runs[0].starved, runs[0].notes) == (
         runs[1].modules,
         runs[1].starved,

@@ -19,7 +19,7 @@ import torch
 
 from edgewright.checkpoints.files import content_hash
 from edgewright.checkpoints.streaming import Streamed
-from edgewright.compress.calibration.activation_buffer import Room
+from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.resume_journal import Journal
 from edgewright.compress.quantize.runner import quantize
@@ -225,7 +225,7 @@ def test_without_a_name_for_what_it_depends_on_nothing_is_kept(
 
 def test_what_is_not_whole_does_not_count(tmp_path: Path) -> None:
     """A kill between the names of a layer and of what enters the next; a temporary file."""
-    states = Room().states(2, 4, 8)
+    states = ActivationBuffer().allocate(2, 4, 8)
     states[:] = torch.randn(2, 4, 8)
     journal = Journal(tmp_path, 4)
     for index in range(2):
@@ -241,7 +241,7 @@ def test_what_is_not_whole_does_not_count(tmp_path: Path) -> None:
     (tmp_path / "layer-00002.tmp").write_bytes(b"half")
     again = Journal(tmp_path, 4)
     assert again.done == 1
-    entering = Room(0, tmp_path).states(2, 4, 8)
+    entering = ActivationBuffer(0, tmp_path).allocate(2, 4, 8)
     assert again.restore(entering) == 1
     assert torch.equal(entering[:], states[:])
     (tmp_path / "states-00001.bin").unlink()

@@ -14,13 +14,17 @@ from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.layouts.gptq import Gptq
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import Streamed
-from edgewright.compress.calibration.activation_buffer import Room
-from edgewright.compress.calibration.gram import Gram, output_error
+from edgewright.compress.calibration.activation_buffer import ActivationBuffer
+from edgewright.compress.calibration.hessian import Hessian, output_error
 from edgewright.compress.quantize.assignment import choose, extra_bytes
 from edgewright.compress.quantize.gptq import rtn
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
-from edgewright.compress.quantize.sensitivity import Finding, measured, worth_keeping
+from edgewright.compress.quantize.sensitivity import (
+    MatrixSensitivity,
+    measure_sensitivity,
+    select_matrices,
+)
 from edgewright.models import architecture
 from edgewright.steps.context import StepContext
 
@@ -42,12 +46,12 @@ def test_what_is_measured_is_what_rounding_does_to_the_outputs(
     head = names.embedding if family == "qwen2" else names.head
     schemes = {name: Scheme(4, 64) for name in names.linears()} | {head: Scheme(4, 64)}
     rows = context.calibration.rows(source, context.seed)
-    found = measured(Streamed(source), rows, Room(), schemes, 8)
+    found = measure_sensitivity(Streamed(source), rows, ActivationBuffer(), schemes, 8)
     assert found.keys() == schemes.keys()
     seen = {name: names.head if name == head else name for name in schemes}
     hessians = {}
     for name, module in seen.items():
-        hessians[name] = Gram(model.get_submodule(module).weight.shape[1])
+        hessians[name] = Hessian(model.get_submodule(module).weight.shape[1])
         model.get_submodule(module).register_forward_pre_hook(
             lambda _m, args, h=hessians[name]: h.add(args[0])
         )
@@ -65,16 +69,16 @@ def test_what_is_measured_is_what_rounding_does_to_the_outputs(
 
 def test_the_budget_buys_the_most_error_a_byte() -> None:
     found = {
-        "large": Finding(4, 0.9, 0.1, 1000),
-        "small": Finding(4, 0.2, 0.1, 100),
-        "best": Finding(4, 0.3, 0.1, 100),
-        "worse": Finding(4, 0.1, 0.2, 1),
+        "large": MatrixSensitivity(4, 0.9, 0.1, 1000),
+        "small": MatrixSensitivity(4, 0.2, 0.1, 100),
+        "best": MatrixSensitivity(4, 0.3, 0.1, 100),
+        "worse": MatrixSensitivity(4, 0.1, 0.2, 1),
     }
-    assert worth_keeping(found, 100) == ["best"]
-    assert worth_keeping(found, 200) == ["best", "small"]
-    assert worth_keeping(found, 1000) == ["best", "small"]
-    assert worth_keeping(found, 1200) == ["best", "small", "large"]
-    assert worth_keeping(found, 50) == []
+    assert select_matrices(found, 100) == ["best"]
+    assert select_matrices(found, 200) == ["best", "small"]
+    assert select_matrices(found, 1000) == ["best", "small"]
+    assert select_matrices(found, 1200) == ["best", "small", "large"]
+    assert select_matrices(found, 50) == []
 
 
 def test_the_worst_are_kept_and_the_budget_holds(

@@ -1,13 +1,13 @@
-"""The Gram matrix of a layer's inputs: all that the error of a linear layer's outputs depends on."""
+"""The Hessian of a layer's inputs: all that the error of a linear layer's outputs depends on."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .mixed_precision import float32_sums
+from .mixed_precision import bf16_products
 
-__all__ = ["Gram", "energy", "output_error", "spread"]
+__all__ = ["Hessian", "energy", "output_error", "spread"]
 
 ROWS = 2048
 """Inputs that are made float32 together."""
@@ -15,7 +15,7 @@ COLUMNS = 512
 """Columns of the upper triangle that are multiplied together; the rest is its mirror image."""
 
 
-class Gram:
+class Hessian:
     """The sum of outer products x x^T over inputs x [in], in float32: bfloat16 sums are not positive definite.
 
     Args:
@@ -36,7 +36,7 @@ class Gram:
         x = inputs.reshape(-1, inputs.shape[-1])
         if self._share < 1:
             x = x[(torch.rand(len(x), generator=self._dice) < self._share).to(x.device)]
-        with float32_sums(self._bf16):
+        with bf16_products(self._bf16):
             for part in x.split(ROWS):
                 self._add(part.float())
 
@@ -53,15 +53,15 @@ class Gram:
         return self._sum
 
 
-def output_error(weight: Tensor, replacement: Tensor, gram: Tensor) -> float:
-    """Relative squared error of a layer's outputs on the inputs of a Gram matrix H: tr(D H D^T) / tr(W H W^T)."""
-    return energy(replacement - weight, gram) / max(energy(weight, gram), 1e-30)
+def output_error(weight: Tensor, replacement: Tensor, hessian: Tensor) -> float:
+    """Relative squared error of a layer's outputs on the inputs of a Hessian H: tr(D H D^T) / tr(W H W^T)."""
+    return energy(replacement - weight, hessian) / max(energy(weight, hessian), 1e-30)
 
 
-def energy(weight: Tensor, gram: Tensor) -> float:
-    """The sum of squares that a weight [out, in] puts out for the inputs of a Gram matrix H: tr(W H W^T)."""
+def energy(weight: Tensor, hessian: Tensor) -> float:
+    """The sum of squares that a weight [out, in] puts out for the inputs of a Hessian H: tr(W H W^T)."""
     weight = weight.float()
-    return float((weight @ gram).mul_(weight).sum())
+    return float((weight @ hessian).mul_(weight).sum())
 
 
 def spread(outputs: int, most: int = 256) -> slice:
