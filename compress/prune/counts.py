@@ -21,26 +21,32 @@ def head_counts(
     accepts: Callable[[int], bool],
     multiple: int = 128,
 ) -> tuple[int, int]:
-    """How many query heads and key/value heads stay, the same number of query heads in every group.
+    """How many query heads and key/value heads stay; every group keeps the same number of heads.
 
     Args:
         sizes: of the attention of every layer.
-        heads: share of the query heads to remove from every group, in [0, 1). In multi-head attention, where every query
-            head has its own key/value head, the two go together.
-        kv_heads: share of the key/value heads to remove, each with all of its query heads, in [0, 1).
-        accepts: whether stock loaders accept a number of query heads (`Architecture.accepts_heads`).
-        multiple: prefer counts for which heads * head_dim divides by this (INT4 kernels need it), if one is a step away.
+        heads: share of the query heads to remove from every group, in [0, 1). In multi-head
+            attention every query head has its own key/value head, and the two are removed together.
+        kv_heads: share of the key/value heads to remove, each with its query heads, in [0, 1).
+        accepts: whether stock loaders accept a number of heads (`Architecture.accepts_heads`).
+        multiple: prefer counts for which this divides heads * head_dim, if one is a step away;
+            INT4 kernels need it.
+
+    Returns:
+        Query heads and key/value heads of every layer.
 
     Raises:
         UsageError: a share is not in [0, 1).
-        Refused: a share is nearer to nothing or to everything than to any legal count; the message names the nearest.
+        Refused: a share is nearer to none or to all than to any legal count. The message names the
+            nearest share that works.
     """
     _check_share("heads", heads)
     _check_share("kv_heads", kv_heads)
     if sizes.group == 1 and heads:
         if kv_heads:
             raise UsageError(
-                "heads and kv_heads: in multi-head attention every query head has its own key/value head, so they are one thing",
+                "heads and kv_heads: in multi-head attention every query head has its own "
+                "key/value head, so they are one thing",
                 "give one of them",
             )
         return head_counts(sizes, 0.0, heads, accepts, multiple)
@@ -60,9 +66,9 @@ def head_counts(
     wanted = (sizes.kv_heads * (1 - kv_heads), sizes.group * (1 - heads))
 
     def miss(count: tuple[int, int]) -> tuple[float, int]:
-        return abs(count[0] - wanted[0]) / sizes.kv_heads + abs(
-            count[1] - wanted[1]
-        ) / sizes.group, -count[0] * count[1]
+        """How far a count is from the wanted one; of two equally far, the larger wins."""
+        groups_off = abs(count[0] - wanted[0]) / sizes.kv_heads
+        return groups_off + abs(count[1] - wanted[1]) / sizes.group, -count[0] * count[1]
 
     best = min(legal, key=miss)
     if kv_heads:
@@ -85,11 +91,17 @@ def head_counts(
 
 
 def neuron_count(width: int, ratio: float, multiple: int = 128) -> int:
-    """How many FFN neurons stay: a multiple of `multiple` where the layer is wider than that.
+    """How many FFN neurons stay: a multiple of `multiple`, if the layer is wider than that.
+
+    Args:
+        width: neurons of the uncut layer.
+        ratio: share to remove, in [0, 1).
+        multiple: INT4 kernels need widths that this divides.
 
     Raises:
         UsageError: the share is not in [0, 1).
-        Refused: it is nearer to nothing or to everything than to any legal width; the message names the nearest.
+        Refused: the share is nearer to none or to all than to any legal width. The message names
+            the nearest share that works.
     """
     _check_share("ffn", ratio)
     if not ratio:
@@ -124,7 +136,7 @@ def _check_nearest(what: str, ratio: float, total: int, best: int, legal: Sequen
 
 
 def kept_experts(experts: ExpertsFFN | None, ratio: float, ffn: float = 0.0) -> int:
-    """How many experts of every layer stay when a share of them goes; 0 for a dense model.
+    """How many experts of every layer stay; 0 for a dense model.
 
     Args:
         experts: those of every layer that has some; None: the model is dense.
@@ -132,7 +144,9 @@ def kept_experts(experts: ExpertsFFN | None, ratio: float, ffn: float = 0.0) -> 
         ffn: share of FFN neurons to remove, which a mixture does not support.
 
     Raises:
-        Refused: the model has no experts, too few would stay, the share rounds to nothing, or neurons shall go.
+        UsageError: the share is not in [0, 1).
+        Refused: the model is dense, too few experts would stay, the share rounds to none, or
+            neurons of experts were to be removed.
     """
     if experts is None:
         if ratio:
@@ -155,7 +169,8 @@ def kept_experts(experts: ExpertsFFN | None, ratio: float, ffn: float = 0.0) -> 
     gone = math.ceil(experts.count * ratio - 0.5)
     if ratio and not spare:
         raise Refused(
-            f"experts {ratio}: every token goes to all {experts.count} experts, so none can be removed",
+            f"experts {ratio}: every token goes to all {experts.count} experts, so none can be "
+            "removed",
             "prune heads or layers",
         )
     if ratio and not gone:
@@ -166,7 +181,8 @@ def kept_experts(experts: ExpertsFFN | None, ratio: float, ffn: float = 0.0) -> 
         )
     if gone > spare:
         raise Refused(
-            f"experts {ratio}: {experts.count - gone} of {experts.count} experts would stay, and a token goes to {experts.per_token}",
+            f"experts {ratio}: {experts.count - gone} of {experts.count} experts would stay, and a "
+            f"token goes to {experts.per_token}",
             f"the most that can go: --experts {spare / experts.count:.4g}",
         )
     return experts.count - gone

@@ -25,7 +25,7 @@ class Criterion:
     Attributes:
         name: what users type; the file has the same name.
         description: a few words for the help.
-        at_random: scores are random numbers; the experts of a mixture are then chosen at random too.
+        at_random: scores are random numbers; experts are then chosen at random too.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Scores of a loaded model by gradients of the loss with respect to one mask value a head or neuron."""
+"""Scores a loaded model by gradients of the loss with respect to masks on heads and neurons."""
 
 from __future__ import annotations
 

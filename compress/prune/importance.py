@@ -1,4 +1,4 @@
-"""The importance of heads, FFN neurons, layers and experts: the scores that decide what is removed."""
+"""Scores of heads, FFN neurons, layers and experts, which decide what is removed."""
 
 from __future__ import annotations
 

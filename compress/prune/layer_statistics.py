@@ -1,4 +1,4 @@
-"""What a criterion may use to score one decoder layer: weights, and means over calibration tokens."""
+"""What a criterion may use to score a decoder layer: weights, and means over tokens."""
 
 from __future__ import annotations
 

@@ -46,8 +46,8 @@ class Budget(BaseModel):
         Field(
             default=None,
             gt=0,
-            description="remove heads and FFN neurons until the model takes at most this much memory "
-            "on the target, KV cache included",
+            description="remove heads and FFN neurons until the model takes at most this much "
+            "memory on the target, KV cache included",
         )
     )
     decode_tok_s: Annotated[float | None, Cli("--min-tok-s")] = Field(

@@ -1,4 +1,4 @@
-"""Scores heads, FFN neurons, layers and experts on calibration rows, by one criterion of `criteria/`.
+"""Scores heads, FFN neurons, layers and experts on calibration rows, by one criterion.
 
 Heads and neurons are scored at the input of the projection that reads them (o_proj, down_proj).
 There each of them owns its own channels, so a hook sees all that a criterion needs, and no gradient

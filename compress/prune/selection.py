@@ -1,4 +1,4 @@
-"""Choosing what stays: how many, by counts that load and run everywhere, and which, by score. Pure functions."""
+"""Which heads, FFN neurons and layers stay, by their scores. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ __all__ = [
 
 
 def share_below(scores: Tensor, threshold: float) -> float:
-    """The share of the entries of `scores` [layers, n] that are less than `threshold` times the mean of their layer.
+    """The share of entries of `scores` [layers, n] below `threshold` times the mean of their layer.
 
-    Scores of different layers have different scales (Michel et al. 2019, section 4.1, normalise by layer for this reason), and
-    every layer loses equally many: so the threshold fixes how many go, and the scores of each layer which.
+    Scores of different layers have different scales; Michel et al. 2019 (section 4.1) normalise by
+    layer for this reason. Every layer loses the same number: the threshold sets how many, and the
+    scores of each layer decide which.
     """
     return float((scores < threshold * scores.mean(-1, keepdim=True)).float().mean())
 
 
 def choose_heads(scores: Tensor, kv_heads: int, keep: int, keep_kv: int) -> list[list[int]]:
-    """Keep the best groups of every layer, and in each of them the best query heads, equally many.
+    """Keep the best groups of every layer, and the same number of query heads in each group.
 
     Args:
         scores: importance [layers, heads].
         kv_heads: key/value heads of the model.
         keep: query heads that stay, a multiple of `keep_kv`.
-        keep_kv: key/value heads that stay: those whose query heads matter most together.
+        keep_kv: key/value heads that stay: those whose query heads have the largest sum of scores.
+
+    Returns:
+        For each layer its query heads, ascending.
     """
     layers, heads = scores.shape
     group = heads // kv_heads
@@ -49,7 +53,18 @@ def choose_neurons(scores: Tensor, keep: int) -> list[list[int]]:
 
 
 def choose_layers(scores: Tensor, remove: int) -> list[int]:
-    """Keep all but the `remove` layers with the least block influence [layers]; the first and last layer always stay."""
+    """Remove the layers of least block influence. The first and the last layer always stay.
+
+    Args:
+        scores: block influence [layers].
+        remove: number of layers to remove.
+
+    Returns:
+        The layers that stay, ascending.
+
+    Raises:
+        UsageError: the model cannot lose so many.
+    """
     layers = len(scores)
     if not 0 <= remove <= max(layers - 2, 0):
         raise UsageError(

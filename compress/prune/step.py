@@ -19,9 +19,9 @@ __all__ = ["PruneStep", "pruned_state"]
 
 
 def pruned_state(options: PruneOptions, source: State) -> State:
-    """The model after a cut, by the functions that decide the sizes of the cut.
+    """The model after a cut, from its config.json alone.
 
-    A threshold counts as if nothing scored below it.
+    Scores are not known, so a threshold is taken to remove nothing.
 
     Args:
         options: the cut, in shares.
@@ -44,7 +44,7 @@ def pruned_state(options: PruneOptions, source: State) -> State:
 
 
 class PruneStep(Step[PruneOptions]):
-    """Remove heads, FFN neurons, layers and experts, or make the weights 2:4 sparse."""
+    """Removes heads, FFN neurons, layers and experts, or makes the weights 2:4 sparse."""
 
     kind = "prune"
     Options = PruneOptions

@@ -1,7 +1,7 @@
 """The importance criteria, one small file for each.
 
-To add one, add a file that defines `CRITERION`. Nothing else names it: the choices of `--criterion`,
-its help, the recipe schema, memory estimates and scoring all come from this folder.
+To add one, add a file that defines `CRITERION`. Nothing else names it: the choices of
+`--criterion`, its help, the recipe schema, memory estimates and scoring come from this folder.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from edgewright.compress.prune.experts import ExpertUsage, balance, choose_exper
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.compress.prune.schedule import spread
 from edgewright.compress.prune.sizes import sizes_after
-from edgewright.compress.prune.verify import probe_of, prove
+from edgewright.compress.prune.verify import probe_of, verify_with_stock
 from edgewright.errors import EdgewrightError, Refused, UsageError
 from edgewright.models import ExpertsFFN, architecture
 from edgewright.steps.context import StepContext, StepResult
@@ -228,11 +228,13 @@ def test_one_row_that_agrees_is_proof_and_no_row_is_none(
     assert probe_of(rows, A_DENSE).shape == (1, 32)
     with torch.no_grad():
         expected = model(input_ids=probe, use_cache=False).logits
-    assert prove(source, probe, torch.cat([expected[:3] + 1, expected[3:]])) < 1e-6
+    assert verify_with_stock(source, probe, torch.cat([expected[:3] + 1, expected[3:]])) < 1e-6
     for wrong in (1.0, math.nan):
         with pytest.raises(EdgewrightError, match="differs from the masked original"):
-            prove(source, probe, expected + wrong)
-    assert prove(source, probe, torch.cat([expected[:1], expected[1:] * math.nan])) < 1e-6
+            verify_with_stock(source, probe, expected + wrong)
+    assert (
+        verify_with_stock(source, probe, torch.cat([expected[:1], expected[1:] * math.nan])) < 1e-6
+    )
 
 
 # Which experts go

@@ -15,8 +15,8 @@ from edgewright.checkpoints.loading import load_model
 from edgewright.compress.prune.kv_merge import (
     Projections,
     align,
-    average,
-    merged,
+    average_heads,
+    mean_of_groups,
     projections_of,
     store,
 )
@@ -107,7 +107,7 @@ def test_heads_that_differ_only_by_their_basis_merge_without_loss() -> None:
         torch.cat([o[:, :2], o[:, 2:] @ turn.T], 1),
     )
     root = torch.randn(16, 40, generator=generator)
-    small = merged(align(attention, root @ root.T, 1, keys=True), 1)
+    small = average_heads(align(attention, root @ root.T, 1, keys=True), 1)
     for head in range(4):
         torch.testing.assert_close(
             o[:, head] @ v[0], small.o[:, head] @ small.v[0], rtol=1e-3, atol=1e-3
@@ -115,7 +115,7 @@ def test_heads_that_differ_only_by_their_basis_merge_without_loss() -> None:
         torch.testing.assert_close(
             q[head].T @ k[0], small.q[head].T @ small.k[0], rtol=1e-3, atol=1e-3
         )
-    assert not torch.allclose(average(attention.v, 1)[0], attention.v[0], atol=0.1)
+    assert not torch.allclose(mean_of_groups(attention.v, 1)[0], attention.v[0], atol=0.1)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3_text"])
