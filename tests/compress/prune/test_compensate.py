@@ -1,4 +1,4 @@
-"""The closed-form repair after a cut: exact where it can be, better than nothing where it cannot, and never worse to load."""
+"""The refit after a cut: exact where possible, else better than none, and the result loads."""
 
 from __future__ import annotations
 

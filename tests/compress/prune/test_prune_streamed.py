@@ -113,14 +113,15 @@ def test_both_proofs_agree(
 ) -> None:
     narrower = {"experts": 0.5} if family in MIXTURES else {"ffn": 0.25}
     options = PruneOptions(heads=0.5, **narrower, layers=1, criterion="norm", compensate=compensate)
-    source, told = make_model(family, dtype="bfloat16"), {}
+    source = make_model(family, dtype="bfloat16")
+    notes: dict[str, str] = {}
     for proof in ("stock", "streamed", "auto"):
         result = prune(options, source, tmp_path / proof, replace(context, proof=proof))
         assert result.details["max_relative_difference"] < 1e-4
-        told[proof] = next(note for note in result.notes if note.startswith("logits equal"))
-    assert "stock transformers" in told["stock"]
-    assert "streamed" in told["streamed"]
-    assert told["auto"] == told["stock"]
+        notes[proof] = next(note for note in result.notes if note.startswith("logits equal"))
+    assert "stock transformers" in notes["stock"]
+    assert "streamed" in notes["streamed"]
+    assert notes["auto"] == notes["stock"]
     assert content_hash(tmp_path / "stock") == content_hash(tmp_path / "streamed")
 
 

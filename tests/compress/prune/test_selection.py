@@ -1,4 +1,4 @@
-"""How many heads, groups and neurons stay, which ones, and what is said where nothing legal is near."""
+"""How many heads, groups and neurons stay, which ones, and the messages of refusals."""
 
 from __future__ import annotations
 
