@@ -245,7 +245,7 @@ def expert_note(entries: list[dict[str, Any]]) -> str:
     gone = len(entries[0]["removed"])
     return (
         f"experts {whole} -> {whole - gone} in each of {len(entries)} layers; the removed ones got "
-        f"{mean('removed_share'):.1%} of the tokens; load balance (entropy, 1 is even) "
+        f"{mean('removed_share'):.1%} of the routed tokens; load balance (entropy, 1 is even) "
         f"{mean('before', 'entropy'):.3f} -> {mean('after', 'entropy'):.3f}, busiest expert "
         f"{mean('before', 'busiest'):.2f} -> {mean('after', 'busiest'):.2f} times the mean"
     )

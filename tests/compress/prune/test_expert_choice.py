@@ -37,7 +37,7 @@ def router_of(family: str, layer: int) -> str:
 def test_finds_the_expert_that_adds_nothing(
     family: str, copy_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
-    """Expert 5 is used but its output is zero. Expert 3 has outputs but no token is routed to it."""
+    """Expert 5 is used, but its output is zero. Expert 3 is never used."""
     source = copy_model(family)
     state, layer = read_state(source), 3 if family == "qwen3_moe" else 2
     mlp, *_, down = MIXTURE_NAMES.get(family, ("mlp", "gate_proj", "up_proj", "down_proj"))

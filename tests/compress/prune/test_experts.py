@@ -39,7 +39,7 @@ CUTS: dict[str, dict[str, Any]] = {
 def by_hand(
     state: dict[str, Tensor], config: dict[str, Any], layer: int, stay: list[int], x: Tensor
 ) -> Tensor:
-    """A layer of experts, token by token, from the tensors of the file; only `stay` is routed to."""
+    """A layer of experts, token by token, from a file's tensors; only `stay` is routed to."""
     mlp, *parts = MIXTURE_NAMES.get(
         config["model_type"], ("mlp", "gate_proj", "up_proj", "down_proj")
     )
