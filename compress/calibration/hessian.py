@@ -1,4 +1,9 @@
-"""The Hessian of a layer's inputs: all that the error of a linear layer's outputs depends on."""
+"""The Hessian of a linear layer: the sum of x x^T over its calibration inputs x.
+
+If a weight W is replaced by W + D, the squared error of the outputs is tr(D H D^T). So the Hessian
+H is all that is needed to judge a rounded or pruned weight. (Up to a factor of two, H is the second
+derivative of that error. It is also known as the Gram matrix of the inputs.)
+"""
 
 from __future__ import annotations
 
@@ -10,29 +15,33 @@ from .mixed_precision import bf16_products
 __all__ = ["Hessian", "energy", "output_error", "spread"]
 
 ROWS = 2048
-"""Inputs that are made float32 together."""
+"""Inputs that are converted to float32 at a time."""
 COLUMNS = 512
-"""Columns of the upper triangle that are multiplied together; the rest is its mirror image."""
+"""Columns of the upper triangle that one product computes; the lower triangle is its mirror."""
 
 
 class Hessian:
-    """The sum of outer products x x^T over inputs x [in], in float32: bfloat16 sums are not positive definite.
+    """Sums x x^T over inputs x [in]. The sum is float32: a bfloat16 sum is not positive definite.
 
     Args:
         width: channels of an input.
-        device: where they come in.
-        share: of the inputs that count, drawn at random: a regular choice would meet the same positions of every row.
-        bf16: round inputs to bfloat16 first, which some processors multiply several times as fast; sums stay float32.
+        device: device of the inputs.
+        share: share of the inputs that are used. They are drawn at random, because taking every
+            n-th input would take the same positions of every row.
+        bf16: round the inputs to bfloat16 first, which some processors multiply several times as
+            fast. The sum stays float32.
     """
 
     def __init__(
         self, width: int, device: torch.device | str = "cpu", share: float = 1.0, bf16: bool = False
     ) -> None:
         self._sum = torch.zeros(width, width, device=device)
-        self._share, self._dice, self._bf16 = share, torch.Generator().manual_seed(0), bf16
+        self._share = share
+        self._dice = torch.Generator().manual_seed(0)
+        self._bf16 = bf16
 
     def add(self, inputs: Tensor) -> None:
-        """Take in inputs [..., in]."""
+        """Add inputs [..., in]."""
         x = inputs.reshape(-1, inputs.shape[-1])
         if self._share < 1:
             x = x[(torch.rand(len(x), generator=self._dice) < self._share).to(x.device)]
@@ -46,7 +55,7 @@ class Hessian:
             self._sum[:end, begin:end].addmm_(x[:, :end].t(), x[:, begin:end])
 
     def matrix(self) -> Tensor:
-        """The sum [in, in]; the object is not to be used afterwards."""
+        """Return the sum [in, in]. Do not use the object afterwards."""
         for begin in range(COLUMNS, len(self._sum), COLUMNS):
             end = min(begin + COLUMNS, len(self._sum))
             self._sum[begin:end, :begin] = self._sum[:begin, begin:end].t()
@@ -54,16 +63,16 @@ class Hessian:
 
 
 def output_error(weight: Tensor, replacement: Tensor, hessian: Tensor) -> float:
-    """Relative squared error of a layer's outputs on the inputs of a Hessian H: tr(D H D^T) / tr(W H W^T)."""
+    """Relative squared error of the outputs: tr(D H D^T) / tr(W H W^T), D the change of W."""
     return energy(replacement - weight, hessian) / max(energy(weight, hessian), 1e-30)
 
 
 def energy(weight: Tensor, hessian: Tensor) -> float:
-    """The sum of squares that a weight [out, in] puts out for the inputs of a Hessian H: tr(W H W^T)."""
+    """Sum of the squared outputs of a weight [out, in] on the inputs of Hessian H: tr(W H W^T)."""
     weight = weight.float()
     return float((weight @ hessian).mul_(weight).sum())
 
 
 def spread(outputs: int, most: int = 256) -> slice:
-    """Output channels spread evenly over all, about `most` of them: enough to tell an error, where all would cost as much as making it."""
+    """Select about `most` of the output channels, evenly spaced, to estimate an error cheaply."""
     return slice(None, None, max(1, outputs // most))

@@ -1,8 +1,8 @@
-"""A decoder layer run one group of linear layers at a time, each with the Hessian of its inputs.
+"""Walk a decoder layer one group of linear layers at a time, each with the Hessian of its inputs.
 
-A group is the linear layers that read the same input. Whoever changes the weights of a group sees the
-inputs that the groups before it, already changed, give it. One pass through the layer is enough: what
-enters the two output projections is kept, and the residual stream takes the place of the input.
+A group is the linear layers that read the same input. The caller may change the weights of a group;
+the next group's inputs are computed with the changed weights. One pass through the layer is enough:
+the inputs of the two output projections are stored, and the residual stream is updated in place.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = ["LayerWalk"]
 
 
 class LayerWalk:
-    """Walks through the decoder layers of one model.
+    """Walks the decoder layers of one model.
 
     Args:
-        buffer: where the inputs of the two output projections are kept.
-        bf16: whether products are computed in bfloat16. Those of routed experts are not, so that no
-            token goes elsewhere the second time.
-        tokens: for each channel of a Hessian, how many tokens it is made of, drawn at random; None:
-            all. Those of routed experts take all.
+        buffer: storage for the inputs of the two output projections.
+        bf16: whether matrix products are computed in bfloat16. Routed experts always use float32,
+            so that the router sends each token to the same experts in every pass.
+        tokens: tokens per input channel that a Hessian is computed from, drawn at random; None: all
+            tokens. Routed experts always use all tokens.
     """
 
     def __init__(
@@ -38,24 +38,24 @@ class LayerWalk:
     ) -> None:
         self._buffer = buffer
         self._bf16 = bf16
-        self._enough = tokens
+        self._tokens_per_channel = tokens
         self._kept: dict[str, Activations] = {}
         self.tokens: dict[str, int] = {}
-        """How many tokens the linear layers of each routed expert, by name, got in this layer."""
+        """Tokens for each routed expert of the current layer, by the names of its linear layers."""
 
     def visit(
         self, module: nn.Module, layer: Layer, call: LayerCall, states: Activations
     ) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-        """Each group of linear layers, in order, with the Hessian [in, in] of its inputs.
+        """Yield each group of linear layers, in order, with the Hessian [in, in] of its inputs.
 
-        Change the weights of a group before asking for the next. After the last group, `states` are
-        the outputs of the layer.
+        Change the weights of a group before asking for the next group. After the last group,
+        `states` holds the outputs of the layer.
 
         Args:
             module: the decoder layer in float32. Gradients must be off.
             layer: its description.
             call: how the model calls it.
-            states: what enters it.
+            states: its inputs; replaced by its outputs.
         """
         self.tokens.clear()
         mixer, ffn = layer.branches
@@ -69,7 +69,8 @@ class LayerWalk:
         assert isinstance(ffn.block, GatedFFN)
         readers, _ = ffn.block.input_groups
         yield readers, self._normed(module, ffn, states)
-        norm, block = module.get_submodule(ffn.norm.name), module.get_submodule(ffn.block.name)
+        norm = module.get_submodule(ffn.norm.name)
+        block = module.get_submodule(ffn.block.name)
         yield (
             self._output(ffn),
             self._kept_inputs(ffn, module, lambda _module, hidden: block(norm(hidden)), states),
@@ -78,24 +79,22 @@ class LayerWalk:
 
     @staticmethod
     def _output(branch: Branch) -> tuple[str, ...]:
-        """The group of the output projection."""
+        """The group that consists of the output projection alone."""
         assert branch.block.output
         return (branch.block.output,)
 
     def _hessian(self, states: Activations, width: int) -> Hessian:
         share = (
             1.0
-            if self._enough is None
-            else min(1.0, self._enough * width / (len(states) * states.shape[1]))
+            if self._tokens_per_channel is None
+            else min(1.0, self._tokens_per_channel * width / (len(states) * states.shape[1]))
         )
         return Hessian(width, states.device, share, self._bf16)
 
     def _normed(self, module: nn.Module, branch: Branch, states: Activations) -> Tensor:
-        """The Hessian of the normed stream."""
-        norm, hessian = (
-            module.get_submodule(branch.norm.name),
-            self._hessian(states, states.shape[2]),
-        )
+        """The Hessian of the residual stream after the norm of a branch."""
+        norm = module.get_submodule(branch.norm.name)
+        hessian = self._hessian(states, states.shape[2])
         for batch in batches(states):
             hessian.add(norm(states[batch]))
         return hessian.matrix()
@@ -103,7 +102,7 @@ class LayerWalk:
     def _kept_inputs(
         self, branch: Branch, module: nn.Module, call: LayerCall, states: Activations
     ) -> Tensor:
-        """The Hessian of what enters an output projection; the inputs are kept for `_add`."""
+        """The Hessian of the inputs of an output projection; the inputs are stored for `_add`."""
         (name,) = self._output(branch)
         reader = module.get_submodule(name)
         width = weight_of(reader).shape[1]
@@ -111,7 +110,9 @@ class LayerWalk:
             self._kept[name] = self._buffer.allocate(
                 states.shape[0], states.shape[1], width, states.device
             )
-        kept, hessian, at = self._kept[name], self._hessian(states, width), slice(0)
+        kept = self._kept[name]
+        hessian = self._hessian(states, width)
+        at = slice(0)
 
         def seen(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
             kept[at] = args[0]
@@ -128,11 +129,12 @@ class LayerWalk:
         return hessian.matrix()
 
     def _add(self, module: nn.Module, branch: Branch, states: Activations) -> None:
-        """Add the outputs of a block, and of the norm behind it, to the stream."""
+        """Add the outputs of a block, normed if a norm follows it, to the residual stream."""
         (name,) = self._output(branch)
-        project, kept = module.get_submodule(name), self._kept[name]
+        project = module.get_submodule(name)
+        kept = self._kept[name]
         norm = module.get_submodule(branch.post_norm.name) if branch.post_norm else nn.Identity()
         for batch in batches(states):
             with mixed_precision(states.device, self._bf16):
-                written = norm(project(kept[batch]))
-            states[batch] = states[batch] + written
+                output = norm(project(kept[batch]))
+            states[batch] = states[batch] + output

@@ -77,9 +77,9 @@ class DistillStep(Step[DistillOptions]):
         if not student.precision.startswith("int"):
             return student
         if options.lora is None:
-            from .runner import PACKED_HINT  # late: torch and transformers take seconds
+            from .student import PACKED_HINT  # late: torch and transformers take seconds
 
-            raise UsageError(f"{plan.name}: a packed checkpoint cannot learn", PACKED_HINT)
+            raise UsageError(f"{plan.name}: a packed checkpoint cannot be trained", PACKED_HINT)
         model = student.architecture
         require_expressible(model, "qlora", plan.name)
         return State(model, float_precision(model.config))  # adapters are merged

@@ -1,4 +1,4 @@
-"""A stage that is watched: it ends when the held-out loss rises, keeps the weights that were best, and a kill changes nothing."""
+"""Early stopping: a stage ends, keeps its best weights, and resumes identically after a kill."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from interruptions import before_step, interrupt
 from pydantic import ValidationError
-from test_trainer import before_step, interrupt
 from torch import nn
 
 from edgewright.checkpoints.files import content_hash, read_state
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.distill.early_stop import EarlyStopOptions, Watch
+from edgewright.compress.distill.early_stop import EarlyStopOptions, EarlyStopping
 from edgewright.compress.distill.objectives import LabelLearning
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
-from edgewright.compress.distill.training_rows import Rows
+from edgewright.compress.distill.training_rows import StageRows
 from edgewright.compress.iterate.options import RecoverOptions
 from edgewright.steps.context import StepContext
 
@@ -47,9 +47,9 @@ def labels(steps: int = 40, lr: float = 3e-2) -> Stage:
     return Stage(loss="labels", steps=steps, lr=lr, early_stop=STOP)
 
 
-def watched(*losses: float) -> tuple[Watch, nn.Linear]:
-    """A watch that was told these losses, of a module whose weight is the number of the loss."""
-    watch, module = Watch(EarlyStopOptions(patience=2, every=5), []), nn.Linear(1, 1)
+def watched(*losses: float) -> tuple[EarlyStopping, nn.Linear]:
+    """Early stopping that got these losses, of a module whose weight is the number of the loss."""
+    watch, module = EarlyStopping(EarlyStopOptions(patience=2, every=5), []), nn.Linear(1, 1)
     module.bias.requires_grad_(False)
     for number, loss in enumerate(losses):
         nn.init.constant_(module.weight, number)
@@ -73,7 +73,7 @@ def watched(*losses: float) -> tuple[Watch, nn.Linear]:
 def test_patience(losses: tuple[float, ...], over: bool, best: int | None) -> None:
     watch, module = watched(*losses)
     assert watch.over is over
-    watch.put_back(module)
+    watch.restore_best(module)
     if best is not None:
         assert module.weight.item() == best
         assert module.bias.item() == len(losses) - 1  # it does not learn, so it is nobody's best
@@ -94,16 +94,15 @@ def test_the_best_weights_are_kept(
     assert [step for step, _ in curve] == list(range(0, len(losses) + 1, 2))
     best, lowest = min(curve, key=lambda pair: pair[1])
     assert curve[-3] == [best, lowest] and best > 0, "two measurements after the lowest"
-    rows = torch.stack(Rows(asked, student, context.seed).held_out(asked.stages[0]))
+    rows = torch.stack(StageRows(asked, student, context.seed).held_out(asked.stages[0]))
     assert rows.shape == (6, 2, 24)
     with torch.no_grad():
         assert float(
             LabelLearning(load_model(tmp_path / "out"))(rows[:, 0], rows[:, 1])
         ) == pytest.approx(lowest, rel=1e-5)
-    told = f"early stop (labels): ended after step {len(losses)} of 40; kept are the weights after step {best:.0f}, whose loss"
-    assert any(note.startswith(f"{told} on 6 held-out rows was ") for note in result.notes), (
-        result.notes
-    )
+    ended = f"early stop (labels): ended after step {len(losses)} of 40"
+    kept = f"kept the weights after step {best:.0f}, with a loss of {lowest:.4f}"
+    assert f"{ended}; {kept} on 6 held-out rows" in result.notes, result.notes
     assert f"{len(losses) * 4 * 24:,} tokens seen" in result.notes
 
 
@@ -120,7 +119,7 @@ def test_a_stage_that_goes_on_to_its_end(
         context,
     )
     assert [step for step, _ in result.details["held_out"]["labels"]] == [0, 2, 4, 5]
-    assert any("early stop (labels): went on to its last step, 5" in note for note in result.notes)
+    assert any("early stop (labels): ran to its last step, 5" in note for note in result.notes)
     one, two = read_state(tmp_path / "out"), read_state(tmp_path / "plain")
     assert all(torch.equal(one[name], two[name]) for name in one)
 
@@ -176,7 +175,7 @@ def test_a_teacher_cache_knows_the_held_out_rows(
 def test_built_in_data_is_measured_on_another_seed(make_model: MakeModel) -> None:
     student = make_model("llama", seed=1, **SMALL)
     asked = DistillOptions(teacher=None, hold_out=3, seq_len=64, stages=(labels(2),))
-    rows = Rows(asked, student, 0)
+    rows = StageRows(asked, student, 0)
     held, learnt = rows.held_out(asked.stages[0]), list(rows.of(asked.stages[0]))
     assert [row.shape for row in held] == [(2, 64)] * 3
     assert not any(torch.equal(one, other) for one in held for other in learnt)
@@ -215,6 +214,6 @@ def test_the_command_line_stops_early(
         2,
         True,
     )
-    code, told, err = cli(*what, *more, "--hold-out", 3, "--json")
+    code, out, err = cli(*what, *more, "--hold-out", 3, "--json")
     assert code == 0, err
-    assert '"held_out": {' in told
+    assert '"held_out": {' in out

@@ -1,4 +1,4 @@
-"""Parameters that are told not to learn in a stage stay bit for bit what they were, and learn in the next."""
+"""Frozen parameters stay bit for bit the same in their stage, and are trained in the next."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_patterns_that_make_no_sense_are_refused(
         )
     assert "model.embed_tokens.weight, model.layers.*.self_attn.q_proj.weight" in caught.value.hint
     with pytest.raises(
-        UsageError, match=r"freeze model.\*, lm_head\*: nothing of the student is left to learn"
+        UsageError, match=r"freeze model.\*, lm_head\*: nothing of the student is left to train"
     ):
         distill(
             options(text_file, labels("model.*", "lm_head*")), student, tmp_path / "out", context

@@ -1,4 +1,4 @@
-"""The losses on the logits: chunked and whole alike, zero at equality, and nothing of the vocabulary's size kept."""
+"""The losses on logits: chunked and whole are equal, and no tensor has the size of all logits."""
 
 from __future__ import annotations
 

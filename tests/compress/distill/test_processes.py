@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun: the losses of one, with whole weights and with shards, and after one of them was killed."""
+"""Several processes (torchrun): the losses of one, whole or sharded, also after a kill."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def alone(cli: Cli, command: list[str], out: Path) -> dict[str, Any]:
-    code, told, err = cli(*command, "--out", out)
+    code, printed, err = cli(*command, "--out", out)
     assert code == 0, err
-    return json.loads(told)
+    return json.loads(printed)
 
 
 def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -194,7 +194,7 @@ def child_of_rank(launcher: subprocess.Popen[str], rank: int) -> int:
 def test_one_process_is_killed(
     environment: dict[str, str], make_model: MakeModel, tmp_path: Path
 ) -> None:
-    """The others say so, and the same command goes on to what an undisturbed one writes, bit for bit."""
+    """The others report it; the same command resumes to the same bytes as without the kill."""
     command = distillation(
         make_model, pairs(tmp_path / "pairs.jsonl"), 60, "llama", "--save-every", 7
     )
@@ -236,7 +236,7 @@ def test_what_several_processes_cannot_do(
     assert not list(tmp_path.iterdir())
 
 
-def test_one_process_where_several_were_meant_is_told(
+def test_one_process_where_several_were_meant_is_warned_about(
     cli: Cli, make_model: MakeModel, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # as `accelerate launch` sets it

@@ -18,7 +18,8 @@ from edgewright.checkpoints.files import read_config, read_state
 from edgewright.checkpoints.layouts import Scheme, pack_int8
 from edgewright.checkpoints.layouts.w8a8 import CompressedTensors
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.distill.runner import DistillOptions, Stage, distill
+from edgewright.compress.distill.options import DistillOptions, Stage
+from edgewright.compress.distill.runner import distill
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.errors import Refused, UsageError
 from edgewright.export.options import ExportOptions

@@ -44,7 +44,7 @@ def seen(x: Tensor, share: float = 1, pieces: tuple[int, ...] = (400,)) -> Input
     watch = StatisticsCollector(WIDTH, share=share)
     for piece in x.split(pieces):
         watch.add(piece)
-    return watch.inputs()
+    return watch.result()
 
 
 def test_inputs_are_counted_as_they_come() -> None:

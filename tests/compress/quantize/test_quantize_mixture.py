@@ -165,7 +165,7 @@ def test_each_expert_was_solved_on_its_own_tokens(made: Made, plenty: StepContex
 
 def test_experts_that_saw_too_little_are_counted_and_told(made: Made) -> None:
     result = made[2]
-    (note,) = (note for note in result.notes if "rounded to nearest, as fewer" in note)
+    (note,) = (note for note in result.notes if "rounded to nearest, because" in note)
     starved = result.details["starved"]
     experts = {name.rpartition(".")[0] for name in starved}
     assert note.startswith(f"{len(starved)} linear layers of {len(experts)} experts")

@@ -16,7 +16,7 @@ from edgewright.checkpoints.files import read_config, read_state, weight_bytes
 from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.layouts.gptq import Gptq
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.quantize.assignment import choose, extra_bytes
+from edgewright.compress.quantize.assignment import assign_schemes, extra_bytes
 from edgewright.compress.quantize.gptq import rtn
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.rules import Rule, parsed_rule
@@ -156,7 +156,7 @@ def test_readers_are_told_in_config_json(mixed: tuple[Path, Path]) -> None:
 
 def test_without_rules_nothing_is_said(make_model: MakeModel) -> None:
     config = read_config(make_model("llama", **SMALL))
-    assert choose(architecture(config), options()).dynamic(options()) == {}
+    assert assign_schemes(architecture(config), options()).dynamic(options()) == {}
     assert "dynamic" not in Gptq().config(Scheme(), 0.01)
 
 
@@ -224,18 +224,18 @@ def test_the_head_and_the_embedding_are_packed_by_rows(
 def test_a_star_means_the_layers_and_a_full_name_the_head(make_model: MakeModel) -> None:
     config = read_config(make_model("llama", **SMALL))
     model = architecture(config)
-    assert choose(model, options(rules=[{"match": "*", "bits": 8}])).tables == {}
-    assert choose(model, options(rules=[{"match": "lm_head", "bits": 8}])).tables == {
+    assert assign_schemes(model, options(rules=[{"match": "*", "bits": 8}])).vocab == {}
+    assert assign_schemes(model, options(rules=[{"match": "lm_head", "bits": 8}])).vocab == {
         "lm_head": Scheme(8)
     }
     skipped = options(head_bits=4, rules=[{"match": "lm_head", "skip": True}])
-    assert choose(model, skipped).tables == {}
+    assert assign_schemes(model, skipped).vocab == {}
 
 
 def test_tied_tables_cannot_differ(make_model: MakeModel) -> None:
     config = read_config(make_model("qwen2", **SMALL))
     with pytest.raises(UsageError, match="tied"):
-        choose(architecture(config), options(head_bits=8, embedding_bits=4))
+        assign_schemes(architecture(config), options(head_bits=8, embedding_bits=4))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import Streamed
 from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.calibration.hessian import Hessian, output_error
-from edgewright.compress.quantize.assignment import choose, extra_bytes
+from edgewright.compress.quantize.assignment import assign_schemes, extra_bytes
 from edgewright.compress.quantize.gptq import rtn
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
@@ -93,7 +93,7 @@ def test_the_worst_are_kept_and_the_budget_holds(
     table: dict[str, dict[str, Any]] = result.details["sensitivity"]
     kept = [name for name, row in table.items() if row["kept"]]
     config, block = read_config(source), read_config(tmp_path / "out")["quantization_config"]
-    choice = choose(architecture(config), options)
+    choice = assign_schemes(architecture(config), options)
     spent = sum(table[name]["extra_bytes"] for name in kept)
     assert 0 < spent <= 0.3 * choice.quantized_bytes
     assert (
