@@ -21,7 +21,7 @@ __all__ = ["awq_factors", "round_clipped", "round_trip"]
 RATIOS = 20
 """Number of exponents that are tried, from 0 (no scaling) to 1 (section 3.2 of the paper)."""
 SHRINKS = 10
-"""Number of clipped ranges that are tried, down to a half (weight clipping of the authors' code)."""
+"""Number of clipped ranges that are tried, down to a half (weight clipping in AWQ's code)."""
 ROWS = 256
 """Output channels, evenly spaced, that a candidate is judged on."""
 LARGEST = 1e4

@@ -1,4 +1,4 @@
-"""Hidden states that do not fit their budget: the same numbers from a file that nobody has to remove."""
+"""Hidden states beyond the memory budget: the same values, from a file that needs no cleanup."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ ROW = 4 * 3 * 5
 
 @pytest.mark.parametrize("budget", [None, 0, ROW - 1, ROW, 3 * ROW + 7, 7 * ROW, 10**6])
 def test_what_was_written_is_read(budget: int | None, tmp_path: Path) -> None:
-    states, expected = ActivationBuffer(budget, tmp_path).allocate(7, 3, 5), torch.zeros(7, 3, 5)
+    states = ActivationBuffer(budget, tmp_path).allocate(7, 3, 5)
+    expected = torch.zeros(7, 3, 5)
     generator = torch.Generator().manual_seed(0)
     for rows in (slice(0, 7), 2, slice(1, 4), slice(3, 7), 6, slice(2, 3)):
         new = torch.randn(expected[rows].shape, generator=generator)
@@ -44,8 +45,10 @@ def test_a_part_of_the_room() -> None:
 
 def test_nothing_is_left_even_by_a_killed_process(tmp_path: Path) -> None:
     code = (
-        "import os, sys, torch\nfrom pathlib import Path\nfrom edgewright.compress.calibration.activation_buffer import ActivationBuffer\n"
-        "states = ActivationBuffer(0, Path(sys.argv[1])).allocate(4, 8, 8)\nstates[0] = torch.ones(1, 8, 8)\n"
+        "import os, sys, torch\nfrom pathlib import Path\n"
+        "from edgewright.compress.calibration.activation_buffer import ActivationBuffer\n"
+        "states = ActivationBuffer(0, Path(sys.argv[1])).allocate(4, 8, 8)\n"
+        "states[0] = torch.ones(1, 8, 8)\n"
         "print(len(os.listdir(sys.argv[1])), flush=True)\nos.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run(

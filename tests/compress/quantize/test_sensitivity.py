@@ -1,4 +1,4 @@
-"""Sensitivity: what is measured is what rounding does, and the budget buys the most error a byte."""
+"""Sensitivity: the measured errors are true, and the budget saves the most error per byte."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def test_what_is_measured_is_what_rounding_does_to_the_outputs(
     family: str, make_model: MakeModel, context: StepContext
 ) -> None:
     source = make_model(family, **SMALL)
-    model, names = load_model(source), architecture(read_config(source))
+    model = load_model(source)
+    names = architecture(read_config(source))
     head = names.embedding if family == "qwen2" else names.head
     schemes = {name: Scheme(4, 64) for name in names.linears()} | {head: Scheme(4, 64)}
     rows = context.calibration.rows(source, context.seed)
@@ -90,14 +91,15 @@ def test_the_worst_are_kept_and_the_budget_holds(
     )
     result = quantize(options, source, tmp_path / "out", context)
     quantize(options.model_copy(update={"sensitivity": None}), source, tmp_path / "plain", context)
-    table: dict[str, dict[str, Any]] = result.details["sensitivity"]
-    kept = [name for name, row in table.items() if row["kept"]]
-    config, block = read_config(source), read_config(tmp_path / "out")["quantization_config"]
+    report: dict[str, dict[str, Any]] = result.details["sensitivity"]
+    kept = [name for name, row in report.items() if row["kept"]]
+    config = read_config(source)
+    block = read_config(tmp_path / "out")["quantization_config"]
     choice = assign_schemes(architecture(config), options)
-    spent = sum(table[name]["extra_bytes"] for name in kept)
+    spent = sum(report[name]["extra_bytes"] for name in kept)
     assert 0 < spent <= 0.3 * choice.quantized_bytes
     assert (
-        spent + min(row["extra_bytes"] for row in table.values() if not row["kept"])
+        spent + min(row["extra_bytes"] for row in report.values() if not row["kept"])
         > 0.3 * choice.quantized_bytes
     )
     with_budget, without = (
@@ -105,7 +107,7 @@ def test_the_worst_are_kept_and_the_budget_holds(
         for o in (options, options.model_copy(update={"sensitivity": None}))
     )
     assert with_budget - without == int(0.3 * choice.quantized_bytes)
-    for name in table:
+    for name in report:
         assert Gptq().scheme(block, name) == Scheme(8 if name in kept else 4, 64)
     stored, plain = (
         {k: t.nbytes for k, t in read_state(tmp_path / d).items() if k.endswith("qweight")}
@@ -113,7 +115,7 @@ def test_the_worst_are_kept_and_the_budget_holds(
     )
     assert sum(stored.values()) - sum(plain.values()) == spent
     assert any(
-        f"{len(kept)} of {len(table)} matrices kept at 8 bit" in note for note in result.notes
+        f"{len(kept)} of {len(report)} matrices kept at 8 bit" in note for note in result.notes
     )
 
 
@@ -142,7 +144,8 @@ def test_more_bits_where_they_matter_follow_the_model_closer(
 def test_on_the_command_line(
     cli: Callable[..., tuple[int, str, str]], make_model: MakeModel, tmp_path: Path
 ) -> None:
-    model, out = make_model("llama", **SMALL), tmp_path / "out"
+    model = make_model("llama", **SMALL)
+    out = tmp_path / "out"
     code, _, err = cli(
         "quantize", model, "--sensitivity", 0.2, "--samples", 2, "--seq-len", 32, "--out", out
     )
