@@ -19,8 +19,7 @@ DENSE_ONLY = {
     "qat": "trained quantization-aware",
     "qlora": "trained with adapters while its weights are packed",
 }
-"""Operations that cannot be done to experts yet: 2:4 sparsity, training on a quantized grid, and
-adapters beside packed weights."""
+"""Operations that work for dense models only, and the participle for the message."""
 FACTORS = "its factors would go into a norm that the router reads too"
 NO_EXPERTS = {
     "awq": f"method awq: {FACTORS}",
@@ -28,13 +27,13 @@ NO_EXPERTS = {
     "int8": "method int8: experts do not round their inputs",
     "smoothquant": "method smoothquant: experts do not round their inputs",
 }
-"""Why a quantization method, or `scaling` before it, does not go with experts."""
+"""Why a quantization method, or `scaling` before it, does not work for experts."""
 OPERATIONS = (*NO_EXPERTS, *DENSE_ONLY)
 """What `expressible` can be asked about besides the export formats."""
 
 
 def expressible(architecture: Architecture, format: str) -> list[Reason]:
-    """The reasons why a format cannot hold a model; empty: it can.
+    """The reasons why a format cannot hold a model; an empty list if it can.
 
     Args:
         architecture: the model.

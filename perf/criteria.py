@@ -24,19 +24,19 @@ from ..benchmarks.tasks.backends import TorchBackend
 from ..checkpoints.files import read_architecture
 from ..checkpoints.loading import load_tokenizer
 from ..checkpoints.streaming import InMemory
-from ..compress.calibration.activation_buffer import Room
+from ..compress.calibration.activation_buffer import ActivationBuffer
 from ..compress.calibration.layer_inputs import first_inputs
 from ..compress.prune.compensate import Compensation
-from ..compress.prune.cut import Kept
-from ..compress.prune.importance import masked, masked_layer, measure
-from ..compress.prune.options import Criterion
-from ..compress.prune.selection import choose_heads, head_counts
+from ..compress.prune.counts import head_counts
+from ..compress.prune.criteria import CRITERIA
+from ..compress.prune.cut import KeptParts
+from ..compress.prune.masking import masked, masked_layer
+from ..compress.prune.scoring import score_model
+from ..compress.prune.selection import choose_heads
 from ..data.packing import Encoded
 from ..data.sources import Source, scoring_rows
 from ..models import Architecture, decoder_layers, weight_of
 from ..steps.context import CalibrationData
-
-CRITERIA: tuple[Criterion, ...] = ("taylor", "activation", "norm", "magnitude", "random")
 
 
 @contextmanager
@@ -58,10 +58,10 @@ def restored(model: torch.nn.Module, architecture: Architecture) -> Iterator[Non
 
 
 @torch.no_grad()
-def refit(model: InMemory, rows: list[Tensor], kept: Kept) -> None:
+def refit(model: InMemory, rows: list[Tensor], kept: KeptParts) -> None:
     """Refit a loaded model in place, as the prune step does."""
     states, calls = first_inputs(model, rows)
-    compensation = Compensation(model.architecture, kept, states, Room())
+    compensation = Compensation(model.architecture, kept, states, ActivationBuffer())
     layers = model.architecture.layers
     for layer, module, call in zip(layers, model.layers, calls, strict=True):
         compensation.refit(layer.index, module, call, states)
@@ -96,16 +96,16 @@ def run(args: argparse.Namespace) -> None:
         flush=True,
     )
     line("uncut", score(backend, held_out))
-    tried: list[tuple[Criterion, int]] = [
+    tried: list[tuple[str, int]] = [
         (c, s)
         for c in CRITERIA
         if c in args.criteria
-        for s in range(args.seeds if c == "random" else 1)
+        for s in range(args.seeds if CRITERIA[c].at_random else 1)
     ]
     for criterion, seed in tried:
-        scores = measure(model, architecture, rows, criterion, seed)
+        scores = score_model(model, architecture, rows, criterion, seed)
         heads = choose_heads(scores.heads, sizes.kv_heads, keep, keep_kv)
-        kept = Kept(
+        kept = KeptParts(
             heads,
             [list(range(architecture.intermediate_size))] * len(heads),
             list(range(len(heads))),
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
             refit(InMemory(model, architecture), rows, kept)
             with masked(model, architecture, kept):
                 line(
-                    f"{criterion} {seed}" if criterion == "random" else criterion,
+                    f"{criterion} {seed}" if CRITERIA[criterion].at_random else criterion,
                     plain,
                     score(backend, held_out),
                 )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..compress.distill.losses import divergence, in_chunks
-from ..compress.distill.objectives import LOGITS_AT_ONCE
+from ..compress.distill.teacher_logits import LOGITS_AT_ONCE
 
 
 def peak() -> int:

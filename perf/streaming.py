@@ -58,10 +58,10 @@ from pathlib import Path
 from edgewright.checkpoints.files import read_architecture
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import Streamed
-from edgewright.compress.calibration.activation_buffer import Room
-from edgewright.compress.prune.importance import measure, measure_layers
+from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.prune.options import PruneOptions
 from edgewright.compress.prune.runner import prune
+from edgewright.compress.prune.scoring import score_layers, score_model
 from edgewright.steps.context import CalibrationData, StepContext
 source, out = Path({source!r}), Path({out!r})
 calibration = CalibrationData(samples={rows}, seq_len={seq_len})
@@ -69,11 +69,12 @@ context = StepContext(calibration, activation_budget={budget}, proof={proof!r})
 """
 SCORE = """
 rows = context.calibration.rows(source, 0)
-room = Room({budget}, out.parent)
+buffer = ActivationBuffer({budget}, out.parent)
 """
 SCORES = {
-    "taylor": SCORE + "measure(load_model(source), read_architecture(source), rows, 'taylor')\n",
-    "streamed": SCORE + "measure_layers(Streamed(source), rows, {criterion!r}, 0, room)\n",
+    "taylor": SCORE
+    + "score_model(load_model(source), read_architecture(source), rows, 'taylor')\n",
+    "streamed": SCORE + "score_layers(Streamed(source), rows, {criterion!r}, 0, buffer)\n",
 }
 PRUNE = """
 options = PruneOptions(ffn={ffn}, criterion={criterion!r}, compensate={compensate})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..models import Architecture
-from ..models.footprint import float_bytes_of, read_size, traffic, with_toll
+from ..models.footprint import float_bytes_of, mixture_work, read_size, traffic
 from .profile import PowerMode, Target
 from .roofline import (
     DECODE_TERMS,
@@ -86,7 +86,7 @@ class EngineSpeed:
 
         For a dense model it reads so many. With experts it takes longer than its reads alone.
         """
-        return with_toll(self.read_bytes(self.workload.batch), self.read_bytes())
+        return mixture_work(self.read_bytes(self.workload.batch), self.read_bytes())
 
     def decode_tok_s(self, mode: PowerMode) -> float | None:
         """Tokens a second of all sequences."""

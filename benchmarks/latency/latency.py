@@ -70,7 +70,7 @@ class Worker:
             "OMP_NUM_THREADS": str(threads),
             "TRANSFORMERS_VERBOSITY": "error",
         }
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

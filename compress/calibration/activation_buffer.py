@@ -1,4 +1,4 @@
-"""Hidden states of all calibration rows: in memory up to a budget, and in a file beyond it."""
+"""Stores the hidden states of all calibration rows: in memory up to a budget, on disk beyond it."""
 
 from __future__ import annotations
 
@@ -15,32 +15,39 @@ from torch import Tensor
 
 from ...errors import Refused
 
-__all__ = ["Activations", "Room"]
+__all__ = ["ActivationBuffer", "Activations"]
 
 
 @dataclass
-class Room:
-    """Where hidden states may be kept.
+class ActivationBuffer:
+    """Allocates storage for hidden states.
 
     Attributes:
-        budget: bytes that one set of states may take in memory; no limit, if nothing is said.
-        folder: where the files of the others go. They have no name there and vanish with the process, however it ends.
+        budget: bytes of memory that one set of states may take; None: no limit.
+        folder: directory for the rows beyond the budget. The files there have no name, so that
+            they disappear when the process ends, even if it is killed.
     """
 
     budget: int | None = None
     folder: Path = Path()
 
-    def part(self, count: int) -> Room:
-        """One of `count` equal parts."""
-        return Room(None if self.budget is None else self.budget // count, self.folder)
+    def part(self, count: int) -> ActivationBuffer:
+        """The same folder with an equal share of the budget, for one of `count` sets of states."""
+        return ActivationBuffer(None if self.budget is None else self.budget // count, self.folder)
 
-    def states(
+    def allocate(
         self, rows: int, seq: int, width: int, device: torch.device | str = "cpu"
     ) -> Activations:
-        """Room for float32 [rows, seq, width]; they come back on `device`.
+        """Reserve space for float32 states [rows, seq, width].
+
+        Args:
+            rows: calibration rows.
+            seq: tokens of a row.
+            width: channels.
+            device: where rows are put when they are read.
 
         Raises:
-            Refused: they do not fit into the budget, and the disk has no room for the others.
+            Refused: the disk has no space for the rows beyond the budget.
         """
         row = 4 * seq * width
         held = rows if self.budget is None else min(rows, self.budget // row)
@@ -48,16 +55,18 @@ class Room:
 
 
 class Activations:
-    """Float32 [rows, seq, width] that is read and written by rows; those that are not held in memory lie in a file.
+    """Float32 states [rows, seq, width], read and written by rows.
 
-    The file is read and written, not mapped: a mapped one would count as memory of the process, and a full disk would
-    kill it. Its space is taken beforehand, so that it cannot run out later.
+    Rows beyond the budget are in a file. It is not memory-mapped: mapped pages count as
+    memory of the process, and a full disk would kill the process. The space on disk is reserved at
+    the start, so it cannot run out later.
     """
 
     def __init__(
         self, shape: tuple[int, int, int], held: int, folder: Path, device: torch.device
     ) -> None:
-        self.shape, self.device = shape, device
+        self.shape = shape
+        self.device = device
         self._memory = torch.empty(held, *shape[1:])
         self._row = 4 * shape[1] * shape[2]
         self._file = _file(folder, (shape[0] - held) * self._row) if held < shape[0] else None
@@ -88,17 +97,17 @@ class Activations:
             self._file.write(_bytes(states[kept:].contiguous()))
 
     def copy_to(self, file: BufferedWriter) -> None:
-        """Write all of it, row after row."""
+        """Write all rows to a file."""
         if len(self._memory):
             file.write(_bytes(self._memory))
         for row in range(len(self._memory), len(self)):
             file.write(_bytes(self[row].cpu()))
 
     def fill_from(self, file: BufferedReader) -> None:
-        """Read what `copy_to` wrote.
+        """Read all rows from a file that `copy_to` wrote.
 
         Raises:
-            ValueError: there are more or fewer bytes.
+            ValueError: the file has the wrong size.
         """
         read = file.readinto(_bytes(self._memory)) if len(self._memory) else 0
         row = torch.empty(1, *self.shape[1:])
@@ -116,18 +125,21 @@ class Activations:
 
 
 def _file(folder: Path, size: int) -> Any:
+    """An open file without a name, with `size` bytes reserved."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = tempfile.TemporaryFile(dir=folder)
+        handle = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closes with the states)
         os.posix_fallocate(handle.fileno(), 0, size)
     except OSError as error:
         free = shutil.disk_usage(folder if folder.is_dir() else Path()).free
         raise Refused(
-            f"{folder}: {size / 1e9:.1f} GB of activations do not fit: {error.strerror} ({free / 1e9:.1f} GB free)",
+            f"{folder}: {size / 1e9:.1f} GB of activations do not fit: {error.strerror} "
+            f"({free / 1e9:.1f} GB free)",
             "free disk space, raise --activation-budget, or calibrate on fewer --samples",
         ) from error
     return handle
 
 
 def _bytes(states: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU, to read into or write from."""
     return states.numpy().data.cast("B")

@@ -1,10 +1,11 @@
-"""The FFN of a decoder layer with experts, one group of linear layers at a time.
+"""Walk the experts of one decoder layer, one group of linear layers at a time.
 
-Each expert's linear layers are visited with the Gram matrix of the inputs that its own tokens give
-them. An expert is no module: all experts of a layer lie in fused tensors, and the router sends every
-token to a few of them. So tokens are routed once, and the inputs of an expert are gathered from the
-stream; what enters its down projection comes from its gate and up projections as they are by then. At
-the end the layer's own FFN runs once and writes to the stream.
+Each group comes with the Hessian of the inputs that the expert's own tokens give it. An expert is
+not a module of its own: the experts of a layer are stored in fused tensors, and a router sends each
+token to a few experts. So tokens are routed once, and each expert's inputs are gathered from the
+residual stream. The inputs of a down projection are computed with the gate and up projections as
+they are at that time, that is, already quantized. At the end, the FFN of the layer runs once and
+its output is added to the residual stream.
 """
 
 from __future__ import annotations
@@ -17,27 +18,29 @@ from torch import Tensor, nn
 
 from ...models import ExpertsFFN, Layer, inside_expert
 from .activation_buffer import Activations
-from .gram import Gram
+from .hessian import Hessian
 from .layer_inputs import batches, input_hessian
 
 __all__ = ["routed_groups"]
 
-GRAM_BYTES = 2**28
-"""Of the experts' Gram matrices that are gathered together; the others wait for another pass."""
+HESSIAN_BYTES = 2**28
+"""Memory for Hessians of experts collected in one pass; the other experts need further passes."""
 
 
 def routed_groups(
     module: nn.Module, layer: Layer, states: Activations, tokens: dict[str, int]
 ) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-    """Each group of linear layers of the experts, in order, with the Gram matrix of its inputs.
+    """Yield each group of linear layers of the experts, in order, with the Hessian of its inputs.
 
-    This is the part of `LayerWalk.visit` behind the attention.
+    This is the second half of `LayerWalk.visit`, after the attention.
 
     Args:
         module: a decoder layer that has experts, in float32. Gradients must be off.
         layer: its description.
-        states: the stream behind the attention; after the last group, the outputs of the layer.
-        tokens: receives how many tokens each routed expert's linear layers, by name, get.
+        states: the residual stream after the attention. After the last group, it holds the
+            outputs of the layer.
+        tokens: is filled with the number of tokens that each routed expert gets, by the names of
+            its linear layers.
     """
     experts = layer.experts
     assert experts
@@ -47,20 +50,20 @@ def routed_groups(
     chosen = [router(norm(states[batch]).flatten(0, 1))[2] for batch in batches(states)]
     widths = [experts.expert("*").up.in_features, experts.expert("*").down.in_features]
     counts = torch.cat(chosen).flatten().bincount(minlength=len(router.weight)).tolist()
-    together = max(1, GRAM_BYTES // (4 * max(widths) ** 2))
+    together = max(1, HESSIAN_BYTES // (4 * max(widths) ** 2))
     for first in range(0, len(counts), together):
         some = range(first, min(first + together, len(counts)))
         for place, width in enumerate(widths):
-            grams = {expert: Gram(width, states.device) for expert in some}
+            hessians = {expert: Hessian(width, states.device) for expert in some}
             for batch, numbers in zip(batches(states), chosen, strict=True):
                 stream = norm(states[batch]).flatten(0, 1)
-                for expert, gram in grams.items():
+                for expert, hessian in hessians.items():
                     mine = stream[(numbers == expert).any(1)]
-                    gram.add(inside_expert(module, layer, expert, mine) if place else mine)
+                    hessian.add(inside_expert(module, layer, expert, mine) if place else mine)
             for expert in some:
                 group = experts.expert(expert).input_groups[place]
                 tokens |= {name: int(counts[expert]) for name in group}
-                yield group, grams.pop(expert).matrix()
+                yield group, hessians.pop(expert).matrix()
     ffn = module.get_submodule(experts.name)
     for batch in batches(states):
         states[batch] = states[batch] + ffn(norm(states[batch]))
@@ -69,7 +72,7 @@ def routed_groups(
 def _shared_groups(
     module: nn.Module, experts: ExpertsFFN, norm: nn.Module, states: Activations
 ) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-    """The groups of the expert that every token goes through, if there is one."""
+    """Yield the groups of the shared expert, which all tokens go through, if there is one."""
     if experts.shared is None:
         return
     shared = module.get_submodule(experts.shared.name)

@@ -1,4 +1,4 @@
-"""Rows that are set aside to measure a loss on, so that neither calibration nor learning ever sees them."""
+"""Hold out rows for measuring the loss, so that neither calibration nor training uses them."""
 
 from __future__ import annotations
 
@@ -16,38 +16,40 @@ from ...errors import UsageError
 from ...steps.context import CalibrationData, as_tensor
 from ..distill.losses import next_token_loss
 
-__all__ = ["HeldOut", "loss_on", "set_aside"]
+__all__ = ["HeldOut", "hold_out_rows", "mean_loss"]
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What was set aside, and what the others must leave alone."""
+    """Rows to measure on, and how training and calibration avoid them."""
 
     rows: list[Tensor]
-    """int64 [2, length] of ids and labels."""
+    """Held-out rows, each int64 [2, length]: token ids and labels."""
     skip: int
-    """So many rows at the end of the data to learn on must not be learnt on."""
+    """Rows at the end of the training data that are reserved for evaluation."""
     calibration: CalibrationData
-    """Calibration that ends before the rows begin."""
+    """Calibration data that ends before the held-out rows begin."""
 
 
-def set_aside(
+def hold_out_rows(
     source: str, count: int, learning: str, seq_len: int, calibration: CalibrationData, model: Path
 ) -> HeldOut:
-    """Choose rows to measure on: the held-out problems of a built-in task, the last rows of anything else.
+    """Choose rows to measure on: test problems of a built-in task, or the last rows of other data.
 
     Args:
-        source: SOURCE to take them from.
-        count: rows wanted; of data that others need too, at most a quarter is taken.
-        learning: SOURCE that is learnt on, in rows of `seq_len`.
-        seq_len: tokens a row.
-        calibration: what importance is measured on.
-        model: whose tokenizer to use.
+        source: SOURCE to take the rows from.
+        count: rows wanted. If training or calibration uses the same data, at most a quarter of it
+            is held out.
+        learning: SOURCE of the training data, in rows of `seq_len`.
+        seq_len: tokens of a row.
+        calibration: calibration data.
+        model: checkpoint with the tokenizer.
 
     Raises:
-        UsageError: the source is too small.
+        UsageError: the source has too few rows.
     """
-    tokenizer, parsed = load_tokenizer(model), Source.parse(source)
+    tokenizer = load_tokenizer(model)
+    parsed = Source.parse(source)
     if parsed.kind == "builtin":
         return HeldOut(
             [as_tensor(row) for row in scoring_rows(tokenizer, parsed, seq_len, count)],
@@ -63,18 +65,18 @@ def set_aside(
     more = "give more text, a smaller seq_len, or other data to measure on (`held_out`)"
     if not count:
         raise UsageError(
-            f"{source}: {len(rows)} rows of {seq_len} tokens are too few to set some of them aside",
+            f"{source}: {len(rows)} rows of {seq_len} tokens are too few to hold some of them out",
             more,
         )
     if calibrated:
-        prefix = len(
-            tokenizer("")["input_ids"]
-        )  # a row repeats it, so that it is no token of the text
+        # Every row repeats the prefix, so the prefix takes no tokens from the text.
+        prefix = len(tokenizer("")["input_ids"])
         before = (len(rows) - count) * (seq_len - prefix)
         samples = min(calibration.samples, before // (calibration.seq_len - prefix))
         if not samples:
             raise UsageError(
-                f"{source}: a calibration row of {calibration.seq_len} tokens would reach into what is set aside",
+                f"{source}: a calibration row of {calibration.seq_len} tokens would overlap the "
+                "held-out rows",
                 more,
             )
         calibration = replace(calibration, samples=samples)
@@ -82,9 +84,11 @@ def set_aside(
 
 
 @torch.no_grad()
-def loss_on(rows: list[Tensor], model: Any) -> float:
+def mean_loss(rows: list[Tensor], model: Any) -> float:
     """The mean next-token loss over all scored tokens of rows int64 [2, length], in nats."""
-    device, total, tokens = next(model.parameters()).device, 0.0, 0
+    device = next(model.parameters()).device
+    total = 0.0
+    tokens = 0
     for row in rows:
         scored = int((row[1, 1:] != IGNORE).sum())
         if scored:

@@ -1,4 +1,4 @@
-"""Matrix products in bfloat16 with sums in float32, for what only calibrates or trains: where the processor is made for them."""
+"""Matrix products in bfloat16 with float32 sums, for calibration and training on fast hardware."""
 
 from __future__ import annotations
 
@@ -8,25 +8,31 @@ from typing import Any
 
 import torch
 
-__all__ = ["bf16_is_fast", "float32_sums", "mixed"]
+__all__ = ["bf16_is_fast", "bf16_products", "mixed_precision"]
 
 
 def bf16_is_fast(device: torch.device | str) -> bool:
-    """Whether bfloat16 products run in hardware; a processor without them emulates, at a third of float32's speed."""
+    """Whether bfloat16 products run in hardware; emulation has a third of the speed of float32."""
     if torch.device(device).type != "cpu":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.13
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
-def mixed(device: torch.device | str, bf16: bool) -> AbstractContextManager[Any]:
-    """Linear layers and attention put out bfloat16 while this lasts, if `bf16`; weights and the stream between layers stay float32."""
+def mixed_precision(device: torch.device | str, bf16: bool) -> AbstractContextManager[Any]:
+    """A context in which linear layers and attention compute in bfloat16, if `bf16` is set.
+
+    Weights, and the residual stream between the layers, stay float32.
+    """
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16)
 
 
 @contextmanager
-def float32_sums(bf16: bool) -> Iterator[None]:
-    """While this lasts, products of float32 matrices on the CPU round what they multiply to bfloat16, if `bf16`, and nothing else."""
+def bf16_products(bf16: bool) -> Iterator[None]:
+    """A context in which float32 matrix products on the CPU round their factors to bfloat16.
+
+    The sums stay float32. Without `bf16`, nothing changes.
+    """
     mkldnn: Any = torch.backends.mkldnn
     matmul = mkldnn.matmul
     before = matmul.fp32_precision

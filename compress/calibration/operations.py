@@ -1,4 +1,4 @@
-"""How many operations a pass over all layers takes, from config.json alone."""
+"""The number of operations of a layer-by-layer calibration, computed from config.json alone."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ __all__ = ["layerwise_operations"]
 
 
 def layerwise_operations(state: State, tokens: int) -> float:
-    """Floating-point operations to calibrate every linear layer and to solve for its weights.
+    """Floating-point operations to calibrate every linear layer and to compute its new weights.
 
-    Each layer runs once for every group of linear layers with one input and once for its output;
-    solving takes the Cholesky factor of a [k, k] matrix and one update per column.
+    Each decoder layer runs once for every group of linear layers that share an input, and once for
+    its output. A weight [n, k] needs the Cholesky factor of a [k, k] matrix, and one update per
+    column.
 
     Args:
-        state: model whose layers are solved for.
-        tokens: calibration tokens, all rows together.
+        state: the model.
+        tokens: calibration tokens of all rows.
     """
     model = state.architecture
     solving = sum(

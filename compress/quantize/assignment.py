@@ -1,4 +1,4 @@
-"""What becomes of every weight matrix of a model: the linear layers of the decoder, the embedding and the head."""
+"""Assign a scheme (bits, group size, symmetry) to every weight matrix of a model, or none."""
 
 from __future__ import annotations
 
@@ -11,159 +11,183 @@ from ...checkpoints.layouts.packed import values_together
 from ...errors import Refused, UsageError
 from ...models import Architecture, require_expressible
 from .options import QuantizeOptions
-from .rules import check_rules, stored_bytes
+from .rules import GROUP_SIZES, check_rules, stored_bytes
 
-__all__ = ["Choice", "choose", "extra_bytes"]
-
-GROUPS = (32, 64, 128, -1)
+__all__ = ["Assignment", "assign_schemes", "check_shapes", "extra_bytes"]
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Schemes by full module name; what is not there stays in floating point.
+class Assignment:
+    """Schemes by full module name. A matrix without a scheme stays in floating point.
 
     Attributes:
-        layers: the linear layers of the decoder.
-        tables: embedding and head; a tied pair is the embedding alone.
-        shapes: (out_features, in_features) of everything that could be quantized.
-        head: the full name of the head.
-        kept: the linear layers that stay in floating point, the head among them where it does.
+        linears: schemes of the linear layers of the decoder.
+        vocab: schemes of the embedding and the head; a tied pair is listed as the embedding.
+        shapes: (out_features, in_features) of every matrix that could be quantized.
+        head: full name of the head.
+        skipped: linear layers that stay in floating point, and the head if it does.
     """
 
-    layers: Mapping[str, Scheme]
-    tables: Mapping[str, Scheme]
+    linears: Mapping[str, Scheme]
+    vocab: Mapping[str, Scheme]
     shapes: Mapping[str, tuple[int, int]]
     head: str
-    kept: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+    @property
+    def schemes(self) -> dict[str, Scheme]:
+        """The schemes of all quantized matrices."""
+        return {**self.linears, **self.vocab}
 
     @property
     def quantized_bytes(self) -> int:
-        """Bytes of all that is quantized."""
-        return sum(
-            stored_bytes(self.shapes[name], scheme)
-            for name, scheme in {**self.layers, **self.tables}.items()
-        )
+        """Bytes of all quantized matrices."""
+        return sum(stored_bytes(self.shapes[name], scheme) for name, scheme in self.schemes.items())
 
     def dynamic(self, options: QuantizeOptions) -> dict[str, dict[str, int]]:
-        """What readers must know beside the step's own bits and group size: patterns of names, the first that matches counts."""
-        own = Scheme(options.bits, options.group_size, options.sym)
-        found = {
-            f"+:^{re.escape(name)}$": _settings(scheme)
-            for name, scheme in self.tables.items()
-            if scheme != own
+        """The `dynamic` field of a GPTQ config: patterns of names with other bits or groups.
+
+        Readers use the first pattern that matches a name.
+        """
+        default = Scheme(options.bits, options.group_size, options.sym)
+        patterns = {
+            f"+:^{re.escape(name)}$": {"bits": scheme.bits, "group_size": scheme.group_size}
+            for name, scheme in self.vocab.items()
+            if scheme != default
         }
         for rule in options.rules:
             settings = {"bits": rule.bits, "group_size": rule.group_size}
-            said = {key: value for key, value in settings.items() if value is not None}
-            found.setdefault(f"{'-' if rule.skip else '+'}:{rule.pattern}", said)
-        return found
+            given = {key: value for key, value in settings.items() if value is not None}
+            patterns.setdefault(f"{'-' if rule.skip else '+'}:{rule.pattern}", given)
+        return patterns
 
 
-def _settings(scheme: Scheme) -> dict[str, int]:
-    return {"bits": scheme.bits, "group_size": scheme.group_size}
-
-
-def choose(architecture: Architecture, options: QuantizeOptions) -> Choice:
-    """The schemes of a model's weights.
+def assign_schemes(architecture: Architecture, options: QuantizeOptions) -> Assignment:
+    """Assign a scheme to every weight matrix of a model, from the options and their rules.
 
     Raises:
         UsageError: a rule that matches nothing, or an unknown group size.
-        Refused: what experts do not allow, a width that its group size does not divide, or sizes that do not fill stored words.
+        Refused: a method that experts do not allow, a width that its group size does not divide,
+            or sizes that do not fill whole words.
     """
     _check_experts(architecture, options)
-    embedding, head, shapes = architecture.embedding, architecture.head, architecture.linears()
+    embedding = architecture.embedding
+    head = architecture.head
+    shapes = architecture.linears()
     check_rules(options.rules, [*shapes, embedding, head])
-    layers = {name: scheme for name in shapes if (scheme := options.scheme(name))}
-    tables = _tables(architecture, options)
-    kept = tuple(
+    linears = {name: scheme for name in shapes if (scheme := options.scheme(name))}
+    vocab = _vocab_schemes(architecture, options)
+    skipped = tuple(
         name
         for name in (head, *shapes, *architecture.routers)
-        if name not in layers and name not in tables
+        if name not in linears and name not in vocab
     )
     shapes |= dict.fromkeys(
         [embedding] if architecture.tied else [embedding, head],
         (architecture.vocab_size, architecture.hidden_size),
     )
-    _check({name: (scheme, shapes[name]) for name, scheme in {**layers, **tables}.items()})
-    return Choice(layers, tables, shapes, head, kept)
+    check_shapes(
+        {name: (scheme, shapes[name]) for name, scheme in {**linears, **vocab}.items()},
+        "--group-size",
+        leave_out=", or leave these out: --rule 'NAME=skip'",
+    )
+    return Assignment(linears, vocab, shapes, head, skipped)
 
 
 def _check_experts(architecture: Architecture, options: QuantizeOptions) -> None:
-    """Refuse what does not go with experts, whose weights are rounded as they are."""
+    """Refuse methods that scale or clip weights, if the model has experts."""
     if options.method not in ("gptq", "rtn"):
         require_expressible(architecture, options.method, "config.json")
     elif options.scaling != "none":
         require_expressible(architecture, "scaling", "config.json")
 
 
-def _tables(architecture: Architecture, options: QuantizeOptions) -> dict[str, Scheme]:
-    """The schemes of embedding and head, where they are quantized."""
-    embedding = options.table(architecture.embedding, options.embedding_bits)
-    head = options.table(architecture.head, options.head_bits)
+def _vocab_schemes(architecture: Architecture, options: QuantizeOptions) -> dict[str, Scheme]:
+    """The schemes of the embedding and the head, where they are quantized."""
+    embedding = options.vocab_scheme(architecture.embedding, options.embedding_bits)
+    head = options.vocab_scheme(architecture.head, options.head_bits)
     if not architecture.tied:
         found = {architecture.embedding: embedding, architecture.head: head}
         return {name: scheme for name, scheme in found.items() if scheme}
     if embedding and head and embedding != head:
         raise UsageError(
-            f"the head is tied to the embedding, and {embedding.bits} bit for one and {head.bits} for the other cannot both hold",
-            "give one of the two, or the same",
+            f"the head is tied to the embedding, so they cannot have different schemes "
+            f"({embedding.bits} bit for the embedding, {head.bits} for the head)",
+            "give one of the two, or the same for both",
         )
-    both = embedding or head
-    return {architecture.embedding: both} if both else {}
+    shared = embedding or head
+    return {architecture.embedding: shared} if shared else {}
 
 
-def _check(chosen: Mapping[str, tuple[Scheme, tuple[int, int]]]) -> None:
-    for scheme, _ in chosen.values():
-        if scheme.group_size not in GROUPS:
+def check_shapes(
+    matrices: Mapping[str, tuple[Scheme, tuple[int, int]]], option: str, leave_out: str = ""
+) -> None:
+    """Refuse matrices whose sizes do not fit their scheme.
+
+    Args:
+        matrices: scheme and (out_features, in_features) by name. Names that differ only in a layer
+            or expert number are reported once.
+        option: the command-line option of the group size, for the message.
+        leave_out: what else the user can do, appended to the advice.
+
+    Raises:
+        UsageError: an unknown group size.
+        Refused: a width that its group size does not divide, or sizes that do not fill whole words.
+    """
+    for scheme, _ in matrices.values():
+        if scheme.group_size not in GROUP_SIZES:
             raise UsageError(
                 f"group size {scheme.group_size}: not supported",
-                f"use {', '.join(map(str, GROUPS))}",
+                f"use {', '.join(map(str, GROUP_SIZES))}",
             )
-    wide = {
-        (s.group_size, f"{_kind(name)} ({k} inputs)")
-        for name, (s, (_, k)) in chosen.items()
-        if k % s.group(k)
+    uneven = {
+        (scheme.group_size, f"{_pattern(name)} ({k} inputs)")
+        for name, (scheme, (_, k)) in matrices.items()
+        if k % scheme.group(k)
     }
-    if wide:
-        size = max(size for size, _ in wide)
+    if uneven:
+        size = max(size for size, _ in uneven)
         raise Refused(
-            f"group size {size} does not divide the width of {', '.join(sorted(what for of, what in wide if of == size))}",
-            "use a smaller --group-size, or prune to a multiple of it",
+            f"group size {size} does not divide the width of "
+            f"{', '.join(sorted(what for of, what in uneven if of == size))}",
+            f"use a smaller {option}, or prune to a multiple of it",
         )
     ragged = set[tuple[int, str]]()
-    for name, (scheme, (n, k)) in chosen.items():
+    for name, (scheme, (n, k)) in matrices.items():
         together = values_together(scheme.bits)
         if n % together or k % together:
-            ragged.add((scheme.bits, f"{_kind(name)} ({n} x {k})"))
+            ragged.add((scheme.bits, f"{_pattern(name)} ({n} x {k})"))
     if ragged:
         bits = max(bits for bits, _ in ragged)
         together = values_together(bits)
         raise Refused(
-            f"{bits}-bit integers are stored {together} together, which does not divide "
+            f"{bits}-bit integers are stored {together} at a time, which does not divide "
             f"{', '.join(sorted(what for of, what in ragged if of == bits))}",
-            f"prune to multiples of {together}, or leave these out: --rule 'NAME=skip'",
+            f"prune to multiples of {together}{leave_out}",
         )
 
 
-def _kind(name: str) -> str:
-    """The name with stars for the numbers of layer and expert, so that a message names each kind once."""
+def _pattern(name: str) -> str:
+    """The name with stars for layer and expert numbers, so that a message names each kind once."""
     return re.sub(r"\.\d+\.", ".*.", name)
 
 
 def extra_bytes(architecture: Architecture, options: QuantizeOptions) -> int:
-    """Bytes on disk beyond those of a model whose linear layers all have the step's bits and groups, and nothing else has.
+    """Bytes on disk beyond those of a model with the step's bits and groups in all linear layers.
+
+    The reference has nothing else quantized. The budget of `sensitivity` counts as spent.
 
     Raises:
-        EdgewrightError: what `choose` raises.
+        EdgewrightError: what `assign_schemes` raises.
     """
-    choice = choose(architecture, options)
-    own = Scheme(options.bits, options.group_size, options.sym)
+    assignment = assign_schemes(architecture, options)
+    default = Scheme(options.bits, options.group_size, options.sym)
     extra = 0
-    for name, shape in choice.shapes.items():
-        table = name in (architecture.embedding, architecture.head)
-        usual = None if table else own
-        scheme = (choice.tables if table else choice.layers).get(name)
-        extra += stored_bytes(shape, scheme) - stored_bytes(shape, usual)
-    return extra + (
-        options.sensitivity.bytes_of(choice.quantized_bytes) if options.sensitivity else 0
-    )
+    for name, shape in assignment.shapes.items():
+        is_vocab = name in (architecture.embedding, architecture.head)
+        reference = None if is_vocab else default
+        scheme = (assignment.vocab if is_vocab else assignment.linears).get(name)
+        extra += stored_bytes(shape, scheme) - stored_bytes(shape, reference)
+    if options.sensitivity:
+        extra += options.sensitivity.bytes_of(assignment.quantized_bytes)
+    return extra

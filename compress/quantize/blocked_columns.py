@@ -1,7 +1,8 @@
-"""The order in which column loops run: halves of halves, so that nearly all of their arithmetic is products of large matrices.
+"""Run column loops by recursive halving: nearly all arithmetic becomes large matrix products.
 
-The lazy batches of GPTQ (Frantar et al. 2022, section 3.3), all the way down: what the left half of the columns does to the right one is
-added in one product when the left one is done, and only a few columns at a time are brought up to date one by one.
+This applies the lazy batches of GPTQ (Frantar et al. 2022, section 3.3) recursively: when the left
+half of the columns is done, its effect on the right half is added in one matrix product. Only a few
+columns at a time are updated one by one.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from torch import Tensor
 
 from .grid import Grid
 
-__all__ = ["LEAF", "columns_of", "in_halves", "put_back"]
+__all__ = ["LEAF", "grid_columns", "restore_order", "visit_recursively"]
 
 LEAF = 16
-"""Columns that are not halved any more."""
+"""Columns that are not split further."""
 
 
-def in_halves(
+def visit_recursively(
     begin: int, end: int, leaf: Callable[[int, int], None], carry: Callable[[int, int, int], None]
 ) -> None:
     """Visit the columns from `begin` to `end`, in order.
@@ -27,25 +28,26 @@ def in_halves(
     Args:
         begin: the first column.
         end: one past the last.
-        leaf: given the first column and one past the last, works on a few columns.
-        carry: given the bounds (first, middle, last) of two halves, takes what the left one did over to the right one.
+        leaf: processes a few columns one by one; gets the first column and one past the last.
+        carry: applies the effect of a left half to the right half; gets the bounds (begin, middle,
+            end).
     """
     if end - begin <= LEAF:
         leaf(begin, end)
         return
     middle = begin + -(-(end - begin) // (2 * LEAF)) * LEAF
-    in_halves(begin, middle, leaf, carry)
+    visit_recursively(begin, middle, leaf, carry)
     carry(begin, middle, end)
-    in_halves(middle, end, leaf, carry)
+    visit_recursively(middle, end, leaf, carry)
 
 
-def columns_of(grid: Grid, order: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Scales and zero points, float32 [out] each, of the columns in the order that is given (int64 [in])."""
+def grid_columns(grid: Grid, order: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Scale and zero point, float32 [out] each, of every column in the given order (int64 [in])."""
     size = len(order) // grid.scales.shape[1]
     groups = list(zip(grid.scales.t().contiguous(), grid.zeros.t().contiguous(), strict=True))
     return [groups[group] for group in (order // size).tolist()]
 
 
-def put_back(columns: Tensor, order: Tensor) -> Tensor:
-    """A matrix [out, in] from its columns, given as rows [in, out] in another order (int64 [in])."""
+def restore_order(columns: Tensor, order: Tensor) -> Tensor:
+    """The matrix [out, in] from its columns, given as rows [in, out] in `order` (int64 [in])."""
     return torch.empty_like(columns).index_copy_(0, order, columns).t().contiguous()

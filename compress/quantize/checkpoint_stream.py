@@ -1,4 +1,7 @@
-"""The tensors of a packed checkpoint, made and written one decoder layer after the other; each finished layer goes to the journal."""
+"""The tensors of a quantized checkpoint, made and written one decoder layer at a time.
+
+Every finished layer is also kept in the journal, so that an interrupted step can resume.
+"""
 
 from __future__ import annotations
 
@@ -13,109 +16,147 @@ from ...checkpoints.files import tensors_of
 from ...checkpoints.layouts import Layout, PackedLinear
 from ...checkpoints.safetensors_writer import Pending
 from ...checkpoints.streaming import Streamed
-from .assignment import Choice
-from .embedding import packed_table
-from .sequential import Run
+from .assignment import Assignment
+from .embedding import packed_vocab_matrix
+from .session import QuantizeSession
 
-__all__ = ["pending"]
+__all__ = ["packed_tensors"]
 
-Layers = Generator[dict[str, PackedLinear]]
+PackedLayers = Generator[dict[str, PackedLinear]]
 """Makes the packed linear layers of each decoder layer, by their names in it."""
 
 
-def pending(
-    run: Run, model: Streamed, layers: Layers, dtype: torch.dtype, layout: Layout, choice: Choice
+def packed_tensors(
+    session: QuantizeSession,
+    model: Streamed,
+    layers: PackedLayers,
+    dtype: torch.dtype,
+    layout: Layout,
+    assignment: Assignment,
 ) -> Pending:
-    """The tensors to write: packed linears, everything else in `dtype`.
+    """Names, shapes and types of the tensors to write, and an iterator that makes them.
 
     Args:
-        run: what is carried from layer to layer.
+        session: options, journal and results.
         model: the model in floating point.
-        layers: of those decoder layers that the journal does not have.
-        dtype: of what is not packed.
-        layout: of what is.
-        choice: what is packed, and how.
+        layers: makes the decoder layers that are not in the journal.
+        dtype: type of tensors that are not packed.
+        layout: layout of tensors that are packed.
+        assignment: the scheme of each packed matrix.
     """
-    architecture, schemes = model.architecture, {**choice.layers, **choice.tables}
-    packed = {f"{name}.weight" for name in schemes}
-    specs: dict[str, Tensor] = {}
-    for key, spec in architecture.stored(model.specs).items():
-        if key in packed:
-            name = key.removesuffix(".weight")
-            specs |= {
-                f"{name}.{part}": t
-                for part, t in layout.specs(spec.shape[0], spec.shape[1], schemes[name]).items()
-            }
-        else:
-            specs[key] = spec.to(dtype)
+    stream = _Stream(session, model, layers, dtype, layout, assignment)
+    return Pending(stream.specs(), stream.tensors())
 
-    dropped = {
-        key
-        for key, spec in model.specs.items()
-        if architecture.stored({key: spec}).keys() <= packed
-    }
 
-    def unchanged(
-        wanted: Callable[[str], bool], made: Mapping[str, Tensor]
-    ) -> Iterator[tuple[str, Tensor]]:
-        """What is in the source and neither packed nor `made`; experts that are fused there are taken apart."""
-        for key, tensor in tensors_of(model.path, lambda key: wanted(key) and key not in dropped):
-            parts = architecture.stored({key: tensor})
-            yield from (
-                (name, part.to(dtype))
-                for name, part in parts.items()
-                if name not in packed and name not in made
-            )
+class _Stream:
+    """Makes the tensors that `packed_tensors` promises."""
 
-    def layer(index: int) -> Iterator[tuple[str, Tensor]]:
-        """What is written of one layer; of its own, so that nothing of a layer outlives it."""
-        start = f"{architecture.layers[index].name}."
-        made = _kept(run, index) or _made(run, index, layers, start, dtype, layout)
-        yield from made.items()
-        yield from unchanged(lambda key: key.startswith(start), made)
+    def __init__(
+        self,
+        session: QuantizeSession,
+        model: Streamed,
+        layers: PackedLayers,
+        dtype: torch.dtype,
+        layout: Layout,
+        assignment: Assignment,
+    ) -> None:
+        self._session = session
+        self._model = model
+        self._layers = layers
+        self._dtype = dtype
+        self._layout = layout
+        self._assignment = assignment
+        self._packed = {f"{name}.weight" for name in assignment.schemes}
+        stored = model.architecture.stored
+        self._replaced = {
+            key for key, spec in model.specs.items() if stored({key: spec}).keys() <= self._packed
+        }
+        """Tensors of the source that are packed as a whole, so that they need not be read again."""
 
-    def tensors() -> Iterator[tuple[str, Tensor]]:
-        with closing(layers):
+    def specs(self) -> dict[str, Tensor]:
+        """An empty tensor with the shape and type of each tensor to write, by name."""
+        schemes = self._assignment.schemes
+        specs: dict[str, Tensor] = {}
+        for key, spec in self._model.architecture.stored(self._model.specs).items():
+            if key in self._packed:
+                name = key.removesuffix(".weight")
+                parts = self._layout.specs(spec.shape[0], spec.shape[1], schemes[name])
+                specs |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+            else:
+                specs[key] = spec.to(self._dtype)
+        return specs
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield all tensors: layer by layer, then the rest, then embedding and head if packed."""
+        model = self._model
+        decoder = f"{model.architecture.decoder_layers}."
+        with closing(self._layers):
             for index in range(len(model.layers)):
-                yield from layer(index)
-        yield from unchanged(lambda key: not key.startswith(f"{architecture.decoder_layers}."), {})
-        for name, scheme in choice.tables.items():
-            parts, error = packed_table(model.path, name, scheme, layout)
-            run.tables[name] = error
+                yield from self._layer(index)
+        yield from self._unchanged(lambda key: not key.startswith(decoder), {})
+        for name, scheme in self._assignment.vocab.items():
+            parts, error = packed_vocab_matrix(model.path, name, scheme, self._layout)
+            self._session.vocab_errors[name] = error
             yield from ((f"{name}.{part}", tensor) for part, tensor in parts.items())
 
-    return Pending(specs, tensors())
+    def _layer(self, index: int) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors of one layer.
 
+        This is a function of its own so that the memory of a layer is freed at its end.
+        """
+        prefix = f"{self._model.architecture.layers[index].name}."
+        made = self._from_journal(index) or self._quantized(index, prefix)
+        yield from made.items()
+        yield from self._unchanged(lambda key: key.startswith(prefix), made)
 
-def _kept(run: Run, index: int) -> dict[str, Tensor] | None:
-    """The tensors of a layer that an interrupted run finished; what it told is told again."""
-    if run.journal is None or index >= run.journal.done:
-        return None
-    tensors, told = run.journal.layer(index)
-    run.modules |= told["modules"]
-    run.notes += told["notes"]
-    run.starved |= told["starved"]
-    return tensors
+    def _unchanged(
+        self, wanted: Callable[[str], bool], made: Mapping[str, Tensor]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield tensors of the source that are neither packed nor in `made`.
 
+        Experts that are fused in the source are written one by one.
+        """
+        model = self._model
+        for key, tensor in tensors_of(
+            model.path, lambda key: wanted(key) and key not in self._replaced
+        ):
+            parts = model.architecture.stored({key: tensor})
+            yield from (
+                (name, part.to(self._dtype))
+                for name, part in parts.items()
+                if name not in self._packed and name not in made
+            )
 
-def _made(
-    run: Run, index: int, layers: Layers, start: str, dtype: torch.dtype, layout: Layout
-) -> dict[str, Tensor]:
-    """The tensors of the next layer, which the journal keeps."""
-    modules, notes, starved = len(run.modules), len(run.notes), len(run.starved)
-    layer = next(layers)
-    tensors = {
-        f"{start}{name}.{part}": t.cpu()
-        for name, linear in layer.items()
-        for part, t in layout.write(linear).items()
-    }
-    tensors |= {key: tensor.to("cpu", dtype) for key, tensor in run.changed.items()}
-    run.changed.clear()
-    if run.journal and run.states is not None:
-        told = {
-            "modules": dict(islice(run.modules.items(), modules, None)),
-            "notes": run.notes[notes:],
-            "starved": dict(islice(run.starved.items(), starved, None)),
+    def _from_journal(self, index: int) -> dict[str, Tensor] | None:
+        """The tensors of a layer that an interrupted run finished; its results are restored."""
+        session = self._session
+        if session.journal is None or index >= session.journal.done:
+            return None
+        tensors, results = session.journal.layer(index)
+        session.modules |= results["modules"]
+        session.notes += results["notes"]
+        session.starved |= results["starved"]
+        return tensors
+
+    def _quantized(self, index: int, prefix: str) -> dict[str, Tensor]:
+        """The tensors of the next layer, which are also put in the journal."""
+        session = self._session
+        modules = len(session.modules)
+        notes = len(session.notes)
+        starved = len(session.starved)
+        layer = next(self._layers)
+        tensors = {
+            f"{prefix}{name}.{part}": tensor.cpu()
+            for name, linear in layer.items()
+            for part, tensor in self._layout.write(linear).items()
         }
-        run.journal.put(index, tensors, told, run.states)
-    return tensors
+        tensors |= {key: tensor.to("cpu", self._dtype) for key, tensor in session.changed.items()}
+        session.changed.clear()
+        if session.journal and session.states is not None:
+            results = {
+                "modules": dict(islice(session.modules.items(), modules, None)),
+                "notes": session.notes[notes:],
+                "starved": dict(islice(session.starved.items(), starved, None)),
+            }
+            session.journal.put(index, tensors, results, session.states)
+        return tensors

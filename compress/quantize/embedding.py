@@ -1,4 +1,4 @@
-"""The embedding and the head, rounded to nearest a block of rows after the other: neither is ever whole in memory as floats."""
+"""Quantize the embedding and the head a block of rows at a time, so that memory stays small."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from ...checkpoints.layouts import Layout, Scheme
 from ...checkpoints.streaming import ROWS
 from .gptq import rtn
 
-__all__ = ["packed_table"]
+__all__ = ["packed_vocab_matrix"]
 
 
-def packed_table(
+def packed_vocab_matrix(
     path: Path, name: str, scheme: Scheme, layout: Layout
 ) -> tuple[dict[str, Tensor], float]:
-    """The tensors of a packed table [vocab, hidden] of a checkpoint, with groups along the hidden size.
+    """Round the matrix [vocab, hidden] of an embedding or head to nearest, and pack it.
 
-    No Gram matrix has a say: an embedding is looked up and not multiplied, so that its own error is what counts; the
-    scale of each group is that of the least error.
+    Groups lie along the hidden size. The scale of each group has the least weight error. No Hessian
+    is used: an embedding is looked up, not multiplied, so that its own error counts.
 
     Args:
         path: the checkpoint.
-        name: of the module.
+        name: full name of the module.
         scheme: bits, group size and symmetry.
-        layout: in which the tensors are to be.
+        layout: layout of the tensors.
 
     Returns:
-        The tensors, by what they are called after the module's name, and the relative squared error of the weights.
+        The tensors, by their names after the module's name, and the relative squared error of the
+        weights.
     """
     blocks: list[dict[str, Tensor]] = []
     error = energy = 0.0
     for rows in rows_of(path, f"{name}.weight", ROWS):
-        for part in rows.split(1024):  # the search for the scales needs room for many copies
+        for part in rows.split(1024):  # the search for scales makes many copies of its rows
             weight = part.float()
             packed = rtn(weight, scheme)
             error += float((packed.dequantize() - weight).square().sum())

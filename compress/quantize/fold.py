@@ -1,8 +1,10 @@
-"""Moving a factor on the input channels of linear layers into the operation before them, which leaves the model as it was.
+"""Fold factors on the input channels of linear layers into the operation before them.
 
-The readers' weights are multiplied by the factors and the writer's outputs divided by them (AWQ, Lin et al. 2023, section 3.2;
-SmoothQuant, Xiao et al. 2022, section 4). A norm is divided as it will be stored: what rounding to half precision changes in it,
-the factors take up, so that the product stays exact.
+The weights of the linear layers (the readers) are multiplied by the factors, and the outputs of
+the operation before them (the writer: a norm or a linear layer) are divided by them, so that the
+model computes the same (AWQ, Lin et al. 2023, section 3.2; SmoothQuant, Xiao et al. 2022, section
+4). The weight of a norm is rounded to the type in which it is stored, and the factors are corrected
+for that rounding, so that the product stays exact.
 """
 
 from __future__ import annotations
@@ -18,12 +20,17 @@ __all__ = ["apply_fold", "channels_of", "divided_norm", "per_channel"]
 def channels_of(fold: Fold, width: int) -> Tensor:
     """The writer's channel behind each of the readers' `width` input channels, int64 [width]."""
     places = torch.arange(width)
-    head, inside = places // fold.head_dim, places % fold.head_dim
+    head = places // fold.head_dim
+    inside = places % fold.head_dim
     return head // fold.repeat * fold.head_dim + inside
 
 
 def per_channel(values: Tensor, fold: Fold, peak: bool = False) -> Tensor:
-    """The mean, or the largest, of the values [width] of the input channels that share a writer's channel: [channels]."""
+    """Mean or peak of the values [width] of the input channels that share a writer's channel.
+
+    Returns:
+        [channels of the writer].
+    """
     grouped = values.view(-1, fold.repeat, fold.head_dim)
     return (grouped.amax(1) if peak else grouped.mean(1)).reshape(-1)
 
@@ -31,16 +38,17 @@ def per_channel(values: Tensor, fold: Fold, peak: bool = False) -> Tensor:
 def divided_norm(
     weight: Tensor, factors: Tensor, offset: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """A norm's weight after its outputs are divided by `factors`, and the factors that this comes to in `dtype`.
+    """Divide a norm's weight by factors, and correct the factors for the rounding to `dtype`.
 
     Args:
-        weight: float32 [channels], as it is stored: without `offset`.
+        weight: float32 [channels], as stored: without `offset`.
         factors: positive float32 [channels].
-        offset: what the norm adds to its weight.
-        dtype: what the weight will be stored in.
+        offset: constant that the norm adds to its weight.
+        dtype: type in which the weight will be stored.
 
     Returns:
-        The new weight, exact in `dtype`, and the factors [channels]; a channel that rounding would silence keeps its weight.
+        The new weight, exact in `dtype`, and the corrected factors [channels]. A channel whose
+        weight would become zero or infinite keeps its weight.
     """
     scale = weight + offset
     divided = (scale / factors - offset).to(dtype).float()
@@ -50,16 +58,16 @@ def divided_norm(
 
 
 def apply_fold(layer: nn.Module, fold: Fold, factors: Tensor, dtype: torch.dtype) -> Tensor:
-    """Divide the writer's outputs by `factors` and multiply what the readers make of them, in place.
+    """Divide the writer's outputs by factors and multiply the readers' weights by them, in place.
 
     Args:
         layer: a decoder layer in float32.
-        fold: which of its modules.
+        fold: the writer and the readers in it.
         factors: positive float32 [channels of the writer].
-        dtype: what norms and biases will be stored in.
+        dtype: type in which norms will be stored.
 
     Returns:
-        The factors on the readers' input channels [in], after the rounding of a norm.
+        The factors on the readers' input channels [in], corrected for the rounding of a norm.
     """
     writer = layer.get_submodule(fold.writer)
     weight = weight_of(writer)
@@ -71,11 +79,8 @@ def apply_fold(layer: nn.Module, fold: Fold, factors: Tensor, dtype: torch.dtype
         bias = getattr(writer, "bias", None)
         if isinstance(bias, Tensor):
             bias.detach().div_(factors)
-    inputs = factors[
-        channels_of(fold, weight_of(layer.get_submodule(fold.readers[0])).shape[1]).to(
-            factors.device
-        )
-    ]
+    width = weight_of(layer.get_submodule(fold.readers[0])).shape[1]
+    inputs = factors[channels_of(fold, width).to(factors.device)]
     for reader in fold.readers:
         weight_of(layer.get_submodule(reader)).mul_(inputs)
     return inputs

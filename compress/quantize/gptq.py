@@ -1,8 +1,9 @@
-"""GPTQ (Frantar et al. 2022): round one column at a time, and let the columns not yet rounded make up for the error.
+"""GPTQ (Frantar et al. 2022): round a column at a time; the columns not yet rounded compensate.
 
-The order of columns is static act-order: columns with the most energetic inputs go first, but every group's grid is
-fixed from the original weight beforehand, so that the stored groups stay contiguous (`g_idx` is the identity). The grid is
-chosen by the error that the sweep itself counts: that of a column, divided by what the others can make up for.
+The order of the columns is static act-order: columns with the largest input energy go first, but
+the grid of every group is computed from the original weight beforehand. So the groups on disk are
+consecutive columns (`g_idx` is the identity). The grid minimises the error as the sweep counts it:
+the squared error of a column, weighted by how little the other columns can compensate.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import torch
 from torch import Tensor
 
 from ...checkpoints.layouts import PackedLinear, Scheme
-from .blocked_columns import columns_of, in_halves, put_back
+from .blocked_columns import grid_columns, restore_order, visit_recursively
 from .grid import Grid, fit_grid, round_to_grid
 from .options import DAMP
 from .refine import refine_scales, refine_weights
 
-__all__ = ["Quantized", "gptq", "improved", "inverse_factor", "rtn"]
+__all__ = ["GptqResult", "gptq", "inverse_factor", "refine_packed", "rtn"]
 
 
 @dataclass(frozen=True)
-class Quantized:
-    """A packed layer, and the damping that was needed (None when the Hessian was unusable and weights were just rounded)."""
+class GptqResult:
+    """A packed layer, and the damping that was needed.
+
+    The damping is None if the Hessian was unusable, so that the weights were rounded to nearest.
+    """
 
     packed: PackedLinear
     damp: float | None
@@ -43,19 +47,21 @@ def gptq(
     act_order: bool = True,
     damp: float = DAMP,
     refine: int = 0,
-) -> Quantized:
-    """Quantize a weight so that its outputs on the calibration inputs change least.
+) -> GptqResult:
+    """Quantize a weight so that its outputs on the calibration inputs change as little as possible.
 
     Args:
         weight: [out, in].
         hessian: float32 [in, in], the sum of x x^T over the inputs; not changed.
         scheme: bits, group size (which must divide `in`) and symmetry.
-        act_order: columns by decreasing diagonal of the Hessian, with static groups.
-        damp: share of the mean diagonal that is added to it; times ten, up to three times, when the factorisation fails.
-        refine: times that scales and integers are improved in turn after the sweep (`refine.py`); 0 is the paper's algorithm.
+        act_order: visit columns by decreasing diagonal of the Hessian, with static groups.
+        damp: share of the mean diagonal that is added to the diagonal. If the factorization fails,
+            it is multiplied by ten, up to three times.
+        refine: rounds of improving scales and integers after the sweep (`refine.py`); 0 is the
+            algorithm of the paper.
     """
     weight = weight.float()
-    width, bits = weight.shape[1], scheme.bits
+    width = weight.shape[1]
     group_size = scheme.group(width)
     diagonal = hessian.diagonal()
     order = (
@@ -65,42 +71,39 @@ def gptq(
     )
     factor, used = inverse_factor(hessian, damp, order)
     if factor is None:
-        return Quantized(rtn(weight, scheme), None)
+        return GptqResult(rtn(weight, scheme), None)
     cost = torch.empty_like(diagonal)
     cost[order] = factor.diagonal().square().reciprocal()
-    grid = fit_grid(weight, bits, group_size, scheme.sym, cost=cost)
+    grid = fit_grid(weight, scheme.bits, group_size, scheme.sym, cost=cost)
     columns = _sweep(weight, factor, grid, order)
-    del factor  # as large as the Hessian: gone before anything else is made
-    integers = put_back(columns, order).float()
+    del factor  # as large as the Hessian
+    integers = restore_order(columns, order).float()
     if refine:
         integers, grid = _refined(weight, hessian, used or damp, integers, grid, order, refine)
-    dead = (
-        diagonal == 0
-    )  # no input ever seen here: an update would be noise, the rounded weight is the best guess
+    # Channels without any input: the updates there are noise, so round the original weights.
+    dead = diagonal == 0
     if bool(dead.any()):
         integers[:, dead] = _nearest(weight, grid, group_size)[:, dead]
-    return Quantized(_packed(integers, grid, group_size), used)
+    return GptqResult(_packed(integers, grid, group_size), used)
 
 
-def improved(
+def refine_packed(
     packed: PackedLinear, weight: Tensor, hessian: Tensor, damp: float, times: int
 ) -> PackedLinear:
-    """A rounded weight whose scales and integers were improved in turn so that its outputs change least, however it was rounded.
+    """Improve the scales and integers of a rounded weight, so that its outputs change less.
 
     Args:
-        packed: what to start from, with consecutive groups.
-        weight: float32 [out, in], what it approximates.
+        packed: the rounded weight, with groups of consecutive columns.
+        weight: float32 [out, in], the original weight.
         hessian: float32 [in, in], the sum of x x^T over the inputs.
-        damp: share of the mean diagonal that is added to it.
-        times: how often.
+        damp: share of the mean diagonal that is added to the diagonal.
+        times: rounds of improvement; 0 returns `packed`.
     """
     diagonal = hessian.diagonal()
     if not times or not bool(torch.isfinite(mean := diagonal.mean())) or float(mean) <= 0:
         return packed
-    grid, order = (
-        Grid(packed.scales, packed.zeros.float(), packed.bits),
-        diagonal.argsort(descending=True),
-    )
+    grid = Grid(packed.scales, packed.zeros.float(), packed.bits)
+    order = diagonal.argsort(descending=True)
     integers, grid = _refined(weight, hessian, damp, packed.integers.float(), grid, order, times)
     return _packed(integers, grid, packed.group_size)
 
@@ -114,12 +117,13 @@ def _refined(
     order: Tensor,
     times: int,
 ) -> tuple[Tensor, Grid]:
-    """Scales and integers in turn; damped as the sweep is, as few tokens say nothing about some directions."""
+    """Improve scales and integers in turn, with the damping of the sweep.
+
+    Without damping, the Hessian of few tokens is singular.
+    """
     diagonal = hessian.diagonal()
     before = diagonal.clone()
-    diagonal.add_(
-        damp * before.mean()
-    )  # put back below: a Hessian can be large, and another copy too many
+    diagonal.add_(damp * before.mean())  # in place and undone below: a copy would take much memory
     for _ in range(times):
         grid = refine_scales(weight, hessian, integers, grid)
         integers = refine_weights(weight, hessian, integers, grid, order)
@@ -130,28 +134,35 @@ def _refined(
 def inverse_factor(
     hessian: Tensor, damp: float, order: Tensor | None = None
 ) -> tuple[Tensor | None, float | None]:
-    """The upper Cholesky factor [in, in] of the damped inverse Hessian, in another order of channels if one is given, and the damping used.
+    """Compute the upper Cholesky factor of the inverse of the damped Hessian.
 
-    Of the Hessian one copy is made, in which everything takes place.
+    Only one copy of the Hessian is made, and everything is computed in it.
+
+    Args:
+        hessian: float32 [in, in].
+        damp: share of the mean diagonal that is added to the diagonal.
+        order: int64 [in], order of the channels in the result; None: unchanged.
+
+    Returns:
+        The factor [in, in] and the damping that was used; None for both if the Hessian is unusable.
     """
     mean = hessian.diagonal().mean()
     if not bool(torch.isfinite(mean)) or float(mean) <= 0:
         return None, None
     for _ in range(4):
-        system = (
-            hessian.clone() if order is None else hessian[order.unsqueeze(1), order]
-        ).mT  # LAPACK's order: nothing is copied
+        copy = hessian.clone() if order is None else hessian[order.unsqueeze(1), order]
+        system = copy.mT  # column-major, as LAPACK needs it: no copy is made
+        del copy
         system.diagonal().add_(damp * mean)
-        if _inverted(system) and bool(
-            torch.isfinite(torch.stack(torch.aminmax(system.mT))).all()
-        ):  # not of each: that takes copies
+        # The extremes are finite if all values are; a check of each value would take copies.
+        if _invert(system) and bool(torch.isfinite(torch.stack(torch.aminmax(system.mT))).all()):
             return system, damp
         damp *= 10
     return None, None
 
 
-def _inverted(system: Tensor) -> bool:
-    """Put the upper factor of the inverse in the place of a symmetric matrix; False if there is none."""
+def _invert(system: Tensor) -> bool:
+    """Replace a matrix by the upper Cholesky factor of its inverse, in place; False if it fails."""
     failed = torch.empty((), dtype=torch.int32, device=system.device)
     torch.linalg.cholesky_ex(system, out=(system, failed))
     if bool(failed):
@@ -162,11 +173,21 @@ def _inverted(system: Tensor) -> bool:
 
 
 def _sweep(weight: Tensor, factor: Tensor, grid: Grid, order: Tensor) -> Tensor:
-    """The column loop of the paper (algorithm 1) over the columns in `order`, whose factor is given: the integers, uint8 [in, out]."""
-    w, columns = (
-        weight.t()[order],
-        columns_of(grid, order),
-    )  # a column is a row here, so that it lies together in memory
+    """The column loop of the paper (algorithm 1).
+
+    A column is a row here, so that it is contiguous in memory.
+
+    Args:
+        weight: float32 [out, in].
+        factor: upper Cholesky factor of the inverse Hessian, with channels in `order`.
+        grid: scales and zero points.
+        order: int64 [in], the order of the columns.
+
+    Returns:
+        The integers, uint8 [in, out], in `order`.
+    """
+    w = weight.t()[order]
+    columns = grid_columns(grid, order)
     integers = torch.empty(w.shape, dtype=torch.uint8, device=w.device)
 
     def leaf(begin: int, end: int) -> None:
@@ -174,7 +195,7 @@ def _sweep(weight: Tensor, factor: Tensor, grid: Grid, order: Tensor) -> Tensor:
         diagonal = block.diagonal().tolist()
         for i, column in enumerate(range(begin, end)):
             scale, zero = columns[column]
-            error = w[column]  # becomes that: the column is not needed any more
+            error = w[column]  # the error overwrites the column, which is not needed any more
             q = torch.div(error, scale).add_(zero).round_().clamp_(0, 2**grid.bits - 1)
             integers[column] = q
             error.addcmul_(q.sub_(zero), scale, value=-1).div_(diagonal[i])
@@ -184,16 +205,18 @@ def _sweep(weight: Tensor, factor: Tensor, grid: Grid, order: Tensor) -> Tensor:
     def carry(begin: int, middle: int, end: int) -> None:
         w[middle:end].addmm_(factor[begin:middle, middle:end].t(), w[begin:middle], alpha=-1)
 
-    in_halves(0, len(w), leaf, carry)
+    visit_recursively(0, len(w), leaf, carry)
     return integers
 
 
 def _nearest(weight: Tensor, grid: Grid, group_size: int) -> Tensor:
+    """The nearest integers of a weight [out, in] on a grid."""
     scales, zeros = (t.repeat_interleave(group_size, 1) for t in (grid.scales, grid.zeros))
     return round_to_grid(weight, scales, zeros, grid.bits)
 
 
 def _packed(integers: Tensor, grid: Grid, group_size: int) -> PackedLinear:
+    """A packed layer of integers [out, in] on a grid."""
     return PackedLinear(
         integers.to(torch.uint8), grid.scales, grid.zeros.to(torch.uint8), grid.bits, group_size
     )

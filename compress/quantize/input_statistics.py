@@ -1,4 +1,4 @@
-"""What the linear layers of a decoder layer are given, gathered in one run of the layer over all calibration rows."""
+"""Collect statistics of the linear layers' inputs in one run of a decoder layer."""
 
 from __future__ import annotations
 
@@ -13,101 +13,114 @@ from torch import Tensor, nn
 
 from ...models import weight_of
 from ..calibration.activation_buffer import Activations
-from ..calibration.gram import Gram
-from ..calibration.layer_inputs import LayerCall, Stopped, batches
+from ..calibration.hessian import Hessian
+from ..calibration.layer_inputs import LayerCall, StopForward, batches
 
-__all__ = ["TOKENS", "Inputs", "Watch", "observe"]
+__all__ = ["TOKENS", "InputStatistics", "StatisticsCollector", "collect_statistics"]
 
 TOKENS = 8192
-"""Tokens that a Gram matrix is made of; the search for scales needs no more, and larger matrices cost more than the rest."""
+"""Tokens that a Hessian is computed from. The search for scales needs no more."""
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What one group of linear layers that share an input is given.
+class InputStatistics:
+    """Statistics of the input that a group of linear layers shares.
 
     Attributes:
-        gram: float32 [in, in], the sum of x x^T over some of the tokens; empty where nobody asked for it.
+        hessian: float32 [in, in], the sum of x x^T over some of the tokens; empty if not wanted.
         mean: float32 [in], the mean of |x| over all tokens.
         peak: float32 [in], the largest |x|.
     """
 
-    gram: Tensor
+    hessian: Tensor
     mean: Tensor
     peak: Tensor
 
-    def divided(self, factors: Tensor) -> Inputs:
-        """The same after every input channel was divided by its factor [in]."""
-        gram = self.gram / factors / factors.unsqueeze(1) if self.gram.numel() else self.gram
-        return Inputs(gram, self.mean / factors, self.peak / factors)
+    def divided(self, factors: Tensor) -> InputStatistics:
+        """The statistics after every input channel is divided by its factor [in]."""
+        hessian = (
+            self.hessian / factors / factors.unsqueeze(1) if self.hessian.numel() else self.hessian
+        )
+        return InputStatistics(hessian, self.mean / factors, self.peak / factors)
 
 
-class Watch:
-    """Gathers the `Inputs` of one group while they come in.
+class StatisticsCollector:
+    """Collects the `InputStatistics` of one group of linear layers.
 
     Args:
         width: channels of an input.
-        device: where they come in.
-        share: of the tokens that go into the Gram matrix.
+        device: device of the inputs.
+        share: share of the tokens that are used for the Hessian; 0: no Hessian.
     """
 
     def __init__(self, width: int, device: torch.device | str = "cpu", share: float = 1.0) -> None:
-        self._gram, self._tokens = (Gram(width, device, share) if share else None), 0
-        self._size, self._peak = (
-            torch.zeros(width, device=device),
-            torch.zeros(width, device=device),
-        )
+        self._hessian = Hessian(width, device, share) if share else None
+        self._tokens = 0
+        self._size = torch.zeros(width, device=device)
+        self._peak = torch.zeros(width, device=device)
 
     def add(self, x: Tensor) -> None:
-        """Take in activations [..., in]."""
+        """Add activations [..., in]."""
         flat = x.detach().reshape(-1, x.shape[-1]).float()
         absolute = flat.abs()
         self._size += absolute.sum(0)
         self._peak = torch.maximum(self._peak, absolute.amax(0))
-        if self._gram:
-            self._gram.add(flat)
+        if self._hessian:
+            self._hessian.add(flat)
         self._tokens += len(flat)
 
-    def inputs(self) -> Inputs:
-        """What was seen; the object is not to be used afterwards."""
-        gram = self._gram.matrix() if self._gram else torch.empty(0, device=self._size.device)
-        return Inputs(gram, self._size / max(self._tokens, 1), self._peak)
+    def result(self) -> InputStatistics:
+        """Return the statistics. Do not use the object afterwards."""
+        hessian = (
+            self._hessian.matrix() if self._hessian else torch.empty(0, device=self._size.device)
+        )
+        return InputStatistics(hessian, self._size / max(self._tokens, 1), self._peak)
 
 
-def observe(
+def collect_statistics(
     layer: nn.Module,
     groups: Sequence[tuple[str, ...]],
     states: Activations,
     call: LayerCall,
-    gram: bool = True,
-) -> Mapping[tuple[str, ...], Inputs]:
-    """Run a layer on all `states` and see what each of `groups` (linear layers that share an input) is given.
+    hessian: bool = True,
+) -> Mapping[tuple[str, ...], InputStatistics]:
+    """Run a decoder layer on all `states` and collect the input statistics of its linear layers.
 
     Args:
         layer: a decoder layer.
-        groups: names in it, in order of execution.
+        groups: names of the linear layers that share an input, in order of execution.
         states: hidden states [rows, seq, width]; not changed.
         call: how the model calls the layer.
-        gram: whether Gram matrices are wanted.
+        hessian: whether Hessians are wanted.
+
+    Returns:
+        The statistics of each group.
     """
-    share = TOKENS / (len(states) * states.shape[1]) if gram else 0.0
-    watches: dict[tuple[str, ...], Watch] = {}
+    share = TOKENS / (len(states) * states.shape[1]) if hessian else 0.0
+    collectors: dict[tuple[str, ...], StatisticsCollector] = {}
     handles = []
     for group in groups:
         reader = layer.get_submodule(group[0])
-        watch = watches[group] = Watch(weight_of(reader).shape[1], states.device, share)
-        handles.append(reader.register_forward_pre_hook(partial(_look, watch, group == groups[-1])))
+        collector = collectors[group] = StatisticsCollector(
+            weight_of(reader).shape[1], states.device, share
+        )
+        handles.append(
+            reader.register_forward_pre_hook(partial(_collect, collector, group == groups[-1]))
+        )
     try:
         for batch in batches(states):
-            with suppress(Stopped):
+            with suppress(StopForward):
                 call(layer, states[batch])
     finally:
         for handle in handles:
             handle.remove()
-    return {group: watch.inputs() for group, watch in watches.items()}
+    return {group: collector.result() for group, collector in collectors.items()}
 
 
-def _look(watch: Watch, last: bool, _module: nn.Module, args: tuple[Any, ...]) -> None:
-    watch.add(args[0])
+def _collect(
+    collector: StatisticsCollector, last: bool, _module: nn.Module, args: tuple[Any, ...]
+) -> None:
+    """A forward pre-hook that adds the inputs of a module, and ends the pass at the last group."""
+    collector.add(args[0])
     if last:
-        raise Stopped  # what the layer does after it does not matter
+        raise StopForward  # the rest of the layer is not needed

@@ -14,9 +14,9 @@ from .rules import Rule, Sensitivity, first_match, parsed_rule
 __all__ = ["DAMP", "QuantizeOptions"]
 
 DAMP = 0.005
-"""Share of the mean Hessian diagonal that is added to it before GPTQ inverts it."""
+"""Share of the mean Hessian diagonal that is added to the diagonal before GPTQ inverts it."""
 W8A8 = {"int8": "compressed-tensors", "smoothquant": "modelopt"}
-"""Methods that also round activations, and the only layout that each is written in."""
+"""Methods that also round activations, each with the only layout that it is written in."""
 
 
 class QuantizeOptions(BaseModel):
@@ -103,10 +103,11 @@ class QuantizeOptions(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, values: Any) -> Any:
-        """Fill in what follows from the method."""
+        """Fill in the options that follow from the method."""
         if not isinstance(values, dict):
             return values
-        method, implied = values.get("method"), dict[str, Any]()
+        method = values.get("method")
+        implied = dict[str, Any]()
         if method == "awq":
             implied |= {"format": "awq", "scaling": "awq"}
         if method in W8A8:
@@ -120,6 +121,7 @@ class QuantizeOptions(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> QuantizeOptions:
+        """Refuse combinations that do not fit together."""
         if self.method in W8A8:
             if (self.bits, self.group_size, self.sym) != (8, -1, True):
                 raise ValueError(
@@ -163,7 +165,7 @@ class QuantizeOptions(BaseModel):
 
     @property
     def rounds_activations(self) -> bool:
-        """Whether the inputs of a packed layer are rounded as well."""
+        """Whether the inputs of a quantized layer are rounded as well."""
         return self.method in W8A8
 
     @field_validator("act_order", mode="before")
@@ -172,8 +174,12 @@ class QuantizeOptions(BaseModel):
         """Accept the switch of earlier recipes: true is static, false is none."""
         return {True: "static", False: "none"}[value] if isinstance(value, bool) else value
 
-    def keeping(self, schemes: Mapping[str, Scheme]) -> QuantizeOptions:
-        """The same options with these matrices at the higher bits of `sensitivity`; groups stay."""
+    def with_kept_bits(self, schemes: Mapping[str, Scheme]) -> QuantizeOptions:
+        """The same options, with rules that give these matrices `sensitivity.keep_bits` bits.
+
+        Args:
+            schemes: the matrices by full name, with the schemes whose group size they keep.
+        """
         assert self.sensitivity
         groups = {
             name: scheme.group_size if scheme.group_size != self.group_size else None
@@ -196,10 +202,10 @@ class QuantizeOptions(BaseModel):
         rule = first_match(self.rules, name)
         return None if rule and rule.skip else self._ruled(rule)
 
-    def table(self, name: str, bits: int | None) -> Scheme | None:
+    def vocab_scheme(self, name: str, bits: int | None) -> Scheme | None:
         """The scheme of the embedding or head of this full name; None if it stays floating point.
 
-        Only a rule with exactly this name applies to it: `*` matches linear layers only.
+        Only a rule with exactly this name applies: `*` matches linear layers only.
         """
         rule = next((rule for rule in self.rules if rule.match == name), None)
         if (rule and rule.skip) or not (rule or bits):

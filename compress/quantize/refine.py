@@ -1,8 +1,8 @@
-"""After GPTQ: scales and integers improved in turn, each exactly for the other fixed.
+"""Refinement after GPTQ: optimise scales and integers in turn, each with the other fixed.
 
-GPTQ decides every column once and never looks back. Here a column is rounded again, given all the others as they have become
-(coordinate descent: QuantEase, Behdin et al. 2023, section 3); and the scales of a row, given its integers, are a small
-least-squares problem.
+GPTQ rounds every column once. Here, each column is rounded again, given the final values of all
+other columns (coordinate descent: QuantEase, Behdin et al. 2023, section 3). The best scales of a
+row, given its integers, are the solution of a small least-squares problem.
 """
 
 from __future__ import annotations
@@ -10,64 +10,69 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .blocked_columns import columns_of, in_halves, put_back
+from .blocked_columns import grid_columns, restore_order, visit_recursively
 from .grid import SMALLEST_SCALE, Grid
 
 __all__ = ["refine_scales", "refine_weights"]
 
 ROWS = 1024
-"""Of the Hessian, put in order at a time."""
+"""Rows of the Hessian that are reordered at a time."""
 
 FARTHEST = 1.5
-"""A scale may change by this factor at most: past it the system was ill-conditioned."""
+"""Largest factor by which a scale may change. A larger change means an ill-conditioned system."""
 
 
 def refine_weights(
     weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid, order: Tensor
 ) -> Tensor:
-    """One sweep of coordinate descent over the columns; the error tr(D H D^T) cannot rise.
+    """Do one sweep of coordinate descent over the columns. The error tr(D H D^T) cannot increase.
 
     Args:
-        weight: float32 [out, in], what is approximated.
-        hessian: float32 [in, in], with a diagonal above zero.
-        integers: float32 [out, in], to start from; not changed.
+        weight: float32 [out, in], the original weight.
+        hessian: float32 [in, in], with a positive diagonal.
+        integers: float32 [out, in], the start; not changed.
         grid: their scales and zero points.
-        order: int64 [in], in which columns are visited.
+        order: int64 [in], the order in which columns are visited.
 
     Returns:
         The integers, float32 [out, in].
     """
-    return put_back(_visited(weight, hessian, integers, grid, order), order).float()
+    return restore_order(_sweep(weight, hessian, integers, grid, order), order).float()
 
 
-def _visited(
-    weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid, order: Tensor
-) -> Tensor:
-    """The sweep of `refine_weights`: the integers, uint8 [in, out], in the order visited; what it holds is gone before they are copied."""
-    w, q = weight.t()[order], integers.t()[order].to(torch.uint8)
-    columns = columns_of(grid, order)
-    off = torch.empty_like(w)  # how far each weight is from its own
+def _sweep(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid, order: Tensor) -> Tensor:
+    """The sweep of `refine_weights`, with rows for columns.
+
+    This is a function of its own so that its working memory is freed before the result is copied.
+
+    Returns:
+        The integers, uint8 [in, out], in the order visited.
+    """
+    w = weight.t()[order]
+    q = integers.t()[order].to(torch.uint8)
+    columns = grid_columns(grid, order)
+    off = torch.empty_like(w)  # the change of each weight by rounding
     for column, (scale, zero) in enumerate(columns):
         torch.sub(q[column], zero, out=off[column]).mul_(scale).sub_(w[column])
 
     def part(rows: slice, columns: slice) -> Tensor:
-        """Of the Hessian in the order visited, which is never whole: it would be the largest thing in memory."""
+        """A block of the Hessian in the order visited. The whole would take too much memory."""
         return hessian[order[rows].unsqueeze(1), order[columns]]
 
-    slope = torch.empty_like(
-        w
-    )  # of the error, halved; once a column was visited, its row tells by how much it moved
+    # Half the gradient of the error. The row of a visited column becomes the change of the column.
+    slope = torch.empty_like(w)
     for begin in range(0, len(w), ROWS):
-        torch.mm(part(rows := slice(begin, begin + ROWS), slice(None)), off, out=slope[rows])
+        rows = slice(begin, begin + ROWS)
+        torch.mm(part(rows, slice(None)), off, out=slope[rows])
 
     def leaf(begin: int, end: int) -> None:
         block = part(slice(begin, end), slice(begin, end))
         negative = (-block.diagonal()).tolist()
         for i, column in enumerate(range(begin, end)):
-            (scale, zero), step = columns[column], slope[column]
-            new = torch.add(off[column], step, alpha=1 / negative[i]).add_(
-                w[column]
-            )  # the best weight, if it were free
+            scale, zero = columns[column]
+            step = slope[column]
+            # The best weight without rounding, given all other columns.
+            new = torch.add(off[column], step, alpha=1 / negative[i]).add_(w[column])
             new.div_(scale).add_(zero).round_().clamp_(0, 2**grid.bits - 1)
             q[column] = new
             new.sub_(zero).mul_(scale).sub_(w[column])
@@ -80,20 +85,21 @@ def _visited(
             rows = slice(start, min(start + ROWS, end))
             slope[rows].addmm_(part(rows, slice(begin, middle)), slope[begin:middle])
 
-    in_halves(0, len(w), leaf, carry)
+    visit_recursively(0, len(w), leaf, carry)
     return q
 
 
 def refine_scales(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid) -> Grid:
-    """The scales of every row that put its outputs nearest to the original's, for integers that stay as they are.
+    """Compute the scales of every row that minimise the output error, with the integers fixed.
 
     Args:
         weight: float32 [out, in].
         hessian: float32 [in, in].
         integers: float32 [out, in].
-        grid: with the scales to improve.
+        grid: the scales to improve, and the zero points.
     """
-    (out, width), groups = weight.shape, grid.scales.shape[1]
+    out, width = weight.shape
+    groups = grid.scales.shape[1]
     size = width // groups
     centred = (integers.view(out, groups, size) - grid.zeros.unsqueeze(-1)).view(out, width)
     wanted = ((weight @ hessian) * centred).view(out, groups, size).sum(-1)

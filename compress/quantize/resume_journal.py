@@ -1,10 +1,11 @@
-"""The journal of a quantize: what every finished layer came to, and what enters the next one, so that a killed run goes on there.
+"""Crash-safe results per layer, from which an interrupted quantize step resumes.
 
-A layer is one safetensors file with its tensors as they will be written and, in the file's metadata, what there is to tell of it. The
-calibration states are kept as they are instead of being computed again by the finished layers: reading them is bit for bit the same
-whatever computed them, costs no pass through the model, and works alike for every method. Only those that enter the next layer are
-there: 4 bytes a token and channel, in a file, whatever the budget of activations is. A file gets its name when it is whole and on
-the disk, which is waited for while the next layer is worked on.
+A finished layer is one safetensors file with its tensors as they will be written; the metadata of
+the file has its results as JSON. The hidden states that enter the next layer are kept in a file of
+their own: 4 bytes per token and channel, whatever the activation budget is. Reading them back is
+exact and fast, and works the same for every method; computing them again would take a pass through
+all finished layers. A file is written under a temporary name, synced to disk and then renamed. This
+runs in a thread while the next layer is quantized.
 """
 
 from __future__ import annotations
@@ -29,23 +30,27 @@ from ..calibration.activation_buffer import Activations
 __all__ = ["FINISHED", "Journal"]
 
 FINISHED = "*.safetensors"
-"""Files that are worth keeping when a run fails."""
-TOLD = "told"
+"""Pattern of the files that are kept when a run fails."""
+RESULTS = "results"
+"""Key of a layer's results in the metadata of its file."""
 
 
 class Journal:
-    """Finished layers in a directory, which may be that of an interrupted run of the same step.
+    """Finished layers in a directory, possibly left by an interrupted run of the same step.
 
-    A disk that has no room for it ends the journal and not the run.
+    If the disk has no space left, the journal ends with a warning and the step goes on.
 
     Args:
         folder: the directory.
-        layers: of the model.
+        layers: number of layers of the model.
     """
 
     def __init__(self, folder: Path, layers: int) -> None:
-        self._folder, self._layers, self._open = folder, layers, True
-        self._pool, self._writing = ThreadPoolExecutor(1), Future[None]()
+        self._folder = folder
+        self._layers = layers
+        self._open = True
+        self._pool = ThreadPoolExecutor(1)
+        self._writing = Future[None]()
         self._writing.set_result(None)
         self.done = self._finished()
         if self.done:
@@ -61,29 +66,30 @@ class Journal:
         return self._folder / f"states-{index:05d}.bin"
 
     def _finished(self) -> int:
-        """Layers that are there from the first on, with what enters the next."""
-        there = next((i for i in range(self._layers) if not self._layer(i).is_file()), self._layers)
-        return (
-            there
-            if there == self._layers
-            else next((i for i in range(there, 0, -1) if self._states(i).is_file()), 0)
+        """Number of layers, from the first one, that are complete with the states after them."""
+        layers = next(
+            (i for i in range(self._layers) if not self._layer(i).is_file()), self._layers
         )
+        if layers == self._layers:
+            return layers
+        return next((i for i in range(layers, 0, -1) if self._states(i).is_file()), 0)
 
     def layer(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The tensors of a finished layer by full name, and what was told of it.
+        """The tensors of a finished layer by full name, and its results.
 
         Raises:
             EdgewrightError: the file is damaged.
         """
         try:
             with safe_open(self._layer(index), framework="pt") as handle:
-                told = json.loads((handle.metadata() or {})[TOLD])
-                return {name: handle.get_tensor(name) for name in handle.keys()}, told
+                results = json.loads((handle.metadata() or {})[RESULTS])
+                names = handle.keys()
+                return {name: handle.get_tensor(name) for name in names}, results
         except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
             raise self._damaged(error) from error
 
     def restore(self, states: Activations) -> int:
-        """Make states those that enter the first unfinished layer; its number.
+        """Load the states that enter the first unfinished layer, and return the layer's number.
 
         Raises:
             EdgewrightError: the file is damaged.
@@ -98,41 +104,43 @@ class Journal:
 
     def _damaged(self, error: Exception) -> EdgewrightError:
         return EdgewrightError(
-            f"{self._folder}: what an interrupted run left is damaged: {error}",
-            "start afresh: --fresh",
+            f"{self._folder}: the journal of an interrupted run is damaged: {error}",
+            "start again from the first layer: --fresh",
         )
 
     def put(
         self,
         index: int,
         tensors: Mapping[str, Tensor],
-        told: Mapping[str, Any],
+        results: Mapping[str, Any],
         states: Activations,
     ) -> None:
-        """Keep a finished layer.
+        """Store a finished layer.
 
         Args:
-            index: of the layer.
-            tensors: of it, by full name.
-            told: of it; JSON.
-            states: what it put out.
+            index: number of the layer.
+            tensors: its tensors by full name.
+            results: its results; JSON.
+            states: its outputs.
         """
         if not self._open:
             return
         try:
             self._writing.result()
-            layer, entering = (
-                path.with_suffix(".tmp") for path in (self._layer(index), self._states(index + 1))
+            save_file(
+                _unshared(tensors),
+                self._layer(index).with_suffix(".tmp"),
+                metadata={RESULTS: json.dumps(results)},
             )
-            save_file(_apart(tensors), layer, metadata={TOLD: json.dumps(told)})
             if index + 1 < self._layers:
-                with entering.open("wb") as file:
+                with self._states(index + 1).with_suffix(".tmp").open("wb") as file:
                     states.copy_to(file)
             self._writing = self._pool.submit(self._commit, index)
         except (OSError, SafetensorError) as error:
             self._give_up(error)
 
     def _commit(self, index: int) -> None:
+        """Sync the files of a layer to disk, give them their names, and delete older states."""
         for path in (self._layer(index), self._states(index + 1)):
             temporary = path.with_suffix(".tmp")
             if temporary.is_file():
@@ -142,7 +150,7 @@ class Journal:
         self._states(index).unlink(missing_ok=True)
 
     def once(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What `make` gives, JSON, made by this run or by the interrupted one."""
+        """Return the JSON object of this name from an interrupted run, or make and store it."""
         file = self._folder / f"{name}.json"
         if file.is_file():
             return json.loads(file.read_text())
@@ -154,33 +162,41 @@ class Journal:
         return made
 
     def _give_up(self, error: Exception) -> None:
-        self._open, self.done = False, 0
+        """Delete the journal and warn that the step cannot resume."""
+        self._open = False
+        self.done = 0
         for path in self._folder.iterdir():
             if path.suffix in (".safetensors", ".bin", ".tmp", ".json"):
                 path.unlink()
         reason = getattr(error, "strerror", None) or error
         free = shutil.disk_usage(self._folder).free
         console.print(
-            f"  [yellow]warning:[/] no journal is kept ({reason}, {free / 1e9:.1f} GB free): if this run is killed, it starts afresh",
+            f"  [yellow]warning:[/] no journal is kept ({reason}, {free / 1e9:.1f} GB free): "
+            "if this run is interrupted, it starts again from the first layer",
             highlight=False,
         )
 
     def close(self) -> None:
-        """Wait for what is being written."""
+        """Wait until all files are written."""
         self._pool.shutdown()
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, none of which shares memory with another, as a file must have them: a permuted group of layers has one `g_idx`."""
-    apart, seen = dict[str, Tensor](), set[int]()
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors that share memory, which a safetensors file does not allow.
+
+    Layers with the same permuted groups share one `g_idx`.
+    """
+    unshared = dict[str, Tensor]()
+    seen = set[int]()
     for name, tensor in tensors.items():
         whole = tensor.contiguous()
-        apart[name] = whole.clone() if whole.data_ptr() in seen else whole
+        unshared[name] = whole.clone() if whole.data_ptr() in seen else whole
         seen.add(whole.data_ptr())
-    return apart
+    return unshared
 
 
 def _sync(path: Path) -> None:
+    """Wait until a file or directory is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Rules by name: layers that get other bits or groups, or stay in floating point."""
+"""Rules by layer name: other bits or groups for some layers, or no quantization at all."""
 
 from __future__ import annotations
 
@@ -12,13 +12,25 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ...checkpoints.scheme import Scheme
 from ...errors import UsageError
 
-__all__ = ["Rule", "Sensitivity", "check_rules", "first_match", "parsed_rule", "stored_bytes"]
+__all__ = [
+    "GROUP_SIZES",
+    "Rule",
+    "Sensitivity",
+    "check_rules",
+    "first_match",
+    "parsed_rule",
+    "stored_bytes",
+]
+
+GROUP_SIZES = (32, 64, 128, -1)
+"""Input channels that may share a scale; -1: all of them."""
 
 REGEX = "re:"
+"""Prefix of a rule whose pattern is a regular expression."""
 
 
 class Rule(BaseModel):
-    """The bits and groups of all layers whose full names match; the first match counts."""
+    """The bits and group size of layers whose full names match. The first matching rule counts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,7 +53,7 @@ class Rule(BaseModel):
         try:
             re.compile(value.removeprefix(REGEX) if value.startswith(REGEX) else "")
         except re.error as error:
-            raise ValueError(f"`{value}` is no regular expression: {error}") from error
+            raise ValueError(f"`{value}` is not a regular expression: {error}") from error
         return value
 
     @model_validator(mode="after")
@@ -65,7 +77,7 @@ class Rule(BaseModel):
 
 
 class Sensitivity(BaseModel):
-    """More bits for the matrices that low bits damage most."""
+    """More bits for the matrices that lose most at few bits, within a budget of bytes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -80,7 +92,7 @@ class Sensitivity(BaseModel):
     )
 
     def bytes_of(self, quantized: int) -> int:
-        """The budget in bytes, for matrices that take this many."""
+        """The budget in bytes, if all quantized matrices take `quantized` bytes."""
         return int(self.budget * quantized if self.budget < 1 else self.budget)
 
 
@@ -103,33 +115,33 @@ def parsed_rule(text: str) -> dict[str, Any]:
 
 
 def first_match(rules: Iterable[Rule], name: str) -> Rule | None:
-    """The rule that applies to a module; None if there is none."""
+    """The first rule that matches a module name; None if there is none."""
     return next((rule for rule in rules if rule.matches(name)), None)
 
 
 def check_rules(rules: Iterable[Rule], names: Iterable[str]) -> None:
-    """Refuse rules that match no layer: most often a typing error in the name.
+    """Refuse rules that match no layer. Most often the name has a typing error.
 
     Raises:
-        UsageError: with all such rules, and similar names.
+        UsageError: lists these rules and similar names.
     """
     known = list(names)
-    idle = [rule.match for rule in rules if not any(rule.matches(name) for name in known)]
-    if idle:
+    unmatched = [rule.match for rule in rules if not any(rule.matches(name) for name in known)]
+    if unmatched:
         near = [
             name
-            for match in idle
+            for match in unmatched
             for name in difflib.get_close_matches(match.removeprefix(REGEX), known, n=3, cutoff=0.3)
         ]
         raise UsageError(
-            f"no quantized layer matches the rule{'s' if len(idle) > 1 else ''} "
-            f"{', '.join(f'`{match}`' for match in idle)}",
+            f"no quantized layer matches the rule{'s' if len(unmatched) > 1 else ''} "
+            f"{', '.join(f'`{match}`' for match in unmatched)}",
             f"similar names: {', '.join(near or known[:3])}",
         )
 
 
 def stored_bytes(shape: tuple[int, int], scheme: Scheme | None) -> int:
-    """Bytes of a matrix with its scales; without a scheme, in half precision."""
+    """Bytes of a quantized matrix [out, in] with its scales. Without a scheme: half precision."""
     outputs, width = shape
     if scheme is None:
         return 2 * outputs * width

@@ -1,4 +1,4 @@
-"""The quantize step: a packed copy of a checkpoint, made and written one decoder layer after the other."""
+"""Run the quantize step: write a packed copy of a checkpoint, one decoder layer at a time."""
 
 from __future__ import annotations
 
@@ -28,16 +28,22 @@ from ...checkpoints.streaming import Streamed
 from ...errors import Refused
 from ...steps.context import StepContext, StepResult
 from ...steps.workspace import workspace
-from ..calibration.activation_buffer import Room
+from ..calibration.activation_buffer import ActivationBuffer
 from ..calibration.mixed_precision import bf16_is_fast
-from .assignment import Choice, choose
-from .checkpoint_stream import pending
-from .one_pass import observed_layers
+from .assignment import Assignment, assign_schemes
+from .checkpoint_stream import packed_tensors
+from .one_pass import one_pass_layers
 from .options import QuantizeOptions
 from .resume_journal import FINISHED, Journal
 from .scaling import Scaler
-from .sensitivity import Finding, measured, table, worth_keeping
-from .sequential import ENOUGH, Run, quantized_layers
+from .sensitivity import (
+    MatrixSensitivity,
+    measure_sensitivity,
+    select_matrices,
+    sensitivity_report,
+)
+from .sequential import MIN_TOKENS_PER_CHANNEL, sequential_layers
+from .session import QuantizeSession
 
 __all__ = ["quantize"]
 
@@ -45,11 +51,12 @@ __all__ = ["quantize"]
 def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepContext) -> StepResult:
     """Write a packed copy of `source`, in the layout that `options.format` names, to `out`.
 
-    Where `context.depends_on` says what the step depends on, finished layers are kept in a journal beside `out`, and a run that was
-    interrupted goes on at its layer.
+    If `context.depends_on` says what the result depends on, finished layers are kept in a journal
+    beside `out`. Run the same step again to resume from the last finished layer.
 
     Raises:
-        Refused: already quantized, a width that its group size does not divide, what experts do not allow, or a full disk.
+        Refused: the source is quantized already, a group size does not divide a width, a method
+            does not work with experts, or the disk is full.
         UsageError: the input is broken, or a rule matches nothing.
     """
     architecture = read_architecture(source)
@@ -58,149 +65,162 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
             f"{source}: quantized already",
             "quantize the floating-point checkpoint it was made from",
         )
-    choose(architecture, options)
+    assign_schemes(architecture, options)
     check_output(out)
     check_finite(source)
     if not context.depends_on:
-        return _quantized(options, source, out, context, None)
+        return _write_quantized(options, source, out, context, None)
     layers = len(architecture.layers)
     with (
-        workspace(out, "journal", context.depends_on, FINISHED, context.fresh) as place,
-        closing(Journal(place, layers)) as journal,
+        workspace(out, "journal", context.depends_on, FINISHED, context.fresh) as folder,
+        closing(Journal(folder, layers)) as journal,
     ):
-        return _quantized(options, source, out, context, journal)
+        return _write_quantized(options, source, out, context, journal)
 
 
-def _quantized(
+def _write_quantized(
     options: QuantizeOptions, source: Path, out: Path, context: StepContext, journal: Journal | None
 ) -> StepResult:
+    """Quantize all layers and write the checkpoint."""
     architecture = read_architecture(source)
     dtype = stored_dtype(architecture.config)
-    rows, layout = context.calibration.rows(source, context.seed), LAYOUTS[options.format]
-    model, room = (
-        Streamed(source, pick_device(context.device)),
-        Room(context.activation_budget, out.parent),
-    )
-    settled, told = _settled(options, choose(architecture, options), model, rows, room, journal)
+    rows = context.calibration.rows(source, context.seed)
+    layout = LAYOUTS[options.format]
+    model = Streamed(source, pick_device(context.device))
+    buffer = ActivationBuffer(context.activation_budget, out.parent)
+    final, measured = _apply_sensitivity(options, model, rows, buffer, journal)
     bf16 = bf16_is_fast(model.device) if options.bf16 is None else options.bf16
-    choice, run = choose(architecture, settled), Run(settled, bf16, journal=journal)
-    scaler = Scaler(run, dtype)
-    make = quantized_layers if options.method in ("gptq", "rtn") else observed_layers
-    layers = make(run, model, rows, room, scaler)
-    state = pending(run, model, layers, dtype, layout, choice)
-    block = _block(layout, settled, choice)
+    assignment = assign_schemes(architecture, final)
+    session = QuantizeSession(final, bf16, journal=journal)
+    scaler = Scaler(session, dtype)
+    make_layers = sequential_layers if options.method in ("gptq", "rtn") else one_pass_layers
+    layers = make_layers(session, model, rows, buffer, scaler)
+    tensors = packed_tensors(session, model, layers, dtype, layout, assignment)
+    block = _config_block(layout, final, assignment)
     provenance = {
         "kind": "checkpoint",
         "step": "quantize",
         "source": content_hash(source),
         "options": options.model_dump(),
         "calibration": context.calibration.used(rows),
-        "fallbacks": run.notes,
+        "fallbacks": session.notes,
     }
     write_checkpoint(
         out,
-        state,
+        tensors,
         {**architecture.config, "quantization_config": block},
         source,
         provenance,
         files=layout.files(block),
     )
-    notes, worst = _told(run, options, choice)
+    worst_first = dict(sorted(session.modules.items(), key=lambda item: -item[1]["error"]))
+    notes = _summary(session, worst_first, options, assignment)
     notes += context.calibration.shortfall(rows)
     if read_provenance(source).get("sparsity"):
         notes.append(
-            "the source is 2:4 sparse; rounding need not keep that, so that the result counts as dense"
+            "the source is 2:4 sparse; rounding may not preserve the zeros, so the result counts "
+            "as dense"
         )
-    return StepResult(
-        notes + run.notes + told.notes, {"modules": worst, "starved": run.starved, **told.details}
-    )
+    details = {"modules": worst_first, "starved": session.starved, **measured.details}
+    return StepResult(notes + session.notes + measured.notes, details)
 
 
-def _starved(tokens: Mapping[str, int]) -> str:
-    """What to say of linear layers of experts that were given too few tokens."""
-    experts = {name.rpartition(".")[0]: seen for name, seen in tokens.items()}
-    fewest = sorted(experts.items(), key=lambda item: item[1])[:3]
-    return (
-        f"{len(tokens)} linear layers of {len(experts)} experts rounded to nearest, as fewer than {ENOUGH:g} calibration tokens an input "
-        f"channel went there (fewest: {', '.join(f'{name} {seen}' for name, seen in fewest)}); more --samples would change that"
-    )
-
-
-def _block(layout: Layout, options: QuantizeOptions, choice: Choice) -> dict[str, Any]:
-    """What config.json tells readers."""
-    scheme, kept = Scheme(options.bits, options.group_size, options.sym), choice.kept
+def _config_block(
+    layout: Layout, options: QuantizeOptions, assignment: Assignment
+) -> dict[str, Any]:
+    """The `quantization_config` of config.json."""
+    scheme = Scheme(options.bits, options.group_size, options.sym)
     if not isinstance(layout, Gptq):
-        return layout.config(scheme, options.damp, kept)
+        return layout.config(scheme, options.damp, assignment.skipped)
     return layout.config(
         scheme,
         options.damp,
-        kept,
+        assignment.skipped,
         desc_act=options.permuted,
-        dynamic=choice.dynamic(options),
-        lm_head=choice.head in choice.tables,
+        dynamic=assignment.dynamic(options),
+        lm_head=assignment.head in assignment.vocab,
     )
 
 
-def _settled(
+def _apply_sensitivity(
     options: QuantizeOptions,
-    choice: Choice,
     model: Streamed,
     rows: list[Tensor],
-    room: Room,
+    buffer: ActivationBuffer,
     journal: Journal | None,
 ) -> tuple[QuantizeOptions, StepResult]:
-    """The options with a rule for every matrix that is worth more bits, and what the measurement told."""
+    """Measure sensitivity, if the options ask for it, and give the worst matrices more bits.
+
+    Returns:
+        The options with a rule for every matrix that gets more bits, and the measurements.
+    """
     if options.sensitivity is None:
         return options, StepResult()
-    bits, budget = (
-        options.sensitivity.keep_bits,
-        options.sensitivity.bytes_of(choice.quantized_bytes),
-    )
-    schemes = {**choice.layers, **choice.tables}
+    assignment = assign_schemes(model.architecture, options)
+    schemes = assignment.schemes
+    bits = options.sensitivity.keep_bits
+    budget = options.sensitivity.bytes_of(assignment.quantized_bytes)
 
     def measure() -> dict[str, Any]:
-        return {
-            name: asdict(finding)
-            for name, finding in measured(model, rows, room, schemes, bits).items()
-        }
+        found = measure_sensitivity(model, rows, buffer, schemes, bits)
+        return {name: asdict(matrix) for name, matrix in found.items()}
 
-    found = {
-        name: Finding(**values)
-        for name, values in (journal.once("sensitivity", measure) if journal else measure()).items()
-    }
-    kept = worth_keeping(found, budget)
+    values = journal.once("sensitivity", measure) if journal else measure()
+    found = {name: MatrixSensitivity(**fields) for name, fields in values.items()}
+    kept = select_matrices(found, budget)
     spent = sum(found[name].extra_bytes for name in kept)
-    note = f"sensitivity: {len(kept)} of {len(found)} matrices kept at {bits} bit for {spent:,} bytes more, of {budget:,} allowed"
-    return options.keeping({name: schemes[name] for name in kept}), StepResult(
-        [note], {"sensitivity": table(found, kept)}
+    note = (
+        f"sensitivity: {len(kept)} of {len(found)} matrices kept at {bits} bit for {spent:,} bytes "
+        f"more, of {budget:,} allowed"
     )
+    final = options.with_kept_bits({name: schemes[name] for name in kept})
+    return final, StepResult([note], {"sensitivity": sensitivity_report(found, kept)})
 
 
-def _told(
-    run: Run, options: QuantizeOptions, choice: Choice
-) -> tuple[list[str], dict[str, dict[str, float]]]:
-    """What to say of the errors, and those of every layer, the largest first."""
-    worst = sorted(run.modules.items(), key=lambda item: -item[1]["error"])
-    counts = Counter(scheme.bits for scheme in choice.layers.values())
-    bits = ", ".join(
+def _summary(
+    session: QuantizeSession,
+    worst_first: Mapping[str, Mapping[str, float]],
+    options: QuantizeOptions,
+    assignment: Assignment,
+) -> list[str]:
+    """Notes for the report: what was quantized, and how large the errors are."""
+    counts = Counter(scheme.bits for scheme in assignment.linears.values())
+    quantized = ", ".join(
         f"{count} linear layers to {bits} bit" for bits, count in sorted(counts.items())
     )
-    stay = len(choice.shapes.keys() - choice.layers.keys() - choice.tables.keys())
-    notes = [
-        f"{bits or 'no linear layer quantized'}, {'symmetric' if options.sym else 'asymmetric'}, group {options.group_size}"
-    ]
-    if stay:
-        notes[0] += f"; {stay} matrices stay as they were"
+    note = (
+        f"{quantized or 'no linear layer quantized'}, "
+        f"{'symmetric' if options.sym else 'asymmetric'}, group {options.group_size}"
+    )
+    unchanged = len(assignment.shapes.keys() - assignment.schemes.keys())
+    if unchanged:
+        note += f"; {unchanged} matrices stay as they were"
+    notes = [note]
     notes += [
-        f"{name} to {choice.tables[name].bits} bit, relative weight error {error:.2e}"
-        for name, error in run.tables.items()
+        f"{name} to {assignment.vocab[name].bits} bit, relative weight error {error:.2e}"
+        for name, error in session.vocab_errors.items()
     ]
-    if worst:
-        mean = sum(m["error"] for m in run.modules.values()) / len(run.modules)
-        plain = sum(m["rtn_error"] for m in run.modules.values()) / len(run.modules)
+    if worst_first:
+        errors = list(session.modules.values())
+        mean = sum(module["error"] for module in errors) / len(errors)
+        plain = sum(module["rtn_error"] for module in errors) / len(errors)
+        worst, values = next(iter(worst_first.items()))
         notes.append(
-            f"mean relative output error {mean:.2e} (round-to-nearest {plain:.2e}); worst {worst[0][0]} at {worst[0][1]['error']:.2e}"
+            f"mean relative output error {mean:.2e} (round-to-nearest {plain:.2e}); worst {worst} "
+            f"at {values['error']:.2e}"
         )
-    if run.starved:
-        notes.append(_starved(run.starved))
-    return notes, dict(worst)
+    if session.starved:
+        notes.append(_starved_note(session.starved))
+    return notes
+
+
+def _starved_note(tokens: Mapping[str, int]) -> str:
+    """A note on the experts that got too few calibration tokens for GPTQ."""
+    experts = {name.rpartition(".")[0]: count for name, count in tokens.items()}
+    fewest = sorted(experts.items(), key=lambda item: item[1])[:3]
+    listed = ", ".join(f"{name} {count}" for name, count in fewest)
+    return (
+        f"{len(tokens)} linear layers of {len(experts)} experts rounded to nearest, because they "
+        f"got fewer than {MIN_TOKENS_PER_CHANNEL:g} calibration tokens per input channel (fewest: "
+        f"{listed}); use more --samples to avoid this"
+    )

@@ -1,78 +1,75 @@
-"""Scales for the input channels of a decoder layer's linear layers, found and folded before any of them is rounded."""
+"""Scale the input channels of linear layers before rounding, and fold the scales into the model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from ...checkpoints.layouts import Scheme
 from ...models import Fold, Layer, weight_of
 from ..calibration.activation_buffer import Activations
 from ..calibration.layer_inputs import LayerCall
 from .awq import awq_factors
 from .fold import apply_fold, channels_of, per_channel
-from .input_statistics import Inputs, observe
-from .options import QuantizeOptions
+from .input_statistics import InputStatistics, collect_statistics
+from .session import QuantizeSession
 from .smoothquant import smooth_factors
-
-if TYPE_CHECKING:
-    from .sequential import Run
 
 __all__ = ["Scaler"]
 
-Seen = Mapping[tuple[str, ...], Inputs]
+GroupStatistics = Mapping[tuple[str, ...], InputStatistics]
+"""Input statistics of each group of linear layers that share an input."""
 
 
 class Scaler:
     """Scales decoder layers, one after the other.
 
     Args:
-        run: the options, and where changed tensors are left.
-        dtype: what norms and biases will be stored in.
+        session: the options, and where changed tensors are left.
+        dtype: type in which norms and biases will be stored.
     """
 
-    def __init__(self, run: Run, dtype: torch.dtype) -> None:
-        self.run = run
+    def __init__(self, session: QuantizeSession, dtype: torch.dtype) -> None:
+        self.session = session
         self.dtype = dtype
 
-    def look(self, layer: Layer, module: nn.Module, states: Activations, call: LayerCall) -> Seen:
-        """Run a layer once and scale it; the statistics of its linear layers' inputs after that."""
-        options = self.run.options
-        gram = options.scaling == "awq" or options.method == "awq"
-        return self.scaled(layer, module, observe(module, layer.input_groups, states, call, gram))
+    def collect_and_scale(
+        self, layer: Layer, module: nn.Module, states: Activations, call: LayerCall
+    ) -> GroupStatistics:
+        """Run a layer once, scale it, and return its input statistics after scaling."""
+        options = self.session.options
+        hessian = options.scaling == "awq" or options.method == "awq"
+        statistics = collect_statistics(module, layer.input_groups, states, call, hessian)
+        return self._scale(layer, module, statistics)
 
-    def scaled(self, layer: Layer, module: nn.Module, seen: Seen) -> Seen:
-        """Scale a layer by the statistics of its inputs.
+    def _scale(
+        self, layer: Layer, module: nn.Module, statistics: GroupStatistics
+    ) -> GroupStatistics:
+        """Scale a layer by the statistics of its inputs, and return the statistics after scaling.
 
-        Tensors that change and are not packed go to `run.changed`.
-
-        Args:
-            layer: its description.
-            module: the decoder layer.
-            seen: statistics of the inputs of each group of linear layers.
-
-        Returns:
-            The statistics after scaling.
+        Tensors that change and are not packed go to `session.changed`.
         """
-        if self.run.options.scaling == "none":
-            return seen
-        after = dict(seen)
+        if self.session.options.scaling == "none":
+            return statistics
+        after = dict(statistics)
         for fold in layer.folds:
-            factors = self._factors(layer, module, fold, seen[fold.readers])
+            factors = self._factors(layer, module, fold, statistics[fold.readers])
             inputs = apply_fold(module, fold, factors, self.dtype)
-            after[fold.readers] = seen[fold.readers].divided(inputs)
+            after[fold.readers] = statistics[fold.readers].divided(inputs)
         for fold in layer.folds:
-            self._keep(layer, module, fold)
+            self._keep_changed(layer, module, fold)
         return after
 
-    def _scheme(self, layer: Layer, name: str) -> Any:
-        return self.run.options.scheme(layer.full(name))
+    def _scheme(self, layer: Layer, name: str) -> Scheme | None:
+        return self.session.options.scheme(layer.full(name))
 
-    def _factors(self, layer: Layer, module: nn.Module, fold: Fold, inputs: Inputs) -> Tensor:
-        """The factors [channels of the writer] for a fold; ones where no reader is quantized."""
-        options: QuantizeOptions = self.run.options
+    def _factors(
+        self, layer: Layer, module: nn.Module, fold: Fold, inputs: InputStatistics
+    ) -> Tensor:
+        """The factors [channels of the writer] of a fold; ones if no reader is quantized."""
+        options = self.session.options
         channels = channels_of(fold, len(inputs.peak)).to(inputs.peak.device)
         weights = {name: weight_of(module.get_submodule(name)) for name in fold.readers}
         readers = [
@@ -91,9 +88,10 @@ class Scaler:
             )
         return awq_factors(readers, inputs, per_channel(inputs.mean, fold), channels)[0]
 
-    def _keep(self, layer: Layer, module: nn.Module, fold: Fold) -> None:
-        """Enter the tensors that a fold changed and that are not packed in `run.changed`."""
-        writer, changed = module.get_submodule(fold.writer), self.run.changed
+    def _keep_changed(self, layer: Layer, module: nn.Module, fold: Fold) -> None:
+        """Put the tensors that a fold changed and that are not packed in `session.changed`."""
+        writer = module.get_submodule(fold.writer)
+        changed = self.session.changed
         if fold.norm:
             changed[layer.key(fold.writer)] = weight_of(writer)
         elif isinstance(bias := getattr(writer, "bias", None), Tensor):

@@ -1,8 +1,9 @@
-"""Which matrices suffer most from few bits, and which of them are worth more of them under a budget of bytes.
+"""Find the matrices that lose most at few bits, and keep the worst at more bits within a budget.
 
-One pass over the layers measures: each matrix is rounded at its bits and at more, and both are judged by what they change in
-its outputs on the calibration inputs of the unquantized model (tr(D H D^T) relative to tr(W H W^T), as the report has it).
-What saves the most error a byte is kept at more bits, until the budget is spent.
+One pass over the layers measures every matrix: it is rounded to its own bits and to more bits, and
+each is judged by the error of its outputs on the calibration inputs of the unquantized model,
+tr(D H D^T) / tr(W H W^T). The matrices that save the most error per byte get more bits, until the
+budget is spent.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from ...checkpoints.layouts import Scheme
 from ...checkpoints.streaming import ROWS, Streamed
 from ...console import progress
 from ...models import Layer, weight_of
-from ..calibration.activation_buffer import Activations, Room
-from ..calibration.gram import Gram, energy
+from ..calibration.activation_buffer import ActivationBuffer, Activations
+from ..calibration.hessian import Hessian, energy
 from ..calibration.layer_inputs import LayerCall, advance, first_inputs
 from .gptq import rtn
 from .rules import stored_bytes
 
-__all__ = ["Finding", "measured", "table", "worth_keeping"]
+__all__ = ["MatrixSensitivity", "measure_sensitivity", "select_matrices", "sensitivity_report"]
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What rounding one matrix does.
+class MatrixSensitivity:
+    """The error of one matrix at its own bits and at more bits.
 
     Attributes:
-        bits: those it was to have.
+        bits: bits that the options assign to it.
         error: relative squared error of its outputs at these bits, rounded to nearest.
         kept_error: the same at more bits.
-        extra_bytes: what these take more.
+        extra_bytes: bytes that it takes more at more bits.
     """
 
     bits: int
@@ -46,24 +47,30 @@ class Finding:
 
     @property
     def gain(self) -> float:
-        """Error that a byte saves."""
+        """Error saved per byte."""
         return (self.error - self.kept_error) / self.extra_bytes
 
 
-def measured(
-    model: Streamed, rows: list[Tensor], room: Room, schemes: Mapping[str, Scheme], keep_bits: int
-) -> dict[str, Finding]:
-    """What rounding does to every matrix that is to have fewer than `keep_bits`, by full module name.
+def measure_sensitivity(
+    model: Streamed,
+    rows: list[Tensor],
+    buffer: ActivationBuffer,
+    schemes: Mapping[str, Scheme],
+    keep_bits: int,
+) -> dict[str, MatrixSensitivity]:
+    """Measure every matrix that is assigned fewer than `keep_bits`, by full module name.
 
     Args:
-        model: the model in floating point, of which one layer is in memory at a time.
+        model: the model in floating point; one layer is in memory at a time.
         rows: calibration rows, int64 [2, seq].
-        room: for the hidden states.
-        schemes: of the matrices, head included; those of an untied embedding and of experts are passed over.
-        keep_bits: what they are compared with.
+        buffer: storage for the hidden states.
+        schemes: schemes of the matrices, head included. An untied embedding and the routed experts
+            are not measured.
+        keep_bits: the higher number of bits.
     """
-    architecture, found = model.architecture, dict[str, Finding]()
-    states, calls = first_inputs(model, rows, room)
+    architecture = model.architecture
+    found = dict[str, MatrixSensitivity]()
+    states, calls = first_inputs(model, rows, buffer)
     with progress("measuring sensitivity", len(model.layers)) as bar, torch.no_grad():
         for layer, call in zip(architecture.layers, calls, strict=True):
             with model.held(layer.index) as module:
@@ -72,7 +79,7 @@ def measured(
                     scheme = schemes.get(layer.full(name))
                     if scheme and scheme.bits < keep_bits:
                         weight = weight_of(module.get_submodule(name))
-                        found[layer.full(name)] = _finding([weight], hessian, scheme, keep_bits)
+                        found[layer.full(name)] = _sensitivity([weight], hessian, scheme, keep_bits)
             bar.advance(note=f"layer {layer.index + 1}/{len(model.layers)}")
         own = f"{architecture.head}.weight" in model.specs
         head = architecture.head if own else architecture.embedding
@@ -82,35 +89,39 @@ def measured(
                 for rows in rows_of(model.path, f"{head}.weight", ROWS)
                 for part in rows.split(1024)
             )
-            found[head] = _finding(blocks, _head_hessian(model, states), scheme, keep_bits)
+            found[head] = _sensitivity(blocks, _head_hessian(model, states), scheme, keep_bits)
     return found
 
 
 def _hessians(
     layer: Layer, module: nn.Module, call: LayerCall, states: Activations
 ) -> dict[str, Tensor]:
-    """Run a layer on the states, which become its outputs; the sum of outer products of what entered each linear in it."""
-    grams, hooks = dict[str, Gram](), []
+    """Replace the states by the outputs of a layer, and return the Hessian of each linear layer."""
+    hessians = dict[str, Hessian]()
+    hooks = []
     groups = layer.input_groups
     for group in groups:
         first = module.get_submodule(group[0])
-        gram = grams[group[0]] = Gram(weight_of(first).shape[1], states.device)
-        hooks.append(first.register_forward_pre_hook(_adding_to(gram)))
+        hessian = hessians[group[0]] = Hessian(weight_of(first).shape[1], states.device)
+        hooks.append(first.register_forward_pre_hook(_add_inputs(hessian)))
     try:
         advance(module, states, call)
     finally:
         for hook in hooks:
             hook.remove()
-    sums = {group: grams[group[0]].matrix() for group in groups}
-    return {name: hessian for group, hessian in sums.items() for name in group}
+    matrices = {group: hessians[group[0]].matrix() for group in groups}
+    return {name: matrix for group, matrix in matrices.items() for name in group}
 
 
-def _adding_to(gram: Gram) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    return lambda _module, args: gram.add(args[0])
+def _add_inputs(hessian: Hessian) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """A forward pre-hook that adds the inputs of a module to a Hessian."""
+    return lambda _module, args: hessian.add(args[0])
 
 
-def _finding(blocks: Iterable[Tensor], hessian: Tensor, scheme: Scheme, keep_bits: int) -> Finding:
-    """From the rows of a matrix, block by block."""
+def _sensitivity(
+    blocks: Iterable[Tensor], hessian: Tensor, scheme: Scheme, keep_bits: int
+) -> MatrixSensitivity:
+    """Measure one matrix, whose rows are given block by block."""
     total = error = kept = 0.0
     outputs = width = 0
     better = replace(scheme, bits=keep_bits)
@@ -120,37 +131,48 @@ def _finding(blocks: Iterable[Tensor], hessian: Tensor, scheme: Scheme, keep_bit
         few, more = (rtn(weight, s).dequantize() - weight for s in (scheme, better))
         error += energy(few, hessian)
         kept += energy(more, hessian)
-        outputs, width = outputs + len(weight), weight.shape[1]
+        outputs += len(weight)
+        width = weight.shape[1]
     total = max(total, 1e-30)
     extra = stored_bytes((outputs, width), better) - stored_bytes((outputs, width), scheme)
-    return Finding(scheme.bits, error / total, kept / total, extra)
+    return MatrixSensitivity(scheme.bits, error / total, kept / total, extra)
 
 
 def _head_hessian(model: Streamed, states: Activations) -> Tensor:
-    """The sum of outer products of what enters the head, from what the last layer put out."""
+    """The Hessian of the head's inputs, from the outputs of the last layer."""
     head = model.skeleton.get_submodule(model.architecture.head)
-    gram = Gram(states.shape[2], states.device)
-    hook = head.register_forward_pre_hook(_adding_to(gram))
+    hessian = Hessian(states.shape[2], states.device)
+    hook = head.register_forward_pre_hook(_add_inputs(hessian))
     try:
         for row in range(len(states)):
             with closing(model.logit_parts(states[row])) as parts:
-                next(parts)  # the first part of the vocabulary is enough to see what enters
+                next(parts)  # the first part of the vocabulary has the same inputs as the others
     finally:
         hook.remove()
-    return gram.matrix()
+    return hessian.matrix()
 
 
-def worth_keeping(found: Mapping[str, Finding], budget: int) -> list[str]:
-    """The matrices that save the most error a byte, as many as the budget of bytes allows."""
-    kept, left = list[str](), budget
-    for name, finding in sorted(found.items(), key=lambda item: -item[1].gain):
-        if finding.extra_bytes <= left and finding.gain > 0:
+def select_matrices(found: Mapping[str, MatrixSensitivity], budget: int) -> list[str]:
+    """Select the matrices that save the most error per byte, within a budget of bytes."""
+    kept = list[str]()
+    left = budget
+    for name, matrix in _by_gain(found).items():
+        if matrix.extra_bytes <= left and matrix.gain > 0:
             kept.append(name)
-            left -= finding.extra_bytes
+            left -= matrix.extra_bytes
     return kept
 
 
-def table(found: Mapping[str, Finding], kept: list[str]) -> dict[str, dict[str, float]]:
-    """The findings for the report, worst first, and whether each matrix was kept."""
-    order = sorted(found.items(), key=lambda item: -item[1].gain)
-    return {name: {**asdict(finding), "kept": float(name in kept)} for name, finding in order}
+def sensitivity_report(
+    found: Mapping[str, MatrixSensitivity], kept: list[str]
+) -> dict[str, dict[str, float]]:
+    """The measurements for the ledger, largest gain first, and whether each matrix was kept."""
+    return {
+        name: {**asdict(matrix), "kept": float(name in kept)}
+        for name, matrix in _by_gain(found).items()
+    }
+
+
+def _by_gain(found: Mapping[str, MatrixSensitivity]) -> dict[str, MatrixSensitivity]:
+    """The measurements, largest gain first."""
+    return dict(sorted(found.items(), key=lambda item: -item[1].gain))

@@ -1,4 +1,4 @@
-"""SmoothQuant (Xiao et al. 2022): activations lend their outliers to the weights, so that both can be rounded to 8 bits."""
+"""SmoothQuant (Xiao et al. 2022): move outliers from activations to weights, to round both."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from torch import Tensor
 __all__ = ["smooth_factors"]
 
 SMALLEST = 1e-5
+"""Smallest peak and smallest factor; 1 / SMALLEST is the largest factor."""
 
 
 def smooth_factors(activations: Tensor, weights: Tensor, alpha: float) -> Tensor:
-    """Factors on the channels of a writer: peak |x|^alpha / peak |w|^(1 - alpha) (equation 4 of the paper).
+    """Factors on channels: peak |x|^alpha / peak |w|^(1 - alpha) (equation 4 of the paper).
 
     Args:
-        activations: float32 [channels], the largest |x| that comes out of each.
-        weights: float32 [channels], the largest |w| that reads it.
-        alpha: how much of the difficulty moves to the weights, 0 .. 1.
+        activations: float32 [channels], the largest |x| of each channel of the writer.
+        weights: float32 [channels], the largest |w| of the weights that read it.
+        alpha: how much of the activations' range moves to the weights, 0 .. 1.
 
     Returns:
-        Positive float32 [channels]; 1 where nothing was ever seen, or nothing reads.
+        Positive float32 [channels]; 1 where the activations or the weights are all zero.
     """
     factors = activations.clamp_min(SMALLEST) ** alpha / weights.clamp_min(SMALLEST) ** (1 - alpha)
     return torch.where(

@@ -1,4 +1,4 @@
-"""The quantize step: its place in recipes and plans."""
+"""The quantize step of recipes: what it produces, what it costs, and how it is run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["QuantizeStep"]
 
 FLOAT32 = 4
-"""Bytes."""
+"""Bytes of a float32."""
 
 
 class QuantizeStep(Step[QuantizeOptions]):
-    """Round the weights to few bits and pack them."""
+    """Round the weights to few bits and write a packed checkpoint."""
 
     kind = "quantize"
     Options = QuantizeOptions
@@ -45,7 +45,7 @@ class QuantizeStep(Step[QuantizeOptions]):
     def cost(
         self, options: QuantizeOptions, source: State, result: State, plan: PlanContext
     ) -> Cost:
-        """One calibration pass and one solve per layer, and the journal of finished layers."""
+        """Calibration and GPTQ of every layer; on disk, the journal of finished layers."""
         from ..calibration.operations import layerwise_operations
 
         return Cost(
@@ -64,9 +64,10 @@ class QuantizeStep(Step[QuantizeOptions]):
 
 
 def _memory(source: State, plan: PlanContext) -> float:
-    """Bytes of one layer twice, hidden states, the Hessian and its factor, and weight copies."""
+    """Bytes of memory: one layer twice, hidden states, a Hessian and its factor, weight copies."""
     model = source.architecture
-    kinds, layer = model.linear_counts(), model.weights_of_all_kinds
+    kinds = model.linear_counts()
+    layer = model.weights_of_all_kinds
     widest = max(kind.in_features for kind in kinds)
     largest = max(kind.weights for kind in kinds)
     outputs = {name for layer in model.layers for name in layer.outputs}
@@ -76,8 +77,8 @@ def _memory(source: State, plan: PlanContext) -> float:
 
 
 def _journal_bytes(options: QuantizeOptions, source: State, plan: PlanContext) -> int:
-    """Bytes of finished layers and of two sets of hidden states, kept until the step is done."""
-    from .assignment import choose
+    """Bytes of finished layers and two sets of hidden states, on disk until the step ends."""
+    from .assignment import assign_schemes
 
-    layers = choose(source.architecture, options).quantized_bytes
+    layers = assign_schemes(source.architecture, options).quantized_bytes
     return layers + 2 * FLOAT32 * plan.tokens * source.architecture.hidden_size

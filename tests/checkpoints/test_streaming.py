@@ -16,12 +16,13 @@ from torch import Tensor
 from edgewright.checkpoints.files import read_config, read_state
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import InMemory, Streamed
-from edgewright.compress.calibration.activation_buffer import Room
+from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.calibration.layer_inputs import first_inputs
-from edgewright.compress.quantize.one_pass import observed_layers
+from edgewright.compress.quantize.one_pass import one_pass_layers
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.scaling import Scaler
-from edgewright.compress.quantize.sequential import Run, quantized_layers
+from edgewright.compress.quantize.sequential import sequential_layers
+from edgewright.compress.quantize.session import QuantizeSession
 from edgewright.errors import UsageError
 from edgewright.models import FAMILIES, architecture
 from edgewright.steps.context import StepContext
@@ -47,13 +48,13 @@ def test_the_same_logits(
 ) -> None:
     folder = sharded(copy_model(family, dtype=dtype))
     rows = context.calibration.rows(folder, 0)[:2]
-    whole, model = load_model(folder), Streamed(folder)
+    whole = load_model(folder)
+    model = Streamed(folder)
     with torch.no_grad():
         expected = torch.cat([whole(input_ids=row[:1], use_cache=False).logits for row in rows])
     assert torch.equal(streamed_logits(model, rows), expected)
-    assert torch.equal(
-        streamed_logits(model, rows), expected
-    )  # what was held before has left no trace
+    # The first pass has left no trace.
+    assert torch.equal(streamed_logits(model, rows), expected)
     assert all(p.is_meta for layer in model.layers for p in layer.parameters())
 
 
@@ -76,24 +77,25 @@ def test_the_same_integers(
             family, num_hidden_layers=2, intermediate_size=256, dtype="bfloat16", layer_types=None
         )
     )
-    rows, options = (
-        context.calibration.rows(folder, 0),
-        QuantizeOptions(method=method, group_size=64),
-    )
+    rows = context.calibration.rows(folder, 0)
+    options = QuantizeOptions(method=method, group_size=64)
     whole = InMemory(load_model(folder), architecture(read_config(folder)))
-    runs = Run(options), Run(options)
+    runs = QuantizeSession(options), QuantizeSession(options)
     made = [
         list(
-            quantized_layers(
+            sequential_layers(
                 run,
                 model,
                 rows,
-                room,
+                buffer,
                 Scaler(run, torch.bfloat16),
             )
         )
-        for run, model, room in zip(
-            runs, (whole, Streamed(folder)), (Room(), Room(0, tmp_path)), strict=True
+        for run, model, buffer in zip(
+            runs,
+            (whole, Streamed(folder)),
+            (ActivationBuffer(), ActivationBuffer(0, tmp_path)),
+            strict=True,
         )
     ]
     assert runs[0] == runs[1]
@@ -109,7 +111,7 @@ def test_the_same_integers(
 @pytest.mark.parametrize(
     ("method", "family"), [("awq", "gemma3_text"), ("int8", "qwen2"), ("smoothquant", "llama")]
 )
-def test_the_same_integers_from_one_look(
+def test_one_pass_gives_the_same_integers(
     method: Any, family: str, copy_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
     folder = sharded(
@@ -117,21 +119,23 @@ def test_the_same_integers_from_one_look(
             family, num_hidden_layers=2, intermediate_size=256, dtype="bfloat16", layer_types=None
         )
     )
-    rows, options = context.calibration.rows(folder, 0), QuantizeOptions(method=method)
-    runs, made = (Run(options), Run(options)), []
-    for run, model, room in zip(
+    rows = context.calibration.rows(folder, 0)
+    options = QuantizeOptions(method=method)
+    runs = (QuantizeSession(options), QuantizeSession(options))
+    made = []
+    for run, model, buffer in zip(
         runs,
         (InMemory(load_model(folder), architecture(read_config(folder))), Streamed(folder)),
-        (Room(), Room(0, tmp_path)),
+        (ActivationBuffer(), ActivationBuffer(0, tmp_path)),
         strict=True,
     ):
         made.append(
             list(
-                observed_layers(
+                one_pass_layers(
                     run,
                     model,
                     rows,
-                    room,
+                    buffer,
                     Scaler(run, torch.bfloat16),
                 )
             )

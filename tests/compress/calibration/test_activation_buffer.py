@@ -1,4 +1,4 @@
-"""Hidden states that do not fit their budget: the same numbers from a file that nobody has to remove."""
+"""Hidden states beyond the memory budget: the same values, from a file that needs no cleanup."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from edgewright.checkpoints.files import content_hash
-from edgewright.compress.calibration.activation_buffer import Room
+from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.errors import EdgewrightError
 from edgewright.steps.context import StepContext
@@ -23,7 +23,8 @@ ROW = 4 * 3 * 5
 
 @pytest.mark.parametrize("budget", [None, 0, ROW - 1, ROW, 3 * ROW + 7, 7 * ROW, 10**6])
 def test_what_was_written_is_read(budget: int | None, tmp_path: Path) -> None:
-    states, expected = Room(budget, tmp_path).states(7, 3, 5), torch.zeros(7, 3, 5)
+    states = ActivationBuffer(budget, tmp_path).allocate(7, 3, 5)
+    expected = torch.zeros(7, 3, 5)
     generator = torch.Generator().manual_seed(0)
     for rows in (slice(0, 7), 2, slice(1, 4), slice(3, 7), 6, slice(2, 3)):
         new = torch.randn(expected[rows].shape, generator=generator)
@@ -38,14 +39,16 @@ def test_what_was_written_is_read(budget: int | None, tmp_path: Path) -> None:
 
 
 def test_a_part_of_the_room() -> None:
-    assert Room(12, Path("x")).part(4) == Room(3, Path("x"))
-    assert Room().part(4) == Room()
+    assert ActivationBuffer(12, Path("x")).part(4) == ActivationBuffer(3, Path("x"))
+    assert ActivationBuffer().part(4) == ActivationBuffer()
 
 
 def test_nothing_is_left_even_by_a_killed_process(tmp_path: Path) -> None:
     code = (
-        "import os, sys, torch\nfrom pathlib import Path\nfrom edgewright.compress.calibration.activation_buffer import Room\n"
-        "states = Room(0, Path(sys.argv[1])).states(4, 8, 8)\nstates[0] = torch.ones(1, 8, 8)\n"
+        "import os, sys, torch\nfrom pathlib import Path\n"
+        "from edgewright.compress.calibration.activation_buffer import ActivationBuffer\n"
+        "states = ActivationBuffer(0, Path(sys.argv[1])).allocate(4, 8, 8)\n"
+        "states[0] = torch.ones(1, 8, 8)\n"
         "print(len(os.listdir(sys.argv[1])), flush=True)\nos.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run(
@@ -65,7 +68,7 @@ def test_a_full_disk_is_one_message_beforehand(
     with pytest.raises(
         EdgewrightError, match=r"0.0 GB of activations do not fit: No space left on device"
     ) as caught:
-        Room(ROW, tmp_path).states(7, 3, 5)
+        ActivationBuffer(ROW, tmp_path).allocate(7, 3, 5)
     assert "--activation-budget" in caught.value.hint
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""A layer taken in stages is the layer: the same inputs for every linear, the same states at the end, each met once."""
+"""A walk through a layer gives the same Hessians and outputs as running the whole layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgewright.checkpoints.streaming import Streamed
 from edgewright.compress.calibration import layer_inputs as layerwise
-from edgewright.compress.calibration.activation_buffer import Room
+from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.calibration.layer_inputs import advance, first_inputs, input_hessian
 from edgewright.compress.calibration.layer_walk import LayerWalk
 from edgewright.models import Layer, weight_of
@@ -23,12 +23,17 @@ MakeModel = Callable[..., Path]
 
 
 def walk(
-    source: Path, context: StepContext, change: Callable[[Tensor], Tensor], staged: bool, room: Room
+    source: Path,
+    context: StepContext,
+    change: Callable[[Tensor], Tensor],
+    by_walk: bool,
+    buffer: ActivationBuffer,
 ) -> tuple[list[Tensor], Tensor]:
-    """Every Gram matrix on a walk that changes each group once it was met, and the states at its end."""
-    model, grams = Streamed(source), list[Tensor]()
+    """The Hessians of a walk that changes each group after its visit, and the states at the end."""
+    model = Streamed(source)
+    hessians = list[Tensor]()
     states, calls = first_inputs(model, context.calibration.rows(source, 0))
-    stages = LayerWalk(room)
+    layer_walk = LayerWalk(buffer)
 
     def plain(module: Any, layer: Layer, call: Any) -> Any:
         for group in layer.input_groups:
@@ -37,18 +42,18 @@ def walk(
 
     for layer, call in zip(model.architecture.layers, calls, strict=True):
         with model.held(layer.index) as module, torch.no_grad():
-            staged_groups = stages.visit(module, layer, call, states)
-            for group, gram in staged_groups if staged else plain(module, layer, call):
-                grams.append(gram)
+            walk_groups = layer_walk.visit(module, layer, call, states)
+            for group, hessian in walk_groups if by_walk else plain(module, layer, call):
+                hessians.append(hessian)
                 for name in group:
                     weight = weight_of(module.get_submodule(name))
                     weight.copy_(change(weight))
-    return grams, states[: len(states)]
+    return hessians, states[: len(states)]
 
 
 @pytest.mark.parametrize("family", DENSE)
 @pytest.mark.parametrize("budget", [None, 4096])
-def test_stages_see_what_the_layer_would_see(
+def test_a_walk_sees_the_inputs_of_the_layer(
     family: str, budget: int | None, make_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
     source = make_model(family)
@@ -56,13 +61,13 @@ def test_stages_see_what_the_layer_would_see(
     def coarse(weight: Tensor) -> Tensor:
         return (weight * 16).round() / 16
 
-    ours, ended = walk(source, context, coarse, True, Room(budget, tmp_path))
-    expected, wanted = walk(source, context, coarse, False, Room())
+    ours, ended = walk(source, context, coarse, True, ActivationBuffer(budget, tmp_path))
+    expected, wanted = walk(source, context, coarse, False, ActivationBuffer())
     assert len(ours) == len(expected)
     for one, other in zip(ours, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.diagonal().max()))
     torch.testing.assert_close(ended, wanted, rtol=1e-4, atol=1e-5)
-    unchanged, _ = walk(source, context, lambda weight: weight, False, Room())
+    unchanged, _ = walk(source, context, lambda weight: weight, False, ActivationBuffer())
     assert not torch.allclose(ended, _, rtol=1e-3)  # the change is one that shows
     assert torch.equal(unchanged[0], expected[0])
 
@@ -82,15 +87,19 @@ def test_only_a_mask_that_hides_the_future_alone_is_left_to_the_kernel() -> None
 def test_a_gram_matrix_of_some_tokens_is_a_share_of_the_whole(
     make_model: MakeModel, context: StepContext
 ) -> None:
-    """As many as were asked for in the mean, drawn alike in every walk; more than there are is all."""
+    """The mean number of tokens is as requested, and every walk draws the same tokens."""
     source = make_model("llama")
-    model, rows = Streamed(source), context.calibration.rows(source, 0)
+    model = Streamed(source)
+    rows = context.calibration.rows(source, 0)
     found: dict[int | None, list[Tensor]] = {}
     for tokens in (None, 1, 10**6):
         states, calls = first_inputs(model, rows)
-        stages, layer = LayerWalk(Room(), tokens=tokens), model.architecture.layers[0]
+        layer_walk = LayerWalk(ActivationBuffer(), tokens=tokens)
+        layer = model.architecture.layers[0]
         with model.held(0) as module, torch.no_grad():
-            found[tokens] = [gram for _, gram in stages.visit(module, layer, calls[0], states)]
+            found[tokens] = [
+                hessian for _, hessian in layer_walk.visit(module, layer, calls[0], states)
+            ]
     total = len(rows) * rows[0].shape[1]
     for whole, some, more in zip(found[None], found[1], found[10**6], strict=True):
         assert torch.equal(whole, more)

@@ -1,4 +1,4 @@
-"""AWQ: the search for scales, the search for ranges, the layout on disk, and the step that puts them together."""
+"""AWQ: the search for scales, the search for clipped ranges, and the whole step."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from test_quantize import linears, logits, small
 from torch import Tensor
 
 from edgewright.checkpoints.files import read_config, read_state
-from edgewright.checkpoints.layouts import PackedLinear, Scheme, layout_of
+from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.layouts.awq import Awq
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.quantize.awq import awq_factors, clipped, dequantized
+from edgewright.compress.quantize.awq import awq_factors, round_clipped, round_trip
 from edgewright.compress.quantize.gptq import rtn
-from edgewright.compress.quantize.input_statistics import Inputs, Watch
+from edgewright.compress.quantize.input_statistics import InputStatistics, StatisticsCollector
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError
 from edgewright.steps.context import StepContext
 
 MakeModel = Callable[..., Path]
-OUT, WIDTH = 32, 128
+OUT = 32
+WIDTH = 128
 AWQ = Awq()
 
 
-def sample(seed: int = 0, tokens: int = 400) -> tuple[Tensor, Tensor, Inputs]:
+def sample(seed: int = 0, tokens: int = 400) -> tuple[Tensor, Tensor, InputStatistics]:
     """A weight, and inputs of which a few channels are a hundred times larger than the others."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(OUT, WIDTH, generator=generator)
@@ -40,39 +41,40 @@ def sample(seed: int = 0, tokens: int = 400) -> tuple[Tensor, Tensor, Inputs]:
     return weight, x, seen(x)
 
 
-def seen(x: Tensor, share: float = 1, pieces: tuple[int, ...] = (400,)) -> Inputs:
-    watch = Watch(WIDTH, share=share)
+def seen(x: Tensor, share: float = 1, pieces: tuple[int, ...] = (400,)) -> InputStatistics:
+    watch = StatisticsCollector(WIDTH, share=share)
     for piece in x.split(pieces):
         watch.add(piece)
-    return watch.inputs()
+    return watch.result()
 
 
 def test_inputs_are_counted_as_they_come() -> None:
     _, x, inputs = sample()
     parts = seen(x, 1, (1, 7, 2, 300, 90))
-    assert seen(x, 0).gram.numel() == 0
+    assert seen(x, 0).hessian.numel() == 0
     torch.testing.assert_close(parts.mean, x.abs().mean(0))
     assert torch.equal(parts.peak, x.abs().amax(0))
-    torch.testing.assert_close(parts.gram, x.t() @ x, rtol=1e-4, atol=0.1)
+    torch.testing.assert_close(parts.hessian, x.t() @ x, rtol=1e-4, atol=0.1)
     third = seen(x, 1 / 3)
-    assert torch.equal(third.gram, seen(x, 1 / 3).gram)
-    assert 0.2 < float(third.gram.diagonal().sum() / inputs.gram.diagonal().sum()) < 0.5
+    assert torch.equal(third.hessian, seen(x, 1 / 3).hessian)
+    assert 0.2 < float(third.hessian.diagonal().sum() / inputs.hessian.diagonal().sum()) < 0.5
     torch.testing.assert_close(third.mean, inputs.mean)
-    torch.testing.assert_close(inputs.gram, x.t() @ x, rtol=1e-4, atol=0.1)
+    torch.testing.assert_close(inputs.hessian, x.t() @ x, rtol=1e-4, atol=0.1)
     factors = torch.rand(WIDTH, generator=torch.Generator().manual_seed(1)) + 0.5
     divided = inputs.divided(factors)
     torch.testing.assert_close(
-        divided.gram, (x / factors).t() @ (x / factors), rtol=1e-4, atol=1e-2
+        divided.hessian, (x / factors).t() @ (x / factors), rtol=1e-4, atol=1e-2
     )
     torch.testing.assert_close(divided.peak, (x / factors).abs().amax(0))
 
 
-def test_scales_bring_the_outputs_closer_and_the_errors_told_are_true() -> None:
+def test_scales_lower_the_output_error_and_the_reported_errors_are_true() -> None:
     weight, x, inputs = sample()
-    scheme, channels = Scheme(4, 32), torch.arange(WIDTH)
+    scheme = Scheme(4, 32)
+    channels = torch.arange(WIDTH)
     factors, before, after = awq_factors([(weight, scheme)], inputs, inputs.mean, channels)
-    plain = ((dequantized(weight, scheme) - weight) @ x.t()).square().sum()
-    scaled = ((dequantized(weight * factors, scheme) / factors - weight) @ x.t()).square().sum()
+    plain = ((round_trip(weight, scheme) - weight) @ x.t()).square().sum()
+    scaled = ((round_trip(weight * factors, scheme) / factors - weight) @ x.t()).square().sum()
     assert before == pytest.approx(float(plain), rel=1e-3)
     assert after == pytest.approx(float(scaled), rel=1e-3)
     assert after < 0.7 * before
@@ -95,7 +97,7 @@ def test_channels_that_were_never_used_keep_their_scale() -> None:
     factors, _, _ = awq_factors([(weight, Scheme())], inputs, inputs.mean, torch.arange(WIDTH))
     assert (factors[5:40] == 1).all()
     assert torch.isfinite(factors).all()
-    dead = Inputs(torch.zeros(WIDTH, WIDTH), torch.zeros(WIDTH), torch.zeros(WIDTH))
+    dead = InputStatistics(torch.zeros(WIDTH, WIDTH), torch.zeros(WIDTH), torch.zeros(WIDTH))
     assert (awq_factors([(weight, Scheme())], dead, dead.mean, torch.arange(WIDTH))[0] == 1).all()
 
 
@@ -107,7 +109,8 @@ def test_clipping_never_loses_on_its_own_measure(bits: int, sym: bool, group: in
     weight, x, inputs = sample(3)
     weight[::4, 7] *= 8  # a weight that widens its group's range for a small input
     scheme = Scheme(bits, group, sym)
-    packed, size = clipped(weight, inputs.gram, scheme), scheme.group(WIDTH)
+    packed = round_clipped(weight, inputs.hessian, scheme)
+    size = scheme.group(WIDTH)
 
     def errors(replacement: Tensor) -> Tensor:
         change = (replacement - weight).view(OUT, -1, size)
@@ -119,61 +122,12 @@ def test_clipping_never_loses_on_its_own_measure(bits: int, sym: bool, group: in
             1,
         )
 
-    ours, plain = errors(packed.dequantize()), errors(dequantized(weight, scheme))
+    ours = errors(packed.dequantize())
+    plain = errors(round_trip(weight, scheme))
     assert (ours <= plain * (1 + 1e-4)).all()
     assert ours.sum() < 0.98 * plain.sum()
     assert packed.sym == sym
     assert packed.zeros.min() > 0
-
-
-def random_packed(sym: bool, group: int, seed: int = 0) -> PackedLinear:
-    generator = torch.Generator().manual_seed(seed)
-    integers = torch.randint(0, 16, (OUT, WIDTH), generator=generator, dtype=torch.uint8)
-    scales = (torch.rand(OUT, WIDTH // group, generator=generator) + 0.01).half().float()
-    zeros = torch.randint(0, 16, (OUT, WIDTH // group), generator=generator, dtype=torch.uint8)
-    return PackedLinear(integers, scales, torch.full_like(zeros, 8) if sym else zeros, 4, group)
-
-
-@pytest.mark.parametrize("group", [32, 64, WIDTH])
-@pytest.mark.parametrize("sym", [True, False])
-def test_layout_round_trip_and_another_reader(sym: bool, group: int) -> None:
-    packed = random_packed(sym, group)
-    parts = AWQ.write(packed)
-    back = AWQ.read(parts, Scheme(4, group, sym), "layer")
-    assert torch.equal(back.integers, packed.integers)
-    assert torch.equal(back.zeros, packed.zeros)
-    assert torch.equal(back.scales, packed.scales)
-    assert (back.bits, back.group_size, back.sym) == (4, group, sym)
-    assert torch.equal(dequantize_awq(parts), packed.dequantize())
-    specs = AWQ.specs(OUT, WIDTH, Scheme(4, group, sym))
-    assert {n: (t.shape, t.dtype) for n, t in parts.items()} == {
-        n: (t.shape, t.dtype) for n, t in specs.items()
-    }
-    assert parts["qweight"].shape == (WIDTH, OUT // 8)
-    assert parts["qzeros"].shape == (WIDTH // group, OUT // 8)
-
-
-def test_words_hold_the_outputs_in_the_order_of_the_kernels() -> None:
-    integers = torch.arange(8, dtype=torch.uint8).view(8, 1).expand(8, 32).contiguous()
-    packed = PackedLinear(
-        integers, torch.ones(8, 1), torch.full((8, 1), 8, dtype=torch.uint8), 4, 32
-    )
-    assert int(AWQ.write(packed)["qweight"][0, 0]) & 0xFFFFFFFF == 0x75316420
-    assert int(AWQ.write(packed)["qzeros"][0, 0]) & 0xFFFFFFFF == 0x88888888
-
-
-def test_config_block() -> None:
-    block = AWQ.config(Scheme(4, 128, True), 0.01, ["head"])
-    assert isinstance(layout_of({"quantization_config": block}), Awq)
-    assert (block["version"], block["zero_point"], block["modules_to_not_convert"]) == (
-        "gemm",
-        True,
-        ["head"],
-    )
-    assert AWQ.scheme(block, "any") == Scheme(4, 128, True)
-    assert AWQ.scheme({"w_bit": 4, "q_group_size": 64, "zero_point": True}, "any") == Scheme(
-        4, 64, False
-    )
 
 
 @pytest.fixture(scope="module", params=DENSE)
@@ -192,7 +146,9 @@ def quantized(
 
 def test_what_is_written_is_what_is_loaded(quantized: tuple[Path, Path]) -> None:
     source, out = quantized
-    before, stored, loaded = read_state(source), read_state(out), load_model(out).state_dict()
+    before = read_state(source)
+    stored = read_state(out)
+    loaded = load_model(out).state_dict()
     for module in linears(source):
         parts = part_of(stored, module)
         assert parts.keys() - {"bias"} == {"qweight", "qzeros", "scales"}
@@ -246,11 +202,9 @@ def test_scaling_rounding_and_layout_are_chosen_apart(
 ) -> None:
     source = small(make_model, family)
     quantize(QuantizeOptions(**options), source, tmp_path / "out", context)
-    config, stored, loaded = (
-        read_config(tmp_path / "out"),
-        read_state(tmp_path / "out"),
-        load_model(tmp_path / "out").state_dict(),
-    )
+    config = read_config(tmp_path / "out")
+    stored = read_state(tmp_path / "out")
+    loaded = load_model(tmp_path / "out").state_dict()
     assert config["quantization_config"]["quant_method"] == method
     module = linears(source)[-1]
     parts = part_of(stored, module)
@@ -272,10 +226,11 @@ def test_scaling_rounding_and_layout_are_chosen_apart(
 def test_scaling_helps_where_channels_are_unlike(
     copy_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
-    """Norms that blow up a few channels, as trained models have them: scales give these finer weights."""
+    """Scaling helps if norms amplify a few channels, as in trained models."""
     source = with_loud_channels(small(copy_model, "llama"))
     rows = context.calibration.rows(source, context.seed)
-    expected, kl = logits(source, rows).log_softmax(-1), {}
+    expected = logits(source, rows).log_softmax(-1)
+    kl = {}
     for scaling in ("none", "awq"):
         quantize(
             QuantizeOptions(method="rtn", scaling=scaling, group_size=128, bf16=False),
@@ -296,7 +251,8 @@ def test_half_precision_norms_are_folded_as_they_are_stored(
 ) -> None:
     source = small(make_model, "gemma3_text", dtype="bfloat16")
     quantize(QuantizeOptions(method="awq", group_size=64), source, tmp_path / "out", context)
-    before, after = read_state(source), read_state(tmp_path / "out")
+    before = read_state(source)
+    after = read_state(tmp_path / "out")
     kept = before.keys() & after.keys()
     assert all(after[key].dtype == torch.bfloat16 for key in kept)
     assert 1 <= sum(not torch.equal(after[key], before[key]) for key in kept) <= 4
@@ -351,9 +307,9 @@ def test_the_largest_weight_of_a_group_is_on_the_grid() -> None:
     weight, _, _ = sample(4)
     groups = weight.view(OUT, -1, 32)
     largest = groups.abs() == groups.abs().amax(-1, keepdim=True)
-    ours = dequantized(weight, Scheme(4, 32)).view_as(groups)
+    ours = round_trip(weight, Scheme(4, 32)).view_as(groups)
     torch.testing.assert_close(ours[largest], groups[largest], rtol=1e-3, atol=0)
     assert torch.equal(
-        dequantized(weight, Scheme(4, 32, False)),
+        round_trip(weight, Scheme(4, 32, False)),
         rtn(weight, Scheme(4, 32, False), mse=False).dequantize(),
     )

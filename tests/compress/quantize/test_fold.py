@@ -1,4 +1,4 @@
-"""Factors moved into the operation before a layer leave every family's model as it was; norms are exact as they will be stored."""
+"""Folding factors into the operation before a layer changes no output; norms stay exact on disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEADS = {"multi-head": (4, 4), "grouped": (8, 2), "multi-query": (4, 1)}
 
 
 def factors_for(fold: Fold, layer: torch.nn.Module, seed: int) -> torch.Tensor:
-    """Factors between 1/4 and 4, unlike for every channel."""
+    """Factors between 1/4 and 4, different for every channel."""
     weight = weight_of(layer.get_submodule(fold.writer))
     return (
         torch.rand(len(weight), generator=torch.Generator().manual_seed(seed))
@@ -53,11 +53,9 @@ def test_the_model_stays_what_it_was(family_name: str, heads: str, make_model: M
     }
     path = make_model(family_name, **sizes | layers | biases)
     config = read_config(path)
-    described, model, ids = (
-        architecture(config),
-        load_model(path).double(),
-        torch.arange(7, 39).unsqueeze(0),
-    )
+    described = architecture(config)
+    model = load_model(path).double()
+    ids = torch.arange(7, 39).unsqueeze(0)
     with torch.no_grad():
         before = model(input_ids=ids).logits
         changed = 0
@@ -96,7 +94,7 @@ def test_a_norm_is_exact_as_it_will_be_stored(dtype: torch.dtype, offset: float)
 
 
 def test_a_norm_that_would_fall_silent_is_left_alone() -> None:
-    """Gemma stores weight - 1: divided by 1000, a scale of 1 would round to -1 in bfloat16, which is nothing at all."""
+    """Gemma stores weight - 1: 1 / 1000 would round to -1 in bfloat16, that is, to zero."""
     divided, factors = divided_norm(
         torch.tensor([0.0, 0.5]), torch.tensor([1e4, 2.0]), 1.0, torch.bfloat16
     )

@@ -1,4 +1,4 @@
-"""GPTQ as tensor functions: its limits, its failures, and a second, slower implementation from the paper's equations."""
+"""GPTQ as tensor functions: limits, failures, and a slow version from the equations of the paper."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from edgewright.checkpoints.layouts import PackedLinear, Scheme
 from edgewright.checkpoints.layouts.gptq import Gptq
-from edgewright.compress.calibration.gram import Gram, output_error
+from edgewright.compress.calibration.hessian import Hessian, output_error
 from edgewright.compress.quantize.gptq import gptq, rtn
-from edgewright.compress.quantize.grid import SMALLEST_SCALE, Grid, fit_grid, round_to_grid
-from edgewright.compress.quantize.refine import refine_scales, refine_weights
+from edgewright.compress.quantize.grid import SMALLEST_SCALE, round_to_grid
 
-OUT, WIDTH = 24, 256
+OUT = 24
+WIDTH = 256
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -29,15 +29,15 @@ def random_weight(seed: int = 0, out: int = OUT, width: int = WIDTH) -> Tensor:
 
 
 def correlated_hessian(seed: int = 2, width: int = WIDTH, rows: int = 1024) -> Tensor:
-    """From inputs that live mostly in a subspace and whose channels differ in energy."""
+    """A Hessian of inputs that lie mostly in a subspace, with channels of different energy."""
     g = generator(seed)
     mix = torch.randn(width // 4, width, generator=g)
     inputs = torch.randn(rows, width // 4, generator=g) @ mix + 0.3 * torch.randn(
         rows, width, generator=g
     )
-    gram = Gram(width)
-    gram.add(inputs * torch.logspace(-1, 0.5, width)[torch.randperm(width, generator=g)])
-    return gram.matrix()
+    hessian = Hessian(width)
+    hessian.add(inputs * torch.logspace(-1, 0.5, width)[torch.randperm(width, generator=g)])
+    return hessian.matrix()
 
 
 def nearest(weight: Tensor, packed: PackedLinear) -> Tensor:
@@ -51,18 +51,20 @@ def nearest(weight: Tensor, packed: PackedLinear) -> Tensor:
 def slow_gptq(
     weight: Tensor, hessian: Tensor, grid: PackedLinear, act_order: bool, damp: float
 ) -> Tensor:
-    """Equations (2) and (3) of the paper as they stand: quantize a column, update the others, eliminate it from the inverse."""
-    w, h = weight.double().clone(), hessian.double().clone()
+    """Equations (2) and (3) of the paper, literally.
+
+    Quantize a column, update the others, and eliminate it from the inverse.
+    """
+    w = weight.double().clone()
+    h = hessian.double().clone()
     h.diagonal().add_(damp * h.diagonal().mean())
     inverse = torch.linalg.inv(h)
     order = h.diagonal().argsort(descending=True).tolist() if act_order else range(w.shape[1])
     integers = torch.zeros_like(w)
     left = torch.ones(w.shape[1], dtype=torch.bool)
     for q in order:
-        scale, zero = (
-            grid.scales[:, q // grid.group_size].double(),
-            grid.zeros[:, q // grid.group_size].double(),
-        )
+        scale = grid.scales[:, q // grid.group_size].double()
+        zero = grid.zeros[:, q // grid.group_size].double()
         integers[:, q] = (w[:, q] / scale + zero).round().clamp(0, 2**grid.bits - 1)
         error = (w[:, q] - (integers[:, q] - zero) * scale) / inverse[q, q]
         left[q] = False
@@ -79,7 +81,8 @@ def slow_gptq(
 def test_matches_the_papers_equations(
     act_order: bool, bits: int, sym: bool, group: int, width: int
 ) -> None:
-    weight, hessian = random_weight(width=width), correlated_hessian(width=width)
+    weight = random_weight(width=width)
+    hessian = correlated_hessian(width=width)
     plain = rtn(weight, Scheme(bits, group, sym))
     ours = gptq(weight, hessian, Scheme(bits, group, sym), act_order, damp=0.01)
     expected = slow_gptq(weight, hessian, ours.packed, act_order, damp=0.01)
@@ -97,7 +100,8 @@ def test_matches_the_papers_equations(
 
 
 def test_order_makes_a_difference() -> None:
-    weight, hessian = random_weight(), correlated_hessian()
+    weight = random_weight()
+    hessian = correlated_hessian()
     ordered, plain = (
         gptq(weight, hessian, Scheme(4, 128), act_order).packed for act_order in (True, False)
     )
@@ -118,7 +122,8 @@ def test_independent_inputs_leave_nothing_to_make_up_for(
 @pytest.mark.parametrize("act_order", [True, False])
 @pytest.mark.parametrize("sym", [True, False])
 def test_beats_rounding_on_correlated_inputs(act_order: bool, sym: bool) -> None:
-    weight, hessian = random_weight(), correlated_hessian()
+    weight = random_weight()
+    hessian = correlated_hessian()
     ours = output_error(
         weight, gptq(weight, hessian, Scheme(4, 128, sym), act_order).packed.dequantize(), hessian
     )
@@ -127,7 +132,8 @@ def test_beats_rounding_on_correlated_inputs(act_order: bool, sym: bool) -> None
 
 
 def test_smaller_groups_err_less() -> None:
-    weight, hessian = random_weight(), correlated_hessian()
+    weight = random_weight()
+    hessian = correlated_hessian()
     errors = [
         output_error(weight, gptq(weight, hessian, Scheme(4, group)).packed.dequantize(), hessian)
         for group in (32, 64, 128, 256)
@@ -137,7 +143,8 @@ def test_smaller_groups_err_less() -> None:
 
 
 def test_eight_bits_err_less_than_four() -> None:
-    weight, hessian = random_weight(), correlated_hessian()
+    weight = random_weight()
+    hessian = correlated_hessian()
     four, eight = (
         output_error(weight, gptq(weight, hessian, Scheme(b, 128)).packed.dequantize(), hessian)
         for b in (4, 8)
@@ -157,7 +164,8 @@ def test_every_scale_is_an_exact_positive_float16(sym: bool, factor: float) -> N
 
 
 def test_groups_stay_contiguous_with_act_order() -> None:
-    weight, hessian = random_weight(), correlated_hessian()
+    weight = random_weight()
+    hessian = correlated_hessian()
     packed = gptq(weight, hessian, Scheme(4, 64), act_order=True).packed
     assert Gptq().write(packed)["g_idx"].tolist() == [k // 64 for k in range(WIDTH)]
     assert (
@@ -212,11 +220,14 @@ def test_unusable_hessian_falls_back_to_rounding(kind: str) -> None:
 
 @pytest.mark.parametrize("act_order", [True, False])
 def test_dead_inputs_keep_their_rounded_weight(act_order: bool) -> None:
-    weight, hessian = random_weight(), correlated_hessian()
+    weight = random_weight()
+    hessian = correlated_hessian()
     dead = torch.tensor([0, 17, 130, 255])
-    hessian[dead], hessian[:, dead] = 0, 0
+    hessian[dead] = 0
+    hessian[:, dead] = 0
     result = gptq(weight, hessian, Scheme(4, 128), act_order)
-    plain, packed = rtn(weight, Scheme(4, 128)), result.packed
+    plain = rtn(weight, Scheme(4, 128))
+    packed = result.packed
     assert torch.equal(packed.integers[:, dead].float(), nearest(weight, packed)[:, dead])
     assert result.packed.dequantize()[:, dead].abs().sum(0).min() > 0
     assert not torch.equal(result.packed.integers, plain.integers)
@@ -224,7 +235,8 @@ def test_dead_inputs_keep_their_rounded_weight(act_order: bool) -> None:
 
 @pytest.mark.parametrize("factor", [2.0**20, 2.0**-20, 3.7])
 def test_scale_of_the_hessian_does_not_matter(factor: float) -> None:
-    weight, hessian = random_weight(), correlated_hessian()
+    weight = random_weight()
+    hessian = correlated_hessian()
     same = (
         gptq(weight, hessian * factor, Scheme(4, 128)).packed.integers
         == gptq(weight, hessian, Scheme(4, 128)).packed.integers
@@ -233,7 +245,8 @@ def test_scale_of_the_hessian_does_not_matter(factor: float) -> None:
 
 
 def test_inputs_are_left_alone() -> None:
-    weight, hessian = random_weight(), correlated_hessian()
+    weight = random_weight()
+    hessian = correlated_hessian()
     before = weight.clone(), hessian.clone()
     gptq(weight, hessian, Scheme(4, 128))
     assert torch.equal(weight, before[0])
@@ -242,10 +255,10 @@ def test_inputs_are_left_alone() -> None:
 
 def test_hessian_is_the_sum_of_outer_products() -> None:
     inputs = torch.randn(2, 5, 8, generator=generator(7)).to(torch.bfloat16)
-    gram = Gram(8)
-    gram.add(inputs)
-    gram.add(inputs[0])
-    hessian = gram.matrix()
+    collected = Hessian(8)
+    collected.add(inputs)
+    collected.add(inputs[0])
+    hessian = collected.matrix()
     rows = [*inputs[0].double(), *inputs[1].double(), *inputs[0].double()]
     torch.testing.assert_close(
         hessian.double(),
@@ -256,109 +269,14 @@ def test_hessian_is_the_sum_of_outer_products() -> None:
 
 
 def test_output_error_is_that_of_the_outputs() -> None:
-    weight, inputs = random_weight(), torch.randn(64, WIDTH, generator=generator(8))
-    gram = Gram(WIDTH)
-    gram.add(inputs)
-    hessian = gram.matrix()
+    weight = random_weight()
+    inputs = torch.randn(64, WIDTH, generator=generator(8))
+    collected = Hessian(WIDTH)
+    collected.add(inputs)
+    hessian = collected.matrix()
     rounded = rtn(weight, Scheme(4, 64)).dequantize()
     expected = (inputs @ (rounded - weight).t()).square().sum() / (
         inputs @ weight.t()
     ).square().sum()
     assert output_error(weight, rounded, hessian) == pytest.approx(float(expected), rel=1e-3)
     assert output_error(weight, weight, hessian) == 0
-
-
-def test_clipping_search_errs_less_than_the_whole_range() -> None:
-    weight = random_weight()
-    searched, whole = (
-        rtn(weight, Scheme(4, 128), mse).dequantize() - weight for mse in (True, False)
-    )
-    assert searched.abs().pow(2.4).sum() < whole.abs().pow(2.4).sum()
-    assert (
-        searched.abs().pow(2.4).view(OUT, -1, 128).sum(-1)
-        <= whole.abs().pow(2.4).view(OUT, -1, 128).sum(-1)
-    ).all()
-
-
-def test_without_search_the_largest_weight_sets_the_scale() -> None:
-    weight = random_weight()
-    grid = fit_grid(weight, 4, 128, True, mse=False)
-    assert torch.equal(
-        grid.scales, (2 * weight.view(OUT, -1, 128).abs().amax(-1) / 15).half().float()
-    )
-    assert (grid.zeros == 8).all()
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("mse", [True, False])
-def test_asymmetric_zero_is_never_zero(bits: int, mse: bool) -> None:
-    """The layout stores zero - 1: a zero of 0 becomes 15, which readers that add one in place carry into its neighbour."""
-    weight = torch.cat([random_weight().abs(), -random_weight().abs(), torch.zeros(2, WIDTH)])
-    packed = rtn(weight, Scheme(bits, 64, False), mse)
-    assert packed.zeros.min() >= 1
-    assert (packed.dequantize() - weight).abs().max() <= packed.scales.max() * (
-        0.51 if not mse else 8
-    )
-
-
-def test_asymmetric_grid_covers_a_lopsided_range() -> None:
-    weight = random_weight().abs() + 0.1
-    lopsided, middle = (
-        output_error(weight, rtn(weight, Scheme(4, 64, sym)).dequantize(), torch.eye(WIDTH))
-        for sym in (False, True)
-    )
-    assert lopsided < 0.5 * middle
-
-
-def test_rounding_stays_inside_the_range() -> None:
-    integers = round_to_grid(
-        torch.tensor([-100.0, 0.4, 0.6, 100.0]), torch.tensor(1.0), torch.tensor(8.0), 4
-    )
-    assert integers.tolist() == [0, 8, 9, 15]
-
-
-@pytest.mark.parametrize("sym", [True, False])
-def test_refining_only_ever_helps(sym: bool) -> None:
-    weight, hessian = random_weight(), correlated_hessian()
-    errors = [
-        output_error(
-            weight, gptq(weight, hessian, Scheme(4, 64, sym), refine=n).packed.dequantize(), hessian
-        )
-        for n in (0, 1, 3)
-    ]
-    assert errors[1] < 0.99 * errors[0]
-    assert errors[2] < errors[1]
-
-
-def test_refined_integers_cannot_be_improved_one_at_a_time() -> None:
-    """Enough sweeps end where no single integer of a row, moved by one, lowers the error."""
-    weight, hessian = random_weight(out=3), correlated_hessian()
-    hessian.diagonal().add_(0.01 * hessian.diagonal().mean())
-    packed = rtn(weight, Scheme(4, 64))
-    grid, order, integers = (
-        Grid(packed.scales, packed.zeros.float(), 4),
-        torch.randperm(WIDTH, generator=generator(4)),
-        packed.integers.float(),
-    )
-    for _ in range(60):
-        integers = refine_weights(weight, hessian, integers, grid, order)
-    scales = packed.scales.repeat_interleave(64, 1)
-    off = (integers - 8) * scales - weight
-    slope, curve = 2 * (off @ hessian) * scales, hessian.diagonal() * scales.square()
-    for step, allowed in ((1, integers < 15), (-1, integers > 0)):
-        assert ((step * slope + curve)[allowed] > -1e-3 * curve.mean()).all()
-
-
-def test_refined_scales_are_the_least_squares_ones() -> None:
-    weight, hessian = random_weight(), correlated_hessian()
-    packed = rtn(weight, Scheme(4, 64))
-    grid = refine_scales(
-        weight, hessian, packed.integers.float(), Grid(packed.scales, packed.zeros.float(), 4)
-    )
-    best = output_error(weight, replace(packed, scales=grid.scales).dequantize(), hessian)
-    assert best < output_error(weight, packed.dequantize(), hessian)
-    for factor in (0.995, 1.005):
-        for group in range(WIDTH // 64):
-            scales = grid.scales.clone()
-            scales[:, group] *= factor
-            assert output_error(weight, replace(packed, scales=scales).dequantize(), hessian) > best

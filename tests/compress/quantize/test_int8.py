@@ -1,4 +1,4 @@
-"""8-bit weights with 8-bit activations: INT8 by token, SmoothQuant on fixed scales, their layouts, and what a loaded model computes."""
+"""8-bit weights and activations: INT8 per token, SmoothQuant with fixed scales, their layouts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def test_a_token_does_not_see_the_others() -> None:
 
 @pytest.mark.parametrize(("method", "peak"), [("int8", None), ("smoothquant", 2.5)])
 def test_layout_round_trip_and_another_reader(method: str, peak: float | None) -> None:
-    weight, layout = noise(24, 40), LAYOUTS[method]
+    weight = noise(24, 40)
+    layout = LAYOUTS[method]
     weight[3] = 0
     packed = pack_int8(weight, peak)
     parts = layout.write(packed)
@@ -117,7 +118,9 @@ def quantized(
 
 def test_what_is_written_is_what_is_loaded(quantized: tuple[Path, Path, str]) -> None:
     source, out, method = quantized
-    stored, loaded, config = read_state(out), load_model(out).state_dict(), read_config(out)
+    stored = read_state(out)
+    loaded = load_model(out).state_dict()
+    config = read_config(out)
     for module in linears(source):
         parts = part_of(stored, module)
         assert parts.keys() - {"bias"} == set(LAYOUTS[method].parts)
@@ -129,9 +132,9 @@ def test_what_is_written_is_what_is_loaded(quantized: tuple[Path, Path, str]) ->
     assert checkpoint_state(out).precision == "int8"
     assert (out / "hf_quant_config.json").exists() == (method == "smoothquant")
     if method == "smoothquant":
-        told = json.loads((out / "hf_quant_config.json").read_text())["quantization"]
-        assert told["quant_algo"] == "W8A8_SQ_PER_CHANNEL"
-        assert told["exclude_modules"] == ["lm_head"]
+        config_file = json.loads((out / "hf_quant_config.json").read_text())["quantization"]
+        assert config_file["quant_algo"] == "W8A8_SQ_PER_CHANNEL"
+        assert config_file["exclude_modules"] == ["lm_head"]
     before = read_state(source)
     kept = before.keys() - {f"{module}.weight" for module in linears(source)}
     changed = [key for key in kept if not torch.equal(stored[key], before[key])]
@@ -140,9 +143,11 @@ def test_what_is_written_is_what_is_loaded(quantized: tuple[Path, Path, str]) ->
 
 
 def test_a_loaded_model_rounds_what_its_layers_are_given(quantized: tuple[Path, Path, str]) -> None:
-    """A second model, put together by hand from the stored tensors, gives the same logits."""
+    """A model that the test builds from the stored tensors gives the same logits."""
     source, out, method = quantized
-    stored, model, plain = read_state(out), load_model(out), load_model(source)
+    stored = read_state(out)
+    model = load_model(out)
+    plain = load_model(source)
     for module in linears(source):
         parts = part_of(stored, module)
         linear: Any = plain.get_submodule(module)
@@ -161,7 +166,8 @@ def test_a_loaded_model_rounds_what_its_layers_are_given(quantized: tuple[Path, 
             plain.get_parameter(key).data = tensor
     ids = torch.arange(20, 28).unsqueeze(0)
     with torch.no_grad():
-        ours, theirs = model(input_ids=ids).logits, plain(input_ids=ids).logits
+        ours = model(input_ids=ids).logits
+        theirs = plain(input_ids=ids).logits
     assert (ours - theirs).abs().mean() <= 2e-3 * theirs.abs().max()
     assert (ours - theirs).abs().max() <= 3e-2 * theirs.abs().max()
 
@@ -171,7 +177,8 @@ def test_it_stays_close_to_the_model(
 ) -> None:
     source, out, method = quantized
     rows = context.calibration.rows(source, context.seed)
-    expected, ours = logits(source, rows).log_softmax(-1), logits(out, rows).log_softmax(-1)
+    expected = logits(source, rows).log_softmax(-1)
+    ours = logits(out, rows).log_softmax(-1)
     kl = float((expected.exp() * (expected - ours)).sum(-1).mean())
     assert kl < (2e-3 if method == "int8" else 2e-2)
 
@@ -181,7 +188,8 @@ def test_without_smoothing_nothing_but_the_linear_layers_changes(
 ) -> None:
     source = small(make_model, "qwen2")
     quantize(QuantizeOptions(method="int8", scaling="none"), source, tmp_path / "out", context)
-    before, after = read_state(source), read_state(tmp_path / "out")
+    before = read_state(source)
+    after = read_state(tmp_path / "out")
     kept = before.keys() - {f"{module}.weight" for module in linears(source)}
     assert all(torch.equal(after[key], before[key]) for key in kept)
 
@@ -189,10 +197,14 @@ def test_without_smoothing_nothing_but_the_linear_layers_changes(
 def test_smoothing_pays_where_channels_are_unlike(
     copy_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
-    """A few channels of the norms a hundred times larger, as in trained models: they would take the whole range of a token."""
+    """SmoothQuant helps if a few channels of the norms are much larger, as in trained models.
+
+    Without it, these channels take the whole range of a token.
+    """
     source = with_loud_channels(small(copy_model, "llama"))
     rows = context.calibration.rows(source, context.seed)
-    expected, kl = logits(source, rows).log_softmax(-1), {}
+    expected = logits(source, rows).log_softmax(-1)
+    kl = {}
     for scaling in ("none", "smoothquant"):
         quantize(
             QuantizeOptions(method="int8", scaling=scaling), source, tmp_path / scaling, context

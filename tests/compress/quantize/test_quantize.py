@@ -1,4 +1,4 @@
-"""The quantize step on every family: what is written, what stays as it was, and on which inputs it was calibrated."""
+"""The quantize step on every family: what it writes, and the inputs that it calibrates on."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from edgewright.checkpoints.layouts import PackedLinear, Scheme
 from edgewright.checkpoints.layouts.gptq import Gptq
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import InMemory
-from edgewright.compress.calibration.activation_buffer import Room
-from edgewright.compress.calibration.gram import Gram
+from edgewright.compress.calibration.activation_buffer import ActivationBuffer
+from edgewright.compress.calibration.hessian import Hessian
 from edgewright.compress.quantize.gptq import gptq
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.compress.quantize.scaling import Scaler
-from edgewright.compress.quantize.sequential import Run, quantized_layers
+from edgewright.compress.quantize.sequential import sequential_layers
+from edgewright.compress.quantize.session import QuantizeSession
 from edgewright.errors import Refused, UsageError
 from edgewright.models import architecture
 from edgewright.steps.context import CalibrationData, StepContext
@@ -39,7 +40,7 @@ def from_gptq(parts: Mapping[str, Tensor], bits: int, name: str) -> PackedLinear
 
 
 def small(make: MakeModel, family: str, **config: Any) -> Path:
-    """Two narrow layers: rounding is slow, and two show what one hands to the next."""
+    """Two narrow layers: fast to quantize, and enough to see the inputs of the second one."""
     sizes = {
         "num_hidden_layers": 2,
         "intermediate_size": 256,
@@ -53,7 +54,7 @@ def small(make: MakeModel, family: str, **config: Any) -> Path:
 
 
 def linears(folder: Path) -> list[str]:
-    """The full names of every linear layer that is to be quantized."""
+    """The full names of all linear layers of the decoder."""
     return list(architecture(read_config(folder)).linears())
 
 
@@ -79,7 +80,9 @@ def quantized(
 
 def test_weights_are_the_integers_and_nothing_else_changes(quantized: tuple[Path, Path]) -> None:
     source, out = quantized
-    before, stored, loaded = read_state(source), read_state(out), load_model(out).state_dict()
+    before = read_state(source)
+    stored = read_state(out)
+    loaded = load_model(out).state_dict()
     packed = linears(source)
     for module in packed:
         parts = part_of(stored, module)
@@ -125,17 +128,22 @@ def test_directory_is_for_readers_of_both_transformers(quantized: tuple[Path, Pa
     assert {k: config[k] for k in unchanged} == unchanged
 
 
-def test_every_layer_saw_what_the_quantized_layers_before_it_put_out(
+def test_every_layer_was_calibrated_on_outputs_of_the_quantized_layers_before_it(
     quantized: tuple[Path, Path], context: StepContext
 ) -> None:
-    """In the finished model every input of a layer comes from finished layers, so calibrating on it gives the same integers."""
+    """Calibrating on the finished model gives the same integers.
+
+    There, all inputs of a layer come from finished layers.
+    """
     source, out = quantized
-    before, stored, model = read_state(source), read_state(out), load_model(out)
+    before = read_state(source)
+    stored = read_state(out)
+    model = load_model(out)
     names = linears(source)
-    grams = {name: Gram(before[f"{name}.weight"].shape[1]) for name in names}
+    hessians = {name: Hessian(before[f"{name}.weight"].shape[1]) for name in names}
     for name in names:
         model.get_submodule(name).register_forward_pre_hook(
-            lambda _m, args, gram=grams[name]: gram.add(args[0])
+            lambda _m, args, hessian=hessians[name]: hessian.add(args[0])
         )
     with torch.no_grad():
         for row in context.calibration.rows(source, context.seed):
@@ -144,7 +152,7 @@ def test_every_layer_saw_what_the_quantized_layers_before_it_put_out(
         o = QuantizeOptions()
         again = gptq(
             before[f"{name}.weight"],
-            grams[name].matrix(),
+            hessians[name].matrix(),
             Scheme(4, 64),
             damp=o.damp,
             refine=o.refine,
@@ -160,7 +168,9 @@ def test_bfloat16_calibration_is_asked_for_and_differs_little(
 ) -> None:
     source, out = quantized
     quantize(QuantizeOptions(group_size=64, bf16=True), source, tmp_path / "out", context)
-    one, other, names = read_state(out), read_state(tmp_path / "out"), linears(source)
+    one = read_state(out)
+    other = read_state(tmp_path / "out")
+    names = linears(source)
     integers = [
         [from_gptq(part_of(state, name), 4, name).integers for name in names]
         for state in (one, other)
@@ -196,14 +206,14 @@ def test_no_module_errs_more_than_rounding_and_smaller_groups_err_less(
     make_model: MakeModel, context: StepContext
 ) -> None:
     source = small(make_model, "llama")
-    rows, config, errors = context.calibration.rows(source, 0), read_config(source), []
+    rows = context.calibration.rows(source, 0)
+    config = read_config(source)
+    errors = []
     for size in (32, 64, 128):
-        model, run = (
-            InMemory(load_model(source), architecture(config)),
-            Run(QuantizeOptions(group_size=size)),
-        )
+        model = InMemory(load_model(source), architecture(config))
+        run = QuantizeSession(QuantizeOptions(group_size=size))
         deque(
-            quantized_layers(run, model, rows, Room(), Scaler(run, torch.float32)),
+            sequential_layers(run, model, rows, ActivationBuffer(), Scaler(run, torch.float32)),
             maxlen=0,
         )
         assert run.modules.keys() == set(linears(source))
@@ -234,12 +244,11 @@ def test_options_are_what_is_written(
     context: StepContext,
     tmp_path: Path,
 ) -> None:
-    source, chosen = small(make_model, family, **config), QuantizeOptions(**options)
+    source = small(make_model, family, **config)
+    chosen = QuantizeOptions(**options)
     result = quantize(chosen, source, tmp_path / "out", context)
-    block, stored = (
-        read_config(tmp_path / "out")["quantization_config"],
-        read_state(tmp_path / "out"),
-    )
+    block = read_config(tmp_path / "out")["quantization_config"]
+    stored = read_state(tmp_path / "out")
     assert (block["bits"], block["group_size"], block["sym"]) == (
         chosen.bits,
         chosen.group_size,
@@ -266,7 +275,8 @@ def test_half_precision_stays_half_precision(
 ) -> None:
     source = small(make_model, "qwen2", dtype="bfloat16")
     quantize(QuantizeOptions(), source, tmp_path / "out", context)
-    before, after = read_state(source), read_state(tmp_path / "out")
+    before = read_state(source)
+    after = read_state(tmp_path / "out")
     assert read_config(tmp_path / "out")["torch_dtype"] == "bfloat16"
     kept = before.keys() & after.keys()
     assert kept >= {"model.embed_tokens.weight", "model.norm.weight"}
@@ -282,33 +292,6 @@ def test_same_seed_same_bytes(make_model: MakeModel, context: StepContext, tmp_p
     ).read_bytes()
 
 
-def test_group_that_does_not_divide_is_refused_with_every_module(
-    make_model: MakeModel, context: StepContext, tmp_path: Path
-) -> None:
-    source = small(make_model, "llama", intermediate_size=192)
-    with pytest.raises(
-        Refused, match=r"group size 128 does not divide .*mlp\.down_proj \(192 inputs\)"
-    ) as caught:
-        quantize(QuantizeOptions(group_size=128), source, tmp_path / "out", context)
-    assert "q_proj" not in str(caught.value)
-    assert "group-size" in caught.value.hint
-    assert not (tmp_path / "out").exists()
-
-
-def test_whole_rows_must_still_fill_words(
-    make_model: MakeModel, context: StepContext, tmp_path: Path
-) -> None:
-    source = small(make_model, "llama", intermediate_size=100)
-    with pytest.raises(Refused, match=r"mlp\.down_proj") as caught:
-        quantize(QuantizeOptions(group_size=-1), source, tmp_path / "out", context)
-    assert caught.value.hint
-
-
-def test_unknown_group_size(make_model: MakeModel, context: StepContext, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="group size 48"):
-        quantize(QuantizeOptions(group_size=48), make_model("llama"), tmp_path / "out", context)
-
-
 def test_quantizing_twice_is_refused(
     quantized: tuple[Path, Path], context: StepContext, tmp_path: Path
 ) -> None:
@@ -320,7 +303,7 @@ def test_quantizing_twice_is_refused(
 def test_unusable_calibration_is_noted(
     copy_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
-    """A layer whose inputs are all zero has no Hessian: it is rounded, and the report says so."""
+    """A layer whose inputs are all zero has no usable Hessian: it is rounded, with a note."""
     from safetensors.torch import save_file
 
     source = small(copy_model, "llama")

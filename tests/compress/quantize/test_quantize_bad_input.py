@@ -1,4 +1,4 @@
-"""Bad input for quantize: one message that names the layer and what to do, exit code 2 or 3, and nothing left of it."""
+"""Bad input for quantize: a message with the layer and advice, exit code 2 or 3, and no output."""
 
 from __future__ import annotations
 
@@ -129,11 +129,11 @@ def test_one_message_and_nothing_left(
     )
     few = ["--calibration", f"text:{text_file}", "--samples", 4, "--seq-len", 32, "--device", "cpu"]
     code, out, err = cli("quantize", model, *few, *options, "--out", tmp_path / "out")
-    told = " ".join(err.split())
+    message = " ".join(err.split())
     assert (code, out) == (expected, ""), err
     assert "Traceback" not in err
     for word in words:
-        assert word in told
+        assert word in message
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
@@ -141,7 +141,7 @@ def test_one_message_and_nothing_left(
 def test_channels_of_zeros_are_no_trouble(
     method: Any, copy_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
-    """Outputs without weights, inputs that are never seen, a whole group of zeros: all stay what they are."""
+    """Zero weights stay zero: outputs without weights, unused inputs, groups of zeros."""
     model = copy_model("llama", **NARROW)
 
     def silenced(state: dict[str, Tensor]) -> None:
@@ -171,7 +171,10 @@ def no_space(*_args: Any, **_options: Any) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: Any) -> Iterator[Callable[[int, str], Path]]:
-    """`disk(size, fails)`: a directory on a file system of so many KiB; where none can be mounted, one where the function `fails` does."""
+    """`disk(size, fails)`: a directory on a file system of `size` KiB.
+
+    If none can be mounted, it is a directory in which the function `fails` raises the error.
+    """
     folder = tmp_path / "disk"
     folder.mkdir()
 
@@ -221,7 +224,7 @@ def test_a_full_disk_shows_before_anything_is_computed(
 def whole(
     make_model: MakeModel, context: StepContext, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A result that nothing disturbed."""
+    """A checkpoint that was written without any fault."""
     out = tmp_path_factory.mktemp("whole") / "out"
     quantize(QuantizeOptions(), make_model("llama", **NARROW), out, context)
     return out
@@ -239,7 +242,7 @@ def test_a_disk_without_room_for_the_journal(
     context: StepContext,
     capsys: Any,
 ) -> None:
-    """The result fits: it is made all the same, and there is a warning."""
+    """If the result fits but the journal does not, the result is written, with a warning."""
     folder = disk(size_of(whole) + 120, "edgewright.compress.quantize.resume_journal.save_file")
     quantize(
         QuantizeOptions(),

@@ -1,11 +1,9 @@
-"""Mixtures of experts, quantized expert by expert: what is written, on which tokens it was calibrated, what is left alone or refused."""
+"""Mixtures of experts: each expert is packed on its own, and calibrated on its own tokens."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +19,15 @@ from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.layouts.gptq import Gptq
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import InMemory, Streamed
-from edgewright.compress.calibration.activation_buffer import Room
+from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.calibration.layer_inputs import first_inputs
 from edgewright.compress.calibration.layer_walk import LayerWalk
 from edgewright.compress.quantize.gptq import gptq, rtn
 from edgewright.compress.quantize.options import QuantizeOptions
-from edgewright.compress.quantize.rules import Rule
 from edgewright.compress.quantize.runner import quantize
 from edgewright.compress.quantize.scaling import Scaler
-from edgewright.compress.quantize.sequential import ENOUGH, Run, quantized_layers
-from edgewright.errors import Refused
+from edgewright.compress.quantize.sequential import MIN_TOKENS_PER_CHANNEL, sequential_layers
+from edgewright.compress.quantize.session import QuantizeSession
 from edgewright.models import Layer, architecture
 from edgewright.steps.context import CalibrationData, StepContext, StepResult
 
@@ -40,10 +37,14 @@ PARTS = ("qweight", "qzeros", "scales", "g_idx")
 SCHEME = Scheme(4, 32)
 
 
+def mixture_context(text_file: Path) -> StepContext:
+    """Text that reaches many experts of the tiny mixtures, but not all of them."""
+    return StepContext(CalibrationData(f"text:{text_file}", samples=6, seq_len=32))
+
+
 @pytest.fixture(scope="module")
 def plenty(text_file: Path) -> StepContext:
-    """Enough text for many experts of the tiny mixtures, and not for all."""
-    return StepContext(CalibrationData(f"text:{text_file}", samples=6, seq_len=32))
+    return mixture_context(text_file)
 
 
 @pytest.fixture(scope="module", params=MIXTURES)
@@ -53,16 +54,20 @@ def made(
     plenty: StepContext,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Made:
-    """A family's model, the same in 4 bits with groups of 32, and what the step told."""
-    source, out = make_model(request.param), tmp_path_factory.mktemp("quantized") / request.param
+    """A family's model, the same in 4 bits with groups of 32, and the result of the step."""
+    source = make_model(request.param)
+    out = tmp_path_factory.mktemp("quantized") / request.param
     return source, out, quantize(QuantizeOptions(group_size=32, bf16=False), source, out, plenty)
 
 
 def test_every_expert_is_packed_under_its_name_in_files(made: Made) -> None:
     source, out, _ = made
-    before, stored, config = read_state(source), read_state(out), read_config(source)
+    before = read_state(source)
+    stored = read_state(out)
+    config = read_config(source)
     model = architecture(config)
-    packed, loaded = model.linears(), model.stored(load_model(out).state_dict())
+    packed = model.linears()
+    loaded = model.stored(load_model(out).state_dict())
     for module, (outputs, width) in packed.items():
         parts = part_of(stored, module)
         assert parts.keys() - {"bias"} == set(PARTS)
@@ -107,12 +112,10 @@ def test_names_are_those_that_readers_know(made: Made) -> None:
 
 
 def tokens_of_experts(source: Path, finished: Path, rows: list[Tensor]) -> dict[str, Tensor]:
-    """What each expert's projections are given in the finished model, [tokens, in], by stored name: from the model's own routing."""
-    described, model, seen = (
-        architecture(read_config(source)),
-        load_model(finished),
-        dict[str, list[Tensor]](),
-    )
+    """Inputs [tokens, in] of each expert's projections in the finished model, by stored name."""
+    described = architecture(read_config(source))
+    model = load_model(finished)
+    seen = dict[str, list[Tensor]]()
 
     def watch(layer: Layer) -> Callable[..., None]:
         def hook(pool: Any, args: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -139,16 +142,21 @@ def tokens_of_experts(source: Path, finished: Path, rows: list[Tensor]) -> dict[
     return {name: torch.cat(parts) for name, parts in seen.items()}
 
 
-def test_each_expert_was_solved_on_its_own_tokens(made: Made, plenty: StepContext) -> None:
-    """In the finished model all inputs come from finished layers, so that calibrating on those of an expert gives its integers."""
+def test_each_expert_was_calibrated_on_its_own_tokens(made: Made, plenty: StepContext) -> None:
+    """Calibrating on an expert's inputs in the finished model gives the same integers.
+
+    There, all inputs come from finished layers.
+    """
     source, out, result = made
-    before, stored, o = read_state(source), read_state(out), QuantizeOptions()
+    before = read_state(source)
+    stored = read_state(out)
+    o = QuantizeOptions()
     seen = tokens_of_experts(source, out, plenty.calibration.rows(source, 0))
     starved = result.details["starved"]
     assert 0 < len(starved) < len(seen)
     for name, tokens in seen.items():
         weight = before[f"{name}.weight"].float()
-        assert (name in starved) == (len(tokens) < ENOUGH * weight.shape[1])
+        assert (name in starved) == (len(tokens) < MIN_TOKENS_PER_CHANNEL * weight.shape[1])
         assert starved.get(name, len(tokens)) == len(tokens)
         integers = Gptq().read(part_of(stored, name), SCHEME, name).integers
         if name in starved:
@@ -162,9 +170,9 @@ def test_each_expert_was_solved_on_its_own_tokens(made: Made, plenty: StepContex
             )  # two ways to the same sums: a tie may fall either way
 
 
-def test_experts_that_saw_too_little_are_counted_and_told(made: Made) -> None:
+def test_experts_with_too_few_tokens_are_reported(made: Made) -> None:
     result = made[2]
-    (note,) = (note for note in result.notes if "rounded to nearest, as fewer" in note)
+    (note,) = (note for note in result.notes if "rounded to nearest, because" in note)
     starved = result.details["starved"]
     experts = {name.rpartition(".")[0] for name in starved}
     assert note.startswith(f"{len(starved)} linear layers of {len(experts)} experts")
@@ -172,7 +180,7 @@ def test_experts_that_saw_too_little_are_counted_and_told(made: Made) -> None:
     assert f"{least.rpartition('.')[0]} {starved[least]}" in note
 
 
-def test_an_expert_that_saw_nothing(
+def test_an_expert_without_tokens(
     copy_model: MakeModel, plenty: StepContext, tmp_path: Path
 ) -> None:
     source = copy_model("mixtral")
@@ -180,7 +188,8 @@ def test_an_expert_that_saw_nothing(
     for key in state:
         if key.endswith("block_sparse_moe.gate.weight"):
             state[key][0] = 0  # its logit is 0, and of two opposite ones one is above
-            state[key][2], state[key][4] = -state[key][1], -state[key][3]
+            state[key][2] = -state[key][1]
+            state[key][4] = -state[key][3]
     save_file(state, source / "model.safetensors", metadata={"format": "pt"})
     result = quantize(QuantizeOptions(group_size=32), source, tmp_path / "out", plenty)
     assert all(
@@ -190,15 +199,13 @@ def test_an_expert_that_saw_nothing(
     assert all(0 <= module["error"] < 1 for module in result.details["modules"].values())
 
 
-def test_the_stages_put_out_what_the_layer_does(made: Made, plenty: StepContext) -> None:
-    """Nothing is changed on the way: what comes out is the layer's own output."""
+def test_the_walk_ends_with_the_outputs_of_the_layer(made: Made, plenty: StepContext) -> None:
+    """If no weight changes on the walk, the states at its end are the outputs of the layer."""
     source, _, _ = made
-    model, rows = (
-        InMemory(load_model(source), architecture(read_config(source))),
-        plenty.calibration.rows(source, 0),
-    )
+    model = InMemory(load_model(source), architecture(read_config(source)))
+    rows = plenty.calibration.rows(source, 0)
     states, calls = first_inputs(model, rows)
-    walk = LayerWalk(Room())
+    walk = LayerWalk(ActivationBuffer())
     with torch.no_grad():
         for layer, module, call in zip(model.architecture.layers, model.layers, calls, strict=True):
             expected = torch.cat([call(module, states[n]) for n in range(len(rows))])
@@ -220,18 +227,24 @@ def test_the_stages_put_out_what_the_layer_does(made: Made, plenty: StepContext)
 def test_streamed_is_in_memory_bit_for_bit(
     made: Made, plenty: StepContext, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """And however many experts' Gram matrices are gathered together."""
+    """The result does not depend on how many experts' Hessians are collected in one pass."""
     source = made[0]
-    rows, options = plenty.calibration.rows(source, 0), QuantizeOptions(group_size=32)
-    runs, found = [], []
-    for model, room, together in (
-        (InMemory(load_model(source), architecture(read_config(source))), Room(), 2**30),
-        (Streamed(source), Room(0, tmp_path), 1),
+    rows = plenty.calibration.rows(source, 0)
+    options = QuantizeOptions(group_size=32)
+    runs = []
+    found = []
+    for model, buffer, together in (
+        (
+            InMemory(load_model(source), architecture(read_config(source))),
+            ActivationBuffer(),
+            2**30,
+        ),
+        (Streamed(source), ActivationBuffer(0, tmp_path), 1),
     ):
-        monkeypatch.setattr("edgewright.compress.calibration.expert_walk.GRAM_BYTES", together)
-        runs.append(run := Run(options))
+        monkeypatch.setattr("edgewright.compress.calibration.expert_walk.HESSIAN_BYTES", together)
+        runs.append(run := QuantizeSession(options))
         scaler = Scaler(run, torch.float32)
-        found.append(list(quantized_layers(run, model, rows, room, scaler)))
+        found.append(list(sequential_layers(run, model, rows, buffer, scaler)))
     assert (runs[0].modules, runs[0].starved, runs[0].notes) == (
         runs[1].modules,
         runs[1].starved,
@@ -264,108 +277,3 @@ def test_gptq_follows_the_mixture_closer_than_rounding(
         for p in (out, tmp_path / "rtn")
     )
     assert ours < plain
-
-
-@pytest.mark.parametrize("family", MIXTURES)
-def test_files_with_fused_experts(
-    family: str, copy_model: MakeModel, plenty: StepContext, tmp_path: Path
-) -> None:
-    """As some are stored: the result is the same, under the same names."""
-    plain, fused = copy_model(family), copy_model(family)
-    of, few = (
-        architecture(read_config(plain)),
-        replace(plenty, calibration=replace(plenty.calibration, samples=1)),
-    )
-    save_file(of.loaded(read_state(plain)), fused / "model.safetensors", metadata={"format": "pt"})
-    assert any(key.endswith("experts.gate_up_proj") for key in read_state(fused))
-    options = QuantizeOptions(
-        method="rtn", group_size=32, rules=(Rule(match="*.experts.1.*", skip=True),)
-    )
-    for source in (plain, fused):
-        quantize(options, source, tmp_path / f"{source.name}-out", few)
-    expected, got = (read_state(tmp_path / f"{source.name}-out") for source in (plain, fused))
-    assert expected.keys() == got.keys()
-    assert all(torch.equal(expected[key], got[key]) for key in expected)
-
-
-def test_rules_sensitivity_and_the_awq_layout(
-    make_model: MakeModel, plenty: StepContext, tmp_path: Path
-) -> None:
-    source = make_model("qwen2_moe")
-    rules = [
-        {"match": "*.experts.0.*", "skip": True},
-        {"match": "*.experts.*.down_proj", "bits": 8},
-    ]
-    result = quantize(
-        QuantizeOptions.model_validate(
-            {"group_size": 32, "rules": rules, "sensitivity": {"budget": 0.02}}
-        ),
-        source,
-        tmp_path / "a",
-        plenty,
-    )
-    stored, before = read_state(tmp_path / "a"), read_state(source)
-    assert torch.equal(
-        stored["model.layers.0.mlp.experts.0.up_proj.weight"],
-        before["model.layers.0.mlp.experts.0.up_proj.weight"],
-    )
-    assert stored["model.layers.0.mlp.experts.1.down_proj.qweight"].shape == (64 // 4, 128)
-    measured = result.details["sensitivity"]
-    assert (
-        "model.layers.0.mlp.shared_expert.up_proj" in measured
-        and "model.layers.1.mlp.up_proj" in measured
-    )
-    assert not any(".experts." in name for name in measured)
-    quantize(QuantizeOptions(group_size=32, format="awq"), source, tmp_path / "b", plenty)
-    kept = read_config(tmp_path / "b")["quantization_config"]["modules_to_not_convert"]
-    assert {"model.layers.0.mlp.gate", "model.layers.2.mlp.shared_expert_gate", "lm_head"} == set(
-        kept
-    ) - {
-        "model.layers.2.mlp.gate",
-        "model.layers.0.mlp.shared_expert_gate",
-    }
-    for folder in ("a", "b"):
-        assert load_model(tmp_path / folder)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"method": "awq"}, {"method": "int8"}, {"method": "smoothquant"}, {"scaling": "awq"}],
-)
-def test_what_would_reach_the_router_is_refused(
-    options: dict[str, Any], make_model: MakeModel, plenty: StepContext, tmp_path: Path
-) -> None:
-    with pytest.raises(Refused, match="a norm that the router reads too") as caught:
-        quantize(QuantizeOptions(**options), make_model("mixtral"), tmp_path / "out", plenty)
-    assert "--method gptq or rtn" in caught.value.hint
-    with pytest.raises(Refused, match="experts do not round their inputs"):
-        quantize(
-            QuantizeOptions(method="int8", scaling="none"),
-            make_model("mixtral"),
-            tmp_path / "out",
-            plenty,
-        )
-    assert not list(tmp_path.iterdir())
-
-
-def test_one_layer_of_a_mixture_is_held_at_a_time(
-    make_model: MakeModel, plenty: StepContext, tmp_path: Path, monkeypatch: Any
-) -> None:
-    most, held = 0, Streamed.held
-
-    @contextmanager
-    def counting(self: Streamed, index: int) -> Any:
-        nonlocal most
-        with held(self, index) as layer:
-            most = max(
-                most, sum(not p.is_meta for other in self.layers for p in other.parameters())
-            )
-            assert most <= sum(1 for _ in layer.parameters())
-            yield layer
-
-    monkeypatch.setattr(Streamed, "held", counting)
-    few = replace(plenty, calibration=replace(plenty.calibration, samples=2))
-    quantize(
-        QuantizeOptions(method="rtn", group_size=32), make_model("mixtral"), tmp_path / "out", few
-    )
-    assert most > 0

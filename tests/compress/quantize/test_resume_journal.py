@@ -1,4 +1,4 @@
-"""A quantize that was interrupted goes on at its layer and writes what an undisturbed one writes, byte for byte."""
+"""An interrupted quantize resumes, and writes the same bytes as one that was not interrupted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 
 from edgewright.checkpoints.files import content_hash
 from edgewright.checkpoints.streaming import Streamed
-from edgewright.compress.calibration.activation_buffer import Room
+from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.resume_journal import Journal
 from edgewright.compress.quantize.runner import quantize
@@ -43,8 +43,9 @@ METHODS: list[tuple[str, dict[str, Any], int]] = [
 
 @contextmanager
 def interrupted_at(visit: int) -> Iterator[None]:
-    """Ctrl-C while a layer is worked on: the first one that is read is visit 0."""
-    held, visits = Streamed.held, count()
+    """Interrupt the process while a layer is quantized; the first layer that is read is visit 0."""
+    held = Streamed.held
+    visits = count()
 
     @contextmanager
     def stopping(self: Streamed, index: int) -> Iterator[Any]:
@@ -76,9 +77,10 @@ def test_killed_in_the_middle_and_started_again(
         "cpu",
         "--json",
     ]
-    code, told, err = cli(*few, "--out", tmp_path / "whole")
+    code, expected, err = cli(*few, "--out", tmp_path / "whole")
     assert code == 0, err
-    out, journal = tmp_path / "out", tmp_path / ".out.journal"
+    out = tmp_path / "out"
+    journal = tmp_path / ".out.journal"
     process = subprocess.Popen(
         [sys.executable, "-m", "edgewright.cli", *map(str, few), "--out", out],
         stdout=subprocess.DEVNULL,
@@ -94,7 +96,7 @@ def test_killed_in_the_middle_and_started_again(
     assert code == 0, err
     assert " of 8 layers were finished by an interrupted run" in err
     assert content_hash(out) == content_hash(tmp_path / "whole")
-    assert again.split('"notes"')[1] == told.split('"notes"')[1]
+    assert again.split('"notes"')[1] == expected.split('"notes"')[1]
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "out"}
 
 
@@ -109,7 +111,8 @@ def test_every_method_goes_on_at_its_layer(
     context: StepContext,
     tmp_path: Path,
 ) -> None:
-    source, asked = make_model(family, **NARROW), QuantizeOptions(**options)
+    source = make_model(family, **NARROW)
+    asked = QuantizeOptions(**options)
     whole = quantize(asked, source, tmp_path / "whole", context)
     journaled = replace(context, depends_on={"this": 1}, activation_budget=budget)
     with interrupted_at(5 if asked.sensitivity else 2):  # which walks along the layers once more
@@ -133,8 +136,9 @@ def test_every_method_goes_on_at_its_layer(
 def test_when_only_the_writing_was_left(
     make_model: MakeModel, context: StepContext, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """All layers are finished: nothing is computed again."""
-    source, journaled = make_model("llama", **NARROW), replace(context, depends_on={"this": 1})
+    """If all layers are finished, nothing is computed again."""
+    source = make_model("llama", **NARROW)
+    journaled = replace(context, depends_on={"this": 1})
     quantize(QuantizeOptions(), source, tmp_path / "whole", context)
     module = "edgewright.compress.quantize.runner.write_checkpoint"
 
@@ -175,9 +179,9 @@ def test_another_step_starts_afresh_and_says_what_differs(
         run("out", {})
     capsys.readouterr()
     run("out", {"config": {"group_size": 32, "bits": 4}, "seed": 1}, group_size=32)
-    told = capsys.readouterr().err
-    assert "started afresh: config.group_size, seed changed since the interrupted run" in told
-    assert "layers were finished" not in told
+    printed = capsys.readouterr().err
+    assert "started afresh: config.group_size, seed changed since the interrupted run" in printed
+    assert "layers were finished" not in printed
     assert content_hash(tmp_path / "out") == content_hash(tmp_path / "whole")
 
 
@@ -203,7 +207,8 @@ def test_fresh_takes_nothing_over(
 def test_a_damaged_journal_is_one_message(
     file: str, make_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
-    source, journaled = make_model("llama", **NARROW), replace(context, depends_on={"this": 1})
+    source = make_model("llama", **NARROW)
+    journaled = replace(context, depends_on={"this": 1})
     with interrupted_at(2):
         quantize(QuantizeOptions(), source, tmp_path / "out", journaled)
     with (tmp_path / ".out.journal" / file).open("r+b") as handle:
@@ -224,8 +229,8 @@ def test_without_a_name_for_what_it_depends_on_nothing_is_kept(
 
 
 def test_what_is_not_whole_does_not_count(tmp_path: Path) -> None:
-    """A kill between the names of a layer and of what enters the next; a temporary file."""
-    states = Room().states(2, 4, 8)
+    """A kill between the renames of a layer and of its states; a temporary file that is left."""
+    states = ActivationBuffer().allocate(2, 4, 8)
     states[:] = torch.randn(2, 4, 8)
     journal = Journal(tmp_path, 4)
     for index in range(2):
@@ -241,7 +246,7 @@ def test_what_is_not_whole_does_not_count(tmp_path: Path) -> None:
     (tmp_path / "layer-00002.tmp").write_bytes(b"half")
     again = Journal(tmp_path, 4)
     assert again.done == 1
-    entering = Room(0, tmp_path).states(2, 4, 8)
+    entering = ActivationBuffer(0, tmp_path).allocate(2, 4, 8)
     assert again.restore(entering) == 1
     assert torch.equal(entering[:], states[:])
     (tmp_path / "states-00001.bin").unlink()

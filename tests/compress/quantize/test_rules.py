@@ -1,4 +1,4 @@
-"""Mixed precision: rules by name, what they write, who reads them; the embedding and the head, tied or not."""
+"""Mixed precision: rules by name, quantized embedding and head, and readers of the result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgewright.checkpoints.files import read_config, read_state, weight_bytes
 from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.layouts.gptq import Gptq
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.quantize.assignment import choose, extra_bytes
+from edgewright.compress.quantize.assignment import assign_schemes, extra_bytes
 from edgewright.compress.quantize.gptq import rtn
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.rules import Rule, parsed_rule
@@ -103,8 +103,9 @@ def test_rules_on_the_command_line_are_read() -> None:
 def mixed(
     make_model: MakeModel, context: StepContext, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
-    """A model, and the same with 8 bits in some layers, other groups in others, and one left alone."""
-    source, out = make_model("llama", **SMALL), tmp_path_factory.mktemp("mixed") / "out"
+    """A model, and the same with 8 bits in some layers, other groups in some, and one skipped."""
+    source = make_model("llama", **SMALL)
+    out = tmp_path_factory.mktemp("mixed") / "out"
     rules = [
         {"match": "model.layers.0.self_attn.v_proj", "skip": True},
         {"match": "*.down_proj", "bits": 8},
@@ -116,12 +117,11 @@ def mixed(
 
 def test_every_layer_is_what_its_rule_says(mixed: tuple[Path, Path]) -> None:
     source, out = mixed
-    block, before, stored = (
-        read_config(out)["quantization_config"],
-        read_state(source),
-        read_state(out),
-    )
-    loaded, layout = load_model(out).state_dict(), Gptq()
+    block = read_config(out)["quantization_config"]
+    before = read_state(source)
+    stored = read_state(out)
+    loaded = load_model(out).state_dict()
+    layout = Gptq()
     assert (block["bits"], block["group_size"]) == (4, 64)
     seen = set[tuple[int, int]]()
     for name in architecture(read_config(source)).linears():
@@ -140,7 +140,7 @@ def test_every_layer_is_what_its_rule_says(mixed: tuple[Path, Path]) -> None:
     assert seen == {(8, 64), (4, 32), (4, 64)}
 
 
-def test_readers_are_told_in_config_json(mixed: tuple[Path, Path]) -> None:
+def test_config_json_has_the_schemes_for_readers(mixed: tuple[Path, Path]) -> None:
     _, out = mixed
     dynamic = read_config(out)["quantization_config"]["dynamic"]
     assert list(dynamic.items()) == [
@@ -156,7 +156,7 @@ def test_readers_are_told_in_config_json(mixed: tuple[Path, Path]) -> None:
 
 def test_without_rules_nothing_is_said(make_model: MakeModel) -> None:
     config = read_config(make_model("llama", **SMALL))
-    assert choose(architecture(config), options()).dynamic(options()) == {}
+    assert assign_schemes(architecture(config), options()).dynamic(options()) == {}
     assert "dynamic" not in Gptq().config(Scheme(), 0.01)
 
 
@@ -199,14 +199,17 @@ def test_the_head_and_the_embedding_are_packed_by_rows(
     layers = (
         {"layer_types": ["sliding_attention", "full_attention"]} if family == "gemma3_text" else {}
     )
-    source, out = make_model(family, dtype="bfloat16", **SMALL, **layers), tmp_path / "out"
+    source = make_model(family, dtype="bfloat16", **SMALL, **layers)
+    out = tmp_path / "out"
     result = quantize(
         options(group_size=64, head_bits=8, **({} if tied else {"embedding_bits": 3})),
         source,
         out,
         context,
     )
-    before, stored, model = read_state(source), read_state(out), load_model(out)
+    before = read_state(source)
+    stored = read_state(out)
+    model = load_model(out)
     assert "lm_head.weight" not in stored
     for name, bits in (
         {"model.embed_tokens": 8} if tied else {"model.embed_tokens": 3, "lm_head": 8}
@@ -224,18 +227,18 @@ def test_the_head_and_the_embedding_are_packed_by_rows(
 def test_a_star_means_the_layers_and_a_full_name_the_head(make_model: MakeModel) -> None:
     config = read_config(make_model("llama", **SMALL))
     model = architecture(config)
-    assert choose(model, options(rules=[{"match": "*", "bits": 8}])).tables == {}
-    assert choose(model, options(rules=[{"match": "lm_head", "bits": 8}])).tables == {
+    assert assign_schemes(model, options(rules=[{"match": "*", "bits": 8}])).vocab == {}
+    assert assign_schemes(model, options(rules=[{"match": "lm_head", "bits": 8}])).vocab == {
         "lm_head": Scheme(8)
     }
     skipped = options(head_bits=4, rules=[{"match": "lm_head", "skip": True}])
-    assert choose(model, skipped).tables == {}
+    assert assign_schemes(model, skipped).vocab == {}
 
 
 def test_tied_tables_cannot_differ(make_model: MakeModel) -> None:
     config = read_config(make_model("qwen2", **SMALL))
     with pytest.raises(UsageError, match="tied"):
-        choose(architecture(config), options(head_bits=8, embedding_bits=4))
+        assign_schemes(architecture(config), options(head_bits=8, embedding_bits=4))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +274,8 @@ def test_a_plan_counts_what_rules_and_tables_weigh(
 def test_rules_and_head_on_the_command_line(
     cli: Callable[..., tuple[int, str, str]], make_model: MakeModel, tmp_path: Path
 ) -> None:
-    model, out = make_model("llama", **SMALL), tmp_path / "out"
+    model = make_model("llama", **SMALL)
+    out = tmp_path / "out"
     code, _, err = cli(
         "quantize",
         model,
@@ -314,10 +318,8 @@ def test_rules_and_head_on_the_command_line(
 def test_exports_dequantize_a_packed_head_and_embedding(
     family: str, make_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
-    """Parity with torch, which the export itself checks, would fail on any other weights."""
-    source, asked = (
-        make_model(family, **SMALL),
-        options(group_size=32, head_bits=4, embedding_bits=4),
-    )
+    """The export compares itself with torch, which fails on any other weights."""
+    source = make_model(family, **SMALL)
+    asked = options(group_size=32, head_bits=4, embedding_bits=4)
     quantize(asked, source, tmp_path / "out", context)
     assert export_onnx(tmp_path / "out", tmp_path / "onnx", "int4").parity

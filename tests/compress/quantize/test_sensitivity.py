@@ -1,4 +1,4 @@
-"""Sensitivity: what is measured is what rounding does, and the budget buys the most error a byte."""
+"""Sensitivity: the measured errors are true, and the budget saves the most error per byte."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.layouts.gptq import Gptq
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import Streamed
-from edgewright.compress.calibration.activation_buffer import Room
-from edgewright.compress.calibration.gram import Gram, output_error
-from edgewright.compress.quantize.assignment import choose, extra_bytes
+from edgewright.compress.calibration.activation_buffer import ActivationBuffer
+from edgewright.compress.calibration.hessian import Hessian, output_error
+from edgewright.compress.quantize.assignment import assign_schemes, extra_bytes
 from edgewright.compress.quantize.gptq import rtn
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
-from edgewright.compress.quantize.sensitivity import Finding, measured, worth_keeping
+from edgewright.compress.quantize.sensitivity import (
+    MatrixSensitivity,
+    measure_sensitivity,
+    select_matrices,
+)
 from edgewright.models import architecture
 from edgewright.steps.context import StepContext
 
@@ -38,16 +42,17 @@ def test_what_is_measured_is_what_rounding_does_to_the_outputs(
     family: str, make_model: MakeModel, context: StepContext
 ) -> None:
     source = make_model(family, **SMALL)
-    model, names = load_model(source), architecture(read_config(source))
+    model = load_model(source)
+    names = architecture(read_config(source))
     head = names.embedding if family == "qwen2" else names.head
     schemes = {name: Scheme(4, 64) for name in names.linears()} | {head: Scheme(4, 64)}
     rows = context.calibration.rows(source, context.seed)
-    found = measured(Streamed(source), rows, Room(), schemes, 8)
+    found = measure_sensitivity(Streamed(source), rows, ActivationBuffer(), schemes, 8)
     assert found.keys() == schemes.keys()
     seen = {name: names.head if name == head else name for name in schemes}
     hessians = {}
     for name, module in seen.items():
-        hessians[name] = Gram(model.get_submodule(module).weight.shape[1])
+        hessians[name] = Hessian(model.get_submodule(module).weight.shape[1])
         model.get_submodule(module).register_forward_pre_hook(
             lambda _m, args, h=hessians[name]: h.add(args[0])
         )
@@ -65,16 +70,16 @@ def test_what_is_measured_is_what_rounding_does_to_the_outputs(
 
 def test_the_budget_buys_the_most_error_a_byte() -> None:
     found = {
-        "large": Finding(4, 0.9, 0.1, 1000),
-        "small": Finding(4, 0.2, 0.1, 100),
-        "best": Finding(4, 0.3, 0.1, 100),
-        "worse": Finding(4, 0.1, 0.2, 1),
+        "large": MatrixSensitivity(4, 0.9, 0.1, 1000),
+        "small": MatrixSensitivity(4, 0.2, 0.1, 100),
+        "best": MatrixSensitivity(4, 0.3, 0.1, 100),
+        "worse": MatrixSensitivity(4, 0.1, 0.2, 1),
     }
-    assert worth_keeping(found, 100) == ["best"]
-    assert worth_keeping(found, 200) == ["best", "small"]
-    assert worth_keeping(found, 1000) == ["best", "small"]
-    assert worth_keeping(found, 1200) == ["best", "small", "large"]
-    assert worth_keeping(found, 50) == []
+    assert select_matrices(found, 100) == ["best"]
+    assert select_matrices(found, 200) == ["best", "small"]
+    assert select_matrices(found, 1000) == ["best", "small"]
+    assert select_matrices(found, 1200) == ["best", "small", "large"]
+    assert select_matrices(found, 50) == []
 
 
 def test_the_worst_are_kept_and_the_budget_holds(
@@ -86,14 +91,15 @@ def test_the_worst_are_kept_and_the_budget_holds(
     )
     result = quantize(options, source, tmp_path / "out", context)
     quantize(options.model_copy(update={"sensitivity": None}), source, tmp_path / "plain", context)
-    table: dict[str, dict[str, Any]] = result.details["sensitivity"]
-    kept = [name for name, row in table.items() if row["kept"]]
-    config, block = read_config(source), read_config(tmp_path / "out")["quantization_config"]
-    choice = choose(architecture(config), options)
-    spent = sum(table[name]["extra_bytes"] for name in kept)
+    report: dict[str, dict[str, Any]] = result.details["sensitivity"]
+    kept = [name for name, row in report.items() if row["kept"]]
+    config = read_config(source)
+    block = read_config(tmp_path / "out")["quantization_config"]
+    choice = assign_schemes(architecture(config), options)
+    spent = sum(report[name]["extra_bytes"] for name in kept)
     assert 0 < spent <= 0.3 * choice.quantized_bytes
     assert (
-        spent + min(row["extra_bytes"] for row in table.values() if not row["kept"])
+        spent + min(row["extra_bytes"] for row in report.values() if not row["kept"])
         > 0.3 * choice.quantized_bytes
     )
     with_budget, without = (
@@ -101,7 +107,7 @@ def test_the_worst_are_kept_and_the_budget_holds(
         for o in (options, options.model_copy(update={"sensitivity": None}))
     )
     assert with_budget - without == int(0.3 * choice.quantized_bytes)
-    for name in table:
+    for name in report:
         assert Gptq().scheme(block, name) == Scheme(8 if name in kept else 4, 64)
     stored, plain = (
         {k: t.nbytes for k, t in read_state(tmp_path / d).items() if k.endswith("qweight")}
@@ -109,7 +115,7 @@ def test_the_worst_are_kept_and_the_budget_holds(
     )
     assert sum(stored.values()) - sum(plain.values()) == spent
     assert any(
-        f"{len(kept)} of {len(table)} matrices kept at 8 bit" in note for note in result.notes
+        f"{len(kept)} of {len(report)} matrices kept at 8 bit" in note for note in result.notes
     )
 
 
@@ -138,7 +144,8 @@ def test_more_bits_where_they_matter_follow_the_model_closer(
 def test_on_the_command_line(
     cli: Callable[..., tuple[int, str, str]], make_model: MakeModel, tmp_path: Path
 ) -> None:
-    model, out = make_model("llama", **SMALL), tmp_path / "out"
+    model = make_model("llama", **SMALL)
+    out = tmp_path / "out"
     code, _, err = cli(
         "quantize", model, "--sensitivity", 0.2, "--samples", 2, "--seq-len", 32, "--out", out
     )

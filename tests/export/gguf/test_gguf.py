@@ -77,8 +77,8 @@ def test_a_gptq_checkpoint_becomes_q4_0_bit_for_bit(
     result = export(
         ExportOptions(format="gguf", precision="int4"), tmp_path / "int4", tmp_path / "out", context
     )
-    told = result.details["checked"]
-    assert told["tensors"]["Q4_0"] == 14
+    checked = result.details["checked"]
+    assert checked["tensors"]["Q4_0"] == 14
     reader = gguf.GGUFReader(str(tmp_path / "out" / "model.gguf"))
     state = load_model(tmp_path / "int4").state_dict()
     name = next(key for key in state if key.endswith("down_proj.weight"))
@@ -92,7 +92,7 @@ def test_a_gptq_checkpoint_becomes_q4_0_bit_for_bit(
 def test_a_qwen2_with_pruned_heads_goes_as_a_llama(
     pruned: Any, context: Any, tmp_path: Path
 ) -> None:
-    """llama.cpp's qwen2 cannot have fewer heads, its llama can; test_compat_gguf runs the result."""
+    """llama.cpp's qwen2 cannot have fewer heads, its llama can; see also test_compat_gguf."""
     export(
         ExportOptions(format="gguf", precision="fp16"), pruned("qwen2"), tmp_path / "out", context
     )

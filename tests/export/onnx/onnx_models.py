@@ -115,7 +115,7 @@ def round_to_nearest(weight: torch.Tensor, group: int) -> PackedLinear:
 
 
 def gptq_model(path: Path, dense: Path, group: int = 128, **changes: Any) -> Path:
-    """A GPTQ checkpoint of a dense one, rounded to nearest; `changes`: of its quantization_config."""
+    """A GPTQ checkpoint of a dense one, rounded to nearest; `changes`: to quantization_config."""
     config = json.loads((dense / "config.json").read_text())
     state = load_file(dense / "model.safetensors")
     for name in architecture(config).linears():

@@ -61,11 +61,11 @@ def test_custom_code_is_refused_and_not_run(
         copy_model("llama"), model_type="own", architectures=["OwnForCausalLM"], auto_map=classes
     )
     (model / "modeling_own.py").write_text(CODE)
-    told = refused(model)
+    message = refused(model)
     assert (
-        "architecture `own` is not supported" in told
-        and "`auto_map`" in told
-        and "supported: gemma3_text, llama" in told
+        "architecture `own` is not supported" in message
+        and "`auto_map`" in message
+        and "supported: gemma3_text, llama" in message
     )
     assert not (model / "ran").exists()
 
@@ -98,10 +98,10 @@ def test_custom_code_beside_a_known_family_is_not_run(
 def test_an_unsupported_family(
     copy_model: CopyModel, refused: Callable[..., str], format: str
 ) -> None:
-    told = refused(change(copy_model("llama"), model_type="gpt_neox"), "--format", format)
+    message = refused(change(copy_model("llama"), model_type="gpt_neox"), "--format", format)
     assert (
-        "architecture `gpt_neox` is not supported" in told
-        and "supported: gemma3_text, llama" in told
+        "architecture `gpt_neox` is not supported" in message
+        and "supported: gemma3_text, llama" in message
     )
 
 
@@ -202,5 +202,8 @@ def test_no_space_for_external_data(
     fails: str,
     format: str,
 ) -> None:
-    told = refused(make_model("llama"), "--format", format, out=disk(size, fails) / "out")
-    assert "No space left on device" in told and "free disk space or choose another --out" in told
+    message = refused(make_model("llama"), "--format", format, out=disk(size, fails) / "out")
+    assert (
+        "No space left on device" in message
+        and "free disk space or choose another --out" in message
+    )

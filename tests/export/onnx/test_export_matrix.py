@@ -75,7 +75,7 @@ def named(value: object) -> str:
 def checkpoint(
     make_model: Callable[..., Path], context: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
-    """`checkpoint(family, method)`: a model directory, quantized by the method if any; made once."""
+    """`checkpoint(family, method)`: a model directory, quantized by the method, made once."""
     made: dict[tuple[str, str], Path] = {}
 
     def make(family: str, method: str = "") -> Path:
@@ -221,7 +221,7 @@ def test_tensorrt_builds_it(
     method: str,
     cut: Cut,
 ) -> None:
-    told = export_onnx(
+    checked = export_onnx(
         checkpoint(family, method),
         tmp_path / "out",
         precision,
@@ -229,4 +229,4 @@ def test_tensorrt_builds_it(
         cut=cut,
         extra_check=built,
     ).checked
-    assert float(told["tensorrt/engine_bytes"]) > 0
+    assert float(checked["tensorrt/engine_bytes"]) > 0

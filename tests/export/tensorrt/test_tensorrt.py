@@ -51,9 +51,9 @@ def test_fp16_parses_and_builds(wide: Path, context: Any, tmp_path: Path) -> Non
     assert re.search(
         r"TensorRT for RTX 1\.\d+\S* parses it and builds .* for SM86", result.notes[1]
     )
-    told = json.loads((tmp_path / "out" / "edgewright.json").read_text())
-    assert told["format"] == "tensorrt"
-    assert told["checked"]["tensorrt/engine_bytes"] > sum(
+    provenance = json.loads((tmp_path / "out" / "edgewright.json").read_text())
+    assert provenance["format"] == "tensorrt"
+    assert provenance["checked"]["tensorrt/engine_bytes"] > sum(
         file.stat().st_size for file in (tmp_path / "out").glob("model.onnx.data")
     )
 

@@ -201,8 +201,8 @@ def test_the_layout(repository: Path) -> None:
         "tokenizer.json",
         "config.json",
     } <= files
-    told = json.loads((repository / "edgewright.json").read_text())
-    assert (told["format"], told["parity"]["parity/top1_decode"]) == ("triton", 1.0)
+    provenance = json.loads((repository / "edgewright.json").read_text())
+    assert (provenance["format"], provenance["parity"]["parity/top1_decode"]) == ("triton", 1.0)
     assert not list(repository.parent.glob(".tiny*"))
 
 
