@@ -1,4 +1,4 @@
-"""Progress and messages for people, always on standard error; standard output is left to results."""
+"""Progress and messages, always on standard error; standard output is for results."""
 
 from __future__ import annotations
 
@@ -25,20 +25,24 @@ __all__ = ["IS_MAIN", "Bar", "complain", "console", "progress"]
 UNEXPECTED = "run it again with --debug for the traceback; finished steps are kept"
 WIDTH = None if sys.stderr.isatty() else 200
 IS_MAIN = os.environ.get("RANK", "0") == "0"
-"""Whether this is the process, of several that torchrun or `accelerate launch` started, that speaks and writes."""
+"""Whether this process prints and writes files; of several, only the one of rank 0 does."""
 console = Console(stderr=True, width=WIDTH, quiet=not IS_MAIN)
 
 
 class Bar:
-    """One running progress bar; where standard error is no terminal (a CI log), a line at every quarter of the way."""
+    """A progress bar. In a CI log, which is no terminal, it prints one line per quarter."""
 
     def __init__(self, inner: Progress, label: str, total: int) -> None:
-        self._inner, self._label, self._total, self._done = inner, label, max(total, 1), 0
+        self._inner = inner
+        self._label = label
+        self._total = max(total, 1)
+        self._done = 0
         self._task = inner.add_task(label, total=total)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Move on by `steps`, with a short note (a loss, a rate) behind the label."""
-        before, self._done = self._done * 4 // self._total, self._done + steps
+        """Advance by `steps`, with a short note (a loss, a rate) behind the label."""
+        before = self._done * 4 // self._total
+        self._done += steps
         if self._inner.disable:
             if self._done * 4 // self._total > before:
                 console.print(
@@ -52,7 +56,7 @@ class Bar:
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Bar]:
-    """A bar with count, elapsed time and an estimate of what is left."""
+    """A bar with count, elapsed time and an estimate of the remaining time."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -67,14 +71,12 @@ def progress(label: str, total: int) -> Iterator[Bar]:
 
 
 def complain(error: BaseException) -> int:
-    """Print an error as one message with its hint, and return the exit code that belongs to it."""
+    """Print an error as one message with its hint, and return its exit code."""
     known = isinstance(error, EdgewrightError)
     if known and error.exit_code != 1 and not IS_MAIN:  # the main process says the same
         return error.exit_code
-    message, output = (
-        str(error) or type(error).__name__,
-        console if IS_MAIN else Console(stderr=True, width=WIDTH),
-    )
+    message = str(error) or type(error).__name__
+    output = console if IS_MAIN else Console(stderr=True, width=WIDTH)
     who = "" if IS_MAIN else f"process {os.environ['RANK']}: "
     what = message if known else f"{type(error).__name__}: {message}"
     output.print(f"[bold red]error:[/] {who}{escape(what)}", highlight=False, soft_wrap=True)

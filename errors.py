@@ -1,4 +1,4 @@
-"""The errors a user can cause, each with the exit code that scripts may rely on and a hint that says what to type."""
+"""Errors with one clear message, a hint that says what to type, and an exit code for scripts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class UsageError(EdgewrightError):
 
 
 class Refused(EdgewrightError):
-    """The plan or the target rules say that this cannot work."""
+    """What was asked for cannot work, by a plan, a rule of the target, or a limit of edgewright."""
 
     exit_code = 3
 

@@ -86,7 +86,7 @@ class Metric:
         return PLACEHOLDER.sub(r"<\g<name>>", self.pattern)
 
     def parts(self, name: str) -> dict[str, str] | None:
-        """What the placeholders stand for in a name; None if the name is not one of this metric."""
+        """The values of the placeholders in a name; None if the name is not one of this metric."""
         found = self._regex.fullmatch(name)
         return found.groupdict() if found else None
 

@@ -81,7 +81,7 @@ def _also_by_shape(metric: Metric) -> tuple[Metric, ...]:
 
 
 def _percentiles(kind: str, label: str) -> list[Metric]:
-    """The tails of a time; its median is declared by itself."""
+    """The p90 and p99 of a time; its median is declared separately."""
     return [
         Metric(f"{kind}/p{share}", f"{label} p{share}", "lower", "ms", conditions=TIMING)
         for share in (90, 99)

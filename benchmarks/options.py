@@ -1,4 +1,4 @@
-"""What is measured of a model: tasks, perplexity, latency."""
+"""Options of a measurement: tasks, perplexity, latency."""
 
 from __future__ import annotations
 

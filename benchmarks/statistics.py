@@ -73,7 +73,7 @@ def bounds(draws: Array, samples: int, confidence: float) -> Interval:
     Args:
         draws: float64 [resamples]; infinities are allowed.
         samples: pairs in each draw, at least 2.
-        confidence: of each bound by itself, above 0.5. 0.95 gives a two-sided interval of 90 %.
+        confidence: of each of the two bounds, above 0.5. 0.95 gives a two-sided interval of 90 %.
 
     Raises:
         ValueError: fewer than 2 samples, or a confidence that is not between 0.5 and 1.

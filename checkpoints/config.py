@@ -64,13 +64,13 @@ def resolve(model: str | Path) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
-            f"{model}: not a directory, and the hub did not give it: {reason}",
+            f"{model}: not a directory, and not available from the hub: {reason}",
             "give a local directory",
         ) from error
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The config.json of a model directory, corrected by its weights where they know better.
+    """The config.json of a model directory, corrected where the stored weights differ from it.
 
     The stored tensors decide whether the head is tied to the embedding, and what type they have.
 
@@ -151,7 +151,7 @@ def _as_stored(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     try:
         stored = inventory(path, config)
     except UsageError:
-        return config  # a plan needs no weights, and whoever reads them says what is wrong
+        return config  # a plan needs no weights; reading them reports the error
     if stored.own_head:
         config["tie_word_embeddings"] = False
     if stored.dtype and stored.dtype != dtype_name(config, default=""):

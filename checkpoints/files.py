@@ -1,6 +1,6 @@
-"""The one reader of a checkpoint's tensors; what decides which they are is in `inventory`.
+"""The one reader of a checkpoint's tensors; `inventory` decides which tensors these are.
 
-Whoever reads or writes a model directory imports from here.
+All functions that read or write a model directory can be imported from here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .hashing import (
     read_provenance,
     weight_bytes,
 )
-from .inventory import StoredTensor, inventory, is_buffer, opened, weight_files
+from .inventory import StoredTensor, inventory, opened, weight_files
 from .safetensors_writer import DTYPES
 from .writer import (
     atomic_directory,
@@ -49,7 +49,6 @@ __all__ = [
     "disk_error",
     "file_hash",
     "finite",
-    "is_buffer",
     "read_architecture",
     "read_config",
     "read_provenance",
@@ -101,7 +100,7 @@ def tensors_of(
 
     Args:
         path: the checkpoint.
-        wanted: whether a tensor of this name is to be read; all of them, if nothing is said.
+        wanted: whether to read the tensor of this name; default: all.
 
     Raises:
         UsageError: no safetensors, a truncated file, or a tensor with NaN or infinity.
@@ -113,7 +112,7 @@ def tensors_of(
     for file, names in by_file.items():
         waiting = deque(names)
         while waiting:
-            # What was read stays in memory until the file is closed: it is opened again at times.
+            # What was read stays in memory until the file is closed, so it is reopened at times.
             with opened(file) as handle:
                 read = 0
                 while waiting and read < MAPPED_BYTES:
@@ -138,7 +137,7 @@ def read_stored(path: Path, name: str, stored: StoredTensor) -> Tensor:
 
 
 def check_finite(path: Path) -> None:
-    """Read all of a checkpoint once, so that what is broken shows before anything is computed."""
+    """Read a whole checkpoint once, so that broken weights are reported before any work starts."""
     deque(tensors_of(path), maxlen=0)
 
 
@@ -148,7 +147,7 @@ def rows_of(path: Path, name: str, size: int) -> Iterator[Tensor]:
     if stored is None:
         return
     for begin in range(0, stored.shape[0], size):
-        # What was read stays in memory until the file is closed: it is opened anew each time.
+        # What was read stays in memory until the file is closed, so it is reopened each time.
         with opened(stored.file) as handle:
             yield finite(path, name, handle.get_slice(stored.name)[begin : begin + size])
 

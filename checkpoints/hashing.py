@@ -1,4 +1,4 @@
-"""What a directory holds: hashes of its files, the bytes of its weights, and where it came from."""
+"""Hashes of the files in a directory, the bytes of its weights, and its provenance."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["CARD", "PROVENANCE", "content_hash", "file_hash", "read_provenance",
 
 PROVENANCE = "edgewright.json"
 CARD = "README.md"
-"""The model card: what was measured on a directory, which is no part of what it holds."""
+"""The model card: measurements of a directory, which are no part of its content."""
 WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".data", ".gguf", ".engine")
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """What `edgewright.json` of a directory says; empty where edgewright did not write it.
+    """The content of `edgewright.json`; empty if edgewright did not write the directory.
 
     Raises:
         UsageError: it is damaged.

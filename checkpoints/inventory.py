@@ -4,14 +4,13 @@ Files: `transformers_weights` of config.json if it names one, else `model.safete
 shards that `model.safetensors.index.json` names. transformers 5 looks in this order
 (`modeling_utils._get_resolved_checkpoint_files`); no other file in the directory counts.
 
-Tensors: all in these files, but for buffers that transformers computes anew, and for a head that
-repeats the embedding it is tied to. Torch is not imported, so that plans can ask.
+Tensors: all in these files, except buffers that transformers computes itself, and a head that
+repeats the embedding it is tied to. Torch is not imported, so that plans can use this module.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,17 +21,12 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..errors import Refused, UsageError
-from ..models import Tables, tables
+from ..models import EmbeddingAndHead, embedding_and_head, is_buffer
 
-__all__ = ["Inventory", "StoredTensor", "inventory", "is_buffer", "opened", "weight_files"]
+__all__ = ["Inventory", "StoredTensor", "inventory", "opened", "weight_files"]
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-BUFFERS = re.compile(
-    r"rotary_emb\.(\w*inv_freq|cos_cached|sin_cached)$"
-    r"|(^|\.)position_ids$|\.(masked_bias|causal_mask)$"
-)
-"""What older releases of transformers stored and newer ones compute."""
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Floating-point types of weights: the name in safetensors -> the name in config.json."""
 SCALES = ("scales", "weight_scale", "input_scale", "pre_quant_scale")
@@ -70,7 +64,7 @@ class Inventory:
 
     Attributes:
         tensors: by the name that the model has for them, file by file in the order of the files.
-        own_head: whether there is a head of its own though config.json ties it to the embedding.
+        own_head: whether the files hold an untied head although config.json calls it tied.
         dtype: the floating-point type of most values, e.g. `bfloat16`; None: there are none.
     """
 
@@ -86,7 +80,8 @@ def weight_files(path: Path) -> list[Path]:
         UsageError: there are none, the index is broken, or a file that it names is missing.
     """
     named = _named_by_config(path)
-    single, index = path / (named or WEIGHTS), path / INDEX
+    single = path / (named or WEIGHTS)
+    index = path / INDEX
     if named and named.endswith(".index.json"):
         index = path / named
     elif single.is_file():
@@ -118,7 +113,7 @@ def _named_by_config(path: Path) -> str | None:
     try:
         named = json.loads((path / "config.json").read_text()).get("transformers_weights")
     except (OSError, ValueError, AttributeError):
-        return None  # whoever reads the config says what is wrong with it
+        return None  # reading the config reports the error
     if named is None:
         return None
     known = str(named).endswith((".safetensors", ".safetensors.index.json"))
@@ -147,11 +142,6 @@ def opened(file: Path, framework: str = "pt") -> Iterator[Any]:
         ) from error
 
 
-def is_buffer(name: str) -> bool:
-    """Whether a stored tensor is a buffer, which transformers ignores and computes anew."""
-    return BUFFERS.search(name) is not None
-
-
 def inventory(path: Path, config: Mapping[str, Any]) -> Inventory:
     """The tensors of the model in a directory.
 
@@ -163,7 +153,7 @@ def inventory(path: Path, config: Mapping[str, Any]) -> Inventory:
         UsageError: there are no weights, or a file is damaged or missing.
         Refused: weights are stored as integers or in 8 bits, and config.json names no quantization.
     """
-    names = tables(config)
+    names = embedding_and_head(config)
     stored = dict(_stored(_signature(path)))
     block = config.get("quantization_config")
     if not block:
@@ -187,13 +177,16 @@ def _check_types(path: Path, stored: Mapping[str, StoredTensor]) -> None:
             )
 
 
-def _merge_tied(stored: dict[str, StoredTensor], names: Tables, signature: Signature) -> bool:
+def _merge_tied(
+    stored: dict[str, StoredTensor], names: EmbeddingAndHead, signature: Signature
+) -> bool:
     """Whether a head that config.json calls tied is tied, as transformers 5 judges.
 
     An absent head is tied. One that equals the embedding is tied, and dropped from `stored`. One
     with other values is not tied. If the embedding is absent, the stored head takes its place.
     """
-    embedding, head = f"{names.embedding}.weight", f"{names.head}.weight"
+    embedding = f"{names.embedding}.weight"
+    head = f"{names.head}.weight"
     if f"{names.head}.qweight" in stored:
         return False
     if head not in stored:
@@ -222,7 +215,7 @@ def _signature(path: Path) -> Signature:
 
 @lru_cache(maxsize=16)
 def _stored(signature: Signature) -> Mapping[str, StoredTensor]:
-    """Everything in the files but buffers."""
+    """All tensors in the files, without buffers."""
     found: dict[str, StoredTensor] = {}
     for file, _, _ in signature:
         with opened(file, "numpy") as handle:
@@ -244,7 +237,8 @@ def _equal(signature: Signature, one: StoredTensor, other: StoredTensor) -> bool
         return False
     step = max(1, (1 << 22) // max(1, one.size // max(1, one.shape[0])))
     with opened(one.file) as first, opened(other.file) as second:
-        a, b = first.get_slice(one.name), second.get_slice(other.name)
+        a = first.get_slice(one.name)
+        b = second.get_slice(other.name)
         return all(
             torch.equal(a[begin : begin + step].double(), b[begin : begin + step].double())
             for begin in range(0, one.shape[0], step)

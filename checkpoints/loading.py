@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import EdgewrightError, Refused, UsageError
-from ..models import has_module
+from ..models import has_module, is_buffer
 from .config import end_tokens, quantization, read_architecture, read_config, read_json
-from .files import check_finite, is_buffer, read_state
+from .files import check_finite, read_state
 from .layouts import Int8Inputs, layout_of, rounds_inputs
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 PACKAGES = {"tokenizer.model": "sentencepiece", "tekken.json": "mistral-common"}
-"""What reads a tokenizer that has no tokenizer.json, by the file that it has instead."""
+"""Packages that read a tokenizer without tokenizer.json, by the file that it has instead."""
 VOCABULARIES = (
     "tokenizer.json",
     *PACKAGES,
@@ -60,7 +60,7 @@ def pick_device(device: str) -> str:
 
 
 def free_memory(device: str = "cpu") -> int | None:
-    """Bytes free on a device, and on the CPU, through which all passes; None: unknown."""
+    """Bytes free on a device and on the CPU, whichever is less; None: unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(
@@ -77,8 +77,10 @@ def dense_state(path: Path) -> dict[str, Tensor]:
 
 
 def _unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Int8Inputs]]:
-    """`dense_state`, and how those packed layers round their inputs that do, by name."""
-    state, config, inputs = read_state(path), read_config(path), dict[str, Int8Inputs]()
+    """`dense_state`, and by name the rounding of inputs in those packed layers that round them."""
+    state = read_state(path)
+    config = read_config(path)
+    inputs = dict[str, Int8Inputs]()
     layout = layout_of(config, str(path))
     if layout is None:
         return state, inputs
@@ -193,7 +195,8 @@ def check_names(path: Path, missing: Iterable[str], unexpected: Iterable[str]) -
     Raises:
         UsageError: naming the first tensors that are missing, or too many.
     """
-    missing, surplus = sorted(missing), sorted(n for n in unexpected if not is_buffer(n))
+    missing = sorted(missing)
+    surplus = sorted(n for n in unexpected if not is_buffer(n))
     if missing or surplus:
         what = f"missing {missing[:3]}" if missing else f"unexpected {surplus[:3]}"
         raise UsageError(
@@ -202,12 +205,12 @@ def check_names(path: Path, missing: Iterable[str], unexpected: Iterable[str]) -
 
 
 def tied_names(model: Any) -> set[str]:
-    """Names in a model's state under which another tensor is found again, such as a tied head."""
+    """Names in a model's state that are second names of another tensor, such as a tied head."""
     return set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
 
 
 def fits_in_memory(parameters: int, device: str = "cpu") -> bool:
-    """Whether a model of so many parameters takes at most half of the free memory in float32."""
+    """Whether a model of this size takes at most half of the free memory in float32."""
     free = free_memory(device)
     return free is None or 4 * parameters <= free / 2
 

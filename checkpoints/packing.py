@@ -1,7 +1,8 @@
-"""Which integers a quantized checkpoint holds, read from every field of its quantization block.
+"""Reads the quantization block of a config.json: bits, group size and symmetry of the weights.
 
-This is the one place that knows which methods can be read. Any other is refused by name: weights
-read by the rules of another method would silently give another model. Imports no torch.
+All fields of the block count. This is the one place that knows which methods can be read. Any other
+is refused by name: weights read by the rules of another method would silently give another model.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def scheme_of(block: Block, name: str, where: str = "config.json") -> Scheme:
 
 
 def stores_plain_zeros(block: Block) -> bool:
-    """Whether a GPTQ block says `gptq_v2`: zero points are stored as they are, not less one."""
+    """Whether a GPTQ block says `gptq_v2`: zero points are stored unchanged, and not minus one."""
     return _gptq_format(block) == "gptq_v2"
 
 
@@ -108,7 +109,8 @@ def _compressed_tensors(block: Block, name: str, where: str) -> Scheme:
     readable = "8-bit integers, symmetric: weights by channel, inputs dynamic by token"
     groups: Mapping[str, Block] = block.get("config_groups") or {}
     for group in groups.values():
-        weights, inputs = group.get("weights") or {}, group.get("input_activations") or {}
+        weights = group.get("weights") or {}
+        inputs = group.get("input_activations") or {}
         kind = (
             weights.get("num_bits"),
             weights.get("type"),

@@ -1,4 +1,4 @@
-"""Write safetensors tensor by tensor, so that no file is ever whole in memory.
+"""Write safetensors tensor by tensor, so that no whole file has to fit in memory.
 
 Shapes must be known before values. The bytes are those that safetensors itself writes: 8 bytes with
 the length of the header, a JSON header, the data.
@@ -105,7 +105,8 @@ def _begin(handle: BinaryIO, specs: Mapping[str, Tensor]) -> dict[str, int]:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in order:
-        spec, begin = specs[name], end
+        spec = specs[name]
+        begin = end
         end += spec.nbytes
         header[name] = {
             "dtype": CODES[spec.dtype],
@@ -116,9 +117,8 @@ def _begin(handle: BinaryIO, specs: Mapping[str, Tensor]) -> dict[str, int]:
     text += b" " * (-len(text) % 8)
     handle.write(len(text).to_bytes(8, "little") + text)
     handle.flush()
-    os.posix_fallocate(
-        handle.fileno(), 0, 8 + len(text) + end
-    )  # a full disk shows now, and not after hours of work
+    # Reserve the space: a full disk fails here, and not after hours of work.
+    os.posix_fallocate(handle.fileno(), 0, 8 + len(text) + end)
     return {name: 8 + len(text) + header[name]["data_offsets"][0] for name in order}
 
 

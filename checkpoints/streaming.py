@@ -27,17 +27,17 @@ ROWS = 8192
 
 
 def _give_back() -> None:
-    """Return freed memory to the system; glibc keeps holes, which add up over the layers."""
+    """Return freed memory to the system; glibc would keep some of it after every layer."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 
 
 class Layered(Protocol):
-    """A causal language model whose decoder layers can be visited in order."""
+    """A causal language model whose decoder layers are visited in order."""
 
     architecture: Architecture
     layers: list[nn.Module]
-    """The decoder layers; only a held one is sure to have weights."""
+    """The decoder layers; only one that is held has weights for certain."""
 
     def started(self, ids: Tensor) -> AbstractContextManager[Callable[[Tensor], Any]]:
         """A function that runs the model on rows int64 [1, seq] of `ids`, until it is stopped."""
@@ -49,10 +49,11 @@ class Layered(Protocol):
 
 
 class InMemory:
-    """A loaded model; what is done to a held layer stays."""
+    """A loaded model; changes to a held layer are permanent."""
 
     def __init__(self, model: Any, architecture: Architecture) -> None:
-        self.model, self.architecture = model, architecture
+        self.model = model
+        self.architecture = architecture
         self.layers = decoder_layers(model, architecture)
         self.device = next(model.parameters()).device
 
@@ -77,7 +78,8 @@ class Streamed:
     """
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
-        self.path, self.device = path, torch.device(device)
+        self.path = path
+        self.device = torch.device(device)
         self.architecture = read_architecture(path)
         self.specs = tensor_specs(path)
         self.skeleton = skeleton(path)
@@ -138,7 +140,8 @@ class Streamed:
         Of the embedding, only the rows of `ids` are kept, as stored; they are cast when looked up.
         """
         module: Any = self.skeleton.get_submodule(self.architecture.embedding)
-        empty, padding = module.weight, module.padding_idx
+        empty = module.weight
+        padding = module.padding_idx
         known = ids.unique()
         table = self._embedded(known)
 
@@ -152,11 +155,13 @@ class Streamed:
         try:
             yield start
         finally:
-            module.weight, module.padding_idx = empty, padding
+            module.weight = empty
+            module.padding_idx = padding
 
     def _embedded(self, ids: Tensor) -> Tensor:
         """The rows of the embedding for these ids, ascending, as they are stored [ids, width]."""
-        found, first = [], 0
+        found = []
+        first = 0
         for rows in rows_of(self.path, f"{self.architecture.embedding}.weight", ROWS):
             found.append(rows[ids[(ids >= first) & (ids < first + len(rows))] - first])
             first += len(rows)
@@ -164,14 +169,15 @@ class Streamed:
 
     def logit_parts(self, hidden: Tensor) -> Generator[Tensor]:
         """The logits of the last layer's outputs [rows, seq, width], `ROWS` tokens at a time."""
-        final_norm, own_head = self.architecture.final_norm.name, self.architecture.head
+        final_norm = self.architecture.final_norm.name
+        own_head = self.architecture.head
         norm: Any = self.skeleton.get_submodule(final_norm)
         head: Any = self.skeleton.get_submodule(own_head)
         name = own_head if f"{own_head}.weight" in self.specs else self.architecture.embedding
         self._fill(norm, self.stored(f"{final_norm}."))
         with passed_through(self.layers):
             for rows in rows_of(self.path, f"{name}.weight", ROWS):
-                # Not around the yield: two such generators could leave gradients off.
+                # Not around the yield: two generators in turns would leave gradients off.
                 with torch.no_grad():
                     head.weight = nn.Parameter(
                         rows.to(self.device, torch.float32), requires_grad=False
@@ -194,7 +200,7 @@ def skeleton(path: Path) -> Any:
 
 @contextmanager
 def passed_through(layers: list[nn.Module]) -> Iterator[None]:
-    """While this lasts, the layers put out what goes in and need no weights; their hooks run."""
+    """While this lasts, the layers return their input and need no weights; their hooks run."""
     for layer in layers:
         layer.forward = lambda hidden_states, *_args, **_kwargs: hidden_states
     try:

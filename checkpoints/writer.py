@@ -111,7 +111,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
 def disk_error(out: Path, error: OSError) -> EdgewrightError:
     """The error for a directory that could not be written.
 
-    A full disk is a refusal, as a plan would have foreseen it.
+    A full disk is `Refused`, as a plan would have refused it.
     """
     free = shutil.disk_usage(
         next(p for p in (out.parent, *out.parent.parents, Path.cwd()) if p.is_dir())
@@ -148,8 +148,9 @@ def config_for_everyone(config: Mapping[str, Any]) -> dict[str, Any]:
         both["rope_theta"] = rope["rope_theta"]
         if rope.get("rope_type", "default") != "default":
             both["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
-    elif isinstance(rope, dict):  # one entry a layer type, as in Gemma 3
-        full, local = rope.get("full_attention") or {}, rope.get("sliding_attention") or {}
+    elif isinstance(rope, dict):  # one entry per layer type, as in Gemma 3
+        full = rope.get("full_attention") or {}
+        local = rope.get("sliding_attention") or {}
         if "rope_theta" in full:
             both["rope_theta"] = full["rope_theta"]
         if full.get("rope_type", "default") != "default":
@@ -188,7 +189,7 @@ def write_checkpoint(
         config: the config.json to write.
         source: the directory whose tokenizer is copied.
         provenance: what `edgewright.json` says beside the version.
-        verify: called with the directory before it gets its name; if it raises, nothing is kept.
+        verify: called with the temporary directory; if it raises, nothing is written.
         files: more JSON files, by name.
     """
     with atomic_directory(out) as folder:

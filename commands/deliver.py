@@ -152,7 +152,8 @@ def serve(artifact: Artifact, options: ServeOptions) -> None:
     try:
         import uvicorn
 
-        from ..targets.serving.server import create_app, open_service
+        from ..targets.serving.server import create_app
+        from ..targets.serving.service import open_service
     except ImportError as error:
         raise UsageError(
             f"serving needs {error.name}, which is not installed", "pip install 'edgewright[serve]'"

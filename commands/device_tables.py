@@ -1,4 +1,4 @@
-"""What a terminal shows of devices and deployments, of this installation, and of written files."""
+"""Terminal tables: devices, deployments, checks of this installation, written files."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ def bundle_view(value: Mapping[str, Any]) -> list[Any]:
 
 def deploy_view(entry: Mapping[str, Any]) -> list[Any]:
     """What a device measured."""
-    metrics, context = entry["metrics"], entry["context"]
+    metrics = entry["metrics"]
+    context = entry["context"]
     rows = [[name, f"{value:,.4g}"] for name, value in metrics.items()]
     board = context["board"] or context["system"]
     return [

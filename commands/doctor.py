@@ -107,8 +107,8 @@ def _transformers() -> str:
 
 
 def _demo() -> str:
+    from ..checkpoints.config import BUILTIN_MODEL, model_path
     from ..checkpoints.loading import load_tokenizer
-    from ..pipeline.recipe import BUILTIN_MODEL, model_path
 
     return f"tokenizer of {len(load_tokenizer(Path(model_path(BUILTIN_MODEL))))} tokens"
 

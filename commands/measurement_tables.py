@@ -1,4 +1,4 @@
-"""What a terminal shows of measurements: runs, benchmarks, comparisons, sweeps, gates."""
+"""Terminal tables: runs, benchmarks, comparisons, sweeps, KV caches, gates."""
 
 from __future__ import annotations
 

@@ -193,7 +193,8 @@ def parameters(
         cli = _marker(field)
         if cli.hidden or name in chosen.skip or (chosen.only and name not in chosen.only):
             continue
-        place, inner = (*path, name), _model(field)
+        place = (*path, name)
+        inner = _model(field)
         below = Expand(skip=(*chosen.skip, *cli.skip))
         if cli.flags:
             yield from parameters(cli.flags, below, place, prefix)
@@ -264,7 +265,8 @@ def nested_models(
 ) -> Iterator[Nested]:
     """The nested models that a switch leaves out, innermost first."""
     for name, field in model.model_fields.items():
-        cli, inner = _marker(field), _model(field)
+        cli = _marker(field)
+        inner = _model(field)
         if cli.hidden:
             continue
         place = (*path, name)
@@ -295,7 +297,8 @@ def expand(model: type[BaseModel], tree: dict[str, Any]) -> dict[str, Any]:
     """
     done = dict(tree)
     for name, field in model.model_fields.items():
-        inner, flags = _model(field), _marker(field).flags
+        inner = _model(field)
+        flags = _marker(field).flags
         if inner and field.is_required():
             done.setdefault(name, {})
         if inner and isinstance(done.get(name), dict):

@@ -75,7 +75,9 @@ def plan(
     """
     from ..pipeline.forecast import ALL_TARGETS, plan_model, refuse
 
-    target, context, batch = device.target, inputs.context, inputs.batch
+    target = device.target
+    context = inputs.context
+    batch = inputs.batch
     if what.endswith((".yaml", ".yml")):
         from ..pipeline.plan import plan_recipe
         from ..pipeline.recipe_file import load_recipe

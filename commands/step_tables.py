@@ -1,4 +1,4 @@
-"""What a terminal shows of steps and plans."""
+"""Terminal tables: steps, plans, traces, previews of pruning."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from .table_parts import cell, table
 __all__ = ["cut_view", "plan_view", "step_view", "traces_view"]
 
 WORST_MODULES = 10
-
-
 FITS = {True: "yes", False: "NO", None: "-"}
 SURVEY = "all"
 """Target of a plan that surveys every device."""

@@ -1,4 +1,4 @@
-"""Pieces of the tables on a terminal: numbers, rows, and the columns of metrics."""
+"""Shared by all tables on a terminal: numbers, rows, and the columns of metrics."""
 
 from __future__ import annotations
 

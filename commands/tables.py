@@ -55,7 +55,7 @@ VIEWS: dict[str, Callable[[Any], list[Any]]] = {
     "verdict": verdict_view,
     "written": written_view,
 }
-"""By name, what a result looks like on a terminal: a list of tables and lines."""
+"""By name, a function that turns a result into tables and lines for a terminal."""
 
 
 def show(value: Any, as_json: bool, view: str) -> None:

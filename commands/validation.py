@@ -1,4 +1,4 @@
-"""From options that were typed, or passed in Python, to a valid model. Errors name the options."""
+"""Makes a valid model of options that were typed or passed in Python. Errors name the options."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def _assembled(
     declared: Sequence[Parameter], given: Mapping[str, Any], names: Mapping[str, str]
 ) -> Tree:
     """The given values, each at its place in the model."""
-    parameters, tree = {p.name: p for p in declared}, Tree()
+    parameters = {p.name: p for p in declared}
+    tree = Tree()
     for name, value in given.items():
         parameter = parameters.get(name)
         if value is None or (parameter and parameter.cli.separator and value == ""):

@@ -86,7 +86,7 @@ class Verb:
     Args:
         function: what it does.
         name: as it is typed.
-        resumable: the same command resumes after an interruption, and says so.
+        resumable: the same command resumes after an interruption; Ctrl-C prints that.
         prepare: changes what was given before it is validated.
         has_json: whether the verb prints a result.
     """
@@ -100,8 +100,11 @@ class Verb:
         prepare: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         has_json: bool = True,
     ) -> None:
-        self.function, self.name = function, name
-        self.resumable, self.prepare, self.has_json = resumable, prepare, has_json
+        self.function = function
+        self.name = name
+        self.resumable = resumable
+        self.prepare = prepare
+        self.has_json = has_json
         self.__doc__ = _joined(function.__doc__ or "")
 
     @cached_property
@@ -151,7 +154,8 @@ class Verb:
         def command(invocation: typer.Context, **typed: Any) -> None:
             self._run_typed(invocation, typed)
 
-        command.__doc__, command.__name__ = self.__doc__, self.name.replace("-", "_")
+        command.__doc__ = self.__doc__
+        command.__name__ = self.name.replace("-", "_")
         command.__dict__["__signature__"] = inspect.Signature(list(made.values()))
         command.__annotations__ = {name: one.annotation for name, one in made.items()}
         return command

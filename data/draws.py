@@ -1,4 +1,4 @@
-"""Random numbers that belong to something with a name: the same for it whatever else is drawn, in whatever order."""
+"""Random numbers by name: a name always gets the same numbers, whatever else is drawn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ __all__ = ["uniforms"]
 
 
 def uniforms(seed: int, names: Iterable[tuple[int, ...]], length: int) -> Tensor:
-    """Random numbers in [0, 1), float32 [names, length], the same for a name (a row and a chain, say) whatever the others are."""
+    """Random numbers in [0, 1), float32 [names, length].
+
+    Args:
+        seed: the seed.
+        names: what the numbers are for, such as (question, chain). The numbers of a name do not
+            depend on the other names.
+        length: how many numbers each name gets.
+    """
     drawn = [
         torch.rand(length, generator=_generator("/".join(map(str, (seed, *name)))))
         for name in names

@@ -1,4 +1,4 @@
-"""From examples to token rows: prompts rendered through the chat template, labels only on what the model must write."""
+"""Convert examples to rows of tokens: chat template, labels for completions, packing, padding."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Example:
-    """A piece of text. With a prompt, only the completion is learnt and scored; without, all of it is."""
+    """A piece of text. With a prompt, only the completion is learned and scored; else all of it."""
 
     completion: str
     prompt: str = ""
@@ -37,14 +37,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids and, at the same positions, the labels (``IGNORE`` where unscored)."""
+    """Token ids, and for each one its label (`IGNORE` if it is not scored)."""
 
     ids: list[int]
     labels: list[int]
 
 
 def render_prompt(tokenizer: Any, question: str) -> str:
-    """The text a model is given for a question: its chat template when it has one, else a plain frame."""
+    """The prompt for a question: by the chat template if there is one, else as plain text."""
     if tokenizer.chat_template:
         message = [{"role": "user", "content": question}]
         return str(
@@ -81,7 +81,7 @@ def encode(tokenizer: Any, example: Example) -> Encoded:
 
 
 def pack(encoded: Iterable[Encoded], seq_len: int) -> Iterator[Encoded]:
-    """Join examples end to end and cut them into full rows of `seq_len` tokens; an unfinished last row is dropped."""
+    """Join examples and cut them into rows of `seq_len` tokens. An incomplete row is dropped."""
     ids: list[int] = []
     labels: list[int] = []
     for piece in encoded:
@@ -89,11 +89,16 @@ def pack(encoded: Iterable[Encoded], seq_len: int) -> Iterator[Encoded]:
         labels += piece.labels
         while len(ids) >= seq_len:
             yield Encoded(ids[:seq_len], labels[:seq_len])
-            ids, labels = ids[seq_len:], labels[seq_len:]
+            ids = ids[seq_len:]
+            labels = labels[seq_len:]
 
 
 def pad(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
-    """Right-pad rows to one length: `input_ids`, `attention_mask` and `labels`, each int64 [rows, longest]."""
+    """Pad rows on the right to the same length.
+
+    Returns:
+        `input_ids`, `attention_mask` and `labels`, each int64 [rows, longest].
+    """
     longest = max(len(r.ids) for r in rows)
 
     def fill(values: list[int], value: int) -> list[int]:
@@ -107,7 +112,7 @@ def pad(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
 
 
 def shuffled_forever(rows: Sequence[Encoded], seed: int) -> Iterator[Encoded]:
-    """Endless epochs over `rows`, each in a new order fixed by the seed."""
+    """Repeat the rows without end, in a new order each time; the seed determines all orders."""
     rng = random.Random(seed)
     order = list(range(len(rows)))
     while True:

@@ -1,8 +1,9 @@
-"""Generated arithmetic and word problems with worked traces: the data of the embedded tiny reasoner.
+"""Generated arithmetic and word problems with solution steps: the data of the demo model.
 
-Problems and answer checking are reasoning-gym's; the step-by-step traces are ours. Evaluation problems come from seeds
-below ``TRAIN_SEED``, training problems from seeds above it, and a training problem whose question also stands in the
-held-out set is dropped, so that small problem spaces cannot leak.
+The package reasoning-gym generates the problems and checks answers. The solution steps ("traces")
+are written here. Evaluation problems come from seeds below `TRAIN_SEED`, training problems from
+seeds above it. A training problem whose question is also in the held-out set is dropped, because
+small problem spaces repeat questions under different seeds.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ __all__ = [
 TRAIN_SEED = 1_000_000
 HELD_OUT_SEED = 500_000
 HELD_OUT = 256
-"""Size of the held-out set, in problems a task; an evaluation takes a prefix of it."""
+"""Number of problems per task in the held-out set. An evaluation uses the first ones."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One generated problem: the question, the worked trace and the answer, with what the verifier needs."""
+    """A generated problem: question, solution steps, answer, and the data for the verifier."""
 
     task: str
     question: str
@@ -43,16 +44,18 @@ class Problem:
 
     @property
     def completion(self) -> str:
-        """What the model is to write after the prompt, which already ends in ``<think>`` and a newline."""
+        """The text to write after the prompt, which ends with `<think>` and a newline."""
         return f"{self.trace}\n</think>\n{self.answer}"
 
 
 def _sum(total: int, term: str) -> str:
-    """`total` and a signed term added place by place, highest first: a step never carries over more than one digit.
+    """Add a signed term digit by digit, highest first, so that no step carries more than one digit.
 
-    (145, "-38") is written 145-38=115-8=107; adding zero is no step, so that (4, "-0") is 4-0.
+    (145, "-38") gives 145-38=115-8=107. Adding zero is not a step: (4, "-0") gives 4-0.
     """
-    sign, digits, written = term[0], term[1:], [f"{total}{term}"]
+    sign = term[0]
+    digits = term[1:]
+    written = [f"{total}{term}"]
     for i, digit in enumerate(digits):
         rest = digits[i + 1 :].lstrip("0")
         if digit != "0":
@@ -63,7 +66,8 @@ def _sum(total: int, term: str) -> str:
 
 def _chain_sum(entry: dict[str, Any]) -> str:
     first, *rest = re.findall(r"(?:^|[-+] )\d+", entry["metadata"]["expression"])
-    total, lines = int(first), []
+    total = int(first)
+    lines: list[str] = []
     for term in (t.replace(" ", "") for t in rest):
         lines.append(_sum(total, term))
         total += int(term)
@@ -71,14 +75,15 @@ def _chain_sum(entry: dict[str, Any]) -> str:
 
 
 def _product(a: int, digit: int) -> str:
-    """A number of two digits times one digit: 65*6=360+30=390."""
-    tens, ones = a // 10 * 10 * digit, a % 10 * digit
+    """Multiply a number of two digits by one digit: 65*6=360+30=390."""
+    tens = a // 10 * 10 * digit
+    ones = a % 10 * digit
     return f"{a}*{digit}={tens}+{ones}={a * digit}" if tens and ones else f"{a}*{digit}={a * digit}"
 
 
 def _products(entry: dict[str, Any]) -> str:
     a, b = (int(v) for v in entry["metadata"]["expression"].split(" * "))
-    tens, ones = b // 10, b % 10
+    tens, ones = divmod(b, 10)
     if not ones:
         return f"{_product(a, tens)}\n{a}*{b}={a * b}"
     return f"{_product(a, tens)}\n{_product(a, ones)}\n{_sum(a * tens * 10, f'+{a * ones}')}"
@@ -97,7 +102,8 @@ def _gcd(entry: dict[str, Any]) -> str:
 def _leg_counting(entry: dict[str, Any]) -> str:
     from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
-    total, lines = 0, []
+    total = 0
+    lines: list[str] = []
     for animal, count in entry["metadata"]["animals"].items():
         legs = count * ANIMALS[animal]
         lines.append(
@@ -119,7 +125,7 @@ TASKS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], str]]] = {
 
 def _dataset(task: str, seed: int, size: int) -> Any:
     try:
-        import reasoning_gym  # late: an extra, and it pulls in a hundred generators
+        import reasoning_gym  # here, because it is an optional extra and slow to import
     except ImportError as error:
         raise EdgewrightError(
             "builtin:reasoning needs reasoning-gym, which is not installed",
@@ -129,13 +135,17 @@ def _dataset(task: str, seed: int, size: int) -> Any:
 
 
 def _problems(task: str, seed: int, size: int) -> Iterator[Problem]:
-    dataset, trace = _dataset(task, seed, size), TASKS[task][1]
+    dataset = _dataset(task, seed, size)
+    trace = TASKS[task][1]
     for entry in dataset:
         yield Problem(task, entry["question"].strip(), trace(entry), entry["answer"], entry)
 
 
 def held_out(count: int, tasks: Sequence[str] = tuple(TASKS)) -> list[Problem]:
-    """The first `count` evaluation problems, `tasks` taking turns, no question twice; fewer where there are not so many."""
+    """The first `count` evaluation problems, or all, without repeated questions.
+
+    The tasks take turns.
+    """
     streams = [
         _problems(task, HELD_OUT_SEED + index * HELD_OUT, HELD_OUT)
         for index, task in enumerate(TASKS)
@@ -154,12 +164,12 @@ def held_out(count: int, tasks: Sequence[str] = tuple(TASKS)) -> list[Problem]:
 
 
 def held_out_questions() -> frozenset[str]:
-    """Every question of the held-out set, of all tasks: what training must never show."""
+    """All questions of the held-out set, of all tasks. Training must not contain them."""
     return frozenset(p.question for p in held_out(HELD_OUT * len(TASKS), tuple(TASKS)))
 
 
 def training_problems(seed: int, exclude: frozenset[str], block: int = 512) -> Iterator[Problem]:
-    """An endless stream of training problems, the tasks mixed, without the questions in `exclude`."""
+    """Endless training problems of all tasks, mixed, without the questions in `exclude`."""
     rng = random.Random(seed)
     start = TRAIN_SEED + seed * 100_000_000
     while True:
@@ -172,14 +182,14 @@ def training_problems(seed: int, exclude: frozenset[str], block: int = 512) -> I
 
 
 def extract_answer(text: str) -> str:
-    """What stands after the last ``</think>``, on one line; the empty string when the thought never ended."""
+    """The first line after the last `</think>`, or an empty string if there is no `</think>`."""
     _, closed, answer = text.rpartition("</think>")
     return answer.strip().split("\n")[0].strip() if closed else ""
 
 
 def is_correct(problem: Problem, text: str) -> bool:
-    """Whether reasoning-gym's own verifier gives the extracted answer full marks."""
-    import reasoning_gym  # late: an extra
+    """Whether reasoning-gym's verifier gives the extracted answer full marks."""
+    import reasoning_gym  # here, because it is an optional extra
 
     score: Any = reasoning_gym.get_score_answer_fn(problem.task)
     return float(score(extract_answer(text), problem.entry)) == 1.0

@@ -1,4 +1,8 @@
-"""SOURCE strings: `text:FILE`, `jsonl:FILE[:FIELD]`, `parquet:FILE[:FIELD]`, `hf:NAME[:CONFIG][:SPLIT]`, `builtin:NAME`."""
+"""Parse and read SOURCE strings, which name text for calibration, training and evaluation.
+
+They are `text:FILE`, `jsonl:FILE[:FIELD]`, `parquet:FILE[:FIELD]`, `hf:NAME[:CONFIG][:SPLIT]` and
+`builtin:NAME`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ __all__ = ["Source", "json_lines", "rows_hash", "scoring_rows", "training_rows"]
 
 BUILTINS = ("reasoning",)
 CHUNK = 1 << 16
-"""Characters of plain text tokenized at a time."""
+"""Characters of plain text that are tokenized at a time."""
 TEXT_FIELDS = ("text", "content", "completion")
 PAIR_FIELDS = (("question", "answer"), ("prompt", "completion"), ("instruction", "output"))
 
@@ -34,7 +38,7 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> Source:
-        """Split a SOURCE string and check that what it names is there.
+        """Parse a SOURCE string, and check that a named file exists.
 
         Raises:
             UsageError: unknown kind or builtin name, or a file that does not exist or is empty.
@@ -52,30 +56,32 @@ class Source:
         if kind not in ("text", "jsonl", "parquet"):
             raise UsageError(
                 f"{text}: not a data source",
-                "write text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], hf:NAME or builtin:NAME",
+                "write text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], hf:NAME or "
+                "builtin:NAME",
             )
-        file, _, field = (
-            (rest, "", "") if kind == "text" or Path(rest).is_file() else rest.rpartition(":")
-        )
+        file = rest
+        field = ""
+        if kind != "text" and not Path(rest).is_file():
+            file, _, field = rest.rpartition(":")
         if not Path(file).is_file():
             raise UsageError(
-                f"{text}: no such file: {file or rest}", "give the path of a file that exists"
+                f"{text}: no such file: {file or rest}", "give the path of an existing file"
             )
         if not Path(file).stat().st_size:
-            raise UsageError(f"{text}: the file is empty", "give a file with text in it")
+            raise UsageError(f"{text}: the file is empty", "give a file that contains text")
         return cls(kind, file, field)
 
     def __str__(self) -> str:
-        """The SOURCE string again."""
+        """The SOURCE string."""
         return ":".join(part for part in (self.kind, self.name, self.field) if part)
 
     @property
     def label(self) -> str:
-        """The short name that metrics carry."""
+        """The source's name in metrics."""
         return self.name if self.kind == "builtin" else Path(self.name).stem
 
     def fingerprint(self) -> str:
-        """A hash of what the source holds; of its name alone for built-in and hub data, which the code version covers."""
+        """A hash of the file's content, or of the name of built-in and hub data."""
         digest = hashlib.sha256(str(self).encode())
         if self.kind in ("text", "jsonl", "parquet"):
             with open(self.name, "rb") as handle:
@@ -83,7 +89,7 @@ class Source:
         return digest.hexdigest()
 
     def training(self, seed: int) -> Iterator[Example]:
-        """Examples to learn or calibrate on: endless for built-in tasks, one pass over anything else."""
+        """Examples for training or calibration: endless for built-in tasks, else one pass."""
         if self.kind == "builtin":
             return (
                 Example(p.completion, p.question)
@@ -92,7 +98,7 @@ class Source:
         return self._examples()
 
     def scoring(self, count: int) -> Iterator[Example]:
-        """Examples to score: at most `count` held-out problems of a built-in task, everything of anything else."""
+        """Examples to score: at most `count` held-out problems of a built-in task, else all."""
         if self.kind == "builtin":
             return (Example(p.completion, p.question) for p in self.problems(count))
         return self._examples()
@@ -100,7 +106,7 @@ class Source:
     def problems(self, count: int) -> list[Problem]:
         """The first `count` held-out problems of a built-in task."""
         if self.kind != "builtin":
-            raise UsageError(f"{self}: has no verifier", "tasks are built in: reasoning")
+            raise UsageError(f"{self}: has no verifier", "use the built-in task: reasoning")
         return held_out(count)
 
     def _examples(self) -> Iterator[Example]:
@@ -131,9 +137,7 @@ class Source:
 
 def _datasets() -> Any:
     try:
-        datasets: Any = importlib.import_module(
-            "datasets"
-        )  # late: an extra that only parquet and hub data need
+        datasets: Any = importlib.import_module("datasets")  # here, because it is an extra
     except ImportError as error:
         raise EdgewrightError(
             "parquet and hub data need the datasets package", "pip install 'edgewright[data]'"
@@ -151,10 +155,10 @@ def _text(name: str) -> Iterator[Example]:
 
 
 def json_lines(name: str) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file, one a line.
+    """Yield the objects of a JSONL file, one per line. Empty lines are skipped.
 
     Raises:
-        UsageError: a line is no JSON object, with its number.
+        UsageError: a line is not a JSON object; the message has its number.
     """
     with open(name, "rb") as handle:
         for number, line in enumerate(handle, 1):
@@ -168,11 +172,12 @@ def json_lines(name: str) -> Iterator[dict[str, Any]]:
                 ) from error
             except json.JSONDecodeError as error:
                 raise UsageError(
-                    f"{name}, line {number}: not JSON: {error.msg}", "give one JSON object a line"
+                    f"{name}, line {number}: not JSON: {error.msg}",
+                    "write one JSON object per line",
                 ) from error
             if not isinstance(row, dict):
                 raise UsageError(
-                    f"{name}, line {number}: not a JSON object", "give one JSON object a line"
+                    f"{name}, line {number}: not a JSON object", "write one JSON object per line"
                 )
             yield row
 
@@ -188,16 +193,18 @@ def _example(row: dict[str, Any], field: str, where: str) -> Example:
     for name in TEXT_FIELDS:
         if name in row:
             return Example(str(row[name]))
-    raise UsageError(f"{where}: no text field among {', '.join(row)}", "name one: jsonl:FILE:FIELD")
+    raise UsageError(
+        f"{where}: no text field among {', '.join(row)}", "name the field: jsonl:FILE:FIELD"
+    )
 
 
 def _prefix(tokenizer: Any) -> list[int]:
-    """The tokens a tokenizer puts before any text (a beginning-of-text token, or nothing)."""
+    """The tokens that a tokenizer puts before any text (a begin token, or none)."""
     return list(tokenizer("")["input_ids"])
 
 
 def _windows(tokenizer: Any, examples: Iterator[Example], seq_len: int) -> Iterator[Encoded]:
-    """Packed rows, each starting with the tokenizer's prefix, as models that need one expect."""
+    """Packed rows. Each one begins with the tokenizer's prefix, which some models need."""
     prefix = _prefix(tokenizer)
     skip = len(prefix)
 
@@ -212,27 +219,33 @@ def _windows(tokenizer: Any, examples: Iterator[Example], seq_len: int) -> Itera
 def training_rows(
     tokenizer: Any, source: Source, seq_len: int, seed: int, count: int | None = None
 ) -> Iterator[Encoded]:
-    """Packed rows of `seq_len` tokens; `count` of them, or as many as the source gives.
+    """Packed rows of `seq_len` tokens: `count` of them, or without it as many as there are.
 
     Raises:
-        UsageError: the source is too small for a single row.
+        UsageError: the source is too small for one row.
     """
     rows = _windows(tokenizer, source.training(seed), seq_len)
     first = next(rows, None)
     if first is None:
         raise UsageError(
-            f"{source}: fewer than {seq_len} tokens, so not one row",
+            f"{source}: fewer than {seq_len} tokens, too few for one row",
             "give more text, or a smaller --seq-len",
         )
     return itertools.islice(itertools.chain([first], rows), count)
 
 
 def scoring_rows(tokenizer: Any, source: Source, seq_len: int, count: int) -> list[Encoded]:
-    """Rows to score: an example a row where there are prompts, else full windows; at most `count`, none over `seq_len`."""
+    """Rows to score, at most `count`, each of at most `seq_len` tokens.
+
+    If the examples have prompts, each is a row. Otherwise their text is cut into full windows.
+
+    Raises:
+        UsageError: the source has nothing to score.
+    """
     examples = itertools.islice(source.scoring(count), 1_000_000)
     first = next(examples, None)
     if first is None:
-        raise UsageError(f"{source}: nothing to score", "give a source with text in it")
+        raise UsageError(f"{source}: nothing to score", "give a source that contains text")
     examples = itertools.chain([first], examples)
     if first.prompt:
         rows = (encode(tokenizer, e) for e in examples)
@@ -243,19 +256,19 @@ def scoring_rows(tokenizer: Any, source: Source, seq_len: int, count: int) -> li
         chosen = list(itertools.islice(_windows(tokenizer, examples, seq_len), count))
     if not chosen:
         raise UsageError(
-            f"{source}: fewer than {seq_len} tokens, so not one row",
+            f"{source}: fewer than {seq_len} tokens, too few for one row",
             "give more text, or a smaller --seq-len",
         )
     if all(label == IGNORE for row in chosen for label in row.labels[1:]):
         raise UsageError(
-            f"{source}: rows of {seq_len} tokens end before anything to score",
+            f"{source}: all rows end before the first scored token, after {seq_len} tokens",
             "give a larger --seq-len",
         )
     return chosen
 
 
 def rows_hash(rows: Sequence[Encoded]) -> str:
-    """A short hash of token rows, so that only like is compared with like."""
+    """A short hash of token rows. Results are compared only if their rows are equal."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps([row.ids, row.labels]).encode())

@@ -1,1 +1,1 @@
-"""The embedded tiny reasoner: a 7 M teacher, a 3 M base student, and the script that trained them."""
+"""The demo model, a tiny reasoner: a 7 M teacher, a 3 M student, and the scripts that made them."""

@@ -1,9 +1,9 @@
-"""Train the embedded tiny reasoner: DeepSeek-R1 in miniature, a Qwen2 that thinks in steps before it answers.
+"""Train the demo model: a tiny Qwen2 that writes its steps before the answer, like DeepSeek-R1.
 
     python -m edgewright.demo.train --out DIR
 
-Data are those of ``data/reasoning.py``, the loop is that of ``compress/distill``. The same arguments on the same machine
-write the same weights.
+The data come from `data/reasoning.py`, the training loop from `compress/distill`. The same
+arguments on the same machine give the same weights.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from ..data.packing import Example, encode, pack
 from ..data.reasoning import Problem, held_out_questions, training_problems
 
 HERE = Path(__file__).parent
-END, USER, ASSISTANT, THINK, UNTHINK = (
-    "<|endoftext|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<think>",
-    "</think>",
+END = "<|endoftext|>"
+USER = "<|user|>"
+ASSISTANT = "<|assistant|>"
+THINK = "<think>"
+END_THINK = "</think>"
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-QWEN_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-"""How a Qwen2 tokenizer cuts text before merging; single digits, which arithmetic needs."""
+"""How a Qwen2 tokenizer splits text before merging. Digits are single, as arithmetic needs."""
 TEMPLATE = (
     "{% for m in messages %}"
     "{% if m['role'] == 'user' %}"
@@ -51,17 +52,21 @@ TEMPLATE = (
 )
 
 
-STEPS, LR, OPTIMIZER = 1050, 3e-3, "muon"
-VOCAB, SEQ_LEN, BATCH = 512, 160, 40
+STEPS = 1050
+LR = 3e-3
+OPTIMIZER = "muon"
+VOCAB = 512
+SEQ_LEN = 160
+BATCH = 40
 
 
 def problems(seed: int) -> Iterator[Problem]:
-    """Training problems, never one of the held-out questions."""
+    """Training problems, without the held-out questions."""
     return training_problems(seed, held_out_questions())
 
 
 def make_tokenizer(folder: Path) -> None:
-    """Learn a byte-pair vocabulary of 512 cut as Qwen2 cuts, and write the tokenizer files."""
+    """Learn a byte-pair vocabulary of 512 tokens, and write the tokenizer files."""
     stream = problems(seed=1)
     text = [f"{p.question}\n{p.completion}" for p in (next(stream) for _ in range(4000))]
     tokenizer = Tokenizer(models.BPE())
@@ -71,7 +76,7 @@ def make_tokenizer(folder: Path) -> None:
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    special = [END, USER, ASSISTANT, THINK, UNTHINK]
+    special = [END, USER, ASSISTANT, THINK, END_THINK]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
         text,
@@ -94,26 +99,29 @@ def make_tokenizer(folder: Path) -> None:
 
 
 class NextToken(nn.Module):
-    """The plain language-model objective."""
+    """The loss of plain language-model training."""
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
         self.student = student
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy on the scored tokens of a batch [batch, seq]."""
+        """Cross-entropy on the labelled tokens of a batch [batch, seq]."""
         return next_token_loss(self.student(input_ids=ids, use_cache=False).logits, labels)
 
 
 def rows(tokenizer: Any, seed: int) -> Iterator[Tensor]:
-    """Packed rows int64 [2, SEQ_LEN] of ids and labels, without end."""
+    """Yield packed rows int64 [2, SEQ_LEN] of ids and labels, without end."""
     examples = (Example(p.completion, p.question) for p in problems(seed))
     for row in pack((encode(tokenizer, e) for e in examples), SEQ_LEN):
         yield torch.tensor([row.ids, row.labels])
 
 
 def build(end: int) -> Qwen2ForCausalLM:
-    """The model with random weights; every width is a multiple of 128, also after a quarter of the heads is gone."""
+    """The model with random weights.
+
+    Its widths are multiples of 128, also after a quarter of the heads is pruned.
+    """
     config = Qwen2Config(
         vocab_size=VOCAB,
         hidden_size=384,
@@ -127,13 +135,14 @@ def build(end: int) -> Qwen2ForCausalLM:
         eos_token_id=end,
         pad_token_id=end,
         bos_token_id=None,
-        head_dim=64,  # pyright: ignore[reportCallIssue]  # read by the model, and not declared by the config class
+        # The model reads head_dim, but the config class does not declare it.
+        head_dim=64,  # pyright: ignore[reportCallIssue]
     )
     return Qwen2ForCausalLM(config)
 
 
 def main() -> None:
-    """Train and write the model with its loss curve."""
+    """Train the model, and write it with its loss curve."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

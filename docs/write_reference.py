@@ -18,12 +18,13 @@ FILE = Path(__file__).with_name("reference.md")
 HEAD = """\
 # Reference: verbs and options
 
-This page is written by `python -m edgewright.docs.write_reference` from the declarations of the options; do not
-edit it. A recipe has the same options under their names: `edgewright recipe schema` prints its JSON Schema for
-editors. In Python, options are keywords: `--group-size 64` is `ew.quantize(..., group_size=64)`.
+This page is written by `python -m edgewright.docs.write_reference` from the declarations of the
+options; do not edit it. A recipe has the same options under their names: `edgewright recipe schema`
+prints its JSON Schema for editors. In Python, options are keywords: `--group-size 64` is
+`ew.quantize(..., group_size=64)`.
 
-Every verb also has `--json` (print one JSON document on standard output) and `--debug` (show the traceback of an
-error), except `serve`, which prints no result.
+Every verb also has `--debug` (show the traceback of an error), and every verb but `serve` has
+`--json` (print one JSON document on standard output).
 """
 EVERYWHERE = ("--json", "--debug", "--help")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from .architecture import Architecture, Tables, architecture, tables
+from .architecture import Architecture, architecture
 from .blocks import Attention, AttentionSizes, CutAxis, ExpertsFFN, Fold, GatedFFN, Linear, Norm
+from .buffers import is_buffer
 from .expressible import Format, Reason, expressible, require_expressible
 from .families import FAMILIES
+from .family_lookup import EmbeddingAndHead, embedding_and_head
 from .layer import Branch, Layer
 from .modules import decoder_layers, has_module, inside_expert, weight_in, weight_of
 
@@ -16,6 +18,7 @@ __all__ = [
     "AttentionSizes",
     "Branch",
     "CutAxis",
+    "EmbeddingAndHead",
     "ExpertsFFN",
     "Fold",
     "Format",
@@ -24,14 +27,14 @@ __all__ = [
     "Linear",
     "Norm",
     "Reason",
-    "Tables",
     "architecture",
     "decoder_layers",
+    "embedding_and_head",
     "expressible",
     "has_module",
     "inside_expert",
+    "is_buffer",
     "require_expressible",
-    "tables",
     "weight_in",
     "weight_of",
 ]

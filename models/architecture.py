@@ -1,7 +1,7 @@
 """What a config.json describes, as one frozen object: a list of layers, each made of blocks.
 
-This is what the rest of the package passes around. It imports no
-torch, because plans read no weight.
+The rest of the package passes this object around and asks it. No torch is imported, because plans
+read no weights.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Refused, UsageError
 from .blocks import AttentionSizes, ExpertsFFN, Linear, Norm
 from .blocks.expert_storage import fuse_experts, split_experts
-from .families import FAMILIES
-from .family import Family, Remaining
+from .family import Remaining
+from .family_lookup import embedding_and_head, family_of
 from .layer import Layer
-from .sizes import RESTORE, check_sizes
+from .sizes import RESTORE, check_experts, check_sizes
 
 if TYPE_CHECKING:  # plans read sizes only, and torch takes seconds to import
     from torch import Tensor
 
-__all__ = ["Architecture", "Tables", "architecture", "tables"]
+__all__ = ["Architecture", "architecture"]
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,29 @@ class Architecture:
     """A decoder-only language model.
 
     Attributes:
-        family: the rules of its family; ask the architecture, not the family.
+        model_type: what config.json calls the family.
         config: the config.json as it was given, for those who write one.
+        embedding: full name of the embedding in files.
+        head: full name of the head in files, which do not hold a tied one.
+        rotary: full name of the module that makes rotary angles.
+        decoder_layers: full name of the list of decoder layers.
         hidden_size: width of the residual stream.
         intermediate_size: neurons of a dense FFN.
         vocab_size: tokens.
         max_positions: the longest sequence; None: config.json does not say.
         tied: whether the head is the embedding.
         embedding_scale: what embeddings are multiplied by.
-        logit_softcap: logits are squashed into ± this by a tanh; None: they are not.
+        logit_softcap: a tanh limits logits to ± this value; None: no limit.
         final_norm: the norm behind the last layer, with its full name.
         layers: the decoder layers.
     """
 
-    family: Family = field(repr=False)
+    model_type: str
     config: Mapping[str, Any] = field(repr=False)
+    embedding: str
+    head: str
+    rotary: str
+    decoder_layers: str
     hidden_size: int
     intermediate_size: int
     vocab_size: int
@@ -61,32 +69,7 @@ class Architecture:
         repr=False,
         compare=False,
     )
-    """What `linear_counts` found, because plans ask again and again."""
-
-    @property
-    def model_type(self) -> str:
-        """What config.json calls the family."""
-        return self.family.model_type
-
-    @property
-    def embedding(self) -> str:
-        """The full name of the embedding in files."""
-        return self.family.embedding
-
-    @property
-    def head(self) -> str:
-        """The full name of the head in files; a tied one is not there."""
-        return self.family.head
-
-    @property
-    def rotary(self) -> str:
-        """The full name of the module that makes rotary angles."""
-        return self.family.rotary
-
-    @property
-    def decoder_layers(self) -> str:
-        """The full name of the list of decoder layers."""
-        return self.family.decoder_layers
+    """Results of `linear_counts`, which plans ask for many times."""
 
     # Its linear layers
 
@@ -99,7 +82,9 @@ class Architecture:
         }
 
     def linear_counts(self, tokens: int | None = None) -> Mapping[Linear, float]:
-        """How many linear layers there are of each kind: one of each name and size, experts as `*`.
+        """How many linear layers there are of each kind, which is a name and a size.
+
+        The experts of a layer are one kind, with `*` for their number.
 
         Args:
             tokens: count only the experts that this many tokens are expected to use; None: all.
@@ -122,9 +107,9 @@ class Architecture:
 
     @property
     def weights_of_all_kinds(self) -> int:
-        """Weights of a layer that had every kind of linear layer of the model, with all experts.
+        """An upper bound of the weights of one decoder layer, for estimates of memory.
 
-        An upper bound of what a decoder layer holds, for estimates of memory.
+        It counts one of each kind of linear layer in the model, and all experts.
         """
         experts = self.experts
         routed = experts.expert("*").linears if experts else ()
@@ -152,7 +137,7 @@ class Architecture:
         return sum(layer.parameters for layer in self.layers) + self.final_norm.parameters
 
     def active_parameters(self, tokens: int = 1) -> int:
-        """The parameters that a step on this many tokens uses: all but those of idle experts."""
+        """The parameters that a pass over this many tokens uses: all but those of idle experts."""
         return self.parameters - (self.linear_weights() - self.linear_weights(tokens))
 
     def state_elements(self, context: int) -> int:
@@ -213,7 +198,8 @@ class Architecture:
 
     def summary(self) -> dict[str, Any]:
         """The sizes that all layers share, as artifacts and `--json` report them."""
-        sizes, experts = self.attention_sizes, self.experts
+        sizes = self.attention_sizes
+        experts = self.experts
         return {
             "hidden_size": self.hidden_size,
             "num_hidden_layers": len(self.layers),
@@ -239,7 +225,7 @@ class Architecture:
 
     def accepts_heads(self, heads: int) -> bool:
         """Whether stock transformers loads it with this many query heads."""
-        return self.family.accepts_heads(self.config, heads)
+        return family_of(self.config).accepts_heads(self.config, heads)
 
     def resized(
         self, *, heads: int, kv_heads: int, ffn: int, layers: Sequence[int], experts: int = 0
@@ -254,7 +240,7 @@ class Architecture:
             experts: experts that stay in every layer that has some; 0: all.
         """
         remaining = Remaining(heads, kv_heads, ffn, layers, experts)
-        return architecture(self.family.resized(self.config, remaining))
+        return architecture(family_of(self.config).resized(self.config, remaining))
 
     def with_config(self, **changes: Any) -> Architecture:
         """The architecture of the same config.json with other values for some keys."""
@@ -286,65 +272,31 @@ def architecture(config: Mapping[str, Any], where: str = "config.json") -> Archi
         UsageError: no model type, or a size is missing or impossible.
         Refused: the architecture is not supported.
     """
-    family = _family(config, where)
+    family = family_of(config, where)
     try:
-        sizes, experts = family.sizes(config), family.experts(config)
-        check_sizes(sizes, experts, where)
+        sizes = family.sizes(config)
+        check_sizes(sizes, where)
         layers = family.layers(config)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{where}: {error} is missing or not a number", RESTORE) from error
+    for experts in dict.fromkeys(layer.experts for layer in layers if layer.experts):
+        check_experts(experts, where)
     cap = config.get("final_logit_softcapping")
     positions = config.get("max_position_embeddings")
     return Architecture(
-        family=family,
+        model_type=family.model_type,
         config=config,
+        embedding=family.embedding,
+        head=family.head,
+        rotary=family.rotary,
+        decoder_layers=family.decoder_layers,
         hidden_size=sizes.hidden_size,
         intermediate_size=sizes.intermediate_size,
         vocab_size=sizes.vocab_size,
         max_positions=int(positions) if positions else None,
-        tied=tables(config).tied,
+        tied=embedding_and_head(config).tied,
         embedding_scale=family.embedding_scale(config),
         logit_softcap=float(cap) if cap else None,
         final_norm=family.norm(config, family.final_norm, sizes.hidden_size),
         layers=layers,
     )
-
-
-def _family(config: Mapping[str, Any], where: str) -> Family:
-    """The family that a config.json names."""
-    name = config.get("model_type")
-    if not name:
-        raise UsageError(
-            f"{where}: no `model_type`, so the architecture is unknown",
-            "use a Hugging Face model directory",
-        )
-    if name not in FAMILIES:
-        custom = config.get("auto_map")
-        code = ", and code that comes with a checkpoint (`auto_map`) is never run" if custom else ""
-        raise Refused(
-            f"{where}: architecture `{name}` is not supported{code}",
-            f"supported: {', '.join(sorted(FAMILIES))}",
-        )
-    return FAMILIES[name]
-
-
-@dataclass(frozen=True)
-class Tables:
-    """Embedding and head, by their full names in files.
-
-    Attributes:
-        embedding: name of the embedding.
-        head: name of the head.
-        tied: whether config.json says that the two are one.
-    """
-
-    embedding: str
-    head: str
-    tied: bool
-
-
-def tables(config: Mapping[str, Any]) -> Tables:
-    """Embedding and head of a model, of an unknown architecture too: it has the usual names."""
-    family = FAMILIES.get(str(config.get("model_type"))) or next(iter(FAMILIES.values()))
-    tied = bool(family.completed(config).get("tie_word_embeddings"))
-    return Tables(family.embedding, family.head, tied)

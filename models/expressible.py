@@ -1,6 +1,6 @@
 """Whether a format can hold a model.
 
-Plans, target checks and whoever writes a format ask this one function, so that they agree.
+Plans, target checks and the writers of formats all ask this one function, so that they agree.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DENSE_ONLY = {
     "qat": "trained quantization-aware",
     "qlora": "trained with adapters while its weights are packed",
 }
-"""What cannot be done to experts yet."""
+"""What works for dense models only, and the participle for the message: `cannot be exported`."""
 FACTORS = "its factors would go into a norm that the router reads too"
 NO_EXPERTS = {
     "awq": f"method awq: {FACTORS}",
@@ -46,7 +46,7 @@ NO_EXPERTS = {
     "int8": "method int8: experts do not round their inputs",
     "smoothquant": "method smoothquant: experts do not round their inputs",
 }
-"""Why a quantization does not go with experts."""
+"""Why a way to quantize does not work for experts."""
 GGUF_MODELS = ("llama", "qwen2", "qwen3")
 GGUF_ROPE_TYPES = ("default", "linear")
 LENGTH_DEPENDENT = ("dynamic", "longrope")
@@ -64,11 +64,11 @@ class Reason:
 
 
 def expressible(architecture: Architecture, format: Format) -> list[Reason]:
-    """The reasons why a format cannot hold a model; empty: it can.
+    """The reasons why a format cannot hold a model; an empty list if it can.
 
     Args:
         architecture: the model.
-        format: an export format, or what else is to be done to the weights.
+        format: an export format, or another operation on the weights; see `Format`.
     """
     reasons = [*_experts(architecture, format)]
     if format in GRAPHS:

@@ -1,4 +1,4 @@
-"""How a family of models turns a config.json into decoder layers.
+"""Turns a config.json into decoder layers, by the rules of a family of models.
 
 A family is one file in `families/`: an instance of `Family` with its data, or a small subclass
 where a rule is more than data. What is here holds for all of them: pre-norm decoders with rotary
@@ -11,14 +11,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .blocks import FFN, Attention, AttentionSizes, Linear, Norm
+from .blocks import Attention, AttentionSizes, ExpertsFFN, GatedFFN, Linear, Norm
 from .blocks.ffn import gated_ffn
 from .layer import Layer
-from .sizes import ExpertSizes, Sizes
+from .sizes import Sizes
 
 __all__ = ["Family", "Reach", "Remaining"]
 
-ATTENTION, MLP = "self_attn", "mlp"
+ATTENTION = "self_attn"
+MLP = "mlp"
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 """Other spellings of the activations that are known here."""
@@ -27,11 +28,11 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class Reach:
-    """How far the attention of one layer sees, and which rotary positions it has.
+    """How far back the attention of one layer sees, and which rotary table it uses.
 
     Attributes:
         window: positions that a token sees, itself included; 0: all before it.
-        layer_type: what the rotary module is asked for; None: all layers share one rotary table.
+        layer_type: which of the rotary tables it uses; None: all layers share one table.
     """
 
     window: int
@@ -59,7 +60,7 @@ class Remaining:
 
 @dataclass(frozen=True)
 class Family:
-    """Names and arithmetic of one family.
+    """The names and rules of one family: how its config.json describes a decoder.
 
     Attributes:
         model_type: what config.json calls it.
@@ -68,7 +69,7 @@ class Family:
         mixer_norm, ffn_norm: names of the norms before attention and FFN.
         mixer_post_norm, ffn_post_norm: names of the norms behind them; None: there are none.
         norm_offset: added to a norm's stored weight before it scales.
-        prefix: what the decoder's names begin with in files, where it is inside a larger model.
+        prefix: of all names in files, if the decoder is a part of a larger model.
     """
 
     model_type: str
@@ -114,16 +115,16 @@ class Family:
         """The sizes of the decoder."""
         return Sizes.read(self.completed(config))
 
-    def experts(self, config: Mapping[str, Any]) -> ExpertSizes | None:
-        """The experts of the decoder; None where every layer is dense."""
-        return None
+    def expert_layers(self, config: Mapping[str, Any]) -> Collection[int]:
+        """Indices of the layers that have experts; the others are dense."""
+        return ()
 
     def biased(self, config: Mapping[str, Any]) -> Collection[str]:
         """Which of q, k, v, o, gate, up and down have a bias."""
         return ("q", "k", "v", "o") if config.get("attention_bias") else ()
 
     def reaches(self, config: Mapping[str, Any]) -> list[Reach]:
-        """How far each layer sees."""
+        """How far back each layer sees."""
         return [Reach(0)] * int(self.completed(config)["num_hidden_layers"])
 
     def query_scale(self, config: Mapping[str, Any]) -> float:
@@ -150,9 +151,9 @@ class Family:
 
     def layers(self, config: Mapping[str, Any]) -> tuple[Layer, ...]:
         """The decoder layers."""
-        experts = self.experts(config)
+        with_experts = self.expert_layers(config)
         dense = self.dense_ffn(config)
-        routed = self.experts_ffn(config, experts) if experts else dense
+        experts = self.experts_ffn(config) if with_experts else dense
         width = self.sizes(config).hidden_size
 
         def norm(name: str | None) -> Norm | None:
@@ -163,7 +164,7 @@ class Family:
                 index,
                 f"{self.decoder_layers}.{index}",
                 self.attention(config, reach),
-                routed if experts and index in experts.layers else dense,
+                experts if index in with_experts else dense,
                 self.norm(config, self.mixer_norm, width),
                 self.norm(config, self.ffn_norm, width),
                 norm(self.mixer_post_norm),
@@ -174,9 +175,11 @@ class Family:
 
     def attention(self, config: Mapping[str, Any], reach: Reach) -> Attention:
         """The attention block of a layer."""
-        sizes, biased = self.sizes(config), self.biased(config)
+        sizes = self.sizes(config)
+        biased = self.biased(config)
         head = sizes.head_dim
-        width, q = sizes.hidden_size, sizes.num_attention_heads * head
+        width = sizes.hidden_size
+        q = sizes.num_attention_heads * head
         kv = sizes.num_key_value_heads * head
         rope_type, rotary_share = _rope(config, reach.layer_type)
         cap = config.get("attn_logit_softcapping")
@@ -200,18 +203,18 @@ class Family:
             causal=not config.get("use_bidirectional_attention"),
         )
 
-    def dense_ffn(self, config: Mapping[str, Any]) -> FFN:
+    def dense_ffn(self, config: Mapping[str, Any]) -> GatedFFN:
         """The FFN of a layer without experts."""
         sizes = self.sizes(config)
         widths = (sizes.intermediate_size, sizes.hidden_size)
         return gated_ffn(MLP, PROJECTIONS, widths, self.activation(config), self.biased(config))
 
-    def experts_ffn(self, config: Mapping[str, Any], experts: ExpertSizes) -> FFN:
+    def experts_ffn(self, config: Mapping[str, Any]) -> ExpertsFFN:
         """The FFN of a layer with experts."""
         raise NotImplementedError(f"{self.model_type} has no experts")
 
     def resized(self, config: Mapping[str, Any], remaining: Remaining) -> dict[str, Any]:
-        """The config.json after a cut; `head_dim` is spelled out so that all loaders agree."""
+        """The config.json after a cut; it states `head_dim`, so that all loaders agree."""
         small = {
             **config,
             "num_attention_heads": remaining.heads,
@@ -222,7 +225,7 @@ class Family:
         }
         reaches = self.reaches(config)
         if config.get("layer_types") or len(set(reaches)) > 1:
-            # Spelled out, because a rule such as "every sixth layer" would not survive the cut.
+            # List the layers, because a rule such as "every sixth layer" is wrong after a cut.
             types = config.get("layer_types") or [
                 "sliding_attention" if reach.window else "full_attention" for reach in reaches
             ]
@@ -231,7 +234,7 @@ class Family:
 
 
 def _rope(config: Mapping[str, Any], layer_type: str | None) -> tuple[str, float]:
-    """The rope type of a layer, and the share of a head's channels that rotary positions turn.
+    """The rope type of a layer, and the share of a head's channels that are rotated.
 
     Both spellings are read: transformers 5 has `rope_parameters`, transformers 4 `rope_scaling`.
     """
@@ -239,7 +242,7 @@ def _rope(config: Mapping[str, Any], layer_type: str | None) -> tuple[str, float
     if layer_type:
         block = block.get(layer_type, block) or {}
     kind = str(block.get("rope_type") or block.get("type") or "default")
-    if kind == "default":  # transformers turns all channels then
+    if kind == "default":  # transformers rotates all channels then
         return kind, 1.0
     share = block.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
     return kind, float(share)

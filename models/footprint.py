@@ -1,7 +1,8 @@
-"""Bytes of a model before it exists: weights by precision and KV cache, from config.json alone.
+"""Bytes of the weights of a model in any precision, from config.json alone.
 
-Low-bit precisions apply to the linear layers of the decoder. Embedding, head, norms and biases stay in floating point, as
-in every format edgewright writes: 2 bytes for GPUs, 4 in ONNX graphs for CPUs (`float_bytes`).
+Low-bit precisions apply to the linear layers of the decoder. Embedding, head, norms and biases stay
+in floating point in every format that edgewright writes: 2 bytes for GPUs, 4 in ONNX graphs for
+CPUs (`float_bytes`).
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ __all__ = [
     "check_precision",
     "float_bytes_of",
     "head_bytes",
+    "mixture_work",
     "read_size",
     "size_of",
     "traffic",
-    "with_toll",
 ]
 
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8", "int8-dynamic", "int4", "int3", "int2")
 FLOAT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 GROUPED = {"int4": 4, "int3": 3, "int2": 2}
-"""Bits of a weight of the precisions that come in groups."""
+"""Bits of a weight, for the precisions with one scale per group of input channels."""
 SCALE_BYTES = {"int4": 2, "int3": 2, "int2": 2, "int8": 4, "int8-dynamic": 4}
-"""Float16 scales a group in the layouts of INT4 and below, a float32 scale an output channel for INT8."""
+"""Bytes of a scale: one float16 per group up to INT4, one float32 per output channel in INT8."""
 
 
 def check_precision(precision: str) -> None:
@@ -44,7 +45,7 @@ def check_precision(precision: str) -> None:
 
 
 def float_bytes_of(precision: str) -> int:
-    """Bytes of a parameter outside the quantized layers, where the target does not say: 4 in float32 graphs, else 2."""
+    """Bytes of a parameter outside the quantized layers: 4 in float32 graphs, else 2."""
     return 4 if precision in ("fp32", "int8-dynamic") else 2
 
 
@@ -58,14 +59,15 @@ def size_of(
 ) -> int:
     """Bytes of a model's weights on disk.
 
-    A tied embedding counts once. Zero points, `g_idx` and file headers (under 0.5 % together) are left out.
+    A tied embedding counts once. Zero points, `g_idx` and file headers are left out; together they
+    are under 0.5 %.
 
     Args:
         model: the architecture.
         precision: one of `PRECISIONS`.
-        group_size: input channels an INT4 scale covers; -1 for the whole width.
-        float_bytes: bytes of each parameter that is not quantized; by default 2, and 4 for fp32 and int8-dynamic.
-        tokens: leave out the experts that a step on so many tokens does not use.
+        group_size: input channels that share a scale; -1: all of them.
+        float_bytes: bytes of each parameter that is not quantized; default: `float_bytes_of`.
+        tokens: leave out the experts that a pass over this many tokens does not use.
 
     Raises:
         UsageError: unknown precision.
@@ -92,7 +94,7 @@ def _linear_size(linear: Linear, precision: str, group_size: int) -> int:
 
 
 def head_bytes(model: Architecture, float_bytes: int) -> int:
-    """Bytes of the embedding table, which are also those of the head."""
+    """Bytes of the embedding, or of the head, which has the same shape."""
     return model.vocab_size * model.hidden_size * float_bytes
 
 
@@ -103,20 +105,36 @@ def read_size(
     float_bytes: int,
     tokens: int | None = 1,
 ) -> int:
-    """Bytes of weights that a step on so many tokens reads: all but an untied embedding, of which it needs rows, and idle experts."""
+    """Bytes of weights that a pass over this many tokens reads.
+
+    Left out are experts that the pass does not use, and an untied embedding, of which it reads only
+    a few rows.
+    """
     size = size_of(model, precision, group_size, float_bytes=float_bytes, tokens=tokens)
     return size if model.tied else size - head_bytes(model, float_bytes)
 
 
 def traffic(model: Architecture, bits: float, head_bits: float, tokens: int | None = 1) -> int:
-    """Bytes that a step on so many tokens reads where linear layers take `bits` a weight and the head `head_bits`, scales included."""
+    """Bytes that a pass over this many tokens reads, for any mean number of bits per weight.
+
+    Args:
+        model: the architecture.
+        bits: of a weight in a linear layer, its share of the scales included.
+        head_bits: of a weight in the head, likewise.
+        tokens: experts that these do not use are left out; None: all experts are read.
+    """
     return int(model.linear_weights(tokens) * bits / 8 + head_bytes(model, 1) * head_bits / 8)
 
 
-def with_toll(used: int, every: int) -> int:
-    """What a mixture of experts takes as long as, of weights or multiply-adds: more than it uses, as experts take their toll.
+def mixture_work(used: int, whole: int) -> int:
+    """The work of a dense model that takes as long as a mixture of experts.
 
-    Routing and many small products make it slower than its active part alone; the geometric mean of that and of the whole is
-    what published rates come to, here as in `perf/shapes`. Of a dense model the two are equal, and so is the mean.
+    Routing and many small products make a mixture slower than the part of it that a token uses.
+    Published rates fit the geometric mean of that part and the whole model, which `perf/shapes`
+    assumes too. In a dense model the two are equal, and so is their mean.
+
+    Args:
+        used: bytes or multiply-adds of the part that a token uses.
+        whole: the same of the whole model.
     """
-    return math.isqrt(used * every)
+    return math.isqrt(used * whole)

@@ -13,7 +13,7 @@ __all__ = ["Branch", "Layer"]
 
 @dataclass(frozen=True)
 class Branch:
-    """A block on the residual stream: stream + post_norm(block(norm(stream)))."""
+    """A block on the residual stream; it adds post_norm(block(norm(stream))) to the stream."""
 
     norm: Norm
     block: Mixer | FFN
@@ -22,7 +22,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Layer:
-    """A pre-norm decoder layer; it answers by asking its blocks.
+    """A pre-norm decoder layer. Most of what it says is the sum over its two blocks.
 
     Attributes:
         index: its number in the model.

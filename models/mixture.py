@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .blocks import FFN, ExpertsFFN
+from .blocks import ExpertsFFN
 from .blocks.ffn import gated_ffn
 from .family import MLP, PROJECTIONS, Family, Remaining
-from .sizes import ExpertSizes
 
 __all__ = ["Mixture"]
 
@@ -33,55 +32,50 @@ class Mixture(Family):
     count_keys: tuple[str, ...] = ("num_experts",)
     size_key: str = "moe_intermediate_size"
 
-    def experts(self, config: Mapping[str, Any]) -> ExpertSizes | None:
-        """See `Family.experts`."""
-        full, layers = self.completed(config), self._expert_layers(config)
-        counts = (config[key] for key in self.count_keys if config.get(key) is not None)
-        found = ExpertSizes(
-            int(next(counts, full[self.count_keys[0]])),
-            int(full["num_experts_per_tok"]),
-            int(full[self.size_key]),
-            layers,
-            int(full["shared_expert_intermediate_size"]) if self.shared else 0,
-            bool(full.get("norm_topk_prob", True)),
-        )
-        return found if layers and found.count else None
+    def expert_layers(self, config: Mapping[str, Any]) -> tuple[int, ...]:
+        """Every `decoder_sparse_step`-th layer, without those that `mlp_only_layers` names."""
+        if not self._expert_count(config):
+            return ()
+        layers = self.sizes(config).num_hidden_layers
+        step = int(config.get("decoder_sparse_step") or 1)
+        dense: list[int] = config.get("mlp_only_layers") or []
+        return tuple(i for i in range(step - 1, layers, step) if i not in dense)
 
-    def experts_ffn(self, config: Mapping[str, Any], experts: ExpertSizes) -> FFN:
+    def _expert_count(self, config: Mapping[str, Any]) -> int:
+        """Experts of a layer, by the first spelling that config.json has, or else the default."""
+        counts = (config[key] for key in self.count_keys if config.get(key) is not None)
+        return int(next(counts, self.completed(config)[self.count_keys[0]]))
+
+    def experts_ffn(self, config: Mapping[str, Any]) -> ExpertsFFN:
         """See `Family.experts_ffn`."""
-        width, activation = self.sizes(config).hidden_size, self.activation(config)
-        shared = (
-            gated_ffn(self.shared, PROJECTIONS, (experts.shared, width), activation)
-            if self.shared
-            else None
-        )
+        full = self.completed(config)
+        activation = self.activation(config)
+        width = self.sizes(config).hidden_size
+        shared = None
+        if self.shared:
+            widths = (int(full["shared_expert_intermediate_size"]), width)
+            shared = gated_ffn(self.shared, PROJECTIONS, widths, activation)
         return ExpertsFFN(
             MLP,
             self.file_name,
             self.projections,
             width,
-            experts.size,
-            experts.count,
-            experts.per_token,
-            experts.renormalised,
+            int(full[self.size_key]),
+            self._expert_count(config),
+            int(full["num_experts_per_tok"]),
+            bool(full.get("norm_topk_prob", True)),
             activation,
             shared,
         )
 
     def resized(self, config: Mapping[str, Any], remaining: Remaining) -> dict[str, Any]:
-        """See `Family.resized`; which layers are dense is spelled out as well."""
+        """See `Family.resized`; the dense layers are listed by number as well."""
         small = super().resized(config, remaining)
-        routed, have = self._expert_layers(config), self.experts(config)
-        if len(routed) < self.sizes(config).num_hidden_layers:
+        routed = self.expert_layers(config)
+        count = self._expert_count(config)
+        if count and len(routed) < self.sizes(config).num_hidden_layers:
             dense = [new for new, old in enumerate(remaining.layers) if old not in routed]
             small |= {"decoder_sparse_step": 1, "mlp_only_layers": dense}
-        if have:
-            small |= dict.fromkeys(self.count_keys, remaining.experts or have.count)
+        if routed:
+            small |= dict.fromkeys(self.count_keys, remaining.experts or count)
         return small
-
-    def _expert_layers(self, config: Mapping[str, Any]) -> tuple[int, ...]:
-        """Every `decoder_sparse_step`-th layer, without those that `mlp_only_layers` names."""
-        layers = self.sizes(config).num_hidden_layers
-        step = int(config.get("decoder_sparse_step") or 1)
-        dense: list[int] = config.get("mlp_only_layers") or []
-        return tuple(i for i in range(step - 1, layers, step) if i not in dense)

@@ -42,7 +42,7 @@ def weight_in(module: nn.Module, layer: Layer, name: str) -> Tensor:
     Args:
         module: the decoder layer.
         layer: its description.
-        name: within the layer; that of a routed expert is a part of the fused tensors.
+        name: within the layer. The weight of a routed expert is a part of a fused tensor.
     """
     experts = layer.experts
     found = experts.expert_of(name) if experts else None
@@ -57,13 +57,13 @@ def weight_in(module: nn.Module, layer: Layer, name: str) -> Tensor:
 
 
 def inside_expert(module: nn.Module, layer: Layer, number: int, x: Tensor) -> Tensor:
-    """What enters the down projection of an expert.
+    """The input of the down projection of an expert.
 
     Args:
         module: the decoder layer.
         layer: its description; it has experts.
         number: of the expert.
-        x: what enters the expert, [tokens, width].
+        x: input of the expert, [tokens, width].
 
     Returns:
         [tokens, size].

@@ -7,31 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import UsageError
+from .blocks import ExpertsFFN
 
-__all__ = ["ExpertSizes", "Sizes", "check_sizes"]
+__all__ = ["Sizes", "check_experts", "check_sizes"]
 
 RESTORE = "restore the config.json of the model"
-
-
-@dataclass(frozen=True)
-class ExpertSizes:
-    """The experts that a config.json describes.
-
-    Attributes:
-        count: experts in every layer that has some.
-        per_token: experts that each token goes to.
-        size: neurons of an expert.
-        layers: indices of the layers that have experts; the others are dense.
-        shared: neurons of the expert that every token goes through as well; 0: there is none.
-        renormalised: whether the weights of a token's experts are made to sum to one.
-    """
-
-    count: int
-    per_token: int
-    size: int
-    layers: tuple[int, ...]
-    shared: int
-    renormalised: bool
 
 
 @dataclass(frozen=True)
@@ -64,28 +44,40 @@ class Sizes:
         )
 
 
-def check_sizes(sizes: Sizes, experts: ExpertSizes | None, where: str) -> None:
+def check_sizes(sizes: Sizes, where: str) -> None:
     """Accept sizes that a model can have.
 
     Raises:
-        UsageError: a size is below one, or two sizes contradict each other.
+        UsageError: a size is below one, or the heads do not divide into groups.
     """
-    counts: dict[str, int] = asdict(sizes)
-    if experts:
-        counts |= {
-            "experts": experts.count,
-            "experts per token": experts.per_token,
-            "size of an expert": experts.size,
-        }
-    if bad := [name for name, size in counts.items() if size < 1]:
-        raise UsageError(f"{where}: {', '.join(bad)} must be at least 1", RESTORE)
-    heads, kv_heads = sizes.num_attention_heads, sizes.num_key_value_heads
+    _check_positive(asdict(sizes), where)
+    heads = sizes.num_attention_heads
+    kv_heads = sizes.num_key_value_heads
     if heads % kv_heads:
         raise UsageError(
             f"{where}: {heads} query heads do not divide into {kv_heads} key/value heads", RESTORE
         )
-    if experts and experts.per_token > experts.count:
+
+
+def check_experts(experts: ExpertsFFN, where: str) -> None:
+    """Accept experts that a model can have.
+
+    Raises:
+        UsageError: a size is below one, or a token goes to more experts than there are.
+    """
+    sizes = {
+        "experts": experts.count,
+        "experts per token": experts.per_token,
+        "size of an expert": experts.size,
+    }
+    _check_positive(sizes, where)
+    if experts.per_token > experts.count:
         raise UsageError(
             f"{where}: a token goes to {experts.per_token} experts, and there are {experts.count}",
             RESTORE,
         )
+
+
+def _check_positive(sizes: Mapping[str, int], where: str) -> None:
+    if bad := [name for name, size in sizes.items() if size < 1]:
+        raise UsageError(f"{where}: {', '.join(bad)} must be at least 1", RESTORE)

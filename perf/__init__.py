@@ -1,1 +1,1 @@
-"""Side-by-side measurements; not shipped in the wheel."""
+"""Measurements for developers, each comparing two things side by side. Not part of the wheel."""

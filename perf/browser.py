@@ -1,9 +1,10 @@
-"""Opens reports in headless Chromium, at phone and desktop width, light and dark: console messages, requests, overflow, screenshots.
+"""Check reports in headless Chromium at phone and desktop width, in light and dark mode.
 
     python -m edgewright.perf.browser runs/demo/report.html --out shots
 
-Speaks the DevTools protocol over aiohttp, which the `eval` extra brings. Ends with code 1 if a page logs an error, asks for anything but
-itself, scrolls sideways, or is larger than 3 MB.
+The exit code is 1 if a page logs an error, requests anything but itself, scrolls sideways, or is
+larger than 3 MB. Screenshots are saved. This uses the DevTools protocol over aiohttp, which the
+`eval` extra installs.
 """
 
 from __future__ import annotations
@@ -23,46 +24,49 @@ from typing import Any
 import aiohttp
 
 WIDTHS = {"phone": 390, "desktop": 1280}
-LARGEST = 3_000_000
-PARTS = 2600
-"""Pixels of height a screenshot, so that it can be read."""
+MAX_BYTES = 3_000_000
+SCROLL_SIZE = "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+PART_HEIGHT = 2600
+"""Height of a screenshot in pixels, so that it stays readable."""
 
 
 class Page:
-    """One tab: sends commands, and keeps what the page logged and asked for."""
+    """One tab: sends commands, and records what the page logs and requests."""
 
     def __init__(self, socket: Any) -> None:
-        self.socket, self.numbers = socket, itertools.count(1)
+        self.socket = socket
+        self.numbers = itertools.count(1)
         self.logged: list[str] = []
         self.requested: list[str] = []
 
     async def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command and wait for its answer, keeping what the page tells meanwhile."""
+        """Send a command and wait for its answer. Events that arrive meanwhile are recorded."""
         number = next(self.numbers)
         await self.socket.send_json({"id": number, "method": method, "params": parameters})
         while True:
             message = await self.socket.receive_json()
-            self._note(message)
+            self._record(message)
             if message.get("id") == number:
                 if "error" in message:
                     raise RuntimeError(f"{method}: {message['error']}")
                 return message["result"]
 
-    def _note(self, message: dict[str, Any]) -> None:
-        kind, told = message.get("method"), message.get("params", {})
+    def _record(self, message: dict[str, Any]) -> None:
+        kind = message.get("method")
+        event = message.get("params", {})
         if kind == "Log.entryAdded":
-            self.logged.append(f"{told['entry']['level']}: {told['entry']['text']}")
+            self.logged.append(f"{event['entry']['level']}: {event['entry']['text']}")
         elif kind == "Runtime.consoleAPICalled":
-            self.logged.append(f"{told['type']}: {told['args']}")
+            self.logged.append(f"{event['type']}: {event['args']}")
         elif kind == "Runtime.exceptionThrown":
-            self.logged.append(f"exception: {told['exceptionDetails']['text']}")
+            self.logged.append(f"exception: {event['exceptionDetails']['text']}")
         elif kind == "Network.requestWillBeSent":
-            self.requested.append(told["request"]["url"])
+            self.requested.append(event["request"]["url"])
 
 
-async def look(page: Page, file: Path, out: Path) -> bool:
-    """Open a file at every width and colour scheme; whether all is well."""
-    well = file.stat().st_size <= LARGEST
+async def check(page: Page, file: Path, out: Path) -> bool:
+    """Open a file at each width and in each mode; returns whether there was no problem."""
+    good = file.stat().st_size <= MAX_BYTES
     print(f"{file}: {file.stat().st_size:,} bytes")
     for domain in ("Log", "Runtime", "Network", "Page"):
         await page.send(f"{domain}.enable")
@@ -82,29 +86,32 @@ async def look(page: Page, file: Path, out: Path) -> bool:
         )
         await page.send("Page.navigate", url=file.resolve().as_uri())
         await asyncio.sleep(1.0)
-        measured = await page.send(
-            "Runtime.evaluate",
-            returnByValue=True,
-            expression="[document.documentElement.scrollWidth, document.documentElement.scrollHeight]",
-        )
+        measured = await page.send("Runtime.evaluate", returnByValue=True, expression=SCROLL_SIZE)
         wide, high = measured["result"]["value"]
         foreign = [url for url in page.requested if url != file.resolve().as_uri()]
-        well &= not page.logged and not foreign and wide <= width
+        good &= not page.logged and not foreign and wide <= width
         print(
             f"  {name} {scheme}: {wide} x {high}, console {page.logged}, foreign requests {foreign}"
         )
-        for number, top in enumerate(range(0, high, PARTS)):
-            clip = {"x": 0, "y": top, "width": width, "height": min(PARTS, high - top), "scale": 1}
-            shot = await page.send(
-                "Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True
-            )
-            (out / f"{file.parent.name}-{file.stem}-{name}-{scheme}-{number}.png").write_bytes(
-                base64.b64decode(shot["data"])
-            )
-    return well
+        await _screenshots(
+            page, width, high, out / f"{file.parent.name}-{file.stem}-{name}-{scheme}"
+        )
+    return good
+
+
+async def _screenshots(page: Page, width: int, height: int, name: Path) -> None:
+    """Save the whole page as a series of images, NAME-0.png and so on."""
+    for number, top in enumerate(range(0, height, PART_HEIGHT)):
+        part = min(PART_HEIGHT, height - top)
+        clip = {"x": 0, "y": top, "width": width, "height": part, "scale": 1}
+        shot = await page.send(
+            "Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True
+        )
+        name.with_name(f"{name.name}-{number}.png").write_bytes(base64.b64decode(shot["data"]))
 
 
 async def visit(files: list[Path], out: Path, port_file: Path) -> bool:
+    """Connect to the browser and check all files; returns whether there was no problem."""
     while not port_file.exists():
         await asyncio.sleep(0.1)
     port = port_file.read_text().split()[0]
@@ -112,7 +119,7 @@ async def visit(files: list[Path], out: Path, port_file: Path) -> bool:
         async with session.put(f"http://127.0.0.1:{port}/json/new?about:blank") as reply:
             address = json.loads(await reply.text())["webSocketDebuggerUrl"]
         async with session.ws_connect(address, max_msg_size=0) as socket:
-            return all([await look(Page(socket), file, out) for file in files])
+            return all([await check(Page(socket), file, out) for file in files])
 
 
 def main() -> None:
@@ -129,7 +136,7 @@ def main() -> None:
         or shutil.which("google-chrome")
     )
     if browser is None:
-        sys.exit("no Chromium on this machine: apt-get install chromium")
+        sys.exit("no Chromium on this machine; install it: apt-get install chromium")
     with tempfile.TemporaryDirectory() as profile:
         command = [
             browser,
@@ -141,11 +148,11 @@ def main() -> None:
         ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            well = asyncio.run(visit(args.files, args.out, Path(profile) / "DevToolsActivePort"))
+            good = asyncio.run(visit(args.files, args.out, Path(profile) / "DevToolsActivePort"))
         finally:
             process.terminate()
             process.wait()
-    sys.exit(0 if well else 1)
+    sys.exit(0 if good else 1)
 
 
 if __name__ == "__main__":

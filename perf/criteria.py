@@ -1,9 +1,12 @@
-"""Which importance criterion to prune heads by: held-out perplexity after the cut, plain and refitted, without any training.
+r"""Compare importance criteria for pruning heads: held-out perplexity after the cut, untrained.
 
-    python -m edgewright.perf.criteria MODEL --calibration text:calibration.txt --text text:heldout.txt
+    python -m edgewright.perf.criteria MODEL --calibration text:calibration.txt \
+        --text text:heldout.txt
 
-The cut is the masked model, which a pruned checkpoint equals; so counts that stock loaders refuse for a family can be measured
-too. Every line is written as soon as it is known. The standard error is that of the perplexity, windows being the units.
+The cut is a mask on the loaded model, which computes the same as a pruned checkpoint. So numbers of
+heads can be measured that stock loaders would refuse. The second column is after refitting the
+remaining weights. Each line is printed as soon as it is measured. The standard error is that of
+the perplexity, with windows as the units.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..benchmarks.tasks.accuracy import Text, score_text
+from ..benchmarks.tasks.accuracy import TextScores, score_text
 from ..benchmarks.tasks.backends import TorchBackend
 from ..checkpoints.files import read_architecture
 from ..checkpoints.loading import load_tokenizer
@@ -24,21 +27,21 @@ from ..checkpoints.streaming import InMemory
 from ..compress.calibration.activation_buffer import ActivationBuffer
 from ..compress.calibration.layer_inputs import first_inputs
 from ..compress.prune.compensate import Compensation
-from ..compress.prune.cut import Kept
-from ..compress.prune.importance import masked, masked_layer, measure
-from ..compress.prune.options import Criterion
-from ..compress.prune.selection import choose_heads, head_counts
+from ..compress.prune.counts import head_counts
+from ..compress.prune.criteria import CRITERIA
+from ..compress.prune.cut import KeptParts
+from ..compress.prune.masking import masked, masked_layer
+from ..compress.prune.scoring import score_model
+from ..compress.prune.selection import choose_heads
 from ..data.packing import Encoded
 from ..data.sources import Source, scoring_rows
 from ..models import Architecture, decoder_layers, weight_of
 from ..steps.context import CalibrationData
 
-CRITERIA: tuple[Criterion, ...] = ("taylor", "activation", "norm", "magnitude", "random")
-
 
 @contextmanager
 def restored(model: torch.nn.Module, architecture: Architecture) -> Iterator[None]:
-    """Puts the output projections back as they were."""
+    """Restore the output projections when the block ends."""
     projections = [
         weight_of(module.get_submodule(name))
         for module, layer in zip(
@@ -55,7 +58,7 @@ def restored(model: torch.nn.Module, architecture: Architecture) -> Iterator[Non
 
 
 @torch.no_grad()
-def refit(model: InMemory, rows: list[Tensor], kept: Kept) -> None:
+def refit(model: InMemory, rows: list[Tensor], kept: KeptParts) -> None:
     """Refit a loaded model in place, as the prune step does."""
     states, calls = first_inputs(model, rows)
     compensation = Compensation(model.architecture, kept, states, ActivationBuffer())
@@ -68,17 +71,18 @@ def refit(model: InMemory, rows: list[Tensor], kept: Kept) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure and print the table."""
+    """Measure all criteria and print the table."""
     backend = TorchBackend(args.model)
-    architecture, model = read_architecture(args.model), backend.model
+    architecture = read_architecture(args.model)
     sizes = architecture.attention_sizes
+    model = backend.model
     rows = CalibrationData(args.calibration, args.samples, args.seq_len).rows(args.model, 0)
     held_out = scoring_rows(
         load_tokenizer(args.model), Source.parse(args.text), args.window, args.windows
     )
     keep, keep_kv = head_counts(sizes, args.heads, 0.0, lambda _: True)
 
-    def line(name: str, *texts: Text) -> None:
+    def line(name: str, *texts: TextScores) -> None:
         print(
             "| "
             + " | ".join([name, *(f"{t.perplexity:.4g} ± {t.stderr:.2g}" for t in texts)])
@@ -87,20 +91,21 @@ def run(args: argparse.Namespace) -> None:
         )
 
     print(
-        f"{keep} of {sizes.heads} query heads stay; {len(held_out)} held-out windows of {args.window} tokens",
+        f"{keep} of {sizes.heads} query heads stay; {len(held_out)} held-out windows "
+        f"of {args.window} tokens",
         flush=True,
     )
     line("uncut", score(backend, held_out))
-    tried: list[tuple[Criterion, int]] = [
+    tried: list[tuple[str, int]] = [
         (c, s)
         for c in CRITERIA
         if c in args.criteria
-        for s in range(args.seeds if c == "random" else 1)
+        for s in range(args.seeds if CRITERIA[c].at_random else 1)
     ]
     for criterion, seed in tried:
-        scores = measure(model, architecture, rows, criterion, seed)
+        scores = score_model(model, architecture, rows, criterion, seed)
         heads = choose_heads(scores.heads, sizes.kv_heads, keep, keep_kv)
-        kept = Kept(
+        kept = KeptParts(
             heads,
             [list(range(architecture.intermediate_size))] * len(heads),
             list(range(len(heads))),
@@ -111,19 +116,19 @@ def run(args: argparse.Namespace) -> None:
             refit(InMemory(model, architecture), rows, kept)
             with masked(model, architecture, kept):
                 line(
-                    f"{criterion} {seed}" if criterion == "random" else criterion,
+                    f"{criterion} {seed}" if CRITERIA[criterion].at_random else criterion,
                     plain,
                     score(backend, held_out),
                 )
 
 
-def score(backend: TorchBackend, rows: list[Encoded]) -> Text:
-    """Perplexity of what is loaded."""
+def score(backend: TorchBackend, rows: list[Encoded]) -> TextScores:
+    """Perplexity of the loaded model as it is now."""
     return score_text(backend, rows)
 
 
 def main() -> None:
-    """Parse and run."""
+    """Parse the arguments and run."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

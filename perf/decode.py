@@ -1,9 +1,10 @@
-"""Speed of two models, side by side: rounds alternate, so that a change of the machine's mood hits both.
+"""Compare the speed of two models, measured in turns so that the machine's changes hit both.
 
     python -m edgewright.perf.decode runs/demo/export-int4 builtin:tiny-reasoner --rounds 15
 
-Each side is a checkpoint (torch) or an artifact (ONNX Runtime), in a process of its own. Prints how many times as fast the first
-is as the second, at decoding and at the first token, with a 99 % interval (`edgewright bench A --against B` is the same for one pair).
+Each model is a checkpoint (torch) or an artifact (ONNX Runtime), in a process of its own. The
+output is how many times as fast the first model is as the second, for decoding and for the first
+token, with a 99 % interval. `edgewright bench A --against B` does the same.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     options = LatencyOptions(prompt=args.prompt, new_tokens=args.new_tokens, runs=args.rounds)
-    for name, found in time_against(
-        args.b, args.a, options, "cpu", args.threads
-    ).items():  # seconds of b by those of a: speed of a
+    # The ratio of the seconds of b to those of a is the speed of a relative to b.
+    for name, found in time_against(args.b, args.a, options, "cpu", args.threads).items():
         print(
             f"{name}: {args.a} is {found['ratio']:.2f} times as fast as {args.b} "
-            f"(99 % interval {found['low']:.2f} to {found['high']:.2f}, {found['rounds']} rounds, {args.threads} threads)"
+            f"(99 % interval {found['low']:.2f} to {found['high']:.2f}, {found['rounds']} rounds, "
+            f"{args.threads} threads)"
         )
 
 

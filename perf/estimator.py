@@ -1,17 +1,17 @@
-"""The target estimator against published Jetson measurements: fit it, cross-validate it, or score it on a table of one's own.
+"""Compare the target estimator with published Jetson measurements: fit, cross-validate or score.
 
     python -m edgewright.perf.estimator --fit PUBLISHED.csv [--out FILE]
     python -m edgewright.perf.estimator --cross-validate PUBLISHED.csv [--docs docs] [--json]
     python -m edgewright.perf.estimator --score ANY.csv [--json]
 
-The columns are those of `perf/published.py`. A score uses the coefficients in `targets/fit.yaml` and, of each row, only what
-a data sheet says: parameters, bits, quantization, engine, device, power mode and context. Rows that are no plain decoding at
-batch 1 are left out and counted.
+`perf/published.py` describes the columns. A score uses the coefficients in `targets/fit.yaml`, and
+of each row only what a data sheet says: parameters, bits, quantization, engine, device, power mode
+and context. Rows that are not plain decoding at batch 1 are left out and counted.
 """
 
 from __future__ import annotations
 
-if not __package__:  # run as a file, `python perf/estimator.py`: start again as the module that the relative imports ask for
+if not __package__:  # `python perf/estimator.py`: run it as a module, for the relative imports
     import runpy
 
     runpy.run_module("edgewright.perf.estimator", run_name="__main__")
@@ -48,7 +48,7 @@ MARKS = ("<!-- residuals: written by perf/estimator.py -->", "<!-- end of residu
 
 
 def predict_row(row: Row) -> dict[str, Any]:
-    """Decode rate of a row and the band it is expected in, by the coefficients that ship with edgewright."""
+    """Decode rate of a row and its expected band, by the coefficients of `targets/fit.yaml`."""
     fit = load_fit().engines[row.engine]
     terms = decode_terms(
         row.architecture, row.hardware, read_bytes=row.read_bytes, context=row.context, batch=1
@@ -73,7 +73,7 @@ def predict_row(row: Row) -> dict[str, Any]:
 
 
 def _band(row: Row, band: Band, seen: bool) -> float:
-    """The widest of the bands that apply: a board, an engine or a shape that the fit has not seen."""
+    """The widest band that applies: for a board, an engine or a shape that the fit has not seen."""
     stated = [band.known if seen else band.new]
     if row.shape != "known" and band.inferred is not None:
         stated.append(band.inferred)
@@ -83,7 +83,7 @@ def _band(row: Row, band: Band, seen: bool) -> float:
 
 
 def score(table: Sequence[Row | LeftOut]) -> dict[str, Any]:
-    """Median absolute percentage errors (as fractions) of decode speed, and what was left out why."""
+    """Median absolute errors of decode speed (as fractions), and the rows that were left out."""
     used = [row for row in table if isinstance(row, Row) and row.batch == 1]
     reasons = Counter(
         row.reason if isinstance(row, LeftOut) else "batch above 1"
@@ -106,7 +106,12 @@ def score(table: Sequence[Row | LeftOut]) -> dict[str, Any]:
 
 
 def validate(rows: Sequence[Row], crossed: Crossed) -> dict[str, Any]:
-    """Median absolute percentage errors at batch 1 with a model, a board or an engine held out, and how many bands held."""
+    """Errors at batch 1 with a model, a board or an engine left out of the fit.
+
+    Returns:
+        Median absolute percentage errors (as fractions), and the share of measurements inside
+        the stated bands.
+    """
     single = [i for i, row in enumerate(rows) if row.batch == 1]
     apes = {name: np.abs(np.expm1(getattr(crossed, field))) for name, field in VALIDATIONS.items()}
     table: list[dict[str, Any]] = [
@@ -160,8 +165,9 @@ def _show_score(result: Mapping[str, Any]) -> None:
     for p in result["predictions"]:
         note = "" if p["engine_measured"] else " (nearest engine)"
         print(
-            f"{p['row'][:88]:88s} {p['measured_tok_s']:7.1f} {p['predicted_tok_s']:7.1f} tok/s  {p['ape']:5.0%}  "
-            f"{p['low_tok_s']:.1f} - {p['high_tok_s']:.1f}  {p['engine']}{note}, shape {p['shape']}"
+            f"{p['row'][:88]:88s} {p['measured_tok_s']:7.1f} {p['predicted_tok_s']:7.1f} tok/s  "
+            f"{p['ape']:5.0%}  {p['low_tok_s']:.1f} - {p['high_tok_s']:.1f}  "
+            f"{p['engine']}{note}, shape {p['shape']}"
         )
     left = ", ".join(f"{count} {reason}" for reason, count in result["left_out"].items()) or "none"
     print(f"\nscored {result['scored']} of {result['rows']} rows; left out: {left}")
@@ -170,7 +176,8 @@ def _show_score(result: Mapping[str, Any]) -> None:
             print(f"  {group:24s} {entry['rows']:4d} rows  median error {entry['median_ape']:.1%}")
     if result["scored"]:
         print(
-            f"median absolute percentage error {result['median_ape']:.1%}; {result['band_coverage']:.0%} inside the stated 80 % band"
+            f"median absolute percentage error {result['median_ape']:.1%}; "
+            f"{result['band_coverage']:.0%} inside the stated 80 % band"
         )
 
 
@@ -184,8 +191,8 @@ def _write_docs(
         _, after = rest.split(MARKS[1])
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{page}: cannot write the table of residuals: {error}",
-            "give the folder of docs/estimator.md",
+            f"{page}: cannot write the table of errors: {error}",
+            "give the folder that contains docs/estimator.md",
         ) from error
     page.write_text(f"{before}{MARKS[0]}\n{markdown(result)}\n{MARKS[1]}{after}", encoding="utf-8")
     plot(rows, crossed, folder / "estimator-residuals.svg")
@@ -201,7 +208,7 @@ def _run(arguments: argparse.Namespace) -> None:
     rows = [row for row in table if isinstance(row, Row)]
     if len({row.target for row in rows}) < 2 or len({same_model(row) for row in rows}) < 2:
         raise UsageError(
-            f"{path}: fewer than two models or boards that can be used, so none can be held out",
+            f"{path}: fewer than two usable models or boards, so none can be left out",
             "give a larger table",
         )
     if arguments.fit:
@@ -219,23 +226,23 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one of the three; the exit code is that of the error, as on edgewright's command line."""
+    """Fit, cross-validate or score; returns the exit code, as on edgewright's command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--fit",
         type=Path,
         metavar="CSV",
-        help="fit the coefficients, write them and cross-validate",
+        help="fit the coefficients, write them, and cross-validate",
     )
     what.add_argument(
         "--cross-validate",
         type=Path,
         metavar="CSV",
-        help="errors on models and boards left out of the fit",
+        help="errors on models and boards that were left out of the fit",
     )
     what.add_argument(
-        "--score", type=Path, metavar="CSV", help="errors of the shipped coefficients on any table"
+        "--score", type=Path, metavar="CSV", help="errors of our coefficients on any table"
     )
     parser.add_argument(
         "--out", type=Path, default=FIT_FILE, help="the YAML file that --fit writes"
@@ -243,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--docs",
         type=Path,
-        help="folder of estimator.md, to write table and plot of residuals into",
+        help="folder of estimator.md; the table and plot of errors are written there",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     try:

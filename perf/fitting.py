@@ -1,4 +1,4 @@
-"""The target estimator's coefficients, fitted on published measurements, and how well they hold on what was left out."""
+"""Fit the target estimator's coefficients to published measurements, and cross-validate them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models import architecture
-from ..models.footprint import head_bytes, size_of, traffic
+from ..models.footprint import traffic
 from ..targets.roofline import DECODE_TERMS, PREFILL_TERMS, decode_terms, prefill_terms
 from .published import STORED_BITS, Row
 from .regression import ROOT, Prior, Solution, solve
+from .runtime_memory import CPU_RUNTIME, fit_runtime
 from .shapes import usual_shape
 
 __all__ = ["Crossed", "coverage", "cross_validate", "fit_all", "same_model"]
@@ -34,43 +35,42 @@ PREFILL = Prior(
     child=(1.0, 1.0, 1.5),
     parents=PARENTS,
 )
-MEMORY = Prior(
-    start=(0.15, 6e8, 0.5, 1e6),
-    floors=(1.0, 0.0, 0.0, 0.0),
-    root=(2.0, 2.0, 2.0, 2.0),
-    child=(2.0,) * 4,
-    parents={},
-)
 INSIDE = 0.85
-"""Quantile of the errors that a band states. A little more than the 80 % it is meant to hold: few models and boards were seen."""
-POOLED, POOLED_NEW = 5.0, 20.0
-"""Measurements that those of all engines together count for in the band of one; more for a board or power mode that nobody
-measured, since an engine was measured on three boards at most."""
+"""Quantile of the errors that a band states. It is a little more than the 80 % that the band is
+meant to contain, because few models and boards were measured."""
+POOLED = 5.0
+"""The weight of all engines' errors in the band of one engine, as a number of measurements."""
+POOLED_NEW = 20.0
+"""The same for a board or power mode without measurements. It is higher because an engine was
+measured on three boards at most."""
 EDGE_LLM_NOTE = (
-    "NVIDIA's tables do not state power modes. Their prefill rates stand to each other as the clocks of MAXN on AGX Orin 64GB, "
-    "40W on Orin NX 16GB and 15W on Orin Nano 8GB do, so those were taken"
+    "NVIDIA's tables do not state power modes. Their prefill rates stand to each other as the "
+    "clocks of MAXN on AGX Orin 64GB, 40W on Orin NX 16GB and 15W on Orin Nano 8GB do, so those "
+    "were taken"
 )
-BY_HAND = {  # no table was published for ONNX Runtime on a CPU like the profile's
+BY_HAND = {  # no table has been published for ONNX Runtime on a CPU like the profile's
     "decode": {"memory": 1.0, "compute": 7.0, "attention": 7.0, "layers": 0.0, "sequences": 0.0},
     "prefill": {"compute": 1.5, "attention": 1.5, "layers": 0.0},
     "decode_band": {"known": 0.5, "new": 0.5, "batched": 0.5},
     "prefill_band": {"known": 0.5, "new": 0.5, "batched": 0.5},
     "fitted_on": ["cpu:default"],
     "notes": [
-        "set by hand from one 2-thread CPU (INT4 weights read at 5.6 - 6.9 GB/s where memory gives 20 - 22), not fitted: "
-        "expect no more than the order of magnitude"
+        "set by hand from one 2-thread CPU (INT4 weights read at 5.6 - 6.9 GB/s where memory gives "
+        "20 - 22), not fitted: expect no more than the order of magnitude"
     ],
-}
-CPU_RUNTIME = {
-    "base_bytes": 4e8,
-    "share": 0.2,
-    "notes": ["unconfirmed: Python, ONNX Runtime and its packed copies, a guess"],
 }
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Measurements of decode or of prefill: what the hardware would need at its peak, and what it took."""
+    """Measurements of decode or of prefill.
+
+    Attributes:
+        rows: the measurements.
+        terms: seconds at the hardware's peak, [rows, terms].
+        times: measured seconds, [rows].
+        prior: the assumptions for the fit.
+    """
 
     rows: Sequence[Row]
     terms: Array
@@ -83,7 +83,7 @@ class Phase:
         return [row.engine for row in self.rows]
 
     def solve(self, use: NDArray[np.bool_], start: Solution | None = None) -> Solution:
-        """The fit on some of the rows; engines that nobody measured teach nothing."""
+        """Fit some of the rows. Rows whose engine was not measured itself are left out."""
         use = use & np.array([row.measured_engine for row in self.rows])
         return solve(
             self.terms[use],
@@ -94,7 +94,7 @@ class Phase:
         )
 
     def logs(self, solution: Solution, terms: Array | None = None) -> Array:
-        """Logarithm of measured time over estimated time of every row, which is that of estimated over measured rate."""
+        """Logarithm of measured / estimated time (= estimated / measured rate) of each row."""
         table = self.terms if terms is None else terms
         seconds = [
             float(solution.seconds(e, row)) for e, row in zip(self.engines, table, strict=True)
@@ -104,27 +104,30 @@ class Phase:
 
 @dataclass(frozen=True)
 class Crossed:
-    """Logarithms of estimated over measured decode rate, a row each, where the estimate has not seen ..."""
+    """Logarithms of estimated / measured decode rate of each row, for different fits.
+
+    Attributes:
+        fit: the fit has seen the row (in-sample).
+        model: the row's model was left out of the fit.
+        device: the row's board was left out.
+        engine: the row's engine was left out; its parent is used.
+        inferred: the row's model was left out, and its shape is estimated from its parameters.
+    """
 
     fit: Array
-    """anything less: in sample."""
     model: Array
-    """the row's model."""
     device: Array
-    """the row's board."""
     engine: Array
-    """the row's engine: its parent stands in."""
     inferred: Array
-    """the row's model, nor its name: the shape is inferred from the parameter count."""
 
 
 def same_model(row: Row) -> str:
-    """What rows of one decoder share, whatever it is called: a vision tower or a fine-tuning changes no speed."""
+    """A key that rows of the same decoder share. Fine-tuning and vision towers change no speed."""
     return str(sorted(row.architecture.config.items()))
 
 
 def decode_phase(rows: Sequence[Row]) -> Phase:
-    """Decode measurements."""
+    """The decode measurements of these rows."""
     terms = [
         decode_terms(
             r.architecture, r.hardware, read_bytes=r.read_bytes, context=r.context, batch=r.batch
@@ -135,6 +138,7 @@ def decode_phase(rows: Sequence[Row]) -> Phase:
 
 
 def _inferred_terms(rows: Sequence[Row]) -> Array:
+    """Decode terms of each row if only the number of its parameters were known."""
     table = []
     for r in rows:
         model = architecture(usual_shape(r.params_b))
@@ -147,7 +151,7 @@ def _inferred_terms(rows: Sequence[Row]) -> Array:
 
 
 def prefill_phase(rows: Sequence[Row]) -> Phase:
-    """Prefill measurements, where there are any and the matrices are known."""
+    """The prefill measurements of these rows, where the exact shape is known."""
     rows = [r for r in rows if r.prefill_s and r.prompt and r.shape == "known"]
     terms = [
         prefill_terms(r.architecture, r.hardware, prompt=r.prompt or 1, batch=r.batch) for r in rows
@@ -158,7 +162,7 @@ def prefill_phase(rows: Sequence[Row]) -> Phase:
 def held_out(
     phase: Phase, group: Callable[[Row], str], full: Solution, terms: Array | None = None
 ) -> Array:
-    """The logarithms of `Phase.logs`, each from a fit without any row of its group."""
+    """The logarithms of `Phase.logs`, each from a fit without the rows of the same group."""
     names = np.array([group(row) for row in phase.rows])
     answer = np.zeros(len(names))
     for name in sorted(set(names)):
@@ -168,7 +172,7 @@ def held_out(
 
 
 def cross_validate(rows: Sequence[Row]) -> tuple[Solution, Crossed]:
-    """The fit on all rows, and its errors on rows left out."""
+    """Fit all rows, and measure the errors on rows that were left out."""
     phase = decode_phase(rows)
     full = phase.solve(np.ones(len(rows), dtype=bool))
     return full, Crossed(
@@ -181,7 +185,13 @@ def cross_validate(rows: Sequence[Row]) -> tuple[Solution, Crossed]:
 
 
 def band(own: Array, pool: Array, pooled: float = POOLED) -> float:
-    """What `INSIDE` of the errors stay within, as a relative error: an engine's own, and for a few more everybody's."""
+    """The relative error that `INSIDE` of the errors do not exceed.
+
+    Args:
+        own: logarithmic errors of the engine.
+        pool: logarithmic errors of all engines.
+        pooled: the weight of all of `pool`, as a number of the engine's measurements.
+    """
     values = np.abs(np.concatenate([own, pool]))
     weights = np.concatenate([np.ones(len(own)), np.full(len(pool), pooled / max(len(pool), 1))])
     order = np.argsort(values)
@@ -192,15 +202,17 @@ def band(own: Array, pool: Array, pooled: float = POOLED) -> float:
 def coverage(
     rows: Sequence[Row], logs: Array, group: Callable[[Row], str], seen: Array | None = None
 ) -> float:
-    """Share of rows at batch 1 inside the band that the errors of the other groups would have stated for them.
+    """The share of rows at batch 1 inside the band that is computed without their group.
 
     Args:
         rows: the measurements.
-        logs: their held-out errors.
-        group: what was held out together.
-        seen: where the boards were held out, the errors on boards that were not: a new board's band is at least theirs.
+        logs: their errors when left out.
+        group: what was left out together.
+        seen: the errors on known boards, if boards were left out: the band of a new board is at
+            least theirs.
     """
-    names, engines = np.array([group(r) for r in rows]), np.array([r.engine for r in rows])
+    names = np.array([group(r) for r in rows])
+    engines = np.array([r.engine for r in rows])
     single = np.array([r.batch == 1 for r in rows])
     inside = []
     for i in np.flatnonzero(single):
@@ -215,6 +227,7 @@ def coverage(
 
 
 def _bands(engine: str, rows: Sequence[Row], crossed: Crossed) -> dict[str, float]:
+    """The error bands of an engine, by what is known about a case."""
     single = np.array([r.batch == 1 for r in rows])
     own = np.array([r.engine == engine for r in rows])
     if engine == ROOT:
@@ -238,18 +251,17 @@ def _bands(engine: str, rows: Sequence[Row], crossed: Crossed) -> dict[str, floa
 
 
 def fit_all(rows: Sequence[Row]) -> tuple[dict[str, Any], Crossed]:
-    """Everything that `fit.yaml` holds, and the errors of decode behind it."""
+    """The contents of `fit.yaml`, and the errors of decode behind them."""
     full, crossed = cross_validate(rows)
     engines = {engine: _decode(engine, rows, full, crossed) for engine in full.nodes}
     first = prefill_phase(rows)
     whole = first.solve(np.ones(len(first.rows), dtype=bool))
-    model, device = (
-        held_out(first, same_model, whole),
-        held_out(first, lambda row: row.target, whole),
-    )
+    model = held_out(first, same_model, whole)
+    device = held_out(first, lambda row: row.target, whole)
     for engine in sorted(set(first.engines)):
         own = np.array([e == engine for e in first.engines])
-        known, new = band(model[own], model), band(device[own], device, POOLED_NEW)
+        known = band(model[own], model)
+        new = band(device[own], device, POOLED_NEW)
         engines[engine] |= {
             "prefill": _named(PREFILL_TERMS, whole.factors(engine)),
             "prefill_band": {
@@ -272,6 +284,7 @@ def fit_all(rows: Sequence[Row]) -> tuple[dict[str, Any], Crossed]:
 
 
 def _decode(engine: str, rows: Sequence[Row], full: Solution, crossed: Crossed) -> dict[str, Any]:
+    """The entry of an engine in `fit.yaml`, as far as decoding is concerned."""
     own = np.array([r.engine == engine and r.measured_engine for r in rows])
     single = own & np.array([r.batch == 1 for r in rows])
     fitted: dict[str, Any] = {
@@ -292,45 +305,6 @@ def _decode(engine: str, rows: Sequence[Row], full: Solution, crossed: Crossed) 
             "decode_leave_one_device_out": _median(crossed.device[single]),
         }
     return fitted
-
-
-def fit_runtime(rows: Sequence[Row]) -> dict[str, Any]:
-    """Memory beside weights and cache. How much cache the tables reserved is not stated, so the best guess is searched."""
-    used = [
-        r for r in rows if r.memory is not None and r.shape == "known" and r.engine == "edge-llm"
-    ]
-    total = np.array([r.memory or 0.0 for r in used])
-    tries = []
-    for reserved in (1024, 1536, 2048, 2560, 3072, 4096):
-        terms = np.array(
-            [
-                (
-                    size_of(
-                        r.architecture, "int4" if r.bits < 8 else "int8" if r.bits < 16 else "fp16"
-                    )
-                    + r.architecture.state_bytes(reserved, r.batch),
-                    1.0,
-                    head_bytes(r.architecture, 2) * r.architecture.tied,
-                    r.batch,
-                )
-                for r in used
-            ],
-            dtype=float,
-        )
-        factors = solve(terms, total, [ROOT] * len(used), MEMORY).factors(ROOT)
-        tries.append((np.abs((terms @ factors) / total - 1), reserved, factors))
-    errors, reserved, (share, base, copies, each) = min(tries, key=lambda t: float(t[0].mean()))
-    median = _round(float(np.median(errors)))
-    return {
-        "base_bytes": _round(base),
-        "share": _round(share - 1),
-        "head_copies": _round(copies),
-        "sequence_bytes": _round(each),
-        "notes": [
-            f"fitted on {len(used)} rows of peak GPU memory (median error {median}), taking {reserved} tokens of cache a sequence, "
-            "which the tables do not state"
-        ],
-    }
 
 
 def _named(names: tuple[str, ...], values: Array) -> dict[str, float]:

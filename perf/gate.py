@@ -1,14 +1,16 @@
-"""How often the gate decides rightly: planted regressions, none at all, and effects exactly at the limit, simulated.
-
-Two models answer the same problems. The baseline is right on a share of them; `lost` and `gained` are the shares of all
-problems on which the candidate alone is wrong, or alone is right, so that its true drop is lost - gained and `gained` is
-churn: answers that change without anything getting worse. Problems are independent of each other. Windows of text have
-losses of a lognormal kind, and the candidate's differ by the planted amount and a heavy-tailed noise of its own.
-
-Beside a planted loss stands what no test can better: by the lemma of Neyman and Pearson (1933), the power of the most powerful test
-of one null hypothesis (as many lost as gained) bounds that of every test which keeps its level on all of them.
+"""Simulate how often the gate decides correctly: with a regression, without one, at the limit.
 
     python -m edgewright.perf.gate [--trials 1000]
+
+Two models answer the same problems. `lost` is the share of problems that only the baseline answers
+correctly, `gained` the share that only the candidate does. So the true drop is lost - gained, and
+`gained` is churn: answers that change although nothing gets worse. Problems are independent. Texts
+have windows with lognormal losses; the candidate's losses differ by a known amount and heavy-tailed
+noise.
+
+For a loss, the table also has the best possible power of any test. By the lemma of Neyman and
+Pearson (1933), the most powerful test against one null hypothesis (as many lost as gained) is at
+least as powerful as any test that keeps its level against all of them.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ from ..benchmarks.gate.gate import check_gate
 from ..benchmarks.gate.policy import Limit, Policy
 from ..benchmarks.measurement_files import problem_samples, window_samples
 
-METRIC, TEXT = "accuracy/simulated", "perplexity/simulated"
+METRIC = "accuracy/simulated"
+TEXT = "perplexity/simulated"
 CONTEXT = {"problems/simulated": 0, "data_hash/simulated": "0", "seq_len/simulated": 0}
 Pair = tuple[dict[str, Any], dict[str, Any]]
+"""Measurements of a candidate and of its baseline."""
 
 
 def problem_pairs(
@@ -37,14 +41,10 @@ def problem_pairs(
     lost: float = 0.0,
     gained: float = 0.0,
 ) -> Iterator[Pair]:
-    """Candidate and baseline, `trials` times, each time on new problems."""
+    """Simulated answers of candidate and baseline, `trials` times."""
     generator = np.random.default_rng(problems)
-    chances = [
-        accuracy - lost,
-        lost,
-        gained,
-        1 - accuracy - gained,
-    ]  # both right, lost, gained, both wrong
+    # both right, lost, gained, both wrong
+    chances = [accuracy - lost, lost, gained, 1 - accuracy - gained]
     for _ in range(trials):
         kinds = generator.choice(4, size=problems, p=chances)
         yield _answered("candidate", (kinds == 0) | (kinds == 2)), _answered("baseline", kinds <= 1)
@@ -62,7 +62,14 @@ def _answered(name: str, correct: Any) -> dict[str, Any]:
 def window_pairs(
     trials: int, windows: int = 128, ratio: float = 1.0, noise: float = 0.05
 ) -> Iterator[Pair]:
-    """The same for texts: `ratio` is the true one of the perplexities, `noise` the spread of a window's own difference, nats."""
+    """Simulated text losses of candidate and baseline, `trials` times.
+
+    Args:
+        trials: number of pairs.
+        windows: windows of each text.
+        ratio: true ratio of the perplexities.
+        noise: spread of a window's own difference, in nats.
+    """
     generator = np.random.default_rng(windows)
     for _ in range(trials):
         tokens = generator.integers(128, 257, windows)
@@ -88,7 +95,7 @@ def _scored(name: str, nll: Any, tokens: Any) -> dict[str, Any]:
 def verdicts(
     pairs: Iterator[Pair], metric: str = METRIC, resamples: int = 10_000, **limit: float
 ) -> dict[str, float]:
-    """The share of each verdict."""
+    """The share of each verdict of the gate."""
     policy = Policy(limits={metric: Limit.model_validate(limit)}, resamples=resamples)
     found = Counter(check_gate(new, old, policy)["verdict"] for new, old in pairs)
     return {verdict: found[verdict] / found.total() for verdict in ("pass", "fail", "inconclusive")}
@@ -97,7 +104,7 @@ def verdicts(
 def most_any_test_catches(
     lost: float, gained: float, problems: int = 1000, level: float = 0.05
 ) -> float:
-    """The largest power against this loss that a test can have whose false alarms stay at the level wherever nothing is lost."""
+    """The largest power against this loss of any test with this level of false alarms."""
     most = min(problems, math.ceil(problems * max(lost, gained) * 2 + 60))
     factorial = np.array([math.lgamma(i + 1) for i in range(problems + 1)])
     down, up = np.meshgrid(np.arange(most), np.arange(most), indexing="ij")
@@ -114,10 +121,10 @@ def most_any_test_catches(
 
     def power(null: Any) -> float:
         order = np.argsort(-true / np.maximum(null, 1e-300))
-        spent, caught = null[order].cumsum(), true[order].cumsum()
-        last = int(
-            np.searchsorted(spent, level)
-        )  # this outcome is rejected now and then, so that the level is met exactly
+        spent = null[order].cumsum()
+        caught = true[order].cumsum()
+        # The outcome `last` is rejected with a probability that makes the level exact.
+        last = int(np.searchsorted(spent, level))
         before = (spent[last - 1], caught[last - 1]) if last else (0.0, 0.0)
         return float(before[1] + (level - before[0]) / null[order][last] * true[order][last])
 
@@ -128,7 +135,7 @@ def most_any_test_catches(
 
 
 def scenarios(trials: int) -> Iterator[tuple[str, dict[str, float]]]:
-    """What is simulated, and what came of it."""
+    """Names of the simulations, and their shares of verdicts."""
     for gained in (0.0, 0.005, 0.01, 0.02, 0.03):
         pairs = problem_pairs(trials, lost=0.03 + gained, gained=gained)
         most = most_any_test_catches(0.03 + gained, gained)
@@ -158,7 +165,7 @@ def scenarios(trials: int) -> Iterator[tuple[str, dict[str, float]]]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description="how often the gate decides rightly")
+    parser = argparse.ArgumentParser(description="how often the gate decides correctly")
     parser.add_argument("--trials", type=int, default=1000)
     print(f"{'true effect':<60} {'pass':>7} {'fail':>7} {'open':>7}")
     for name, share in scenarios(parser.parse_args().trials):

@@ -1,9 +1,10 @@
-"""Throughput of the benchmark's batched generation beside one-by-one `generate` of transformers, on the same problems.
+r"""Compare batched generation with transformers' one-by-one `generate`, on the same problems.
 
-    python -m edgewright.perf.generation builtin:tiny-reasoner --problems 64 --rounds 3 [--artifact DIR]
+    python -m edgewright.perf.generation builtin:tiny-reasoner --problems 64 --rounds 3 \
+        [--artifact DIR]
 
-Rounds alternate, so that a change of the machine's mood hits all sides. Answers must be equal, or it says which are not. An
-artifact, where one is given, is the same model exported.
+The sides take turns, so that the machine's changes hit all of them. The number of equal answers is
+printed. `--artifact` adds the same model after an export.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Answers = list[list[int]]
 def one_by_one(
     backend: TorchBackend, prompts: Answers, max_new_tokens: int, eos: list[int]
 ) -> Answers:
-    """What `model.generate` gives for each prompt alone, without the end token."""
+    """Answers of `model.generate` to each prompt alone, without the end token."""
     answers: Answers = []
     for ids in prompts:
         out = backend.model.generate(
@@ -55,7 +56,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     path = resolve(model_path(args.model))
-    tokenizer, backend = load_tokenizer(path), TorchBackend(path)
+    tokenizer = load_tokenizer(path)
+    backend = TorchBackend(path)
     eos = end_tokens_of(backend, tokenizer)
     special = not tokenizer.chat_template
     prompts = [
@@ -85,7 +87,8 @@ def main() -> None:
         ratio = statistics.median(a / b for a, b in zip(seconds[first], seconds[name], strict=True))
         same = sum(a == b for a, b in zip(answers[first], answers[name], strict=True))
         print(
-            f"{name}: {statistics.median(rates):,.0f} tokens/s (min {min(rates):,.0f}, max {max(rates):,.0f}), {ratio:.1f} times, "
+            f"{name}: {statistics.median(rates):,.0f} tokens/s "
+            f"(min {min(rates):,.0f}, max {max(rates):,.0f}), {ratio:.1f} times, "
             f"{same} of {len(prompts)} answers equal"
         )
     print(f"{torch.get_num_threads()} threads")

@@ -1,9 +1,10 @@
-"""How often the comparison of timings is right on this machine: a planted slowdown, and a model against itself beside a busy loop.
+"""Measure how often the comparison of timings is right on this machine.
 
     python -m edgewright.perf.noise ARTIFACT --repeats 20
 
-The slower side is a double of the model that sleeps a tenth of what each token took. The busy loop takes one core for as long as
-the model is compared with itself; the machine needs another core for the model.
+Two cases are repeated. In the first, one side is slower by 10 %: the same model, which sleeps for
+a tenth of each token's time. In the second, a model is compared with itself while a busy loop uses
+another core; the machine needs at least two cores.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from typing import Any
 
 from ..benchmarks.latency.latency import Side, compare_sides
 from ..benchmarks.latency.timing import Comparison
-from ..benchmarks.latency.worker import Step, made_up_prompt, open_step, time_round
+from ..benchmarks.latency.worker import Step, open_step, synthetic_prompt, time_round
 
 SLOWDOWN = 0.10
 
 
 def slowed(step: Step) -> Step:
-    """A double of a step that takes a tenth longer."""
+    """A copy of a step that takes 10 % longer."""
 
     def slower(ids: list[list[int]], past: Any) -> Any:
         begin = time.perf_counter()
@@ -39,13 +40,15 @@ def slowed(step: Step) -> Step:
 def repeated(
     name: str, sides: list[Side], repeats: int, rounds: int
 ) -> list[dict[str, Comparison]]:
+    """Compare two sides several times, and print the verdicts and ratios."""
     found = [compare_sides(sides, rounds) for _ in range(repeats)]
-    for figure in ("ttft", "decode"):
-        ratios = sorted(one[figure].ratio for one in found)
-        verdicts = Counter(one[figure].verdict for one in found)
-        used = sum(one[figure].rounds for one in found) / repeats
+    for phase in ("ttft", "decode"):
+        ratios = sorted(one[phase].ratio for one in found)
+        verdicts = Counter(one[phase].verdict for one in found)
+        used = sum(one[phase].rounds for one in found) / repeats
         print(
-            f"{name}, {figure}: {dict(verdicts)}; ratios {ratios[0]:.3f} to {ratios[-1]:.3f}, {used:.0f} rounds each",
+            f"{name}, {phase}: {dict(verdicts)}; ratios {ratios[0]:.3f} to {ratios[-1]:.3f}, "
+            f"{used:.0f} rounds each",
             flush=True,
         )
     return found
@@ -62,15 +65,15 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=32)
     args = parser.parse_args()
     vocabulary = int(json.loads((args.path / "config.json").read_text())["vocab_size"])
-    prompt = made_up_prompt(1, args.prompt, vocabulary)
+    prompt = synthetic_prompt(1, args.prompt, vocabulary)
     step = open_step(args.path, "cpu", threads=1)
     plain, slower = (
         lambda step=one: time_round(step, prompt, args.new_tokens) for one in (step, slowed(step))
     )
-    repeated("a tenth slower", [slower, plain], args.repeats, args.rounds)
+    repeated("10 % slower", [slower, plain], args.repeats, args.rounds)
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        repeated("the same, beside a busy loop", [plain, plain], args.repeats, args.rounds)
+        repeated("the same model, with a busy loop", [plain, plain], args.repeats, args.rounds)
     finally:
         busy.kill()
         busy.wait()

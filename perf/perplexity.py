@@ -1,9 +1,9 @@
-"""Perplexity as `edgewright bench` computes it beside an independent computation in a few lines of transformers.
+"""Check the perplexity of `edgewright bench` against a short, independent computation.
 
     python -m edgewright.perf.perplexity MODEL text:FILE --windows 4 --seq-len 512
 
-The independent side tokenizes the whole text by itself, cuts it into windows behind the tokenizer's own prefix, and sums the
-losses of one window after the other in float64; it shares nothing with edgewright but the weights.
+The independent computation uses only transformers. It tokenizes the whole text, cuts it into
+windows that begin with the tokenizer's prefix, and sums the losses in float64, window by window.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from ..data.sources import Source
 
 
 def independent(model: Path, text: str, windows: int, seq_len: int) -> float:
+    """Perplexity without any code of edgewright."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     prefix = tokenizer("")["input_ids"]
     room = seq_len - len(prefix)
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][: windows * room]
-    total, count = 0.0, 0
+    total = 0.0
+    count = 0
     for begin in range(0, len(ids) - room + 1, room):
         window = torch.tensor([prefix + ids[begin : begin + room]])
         with torch.no_grad():
@@ -47,7 +49,8 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--seq-len", type=int, default=512)
     args = parser.parse_args()
-    path, source = resolve(model_path(args.model)), Source.parse(args.source)
+    path = resolve(model_path(args.model))
+    source = Source.parse(args.source)
     options = EvaluateOptions(
         perplexity=(args.source,), windows=args.windows, seq_len=args.seq_len, latency=None
     )
@@ -56,7 +59,8 @@ def main() -> None:
         path, Path(source.name).read_text(encoding="utf-8"), args.windows, args.seq_len
     )
     print(
-        f"edgewright {ours:.6f}, independent {theirs:.6f}, relative difference {abs(ours - theirs) / theirs:.1e}"
+        f"edgewright {ours:.6f}, independent {theirs:.6f}, "
+        f"relative difference {abs(ours - theirs) / theirs:.1e}"
     )
 
 

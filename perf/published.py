@@ -1,8 +1,9 @@
-"""Published tables of decode speed: what a row is about, however its author spelled it, and why a row cannot be used.
+"""Read published tables of decode speed: understand each row, or say why it cannot be used.
 
-One row a figure, with at least the columns device, power_mode, engine, model, params_b, quant, bits,
-context_or_prompt_tokens, decode_tok_s and notes (`key=value;` pairs such as batch, mode, prefill_ms, gpu_mem_mb, or prose).
-Only what a reader of a data sheet would know is used: no file size, no configuration.
+A row is one measurement. The columns are device, power_mode, engine, model, params_b, quant, bits,
+context_or_prompt_tokens, decode_tok_s and notes. Notes are `key=value;` pairs (batch, mode,
+prefill_ms, gpu_mem_mb) or prose. Authors spell devices and engines in many ways. Only what a reader
+of a data sheet would know is used: no file sizes and no configurations.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ __all__ = ["STORED_BITS", "LeftOut", "Row", "engine_of", "place_of", "precision_
 Raw = Mapping[str, str]
 DEFAULT_PROMPT = 256
 ANSWER = 256
-"""Tokens of prompt and answer where a table does not say; decode is then at half of the answer."""
+"""Tokens of prompt and answer if a table does not state them. The mean context of decoding is then
+the prompt and half of the answer."""
 
 ENGINES = (  # first match wins
     ("llama.cpp-lowbit", r"bitnet|llama.*(fork|t?q[12]_0|tq[12]|ternary|binary)"),
@@ -40,14 +42,14 @@ ENGINES = (  # first match wins
     ("llama.cpp", r"llama-?[._]?cpp|llama-(bench|server|cli)"),
     ("transformers", r"transformers|hugging|\bhf\b"),
 )
-NEAREST = (  # kin of an engine that was measured
+NEAREST = (  # engines that were not measured, by the nearest one that was
     ("edge-llm", r"tensorrt|trt"),
     ("vllm", r"sglang|lmdeploy|aphrodite"),
     ("mlc", r"\btvm|exllama"),
     ("llama.cpp", r"llama|gguf|ggml|kobold|lm-? ?studio|gpt4all|\bjan\b"),
     ("transformers", r"pytorch|torch|llava\.serve|eager"),
 )
-BITS = (  # bits a weight of the linear layers, scales included; first match wins
+BITS = (  # bits per weight of the linear layers, with scales; the first match wins
     (1.1, r"q1_0|iq1|binary|1[.]58|tq1"),
     (2.1, r"q2_0|tq2|ternary"),
     (2.6, r"q2_k|iq2"),
@@ -69,8 +71,9 @@ GGUF = {"int4": 4.85, "int8": 8.5, "head": 6.56}
 STORED_BITS = {"mlc": {"int4": 4.5, "head": 4.5}} | dict.fromkeys(
     ("llama.cpp", "llama.cpp-lowbit", "ollama"), GGUF
 )
-"""Bits a weight as engines with formats of their own store it: Q4_K_M keeps some layers and the head at 6 bits, q4f16_1 has
-groups of 32 and a 4-bit head. The others take 4 bits in groups of 128 and a float16 head."""
+"""Bits per weight of engines with formats of their own. Q4_K_M keeps some layers and the head at 6
+bits; q4f16_1 has groups of 32 and a 4-bit head. The other engines use 4 bits in groups of 128, and
+a float16 head."""
 
 
 BOARDS = (
@@ -85,7 +88,7 @@ BOARDS = (
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A row that cannot be scored, and the reason in a few words that other such rows share."""
+    """A row that cannot be used, and the reason in words that other such rows share."""
 
     name: str
     reason: str
@@ -93,23 +96,23 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Row:
-    """One published measurement with what the arithmetic needs to know about it."""
+    """One published measurement, with what the estimate needs to know about it."""
 
     name: str
     device: str
     engine: str
     """One of `ENGINES`, or `other`."""
     measured_engine: bool
-    """Whether the row's own engine was measured, not only its kin."""
+    """Whether this engine was measured, and not only a similar one."""
     model: str
     target: str
     mode: str
     bits: float
     architecture: Architecture
     params_b: float
-    """Billions of parameters; the geometric mean of all and active ones of a mixture of experts."""
+    """Billions of parameters; for a mixture of experts, the geometric mean of all and active."""
     shape: str
-    """`known`, `sketched` or `inferred`, see `shape_of`."""
+    """`known`, `sketched` or `inferred`; see `shape_of`."""
     context: int
     batch: int
     decode_tok_s: float
@@ -119,7 +122,7 @@ class Row:
 
     @property
     def read_bytes(self) -> int:
-        """Weights that one step reads."""
+        """Bytes of weights that one step reads."""
         head = max(STORED_BITS.get(self.engine, {}).get("head", 16.0), self.bits)
         return traffic(self.architecture, self.bits, head)
 
@@ -131,7 +134,7 @@ class Row:
 
 
 def read_table(path: Path) -> list[Row | LeftOut]:
-    """Every row of a table, read or left out.
+    """Read all rows of a table, the usable ones and those to leave out.
 
     Raises:
         UsageError: the file cannot be read, or a column is missing.
@@ -148,50 +151,34 @@ def read_table(path: Path) -> list[Row | LeftOut]:
             return [
                 _row(
                     {
-                        k: v or ""
-                        for k, v in raw.items()
-                        if isinstance(k, str) and not isinstance(v, list)
+                        key: value or ""
+                        for key, value in raw.items()
+                        if isinstance(key, str) and not isinstance(value, list)
                     }
                 )
                 for raw in table
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: {error}", "give a CSV table of published figures") from error
+        raise UsageError(f"{path}: {error}", "give a CSV table of measurements") from error
 
 
 def _row(raw: Raw) -> Row | LeftOut:
     name = " | ".join(
         raw.get(key, "").strip() for key in ("device", "power_mode", "engine", "model", "quant")
     )
-    notes = dict(
-        part.strip().split("=", 1) for part in raw.get("notes", "").split(";") if "=" in part
-    )
+    notes = _pairs(raw.get("notes", ""))
     batch = _batch(raw, notes)
     rate = _number(raw.get("decode_tok_s", ""))
     engine, measured = engine_of(raw["engine"], raw.get("quant", ""))
     place = place_of(raw.get("device", ""), raw.get("power_mode", ""), engine)
     shape = shape_of(raw.get("model", ""), raw.get("params_b", ""))
-    reasons = (
-        ("no decode rate", not rate),
-        ("speculative decoding", _speculative(raw, notes)),
-        ("runs on the CPU", bool(re.search(r"\bcpu\b", raw["engine"], re.IGNORECASE))),
-        (
-            "no rate of text decoding",
-            bool(
-                re.search(
-                    r"vlm pipeline|do not use as llm",
-                    (raw["engine"] + raw.get("notes", "")).lower(),
-                )
-            ),
-        ),
-        ("device unknown", place is None),
-        ("model size unknown", shape is None),
-    )
-    reason = next((reason for reason, holds in reasons if holds), None)
+    reason = _reason(raw, notes, rate)
     if reason or rate is None or place is None or shape is None:
+        missing = "device unknown" if place is None else "model size unknown"
+        return LeftOut(name, reason or missing)
         return LeftOut(name, reason or "unreadable")
     stated = _number(raw.get("context_or_prompt_tokens", ""))
-    # Edge-LLM counts the prompt tokens of the whole batch, others those of one request.
+    # Edge-LLM counts the prompt tokens of the whole batch, the others those of one request.
     prompt = round(stated / batch if engine == "edge-llm" else stated) if stated else None
     return Row(
         name=name,
@@ -214,9 +201,32 @@ def _row(raw: Raw) -> Row | LeftOut:
     )
 
 
+def _pairs(notes: str) -> dict[str, str]:
+    """The `key=value` pairs in a row's notes."""
+    return dict(part.strip().split("=", 1) for part in notes.split(";") if "=" in part)
+
+
+def _reason(raw: Raw, notes: Mapping[str, str], rate: float | None) -> str | None:
+    """Why a row is not a measurement of plain decoding on the GPU, or None."""
+    if not rate:
+        return "no decode rate"
+    if _speculative(raw, notes):
+        return "speculative decoding"
+    if re.search(r"\bcpu\b", raw["engine"], re.IGNORECASE):
+        return "runs on the CPU"
+    prose = (raw["engine"] + raw.get("notes", "")).lower()
+    if re.search(r"vlm pipeline|do not use as llm", prose):
+        return "no rate of text decoding"
+    return None
+
+
 def engine_of(stated: str, quant: str = "") -> tuple[str, bool]:
-    """The engine that a spelling means and whether it was measured: its nearest kin, or `other`, where it was not."""
-    low, lowbit = stated.lower().strip(), re.search(r"q[12]_0|tq[12]|ternary|binary", quant.lower())
+    """The engine that a spelling means, and whether that engine itself was measured.
+
+    An engine without measurements is replaced by the most similar one, or by `other`.
+    """
+    low = stated.lower().strip()
+    lowbit = re.search(r"q[12]_0|tq[12]|ternary|binary", quant.lower())
     if lowbit:
         low += " " + lowbit[0]
     for table, measured in ((ENGINES, True), (NEAREST, False)):
@@ -227,20 +237,20 @@ def engine_of(stated: str, quant: str = "") -> tuple[str, bool]:
 
 
 def precision_of(quant: str, bits: str, engine: str) -> float:
-    """Bits a weight of the linear layers takes, scales included: by the quantization's name, else by the stated bits."""
-    first = quant.lower().split("/")[
-        0
-    ]  # `INT4 AWQ / FP16` lists language model, then draft or vision tower
+    """Bits per weight of the linear layers, with scales: by the quantization's name, or stated."""
+    # `INT4 AWQ / FP16` names the language model first, then a draft model or vision tower.
+    first = quant.lower().split("/")[0]
     named = next((size for size, pattern in BITS if re.search(pattern, first)), None)
     found = named or _number(bits) or (16.0 if engine == "transformers" else 4.0)
     return STORED_BITS.get(engine, {}).get("int4", 4.125) if found == 4.0 else min(found, 32.0)
 
 
 def place_of(device: str, mode: str, engine: str = "") -> tuple[Target, str] | None:
-    """Target and power mode that a row means; None for a device without a profile.
+    """The target and power mode that a row means; None for a device without a profile.
 
-    A mode is looked for by its name, then by its watts. Where none is stated: NVIDIA's Edge-LLM tables ran Orin Nano at
-    the clocks of 15W (their prefill rates show it), everybody else at its default; NX and AGX run their fastest.
+    A mode is found by its name or by its watts. If none is stated: NVIDIA's Edge-LLM tables used
+    Orin Nano at the clocks of 15W (their prefill rates show it), all others its default mode. NX
+    and AGX ran in their fastest mode.
     """
     low = re.sub(r"\s+", " ", device.lower())
     low = "agx orin" if "agx" in low and "presumed" in low else low
@@ -291,7 +301,7 @@ def _speculative(raw: Raw, notes: Mapping[str, str]) -> bool:
 
 
 def _prefill_s(raw: Raw, notes: Mapping[str, str], batch: int) -> float | None:
-    """Seconds of prefill. Batches of unequal text prompts are padded to an unknown length, so they are left out."""
+    """Seconds of prefill. Batches of text prompts are padded to an unknown length, so: None."""
     if batch > 1 and notes.get("kind") != "VLM":
         return None
     value = _number(notes.get("prefill_ms", "")) or _number(raw.get("ttft_ms", ""))
@@ -299,7 +309,7 @@ def _prefill_s(raw: Raw, notes: Mapping[str, str], batch: int) -> float | None:
 
 
 def _memory(notes: Mapping[str, str]) -> float | None:
-    """Peak GPU memory in bytes, of text models: a vision tower beside it is not what we count."""
+    """Peak GPU memory in bytes, for text models only: a vision tower would add to it."""
     stated = _number(notes.get("gpu_mem_mb", "")) if notes.get("kind") == "LLM" else None
     return stated * 1e6 if stated else None
 

@@ -1,12 +1,15 @@
-"""Quantizing a model here and by other tools, in turn: wall time, peak memory, and perplexity on text none of them saw.
+r"""Compare our quantization with other tools: time, peak memory, and perplexity on unseen text.
 
-    python -m edgewright.perf.quantization MODEL --text wikitext2_valid.txt --gptqmodel .compat/gptqmodel/bin/python
+    python -m edgewright.perf.quantization MODEL --text wikitext2_valid.txt \
+        --gptqmodel .compat/gptqmodel/bin/python
 
-Every side is a process of its own that is given the same token rows and writes a checkpoint; its time is that of the whole
-process, its memory the largest resident set. Sides take turns, `--rounds` times. The first part of the text is for calibration, and
-windows after it are scored, for all checkpoints by the same code and in float32. GPTQModel is told to compute in float32 where the
-processor would emulate bfloat16, which is several times slower. ModelOpt (`--modelopt`, an environment from compat/modelopt.txt)
-writes nothing that could be scored here: it scores itself, and times itself up to there.
+Each side is a process of its own that gets the same rows of tokens and writes a checkpoint. Its
+time is that of the whole process, its memory the largest resident set. The sides take turns,
+`--rounds` times. The first part of the text is for calibration; windows after it are scored in
+float32, by the same code for all checkpoints. GPTQModel computes in float32 where the processor
+would have to emulate bfloat16, which is several times slower. ModelOpt (`--modelopt`, an
+environment from compat/modelopt.txt) writes no checkpoint that can be scored here. It scores
+itself, and its time ends before that.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..benchmarks.tasks.accuracy import Text, score_text
+from ..benchmarks.tasks.accuracy import TextScores, score_text
 from ..benchmarks.tasks.backends import TorchBackend
 from ..checkpoints.loading import load_tokenizer
 from ..compress.calibration.mixed_precision import bf16_is_fast
@@ -34,12 +37,15 @@ model, out, rows = sys.argv[1:4]
 ids = [row["ids"] for row in json.load(open(rows))]
 calibration = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in ids]
 dtype = getattr(torch, sys.argv[4])
-loaded = GPTQModel.load(model, QuantizeConfig(bits=4, group_size=128, sym=True, desc_act=True), dtype=dtype)
+config = QuantizeConfig(bits=4, group_size=128, sym=True, desc_act=True)
+loaded = GPTQModel.load(model, config, dtype=dtype)
 loaded.quantize(calibration, batch_size=1)
 loaded.save(out)
 """
 PEAK = """
-print(json.dumps({"peak": next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1e9}))
+status = open("/proc/self/status")
+peak = next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+print(json.dumps({"peak": peak / 1e9}))
 """
 MODELOPT = """
 import json, math, sys, time
@@ -47,19 +53,24 @@ begin = time.monotonic()
 import torch
 import modelopt.torch.quantization as mtq
 from transformers import AutoModelForCausalLM
-model, rows = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32).eval(), json.load(open(sys.argv[3]))
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32).eval()
+rows = json.load(open(sys.argv[3]))
 def run(row):
     with torch.no_grad():
         return model(input_ids=torch.tensor([row["ids"]]), use_cache=False).logits[0]
 model = mtq.quantize(model, mtq.INT4_AWQ_CFG, lambda _: [run(row).shape for row in rows])
 seconds = time.monotonic() - begin
-peak = next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+status = open("/proc/self/status")
+peak = next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+cross_entropy = torch.nn.functional.cross_entropy
 total = count = 0
 for row in json.load(open(sys.argv[4])):
     labels = torch.tensor(row["labels"])[1:]
-    total += float(torch.nn.functional.cross_entropy(run(row)[:-1].float(), labels, ignore_index=-100, reduction="sum"))
+    logits = run(row)[:-1].float()
+    total += float(cross_entropy(logits, labels, ignore_index=-100, reduction="sum"))
     count += int((labels >= 0).sum())
-print(json.dumps({"seconds": seconds, "peak": peak / 1e9, "perplexity": math.exp(total / count)}))
+result = {"seconds": seconds, "peak": peak / 1e9, "perplexity": math.exp(total / count)}
+print(json.dumps(result))
 """
 OURS = """
 import json, sys
@@ -67,25 +78,28 @@ from pathlib import Path
 import torch
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
-from edgewright.steps import CalibrationData, StepContext
+from edgewright.steps.context import CalibrationData, StepContext
 class Rows(CalibrationData):
     def rows(self, model, seed):
-        return [torch.tensor([row["ids"], row["labels"]]) for row in json.load(open(sys.argv[3]))]
+        rows = json.load(open(sys.argv[3]))
+        return [torch.tensor([row["ids"], row["labels"]]) for row in rows]
 options = QuantizeOptions(**json.loads(sys.argv[4]))
 quantize(options, Path(sys.argv[1]), Path(sys.argv[2]), StepContext(calibration=Rows()))
 """
 
 
 def main() -> None:
-    """Parse, run every side in turn, and print the table."""
+    """Run all sides in turns, and print the results."""
     args = _arguments()
     tokenizer = load_tokenizer(args.model)
     windows = scoring_rows(
         tokenizer, Source.parse(f"text:{args.text}"), args.seq_len, args.samples + args.windows
     )
-    rows, held_out = windows[: args.samples], windows[args.samples :]
+    rows = windows[: args.samples]
+    held_out = windows[args.samples :]
     print(
-        f"{len(rows)} rows of {args.seq_len} tokens to calibrate on, {len(held_out)} windows after them to score",
+        f"{len(rows)} rows of {args.seq_len} tokens for calibration, "
+        f"{len(held_out)} windows after them for scoring",
         flush=True,
     )
     baseline = _scored(args.model, held_out)
@@ -104,19 +118,19 @@ def main() -> None:
                     args.threads,
                     folder,
                 )
-                itself = json.loads(printed.splitlines()[-1])
-                taken[name].append(itself.get("seconds", seconds))
-                told = f"{taken[name][-1]:.0f} s, {itself['peak']:.2f} GB"
-                if "perplexity" in itself:
-                    told += f", perplexity {itself['perplexity']:.2f}"
+                report = json.loads(printed.splitlines()[-1])
+                taken[name].append(report.get("seconds", seconds))
+                text = f"{taken[name][-1]:.0f} s, {report['peak']:.2f} GB"
+                if "perplexity" in report:
+                    text += f", perplexity {report['perplexity']:.2f}"
                 elif number == 0:
-                    text = _scored(out, held_out)
-                    told += f", perplexity {text.perplexity:.2f} +- {text.stderr:.2f}"
-                print(f"{name}: {told}", flush=True)
+                    scores = _scored(out, held_out)
+                    text += f", perplexity {scores.perplexity:.2f} +- {scores.stderr:.2f}"
+                print(f"{name}: {text}", flush=True)
     first, *others = taken
     for other in others:
         ratio = min(taken[first]) / min(taken[other])
-        print(f"{first} / {other}: {ratio:.2f} of the time", flush=True)
+        print(f"{first} takes {ratio:.2f} of the time of {other}", flush=True)
 
 
 def _arguments() -> argparse.Namespace:
@@ -134,7 +148,7 @@ def _arguments() -> argparse.Namespace:
         "--ours",
         nargs="+",
         default=['{"method": "gptq"}', '{"method": "rtn"}'],
-        help="options of ours, as JSON; the first is compared",
+        help="our quantization options as JSON; the first are compared with the others",
     )
     parser.add_argument(
         "--gptqmodel", type=Path, help="the Python interpreter of an environment with GPTQModel"
@@ -146,7 +160,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _sides(args: argparse.Namespace, rows: Path, held_out: Path) -> dict[str, list[str]]:
-    """Name -> interpreter, script and arguments; the model and the output folder go in after the script."""
+    """Name -> interpreter, script and arguments. Model and output go after the script."""
     sides = {
         f"edgewright {options}": [sys.executable, "-c", OURS + PEAK, str(rows), options]
         for options in args.ours
@@ -171,11 +185,15 @@ def _sides(args: argparse.Namespace, rows: Path, held_out: Path) -> dict[str, li
 
 
 def _timed(command: list[str], threads: int, folder: str) -> tuple[float, str]:
-    """Seconds and standard output of a command, whose last line tells its peak (what wait4 tells begins with ours). It runs in `folder`."""
+    """Run a command in `folder`; returns its seconds and its standard output.
+
+    The last line of the output has the peak memory. wait4 cannot measure it, because its value
+    begins with the peak of this process.
+    """
     settings = {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        "GPTQMODEL_CPU_WORKERS": str(max(2, threads)),  # it refuses fewer
+        "GPTQMODEL_CPU_WORKERS": str(max(2, threads)),  # GPTQModel refuses 1
     }
     begin = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
@@ -191,7 +209,7 @@ def _timed(command: list[str], threads: int, folder: str) -> tuple[float, str]:
         return seconds, out.read()
 
 
-def _scored(path: Path, rows: list[Encoded]) -> Text:
+def _scored(path: Path, rows: list[Encoded]) -> TextScores:
     return score_text(TorchBackend(path), rows)
 
 

@@ -1,10 +1,13 @@
-"""Coefficients of many engines at once: each is drawn towards its parent, as far as its own measurements do not say otherwise.
+"""Fit the coefficients of many engines at once, with a hierarchical prior.
 
-A time is a sum of terms, each longer than at the hardware's peak by a factor that belongs to the engine. Two dozen engines
-with a handful of measurements each do not pin five factors down; what they share does. So the logarithms of the factors are
-normally distributed about those of the parent (Ollama about llama.cpp, llama.cpp about the root, the root about `START`),
-the logarithms of the times have Student's distribution, which shrugs off a figure that somebody mistyped, and the most
-probable factors are found by Levenberg's method.
+A time is a sum of terms. Each term is the time at the hardware's peak, multiplied by a factor that
+belongs to the engine. Two dozen engines with a few measurements each do not determine five factors
+each. So what engines have in common is used: the logarithms of an engine's factors are normally
+distributed around those of its parent (Ollama around llama.cpp, llama.cpp around the root, the root
+around `start`). An engine with many measurements moves away from its parent.
+
+The logarithms of the times have Student's distribution, which tolerates single wrong values. The
+most probable factors are found with the Levenberg-Marquardt method.
 """
 
 from __future__ import annotations
@@ -19,22 +22,24 @@ __all__ = ["ROOT", "Prior", "Solution", "solve"]
 
 Array = NDArray[np.float64]
 ROOT = "other"
-"""The parent of all; what is known of an engine that nobody measured."""
+"""The parent of all engines; it stands for an engine without measurements."""
 SCATTER = 0.12
-"""Scatter of the logarithm of a published time about a perfect estimate, and the freedom of its distribution's tails."""
+"""Scatter of the logarithm of a published time around a perfect estimate."""
 FREEDOM = 3.0
+"""Degrees of freedom of Student's distribution: the lower, the more outliers are tolerated."""
 
 
 @dataclass(frozen=True)
 class Prior:
-    """What is believed before any measurement, one entry a term.
+    """What is assumed before any measurement. Each field has one entry per term.
 
     Attributes:
-        start: factor of the root above its floor.
-        floors: smallest factors. Nothing beats the memory's peak, so that term's is 1.
-        root: spread of the logarithm of the root's factors about `start`.
-        child: spread about the parent's factors.
-        parents: engines whose parent is not the root.
+        start: factors of the root above the floors.
+        floors: smallest possible factors. Nothing is faster than the memory's peak, so the floor
+            of that term is 1.
+        root: spread of the logarithms of the root's factors around `start`.
+        child: spread around the parent's factors.
+        parents: engine -> parent, for engines whose parent is not the root.
     """
 
     start: tuple[float, ...]
@@ -46,34 +51,34 @@ class Prior:
 
 @dataclass(frozen=True)
 class Solution:
-    """Logarithms of the factors above their floors, a row a node of the tree."""
+    """Fitted factors. `logs` has their logarithms above the floors, one row for each of `nodes`."""
 
     prior: Prior
     nodes: tuple[str, ...]
     logs: Array
 
     def factors(self, engine: str) -> Array:
-        """The factors of an engine, or of its nearest ancestor that was fitted."""
+        """The factors of an engine, or of its nearest fitted ancestor."""
         while engine not in self.nodes:
             engine = self.prior.parents.get(engine, ROOT)
         return np.exp(self.logs[self.nodes.index(engine)]) + np.array(self.prior.floors)
 
     def seconds(self, engine: str, terms: Array) -> Array:
-        """Times of rows of terms, `[n, k]` to `[n]`."""
+        """Estimated times for rows of terms, [n, k] -> [n]."""
         return terms @ self.factors(engine)
 
 
 def solve(
     terms: Array, times: Array, engines: Sequence[str], prior: Prior, start: Solution | None = None
 ) -> Solution:
-    """The most probable factors.
+    """Find the most probable factors.
 
     Args:
-        terms: seconds at the peak, `[n, k]`.
-        times: measured seconds, `[n]`.
-        engines: of each row.
-        prior: what is believed beforehand.
-        start: an earlier solution to begin from; the prior's own if None.
+        terms: seconds at the hardware's peak, [n, k].
+        times: measured seconds, [n].
+        engines: the engine of each row.
+        prior: the assumptions before any measurement.
+        start: an earlier solution to begin from; None to begin from the prior.
     """
     named = set(engines) - {ROOT}
     nodes = (ROOT, *sorted(named | {prior.parents[e] for e in named if e in prior.parents}))
@@ -83,7 +88,8 @@ def solve(
     at = np.array([nodes.index(e) for e in engines])
     state = Solution(prior, nodes, first)
     pull, pull_jacobian = _pulls(state)
-    damping, value = 1e-3, _loss(state, terms, times, at, pull_jacobian, pull)
+    damping = 1e-3
+    value = _loss(state, terms, times, at, pull_jacobian, pull)
     for _ in range(100):
         rows, jacobian = _residuals(state, terms, times, at)
         weight = np.sqrt((FREEDOM + 1) / (FREEDOM + (rows / SCATTER) ** 2)) / SCATTER
@@ -91,13 +97,16 @@ def solve(
         gradient = full.T @ np.concatenate(
             [rows * weight, pull_jacobian @ state.logs.ravel() - pull]
         )
-        normal, gain = full.T @ full, 0.0
+        normal = full.T @ full
+        gain = 0.0
         while damping < 1e8:
             step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), gradient)
             trial = replace(state, logs=state.logs - step.reshape(state.logs.shape))
             gain = value - _loss(trial, terms, times, at, pull_jacobian, pull)
             if gain > 0:
-                state, value, damping = trial, value - gain, max(damping / 4, 1e-9)
+                state = trial
+                value -= gain
+                damping = max(damping / 4, 1e-9)
                 break
             damping *= 4
         if gain < 1e-6:
@@ -108,7 +117,7 @@ def solve(
 def _residuals(
     state: Solution, terms: Array, times: Array, at: NDArray[np.int64]
 ) -> tuple[Array, Array]:
-    """Logarithm of estimate over measurement, and how it changes with every log factor."""
+    """Logarithms of estimate / measurement, and their derivatives by the log factors."""
     grown = np.exp(state.logs)
     parts = (grown[at] + np.array(state.prior.floors)) * terms
     total = parts.sum(axis=1)
@@ -118,9 +127,11 @@ def _residuals(
 
 
 def _pulls(state: Solution) -> tuple[Array, Array]:
-    """The prior as least squares: `jacobian @ logs - targets` are deviations in units of the spread."""
-    prior, (count, width) = state.prior, state.logs.shape
-    jacobian, targets = np.zeros((count, width, count, width)), np.zeros((count, width))
+    """The prior as least squares: `jacobian @ logs - targets` are deviations in units of spread."""
+    prior = state.prior
+    count, width = state.logs.shape
+    jacobian = np.zeros((count, width, count, width))
+    targets = np.zeros((count, width))
     for i, node in enumerate(state.nodes):
         spread = np.array(prior.root if node == ROOT else prior.child)
         jacobian[i, range(width), i, range(width)] = 1 / spread

@@ -1,7 +1,10 @@
-"""How many streaming clients a server carries: `python -m edgewright.perf.serving ARTIFACT`.
+"""Measure how many streaming clients the HTTP server can serve at the same time.
 
-Starts `edgewright serve` in a process of its own, then measures tokens a second of one client at a time and of many together, and
-the server's memory after a warm-up and at the end. Fails if a request fails or an answer has no tokens.
+    python -m edgewright.perf.serving ARTIFACT
+
+`edgewright serve` is started in a process of its own. The output is the tokens per second of one
+client and of many clients together, and the server's memory after a warm-up and at the end. A
+request counts as an error if it fails or if its answer has no tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ def main() -> None:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--alone", type=float, default=15, help="seconds of one client at a time")
+    parser.add_argument(
+        "--alone", type=float, default=15, help="seconds to measure a single client for"
+    )
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-batch", type=int, default=32)
@@ -58,12 +63,13 @@ def main() -> None:
 
 
 def _wait(port: int, server: subprocess.Popen[bytes]) -> None:
+    """Wait until the server accepts connections."""
     while server.poll() is None:
         with socket.socket() as client:
             if client.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
-    raise SystemExit("the server ended")
+    raise SystemExit("the server process ended")
 
 
 def _measure(port: int, pid: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -86,8 +92,9 @@ def _resident(pid: int) -> int:
 
 
 def _load(port: int, clients: int, seconds: float, max_tokens: int) -> dict[str, float]:
-    """Stream completions from so many clients for so long."""
-    until, lock = time.monotonic() + seconds, threading.Lock()
+    """Stream completions from this many clients for this many seconds."""
+    until = time.monotonic() + seconds
+    lock = threading.Lock()
     totals = {"tokens": 0, "requests": 0, "errors": 0}
     firsts: list[float] = []
 
@@ -117,7 +124,12 @@ def _load(port: int, clients: int, seconds: float, max_tokens: int) -> dict[str,
 
 
 def _one(port: int, number: int, max_tokens: int) -> tuple[int, float]:
-    """Events of one streamed answer (a token each, as sampling at temperature 1 seldom splits a character), and seconds to the first."""
+    """Request one streamed answer.
+
+    Returns:
+        The number of events, and the seconds until the first. An event is a token: sampling at
+        temperature 1 rarely splits a character. -1 events if the request failed.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     body = {
         "prompt": [(token + number) % 500 for token in PROMPT],
@@ -125,7 +137,10 @@ def _one(port: int, number: int, max_tokens: int) -> tuple[int, float]:
         "stream": True,
         "temperature": 1.0,
     }
-    begin, first, tokens, done = time.perf_counter(), 0.0, 0, False
+    begin = time.perf_counter()
+    first = 0.0
+    tokens = 0
+    done = False
     connection.request(
         "POST",
         "/v1/completions",

@@ -1,7 +1,8 @@
-"""The shape of a model from its name or, where the name says nothing, from its parameter count alone.
+"""Find the shape of a model by its name or, for unknown names, estimate it from its parameters.
 
-Tables of measurements name models and rarely more. A known name gives the sizes of its config.json; any other model is
-taken for a decoder of usual proportions, whose FFN is as wide as makes the parameters come out.
+Tables of measurements name models and say little else about them. A known name gives the sizes in
+the model's config.json. Any other model is assumed to be a decoder of usual proportions, with an
+FFN width that gives the right number of parameters.
 """
 
 from __future__ import annotations
@@ -25,12 +26,19 @@ NAMES = (
     "vocab_size",
 )
 SAME_SIZE = 0.3
-"""How far the logarithm of a stated parameter count may be from that of the model it names (7 for 7.6 or 6.7 billion)."""
+"""The largest difference between the logarithms of a stated parameter count and of the named
+model's (a table may say 7 for 7.6 or 6.7 billion)."""
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A published model: billions of parameters and, in the order of `NAMES`, its sizes; an FFN of 0 is solved for."""
+    """A published model.
+
+    Attributes:
+        params_b: billions of parameters.
+        sizes: its sizes, in the order of `NAMES`. An FFN of 0 means: computed from `params_b`.
+        tied: whether embedding and head are tied.
+    """
 
     params_b: float
     sizes: tuple[int, ...]
@@ -38,7 +46,7 @@ class KnownModel:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The sizes as a config.json has them, under the family with the same arithmetic and no extras."""
+        """The sizes in the form of a config.json, as a llama: the same arithmetic, no extras."""
         hidden, layers, heads, kv_heads, head_dim, ffn, vocab = self.sizes
         if ffn:
             return _config(self.sizes, self.tied)
@@ -63,7 +71,7 @@ def decoder(
     vocab: int,
     tied: bool,
 ) -> dict[str, Any]:
-    """The config.json of a decoder whose FFN is as wide as `params_b` billion parameters ask for."""
+    """The config.json of a decoder whose FFN width gives `params_b` billion parameters."""
     attention = 2 * hidden * head_dim * (heads + kv_heads)
     rest = params_b * 1e9 - hidden * vocab * (1 if tied else 2) - layers * attention
     ffn = max(int(rest / (3 * layers * hidden)), hidden // 2)
@@ -71,6 +79,7 @@ def decoder(
 
 
 def _many(tied_below: float, *models: tuple[float, tuple[int, ...]]) -> list[KnownModel]:
+    """Models from (parameters, sizes). Those below this number of parameters are tied."""
     return [KnownModel(params, sizes, params < tied_below) for params, sizes in models]
 
 
@@ -106,9 +115,10 @@ QWEN_3 = _many(
     (14.8, (5120, 40, 40, 8, 128, 17408, 151936)),
     (32.8, (5120, 64, 64, 8, 128, 25600, 151936)),
 )
-FAMILIES: list[tuple[str, list[KnownModel]]] = [  # the first that has a model of the size
+FAMILIES: list[tuple[str, list[KnownModel]]] = [  # the first one that has a model of the size
     (r"distill-llama", LLAMA_3),
-    # Three of four layers of Qwen3.5 attend linearly: they keep no cache, so a quarter of its 4 key/value heads is counted.
+    # Three of four layers of Qwen3.5 use linear attention, which has no cache. So a quarter of its
+    # 4 key/value heads is counted.
     (
         r"qwen-?3[.]5",
         _many(
@@ -194,7 +204,7 @@ FAMILIES: list[tuple[str, list[KnownModel]]] = [  # the first that has a model o
         ),
     ),
     (r"mistral|zephyr|ministral", _many(0, (7.25, (4096, 32, 32, 8, 128, 14336, 32768)))),
-    # A third of LFM2's layers attend; the others are short convolutions without a cache.
+    # A third of LFM2's layers use attention; the others are short convolutions without a cache.
     (
         r"lfm-?2",
         _many(9, (0.354, (1024, 16, 16, 2, 64, 0, 65536)), (1.17, (2048, 16, 32, 2, 64, 0, 65536))),
@@ -204,7 +214,7 @@ FAMILIES: list[tuple[str, list[KnownModel]]] = [  # the first that has a model o
 ]
 
 LADDER = QWEN_2[:1] + LLAMA_3[:1] + [QWEN_3[2], LLAMA_3[2], QWEN_2[4], QWEN_2[5], LLAMA_3[3]]
-"""Usual proportions by size, for models that nobody has heard of."""
+"""Usual proportions by size, for unknown models."""
 
 ACTIVE = (
     ("gpt-?oss-?20b", 3.6),
@@ -213,14 +223,14 @@ ACTIVE = (
     ("phi-?3.5-?moe", 6.6),
     ("olmoe", 1.3),
 )
-"""Billions of parameters that a token uses in mixtures of experts whose names do not say so."""
+"""Billions of active parameters of mixtures of experts whose names do not state them."""
 
 
 def parameters_of(name: str, stated: str = "") -> tuple[float | None, float | None]:
-    """Billions of parameters in all and those a token uses, from the column that states them or from the model's name.
+    """Billions of all parameters and of active ones (those that a token uses).
 
-    `30B-A3B` in a name is a mixture of experts of which 3 billion are active; `8x7B` has two of its eight active. Either is
-    None where nothing is said.
+    They come from the table's column or from the model's name: `30B-A3B` is a mixture of experts
+    with 3 billion active ones, `8x7B` uses two of eight experts. None if nothing is stated.
     """
     low = name.lower()
     active = re.search(r"(?<![a-z0-9])[ae](\d+(?:[.]\d+)?)b", low)
@@ -238,12 +248,20 @@ def parameters_of(name: str, stated: str = "") -> tuple[float | None, float | No
 
 
 def shape_of(name: str, stated: str = "") -> tuple[dict[str, Any], float, str] | None:
-    """A config.json, its billions of parameters, and how well the shape is known; None without a size.
+    """The shape of a model by its name.
 
-    A shape is `known` to the last matrix, `sketched` where width, depth and vocabulary are known of an architecture that is no
-    plain decoder, or `inferred` from the parameter count. A mixture of experts is taken for a dense model as large as the
-    geometric mean of all and of active parameters: routing, small products and a large head cost what that many more weights
-    would.
+    A mixture of experts is treated as a dense model with the geometric mean of all and of active
+    parameters: routing, small products and a large head cost about as much time as that many more
+    weights.
+
+    Args:
+        name: the model's name.
+        stated: its parameters as the table states them.
+
+    Returns:
+        A config.json, billions of parameters, and how well the shape is known: `known` for exact
+        sizes, `sketched` for known width, depth and vocabulary of an architecture that is not a
+        plain decoder, `inferred` if estimated from the number of parameters. None without a size.
     """
     total, active = parameters_of(name, stated)
     if total is None:
@@ -259,21 +277,15 @@ def shape_of(name: str, stated: str = "") -> tuple[dict[str, Any], float, str] |
 
 
 def usual_shape(params_b: float) -> dict[str, Any]:
-    """A decoder of usual proportions: width, depth and heads between those of its neighbours in `LADDER`."""
+    """A decoder of usual proportions. Its sizes are interpolated between models in `LADDER`."""
     sizes = np.log([model.params_b for model in LADDER])
 
     def between(column: int) -> float:
-        return float(
-            np.exp(
-                np.interp(
-                    math.log(params_b), sizes, np.log([model.sizes[column] for model in LADDER])
-                )
-            )
-        )
+        values = np.log([model.sizes[column] for model in LADDER])
+        return float(np.exp(np.interp(math.log(params_b), sizes, values)))
 
-    narrow = min(
-        1.0, math.sqrt(params_b / LADDER[0].params_b)
-    )  # below the ladder width goes on shrinking
+    # Below the smallest model of the ladder, the width continues to shrink.
+    narrow = min(1.0, math.sqrt(params_b / LADDER[0].params_b))
     hidden = max(round(between(0) * narrow / 64), 1) * 64
     kv_heads = 8 if params_b > 1 else 2
     heads = max(round(hidden / 128 / kv_heads), 1) * kv_heads

@@ -1,12 +1,16 @@
-"""Whether stages beat their parts: hidden states then KL, against KL alone and cross-entropy alone, on the same tokens.
+"""Test whether distillation in stages is better than each stage alone, on the same tokens.
 
     python -m edgewright.perf.staged --steps 120 --seeds 0,1,2 [--traces traces.jsonl]
 
-The student is cut from the tiny reasoner as `recipes/demo.yaml` does (a quarter of the heads, three quarters of the FFN). Every arm
-takes the same number of steps on the same stream of rows, which depends on the seed only; the staged ones give the first part of their
-steps to the hidden states. With `--traces` (a file that `edgewright traces` wrote) one more arm ends on them, with as many steps. All
-have the learning rate `--lr`, or with `--rates` the best of three, by held-out perplexity, for every arm and seed.
-Prints exact match on held-out problems and perplexity for every arm and seed, then means, and differences from the staged arm by seed.
+The variants ("arms") are: hidden states and then KL, KL alone, cross-entropy alone. The student is
+pruned from the demo model as in `recipes/demo.yaml` (a quarter of the heads, three quarters of the
+FFN). All arms take the same number of steps on the same rows, which depend only on the seed.
+`--traces` adds an arm that ends on a file of `edgewright traces`, with the same number of steps in
+total. The learning rate is `--lr`; with `--rates`, each arm and seed uses the best of three by
+held-out perplexity.
+
+The output is exact match on held-out problems and perplexity for each arm and seed, then means,
+and differences from the staged arm by seed.
 """
 
 from __future__ import annotations
@@ -35,8 +39,9 @@ EVALUATE = EvaluateOptions(
 
 
 def arms(steps: int, traces: Path | None) -> dict[str, list[Stage]]:
-    """The stages of every arm; steps are the same in all."""
-    third, half = steps // 3, steps // 2
+    """Name -> stages of each arm. All arms have the same number of steps."""
+    third = steps // 3
+    half = steps // 2
     found = {
         "hidden, then KL": [
             Stage(loss="hidden", steps=half),
@@ -55,13 +60,13 @@ def arms(steps: int, traces: Path | None) -> dict[str, list[Stage]]:
 
 
 def student_of(teacher: Path, folder: Path, context: StepContext) -> Path:
-    """Cut as the demo's is, in two steps."""
+    """Prune the teacher as the demo recipe does, in two steps."""
     prune(PruneOptions(heads=0.25), teacher, folder / "heads", context)
     prune(PruneOptions(ffn=0.75), folder / "heads", folder / "student", context)
     return folder / "student"
 
 
-def learnt(
+def train_and_measure(
     teacher: Path,
     student: Path,
     stages: list[Stage],
@@ -70,7 +75,7 @@ def learnt(
     out: Path,
     args: argparse.Namespace,
 ) -> tuple[float, float]:
-    """Exact match and perplexity of a student after an arm."""
+    """Exact match and perplexity of a student after the stages of an arm."""
     options = DistillOptions(
         teacher=str(teacher),
         stages=tuple(stage.model_copy(update={"lr": lr}) for stage in stages),
@@ -83,7 +88,7 @@ def learnt(
     return metrics["accuracy/reasoning"], metrics["perplexity/reasoning"]
 
 
-def main() -> None:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -91,31 +96,32 @@ def main() -> None:
         parser.add_argument(name, type=int, default=value)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument(
-        "--rates", action="store_true", help="try a third and three times of --lr too"
+        "--rates", action="store_true", help="also try a third and three times of --lr"
     )
     parser.add_argument("--optimizer", default="muon")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--traces", type=Path)
-    args = parser.parse_args()
-    seeds, rates = (
-        [int(seed) for seed in args.seeds.split(",")],
-        [args.lr / 3, args.lr, args.lr * 3] if args.rates else [args.lr],
-    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train and measure all arms, and print the tables."""
+    args = _arguments()
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    rates = [args.lr / 3, args.lr, args.lr * 3] if args.rates else [args.lr]
     teacher = resolve(model_path("builtin:tiny-reasoner"))
     results: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         student = student_of(teacher, folder, StepContext(CalibrationData(samples=96, seq_len=256)))
         tokens = args.steps * args.batch_size * args.seq_len
-        print(
-            f"{args.steps} steps, {tokens:,} tokens an arm, {args.optimizer}\n| arm | seed | learning rate | exact match | perplexity |",
-            flush=True,
-        )
+        print(f"{args.steps} steps, {tokens:,} tokens per arm, {args.optimizer}", flush=True)
+        print("| arm | seed | learning rate | exact match | perplexity |", flush=True)
         print("|---|---|---|---|---|", flush=True)
         for seed in seeds:
             for arm, stages in arms(args.steps, args.traces).items():
                 tried = {
-                    lr: learnt(teacher, student, stages, lr, seed, folder / "out", args)
+                    lr: train_and_measure(teacher, student, stages, lr, seed, folder / "out", args)
                     for lr in rates
                 }
                 lr = min(rates, key=lambda rate: tried[rate][1])
@@ -124,14 +130,19 @@ def main() -> None:
                     f"| {arm} | {seed} | {lr:g} | {tried[lr][0]:.4f} | {tried[lr][1]:.5f} |",
                     flush=True,
                 )
+    _print_means(results)
+
+
+def _print_means(results: dict[str, list[tuple[float, float]]]) -> None:
     staged = next(iter(results.values()))
     print(
-        "\n| arm | exact match, mean | perplexity, mean | exact match less than staged, by seed |\n|---|---|---|---|"
+        "\n| arm | exact match, mean | perplexity, mean "
+        "| staged arm's exact match minus this arm's, by seed |\n|---|---|---|---|"
     )
     for arm, found in results.items():
         match, perplexity = (statistics.mean(values) for values in zip(*found, strict=True))
-        less = ", ".join(f"{a[0] - b[0]:+.4f}" for a, b in zip(staged, found, strict=True))
-        print(f"| {arm} | {match:.4f} | {perplexity:.5f} | {less} |")
+        gaps = ", ".join(f"{a[0] - b[0]:+.4f}" for a, b in zip(staged, found, strict=True))
+        print(f"| {arm} | {match:.4f} | {perplexity:.5f} | {gaps} |")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""How many of the kept traces are right when a tenth of the source's answers are wrong: by the vote, by the check, by both.
+r"""Measure how many kept traces are right if a tenth of the source's answers are wrong.
 
     python -m edgewright.perf.traces builtin:tiny-reasoner --questions 400 --chains 8 --noise 0.1
 
-Training problems of the built-in tasks are written to a file. The teacher's chains are sampled once; then a tenth of the answers
-(drawn by a seed) are replaced, every second one by an answer that one of the model's own chains gave, where one of them is wrong, the
-others by the right one off by 1 or 10, as a slip would be. All rows of the table are of the same chains, judged by the right answers.
+The rules to compare are the majority vote, the check against the source's answer, and both.
+Training problems of the built-in tasks are written to a file, and the teacher's chains are sampled
+once. Then a tenth of the answers are replaced, chosen by a seed. Every second one is replaced by a
+wrong answer of one of the model's own chains, if there is one; the others by the right answer plus
+or minus 1 or 10. All rows of the table use the same chains, judged by the right answers.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..benchmarks.tasks.questions import same_answer
+from ..benchmarks.traces.chains import ask_teacher
 from ..benchmarks.traces.options import ChoiceRules, TracesOptions
-from ..benchmarks.traces.traces import ask_teacher, read_questions
-from ..benchmarks.traces.votes import Chain, choose_chains, majority
+from ..benchmarks.traces.teacher_questions import read_questions
+from ..benchmarks.traces.votes import Chain, majority, select_chains
 from ..checkpoints.config import model_path, resolve
 from ..data.reasoning import held_out_questions, training_problems
 
@@ -31,15 +34,16 @@ def slip(right: str, rng: random.Random) -> str:
 
 
 def noisy(right: list[str], answered: list[list[Chain]], share: float, seed: int) -> list[str]:
-    """The answers, so many of them wrong; every second one in the way in which the model is wrong, where it is."""
-    rng, given = random.Random(seed), list(right)
+    """The right answers, with this share of them replaced by wrong ones."""
+    rng = random.Random(seed)
+    given = list(right)
     for count, i in enumerate(rng.sample(range(len(right)), round(share * len(right)))):
         errors = sorted({c.answer for c in answered[i] if c.answer and c.answer != right[i]})
         given[i] = rng.choice(errors) if count % 2 and errors else slip(right[i], rng)
     return given
 
 
-def main() -> None:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,10 +54,16 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--max-new-tokens", type=int, default=144)
     parser.add_argument("--seed", type=int, default=7)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Sample the chains, and print what each rule keeps."""
+    args = _arguments()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "questions.jsonl"
-        stream, excluded = {}, held_out_questions()
+        stream: dict[str, str] = {}
+        excluded = held_out_questions()
         for problem in training_problems(args.seed, excluded):
             stream.setdefault(problem.question, problem.answer)
             if len(stream) == args.questions:
@@ -82,10 +92,12 @@ def main() -> None:
     given = noisy(right, answered, args.noise, args.seed)
     wrong = sum(a != b for a, b in zip(right, given, strict=True))
     print(
-        f"{len(right)} questions, {wrong} with a wrong answer; {args.chains} chains each at temperature {args.temperature:g}"
+        f"{len(right)} questions, {wrong} with a wrong answer; {args.chains} chains each at "
+        f"temperature {args.temperature:g}"
     )
     print(
-        "| rule | kept | share of chains | questions | right | rejected |\n|---|---|---|---|---|---|"
+        "| rule | kept | share of chains | questions | right | rejected |\n"
+        "|---|---|---|---|---|---|"
     )
     for accept in ("majority", "verified", "both"):
         report(ChoiceRules(accept=accept, keep=args.chains), answered, right, given)
@@ -94,11 +106,14 @@ def main() -> None:
 def report(
     rules: ChoiceRules, answered: list[list[Chain]], right: list[str], given: list[str]
 ) -> None:
-    """Print a row of the table: what is kept, judged by the right answers."""
-    kept, correct, with_traces, rejected = 0, 0, 0, Counter[str]()
+    """Print a row of the table: the chains that a rule keeps, judged by the right answers."""
+    kept = 0
+    correct = 0
+    with_traces = 0
+    rejected = Counter[str]()
     for chains, truth, label in zip(answered, right, given, strict=True):
         judged = [replace(chain, correct=same_answer(label, chain.answer)) for chain in chains]
-        reasons = choose_chains(
+        reasons = select_chains(
             judged, majority([chain.answer for chain in judged], same_answer), rules
         )
         chosen = [
@@ -106,16 +121,15 @@ def report(
             for chain, reason in zip(judged, reasons, strict=True)
             if not reason
         ]
-        kept, correct, with_traces = (
-            kept + len(chosen),
-            correct + sum(chosen),
-            with_traces + bool(chosen),
-        )
+        kept += len(chosen)
+        correct += sum(chosen)
+        with_traces += bool(chosen)
         rejected.update(filter(None, reasons))
     total = sum(map(len, answered))
     why = ", ".join(f"{reason} {count}" for reason, count in rejected.most_common())
     print(
-        f"| {rules.accept} | {kept} | {kept / total:.1%} | {with_traces} | {correct / max(kept, 1):.2%} | {why} |",
+        f"| {rules.accept} | {kept} | {kept / total:.1%} | {with_traces} "
+        f"| {correct / max(kept, 1):.2%} | {why} |",
         flush=True,
     )
 

@@ -1,12 +1,15 @@
-"""What a windowed KV cache costs and saves: perplexity of late positions and bytes of cache, against full attention.
+r"""Measure what a windowed KV cache saves in memory and costs in perplexity at late positions.
 
-    python -m edgewright.perf.window GEMMA text:wikitext2_valid.txt --context 2048 --rows 8 --windows 1024 512
-    python -m edgewright.perf.window builtin:tiny-reasoner builtin:reasoning --context 1024 --rows 16 --windows 256 128 64
+    python -m edgewright.perf.window GEMMA text:wikitext2_valid.txt --context 2048 --rows 8 \
+        --windows 1024 512
+    python -m edgewright.perf.window builtin:tiny-reasoner builtin:reasoning --context 1024 \
+        --rows 16 --windows 256 128 64
 
-Exports the checkpoint once a cut (fp32, compared with torch as every export is) and reads each row through the artifact in ONNX Runtime, a
-chunk of tokens at a time, with the cache that the artifact itself gives back. Perplexity is that of the second half of each row, whose
-positions have more behind them than any window keeps; `of full` is the ratio to full attention on the same rows, with the standard error of
-its logarithm over rows. Bytes are those of the cache after the last token.
+The checkpoint is exported once for each window (fp32, compared with torch like every export). Each
+row is read through ONNX Runtime in chunks, with the cache that the artifact returns. Perplexity is
+that of the second half of each row, whose positions have more tokens before them than a window
+keeps. `of full` is the ratio to full attention on the same rows, with the standard error of its
+logarithm over rows. Bytes are those of the cache after the last token.
 """
 
 from __future__ import annotations
@@ -27,17 +30,22 @@ from ..export.onnx.export import export_onnx
 from ..export.onnx.runtime import OnnxDecoder
 
 CHUNK = 32
-"""Tokens a pass; a longer one would hold a wider bounded cache while it runs."""
+"""Tokens per pass. A longer pass would need a wider cache while it runs."""
 
 
 def row_loss(decoder: OnnxDecoder, ids: list[int], labels: list[int]) -> tuple[float, int, int]:
-    """Sum of the negative log-likelihoods of the second half of a row, how many there are, and bytes of the cache at the end."""
-    cache, total, count = decoder.open_cache(1, len(ids)), 0.0, 0
+    """Score the second half of a row.
+
+    Returns:
+        The sum of negative log-likelihoods, their number, and the bytes of the cache at the end.
+    """
+    cache = decoder.open_cache(1, len(ids))
+    total = 0.0
+    count = 0
     for begin in range(0, len(ids), CHUNK):
         end = min(begin + CHUNK, len(ids))
-        logits = decoder.step(np.array([ids[begin:end]]), np.ones((1, end), np.int64), cache)[
-            0
-        ].astype(np.float64)
+        mask = np.ones((1, end), np.int64)
+        logits = decoder.step(np.array([ids[begin:end]]), mask, cache)[0].astype(np.float64)
         for position in range(max(begin, len(ids) // 2), min(end, len(ids) - 1)):
             if labels[position + 1] >= 0:
                 total -= _log_likelihood(logits[position - begin], labels[position + 1])
@@ -51,6 +59,7 @@ def _log_likelihood(logits: NDArray[np.float64], token: int) -> float:
 
 
 def main() -> None:
+    """Export and score with each window, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -72,25 +81,29 @@ def main() -> None:
     ]
     print(f"{len(rows)} rows of {args.context} tokens, positions from {args.context // 2} on")
     print(
-        "| window | sinks | perplexity | of full | cache bytes | of full |\n|---|---|---|---|---|---|"
+        "| window | sinks | perplexity | of full | cache bytes | of full |\n"
+        "|---|---|---|---|---|---|"
     )
     full: NDArray[np.float64] | None = None
-    whole = 1
+    full_bytes = 1
     for cut in cuts:
         with tempfile.TemporaryDirectory() as folder:
-            export_onnx(
-                path, Path(folder) / "out", "fp32", [row.ids[:64] for row in rows[:2]], cut=cut
-            )
-            decoder = OnnxDecoder(Path(folder) / "out", args.threads)
+            out = Path(folder) / "out"
+            export_onnx(path, out, "fp32", [row.ids[:64] for row in rows[:2]], cut=cut)
+            decoder = OnnxDecoder(out, args.threads)
             found = [row_loss(decoder, row.ids, row.labels) for row in rows]
             del decoder
-        losses, held = np.array([total / count for total, count, _ in found]), found[0][2]
-        full, whole = (losses, held) if full is None else (full, whole)
+        losses = np.array([total / count for total, count, _ in found])
+        cache_bytes = found[0][2]
+        if full is None:
+            full = losses
+            full_bytes = cache_bytes
         gap = losses - full
         error = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.nan
         name = f"| {cut.window} | {cut.sinks} |" if cut.window else "| full | - |"
         print(
-            f"{name} {math.exp(losses.mean()):.4g} | {math.exp(gap.mean()):.3f} +- {error:.3f} | {held:,} | {held / whole:.3f} |",
+            f"{name} {math.exp(losses.mean()):.4g} | {math.exp(gap.mean()):.3f} +- {error:.3f} "
+            f"| {cache_bytes:,} | {cache_bytes / full_bytes:.3f} |",
             flush=True,
         )
 

@@ -105,7 +105,7 @@ def _graph_violations(
         return []
     nodes = [*graph_violations(graph, releases), *(parser_violations(graph) or [])]
     if precision == "int8-dynamic" and format != "tensorrt":
-        # Such a graph is for ONNX Runtime, as another note says.
+        # Such a graph runs in ONNX Runtime, not in TensorRT: these rules are notes only.
         return [replace(violation, severity="note") for violation in nodes]
     return nodes
 

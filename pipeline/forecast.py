@@ -1,4 +1,4 @@
-"""What a device will make of a model, from config.json alone.
+"""Predicts memory, speed and broken rules of a model on a device, from config.json alone.
 
 No weight is read, and torch is not imported.
 """
@@ -72,7 +72,7 @@ def refuse(rows: Sequence[Mapping[str, Any]]) -> None:
 def device_row(
     name: str, state: State, target: Target | None, context: int, batch: int
 ) -> dict[str, Any]:
-    """One row of a plan: size of a model, and what a target makes of it.
+    """One row of a plan: the size of a model, and predictions for a target.
 
     Args:
         name: name of the step that makes the model.

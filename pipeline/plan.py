@@ -1,4 +1,4 @@
-"""What a recipe needs on this machine, and what its target will give, from config.json alone."""
+"""Plans a recipe: its cost on this machine and speed on the target, from config.json alone."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from ..checkpoints.config import resolve
+from ..checkpoints.config import model_path, resolve
 from ..steps.state import State, checkpoint_state
 from ..steps.step import PlanContext
 from ..targets import load_target
 from .forecast import device_row
 from .prune_budget import shares_within
-from .recipe import BASELINE, Recipe, model_path
+from .recipe import BASELINE, Recipe
 from .registry import STEPS
 
 __all__ = ["plan_context", "plan_recipe"]

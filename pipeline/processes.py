@@ -1,4 +1,4 @@
-"""A check on how edgewright was started: most of it runs in one process."""
+"""Refuses verbs that must run in one process if torchrun or accelerate started several."""
 
 from __future__ import annotations
 

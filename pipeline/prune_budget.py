@@ -1,4 +1,4 @@
-"""How much a prune step removes to meet a budget, from config.json alone."""
+"""Finds how much a prune step must remove to meet a budget, from config.json alone."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def shares_within(options: T, source: State, target: str | None) -> T:
 
 
 def _with_share(options: T, budget: Budget, source: State, share: float) -> T:
-    """The options with this share of everything that the budget may cut and that can be cut so."""
+    """The options with this share of every part that the budget may cut, where that is legal."""
     shares = {part: share for part in budget.over if _is_legal(options, source, part, share)}
     return options.model_copy(update={"budget": None, **shares})
 

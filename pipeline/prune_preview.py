@@ -1,10 +1,10 @@
-"""What a prune step would remove, and the size and speed of what is left."""
+"""Previews a prune step: what it would remove, and size and speed of the result."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..checkpoints.config import resolve
+from ..checkpoints.config import model_path, resolve
 from ..compress.prune.options import PruneOptions
 from ..compress.prune.runner import preview
 from ..steps.context import StepContext
@@ -12,7 +12,6 @@ from ..steps.state import State, checkpoint_state
 from ..targets import load_target
 from .forecast import device_row
 from .prune_budget import shares_within
-from .recipe import model_path
 
 __all__ = ["preview_prune"]
 

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from ..benchmarks.gate.policy import Policy
 from ..benchmarks.options import EvaluateOptions
 from ..benchmarks.traces.options import TracesOptions
-from ..checkpoints.config import BUILTIN_MODEL, model_path
+from ..checkpoints.config import BUILTIN_MODEL
 from ..steps.options import Calibration, Device, Execution, Proof, Verification, shared
 from ..steps.step import Step
 from .registry import STEPS
@@ -26,12 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BASELINE",
-    "BUILTIN_MODEL",
     "TRACES",
     "Gate",
     "Recipe",
     "RecipeStep",
-    "model_path",
 ]
 
 BASELINE = "baseline"

@@ -1,4 +1,4 @@
-"""Reuse of results: from an earlier start of the same run, or from other runs."""
+"""Finds valid results to reuse: from an earlier start of the same run, or from other runs."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from ..benchmarks.gate.gate import check_gate
 from ..benchmarks.measure import Reference
 from ..benchmarks.measurement_files import step_measurement
 from ..benchmarks.report.report import write_report
-from ..checkpoints.files import content_hash, resolve
+from ..checkpoints.config import model_path, resolve
+from ..checkpoints.files import content_hash
 from ..checkpoints.loading import pick_device
 from ..console import console
 from ..errors import UsageError
@@ -30,7 +31,7 @@ from .ledger import Ledger, new_entry
 from .measured import StepMeasurer
 from .plan import plan_context, plan_recipe
 from .processes import require_one_process
-from .recipe import BASELINE, TRACES, Gate, Recipe, model_path
+from .recipe import BASELINE, TRACES, Gate, Recipe
 from .registry import STEPS
 from .reuse import Reuse
 from .traces import make_recipe_traces

@@ -142,7 +142,7 @@ class _Sweep:
         self.study.set_user_attr("question", question)
 
     def _question(self) -> dict[str, Any]:
-        """What must be the same when a sweep is resumed, or its trials would not be comparable."""
+        """What must be the same when a sweep is resumed: otherwise trials are not comparable."""
         return {
             "recipe": hashlib.sha256(self.path.read_bytes()).hexdigest(),
             "settings": list(self.settings),
@@ -180,7 +180,9 @@ class _Sweep:
             if known is None:
                 yield trial, {key: json.loads(value) for key, value in chosen.items()}
             elif known.values:
-                self.study.tell(trial, known.values)  # the sampler learns, and nothing is run twice
+                self.study.tell(
+                    trial, known.values
+                )  # the sampler gets the values, and no run is repeated
             else:
                 self.study.tell(trial, state=self.states.FAIL)
 

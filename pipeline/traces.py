@@ -9,13 +9,14 @@ from typing import Any
 from .. import __version__
 from ..benchmarks.traces.options import TracesOptions
 from ..benchmarks.traces.traces import make_traces
-from ..checkpoints.files import content_hash, file_hash, resolve, write_json
+from ..checkpoints.config import model_path, resolve
+from ..checkpoints.files import content_hash, file_hash, write_json
 from ..checkpoints.loading import pick_device
 from ..console import console
 from ..errors import EdgewrightError, UsageError
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .processes import require_one_process
-from .recipe import TRACES, Recipe, model_path
+from .recipe import TRACES, Recipe
 
 __all__ = ["make_recipe_traces", "run_traces"]
 

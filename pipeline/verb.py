@@ -11,11 +11,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..benchmarks.report.model_card import write_card
+from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import (
     PROVENANCE,
     content_hash,
     read_provenance,
-    resolve,
     weight_bytes,
     write_json,
 )
@@ -24,7 +24,6 @@ from ..console import IS_MAIN
 from ..steps.context import StepContext
 from .fingerprint import fingerprint, step_dependencies
 from .processes import require_one_process
-from .recipe import model_path
 from .registry import STEPS
 
 __all__ = ["run_verb"]

@@ -1,4 +1,4 @@
-"""What every step receives and returns, whether a recipe or a CLI verb runs it."""
+"""What every step receives and returns, in a recipe and as a CLI verb."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CalibrationData:
         return [as_tensor(row) for row in encoded]
 
     def used(self, rows: Sized) -> dict[str, Any]:
-        """What provenance says of the calibration: the rows that were used, not those asked for."""
+        """The calibration for the provenance: the rows that were used, not those asked for."""
         asked = {} if len(rows) == self.samples else {"samples_asked": self.samples}
         return {**vars(self), "samples": len(rows), **asked}
 

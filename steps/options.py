@@ -30,10 +30,10 @@ Proof = Literal["auto", "stock", "streamed"]
 
 
 class Shorthand(Protocol):
-    """A model of flags that stands for one field of another model, such as `--lr` for all stages."""
+    """A model of flags that stands for one field of another model: `--lr` for all stages."""
 
     def expand(self, options: Mapping[str, Any]) -> Any:
-        """The value of the field, made from these flags and the options beside the field."""
+        """The value of the field, made from these flags and the options beside it."""
         ...
 
 

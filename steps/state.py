@@ -1,4 +1,4 @@
-"""The state of a model in a plan: its architecture and how its weights are stored.
+"""A model in a plan: its architecture and how its weights are stored.
 
 Nothing here reads a weight or imports torch.
 """

@@ -40,7 +40,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step takes on this machine; an estimate within a factor of two."""
+    """What a step needs on this machine: estimates within a factor of two."""
 
     ram_bytes: float
     """Memory at the highest point."""
@@ -161,5 +161,5 @@ class Step(ABC, Generic[OptionsT]):
         """Read the model in `source` and write the result to the new directory `out`.
 
         Raises:
-            EdgewrightError: nothing is left in `out` then.
+            EdgewrightError: the step failed; it leaves nothing in `out`.
         """

@@ -24,7 +24,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     """The dotted names of the fields in which two fingerprints differ."""
     names: list[str] = []
     for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
+        a = old.get(key)
+        b = new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             names += differences(a, b, f"{prefix}{key}.")
         elif a != b:

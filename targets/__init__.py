@@ -1,4 +1,4 @@
-"""Targets: what a device can do, what it cannot run, and what it will give."""
+"""Targets: the memory and limits of a device, what it cannot run, and how fast a model will be."""
 
 from __future__ import annotations
 

@@ -1,12 +1,16 @@
-"""A bundle: an artifact with everything a device needs to verify, run, measure and build an engine of it, without edgewright there.
+"""Pack an artifact into a bundle: a directory that a device can run without installing edgewright.
 
-    bundle.json        every file with its checksum, what the engine is for, and tokens generated here to compare with
+    bundle.json        all files with checksums, the engine's settings, and expected tokens
     run.sh             verify | check | generate | build | bench | probe
-    build_engine.sh    run.sh build, under the name people look for
+    build_engine.sh    the same as `run.sh build`
     model/             the artifact
-    lib/edgewright/    the few modules that need numpy and onnxruntime only, as they are in this package
+    lib/edgewright/    the modules of this package that need only numpy and onnxruntime
 
-Its id is a hash of what is in it, so that the same artifact gives the same bundle, and a device knows whether it has it already.
+The device uses the checksums to find damaged files. It generates the expected tokens again to
+check that it computes the same results as the machine that made the bundle.
+
+The bundle's id is a hash of its contents. The same artifact always gives the same id, so a
+device can tell whether it already has this version.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ __all__ = ["Bundle", "make_bundle", "write_bundle"]
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = "bundle.json"
+# Modules that run on the device. They may import only each other, numpy and onnxruntime.
 LIBRARY = (
     "__init__.py",
     "errors.py",
@@ -50,27 +55,35 @@ LIBRARY = (
     "benchmarks/latency/energy.py",
     "benchmarks/latency/worker.py",
     "targets/device/__init__.py",
+    "targets/device/bench.py",
+    "targets/device/engine.py",
+    "targets/device/manifest.py",
     "targets/device/probe.py",
     "targets/device/run.py",
 )
-EMPTY = ("targets/__init__.py",)
-"""The package's own imports pydantic, which a device need not have."""
-CHECK_PROMPTS, CHECK_PROMPT_TOKENS, CHECK_NEW_TOKENS = 2, 16, 24
-WORKSPACE_SHARE, LEAST_WORKSPACE_MIB = 0.25, 256
+# Written as empty files: the real ones import pydantic, which a device may not have.
+EMPTY_MODULES = ("targets/__init__.py",)
+CHECK_PROMPTS = 2
+CHECK_PROMPT_TOKENS = 16
+CHECK_NEW_TOKENS = 24
+# Share of the free memory that TensorRT may use as scratch space ("workspace") during a build.
+WORKSPACE_SHARE = 0.25
+MIN_WORKSPACE_MIB = 256
 SCRIPT = """#!/bin/sh
 # {about}
 # Needs python3 (3.10 or later) with numpy and onnxruntime; PYTHON names another interpreter.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$here/lib" exec "${{PYTHON:-python3}}" -m edgewright.targets.device.run {arguments}
+export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$here/lib"
+exec "${{PYTHON:-python3}}" -m edgewright.targets.device.run {arguments}
 """
 SCRIPTS = {
     "run.sh": SCRIPT.format(
-        about="verify | check | generate | build | bench | probe; --help says more.",
+        about="Usage: run.sh verify|check|generate|build|bench|probe; run.sh --help explains them.",
         arguments='"$@"',
     ),
     "build_engine.sh": SCRIPT.format(
-        about="Build the TensorRT engine on this device; an engine is never copied.",
+        about="Build the TensorRT engine on this device. Engines cannot be copied between devices.",
         arguments="build",
     ),
 }
@@ -78,13 +91,15 @@ SCRIPTS = {
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that is not written anywhere yet: large files stay where they are until they are copied.
+    """The contents of a bundle, before they are written to a directory.
+
+    Large files are not read into memory. They are copied from where they are.
 
     Attributes:
-        name: of the artifact.
+        name: name of the artifact.
         id: hash of the contents, 16 hexadecimal digits.
-        files: by path in the bundle, a file of this machine or the bytes themselves.
-        manifest: what `bundle.json` says; it is among the files.
+        files: path in the bundle -> a file on this machine, or the bytes of a small file.
+        manifest: the contents of `bundle.json`; `files` contains it too.
     """
 
     name: str
@@ -94,32 +109,34 @@ class Bundle:
 
     @property
     def size(self) -> int:
-        """Bytes in all."""
-        return sum(told["size"] for told in self.manifest["files"].values())
+        """Total size in bytes."""
+        return sum(entry["size"] for entry in self.manifest["files"].values())
 
 
 def make_bundle(artifact: Path, target: Target, options: BundleOptions | None = None) -> Bundle:
-    """Gather what a device needs to run an artifact.
+    """Collect everything that a device needs to run an artifact.
 
     Raises:
-        UsageError: `artifact` is no ONNX artifact of edgewright's.
-        Refused: the context leaves no memory for it on the target, or is too short for the prompt.
+        UsageError: `artifact` is not a directory that `edgewright export` wrote.
+        Refused: the weights and this context leave too little memory on the target, or the
+            context is too short for the prompt.
     """
     if not (artifact / MODEL).is_file() or not (artifact / PROVENANCE).is_file():
         raise UsageError(
-            f"{artifact}: no artifact",
-            "make one: edgewright export MODEL --format onnx --precision int4 --out DIR",
+            f"{artifact}: not an artifact of edgewright",
+            "make one with: edgewright export MODEL --format onnx --precision int4 --out DIR",
         )
-    provenance, model = json.loads((artifact / PROVENANCE).read_text()), read_architecture(artifact)
+    provenance = json.loads((artifact / PROVENANCE).read_text())
+    model = read_architecture(artifact)
     files: dict[str, Path | bytes] = {
         f"model/{p.relative_to(artifact).as_posix()}": p
         for p in sorted(artifact.rglob("*"))
         if p.is_file()
     }
     files |= {f"lib/edgewright/{name}": ROOT / name for name in LIBRARY}
-    files |= {f"lib/edgewright/{name}": b"" for name in EMPTY}
+    files |= {f"lib/edgewright/{name}": b"" for name in EMPTY_MODULES}
     files |= {name: text.encode() for name, text in SCRIPTS.items()}
-    sums = {
+    checksums = {
         name: {
             "size": len(_bytes(c)) if isinstance(c, bytes) else c.stat().st_size,
             "sha256": _sha256(c),
@@ -135,10 +152,10 @@ def make_bundle(artifact: Path, target: Target, options: BundleOptions | None = 
         "eos_ids": end_tokens(artifact),
         "tie": precision_of(provenance["precision"]).limits.tie,
         "engine": spec_block(
-            _engine(artifact, target, provenance, model, options or BundleOptions())
+            _engine_spec(artifact, target, provenance, model, options or BundleOptions())
         ),
-        "check": _check_rows(artifact, model.vocab_size),
-        "files": sums,
+        "check": _expected_tokens(artifact, model.vocab_size),
+        "files": checksums,
     }
     identity = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
     manifest["id"] = identity
@@ -154,14 +171,14 @@ def _sha256(content: Path | bytes) -> str:
     return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_hash(content)
 
 
-def _engine(
+def _engine_spec(
     artifact: Path,
     target: Target,
     provenance: Mapping[str, Any],
     model: Architecture,
     options: BundleOptions,
 ) -> EngineSpec:
-    """What the engine is for, with a workspace out of the memory that weights and cache leave."""
+    """Settings of the engine. Its workspace comes from the memory that weights and cache leave."""
     shape = provenance["shape"]
     weights = sum(p.stat().st_size for p in artifact.glob(f"{MODEL}*"))
     element = 2 if precision_of(provenance["precision"]).activations == TensorProto.FLOAT16 else 4
@@ -170,13 +187,14 @@ def _engine(
         - weights
         - model.state_bytes(options.context, options.batch, element_bytes=element)
     )
-    if left < LEAST_WORKSPACE_MIB << 20:
+    if left < MIN_WORKSPACE_MIB << 20:
         raise Refused(
-            f"{artifact.name}: {weights / 1e9:.2f} GB of weights and a context of {options.context} leave {max(left, 0) / 1e9:.2f} GB of "
-            f"{target.name}'s memory, too little to build or run in",
-            "a shorter --context, or a lower --precision",
+            f"{artifact.name}: {weights / 1e9:.2f} GB of weights and a context of "
+            f"{options.context} tokens leave {max(left, 0) / 1e9:.2f} GB of memory on "
+            f"{target.name}, too little to build or run an engine",
+            "use a shorter --context or a lower --precision",
         )
-    workspace = max(LEAST_WORKSPACE_MIB, int(left * WORKSPACE_SHARE) >> 20)
+    workspace = max(MIN_WORKSPACE_MIB, int(left * WORKSPACE_SHARE) >> 20)
     limit = target.largest_buffer()
     if limit is not None:
         workspace = min(workspace, limit >> 20)
@@ -192,9 +210,10 @@ def _engine(
     )
 
 
-def _check_rows(artifact: Path, vocab: int) -> list[dict[str, list[int]]]:
-    """Prompts of fixed random tokens with what ONNX Runtime continues them with on this machine."""
-    generator, decoder = np.random.default_rng(0), OnnxDecoder(artifact, threads=1)
+def _expected_tokens(artifact: Path, vocab: int) -> list[dict[str, list[int]]]:
+    """Random prompts (fixed seed), each with the tokens that ONNX Runtime generates here."""
+    generator = np.random.default_rng(0)
+    decoder = OnnxDecoder(artifact, threads=1)
     rows: list[dict[str, list[int]]] = []
     for _ in range(CHECK_PROMPTS):
         ids = generator.integers(0, vocab, (1, CHECK_PROMPT_TOKENS))
@@ -204,7 +223,7 @@ def _check_rows(artifact: Path, vocab: int) -> list[dict[str, list[int]]]:
 
 
 def write_bundle(bundle: Bundle, out: Path) -> Path:
-    """Write a bundle to a directory, whole or not at all."""
+    """Write a bundle to a directory. If writing fails, no directory is left behind."""
     with atomic_directory(out) as folder:
         for name, content in bundle.files.items():
             file = folder / name
@@ -212,7 +231,7 @@ def write_bundle(bundle: Bundle, out: Path) -> Path:
             file.write_bytes(_bytes(content))
             if name in SCRIPTS:
                 file.chmod(0o755)
-        # What makes the directory one of edgewright's, which the next bundle may replace.
+        # Marks the directory as written by edgewright, so that a later bundle may replace it.
         (folder / PROVENANCE).write_text(
             json.dumps({"edgewright": __version__, "kind": "bundle", "id": bundle.id}) + "\n"
         )

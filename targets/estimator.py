@@ -18,10 +18,10 @@ from ..models.footprint import (
     check_precision,
     float_bytes_of,
     head_bytes,
+    mixture_work,
     read_size,
     size_of,
     traffic,
-    with_toll,
 )
 from .profile import PowerMode, Target, usable_bytes
 from .roofline import (
@@ -325,7 +325,7 @@ class _Run:
     @cached_property
     def paid_bytes(self) -> int:
         """Bytes of weights that a decode step takes as long as: those that it reads, unless there are experts."""
-        return with_toll(self.read_bytes(self.batch), self.read_bytes())
+        return mixture_work(self.read_bytes(self.batch), self.read_bytes())
 
     def decode_tok_s(self, mode: PowerMode) -> float | None:
         """Tokens a second of all sequences."""

@@ -1,4 +1,7 @@
-"""What goes wrong on a Jetson, recognized in what its tools print, with what to do about it. docs/deployment.md has the same table."""
+"""Known failures of Jetson tools, recognized in their output, with advice for each.
+
+docs/deployment.md shows the same table; a test compares the two.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ __all__ = ["FAILURES", "Failure", "explain"]
 
 @dataclass(frozen=True)
 class Failure:
-    """One kind of failure: what its output looks like, what it means, and what to do."""
+    """A kind of failure: the output that identifies it, what it means, and what to do."""
 
     name: str
     pattern: re.Pattern[str]
@@ -22,50 +25,58 @@ def _failure(name: str, pattern: str, message: str, hint: str) -> Failure:
     return Failure(name, re.compile(pattern, re.IGNORECASE), message, hint)
 
 
-# The most telling first: an allocation that fails shows up as a missing implementation further down.
+# The first match is used, so causes come before their consequences: after a failed allocation
+# TensorRT also reports that it has no implementation for a node.
 FAILURES = (
     _failure(
         "disk-full",
         r"No space left on device|Disk quota exceeded",
         "the device's disk is full",
-        "free space there (`df -h`; old versions lie in versions/), or give another --remote-dir",
+        "free space there (`df -h`; old versions are in versions/), or give another --remote-dir",
     ),
     _failure(
         "nvmap",
         r"NvMapMemAllocInternalTagged: \d+ error 12|NvMapMemHandleAlloc: error 0",
-        "the GPU's allocator found no contiguous memory (NvMap error 12), which swap cannot help and free memory need not",
-        "reboot, boot to text mode (sudo systemctl set-default multi-user.target) and close what else uses the GPU; "
-        "JetPack 6.2.1 (L4T 36.4.4 to 36.4.7) allows the least, 6.2.2 more; or bundle a shorter --context and --prompt",
+        "the GPU's allocator found no contiguous memory (NvMap error 12); swap cannot help, and "
+        "free memory may not help either",
+        "reboot, boot to text mode (sudo systemctl set-default multi-user.target) and close other "
+        "programs that use the GPU; JetPack 6.2.1 (L4T 36.4.4 to 36.4.7) has the lowest limit and "
+        "6.2.2 a higher one; or bundle a shorter --context and --prompt",
     ),
     _failure(
         "no-implementation",
         r"Could not find any implementation for node",
         "TensorRT found no kernel that fits into memory for a part of the graph",
-        "a shorter --prompt: the logits of the whole prompt are one buffer; close other programs and try again",
+        "use a shorter --prompt (the logits of the whole prompt are one buffer), or close other "
+        "programs and try again",
     ),
     _failure(
         "no-trtexec",
         r"trtexec(: command)?:? not found|trtexec is not on this device",
         "trtexec is not on the device, and no engine can be built without it",
-        "sudo apt install nvidia-jetpack (it lies in /usr/src/tensorrt/bin), or deploy with --no-engine",
+        "sudo apt install nvidia-jetpack (it installs /usr/src/tensorrt/bin/trtexec), or deploy "
+        "with --no-engine",
     ),
     _failure(
         "out-of-memory",
-        r"std::bad_alloc|Cannot allocate memory|MemoryError|CUDA error: out of memory|Killed\b|OutOfMemory|out of memory",
+        r"std::bad_alloc|Cannot allocate memory|MemoryError|CUDA error: out of memory|Killed\b"
+        r"|OutOfMemory|out of memory",
         "the device ran out of memory",
-        "close other programs, add swap for the build (engines themselves cannot use it), or bundle a shorter --context",
+        "close other programs, add swap for the build (a running engine cannot use swap), or "
+        "bundle a shorter --context",
     ),
     _failure(
         "other-engine",
-        r"serialization version|magicTag|engine plan file is (not compatible|generated on an incompatible)",
+        r"serialization version|magicTag"
+        r"|engine plan file is (not compatible|generated on an incompatible)",
         "the engine was built by another TensorRT or for another GPU",
-        "remove engine/ on the device; the next deploy builds it there",
+        "remove engine/ on the device and deploy again: the engine is built there",
     ),
     _failure(
         "opset",
         r"Unsupported ONNX opset|opset version .* (is )?not supported",
         "this TensorRT cannot read the artifact's ONNX opset",
-        "JetPack 6.1 or later, or --no-engine",
+        "use JetPack 6.1 or later, or --no-engine",
     ),
     _failure(
         "no-package",
@@ -77,5 +88,5 @@ FAILURES = (
 
 
 def explain(output: str) -> Failure | None:
-    """The first known failure in what a tool printed, or None."""
+    """The first known failure that this output matches, or None."""
     return next((failure for failure in FAILURES if failure.pattern.search(output)), None)

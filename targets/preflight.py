@@ -1,4 +1,7 @@
-"""Whether a bundle can go to a device, judged from what the device says about itself, before anything is copied."""
+"""Preflight: decide whether a bundle can run on a device, before anything is copied.
+
+The only input is the report that `device/probe.py` prints on the device.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ from .rules import check
 
 __all__ = ["Problem", "jetpack_of", "problems"]
 
-OLDEST_PYTHON = "3.10"
-SPARE = 1.1
-"""Room on the disk for the bundle, as a share of it: timing cache, logs and the file system's own needs."""
+MIN_PYTHON = "3.10"
+DISK_MARGIN = 1.1
+"""Disk space needed, as a multiple of the bundle's size: room for the timing cache and logs."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that stands in the way (`fatal`), or that one should know."""
+    """A reason not to deploy (`fatal`), or something that the user should know."""
 
     message: str
     hint: str
@@ -31,7 +34,13 @@ class Problem:
 
 
 def jetpack_of(l4t: str, releases: Sequence[JetPack]) -> JetPack | None:
-    """The JetPack release an L4T version belongs to, by what the platform lists: `36.4.3 (6.2), 36.4.4`, `35.2.1 - 35.6.4`, `36.5.x`."""
+    """The JetPack release that an L4T version belongs to, or None.
+
+    Args:
+        l4t: the L4T version on the device, such as `36.4.3`.
+        releases: the known releases. Their `l4t` is text: `36.4.3 (6.2), 36.4.4`,
+            `35.2.1 - 35.6.4` or `36.5.x`.
+    """
     version = version_key(l4t)
     for release in releases:
         text = re.sub(r"\([^)]*\)", "", release.l4t)
@@ -56,14 +65,14 @@ def problems(
     *,
     engine: bool,
 ) -> list[Problem]:
-    """Everything that is wrong with a device for a bundle, what is fatal first.
+    """All problems of a bundle on a device, fatal ones first.
 
     Args:
-        report: what `probe` said there.
-        target: what the bundle was made for.
+        report: the output of `probe` on the device.
+        target: the target that the bundle was made for.
         bundle: the bundle.
         model: its architecture.
-        engine: whether a TensorRT engine is to be built.
+        engine: whether a TensorRT engine will be built.
     """
     checks = (
         _python(report),
@@ -75,25 +84,29 @@ def problems(
 
 
 def _python(report: Mapping[str, Any]) -> Iterator[Problem]:
-    if version_key(report["python"]) < version_key(OLDEST_PYTHON):
-        message = f"the device's python3 is {report['python']}, and the bundle needs {OLDEST_PYTHON} or later"
+    if version_key(report["python"]) < version_key(MIN_PYTHON):
         yield Problem(
-            message, "install a newer Python there and name it with --python; JetPack 6 has 3.10"
+            f"the device's python3 is {report['python']}, and the bundle needs "
+            f"{MIN_PYTHON} or later",
+            "install a newer Python there and name it with --python; JetPack 6 has 3.10",
         )
     packages = report["packages"]
     if not (packages["numpy"] and (packages["onnxruntime"] or packages["onnxruntime-gpu"])):
         yield Problem(
             f"the device's Python {report['python']} has no numpy or no onnxruntime",
-            "python3 -m pip install numpy onnxruntime there, or name another interpreter with --python",
+            "python3 -m pip install numpy onnxruntime there, or name another interpreter with "
+            "--python",
         )
 
 
 def _disk(report: Mapping[str, Any], bundle: Bundle) -> Iterator[Problem]:
-    needed = int(bundle.size * SPARE)
+    needed = int(bundle.size * DISK_MARGIN)
     if report["disk_free_bytes"] < needed:
         yield Problem(
-            f"the device's disk is full: {needed / 1e9:.3f} GB needed, {report['disk_free_bytes'] / 1e9:.3f} GB free",
-            "free space there (`df -h`; old versions lie in versions/), or give another --remote-dir",
+            f"the device's disk is full: {needed / 1e9:.3f} GB needed, "
+            f"{report['disk_free_bytes'] / 1e9:.3f} GB free",
+            "free space there (`df -h`; old versions are in versions/), or give another "
+            "--remote-dir",
         )
 
 
@@ -108,7 +121,7 @@ def _jetson(
         return
     if not report["l4t"]:
         yield Problem(
-            f"the device is no Jetson ({report['system']}), and the bundle is for {target.name}",
+            f"the device is not a Jetson ({report['system']}), and the bundle is for {target.name}",
             "check --host, or deploy with --target cpu",
         )
         return
@@ -116,8 +129,8 @@ def _jetson(
     if release is None:
         known = ", ".join(r.name for r in target.platform.jetpacks)
         yield Problem(
-            f"L4T {report['l4t']} belongs to no JetPack that is known here ({known})",
-            "what follows is unchecked",
+            f"L4T {report['l4t']} belongs to no known JetPack release ({known})",
+            "the target rules were not checked against this release",
             fatal=False,
         )
     else:
@@ -125,12 +138,13 @@ def _jetson(
     if engine and not (report["trtexec"] or report["packages"]["tensorrt"]):
         yield Problem(
             "trtexec is not on the device, and no engine can be built without it",
-            "sudo apt install nvidia-jetpack (it lies in /usr/src/tensorrt/bin), or deploy with --no-engine",
+            "sudo apt install nvidia-jetpack (it installs /usr/src/tensorrt/bin/trtexec), or "
+            "deploy with --no-engine",
         )
     board = report["board"] or ""
     if board and not _same_board(board, target):
         yield Problem(
-            f"the device calls itself `{board}`, and the bundle is for {target.description}",
+            f"the device reports `{board}`, and the bundle is for {target.description}",
             "check --target",
             fatal=False,
         )
@@ -144,7 +158,7 @@ def _release(
     engine: bool,
     release: JetPack,
 ) -> Iterator[Problem]:
-    """What the rules say of this artifact under the release that is on the device."""
+    """Apply the target rules to this artifact, for the JetPack release on the device."""
     spec = bundle.manifest["engine"]
     precision = bundle.manifest["precision"].removesuffix("-fp16")
     if engine:
@@ -167,7 +181,8 @@ def _release(
         jetpack=release.name,
     )
     for violation in found:
-        # That TensorRT 10.3 reads the opset that INT4 needs is documented neither way: the build on the device will tell.
+        # NVIDIA does not document whether TensorRT 10.3 reads the opset that INT4 needs. So this
+        # is not fatal: the build on the device will show it.
         unsure = violation.rule == "opset" and version_key(release.tensorrt) >= (10,)
         fatal = violation.severity == "refuse" and not unsure
         message = f"JetPack {release.name} (L4T {report['l4t']}): {violation.message}"
@@ -180,7 +195,11 @@ def _same_board(board: str, target: Target) -> bool:
 
 
 def _memory(report: Mapping[str, Any], target: Target) -> Iterator[Problem]:
-    wanted, free = target.memory.usable_bytes, report["memory"].get("MemAvailable")
+    wanted = target.memory.usable_bytes
+    free = report["memory"].get("MemAvailable")
     if wanted and free is not None and free < wanted:
-        message = f"{free / 1e9:.1f} GB of memory are free, less than the {wanted / 1e9:.1f} GB that plans for {target.name} count on"
+        message = (
+            f"{free / 1e9:.1f} GB of memory are free, less than the {wanted / 1e9:.1f} GB that "
+            f"plans for {target.name} assume"
+        )
         yield Problem(message, "close other programs, or boot to text mode", fatal=False)

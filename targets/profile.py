@@ -1,7 +1,9 @@
-"""What a device can do: typed profiles, read from YAML files shipped with the package or written by a user.
+"""Target profiles: the memory, power modes and limits of a device, read from YAML.
 
-A target is one board or module: its memory and its power modes. It names a platform, which holds what all boards of a
-kind share: JetPack releases, precisions, the shapes that kernels take. A user's own file may name a shipped platform.
+A target is one board or module, with its memory and its power modes. It names a platform. The
+platform has what all boards of a kind share: JetPack releases, precisions, and the shapes that
+kernels support. Profiles come with the package, and a user can write more of them. A user's
+profile may name a platform of the package.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ __all__ = [
 
 HERE = Path(__file__).parent
 HOST_SHARE = 0.8
-"""Share of a CPU machine's memory that a plan may use; the rest is for the system and the person at it."""
+"""Share of a CPU machine's memory that a plan may use; the rest is for the system and its user."""
 
 
 class _Strict(BaseModel):
@@ -58,11 +60,11 @@ class JetPack(_Strict):
 
 
 class Int4(_Strict):
-    """What the INT4 kernels of a platform ask of a weight matrix."""
+    """Requirements of a platform's INT4 kernels on a weight matrix."""
 
     symmetric_only: bool
     identity_g_idx: bool
-    """Whether the groups must be consecutive input channels (no reordering at run time)."""
+    """Whether a group must be consecutive input channels (no reordering at run time)."""
     group_sizes: list[int]
     multiple_of: int = 1
     """Both sides of the matrix must be multiples of this."""
@@ -70,21 +72,21 @@ class Int4(_Strict):
 
 
 class AttentionShape(_Strict):
-    """A head size that a kernel has, with the query heads per key/value head it takes."""
+    """A head size that an attention kernel supports, and its query heads per key/value head."""
 
     head_dim: int
     query_per_kv: list[int]
 
 
 class EdgeLlm(_Strict):
-    """What TensorRT-Edge-LLM takes: families and attention shapes."""
+    """Model types and attention shapes that TensorRT-Edge-LLM supports."""
 
     model_types: list[str]
     attention: list[AttentionShape]
 
 
 class Platform(_Strict):
-    """What all targets of a kind share."""
+    """Properties that all targets of a kind share."""
 
     name: str
     kind: Literal["jetson", "cpu"]
@@ -102,35 +104,35 @@ class Platform(_Strict):
 
 
 class Memory(_Strict):
-    """Memory in bytes. Nothing at all stands for the machine at hand."""
+    """Memory in bytes. Leave all fields out to mean the machine that edgewright runs on."""
 
     nominal_bytes: int | None = Field(default=None, gt=0)
     usable_bytes: int | None = Field(default=None, gt=0)
-    """What weights, KV cache and runtime may take together."""
+    """Memory that weights, KV cache and runtime may take together."""
     largest_buffer_bytes: int | None = Field(default=None, gt=0)
-    """The largest single allocation; None where no limit is known."""
+    """The largest single allocation; None if no limit is known."""
     largest_buffer_by_jetpack: dict[str, int] = {}
-    """Releases that allow another size."""
+    """JetPack release -> its own limit, where it differs."""
 
 
 class Compute(_Strict):
-    """Figures for the whole module at its highest clock: dense INT8 TOPS and FP16 TFLOPS of the GPU."""
+    """Compute of the whole module at its highest clock: INT8 TOPS and FP16 TFLOPS, dense."""
 
     int8_tops_dense: float
     fp16_tflops_dense: float
     int8_tops_headline: float | None = None
-    """The advertised figure, which counts sparsity and DLA. No language model sees it."""
+    """The advertised value. It counts sparsity and DLA, which language models do not use."""
 
 
 class PowerMode(_Strict):
-    """One power mode, known by its name: ids differ between boards.
+    """One power mode, identified by its name because ids differ between boards.
 
-    Either `gpu_mhz` and `sms`, from which the peak follows, or `peak_tflops`.
+    Give either `gpu_mhz` and `sms`, from which the peak is computed, or `peak_tflops`.
     """
 
     name: str
     watts: float | None = Field(default=None, gt=0)
-    """The budget on the label; None for modes without one (MAXN)."""
+    """The power budget in the mode's name; None for a mode without one (MAXN)."""
     gpu_mhz: float | None = Field(default=None, gt=0)
     sms: int | None = Field(default=None, gt=0)
     bandwidth_gb_s: float = Field(gt=0)
@@ -146,7 +148,7 @@ class PowerMode(_Strict):
 
 
 class Target(_Strict):
-    """A device: its platform, memory and power modes. Facts that nobody confirmed are marked so in `notes`."""
+    """A device: its platform, memory and power modes. `notes` names the unconfirmed facts."""
 
     name: str
     description: str = ""
@@ -171,7 +173,7 @@ class Target(_Strict):
         return self
 
     def mode(self, name: str | None = None) -> PowerMode:
-        """A power mode by its name, case aside; the default one if no name is given.
+        """A power mode by its name (any case), or the default mode if there is no name.
 
         Raises:
             UsageError: the target has no such mode.
@@ -183,17 +185,17 @@ class Target(_Strict):
         names = ", ".join(mode.name for mode in self.power_modes)
         raise UsageError(
             f"{self.name}: no power mode `{name}`",
-            f"use one of {names} (`nvpmodel -q` shows the one in force)",
+            f"use one of {names} (`nvpmodel -q` shows the active one)",
         )
 
     def tflops(self, mode: PowerMode) -> float:
-        """Dense FP16 peak in a power mode, in 10^12 operations a second (a multiply-add is two)."""
+        """Dense FP16 peak in a power mode, in 10^12 operations a second (multiply-add = two)."""
         if mode.peak_tflops is not None:
             return mode.peak_tflops
         return (mode.sms or 0) * (mode.gpu_mhz or 0.0) * self.platform.fp16_ops_per_sm_clock / 1e6
 
     def jetpack(self, name: str) -> JetPack:
-        """A JetPack release by its name; `6.2.1` means the listed `6.2`.
+        """A JetPack release by its name. `6.2.1` finds `6.2` if only that is listed.
 
         Raises:
             UsageError: the platform lists no such release.
@@ -208,11 +210,11 @@ class Target(_Strict):
         return found
 
     def releases(self, name: str | None = None) -> list[JetPack]:
-        """All JetPack releases that are listed, or the one that is named."""
+        """The named JetPack release, or all of the platform's releases without a name."""
         return [self.jetpack(name)] if name else self.platform.jetpacks
 
     def largest_buffer(self, jetpack: JetPack | None = None) -> int | None:
-        """The largest single allocation in bytes under a JetPack release, or None where no limit is known."""
+        """The largest single allocation in bytes (under this release), or None if unknown."""
         memory = self.memory
         if jetpack is None:
             return memory.largest_buffer_bytes
@@ -225,7 +227,10 @@ def version_key(version: str) -> tuple[int, ...]:
 
 
 def usable_bytes(target: Target) -> int:
-    """Bytes that weights, KV cache and runtime may take on a target; asks this machine where the profile leaves it open."""
+    """Bytes that weights, KV cache and runtime may take on a target.
+
+    If the profile gives no value, this is a share of the memory of the machine at hand.
+    """
     if target.memory.usable_bytes is not None:
         return target.memory.usable_bytes
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * HOST_SHARE)
@@ -242,10 +247,11 @@ def list_targets() -> list[Target]:
 
 
 def load_target(name: str | Path) -> Target:
-    """A target by its name, or from a YAML file of the user's.
+    """Load a target by its name, or from a user's YAML file.
 
     Raises:
-        UsageError: no such name or file, or the file is no valid profile (every fault is listed).
+        UsageError: there is no such name or file, or the profile is not valid. All errors are
+            listed.
     """
     path = Path(name)
     if path.suffix.lower() in (".yaml", ".yml") or path.is_file():
@@ -255,10 +261,10 @@ def load_target(name: str | Path) -> Target:
     if wanted in names:
         return _shipped(wanted)
     close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.3)
-    meant = f"did you mean {close[0]}? " if close else ""
+    suggestion = f"did you mean {close[0]}? " if close else ""
     raise UsageError(
         f"{name}: no such target",
-        f"{meant}targets: {', '.join(names)}; or give a profile of your own, FILE.yaml",
+        f"{suggestion}targets: {', '.join(names)}; or give the YAML file of your own profile",
     )
 
 
@@ -276,7 +282,7 @@ def _read(path: Path) -> Target:
         if named not in known:
             raise UsageError(
                 f"{path}: platform `{named}` is not known",
-                f"use one of {', '.join(known)}, or write it out",
+                f"use one of {', '.join(known)}, or write the platform's fields in the file",
             )
         data = {**data, "platform": _mapping(file)}
     try:
@@ -297,7 +303,7 @@ def _mapping(path: Path) -> dict[str, Any]:
             f"{path}: {error.strerror or error}", "give the name of a target or a YAML file"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not valid YAML: {error}", "correct the file") from error
+        raise UsageError(f"{path}: not valid YAML: {error}", "fix the YAML syntax") from error
     if not isinstance(data, dict):
-        raise UsageError(f"{path}: not a YAML mapping", "start it with `name: ...`")
+        raise UsageError(f"{path}: not a YAML mapping", "begin the file with `name: ...`")
     return cast(dict[str, Any], data)

@@ -1,7 +1,8 @@
-"""A device over SSH: commands, and files that arrive whole, checked, and are continued where a connection broke.
+"""An SSH connection to a device: run commands, and copy files so that an interruption can resume.
 
-asyncssh does the protocol. Only keys and agents are used, never a password; a host whose key is not in known_hosts is refused unless its
-key is to be accepted for the first time; a key that changed is refused in any case.
+The package asyncssh implements SSH. Only keys and agents are used for logging in, never a
+password. A host whose key is not in known_hosts is refused, unless the user asked to accept new
+keys. A host whose key has changed is always refused.
 """
 
 from __future__ import annotations
@@ -20,20 +21,29 @@ from .failures import explain
 if TYPE_CHECKING:
     import asyncssh
 
-__all__ = ["Address", "Device", "Done", "Dropped", "connected"]
+__all__ = ["Address", "CommandResult", "ConnectionDropped", "Device", "connected"]
 
 BLOCK = 1 << 18
 CONNECT_SECONDS = 20.0
 KEEPALIVE_SECONDS = 15.0
 
 
-class Dropped(EdgewrightError):
-    """The connection broke; the same command goes on from what has been copied."""
+class ConnectionDropped(EdgewrightError):
+    """The connection broke. Running the same command again resumes."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a device is and how its user is known: `user@host`, port, private key, and the file of known host keys."""
+    """How to reach a device over SSH.
+
+    Attributes:
+        user: the user name there.
+        host: host name or IP address.
+        port: port of the SSH server.
+        identity: the private key file; None for the SSH defaults.
+        known_hosts: the file with the known host keys.
+        accept_new: whether to add the key of an unknown host to that file.
+    """
 
     user: str
     host: str
@@ -47,7 +57,7 @@ class Address:
         """Read `USER@HOST`.
 
         Raises:
-            UsageError: it is neither.
+            UsageError: the text does not have this form.
         """
         user, at, host = text.rpartition("@")
         if not (user and at and host) or host.startswith("-"):
@@ -61,8 +71,8 @@ class Address:
 
 
 @dataclass(frozen=True)
-class Done:
-    """How a remote command ended."""
+class CommandResult:
+    """The exit code, standard output and standard error of a command on the device."""
 
     code: int
     out: str
@@ -79,37 +89,41 @@ def _asyncssh() -> Any:
     return asyncssh
 
 
+def _connect_options(address: Address, known: Path) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "port": address.port,
+        "username": address.user,
+        "known_hosts": str(known) if known.is_file() else b"",
+        "preferred_auth": "publickey",
+        "connect_timeout": CONNECT_SECONDS,
+        "keepalive_interval": KEEPALIVE_SECONDS,
+    }
+    if address.identity:
+        options["client_keys"] = [str(address.identity)]
+    return options
+
+
 @contextlib.asynccontextmanager
 async def connected(address: Address) -> AsyncGenerator[Device]:
-    """A connection to a device.
+    """Connect to a device; the connection is closed when the block ends.
 
     Raises:
-        UsageError: the host cannot be reached, or takes no key of the user's.
-        Refused: its host key is unknown, or is not the known one.
-        Dropped: the connection broke while it was used.
+        UsageError: the host cannot be reached, or accepts none of the user's keys.
+        Refused: the host key is unknown, or differs from the known one.
+        ConnectionDropped: the connection broke while it was in use.
     """
     ssh = _asyncssh()
     known = address.known_hosts.expanduser()
     if address.accept_new:
-        await _learn(ssh, address, known)
-    options: dict[str, Any] = {"client_keys": [str(address.identity)]} if address.identity else {}
+        await _add_host_key(ssh, address, known)
     try:
-        async with ssh.connect(
-            address.host,
-            address.port,
-            username=address.user,
-            known_hosts=str(known) if known.is_file() else b"",
-            preferred_auth="publickey",
-            connect_timeout=CONNECT_SECONDS,
-            keepalive_interval=KEEPALIVE_SECONDS,
-            **options,
-        ) as connection:
+        async with ssh.connect(address.host, **_connect_options(address, known)) as connection:
             yield Device(connection, address)
     except ssh.HostKeyNotVerifiable as error:
-        raise await _stranger(ssh, address, known) from error
+        raise await _host_key_error(ssh, address, known) from error
     except ssh.PermissionDenied as error:
         raise UsageError(
-            f"{address}: no key of yours is accepted there",
+            f"{address}: the device accepts none of your SSH keys",
             f"ssh-copy-id {address}, or give --identity FILE",
         ) from error
     except (
@@ -119,24 +133,24 @@ async def connected(address: Address) -> AsyncGenerator[Device]:
         BrokenPipeError,
         ConnectionResetError,
     ) as error:
-        raise Dropped(
+        raise ConnectionDropped(
             f"{address}: the connection broke: {error}",
-            "run the same command again; what was copied is kept",
+            "run the same command again: the copy resumes",
         ) from error
     except (ssh.KeyImportError, ssh.KeyEncryptionError) as error:
         raise UsageError(
-            f"{address.identity}: no usable private key: {error}",
+            f"{address.identity}: not a usable private key: {error}",
             "use ssh-agent for a key with a passphrase",
         ) from error
     except (OSError, TimeoutError) as error:
         raise UsageError(
             f"{address}: cannot be reached: {error}",
-            "check the name, the port and that sshd runs there",
+            "check the host name, the port, and that sshd is running there",
         ) from error
 
 
 def _known_keys(ssh: Any, address: Address, known: Path) -> list[Any]:
-    """The keys that known_hosts has for a host, revoked ones left out."""
+    """The host's keys in known_hosts, without revoked ones."""
     if not known.is_file():
         return []
     name = address.host if address.port == 22 else f"[{address.host}]:{address.port}"
@@ -144,7 +158,7 @@ def _known_keys(ssh: Any, address: Address, known: Path) -> list[Any]:
     return list(host_keys)
 
 
-async def _offered(ssh: Any, address: Address) -> asyncssh.SSHKey:
+async def _server_key(ssh: Any, address: Address) -> asyncssh.SSHKey:
     try:
         key = await asyncio.wait_for(
             ssh.get_server_host_key(address.host, address.port), CONNECT_SECONDS
@@ -152,36 +166,37 @@ async def _offered(ssh: Any, address: Address) -> asyncssh.SSHKey:
     except (OSError, TimeoutError, ssh.DisconnectError) as error:
         raise UsageError(
             f"{address}: cannot be reached: {error}",
-            "check the name, the port and that sshd runs there",
+            "check the host name, the port, and that sshd is running there",
         ) from error
     if key is None:
         raise UsageError(
-            f"{address}: shows no host key", "check that an SSH server answers on that port"
+            f"{address}: no host key was sent", "check that an SSH server answers on that port"
         )
     return key
 
 
-async def _learn(ssh: Any, address: Address, known: Path) -> None:
-    """Add the key of a host that nothing is known about; one that is known is left to be verified."""
+async def _add_host_key(ssh: Any, address: Address, known: Path) -> None:
+    """Add the key of an unknown host to known_hosts. A known host is left for verification."""
     if _known_keys(ssh, address, known):
         return
-    key = await _offered(ssh, address)
+    key = await _server_key(ssh, address)
     name = address.host if address.port == 22 else f"[{address.host}]:{address.port}"
     known.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with known.open("a") as handle:
         handle.write(f"{name} {key.export_public_key().decode().strip()}\n")
 
 
-async def _stranger(ssh: Any, address: Address, known: Path) -> Refused:
-    key = await _offered(ssh, address)
-    shown = f"{key.get_algorithm()} {key.get_fingerprint()}"
+async def _host_key_error(ssh: Any, address: Address, known: Path) -> Refused:
+    key = await _server_key(ssh, address)
+    fingerprint = f"{key.get_algorithm()} {key.get_fingerprint()}"
     if _known_keys(ssh, address, known):
         return Refused(
-            f"{address}: the host key has changed ({shown}); someone may be listening, or the device was set up anew",
-            f"if you know why, remove its line from {known} and connect again",
+            f"{address}: the host key has changed ({fingerprint}); either the device was "
+            "installed again, or someone is intercepting the connection",
+            f"if you know why it changed, remove its line from {known} and connect again",
         )
     return Refused(
-        f"{address}: unknown host key {shown}",
+        f"{address}: unknown host key {fingerprint}",
         "compare it with `ssh-keyscan` on the device, then give --accept-new-host-key once",
     )
 
@@ -190,50 +205,55 @@ class Device:
     """A connected device.
 
     Args:
-        connection: of asyncssh.
-        address: whose it is.
+        connection: the connection of asyncssh.
+        address: address of the device, for messages.
     """
 
     def __init__(self, connection: asyncssh.SSHClientConnection, address: Address) -> None:
-        self._connection, self.address = connection, address
+        self._connection = connection
+        self.address = address
 
-    async def run(self, *words: str, stdin: bytes = b"") -> Done:
-        """Run a program there with these arguments, whatever characters they have."""
+    async def run(self, *words: str, stdin: bytes = b"") -> CommandResult:
+        """Run a program with these arguments on the device. Arguments need no quoting."""
         return await self.shell(shlex.join(words), stdin)
 
-    async def shell(self, command: str, stdin: bytes = b"") -> Done:
-        """Run a shell command there."""
+    async def shell(self, command: str, stdin: bytes = b"") -> CommandResult:
+        """Run a shell command on the device."""
         done = await self._connection.run(command, input=stdin, encoding=None, check=False)
-        out, err = _text(done.stdout), _text(done.stderr)
+        out = _text(done.stdout)
+        err = _text(done.stderr)
         if done.exit_status is None and done.exit_signal is None:
             raise ConnectionResetError("the connection was closed before the command ended")
-        return Done(done.exit_status if done.exit_status is not None else 128, out, err)
+        return CommandResult(done.exit_status if done.exit_status is not None else 128, out, err)
 
     async def checked(self, *words: str, stdin: bytes = b"") -> str:
-        """Run a program that has to succeed; its output.
+        """Run a program on the device and return its output.
 
         Raises:
-            EdgewrightError: it did not, explained where the failure is a known one.
+            EdgewrightError: the program failed. Known failures are explained.
         """
         done = await self.run(*words, stdin=stdin)
         if done.code:
             raise self.failed(words[0], done)
         return done.out
 
-    def failed(self, what: str, done: Done) -> EdgewrightError:
-        """A failed command as an error: the known reason, or the last lines it printed."""
+    def failed(self, what: str, done: CommandResult) -> EdgewrightError:
+        """An error for a failed command: a known reason, or the last lines of its output."""
         output = f"{done.out}\n{done.err}"
         known = explain(output)
         if known:
             return EdgewrightError(f"{self.address}: {known.message}", known.hint)
         tail = " | ".join((done.err or done.out).strip().splitlines()[-3:])
         return EdgewrightError(
-            f"{self.address}: {what} ended with {done.code}: {tail}",
-            "run the command there yourself to see more",
+            f"{self.address}: {what} failed with exit code {done.code}: {tail}",
+            "run the command on the device to see its whole output",
         )
 
     async def listing(self, folder: str) -> dict[str, int]:
-        """Bytes of every file below a folder there, by its path from it; empty where there is no such folder."""
+        """Path -> size in bytes of all files below a folder on the device.
+
+        Paths are relative to the folder. The result is empty if the folder does not exist.
+        """
         done = await self.run("find", folder, "-type", "f", "-printf", "%s %P\\n")
         entries = [line.partition(" ") for line in done.out.splitlines() if done.code == 0]
         return {name: int(size) for size, _, name in entries}
@@ -241,32 +261,36 @@ class Device:
     async def upload(
         self, content: Path | bytes, to: str, sha256: str, start: int, moved: Callable[[int], None]
     ) -> None:
-        """Copy a file to `to`, going on after the bytes that an earlier attempt left in `to.part`, and check it as a whole.
+        """Copy a file to the device and verify its checksum.
+
+        The copy is written to `TO.part` and renamed when it is correct. An earlier unfinished
+        copy is resumed. If the resumed file is wrong, it is copied again from the beginning.
 
         Args:
-            content: a file of this machine, or the bytes themselves.
-            to: where it goes; it has that name only once it is right.
-            sha256: of the content.
-            start: bytes that lie there already.
-            moved: called with the number of bytes that went over the wire.
+            content: a file on this machine, or the bytes themselves.
+            to: path on the device.
+            sha256: checksum of the content.
+            start: bytes that are already in `TO.part`.
+            moved: called with the number of bytes after each block that was sent.
 
         Raises:
-            EdgewrightError: the disk is full, or the copy is wrong twice.
+            EdgewrightError: the disk is full, or the checksum was wrong twice.
         """
         if await self._append(content, to, sha256, start, moved):
             return
-        await self.checked("rm", "-f", "--", f"{to}.part")  # what lay there was from something else
+        # The unfinished file was not the beginning of this content.
+        await self.checked("rm", "-f", "--", f"{to}.part")
         if await self._append(content, to, sha256, 0, moved):
             return
         raise EdgewrightError(
-            f"{self.address}: {to} arrives damaged, twice",
-            "check the device's memory and disk, and the cable",
+            f"{self.address}: {to} was damaged in transit, twice",
+            "check the device's memory and disk, and the network cable",
         )
 
     async def _append(
         self, content: Path | bytes, to: str, sha256: str, start: int, moved: Callable[[int], None]
     ) -> bool:
-        """Write the part from `start` on, compare its checksum and give it its name; whether it was right."""
+        """Write the rest of the file, compare the checksum, rename; whether it was correct."""
         part = f"{to}.part"
         await self._write(content, part, start, moved)
         found = await self.checked("sha256sum", "--", part)
@@ -278,10 +302,11 @@ class Device:
     async def _write(
         self, content: Path | bytes, part: str, start: int, moved: Callable[[int], None]
     ) -> None:
-        """Write the content from `start` on to the same place in a file there.
+        """Write the content, from `start` on, at the same offset of a file on the device.
 
-        The place is explicit because the program of a broken connection may go on for a while with what had arrived: it then writes
-        the bytes that the next connection writes too, where they belong, and not after them.
+        The offset is explicit on purpose. After a broken connection, the old `dd` may still be
+        writing data that it had received. With explicit offsets both programs write the same
+        bytes to the same places; appending would write them twice.
         """
         words = (
             "dd",
@@ -293,9 +318,8 @@ class Device:
             "status=none",
         )
         process = await self._connection.create_process(shlex.join(words), encoding=None)
-        with contextlib.suppress(
-            BrokenPipeError, ConnectionResetError
-        ):  # the program there ended, or the connection did: see below
+        # These errors mean that dd or the connection ended; the exit status below shows which.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for block in _blocks(content, start):
                 process.stdin.write(block)
                 await process.stdin.drain()
@@ -305,7 +329,8 @@ class Device:
         if done.exit_status is None:
             raise ConnectionResetError("the connection was closed while a file was copied")
         if done.exit_status:
-            raise self.failed("dd", Done(done.exit_status, "", _text(done.stderr)))
+            result = CommandResult(done.exit_status, "", _text(done.stderr))
+            raise self.failed("dd", result)
 
 
 def _text(output: Any) -> str:
@@ -313,7 +338,7 @@ def _text(output: Any) -> str:
 
 
 def _blocks(content: Path | bytes, start: int) -> Any:
-    """The content from `start` on, in blocks."""
+    """Yield the content from `start` on, in blocks."""
     if isinstance(content, bytes):
         yield content[start:]
         return

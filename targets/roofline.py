@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from ..models import Architecture
-from ..models.footprint import head_bytes, with_toll
+from ..models.footprint import head_bytes, mixture_work
 
 __all__ = [
     "DECODE_TERMS",
@@ -148,7 +148,7 @@ def prefill_terms(
 ) -> tuple[float, ...]:
     """Seconds at the peak for the prefill of `batch` prompts of `prompt` tokens, in the order of `PREFILL_TERMS`."""
     head = head_bytes(model, 1)  # only the last position needs logits
-    linears = with_toll(model.linear_weights(1), model.linear_weights())
+    linears = mixture_work(model.linear_weights(1), model.linear_weights())
     return (
         batch * (linears * prompt + head) / hardware.macs,
         batch * model.prefill_macs(prompt) / hardware.macs,

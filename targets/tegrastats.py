@@ -1,7 +1,8 @@
-"""tegrastats, read back: power, clocks, memory and temperature of a Jetson while something runs on it.
+"""Parse the output of tegrastats: power, clocks, memory and temperature of a Jetson.
 
-One line a sample, in an order that changed from release to release; what a line does not have is None. The memory controller's clock
-(EMC) is printed to root only from JetPack 6 on, and where JetPack 4 wrote bare milliwatts, later ones write the unit.
+tegrastats prints one line per sample. The order of the fields differs between JetPack releases,
+and a field that a line does not have is None here. From JetPack 6 on, only root sees the clock of
+the memory controller (EMC). JetPack 4 prints power as a number, later releases with the unit mW.
 """
 
 from __future__ import annotations
@@ -16,23 +17,24 @@ __all__ = ["Sample", "parse_samples", "summarize"]
 RAM = re.compile(r"\bRAM (\d+)/(\d+)MB(?: \(lfb (\d+)x(\d+)(k|M)B\))?")
 SWAP = re.compile(r"\bSWAP (\d+)/(\d+)MB")
 ENGINE = r"\b{}_FREQ (\d+)%(?:@\[?(\d+(?:,\d+)*))?(?![\d%])"
-GPU, EMC = re.compile(ENGINE.format("GR3D")), re.compile(ENGINE.format("EMC"))
+GPU = re.compile(ENGINE.format("GR3D"))
+EMC = re.compile(ENGINE.format("EMC"))
 TEMPERATURE = re.compile(r"\b([A-Za-z]\w*)@(-?\d+(?:\.\d+)?)C\b")
 RAIL = re.compile(r"\b(V[A-Z]+_\w+|POM_\w+) (\d+)(?:mW)?/\d+(?:mW)?(?= |$)")
 INPUT_RAILS = ("VDD_IN", "POM_5V_IN")
-"""What the whole module draws, on boards that measure it; AGX Orin has no such rail, and its parts are added up."""
+"""Power of the whole module, if the board measures it. AGX Orin does not: its rails are added."""
 OFFLINE = -200.0
-"""Sensors that are switched off read -256 °C."""
+"""A sensor below this value (°C) is switched off; such sensors report -256 °C."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One line of tegrastats: MB, per cent, MHz, °C and mW.
+    """One line of tegrastats. Units: MB, percent, MHz, °C and mW.
 
     Attributes:
         largest_free_kb: size of the largest free block of memory.
-        power_mw: the present draw of each rail.
-        temperature_c: by sensor, those that are on.
+        power_mw: rail -> its momentary power.
+        temperature_c: sensor -> temperature, for sensors that are on.
     """
 
     ram_used_mb: int
@@ -48,7 +50,7 @@ class Sample:
 
     @property
     def total_mw(self) -> int | None:
-        """What the module draws: its input rail, or else all rails together; None without any."""
+        """Power of the module: its input rail, or else the sum of all rails; None without any."""
         for rail in INPUT_RAILS:
             if rail in self.power_mw:
                 return self.power_mw[rail]
@@ -56,7 +58,7 @@ class Sample:
 
 
 def parse_samples(text: str) -> list[Sample]:
-    """Every complete sample of a log; other lines, and a last one that was cut short, are passed over."""
+    """All complete samples of a log. Other lines, and an incomplete last line, are ignored."""
     whole = text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
     return [sample for sample in map(_sample, whole) if sample]
 
@@ -65,7 +67,9 @@ def _sample(line: str) -> Sample | None:
     memory = RAM.search(line)
     if not memory:
         return None
-    swap, gpu, emc = SWAP.search(line), GPU.search(line), EMC.search(line)
+    swap = SWAP.search(line)
+    gpu = GPU.search(line)
+    emc = EMC.search(line)
     block = int(memory[4]) * (1024 if memory[5] == "M" else 1) if memory[4] else None
     return Sample(
         int(memory[1]),
@@ -82,25 +86,26 @@ def _sample(line: str) -> Sample | None:
 def _engine(found: re.Match[str] | None) -> tuple[int | None, int | None]:
     if found is None:
         return None, None
-    clocks = found[2].split(",") if found[2] else []  # one a cluster
+    clocks = found[2].split(",") if found[2] else []  # one for each cluster
     return int(found[1]), max(map(int, clocks)) if clocks else None
 
 
 def summarize(samples: Sequence[Sample]) -> dict[str, float]:
-    """Flat metrics of a log, by ledger name; what no sample has is left out.
+    """Metrics of a log by ledger name. Values that no sample has are left out.
 
     Returns:
-        `device/` power_w (mean), power_w/max, gpu_mhz, emc_mhz, gpu_percent (means), temperature_c/max, ram_used_bytes/max,
-        swap_used_bytes/max and samples.
+        Names that begin with `device/`: the means power_w, gpu_mhz, emc_mhz and gpu_percent, the
+        maxima power_w/max, temperature_c/max, ram_used_bytes/max and swap_used_bytes/max, and
+        samples, the number of samples.
     """
     power = [s.total_mw / 1000 for s in samples if s.total_mw is not None]
-    columns: dict[str, list[float]] = {
+    averaged: dict[str, list[float]] = {
         "gpu_mhz": [s.gpu_mhz for s in samples if s.gpu_mhz is not None],
         "emc_mhz": [s.emc_mhz for s in samples if s.emc_mhz is not None],
         "gpu_percent": [s.gpu_percent for s in samples if s.gpu_percent is not None],
         "power_w": power,
     }
-    highest: dict[str, list[float]] = {
+    maximized: dict[str, list[float]] = {
         "power_w": power,
         "temperature_c": [max(s.temperature_c.values()) for s in samples if s.temperature_c],
         "ram_used_bytes": [s.ram_used_mb * 1024.0**2 for s in samples],
@@ -108,6 +113,6 @@ def summarize(samples: Sequence[Sample]) -> dict[str, float]:
             s.swap_used_mb * 1024.0**2 for s in samples if s.swap_used_mb is not None
         ],
     }
-    metrics = {f"device/{name}": mean(values) for name, values in columns.items() if values}
-    metrics |= {f"device/{name}/max": max(values) for name, values in highest.items() if values}
+    metrics = {f"device/{name}": mean(values) for name, values in averaged.items() if values}
+    metrics |= {f"device/{name}/max": max(values) for name, values in maximized.items() if values}
     return metrics | {"device/samples": float(len(samples))}

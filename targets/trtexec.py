@@ -1,8 +1,13 @@
-"""What trtexec leaves behind, read back: its log, `--exportTimes` and `--exportProfile`.
+"""Parse what trtexec writes: its log, and the files of `--exportTimes` and `--exportProfile`.
 
-One reader for TensorRT 8 to 11. What differs between them: 8.4 and earlier print an end-to-end latency, one percentile and the
-layer's name in front of its times; later ones a list of percentiles, a median a layer and the name behind; 11 leaves transfers
-out, so that they read 0. A run that was killed leaves a truncated file, of which everything that was written whole counts.
+One parser reads the output of TensorRT 8 to 11. The differences between them:
+
+* TensorRT 8.4 and earlier print an end-to-end latency, a single percentile, and the name of a
+  layer before its times.
+* Later releases print several percentiles, a median per layer, and the name after the times.
+* TensorRT 11 does not measure transfers. They are reported as 0.
+
+If trtexec was killed, its files are cut off. Everything that was completely written is used.
 """
 
 from __future__ import annotations
@@ -16,26 +21,26 @@ from typing import Any, cast
 from ..errors import UsageError
 
 __all__ = [
+    "Distribution",
     "Layer",
     "Log",
     "Profile",
     "Query",
-    "Spread",
     "Times",
     "parse_log",
     "parse_profile",
     "parse_times",
 ]
 
-NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf|nan)"  # as C++ streams print a float
+NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf|nan)"  # a float as C++ streams print it
 PREFIX = re.compile(r"^(?:\[[^\]]*\] )?\[([VIWEF])\] ")
 BANNER = re.compile(r"&&&& (RUNNING|PASSED|FAILED|WAIVED) TensorRT\.\S+(?: \[TensorRT v(\d+)\])?")
-FIGURE = re.compile(rf"({NUMBER}) (qps|s|ms)(?![a-z])")
+QUANTITY = re.compile(rf"({NUMBER}) (qps|s|ms)(?![a-z])")
 STATISTIC = re.compile(rf"(min|max|mean|median|percentile\(({NUMBER})%\)) = ({NUMBER}) ms(?![a-z])")
-PROLOG = re.compile(rf"(Warmup completed|Timing trace has) (\d+) queries over {NUMBER} m?s")
+COUNTS = re.compile(rf"(Warmup completed|Timing trace has) (\d+) queries over {NUMBER} m?s")
 BUILT = re.compile(rf"Engine (?:built|generation completed) in ({NUMBER}) sec")
 TABLE = re.compile(r"=== Profile \((\d+) iterations ?\) ===")
-SPREADS = {
+DURATIONS = {
     "Latency": "latency",
     "End-to-End Host Latency": "end_to_end",
     "Enqueue Time": "enqueue",
@@ -51,20 +56,28 @@ TOTALS = {
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How one duration was distributed over the measured queries, in milliseconds; None for what the log does not have."""
+class Distribution:
+    """The distribution of one duration over the queries, in ms; None if the log has no value."""
 
     min: float | None = None
     max: float | None = None
     mean: float | None = None
     median: float | None = None
     percentiles: dict[float, float] = field(default_factory=dict)
-    """Per cent -> milliseconds, as `--percentile` asked for."""
+    """Percentage -> milliseconds, for the percentages that `--percentile` asked for."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One row of a layer profile: milliseconds over all iterations, a single one, its median (TensorRT 8.5 on), and its share."""
+    """One row of a layer profile.
+
+    Attributes:
+        name: name of the layer.
+        total_ms: milliseconds over all iterations.
+        average_ms: milliseconds of one iteration.
+        median_ms: median over the iterations (TensorRT 8.5 and later).
+        percent: share of the total time.
+    """
 
     name: str
     total_ms: float
@@ -75,18 +88,22 @@ class Layer:
 
 @dataclass
 class Log:
-    """What trtexec's output says. Anything may be missing, as a run can end anywhere.
+    """The contents of trtexec's output. Any field may be missing, since a run can end early.
 
     Attributes:
-        version: of TensorRT, such as `10.3.0`.
-        passed: trtexec's own verdict; None where the log ends before it.
-        build_s: seconds that building the engine took.
-        throughput_qps: queries a second.
-        walltime_s, gpu_compute_s: of all measured queries together.
-        warmups, queries: how many ran unmeasured and measured.
-        spreads: `latency`, `enqueue`, `h2d`, `gpu_compute`, `d2h` and, up to 8.4, `end_to_end`.
-        layers: of `--dumpProfile`.
-        warnings, errors: lines tagged so, without their tag.
+        version: version of TensorRT, such as `10.3.0`.
+        passed: trtexec's own result; None if the log ends before it.
+        build_s: seconds spent on building the engine.
+        throughput_qps: queries per second.
+        walltime_s: time of all measured queries together, on the host.
+        gpu_compute_s: time of all measured queries together, on the GPU.
+        warmups: number of queries that were not measured.
+        queries: number of measured queries.
+        durations: `latency`, `enqueue`, `h2d`, `gpu_compute`, `d2h` and, up to TensorRT 8.4,
+            `end_to_end`.
+        layers: the table of `--dumpProfile`.
+        warnings: lines marked as warnings, without the mark.
+        errors: lines marked as errors, without the mark.
     """
 
     version: str | None = None
@@ -97,7 +114,7 @@ class Log:
     gpu_compute_s: float | None = None
     warmups: int | None = None
     queries: int | None = None
-    spreads: dict[str, Spread] = field(default_factory=dict)
+    durations: dict[str, Distribution] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -105,7 +122,11 @@ class Log:
 
 @dataclass(frozen=True)
 class Query:
-    """One measured query of `--exportTimes`, milliseconds. Stamps have six significant digits: subtract none of them."""
+    """One measured query of `--exportTimes`, in milliseconds.
+
+    trtexec prints time stamps with six significant digits only. Do not compute durations as
+    differences of time stamps.
+    """
 
     h2d_ms: float
     compute_ms: float
@@ -116,7 +137,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Times:
-    """An `--exportTimes` file: its queries, and whether it was written to its end."""
+    """An `--exportTimes` file: its queries, and whether the file is complete."""
 
     queries: list[Query]
     complete: bool
@@ -124,7 +145,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Profile:
-    """An `--exportProfile` file: iterations measured, its layers, and whether it was written to its end."""
+    """An `--exportProfile` file: measured iterations, layers, and whether the file is complete."""
 
     iterations: int | None
     layers: list[Layer]
@@ -132,7 +153,7 @@ class Profile:
 
 
 def parse_log(text: str) -> Log:
-    """Read trtexec's output; text that is something else gives an empty log."""
+    """Parse trtexec's output. Other text gives an empty log."""
     log = Log()
     lines = text.splitlines(keepends=True)
     for line in lines:
@@ -152,28 +173,28 @@ def _read_line(log: Log, line: str) -> None:
         (log.warnings if tag[1] == "W" else log.errors).append(line)
         return
     name, separator, rest = line.partition(": ")
-    if separator and name in SPREADS:
-        if spread := _spread(rest):
-            log.spreads[SPREADS[name]] = spread
+    if separator and name in DURATIONS:
+        if distribution := _distribution(rest):
+            log.durations[DURATIONS[name]] = distribution
     elif separator and name in TOTALS:
-        if figure := FIGURE.match(rest):
-            setattr(log, TOTALS[name], float(figure[1]))
-    elif prolog := PROLOG.match(line):
-        setattr(log, "warmups" if prolog[1].startswith("Warmup") else "queries", int(prolog[2]))
+        if quantity := QUANTITY.match(rest):
+            setattr(log, TOTALS[name], float(quantity[1]))
+    elif counts := COUNTS.match(line):
+        setattr(log, "warmups" if counts[1].startswith("Warmup") else "queries", int(counts[2]))
     elif built := BUILT.search(line):
         log.build_s = float(built[1])
 
 
 def _version(digits: str | None) -> str | None:
-    """`8601` is 8.6.1; from TensorRT 10 on every part has two digits: `100300` is 10.3.0."""
+    """Convert `8601` to 8.6.1, and `100300` to 10.3.0 (two digits per part since TensorRT 10)."""
     if digits is None or len(digits) < 4:
         return None
     width = 2 if len(digits) > 4 else 1
     return f"{int(digits[: -2 - width])}.{int(digits[-2 - width : -2])}.{int(digits[-2:])}"
 
 
-def _spread(text: str) -> Spread | None:
-    """The statistics of one line; None where there are none, as in the explanations that `--verbose` adds."""
+def _distribution(text: str) -> Distribution | None:
+    """The statistics in one line. None without any, as in the explanations of `--verbose`."""
     plain: dict[str, float] = {}
     percentiles: dict[float, float] = {}
     for found in STATISTIC.finditer(text):
@@ -181,11 +202,14 @@ def _spread(text: str) -> Spread | None:
             plain[found[1]] = float(found[3])
         else:
             percentiles[float(found[2])] = float(found[3])
-    return Spread(**plain, percentiles=percentiles) if plain or percentiles else None
+    return Distribution(**plain, percentiles=percentiles) if plain or percentiles else None
 
 
 def _table(lines: list[str]) -> Iterator[Layer]:
-    """The rows of `--dumpProfile`. The header tells how many columns there are, and on which side the name is."""
+    """The rows of `--dumpProfile`.
+
+    The header shows how many columns there are, and whether the name is first or last.
+    """
     rows = iter(lines)
     for line in rows:
         if TABLE.search(line):
@@ -195,10 +219,10 @@ def _table(lines: list[str]) -> Iterator[Layer]:
     if columns < 3:
         return
     numbers = r"\s+".join([f"({NUMBER})"] * columns)
-    first = header.lstrip().startswith("Layer")
+    name_first = header.lstrip().startswith("Layer")
     row = re.compile(
         rf"^\s*(?P<name>\S.*?)\s+{numbers}\s*$"
-        if first
+        if name_first
         else rf"^\s*{numbers}\s+(?P<name>\S.*?)\s*$"
     )
     for line in rows:
@@ -216,23 +240,24 @@ def _table(lines: list[str]) -> Iterator[Layer]:
 
 
 def _order(pattern: re.Pattern[str]) -> list[str]:
-    """The name of each group of a pattern, in order; empty for those without one."""
+    """The name of each group of a pattern, in order; an empty string for an unnamed group."""
     named = {index: name for name, index in pattern.groupindex.items()}
     return [named.get(index, "") for index in range(1, pattern.groups + 1)]
 
 
-# Both files have one object a line. Line by line is how they are read, because neither is always JSON: names are written
-# unescaped, a quantity can be `nan`, and a killed run leaves no closing bracket.
+# Both files have one object per line. They are not always valid JSON: trtexec does not escape
+# names, can write `nan`, and leaves out the closing bracket when it is killed. So if JSON parsing
+# fails, the files are parsed line by line.
 PAIR = re.compile(rf'"(\w+)"\s*:\s*({NUMBER})(?=\s*[,}}])')
 NAMED = re.compile(r'"name"\s*:\s*"(.*)"\s*,\s*"timeMs"')
 TIME_FIELDS = ("h2dMs", "computeMs", "d2hMs", "latencyMs", "startComputeMs")
 
 
 def parse_times(text: str) -> Times:
-    """Read an `--exportTimes` file.
+    """Parse an `--exportTimes` file.
 
     Raises:
-        UsageError: it is no such file.
+        UsageError: the text is not such a file.
     """
     rows = [values for _, values in _objects(text, "--exportTimes")]
     if any(not values.keys() >= set(TIME_FIELDS) for values in rows):
@@ -244,18 +269,19 @@ def parse_times(text: str) -> Times:
 
 
 def parse_profile(text: str) -> Profile:
-    """Read an `--exportProfile` file.
+    """Parse an `--exportProfile` file.
 
     Raises:
-        UsageError: it is no such file.
+        UsageError: the text is not such a file.
     """
-    iterations, layers = None, list[Layer]()
+    iterations = None
+    layers: list[Layer] = []
     for name, values in _objects(text, "--exportProfile"):
         if name is None and "count" in values:
             iterations = int(values["count"])
         elif name is None or not values.keys() >= {"timeMs", "averageMs", "percentage"}:
             raise UsageError(
-                "not an --exportProfile file of trtexec: its objects are no layers",
+                "not an --exportProfile file of trtexec: its objects are not layers",
                 "give the file that --exportProfile named",
             )
         else:
@@ -276,7 +302,7 @@ def _closed(text: str) -> bool:
 
 
 def _objects(text: str, option: str) -> Iterator[tuple[str | None, dict[str, float]]]:
-    """Name and numbers of every object in an array of flat objects."""
+    """Name and numbers of each object in an array of flat objects."""
     if not text.lstrip().startswith("["):
         raise UsageError(
             f"not an {option} file of trtexec: it does not start with `[`",
@@ -304,13 +330,12 @@ def _by_line(text: str) -> Iterator[tuple[str | None, dict[str, float]]]:
     for line in text.splitlines(keepends=True):
         body = line.strip().lstrip("[,").strip()
         if not (body.startswith("{") and body.rstrip(",").endswith("}")):
-            continue  # brackets, and the line that was being written when the run was killed
+            continue  # a bracket, or the line that trtexec was writing when it was killed
         name = NAMED.search(body)
         numbers = {
             key: float(value)
             for key, value in PAIR.findall(body[name.end() - len('"timeMs"') :] if name else body)
         }
-        if numbers or line.endswith(
-            "\n"
-        ):  # else the run was killed within a name, behind a bracket of its own
+        # An unfinished line without numbers is cut within a name that contains a `}`.
+        if numbers or line.endswith("\n"):
             yield (name[1] if name else None), numbers

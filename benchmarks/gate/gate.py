@@ -12,8 +12,7 @@ are one-sided bounds at the policy's confidence:
 The gate fails if one check fails, and passes if all checks pass. The policy decides what an
 inconclusive check does to the exit code. By default it is a warning, because people switch off a
 job that fails for lack of samples; `inconclusive: fail` is for a release that has to prove itself.
-The confidence holds for each check by itself: ten limits at 0.95 are ten chances to fail by
-accident.
+The confidence is that of one check: ten limits at 0.95 are ten chances to fail by accident.
 
 Intervals are paired bootstraps over problems or windows (`statistics`). Metrics without samples
 (sizes, latencies, measurements of an older edgewright) are decided on their value alone. Two sides

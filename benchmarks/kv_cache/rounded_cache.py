@@ -1,8 +1,9 @@
-"""A KV cache that holds what low-bit keys and values would stand for, so that the cost of them can be measured in torch.
+"""A KV cache in torch whose keys and values are rounded to few bits, to measure the loss.
 
-Keys are rounded as they are cached, after the rotation by position, and every later token attends to the rounded ones, itself included:
-as an engine with such a cache computes. Symmetric, one scale a key/value head: fixed, from the largest value seen in calibration,
-or dynamic, from each token's own.
+Keys are rounded when they are cached, after the rotary embedding. All later tokens attend to the
+rounded keys, and a token attends to its own rounded key too. An engine with such a cache computes
+the same. Rounding is symmetric, with a scale for each key/value head. A static scale comes from
+the largest value in calibration, a dynamic scale from the values of each token.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ SCALE_BYTES = 2
 
 @dataclass(frozen=True)
 class KvScheme:
-    """How keys and values are held; 16 bits are not rounded at all."""
+    """How keys and values are stored. With 16 bits they are not rounded."""
 
     bits: int = 16
     dynamic: bool = True
-    """A scale for every token and head; else one for every head."""
+    """Whether each token and head has its own scale; otherwise each head has one."""
 
     @property
     def name(self) -> str:
-        """As in `int8-dynamic`."""
+        """A name such as `int8-dynamic`."""
         return (
             "fp16"
             if self.bits == 16
@@ -50,16 +51,17 @@ class KvScheme:
 
 
 HeadScales = list[tuple[Tensor, Tensor]]
-"""Of every layer, the largest |key| and |value| of each key/value head, float32 [heads]."""
+"""For each layer: the largest |key| and |value| of each key/value head, float32 [heads]."""
 
 
 def round_states(states: Tensor, bits: int, largest: Tensor | None = None) -> Tensor:
-    """Keys or values as `bits` signed bits hold them, in the dtype they came in; scales are float16.
+    """Keys or values rounded to `bits` signed bits, in their own dtype. Scales are float16.
 
     Args:
         states: [batch, heads, tokens, head_dim].
-        bits: of an integer; the range is symmetric, so that 8 bits reach from -127 to 127.
-        largest: the largest absolute value of each head, [heads]; what is beyond is clipped. None: each token's own.
+        bits: bits of an integer. The range is symmetric: 8 bits are -127 to 127.
+        largest: the largest absolute value of each head, [heads]; larger values are clipped. None
+            for the largest value of each token.
     """
     top = 2 ** (bits - 1) - 1
     absolute = (
@@ -74,7 +76,8 @@ def round_states(states: Tensor, bits: int, largest: Tensor | None = None) -> Te
 class _RoundingCache(DynamicCache):
     def __init__(self, config: Any, scheme: KvScheme, largest: HeadScales | None) -> None:
         super().__init__(config=config)
-        self._scheme, self._largest = scheme, largest
+        self._scheme = scheme
+        self._largest = largest
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -82,15 +85,13 @@ class _RoundingCache(DynamicCache):
         keys, values = self._largest[layer_idx] if self._largest else (None, None)
         bits = self._scheme.bits
         if bits < 16:
-            key_states, value_states = (
-                round_states(key_states, bits, keys),
-                round_states(value_states, bits, values),
-            )
+            key_states = round_states(key_states, bits, keys)
+            value_states = round_states(value_states, bits, values)
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
 
-class _WatchingCache(DynamicCache):
-    """Notes the largest value of every head."""
+class _RecordingCache(DynamicCache):
+    """Records the largest key and value of each head."""
 
     def __init__(self, config: Any, largest: dict[int, tuple[Tensor, Tensor]]) -> None:
         super().__init__(config=config)
@@ -107,35 +108,34 @@ class _WatchingCache(DynamicCache):
 
 @torch.no_grad()
 def calibrated_scales(model: Any, rows: Sequence[Tensor]) -> HeadScales:
-    """The largest key and value of every head over ids, each row int64 [tokens]."""
+    """The largest |key| and |value| of each head over these rows of ids, int64 [tokens]."""
     largest: dict[int, tuple[Tensor, Tensor]] = {}
     device = next(model.parameters()).device
     for ids in rows:
         model(
             input_ids=ids.unsqueeze(0).to(device),
-            past_key_values=_WatchingCache(model.config, largest),
+            past_key_values=_RecordingCache(model.config, largest),
             use_cache=True,
         )
     return [largest[i] for i in range(len(largest))]
 
 
 class CacheBackend(TorchBackend):
-    """A loaded checkpoint run by transformers with a cache whose keys and values are rounded.
+    """A loaded checkpoint that transformers runs with a rounded KV cache.
 
     Args:
-        plain: the checkpoint; its model is shared.
-        scheme: how keys and values are held.
-        largest: of every layer and head, as `calibrated_scales` gives it; needed unless the scheme is dynamic.
+        plain: the checkpoint; both backends share its model.
+        scheme: how keys and values are stored.
+        largest: from `calibrated_scales`; used unless the scheme is dynamic.
     """
 
     def __init__(self, plain: TorchBackend, scheme: KvScheme, largest: HeadScales) -> None:
-        self.model, self.device, self.dtype, self.eos = (
-            plain.model,
-            plain.device,
-            plain.dtype,
-            plain.eos,
-        )
-        self.scheme, self.largest = scheme, None if scheme.dynamic else largest
+        self.model = plain.model
+        self.device = plain.device
+        self.dtype = plain.dtype
+        self.eos = plain.eos
+        self.scheme = scheme
+        self.largest = None if scheme.dynamic else largest
 
     def _cache(self) -> _RoundingCache:
         return _RoundingCache(self.model.config, self.scheme, self.largest)
@@ -154,7 +154,7 @@ class CacheBackend(TorchBackend):
 
 
 def cache_bytes(architecture: Architecture, scheme: KvScheme, context: int) -> int:
-    """Bytes of keys and values of one sequence, with their scales; layers with a window hold no more than that.
+    """Bytes of the keys and values of one sequence, with scales. Windowed layers keep one window.
 
     Args:
         architecture: of the model.

@@ -1,4 +1,4 @@
-"""What keys and values in few bits would cost a model in accuracy, and what they would save of its cache."""
+"""KV-cache study: what keys and values in few bits cost in accuracy and save in memory."""
 
 from __future__ import annotations
 
@@ -25,39 +25,28 @@ __all__ = ["kv_study"]
 def kv_study(
     path: Path, options: KvOptions, calibration: Sequence[Tensor], device: str = "cpu"
 ) -> dict[str, Any]:
-    """Measure a checkpoint with caches of different precision.
+    """Measure a checkpoint with KV caches of different precision.
 
     Args:
         path: the checkpoint.
-        options: which caches, on what.
+        options: the caches to compare, and the data to compare them on.
         calibration: rows int64 [2, tokens] of ids and labels, for the static scales.
-        device: where torch runs.
+        device: device for torch.
 
     Returns:
-        `caches`, the first of which is the unrounded one: name, bits, scales, `bytes` by context, `ratio` to fp16 at the longest
-        context, and metrics under the ledger's names, KL and top-1 agreement against the unrounded cache; and `context`, which makes
-        them comparable.
+        `caches`, the unrounded one first: name, bits, scales, `bytes` by context, `ratio` to fp16
+        at the longest context, and metrics; KL and top-1 agreement are against the first. And
+        `context`, the conditions that must be equal for two studies to be comparable.
 
     Raises:
-        UsageError: an ONNX artifact, an empty source, nothing to measure, or a context below one token.
+        UsageError: the model is an ONNX artifact, a source is empty, there is nothing to measure,
+            or a context is below one token.
     """
-    if is_artifact(path):
-        raise UsageError(
-            f"{path}: an exported model, whose cache is its own",
-            "give the checkpoint that it was exported from",
-        )
-    if not (options.perplexity or options.tasks):
-        raise UsageError("nothing to measure", "give --perplexity SOURCE or --tasks NAME")
-    if bad := [str(context) for context in options.contexts if context < 1]:
-        raise UsageError(f"--context {', '.join(bad)}: no number of tokens", "give 1 or more")
+    _check(path, options)
     architecture = read_architecture(path)
-    tokenizer, plain = load_tokenizer(path), TorchBackend(path, device)
-    texts = {
-        Source.parse(name).label: scoring_rows(
-            tokenizer, Source.parse(name), options.seq_len, options.windows
-        )
-        for name in options.perplexity
-    }
+    tokenizer = load_tokenizer(path)
+    plain = TorchBackend(path, device)
+    texts = _texts(tokenizer, options)
     largest = calibrated_scales(plain.model, [row[0] for row in calibration])
     found: list[dict[str, Any]] = []
     for scheme in _schemes(options):
@@ -77,21 +66,51 @@ def kv_study(
                 "metrics": _metrics(backend, plain, tokenizer, texts, options),
             }
         )
-    hashes = {f"data_hash/{label}": rows_hash(rows) for label, rows in texts.items()}
-    settings = {
+    context = {
+        "device": plain.device,
+        "dtype": plain.dtype,
+        **_conditions(options, texts, len(calibration)),
+    }
+    return {"name": path.name, "caches": found, "context": context}
+
+
+def _check(path: Path, options: KvOptions) -> None:
+    """Refuse what cannot be measured."""
+    if is_artifact(path):
+        raise UsageError(
+            f"{path}: an exported model, whose cache cannot be changed",
+            "give the checkpoint that it was exported from",
+        )
+    if not (options.perplexity or options.tasks):
+        raise UsageError("nothing to measure", "give --perplexity SOURCE or --tasks NAME")
+    if bad := [str(context) for context in options.contexts if context < 1]:
+        raise UsageError(f"--context {', '.join(bad)}: not a number of tokens", "give 1 or more")
+
+
+def _conditions(
+    options: KvOptions, texts: dict[str, list[Encoded]], calibration_rows: int
+) -> dict[str, Any]:
+    """What must be equal for two studies to be comparable, besides device and dtype."""
+    return {
         "seq_len": options.seq_len,
         "windows": options.windows,
         "problems": options.limit,
-        "calibration_rows": len(calibration),
+        "calibration_rows": calibration_rows,
+        **{f"data_hash/{label}": rows_hash(rows) for label, rows in texts.items()},
     }
+
+
+def _texts(tokenizer: Any, options: KvOptions) -> dict[str, list[Encoded]]:
+    """Label -> rows to score, for each source."""
+    sources = [Source.parse(name) for name in options.perplexity]
     return {
-        "name": path.name,
-        "caches": found,
-        "context": {"device": plain.device, "dtype": plain.dtype, **settings, **hashes},
+        source.label: scoring_rows(tokenizer, source, options.seq_len, options.windows)
+        for source in sources
     }
 
 
 def _schemes(options: KvOptions) -> list[KvScheme]:
+    """The caches to compare, the unrounded one first."""
     low = [
         KvScheme(bits, scales == "dynamic")
         for bits in dict.fromkeys(options.bits)
@@ -126,7 +145,8 @@ def _metrics(
             Source.parse(f"builtin:{task}").problems(options.limit),
             options.max_new_tokens,
         )
-        count, share = len(answers), sum(answer.correct for answer in answers) / len(answers)
+        count = len(answers)
+        share = sum(answer.correct for answer in answers) / count
         metrics |= {
             f"accuracy/{task}": share,
             f"accuracy/{task}/stderr": share_error(share, count),

@@ -1,4 +1,7 @@
-"""Latency and memory of models that are timed in processes of their own: one by itself, or two that take turns."""
+"""Measure the latency and memory of a model, or compare the latency of two models.
+
+Each model runs in a process of its own. Two models are compared by measuring them in turns.
+"""
 
 from __future__ import annotations
 
@@ -32,22 +35,22 @@ __all__ = [
 ]
 
 Side = Callable[[], Round]
-"""Runs one round."""
+"""Runs and times one round of one of the models to compare."""
 MAX_WARM_ROUNDS = 20
 LOOKS = 5
-"""A comparison that is not clear goes on with as many rounds again as it has had, so that it ends at 16 times `runs`."""
+"""How often a comparison may double its rounds while it is unclear: 16 times `runs` at most."""
 
 
 class Worker:
-    """A model in a process of its own that runs rounds on demand; leaving the block ends it.
+    """A model in a process of its own, which runs rounds on request. Leaving the block kills it.
 
     Args:
         path: checkpoint or artifact.
-        device: where torch runs; artifacts run on the CPU.
-        threads: that the model may use.
+        device: device for torch; artifacts always run on the CPU.
+        threads: number of threads that the model may use.
 
     Raises:
-        EdgewrightError: in any method, when the process has died; its last words are the reason.
+        EdgewrightError: in any method, if the process died. The message has its last error line.
     """
 
     def __init__(self, path: Path, device: str, threads: int) -> None:
@@ -67,7 +70,7 @@ class Worker:
             "OMP_NUM_THREADS": str(threads),
             "TRANSFORMERS_VERBOSITY": "error",
         }
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -76,7 +79,7 @@ class Worker:
             text=True,
             env=environment,
         )
-        self.loaded: dict[str, Any] = self._hear()
+        self.loaded: dict[str, Any] = self._receive()
 
     def __enter__(self) -> Self:
         return self
@@ -92,23 +95,23 @@ class Worker:
         self._errors.close()
 
     def round(self, shape: dict[str, int]) -> Round:
-        """Time one round of this shape."""
+        """Run and time one round of this shape."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(shape) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._died() from None
-        return Round(**self._hear())
+        return Round(**self._receive())
 
     def finish(self) -> dict[str, int]:
-        """End it; the peak resident memory by phase, bytes."""
+        """Stop the process; returns phase -> peak resident memory in bytes."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.stdin = None
-        return self._hear()
+        return self._receive()
 
-    def _hear(self) -> dict[str, Any]:
+    def _receive(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -118,18 +121,16 @@ class Worker:
     def _died(self) -> EdgewrightError:
         self._process.wait()
         self._errors.seek(0)
-        reason = (
-            self._errors.read().strip().splitlines()
-            or ["it was killed, perhaps for lack of memory"]
-        )[-1]
+        lines = self._errors.read().strip().splitlines()
+        reason = lines[-1] if lines else "the process was killed, perhaps for lack of memory"
         return EdgewrightError(
             f"{self.path}: the latency measurement failed: {reason}",
-            "run `edgewright bench` on it with --debug",
+            "run `edgewright bench` on it with --debug to see more",
         )
 
 
 def warm_up(side: Side, most: int = MAX_WARM_ROUNDS) -> int:
-    """Run a side until its rounds are as fast as those before them; how many that took."""
+    """Run rounds until they no longer get faster; returns the number of rounds."""
     seconds: list[float] = []
     while len(seconds) < most and not settled(seconds):
         timed = side()
@@ -138,7 +139,7 @@ def warm_up(side: Side, most: int = MAX_WARM_ROUNDS) -> int:
 
 
 def take_turns(sides: Sequence[Side], rounds: int) -> list[list[Round]]:
-    """The rounds of each side, in turns whose order changes every time, so that none always comes after the other."""
+    """Run `rounds` rounds of each side. The order is reversed each time, so that it cancels out."""
     timed: list[list[Round]] = [[] for _ in sides]
     for number in range(rounds):
         order = range(len(sides)) if number % 2 == 0 else reversed(range(len(sides)))
@@ -150,7 +151,10 @@ def take_turns(sides: Sequence[Side], rounds: int) -> list[list[Round]]:
 def time_alone(
     path: Path, options: LatencyOptions, device: str, threads: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Metrics of one model, and what goes with them into the context.
+    """Measure one model.
+
+    Returns:
+        The metrics, and the context that makes them comparable.
 
     Raises:
         EdgewrightError: the process died, perhaps for lack of memory.
@@ -158,7 +162,7 @@ def time_alone(
     with Worker(path, device, threads) as worker:
         warm = warm_up(lambda: worker.round(options.shape()))
         (timed,) = take_turns([lambda: worker.round(options.shape())], options.runs)
-        metrics = figures(timed, options.prompt, 1)
+        metrics = round_metrics(timed, options.prompt, 1)
         for batch, prompt in [
             *((batch, options.prompt) for batch in options.batches),
             *((1, prompt) for prompt in options.prompts),
@@ -166,7 +170,7 @@ def time_alone(
             shape = options.shape(batch, prompt)
             warm_up(lambda shape=shape: worker.round(shape))
             (more,) = take_turns([lambda shape=shape: worker.round(shape)], options.runs)
-            found = figures(more, prompt, batch)
+            found = round_metrics(more, prompt, batch)
             metrics |= {
                 f"{name}/batch{batch}-prompt{prompt}": found[name]
                 for name in ("ttft_ms/p50", "decode_tok_s/p50", "prefill_tok_s")
@@ -190,14 +194,14 @@ def time_alone(
     }
 
 
-def figures(timed: Sequence[Round], prompt: int, batch: int) -> dict[str, float]:
-    """The metrics of some rounds: milliseconds, and tokens a second."""
-    first = [one.first * 1000 for one in timed]
-    rates = [batch * len(one.tokens) / sum(one.tokens) for one in timed]
+def round_metrics(rounds: Sequence[Round], prompt: int, batch: int) -> dict[str, float]:
+    """The metrics of rounds of one shape: milliseconds and tokens per second, by ledger name."""
+    first = [one.first * 1000 for one in rounds]
+    rates = [batch * len(one.tokens) / sum(one.tokens) for one in rounds]
     joules = [
-        one.joules / (batch * (1 + len(one.tokens))) for one in timed if one.joules is not None
+        one.joules / (batch * (1 + len(one.tokens))) for one in rounds if one.joules is not None
     ]
-    every = [seconds * 1000 for one in timed for seconds in one.tokens]
+    every = [seconds * 1000 for one in rounds for seconds in one.tokens]
     return {
         **{f"ttft_ms/p{share}": percentile(first, share / 100) for share in (50, 90, 99)},
         "ttft_ms/cv": variation(first),
@@ -212,7 +216,10 @@ def figures(timed: Sequence[Round], prompt: int, batch: int) -> dict[str, float]
 def time_against(
     path: Path, other: Path, options: LatencyOptions, device: str, threads: int
 ) -> dict[str, Any]:
-    """Time two models in turns: `ttft` and `decode`, each a comparison of the first model's seconds with the other's.
+    """Measure two models in turns.
+
+    Returns:
+        `ttft` and `decode`: each a `Comparison` of the first model's seconds with the other's.
 
     Raises:
         EdgewrightError: a process died.
@@ -227,10 +234,11 @@ def time_against(
 
 
 def compare_sides(sides: Sequence[Side], rounds: int) -> dict[str, Comparison]:
-    """Warm two sides up and compare them over as many rounds as are asked for, and more of them while a comparison is unclear.
+    """Warm up two sides and compare them, with more rounds as long as a comparison is unclear.
 
-    Looking again and again would find a difference by accident more often than the interval says; the interval of 99 %, a margin, and
-    few looks, each at twice as many rounds as the last, leave that below 2 %.
+    Looking at the data repeatedly finds a difference by accident more often than the confidence
+    of the interval says. With an interval of 99 %, a margin, and at most five looks, each at twice
+    as many rounds as the last, this happens in less than 2 % of comparisons.
     """
     for side in sides:
         warm_up(side)

@@ -1,9 +1,10 @@
-"""What timings say, and how sure that is: no model here, only seconds.
+"""Statistics of timings: percentiles, variation, and whether one model is faster than another.
 
-A machine's speed wanders, so that two models are timed in turn, the order changing every round, and compared round by round: what
-slows one of a pair slows the other too. The ratio is the median over the rounds, and its interval goes from one of the ordered
-ratios to another (a distribution-free interval for a median: Conover 1999, Practical Nonparametric Statistics, section 3.2), so
-that no outlier, and no assumption about the noise, moves it.
+The speed of a machine changes over time. So two models are measured in turns, and compared round
+by round: what slows down one of a pair also slows down the other. The result is the median of the
+ratios. Its interval is distribution-free: its bounds are two of the sorted ratios (Conover 1999,
+Practical Nonparametric Statistics, section 3.2). So it needs no assumption about the noise, and
+outliers do not move it.
 """
 
 from __future__ import annotations
@@ -25,39 +26,41 @@ __all__ = [
 ]
 
 NOISY = 0.10
-"""Coefficient of variation from which a figure is flagged: its rounds differ by more than what people mean to measure."""
+"""Coefficient of variation from which a metric is marked as noisy in the result."""
 WINDOW = 3
 STEADY = 0.05
 CONFIDENCE = 0.99
-"""Of the interval of a ratio: 1 in 100 comparisons of a model with itself would be beyond it, were there no margin."""
+"""Confidence of a ratio's interval: without the margin, 1 in 100 comparisons of a model with
+itself would find a difference."""
 MARGIN = 0.02
-"""Ratios this near to 1 are called alike: less is not worth a decision, and a change of code layout makes as much."""
+"""Smaller differences from 1 count as alike. Merely moving code in memory can change as much."""
 
 
 def settled(seconds: Sequence[float]) -> bool:
-    """Whether warming up is over: the last rounds are as fast as those before them, within 5 %."""
+    """Whether warm-up is over: the last rounds are as fast as those before them, within 5 %."""
     if len(seconds) < 2 * WINDOW:
         return False
-    before, now = (
-        statistics.median(part) for part in (seconds[-2 * WINDOW : -WINDOW], seconds[-WINDOW:])
-    )
+    before = statistics.median(seconds[-2 * WINDOW : -WINDOW])
+    now = statistics.median(seconds[-WINDOW:])
     return abs(now - before) <= STEADY * before
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which a share of the values lies, the nearest one."""
+    """The value below which this share (0 to 1) of the values lies; always one of the values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
 
 
 def variation(values: Sequence[float]) -> float:
-    """The coefficient of variation: standard deviation by mean."""
+    """The coefficient of variation: standard deviation divided by mean."""
     return statistics.pstdev(values) / statistics.mean(values)
 
 
 def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Bounds of the median that hold with at least this confidence, infinite where there are too few values for it."""
-    ordered, tail, outside = sorted(values), 0.0, 0
+    """Bounds of the median at this confidence; infinite if there are too few values."""
+    ordered = sorted(values)
+    tail = 0.0
+    outside = 0
     while outside < len(ordered) // 2:
         tail += math.comb(len(ordered), outside) / 2 ** len(ordered)
         if tail > (1 - confidence) / 2:
@@ -68,15 +71,16 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Seconds of one side by seconds of the other, round by round."""
+    """The seconds of one side divided by the seconds of the other, round by round."""
 
     ratio: float
-    """The median: above 1, the first side takes longer."""
+    """The median of the ratios. Above 1: the first side takes longer."""
     low: float
     high: float
     rounds: int
     verdict: Literal["slower", "faster", "alike", "unclear"]
-    """`slower` and `faster`: the whole interval is beyond the margin; `alike`: all of it is within twice the margin."""
+    """`slower` or `faster`: the whole interval is beyond the margin. `alike`: the whole interval
+    is within twice the margin. `unclear`: neither."""
 
 
 def compare(
@@ -88,7 +92,7 @@ def compare(
     """Compare two sides that were timed in the same rounds.
 
     Raises:
-        ValueError: the sides have not as many rounds.
+        ValueError: the sides have different numbers of rounds.
     """
     ratios = [a / b for a, b in zip(seconds, other, strict=True)]
     low, high = median_interval(ratios, confidence)

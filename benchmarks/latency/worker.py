@@ -1,9 +1,11 @@
-"""One model, timed alone in a process of its own: ``python -m edgewright.benchmarks.latency.worker``.
+"""Time one model in a process of its own: `python -m edgewright.benchmarks.latency.worker`.
 
-A fresh process is the point: the peak memory is that of loading and running this model and nothing else, and an ONNX
-artifact is measured without torch in memory. It tells what loading took, then answers each line on standard input, a JSON
-object of `prompt`, `new_tokens` and `batch`, with the seconds of one round, and at the end tells its memory. Whoever starts
-two of them can let them take turns (`latency`).
+A fresh process makes the peak memory that of this model alone, and measures an ONNX artifact
+without torch in memory.
+
+Protocol, one JSON document per line. The worker prints what loading took. It then reads requests
+(`prompt`, `new_tokens`, `batch`) from standard input and answers each with the seconds of one
+round. At the end of the input it prints its peak memory. `latency.py` starts workers.
 """
 
 from __future__ import annotations
@@ -23,21 +25,23 @@ from .energy import EnergyMeter
 __all__ = [
     "Round",
     "Step",
-    "made_up_prompt",
     "main",
     "onnx_step",
     "open_step",
+    "synthetic_prompt",
     "time_round",
     "torch_step",
 ]
 
 Step = Callable[[list[list[int]], Any], Any]
+"""Feeds token ids [batch, length] and a KV cache (None at first) to a model; returns the cache."""
 RESET_PEAK = "5"
+"""Written to /proc/self/clear_refs, it resets the peak of the resident memory (see proc(5))."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """Seconds to the first token, and to each one after it; joules of the machine, where it tells."""
+    """Seconds until the first token and for each later one; joules, if the machine measures it."""
 
     first: float
     tokens: list[float]
@@ -45,29 +49,30 @@ class Round:
 
 
 def peak_rss() -> int:
-    """High-water mark of this process's resident memory, bytes, since `forget_peak`.
+    """The peak of this process's resident memory in bytes, since `reset_peak_rss`.
 
-    Not getrusage: its maximum survives exec, so that a child of a large process starts with the parent's.
+    On Linux getrusage is not used: its maximum survives exec, so a child of a large process would
+    start with the parent's peak.
     """
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    import resource  # elsewhere than Linux the inherited maximum is not a concern
+    import resource  # not Linux: there, the maximum is not inherited
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def forget_peak() -> None:
-    """Start the high-water mark again from here, where the kernel can."""
+def reset_peak_rss() -> None:
+    """Start measuring the peak again from the current value, if the kernel supports it."""
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text(RESET_PEAK)
 
 
 def torch_step(path: Path, device: str, threads: int) -> Step:
-    """A function that feeds tokens and a cache to a checkpoint in torch and returns the new cache."""
+    """A `Step` that runs a checkpoint in torch."""
     import torch
     from transformers import DynamicCache
 
@@ -82,14 +87,14 @@ def torch_step(path: Path, device: str, threads: int) -> Step:
             logits = model(
                 input_ids=torch.tensor(ids, device=device), past_key_values=cache, use_cache=True
             ).logits
-            logits[:, -1].argmax(-1).tolist()  # what a generator does, and it waits for a GPU
+            logits[:, -1].argmax(-1).tolist()  # as generation does; it also waits for a GPU
         return cache
 
     return step
 
 
 def onnx_step(path: Path, threads: int) -> Step:
-    """The same for an artifact in ONNX Runtime."""
+    """A `Step` that runs an artifact in ONNX Runtime."""
     import numpy as np
 
     from ...export.onnx.runtime import OnnxDecoder
@@ -107,7 +112,7 @@ def onnx_step(path: Path, threads: int) -> Step:
 
 
 def open_step(path: Path, device: str, threads: int) -> Step:
-    """The step function of whatever is at `path`."""
+    """A `Step` for the checkpoint or artifact at `path`."""
     return (
         onnx_step(path, threads)
         if (path / "model.onnx").is_file()
@@ -121,7 +126,14 @@ def time_round(
     new_tokens: int,
     after_prompt: Callable[[], None] = lambda: None,
 ) -> Round:
-    """Time one prompt [batch, length] and the decoding of `new_tokens` after it; between the two, something is called untimed."""
+    """Time one prompt, and the decoding of `new_tokens` tokens after it.
+
+    Args:
+        step: the model.
+        prompt: token ids [batch, length].
+        new_tokens: number of tokens to decode.
+        after_prompt: called between the two; its time is not counted.
+    """
     begin = time.perf_counter()
     past = step(prompt, None)
     first = time.perf_counter() - begin
@@ -134,17 +146,17 @@ def time_round(
     return Round(first, tokens)
 
 
-def made_up_prompt(batch: int, length: int, vocabulary: int) -> list[list[int]]:
-    """Token ids [batch, length] that are all valid."""
+def synthetic_prompt(batch: int, length: int, vocabulary: int) -> list[list[int]]:
+    """Arbitrary valid token ids [batch, length]."""
     return [[(7 * i + 11 + row) % vocabulary for i in range(length)] for row in range(batch)]
 
 
-def _say(value: Any) -> None:
+def _print_line(value: Any) -> None:
     print(json.dumps(value), flush=True)
 
 
 def main() -> None:
-    """Load one directory, then time rounds as they are asked for."""
+    """Load a model, then time a round for each request."""
     parser = argparse.ArgumentParser(description="times one checkpoint or artifact, round by round")
     parser.add_argument("path", type=Path)
     parser.add_argument("--threads", type=int, required=True)
@@ -155,21 +167,21 @@ def main() -> None:
     step = open_step(args.path, args.device, args.threads)
     peaks = {"load": peak_rss()}
     affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    _say({"load_s": time.perf_counter() - begin, "affinity": affinity})
+    _print_line({"load_s": time.perf_counter() - begin, "affinity": affinity})
 
-    def note(phase: str) -> None:
+    def record_peak(phase: str) -> None:
         peaks[phase] = max(peaks.get(phase, 0), peak_rss())
-        forget_peak()
+        reset_peak_rss()
 
-    forget_peak()
+    reset_peak_rss()
     for line in sys.stdin:
-        asked = json.loads(line)
-        prompt = made_up_prompt(asked["batch"], asked["prompt"], vocabulary)
+        request = json.loads(line)
+        prompt = synthetic_prompt(request["batch"], request["prompt"], vocabulary)
         with EnergyMeter() as meter:
-            timed = time_round(step, prompt, asked["new_tokens"], lambda: note("prefill"))
-        note("decode")
-        _say(asdict(replace(timed, joules=meter.joules)))
-    _say(peaks)
+            timed = time_round(step, prompt, request["new_tokens"], lambda: record_peak("prefill"))
+        record_peak("decode")
+        _print_line(asdict(replace(timed, joules=meter.joules)))
+    _print_line(peaks)
 
 
 if __name__ == "__main__":

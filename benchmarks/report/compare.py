@@ -43,9 +43,8 @@ def compare_runs(names: Sequence[str]) -> dict[str, Any]:
         names: `RUN`, which means its gate's candidate or else its last step, or `RUN:STEP`.
 
     Returns:
-        `rows`: name, kind, metrics, context and details of each. `against_first`: for each run but
-            the
-        first and each metric, a verdict, or the reason why there is none.
+        `rows`: name, kind, metrics, context and details of each run. `against_first`: for each run
+        but the first, by metric, a verdict or the reason why there is none.
 
     Raises:
         UsageError: fewer than two names, or a run or step that does not exist.

@@ -173,7 +173,8 @@ def _with_range(row: Record, key: str, band_key: str, unit: str) -> ReportCell:
     band = number(row.get(band_key))
     if value is None or band is None:
         return ReportCell(significant(value))
-    low, high = significant(value / (1 + band)), significant(value * (1 + band))
+    low = significant(value / (1 + band))
+    high = significant(value * (1 + band))
     return ReportCell(significant(value), f"{low} to {high} {unit}")
 
 

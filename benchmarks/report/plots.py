@@ -202,8 +202,10 @@ def _squares(values: Sequence[Sequence[float]]) -> PolyCollection:
     for row, layer in enumerate(values):
         for column, value in enumerate(layer):
             if math.isfinite(value):
-                left, right = column + 0.05, column + 0.95
-                top, bottom = row + 0.05, row + 0.95
+                left = column + 0.05
+                right = column + 0.95
+                top = row + 0.05
+                bottom = row + 0.95
                 squares.append([(left, top), (right, top), (right, bottom), (left, bottom)])
                 colours.append(to_rgba(ACCENT, 0.08 + 0.92 * ((value - low) / spread)))
     return PolyCollection(squares, facecolors=colours, edgecolors="none")

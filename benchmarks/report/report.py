@@ -1,8 +1,8 @@
 """The report of a run, from its ledger alone: a self-contained HTML page, and the same as Markdown.
 
-A section is there if its data is; a metric that a step lacks is a dash. Steps that were measured on
-other data, another device or with other threads than the baseline keep their row in the table, but
-no comparison uses them.
+Sections without data are left out, and a dash stands for a missing metric. Steps that were measured
+on other data, on another device or with other threads than the baseline keep their row in the
+table, but no comparison uses them.
 """
 
 from __future__ import annotations

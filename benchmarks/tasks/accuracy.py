@@ -1,4 +1,4 @@
-"""Accuracy: perplexity, divergence from a reference model, and exact match on generated reasoning problems."""
+"""Accuracy of a model: perplexity, divergence from a reference model, and exact-match answers."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from ...errors import EdgewrightError
 from .backends import Backend
 from .generation import by_length, end_tokens_of, generate_texts
 
-__all__ = ["Answer", "Text", "continuations", "exact_match", "score_text"]
+__all__ = ["Answer", "TextScores", "continuations", "exact_match", "score_text"]
 
 TOKENS_A_BATCH = 4096
 LOGITS_A_BATCH = 2**25
-"""Logits of a batch: with 262,144 tokens in the vocabulary, 128 positions; the scores need several copies of them."""
+"""The most logits of a batch: 128 positions with a vocabulary of 262,144 tokens. Scoring needs
+several copies of them."""
 
 
 @dataclass(frozen=True)
-class Text:
-    """Scores of a text; KL and agreement are None without a reference."""
+class TextScores:
+    """Scores of a text. KL and agreement are None without a reference model."""
 
     perplexity: float
     stderr: float
@@ -35,12 +36,12 @@ class Text:
     kl: float | None
     top1_agreement: float | None
     windows: list[tuple[float, int]]
-    """Of each row, in the order given: the sum of its losses in nats, and how many tokens were scored."""
+    """For each row, in order: the sum of its losses in nats, and the number of scored tokens."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One problem, what the model wrote, and whether the verifier accepted it."""
+    """One problem, the model's answer, and whether the verifier accepted it."""
 
     task: str
     question: str
@@ -59,10 +60,14 @@ def _positions_a_batch(backend: Backend, token: int) -> int:
 def _batches(
     backend: Backend, rows: Sequence[Encoded], label: str
 ) -> Iterator[tuple[list[int], dict[str, Tensor], Tensor]]:
-    """The positions of the rows of each batch, the padded batch, and its logits float32 [rows, longest, vocab].
+    """Run the model on batches of the rows.
+
+    Yields:
+        The positions of the batch's rows, the padded batch, and its logits, float32 [rows,
+        longest, vocab].
 
     Raises:
-        EdgewrightError: the model gives logits that are not finite.
+        EdgewrightError: a logit is not finite.
     """
     with progress(label, len(rows)) as bar:
         for batch in by_length(
@@ -72,25 +77,31 @@ def _batches(
             logits = backend.logits(padded["input_ids"], padded["attention_mask"])
             if not bool(torch.isfinite(logits[padded["attention_mask"].bool()]).all()):
                 raise EdgewrightError(
-                    f"{backend.name}: the model gives NaN or infinite logits",
-                    "check the weights it was made from",
+                    f"{backend.name}: the model outputs NaN or infinite logits",
+                    "check the weights that it was made from",
                 )
             yield batch, padded, logits
             bar.advance(len(batch))
 
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Negative log-likelihood of each label in nats, float64 [rows, length], 0 where it is IGNORE; logits are [rows, length, vocab].
+    """Negative log-likelihood of each label in nats, float64 [rows, length]; 0 where it is IGNORE.
 
-    Not `cross_entropy`: its sum of exponentials in float32 is wrong by up to 1e-3 nats a token over 262,144 tokens of vocabulary,
-    where `logsumexp` is to 2e-6.
+    Logits are [rows, length, vocab]. `cross_entropy` is not used, because its sum of exponentials
+    in float32 is wrong by up to 1e-3 nats a token over a vocabulary of 262,144 tokens. The error
+    of `logsumexp` is 2e-6.
     """
     picked = logits.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
     return torch.where(labels == IGNORE, 0.0, (logits.logsumexp(-1) - picked).double())
 
 
 def continuations(backend: Backend, rows: Sequence[Encoded]) -> list[tuple[float, bool]]:
-    """Of each row: the log-likelihood, in nats, of its labelled tokens, and whether greedy decoding would write exactly them."""
+    """Score the labelled tokens of each row.
+
+    Returns:
+        For each row, their log-likelihood in nats, and whether greedy decoding would generate
+        exactly them.
+    """
     found = [(0.0, False)] * len(rows)
     for batch, padded, logits in _batches(backend, rows, "scoring continuations") if rows else ():
         labels = padded["labels"][:, 1:]
@@ -102,16 +113,21 @@ def continuations(backend: Backend, rows: Sequence[Encoded]) -> list[tuple[float
     return found
 
 
-def score_text(backend: Backend, rows: Sequence[Encoded], reference: Backend | None = None) -> Text:
-    """Perplexity over the scored tokens of `rows`, and mean KL(reference || model) and top-1 agreement on the same tokens.
+def score_text(
+    backend: Backend, rows: Sequence[Encoded], reference: Backend | None = None
+) -> TextScores:
+    """Measure perplexity over the labelled tokens of the rows.
 
-    The standard error is that of the perplexity, by the delta method, with rows as the independent units.
+    With a reference model, also measure the mean KL(reference || model) and how often both find
+    the same token most probable (top-1 agreement). The standard error is that of the perplexity,
+    by the delta method, with rows as the independent units.
 
     Raises:
-        EdgewrightError: the model gives logits that are not finite.
+        EdgewrightError: a logit is not finite.
     """
     windows = [(0.0, 0)] * len(rows)
-    kl = agreed = 0.0
+    kl = 0.0
+    agreed = 0.0
     for batch, padded, logits in _batches(backend, rows, "scoring text"):
         labels = padded["labels"][:, 1:]
         nll = _losses(logits[:, :-1], labels)
@@ -123,17 +139,22 @@ def score_text(backend: Backend, rows: Sequence[Encoded], reference: Backend | N
         if reference:
             expected = reference.logits(padded["input_ids"], padded["attention_mask"])
             one_kl, one_agreed = _divergence(logits[:, :-1][scored], expected[:, :-1][scored])
-            kl, agreed = kl + one_kl, agreed + one_agreed
+            kl += one_kl
+            agreed += one_agreed
     tokens = sum(n for _, n in windows)
     mean = sum(s for s, _ in windows) / tokens
     variance = sum((s - n * mean) ** 2 for s, n in windows) / tokens**2
     perplexity = math.exp(min(mean, 700))
     divergence = (kl / tokens, agreed / tokens) if reference else (None, None)
-    return Text(perplexity, perplexity * math.sqrt(variance), tokens, *divergence, windows)
+    stderr = perplexity * math.sqrt(variance)
+    return TextScores(perplexity, stderr, tokens, *divergence, windows)
 
 
 def _divergence(logits: Tensor, expected: Tensor) -> tuple[float, float]:
-    """Sum of KL(expected || logits) and count of equal argmax over [tokens, vocab]; a padded vocabulary is cut."""
+    """The sum of KL(expected || logits) over [tokens, vocab], and the number of equal argmax.
+
+    If one of the vocabularies is padded, the longer one is cut.
+    """
     width = min(logits.shape[-1], expected.shape[-1])
     log_q, log_p = (
         side[:, :width] - side[:, :width].logsumexp(-1, keepdim=True) for side in (logits, expected)
@@ -152,16 +173,15 @@ def exact_match(
     max_new_tokens: int,
     verify: Verifier = is_correct,
 ) -> list[Answer]:
-    """Let the model solve every problem greedily and check its answers, in the order given."""
+    """Let the model solve all problems greedily, and verify its answers, in the order given."""
     special = not tokenizer.chat_template
     prompts = [
         tokenizer(render_prompt(tokenizer, p.question), add_special_tokens=special)["input_ids"]
         for p in problems
     ]
     written = generate_texts(backend, prompts, max_new_tokens, end_tokens_of(backend, tokenizer))
-    texts = [
-        tokenizer.decode(tokens, skip_special_tokens=False) for tokens in written
-    ]  # as </think> may be a special token
+    # Special tokens stay in the text, because </think> may be one.
+    texts = [tokenizer.decode(tokens, skip_special_tokens=False) for tokens in written]
     return [
         Answer(p.task, p.question, p.answer, text, verify(p, text))
         for p, text in zip(problems, texts, strict=True)

@@ -1,4 +1,4 @@
-"""One face for what can be measured: a checkpoint in torch, or an artifact in ONNX Runtime."""
+"""A common interface to the models that can be measured: torch checkpoints and ONNX artifacts."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ from ...errors import UsageError
 
 __all__ = [
     "Backend",
-    "Choose",
     "Ended",
     "OnnxBackend",
+    "TokenChooser",
     "TorchBackend",
     "is_artifact",
     "open_backend",
 ]
 
 Ended = Callable[[Sequence[int]], bool]
-"""Whether an answer is complete, from its tokens so far: for ends that are no single token."""
-Choose = Callable[[Tensor, Tensor, int], Tensor]
-"""The next token int64 [rows] from logits [rows, vocab], the positions of these rows in their batch, and how many tokens came before."""
+"""Whether an answer is complete, from its tokens so far. For ends that are not a single token."""
+TokenChooser = Callable[[Tensor, Tensor, int], Tensor]
+"""Chooses the next tokens, int64 [rows]. Its arguments are the logits [rows, vocab], the positions
+of these rows in their batch, and the number of tokens generated so far."""
 
 
 class Backend(Protocol):
-    """What the accuracy measurements need of a model."""
+    """A loaded model, as the accuracy measurements use it."""
 
     name: str
     dtype: str
     device: str
     eos: list[int]
-    """Tokens that end an answer, as generation_config.json has them."""
+    """Tokens that end an answer, from generation_config.json."""
 
     def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Logits float32 [batch, seq, vocab] for right- or left-padded ids [batch, seq]."""
@@ -52,12 +53,15 @@ class Backend(Protocol):
         eos: list[int],
         ended: Ended | None = None,
     ) -> Tensor:
-        """Greedy continuations int64 [batch, new] of left-padded prompts; a row that ended is filled up with the first of `eos`."""
+        """Greedy continuations, int64 [batch, new], of left-padded prompts.
+
+        A row that ended early is filled with the first token of `eos`.
+        """
         ...
 
 
 class TorchBackend:
-    """A checkpoint run by transformers, in float32."""
+    """A checkpoint that transformers runs in float32."""
 
     name = "torch"
 
@@ -68,7 +72,7 @@ class TorchBackend:
         self.eos = end_tokens(path)
 
     def _cache(self) -> Any:
-        from transformers import DynamicCache  # late: slow to import
+        from transformers import DynamicCache  # here, because it is slow to import
 
         return DynamicCache(config=self.model.config)
 
@@ -90,16 +94,19 @@ class TorchBackend:
         max_new_tokens: int,
         eos: list[int],
         ended: Ended | None = None,
-        choose: Choose | None = None,
+        choose: TokenChooser | None = None,
     ) -> Tensor:
-        """See `Backend.generate`; greedy unless `choose` says which token comes next.
+        """See `Backend.generate`. Decoding is greedy unless `choose` chooses the tokens.
 
-        Rows that ended leave the batch, which transformers' own `generate` keeps computing.
+        Rows that have ended leave the batch; transformers' own `generate` keeps computing them.
         """
-        ids, mask, cache = ids.to(self.device), mask.to(self.device), self._cache()
+        ids = ids.to(self.device)
+        mask = mask.to(self.device)
+        cache = self._cache()
         ends = torch.tensor(eos, device=self.device)
         tokens = torch.full((len(ids), max_new_tokens), eos[0] if eos else 0)
-        rows, step = torch.arange(len(ids)), ids
+        rows = torch.arange(len(ids))
+        step = ids
         for n in range(max_new_tokens):
             positions = _positions(mask)[:, -step.shape[1] :]
             logits = self.model(
@@ -121,19 +128,22 @@ class TorchBackend:
                 return tokens[:, : n + 1]
             if not stays.all():
                 cache.batch_select_indices(stays.nonzero()[:, 0])
-                rows, mask, chosen = rows[stays.cpu()], mask[stays], chosen[stays]
-            step, mask = chosen[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+                rows = rows[stays.cpu()]
+                mask = mask[stays]
+                chosen = chosen[stays]
+            step = chosen[:, None]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         return tokens
 
 
 class OnnxBackend:
-    """An artifact run by ONNX Runtime on the CPU."""
+    """An artifact that ONNX Runtime runs on the CPU."""
 
     name = "onnxruntime"
     device = "cpu"
 
     def __init__(self, path: Path) -> None:
-        from ...export.onnx.runtime import OnnxDecoder  # late: loads ONNX Runtime
+        from ...export.onnx.runtime import OnnxDecoder  # here, because it loads ONNX Runtime
 
         self.decoder = OnnxDecoder(path)
         self.dtype = str(read_provenance(path).get("precision", "unknown"))
@@ -164,21 +174,21 @@ def _positions(mask: Tensor) -> Tensor:
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether a directory holds an exported ONNX model rather than a checkpoint."""
+    """Whether a directory is an exported ONNX model and not a checkpoint."""
     return (path / "model.onnx").is_file()
 
 
 def open_backend(path: Path, device: str = "cpu") -> Backend:
-    """The backend that can run what is in a directory.
+    """Open a model directory with the backend that can run it.
 
     Raises:
-        UsageError: it holds neither a checkpoint nor an artifact, or is broken.
+        UsageError: it is neither a checkpoint nor an artifact, or it is damaged.
     """
     if is_artifact(path):
         return OnnxBackend(path)
     if not (path / "config.json").is_file():
         raise UsageError(
             f"{path}: neither a checkpoint (config.json) nor an artifact (model.onnx)",
-            "give the directory of one",
+            "give the directory of one of them",
         )
     return TorchBackend(path, device)

@@ -1,4 +1,4 @@
-"""Many prompts answered at a time: like lengths together, so that little of a batch is padding."""
+"""Generate answers to many prompts in batches of similar length, which saves padding."""
 
 from __future__ import annotations
 
@@ -25,13 +25,21 @@ __all__ = [
 
 ROWS_A_BATCH = 64
 TOKENS_A_BATCH = 2**15
-"""Prompt and answer tokens of a batch, whose keys and values are all in memory at once."""
+"""The most tokens of a batch, prompts and answers together: all their keys and values are in memory
+at the same time."""
 TAIL = 16
-"""Tokens behind the longest stop string that are decoded to find it, as a token can hold part of a letter."""
+"""How many more tokens than the longest stop string are decoded to find it. A token can contain
+part of a letter, so the first decoded ones may be unreadable."""
 
 
 def by_length(lengths: Sequence[int], tokens: int, rows: int | None = None) -> Iterator[list[int]]:
-    """The positions of the members of each batch, longest first: at most `rows` of them, and `tokens` with their padding, or one."""
+    """Yield the positions of the members of each batch, longest first.
+
+    Args:
+        lengths: length of each member in tokens.
+        tokens: the most tokens of a batch, including padding; a longer member is alone.
+        rows: the most members of a batch.
+    """
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if batch and (len(batch) == rows or (len(batch) + 1) * lengths[batch[0]] > tokens):
@@ -43,12 +51,12 @@ def by_length(lengths: Sequence[int], tokens: int, rows: int | None = None) -> I
 
 
 def end_tokens_of(backend: Backend, tokenizer: Any) -> list[int]:
-    """The tokens that end an answer: those of the model's generation_config.json, and the tokenizer's own."""
+    """The tokens that end an answer: those of generation_config.json, and the tokenizer's own."""
     return all_end_tokens(backend.eos, tokenizer)
 
 
 def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Ids and mask, int64 [batch, longest], of prompts of several lengths."""
+    """Ids and mask, int64 [batch, longest], of prompts of different lengths, padded on the left."""
     longest = max(map(len, prompts))
     gaps = [longest - len(prompt) for prompt in prompts]
     ids = torch.tensor(
@@ -58,7 +66,7 @@ def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
-    """An answer's tokens before the first that ends it."""
+    """The tokens of an answer before the first one that ends it."""
     return tokens[: next((at for at, token in enumerate(tokens) if token in ends), len(tokens))]
 
 
@@ -70,18 +78,21 @@ def generate_texts(
     ended: Ended | None = None,
     label: str = "solving problems",
 ) -> list[list[int]]:
-    """What the model writes greedily after each prompt, as tokens without the one that ended it, in the order given.
+    """Continue each prompt greedily.
 
     Args:
         backend: the model.
-        prompts: token ids; at least one each.
-        max_new_tokens: the longest answer.
+        prompts: token ids; at least one in each.
+        max_new_tokens: the most tokens of an answer.
         eos: tokens that end an answer.
-        ended: whether an answer is complete though no such token was written.
-        label: of the progress bar.
+        ended: also ends an answer, if it returns true for the tokens so far.
+        label: text of the progress bar.
+
+    Returns:
+        The tokens of the answers in the order of the prompts, without the token that ended them.
     """
     answers: list[list[int]] = [[] for _ in prompts]
-    ends = sorted(eos) or [-1]  # no token is -1: the answer goes on to its limit
+    ends = sorted(eos) or [-1]  # -1 never occurs, so answers continue to the limit
     with progress(label, len(prompts)) as bar:
         for batch in by_length(
             [len(p) + max_new_tokens for p in prompts], TOKENS_A_BATCH, ROWS_A_BATCH
@@ -90,25 +101,27 @@ def generate_texts(
                 *left_padded([prompts[i] for i in batch]), max_new_tokens, ends, ended
             )
             for i, row in zip(batch, new.tolist(), strict=True):
-                answers[i] = until_end(
-                    row, ends
-                )  # a row that `ended` stopped is filled up with the first end token
+                # `generate` fills rows that `ended` stopped with the first end token.
+                answers[i] = until_end(row, ends)
             bar.advance(len(batch))
     return answers
 
 
 def stops_at(tokenizer: Any, strings: Sequence[str]) -> Ended | None:
-    """A test whether an answer holds one of some strings; only its last tokens are looked at, as it is asked after each one."""
-    wanted = [string for string in strings if string]
-    if not wanted:
+    """A function that checks whether an answer contains one of these strings, or None without any.
+
+    It looks only at the last tokens, because it is called after each new one.
+    """
+    stops = [string for string in strings if string]
+    if not stops:
         return None
     reach = (
-        max(len(tokenizer(string, add_special_tokens=False)["input_ids"]) for string in wanted)
+        max(len(tokenizer(string, add_special_tokens=False)["input_ids"]) for string in stops)
         + TAIL
     )
 
     def ended(tokens: Sequence[int]) -> bool:
         text = tokenizer.decode(list(tokens[-reach:]), skip_special_tokens=False)
-        return any(string in text for string in wanted)
+        return any(string in text for string in stops)
 
     return ended

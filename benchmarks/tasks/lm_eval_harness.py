@@ -1,8 +1,9 @@
-"""EleutherAI's lm-eval on our backends: an `LM` for checkpoints in torch and one for artifacts in ONNX Runtime.
+"""Run EleutherAI's lm-eval on edgewright's backends, for torch checkpoints and ONNX artifacts.
 
-Importing this module registers both with lm-eval, as `edgewright-torch` and `edgewright-onnx`, so that its own command line and
-Python API can use them; `run_harness` is what `edgewright bench --tasks lm-eval:...` calls. Prompts, windows, truncation and stop
-sequences follow lm-eval's own model for transformers, so that the two give the same numbers.
+Importing this module registers two models with lm-eval, `edgewright-torch` and `edgewright-onnx`,
+so that lm-eval's own command line and Python API can use them. `edgewright bench --tasks
+lm-eval:...` calls `run_harness`. Prompts, windows, truncation and stop sequences are those of
+lm-eval's own model for transformers, so both give the same results.
 """
 
 from __future__ import annotations
@@ -36,22 +37,23 @@ from .lm_eval_conditions import first_prompt, one_per_problem, task_conditions
 __all__ = ["HarnessLM", "OnnxLM", "TorchLM", "run_harness"]
 
 MAX_NEW_TOKENS = 256
-"""lm-eval's default for a task that names no limit."""
+"""lm-eval's default for a task without a limit."""
 RESAMPLES = 1000
-"""Of lm-eval's bootstrap, for metrics whose standard error has no formula."""
+"""Bootstrap samples of lm-eval, for metrics whose standard error has no formula."""
 
 
 class HarnessLM(TemplateLM):
-    """A backend as lm-eval wants it: text in; log-likelihoods or text out.
+    """A backend with the interface of lm-eval: text in, log-likelihoods or text out.
 
     Args:
         backend: the loaded model.
-        path: its directory, with tokenizer and config.json.
+        path: the model's directory, with tokenizer and config.json.
     """
 
     def __init__(self, backend: Backend, path: Path) -> None:
         super().__init__()
-        self.own, self.tokenizer = backend, load_tokenizer(path)
+        self.own = backend
+        self.tokenizer = load_tokenizer(path)
         self.max_length = int(resolve_max_length(load_settings(path), self.tokenizer))
 
     @property
@@ -61,19 +63,19 @@ class HarnessLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """The token in front of a text that nothing precedes."""
+        """The token put before a text that has no context."""
         begin = self.tokenizer.bos_token_id
         return self.eot_token_id if begin is None else begin
 
     @property
     def tokenizer_name(self) -> str:
-        """What lm-eval keys its caches by."""
+        """A name that lm-eval uses in the keys of its caches."""
         return self.tokenizer.name_or_path.replace("/", "__")
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        """Token ids, without a second beginning-of-text token where the text already holds one."""
+        """Token ids. If the text already begins with the begin token, no second one is added."""
         special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         if add_special_tokens is None and string.startswith(
             self.tokenizer.decode(self.prefix_token_id)
@@ -84,7 +86,7 @@ class HarnessLM(TemplateLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """The prompt of a conversation."""
+        """The prompt for a conversation."""
         return str(
             self.tokenizer.apply_chat_template(
                 chat_history,
@@ -109,8 +111,9 @@ class HarnessLM(TemplateLM):
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[float]:
-        """Log-likelihood of whole texts, in windows that each score their tokens once."""
-        windows, owners = [], []
+        """Log-likelihoods of whole texts, scored in windows. Each token is scored once."""
+        windows: list[Any] = []
+        owners: list[int] = []
         for owner, (text,) in enumerate(request.args for request in requests):
             parts = get_rolling_token_windows(
                 self.tok_encode(text), self.prefix_token_id, self.max_length, context_len=1
@@ -127,7 +130,7 @@ class HarnessLM(TemplateLM):
         """Greedy answers up to the first stop sequence.
 
         Raises:
-            UsageError: a task wants sampling, or leaves no room for its prompt.
+            UsageError: a task needs sampling, or its answers leave no room for a prompt.
         """
         groups: dict[str, list[int]] = defaultdict(list)
         for at, request in enumerate(requests):
@@ -135,38 +138,40 @@ class HarnessLM(TemplateLM):
         texts = [""] * len(requests)
         end = self.tokenizer.decode(self.eot_token_id, skip_special_tokens=False)
         for members in groups.values():
-            settings: dict[str, Any] = dict(
-                normalize_gen_kwargs(requests[members[0]].args[1], MAX_NEW_TOKENS)
-            )
-            if settings.get("do_sample"):
-                raise UsageError(
-                    "lm-eval: this task samples, and edgewright decodes greedily",
-                    "set do_sample: false in the task",
-                )
-            stop = handle_stop_sequences(settings.pop("until", None), eos=end)
-            longest = settings["max_gen_toks"]
-            if longest >= self.max_length:
-                raise UsageError(
-                    f"lm-eval: {longest} new tokens leave no room for a prompt in {self.max_length}",
-                    "lower max_gen_toks",
-                )
-            prompts = [
-                self.tok_encode(requests[at].args[0])[-(self.max_length - longest) :]
-                for at in members
-            ]
-            ends = end_tokens_of(self.own, self.tokenizer)
-            written = generate_texts(
-                self.own, prompts, longest, ends, stops_at(self.tokenizer, stop), "answering"
-            )
-            for at, tokens in zip(members, written, strict=True):
-                text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-                texts[at] = postprocess_generated_text(text, stop, None)
+            options = requests[members[0]].args[1]
+            prompts = [requests[at].args[0] for at in members]
+            for at, text in zip(members, self._generate_group(prompts, options, end), strict=True):
+                texts[at] = text
         return texts
+
+    def _generate_group(self, texts: Sequence[str], options: Any, end: str) -> list[str]:
+        """Greedy answers to prompts that have the same generation options."""
+        settings: dict[str, Any] = dict(normalize_gen_kwargs(options, MAX_NEW_TOKENS))
+        if settings.get("do_sample"):
+            raise UsageError(
+                "lm-eval: this task samples, and edgewright decodes greedily",
+                "set do_sample: false in the task",
+            )
+        stop = handle_stop_sequences(settings.pop("until", None), eos=end)
+        longest = settings["max_gen_toks"]
+        if longest >= self.max_length:
+            raise UsageError(
+                f"lm-eval: {longest} new tokens leave no room for a prompt in the model's context "
+                f"of {self.max_length}",
+                "lower max_gen_toks",
+            )
+        prompts = [self.tok_encode(text)[-(self.max_length - longest) :] for text in texts]
+        ends = end_tokens_of(self.own, self.tokenizer)
+        written = generate_texts(
+            self.own, prompts, longest, ends, stops_at(self.tokenizer, stop), "answering"
+        )
+        decoded = [self.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in written]
+        return [postprocess_generated_text(text, stop, None) for text in decoded]
 
 
 @register_model("edgewright-torch")
 class TorchLM(HarnessLM):
-    """A checkpoint of any layout that edgewright reads."""
+    """A checkpoint in any format that edgewright reads."""
 
     def __init__(self, pretrained: str, device: str | None = None, **_: Any) -> None:
         super().__init__(TorchBackend(Path(pretrained), device or "cpu"), Path(pretrained))
@@ -183,32 +188,33 @@ class OnnxLM(HarnessLM):
 def run_harness(
     backend: Backend, path: Path, task: str, shots: int | None, limit: int, seed: int = 0
 ) -> tuple[dict[str, list[Answer]], dict[str, float], dict[str, Any]]:
-    """Run one of lm-eval's tasks, or of one's own in a YAML file.
+    """Run a task of lm-eval, or of a user's YAML file.
 
     Args:
         backend: the loaded model.
-        path: its directory.
-        task: a name that lm-eval knows (a group is all of its tasks), or a task file.
-        shots: worked examples in front of each question; the task's own number where None.
-        limit: problems a task.
-        seed: of the choice of examples.
+        path: the model's directory.
+        task: the name of a task or of a group of tasks in lm-eval, or a task file.
+        shots: number of worked examples; None for the task's own number.
+        limit: the most problems of each task.
+        seed: seed for choosing the examples.
 
     Returns:
-        The answers by task, right or wrong by the task's first metric of that kind; everything that lm-eval reported,
-        `lm_eval/<task>/<metric>` with `.stderr` and, where it has one, the filter behind a comma; and what must be equal
-        before two results are compared (`task_conditions`).
+        The answers of each task, right or wrong by the task's first metric that is 0 or 1. Then
+        all values that lm-eval reported, as `lm_eval/<task>/<metric>` (with `.stderr` for the
+        standard error, and with a filter's name after a comma). And what must be equal before two
+        results are compared (`task_conditions`).
 
     Raises:
-        UsageError: there is no such task, or its data is not there.
+        UsageError: there is no such task, or its data cannot be loaded.
     """
     file = Path(task)
     local = file.suffix in (".yaml", ".yml")
     if local and not file.is_file():
         raise UsageError(
-            f"lm-eval:{task}: no such file", "give the path of a task file, or the name of a task"
+            f"lm-eval:{task}: no such file", "give the path of a task file or the name of a task"
         )
     try:
-        evaluate: Any = lm_eval.simple_evaluate  # its decorator hides the parameters
+        evaluate: Any = lm_eval.simple_evaluate  # its decorator hides the parameters' types
         found: dict[str, Any] = evaluate(
             HarnessLM(backend, path),
             tasks=[str(file.resolve()) if local else task],
@@ -225,18 +231,21 @@ def run_harness(
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"lm-eval:{task}: lm-eval cannot run it: {reason}",
-            "see `lm_eval ls tasks`; its data must be within reach",
+            "list the tasks with `lm_eval ls tasks`; the task's data must be accessible",
         ) from error
     answers = {name: _answers(name, samples) for name, samples in found["samples"].items()}
     return (
-        {name: given for name, given in answers.items() if given},
-        _reported(found["results"]),
+        {name: rows for name, rows in answers.items() if rows},
+        _metrics(found["results"]),
         task_conditions(found),
     )
 
 
 def _answers(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:
-    """Right and wrong by the first metric that is 0 or 1 for every problem, under the first filter; nothing where there is none."""
+    """Right and wrong answers by the first metric that is 0 or 1 for all problems.
+
+    Only the task's first filter counts. Without such a metric the result is empty.
+    """
     first = one_per_problem(samples)
     binary = (
         [m for m in first[0]["metrics"] if all(sample[m] in (0, 1) for sample in first)]
@@ -257,15 +266,17 @@ def _answers(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:
     ]
 
 
-def _reported(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """lm-eval's own keys are `metric,filter` and `metric_stderr,filter`; the filter `none` is no filter."""
-    reported: dict[str, float] = {}
-    for task, figures in results.items():
-        for key, value in figures.items():
+def _metrics(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """lm-eval's results by our names.
+
+    lm-eval's keys are `metric,filter` and `metric_stderr,filter`; `none` means no filter.
+    """
+    metrics: dict[str, float] = {}
+    for task, values in results.items():
+        for key, value in values.items():
             metric, _, applied = key.partition(",")
             if applied and isinstance(value, int | float) and math.isfinite(value):
                 name = metric.removesuffix("_stderr") + ("" if applied == "none" else f",{applied}")
-                reported[
-                    f"lm_eval/{task}/{name}" + (".stderr" if metric.endswith("_stderr") else "")
-                ] = float(value)
-    return reported
+                suffix = ".stderr" if metric.endswith("_stderr") else ""
+                metrics[f"lm_eval/{task}/{name}{suffix}"] = float(value)
+    return metrics

@@ -1,4 +1,7 @@
-"""Multiple choice by likelihood: the model never writes, it is asked which of the choices it would rather have written."""
+"""Multiple choice by likelihood: the choice that the model finds most probable is its answer.
+
+The model generates nothing. It scores each choice as a continuation of the question.
+"""
 
 from __future__ import annotations
 
@@ -15,39 +18,42 @@ from .accuracy import Answer, continuations
 from .backends import Backend
 from .questions import Pair, plain_frame
 
-__all__ = ["Choice", "choose", "read_choices"]
+__all__ = ["ChoiceQuestion", "answer_by_likelihood", "read_choices"]
 
-FORMAT = '{"question": "...", "choices": ["...", "..."], "answer": 0}, where the answer is an index, a letter or a choice'
+FORMAT = (
+    '{"question": "...", "choices": ["...", "..."], "answer": 0}, where the answer is an index, '
+    "a letter or a choice"
+)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A question, what it may be answered with, and the position of the right one."""
+class ChoiceQuestion:
+    """A question, its choices, and the index of the right one."""
 
     question: str
     choices: tuple[str, ...]
     right: int
 
 
-def read_choices(path: Path) -> list[Choice]:
-    """The questions of a JSONL file in its order; ARC's and MMLU's spellings are understood.
+def read_choices(path: Path) -> list[ChoiceQuestion]:
+    """Read the questions of a JSONL file, in its order. The formats of ARC and MMLU work too.
 
     Raises:
-        UsageError: a row has no question, no two choices, or no answer among them.
+        UsageError: a row has no question, fewer than two choices, or no answer among them.
     """
     return [
-        _choice(row, f"{path}, row {number}") for number, row in enumerate(json_lines(str(path)), 1)
+        _parse(row, f"{path}, row {number}") for number, row in enumerate(json_lines(str(path)), 1)
     ]
 
 
-def _choice(row: Mapping[str, Any], where: str) -> Choice:
-    options, labels = row.get("choices"), list(string.ascii_uppercase)
+def _parse(row: Mapping[str, Any], where: str) -> ChoiceQuestion:
+    options = row.get("choices")
+    labels = list(string.ascii_uppercase)
     if isinstance(options, Mapping):  # ARC: {"text": [...], "label": [...]}
-        options, labels = (
-            options.get("text"),
-            [str(label) for label in options.get("label") or labels],
-        )
-    question, answer = row.get("question"), row.get("answer", row.get("answerKey"))
+        labels = [str(label) for label in options.get("label") or labels]
+        options = options.get("text")
+    question = row.get("question")
+    answer = row.get("answer", row.get("answerKey"))
     if not isinstance(question, str) or not isinstance(options, list) or len(options) < 2:
         raise UsageError(f"{where}: not a multiple-choice question", f"each line: {FORMAT}")
     texts = [str(option) for option in options]
@@ -58,59 +64,80 @@ def _choice(row: Mapping[str, Any], where: str) -> Choice:
             f"{where}: the answer {answer!r} is none of the {len(texts)} choices",
             f"each line: {FORMAT}",
         )
-    return Choice(question, tuple(texts), right)
+    return ChoiceQuestion(question, tuple(texts), right)
 
 
-def choose(
+def answer_by_likelihood(
     backend: Backend,
     tokenizer: Any,
     label: str,
-    questions: Sequence[Choice],
+    questions: Sequence[ChoiceQuestion],
     shots: int,
     limit: int,
 ) -> tuple[list[Answer], list[Answer]]:
-    """What the model finds likeliest for each question: as it stands, and by the byte of the choice's text.
+    """Find the most probable choice of each question, in two ways.
 
-    The second view takes from long choices their handicap (Gao 2021, Multiple Choice Normalization in LM Evaluation). No chat
-    template: these are continuations.
+    The first way compares the log-likelihoods of the choices, the second one these divided by the
+    bytes of a choice's text. The second way is fairer to long choices (Gao 2021, Multiple Choice
+    Normalization in LM Evaluation). No chat template is used, because these are continuations.
+
+    Args:
+        backend: the model.
+        tokenizer: its tokenizer.
+        label: name of the task.
+        questions: the questions; the first `shots` are shown as examples with their answers.
+        shots: number of examples.
+        limit: the most questions to ask.
+
+    Returns:
+        The answers by plain log-likelihood, and those by log-likelihood per byte.
 
     Raises:
-        UsageError: nothing is left to ask.
+        UsageError: fewer than two questions are left to ask.
     """
     examples: list[Pair] = [(q.question, q.choices[q.right]) for q in questions[:shots]]
     asked = questions[shots : shots + limit]
     if len(asked) < 2:
         raise UsageError(
-            f"{label}: {len(questions)} questions, {shots} of them shown: fewer than 2 to ask",
-            "give more, or fewer --shots",
+            f"{label}: {len(questions)} questions minus {shots} examples leave fewer than 2",
+            "give more questions, or fewer --shots",
         )
-    rows: list[Encoded] = []
-    for one in asked:
-        context = plain_frame(one.question, examples)
-        ids = tokenizer(context)["input_ids"]
-        for choice in one.choices:
-            whole = tokenizer(f"{context} {choice}")["input_ids"]
-            shared = next(
-                (i for i, (a, b) in enumerate(zip(ids, whole, strict=False)) if a != b), len(ids)
-            )
-            rows.append(Encoded(whole, [IGNORE] * shared + whole[shared:]))
+    rows = [row for question in asked for row in _rows(tokenizer, question, examples)]
     scores = iter(continuations(backend, rows))
-    plain, by_byte = [], []
-    for one in asked:
-        found = [next(scores)[0] for _ in one.choices]
-        weighed = [
+    plain: list[Answer] = []
+    by_byte: list[Answer] = []
+    for question in asked:
+        found = [next(scores)[0] for _ in question.choices]
+        weighted = [
             score / max(len(choice.encode()), 1)
-            for score, choice in zip(found, one.choices, strict=True)
+            for score, choice in zip(found, question.choices, strict=True)
         ]
-        for answers, values in ((plain, found), (by_byte, weighed)):
-            best = max(range(len(values)), key=values.__getitem__)
-            answers.append(
-                Answer(
-                    label,
-                    one.question,
-                    one.choices[one.right],
-                    one.choices[best],
-                    best == one.right,
-                )
-            )
+        plain.append(_answer(label, question, found))
+        by_byte.append(_answer(label, question, weighted))
     return plain, by_byte
+
+
+def _rows(tokenizer: Any, question: ChoiceQuestion, examples: Sequence[Pair]) -> list[Encoded]:
+    """A row for each choice. Only the tokens of the choice have labels, so only they are scored."""
+    context = plain_frame(question.question, examples)
+    ids = tokenizer(context)["input_ids"]
+    rows: list[Encoded] = []
+    for choice in question.choices:
+        whole = tokenizer(f"{context} {choice}")["input_ids"]
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(ids, whole, strict=False)) if a != b), len(ids)
+        )
+        rows.append(Encoded(whole, [IGNORE] * shared + whole[shared:]))
+    return rows
+
+
+def _answer(label: str, question: ChoiceQuestion, scores: Sequence[float]) -> Answer:
+    """The choice with the highest score as the answer."""
+    best = max(range(len(scores)), key=scores.__getitem__)
+    return Answer(
+        label,
+        question.question,
+        question.choices[question.right],
+        question.choices[best],
+        best == question.right,
+    )

@@ -1,6 +1,7 @@
-"""Code tasks: the model completes or writes a function, and the file's own tests decide, in a sandbox.
+"""Code tasks: the model writes or completes a function, and the tests in the file check it.
 
-HumanEval's format (`prompt`, `test`, `entry_point`: Chen et al. 2021) and MBPP's (`text` or `prompt`, `test_list`: Austin et al. 2021).
+Programs run in a sandbox. Two formats are supported: HumanEval's (`prompt`, `test`, `entry_point`;
+Chen et al. 2021) and MBPP's (`text` or `prompt`, `test_list`; Austin et al. 2021).
 """
 
 from __future__ import annotations
@@ -20,18 +21,27 @@ from .generation import end_tokens_of, generate_texts, stops_at
 from .questions import frame
 from .sandbox import run_program
 
-__all__ = ["Exercise", "program_of", "read_exercises", "write_programs"]
+__all__ = ["Exercise", "program_of", "read_exercises", "solve_exercises"]
 
-FORMAT = '{"prompt": "def f(...", "test": "def check(candidate): ...", "entry_point": "f"} or {"text": "...", "test_list": ["assert ..."]}'
+FORMAT = (
+    '{"prompt": "def f(...", "test": "def check(candidate): ...", "entry_point": "f"} or '
+    '{"text": "...", "test_list": ["assert ..."]}'
+)
 SECONDS = 5.0
 FENCED = re.compile(r"```(?:python|py)?\s*\n(.*?)(?:```|\Z)", re.DOTALL)
 AFTER_FUNCTION = ("\ndef ", "\nclass ", "\nif __name__", "\nprint(", "\nassert ", "\n#")
-"""Where a completion has left the function that it was to complete."""
+"""Texts that show that a completion has left the function that it was to complete."""
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """What is asked, the code that the answer goes on from (or none), and the tests that follow it."""
+    """One exercise.
+
+    Attributes:
+        question: the task for the model.
+        begun: the code that the answer continues; empty if the answer is a whole program.
+        tests: the code that checks the answer.
+    """
 
     question: str
     begun: str
@@ -39,10 +49,10 @@ class Exercise:
 
 
 def read_exercises(path: Path) -> list[Exercise]:
-    """The exercises of a JSONL file in its order.
+    """Read the exercises of a JSONL file, in its order.
 
     Raises:
-        UsageError: a row is in neither format.
+        UsageError: a row has neither format.
     """
     return [
         _exercise(row, f"{path}, row {number}")
@@ -57,28 +67,34 @@ def _exercise(row: Mapping[str, Any], where: str) -> Exercise:
             row["prompt"],
             f"{row['test']}\ncheck({row['entry_point']})",
         )
-    text, tests = row.get("text", row.get("prompt")), row.get("test_list")
+    text = row.get("text", row.get("prompt"))
+    tests = row.get("test_list")
     if isinstance(text, str) and isinstance(tests, list) and tests:
-        asked = "\n".join(map(str, tests))
-        return Exercise(f"{text}\nYour code must pass these tests:\n{asked}", "", asked)
-    raise UsageError(f"{where}: no code task", f"each line: {FORMAT}")
+        listed = "\n".join(map(str, tests))
+        return Exercise(f"{text}\nYour code must pass these tests:\n{listed}", "", listed)
+    raise UsageError(f"{where}: not a code task", f"each line: {FORMAT}")
 
 
 def program_of(exercise: Exercise, text: str) -> str:
-    """The program that an answer makes: its last fenced block, or itself behind the code that it goes on from; then the tests."""
-    _, _, said = text.rpartition("</think>")
-    blocks = FENCED.findall(said)
+    """Build the program to run from a model's answer: its code, and then the tests.
+
+    The code is the last fenced block of the answer, or without any the answer itself, cut off
+    where it leaves the function. Code that continues `begun` is put after it.
+    """
+    _, _, reply = text.rpartition("</think>")
+    blocks = FENCED.findall(reply)
     if blocks:
-        whole = exercise.begun and f"def {_name(exercise.begun)}" not in blocks[-1]
-        return (
-            f"{exercise.begun if whole else _imports(exercise.begun)}{blocks[-1]}\n{exercise.tests}"
-        )
-    ends = [at for stop in AFTER_FUNCTION if (at := said.find(stop)) >= 0] if exercise.begun else []
-    return f"{exercise.begun}{said[: min(ends, default=len(said))]}\n{exercise.tests}"
+        continues = exercise.begun and f"def {_name(exercise.begun)}" not in blocks[-1]
+        start = exercise.begun if continues else _imports(exercise.begun)
+        return f"{start}{blocks[-1]}\n{exercise.tests}"
+    ends: list[int] = []
+    if exercise.begun:
+        ends = [at for stop in AFTER_FUNCTION if (at := reply.find(stop)) >= 0]
+    return f"{exercise.begun}{reply[: min(ends, default=len(reply))]}\n{exercise.tests}"
 
 
 def _name(code: str) -> str:
-    """The last function that a piece of code begins, which is the one to complete."""
+    """The name of the last function in this code, which is the one to complete."""
     names = re.findall(r"^def (\w+)", code, re.MULTILINE)
     return names[-1] if names else ""
 
@@ -88,7 +104,7 @@ def _imports(code: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def write_programs(
+def solve_exercises(
     backend: Backend,
     tokenizer: Any,
     label: str,
@@ -97,14 +113,23 @@ def write_programs(
     max_new_tokens: int,
     workers: int,
 ) -> list[Answer]:
-    """Let the model write every program, and run each one with its tests in the sandbox, `workers` at a time.
+    """Let the model solve all exercises, and run each program with its tests in the sandbox.
+
+    Args:
+        backend: the model.
+        tokenizer: its tokenizer.
+        label: name of the task.
+        exercises: the exercises.
+        limit: the most exercises to ask.
+        max_new_tokens: the most tokens of an answer.
+        workers: how many programs run at the same time.
 
     Raises:
-        UsageError: fewer than 2 exercises.
+        UsageError: there are fewer than 2 exercises.
     """
     asked = exercises[:limit]
     if len(asked) < 2:
-        raise UsageError(f"{label}: fewer than 2 exercises", "give more rows")
+        raise UsageError(f"{label}: fewer than 2 exercises", "give a file with more rows")
     special = not tokenizer.chat_template
     texts = [
         (e.begun or f'"""{e.question}"""\n') if special else frame(tokenizer, e.question, ())

@@ -1,7 +1,8 @@
-r"""Questions with one right answer, from a JSONL file: GSM8K's format, or any `question` and `answer`.
+r"""Questions with one right answer, from a JSONL file in GSM8K's format or any with two fields.
 
-The model reasons freely; its final answer is extracted and compared with the file's as mathematics, not as text: math-verify
-(Kydlíček et al. 2025) parses both sides, so that 1/2, 0.5 and \frac{1}{2} are one answer.
+The model may reason before it answers. Its final answer is extracted and compared with the file's
+answer as mathematics and not as text. The package math-verify (Kydlíček et al. 2025) parses both,
+so 1/2, 0.5 and \frac{1}{2} are the same answer.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 Pair = tuple[str, str]
-"""A question, and its answer with the reasoning before it, if there is any."""
+"""A question, and its answer, which may begin with the reasoning."""
 MARKS = (
     re.compile(r"####\s*(.+)"),  # GSM8K
     re.compile(r"(?:final answer|answer)\s*(?:is|:|=)[\s:]*(.+)", re.IGNORECASE),
@@ -37,14 +38,14 @@ BOXED = "\\boxed{"
 NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 NOISE = str.maketrans("", "", ",$%")
 NEXT_QUESTION = "\nQuestion:"
-"""Where a model without a chat template, shown worked examples, goes on to a question of its own."""
+"""Where a model without a chat template stops answering and invents the next question."""
 
 
 def read_pairs(source: Source) -> list[Pair]:
-    """The questions of a file in its order.
+    """Read the questions and answers of a file, in its order.
 
     Raises:
-        UsageError: a row has no question, or the file no row.
+        UsageError: a row has no question or no answer, or the file has no rows.
     """
     pairs = [(example.prompt, example.completion) for example in source.scoring(0)]
     if not all(question.strip() and answer.strip() for question, answer in pairs):
@@ -56,18 +57,19 @@ def read_pairs(source: Source) -> list[Pair]:
 
 
 def extract_answer(text: str) -> str:
-    r"""The final answer of a worked solution; empty where there is none.
+    r"""The final answer of a solution, or an empty string.
 
-    Thoughts up to `</think>` are left out; then come, in this order, what stands behind the last `####`, in the last
-    `\boxed{}`, behind the last `answer is` or `answer:`, and the last number.
+    Everything up to `</think>` is ignored. The first of these that exists is used: the text after
+    the last `####`, the content of the last `\boxed{}`, the text after the last `answer is` or
+    `answer:`, the last number.
     """
-    _, _, said = text.rpartition("</think>")
-    boxed = _boxed(said)
+    _, _, reply = text.rpartition("</think>")
+    boxed = _boxed(reply)
     for found in (
-        MARKS[0].findall(said),
+        MARKS[0].findall(reply),
         [boxed] if boxed else [],
-        MARKS[1].findall(said),
-        NUMBER.findall(said),
+        MARKS[1].findall(reply),
+        NUMBER.findall(reply),
     ):
         if found:
             return str(found[-1]).strip().rstrip(".").strip(" *`\"'")
@@ -75,11 +77,12 @@ def extract_answer(text: str) -> str:
 
 
 def _boxed(text: str) -> str:
-    r"""What is in the last \boxed{...}, whose braces may be nested."""
+    r"""The content of the last \boxed{...}, which may contain braces."""
     begin = text.rfind(BOXED)
     if begin < 0:
         return ""
-    depth, start = 0, begin + len(BOXED)
+    depth = 0
+    start = begin + len(BOXED)
     for at in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[at], 0)
         if depth < 0:
@@ -88,13 +91,13 @@ def _boxed(text: str) -> str:
 
 
 def require_math_verify() -> Any:
-    """The package that compares answers; asked for before a model works for an hour.
+    """Import math-verify, which compares answers. Call this before a model starts to work.
 
     Raises:
         EdgewrightError: it is not installed.
     """
     try:
-        return importlib.import_module("math_verify")  # late: an extra, and it loads sympy
+        return importlib.import_module("math_verify")  # here, because it is an optional extra
     except ImportError as error:
         raise EdgewrightError(
             "comparing answers needs math-verify, which is not installed",
@@ -103,7 +106,7 @@ def require_math_verify() -> Any:
 
 
 def same_answer(expected: str, given: str) -> bool:
-    """Whether two final answers are the same number, expression or words."""
+    """Whether two final answers are the same number, expression or text."""
     plain = [side.translate(NOISE).strip().casefold() for side in (expected, given)]
     if not plain[1]:
         return False
@@ -115,7 +118,10 @@ def same_answer(expected: str, given: str) -> bool:
 
 
 def frame(tokenizer: Any, question: str, examples: Sequence[Pair]) -> str:
-    """The prompt for a question behind worked examples: as turns of a chat where there is a template, else as plain text."""
+    """The prompt for a question after worked examples.
+
+    It is a chat if the tokenizer has a chat template, and plain text otherwise.
+    """
     if tokenizer.chat_template:
         turns = [
             {"role": role, "content": text}
@@ -128,7 +134,7 @@ def frame(tokenizer: Any, question: str, examples: Sequence[Pair]) -> str:
 
 
 def plain_frame(question: str, examples: Sequence[Pair]) -> str:
-    """The same without a template."""
+    """The prompt for a question after worked examples, as plain text."""
     shown = "".join(f"Question: {asked}\nAnswer: {answer}\n\n" for asked, answer in examples)
     return f"{shown}Question: {question}\nAnswer:"
 
@@ -142,18 +148,28 @@ def answer_questions(
     limit: int,
     max_new_tokens: int,
 ) -> list[Answer]:
-    """Ask the questions of a file, its first `shots` rows shown as examples and not asked.
+    """Ask the questions of a file. The first `shots` are shown as examples and not asked.
+
+    Args:
+        backend: the model.
+        tokenizer: its tokenizer.
+        label: name of the task.
+        pairs: questions and answers.
+        shots: number of examples.
+        limit: the most questions to ask.
+        max_new_tokens: the most tokens of an answer.
 
     Raises:
-        UsageError: nothing is left to ask.
+        UsageError: fewer than two questions are left to ask.
         EdgewrightError: math-verify is not installed.
     """
     require_math_verify()
-    examples, asked = pairs[:shots], pairs[shots : shots + limit]
+    examples = pairs[:shots]
+    asked = pairs[shots : shots + limit]
     if len(asked) < 2:
         raise UsageError(
-            f"{label}: {len(pairs)} questions, of which {shots} are shown: fewer than 2 to ask",
-            "give more, or fewer --shots",
+            f"{label}: {len(pairs)} questions minus {shots} examples leave fewer than 2",
+            "give more questions, or fewer --shots",
         )
     special = not tokenizer.chat_template
     prompts = [

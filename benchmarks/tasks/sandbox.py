@@ -1,9 +1,13 @@
-"""Runs a program that a model wrote: in a process of its own, with limits, and cut off from network and files where Linux lets it.
+"""Run a program that a model wrote, in a process with limits and without network and other files.
 
-This file is also the launcher inside the child (``python -I -S sandbox.py PROGRAM``), so that it imports nothing of edgewright.
-Always: processor time, memory, file size, an empty environment, a folder that is removed afterwards, and a deadline. Where
-the kernel allows: user, network and process namespaces (no network; whatever it started dies with it) and Landlock (files: read
-Python's own, write nothing outside the folder). That guards against accidents, not against an attacker with a kernel exploit.
+The limits that always hold: processor time, memory, file size, an empty environment, a directory
+that is deleted afterwards, and a deadline. Where the Linux kernel allows it, there are also user,
+network and process namespaces (no network; child processes end with the program) and Landlock
+(it may read only Python's own files, and write only in its directory). This protects against
+accidents. It does not protect against an attacker who has a kernel exploit.
+
+This file is also the program that starts in the child (`python -I -S sandbox.py PROGRAM`). So it
+imports nothing of edgewright.
 """
 
 from __future__ import annotations
@@ -21,32 +25,43 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Outcome", "protections", "run_program"]
+__all__ = ["ProgramResult", "protections", "run_program"]
 
-MEMORY_BYTES, FILE_BYTES, OPEN_FILES = 1 << 30, 16 << 20, 64
-CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
-LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
-"""Numbers of the system calls, the same on every architecture."""
-READ_FILE, READ_DIR, EXECUTE, ALL_OF_ABI_1 = 1 << 2, 1 << 3, 1 << 0, (1 << 13) - 1
+MEMORY_BYTES = 1 << 30
+FILE_BYTES = 16 << 20
+OPEN_FILES = 64
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+PR_SET_PDEATHSIG = 1
+PR_SET_NO_NEW_PRIVS = 38
+# Numbers of the Landlock system calls. They are the same on all architectures.
+LANDLOCK_CREATE = 444
+LANDLOCK_ADD = 445
+LANDLOCK_RESTRICT = 446
+# Landlock's access rights.
+EXECUTE = 1 << 0
+READ_FILE = 1 << 2
+READ_DIR = 1 << 3
+ALL_OF_ABI_1 = (1 << 13) - 1
 LIBRARIES = ("/usr/lib", "/lib", "/lib64")
 REASON_BYTES = 2000
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Whether a program ran to its end, and the end of what it complained of."""
+class ProgramResult:
+    """Whether a program ran to its end, and if not, why: the end of its error output."""
 
     passed: bool
     reason: str
 
 
-def run_program(source: str, seconds: float) -> Outcome:
-    """Run Python source to its end; an early exit is a failure, whatever its code.
+def run_program(source: str, seconds: float) -> ProgramResult:
+    """Run Python source code to its end. A program that exits early fails, also with exit code 0.
 
     Args:
         source: the program.
-        seconds: of processor time, and twice that by the clock.
+        seconds: limit of processor time; the limit of elapsed time is twice that.
     """
     token = secrets.token_hex(16)
     with tempfile.TemporaryDirectory() as name:
@@ -72,17 +87,19 @@ def run_program(source: str, seconds: float) -> Outcome:
             except subprocess.TimeoutExpired:
                 late = f"not finished after {2 * seconds:g} s"
             finally:
-                with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                with contextlib.suppress(ProcessLookupError):  # it has already ended
                     os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
         finished = folder / "finished"
         passed = not late and finished.is_file() and finished.read_text(errors="replace") == token
-        told = (folder / "errors").read_bytes()[-REASON_BYTES:].decode(errors="replace").strip()
-    return Outcome(passed, "" if passed else late or told or "ended early")
+        errors_text = (folder / "errors").read_bytes()[-REASON_BYTES:].decode(errors="replace")
+    if passed:
+        return ProgramResult(True, "")
+    return ProgramResult(False, late or errors_text.strip() or "ended early")
 
 
 def protections() -> list[str]:
-    """What a program is kept from on this machine, in words."""
+    """The protections that work on this machine, in words."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", __file__], capture_output=True, text=True, env={}, check=True
     )
@@ -90,7 +107,7 @@ def protections() -> list[str]:
 
 
 def _confine(folder: str, seconds: int) -> list[str]:
-    """Give up rights, the limits first; what was given up, in words."""
+    """Apply the limits and give up rights; returns the protections that work, in words."""
     limits = {
         resource.RLIMIT_CPU: seconds,
         resource.RLIMIT_AS: MEMORY_BYTES,
@@ -100,17 +117,21 @@ def _confine(folder: str, seconds: int) -> list[str]:
     }
     for kind, limit in limits.items():
         resource.setrlimit(kind, (limit, limit))
-    given = ["limits of time, memory and file size"]
+    active = ["limits of time, memory and file size"]
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWPID) == 0:
-        given.append("no network")
+        active.append("no network")
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 and _landlock(libc, folder):
-        given.append("no files but Python's")
-    return given
+        active.append("no files but Python's")
+    return active
 
 
 def _landlock(libc: ctypes.CDLL, folder: str) -> bool:
-    """Allow everything in the folder, reading Python's own files, and nothing else; whether the kernel knows how."""
+    """Allow everything in the directory, and reading Python's files, but nothing else.
+
+    Returns:
+        Whether the kernel supports this.
+    """
     rights = ctypes.c_uint64(ALL_OF_ABI_1)
     rules = libc.syscall(LANDLOCK_CREATE, ctypes.byref(rights), ctypes.sizeof(rights), 0)
     if rules < 0:
@@ -132,7 +153,10 @@ def _landlock(libc: ctypes.CDLL, folder: str) -> bool:
 
 
 def _launch(program: str, seconds: int) -> None:
-    """Confine, and run the program as the first process of its namespace: whatever it starts ends with it."""
+    """Confine this process and run the program in a child.
+
+    The child is the first process of its namespace, so all processes that it starts end with it.
+    """
     text = Path(program).read_text(encoding="utf-8")
     _confine(os.getcwd(), seconds)
     child = os.fork()

@@ -1,4 +1,4 @@
-"""Which of several chains of thought for one question to learn from: the vote, the check against the known answer, the filters."""
+"""Select the chains of thought to learn from: majority vote, check of the answer, and filters."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from .options import ChoiceRules
 
-__all__ = ["REASONS", "Chain", "Same", "Vote", "choose_chains", "majority"]
+__all__ = ["REASONS", "Chain", "SameAnswer", "Vote", "majority", "select_chains"]
 
-Same = Callable[[str, str], bool]
-"""Whether two final answers are one."""
+SameAnswer = Callable[[str, str], bool]
+"""Whether two final answers are the same."""
 REASONS = {
     "unfinished": "cut off at the longest answer allowed",
     "no answer": "no final answer was found",
@@ -23,36 +23,36 @@ REASONS = {
     "repeated": "the same text as another kept chain of the question",
     "surplus": "more kept chains of the question than wanted",
 }
-"""Why a chain is not kept, in the order in which it is asked."""
+"""Why a chain is not kept: short name -> explanation. The first reason that applies is reported."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """One chain of thought with its final answer, as a model wrote it."""
+    """A chain of thought that a model wrote, with its final answer."""
 
     text: str
     answer: str
-    """Empty where none was found."""
+    """Empty if the text has no final answer."""
     correct: bool
-    """Whether the source's answer confirms it."""
+    """Whether the answer is the one that the source gives."""
     tokens: int
     entropy: float
-    """Mean over its tokens, nats."""
+    """Mean entropy of the distributions of its tokens, in nats."""
     finished: bool
-    """Whether the model ended it by itself."""
+    """Whether the model ended the chain itself, before the limit of tokens."""
 
 
 @dataclass(frozen=True)
 class Vote:
-    """The answer that most chains gave (the first of those that tie), how many did, and whose numbers they are."""
+    """The answer that most chains give (in a tie, the first one), and the indices of these."""
 
     answer: str
     votes: int
     voters: frozenset[int]
 
 
-def majority(answers: Sequence[str], same: Same) -> Vote:
-    """The vote of self-consistency (Wang et al. 2022, section 2); empty answers do not vote."""
+def majority(answers: Sequence[str], same: SameAnswer) -> Vote:
+    """Self-consistency vote (Wang et al. 2022, section 2). Empty answers do not vote."""
     ballots: dict[str, list[int]] = {}
     for number, answer in enumerate(answers):
         if answer:
@@ -68,8 +68,8 @@ def majority(answers: Sequence[str], same: Same) -> Vote:
     return Vote(elected, len(ballots[elected]), frozenset(ballots[elected]))
 
 
-def choose_chains(chains: Sequence[Chain], vote: Vote, rules: ChoiceRules) -> list[str]:
-    """Of each chain of a question why it is not kept, one of `REASONS`; empty for those that are."""
+def select_chains(chains: Sequence[Chain], vote: Vote, rules: ChoiceRules) -> list[str]:
+    """Why each chain of a question is rejected, one of `REASONS`; empty if it is kept."""
     found = [
         _reason(chain, number in vote.voters, vote.votes / len(chains), rules)
         for number, chain in enumerate(chains)

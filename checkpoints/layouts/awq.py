@@ -1,7 +1,7 @@
 """The AWQ layout (version "gemm"), as AutoAWQ, transformers, vLLM and TensorRT-Edge-LLM read it.
 
-`qweight` int32 [in, out / 8], eight outputs a word; `qzeros` int32 [groups, out / 8], the zero
-points as they are; `scales` float16 [groups, out]. From the lowest bits up, a word holds outputs 0,
+`qweight` int32 [in, out / 8], eight outputs per word; `qzeros` int32 [groups, out / 8], the zero
+points unchanged; `scales` float16 [groups, out]. From the lowest bits up, a word holds outputs 0,
 2, 4, 6, 1, 3, 5, 7 of its eight.
 """
 
@@ -18,7 +18,8 @@ from .packed import Layout, PackedLinear, pack_words, unpack_words
 
 __all__ = ["Awq"]
 
-BITS, EACH = 4, 8
+BITS = 4
+EACH = 8
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """Which of a word's eight outputs lies at each place, lowest first."""
 
@@ -55,7 +56,8 @@ class Awq(Layout):
 
     def read(self, parts: Mapping[str, Tensor], scheme: Scheme, name: str) -> PackedLinear:
         """See `Layout.read`."""
-        integers, zeros = _unwords(parts["qweight"]), _unwords(parts["qzeros"])
+        integers = _unwords(parts["qweight"])
+        zeros = _unwords(parts["qzeros"])
         scales = parts["scales"].t().contiguous().float()
         return PackedLinear(integers, scales, zeros, BITS, integers.shape[1] // scales.shape[1])
 

@@ -2,7 +2,7 @@
 
 `qweight` int32 [in * bits / 32, out], a stream of integers along the input, lowest bits first
 (eight of 4 bits in a word; 32 of 3 bits in three words); `qzeros` int32 [groups, out * bits / 32],
-zero points less one or, in `gptq_v2`, as they are; `scales` float16 [groups, out]; `g_idx` int32
+zero points minus one or, in `gptq_v2`, unchanged; `scales` float16 [groups, out]; `g_idx` int32
 [in], the group of each input channel.
 """
 
@@ -25,7 +25,8 @@ class Gptq(Layout):
     """GPTQ in 2, 3, 4 and 8 bits.
 
     Args:
-        plain_zeros: files that are read hold zero points as they are; written ones never do.
+        plain_zeros: the files to read store zero points unchanged (`gptq_v2`). Files are always
+            written as `gptq`.
     """
 
     method = "gptq"
@@ -53,7 +54,8 @@ class Gptq(Layout):
 
     def write(self, packed: PackedLinear) -> dict[str, Tensor]:
         """See `Layout.write`."""
-        width, bits = packed.integers.shape[1], packed.bits
+        width = packed.integers.shape[1]
+        bits = packed.bits
         zeros = (packed.zeros.t().long() - 1) & (2**bits - 1)  # v1 stores zero - 1
         g_idx = torch.arange(width) // packed.group_size if packed.g_idx is None else packed.g_idx
         return {
@@ -68,7 +70,8 @@ class Gptq(Layout):
         bits = scheme.bits
         integers = unpack_words(parts["qweight"], bits).t().contiguous()
         scales = parts["scales"].t().contiguous().float()
-        width, groups = integers.shape[1], scales.shape[1]
+        width = integers.shape[1]
+        groups = scales.shape[1]
         group_size = width // groups
         g_idx = parts.get("g_idx")
         if g_idx is not None and torch.equal(g_idx.cpu().long(), torch.arange(width) // group_size):

@@ -17,11 +17,11 @@ SMALLEST = 1e-12
 
 
 def pack_int8(weight: Tensor, peak: float | None) -> PackedLinear:
-    """Round a weight [out, in] with one scale an output channel.
+    """Round a weight [out, in] with one scale per output channel.
 
     Args:
         weight: float, of any type.
-        peak: the largest activation that a fixed input scale must hold; None: a scale a token.
+        peak: the largest activation that a fixed input scale must hold; None: one scale per token.
     """
     weight = weight.float()
     scales = (weight.abs().amax(1, keepdim=True) / TOP).clamp_min(SMALLEST)
@@ -34,7 +34,7 @@ def pack_int8(weight: Tensor, peak: float | None) -> PackedLinear:
 
 
 def round_inputs(x: Tensor, inputs: Int8Inputs) -> Tensor:
-    """Activations [..., in] rounded to one of 255 values, on the fixed or a token's scale."""
+    """Activations [..., in] rounded to one of 255 values, with the fixed scale or one per token."""
     wide = x.float()
     scale = (
         wide.abs().amax(-1, keepdim=True).clamp_min(SMALLEST) / TOP

@@ -1,4 +1,4 @@
-"""Low-bit weights of a linear layer in memory, and what every layout on disk can do with them."""
+"""Low-bit weights of a linear layer in memory, and the base class of their layouts on disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Int8Inputs:
-    """How inputs of a layer are rounded to 8 bits: on a fixed scale; None: on a scale a token."""
+    """How a layer's inputs are rounded to 8 bits: with a fixed scale; None: one scale per token."""
 
     scale: float | None = None
 
@@ -77,9 +77,8 @@ class PackedLinear:
             scales, zeros = (t.float()[:, self.g_idx.long()] for t in (self.scales, self.zeros))
             return (self.integers.float() - zeros) * scales
         grouped = self.integers.view(out, -1, self.group_size).to(torch.float32, copy=True)
-        grouped -= self.zeros.float().unsqueeze(
-            -1
-        )  # in place: an embedding is most of a small model
+        # In place, because the embedding is most of a small model.
+        grouped -= self.zeros.float().unsqueeze(-1)
         grouped *= self.scales.float().unsqueeze(-1)
         return grouped.view(out, width)
 
@@ -98,7 +97,7 @@ class Layout(ABC):
 
     @abstractmethod
     def specs(self, outputs: int, width: int, scheme: Scheme) -> dict[str, Tensor]:
-        """What `write` gives for a layer [outputs, width], as tensors on the meta device."""
+        """The tensors that `write` returns for a layer [outputs, width], on the meta device."""
 
     @abstractmethod
     def write(self, packed: PackedLinear) -> dict[str, Tensor]:
@@ -116,11 +115,11 @@ class Layout(ABC):
         """A packed layer from its tensors.
 
         Raises:
-            UsageError: naming the layer, where the tensors hold what a `PackedLinear` cannot say.
+            UsageError: naming the layer, if a `PackedLinear` cannot hold what the tensors say.
         """
 
     def scheme(self, block: Mapping[str, Any], name: str) -> Scheme:
-        """What the block of config.json says about the layer of this name.
+        """How the layer of this name is quantized, by the block of config.json.
 
         Raises:
             Refused: it says something that is not read here.
@@ -157,7 +156,7 @@ class Layout(ABC):
 
 
 def values_together(bits: int) -> int:
-    """How many integers fill whole 32-bit words: 16 of 2 bits, 8 of 4, 4 of 8; 32 of 3 in three."""
+    """How many integers fill whole 32-bit words: 16 of 2 bits, 8 of 4, 4 of 8, 32 of 3 bits."""
     return math.lcm(32, bits) // bits
 
 

@@ -1,7 +1,7 @@
-"""Layouts of INT8 weights with INT8 inputs, both symmetric, with a weight scale an output channel.
+"""Layouts of INT8 weights with INT8 inputs, both symmetric, one weight scale per output channel.
 
 Compressed-tensors (`int-quantized`, read by vLLM): `weight` int8 [out, in], `weight_scale` float32
-[out, 1]; inputs are rounded on a scale a token.
+[out, 1]; inputs are rounded with one scale per token.
 
 ModelOpt (read by TensorRT-Edge-LLM as INT8 SmoothQuant): `weight` int8 [out, in], `weight_scale`
 float32 [out], `input_scale` float32 [], the fixed scale of all inputs, and `pre_quant_scale`
@@ -37,7 +37,7 @@ def _packed(weight: Tensor, scales: Tensor, inputs: Int8Inputs) -> PackedLinear:
 
 
 class CompressedTensors(Layout):
-    """INT8 weights, inputs in INT8 on a scale a token."""
+    """INT8 weights, and INT8 inputs with one scale per token."""
 
     method = "compressed-tensors"
     parts = ("weight", "weight_scale")
@@ -77,7 +77,7 @@ class CompressedTensors(Layout):
 
 
 class ModelOpt(Layout):
-    """INT8 weights, inputs in INT8 on a fixed scale: ModelOpt's W8A8 SmoothQuant checkpoints."""
+    """INT8 weights, and INT8 inputs with a fixed scale: ModelOpt's W8A8 SmoothQuant checkpoints."""
 
     method = "modelopt"
     parts = ("weight", "weight_scale", "input_scale", "pre_quant_scale")

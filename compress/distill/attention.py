@@ -1,7 +1,7 @@
-"""Attention maps aligned beside hidden states (Wang et al. 2020, section 3.1): where a student's layers look, and its teacher's.
+"""Attention maps aligned beside the hidden states (Wang et al. 2020, section 3.1).
 
-Maps [rows, heads, seq, seq] exist only where attention is computed in the open ("eager"), which takes memory that grows with the square of
-the row.
+Maps [rows, heads, seq, seq] exist only where attention runs in the "eager" implementation. Their
+memory grows with the square of the row length.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from ...models import Architecture
 from .losses import attention_kl
 from .objectives import HiddenAlignment, layer_pairs
 
-__all__ = ["AttentionAlignment", "check_maps", "eager", "summarize_maps"]
+__all__ = ["AttentionAlignment", "check_maps", "eager_attention", "summarize_maps"]
 
 
 class AttentionAlignment(HiddenAlignment):
-    """The error of hidden states, plus a share of the divergence of attention maps, of the same pairs of layers.
+    """The loss of `HiddenAlignment` plus a weighted divergence of the attention maps.
+
+    Both parts use the same pairs of layers.
 
     Args:
-        student: the causal language model that learns, its attention eager.
-        teacher: the frozen one, likewise.
-        pairs: see `HiddenAlignment`; none of layer 0, which has no attention.
-        weight: of the maps' divergence.
+        student: the causal language model that is trained, with eager attention.
+        teacher: the frozen one, also with eager attention.
+        pairs: see `HiddenAlignment`; layer 0, the embedding, is not allowed: it has no attention.
+        weight: weight of the divergence of the maps.
     """
 
     def __init__(
@@ -39,29 +41,30 @@ class AttentionAlignment(HiddenAlignment):
         self.weight = weight
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss over the pairs for a batch [batch, seq]; every real position counts, prompts too."""
+        """Return the mean loss over the pairs for a batch [batch, seq]; prompts count too."""
         with torch.no_grad():
-            teacher = _looked_into(self._teacher[0], ids)
-        student = _looked_into(self.student, ids)
+            teacher = _states_and_maps(self._teacher[0], ids)
+        student = _states_and_maps(self.student, ids)
         maps = [
             attention_kl(student.attentions[i - 1], teacher.attentions[j - 1])
             for i, j in self.pairs
         ]
         return (
-            self.aligned(student.hidden_states, teacher.hidden_states, labels)
+            self.alignment_loss(student.hidden_states, teacher.hidden_states, labels)
             + self.weight * torch.stack(maps).mean()
         )
 
 
-def _looked_into(model: Any, ids: Tensor) -> Any:
+def _states_and_maps(model: Any, ids: Tensor) -> Any:
+    """Run the decoder and return its hidden states and attention maps."""
     return model.get_decoder()(
         input_ids=ids, use_cache=False, output_hidden_states=True, output_attentions=True
     )
 
 
 @contextmanager
-def eager(*models: Any) -> Iterator[None]:
-    """While this lasts, models compute their attention maps in the open."""
+def eager_attention(*models: Any) -> Iterator[None]:
+    """Switch models to eager attention, which returns its maps, until the block ends."""
     before = [model.config._attn_implementation for model in models]
     for model in models:
         model.set_attn_implementation("eager")
@@ -78,11 +81,17 @@ def check_maps(
     layers: Sequence[tuple[int, int]] | None,
     seq_len: int,
 ) -> None:
-    """Stop where maps cannot be compared.
+    """Check that the attention maps of every pair of layers can be compared.
+
+    Args:
+        teacher: its architecture.
+        student: its architecture.
+        layers: pairs of student and teacher layers; None: spread evenly over the depth.
+        seq_len: tokens per row.
 
     Raises:
         UsageError: a pair names the embedding.
-        Refused: a student's layer does not see as far back as the teacher's that it is paired with.
+        Refused: a student layer sees fewer tokens than the teacher layer it is paired with.
     """
     windows = [
         [layer.attention.seen(seq_len) for layer in model.layers] for model in (student, teacher)
@@ -95,23 +104,25 @@ def check_maps(
             )
         if windows[0][i - 1] < windows[1][j - 1]:
             raise Refused(
-                f"layers {[i, j]}: the student's sees {windows[0][i - 1]} tokens back and the teacher's {windows[1][j - 1]}, so that its "
-                "attention cannot be the same",
-                "pair layers that see as far, with `layers`; lower --seq-len to the window; or leave `attention` out",
+                f"layers {[i, j]}: the student's sees {windows[0][i - 1]} tokens back and the "
+                f"teacher's {windows[1][j - 1]}, so their attention maps cannot be the same",
+                "pair layers that see equally far, with `layers`; lower --seq-len to the window; "
+                "or leave `attention` out",
             )
 
 
 def summarize_maps(
     teacher: Architecture, student: Architecture, rows: int, seq_len: int, device: str
 ) -> str:
-    """One line about the memory that the attention maps of a batch take.
+    """Return one line about the memory that the attention maps of a batch take.
 
     Raises:
-        Refused: more than there is.
+        Refused: the maps need more memory than is free.
     """
     counts = [[layer.attention.sizes.heads for layer in m.layers] for m in (student, teacher)]
     heads = sum(map(sum, counts))
-    needed, free = 4 * heads * rows * seq_len**2, free_memory(device)
+    needed = 4 * heads * rows * seq_len**2
+    free = free_memory(device)
     size = f"attention maps of {rows} rows of {seq_len} tokens take {needed / 1e9:.2g} GB at a time"
     if free is not None and needed > free:
         raise Refused(
@@ -123,4 +134,4 @@ def summarize_maps(
         if len({count for model in counts for count in model}) > 1
         else ""
     )
-    return f"{size}, and about twice that again while the student learns{unlike}"
+    return f"{size}, and about twice as much during training{unlike}"

@@ -1,4 +1,4 @@
-"""What is made sure of before a student learns: that the two tokenize alike, fit each other in size, and can be shared out."""
+"""Checks before training: the student's size, sharded weights, and the two vocabularies."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ __all__ = ["SharedVocabulary", "check_sharded", "check_sizes", "shared_vocabular
 
 
 def check_sizes(teacher: Architecture, student: Architecture, stages: Sequence[Stage]) -> None:
-    """Stop where the student is larger than its teacher, or a stage aligns layers that are not there.
+    """Check that the student is no larger than its teacher and that all layers to align exist.
 
     Raises:
         Refused: the student's decoder layers have more parameters than the teacher's.
-        UsageError: no such layer.
+        UsageError: a stage names a layer that does not exist.
     """
-    large, small = teacher.decoder_parameters, student.decoder_parameters
+    large = teacher.decoder_parameters
+    small = student.decoder_parameters
     if small > large:
         raise Refused(
-            f"the student ({small:,} parameters beside its vocabulary) is larger than the teacher ({large:,}), so that it would be slower "
-            "than what it learns from",
+            f"the student ({small:,} parameters without its vocabulary) is larger than the teacher "
+            f"({large:,}), so it would be slower than the model it learns from",
             "exchange the two, or cut a student from the teacher: `edgewright prune`",
         )
     depths = [len(model.layers) for model in (student, teacher)]
@@ -36,15 +37,21 @@ def check_sizes(teacher: Architecture, student: Architecture, stages: Sequence[S
                 if not 0 <= layer <= depth:
                     raise UsageError(
                         f"layers {list(pair)}: the {who} has {depth} layers, and no layer {layer}",
-                        "pairs are [student layer, teacher layer], from 1 on; leave `layers` out to align evenly over the depth",
+                        "pairs are [student layer, teacher layer], counted from 1; leave `layers` "
+                        "out to align evenly over the depth",
                     )
 
 
 def check_sharded(options: DistillOptions, *, sparse: bool, sharded: bool) -> None:
-    """Stop where weights that every process has a part of cannot learn in the way that is asked for.
+    """Check that sharded weights can be trained with these options.
+
+    Args:
+        options: of the distillation.
+        sparse: whether the student is 2:4 sparse.
+        sharded: whether each process holds a part of the weights.
 
     Raises:
-        Refused: naming the ways.
+        Refused: some options do not work with sharded weights; the message names them.
     """
     asked = {
         "qat": options.qat,
@@ -57,40 +64,41 @@ def check_sharded(options: DistillOptions, *, sparse: bool, sharded: bool) -> No
     }
     if sharded and (wrong := [name for name, there in asked.items() if there]):
         raise Refused(
-            f"{', '.join(wrong)}: not with sharded weights (FSDP or DeepSpeed), of which each process has a part",
+            f"{', '.join(wrong)}: not supported with sharded weights (FSDP or DeepSpeed), where "
+            "each process holds a part",
             "start the processes without sharding (torchrun), or leave it out",
         )
 
 
 @dataclass(frozen=True)
 class SharedVocabulary:
-    """What two models have in common of their vocabularies."""
+    """What the vocabularies of teacher and student have in common."""
 
     size: int
-    """Logits that both have."""
+    """Number of logits that both have."""
     tokenizer: Path
-    """The directory whose tokenizer both are used with: the student's, unless added tokens have other names to the teacher."""
+    """Directory of the tokenizer to use: the student's, or the teacher's if added tokens differ."""
     notes: list[str]
 
 
 def shared_vocabulary(teacher: Path, student: Path) -> SharedVocabulary:
     """Compare two vocabularies id by id.
 
-    Those of one family are padded differently (Qwen2.5: 152064 and 151936 rows for the same tokens). Tokens that were added for
-    conversations may have other names (DeepSeek-R1's distilled Qwen): the student then learns, and is written, with the teacher's.
+    Models of one family may pad the vocabulary differently (Qwen2.5: 152064 and 151936 rows for
+    the same tokens). Tokens added for conversations may have other names (DeepSeek-R1's distilled
+    Qwen): then the student is trained, and written, with the teacher's tokenizer.
 
     Raises:
-        Refused: the same id means different text, so that the logits cannot be compared, or the teacher has tokens that the student lacks.
+        Refused: the same id means different text, so the logits cannot be compared; or the teacher
+            has tokens that the student lacks.
     """
     sizes = [read_architecture(model).vocab_size for model in (teacher, student)]
     tokenizers = [load_tokenizer(teacher), load_tokenizer(student)]
     t_tokens, s_tokens = (
         {i: token for token, i in tokenizer.get_vocab().items()} for tokenizer in tokenizers
     )
-    size, added = (
-        min(sizes),
-        {i for tokenizer in tokenizers for i in tokenizer.added_tokens_decoder},
-    )
+    size = min(sizes)
+    added = {i for tokenizer in tokenizers for i in tokenizer.added_tokens_decoder}
     unlike = [
         i
         for i in sorted(t_tokens.keys() | s_tokens.keys())
@@ -99,25 +107,42 @@ def shared_vocabulary(teacher: Path, student: Path) -> SharedVocabulary:
     for i in unlike:
         if i not in added:
             raise Refused(
-                f"teacher and student tokenize differently: id {i} is {t_tokens.get(i)!r} to one and {s_tokens.get(i)!r} to the other",
+                f"teacher and student tokenize differently: id {i} is {t_tokens.get(i)!r} for the "
+                f"teacher and {s_tokens.get(i)!r} for the student",
                 "choose a student of the teacher's family",
             )
-    notes = (
-        []
-        if len(set(sizes)) == 1
-        else [
-            f"logits cut to the {size} ids both models have (teacher {sizes[0]}, student {sizes[1]})"
-        ]
-    )
+    notes: list[str] = []
+    if len(set(sizes)) > 1:
+        notes.append(
+            f"logits cut to the {size} ids both models have "
+            f"(teacher {sizes[0]}, student {sizes[1]})"
+        )
     if not unlike:
         return SharedVocabulary(size, student, notes)
-    if (last := max(t_tokens)) >= sizes[1]:
+    notes.append(_use_teacher_tokenizer(t_tokens, s_tokens, unlike, sizes[1]))
+    return SharedVocabulary(size, teacher, notes)
+
+
+def _use_teacher_tokenizer(
+    teacher: dict[int, str], student: dict[int, str], unlike: list[int], ids: int
+) -> str:
+    """Check that the student can use the teacher's tokenizer; return a note that it does.
+
+    Args:
+        teacher: its tokens by id.
+        student: its tokens by id.
+        unlike: ids of added tokens whose names differ.
+        ids: number of ids that the student has.
+    """
+    if (last := max(teacher)) >= ids:
         raise Refused(
-            f"the teacher's token {t_tokens[last]!r} has id {last}, and the student {sizes[1]} ids",
+            f"the teacher's token {teacher[last]!r} has id {last}, and the student has only "
+            f"{ids} ids",
             "choose another student",
         )
     first = unlike[0]
-    names = f"{len(unlike)} added tokens have other names (id {first}: {t_tokens.get(first)!r}, to the student {s_tokens.get(first)!r})"
-    return SharedVocabulary(
-        size, teacher, [*notes, f"{names}: the student has the teacher's tokenizer now"]
+    return (
+        f"{len(unlike)} added tokens have other names (id {first}: teacher "
+        f"{teacher.get(first)!r}, student {student.get(first)!r}): "
+        "the student is written with the teacher's tokenizer"
     )

@@ -1,7 +1,8 @@
-"""A stage ends when the loss on rows that it does not learn on falls no more, and keeps the weights that had the lowest one.
+"""Early stopping: end a stage when its held-out loss stops falling, and keep the best weights.
 
-What is watched is the stage's own loss. The weights of the lowest one so far are copied to the memory of the CPU; they are saved with the
-rest of the state, so that a run that was killed decides as it would have done.
+The loss that is measured is the stage's own, on rows that are not trained on. The weights with the
+lowest loss are copied to CPU memory. They are saved with the rest of the training state, so an
+interrupted run makes the same decision after it resumes.
 """
 
 from __future__ import annotations
@@ -15,31 +16,32 @@ from torch import Tensor, nn
 
 from .stage_options import EarlyStopOptions
 
-__all__ = ["Curve", "Watch", "told"]
+__all__ = ["Curve", "EarlyStopping", "summarize_early_stop"]
 
 Curve = list[list[float]]
-"""Steps done and the held-out loss then, one pair after the other."""
+"""Pairs [steps done, held-out loss] in order."""
 
 
-class Watch:
+class EarlyStopping:
     """Held-out losses of one stage, and the weights that had the lowest.
 
     Args:
-        options: how often to measure, and for how long to go on.
-        rows: int64 [2, seq] each, to measure on.
+        options: how often to measure, and how long to wait for a lower loss.
+        rows: held-out rows, int64 [2, seq] each.
     """
 
     def __init__(self, options: EarlyStopOptions, rows: Sequence[Tensor]) -> None:
-        self.options, self.rows = options, rows
+        self.options = options
+        self.rows = rows
         self.curve: Curve = []
         self._best: dict[str, Tensor] = {}
 
     def due(self, step: int, steps: int) -> bool:
-        """Whether to measure after `step` of `steps` steps; before the first, and after the last, always."""
+        """Whether to measure after `step` of `steps` steps; step 0 and the last always are."""
         return step % self.options.every == 0 or step == steps
 
     def add(self, step: int, loss: float, objective: nn.Module) -> None:
-        """Take down the loss after `step` steps, and what learns of the objective if no loss was as low."""
+        """Record the loss after `step` steps; copy the trained weights if it is the lowest."""
         lowest = min((known for _, known in self.curve if not math.isnan(known)), default=math.inf)
         self.curve.append([step, loss])
         if loss < lowest:
@@ -51,7 +53,7 @@ class Watch:
 
     @property
     def over(self) -> bool:
-        """Whether the loss has not been lower for too long."""
+        """Whether the last `patience` measurements found no lower loss."""
         return (
             len(self.curve) - 1 - self.curve.index(_lowest(self.curve)) >= self.options.patience
             if self.curve
@@ -59,31 +61,41 @@ class Watch:
         )
 
     @torch.no_grad()
-    def put_back(self, objective: nn.Module) -> None:
+    def restore_best(self, objective: nn.Module) -> None:
         """Give the objective the weights of the lowest loss."""
         parameters = dict(objective.named_parameters())
         for name, best in self._best.items():
             parameters[name].copy_(best)
 
     def state_dict(self) -> dict[str, Any]:
-        """What accelerate saves."""
+        """Return the state that accelerate saves."""
         return {"curve": self.curve, "best": self._best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse."""
-        self.curve, self._best = state["curve"], state["best"]
+        """Restore a state from `state_dict`."""
+        self.curve = state["curve"]
+        self._best = state["best"]
 
 
 def _lowest(curve: Curve) -> list[float]:
     return min(curve, key=lambda pair: math.inf if math.isnan(pair[1]) else pair[1])
 
 
-def told(name: str, curve: Curve, steps: int, rows: int) -> str:
-    """What to say of a stage that was watched."""
-    best, last = _lowest(curve), int(curve[-1][0])
+def summarize_early_stop(name: str, curve: Curve, steps: int, rows: int) -> str:
+    """Return one line about a stage with early stopping.
+
+    Args:
+        name: of the stage.
+        curve: its held-out losses.
+        steps: the most it could take.
+        rows: number of held-out rows.
+    """
+    best = _lowest(curve)
+    last = int(curve[-1][0])
     ended = (
-        f"ended after step {last} of {steps}"
-        if last < steps
-        else f"went on to its last step, {steps}"
+        f"ended after step {last} of {steps}" if last < steps else f"ran to its last step, {steps}"
     )
-    return f"early stop ({name}): {ended}; kept are the weights after step {best[0]:.0f}, whose loss on {rows} held-out rows was {best[1]:.4f}"
+    return (
+        f"early stop ({name}): {ended}; kept the weights after step {best[0]:.0f}, "
+        f"with a loss of {best[1]:.4f} on {rows} held-out rows"
+    )

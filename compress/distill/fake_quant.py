@@ -1,7 +1,7 @@
-"""Fake quantization as tensor functions: a weight computes as the grid points nearest to it, and learns as if it did not.
+"""Fake quantization as tensor functions: round a weight to its grid, pass the gradient through.
 
-The arithmetic is that of `round_to_grid` and of `PackedLinear.dequantize`, operation for operation, so that what is learnt with
-is bit for bit what a packed checkpoint holds.
+The arithmetic is that of `round_to_grid` and `PackedLinear.dequantize`, operation for operation. So
+the weights used in training are bit for bit those of the packed checkpoint.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from torch import Tensor
 from ...checkpoints.layouts import PackedLinear
 from ..quantize.grid import round_to_grid
 
-__all__ = ["fake_quantize", "grid_range", "into_cells", "pack"]
+__all__ = ["fake_quantize", "grid_range", "move_into_cells", "pack"]
 
 MARGIN = 1e-3
-"""Steps between a weight that is moved into a cell and the cell's border: far more than float32 can lose in a division."""
+"""Distance from a cell's border to a weight moved into it, in grid steps.
+
+It is far more than the rounding error of a float32 division.
+"""
 
 
 class _StraightThrough(torch.autograd.Function):
-    """The value of the second tensor with the gradient of the first (Bengio et al. 2013, section 4)."""
+    """Value of the second tensor, gradient of the first (Bengio et al. 2013, section 4)."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, rounded: Tensor) -> Tensor:
@@ -33,16 +36,17 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def fake_quantize(weight: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> Tensor:
-    """The grid points nearest to a weight, with a gradient that passes straight through.
+    """Round a weight to the nearest grid points, with a straight-through gradient.
 
     Args:
         weight: float32 [out, in].
         scales: float32 [out, groups], exact float16 values.
-        zeros: float32 [out, groups].
-        bits: bits of an integer.
+        zeros: float32 [out, groups], zero points.
+        bits: bits per integer.
     """
     with torch.no_grad():
-        s, z = scales.unsqueeze(-1), zeros.unsqueeze(-1)
+        s = scales.unsqueeze(-1)
+        z = zeros.unsqueeze(-1)
         integers = round_to_grid(weight.detach().view(*scales.shape, -1), s, z, bits)
         rounded = (integers - z) * s
     through: Tensor = _StraightThrough.apply(weight, rounded)  # pyright: ignore[reportAssignmentType]
@@ -50,7 +54,7 @@ def fake_quantize(weight: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> T
 
 
 def pack(weight: Tensor, start: PackedLinear) -> PackedLinear:
-    """The integers that a weight [out, in] computes with on the grid of `start`."""
+    """Round a weight [out, in] to integers on the grid of `start`."""
     grouped = weight.float().view(*start.scales.shape, -1)
     integers = round_to_grid(
         grouped, start.scales.unsqueeze(-1), start.zeros.float().unsqueeze(-1), start.bits
@@ -65,23 +69,23 @@ def pack(weight: Tensor, start: PackedLinear) -> PackedLinear:
 
 
 def grid_range(scales: Tensor, zeros: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """The lowest and the highest weight [out, groups] that the grid rounds without clipping."""
+    """Return the lowest and highest weight [out, groups] that is rounded without clipping."""
     return (-zeros - 0.5) * scales, (2**bits - 1 - zeros + 0.5) * scales
 
 
-def into_cells(weight: Tensor, start: PackedLinear, centred: float = 0.0) -> Tensor:
-    """The weight [out, in], moved no further than it takes to be rounded to the integers of `start`.
+def move_into_cells(weight: Tensor, start: PackedLinear, centred: float = 0.0) -> Tensor:
+    """Move a weight [out, in] just far enough that it rounds to the integers of `start`.
+
+    A cell is the range of weights that round to one integer.
 
     Args:
-        weight: what the integers were made from.
+        weight: the weight that the integers were made from.
         start: the integers and their grid.
-        centred: move it this share of the rest of the way to the centre of its cell.
+        centred: share of the remaining way to the centre of the cell to move as well.
     """
     grouped = start.integers.view(*start.scales.shape, -1).float()
-    scales, centre = (
-        start.scales.unsqueeze(-1),
-        (grouped - start.zeros.float().unsqueeze(-1)) * start.scales.unsqueeze(-1),
-    )
+    scales = start.scales.unsqueeze(-1)
+    centre = (grouped - start.zeros.float().unsqueeze(-1)) * scales
     reach = (0.5 - MARGIN) * scales
     nearest = torch.clamp(weight.float().view_as(centre), centre - reach, centre + reach)
     return torch.lerp(nearest, centre, centred).view_as(weight)

@@ -1,4 +1,4 @@
-"""Parameters that do not learn in a stage, chosen by patterns of their names (`model.embed_tokens*`)."""
+"""Parameters that a stage does not train, chosen by name patterns such as `model.embed_tokens*`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from torch import nn
 
 from ...errors import UsageError
 
-__all__ = ["frozen"]
+__all__ = ["frozen_parameters"]
 
 
-def frozen(student: Any, patterns: Sequence[str]) -> list[nn.Parameter]:
-    """The parameters of a student that a stage leaves as they are.
+def frozen_parameters(student: Any, patterns: Sequence[str]) -> list[nn.Parameter]:
+    """Return the parameters of a student that a stage does not train.
 
     Args:
-        student: the causal language model, with adapters or a grid if it learns so.
-        patterns: for their names as files have them, in which `*` stands for anything; a tied head is the embedding.
+        student: the causal language model, with adapters or fake quantization if it has them.
+        patterns: for parameter names as in checkpoint files; `*` matches anything. A tied head
+            counts as the embedding.
 
     Raises:
-        UsageError: no parameter has such a name, or none is left to learn.
+        UsageError: a pattern matches no parameter, or nothing is left to train.
     """
     if not patterns:
         return []
-    named = [(_in_files(name), p) for name, p in student.named_parameters(remove_duplicate=False)]
+    named = [
+        (_stored_name(name), p) for name, p in student.named_parameters(remove_duplicate=False)
+    ]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name, _ in named):
             kinds = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name, _ in named)
@@ -34,15 +37,15 @@ def frozen(student: Any, patterns: Sequence[str]) -> list[nn.Parameter]:
                 f"freeze `{pattern}`: no parameter of the student has such a name",
                 f"there are {', '.join(kinds)}",
             )
-    still = [p for name, p in named if any(fnmatchcase(name, pattern) for pattern in patterns)]
-    stays = {id(p) for p in still}
-    if all(id(p) in stays for _, p in named if p.requires_grad):
+    frozen = [p for name, p in named if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    frozen_ids = {id(p) for p in frozen}
+    if all(id(p) in frozen_ids for _, p in named if p.requires_grad):
         raise UsageError(
-            f"freeze {', '.join(patterns)}: nothing of the student is left to learn", "freeze less"
+            f"freeze {', '.join(patterns)}: nothing of the student is left to train", "freeze less"
         )
-    return still
+    return frozen
 
 
-def _in_files(name: str) -> str:
-    """A parameter's name without what adapters and grids put into it."""
+def _stored_name(name: str) -> str:
+    """Return a parameter's name without the parts that adapters and fake quantization add."""
     return name.replace(".base_layer.", ".").replace(".parametrizations.weight.original", ".weight")

@@ -1,4 +1,4 @@
-"""A 2:4 sparse student stays sparse: what its checkpoint holds as zero is zero again after every step."""
+"""Keep a 2:4 sparse student sparse: set its zeros back to zero after every optimizer step."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from ...models import Architecture, weight_of
 from ..prune.two_four import is_two_four
 from .linears import decoder_linears
 
-__all__ = ["zeros_of"]
+__all__ = ["sparsity_keeper"]
 
 
-def zeros_of(student: Any, architecture: Architecture, folder: Path) -> Callable[[], None] | None:
-    """What puts a sparse student's zeros back, or None for a dense student.
+def sparsity_keeper(
+    student: Any, architecture: Architecture, folder: Path
+) -> Callable[[], None] | None:
+    """Return a function that sets a sparse student's zeros back; None for a dense student.
 
-    A student is sparse when every linear layer of its decoder layers has the pattern, whoever made it. Zeros beyond the
-    pattern stay too: a weight that is back at zero by chance cannot be told from one that was removed.
+    A student counts as sparse when every linear layer of its decoder layers has the 2:4 pattern,
+    whichever tool made it. Zeros beyond the pattern stay zero too: a weight that is zero by chance
+    cannot be told from one that was removed.
 
     Args:
-        student: as loaded, before it learns.
+        student: as loaded, before training.
         architecture: of the student.
         folder: its checkpoint.
 
@@ -43,9 +46,9 @@ def zeros_of(student: Any, architecture: Architecture, folder: Path) -> Callable
         return None
     masks = [(weight, weight != 0) for weight in weights.values()]
 
-    def put_back() -> None:
+    def restore_zeros() -> None:
         with torch.no_grad():
             for weight, mask in masks:
                 weight.mul_(mask)
 
-    return put_back
+    return restore_zeros

@@ -1,7 +1,9 @@
-"""Low-rank adapters (Hu et al. 2021, section 4.1): learn W + (alpha / r) B A with W frozen, then merge what was learnt into W.
+"""Low-rank adapters (Hu et al. 2021, section 4.1).
 
-The adapters are peft's and live only while the student learns: the checkpoint that is written has the tensors it had before. A packed
-student's W stays packed while they learn; what is written is its dequantized weights with what was learnt, in floating point.
+Train W + (alpha / r) B A with W frozen, then merge the product into W. The adapters are peft's and
+exist only during training; the written checkpoint has the same tensors as before. If the student
+is packed, W stays packed during training. The written weights are then floating point: the
+dequantized weights plus the merged product.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ from ...models import Architecture, decoder_layers
 from .options import LoraOptions
 from .packed_base import PackedBase
 
-__all__ = ["adapted", "lora_targets"]
+__all__ = ["adapted_matrices", "lora_adapters"]
 
 
-def lora_targets(architecture: Architecture, options: LoraOptions) -> tuple[str, ...]:
-    """The adapted linear layers, by their names within a decoder layer.
+def adapted_matrices(architecture: Architecture, options: LoraOptions) -> tuple[str, ...]:
+    """Return the linear layers that get adapters, by their names within a decoder layer.
 
     Raises:
-        UsageError: a name that the model does not have; the hint lists those that it has.
+        UsageError: the model has no layer of this name; the hint lists the names that it has.
     """
     blocks = [block for layer in architecture.layers for block in (layer.mixer, layer.dense_ffn)]
     groups = (group for block in blocks if block for group in block.input_groups)
@@ -35,36 +37,36 @@ def lora_targets(architecture: Architecture, options: LoraOptions) -> tuple[str,
         return (attention.q.name, attention.v.name)
     if unknown := [name for name in options.targets if name not in known]:
         raise UsageError(
-            f"lora targets {', '.join(unknown)}: no matrix of a decoder layer here",
+            f"lora targets {', '.join(unknown)}: no matrix of a decoder layer has this name",
             f"choose from {', '.join(known)}",
         )
     return tuple(known[name] for name in dict.fromkeys(options.targets))
 
 
 @contextmanager
-def adapted(
+def lora_adapters(
     student: Any,
     architecture: Architecture,
     options: LoraOptions,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[int]:
-    """Train adapters and nothing else inside the block; when it ends well they are merged into the student's weights.
+    """Train only adapters inside the block; merge them into the weights when it ends normally.
 
     Args:
         student: the causal language model, changed in place.
         architecture: of the student.
-        options: rank, scale and targets.
-        dtype: of the weights that packed ones become.
+        options: rank, scale and matrices.
+        dtype: type that packed weights are dequantized to at the end.
 
     Yields:
-        How many parameters the adapters have.
+        The number of parameters of the adapters.
 
     Raises:
-        UsageError: a target is unknown, or is no linear layer of this model.
+        UsageError: a matrix is unknown, or is no linear layer of this model.
     """
     from peft import LoraConfig, get_peft_model  # late: slow to import
 
-    names = lora_targets(architecture, options)
+    names = adapted_matrices(architecture, options)
     modules = [dict(layer.named_modules()) for layer in decoder_layers(student, architecture)]
     if wrong := [
         name
@@ -90,7 +92,7 @@ def adapted(
 
 @torch.no_grad()
 def _unpack(student: Any, dtype: torch.dtype) -> None:
-    """Every packed layer becomes an ordinary one, one after the other, with what its adapters learnt; those of others are merged."""
+    """Merge all adapters, and turn every packed layer into an ordinary one, one at a time."""
     from peft.tuners.lora import LoraLayer  # late: slow to import
 
     for name, module in list(student.named_modules()):

@@ -1,4 +1,4 @@
-"""The distillation losses, as tensor functions: a mean over the scored tokens, zero where student equals teacher."""
+"""The distillation losses as tensor functions; each is zero where student and teacher are equal."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ __all__ = [
 ]
 
 NO_ATTENTION = 1e-12
-"""What masked positions count as, whose logarithm must be finite."""
+"""Probability used for masked positions, because its logarithm must be finite."""
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits [batch, seq, vocab] with the labels [batch, seq] one position on."""
+    """Cross-entropy of logits [batch, seq, vocab] with the next label of labels [batch, seq]."""
     return F.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE
     )
 
 
 def scored_labels(ids: Tensor, labels: Tensor) -> Tensor:
-    """The labels [batch, seq]; every token where a batch has none, so that it still has a loss."""
+    """Return the labels [batch, seq], or the ids if no label is scored, so that a loss exists."""
     return labels if bool((labels != IGNORE).any()) else ids
 
 
@@ -45,11 +45,16 @@ def hidden_mse(
     mask: Tensor,
     average: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Mean squared error of hidden states [batch, seq, width], relative to the mean square of the teacher's.
+    """Mean squared error of hidden states, divided by the mean square of the teacher's.
 
-    Only positions where mask [batch, seq] is true count. Dividing by the teacher's power keeps early and late layers,
-    whose magnitudes differ by orders, in one sum (hidden-state alignment: Jiao et al. 2020, section 3). `average` makes that power
-    one of the whole batch, where this is a part of it.
+    Hidden-state alignment is from Jiao et al. 2020, section 3. The division makes early and late
+    layers, whose magnitudes differ by orders, count equally.
+
+    Args:
+        student: hidden states [batch, seq, width].
+        teacher: likewise.
+        mask: bool [batch, seq]; only positions where it is true count.
+        average: averages the teacher's mean square over all processes that share a batch.
     """
     target = teacher[mask].float()
     power = target.pow(2).mean()
@@ -59,24 +64,27 @@ def hidden_mse(
 
 
 def attention_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student) of attention maps [batch, heads, queries, keys], mean over batch, heads and queries; zero at equality.
+    """KL(teacher || student) of attention maps [batch, heads, queries, keys].
 
-    Where the numbers of heads differ it is that of the maps' means over heads (Wang et al. 2020, section 3.1, has as many in both).
+    It is the mean over batch, heads and queries. If the numbers of heads differ, the maps are
+    averaged over heads first (Wang et al. 2020, section 3.1, has equal numbers).
     """
     if student.shape[1] != teacher.shape[1]:
-        student, teacher = student.mean(1), teacher.mean(1)
+        student = student.mean(1)
+        teacher = teacher.mean(1)
     log_p, log_q = (maps.float().clamp_min(NO_ATTENTION).log() for maps in (teacher, student))
     return (teacher.float() * (log_p - log_q)).sum(-1).mean()
 
 
 def divergence(log_p: Tensor, log_q: Tensor, kind: Divergence = "forward") -> Tensor:
-    """A divergence of a student q from a teacher p, summed over the tokens; zero where they are equal.
+    """Divergence of a student q from a teacher p, summed over the tokens.
 
     Args:
         log_p: the teacher's log-probabilities, float32 [tokens, outcomes].
         log_q: the student's.
-        kind: forward, KL(p || q), covers all that the teacher does; reverse, KL(q || p), keeps to what it does most (Gu et al. 2023,
-            section 2.1); js, the mean of both to their mixture, is bounded (Agarwal et al. 2023, section 2).
+        kind: forward: KL(p || q), penalizes missing what the teacher does. reverse: KL(q || p),
+            penalizes what the teacher would not do (Gu et al. 2023, section 2.1). js: mean of the
+            KL of both to their mixture, bounded (Agarwal et al. 2023, section 2).
     """
     if kind == "forward":
         return F.kl_div(log_q, log_p, reduction="sum", log_target=True)
@@ -90,9 +98,10 @@ def divergence(log_p: Tensor, log_q: Tensor, kind: Divergence = "forward") -> Te
 
 
 def in_chunks(total: int, size: int, part: Callable[[slice], Tensor]) -> Tensor:
-    """The sum of a function over `total` tokens, `size` at a time; what a chunk needs on the way is made again for its gradient.
+    """Sum a function over `total` tokens, `size` at a time, with little memory.
 
-    So nothing of the size [tokens, vocabulary] is ever whole in memory, if the function makes its logits itself.
+    Intermediate results of a chunk are not kept; they are computed again for the gradient. If
+    `part` makes its own logits, no tensor [tokens, vocabulary] ever exists as a whole.
     """
     if total <= size:
         return part(slice(0, total))

@@ -1,7 +1,9 @@
-"""A packed student under adapters (QLoRA: Dettmers et al. 2023, section 3): its linear layers stay in low bits and never learn.
+"""Packed linear layers below adapters (QLoRA, Dettmers et al. 2023, section 3).
 
-Each is dequantized when it is used, for its outputs and again for the gradient of its inputs, and no dequantized weight outlives that. peft
-takes it for the linear layer it stands for. When learning is over it becomes one, with what its adapters learnt.
+The linear layers of a packed student stay in low bits and are not trained. Each weight is
+dequantized when it is used, in the forward and again in the backward pass, and freed afterwards.
+peft treats the layer as an ordinary linear layer. After training it becomes one, with its adapters
+merged.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from ...checkpoints.loading import check_names, tied_names
 from ...checkpoints.streaming import skeleton
 from ...errors import Refused
 from ...models import require_expressible
+from .linears import to_device
 
 __all__ = ["PackedBase", "check_packed", "load_packed"]
 
@@ -28,11 +31,12 @@ class PackedBase(nn.Linear):
     """A frozen linear layer whose weight is kept in low bits.
 
     Args:
-        packed: the weight, on the device where it is to compute.
+        packed: the weight, on the device that computes.
         bias: [out], or None.
 
     Attributes:
-        qweight: uint8, the integers [out, in]; of 4 bits [out, in / 2], the even columns in the low halves.
+        qweight: uint8, the integers [out, in]; for 4 bits [out, in / 2], with even columns in the
+            low halves.
     """
 
     def __init__(self, packed: PackedLinear, bias: Tensor | None) -> None:
@@ -51,7 +55,7 @@ class PackedBase(nn.Linear):
 
     @property
     def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The float32 [out, in] weight that the integers stand for, made anew."""
+        """The dequantized float32 [out, in] weight, computed at every access."""
         whole = (
             torch.stack([self.qweight & 15, self.qweight >> 4], -1).flatten(1)
             if self._halves
@@ -60,14 +64,19 @@ class PackedBase(nn.Linear):
         return replace(self._grid, integers=whole).dequantize()
 
     def forward(self, input: Tensor) -> Tensor:
-        """The layer's outputs [..., out] for inputs [..., in]."""
+        """Return the outputs [..., out] for inputs [..., in]."""
         out: Tensor = _Product.apply(input, self)  # pyright: ignore[reportAssignmentType]
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
     @torch.no_grad()
-    def dense(self, dtype: torch.dtype, learnt: Tensor | None = None) -> nn.Linear:
-        """An ordinary linear layer in the memory of the CPU, with something [out, in] added to the weight before it is cast."""
-        weight = self.weight if learnt is None else self.weight + learnt
+    def dense(self, dtype: torch.dtype, delta: Tensor | None = None) -> nn.Linear:
+        """Return an ordinary linear layer in CPU memory.
+
+        Args:
+            dtype: of its weights.
+            delta: [out, in], added to the weight before it is cast.
+        """
+        weight = self.weight if delta is None else self.weight + delta
         linear = nn.Linear(
             self.in_features, self.out_features, bias=self.bias is not None, device="meta"
         )
@@ -78,11 +87,12 @@ class PackedBase(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """Inputs times a packed weight; between forward and backward nothing of the weight's size is kept."""
+    """Inputs times a packed weight; no dequantized weight is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: PackedBase) -> Tensor:
-        ctx.layer, ctx.dtype = layer, x.dtype
+        ctx.layer = layer
+        ctx.dtype = x.dtype
         return F.linear(x, layer.weight)
 
     @staticmethod
@@ -92,10 +102,10 @@ class _Product(torch.autograd.Function):
 
 
 def check_packed(path: Path) -> None:
-    """Stop where a packed checkpoint cannot carry adapters.
+    """Check that a packed checkpoint can carry adapters.
 
     Raises:
-        Refused: a mixture of experts, or a layout that is not read here.
+        Refused: it is a mixture of experts, or its layout is not supported.
     """
     architecture = read_architecture(path)
     layout_of(architecture.config, str(path))
@@ -103,14 +113,18 @@ def check_packed(path: Path) -> None:
 
 
 def load_packed(path: Path, device: str = "cpu") -> Any:
-    """The causal language model of a packed checkpoint, its linear layers packed in memory, the rest float32; in evaluation mode.
+    """Load a packed checkpoint as a causal language model whose linear layers stay packed.
+
+    All other weights are float32. The model is in evaluation mode.
 
     Raises:
         UsageError: the weights do not fit the config.
-        Refused: layers round their inputs, through which no gradient goes; or as `check_packed`.
+        Refused: layers round their inputs, which blocks the gradient; or as `check_packed`.
     """
     check_packed(path)
-    config, state, model = read_architecture(path).config, read_state(path), skeleton(path)
+    config = read_architecture(path).config
+    state = read_state(path)
+    model = skeleton(path)
     layout = layout_of(config, str(path))
     assert layout is not None
     tied = tied_names(model)
@@ -118,7 +132,7 @@ def load_packed(path: Path, device: str = "cpu") -> Any:
         packed = layout.take(state, config["quantization_config"], name)
         if packed.inputs:
             raise Refused(
-                f"{path}: {name} rounds its inputs to 8 bits, through which adapters cannot learn",
+                f"{path}: {name} rounds its inputs to 8 bits, so adapters get no gradient",
                 "quantize weights only",
             )
         if isinstance(model.get_submodule(name), nn.Linear) and f"{name}.weight" not in tied:
@@ -126,7 +140,8 @@ def load_packed(path: Path, device: str = "cpu") -> Any:
             model.set_submodule(
                 name,
                 PackedBase(
-                    _moved(packed, device), None if bias is None else bias.to(device, torch.float32)
+                    to_device(packed, device),
+                    None if bias is None else bias.to(device, torch.float32),
                 ),
             )
         else:
@@ -142,13 +157,3 @@ def load_packed(path: Path, device: str = "cpu") -> Any:
 
 def _is_bias_of_packed(model: Any, name: str) -> bool:
     return isinstance(model.get_submodule(name.rpartition(".")[0]), PackedBase)
-
-
-def _moved(packed: PackedLinear, device: str) -> PackedLinear:
-    g_idx = None if packed.g_idx is None else packed.g_idx.to(device)
-    tensors = {
-        "integers": packed.integers.to(device),
-        "scales": packed.scales.to(device),
-        "zeros": packed.zeros.to(device),
-    }
-    return replace(packed, **tensors, g_idx=g_idx)

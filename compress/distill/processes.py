@@ -1,6 +1,7 @@
-"""The processes of a run, started by torchrun or `accelerate launch`: who works while others wait, what is said when one ends.
+"""The processes of a run, as started by torchrun or `accelerate launch`.
 
-Nothing is launched here. All processes go through the same code and read the same data; the main one makes and writes files.
+Nothing is launched here. All processes run the same code and read the same data. Only the main
+process writes files.
 """
 
 from __future__ import annotations
@@ -19,63 +20,82 @@ from accelerate.state import AcceleratorState
 
 from ...console import console
 from ...errors import EdgewrightError
-from .sharding import asked_for
+from .sharding import sharding_requested
 
 __all__ = ["Processes"]
 
 T = TypeVar("T")
-GOES_ON = "start the same command again: it goes on from the last save"
-PATIENCE = timedelta(days=7)
-"""How long processes wait while one works alone: makes a cut, or asks a teacher about all rows. One that dies is noticed at once."""
-CLOSED = ("closed by peer", "reset by peer", "timed out", "connection refused", "broken pipe")
+RESUME_HINT = "start the same command again: it resumes from the last save"
+MAIN_TIMEOUT = timedelta(days=7)
+"""How long processes wait for the main one, which may prune a model or run a teacher on all rows.
+
+A process that dies is noticed at once.
+"""
+CONNECTION_LOST = (
+    "closed by peer",
+    "reset by peer",
+    "timed out",
+    "connection refused",
+    "broken pipe",
+)
 """What a collective operation says when another process is gone."""
 
 
 class Processes:
-    """Those of this run, joined; one, where nothing else was launched.
+    """The processes of this run, connected to each other; there may be only one.
 
     Args:
         device: cpu or cuda.
     """
 
     def __init__(self, device: str) -> None:
-        AcceleratorState._reset_state(
-            reset_partial_state=True
-        )  # global, and of another device or precision perhaps
-        self._state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
-        self.count, self.main = int(self._state.num_processes), bool(self._state.is_main_process)
-        self.sharded = self.count > 1 and asked_for()
-        if (
-            self.count == 1 and "ACCELERATE_MIXED_PRECISION" in os.environ
-        ):  # which `accelerate launch` sets, and torchrun does not
+        # The state is global. It may be that of a run on another device or in another precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        self._state = PartialState(cpu=device == "cpu", timeout=MAIN_TIMEOUT)
+        self.count = int(self._state.num_processes)
+        self.main = bool(self._state.is_main_process)
+        self.sharded = self.count > 1 and sharding_requested()
+        # `accelerate launch` sets this variable, and torchrun does not.
+        if self.count == 1 and "ACCELERATE_MIXED_PRECISION" in os.environ:
             console.print(
-                "  [yellow]warning:[/] accelerate launch has started one process (with --cpu it always does); "
-                "for several: ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 -m edgewright.cli distill ...",
+                "  [yellow]warning:[/] accelerate launch has started one process "
+                "(with --cpu it always does); for several: ACCELERATE_USE_CPU=true "
+                "torchrun --nproc-per-node 2 -m edgewright.cli distill ...",
                 highlight=False,
             )
 
-    def told(self, rows: int) -> str:
-        """How many there are, for people.
+    def summary(self, rows: int) -> str:
+        """Return one line: how many processes there are, and what each does.
 
         Args:
-            rows: of a step, all processes together.
+            rows: per step, all processes together.
         """
         weights = ", a part of the weights" if self.sharded else ""
-        return f"{self.count} processes ({self._state.backend}), {rows // self.count} rows of every step{weights} each"
+        return (
+            f"{self.count} processes ({self._state.backend}), "
+            f"{rows // self.count} rows of every step{weights} each"
+        )
 
     def wait(self) -> None:
-        """For all the others."""
+        """Wait for all other processes."""
         self._state.wait_for_everyone()
 
-    def first(self, make: Callable[[], T]) -> T | None:
-        """What the main process makes while the others wait; None for them."""
+    def on_main(self, make: Callable[[], T]) -> T | None:
+        """Call a function in the main process only; the others wait for it and return None."""
         made = make() if self.main else None
         self.wait()
         return made
 
     @contextmanager
-    def inside(self, enter: Callable[[], AbstractContextManager[T]], others: T) -> Iterator[T]:
-        """A context that only the main process enters and leaves; the others are given `others`, once it has entered."""
+    def context_on_main(
+        self, enter: Callable[[], AbstractContextManager[T]], others: T
+    ) -> Iterator[T]:
+        """Enter a context in the main process only.
+
+        Args:
+            enter: makes the context.
+            others: value that the other processes get, once the main one has entered.
+        """
         if not self.main:
             self.wait()
             yield others
@@ -85,11 +105,11 @@ class Processes:
             yield value
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Turns the end of another process into one message.
+    def report_lost_process(self) -> Iterator[None]:
+        """Turn the end of another process into one short message.
 
         Raises:
-            EdgewrightError: another process has ended, or this one was told to.
+            EdgewrightError: another process has ended, or this one received SIGTERM.
         """
         if self.count == 1:
             yield
@@ -97,24 +117,23 @@ class Processes:
 
         def stopped(number: int, frame: FrameType | None) -> None:
             raise EdgewrightError(
-                "stopped from outside: another process of this run has ended, or all were told to",
-                GOES_ON,
+                "stopped by SIGTERM: another process of this run has ended, or all were stopped",
+                RESUME_HINT,
             )
 
         watching = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, stopped) if watching else None
-        ended = (
-            signal.SIG_IGN
-        )  # whoever started all of them now stops this one too, which is to say why first
+        # After a failure the launcher stops this process too. It must print its message first.
+        handler = signal.SIG_IGN
         try:
             yield
-            ended = before
+            handler = before
         except RuntimeError as error:
-            if not any(sign in str(error).lower() for sign in CLOSED):
+            if not any(sign in str(error).lower() for sign in CONNECTION_LOST):
                 raise
             raise EdgewrightError(
-                f"another process of this run has ended: {str(error).splitlines()[0]}", GOES_ON
+                f"another process of this run has ended: {str(error).splitlines()[0]}", RESUME_HINT
             ) from error
         finally:
             if watching:
-                signal.signal(signal.SIGTERM, ended)
+                signal.signal(signal.SIGTERM, handler)

@@ -1,4 +1,4 @@
-"""Weights of which every process has a part only, by FSDP2 or DeepSpeed ZeRO-3: how they become whole again."""
+"""Sharded weights (FSDP2 or DeepSpeed ZeRO-3): each process holds a part; how to gather them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlu
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-__all__ = ["asked_for", "is_sharded", "shard_on_cpu", "whole_state"]
+__all__ = ["gathered_state", "is_sharded", "shard_on_cpu", "sharding_requested"]
 
 
-def asked_for() -> bool:
-    """Whether accelerate was told, by its configuration or the environment, to give every process a part of the weights."""
+def sharding_requested() -> bool:
+    """Whether accelerate's configuration or the environment asks for sharded weights."""
     return any(
         os.environ.get(way, "").lower() == "true"
         for way in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
@@ -24,24 +24,23 @@ def asked_for() -> bool:
 
 
 def shard_on_cpu(accelerator: Accelerator) -> None:
-    """Let several processes on a CPU shard by FSDP where that was asked for.
+    """Use FSDP in several CPU processes where it was asked for.
 
-    accelerate 1.15 does so on accelerators only; on a CPU it goes on with whole weights and does not say so.
+    accelerate 1.15 shards on accelerators only. On a CPU it silently keeps whole weights.
     """
-    if accelerator.distributed_type == DistributedType.MULTI_CPU and asked_for():
-        accelerator.state.distributed_type = PartialState().distributed_type = (
-            DistributedType.FSDP
-        )  # either is copied from the other
+    if accelerator.distributed_type == DistributedType.MULTI_CPU and sharding_requested():
+        # Either of these is copied from the other.
+        accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
 
 
 def is_sharded(model: Any) -> bool:
-    """Whether the parameters of a model are parts."""
+    """Whether this process holds only a part of the model's parameters."""
     return any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in model.parameters())
 
 
-def whole_state(model: Any) -> Mapping[str, Tensor]:
-    """The state dict of a sharded model, whole and in the memory of the CPU, in every process; all of them must call this."""
+def gathered_state(model: Any) -> Mapping[str, Tensor]:
+    """Return the whole state dict of a sharded model in CPU memory; all processes must call it."""
     parameters = list(model.parameters())
     gathered: AbstractContextManager[Any] = nullcontext()
     if any(hasattr(p, "ds_id") for p in parameters):

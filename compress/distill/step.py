@@ -77,9 +77,9 @@ class DistillStep(Step[DistillOptions]):
         if not student.precision.startswith("int"):
             return student
         if options.lora is None:
-            from .runner import PACKED_HINT  # late: torch and transformers take seconds
+            from .student import PACKED_HINT  # late: torch and transformers take seconds
 
-            raise UsageError(f"{plan.name}: a packed checkpoint cannot learn", PACKED_HINT)
+            raise UsageError(f"{plan.name}: a packed checkpoint cannot be trained", PACKED_HINT)
         model = student.architecture
         require_expressible(model, "qlora", plan.name)
         return State(model, float_precision(model.config))  # adapters are merged
@@ -134,11 +134,12 @@ def _check_pair(options: DistillOptions, teacher: State, student: State) -> None
     from .attention import check_maps
     from .checks import check_sizes
 
-    large, small = teacher.architecture, student.architecture
-    check_sizes(large, small, options.stages)
+    larger = teacher.architecture
+    smaller = student.architecture
+    check_sizes(larger, smaller, options.stages)
     for stage in options.stages:
         if stage.attention:
-            check_maps(large, small, stage.layers, options.seq_len)
+            check_maps(larger, smaller, stage.layers, options.seq_len)
 
 
 def _quantized(options: DistillOptions, student: State, name: str) -> State:

@@ -1,4 +1,4 @@
-"""What the student's logits aim at: those of a teacher in memory, made a chunk at a time."""
+"""The teacher's log-probabilities, from a model in memory, computed in chunks."""
 
 from __future__ import annotations
 
@@ -8,66 +8,86 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["OnlineTeacher", "Target", "Targets", "hidden_states", "last_hidden", "logits_of"]
+__all__ = [
+    "LOGITS_AT_ONCE",
+    "LogProbs",
+    "OnlineTeacher",
+    "TeacherLogits",
+    "hidden_states",
+    "last_hidden",
+    "logits_of",
+]
 
-Target = Callable[[slice, Tensor, float], tuple[Tensor, Tensor]]
-"""From a slice of a batch's scored tokens, the student's logits [tokens, vocab] there and a temperature: the log-probabilities of teacher
-and student, float32 [tokens, outcomes], of the same outcomes."""
+LOGITS_AT_ONCE = 2**24
+"""Logits in a chunk of tokens; the losses need several float32 copies of them.
+
+With a vocabulary of 152k it is 110 tokens.
+"""
+
+LogProbs = Callable[[slice, Tensor, float], tuple[Tensor, Tensor]]
+"""Log-probabilities of teacher and student, float32 [tokens, outcomes], over the same outcomes.
+
+Its arguments are a slice of a batch's scored tokens, the student's logits [tokens, vocab] there,
+and a temperature.
+"""
 
 
-class Targets(Protocol):
+class TeacherLogits(Protocol):
     """Where the teacher's side of a divergence comes from."""
 
-    def of(self, ids: Tensor, labels: Tensor, scored: Tensor) -> Target:
-        """The targets of a batch.
+    def of(self, ids: Tensor, labels: Tensor, scored: Tensor) -> LogProbs:
+        """Return the log-probabilities for a batch.
 
         Args:
             ids: int64 [batch, seq].
             labels: int64 [batch, seq], `IGNORE` where unscored.
-            scored: bool [batch, seq - 1], which positions have a scored token after them.
+            scored: bool [batch, seq - 1], which positions are followed by a scored token.
         """
         ...
 
 
 def last_hidden(model: Any, ids: Tensor) -> Tensor:
-    """What a causal language model's head reads, [batch, seq, width]."""
+    """Return the input of a causal language model's head, [batch, seq, width]."""
     return model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
 
 
 def hidden_states(model: Any, ids: Tensor) -> tuple[Tensor, ...]:
-    """The embedding and every layer's output, [batch, seq, width] each, without the head's logits."""
+    """Return the embedding's and every layer's output, [batch, seq, width] each."""
     return model.get_decoder()(
         input_ids=ids, use_cache=False, output_hidden_states=True
     ).hidden_states
 
 
 def logits_of(model: Any, hidden: Tensor) -> Tensor:
-    """The logits [..., vocab] of what the head reads."""
+    """Return the logits [..., vocab] for inputs [..., width] of the head."""
     logits = model.get_output_embeddings()(hidden)
     cap = getattr(model.config, "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 class OnlineTeacher:
-    """A teacher in memory. It is only borrowed: it must not appear among what trains, so this is no module.
+    """A teacher in memory.
+
+    It is no module, because the teacher must not appear among the trained parameters.
 
     Args:
         model: a frozen causal language model.
-        vocab: logits are cut to so many.
+        vocab: number of logits to use, from the first on.
     """
 
     def __init__(self, model: Any, vocab: int) -> None:
-        self.model, self.vocab = model, vocab
+        self.model = model
+        self.vocab = vocab
 
     @torch.no_grad()
-    def of(self, ids: Tensor, labels: Tensor, scored: Tensor) -> Target:
-        """See `Targets.of`."""
+    def of(self, ids: Tensor, labels: Tensor, scored: Tensor) -> LogProbs:
+        """See `TeacherLogits.of`."""
         hidden = last_hidden(self.model, ids)[:, :-1][scored]
 
-        def target(at: slice, student: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        def log_probs(at: slice, student: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
                 logits = logits_of(self.model, hidden[at])[..., : self.vocab]
                 log_p = (logits.float() / temperature).log_softmax(-1)
             return log_p, (student.float() / temperature).log_softmax(-1)
 
-        return target
+        return log_probs

@@ -1,4 +1,7 @@
-"""Curves for a tracker (TensorBoard, trackio, Weights & Biases) by accelerate: written to a folder beside the output, sent nowhere."""
+"""Training curves for TensorBoard, trackio or Weights & Biases, through accelerate.
+
+They are written to a folder beside the output. Nothing is sent.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from accelerate import Accelerator
 from ...errors import EdgewrightError
 from .options import Tracker
 
-__all__ = ["Tracking", "check_tracker", "tracked"]
+__all__ = ["Tracking", "check_tracker", "open_tracker"]
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,13 @@ class Tracking:
     tracker: Tracker
     folder: Path
     stage: str
-    """What its run is called."""
+    """Name of the tracker's run."""
 
     def settings(self, begin: int) -> tuple[str, dict[str, Any]]:
-        """The name of the project, and what the tracker is started with after `begin` steps."""
-        if (
-            self.tracker == "tensorboard"
-        ):  # accelerate makes the project's name a directory; what a killed run wrote beyond its save goes
+        """Return the project's name and the tracker's arguments, to start after `begin` steps."""
+        if self.tracker == "tensorboard":
+            # accelerate uses the project's name as a directory. `purge_step` drops what an
+            # interrupted run wrote after its last save.
             return self.stage, {"purge_step": begin + 1}
         if self.tracker == "trackio":
             return self.folder.stem, {"name": self.stage, "resume": "allow", "embed": False}
@@ -41,10 +44,10 @@ class Tracking:
 
 
 def check_tracker(tracker: Tracker | None) -> None:
-    """Stop where a tracker's package is not there.
+    """Check that a tracker's package is installed.
 
     Raises:
-        EdgewrightError: with what to install.
+        EdgewrightError: it is not; the hint says what to install.
     """
     if tracker and find_spec(tracker) is None:
         package = "'edgewright[track]'" if tracker == "tensorboard" else tracker
@@ -55,8 +58,8 @@ def check_tracker(tracker: Tracker | None) -> None:
 
 
 @contextmanager
-def tracked(accelerator: Accelerator, tracking: Tracking | None, begin: int) -> Iterator[None]:
-    """While this lasts, what `accelerator.log` is given goes to the tracker, of the main process.
+def open_tracker(accelerator: Accelerator, tracking: Tracking | None, begin: int) -> Iterator[None]:
+    """Send what `accelerator.log` gets to the tracker until the block ends; main process only.
 
     Args:
         accelerator: made with `log_with` and, for its folder, `project_dir`.
@@ -67,12 +70,11 @@ def tracked(accelerator: Accelerator, tracking: Tracking | None, begin: int) -> 
         yield
         return
     tracking.folder.mkdir(parents=True, exist_ok=True)
-    if (
-        tracking.tracker == "trackio"
-    ):  # which takes a folder in no other way, and reads this when it is first imported
+    if tracking.tracker == "trackio":
+        # trackio takes its folder only from the environment, when it is first imported.
         os.environ["TRACKIO_DIR"] = str(tracking.folder)
     project, settings = tracking.settings(begin)
-    with redirect_stdout(sys.stderr):  # trackers greet there, where --json has its one document
+    with redirect_stdout(sys.stderr):  # trackers print there; --json owns standard output
         accelerator.init_trackers(project, init_kwargs={tracking.tracker: settings})
     try:
         yield
@@ -82,11 +84,11 @@ def tracked(accelerator: Accelerator, tracking: Tracking | None, begin: int) -> 
 
 
 def _finish(accelerator: Accelerator, tracker: Tracker) -> None:
-    """Close the run; `end_training` would end the processes' group too."""
+    """Close the tracker's run; `end_training` would also end the process group."""
     if tracker == "trackio" and accelerator.is_main_process:
-        import_module(
-            tracker
-        ).finish()  # accelerate closes the run and leaves it current: trackio then speaks at exit, on standard output
+        # accelerate closes the run but leaves it current: trackio would print at exit, on
+        # standard output.
+        import_module(tracker).finish()
         return
     for one in accelerator.trackers:
         one.finish()

@@ -1,4 +1,4 @@
-"""The rows that stages learn on, each after the one before it that has the same data, and those that are held out."""
+"""The rows that stages are trained on, and the rows that are held out."""
 
 from __future__ import annotations
 
@@ -15,46 +15,55 @@ from ...errors import UsageError
 from ...steps.context import as_tensor
 from .options import DistillOptions, Stage
 
-__all__ = ["Rows"]
+__all__ = ["StageRows"]
 
 
-class Rows:
-    """What the stages of a distillation learn on.
+class StageRows:
+    """Training and held-out rows of all stages of a distillation.
+
+    A stage continues where the previous stage with the same data stopped.
 
     Args:
         options: of the distillation.
-        tokenizer_dir: whose tokenizer to use.
+        tokenizer_dir: directory of the tokenizer.
         seed: of the order, and of generated data.
     """
 
     def __init__(self, options: DistillOptions, tokenizer_dir: Path, seed: int) -> None:
-        self._options, self._tokenizer_dir, self._seed = options, tokenizer_dir, seed
+        self._options = options
+        self._tokenizer_dir = tokenizer_dir
+        self._seed = seed
         self._streams: dict[str, Iterator[Tensor]] = {}
 
     def of(self, stage: Stage) -> Iterator[Tensor]:
-        """The rows of a stage, int64 [2, seq]; to be used up before the next one's.
+        """Return the rows of a stage, int64 [2, seq].
+
+        Use them up before you ask for those of the next stage.
 
         Raises:
             UsageError: the data is broken or too small.
         """
         data = self._options.data_of(stage)
         if data not in self._streams:
-            self._streams[data] = self._forever(data)
+            self._streams[data] = self._endless(data)
         return itertools.islice(self._streams[data], stage.steps * self._options.batch_size)
 
     def held_out(self, stage: Stage) -> list[Tensor]:
-        """The rows at the end of a stage's data that no stage learns on; of built-in data, which has no end, such of another seed."""
+        """Return the rows at the end of a stage's data, which no stage trains on.
+
+        Built-in data has no end: its held-out rows come from another seed.
+        """
         data = self._options.data_of(stage)
         return [as_tensor(row) for row in self._split(data)[1]]
 
-    def _forever(self, data: str) -> Iterator[Tensor]:
-        """Rows without end: a generator is endless itself, files go round in shuffled epochs."""
+    def _endless(self, data: str) -> Iterator[Tensor]:
+        """Rows without end: built-in data generates them, files repeat in shuffled epochs."""
         if Source.parse(data).kind == "builtin":
             return (as_tensor(row) for row in self._packed(data, self._seed))
         return (as_tensor(row) for row in shuffled_forever(self._split(data)[0], self._seed))
 
     def _split(self, data: str) -> tuple[list[Encoded], list[Encoded]]:
-        """Rows to learn on and held-out ones."""
+        """Return training rows and held-out rows."""
         count = self._options.hold_out
         if Source.parse(data).kind == "builtin":
             return [], list(itertools.islice(self._packed(data, self._seed + 1), count))

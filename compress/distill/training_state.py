@@ -1,7 +1,8 @@
-"""States of a learning that is under way, so that a run that was killed goes on to the very next loss.
+"""Saved training states, so that an interrupted run resumes with the identical next loss.
 
-A save is a directory `step-SSSSS-NNNNN` (stage and steps done in it) with what accelerate keeps (weights, optimizers, schedules, random
-numbers) and the losses so far. It gets its name when all of it is there; only the newest is kept.
+A save is a directory `step-SSSSS-NNNNN` (stage, steps done in it). It holds the state that
+accelerate saves (weights, optimizers, schedules, random numbers) and the losses so far. It gets its
+name when it is complete. Only the newest save is kept.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,45 +26,50 @@ from .processes import Processes
 
 __all__ = ["FINISHED", "Saves"]
 
-logging.getLogger("accelerate.utils.other").setLevel(
-    logging.ERROR
-)  # it warns of tied weights, which are loaded as such
+# accelerate warns of tied weights, which are loaded correctly.
+logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 
 FINISHED = "step-*-[0-9]*[0-9]"
-"""Directories that are worth keeping when a run fails."""
+"""Pattern of complete saves, which are kept when a run fails."""
 LOSSES = "losses.json"
 
 
 class Saves:
-    """The saves in a directory, which may be those of an interrupted run of the same step.
+    """The saves in a directory, perhaps those of an interrupted run of the same step.
 
     Args:
-        folder: the directory; None: nothing is kept.
+        folder: the directory; None: nothing is saved.
         every: steps between two saves within a stage.
         processes: of this run.
     """
 
     def __init__(self, folder: Path | None, every: int, processes: Processes) -> None:
-        self._folder, self._every, self._processes = folder, every, processes
-        self.stage, self.step = 1, 0
+        self._folder = folder
+        self._every = every
+        self._processes = processes
+        self.stage = 1
+        self.step = 0
         self.losses: dict[str, list[float]] = {}
         self.held_out: dict[str, Curve] = {}
-        """Of the stages that are over."""
+        """Held-out losses of finished stages."""
         self.newest: Path | None = None
         found = sorted(folder.glob(FINISHED)) if folder else []
         if found:
             self.newest = found[-1]
             _, stage, step = self.newest.name.split("-")
-            self.stage, self.step = int(stage), int(step)
-            told = json.loads((self.newest / LOSSES).read_text())
-            self.losses, self.held_out = told["loss"], told["held_out"]
+            self.stage = int(stage)
+            self.step = int(step)
+            saved = json.loads((self.newest / LOSSES).read_text())
+            self.losses = saved["loss"]
+            self.held_out = saved["held_out"]
             console.print(
-                f"  resumed after step {self.step} of stage {self.stage}, which an interrupted run had saved",
+                f"  resumed after step {self.step} of stage {self.stage}, "
+                "saved by an interrupted run",
                 highlight=False,
             )
 
-    def told(self) -> str:
-        """What was saved last, and where."""
+    def summary(self) -> str:
+        """Return one line: which save is the newest, and where it is."""
         return (
             f"step {self.step} of stage {self.stage} was saved in {self.newest}"
             if self.newest
@@ -70,42 +77,50 @@ class Saves:
         )
 
     @property
-    def whole(self) -> bool:
-        """Whether there is a save, and its weights are in one file: sharded ones are not."""
+    def has_whole_weights(self) -> bool:
+        """Whether a save exists with all weights in one file; sharded weights are in several."""
         return self.newest is not None and (self.newest / SAFE_WEIGHTS_NAME).is_file()
 
     def of_stage(self, number: int, steps: int, name: str, *, last: bool) -> StageSaves:
-        """The saves of one stage.
+        """Return the saves of one stage.
 
         Args:
             number: of the stage, from 1 on.
-            steps: it has.
+            steps: of the stage.
             name: of its losses.
-            last: whether no stage comes after it.
+            last: whether it is the last stage.
         """
         return StageSaves(self, number, steps, name, last)
 
     def due(self, step: int, steps: int, last: bool) -> bool:
-        """Whether to save after `step` of the `steps` steps of a stage; at its end always, unless it is the last."""
+        """Whether to save after `step` of the `steps` steps of a stage.
+
+        The end of a stage is always saved, except that of the last stage.
+        """
         return self._folder is not None and (step % self._every == 0 if step < steps else not last)
 
     def save(
         self, accelerator: Accelerator, stage: int, step: int, losses: dict[str, list[float]]
     ) -> None:
-        """Keep the state after `step` steps of a stage, and forget the one before; all processes call it."""
+        """Save the state after `step` steps of a stage, and delete the previous save.
+
+        All processes must call it.
+        """
         assert self._folder is not None
         name = self._folder / f"step-{stage:05d}-{step:05d}"
         temporary = name.with_name(f"{name.name}.tmp")
-        self._processes.first(lambda: shutil.rmtree(temporary, ignore_errors=True))
+        self._processes.on_main(lambda: shutil.rmtree(temporary, ignore_errors=True))
         accelerator.save_state(str(temporary))
         self._processes.wait()
-        self._processes.first(
+        self._processes.on_main(
             lambda: self._commit(temporary, name, {"loss": losses, "held_out": self.held_out})
         )
-        self.newest, self.stage, self.step = name, stage, step
+        self.newest = name
+        self.stage = stage
+        self.step = step
 
-    def _commit(self, temporary: Path, name: Path, told: dict[str, Any]) -> None:
-        write_json(temporary / LOSSES, told)
+    def _commit(self, temporary: Path, name: Path, losses: dict[str, Any]) -> None:
+        write_json(temporary / LOSSES, losses)
         sync(temporary)
         temporary.replace(name)
         for old in name.parent.glob(FINISHED):
@@ -113,36 +128,33 @@ class Saves:
                 shutil.rmtree(old)
 
 
+@dataclass(frozen=True)
 class StageSaves:
-    """The saves of one stage, as the trainer asks for them."""
+    """The saves of one stage, in the form that the trainer uses."""
 
-    def __init__(self, saves: Saves, number: int, steps: int, name: str, last: bool) -> None:
-        self._saves, self._number, self._steps, self._name, self._last = (
-            saves,
-            number,
-            steps,
-            name,
-            last,
-        )
+    saves: Saves
+    number: int
+    steps: int
+    name: str
+    last: bool
 
     def restore(self, accelerator: Accelerator) -> tuple[int, list[float]]:
-        """See `Keeper.restore`."""
-        saves = self._saves
-        if saves.newest is None or self._number != saves.stage:
+        """See `StateSaver.restore`."""
+        saves = self.saves
+        if saves.newest is None or self.number != saves.stage:
             return 0, []
         accelerator.load_state(str(saves.newest))
-        return saves.step, saves.losses[self._name]
+        return saves.step, saves.losses[self.name]
 
-    def put_back(self, model: nn.Module) -> None:
-        """See `Keeper.put_back`."""
-        if self._saves.newest and self._saves.whole:
-            load_model(
-                model, self._saves.newest / SAFE_WEIGHTS_NAME, strict=False
-            )  # of an earlier stage, it has other projections
+    def restore_weights(self, model: nn.Module) -> None:
+        """See `StateSaver.restore_weights`."""
+        if self.saves.newest and self.saves.has_whole_weights:
+            # Not strict: a save of an earlier stage has other projections.
+            load_model(model, self.saves.newest / SAFE_WEIGHTS_NAME, strict=False)
 
-    def keep(self, accelerator: Accelerator, step: int, losses: list[float]) -> None:
-        """See `Keeper.keep`."""
-        if self._saves.due(step, self._steps, self._last):
-            self._saves.save(
-                accelerator, self._number, step, {**self._saves.losses, self._name: losses}
+    def save_if_due(self, accelerator: Accelerator, step: int, losses: list[float]) -> None:
+        """See `StateSaver.save_if_due`."""
+        if self.saves.due(step, self.steps, self.last):
+            self.saves.save(
+                accelerator, self.number, step, {**self.saves.losses, self.name: losses}
             )

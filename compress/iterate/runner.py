@@ -130,9 +130,11 @@ def _rounds(
 ) -> list[Point]:
     """Measure the uncut model, then run every round or reuse its result in the workspace."""
     points = [_point(0, source, rows, context)]
-    folder, begin = source, time.monotonic()
+    folder = source
+    begin = time.monotonic()
     for number, cut in enumerate(cuts, 1):
-        before, folder = folder, _folder(place, number)
+        before = folder
+        folder = _folder(place, number)
         point = _finished(folder)
         if point is None:
             point = _round(number, cut, recover, before, folder, rows, context)
@@ -176,11 +178,11 @@ def _round(
     """
     with scratch_directory(folder.with_name(f"cut-{number}")) as dense:
         pruned = prune(cut, source, dense, context)
-        learnt = distill(recover, dense, folder, context)
-    notes = [f"round {number}: {note}" for note in (*pruned.notes, *learnt.notes)]
+        trained = distill(recover, dense, folder, context)
+    notes = [f"round {number}: {note}" for note in (*pruned.notes, *trained.notes)]
     point = replace(
         _point(number, folder, rows, context),
-        learning=learnt.details["loss"],
+        learning=trained.details["loss"],
         notes=notes,
         output_hash=content_hash(folder),
     )
@@ -189,10 +191,8 @@ def _round(
 
 
 def _point(number: int, folder: Path, rows: list[Tensor], context: StepContext) -> Point:
-    model, loss = (
-        read_architecture(folder),
-        mean_loss(rows, load_model(folder, pick_device(context.device))),
-    )
+    model = read_architecture(folder)
+    loss = mean_loss(rows, load_model(folder, pick_device(context.device)))
     sizes = (model.attention_sizes.heads, model.intermediate_size, len(model.layers))
     return Point(number, model.parameters, *sizes, loss)
 

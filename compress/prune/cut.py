@@ -1,4 +1,4 @@
-"""What stays of a model, and cutting its tensors down to that.
+"""Cuts the tensors of a model down to the parts that stay.
 
 Pure functions on state dicts, of a whole model or of one layer at a time.
 """
@@ -15,29 +15,34 @@ from ...models import Architecture, AttentionSizes, CutAxis, Layer
 from ...models.blocks import Unit
 from .experts import cut_experts
 
-__all__ = ["Kept", "cut", "cut_layer", "unit_channels"]
+__all__ = ["KeptParts", "cut", "cut_layer", "unit_channels"]
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What stays: lists have one entry a layer of the *uncut* model, also for layers that go."""
+class KeptParts:
+    """The parts of a model that stay.
+
+    The lists of lists have one entry for every layer of the *uncut* model, also for removed layers.
+
+    Attributes:
+        heads: query heads, ascending; the same number in every layer and every group that stays.
+        neurons: FFN neurons, ascending; the same number in every layer.
+        layers: layers, ascending.
+        experts: experts, ascending; the same number in every layer of experts, none in a dense
+            layer. Empty if all experts stay.
+    """
 
     heads: list[list[int]]
-    """Query heads, ascending, equally many in every layer and in every key/value group that stays."""
     neurons: list[list[int]]
-    """FFN neurons, ascending, equally many in every layer."""
     layers: list[int]
     experts: list[list[int]] = field(default_factory=list[list[int]])
-    """Experts, ascending, equally many in every layer that has some and none in a dense one.
-
-    Empty where all stay."""
 
     def kv_heads(self, layer: int, sizes: AttentionSizes) -> list[int]:
         """The key/value heads of a layer that still serve a query head."""
         return sorted({head // sizes.group for head in self.heads[layer]})
 
     def units(self, layer: int, sizes: AttentionSizes) -> dict[Unit, list[int]]:
-        """What stays of a layer, by what its weights are cut along."""
+        """What stays of a layer, by the unit that its weights are cut in."""
         return {
             "heads": self.heads[layer],
             "kv_heads": self.kv_heads(layer, sizes),
@@ -58,7 +63,7 @@ class Kept:
         }
 
     def sizes(self, sizes: AttentionSizes) -> dict[str, int]:
-        """The `heads`, `kv_heads` and `ffn` of every layer that stays; `experts` if some go."""
+        """The `heads`, `kv_heads` and `ffn` of layers that stay; `experts` if some are removed."""
         first = self.layers[0]
         left = {
             "heads": len(self.heads[first]),
@@ -68,23 +73,23 @@ class Kept:
         return left | ({"experts": max(map(len, self.experts))} if self.experts else {})
 
     def routed(self, layer: int) -> list[int]:
-        """The experts that a layer may still send tokens to; empty where none was removed."""
+        """The experts that stay in a layer; empty if none was removed."""
         return self.experts[layer] if self.experts else []
 
     def removed_heads(self, heads: int) -> list[list[int]]:
-        """The query heads that go, one list for each layer, of `heads` that a layer had."""
+        """The removed query heads of each layer, of the `heads` that it had."""
         return [sorted(set(range(heads)) - set(kept)) for kept in self.heads]
 
 
 def unit_channels(units: list[int], size: int) -> Tensor:
-    """The channels of these units of `size` channels each: int64 [units * size]."""
+    """The channels of units that have `size` channels each: int64 [units * size]."""
     return (torch.tensor(units).unsqueeze(-1) * size + torch.arange(size)).flatten()
 
 
 def cut(
-    state: Mapping[str, Tensor], architecture: Architecture, kept: Kept
+    state: Mapping[str, Tensor], architecture: Architecture, kept: KeptParts
 ) -> tuple[dict[str, Tensor], Architecture]:
-    """The physically smaller state dict and its architecture.
+    """Cut a whole model: the smaller state dict and its architecture.
 
     Args:
         state: tensors of the whole model.
@@ -99,13 +104,15 @@ def cut(
     return small, left
 
 
-def cut_layer(state: Mapping[str, Tensor], old: Layer, new: Layer, kept: Kept) -> dict[str, Tensor]:
+def cut_layer(
+    state: Mapping[str, Tensor], old: Layer, new: Layer, kept: KeptParts
+) -> dict[str, Tensor]:
     """The tensors of a decoder layer after the cut.
 
     Args:
-        state: tensors of the uncut model; those of other layers are left alone.
+        state: tensors of the uncut model; those of other layers are ignored.
         old: the layer in the uncut model.
-        new: the same layer in the cut model, which the tensors are named after.
+        new: the same layer in the cut model; it gives the names of the result.
         kept: what stays.
     """
     axes = {axis.linear: axis for axis in old.cut_axes}

@@ -1,8 +1,9 @@
-"""Experts of a mixture: how much each is used and matters, which of them stay, and how even their load is.
+"""Experts of a mixture: their importance, which of them stay, and how evenly tokens are spread.
 
-An expert's importance is the share of tokens that go to it times the mean norm of what it adds to them, weighted by its gate:
-REAP (Lasby et al. 2025, "REAP the Experts", arXiv 2510.13999), which leaves the share out, times that share, so that an expert
-that speaks up rarely counts for little. Every layer loses the same number of experts, each layer its own.
+An expert's importance is the share of tokens routed to it, times the mean norm of its gated output.
+The mean norm is the score of REAP (Lasby et al. 2025, "REAP the Experts", arXiv 2510.13999). The
+share is added so that a rarely used expert scores low. Every layer loses the same number of
+experts; which ones is decided for each layer.
 """
 
 from __future__ import annotations
@@ -17,98 +18,51 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ...errors import Refused, UsageError
 from ...models import ExpertsFFN, Layer
 from ...models.blocks.expert_storage import split_experts
 
 __all__ = [
-    "Usage",
+    "ExpertUsage",
     "balance",
     "choose_experts",
+    "counting_usage",
     "cut_experts",
     "expert_details",
     "expert_note",
-    "kept_experts",
     "mask_router",
-    "watched",
 ]
 
 
 @dataclass
-class Usage:
-    """What the experts of one layer did, each a tensor [experts]."""
+class ExpertUsage:
+    """How the experts of one layer were used on calibration text.
+
+    Attributes:
+        routed: [experts], tokens routed to each.
+        norms: [experts], sum over those tokens of the norm of the expert's output times its gate.
+        tokens: tokens that the layer saw.
+    """
 
     routed: Tensor
-    """Tokens that went to each."""
     norms: Tensor
-    """Sum over those tokens of the norm of the expert's output, times its gate."""
     tokens: int = 0
 
     @property
     def importance(self) -> Tensor:
-        """Share of tokens times mean norm, which is the sum of norms a token of the text."""
+        """Share of tokens times mean norm [experts]: the sum of norms divided by all tokens."""
         return self.norms / max(self.tokens, 1)
 
 
-def kept_experts(experts: ExpertsFFN | None, ratio: float, ffn: float = 0.0) -> int:
-    """How many experts of every layer stay when a share of them goes; 0 for a dense model.
-
-    Args:
-        experts: those of every layer that has some; None: the model is dense.
-        ratio: share to remove, in [0, 1); a tie removes less.
-        ffn: share of FFN neurons to remove, which a mixture does not support.
-
-    Raises:
-        Refused: the model has no experts, too few would stay, the share rounds to nothing, or neurons shall go.
-    """
-    if experts is None:
-        if ratio:
-            raise Refused(
-                f"experts {ratio}: the model is dense and has none",
-                "prune the FFN instead (--ffn), heads or layers",
-            )
-        return 0
-    if ffn:
-        raise Refused(
-            f"ffn {ffn}: FFN neurons of a mixture of experts cannot be removed",
-            "remove whole experts: --experts 0.25",
-        )
-    if not 0 <= ratio < 1:
-        raise UsageError(
-            f"experts {ratio}: not a share in [0, 1)",
-            "give the share of experts to remove, such as 0.25",
-        )
-    spare = experts.count - experts.per_token
-    gone = math.ceil(experts.count * ratio - 0.5)
-    if ratio and not spare:
-        raise Refused(
-            f"experts {ratio}: every token goes to all {experts.count} experts, so none can be removed",
-            "prune heads or layers",
-        )
-    if ratio and not gone:
-        share = f"{1 / experts.count:.4g}"
-        raise Refused(
-            f"experts {ratio}: of {experts.count} experts that is less than one",
-            f"the nearest that removes one: --experts {share}",
-        )
-    if gone > spare:
-        raise Refused(
-            f"experts {ratio}: {experts.count - gone} of {experts.count} experts would stay, and a token goes to {experts.per_token}",
-            f"the most that can go: --experts {spare / experts.count:.4g}",
-        )
-    return experts.count - gone
-
-
 def choose_experts(
-    usage: Mapping[int, Usage], layers: int, keep: int, seed: int | None = None
+    usage: Mapping[int, ExpertUsage], layers: int, keep: int, seed: int | None = None
 ) -> list[list[int]]:
     """The most important experts of every layer, ascending; an empty list for a dense layer.
 
     Args:
-        usage: by layer, as `watched` gives it.
-        layers: of the model.
-        keep: experts that stay in each.
-        seed: choose at random, to compare with.
+        usage: by layer, as `counting_usage` gives it.
+        layers: number of layers of the model.
+        keep: experts that stay in each layer.
+        seed: if given, choose at random instead.
     """
 
     def order(layer: int) -> Tensor:
@@ -122,10 +76,10 @@ def choose_experts(
 
 
 @contextmanager
-def watched(module: nn.Module, layer: Layer) -> Iterator[Usage | None]:
-    """Count, while a decoder layer runs, what its experts do; None where it has none.
+def counting_usage(module: nn.Module, layer: Layer) -> Iterator[ExpertUsage | None]:
+    """While this lasts, count how a decoder layer uses its experts; None if it has none.
 
-    Only what the layer does when it is called counts: not what is computed again on the way back of a gradient.
+    Only calls of the layer count. What a backward pass computes again does not.
 
     Args:
         module: the decoder layer.
@@ -134,7 +88,7 @@ def watched(module: nn.Module, layer: Layer) -> Iterator[Usage | None]:
     if layer.experts is None:
         yield None
         return
-    usage = Usage(torch.zeros(layer.experts.count), torch.zeros(layer.experts.count))
+    usage = ExpertUsage(torch.zeros(layer.experts.count), torch.zeros(layer.experts.count))
     pool = module.get_submodule(layer.experts.pool)
     counting: list[RemovableHandle] = []
 
@@ -152,13 +106,17 @@ def watched(module: nn.Module, layer: Layer) -> Iterator[Usage | None]:
             handle.remove()
 
 
-def _counter(usage: Usage) -> Any:
-    """A hook on a pool of experts: it is called with tokens [tokens, width], their experts and gates, both [tokens, top k]."""
+def _counter(usage: ExpertUsage) -> Any:
+    """A hook on a pool of experts.
+
+    The pool gets tokens [tokens, width], and their experts and gates, both [tokens, top k].
+    """
 
     @torch.no_grad()
     def hook(pool: nn.Module, args: tuple[Tensor, Tensor, Tensor]) -> None:
         hidden, chosen, gates = args
-        # Each choice as a token of its own, through the pool itself: what one expert adds to a token is nowhere else to be seen.
+        # The pool returns only the sum over a token's experts. So run it once more with one expert
+        # a token, which gives the output of each expert.
         alone = hidden.repeat_interleave(chosen.shape[1], dim=0)
         added = (
             pool.forward(alone, chosen.reshape(-1, 1), gates.reshape(-1, 1))
@@ -175,14 +133,14 @@ def _counter(usage: Usage) -> Any:
 
 
 def mask_router(module: nn.Module, experts: ExpertsFFN, stay: list[int]) -> RemovableHandle:
-    """Let a layer route to some experts only, until the handle is removed.
+    """Restrict a layer's router to some experts, until the handle is removed.
 
     The logits of the other experts become -inf before the softmax.
 
     Args:
         module: a decoder layer that has experts.
         experts: its FFN.
-        stay: the experts that tokens may go to.
+        stay: the experts that tokens may be routed to.
     """
 
     def hook(
@@ -200,12 +158,12 @@ def mask_router(module: nn.Module, experts: ExpertsFFN, stay: list[int]) -> Remo
 
 
 def cut_experts(state: Mapping[str, Tensor], layer: Layer, stay: list[int]) -> Mapping[str, Tensor]:
-    """A decoder layer without the experts that go and their rows of the router; those that stay are renumbered.
+    """Remove experts and their router rows from a decoder layer, and renumber the others.
 
     Args:
         state: tensors of the layer, by their names within it.
         layer: its description.
-        stay: experts that stay; an empty list for a layer that keeps all or has none.
+        stay: experts that stay; empty if the layer keeps all of them or has none.
     """
     experts = layer.experts
     if not stay or experts is None:
@@ -223,14 +181,15 @@ def cut_experts(state: Mapping[str, Tensor], layer: Layer, stay: list[int]) -> M
 
 
 def balance(routed: Tensor) -> dict[str, float]:
-    """How even the load of experts is.
+    """How evenly tokens are spread over experts.
 
     Args:
-        routed: tokens that went to each expert [experts].
+        routed: tokens routed to each expert [experts].
 
     Returns:
-        `entropy` of the shares over that of equal ones (1 is even), `busiest`: the largest share over the mean (1 is even),
-        and `unused`: experts that got nothing.
+        `entropy`: of the shares, divided by that of equal shares (1 is even);
+        `busiest`: the largest share divided by the mean share (1 is even);
+        `unused`: number of experts without a token.
     """
     shares = routed.double() / routed.sum().clamp_min(1)
     most = math.log(max(len(routed), 2))
@@ -243,9 +202,19 @@ def balance(routed: Tensor) -> dict[str, float]:
 
 
 def expert_details(
-    before: Mapping[int, Usage], after: Mapping[int, Usage], kept: list[list[int]]
+    before: Mapping[int, ExpertUsage], after: Mapping[int, ExpertUsage], kept: list[list[int]]
 ) -> list[dict[str, Any]]:
-    """One entry a layer that has experts and stays: importance, what was removed, and the balance before and after."""
+    """The entries of the result, one for each layer that has experts and stays.
+
+    Args:
+        before: how the experts of the original were used, by layer.
+        after: the same for the pruned model.
+        kept: experts that stay, for each layer; empty if all stay.
+
+    Returns:
+        For each layer: importance, removed experts, their share of the tokens, and the balance
+        before and after.
+    """
     entries = []
     for layer, usage in before.items():
         if layer not in after or not after[layer].tokens:
@@ -266,15 +235,17 @@ def expert_details(
 
 
 def expert_note(entries: list[dict[str, Any]]) -> str:
-    """What `expert_details` found, in one line."""
+    """One line for the notes: the means of the entries of `expert_details`."""
 
     def mean(*path: str) -> float:
         values = [e[path[0]] if len(path) == 1 else e[path[0]][path[1]] for e in entries]
         return sum(values) / len(values)
 
-    whole, gone = len(entries[0]["importance"]), len(entries[0]["removed"])
+    whole = len(entries[0]["importance"])
+    gone = len(entries[0]["removed"])
     return (
-        f"experts {whole} -> {whole - gone} in each of {len(entries)} layers, which {mean('removed_share'):.1%} of the tokens' choices "
-        f"went to; load balance (entropy, 1 is even) {mean('before', 'entropy'):.3f} -> {mean('after', 'entropy'):.3f}, "
-        f"busiest expert {mean('before', 'busiest'):.2f} -> {mean('after', 'busiest'):.2f} times the mean"
+        f"experts {whole} -> {whole - gone} in each of {len(entries)} layers; the removed ones got "
+        f"{mean('removed_share'):.1%} of the routed tokens; load balance (entropy, 1 is even) "
+        f"{mean('before', 'entropy'):.3f} -> {mean('after', 'entropy'):.3f}, busiest expert "
+        f"{mean('before', 'busiest'):.2f} -> {mean('after', 'busiest'):.2f} times the mean"
     )

@@ -1,10 +1,11 @@
-"""Fewer key/value heads by averaging them: multi-head attention becomes grouped, and the KV cache shrinks.
+"""Averages key/value heads: multi-head attention becomes grouped, and the KV cache shrinks.
 
-The mean of the heads of a group is what Ainslie et al. 2023 (section 2.1) start from. Heads that do the same thing in other
-bases cancel in a mean, so they are rotated towards each other first, which leaves the model's function as it was: values by an
-orthogonal matrix that the output projection undoes, keys and queries by the plane rotations that commute with rotary
-positions (the idea of Jin et al. 2024, "Align attention heads before merging them"; found here in closed form from the second
-moments of the layer's input).
+The plain mean of a group is the start of Ainslie et al. 2023 (section 2.1). Two heads may do the
+same in different coordinates, and then their mean is useless. So heads are first rotated towards
+each other, which does not change what the model computes: values by an orthogonal matrix that the
+output projection undoes, keys and queries by plane rotations that commute with rotary positions.
+The idea is that of Jin et al. 2024, "Align attention heads before merging them". Here the rotations
+are found in closed form from the second moments of the layer's input.
 """
 
 from __future__ import annotations
@@ -22,23 +23,27 @@ from ...models import Architecture, Layer, Linear, decoder_layers, weight_of
 __all__ = [
     "Projections",
     "align",
-    "average",
+    "average_heads",
     "input_moments",
-    "merged",
+    "mean_of_groups",
     "projections_of",
     "repeat_into",
     "store",
 ]
 
 ROUNDS = 4
-"""Each head is turned towards the mean of the others so many times."""
+"""How often each head is rotated towards the mean of the others."""
 
 
 @dataclass
 class Projections:
-    """The projections of one layer: q [heads, head_dim, n], k and v [kv_heads, head_dim, n], o [width, heads, head_dim].
+    """The attention projections of one layer. n is the input width, plus one column for biases.
 
-    n is the width of the input, plus one column where there are biases.
+    Attributes:
+        q: [heads, head_dim, n].
+        k: [kv_heads, head_dim, n].
+        v: [kv_heads, head_dim, n].
+        o: [width, heads, head_dim].
     """
 
     q: Tensor
@@ -48,16 +53,19 @@ class Projections:
 
 
 def align(attention: Projections, moments: Tensor, groups: int, *, keys: bool) -> Projections:
-    """Turn the key/value heads of every group towards each other; the layer computes what it did before.
+    """Rotate the key/value heads of every group towards each other, without a change of the layer.
 
     Args:
         attention: the projections, in float32 or better.
-        moments: sum of x x^T over the layer's normed inputs x [n, n], with x extended by 1 where there are biases.
-        groups: how many groups the key/value heads fall into, neighbours together.
-        keys: also turn queries and keys. Must be False where a norm with a weight a channel comes between.
+        moments: sum of x x^T [n, n] over the inputs x of the projections; where there are biases,
+            x ends in 1.
+        groups: number of groups; neighbouring key/value heads form a group.
+        keys: also rotate queries and keys. False if the model has a norm on keys.
     """
     q, k, v, o = (t.double().clone() for t in (attention.q, attention.k, attention.v, attention.o))
-    size, served, moments = len(k) // groups, len(q) // len(k), moments.double()
+    size = len(k) // groups
+    served = len(q) // len(k)
+    moments = moments.double()
     for _ in range(ROUNDS):
         for head in range(len(k)):
             first = head // size * size
@@ -80,8 +88,12 @@ def _procrustes(cross: Tensor) -> Tensor:
 
 
 def _angles(target: Tensor, source: Tensor, moments: Tensor) -> Tensor:
-    """For every rotary pair (i, i + d/2) the angle [d/2] that turns `source` [d, n] nearest to `target` [d, n]."""
-    a, b = target @ moments, source
+    """The angle of every rotary pair (i, i + d/2) that brings `source` nearest to `target`.
+
+    Both are [d, n]; the angles are [d/2].
+    """
+    a = target @ moments
+    b = source
     half = len(source) // 2
     along = (a[:half] * b[:half]).sum(-1) + (a[half:] * b[half:]).sum(-1)
     across = (a[half:] * b[:half]).sum(-1) - (a[:half] * b[half:]).sum(-1)
@@ -89,26 +101,29 @@ def _angles(target: Tensor, source: Tensor, moments: Tensor) -> Tensor:
 
 
 def _rotate(rows: Tensor, angle: Tensor) -> Tensor:
-    """Turn the rotary pairs of `rows` [..., d, n] by `angle` [d/2]."""
+    """Rotate the rotary pairs of `rows` [..., d, n] by `angle` [d/2]."""
     first, second = rows.chunk(2, dim=-2)
     cos, sin = angle.cos().unsqueeze(-1), angle.sin().unsqueeze(-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-2)
 
 
-def average(heads: Tensor, groups: int) -> Tensor:
-    """The mean head of every group: [kv_heads, head_dim, n] -> [groups, head_dim, n]."""
+def mean_of_groups(heads: Tensor, groups: int) -> Tensor:
+    """The mean of every group of heads: [kv_heads, head_dim, n] -> [groups, head_dim, n]."""
     return heads.view(groups, len(heads) // groups, *heads.shape[1:]).mean(1)
 
 
-def merged(attention: Projections, groups: int) -> Projections:
-    """The layer with the mean key and value head of every group."""
+def average_heads(attention: Projections, groups: int) -> Projections:
+    """Replace the key heads, and the value heads, of every group by their mean."""
     return Projections(
-        attention.q, average(attention.k, groups), average(attention.v, groups), attention.o
+        attention.q,
+        mean_of_groups(attention.k, groups),
+        mean_of_groups(attention.v, groups),
+        attention.o,
     )
 
 
 def projections_of(state: Mapping[str, Tensor], layer: Layer) -> Projections:
-    """The projections of a layer of a state dict, with their biases as a last column."""
+    """Read the projections of a layer from a state dict; biases become a last column."""
     attention = layer.attention
     sizes = attention.sizes
 
@@ -127,7 +142,7 @@ def projections_of(state: Mapping[str, Tensor], layer: Layer) -> Projections:
 
 
 def store(state: dict[str, Tensor], layer: Layer, projections: Projections) -> None:
-    """Write the projections of a layer back, in the dtype that the state dict has."""
+    """Write the projections of a layer back to the state dict, in its dtype."""
     attention = layer.attention
     parts = (
         (attention.q, projections.q),
@@ -146,14 +161,14 @@ def store(state: dict[str, Tensor], layer: Layer, projections: Projections) -> N
 
 
 def repeat_into(module: nn.Module, state: Mapping[str, Tensor], layer: Layer) -> None:
-    """Give a layer of the unmerged model the projections of the merged `state`.
+    """Copy the averaged projections into a layer of the original model.
 
-    Each key/value head is repeated as often as heads were averaged into it.
+    Each key/value head is repeated for all the heads that were averaged into it.
 
     Args:
         module: the decoder layer.
-        state: of the merged model.
-        layer: the description of the unmerged layer.
+        state: tensors with averaged heads.
+        layer: the description of the original layer.
     """
     attention = layer.attention
     sizes = attention.sizes
@@ -171,10 +186,10 @@ def repeat_into(module: nn.Module, state: Mapping[str, Tensor], layer: Layer) ->
 
 @contextmanager
 def input_moments(model: nn.Module, architecture: Architecture) -> Any:
-    """Gathers second moments of what enters every layer's attention, while this lasts.
+    """While this lasts, add up second moments of the inputs of every layer's attention.
 
     Yields:
-        For each layer the sum of x x^T [width + 1, width + 1], x ending in 1.
+        For each layer the sum of x x^T [width + 1, width + 1]; x ends in 1.
     """
     moments: list[Tensor] = []
     handles = []
@@ -184,7 +199,7 @@ def input_moments(model: nn.Module, architecture: Architecture) -> Any:
         width = weight_of(reader).shape[1]
         total = torch.zeros(width + 1, width + 1, device=next(module.parameters()).device)
         moments.append(total)
-        handles.append(reader.register_forward_pre_hook(_gather(total)))
+        handles.append(reader.register_forward_pre_hook(_moments_into(total)))
     try:
         yield moments
     finally:
@@ -192,7 +207,9 @@ def input_moments(model: nn.Module, architecture: Architecture) -> Any:
             handle.remove()
 
 
-def _gather(total: Tensor) -> Any:
+def _moments_into(total: Tensor) -> Any:
+    """A hook that adds the second moments of a projection's inputs to `total`."""
+
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = args[0].detach().flatten(0, -2).float()
         x = torch.cat([x, x.new_ones(len(x), 1)], dim=-1)

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from ...steps.options import Cli
+from .criteria import CRITERIA
 
-__all__ = ["Budget", "Criterion", "PruneOptions", "SparsityMethod"]
+__all__ = ["Budget", "PruneOptions", "SparsityMethod"]
 
-Criterion = Literal["taylor", "activation", "norm", "magnitude", "random"]
+if TYPE_CHECKING:
+    CriterionName = str
+else:  # the names are those of the files in criteria/, which no type checker can know
+    CriterionName = Literal[tuple(CRITERIA)]
 SparsityMethod = Literal["sparsegpt", "magnitude"]
 
 
 def _bytes(megabytes: float) -> int:
     return int(float(megabytes) * 1e6)
+
+
+def _criterion_help() -> str:
+    """The help of `criterion`, with a few words on each of them."""
+    each = "; ".join(f"{name}: {criterion.description}" for name, criterion in CRITERIA.items())
+    at_random = " or ".join(name for name, criterion in CRITERIA.items() if criterion.at_random)
+    return (
+        f"measure of importance; {each}. Experts are ranked by use and output, unless {at_random}"
+    )
 
 
 class Budget(BaseModel):
@@ -33,8 +46,8 @@ class Budget(BaseModel):
         Field(
             default=None,
             gt=0,
-            description="remove heads and FFN neurons until the model takes at most this much memory "
-            "on the target, KV cache included",
+            description="remove heads and FFN neurons until the model takes at most this much "
+            "memory on the target, KV cache included",
         )
     )
     decode_tok_s: Annotated[float | None, Cli("--min-tok-s")] = Field(
@@ -110,9 +123,9 @@ class PruneOptions(BaseModel):
         description="how key/value heads are averaged; aligned: rotate them towards each other "
         "first; mean: as they are",
     )
-    criterion: Criterion = Field(
+    criterion: CriterionName = Field(
         default="taylor",
-        description="measure of importance; experts are ranked by use and output, unless random",
+        description=_criterion_help(),
     )
     compensate: bool = Field(
         default=True,

@@ -1,4 +1,4 @@
-"""The cut model made layer by layer from a checkpoint on disk, and the proof that it computes what the masked original does."""
+"""Makes the cut model layer by layer from a checkpoint on disk, and verifies the result."""
 
 from __future__ import annotations
 
@@ -19,29 +19,37 @@ from ...steps.options import Proof
 from ..calibration.activation_buffer import ActivationBuffer
 from ..calibration.layer_inputs import first_inputs
 from .compensate import Compensation
-from .cut import Kept, cut, cut_layer
-from .experts import Usage, watched
-from .importance import masked_layer
-from .verify import difference, probe_of, stock_logits
+from .cut import KeptParts, cut, cut_layer
+from .experts import ExpertUsage, counting_usage
+from .masking import masked_layer
+from .verify import check_logits, probe_of, stock_logits
 
-__all__ = ["Rebuild", "choose_proof", "prove_rebuilt"]
+__all__ = ["Rebuild", "choose_proof", "verify_rebuilt"]
 
 
 class Rebuild:
-    """What stays of a checkpoint, refitted where that is asked for; one decoder layer is in memory at a time.
+    """Makes the tensors of the cut model, with one decoder layer in memory at a time.
 
     Args:
         source: the uncut model.
         kept: what stays of it.
-        rows: calibration rows int64 [2, seq], all of one length. The first ones are the probe of the proof.
+        rows: calibration rows int64 [2, seq], all of one length. The result is verified on the
+            first ones.
         buffer: where hidden states are kept.
-        compensate: whether to refit.
+        compensate: whether to refit the output projections.
+
+    Attributes:
+        architecture: of the cut model.
+        probe: ids [rows, seq] on which the result is verified.
+        masked: output of the masked original's last layer for the probe [rows, seq, width]; set
+            once all tensors are made.
+        usage: how experts are used in the cut model, by layer.
     """
 
     def __init__(
         self,
         source: Streamed,
-        kept: Kept,
+        kept: KeptParts,
         rows: list[Tensor],
         buffer: ActivationBuffer,
         *,
@@ -55,12 +63,10 @@ class Rebuild:
         self.specs, self.architecture = cut(source.specs, source.architecture, kept)
         self.probe = probe_of(rows, source.architecture)
         self.masked: Tensor | None = None
-        """What the masked original's last layer puts out for the probe [rows, seq, width]; known when all tensors are made."""
-        self.usage: dict[int, Usage] = {}
-        """What the experts of a mixture then do, by layer."""
+        self.usage: dict[int, ExpertUsage] = {}
 
     def pending(self) -> Pending:
-        """The tensors of the cut model, for whoever writes them."""
+        """The tensors of the cut model, made while they are written."""
         return Pending(self.specs, self._tensors())
 
     @torch.no_grad()
@@ -87,21 +93,22 @@ class Rebuild:
                             yield from self._layer(layer, module).items()
                             with (
                                 masked_layer(module, layer, self.kept),
-                                watched(module, layer) as usage,
+                                counting_usage(module, layer) as usage,
                             ):
                                 for batch in batches:
                                     states[batch] = call(module, states[batch])
                             self.usage |= {i: usage} if usage else {}
                 bar.advance()
         self.masked = states[: len(self.probe)][:, : self.probe.shape[1]]
-        # last, as their file stays mapped for as long as one of them is at hand, and an embedding is large
+        # These come last: a file stays mapped while one of its tensors is in use, and an embedding
+        # is large.
         inside = f"{architecture.decoder_layers}."
         yield from tensors_of(source.path, lambda name: not name.startswith(inside))
 
     def _layer(self, layer: Layer, module: nn.Module) -> dict[str, Tensor]:
-        """The tensors of a layer after the cut, in the dtype they came in.
+        """The tensors of a layer after the cut, in their stored dtype.
 
-        The held module gets what that rounding left of the refit.
+        The loaded module gets the refitted weights with the same rounding.
         """
         start = f"{layer.name}."
         state = {f"{start}{name}": tensor for name, tensor in self.source.stored(start).items()}
@@ -114,42 +121,50 @@ class Rebuild:
 
     def expected(self) -> Iterator[Tensor]:
         """Logits of the masked original on the probe, in parts of the vocabulary."""
-        assert self.masked is not None, "the tensors are made first"
+        assert self.masked is not None, "the tensors must be made first"
         return self.source.logit_parts(self.masked)
 
 
 def choose_proof(asked: Proof, rebuilt: Rebuild, device: str) -> Literal["stock", "streamed"]:
-    """`stock`, unless `streamed` was asked for, or the cut model in float32 would take more than half of the memory that is free."""
+    """How the result is verified: by `stock` or `streamed`.
+
+    Unless asked otherwise, stock transformers loads it whole if the cut model in float32 fits in
+    half of the free memory.
+    """
     if asked != "auto":
         return asked
     fits = fits_in_memory(rebuilt.architecture.parameters, device)
     return "stock" if fits else "streamed"
 
 
-def prove_rebuilt(
-    made: Path, rebuilt: Rebuild, way: Literal["stock", "streamed"], device: str
+def verify_rebuilt(
+    out: Path, rebuilt: Rebuild, proof: Literal["stock", "streamed"], device: str
 ) -> float:
-    """The largest difference between the logits of a written checkpoint and those of the masked original, relative to the largest.
+    """Compare the logits of a written checkpoint with those of the masked original.
 
     Args:
-        made: the checkpoint.
-        rebuilt: what it was made by.
-        way: `stock` loads it whole with stock transformers, `streamed` layer by layer.
+        out: the checkpoint.
+        rebuilt: what made it.
+        proof: `stock` loads it whole with stock transformers, `streamed` layer by layer.
         device: where to compute.
+
+    Returns:
+        The largest difference, relative to the largest logit.
 
     Raises:
         EdgewrightError: they differ by more than rounding.
     """
     got = (
-        stock_logits(made, rebuilt.probe, device)
-        if way == "stock"
-        else _streamed(made, rebuilt.probe, device)
+        stock_logits(out, rebuilt.probe, device)
+        if proof == "stock"
+        else _streamed_logits(out, rebuilt.probe, device)
     )
-    return difference(made, got, rebuilt.expected())
+    return check_logits(out, got, rebuilt.expected())
 
 
-def _streamed(made: Path, probe: Tensor, device: str) -> Iterator[Tensor]:
-    model = Streamed(made, device)
+def _streamed_logits(out: Path, probe: Tensor, device: str) -> Iterator[Tensor]:
+    """Logits on ids [rows, seq] of a checkpoint that is read layer by layer, in parts."""
+    model = Streamed(out, device)
     states, calls = first_inputs(model, list(probe.split(1)))
     with torch.no_grad():
         for i, call in enumerate(calls):

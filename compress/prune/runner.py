@@ -1,11 +1,9 @@
-"""The prune step: score, choose, cut, write, and prove that the result is the masked original."""
+"""Runs the prune step: score, decide, cut, write, and verify the result."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,57 +17,56 @@ from ...checkpoints.files import (
     scratch_directory,
     write_checkpoint,
 )
-from ...checkpoints.loading import load_model, pick_device
+from ...checkpoints.loading import pick_device
 from ...checkpoints.streaming import Streamed
 from ...errors import Refused, UsageError
 from ...models import Architecture
 from ...steps.context import StepContext, StepResult
 from ..calibration.activation_buffer import ActivationBuffer
-from .cut import Kept
-from .experts import choose_experts, expert_details, expert_note
-from .importance import Importance, measure, measure_layers
+from .decision import decide, details_of, size_notes
+from .experts import expert_details, expert_note
+from .importance import Importance
 from .kv_merge_step import merge_key_values
 from .options import PruneOptions
-from .rebuild import Rebuild, choose_proof, prove_rebuilt
-from .selection import choose_heads, choose_layers, choose_neurons, share_below
+from .rebuild import Rebuild, choose_proof, verify_rebuilt
+from .scoring import score_checkpoint
 from .sizes import merged_kv, sizes_after
 from .two_four_step import sparsify
-from .verify import prove
 
-__all__ = ["CUT_LIST", "Choice", "PruneOptions", "check_request", "decide", "preview", "prune"]
+__all__ = ["CUT_LIST", "PruneOptions", "check_request", "preview", "prune"]
 
 CUT_LIST = "cut.json"
-"""Which query heads, FFN neurons, layers and experts of the original stay, beside the weights."""
+"""File beside the weights: which heads, neurons, layers and experts of the original stay."""
 PROOFS = {
     "stock": "reloaded whole with stock transformers",
     "streamed": "both streamed layer by layer, never loaded whole",
 }
 
 
-@dataclass
-class Choice:
-    """What a prune step decided, and what it decided it by."""
-
-    kept: Kept
-    scores: Importance
-    notes: list[str]
-
-
 def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) -> StepResult:
-    """Write a physically smaller copy of `source`, a 2:4 sparse one, or one that is both, to `out`.
+    """Write a smaller copy of `source`, a 2:4 sparse one, or one that is both, to `out`.
+
+    Args:
+        options: what to remove.
+        source: a floating-point checkpoint.
+        out: the directory to make.
+        context: calibration data, device, seed, and how to verify.
+
+    Returns:
+        Notes for the user, and details.
 
     Raises:
-        UsageError: nothing to prune was asked for, or the input is broken.
+        UsageError: the options remove nothing, or the input is broken.
         Refused: the model cannot be cut this way, or is quantized already.
-        EdgewrightError: the result does not compute what the masked original computes (nothing is kept then).
+        EdgewrightError: the result differs from the masked original; nothing is kept then.
     """
     check_request(options, source)
-    wanted = (
+    all_phases = (
         (options.merge_kv is not None, merge_key_values),
         (options.removes, _remove),
         (options.sparsity is not None, _sparsify),
     )
-    phases = [phase for asked, phase in wanted if asked]
+    phases = [phase for asked, phase in all_phases if asked]
     provenance = {
         "kind": "checkpoint",
         "step": "prune",
@@ -77,7 +74,8 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
         "options": options.model_dump(),
         "calibration": vars(context.calibration),
     }
-    was_sparse, told = bool(read_provenance(source).get("sparsity")), StepResult()
+    was_sparse = bool(read_provenance(source).get("sparsity"))
+    summary = StepResult()
     with ExitStack() as stack:
         for number, phase in enumerate(phases, 1):
             last = number == len(phases)
@@ -87,18 +85,20 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
                 else stack.enter_context(scratch_directory(out.with_name(f".{out.name}.{number}")))
             )
             result = phase(options, source, made, context, provenance)
-            notes = dict.fromkeys(told.notes + result.notes)  # each phase draws the same rows
-            told = StepResult(list(notes), told.details | result.details)
+            # Without duplicates: every phase has the same notes on calibration rows.
+            notes = dict.fromkeys(summary.notes + result.notes)
+            summary = StepResult(list(notes), summary.details | result.details)
             source = made
     if was_sparse and not options.sparsity:
-        told.notes.append(
-            "the source is 2:4 sparse and a cut may break the pattern: ask for sparsity again to be sure of it"
+        summary.notes.append(
+            "the source is 2:4 sparse and a cut may break the pattern: "
+            "give --sparsity 2:4 to restore it"
         )
-    return told
+    return summary
 
 
 def check_request(options: PruneOptions, source: Path) -> None:
-    """Refuse, before any weight is read, what cannot be done to `source` at all; see `prune`."""
+    """Refuse impossible options before any weight is read; see `prune` for the errors."""
     architecture = read_architecture(source)
     if quantization(architecture.config):
         raise Refused(f"{source}: quantized already", "prune first, then quantize")
@@ -117,49 +117,21 @@ def check_request(options: PruneOptions, source: Path) -> None:
     sizes_after(options, architecture)
 
 
-def decide(
-    options: PruneOptions,
-    architecture: Architecture,
-    scores: Importance,
-    seed: int = 0,
-) -> Choice:
-    """Choose by score which heads, neurons, layers and experts of a model stay; `seed` is that of the random criterion."""
-    notes: list[str] = []
-    for name, of in (("heads", scores.heads), ("ffn", scores.neurons)):
-        threshold = getattr(options, f"{name}_threshold")
-        if threshold is not None:
-            share = share_below(of, threshold)
-            notes.append(
-                f"{share:.1%} of the {name} score below {threshold:g} of their layer's mean"
-            )
-            if not share:
-                least = float((of / of.mean(-1, keepdim=True)).min())
-                raise Refused(
-                    f"{name}_threshold {threshold:g}: nothing scores so low, so nothing would be pruned",
-                    f"the least important of the {name} has {least:.3g} of its layer's mean",
-                )
-            options = options.model_copy(update={name: share, f"{name}_threshold": None})
-    sizes = sizes_after(options, architecture)
-    kv_heads, count = architecture.attention_sizes.kv_heads, len(architecture.layers)
-    at_random = seed if options.criterion == "random" else None
-    kept = Kept(
-        choose_heads(scores.heads, kv_heads, sizes["heads"], sizes["kv_heads"]),
-        choose_neurons(scores.neurons, sizes["ffn"]),
-        choose_layers(scores.layers, options.layers),
-        choose_experts(scores.experts, count, sizes["experts"], at_random)
-        if options.experts
-        else [],
-    )
-    return Choice(kept, scores, [*notes, *_unlike_asked(options, architecture, sizes)])
-
-
 def preview(
     options: PruneOptions, source: Path, context: StepContext
 ) -> tuple[dict[str, Any], Architecture]:
-    """What `prune` would remove, and the architecture that would be left; nothing is written.
+    """Decide as `prune` does, and write nothing.
+
+    Args:
+        options: what to remove.
+        source: a floating-point checkpoint.
+        context: calibration data, device and seed.
+
+    Returns:
+        Details of what `prune` would remove, and the architecture of the pruned model.
 
     Raises:
-        EdgewrightError: whatever `prune` raises.
+        EdgewrightError: as `prune` does.
     """
     check_request(options, source)
     with tempfile.TemporaryDirectory() as folder:
@@ -170,58 +142,28 @@ def preview(
         rows = context.calibration.rows(source, context.seed)
         buffer = ActivationBuffer(context.activation_budget, Path(folder))
         scores = _scores(options, source, rows, context, buffer)
-        choice = decide(options, architecture, scores, context.seed)
-    sizes = choice.kept.sizes(architecture.attention_sizes)
-    small = architecture.resized(**sizes, layers=choice.kept.layers)
-    notes = [*_size_notes(architecture, small), *choice.notes, *context.calibration.shortfall(rows)]
-    return _found(choice, architecture) | {"notes": notes}, small
-
-
-def _found(choice: Choice, architecture: Architecture) -> dict[str, Any]:
-    found = {
-        "head_importance": choice.scores.heads.tolist(),
-        "pruned_heads": choice.kept.removed_heads(architecture.attention_sizes.heads),
-        "layer_influence": choice.scores.layers.tolist(),
-        "kept_layers": choice.kept.layers,
-    }
-    return found | ({"kept_experts": choice.kept.experts} if choice.kept.experts else {})
-
-
-def _unlike_asked(
-    options: PruneOptions, architecture: Architecture, sizes: Mapping[str, int]
-) -> list[str]:
-    """Where the nearest legal count is not what was asked for."""
-    have, experts = architecture.attention_sizes, architecture.experts
-    heads = options.heads if have.group > 1 else 0.0
-    groups = options.kv_heads or (options.heads if have.group == 1 else 0.0)
-    asked = {
-        "query heads": (
-            1 - (1 - heads) * (1 - groups),
-            1 - sizes["heads"] / have.heads,
-        ),
-        "FFN neurons": (options.ffn, 1 - sizes["ffn"] / architecture.intermediate_size),
-        "experts": (
-            options.experts,
-            1 - sizes["experts"] / experts.count if experts else 0.0,
-        ),
-    }
-    return [
-        f"asked to remove {want:.0%} of the {what}, removed {done:.0%}: the nearest that loads and runs well everywhere"
-        for what, (want, done) in asked.items()
-        if abs(want - done) > 0.005
+        decision = decide(options, architecture, scores, context.seed)
+    sizes = decision.kept.sizes(architecture.attention_sizes)
+    small = architecture.resized(**sizes, layers=decision.kept.layers)
+    notes = [
+        *size_notes(architecture, small),
+        *decision.notes,
+        *context.calibration.shortfall(rows),
     ]
+    return details_of(decision, architecture) | {"notes": notes}, small
 
 
 def _remove(
     options: PruneOptions, source: Path, out: Path, context: StepContext, provenance: dict[str, Any]
 ) -> StepResult:
-    """Cut heads, neurons, layers and experts, and add to the provenance which."""
-    architecture, device = read_architecture(source), pick_device(context.device)
+    """Cut heads, neurons, layers and experts; add lists of what was removed to `provenance`."""
+    architecture = read_architecture(source)
+    device = pick_device(context.device)
     rows = context.calibration.rows(source, context.seed)
     buffer = ActivationBuffer(context.activation_budget, out.parent)
     scores = _scores(options, source, rows, context, buffer)
-    choice = decide(options, architecture, scores, context.seed)
-    kept = choice.kept
+    decision = decide(options, architecture, scores, context.seed)
+    kept = decision.kept
     model = Streamed(source, device)
     rebuilt = Rebuild(model, kept, rows, buffer, compensate=options.compensate)
     removed = kept.removed_heads(architecture.attention_sizes.heads)
@@ -237,25 +179,28 @@ def _remove(
         source,
         provenance,
         files={CUT_LIST: vars(kept)},
-        verify=lambda made: gap.append(prove_rebuilt(made, rebuilt, proof, device)),
+        verify=lambda made: gap.append(verify_rebuilt(made, rebuilt, proof, device)),
     )
-    sizes, *remarks = _size_notes(architecture, rebuilt.architecture)
+    sizes, *remarks = size_notes(architecture, rebuilt.architecture)
     equality = (
         f"logits equal those of the masked original to {gap[0]:.1e} (relative; {PROOFS[proof]})"
     )
-    details = _found(choice, architecture) | {"max_relative_difference": gap[0], "proof": proof}
-    entries = expert_details(choice.scores.experts, rebuilt.usage, kept.experts)
+    details = details_of(decision, architecture) | {
+        "max_relative_difference": gap[0],
+        "proof": proof,
+    }
+    entries = expert_details(decision.scores.experts, rebuilt.usage, kept.experts)
     balance = [expert_note(entries)] if entries else []
     details |= {"experts": entries} if entries else {}
-    notes = [sizes, *balance, equality, *remarks, *choice.notes]
+    notes = [sizes, *balance, equality, *remarks, *decision.notes]
     return StepResult(notes + context.calibration.shortfall(rows), details)
 
 
 def _sparsify(
     options: PruneOptions, source: Path, out: Path, context: StepContext, provenance: dict[str, Any]
 ) -> StepResult:
-    """Zero two of every four inputs."""
-    return sparsify(options.sparsity_method, source, out, context, provenance, prove)
+    """Set two of every four weights of a row to zero."""
+    return sparsify(options.sparsity_method, source, out, context, provenance)
 
 
 def _scores(
@@ -265,41 +210,6 @@ def _scores(
     context: StepContext,
     buffer: ActivationBuffer,
 ) -> Importance:
-    """The importance of heads, neurons, layers and experts.
-
-    The gradient needs the whole model; any other criterion reads it layer by layer from disk.
-    """
+    """The importance of heads, neurons, layers and experts."""
     device = pick_device(context.device)
-    if options.criterion == "taylor":
-        model = load_model(source, device)
-        return measure(model, read_architecture(source), rows, options.criterion, context.seed)
-    return measure_layers(Streamed(source, device), rows, options.criterion, context.seed, buffer)
-
-
-def _size_notes(before: Architecture, after: Architecture) -> list[str]:
-    """What changed in size, and what readers of the cut model should know."""
-    old, new = before.attention_sizes, after.attention_sizes
-    sizes = [
-        ("query heads", old.heads, new.heads),
-        ("key/value heads", old.kv_heads, new.kv_heads),
-        ("FFN", before.intermediate_size, after.intermediate_size),
-        ("layers", len(before.layers), len(after.layers)),
-    ]
-    if before.experts and after.experts:
-        sizes.append(("experts", before.experts.count, after.experts.count))
-    changed = ", ".join(f"{name} {a} -> {b}" for name, a, b in sizes if a != b)
-    notes = [
-        f"{changed or 'nothing removed'}: {before.parameters:,} -> {after.parameters:,} parameters"
-    ]
-    if after.model_type != before.model_type:
-        notes.append(
-            f"written as `{after.model_type}`: the same arithmetic, and stock transformers refuses "
-            f"this head count as `{before.model_type}`"
-        )
-    if new.heads * new.head_dim % 128:
-        name = after.layers[0].attention.o.name
-        notes.append(
-            "heads * head_dim is no multiple of 128: INT4 kernels with groups of 128 will refuse "
-            f"{name}"
-        )
-    return notes
+    return score_checkpoint(source, rows, options.criterion, context.seed, device, buffer)

@@ -1,4 +1,4 @@
-"""A large cut spread over several rounds: which cut to make in each of them."""
+"""Divides a large cut into several rounds, for `edgewright iterate`."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ SHARES = {"heads": 0.0, "kv_heads": 0.0, "ffn": 0.0, "experts": 0.0}
 
 
 def spread(options: PruneOptions, architecture: Architecture, rounds: int) -> list[PruneOptions]:
-    """The cuts of every round, each relative to what the round before it left; the last ends where `options` at once would.
+    """The prune options of every round, which together reach the final size of `options`.
 
-    Heads, neurons and experts shrink by equal factors, layers by equal counts, as far as whole heads, multiples of 128 neurons and whole
-    layers allow. A round in which these leave nothing to do is left out. Key/value heads are merged in the first round, sparsity
-    comes with the last.
+    Each is relative to the result of the round before. Heads, neurons and experts shrink by equal
+    factors and layers by equal counts, as far as whole heads, multiples of 128 neurons and whole
+    layers allow. A round that would remove nothing is left out. Key/value heads are averaged in the
+    first round; sparsity comes in the last.
 
     Args:
-        options: the cut to the final size, in shares.
+        options: the whole cut, in shares.
         architecture: of the model.
-        rounds: how many.
+        rounds: number of rounds.
 
     Raises:
         UsageError: nothing is to be removed, or a share or a count is out of range.
-        Refused: the final size cannot be had.
+        Refused: no legal count is near the final size.
     """
     if options.heads_threshold or options.ffn_threshold:
         raise UsageError(
@@ -43,18 +44,19 @@ def spread(options: PruneOptions, architecture: Architecture, rounds: int) -> li
     sizes = [_at(options, architecture, done / rounds) for done in range(rounds + 1)]
     cuts: list[PruneOptions] = []
     for number in range(1, rounds + 1):
-        before, after = sizes[number - 1], sizes[number]
+        before = sizes[number - 1]
+        after = sizes[number]
         extra = {
             "merge_kv": options.merge_kv if number == 1 else None,
             "sparsity": options.sparsity if number == rounds else None,
         }
         if before == after and not any(extra.values()):
             continue
-        groups, ffn = after["kv_heads"] / before["kv_heads"], after["ffn"] / before["ffn"]
+        groups = after["kv_heads"] / before["kv_heads"]
         shares = {
             "heads": 1 - after["heads"] / before["heads"] / groups,
             "kv_heads": 1 - groups,
-            "ffn": 1 - ffn,
+            "ffn": 1 - after["ffn"] / before["ffn"],
         }
         shares["experts"] = 1 - after["experts"] / before["experts"] if options.experts else 0.0
         cuts.append(
@@ -71,7 +73,7 @@ def spread(options: PruneOptions, architecture: Architecture, rounds: int) -> li
 
 
 def _at(options: PruneOptions, architecture: Architecture, done: float) -> dict[str, int]:
-    """The sizes when a share `done` of the way, in [0, 1], lies behind: all factors are taken to that power."""
+    """The sizes after a share `done` in [0, 1] of the cut: every factor to that power."""
     layers = len(architecture.layers)
     choose_layers(torch.zeros(layers), options.layers)  # refuses a count that is out of range
     sizes = sizes_after(options, architecture)
@@ -84,7 +86,7 @@ def _at(options: PruneOptions, architecture: Architecture, done: float) -> dict[
                     options.model_copy(update={**SHARES, name: share}), architecture
                 )
             except Refused:
-                continue  # so little that it rounds to nothing yet
+                continue  # so far the share rounds to nothing
             groups, served = (
                 min(a, b) for a, b in zip(_groups(sizes), _groups(partly), strict=True)
             )

@@ -1,12 +1,11 @@
-"""The sizes that a model has after the cut that prune options ask for."""
+"""The sizes of a model after a cut, from its architecture and the prune options."""
 
 from __future__ import annotations
 
 from ...errors import Refused
 from ...models import Architecture, require_expressible
-from .experts import kept_experts
+from .counts import head_counts, kept_experts, neuron_count
 from .options import PruneOptions
-from .selection import head_counts, neuron_count
 
 __all__ = ["merged_kv", "sizes_after"]
 
@@ -14,14 +13,15 @@ __all__ = ["merged_kv", "sizes_after"]
 def sizes_after(options: PruneOptions, architecture: Architecture) -> dict[str, int]:
     """The `heads`, `kv_heads`, `ffn` and `experts` of every layer after pruning.
 
-    `experts` is there only for a mixture of experts.
+    `experts` is left out for a dense model.
 
     Args:
         options: what to remove.
         architecture: of the uncut model.
 
     Raises:
-        Refused: a share has no legal count near it, or the model has nothing of the kind.
+        UsageError: a share is out of range.
+        Refused: a share has no legal count near it, or the model has no such parts.
     """
     if options.sparsity:
         require_expressible(architecture, "2:4", "config.json")
@@ -38,10 +38,14 @@ def sizes_after(options: PruneOptions, architecture: Architecture) -> dict[str, 
 
 
 def merged_kv(architecture: Architecture, groups: int) -> Architecture:
-    """The architecture of the model whose key/value heads were averaged into `groups`.
+    """The architecture after the key/value heads were averaged into `groups`.
+
+    Args:
+        architecture: of the model before.
+        groups: key/value heads that are left.
 
     Raises:
-        Refused: the key/value heads do not divide into so many groups, or are so few already.
+        Refused: the key/value heads cannot be divided into so many groups.
     """
     sizes = architecture.attention_sizes
     have = sizes.kv_heads

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...steps.state import State
 from ...steps.step import FOUNDATION, Cost, PlanContext, Step
+from .criteria import CRITERIA
 from .options import PruneOptions
 from .sizes import merged_kv, sizes_after
 
@@ -18,9 +19,9 @@ __all__ = ["PruneStep", "pruned_state"]
 
 
 def pruned_state(options: PruneOptions, source: State) -> State:
-    """The model after a cut, by the functions that decide the sizes of the cut.
+    """The model after a cut, from its config.json alone.
 
-    A threshold counts as if nothing scored below it.
+    Scores are not known, so a threshold is taken to remove nothing.
 
     Args:
         options: the cut, in shares.
@@ -43,7 +44,7 @@ def pruned_state(options: PruneOptions, source: State) -> State:
 
 
 class PruneStep(Step[PruneOptions]):
-    """Remove heads, FFN neurons, layers and experts, or make the weights 2:4 sparse."""
+    """Removes heads, FFN neurons, layers and experts, or makes the weights 2:4 sparse."""
 
     kind = "prune"
     Options = PruneOptions
@@ -75,7 +76,7 @@ class PruneStep(Step[PruneOptions]):
             compensate=options.compensate,
         )
         operations = 2.0 * plan.tokens * source.active_parameters
-        operations *= 2 if options.criterion == "taylor" else 1
+        operations *= 2 if CRITERIA[options.criterion].needs_gradient else 1
         if options.sparsity:
             operations += layerwise_operations(result, plan.tokens)
         return Cost(ram, operations)

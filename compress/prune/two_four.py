@@ -1,8 +1,9 @@
-"""2:4 sparsity as tensor functions: of four consecutive inputs of an output row, at most two have a weight.
+"""2:4 sparsity as tensor functions: of four consecutive weights of a row, at most two are not zero.
 
-The groups run along the input dimension of a weight [out, in], where sparse tensor cores look for them (Mishra et al. 2021,
-section 3.1). `magnitude` keeps the two largest weights of a group. `sparsegpt` (Frantar & Alistarh 2023, algorithm 1) keeps those
-whose removal would cost most, and lets every weight further right make up for what was removed.
+The groups run along the input dimension of a weight [out, in], as sparse tensor cores expect
+(Mishra et al. 2021, section 3.1). `magnitude` keeps the two largest weights of a group. `sparsegpt`
+(Frantar & Alistarh 2023, algorithm 1) removes those that change the outputs least, and corrects the
+weights further right for what was removed.
 """
 
 from __future__ import annotations
@@ -15,40 +16,45 @@ from ..quantize.gptq import inverse_factor
 __all__ = ["GROUP", "is_two_four", "magnitude", "sparsegpt", "two_four_mask"]
 
 
-KEEP, GROUP = 2, 4
+KEEP = 2
+"""Weights of a group that stay."""
+GROUP = 4
+"""Consecutive weights of a row."""
 BLOCK = 64
 """Columns updated together."""
 
 
 def two_four_mask(scores: Tensor) -> Tensor:
-    """Which two of every four consecutive inputs stay, those of highest score: bool [out, in] of scores [out, in]."""
+    """Mark the two highest scores of every four: bool [out, in] from scores [out, in]."""
     groups = scores.unflatten(1, (-1, GROUP))
     best = groups.topk(KEEP, dim=-1).indices
     return torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, best, value=True).flatten(1)
 
 
 def is_two_four(weight: Tensor) -> bool:
-    """Whether every group of four consecutive inputs of a weight [out, in] has at most two that are not zero."""
+    """Whether at most two of every four consecutive weights of [out, in] are not zero."""
     if weight.shape[1] % GROUP:
         return False
     return bool(((weight.unflatten(1, (-1, GROUP)) != 0).sum(-1) <= KEEP).all())
 
 
 def magnitude(weight: Tensor) -> Tensor:
-    """A weight [out, in] with the two smallest of every four inputs set to zero; the baseline to beat."""
+    """Set the two smallest of every four weights of [out, in] to zero; the baseline."""
     return weight * two_four_mask(weight.abs())
 
 
 def sparsegpt(weight: Tensor, hessian: Tensor, damp: float = 0.01) -> tuple[Tensor, float | None]:
-    """A 2:4 weight whose outputs on the calibration inputs change least, by SparseGPT's greedy sweep over the columns.
+    """Make a weight 2:4 sparse so that its outputs on calibration inputs change little.
 
     Args:
-        weight: [out, in]; `in` divides by four.
+        weight: [out, in]; four divides `in`.
         hessian: float32 [in, in], the sum of x x^T over the inputs; not changed.
-        damp: share of the mean diagonal that is added to it; raised as in GPTQ when the factorisation fails.
+        damp: share of the mean diagonal that is added to it. As in GPTQ, it is raised until the
+            Hessian can be factorised.
 
     Returns:
-        The sparse weight, float32 [out, in], and the damping used; None with the magnitude mask where the Hessian was unusable.
+        The sparse weight, float32 [out, in], and the damping used. If the Hessian cannot be
+        factorised, the weight is pruned by magnitude, and the damping is None.
     """
     weight = weight.float()
     factor, used = inverse_factor(hessian, damp)
@@ -56,7 +62,7 @@ def sparsegpt(weight: Tensor, hessian: Tensor, damp: float = 0.01) -> tuple[Tens
 
 
 def _sweep(weight: Tensor, factor: Tensor) -> Tensor:
-    """The column loop of the paper's algorithm 1; the mask of a group is chosen when the sweep reaches it (section 3.4)."""
+    """The column loop of algorithm 1; a group's mask is chosen when it is reached (section 3.4)."""
     mask = torch.ones_like(weight, dtype=torch.bool)
     for begin in range(0, weight.shape[1], BLOCK):
         end = min(begin + BLOCK, weight.shape[1])

@@ -1,8 +1,8 @@
-"""2:4 sparsity of a checkpoint: one decoder layer after the other, each calibrated on what the sparse layers before it put out."""
+"""2:4 sparsity of a checkpoint, layer by layer. Each layer sees the outputs of sparse layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,9 @@ from ..calibration.hessian import output_error
 from ..calibration.layer_inputs import advance, first_inputs, input_hessian
 from .options import SparsityMethod
 from .two_four import GROUP, magnitude, sparsegpt
+from .verify import verify_with_stock
 
 __all__ = ["sparsify"]
-
-Prove = Callable[[Path, Tensor, Tensor], float]
-"""Compares what a written checkpoint computes on ids [1, seq] with logits [1, seq, vocab]: the relative difference, or an error."""
 
 
 def sparsify(
@@ -33,20 +31,19 @@ def sparsify(
     out: Path,
     context: StepContext,
     provenance: Mapping[str, Any],
-    prove: Prove,
 ) -> StepResult:
-    """Write `source` with every linear layer of its decoder layers 2:4 sparse to `out`.
+    """Write a copy of `source` in which all linear layers of decoder layers are 2:4 sparse.
 
     Args:
         method: how weights are chosen.
         source: a floating-point checkpoint.
         out: the directory to make.
         context: calibration data and device.
-        provenance: what `edgewright.json` shall say beside the sparsity.
-        prove: the last check of the result, before it gets its name.
+        provenance: for `edgewright.json`; the sparsity is added.
 
     Raises:
-        Refused: a layer whose inputs four does not divide.
+        Refused: the inputs of a linear layer cannot be divided into groups of four.
+        EdgewrightError: the reloaded result computes something else.
     """
     architecture = read_architecture(source)
     dtype = stored_dtype(architecture.config)
@@ -67,30 +64,42 @@ def sparsify(
     probe = rows[0][:1].to(next(model.parameters()).device)
     with torch.no_grad():
         expected = model(input_ids=probe, use_cache=False).logits.cpu()
-    told = {**provenance, "calibration": context.calibration.used(rows)}
-    told |= {"sparsity": "2:4", "sparsity_method": method}
+    provenance = {
+        **provenance,
+        "calibration": context.calibration.used(rows),
+        "sparsity": "2:4",
+        "sparsity_method": method,
+    }
     difference: list[float] = []
     write_checkpoint(
         out,
         state,
         dict(architecture.config),
         source,
-        told,
-        verify=lambda made: difference.append(prove(made, probe, expected)),
-    )
-    worst = max(errors, key=lambda name: errors[name]["error"])
-    mean, plain = (
-        sum(e[kind] for e in errors.values()) / len(errors) for kind in ("error", "magnitude_error")
+        provenance,
+        verify=lambda made: difference.append(verify_with_stock(made, probe, expected)),
     )
     notes = [
-        f"{len(errors)} linear layers 2:4 sparse along their inputs ({method}): half of their weights are zero, which only an engine with "
-        "sparse kernels turns into speed; the files are no smaller",
-        f"mean relative output error {mean:.2e} (magnitude {plain:.2e}); worst {worst} at {errors[worst]['error']:.2e}",
+        *_summary(method, errors),
         f"reloaded, it computes the same logits to {difference[0]:.1e} (relative)",
         *notes,
         *context.calibration.shortfall(rows),
     ]
     return StepResult(notes, {"sparsity": errors})
+
+
+def _summary(method: SparsityMethod, errors: dict[str, dict[str, float]]) -> list[str]:
+    """The notes on all linear layers together."""
+    worst = max(errors, key=lambda name: errors[name]["error"])
+    mean, plain = (
+        sum(e[kind] for e in errors.values()) / len(errors) for kind in ("error", "magnitude_error")
+    )
+    return [
+        f"{len(errors)} linear layers 2:4 sparse along their inputs ({method}): half of their "
+        "weights are zero; only an engine with sparse kernels is faster, and files are no smaller",
+        f"mean relative output error {mean:.2e} (magnitude {plain:.2e}); "
+        f"worst {worst} at {errors[worst]['error']:.2e}",
+    ]
 
 
 def _all_layers(
@@ -100,7 +109,12 @@ def _all_layers(
     rows: list[Tensor],
     dtype: torch.dtype,
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Make the model sparse in place; the output errors of every linear layer, and notes on those that were hard."""
+    """Make the model sparse in place.
+
+    Returns:
+        The output errors of every linear layer by full name, and notes on layers whose Hessian
+        could not be used.
+    """
     held = InMemory(model, architecture)
     states, calls = first_inputs(held, rows)
     groups = sum(len(layer.input_groups) for layer in architecture.layers)
@@ -128,7 +142,11 @@ def _all_layers(
 def _one_linear(
     method: SparsityMethod, weight: Tensor, hessian: Tensor, dtype: torch.dtype
 ) -> tuple[dict[str, float], bool]:
-    """Replace a weight, rounded as it will be stored; its output errors, and whether the method could be applied."""
+    """Replace a weight in place, rounded to the stored dtype.
+
+    Returns:
+        Its relative output errors, and whether the method could be applied.
+    """
     plain = magnitude(weight)
     sparse, damp = sparsegpt(weight, hessian) if method == "sparsegpt" else (plain, 0.0)
     stored = sparse.to(dtype).to(weight)

@@ -1,4 +1,4 @@
-"""The last act of pruning: what was written computes what it should, as stock transformers loads it."""
+"""Checks a pruned checkpoint: stock transformers loads it, and its logits are those expected."""
 
 from __future__ import annotations
 
@@ -14,29 +14,47 @@ from ...checkpoints.streaming import ROWS
 from ...errors import EdgewrightError
 from ...models import Architecture
 
-__all__ = ["TOLERANCE", "difference", "logits_of", "probe_of", "prove", "stock_logits"]
+__all__ = [
+    "TOLERANCE",
+    "check_logits",
+    "logits_of",
+    "probe_of",
+    "stock_logits",
+    "verify_with_stock",
+]
 
 TOLERANCE = 1e-4
-"""Largest allowed difference between the logits of what was written and those expected, relative to the largest logit."""
-MIXTURE_ROWS, MIXTURE_TOKENS = 4, 128
+"""Largest allowed difference between logits, relative to the largest expected logit."""
+MIXTURE_ROWS = 4
+MIXTURE_TOKENS = 128
 
 
 def probe_of(rows: list[Tensor], architecture: Architecture) -> Tensor:
-    """The ids [rows, seq] to compare on: the first of the calibration rows (int64 [2, seq]), or of a mixture of experts several.
+    """The ids [rows, seq] on which two models are compared: the first calibration row.
 
-    Where two experts are as good as tied for a token's last place, rounding decides, and the whole model may decide
-    otherwise than the cut one: about once in 50,000 choices in a random model. Then that row differs from there on. A wrong
-    cut would show in every row, so one short row that agrees is enough.
+    A mixture of experts gets several short rows. Two experts may score almost the same for a token,
+    and then rounding decides between them. The pruned model may decide differently than the
+    original: about once in 50,000 choices in a random model. From there on that row differs. A
+    wrong cut would show in every row, so it is enough that one short row agrees.
+
+    Args:
+        rows: calibration rows int64 [2, seq].
+        architecture: of the original.
     """
     if architecture.experts is None:
         return rows[0][:1]
     return torch.cat([row[:1, :MIXTURE_TOKENS] for row in rows[:MIXTURE_ROWS]])
 
 
-def difference(made: Path, got: Iterable[Tensor], expected: Iterable[Tensor]) -> float:
-    """The largest difference between logits [rows, seq, part], given in equal parts, relative to the largest one expected.
+def check_logits(out: Path, got: Iterable[Tensor], expected: Iterable[Tensor]) -> float:
+    """Compare logits: the largest difference, relative to the largest expected logit.
 
-    Of several rows it is that of the one that agrees best; see `probe_of`.
+    Of several rows, the one that agrees best counts; see `probe_of`.
+
+    Args:
+        out: the pruned checkpoint, for the message.
+        got: its logits [rows, seq, part], in parts of the vocabulary.
+        expected: those of the masked original, in the same parts.
 
     Raises:
         EdgewrightError: they differ by more than rounding.
@@ -48,22 +66,33 @@ def difference(made: Path, got: Iterable[Tensor], expected: Iterable[Tensor]) ->
     relative = float((gap / largest.clamp_min(1e-6)).nan_to_num(math.inf).min())
     if not relative <= TOLERANCE:
         raise EdgewrightError(
-            f"{made}: the pruned model differs from the masked original by {relative:.2e} (limit {TOLERANCE:.0e})",
+            f"{out}: the pruned model differs from the masked original by {relative:.2e} "
+            f"(limit {TOLERANCE:.0e})",
             "this is a bug in edgewright: please report it with the model's config.json",
         )
     return relative
 
 
-def prove(made: Path, probe: Tensor, expected: Tensor) -> float:
-    """Reload with stock transformers and compare logits on ids [rows, seq]; see `difference`."""
-    return difference(made, stock_logits(made, probe, str(probe.device)), expected.split(ROWS, -1))
+def verify_with_stock(out: Path, probe: Tensor, expected: Tensor) -> float:
+    """Load a checkpoint with stock transformers and compare its logits; see `check_logits`.
+
+    Args:
+        out: the checkpoint.
+        probe: ids [rows, seq].
+        expected: logits [rows, seq, vocab].
+
+    Raises:
+        EdgewrightError: the logits differ by more than rounding.
+    """
+    got = stock_logits(out, probe, str(probe.device))
+    return check_logits(out, got, expected.split(ROWS, -1))
 
 
-def stock_logits(made: Path, probe: Tensor, device: str) -> Iterator[Tensor]:
-    """Logits of a checkpoint as anybody would load it, in parts of the vocabulary."""
+def stock_logits(out: Path, probe: Tensor, device: str) -> Iterator[Tensor]:
+    """Logits on ids [rows, seq] of a checkpoint loaded by stock transformers, in parts."""
     from transformers import AutoModelForCausalLM  # late: slow to import
 
-    model: Any = AutoModelForCausalLM.from_pretrained(made, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     yield from logits_of(model.to(device).eval(), probe.to(device)).split(ROWS, -1)
 
 

@@ -31,8 +31,8 @@ __all__ = ["REFERENCES", "Way", "choose_reference", "padded", "reference_logits"
 Way = Literal["stock", "streamed", "dequantized"]
 REFERENCES: dict[Way, str] = {
     "stock": "stock transformers",
-    "streamed": "transformers' modules, streamed by our reader as the model does not fit in memory",
-    "dequantized": "transformers' modules with the integers dequantized by our reader",
+    "streamed": "torch, streamed by our reader because the model does not fit in memory",
+    "dequantized": "torch, the integers dequantized by our reader",
 }
 """What an artifact was compared with, for people."""
 

@@ -31,7 +31,7 @@ EXPANDED = 2.0
 def installed() -> Any:
     """TensorRT for RTX's module, or None where it is not installed."""
     try:
-        import tensorrt_rtx_libs
+        import tensorrt_rtx_libs  # noqa: F401 - it loads the shared libraries
 
         import tensorrt_rtx_bindings as trt  # pyright: ignore[reportMissingImports]  # isort: skip
     except ImportError:

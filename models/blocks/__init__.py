@@ -1,4 +1,4 @@
-"""The kinds of blocks that decoder layers are made of, one small file a kind."""
+"""The kinds of blocks that decoder layers are made of, one small file for each kind."""
 
 from __future__ import annotations
 

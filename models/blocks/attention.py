@@ -38,12 +38,12 @@ class Attention:
         sizes: heads and their width.
         q, k, v, o: the projections.
         query_scale: what the product of query and key is multiplied by.
-        rotary_dim: channels of a head that rotary positions turn.
+        rotary_dim: channels of a head that rotary positions rotate.
         rope_type: how rotary frequencies are made: default, linear, llama3, yarn, dynamic, ...
-        rope_layer_type: what the rotary module is asked for; None: all layers share one table.
+        rope_layer_type: which of the rotary tables it uses; None: all layers share one table.
         window: positions that a token sees, itself included; 0: all before it.
         q_norm, k_norm: norms over each head, before the rotation.
-        softcap: scores are squashed into ± this by a tanh; None: they are not.
+        softcap: a tanh limits scores to ± this value; None: no limit.
         causal: whether a token sees only what is before it.
     """
 
@@ -107,7 +107,8 @@ class Attention:
 
     def folds(self, norm: Norm) -> tuple[Fold, ...]:
         """See `Block.folds`; a value head serves every query head of its group."""
-        sizes, (readers, outputs) = self.sizes, self.input_groups
+        sizes = self.sizes
+        readers, outputs = self.input_groups
         return (
             Fold(readers, norm.name, norm=True, offset=norm.offset),
             Fold(outputs, self.v.name, norm=False, repeat=sizes.group, head_dim=sizes.head_dim),

@@ -1,4 +1,4 @@
-"""The tensors of experts as files hold them, and as a loaded model does.
+"""Converts the tensors of experts between the form in files and the form in a loaded model.
 
 Files hold three matrices for each expert. In memory a layer has
 `gate_up_proj` [experts, 2 * size, width] and `down_proj` [experts, width, size].
@@ -17,7 +17,8 @@ if TYPE_CHECKING:  # plans read sizes only, and torch takes seconds to import
 
 __all__ = ["fuse_experts", "split_experts"]
 
-GATE_UP, DOWN = "gate_up_proj", "down_proj"
+GATE_UP = "gate_up_proj"
+DOWN = "down_proj"
 """The fused tensors of a loaded layer."""
 
 
@@ -25,7 +26,7 @@ def split_experts(experts: ExpertsFFN, state: Mapping[str, Tensor]) -> dict[str,
     """A state dict as files have it, from one whose experts may be fused.
 
     Args:
-        experts: the block that the tensors are of; in every layer that has experts it is alike.
+        experts: the block that the tensors are of; all layers with experts have the same.
         state: tensors of a model or of one decoder layer, by name.
     """
     gate, up, down = experts.projections

@@ -1,7 +1,7 @@
 """An FFN of many experts, a few of which a router chooses for each token.
 
 Files hold one tensor for each expert and projection. In memory transformers 5 keeps all experts of
-a layer in two fused tensors (see `expert_storage`), so that an expert is no module of its own.
+a layer in two fused tensors (see `expert_storage`), so an expert is not a module.
 """
 
 from __future__ import annotations

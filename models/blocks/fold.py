@@ -9,7 +9,10 @@ __all__ = ["Fold"]
 
 @dataclass(frozen=True)
 class Fold:
-    """A writer whose output channels can be divided by factors that its readers' weights take up.
+    """An operation (the writer) whose output channels can be scaled without changing the model.
+
+    Dividing its output channels by factors, and multiplying the input channels of the weights that
+    read it by the same factors, leaves the result as it is.
 
     The writer is a norm, or a linear layer whose outputs reach the readers through something that
     is linear in each channel by itself: attention for the values, the gate's product for `up`.

@@ -1,4 +1,4 @@
-"""Linear layers."""
+"""The description of a linear layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Linear:
         out_features: outputs.
         in_features: inputs.
         bias: whether it has a bias [out_features].
-        fused: the tensor in files that holds this weight and others; None: a tensor of its own.
+        fused: the tensor in files that holds this weight and others; None: it has its own tensor.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Norms."""
+"""The description of a norm."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What every block of a decoder layer answers.
+"""The interface of the blocks of a decoder layer.
 
-A new kind of block is one more file with these members. All names are relative to the decoder
-layer.
+A new kind of block is one more file here, with a class that has these members. All names are
+relative to the decoder layer.
 """
 
 from __future__ import annotations

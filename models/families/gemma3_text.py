@@ -15,7 +15,8 @@ class Gemma3(Family):
     def reaches(self, config: Mapping[str, Any]) -> list[Reach]:
         """Every `sliding_window_pattern`-th layer (by default the sixth) sees everything."""
         full = self.completed(config)
-        layers, window = int(full["num_hidden_layers"]), int(full["sliding_window"] or 0)
+        layers = int(full["num_hidden_layers"])
+        window = int(full["sliding_window"] or 0)
         every = int(full.get("sliding_window_pattern") or full.get("_sliding_window_pattern") or 6)
         types = full.get("layer_types") or [
             "full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)

@@ -12,7 +12,7 @@ class Mistral(Family):
     """Mistral 7B and its relatives."""
 
     def biased(self, config: Mapping[str, Any]) -> Collection[str]:
-        """None, whatever the config says."""
+        """None, even if config.json says so."""
         return ()
 
     def reaches(self, config: Mapping[str, Any]) -> list[Reach]:

@@ -13,7 +13,7 @@ class Mixtral(Mixture):
     """Mixtral 8x7B and 8x22B."""
 
     def biased(self, config: Mapping[str, Any]) -> Collection[str]:
-        """None, whatever the config says."""
+        """None, even if config.json says so."""
         return ()
 
     def reaches(self, config: Mapping[str, Any]) -> list[Reach]:

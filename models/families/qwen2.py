@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ..family import Family, Reach
 
 WINDOWS = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
+
+
+def switched_windows(full: Mapping[str, Any], slides: Callable[[int], bool]) -> list[Reach]:
+    """How far back each layer sees, if `use_sliding_window` switches windows on.
+
+    Args:
+        full: the config.json with all defaults.
+        slides: whether the layer of this index has a window, where no `layer_types` say so.
+    """
+    layers = range(int(full["num_hidden_layers"]))
+    if not full.get("use_sliding_window"):
+        return [Reach(0) for _ in layers]
+    window = int(full["sliding_window"] or 0)
+    types: list[str] | None = full.get("layer_types")
+    sliding = [kind == "sliding_attention" for kind in types] if types else map(slides, layers)
+    return [Reach(window if slide else 0) for slide in sliding]
 
 
 class WindowedQwen(Family):
@@ -16,18 +32,11 @@ class WindowedQwen(Family):
     def reaches(self, config: Mapping[str, Any]) -> list[Reach]:
         """Layers from `max_window_layers` on slide when `use_sliding_window` is set."""
         full = self.completed(config)
-        layers = int(full["num_hidden_layers"])
-        if not full.get("use_sliding_window"):
-            return [Reach(0)] * layers
-        window, first = int(full["sliding_window"] or 0), int(full["max_window_layers"])
-        types = full.get("layer_types") or [
-            "sliding_attention" if i >= first else "full_attention" for i in range(layers)
-        ]
-        return [Reach(window if kind == "sliding_attention" else 0) for kind in types]
+        return switched_windows(full, lambda index: index >= int(full["max_window_layers"]))
 
 
 class Qwen2(WindowedQwen):
-    """Qwen2 always has biases on q, k and v; its config does not say so."""
+    """Qwen2 always has biases on q, k and v; config.json does not mention them."""
 
     def biased(self, config: Mapping[str, Any]) -> Collection[str]:
         """Always these three."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..family import Reach
 from ..mixture import Mixture
+from .qwen2 import switched_windows
 
 
 class Qwen2Moe(Mixture):
@@ -19,15 +20,9 @@ class Qwen2Moe(Mixture):
     def reaches(self, config: Mapping[str, Any]) -> list[Reach]:
         """With `use_sliding_window` every second layer below `max_window_layers` slides."""
         full = self.completed(config)
-        layers = int(full["num_hidden_layers"])
-        if not full.get("use_sliding_window"):
-            return [Reach(0)] * layers
-        window, last = int(full["sliding_window"] or 0), int(full["max_window_layers"])
-        types = full.get("layer_types") or [
-            "sliding_attention" if i % 2 == 0 and i < last else "full_attention"
-            for i in range(layers)
-        ]
-        return [Reach(window if kind == "sliding_attention" else 0) for kind in types]
+        return switched_windows(
+            full, lambda index: index % 2 == 0 and index < int(full["max_window_layers"])
+        )
 
 
 FAMILY = Qwen2Moe(

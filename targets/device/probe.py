@@ -1,7 +1,8 @@
-"""What a device says about itself before anything is copied to it: run there as `python3 - DIRECTORY < probe.py`.
+"""Describe a device before anything is copied to it: `python3 - DIRECTORY < probe.py`.
 
-Standard library only, and nothing newer than Python 3.8, which is what JetPack 5 has: a device that is too old must be able to say so.
-What cannot be found out is null; nothing is changed.
+This file may use only the standard library and Python 3.8, the version of JetPack 5. So even a
+device that is too old for edgewright can report what it is. What cannot be found out is null.
+The probe changes nothing on the device.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
 
 
 def probe(folder: str) -> dict[str, Any]:
-    """Everything about this machine that a deployment may depend on; `folder` is where it would go."""
+    """Everything about this machine that a deployment depends on.
+
+    Args:
+        folder: where the bundle will be; the free space of its disk is reported.
+    """
     mode = re.search(r"NV Power Mode: *(\S+)", _output(["nvpmodel", "-q"]) or "")
     return {
         "machine": platform.machine(),
@@ -46,7 +51,7 @@ def probe(folder: str) -> dict[str, Any]:
 
 
 def trtexec_path() -> str | None:
-    """Where trtexec is: on PATH, or where JetPack puts it, which is not on PATH."""
+    """The path of trtexec: on PATH, or where JetPack installs it, which is not on PATH."""
     return shutil.which("trtexec") or (TRTEXEC if os.access(TRTEXEC, os.X_OK) else None)
 
 
@@ -66,7 +71,7 @@ def _text(file: str) -> str | None:
 
 
 def _l4t() -> str | None:
-    """The L4T release, such as 36.4.3: of the installed package, or of the file that names it."""
+    """The L4T release, such as 36.4.3, from the installed package or from /etc/nv_tegra_release."""
     package = re.match(
         r"\d+\.\d+(\.\d+)?", _output(["dpkg-query", "-W", "-f=${Version}", "nvidia-l4t-core"]) or ""
     )

@@ -1,1 +1,1 @@
-"""Serving an artifact over HTTP: continuous batching over the ONNX runtime, and OpenAI's completions on top."""
+"""Serve an artifact over HTTP, with OpenAI's completions API and continuous batching."""

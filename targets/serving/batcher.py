@@ -1,8 +1,11 @@
-"""Continuous batching: sequences join and leave a running batch between two steps, so that no request waits for another one's end.
+"""Continuous batching: sequences join and leave the running batch between two decoding steps.
 
-One thread owns the decoder. New prompts are prefilled together, padded on the left, and their caches joined to the running ones; rows that
-ended are dropped. A cache is [rows, heads, length, head_dim], every row padded on the left to the longest, with a mask that says
-what is padding; so that a row's result does not depend on its neighbours.
+So a short request does not wait for a long one that started earlier.
+
+One thread uses the decoder. It prefills new prompts together, joins their KV caches to those of
+the running sequences, and drops the rows of sequences that have ended. A cache is [rows, heads,
+length, head_dim]. Each row is padded on the left to the longest, and a mask marks the padding. So
+the result of a row does not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -19,28 +22,32 @@ from ...errors import EdgewrightError
 from ...export.onnx.runtime import OnnxDecoder, Past, past_of
 from ...export.onnx.sampling import Sampling, chosen
 
-__all__ = ["Batcher", "Full", "Generation"]
+__all__ = ["Batcher", "Generation", "QueueFull"]
 
 Mask = NDArray[np.int64]
 DROP_SHARE = 0.25
-"""Dropping rows copies the cache, so it waits until this share of the batch has ended, or somebody waits for the place."""
+"""Dropping rows copies the cache. It waits until this share of the batch has ended, or until a
+request is waiting for a place."""
 
 
-class Full(EdgewrightError):
-    """As many requests wait as may wait."""
+class QueueFull(EdgewrightError):
+    """The maximum number of requests is already waiting."""
 
 
 @dataclass
 class Generation:
-    """One sequence: its prompt, its limits, and where its tokens go.
+    """One sequence: its prompt, its limits, and the receiver of its tokens.
 
     Attributes:
         ids: tokens of the prompt.
-        max_tokens: most tokens to add.
-        eos_ids: tokens that end it; they are not emitted.
-        sampling: how tokens are chosen.
-        emit: called in the batcher's thread with each new token, and at the end with `stop` or `length`, or with an exception.
-        cancelled: set by whoever is not interested any more.
+        max_tokens: the most tokens to generate.
+        eos_ids: tokens that end the sequence; they are not emitted.
+        sampling: how the next token is chosen.
+        emit: called in the batcher's thread with each new token, and at the end with `stop`,
+            `length`, or an exception.
+        cancelled: set by the receiver to cancel the sequence.
+        made: number of tokens generated so far.
+        random: random numbers for sampling, seeded by `sampling`.
     """
 
     ids: Sequence[int]
@@ -58,7 +65,14 @@ class Generation:
 
 @dataclass
 class _Running:
-    """The batch between two steps: a row for each generation, None where one has ended and its row is not dropped yet."""
+    """The batch between two steps.
+
+    Attributes:
+        rows: the sequence of each row; None if it has ended and its row was not dropped yet.
+        mask: int64 [rows, length]; 0 marks padding.
+        past: the KV cache.
+        last: int64 [rows, 1], the latest token of each row.
+    """
 
     rows: list[Generation | None]
     mask: Mask
@@ -67,54 +81,57 @@ class _Running:
 
     @property
     def alive(self) -> int:
-        """Rows that still generate."""
+        """Number of rows that are still being generated."""
         return sum(row is not None for row in self.rows)
 
 
 class Batcher:
-    """Runs generations together on one decoder.
+    """Generates several sequences together on one decoder.
 
     Args:
-        decoder: the artifact.
-        max_batch: most sequences at a time.
-        max_waiting: most sequences that wait for a place.
+        decoder: the artifact's decoder.
+        max_batch: the most sequences that are generated at the same time.
+        max_waiting: the most sequences that wait for a place.
 
     Attributes:
-        steps, tokens: how many decoding steps ran, and how many tokens they made.
+        steps: number of decoding steps so far.
+        tokens: number of tokens generated so far.
     """
 
     def __init__(self, decoder: OnnxDecoder, max_batch: int = 16, max_waiting: int = 256) -> None:
-        self._decoder, self._max_batch = decoder, max_batch
+        self._decoder = decoder
+        self._max_batch = max_batch
         self._waiting: queue.Queue[Generation | None] = queue.Queue(max_waiting)
         self._running: _Running | None = None
-        self.steps = self.tokens = 0
+        self.steps = 0
+        self.tokens = 0
         self._thread = threading.Thread(target=self._loop, name="batcher", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
-        """Sequences that wait for a place."""
+        """Number of sequences that wait for a place."""
         return self._waiting.qsize()
 
     @property
     def running(self) -> int:
-        """Sequences that are being generated."""
+        """Number of sequences that are being generated."""
         running = self._running
         return running.alive if running else 0
 
     def submit(self, generation: Generation) -> None:
-        """Queue a sequence.
+        """Add a sequence to the queue.
 
         Raises:
-            Full: too many wait.
+            QueueFull: too many sequences are waiting.
         """
         try:
             self._waiting.put_nowait(generation)
         except queue.Full as error:
-            raise Full("too many requests are waiting", "try again later") from error
+            raise QueueFull("too many requests are waiting", "try again later") from error
 
     def close(self) -> None:
-        """End the thread; what is running or waiting gets no more tokens."""
+        """Stop the thread. Sequences that are running or waiting get no more tokens."""
         self._waiting.put(None)
         self._thread.join()
 
@@ -130,7 +147,10 @@ class Batcher:
                 self._fail(error, fresh)
 
     def _admitted(self) -> list[Generation] | None:
-        """The sequences that join now; waits for one where nothing runs. None: the batcher is closed."""
+        """The sequences that join the batch now, or None if the batcher was closed.
+
+        If nothing is running, this waits for a sequence.
+        """
         fresh: list[Generation] = []
         idle = self._running is None
         while len(fresh) + self.running < self._max_batch:
@@ -151,16 +171,15 @@ class Batcher:
             row.emit(error)
 
     def _join(self, fresh: list[Generation]) -> None:
-        """Prefill new sequences and put them below the running ones."""
+        """Prefill new sequences and append them to the running batch."""
         if not fresh:
             return
         length = max(len(row.ids) for row in fresh)
-        ids, mask = (
-            np.zeros((len(fresh), length), np.int64),
-            np.zeros((len(fresh), length), np.int64),
-        )
+        ids = np.zeros((len(fresh), length), np.int64)
+        mask = np.zeros((len(fresh), length), np.int64)
         for i, row in enumerate(fresh):
-            ids[i, length - len(row.ids) :], mask[i, length - len(row.ids) :] = row.ids, 1
+            ids[i, length - len(row.ids) :] = row.ids
+            mask[i, length - len(row.ids) :] = 1
         logits, past = self._decoder.forward(ids, mask)
         new = _Running(list(fresh), mask, past, self._chosen(fresh, logits[:, -1]))
         self._deliver(new)
@@ -172,7 +191,7 @@ class Batcher:
         self._settle()
 
     def _step(self) -> None:
-        """One token for every running sequence."""
+        """Generate one token for each running sequence."""
         running = self._running
         if running is None:
             return
@@ -184,7 +203,7 @@ class Batcher:
         self._settle()
 
     def _settle(self) -> None:
-        """Drop what has ended, if it is worth the copy."""
+        """Drop rows that have ended, if it is worth the copy."""
         running = self._running
         if running is None:
             return
@@ -196,7 +215,7 @@ class Batcher:
 
     @staticmethod
     def _dropped(running: _Running) -> _Running:
-        """The batch without the rows that have ended, and without the padding that only they needed."""
+        """The batch without ended rows, and without padding that only those rows needed."""
         keep = [i for i, row in enumerate(running.rows) if row is not None]
         mask = running.mask[keep]
         start = int(mask.any(0).argmax()) if keep else 0
@@ -205,14 +224,12 @@ class Batcher:
 
     def _chosen(self, rows: Sequence[Generation | None], logits: NDArray[np.float32]) -> Mask:
         """The next token of each row, int64 [rows, 1]."""
-        samplings, randoms = (
-            [row and row.sampling for row in rows],
-            [row and row.random for row in rows],
-        )
+        samplings = [row and row.sampling for row in rows]
+        randoms = [row and row.random for row in rows]
         return chosen(logits, samplings, randoms)[:, None]
 
     def _deliver(self, running: _Running) -> None:
-        """Hand out the tokens that were just chosen, and end the sequences that are through."""
+        """Emit the latest tokens, and end the sequences that are complete."""
         for i, row in enumerate(running.rows):
             if row is None:
                 continue
@@ -230,7 +247,7 @@ class Batcher:
 
 
 def _joined(first: _Running, second: _Running) -> _Running:
-    """Two batches as one, the shorter one padded on the left."""
+    """Join two batches into one. The shorter one is padded on the left."""
     if not second.rows or not first.rows:
         return first if first.rows else second
     length = max(first.mask.shape[1], second.mask.shape[1])

@@ -1,4 +1,7 @@
-"""What goes in and out of the server: the part of OpenAI's completions API that it has. Anything else in a request is refused."""
+"""Requests and replies of the server: the supported part of OpenAI's completions API.
+
+A request with an unknown field is refused.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,21 @@ __all__ = [
     "completion_request",
 ]
 
-MOST_TOKENS = 4096
+MAX_NEW_TOKENS = 4096
 
 
 def _whole(value: Any) -> Any:
-    """A JSON integer, which 5.0 is as well and "5" and true are not."""
+    """Accept JSON integers, also as 5.0, but not "5" or true."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str | bool):
+    wrong_type = isinstance(value, str | bool)
+    if wrong_type:  # pydantic reports a ValueError, and no TypeError
         raise ValueError("Input should be a valid integer")
     return value
 
 
 WHOLE = BeforeValidator(_whole)
-"""Behind the limits of a number, so that its description keeps them."""
+"""Comes after a field's limits, because only then the OpenAPI description shows the limits."""
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -37,7 +41,7 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str | None = Field(default=None, description="name of the artifact; any other is 404")
-    max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS), WHOLE] = 64
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS), WHOLE] = 64
     temperature: float = Field(
         default=0.0,
         ge=0,
@@ -59,7 +63,7 @@ class CompletionRequest(_Request):
 
 
 def completion_request(vocab: int, context: int) -> type[CompletionRequest]:
-    """`CompletionRequest` for a model of so many tokens that reads so many at a time."""
+    """`CompletionRequest` with the limits of one model: its vocabulary size and its context."""
     token: Any = Annotated[int, Field(ge=0, lt=vocab), WHOLE]
     tokens: Any = Annotated[list[token], Field(min_length=1, max_length=context - 1)]
     prompt: Any = (Text | tokens, Field(description="text, or token ids"))
@@ -82,7 +86,7 @@ class ChatRequest(_Request):
 
 
 class Usage(BaseModel):
-    """How many tokens a request had and got."""
+    """Number of tokens in a request and in its answer."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -90,7 +94,11 @@ class Usage(BaseModel):
 
 
 class Reply(BaseModel):
-    """A whole answer. With `stream`, its parts come as server-sent events without `usage`, and `[DONE]` is the last."""
+    """A whole answer.
+
+    With `stream`, the parts of the answer are server-sent events without `usage`, and the last
+    event is `[DONE]`.
+    """
 
     id: str
     object: Literal["text_completion", "chat.completion"]
@@ -101,20 +109,20 @@ class Reply(BaseModel):
 
 
 class Failure(BaseModel):
-    """Why a request was not served."""
+    """The reason why a request was not served."""
 
     error: dict[str, Any]
 
 
 class Models(BaseModel):
-    """What is served."""
+    """The model that is served."""
 
     object: Literal["list"] = "list"
     data: list[dict[str, Any]]
 
 
 class Health(BaseModel):
-    """Whether requests are taken, and how busy it is."""
+    """Whether the server accepts requests, and how many it is working on."""
 
     status: Literal["ok"]
     running: int

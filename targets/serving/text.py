@@ -1,4 +1,4 @@
-"""From tokens back to text while they arrive: no half characters, and nothing of a stop text."""
+"""Convert tokens to text while they arrive, without incomplete characters and stop texts."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ from collections.abc import Callable, Sequence
 __all__ = ["TextStream"]
 
 INCOMPLETE = "\ufffd"
-"""What a decoder shows for bytes that are no whole character yet."""
+"""The character that a tokenizer returns for bytes that are not a complete character yet."""
 
 
 class TextStream:
-    """Turns tokens into pieces of text that never have to be taken back.
+    """Converts tokens to pieces of text. A piece that was returned is final.
 
     Args:
-        decode: token ids to text.
-        stops: texts before which the answer ends.
+        decode: converts token ids to text.
+        stops: texts that end the answer; they are not part of it.
 
     Attributes:
-        stopped: whether a stop text appeared; what follows is ignored.
+        stopped: whether a stop text appeared. Tokens after it are ignored.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str] = ()) -> None:
-        self._decode, self._stops = decode, stops
+        self._decode = decode
+        self._stops = stops
         self._ids: list[int] = []
         self._given = 0
         self.stopped = False
 
     def add(self, token: int) -> str:
-        """The text that is certain after one more token."""
+        """Add a token and return the text that is now final."""
         self._ids.append(token)
         return self._advance(final=False)
 
     def finish(self) -> str:
-        """What was held back."""
+        """Return the text that was held back, at the end of the answer."""
         return self._advance(final=True)
 
     def _advance(self, final: bool) -> str:
@@ -59,7 +60,7 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of a text are the beginning of a stop text."""
+    """How many characters at the end of `text` are the beginning of `stop`."""
     return next(
         (
             size

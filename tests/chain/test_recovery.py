@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from edgewright.checkpoints.files import read_config, read_state
 from edgewright.checkpoints.loading import load_model
 from edgewright.cli import app
-from edgewright.compress.distill.lora import LoraOptions, adapted, lora_targets
+from edgewright.compress.distill.lora import LoraOptions, adapted_matrices, lora_adapters
 from edgewright.compress.distill.losses import next_token_loss
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
@@ -133,13 +133,13 @@ def test_targets(make_model: MakeModel) -> None:
     model = architecture(read_config(make_model("llama")))
     attention, ffn = model.layers[0].attention, model.layers[0].dense_ffn
     assert ffn
-    assert lora_targets(model, LoraOptions()) == (attention.q.name, attention.v.name)
-    assert lora_targets(model, LoraOptions(targets=("down_proj", "k_proj", "down_proj"))) == (
+    assert adapted_matrices(model, LoraOptions()) == (attention.q.name, attention.v.name)
+    assert adapted_matrices(model, LoraOptions(targets=("down_proj", "k_proj", "down_proj"))) == (
         ffn.down.name,
         attention.k.name,
     )
     with pytest.raises(UsageError, match="lora targets qkv: no matrix") as caught:
-        lora_targets(model, LoraOptions(targets=("q_proj", "qkv")))
+        adapted_matrices(model, LoraOptions(targets=("q_proj", "qkv")))
     assert (
         caught.value.hint
         == "choose from q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
@@ -147,12 +147,13 @@ def test_targets(make_model: MakeModel) -> None:
 
 
 @pytest.mark.parametrize("family", DENSE)
-def test_what_is_merged_is_the_scaled_product(family: str, make_model: MakeModel) -> None:
+def test_the_scaled_product_is_merged(family: str, make_model: MakeModel) -> None:
     folder = make_model(family)
-    student, names = load_model(folder), architecture(read_config(folder))
+    student = load_model(folder)
+    names = architecture(read_config(folder))
     before = {k: v.clone() for k, v in student.state_dict().items()}
     parts: dict[str, Tensor] = {}
-    with adapted(
+    with lora_adapters(
         student, names, LoraOptions(r=4, alpha=12, targets=("o_proj", "up_proj"))
     ) as count:
         for key, parameter in student.named_parameters():
@@ -190,7 +191,8 @@ def test_adapters_learn(
     text_file: Path,
     tmp_path: Path,
 ) -> None:
-    source, teacher = make_model("qwen3", seed=1), make_model("qwen3", hidden_size=256)
+    source = make_model("qwen3", seed=1)
+    teacher = make_model("qwen3", hidden_size=256)
     stages = (
         (Stage(loss="hidden", steps=20, lr=1e-2), Stage(loss="logits", steps=30, lr=1e-2))
         if taught
@@ -253,7 +255,8 @@ def run(*arguments: str) -> Any:
 def test_recovery_from_the_command_line(
     make_model: MakeModel, text_file: Path, tmp_path: Path
 ) -> None:
-    source, out = make_model("llama"), tmp_path / "out"
+    source = make_model("llama")
+    out = tmp_path / "out"
     what = [
         "distill",
         str(source),

@@ -160,7 +160,8 @@ def test_broken_models_are_explained(kind: str, copy_model: MakeModel) -> None:
 
 def test_only_the_files_that_transformers_reads(copy_model: MakeModel) -> None:
     """Mistral's repositories hold the weights twice, also in consolidated.safetensors."""
-    whole, sharded = copy_model("mistral"), copy_model("mistral")
+    whole = copy_model("mistral")
+    sharded = copy_model("mistral")
     expected = read_state(whole)
     save_file({"layers.0.attention.wq.weight": torch.ones(2)}, whole / "consolidated.safetensors")
     shard(sharded, lose=False)
@@ -253,8 +254,7 @@ def test_parameters_come_from_the_config(
 
 def test_gemma_is_tied_when_its_config_does_not_say(copy_model: MakeModel) -> None:
     folder = copy_model("gemma3_text")
-    reconfigure(
-        folder, tie_word_embeddings=None
-    )  # transformers 4 leaves it out, as it is the family's default
+    # Transformers 4 leaves it out, because it is the family's default.
+    reconfigure(folder, tie_word_embeddings=None)
     assert read_architecture(folder).tied
     assert read_architecture(folder).parameters == load_model(folder).num_parameters()

@@ -50,11 +50,9 @@ def test_what_was_asked_for_is_written_and_read(
 ) -> None:
     out = tmp_path / "out"
     quantize(QuantizeOptions(**options), make_model("llama", **SMALL), out, context)
-    block, stored, loaded = (
-        read_config(out)["quantization_config"],
-        read_state(out),
-        load_model(out).state_dict(),
-    )
+    block = read_config(out)["quantization_config"]
+    stored = read_state(out)
+    loaded = load_model(out).state_dict()
     permuted = options.get("act_order") == "permuted"
     assert (block["bits"], block["group_size"], block["sym"]) == (
         options["bits"],
@@ -63,7 +61,8 @@ def test_what_was_asked_for_is_written_and_read(
     )
     assert (block["desc_act"], block["static_groups"]) == (permuted, not permuted)
     parts = part_of(stored, DOWN)
-    width, group = 256, options["group_size"]
+    width = 256
+    group = options["group_size"]
     assert tuple(parts["qweight"].shape) == (width * options["bits"] // 32, 128)
     assert torch.equal(
         loaded[f"{DOWN}.weight"][:3], dequantize_gptq(parts, options["bits"], outputs=3)
@@ -77,7 +76,8 @@ def test_what_was_asked_for_is_written_and_read(
 
 @pytest.mark.parametrize("sym", [True, False])
 def test_permuted_groups_beat_rounding(sym: bool) -> None:
-    weight, hessian = random_weight(), correlated_hessian()
+    weight = random_weight()
+    hessian = correlated_hessian()
     packed = (
         permuted_gptq(weight, hessian, Scheme(4, 32, sym), 0.01).packed,
         rtn(weight, Scheme(4, 32, sym)),
@@ -87,7 +87,8 @@ def test_permuted_groups_beat_rounding(sym: bool) -> None:
 
 
 def test_groups_are_cut_from_the_row_of_falling_energy() -> None:
-    weight, hessian = random_weight(), correlated_hessian()
+    weight = random_weight()
+    hessian = correlated_hessian()
     g_idx = permuted_gptq(weight, hessian, Scheme(3, 32), 0.01).packed.g_idx
     assert g_idx is not None
     energy = hessian.diagonal()
@@ -134,7 +135,8 @@ def test_the_switch_of_earlier_recipes_is_read() -> None:
 def test_options_on_the_command_line(
     cli: Callable[..., tuple[int, str, str]], make_model: MakeModel, tmp_path: Path
 ) -> None:
-    model, out = make_model("llama", **SMALL), tmp_path / "out"
+    model = make_model("llama", **SMALL)
+    out = tmp_path / "out"
     code, _, err = cli(
         "quantize",
         model,

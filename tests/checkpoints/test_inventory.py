@@ -26,7 +26,7 @@ from edgewright.checkpoints.files import (
     tensor_specs,
     weight_bytes,
 )
-from edgewright.checkpoints.inventory import is_buffer, weight_files
+from edgewright.checkpoints.inventory import weight_files
 from edgewright.checkpoints.loading import load_model, load_settings, stock_model
 from edgewright.checkpoints.streaming import Streamed
 from edgewright.compress.calibration.layer_inputs import first_inputs
@@ -35,11 +35,13 @@ from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError
 from edgewright.export.onnx.reference import reference_logits
 from edgewright.export.onnx.weights import Weights
+from edgewright.models import is_buffer
 from edgewright.steps.context import StepContext
 from edgewright.steps.state import checkpoint_state
 
 MakeModel = Callable[..., Path]
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
 INDEX = "model.safetensors.index.json"
 TIED = {
     "qwen2": {},
@@ -60,7 +62,8 @@ def stock_logits(folder: Path) -> Tensor:
 
 def every_readers_logits(folder: Path) -> dict[str, Tensor]:
     """The logits of each of our ways to read a floating-point checkpoint."""
-    model, (row,) = Streamed(folder), [torch.tensor([IDS, IDS])]
+    model = Streamed(folder)
+    (row,) = [torch.tensor([IDS, IDS])]
     states, calls = first_inputs(model, [row])
     with torch.no_grad():
         for index, call in enumerate(calls):
@@ -120,7 +123,8 @@ def test_all_readers_take_the_files_that_transformers_takes(
     DIRECTORIES[kind](folder)
     stock = stock_model(folder).state_dict()
     assert all(torch.equal(stock[key], tensor) for key, tensor in expected.items())
-    state, weights = read_state(folder), Weights(folder, read_config(folder))
+    state = read_state(folder)
+    weights = Weights(folder, read_config(folder))
     assert state.keys() == expected.keys() == tensor_specs(folder).keys() == weights.state_names()
     for key, tensor in expected.items():
         assert torch.equal(state[key], tensor)
@@ -181,7 +185,7 @@ def test_all_readers_tie_what_transformers_ties(
 
 @pytest.mark.parametrize("family", TIED)
 @pytest.mark.parametrize("method", ["rtn", "int8"])
-def test_a_head_of_its_own_stays_one_when_packed(
+def test_an_untied_head_stays_untied_when_packed(
     family: str, method: Any, copy_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
     folder = copy_model(family, **{k: v for k, v in TIED[family].items() if v is not None})
@@ -191,7 +195,7 @@ def test_a_head_of_its_own_stays_one_when_packed(
     state = load_model(tmp_path / "out").state_dict()
     assert torch.equal(state[HEAD], read_state(folder)[HEAD].float())
     assert torch.equal(state[EMBEDDING], read_state(folder)[EMBEDDING].float())
-    # A reader that goes by config.json alone is told the same.
+    # config.json says the same, for readers that look at nothing else.
     assert (
         json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
     )
@@ -204,7 +208,8 @@ def test_packed_checkpoints_of_others_are_tied_by_the_same_rule(
     quantize(QuantizeOptions(method="rtn"), copy_model("qwen2"), out, context)
     head_of_its_own(out)
     assert configure(out, tie_word_embeddings=True)
-    state, model = read_state(out), load_model(out)
+    state = read_state(out)
+    model = load_model(out)
     assert torch.equal(model.lm_head.weight, state[HEAD])
     assert torch.equal(model.model.embed_tokens.weight, state[EMBEDDING])
 
@@ -229,7 +234,7 @@ def test_the_tensors_say_their_type(
     assert stored_dtype(read_config(tmp_path / "out")) is getattr(torch, dtype)
 
 
-def test_without_weights_config_json_has_the_word(copy_model: MakeModel) -> None:
+def test_without_weights_config_json_decides(copy_model: MakeModel) -> None:
     folder = configure(copy_model("llama"), dtype="bfloat16", tie_word_embeddings=True)
     (folder / "model.safetensors").unlink()
     config = read_config(folder)

@@ -13,7 +13,8 @@ from edgewright.checkpoints.layouts.gptq import Gptq
 from edgewright.checkpoints.layouts.packed import pack_words, unpack_words
 from edgewright.errors import Refused, UsageError
 
-OUT, WIDTH = 32, 256
+OUT = 32
+WIDTH = 256
 GPTQ = Gptq()
 CASES = [
     (bits, sym, group)
@@ -117,13 +118,15 @@ def test_groups_that_are_not_there_are_named() -> None:
 def test_three_bits_lie_across_words() -> None:
     """As AutoGPTQ packs them: integers 10 and 21 have their highest bits in the next word."""
     integers = torch.zeros(32, 1, dtype=torch.uint8)
-    integers[10], integers[21], integers[31] = 0b100, 0b101, 0b111
+    integers[10] = 0b100
+    integers[21] = 0b101
+    integers[31] = 0b111
     words = [int(word) & 0xFFFFFFFF for word in pack_words(integers, 3)[:, 0]]
     assert words == [0, 1 | (1 << 31), 0b10 | (0b111 << 29)]
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_words_come_back(bits: int) -> None:
+def test_packed_integers_are_unpacked_unchanged(bits: int) -> None:
     values = torch.randint(
         0, 2**bits, (96, 5), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
     )

@@ -25,9 +25,8 @@ def edit(source: Path, **values: Any) -> Path:
 def test_a_config_that_transformers_refuses(
     read: Callable[[Path], Any], copy_model: MakeModel
 ) -> None:
-    source = edit(
-        copy_model("llama"), num_attention_heads=6, num_key_value_heads=2
-    )  # 512 is no multiple of 6
+    # 512 is no multiple of 6.
+    source = edit(copy_model("llama"), num_attention_heads=6, num_key_value_heads=2)
     with pytest.raises(UsageError, match=r"config\.json: transformers cannot read it") as caught:
         read(source)
     assert "\n" not in str(caught.value)

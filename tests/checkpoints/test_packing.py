@@ -175,7 +175,8 @@ def test_old_keys_of_awq_are_no_traceback(copy_model: MakeModel, cli: Cli, tmp_p
 def test_blocks_in_other_places_count(
     place: str, make_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
-    out, method = tmp_path / "out", "int8" if place == "compression_config" else "smoothquant"
+    out = tmp_path / "out"
+    method = "int8" if place == "compression_config" else "smoothquant"
     quantize(QuantizeOptions(method=method), make_model("llama"), out, context)
     expected = load_model(out).state_dict()
     block = read_config(out)["quantization_config"]
@@ -217,7 +218,7 @@ def test_zero_points_of_both_versions(bits: int, plain: bool, sym: bool) -> None
 
 @pytest.mark.parametrize("said", ["gptq", "gptq_v2"])
 @pytest.mark.parametrize("plain", [True, False])
-def test_symmetric_ones_are_told_by_their_values(said: str, plain: bool) -> None:
+def test_symmetric_zero_points_are_recognized_by_their_values(said: str, plain: bool) -> None:
     """Some published files name the other version."""
     packed, parts = stored(4, True, plain)
     layout = layout_of({"quantization_config": GPTQ | {"checkpoint_format": said}})

@@ -48,13 +48,13 @@ def test_the_same_logits(
 ) -> None:
     folder = sharded(copy_model(family, dtype=dtype))
     rows = context.calibration.rows(folder, 0)[:2]
-    whole, model = load_model(folder), Streamed(folder)
+    whole = load_model(folder)
+    model = Streamed(folder)
     with torch.no_grad():
         expected = torch.cat([whole(input_ids=row[:1], use_cache=False).logits for row in rows])
     assert torch.equal(streamed_logits(model, rows), expected)
-    assert torch.equal(
-        streamed_logits(model, rows), expected
-    )  # what was held before has left no trace
+    # The first pass has left no trace.
+    assert torch.equal(streamed_logits(model, rows), expected)
     assert all(p.is_meta for layer in model.layers for p in layer.parameters())
 
 
@@ -77,10 +77,8 @@ def test_the_same_integers(
             family, num_hidden_layers=2, intermediate_size=256, dtype="bfloat16", layer_types=None
         )
     )
-    rows, options = (
-        context.calibration.rows(folder, 0),
-        QuantizeOptions(method=method, group_size=64),
-    )
+    rows = context.calibration.rows(folder, 0)
+    options = QuantizeOptions(method=method, group_size=64)
     whole = InMemory(load_model(folder), architecture(read_config(folder)))
     runs = QuantizeSession(options), QuantizeSession(options)
     made = [
@@ -113,7 +111,7 @@ def test_the_same_integers(
 @pytest.mark.parametrize(
     ("method", "family"), [("awq", "gemma3_text"), ("int8", "qwen2"), ("smoothquant", "llama")]
 )
-def test_the_same_integers_from_one_look(
+def test_one_pass_gives_the_same_integers(
     method: Any, family: str, copy_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
     folder = sharded(
@@ -121,8 +119,10 @@ def test_the_same_integers_from_one_look(
             family, num_hidden_layers=2, intermediate_size=256, dtype="bfloat16", layer_types=None
         )
     )
-    rows, options = context.calibration.rows(folder, 0), QuantizeOptions(method=method)
-    runs, made = (QuantizeSession(options), QuantizeSession(options)), []
+    rows = context.calibration.rows(folder, 0)
+    options = QuantizeOptions(method=method)
+    runs = (QuantizeSession(options), QuantizeSession(options))
+    made = []
     for run, model, buffer in zip(
         runs,
         (InMemory(load_model(folder), architecture(read_config(folder))), Streamed(folder)),

@@ -29,11 +29,11 @@ def edit(file: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 def add_token(folder: Path, name: str, number: int) -> None:
     token = {"id": number, "content": name, "special": False, "normalized": False}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
-    edit(folder / "tokenizer.json", lambda told: told["added_tokens"].append(token | flags))
+    edit(folder / "tokenizer.json", lambda data: data["added_tokens"].append(token | flags))
 
 
 def newer_release(folder: Path) -> None:
-    edit(folder / "tokenizer.json", lambda told: told["model"].update(type="BPE-2"))
+    edit(folder / "tokenizer.json", lambda data: data["model"].update(type="BPE-2"))
 
 
 def sentencepiece_alone(folder: Path) -> None:
@@ -73,7 +73,8 @@ def test_every_verb_says_what_is_wrong(
     kind: str, copy_model: MakeModel, cli: Cli, text_file: Path, tmp_path: Path
 ) -> None:
     spoil, expected, message = BROKEN[kind]
-    folder, out = copy_model("llama"), tmp_path / "out"
+    folder = copy_model("llama")
+    out = tmp_path / "out"
     spoil(folder)
     data = ("--calibration", f"text:{text_file}", "--seq-len", 32)
     few = (*data, "--samples", 2, "--out", out)
@@ -144,7 +145,7 @@ def test_a_tokenizer_json_alone_is_enough(copy_model: MakeModel, cli: Cli, tmp_p
 def test_named_templates_without_a_default_are_none(copy_model: MakeModel) -> None:
     folder = copy_model("llama")
     (folder / "chat_template.jinja").unlink(missing_ok=True)
-    edit(folder / "tokenizer_config.json", lambda told: told.pop("chat_template", None))
+    edit(folder / "tokenizer_config.json", lambda data: data.pop("chat_template", None))
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
     assert "Question: 1+1" in render_prompt(load_tokenizer(folder), "1+1")
@@ -153,7 +154,8 @@ def test_named_templates_without_a_default_are_none(copy_model: MakeModel) -> No
 
 
 def test_all_files_of_a_tokenizer_are_copied(tmp_path: Path) -> None:
-    source, out = tmp_path / "source", tmp_path / "out"
+    source = tmp_path / "source"
+    out = tmp_path / "out"
     out.mkdir()
     names = [pattern.replace("*", "v3") for pattern in TOKENIZER_FILES]
     for number, name in enumerate(names):
@@ -166,7 +168,7 @@ def test_all_files_of_a_tokenizer_are_copied(tmp_path: Path) -> None:
     assert all(p.read_bytes() == (source / name).read_bytes() for name, p in found.items())
 
 
-def test_what_is_made_has_them_too(
+def test_outputs_have_all_tokenizer_files(
     copy_model: MakeModel, cli: Cli, text_file: Path, tmp_path: Path
 ) -> None:
     folder = copy_model("llama", num_hidden_layers=2)

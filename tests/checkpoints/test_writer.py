@@ -46,7 +46,7 @@ def test_directory_appears_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("boom"), KeyboardInterrupt(), UsageError("wrong", "mend it")]
+    "error", [RuntimeError("boom"), KeyboardInterrupt(), UsageError("wrong", "fix it")]
 )
 def test_an_exception_leaves_nothing_and_the_old_result(
     error: BaseException, tmp_path: Path
@@ -279,7 +279,8 @@ def test_old_readers_and_new_ones_get_the_same_rope(
             "sliding_attention": {"rope_type": "default", "rope_theta": 7e3},
         }
     source = make_model(family, rope_parameters=rope)
-    state, config = read_state(source), read_config(source)
+    state = read_state(source)
+    config = read_config(source)
     write_checkpoint(tmp_path / "both", state, config, source, {})
     both = read_config(tmp_path / "both")
     logits = []

@@ -53,7 +53,9 @@ def test_unknown_names_are_no_attributes() -> None:
 
 
 def test_a_step_returns_what_the_verb_prints(cli, make_model, tmp_path: Path) -> None:
-    model, typed, called = make_model("llama"), tmp_path / "typed", tmp_path / "called"
+    model = make_model("llama")
+    typed = tmp_path / "typed"
+    called = tmp_path / "called"
     small = {"samples": 4, "seq_len": 64}
     code, out, _ = cli(
         "prune", model, "--ffn", 0.5, "--out", typed, "--samples", 4, "--seq-len", 64, "--json"

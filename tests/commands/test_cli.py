@@ -45,7 +45,9 @@ def test_version(cli):
 
 
 def test_prune_quantize_export_and_bench_by_hand(cli, model, tmp_path):
-    pruned, packed, artifact = tmp_path / "pruned", tmp_path / "int4", tmp_path / "onnx"
+    pruned = tmp_path / "pruned"
+    packed = tmp_path / "int4"
+    artifact = tmp_path / "onnx"
     code, out, _ = cli("prune", model, "--heads", 0.25, "--out", pruned, *SMALL, "--json")
     assert code == 0
     assert json.loads(out)["details"]["max_relative_difference"] < 1e-4
@@ -226,7 +228,7 @@ def test_gate_passes_with_0_and_fails_with_5(cli, tmp_path):
 def test_an_inconclusive_gate_warns_with_0_unless_the_policy_counts_it_as_failed(cli, tmp_path):
     old, new = (measurement(tmp_path / f"{n}.json", a) for n, a in (("old", 0.9), ("new", 0.88)))
     policy = tmp_path / "gate.yaml"
-    for rule, expected, told in (
+    for rule, expected, message in (
         ("warn", 0, "warning: the gate is inconclusive"),
         ("pass", 0, ""),
         ("fail", 5, "counts as failed"),
@@ -236,13 +238,14 @@ def test_an_inconclusive_gate_warns_with_0_unless_the_policy_counts_it_as_failed
         )
         code, out, error = cli("gate", new, "--baseline", old, "--policy", policy)
         assert code == expected
-        assert told in error and bool(told) == bool(error)
+        assert message in error and bool(message) == bool(error)
         assert "INCONCLUSIVE (new against old)" in out and "n needed" in out
 
 
 def test_gate_writes_its_result_and_replaces_a_baseline_only_by_itself(cli, tmp_path):
     old, new = (measurement(tmp_path / f"{n}.json", a) for n, a in (("old", 0.9), ("new", 0.5)))
-    junit, markdown = tmp_path / "gate.xml", tmp_path / "gate.md"
+    junit = tmp_path / "gate.xml"
+    markdown = tmp_path / "gate.md"
     assert cli("gate", new, "--baseline", old, "--junit", junit, "--markdown", markdown)[0] == 5
     assert "<failure" in junit.read_text() and "**fail**" in markdown.read_text()
     assert cli("gate", new, "--baseline", old, "--update-baseline", "--junit", junit)[0] == 2

@@ -51,7 +51,8 @@ def problems(value: Any, rule: dict[str, Any], root: dict[str, Any], at: str) ->
 def object_problems(
     value: dict[str, Any], rule: dict[str, Any], root: dict[str, Any], at: str
 ) -> list[str]:
-    known, others = rule.get("properties", {}), rule.get("additionalProperties", True)
+    known = rule.get("properties", {})
+    others = rule.get("additionalProperties", True)
     found = [f"{at}: {name} is missing" for name in rule.get("required", ()) if name not in value]
     for name, part in value.items():
         if name in known:

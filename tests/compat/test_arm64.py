@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgewright.checkpoints.config import BUILTIN_MODEL, model_path
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.export.onnx.export import export_onnx
 from edgewright.export.onnx.runtime import OnnxDecoder
-from edgewright.pipeline.recipe import BUILTIN_MODEL, model_path
 from edgewright.steps.context import CalibrationData, StepContext
 from edgewright.targets import load_target
 from edgewright.targets.bundle import make_bundle, write_bundle

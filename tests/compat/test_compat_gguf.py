@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from edgewright.checkpoints.config import BUILTIN_MODEL, model_path
 from edgewright.checkpoints.loading import load_model
 from edgewright.compress.prune.options import PruneOptions
 from edgewright.compress.prune.runner import prune
@@ -19,7 +20,6 @@ from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.export.options import ExportOptions
 from edgewright.export.runner import export
-from edgewright.pipeline.recipe import BUILTIN_MODEL, model_path
 from edgewright.steps.context import CalibrationData, StepContext
 
 from test_compat import environment  # isort: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,15 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgewright.errors import Refused, UsageError
-from edgewright.models import FAMILIES, Architecture, architecture, families
+from edgewright.models import (
+    FAMILIES,
+    Architecture,
+    AttentionSizes,
+    architecture,
+    expressible,
+    families,
+    family_lookup,
+)
 
 SIZES = {
     "hidden_size": 640,
@@ -20,9 +29,8 @@ SIZES = {
     "vocab_size": 1000,
     "max_position_embeddings": 8192,
 }
-GEMMA = {
-    k: v for k, v in SIZES.items() if k not in ("num_attention_heads", "vocab_size")
-}  # google's files leave these out as well
+# Google's files leave these out as well.
+GEMMA = {k: v for k, v in SIZES.items() if k not in ("num_attention_heads", "vocab_size")}
 
 
 def left_out(kind: str) -> list[dict[str, Any]]:
@@ -163,10 +171,8 @@ def test_published_mixtures_have_the_parameters_of_their_cards(
 
 def test_both_spellings_of_the_number_of_experts() -> None:
     """transformers 5 saves Qwen3-MoE's as `num_local_experts`; 4.x knows `num_experts` only."""
-    old, new = (
-        A3B,
-        {**{k: v for k, v in A3B.items() if k != "num_experts"}, "num_local_experts": 16},
-    )
+    old = A3B
+    new = {**{k: v for k, v in A3B.items() if k != "num_experts"}, "num_local_experts": 16}
     for config, count in ((old, 128), (new, 16)):
         model = architecture(config)
         cut = {"heads": 32, "kv_heads": 4, "ffn": 6144, "layers": range(48)}
@@ -213,6 +219,22 @@ def test_unknown_architectures_are_refused() -> None:
         architecture({"model_type": "mamba", "auto_map": {"AutoModel": "x.Y"}, **SIZES})
 
 
-def test_a_family_is_one_file() -> None:
+def test_a_family_is_one_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A new file in the folder of families is enough: nothing else names it."""
     files = {file.stem for file in Path(families.__file__).parent.glob("*.py")} - {"__init__"}
     assert files == set(FAMILIES)
+    (tmp_path / "newcomer.py").write_text(
+        "from edgewright.models.family import Family\n"
+        "FAMILY = Family('newcomer', qk_norm=True, defaults={'num_key_value_heads': 4})\n"
+    )
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
+    monkeypatch.setattr(family_lookup, "FAMILIES", families.discover())
+    del sys.modules["edgewright.models.families.newcomer"]
+    model = architecture({"model_type": "newcomer", **SIZES})
+    assert model.model_type == "newcomer"
+    assert model.attention_sizes == AttentionSizes(32, 4, 20)
+    assert model.layers[0].attention.q_norm
+    small = model.resized(heads=16, kv_heads=2, ffn=512, layers=[0, 2])
+    assert (small.model_type, len(small.layers)) == ("newcomer", 2)
+    assert expressible(model, "onnx") == []
+    assert expressible(model, "gguf")

@@ -44,7 +44,8 @@ def tiny(family: str, **config: Any) -> Architecture:
 @pytest.mark.parametrize("bias", [False, True])
 def test_linears_are_the_matrices_in_files(family: str, bias: bool, make_model: MakeModel) -> None:
     folder = make_model(family, attention_bias=bias)
-    model, state = read_architecture(folder), read_state(folder)
+    model = read_architecture(folder)
+    state = read_state(folder)
     inside = f"{model.decoder_layers}."
     matrices = {
         key.removesuffix(".weight"): tuple(tensor.shape)
@@ -64,7 +65,8 @@ def test_linears_are_the_matrices_in_files(family: str, bias: bool, make_model: 
 @pytest.mark.parametrize("tied", [False, True])
 def test_parameters_are_those_of_the_files(family: str, tied: bool, make_model: MakeModel) -> None:
     folder = make_model(family, tie_word_embeddings=tied)
-    model, state = read_architecture(folder), read_state(folder)
+    model = read_architecture(folder)
+    state = read_state(folder)
     assert model.parameters == sum(tensor.numel() for tensor in state.values())
     for layer in model.layers:
         own = (tensor for key, tensor in state.items() if key.startswith(f"{layer.name}."))
@@ -78,7 +80,8 @@ def test_parameters_are_those_of_the_files(family: str, tied: bool, make_model: 
 @pytest.mark.parametrize("family", ALL)
 def test_names_are_those_of_modules(family: str, make_model: MakeModel) -> None:
     folder = make_model(family)
-    model, stock = read_architecture(folder), load_model(folder)
+    model = read_architecture(folder)
+    stock = load_model(folder)
     for name in (model.embedding, model.head, model.rotary, model.final_norm.name):
         assert has_module(stock, name), name
     modules = decoder_layers(stock, model)
@@ -120,7 +123,8 @@ def test_counts_add_up_to_the_linears(family: str) -> None:
 @pytest.mark.parametrize("family", ALL)
 def test_input_groups_read_one_input(family: str, make_model: MakeModel) -> None:
     folder = make_model(family)
-    model, stock = read_architecture(folder), load_model(folder)
+    model = read_architecture(folder)
+    stock = load_model(folder)
     seen: dict[str, torch.Tensor] = {}
     for module, layer in zip(decoder_layers(stock, model), model.layers, strict=True):
         for name in (name for group in layer.input_groups for name in group):
@@ -177,7 +181,8 @@ def test_cut_axes_are_whole_units() -> None:
 
 
 def test_a_cache_holds_what_a_window_leaves() -> None:
-    gemma, llama = tiny("gemma3_text"), tiny("llama")  # windows of 16 in two of three layers
+    gemma = tiny("gemma3_text")  # windows of 16 in two of three layers
+    llama = tiny("llama")
     each = 2 * 2 * 64
     assert llama.state_elements(100) == 3 * 100 * each
     assert gemma.state_elements(100) == (16 + 100 + 16) * each
@@ -219,7 +224,9 @@ def _fields(model: Architecture) -> dict[str, Any]:
 @pytest.mark.parametrize("family", ALL)
 def test_stored_and_loaded_are_inverse(family: str, make_model: MakeModel) -> None:
     folder = make_model(family)
-    model, stock, state = read_architecture(folder), load_model(folder), read_state(folder)
+    model = read_architecture(folder)
+    stock = load_model(folder)
+    state = read_state(folder)
     tied = set(stock._tied_weights_keys or ()) if model.tied else set()
     memory = {key: tensor for key, tensor in stock.state_dict().items() if key not in tied}
     stored = model.stored(memory)
@@ -237,7 +244,9 @@ def test_stored_and_loaded_are_inverse(family: str, make_model: MakeModel) -> No
 @pytest.mark.parametrize("family", MIXTURES)
 def test_weights_of_experts_are_parts_of_fused_tensors(family: str, make_model: MakeModel) -> None:
     folder = make_model(family)
-    model, stock, state = read_architecture(folder), load_model(folder), read_state(folder)
+    model = read_architecture(folder)
+    stock = load_model(folder)
+    state = read_state(folder)
     for module, layer in zip(decoder_layers(stock, model), model.layers, strict=True):
         for linear in layer.linears:
             weight = weight_in(module, layer, linear.name)
@@ -261,7 +270,8 @@ def assert_inside(module: nn.Module, layer: Layer) -> None:
     assert layer.experts
     x = torch.randn(5, 128, generator=torch.Generator().manual_seed(0))
     pool = module.get_submodule(layer.experts.pool)
-    chosen, gates = torch.full((5, 1), 2), torch.ones(5, 1)
+    chosen = torch.full((5, 1), 2)
+    gates = torch.ones(5, 1)
     with torch.no_grad():
         expected = pool(x, chosen, gates)
         down = weight_in(module, layer, layer.experts.expert(2).down.name)

@@ -91,7 +91,8 @@ def test_the_code_of_a_step_is_what_it_imports(
     kind: str, options: dict[str, Any], roots: list[str]
 ) -> None:
     step, settled = step_of(kind, options)
-    parts, files = step.code(settled), closure(roots) - MESSAGES
+    parts = step.code(settled)
+    files = closure(roots) - MESSAGES
     empty = {"compress/__init__.py"}  # a package around the parts; a test below keeps it empty
     forgotten = {f for f in files if not any(covers(part, f) for part in parts)} - empty
     assert not forgotten

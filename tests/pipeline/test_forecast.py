@@ -15,7 +15,8 @@ from edgewright.pipeline.forecast import plan_model
 from edgewright.targets import load_target, target_names
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-QWEN_3B, DEEPSEEK_7B = "qwen2.5-3b", "deepseek-r1-distill-qwen-7b"
+QWEN_3B = "qwen2.5-3b"
+DEEPSEEK_7B = "deepseek-r1-distill-qwen-7b"
 # Counted by hand: linear layers (q, o; k, v; gate, up, down), embedding, head, norms, biases.
 LINEARS = {
     QWEN_3B: 36 * (2 * 2048 * 2048 + 2 * 256 * 2048 + 3 * 11008 * 2048),

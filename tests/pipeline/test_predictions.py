@@ -66,7 +66,8 @@ def test_published_decode_rates_are_inside_the_band() -> None:
 
 
 def test_a_later_release_that_the_fit_has_not_seen_is_predicted() -> None:
-    decode, first = [], []
+    decode = []
+    first = []
     for size, name, rate, prefill in LATER:
         p = predict(load_target(name), QWEN3[size], precision="int4", power_mode=MODES[name])
         assert p.decode_tok_s is not None and p.ttft_ms is not None
@@ -113,9 +114,8 @@ def test_predictions_move_the_right_way(name: str) -> None:
     for mode in target.power_modes:
         faster = predict(target, QWEN3["0.6B"], precision="int4", power_mode=mode.name).decode_tok_s
         assert faster is not None
-        assert (
-            faster * size_of(QWEN3["0.6B"], "int4") < mode.bandwidth_gb_s * 1e9
-        )  # nothing beats the memory
+        # No prediction is faster than the memory allows.
+        assert faster * size_of(QWEN3["0.6B"], "int4") < mode.bandwidth_gb_s * 1e9
 
 
 def test_energy_is_given_where_a_label_is() -> None:
@@ -182,9 +182,8 @@ def test_an_engine_reads_weights_as_it_stores_them() -> None:
         for name in engines(target)
     }
     assert rates["edge-llm"] and rates["llama.cpp"] and rates["mlc"]
-    assert (
-        rates["llama.cpp"] < rates["edge-llm"] < rates["mlc"]
-    )  # MLC quantizes the head of 152k tokens
+    # MLC quantizes the head of 152k tokens.
+    assert rates["llama.cpp"] < rates["edge-llm"] < rates["mlc"]
 
 
 def test_the_longest_context_is_the_last_that_fits() -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from edgewright.checkpoints.config import model_path
 from edgewright.compress.distill.options import StudentFrom
 from edgewright.errors import Refused, UsageError
 from edgewright.pipeline.plan import plan_recipe
-from edgewright.pipeline.recipe import BASELINE, Recipe, model_path
+from edgewright.pipeline.recipe import BASELINE, Recipe
 from edgewright.pipeline.recipe_file import ROOT, builtin_recipe, load_recipe
 
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -100,7 +101,7 @@ def test_large_recipes_fit_their_target(
         plan_recipe(exchanged)
 
 
-def test_traces_stand_where_data_is_named(tmp_path: Path) -> None:
+def test_traces_can_be_named_as_data(tmp_path: Path) -> None:
     text = """\
         calibration: {source: traces}
         traces: {prompts: "builtin:reasoning", chains: 4}
@@ -296,7 +297,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 )
 def test_overrides(override: str, path: tuple[Any, ...], value: Any, tmp_path: Path) -> None:
     file = write(tmp_path, GOOD)
-    before, recipe = load_recipe(file), load_recipe(file, [override])
+    before = load_recipe(file)
+    recipe = load_recipe(file, [override])
     found: Any = recipe
     for part in path:
         found = (

@@ -178,9 +178,8 @@ def test_an_altered_file_is_never_trusted(run_copy, recipe_file, capsys):
     run_recipe(load_recipe(recipe_file), run_copy)
     error = capsys.readouterr().err
     assert "was altered" in error
-    assert (
-        error.count("reused") == len(STEPS) - 2
-    )  # the exports are reused: the step they read came out the same again
+    # The exports are reused, because the step that they read came out the same again.
+    assert error.count("reused") == len(STEPS) - 2
     assert hashes(run_copy) == expected
 
 
@@ -201,10 +200,11 @@ def test_a_target_that_cannot_run_it_is_refused_before_any_work(recipe_file, tmp
 
 def start(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "edgewright.cli", "run", str(recipe), "--out", str(out)]
+    # As in this process: with more threads, sums are rounded differently.
     threads = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-    }  # as in this process: sums come out differently with more
+    }
     return subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,

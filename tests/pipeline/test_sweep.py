@@ -30,7 +30,7 @@ RECIPE = {
 VARY = {"steps.prune.heads": [0.25, 0.5], "steps.quantize.group_size": [64, 128]}
 
 
-def test_the_front_is_what_nothing_beats() -> None:
+def test_the_pareto_front_holds_what_nothing_beats() -> None:
     points = [(0.9, -2.0), (0.9, -3.0), (0.5, -1.0), (0.95, -9.0), (0.4, -1.0), (0.9, -2.0)]
     assert pareto_optimal(points) == [True, False, True, True, False, True]
     assert nearest_to_ideal([(0.9, -2.0), (0.5, -1.0), (0.95, -9.0)]) == 0
@@ -69,7 +69,8 @@ def interrupted(
 ) -> tuple[Path, list[dict[str, Any]]]:
     """A sweep of four trials, stopped after the first step of the third; and the finished runs."""
     out = tmp_path_factory.mktemp("out") / "sweep"
-    real, made = module.run_recipe, []
+    real = module.run_recipe
+    made = []
 
     def stopping(recipe: Any, folder: Path, *args: Any, **options: Any) -> Any:
         if len(made) == 2:
@@ -86,7 +87,7 @@ def interrupted(
     return out, made
 
 
-def test_an_interrupted_sweep_goes_on_and_loses_nothing(
+def test_an_interrupted_sweep_resumes_and_loses_nothing(
     interrupted, recipe_file: Path, tmp_path: Path, capsys
 ) -> None:
     stopped, made = interrupted
@@ -99,11 +100,11 @@ def test_an_interrupted_sweep_goes_on_and_loses_nothing(
     assert len(before) == 2
     capsys.readouterr()
     found = run_sweep(recipe_file, [], SweepOptions(vary=VARY), out)
-    told = " ".join(capsys.readouterr().err.split())
-    assert told.count("trial ") == 2, "two of the four were finished before"
+    output = " ".join(capsys.readouterr().err.split())
+    assert output.count("trial ") == 2, "two of the four were finished before"
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert "reused" in told, "the first step of the third trial stands"
-    assert "taken over" in told
+    assert "reused" in output, "the first step of the third trial was finished"
+    assert "taken over" in output
     combinations = {tuple(trial["parameters"].values()) for trial in found["trials"]}
     assert (
         combinations == {(heads, group) for heads in (0.25, 0.5) for group in (64, 128)}

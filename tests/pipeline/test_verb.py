@@ -23,7 +23,8 @@ ROUND = QuantizeOptions(method="rtn", group_size=32)
 def test_a_valid_result_is_reused(
     make_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
-    out, model = tmp_path / "out", str(make_model("llama"))
+    out = tmp_path / "out"
+    model = str(make_model("llama"))
 
     def run(**changes: Any) -> bool:
         settings = {"options": ROUND, "context": context} | changes

@@ -127,7 +127,7 @@ def test_budgets_are_settled_on_the_model_that_is_pruned(large: State, plan: Pla
 def test_messages_name_the_step(large: State, plan: PlanContext) -> None:
     packed = replace(large, precision="int4")
     step, options = example("distill", student=None)
-    with pytest.raises(UsageError, match="the-step: a packed checkpoint cannot learn"):
+    with pytest.raises(UsageError, match="the-step: a packed checkpoint cannot be trained"):
         step.after(options, packed, plan)
 
 

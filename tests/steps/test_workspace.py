@@ -34,7 +34,7 @@ def test_the_same_step_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not capsys.readouterr().err
 
 
-def test_another_step_starts_afresh_and_says_why(
+def test_another_step_starts_from_nothing_and_says_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""The container files agree with the server and with each other; `make compat` holds them against their formats' schemas."""
+"""The container files agree with the server and with each other; `make compat` checks schemas."""
 
 from __future__ import annotations
 

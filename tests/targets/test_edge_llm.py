@@ -1,4 +1,4 @@
-"""The rules of TensorRT-Edge-LLM on checkpoints: ours pass, and what it would refuse, misread or slow down is named."""
+"""Rules of TensorRT-Edge-LLM: our checkpoints pass; what it refuses or misreads is reported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def made(
     known: dict[str, Path] = {}
 
     def make(family: str = "llama", config: dict[str, Any] | None = None, **options: Any) -> Path:
-        key = json.dumps([family, config, options], sort_keys=True)
+        key = json.dumps([family, options, config], sort_keys=True)
         if key not in known:
             known[key] = tmp_path_factory.mktemp("edge") / "out"
             quantize(

@@ -19,11 +19,15 @@ from edgewright.targets.roofline import load_fit
 published = pytest.importorskip(
     "edgewright.perf.published", reason="perf/ is not part of the wheel"
 )
-from edgewright.perf import estimator, regression, shapes
+from edgewright.perf import estimator, regression, shapes  # noqa: E402 - only where perf/ is
 
-HEAD = "device,power_mode,engine,model,params_b,quant,bits,weight_file_gb,context_or_prompt_tokens,decode_tok_s,ttft_ms,notes"
+HEAD = (
+    "device,power_mode,engine,model,params_b,quant,bits,weight_file_gb,"
+    "context_or_prompt_tokens,decode_tok_s,ttft_ms,notes"
+)
 ROWS = """\
-Jetson AGX Orin 64GB,MAXN,TensorRT Edge-LLM 0.10.0,Qwen3-4B,4,INT4 AWQ,4,,2048,50.7,,batch=1;mode=Vanilla
+Jetson AGX Orin 64GB,MAXN,TensorRT Edge-LLM 0.10.0,Qwen3-4B,4,INT4 AWQ,4,,2048,50.7,,\
+batch=1;mode=Vanilla
 Jetson Orin Nano 8GB Super,25W,llama.cpp b1234,Llama-3.2-1B-Instruct,1.24,Q4_K_M,4,,,47.0,,
 Orin Nano Super,"MAXN_SUPER",llama.cpp,Llama-3.2-1B,1.2,Q4_K_M,,,,51.9,,
 Jetson AGX Orin,MAXN,Ollama 0.5,Unheard-Of-13B,13,Q4_0,4,,,12,,

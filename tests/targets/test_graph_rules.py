@@ -1,4 +1,4 @@
-"""Rules of TensorRT's releases on the nodes of an ONNX file, and the parser's own word, through `targets check`."""
+"""Rules of TensorRT releases on ONNX nodes, and the parser's messages, through `targets check`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ DEQUANTIZE = helper.make_node(
 @pytest.mark.parametrize(
     ("model", "refusing", "taking", "word"),
     [
-        (graph(NORM), ["8.5.2"], ["8.6", "10.3.0"], "came with TensorRT 8.6"),
+        (graph(NORM), ["8.5.2"], ["8.6", "10.3.0"], "needs TensorRT 8.6"),
         (
             graph(helper.make_node("Attention", ["q", "k", "v"], ["y"])),
             ["10.3.0", "10.13.3"],
@@ -60,7 +60,7 @@ DEQUANTIZE = helper.make_node(
             graph(helper.make_node("MatMulInteger", ["x", "w"], ["y"])),
             ["8.5.2", "10.16.1", "11.1"],
             [],
-            "no TensorRT",
+            "cannot be imported by any TensorRT",
         ),
         (
             graph(helper.make_node("MatMulNBits", ["x", "w"], ["y"], domain="com.microsoft")),
@@ -79,13 +79,13 @@ DEQUANTIZE = helper.make_node(
             graph(helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)),
             ["8.5.2"],
             ["10.3.0"],
-            "came with TensorRT 9.0",
+            "needs TensorRT 9.0",
         ),
         (
             graph(DEQUANTIZE, w=int4("w", 64, 8), s=np.ones((2, 8), np.float32)),
             ["8.6"],
             ["10.3.0"],
-            "came with TensorRT 10.0",
+            "need TensorRT 10.0",
         ),
         (
             graph(DEQUANTIZE, w=int4("w", 2, 64, 8), s=np.ones((2, 2, 8), np.float32)),
@@ -97,13 +97,13 @@ DEQUANTIZE = helper.make_node(
             graph(DEQUANTIZE, w=int4("w", 64, 7), s=np.ones((2, 7), np.float32)),
             ["10.16.1"],
             [],
-            "odd",
+            "must be even",
         ),
         (
             graph(DEQUANTIZE, w=int4("w", 64, 8), s=np.ones((3, 8), np.float32)),
             ["10.16.1"],
             [],
-            "do not divide",
+            "not a multiple of its block size",
         ),
         (
             graph(DEQUANTIZE, w=int4("w", 64, 8), s=np.ones((2, 4), np.float32)),
@@ -111,7 +111,7 @@ DEQUANTIZE = helper.make_node(
             [],
             "more than one dimension",
         ),
-        (graph(DEQUANTIZE, w=int4("w", 64, 8)), ["10.16.1"], [], "a scale that is computed"),
+        (graph(DEQUANTIZE, w=int4("w", 64, 8)), ["10.16.1"], [], "a computed scale"),
         (
             graph(
                 helper.make_node("QuantizeLinear", ["x", "s", "z"], ["y"]),

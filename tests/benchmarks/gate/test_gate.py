@@ -71,12 +71,8 @@ def verdict(new: float, old: float, **limit: float) -> str:
         (float("nan"), 1.0, {"min_ratio": 0.95}, "fail"),
         (float("nan"), 1.0, {"max": 5.0}, "fail"),
         (1.0, float("nan"), {"max_ratio": 1.06}, "fail"),
-        (
-            0.92,
-            0.95,
-            {"max_drop": 0.03},
-            "pass",
-        ),  # 0.95 - 0.92 is a little more than 0.03 in floating point
+        # 0.95 - 0.92 is a little more than 0.03 in floating point
+        (0.92, 0.95, {"max_drop": 0.03}, "pass"),
         (0.9199, 0.95, {"max_drop": 0.03}, "fail"),
         (0.99, 0.95, {"max_drop": 0.0}, "pass"),
         (0.1, 0.0, {"max_drop": 0.0}, "pass"),
@@ -92,10 +88,8 @@ def test_every_check_is_reported() -> None:
         "accuracy/reasoning": Limit(min_ratio=0.9, min=0.7),
         "size_bytes": Limit(max_ratio=0.34),
     }
-    new, old = (
-        measured("int4", accuracy__reasoning=0.6, size_bytes=30),
-        measured("fp32", accuracy__reasoning=0.8, size_bytes=100),
-    )
+    new = measured("int4", accuracy__reasoning=0.6, size_bytes=30)
+    old = measured("fp32", accuracy__reasoning=0.8, size_bytes=100)
     result = gate(new, old, limits)
     assert (result["verdict"], result["candidate"], result["baseline"]) == ("fail", "int4", "fp32")
     assert [
@@ -199,9 +193,8 @@ def test_unlike_things_are_not_compared(metric: str, key: str, value: Any, messa
         gate(new, old, {metric: Limit(max_ratio=1.1)})
     assert message in str(caught.value)
     assert f"`{metric}`" in str(caught.value)
-    assert (
-        gate(new, old, {metric: Limit(max=1.1)})["verdict"] == "pass"
-    )  # an absolute limit compares nothing
+    # An absolute limit compares nothing.
+    assert gate(new, old, {metric: Limit(max=1.1)})["verdict"] == "pass"
     assert gate(old, old, {metric: Limit(max_ratio=1.1)})["verdict"] == "pass"
 
 
@@ -270,7 +263,8 @@ def test_measurements_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_a_baseline_is_replaced_whole_and_only_where_a_measurement_was(tmp_path: Path) -> None:
-    one, two = measured("one", accuracy__reasoning=1.0), measured("two", accuracy__reasoning=0.9)
+    one = measured("one", accuracy__reasoning=1.0)
+    two = measured("two", accuracy__reasoning=0.9)
     two["samples"] = {
         "accuracy/reasoning": {"correct": "1" * 9 + "0"},
         "perplexity/text": {"nll": [0.5, 1.25], "tokens": [3, 4]},

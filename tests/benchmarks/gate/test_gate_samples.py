@@ -36,7 +36,8 @@ def test_pairing_sees_what_two_separate_intervals_would_not() -> None:
 
 
 def test_a_perplexity_counts_tokens_and_not_windows() -> None:
-    old, new = scored([10.0, 100.0], [10, 1000], "baseline"), scored([30.0, 100.0], [10, 1000])
+    old = scored([10.0, 100.0], [10, 1000], "baseline")
+    new = scored([30.0, 100.0], [10, 1000])
     check = gate(new, old, "perplexity/text", max_ratio=2.0)
     assert check["observed"] == pytest.approx(math.exp(20 / 1010))
 

@@ -48,8 +48,11 @@ def test_verdicts_of_the_whole() -> None:
 @pytest.mark.parametrize(
     ("inconclusive", "accepted"), [("pass", True), ("warn", True), ("fail", False)]
 )
-def test_the_policy_says_what_an_open_question_does(inconclusive: Any, accepted: bool) -> None:
-    new, old = answered("1" * 90 + "0" * 10), answered("1" * 91 + "0" * 9, "baseline")
+def test_the_policy_sets_the_effect_of_an_inconclusive_check(
+    inconclusive: Any, accepted: bool
+) -> None:
+    new = answered("1" * 90 + "0" * 10)
+    old = answered("1" * 91 + "0" * 9, "baseline")
     found = check_gate(
         new,
         old,
@@ -59,7 +62,8 @@ def test_the_policy_says_what_an_open_question_does(inconclusive: Any, accepted:
 
 
 def test_confidence_moves_the_verdict() -> None:
-    new, old = answered("1" * 86 + "0" * 14), answered("1" * 90 + "0" * 10, "baseline")
+    new = answered("1" * 86 + "0" * 14)
+    old = answered("1" * 90 + "0" * 10, "baseline")
     limits = {"accuracy/reasoning": Limit(max_drop=0.0)}
     found = [
         check_gate(new, old, Policy(limits=limits, confidence=c))["verdict"] for c in (0.9, 0.999)
@@ -110,7 +114,9 @@ def conforms(node: Xml.Element) -> None:
     )
     tags = [child.tag for child in node]
     for slot in CHILDREN.get(node.tag, []):
-        name, many, optional = slot.rstrip("*?"), slot.endswith("*"), not slot[-1].isalpha()
+        name = slot.rstrip("*?")
+        many = slot.endswith("*")
+        optional = not slot[-1].isalpha()
         count = next((i for i, tag in enumerate(tags) if tag != name), len(tags))
         assert count >= (not optional) and (many or count <= 1), f"{node.tag}: {name}"
         tags = tags[count:]
@@ -132,12 +138,12 @@ def test_junit_holds_to_the_schema(inconclusive: str, failures: int) -> None:
         str(2 - failures),
     )
     cases = suite.findall("testcase")
-    assert len({case.get("name") for case in cases}) == 4, "a server tells cases apart by name"
+    assert len({case.get("name") for case in cases}) == 4, "a server identifies cases by name"
     assert cases[0].get("name") == "odd ? ? <&>\" 'name' ratio >= 0.5"
     assert len(cases[0]) == 0
-    told = cases[1][0]
-    assert told.tag == ("failure" if inconclusive == "fail" else "skipped")
-    assert "samples would decide" in told.get("message", "")
+    outcome = cases[1][0]
+    assert outcome.tag == ("failure" if inconclusive == "fail" else "skipped")
+    assert "samples would decide" in outcome.get("message", "")
 
 
 def test_markdown_is_a_table_that_nothing_breaks() -> None:

@@ -1,4 +1,4 @@
-"""A rounded KV cache: what it holds, that an exact one changes nothing, and that prefill and decode see the same keys and values."""
+"""A rounded KV cache: its values, no change without rounding, and prefill equal to decode."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_cache_that_rounds_nothing_changes_nothing(backend: TorchBackend) -> N
 def test_decoding_token_by_token_sees_the_cache_of_one_pass(
     backend: TorchBackend, dynamic: bool
 ) -> None:
-    """Rounding by token does not depend on what comes later, so that both ways of filling the cache agree."""
+    """Rounding by token does not depend on later tokens, so prefill and decode agree."""
     rounding = CacheBackend(
         backend, KvScheme(4, dynamic), calibrated_scales(backend.model, list(IDS))
     )
@@ -192,10 +192,10 @@ def test_the_study(make_model: MakeModel, text_file: Path, context: Any) -> None
 def test_a_study_of_nothing_is_refused(make_model: MakeModel, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing to measure"):
         kv_study(make_model("llama"), KvOptions(), [])
-    with pytest.raises(UsageError, match="no number of tokens"):
+    with pytest.raises(UsageError, match="not a number of tokens"):
         kv_study(make_model("llama"), KvOptions(tasks=("reasoning",), contexts=(0,)), [])
     (tmp_path / "model.onnx").write_bytes(b"")
-    with pytest.raises(UsageError, match="whose cache is its own"):
+    with pytest.raises(UsageError, match="whose cache cannot be changed"):
         kv_study(tmp_path, KvOptions(tasks=("reasoning",)), [])
 
 

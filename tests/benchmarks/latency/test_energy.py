@@ -1,4 +1,4 @@
-"""Energy from what sysfs tells, on made-up trees of it: counters, a counter that goes round, a Jetson's rails, nothing."""
+"""Energy from files like those of sysfs: counters, counter overflow, a Jetson's rails, nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Timings compared: a tenth slower is found, the same is not flagged, and a machine that wanders changes neither. No clock here."""
+"""Comparing timings: a difference of 10 % is found, equal ones are alike, even with noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from edgewright.benchmarks.latency.latency import (
     Worker,
     compare_sides,
-    figures,
+    round_metrics,
     take_turns,
     warm_up,
 )
@@ -23,7 +23,7 @@ from edgewright.export.onnx.export import export_onnx
 
 
 class Machine:
-    """Seconds as a shared machine gives them: a slow drift that both sides feel, noise, and now and then a round twice as long."""
+    """Simulated timings of a shared machine: a slow drift, noise, and occasional doubled rounds."""
 
     def __init__(self, seed: int, noise: float = 0.04, spikes: float = 0.1) -> None:
         self.random, self.noise, self.spikes, self.rounds = random.Random(seed), noise, spikes, 0
@@ -115,7 +115,7 @@ def test_sides_take_turns_and_none_is_always_second() -> None:
 
 
 def test_figures_are_of_the_rounds() -> None:
-    found = figures(
+    found = round_metrics(
         [Round(0.2, [0.1, 0.1]), Round(0.4, [0.1, 0.3]), Round(0.2, [0.1, 0.1])], prompt=32, batch=2
     )
     assert (found["ttft_ms/p50"], found["ttft_ms/p99"]) == (200.0, 400.0)
@@ -124,7 +124,7 @@ def test_figures_are_of_the_rounds() -> None:
     assert found["token_ms/p99"] == pytest.approx(300.0)
     assert found["ttft_ms/cv"] > 0.3
     assert "joules_per_token" not in found
-    assert figures([Round(0.2, [0.1, 0.1, 0.1], 6.0)] * 2, prompt=32, batch=2)[
+    assert round_metrics([Round(0.2, [0.1, 0.1, 0.1], 6.0)] * 2, prompt=32, batch=2)[
         "joules_per_token"
     ] == pytest.approx(6.0 / 8)
 

@@ -61,7 +61,8 @@ def make_run(folder: Path, right: int, context: dict[str, Any] | None = None) ->
 
 
 def test_runs_are_compared_pairwise_where_they_are_alike(tmp_path: Path) -> None:
-    first, worse = make_run(tmp_path / "first", 190), make_run(tmp_path / "worse", 170)
+    first = make_run(tmp_path / "first", 190)
+    worse = make_run(tmp_path / "worse", 170)
     other = make_run(tmp_path / "other", 190, {"problems_hash/sums": "b"})
     found = compare_runs([str(first), str(worse), f"{first}:baseline", str(other)])
     assert [row["name"] for row in found["rows"]] == [
@@ -82,7 +83,8 @@ def test_the_command_line_writes_a_page_and_markdown(cli, tmp_path: Path) -> Non
         "compare", *runs, "--html", tmp_path / "c.html", "--markdown", tmp_path / "c.md"
     )
     assert code == 0 and "b:small" in out and "fail" in out
-    page, text = (tmp_path / "c.html").read_text(), (tmp_path / "c.md").read_text()
+    page = (tmp_path / "c.html").read_text()
+    text = (tmp_path / "c.md").read_text()
     assert "<svg" in page and "worse" in page and "edgewright compare" in page
     assert "| b:small | accuracy/sums | 0.2000 |" in text
     code, _, err = cli("compare", runs[0])
@@ -105,7 +107,8 @@ def entry_of(run: Path, name: str) -> dict[str, Any]:
 
 
 def test_a_card_is_valid_metadata_with_measured_numbers(tmp_path: Path) -> None:
-    run, source = make_run(tmp_path / "run", 180), tmp_path / "model"
+    run = make_run(tmp_path / "run", 180)
+    source = tmp_path / "model"
     source.mkdir()
     (source / "README.md").write_text(
         "---\nlicense: mit\nlanguage: [en]\nwidget: []\n---\n# A model\n"

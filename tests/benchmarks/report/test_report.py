@@ -16,7 +16,7 @@ def page() -> Page:
     return Page(render_html(make_ledger()))
 
 
-def test_page_stands_alone(page: Page) -> None:
+def test_the_page_needs_no_other_file(page: Page) -> None:
     assert not {"script", "link", "img", "iframe", "object", "image"} & set(page.tags)
     for tag, name, value in page.attributes:
         assert not name.startswith("on"), f"<{tag} {name}> would run code"
@@ -35,7 +35,7 @@ def test_every_reference_inside_a_figure_has_one_definition(page: Page) -> None:
     assert set(page.ids) == used
 
 
-def test_steps_table_shows_the_figures_as_people_read_them(page: Page) -> None:
+def test_steps_table_shows_readable_numbers(page: Page) -> None:
     head, *rows = page.rows[:6]
     cells = dict(zip(head, rows[4], strict=True))
     assert cells == {
@@ -103,7 +103,7 @@ def test_all_parts_are_there(page: Page) -> None:
     assert errors == sorted(errors, reverse=True)
 
 
-def test_figures_follow_the_theme(page: Page) -> None:
+def test_plots_follow_the_theme(page: Page) -> None:
     styles = " ".join(
         value for tag, name, value in page.attributes if name == "style" and tag != "i"
     )

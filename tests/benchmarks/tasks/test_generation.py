@@ -21,7 +21,7 @@ PROMPTS = [
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "mixtral"])
 def test_a_batch_gives_what_transformers_gives_one_by_one(make_model, family: str) -> None:
-    """Windows of 16 tokens are shorter than some prompts, and rows leave the batch at different steps."""
+    """A model with windows of 16 tokens; some prompts are longer. Rows end at different steps."""
     path = make_model(family, vocab_size=512)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     limits = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}

@@ -1,4 +1,4 @@
-"""lm-eval through our adapter: registered, and equal to its own model for transformers on local tasks."""
+"""lm-eval on our backends: registered, and equal to its own model for transformers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ generation_kwargs: {{until: ["\\n"], max_gen_toks: 40, do_sample: false}}
 metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
 filter_list:
   - name: last_number
-    filter: [{{function: regex, regex_pattern: "(-?[0-9]+)", group_select: -1}}, {{function: take_first}}]
+    filter:
+      - {{function: regex, regex_pattern: "(-?[0-9]+)", group_select: -1}}
+      - {{function: take_first}}
 """,
     "local_stream": """task: local_stream
 output_type: loglikelihood_rolling
@@ -161,7 +163,8 @@ def test_a_task_file_is_measured_by_the_bench(
 def test_tasks_that_cannot_run_are_one_message(make_model, tmp_path: Path) -> None:
     odd = tmp_path / "odd.yaml"
     odd.write_text(
-        "task: odd\ndataset_path: json\ndataset_kwargs: {data_files: /no/such.jsonl}\ntest_split: train\n"
+        "task: odd\ndataset_path: json\ndataset_kwargs: {data_files: /no/such.jsonl}\n"
+        "test_split: train\n"
     )
     for name, message in (("/no/such.yaml", "no such file"), (str(odd), "lm-eval cannot run it")):
         with pytest.raises(UsageError, match=message):

@@ -15,12 +15,12 @@ from edgewright.benchmarks.gate.policy import Policy
 from edgewright.benchmarks.measure import measure
 from edgewright.benchmarks.options import EvaluateOptions
 from edgewright.benchmarks.tasks.backends import open_backend
-from edgewright.benchmarks.tasks.multiple_choice import choose, read_choices
+from edgewright.benchmarks.tasks.multiple_choice import answer_by_likelihood, read_choices
 from edgewright.benchmarks.tasks.programs import (
     Exercise,
     program_of,
     read_exercises,
-    write_programs,
+    solve_exercises,
 )
 from edgewright.benchmarks.tasks.questions import (
     answer_questions,
@@ -78,7 +78,7 @@ def test_answers_are_compared_as_mathematics(expected: str, given: str, same: bo
 
 
 class Scripted:
-    """A backend that writes what it is told to, in the order of the prompts that the tokenizer knows."""
+    """A backend that returns prepared answers, in the order of the tokenizer's prompts."""
 
     name, dtype, device = "scripted", "float32", "cpu"
     eos = (0,)
@@ -159,7 +159,7 @@ def test_choices_are_weighed_by_likelihood(make_model, tmp_path: Path) -> None:
     path = make_model("llama")
     backend, tokenizer, questions = open_backend(path), load_tokenizer(path), read_choices(file)
     assert [q.right for q in questions] == [0, 1, 1]
-    plain, by_byte = choose(backend, tokenizer, "c", questions, 0, 10)
+    plain, by_byte = answer_by_likelihood(backend, tokenizer, "c", questions, 0, 10)
     for one, best, best_by_byte in zip(questions, plain, by_byte, strict=True):
         scores = []
         for choice in one.choices:
@@ -212,9 +212,9 @@ def test_programs_are_run_with_their_tests(make_model, tmp_path: Path) -> None:
         "double": "```\ndef double(x):\n    return 2 * x\n```",
     }
     backend: Any = Scripted(tokenizer, replies)
-    answers = write_programs(backend, tokenizer, "code", read_exercises(file), 10, 200, workers=2)
+    answers = solve_exercises(backend, tokenizer, "code", read_exercises(file), 10, 200, workers=2)
     assert [a.correct for a in answers] == [True, False, True]
-    with pytest.raises(UsageError, match="no code task"):
+    with pytest.raises(UsageError, match="not a code task"):
         read_exercises(lines(tmp_path / "odd.jsonl", {"prompt": "def f():"}))
 
 
@@ -254,7 +254,10 @@ def test_the_sandbox_gives_what_it_says(tmp_path: Path) -> None:
     assert run_program(f"open({str(secret)!r}).read()", 2.0).passed == (
         "no files but Python's" not in given
     )
-    loopback = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); socket.create_connection(s.getsockname(), 1)"
+    loopback = (
+        "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); "
+        "socket.create_connection(s.getsockname(), 1)"
+    )
     assert run_program(loopback, 2.0).passed == ("no network" not in given)
 
 

@@ -1,4 +1,4 @@
-"""Traces: what is drawn, who is elected, what is kept and why; on the tiny reasoner, with wrong answers in the source, and after a kill."""
+"""Traces: sampling, voting, selection; on the tiny reasoner, with wrong answers, and resumed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from edgewright.benchmarks.traces import traces
+from edgewright.benchmarks.traces import chains
 from edgewright.benchmarks.traces.options import ChoiceRules, TracesOptions
 from edgewright.benchmarks.traces.sampling import Sampler, nucleus_sample
-from edgewright.benchmarks.traces.traces import read_questions
-from edgewright.benchmarks.traces.votes import REASONS, Chain, choose_chains, majority
+from edgewright.benchmarks.traces.teacher_questions import read_questions
+from edgewright.benchmarks.traces.votes import REASONS, Chain, majority, select_chains
 from edgewright.checkpoints.config import model_path, resolve
 from edgewright.checkpoints.loading import load_tokenizer
 from edgewright.data.draws import uniforms
@@ -40,7 +40,7 @@ WRONG = (3, 14, 25)
 
 
 def test_draws_follow_the_nucleus() -> None:
-    """Probabilities of 0.5, 0.3, 0.15 and 0.05, in another order: a nucleus of 0.9 is the first three."""
+    """Probabilities of 0.5, 0.3, 0.15 and 0.05, mixed: a nucleus of 0.9 is the first three."""
     logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
     uniform = (torch.arange(10_000) + 0.5) / 10_000
 
@@ -105,7 +105,7 @@ def test_the_vote() -> None:
 
 
 def reasons(chains: list[Chain], **rules: Any) -> list[str]:
-    return choose_chains(
+    return select_chains(
         chains, majority([c.answer for c in chains], str.__eq__), ChoiceRules(**rules)
     )
 
@@ -201,19 +201,8 @@ def noisy_file(file: Path, count: int) -> list[str]:
 def test_wrong_answers_of_the_source_teach_nothing(cli: Cli, tmp_path: Path) -> None:
     out, source = tmp_path / "traces.jsonl", tmp_path / "noisy.jsonl"
     right = noisy_file(source, 30)
-    command = [
-        "traces",
-        REASONER,
-        "--prompts",
-        f"jsonl:{source}",
-        "--chains",
-        4,
-        "--max-new-tokens",
-        144,
-        "--out",
-        out,
-        "--json",
-    ]
+    limits = ["--chains", 4, "--max-new-tokens", 144]
+    command = ["traces", REASONER, "--prompts", f"jsonl:{source}", *limits, "--out", out, "--json"]
     code, told, err = cli(*command)
     assert code == 0, err
     report, lines = json.loads(told), [json.loads(line) for line in out.read_text().splitlines()]
@@ -259,10 +248,10 @@ def test_wrong_answers_of_the_source_teach_nothing(cli: Cli, tmp_path: Path) -> 
 def test_interrupted_in_the_middle_and_started_again(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two questions a batch: the third batch is interrupted, and only what was not finished is asked again."""
-    monkeypatch.setattr(traces, "ROWS_A_BATCH", 8)
+    """With two questions a batch, the third batch is interrupted. Only that one runs again."""
+    monkeypatch.setattr(chains, "ROWS_A_BATCH", 8)
     asked: list[list[int]] = []
-    sampled = traces._sampled
+    sampled = chains._sample
 
     def watched(options: Any, questions: Any, *rest: Any) -> Any:
         asked.append([question.row for question in questions])
@@ -270,7 +259,7 @@ def test_interrupted_in_the_middle_and_started_again(
             raise KeyboardInterrupt
         return sampled(options, questions, *rest)
 
-    monkeypatch.setattr(traces, "_sampled", watched)
+    monkeypatch.setattr(chains, "_sample", watched)
     command = [
         "traces",
         REASONER,
@@ -295,7 +284,7 @@ def test_interrupted_in_the_middle_and_started_again(
 
 @pytest.mark.slow
 def test_killed_in_the_middle_and_started_again(cli: Cli, tmp_path: Path) -> None:
-    """A question a batch; the last line that is there is cut off as by a kill in the middle of a write."""
+    """With one question a batch, the last line is cut off as by a kill during a write."""
     sampled = ["--chains", 40, "--max-new-tokens", 64, "--temperature", 1]
     command = ["traces", REASONER, "--prompts", "builtin:reasoning", "--limit", 4, *sampled]
     assert cli(*command, "--out", tmp_path / "whole.jsonl")[0] == 0
@@ -329,7 +318,8 @@ def test_a_recipe_makes_its_traces_and_learns_on_them(cli: Cli, tmp_path: Path) 
         "calibration: {samples: 4, seq_len: 64}\n"
         "traces: {prompts: 'builtin:reasoning', limit: 6, chains: 2, max_new_tokens: 64}\n"
         "evaluate: {perplexity: ['builtin:reasoning'], windows: 2, latency: null}\n"
-        "steps:\n  - {kind: distill, teacher: none, seq_len: 32, batch_size: 2, stages: [{loss: labels, steps: 2, data: traces}]}\n"
+        "steps:\n  - {kind: distill, teacher: none, seq_len: 32, batch_size: 2, stages: "
+        "[{loss: labels, steps: 2, data: traces}]}\n"
     )
     code, told, err = cli("run", recipe, "--out", out, "--json")
     assert code == 0, err

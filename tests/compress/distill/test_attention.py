@@ -1,4 +1,4 @@
-"""Attention maps aligned beside hidden states: what the divergence is, what is learnt by it, and where it cannot be had."""
+"""Attention maps aligned beside hidden states: their divergence, its effect, and refusals."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import DENSE
+from interruptions import before_step, interrupt
 from pydantic import ValidationError
-from test_trainer import before_step, interrupt
 from torch import Tensor
 
 from edgewright.checkpoints.files import content_hash, read_architecture
@@ -20,7 +20,7 @@ from edgewright.compress.distill import attention as attention_module
 from edgewright.compress.distill.attention import (
     AttentionAlignment,
     check_maps,
-    eager,
+    eager_attention,
     summarize_maps,
 )
 from edgewright.compress.distill.losses import attention_kl
@@ -54,7 +54,7 @@ def hidden(steps: int = 4, **changes: Any) -> Stage:
 
 
 def some_maps(seed: int, heads: int) -> Tensor:
-    """Causal ones."""
+    """Return causal attention maps."""
     scores = torch.randn(2, heads, 5, 5, generator=torch.Generator().manual_seed(seed)) * 2
     return scores.masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf).softmax(-1)
 
@@ -85,7 +85,7 @@ def test_the_objective_is_hidden_states_plus_a_share_of_maps(
 ) -> None:
     teacher, student = load_model(make_model(family)), load_model(make_model(family, seed=1))
     depth = student.config.num_hidden_layers
-    with torch.no_grad(), eager(student, teacher):
+    with torch.no_grad(), eager_attention(student, teacher):
         maps = [
             model(input_ids=IDS, output_attentions=True).attentions for model in (student, teacher)
         ]
@@ -110,7 +110,7 @@ def test_the_objective_is_hidden_states_plus_a_share_of_maps(
 
 def divergence_of_maps(folder: Path, teacher: Path) -> float:
     one, other = load_model(folder), load_model(teacher)
-    with torch.no_grad(), eager(one, other):
+    with torch.no_grad(), eager_attention(one, other):
         return float(
             AttentionAlignment(one, other, [(2, 3)], 1.0)(IDS, IDS)
             - HiddenAlignment(one, other, [(2, 3)])(IDS, IDS)
@@ -120,7 +120,7 @@ def divergence_of_maps(folder: Path, teacher: Path) -> float:
 def test_maps_come_nearer_to_the_teachers(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    """With half the heads."""
+    """The student has half the heads."""
     teacher, student = (
         make_model("llama"),
         make_model("llama", seed=1, num_attention_heads=4, **SMALL),
@@ -138,7 +138,7 @@ def test_maps_come_nearer_to_the_teachers(
     assert found["with"] < 0.7 * found["without"]
 
 
-def test_layers_computed_again_give_the_same(
+def test_recomputed_layers_give_the_same(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
     teacher, student = make_model("qwen2"), make_model("qwen2", seed=1, **SMALL)
@@ -151,10 +151,10 @@ def test_layers_computed_again_give_the_same(
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
 
 
-def test_a_killed_run_goes_on(
+def test_a_killed_run_resumes_to_the_same(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    """And the stage after it has its usual attention again."""
+    """The next stage has its usual attention implementation again."""
     teacher, student = (
         make_model("llama", **SMALL),
         make_model("llama", seed=1, hidden_size=64, **SMALL),
@@ -173,15 +173,15 @@ def test_a_killed_run_goes_on(
     assert content_hash(tmp_path / "out") == content_hash(tmp_path / "whole")
 
 
-def test_what_maps_take_is_told_and_refused(
+def test_the_memory_of_maps_is_reported_and_refused(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = (
         read_architecture(make_model("llama")),
         read_architecture(make_model("llama", seed=1, num_attention_heads=4, **SMALL)),
     )
-    told = summarize_maps(*models, 8, 1000, "cpu")
-    assert told.startswith(
+    line = summarize_maps(*models, 8, 1000, "cpu")
+    assert line.startswith(
         "attention maps of 8 rows of 1000 tokens take 1 GB at a time"
     )  # 4 * 8 * 1000^2 * (24 + 8)
     monkeypatch.setattr(attention_module, "free_memory", lambda device: 10**9)
@@ -189,7 +189,7 @@ def test_what_maps_take_is_told_and_refused(
         summarize_maps(*models, 8, 1000, "cpu")
 
 
-def test_where_maps_cannot_be_compared(
+def test_maps_that_cannot_be_compared_are_refused(
     make_model: MakeModel, text_file: Path, tmp_path: Path, context: StepContext
 ) -> None:
     teacher, student = make_model("llama"), make_model("mistral", seed=1, **SMALL)
@@ -211,7 +211,8 @@ def test_where_maps_cannot_be_compared(
         Stage(loss="logits", steps=1, attention=0.1)
     file = tmp_path / "recipe.yaml"
     file.write_text(
-        f"model: {teacher}\nsteps:\n  - {{kind: distill, student: {student}, data: 'text:{text_file}', seq_len: 24, "
+        f"model: {teacher}\nsteps:\n  - {{kind: distill, student: {student}, "
+        f"data: 'text:{text_file}', seq_len: 24, "
         "stages: [{loss: hidden, steps: 1, attention: 1.0}]}\n"
     )
     with pytest.raises(Refused, match="sees 16 tokens back"):
@@ -246,6 +247,6 @@ def test_attention_from_the_command_line(
         "--out",
         tmp_path / "out",
     )
-    code, told, err = cli(*what, *more, "--json")
+    code, out, err = cli(*what, *more, "--json")
     assert code == 0, err
-    assert "attention maps of 4 rows of 16 tokens" in told
+    assert "attention maps of 4 rows of 16 tokens" in out

@@ -1,4 +1,4 @@
-"""Distillation: what the losses are, that the teacher is only borrowed, and that a student learns, the same way every time."""
+"""Distillation: a student learns, the same way every time, and the vocabularies must fit."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from torch import Tensor, nn
 from edgewright.checkpoints.files import read_config, read_state
 from edgewright.checkpoints.loading import load_model
 from edgewright.compress.distill.checks import SharedVocabulary, shared_vocabulary
-from edgewright.compress.distill.losses import hidden_mse, next_token_loss
-from edgewright.compress.distill.objectives import HiddenAlignment, LogitDistillation, layer_pairs
 from edgewright.compress.distill.options import DistillOptions, Stage
+from edgewright.compress.distill.prepared_objective import batches
 from edgewright.compress.distill.runner import distill
-from edgewright.compress.distill.teacher_logits import OnlineTeacher
-from edgewright.compress.distill.trainer import TrainConfig, batches, train
+from edgewright.compress.distill.trainer import TrainConfig, train
 from edgewright.errors import EdgewrightError, Refused, UsageError
 from edgewright.steps.context import StepContext
 
@@ -29,106 +27,7 @@ MakeModel = Callable[..., Path]
 SMALL = {"num_hidden_layers": 2, "intermediate_size": 256}
 
 
-def random_logits(seed: int, width: int = 20) -> Tensor:
-    return torch.randn(3, 11, width, generator=torch.Generator().manual_seed(seed)) * 3
-
-
-def some_labels() -> Tensor:
-    labels = torch.randint(0, 20, (3, 11), generator=torch.Generator().manual_seed(9))
-    labels[0, :6], labels[2, 1:] = -100, -100
-    return labels
-
-
-# The losses
-
-
-def test_hidden_mse() -> None:
-    teacher, mask = random_logits(0, 6), torch.ones(3, 11, dtype=torch.bool)
-    mask[1] = False
-    assert float(hidden_mse(teacher.clone(), teacher, mask)) == 0
-    assert float(hidden_mse(torch.zeros_like(teacher), teacher, mask)) == pytest.approx(1)
-    assert float(hidden_mse(teacher * 1.5, teacher, mask)) == pytest.approx(0.25)
-    torch.testing.assert_close(
-        hidden_mse(1e3 * random_logits(1, 6), 1e3 * teacher, mask),
-        hidden_mse(random_logits(1, 6), teacher, mask),
-    )
-    other = teacher.clone()
-    other[1] += 100
-    assert float(hidden_mse(other, teacher, mask)) == 0
-
-
-def test_next_token_loss_is_shifted() -> None:
-    logits, labels = random_logits(0), some_labels()
-    parts = [
-        -logits[b, i].log_softmax(-1)[labels[b, i + 1]]
-        for b in range(3)
-        for i in range(10)
-        if labels[b, i + 1] != -100
-    ]
-    torch.testing.assert_close(next_token_loss(logits, labels), torch.stack(parts).mean())
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher", "pairs"),
-    [
-        (4, 4, [(1, 1), (2, 2), (3, 3), (4, 4)]),
-        (2, 4, [(1, 2), (2, 4)]),
-        (3, 6, [(1, 2), (2, 4), (3, 6)]),
-        (1, 5, [(1, 5)]),
-        (3, 4, [(1, 1), (2, 3), (3, 4)]),
-        (4, 2, [(1, 0), (2, 1), (3, 2), (4, 2)]),
-    ],
-)
-def test_layer_pairs(student: int, teacher: int, pairs: list[tuple[int, int]]) -> None:
-    assert layer_pairs(student, teacher) == pairs
-
-
-# Objectives
-
-IDS = torch.arange(24).view(2, 12) * 5 % 512
-
-
-def test_projections_only_where_widths_differ_and_never_in_the_student(
-    make_model: MakeModel,
-) -> None:
-    teacher = load_model(make_model("qwen2"))
-    for hidden, kind in ((128, nn.Identity), (256, nn.Linear)):
-        student = load_model(make_model("qwen2", seed=1, hidden_size=hidden, **SMALL))
-        names = set(student.state_dict())
-        objective = HiddenAlignment(student, teacher)
-        assert [type(p) for p in objective.projections] == [kind] * 2
-        assert set(student.state_dict()) == names
-        borrowed = {id(p) for p in teacher.parameters()}
-        assert not borrowed & {id(p) for p in objective.parameters()}
-        objective(IDS, IDS).backward()
-        assert any(p.grad is not None for p in student.parameters())
-        assert all(p.weight.grad is not None for p in objective.projections if kind is nn.Linear)
-
-
-def test_objectives_vanish_for_the_teacher_itself(make_model: MakeModel) -> None:
-    teacher, twin = load_model(make_model("llama")), load_model(make_model("llama"))
-    with torch.no_grad():
-        assert float(HiddenAlignment(twin, teacher)(IDS, IDS)) == pytest.approx(0, abs=1e-9)
-        assert float(
-            LogitDistillation(twin, OnlineTeacher(teacher, 512), 2.0, 0.0, 512)(IDS, IDS)
-        ) == pytest.approx(0, abs=1e-6)
-
-
-def test_hard_share_mixes_in_the_data(make_model: MakeModel) -> None:
-    teacher, student = load_model(make_model("llama")), load_model(make_model("llama", seed=1))
-    with torch.no_grad():
-        soft, both, hard = (
-            float(
-                LogitDistillation(student, OnlineTeacher(teacher, 512), 1.0, share, 512)(IDS, IDS)
-            )
-            for share in (0.0, 0.25, 1.0)
-        )
-        assert hard == pytest.approx(float(next_token_loss(student(IDS).logits, IDS)), rel=1e-5)
-    assert both == pytest.approx(0.75 * soft + 0.25 * hard, rel=1e-5)
-    assert soft != pytest.approx(hard, rel=0.01)
-
-
-# The training loop
+# Training loop
 
 
 class Square(nn.Module):
@@ -174,7 +73,7 @@ def test_batches() -> None:
     assert [(b.shape[0], int(b[0, 0, 0])) for b in batches(rows, 2)] == [(2, 0), (2, 2), (1, 4)]
 
 
-# The step
+# Step
 
 
 def options(teacher: Path, text_file: Path, steps: int = 30, **changes: Any) -> DistillOptions:
@@ -277,8 +176,8 @@ def test_a_student_is_cut_when_asked(
     assert (config["intermediate_size"], config["num_hidden_layers"]) == (256, 2)
     assert any(note.startswith("student: FFN 512 -> 256, layers 3 -> 2") for note in result.notes)
     assert {p.name for p in tmp_path.iterdir()} == {"out"}
-    told = json.loads((tmp_path / "out" / "edgewright.json").read_text())
-    assert told["options"]["student"]["ffn"] == 0.5
+    written = json.loads((tmp_path / "out" / "edgewright.json").read_text())
+    assert written["options"]["student"]["ffn"] == 0.5
 
 
 def test_two_stages_of_a_kind_keep_both_curves(
@@ -298,7 +197,7 @@ def test_two_stages_of_a_kind_keep_both_curves(
 
 
 def exchange(folder: Path, first: int, second: int) -> None:
-    """Let two tokens of a tokenizer change places."""
+    """Swap two tokens of a tokenizer."""
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     vocab = tokenizer["model"]["vocab"]
     names = {i: name for name, i in vocab.items()}
@@ -337,15 +236,18 @@ def test_added_tokens_of_other_names_go_with_the_teachers_tokenizer(
     text_file: Path,
     tmp_path: Path,
 ) -> None:
-    """As DeepSeek-R1's distilled Qwen names the tokens of a conversation differently than Qwen does."""
+    """DeepSeek-R1's distilled Qwen names the tokens of a conversation otherwise than Qwen."""
     teacher, student = make_model("qwen2", vocab_size=640), copy_model("qwen2", seed=1, **SMALL)
     rename(student, 1, "<|im_start|>")
     (student / "config.json").write_text(json.dumps(read_config(student) | {"eos_token_id": 7}))
     result = distill(options(teacher, text_file, steps=2), student, tmp_path / "out", context)
-    told = "1 added tokens have other names (id 1: '<|user|>', to the student '<|im_start|>'): the student has the teacher's tokenizer now"
+    renamed = (
+        "1 added tokens have other names (id 1: teacher '<|user|>', student '<|im_start|>'): "
+        "the student is written with the teacher's tokenizer"
+    )
     assert result.notes[-2:] == [
         "logits cut to the 512 ids both models have (teacher 640, student 512)",
-        told,
+        renamed,
     ]
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (
         teacher / "tokenizer.json"
@@ -373,7 +275,7 @@ def test_padding_of_the_vocabulary_is_cut(
     assert len(read_state(tmp_path / "wide")["model.embed_tokens.weight"]) == 640
 
 
-def test_packed_checkpoints_cannot_learn(
+def test_packed_checkpoints_cannot_be_trained(
     make_model: MakeModel,
     copy_model: MakeModel,
     context: StepContext,
@@ -383,6 +285,6 @@ def test_packed_checkpoints_cannot_learn(
     packed = copy_model("llama")
     config = read_config(packed) | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
     (packed / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UsageError, match="cannot learn"):
+    with pytest.raises(UsageError, match="cannot be trained"):
         distill(options(make_model("llama"), text_file), packed, tmp_path / "out", context)
     assert shared_vocabulary(packed, make_model("llama")).size == 512

@@ -1,4 +1,4 @@
-"""A stage that is watched: it ends when the held-out loss rises, keeps the weights that were best, and a kill changes nothing."""
+"""Early stopping: a stage ends, keeps its best weights, and resumes identically after a kill."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from interruptions import before_step, interrupt
 from pydantic import ValidationError
-from test_trainer import before_step, interrupt
 from torch import nn
 
 from edgewright.checkpoints.files import content_hash, read_state
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.distill.early_stop import EarlyStopOptions, Watch
+from edgewright.compress.distill.early_stop import EarlyStopOptions, EarlyStopping
 from edgewright.compress.distill.objectives import LabelLearning
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
-from edgewright.compress.distill.training_rows import Rows
+from edgewright.compress.distill.training_rows import StageRows
 from edgewright.compress.iterate.options import RecoverOptions
 from edgewright.steps.context import StepContext
 
@@ -43,13 +43,14 @@ def options(
 
 
 def labels(steps: int = 40, lr: float = 3e-2) -> Stage:
-    """So fast that it soon gets worse."""
+    """A learning rate so high that the loss soon rises."""
     return Stage(loss="labels", steps=steps, lr=lr, early_stop=STOP)
 
 
-def watched(*losses: float) -> tuple[Watch, nn.Linear]:
-    """A watch that was told these losses, of a module whose weight is the number of the loss."""
-    watch, module = Watch(EarlyStopOptions(patience=2, every=5), []), nn.Linear(1, 1)
+def watched(*losses: float) -> tuple[EarlyStopping, nn.Linear]:
+    """Early stopping that got these losses, of a module whose weight is the number of the loss."""
+    watch = EarlyStopping(EarlyStopOptions(patience=2, every=5), [])
+    module = nn.Linear(1, 1)
     module.bias.requires_grad_(False)
     for number, loss in enumerate(losses):
         nn.init.constant_(module.weight, number)
@@ -73,10 +74,10 @@ def watched(*losses: float) -> tuple[Watch, nn.Linear]:
 def test_patience(losses: tuple[float, ...], over: bool, best: int | None) -> None:
     watch, module = watched(*losses)
     assert watch.over is over
-    watch.put_back(module)
+    watch.restore_best(module)
     if best is not None:
         assert module.weight.item() == best
-        assert module.bias.item() == len(losses) - 1  # it does not learn, so it is nobody's best
+        assert module.bias.item() == len(losses) - 1  # not trained, so not restored
 
 
 def test_when_it_is_measured() -> None:
@@ -87,31 +88,32 @@ def test_when_it_is_measured() -> None:
 def test_the_best_weights_are_kept(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    student, asked = make_model("llama", seed=1, **SMALL), options(text_file, labels())
+    student = make_model("llama", seed=1, **SMALL)
+    asked = options(text_file, labels())
     result = distill(asked, student, tmp_path / "out", context)
     losses, curve = result.details["loss"]["labels"], result.details["held_out"]["labels"]
     assert len(losses) == curve[-1][0] < 40
     assert [step for step, _ in curve] == list(range(0, len(losses) + 1, 2))
     best, lowest = min(curve, key=lambda pair: pair[1])
     assert curve[-3] == [best, lowest] and best > 0, "two measurements after the lowest"
-    rows = torch.stack(Rows(asked, student, context.seed).held_out(asked.stages[0]))
+    rows = torch.stack(StageRows(asked, student, context.seed).held_out(asked.stages[0]))
     assert rows.shape == (6, 2, 24)
     with torch.no_grad():
         assert float(
             LabelLearning(load_model(tmp_path / "out"))(rows[:, 0], rows[:, 1])
         ) == pytest.approx(lowest, rel=1e-5)
-    told = f"early stop (labels): ended after step {len(losses)} of 40; kept are the weights after step {best:.0f}, whose loss"
-    assert any(note.startswith(f"{told} on 6 held-out rows was ") for note in result.notes), (
-        result.notes
-    )
+    ended = f"early stop (labels): ended after step {len(losses)} of 40"
+    kept = f"kept the weights after step {best:.0f}, with a loss of {lowest:.4f}"
+    assert f"{ended}; {kept} on 6 held-out rows" in result.notes, result.notes
     assert f"{len(losses) * 4 * 24:,} tokens seen" in result.notes
 
 
-def test_a_stage_that_goes_on_to_its_end(
+def test_a_stage_that_runs_to_its_end(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    """Measuring changes nothing, and is of rows that are not learnt on."""
-    student, calm = make_model("qwen2", seed=1, **SMALL), labels(5, 1e-3)
+    """Measuring does not change training, and uses rows that are not trained on."""
+    student = make_model("qwen2", seed=1, **SMALL)
+    calm = labels(5, 1e-3)
     result = distill(options(text_file, calm), student, tmp_path / "out", context)
     distill(
         options(text_file, calm.model_copy(update={"early_stop": None})),
@@ -120,7 +122,7 @@ def test_a_stage_that_goes_on_to_its_end(
         context,
     )
     assert [step for step, _ in result.details["held_out"]["labels"]] == [0, 2, 4, 5]
-    assert any("early stop (labels): went on to its last step, 5" in note for note in result.notes)
+    assert any("early stop (labels): ran to its last step, 5" in note for note in result.notes)
     one, two = read_state(tmp_path / "out"), read_state(tmp_path / "plain")
     assert all(torch.equal(one[name], two[name]) for name in one)
 
@@ -132,12 +134,10 @@ BOTH = (Stage(loss="hidden", steps=30, lr=5e-2, early_stop=STOP), labels(lr=1e-1
 def test_a_killed_run_stops_where_it_would_have(
     number: int, make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    """Killed before the first save, after it, and in the stage after the one that ended early."""
+    """Kill before the first save, after it, and in the stage after one that ended early."""
     teacher, student = make_model("llama", hidden_size=256), make_model("llama", seed=1, **SMALL)
-    asked, named = (
-        options(text_file, *BOTH, teacher=teacher),
-        replace(context, depends_on={"this": 1}),
-    )
+    asked = options(text_file, *BOTH, teacher=teacher)
+    named = replace(context, depends_on={"this": 1})
     whole = distill(asked, student, tmp_path / "whole", named)
     taken = [len(curve) for curve in whole.details["loss"].values()]
     assert taken[0] < 30 and taken[1] < 40, taken
@@ -176,13 +176,14 @@ def test_a_teacher_cache_knows_the_held_out_rows(
 def test_built_in_data_is_measured_on_another_seed(make_model: MakeModel) -> None:
     student = make_model("llama", seed=1, **SMALL)
     asked = DistillOptions(teacher=None, hold_out=3, seq_len=64, stages=(labels(2),))
-    rows = Rows(asked, student, 0)
-    held, learnt = rows.held_out(asked.stages[0]), list(rows.of(asked.stages[0]))
+    rows = StageRows(asked, student, 0)
+    held = rows.held_out(asked.stages[0])
+    learnt = list(rows.of(asked.stages[0]))
     assert [row.shape for row in held] == [(2, 64)] * 3
     assert not any(torch.equal(one, other) for one in held for other in learnt)
 
 
-def test_what_cannot_be_watched_is_refused() -> None:
+def test_early_stop_without_held_out_rows_is_refused() -> None:
     with pytest.raises(
         ValidationError, match="`early_stop` measures on held-out rows, and there are none"
     ):
@@ -215,6 +216,6 @@ def test_the_command_line_stops_early(
         2,
         True,
     )
-    code, told, err = cli(*what, *more, "--hold-out", 3, "--json")
+    code, out, err = cli(*what, *more, "--hold-out", 3, "--json")
     assert code == 0, err
-    assert '"held_out": {' in told
+    assert '"held_out": {' in out

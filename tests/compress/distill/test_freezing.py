@@ -1,4 +1,4 @@
-"""Parameters that are told not to learn in a stage stay bit for bit what they were, and learn in the next."""
+"""Frozen parameters stay bit for bit the same in their stage, and are trained in the next."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def labels(*freeze: str, steps: int = 2) -> Stage:
 
 
 def same(one: Path, other: Path) -> set[str]:
-    """The tensors that are equal in two checkpoints."""
+    """Return the names of tensors that are equal in two checkpoints."""
     old, new = read_state(one), read_state(other)
     return {name for name in old if (old[name] == new[name]).all()}
 
@@ -72,7 +72,7 @@ def test_a_frozen_head_that_is_the_embedding_freezes_both(
 def test_each_stage_freezes_its_own(
     loss: Any, make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    """What the first stage froze learns in the second, projections or not."""
+    """The second stage trains what the first froze, with and without projections."""
     teacher, student = make_model("qwen3"), make_model("qwen3", seed=1, hidden_size=64, **SMALL)
     first = Stage(loss=loss, steps=2, freeze=("*.mlp.*",))
     distill(options(text_file, first, teacher=teacher), student, tmp_path / "one", context)
@@ -123,8 +123,9 @@ def test_other_ways_to_learn_freeze_too(
 def test_a_grid_is_frozen_by_the_names_of_its_weights(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    """Whose integers are then those of rounding."""
-    student, qat = make_model("llama", seed=1, **SMALL), {"bits": 4, "group_size": 64}
+    """The integers of frozen weights are those of rounding to nearest."""
+    student = make_model("llama", seed=1, **SMALL)
+    qat = {"bits": 4, "group_size": 64}
     integers: list[dict[str, Tensor]] = []
     for name, stage in (
         ("learnt", labels(steps=4)),
@@ -155,7 +156,7 @@ def test_patterns_that_make_no_sense_are_refused(
         )
     assert "model.embed_tokens.weight, model.layers.*.self_attn.q_proj.weight" in caught.value.hint
     with pytest.raises(
-        UsageError, match=r"freeze model.\*, lm_head\*: nothing of the student is left to learn"
+        UsageError, match=r"freeze model.\*, lm_head\*: nothing of the student is left to train"
     ):
         distill(
             options(text_file, labels("model.*", "lm_head*")), student, tmp_path / "out", context
@@ -166,7 +167,8 @@ def test_patterns_that_make_no_sense_are_refused(
 def test_the_command_line_freezes(
     cli: Callable[..., tuple[int, str, str]], make_model: MakeModel, text_file: Path, tmp_path: Path
 ) -> None:
-    student, out = make_model("llama", seed=1, **SMALL), tmp_path / "out"
+    student = make_model("llama", seed=1, **SMALL)
+    out = tmp_path / "out"
     what = (
         "distill",
         student,

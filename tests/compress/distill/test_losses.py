@@ -1,4 +1,4 @@
-"""The losses on the logits: chunked and whole alike, zero at equality, and nothing of the vocabulary's size kept."""
+"""The losses on logits: chunked and whole are equal, and no tensor has the size of all logits."""
 
 from __future__ import annotations
 
@@ -84,8 +84,9 @@ def test_the_head_on_its_own_gives_the_models_logits(family: str, make_model: Ma
 def test_chunked_is_unchunked(
     kind: Any, hard: float, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Loss and gradients, to 1e-5; forward KL also against whole logits."""
-    teacher, found = load_model(make_model("qwen2")), []
+    """Compare loss and gradients to 1e-5; forward KL also with that of whole logits."""
+    teacher = load_model(make_model("qwen2"))
+    found = []
     for at_once in (2**24, 3 * 512):
         monkeypatch.setattr(objectives, "LOGITS_AT_ONCE", at_once)
         student = load_model(make_model("qwen2", seed=1))
@@ -116,7 +117,7 @@ def test_labels_in_chunks(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 
 
 def test_nothing_of_the_vocabularys_size_is_kept() -> None:
-    """What autograd holds between forward and backward: the hidden states, not a chunk's logits."""
+    """Autograd keeps the hidden states for the backward pass, and no logits."""
     hidden, head = torch.randn(64, 8).requires_grad_(), torch.randn(4096, 8).requires_grad_()
     kept: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Muon: torch's own arithmetic, given to the right parameters, in a type the processor is made for."""
+"""Muon: its arithmetic is torch's, for the right parameters, in a type that the processor has."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import nn
 
 from edgewright.checkpoints.loading import load_model
 from edgewright.compress.calibration.mixed_precision import bf16_is_fast
-from edgewright.compress.distill import trainer
-from edgewright.compress.distill.muon import JORDAN, MINIMAX, Muon, orthogonalise
+from edgewright.compress.distill import prepared_objective, trainer
+from edgewright.compress.distill.muon import JORDAN, MINIMAX, Muon, orthogonalize
 from edgewright.compress.distill.objectives import HiddenAlignment
-from edgewright.compress.distill.trainer import TrainConfig, optimizers_of
+from edgewright.compress.distill.optimizers import TrainConfig, optimizers_of
 
 MakeModel = Callable[..., Path]
 
@@ -39,19 +39,19 @@ def test_same_steps_as_torch(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("shape", [(40, 100), (100, 40)])
 def test_orthogonal_up_to_the_iteration(shape: tuple[int, int], quintics: Any) -> None:
     torch.manual_seed(1)
-    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape), quintics))
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(shape), quintics))
     assert 0.6 < float(values.min()) <= float(values.max()) < 1.28
-    assert bool(torch.isfinite(orthogonalise(torch.zeros(shape), quintics)).all())
+    assert bool(torch.isfinite(orthogonalize(torch.zeros(shape), quintics)).all())
 
 
 def test_three_iterations_reach_further_than_three_of_the_usual() -> None:
-    """Singular values down to a hundredth of the norm come out near 1, which the usual quintic needs five iterations for."""
+    """Singular values down to 1/100 of the norm end near 1; the usual quintic needs five."""
     torch.manual_seed(2)
     u, _ = torch.linalg.qr(torch.randn(64, 64))
     v, _ = torch.linalg.qr(torch.randn(64, 64))
     sizes = torch.cat([torch.tensor([1.0]), torch.logspace(-2, -1, 63)])
     matrix = u @ torch.diag(sizes) @ v
-    ours, usual = (torch.linalg.svdvals(orthogonalise(matrix, q)) for q in (MINIMAX, JORDAN[:3]))
+    ours, usual = (torch.linalg.svdvals(orthogonalize(matrix, q)) for q in (MINIMAX, JORDAN[:3]))
     assert float(ours.min()) > 1.5 * float(usual.min())
 
 
@@ -64,8 +64,8 @@ def test_a_parameter_without_gradient_stays() -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_who_gets_what(tied: bool, make_model: MakeModel) -> None:
-    """Matrices of layers and projections to Muon; embedding, head, norms and biases to AdamW; each parameter once."""
+def test_which_parameters_each_optimizer_gets(tied: bool, make_model: MakeModel) -> None:
+    """Muon: matrices of layers, projections. AdamW: embedding, head, norms, biases. Each once."""
     model = load_model(make_model("qwen2", tie_word_embeddings=tied)).requires_grad_()
     wide = load_model(make_model("qwen2", hidden_size=256))
     objective = HiddenAlignment(model, wide)
@@ -100,12 +100,12 @@ def test_half_precision_only_where_the_processor_has_it(
     assert bf16_is_fast("cpu") is fast
     made: list[str] = []
 
-    class Spy(trainer.Accelerator):
+    class Spy(prepared_objective.Accelerator):
         def __init__(self, **settings: Any) -> None:
             made.append(settings["mixed_precision"])
             super().__init__(**settings)
 
-    monkeypatch.setattr(trainer, "Accelerator", Spy)
+    monkeypatch.setattr(prepared_objective, "Accelerator", Spy)
 
     class Square(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun: the losses of one, with whole weights and with shards, and after one of them was killed."""
+"""Several processes (torchrun): the losses of one, whole or sharded, also after a kill."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FSDP2 = {
 
 
 def pairs(file: Path) -> Path:
-    """Prompts of unlike lengths, so that the processes have unlike numbers of tokens to learn."""
+    """Prompts differ in length, so processes differ in the number of scored tokens."""
     rows = (
         {"prompt": f"{i} boats? " * (i % 7), "completion": f"{i} left and {i * 37 % 101} came back"}
         for i in range(1, 90)
@@ -96,9 +96,9 @@ def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def alone(cli: Cli, command: list[str], out: Path) -> dict[str, Any]:
-    code, told, err = cli(*command, "--out", out)
+    code, printed, err = cli(*command, "--out", out)
     assert code == 0, err
-    return json.loads(told)
+    return json.loads(printed)
 
 
 def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -110,7 +110,7 @@ def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
 def test_two_processes_have_the_losses_of_one(
     cli: Cli, make_model: MakeModel, tmp_path: Path
 ) -> None:
-    """A head of its own, which the first stage leaves out; twenty steps."""
+    """The head is untied, and the first stage does not train it; twenty steps."""
     command = distillation(make_model, pairs(tmp_path / "pairs.jsonl"))
     found = finished(torchrun([*command, "--out", str(tmp_path / "two")]))
     expected = alone(cli, command, tmp_path / "one")
@@ -126,7 +126,7 @@ def test_two_processes_have_the_losses_of_one(
 def test_sharded_weights_have_the_losses_of_whole_ones(
     family: str, cli: Cli, make_model: MakeModel, tmp_path: Path
 ) -> None:
-    """FSDP2; with a head of its own, and with one that is the embedding."""
+    """FSDP2, with an untied and with a tied head."""
     command = distillation(make_model, pairs(tmp_path / "pairs.jsonl"), 10, family)
     found = finished(torchrun([*command, "--out", str(tmp_path / "two")], **FSDP2))
     assert_alike(found, alone(cli, command, tmp_path / "one"))
@@ -140,7 +140,7 @@ def test_sharded_weights_have_the_losses_of_whole_ones(
 def test_a_cached_teacher_teaches_several_processes_in_parts(
     cli: Cli, make_model: MakeModel, tmp_path: Path
 ) -> None:
-    """The main one asks the teacher while the other waits; no process loads it to learn."""
+    """The main process runs the teacher while the other waits; training does not load it."""
     command = [
         *distillation(make_model, pairs(tmp_path / "pairs.jsonl"), 12),
         "--hidden-steps",
@@ -161,10 +161,10 @@ def test_a_cached_teacher_teaches_several_processes_in_parts(
 
 
 @pytest.mark.slow
-def test_what_a_student_writes_is_shared_out(
+def test_on_policy_rows_are_divided_among_processes(
     cli: Cli, make_model: MakeModel, tmp_path: Path
 ) -> None:
-    """Each process writes its own rows, as one would write all of them."""
+    """Each process continues its own rows, as a single process would."""
     command = [
         *distillation(make_model, pairs(tmp_path / "pairs.jsonl"), 10),
         "--hidden-steps",
@@ -179,7 +179,7 @@ def test_what_a_student_writes_is_shared_out(
 
 
 def child_of_rank(launcher: subprocess.Popen[str], rank: int) -> int:
-    """The process id of a worker."""
+    """Return the process id of a worker."""
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     return next(
         int(c)
@@ -194,7 +194,7 @@ def child_of_rank(launcher: subprocess.Popen[str], rank: int) -> int:
 def test_one_process_is_killed(
     environment: dict[str, str], make_model: MakeModel, tmp_path: Path
 ) -> None:
-    """The others say so, and the same command goes on to what an undisturbed one writes, bit for bit."""
+    """The others report it; the same command resumes to the same bytes as without the kill."""
     command = distillation(
         make_model, pairs(tmp_path / "pairs.jsonl"), 60, "llama", "--save-every", 7
     )
@@ -236,7 +236,7 @@ def test_what_several_processes_cannot_do(
     assert not list(tmp_path.iterdir())
 
 
-def test_one_process_where_several_were_meant_is_told(
+def test_one_process_where_several_were_meant_is_warned_about(
     cli: Cli, make_model: MakeModel, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # as `accelerate launch` sets it

@@ -1,4 +1,4 @@
-"""Adapters beside a packed student: its weights stay in low bits, and what is written is what they stand for plus what was learnt."""
+"""QLoRA: adapters on a packed student, whose output is dense with the adapters merged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import DENSE
-from test_trainer import before_step, interrupt
+from interruptions import before_step, interrupt
 from torch import Tensor, nn
 
 from edgewright.checkpoints.files import (
@@ -21,13 +21,11 @@ from edgewright.checkpoints.files import (
     read_state,
     write_checkpoint,
 )
-from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.loading import dense_state, load_model
-from edgewright.compress.distill.lora import LoraOptions, adapted
+from edgewright.compress.distill.lora import LoraOptions, lora_adapters
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.packed_base import PackedBase, load_packed
 from edgewright.compress.distill.runner import distill
-from edgewright.compress.quantize.gptq import rtn
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused, UsageError
@@ -78,51 +76,7 @@ def options(text_file: Path, teacher: Path | None = None, **changes: Any) -> Dis
     return DistillOptions(**settings | {"stages": stages, "lora": LORA, "save_every": 2} | changes)
 
 
-# The layer
-
-
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_packed_layer_is_the_linear_layer_it_stands_for(bits: int, bias: bool) -> None:
-    generator = torch.Generator().manual_seed(0)
-    grid = rtn(torch.randn(6, 64, generator=generator), Scheme(bits, 32))
-    layer = PackedBase(grid, torch.randn(6, generator=generator) if bias else None)
-    plain = nn.Linear(64, 6, bias=bias)
-    plain.load_state_dict({"weight": grid.dequantize()} | ({"bias": layer.bias} if bias else {}))
-    x, y = (
-        torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(1)).requires_grad_()
-        for _ in range(2)
-    )
-    torch.testing.assert_close(layer(x), plain(y), rtol=0, atol=0)
-    layer(x).square().sum().backward()
-    plain(y).square().sum().backward()
-    torch.testing.assert_close(x.grad, y.grad)
-    assert layer.qweight.numel() == (6 * 32 if bits == 4 else 6 * 64)
-    assert not [name for name, _ in layer.named_parameters() if name != "bias"]
-
-
-def test_no_dequantized_weight_is_kept_for_the_gradient() -> None:
-    layer = PackedBase(rtn(torch.randn(256, 512), Scheme(4, 64)), None)
-    kept: list[int] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept.append(tensor.numel())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        layer(torch.randn(2, 512).requires_grad_()).square().sum()
-    assert kept and max(kept) <= 2 * 512
-
-
-def test_mixed_precision_reaches_a_packed_layer() -> None:
-    layer = PackedBase(rtn(torch.randn(8, 64), Scheme(4, 64)), torch.randn(8))
-    x = torch.randn(2, 64).requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
-        out = layer(x)
-    out.float().sum().backward()
-    assert out.dtype == torch.bfloat16
-    assert x.grad is not None and x.grad.dtype == torch.float32
-    torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(2, -1), rtol=0.05, atol=0.1)
+# The model
 
 
 @pytest.mark.parametrize("family", DENSE)
@@ -169,10 +123,10 @@ def test_other_packed_layouts(
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma3_text"])
-def test_what_is_merged_is_the_scaled_product(
+def test_the_scaled_product_is_merged(
     family: str, make_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
-    """In layers that stay dense too."""
+    """Also in layers that are not packed."""
     folder = packed(
         make_model,
         context,
@@ -180,9 +134,11 @@ def test_what_is_merged_is_the_scaled_product(
         family,
         rules=[{"match": "*.layers.0.*.down_proj", "skip": True}],
     )
-    names, student, before = read_architecture(folder), load_packed(folder), dense_state(folder)
+    names = read_architecture(folder)
+    student = load_packed(folder)
+    before = dense_state(folder)
     parts: dict[str, Tensor] = {}
-    with adapted(
+    with lora_adapters(
         student, names, LoraOptions(r=4, alpha=12, targets=("o_proj", "down_proj"))
     ) as count:
         for key, parameter in student.named_parameters():
@@ -207,10 +163,11 @@ def test_what_is_merged_is_the_scaled_product(
 # The step
 
 
-def test_it_learns_what_adapters_on_the_dequantized_student_learn(
+def test_it_trains_like_adapters_on_the_dequantized_student(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    teacher, folder = small(make_model), packed(make_model, context, tmp_path / "int4")
+    teacher = small(make_model)
+    folder = packed(make_model, context, tmp_path / "int4")
     config = {
         name: value for name, value in read_config(folder).items() if name != "quantization_config"
     }
@@ -240,7 +197,8 @@ def test_it_learns_what_adapters_on_the_dequantized_student_learn(
     }
     assert changed == {"q_proj", "down_proj"}
     assert any(
-        "int4 stayed packed; what is written is dense (torch.float32): quantize again" in note
+        "int4 stayed packed during training; the output is dense (torch.float32): quantize again"
+        in note
         for note in found.notes
     )
 
@@ -262,17 +220,15 @@ def test_a_dense_checkpoint_in_its_own_type_is_written(
     load_model(tmp_path / "out")
     whole = read_architecture(folder).parameters
     assert any(
-        note.endswith(f"parameters learnt, {whole:,} in the student") for note in result.notes
+        note.endswith(f"parameters trained, {whole:,} in the student") for note in result.notes
     )
 
 
-def test_a_killed_run_goes_on_to_the_same(
+def test_a_killed_qlora_run_resumes_to_the_same(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    folder, named = (
-        packed(make_model, context, tmp_path / "int4"),
-        replace(context, depends_on={"this": 1}),
-    )
+    folder = packed(make_model, context, tmp_path / "int4")
+    named = replace(context, depends_on={"this": 1})
     asked = options(text_file, checkpoint_layers=True)
     whole = distill(asked, folder, tmp_path / "whole", named)
     with before_step(3, interrupt), pytest.raises(KeyboardInterrupt):
@@ -286,16 +242,16 @@ def test_what_cannot_carry_adapters_is_refused(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
     folder = packed(make_model, context, tmp_path / "int4")
-    with pytest.raises(UsageError, match="a packed checkpoint cannot learn") as caught:
+    with pytest.raises(UsageError, match="a packed checkpoint cannot be trained") as caught:
         distill(options(text_file, lora=None), folder, tmp_path / "out", context)
-    assert "adapters beside it, with `lora`" in caught.value.hint
+    assert "adapters with `lora`" in caught.value.hint
     quantize(QuantizeOptions(method="int8"), small(make_model, seed=1), tmp_path / "int8", context)
     with pytest.raises(Refused, match="rounds its inputs to 8 bits"):
         distill(options(text_file), tmp_path / "int8", tmp_path / "out", context)
     mixture = Path(tmp_path / "mixture")
     quantize(QuantizeOptions(method="rtn", group_size=32), make_model("mixtral"), mixture, context)
     with pytest.raises(
-        Refused, match="cannot be learnt with adapters while its weights are packed"
+        Refused, match="cannot be trained with adapters while its weights are packed"
     ):
         distill(options(text_file), mixture, tmp_path / "out", context)
     assert not (tmp_path / "out").exists()
@@ -321,7 +277,7 @@ def test_a_plan_knows_what_becomes_of_a_packed_student(
         "int4",
         "int4",
     ]
-    with pytest.raises(UsageError, match="a packed checkpoint cannot learn"):
+    with pytest.raises(UsageError, match="a packed checkpoint cannot be trained"):
         plan()
 
 
@@ -347,8 +303,6 @@ def test_qlora_from_the_command_line(
         "--batch-size",
         2,
     )
-    code, told, err = cli(
-        *what, "--lora", 4, "--device", "cpu", "--out", tmp_path / "out", "--json"
-    )
+    code, out, err = cli(*what, "--lora", 4, "--device", "cpu", "--out", tmp_path / "out", "--json")
     assert code == 0, err
-    assert any("stayed packed" in note for note in json.loads(told)["notes"])
+    assert any("stayed packed" in note for note in json.loads(out)["notes"])

@@ -1,4 +1,4 @@
-"""A teacher on disk: the online one exactly where all logits are kept, a bounded divergence where few are, made once and continued."""
+"""A teacher's logits on disk: exact with all logits, bounded with few, and completed on demand."""
 
 from __future__ import annotations
 
@@ -12,21 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
-import edgewright.compress.distill.runner as distill_runner
+import edgewright.compress.distill.student as student_module
+import edgewright.compress.distill.teacher as teacher_module
 import edgewright.compress.distill.teacher_cache as teacher_cache
 from edgewright.checkpoints.files import content_hash
 from edgewright.checkpoints.loading import load_model
 from edgewright.compress.distill.losses import divergence
 from edgewright.compress.distill.objectives import LogitDistillation
-from edgewright.compress.distill.options import DistillOptions, Stage
+from edgewright.compress.distill.options import DistillOptions, Stage, TeacherCacheOptions
 from edgewright.compress.distill.runner import distill
-from edgewright.compress.distill.teacher_cache import (
-    CachedTeacher,
-    TeacherCacheOptions,
-    TopK,
-    top_k_target,
-)
+from edgewright.compress.distill.teacher_cache import CachedTeacher
 from edgewright.compress.distill.teacher_logits import OnlineTeacher
+from edgewright.compress.distill.top_k import TopK, top_k_log_probs
 from edgewright.errors import UsageError
 from edgewright.steps.context import StepContext
 
@@ -38,49 +35,51 @@ ROWS = [
 ]
 for _row in ROWS[2:]:
     _row[1, :5] = -100  # prompts
-ROWS[5][1, :] = -100  # nothing to score, but for a batch that has nothing else
+ROWS[5][1, :] = -100  # no labels: scored only in a batch without any
 
 
 def logits(seed: int, width: int = 40) -> Tensor:
     return torch.randn(7, width, generator=torch.Generator().manual_seed(seed)) * 3
 
 
-# The tensor functions
+# Tensor functions
 
 
 def test_all_other_outcomes_are_one() -> None:
     """By hand: the k largest and the rest of the probability."""
-    teacher, student, t = logits(0), logits(1), 2.0
+    teacher = logits(0)
+    student = logits(1)
+    t = 2.0
     p, q = (teacher / t).softmax(1), (student / t).softmax(1)
     chosen = teacher.topk(5).indices
     by_hand = [
         torch.cat([x.gather(1, chosen), 1 - x.gather(1, chosen).sum(1, keepdim=True)], 1).log()
         for x in (p, q)
     ]
-    found = top_k_target(TopK.of(teacher, 5, [1.0, t]), student, t, 1)
+    found = top_k_log_probs(TopK.of(teacher, 5, [1.0, t]), student, t, 1)
     torch.testing.assert_close(found[0], by_hand[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[1], by_hand[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["forward", "reverse", "js"])
-def test_more_logits_tell_more_and_all_of_them_everything(kind: Any) -> None:
+def test_the_divergence_grows_with_k_up_to_the_full_one(kind: Any) -> None:
     """Merging outcomes never adds to a divergence (the data processing inequality)."""
     teacher, student = logits(0), logits(1)
     losses = [
-        float(divergence(*top_k_target(TopK.of(teacher, k, [1.0]), student, 1.0, 0), kind))
+        float(divergence(*top_k_log_probs(TopK.of(teacher, k, [1.0]), student, 1.0, 0), kind))
         for k in (1, 4, 16, 40)
     ]
     assert losses == sorted(losses)
     whole = divergence(teacher.log_softmax(1), student.log_softmax(1), kind)
     assert torch.equal(
-        divergence(*top_k_target(TopK.of(teacher, 40, [1.0]), student, 1.0, 0), kind), whole
+        divergence(*top_k_log_probs(TopK.of(teacher, 40, [1.0]), student, 1.0, 0), kind), whole
     )
     assert losses[0] < 0.9 * losses[-1]
 
 
-def test_nothing_to_learn_from_oneself() -> None:
+def test_the_gradient_is_zero_for_the_teacher_itself() -> None:
     teacher, student = logits(0), logits(0).requires_grad_()
-    loss = divergence(*top_k_target(TopK.of(teacher, 5, [1.0]), student, 1.0, 0))
+    loss = divergence(*top_k_log_probs(TopK.of(teacher, 5, [1.0]), student, 1.0, 0))
     loss.backward()
     assert float(loss.detach()) == pytest.approx(0, abs=1e-5)
     assert student.grad is not None
@@ -95,7 +94,7 @@ def test_the_kept_probability() -> None:
     assert bool((TopK.of(teacher, 40, [1.0]).mass(1.0, 0) == 1).all())
 
 
-# The directory
+# Cache directory
 
 
 def cached(
@@ -137,7 +136,8 @@ def test_a_batch_has_the_loss_it_has_online(
 
 
 def test_only_what_is_missing_is_added(make_model: MakeModel, tmp_path: Path) -> None:
-    path, folder = make_model("qwen2"), tmp_path / "cache"
+    path = make_model("qwen2")
+    folder = tmp_path / "cache"
     teacher = load_model(path).requires_grad_(False)
     first = cached(path, folder, 8)
     assert len(list(first.missing([*ROWS, *ROWS]))) == 6
@@ -152,7 +152,7 @@ def test_only_what_is_missing_is_added(make_model: MakeModel, tmp_path: Path) ->
     assert [shard["rows"] for shard in index["shards"]] == [3, 3]
     assert sum(shard["tokens"] for shard in index["shards"]) == 2 * 11 + 3 * 7 + 11
     assert 0 < index["shards"][0]["least_mass"] < 1
-    assert "top 8 of 512 logits of 54 tokens in 6 rows" in again.told()
+    assert "top 8 of 512 logits of 54 tokens in 6 rows" in again.summary()
 
 
 def test_shards_are_of_bounded_size(
@@ -212,24 +212,25 @@ def test_a_student_learns_the_same_bytes_online_and_offline(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With all logits kept; and the second time no teacher is loaded."""
+    """All logits are kept; the second run loads no teacher."""
     teacher, student = make_model("qwen3"), make_model("qwen3", seed=1, **SMALL)
     cache = {"path": str(tmp_path / "cache"), "top_k": 512}
     distill(options(teacher, text_file), student, tmp_path / "online", context)
-    told = distill(
+    result = distill(
         options(teacher, text_file, teacher_cache=cache), student, tmp_path / "offline", context
     )
     assert (tmp_path / "online" / "model.safetensors").read_bytes() == (
         tmp_path / "offline" / "model.safetensors"
     ).read_bytes()
-    assert any("all 512 logits of 414 tokens in 18 rows" in note for note in told.notes)
+    assert any("all 512 logits of 414 tokens in 18 rows" in note for note in result.notes)
     loaded: list[Path] = []
 
     def watched(path: Path, device: str) -> Any:
         loaded.append(path)
         return load_model(path, device)
 
-    monkeypatch.setattr(distill_runner, "load_model", watched)
+    for module in (student_module, teacher_module):
+        monkeypatch.setattr(module, "load_model", watched)
     distill(options(teacher, text_file, teacher_cache=cache), student, tmp_path / "again", context)
     assert loaded == [student]
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
@@ -237,7 +238,7 @@ def test_a_student_learns_the_same_bytes_online_and_offline(
     ).read_bytes()
 
 
-def test_few_logits_teach_too(
+def test_distilling_from_few_logits_works_too(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
     teacher, student = make_model("llama"), make_model("llama", seed=1)
@@ -264,7 +265,7 @@ def test_few_logits_teach_too(
 def test_rows_of_other_stages_are_not_asked_for(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    """Labels first: the cache has the rows that come after, whatever is learnt with them."""
+    """The first stage uses labels: the cache holds only the rows of the second."""
     teacher = make_model("qwen2")
     stages = (Stage(loss="labels", steps=2), Stage(loss="logits", steps=2))
     cache = {"path": str(tmp_path / "cache"), "top_k": 4}
@@ -294,7 +295,7 @@ def test_rows_of_other_stages_are_not_asked_for(
     )
 
 
-def test_what_a_cache_cannot_teach(text_file: Path) -> None:
+def test_stages_that_a_cache_cannot_serve(text_file: Path) -> None:
     cache = {"path": "cache"}
     assert [stage.loss for stage in DistillOptions(teacher="x", teacher_cache=cache).stages] == [
         "logits"
@@ -336,9 +337,9 @@ def test_by_the_command_line(
     code, out, _ = cli("distill", *common, *cache, "--out", tmp_path / "out", "--json")
     assert code == 0
     assert list(json.loads(out)["details"]["loss"]) == ["logits"]
-    told = json.loads((tmp_path / "out" / "edgewright.json").read_text())["options"]
-    assert told["teacher_cache"] == {"path": str(tmp_path / "cache"), "top_k": 32}
-    assert told["stages"][0]["divergence"] == "js"
+    written = json.loads((tmp_path / "out" / "edgewright.json").read_text())["options"]
+    assert written["teacher_cache"] == {"path": str(tmp_path / "cache"), "top_k": 32}
+    assert written["stages"][0]["divergence"] == "js"
     code, _, err = cli("distill", *common, *cache, "--top-k", 8, "--out", tmp_path / "no")
     assert code == 2
     assert "top_k 32, and 8 is asked for" in err

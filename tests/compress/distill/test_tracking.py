@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from interruptions import before_step, interrupt
 from pydantic import ValidationError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_trainer import before_step, interrupt
 
 from edgewright.compress.distill import tracking
 from edgewright.compress.distill.options import DistillOptions, Stage
+from edgewright.compress.distill.prepared_objective import NotFinite, PreparedObjective
 from edgewright.compress.distill.runner import distill
 from edgewright.compress.distill.tracking import Tracking, check_tracker
-from edgewright.compress.distill.trainer import NotFinite, _Run
 from edgewright.compress.iterate.options import RecoverOptions
 from edgewright.errors import EdgewrightError
 from edgewright.steps.context import StepContext
@@ -46,7 +46,7 @@ def options(text_file: Path, teacher: Path, **changes: Any) -> DistillOptions:
 
 
 def curves(folder: Path, stage: str) -> dict[str, list[tuple[int, float]]]:
-    """The scalars of one stage as TensorBoard has them: steps and values by name."""
+    """Read the scalars of one stage with TensorBoard: steps and values by name."""
     events = EventAccumulator(str(folder / stage)).Reload()
     return {
         tag: [(one.step, one.value) for one in events.Scalars(tag)]
@@ -58,7 +58,7 @@ def approximately(values: list[float]) -> list[Any]:
     return [(step, pytest.approx(value, rel=1e-6)) for step, value in enumerate(values, 1)]
 
 
-def test_tensorboard_reads_back_what_was_learnt(
+def test_tensorboard_reads_back_the_losses(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
     teacher, student = make_model("llama", **SMALL), make_model("llama", seed=1, **SMALL)
@@ -81,12 +81,10 @@ def test_tensorboard_reads_back_what_was_learnt(
 def test_a_killed_run_has_every_step_once(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    """The steps after the last save were written, and are again."""
+    """Steps after the last save were written, and are written again."""
     teacher, student = make_model("llama", **SMALL), make_model("llama", seed=1, **SMALL)
-    asked, named = (
-        options(text_file, teacher, save_every=4),
-        replace(context, depends_on={"this": 1}),
-    )
+    asked = options(text_file, teacher, save_every=4)
+    named = replace(context, depends_on={"this": 1})
     with before_step(10, interrupt), pytest.raises(KeyboardInterrupt):
         distill(asked, student, tmp_path / "out", named)
     folder = tmp_path / "out.tensorboard"
@@ -96,10 +94,10 @@ def test_a_killed_run_has_every_step_once(
         assert curves(folder, stage)["loss"] == approximately(losses)
 
 
-def test_what_went_before_a_failure_is_there(
+def test_curves_before_a_failure_are_written(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    def spoil(run: _Run) -> None:
+    def spoil(run: PreparedObjective) -> None:
         next(run.objective.student.parameters()).data[:] = torch.nan
 
     student = make_model("llama", seed=1, **SMALL)
@@ -141,11 +139,11 @@ def test_a_missing_package_is_one_message(
         16,
     )
     code, _, err = cli(*what, "--tracker", "tensorboard", "--out", tmp_path / "out")
-    told = " ".join(err.split())
+    printed = " ".join(err.split())
     assert (
         code,
-        "tensorboard needs the tensorboard package" in told,
-        "pip install 'edgewright[track]'" in told,
+        "tensorboard needs the tensorboard package" in printed,
+        "pip install 'edgewright[track]'" in printed,
     ) == (1, True, True), err
     assert not list(tmp_path.iterdir())
     check_tracker(None)
@@ -185,9 +183,9 @@ def test_curves_from_the_command_line(
         "--batch-size",
         2,
     )
-    code, told, err = cli(
+    code, out, err = cli(
         *what, "--tracker", "tensorboard", "--device", "cpu", "--out", tmp_path / "out", "--json"
     )
     assert code == 0, err
-    losses = json.loads(told)["details"]["loss"]["labels"]
+    losses = json.loads(out)["details"]["loss"]["labels"]
     assert curves(tmp_path / "out.tensorboard", "labels")["loss"] == approximately(losses)

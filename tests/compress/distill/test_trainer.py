@@ -1,23 +1,24 @@
-"""Learning that is interrupted, goes wrong, or has to save memory: nothing is lost, and what comes out is the same."""
+"""Training that is interrupted, fails or saves memory: no loss of work, identical results."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from interruptions import before_step, interrupt
 from torch import Tensor, nn
 
 from edgewright.checkpoints.files import content_hash, read_state
 from edgewright.checkpoints.loading import load_model
 from edgewright.compress.distill.options import DistillOptions, Stage
+from edgewright.compress.distill.prepared_objective import NotFinite, PreparedObjective
 from edgewright.compress.distill.runner import distill
-from edgewright.compress.distill.trainer import NotFinite, TrainConfig, _Run, train
+from edgewright.compress.distill.trainer import TrainConfig, train
 from edgewright.errors import EdgewrightError, Refused, UsageError
 from edgewright.steps.context import StepContext
 
@@ -35,25 +36,6 @@ def options(teacher: Path | None, text_file: Path, **changes: Any) -> DistillOpt
         "bf16": False,
     }
     return DistillOptions(**settings | {"stages": BOTH, "save_every": 2} | changes)
-
-
-@contextmanager
-def before_step(number: int, act: Callable[[_Run], None]) -> Iterator[None]:
-    """Do something before the step of this number, counted over all stages."""
-    step, seen = _Run.step, iter(range(10_000))
-
-    def acting(self: _Run, index: int, batch: Tensor) -> float:
-        if next(seen) == number:
-            act(self)
-        return step(self, index, batch)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Run, "step", acting)
-        yield
-
-
-def interrupt(_: _Run) -> None:
-    raise KeyboardInterrupt
 
 
 # Interrupted
@@ -79,7 +61,7 @@ def interrupt(_: _Run) -> None:
     ],
     ids=["first stage", "between", "second stage", "muon", "lora", "qat", "labels"],
 )
-def test_an_interrupted_student_goes_on_to_the_identical_next_loss(
+def test_an_interrupted_run_resumes_with_the_identical_next_loss(
     number: int,
     changes: dict[str, Any],
     make_model: MakeModel,
@@ -88,7 +70,8 @@ def test_an_interrupted_student_goes_on_to_the_identical_next_loss(
     tmp_path: Path,
 ) -> None:
     teacher, student = make_model("qwen2"), make_model("qwen2", seed=1, hidden_size=128, **SMALL)
-    asked, named = options(teacher, text_file, **changes), replace(context, depends_on={"this": 1})
+    asked = options(teacher, text_file, **changes)
+    named = replace(context, depends_on={"this": 1})
     whole = distill(asked, student, tmp_path / "whole", named)
     with before_step(number, interrupt), pytest.raises(KeyboardInterrupt):
         distill(asked, student, tmp_path / "out", named)
@@ -99,19 +82,22 @@ def test_an_interrupted_student_goes_on_to_the_identical_next_loss(
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "out"}
 
 
-def test_only_what_was_not_done_is_done_again(
+def test_only_steps_after_the_save_run_again(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path, capsys: Any
 ) -> None:
     teacher, student = make_model("qwen2"), make_model("qwen2", seed=1)
-    asked, named = options(teacher, text_file), replace(context, depends_on={"this": 1})
+    asked = options(teacher, text_file)
+    named = replace(context, depends_on={"this": 1})
     with before_step(7, interrupt), pytest.raises(KeyboardInterrupt):
         distill(asked, student, tmp_path / "out", named)
     capsys.readouterr()
     steps: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        step = _Run.step
+        step = PreparedObjective.step
         patch.setattr(
-            _Run, "step", lambda self, index, batch: steps.append(index) or step(self, index, batch)
+            PreparedObjective,
+            "step",
+            lambda self, index, batch: steps.append(index) or step(self, index, batch),
         )
         distill(asked, student, tmp_path / "out", named)
     assert steps == [2, 3, 4]
@@ -121,11 +107,9 @@ def test_only_what_was_not_done_is_done_again(
 def test_another_step_or_a_fresh_one_begins_anew(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    student, asked = (
-        make_model("qwen2", seed=1),
-        options(None, text_file, stages=(Stage(loss="labels", steps=4),)),
-    )
-    for changes, told in (
+    student = make_model("qwen2", seed=1)
+    asked = options(None, text_file, stages=(Stage(loss="labels", steps=4),))
+    for changes, message in (
         ({"depends_on": {"this": 2}}, "started afresh: this changed"),
         ({"fresh": True}, ""),
     ):
@@ -141,29 +125,30 @@ def test_another_step_or_a_fresh_one_begins_anew(
             == 4
         )
         err = capsys.readouterr().err
-        assert told in err and "resumed" not in err
+        assert message in err and "resumed" not in err
 
 
-# Gone wrong
+# Failures
 
 
 def test_a_loss_that_is_not_finite_leaves_the_last_good_student(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
     teacher, student = make_model("llama"), make_model("llama", seed=1, **SMALL)
-    asked, named = options(teacher, text_file), replace(context, depends_on={"this": 1})
+    asked = options(teacher, text_file)
+    named = replace(context, depends_on={"this": 1})
     kept: dict[str, Tensor] = {}
 
-    def keep(run: _Run) -> None:
+    def keep(run: PreparedObjective) -> None:
         kept.update({k: v.clone() for k, v in run.objective.student.state_dict().items()})
 
-    def spoil(run: _Run) -> None:
+    def spoil(run: PreparedObjective) -> None:
         next(run.objective.student.parameters()).data[:] = torch.nan
 
     with before_step(6, keep), before_step(7, spoil), pytest.raises(NotFinite) as caught:
         distill(asked, student, tmp_path / "out", named)
     assert (
-        "learning (logits): the loss became nan at step 3; step 2 of stage 2 was saved in"
+        "training (logits): the loss became nan at step 3; step 2 of stage 2 was saved in"
         in str(caught.value)
     )
     assert str(tmp_path / "out.last-good") in str(caught.value)
@@ -183,10 +168,10 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_student(
 def test_the_last_good_student_may_be_of_the_stage_before(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
-    """Whose objective had projections, which the next has not."""
+    """That stage's objective had projections; the failed one has none."""
     teacher, student = make_model("qwen2", hidden_size=256), make_model("qwen2", seed=1, **SMALL)
 
-    def spoil(run: _Run) -> None:
+    def spoil(run: PreparedObjective) -> None:
         run.objective.student.get_input_embeddings().weight.data[:] = torch.inf
 
     with before_step(4, spoil), pytest.raises(NotFinite, match="step 4 of stage 1 was saved"):
@@ -244,20 +229,20 @@ def test_what_does_not_fit_together_is_refused(
     ) as caught:
         run(large, small)
     assert "exchange the two" in caught.value.hint
-    for pair, told in (
+    for pair, message in (
         ((3, 3), "the student has 2 layers, and no layer 3"),
         ((1, 4), "the teacher has 3 layers, and no layer 4"),
     ):
-        with pytest.raises(UsageError, match=told):
+        with pytest.raises(UsageError, match=message):
             run(small, large, stages=(Stage(loss="hidden", steps=1, layers=(pair,)),))
     with pytest.raises(
-        UsageError, match="4 rows a step are not shared out evenly by 1 processes in 3 parts"
+        UsageError, match="4 rows a step cannot be divided evenly among 1 processes with 3 parts"
     ):
         run(small, large, accumulate=3)
     assert not list(tmp_path.iterdir())
 
 
-# Asked for
+# Options
 
 
 def losses(context: StepContext, student: Path, folder: Path, asked: DistillOptions) -> list[float]:
@@ -269,7 +254,7 @@ def losses(context: StepContext, student: Path, folder: Path, asked: DistillOpti
 def test_parts_of_a_step_have_its_loss(
     loss: Any, make_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
-    """Prompts are not learnt, so that the parts have unlike numbers of scored tokens, one of them none."""
+    """Prompts are not scored, so the parts differ in scored tokens; one part has none."""
     file = tmp_path / "pairs.jsonl"
     file.write_text(
         "".join(
@@ -292,15 +277,16 @@ def test_parts_of_a_step_have_its_loss(
     assert whole[-1] < whole[0]
 
 
-def test_layers_are_computed_again(
+def test_layers_are_recomputed(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
     """Every layer runs twice: once for the loss, once for the gradient."""
-    student, counted = make_model("llama"), []
+    student = make_model("llama")
+    counted = []
     for again in (False, True):
         calls: list[int] = []
 
-        def count(run: _Run, calls: list[int] = calls) -> None:
+        def count(run: PreparedObjective, calls: list[int] = calls) -> None:
             layer = run.objective.student.model.layers[0].mlp
             layer.register_forward_pre_hook(lambda *_: calls.append(1))
 
@@ -319,10 +305,10 @@ def test_pairs_of_layers_and_data_of_a_stage(
     other.write_text("".join(f"nothing but numbers: {i} {i * i}\n" for i in range(80)))
     teacher, student = make_model("llama"), make_model("llama", seed=1, **SMALL)
     seen: list[tuple[list[tuple[int, int]] | None, Tensor]] = []
-    step = _Run.step
+    step = PreparedObjective.step
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            _Run,
+            PreparedObjective,
             "step",
             lambda self, i, batch: (
                 seen.append((getattr(self.objective, "pairs", None), batch)) or step(self, i, batch)

@@ -1,4 +1,4 @@
-"""The closed-form repair after a cut: exact where it can be, better than nothing where it cannot, and never worse to load."""
+"""The refit after a cut: exact where possible, else better than none, and the result loads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgewright.checkpoints.files import read_config, read_state
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.prune.compensate import DAMPS, Sums, choose_damp, refit
+from edgewright.compress.prune.compensate import DAMPS, RegressionSums, choose_damp, refit
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.models import architecture
 from edgewright.steps.context import CalibrationData, StepContext
@@ -24,10 +24,11 @@ from edgewright.steps.context import CalibrationData, StepContext
 MakeModel = Callable[..., Path]
 
 
-def sums(y: Tensor, t: Tensor, weight: Tensor) -> Sums:
+def sums(y: Tensor, t: Tensor, weight: Tensor) -> RegressionSums:
     """Of tokens y [n, k] with wanted outputs t [n, out], for a weight [out, k]."""
-    made = Sums.zeros(t.shape[1], y.shape[1], y.device)
-    made.gram, made.lacking = made.gram.to(y), made.lacking.to(y)
+    made = RegressionSums.zeros(t.shape[1], y.shape[1], y.device)
+    made.hessian = made.hessian.to(y)
+    made.cross = made.cross.to(y)
     for part in range(0, len(y), 7):
         made.add(y[part : part + 7], (t - y @ weight.T)[part : part + 7])
     return made

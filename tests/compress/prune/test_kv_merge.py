@@ -1,4 +1,4 @@
-"""Key/value heads averaged: turning them first changes nothing by itself and makes the mean a better stand-in."""
+"""Averaged key/value heads: rotation alone changes no logit, and it makes the mean better."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from edgewright.checkpoints.loading import load_model
 from edgewright.compress.prune.kv_merge import (
     Projections,
     align,
-    average,
-    merged,
+    average_heads,
+    mean_of_groups,
     projections_of,
     store,
 )
@@ -37,7 +37,7 @@ def logits(folder: Path) -> Tensor:
 
 
 def replaced_by_their_mean(folder: Path, groups: int) -> Tensor:
-    """Logits of the whole model, by hand: every key and value head of a group overwritten with the mean of the group."""
+    """Logits of the original with every key and value head overwritten with its group's mean."""
     model = load_model(folder)
     described = architecture(read_config(folder))
     for module, layer in zip(decoder_layers(model, described), described.layers, strict=True):
@@ -69,7 +69,7 @@ def test_the_mean_of_the_heads(
 def test_turning_changes_no_logit(
     bias: bool, make_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
-    """Random second moments turn the heads by arbitrary amounts; queries, rotary positions and o_proj must make up for all of it."""
+    """Random moments give arbitrary rotations; queries and o_proj must undo all of them."""
     source = make_model("llama", attention_bias=bias, num_key_value_heads=4)
     config, state = read_config(source), read_state(source)
     model = load_model(source)
@@ -92,7 +92,7 @@ def test_turning_changes_no_logit(
 
 
 def test_heads_that_differ_only_by_their_basis_merge_without_loss() -> None:
-    """One key/value head, turned in two ways a grouped layer cannot see: after alignment the mean is that head again."""
+    """Two rotated copies of one head: after alignment their mean is that head again."""
     generator = torch.Generator().manual_seed(0)
     k, v, q = (torch.randn(n, 8, 16, generator=generator) for n in (1, 1, 4))
     o = torch.randn(16, 4, 8, generator=generator)
@@ -107,7 +107,7 @@ def test_heads_that_differ_only_by_their_basis_merge_without_loss() -> None:
         torch.cat([o[:, :2], o[:, 2:] @ turn.T], 1),
     )
     root = torch.randn(16, 40, generator=generator)
-    small = merged(align(attention, root @ root.T, 1, keys=True), 1)
+    small = average_heads(align(attention, root @ root.T, 1, keys=True), 1)
     for head in range(4):
         torch.testing.assert_close(
             o[:, head] @ v[0], small.o[:, head] @ small.v[0], rtol=1e-3, atol=1e-3
@@ -115,7 +115,7 @@ def test_heads_that_differ_only_by_their_basis_merge_without_loss() -> None:
         torch.testing.assert_close(
             q[head].T @ k[0], small.q[head].T @ small.k[0], rtol=1e-3, atol=1e-3
         )
-    assert not torch.allclose(average(attention.v, 1)[0], attention.v[0], atol=0.1)
+    assert not torch.allclose(mean_of_groups(attention.v, 1)[0], attention.v[0], atol=0.1)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3_text"])

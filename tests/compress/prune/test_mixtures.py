@@ -1,9 +1,8 @@
-"""Mixtures of experts in the rest of the toolkit: planned, distilled, measured and reported, or refused in one clear message."""
+"""Mixtures of experts in the other verbs: export, distill, command line and report."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from conftest import MIXTURES
-from known_models import AGX
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
@@ -20,180 +18,15 @@ from edgewright.checkpoints.files import read_config, read_state
 from edgewright.checkpoints.layouts import Scheme, pack_int8
 from edgewright.checkpoints.layouts.w8a8 import CompressedTensors
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.distill.runner import DistillOptions, Stage, distill
+from edgewright.compress.distill.options import DistillOptions, Stage
+from edgewright.compress.distill.runner import distill
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.errors import Refused, UsageError
 from edgewright.export.options import ExportOptions
 from edgewright.export.runner import export
-from edgewright.models import architecture
-from edgewright.models.footprint import read_size, size_of
-from edgewright.pipeline.forecast import plan_model
-from edgewright.pipeline.plan import plan_recipe
-from edgewright.pipeline.recipe import Recipe
 from edgewright.steps.context import StepContext
-from edgewright.steps.state import State
-from edgewright.targets import load_target, predict
 
 MakeModel = Callable[..., Path]
-ATTENTION = 2 * 2048 * 128 * (32 + 4)
-"""Weights of q, k, v and o in a layer of `A3B`."""
-EXPERT = 3 * 2048 * 768
-A3B = architecture(
-    {
-        "model_type": "qwen3_moe",
-        "hidden_size": 2048,
-        "num_hidden_layers": 48,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 4,
-        "head_dim": 128,
-        "intermediate_size": 6144,
-        "moe_intermediate_size": 768,
-        "num_experts": 128,
-        "num_experts_per_tok": 8,
-        "vocab_size": 151936,
-        "max_position_embeddings": 40960,
-    }
-)
-
-
-# Sizes and speeds
-
-
-def test_all_experts_are_stored_and_those_in_use_are_read() -> None:
-    rest = (
-        2 * 151936 * 2048 + 2048 + 48 * (2 * 2048 + 2 * 128 + 128 * 2048)
-    )  # embedding, head, norms and routers
-    every, used = (48 * (ATTENTION + n * EXPERT) for n in (128, 8))
-    assert State(A3B, "fp16").parameters - State(A3B, "fp16").active_parameters == every - used
-    assert size_of(A3B, "fp16") == 2 * (every + rest)
-    assert read_size(A3B, "fp16", 128, 2) == 2 * (used + rest - 151936 * 2048)
-    assert size_of(A3B, "int4") == every // 2 + 2 * every // 128 + 2 * rest
-    two = 48 * (
-        ATTENTION + (8 + 8 * 120 / 128) * EXPERT
-    )  # the second token's experts, less those that the first one has
-    assert read_size(A3B, "fp16", 128, 2, tokens=2) == 2 * (two + rest - 151936 * 2048)
-    assert (
-        read_size(A3B, "fp16", 128, 2, tokens=100_000) == size_of(A3B, "fp16") - 2 * 151936 * 2048
-    )
-
-
-def test_a_dense_layer_among_the_others_is_counted_as_one() -> None:
-    some = A3B.with_config(mlp_only_layers=[0, 5])
-    assert size_of(some, "fp16") - size_of(A3B, "fp16") == 2 * 2 * (
-        3 * 2048 * 6144 - 128 * EXPERT - 128 * 2048
-    )
-
-
-def test_speed_goes_by_the_mean_of_all_and_of_active_weights() -> None:
-    target = load_target(AGX)
-    mixture = predict(target, A3B, precision="int4")
-    (note,) = (note for note in mixture.notes if "mixture" in note)
-    read, every = (read_size(A3B, "int4", 128, 2, tokens=tokens) for tokens in (1, None))
-    assert f"reads {read / 1e9:.2f} GB of {every / 1e9:.2f} GB" in note
-    assert f"as long as {math.sqrt(read * every) / 1e9:.2f} GB" in note
-    dense = A3B.with_config(model_type="qwen3", tie_word_embeddings=False)
-
-    def of_size(weights):
-        size = round((weights / 48 - ATTENTION) / (3 * 2048))
-        return dense.with_config(intermediate_size=size)
-
-    slow, fast = (
-        predict(target, of_size(48 * (ATTENTION + n * EXPERT)), precision="int4").decode_tok_s
-        or 0.0
-        for n in (128, 8)
-    )
-    assert mixture.decode_tok_s
-    assert 1.5 * slow < mixture.decode_tok_s < fast / 1.5
-    assert mixture.weight_bytes == size_of(A3B, "int4")
-
-
-# Published figures of the one mixture that Orin boards were measured with: 35 billion parameters, 3 of them active.
-CLOSE = {
-    "model_type": "qwen2_moe",
-    "hidden_size": 2048,
-    "num_hidden_layers": 40,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "head_dim": 256,
-    "intermediate_size": 512,
-    "moe_intermediate_size": 512,
-    "shared_expert_intermediate_size": 512,
-    "num_experts": 256,
-    "num_experts_per_tok": 8,
-    "vocab_size": 248320,
-}
-
-
-@pytest.mark.parametrize(
-    ("engine", "measured"), [("edge-llm", 31.0), ("vllm", 31.4), ("llama.cpp", 22.5)]
-)
-def test_a_measured_mixture_is_predicted_within_a_third(engine: str, measured: float) -> None:
-    """A stand-in of the same size for its hybrid attention; by active weights alone it would be twice too fast."""
-    got = predict(
-        load_target(AGX),
-        CLOSE,
-        precision="int4",
-        context=512,
-        prompt=256,
-        engine=engine,
-        power_mode="MAXN",
-    ).decode_tok_s
-    assert got == pytest.approx(measured, rel=1 / 3)
-
-
-# Plans
-
-
-def recipe(model: Path, *steps: dict[str, Any]) -> Recipe:
-    return Recipe.model_validate({"model": str(model), "target": AGX, "steps": steps})
-
-
-@pytest.mark.parametrize("family", MIXTURES)
-def test_a_planned_cut_is_the_cut_that_is_made(
-    family: str, make_model: MakeModel, context: StepContext, tmp_path: Path
-) -> None:
-    source, options = make_model(family), {"experts": 0.25, "heads": 0.5, "layers": 1}
-    planned = plan_recipe(recipe(source, {"kind": "prune", **options}))[-1]
-    prune(PruneOptions(**options, criterion="magnitude"), source, tmp_path / "out", context)
-    config = read_config(tmp_path / "out")
-    gap = architecture(config).parameters - planned["parameters"]
-    # Which layer goes is not known beforehand: a dense one may be larger or smaller than one with experts.
-    assert gap == 0 if family == "mixtral" else abs(gap) < 0.2 * planned["parameters"]
-    assert planned["seconds"] > 0
-    without = plan_recipe(recipe(source, {"kind": "prune", "experts": 0.25}))[-1]
-    prune(PruneOptions(experts=0.25, compensate=False), source, tmp_path / "experts", context)
-    config = read_config(tmp_path / "experts")
-    assert (
-        without["parameters"]
-        == architecture(config).parameters
-        == load_model(tmp_path / "experts").num_parameters()
-    )
-
-
-def test_a_plan_of_a_mixture_covers_every_board(make_model: MakeModel) -> None:
-    rows = plan_model(str(make_model("qwen3_moe")), "all")
-    assert {row["precision"] for row in rows} == {"fp16", "int8", "int4"}
-    assert all(any("mixture" in note for note in row["notes"]) for row in rows)
-
-
-@pytest.mark.parametrize(
-    ("step", "words"),
-    [
-        ({"kind": "quantize", "method": "awq"}, "the router reads too"),
-        ({"kind": "export"}, "exported"),
-        ({"kind": "prune", "ffn": 0.5}, "FFN neurons"),
-        ({"kind": "prune", "experts": 0.95}, "a token goes to 2"),
-        ({"kind": "prune", "experts": 0.01}, "less than one"),
-    ],
-)
-def test_a_plan_refuses_what_the_step_would(
-    step: dict[str, Any], words: str, make_model: MakeModel
-) -> None:
-    with pytest.raises(Refused, match=words):
-        plan_recipe(recipe(make_model("mixtral"), step))
-
-
-# Steps
 
 
 @pytest.mark.parametrize("family", MIXTURES)
@@ -212,7 +45,7 @@ def test_exports_refuse(
 def test_a_packed_mixture_of_another_tool_is_refused(
     copy_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
-    """One whose experts round their inputs cannot be run here; none can be pruned."""
+    """Such a model cannot be pruned, and with rounded inputs it cannot even be run here."""
     source = copy_model("qwen3_moe")
     config, state = read_config(source), read_state(source)
     name = "model.layers.1.mlp.experts.0.up_proj"
@@ -242,7 +75,7 @@ def test_a_pruned_mixture_learns(
     text_file: Path,
     tmp_path: Path,
 ) -> None:
-    """And is saved as files have it, one tensor an expert."""
+    """The student is saved with one tensor for each expert, as usual in files."""
     teacher, other = make_model(family), make_model(family, seed=1)
     cut = {"experts": 0.5, "layers": 1}
     options = DistillOptions(
@@ -315,8 +148,8 @@ def test_experts_on_the_command_line(
         "prune", model, "--experts", 0.25, "--out", tmp_path / "out", "--json", *few
     )
     assert code == 0, err
-    told = json.loads(out)
-    assert any(note.startswith("experts 8 -> 6 in each of 3 layers") for note in told["notes"])
+    printed = json.loads(out)
+    assert any(note.startswith("experts 8 -> 6 in each of 3 layers") for note in printed["notes"])
     assert read_config(tmp_path / "out")["num_local_experts"] == 6
     before = {path.name for path in tmp_path.iterdir()}
     code, dry, err = cli("prune", model, "--experts", 0.25, "--dry-run", "--json", *few)

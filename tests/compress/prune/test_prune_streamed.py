@@ -20,10 +20,10 @@ from edgewright.checkpoints.loading import free_memory, load_model
 from edgewright.checkpoints.streaming import Streamed
 from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.prune import rebuild
-from edgewright.compress.prune.cut import Kept, cut_layer
-from edgewright.compress.prune.importance import measure, measure_layers
+from edgewright.compress.prune.cut import KeptParts, cut_layer
 from edgewright.compress.prune.memory import prune_memory
 from edgewright.compress.prune.runner import PruneOptions, prune
+from edgewright.compress.prune.scoring import score_layers, score_model
 from edgewright.errors import EdgewrightError
 from edgewright.models import FAMILIES, architecture
 from edgewright.steps.context import StepContext
@@ -38,11 +38,9 @@ def test_the_same_scores(
 ) -> None:
     folder = sharded(copy_model(family, dtype="bfloat16"))
     rows, model = context.calibration.rows(folder, 0), architecture(read_config(folder))
-    expected = measure(load_model(folder), model, rows, criterion, 3)
+    expected = score_model(load_model(folder), model, rows, criterion, 3)
     for budget in (None, 2 * rows[0].shape[1] * 4 * 128, 0):
-        got = measure_layers(
-            Streamed(folder), rows, criterion, 3, ActivationBuffer(budget, tmp_path)
-        )
+        got = score_layers(Streamed(folder), rows, criterion, 3, ActivationBuffer(budget, tmp_path))
         for name in ("heads", "neurons", "layers"):
             assert torch.equal(getattr(got, name), getattr(expected, name))
         assert got.experts.keys() == expected.experts.keys()
@@ -59,7 +57,7 @@ def test_recomputing_activations_changes_no_gradient(
     folder = make_model(family)
     config, rows = read_config(folder), context.calibration.rows(folder, 0)
     kept, recomputed = (
-        measure(
+        score_model(
             load_model(folder),
             architecture(config),
             rows,
@@ -97,7 +95,7 @@ def test_recomputing_keeps_one_layer_of_activations(
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-            measure(
+            score_model(
                 load_model(folder),
                 architecture(config),
                 rows[:1],
@@ -115,14 +113,15 @@ def test_both_proofs_agree(
 ) -> None:
     narrower = {"experts": 0.5} if family in MIXTURES else {"ffn": 0.25}
     options = PruneOptions(heads=0.5, **narrower, layers=1, criterion="norm", compensate=compensate)
-    source, told = make_model(family, dtype="bfloat16"), {}
+    source = make_model(family, dtype="bfloat16")
+    notes: dict[str, str] = {}
     for proof in ("stock", "streamed", "auto"):
         result = prune(options, source, tmp_path / proof, replace(context, proof=proof))
         assert result.details["max_relative_difference"] < 1e-4
-        told[proof] = next(note for note in result.notes if note.startswith("logits equal"))
-    assert "stock transformers" in told["stock"]
-    assert "streamed" in told["streamed"]
-    assert told["auto"] == told["stock"]
+        notes[proof] = next(note for note in result.notes if note.startswith("logits equal"))
+    assert "stock transformers" in notes["stock"]
+    assert "streamed" in notes["streamed"]
+    assert notes["auto"] == notes["stock"]
     assert content_hash(tmp_path / "stock") == content_hash(tmp_path / "streamed")
 
 
@@ -150,7 +149,7 @@ def test_a_wrong_cut_is_found(
 
 def test_the_proof_follows_free_memory(make_model: MakeModel, monkeypatch: Any) -> None:
     source = Streamed(make_model("llama"))
-    kept = Kept([list(range(8))] * 3, [list(range(128))] * 3, [0, 1, 2])
+    kept = KeptParts([list(range(8))] * 3, [list(range(128))] * 3, [0, 1, 2])
     rebuilt = rebuild.Rebuild(
         source, kept, [torch.ones(2, 8, dtype=torch.int64)], ActivationBuffer(), compensate=False
     )
@@ -192,7 +191,7 @@ def test_pruning_by_activation_never_holds_the_model(
             yield layer
 
     monkeypatch.setattr(Streamed, "held", counting)
-    for name in ("prune.runner.load_model", "prune.importance.measure"):
+    for name in ("prune.scoring.load_model", "prune.scoring.score_model"):
         monkeypatch.setattr(
             f"edgewright.compress.{name}", lambda *_: pytest.fail("the whole model is loaded")
         )

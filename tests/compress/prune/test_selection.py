@@ -1,16 +1,15 @@
-"""How many heads, groups and neurons stay, which ones, and what is said where nothing legal is near."""
+"""How many heads, groups and neurons stay, which ones, and the messages of refusals."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from edgewright.compress.prune.counts import head_counts, neuron_count
 from edgewright.compress.prune.selection import (
     choose_heads,
     choose_layers,
     choose_neurons,
-    head_counts,
-    neuron_count,
     share_below,
 )
 from edgewright.errors import Refused, UsageError

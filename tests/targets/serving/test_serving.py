@@ -1,4 +1,4 @@
-"""The HTTP server: batched answers are those of a row alone, streams are whole, and what is wrong gets its 4xx."""
+"""The HTTP server: batched answers equal single ones, streams are whole, bad requests get 4xx."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from edgewright.export.onnx.export import export_onnx
 from edgewright.export.onnx.runtime import OnnxDecoder
 from edgewright.export.onnx.sampling import Sampling
-from edgewright.targets.serving.batcher import Batcher, Full, Generation
-from edgewright.targets.serving.server import Service, create_app
+from edgewright.targets.serving.batcher import Batcher, Generation, QueueFull
+from edgewright.targets.serving.server import create_app
+from edgewright.targets.serving.service import Service
 from edgewright.targets.serving.text import TextStream
 
 
@@ -121,7 +122,7 @@ def test_a_failing_decoder_fails_its_requests_and_serves_the_next(
 def test_too_many_waiting_are_turned_away(artifact: Path) -> None:
     batcher = Batcher(OnnxDecoder(artifact, 1), max_batch=1, max_waiting=2)
     running = [Answer([5], 100_000) for _ in range(4)]
-    with pytest.raises(Full):
+    with pytest.raises(QueueFull):
         for answer in running:
             batcher.submit(answer.generation)
         time.sleep(0.05)

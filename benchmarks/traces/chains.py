@@ -1,0 +1,180 @@
+"""Let a teacher model answer every question several times; each answer is a chain of thought.
+
+Finished batches are appended to a file. All batches are planned before the first one starts, and
+every chain has its own random numbers. So an interrupted run continues with the missing batches,
+and its file is the same as that of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ...checkpoints.loading import load_tokenizer
+from ...console import console, progress
+from ...data.draws import uniforms
+from ...data.packing import render_prompt
+from ...errors import UsageError
+from ..tasks.backends import TorchBackend
+from ..tasks.generation import (
+    ROWS_A_BATCH,
+    TOKENS_A_BATCH,
+    by_length,
+    end_tokens_of,
+    left_padded,
+    until_end,
+)
+from .options import TracesOptions
+from .sampling import Sampler
+from .teacher_questions import Question
+from .votes import Chain
+
+__all__ = ["ask_teacher"]
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """A loaded teacher: the model, its tokenizer, and the tokens that end its answers."""
+
+    backend: TorchBackend
+    tokenizer: Any
+    ends: list[int]
+
+
+def ask_teacher(
+    options: TracesOptions,
+    questions: Sequence[Question],
+    model: Path,
+    seed: int,
+    device: str,
+    file: Path,
+) -> dict[int, list[Chain]]:
+    """Let a teacher answer all questions, except those that the file already has.
+
+    Args:
+        options: number of chains, and how they are sampled.
+        questions: the questions.
+        model: the teacher's directory.
+        seed: seed of the sampling.
+        device: device for torch.
+        file: the file for finished questions; new ones are appended to it.
+
+    Returns:
+        Row of a question -> its chains.
+
+    Raises:
+        UsageError: no token ends the teacher's answers.
+    """
+    done = _finished(file)
+    tokenizer = load_tokenizer(model)
+    prompts = _prompts(questions, tokenizer)
+    if done:
+        console.print(
+            f"  resumed: {len(done)} of {len(questions)} questions were answered by an "
+            "interrupted run",
+            highlight=False,
+        )
+    batches = _batches(options, prompts)
+    left = [batch for batch in batches if any(questions[i].row not in done for i in batch)]
+    if not left:
+        return done
+    teacher = _load(model, device, tokenizer)
+    total = sum(map(len, left)) * options.chains
+    with progress("writing chains", total) as bar, file.open("ab") as handle:
+        for batch in left:
+            asked = [questions[i] for i in batch]
+            chains = _sample(options, asked, [prompts[i] for i in batch], seed, teacher)
+            pairs = zip(asked, chains, strict=True)
+            new = {one.row: found for one, found in pairs if one.row not in done}
+            _append(handle, new)
+            done |= new
+            bar.advance(len(batch) * options.chains)
+    return done
+
+
+def _prompts(questions: Sequence[Question], tokenizer: Any) -> list[list[int]]:
+    """The token ids of each question's prompt."""
+    special = not tokenizer.chat_template
+    return [
+        tokenizer(render_prompt(tokenizer, q.text), add_special_tokens=special)["input_ids"]
+        for q in questions
+    ]
+
+
+def _batches(options: TracesOptions, prompts: Sequence[list[int]]) -> list[list[int]]:
+    """Plan the batches: positions of questions, whose chains are sampled together."""
+    costs = [(len(prompt) + options.max_new_tokens) * options.chains for prompt in prompts]
+    return list(by_length(costs, TOKENS_A_BATCH, max(1, ROWS_A_BATCH // options.chains)))
+
+
+def _load(model: Path, device: str, tokenizer: Any) -> _Teacher:
+    backend = TorchBackend(model, device)
+    ends = end_tokens_of(backend, tokenizer)
+    if not ends:
+        raise UsageError(
+            f"{model}: no token ends an answer", "set eos_token_id in generation_config.json"
+        )
+    return _Teacher(backend, tokenizer, ends)
+
+
+def _append(file: BinaryIO, chains: Mapping[int, list[Chain]]) -> None:
+    """Write finished questions, one line each, and make sure that they are on disk."""
+    for row, found in chains.items():
+        record = {"row": row, "chains": [asdict(chain) for chain in found]}
+        file.write(json.dumps(record).encode() + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _finished(file: Path) -> dict[int, list[Chain]]:
+    """The chains in the file, by row. An incomplete last line is removed from the file."""
+    if not file.is_file():
+        return {}
+    whole = file.read_bytes()
+    end = whole.rfind(b"\n") + 1
+    os.truncate(file, end)
+    rows = map(json.loads, whole[:end].splitlines())
+    return {row["row"]: [Chain(**chain) for chain in row["chains"]] for row in rows}
+
+
+def _sample(
+    options: TracesOptions,
+    questions: Sequence[Question],
+    prompts: Sequence[list[int]],
+    seed: int,
+    teacher: _Teacher,
+) -> list[list[Chain]]:
+    """Sample the chains of a batch of questions."""
+    names = list(itertools.product((question.row for question in questions), range(options.chains)))
+    sampler = Sampler(
+        options.temperature, options.top_p, uniforms(seed, names, options.max_new_tokens)
+    )
+    ids, mask = left_padded([prompt for prompt in prompts for _ in range(options.chains)])
+    written = teacher.backend.generate(
+        ids, mask, options.max_new_tokens, teacher.ends, choose=sampler
+    )
+    entropies = iter(sampler.entropy())
+    rows = iter(written.tolist())
+    return [
+        [_chain(q, next(rows), next(entropies), teacher) for _ in range(options.chains)]
+        for q in questions
+    ]
+
+
+def _chain(question: Question, tokens: list[int], entropy: float, teacher: _Teacher) -> Chain:
+    own = until_end(tokens, teacher.ends)
+    # Special tokens stay in the text, because </think> may be one.
+    text = teacher.tokenizer.decode(own, skip_special_tokens=False)
+    return Chain(
+        text,
+        question.answer_of(text),
+        question.verify(text),
+        len(own),
+        round(entropy, 6),
+        len(own) < len(tokens),
+    )

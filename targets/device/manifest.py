@@ -1,0 +1,50 @@
+"""Read a bundle's manifest on the device, and verify the files of the bundle against it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ...errors import EdgewrightError
+
+__all__ = ["MANIFEST", "read_manifest", "verify"]
+
+MANIFEST = "bundle.json"
+BLOCK = 1 << 20
+
+
+def read_manifest(bundle: Path) -> dict[str, Any]:
+    """The contents of `bundle.json`."""
+    return json.loads((bundle / MANIFEST).read_text())
+
+
+def verify(bundle: Path) -> dict[str, Any]:
+    """Compare every file of a bundle with its checksum.
+
+    Returns:
+        `files`, the number of files, and `bytes`, their total size.
+
+    Raises:
+        EdgewrightError: a file is missing or damaged.
+    """
+    files = read_manifest(bundle)["files"]
+    bad = [
+        name
+        for name, entry in files.items()
+        if not (bundle / name).is_file() or _sha256(bundle / name) != entry["sha256"]
+    ]
+    if bad:
+        raise EdgewrightError(
+            f"{bundle}: missing or damaged: {', '.join(sorted(bad))}", "deploy the bundle again"
+        )
+    return {"files": len(files), "bytes": sum(entry["size"] for entry in files.values())}
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as handle:  # Python 3.10 has no hashlib.file_digest
+        while block := handle.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
