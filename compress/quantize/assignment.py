@@ -96,10 +96,10 @@ def assign_schemes(architecture: Architecture, options: QuantizeOptions) -> Assi
 
 def _check_experts(architecture: Architecture, options: QuantizeOptions) -> None:
     """Refuse methods that scale or clip weights, if the model has experts."""
-    if options.method not in ("gptq", "rtn"):
-        require_expressible(architecture, options.method, "config.json")
-    elif options.scaling != "none":
+    if options.scaling != "none" and options.method != "awq":
         require_expressible(architecture, "scaling", "config.json")
+    elif options.method not in ("gptq", "rtn"):
+        require_expressible(architecture, options.method, "config.json")
 
 
 def _vocab_schemes(architecture: Architecture, options: QuantizeOptions) -> dict[str, Scheme]:

@@ -1,4 +1,4 @@
-"""GPTQ as tensor functions: limits, failures, and a slow version from the equations of the paper."""
+"""GPTQ as tensor functions: limits, failures, and a slow version from the paper's equations."""
 
 from __future__ import annotations
 
