@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as errors  # pyright: ignore[reportAttributeAccessIssue] - compiled
+from onnxruntime.capi import (
+    onnxruntime_pybind11_state as errors,  # pyright: ignore[reportAttributeAccessIssue]
+)
 
 from ...errors import UsageError
 from .sampling import GREEDY, Sampling, next_tokens
