@@ -230,4 +230,4 @@ def test_bf16_stores_half_and_runs_on_a_cpu_as_rewritten(dense: Path, tmp_path: 
 @pytest.mark.parametrize("format", ["ort", "gguf", "edge-llm", "triton"])
 def test_bf16_is_refused_where_nothing_reads_it(format: str) -> None:
     with pytest.raises(ValueError, match=f"format {format} has no bf16"):
-        ExportOptions(format=format, precision="bf16")  # pyright: ignore[reportArgumentType] - parametrized
+        ExportOptions(format=format, precision="bf16")
