@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import (
-    onnxruntime_pybind11_state as errors,  # pyright: ignore[reportAttributeAccessIssue]
+    onnxruntime_pybind11_state as errors,  # pyright: ignore[reportAttributeAccessIssue] - compiled
 )
 
 from ...errors import UsageError
@@ -82,7 +82,7 @@ class Cache:
 
 
 def session_options(threads: int | None, accuracy_level: int) -> ort.SessionOptions:
-    """Session options of a decoder; for the arguments see `OnnxDecoder`."""
+    """Session options of a decoder; see `OnnxDecoder`."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if threads:
@@ -104,8 +104,7 @@ class OnnxDecoder:
         session: the ONNX Runtime session.
 
     Raises:
-        UsageError: there is no model, ONNX Runtime cannot load it, or its inputs are not those of a
-            decoder.
+        UsageError: there is no model, it cannot be loaded, or it is not a decoder.
     """
 
     def __init__(
@@ -170,8 +169,7 @@ class OnnxDecoder:
             input_ids: int64 [batch, sequence].
             attention_mask: int64 [batch, past + sequence], 0 for padding (on the left).
             position_ids: int64 [batch, sequence]; None: counted from the mask.
-            past: the cache that the previous call returned. A windowed cache has fewer positions
-                than the mask.
+            past: the cache of the previous call; a windowed cache is shorter than the mask.
 
         Returns:
             Logits, float32 [batch, sequence, vocabulary], and the cache for the next call.
