@@ -40,29 +40,10 @@ def head_counts(
         Refused: a share is nearer to none or to all than to any legal count. The message names the
             nearest share that works.
     """
-    _check_share("heads", heads)
-    _check_share("kv_heads", kv_heads)
+    _check_heads_can_go(sizes, heads, kv_heads)
     if sizes.group == 1 and heads:
-        if kv_heads:
-            raise UsageError(
-                "heads and kv_heads: in multi-head attention every query head has its own "
-                "key/value head, so they are one thing",
-                "give one of them",
-            )
         return head_counts(sizes, 0.0, heads, accepts, multiple)
-    if kv_heads and sizes.kv_heads == 1:
-        raise Refused(
-            "the only key/value head cannot be removed",
-            "remove query heads (--heads) or FFN neurons (--ffn)",
-        )
-    groups = range(1, sizes.kv_heads) if kv_heads else [sizes.kv_heads]
-    each = range(1, sizes.group) if heads else [sizes.group]
-    legal = [(m, n) for m in groups for n in each if accepts(m * n)]
-    if not legal:
-        raise Refused(
-            f"no count below {sizes.heads} query heads would load with stock transformers",
-            "prune the FFN instead (--ffn)",
-        )
+    legal = _legal_head_counts(sizes, heads, kv_heads, accepts)
     wanted = (sizes.kv_heads * (1 - kv_heads), sizes.group * (1 - heads))
 
     def miss(count: tuple[int, int]) -> tuple[float, int]:
@@ -72,22 +53,54 @@ def head_counts(
 
     best = min(legal, key=miss)
     if kv_heads:
-        _check_nearest(
-            "key/value heads",
-            kv_heads,
-            sizes.kv_heads,
-            best[0],
-            sorted({m for m, _ in legal}),
-        )
+        legal_kv_heads = sorted({m for m, _ in legal})
+        _check_nearest("key/value heads", kv_heads, sizes.kv_heads, best[0], legal_kv_heads)
     if heads:
-        _check_nearest(
-            "query heads of a group", heads, sizes.group, best[1], sorted({n for _, n in legal})
-        )
+        legal_heads = sorted({n for _, n in legal})
+        _check_nearest("query heads of a group", heads, sizes.group, best[1], legal_heads)
     aligned = [count for count in legal if count[0] * count[1] * sizes.head_dim % multiple == 0]
     near = min(aligned, key=miss, default=best)
     if abs(near[0] - best[0]) <= 1 and abs(near[1] - best[1]) <= 1:
         best = near
     return best[0] * best[1], best[0]
+
+
+def _check_heads_can_go(sizes: AttentionSizes, heads: float, kv_heads: float) -> None:
+    """Refuse shares out of [0, 1), and shares of heads that the attention rules out."""
+    _check_share("heads", heads)
+    _check_share("kv_heads", kv_heads)
+    if sizes.group == 1 and heads and kv_heads:
+        raise UsageError(
+            "heads and kv_heads: in multi-head attention every query head has its own "
+            "key/value head, so they are one thing",
+            "give one of them",
+        )
+    if kv_heads and sizes.kv_heads == 1:
+        raise Refused(
+            "the only key/value head cannot be removed",
+            "remove query heads (--heads) or FFN neurons (--ffn)",
+        )
+
+
+def _legal_head_counts(
+    sizes: AttentionSizes, heads: float, kv_heads: float, accepts: Callable[[int], bool]
+) -> list[tuple[int, int]]:
+    """All counts that load: key/value heads, and the query heads that each of them serves.
+
+    A count is below the original where a share of it is to be removed, else equal to the original.
+
+    Raises:
+        Refused: no such count loads with stock transformers.
+    """
+    groups = range(1, sizes.kv_heads) if kv_heads else [sizes.kv_heads]
+    each = range(1, sizes.group) if heads else [sizes.group]
+    legal = [(m, n) for m in groups for n in each if accepts(m * n)]
+    if not legal:
+        raise Refused(
+            f"no count below {sizes.heads} query heads would load with stock transformers",
+            "prune the FFN instead (--ffn)",
+        )
+    return legal
 
 
 def neuron_count(width: int, ratio: float, multiple: int = 128) -> int:
@@ -165,8 +178,20 @@ def kept_experts(experts: ExpertsFFN | None, ratio: float, ffn: float = 0.0) -> 
             f"experts {ratio}: not a share in [0, 1)",
             "give the share of experts to remove, such as 0.25",
         )
-    spare = experts.count - experts.per_token
     gone = math.ceil(experts.count * ratio - 0.5)
+    _check_experts_can_go(experts, ratio, gone)
+    return experts.count - gone
+
+
+def _check_experts_can_go(experts: ExpertsFFN, ratio: float, gone: int) -> None:
+    """Refuse to remove no expert, or so many that a token finds too few.
+
+    Args:
+        experts: those of every layer that has some.
+        ratio: share to remove.
+        gone: number of experts that this share removes.
+    """
+    spare = experts.count - experts.per_token
     if ratio and not spare:
         raise Refused(
             f"experts {ratio}: every token goes to all {experts.count} experts, so none can be "
@@ -185,4 +210,3 @@ def kept_experts(experts: ExpertsFFN | None, ratio: float, ffn: float = 0.0) -> 
             f"token goes to {experts.per_token}",
             f"the most that can go: --experts {spare / experts.count:.4g}",
         )
-    return experts.count - gone

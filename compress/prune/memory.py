@@ -47,12 +47,8 @@ def prune_memory(
     """
     stored = stored_dtype(architecture.config).itemsize
     hidden, experts = architecture.hidden_size, architecture.experts
-    kinds = architecture.linear_counts()
     layer = architecture.weights_of_all_kinds
-    # To count their usage, experts run a second time, one expert a token.
-    times = 2 * experts.per_token if experts else 1
-    outputs_of_all = sum(linear.out_features for linear in kinds)
-    widths = 6 * hidden + times * outputs_of_all + architecture.intermediate_size  # for a token
+    widths = _activation_widths(architecture)
     states = min(activation_budget, (4 if compensate else 1) * 4 * tokens * hidden)
     embedding = stored * architecture.vocab_size * hidden
     walk = (4 + stored * (2 if experts else 1)) * layer + states + 4 * seq_len * widths
@@ -62,9 +58,32 @@ def prune_memory(
         together = max(seq_len, min(tokens // 8, ROWS_AT_ONCE * seq_len, TOKENS_AT_ONCE))
         needs.append(walk + 16 * widest**2 + 5 * 8 * widest * outputs + 4 * together * widths)
     if CRITERIA[criterion].needs_gradient:
-        parameters = architecture.parameters
-        needs += [
-            (4 + stored) * parameters,
-            4 * parameters + 4 * 4 * seq_len * architecture.vocab_size + 4 * seq_len * widths,
-        ]
+        needs += _gradient_needs(architecture, stored, seq_len, widths)
     return OVERHEAD + max(needs)
+
+
+def _activation_widths(architecture: Architecture) -> int:
+    """Values that the activations of one decoder layer take for a token."""
+    experts = architecture.experts
+    # To count their usage, experts run a second time, one expert a token.
+    times = 2 * experts.per_token if experts else 1
+    outputs_of_all = sum(linear.out_features for linear in architecture.linear_counts())
+    return 6 * architecture.hidden_size + times * outputs_of_all + architecture.intermediate_size
+
+
+def _gradient_needs(
+    architecture: Architecture, stored: int, seq_len: int, widths: int
+) -> tuple[int, int]:
+    """Bytes for a criterion that needs gradients: while the model loads, and while it runs.
+
+    Args:
+        architecture: of the model to prune.
+        stored: bytes of a stored weight.
+        seq_len: tokens in a row.
+        widths: values that the activations of a layer take for a token.
+    """
+    parameters = architecture.parameters
+    return (
+        (4 + stored) * parameters,
+        4 * parameters + 4 * 4 * seq_len * architecture.vocab_size + 4 * seq_len * widths,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ PROOFS = {
     "stock": "reloaded whole with stock transformers",
     "streamed": "both streamed layer by layer, never loaded whole",
 }
+Phase = Callable[[PruneOptions, Path, Path, StepContext, dict[str, Any]], StepResult]
+"""Reads a checkpoint, writes the next one, and adds to the provenance; see `_remove`."""
 
 
 def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) -> StepResult:
@@ -61,13 +64,8 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
         EdgewrightError: the result differs from the masked original; nothing is kept then.
     """
     check_request(options, source)
-    all_phases = (
-        (options.merge_kv is not None, merge_key_values),
-        (options.removes, _remove),
-        (options.sparsity is not None, _sparsify),
-    )
-    phases = [phase for asked, phase in all_phases if asked]
-    provenance = {
+    phases = _phases(options)
+    provenance: dict[str, Any] = {
         "kind": "checkpoint",
         "step": "prune",
         "source": content_hash(source),
@@ -95,6 +93,16 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
             "give --sparsity 2:4 to restore it"
         )
     return summary
+
+
+def _phases(options: PruneOptions) -> list[Phase]:
+    """The phases that the options ask for, in the order in which they run."""
+    all_phases = (
+        (options.merge_kv is not None, merge_key_values),
+        (options.removes, _remove),
+        (options.sparsity is not None, _sparsify),
+    )
+    return [phase for asked, phase in all_phases if asked]
 
 
 def check_request(options: PruneOptions, source: Path) -> None:

@@ -52,24 +52,27 @@ def spread(options: PruneOptions, architecture: Architecture, rounds: int) -> li
         }
         if before == after and not any(extra.values()):
             continue
-        groups = after["kv_heads"] / before["kv_heads"]
-        shares = {
-            "heads": 1 - after["heads"] / before["heads"] / groups,
-            "kv_heads": 1 - groups,
-            "ffn": 1 - after["ffn"] / before["ffn"],
-        }
-        shares["experts"] = 1 - after["experts"] / before["experts"] if options.experts else 0.0
-        cuts.append(
-            options.model_copy(
-                update={**shares, "layers": before["layers"] - after["layers"], **extra}
-            )
-        )
+        cuts.append(_cut_between(options, before, after).model_copy(update=extra))
     if not cuts:
         raise UsageError(
             "nothing to prune in any round",
             "give larger shares of `heads` or `ffn`, more `layers`, or `sparsity`",
         )
     return cuts
+
+
+def _cut_between(
+    options: PruneOptions, before: Mapping[str, int], after: Mapping[str, int]
+) -> PruneOptions:
+    """The options with the shares and layers that cut a model of sizes `before` to `after`."""
+    groups = after["kv_heads"] / before["kv_heads"]
+    shares = {
+        "heads": 1 - after["heads"] / before["heads"] / groups,
+        "kv_heads": 1 - groups,
+        "ffn": 1 - after["ffn"] / before["ffn"],
+    }
+    shares["experts"] = 1 - after["experts"] / before["experts"] if options.experts else 0.0
+    return options.model_copy(update={**shares, "layers": before["layers"] - after["layers"]})
 
 
 def _at(options: PruneOptions, architecture: Architecture, done: float) -> dict[str, int]:

@@ -20,7 +20,7 @@ from ..calibration.hessian import output_error
 from ..calibration.layer_inputs import advance, first_inputs, input_hessian
 from .options import SparsityMethod
 from .two_four import GROUP, magnitude, sparsegpt
-from .verify import verify_with_stock
+from .verify import logits_of, verify_with_stock
 
 __all__ = ["sparsify"]
 
@@ -47,23 +47,13 @@ def sparsify(
     """
     architecture = read_architecture(source)
     dtype = stored_dtype(architecture.config)
-    if bad := [
-        f"{linear.name} ({linear.in_features} inputs)"
-        for linear in architecture.linear_counts()
-        if linear.in_features % GROUP
-    ]:
-        raise Refused(
-            f"2:4 sparsity needs a multiple of {GROUP} inputs: {', '.join(bad)}",
-            "prune to a width that divides",
-        )
+    _check_input_widths(architecture)
     rows = context.calibration.rows(source, context.seed)
     model = load_model(source, pick_device(context.device))
     errors, notes = _all_layers(method, model, architecture, rows, dtype)
-    tied = tied_names(model)
-    state = {k: v.cpu().to(dtype) for k, v in model.state_dict().items() if k not in tied}
+    state = _stored_state(model, dtype)
     probe = rows[0][:1].to(next(model.parameters()).device)
-    with torch.no_grad():
-        expected = model(input_ids=probe, use_cache=False).logits.cpu()
+    expected = logits_of(model, probe).cpu()
     provenance = {
         **provenance,
         "calibration": context.calibration.used(rows),
@@ -79,17 +69,40 @@ def sparsify(
         provenance,
         verify=lambda made: difference.append(verify_with_stock(made, probe, expected)),
     )
-    notes = [
-        *_summary(method, errors),
-        f"reloaded, it computes the same logits to {difference[0]:.1e} (relative)",
-        *notes,
-        *context.calibration.shortfall(rows),
-    ]
+    notes = [*_summary(method, errors, difference[0]), *notes]
+    notes += context.calibration.shortfall(rows)
     return StepResult(notes, {"sparsity": errors})
 
 
-def _summary(method: SparsityMethod, errors: dict[str, dict[str, float]]) -> list[str]:
-    """The notes on all linear layers together."""
+def _check_input_widths(architecture: Architecture) -> None:
+    """Refuse a model with a linear layer whose inputs cannot be divided into groups of four."""
+    if bad := [
+        f"{linear.name} ({linear.in_features} inputs)"
+        for linear in architecture.linear_counts()
+        if linear.in_features % GROUP
+    ]:
+        raise Refused(
+            f"2:4 sparsity needs a multiple of {GROUP} inputs: {', '.join(bad)}",
+            "prune to a width that divides",
+        )
+
+
+def _stored_state(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors to write, in the stored dtype and on the CPU; tied ones only once."""
+    tied = tied_names(model)
+    return {k: v.cpu().to(dtype) for k, v in model.state_dict().items() if k not in tied}
+
+
+def _summary(
+    method: SparsityMethod, errors: dict[str, dict[str, float]], difference: float
+) -> list[str]:
+    """The notes on all linear layers together, and on the reloaded result.
+
+    Args:
+        method: how weights were chosen.
+        errors: output errors of every linear layer by full name.
+        difference: of the logits of the reloaded result, relative.
+    """
     worst = max(errors, key=lambda name: errors[name]["error"])
     mean, plain = (
         sum(e[kind] for e in errors.values()) / len(errors) for kind in ("error", "magnitude_error")
@@ -99,6 +112,7 @@ def _summary(method: SparsityMethod, errors: dict[str, dict[str, float]]) -> lis
         "weights are zero; only an engine with sparse kernels is faster, and files are no smaller",
         f"mean relative output error {mean:.2e} (magnitude {plain:.2e}); "
         f"worst {worst} at {errors[worst]['error']:.2e}",
+        f"reloaded, it computes the same logits to {difference:.1e} (relative)",
     ]
 
 
