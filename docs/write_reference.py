@@ -5,6 +5,7 @@ Run `python -m edgewright.docs.write_reference` after an option or a help text h
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,21 @@ def _sections(command: Any, name: str) -> list[str]:
 def _section(command: Any, name: str) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.opts[0] not in EVERYWHERE and p not in arguments]
-    lines = [f"## {name}", "", command.help or "", ""]
+    lines = [f"## {name}", "", _wrapped(command.help or ""), ""]
     lines += [f"- `{one.metavar or one.name}`: {one.help or 'a name'}" for one in arguments]
     if options:
         lines += ["", "| option | default | what it does |", "| --- | --- | --- |"]
     lines += [f"| {_flags(one)} | {_default(one)} | {_cell(one.help or '')} |" for one in options]
     return "\n".join([*lines, ""])
+
+
+def _wrapped(text: str) -> str:
+    """The text with paragraphs of at most 120 columns; indented examples stay as they are."""
+    lines = [
+        line if line.startswith(" ") else textwrap.fill(line, 120, break_on_hyphens=False)
+        for line in text.splitlines()
+    ]
+    return "\n".join(lines)
 
 
 def _flags(option: Any) -> str:

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ..models import FORMATS
 from .onnx.cut import Cut
 
 __all__ = ["ExportOptions"]
+
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[tuple(FORMATS)]
+"""The names of all declared formats, as the help, the recipe schema and pydantic need them."""
+
+
+def _listed(names: Sequence[str], word: str = "and") -> str:
+    return f" {word} ".join(", ".join(names).rsplit(", ", 1))
+
+
+def _taking(precision: str) -> list[str]:
+    """Formats that can store a precision."""
+    return [name for name, format in FORMATS.items() if precision in format.precisions]
+
+
+WINDOWED = [name for name, format in FORMATS.items() if format.windowed]
+LAST_LOGITS = [name for name, format in FORMATS.items() if format.last_logits]
 
 
 class ExportOptions(BaseModel):
@@ -16,18 +37,17 @@ class ExportOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["onnx", "ort", "tensorrt", "edge-llm", "gguf", "triton"] = Field(
+    format: FormatName = Field(
         default="onnx",
-        description="onnx: ONNX with standard operators only and a KV cache; ort: ONNX with ONNX "
-        "Runtime's own operators; tensorrt: the first, checked by TensorRT; triton: the first, in "
-        "a Triton model repository; edge-llm: what TensorRT-Edge-LLM's exporter reads; gguf: for "
-        "llama.cpp; see docs/deployment.md",
+        description="; ".join(f"{name}: {format.description}" for name, format in FORMATS.items())
+        + "; see docs/deployment.md",
     )
     precision: Literal["fp32", "fp16", "bf16", "int8", "int4", "int4-a8", "int8-dynamic"] = Field(
         default="fp32",
-        description="bf16: formats onnx and tensorrt only; int4: of a GPTQ or AWQ checkpoint, bit "
-        "for bit; int8: of a SmoothQuant checkpoint; int8-dynamic: for ONNX Runtime on CPUs; "
-        "int4-a8: int4 with inputs rounded to 8 bits, less exact, format ort only",
+        description=f"bf16: formats {_listed(_taking('bf16'))} only; int4: of a GPTQ or AWQ "
+        "checkpoint, bit for bit; int8: of a SmoothQuant checkpoint; int8-dynamic: for ONNX "
+        "Runtime on CPUs; int4-a8: int4 with inputs rounded to 8 bits, less exact, format "
+        f"{_listed(_taking('int4-a8'))} only",
     )
     logits: Literal["all", "last"] = Field(
         default="all",
@@ -37,29 +57,32 @@ class ExportOptions(BaseModel):
     window: int = Field(
         default=0,
         ge=0,
-        description="positions that the KV cache keeps beside the sinks; 0: all; not for format "
-        "ort",
+        description="positions that the KV cache keeps beside the sinks; 0: all; formats "
+        f"{_listed(WINDOWED)} only",
     )
     sinks: int = Field(
         default=4, ge=0, description="first positions that a windowed KV cache always keeps"
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> ExportOptions:
-        if self.precision == "int4-a8" and self.format != "ort":
+    def _format_takes_the_rest(self) -> ExportOptions:
+        format = FORMATS[self.format]
+        given = "precision" in self.model_fields_set
+        if given and self.precision not in format.precisions:
             raise ValueError(
-                "precision int4-a8 is ONNX Runtime's: use format ort, or precision int4"
+                f"format {self.format} has no {self.precision}: use precision "
+                f"{_listed(format.precisions, 'or')}, or format "
+                f"{_listed(_taking(self.precision), 'or')}"
             )
-        if self.format == "ort" and (self.window or self.precision == "int8"):
-            raise ValueError("format ort has no windowed cache and no static int8: use format onnx")
-        if self.precision == "bf16" and self.format not in ("onnx", "tensorrt"):
+        if self.window and not format.windowed:
             raise ValueError(
-                f"format {self.format} has no bf16: use precision fp16, or format tensorrt"
+                f"format {self.format} has no windowed KV cache: leave window out, or use format "
+                f"{_listed(WINDOWED, 'or')}"
             )
-        if self.format in ("gguf", "edge-llm", "triton") and (self.window or self.logits == "last"):
+        if self.logits == "last" and not format.last_logits:
             raise ValueError(
-                f"format {self.format} has no windowed cache and no cut logits: leave window and "
-                "logits out"
+                f"format {self.format} has no logits of the last position only: leave logits out, "
+                f"or use format {_listed(LAST_LOGITS, 'or')}"
             )
         return self
 

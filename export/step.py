@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..models import require_expressible
+from ..models import FORMATS, require_expressible
 from ..steps.state import State
 from ..steps.step import FOUNDATION, Cost, PlanContext, Step
 from .options import ExportOptions
@@ -15,21 +14,10 @@ from .options import ExportOptions
 if TYPE_CHECKING:
     from ..steps.context import StepContext, StepResult
 
-__all__ = ["ExportStep", "Exporter"]
+__all__ = ["ExportStep"]
 
-MEASURABLE = ("onnx", "ort", "tensorrt")
-"""Formats that benchmarks can run on this machine."""
 PARITY_POSITIONS = 4 * 1024
 """Tokens that both models run through for the parity check, about."""
-
-
-@dataclass(frozen=True)
-class Exporter:
-    """The writer of a format that another package adds."""
-
-    write: Callable[[ExportOptions, Path, Path, StepContext], StepResult]
-    code: tuple[str, ...]
-    """Packages whose code it runs, beside `export`."""
 
 
 class ExportStep(Step[ExportOptions]):
@@ -38,22 +26,14 @@ class ExportStep(Step[ExportOptions]):
     kind = "export"
     Options = ExportOptions
 
-    def __init__(self, exporters: Mapping[str, Exporter]) -> None:
-        """Add the formats that need more than `export` may import: the rules of a device.
-
-        Args:
-            exporters: writer by format.
-        """
-        self.exporters = exporters
-
     def code(self, options: ExportOptions) -> tuple[str, ...]:
-        """The exporters, and what the format's own writer adds."""
-        exporter = self.exporters.get(options.format)
-        return (*FOUNDATION, "export", *(exporter.code if exporter else ()))
+        """The exporters, and the package of the format's writer."""
+        _, package, *_ = FORMATS[options.format].writer.split(".")
+        return tuple(dict.fromkeys((*FOUNDATION, "export", package)))
 
     def check_in_recipe(self, options: ExportOptions) -> None:
         """Refuse formats that cannot be measured on this machine."""
-        if options.format not in MEASURABLE:
+        if not FORMATS[options.format].measurable:
             raise ValueError(
                 f"format: {options.format} cannot be measured here; "
                 f"use the verb, `edgewright export --format {options.format}`"
@@ -74,8 +54,6 @@ class ExportStep(Step[ExportOptions]):
         self, options: ExportOptions, source: Path, out: Path, context: StepContext
     ) -> StepResult:
         """Write the artifact."""
-        if exporter := self.exporters.get(options.format):
-            return exporter.write(options, source, out, context)
         from .runner import export  # late: torch and transformers take seconds
 
         return export(options, source, out, context)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from .architecture import Architecture, architecture
 from .blocks import Attention, AttentionSizes, CutAxis, ExpertsFFN, Fold, GatedFFN, Linear, Norm
 from .buffers import is_buffer
-from .expressible import Format, Reason, expressible, require_expressible
+from .export_format import ExportFormat, Reason
+from .expressible import expressible, require_expressible
 from .families import FAMILIES
 from .family_lookup import EmbeddingAndHead, embedding_and_head
+from .formats import FORMATS
 from .layer import Branch, Layer
 from .modules import decoder_layers, has_module, inside_expert, weight_in, weight_of
 
 __all__ = [
     "FAMILIES",
+    "FORMATS",
     "Architecture",
     "Attention",
     "AttentionSizes",
@@ -20,8 +23,8 @@ __all__ = [
     "CutAxis",
     "EmbeddingAndHead",
     "ExpertsFFN",
+    "ExportFormat",
     "Fold",
-    "Format",
     "GatedFFN",
     "Layer",
     "Linear",

@@ -11,7 +11,8 @@ from typing import Any
 from ..checkpoints.config import model_path, packing, read_architecture, resolve
 from ..checkpoints.files import content_hash, read_provenance
 from ..errors import UsageError
-from ..targets import check, load_target
+from ..models import FORMATS
+from ..targets import ArtifactSpec, Workload, check, load_target
 from ..targets.bundle import make_bundle, write_bundle
 from ..targets.deploy import Deployment, deploy
 from ..targets.edge_llm import check_checkpoint, commands
@@ -19,7 +20,7 @@ from ..targets.graph_rules import graph_violations, parser_violations
 from ..targets.options import BundleOptions, DeployOptions
 from ..targets.profile import JetPack
 from ..targets.remote import Address
-from ..targets.rules import FOR_TENSORRT, Violation
+from ..targets.violation import Violation
 from .fingerprint import fingerprint
 from .ledger import Ledger
 
@@ -52,27 +53,20 @@ def verdict(
     """
     path = resolve(model_path(model))
     device = load_target(target)
-    stored = _stored(path, format, precision)
-    found = check(
-        device,
-        read_architecture(path),
-        **stored,
-        context=context,
-        prompt=min(context, 2048),
-        batch=batch,
-        jetpack=jetpack,
-    )
+    spec, at, group_size = _stored(path, format, precision)
+    workload = Workload(at, context, min(context, 2048), batch, group_size)
+    found = check(device, read_architecture(path), workload, spec, jetpack)
     graph = path / "model.onnx"
-    if graph.is_file() and stored["format"] in FOR_TENSORRT:
+    if graph.is_file() and "tensorrt" in FORMATS[spec.format].runtimes:
         releases = device.releases(jetpack)
-        found = [*found, *_graph_violations(graph, releases, stored["format"], stored["precision"])]
+        found = [*found, *_graph_violations(graph, releases, spec.format, at)]
     result: dict[str, Any] = {
         "model": model,
         "target": device.name,
-        "format": stored["format"],
-        "precision": stored["precision"],
+        "format": spec.format,
+        "precision": at,
     }
-    if stored["format"] == "edge-llm":
+    if spec.format == "edge-llm":
         known = {violation.rule for violation in found if violation.severity == "refuse"}
         found = [*found, *(v for v in check_checkpoint(path, device) if v.rule not in known)]
         if not any(violation.severity == "refuse" for violation in found):
@@ -81,20 +75,19 @@ def verdict(
     return result | {"violations": [vars(violation) for violation in found]}
 
 
-def _stored(path: Path, format: str, precision: str | None) -> dict[str, Any]:
-    """How the weights of a checkpoint or of an artifact are stored, as `check` takes it."""
+def _stored(path: Path, format: str, precision: str | None) -> tuple[ArtifactSpec, str, int]:
+    """How a checkpoint or an artifact is stored: export, precision and group size for `check`."""
     bits, group_size, sym = packing(read_architecture(path).config) or (0, 128, True)
     made = read_provenance(path) if (path / "model.onnx").is_file() else {}
     packed = PACKED.get(bits, "fp16")
     at = precision or str(made.get("precision", packed)).removesuffix("-fp16").removesuffix("-a8")
-    return {
-        "format": made.get("format", format),
-        "precision": at,
-        "group_size": group_size,
-        "sym": sym,
-        "opset": made.get("opset"),
-        "last_logits": made.get("cut", {}).get("last_logits", False),
-    }
+    spec = ArtifactSpec(
+        made.get("format", format),
+        sym=sym,
+        opset=made.get("opset"),
+        last_logits=made.get("cut", {}).get("last_logits", False),
+    )
+    return spec, at, group_size
 
 
 def _graph_violations(

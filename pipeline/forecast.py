@@ -12,7 +12,16 @@ from typing import Any
 from ..checkpoints.config import model_path, resolve
 from ..errors import Refused
 from ..steps.state import State, checkpoint_state
-from ..targets import Target, check, list_targets, load_target, longest_context, predict
+from ..targets import (
+    ArtifactSpec,
+    Target,
+    Workload,
+    check,
+    list_targets,
+    load_target,
+    longest_context,
+    predict,
+)
 
 __all__ = ["ALL_TARGETS", "device_row", "plan_model", "refuse"]
 
@@ -98,26 +107,23 @@ def device_row(
     return row
 
 
-def _predicted(state: State, target: Target, context: int, batch: int) -> dict[str, Any]:
-    """Memory, speed and energy on the target."""
-    expected = predict(
-        target,
-        state.architecture,
-        precision=state.precision,
+def _workload(state: State, context: int, batch: int) -> Workload:
+    """How the model of a state is stored and used on a target."""
+    return Workload(
+        state.precision,
         context=context,
         prompt=min(context, LONGEST_PROMPT),
         batch=batch,
         group_size=state.group_size,
         extra_bytes=state.extra_bytes,
     )
-    longest = longest_context(
-        target,
-        state.architecture,
-        precision=state.precision,
-        batch=batch,
-        group_size=state.group_size,
-        extra_bytes=state.extra_bytes,
-    )
+
+
+def _predicted(state: State, target: Target, context: int, batch: int) -> dict[str, Any]:
+    """Memory, speed and energy on the target."""
+    workload = _workload(state, context, batch)
+    expected = predict(target, state.architecture, workload)
+    longest = longest_context(target, state.architecture, workload)
     return {
         "kv_bytes": expected.kv_bytes,
         "total_bytes": expected.total_bytes,
@@ -138,18 +144,8 @@ def _predicted(state: State, target: Target, context: int, batch: int) -> dict[s
 def _broken_rules(state: State, target: Target, context: int, batch: int) -> dict[str, list[str]]:
     """`violations` of the target's rules, and those for which it is `refused`."""
     assert state.format
-    found = check(
-        target,
-        state.architecture,
-        format=state.format,
-        precision=state.precision,
-        group_size=state.group_size,
-        sym=state.sym,
-        act_order_g_idx=state.g_idx,
-        context=context,
-        prompt=min(context, LONGEST_PROMPT),
-        batch=batch,
-    )
+    spec = ArtifactSpec(state.format, sym=state.sym, act_order_g_idx=state.g_idx)
+    found = check(target, state.architecture, _workload(state, context, batch), spec)
     row: dict[str, list[str]] = {"violations": [], "refused": []}
     for violation in found:
         key = "refused" if violation.severity == "refuse" else "violations"

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from ..models.footprint import PRECISIONS, size_of
+from .artifact_plan import ArtifactSpec
 from .estimator import Prediction, engines, longest_context, predict
 from .profile import Target, list_targets, load_target, target_names, usable_bytes
-from .rules import Violation, check
+from .rules import check
+from .violation import Violation
+from .workload import Workload
 
 __all__ = [
     "PRECISIONS",
+    "ArtifactSpec",
     "Prediction",
     "Target",
     "Violation",
+    "Workload",
     "check",
     "engines",
     "list_targets",

@@ -1,8 +1,12 @@
-"""Whether TensorRT-Edge-LLM will read a checkpoint as what it is, judged by its rules on the files, and the commands that follow.
+"""Check that TensorRT-Edge-LLM reads a checkpoint correctly, and list the commands to run it.
 
-Its exporter takes some things in silence that then are slow or wrong on the device: weights in a layout that it does not know count as
-unquantized, zero points other than 8 are clamped, groups in another order cost a gather a product. Here they are refused by name.
-Rules read from its 0.9.1 documentation and 0.11.0 package; `make compat` holds the verdicts against the real exporter.
+The exporter of TensorRT-Edge-LLM accepts some checkpoints without a message, although the result is
+wrong or slow on the device. It reads weights in an unknown layout as unquantized. It clamps zero
+points other than 8. Reordered groups cost a gather for every product. All of these are refused here
+with the reason.
+
+The rules are from its 0.9.1 documentation and its 0.11.0 package. `make compat` compares the
+verdicts with the real exporter.
 """
 
 from __future__ import annotations
@@ -19,8 +23,9 @@ from torch import Tensor
 from ..checkpoints.config import packing, quantization, read_architecture
 from ..checkpoints.files import tensor_specs, tensors_of
 from ..models import Architecture
+from .edge_llm_rules import edge_llm_model
 from .profile import EdgeLlm, Int4, Target
-from .rules import Violation, edge_llm_model
+from .violation import Violation
 
 __all__ = ["check_checkpoint", "commands", "device_commands", "host_commands"]
 
@@ -35,18 +40,18 @@ BESIDE = (
     "numpy==2.2.6",
     "onnx-graphsurgeon==0.6.1",
 )
-"""What its exporter runs on, the same as `make compat` runs it on."""
+"""Packages that its exporter needs, in the versions that `make compat` uses."""
 CUDA = {"6.2": "12.6", "7.2": "13.2"}
-"""By JetPack release."""
+"""CUDA version by JetPack release."""
 READ = ("gptq", "awq", "modelopt")
 CENTRED = {"gptq": (0x77777777, -0x77777778), "awq": (-0x77777778,)}
-"""Words of eight zero points of 8: GPTQ stores 7 or, in its second version, 8; AWQ stores 8 (0x88888888 as a signed word)."""
+"""Signed words of eight zero points of 8. GPTQ stores 7, its second version and AWQ store 8."""
 CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """What the rules look at."""
+    """A checkpoint, and the limits of the device, for the rules."""
 
     path: Path
     model: Architecture
@@ -61,7 +66,7 @@ class _Checkpoint:
         return self.model.config
 
     def shape_of(self, module: str) -> tuple[int, int] | None:
-        """The (outputs, inputs) that the tensors of a linear layer have; None where it has no tensors."""
+        """The (outputs, inputs) of a linear layer by its tensors; None: it has no tensors."""
         if f"{module}.qweight" in self.specs:
             rows, columns = self.specs[f"{module}.qweight"].shape
             bits = (packing(self.config) or (4, 0, True))[0]
@@ -75,11 +80,11 @@ class _Checkpoint:
 
 
 def check_checkpoint(path: Path, target: Target) -> list[Violation]:
-    """Everything for which TensorRT-Edge-LLM would refuse, misread or slow down a checkpoint on a target; empty if all is well.
+    """Reasons why TensorRT-Edge-LLM would refuse, misread or slow down a checkpoint; empty: none.
 
     Raises:
-        UsageError: it is no checkpoint, or damaged.
-        Refused: the family is not known here.
+        UsageError: the path is no checkpoint, or the checkpoint is damaged.
+        Refused: edgewright does not know the family.
     """
     edge = target.platform.edge_llm
     if edge is None:
@@ -105,7 +110,7 @@ def check_checkpoint(path: Path, target: Target) -> list[Violation]:
 
 
 def _model(checkpoint: _Checkpoint) -> Iterator[Violation]:
-    """Type and attention of the model."""
+    """Model type and attention kernels."""
     return edge_llm_model(checkpoint.model, checkpoint.edge)
 
 
@@ -122,7 +127,7 @@ def _layout(checkpoint: _Checkpoint) -> Iterator[Violation]:
 
 
 def _shapes(checkpoint: _Checkpoint) -> Iterator[Violation]:
-    """One size for all layers, as its config has no place for more."""
+    """All layers must have the same sizes, as config.json has one field for each."""
     for module, wanted in checkpoint.model.linears().items():
         found = checkpoint.shape_of(module)
         if found is None:
@@ -164,7 +169,7 @@ def _int4(checkpoint: _Checkpoint) -> Iterator[Violation]:
 
 
 def _order(checkpoint: _Checkpoint) -> Iterator[Violation]:
-    """Groups of consecutive inputs. Others are taken, but cost a gather before every product."""
+    """Groups must be consecutive inputs; others cost a gather before every product."""
     _, group, _ = packing(checkpoint.config) or (4, 128, True)
     for name, g_idx in tensors_of(checkpoint.path, lambda name: name.endswith(".g_idx")):
         size = len(g_idx) if group == -1 else group
@@ -175,13 +180,16 @@ def _order(checkpoint: _Checkpoint) -> Iterator[Violation]:
 
 
 def _symmetry(checkpoint: _Checkpoint) -> Iterator[Violation]:
-    """Zero points of 8. Others are folded into the integers and clamped."""
+    """Zero points must be 8; others are folded into the integers and clamped."""
     words = CENTRED.get(checkpoint.method or "")
     if words is None:
         return
     for name, zeros in tensors_of(checkpoint.path, lambda name: name.endswith(".qzeros")):
         if zeros.numel() and not any(bool((zeros == word).all()) for word in words):
-            message = f"{name} has zero points other than 8, which are folded into the integers and clamped"
+            message = (
+                f"{name} has zero points other than 8, which are folded into the integers and "
+                "clamped"
+            )
             yield Violation("int4-symmetric", message, "quantize with symmetric INT4, the default")
             return
 
@@ -201,13 +209,15 @@ def _template(checkpoint: _Checkpoint) -> Iterator[Violation]:
 def commands(
     path: Path, target: Target, *, prompt: int = 1024, context: int = 4096
 ) -> dict[str, list[str]]:
-    """The commands from a checkpoint to a benchmark, by JetPack release. Export and build must be of one version.
+    """The commands from a checkpoint to a benchmark, by JetPack release.
+
+    Export and build must use the same version of TensorRT-Edge-LLM.
 
     Args:
         path: the checkpoint.
         target: the device.
-        prompt: most tokens of a prompt.
-        context: most tokens in the KV cache.
+        prompt: maximum number of tokens of a prompt.
+        context: maximum number of tokens in the KV cache.
     """
     packed = quantization(read_architecture(path).config) is not None
     copied = [*host_commands(path, target, packed=packed), f"scp -r {path.name}-edge-llm DEVICE:"]
@@ -218,8 +228,9 @@ def commands(
 
 
 def host_commands(path: Path, target: Target, *, packed: bool) -> list[str]:
-    """The commands that turn a checkpoint, packed in few bits or not, into the exporter's ONNX, on any machine with pip."""
-    small = (target.memory.usable_bytes or 0) < 8 << 30  # the build itself would not fit otherwise
+    """The commands that export a checkpoint, packed or not, to ONNX on any machine with pip."""
+    # With less memory, the build on the device fits only if weights are stored outside.
+    small = (target.memory.usable_bytes or 0) < 8 << 30
     externalize = " --externalize-weights int4_ffn" if small and packed else ""
     return [
         f"pip install {' '.join(map(shlex.quote, BESIDE))}",
@@ -231,13 +242,20 @@ def host_commands(path: Path, target: Target, *, packed: bool) -> list[str]:
 def device_commands(
     path: Path, jetpack: str, *, prompt: int = 1024, context: int = 4096
 ) -> list[str]:
-    """The commands that build and time an engine on a device, in the sources of TensorRT-Edge-LLM; see `commands`."""
+    """The commands that build and time an engine on a device; see `commands`.
+
+    They run in the source folder of TensorRT-Edge-LLM.
+    """
+    bench = "./build/examples/llm/llm_bench --engineDir engine"
+    repeat = "--batchSize 1 --warmup 3 --iterations 10"
     return [
-        f"cmake -S . -B build -DTRT_PACKAGE_DIR=/usr -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64_linux_toolchain.cmake "
-        f"-DEMBEDDED_TARGET=jetson-orin -DCUDA_CTK_VERSION={CUDA[jetpack]} -DENABLE_CUTE_DSL=ALL   # TensorRT-Edge-LLM {VERSION}",
+        "cmake -S . -B build -DTRT_PACKAGE_DIR=/usr "
+        "-DCMAKE_TOOLCHAIN_FILE=cmake/aarch64_linux_toolchain.cmake "
+        f"-DEMBEDDED_TARGET=jetson-orin -DCUDA_CTK_VERSION={CUDA[jetpack]} -DENABLE_CUTE_DSL=ALL"
+        f"   # TensorRT-Edge-LLM {VERSION}",
         "cmake --build build --parallel 4",
-        f"./build/examples/llm/llm_build --onnxDir {path.name}-edge-llm/llm --engineDir engine --maxBatchSize 1 --maxInputLen {prompt} "
-        f"--maxKVCacheCapacity {context}",
-        f"./build/examples/llm/llm_bench --engineDir engine --mode prefill --inputLen {prompt} --batchSize 1 --warmup 3 --iterations 10",
-        f"./build/examples/llm/llm_bench --engineDir engine --mode decode --pastKVLen {prompt} --batchSize 1 --warmup 3 --iterations 10",
+        f"./build/examples/llm/llm_build --onnxDir {path.name}-edge-llm/llm --engineDir engine "
+        f"--maxBatchSize 1 --maxInputLen {prompt} --maxKVCacheCapacity {context}",
+        f"{bench} --mode prefill --inputLen {prompt} {repeat}",
+        f"{bench} --mode decode --pastKVLen {prompt} {repeat}",
     ]

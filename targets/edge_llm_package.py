@@ -1,6 +1,6 @@
-"""`export --format edge-llm`: a checkpoint that TensorRT-Edge-LLM's rules were applied to, and scripts for what comes after.
+"""The writer of the format `edge-llm`: a checked checkpoint, and scripts for TensorRT-Edge-LLM.
 
-checkpoint/               the model as it is, which is what the exporter reads
+checkpoint/               the unchanged model, which the exporter reads
 export.sh                 on any machine with pip: ONNX with NVIDIA's operators
 build-jetpack-6.2.sh ...  on the device, in a checkout of TensorRT-Edge-LLM: engine and benchmark
 """
@@ -21,16 +21,17 @@ from ..checkpoints.files import (
     write_json,
 )
 from ..errors import Refused, UsageError
-from ..steps.context import StepResult
+from ..export.options import ExportOptions
+from ..steps.context import StepContext, StepResult
 from .edge_llm import CUDA, VERSION, check_checkpoint, device_commands, host_commands
 from .profile import load_target
 
-__all__ = ["hand_over"]
+__all__ = ["hand_over", "write"]
 
 SMALLEST = "jetson-orin-nano-8gb"
-"""The board that the scripts have to suit; the rules are the same for all."""
+"""The board that the scripts are written for; the rules are the same for all boards."""
 HELD = {None: "fp16", "gptq": "int4", "awq": "int4", "modelopt": "int8"}
-"""What a checkpoint's layout is to the exporter."""
+"""Precision by quantization method of the checkpoint; None: not quantized."""
 CHECKPOINT = "checkpoint"
 HEADER = """#!/bin/sh
 # {about}
@@ -38,24 +39,31 @@ set -eu
 """
 
 
+def write(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:
+    """Write the format `edge-llm` as the result of the export step."""
+    del context
+    return hand_over(source, out, options.precision)
+
+
 def hand_over(source: Path, out: Path, precision: str) -> StepResult:
-    """Write what TensorRT-Edge-LLM needs of a checkpoint to `out`.
+    """Write a checkpoint and scripts for TensorRT-Edge-LLM to `out`.
 
     Args:
         source: the checkpoint.
         out: the directory to make.
-        precision: what the checkpoint holds: fp16, int4 or int8. Nothing is converted here.
+        precision: of the checkpoint: fp16, int4 or int8. Nothing is converted.
 
     Raises:
-        UsageError: the checkpoint holds something else.
+        UsageError: the checkpoint has another precision.
         Refused: TensorRT-Edge-LLM would refuse, misread or slow it down.
     """
-    target, block = load_target(SMALLEST), quantization(read_config(source))
+    target = load_target(SMALLEST)
+    block = quantization(read_config(source))
     found = check_checkpoint(source, target)
     if found:
-        told = "; ".join(f"{violation.message} ({violation.rule})" for violation in found)
+        reasons = "; ".join(f"{violation.message} ({violation.rule})" for violation in found)
         raise Refused(
-            f"{source}: not for TensorRT-Edge-LLM: {told}",
+            f"{source}: not for TensorRT-Edge-LLM: {reasons}",
             "; ".join(dict.fromkeys(violation.nearest for violation in found)),
         )
     held = HELD[str(block["quant_method"]) if block else None]
@@ -66,39 +74,40 @@ def hand_over(source: Path, out: Path, precision: str) -> StepResult:
         )
     with atomic_directory(out) as folder:
         _copy(source, folder / CHECKPOINT)
-        here = [
-            'cd "$(dirname "$0")"',
-            *host_commands(Path(CHECKPOINT), target, packed=block is not None),
-        ]
-        _script(
-            folder / "export.sh",
-            f"On any machine with pip: {CHECKPOINT}/ becomes {CHECKPOINT}-edge-llm/.",
-            here,
-        )
-        for jetpack in CUDA:
-            about = f"On the device, in the sources of TensorRT-Edge-LLM {VERSION}, with {CHECKPOINT}-edge-llm/ copied there."
-            _script(
-                folder / f"build-jetpack-{jetpack}.sh",
-                about,
-                device_commands(Path(CHECKPOINT), jetpack),
-            )
-        origin = {"name": source.name, "content_hash": content_hash(source)}
+        _write_scripts(folder, host_commands(Path(CHECKPOINT), target, packed=block is not None))
         provenance = {
             "edgewright": __version__,
             "kind": "artifact",
             "format": "edge-llm",
             "precision": held,
-            "source": origin,
+            "source": {"name": source.name, "content_hash": content_hash(source)},
         }
         write_json(folder / PROVENANCE, provenance)
-    note = f"checkpoint/ passes the rules of TensorRT-Edge-LLM {VERSION}; export.sh runs its exporter, build-jetpack-*.sh its builder"
+    note = (
+        f"checkpoint/ passes the rules of TensorRT-Edge-LLM {VERSION}; export.sh runs its "
+        "exporter, build-jetpack-*.sh its builder"
+    )
     return StepResult([note])
 
 
-def _copy(source: Path, out: Path) -> None:
-    """Copy a checkpoint as it is read here, as the exporter may take whatever lies in the directory.
+def _write_scripts(folder: Path, export_commands: list[str]) -> None:
+    """Write the script for the export, and one for each JetPack release for the build."""
+    about = f"On any machine with pip: {CHECKPOINT}/ becomes {CHECKPOINT}-edge-llm/."
+    _script(folder / "export.sh", about, ['cd "$(dirname "$0")"', *export_commands])
+    about = (
+        f"On the device, in the sources of TensorRT-Edge-LLM {VERSION}, with "
+        f"{CHECKPOINT}-edge-llm/ copied there."
+    )
+    for jetpack in CUDA:
+        commands = device_commands(Path(CHECKPOINT), jetpack)
+        _script(folder / f"build-jetpack-{jetpack}.sh", about, commands)
 
-    Weights that are not the model's stay behind, and config.json is the one that its files correct.
+
+def _copy(source: Path, out: Path) -> None:
+    """Copy the files of a checkpoint that edgewright reads, as the exporter may read any others.
+
+    Weights that do not belong to the model are left out. config.json is written with corrections
+    from the other files.
     """
     model = {file.name for file in weight_files(source)}
     others = [file.name for file in source.glob("*.safetensors") if file.name not in model]

@@ -21,7 +21,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from ..errors import UsageError
 from .profile import JetPack, version_key
-from .rules import Violation
+from .violation import Violation
 
 __all__ = ["NodeProblem", "check_graph", "graph_violations", "parser_violations"]
 

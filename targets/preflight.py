@@ -13,9 +13,11 @@ from typing import Any
 from ..errors import Refused
 from ..export.tensorrt.engine import supported
 from ..models import Architecture
+from .artifact_plan import ArtifactSpec
 from .bundle import Bundle
 from .profile import JetPack, Target, version_key
 from .rules import check
+from .workload import Workload
 
 __all__ = ["Problem", "jetpack_of", "problems"]
 
@@ -169,17 +171,11 @@ def _release(
                 f"JetPack {release.name} (L4T {report['l4t']}): {error}",
                 f"{error.hint}; or --no-engine",
             )
-    found = check(
-        target,
-        model,
-        format="onnx" if engine else "ort",
-        precision=precision,
-        opset=bundle.manifest["opset"],
-        context=spec["context"],
-        prompt=spec["prompt"],
-        batch=spec["batch"],
-        jetpack=release.name,
+    workload = Workload(
+        precision, context=spec["context"], prompt=spec["prompt"], batch=spec["batch"]
     )
+    artifact = ArtifactSpec("onnx" if engine else "ort", opset=bundle.manifest["opset"])
+    found = check(target, model, workload, artifact, release.name)
     for violation in found:
         # NVIDIA does not document whether TensorRT 10.3 reads the opset that INT4 needs. So this
         # is not fatal: the build on the device will show it.

@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UsageError
+from ..models import FORMATS
 
 __all__ = [
     "AttentionShape",
@@ -85,6 +86,11 @@ class EdgeLlm(_Strict):
     attention: list[AttentionShape]
 
 
+def declared_formats(kind: str | None) -> list[str]:
+    """Export formats that are declared to run on a kind of platform."""
+    return [name for name, format in FORMATS.items() if kind in format.platforms]
+
+
 class Platform(_Strict):
     """Properties that all targets of a kind share."""
 
@@ -93,7 +99,8 @@ class Platform(_Strict):
     compute_capability: str | None = None
     fp16_ops_per_sm_clock: int = 0
     int8_ops_per_sm_clock: int = 0
-    formats: list[str]
+    formats: list[str] = Field(default_factory=lambda data: declared_formats(data.get("kind")))
+    """Export formats that run on it; default: those that are declared for its kind."""
     precisions: list[str]
     int4: Int4
     edge_llm: EdgeLlm | None = None

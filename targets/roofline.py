@@ -1,9 +1,12 @@
-"""The arithmetic of the estimate: what a decode step and a prefill have to do, and how long that takes.
+"""The arithmetic of the estimator: the time of a decode step and of a prefill.
 
-A decode step reads weights and KV cache (memory), multiplies (compute), attends (attention), pays for every layer's
-launches (layers) and for every sequence's sampling (sequences). A prefill multiplies, attends and pays for launches. Each
-is a time at the hardware's peak, in seconds; an engine's coefficients, fitted on published measurements, say how many
-times longer it takes. Memory and prefill coefficients are at least 1: nothing beats the peak.
+The time of a decode step is a sum of terms: reading weights and KV cache (memory), matrix products
+(compute), attention, kernel launches of every layer (layers), and sampling of every sequence
+(sequences). A prefill has the terms compute, attention and layers.
+
+Each term is the time in seconds at the peak of the hardware. The coefficients of an engine, fitted
+on published measurements, say how many times longer the engine takes. Memory and prefill
+coefficients are at least 1, as nothing is faster than the peak.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ class _Strict(BaseModel):
 
 
 class Hardware(_Strict):
-    """The three figures of a power mode that the arithmetic needs."""
+    """The speed of a device in one power mode."""
 
     bandwidth: float
     """Bytes a second."""
@@ -57,38 +60,38 @@ class Hardware(_Strict):
 
 
 class Band(_Strict):
-    """How far eight of ten held-out measurements were from their prediction: within a factor of one plus this, either way."""
+    """Error of held-out measurements: eight of ten are within a factor of 1 + band, either way."""
 
     known: float
-    """On a board and power mode that the fit has seen, with a model that it has not."""
+    """For a board and power mode that were fitted, with a model that was not."""
     new: float
-    """On a board or power mode that the fit has not seen."""
+    """For a board or power mode that was not fitted."""
     batched: float
-    """With more than one sequence."""
+    """For more than one sequence."""
     inferred: float | None = None
-    """With a model whose shape was inferred from its parameter count."""
+    """For a model whose shape was inferred from its parameter count."""
 
 
 class EngineFit(_Strict):
-    """Coefficients of one engine and how well they held on data left out."""
+    """Coefficients of one engine, and their errors on held-out measurements."""
 
     decode: dict[str, float]
     stored_bits: dict[str, float] = {}
-    """Bits a weight by precision, and of the `head`, where the engine stores weights in a format of its own."""
+    """Bits per weight by precision, and of the `head`, if the engine has its own weight format."""
     prefill: dict[str, float] | None = None
     decode_band: Band
     prefill_band: Band | None = None
     fitted_on: list[str] = []
-    """`target:power mode` of every measurement that was used."""
+    """`target:power mode` of every measurement that was fitted."""
     decode_rows: int = 0
     prefill_rows: int = 0
     errors: dict[str, float | None] = {}
-    """Cross-validated median relative errors, and the naive rule's."""
+    """Cross-validated median relative errors, also of the naive rule."""
     notes: list[str] = []
 
 
 class Runtime(_Strict):
-    """Memory beside weights and KV cache, in bytes: a fixed part, a share of those two, and a part a sequence."""
+    """Memory beside weights and KV cache: fixed bytes, a share of those two, bytes per sequence."""
 
     base_bytes: float
     share: float
@@ -146,7 +149,7 @@ def decode_terms(
 def prefill_terms(
     model: Architecture, hardware: Hardware, *, prompt: int, batch: int
 ) -> tuple[float, ...]:
-    """Seconds at the peak for the prefill of `batch` prompts of `prompt` tokens, in the order of `PREFILL_TERMS`."""
+    """Seconds at the peak to prefill `batch` prompts of `prompt` tokens; see `PREFILL_TERMS`."""
     head = head_bytes(model, 1)  # only the last position needs logits
     linears = mixture_work(model.linear_weights(1), model.linear_weights())
     return (
@@ -157,12 +160,12 @@ def prefill_terms(
 
 
 def _launches(layers: int, hardware: Hardware) -> float:
-    """Seconds for the fixed work of the layers, which the GPU's clock sets; nothing on a CPU."""
+    """Seconds for kernel launches of all layers, which depend on the GPU's clock; 0 on a CPU."""
     return layers * LAYER_CYCLES / hardware.clock if hardware.clock else 0.0
 
 
 def time_of(
     terms: tuple[float, ...], coefficients: Mapping[str, float], names: tuple[str, ...]
 ) -> float:
-    """Seconds that the terms take on an engine."""
+    """Seconds that an engine takes for the terms."""
     return sum(coefficients[name] * term for name, term in zip(names, terms, strict=True))

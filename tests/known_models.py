@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from edgewright.models import Architecture, architecture
+from edgewright.targets import (
+    ArtifactSpec,
+    Prediction,
+    Target,
+    Violation,
+    Workload,
+    check,
+    predict,
+)
 
 JETSONS = [
     "jetson-agx-orin-32gb",
@@ -53,3 +63,24 @@ GEMMA = model("gemma3_text", 640, 18, 4, 1, 256, 2048, 262144, sliding_window=51
 def changed(model: Architecture, **sizes: Any) -> Architecture:
     """The same model with some keys of its config.json changed."""
     return model.with_config(**sizes)
+
+
+def predicted(
+    target: Target,
+    model: Architecture,
+    power_mode: str | None = None,
+    engine: str | None = None,
+    **workload: Any,
+) -> Prediction:
+    """`targets.predict` with the fields of the workload as keywords."""
+    return predict(target, model, Workload(**workload), power_mode=power_mode, engine=engine)
+
+
+def violations(
+    target: Target, model: Architecture, jetpack: str | None = None, **options: Any
+) -> list[Violation]:
+    """`targets.check` with the fields of workload and artifact as keywords."""
+    names = {field.name for field in fields(Workload)}
+    workload = {name: value for name, value in options.items() if name in names}
+    spec = {name: value for name, value in options.items() if name not in names}
+    return check(target, model, Workload(**workload), ArtifactSpec(**spec), jetpack)

@@ -207,6 +207,19 @@ def run_harness(
     Raises:
         UsageError: there is no such task, or its data cannot be loaded.
     """
+    found = _evaluate(HarnessLM(backend, path), task, shots, limit, seed)
+    answers = {name: _answers(name, samples) for name, samples in found["samples"].items()}
+    return (
+        {name: rows for name, rows in answers.items() if rows},
+        _metrics(found["results"]),
+        task_conditions(found),
+    )
+
+
+def _evaluate(
+    model: HarnessLM, task: str, shots: int | None, limit: int, seed: int
+) -> dict[str, Any]:
+    """The results of lm-eval's own evaluation, with its samples."""
     file = Path(task)
     local = file.suffix in (".yaml", ".yml")
     if local and not file.is_file():
@@ -215,8 +228,8 @@ def run_harness(
         )
     try:
         evaluate: Any = lm_eval.simple_evaluate  # its decorator hides the parameters' types
-        found: dict[str, Any] = evaluate(
-            HarnessLM(backend, path),
+        return evaluate(
+            model,
             tasks=[str(file.resolve()) if local else task],
             num_fewshot=shots,
             limit=limit,
@@ -233,12 +246,6 @@ def run_harness(
             f"lm-eval:{task}: lm-eval cannot run it: {reason}",
             "list the tasks with `lm_eval ls tasks`; the task's data must be accessible",
         ) from error
-    answers = {name: _answers(name, samples) for name, samples in found["samples"].items()}
-    return (
-        {name: rows for name, rows in answers.items() if rows},
-        _metrics(found["results"]),
-        task_conditions(found),
-    )
 
 
 def _answers(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:

@@ -106,7 +106,7 @@ def in_chunks(total: int, size: int, part: Callable[[slice], Tensor]) -> Tensor:
     if total <= size:
         return part(slice(0, total))
     chunks = (slice(begin, min(begin + size, total)) for begin in range(0, total, size))
-    again: Any = recomputing.checkpoint  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    again: Any = getattr(recomputing, "checkpoint")  # noqa: B009 (its type is partly unknown)
     sums: list[Tensor] = [
         again(part, at, use_reentrant=False, preserve_rng_state=False) for at in chunks
     ]

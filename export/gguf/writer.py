@@ -1,7 +1,10 @@
-"""A checkpoint as GGUF, for llama.cpp: F16, Q8_0 or Q4_0, written with the `gguf` package, whatever heads and neurons were pruned.
+"""Write a checkpoint as GGUF for llama.cpp, in F16, Q8_0 or Q4_0, with the `gguf` package.
 
-Symmetric 4-bit checkpoints with groups of a multiple of 32 become Q4_0 bit for bit: it stores (nibble - 8) x scale, a scale every 32
-inputs, and the group's scale is simply repeated. What llama.cpp's rounding would lose on top is not lost.
+Models with pruned heads or neurons can be written too.
+
+Symmetric 4-bit checkpoints whose group size is a multiple of 32 become Q4_0 bit for bit, so nothing
+is rounded twice. Q4_0 stores (nibble - 8) x scale with one scale for 32 inputs, so the scale of a
+group is repeated.
 """
 
 from __future__ import annotations
@@ -29,22 +32,39 @@ from ...checkpoints.layouts import PackedLinear
 from ...checkpoints.loading import load_settings, stock_model
 from ...errors import ParityFailed, Refused, UsageError
 from ...models import Architecture, architecture, require_expressible
+from ...steps.context import StepContext, StepResult
 from ..onnx.reference import REFERENCES, choose_reference
 from ..onnx.weights import Weights
+from ..options import ExportOptions
 
-__all__ = ["KINDS", "export_gguf"]
+__all__ = ["KINDS", "export_gguf", "write"]
 
 MODEL = "model.gguf"
 KINDS = {"fp16": "F16", "int8": "Q8_0", "int4": "Q4_0"}
-"""Precision of the linear layers -> llama.cpp's name for it."""
+"""llama.cpp's name for each precision of the linear layers."""
 INTERLEAVED = ("llama",)
-"""Where llama.cpp turns neighbouring channels against each other, and transformers the two halves of a head."""
+"""Architectures for which llama.cpp rotates neighbouring channels of a head.
+
+For the others it rotates the two halves of a head, as transformers always does.
+"""
 PRE_TOKENIZERS = {"qwen2": "qwen2", "qwen3": "qwen2", "llama": "llama-bpe"}
 BLOCK = 32
 
 
+def write(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:
+    """Write a GGUF file as the result of the export step."""
+    del context
+    checked = export_gguf(source, out, options.precision)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in checked["tensors"].items())
+    note = (
+        f"model.gguf: {kinds}; read back, weights differ from those of {checked['reference']} "
+        f"by at most {checked['largest_difference']:.1e} of the largest value of a tensor"
+    )
+    return StepResult([note], {"checked": checked})
+
+
 def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
-    """Write a GGUF file and read it back.
+    """Write a GGUF file, and compare its weights with the checkpoint.
 
     Args:
         checkpoint: a model directory.
@@ -52,12 +72,12 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
         precision: `fp16`, `int8` or `int4`.
 
     Returns:
-        `tensors`, how many there are of each kind, and `largest_difference` of a weight from the checkpoint's, relative to the
-        largest weight of its tensor.
+        `tensors`: the number of each kind; `largest_difference` of a weight, relative to the
+        largest of its tensor; `reference`: what the weights were compared with.
 
     Raises:
-        UsageError: the precision is unknown here, or gguf is not installed.
-        Refused: llama.cpp has no counterpart for the model, or a width does not divide into its blocks.
+        UsageError: GGUF has no such precision, or the package gguf is not installed.
+        Refused: llama.cpp cannot run the model, or a width is no multiple of its block size.
     """
     if precision not in KINDS:
         raise UsageError(
@@ -96,11 +116,11 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
 
 
 def _kind(model: Architecture) -> str:
-    """The architecture that the file gives llama.cpp.
+    """The architecture that the file names for llama.cpp.
 
-    Its qwen2 takes no other number of heads than the width has room for. Its llama does, and has the
-    biases as well; so a Qwen2 with pruned heads is written as a llama, with queries and keys in the
-    order of one.
+    llama.cpp's qwen2 requires heads * head_dim to be the hidden size. Its llama does not, and
+    supports biases. So a Qwen2 with pruned heads is written as a llama, with the channels of
+    queries and keys in the order that llama needs.
     """
     sizes = model.attention_sizes
     pruned = sizes.heads * sizes.head_dim != model.hidden_size
@@ -132,7 +152,7 @@ def _metadata(writer: Any, checkpoint: Path, model: Architecture, precision: str
 
 
 def _tokenizer(writer: Any, checkpoint: Path, model: Architecture) -> None:
-    """A byte-level BPE vocabulary from tokenizer.json; without one the file takes token ids only."""
+    """Write a byte-level BPE vocabulary from tokenizer.json; without one, only ids can be used."""
     file = checkpoint / "tokenizer.json"
     tokenizer = json.loads(file.read_text()) if file.is_file() else {}
     vocabulary = tokenizer.get("model") or {}
@@ -162,28 +182,28 @@ def _tokenizer(writer: Any, checkpoint: Path, model: Architecture) -> None:
 
 
 def _names(gguf: Any, model: Architecture) -> Mapping[str, str]:
-    """llama.cpp's name of every module, by ours."""
+    """The names of modules in the checkpoint -> their names in llama.cpp."""
     kind = getattr(gguf.MODEL_ARCH, _kind(model).upper())
-    table = gguf.get_tensor_name_map(kind, len(model.layers))
+    name_map = gguf.get_tensor_name_map(kind, len(model.layers))
     modules = [model.embedding, model.final_norm.name, model.head]
     for layer in model.layers:
         attention, ffn = layer.attention, layer.ffn
         parts = [layer.mixer_norm, layer.ffn_norm, *attention.linears, *ffn.linears]
         parts += [norm for norm in (attention.q_norm, attention.k_norm) if norm]
         modules += [layer.full(part.name) for part in parts]
-    return {module: table.get_name(module) for module in modules}
+    return {module: name_map.get_name(module) for module in modules}
 
 
 def _tensors(
     gguf: Any, weights: Weights, model: Architecture, precision: str
 ) -> Iterator[tuple[str, NDArray[Any], Any]]:
-    """Name, stored bytes and kind of every tensor."""
+    """Name, stored bytes and kind (a quantization type of GGML) of every tensor."""
     kinds = gguf.GGMLQuantizationType
     linears, heads = model.linears(), _interleaved(model)
     for module, name in _names(gguf, model).items():
         bias = weights.vector(f"{module}.bias")
         if bias is not None:
-            yield f"{name}.bias", _turned(bias, heads.get(module)).numpy(), kinds.F32
+            yield f"{name}.bias", _interleave(bias, heads.get(module)).numpy(), kinds.F32
         if module in linears:
             yield (f"{name}.weight", *_linear(gguf, weights, module, heads.get(module), precision))
         elif f"{module}.weight" in weights or weights.is_packed(module):
@@ -201,7 +221,7 @@ def _tensors(
 def _linear(
     gguf: Any, weights: Weights, module: str, heads: int | None, precision: str
 ) -> tuple[NDArray[Any], Any]:
-    """Stored bytes and kind of a linear layer's weight; for `heads` see `_turned`."""
+    """Stored bytes and kind of the weight of a linear layer; for `heads` see `_interleave`."""
     kind = getattr(gguf.GGMLQuantizationType, KINDS[precision])
     packed = weights.packed(module) if weights.is_packed(module) else None
     width = (packed.integers if packed else weights.tensor(f"{module}.weight")).shape[1]
@@ -219,17 +239,17 @@ def _linear(
         and packed.group_size % BLOCK == 0
     ):
         return _q4_0(packed, heads), kind
-    return gguf.quants.quantize(_turned(weights.dense(module), heads).numpy(), kind), kind
+    return gguf.quants.quantize(_interleave(weights.dense(module), heads).numpy(), kind), kind
 
 
 def _q4_0(packed: PackedLinear, heads: int | None) -> NDArray[np.uint8]:
-    """Our integers as Q4_0 blocks.
+    """Store packed integers as Q4_0 blocks.
 
-    A block is a half-precision scale, then 16 bytes whose low nibbles are the first 16 inputs.
+    A block is an fp16 scale, then 16 bytes. The low nibbles are the first 16 inputs.
     """
-    integers = _turned(packed.integers, heads).numpy()
+    integers = _interleave(packed.integers, heads).numpy()
     integers = integers.reshape(packed.integers.shape[0], -1, BLOCK)
-    scales = _turned(packed.scales, heads).numpy().astype(np.float16)
+    scales = _interleave(packed.scales, heads).numpy().astype(np.float16)
     scales = scales.repeat(packed.group_size // BLOCK, 1)
     nibbles = integers[..., : BLOCK // 2] | (integers[..., BLOCK // 2 :] << 4)
     blocks = np.concatenate([scales[..., None].view(np.uint8), nibbles], -1)
@@ -237,7 +257,7 @@ def _q4_0(packed: PackedLinear, heads: int | None) -> NDArray[np.uint8]:
 
 
 def _interleaved(model: Architecture) -> dict[str, int]:
-    """The heads of each query and key projection whose channels llama.cpp wants interleaved."""
+    """Number of heads of each query and key projection whose channels must be interleaved."""
     if _kind(model) not in INTERLEAVED:
         return {}
     heads: dict[str, int] = {}
@@ -248,12 +268,12 @@ def _interleaved(model: Architecture) -> dict[str, int]:
     return heads
 
 
-def _turned(tensor: Tensor, heads: int | None) -> Tensor:
-    """Rows of queries or keys in the order that llama.cpp rotates them in.
+def _interleave(tensor: Tensor, heads: int | None) -> Tensor:
+    """Put rows of queries or keys in the order of llama.cpp's rotation.
 
     Args:
         tensor: rows first.
-        heads: heads that the rows are made of; None: leave the tensor as it is.
+        heads: number of heads in the rows; None: the order stays.
     """
     if heads is None:
         return tensor
@@ -269,7 +289,7 @@ def _turned(tensor: Tensor, heads: int | None) -> Tensor:
 def _read_back(
     gguf: Any, file: Path, checkpoint: Path, config: Mapping[str, Any], model: Architecture
 ) -> dict[str, Any]:
-    """Dequantize every matrix with the package's own reader and compare it with the checkpoint.
+    """Dequantize every weight with the reader of `gguf`, and compare it with the checkpoint.
 
     Raises:
         ParityFailed: a weight of the model is not in the file.
@@ -288,9 +308,10 @@ def _read_back(
         if part == "weight":
             module = modules.pop(name)
             dense = weight_of(module) if weight_of else own.dense(module)
-            ours = _turned(dense, heads.get(module)).numpy()
-            theirs = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(ours.shape)
-            worst = max(worst, float(np.abs(ours - theirs).max() / (np.abs(ours).max() or 1.0)))
+            expected = _interleave(dense, heads.get(module)).numpy()
+            stored = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(expected.shape)
+            largest = np.abs(expected).max() or 1.0
+            worst = max(worst, float(np.abs(expected - stored).max() / largest))
     if missing := sorted(
         module for module in modules.values() if module != model.head or not model.tied
     ):
@@ -302,6 +323,6 @@ def _read_back(
 
 
 def _stock_weights(checkpoint: Path) -> Callable[[str], Tensor]:
-    """The float32 weights of a checkpoint as stock transformers loads them, by full module name."""
+    """A function from a module's name to its float32 weight, as stock transformers loads it."""
     model = stock_model(checkpoint)
     return lambda module: model.get_submodule(module).weight.detach()

@@ -1,6 +1,7 @@
-"""An ONNX graph under construction: nodes with readable names, small constants inside, large weights in one file beside it.
+"""Build an ONNX graph: nodes with readable names, and large weights in one file beside the model.
 
-Weights go to disk the moment they are added, so writing a graph needs memory for one tensor, not for the model.
+Weights are written to disk when they are added. So writing a graph needs memory for one tensor, not
+for the model.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from .opset import ir_version_of
 __all__ = ["GraphBuilder"]
 
 INLINE_BYTES = 1024
-# Runtimes map the data file into memory; a tensor that starts on a page needs no copy.
+"""Larger weights go to the data file."""
 ALIGNMENT = 4096
+"""Runtimes map the data file into memory, and a tensor at the start of a page needs no copy."""
 
 
 class GraphBuilder:
-    """Collects nodes and weights of one graph; values are passed around by their names.
+    """Collects the nodes and weights of one graph. Values are passed by their names.
 
     Args:
         data: the open file that large weights are appended to.
@@ -32,7 +34,7 @@ class GraphBuilder:
         opset: of the standard operators.
 
     Attributes:
-        metadata: what the model file says of itself to whoever runs it.
+        metadata: properties in the model file, which `OnnxDecoder` reads.
     """
 
     def __init__(self, data: BinaryIO, data_name: str, opset: int) -> None:
@@ -49,7 +51,7 @@ class GraphBuilder:
 
     @contextmanager
     def at(self, scope: str) -> Iterator[None]:
-        """Name the nodes added inside the block after the module `scope`, so that a profile can be read."""
+        """Name the nodes of this block after the module `scope`, which makes profiles readable."""
         outer, self._scope = self._scope, scope
         try:
             yield
@@ -66,7 +68,7 @@ class GraphBuilder:
         self._outputs.append(helper.make_tensor_value_info(name, dtype, shape))
 
     def node(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """Add a node with one output and return the name of that output (`output`, or one made from the scope)."""
+        """Add a node with one output; return the output's name (None: made from the scope)."""
         return self.nodes(op, *inputs, outputs=[output], **attributes)[0]
 
     def nodes(
@@ -81,9 +83,9 @@ class GraphBuilder:
 
         Args:
             op: the operator.
-            inputs: names of values; an empty one where an optional input is left out.
-            outputs: names of its outputs; made from the scope where None, left out where empty.
-            domain: of the operator; the standard ones have none.
+            inputs: names of values; empty: an optional input that is left out.
+            outputs: names of its outputs; None: made from the scope; empty: left out.
+            domain: of the operator; empty for standard operators.
             attributes: of the node.
         """
         name = self._unique(f"{self._scope}/{op}")
@@ -95,17 +97,17 @@ class GraphBuilder:
         return results
 
     def reduce(self, op: str, value: str) -> str:
-        """`op` over the last axis, which stays; that it is an input came with opset 18."""
+        """`op` over the last axis, with size 1 kept. Before opset 18 axes are an attribute."""
         if self._opset < 18:
             return self.node(op, value, axes=[-1], keepdims=1)
         return self.node(op, value, self.constant([-1]), keepdims=1)
 
     def cast(self, value: str, source: int, target: int) -> str:
-        """`value` of type `source` as type `target`; no node where they are the same."""
+        """Cast `value` from type `source` to `target`; adds no node if they are the same."""
         return value if source == target else self.node("Cast", value, to=target)
 
     def constant(self, value: Any, dtype: type = np.int64) -> str:
-        """A small constant, stored once however often it is asked for."""
+        """A small constant; equal constants are stored once."""
         array = np.asarray(value, dtype=dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
@@ -123,9 +125,9 @@ class GraphBuilder:
 
         Args:
             name: of the initializer.
-            array: the values, or their packed bytes where numpy has no such type.
-            dtype: the ONNX type, where `array` holds packed bytes.
-            shape: the logical shape, where `array` holds packed bytes.
+            array: the values, or their packed bytes if numpy has no such type.
+            dtype: the ONNX type, if `array` holds packed bytes.
+            shape: the logical shape, if `array` holds packed bytes.
         """
         array = np.ascontiguousarray(array) if array.ndim else array
         tensor = TensorProto(name=name, dims=list(array.shape if shape is None else shape))
@@ -138,7 +140,7 @@ class GraphBuilder:
         return name
 
     def alias(self, name: str, of: str, shape: Sequence[int]) -> str:
-        """The weight `of` under another name and in another shape, stored once."""
+        """Another name and shape for the weight `of`, without storing it again."""
         source = next(tensor for tensor in self._initializers if tensor.name == of)
         copy = TensorProto()
         copy.CopyFrom(source)
@@ -153,9 +155,8 @@ class GraphBuilder:
             "offset": str(self._data.tell()),
             "length": str(array.nbytes),
         }
-        self._data.write(
-            array.reshape(-1).view(np.uint8).data
-        )  # as bytes: numpy gives no buffer of bf16
+        # As bytes, because numpy has no buffer of bf16.
+        self._data.write(array.reshape(-1).view(np.uint8).data)
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in place.items():
             tensor.external_data.add(key=key, value=value)

@@ -1,4 +1,4 @@
-"""What a graph leaves out of a model: logits nobody reads, and positions that a long context can do without."""
+"""What a graph leaves out: logits before the last position, and old positions of the KV cache."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ class Cut:
     """What a graph leaves out.
 
     Attributes:
-        last_logits: only the last position gets logits; a device then needs no buffer of [sequence, vocabulary].
-        window: positions before a token that its attention still sees, and the cache keeps; 0 for all.
-        sinks: first positions that it sees and keeps as well (Xiao et al. 2023, attention sinks).
+        last_logits: only the last position gets logits, which saves a device the buffer of
+            [sequence, vocabulary].
+        window: last positions that attention sees and the cache keeps; 0: all.
+        sinks: first positions that attention always sees and the cache always keeps (Xiao et al.
+            2023, attention sinks).
     """
 
     last_logits: bool = False
@@ -26,5 +28,5 @@ class Cut:
     def __post_init__(self) -> None:
         if self.window < 0 or self.sinks < 0:
             raise UsageError(
-                f"a window of {self.window} and {self.sinks} sinks", "give numbers from 0 on"
+                f"a window of {self.window} and {self.sinks} sinks", "give numbers >= 0"
             )

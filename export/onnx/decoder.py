@@ -1,9 +1,12 @@
-"""The decoder as an ONNX graph, written node by node from a checkpoint: no tracing, and no model in memory.
+"""Write the decoder as an ONNX graph, node by node, without tracing and without a model in memory.
 
-Inputs and outputs have Optimum's names: `input_ids`, `attention_mask`, `position_ids` and `past_key_values.N.key|value`
-go in, `logits` and `present.N.key|value` come out. Batch, sequence and past are dynamic, and the past may be empty. Only
-standard operators are used, because TensorRT has no importer for ONNX Runtime's own (`fused` writes those). Residual stream, norms
-and softmax are float32 in every precision: Gemma's residual stream leaves the range of fp16, and the widths involved cost nothing.
+Inputs and outputs have Optimum's names: `input_ids`, `attention_mask`, `position_ids` and
+`past_key_values.N.key|value` are inputs, `logits` and `present.N.key|value` are outputs. Batch,
+sequence and past are dynamic, and the past may be empty.
+
+Only standard operators are used, because TensorRT cannot import those of ONNX Runtime (`fused`
+writes those). Residual stream, norms and softmax are float32 in every precision: Gemma's residual
+stream leaves the range of fp16, and the cost is negligible.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ class NamedNorm:
 
 
 class Decoder:
-    """Writes one decoder; every method adds nodes and returns the names of their outputs."""
+    """Writes one decoder. Each method adds nodes and returns the names of their outputs."""
 
     def __init__(
         self,
@@ -62,7 +65,7 @@ class Decoder:
         longest = max(layer.attention.window for layer in architecture.layers)
         if 0 < cut.window < longest:
             raise Refused(
-                f"a window of {cut.window}: layers of this model look {longest} positions back",
+                f"a window of {cut.window}: layers of this model see {longest} positions back",
                 f"give --window {longest} or more",
             )
         self.kept = "kept_sequence_length" if cut.window else TOTAL
@@ -71,12 +74,14 @@ class Decoder:
             graph.metadata[KEPT] = f"{cut.sinks},{cut.window}"
 
     def write(self) -> None:
-        """The whole graph."""
+        """Write the whole graph."""
         model = self.architecture
         ids, mask, positions = self._declare_inputs()
         windows = list(dict.fromkeys(layer.attention.window for layer in model.layers))
         masks = self._masks(ids, mask, windows)
-        angles = {kind: self._angles(positions, table, kind) for kind, table in self.rotary.items()}
+        angles = {
+            kind: self._angles(positions, rotary, kind) for kind, rotary in self.rotary.items()
+        }
         hidden = self._embed(ids)
         norms = [
             NamedNorm(layer.key(layer.mixer_norm.name), layer.mixer_norm) for layer in model.layers
@@ -125,19 +130,21 @@ class Decoder:
         return ids, mask, positions
 
     def _masks(self, ids: str, mask: str, windows: list[int]) -> dict[int, str]:
-        """For each window, what is added to the scores; see `additive_masks`."""
+        """The mask for each window; see `additive_masks`."""
         return additive_masks(self.graph, ids, mask, windows, self.cut)
 
-    def _angles(self, positions: str, table: Rotary, kind: str | None) -> tuple[str, str]:
-        """Cosine and sine of the angles, [batch, 1, sequence, head_dim / 2] in the activation type."""
+    def _angles(self, positions: str, rotary: Rotary, kind: str | None) -> tuple[str, str]:
+        """Cosine and sine of the angles: [batch, 1, sequence, head_dim / 2], activation type."""
         g = self.graph
         with g.at(f"rotary.{kind}" if kind else "rotary"):
-            frequencies = g.weight(f"{self.architecture.rotary}.{kind or 'all'}", table.frequencies)
+            frequencies = g.weight(
+                f"{self.architecture.rotary}.{kind or 'all'}", rotary.frequencies
+            )
             columns = g.node("Unsqueeze", g.cast(positions, INT64, FLOAT), g.constant([1, 3]))
             angle = g.node("Mul", columns, frequencies)
             cosine, sine = g.node("Cos", angle), g.node("Sin", angle)
-            if table.scaling != 1.0:
-                scaling = g.constant(table.scaling, np.float32)
+            if rotary.scaling != 1.0:
+                scaling = g.constant(rotary.scaling, np.float32)
                 cosine, sine = g.node("Mul", cosine, scaling), g.node("Mul", sine, scaling)
             return g.cast(cosine, FLOAT, self.type), g.cast(sine, FLOAT, self.type)
 
@@ -146,11 +153,11 @@ class Decoder:
         g, embedding = self.graph, self.architecture.embedding
         name = f"{embedding}.weight"
         with g.at(embedding):
-            table = g.weight(name, stored(self.weights.dense(embedding), self.type, name))
-            return self._scaled_embedding(g.cast(g.node("Gather", table, ids), self.type, FLOAT))
+            matrix = g.weight(name, stored(self.weights.dense(embedding), self.type, name))
+            return self._scaled_embedding(g.cast(g.node("Gather", matrix, ids), self.type, FLOAT))
 
     def _scaled_embedding(self, hidden: str) -> str:
-        """Embeddings times the factor that the model has for them, if any."""
+        """Embeddings times the embedding factor of the model, if it has one."""
         g, scale = self.graph, self.architecture.embedding_scale
         return hidden if scale == 1 else g.node("Mul", hidden, g.constant(scale, np.float32))
 
@@ -166,13 +173,13 @@ class Decoder:
     def _residual(
         self, hidden: str, value: str, layer: Layer, post_norm: Norm | None, following: NamedNorm
     ) -> tuple[str, str]:
-        """Add the output of a block to the residual stream, which stays float32, and norm the sum.
+        """Add the output of a block to the residual stream (float32), and norm the sum.
 
         Args:
-            hidden: the stream.
-            value: the output.
-            layer: that the block is in.
-            post_norm: the norm behind the block, if there is one.
+            hidden: the residual stream.
+            value: the output of the block.
+            layer: the layer of the block.
+            post_norm: the norm after the block, if there is one.
             following: the norm of the sum.
 
         Returns:
@@ -184,7 +191,7 @@ class Decoder:
         return hidden, self._norm(hidden, following)
 
     def _block_output(self, value: str, layer: Layer, post_norm: Norm | None) -> str:
-        """The output of a block in float32, normed where the layer has a norm behind it."""
+        """The output of a block in float32, normed if the layer has a norm after the block."""
         value = self.graph.cast(value, self.type, FLOAT)
         if post_norm:
             value = self._norm(value, NamedNorm(layer.key(post_norm.name), post_norm))
@@ -196,14 +203,14 @@ class Decoder:
     def _heads(self, value: str, layer: Layer, heads: int, norm: Norm | None = None) -> str:
         """[batch, sequence, heads * head_dim] as [batch, heads, sequence, head_dim].
 
-        Each head is normed where the model does that.
+        Each head is normed if `norm` is given.
         """
         g, width = self.graph, layer.attention.sizes.head_dim
         value = g.node("Reshape", value, g.constant([0, 0, heads, width]))
         return g.node("Transpose", self._normed_heads(value, layer, norm), perm=[0, 2, 1, 3])
 
     def _normed_heads(self, value: str, layer: Layer, norm: Norm | None) -> str:
-        """Heads [..., head_dim], normed where the model does that."""
+        """Heads [..., head_dim], normed if `norm` is given."""
         if norm is None:
             return value
         named = NamedNorm(layer.key(norm.name), norm)
@@ -211,7 +218,7 @@ class Decoder:
         return self.graph.cast(value, FLOAT, self.type)
 
     def _rotate(self, value: str, head_dim: int, angles: tuple[str, str]) -> str:
-        """Turn the two halves of each head against each other."""
+        """Apply the rotary positions, which rotate the two halves of each head."""
         g, half = self.graph, head_dim // 2
         cosine, sine = angles
         first, second = g.nodes(
@@ -224,8 +231,8 @@ class Decoder:
     def _attention(self, value: str, layer: Layer, mask: str, angles: tuple[str, str]) -> str:
         """Grouped-query attention over past and present, [batch, sequence, hidden].
 
-        In the activation type. The query heads of a group are laid one below the other, so that each
-        key/value head is read where it is and never repeated in memory.
+        In the activation type. The query heads of a group are stacked, so each key/value head is
+        read in place and never repeated in memory.
         """
         g, attention = self.graph, layer.attention
         heads, kv_heads = attention.sizes.heads, attention.sizes.kv_heads
@@ -252,7 +259,7 @@ class Decoder:
         return self._project(merged, layer, attention.o)[0]
 
     def _cached(self, value: str, layer: int, part: str) -> str:
-        """Past and present together, as attention sees them; what the window leaves of them goes out."""
+        """Past and new positions for attention; `present` keeps only sinks and window of them."""
         g, cut = self.graph, self.cut
         past, present = f"past_key_values.{layer}.{part}", f"present.{layer}.{part}"
         if not cut.window:
@@ -269,7 +276,7 @@ class Decoder:
         return whole
 
     def _recent(self, whole: str) -> tuple[str, str]:
-        """Where the window begins and ends in a cache, after the sinks; the cache of the first layer tells it for all."""
+        """Begin and end of the window in a cache, after the sinks; the same for all layers."""
         g = self.graph
         if self._bounds is None:
             end = g.node("Shape", whole, start=2, end=3)
@@ -300,7 +307,7 @@ class Decoder:
         def number(x: float) -> str:
             return g.constant(x, _numpy_type(self.type))
 
-        # x (1 + c x²) keeps the sign of x where x² overflows fp16, so that tanh saturates and no NaN appears.
+        # x (1 + c x²) keeps the sign of x if x² overflows fp16. So tanh saturates and gives no NaN.
         inner = g.node(
             "Add", g.node("Mul", g.node("Mul", value, value), number(0.044715)), number(1.0)
         )
@@ -308,14 +315,14 @@ class Decoder:
         return g.node("Mul", g.node("Mul", value, number(0.5)), g.node("Add", inner, number(1.0)))
 
     def _head(self, hidden: str) -> None:
-        """Logits in float32 from the normed hidden state; a tied head reads the embedding, which is stored once."""
+        """Logits in float32 from the normed hidden state; a tied head reads the embedding."""
         g, model = self.graph, self.architecture
         own = f"{model.head}.weight" in self.weights or self.weights.is_packed(model.head)
         value = g.cast(hidden, FLOAT, self.type)
         with g.at(model.head):
             if model.tied or not own:
-                table = g.node("Transpose", f"{model.embedding}.weight", perm=[1, 0])
-                result = g.node("MatMul", value, table)
+                matrix = g.node("Transpose", f"{model.embedding}.weight", perm=[1, 0])
+                result = g.node("MatMul", value, matrix)
             else:
                 result = self.linears.dense(value, model.head)
             g.node("Cast", result, to=FLOAT, output="logits")

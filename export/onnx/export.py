@@ -1,4 +1,4 @@
-"""Export a checkpoint to an ONNX artifact that was compared with it before it got its name."""
+"""Export a checkpoint to an ONNX artifact, which is kept only if it passes the parity check."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ...models import Architecture, architecture, require_expressible
 from . import parity
 from .cut import Cut
 from .genai import write_genai_config
-from .graph import MODEL, write_graph
+from .graph import MODEL, GraphInfo, write_graph
 from .on_cpu import write_for_cpu
 from .opset import opset_of
 from .precision import Precision, precision_of
@@ -42,7 +42,8 @@ from .weights import Weights
 __all__ = ["ExportResult", "export_onnx"]
 
 PRECISION_OF = {"compressed-tensors": "int8-dynamic", "modelopt": "int8"}
-"""What becomes of a checkpoint whose activations are in 8 bits: a scale a token, or one that is fixed."""
+"""The only precision of a checkpoint with 8-bit activations, by quantization method: their scales
+are dynamic (compressed-tensors) or fixed (modelopt)."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,11 @@ class ExportResult:
     Attributes:
         out: its directory.
         precision: as asked for.
-        parity: the figures of the comparison with torch, by ledger name.
-        reference: what computed the logits to compare with; see `reference.REFERENCES`.
+        parity: metrics of the comparison with torch, by their names in a ledger.
+        reference: what computed the reference logits; see `reference.REFERENCES`.
         sizes: bytes of each file, by name.
-        seconds: of writing the graph, and of everything.
-        checked: what the further check told.
+        seconds: `graph`: to write the graph; `total`.
+        checked: what `extra_check` returned.
     """
 
     out: Path
@@ -76,90 +77,144 @@ def export_onnx(
     *,
     format: str = "onnx",
     cut: Cut | None = None,
-    further: Callable[[Path], Mapping[str, float | str]] | None = None,
+    extra_check: Callable[[Path], Mapping[str, float | str]] | None = None,
 ) -> ExportResult:
-    """Write an ONNX artifact and compare it with its checkpoint; nothing is left behind when they differ.
+    """Write an ONNX artifact and compare it with its checkpoint. If they differ, nothing is kept.
 
     Args:
         checkpoint: a model directory.
         out: the directory to make.
-        precision: one of `PRECISIONS`; `int4` takes a GPTQ or AWQ checkpoint bit for bit, `int8` one of SmoothQuant.
-        rows: token ids to compare on; random ones where None. Text that the model knows is the sharper test.
-        format: what the artifact says it is; `ort` is written in ONNX Runtime's own operators.
+        precision: one of `PRECISIONS`; `int4` and `int8` copy a quantized checkpoint bit for bit.
+        rows: token ids to compare on; None: random ones, which are an easier test than text.
+        format: recorded in the artifact; `ort` uses ONNX Runtime's own operators.
         cut: what the graph leaves out; nothing by default.
-        further: a check of the graph itself, called before the comparison with torch; what it returns is kept with the figures.
+        extra_check: called before the comparison with torch; its result is recorded.
 
     Raises:
-        UsageError: the precision is unknown or does not go with the checkpoint, or the checkpoint is damaged.
-        Refused: the model has something that the graph cannot express.
-        ParityFailed: the artifact does not compute what the checkpoint computes.
+        UsageError: the precision is unknown or does not fit the checkpoint, or that is damaged.
+        Refused: the graph cannot express the model.
+        ParityFailed: the artifact does not compute the same as the checkpoint.
     """
     started = time.perf_counter()
-    kind, cut, fused = precision_of(precision), cut or Cut(), format == "ort"
+    export = _checked_export(checkpoint, precision, format, cut or Cut())
+    with atomic_directory(out) as folder:
+        info = _write_model(export, folder)
+        written = time.perf_counter() - started
+        _check_model(export, folder)
+        _write_companions(export, folder)
+        provenance = _provenance(export, info)
+        write_json(folder / PROVENANCE, provenance)
+        checked = dict(extra_check(folder)) if extra_check else {}
+        way = choose_reference(checkpoint)
+        report = f"{precision}: graph written in {written:.1f} s, comparing with {REFERENCES[way]}"
+        console.print(report, highlight=False)
+        metrics = parity.check(folder, checkpoint, rows or _random_rows(export.model), way=way)
+        provenance |= {"parity": metrics, "reference": way}
+        write_json(folder / PROVENANCE, provenance | ({"checked": checked} if checked else {}))
+    sizes = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
+    seconds = {"graph": written, "total": time.perf_counter() - started}
+    name = export.precision.name
+    return ExportResult(out, name, metrics, REFERENCES[way], sizes, seconds, checked)
+
+
+@dataclass(frozen=True)
+class _Export:
+    """One export.
+
+    Attributes:
+        checkpoint: the directory of the model.
+        source: the architecture of config.json as it is stored.
+        settings: the transformers config.
+        model: the architecture with all defaults of transformers filled in.
+        precision: of the artifact.
+        format: as recorded in the artifact.
+        cut: what the graph leaves out.
+    """
+
+    checkpoint: Path
+    source: Architecture
+    settings: Any
+    model: Architecture
+    precision: Precision
+    format: str
+    cut: Cut
+
+    @property
+    def fused(self) -> bool:
+        """Whether the graph is in ONNX Runtime's own operators."""
+        return self.format == "ort"
+
+
+def _checked_export(checkpoint: Path, precision: str, format: str, cut: Cut) -> _Export:
+    """Read the checkpoint's configuration, and refuse what the graph cannot express."""
+    kind = precision_of(precision)
     source = read_architecture(checkpoint)
     _check_source(checkpoint, source.config, kind)
     settings = load_settings(checkpoint)
     model = architecture(settings.to_dict(), f"{checkpoint}/config.json")
-    require_expressible(model, "ort" if fused else "onnx", str(checkpoint))
-    rotary, weights = rotary_tables(settings, model), Weights(checkpoint, source.config)
-    with atomic_directory(out) as folder:
-        info = write_graph(folder, weights, model, rotary, kind, cut, fused)
-        written = time.perf_counter() - started
-        if kind.activations == onnx.TensorProto.BFLOAT16:
-            write_for_cpu(folder)
-        if not fused:  # the checker knows no operators but the standard ones; ONNX Runtime looks at its own when it loads them
-            onnx.checker.check_model(str(folder / MODEL), full_check=True)
-        kept = {key: value for key, value in source.config.items() if key != "quantization_config"}
-        write_json(folder / "config.json", config_for_everyone(kept))
-        copy_tokenizer(checkpoint, folder)
-        if format in ("onnx", "ort"):
-            write_genai_config(folder, source, cut, in_place=fused)
-        provenance = {
-            "edgewright": __version__,
-            "kind": "artifact",
-            "format": format,
-            "precision": kind.name,
-            "opset": opset_of(kind.name),
-            "source": {"name": checkpoint.name, "content_hash": content_hash(checkpoint)},
-            "inputs": info.inputs,
-            "outputs": info.outputs,
-            "low_bit_linears": info.low_bit_linears,
-            "shape": model.summary(),
-            "cut": asdict(cut),
-        }
-        if kind.linear == "dense" and (sparsity := read_provenance(checkpoint).get("sparsity")):
-            provenance["sparsity"] = sparsity
-        write_json(folder / PROVENANCE, provenance)
-        checked = dict(further(folder)) if further else {}
-        way = choose_reference(checkpoint)
-        console.print(
-            f"{precision}: graph written in {written:.1f} s, comparing with {REFERENCES[way]}",
-            highlight=False,
-        )
-        figures = parity.check(folder, checkpoint, rows or _random_rows(model), way=way)
-        provenance |= {"parity": figures, "reference": way}
-        write_json(folder / PROVENANCE, provenance | ({"checked": checked} if checked else {}))
-    sizes = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
-    return ExportResult(
-        out,
-        kind.name,
-        figures,
-        REFERENCES[way],
-        sizes,
-        {"graph": written, "total": time.perf_counter() - started},
-        checked,
+    require_expressible(model, "ort" if format == "ort" else "onnx", str(checkpoint))
+    return _Export(checkpoint, source, settings, model, kind, format, cut)
+
+
+def _write_model(export: _Export, folder: Path) -> GraphInfo:
+    """Write `model.onnx` and its weights."""
+    rotary = rotary_tables(export.settings, export.model)
+    weights = Weights(export.checkpoint, export.source.config)
+    return write_graph(
+        folder, weights, export.model, rotary, export.precision, export.cut, export.fused
     )
 
 
+def _check_model(export: _Export, folder: Path) -> None:
+    """Let ONNX check the graph; for bf16 also write the graph that runs on a CPU."""
+    if export.precision.activations == onnx.TensorProto.BFLOAT16:
+        write_for_cpu(folder)
+    # The checker knows standard operators only. ONNX Runtime checks its own when it loads them.
+    if not export.fused:
+        onnx.checker.check_model(str(folder / MODEL), full_check=True)
+
+
+def _write_companions(export: _Export, folder: Path) -> None:
+    """Write config.json without its quantization, the tokenizer, and `genai_config.json`."""
+    config = {k: value for k, value in export.source.config.items() if k != "quantization_config"}
+    write_json(folder / "config.json", config_for_everyone(config))
+    copy_tokenizer(export.checkpoint, folder)
+    if export.format in ("onnx", "ort"):
+        write_genai_config(folder, export.source, export.cut, in_place=export.fused)
+
+
+def _provenance(export: _Export, info: GraphInfo) -> dict[str, Any]:
+    """What `edgewright.json` says of the artifact before it is checked."""
+    checkpoint, precision = export.checkpoint, export.precision
+    provenance: dict[str, Any] = {
+        "edgewright": __version__,
+        "kind": "artifact",
+        "format": export.format,
+        "precision": precision.name,
+        "opset": opset_of(precision.name),
+        "source": {"name": checkpoint.name, "content_hash": content_hash(checkpoint)},
+        "inputs": info.inputs,
+        "outputs": info.outputs,
+        "low_bit_linears": info.low_bit_linears,
+        "shape": export.model.summary(),
+        "cut": asdict(export.cut),
+    }
+    if precision.linear == "dense" and (sparsity := read_provenance(checkpoint).get("sparsity")):
+        provenance["sparsity"] = sparsity
+    return provenance
+
+
 def _check_source(checkpoint: Path, config: Mapping[str, Any], precision: Precision) -> None:
-    """Refuse up front what could only fail later."""
+    """Refuse a precision that does not fit the quantization of the checkpoint."""
     layout = layout_of(config, str(checkpoint))
     method = layout.method if layout else None
     if precision.linear == "int4":
         if not method:
             raise UsageError(
-                f"{checkpoint}: is not quantized, and int4 is taken bit for bit from a GPTQ or AWQ checkpoint",
-                f"first: edgewright quantize {checkpoint} --method gptq --bits 4 --group-size 128 --out DIR",
+                f"{checkpoint}: is not quantized, and int4 is taken bit for bit from a GPTQ or AWQ "
+                "checkpoint",
+                f"first: edgewright quantize {checkpoint} --method gptq --bits 4 --group-size 128 "
+                "--out DIR",
             )
         bits, _, sym = packing(config) or (4, -1, True)
         if bits != 4 or not sym:
@@ -170,8 +225,10 @@ def _check_source(checkpoint: Path, config: Mapping[str, Any], precision: Precis
             )
     if precision.linear == "int8" and not (layout and layout.rounds_inputs):
         raise UsageError(
-            f"{checkpoint}: has no activation scales, and int8 is taken bit for bit from a SmoothQuant checkpoint",
-            f"first: edgewright quantize {checkpoint} --method smoothquant --out DIR; or --precision int8-dynamic, which needs none",
+            f"{checkpoint}: has no activation scales, and int8 is taken bit for bit from a "
+            "SmoothQuant checkpoint",
+            f"first: edgewright quantize {checkpoint} --method smoothquant --out DIR; or "
+            "--precision int8-dynamic, which needs none",
         )
     if precision.linear == "int8-dynamic" and method and not (layout and layout.rounds_inputs):
         raise UsageError(
@@ -180,13 +237,15 @@ def _check_source(checkpoint: Path, config: Mapping[str, Any], precision: Precis
         )
     if layout and layout.rounds_inputs and PRECISION_OF.get(method or "") != precision.linear:
         raise UsageError(
-            f"{checkpoint}: a {method} checkpoint with activations in 8 bits cannot be exported as {precision.name}",
-            "a checkpoint of --method int8 goes to --precision int8-dynamic, one of --method smoothquant to --precision int8",
+            f"{checkpoint}: a {method} checkpoint with activations in 8 bits cannot be exported as "
+            f"{precision.name}",
+            "export a checkpoint of --method int8 with --precision int8-dynamic, one of --method "
+            "smoothquant with --precision int8",
         )
 
 
 def _random_rows(model: Architecture) -> list[list[int]]:
-    """Three rows of unequal length, the same for every model of that vocabulary."""
+    """Three rows of unequal length, the same for all models with that vocabulary."""
     generator = np.random.default_rng(0)
     longest = max(2, (model.max_positions or 64) - 16)
     return [

@@ -1,13 +1,15 @@
-"""The decoder in ONNX Runtime's own operators: fewer nodes, packed weights, a cache written in place.
+"""Write the decoder in ONNX Runtime's own operators: fewer nodes, and a cache written in place.
 
-Against the portable graph, the projections that read one value are one product (`fused_linears`).
-Residual sum and norm are one node, and so is all of attention (`GroupQueryAttention`), which may be
-given the same memory for past and present. A packed embedding stays packed, and a tied head reads the
-same bytes.
+Differences from the portable graph of `decoder`:
 
-Positions and padding are those of the portable graph: the rotary angles come from `position_ids`, and
-the mask is added to the scores. `GroupQueryAttention` by itself would expect padding on the right and
-count positions from zero.
+- Projections that read the same value are one product (`fused_linears`).
+- Residual sum and norm are one node.
+- Attention is one node, `GroupQueryAttention`. It can use the same memory for past and present.
+- A packed embedding stays packed, and a tied head reads the same bytes.
+
+Positions and padding work as in the portable graph: the rotary angles come from `position_ids`, and
+the mask is added to the scores. By default `GroupQueryAttention` expects padding on the right and
+counts positions from zero.
 """
 
 from __future__ import annotations
@@ -53,15 +55,19 @@ class Fused(Decoder):
             )
         self.linears = self.fused = FusedLinears(self.graph, self.weights, self.precision)
         self.graph.metadata[IN_PLACE] = "1"
-        self.kept = "present_sequence_length"  # all of the memory, where it is shared
-        self.table: PackedLinear | None = None
-        self.kept_planes: dict[str, list[str]] = {}
+        self.kept = "present_sequence_length"  # the whole buffer, if past and present share it
+        self.packed_embedding: PackedLinear | None = None
+        self.embedding_planes: dict[str, list[str]] = {}
 
     def _masks(self, ids: str, mask: str, windows: list[int]) -> dict[int, str]:
-        """What is added to the scores for padding, [batch, 1, sequence, total]; causality and windows are the operator's."""
+        """The mask of padding, [batch, 1, sequence, total].
+
+        `GroupQueryAttention` itself applies causality and windows.
+        """
         g = self.graph
         with g.at("mask"):
-            total, batch = length(g, mask), g.node("Shape", ids, start=0, end=1)
+            total = length(g, mask)
+            batch = g.node("Shape", ids, start=0, end=1)
             self.total = g.cast(total, INT64, TensorProto.INT32)
             last = g.cast(g.node("Sub", total, g.constant(1)), INT64, TensorProto.INT32)
             self.lengths = g.node("Expand", last, batch)
@@ -85,14 +91,14 @@ class Fused(Decoder):
             )
         return dict.fromkeys(windows, bias)
 
-    def _angles(self, positions: str, table: Rotary, kind: str | None) -> tuple[str, str]:
-        """Cosine and sine of every token, [batch * sequence, head_dim / 2]: a table that `places` reads row by row."""
-        g, half = self.graph, len(table.frequencies)
-        cosine, sine = super()._angles(positions, table, kind)
+    def _angles(self, positions: str, rotary: Rotary, kind: str | None) -> tuple[str, str]:
+        """Cosine and sine of every token, [batch * sequence, head_dim / 2]; see `places`."""
+        g, half = self.graph, len(rotary.frequencies)
+        cosine, sine = super()._angles(positions, rotary, kind)
         with g.at(f"rotary.{kind}" if kind else "rotary"):
-            return g.node("Reshape", cosine, g.constant([-1, half])), g.node(
-                "Reshape", sine, g.constant([-1, half])
-            )
+            cosine_rows = g.node("Reshape", cosine, g.constant([-1, half]))
+            sine_rows = g.node("Reshape", sine, g.constant([-1, half]))
+            return cosine_rows, sine_rows
 
     def _norm(self, value: str, named: NamedNorm) -> str:
         """See `Decoder._norm`."""
@@ -136,8 +142,8 @@ class Fused(Decoder):
         value = g.cast(value, FLOAT, self.type)
         q, k, v = self._project(value, layer, attention.q, attention.k, attention.v)
         with g.at(layer.full(attention.name)):
-            query = self._turned(q, layer, sizes.heads, attention.q_norm, angles)
-            key = self._turned(k, layer, sizes.kv_heads, attention.k_norm, angles)
+            query = self._rotated(q, layer, sizes.heads, attention.q_norm, angles)
+            key = self._rotated(k, layer, sizes.kv_heads, attention.k_norm, angles)
             past = [f"past_key_values.{layer.index}.{part}" for part in ("key", "value")]
             present = [f"present.{layer.index}.{part}" for part in ("key", "value")]
             mixed = g.nodes(
@@ -161,10 +167,10 @@ class Fused(Decoder):
             )[0]
         return self._project(mixed, layer, attention.o)[0]
 
-    def _turned(
+    def _rotated(
         self, value: str, layer: Layer, heads: int, norm: Norm | None, angles: tuple[str, str]
     ) -> str:
-        """[batch, sequence, heads * head_dim], normed head by head, and turned by the positions."""
+        """[batch, sequence, heads * head_dim] with rotary positions; each head is normed first."""
         g, width = self.graph, layer.attention.sizes.head_dim
         if norm:
             value = g.node("Reshape", value, g.constant([0, 0, heads, width]))
@@ -179,16 +185,16 @@ class Fused(Decoder):
         return self.graph.node("FastGelu", value, domain=DOMAIN)
 
     def _embed(self, ids: str) -> str:
-        """See `Decoder._embed`; a packed table is read packed."""
+        """See `Decoder._embed`; a packed embedding is read packed."""
         g, name = self.graph, self.architecture.embedding
         packed = self.fused.packed(name)
         if packed is None:
             return super()._embed(ids)
         with g.at(name):
             parts = []
-            for end, plane in self.fused.planes(packed).items():
-                self.kept_planes[end] = self.fused.store(plane, f"{name}.weight{end}")
-                data, *rest = self.kept_planes[end]
+            for suffix, plane in self.fused.planes(packed).items():
+                self.embedding_planes[suffix] = self.fused.store(plane, f"{name}.weight{suffix}")
+                data, *rest = self.embedding_planes[suffix]
                 parts.append(
                     g.node(
                         "GatherBlockQuantized",
@@ -203,7 +209,7 @@ class Fused(Decoder):
                     )
                 )
             hidden = parts[0] if len(parts) == 1 else g.node("Add", *parts)
-            self.table = packed
+            self.packed_embedding = packed
             return self._scaled_embedding(hidden)
 
     def _head(self, hidden: str) -> None:
@@ -211,9 +217,11 @@ class Fused(Decoder):
         g, head = self.graph, self.architecture.head
         own = f"{head}.weight" in self.weights or self.weights.is_packed(head)
         tied = self.architecture.tied or not own
-        packed = self.table if tied else self.fused.packed(head)
+        packed = self.packed_embedding if tied else self.fused.packed(head)
         if packed is None:
             return super()._head(hidden)
         with g.at(head):
-            product = self.fused.product(hidden, packed, head, self.kept_planes if tied else None)
+            product = self.fused.product(
+                hidden, packed, head, self.embedding_planes if tied else None
+            )
             g.node("Cast", product, to=FLOAT, output="logits")

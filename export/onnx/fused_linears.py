@@ -1,4 +1,4 @@
-"""Linear layers in ONNX Runtime's own operators: products that read 4-bit and 8-bit weights packed."""
+"""Linear layers in ONNX Runtime's own operators, which read packed 4-bit and 8-bit weights."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ __all__ = ["DOMAIN", "FusedLinears"]
 
 DOMAIN = "com.microsoft"
 FP32, INT8 = 1, 4
-"""What a product computes in (`accuracy_level`): floats, or integers, for which inputs are rounded to 8 bits a block."""
+"""Values of `accuracy_level`: float products, or integer products with inputs rounded to 8 bits."""
 BLOCKS = (128, 64, 32, 16)
 FINE_BLOCKS = (32, 16)
-"""Of weights that are rounded here, as inputs then are: blocks of 32 cost Gemma-3 270M 0.2 % of perplexity, of 128 1.2 %."""
+"""For weights that are rounded here, as their inputs are rounded too. On Gemma 3 270M blocks of 32
+cost 0.2 % of perplexity, blocks of 128 1.2 %."""
 SIGNS = {4: 8, 8: 128}
-"""The zero points that the operators take where none is given."""
+"""Default zero points of the operators, by bits."""
 
 
 def rounded(weight: torch.Tensor, name: str) -> PackedLinear:
-    """A float32 weight [out, in] in 8 bits, symmetric, with a scale a block of inputs.
+    """Round a float32 weight [out, in] to symmetric 8 bits, with a scale for each block of inputs.
 
     Raises:
-        Refused: no block size divides its inputs.
+        Refused: no block size divides the number of inputs.
     """
     width = weight.shape[1]
     block = next((size for size in FINE_BLOCKS if width % size == 0), 0)
@@ -52,7 +53,7 @@ def rounded(weight: torch.Tensor, name: str) -> PackedLinear:
 
 
 def packed_bytes(packed: PackedLinear) -> torch.Tensor:
-    """The integers in the order the operators read them, uint8 [out, in * bits / 8]: of 4 bits, the lower first."""
+    """The integers as the operators read them: uint8 [out, in * bits / 8], lower nibble first."""
     if packed.bits == 8:
         return packed.integers
     pairs = packed.integers.view(len(packed.integers), -1, 2)
@@ -60,7 +61,7 @@ def packed_bytes(packed: PackedLinear) -> torch.Tensor:
 
 
 class FusedLinears(Linears):
-    """Linear layers that share an input as one product."""
+    """Joins linear layers that share an input into one product."""
 
     def apply(self, value: str, modules: Sequence[str]) -> list[str]:
         """See `Linears.apply`."""
@@ -80,7 +81,7 @@ class FusedLinears(Linears):
         ]
 
     def packed(self, module: str) -> PackedLinear | None:
-        """What `MatMulNBits` can read of a layer: its own integers, or 8-bit ones where the precision rounds; None for floats.
+        """The weight of a layer for `MatMulNBits`: as stored, or rounded to 8 bits; None: floats.
 
         Raises:
             Refused: packed weights that the operators cannot read.
@@ -118,10 +119,11 @@ class FusedLinears(Linears):
         return None not in kinds and len(kinds) == 1
 
     def planes(self, packed: PackedLinear) -> dict[str, PackedLinear]:
-        """The parts that a packed weight is the sum of, by what their names end in.
+        """Parts whose sum is the packed weight, by the suffix of their names.
 
-        There is one, but of 8-bit weights whose inputs stay floats: ONNX Runtime has no kernel for these and would expand the weights at
-        every call, where it has one for their upper and lower 4 bits.
+        Usually there is one part. 8-bit weights with float inputs are split into their upper and
+        lower 4 bits: ONNX Runtime has a kernel for those, and would expand 8-bit weights at every
+        call.
         """
         if packed.bits == 4 or self._level == INT8:
             return {"": packed}
@@ -144,7 +146,12 @@ class FusedLinears(Linears):
     def store(
         self, plane: PackedLinear, name: str, shape: Sequence[int] | None = None
     ) -> list[str]:
-        """Write a plane; the names of its bytes [out, in * bits / 8], scales and, unless operators take them anyway, zero points."""
+        """Write a plane of `planes`.
+
+        Returns:
+            The names of its bytes [out, in * bits / 8], its scales, and its zero points unless they
+            are the default of the operators.
+        """
         names = [self._graph.weight(name, packed_bytes(plane).numpy(), shape=shape)]
         names.append(self._graph.weight(f"{name}_scale", plane.scales.contiguous().numpy()))
         if int(plane.zeros[0, 0]) != SIGNS[plane.bits]:
@@ -162,18 +169,27 @@ class FusedLinears(Linears):
         value: str,
         packed: PackedLinear,
         name: str,
-        tables: Mapping[str, Sequence[str]] | None = None,
+        planes: Mapping[str, Sequence[str]] | None = None,
     ) -> str:
-        """`value` times a packed weight, which is written as `name`, or was: `tables` then names what is there of each plane."""
+        """`value` times a packed weight.
+
+        Args:
+            value: the input of the product.
+            packed: the weight.
+            name: name of the weight.
+            planes: what `store` returned for each plane, if the weight is written already.
+        """
         parts = []
-        for end, plane in self.planes(packed).items():
-            (out, width), size = plane.integers.shape, plane.group_size
-            shape, named = (out, width // size, size * plane.bits // 8), f"{name}.weight{end}"
-            names = (
-                [self._graph.alias(named, tables[end][0], shape), *tables[end][1:]]
-                if tables
-                else self.store(plane, named, shape)
-            )
+        for suffix, plane in self.planes(packed).items():
+            out, width = plane.integers.shape
+            size = plane.group_size
+            shape = (out, width // size, size * plane.bits // 8)
+            weight = f"{name}.weight{suffix}"
+            if planes:
+                data, *rest = planes[suffix]
+                names = [self._graph.alias(weight, data, shape), *rest]
+            else:
+                names = self.store(plane, weight, shape)
             self.low_bit += 1
             parts.append(
                 self._graph.node(
@@ -196,7 +212,7 @@ class FusedLinears(Linears):
 
 
 def _joined(layers: Sequence[PackedLinear]) -> PackedLinear:
-    """Layers that read the same inputs as one, their outputs one after the other."""
+    """Layers that read the same inputs as one layer, with their outputs concatenated."""
     parts = [
         torch.cat(tensors)
         for tensors in zip(*((p.integers, p.scales, p.zeros) for p in layers), strict=True)

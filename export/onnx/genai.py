@@ -1,12 +1,14 @@
-"""What onnxruntime-genai has to know of an artifact to generate with it: `genai_config.json`, beside the model.
+"""Write `genai_config.json`, with which onnxruntime-genai can generate text from an artifact.
 
-Its fields are those that onnxruntime-genai 0.18 reads (its `src/config.h`). It has no cache that forgets, and it stops at an end token or
-not at all, so that a windowed artifact, and a model without an end token, get no such file.
+The fields are those that onnxruntime-genai 0.18 reads (its `src/config.h`). It has no windowed
+cache, and it cannot stop without an end token. So a windowed artifact, or a model without an end
+token, gets no such file.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ...checkpoints.config import end_tokens
 from ...checkpoints.files import write_json
@@ -18,14 +20,14 @@ __all__ = ["GENAI_CONFIG", "write_genai_config"]
 
 GENAI_CONFIG = "genai_config.json"
 MAX_LENGTH = 2048
-"""Tokens of prompt and answer unless the caller says otherwise: memory for so many is taken, and written, before the first one."""
+"""Default for tokens of prompt and answer. Memory for all of them is allocated at the start."""
 
 
 def write_genai_config(folder: Path, architecture: Architecture, cut: Cut, in_place: bool) -> None:
-    """Write `genai_config.json` into an artifact that onnxruntime-genai can run; do nothing for another.
+    """Write `genai_config.json` into an artifact, if onnxruntime-genai can run it.
 
     Args:
-        folder: the artifact, with config.json and what the checkpoint has of tokenizer and generation_config.json.
+        folder: the artifact, with config.json, and tokenizer and generation_config.json if any.
         architecture: of the model.
         cut: what the graph leaves out.
         in_place: whether past and present may be the same memory.
@@ -33,11 +35,31 @@ def write_genai_config(folder: Path, architecture: Architecture, cut: Cut, in_pl
     ends = end_tokens(folder)
     if cut.window or not ends:
         return
-    sizes, config = architecture.attention_sizes, architecture.config
+    config = architecture.config
     context = architecture.max_positions or MAX_LENGTH
     pad, begin = config.get("pad_token_id"), config.get("bos_token_id")
-    decoder = {
-        # What `OnnxDecoder` asks of ONNX Runtime too: INT4 products take their inputs as they are.
+    model = {
+        "type": architecture.model_type,
+        "vocab_size": architecture.vocab_size,
+        "context_length": context,
+        "eos_token_id": ends,
+        "pad_token_id": ends[0] if pad is None else pad,
+        **({} if begin is None else {"bos_token_id": begin}),
+        "decoder": _decoder(architecture),
+    }
+    search = {
+        "do_sample": False,
+        "max_length": min(context, MAX_LENGTH),
+        "past_present_share_buffer": in_place,
+    }
+    write_json(folder / GENAI_CONFIG, {"model": model, "search": search})
+
+
+def _decoder(architecture: Architecture) -> dict[str, Any]:
+    """The block `decoder`: session options, sizes, and the names of inputs and outputs."""
+    sizes = architecture.attention_sizes
+    return {
+        # As in `OnnxDecoder`: INT4 products do not round their inputs.
         "session_options": {
             "log_id": "onnxruntime-genai",
             ACCURACY_LEVEL: str(FP32_ACTIVATIONS),
@@ -62,18 +84,3 @@ def write_genai_config(folder: Path, architecture: Architecture, cut: Cut, in_pl
             "present_value_names": "present.%d.value",
         },
     }
-    model = {
-        "type": architecture.model_type,
-        "vocab_size": architecture.vocab_size,
-        "context_length": context,
-        "eos_token_id": ends,
-        "pad_token_id": ends[0] if pad is None else pad,
-        **({} if begin is None else {"bos_token_id": begin}),
-        "decoder": decoder,
-    }
-    search = {
-        "do_sample": False,
-        "max_length": min(context, MAX_LENGTH),
-        "past_present_share_buffer": in_place,
-    }
-    write_json(folder / GENAI_CONFIG, {"model": model, "search": search})

@@ -1,4 +1,4 @@
-"""One artifact's graph on disk: `model.onnx` and its weights beside it, in standard operators or in ONNX Runtime's own."""
+"""Write the graph of an artifact: `model.onnx`, with the weights in a file beside it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DATA = "model.onnx.data"
 
 @dataclass(frozen=True)
 class GraphInfo:
-    """What was written.
+    """What the parity check and the provenance need of a written graph.
 
     Attributes:
         inputs, outputs: names in order.
@@ -54,10 +54,10 @@ def write_graph(
         folder: an existing directory.
         weights: the checkpoint's tensors.
         architecture: of the model; `expressible` as a graph.
-        rotary: how positions turn into angles, by the layer type that attention asks for.
+        rotary: the rotary frequencies by layer type.
         precision: how weights and activations are stored.
         cut: what the graph leaves out; nothing by default.
-        fused: in ONNX Runtime's own operators instead of standard ones.
+        fused: use ONNX Runtime's own operators instead of standard ones.
 
     Raises:
         Refused: a windowed cache that is too short, or weights that the operators cannot read.

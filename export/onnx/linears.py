@@ -1,11 +1,13 @@
-"""The linear layers of a graph: dense, INT4 or static INT8 taken bit for bit from a checkpoint, or INT8 with dynamic activations.
+"""Linear layers as graph nodes: dense, INT4 or static INT8 from a checkpoint, or dynamic INT8.
 
-Weights are stored [in, out], as MatMul reads them, so that nothing stands between a weight and its product.
+INT4 and static INT8 weights are copied bit for bit. Weights are stored [in, out], as MatMul reads
+them, so no Transpose is needed.
 
-INT8 activations get one scale a token, in plain operators, and not DynamicQuantizeLinear's one scale for all of them. The
-first token of a text often carries activations a hundred times larger than the others, which a shared scale would round
-away: on Gemma 3 270M the shared scale costs 0.19 nats of KL, the scale a token 0.04, for 20 to 40 % more time in these
-layers. It also makes a row's result independent of the rows and of the padding it is batched with.
+Dynamic INT8 activations get one scale for each token, in plain operators, instead of
+DynamicQuantizeLinear's one scale for all tokens. The first token of a text often has activations a
+hundred times larger than the others, and a shared scale would round the others to zero. On Gemma 3
+270M the shared scale costs 0.19 nats of KL, a scale per token 0.04, for 20 to 40 % more time in
+these layers. It also makes a row's result independent of the other rows and of padding.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ __all__ = ["Linears", "int4_block", "quantize_int8", "stored"]
 
 
 def stored(tensor: Tensor, dtype: int, name: str) -> NDArray[Any]:
-    """A floating-point tensor as an array of the ONNX type `dtype`.
+    """Convert a floating-point tensor to an array of the ONNX type `dtype`.
 
     Raises:
         Refused: a value does not fit that type.
     """
-    with np.errstate(over="ignore"):  # looked for below, with the name of the tensor
+    with np.errstate(over="ignore"):  # checked below, to name the tensor
         array = tensor.numpy().astype(helper.tensor_dtype_to_np_dtype(dtype), copy=False)
     if dtype == TensorProto.FLOAT16 and not np.isfinite(array).all():
         raise Refused(
@@ -45,14 +47,14 @@ def stored(tensor: Tensor, dtype: int, name: str) -> NDArray[Any]:
 
 
 def int4_block(packed: PackedLinear, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """A packed layer as blocked DequantizeLinear (axis 0) reads it.
+    """Store a packed layer as blocked DequantizeLinear (axis 0) reads it.
 
     Returns:
-        uint8 [in * out / 2], the signed nibbles of [in, out] in row order, the lower nibble first; and
-        float32 [in / group_size, out], the scales, exactly as the checkpoint has them.
+        The signed nibbles of [in, out] in row order, the lower nibble first, uint8 [in * out / 2];
+        and the unchanged scales of the checkpoint, float32 [in / group_size, out].
 
     Raises:
-        Refused: the layer is not 4-bit symmetric, its groups are permuted, or its sizes do not pack.
+        Refused: the layer is not 4-bit symmetric, its groups are permuted, or its sizes do not fit.
     """
     if packed.g_idx is not None:
         raise Refused(
@@ -62,25 +64,31 @@ def int4_block(packed: PackedLinear, name: str) -> tuple[NDArray[np.uint8], NDAr
     if packed.bits != 4 or not packed.sym:
         kind = "asymmetric" if packed.bits == 4 else f"{packed.bits}-bit"
         raise Refused(
-            f"{name}: {kind} weights; TensorRT and the INT4 kernels of ONNX Runtime take symmetric 4-bit only",
+            f"{name}: {kind} weights; TensorRT and the INT4 kernels of ONNX Runtime take symmetric "
+            "4-bit only",
             "quantize again with --bits 4 and symmetric weights",
         )
     size = packed.group_size
     if size < 16 or size & (size - 1) or packed.integers.shape[0] % 2:
         raise Refused(
-            f"{name}: groups of {size} on {packed.integers.shape[0]} outputs; blocks must be a power of two from 16 on, outputs even",
+            f"{name}: groups of {size} on {packed.integers.shape[0]} outputs; blocks must be a "
+            "power of two from 16 on, and the number of outputs even",
             "quantize again with --group-size 128",
         )
-    # Subtracting the zero point 8 from a nibble, in two's complement, is flipping its highest bit.
+    # In two's complement, subtracting the zero point 8 flips the highest bit of a nibble.
     nibbles = (packed.integers ^ 8).t().reshape(-1, 2)
     return (nibbles[:, 0] | (nibbles[:, 1] << 4)).numpy(), packed.scales.t().contiguous().numpy()
 
 
 def quantize_int8(weight: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Round a float32 [out, in] weight to 8 bits, uint8 [in, out] around 128, with one symmetric scale an output channel, float32 [out].
+    """Round a weight, float32 [out, in], to 8 bits with one symmetric scale per output.
 
-    Unsigned, although the range is symmetric: x86 processors without VNNI multiply unsigned by signed bytes in instructions that
-    saturate sums of two products at 16 bits, which ONNX Runtime uses there without a word (top-1 of a tiny model fell to 0.7).
+    The integers are unsigned although the range is symmetric. On x86 processors without VNNI, ONNX
+    Runtime multiplies unsigned by signed bytes with instructions that saturate sums of two products
+    at 16 bits (top-1 agreement of a tiny model fell to 0.7).
+
+    Returns:
+        Integers around 128, uint8 [in, out], and scales, float32 [out].
     """
     scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny * 127) / 127
     rounded = (weight / scales.unsqueeze(1)).round_().clamp_(-127, 127).add_(128).to(torch.uint8)
@@ -91,7 +99,7 @@ class Linears:
     """Adds linear layers to a graph in one precision.
 
     Attributes:
-        low_bit: how many of them were added with low-bit weights.
+        low_bit: number of products with low-bit weights so far.
     """
 
     def __init__(self, graph: GraphBuilder, weights: Weights, precision: Precision) -> None:
@@ -99,7 +107,7 @@ class Linears:
         self.low_bit = 0
 
     def apply(self, value: str, modules: Sequence[str]) -> list[str]:
-        """The outputs of the linear layers `modules`, which all read `value` ([..., in], in the activation type)."""
+        """The outputs of linear layers that all read `value` ([..., in], activation type)."""
         linear = self._precision.linear
         if linear == "int8" and all(self._weights.is_packed(module) for module in modules):
             outputs = self._static(value, modules)
@@ -107,9 +115,8 @@ class Linears:
                 self._biased(result, module)
                 for result, module in zip(outputs, modules, strict=True)
             ]
-        with self._graph.at(
-            modules[0]
-        ):  # layers that read the same activation share its quantization
+        # Layers that read the same activation share its quantization.
+        with self._graph.at(modules[0]):
             quantized = self._quantize(value) if linear == "int8-dynamic" else ("", "")
         outputs = []
         for module in modules:
@@ -126,7 +133,7 @@ class Linears:
         return outputs
 
     def dense(self, value: str, module: str) -> str:
-        """A product with the weight of `module` in the activation type."""
+        """A product with the dense weight of `module`, in the activation type."""
         name = f"{module}.weight"
         weight = stored(self._weights.dense(module).t(), self._precision.activations, name)
         return self._graph.node("MatMul", value, self._graph.weight(name, weight))
@@ -149,11 +156,14 @@ class Linears:
         )
 
     def _static(self, value: str, modules: Sequence[str]) -> list[str]:
-        """Products of 8-bit integers, written as TensorRT reads them: symmetric, inputs on one scale, weights on one an output.
+        """Products of 8-bit integers as TensorRT reads them.
 
-        Layers whose inputs have one scale are one product: of several that share a quantized input ONNX Runtime would make none.
+        Integers are symmetric; inputs have one scale, weights one per output. Layers whose inputs
+        have the same scale become one product: ONNX Runtime makes no integer products of several
+        that share a quantized input.
         """
-        g, layers = self._graph, {module: self._weights.packed(module) for module in modules}
+        g = self._graph
+        layers = {module: self._weights.packed(module) for module in modules}
         steps = {
             module: packed.inputs.scale
             for module, packed in layers.items()
@@ -175,15 +185,11 @@ class Linears:
         return [outputs[module] for module in modules]
 
     def _rounded(self, value: str, step: float, layers: Sequence[PackedLinear], name: str) -> str:
-        """`value`, rounded on a scale of `step`, times the weights of layers, one after the other."""
+        """`value`, rounded with the scale `step`, times the joined weights of layers."""
         g = self._graph
-        scale, zero = (
-            g.constant(
-                step,
-                np.float16 if self._precision.activations == TensorProto.FLOAT16 else np.float32,
-            ),
-            g.constant(0, np.int8),
-        )
+        half = self._precision.activations == TensorProto.FLOAT16
+        scale = g.constant(step, np.float16 if half else np.float32)
+        zero = g.constant(0, np.int8)
         inputs = g.node(
             "DequantizeLinear", g.node("QuantizeLinear", value, scale, zero), scale, zero
         )
@@ -212,9 +218,10 @@ class Linears:
         )
 
     def _quantize(self, value: str) -> tuple[str, str]:
-        """uint8 activations around 128, and the float32 [..., 1] scale of each token."""
+        """Activations as uint8 around 128, and the scale of each token, float32 [..., 1]."""
         g = self._graph
-        # Unsigned, although the range is symmetric: on x86, products of two signed matrices take a path ten times slower.
+        # Unsigned, although the range is symmetric: on x86 a product of two signed matrices is ten
+        # times slower.
         peak = g.reduce("ReduceMax", g.node("Abs", value))
         scale = g.node(
             "Mul",
@@ -227,12 +234,11 @@ class Linears:
         return g.cast(centred, TensorProto.FLOAT, TensorProto.UINT8), scale
 
     def _dynamic(self, quantized: tuple[str, str], module: str) -> str:
-        g, (value, value_scale) = self._graph, quantized
+        g = self._graph
+        value, value_scale = quantized
         integers, scales = quantize_int8(self._weights.dense(module))
-        weight, scale = (
-            g.weight(f"{module}.weight", integers),
-            g.weight(f"{module}.weight_scale", scales),
-        )
+        weight = g.weight(f"{module}.weight", integers)
+        scale = g.weight(f"{module}.weight_scale", scales)
         middle = g.constant(128, np.uint8)
         product = g.node("MatMulInteger", value, weight, middle, middle)
         product = g.node("Mul", g.cast(product, TensorProto.INT32, TensorProto.FLOAT), scale)

@@ -1,4 +1,4 @@
-"""Attention masks as nodes: what is added to the scores, so that a token sees only what it may."""
+"""Attention masks as graph nodes: added to the scores, so that a token sees only what it may."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ __all__ = ["BOOL", "FLOAT", "INT64", "MASKED", "additive_masks", "length"]
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 MASKED = -30000.0
-"""What a masked score is lowered by. It is finite even where a runtime computes softmax in fp16, so that
-a row with nothing to attend to (padding on the left) becomes some average and never NaN."""
+"""Added to masked scores.
+
+It is finite even if a runtime computes softmax in fp16. So a row that sees nothing (padding on the
+left) becomes an average, never NaN.
+"""
 
 
 def length(graph: GraphBuilder, value: str) -> str:
@@ -24,10 +27,10 @@ def length(graph: GraphBuilder, value: str) -> str:
 def additive_masks(
     graph: GraphBuilder, ids: str, mask: str, windows: list[int], cut: Cut
 ) -> dict[int, str]:
-    """For each window, what is added to the scores: float32 [batch, 1, sequence, total], 0 or MASKED.
+    """The mask for each window: float32 [batch, 1, sequence, total], 0 or MASKED.
 
     Args:
-        graph: that the nodes are added to.
+        graph: the graph to add nodes to.
         ids: token ids [batch, sequence].
         mask: int64 [batch, total], 0 for padding.
         windows: positions that a layer sees; 0: all.

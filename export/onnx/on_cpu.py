@@ -1,6 +1,7 @@
-"""A bf16 graph for ONNX Runtime's CPU, which multiplies no bf16: float32 in between, rounded where the graph casts.
+"""Rewrite a bf16 graph for ONNX Runtime on a CPU, which has no bf16 products.
 
-What this shows: the weights, as they are stored, and every node. What it does not: bf16 sums inside a product, which are the device's.
+The rewritten graph computes in float32 and rounds to bf16 where the original casts. So the parity
+check covers the stored weights and every node, but not bf16 sums inside a product on the device.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ STORED, ROUNDED = "stored.", "rounded."
 
 
 def write_for_cpu(folder: Path) -> None:
-    """Write `model.cpu.onnx` beside the `model.onnx` of a bf16 artifact, over the same file of weights; `OnnxDecoder` runs it."""
+    """Write `model.cpu.onnx` beside the `model.onnx` of a bf16 artifact; `OnnxDecoder` runs it.
+
+    Both files use the same file of weights.
+    """
     model = onnx.load(str(folder / MODEL), load_external_data=False)
     _rewrite(model)
     onnx.save(model, str(folder / FOR_CPU))
@@ -28,7 +32,7 @@ def write_for_cpu(folder: Path) -> None:
 def _rewrite(model: ModelProto) -> None:
     graph = model.graph
     for value in (*graph.input, *graph.output, *graph.value_info):
-        _in_float(value)
+        _declare_float32(value)
     nodes: list[NodeProto] = []
     for tensor in graph.initializer:
         if tensor.data_type == BF16:
@@ -56,6 +60,6 @@ def _rewrite(model: ModelProto) -> None:
     graph.node.extend(nodes)
 
 
-def _in_float(value: ValueInfoProto) -> None:
+def _declare_float32(value: ValueInfoProto) -> None:
     if value.type.tensor_type.elem_type == BF16:
         value.type.tensor_type.elem_type = FLOAT

@@ -1,7 +1,8 @@
-"""Whether an artifact in ONNX Runtime computes what its checkpoint computes in float32 torch: prefill, decode and padding.
+"""Check that an artifact computes the same as its checkpoint: prefill, decode and padding.
 
-Torch runs first, and its logits wait on disk. It sees a text whole, the artifact a prompt and then one token after the other with a cache:
-in a causal model every position's logits must be the same.
+Torch runs first, in float32, on whole texts, and its logits are written to disk. ONNX Runtime then
+runs the artifact on a prompt and decodes the rest token by token with a cache. In a causal model
+both must give the same logits at every position.
 """
 
 from __future__ import annotations
@@ -18,19 +19,20 @@ from numpy.typing import NDArray
 
 from ...checkpoints.files import PROVENANCE
 from ...errors import ParityFailed, UsageError
+from .low_bit import low_bit_nodes
 from .precision import Limits, precision_of
 from .reference import Way, choose_reference, padded, reference_logits
-from .runtime import OnnxDecoder, low_bit_nodes
+from .runtime import OnnxDecoder
 
 __all__ = ["check"]
 
 CHUNK = 16
-"""Positions compared at a time: with 262,144 tokens, 16 of them already take 34 MB in float64."""
+"""Positions compared at a time: with a vocabulary of 262,144, they take 34 MB in float64."""
 
 
 @dataclass
 class _Tally:
-    """Differences between two sets of logits, summed up position by position."""
+    """Differences between two sets of logits, added up position by position."""
 
     tie: float
     max_abs_diff: float = 0.0
@@ -39,8 +41,8 @@ class _Tally:
     seen: dict[str, int] = field(default_factory=lambda: {"prefill": 0, "decode": 0})
 
     def add(self, phase: str, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> None:
-        """Take in logits [positions, vocabulary] of torch and of the artifact."""
-        # A NaN would compare false with everything and pass for small.
+        """Add logits [positions, vocabulary] of torch and of the artifact."""
+        # A NaN compares false with everything, so it would pass as small.
         self.max_abs_diff = max(
             self.max_abs_diff, float(np.nan_to_num(np.abs(expected - actual), nan=np.inf).max())
         )
@@ -51,7 +53,7 @@ class _Tally:
         self.kl += float(np.nan_to_num((np.exp(p) * (p - q)).sum(-1), nan=np.inf).sum())
 
     def metrics(self) -> dict[str, float]:
-        """The figures, named as a ledger names them."""
+        """The metrics, by their names in a ledger."""
         return {
             "parity/max_abs_diff": self.max_abs_diff,
             "parity/kl": max(self.kl / sum(self.seen.values()), 0.0),
@@ -68,7 +70,7 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _prompts(rows: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The rows, and half of one more where all are equally long, so that a batch of two needs padding."""
+    """The rows; if all have one length, also half a row, so that a batch of two needs padding."""
     prompts = [list(row) for row in rows]
     if len({len(row) for row in prompts}) == 1:
         prompts.append(prompts[0][len(prompts[0]) // 2 :])
@@ -82,7 +84,10 @@ def _compare(
     spill: Path,
     tally: _Tally,
 ) -> None:
-    """Each text alone, and two of unequal length as a batch: a prompt, then its continuation token by token; real positions only."""
+    """Run each text alone, and two of unequal length as a batch; compare all but padded positions.
+
+    Each run prefills the prompt and decodes the continuation token by token.
+    """
     other = next(number for number, prompt in enumerate(prompts) if len(prompt) != len(prompts[0]))
     steps = len(texts[0]) - len(prompts[0])
     for group in [*([number] for number in range(len(prompts))), [0, other]]:
@@ -90,7 +95,7 @@ def _compare(
         cache = decoder.open_cache(len(group))
         for step in range(steps + 1):
             logits = decoder.step(tokens, mask, cache)
-            last = logits.shape[1]  # 1 where the graph gives no others
+            last = logits.shape[1]  # 1 if the graph gives only the last logits
             for row, number in enumerate(group):
                 count = int(mask[row, -last:].sum())  # padding is on the left
                 first = len(prompts[number]) + step - count
@@ -110,7 +115,10 @@ def _compare(
 
 
 def _read(file: Path, first: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Some of a text's logits [positions, vocabulary], from position `first` on; read, as mapped ones would stay in memory."""
+    """Read logits [positions, vocabulary] of a text from position `first` on.
+
+    The file is read, not mapped, as mapped pages would stay in memory.
+    """
     count, width = shape
     return np.fromfile(file, np.float32, count * width, offset=4 * first * width).reshape(
         count, width
@@ -126,37 +134,36 @@ def check(
 ) -> dict[str, float]:
     """Compare an artifact with its checkpoint.
 
-    Every row runs alone, and two rows of unequal length run as a batch padded on the left; each is prefilled and then
-    decoded with its cache, both sides being fed the row's own tokens once more.
+    Every row runs alone, and two rows of unequal length run as a batch with padding on the left. A
+    row is the prompt; its first tokens are appended as the continuation that both sides decode.
 
     Args:
         artifact: directory with `model.onnx` and `edgewright.json`.
-        checkpoint: the directory it was made from; a packed one is compared with its dequantized weights.
+        checkpoint: the directory it was made from. A packed checkpoint is compared with its
+            dequantized weights.
         rows: token ids, at least two a row.
         decode_steps: cached steps after each prefill.
         way: how the checkpoint's logits are computed; None: as `choose_reference` says.
 
     Returns:
-        `parity/` max_abs_diff (logits), kl (nats, mean over positions), top1_prefill, top1_decode (0 to 1), positions,
-        decode_steps, low_bit_nodes.
+        `parity/` max_abs_diff (logits), kl (nats, mean over positions), top1_prefill and
+        top1_decode (0 to 1), positions, decode_steps, low_bit_nodes.
 
     Raises:
-        ParityFailed: a figure is outside the limits of the precision, or low-bit products were rewritten into others.
-        UsageError: there is too little to compare on.
+        ParityFailed: a metric is outside the limits of the precision, or ONNX Runtime replaced
+            low-bit products by others.
+        UsageError: the rows are too short.
     """
-    if not rows or min(map(len, rows)) < 2 or decode_steps < 1:
-        raise UsageError(
-            "parity needs rows of at least two tokens and one decode step",
-            "give longer text, or no rows at all",
-        )
+    _check_rows(rows, decode_steps)
     provenance = json.loads((artifact / PROVENANCE).read_text())
     precision = precision_of(provenance["precision"])
     window = provenance.get("cut", {}).get("window", 0)
-    if window:  # where nothing has left the window, it must not be noticed
+    if window:  # compared only while no position has left the window: both must agree there
         rows = [row[: max(2, window - decode_steps)] for row in rows]
-    prompts, tally = _prompts(rows), _Tally(precision.limits.tie)
+    prompts = _prompts(rows)
+    tally = _Tally(precision.limits.tie)
     texts = [prompt + np.resize(prompt, decode_steps).tolist() for prompt in prompts]
-    # In the artifact's directory, where there must be room anyway.
+    # In the artifact's directory, which has room for large files anyway.
     with tempfile.TemporaryDirectory(prefix=".parity-", dir=artifact) as folder:
         spill = Path(folder)
         _write_expected(spill, checkpoint, texts, way or choose_reference(checkpoint))
@@ -170,8 +177,16 @@ def check(
     return metrics
 
 
+def _check_rows(rows: Sequence[Sequence[int]], decode_steps: int) -> None:
+    if not rows or min(map(len, rows)) < 2 or decode_steps < 1:
+        raise UsageError(
+            "parity needs rows of at least two tokens and one decode step",
+            "give longer text, or no rows at all",
+        )
+
+
 def _write_expected(spill: Path, checkpoint: Path, texts: list[list[int]], way: Way) -> None:
-    """Write the checkpoint's logits for each text to a file of its number, to be read in parts."""
+    """Write the reference logits of each text to a file named by its number."""
     for number, logits in enumerate(reference_logits(checkpoint, texts, way)):
         (spill / str(number)).write_bytes(np.ascontiguousarray(logits).data)
 
@@ -193,7 +208,8 @@ def _judge(
     ]
     if broken:
         raise ParityFailed(
-            f"{artifact.name}: the {precision} artifact does not compute what its checkpoint computes: {', '.join(broken)}",
+            f"{artifact.name}: the {precision} artifact does not compute what its checkpoint "
+            f"computes: {', '.join(broken)}",
             "export with another --precision; if fp32 fails too, please report it",
         )
 

@@ -1,9 +1,9 @@
-"""What torch makes of rows of tokens: the truth that an artifact is compared with.
+"""The reference logits that an artifact is compared with, computed by torch.
 
-Stock transformers computes it wherever the model fits in memory: it finds the files, the names and
-the ties by itself, so that a fault of this package's own reader shows. A model that does not fit,
-or whose layers are packed, which transformers cannot run without other packages, is computed one
-decoder layer at a time by transformers' modules with weights from this package's reader.
+Stock transformers computes them if the model fits in memory. It finds files, tensor names and tied
+weights by itself, so a fault in edgewright's reader shows. A model that does not fit, or whose
+layers are packed (which transformers cannot run without other packages), runs one decoder layer at
+a time: transformers' modules, with weights from edgewright's reader.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ REFERENCES: dict[Way, str] = {
     "streamed": "torch, streamed by our reader because the model does not fit in memory",
     "dequantized": "torch, the integers dequantized by our reader",
 }
-"""What an artifact was compared with, for people."""
+"""What an artifact was compared with, in words for notes."""
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of tokens as one batch, padded on the left: int64 [rows, longest] tokens, and mask (0 for padding)."""
+    """Pad rows of tokens on the left: tokens and mask (0: padding), both int64 [rows, longest]."""
     longest = max(map(len, rows))
     tokens = np.zeros((len(rows), longest), np.int64)
     mask = np.zeros_like(tokens)
@@ -49,7 +49,7 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np
 
 
 def choose_reference(checkpoint: Path) -> Way:
-    """How to compute the logits of a checkpoint, by its config.json and the free memory."""
+    """How to compute the reference of a checkpoint: by its config.json and the free memory."""
     architecture = read_architecture(checkpoint)
     if quantization(architecture.config):
         return "dequantized"
@@ -83,13 +83,13 @@ def _own_logits(checkpoint: Path, rows: Sequence[Sequence[int]]) -> Iterator[NDA
     tokens, mask = padded(rows)
     hidden = _hidden(model, architecture, weights, torch.from_numpy(tokens), torch.from_numpy(mask))
     own = not architecture.tied and f"{architecture.head}.weight" in weights.state_names()
-    head = _Table(weights, architecture.head if own else architecture.embedding)
+    head = _Rows(weights, architecture.head if own else architecture.embedding)
     for row, states in zip(rows, hidden, strict=True):
         yield torch.cat([states[-len(row) :] @ part.t() for part in head.parts()], 1).numpy()
 
 
-class _Table:
-    """The embedding or the head, as it is stored; float32 only where it is looked at."""
+class _Rows:
+    """The rows of the embedding or the head, as stored; only requested rows become float32."""
 
     def __init__(self, weights: Weights, name: str) -> None:
         self._stored = (
@@ -97,7 +97,7 @@ class _Table:
         )
 
     def rows(self, numbers: Tensor) -> Tensor:
-        """These rows, float32 [n, width]."""
+        """The rows of some tokens, float32 [n, width]."""
         if isinstance(self._stored, Tensor):
             return self._stored[numbers].float()
         p = self._stored
@@ -112,7 +112,7 @@ class _Table:
         ).dequantize()
 
     def parts(self) -> Iterator[Tensor]:
-        """All of it, float32 [`ROWS`, width] at a time."""
+        """All rows, float32 [`ROWS`, width] at a time."""
         size = len(self._stored if isinstance(self._stored, Tensor) else self._stored.integers)
         for begin in range(0, size, ROWS):
             yield self.rows(torch.arange(begin, min(begin + ROWS, size)))
@@ -121,12 +121,15 @@ class _Table:
 def _hidden(
     model: Any, architecture: Architecture, weights: Weights, tokens: Tensor, mask: Tensor
 ) -> Tensor:
-    """What enters the head, float32 [rows, seq, width]; layers have their weights while they run."""
+    """The hidden states before the head, float32 [rows, seq, width].
+
+    A layer has its weights only while it runs.
+    """
     used, places = tokens.unique(return_inverse=True)
     embedding = model.get_submodule(architecture.embedding)
-    embedding.padding_idx = None  # it names a row of the whole table
+    embedding.padding_idx = None  # an index into the whole vocabulary, not into `used`
     embedding.weight = nn.Parameter(
-        _Table(weights, architecture.embedding).rows(used), requires_grad=False
+        _Rows(weights, architecture.embedding).rows(used), requires_grad=False
     )
     model.get_submodule(architecture.head).forward = lambda states: states
     final_norm = architecture.final_norm.name
@@ -134,15 +137,15 @@ def _hidden(
     names = [layer.name for layer in architecture.layers]
     modules |= dict(zip(names, decoder_layers(model, architecture), strict=True))
     for name, module in modules.items():
-        _lend(module, name, weights)
+        _load_while_called(module, name, weights)
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     return model(
         input_ids=places, attention_mask=mask, position_ids=positions, use_cache=False
     ).logits
 
 
-def _lend(module: nn.Module, name: str, weights: Weights) -> None:
-    """Give a module its weights whenever it is called, and take them away when it is done."""
+def _load_while_called(module: nn.Module, name: str, weights: Weights) -> None:
+    """Load the weights of a module before each call, and drop them after it."""
     empty, rounding = module.state_dict(), list[Any]()
 
     def fill(*_: Any) -> None:

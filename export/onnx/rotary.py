@@ -1,4 +1,4 @@
-"""The rotary frequencies of a model, taken from the model's own rotary module so that every scaling type comes out right."""
+"""The rotary frequencies of a model, taken from its own module, so every scaling type is right."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Rotary", "rotary_tables"]
 
 @dataclass(frozen=True)
 class Rotary:
-    """How positions turn into angles.
+    """How positions become angles.
 
     Attributes:
-        frequencies: float32 [head_dim / 2], radians a position.
-        scaling: what cosine and sine are multiplied by (other than 1 for YaRN).
+        frequencies: float32 [head_dim / 2], radians per position.
+        scaling: factor of cosine and sine; 1 except for YaRN.
     """
 
     frequencies: NDArray[np.float32]
@@ -29,14 +29,14 @@ class Rotary:
 
 
 def rotary_tables(settings: Any, architecture: Architecture) -> dict[str | None, Rotary]:
-    """The rotary tables of a model, by the layer type that attention asks for (None: all share one).
+    """The rotary frequencies of a model by layer type (None: all layers share them).
 
     Args:
         settings: the transformers config of the model.
         architecture: of the model; `expressible` as a graph.
 
     Raises:
-        Refused: transformers turns another part of a head than config.json says.
+        Refused: transformers rotates another part of a head than config.json says.
     """
     from transformers import AutoModelForCausalLM  # late: slow to import
 

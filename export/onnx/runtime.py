@@ -1,13 +1,11 @@
-"""An artifact running in ONNX Runtime on the CPU, with a KV cache; imports neither torch nor transformers.
+"""Run an artifact in ONNX Runtime on the CPU, with a KV cache.
 
-That is deliberate: a process that measures this decoder measures it, and not the size of two frameworks beside it.
+This module imports neither torch nor transformers. So a process that measures the decoder does not
+measure two frameworks. Bundles contain a copy, which runs on devices without them.
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,35 +14,28 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as errors  # pyright: ignore[reportAttributeAccessIssue] - compiled
+from onnxruntime.capi import (
+    onnxruntime_pybind11_state as errors,  # pyright: ignore[reportAttributeAccessIssue] - compiled
+)
 
 from ...errors import UsageError
-from .sampling import GREEDY, Sampling, chosen
+from .sampling import GREEDY, Sampling, next_tokens
 
 __all__ = [
     "ACCURACY_LEVEL",
     "FP32_ACTIVATIONS",
-    "LOW_BIT_OPS",
     "Cache",
     "OnnxDecoder",
     "Past",
-    "low_bit_nodes",
     "past_of",
+    "session_options",
 ]
 
 MODEL, FOR_CPU = "model.onnx", "model.cpu.onnx"
-"""An artifact's graph, and what stands in for it on a CPU that has no products in its type."""
-LOW_BIT_OPS = (
-    "MatMulNBits",
-    "MatMulInteger",
-    "MatMulIntegerToFloat",
-    "DynamicQuantizeMatMul",
-    "QGemm",
-    "QLinearMatMul",
-)
-# ONNX Runtime's own default, 4, rounds activations to int8 in front of an INT4 product. The checkpoint does not, nor does
-# TensorRT, so its loss would be booked on the wrong account: on Gemma 3 270M it costs 0.012 nats of KL and 3 % of the top-1
-# agreement, where level 1 agrees with torch to 1e-10 nats; a token takes 9 % less time.
+"""The graph of an artifact, and the graph that replaces it on a CPU (of a bf16 artifact)."""
+# ONNX Runtime's default, 4, rounds activations to int8 before an INT4 product. The checkpoint and
+# TensorRT do not. On Gemma 3 270M level 4 costs 0.012 nats of KL and 3 % of the top-1 agreement,
+# and a token takes 9 % less time. Level 1 agrees with torch to 1e-10 nats.
 FP32_ACTIVATIONS = 1
 ACCURACY_LEVEL = "session.qdq_matmulnbits_accuracy_level"
 # ONNX Runtime's exceptions have no base class of their own.
@@ -59,10 +50,12 @@ LOAD_ERRORS = (
 )
 NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
-IN_PLACE, KEPT = "edgewright.cache_in_place", "edgewright.cache_kept"
-"""Metadata of a model file: present may share past's memory; and what a bounded cache keeps, `SINKS,WINDOW`."""
+IN_PLACE = "edgewright.cache_in_place"
+"""Metadata of a model file: past and present may share memory."""
+KEPT = "edgewright.cache_kept"
+"""Metadata of a model file: the positions that a windowed cache keeps, as `SINKS,WINDOW`."""
 GROWTH = 256
-"""Positions that a cache written in place grows by."""
+"""A cache written in place grows in steps of this many positions."""
 
 Past = list[ort.OrtValue]
 """A KV cache: key and value of every layer in turn, each [batch, kv_heads, length, head_dim]."""
@@ -73,9 +66,9 @@ class Cache:
     """A KV cache that `OnnxDecoder.step` extends.
 
     Attributes:
-        past: keys and values; where they are written in place, with room after the first `length` positions.
+        past: keys and values. A cache written in place has spare room after `length` positions.
         length: positions that are filled.
-        binding: ties `past` to the inputs and outputs of a session, where it is written in place.
+        binding: connects `past` to inputs and outputs of a session, if it is written in place.
     """
 
     past: Past
@@ -84,10 +77,12 @@ class Cache:
 
     def keep(self, rows: NDArray[Any]) -> None:
         """Drop all rows of the batch but these (indices, or a bool for each); copies the cache."""
-        self.past, self.binding = past_of(value.numpy()[rows] for value in self.past), None
+        self.past = past_of(value.numpy()[rows] for value in self.past)
+        self.binding = None
 
 
-def _options(threads: int | None, accuracy_level: int) -> ort.SessionOptions:
+def session_options(threads: int | None, accuracy_level: int) -> ort.SessionOptions:
+    """Session options of a decoder; see `OnnxDecoder`."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if threads:
@@ -101,15 +96,15 @@ class OnnxDecoder:
 
     Args:
         path: the artifact directory, or its model file.
-        threads: how many threads a product may use; ONNX Runtime's choice where None.
-        accuracy_level: what INT4 products compute in: 1 is float32, 4 is int8 activations.
-        options: session options to use instead of what `threads` and `accuracy_level` say.
+        threads: number of threads of a product; None: ONNX Runtime chooses.
+        accuracy_level: how INT4 products compute: 1: in float32; 4: with int8 activations.
+        options: session options to use instead of `threads` and `accuracy_level`.
 
     Attributes:
         session: the ONNX Runtime session.
 
     Raises:
-        UsageError: there is no model, ONNX Runtime cannot load it, or it is not a decoder with Optimum's names.
+        UsageError: there is no model, it cannot be loaded, or it is not a decoder.
     """
 
     def __init__(
@@ -125,7 +120,7 @@ class OnnxDecoder:
                 f"{path}: no {MODEL}",
                 "give a directory that `edgewright export --format onnx` wrote",
             )
-        options = options or _options(threads, accuracy_level)
+        options = options or session_options(threads, accuracy_level)
         try:
             self.session = ort.InferenceSession(
                 str(self._file), options, providers=["CPUExecutionProvider"]
@@ -152,14 +147,14 @@ class OnnxDecoder:
         ]
         self._kv_heads, self._head_dim = int(caches[0].shape[1]), int(caches[0].shape[3])
         self._kv_type = NUMPY_TYPES[caches[0].type]
-        told = self.session.get_modelmeta().custom_metadata_map
-        self._in_place = IN_PLACE in told
-        self._kept = tuple(map(int, told[KEPT].split(","))) if KEPT in told else None
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        self._in_place = IN_PLACE in metadata
+        self._kept = tuple(map(int, metadata[KEPT].split(","))) if KEPT in metadata else None
 
     def empty_past(self, batch: int) -> Past:
-        """A cache that holds nothing yet, for `batch` rows."""
+        """An empty cache for `batch` rows."""
         nothing = np.zeros((batch, self._kv_heads, 0, self._head_dim), self._kv_type)
-        return [ort.OrtValue.ortvalue_from_numpy(nothing) for _ in self._past_names]
+        return past_of(nothing for _ in self._past_names)
 
     def forward(
         self,
@@ -173,16 +168,16 @@ class OnnxDecoder:
         Args:
             input_ids: int64 [batch, sequence].
             attention_mask: int64 [batch, past + sequence], 0 for padding (on the left).
-            position_ids: int64 [batch, sequence]; counted from the mask where None.
-            past: the cache that an earlier call returned; a bounded one holds fewer positions than the mask.
+            position_ids: int64 [batch, sequence]; None: counted from the mask.
+            past: the cache of the previous call; a windowed cache is shorter than the mask.
 
         Returns:
-            float32 [batch, sequence, vocabulary] logits, and the cache for the next call.
+            Logits, float32 [batch, sequence, vocabulary], and the cache for the next call.
         """
         past = past or self.empty_past(len(input_ids))
         feeds = self._integers(input_ids, attention_mask, position_ids, past[0].shape()[2])
         feeds |= zip(self._past_names, past, strict=True)
-        # OrtValues in and out: the cache stays where ONNX Runtime made it and is never copied through numpy.
+        # With OrtValues the cache stays in ONNX Runtime's memory and is not copied through numpy.
         logits, *present = self.session.run_with_ort_values(self._outputs, feeds)
         return logits.numpy(), present
 
@@ -193,13 +188,12 @@ class OnnxDecoder:
         position_ids: NDArray[np.int64] | None,
         length: int,
     ) -> dict[str, ort.OrtValue]:
-        """The inputs beside the cache, of which `length` positions are there."""
+        """The integer inputs for a cache of `length` positions."""
         new = input_ids.shape[1]
         if position_ids is None:
             position_ids = np.maximum(mask.cumsum(1) - 1, 0)[:, -new:]
-        if (
-            self._kept and mask.shape[1] > length + new
-        ):  # what the cache has forgotten, the mask forgets too
+        # Positions that a windowed cache has dropped are dropped from the mask too.
+        if self._kept and mask.shape[1] > length + new:
             sinks = min(self._kept[0], length)
             mask = np.concatenate(
                 [mask[:, :sinks], mask[:, mask.shape[1] - (length - sinks + new) :]], 1
@@ -210,16 +204,14 @@ class OnnxDecoder:
         }
 
     def open_cache(self, batch: int, positions: int = 0) -> Cache:
-        """An empty cache for `batch` rows, with room for `positions` where it is written in place; it grows when it must."""
+        """An empty cache for `batch` rows.
+
+        If it is written in place, it has room for `positions` and grows when it is full.
+        """
         if not self._in_place:
             return Cache(self.empty_past(batch))
         shape = (batch, self._kv_heads, -(-max(positions, 1) // GROWTH) * GROWTH, self._head_dim)
-        return Cache(
-            [
-                ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, self._kv_type))
-                for _ in self._past_names
-            ]
-        )
+        return Cache(past_of(np.zeros(shape, self._kv_type) for _ in self._past_names))
 
     def step(
         self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], cache: Cache
@@ -229,10 +221,10 @@ class OnnxDecoder:
         Args:
             input_ids: int64 [batch, sequence].
             attention_mask: int64 [batch, cached + sequence], 0 for padding (on the left).
-            cache: of `open_cache`; is changed.
+            cache: a cache of `open_cache`, which is changed.
 
         Returns:
-            float32 [batch, sequence, vocabulary] logits; of a graph with last logits only, [batch, 1, vocabulary].
+            Logits, float32 [batch, sequence, vocabulary], or [batch, 1, vocabulary] (last only).
         """
         new = input_ids.shape[1]
         if not self._in_place:
@@ -274,43 +266,38 @@ class OnnxDecoder:
             input_ids: int64 [batch, length].
             attention_mask: int64 [batch, length].
             max_new_tokens: the most tokens to add.
-            eos_ids: tokens that end a row; none of them means that every row gets `max_new_tokens`.
-            ended: whether a row's new tokens are complete though none of `eos_ids` is among them.
-            sampling: how tokens are chosen; a row draws whatever its neighbours do.
+            eos_ids: tokens that end a row; empty: every row gets `max_new_tokens`.
+            ended: called with the new tokens of a row; True ends the row.
+            sampling: how tokens are chosen. A row does not depend on the others.
 
         Returns:
-            int64 [batch, n], n <= max_new_tokens: the new tokens only. A row that ended holds its last token and after it
-            the first of `eos_ids`.
+            The new tokens, int64 [batch, n] with n <= max_new_tokens. A row that ended earlier is
+            filled with the first of `eos_ids`.
         """
-        tokens = np.full(
-            (len(input_ids), max_new_tokens), eos_ids[0] if len(eos_ids) else 0, np.int64
-        )
-        rows, mask = np.arange(len(input_ids)), attention_mask
+        filler = eos_ids[0] if len(eos_ids) else 0
+        tokens = np.full((len(input_ids), max_new_tokens), filler, np.int64)
+        rows = np.arange(len(input_ids))
+        mask = attention_mask
         cache = self.open_cache(len(rows), mask.shape[1] + max_new_tokens)
         running = np.ones(len(rows), bool)
         randoms = [sampling.random(row) for row in range(len(rows))]
         step = _int64(input_ids)
         for n in range(max_new_tokens):
-            new = chosen(
-                self.step(step, mask, cache)[:, -1],
-                [sampling] * len(rows),
-                [randoms[row] for row in rows],
-            )
+            logits = self.step(step, mask, cache)[:, -1]
+            new = next_tokens(logits, [sampling] * len(rows), [randoms[row] for row in rows])
             tokens[rows[running], n] = new[running]
             running &= ~np.isin(new, eos_ids)
             if ended:
                 running &= [not ended(tokens[row, : n + 1].tolist()) for row in rows]
             if not running.any():
                 return tokens[:, : n + 1]
-            # Dropping rows copies the cache, so it waits until at least half of the batch has ended.
+            # Dropping rows copies the cache, so it waits until at least half of the batch ended.
             if 2 * running.sum() <= len(rows):
                 cache.keep(running)
-                rows, mask, new, running = (
-                    rows[running],
-                    mask[running],
-                    new[running],
-                    running[running],
-                )
+                rows = rows[running]
+                mask = mask[running]
+                new = new[running]
+                running = running[running]
             step = new[:, None]
             mask = np.concatenate([mask, np.ones((len(rows), 1), np.int64)], 1)
         return tokens
@@ -322,12 +309,12 @@ class OnnxDecoder:
         eos_ids: Sequence[int] = (),
         sampling: Sampling = GREEDY,
     ) -> Iterator[int]:
-        """The continuation of one prompt, a token as soon as it is made: those of `generate` on a batch of one.
+        """Generate token by token: the same tokens as `generate` on a batch of one.
 
         Args:
             ids: the prompt.
             max_new_tokens: the most tokens to add.
-            eos_ids: tokens that end it; the one that does is the last one given.
+            eos_ids: tokens that end the text; such a token is the last one yielded.
             sampling: how tokens are chosen.
 
         Raises:
@@ -335,23 +322,20 @@ class OnnxDecoder:
         """
         if not len(ids):
             raise UsageError("there is no prompt", "give at least one token")
-        step, random = np.asarray([ids], np.int64), [sampling.random()]
+        step = np.asarray([ids], np.int64)
+        random = [sampling.random()]
         cache = self.open_cache(1, len(ids) + max_new_tokens)
         for _ in range(max_new_tokens):
             mask = np.ones((1, cache.length + step.shape[1]), np.int64)
-            token = int(chosen(self.step(step, mask, cache)[:, -1], [sampling], random)[0])
+            token = int(next_tokens(self.step(step, mask, cache)[:, -1], [sampling], random)[0])
             yield token
             if token in eos_ids:
                 return
             step = np.array([[token]])
 
-    def low_bit_nodes(self) -> Counter[str]:
-        """How many products with low-bit weights a forward pass executes, by operator."""
-        return low_bit_nodes(self._file)
-
 
 def _graph_of(path: Path) -> Path:
-    """The file to run: of an artifact directory, the one for a CPU where it has one."""
+    """The file to run: in an artifact directory `model.cpu.onnx` if there is one."""
     if not path.is_dir():
         return path
     return path / FOR_CPU if (path / FOR_CPU).is_file() else path / MODEL
@@ -360,28 +344,6 @@ def _graph_of(path: Path) -> Path:
 def past_of(arrays: Iterable[NDArray[Any]]) -> Past:
     """A KV cache from the arrays of its keys and values."""
     return [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in arrays]
-
-
-def low_bit_nodes(path: Path) -> Counter[str]:
-    """How many products with low-bit weights a forward pass of an artifact executes, by operator.
-
-    Counted in a profile of one token, which shows the kernels that run after all of the session's rewriting (and, unlike
-    the optimized model, needs no second copy of the weights on disk).
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        options = _options(1, FP32_ACTIVATIONS)
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        decoder = OnnxDecoder(path, options=options)
-        one = np.ones((1, 1), np.int64)
-        decoder.forward(one, one)
-        events = json.loads(Path(decoder.session.end_profiling()).read_text())
-    operators = (
-        event["args"]["op_name"]
-        for event in events
-        if event.get("name", "").endswith("_kernel_time")
-    )
-    return Counter(name for name in operators if name in LOW_BIT_OPS)
 
 
 def _int64(array: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""How the next token is chosen from logits: the most likely one, or one drawn from the nucleus. Needs numpy only."""
+"""Choose the next token: the most likely one, or one drawn from the nucleus. Needs numpy only."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from numpy.typing import NDArray
 
 from ...errors import UsageError
 
-__all__ = ["GREEDY", "Sampling", "chosen"]
+__all__ = ["GREEDY", "Sampling", "next_tokens"]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen: the most likely one at temperature 0, else drawn from the smallest set of tokens with `top_p` of the mass.
+    """How a token is chosen: at temperature 0 the most likely one, else drawn from the nucleus.
+
+    The nucleus is the smallest set of tokens whose probabilities add up to `top_p`.
 
     Raises:
-        UsageError: a temperature below 0, or a share outside of (0, 1].
+        UsageError: a temperature below 0, or `top_p` outside of (0, 1], or a seed below 0.
     """
 
     temperature: float = 0.0
@@ -33,14 +35,14 @@ class Sampling:
             )
 
     def random(self, row: int = 0) -> np.random.Generator:
-        """What draws the tokens of one row of a batch: row r draws as a batch of one does whose seed is larger by r."""
+        """The generator of one row of a batch: row r draws like a batch of one with seed + r."""
         return np.random.default_rng(self.seed + row)
 
 
 GREEDY = Sampling()
 
 
-def chosen(
+def next_tokens(
     logits: NDArray[np.floating],
     samplings: Sequence[Sampling | None],
     randoms: Sequence[np.random.Generator | None],
@@ -49,8 +51,8 @@ def chosen(
 
     Args:
         logits: [rows, vocabulary].
-        samplings: of each row; None is greedy.
-        randoms: of each row; one that is greedy needs none.
+        samplings: one for each row; None: greedy.
+        randoms: one generator for each row; a greedy row needs none.
 
     Returns:
         int64 [rows].
@@ -58,12 +60,12 @@ def chosen(
     best = logits.argmax(-1).astype(np.int64)
     for row, (sampling, random) in enumerate(zip(samplings, randoms, strict=True)):
         if sampling and random and sampling.temperature > 0:
-            best[row] = _drawn(logits[row].astype(np.float64), sampling, random)
+            best[row] = _draw(logits[row].astype(np.float64), sampling, random)
     return best
 
 
-def _drawn(logits: NDArray[np.float64], sampling: Sampling, random: np.random.Generator) -> int:
-    """A token drawn from the nucleus (Holtzman et al. 2020, The Curious Case of Neural Text Degeneration)."""
+def _draw(logits: NDArray[np.float64], sampling: Sampling, random: np.random.Generator) -> int:
+    """Draw from the nucleus (Holtzman et al. 2020, Curious Case of Neural Text Degeneration)."""
     scaled = (logits - logits.max()) / sampling.temperature
     shares = np.exp(scaled) / np.exp(scaled).sum()
     order = np.argsort(-shares, kind="stable")

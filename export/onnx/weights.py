@@ -16,9 +16,9 @@ __all__ = ["Weights"]
 
 
 class Weights:
-    """Lazy access to the tensors of a checkpoint; nothing is kept after it was returned.
+    """Reads the tensors of a checkpoint on request, and keeps none.
 
-    A file is opened again for each tensor: what was read stays in memory until its file is closed.
+    Each read opens the file again, as mapped pages stay in memory until the file is closed.
 
     Args:
         path: the checkpoint directory.
@@ -40,7 +40,7 @@ class Weights:
         """One tensor as it is stored.
 
         Raises:
-            UsageError: it is not there, damaged, or holds NaN or infinity.
+            UsageError: it is missing, damaged, or holds NaN or infinity.
         """
         if key not in self._stored:
             raise UsageError(

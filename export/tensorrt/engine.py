@@ -1,7 +1,8 @@
-"""A TensorRT engine of a decoder artifact: its two optimization profiles, trtexec's command lines, and a build through the Python API.
+"""Build a TensorRT engine of an artifact, with trtexec commands or with the Python API.
 
-Imports nothing but the standard library, as it travels to the device: an engine is tied to the TensorRT release and to the GPU, so it is
-built where it runs. The module `tensorrt` is handed in, which lets NVIDIA's TensorRT for RTX stand in for it on a machine without a GPU.
+An engine only runs on the TensorRT release and the GPU it was built for. So it is built on the
+device, where this file is copied; it imports the standard library only. The module `tensorrt` is an
+argument, so that TensorRT for RTX can be used instead on a machine without a GPU.
 """
 
 from __future__ import annotations
@@ -32,21 +33,21 @@ __all__ = [
 PHASES = ("prefill", "decode")
 """Profile 0 and profile 1 of the engine."""
 OLDEST = (10, 0)
-"""`--stronglyTyped` came with TensorRT 10, and so did INT4. Before, nothing keeps what is written in floats out of half precision."""
+"""TensorRT 10 added `--stronglyTyped` and INT4; older ones may compute float32 nodes in fp16."""
 WEAKLY_TYPED_UNTIL = (11, 0)
 Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """What an engine is built for.
+    """The model and the sizes that an engine is built for.
 
     Attributes:
         layers, kv_heads, head_dim: of the model.
-        prompt: most tokens of one prefill pass.
-        context: most tokens of prompt and answer together.
+        prompt: maximum number of tokens of one prefill pass.
+        context: maximum number of tokens of prompt and answer together.
         batch: sequences at a time.
-        workspace_mib: memory that kernels may use while they are tried out and run.
+        workspace_mib: memory in MiB that kernels may use while they are timed and run.
         sparse: whether the weights are 2:4 sparse.
     """
 
@@ -78,7 +79,7 @@ def version_of(text: str) -> tuple[int, ...]:
 
 
 def _shapes(spec: EngineSpec, new: int, past: int) -> Shapes:
-    """The shape of every input when `new` tokens follow `past` cached ones."""
+    """The shape of every input for `new` tokens after `past` cached ones."""
     cache = {
         f"past_key_values.{layer}.{part}": (spec.batch, spec.kv_heads, past, spec.head_dim)
         for layer in range(spec.layers)
@@ -95,8 +96,8 @@ def _shapes(spec: EngineSpec, new: int, past: int) -> Shapes:
 def profile_shapes(spec: EngineSpec, phase: str) -> tuple[Shapes, Shapes, Shapes]:
     """Smallest, typical and largest shapes of a phase.
 
-    A past of no tokens would be an empty tensor, which nobody has confirmed on Orin. So the smallest past is one position, which
-    a first prefill masks out: in this graph a masked position has no weight.
+    An empty past would be an empty tensor, and nobody has confirmed that Orin supports those. So
+    the smallest past is one position, which the first prefill masks out.
     """
     longest = spec.context - 1
     if phase == "prefill":
@@ -110,11 +111,13 @@ def _listed(shapes: Shapes) -> str:
 
 
 def supported(version: tuple[int, ...]) -> None:
-    """Raise `Refused` for a TensorRT that no engine is built with here."""
+    """Raise `Refused` for a TensorRT that is too old to build engines with."""
     if version < OLDEST:
         raise Refused(
-            f"TensorRT {'.'.join(map(str, version))} has no INT4, and would choose itself what is computed in half precision",
-            "JetPack 6.1 or later brings TensorRT 10; on older ones the ONNX Runtime part of the bundle still runs",
+            f"TensorRT {'.'.join(map(str, version))} has no INT4, and would choose itself what is "
+            "computed in half precision",
+            "JetPack 6.1 or later brings TensorRT 10; on older ones the ONNX Runtime part of the "
+            "bundle still runs",
         )
 
 
@@ -124,7 +127,7 @@ def build_command(
     """The command line of trtexec that builds an engine with both profiles.
 
     Raises:
-        Refused: that TensorRT cannot read the artifact.
+        Refused: this TensorRT is too old.
     """
     supported(version)
     command = [
@@ -137,7 +140,7 @@ def build_command(
         f"--timingCacheFile={cache}",
         "--profilingVerbosity=detailed",
     ]
-    if version < WEAKLY_TYPED_UNTIL:  # from 11 on there is nothing else
+    if version < WEAKLY_TYPED_UNTIL:  # the only mode from 11 on
         command.append("--stronglyTyped")
     if spec.sparse:
         command.append("--sparsity=enable")
@@ -161,7 +164,9 @@ def run_command(
     inputs: Mapping[str, Path],
     out: Path,
 ) -> list[str]:
-    """The command line of trtexec that times one phase: a whole prompt after one token, or one token after a nearly full context.
+    """The command line of trtexec that times one phase.
+
+    `prefill` is a whole prompt after one token, `decode` one token after a nearly full context.
 
     Args:
         trtexec: the program.
@@ -169,7 +174,8 @@ def run_command(
         spec: what the engine was built for.
         engine: the engine.
         phase: `prefill` or `decode`.
-        inputs: raw files of the integer inputs; random token ids would lie outside the vocabulary.
+        inputs: raw files of the integer inputs. Without them, trtexec uses random token ids that
+            are outside of the vocabulary.
         out: folder for `PHASE-times.json` and `PHASE-profile.json`.
     """
     supported(version)
@@ -196,24 +202,24 @@ def run_command(
 def build_with(
     trt: Any, spec: EngineSpec, onnx: Path, configure: Any = None, cache: Path | None = None
 ) -> bytes:
-    """Build an engine with both profiles through TensorRT's Python API.
+    """Build an engine with both profiles with TensorRT's Python API.
 
     Args:
         trt: the module `tensorrt`, or TensorRT for RTX's.
         spec: what the engine is for.
         onnx: the artifact's model file.
         configure: called with the builder's configuration before the build.
-        cache: timing cache to read and write, where the module has one.
+        cache: file of the timing cache to read and write, if the module has one.
 
     Raises:
-        Refused: the parser does not take the graph; the message is the parser's own.
+        Refused: the parser rejects the graph; the message is the parser's.
         EdgewrightError: the build failed.
     """
     builder, network, errors, logger = parsed(trt, onnx)
     if errors:
-        told = "; ".join(dict.fromkeys(errors))
+        reasons = "; ".join(dict.fromkeys(errors))
         raise Refused(
-            f"{onnx.parent.name}: TensorRT's parser refuses the graph: {told}",
+            f"{onnx.parent.name}: TensorRT's parser refuses the graph: {reasons}",
             "export with --precision fp16 or int4",
         )
     config = builder.create_builder_config()
@@ -230,9 +236,9 @@ def build_with(
         configure(config)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        told = "; ".join(logger.errors[-3:]) or "no reason given"
+        reasons = "; ".join(logger.errors[-3:]) or "no reason given"
         raise EdgewrightError(
-            f"{onnx.parent.name}: the engine could not be built: {told}",
+            f"{onnx.parent.name}: the engine could not be built: {reasons}",
             "see docs/deployment.md for what these mean",
         )
     if timing is not None and cache is not None:
@@ -241,7 +247,7 @@ def build_with(
 
 
 def parsed(trt: Any, onnx: Path) -> tuple[Any, Any, list[str], Any]:
-    """A builder, the network that TensorRT's parser makes of an ONNX file, what it says against nodes, and the logger of all that."""
+    """Parse an ONNX file: the builder, the network, the errors of nodes, and the logger."""
     logger = _logger(trt)
     builder = trt.Builder(logger)
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
@@ -258,7 +264,7 @@ def _by_name(shapes: tuple[Shapes, Shapes, Shapes]) -> dict[str, tuple[tuple[int
 
 
 def _timing_cache(config: Any, file: Path | None) -> Any:
-    """A timing cache attached to the configuration; TensorRT for RTX, which tries nothing out, has none."""
+    """Attach a timing cache to the configuration; TensorRT for RTX times nothing and has none."""
     if file is None or not hasattr(config, "create_timing_cache"):
         return None
     timing = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
@@ -277,7 +283,7 @@ def _reason(error: Any) -> str:
 
 def _logger(trt: Any) -> Any:
     class Logger(trt.ILogger):
-        """Keeps what TensorRT says is wrong."""
+        """Collects the errors that TensorRT logs."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)

@@ -1,8 +1,9 @@
-"""Whether NVIDIA's own parser and builder take an artifact, asked here, without a GPU: TensorRT for RTX, which can build ahead of time.
+"""Check an artifact with NVIDIA's parser and builder, without a GPU, in TensorRT for RTX.
 
-What this shows and what it does not: the parser is the one of TensorRT 11's generation, every node is accepted or named, both optimization
-profiles hold together, and INT4 weights stay INT4. The engine is for SM86, as there is no SM87 among what it builds for; so it is thrown
-away. The one for the device is built on the device, by the TensorRT that is there (`targets/device`).
+It belongs to the generation of TensorRT 11 and builds engines ahead of time. The check shows that
+the parser accepts every node, that both optimization profiles can be built, and that INT4 weights
+stay INT4. The engine is for SM86, as TensorRT for RTX has no SM87 (Orin), so it is not kept. The
+engine for the device is built on the device, by its own TensorRT (`targets/device`).
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from .engine import PHASES, EngineSpec, build_with, parsed
 __all__ = ["check_build", "installed", "parser_errors"]
 
 STAND_IN = "SM86"
-"""The nearest to Orin's SM87: the same generation, the same instructions for what a decoder does."""
+"""The nearest to Orin's SM87: same generation, and the same instructions for a decoder."""
 PROMPT, CONTEXT, WORKSPACE_MIB = 512, 2048, 1024
 PACKED = {"INT4": 0.5, "INT8": 1.0}
 EXPANDED = 2.0
-"""Bytes of a low-bit weight, and of the same one expanded to fp16."""
+"""Bytes of a low-bit weight, and of a weight that is expanded to fp16."""
 
 
 def installed() -> Any:
@@ -43,11 +44,12 @@ def check_build(artifact: Path) -> dict[str, float | str]:
     """Parse an artifact and build an engine of it with a prefill and a decode profile.
 
     Returns:
-        `tensorrt/` version, stand_in, build_s, engine_bytes, and for low-bit artifacts expanded_bytes: what the engine would hold at
-        least, had its weights become fp16. Empty where TensorRT for RTX is not installed.
+        `tensorrt/` version, stand_in, build_s, engine_bytes, and for low-bit artifacts
+        expanded_bytes: the least size of an engine whose weights are expanded to fp16. Empty if
+        TensorRT for RTX is not installed.
 
     Raises:
-        Refused: the parser does not take the graph.
+        Refused: the parser rejects the graph.
         EdgewrightError: the build failed, or the engine holds expanded weights.
     """
     trt = installed()
@@ -71,29 +73,30 @@ def check_build(artifact: Path) -> dict[str, float | str]:
 
     begin = time.perf_counter()
     engine = len(build_with(trt, spec, artifact / "model.onnx", for_stand_in))
-    told: dict[str, float | str] = {
+    report: dict[str, float | str] = {
         "tensorrt/version": trt.__version__,
         "tensorrt/stand_in": STAND_IN,
         "tensorrt/build_s": round(time.perf_counter() - begin, 1),
         "tensorrt/engine_bytes": engine,
     }
     if precision_of(provenance["precision"]).linear in ("int4", "int8"):
-        told["tensorrt/expanded_bytes"] = _expanded(artifact)
-        if engine >= told["tensorrt/expanded_bytes"]:
+        report["tensorrt/expanded_bytes"] = _expanded(artifact)
+        if engine >= report["tensorrt/expanded_bytes"]:
             raise EdgewrightError(
-                f"{artifact.name}: the engine has {engine / 1e6:.1f} MB, so that its low-bit weights were expanded",
+                f"{artifact.name}: the engine has {engine / 1e6:.1f} MB, so its low-bit weights "
+                "were expanded",
                 "please report the model; --format onnx exports it without this check",
             )
-    return told
+    return report
 
 
 def parser_errors(trt: Any, file: Path) -> list[str]:
-    """What the parser says against the nodes of an ONNX file, each thing once."""
+    """The parser's errors about the nodes of an ONNX file, without duplicates."""
     return list(dict.fromkeys(parsed(trt, file)[2]))
 
 
 def _expanded(artifact: Path) -> int:
-    """Bytes of an engine with fp16 weights in place of low-bit ones; an engine holds its weights once a profile."""
+    """Bytes of an engine if low-bit weights became fp16; it holds all weights once per profile."""
     import onnx
 
     graph = onnx.load(str(artifact / "model.onnx"), load_external_data=False).graph

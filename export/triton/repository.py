@@ -1,10 +1,10 @@
-"""A Triton model repository: the graph as one model, and greedy generation with it, which batches requests as they come, as another.
+"""Write a Triton model repository: one model for the graph, one for greedy generation with it.
 
 models/NAME/config.pbtxt           dynamic batching; input_ids and max_tokens in, tokens out
 models/NAME/1/model.py             `triton_model.py`, for Triton's Python backend
 models/NAME-graph/config.pbtxt     one pass with a KV cache, for its ONNX Runtime backend
 models/NAME-graph/1/model.onnx
-tokenizer, config.json             for clients, who send and get token ids
+tokenizer, config.json             for clients, which send and get token ids
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ from ...checkpoints.config import end_tokens, read_architecture
 from ...checkpoints.files import atomic_directory, scratch_directory
 from ...errors import UsageError
 from ...models import Architecture
+from ...steps.context import StepContext, StepResult
 from ..onnx.export import ExportResult, export_onnx
+from ..onnx.writer import parity_rows, step_result
+from ..options import ExportOptions
 
-__all__ = ["export_triton"]
+__all__ = ["export_triton", "write"]
 
 MODEL_PY = Path(__file__).with_name("triton_model.py")
 TYPES: dict[int, tuple[str, str]] = {
@@ -33,19 +36,24 @@ TYPES: dict[int, tuple[str, str]] = {
     onnx.TensorProto.FLOAT16: ("TYPE_FP16", "float16"),
     onnx.TensorProto.INT64: ("TYPE_INT64", "int64"),
 }
-"""How Triton and numpy call the types of a graph's inputs and outputs."""
-MAX_BATCH, QUEUE_MICROSECONDS, CONTEXT = 8, 2000, 2048
+"""Types of graph inputs and outputs in Triton and in numpy."""
+MAX_BATCH = 8
+QUEUE_MICROSECONDS = 2000
+CONTEXT = 2048
+"""For models whose config.json does not limit the positions."""
 NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 GENERATE = """\
-# Greedy generation, a step at a time in {graph}. Waiting requests, also of unequal length, become one batch.
+# Greedy generation, a step at a time in {graph}. Waiting requests, also of unequal length, \
+become one batch.
 name: {name}
 backend: "python"
 max_batch_size: {batch}
 dynamic_batching {{ max_queue_delay_microseconds: {delay} }}
 input [
   {{ name: "input_ids" data_type: TYPE_INT64 dims: [ -1 ] allow_ragged_batch: true }},
-  {{ name: "attention_mask" data_type: TYPE_INT64 dims: [ -1 ] allow_ragged_batch: true optional: true }},
+  {{ name: "attention_mask" data_type: TYPE_INT64 dims: [ -1 ] allow_ragged_batch: true \
+optional: true }},
   {{ name: "max_tokens" data_type: TYPE_INT32 dims: [ 1 ] }}
 ]
 output [ {{ name: "tokens" data_type: TYPE_INT64 dims: [ -1 ] }} ]
@@ -53,7 +61,8 @@ instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 parameters {{ key: "decoder" value {{ string_value: {decoder} }} }}
 """
 GRAPH = """\
-# One pass with a KV cache, called by {name}. Without an instance_group Triton uses the GPU where its ONNX Runtime has one.
+# One pass with a KV cache, called by {name}. Without an instance_group Triton uses the GPU where \
+its ONNX Runtime has one.
 name: {graph}
 backend: "onnxruntime"
 default_model_filename: "model.onnx"
@@ -67,10 +76,15 @@ output [
 """
 
 
+def write(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:
+    """Write a Triton model repository as the result of the export step."""
+    return step_result(export_triton(source, out, options.precision, parity_rows(source, context)))
+
+
 def export_triton(
     source: Path, out: Path, precision: str, rows: Sequence[Sequence[int]] | None = None
 ) -> ExportResult:
-    """Export a checkpoint to ONNX, compare it with torch, and lay it out as a Triton model repository.
+    """Export a checkpoint to ONNX, compare it with torch, and make a Triton model repository.
 
     Args:
         source: a model directory.
@@ -79,13 +93,14 @@ def export_triton(
         rows: token ids to compare on.
 
     Raises:
-        UsageError: Triton could not take the directory's name for a model's.
+        UsageError: the directory's name is no valid name of a Triton model.
         EdgewrightError: whatever `export_onnx` raises.
     """
     name = out.resolve().name
     if not NAMES.fullmatch(name):
         raise UsageError(
-            f"--out {out}: Triton calls the model `{name}`, which must be letters, digits, `.`, `_`, `-`",
+            f"--out {out}: Triton calls the model `{name}`, which must be letters, digits, `.`, "
+            "`_`, `-`",
             "choose another",
         )
     with scratch_directory(out.with_name(f".{out.name}.onnx")) as artifact:
@@ -128,7 +143,7 @@ def _lay_out(artifact: Path, folder: Path, name: str) -> None:
 def _decoder(
     graph: onnx.GraphProto, model: Architecture, eos_ids: list[int], name: str
 ) -> dict[str, Any]:
-    """What `triton_model.py` has to know of the graph."""
+    """The parameters of `triton_model.py`."""
     caches = [value for value in graph.input if value.name.startswith("past_key_values.")]
     kv_heads, head_dim = (caches[0].type.tensor_type.shape.dim[axis].dim_value for axis in (1, 3))
     return {
@@ -144,19 +159,18 @@ def _decoder(
 
 
 def _quoted(text: str) -> str:
-    """A protobuf text string; JSON's escapes are among those that it knows."""
+    """A string in protobuf's text format, which knows JSON's escapes."""
     return json.dumps(text)
 
 
 def _ports(values: Iterable[onnx.ValueInfoProto]) -> str:
-    """Inputs or outputs with their types and shapes, -1 where the graph leaves a size open."""
+    """Inputs or outputs with types and shapes; -1: a dynamic size."""
     lines = []
     for value in values:
         tensor = value.type.tensor_type
         dims = ", ".join(
             str(dim.dim_value if dim.HasField("dim_value") else -1) for dim in tensor.shape.dim
         )
-        lines.append(
-            f"  {{ name: {_quoted(value.name)} data_type: {TYPES[tensor.elem_type][0]} dims: [ {dims} ] }}"
-        )
+        kind = TYPES[tensor.elem_type][0]
+        lines.append(f"  {{ name: {_quoted(value.name)} data_type: {kind} dims: [ {dims} ] }}")
     return ",\n".join(lines)

@@ -1,7 +1,8 @@
-"""Greedy generation in Triton: the prompts of all waiting requests as one batch, a pass at a time in the model that holds the graph.
+"""Greedy generation in Triton: batch the prompts of waiting requests, and call the graph's model.
 
-Runs inside Triton's Python backend, which brings numpy and `triton_python_backend_utils`; `export --format triton` writes it into the
-repository as it is, so that it imports nothing of this package. The graph runs in the ONNX Runtime backend, wherever its config.pbtxt says.
+This file runs in Triton's Python backend, which provides numpy and `triton_python_backend_utils`.
+`export --format triton` copies it into the repository, so it imports nothing of edgewright. The
+graph runs in the ONNX Runtime backend, on the device that its config.pbtxt names.
 """
 
 from __future__ import annotations
@@ -18,29 +19,32 @@ Ints = NDArray[np.int64]
 
 
 class TritonPythonModel:
-    """What Triton loads: its name and methods are those that Triton asks for."""
+    """The class that Triton loads; Triton requires this name and these methods."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the parameters of config.pbtxt."""
-        import triton_python_backend_utils  # late: there inside Triton only  # pyright: ignore[reportMissingImports]
+        # late: exists inside Triton only
+        import triton_python_backend_utils  # pyright: ignore[reportMissingImports]
 
         self.backend: Any = triton_python_backend_utils
-        told = json.loads(args["model_config"])["parameters"]
-        settings = json.loads(told["decoder"]["string_value"])
-        self.graph, self.eos, self.context, self.vocab = (
-            settings[name] for name in ("graph", "eos_ids", "context", "vocab_size")
-        )
+        parameters = json.loads(args["model_config"])["parameters"]
+        settings = json.loads(parameters["decoder"]["string_value"])
+        self.graph = settings["graph"]
+        self.eos = settings["eos_ids"]
+        self.context = settings["context"]
+        self.vocab = settings["vocab_size"]
         self.caches = [
             f"{layer}.{part}" for layer in range(settings["layers"]) for part in ("key", "value")
         ]
-        self.nothing = np.zeros(
+        self.one_position = np.zeros(
             (1, settings["kv_heads"], 1, settings["head_dim"]), settings["cache_type"]
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer requests that Triton put together, each with `tokens` int64 [rows, n]: new ones only, filled up with an end token.
+        """Answer a batch of requests, each with its new `tokens`, int64 [rows, n].
 
-        A request that cannot be answered gets an error and does not keep the others from their answers.
+        Short rows are filled with an end token. An invalid request gets an error, and the others
+        get their answers.
         """
         asked = [self._read(request) for request in requests]
         good = [rows for rows in asked if not isinstance(rows, str)]
@@ -58,7 +62,7 @@ class TritonPythonModel:
         ]
 
     def _read(self, request: Any) -> list[tuple[Ints, int]] | str:
-        """Prompt and most new tokens of every row, or why there is no answer."""
+        """Prompt and maximum of new tokens of every row, or why the request is invalid."""
         ids = self.backend.get_input_tensor_by_name(request, "input_ids").as_numpy()
         masks = self.backend.get_input_tensor_by_name(request, "attention_mask")
         limits = self.backend.get_input_tensor_by_name(request, "max_tokens").as_numpy()[:, 0]
@@ -70,30 +74,37 @@ class TritonPythonModel:
             if not len(prompt) or limit < 1:
                 return "a prompt has no tokens, or max_tokens is not positive"
             if len(prompt) + limit > self.context:
-                return f"{len(prompt)} prompt tokens and max_tokens {limit} are more than the context of {self.context}"
+                return (
+                    f"{len(prompt)} prompt tokens and max_tokens {limit} are more than the context "
+                    f"of {self.context}"
+                )
             if prompt.min() < 0 or prompt.max() >= self.vocab:
                 return f"a token id is not within the vocabulary of {self.vocab}"
         return rows
 
     def _generate(self, prompts: list[Ints], limits: list[int]) -> list[list[int]]:
-        """The new tokens of each prompt, the end token among them."""
+        """The new tokens of each prompt, with the end token."""
         made: list[list[int]] = [[] for _ in prompts]
         if not prompts:
             return made
         ids, mask = _padded(prompts)
-        # The cache begins with one masked position: Triton's backends have had trouble with tensors that are empty.
+        # The cache begins with one masked position, as Triton's backends have had trouble with
+        # empty tensors.
         past = {
-            name: self.backend.Tensor(f"past_key_values.{name}", self.nothing.repeat(len(ids), 0))
+            name: self.backend.Tensor(
+                f"past_key_values.{name}", self.one_position.repeat(len(ids), 0)
+            )
             for name in self.caches
         }
         mask = np.concatenate([np.zeros((len(ids), 1), np.int64), mask], 1)
         running = np.ones(len(ids), bool)
         while running.any():
-            chosen, past = self._pass(ids, mask, past)
+            new, past = self._pass(ids, mask, past)
             for row in np.flatnonzero(running):
-                made[row].append(int(chosen[row]))
+                made[row].append(int(new[row]))
                 running[row] = len(made[row]) < limits[row] and made[row][-1] not in self.eos
-            ids, mask = chosen[:, None], np.concatenate([mask, np.ones((len(ids), 1), np.int64)], 1)
+            ids = new[:, None]
+            mask = np.concatenate([mask, np.ones((len(ids), 1), np.int64)], 1)
         return made
 
     def _pass(self, ids: Ints, mask: Ints, past: dict[str, Any]) -> tuple[Ints, dict[str, Any]]:
@@ -110,9 +121,8 @@ class TritonPythonModel:
                 ),
                 *past.values(),
             ],
-            preferred_memory=self.backend.PreferredMemory(
-                self.backend.TRITONSERVER_MEMORY_CPU
-            ),  # a Jetson has one memory anyway
+            # CPU and GPU of a Jetson share one memory.
+            preferred_memory=self.backend.PreferredMemory(self.backend.TRITONSERVER_MEMORY_CPU),
         ).exec()
         if reply.has_error():
             raise self.backend.TritonModelException(reply.error().message())

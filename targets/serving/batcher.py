@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ...errors import EdgewrightError
 from ...export.onnx.runtime import OnnxDecoder, Past, past_of
-from ...export.onnx.sampling import Sampling, chosen
+from ...export.onnx.sampling import Sampling, next_tokens
 
 __all__ = ["Batcher", "Generation", "QueueFull"]
 
@@ -226,7 +226,7 @@ class Batcher:
         """The next token of each row, int64 [rows, 1]."""
         samplings = [row and row.sampling for row in rows]
         randoms = [row and row.random for row in rows]
-        return chosen(logits, samplings, randoms)[:, None]
+        return next_tokens(logits, samplings, randoms)[:, None]
 
     def _deliver(self, running: _Running) -> None:
         """Emit the latest tokens, and end the sequences that are complete."""

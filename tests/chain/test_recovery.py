@@ -286,7 +286,7 @@ def test_recovery_from_the_command_line(
     ("extra", "message"),
     [
         (["--logit-steps", "5"], "`logits` needs a teacher"),
-        (["--lora-targets", "v_proj"], "give their rank"),
+        (["--lora-targets", "v_proj"], "--lora-targets needs --lora"),
         (["--lora", "4", "--lora-targets", "attn"], "choose from q_proj"),
         (["--label-steps", "0"], "at least 1 item"),
     ],

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from conftest import BASE, DENSE, MIXTURES
 from conftest import FAMILIES as SETTINGS
+from known_models import violations
 
 from edgewright.errors import Refused
 from edgewright.export.options import ExportOptions
 from edgewright.export.runner import export
-from edgewright.models import Format, architecture, expressible, require_expressible
+from edgewright.models import FORMATS, architecture, expressible, require_expressible
+from edgewright.models.expressible import OPERATIONS
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import Recipe
 from edgewright.steps.context import StepContext
-from edgewright.targets import check, load_target
+from edgewright.targets import load_target
 
 GRAPHS = ("onnx", "ort", "tensorrt", "triton")
 ROPE = {"rope_type": "default", "rope_theta": 1e4}
 
 
-def reasons(family: str, format: Format, **config: Any) -> str:
+def reasons(family: str, format: str, **config: Any) -> str:
     model = architecture({"model_type": family, **BASE, **SETTINGS[family], **config})
     return "; ".join(reason.message for reason in expressible(model, format))
 
@@ -31,13 +33,13 @@ def reasons(family: str, format: Format, **config: Any) -> str:
 @pytest.mark.parametrize("family", DENSE)
 def test_every_graph_holds_every_dense_family(family: str) -> None:
     assert [reasons(family, format) for format in (*GRAPHS, "edge-llm")] == [""] * 5
-    others = set(get_args(Format)) - {*GRAPHS, "edge-llm", "gguf"}
-    assert not any(reasons(family, format) for format in others)
+    assert not any(reasons(family, operation) for operation in OPERATIONS)
+    assert set(FORMATS) == {*GRAPHS, "edge-llm", "gguf"}
 
 
 @pytest.mark.parametrize("family", MIXTURES)
-@pytest.mark.parametrize("format", get_args(Format))
-def test_nothing_is_done_to_experts_but_gptq_and_rounding(family: str, format: Format) -> None:
+@pytest.mark.parametrize("format", (*FORMATS, *OPERATIONS))
+def test_nothing_is_done_to_experts_but_gptq_and_rounding(family: str, format: str) -> None:
     assert f"a mixture of experts (`{family}`)" in reasons(family, format)
 
 
@@ -97,7 +99,7 @@ def test_a_refusal_names_every_reason_and_a_way_out() -> None:
 )
 def test_plan_check_and_export_agree(
     family: str,
-    format: Format,
+    format: str,
     make_model: Callable[..., Path],
     context: StepContext,
     tmp_path: Path,
@@ -114,6 +116,6 @@ def test_plan_check_and_export_agree(
             plan_recipe(Recipe.model_validate({"model": str(source), "steps": [step]}))
         assert first.message in str(planned.value)
     assert first.message in str(exported.value)
-    found = check(load_target("cpu"), model, format=format, precision="fp16")
+    found = violations(load_target("cpu"), model, format=format, precision="fp16")
     assert any(first.message in violation.message for violation in found)
     assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from edgewright.docs.import_graph import all_imports
+from edgewright.models import FORMATS
 from edgewright.pipeline import fingerprint as module
 from edgewright.pipeline.fingerprint import (
     MEASURE_CODE,
@@ -23,14 +24,20 @@ from edgewright.steps.context import StepContext
 ROOT = Path(__file__).parents[2]
 MESSAGES = {"errors.py", "console.py", "__init__.py"}
 """Modules that have no say in a result; the version of edgewright is part of every code version."""
-EDGE_LLM = {"format": "edge-llm", "precision": "fp16"}
+
+
+def writer_of(format: str) -> str:
+    """The file of the writer that the declaration of a format names."""
+    module, _ = FORMATS[format].writer.removeprefix("edgewright.").split(":")
+    return f"{module.replace('.', '/')}.py"
+
+
 OPTIONS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("prune", {"heads": 0.25}, ["compress/prune/step.py"]),
     ("distill", {}, ["compress/distill/step.py"]),
     ("iterate", {"prune": {"ffn": 0.5}}, ["compress/iterate/step.py"]),
     ("quantize", {}, ["compress/quantize/step.py"]),
-    ("export", {}, ["export/step.py"]),
-    ("export", EDGE_LLM, ["export/step.py", "targets/edge_llm_package.py"]),
+    *(("export", {"format": name}, ["export/step.py", writer_of(name)]) for name in FORMATS),
 ]
 """Kind, options, and the modules that the imports are followed from."""
 
@@ -106,8 +113,7 @@ def test_every_step_is_checked() -> None:
     assert {kind for kind, _, _ in OPTIONS} == set(STEPS)
     direct = imported("pipeline/registry.py") - MESSAGES
     modules = {f for f in direct if not f.endswith("__init__.py")}
-    roots = {root for _, _, roots in OPTIONS for root in roots}
-    assert modules == roots | {"export/options.py", "steps/step.py", "steps/context.py"}
+    assert modules == {roots[0] for _, _, roots in OPTIONS} | {"steps/step.py"}
 
 
 def test_the_code_of_a_measurement_is_what_it_imports() -> None:
@@ -125,8 +131,8 @@ def copy(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "options", "file", "changes"),
     [
-        ("export", EDGE_LLM, "targets/edge_llm.py", True),
-        ("export", EDGE_LLM, "targets/profile.py", True),
+        ("export", {"format": "edge-llm"}, "targets/edge_llm.py", True),
+        ("export", {"format": "edge-llm"}, "targets/profile.py", True),
         ("export", {}, "targets/edge_llm.py", False),
         ("export", {}, "export/onnx/builder.py", True),
         ("prune", {"ffn": 0.5}, "compress/prune/cut.py", True),

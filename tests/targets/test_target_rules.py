@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from known_models import AGX, LLAMA_3B, NANO, QWEN25_3B, SMALL, changed
+from known_models import AGX, LLAMA_3B, NANO, QWEN25_3B, SMALL, changed, violations
 
 from edgewright.errors import UsageError
-from edgewright.targets import Violation, check, load_target
+from edgewright.targets import Violation, load_target
 
 
-def found(violations: list[Violation]) -> set[tuple[str, str]]:
-    assert all(v.message and v.nearest for v in violations)
-    return {(v.rule, v.severity) for v in violations}
+def found(listed: list[Violation]) -> set[tuple[str, str]]:
+    assert all(v.message and v.nearest for v in listed)
+    return {(v.rule, v.severity) for v in listed}
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def found(violations: list[Violation]) -> set[tuple[str, str]]:
 def test_rules_on_jetpack_7(
     format_: str, precision: str, options: dict[str, Any], expected: set[tuple[str, str]]
 ) -> None:
-    result = check(
+    result = violations(
         load_target(NANO), SMALL, format=format_, precision=precision, jetpack="7.2", **options
     )
     assert found(result) == expected
@@ -80,7 +80,7 @@ def test_rules_on_jetpack_7(
 def test_a_limit_of_some_jetpacks_is_a_note(
     jetpack: str | None, precision: str, opset: int, expected: set[tuple[str, str]]
 ) -> None:
-    result = check(load_target(AGX), SMALL, precision=precision, opset=opset, jetpack=jetpack)
+    result = violations(load_target(AGX), SMALL, precision=precision, opset=opset, jetpack=jetpack)
     assert found(result) == expected
     if jetpack is None and expected:
         assert all("JetPack" in v.message and v.nearest.startswith("JetPack ") for v in result)
@@ -122,14 +122,16 @@ def test_a_limit_of_some_jetpacks_is_a_note(
 def test_shape_rules_of_int4(
     config: dict[str, Any], format_: str, expected: set[tuple[str, str]]
 ) -> None:
-    result = check(load_target(NANO), config, format=format_, precision="int4", jetpack="7.2")
+    result = violations(load_target(NANO), config, format=format_, precision="int4", jetpack="7.2")
     assert found(result) >= expected
     assert {rule for rule, _ in found(result)} <= {rule for rule, _ in expected} | {"int4-shape"}
 
 
 def test_a_shape_violation_names_the_layers_and_the_width_to_take() -> None:
     odd = changed(SMALL, intermediate_size=1500)
-    shape, group = check(load_target(NANO), odd, format="edge-llm", precision="int4", jetpack="7.2")
+    shape, group = violations(
+        load_target(NANO), odd, format="edge-llm", precision="int4", jetpack="7.2"
+    )
     assert (
         "mlp.down_proj [512, 1500]" in shape.message
         and "mlp.gate_proj [1500, 512]" in shape.message
@@ -141,17 +143,19 @@ def test_a_shape_violation_names_the_layers_and_the_width_to_take() -> None:
 def test_memory_is_refused_with_the_nearest_thing_that_fits() -> None:
     target = load_target(NANO)
     refused = [
-        v for v in check(target, LLAMA_3B, format="gguf", precision="fp16") if v.rule == "memory"
+        v
+        for v in violations(target, LLAMA_3B, format="gguf", precision="fp16")
+        if v.rule == "memory"
     ]
     assert [v.severity for v in refused] == ["refuse"]
     assert refused[0].nearest == "--precision int4"
     too_long = [
         v
-        for v in check(target, LLAMA_3B, format="gguf", precision="int4", context=32768)
+        for v in violations(target, LLAMA_3B, format="gguf", precision="int4", context=32768)
         if v.rule == "memory"
     ]
     context = int(too_long[0].nearest.removeprefix("--context "))
-    assert not check(target, LLAMA_3B, format="gguf", precision="int4", context=context)
+    assert not violations(target, LLAMA_3B, format="gguf", precision="int4", context=context)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +171,7 @@ def test_memory_is_refused_with_the_nearest_thing_that_fits() -> None:
 def test_one_buffer_may_be_too_large(
     jetpack: str | None, options: dict[str, Any], expected: set[tuple[str, str]]
 ) -> None:
-    result = check(
+    result = violations(
         load_target(NANO),
         QWEN25_3B,
         format="tensorrt",
@@ -196,16 +200,16 @@ def test_rules_on_a_cpu(
     format_: str, precision: str, options: dict[str, Any], expected: set[tuple[str, str]]
 ) -> None:
     assert (
-        found(check(load_target("cpu"), SMALL, format=format_, precision=precision, **options))
+        found(violations(load_target("cpu"), SMALL, format=format_, precision=precision, **options))
         == expected
     )
 
 
 def test_refusals_come_first() -> None:
-    result = check(load_target(AGX), SMALL, format="onnx", precision="int4", sym=False)
+    result = violations(load_target(AGX), SMALL, format="onnx", precision="int4", sym=False)
     assert [v.severity for v in result] == ["refuse", "note", "note"]
 
 
 def test_unknown_formats_are_user_errors() -> None:
     with pytest.raises(UsageError, match="format `tflite`"):
-        check(load_target(NANO), SMALL, format="tflite", precision="fp16")
+        violations(load_target(NANO), SMALL, format="tflite", precision="fp16")

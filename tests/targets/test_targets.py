@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
-from known_models import AGX, GEMMA, JETSONS, NANO, NX, QWEN3, QWEN25_3B, SMALL, changed
+from known_models import AGX, GEMMA, JETSONS, NANO, NX, QWEN3, QWEN25_3B, SMALL, changed, predicted
 
 from edgewright.errors import Refused, UsageError
 from edgewright.targets import (
     Target,
     list_targets,
     load_target,
-    predict,
     size_of,
     target_names,
     usable_bytes,
@@ -104,7 +103,7 @@ def test_a_user_can_bring_a_profile(tmp_path: Path) -> None:
     target = load_target(file)
     assert load_target(str(file)) == target
     assert target.platform == load_target(NANO).platform
-    prediction = predict(target, SMALL, precision="int4")
+    prediction = predicted(target, SMALL, precision="int4")
     assert prediction.fits
     assert any("extrapolated" in note for note in prediction.notes)
 
@@ -174,7 +173,7 @@ def test_an_untied_head_counts_twice_on_disk_and_once_in_traffic() -> None:
     tied = changed(QWEN3["8B"], tie_word_embeddings=True)
     assert size_of(QWEN3["8B"], "fp16") - size_of(tied, "fp16") == 2 * 151936 * 4096
     untied_rate, tied_rate = (
-        predict(load_target(AGX), c, precision="int4").decode_tok_s for c in (QWEN3["8B"], tied)
+        predicted(load_target(AGX), c, precision="int4").decode_tok_s for c in (QWEN3["8B"], tied)
     )
     assert untied_rate == pytest.approx(tied_rate)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgewright.benchmarks.traces.sampling import nucleus_sample
-from edgewright.export.onnx.sampling import Sampling, chosen
+from edgewright.export.onnx.sampling import Sampling, next_tokens
 
 ROWS = 200
 VOCAB = 50
@@ -20,7 +20,7 @@ def test_torch_and_numpy_draw_the_same_tokens(temperature: float, top_p: float) 
     sampling = Sampling(temperature, top_p, seed=5)
     # numpy draws one number for each token; torch is given the same numbers.
     uniform = torch.tensor([sampling.random(row).random() for row in range(ROWS)])
-    in_numpy = chosen(logits, [sampling] * ROWS, [sampling.random(row) for row in range(ROWS)])
+    in_numpy = next_tokens(logits, [sampling] * ROWS, [sampling.random(row) for row in range(ROWS)])
     in_torch = nucleus_sample(torch.from_numpy(logits), temperature, top_p, uniform)
     assert in_torch.tolist() == in_numpy.tolist()
     assert len(set(in_numpy.tolist())) > 10

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import MIXTURES
-from known_models import AGX
+from known_models import AGX, predicted
 
 from edgewright.checkpoints.files import read_config
 from edgewright.checkpoints.loading import load_model
@@ -22,7 +22,7 @@ from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import Recipe
 from edgewright.steps.context import StepContext
 from edgewright.steps.state import State
-from edgewright.targets import load_target, predict
+from edgewright.targets import load_target
 
 MakeModel = Callable[..., Path]
 ATTENTION = 2 * 2048 * 128 * (32 + 4)
@@ -76,7 +76,7 @@ def test_a_dense_layer_among_the_others_is_counted_as_one() -> None:
 
 def test_speed_goes_by_the_mean_of_all_and_of_active_weights() -> None:
     target = load_target(AGX)
-    mixture = predict(target, A3B, precision="int4")
+    mixture = predicted(target, A3B, precision="int4")
     (note,) = (note for note in mixture.notes if "mixture" in note)
     read, every = (read_size(A3B, "int4", 128, 2, tokens=tokens) for tokens in (1, None))
     assert f"reads {read / 1e9:.2f} GB of {every / 1e9:.2f} GB" in note
@@ -88,7 +88,7 @@ def test_speed_goes_by_the_mean_of_all_and_of_active_weights() -> None:
         return dense.with_config(intermediate_size=size)
 
     slow, fast = (
-        predict(target, of_size(48 * (ATTENTION + n * EXPERT)), precision="int4").decode_tok_s
+        predicted(target, of_size(48 * (ATTENTION + n * EXPERT)), precision="int4").decode_tok_s
         or 0.0
         for n in (128, 8)
     )
@@ -121,7 +121,7 @@ CLOSE = architecture(
 )
 def test_a_measured_mixture_is_predicted_within_a_third(engine: str, measured: float) -> None:
     """With plain attention of the same size. Active weights alone would predict twice the speed."""
-    got = predict(
+    got = predicted(
         load_target(AGX),
         CLOSE,
         precision="int4",

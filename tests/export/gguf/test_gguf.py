@@ -1,4 +1,4 @@
-"""GGUF files, read with the gguf package and with transformers, which has a reader of its own. llama.cpp: test_compat_gguf."""
+"""GGUF files, read with the gguf package and with transformers; test_compat_gguf has llama.cpp."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_f16_of_a_pruned_model_is_the_model(
     assert fields[f"{family}.rope.freq_base"].contents() == 500000
     assert fields[f"{family}.attention.head_count"].contents() == 4
     assert fields[f"{family}.attention.key_length"].contents() == 64
-    # Its reader does not look at key_length, so that it needs to be told the shape; the weights are what it reads.
+    # The reader of transformers ignores key_length, so the test gives it the shape.
     settings = AutoConfig.from_pretrained(source)
     theirs = AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", gguf_file="model.gguf", config=settings, dtype=torch.float32
@@ -77,8 +77,8 @@ def test_a_gptq_checkpoint_becomes_q4_0_bit_for_bit(
     result = export(
         ExportOptions(format="gguf", precision="int4"), tmp_path / "int4", tmp_path / "out", context
     )
-    told = result.details["checked"]
-    assert told["tensors"]["Q4_0"] == 14
+    checked = result.details["checked"]
+    assert checked["tensors"]["Q4_0"] == 14
     reader = gguf.GGUFReader(str(tmp_path / "out" / "model.gguf"))
     state = load_model(tmp_path / "int4").state_dict()
     name = next(key for key in state if key.endswith("down_proj.weight"))
@@ -92,7 +92,7 @@ def test_a_gptq_checkpoint_becomes_q4_0_bit_for_bit(
 def test_a_qwen2_with_pruned_heads_goes_as_a_llama(
     pruned: Any, context: Any, tmp_path: Path
 ) -> None:
-    """llama.cpp's qwen2 has no other number of heads than the width has room for; that its llama computes the same: test_compat_gguf."""
+    """llama.cpp's qwen2 cannot have fewer heads, its llama can; see also test_compat_gguf."""
     export(
         ExportOptions(format="gguf", precision="fp16"), pruned("qwen2"), tmp_path / "out", context
     )

@@ -1,4 +1,4 @@
-"""What cannot be exported: one message that names it and what to do, the documented exit code, and nothing half-written."""
+"""Models that cannot be exported: one message, the documented exit code, nothing half-written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def change(model: Path, **settings: Any) -> Path:
 
 @pytest.fixture
 def refused(cli: Cli, text_file: Path, tmp_path: Path) -> Callable[..., str]:
-    """`refused(model, *options)`: exports a model, which must end with exit code 3 and leave nothing; what was said."""
+    """`refused(model, *options)`: the message of an export that must end with exit code 3."""
 
     def export(model: Path, *options: object, out: Path = tmp_path / "made" / "out") -> str:
         out.parent.mkdir(exist_ok=True)
@@ -44,7 +44,10 @@ def refused(cli: Cli, text_file: Path, tmp_path: Path) -> Callable[..., str]:
     return export
 
 
-CODE = 'from pathlib import Path\nPath(__file__).with_name("ran").write_text("it did")\nraise SystemExit("custom code ran")\n'
+CODE = (
+    'from pathlib import Path\nPath(__file__).with_name("ran").write_text("it did")\n'
+    'raise SystemExit("custom code ran")\n'
+)
 
 
 def test_custom_code_is_refused_and_not_run(
@@ -58,11 +61,11 @@ def test_custom_code_is_refused_and_not_run(
         copy_model("llama"), model_type="own", architectures=["OwnForCausalLM"], auto_map=classes
     )
     (model / "modeling_own.py").write_text(CODE)
-    told = refused(model)
+    message = refused(model)
     assert (
-        "architecture `own` is not supported" in told
-        and "`auto_map`" in told
-        and "supported: gemma3_text, llama" in told
+        "architecture `own` is not supported" in message
+        and "`auto_map`" in message
+        and "supported: gemma3_text, llama" in message
     )
     assert not (model / "ran").exists()
 
@@ -95,10 +98,10 @@ def test_custom_code_beside_a_known_family_is_not_run(
 def test_an_unsupported_family(
     copy_model: CopyModel, refused: Callable[..., str], format: str
 ) -> None:
-    told = refused(change(copy_model("llama"), model_type="gpt_neox"), "--format", format)
+    message = refused(change(copy_model("llama"), model_type="gpt_neox"), "--format", format)
     assert (
-        "architecture `gpt_neox` is not supported" in told
-        and "supported: gemma3_text, llama" in told
+        "architecture `gpt_neox` is not supported" in message
+        and "supported: gemma3_text, llama" in message
     )
 
 
@@ -164,7 +167,10 @@ def no_space(*_args: Any, **_options: Any) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, str], Path]]:
-    """`disk(size, fails)`: a directory on a file system of so many KiB; where none can be mounted, one where the function `fails` does."""
+    """`disk(size, fails)`: a directory on a file system of so many KiB.
+
+    If none can be mounted, a directory for which the function `fails` raises an error.
+    """
     folder = tmp_path / "disk"
     folder.mkdir()
 
@@ -196,5 +202,8 @@ def test_no_space_for_external_data(
     fails: str,
     format: str,
 ) -> None:
-    told = refused(make_model("llama"), "--format", format, out=disk(size, fails) / "out")
-    assert "No space left on device" in told and "free disk space or choose another --out" in told
+    message = refused(make_model("llama"), "--format", format, out=disk(size, fails) / "out")
+    assert (
+        "No space left on device" in message
+        and "free disk space or choose another --out" in message
+    )

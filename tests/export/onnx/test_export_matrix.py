@@ -1,4 +1,7 @@
-"""Every family in every precision, from the checkpoints that `prune` and `quantize` write: parity, determinism, caches, TensorRT."""
+"""Every family in every precision, from checkpoints of `prune` and `quantize`.
+
+Parity, determinism, caches and TensorRT.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,7 @@ def named(value: object) -> str:
 def checkpoint(
     make_model: Callable[..., Path], context: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
-    """`checkpoint(family, method)`: a model directory, quantized where a method is named; made once."""
+    """`checkpoint(family, method)`: a model directory, quantized by the method, made once."""
     made: dict[tuple[str, str], Path] = {}
 
     def make(family: str, method: str = "") -> Path:
@@ -92,7 +95,7 @@ def checkpoint(
 
 
 def built(artifact: Path) -> dict[str, float | str]:
-    """Parse and build; models this small are mostly code, so `test_tensorrt` judges the size on a wider one."""
+    """Parse and build. `test_tensorrt` judges the size, on a wider model with less code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgewright.export.tensorrt.rtx.EXPANDED", 1e6)
         return check_build(artifact)
@@ -168,7 +171,7 @@ def test_a_cache_written_in_place_grows_and_loses_rows(
 def test_a_windowed_cache_stays_small_and_forgets_what_the_mask_of_a_prompt_hides(
     checkpoint: Callable[..., Path], tmp_path: Path, family: str
 ) -> None:
-    """Tokens that come one by one see sinks and window in the cache; in one prompt, through the mask; the logits are the same."""
+    """Logits are the same with sinks and window in the cache (decode) and in the mask (prefill)."""
     source = checkpoint(family)
     export_onnx(source, tmp_path / "out", "fp32", cut=CUT[1])
     decoder = OnnxDecoder(tmp_path / "out", threads=1)
@@ -218,12 +221,12 @@ def test_tensorrt_builds_it(
     method: str,
     cut: Cut,
 ) -> None:
-    told = export_onnx(
+    checked = export_onnx(
         checkpoint(family, method),
         tmp_path / "out",
         precision,
         format="tensorrt",
         cut=cut,
-        further=built,
+        extra_check=built,
     ).checked
-    assert float(told["tensorrt/engine_bytes"]) > 0
+    assert float(checked["tensorrt/engine_bytes"]) > 0

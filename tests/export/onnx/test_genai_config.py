@@ -1,4 +1,7 @@
-"""`genai_config.json`: what it says of an artifact, and which artifacts have none. `test_compat_onnx` lets onnxruntime-genai read it."""
+"""`genai_config.json`: its content, and which artifacts have none.
+
+`test_compat_onnx` reads it with onnxruntime-genai.
+"""
 
 from __future__ import annotations
 

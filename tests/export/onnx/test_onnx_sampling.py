@@ -1,4 +1,4 @@
-"""Choosing tokens, and the runtime's two ways of giving them: whole continuations of a batch, and one as it is made."""
+"""Choosing tokens, and generation by the runtime: a batch as a whole, one prompt token by token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from edgewright.errors import UsageError
 from edgewright.export.onnx.export import export_onnx
 from edgewright.export.onnx.runtime import OnnxDecoder
-from edgewright.export.onnx.sampling import GREEDY, Sampling, chosen
+from edgewright.export.onnx.sampling import GREEDY, Sampling, next_tokens
 
 PROMPTS = np.array([[5, 6, 7, 8], [9, 3, 4, 11], [30, 2, 14, 7]])
 
@@ -34,7 +34,7 @@ def test_tokens_come_as_often_as_their_shares_say() -> None:
     def counts(**settings: float) -> np.ndarray:
         sampling = Sampling(**settings)  # pyright: ignore[reportArgumentType] - a share is no seed
         return np.bincount(
-            chosen(logits, [sampling] * len(logits), [random] * len(logits)), minlength=5
+            next_tokens(logits, [sampling] * len(logits), [random] * len(logits)), minlength=5
         ) / len(logits)
 
     assert np.abs(counts(temperature=1.0) - shares).max() < 0.015

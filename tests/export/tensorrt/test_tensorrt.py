@@ -1,4 +1,4 @@
-"""Engines: NVIDIA's own parser and builder on our graphs (TensorRT for RTX, no GPU), and trtexec's command lines by version."""
+"""Engines: our graphs in TensorRT for RTX (without a GPU), and trtexec's commands by version."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_fp16_parses_and_builds(wide: Path, context: Any, tmp_path: Path) -> Non
     assert re.search(
         r"TensorRT for RTX 1\.\d+\S* parses it and builds .* for SM86", result.notes[1]
     )
-    told = json.loads((tmp_path / "out" / "edgewright.json").read_text())
-    assert told["format"] == "tensorrt"
-    assert told["checked"]["tensorrt/engine_bytes"] > sum(
+    provenance = json.loads((tmp_path / "out" / "edgewright.json").read_text())
+    assert provenance["format"] == "tensorrt"
+    assert provenance["checked"]["tensorrt/engine_bytes"] > sum(
         file.stat().st_size for file in (tmp_path / "out").glob("model.onnx.data")
     )
 
@@ -78,7 +78,7 @@ def test_int4_stays_int4_in_the_engine(
 def test_expanded_weights_would_be_noticed(
     packed: Path, context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The limit is what tells: an engine as large as one with fp16 weights fails the export, and nothing is left."""
+    """An engine as large as one with fp16 weights fails the export, and nothing is left."""
     from edgewright.errors import EdgewrightError
 
     monkeypatch.setattr(tensorrt, "EXPANDED", tensorrt.PACKED["INT4"])

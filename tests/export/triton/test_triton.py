@@ -1,4 +1,4 @@
-"""The Triton model repository: its layout, and generation in it against our own decoder, with Triton's part played here."""
+"""The Triton model repository: its layout, and its generation with a fake of Triton."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Reply:
 
 
 def backend(graphs: dict[str, Path]) -> tuple[ModuleType, list[int]]:
-    """A stand-in for `triton_python_backend_utils` whose calls run in ONNX Runtime, and the batch of each of them."""
+    """A fake `triton_python_backend_utils` that runs ONNX Runtime, and the batch of each call."""
     sessions = {
         name: ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         for name, path in graphs.items()
@@ -201,8 +201,8 @@ def test_the_layout(repository: Path) -> None:
         "tokenizer.json",
         "config.json",
     } <= files
-    told = json.loads((repository / "edgewright.json").read_text())
-    assert (told["format"], told["parity"]["parity/top1_decode"]) == ("triton", 1.0)
+    provenance = json.loads((repository / "edgewright.json").read_text())
+    assert (provenance["format"], provenance["parity"]["parity/top1_decode"]) == ("triton", 1.0)
     assert not list(repository.parent.glob(".tiny*"))
 
 

@@ -1,0 +1,41 @@
+"""The writer of the formats `onnx` and `ort`, and what all writers of ONNX graphs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...steps.context import StepContext, StepResult
+from ..options import ExportOptions
+from .export import ExportResult, export_onnx
+
+__all__ = ["parity_rows", "step_result", "write"]
+
+PARITY_ROWS = 8
+PARITY_TOKENS = 128
+
+
+def write(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:
+    """Write an ONNX artifact; format `ort` has ONNX Runtime's own operators."""
+    rows = parity_rows(source, context)
+    return step_result(
+        export_onnx(source, out, options.precision, rows, format=options.format, cut=options.cut)
+    )
+
+
+def parity_rows(source: Path, context: StepContext) -> list[list[int]]:
+    """Token ids of the calibration text, for the comparison of logits with the checkpoint."""
+    rows = context.calibration.rows(source, context.seed + 1)[:PARITY_ROWS]
+    return [row[0, :PARITY_TOKENS].tolist() for row in rows]
+
+
+def step_result(result: ExportResult, *notes: str) -> StepResult:
+    """The result of the export step, with a note about parity and further notes."""
+    parity = result.parity
+    note = (
+        f"parity with {result.reference} over {parity['parity/positions']:.0f} positions: "
+        f"top-1 {parity['parity/top1_prefill']:.4f} prefill, "
+        f"{parity['parity/top1_decode']:.4f} over {parity['parity/decode_steps']:.0f} cached "
+        f"decode steps, KL {parity['parity/kl']:.1e}"
+    )
+    details = {"checked": result.checked} if result.checked else {}
+    return StepResult([note, *notes], {"parity": parity, **details})

@@ -1,0 +1,88 @@
+"""The declaration of an export format: everything that the rest of edgewright asks about one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+from .architecture import Architecture
+
+__all__ = ["ExportFormat", "Reason", "Runtime", "load"]
+
+Runtime = Literal["onnxruntime", "tensorrt", "edge-llm", "llama.cpp"]
+"""Software that reads an artifact on a device. Its limits decide which rules of a target apply."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a format cannot hold a model."""
+
+    message: str
+    remedy: str
+    """What to do instead."""
+
+
+def _no_reasons(architecture: Architecture) -> Iterator[Reason]:
+    """Every model that edgewright reads can be written."""
+    del architecture
+    yield from ()
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """One export format.
+
+    The writer and the device rules are named by a dotted path, `package.module:function`. They are
+    imported when they are first used, so that a declaration needs no torch.
+
+    Attributes:
+        name: value of `--format`.
+        description: one line for the help text.
+        writer: function that writes the artifact. It takes what `Step.run` takes: options, source,
+            out and context. It returns a `StepResult`.
+        precisions: values of `--precision` that the format can store.
+        runtimes: software that reads the artifact; see `Runtime`.
+        platforms: kinds of platform that have such software (`Platform.kind` in targets/).
+        reasons: why the format cannot hold a dense architecture; nothing: it can. Mixtures of
+            experts are refused for every format.
+        position: place in lists of formats, lowest first.
+        windowed: whether the KV cache can be a window with sinks.
+        last_logits: whether the artifact can give the logits of the last position only.
+        measurable: whether `bench` runs the artifact on this machine. Only such formats are
+            allowed in a recipe.
+        fp16_activations: whether INT4 and INT8 layers sit in an fp16 graph (else fp32).
+        device_rules: function with further rules of a device: (platform, architecture, precision)
+            -> iterator of `targets.violation.Violation`; empty: there are none.
+    """
+
+    name: str
+    description: str
+    writer: str
+    precisions: tuple[str, ...]
+    runtimes: tuple[Runtime, ...] = ()
+    platforms: tuple[str, ...] = ()
+    reasons: Callable[[Architecture], Iterator[Reason]] = _no_reasons
+    position: int = 100
+    windowed: bool = False
+    last_logits: bool = False
+    measurable: bool = False
+    fp16_activations: bool = False
+    device_rules: str = ""
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether the artifact is an ONNX graph, so that opsets matter."""
+        return "onnxruntime" in self.runtimes or "tensorrt" in self.runtimes
+
+    def stored_precision(self, precision: str) -> str:
+        """The precision of the graph, with the type of its activations if that is not implied."""
+        mixed = self.fp16_activations and precision in ("int4", "int8")
+        return f"{precision}-fp16" if mixed else precision
+
+
+def load(path: str) -> Any:
+    """The function that a dotted path, `package.module:function`, names."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,19 @@
+"""ONNX with ONNX Runtime's own fused operators, which no other runtime reads."""
+
+from __future__ import annotations
+
+from ..export_format import ExportFormat
+from ..graph_limits import graph_reasons
+
+FORMAT = ExportFormat(
+    name="ort",
+    description="ONNX with ONNX Runtime's own operators",
+    writer="edgewright.export.onnx.writer:write",
+    precisions=("fp32", "fp16", "int4", "int4-a8", "int8-dynamic"),
+    runtimes=("onnxruntime",),
+    platforms=("jetson", "cpu"),
+    reasons=graph_reasons,
+    position=2,
+    last_logits=True,
+    measurable=True,
+)
