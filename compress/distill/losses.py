@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -106,7 +106,7 @@ def in_chunks(total: int, size: int, part: Callable[[slice], Tensor]) -> Tensor:
     if total <= size:
         return part(slice(0, total))
     chunks = (slice(begin, min(begin + size, total)) for begin in range(0, total, size))
-    again: Any = getattr(recomputing, "checkpoint")  # noqa: B009 (its type is partly unknown)
+    again = cast("Any", recomputing).checkpoint  # its type is incomplete
     sums: list[Tensor] = [
         again(part, at, use_reentrant=False, preserve_rng_state=False) for at in chunks
     ]
