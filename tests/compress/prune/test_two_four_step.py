@@ -105,7 +105,7 @@ def test_after_a_cut(make_model: MakeModel, context: StepContext, tmp_path: Path
     again = prune(
         PruneOptions(ffn=0.5, compensate=False), tmp_path / "out", tmp_path / "again", context
     )
-    assert "ask for sparsity again" in again.notes[-1]
+    assert "give --sparsity 2:4" in again.notes[-1]
     assert "sparsity" not in json.loads((tmp_path / "again" / "edgewright.json").read_text())
 
 
