@@ -213,9 +213,9 @@ def test_the_verb_tells_and_refuses(
         "targets", "check", good, "--target", NANO.name, "--format", "edge-llm", "--json"
     )
     assert code == 0, err
-    told = json.loads(out)
-    assert (told["precision"], list(told["commands"])) == ("int4", ["6.2", "7.2"])
-    assert {violation["severity"] for violation in told["violations"]} <= {
+    verdict = json.loads(out)
+    assert (verdict["precision"], list(verdict["commands"])) == ("int4", ["6.2", "7.2"])
+    assert {violation["severity"] for violation in verdict["violations"]} <= {
         "note"
     }  # that JetPack 5.1 and 6.0 are too old
     code, out, _ = cli("targets", "check", bad, "--target", NANO.name, "--format", "edge-llm")

@@ -175,9 +175,9 @@ def test_check_asks_rules_and_parser_about_an_artifact(
     code, out, _ = cli(
         "targets", "check", artifacts["fp16"], "--target", NANO, "--jetpack", "6.2", "--json"
     )
-    told = json.loads(out)
-    assert (code, told["format"], told["precision"]) == (0, "onnx", "fp16")
-    assert not {violation["rule"] for violation in told["violations"]} & {
+    verdict = json.loads(out)
+    assert (code, verdict["format"], verdict["precision"]) == (0, "onnx", "fp16")
+    assert not {violation["rule"] for violation in verdict["violations"]} & {
         "operator",
         "quantization",
         "uint8",

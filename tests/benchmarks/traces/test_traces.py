@@ -203,9 +203,9 @@ def test_wrong_answers_of_the_source_teach_nothing(cli: Cli, tmp_path: Path) -> 
     right = noisy_file(source, 30)
     limits = ["--chains", 4, "--max-new-tokens", 144]
     command = ["traces", REASONER, "--prompts", f"jsonl:{source}", *limits, "--out", out, "--json"]
-    code, told, err = cli(*command)
+    code, printed, err = cli(*command)
     assert code == 0, err
-    report, lines = json.loads(told), [json.loads(line) for line in out.read_text().splitlines()]
+    report, lines = json.loads(printed), [json.loads(line) for line in out.read_text().splitlines()]
     assert len(lines) == report["kept"] >= 24
     assert all(line["answer"] == right[line["source"]["row"] - 1] for line in lines)
     assert not {line["source"]["row"] for line in lines} & set(WRONG)
@@ -321,9 +321,9 @@ def test_a_recipe_makes_its_traces_and_learns_on_them(cli: Cli, tmp_path: Path) 
         "steps:\n  - {kind: distill, teacher: none, seq_len: 32, batch_size: 2, stages: "
         "[{loss: labels, steps: 2, data: traces}]}\n"
     )
-    code, told, err = cli("run", recipe, "--out", out, "--json")
+    code, printed, err = cli("run", recipe, "--out", out, "--json")
     assert code == 0, err
-    ledger = json.loads(told)
+    ledger = json.loads(printed)
     assert ledger["traces"]["kept"] == len((out / "traces.jsonl").read_text().splitlines()) > 3
     assert ledger["recipe"]["steps"][0]["stages"][0]["data"] == "traces"
     assert ledger["steps"][1]["depends_on"]["data"].keys() == {

@@ -182,15 +182,15 @@ def call(port: int, path: str, body: Any = None, method: str = "POST") -> tuple[
     data = body if isinstance(body, str | None) else json.dumps(body)
     connection.request(method, path, data, {"Content-Type": "application/json"})
     response = connection.getresponse()
-    told = (response.status, response.read().decode())
+    reply = (response.status, response.read().decode())
     connection.close()
-    return told
+    return reply
 
 
 def test_whole_and_streamed_answers_are_the_same(port: int, artifact: Path) -> None:
     ids = prompts(1)[0]
-    status, told = call(port, "/v1/completions", {"prompt": ids, "max_tokens": 12})
-    whole = json.loads(told)
+    status, reply = call(port, "/v1/completions", {"prompt": ids, "max_tokens": 12})
+    whole = json.loads(reply)
     expected = (
         OnnxDecoder(artifact, 1)
         .generate(np.array([ids]), np.ones((1, len(ids)), np.int64), 12, [0])[0]
@@ -198,8 +198,8 @@ def test_whole_and_streamed_answers_are_the_same(port: int, artifact: Path) -> N
     )
     made = [token for token in expected if token != 0]
     assert (status, whole["usage"]["completion_tokens"]) == (200, len(made))
-    status, told = call(port, "/v1/completions", {"prompt": ids, "max_tokens": 12, "stream": True})
-    events = [line.removeprefix("data: ") for line in told.split("\n\n") if line]
+    status, reply = call(port, "/v1/completions", {"prompt": ids, "max_tokens": 12, "stream": True})
+    events = [line.removeprefix("data: ") for line in reply.split("\n\n") if line]
     assert (status, events[-1]) == (200, "[DONE]")
     parts = [json.loads(event)["choices"][0] for event in events[:-1]]
     assert "".join(part["text"] for part in parts) == whole["choices"][0]["text"]
@@ -207,19 +207,19 @@ def test_whole_and_streamed_answers_are_the_same(port: int, artifact: Path) -> N
 
 
 def test_chat_goes_through_the_models_template(port: int) -> None:
-    status, told = call(
+    status, reply = call(
         port,
         "/v1/chat/completions",
         {"messages": [{"role": "user", "content": "1+1"}], "max_tokens": 4},
     )
-    assert status == 200, told
-    assert json.loads(told)["choices"][0]["message"]["role"] == "assistant"
-    status, told = call(
+    assert status == 200, reply
+    assert json.loads(reply)["choices"][0]["message"]["role"] == "assistant"
+    status, reply = call(
         port,
         "/v1/chat/completions",
         {"messages": [{"role": "user", "content": "1+1"}], "max_tokens": 4, "stream": True},
     )
-    assert (status, '"delta"' in told) == (200, True)
+    assert (status, '"delta"' in reply) == (200, True)
 
 
 @pytest.mark.parametrize(
@@ -248,9 +248,9 @@ def test_chat_goes_through_the_models_template(port: int) -> None:
     ],
 )
 def test_malformed_requests_get_4xx(port: int, body: Any, status: int) -> None:
-    found, told = call(port, "/v1/completions", body)
-    assert found == status, told
-    assert json.loads(told)["error"]["message"]
+    found, reply = call(port, "/v1/completions", body)
+    assert found == status, reply
+    assert json.loads(reply)["error"]["message"]
 
 
 def test_status_pages(port: int) -> None:
