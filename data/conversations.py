@@ -37,7 +37,7 @@ class _Rendering:
 
     @classmethod
     def of(cls, tokenizer: Any, text: str) -> _Rendering:
-        """Tokenize a rendered text, as `apply_chat_template` does: the template has the specials."""
+        """Tokenize a rendered text as `apply_chat_template` does, with no tokens added."""
         fast = bool(tokenizer.is_fast)
         found = tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=fast, verbose=False

@@ -54,8 +54,7 @@ class HubData:
         builder = require_datasets().load_dataset_builder(self.name, self.config)
         digest = hashlib.sha256(f"{self.name}:{self.config}:{self.split}".encode())
         for file in (builder.config.data_files or {}).get(self.split, []):
-            content = Path(file).read_bytes() if Path(file).is_file() else str(file).encode()
-            digest.update(hashlib.sha256(content).digest())
+            digest.update(_file_hash(file))
         return digest.hexdigest()
 
 
@@ -83,8 +82,9 @@ def open_hub(name: str, rest: str) -> HubData:
         rest: the parts after the name, with colons between them.
 
     Raises:
-        UsageError: the data set cannot be opened, a part is none of what it has, or a part must be
+        UsageError: there is no such data set, a part is none of what it has, or a part must be
             given.
+        EdgewrightError: the hub cannot be reached, or the package datasets is not installed.
     """
     datasets = require_datasets()
     given = f"hf:{name}:{rest}".rstrip(":")
@@ -97,7 +97,8 @@ def open_hub(name: str, rest: str) -> HubData:
         splits = datasets.get_dataset_split_names(name, config) if config else []
     except Exception as error:  # the hub, the file system and the package raise their own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(
+        kind = EdgewrightError if isinstance(error, ConnectionError) else UsageError
+        raise kind(
             f"{given}: the data set cannot be opened: {reason}",
             "give the name of a public data set, a directory, or log in with `hf auth login`",
         ) from error
@@ -110,8 +111,8 @@ def open_hub(name: str, rest: str) -> HubData:
     split = parts.pop(0) if parts and parts[0] in splits else _default_split(given, splits)
     field = parts.pop(0) if parts else ""
     found = HubData(name, config, split, field)
-    columns = list(next(found.rows(), {}))
-    if parts or (field and field not in columns):
+    columns = list(next(found.rows(), {})) if field else []
+    if field not in ("", *columns) or parts:
         raise UsageError(
             f"{given}: `{':'.join((field, *parts))}` is no part of the data set; configurations: "
             f"{_listed(configs)}; splits of {config}: {_listed(splits)}; fields: "
@@ -120,6 +121,13 @@ def open_hub(name: str, rest: str) -> HubData:
         )
     console.print(f"reading {found}", highlight=False, markup=False)
     return found
+
+
+def _file_hash(file: str) -> bytes:
+    if not Path(file).is_file():
+        return hashlib.sha256(file.encode()).digest()
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").digest()
 
 
 def _default_split(given: str, splits: Sequence[str]) -> str:
