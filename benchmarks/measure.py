@@ -16,7 +16,14 @@ from ..data.sources import Source, rows_hash, scoring_rows
 from ..errors import UsageError
 from .kv_cache.rounded_cache import KvScheme, cache_bytes
 from .latency.latency import time_against, time_alone
-from .measurement_files import problem_samples, problems_hash, window_samples, write_lines
+from .measurement_files import (
+    answers_file,
+    problem_samples,
+    problems_hash,
+    window_samples,
+    write_answers,
+    write_lines,
+)
 from .options import EvaluateOptions, LatencyOptions
 from .statistics import share_error
 from .tasks.accuracy import Answer, score_text
@@ -230,6 +237,8 @@ def bench_path(
     }
     if save:
         write_lines(save, found)
+        if result.answers:
+            write_answers(answers_file(save), result.answers)
     if against:
         compared = time_against(
             path,
