@@ -90,14 +90,8 @@ def measure(
     result = Measurement(context=_environment(backend))
     for name in options.perplexity:
         source = Source.parse(name)
-        report = RowReport(options.bad_rows)
-        rows = scoring_rows(tokenizer, source, options.seq_len, options.windows, report)
-        for note in report.notes(name):
-            console.print(note, highlight=False, markup=False)
-        if report.skipped:
-            result.context[f"skipped_rows/{source.label}"] = report.skipped
+        rows = _read_text(result, source, tokenizer, options)
         _add_text(result, source.label, backend, rows, reference)
-        result.context[f"seq_len/{source.label}"] = options.seq_len
     settings = TaskSettings(
         options.limit,
         options.max_new_tokens,
@@ -121,6 +115,20 @@ def measure(
         result.metrics |= metrics | _cache_sizes(path, options.latency)
         result.context |= conditions
     return result
+
+
+def _read_text(
+    result: Measurement, source: Source, tokenizer: Any, options: EvaluateOptions
+) -> list[Encoded]:
+    """The rows of a text to score; the context gets their length and how many were skipped."""
+    report = RowReport(options.bad_rows)
+    rows = scoring_rows(tokenizer, source, options.seq_len, options.windows, report)
+    for note in report.notes(str(source)):
+        console.print(note, highlight=False, markup=False)
+    if report.skipped:
+        result.context[f"skipped_rows/{source.label}"] = report.skipped
+    result.context[f"seq_len/{source.label}"] = options.seq_len
+    return rows
 
 
 def _add_text(
