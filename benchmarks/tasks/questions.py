@@ -42,6 +42,8 @@ MARKS = (
 BOXED = "\\boxed{"
 BOX = "Reason step by step, and put your final answer in \\boxed{}."
 """What a chat model is asked beside the question."""
+FRAMING = "step by step, boxed"
+"""What the context records where chat models are asked so. Answers to the bare question differ."""
 NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 NOISE = str.maketrans("", "", ",$%")
 NEXT_QUESTION = "\nQuestion:"
