@@ -63,11 +63,8 @@ def hold_out_rows(
     tokenizer = load_tokenizer(model)
     parsed = Source.parse(source)
     if parsed.kind == "builtin":
-        return HeldOut(
-            [as_tensor(row) for row in scoring_rows(tokenizer, parsed, seq_len, count)],
-            0,
-            calibration,
-        )
+        scored = scoring_rows(tokenizer, parsed, seq_len, count)
+        return HeldOut([as_tensor(row) for row in scored], 0, calibration)
     learnt, calibrated = (
         Source.parse(other).content_hash() == parsed.content_hash()
         for other in (learning, calibration.source)
@@ -84,12 +81,8 @@ def hold_out_rows(
         prefix = len(tokenizer("")["input_ids"])
         before = (len(rows) - count) * (seq_len - prefix)
         calibration = _first_tokens(calibration, before, prefix, source)
-    return HeldOut(
-        [as_tensor(row) for row in rows[-count:]],
-        count if learnt else 0,
-        calibration,
-        report.notes(source),
-    )
+    kept = [as_tensor(row) for row in rows[-count:]]
+    return HeldOut(kept, count if learnt else 0, calibration, report.notes(source))
 
 
 def _first_tokens(
