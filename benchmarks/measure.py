@@ -76,11 +76,11 @@ def measure(
         UsageError: there is no model at `path`, or a source or task is empty or unknown.
     """
     tasks = [Task.parse(name) for name in options.tasks]
+    sources = [Source.parse(name) for name in options.perplexity]
     backend = open_backend(path, device)
     tokenizer = load_tokenizer(path)
     result = Measurement(context=_environment(backend))
-    for name in options.perplexity:
-        source = Source.parse(name)
+    for source in sources:
         rows = scoring_rows(tokenizer, source, options.seq_len, options.windows)
         _add_text(result, source.label, backend, rows, reference)
         result.context[f"seq_len/{source.label}"] = options.seq_len

@@ -14,6 +14,7 @@ from ..steps.state import State, checkpoint_state
 from ..steps.step import PlanContext
 from ..targets import load_target
 from .forecast import device_row
+from .named_inputs import check_inputs
 from .prune_budget import shares_within
 from .recipe import BASELINE, Recipe
 from .registry import STEPS
@@ -33,10 +34,11 @@ def plan_recipe(recipe: Recipe, context: int = 2048, batch: int = 1) -> list[dic
         batch: sequences at a time on the device.
 
     Raises:
-        UsageError: the model or the target does not exist.
+        UsageError: the target, or a model or data that the recipe names, does not exist.
         Refused: a step cannot be done to this model.
     """
     target = load_target(recipe.target) if recipe.target else None
+    check_inputs(recipe)
     states = {BASELINE: checkpoint_state(resolve(model_path(recipe.model)))}
     rows = [device_row(BASELINE, states[BASELINE], target, context, batch)]
     operations_per_second = _speed()
