@@ -9,7 +9,7 @@ import torch
 
 from edgewright.benchmarks.gate.gate import check_gate
 from edgewright.benchmarks.gate.policy import Policy
-from edgewright.benchmarks.measure import bench_path
+from edgewright.benchmarks.measure import bench_path, measure
 from edgewright.benchmarks.measurement_files import load_measurement, read_scores
 from edgewright.benchmarks.options import EvaluateOptions
 from edgewright.benchmarks.tasks.accuracy import score_text
@@ -95,9 +95,9 @@ def test_a_saved_measurement_is_one_that_the_gate_pairs(make_model, text_file, t
 def test_data_that_is_not_there_is_found_before_the_model_is_opened(
     make_model, wrong, monkeypatch
 ) -> None:
-    def opened(*_) -> None:
+    def opened(*_: object) -> None:
         raise AssertionError("the model was opened")
 
     monkeypatch.setattr("edgewright.benchmarks.measure.open_backend", opened)
     with pytest.raises(UsageError, match="no such file: nope"):
-        bench_path(make_model("llama"), EvaluateOptions(**wrong), "cpu")
+        measure(make_model("llama"), EvaluateOptions(**wrong))
