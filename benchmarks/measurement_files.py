@@ -35,7 +35,7 @@ __all__ = [
     "write_lines",
 ]
 
-HINT = "make one with `edgewright bench PATH --save FILE`"
+HINT = "make one with `edgewright bench PATH --save FILE`, or name a step of a run: RUN:STEP"
 MAX_MEAN_NLL = 700.0
 """Nats a token above which exp() overflows a float."""
 
@@ -131,7 +131,11 @@ def load_measurement(where: str) -> dict[str, Any]:
         folder, _, step = where.rpartition(":")
         file = Path(folder) / "ledger.json"
         if not folder or not file.is_file():
-            raise UsageError(f"{where}: neither a measurement file nor RUN:STEP", HINT)
+            raise UsageError(
+                f"{where}: {_what_is_missing(where, folder)}, so neither a measurement file nor "
+                "RUN:STEP",
+                HINT,
+            )
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         if not step:
@@ -143,6 +147,12 @@ def load_measurement(where: str) -> dict[str, Any]:
         return step_measurement(file.parent, found)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{file}: not a measurement: {error}", HINT) from error
+
+
+def _what_is_missing(where: str, folder: str) -> str:
+    if where and Path(where).is_dir():
+        return "a directory"
+    return f"no such file, and no run in {folder}" if folder else "no such file"
 
 
 def step_measurement(run: Path, step: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,8 +64,9 @@ def resolve(model: str | Path) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
-            f"{model}: not a directory, and not available from the hub: {reason}",
-            "give a local directory",
+            f"{model}: no such directory; tried as a hub id, it is not available from the hub: "
+            f"{reason}",
+            "check the path, or the name of the hub id and the network",
         ) from error
 
 

@@ -217,6 +217,7 @@ def test_resolve(make_model: MakeModel, tmp_path: Path) -> None:
 def test_hub_id_without_a_hub() -> None:
     with pytest.raises(UsageError, match="not available from the hub") as caught:
         resolve("nobody/has-this-model")  # conftest sets HF_HUB_OFFLINE
+    assert str(caught.value).startswith("nobody/has-this-model: no such directory; tried as a hub")
     assert caught.value.hint
 
 

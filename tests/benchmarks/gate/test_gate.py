@@ -260,6 +260,13 @@ def test_measurements_that_are_not_there(tmp_path: Path) -> None:
     for where in ("nothing.json", f"{tmp_path / 'run'}:one", f"{tmp_path / 'run'}", ":one", ""):
         with pytest.raises(UsageError, match="neither a measurement file nor RUN:STEP"):
             load_measurement(where)
+    for where, what in (
+        ("nothing.json", "nothing.json: no such file,"),
+        ("runs/none:one", "runs/none:one: no such file, and no run in runs/none,"),
+        (f"{tmp_path / 'run'}", "run: a directory,"),
+    ):
+        with pytest.raises(UsageError, match=what):
+            load_measurement(where)
 
 
 def test_a_baseline_is_replaced_whole_and_only_where_a_measurement_was(tmp_path: Path) -> None:
