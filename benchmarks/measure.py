@@ -12,11 +12,11 @@ from ..checkpoints.loading import load_tokenizer
 from ..data.packing import Encoded
 from ..data.sources import Source, rows_hash, scoring_rows
 from ..errors import UsageError
+from .bootstrap import share_error
 from .kv_cache.rounded_cache import KvScheme, cache_bytes
 from .latency.latency import time_against, time_alone
-from .measurement_files import problem_samples, problems_hash, window_samples, write_lines
+from .measurement_files import problem_samples, problems_hash, window_samples, write_measurement
 from .options import EvaluateOptions, LatencyOptions
-from .statistics import share_error
 from .tasks.accuracy import Answer, score_text
 from .tasks.backends import Backend, is_artifact, open_backend
 from .tasks.task import Task, TaskSettings, run_task
@@ -222,7 +222,7 @@ def bench_path(
         "samples": result.samples,
     }
     if save:
-        write_lines(save, found)
+        write_measurement(save, found)
     if against:
         compared = time_against(
             path,

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..checkpoints.atomic_files import write_text
 from ..errors import UsageError
-from .statistics import Array
+from .bootstrap import Array
 
 __all__ = [
     "Scores",
@@ -32,7 +32,7 @@ __all__ = [
     "replace_baseline",
     "step_measurement",
     "window_samples",
-    "write_lines",
+    "write_measurement",
 ]
 
 HINT = "make one with `edgewright bench PATH --save FILE`, or name a step of a run: RUN:STEP"
@@ -190,11 +190,11 @@ def replace_baseline(candidate: Mapping[str, Any], where: str) -> Path:
         )
     if path.exists():
         load_measurement(where)  # never overwrite a file that is not a measurement
-    write_lines(path, candidate)
+    write_measurement(path, candidate)
     return path
 
 
-def write_lines(path: Path, value: Mapping[str, Any]) -> None:
+def write_measurement(path: Path, value: Mapping[str, Any]) -> None:
     """Write a mapping as JSON, with one line per entry of its two outer levels.
 
     A changed metric is then one changed line in a diff.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.measure import Measurement, Reference, measure
-from ..benchmarks.measurement_files import write_lines
+from ..benchmarks.measurement_files import write_measurement
 from ..benchmarks.report.model_card import write_card
 from ..benchmarks.tasks.task import Task
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
@@ -95,5 +95,5 @@ class StepMeasurer:
                 json.dumps(answer, ensure_ascii=False) + "\n" for answer in result.answers
             )
             (folder / f"{name}.jsonl").write_text(lines)
-        write_lines(folder / f"{name}.json", result.samples)
+        write_measurement(folder / f"{name}.json", result.samples)
         return f"samples/{name}.json"

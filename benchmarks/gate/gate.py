@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError
+from ..bootstrap import Array, Interval, bounds, resample, samples_needed
 from ..measurement_files import Scores, read_scores
 from ..metrics import find, require, why_unlike
-from ..statistics import Array, Interval, bounds, resample, samples_needed
 from .policy import Limit, Policy
 
 __all__ = ["Check", "check_gate"]

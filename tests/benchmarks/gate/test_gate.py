@@ -13,7 +13,7 @@ from edgewright.benchmarks.gate.policy import Limit, Policy, load_policy
 from edgewright.benchmarks.measurement_files import (
     load_measurement,
     replace_baseline,
-    write_lines,
+    write_measurement,
 )
 from edgewright.benchmarks.metrics import why_unlike
 from edgewright.errors import EdgewrightError, UsageError
@@ -292,7 +292,7 @@ def test_a_baseline_is_replaced_whole_and_only_where_a_measurement_was(tmp_path:
     with pytest.raises(UsageError, match="a step of a run is no file"):
         replace_baseline(one, f"{tmp_path}:baseline")
     with pytest.raises(EdgewrightError, match="could not be written"):
-        write_lines(tmp_path / "no" / "folder.json", one)
+        write_measurement(tmp_path / "no" / "folder.json", one)
 
 
 def test_policy(tmp_path: Path) -> None:
