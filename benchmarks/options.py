@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..steps.options import Cli
+from .tasks.kinds import USAGE
 
 __all__ = ["EvaluateOptions", "LatencyOptions"]
 
@@ -45,8 +46,7 @@ class EvaluateOptions(BaseModel):
 
     tasks: Annotated[tuple[str, ...], Cli(separator=",")] = Field(
         default=(),
-        description="tasks to score: reasoning, gym:NAME, qa:FILE, choice:FILE, code:FILE, "
-        "lm-eval:NAME or lm-eval:FILE.yaml",
+        description=f"tasks to score: {USAGE}",
     )
     limit: int = Field(default=200, gt=1, description="problems per task")
     max_new_tokens: int = Field(

@@ -15,6 +15,7 @@ from ..benchmarks.tasks.task import Task
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .ledger import Ledger
 from .recipe import BASELINE, Recipe
+from .registry import STEPS
 
 __all__ = ["StepMeasurer"]
 
@@ -80,7 +81,15 @@ class StepMeasurer:
         if entry["name"] != BASELINE:
             command = self.ledger.data["command"]
             uncompressed = self.ledger.step(BASELINE)
-            write_card(folder, entry, self.recipe.model, self.baseline, command, uncompressed)
+            write_card(
+                folder,
+                entry,
+                STEPS[entry["kind"]],
+                self.recipe.model,
+                self.baseline,
+                command,
+                uncompressed,
+            )
 
     def _write_samples(self, name: str, result: Measurement) -> str:
         """Write answers (for people) and samples (for the gate) beside the ledger.

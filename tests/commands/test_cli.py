@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from edgewright.compress.prune.criteria import CRITERIA
+
 VERBS = [
     "run",
     "plan",
@@ -119,7 +121,7 @@ BAD = {
     "unknown criterion": (
         ["prune", "MODEL", "--heads", 0.5, "--criterion", "luck", "--out", "OUT"],
         2,
-        "--criterion luck: use taylor, activation, norm, magnitude or random",
+        "--criterion luck: use " + " or ".join(", ".join(CRITERIA).rsplit(", ", 1)),
     ),
     "unknown proof": (
         ["prune", "MODEL", "--heads", 0.5, "--proof", "none", "--out", "OUT"],
