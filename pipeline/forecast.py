@@ -52,7 +52,7 @@ def plan_model(
     Returns:
         Rows as `device_row` makes them, each with the `commands` that make the artifact.
     """
-    state = checkpoint_state(resolve(model_path(model)))
+    state = checkpoint_state(resolve(model_path(model), config_only=True))
     if target_name == ALL_TARGETS:
         return [
             {**row, "step": f"{target.name} {row['step']}", "target": target.name}

@@ -55,7 +55,7 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, Callable[[str], Any], str]]:
 
 
 def _directory(name: str) -> Path:
-    return resolve(model_path(name))
+    return resolve(model_path(name), config_only=True)
 
 
 def _source(name: str) -> Source | None:

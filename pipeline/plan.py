@@ -39,12 +39,12 @@ def plan_recipe(recipe: Recipe, context: int = 2048, batch: int = 1) -> list[dic
     """
     target = load_target(recipe.target) if recipe.target else None
     check_inputs(recipe)
-    states = {BASELINE: checkpoint_state(resolve(model_path(recipe.model)))}
+    states = {BASELINE: _state(recipe.model)}
     rows = [device_row(BASELINE, states[BASELINE], target, context, batch)]
     operations_per_second = _speed()
 
     def state_of(name: str) -> State:
-        return states[name] if name in states else checkpoint_state(resolve(model_path(name)))
+        return states[name] if name in states else _state(name)
 
     for index, (name, asked) in enumerate(zip(recipe.step_names, recipe.steps, strict=True)):
         step = STEPS[asked.kind]
@@ -77,6 +77,11 @@ def plan_context(recipe: Recipe, name: str, state_of: Callable[[str], State]) ->
         state_of,
         partial(shares_within, target=recipe.target),
     )
+
+
+def _state(model: str) -> State:
+    """The state of a model, from its config.json alone."""
+    return checkpoint_state(resolve(model_path(model), config_only=True))
 
 
 def _speed() -> float:
