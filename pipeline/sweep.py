@@ -25,6 +25,7 @@ from ..checkpoints.files import write_json
 from ..console import console
 from ..errors import EdgewrightError, UsageError
 from ..steps.workspace import differences, locked
+from .named_inputs import check_inputs
 from .recipe import Recipe
 from .recipe_file import load_recipe
 from .run import run_recipe
@@ -80,9 +81,8 @@ def _check_values(path: Path, settings: Sequence[str], options: SweepOptions) ->
     firsts = {key: values[0] for key, values in options.vary.items()}
     for key, values in options.vary.items():
         for value in values:
-            load_recipe(
-                path, [*settings, *itertools.starmap(_setting, (firsts | {key: value}).items())]
-            )
+            chosen = itertools.starmap(_setting, (firsts | {key: value}).items())
+            check_inputs(load_recipe(path, [*settings, *chosen]))
     return load_recipe(path, settings)
 
 
