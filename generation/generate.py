@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..console import Bar, progress
@@ -30,7 +31,7 @@ class Slots(Protocol):
         """Prefill prompts, which may be empty, into new last rows."""
         ...
 
-    def step(self, tokens: Sequence[int]) -> Tensor:
+    def step(self, tokens: Sequence[int]) -> Tensor | NDArray[Any]:
         """Extend each row by one token; returns the logits after it, float [rows, vocab]."""
         ...
 
@@ -84,7 +85,8 @@ def generate(
             running = schedule.rows
             last = [(answers[i] or prompts[i])[-1] for i in running]
             steps = torch.tensor([len(answers[i]) for i in running])
-            chosen = decoding.choose(slots.step(last), torch.tensor(running), steps)
+            logits = torch.as_tensor(slots.step(last))
+            chosen = decoding.choose(logits, torch.tensor(running), steps)
             for i, token in zip(running, chosen.tolist(), strict=True):
                 answers[i].append(token)
             ended = {row for row, i in enumerate(running) if decoding.complete(answers[i])}
