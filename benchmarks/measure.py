@@ -76,14 +76,14 @@ def measure(
         UsageError: there is no model at `path`, or a source or task is empty or unknown.
     """
     tasks = [Task.parse(name) for name in options.tasks]
-    backend = open_backend(path, device)
+    backend = open_backend(path, device, options.dtype)
     tokenizer = load_tokenizer(path)
+    sources = [Source.parse(name) for name in options.perplexity]
+    texts = {
+        source.label: scoring_rows(tokenizer, source, options.seq_len, options.windows)
+        for source in sources
+    }
     result = Measurement(context=_environment(backend))
-    for name in options.perplexity:
-        source = Source.parse(name)
-        rows = scoring_rows(tokenizer, source, options.seq_len, options.windows)
-        _add_text(result, source.label, backend, rows, reference)
-        result.context[f"seq_len/{source.label}"] = options.seq_len
     settings = TaskSettings(
         options.limit,
         options.max_new_tokens,
@@ -95,8 +95,15 @@ def measure(
         outcome = run_task(task, backend, tokenizer, path, settings)
         for label, answers in outcome.answers.items():
             _add_answers(result, label, answers)
+            if backend.name == "torch":
+                result.context[f"dtype/{label}"] = backend.dtype
         result.metrics |= outcome.metrics
         result.context |= outcome.context
+    for label, rows in texts.items():
+        _add_text(result, label, backend, rows, reference)
+        result.context[f"seq_len/{label}"] = options.seq_len
+    if not tasks:
+        result.context["dtype"] = backend.dtype
     result.metrics["size_bytes"] = weight_bytes(path)
     result.metrics["parameters"] = _parameters(path)
     del backend

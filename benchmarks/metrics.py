@@ -34,12 +34,13 @@ __all__ = [
 
 # What must be equal
 
+ASKED = ("shots_used/<task>", "task_version/<task>", "problems_hash/<task>")
+DTYPE = ("dtype/<task>",)
+"""Recorded by torch alone, so that a checkpoint is compared with its artifact in any precision."""
 QUESTIONS = Conditions(
-    recorded=("problems/<task>",),
-    equal=("shots/<task>",),
-    if_recorded=("shots_used/<task>", "task_version/<task>", "problems_hash/<task>"),
+    recorded=("problems/<task>",), equal=("shots/<task>",), if_recorded=(*ASKED, *DTYPE)
 )
-LM_EVAL = Conditions((*QUESTIONS.recorded, *QUESTIONS.if_recorded))
+LM_EVAL = Conditions((*QUESTIONS.recorded, *ASKED), if_recorded=DTYPE)
 TEXT = Conditions(recorded=("data_hash/<data>", "seq_len/<data>"))
 AGAINST_REFERENCE = replace(TEXT, if_recorded=("reference/<data>",))
 BOARD = ("board", "power_mode")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgewright.console import progress
 from edgewright.export.onnx import slots
 from edgewright.export.onnx.cut import Cut
 from edgewright.export.onnx.export import export_onnx
@@ -15,7 +16,7 @@ from edgewright.export.onnx.runtime import OnnxDecoder
 from edgewright.export.onnx.slots import OnnxEngine
 from edgewright.generation import memory
 from edgewright.generation.decoding import Decoding
-from edgewright.generation.generate import generate
+from edgewright.generation.generate import Engine, generate
 
 MakeModel = Callable[..., Path]
 PROMPTS = [
@@ -24,6 +25,13 @@ PROMPTS = [
 ]
 NEW = 24
 ENDS_EARLY = Decoding(NEW, ended=lambda tokens: len(tokens) > tokens[0] % 20)
+
+
+def answers_of(
+    engine: Engine, prompts: Sequence[Sequence[int]], decoding: Decoding
+) -> list[list[int]]:
+    with progress("answering", len(prompts)) as bar:
+        return generate(engine, prompts, decoding, bar)
 
 
 def alone(decoder: OnnxDecoder) -> list[list[int]]:
@@ -52,7 +60,7 @@ def test_rows_that_are_replaced_in_onnx_runtime_answer_as_alone(
     monkeypatch.setattr(memory, "MOST_ROWS", rows)
     expected = alone(decoder)
     assert len({len(answer) for answer in expected}) > 2
-    assert generate(OnnxEngine(decoder), PROMPTS, ENDS_EARLY) == expected
+    assert answers_of(OnnxEngine(decoder), PROMPTS, ENDS_EARLY) == expected
 
 
 def test_a_longer_prompt_may_join_later(decoder: OnnxDecoder) -> None:
@@ -79,7 +87,7 @@ def test_a_prefill_of_an_artifact_is_split(
     decoder: OnnxDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slots, "chunk_tokens", lambda *_: 7)
-    assert generate(OnnxEngine(decoder), PROMPTS, ENDS_EARLY) == alone(decoder)
+    assert answers_of(OnnxEngine(decoder), PROMPTS, ENDS_EARLY) == alone(decoder)
 
 
 def test_a_windowed_cache_answers_one_prompt_at_a_time(
@@ -89,4 +97,4 @@ def test_a_windowed_cache_answers_one_prompt_at_a_time(
     export_onnx(make_model("llama"), tmp_path / "out", "fp32", cut=Cut(window=24, sinks=3))
     windowed = OnnxDecoder(tmp_path / "out", 1)
     assert OnnxEngine(windowed).rows_for(100, 9) == 1
-    assert generate(OnnxEngine(windowed), PROMPTS, ENDS_EARLY) == alone(windowed)
+    assert answers_of(OnnxEngine(windowed), PROMPTS, ENDS_EARLY) == alone(windowed)
