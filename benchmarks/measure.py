@@ -86,12 +86,10 @@ def measure(
     """
     tasks = [Task.parse(name) for name in options.tasks]
     sources = [Source.parse(name) for name in options.perplexity]
-    backend = open_backend(path, device)
+    backend = open_backend(path, device, options.dtype)
     tokenizer = load_tokenizer(path)
     result = Measurement(context=_environment(backend))
-    for source in sources:
-        rows = _read_text(result, source, tokenizer, options)
-        _add_text(result, source.label, backend, rows, reference)
+    texts = {source.label: _read_text(result, source, tokenizer, options) for source in sources}
     settings = TaskSettings(
         options.limit,
         options.max_new_tokens,
@@ -103,8 +101,14 @@ def measure(
         outcome = run_task(task, backend, tokenizer, path, settings)
         for label, answers in outcome.answers.items():
             _add_answers(result, label, answers)
+            if backend.name == "torch":
+                result.context[f"dtype/{label}"] = backend.dtype
         result.metrics |= outcome.metrics
         result.context |= outcome.context
+    for label, rows in texts.items():
+        _add_text(result, label, backend, rows, reference)
+    if not tasks:
+        result.context["dtype"] = backend.dtype
     result.metrics["size_bytes"] = weight_bytes(path)
     result.metrics["parameters"] = _parameters(path)
     del backend
