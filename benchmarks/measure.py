@@ -9,7 +9,9 @@ from typing import Any
 
 from ..checkpoints.files import content_hash, read_architecture, weight_bytes
 from ..checkpoints.loading import load_tokenizer
+from ..console import console
 from ..data.packing import Encoded
+from ..data.rows import RowReport
 from ..data.sources import Source, rows_hash, scoring_rows
 from ..errors import UsageError
 from .kv_cache.rounded_cache import KvScheme, cache_bytes
@@ -81,7 +83,12 @@ def measure(
     result = Measurement(context=_environment(backend))
     for name in options.perplexity:
         source = Source.parse(name)
-        rows = scoring_rows(tokenizer, source, options.seq_len, options.windows)
+        report = RowReport(options.bad_rows)
+        rows = scoring_rows(tokenizer, source, options.seq_len, options.windows, report)
+        for note in report.notes(name):
+            console.print(note, highlight=False, markup=False)
+        if report.skipped:
+            result.context[f"skipped_rows/{source.label}"] = report.skipped
         _add_text(result, source.label, backend, rows, reference)
         result.context[f"seq_len/{source.label}"] = options.seq_len
     settings = TaskSettings(

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..steps.options import Cli
+from ..data.rows import BadRows
+from ..steps.options import Calibration, Cli, shared
 
 __all__ = ["EvaluateOptions", "LatencyOptions"]
 
@@ -66,6 +67,7 @@ class EvaluateOptions(BaseModel):
     perplexity: tuple[str, ...] = Field(
         default=(), description="SOURCE to compute the perplexity of; repeatable"
     )
+    bad_rows: BadRows = shared(Calibration, "bad_rows")
     windows: int = Field(default=128, gt=0, description="rows per perplexity source")
     seq_len: int = Field(default=512, gt=1, description="longest row in tokens")
     latency: Annotated[LatencyOptions | None, Cli(prefix="", toggle=True)] = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,19 @@ from torch import Tensor
 
 from ..checkpoints.loading import load_tokenizer
 from ..data.packing import Encoded
+from ..data.rows import BadRows, RowReport
 from ..data.sources import Source, training_rows
 from .options import Proof
 
-__all__ = ["CalibrationData", "StepContext", "StepResult", "as_tensor"]
+__all__ = ["CalibrationData", "CalibrationRows", "StepContext", "StepResult", "as_tensor"]
+
+
+class CalibrationRows(list[Tensor]):
+    """Rows int64 [2, seq_len] of ids and labels, and what happened to the data they are from."""
+
+    def __init__(self, rows: Iterable[Tensor], report: RowReport) -> None:
+        super().__init__(rows)
+        self.report = report
 
 
 @dataclass(frozen=True)
@@ -25,27 +34,43 @@ class CalibrationData:
     source: str = "builtin:reasoning"
     samples: int = 128
     seq_len: int = 512
+    bad_rows: BadRows = "refuse"
 
-    def rows(self, model: Path, seed: int) -> list[Tensor]:
-        """Rows int64 [2, seq_len] of ids and labels: `samples`, or fewer if the source is small."""
+    def rows(self, model: Path, seed: int) -> CalibrationRows:
+        """Rows of ids and labels: `samples`, or fewer if the source is small."""
+        report = RowReport(self.bad_rows)
         encoded = training_rows(
-            load_tokenizer(model), Source.parse(self.source), self.seq_len, seed, self.samples
+            load_tokenizer(model),
+            Source.parse(self.source),
+            self.seq_len,
+            seed,
+            self.samples,
+            report,
         )
-        return [as_tensor(row) for row in encoded]
+        return CalibrationRows(map(as_tensor, encoded), report)
 
-    def used(self, rows: Sized) -> dict[str, Any]:
+    def used(self, rows: CalibrationRows) -> dict[str, Any]:
         """The calibration for the provenance: the rows that were used, not those asked for."""
-        asked = {} if len(rows) == self.samples else {"samples_asked": self.samples}
-        return {**vars(self), "samples": len(rows), **asked}
+        found: dict[str, Any] = {
+            "source": self.source,
+            "samples": len(rows),
+            "seq_len": self.seq_len,
+        }
+        if len(rows) != self.samples:
+            found["samples_asked"] = self.samples
+        if rows.report.skipped:
+            found["skipped_rows"] = rows.report.skipped
+        return found
 
-    def shortfall(self, rows: Sized) -> list[str]:
-        """A note with both numbers where there were fewer rows than asked for; else nothing."""
-        if len(rows) >= self.samples:
-            return []
-        return [
-            f"{len(rows)} calibration rows of {self.seq_len} tokens, of the {self.samples} asked "
-            f"for: {self.source} holds no more"
-        ]
+    def notes(self, rows: CalibrationRows) -> list[str]:
+        """Notes on fewer rows than asked for, and on rows of the data that were not used whole."""
+        notes = rows.report.notes(self.source)
+        if len(rows) < self.samples:
+            notes.append(
+                f"{len(rows)} calibration rows of {self.seq_len} tokens, of the {self.samples} "
+                f"asked for: {self.source} holds no more"
+            )
+        return notes
 
 
 def as_tensor(row: Encoded) -> Tensor:

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..data.rows import BadRows
+
 __all__ = [
     "Calibration",
     "Cli",
@@ -86,10 +88,15 @@ class Calibration(BaseModel):
     source: Annotated[str, Cli("--calibration")] = Field(
         default="builtin:reasoning",
         description="SOURCE to calibrate on: text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], "
-        "hf:NAME or builtin:NAME",
+        "hf:NAME[:CONFIG][:SPLIT][:FIELD] or builtin:NAME",
     )
     samples: int = Field(default=128, gt=0, description="calibration rows")
     seq_len: int = Field(default=512, gt=1, description="tokens per calibration row")
+    bad_rows: BadRows = Field(
+        default="refuse",
+        description="what to do with a row of data that has something else where text belongs: "
+        "refuse the data, or skip the row and count it",
+    )
 
 
 class Execution(BaseModel):

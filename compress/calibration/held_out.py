@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...checkpoints.loading import load_tokenizer
 from ...data.packing import IGNORE
+from ...data.rows import BadRows, RowReport
 from ...data.sources import Source, scoring_rows, training_rows
 from ...errors import UsageError
 from ...steps.context import CalibrationData, as_tensor
@@ -29,10 +30,18 @@ class HeldOut:
     """Rows at the end of the training data that are reserved for evaluation."""
     calibration: CalibrationData
     """Calibration data that ends before the held-out rows begin."""
+    notes: list[str] = field(default_factory=list[str])
+    """About rows of the data that were not used whole."""
 
 
 def hold_out_rows(
-    source: str, count: int, learning: str, seq_len: int, calibration: CalibrationData, model: Path
+    source: str,
+    count: int,
+    learning: str,
+    seq_len: int,
+    calibration: CalibrationData,
+    model: Path,
+    bad_rows: BadRows = "refuse",
 ) -> HeldOut:
     """Choose rows to measure on: test problems of a built-in task, or the last rows of other data.
 
@@ -44,6 +53,7 @@ def hold_out_rows(
         seq_len: tokens of a row.
         calibration: calibration data.
         model: checkpoint with the tokenizer.
+        bad_rows: what to do with bad rows of the source.
 
     Raises:
         UsageError: the source has too few rows.
@@ -57,10 +67,11 @@ def hold_out_rows(
             calibration,
         )
     learnt, calibrated = (
-        Source.parse(other).fingerprint() == parsed.fingerprint()
+        Source.parse(other).content_hash() == parsed.content_hash()
         for other in (learning, calibration.source)
     )
-    rows = list(training_rows(tokenizer, parsed, seq_len, seed=0))
+    report = RowReport(bad_rows)
+    rows = list(training_rows(tokenizer, parsed, seq_len, seed=0, report=report))
     count = min(count, len(rows) // 4 if learnt or calibrated else len(rows))
     more = "give more text, a smaller seq_len, or other data to measure on (`held_out`)"
     if not count:
@@ -80,7 +91,12 @@ def hold_out_rows(
                 more,
             )
         calibration = replace(calibration, samples=samples)
-    return HeldOut([as_tensor(row) for row in rows[-count:]], count if learnt else 0, calibration)
+    return HeldOut(
+        [as_tensor(row) for row in rows[-count:]],
+        count if learnt else 0,
+        calibration,
+        report.notes(source),
+    )
 
 
 @torch.no_grad()

@@ -156,7 +156,7 @@ def preview(
     notes = [
         *size_notes(architecture, small),
         *decision.notes,
-        *context.calibration.shortfall(rows),
+        *context.calibration.notes(rows),
     ]
     return details_of(decision, architecture) | {"notes": notes}, small
 
@@ -201,7 +201,7 @@ def _remove(
     balance = [expert_note(entries)] if entries else []
     details |= {"experts": entries} if entries else {}
     notes = [sizes, *balance, equality, *remarks, *decision.notes]
-    return StepResult(notes + context.calibration.shortfall(rows), details)
+    return StepResult(notes + context.calibration.notes(rows), details)
 
 
 def _sparsify(

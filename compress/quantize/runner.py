@@ -115,7 +115,7 @@ def _write_quantized(
     )
     worst_first = dict(sorted(session.modules.items(), key=lambda item: -item[1]["error"]))
     notes = _summary(session, worst_first, options, assignment)
-    notes += context.calibration.shortfall(rows)
+    notes += context.calibration.notes(rows)
     if read_provenance(source).get("sparsity"):
         notes.append(
             "the source is 2:4 sparse; rounding may not preserve the zeros, so the result counts "
