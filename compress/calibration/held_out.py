@@ -60,7 +60,7 @@ def hold_out_rows(
     """
     tokenizer = load_tokenizer(model)
     parsed = Source.parse(source)
-    if parsed.kind == "builtin":
+    if parsed.generated:
         return HeldOut(
             [as_tensor(row) for row in scoring_rows(tokenizer, parsed, seq_len, count)],
             0,
