@@ -50,6 +50,11 @@ def plan_view(plan: Mapping[str, Any]) -> list[Any]:
     ]
     if plan.get("target") == SURVEY:
         remarks = []  # the same for every device; JSON has them
+    remarks += [
+        f"  {row['step']}: calibrates on {row['calibration']}"
+        for row in plan["rows"]
+        if row.get("calibration")
+    ]
     return [table(tuple(PLAN_COLUMNS), rows, title), *remarks]
 
 

@@ -127,11 +127,13 @@ class OwnText:
     Args:
         model: directory of the model that writes.
         device: where it runs.
+        seed: of the sampling.
     """
 
-    def __init__(self, model: Path, device: str) -> None:
+    def __init__(self, model: Path, device: str, seed: int) -> None:
         self.model = model
         self.device = device
+        self.seed = seed
         self._announced = False
 
     @cached_property
@@ -144,33 +146,33 @@ class OwnText:
         """How answers are sampled."""
         return Sampling.of(self.model)
 
-    def file(self, seed: int) -> Path:
-        """Where the answers of a seed are kept; the name stands for all that they depend on."""
+    @property
+    def file(self) -> Path:
+        """Where the answers are kept; the name stands for all that they depend on."""
         depends_on = {
             "model": self.identity,
             "prompts": prompts_hash(),
-            "seed": seed,
+            "seed": self.seed,
             "version": VERSION,
             **asdict(self.sampling),
         }
         return cache_directory() / "own-text" / f"{_digest(depends_on)[:32]}.jsonl"
 
-    def rows(self, tokenizer: Any, samples: int, seq_len: int, seed: int) -> list[Encoded]:
+    def rows(self, tokenizer: Any, samples: int, seq_len: int) -> list[Encoded]:
         """Packed rows of `seq_len` tokens; missing answers are generated first.
 
         Args:
             tokenizer: of the model that is calibrated.
             samples: number of rows.
             seq_len: tokens of a row.
-            seed: of the sampling.
 
         Raises:
             UsageError: the cache directory cannot be written.
             Refused: the model cannot generate here.
         """
-        file = self.file(seed)
+        file = self.file
         if not self._announced:
-            console.print(f"{self.summary(samples, seq_len, seed)}, kept in {file}; {NAME_IT}")
+            console.print(f"{self.summary(samples, seq_len)}, kept in {file}; {NAME_IT}")
             self._announced = True
         answers = self._kept(file)
         rows = _packed(tokenizer, answers, seq_len)
@@ -179,18 +181,19 @@ class OwnText:
             engine = engine or self._engine(file)
             missing = (samples - len(rows)) * seq_len
             count = min(WAVE, max(1, round(missing / _tokens_an_answer(rows, answers))))
-            answers += self._generate(engine, len(answers), count, seed)
+            answers += self._generate(engine, len(answers), count)
             lines = (answer.line(number) for number, answer in enumerate(answers))
             write_text(file, "".join(lines))
             rows = _packed(tokenizer, answers, seq_len)
+            if not rows and len(answers) >= len(builtin_prompts()):
+                raise UsageError(f"{self.model}: writes no text to calibrate on", NAME_IT)
         return rows[:samples]
 
-    @staticmethod
-    def summary(samples: int, seq_len: int, seed: int) -> str:
+    def summary(self, samples: int, seq_len: int) -> str:
         """What the calibration text is, for messages and notes."""
         return (
             f"calibration: {samples} x {seq_len} tokens of the model's own answers to built-in "
-            f"prompts (code, mathematics, general; seed {seed})"
+            f"prompts (code, mathematics, general; seed {self.seed})"
         )
 
     def _kept(self, file: Path) -> list[Answer]:
@@ -234,7 +237,7 @@ class OwnText:
                 f"{free / 1e9:.1f} GB are free"
             )
 
-    def _generate(self, engine: Engine, first: int, count: int, seed: int) -> list[Answer]:
+    def _generate(self, engine: Engine, first: int, count: int) -> list[Answer]:
         """Sample the answers `first` to `first + count`. Prompts are repeated if used up."""
         prompts = builtin_prompts()
         numbers = range(first, first + count)
@@ -243,7 +246,7 @@ class OwnText:
         ends = all_end_tokens(end_tokens(self.model), tokenizer)
         settings = self.sampling
         names = [(number,) for number in numbers]
-        uniform = uniforms(seed, names, settings.max_new_tokens)
+        uniform = uniforms(self.seed, names, settings.max_new_tokens)
 
         def choose(logits: Tensor, rows: Tensor, steps: Tensor) -> Tensor:
             drawn = uniform[rows, steps].to(logits.device)

@@ -282,7 +282,7 @@ def _publish(
         "source": content_hash(source),
         "teacher": origin["teacher"],
         "options": options.model_dump(),
-        "calibration": vars(context.calibration),
+        "calibration": context.calibration.identity(),
         "kept_round": kept.round,
         "curve": _curve(points),
         **sparse,
