@@ -112,7 +112,7 @@ def open_hub(name: str, rest: str) -> HubData:
     field = parts.pop(0) if parts else ""
     found = HubData(name, config, split, field)
     columns = list(next(found.rows(), {})) if field else []
-    if field not in ("", *columns) or parts:
+    if parts or field not in ("", *columns):
         raise UsageError(
             f"{given}: `{':'.join((field, *parts))}` is no part of the data set; configurations: "
             f"{_listed(configs)}; splits of {config}: {_listed(splits)}; fields: "

@@ -141,12 +141,11 @@ def parse_row(row: Mapping[str, Any], name: str, where: str) -> Row:
         where: file and row, for messages.
 
     Raises:
-        BadRow: there is something else where text or a conversation belongs.
-        UsageError: the row has no such field.
+        BadRow: there is something else where text or a conversation belongs, or no such field.
     """
     if name:
         if name not in row:
-            raise UsageError(f"{where}: no field `{name}`", f"fields there: {', '.join(row)}")
+            raise BadRow(f"{where}: no field `{name}`", f"fields there: {', '.join(row)}")
         if isinstance(row[name], str):
             return Example(_text(row[name], f"{where}: field `{name}`"))
         return _conversation(row, name, where)
@@ -159,7 +158,7 @@ def parse_row(row: Mapping[str, Any], name: str, where: str) -> Row:
     for text in TEXT_FIELDS:
         if text in row:
             return Example(_text(row[text], f"{where}: field `{text}`"))
-    raise UsageError(
+    raise BadRow(
         f"{where}: no text field among {', '.join(row)}", "name the field: jsonl:FILE:FIELD"
     )
 
@@ -260,14 +259,14 @@ def _filled(value: Any, place: str) -> str:
     """Text that must not be empty."""
     text = _text(value, place)
     if not text:
-        raise BadRow(f"{place} is empty", "put text there, or remove the row")
+        raise BadRow(f"{place} is empty", "put text there")
     return text
 
 
 def _text(value: Any, place: str) -> str:
     """The value, which must be text that UTF-8 can hold."""
     if not isinstance(value, str):
-        raise BadRow(f"{place} is {_kind(value)}, not text", "put text there, or remove the row")
+        raise BadRow(f"{place} is {_kind(value)}, not text", "put text there")
     if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
         raise BadRow(f"{place} has half of a surrogate pair, which is no character", "remove it")
     return value

@@ -57,7 +57,7 @@ class Source:
                     f"{text}: no such built-in data", f"built in: {', '.join(BUILTINS)}"
                 )
             return cls(kind, rest)
-        if kind == "hf":
+        if kind == "hf" and rest:
             name, _, field = rest.partition(":")
             return cls(kind, name, field)
         if kind not in FILES:

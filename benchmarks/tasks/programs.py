@@ -69,8 +69,9 @@ def _exercise(row: Mapping[str, Any], where: str) -> Exercise:
         )
     text = row.get("text", row.get("prompt"))
     tests = row.get("test_list")
-    if isinstance(text, str) and isinstance(tests, list) and tests:
-        listed = "\n".join(map(str, tests))
+    written = isinstance(tests, list) and tests and all(isinstance(one, str) for one in tests)
+    if isinstance(text, str) and isinstance(tests, list) and written:
+        listed = "\n".join(tests)
         return Exercise(f"{text}\nYour code must pass these tests:\n{listed}", "", listed)
     raise UsageError(f"{where}: not a code task", f"each line: {FORMAT}")
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from ...data.rows import Example
 from ...data.sources import Source
 from ...errors import EdgewrightError, UsageError
 from .accuracy import Answer
@@ -47,12 +48,15 @@ def read_pairs(source: Source) -> list[Pair]:
     Raises:
         UsageError: a row has no question or no answer, or the file has no rows.
     """
-    pairs = [(example.prompt, example.completion) for example in source.scoring(0)]
-    if not all(question.strip() and answer.strip() for question, answer in pairs):
-        raise UsageError(
-            f"{source.name}: a row has no question or no answer",
-            'each line: {"question": "...", "answer": "... #### 42"}',
-        )
+    pairs: list[Pair] = []
+    for number, row in enumerate(source.scoring(0), 1):
+        pair = (row.prompt, row.completion) if isinstance(row, Example) else ("", "")
+        if not all(text.strip() for text in pair):
+            raise UsageError(
+                f"{source.name}, row {number}: no question or no answer",
+                'each line: {"question": "...", "answer": "... #### 42"}',
+            )
+        pairs.append(pair)
     return pairs
 
 
