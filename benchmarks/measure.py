@@ -17,6 +17,7 @@ from ..errors import UsageError
 from .kv_cache.rounded_cache import KvScheme, cache_bytes
 from .latency.latency import time_against, time_alone
 from .measurement_files import problem_samples, problems_hash, window_samples, write_lines
+from .metrics import missing_tasks
 from .options import EvaluateOptions, LatencyOptions
 from .statistics import share_error
 from .tasks.accuracy import Answer, score_text
@@ -230,6 +231,7 @@ def bench_path(
     }
     if save:
         write_lines(save, found)
+    found["notes"] = missing_tasks(result.metrics)
     if against:
         compared = time_against(
             path,

@@ -27,6 +27,7 @@ __all__ = [
     "find",
     "format_value",
     "known_patterns",
+    "missing_tasks",
     "names_of",
     "require",
     "why_unlike",
@@ -333,3 +334,15 @@ def names_of(names: Iterable[str], pattern: str) -> list[str]:
     """Those of the names that belong to a declared pattern, each once, in their order."""
     matching = (name for name in names if (metric := find(name)) and metric.pattern == pattern)
     return list(dict.fromkeys(matching))
+
+
+def missing_tasks(names: Iterable[str]) -> list[str]:
+    """A warning if text was scored, but no task: a small rise of perplexity can hide damage."""
+    patterns = {metric.pattern for name in names if (metric := find(name))}
+    scored = "perplexity/<data>" in patterns
+    if not scored or any(pattern.startswith(("accuracy/", "lm_eval/")) for pattern in patterns):
+        return []
+    return [
+        "task accuracy was not measured, and perplexity can hide damage: add --tasks, such as "
+        "qa:FILE or code:FILE (in a recipe: evaluate.tasks)"
+    ]

@@ -92,14 +92,18 @@ class _TorchSlots:
         """One pass of the model; returns the logits of the last column, float32 [rows, vocab]."""
         self._cache.place = place
         positions = positions.to(self._device)
-        return self._model(
-            input_ids=ids.to(self._device),
-            position_ids=positions,
-            attention_mask=self._masks(positions, place.end),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1].float()
+        return (
+            self._model(
+                input_ids=ids.to(self._device),
+                position_ids=positions,
+                attention_mask=self._masks(positions, place.end),
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            .logits[:, -1]
+            .float()
+        )
 
     def _masks(self, positions: Tensor, end: int) -> Tensor | dict[str, Tensor]:
         """What is added to the scores, [rows, 1, tokens, end].

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from ..benchmarks.gate.gate import check_gate
 from ..benchmarks.measure import Reference
 from ..benchmarks.measurement_files import step_measurement
+from ..benchmarks.metrics import missing_tasks
 from ..benchmarks.report.report import write_report
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import content_hash
@@ -89,6 +90,8 @@ def run_recipe(
             run.ledger.data["gate"] = run.gate(recipe.gate)
         run.ledger.write()
         write_report(out)
+        for note in missing_tasks(run.metrics()):
+            console.print(f"[bold yellow]warning:[/] {note}", highlight=False)
         return run.ledger.data
 
 
@@ -208,6 +211,10 @@ class RecipeRun:
             proof=self.recipe.proof,
             activation_budget=self.recipe.activation_bytes,
         )
+
+    def metrics(self) -> set[str]:
+        """The names of all metrics of the run."""
+        return {name for step in self.ledger.data["steps"] for name in step["metrics"]}
 
     def gate(self, gate: Gate) -> dict[str, Any]:
         """The gate's verdict on the finished steps."""

@@ -14,6 +14,7 @@ import yaml
 from edgewright.checkpoints.config import model_path
 from edgewright.compress.distill.options import StudentFrom
 from edgewright.errors import Refused, UsageError
+from edgewright.pipeline.defaults import with_default_data
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import BASELINE, Recipe
 from edgewright.pipeline.recipe_file import ROOT, builtin_recipe, load_recipe
