@@ -16,7 +16,14 @@ from ..data.sources import Source, rows_hash, scoring_rows
 from ..errors import UsageError
 from .kv_cache.rounded_cache import KvScheme, cache_bytes
 from .latency.latency import time_against, time_alone
-from .measurement_files import problem_samples, problems_hash, window_samples, write_lines
+from .measurement_files import (
+    answers_file,
+    problem_samples,
+    problems_hash,
+    window_samples,
+    write_answers,
+    write_lines,
+)
 from .metrics import missing_tasks
 from .options import EvaluateOptions, LatencyOptions
 from .statistics import share_error
@@ -84,14 +91,8 @@ def measure(
     result = Measurement(context=_environment(backend))
     for name in options.perplexity:
         source = Source.parse(name)
-        report = RowReport(options.bad_rows)
-        rows = scoring_rows(tokenizer, source, options.seq_len, options.windows, report)
-        for note in report.notes(name):
-            console.print(note, highlight=False, markup=False)
-        if report.skipped:
-            result.context[f"skipped_rows/{source.label}"] = report.skipped
+        rows = _read_text(result, source, tokenizer, options)
         _add_text(result, source.label, backend, rows, reference)
-        result.context[f"seq_len/{source.label}"] = options.seq_len
     settings = TaskSettings(
         options.limit,
         options.max_new_tokens,
@@ -115,6 +116,20 @@ def measure(
         result.metrics |= metrics | _cache_sizes(path, options.latency)
         result.context |= conditions
     return result
+
+
+def _read_text(
+    result: Measurement, source: Source, tokenizer: Any, options: EvaluateOptions
+) -> list[Encoded]:
+    """The rows of a text to score; the context gets their length and how many were skipped."""
+    report = RowReport(options.bad_rows)
+    rows = scoring_rows(tokenizer, source, options.seq_len, options.windows, report)
+    for note in report.notes(str(source)):
+        console.print(note, highlight=False, markup=False)
+    if report.skipped:
+        result.context[f"skipped_rows/{source.label}"] = report.skipped
+    result.context[f"seq_len/{source.label}"] = options.seq_len
+    return rows
 
 
 def _add_text(
@@ -231,6 +246,8 @@ def bench_path(
     }
     if save:
         write_lines(save, found)
+        if result.answers:
+            write_answers(answers_file(save), result.answers)
     found["notes"] = missing_tasks(result.metrics)
     if against:
         compared = time_against(

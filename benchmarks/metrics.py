@@ -35,12 +35,13 @@ __all__ = [
 
 # What must be equal
 
+TASK_IDENTITY = ("shots_used/<task>", "task_version/<task>", "problems_hash/<task>")
 QUESTIONS = Conditions(
     recorded=("problems/<task>",),
-    equal=("shots/<task>",),
-    if_recorded=("shots_used/<task>", "task_version/<task>", "problems_hash/<task>"),
+    equal=("shots/<task>", "framing/<task>"),
+    if_recorded=(*TASK_IDENTITY, "max_new_tokens/<task>"),
 )
-LM_EVAL = Conditions((*QUESTIONS.recorded, *QUESTIONS.if_recorded))
+LM_EVAL = Conditions((*QUESTIONS.recorded, *TASK_IDENTITY))
 TEXT = Conditions(recorded=("data_hash/<data>", "seq_len/<data>"))
 AGAINST_REFERENCE = replace(TEXT, if_recorded=("reference/<data>",))
 BOARD = ("board", "power_mode")

@@ -139,16 +139,18 @@ def _span(
     They move if the turns up to this one, rendered alone, are not the start of the whole.
     """
     messages = conversation.messages
-    opened = _try(tokenizer, messages[:index], generation_prompt=True)
-    before = _try(tokenizer, messages[:index])
-    after = _try(tokenizer, messages[: index + 1])
+    last = index + 1 == len(messages)
+    after = whole.text if last else _try(tokenizer, messages[: index + 1])
     if after is None or not whole.text.startswith(after):
         return None
-    if opened is None or before is None:  # some templates cannot render no turn at all
-        start = after.rfind((messages[index]["content"] or "").strip()) if index == 0 else -1
-        return None if start < 0 else _ending(whole, whole.shared(whole.text[:start]), after)
-    if not whole.text.startswith(before):
-        return None
+    if not index:  # there is nothing before it that a template could render
+        start = after.rfind((messages[0]["content"] or "").strip())
+        return None if start < 0 else _ending(whole, whole.shared(after[:start]), after)
+    opened = _try(tokenizer, messages[:index], generation_prompt=True)
+    if opened is None or not whole.text.startswith(opened):
+        before = _try(tokenizer, messages[:index])
+        if opened is None or before is None or not whole.text.startswith(before):
+            return None
     return _ending(whole, whole.shared(opened), after)
 
 

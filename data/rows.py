@@ -164,17 +164,19 @@ def parse_row(row: Mapping[str, Any], name: str, where: str) -> Row:
 
 
 def _pair(row: Mapping[str, Any], prompt: str, completion: str, where: str) -> Row:
-    """A prompt with its completion: two texts, or (TRL) two lists of messages."""
+    """A prompt with its completion: two texts, or (TRL) two lists of messages.
+
+    An empty prompt leaves plain text.
+    """
     if not isinstance(row[prompt], str) and not isinstance(row[completion], str):
         context = _turns(row[prompt], f"{where}: field `{prompt}`")
         reply = _turns(row[completion], f"{where}: field `{completion}`")
         return _checked(Conversation((*context, *reply), len(context), where), completion)
-    asked = _filled(row[prompt], f"{where}: field `{prompt}`")
+    asked = [_text(row[prompt], f"{where}: field `{prompt}`")]
     answer = _filled(row[completion], f"{where}: field `{completion}`")
-    given = row.get("input") if prompt == "instruction" else None
-    if given is not None and (given := _text(given, f"{where}: field `input`")):
-        asked = f"{asked}\n{given}"
-    return Example(answer, asked)
+    if prompt == "instruction" and row.get("input") is not None:
+        asked.append(_text(row["input"], f"{where}: field `input`"))
+    return Example(answer, "\n".join(filter(None, asked)))
 
 
 def _conversation(row: Mapping[str, Any], name: str, where: str) -> Conversation:

@@ -1,5 +1,8 @@
 r"""Questions with one right answer, from a JSONL file in GSM8K's format or any with two fields.
 
+A chat model is asked to reason step by step and to put its answer in a box, as the published scores
+of instruction models are measured, unless worked examples show another form.
+
 The model may reason before it answers. Its final answer is extracted and compared with the file's
 answer as mathematics and not as text. The package math-verify (Kydlíček et al. 2025) parses both,
 so 1/2, 0.5 and \frac{1}{2} are the same answer.
@@ -27,6 +30,7 @@ __all__ = [
     "read_pairs",
     "require_math_verify",
     "same_answer",
+    "thinks",
 ]
 
 Pair = tuple[str, str]
@@ -36,6 +40,10 @@ MARKS = (
     re.compile(r"(?:final answer|answer)\s*(?:is|:|=)[\s:]*(.+)", re.IGNORECASE),
 )
 BOXED = "\\boxed{"
+BOX = "Reason step by step, and put your final answer in \\boxed{}."
+"""What a chat model is asked beside the question."""
+FRAMING = "step by step, boxed"
+"""What the context records where chat models are asked so. Answers to the bare question differ."""
 NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 NOISE = str.maketrans("", "", ",$%")
 NEXT_QUESTION = "\nQuestion:"
@@ -121,6 +129,11 @@ def same_answer(expected: str, given: str) -> bool:
     return bool(gold and found and library.verify(gold, found))
 
 
+def thinks(tokenizer: Any) -> bool:
+    """Whether the chat template has a place for thoughts before the answer."""
+    return "</think>" in str(tokenizer.chat_template or "")
+
+
 def frame(tokenizer: Any, question: str, examples: Sequence[Pair]) -> str:
     """The prompt for a question after worked examples.
 
@@ -177,7 +190,10 @@ def answer_questions(
         )
     special = not tokenizer.chat_template
     prompts = [
-        tokenizer(frame(tokenizer, q, examples), add_special_tokens=special)["input_ids"]
+        tokenizer(
+            frame(tokenizer, q if special or examples else f"{q}\n\n{BOX}", examples),
+            add_special_tokens=special,
+        )["input_ids"]
         for q, _ in asked
     ]
     stop = stops_at(tokenizer, [NEXT_QUESTION]) if special else None

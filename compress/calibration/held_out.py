@@ -19,6 +19,8 @@ from ..distill.losses import next_token_loss
 
 __all__ = ["HeldOut", "hold_out_rows", "mean_loss"]
 
+MORE = "give more text, a smaller seq_len, or other data to measure on (`held_out`)"
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -61,11 +63,8 @@ def hold_out_rows(
     tokenizer = load_tokenizer(model)
     parsed = Source.parse(source)
     if parsed.generated:
-        return HeldOut(
-            [as_tensor(row) for row in scoring_rows(tokenizer, parsed, seq_len, count)],
-            0,
-            calibration,
-        )
+        scored = scoring_rows(tokenizer, parsed, seq_len, count)
+        return HeldOut([as_tensor(row) for row in scored], 0, calibration)
     learnt, calibrated = (
         Source.parse(other).content_hash() == parsed.content_hash()
         for other in (learning, calibration.source)
@@ -73,30 +72,35 @@ def hold_out_rows(
     report = RowReport(bad_rows)
     rows = list(training_rows(tokenizer, parsed, seq_len, seed=0, report=report))
     count = min(count, len(rows) // 4 if learnt or calibrated else len(rows))
-    more = "give more text, a smaller seq_len, or other data to measure on (`held_out`)"
     if not count:
         raise UsageError(
             f"{source}: {len(rows)} rows of {seq_len} tokens are too few to hold some of them out",
-            more,
+            MORE,
         )
     if calibrated:
-        # Every row repeats the prefix, so the prefix takes no tokens from the text.
         prefix = len(tokenizer("")["input_ids"])
         before = (len(rows) - count) * (seq_len - prefix)
-        samples = min(calibration.samples, before // (calibration.seq_len - prefix))
-        if not samples:
-            raise UsageError(
-                f"{source}: a calibration row of {calibration.seq_len} tokens would overlap the "
-                "held-out rows",
-                more,
-            )
-        calibration = replace(calibration, samples=samples)
-    return HeldOut(
-        [as_tensor(row) for row in rows[-count:]],
-        count if learnt else 0,
-        calibration,
-        report.notes(source),
-    )
+        calibration = _first_tokens(calibration, before, prefix, source)
+    kept = [as_tensor(row) for row in rows[-count:]]
+    return HeldOut(kept, count if learnt else 0, calibration, report.notes(source))
+
+
+def _first_tokens(
+    calibration: CalibrationData, tokens: int, prefix: int, source: str
+) -> CalibrationData:
+    """Calibration on the first `tokens` of a text; the prefix of its rows takes none of them.
+
+    Raises:
+        UsageError: not one row fits.
+    """
+    samples = min(calibration.samples, tokens // (calibration.seq_len - prefix))
+    if not samples:
+        raise UsageError(
+            f"{source}: a calibration row of {calibration.seq_len} tokens would overlap the "
+            "held-out rows",
+            MORE,
+        )
+    return replace(calibration, samples=samples)
 
 
 @torch.no_grad()

@@ -54,7 +54,6 @@ def test_no_value_becomes_text(field: str, row: dict[str, Any], kind: str) -> No
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "input": ({"instruction": "q", "input": 5, "output": "a"}, "`input` is the number 5"),
-    "empty prompt": ({"prompt": "", "completion": "a"}, "`prompt` is empty"),
     "empty completion": ({"prompt": "q", "completion": ""}, "`completion` is empty"),
     "half a character": ({"text": "a\ud83d"}, "half of a surrogate pair"),
     "messages as text": ({"messages": "[{}]"}, "`messages` is text, neither"),
@@ -152,6 +151,8 @@ def test_what_a_row_is(tmp_path: Path) -> None:
     assert parse_row({"messages": [USER, ANSWER], "text": "t"}, "", "x") == said
     pair = {"question": "q", "answer": "a", "messages": [USER, ANSWER]}
     assert parse_row(pair, "", "x") == Example("a", "q")
+    assert parse_row({"prompt": "", "completion": "a"}, "", "x") == Example("a")
+    assert parse_row({"instruction": "", "input": "q", "output": "a"}, "", "x").prompt == "q"
     assert parse_row({"instruction": "q", "input": None, "output": "a"}, "", "x").prompt == "q"
     silent = parse_row(turns({"role": "system", "content": ""}, USER, ANSWER), "", "x")
     assert silent.turns[0] == Turn("system", "")

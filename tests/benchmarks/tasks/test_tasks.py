@@ -206,6 +206,7 @@ def test_programs_are_run_with_their_tests(make_model, tmp_path: Path) -> None:
         {"text": "Write double(x).", "test_list": ["assert double(4) == 8"]},
     )
     tokenizer = load_tokenizer(make_model("llama"))
+    tokenizer.chat_template += "{# </think> #}"  # so that a reply begins where it likes
     replies = {
         "(r)": "Thus:\n```python\ndef area(r):\n    return math.pi * r ** 2\n```",
         "(radius)": "    return radius\n\nprint(area(1))",
@@ -216,6 +217,54 @@ def test_programs_are_run_with_their_tests(make_model, tmp_path: Path) -> None:
     assert [a.correct for a in answers] == [True, False, True]
     with pytest.raises(UsageError, match="not a code task"):
         read_exercises(lines(tmp_path / "odd.jsonl", {"prompt": "def f():"}))
+
+
+def test_the_answer_of_a_chat_model_begins_a_code_block(make_model, tmp_path: Path) -> None:
+    """The prompt holds the beginning, so that the reply is bare code up to the closing fence."""
+    file = lines(tmp_path / "code.jsonl", HUMAN, {**HUMAN, "prompt": BEGUN.replace("r):", "q):")})
+    tokenizer = load_tokenizer(make_model("llama"))
+    assert tokenizer.chat_template
+    replies = {
+        "(r)": "def area(r):\n    return math.pi * r ** 2\n```\nIt is a circle.",
+        "(q)": "def area(q):\n    return q",
+    }
+    backend: Any = Scripted(tokenizer, replies)
+    answers = solve_exercises(backend, tokenizer, "code", read_exercises(file), 10, 200, workers=1)
+    assert [a.correct for a in answers] == [True, False]
+    assert all(prompt.endswith("```python\n") for prompt in backend.prompts)
+    assert answers[0].text.startswith("```python\ndef area(r)")
+    tokenizer.chat_template += "{# </think> #}"
+    backend.prompts.clear()
+    solve_exercises(backend, tokenizer, "code", read_exercises(file), 10, 200, workers=1)
+    assert not any(prompt.endswith("```python\n") for prompt in backend.prompts), (
+        "a model that thinks first must be free to do so"
+    )
+
+
+def test_a_chat_model_is_asked_to_box_its_answer(make_model, tmp_path: Path) -> None:
+    file = lines(
+        tmp_path / "sums.jsonl",
+        {"question": "1+1?", "answer": "#### 2"},
+        {"question": "2+5?", "answer": "#### 7"},
+    )
+    tokenizer = load_tokenizer(make_model("llama"))
+    backend: Any = Scripted(tokenizer, {"1+1?": "\\boxed{2}", "2+5?": "7"})
+    pairs = read_pairs(Source.parse(f"jsonl:{file}"))
+    answer_questions(backend, tokenizer, "sums", pairs, 0, 10, 40)
+    assert all("\\boxed{}" in prompt for prompt in backend.prompts)
+    tokenizer.chat_template = None
+    backend.prompts.clear()
+    answer_questions(backend, tokenizer, "sums", pairs, 0, 10, 40)
+    assert not any("boxed" in prompt for prompt in backend.prompts)
+
+
+def test_helpers_of_the_prompt_are_there_for_the_tests() -> None:
+    begun = "import math\n\ndef poly(x):\n    return x\n\ndef zero(x):\n"
+    program = program_of(
+        Exercise("", begun, "assert zero(poly(0)) == 0"),
+        "```python\ndef zero(x):\n    return 0\n```",
+    )
+    assert run_program(program, 5.0).passed
 
 
 def test_a_completion_ends_with_its_function() -> None:
