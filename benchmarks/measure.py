@@ -24,7 +24,7 @@ from .measurement_files import (
     write_answers,
     write_lines,
 )
-from .metrics import missing_tasks
+from .missing_tasks import missing_tasks
 from .options import EvaluateOptions, LatencyOptions
 from .statistics import share_error
 from .tasks.accuracy import Answer, score_text
@@ -86,13 +86,11 @@ def measure(
         UsageError: there is no model at `path`, or a source or task is empty or unknown.
     """
     tasks = [Task.parse(name) for name in options.tasks]
-    backend = open_backend(path, device)
+    backend = open_backend(path, device, options.dtype)
     tokenizer = load_tokenizer(path)
     result = Measurement(context=_environment(backend))
-    for name in options.perplexity:
-        source = Source.parse(name)
-        rows = _read_text(result, source, tokenizer, options)
-        _add_text(result, source.label, backend, rows, reference)
+    sources = [Source.parse(name) for name in options.perplexity]
+    texts = {source.label: _read_text(result, source, tokenizer, options) for source in sources}
     settings = TaskSettings(
         options.limit,
         options.max_new_tokens,
@@ -104,8 +102,14 @@ def measure(
         outcome = run_task(task, backend, tokenizer, path, settings)
         for label, answers in outcome.answers.items():
             _add_answers(result, label, answers)
+            if backend.name == "torch":
+                result.context[f"dtype/{label}"] = backend.dtype
         result.metrics |= outcome.metrics
         result.context |= outcome.context
+    for label, rows in texts.items():
+        _add_text(result, label, backend, rows, reference)
+    if not tasks:
+        result.context["dtype"] = backend.dtype
     result.metrics["size_bytes"] = weight_bytes(path)
     result.metrics["parameters"] = _parameters(path)
     del backend

@@ -27,7 +27,6 @@ __all__ = [
     "find",
     "format_value",
     "known_patterns",
-    "missing_tasks",
     "names_of",
     "require",
     "why_unlike",
@@ -35,13 +34,15 @@ __all__ = [
 
 # What must be equal
 
-TASK_IDENTITY = ("shots_used/<task>", "task_version/<task>", "problems_hash/<task>")
+ASKED = ("shots_used/<task>", "task_version/<task>", "problems_hash/<task>")
+DTYPE = ("dtype/<task>",)
+"""Recorded by torch alone, so that a checkpoint is compared with its artifact in any precision."""
 QUESTIONS = Conditions(
     recorded=("problems/<task>",),
     equal=("shots/<task>", "framing/<task>"),
-    if_recorded=(*TASK_IDENTITY, "max_new_tokens/<task>"),
+    if_recorded=(*ASKED, *DTYPE, "max_new_tokens/<task>"),
 )
-LM_EVAL = Conditions((*QUESTIONS.recorded, *TASK_IDENTITY))
+LM_EVAL = Conditions((*QUESTIONS.recorded, *ASKED), if_recorded=DTYPE)
 TEXT = Conditions(recorded=("data_hash/<data>", "seq_len/<data>"))
 AGAINST_REFERENCE = replace(TEXT, if_recorded=("reference/<data>",))
 BOARD = ("board", "power_mode")
@@ -335,15 +336,3 @@ def names_of(names: Iterable[str], pattern: str) -> list[str]:
     """Those of the names that belong to a declared pattern, each once, in their order."""
     matching = (name for name in names if (metric := find(name)) and metric.pattern == pattern)
     return list(dict.fromkeys(matching))
-
-
-def missing_tasks(names: Iterable[str]) -> list[str]:
-    """A warning if text was scored, but no task: a small rise of perplexity can hide damage."""
-    patterns = {metric.pattern for name in names if (metric := find(name))}
-    scored = "perplexity/<data>" in patterns
-    if not scored or any(pattern.startswith(("accuracy/", "lm_eval/")) for pattern in patterns):
-        return []
-    return [
-        "task accuracy was not measured, and perplexity can hide damage: add --tasks, such as "
-        "qa:FILE or code:FILE (in a recipe: evaluate.tasks)"
-    ]

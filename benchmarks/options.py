@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -63,6 +63,11 @@ class EvaluateOptions(BaseModel):
     )
     allow_code: bool = Field(
         default=False, description="let code tasks run what the model writes, in a sandbox"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="what torch computes answers in; auto: the checkpoint's 16 bits where the "
+        "processor is fast with them, else float32; texts are always scored in float32",
     )
     perplexity: tuple[str, ...] = Field(
         default=(), description="SOURCE to compute the perplexity of; repeatable"

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..console import Bar, progress
+from ..console import Bar
 from .decoding import Decoding
 from .schedule import Schedule
 
-__all__ = ["Engine", "Slots", "generate"]
+__all__ = ["Engine", "Pace", "Slots", "generate"]
 
 NOTE_SECONDS = 2.0
 
@@ -30,7 +31,7 @@ class Slots(Protocol):
         """Prefill prompts, which may be empty, into new last rows."""
         ...
 
-    def step(self, tokens: Sequence[int]) -> Tensor:
+    def step(self, tokens: Sequence[int]) -> Tensor | NDArray[Any]:
         """Extend each row by one token; returns the logits after it, float [rows, vocab]."""
         ...
 
@@ -52,10 +53,7 @@ class Engine(Protocol):
 
 
 def generate(
-    engine: Engine,
-    prompts: Sequence[Sequence[int]],
-    decoding: Decoding,
-    label: str = "solving problems",
+    engine: Engine, prompts: Sequence[Sequence[int]], decoding: Decoding, bar: Bar
 ) -> list[list[int]]:
     """Answer each prompt.
 
@@ -63,7 +61,7 @@ def generate(
         engine: the model.
         prompts: token ids; at least one in each.
         decoding: when answers end, and how tokens are chosen.
-        label: text of the progress bar.
+        bar: counts the answers, and shows how fast they come.
 
     Returns:
         The tokens of the answers in the order of the prompts, with the token that ended them.
@@ -76,20 +74,19 @@ def generate(
     rows = engine.rows_for(positions, len(prompts))
     schedule = Schedule(lengths, rows)
     slots = engine.slots(rows, positions)
-    with progress(label, len(prompts)) as bar:
-        pace = Pace(bar, len(prompts))
-        while schedule.unfinished:
-            if new := schedule.admit():
-                slots.append([prompts[i][:-1] for i in new])
-            running = schedule.rows
-            last = [(answers[i] or prompts[i])[-1] for i in running]
-            steps = torch.tensor([len(answers[i]) for i in running])
-            chosen = decoding.choose(slots.step(last), torch.tensor(running), steps)
-            for i, token in zip(running, chosen.tolist(), strict=True):
-                answers[i].append(token)
-            ended = {row for row, i in enumerate(running) if decoding.complete(answers[i])}
-            pace.add(len(running), [len(answers[running[row]]) for row in ended])
-            slots.retire(schedule.retire(ended), len(schedule.rows))
+    pace = Pace(bar, len(prompts))
+    while schedule.unfinished:
+        if new := schedule.admit():
+            slots.append([prompts[i][:-1] for i in new])
+        running = schedule.rows
+        logits = torch.as_tensor(slots.step([(answers[i] or prompts[i])[-1] for i in running]))
+        steps = torch.tensor([len(answers[i]) for i in running])
+        chosen = decoding.choose(logits, torch.tensor(running), steps).tolist()
+        for i, token in zip(running, chosen, strict=True):
+            answers[i].append(token)
+        ended = {row for row, i in enumerate(running) if decoding.complete(answers[i])}
+        pace.add(len(running), [len(answers[running[row]]) for row in ended])
+        slots.retire(schedule.retire(ended), len(schedule.rows))
     return answers
 
 

@@ -7,9 +7,9 @@ ones, so that a cache is read as one slice: the last rows move into the places o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
-__all__ = ["Schedule"]
+__all__ = ["Schedule", "groups_within"]
 
 
 class Schedule:
@@ -58,3 +58,19 @@ class Schedule:
             self.rows[target] = self.rows[source]
         del self.rows[left:]
         return moves
+
+
+def groups_within(prompts: Sequence[Sequence[int]], tokens: int) -> Iterator[list[Sequence[int]]]:
+    """Split prompts into groups of at most so many tokens, padding included.
+
+    A longer prompt is alone.
+    """
+    group: list[Sequence[int]] = []
+    for prompt in prompts:
+        width = max(map(len, [*group, prompt]))
+        if group and (len(group) + 1) * width > tokens:
+            yield group
+            group = []
+        group.append(prompt)
+    if group:
+        yield group

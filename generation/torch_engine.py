@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..models import Architecture
 from .memory import chunk_tokens, rows_within
+from .schedule import groups_within
 from .slot_cache import Place, SlotCache, StoredStates
 
 __all__ = ["TorchEngine"]
@@ -58,7 +59,7 @@ class _TorchSlots:
     def append(self, prompts: Sequence[Sequence[int]]) -> None:
         """See `Slots.append`."""
         most = chunk_tokens(self._vocabulary, whole_logits=False)
-        for group in _groups(prompts, most):
+        for group in groups_within(prompts, most):
             first = len(self._lengths)
             self._lengths += map(len, group)
             rows = slice(first, len(self._lengths))
@@ -129,19 +130,3 @@ def _mask(positions: Tensor, end: int, window: int, dtype: torch.dtype) -> Tenso
         hidden |= columns <= own - window
     zeros = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
     return zeros.masked_fill_(hidden, torch.finfo(dtype).min)
-
-
-def _groups(prompts: Sequence[Sequence[int]], tokens: int) -> Iterator[list[Sequence[int]]]:
-    """Split prompts into groups of at most so many tokens, padding included.
-
-    A longer prompt is alone. Empty prompts need no pass, but they get a row.
-    """
-    group: list[Sequence[int]] = []
-    for prompt in prompts:
-        width = max(map(len, [*group, prompt]))
-        if group and (len(group) + 1) * width > tokens:
-            yield group
-            group = []
-        group.append(prompt)
-    if group:
-        yield group

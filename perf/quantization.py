@@ -25,8 +25,8 @@ from pathlib import Path
 
 from ..benchmarks.tasks.accuracy import TextScores, score_text
 from ..benchmarks.tasks.backends import TorchBackend
+from ..checkpoints.compute_dtype import bf16_is_fast
 from ..checkpoints.loading import load_tokenizer
-from ..compress.calibration.mixed_precision import bf16_is_fast
 from ..data.packing import Encoded
 from ..data.sources import Source, scoring_rows
 

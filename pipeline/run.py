@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from ..benchmarks.gate.gate import check_gate
 from ..benchmarks.measure import Reference
 from ..benchmarks.measurement_files import step_measurement
-from ..benchmarks.metrics import missing_tasks
+from ..benchmarks.missing_tasks import missing_tasks
 from ..benchmarks.report.report import write_report
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import content_hash

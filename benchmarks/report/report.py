@@ -17,7 +17,8 @@ import yaml
 
 from ...checkpoints.atomic_files import write_text
 from ..gate.result_files import interval_text
-from ..metrics import ACCURACY, HEADLINES, find, format_value, missing_tasks
+from ..metrics import ACCURACY, HEADLINES, find, format_value
+from ..missing_tasks import missing_tasks
 from ..number_format import DASH, significant
 from .detail_tables import (
     conditions_of,

@@ -29,11 +29,11 @@ class Sampler:
         self._entropy = torch.zeros(len(uniform))
         self._tokens = torch.zeros(len(uniform))
 
-    def __call__(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
+    def __call__(self, logits: Tensor, rows: Tensor, steps: Tensor) -> Tensor:
         """Choose the next tokens; see `TokenChooser`."""
         self._entropy[rows] += torch.special.entr(logits.float().softmax(-1)).sum(-1).cpu()
         self._tokens[rows] += 1
-        uniform = self.uniform[rows, step].to(logits.device)
+        uniform = self.uniform[rows, steps].to(logits.device)
         return nucleus_sample(logits, self.temperature, self.top_p, uniform)
 
     def entropy(self) -> list[float]:

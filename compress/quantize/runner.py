@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...checkpoints.compute_dtype import bf16_is_fast
 from ...checkpoints.config import quantization
 from ...checkpoints.files import (
     check_finite,
@@ -29,7 +30,6 @@ from ...errors import Refused
 from ...steps.context import StepContext, StepResult
 from ...steps.workspace import workspace
 from ..calibration.activation_buffer import ActivationBuffer
-from ..calibration.mixed_precision import bf16_is_fast
 from .assignment import Assignment, assign_schemes
 from .checkpoint_stream import packed_tensors
 from .one_pass import one_pass_layers

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.benchmarks.metrics import missing_tasks
+from edgewright.benchmarks.missing_tasks import missing_tasks
 from edgewright.benchmarks.report.report import render_html, render_markdown
 
 Cli = Callable[..., tuple[int, str, str]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from edgewright.checkpoints.files import read_architecture
 from edgewright.checkpoints.loading import load_model
+from edgewright.console import progress
 from edgewright.generation import memory, torch_engine
 from edgewright.generation.decoding import Decoding, until_end
-from edgewright.generation.generate import generate
+from edgewright.generation.generate import Engine, generate
 from edgewright.generation.torch_engine import TorchEngine
 
 MakeModel = Callable[..., Path]
@@ -45,6 +46,13 @@ def stock_answers(path: Path, eos: list[int] | None = None) -> list[list[int]]:
     ]
 
 
+def answers_of(
+    engine: Engine, prompts: Sequence[Sequence[int]], decoding: Decoding
+) -> list[list[int]]:
+    with progress("answering", len(prompts)) as bar:
+        return generate(engine, prompts, decoding, bar)
+
+
 def engine_of(path: Path) -> TorchEngine:
     return TorchEngine(load_model(path), read_architecture(path))
 
@@ -62,7 +70,7 @@ def test_rows_that_are_replaced_answer_as_alone(
     assert len({len(answer) for answer in expected}) > 2
     monkeypatch.setattr(memory, "MOST_ROWS", rows)
     decoding = Decoding(NEW, eos, lambda tokens: len(tokens) > tokens[0] % 20)
-    assert generate(engine_of(path), PROMPTS, decoding) == expected
+    assert answers_of(engine_of(path), PROMPTS, decoding) == expected
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
@@ -72,14 +80,14 @@ def test_a_prefill_in_chunks_gives_the_same(
     path = make_model(family, vocab_size=512)
     expected = stock_answers(path)
     monkeypatch.setattr(torch_engine, "chunk_tokens", lambda *_, **__: 7)
-    assert generate(engine_of(path), PROMPTS, Decoding(NEW)) == expected
+    assert answers_of(engine_of(path), PROMPTS, Decoding(NEW)) == expected
 
 
 def test_answers_end_where_a_function_says_so(make_model: MakeModel) -> None:
     path = make_model("llama", vocab_size=512)
     free = stock_answers(path)
     stop = free[1][5]
-    answers = generate(engine_of(path), PROMPTS, Decoding(NEW, ended=lambda t: t[-1] == stop))
+    answers = answers_of(engine_of(path), PROMPTS, Decoding(NEW, ended=lambda t: t[-1] == stop))
     assert answers == [[*until_end(one, [stop]), stop] if stop in one else one for one in free]
 
 
@@ -92,13 +100,13 @@ def test_a_chooser_gets_the_number_and_the_step_of_every_row(
         return logits.topk(2).indices[torch.arange(len(rows)), (rows % 2) * (steps % 2)]
 
     path = make_model("qwen3", vocab_size=512)
-    whole = generate(engine_of(path), PROMPTS, Decoding(9, choose=choose))
-    alone = [generate(engine_of(path), [p], Decoding(9, choose=choose))[0] for p in PROMPTS]
+    whole = answers_of(engine_of(path), PROMPTS, Decoding(9, choose=choose))
+    alone = [answers_of(engine_of(path), [p], Decoding(9, choose=choose))[0] for p in PROMPTS]
     assert whole[::2] == alone[::2]
     assert whole[1::2] != alone[1::2]
     monkeypatch.setattr(memory, "MOST_ROWS", 2)
-    assert generate(engine_of(path), PROMPTS, Decoding(9, choose=choose)) == whole
+    assert answers_of(engine_of(path), PROMPTS, Decoding(9, choose=choose)) == whole
 
 
 def test_no_prompts_give_no_answers(make_model: MakeModel) -> None:
-    assert generate(engine_of(make_model("llama")), [], Decoding(4)) == []
+    assert answers_of(engine_of(make_model("llama")), [], Decoding(4)) == []

@@ -32,8 +32,10 @@ from edgewright.benchmarks.tasks.questions import (
 from edgewright.benchmarks.tasks.sandbox import protections, run_program
 from edgewright.benchmarks.tasks.task import Task
 from edgewright.checkpoints.loading import load_tokenizer
+from edgewright.console import Bar
 from edgewright.data.sources import Source
 from edgewright.errors import UsageError
+from edgewright.generation.decoding import Decoding
 
 REASONER = Path(__file__).parents[3] / "demo" / "model"
 
@@ -87,21 +89,16 @@ class Scripted:
         self.tokenizer, self.replies, self.prompts = tokenizer, replies, []
 
     def generate(
-        self,
-        ids: torch.Tensor,
-        mask: torch.Tensor,
-        max_new_tokens: int,
-        eos: Sequence[int],
-        ended: Any = None,
-    ) -> torch.Tensor:
-        rows = []
-        for row, kept in zip(ids, mask, strict=True):
-            prompt = self.tokenizer.decode(row[kept.bool()])
+        self, prompts: Sequence[Sequence[int]], decoding: Decoding, bar: Bar
+    ) -> list[list[int]]:
+        rows: list[list[int]] = []
+        for ids in prompts:
+            prompt = self.tokenizer.decode(ids)
             self.prompts.append(prompt)
             reply = next(reply for asked, reply in self.replies.items() if asked in prompt)
-            rows.append(self.tokenizer(reply, add_special_tokens=False)["input_ids"] + [eos[0]])
-        longest = max(map(len, rows))
-        return torch.tensor([row + [eos[0]] * (longest - len(row)) for row in rows])
+            ids = self.tokenizer(reply, add_special_tokens=False)["input_ids"]
+            rows.append([*ids, min(decoding.ends)])
+        return rows
 
 
 def test_questions_are_asked_behind_examples_and_judged(make_model, tmp_path: Path) -> None:
