@@ -18,13 +18,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..checkpoints.atomic_files import write_text
-from ..checkpoints.config import end_tokens, read_architecture, read_json
+from ..checkpoints.compute_dtype import fast_dtype
+from ..checkpoints.config import dtype_name, end_tokens, read_architecture, read_json
 from ..checkpoints.hashing import content_hash
 from ..checkpoints.loading import all_end_tokens, free_memory, load_model, load_tokenizer
-from ..console import console
+from ..console import console, progress
 from ..data.draws import uniforms
 from ..data.packing import IGNORE, Encoded, Example, encode, render_prompt
 from ..data.prompts import builtin_prompts, prompts_hash
@@ -35,7 +37,6 @@ from ..generation.generate import Engine, generate
 from ..generation.memory import BUDGET
 from ..generation.sampling import nucleus_sample
 from ..generation.torch_engine import TorchEngine
-from ..models import Architecture
 
 __all__ = ["CACHE", "OwnText", "Sampling", "cache_directory"]
 
@@ -223,14 +224,15 @@ class OwnText:
             )
         try:
             architecture = read_architecture(self.model)
-            self._check_memory(architecture)
-            return TorchEngine(load_model(self.model, self.device), architecture)
+            dtype = getattr(torch, fast_dtype(dtype_name(architecture.config), self.device))
+            self._check_memory(dtype.itemsize * architecture.parameters)
+            return TorchEngine(load_model(self.model, self.device, dtype), architecture)
         except Refused as error:
             raise Refused(f"{error}; so it cannot write its calibration text", NAME_IT) from error
 
-    def _check_memory(self, architecture: Architecture) -> None:
+    def _check_memory(self, weights: int) -> None:
         free = free_memory(self.device)
-        needed = 4 * architecture.parameters + BUDGET
+        needed = weights + BUDGET
         if free is not None and needed > free:
             raise Refused(
                 f"{self.model}: takes {needed / 1e9:.1f} GB of memory to generate text, and "
@@ -256,7 +258,8 @@ class OwnText:
 
         decoding = Decoding(settings.max_new_tokens, ends, choose=choose)
         tokens = [prompt_tokens(tokenizer, prompt) for prompt in asked]
-        written = generate(engine, tokens, decoding, "writing calibration text")
+        with progress("writing calibration text", count) as bar:
+            written = generate(engine, tokens, decoding, bar)
         return [
             Answer(prompt, tokenizer.decode(own), ended=len(own) < len(answer))
             for prompt, answer in zip(asked, written, strict=True)
