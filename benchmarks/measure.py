@@ -247,12 +247,12 @@ def bench_path(
         "metrics": result.metrics,
         "context": result.context,
         "samples": result.samples,
+        "notes": missing_tasks(result.metrics),
     }
     if save:
         write_lines(save, found)
         if result.answers:
             write_answers(answers_file(save), result.answers)
-    found["notes"] = missing_tasks(result.metrics)
     if against:
         compared = time_against(
             path,
