@@ -86,10 +86,10 @@ class CalibrationData:
             "source": self.source,
             "samples": len(rows),
             "seq_len": self.seq_len,
-            "rows_hash": rows_hash([Encoded(*row.tolist()) for row in rows]),
         }
         if self.own:
             found["written_by"] = self.own.identity
+            found["rows_hash"] = rows_hash([Encoded(*row.tolist()) for row in rows])
         if len(rows) != self.samples:
             found["samples_asked"] = self.samples
         if rows.report.skipped:
