@@ -173,7 +173,8 @@ class OwnText:
         """
         file = self.file
         if not self._announced:
-            console.print(f"{self.summary(samples, seq_len)}, kept in {file}; {NAME_IT}")
+            line = f"{self.summary(samples, seq_len)}, kept in {file}; {NAME_IT}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
             self._announced = True
         answers = self._kept(file)
         rows = _packed(tokenizer, answers, seq_len)
