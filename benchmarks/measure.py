@@ -14,6 +14,7 @@ from ..data.packing import Encoded
 from ..data.rows import RowReport
 from ..data.sources import Source, rows_hash, scoring_rows
 from ..errors import UsageError
+from .bootstrap import share_error
 from .kv_cache.rounded_cache import KvScheme, cache_bytes
 from .latency.latency import time_against, time_alone
 from .measurement_files import (
@@ -22,11 +23,10 @@ from .measurement_files import (
     problems_hash,
     window_samples,
     write_answers,
-    write_lines,
+    write_measurement,
 )
 from .missing_tasks import missing_tasks
 from .options import EvaluateOptions, LatencyOptions
-from .statistics import share_error
 from .tasks.accuracy import Answer, score_text
 from .tasks.backends import Backend, is_artifact, open_backend
 from .tasks.task import Task, TaskSettings, run_task
@@ -86,10 +86,10 @@ def measure(
         UsageError: there is no model at `path`, or a source or task is empty or unknown.
     """
     tasks = [Task.parse(name) for name in options.tasks]
+    sources = [Source.parse(name) for name in options.perplexity]
     backend = open_backend(path, device, options.dtype)
     tokenizer = load_tokenizer(path)
     result = Measurement(context=_environment(backend))
-    sources = [Source.parse(name) for name in options.perplexity]
     texts = {source.label: _read_text(result, source, tokenizer, options) for source in sources}
     settings = TaskSettings(
         options.limit,
@@ -250,7 +250,7 @@ def bench_path(
         "notes": missing_tasks(result.metrics),
     }
     if save:
-        write_lines(save, found)
+        write_measurement(save, found)
         if result.answers:
             write_answers(answers_file(save), result.answers)
     if against:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..data.rows import BadRows
 from ..steps.options import Calibration, Cli, shared
+from .tasks.kinds import USAGE
 
 __all__ = ["EvaluateOptions", "LatencyOptions"]
 
@@ -46,8 +47,7 @@ class EvaluateOptions(BaseModel):
 
     tasks: Annotated[tuple[str, ...], Cli(separator=",")] = Field(
         default=(),
-        description="tasks to score: reasoning, gym:NAME, qa:FILE, choice:FILE, code:FILE, "
-        "lm-eval:NAME or lm-eval:FILE.yaml",
+        description=f"tasks to score: {USAGE}",
     )
     limit: int = Field(default=200, gt=1, description="problems per task")
     max_new_tokens: int = Field(

@@ -26,6 +26,8 @@ class ExportStep(Step[ExportOptions]):
 
     kind = "export"
     Options = ExportOptions
+    done = "exported"
+    hub_relation = "quantized"
 
     def code(self, options: ExportOptions) -> tuple[str, ...]:
         """The exporters, and the package of the format's writer."""

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.measure import Measurement, Reference, measure
-from ..benchmarks.measurement_files import write_answers, write_lines
+from ..benchmarks.measurement_files import write_answers, write_measurement
 from ..benchmarks.report.model_card import write_card
 from ..benchmarks.tasks.task import Task
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .ledger import Ledger
 from .recipe import BASELINE, Recipe
+from .registry import STEPS
 
 __all__ = ["StepMeasurer"]
 
@@ -79,7 +80,15 @@ class StepMeasurer:
         if entry["name"] != BASELINE:
             command = self.ledger.data["command"]
             uncompressed = self.ledger.step(BASELINE)
-            write_card(folder, entry, self.recipe.model, self.baseline, command, uncompressed)
+            write_card(
+                folder,
+                entry,
+                STEPS[entry["kind"]],
+                self.recipe.model,
+                self.baseline,
+                command,
+                uncompressed,
+            )
 
     def _write_samples(self, name: str, result: Measurement) -> str:
         """Write answers (for people) and samples (for the gate) beside the ledger.
@@ -91,5 +100,5 @@ class StepMeasurer:
         folder.mkdir(exist_ok=True)
         if result.answers:
             write_answers(folder / f"{name}.jsonl", result.answers)
-        write_lines(folder / f"{name}.json", result.samples)
+        write_measurement(folder / f"{name}.json", result.samples)
         return f"samples/{name}.json"

@@ -69,10 +69,10 @@ def run_recipe(
         EdgewrightError: an error of a step. Finished steps stay, and the same command resumes.
     """
     require_one_process("a recipe runs")
-    model = resolve(model_path(recipe.model))
-    recipe = with_default_data(recipe, model)
     rows = plan_recipe(recipe)
     refuse(rows)
+    model = resolve(model_path(recipe.model))
+    recipe = with_default_data(recipe, model)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         if fresh:

@@ -27,6 +27,7 @@ from ..console import console
 from ..errors import EdgewrightError, UsageError
 from ..steps.workspace import differences, locked
 from .defaults import with_default_data
+from .named_inputs import check_inputs
 from .recipe import Recipe
 from .recipe_file import load_recipe
 from .run import run_recipe
@@ -66,7 +67,7 @@ def run_sweep(
     optuna = _optuna()
     recipe = _check_values(path, settings, options)
     objectives = tuple(map(Objective.parse, options.objective)) or default_objectives(
-        with_default_data(recipe, resolve(model_path(recipe.model)))
+        with_default_data(recipe, resolve(model_path(recipe.model), config_only=True))
     )
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
@@ -82,9 +83,8 @@ def _check_values(path: Path, settings: Sequence[str], options: SweepOptions) ->
     firsts = {key: values[0] for key, values in options.vary.items()}
     for key, values in options.vary.items():
         for value in values:
-            load_recipe(
-                path, [*settings, *itertools.starmap(_setting, (firsts | {key: value}).items())]
-            )
+            chosen = itertools.starmap(_setting, (firsts | {key: value}).items())
+            check_inputs(load_recipe(path, [*settings, *chosen]))
     return load_recipe(path, settings)
 
 

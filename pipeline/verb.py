@@ -77,7 +77,7 @@ def run_verb(
     summary = {"notes": result.notes, "details": result.details}
     if IS_MAIN:  # of several processes, one writes
         _record(out, fields, summary)
-        write_card(out, _card_entry(kind, config, out, result.notes), model, source, command)
+        write_card(out, _card_entry(kind, config, out, result.notes), step, model, source, command)
     seconds = round(time.monotonic() - begin, 2)
     return {"output": str(out), "reused": False, "seconds": seconds, **summary}
 

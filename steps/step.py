@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 
@@ -94,6 +94,10 @@ class Step(ABC, Generic[OptionsT]):
     """Name of the step in recipes and on the command line."""
     Options: ClassVar[type[BaseModel]]
     """Pydantic model of the options."""
+    done: ClassVar[str]
+    """What the step did to a model, in a few words for its model card: `quantized`."""
+    hub_relation: ClassVar[Literal["finetune", "quantized"]] = "finetune"
+    """The hub's word for the result's relation to the model before; it has none for pruning."""
     multi_process: ClassVar[bool] = False
     """Whether torchrun or accelerate may run the step in several processes."""
 

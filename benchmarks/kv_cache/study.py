@@ -15,7 +15,7 @@ from ...data.packing import Encoded
 from ...data.rows import RowReport
 from ...data.sources import Source, rows_hash, scoring_rows
 from ...errors import UsageError
-from ..statistics import share_error
+from ..bootstrap import share_error
 from ..tasks.accuracy import exact_match, score_text
 from ..tasks.backends import TorchBackend, is_artifact
 from .options import KvOptions

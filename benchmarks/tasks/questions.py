@@ -189,11 +189,9 @@ def answer_questions(
             "give more questions, or fewer --shots",
         )
     special = not tokenizer.chat_template
+    box = "" if special or examples else f"\n\n{BOX}"
     prompts = [
-        tokenizer(
-            frame(tokenizer, q if special or examples else f"{q}\n\n{BOX}", examples),
-            add_special_tokens=special,
-        )["input_ids"]
+        tokenizer(frame(tokenizer, q + box, examples), add_special_tokens=special)["input_ids"]
         for q, _ in asked
     ]
     stop = stops_at(tokenizer, [NEXT_QUESTION]) if special else None

@@ -21,12 +21,9 @@ from ...data.sources import Source
 from ...errors import EdgewrightError, UsageError
 from .accuracy import Answer, exact_match
 from .backends import Backend
+from .kinds import BUILTIN, FILES, KINDS, USAGE
 
 __all__ = ["Task", "TaskResult", "TaskSettings", "run_task"]
-
-BUILTIN = "reasoning"
-FILES = ("qa", "choice", "code")
-KINDS = f"{BUILTIN}, gym:NAME, qa:FILE, choice:FILE, code:FILE, lm-eval:NAME or lm-eval:FILE.yaml"
 
 
 @dataclass(frozen=True)
@@ -74,10 +71,12 @@ class Task:
         if text == BUILTIN:
             return cls(BUILTIN, BUILTIN)
         kind, _, name = text.partition(":")
-        if kind not in ("gym", "lm-eval", *FILES) or not name:
-            raise UsageError(f"{text}: no such task", f"tasks: {KINDS}")
+        if kind not in KINDS or kind == BUILTIN or not name:
+            raise UsageError(f"{text}: no such task", f"tasks: {USAGE}")
         if kind in FILES and not Path(name).is_file():
             raise UsageError(f"{text}: no such file: {name}", "give the path of a JSONL file")
+        if kind == "lm-eval" and name.endswith((".yaml", ".yml")) and not Path(name).is_file():
+            raise UsageError(f"{text}: no such file: {name}", "give the path of a task file")
         return cls(kind, name)
 
     @property

@@ -27,6 +27,7 @@ class DistillStep(Step[DistillOptions]):
 
     kind = "distill"
     Options = DistillOptions
+    done = "distilled from another model"
     multi_process = True
 
     def code(self, options: DistillOptions) -> tuple[str, ...]:

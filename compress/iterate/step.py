@@ -26,6 +26,7 @@ class IterateStep(Step[IterateOptions]):
 
     kind = "iterate"
     Options = IterateOptions
+    done = "pruned and distilled in rounds"
 
     def code(self, options: IterateOptions) -> tuple[str, ...]:
         """The rounds, pruning and training."""

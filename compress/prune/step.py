@@ -48,6 +48,7 @@ class PruneStep(Step[PruneOptions]):
 
     kind = "prune"
     Options = PruneOptions
+    done = "structurally pruned (whole heads, neurons or layers removed)"
 
     def code(self, options: PruneOptions) -> tuple[str, ...]:
         """The pruning code, and GPTQ, whose solver 2:4 sparsity uses."""

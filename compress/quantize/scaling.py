@@ -40,8 +40,8 @@ class Scaler:
     ) -> GroupStatistics:
         """Run a layer once, scale it, and return its input statistics after scaling."""
         options = self.session.options
-        hessian = options.scaling == "awq" or options.method == "awq"
-        statistics = collect_statistics(module, layer.input_groups, states, call, hessian)
+        wants_hessian = options.scaling == "awq" or options.method == "awq"
+        statistics = collect_statistics(module, layer.input_groups, states, call, wants_hessian)
         return self._scale(layer, module, statistics)
 
     def _scale(
@@ -56,8 +56,8 @@ class Scaler:
         after = dict(statistics)
         for fold in layer.folds:
             factors = self._factors(layer, module, fold, statistics[fold.readers])
-            inputs = apply_fold(module, fold, factors, self.dtype)
-            after[fold.readers] = statistics[fold.readers].divided(inputs)
+            input_factors = apply_fold(module, fold, factors, self.dtype)
+            after[fold.readers] = statistics[fold.readers].divided(input_factors)
         for fold in layer.folds:
             self._keep_changed(layer, module, fold)
         return after

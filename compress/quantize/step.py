@@ -24,6 +24,8 @@ class QuantizeStep(Step[QuantizeOptions]):
 
     kind = "quantize"
     Options = QuantizeOptions
+    done = "quantized"
+    hub_relation = "quantized"
 
     def code(self, options: QuantizeOptions) -> tuple[str, ...]:
         """The quantization code."""

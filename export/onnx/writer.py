@@ -13,6 +13,8 @@ __all__ = ["parity_rows", "step_result", "write"]
 PACKED = "embedding and head rounded to 8 bits; --float-head keeps them in floating point"
 PARITY_ROWS = 8
 PARITY_TOKENS = 128
+PARITY_SEED = 1
+"""Added to the seed, so that generated text is not the text that the weights were rounded for."""
 
 
 def write(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:
@@ -31,8 +33,8 @@ def write(options: ExportOptions, source: Path, out: Path, context: StepContext)
 
 
 def parity_rows(source: Path, context: StepContext) -> list[list[int]]:
-    """Token ids of the calibration text, for the comparison of logits with the checkpoint."""
-    rows = context.calibration.rows(source, context.seed + 1)[:PARITY_ROWS]
+    """Token ids for the comparison of logits with the checkpoint, from the calibration source."""
+    rows = context.calibration.rows(source, context.seed + PARITY_SEED)[:PARITY_ROWS]
     return [row[0, :PARITY_TOKENS].tolist() for row in rows]
 
 

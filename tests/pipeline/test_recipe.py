@@ -76,9 +76,17 @@ def test_shipped_recipes_hold(file: Path) -> None:
     ],
 )
 def test_large_recipes_fit_their_target(
-    name: str, teacher: str, student: str, parameters: int, tmp_path: Path
+    name: str,
+    teacher: str,
+    student: str,
+    parameters: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """From published configs alone: the last step runs on the board, and no step is refused."""
+    monkeypatch.chdir(tmp_path)
+    for data in ("train.txt", "valid.txt", "train.jsonl", "test.jsonl"):  # what the recipes name
+        Path(data).write_text("text of the user\n")
     for model in (teacher, student):
         (tmp_path / model).mkdir()
         shutil.copy(
