@@ -25,6 +25,7 @@ from .measurement_files import (
     write_answers,
     write_measurement,
 )
+from .missing_tasks import missing_tasks
 from .options import EvaluateOptions, LatencyOptions
 from .tasks.accuracy import Answer, score_text
 from .tasks.backends import Backend, is_artifact, open_backend
@@ -246,6 +247,7 @@ def bench_path(
         "metrics": result.metrics,
         "context": result.context,
         "samples": result.samples,
+        "notes": missing_tasks(result.metrics),
     }
     if save:
         write_measurement(save, found)

@@ -193,12 +193,16 @@ def kv_study(
     """
     from ..benchmarks.kv_cache.study import kv_study as study
     from ..checkpoints.config import model_path, resolve
+    from ..checkpoints.loading import pick_device
     from ..steps.context import CalibrationData
+    from ..steps.own_text import OwnText
 
     folder = resolve(model_path(model))
     data = CalibrationData(
         calibration.source, calibration.samples, options.seq_len, options.bad_rows
     )
+    own = OwnText(folder, pick_device(execution.device), execution.seed)
+    data = data.resolved(own, needed="static" in options.scales)
     rows = data.rows(folder, execution.seed)
     for note in data.notes(rows):
         console.print(note, highlight=False)

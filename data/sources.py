@@ -18,12 +18,13 @@ from ..errors import EdgewrightError, UsageError
 from .files import json_lines, numbered_rows, parquet_rows, text_chunks
 from .hub import HubData, open_hub
 from .packing import IGNORE, Encoded, encode, pack
+from .prompts import builtin_prompts, prompts_hash
 from .reasoning import Problem, held_out, held_out_questions, training_problems
 from .rows import BadRow, Conversation, Example, Row, RowReport, parse_row
 
-__all__ = ["Source", "json_lines", "rows_hash", "scoring_rows", "training_rows"]
+__all__ = ["Source", "json_lines", "rows_hash", "scoring_rows", "training_rows", "windows"]
 
-BUILTINS = ("reasoning",)
+BUILTINS = ("reasoning", "prompts", "own")
 FILES = ("text", "jsonl", "parquet")
 
 
@@ -87,6 +88,11 @@ class Source:
         return self.name if self.kind == "builtin" else Path(self.name).stem
 
     @property
+    def generated(self) -> bool:
+        """Whether the data is a task whose problems are generated without end."""
+        return (self.kind, self.name) == ("builtin", "reasoning")
+
+    @property
     def hub(self) -> HubData:
         """What a source of the hub reads."""
         return open_hub(self.name, self.field)
@@ -94,8 +100,10 @@ class Source:
     def content_hash(self) -> str:
         """A hash of the data, whichever field is read: of a file's bytes, or of hub files.
 
-        Built-in data, and hub data that cannot be reached, are known by their name.
+        Generated data, and hub data that cannot be reached, are known by their name.
         """
+        if self.kind == "builtin" and not self.generated:
+            return hashlib.sha256(f"{self}:{prompts_hash()}".encode()).hexdigest()
         if self.kind in FILES:
             with open(self.name, "rb") as handle:
                 return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -121,7 +129,7 @@ class Source:
             seed: of built-in tasks.
             report: says what to do with bad rows, and counts them; default: they are refused.
         """
-        if self.kind == "builtin":
+        if self.generated:
             return (
                 Example(p.completion, p.question)
                 for p in training_problems(seed, held_out_questions())
@@ -130,17 +138,20 @@ class Source:
 
     def scoring(self, count: int, report: RowReport | None = None) -> Iterator[Row]:
         """Rows to score: at most `count` held-out problems of a built-in task, else all."""
-        if self.kind == "builtin":
+        if self.generated:
             return (Example(p.completion, p.question) for p in self.problems(count))
         return self._rows(report)
 
     def problems(self, count: int) -> list[Problem]:
         """The first `count` held-out problems of a built-in task."""
-        if self.kind != "builtin":
+        if not self.generated:
             raise UsageError(f"{self}: has no verifier", "use the built-in task: reasoning")
         return held_out(count)
 
     def _rows(self, report: RowReport | None) -> Iterator[Row]:
+        if self.kind == "builtin":
+            yield from self._prompts()
+            return
         if self.kind == "text":
             yield from map(Example, text_chunks(self.name))
             return
@@ -157,6 +168,14 @@ class Source:
         if not found:
             why = f": {report.notes(str(self))[0]}" if report and report.skipped else ""
             raise UsageError(f"{self}: no rows{why}", "give a file with at least one row")
+
+    def _prompts(self) -> Iterator[Row]:
+        if self.name == "own":
+            raise UsageError(
+                f"{self}: a model writes this text itself, and only to calibrate on",
+                "give it as --calibration, or name other data",
+            )
+        yield from map(Example, builtin_prompts())
 
     def _table(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Rows with file and number."""
@@ -192,7 +211,7 @@ def _prefix(tokenizer: Any) -> list[int]:
     return list(tokenizer("")["input_ids"])
 
 
-def _windows(tokenizer: Any, rows: Iterable[Encoded], seq_len: int) -> Iterator[Encoded]:
+def windows(tokenizer: Any, rows: Iterable[Encoded], seq_len: int) -> Iterator[Encoded]:
     """Packed rows. Each one begins with the tokenizer's prefix, which some models need."""
     prefix = _prefix(tokenizer)
     skip = len(prefix)
@@ -226,7 +245,7 @@ def training_rows(
         UsageError: the source is too small for one row, or has a bad row.
     """
     encoded = _encoded(tokenizer, source.training(seed, report), report)
-    rows = _windows(tokenizer, (tokens for _, tokens in encoded), seq_len)
+    rows = windows(tokenizer, (tokens for _, tokens in encoded), seq_len)
     first = next(rows, None)
     if first is None:
         raise _too_small(source, seq_len, report)
@@ -258,7 +277,7 @@ def scoring_rows(
             Encoded(r.ids[:seq_len], r.labels[:seq_len]) for r in itertools.islice(rows, count)
         ]
     else:
-        chosen = list(itertools.islice(_windows(tokenizer, rows, seq_len), count))
+        chosen = list(itertools.islice(windows(tokenizer, rows, seq_len), count))
     if not chosen:
         raise _too_small(source, seq_len, report)
     if all(label == IGNORE for row in chosen for label in row.labels[1:]):

@@ -62,7 +62,7 @@ def hold_out_rows(
     """
     tokenizer = load_tokenizer(model)
     parsed = Source.parse(source)
-    if parsed.kind == "builtin":
+    if parsed.generated:
         scored = scoring_rows(tokenizer, parsed, seq_len, count)
         return HeldOut([as_tensor(row) for row in scored], 0, calibration)
     learnt, calibrated = (

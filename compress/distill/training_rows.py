@@ -64,14 +64,14 @@ class StageRows:
 
     def _endless(self, data: str) -> Iterator[Tensor]:
         """Rows without end: built-in data generates them, files repeat in shuffled epochs."""
-        if Source.parse(data).kind == "builtin":
+        if Source.parse(data).generated:
             return (as_tensor(row) for row in self._packed(data, self._seed))
         return (as_tensor(row) for row in shuffled_forever(self._split(data)[0], self._seed))
 
     def _split(self, data: str) -> tuple[list[Encoded], list[Encoded]]:
         """Return training rows and held-out rows."""
         count = self._options.hold_out
-        if Source.parse(data).kind == "builtin":
+        if Source.parse(data).generated:
             return [], list(itertools.islice(self._packed(data, self._seed + 1), count))
         every = list(self._packed(data, self._seed))
         if len(every) <= count:

@@ -101,7 +101,7 @@ def _calibration(
     data: CalibrationData, source: Path, context: StepContext
 ) -> tuple[CalibrationData, list[str]]:
     """Calibration of as many rows as there are, and notes on what is missing."""
-    if Source.parse(data.source).kind == "builtin":
+    if Source.parse(data.source).generated:
         return data, []  # generated without end
     rows = data.rows(source, context.seed)
     return replace(data, samples=len(rows)), context.calibration.notes(rows)
@@ -282,7 +282,7 @@ def _publish(
         "source": content_hash(source),
         "teacher": origin["teacher"],
         "options": options.model_dump(),
-        "calibration": vars(context.calibration),
+        "calibration": context.calibration.identity(),
         "kept_round": kept.round,
         "curve": _curve(points),
         **sparse,

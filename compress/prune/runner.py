@@ -70,7 +70,7 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
         "step": "prune",
         "source": content_hash(source),
         "options": options.model_dump(),
-        "calibration": vars(context.calibration),
+        "calibration": context.calibration.identity(),
     }
     was_sparse = bool(read_provenance(source).get("sparsity"))
     summary = StepResult()
