@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from ...checkpoints.layouts import PackedLinear, Scheme
-from .blocked_columns import grid_columns, restore_order, visit_recursively
+from .blocked_columns import (
+    grid_columns,
+    ordered_columns,
+    restored_integers,
+    visit_recursively,
+)
 from .grid import Grid, fit_grid, round_to_grid
 from .options import DAMP
 from .refine import refine_scales, refine_weights
@@ -78,9 +83,9 @@ def gptq(
     cost = torch.empty_like(diagonal)
     cost[order] = costs
     grid = fit_grid(weight, scheme.bits, group_size, scheme.sym, cost=cost)
-    columns = _sweep(weight, factor, grid, order)
+    centred = _sweep(weight, factor, grid, order)
     del factor  # as large as the Hessian
-    integers = restore_order(columns, order).float()
+    integers = restored_integers(centred, order, grid)
     if refine:
         integers, grid = _refined(weight, hessian, used or damp, integers, grid, order, refine)
     # Channels without any input: the updates there are noise, so round the original weights.
@@ -198,20 +203,20 @@ def _sweep(weight: Tensor, factor: Tensor, grid: Grid, order: Tensor) -> Tensor:
         order: int64 [in], the order of the columns.
 
     Returns:
-        The integers, uint8 [in, out], in `order`.
+        The integers minus their zero points, int16 [in, out], in `order`.
     """
-    errors = weight.t()[order]  # of columns that are not rounded yet: the original weights
+    errors = ordered_columns(weight, order)  # where not rounded yet: the original weights
     wanted = errors.clone()
     columns = grid_columns(grid, order)
-    integers = torch.empty(errors.shape, dtype=torch.uint8, device=errors.device)
+    centred = torch.empty(errors.shape, dtype=torch.int16, device=errors.device)
 
     def leaf(begin: int, end: int) -> None:
         block = factor[begin:end, begin:end].contiguous()
         for i, column in enumerate(range(begin, end)):
-            scale, zero = columns[column]
-            q = torch.div(wanted[column], scale).add_(zero).round_().clamp_(0, 2**grid.bits - 1)
-            integers[column] = q
-            error = errors[column].addcmul_(q.sub_(zero), scale, value=-1)
+            scale, lowest, highest = columns[column]
+            rounded = torch.div(wanted[column], scale).round_().clamp_(lowest, highest)
+            centred[column] = rounded
+            error = errors[column].addcmul_(rounded, scale, value=-1)
             if column + 1 < end:
                 wanted[column + 1 : end].addr_(block[i, i + 1 :], error)
 
@@ -219,7 +224,7 @@ def _sweep(weight: Tensor, factor: Tensor, grid: Grid, order: Tensor) -> Tensor:
         wanted[middle:end].addmm_(factor[begin:middle, middle:end].t(), errors[begin:middle])
 
     visit_recursively(0, len(wanted), leaf, carry)
-    return integers
+    return centred
 
 
 def _nearest(weight: Tensor, grid: Grid, group_size: int) -> Tensor:
