@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...checkpoints.files import all_finite
 from ...checkpoints.layouts import PackedLinear, Scheme
 from .blocked_columns import (
     grid_columns,
@@ -172,8 +173,7 @@ def feedback_factor(
         system = copy.mT  # column-major, as LAPACK needs it: no copy is made
         system.diagonal().add_(damp * mean)
         torch.linalg.cholesky_ex(system, out=(system, failed))
-        # The extremes are finite if all values are; a check of each value would take copies.
-        if not bool(failed) and bool(torch.isfinite(torch.stack(torch.aminmax(copy))).all()):
+        if not bool(failed) and all_finite(copy):
             roots = system.diagonal().clone()
             system.div_(roots)
             _reverse(copy)  # lower triangular and backwards becomes upper triangular in order
