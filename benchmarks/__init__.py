@@ -1,0 +1,1 @@
+"""Measures models: accuracy, perplexity, latency, memory; and judges and reports the results."""

@@ -9,14 +9,24 @@ from typing import Any
 
 from ..checkpoints.files import content_hash, read_architecture, weight_bytes
 from ..checkpoints.loading import load_tokenizer
+from ..console import console
 from ..data.packing import Encoded
+from ..data.rows import RowReport
 from ..data.sources import Source, rows_hash, scoring_rows
 from ..errors import UsageError
+from .bootstrap import share_error
 from .kv_cache.rounded_cache import KvScheme, cache_bytes
 from .latency.latency import time_against, time_alone
-from .measurement_files import problem_samples, problems_hash, window_samples, write_lines
+from .measurement_files import (
+    answers_file,
+    problem_samples,
+    problems_hash,
+    window_samples,
+    write_answers,
+    write_measurement,
+)
+from .missing_tasks import missing_tasks
 from .options import EvaluateOptions, LatencyOptions
-from .statistics import share_error
 from .tasks.accuracy import Answer, score_text
 from .tasks.backends import Backend, is_artifact, open_backend
 from .tasks.task import Task, TaskSettings, run_task
@@ -76,14 +86,11 @@ def measure(
         UsageError: there is no model at `path`, or a source or task is empty or unknown.
     """
     tasks = [Task.parse(name) for name in options.tasks]
+    sources = [Source.parse(name) for name in options.perplexity]
     backend = open_backend(path, device, options.dtype)
     tokenizer = load_tokenizer(path)
-    sources = [Source.parse(name) for name in options.perplexity]
-    texts = {
-        source.label: scoring_rows(tokenizer, source, options.seq_len, options.windows)
-        for source in sources
-    }
     result = Measurement(context=_environment(backend))
+    texts = {source.label: _read_text(result, source, tokenizer, options) for source in sources}
     settings = TaskSettings(
         options.limit,
         options.max_new_tokens,
@@ -101,7 +108,6 @@ def measure(
         result.context |= outcome.context
     for label, rows in texts.items():
         _add_text(result, label, backend, rows, reference)
-        result.context[f"seq_len/{label}"] = options.seq_len
     if not tasks:
         result.context["dtype"] = backend.dtype
     result.metrics["size_bytes"] = weight_bytes(path)
@@ -114,6 +120,20 @@ def measure(
         result.metrics |= metrics | _cache_sizes(path, options.latency)
         result.context |= conditions
     return result
+
+
+def _read_text(
+    result: Measurement, source: Source, tokenizer: Any, options: EvaluateOptions
+) -> list[Encoded]:
+    """The rows of a text to score; the context gets their length and how many were skipped."""
+    report = RowReport(options.bad_rows)
+    rows = scoring_rows(tokenizer, source, options.seq_len, options.windows, report)
+    for note in report.notes(str(source)):
+        console.print(note, highlight=False, markup=False)
+    if report.skipped:
+        result.context[f"skipped_rows/{source.label}"] = report.skipped
+    result.context[f"seq_len/{source.label}"] = options.seq_len
+    return rows
 
 
 def _add_text(
@@ -227,9 +247,12 @@ def bench_path(
         "metrics": result.metrics,
         "context": result.context,
         "samples": result.samples,
+        "notes": missing_tasks(result.metrics),
     }
     if save:
-        write_lines(save, found)
+        write_measurement(save, found)
+        if result.answers:
+            write_answers(answers_file(save), result.answers)
     if against:
         compared = time_against(
             path,

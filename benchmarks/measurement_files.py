@@ -21,10 +21,11 @@ import numpy as np
 
 from ..checkpoints.atomic_files import write_text
 from ..errors import UsageError
-from .statistics import Array
+from .bootstrap import Array
 
 __all__ = [
     "Scores",
+    "answers_file",
     "load_measurement",
     "problem_samples",
     "problems_hash",
@@ -32,10 +33,11 @@ __all__ = [
     "replace_baseline",
     "step_measurement",
     "window_samples",
-    "write_lines",
+    "write_answers",
+    "write_measurement",
 ]
 
-HINT = "make one with `edgewright bench PATH --save FILE`"
+HINT = "make one with `edgewright bench PATH --save FILE`, or name a step of a run: RUN:STEP"
 MAX_MEAN_NLL = 700.0
 """Nats a token above which exp() overflows a float."""
 
@@ -131,7 +133,11 @@ def load_measurement(where: str) -> dict[str, Any]:
         folder, _, step = where.rpartition(":")
         file = Path(folder) / "ledger.json"
         if not folder or not file.is_file():
-            raise UsageError(f"{where}: neither a measurement file nor RUN:STEP", HINT)
+            raise UsageError(
+                f"{where}: {_what_is_missing(where, folder)}, so neither a measurement file nor "
+                "RUN:STEP",
+                HINT,
+            )
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         if not step:
@@ -143,6 +149,12 @@ def load_measurement(where: str) -> dict[str, Any]:
         return step_measurement(file.parent, found)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{file}: not a measurement: {error}", HINT) from error
+
+
+def _what_is_missing(where: str, folder: str) -> str:
+    if where and Path(where).is_dir():
+        return "a directory"
+    return f"no such file, and no run in {folder}" if folder else "no such file"
 
 
 def step_measurement(run: Path, step: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,11 +192,25 @@ def replace_baseline(candidate: Mapping[str, Any], where: str) -> Path:
         )
     if path.exists():
         load_measurement(where)  # never overwrite a file that is not a measurement
-    write_lines(path, candidate)
+    write_measurement(path, candidate)
     return path
 
 
-def write_lines(path: Path, value: Mapping[str, Any]) -> None:
+def write_answers(path: Path, answers: Sequence[Mapping[str, Any]]) -> None:
+    """Write what the model answered, one JSON object per line, for people to read.
+
+    Raises:
+        EdgewrightError: the file cannot be written.
+    """
+    write_text(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in answers))
+
+
+def answers_file(path: Path) -> Path:
+    """The file of the answers beside a measurement file: `int4.answers.jsonl` of `int4.json`."""
+    return path.with_suffix(".answers.jsonl")
+
+
+def write_measurement(path: Path, value: Mapping[str, Any]) -> None:
     """Write a mapping as JSON, with one line per entry of its two outer levels.
 
     A changed metric is then one changed line in a diff.

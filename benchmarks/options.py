@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..steps.options import Cli
+from ..data.rows import BadRows
+from ..steps.options import Calibration, Cli, shared
+from .tasks.kinds import USAGE
 
 __all__ = ["EvaluateOptions", "LatencyOptions"]
 
@@ -45,8 +47,7 @@ class EvaluateOptions(BaseModel):
 
     tasks: Annotated[tuple[str, ...], Cli(separator=",")] = Field(
         default=(),
-        description="tasks to score: reasoning, gym:NAME, qa:FILE, choice:FILE, code:FILE, "
-        "lm-eval:NAME or lm-eval:FILE.yaml",
+        description=f"tasks to score: {USAGE}",
     )
     limit: int = Field(default=200, gt=1, description="problems per task")
     max_new_tokens: int = Field(
@@ -71,6 +72,7 @@ class EvaluateOptions(BaseModel):
     perplexity: tuple[str, ...] = Field(
         default=(), description="SOURCE to compute the perplexity of; repeatable"
     )
+    bad_rows: BadRows = shared(Calibration, "bad_rows")
     windows: int = Field(default=128, gt=0, description="rows per perplexity source")
     seq_len: int = Field(default=512, gt=1, description="longest row in tokens")
     latency: Annotated[LatencyOptions | None, Cli(prefix="", toggle=True)] = Field(

@@ -16,6 +16,7 @@ __all__ = [
     "BUILTIN_MODEL",
     "dtype_name",
     "end_tokens",
+    "is_builtin",
     "model_path",
     "packing",
     "quantization",
@@ -29,6 +30,10 @@ __all__ = [
 BUILTIN_MODEL = "builtin:tiny-reasoner"
 ROOT = Path(__file__).parents[1]
 ADAPTER = "adapter_config.json"
+TOKENIZER = "tokenizer.json"
+CONFIG_FILES = ("*.json",)
+WEIGHT_AND_TOKENIZER_FILES = ("*.safetensors", "*.model", "*.txt", "*.jinja")
+"""Files of a hub id that are fetched."""
 
 
 def model_path(model: str) -> str:
@@ -36,8 +41,24 @@ def model_path(model: str) -> str:
     return str(ROOT / "demo" / "model") if model == BUILTIN_MODEL else model
 
 
-def resolve(model: str | Path) -> Path:
+def is_builtin(path: Path) -> bool:
+    """Whether a model is the built-in one, or was made from it: whether it has its vocabulary.
+
+    All files of a tokenizer are copied when a model is pruned, distilled, quantized or exported.
+    """
+    file = path / TOKENIZER
+    own = ROOT / "demo" / "model" / TOKENIZER
+    if not file.is_file() or file.stat().st_size > 2 * own.stat().st_size:
+        return False
+    return read_json(file).get("model") == read_json(own).get("model")
+
+
+def resolve(model: str | Path, *, config_only: bool = False) -> Path:
     """A model directory: `model` itself, or a snapshot of that hub id.
+
+    Args:
+        model: a directory, or a hub id `org/name`, perhaps with `@revision` behind it.
+        config_only: of a hub id, fetch no weights.
 
     Raises:
         UsageError: it is neither, or the hub cannot be reached.
@@ -56,16 +77,23 @@ def resolve(model: str | Path) -> Path:
             "give a directory, or a hub id such as Qwen/Qwen2.5-0.5B",
         )
     from huggingface_hub import snapshot_download  # late: only a hub id needs it
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
+    name, _, revision = str(model).partition("@")
+    patterns = CONFIG_FILES if config_only else (*CONFIG_FILES, *WEIGHT_AND_TOKENIZER_FILES)
     try:
-        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-        return Path(snapshot_download(str(model), allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        found = snapshot_download(name, revision=revision or None, allow_patterns=list(patterns))
+        return Path(found)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
-            f"{model}: not a directory, and not available from the hub: {reason}",
-            "give a local directory",
+            f"{model}: no such directory; tried as a hub id, it is not available from the hub: "
+            f"{reason}",
+            "check the path, or the name of the hub id and the network",
         ) from error
 
 

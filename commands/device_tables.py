@@ -24,8 +24,8 @@ def targets_view(targets: Sequence[Mapping[str, Any]]) -> list[Any]:
     rows = [
         [
             str(t["name"]),
-            str(t.get("title") or t.get("description") or ""),
-            cell(t.get("usable_bytes"), ",.1f", 1e9),
+            str(t["description"]),
+            cell(t["memory"]["usable_bytes"], ",.1f", 1e9),
         ]
         for t in targets
     ]

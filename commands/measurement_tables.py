@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from ..benchmarks.gate.result_files import interval_text
+from ..benchmarks.gate.policy import Policy
+from ..benchmarks.gate.result_files import interval_rule, interval_text
 from ..benchmarks.metrics import ACCURACY, names_of
 from .step_tables import plan_view
 from .table_parts import METRIC_COLUMNS, QUALITY_COLUMNS, cell, metric_row, table
@@ -34,6 +35,7 @@ def bench_view(result: Mapping[str, Any]) -> list[Any]:
         table(METRIC_COLUMNS[:-1], [metric_row(result["name"], result["metrics"], None)[:-1]])
     ]
     metrics = result["metrics"]
+    views += [f"  {note}" for note in result["notes"]]
     views += [
         f"  {name}: runs vary by {metrics[f'{name}/cv']:.0%} (coefficient of variation): the "
         "machine is busy, or --runs is too small"
@@ -90,11 +92,11 @@ def compare_view(found: Mapping[str, Any]) -> list[Any]:
         for name, against in zip(others, found["against_first"], strict=True)
         for metric, one in against.items()
     ]
-    columns = ("run", "metric", "drop or ratio", "interval at 0.95", "no worse?")
-    return [
-        table(METRIC_COLUMNS[:-1], rows),
-        *([table(columns, lines, f"against {first}")] if lines else []),
-    ]
+    confidence = Policy().confidence
+    columns = ("run", "metric", "drop or ratio", f"interval at {confidence:g}", "no worse?")
+    rule = f"  interval: {interval_rule(confidence)}"
+    against = [table(columns, lines, f"against {first}"), rule] if lines else []
+    return [table(METRIC_COLUMNS[:-1], rows), *against]
 
 
 def sweep_view(found: Mapping[str, Any]) -> list[Any]:
@@ -175,4 +177,6 @@ def gate_view(gate: Mapping[str, Any]) -> list[Any]:
         "n needed",
     )
     notes = dict.fromkeys(f"  {c['metric']}: {c['note']}" for c in gate["checks"] if c["note"])
-    return [table(columns, rows, title), *notes]
+    rule = f"  interval: {interval_rule(gate['confidence'])}"
+    rules = [rule] if any(c["interval"] for c in gate["checks"]) else []
+    return [table(columns, rows, title), *rules, *notes]

@@ -63,7 +63,8 @@ def plan(
 ) -> Outcome:
     """Predict what a recipe or a model needs, and how fast a device will run it.
 
-    Only config.json is read. Exit code 3 if the device cannot run the result.
+    Only config.json is read. Exit code 3 if the device cannot run what a step of the recipe makes,
+    or can run the model in no precision.
 
     Examples:
 
@@ -73,12 +74,13 @@ def plan(
 
         edgewright plan /models/Qwen2.5-3B --target all
     """
-    from ..pipeline.forecast import ALL_TARGETS, plan_model, refuse
+    from ..pipeline.forecast import ALL_TARGETS, NO_TARGET, plan_model, refuse, refuse_all
 
     target = device.target
     context = inputs.context
     batch = inputs.batch
-    if what.endswith((".yaml", ".yml")):
+    is_recipe = what.endswith((".yaml", ".yml"))
+    if is_recipe:
         from ..pipeline.plan import plan_recipe
         from ..pipeline.recipe_file import load_recipe
 
@@ -88,10 +90,14 @@ def plan(
         rows = plan_recipe(recipe, context, batch)
     else:
         rows = plan_model(what, target, context, batch)
-    found = {"target": target, "context": context, "batch": batch, "rows": rows}
-    if target == ALL_TARGETS:  # a survey of all devices refuses nothing
+    advice = [] if target else [NO_TARGET]
+    found = {"target": target, "context": context, "batch": batch, "rows": rows, "advice": advice}
+    if target is None or target == ALL_TARGETS:  # a survey of all devices refuses nothing
         return Outcome(found, "plan")
-    return Outcome(found, "plan", lambda: refuse(rows))
+    device_name = target
+    return Outcome(
+        found, "plan", lambda: refuse(rows) if is_recipe else refuse_all(rows, device_name)
+    )
 
 
 @verb("schema")

@@ -21,8 +21,14 @@ def _joules(row: Mapping[str, Any]) -> str:
     return "  ".join(f"{mode} {value:.1f}" for mode, value in modes.items()) or "-"
 
 
+def _step_name(row: Mapping[str, Any]) -> str:
+    """The name of a step; empty in the plan of a model, which has none."""
+    return "-" if "commands" in row else row["step"]
+
+
 PLAN_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "step": lambda row: row["step"],
+    "target": lambda row: row.get("target", "-"),
+    "step": _step_name,
     "precision": lambda row: row["precision"],
     "params M": lambda row: cell(row["parameters"], ",.2f", 1e6),
     "weights MB": lambda row: cell(row["weight_bytes"], ",.2f", 1e6),
@@ -36,21 +42,39 @@ PLAN_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "longest context": lambda row: cell(row.get("longest_context"), ",.0f"),
     "tok/J by mode": _joules,
 }
-"""The columns of a plan, and how each is read from a row."""
+"""The columns of a plan, and how each is read from a row. Columns without a value are left out."""
 
 
 def plan_view(plan: Mapping[str, Any]) -> list[Any]:
     """A plan: what each step needs here, and what the device will do with it."""
-    rows = [[text(row) for text in PLAN_COLUMNS.values()] for row in plan["rows"]]
+    cells = {name: [text(row) for row in plan["rows"]] for name, text in PLAN_COLUMNS.items()}
+    filled = {name: texts for name, texts in cells.items() if set(texts) != {"-"}}
+    rows = list(zip(*filled.values(), strict=True))
     title = f"plan for {plan['target']}" if plan.get("target") else "plan (no target)"
     remarks = [
         f"  {row['step']}: {violation}"
         for row in plan["rows"]
         for violation in (*row["violations"], *row["refused"])
     ]
+    remarks += _what_runs(plan) if plan.get("target") else []
     if plan.get("target") == SURVEY:
         remarks = []  # the same for every device; JSON has them
-    return [table(tuple(PLAN_COLUMNS), rows, title), *remarks]
+    remarks += [
+        f"  {row['step']}: calibrates on {row['calibration']}"
+        for row in plan["rows"]
+        if row.get("calibration")
+    ]
+    return [table(tuple(filled), rows, title), *remarks, *plan.get("advice", ())]
+
+
+def _what_runs(plan: Mapping[str, Any]) -> list[str]:
+    """For the plan of a model, what to type for each precision that the device can run."""
+    lines: list[str] = []
+    for row in plan["rows"]:
+        if "commands" in row and not row["refused"]:
+            lines += [f"{row['precision']} runs on {plan['target']}. To make it:"]
+            lines += [f"  {command}" for command in row["commands"]]
+    return lines
 
 
 def step_view(result: Mapping[str, Any]) -> list[Any]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..console import console
 from ..errors import UsageError
+from ..steps.option_errors import reason
 from .options import Nested, Parameter, expand, nested_models
 
 __all__ = ["validated"]
@@ -136,7 +137,6 @@ def _message(error: Any, declared: Sequence[Parameter], names: Mapping[str, str]
         (names[p.name] for p in declared if place and p.path[-len(place) :] == place),
         ".".join(map(str, error["loc"])),
     )
-    text = error["msg"].removeprefix("Value error, ")
     if error["type"] == "literal_error":
         return f"{option} {error['input']}: use {error['ctx']['expected'].replace(chr(39), '')}"
-    return f"{option}: {text}" if option else text
+    return f"{option}: {reason(error)}" if option else reason(error)

@@ -1,0 +1,1 @@
+"""Makes a model smaller: prunes, distills and quantizes it."""

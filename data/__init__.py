@@ -1,0 +1,1 @@
+"""Text for calibration, training and evaluation: where it comes from, and how it is packed."""

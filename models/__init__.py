@@ -1,4 +1,7 @@
-"""Architectures as data: what a config.json describes, and the modules that go with it."""
+"""What edgewright knows about architectures.
+
+Families, the layers that a config.json describes, and which export formats can hold them.
+"""
 
 from __future__ import annotations
 

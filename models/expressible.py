@@ -29,7 +29,7 @@ NO_EXPERTS = {
 }
 """Why a quantization method, or `scaling` before it, does not work for experts."""
 OPERATIONS = (*NO_EXPERTS, *DENSE_ONLY)
-"""What `expressible` can be asked about besides the export formats."""
+"""What `expressible` has words for besides the export formats."""
 
 
 def expressible(architecture: Architecture, format: str) -> list[Reason]:
@@ -37,7 +37,8 @@ def expressible(architecture: Architecture, format: str) -> list[Reason]:
 
     Args:
         architecture: the model.
-        format: an export format, or one of `OPERATIONS` on the weights.
+        format: an export format, or an operation on the weights: one of `OPERATIONS`, or a
+            quantization method. A method without words in `NO_EXPERTS` does not work for experts.
     """
     reasons = [*_experts(architecture, format)]
     if format in FORMATS:
@@ -66,12 +67,11 @@ def _experts(architecture: Architecture, format: str) -> Iterator[Reason]:
     if not architecture.expert_layers:
         return
     mixture = f"a mixture of experts (`{architecture.model_type}`)"
-    if format in NO_EXPERTS:
-        yield Reason(
-            f"{mixture} and {NO_EXPERTS[format]}", "use --method gptq or rtn, without --scaling"
-        )
+    done = "exported" if format in FORMATS else DENSE_ONLY.get(format)
+    if done is None:
+        why = NO_EXPERTS.get(format, f"method {format}: not made for experts")
+        yield Reason(f"{mixture} and {why}", "use --method gptq or rtn, without --scaling")
     else:
-        done = "exported" if format in FORMATS else DENSE_ONLY[format]
         yield Reason(
             f"{mixture} cannot be {done} yet",
             "use a dense model; a mixture can go through `plan`, `prune --experts`, `distill`, "

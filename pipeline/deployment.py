@@ -18,7 +18,7 @@ from ..targets.deploy import Deployment, deploy
 from ..targets.edge_llm import check_checkpoint, commands
 from ..targets.graph_rules import graph_violations, parser_violations
 from ..targets.options import BundleOptions, DeployOptions
-from ..targets.profile import JetPack
+from ..targets.platform_profile import JetPack
 from ..targets.remote import Address
 from ..targets.violation import Violation
 from .fingerprint import fingerprint

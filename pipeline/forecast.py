@@ -5,11 +5,12 @@ No weight is read, and torch is not imported.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..checkpoints.config import model_path, resolve
+from ..checkpoints.config import model_path, quantization, resolve
 from ..errors import Refused
 from ..steps.state import State, checkpoint_state
 from ..targets import (
@@ -23,44 +24,76 @@ from ..targets import (
     predict,
 )
 
-__all__ = ["ALL_TARGETS", "device_row", "plan_model", "refuse"]
+__all__ = ["ALL_TARGETS", "NO_TARGET", "device_row", "plan_model", "refuse", "refuse_all"]
 
 ALL_TARGETS = "all"
 """Every profile that ships with edgewright."""
 LONGEST_PROMPT = 512
 """Tokens of the prompt that predictions assume, unless the context is shorter."""
+NO_TARGET = "add --target NAME (`edgewright targets` lists them) for a prediction"
+"""Advice on a plan without a device."""
+PREPARED_BY = {"int8": "smoothquant", "int4": "gptq"}
+"""By precision, the `quantize --method` that makes the weights that an export needs."""
+AS_PACKED = {"modelopt": "int8", "compressed-tensors": "int8-dynamic"}
+"""By `quant_method` of an 8-bit checkpoint, the precision that keeps its integers in an export."""
 
 
 def plan_model(
     model: str, target_name: str | None, context: int = 2048, batch: int = 1
 ) -> list[dict[str, Any]]:
-    """One row per precision for a model as it is.
+    """One row per precision that a model can be exported in.
 
     Args:
         model: directory, hub id or built-in model.
         target_name: name or profile of a device, `all` of them, or None.
         context: tokens of KV cache on the device.
         batch: sequences at a time on the device.
+
+    Returns:
+        Rows as `device_row` makes them, each with the `commands` that make the artifact.
     """
-    state = checkpoint_state(resolve(model_path(model)))
+    state = checkpoint_state(resolve(model_path(model), config_only=True))
     if target_name == ALL_TARGETS:
         return [
             {**row, "step": f"{target.name} {row['step']}", "target": target.name}
             for target in list_targets()
-            for row in _by_precision(state, target, context, batch)
+            for row in _by_precision(model, state, target, context, batch)
         ]
-    return _by_precision(state, load_target(target_name) if target_name else None, context, batch)
+    target = load_target(target_name) if target_name else None
+    return _by_precision(model, state, target, context, batch)
 
 
 def _by_precision(
-    state: State, target: Target | None, context: int, batch: int
+    model: str, state: State, target: Target | None, context: int, batch: int
 ) -> list[dict[str, Any]]:
-    """Rows for fp16, int8 and int4; one row for a model that is int4 already."""
+    packed = quantization(state.architecture.config)
+    rows: list[dict[str, Any]] = []
+    for precision in _precisions(state, packed):
+        exported = replace(state, precision=precision, format="onnx")
+        row = device_row(precision, exported, target, context, batch)
+        rows.append({**row, "commands": _commands(model, precision, is_packed=bool(packed))})
+    return rows
+
+
+def _precisions(state: State, packed: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """What a model can be exported in: a quantized one only in its own precision, or in fp16."""
+    if packed is None:
+        return ("fp16", "int8", "int4")
     if state.precision == "int4":
-        return [device_row("int4", replace(state, format="onnx"), target, context, batch)]
+        return ("int4",)
+    return (AS_PACKED.get(str(packed["quant_method"]), "fp16"),)
+
+
+def _commands(model: str, precision: str, *, is_packed: bool) -> list[str]:
+    """What to type to get a model in a precision."""
+    source = shlex.quote(model)
+    export = f"--precision {precision} --out {precision}-onnx"
+    method = PREPARED_BY.get(precision)
+    if is_packed or method is None:
+        return [f"edgewright export {source} {export}"]
     return [
-        device_row(p, replace(state, precision=p, format="onnx"), target, context, batch)
-        for p in ("fp16", "int8", "int4")
+        f"edgewright quantize {source} --method {method} --calibration text:FILE --out {precision}",
+        f"edgewright export {precision} {export}",
     ]
 
 
@@ -75,6 +108,25 @@ def refuse(rows: Sequence[Mapping[str, Any]]) -> None:
         raise Refused(
             "the target cannot run this:\n  " + "\n  ".join(broken),
             "change the step or the target; `edgewright targets` lists them",
+        )
+
+
+def refuse_all(rows: Sequence[Mapping[str, Any]], target: str) -> None:
+    """Stop if the target can run a model in none of the planned precisions.
+
+    Args:
+        rows: one row per precision.
+        target: the device.
+
+    Raises:
+        Refused: with the reasons of each precision.
+    """
+    if all(row["refused"] for row in rows):
+        reasons = [f"  {row['precision']}: {reason}" for row in rows for reason in row["refused"]]
+        raise Refused(
+            f"{target} can run this model in no precision:\n" + "\n".join(reasons),
+            "use a shorter --context or a larger device (`edgewright targets` lists them), or make "
+            f"the model smaller: edgewright prune MODEL --target {target} --max-memory-mb MB",
         )
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..benchmarks.measure import Measurement, Reference, measure
-from ..benchmarks.measurement_files import write_lines
+from ..benchmarks.measurement_files import write_answers, write_measurement
 from ..benchmarks.report.model_card import write_card
 from ..benchmarks.tasks.task import Task
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .ledger import Ledger
 from .recipe import BASELINE, Recipe
+from .registry import STEPS
 
 __all__ = ["StepMeasurer"]
 
@@ -80,7 +80,15 @@ class StepMeasurer:
         if entry["name"] != BASELINE:
             command = self.ledger.data["command"]
             uncompressed = self.ledger.step(BASELINE)
-            write_card(folder, entry, self.recipe.model, self.baseline, command, uncompressed)
+            write_card(
+                folder,
+                entry,
+                STEPS[entry["kind"]],
+                self.recipe.model,
+                self.baseline,
+                command,
+                uncompressed,
+            )
 
     def _write_samples(self, name: str, result: Measurement) -> str:
         """Write answers (for people) and samples (for the gate) beside the ledger.
@@ -91,9 +99,6 @@ class StepMeasurer:
         folder = self.ledger.path.parent / "samples"
         folder.mkdir(exist_ok=True)
         if result.answers:
-            lines = "".join(
-                json.dumps(answer, ensure_ascii=False) + "\n" for answer in result.answers
-            )
-            (folder / f"{name}.jsonl").write_text(lines)
-        write_lines(folder / f"{name}.json", result.samples)
+            write_answers(folder / f"{name}.jsonl", result.answers)
+        write_measurement(folder / f"{name}.json", result.samples)
         return f"samples/{name}.json"

@@ -13,7 +13,9 @@ from ..checkpoints.config import model_path, resolve
 from ..steps.state import State, checkpoint_state
 from ..steps.step import PlanContext
 from ..targets import load_target
+from .defaults import calibration_summary, with_default_data
 from .forecast import device_row
+from .named_inputs import check_inputs
 from .prune_budget import shares_within
 from .recipe import BASELINE, Recipe
 from .registry import STEPS
@@ -33,16 +35,18 @@ def plan_recipe(recipe: Recipe, context: int = 2048, batch: int = 1) -> list[dic
         batch: sequences at a time on the device.
 
     Raises:
-        UsageError: the model or the target does not exist.
+        UsageError: the target, or a model or data that the recipe names, does not exist.
         Refused: a step cannot be done to this model.
     """
     target = load_target(recipe.target) if recipe.target else None
-    states = {BASELINE: checkpoint_state(resolve(model_path(recipe.model)))}
+    check_inputs(recipe)
+    recipe = with_default_data(recipe, resolve(model_path(recipe.model), config_only=True))
+    states = {BASELINE: _state(recipe.model)}
     rows = [device_row(BASELINE, states[BASELINE], target, context, batch)]
     operations_per_second = _speed()
 
     def state_of(name: str) -> State:
-        return states[name] if name in states else checkpoint_state(resolve(model_path(name)))
+        return states[name] if name in states else _state(name)
 
     for index, (name, asked) in enumerate(zip(recipe.step_names, recipe.steps, strict=True)):
         step = STEPS[asked.kind]
@@ -56,6 +60,7 @@ def plan_recipe(recipe: Recipe, context: int = 2048, batch: int = 1) -> list[dic
         row["ram_bytes"] = cost.ram_bytes
         row["disk_bytes"] = result.weight_bytes + cost.workspace_bytes
         row["seconds"] = cost.operations / (EFFICIENCY * operations_per_second)
+        row["calibration"] = calibration_summary(step, options, plan.calibration)
         rows.append(row)
     return rows
 
@@ -75,6 +80,11 @@ def plan_context(recipe: Recipe, name: str, state_of: Callable[[str], State]) ->
         state_of,
         partial(shares_within, target=recipe.target),
     )
+
+
+def _state(model: str) -> State:
+    """The state of a model, from its config.json alone."""
+    return checkpoint_state(resolve(model_path(model), config_only=True))
 
 
 def _speed() -> float:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from ..errors import UsageError
 from .recipe import Recipe
+from .recipe_errors import Keys, RecipeText, error_lines
 
 __all__ = ["ROOT", "builtin_recipe", "load_recipe"]
 
@@ -48,63 +49,26 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         raise UsageError(
             f"{path}: a recipe is a mapping with `model` and `steps`", "see recipes/demo.yaml"
         )
-    for override in overrides:
-        _override(data, override)
+    changes = [(_override(data, override), override) for override in overrides]
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        lines = [f"  {_place(path, tree, _location(e))}: {_message(e)}" for e in error.errors()]
+        lines = error_lines(RecipeText(path, tree, data, changes), error)
         count = f"{len(lines)} error{'s' if len(lines) > 1 else ''}"
         raise UsageError(
-            "\n".join([f"{path}: {count} in the recipe", *lines]),
-            "fix them and run the command again",
+            "\n  ".join([f"{path}: {count} in the recipe", *lines]),
+            "fix them and run the command again; `edgewright recipe schema` lists all options",
         ) from error
 
 
-def _location(error: Any) -> tuple[int | str, ...]:
-    """The keys and indices that lead to the place of an error."""
-    return tuple(error.get("ctx", {}).get("at") or error["loc"])
-
-
-def _message(error: Any) -> str:
-    where = ".".join(str(part) for part in _location(error)) or "recipe"
-    if error["type"] == "extra_forbidden":
-        return f"`{where}` is not an option here"
-    return f"`{where}`: {error['msg'].removeprefix('Value error, ')}"
-
-
-def _place(path: Path, tree: yaml.Node | None, location: tuple[int | str, ...]) -> str:
-    """`FILE:LINE` of the deepest node of `location` that the file has."""
-    node = tree
-    line = 1
-    for part in location:
-        child = _child(node, part)
-        if child is None:
-            continue  # a tag that pydantic adds for a union, or a key that is missing
-        node, line = child
-    return f"{path}:{line}"
-
-
-def _child(node: yaml.Node | None, part: int | str) -> tuple[yaml.Node, int] | None:
-    """The node under a key or an index, and its line."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if key.value == str(part):
-                return value, key.start_mark.line + 1
-    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-        return node.value[part], node.value[part].start_mark.line + 1
-    return None
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    """Set one value of the recipe."""
+def _override(data: dict[str, Any], override: str) -> Keys:
+    """Set one value of the recipe, and return its keys."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise UsageError(
             f"--set {override}: not KEY=VALUE",
             "write --set model=DIR or --set steps.prune.heads=0.5",
         )
-    *path, last = _parts(key)
     try:
         new = yaml.safe_load(value)
     except yaml.YAMLError as error:
@@ -112,11 +76,18 @@ def _override(data: dict[str, Any], override: str) -> None:
             f"--set {override}: the value is not valid YAML",
             "quote it, or write it as in a recipe",
         ) from error
-    place = _reach(data, path, override)
-    if isinstance(place, list):
-        place[_position(place, last, override)] = new
-    else:
-        place[last] = new
+    *outer, last = _parts(key)
+    place: Any = data
+    keys: Keys = ()
+    for part in outer:
+        at = _key(place, part, override, keys)
+        if isinstance(place, dict) and (place.get(at) is None or isinstance(place[at], str)):
+            place[at] = {}  # a missing part becomes a new mapping
+        place = place[at]
+        keys = (*keys, at)
+    at = _key(place, last, override, keys)
+    place[at] = new
+    return (*keys, at)
 
 
 def _parts(key: str) -> list[str]:
@@ -128,30 +99,21 @@ def _parts(key: str) -> list[str]:
     return ["gate", "limits", metric, bound]
 
 
-def _reach(data: Any, path: list[str], override: str) -> Any:
-    """The mapping or list that holds the last part of the key of an override."""
-    for part in path:
-        data = _descend(data, part, override)
-    if not isinstance(data, dict | list):
-        raise UsageError(
-            f"--set {override}: `{path[-1]}` is a value and has no parts",
-            "leave out the last part of the key",
-        )
-    return data
-
-
-def _descend(place: Any, part: str, override: str) -> Any:
-    """What is under one part of a key; a missing part becomes a new mapping."""
+def _key(place: Any, part: str, override: str, outer: Keys) -> int | str:
+    """The key or index that one part of an override's key stands for."""
     if isinstance(place, list):
-        return place[_position(place, part, override)]
-    if isinstance(place.get(part), str) or place.get(part) is None:
-        place[part] = {}
-    return place[part]
+        return _position(place, part, override)
+    if isinstance(place, dict):
+        return part
+    raise UsageError(
+        f"--set {override}: `{outer[-1]}` is a value and has no parts",
+        "leave out the last part of the key",
+    )
 
 
 def _position(steps: list[Any], part: str, override: str) -> int:
     """The index of a step by its name or its number."""
-    names = [str(s.get("name") or s.get("kind")) for s in steps]
+    names = [str(s.get("name") or s.get("kind")) if isinstance(s, dict) else str(s) for s in steps]
     if part in names:
         return names.index(part)
     if part.isdigit() and int(part) < len(steps):

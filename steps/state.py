@@ -12,6 +12,7 @@ from typing import Any
 
 from ..checkpoints.config import dtype_name, packing, quantization, read_architecture
 from ..checkpoints.inventory import weight_files
+from ..errors import UsageError
 from ..models import Architecture
 from ..models.footprint import size_of
 
@@ -69,11 +70,15 @@ def float_precision(config: Mapping[str, Any]) -> str:
 def _extra_bytes(path: Path, model: Architecture) -> int:
     """Bytes of a quantized checkpoint that its bits and group size do not explain.
 
-    0 where config.json names no layer with other bits and no packed head.
+    0 where config.json names no layer with other bits and no packed head, and for a plan without
+    the weights.
     """
     block = quantization(model.config) or {}
     if not block.get("dynamic") and not block.get("lm_head"):
         return 0
     bits, group_size, _ = packing(model.config) or (16, -1, True)
-    on_disk = sum(file.stat().st_size for file in weight_files(path))
+    try:
+        on_disk = sum(file.stat().st_size for file in weight_files(path))
+    except UsageError:
+        return 0
     return on_disk - size_of(model, f"int{bits}", group_size)

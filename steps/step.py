@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a recipe needs only the 
 
 __all__ = ["FOUNDATION", "Cost", "Inputs", "PlanContext", "Step"]
 
-FOUNDATION = ("checkpoints", "data", "models", "steps")
+FOUNDATION = ("checkpoints", "data", "generation", "models", "steps")
 """Packages whose code every step runs."""
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
@@ -94,6 +94,10 @@ class Step(ABC, Generic[OptionsT]):
     """Name of the step in recipes and on the command line."""
     Options: ClassVar[type[BaseModel]]
     """Pydantic model of the options."""
+    done: ClassVar[str]
+    """What the step did to a model, in a few words for its model card: `quantized`."""
+    hub_relation: ClassVar[Literal["finetune", "quantized"]] = "finetune"
+    """The hub's word for the result's relation to the model before; it has none for pruning."""
     multi_process: ClassVar[bool] = False
     """Whether torchrun or accelerate may run the step in several processes."""
 
@@ -109,6 +113,11 @@ class Step(ABC, Generic[OptionsT]):
         """Models and data that the options name."""
         del options
         return Inputs()
+
+    def calibrates(self, options: OptionsT) -> bool:
+        """Whether the result depends on the calibration text; if not, figures in notes may."""
+        del options
+        return False
 
     def check_in_recipe(self, options: OptionsT) -> None:
         """Refuse options that a recipe does not allow, although the verb does.

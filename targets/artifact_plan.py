@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..models import Architecture, ExportFormat
+from .platform_profile import JetPack
 from .prediction import Prediction
-from .profile import JetPack, Target
+from .profile import Target
 from .violation import Violation
 from .workload import Workload
 

@@ -24,7 +24,8 @@ from ..checkpoints.config import packing, quantization, read_architecture
 from ..checkpoints.files import tensor_specs, tensors_of
 from ..models import Architecture
 from .edge_llm_rules import edge_llm_model
-from .profile import EdgeLlm, Int4, Target
+from .platform_profile import EdgeLlm, Int4
+from .profile import Target
 from .violation import Violation
 
 __all__ = ["check_checkpoint", "commands", "device_commands", "host_commands"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..models import Architecture
-from .profile import EdgeLlm, Platform
+from .platform_profile import EdgeLlm, Platform
 from .violation import Violation
 
 __all__ = ["edge_llm_model", "edge_llm_violations"]

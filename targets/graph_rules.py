@@ -20,7 +20,8 @@ import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from ..errors import UsageError
-from .profile import JetPack, version_key
+from .platform_profile import JetPack
+from .profile import version_key
 from .violation import Violation
 
 __all__ = ["NodeProblem", "check_graph", "graph_violations", "parser_violations"]

@@ -15,7 +15,8 @@ from ..export.tensorrt.engine import supported
 from ..models import Architecture
 from .artifact_plan import ArtifactSpec
 from .bundle import Bundle
-from .profile import JetPack, Target, version_key
+from .platform_profile import JetPack
+from .profile import Target, version_key
 from .rules import check
 from .workload import Workload
 

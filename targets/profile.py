@@ -13,22 +13,17 @@ import os
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ..errors import UsageError
-from ..models import FORMATS
+from .platform_profile import JetPack, Platform, StrictModel
 
 __all__ = [
-    "AttentionShape",
     "Compute",
-    "EdgeLlm",
-    "Int4",
-    "JetPack",
     "Memory",
-    "Platform",
     "PowerMode",
     "Target",
     "list_targets",
@@ -43,109 +38,52 @@ HOST_SHARE = 0.8
 """Share of a CPU machine's memory that a plan may use; the rest is for the system and its user."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class JetPack(_Strict):
-    """One JetPack release: the versions it pins and the opset its TensorRT reads."""
-
-    name: str
-    l4t: str
-    cuda: str
-    tensorrt: str
-    python: str
-    ubuntu: str
-    max_opset: int
-    notes: list[str] = []
-
-
-class Int4(_Strict):
-    """Requirements of a platform's INT4 kernels on a weight matrix."""
-
-    symmetric_only: bool
-    identity_g_idx: bool
-    """Whether a group must be consecutive input channels (no reordering at run time)."""
-    group_sizes: list[int]
-    multiple_of: int = 1
-    """Both sides of the matrix must be multiples of this."""
-    min_tensorrt: str | None = None
-
-
-class AttentionShape(_Strict):
-    """A head size that an attention kernel supports, and its query heads per key/value head."""
-
-    head_dim: int
-    query_per_kv: list[int]
-
-
-class EdgeLlm(_Strict):
-    """Model types and attention shapes that TensorRT-Edge-LLM supports."""
-
-    model_types: list[str]
-    attention: list[AttentionShape]
-
-
-def declared_formats(kind: str | None) -> list[str]:
-    """Export formats that are declared to run on a kind of platform."""
-    return [name for name, format in FORMATS.items() if kind in format.platforms]
-
-
-class Platform(_Strict):
-    """Properties that all targets of a kind share."""
-
-    name: str
-    kind: Literal["jetson", "cpu"]
-    compute_capability: str | None = None
-    fp16_ops_per_sm_clock: int = 0
-    int8_ops_per_sm_clock: int = 0
-    formats: list[str] = Field(default_factory=lambda data: declared_formats(data.get("kind")))
-    """Export formats that run on it; default: those that are declared for its kind."""
-    precisions: list[str]
-    int4: Int4
-    edge_llm: EdgeLlm | None = None
-    min_opset: int
-    jetpacks: list[JetPack] = []
-    sources: list[str] = []
-    notes: list[str] = []
-
-
-class Memory(_Strict):
+class Memory(StrictModel):
     """Memory in bytes. Leave all fields out to mean the machine that edgewright runs on."""
 
     nominal_bytes: int | None = Field(default=None, gt=0)
+    """What the board is sold with."""
     usable_bytes: int | None = Field(default=None, gt=0)
     """Memory that weights, KV cache and runtime may take together."""
     largest_buffer_bytes: int | None = Field(default=None, gt=0)
     """The largest single allocation; None if no limit is known."""
-    largest_buffer_by_jetpack: dict[str, int] = {}
-    """JetPack release -> its own limit, where it differs."""
+    largest_buffer_by_jetpack: dict[str, int] = Field(default_factory=dict[str, int])
+    """JetPack release -> its own limit in bytes, where it differs."""
 
 
-class Compute(_Strict):
-    """Compute of the whole module at its highest clock: INT8 TOPS and FP16 TFLOPS, dense."""
+class Compute(StrictModel):
+    """Compute of the whole module at its highest clock. Predictions use the power modes instead."""
 
     int8_tops_dense: float
+    """Dense INT8 operations, in 10^12 a second."""
     fp16_tflops_dense: float
+    """Dense FP16 operations, in 10^12 a second."""
     int8_tops_headline: float | None = None
     """The advertised value. It counts sparsity and DLA, which language models do not use."""
 
 
-class PowerMode(_Strict):
+class PowerMode(StrictModel):
     """One power mode, identified by its name because ids differ between boards.
 
     Give either `gpu_mhz` and `sms`, from which the peak is computed, or `peak_tflops`.
     """
 
     name: str
+    """Its name in `nvpmodel`."""
     watts: float | None = Field(default=None, gt=0)
     """The power budget in the mode's name; None for a mode without one (MAXN)."""
     gpu_mhz: float | None = Field(default=None, gt=0)
+    """Highest GPU clock in MHz."""
     sms: int | None = Field(default=None, gt=0)
+    """Streaming multiprocessors that are on."""
     bandwidth_gb_s: float = Field(gt=0)
+    """Peak memory bandwidth in 10^9 bytes a second."""
     peak_tflops: float | None = Field(default=None, gt=0)
+    """Dense FP16 peak in 10^12 operations a second, where clock and SMs do not give it."""
     min_jetpack: str | None = None
+    """The first JetPack release that has the mode; None: all have it."""
     notes: str = ""
+    """A sentence for people."""
 
     @model_validator(mode="after")
     def _has_a_peak(self) -> PowerMode:
@@ -154,19 +92,29 @@ class PowerMode(_Strict):
         return self
 
 
-class Target(_Strict):
-    """A device: its platform, memory and power modes. `notes` names the unconfirmed facts."""
+class Target(StrictModel):
+    """A device: its platform, memory and power modes."""
 
     name: str
+    """What `--target` takes; the file has the same name."""
     description: str = ""
+    """A line for `edgewright targets`."""
     platform: Platform
+    """In the file: the name of a platform of the package, or its fields."""
     part: str = ""
+    """The maker's part number of the module."""
     memory: Memory
+    """Its memory."""
     compute: Compute | None = None
+    """The maker's figures; None: not published."""
     default_mode: str
+    """Name of the power mode that predictions assume."""
     power_modes: list[PowerMode] = Field(min_length=1)
-    sources: list[str] = []
-    notes: list[str] = []
+    """Its power modes."""
+    sources: list[str] = Field(default_factory=list[str])
+    """Where the figures are from: addresses."""
+    notes: list[str] = Field(default_factory=list[str])
+    """Sentences for people. Those that begin with `unconfirmed:` name unconfirmed facts."""
 
     @model_validator(mode="after")
     def _default_exists(self) -> Target:

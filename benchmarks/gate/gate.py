@@ -1,7 +1,8 @@
 """The regression gate: compares a candidate with a baseline, under the limits of a policy.
 
 A limit is compared with a confidence interval, not with a single number. Both ends of the interval
-are one-sided bounds at the policy's confidence:
+are one-sided bounds at the policy's confidence. At 0.95 each bound holds at 95 %, both together at
+90 %:
 
 - fail: the whole interval is on the wrong side of the limit. A candidate exactly at its limit
   fails 1 time in 20 (at 0.95).
@@ -14,7 +15,7 @@ inconclusive check does to the exit code. By default it is a warning, because pe
 job that fails for lack of samples; `inconclusive: fail` is for a release that has to prove itself.
 The confidence is that of one check: ten limits at 0.95 are ten chances to fail by accident.
 
-Intervals are paired bootstraps over problems or windows (`statistics`). Metrics without samples
+Intervals are paired bootstraps over problems or windows (`bootstrap`). Metrics without samples
 (sizes, latencies, measurements of an older edgewright) are decided on their value alone. Two sides
 with equal samples pass.
 """
@@ -29,9 +30,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError
+from ..bootstrap import Array, Interval, bounds, resample, samples_needed
 from ..measurement_files import Scores, read_scores
 from ..metrics import find, require, why_unlike
-from ..statistics import Array, Interval, bounds, resample, samples_needed
 from .policy import Limit, Policy
 
 __all__ = ["Check", "check_gate"]

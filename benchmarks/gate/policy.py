@@ -50,7 +50,8 @@ class Policy(BaseModel):
         default=0.95,
         gt=0.5,
         lt=1,
-        description="of a verdict: at 0.95, 1 in 20 candidates exactly at their limit fails",
+        description="of each bound of an interval, and so of a verdict: at 0.95, 1 in 20 "
+        "candidates exactly at their limit fails, and both bounds together hold at 90 %",
     )
     resamples: int = Field(default=10_000, ge=100, le=1_000_000, description="bootstrap draws")
     seed: int = Field(default=0, ge=0, description="of the draws")

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from xml.etree import ElementTree as Xml
 
-__all__ = ["explain", "interval_text", "junit_xml", "markdown_text"]
+__all__ = ["explain", "interval_rule", "interval_text", "junit_xml", "markdown_text"]
 
 MARKS = {"pass": "✅ pass", "fail": "❌ **fail**", "inconclusive": "⚠️ inconclusive"}
 COLUMNS = (
@@ -35,6 +35,12 @@ def interval_text(check: Mapping[str, Any]) -> str:
         return "-"
     low, high = ends
     return f"up to {_number(high)}" if low is None else f"{_number(low)} to {_number(high)}"
+
+
+def interval_rule(confidence: float) -> str:
+    """How sure the bounds of an interval are, at the confidence of a policy."""
+    both = 2 * confidence - 1
+    return f"each bound holds at {100 * confidence:.4g} %, both together at {100 * both:.4g} %"
 
 
 def explain(check: Mapping[str, Any]) -> str:
@@ -146,7 +152,8 @@ def _rule(gate: Mapping[str, Any]) -> str:
         gate["inconclusive"]
     ]
     return (
-        f"Each end of an interval is a one-sided bound at {gate['confidence']:.4g}"
+        f"Each end of an interval is a one-sided bound at {gate['confidence']:.4g}:"
+        f" {interval_rule(gate['confidence'])}"
         f" (paired bootstrap, {gate['resamples']:,} resamples)."
         " Wholly beyond the limit fails, wholly within it passes;"
         f" anything between is inconclusive and {effect}."

@@ -1,0 +1,1 @@
+"""Turns ledgers into reports, comparisons, plots and model cards."""

@@ -10,6 +10,7 @@ import yaml
 
 from ...checkpoints.atomic_files import write_text
 from ...checkpoints.files import CARD
+from ...steps.step import Step
 from .ledger_view import Record
 from .pages import markdown_page
 from .report_table import ReportCell, ReportColumn, ReportTable
@@ -20,27 +21,12 @@ __all__ = ["write_card"]
 FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
 INHERITED = ("license", "license_name", "license_link", "language")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-RELATIONS = {
-    "prune": "finetune",
-    "distill": "finetune",
-    "iterate": "finetune",
-    "quantize": "quantized",
-    "export": "quantized",
-}
-"""The hub's words for what a step does to a model; it has none for pruning."""
-SENTENCES = {
-    "prune": "structurally pruned (whole heads, neurons or layers removed)",
-    "distill": "distilled from another model",
-    "iterate": "pruned and distilled in rounds",
-    "quantize": "quantized",
-    "export": "exported",
-}
-"""What a step did to the model, in the first sentence of its card."""
 
 
 def write_card(
     folder: Path,
     entry: Record,
+    step: Step[Any],
     model: str,
     source: Path,
     command: str,
@@ -51,6 +37,7 @@ def write_card(
     Args:
         folder: the output directory of the step.
         entry: the step's part of the ledger; its metrics are empty if nothing was measured.
+        step: the step.
         model: the model at the start of the chain, by the name that the user gave.
         source: that model's directory, whose card states the license.
         command: the command line that the user typed.
@@ -59,23 +46,22 @@ def write_card(
     Returns:
         The card's path.
     """
-    metadata = _metadata(folder, entry, model, source)
+    metadata = _metadata(folder, entry, step, model, source)
     conditions = ", ".join(
         f"{key} {entry['context'][key]}"
         for key in ("backend", "device", "dtype", "threads")
         if key in entry["context"]
     )
-    kind = str(entry["kind"])
     config = entry["config"]
     options = {key: value for key, value in config.items() if value not in (None, "", [], {})}
     text = markdown_page(
         "card.md",
         name=metadata["model-index"][0]["name"] if "model-index" in metadata else folder.name,
-        sentence=f"{_short(model)}: {SENTENCES.get(kind, kind)}, by edgewright.",
+        sentence=f"{_short(model)}: {step.done}, by edgewright.",
         rows=_rows(entry, baseline),
         conditions=conditions,
-        notes=[f"step: {kind}", *map(str, entry["notes"])],
-        options=yaml.safe_dump({kind: options}, sort_keys=False, allow_unicode=True),
+        notes=[f"step: {step.kind}", *map(str, entry["notes"])],
+        options=yaml.safe_dump({step.kind: options}, sort_keys=False, allow_unicode=True),
         command=command,
     )
     head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
@@ -88,20 +74,21 @@ def _short(model: str) -> str:
     return model if HUB_ID.fullmatch(model) or model.startswith("builtin:") else Path(model).name
 
 
-def _metadata(folder: Path, entry: Record, model: str, source: Path) -> dict[str, Any]:
+def _metadata(
+    folder: Path, entry: Record, step: Step[Any], model: str, source: Path
+) -> dict[str, Any]:
     """The YAML block at the top of the card."""
     exported = (folder / "model.onnx").is_file()
-    kind = str(entry["kind"])
     given = {key: value for key, value in _front_matter(source / CARD).items() if key in INHERITED}
     metadata: dict[str, Any] = {
         **given,
         "library_name": "onnx" if exported else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["edgewright", kind, *(["onnx"] if exported else [])],
+        "tags": ["edgewright", step.kind, *(["onnx"] if exported else [])],
     }
     if HUB_ID.fullmatch(model) and not Path(model).exists():
         metadata["base_model"] = model
-        metadata["base_model_relation"] = RELATIONS.get(kind, "finetune")
+        metadata["base_model_relation"] = step.hub_relation
     results = [
         _result(name, metric.hub_type, float(entry["metrics"][name]))
         for metric, name in shown_metrics([entry])

@@ -21,12 +21,9 @@ from ...data.sources import Source
 from ...errors import EdgewrightError, UsageError
 from .accuracy import Answer, exact_match
 from .backends import Backend
+from .kinds import BUILTIN, FILES, KINDS, USAGE
 
 __all__ = ["Task", "TaskResult", "TaskSettings", "run_task"]
-
-BUILTIN = "reasoning"
-FILES = ("qa", "choice", "code")
-KINDS = f"{BUILTIN}, gym:NAME, qa:FILE, choice:FILE, code:FILE, lm-eval:NAME or lm-eval:FILE.yaml"
 
 
 @dataclass(frozen=True)
@@ -74,10 +71,12 @@ class Task:
         if text == BUILTIN:
             return cls(BUILTIN, BUILTIN)
         kind, _, name = text.partition(":")
-        if kind not in ("gym", "lm-eval", *FILES) or not name:
-            raise UsageError(f"{text}: no such task", f"tasks: {KINDS}")
+        if kind not in KINDS or kind == BUILTIN or not name:
+            raise UsageError(f"{text}: no such task", f"tasks: {USAGE}")
         if kind in FILES and not Path(name).is_file():
             raise UsageError(f"{text}: no such file: {name}", "give the path of a JSONL file")
+        if kind == "lm-eval" and name.endswith((".yaml", ".yml")) and not Path(name).is_file():
+            raise UsageError(f"{text}: no such file: {name}", "give the path of a task file")
         return cls(kind, name)
 
     @property
@@ -116,11 +115,16 @@ def run_task(
             else _generated(task.name, settings.limit)
         )
         answers = exact_match(backend, tokenizer, problems, settings.max_new_tokens, _is_right)
-        return TaskResult({task.label: answers})
+        return TaskResult({task.label: answers}, context=_length(task, settings))
     runner = {"qa": _questions, "choice": _choices, "code": _programs, "lm-eval": _harness}[
         task.kind
     ]
     return runner(task, backend, tokenizer, path, settings)
+
+
+def _length(task: Task, settings: TaskSettings) -> dict[str, int]:
+    """The longest answer, for the context: one that is cut off is wrong."""
+    return {f"max_new_tokens/{task.label}": settings.max_new_tokens}
 
 
 def _gym() -> Any:
@@ -168,14 +172,18 @@ def _is_right(problem: Problem, text: str) -> bool:
 def _questions(
     task: Task, backend: Backend, tokenizer: Any, path: Path, settings: TaskSettings
 ) -> TaskResult:
-    from .questions import answer_questions, read_pairs
+    from .questions import FRAMING, answer_questions, read_pairs
 
     pairs = read_pairs(Source("jsonl", task.name))
     shots = settings.shots or 0
     answers = answer_questions(
         backend, tokenizer, task.label, pairs, shots, settings.limit, settings.max_new_tokens
     )
-    return TaskResult({task.label: answers}, context={f"shots/{task.label}": shots})
+    boxed = {f"framing/{task.label}": FRAMING} if tokenizer.chat_template and not shots else {}
+    return TaskResult(
+        {task.label: answers},
+        context={f"shots/{task.label}": shots, **boxed, **_length(task, settings)},
+    )
 
 
 def _choices(
@@ -219,7 +227,11 @@ def _programs(
         settings.threads,
     )
     return TaskResult(
-        {task.label: answers}, context={f"sandbox/{task.label}": ", ".join(protections())}
+        {task.label: answers},
+        context={
+            f"sandbox/{task.label}": ", ".join(protections()),
+            **_length(task, settings),
+        },
     )
 
 

@@ -1,0 +1,1 @@
+"""Lets a teacher write out its reasoning, and keeps what is right as training data."""

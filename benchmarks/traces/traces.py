@@ -12,7 +12,7 @@ from ...checkpoints.atomic_files import write_text
 from ...data.sources import Source
 from ...errors import UsageError
 from ...steps.workspace import workspace
-from ..statistics import share_error
+from ..bootstrap import share_error
 from ..tasks.backends import is_artifact
 from .chains import ask_teacher
 from .options import TracesOptions

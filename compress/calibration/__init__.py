@@ -1,0 +1,1 @@
+"""Runs text through a model layer by layer, to see which inputs its layers get."""

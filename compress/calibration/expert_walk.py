@@ -1,11 +1,11 @@
-"""Walk the experts of one decoder layer, one group of linear layers at a time.
+"""Collects for GPTQ what each expert of a mixture of experts gets as inputs.
 
-Each group comes with the Hessian of the inputs that the expert's own tokens give it. An expert is
-not a module of its own: the experts of a layer are stored in fused tensors, and a router sends each
-token to a few experts. So tokens are routed once, and each expert's inputs are gathered from the
-residual stream. The inputs of a down projection are computed with the gate and up projections as
-they are at that time, that is, already quantized. At the end, the FFN of the layer runs once and
-its output is added to the residual stream.
+GPTQ needs the Hessian of the inputs of every linear layer that it rounds. Elsewhere hooks on the
+modules collect it. An expert is no module: all experts of a layer are stored in fused tensors, and
+a router sends each token to a few of them. So tokens are routed once, and each expert's inputs are
+gathered from the residual stream. The inputs of a down projection are computed with the gate and up
+projections as they are at that time, that is, already quantized. At the end, the FFN of the layer
+runs once and its output is added to the residual stream.
 """
 
 from __future__ import annotations
@@ -46,27 +46,40 @@ def routed_groups(
     assert experts
     norm = module.get_submodule(layer.ffn_norm.name)
     yield from _shared_groups(module, experts, norm, states)
-    router: Any = module.get_submodule(experts.router)
-    chosen = [router(norm(states[batch]).flatten(0, 1))[2] for batch in batches(states)]
-    widths = [experts.expert("*").up.in_features, experts.expert("*").down.in_features]
-    counts = torch.cat(chosen).flatten().bincount(minlength=len(router.weight)).tolist()
+    chosen = _chosen_experts(module, experts, norm, states)
+    counts = torch.cat(chosen).flatten().bincount(minlength=experts.count).tolist()
+    any_expert = experts.expert("*")  # all of them have the same sizes
+    widths = [any_expert.up.in_features, any_expert.down.in_features]
     together = max(1, HESSIAN_BYTES // (4 * max(widths) ** 2))
     for first in range(0, len(counts), together):
         some = range(first, min(first + together, len(counts)))
-        for place, width in enumerate(widths):
+        for group_number, width in enumerate(widths):  # gate and up, which read one input; down
+            is_down = group_number == 1
             hessians = {expert: Hessian(width, states.device) for expert in some}
             for batch, numbers in zip(batches(states), chosen, strict=True):
                 stream = norm(states[batch]).flatten(0, 1)
                 for expert, hessian in hessians.items():
                     mine = stream[(numbers == expert).any(1)]
-                    hessian.add(inside_expert(module, layer, expert, mine) if place else mine)
+                    hessian.add(inside_expert(module, layer, expert, mine) if is_down else mine)
             for expert in some:
-                group = experts.expert(expert).input_groups[place]
+                group = experts.expert(expert).input_groups[group_number]
                 tokens |= {name: int(counts[expert]) for name in group}
                 yield group, hessians.pop(expert).matrix()
     ffn = module.get_submodule(experts.name)
     for batch in batches(states):
         states[batch] = states[batch] + ffn(norm(states[batch]))
+
+
+def _chosen_experts(
+    module: nn.Module, experts: ExpertsFFN, norm: nn.Module, states: Activations
+) -> list[Tensor]:
+    """Of each batch, the numbers of the experts of every token, int64 [tokens, per_token]."""
+    router: Any = module.get_submodule(experts.router)
+    chosen: list[Tensor] = []
+    for batch in batches(states):
+        _logits, _weights, numbers = router(norm(states[batch]).flatten(0, 1))
+        chosen.append(numbers)
+    return chosen
 
 
 def _shared_groups(

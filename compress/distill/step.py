@@ -27,6 +27,7 @@ class DistillStep(Step[DistillOptions]):
 
     kind = "distill"
     Options = DistillOptions
+    done = "distilled from another model"
     multi_process = True
 
     def code(self, options: DistillOptions) -> tuple[str, ...]:
@@ -49,6 +50,11 @@ class DistillStep(Step[DistillOptions]):
         }
         models = frozenset(name for name in names if name)
         return Inputs(models, frozenset(options.data_of(stage) for stage in options.stages))
+
+    def calibrates(self, options: DistillOptions) -> bool:
+        """Only a student that is cut from a model needs calibration text."""
+        student = options.student
+        return isinstance(student, StudentFrom) and student.needs_calibration
 
     def with_data(self, options: DistillOptions, named: str, source: str) -> DistillOptions:
         """The options with another data source, also in the stages."""

@@ -1,0 +1,1 @@
+"""Prunes a little, trains, measures, and repeats."""

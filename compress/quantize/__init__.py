@@ -1,0 +1,1 @@
+"""Stores weights in fewer bits: GPTQ, AWQ, SmoothQuant, and rounding to nearest."""

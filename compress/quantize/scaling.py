@@ -11,6 +11,7 @@ from ...checkpoints.layouts import Scheme
 from ...models import Fold, Layer, weight_of
 from ..calibration.activation_buffer import Activations
 from ..calibration.layer_inputs import LayerCall
+from ..calibration.mixed_precision import bf16_products
 from .awq import awq_factors
 from .fold import apply_fold, channels_of, per_channel
 from .input_statistics import InputStatistics, collect_statistics
@@ -40,9 +41,11 @@ class Scaler:
     ) -> GroupStatistics:
         """Run a layer once, scale it, and return its input statistics after scaling."""
         options = self.session.options
-        hessian = options.scaling == "awq" or options.method == "awq"
-        statistics = collect_statistics(module, layer.input_groups, states, call, hessian)
-        return self._scale(layer, module, statistics)
+        wants_hessian = options.scaling == "awq" or options.method == "awq"
+        groups = layer.input_groups
+        with bf16_products(self.session.bf16):
+            statistics = collect_statistics(module, groups, states, call, wants_hessian)
+            return self._scale(layer, module, statistics)
 
     def _scale(
         self, layer: Layer, module: nn.Module, statistics: GroupStatistics
@@ -56,8 +59,8 @@ class Scaler:
         after = dict(statistics)
         for fold in layer.folds:
             factors = self._factors(layer, module, fold, statistics[fold.readers])
-            inputs = apply_fold(module, fold, factors, self.dtype)
-            after[fold.readers] = statistics[fold.readers].divided(inputs)
+            input_factors = apply_fold(module, fold, factors, self.dtype)
+            after[fold.readers] = statistics[fold.readers].divided(input_factors)
         for fold in layer.folds:
             self._keep_changed(layer, module, fold)
         return after

@@ -24,10 +24,16 @@ class QuantizeStep(Step[QuantizeOptions]):
 
     kind = "quantize"
     Options = QuantizeOptions
+    done = "quantized"
+    hub_relation = "quantized"
 
     def code(self, options: QuantizeOptions) -> tuple[str, ...]:
         """The quantization code."""
         return (*FOUNDATION, "compress/calibration", "compress/quantize")
+
+    def calibrates(self, options: QuantizeOptions) -> bool:
+        """Plain rounding needs no text."""
+        return options.needs_calibration
 
     def after(self, options: QuantizeOptions, source: State, plan: PlanContext) -> State:
         """The packed model."""

@@ -1,0 +1,1 @@
+"""Writes a checkpoint as GGUF, the file format of llama.cpp."""

@@ -32,6 +32,7 @@ from ...checkpoints.layouts import PackedLinear
 from ...checkpoints.loading import load_settings, stock_model
 from ...errors import ParityFailed, Refused, UsageError
 from ...models import Architecture, architecture, require_expressible
+from ...models.formats.gguf import PRE_TOKENIZERS
 from ...steps.context import StepContext, StepResult
 from ..onnx.reference import REFERENCES, choose_reference
 from ..onnx.weights import Weights
@@ -47,7 +48,6 @@ INTERLEAVED = ("llama",)
 
 For the others it rotates the two halves of a head, as transformers always does.
 """
-PRE_TOKENIZERS = {"qwen2": "qwen2", "qwen3": "qwen2", "llama": "llama-bpe"}
 BLOCK = 32
 
 

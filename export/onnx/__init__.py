@@ -1,0 +1,1 @@
+"""Writes a checkpoint as an ONNX graph, compares it with torch, and runs it."""

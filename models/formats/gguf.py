@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from ..architecture import Architecture
 from ..export_format import ExportFormat, Reason
 
-MODEL_TYPES = ("llama", "qwen2", "qwen3")
+PRE_TOKENIZERS = {"llama": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2"}
+"""By each model type that is written: llama.cpp's name for how its tokenizer splits text."""
 ROPE_TYPES = ("default", "linear")
 
 
 def _reasons(architecture: Architecture) -> Iterator[Reason]:
     """What llama.cpp would not compute, or what edgewright does not write for it."""
     name = architecture.model_type
-    if name not in MODEL_TYPES:
+    if name not in PRE_TOKENIZERS:
         yield Reason(
-            f"{name} models are not written as GGUF here", f"one of {', '.join(MODEL_TYPES)}"
+            f"{name} models are not written as GGUF here", f"one of {', '.join(PRE_TOKENIZERS)}"
         )
         return
     attentions = [layer.attention for layer in architecture.layers]

@@ -1,4 +1,7 @@
-"""Start the command line; see the docstring of the package."""
+"""Runs `python perf/equivalence`, which compares two checkouts of edgewright.
+
+The docstring of the package has the commands.
+"""
 
 import importlib
 import sys

@@ -9,12 +9,13 @@ import torch
 
 from edgewright.benchmarks.gate.gate import check_gate
 from edgewright.benchmarks.gate.policy import Policy
-from edgewright.benchmarks.measure import bench_path
+from edgewright.benchmarks.measure import bench_path, measure
 from edgewright.benchmarks.measurement_files import load_measurement, read_scores
 from edgewright.benchmarks.options import EvaluateOptions
 from edgewright.benchmarks.tasks.accuracy import score_text
 from edgewright.benchmarks.tasks.backends import open_backend
 from edgewright.data.packing import IGNORE, Encoded
+from edgewright.errors import UsageError
 
 
 def test_windows_are_kept_in_the_order_of_the_rows(make_model) -> None:
@@ -78,7 +79,29 @@ def test_a_saved_measurement_is_one_that_the_gate_pairs(make_model, text_file, t
     assert counts == {f"perplexity/{label}": 5, "accuracy/reasoning": 6}
     assert len(saved["context"]["problems_hash/reasoning"]) == 16
     assert json.loads((tmp_path / "new.json").read_text())["name"]
+    answers = [json.loads(x) for x in (tmp_path / "new.answers.jsonl").read_text().splitlines()]
+    verdicts = "".join("1" if answer["correct"] else "0" for answer in answers)
+    assert verdicts == saved["samples"]["accuracy/reasoning"]["correct"]
+    assert all({"question", "expected", "text"} <= answer.keys() for answer in answers)
     result = check_gate(
         saved, saved, Policy.model_validate({"limits": {f"perplexity/{label}": {"max_ratio": 1.0}}})
     )
     assert (result["verdict"], result["checks"][0]["interval"]) == ("pass", (1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"perplexity": ("builtin:reasoning", "text:nope.txt")},
+        {"tasks": ("reasoning", "qa:nope.jsonl")},
+    ],
+)
+def test_data_that_is_not_there_is_found_before_the_model_is_opened(
+    make_model, wrong, monkeypatch
+) -> None:
+    def opened(*_: object) -> None:
+        raise AssertionError("the model was opened")
+
+    monkeypatch.setattr("edgewright.benchmarks.measure.open_backend", opened)
+    with pytest.raises(UsageError, match="no such file: nope"):
+        measure(make_model("llama"), EvaluateOptions(**wrong))

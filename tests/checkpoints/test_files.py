@@ -217,7 +217,29 @@ def test_resolve(make_model: MakeModel, tmp_path: Path) -> None:
 def test_hub_id_without_a_hub() -> None:
     with pytest.raises(UsageError, match="not available from the hub") as caught:
         resolve("nobody/has-this-model")  # conftest sets HF_HUB_OFFLINE
+    assert str(caught.value).startswith("nobody/has-this-model: no such directory; tried as a hub")
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("model", "repository", "revision"),
+    [("org/model", "org/model", None), ("org/model@v1.0", "org/model", "v1.0")],
+)
+def test_a_plan_fetches_no_weights(
+    model: str, repository: str, revision: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None, list[str]]] = []
+
+    def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision, allow_patterns))
+        return "/snapshot"
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert resolve(model, config_only=True) == resolve(model) == Path("/snapshot")
+    (name, at, for_plan), (_, _, for_work) = asked
+    assert (name, at) == (repository, revision)
+    assert for_plan == ["*.json"]
+    assert {"*.json", "*.safetensors"} <= set(for_work)
 
 
 @pytest.mark.parametrize(

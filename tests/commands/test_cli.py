@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from edgewright.compress.prune.criteria import CRITERIA
+
 VERBS = [
     "run",
     "plan",
@@ -119,7 +121,7 @@ BAD = {
     "unknown criterion": (
         ["prune", "MODEL", "--heads", 0.5, "--criterion", "luck", "--out", "OUT"],
         2,
-        "--criterion luck: use taylor, activation, norm, magnitude or random",
+        "--criterion luck: use " + " or ".join(", ".join(CRITERIA).rsplit(", ", 1)),
     ),
     "unknown proof": (
         ["prune", "MODEL", "--heads", 0.5, "--proof", "none", "--out", "OUT"],
@@ -240,6 +242,7 @@ def test_an_inconclusive_gate_warns_with_0_unless_the_policy_counts_it_as_failed
         assert code == expected
         assert message in error and bool(message) == bool(error)
         assert "INCONCLUSIVE (new against old)" in out and "n needed" in out
+        assert "interval: each bound holds at 95 %, both together at 90 %" in out
 
 
 def test_gate_writes_its_result_and_replaces_a_baseline_only_by_itself(cli, tmp_path):

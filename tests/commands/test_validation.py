@@ -102,6 +102,12 @@ def test_an_option_without_effect_is_a_warning(capsys: pytest.CaptureFixture[str
 
 WRONG = {
     "a number": (PruneOptions, {"heads": 1.5}, "--heads: Input should be less than 1"),
+    "a share": (
+        PruneOptions,
+        {"heads": 2.0},
+        "--heads: Input should be less than 1: it is a share between 0 and 1, such as 0.25",
+    ),
+    "a share that may be all": (QuantizeOptions, {"alpha": 2.0}, "a share between 0 and 1"),
     "a choice": (PruneOptions, {"criterion": "luck"}, "--criterion luck: use taylor, activation"),
     "a list": (EvaluateOptions, {"latency": True, "batches": "1,x"}, "--batches: "),
     "of stages": (DistillOptions, {"teacher": "t", "hidden_steps": -1}, "--hidden-steps: "),

@@ -23,7 +23,7 @@ from edgewright.models.export_format import load
 from edgewright.models.formats.onnx import FORMAT as ONNX
 from edgewright.steps.context import StepContext, StepResult
 from edgewright.targets import Violation, load_target
-from edgewright.targets.profile import Platform, declared_formats
+from edgewright.targets.platform_profile import Platform, declared_formats
 
 NANO = "jetson-orin-nano-8gb"
 

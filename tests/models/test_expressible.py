@@ -43,6 +43,14 @@ def test_nothing_is_done_to_experts_but_gptq_and_rounding(family: str, format: s
     assert f"a mixture of experts (`{family}`)" in reasons(family, format)
 
 
+@pytest.mark.parametrize("family", MIXTURES)
+def test_a_quantization_method_without_a_reason_of_its_own_is_refused_for_experts(
+    family: str,
+) -> None:
+    assert "method new: not made for experts" in reasons(family, "new")
+    assert reasons("llama", "new") == ""
+
+
 def test_a_mixture_without_experts_is_dense() -> None:
     assert reasons("qwen3_moe", "onnx", mlp_only_layers=[0, 1, 2, 3]) == ""
 

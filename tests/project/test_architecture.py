@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": GROUND,
     "checkpoints": GROUND | {"models"},
     "generation": GROUND | {"models"},
-    "steps": GROUND | STORES,
+    "steps": GROUND | STORES | {"generation"},
     "compress": BELOW_FOUR,
     "export": BELOW_FOUR,
     "benchmarks": BELOW_FOUR | {"export"},

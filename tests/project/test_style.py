@@ -69,6 +69,13 @@ def test_files_are_short() -> None:
     assert not long, listed(long)
 
 
+def test_every_package_says_what_it_is_for() -> None:
+    packages = {path: text for path, text in python_files().items() if path.endswith("__init__.py")}
+    assert len(packages) > 20
+    silent = [path for path, text in packages.items() if not ast.get_docstring(ast.parse(text))]
+    assert not silent, listed(silent)
+
+
 def test_functions_are_short() -> None:
     long = []
     for path, text in python_files().items():

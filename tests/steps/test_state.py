@@ -42,3 +42,15 @@ def test_idle_experts_are_not_active(make_model: MakeModel) -> None:
     state = checkpoint_state(make_model("mixtral"))
     assert state.active_parameters < state.parameters
     assert State(state.architecture, "int4").weight_bytes < state.weight_bytes
+
+
+def test_a_plan_of_mixed_bits_needs_no_weights(
+    make_model: MakeModel, context: StepContext, tmp_path: Path
+) -> None:
+    options = QuantizeOptions(method="rtn", head_bits=8)
+    quantize(options, make_model("llama"), tmp_path / "out", context)
+    with_weights = checkpoint_state(tmp_path / "out")
+    (tmp_path / "out" / "model.safetensors").unlink()
+    without = checkpoint_state(tmp_path / "out")
+    assert without.extra_bytes == 0 != with_weights.extra_bytes
+    assert without.architecture.parameters == with_weights.architecture.parameters

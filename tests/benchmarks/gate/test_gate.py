@@ -13,7 +13,7 @@ from edgewright.benchmarks.gate.policy import Limit, Policy, load_policy
 from edgewright.benchmarks.measurement_files import (
     load_measurement,
     replace_baseline,
-    write_lines,
+    write_measurement,
 )
 from edgewright.benchmarks.metrics import why_unlike
 from edgewright.errors import EdgewrightError, UsageError
@@ -260,6 +260,13 @@ def test_measurements_that_are_not_there(tmp_path: Path) -> None:
     for where in ("nothing.json", f"{tmp_path / 'run'}:one", f"{tmp_path / 'run'}", ":one", ""):
         with pytest.raises(UsageError, match="neither a measurement file nor RUN:STEP"):
             load_measurement(where)
+    for where, what in (
+        ("nothing.json", "nothing.json: no such file,"),
+        ("runs/none:one", "runs/none:one: no such file, and no run in runs/none,"),
+        (f"{tmp_path / 'run'}", "run: a directory,"),
+    ):
+        with pytest.raises(UsageError, match=what):
+            load_measurement(where)
 
 
 def test_a_baseline_is_replaced_whole_and_only_where_a_measurement_was(tmp_path: Path) -> None:
@@ -285,7 +292,7 @@ def test_a_baseline_is_replaced_whole_and_only_where_a_measurement_was(tmp_path:
     with pytest.raises(UsageError, match="a step of a run is no file"):
         replace_baseline(one, f"{tmp_path}:baseline")
     with pytest.raises(EdgewrightError, match="could not be written"):
-        write_lines(tmp_path / "no" / "folder.json", one)
+        write_measurement(tmp_path / "no" / "folder.json", one)
 
 
 def test_policy(tmp_path: Path) -> None:

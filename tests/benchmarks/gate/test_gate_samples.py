@@ -16,7 +16,7 @@ from edgewright.benchmarks.measurement_files import (
     problem_samples,
     read_scores,
     window_samples,
-    write_lines,
+    write_measurement,
 )
 from edgewright.errors import UsageError
 
@@ -109,7 +109,7 @@ def test_samples_survive_a_file(tmp_path: Path) -> None:
     }
     new["samples"]["accuracy/reasoning"] = problem_samples([True, False, True])
     new["metrics"]["accuracy/reasoning"] = 2 / 3
-    write_lines(tmp_path / "new.json", new)
+    write_measurement(tmp_path / "new.json", new)
     read = load_measurement(str(tmp_path / "new.json"))
     assert read == new
     text, task = (read_scores(read, metric) for metric in ("perplexity/text", "accuracy/reasoning"))

@@ -155,3 +155,4 @@ def test_markdown_is_a_table_that_nothing_breaks() -> None:
     assert "main \\| &lt;b&gt;" in text
     assert "⚠️ inconclusive" in text and "needs about" in text
     assert "one-sided bound at 0.95" in text
+    assert "each bound holds at 95 %, both together at 90 %" in text

@@ -15,6 +15,7 @@ from edgewright.benchmarks.report.compare import compare_runs
 from edgewright.benchmarks.report.model_card import write_card
 from edgewright.checkpoints.files import content_hash
 from edgewright.errors import UsageError
+from edgewright.pipeline.registry import STEPS
 
 CONTEXT = {
     "problems/sums": 200,
@@ -120,6 +121,7 @@ def test_a_card_is_valid_metadata_with_measured_numbers(tmp_path: Path) -> None:
     path = write_card(
         folder,
         entry_of(run, "small"),
+        STEPS["quantize"],
         "someone/Model-1B",
         source,
         "edgewright run x.yaml",
@@ -161,7 +163,7 @@ def test_a_card_of_what_was_not_measured_names_no_path(tmp_path: Path) -> None:
         "notes": [],
         "context": {},
     }
-    path = write_card(tmp_path, entry, str(tmp_path / "my-model"), tmp_path, "")
+    path = write_card(tmp_path, entry, STEPS["export"], str(tmp_path / "my-model"), tmp_path, "")
     card = ModelCard.load(path)
     assert (
         card.data.library_name == "onnx"

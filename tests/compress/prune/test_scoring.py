@@ -15,6 +15,7 @@ from torch import nn
 
 from edgewright.checkpoints.files import read_config, read_state
 from edgewright.checkpoints.loading import load_model
+from edgewright.compress.prune.criteria import CRITERIA
 from edgewright.compress.prune.cut import KeptParts
 from edgewright.compress.prune.importance import Importance
 from edgewright.compress.prune.masking import masked
@@ -27,7 +28,7 @@ from edgewright.steps.context import StepContext
 MakeModel = Callable[..., Path]
 
 
-@pytest.mark.parametrize("criterion", ["taylor", "activation", "norm", "magnitude", "random"])
+@pytest.mark.parametrize("criterion", CRITERIA)
 def test_the_best_of_every_group_stay(
     criterion: Any, make_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:

@@ -28,7 +28,11 @@ NORMAL = NormalDist()
 
 @dataclass(frozen=True)
 class Interval:
-    """Two one-sided bounds. The true value is beyond one in at most 1 - confidence of cases."""
+    """A lower and an upper bound on the true value of a metric.
+
+    Each of them is wrong in at most 1 - confidence of all cases. At 0.95, each bound holds at 95 %
+    and both together at 90 %.
+    """
 
     low: float
     high: float

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gate_samples import answered, gate
 
-from edgewright.benchmarks.statistics import Interval, bounds, resample, samples_needed
+from edgewright.benchmarks.bootstrap import Interval, bounds, resample, samples_needed
 from edgewright.perf.gate import TEXT, most_any_test_catches, problem_pairs, verdicts, window_pairs
 
 WORDS = ("pass", "fail", "inconclusive")
@@ -30,7 +30,7 @@ def test_draws_depend_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None
     first = resample(columns, 300, seed=5)
     assert np.array_equal(first, resample(columns, 300, seed=5))
     assert not np.array_equal(first, resample(columns, 300, seed=6))
-    monkeypatch.setattr("edgewright.benchmarks.statistics.COUNTS_IN_MEMORY", 50)
+    monkeypatch.setattr("edgewright.benchmarks.bootstrap.COUNTS_IN_MEMORY", 50)
     assert np.array_equal(first, resample(columns, 300, seed=5)), "drawing in parts draws the same"
 
 

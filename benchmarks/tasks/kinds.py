@@ -1,0 +1,21 @@
+"""The kinds of tasks, and how each is written. Imports no torch: the help needs them."""
+
+from __future__ import annotations
+
+__all__ = ["BUILTIN", "FILES", "KINDS", "USAGE"]
+
+BUILTIN = "reasoning"
+"""The task that has no name behind it."""
+KINDS = {
+    BUILTIN: BUILTIN,
+    "gym": "gym:NAME",
+    "qa": "qa:FILE",
+    "choice": "choice:FILE",
+    "code": "code:FILE",
+    "lm-eval": "lm-eval:NAME or lm-eval:FILE.yaml",
+}
+"""By kind, how a task of it is written."""
+FILES = tuple(kind for kind, usage in KINDS.items() if usage == f"{kind}:FILE")
+"""Kinds that always name a file."""
+USAGE = ", ".join(KINDS.values())
+"""How every kind is written, for help and messages."""

@@ -1,0 +1,72 @@
+"""Checks that all models, data and tasks which a recipe names are there, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..benchmarks.tasks.task import Task
+from ..checkpoints.config import model_path, resolve
+from ..data.sources import Source
+from ..errors import UsageError
+from ..steps.options import AUTO
+from .recipe import BASELINE, TRACES, Recipe
+from .registry import STEPS
+
+__all__ = ["check_inputs"]
+
+
+def check_inputs(recipe: Recipe) -> None:
+    """Accept a recipe if every model, SOURCE and TASK in it can be used.
+
+    Raises:
+        UsageError: naming all that cannot, and where the recipe names them.
+    """
+    faults = {
+        f"{place}: {error}": error.hint
+        for place, find, name in _named(recipe)
+        if (error := _fault(find, name))
+    }
+    if faults:
+        separator = "\n  " if len(faults) > 1 else " "
+        raise UsageError(
+            separator.join(["the recipe names what cannot be used:", *faults]),
+            "; ".join(dict.fromkeys(faults.values())),
+        )
+
+
+def _named(recipe: Recipe) -> Iterator[tuple[str, Callable[[str], Any], str]]:
+    """Where the recipe names a model, a source or a task, what finds it, and its name."""
+    yield "model", _directory, recipe.model
+    yield "calibration.source", _source, recipe.calibration.source
+    if recipe.traces:
+        yield "traces.prompts", _source, recipe.traces.prompts
+    for name in recipe.evaluate.perplexity:
+        yield "evaluate.perplexity", _source, name
+    for name in recipe.evaluate.tasks:
+        yield "evaluate.tasks", Task.parse, name
+    made = {BASELINE, *recipe.step_names}
+    for step, name in zip(recipe.steps, recipe.step_names, strict=True):
+        inputs = STEPS[step.kind].inputs(step)
+        for source in sorted(inputs.data):
+            yield f"step {name}", _source, source
+        for model in sorted(inputs.models - made):
+            yield f"step {name}", _directory, model
+
+
+def _directory(name: str) -> Path:
+    return resolve(model_path(name), config_only=True)
+
+
+def _source(name: str) -> Source | None:
+    """A source; None for traces, which the run itself makes, and for what fits the model."""
+    return None if name in (TRACES, AUTO) else Source.parse(name)
+
+
+def _fault(find: Callable[[str], Any], name: str) -> UsageError | None:
+    try:
+        find(name)
+    except UsageError as error:
+        return error
+    return None
