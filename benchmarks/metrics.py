@@ -34,15 +34,15 @@ __all__ = [
 
 # What must be equal
 
-ASKED = ("shots_used/<task>", "task_version/<task>", "problems_hash/<task>")
+TASK_IDENTITY = ("shots_used/<task>", "task_version/<task>", "problems_hash/<task>")
 DTYPE = ("dtype/<task>",)
 """Recorded by torch alone, so that a checkpoint is compared with its artifact in any precision."""
 QUESTIONS = Conditions(
     recorded=("problems/<task>",),
     equal=("shots/<task>", "framing/<task>"),
-    if_recorded=(*ASKED, *DTYPE, "max_new_tokens/<task>"),
+    if_recorded=(*TASK_IDENTITY, "max_new_tokens/<task>", *DTYPE),
 )
-LM_EVAL = Conditions((*QUESTIONS.recorded, *ASKED), if_recorded=DTYPE)
+LM_EVAL = Conditions((*QUESTIONS.recorded, *TASK_IDENTITY), if_recorded=DTYPE)
 TEXT = Conditions(recorded=("data_hash/<data>", "seq_len/<data>"))
 AGAINST_REFERENCE = replace(TEXT, if_recorded=("reference/<data>",))
 BOARD = ("board", "power_mode")

@@ -6,7 +6,7 @@ __all__ = ["BUDGET", "MOST_ROWS", "chunk_tokens", "rows_within"]
 
 BUDGET = 2 * 2**30
 """Bytes for the caches and logits of all rows."""
-MOST_ROWS = 96
+MOST_ROWS = 256
 """More rows than this make no token faster: products of so many rows are bound by arithmetic."""
 LOGIT_BYTES = 4
 LOGIT_COPIES = 2

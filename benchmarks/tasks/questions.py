@@ -203,7 +203,6 @@ def answer_questions(
         text = tokenizer.decode(tokens, skip_special_tokens=False)
         expected = extract_answer(worked) or worked.strip()
         text = text.split(NEXT_QUESTION)[0] if special else text
-        answers.append(
-            Answer(label, question, expected, text, same_answer(expected, extract_answer(text)))
-        )
+        correct = same_answer(expected, extract_answer(text))
+        answers.append(Answer(label, question, expected, text, correct))
     return answers

@@ -25,6 +25,7 @@ from ...checkpoints.files import (
 from ...checkpoints.layouts import LAYOUTS, Layout, Scheme
 from ...checkpoints.layouts.gptq import Gptq
 from ...checkpoints.loading import pick_device
+from ...checkpoints.memory import reused_memory
 from ...checkpoints.streaming import Streamed
 from ...errors import Refused
 from ...steps.context import StepContext, StepResult
@@ -69,11 +70,13 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
     check_output(out)
     check_finite(source)
     if not context.depends_on:
-        return _write_quantized(options, source, out, context, None)
+        with reused_memory():
+            return _write_quantized(options, source, out, context, None)
     layers = len(architecture.layers)
     with (
         workspace(out, "journal", context.depends_on, FINISHED, context.fresh) as folder,
         closing(Journal(folder, layers)) as journal,
+        reused_memory(),
     ):
         return _write_quantized(options, source, out, context, journal)
 
