@@ -241,13 +241,9 @@ def bench_path(
         _check_model(against)
     base = Reference(reference, device) if reference else None
     result = measure(path, options, device=device, reference=base)
-    found: dict[str, Any] = {
-        "name": path.name,
-        "metrics": result.metrics,
-        "context": result.context,
-        "samples": result.samples,
-        "notes": missing_tasks(result.metrics),
-    }
+    shown = ("metrics", "context", "samples")
+    found: dict[str, Any] = {"name": path.name, **{key: getattr(result, key) for key in shown}}
+    found["notes"] = missing_tasks(result.metrics)
     if save:
         write_measurement(save, found)
     if save and result.answers:

@@ -223,13 +223,14 @@ def test_a_recipe_without_evaluate_never_measures_another_model_on_the_toy_task(
     make_model: MakeModel, foreign: Path
 ) -> None:
     steps = [{"kind": "quantize"}]
-    for model, tasks, text in (
-        (make_model("llama"), ("reasoning",), ("builtin:reasoning",)),
-        (foreign, (), ("builtin:prompts",)),
+    for model, tasks, text, calibration in (
+        (make_model("llama"), ("reasoning",), ("builtin:reasoning",), "builtin:reasoning"),
+        (foreign, (), ("builtin:prompts",), "builtin:own"),
     ):
         recipe = Recipe.model_validate({"model": str(model), "steps": steps})
-        evaluate = with_default_data(recipe, model).evaluate
-        assert (evaluate.tasks, evaluate.perplexity) == (tasks, text)
+        settled = with_default_data(recipe, model)
+        assert (settled.evaluate.tasks, settled.evaluate.perplexity) == (tasks, text)
+        assert settled.calibration.source == calibration
     asked = {"evaluate": {"tasks": ["reasoning"]}, "steps": steps}
     recipe = Recipe.model_validate(asked)
     assert with_default_data(recipe, foreign).evaluate == recipe.evaluate

@@ -14,7 +14,6 @@ import yaml
 from edgewright.checkpoints.config import model_path
 from edgewright.compress.distill.options import StudentFrom
 from edgewright.errors import Refused, UsageError
-from edgewright.pipeline.defaults import with_default_data
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import BASELINE, Recipe
 from edgewright.pipeline.recipe_file import ROOT, builtin_recipe, load_recipe
@@ -171,8 +170,6 @@ def test_defaults(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, "steps:\n  - {kind: prune, heads: 0.5}\n"))
     assert (recipe.seed, recipe.device, recipe.target, recipe.gate) == (0, "auto", None, None)
     assert recipe.calibration.source == "auto"
-    settled = with_default_data(recipe, ROOT / "demo" / "model")
-    assert settled.calibration.source == "builtin:reasoning"
 
 
 MISTAKES = """\
