@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import content_hash, read_architecture, weight_bytes
 from ..checkpoints.loading import load_tokenizer
 from ..data.packing import Encoded
@@ -178,6 +179,11 @@ def _environment(backend: Backend) -> dict[str, Any]:
     }
 
 
+def _directory(path: Path) -> Path:
+    """The directory of an artifact, or of a model that may be named by its hub id."""
+    return path if is_artifact(path) else resolve(model_path(str(path)))
+
+
 def _check_model(path: Path) -> None:
     if not (is_artifact(path) or (path / "config.json").is_file()):
         raise UsageError(
@@ -196,7 +202,7 @@ def bench_path(
     """Measure the model at `path`, and save the result if a file is given.
 
     Args:
-        path: checkpoint or artifact.
+        path: an artifact, or a model: its directory, hub id or built-in name.
         options: what to measure.
         device: where torch runs.
         reference: the model that KL and top-1 agreement compare with.
@@ -213,10 +219,12 @@ def bench_path(
         )
     if against:
         _check_model(against)
-    base = Reference(reference, device) if reference else None
+    name = path.name
+    path = _directory(path)
+    base = Reference(_directory(reference), device) if reference else None
     result = measure(path, options, device=device, reference=base)
     found: dict[str, Any] = {
-        "name": path.name,
+        "name": name,
         "metrics": result.metrics,
         "context": result.context,
         "samples": result.samples,
