@@ -10,13 +10,23 @@ from typing import Any
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import content_hash, read_architecture, weight_bytes
 from ..checkpoints.loading import load_tokenizer
+from ..console import console
 from ..data.packing import Encoded
+from ..data.rows import RowReport
 from ..data.sources import Source, rows_hash, scoring_rows
 from ..errors import UsageError
 from .bootstrap import share_error
 from .kv_cache.rounded_cache import KvScheme, cache_bytes
 from .latency.latency import time_against, time_alone
-from .measurement_files import problem_samples, problems_hash, window_samples, write_measurement
+from .measurement_files import (
+    answers_file,
+    problem_samples,
+    problems_hash,
+    window_samples,
+    write_answers,
+    write_measurement,
+)
+from .missing_tasks import missing_tasks
 from .options import EvaluateOptions, LatencyOptions
 from .tasks.accuracy import Answer, score_text
 from .tasks.backends import Backend, is_artifact, open_backend
@@ -78,13 +88,10 @@ def measure(
     """
     tasks = [Task.parse(name) for name in options.tasks]
     sources = [Source.parse(name) for name in options.perplexity]
-    backend = open_backend(path, device)
+    backend = open_backend(path, device, options.dtype)
     tokenizer = load_tokenizer(path)
     result = Measurement(context=_environment(backend))
-    for source in sources:
-        rows = scoring_rows(tokenizer, source, options.seq_len, options.windows)
-        _add_text(result, source.label, backend, rows, reference)
-        result.context[f"seq_len/{source.label}"] = options.seq_len
+    texts = {source.label: _read_text(result, source, tokenizer, options) for source in sources}
     settings = TaskSettings(
         options.limit,
         options.max_new_tokens,
@@ -96,8 +103,14 @@ def measure(
         outcome = run_task(task, backend, tokenizer, path, settings)
         for label, answers in outcome.answers.items():
             _add_answers(result, label, answers)
+            if backend.name == "torch":
+                result.context[f"dtype/{label}"] = backend.dtype
         result.metrics |= outcome.metrics
         result.context |= outcome.context
+    for label, rows in texts.items():
+        _add_text(result, label, backend, rows, reference)
+    if not tasks:
+        result.context["dtype"] = backend.dtype
     result.metrics["size_bytes"] = weight_bytes(path)
     result.metrics["parameters"] = _parameters(path)
     del backend
@@ -108,6 +121,20 @@ def measure(
         result.metrics |= metrics | _cache_sizes(path, options.latency)
         result.context |= conditions
     return result
+
+
+def _read_text(
+    result: Measurement, source: Source, tokenizer: Any, options: EvaluateOptions
+) -> list[Encoded]:
+    """The rows of a text to score; the context gets their length and how many were skipped."""
+    report = RowReport(options.bad_rows)
+    rows = scoring_rows(tokenizer, source, options.seq_len, options.windows, report)
+    for note in report.notes(str(source)):
+        console.print(note, highlight=False, markup=False)
+    if report.skipped:
+        result.context[f"skipped_rows/{source.label}"] = report.skipped
+    result.context[f"seq_len/{source.label}"] = options.seq_len
+    return rows
 
 
 def _add_text(
@@ -228,9 +255,12 @@ def bench_path(
         "metrics": result.metrics,
         "context": result.context,
         "samples": result.samples,
+        "notes": missing_tasks(result.metrics),
     }
     if save:
         write_measurement(save, found)
+        if result.answers:
+            write_answers(answers_file(save), result.answers)
     if against:
         compared = time_against(
             path,

@@ -25,6 +25,7 @@ from .bootstrap import Array
 
 __all__ = [
     "Scores",
+    "answers_file",
     "load_measurement",
     "problem_samples",
     "problems_hash",
@@ -32,6 +33,7 @@ __all__ = [
     "replace_baseline",
     "step_measurement",
     "window_samples",
+    "write_answers",
     "write_measurement",
 ]
 
@@ -192,6 +194,20 @@ def replace_baseline(candidate: Mapping[str, Any], where: str) -> Path:
         load_measurement(where)  # never overwrite a file that is not a measurement
     write_measurement(path, candidate)
     return path
+
+
+def write_answers(path: Path, answers: Sequence[Mapping[str, Any]]) -> None:
+    """Write what the model answered, one JSON object per line, for people to read.
+
+    Raises:
+        EdgewrightError: the file cannot be written.
+    """
+    write_text(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in answers))
+
+
+def answers_file(path: Path) -> Path:
+    """The file of the answers beside a measurement file: `int4.answers.jsonl` of `int4.json`."""
+    return path.with_suffix(".answers.jsonl")
 
 
 def write_measurement(path: Path, value: Mapping[str, Any]) -> None:

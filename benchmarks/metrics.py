@@ -34,12 +34,15 @@ __all__ = [
 
 # What must be equal
 
+TASK_IDENTITY = ("shots_used/<task>", "task_version/<task>", "problems_hash/<task>")
+DTYPE = ("dtype/<task>",)
+"""Recorded by torch alone, so that a checkpoint is compared with its artifact in any precision."""
 QUESTIONS = Conditions(
     recorded=("problems/<task>",),
-    equal=("shots/<task>",),
-    if_recorded=("shots_used/<task>", "task_version/<task>", "problems_hash/<task>"),
+    equal=("shots/<task>", "framing/<task>"),
+    if_recorded=(*TASK_IDENTITY, "max_new_tokens/<task>", *DTYPE),
 )
-LM_EVAL = Conditions((*QUESTIONS.recorded, *QUESTIONS.if_recorded))
+LM_EVAL = Conditions((*QUESTIONS.recorded, *TASK_IDENTITY), if_recorded=DTYPE)
 TEXT = Conditions(recorded=("data_hash/<data>", "seq_len/<data>"))
 AGAINST_REFERENCE = replace(TEXT, if_recorded=("reference/<data>",))
 BOARD = ("board", "power_mode")

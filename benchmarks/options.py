@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..steps.options import Cli
+from ..data.rows import BadRows
+from ..steps.options import Calibration, Cli, shared
 from .tasks.kinds import USAGE
 
 __all__ = ["EvaluateOptions", "LatencyOptions"]
@@ -63,9 +64,15 @@ class EvaluateOptions(BaseModel):
     allow_code: bool = Field(
         default=False, description="let code tasks run what the model writes, in a sandbox"
     )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="what torch computes answers in; auto: the checkpoint's 16 bits where the "
+        "processor is fast with them, else float32; texts are always scored in float32",
+    )
     perplexity: tuple[str, ...] = Field(
         default=(), description="SOURCE to compute the perplexity of; repeatable"
     )
+    bad_rows: BadRows = shared(Calibration, "bad_rows")
     windows: int = Field(default=128, gt=0, description="rows per perplexity source")
     seq_len: int = Field(default=512, gt=1, description="longest row in tokens")
     latency: Annotated[LatencyOptions | None, Cli(prefix="", toggle=True)] = Field(

@@ -16,6 +16,7 @@ __all__ = [
     "BUILTIN_MODEL",
     "dtype_name",
     "end_tokens",
+    "is_builtin",
     "model_path",
     "packing",
     "quantization",
@@ -29,6 +30,7 @@ __all__ = [
 BUILTIN_MODEL = "builtin:tiny-reasoner"
 ROOT = Path(__file__).parents[1]
 ADAPTER = "adapter_config.json"
+TOKENIZER = "tokenizer.json"
 CONFIG_FILES = ("*.json",)
 WEIGHT_AND_TOKENIZER_FILES = ("*.safetensors", "*.model", "*.txt", "*.jinja")
 """Files of a hub id that are fetched."""
@@ -37,6 +39,18 @@ WEIGHT_AND_TOKENIZER_FILES = ("*.safetensors", "*.model", "*.txt", "*.jinja")
 def model_path(model: str) -> str:
     """The directory behind `builtin:tiny-reasoner`; any other model as it is."""
     return str(ROOT / "demo" / "model") if model == BUILTIN_MODEL else model
+
+
+def is_builtin(path: Path) -> bool:
+    """Whether a model is the built-in one, or was made from it: whether it has its vocabulary.
+
+    All files of a tokenizer are copied when a model is pruned, distilled, quantized or exported.
+    """
+    file = path / TOKENIZER
+    own = ROOT / "demo" / "model" / TOKENIZER
+    if not file.is_file() or file.stat().st_size > 2 * own.stat().st_size:
+        return False
+    return read_json(file).get("model") == read_json(own).get("model")
 
 
 def resolve(model: str | Path, *, config_only: bool = False) -> Path:

@@ -6,7 +6,6 @@ model's own, and each layer computes what it would compute in the loaded model, 
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -19,17 +18,12 @@ from ..errors import UsageError
 from ..models import Architecture, decoder_layers
 from .files import read_architecture, rows_of, tensor_specs, tensors_of
 from .loading import check_names, load_settings, tied_names
+from .memory import return_freed_memory
 
 __all__ = ["ROWS", "InMemory", "Layered", "Streamed", "passed_through", "skeleton"]
 
 ROWS = 8192
 """Rows of the embedding or the head that are looked at together."""
-
-
-def _give_back() -> None:
-    """Return freed memory to the system; glibc would keep some of it after every layer."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 class Layered(Protocol):
@@ -114,7 +108,7 @@ class Streamed:
             yield layer
         finally:
             layer.load_state_dict(self._empty[index], assign=True)
-            _give_back()
+            return_freed_memory()
 
     def _fill(self, module: nn.Module, stored: dict[str, Tensor]) -> None:
         """Give a module its weights as float32, and free the stored ones and their files."""

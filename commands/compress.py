@@ -119,7 +119,7 @@ def distill(
         torchrun --nproc-per-node 4 -m edgewright.cli distill small --teacher /models/big
         --data text:wiki.txt --out taught
     """
-    data = Calibration(source=options.data, seq_len=options.seq_len)
+    data = Calibration(source=options.data, seq_len=options.seq_len, bad_rows=options.bad_rows)
     return step("distill", options, student, output, step_context(data, execution))
 
 
@@ -128,21 +128,23 @@ def iterate(
     model: Model,
     output: Output,
     options: IterateOptions,
-    calibration: Annotated[Calibration, Expand(skip=("seq_len",))],
+    calibration: Annotated[Calibration, Expand(skip=("seq_len", "bad_rows"))],
     execution: Execution,
 ) -> Outcome:
     """Prune in rounds with training in between; keep the smallest model that is good enough.
 
     What to remove is counted over all rounds together; steps of training are per round. The loss
-    is measured on held-out rows after every round. --seq-len holds for calibration, training and
-    measurement.
+    is measured on held-out rows after every round. --seq-len and --bad-rows hold for calibration,
+    training and measurement.
 
     Example:
 
         edgewright iterate /models/Qwen2.5-0.5B --rounds 4 --ffn 0.5 --data text:wiki.txt
         --max-loss-increase 0.1 --out small
     """
-    rows = calibration.model_copy(update={"seq_len": options.recover.seq_len})
+    recover = options.recover
+    same = {"seq_len": recover.seq_len, "bad_rows": recover.bad_rows}
+    rows = calibration.model_copy(update=same)
     return step("iterate", options, model, output, step_context(rows, execution))
 
 

@@ -177,12 +177,15 @@ def sweep(recipe: RecipeFile, options: SweepOptions, inputs: SweepInputs) -> Out
 def kv_study(
     model: Model,
     options: KvOptions,
-    calibration: Annotated[Calibration, Expand(skip=("seq_len",), defaults={"samples": 32})],
+    calibration: Annotated[
+        Calibration, Expand(skip=("seq_len", "bad_rows"), defaults={"samples": 32})
+    ],
     execution: Execution,
 ) -> Outcome:
     """Measure how much accuracy an INT8 or INT4 KV cache costs, and how many bytes it saves.
 
-    Nothing is written. --seq-len holds for calibration and for the rows that are scored.
+    Nothing is written. --seq-len and --bad-rows hold for calibration and for the rows that are
+    scored.
 
     Examples:
 
@@ -193,11 +196,17 @@ def kv_study(
     """
     from ..benchmarks.kv_cache.study import kv_study as study
     from ..checkpoints.config import model_path, resolve
+    from ..checkpoints.loading import pick_device
     from ..steps.context import CalibrationData
+    from ..steps.own_text import OwnText
 
     folder = resolve(model_path(model))
-    data = CalibrationData(calibration.source, calibration.samples, options.seq_len)
+    data = CalibrationData(
+        calibration.source, calibration.samples, options.seq_len, options.bad_rows
+    )
+    own = OwnText(folder, pick_device(execution.device), execution.seed)
+    data = data.resolved(own, needed="static" in options.scales)
     rows = data.rows(folder, execution.seed)
-    for note in data.shortfall(rows):
+    for note in data.notes(rows):
         console.print(note, highlight=False)
     return Outcome(study(folder, options, rows, execution.device), "kv")

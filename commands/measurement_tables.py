@@ -35,6 +35,7 @@ def bench_view(result: Mapping[str, Any]) -> list[Any]:
         table(METRIC_COLUMNS[:-1], [metric_row(result["name"], result["metrics"], None)[:-1]])
     ]
     metrics = result["metrics"]
+    views += [f"  {note}" for note in result["notes"]]
     views += [
         f"  {name}: runs vary by {metrics[f'{name}/cv']:.0%} (coefficient of variation): the "
         "machine is busy, or --runs is too small"

@@ -59,6 +59,11 @@ def plan_view(plan: Mapping[str, Any]) -> list[Any]:
     remarks += _what_runs(plan) if plan.get("target") else []
     if plan.get("target") == SURVEY:
         remarks = []  # the same for every device; JSON has them
+    remarks += [
+        f"  {row['step']}: calibrates on {row['calibration']}"
+        for row in plan["rows"]
+        if row.get("calibration")
+    ]
     return [table(tuple(filled), rows, title), *remarks, *plan.get("advice", ())]
 
 

@@ -129,7 +129,9 @@ class BenchInputs(_Inputs):
         description="model to time in turns with this one; gives the ratio and its interval",
     )
     save: Path | None = Field(
-        default=None, description="write the measurement as JSON, for `edgewright gate`"
+        default=None,
+        description="write the measurement as JSON, for `edgewright gate`, and the answers to "
+        "tasks beside it (NAME.answers.jsonl)",
     )
 
 

@@ -1,4 +1,4 @@
-"""Convert examples to rows of tokens: chat template, labels for completions, packing, padding."""
+"""Convert rows of data to rows of tokens: chat template, labels, packing, padding."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from .conversations import render_conversation, template_keeps
+from .rows import Conversation, Example, Row, RowReport, Turn
 
 __all__ = [
     "IGNORE",
@@ -25,14 +27,6 @@ __all__ = [
 
 IGNORE = -100
 """The label of a token that is not scored (the value torch's cross-entropy ignores)."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """A piece of text. With a prompt, only the completion is learned and scored; else all of it."""
-
-    completion: str
-    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,31 +47,50 @@ def render_prompt(tokenizer: Any, question: str) -> str:
     return f"Question: {question}\nAnswer: <think>\n"
 
 
-def encode(tokenizer: Any, example: Example) -> Encoded:
-    """Tokenize one example, ending in the end-of-text token where it has a prompt.
+def encode(tokenizer: Any, row: Row, report: RowReport | None = None) -> Encoded:
+    """Tokenize one row of data. What is learned ends in the end token, if it is not all the text.
+
+    Conversations are rendered by the chat template, and so are pairs if it keeps the completion as
+    it is. Otherwise the completion follows the generation prompt word for word, because a template
+    may drop the thoughts in it.
+
+    Args:
+        tokenizer: of the model.
+        row: text, a prompt with its completion, or a conversation.
+        report: counts conversations that are learned in part.
 
     Raises:
-        UsageError: it has a prompt, and the tokenizer has no end token.
+        BadRow: the chat template refuses a conversation.
+        UsageError: an end token is needed, and the tokenizer has none.
     """
-    if not example.prompt:
-        ids = tokenizer(example.completion, verbose=False)[
+    if isinstance(row, Example) and not row.prompt:
+        ids = tokenizer(row.completion, verbose=False)[
             "input_ids"
         ]  # packing cuts it: no warning that the text is too long
         return Encoded(list(ids), list(ids))
-    if tokenizer.eos_token_id is None:
+    templated = bool(tokenizer.chat_template)
+    if tokenizer.eos_token_id is None and not (templated and isinstance(row, Conversation)):
         raise UsageError(
             f"{tokenizer.name_or_path}: no end token, which every completion ends in: neither its "
             "tokenizer_config.json nor generation_config.json nor config.json names one",
             "set eos_token_id in generation_config.json",
         )
-    templated = bool(tokenizer.chat_template)
-    prompt = tokenizer(render_prompt(tokenizer, example.prompt), add_special_tokens=not templated)[
-        "input_ids"
-    ]
-    completion = tokenizer(example.completion, add_special_tokens=False)["input_ids"] + [
+    if isinstance(row, Conversation):
+        return _labelled(*render_conversation(tokenizer, row, report))
+    asked = render_prompt(tokenizer, row.prompt)
+    talk = Conversation((Turn("user", row.prompt), Turn("assistant", row.completion)))
+    if templated and template_keeps(tokenizer, asked, talk.messages):
+        return _labelled(*render_conversation(tokenizer, talk, report))
+    prompt = tokenizer(asked, add_special_tokens=not templated)["input_ids"]
+    completion = tokenizer(row.completion, add_special_tokens=False)["input_ids"] + [
         tokenizer.eos_token_id
     ]
     return Encoded(prompt + completion, [IGNORE] * len(prompt) + completion)
+
+
+def _labelled(ids: list[int], learned: list[bool]) -> Encoded:
+    pairs = zip(ids, learned, strict=True)
+    return Encoded(ids, [token if known else IGNORE for token, known in pairs])
 
 
 def pack(encoded: Iterable[Encoded], seq_len: int) -> Iterator[Encoded]:

@@ -1,36 +1,43 @@
 """Parse and read SOURCE strings, which name text for calibration, training and evaluation.
 
-They are `text:FILE`, `jsonl:FILE[:FIELD]`, `parquet:FILE[:FIELD]`, `hf:NAME[:CONFIG][:SPLIT]` and
-`builtin:NAME`.
+They are `text:FILE`, `jsonl:FILE[:FIELD]`, `parquet:FILE[:FIELD]`,
+`hf:NAME[:CONFIG][:SPLIT][:FIELD]` and `builtin:NAME`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import EdgewrightError, UsageError
-from .packing import IGNORE, Encoded, Example, encode, pack
+from .files import json_lines, numbered_rows, parquet_rows, text_chunks
+from .hub import HubData, open_hub
+from .packing import IGNORE, Encoded, encode, pack
+from .prompts import builtin_prompts, prompts_hash
 from .reasoning import Problem, held_out, held_out_questions, training_problems
+from .rows import BadRow, Conversation, Example, Row, RowReport, parse_row
 
-__all__ = ["Source", "json_lines", "rows_hash", "scoring_rows", "training_rows"]
+__all__ = ["Source", "json_lines", "rows_hash", "scoring_rows", "training_rows", "windows"]
 
-BUILTINS = ("reasoning",)
-CHUNK = 1 << 16
-"""Characters of plain text that are tokenized at a time."""
-TEXT_FIELDS = ("text", "content", "completion")
-PAIR_FIELDS = (("question", "answer"), ("prompt", "completion"), ("instruction", "output"))
+BUILTINS = ("reasoning", "prompts", "own")
+FILES = ("text", "jsonl", "parquet")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A parsed SOURCE string."""
+    """A parsed SOURCE string.
+
+    Attributes:
+        kind: text, jsonl, parquet, hf or builtin.
+        name: the file, the data set of the hub, or the built-in task.
+        field: the field that is read. Of hub data, everything after the name: only the data set
+            itself can say what is its configuration, its split and its field.
+    """
 
     kind: str
     name: str
@@ -50,14 +57,14 @@ class Source:
                     f"{text}: no such built-in data", f"built in: {', '.join(BUILTINS)}"
                 )
             return cls(kind, rest)
-        if kind == "hf":
+        if kind == "hf" and rest:
             name, _, field = rest.partition(":")
             return cls(kind, name, field)
-        if kind not in ("text", "jsonl", "parquet"):
+        if kind not in FILES:
             raise UsageError(
                 f"{text}: not a data source",
-                "write text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], hf:NAME or "
-                "builtin:NAME",
+                "write text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], "
+                "hf:NAME[:CONFIG][:SPLIT][:FIELD] or builtin:NAME",
             )
         file = rest
         field = ""
@@ -80,122 +87,123 @@ class Source:
         """The source's name in metrics."""
         return self.name if self.kind == "builtin" else Path(self.name).stem
 
-    def fingerprint(self) -> str:
-        """A hash of the file's content, or of the name of built-in and hub data."""
-        digest = hashlib.sha256(str(self).encode())
-        if self.kind in ("text", "jsonl", "parquet"):
-            with open(self.name, "rb") as handle:
-                digest = hashlib.file_digest(handle, "sha256")
-        return digest.hexdigest()
+    @property
+    def generated(self) -> bool:
+        """Whether the data is a task whose problems are generated without end."""
+        return (self.kind, self.name) == ("builtin", "reasoning")
 
-    def training(self, seed: int) -> Iterator[Example]:
-        """Examples for training or calibration: endless for built-in tasks, else one pass."""
-        if self.kind == "builtin":
+    @property
+    def hub(self) -> HubData:
+        """What a source of the hub reads."""
+        return open_hub(self.name, self.field)
+
+    def content_hash(self) -> str:
+        """A hash of the data, whichever field is read: of a file's bytes, or of hub files.
+
+        Generated data, and hub data that cannot be reached, are known by their name.
+        """
+        if self.kind == "builtin" and not self.generated:
+            return hashlib.sha256(f"{self}:{prompts_hash()}".encode()).hexdigest()
+        if self.kind in FILES:
+            with open(self.name, "rb") as handle:
+                return hashlib.file_digest(handle, "sha256").hexdigest()
+        try:
+            return self.hub.content_hash() if self.kind == "hf" else self._name_hash()
+        except EdgewrightError:  # a step that is finished can be reused without the hub
+            return self._name_hash()
+
+    def _name_hash(self) -> str:
+        return hashlib.sha256(str(self).encode()).hexdigest()
+
+    def fingerprint(self) -> str:
+        """A hash of everything that is read: the data, and the field if one is named."""
+        content = self.content_hash()
+        if not self.field:
+            return content
+        return hashlib.sha256(f"{content}:{self.field}".encode()).hexdigest()
+
+    def training(self, seed: int, report: RowReport | None = None) -> Iterator[Row]:
+        """Rows for training or calibration: endless for built-in tasks, else one pass.
+
+        Args:
+            seed: of built-in tasks.
+            report: says what to do with bad rows, and counts them; default: they are refused.
+        """
+        if self.generated:
             return (
                 Example(p.completion, p.question)
                 for p in training_problems(seed, held_out_questions())
             )
-        return self._examples()
+        return self._rows(report)
 
-    def scoring(self, count: int) -> Iterator[Example]:
-        """Examples to score: at most `count` held-out problems of a built-in task, else all."""
-        if self.kind == "builtin":
+    def scoring(self, count: int, report: RowReport | None = None) -> Iterator[Row]:
+        """Rows to score: at most `count` held-out problems of a built-in task, else all."""
+        if self.generated:
             return (Example(p.completion, p.question) for p in self.problems(count))
-        return self._examples()
+        return self._rows(report)
 
     def problems(self, count: int) -> list[Problem]:
         """The first `count` held-out problems of a built-in task."""
-        if self.kind != "builtin":
+        if not self.generated:
             raise UsageError(f"{self}: has no verifier", "use the built-in task: reasoning")
         return held_out(count)
 
-    def _examples(self) -> Iterator[Example]:
-        if self.kind == "text":
-            yield from _text(self.name)
+    def _rows(self, report: RowReport | None) -> Iterator[Row]:
+        if self.kind == "builtin":
+            yield from self._prompts()
             return
+        if self.kind == "text":
+            yield from map(Example, text_chunks(self.name))
+            return
+        field = self.hub.field if self.kind == "hf" else self.field
         found = False
-        for number, row in enumerate(self._table(), 1):
-            found = True
-            yield _example(row, self.field, f"{self.name}, row {number}")
-        if not found:
-            raise UsageError(f"{self}: no rows", "give a file with at least one row")
-
-    def _table(self) -> Iterator[dict[str, Any]]:
-        if self.kind == "jsonl":
-            yield from json_lines(self.name)
-        elif self.kind == "parquet":
-            datasets = _datasets()
-            yield from datasets.load_dataset(
-                "parquet", data_files=self.name, split="train", streaming=True
-            )
-        else:
-            config, _, split = self.field.rpartition(":")
-            yield from _datasets().load_dataset(
-                self.name, config or None, split=split or "train", streaming=True
-            )
-
-
-def _datasets() -> Any:
-    try:
-        datasets: Any = importlib.import_module("datasets")  # here, because it is an extra
-    except ImportError as error:
-        raise EdgewrightError(
-            "parquet and hub data need the datasets package", "pip install 'edgewright[data]'"
-        ) from error
-    return datasets
-
-
-def _text(name: str) -> Iterator[Example]:
-    try:
-        with open(name, encoding="utf-8") as handle:
-            while chunk := "".join(handle.readlines(CHUNK)):
-                yield Example(chunk)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{name}: not UTF-8 text: {error}", "convert the file to UTF-8") from error
-
-
-def json_lines(name: str) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSONL file, one per line. Empty lines are skipped.
-
-    Raises:
-        UsageError: a line is not a JSON object; the message has its number.
-    """
-    with open(name, "rb") as handle:
-        for number, line in enumerate(handle, 1):
-            if not line.strip():
-                continue
+        for where, values in self._table():
             try:
-                row = json.loads(line.decode())
-            except UnicodeDecodeError as error:
-                raise UsageError(
-                    f"{name}, line {number}: not UTF-8 text: {error}", "convert the file to UTF-8"
-                ) from error
-            except json.JSONDecodeError as error:
-                raise UsageError(
-                    f"{name}, line {number}: not JSON: {error.msg}",
-                    "write one JSON object per line",
-                ) from error
-            if not isinstance(row, dict):
-                raise UsageError(
-                    f"{name}, line {number}: not a JSON object", "write one JSON object per line"
-                )
+                row = parse_row(values, field, where)
+            except BadRow as bad:
+                _skip(bad, report)
+                continue
+            found = True
             yield row
+        if not found:
+            why = f": {report.notes(str(self))[0]}" if report and report.skipped else ""
+            raise UsageError(f"{self}: no rows{why}", "give a file with at least one row")
+
+    def _prompts(self) -> Iterator[Row]:
+        if self.name == "own":
+            raise UsageError(
+                f"{self}: a model writes this text itself, and only to calibrate on",
+                "give it as --calibration, or name other data",
+            )
+        yield from map(Example, builtin_prompts())
+
+    def _table(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Rows with file and number."""
+        if self.kind == "jsonl":
+            yield from numbered_rows(self.name)
+            return
+        rows = parquet_rows(self.name) if self.kind == "parquet" else self.hub.rows()
+        for number, row in enumerate(rows, 1):
+            yield f"{self.name}, row {number}", row
 
 
-def _example(row: dict[str, Any], field: str, where: str) -> Example:
-    if field:
-        if field not in row:
-            raise UsageError(f"{where}: no field `{field}`", f"fields there: {', '.join(row)}")
-        return Example(str(row[field]))
-    for prompt, completion in PAIR_FIELDS:
-        if prompt in row and completion in row:
-            return Example(str(row[completion]), str(row[prompt]))
-    for name in TEXT_FIELDS:
-        if name in row:
-            return Example(str(row[name]))
-    raise UsageError(
-        f"{where}: no text field among {', '.join(row)}", "name the field: jsonl:FILE:FIELD"
-    )
+def _skip(bad: BadRow, report: RowReport | None) -> None:
+    if report is None:
+        raise bad
+    report.skip(bad)
+
+
+def _encoded(
+    tokenizer: Any, rows: Iterable[Row], report: RowReport | None
+) -> Iterator[tuple[Row, Encoded]]:
+    """Rows with their tokens; rows that the chat template refuses are bad rows too."""
+    for row in rows:
+        try:
+            encoded = encode(tokenizer, row, report)
+        except BadRow as bad:
+            _skip(bad, report)
+            continue
+        yield row, encoded
 
 
 def _prefix(tokenizer: Any) -> list[int]:
@@ -203,68 +211,90 @@ def _prefix(tokenizer: Any) -> list[int]:
     return list(tokenizer("")["input_ids"])
 
 
-def _windows(tokenizer: Any, examples: Iterator[Example], seq_len: int) -> Iterator[Encoded]:
+def windows(tokenizer: Any, rows: Iterable[Encoded], seq_len: int) -> Iterator[Encoded]:
     """Packed rows. Each one begins with the tokenizer's prefix, which some models need."""
     prefix = _prefix(tokenizer)
     skip = len(prefix)
 
-    def bare(example: Example) -> Encoded:
-        row = encode(tokenizer, example)
+    def bare(row: Encoded) -> Encoded:
         return Encoded(row.ids[skip:], row.labels[skip:]) if row.ids[:skip] == prefix else row
 
-    for row in pack((bare(e) for e in examples), seq_len - skip):
+    for row in pack(map(bare, rows), seq_len - skip):
         yield Encoded(prefix + row.ids, [IGNORE] * skip + row.labels)
 
 
 def training_rows(
-    tokenizer: Any, source: Source, seq_len: int, seed: int, count: int | None = None
+    tokenizer: Any,
+    source: Source,
+    seq_len: int,
+    seed: int,
+    count: int | None = None,
+    report: RowReport | None = None,
 ) -> Iterator[Encoded]:
     """Packed rows of `seq_len` tokens: `count` of them, or without it as many as there are.
 
+    Args:
+        tokenizer: of the model.
+        source: of the text.
+        seq_len: tokens of a row.
+        seed: of built-in tasks.
+        count: the most rows.
+        report: says what to do with bad rows of the data, and counts them; default: refuse.
+
     Raises:
-        UsageError: the source is too small for one row.
+        UsageError: the source is too small for one row, or has a bad row.
     """
-    rows = _windows(tokenizer, source.training(seed), seq_len)
+    encoded = _encoded(tokenizer, source.training(seed, report), report)
+    rows = windows(tokenizer, (tokens for _, tokens in encoded), seq_len)
     first = next(rows, None)
     if first is None:
-        raise UsageError(
-            f"{source}: fewer than {seq_len} tokens, too few for one row",
-            "give more text, or a smaller --seq-len",
-        )
+        raise _too_small(source, seq_len, report)
     return itertools.islice(itertools.chain([first], rows), count)
 
 
-def scoring_rows(tokenizer: Any, source: Source, seq_len: int, count: int) -> list[Encoded]:
+def scoring_rows(
+    tokenizer: Any,
+    source: Source,
+    seq_len: int,
+    count: int,
+    report: RowReport | None = None,
+) -> list[Encoded]:
     """Rows to score, at most `count`, each of at most `seq_len` tokens.
 
-    If the examples have prompts, each is a row. Otherwise their text is cut into full windows.
+    Each pair and each conversation is a row. Plain text is cut into full windows.
 
     Raises:
-        UsageError: the source has nothing to score.
+        UsageError: the source has nothing to score, or a bad row.
     """
-    examples = itertools.islice(source.scoring(count), 1_000_000)
-    first = next(examples, None)
+    examples = itertools.islice(source.scoring(count, report), 1_000_000)
+    encoded = _encoded(tokenizer, examples, report)
+    first = next(encoded, None)
     if first is None:
-        raise UsageError(f"{source}: nothing to score", "give a source that contains text")
-    examples = itertools.chain([first], examples)
-    if first.prompt:
-        rows = (encode(tokenizer, e) for e in examples)
+        raise _too_small(source, seq_len, report)
+    rows = (tokens for _, tokens in itertools.chain([first], encoded))
+    if isinstance(first[0], Conversation) or first[0].prompt:
         chosen = [
             Encoded(r.ids[:seq_len], r.labels[:seq_len]) for r in itertools.islice(rows, count)
         ]
     else:
-        chosen = list(itertools.islice(_windows(tokenizer, examples, seq_len), count))
+        chosen = list(itertools.islice(windows(tokenizer, rows, seq_len), count))
     if not chosen:
-        raise UsageError(
-            f"{source}: fewer than {seq_len} tokens, too few for one row",
-            "give more text, or a smaller --seq-len",
-        )
+        raise _too_small(source, seq_len, report)
     if all(label == IGNORE for row in chosen for label in row.labels[1:]):
         raise UsageError(
             f"{source}: all rows end before the first scored token, after {seq_len} tokens",
             "give a larger --seq-len",
         )
     return chosen
+
+
+def _too_small(source: Source, seq_len: int, report: RowReport | None) -> UsageError:
+    """The error for a source without one whole row; it names the rows that were skipped."""
+    notes = "".join(f"; {note}" for note in (report.notes("of its rows") if report else []))
+    return UsageError(
+        f"{source}: fewer than {seq_len} tokens, too few for one row{notes}",
+        "give more text, or a smaller --seq-len",
+    )
 
 
 def rows_hash(rows: Sequence[Encoded]) -> str:

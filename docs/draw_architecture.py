@@ -27,6 +27,7 @@ PURPOSE = {
     "benchmarks": "measures, gates, reports",
     "targets": "knows devices, deploys, serves",
     "steps": "what every step of a recipe shares",
+    "generation": "answers many prompts at a time",
     "checkpoints": "reads and writes models",
     "models": "architectures as data",
     "data": "text and tasks",
@@ -39,6 +40,7 @@ FLOORS = [
     {"pipeline": 500, "demo": 875},
     {"targets": 125, "benchmarks": 375, "export": 625, "compress": 875},
     {"steps": 500},
+    {"generation": 670},
     {"data": 160, "checkpoints": 500, "models": 840},
     {"console": 160, "errors": 620},
 ]

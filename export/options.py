@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..models import FORMATS
+from ..steps.options import Cli
 from .onnx.cut import Cut
 
 __all__ = ["ExportOptions"]
@@ -30,6 +31,7 @@ def _taking(precision: str) -> list[str]:
 
 WINDOWED = [name for name, format in FORMATS.items() if format.windowed]
 LAST_LOGITS = [name for name, format in FORMATS.items() if format.last_logits]
+PACKED_HEAD = [name for name, format in FORMATS.items() if format.packs_head]
 
 
 class ExportOptions(BaseModel):
@@ -53,6 +55,12 @@ class ExportOptions(BaseModel):
         default="all",
         description="positions that get logits; last: only the last one, which is enough to "
         "generate text",
+    )
+    pack_head: Annotated[bool, Cli("--pack-head/--float-head")] = Field(
+        default=True,
+        description="round an embedding and a head that the checkpoint stores in floating point to "
+        f"8 bits; formats {_listed(PACKED_HEAD)} with precision int4 or int4-a8, others leave them "
+        "as they are",
     )
     window: int = Field(
         default=0,
@@ -85,6 +93,11 @@ class ExportOptions(BaseModel):
                 f"or use format {_listed(LAST_LOGITS, 'or')}"
             )
         return self
+
+    @property
+    def packs_head(self) -> bool:
+        """Whether an embedding and a head in floating point are rounded to 8 bits."""
+        return self.pack_head and self.precision in FORMATS[self.format].packs_head
 
     @property
     def cut(self) -> Cut:

@@ -1,8 +1,8 @@
 """Bytes of the weights of a model in any precision, from config.json alone.
 
 Low-bit precisions apply to the linear layers of the decoder. Embedding, head, norms and biases stay
-in floating point in every format that edgewright writes: 2 bytes for GPUs, 4 in ONNX graphs for
-CPUs (`float_bytes`).
+in floating point: 2 bytes for GPUs, 4 in ONNX graphs for CPUs (`float_bytes`). Formats that pack
+them to 8 bits save `packed_table_savings`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ __all__ = [
     "float_bytes_of",
     "head_bytes",
     "mixture_work",
+    "packed_table_savings",
     "read_size",
     "size_of",
     "traffic",
@@ -124,6 +125,12 @@ def traffic(model: Architecture, bits: float, head_bits: float, tokens: int | No
         tokens: experts that these do not use are left out; None: all experts are read.
     """
     return int(model.linear_weights(tokens) * bits / 8 + head_bytes(model, 1) * head_bits / 8)
+
+
+def packed_table_savings(model: Architecture) -> int:
+    """Bytes that an embedding and a head save in 8 bits, a float32 scale per 128, against fp16."""
+    tables = 1 if model.tied else 2
+    return tables * (head_bytes(model, 2) - int(head_bytes(model, 1) * (8 + 32 / 128) / 8))
 
 
 def mixture_work(used: int, whole: int) -> int:

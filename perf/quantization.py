@@ -1,11 +1,12 @@
-r"""Compare our quantization with other tools: time, peak memory, and perplexity on unseen text.
+r"""Compare our quantization with other tools: time, memory, perplexity and KL on unseen text.
 
     python -m edgewright.perf.quantization MODEL --text wikitext2_valid.txt \
         --gptqmodel .compat/gptqmodel/bin/python
 
 Each side is a process of its own that gets the same rows of tokens and writes a checkpoint. Its
-time is that of the whole process, its memory the largest resident set. The sides take turns,
-`--rounds` times. The first part of the text is for calibration; windows after it are scored in
+time is that of the whole process, its memory the largest resident set. The time of all processors
+is printed too: it changes less if other work runs on the machine. The sides take turns, `--rounds`
+times. The first part of the text is for calibration; windows after it are scored in
 float32, by the same code for all checkpoints. GPTQModel computes in float32 where the processor
 would have to emulate bfloat16, which is several times slower. ModelOpt (`--modelopt`, an
 environment from compat/modelopt.txt) writes no checkpoint that can be scored here. It scores
@@ -25,8 +26,8 @@ from pathlib import Path
 
 from ..benchmarks.tasks.accuracy import TextScores, score_text
 from ..benchmarks.tasks.backends import TorchBackend
+from ..checkpoints.compute_dtype import bf16_is_fast
 from ..checkpoints.loading import load_tokenizer
-from ..compress.calibration.mixed_precision import bf16_is_fast
 from ..data.packing import Encoded
 from ..data.sources import Source, scoring_rows
 
@@ -43,9 +44,11 @@ loaded.quantize(calibration, batch_size=1)
 loaded.save(out)
 """
 PEAK = """
+import resource
+used = resource.getrusage(resource.RUSAGE_SELF)
 status = open("/proc/self/status")
 peak = next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-print(json.dumps({"peak": peak / 1e9}))
+print(json.dumps({"peak": peak / 1e9, "cpu": used.ru_utime + used.ru_stime}))
 """
 MODELOPT = """
 import json, math, sys, time
@@ -120,13 +123,10 @@ def main() -> None:
                 )
                 report = json.loads(printed.splitlines()[-1])
                 taken[name].append(report.get("seconds", seconds))
-                text = f"{taken[name][-1]:.0f} s, {report['peak']:.2f} GB"
-                if "perplexity" in report:
-                    text += f", perplexity {report['perplexity']:.2f}"
-                elif number == 0:
-                    scores = _scored(out, held_out)
-                    text += f", perplexity {scores.perplexity:.2f} +- {scores.stderr:.2f}"
-                print(f"{name}: {text}", flush=True)
+                scores = None
+                if number == 0 and "perplexity" not in report:
+                    scores = _scored(out, held_out, args.model)
+                print(f"{name}: {_described(taken[name][-1], report, scores)}", flush=True)
     first, *others = taken
     for other in others:
         ratio = min(taken[first]) / min(taken[other])
@@ -209,8 +209,19 @@ def _timed(command: list[str], threads: int, folder: str) -> tuple[float, str]:
         return seconds, out.read()
 
 
-def _scored(path: Path, rows: list[Encoded]) -> TextScores:
-    return score_text(TorchBackend(path), rows)
+def _described(seconds: float, report: dict[str, float], scores: TextScores | None) -> str:
+    text = f"{seconds:.0f} s, {report['peak']:.2f} GB"
+    if "cpu" in report:
+        text += f", {report['cpu']:.0f} s of processors"
+    if "perplexity" in report:
+        text += f", perplexity {report['perplexity']:.2f}"
+    if scores:
+        text += f", perplexity {scores.perplexity:.2f} +- {scores.stderr:.2f}, KL {scores.kl:.4f}"
+    return text
+
+
+def _scored(path: Path, rows: list[Encoded], reference: Path | None = None) -> TextScores:
+    return score_text(TorchBackend(path), rows, TorchBackend(reference) if reference else None)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def step_dependencies(
         "config": dict(config),
         "inputs": {name: hash_of(name) for name in sorted({source, *inputs.models})},
         "data": data_hashes({context.calibration.source, *inputs.data}),
-        "calibration": dict(vars(context.calibration)),
+        "calibration": context.calibration.identity(),
         "seed": context.seed,
         "device": context.device,
         "code": code_version(step.code(options)),

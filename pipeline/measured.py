@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..benchmarks.measure import Measurement, Reference, measure
-from ..benchmarks.measurement_files import write_measurement
+from ..benchmarks.measurement_files import write_answers, write_measurement
 from ..benchmarks.report.model_card import write_card
 from ..benchmarks.tasks.task import Task
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
@@ -100,9 +99,6 @@ class StepMeasurer:
         folder = self.ledger.path.parent / "samples"
         folder.mkdir(exist_ok=True)
         if result.answers:
-            lines = "".join(
-                json.dumps(answer, ensure_ascii=False) + "\n" for answer in result.answers
-            )
-            (folder / f"{name}.jsonl").write_text(lines)
+            write_answers(folder / f"{name}.jsonl", result.answers)
         write_measurement(folder / f"{name}.json", result.samples)
         return f"samples/{name}.json"

@@ -10,6 +10,7 @@ from ..benchmarks.tasks.task import Task
 from ..checkpoints.config import model_path, resolve
 from ..data.sources import Source
 from ..errors import UsageError
+from ..steps.options import AUTO
 from .recipe import BASELINE, TRACES, Recipe
 from .registry import STEPS
 
@@ -59,8 +60,8 @@ def _directory(name: str) -> Path:
 
 
 def _source(name: str) -> Source | None:
-    """A source; None for traces, which the run itself makes."""
-    return None if name == TRACES else Source.parse(name)
+    """A source; None for traces, which the run itself makes, and for what fits the model."""
+    return None if name in (TRACES, AUTO) else Source.parse(name)
 
 
 def _fault(find: Callable[[str], Any], name: str) -> UsageError | None:

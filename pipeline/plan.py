@@ -13,6 +13,7 @@ from ..checkpoints.config import model_path, resolve
 from ..steps.state import State, checkpoint_state
 from ..steps.step import PlanContext
 from ..targets import load_target
+from .defaults import calibration_summary, with_default_data
 from .forecast import device_row
 from .named_inputs import check_inputs
 from .prune_budget import shares_within
@@ -39,6 +40,7 @@ def plan_recipe(recipe: Recipe, context: int = 2048, batch: int = 1) -> list[dic
     """
     target = load_target(recipe.target) if recipe.target else None
     check_inputs(recipe)
+    recipe = with_default_data(recipe, resolve(model_path(recipe.model), config_only=True))
     states = {BASELINE: _state(recipe.model)}
     rows = [device_row(BASELINE, states[BASELINE], target, context, batch)]
     operations_per_second = _speed()
@@ -58,6 +60,7 @@ def plan_recipe(recipe: Recipe, context: int = 2048, batch: int = 1) -> list[dic
         row["ram_bytes"] = cost.ram_bytes
         row["disk_bytes"] = result.weight_bytes + cost.workspace_bytes
         row["seconds"] = cost.operations / (EFFICIENCY * operations_per_second)
+        row["calibration"] = calibration_summary(step, options, plan.calibration)
         rows.append(row)
     return rows
 

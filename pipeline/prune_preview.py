@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..checkpoints.config import model_path, resolve
 from ..compress.prune.options import PruneOptions
 from ..compress.prune.runner import preview
 from ..steps.context import StepContext
+from ..steps.options import OWN
+from ..steps.own_text import OwnText
 from ..steps.state import State, checkpoint_state
 from ..targets import load_target
 from .forecast import device_row
@@ -45,7 +48,14 @@ def preview_prune(
     path = resolve(model_path(model))
     source = checkpoint_state(path)
     options = shares_within(options, source, target)
-    found, small = preview(options, path, context)
+    own = OwnText(path, context.device, context.seed)
+    wanted = context.calibration.resolved(own, needed=options.needs_calibration)
+    scored = context.calibration.resolved(own, needed=False)  # a preview generates nothing
+    found, small = preview(options, path, replace(context, calibration=scored))
+    if wanted.own:
+        found["notes"].append(
+            f"the step itself will calibrate on {OWN}: the model's own answers to these prompts"
+        )
     device = load_target(target) if target else None
     models = {"before": source.architecture, "after": small}
     rows: list[dict[str, Any]] = []

@@ -13,9 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from ..benchmarks.gate.gate import check_gate
 from ..benchmarks.measure import Reference
 from ..benchmarks.measurement_files import step_measurement
+from ..benchmarks.missing_tasks import missing_tasks
 from ..benchmarks.report.report import write_report
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import content_hash
@@ -23,8 +26,11 @@ from ..checkpoints.loading import pick_device
 from ..console import console
 from ..errors import UsageError
 from ..steps.context import StepContext
+from ..steps.own_text import OwnText
 from ..steps.state import State, checkpoint_state
+from ..steps.step import Step
 from ..steps.workspace import locked
+from .defaults import calibration_for, with_default_data
 from .fingerprint import fingerprint, step_dependencies
 from .forecast import refuse
 from .ledger import Ledger, new_entry
@@ -66,6 +72,7 @@ def run_recipe(
     rows = plan_recipe(recipe)
     refuse(rows)
     model = resolve(model_path(recipe.model))
+    recipe = with_default_data(recipe, model)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         if fresh:
@@ -83,6 +90,8 @@ def run_recipe(
             run.ledger.data["gate"] = run.gate(recipe.gate)
         run.ledger.write()
         write_report(out)
+        for note in missing_tasks(run.metrics()):
+            console.print(f"[bold yellow]warning:[/] {note}", highlight=False)
         return run.ledger.data
 
 
@@ -121,6 +130,7 @@ class RecipeRun:
         self.ledger = Ledger.load(out)
         self.device = pick_device(recipe.device)
         self.order = [BASELINE, *recipe.step_names]
+        self.own = OwnText(model, self.device, recipe.seed)
         self.paths = {BASELINE: model}
         self.hashes: dict[str, str] = {}
         self.reuse = Reuse(self.ledger, self.order, donors)
@@ -170,7 +180,7 @@ class RecipeRun:
         plan = plan_context(self.recipe, name, self.state_of)
         options = step.settled(asked, self.state_of(source), plan)
         config = options.model_dump(mode="json", by_alias=True, exclude={"name"})
-        context = self._context()
+        context = self._context(step, options)
         fields = step_dependencies(step, options, config, source, self.hash_of, context)
         folder = self.out / name
         console.print(f"[bold]{name}[/] ({step.kind} of {source})")
@@ -192,15 +202,19 @@ class RecipeRun:
             console.print(f"  {note}", highlight=False)
         self.measurer.measure(entry, folder, entry["output_hash"])
 
-    def _context(self) -> StepContext:
+    def _context(self, step: Step[Any], options: BaseModel) -> StepContext:
         return StepContext(
-            self.recipe.calibration_data,
+            calibration_for(step, options, self.recipe.calibration_data, self.own),
             self.recipe.seed,
             self.device,
             self.resolve,
             proof=self.recipe.proof,
             activation_budget=self.recipe.activation_bytes,
         )
+
+    def metrics(self) -> set[str]:
+        """The names of all metrics of the run."""
+        return {name for step in self.ledger.data["steps"] for name in step["metrics"]}
 
     def gate(self, gate: Gate) -> dict[str, Any]:
         """The gate's verdict on the finished steps."""

@@ -21,10 +21,12 @@ from typing import Any
 
 from ..benchmarks.report.compare import write_sweep_report
 from ..benchmarks.report.pareto import nearest_to_ideal, pareto_optimal
+from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import write_json
 from ..console import console
 from ..errors import EdgewrightError, UsageError
 from ..steps.workspace import differences, locked
+from .defaults import with_default_data
 from .named_inputs import check_inputs
 from .recipe import Recipe
 from .recipe_file import load_recipe
@@ -63,9 +65,9 @@ def run_sweep(
         EdgewrightError: Optuna is not installed, or no trial succeeded.
     """
     optuna = _optuna()
-    name = _check_values(path, settings, options).name
+    recipe = _check_values(path, settings, options)
     objectives = tuple(map(Objective.parse, options.objective)) or default_objectives(
-        load_recipe(path, settings)
+        with_default_data(recipe, resolve(model_path(recipe.model), config_only=True))
     )
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
@@ -73,7 +75,7 @@ def run_sweep(
         sweep.queue()
         for trial, chosen in sweep.next_trials():
             sweep.run_trial(trial, chosen)
-        return sweep.conclude(name)
+        return sweep.conclude(recipe.name)
 
 
 def _check_values(path: Path, settings: Sequence[str], options: SweepOptions) -> Recipe:

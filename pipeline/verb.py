@@ -22,6 +22,8 @@ from ..checkpoints.files import (
 from ..checkpoints.loading import pick_device
 from ..console import IS_MAIN
 from ..steps.context import StepContext
+from ..steps.own_text import OwnText
+from .defaults import calibration_for, with_training_data
 from .fingerprint import fingerprint, step_dependencies
 from .processes import require_one_process
 from .registry import STEPS
@@ -57,6 +59,10 @@ def run_verb(
         require_one_process(f"{kind} works")
     source = _resolve(model)
     context = replace(context, device=pick_device(context.device), resolve=_resolve, fresh=fresh)
+    options = with_training_data(step, options, source, kind)
+    own = OwnText(source, context.device, context.seed)
+    calibration = calibration_for(step, options, context.calibration, own)
+    context = replace(context, calibration=calibration)
     config = options.model_dump(mode="json", by_alias=True)
     fields = {
         "kind": kind,

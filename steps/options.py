@@ -14,7 +14,13 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..data.rows import BadRows
+
 __all__ = [
+    "AUTO",
+    "OWN",
+    "PROMPTS",
+    "REASONING",
     "Calibration",
     "Cli",
     "Device",
@@ -25,6 +31,14 @@ __all__ = [
     "shared",
 ]
 
+AUTO = "auto"
+"""As a SOURCE: what fits the model; `resolved` in `CalibrationData` decides."""
+OWN = "builtin:own"
+"""The model's own answers to the built-in prompts."""
+REASONING = "builtin:reasoning"
+"""The task of the built-in model."""
+PROMPTS = "builtin:prompts"
+"""The built-in prompts as plain text."""
 Device = Literal["auto", "cpu", "cuda"]
 Proof = Literal["auto", "stock", "streamed"]
 
@@ -84,12 +98,18 @@ class Calibration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: Annotated[str, Cli("--calibration")] = Field(
-        default="builtin:reasoning",
+        default=AUTO,
         description="SOURCE to calibrate on: text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], "
-        "hf:NAME or builtin:NAME",
+        "hf:NAME[:CONFIG][:SPLIT][:FIELD] or builtin:NAME; auto: the model's own answers to "
+        "built-in prompts (builtin:own), and for the built-in model its task (builtin:reasoning)",
     )
     samples: int = Field(default=128, gt=0, description="calibration rows")
     seq_len: int = Field(default=512, gt=1, description="tokens per calibration row")
+    bad_rows: BadRows = Field(
+        default="refuse",
+        description="what to do with a row of data that has something else where text belongs: "
+        "refuse the data, or skip the row and count it",
+    )
 
 
 class Execution(BaseModel):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a recipe needs only the 
 
 __all__ = ["FOUNDATION", "Cost", "Inputs", "PlanContext", "Step"]
 
-FOUNDATION = ("checkpoints", "data", "models", "steps")
+FOUNDATION = ("checkpoints", "data", "generation", "models", "steps")
 """Packages whose code every step runs."""
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
@@ -113,6 +113,11 @@ class Step(ABC, Generic[OptionsT]):
         """Models and data that the options name."""
         del options
         return Inputs()
+
+    def calibrates(self, options: OptionsT) -> bool:
+        """Whether the result depends on the calibration text; if not, figures in notes may."""
+        del options
+        return False
 
     def check_in_recipe(self, options: OptionsT) -> None:
         """Refuse options that a recipe does not allow, although the verb does.

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ...steps.options import Cli
+from ...data.rows import BadRows
+from ...steps.options import Calibration, Cli, shared
 
 __all__ = ["KvOptions"]
 
@@ -32,6 +33,7 @@ class KvOptions(BaseModel):
     perplexity: tuple[str, ...] = Field(
         default=(), description="SOURCE to compute the perplexity of; repeatable"
     )
+    bad_rows: BadRows = shared(Calibration, "bad_rows")
     windows: int = Field(default=64, gt=0, description="rows per perplexity source")
     seq_len: int = Field(
         default=256, gt=1, description="longest row in tokens, to calibrate and to score"

@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from ...generation.generate import Engine
+from ...generation.slot_cache import StoredStates
+from ...generation.torch_engine import TorchEngine
 from ...models import Architecture
 from ..tasks.backends import TorchBackend
 
@@ -73,21 +76,31 @@ def round_states(states: Tensor, bits: int, largest: Tensor | None = None) -> Te
     return ((states.float() / scales).round().clamp(-top, top) * scales).to(states.dtype)
 
 
+@dataclass(frozen=True)
+class _Rounding:
+    """What a cache stores of keys and values; see `generation.slot_cache.StoredStates`."""
+
+    scheme: KvScheme
+    largest: HeadScales | None
+
+    def __call__(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        bits = self.scheme.bits
+        if bits == 16:
+            return keys, values
+        largest = self.largest[layer] if self.largest else (None, None)
+        return round_states(keys, bits, largest[0]), round_states(values, bits, largest[1])
+
+
 class _RoundingCache(DynamicCache):
-    def __init__(self, config: Any, scheme: KvScheme, largest: HeadScales | None) -> None:
+    def __init__(self, config: Any, stored: StoredStates) -> None:
         super().__init__(config=config)
-        self._scheme = scheme
-        self._largest = largest
+        self._stored = stored
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        keys, values = self._largest[layer_idx] if self._largest else (None, None)
-        bits = self._scheme.bits
-        if bits < 16:
-            key_states = round_states(key_states, bits, keys)
-            value_states = round_states(value_states, bits, values)
-        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        stored = self._stored(layer_idx, key_states, value_states)
+        return super().update(*stored, layer_idx, *args, **kwargs)
 
 
 class _RecordingCache(DynamicCache):
@@ -130,15 +143,24 @@ class CacheBackend(TorchBackend):
     """
 
     def __init__(self, plain: TorchBackend, scheme: KvScheme, largest: HeadScales) -> None:
-        self.model = plain.model
+        self._plain = plain
         self.device = plain.device
         self.dtype = plain.dtype
         self.eos = plain.eos
         self.scheme = scheme
-        self.largest = None if scheme.dynamic else largest
+        self._stored = _Rounding(scheme, None if scheme.dynamic else largest)
+
+    @property
+    def model(self) -> Any:
+        """The model, which both backends share."""
+        return self._plain.model
 
     def _cache(self) -> _RoundingCache:
-        return _RoundingCache(self.model.config, self.scheme, self.largest)
+        return _RoundingCache(self.model.config, self._stored)
+
+    def engine(self) -> Engine:
+        """What generates the answers."""
+        return TorchEngine(self.model, self._plain.architecture, self._stored)
 
     @torch.no_grad()
     def logits(self, ids: Tensor, mask: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from ...checkpoints.files import read_architecture
 from ...checkpoints.loading import load_tokenizer
+from ...console import console
 from ...data.packing import Encoded
+from ...data.rows import RowReport
 from ...data.sources import Source, rows_hash, scoring_rows
 from ...errors import UsageError
 from ..bootstrap import share_error
@@ -102,11 +104,14 @@ def _conditions(
 
 def _texts(tokenizer: Any, options: KvOptions) -> dict[str, list[Encoded]]:
     """Label -> rows to score, for each source."""
-    sources = [Source.parse(name) for name in options.perplexity]
-    return {
-        source.label: scoring_rows(tokenizer, source, options.seq_len, options.windows)
-        for source in sources
-    }
+    texts: dict[str, list[Encoded]] = {}
+    for source in [Source.parse(name) for name in options.perplexity]:
+        report = RowReport(options.bad_rows)
+        rows = scoring_rows(tokenizer, source, options.seq_len, options.windows, report)
+        for note in report.notes(str(source)):
+            console.print(note, highlight=False, markup=False)
+        texts[source.label] = rows
+    return texts
 
 
 def _schemes(options: KvOptions) -> list[KvScheme]:

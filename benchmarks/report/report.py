@@ -18,6 +18,7 @@ import yaml
 from ...checkpoints.atomic_files import write_text
 from ..gate.result_files import interval_text
 from ..metrics import ACCURACY, HEADLINES, find, format_value
+from ..missing_tasks import missing_tasks
 from ..number_format import DASH, significant
 from .detail_tables import (
     conditions_of,
@@ -115,12 +116,22 @@ def _sections(ledger: Record) -> dict[str, Any]:
         "target": plan.get("target") or recipe.get("target"),
         "plan": plan_table(plan),
         "notes": [
-            (name_of(step), list(map(str, step["notes"]))) for step in steps if step.get("notes")
+            *[("measurement", [note]) for note in missing_tasks(_all_metrics(steps))],
+            *(
+                (name_of(step), list(map(str, step["notes"])))
+                for step in steps
+                if step.get("notes")
+            ),
         ],
         "contexts": conditions_of(steps) if steps else None,
         "environment": list(flatten(part(ledger, "environment"))),
         "recipe": _yaml(ledger.get("recipe") or ""),
     }
+
+
+def _all_metrics(steps: Sequence[Record]) -> list[str]:
+    """The names of the metrics of all steps."""
+    return [name for step in steps for name in part(step, "metrics")]
 
 
 def _yaml(recipe: Any) -> str:

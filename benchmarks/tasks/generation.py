@@ -1,32 +1,17 @@
-"""Generate answers to many prompts in batches of similar length, which saves padding."""
+"""Generate answers to many prompts, up to what ends them; and batches of rows of similar length."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ...checkpoints.loading import all_end_tokens
 from ...console import progress
-from .backends import Backend, Ended
+from ...generation.decoding import Decoding, Ended, until_end
+from .backends import Backend
 
-__all__ = [
-    "ROWS_A_BATCH",
-    "TOKENS_A_BATCH",
-    "by_length",
-    "end_tokens_of",
-    "generate_texts",
-    "left_padded",
-    "stops_at",
-    "until_end",
-]
+__all__ = ["by_length", "end_tokens_of", "generate_texts", "stops_at"]
 
-ROWS_A_BATCH = 64
-TOKENS_A_BATCH = 2**15
-"""The most tokens of a batch, prompts and answers together: all their keys and values are in memory
-at the same time."""
 TAIL = 16
 """How many more tokens than the longest stop string are decoded to find it. A token can contain
 part of a letter, so the first decoded ones may be unreadable."""
@@ -55,21 +40,6 @@ def end_tokens_of(backend: Backend, tokenizer: Any) -> list[int]:
     return all_end_tokens(backend.eos, tokenizer)
 
 
-def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Ids and mask, int64 [batch, longest], of prompts of different lengths, padded on the left."""
-    longest = max(map(len, prompts))
-    gaps = [longest - len(prompt) for prompt in prompts]
-    ids = torch.tensor(
-        [[0] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
-    )
-    return ids, torch.tensor([[0] * gap + [1] * (longest - gap) for gap in gaps])
-
-
-def until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
-    """The tokens of an answer before the first one that ends it."""
-    return tokens[: next((at for at, token in enumerate(tokens) if token in ends), len(tokens))]
-
-
 def generate_texts(
     backend: Backend,
     prompts: Sequence[Sequence[int]],
@@ -91,20 +61,9 @@ def generate_texts(
     Returns:
         The tokens of the answers in the order of the prompts, without the token that ended them.
     """
-    answers: list[list[int]] = [[] for _ in prompts]
-    ends = sorted(eos) or [-1]  # -1 never occurs, so answers continue to the limit
     with progress(label, len(prompts)) as bar:
-        for batch in by_length(
-            [len(p) + max_new_tokens for p in prompts], TOKENS_A_BATCH, ROWS_A_BATCH
-        ):
-            new = backend.generate(
-                *left_padded([prompts[i] for i in batch]), max_new_tokens, ends, ended
-            )
-            for i, row in zip(batch, new.tolist(), strict=True):
-                # `generate` fills rows that `ended` stopped with the first end token.
-                answers[i] = until_end(row, ends)
-            bar.advance(len(batch))
-    return answers
+        written = backend.generate(prompts, Decoding(max_new_tokens, eos, ended), bar)
+    return [until_end(tokens, eos) for tokens in written]
 
 
 def stops_at(tokenizer: Any, strings: Sequence[str]) -> Ended | None:

@@ -56,7 +56,9 @@ def _parse(row: Mapping[str, Any], where: str) -> ChoiceQuestion:
     answer = row.get("answer", row.get("answerKey"))
     if not isinstance(question, str) or not isinstance(options, list) or len(options) < 2:
         raise UsageError(f"{where}: not a multiple-choice question", f"each line: {FORMAT}")
-    texts = [str(option) for option in options]
+    texts = [option for option in options if isinstance(option, str)]
+    if len(texts) < len(options):
+        raise UsageError(f"{where}: a choice is not text", f"each line: {FORMAT}")
     known = [range(len(texts)), labels[: len(texts)], texts]
     right = next((list(names).index(answer) for names in known if answer in names), None)
     if right is None:

@@ -1,5 +1,9 @@
 """Code tasks: the model writes or completes a function, and the tests in the file check it.
 
+A chat model is asked for a whole program, and its answer begins with the opening of a code block,
+as the published scores of instruction models are measured (Liu et al. 2023, EvalPlus). A model that
+thinks first gets no such beginning. A model without a chat template continues the code.
+
 Programs run in a sandbox. Two formats are supported: HumanEval's (`prompt`, `test`, `entry_point`;
 Chen et al. 2021) and MBPP's (`text` or `prompt`, `test_list`; Austin et al. 2021).
 """
@@ -18,7 +22,7 @@ from ...errors import UsageError
 from .accuracy import Answer
 from .backends import Backend
 from .generation import end_tokens_of, generate_texts, stops_at
-from .questions import frame
+from .questions import frame, thinks
 from .sandbox import run_program
 
 __all__ = ["Exercise", "program_of", "read_exercises", "solve_exercises"]
@@ -29,6 +33,13 @@ FORMAT = (
 )
 SECONDS = 5.0
 FENCED = re.compile(r"```(?:python|py)?\s*\n(.*?)(?:```|\Z)", re.DOTALL)
+INSTRUCTION = (
+    "Write a self-contained Python program that solves this problem. Put it in one Markdown code "
+    "block."
+)
+OPENING = "```python\n"
+"""What the answer of a chat model begins with."""
+CLOSING = "\n```"
 AFTER_FUNCTION = ("\ndef ", "\nclass ", "\nif __name__", "\nprint(", "\nassert ", "\n#")
 """Texts that show that a completion has left the function that it was to complete."""
 
@@ -63,15 +74,17 @@ def read_exercises(path: Path) -> list[Exercise]:
 def _exercise(row: Mapping[str, Any], where: str) -> Exercise:
     if all(isinstance(row.get(key), str) for key in ("prompt", "test", "entry_point")):
         return Exercise(
-            f"Complete this function.\n\n{row['prompt']}",
+            f"{INSTRUCTION}\n\n```python\n{row['prompt'].strip()}\n```",
             row["prompt"],
             f"{row['test']}\ncheck({row['entry_point']})",
         )
     text = row.get("text", row.get("prompt"))
     tests = row.get("test_list")
-    if isinstance(text, str) and isinstance(tests, list) and tests:
-        listed = "\n".join(map(str, tests))
-        return Exercise(f"{text}\nYour code must pass these tests:\n{listed}", "", listed)
+    written = isinstance(tests, list) and tests and all(isinstance(one, str) for one in tests)
+    if isinstance(text, str) and isinstance(tests, list) and written:
+        listed = "\n".join(tests)
+        question = f"{INSTRUCTION}\n\n{text}\nIt must pass these tests:\n{listed}"
+        return Exercise(question, "", listed)
     raise UsageError(f"{where}: not a code task", f"each line: {FORMAT}")
 
 
@@ -85,7 +98,7 @@ def program_of(exercise: Exercise, text: str) -> str:
     blocks = FENCED.findall(reply)
     if blocks:
         continues = exercise.begun and f"def {_name(exercise.begun)}" not in blocks[-1]
-        start = exercise.begun if continues else _imports(exercise.begun)
+        start = exercise.begun if continues else _before_function(exercise.begun)
         return f"{start}{blocks[-1]}\n{exercise.tests}"
     ends: list[int] = []
     if exercise.begun:
@@ -99,9 +112,13 @@ def _name(code: str) -> str:
     return names[-1] if names else ""
 
 
-def _imports(code: str) -> str:
-    lines = [line for line in code.splitlines() if line.startswith(("import ", "from "))]
-    return "".join(f"{line}\n" for line in lines)
+def _before_function(code: str) -> str:
+    """What stands before the function to complete: imports, and functions that the tests may use.
+
+    An answer that repeats them defines them again, which does no harm.
+    """
+    starts = [found.start() for found in re.finditer(r"^(?:@|def )", code, re.MULTILINE)]
+    return code[: starts[-1]] if starts else ""
 
 
 def solve_exercises(
@@ -131,16 +148,20 @@ def solve_exercises(
     if len(asked) < 2:
         raise UsageError(f"{label}: fewer than 2 exercises", "give a file with more rows")
     special = not tokenizer.chat_template
+    opening = "" if special or thinks(tokenizer) else OPENING
     texts = [
-        (e.begun or f'"""{e.question}"""\n') if special else frame(tokenizer, e.question, ())
+        (e.begun or f'"""{e.question}"""\n')
+        if special
+        else frame(tokenizer, e.question, ()) + opening
         for e in asked
     ]
     prompts = [tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
-    stop = stops_at(tokenizer, AFTER_FUNCTION) if special and all(e.begun for e in asked) else None
+    strings = [CLOSING] if opening else AFTER_FUNCTION if all(e.begun for e in asked) else ()
+    stop = stops_at(tokenizer, strings) if opening or special else None
     tokens = generate_texts(
         backend, prompts, max_new_tokens, end_tokens_of(backend, tokenizer), stop
     )
-    written = [tokenizer.decode(one, skip_special_tokens=False) for one in tokens]
+    written = [opening + tokenizer.decode(one, skip_special_tokens=False) for one in tokens]
     programs = [program_of(exercise, text) for exercise, text in zip(asked, written, strict=True)]
     with ThreadPoolExecutor(workers) as pool:
         outcomes = list(pool.map(lambda program: run_program(program, SECONDS), programs))

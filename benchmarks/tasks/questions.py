@@ -1,5 +1,8 @@
 r"""Questions with one right answer, from a JSONL file in GSM8K's format or any with two fields.
 
+A chat model is asked to reason step by step and to put its answer in a box, as the published scores
+of instruction models are measured, unless worked examples show another form.
+
 The model may reason before it answers. Its final answer is extracted and compared with the file's
 answer as mathematics and not as text. The package math-verify (Kydlíček et al. 2025) parses both,
 so 1/2, 0.5 and \frac{1}{2} are the same answer.
@@ -12,6 +15,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from ...data.rows import Example
 from ...data.sources import Source
 from ...errors import EdgewrightError, UsageError
 from .accuracy import Answer
@@ -26,6 +30,7 @@ __all__ = [
     "read_pairs",
     "require_math_verify",
     "same_answer",
+    "thinks",
 ]
 
 Pair = tuple[str, str]
@@ -35,6 +40,10 @@ MARKS = (
     re.compile(r"(?:final answer|answer)\s*(?:is|:|=)[\s:]*(.+)", re.IGNORECASE),
 )
 BOXED = "\\boxed{"
+BOX = "Reason step by step, and put your final answer in \\boxed{}."
+"""What a chat model is asked beside the question."""
+FRAMING = "step by step, boxed"
+"""What the context records where chat models are asked so. Answers to the bare question differ."""
 NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 NOISE = str.maketrans("", "", ",$%")
 NEXT_QUESTION = "\nQuestion:"
@@ -47,12 +56,15 @@ def read_pairs(source: Source) -> list[Pair]:
     Raises:
         UsageError: a row has no question or no answer, or the file has no rows.
     """
-    pairs = [(example.prompt, example.completion) for example in source.scoring(0)]
-    if not all(question.strip() and answer.strip() for question, answer in pairs):
-        raise UsageError(
-            f"{source.name}: a row has no question or no answer",
-            'each line: {"question": "...", "answer": "... #### 42"}',
-        )
+    pairs: list[Pair] = []
+    for number, row in enumerate(source.scoring(0), 1):
+        pair = (row.prompt, row.completion) if isinstance(row, Example) else ("", "")
+        if not all(text.strip() for text in pair):
+            raise UsageError(
+                f"{source.name}, row {number}: no question or no answer",
+                'each line: {"question": "...", "answer": "... #### 42"}',
+            )
+        pairs.append(pair)
     return pairs
 
 
@@ -117,6 +129,11 @@ def same_answer(expected: str, given: str) -> bool:
     return bool(gold and found and library.verify(gold, found))
 
 
+def thinks(tokenizer: Any) -> bool:
+    """Whether the chat template has a place for thoughts before the answer."""
+    return "</think>" in str(tokenizer.chat_template or "")
+
+
 def frame(tokenizer: Any, question: str, examples: Sequence[Pair]) -> str:
     """The prompt for a question after worked examples.
 
@@ -172,8 +189,9 @@ def answer_questions(
             "give more questions, or fewer --shots",
         )
     special = not tokenizer.chat_template
+    box = "" if special or examples else f"\n\n{BOX}"
     prompts = [
-        tokenizer(frame(tokenizer, q, examples), add_special_tokens=special)["input_ids"]
+        tokenizer(frame(tokenizer, q + box, examples), add_special_tokens=special)["input_ids"]
         for q, _ in asked
     ]
     stop = stops_at(tokenizer, [NEXT_QUESTION]) if special else None
@@ -185,7 +203,6 @@ def answer_questions(
         text = tokenizer.decode(tokens, skip_special_tokens=False)
         expected = extract_answer(worked) or worked.strip()
         text = text.split(NEXT_QUESTION)[0] if special else text
-        answers.append(
-            Answer(label, question, expected, text, same_answer(expected, extract_answer(text)))
-        )
+        correct = same_answer(expected, extract_answer(text))
+        answers.append(Answer(label, question, expected, text, correct))
     return answers

@@ -115,11 +115,16 @@ def run_task(
             else _generated(task.name, settings.limit)
         )
         answers = exact_match(backend, tokenizer, problems, settings.max_new_tokens, _is_right)
-        return TaskResult({task.label: answers})
+        return TaskResult({task.label: answers}, context=_length(task, settings))
     runner = {"qa": _questions, "choice": _choices, "code": _programs, "lm-eval": _harness}[
         task.kind
     ]
     return runner(task, backend, tokenizer, path, settings)
+
+
+def _length(task: Task, settings: TaskSettings) -> dict[str, int]:
+    """The longest answer, for the context: one that is cut off is wrong."""
+    return {f"max_new_tokens/{task.label}": settings.max_new_tokens}
 
 
 def _gym() -> Any:
@@ -167,14 +172,18 @@ def _is_right(problem: Problem, text: str) -> bool:
 def _questions(
     task: Task, backend: Backend, tokenizer: Any, path: Path, settings: TaskSettings
 ) -> TaskResult:
-    from .questions import answer_questions, read_pairs
+    from .questions import FRAMING, answer_questions, read_pairs
 
     pairs = read_pairs(Source("jsonl", task.name))
     shots = settings.shots or 0
     answers = answer_questions(
         backend, tokenizer, task.label, pairs, shots, settings.limit, settings.max_new_tokens
     )
-    return TaskResult({task.label: answers}, context={f"shots/{task.label}": shots})
+    boxed = {f"framing/{task.label}": FRAMING} if tokenizer.chat_template and not shots else {}
+    return TaskResult(
+        {task.label: answers},
+        context={f"shots/{task.label}": shots, **boxed, **_length(task, settings)},
+    )
 
 
 def _choices(
@@ -218,7 +227,11 @@ def _programs(
         settings.threads,
     )
     return TaskResult(
-        {task.label: answers}, context={f"sandbox/{task.label}": ", ".join(protections())}
+        {task.label: answers},
+        context={
+            f"sandbox/{task.label}": ", ".join(protections()),
+            **_length(task, settings),
+        },
     )
 
 

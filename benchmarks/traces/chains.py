@@ -16,25 +16,24 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...checkpoints.loading import load_tokenizer
-from ...console import console, progress
+from ...console import Bar, console, progress
 from ...data.draws import uniforms
 from ...data.packing import render_prompt
 from ...errors import UsageError
+from ...generation.decoding import Decoding, until_end
 from ..tasks.backends import TorchBackend
-from ..tasks.generation import (
-    ROWS_A_BATCH,
-    TOKENS_A_BATCH,
-    by_length,
-    end_tokens_of,
-    left_padded,
-    until_end,
-)
+from ..tasks.generation import by_length, end_tokens_of
 from .options import TracesOptions
 from .sampling import Sampler
 from .teacher_questions import Question
 from .votes import Chain
 
 __all__ = ["ask_teacher"]
+
+ROWS_A_BATCH = 64
+TOKENS_A_BATCH = 2**15
+"""The most tokens of a batch, prompts and answers together. Batches are planned and kept whole, so
+that an interrupted run writes what an uninterrupted one does."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +87,11 @@ def ask_teacher(
     with progress("writing chains", total) as bar, file.open("ab") as handle:
         for batch in left:
             asked = [questions[i] for i in batch]
-            chains = _sample(options, asked, [prompts[i] for i in batch], seed, teacher)
+            chains = _sample(options, asked, [prompts[i] for i in batch], seed, teacher, bar)
             pairs = zip(asked, chains, strict=True)
             new = {one.row: found for one, found in pairs if one.row not in done}
             _append(handle, new)
             done |= new
-            bar.advance(len(batch) * options.chains)
     return done
 
 
@@ -148,18 +146,17 @@ def _sample(
     prompts: Sequence[list[int]],
     seed: int,
     teacher: _Teacher,
+    bar: Bar,
 ) -> list[list[Chain]]:
-    """Sample the chains of a batch of questions."""
+    """Sample the chains of a batch of questions; `bar` counts them."""
     names = list(itertools.product((question.row for question in questions), range(options.chains)))
     sampler = Sampler(
         options.temperature, options.top_p, uniforms(seed, names, options.max_new_tokens)
     )
-    ids, mask = left_padded([prompt for prompt in prompts for _ in range(options.chains)])
-    written = teacher.backend.generate(
-        ids, mask, options.max_new_tokens, teacher.ends, choose=sampler
-    )
+    asked = [prompt for prompt in prompts for _ in range(options.chains)]
+    decoding = Decoding(options.max_new_tokens, teacher.ends, choose=sampler)
+    rows = iter(teacher.backend.generate(asked, decoding, bar))
     entropies = iter(sampler.entropy())
-    rows = iter(written.tolist())
     return [
         [_chain(q, next(rows), next(entropies), teacher) for _ in range(options.chains)]
         for q in questions

@@ -55,7 +55,7 @@ def read_questions(prompts: str, limit: int, seed: int) -> tuple[list[Question],
         EdgewrightError: an optional extra is not installed.
     """
     source = Source.parse(prompts)
-    if source.kind == "builtin":
+    if source.generated:
         stream = enumerate(training_problems(seed, held_out_questions()), 1)
         made = (
             Question(

@@ -36,26 +36,32 @@ class ActivationBuffer:
         return ActivationBuffer(None if self.budget is None else self.budget // count, self.folder)
 
     def allocate(
-        self, rows: int, seq: int, width: int, device: torch.device | str = "cpu"
+        self,
+        rows: int,
+        seq: int,
+        width: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> Activations:
-        """Reserve space for float32 states [rows, seq, width].
+        """Reserve space for states [rows, seq, width].
 
         Args:
             rows: calibration rows.
             seq: tokens of a row.
             width: channels.
             device: where rows are put when they are read.
+            dtype: type in which the states are kept.
 
         Raises:
             Refused: the disk has no space for the rows beyond the budget.
         """
-        row = 4 * seq * width
+        row = dtype.itemsize * seq * width
         held = rows if self.budget is None else min(rows, self.budget // row)
-        return Activations((rows, seq, width), held, self.folder, torch.device(device))
+        return Activations((rows, seq, width), held, self.folder, torch.device(device), dtype)
 
 
 class Activations:
-    """Float32 states [rows, seq, width], read and written by rows.
+    """States [rows, seq, width], read and written by rows.
 
     Rows beyond the budget are in a file. It is not memory-mapped: mapped pages count as
     memory of the process, and a full disk would kill the process. The space on disk is reserved at
@@ -63,12 +69,17 @@ class Activations:
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], held: int, folder: Path, device: torch.device
+        self,
+        shape: tuple[int, int, int],
+        held: int,
+        folder: Path,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.shape = shape
         self.device = device
-        self._memory = torch.empty(held, *shape[1:])
-        self._row = 4 * shape[1] * shape[2]
+        self._memory = torch.empty(held, *shape[1:], dtype=dtype)
+        self._row = dtype.itemsize * shape[1] * shape[2]
         self._file = _file(folder, (shape[0] - held) * self._row) if held < shape[0] else None
 
     def __len__(self) -> int:
@@ -80,7 +91,7 @@ class Activations:
         parts = [self._memory[begin:end].clone()] if begin < len(self._memory) else []
         if self._file and end > len(self._memory):
             first = max(begin, len(self._memory))
-            spilt = torch.empty(end - first, *self.shape[1:])
+            spilt = torch.empty(end - first, *self.shape[1:], dtype=self._memory.dtype)
             self._file.seek((first - len(self._memory)) * self._row)
             self._file.readinto(_bytes(spilt))
             parts.append(spilt)
@@ -88,7 +99,7 @@ class Activations:
 
     def __setitem__(self, rows: int | slice, states: Tensor) -> None:
         begin, end = self._range(rows)
-        states = states.detach().to("cpu", torch.float32)
+        states = states.detach().to("cpu", self._memory.dtype)
         kept = max(0, min(end, len(self._memory)) - begin)
         if kept:
             self._memory[begin : begin + kept] = states[:kept]
@@ -110,7 +121,7 @@ class Activations:
             ValueError: the file has the wrong size.
         """
         read = file.readinto(_bytes(self._memory)) if len(self._memory) else 0
-        row = torch.empty(1, *self.shape[1:])
+        row = torch.empty(1, *self.shape[1:], dtype=self._memory.dtype)
         for number in range(len(self._memory), len(self)):
             read += file.readinto(_bytes(row))
             self[number] = row
@@ -142,4 +153,4 @@ def _file(folder: Path, size: int) -> Any:
 
 def _bytes(states: Tensor) -> memoryview:
     """The memory of a contiguous tensor on the CPU, to read into or write from."""
-    return states.numpy().data.cast("B")
+    return states.view(torch.uint8).numpy().data.cast("B")  # numpy knows no bfloat16

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,15 @@ from torch import Tensor
 
 from ...checkpoints.loading import load_tokenizer
 from ...data.packing import IGNORE
+from ...data.rows import BadRows, RowReport
 from ...data.sources import Source, scoring_rows, training_rows
 from ...errors import UsageError
 from ...steps.context import CalibrationData, as_tensor
 from ..distill.losses import next_token_loss
 
 __all__ = ["HeldOut", "hold_out_rows", "mean_loss"]
+
+MORE = "give more text, a smaller seq_len, or other data to measure on (`held_out`)"
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,18 @@ class HeldOut:
     """Rows at the end of the training data that are reserved for evaluation."""
     calibration: CalibrationData
     """Calibration data that ends before the held-out rows begin."""
+    notes: list[str] = field(default_factory=list[str])
+    """About rows of the data that were not used whole."""
 
 
 def hold_out_rows(
-    source: str, count: int, learning: str, seq_len: int, calibration: CalibrationData, model: Path
+    source: str,
+    count: int,
+    learning: str,
+    seq_len: int,
+    calibration: CalibrationData,
+    model: Path,
+    bad_rows: BadRows = "refuse",
 ) -> HeldOut:
     """Choose rows to measure on: test problems of a built-in task, or the last rows of other data.
 
@@ -44,43 +55,52 @@ def hold_out_rows(
         seq_len: tokens of a row.
         calibration: calibration data.
         model: checkpoint with the tokenizer.
+        bad_rows: what to do with bad rows of the source.
 
     Raises:
         UsageError: the source has too few rows.
     """
     tokenizer = load_tokenizer(model)
     parsed = Source.parse(source)
-    if parsed.kind == "builtin":
-        return HeldOut(
-            [as_tensor(row) for row in scoring_rows(tokenizer, parsed, seq_len, count)],
-            0,
-            calibration,
-        )
+    if parsed.generated:
+        scored = scoring_rows(tokenizer, parsed, seq_len, count)
+        return HeldOut([as_tensor(row) for row in scored], 0, calibration)
     learnt, calibrated = (
-        Source.parse(other).fingerprint() == parsed.fingerprint()
+        Source.parse(other).content_hash() == parsed.content_hash()
         for other in (learning, calibration.source)
     )
-    rows = list(training_rows(tokenizer, parsed, seq_len, seed=0))
+    report = RowReport(bad_rows)
+    rows = list(training_rows(tokenizer, parsed, seq_len, seed=0, report=report))
     count = min(count, len(rows) // 4 if learnt or calibrated else len(rows))
-    more = "give more text, a smaller seq_len, or other data to measure on (`held_out`)"
     if not count:
         raise UsageError(
             f"{source}: {len(rows)} rows of {seq_len} tokens are too few to hold some of them out",
-            more,
+            MORE,
         )
     if calibrated:
-        # Every row repeats the prefix, so the prefix takes no tokens from the text.
         prefix = len(tokenizer("")["input_ids"])
         before = (len(rows) - count) * (seq_len - prefix)
-        samples = min(calibration.samples, before // (calibration.seq_len - prefix))
-        if not samples:
-            raise UsageError(
-                f"{source}: a calibration row of {calibration.seq_len} tokens would overlap the "
-                "held-out rows",
-                more,
-            )
-        calibration = replace(calibration, samples=samples)
-    return HeldOut([as_tensor(row) for row in rows[-count:]], count if learnt else 0, calibration)
+        calibration = _first_tokens(calibration, before, prefix, source)
+    kept = [as_tensor(row) for row in rows[-count:]]
+    return HeldOut(kept, count if learnt else 0, calibration, report.notes(source))
+
+
+def _first_tokens(
+    calibration: CalibrationData, tokens: int, prefix: int, source: str
+) -> CalibrationData:
+    """Calibration on the first `tokens` of a text; the prefix of its rows takes none of them.
+
+    Raises:
+        UsageError: not one row fits.
+    """
+    samples = min(calibration.samples, tokens // (calibration.seq_len - prefix))
+    if not samples:
+        raise UsageError(
+            f"{source}: a calibration row of {calibration.seq_len} tokens would overlap the "
+            "held-out rows",
+            MORE,
+        )
+    return replace(calibration, samples=samples)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 
+import torch
 from torch import Tensor, nn
 
 from ...models import Branch, GatedFFN, Layer, weight_of
@@ -108,7 +109,11 @@ class LayerWalk:
         width = weight_of(reader).shape[1]
         if name not in self._kept:
             self._kept[name] = self._buffer.allocate(
-                states.shape[0], states.shape[1], width, states.device
+                states.shape[0],
+                states.shape[1],
+                width,
+                states.device,
+                torch.bfloat16 if self._bf16 else torch.float32,
             )
         kept = self._kept[name]
         hessian = self._hessian(states, width)

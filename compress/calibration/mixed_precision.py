@@ -8,15 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["bf16_is_fast", "bf16_products", "mixed_precision"]
-
-
-def bf16_is_fast(device: torch.device | str) -> bool:
-    """Whether bfloat16 products run in hardware; emulation has a third of the speed of float32."""
-    if torch.device(device).type != "cpu":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.13
-    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+__all__ = ["bf16_products", "mixed_precision"]
 
 
 def mixed_precision(device: torch.device | str, bf16: bool) -> AbstractContextManager[Any]:

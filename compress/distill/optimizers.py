@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..calibration.mixed_precision import bf16_is_fast
+from ...checkpoints.compute_dtype import bf16_is_fast
 from .muon import Muon
 from .tracking import Tracking
 

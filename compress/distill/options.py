@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ...checkpoints.scheme import Scheme
-from ...steps.options import Cli
+from ...data.rows import BadRows
+from ...steps.options import AUTO, Calibration, Cli, shared
 from ..prune.options import PruneOptions
 from .stage_options import Divergence, EarlyStopOptions, Stage, StageFlags, usual_steps
 
@@ -111,7 +112,12 @@ class DistillOptions(BaseModel):
         default=None,
         description="the model that is trained, or how to prune one; default: the step's input",
     )
-    data: str = Field(default="builtin:reasoning", description="SOURCE to train on")
+    data: str = Field(
+        default=AUTO,
+        description="SOURCE to train on; auto: for the built-in model its task "
+        "(builtin:reasoning), for others it must be given",
+    )
+    bad_rows: BadRows = shared(Calibration, "bad_rows")
     hold_out: int = Field(
         default=0,
         ge=0,

@@ -19,8 +19,8 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
+from ...checkpoints.compute_dtype import bf16_is_fast
 from ...errors import EdgewrightError, UsageError
-from ..calibration.mixed_precision import bf16_is_fast
 from .early_stop import EarlyStopping
 from .losses import scored_labels
 from .optimizers import TrainConfig, optimizers_of

@@ -141,7 +141,7 @@ def _train(
     """
     with trainable_weights(student, setup.options.lora, notes):
         try:
-            train_stages(setup, student, teacher, shared)
+            notes += train_stages(setup, student, teacher, shared)
         except NotFinite as error:
             if not setup.saves.has_whole_weights:
                 raise NotFinite(f"{error}; {setup.saves.summary()}", error.hint) from error

@@ -32,7 +32,7 @@ __all__ = ["summarize_stages", "train_stages"]
 
 def train_stages(
     setup: TrainingSetup, student: Student, teacher: Teacher, shared: SharedVocabulary
-) -> None:
+) -> list[str]:
     """Train a student in all stages, from the last save on.
 
     Losses are collected in `setup.saves`. With sharded weights, `student.model` is a new model with
@@ -43,6 +43,9 @@ def train_stages(
         student: changed in place.
         teacher: model or logits of the teacher.
         shared: vocabulary of teacher and student.
+
+    Returns:
+        Notes about rows of the data that were not used whole.
 
     Raises:
         NotFinite: the loss is not finite; the student has the weights of the last save again.
@@ -72,6 +75,7 @@ def train_stages(
             state = gathered_state(student.model)
             student.model = load_model(student.folder, setup.device)
             student.model.load_state_dict(state)
+    return rows.notes()
 
 
 def _train_stage(

@@ -51,6 +51,11 @@ class DistillStep(Step[DistillOptions]):
         models = frozenset(name for name in names if name)
         return Inputs(models, frozenset(options.data_of(stage) for stage in options.stages))
 
+    def calibrates(self, options: DistillOptions) -> bool:
+        """Only a student that is cut from a model needs calibration text."""
+        student = options.student
+        return isinstance(student, StudentFrom) and student.needs_calibration
+
     def with_data(self, options: DistillOptions, named: str, source: str) -> DistillOptions:
         """The options with another data source, also in the stages."""
         stages = tuple(

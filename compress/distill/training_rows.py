@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...checkpoints.loading import load_tokenizer
 from ...data.packing import Encoded, shuffled_forever
+from ...data.rows import RowReport
 from ...data.sources import Source, training_rows
 from ...errors import UsageError
 from ...steps.context import as_tensor
@@ -34,6 +35,7 @@ class StageRows:
         self._tokenizer_dir = tokenizer_dir
         self._seed = seed
         self._streams: dict[str, Iterator[Tensor]] = {}
+        self._reports: dict[str, RowReport] = {}
 
     def of(self, stage: Stage) -> Iterator[Tensor]:
         """Return the rows of a stage, int64 [2, seq].
@@ -56,16 +58,20 @@ class StageRows:
         data = self._options.data_of(stage)
         return [as_tensor(row) for row in self._split(data)[1]]
 
+    def notes(self) -> list[str]:
+        """Notes about the rows of the data that were not used whole, after it was read."""
+        return [note for data, report in self._reports.items() for note in report.notes(data)]
+
     def _endless(self, data: str) -> Iterator[Tensor]:
         """Rows without end: built-in data generates them, files repeat in shuffled epochs."""
-        if Source.parse(data).kind == "builtin":
+        if Source.parse(data).generated:
             return (as_tensor(row) for row in self._packed(data, self._seed))
         return (as_tensor(row) for row in shuffled_forever(self._split(data)[0], self._seed))
 
     def _split(self, data: str) -> tuple[list[Encoded], list[Encoded]]:
         """Return training rows and held-out rows."""
         count = self._options.hold_out
-        if Source.parse(data).kind == "builtin":
+        if Source.parse(data).generated:
             return [], list(itertools.islice(self._packed(data, self._seed + 1), count))
         every = list(self._packed(data, self._seed))
         if len(every) <= count:
@@ -76,6 +82,11 @@ class StageRows:
         return every[: len(every) - count], every[len(every) - count :]
 
     def _packed(self, data: str, seed: int) -> Iterator[Encoded]:
+        self._reports[data] = RowReport(self._options.bad_rows)  # of the latest pass over the data
         return training_rows(
-            load_tokenizer(self._tokenizer_dir), Source.parse(data), self._options.seq_len, seed
+            load_tokenizer(self._tokenizer_dir),
+            Source.parse(data),
+            self._options.seq_len,
+            seed,
+            report=self._reports[data],
         )

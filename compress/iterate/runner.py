@@ -94,17 +94,17 @@ def iterate(options: IterateOptions, source: Path, out: Path, context: StepConte
         chosen = _folder(place, kept.round)
         _publish(options, source, chosen, out, inside, points, kept)
     result = _result(options, points, kept, why, len(cuts), len(held.rows))
-    return replace(result, notes=[*result.notes, *short])
+    return replace(result, notes=[*result.notes, *held.notes, *short])
 
 
 def _calibration(
     data: CalibrationData, source: Path, context: StepContext
 ) -> tuple[CalibrationData, list[str]]:
-    """Calibration of as many rows as there are, and a note if that is fewer than asked for."""
-    if Source.parse(data.source).kind == "builtin":
+    """Calibration of as many rows as there are, and notes on what is missing."""
+    if Source.parse(data.source).generated:
         return data, []  # generated without end
     rows = data.rows(source, context.seed)
-    return replace(data, samples=len(rows)), context.calibration.shortfall(rows)
+    return replace(data, samples=len(rows)), context.calibration.notes(rows)
 
 
 def _held_out(options: IterateOptions, source: Path, context: StepContext) -> HeldOut:
@@ -117,6 +117,7 @@ def _held_out(options: IterateOptions, source: Path, context: StepContext) -> He
         options.recover.seq_len,
         context.calibration,
         source,
+        options.recover.bad_rows,
     )
 
 
@@ -281,7 +282,7 @@ def _publish(
         "source": content_hash(source),
         "teacher": origin["teacher"],
         "options": options.model_dump(),
-        "calibration": vars(context.calibration),
+        "calibration": context.calibration.identity(),
         "kept_round": kept.round,
         "curve": _curve(points),
         **sparse,

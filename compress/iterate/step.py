@@ -36,8 +36,12 @@ class IterateStep(Step[IterateOptions]):
     def inputs(self, options: IterateOptions) -> Inputs:
         """What training names, and the held-out data."""
         named = DISTILL.inputs(options.recover)
-        held_out = {options.held_out} if options.held_out else set[str]()
-        return Inputs(named.models - {INPUT}, named.data | held_out)
+        held_out = options.held_out or options.recover.data
+        return Inputs(named.models - {INPUT}, named.data | {held_out})
+
+    def calibrates(self, options: IterateOptions) -> bool:
+        """As for pruning."""
+        return options.prune.needs_calibration
 
     def with_data(self, options: IterateOptions, named: str, source: str) -> IterateOptions:
         """The options with another data source in training."""

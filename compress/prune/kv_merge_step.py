@@ -59,7 +59,7 @@ def merge_key_values(
         verify=lambda made: difference.append(verify_with_stock(made, probe, expected)),
     )
     notes = _notes(options, architecture, difference[0])
-    notes += context.calibration.shortfall(rows)
+    notes += context.calibration.notes(rows)
     return StepResult(notes, {"merged": {"max_relative_difference": difference[0]}})
 
 

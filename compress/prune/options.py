@@ -155,6 +155,16 @@ class PruneOptions(BaseModel):
         return self
 
     @property
+    def needs_calibration(self) -> bool:
+        """Whether the result depends on the calibration text."""
+        scored = CRITERIA[self.criterion].needs_calibration or self.layers or self.experts
+        return bool(
+            (self.removes and (scored or self.compensate))
+            or (self.merge_kv is not None and self.merge == "aligned")
+            or (self.sparsity and self.sparsity_method == "sparsegpt")
+        )
+
+    @property
     def removes(self) -> bool:
         """Whether the shapes of the model shrink, apart from merged key/value heads."""
         shares = (self.heads, self.kv_heads, self.ffn, self.layers, self.experts)

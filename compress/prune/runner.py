@@ -70,7 +70,7 @@ def prune(options: PruneOptions, source: Path, out: Path, context: StepContext) 
         "step": "prune",
         "source": content_hash(source),
         "options": options.model_dump(),
-        "calibration": vars(context.calibration),
+        "calibration": context.calibration.identity(),
     }
     was_sparse = bool(read_provenance(source).get("sparsity"))
     summary = StepResult()
@@ -156,7 +156,7 @@ def preview(
     notes = [
         *size_notes(architecture, small),
         *decision.notes,
-        *context.calibration.shortfall(rows),
+        *context.calibration.notes(rows),
     ]
     return details_of(decision, architecture) | {"notes": notes}, small
 
@@ -201,7 +201,7 @@ def _remove(
     balance = [expert_note(entries)] if entries else []
     details |= {"experts": entries} if entries else {}
     notes = [sizes, *balance, equality, *remarks, *decision.notes]
-    return StepResult(notes + context.calibration.shortfall(rows), details)
+    return StepResult(notes + context.calibration.notes(rows), details)
 
 
 def _sparsify(

@@ -54,6 +54,10 @@ class PruneStep(Step[PruneOptions]):
         """The pruning code, and GPTQ, whose solver 2:4 sparsity uses."""
         return (*FOUNDATION, "compress/calibration", "compress/prune", "compress/quantize")
 
+    def calibrates(self, options: PruneOptions) -> bool:
+        """Scores, refits and rotations may depend on the text."""
+        return options.needs_calibration
+
     def settled(self, options: PruneOptions, source: State, plan: PlanContext) -> PruneOptions:
         """The options with the budget turned into shares."""
         return plan.fit(options, source)

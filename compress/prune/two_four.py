@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..quantize.gptq import inverse_factor
+from ..quantize.gptq import feedback_factor
 
 __all__ = ["GROUP", "is_two_four", "magnitude", "sparsegpt", "two_four_mask"]
 
@@ -57,12 +57,23 @@ def sparsegpt(weight: Tensor, hessian: Tensor, damp: float = 0.01) -> tuple[Tens
         factorised, the weight is pruned by magnitude, and the damping is None.
     """
     weight = weight.float()
-    factor, used = inverse_factor(hessian, damp)
-    return (magnitude(weight), None) if factor is None else (_sweep(weight.clone(), factor), used)
+    factor, costs, used = feedback_factor(hessian, damp)
+    if factor is None:
+        return magnitude(weight), None
+    effects = torch.eye(len(factor), device=factor.device)
+    torch.linalg.solve_triangular(factor, effects, upper=True, unitriangular=True, out=effects)
+    return _sweep(weight.clone(), effects, costs), used
 
 
-def _sweep(weight: Tensor, factor: Tensor) -> Tensor:
-    """The column loop of algorithm 1; a group's mask is chosen when it is reached (section 3.4)."""
+def _sweep(weight: Tensor, effects: Tensor, costs: Tensor) -> Tensor:
+    """The column loop of algorithm 1; a group's mask is chosen when it is reached (section 3.4).
+
+    Args:
+        weight: float32 [out, in]; overwritten.
+        effects: float32 [in, in], unit upper triangular; in row i, the change of every column that
+            best compensates for column i, if that column loses one.
+        costs: float32 [in], the error if a weight of 1 is removed from a column.
+    """
     mask = torch.ones_like(weight, dtype=torch.bool)
     for begin in range(0, weight.shape[1], BLOCK):
         end = min(begin + BLOCK, weight.shape[1])
@@ -70,11 +81,9 @@ def _sweep(weight: Tensor, factor: Tensor) -> Tensor:
         for column in range(begin, end):
             if column % GROUP == 0:
                 group = slice(column, column + GROUP)
-                mask[:, group] = two_four_mask(
-                    (weight[:, group] / factor.diagonal()[group]).square()
-                )
-            error = torch.where(mask[:, column], 0.0, weight[:, column] / factor[column, column])
-            weight[:, column:end] -= torch.outer(error, factor[column, column:end])
+                mask[:, group] = two_four_mask(weight[:, group].square() * costs[group])
+            error = torch.where(mask[:, column], 0.0, weight[:, column])
+            weight[:, column:end] -= torch.outer(error, effects[column, column:end])
             errors[:, column - begin] = error
-        weight[:, end:] -= errors @ factor[begin:end, end:]
+        weight[:, end:] -= errors @ effects[begin:end, end:]
     return weight * mask

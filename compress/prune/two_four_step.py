@@ -70,7 +70,7 @@ def sparsify(
         verify=lambda made: difference.append(verify_with_stock(made, probe, expected)),
     )
     notes = [*_summary(method, errors, difference[0]), *notes]
-    notes += context.calibration.shortfall(rows)
+    notes += context.calibration.notes(rows)
     return StepResult(notes, {"sparsity": errors})
 
 

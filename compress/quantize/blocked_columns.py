@@ -14,7 +14,13 @@ from torch import Tensor
 
 from .grid import Grid
 
-__all__ = ["LEAF", "grid_columns", "restore_order", "visit_recursively"]
+__all__ = [
+    "LEAF",
+    "grid_columns",
+    "ordered_columns",
+    "restored_integers",
+    "visit_recursively",
+]
 
 LEAF = 16
 """Columns that are not split further."""
@@ -41,13 +47,28 @@ def visit_recursively(
     visit_recursively(middle, end, leaf, carry)
 
 
-def grid_columns(grid: Grid, order: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Scale and zero point, float32 [out] each, of every column in the given order (int64 [in])."""
+def grid_columns(grid: Grid, order: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The grid of every column in the given order (int64 [in]).
+
+    Returns:
+        For each column, float32 [out] each: the scale, and the smallest and largest centred
+        integer, that is, integer minus zero point.
+    """
     size = len(order) // grid.scales.shape[1]
-    groups = list(zip(grid.scales.t().contiguous(), grid.zeros.t().contiguous(), strict=True))
+    lowest = -grid.zeros
+    sides = (grid.scales, lowest, lowest + (2**grid.bits - 1))
+    groups = list(zip(*(side.t().contiguous() for side in sides), strict=True))
     return [groups[group] for group in (order // size).tolist()]
 
 
-def restore_order(columns: Tensor, order: Tensor) -> Tensor:
-    """The matrix [out, in] from its columns, given as rows [in, out] in `order` (int64 [in])."""
-    return torch.empty_like(columns).index_copy_(0, order, columns).t().contiguous()
+def ordered_columns(matrix: Tensor, order: Tensor) -> Tensor:
+    """The columns of a matrix [out, in] in `order` (int64 [in]), as rows [in, out]."""
+    return matrix.t().contiguous()[order]  # three times as fast as without `contiguous`
+
+
+def restored_integers(centred: Tensor, order: Tensor, grid: Grid) -> Tensor:
+    """Integers float32 [out, in] from centred ones, given as rows [in, out] in `order`."""
+    rows = torch.empty_like(centred).index_copy_(0, order, centred)
+    integers = rows.t().contiguous().float()
+    integers.unflatten(1, (grid.zeros.shape[1], -1)).add_(grid.zeros.unsqueeze(-1))
+    return integers

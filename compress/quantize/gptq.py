@@ -13,13 +13,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...checkpoints.files import all_finite
 from ...checkpoints.layouts import PackedLinear, Scheme
-from .blocked_columns import grid_columns, restore_order, visit_recursively
+from .blocked_columns import (
+    grid_columns,
+    ordered_columns,
+    restored_integers,
+    visit_recursively,
+)
 from .grid import Grid, fit_grid, round_to_grid
 from .options import DAMP
 from .refine import refine_scales, refine_weights
 
-__all__ = ["GptqResult", "gptq", "inverse_factor", "refine_packed", "rtn"]
+__all__ = ["GptqResult", "feedback_factor", "gptq", "refine_packed", "rtn"]
+
+CHUNK = 1 << 20
+"""Values that are reversed at a time."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +78,15 @@ def gptq(
         if act_order
         else torch.arange(width, device=weight.device)
     )
-    factor, used = inverse_factor(hessian, damp, order)
+    factor, costs, used = feedback_factor(hessian, damp, order)
     if factor is None:
         return GptqResult(rtn(weight, scheme), None)
     cost = torch.empty_like(diagonal)
-    cost[order] = factor.diagonal().square().reciprocal()
+    cost[order] = costs
     grid = fit_grid(weight, scheme.bits, group_size, scheme.sym, cost=cost)
-    columns = _sweep(weight, factor, grid, order)
+    centred = _sweep(weight, factor, grid, order)
     del factor  # as large as the Hessian
-    integers = restore_order(columns, order).float()
+    integers = restored_integers(centred, order, grid)
     if refine:
         integers, grid = _refined(weight, hessian, used or damp, integers, grid, order, refine)
     # Channels without any input: the updates there are noise, so round the original weights.
@@ -131,82 +140,91 @@ def _refined(
     return integers, grid
 
 
-def inverse_factor(
+def feedback_factor(
     hessian: Tensor, damp: float, order: Tensor | None = None
-) -> tuple[Tensor | None, float | None]:
-    """Compute the upper Cholesky factor of the inverse of the damped Hessian.
+) -> tuple[Tensor | None, Tensor, float | None]:
+    """Factor the damped Hessian H into U D U^T, where U is unit upper triangular, D diagonal.
+
+    If all columns before k are rounded, and their errors (original minus rounded) are e, then the
+    best weight of column k is its own plus the sum of e_j U[j, k], and a squared error of column k
+    costs D[k]. This gives the same as the inverse of H in the GPTQ paper (Chee et al. 2023, QuIP,
+    theorem 6), but H need not be inverted.
 
     Only one copy of the Hessian is made, and everything is computed in it.
 
     Args:
         hessian: float32 [in, in].
-        damp: share of the mean diagonal that is added to the diagonal.
+        damp: share of the mean diagonal that is added to the diagonal. If the factorization fails,
+            it is multiplied by ten, up to three times.
         order: int64 [in], order of the channels in the result; None: unchanged.
 
     Returns:
-        The factor [in, in] and the damping that was used; None for both if the Hessian is unusable.
+        U [in, in], D [in], and the damping that was used. If the Hessian is unusable, the first and
+        the last are None.
     """
     mean = hessian.diagonal().mean()
     if not bool(torch.isfinite(mean)) or float(mean) <= 0:
-        return None, None
+        return None, mean, None
+    order = torch.arange(len(hessian), device=hessian.device) if order is None else order
+    backwards = order.flip(0)
+    failed = torch.empty((), dtype=torch.int32, device=hessian.device)
     for _ in range(4):
-        copy = hessian.clone() if order is None else hessian[order.unsqueeze(1), order]
+        copy = hessian[backwards.unsqueeze(1), backwards]
         system = copy.mT  # column-major, as LAPACK needs it: no copy is made
-        del copy
         system.diagonal().add_(damp * mean)
-        # The extremes are finite if all values are; a check of each value would take copies.
-        if _invert(system) and bool(torch.isfinite(torch.stack(torch.aminmax(system.mT))).all()):
-            return system, damp
+        torch.linalg.cholesky_ex(system, out=(system, failed))
+        if not bool(failed) and all_finite(copy):
+            roots = system.diagonal().clone()
+            system.div_(roots)
+            _reverse(copy)  # lower triangular and backwards becomes upper triangular in order
+            return system, roots.flip(0).square(), damp
         damp *= 10
-    return None, None
+    return None, mean, None
 
 
-def _invert(system: Tensor) -> bool:
-    """Replace a matrix by the upper Cholesky factor of its inverse, in place; False if it fails."""
-    failed = torch.empty((), dtype=torch.int32, device=system.device)
-    torch.linalg.cholesky_ex(system, out=(system, failed))
-    if bool(failed):
-        return False
-    torch.cholesky_inverse(system, out=system)
-    torch.linalg.cholesky_ex(system, upper=True, out=(system, failed))
-    return not bool(failed)
+def _reverse(matrix: Tensor) -> None:
+    """Reverse the rows and the columns of a contiguous matrix in place, that is, all its values."""
+    values = matrix.view(-1)
+    for begin in range(0, len(values) // 2, CHUNK):
+        front = slice(begin, min(begin + CHUNK, len(values) // 2))
+        back = slice(len(values) - front.stop, len(values) - front.start)
+        last = values[back].flip(0)
+        values[back] = values[front].flip(0)
+        values[front] = last
 
 
 def _sweep(weight: Tensor, factor: Tensor, grid: Grid, order: Tensor) -> Tensor:
-    """The column loop of the paper (algorithm 1).
-
-    A column is a row here, so that it is contiguous in memory.
+    """Round column by column. A column is a row here, so that it is contiguous in memory.
 
     Args:
         weight: float32 [out, in].
-        factor: upper Cholesky factor of the inverse Hessian, with channels in `order`.
+        factor: U of `feedback_factor`, with channels in `order`.
         grid: scales and zero points.
         order: int64 [in], the order of the columns.
 
     Returns:
-        The integers, uint8 [in, out], in `order`.
+        The integers minus their zero points, int16 [in, out], in `order`.
     """
-    w = weight.t()[order]
+    errors = ordered_columns(weight, order)  # where not rounded yet: the original weights
+    wanted = errors.clone()
     columns = grid_columns(grid, order)
-    integers = torch.empty(w.shape, dtype=torch.uint8, device=w.device)
+    centred = torch.empty(errors.shape, dtype=torch.int16, device=errors.device)
 
     def leaf(begin: int, end: int) -> None:
         block = factor[begin:end, begin:end].contiguous()
-        diagonal = block.diagonal().tolist()
         for i, column in enumerate(range(begin, end)):
-            scale, zero = columns[column]
-            error = w[column]  # the error overwrites the column, which is not needed any more
-            q = torch.div(error, scale).add_(zero).round_().clamp_(0, 2**grid.bits - 1)
-            integers[column] = q
-            error.addcmul_(q.sub_(zero), scale, value=-1).div_(diagonal[i])
+            scale, lowest, highest = columns[column]
+            rounded = torch.div(wanted[column], scale).round_().clamp_(lowest, highest)
+            centred[column] = rounded
+            error = errors[column].addcmul_(rounded, scale, value=-1)
             if column + 1 < end:
-                w[column + 1 : end].addr_(block[i, i + 1 :], error, alpha=-1)
+                wanted[column + 1 : end].addr_(block[i, i + 1 :], error)
 
     def carry(begin: int, middle: int, end: int) -> None:
-        w[middle:end].addmm_(factor[begin:middle, middle:end].t(), w[begin:middle], alpha=-1)
+        wanted[middle:end].addmm_(factor[begin:middle, middle:end].t(), errors[begin:middle])
 
-    visit_recursively(0, len(w), leaf, carry)
-    return integers
+    visit_recursively(0, len(wanted), leaf, carry)
+    return centred
 
 
 def _nearest(weight: Tensor, grid: Grid, group_size: int) -> Tensor:

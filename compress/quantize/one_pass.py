@@ -14,6 +14,7 @@ from ...console import progress
 from ...models import Layer, weight_of
 from ..calibration.activation_buffer import ActivationBuffer
 from ..calibration.layer_inputs import advance, first_inputs
+from ..calibration.mixed_precision import bf16_products
 from .awq import round_clipped
 from .gptq import refine_packed
 from .input_statistics import InputStatistics
@@ -87,8 +88,9 @@ def _quantize_linear(
         packed = pack_int8(weight, float(inputs.peak.max()) if static else None)
         scheme = None
     else:
-        clipped = round_clipped(weight, inputs.hessian, scheme)
-        packed = refine_packed(clipped, weight, inputs.hessian, options.damp, options.refine)
+        with bf16_products(session.bf16):
+            clipped = round_clipped(weight, inputs.hessian, scheme)
+            packed = refine_packed(clipped, weight, inputs.hessian, options.damp, options.refine)
     hessian = inputs.hessian if inputs.hessian.numel() else torch.diag(inputs.mean**2)
     session.record_error(full, weight, packed.dequantize(), hessian, scheme)
     return packed

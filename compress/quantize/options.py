@@ -168,6 +168,12 @@ class QuantizeOptions(BaseModel):
         """Whether the inputs of a quantized layer are rounded as well."""
         return self.method in W8A8
 
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the result depends on the calibration text."""
+        plain = self.method in ("rtn", "int8") and self.scaling == "none"
+        return not plain or self.sensitivity is not None
+
     @field_validator("act_order", mode="before")
     @classmethod
     def _from_switch(cls, value: object) -> object:

@@ -10,13 +10,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .blocked_columns import grid_columns, restore_order, visit_recursively
+from .blocked_columns import (
+    grid_columns,
+    ordered_columns,
+    restored_integers,
+    visit_recursively,
+)
 from .grid import SMALLEST_SCALE, Grid
 
 __all__ = ["refine_scales", "refine_weights"]
 
 ROWS = 1024
-"""Rows of the Hessian that are reordered at a time."""
+"""Rows of a matrix that are worked on at a time."""
 
 FARTHEST = 1.5
 """Largest factor by which a scale may change. A larger change means an ill-conditioned system."""
@@ -37,7 +42,7 @@ def refine_weights(
     Returns:
         The integers, float32 [out, in].
     """
-    return restore_order(_sweep(weight, hessian, integers, grid, order), order).float()
+    return restored_integers(_sweep(weight, hessian, integers, grid, order), order, grid)
 
 
 def _sweep(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid, order: Tensor) -> Tensor:
@@ -46,37 +51,32 @@ def _sweep(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid, order:
     This is a function of its own so that its working memory is freed before the result is copied.
 
     Returns:
-        The integers, uint8 [in, out], in the order visited.
+        The integers minus their zero points, int16 [in, out], in the order visited.
     """
-    w = weight.t()[order]
-    q = integers.t()[order].to(torch.uint8)
     columns = grid_columns(grid, order)
-    off = torch.empty_like(w)  # the change of each weight by rounding
-    for column, (scale, zero) in enumerate(columns):
-        torch.sub(q[column], zero, out=off[column]).mul_(scale).sub_(w[column])
+    before = _centred(integers, grid.zeros)
+    centred = ordered_columns(before.to(torch.int16), order)
+    rounded = _times(before, grid.scales)
+    # Half the gradient of the error. The row of a visited column becomes the change of the column.
+    slope = ordered_columns((rounded - weight) @ hessian, order)
+    values = ordered_columns(rounded, order)
+    del before, rounded
 
     def part(rows: slice, columns: slice) -> Tensor:
         """A block of the Hessian in the order visited. The whole would take too much memory."""
         return hessian[order[rows].unsqueeze(1), order[columns]]
 
-    # Half the gradient of the error. The row of a visited column becomes the change of the column.
-    slope = torch.empty_like(w)
-    for begin in range(0, len(w), ROWS):
-        rows = slice(begin, begin + ROWS)
-        torch.mm(part(rows, slice(None)), off, out=slope[rows])
-
     def leaf(begin: int, end: int) -> None:
         block = part(slice(begin, end), slice(begin, end))
         negative = (-block.diagonal()).tolist()
         for i, column in enumerate(range(begin, end)):
-            scale, zero = columns[column]
+            scale, lowest, highest = columns[column]
             step = slope[column]
             # The best weight without rounding, given all other columns.
-            new = torch.add(off[column], step, alpha=1 / negative[i]).add_(w[column])
-            new.div_(scale).add_(zero).round_().clamp_(0, 2**grid.bits - 1)
-            q[column] = new
-            new.sub_(zero).mul_(scale).sub_(w[column])
-            torch.sub(new, off[column], out=step)
+            new = torch.add(values[column], step, alpha=1 / negative[i])
+            new.div_(scale).round_().clamp_(lowest, highest)
+            centred[column] = new
+            torch.sub(new.mul_(scale), values[column], out=step)
             if column + 1 < end:
                 slope[column + 1 : end].addr_(block[i + 1 :, i], step)
 
@@ -85,8 +85,8 @@ def _sweep(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid, order:
             rows = slice(start, min(start + ROWS, end))
             slope[rows].addmm_(part(rows, slice(begin, middle)), slope[begin:middle])
 
-    visit_recursively(0, len(w), leaf, carry)
-    return q
+    visit_recursively(0, len(values), leaf, carry)
+    return centred
 
 
 def refine_scales(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid) -> Grid:
@@ -98,25 +98,45 @@ def refine_scales(weight: Tensor, hessian: Tensor, integers: Tensor, grid: Grid)
         integers: float32 [out, in].
         grid: the scales to improve, and the zero points.
     """
-    out, width = weight.shape
-    groups = grid.scales.shape[1]
-    size = width // groups
-    centred = (integers.view(out, groups, size) - grid.zeros.unsqueeze(-1)).view(out, width)
-    wanted = ((weight @ hessian) * centred).view(out, groups, size).sum(-1)
-    system = torch.empty(out, groups, groups, device=weight.device)
-    for group in range(groups):
-        part = slice(group * size, (group + 1) * size)
-        system[:, group] = (
-            ((centred[:, part] @ hessian[part]) * centred).view(out, groups, size).sum(-1)
-        )
+    sides = (weight, integers, grid.scales, grid.zeros)
+    parts = zip(*(side.split(ROWS) for side in sides), strict=True)
+    scales = torch.cat([_best_scales(hessian, *part) for part in parts])
+    return Grid(scales.half().float().clamp_min(SMALLEST_SCALE), grid.zeros, grid.bits)
+
+
+def _best_scales(
+    hessian: Tensor, weight: Tensor, integers: Tensor, scales: Tensor, zeros: Tensor
+) -> Tensor:
+    """The scales of some rows; see `refine_scales`.
+
+    The error is quadratic in the scales, so one step of Newton's method finds its minimum.
+    """
+    out, groups = scales.shape
+    size = weight.shape[1] // groups
+    centred = _centred(integers, zeros)
+    slope = ((_times(centred, scales) - weight) @ hessian).mul_(centred)
+    system = torch.zeros(out, groups, groups, device=weight.device)
+    for group, begin in enumerate(range(0, weight.shape[1], size)):
+        effect = centred[:, begin : begin + size] @ hessian[begin : begin + size, begin:]
+        effect *= centred[:, begin:]
+        system[:, group, group:] = effect.view(out, -1, size).sum(-1)
+    system += system.triu(1).mT
     diagonal = system.diagonal(dim1=1, dim2=2)
     diagonal.add_(1e-6 * diagonal.mean(-1, keepdim=True) + 1e-20)
-    solved, failed = torch.linalg.solve_ex(system.double(), wanted.double().unsqueeze(-1))
-    solved = solved.squeeze(-1).float()
+    slopes = slope.view(out, groups, size).sum(-1, keepdim=True)
+    step, failed = torch.linalg.solve_ex(system.double(), slopes.double())
+    solved = scales - step.squeeze(-1).float()
     usable = (
-        (solved > grid.scales / FARTHEST)
-        & (solved < grid.scales * FARTHEST)
-        & (failed == 0).unsqueeze(-1)
+        (solved > scales / FARTHEST) & (solved < scales * FARTHEST) & (failed == 0).unsqueeze(-1)
     )
-    scales = torch.where(usable.all(-1, keepdim=True), solved, grid.scales)
-    return Grid(scales.half().float().clamp_min(SMALLEST_SCALE), grid.zeros, grid.bits)
+    return torch.where(usable.all(-1, keepdim=True), solved, scales)
+
+
+def _centred(integers: Tensor, zeros: Tensor) -> Tensor:
+    """Integers [out, in] minus the zero points [out, groups]."""
+    return (integers.unflatten(1, (zeros.shape[1], -1)) - zeros.unsqueeze(-1)).flatten(1)
+
+
+def _times(centred: Tensor, scales: Tensor) -> Tensor:
+    """Centred integers [out, in] times their scales [out, groups]."""
+    return (centred.unflatten(1, (scales.shape[1], -1)) * scales.unsqueeze(-1)).flatten(1)

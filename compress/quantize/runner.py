@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...checkpoints.compute_dtype import bf16_is_fast
 from ...checkpoints.config import quantization
 from ...checkpoints.files import (
     check_finite,
@@ -24,12 +25,12 @@ from ...checkpoints.files import (
 from ...checkpoints.layouts import LAYOUTS, Layout, Scheme
 from ...checkpoints.layouts.gptq import Gptq
 from ...checkpoints.loading import pick_device
+from ...checkpoints.memory import reused_memory
 from ...checkpoints.streaming import Streamed
 from ...errors import Refused
 from ...steps.context import StepContext, StepResult
 from ...steps.workspace import workspace
 from ..calibration.activation_buffer import ActivationBuffer
-from ..calibration.mixed_precision import bf16_is_fast
 from .assignment import Assignment, assign_schemes
 from .checkpoint_stream import packed_tensors
 from .one_pass import one_pass_layers
@@ -69,11 +70,13 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
     check_output(out)
     check_finite(source)
     if not context.depends_on:
-        return _write_quantized(options, source, out, context, None)
+        with reused_memory():
+            return _write_quantized(options, source, out, context, None)
     layers = len(architecture.layers)
     with (
         workspace(out, "journal", context.depends_on, FINISHED, context.fresh) as folder,
         closing(Journal(folder, layers)) as journal,
+        reused_memory(),
     ):
         return _write_quantized(options, source, out, context, journal)
 
@@ -115,7 +118,7 @@ def _write_quantized(
     )
     worst_first = dict(sorted(session.modules.items(), key=lambda item: -item[1]["error"]))
     notes = _summary(session, worst_first, options, assignment)
-    notes += context.calibration.shortfall(rows)
+    notes += context.calibration.notes(rows)
     if read_provenance(source).get("sparsity"):
         notes.append(
             "the source is 2:4 sparse; rounding may not preserve the zeros, so the result counts "

@@ -11,6 +11,7 @@ from ...checkpoints.layouts import Scheme
 from ...models import Fold, Layer, weight_of
 from ..calibration.activation_buffer import Activations
 from ..calibration.layer_inputs import LayerCall
+from ..calibration.mixed_precision import bf16_products
 from .awq import awq_factors
 from .fold import apply_fold, channels_of, per_channel
 from .input_statistics import InputStatistics, collect_statistics
@@ -41,8 +42,10 @@ class Scaler:
         """Run a layer once, scale it, and return its input statistics after scaling."""
         options = self.session.options
         wants_hessian = options.scaling == "awq" or options.method == "awq"
-        statistics = collect_statistics(module, layer.input_groups, states, call, wants_hessian)
-        return self._scale(layer, module, statistics)
+        groups = layer.input_groups
+        with bf16_products(self.session.bf16):
+            statistics = collect_statistics(module, groups, states, call, wants_hessian)
+            return self._scale(layer, module, statistics)
 
     def _scale(
         self, layer: Layer, module: nn.Module, statistics: GroupStatistics

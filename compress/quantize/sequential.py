@@ -15,6 +15,7 @@ from ...models import Layer, weight_in
 from ..calibration.activation_buffer import ActivationBuffer
 from ..calibration.layer_inputs import first_inputs
 from ..calibration.layer_walk import LayerWalk
+from ..calibration.mixed_precision import bf16_products
 from .gptq import GptqResult, gptq, rtn
 from .options import QuantizeOptions
 from .permuted_groups import permuted_gptq
@@ -138,7 +139,8 @@ def _quantize_weight(
     options = session.options
     if options.method == "rtn":
         return rtn(weight, scheme)
-    result = _gptq(weight, hessian, scheme, options)
+    with bf16_products(session.bf16):
+        result = _gptq(weight, hessian, scheme, options)
     if result.damp is None:
         session.notes.append(f"{name}: the Hessian could not be factorised; rounded to nearest")
     elif result.damp > options.damp:

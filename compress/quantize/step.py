@@ -31,6 +31,10 @@ class QuantizeStep(Step[QuantizeOptions]):
         """The quantization code."""
         return (*FOUNDATION, "compress/calibration", "compress/quantize")
 
+    def calibrates(self, options: QuantizeOptions) -> bool:
+        """Plain rounding needs no text."""
+        return options.needs_calibration
+
     def after(self, options: QuantizeOptions, source: State, plan: PlanContext) -> State:
         """The packed model."""
         from .assignment import extra_bytes  # late: torch takes seconds

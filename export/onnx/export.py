@@ -56,6 +56,7 @@ class ExportResult:
         parity: metrics of the comparison with torch, by their names in a ledger.
         reference: what computed the reference logits; see `reference.REFERENCES`.
         sizes: bytes of each file, by name.
+        packed_tables: whether the embedding and the head were rounded to 8 bits.
         seconds: `graph`: to write the graph; `total`.
         checked: what `extra_check` returned.
     """
@@ -65,6 +66,7 @@ class ExportResult:
     parity: dict[str, float]
     reference: str
     sizes: dict[str, int]
+    packed_tables: bool
     seconds: dict[str, float]
     checked: dict[str, float | str]
 
@@ -77,6 +79,7 @@ def export_onnx(
     *,
     format: str = "onnx",
     cut: Cut | None = None,
+    packs_head: bool = False,
     extra_check: Callable[[Path], Mapping[str, float | str]] | None = None,
 ) -> ExportResult:
     """Write an ONNX artifact and compare it with its checkpoint. If they differ, nothing is kept.
@@ -88,6 +91,7 @@ def export_onnx(
         rows: token ids to compare on; None: random ones, which are an easier test than text.
         format: recorded in the artifact; `ort` uses ONNX Runtime's own operators.
         cut: what the graph leaves out; nothing by default.
+        packs_head: round an embedding and a head in floating point to 8 bits; format `ort` only.
         extra_check: called before the comparison with torch; its result is recorded.
 
     Raises:
@@ -96,7 +100,7 @@ def export_onnx(
         ParityFailed: the artifact does not compute the same as the checkpoint.
     """
     started = time.perf_counter()
-    export = _checked_export(checkpoint, precision, format, cut or Cut())
+    export = _checked_export(checkpoint, precision, format, cut or Cut(), packs_head)
     with atomic_directory(out) as folder:
         info = _write_model(export, folder)
         written = time.perf_counter() - started
@@ -113,8 +117,10 @@ def export_onnx(
         write_json(folder / PROVENANCE, provenance | ({"checked": checked} if checked else {}))
     sizes = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
     seconds = {"graph": written, "total": time.perf_counter() - started}
-    name = export.precision.name
-    return ExportResult(out, name, metrics, REFERENCES[way], sizes, seconds, checked)
+    kind = export.precision
+    return ExportResult(
+        out, kind.name, metrics, REFERENCES[way], sizes, kind.packs_tables, seconds, checked
+    )
 
 
 @dataclass(frozen=True)
@@ -145,15 +151,24 @@ class _Export:
         return self.format == "ort"
 
 
-def _checked_export(checkpoint: Path, precision: str, format: str, cut: Cut) -> _Export:
+def _checked_export(
+    checkpoint: Path, precision: str, format: str, cut: Cut, packs_head: bool
+) -> _Export:
     """Read the checkpoint's configuration, and refuse what the graph cannot express."""
-    kind = precision_of(precision)
     source = read_architecture(checkpoint)
+    kind = precision_of(precision, packs_head and _has_float_tables(checkpoint, source))
     _check_source(checkpoint, source.config, kind)
     settings = load_settings(checkpoint)
     model = architecture(settings.to_dict(), f"{checkpoint}/config.json")
     require_expressible(model, "ort" if format == "ort" else "onnx", str(checkpoint))
     return _Export(checkpoint, source, settings, model, kind, format, cut)
+
+
+def _has_float_tables(checkpoint: Path, source: Architecture) -> bool:
+    """Whether the embedding, or a head of its own, is stored in floating point."""
+    weights = Weights(checkpoint, source.config)
+    tables = [source.embedding] if source.tied else [source.embedding, source.head]
+    return not all(weights.is_packed(name) for name in tables)
 
 
 def _write_model(export: _Export, folder: Path) -> GraphInfo:
@@ -196,6 +211,7 @@ def _provenance(export: _Export, info: GraphInfo) -> dict[str, Any]:
         "inputs": info.inputs,
         "outputs": info.outputs,
         "low_bit_linears": info.low_bit_linears,
+        "packed_tables": precision.packs_tables,
         "shape": export.model.summary(),
         "cut": asdict(export.cut),
     }

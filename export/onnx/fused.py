@@ -187,7 +187,7 @@ class Fused(Decoder):
     def _embed(self, ids: str) -> str:
         """See `Decoder._embed`; a packed embedding is read packed."""
         g, name = self.graph, self.architecture.embedding
-        packed = self.fused.packed(name)
+        packed = self.fused.packed_table(name)
         if packed is None:
             return super()._embed(ids)
         with g.at(name):
@@ -217,7 +217,7 @@ class Fused(Decoder):
         g, head = self.graph, self.architecture.head
         own = f"{head}.weight" in self.weights or self.weights.is_packed(head)
         tied = self.architecture.tied or not own
-        packed = self.packed_embedding if tied else self.fused.packed(head)
+        packed = self.packed_embedding if tied else self.fused.packed_table(head)
         if packed is None:
             return super()._head(hidden)
         with g.at(head):

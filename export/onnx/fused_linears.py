@@ -18,20 +18,25 @@ FP32, INT8 = 1, 4
 """Values of `accuracy_level`: float products, or integer products with inputs rounded to 8 bits."""
 BLOCKS = (128, 64, 32, 16)
 FINE_BLOCKS = (32, 16)
-"""For weights that are rounded here, as their inputs are rounded too. On Gemma 3 270M blocks of 32
-cost 0.2 % of perplexity, blocks of 128 1.2 %."""
+"""For `int8-dynamic`, where inputs are rounded too. On Gemma 3 270M blocks of 32 cost 0.2 % of
+perplexity, blocks of 128 1.2 %."""
 SIGNS = {4: 8, 8: 128}
 """Default zero points of the operators, by bits."""
 
 
-def rounded(weight: torch.Tensor, name: str) -> PackedLinear:
+def rounded(weight: torch.Tensor, name: str, blocks: Sequence[int] = FINE_BLOCKS) -> PackedLinear:
     """Round a float32 weight [out, in] to symmetric 8 bits, with a scale for each block of inputs.
+
+    Args:
+        weight: the weight.
+        name: its name, for the message.
+        blocks: block sizes in order of preference; the first that divides `in` is used.
 
     Raises:
         Refused: no block size divides the number of inputs.
     """
     width = weight.shape[1]
-    block = next((size for size in FINE_BLOCKS if width % size == 0), 0)
+    block = next((size for size in blocks if width % size == 0), 0)
     if not block:
         raise Refused(
             f"{name}: {width} inputs do not divide into blocks of 16",
@@ -114,6 +119,13 @@ class FusedLinears(Linears):
         assert scales.shape[1] * block == width
         return PackedLinear(packed.integers, scales, zeros, packed.bits, block)
 
+    def packed_table(self, name: str) -> PackedLinear | None:
+        """The embedding or the head for `MatMulNBits`; None: it stays in floating point."""
+        packed = self.packed(name)
+        if packed is None and self._precision.packs_tables:
+            return rounded(self._weights.dense(name), name, BLOCKS)
+        return packed
+
     def _alike(self, layers: Sequence[PackedLinear | None]) -> bool:
         kinds = {(layer.bits, layer.group_size) if layer else None for layer in layers}
         return None not in kinds and len(kinds) == 1
@@ -125,7 +137,7 @@ class FusedLinears(Linears):
         lower 4 bits: ONNX Runtime has a kernel for those, and would expand 8-bit weights at every
         call.
         """
-        if packed.bits == 4 or self._level == INT8:
+        if packed.bits == 4 or self._precision.rounds_inputs:
             return {"": packed}
         high = PackedLinear(
             packed.integers >> 4,
@@ -208,7 +220,7 @@ class FusedLinears(Linears):
 
     @property
     def _level(self) -> int:
-        return INT8 if self._precision.limits.max_abs_diff is None else FP32
+        return INT8 if self._precision.rounds_inputs else FP32
 
 
 def _joined(layers: Sequence[PackedLinear]) -> PackedLinear:

@@ -156,7 +156,7 @@ def check(
     """
     _check_rows(rows, decode_steps)
     provenance = json.loads((artifact / PROVENANCE).read_text())
-    precision = precision_of(provenance["precision"])
+    precision = precision_of(provenance["precision"], provenance.get("packed_tables", False))
     window = provenance.get("cut", {}).get("window", 0)
     if window:  # compared only while no position has left the window: both must agree there
         rows = [row[: max(2, window - decode_steps)] for row in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx import TensorProto
 
@@ -27,6 +27,21 @@ class Limits:
     top1: float
     tie: float
 
+    def at_least(self, other: Limits) -> Limits:
+        """The looser limit of each kind."""
+        return Limits(
+            None
+            if self.max_abs_diff is None or other.max_abs_diff is None
+            else max(self.max_abs_diff, other.max_abs_diff),
+            max(self.kl, other.kl),
+            min(self.top1, other.top1),
+            max(self.tie, other.tie),
+        )
+
+
+TABLES = Limits(None, 5e-3, 0.97, 2e-2)
+"""Limits of an artifact whose embedding and head are rounded to 8 bits when it is written."""
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -41,6 +56,9 @@ class Precision:
         limits: limits of the parity check.
         low_bit_here: whether ONNX Runtime has low-bit products for it. If not, ONNX Runtime expands
             the weights; TensorRT does not.
+        rounds_inputs: whether the kernels of ONNX Runtime round the inputs of a product to 8 bits.
+        packs_tables: whether an embedding and a head that the checkpoint stores in floating point
+            are rounded to 8 bits.
     """
 
     name: str
@@ -48,6 +66,12 @@ class Precision:
     linear: str
     limits: Limits
     low_bit_here: bool = True
+    rounds_inputs: bool = False
+    packs_tables: bool = False
+
+    def with_packed_tables(self) -> Precision:
+        """The same precision with an embedding and a head in 8 bits, and the limits for that."""
+        return replace(self, packs_tables=True, limits=self.limits.at_least(TABLES))
 
 
 PRECISIONS: dict[str, Precision] = {
@@ -60,7 +84,9 @@ PRECISIONS: dict[str, Precision] = {
         Precision("bf16", TensorProto.BFLOAT16, "dense", Limits(None, 0.02, 0.97, 5e-2)),
         Precision("int4", TensorProto.FLOAT, "int4", Limits(0.05, 1e-4, 0.995, 1e-3)),
         # The same weights, with inputs rounded to 8 bits, a scale a block. Format ort only.
-        Precision("int4-a8", TensorProto.FLOAT, "int4", Limits(None, 0.1, 0.9, 1e-2)),
+        Precision(
+            "int4-a8", TensorProto.FLOAT, "int4", Limits(None, 0.1, 0.9, 1e-2), rounds_inputs=True
+        ),
         # TensorRT's INT4 kernels need fp16 around them. In ONNX Runtime it is slower than int4.
         Precision("int4-fp16", TensorProto.FLOAT16, "int4", Limits(1.0, 1e-3, 0.99, 1e-2)),
         # Torch rounds activations alike, but a value halfway between two integers may differ.
@@ -74,14 +100,22 @@ PRECISIONS: dict[str, Precision] = {
             low_bit_here=False,
         ),
         Precision(
-            "int8-dynamic", TensorProto.FLOAT, "int8-dynamic", Limits(None, 0.25, 0.75, 1e-2)
+            "int8-dynamic",
+            TensorProto.FLOAT,
+            "int8-dynamic",
+            Limits(None, 0.25, 0.75, 1e-2),
+            rounds_inputs=True,
         ),
     )
 }
 
 
-def precision_of(name: str) -> Precision:
+def precision_of(name: str, packs_tables: bool = False) -> Precision:
     """The precision called `name`.
+
+    Args:
+        name: one of `PRECISIONS`.
+        packs_tables: see `Precision`.
 
     Raises:
         UsageError: there is none.
@@ -90,4 +124,5 @@ def precision_of(name: str) -> Precision:
         raise UsageError(
             f"--precision {name}: unknown for ONNX", f"use one of {', '.join(PRECISIONS)}"
         )
-    return PRECISIONS[name]
+    precision = PRECISIONS[name]
+    return precision.with_packed_tables() if packs_tables else precision

@@ -6,7 +6,7 @@ measure two frameworks. Bundles contain a copy, which runs on devices without th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,11 +75,6 @@ class Cache:
     length: int = 0
     binding: Any = None
 
-    def keep(self, rows: NDArray[Any]) -> None:
-        """Drop all rows of the batch but these (indices, or a bool for each); copies the cache."""
-        self.past = past_of(value.numpy()[rows] for value in self.past)
-        self.binding = None
-
 
 def session_options(threads: int | None, accuracy_level: int) -> ort.SessionOptions:
     """Session options of a decoder; see `OnnxDecoder`."""
@@ -102,6 +97,9 @@ class OnnxDecoder:
 
     Attributes:
         session: the ONNX Runtime session.
+        in_place: whether past and present of a cache may share memory.
+        vocabulary: number of logits of a position.
+        last_logits: whether only the last position gets logits.
 
     Raises:
         UsageError: there is no model, it cannot be loaded, or it is not a decoder.
@@ -148,13 +146,30 @@ class OnnxDecoder:
         self._kv_heads, self._head_dim = int(caches[0].shape[1]), int(caches[0].shape[3])
         self._kv_type = NUMPY_TYPES[caches[0].type]
         metadata = self.session.get_modelmeta().custom_metadata_map
-        self._in_place = IN_PLACE in metadata
+        self.in_place = IN_PLACE in metadata
+        _, positions, self.vocabulary = self.session.get_outputs()[0].shape
+        self.last_logits = positions == 1
         self._kept = tuple(map(int, metadata[KEPT].split(","))) if KEPT in metadata else None
+
+    @property
+    def windowed(self) -> bool:
+        """Whether the cache drops old positions."""
+        return self._kept is not None
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of the keys and values of one position of a row."""
+        width = self._kv_heads * self._head_dim * np.dtype(self._kv_type).itemsize
+        return width * len(self._past_names)
+
+    def zero_states(self, batch: int, positions: int) -> list[NDArray[Any]]:
+        """Zeros for all keys and values, each [batch, kv_heads, positions, head_dim]."""
+        shape = (batch, self._kv_heads, positions, self._head_dim)
+        return [np.zeros(shape, self._kv_type) for _ in self._past_names]
 
     def empty_past(self, batch: int) -> Past:
         """An empty cache for `batch` rows."""
-        nothing = np.zeros((batch, self._kv_heads, 0, self._head_dim), self._kv_type)
-        return past_of(nothing for _ in self._past_names)
+        return past_of(self.zero_states(batch, 0))
 
     def forward(
         self,
@@ -208,10 +223,10 @@ class OnnxDecoder:
 
         If it is written in place, it has room for `positions` and grows when it is full.
         """
-        if not self._in_place:
+        if not self.in_place:
             return Cache(self.empty_past(batch))
-        shape = (batch, self._kv_heads, -(-max(positions, 1) // GROWTH) * GROWTH, self._head_dim)
-        return Cache(past_of(np.zeros(shape, self._kv_type) for _ in self._past_names))
+        room = -(-max(positions, 1) // GROWTH) * GROWTH
+        return Cache(past_of(self.zero_states(batch, room)))
 
     def step(
         self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], cache: Cache
@@ -227,7 +242,7 @@ class OnnxDecoder:
             Logits, float32 [batch, sequence, vocabulary], or [batch, 1, vocabulary] (last only).
         """
         new = input_ids.shape[1]
-        if not self._in_place:
+        if not self.in_place:
             logits, cache.past = self.forward(input_ids, attention_mask, past=cache.past)
             cache.length += new
             return logits
@@ -257,7 +272,6 @@ class OnnxDecoder:
         attention_mask: NDArray[np.int64],
         max_new_tokens: int,
         eos_ids: Sequence[int],
-        ended: Callable[[Sequence[int]], bool] | None = None,
         sampling: Sampling = GREEDY,
     ) -> NDArray[np.int64]:
         """Continuations of a batch of prompts that are padded on the left.
@@ -267,7 +281,6 @@ class OnnxDecoder:
             attention_mask: int64 [batch, length].
             max_new_tokens: the most tokens to add.
             eos_ids: tokens that end a row; empty: every row gets `max_new_tokens`.
-            ended: called with the new tokens of a row; True ends the row.
             sampling: how tokens are chosen. A row does not depend on the others.
 
         Returns:
@@ -275,31 +288,21 @@ class OnnxDecoder:
             filled with the first of `eos_ids`.
         """
         filler = eos_ids[0] if len(eos_ids) else 0
-        tokens = np.full((len(input_ids), max_new_tokens), filler, np.int64)
-        rows = np.arange(len(input_ids))
+        batch = len(input_ids)
+        tokens = np.full((batch, max_new_tokens), filler, np.int64)
         mask = attention_mask
-        cache = self.open_cache(len(rows), mask.shape[1] + max_new_tokens)
-        running = np.ones(len(rows), bool)
-        randoms = [sampling.random(row) for row in range(len(rows))]
+        cache = self.open_cache(batch, mask.shape[1] + max_new_tokens)
+        running = np.ones(batch, bool)
+        randoms = [sampling.random(row) for row in range(batch)]
         step = _int64(input_ids)
         for n in range(max_new_tokens):
-            logits = self.step(step, mask, cache)[:, -1]
-            new = next_tokens(logits, [sampling] * len(rows), [randoms[row] for row in rows])
-            tokens[rows[running], n] = new[running]
+            new = next_tokens(self.step(step, mask, cache)[:, -1], [sampling] * batch, randoms)
+            tokens[running, n] = new[running]
             running &= ~np.isin(new, eos_ids)
-            if ended:
-                running &= [not ended(tokens[row, : n + 1].tolist()) for row in rows]
             if not running.any():
                 return tokens[:, : n + 1]
-            # Dropping rows copies the cache, so it waits until at least half of the batch ended.
-            if 2 * running.sum() <= len(rows):
-                cache.keep(running)
-                rows = rows[running]
-                mask = mask[running]
-                new = new[running]
-                running = running[running]
             step = new[:, None]
-            mask = np.concatenate([mask, np.ones((len(rows), 1), np.int64)], 1)
+            mask = np.concatenate([mask, np.ones((batch, 1), np.int64)], 1)
         return tokens
 
     def stream(

@@ -10,6 +10,7 @@ from .export import ExportResult, export_onnx
 
 __all__ = ["parity_rows", "step_result", "write"]
 
+PACKED = "embedding and head rounded to 8 bits; --float-head keeps them in floating point"
 PARITY_ROWS = 8
 PARITY_TOKENS = 128
 PARITY_SEED = 1
@@ -19,9 +20,16 @@ PARITY_SEED = 1
 def write(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:
     """Write an ONNX artifact; format `ort` has ONNX Runtime's own operators."""
     rows = parity_rows(source, context)
-    return step_result(
-        export_onnx(source, out, options.precision, rows, format=options.format, cut=options.cut)
+    result = export_onnx(
+        source,
+        out,
+        options.precision,
+        rows,
+        format=options.format,
+        cut=options.cut,
+        packs_head=options.packs_head,
     )
+    return step_result(result, *([PACKED] if result.packed_tables else []))
 
 
 def parity_rows(source: Path, context: StepContext) -> list[list[int]]:

@@ -15,5 +15,6 @@ FORMAT = ExportFormat(
     reasons=graph_reasons,
     position=2,
     last_logits=True,
+    packs_head=("int4", "int4-a8"),
     measurable=True,
 )

@@ -80,6 +80,10 @@ def test_a_saved_measurement_is_one_that_the_gate_pairs(make_model, text_file, t
     assert counts == {f"perplexity/{label}": 5, "accuracy/reasoning": 6}
     assert len(saved["context"]["problems_hash/reasoning"]) == 16
     assert json.loads((tmp_path / "new.json").read_text())["name"]
+    answers = [json.loads(x) for x in (tmp_path / "new.answers.jsonl").read_text().splitlines()]
+    verdicts = "".join("1" if answer["correct"] else "0" for answer in answers)
+    assert verdicts == saved["samples"]["accuracy/reasoning"]["correct"]
+    assert all({"question", "expected", "text"} <= answer.keys() for answer in answers)
     result = check_gate(
         saved, saved, Policy.model_validate({"limits": {f"perplexity/{label}": {"max_ratio": 1.0}}})
     )

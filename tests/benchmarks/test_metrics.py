@@ -27,6 +27,8 @@ CONTEXT: dict[str, Any] = {
     "shots_used/task": 0,
     "task_version/task": 1.0,
     "device": "cpu",
+    "framing/task": "boxed",
+    "max_new_tokens/task": 160,
     "threads": 2,
     "latency": LATENCY,
     "board": "Jetson Orin Nano",
@@ -35,14 +37,15 @@ CONTEXT: dict[str, Any] = {
     "target": "orin",
 }
 QUESTIONS = {"problems/task", "problems_hash/task", "shots_used/task", "task_version/task"}
+ASKED = {"shots/task", "framing/task", "max_new_tokens/task"}
 TEXT = {"data_hash/text", "seq_len/text"}
 BOARD = {"board", "power_mode"}
 TIMING = {"device", "threads", "latency", *BOARD}
 EXPECTED: list[tuple[str, str, str, set[str]]] = [
-    ("accuracy/task", "higher", "", QUESTIONS | {"shots/task"}),
-    ("accuracy/task/n", "unknown", "", QUESTIONS | {"shots/task"}),
-    ("accuracy/task/stderr", "lower", "", QUESTIONS | {"shots/task"}),
-    ("accuracy_by_byte/task", "higher", "", QUESTIONS | {"shots/task"}),
+    ("accuracy/task", "higher", "", QUESTIONS | ASKED),
+    ("accuracy/task/n", "unknown", "", QUESTIONS | ASKED),
+    ("accuracy/task/stderr", "lower", "", QUESTIONS | ASKED),
+    ("accuracy_by_byte/task", "higher", "", QUESTIONS | ASKED),
     ("perplexity/text", "lower", "", TEXT),
     ("perplexity/text/stderr", "lower", "", TEXT),
     ("perplexity/text/n", "unknown", "", TEXT),
@@ -175,6 +178,8 @@ def test_conditions_that_neither_side_recorded_are_no_agreement(name: str, key: 
 
 
 def test_what_older_versions_did_not_record_counts_where_both_sides_have_it() -> None:
+    older = {entry: value for entry, value in CONTEXT.items() if entry != "max_new_tokens/task"}
+    assert why_unlike("accuracy/task", older, CONTEXT) == ""
     for key in ("problems_hash/task", "shots_used/task", "task_version/task"):
         older = {entry: value for entry, value in CONTEXT.items() if entry != key}
         assert why_unlike("accuracy/task", older, CONTEXT) == ""

@@ -53,6 +53,17 @@ def environment(name: str) -> Path:
     return python
 
 
+def agreement(ours: torch.Tensor, theirs: torch.Tensor, tie: float) -> float:
+    """How often both find the same token most probable, of logits [tokens, vocabulary].
+
+    The logits of a random model lie close together. So a token also counts if its logit is at most
+    `tie` below our best one: rounding decides between the two, on one processor otherwise than on
+    another.
+    """
+    chosen = ours.gather(-1, theirs.argmax(-1, keepdim=True))[:, 0]
+    return float((chosen >= ours.amax(-1) - tie).float().mean())
+
+
 @pytest.mark.compat
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_gptqmodel_reads_our_gptq_layout(family, make_model, tmp_path):

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 import torch
-from test_compat import environment
+from test_compat import agreement, environment
 
 from edgewright.checkpoints.loading import dense_state, load_model
 from edgewright.compress.quantize.options import QuantizeOptions
@@ -72,5 +72,6 @@ def test_compressed_tensors_reads_our_int8_layout(family, make_model, tmp_path):
     # The library's scale of a token is peak / 127.5; that of the kernels, and ours, is peak / 127.
     # So single values round differently, but the errors have the same size.
     assert (ours - theirs["rounded"]).abs().mean() <= 2 * (ours - exact).abs().mean()
-    assert (ours.argmax(-1) == theirs["rounded"].argmax(-1)).float().mean() >= 0.9
+    tie = float((ours - exact).abs().mean())
+    assert agreement(ours, theirs["rounded"], tie) >= 0.9
     assert not torch.equal(theirs["rounded"], theirs["plain"])

@@ -25,6 +25,7 @@ pytest_plugins = ["data_fixtures"]
         ("csv:story.txt", "csv:story.txt: not a data source"),
         ("builtin:", "no such built-in data"),
         ("builtin:poetry", "no such built-in data"),
+        ("hf:", "not a data source"),
         ("text:", "no such file"),
         ("text:missing.txt", "no such file: missing.txt"),
         ("jsonl:missing.jsonl", "no such file: missing.jsonl"),
@@ -107,7 +108,8 @@ def test_text_is_read_whole_and_in_order(tmp_path: Path, tokenizer: Any) -> None
         ({"prompt": "q", "completion": "a"}, Example("a", "q")),
         ({"instruction": "q", "output": "a"}, Example("a", "q")),
         ({"completion": "a"}, Example("a")),
-        ({"text": 5}, Example("5")),
+        ({"instruction": "q", "input": "x", "output": "a"}, Example("a", "q\nx")),
+        ({"text": "a", "note": None}, Example("a")),
     ],
 )
 def test_rows_of_jsonl(row: dict[str, Any], example: Example, tmp_path: Path) -> None:

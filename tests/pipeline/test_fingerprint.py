@@ -12,6 +12,7 @@ import pytest
 from edgewright.docs.import_graph import all_imports
 from edgewright.models import FORMATS
 from edgewright.pipeline import fingerprint as module
+from edgewright.pipeline.defaults import with_training_data
 from edgewright.pipeline.fingerprint import (
     MEASURE_CODE,
     code_version,
@@ -88,6 +89,7 @@ def test_imports_are_followed() -> None:
         "checkpoints",
         "compress",
         "data",
+        "generation",
         "models",
         "steps",
     }
@@ -150,7 +152,8 @@ def test_a_changed_byte_of_code_changes_the_fingerprint(
     copy: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    step, settled = step_of(kind, options)
+    step, named = step_of(kind, options)
+    settled = with_training_data(step, named, ROOT / "demo" / "model", kind)
 
     def current() -> str:
         code_version.cache_clear()

@@ -14,6 +14,7 @@ import yaml
 from edgewright.checkpoints.config import model_path
 from edgewright.compress.distill.options import StudentFrom
 from edgewright.errors import Refused, UsageError
+from edgewright.pipeline.defaults import with_default_data
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import BASELINE, Recipe
 from edgewright.pipeline.recipe_file import ROOT, builtin_recipe, load_recipe
@@ -123,7 +124,7 @@ def test_traces_can_be_named_as_data(tmp_path: Path) -> None:
     found = recipe.with_traces("jsonl:t.jsonl")
     first, second = found.steps
     assert (first.data, [stage.data for stage in first.stages]) == (
-        "builtin:reasoning",
+        "auto",
         [None, "jsonl:t.jsonl"],
     )
     assert second.recover.data == found.calibration.source == "jsonl:t.jsonl"
@@ -169,7 +170,9 @@ def test_demo() -> None:
 def test_defaults(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, "steps:\n  - {kind: prune, heads: 0.5}\n"))
     assert (recipe.seed, recipe.device, recipe.target, recipe.gate) == (0, "auto", None, None)
-    assert recipe.calibration.source == "builtin:reasoning"
+    assert recipe.calibration.source == "auto"
+    settled = with_default_data(recipe, ROOT / "demo" / "model")
+    assert settled.calibration.source == "builtin:reasoning"
 
 
 MISTAKES = """\

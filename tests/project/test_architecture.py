@@ -21,7 +21,7 @@ from edgewright.docs.import_graph import (
 
 GROUND = {"errors", "console"}
 STORES = {"checkpoints", "models", "data"}
-BELOW_FOUR = GROUND | STORES | {"steps"}
+BELOW_FOUR = GROUND | STORES | {"generation", "steps"}
 FOUR = {"compress", "export", "benchmarks", "targets"}
 BELOW_COMMANDS = BELOW_FOUR | FOUR | {"pipeline"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": GROUND,
     "data": GROUND,
     "checkpoints": GROUND | {"models"},
-    "steps": GROUND | STORES,
+    "generation": GROUND | {"models"},
+    "steps": GROUND | STORES | {"generation"},
     "compress": BELOW_FOUR,
     "export": BELOW_FOUR,
     "benchmarks": BELOW_FOUR | {"export"},

@@ -78,6 +78,7 @@ def test_data_files_are_inside(names: set[str]) -> None:
         "targets/**/*.yaml",
         "targets/containers/*",
         "benchmarks/report/templates/*",
+        "data/*.jsonl",
         "demo/model/*",
     ):
         assert shipped(pattern) <= names, pattern

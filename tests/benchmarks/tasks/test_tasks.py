@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from scripted_backend import Scripted, lines
 
 from edgewright.benchmarks.gate.gate import check_gate
 from edgewright.benchmarks.gate.policy import Policy
@@ -16,12 +15,6 @@ from edgewright.benchmarks.measure import measure
 from edgewright.benchmarks.options import EvaluateOptions
 from edgewright.benchmarks.tasks.backends import open_backend
 from edgewright.benchmarks.tasks.multiple_choice import answer_by_likelihood, read_choices
-from edgewright.benchmarks.tasks.programs import (
-    Exercise,
-    program_of,
-    read_exercises,
-    solve_exercises,
-)
 from edgewright.benchmarks.tasks.questions import (
     answer_questions,
     extract_answer,
@@ -36,11 +29,6 @@ from edgewright.data.sources import Source
 from edgewright.errors import UsageError
 
 REASONER = Path(__file__).parents[3] / "demo" / "model"
-
-
-def lines(path: Path, *rows: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.mark.parametrize(
@@ -75,33 +63,6 @@ def test_the_final_answer_is_found(text: str, answer: str) -> None:
 )
 def test_answers_are_compared_as_mathematics(expected: str, given: str, same: bool) -> None:
     assert same_answer(expected, given) is same
-
-
-class Scripted:
-    """A backend that returns prepared answers, in the order of the tokenizer's prompts."""
-
-    name, dtype, device = "scripted", "float32", "cpu"
-    eos = (0,)
-
-    def __init__(self, tokenizer: Any, replies: dict[str, str]) -> None:
-        self.tokenizer, self.replies, self.prompts = tokenizer, replies, []
-
-    def generate(
-        self,
-        ids: torch.Tensor,
-        mask: torch.Tensor,
-        max_new_tokens: int,
-        eos: Sequence[int],
-        ended: Any = None,
-    ) -> torch.Tensor:
-        rows = []
-        for row, kept in zip(ids, mask, strict=True):
-            prompt = self.tokenizer.decode(row[kept.bool()])
-            self.prompts.append(prompt)
-            reply = next(reply for asked, reply in self.replies.items() if asked in prompt)
-            rows.append(self.tokenizer(reply, add_special_tokens=False)["input_ids"] + [eos[0]])
-        longest = max(map(len, rows))
-        return torch.tensor([row + [eos[0]] * (longest - len(row)) for row in rows])
 
 
 def test_questions_are_asked_behind_examples_and_judged(make_model, tmp_path: Path) -> None:
@@ -190,40 +151,21 @@ def test_broken_choices(row: dict[str, Any], message: str, tmp_path: Path) -> No
         read_choices(lines(tmp_path / "c.jsonl", row))
 
 
-BEGUN = "import math\n\ndef area(r):\n"
-HUMAN = {
-    "prompt": BEGUN,
-    "test": "def check(f):\n    assert abs(f(2) - 12.566) < 1e-2",
-    "entry_point": "area",
-}
-
-
-def test_programs_are_run_with_their_tests(make_model, tmp_path: Path) -> None:
+def test_a_chat_model_is_asked_to_box_its_answer(make_model, tmp_path: Path) -> None:
     file = lines(
-        tmp_path / "code.jsonl",
-        HUMAN,
-        {**HUMAN, "prompt": BEGUN.replace("r):", "radius):")},
-        {"text": "Write double(x).", "test_list": ["assert double(4) == 8"]},
+        tmp_path / "sums.jsonl",
+        {"question": "1+1?", "answer": "#### 2"},
+        {"question": "2+5?", "answer": "#### 7"},
     )
     tokenizer = load_tokenizer(make_model("llama"))
-    replies = {
-        "(r)": "Thus:\n```python\ndef area(r):\n    return math.pi * r ** 2\n```",
-        "(radius)": "    return radius\n\nprint(area(1))",
-        "double": "```\ndef double(x):\n    return 2 * x\n```",
-    }
-    backend: Any = Scripted(tokenizer, replies)
-    answers = solve_exercises(backend, tokenizer, "code", read_exercises(file), 10, 200, workers=2)
-    assert [a.correct for a in answers] == [True, False, True]
-    with pytest.raises(UsageError, match="not a code task"):
-        read_exercises(lines(tmp_path / "odd.jsonl", {"prompt": "def f():"}))
-
-
-def test_a_completion_ends_with_its_function() -> None:
-    exercise = Exercise("", BEGUN, "assert area(0) == 0")
-    assert (
-        program_of(exercise, "    return 0\n\ndef other():\n    return")
-        == f"{BEGUN}    return 0\n\nassert area(0) == 0"
-    )
+    backend: Any = Scripted(tokenizer, {"1+1?": "\\boxed{2}", "2+5?": "7"})
+    pairs = read_pairs(Source.parse(f"jsonl:{file}"))
+    answer_questions(backend, tokenizer, "sums", pairs, 0, 10, 40)
+    assert all("\\boxed{}" in prompt for prompt in backend.prompts)
+    tokenizer.chat_template = None
+    backend.prompts.clear()
+    answer_questions(backend, tokenizer, "sums", pairs, 0, 10, 40)
+    assert not any("boxed" in prompt for prompt in backend.prompts)
 
 
 @pytest.mark.parametrize(
@@ -294,12 +236,3 @@ def test_generated_and_file_tasks_end_in_metrics_that_the_gate_takes(tmp_path: P
     other = {**side, "context": side["context"] | {"shots/sums": 4}}
     with pytest.raises(UsageError, match="shots/sums differs"):
         check_gate(other, side, Policy())
-
-
-def test_code_tasks_have_to_be_allowed(make_model, tmp_path: Path) -> None:
-    options = EvaluateOptions(
-        tasks=(f"code:{lines(tmp_path / 'code.jsonl', HUMAN, HUMAN)}",), latency=None
-    )
-    with pytest.raises(UsageError, match="runs programs") as error:
-        measure(make_model("llama"), options)
-    assert "--allow-code" in error.value.hint

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from edgewright.benchmarks.traces import chains
 from edgewright.benchmarks.traces.options import ChoiceRules, TracesOptions
-from edgewright.benchmarks.traces.sampling import Sampler, nucleus_sample
+from edgewright.benchmarks.traces.sampling import Sampler
 from edgewright.benchmarks.traces.teacher_questions import read_questions
 from edgewright.benchmarks.traces.votes import REASONS, Chain, majority, select_chains
 from edgewright.checkpoints.config import model_path, resolve
@@ -29,6 +29,7 @@ from edgewright.data.draws import uniforms
 from edgewright.data.reasoning import held_out_questions, training_problems
 from edgewright.data.sources import Source, training_rows
 from edgewright.errors import UsageError
+from edgewright.generation.sampling import nucleus_sample
 
 Cli = Callable[..., tuple[int, str, str]]
 REASONER = "builtin:tiny-reasoner"

@@ -22,12 +22,13 @@ ROW = 4 * 3 * 5
 
 
 @pytest.mark.parametrize("budget", [None, 0, ROW - 1, ROW, 3 * ROW + 7, 7 * ROW, 10**6])
-def test_what_was_written_is_read(budget: int | None, tmp_path: Path) -> None:
-    states = ActivationBuffer(budget, tmp_path).allocate(7, 3, 5)
-    expected = torch.zeros(7, 3, 5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_was_written_is_read(budget: int | None, dtype: torch.dtype, tmp_path: Path) -> None:
+    states = ActivationBuffer(budget, tmp_path).allocate(7, 3, 5, dtype=dtype)
+    expected = torch.zeros(7, 3, 5, dtype=dtype)
     generator = torch.Generator().manual_seed(0)
     for rows in (slice(0, 7), 2, slice(1, 4), slice(3, 7), 6, slice(2, 3)):
-        new = torch.randn(expected[rows].shape, generator=generator)
+        new = torch.randn(expected[rows].shape, generator=generator).to(dtype)
         expected[rows] = new
         states[rows] = new.view(-1, 3, 5)
         for begin in range(7):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from edgewright.checkpoints.compute_dtype import bf16_is_fast
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.calibration.mixed_precision import bf16_is_fast
 from edgewright.compress.distill import prepared_objective, trainer
 from edgewright.compress.distill.muon import JORDAN, MINIMAX, Muon, orthogonalize
 from edgewright.compress.distill.objectives import HiddenAlignment

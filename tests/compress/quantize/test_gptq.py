@@ -235,7 +235,7 @@ def test_dead_inputs_keep_their_rounded_weight(act_order: bool) -> None:
 
 @pytest.mark.parametrize("factor", [2.0**20, 2.0**-20, 3.7])
 def test_scale_of_the_hessian_does_not_matter(factor: float) -> None:
-    weight = random_weight()
+    weight = random_weight(out=256)  # one near-tie changes much of its row
     hessian = correlated_hessian()
     same = (
         gptq(weight, hessian * factor, Scheme(4, 128)).packed.integers

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgewright.benchmarks.traces.sampling import nucleus_sample
 from edgewright.export.onnx.sampling import Sampling, next_tokens
+from edgewright.generation.sampling import nucleus_sample
 
 ROWS = 200
 VOCAB = 50

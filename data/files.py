@@ -1,0 +1,120 @@
+"""Read the files of data: plain text, JSON lines, a JSON array, Parquet.
+
+Text is UTF-8, with or without a byte-order mark, and with any line ends. Empty lines of a JSONL
+file are no rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import UsageError
+from .hub import require_datasets
+
+__all__ = ["json_lines", "numbered_rows", "parquet_rows", "text_chunks"]
+
+CHUNK = 1 << 16
+"""Characters of plain text that are tokenized at a time."""
+TO_UTF8 = "convert the file to UTF-8"
+ONE_PER_LINE = "write one JSON object per line"
+
+
+def text_chunks(name: str) -> Iterator[str]:
+    """Yield the text of a file in pieces of whole lines.
+
+    Raises:
+        UsageError: the file is not UTF-8, or has only white space.
+    """
+    try:
+        with open(name, encoding="utf-8-sig") as handle:
+            if not any(line.strip() for line in handle):
+                raise UsageError(
+                    f"{name}: the file has only white space", "give a file that contains text"
+                )
+            handle.seek(0)
+            while chunk := "".join(handle.readlines(CHUNK)):
+                yield chunk
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name}: not UTF-8 text: {error}", TO_UTF8) from error
+
+
+def json_lines(name: str) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSONL file or of a JSON array. Empty lines are skipped.
+
+    Raises:
+        UsageError: a line is not a JSON object; the message has its number.
+    """
+    return (row for _, row in numbered_rows(name))
+
+
+def numbered_rows(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects as `json_lines`, each with its place for messages: file, row and line.
+
+    The line is named where empty lines make its number another one than the row's.
+
+    Raises:
+        UsageError: a line is not a JSON object; the message has its number.
+    """
+    array = _array(name)
+    if array is not None:
+        for number, item in enumerate(array, 1):
+            yield f"{name}, row {number}", _object(item, f"{name}, row {number}")
+        return
+    row = 0
+    with open(name, "rb") as handle:
+        for number, line in enumerate(handle, 1):
+            if not (text := _decoded(line, f"{name}, line {number}").strip()):
+                continue
+            row += 1
+            place = f"{name}, row {row}" + (f" (line {number})" if row != number else "")
+            yield place, _object(_value(text, f"{name}, line {number}"), f"{name}, line {number}")
+
+
+def _array(name: str) -> list[Any] | None:
+    """The items of a file that is one JSON array; None if it is something else."""
+    with open(name, "rb") as handle:
+        if not handle.read(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+            return None
+        handle.seek(0)
+        try:
+            return json.loads(handle.read().decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            return None  # read as lines, the message has a line number
+
+
+def _decoded(line: bytes, place: str) -> str:
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{place}: not UTF-8 text: {error}", TO_UTF8) from error
+
+
+def _value(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # also numbers too long, brackets too deep
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise UsageError(f"{place}: not JSON: {reason}", ONE_PER_LINE) from error
+
+
+def _object(value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{place}: not a JSON object", ONE_PER_LINE)
+    return value
+
+
+def parquet_rows(name: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file; nested columns are lists and objects.
+
+    Raises:
+        EdgewrightError: the package datasets is not installed.
+        UsageError: it is no Parquet file.
+    """
+    datasets = require_datasets()
+    try:
+        yield from datasets.load_dataset("parquet", data_files=name, split="train", streaming=True)
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{name}: not a Parquet file: {reason}", "give a Parquet file") from error

@@ -1,0 +1,186 @@
+"""Continuous batching in ONNX Runtime: the caches of rows that come and go. Needs numpy only.
+
+All rows end in the same column, so a row that is shorter has unused columns before it, and a mask
+hides them. Rotary positions are counted from the mask, so keys do not depend on their column, and
+a prompt can be prefilled apart and then put in front of the common end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...generation.memory import chunk_tokens, rows_within
+from ...generation.schedule import groups_within
+from .runtime import Cache, OnnxDecoder, past_of
+
+__all__ = ["OnnxEngine"]
+
+SLACK = 128
+"""Spare columns of a cache that is written in place. When they are full, all rows move back."""
+
+
+class OnnxEngine:
+    """A decoder that can answer several prompts at the same time; see `generation.Engine`."""
+
+    def __init__(self, decoder: OnnxDecoder) -> None:
+        self._decoder = decoder
+
+    def rows_for(self, positions: int, prompts: int) -> int:
+        """See `generation.Engine.rows_for`.
+
+        A cache that drops old columns holds one row, because it would keep those of padding.
+        """
+        decoder = self._decoder
+        if decoder.windowed:
+            return 1
+        return rows_within(positions + SLACK, decoder.position_bytes, decoder.vocabulary, prompts)
+
+    def slots(self, rows: int, positions: int) -> _OnnxSlots:
+        """See `generation.Engine.slots`."""
+        if self._decoder.in_place:
+            return _InPlaceSlots(self._decoder, rows, positions + SLACK)
+        return _CopiedSlots(self._decoder)
+
+
+class _OnnxSlots:
+    """See `generation.Slots`; how rows join and leave depends on how the cache is written."""
+
+    def __init__(self, decoder: OnnxDecoder) -> None:
+        self._decoder = decoder
+        self._cache = Cache([])
+        self._starts: list[int] = []
+        """The first column of each row; all end where the cache does."""
+
+    def append(self, prompts: Sequence[Sequence[int]]) -> None:
+        """See `generation.Slots.append`."""
+        decoder = self._decoder
+        most = chunk_tokens(decoder.vocabulary, not decoder.last_logits)
+        for group in groups_within(prompts, most):
+            self._join(self._prefilled(group, most), [len(prompt) for prompt in group])
+
+    def _prefilled(self, prompts: Sequence[Sequence[int]], most: int) -> Cache:
+        """The cache of prompts that are padded on the right, in passes of at most `most` tokens."""
+        width = max(map(len, prompts))
+        ids = np.array([[*ids, *[0] * (width - len(ids))] for ids in prompts], np.int64)
+        cache = self._decoder.open_cache(len(prompts), width)
+        chunk = max(1, most // len(prompts))
+        for begin in range(0, width, chunk):
+            end = min(begin + chunk, width)
+            mask = np.ones((len(prompts), end), np.int64)
+            self._decoder.step(ids[:, begin:end], mask, cache)
+        return cache
+
+    def step(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """See `generation.Slots.step`."""
+        columns = np.arange(self._cache.length + 1)
+        mask = (columns >= np.array(self._starts)[:, None]).astype(np.int64)
+        return self._decoder.step(np.array(tokens)[:, None], mask, self._cache)[:, -1]
+
+    def retire(self, moves: Sequence[tuple[int, int]], count: int) -> None:
+        """See `generation.Slots.retire`."""
+        if count == len(self._starts):
+            return
+        for source, target in moves:
+            self._starts[target] = self._starts[source]
+        del self._starts[count:]
+        self._leave(moves)
+
+    def _join(self, cache: Cache, lengths: Sequence[int]) -> None:
+        """Append the rows of a cache; each has so many tokens, from column 0 on."""
+        raise NotImplementedError
+
+    def _leave(self, moves: Sequence[tuple[int, int]]) -> None:
+        """Copy rows `(source, target)`, and keep those that have a start."""
+        raise NotImplementedError
+
+
+class _CopiedSlots(_OnnxSlots):
+    """The cache is copied by every step anyway, and has as many rows and columns as are needed."""
+
+    def _join(self, cache: Cache, lengths: Sequence[int]) -> None:
+        """See `_OnnxSlots._join`."""
+        old = len(self._starts)
+        if not old and min(lengths) == cache.length:
+            self._cache = cache
+            self._starts = [0] * len(lengths)
+            return
+        before = self._cache.length
+        end = max(before, *lengths)
+        joined = self._decoder.zero_states(old + len(lengths), end)
+        for states, value in zip(joined, cache.past, strict=True):
+            _write(states[old:], value.numpy(), lengths, end)
+        for states, value in zip(joined, self._cache.past, strict=False):  # none if `old` is 0
+            states[:old, :, end - before :] = value.numpy()[:, :, :before]
+        self._starts = [start + end - before for start in self._starts]
+        self._starts += [end - length for length in lengths]
+        self._cache = Cache(past_of(joined), end)
+
+    def _leave(self, moves: Sequence[tuple[int, int]]) -> None:
+        """See `_OnnxSlots._leave`; columns that no row uses any more are dropped."""
+        count = len(self._starts)
+        unused = min(self._starts, default=self._cache.length)
+        rows = list(range(count))
+        for source, target in moves:
+            rows[target] = source
+        past = [value.numpy()[rows][:, :, unused:] for value in self._cache.past if rows]
+        self._starts = [start - unused for start in self._starts]
+        self._cache = Cache(past_of(past), self._cache.length - unused)
+
+
+class _InPlaceSlots(_OnnxSlots):
+    """The cache is the first rows of a buffer that has room for all."""
+
+    def __init__(self, decoder: OnnxDecoder, rows: int, positions: int) -> None:
+        super().__init__(decoder)
+        self._buffer = decoder.zero_states(rows, positions)
+
+    def step(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """See `generation.Slots.step`."""
+        if self._cache.length == self._buffer[0].shape[2]:
+            self._shift(-min(self._starts))
+        return super().step(tokens)
+
+    def _shift(self, columns: int) -> None:
+        """Move all rows to the right, or to the left if `columns` is negative."""
+        begin = min(self._starts, default=self._cache.length)
+        end = self._cache.length
+        for states in self._buffer:
+            used = states[: len(self._starts)]
+            used[:, :, begin + columns : end + columns] = used[:, :, begin:end]
+        self._starts = [start + columns for start in self._starts]
+        self._cache.length += columns
+
+    def _join(self, cache: Cache, lengths: Sequence[int]) -> None:
+        """See `_OnnxSlots._join`."""
+        if max(lengths) > self._cache.length:
+            self._shift(max(lengths) - self._cache.length)
+        end = self._cache.length
+        for states, value in zip(self._buffer, cache.past, strict=True):
+            _write(states[len(self._starts) :], value.numpy(), lengths, end)
+        self._starts += [end - length for length in lengths]
+        self._use()
+
+    def _leave(self, moves: Sequence[tuple[int, int]]) -> None:
+        """See `_OnnxSlots._leave`."""
+        for states in self._buffer:
+            for source, target in moves:
+                columns = slice(self._starts[target], self._cache.length)
+                states[target, :, columns] = states[source, :, columns]
+        self._use()
+
+    def _use(self) -> None:
+        """Make the rows that have a start the cache; they share the buffer's memory."""
+        rows = len(self._starts)
+        past = past_of(states[:rows] for states in self._buffer) if rows else []
+        self._cache = Cache(past, self._cache.length if rows else 0)
+
+
+def _write(
+    rows: NDArray[np.floating], states: NDArray[np.floating], lengths: Sequence[int], end: int
+) -> None:
+    """Write the first columns of each of these states so that they end before column `end`."""
+    for row, (one, length) in enumerate(zip(states, lengths, strict=True)):
+        rows[row, :, end - length : end] = one[:, :length]
