@@ -234,8 +234,7 @@ def bench_path(
         device: where torch runs.
         reference: the model that KL and top-1 agreement compare with.
         save: the file.
-        against: a model that is timed in turns with this one; the comparison is under `against` in
-            the result.
+        against: a model that is timed in turns with this one; see `against` in the result.
 
     Raises:
         UsageError: nothing was asked for.
@@ -259,8 +258,8 @@ def bench_path(
     }
     if save:
         write_measurement(save, found)
-        if result.answers:
-            write_answers(answers_file(save), result.answers)
+    if save and result.answers:
+        write_answers(answers_file(save), result.answers)
     if against:
         compared = time_against(
             path,

@@ -64,15 +64,15 @@ class SlotCache(Cache):
         self.place = Place(slice(0, 0), slice(0, 0), 0)
         self.stored = stored
         sizes = [layer.attention.sizes for layer in architecture.layers]
-        layers: list[Any] = [
+        self._slots = [
             _Layer(self, index, like.new_zeros(2, rows, one.kv_heads, positions, one.head_dim))
             for index, one in enumerate(sizes)
         ]
-        super().__init__(layers=layers)
+        super().__init__(layers=list(self._slots))
 
     def move(self, moves: Sequence[tuple[int, int]], end: int) -> None:
         """Copy slots `(source, target)` up to column `end`."""
-        for layer in self.layers:
+        for layer in self._slots:
             for source, target in moves:
                 for states in (layer.keys, layer.values):
                     assert states is not None

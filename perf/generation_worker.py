@@ -9,14 +9,15 @@ import json
 import resource
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from edgewright.benchmarks.tasks.backends import open_backend
-from edgewright.benchmarks.tasks.generation import end_tokens_of, generate_texts
-from edgewright.checkpoints.loading import load_tokenizer
+backends: Any = import_module("edgewright.benchmarks.tasks.backends")
+generation: Any = import_module("edgewright.benchmarks.tasks.generation")
+loading: Any = import_module("edgewright.checkpoints.loading")
 
 
 def one_by_one(
@@ -43,13 +44,13 @@ def main() -> None:
     if task["threads"]:
         torch.set_num_threads(task["threads"])
     options = {"dtype": task["dtype"]} if task["dtype"] else {}
-    backend: Any = open_backend(path, **options)
-    eos = end_tokens_of(backend, load_tokenizer(path))
+    backend = backends.open_backend(path, **options)
+    eos = generation.end_tokens_of(backend, loading.load_tokenizer(path))
     begin = time.perf_counter()
     if task["one_by_one"]:
         answers = one_by_one(backend.model, task["prompts"], task["max_new_tokens"], eos)
     else:
-        answers = generate_texts(backend, task["prompts"], task["max_new_tokens"], eos)
+        answers = generation.generate_texts(backend, task["prompts"], task["max_new_tokens"], eos)
     found = {
         "seconds": time.perf_counter() - begin,
         "cpu_seconds": time.process_time(),

@@ -44,7 +44,7 @@ CACHE = "EDGEWRIGHT_CACHE"
 """Environment variable that names the cache directory."""
 VERSION = 1
 """Part of a file's name. Raise it when the same model and settings would give other answers."""
-WAVE = 64
+WAVE = 96
 """Answers that are generated together, and kept when all of them are complete."""
 TOKENS_AN_ANSWER = 300
 """Tokens of a prompt with its answer, about. Decides how many the first wave asks for."""
@@ -65,7 +65,7 @@ class Sampling:
     temperature: float = 0.8
     top_p: float = 0.95
     top_k: int = 50
-    max_new_tokens: int = 512
+    max_new_tokens: int = 384
 
     @classmethod
     def of(cls, model: Path) -> Sampling:

@@ -345,9 +345,3 @@ def test_overrides_add_up_in_order(tmp_path: Path) -> None:
 )
 def test_bad_overrides(override: str, what: str, tmp_path: Path) -> None:
     assert what in str(refused(tmp_path, GOOD, override))
-
-
-def test_numbers_that_yaml_takes_for_text(tmp_path: Path) -> None:
-    """YAML 1.1 reads 1e-3 as text; it must not become another learning rate in silence."""
-    text = "steps:\n  - kind: distill\n    stages:\n      - {loss: logits, steps: 5, lr: 1e-3}\n"
-    assert load_recipe(write(tmp_path, text)).steps[0].stages[0].lr == 0.001

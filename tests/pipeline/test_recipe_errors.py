@@ -87,3 +87,12 @@ def test_what_follows_from_another_mistake_is_not_reported(tmp_path: Path) -> No
     steps = "steps:\n  - {kind: distill, stages: [{loss: hidden}]}\n"
     found = message_of(tmp_path, steps).splitlines()
     assert found[1:] == ["  FILE:2: `steps.0.stages.0.steps`: Field required"]
+
+
+def test_numbers_that_yaml_takes_for_text(tmp_path: Path) -> None:
+    """YAML 1.1 reads 1e-3 as text; it must not become another learning rate in silence."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "steps:\n  - kind: distill\n    stages:\n      - {loss: logits, steps: 5, lr: 1e-3}\n"
+    )
+    assert load_recipe(file).steps[0].stages[0].lr == 0.001

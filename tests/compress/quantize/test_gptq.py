@@ -11,7 +11,7 @@ from torch import Tensor
 from edgewright.checkpoints.layouts import PackedLinear, Scheme
 from edgewright.checkpoints.layouts.gptq import Gptq
 from edgewright.compress.calibration.hessian import Hessian, output_error
-from edgewright.compress.quantize.gptq import gptq, rtn
+from edgewright.compress.quantize.gptq import feedback_factor, gptq, rtn
 from edgewright.compress.quantize.grid import SMALLEST_SCALE, round_to_grid
 
 OUT = 24
@@ -97,6 +97,20 @@ def test_matches_the_papers_equations(
     assert output_error(weight, ours.packed.dequantize(), hessian) == pytest.approx(
         output_error(weight, theirs, hessian), rel=0.02
     )
+
+
+def test_feedback_is_a_factor_of_the_damped_hessian() -> None:
+    hessian = correlated_hessian()
+    order = torch.randperm(WIDTH, generator=generator(8))
+    factor, costs, damp = feedback_factor(hessian, 0.01, order)
+    assert factor is not None
+    assert damp == 0.01
+    damped = hessian + 0.01 * hessian.diagonal().mean() * torch.eye(WIDTH)
+    torch.testing.assert_close(
+        factor @ torch.diag(costs) @ factor.t(), damped[order][:, order], rtol=1e-3, atol=1e-2
+    )
+    assert torch.equal(factor, factor.triu())
+    assert torch.equal(factor.diagonal(), torch.ones(WIDTH))
 
 
 def test_order_makes_a_difference() -> None:
