@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -218,6 +218,13 @@ def _check_model(path: Path) -> None:
         )
 
 
+def _save(file: Path, found: Mapping[str, Any], answers: Sequence[dict[str, Any]]) -> None:
+    """Write a measurement, and the answers beside it."""
+    write_measurement(file, found)
+    if answers:
+        write_answers(answers_file(file), answers)
+
+
 def bench_path(
     path: Path,
     options: EvaluateOptions,
@@ -257,9 +264,7 @@ def bench_path(
         "notes": missing_tasks(result.metrics),
     }
     if save:
-        write_measurement(save, found)
-    if save and result.answers:
-        write_answers(answers_file(save), result.answers)
+        _save(save, found, result.answers)
     if against:
         compared = time_against(
             path,
