@@ -7,7 +7,7 @@ __all__ = ["BUDGET", "MOST_ROWS", "chunk_tokens", "rows_within"]
 BUDGET = 2 * 2**30
 """Bytes for the caches and logits of all rows."""
 MOST_ROWS = 256
-"""More rows than this make no token faster: products of so many rows are bound by arithmetic."""
+"""The most rows, whatever fits: their work in Python grows too."""
 LOGIT_BYTES = 4
 LOGIT_COPIES = 2
 """The head's own output, and a copy in float32 or for the choice of tokens."""

@@ -47,8 +47,7 @@ class Backend(Protocol):
 class TorchBackend:
     """A checkpoint that transformers runs: texts are scored in float32, answers in any dtype.
 
-    In bfloat16 a log-likelihood is wrong by about 1e-2 nats, which is more than many of the
-    differences that are measured.
+    A logit in bfloat16 has 8 significant bits: at a size of 20 it is rounded by up to 0.06.
 
     Args:
         path: the checkpoint.

@@ -99,6 +99,7 @@ class OnnxDecoder:
         in_place: whether past and present of a cache may share memory.
         vocabulary: number of logits of a position.
         last_logits: whether only the last position gets logits.
+        windowed: whether a cache drops old positions.
 
     Raises:
         UsageError: there is no model, it cannot be loaded, or it is not a decoder.
@@ -149,11 +150,7 @@ class OnnxDecoder:
         _, positions, self.vocabulary = self.session.get_outputs()[0].shape
         self.last_logits = positions == 1
         self._kept = tuple(map(int, metadata[KEPT].split(","))) if KEPT in metadata else None
-
-    @property
-    def windowed(self) -> bool:
-        """Whether the cache drops old positions."""
-        return self._kept is not None
+        self.windowed = self._kept is not None
 
     @property
     def position_bytes(self) -> int:
