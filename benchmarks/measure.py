@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import content_hash, read_architecture, weight_bytes
 from ..checkpoints.loading import load_tokenizer
 from ..console import console
@@ -205,11 +206,23 @@ def _environment(backend: Backend) -> dict[str, Any]:
     }
 
 
+def _directory(path: Path) -> Path:
+    """The directory of an artifact, or of a model that may be named by its hub id."""
+    return path if is_artifact(path) else resolve(model_path(str(path)))
+
+
 def _check_model(path: Path) -> None:
     if not (is_artifact(path) or (path / "config.json").is_file()):
         raise UsageError(
             f"--against {path}: neither a checkpoint nor an artifact", "give the directory of one"
         )
+
+
+def _save(file: Path, found: Mapping[str, Any], answers: Sequence[dict[str, Any]]) -> None:
+    """Write a measurement, and the answers beside it."""
+    write_measurement(file, found)
+    if answers:
+        write_answers(answers_file(file), answers)
 
 
 def bench_path(
@@ -223,7 +236,7 @@ def bench_path(
     """Measure the model at `path`, and save the result if a file is given.
 
     Args:
-        path: checkpoint or artifact.
+        path: an artifact, or a model: its directory, hub id or built-in name.
         options: what to measure.
         device: where torch runs.
         reference: the model that KL and top-1 agreement compare with.
@@ -239,15 +252,15 @@ def bench_path(
         )
     if against:
         _check_model(against)
-    base = Reference(reference, device) if reference else None
+    name = path.name
+    path = _directory(path)
+    base = Reference(_directory(reference), device) if reference else None
     result = measure(path, options, device=device, reference=base)
     shown = ("metrics", "context", "samples")
-    found: dict[str, Any] = {"name": path.name, **{key: getattr(result, key) for key in shown}}
+    found: dict[str, Any] = {"name": name, **{key: getattr(result, key) for key in shown}}
     found["notes"] = missing_tasks(result.metrics)
     if save:
-        write_measurement(save, found)
-    if save and result.answers:
-        write_answers(answers_file(save), result.answers)
+        _save(save, found, result.answers)
     if against:
         compared = time_against(
             path,

@@ -37,7 +37,10 @@ def _against_needs_latency(given: dict[str, Any]) -> dict[str, Any]:
 
 @verb("bench", prepare=_against_needs_latency)
 def bench(
-    path: Annotated[Path, typer.Argument(help="checkpoint or artifact directory")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="artifact directory, model directory, hub id or builtin:tiny-reasoner"),
+    ],
     options: EvaluateOptions,
     inputs: BenchInputs,
     execution: Annotated[Execution, Expand(only=("device",))],

@@ -92,7 +92,7 @@ def _commands(model: str, precision: str, *, is_packed: bool) -> list[str]:
     if is_packed or method is None:
         return [f"edgewright export {source} {export}"]
     return [
-        f"edgewright quantize {source} --method {method} --calibration text:FILE --out {precision}",
+        f"edgewright quantize {source} --method {method} --out {precision}",
         f"edgewright export {precision} {export}",
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +88,18 @@ def test_a_saved_measurement_is_one_that_the_gate_pairs(make_model, text_file, t
         saved, saved, Policy.model_validate({"limits": {f"perplexity/{label}": {"max_ratio": 1.0}}})
     )
     assert (result["verdict"], result["checks"][0]["interval"]) == ("pass", (1.0, 1.0))
+
+
+def test_a_model_is_measured_by_its_name() -> None:
+    options = EvaluateOptions(
+        perplexity=("builtin:reasoning",), windows=2, seq_len=64, latency=None
+    )
+    model = Path("builtin:tiny-reasoner")
+    found = bench_path(model, options, "cpu", reference=model, save=None)
+    assert found["name"] == "builtin:tiny-reasoner"
+    assert found["metrics"]["kl/reasoning"] == pytest.approx(0, abs=1e-6)
+    with pytest.raises(UsageError, match="no such model directory"):
+        bench_path(Path("nothing"), options, "cpu", reference=None, save=None)
 
 
 @pytest.mark.parametrize(

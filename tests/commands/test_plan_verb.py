@@ -34,7 +34,7 @@ def test_one_precision_that_fits_is_enough(cli, model: Path) -> None:
     assert (code, error) == (0, "")
     assert "int4 runs on jetson-orin-nano-8gb" in out
     assert "fp16 runs" not in out
-    assert f"edgewright quantize {model} --method gptq --calibration text:FILE --out int4" in out
+    assert f"edgewright quantize {model} --method gptq --out int4" in out
     assert "edgewright export int4 --precision int4 --out int4-onnx" in out
     assert "5.00 GB to give" in out  # why fp16 and int8 do not fit
 

@@ -31,13 +31,13 @@ def measurement(right: int) -> dict[str, Any]:
         "name": "int4",
         "metrics": {
             "accuracy/reasoning": right / 1000,
-            "perplexity/wiki.txt": 10.0,
+            "perplexity/wiki": 10.0,
             "size_bytes": 100,
         },
         "context": {
             "problems/reasoning": 1000,
-            "data_hash/wiki.txt": "aa",
-            "seq_len/wiki.txt": 512,
+            "data_hash/wiki": "aa",
+            "seq_len/wiki": 512,
         },
         "samples": {"accuracy/reasoning": {"correct": "1" * right + "0" * (1000 - right)}},
     }
