@@ -50,7 +50,11 @@ def is_builtin(path: Path) -> bool:
     own = ROOT / "demo" / "model" / TOKENIZER
     if not file.is_file() or file.stat().st_size > 2 * own.stat().st_size:
         return False
-    return read_json(file).get("model") == read_json(own).get("model")
+    try:
+        vocabulary = json.loads(file.read_bytes())["model"]
+    except (ValueError, TypeError, KeyError):  # whoever loads the tokenizer says what is wrong
+        return False
+    return vocabulary == read_json(own)["model"]
 
 
 def resolve(model: str | Path, *, config_only: bool = False) -> Path:

@@ -93,7 +93,13 @@ def test_a_pruned_model_recovers_without_a_teacher(
     )
     result = distill(
         DistillOptions(
-            teacher=None, lora=lora, seq_len=64, batch_size=4, bf16=False, stages=LABELS
+            teacher=None,
+            data="builtin:reasoning",
+            lora=lora,
+            seq_len=64,
+            batch_size=4,
+            bf16=False,
+            stages=LABELS,
         ),
         pruned,
         tmp_path / "out",
@@ -331,6 +337,7 @@ def test_recovery_in_a_recipe(make_model: MakeModel, text_file: Path, tmp_path: 
     )
     assert adapters < everything
     with pytest.raises(
-        UsageError, match=rf"{file}:4: `steps.1.distill.stages`: `hidden` needs a teacher"
+        UsageError,
+        match=r"--set steps.distill.stages=.*: `steps.1.stages`: `hidden` needs a teacher",
     ):
         load_recipe(file, ["steps.distill.stages=[{loss: hidden, steps: 1}]"])

@@ -175,7 +175,9 @@ def test_a_teacher_cache_knows_the_held_out_rows(
 
 def test_built_in_data_is_measured_on_another_seed(make_model: MakeModel) -> None:
     student = make_model("llama", seed=1, **SMALL)
-    asked = DistillOptions(teacher=None, hold_out=3, seq_len=64, stages=(labels(2),))
+    asked = DistillOptions(
+        teacher=None, data="builtin:reasoning", hold_out=3, seq_len=64, stages=(labels(2),)
+    )
     rows = StageRows(asked, student, 0)
     held = rows.held_out(asked.stages[0])
     learnt = list(rows.of(asked.stages[0]))
