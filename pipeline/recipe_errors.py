@@ -96,9 +96,9 @@ def _plain(data: Any, location: Keys, *, is_missing: bool) -> Keys:
     """The keys of a location as they are in the recipe: without pydantic's tags for unions."""
     keys = list[int | str]()
     for part in location:
-        is_index = isinstance(part, int) and isinstance(data, list) and part < len(data)
-        if is_index or (isinstance(data, dict) and part in data):
-            data = data[part]
+        children = dict(enumerate(data)) if isinstance(data, list) else data
+        if isinstance(children, dict) and part in children:
+            data = children[part]
             keys.append(part)
     return (*keys, location[-1]) if is_missing else tuple(keys)
 

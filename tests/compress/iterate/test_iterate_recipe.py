@@ -77,13 +77,11 @@ def test_errors_in_a_recipe_name_the_place(
     make_model: MakeModel, text_file: Path, tmp_path: Path
 ) -> None:
     path = recipe_file(tmp_path, make_model("llama"), text_file)
-    with pytest.raises(
-        UsageError, match=r"`steps.0.iterate.recover.stages`: `logits` needs a teacher"
-    ):
+    with pytest.raises(UsageError, match=r"`steps.0.recover.stages`: `logits` needs a teacher"):
         load_recipe(path, ["steps.iterate.recover.teacher=none"])
     with pytest.raises(
         UsageError,
-        match=r"`steps.0.iterate.recover.student`: the student is the model that each round prunes",
+        match=r"`steps.0.recover.student`: the student is the model that each round prunes",
     ):
         load_recipe(path, ["steps.iterate.recover.student=baseline"])
 
