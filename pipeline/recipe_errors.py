@@ -96,7 +96,7 @@ def _plain(data: Any, location: Keys, *, is_missing: bool) -> Keys:
     """The keys of a location as they are in the recipe: without pydantic's tags for unions."""
     keys = list[int | str]()
     for part in location:
-        children = dict(enumerate(data)) if isinstance(data, list) else data
+        children: Any = dict(enumerate(data)) if isinstance(data, list) else data
         if isinstance(children, dict) and part in children:
             data = children[part]
             keys.append(part)
