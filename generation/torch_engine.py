@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models import Architecture
+from .grouped_attention import use_grouped_attention
 from .memory import chunk_tokens, rows_within
 from .schedule import groups_within
 from .slot_cache import Place, SlotCache, StoredStates
@@ -28,6 +29,7 @@ class TorchEngine:
     def __init__(
         self, model: Any, architecture: Architecture, stored: StoredStates | None = None
     ) -> None:
+        use_grouped_attention(model)
         self._model = model
         self._architecture = architecture
         self._stored = stored

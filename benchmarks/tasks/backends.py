@@ -14,6 +14,7 @@ from ...checkpoints.compute_dtype import fast_dtype
 from ...checkpoints.config import dtype_name, end_tokens
 from ...checkpoints.files import read_architecture, read_provenance
 from ...checkpoints.loading import load_model, pick_device
+from ...checkpoints.memory import reused_memory
 from ...console import Bar
 from ...errors import UsageError
 from ...generation.decoding import Decoding
@@ -99,7 +100,8 @@ class TorchBackend:
         self, prompts: Sequence[Sequence[int]], decoding: Decoding, bar: Bar
     ) -> list[list[int]]:
         """See `Backend.generate`."""
-        return generate(self.engine(), prompts, decoding, bar)
+        with reused_memory():
+            return generate(self.engine(), prompts, decoding, bar)
 
 
 class OnnxBackend:

@@ -20,6 +20,7 @@ from typing import Any
 from ...data.sources import json_lines
 from ...errors import UsageError
 from .accuracy import Answer
+from .answer_code import needed_code
 from .backends import Backend
 from .generation import end_tokens_of, generate_texts, stops_at
 from .questions import frame, thinks
@@ -39,7 +40,8 @@ INSTRUCTION = (
 )
 OPENING = "```python\n"
 """What the answer of a chat model begins with."""
-CLOSING = "\n```"
+CLOSING = ("\n```", "\nif __name__", "\nprint(", "\nassert ", "\n# Test", "\n# Example")
+"""Where such an answer ends: its block ends, or its own checks and examples begin."""
 AFTER_FUNCTION = ("\ndef ", "\nclass ", "\nif __name__", "\nprint(", "\nassert ", "\n#")
 """Texts that show that a completion has left the function that it was to complete."""
 
@@ -91,15 +93,16 @@ def _exercise(row: Mapping[str, Any], where: str) -> Exercise:
 def program_of(exercise: Exercise, text: str) -> str:
     """Build the program to run from a model's answer: its code, and then the tests.
 
-    The code is the last fenced block of the answer, or without any the answer itself, cut off
-    where it leaves the function. Code that continues `begun` is put after it.
+    The code is what the tests need of the last fenced block, or without any block the answer
+    itself, cut off where it leaves the function. Code that continues `begun` is put after it.
     """
     _, _, reply = text.rpartition("</think>")
     blocks = FENCED.findall(reply)
     if blocks:
-        continues = exercise.begun and f"def {_name(exercise.begun)}" not in blocks[-1]
-        start = exercise.begun if continues else _before_function(exercise.begun)
-        return f"{start}{blocks[-1]}\n{exercise.tests}"
+        if exercise.begun and f"def {_name(exercise.begun)}" not in blocks[-1]:
+            return f"{exercise.begun}{blocks[-1]}\n{exercise.tests}"
+        start = _before_function(exercise.begun)
+        return f"{start}{needed_code(blocks[-1], exercise.tests)}\n{exercise.tests}"
     ends: list[int] = []
     if exercise.begun:
         ends = [at for stop in AFTER_FUNCTION if (at := reply.find(stop)) >= 0]
@@ -156,7 +159,7 @@ def solve_exercises(
         for e in asked
     ]
     prompts = [tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
-    strings = [CLOSING] if opening else AFTER_FUNCTION if all(e.begun for e in asked) else ()
+    strings = CLOSING if opening else AFTER_FUNCTION if all(e.begun for e in asked) else ()
     stop = stops_at(tokenizer, strings) if opening or special else None
     tokens = generate_texts(
         backend, prompts, max_new_tokens, end_tokens_of(backend, tokenizer), stop
