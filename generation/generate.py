@@ -74,7 +74,7 @@ def generate(
     rows = engine.rows_for(positions, len(prompts))
     schedule = Schedule(lengths, rows)
     slots = engine.slots(rows, positions)
-    pace = Pace(bar, len(prompts))
+    pace = Pace(bar, len(prompts), decoding.max_new_tokens)
     while schedule.unfinished:
         if new := schedule.admit():
             slots.append([prompts[i][:-1] for i in new])
@@ -96,13 +96,19 @@ class Pace:
     Args:
         bar: counts the prompts that are answered.
         prompts: their number.
+        longest: the most tokens of an answer.
         clock: seconds.
     """
 
     def __init__(
-        self, bar: Bar, prompts: int, clock: Callable[[], float] = time.perf_counter
+        self,
+        bar: Bar,
+        prompts: int,
+        longest: int,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._bar = bar
+        self._longest = longest
         self._prompts = prompts
         self._clock = clock
         self._began = clock()
@@ -120,11 +126,11 @@ class Pace:
             self._bar.advance(len(finished), self.note(now - self._began))
 
     def note(self, seconds: float) -> str:
-        """The rate so far, and the time left if the other answers are as long on average."""
+        """The rate so far, and the time left if all other answers are as long as they may be.
+
+        The answers that are done say little about the others: the short ones end first.
+        """
         rate = self._tokens / max(seconds, 1e-9)
-        text = f"{rate:,.0f} tokens/s"
-        if not self._finished:
-            return text
-        expected = sum(self._finished) / len(self._finished) * self._prompts
-        left = max(0.0, expected - self._tokens) / rate
-        return f"{text}, about {left:,.0f} s left"
+        most = (self._prompts - len(self._finished)) * self._longest
+        left = (most - (self._tokens - sum(self._finished))) / max(rate, 1e-9)
+        return f"{rate:,.0f} tokens/s, at most {left:,.0f} s left"

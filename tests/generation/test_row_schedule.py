@@ -89,11 +89,11 @@ def test_an_answer_ends_by_a_token_by_its_length_or_by_a_function() -> None:
     assert until_end([5, 3], [7]) == [5, 3]
 
 
-def test_the_time_left_follows_from_the_answers_that_are_done() -> None:
+def test_the_time_left_is_the_most_that_it_can_be() -> None:
     times = iter([0.0, 1.0, 5.0])
     with progress("answering", 10) as bar:
-        pace = Pace(bar, 10, clock=lambda: next(times))
+        pace = Pace(bar, 10, 60, clock=lambda: next(times))
         pace.add(100, [])
-        assert pace.note(2.0) == "50 tokens/s"
-        pace.add(100, [30, 50])  # 10 answers of 40 tokens, of which 200 are written
-    assert pace.note(5.0) == "40 tokens/s, about 5 s left"
+        assert pace.note(2.0) == "50 tokens/s, at most 10 s left"  # 10 x 60 tokens, less 100
+        pace.add(100, [30, 50])
+    assert pace.note(5.0) == "40 tokens/s, at most 9 s left"  # 8 x 60 tokens, less their 120
