@@ -59,9 +59,17 @@ def _used(node: ast.AST) -> list[str]:
 
 
 def _names_of(node: ast.stmt) -> list[str]:
-    """The names that a statement defines: of a function, a class, or variables."""
+    """The names that a statement defines: of a function, a class, imports, or variables.
+
+    A `try` defines what is in it: packages that may be missing are imported so.
+    """
     if isinstance(node, Definition):
         return [node.name]
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [(alias.asname or alias.name).partition(".")[0] for alias in node.names]
+    if isinstance(node, ast.Try):
+        parts = [*node.body, *(part for handler in node.handlers for part in handler.body)]
+        return [word for part in parts for word in _names_of(part)]
     if isinstance(node, ast.Assign):
         targets = node.targets
     elif isinstance(node, ast.AnnAssign):

@@ -30,6 +30,13 @@ def test_what_the_function_uses_is_kept() -> None:
     )
 
 
+def test_an_import_that_may_fail_is_kept() -> None:
+    assert runs(
+        "try:\n    import no_such_package as lib\nexcept ImportError:\n    import math as lib\n\n"
+        "def double(x):\n    return lib.prod((2, x))\n"
+    )
+
+
 def test_the_last_definition_counts_and_earlier_ones_may_be_used() -> None:
     assert runs("def double(x):\n    return x\n\ndef double(x):\n    return x + x\n")
 
