@@ -16,6 +16,7 @@ from ..data.rows import RowReport
 from ..data.sources import Source, rows_hash, scoring_rows
 from ..errors import UsageError
 from .bootstrap import share_error
+from .inputs import parse_inputs
 from .kv_cache.rounded_cache import KvScheme, cache_bytes
 from .latency.latency import time_against, time_alone
 from .measurement_files import (
@@ -84,10 +85,11 @@ def measure(
         reference: the model that `kl/` and `top1_agreement/` compare with.
 
     Raises:
-        UsageError: there is no model at `path`, or a source or task is empty or unknown.
+        UsageError: there is no model at `path`, a source or task is empty or unknown, or two of
+            them have the same name in metrics.
     """
-    tasks = [Task.parse(name) for name in options.tasks]
-    sources = [Source.parse(name) for name in options.perplexity]
+    tasks = parse_inputs(options.tasks, Task.parse)
+    sources = parse_inputs(options.perplexity, Source.parse)
     backend = open_backend(path, device, options.dtype)
     tokenizer = load_tokenizer(path)
     result = Measurement(context=_environment(backend))

@@ -1,19 +1,26 @@
-"""Read the files of data: plain text, JSON lines, a JSON array, Parquet.
+"""Read the files of data: plain text, JSON lines, a JSON array, both with gzip, Parquet.
 
 Text is UTF-8, with or without a byte-order mark, and with any line ends. Empty lines of a JSONL
-file are no rows.
+file are no rows. A name that ends in `.gz` is that of a gzip file.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Iterator
-from typing import Any
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import IO, Any
 
 from ..errors import UsageError
 from .hub import require_datasets
 
-__all__ = ["json_lines", "numbered_rows", "parquet_rows", "text_chunks"]
+__all__ = ["UnreadRow", "json_lines", "json_rows", "parquet_rows", "text_chunks"]
+
+UnreadRow = tuple[str, Callable[[], dict[str, Any]]]
+"""The place of a row, for messages, and a function that parses it."""
 
 CHUNK = 1 << 16
 """Characters of plain text that are tokenized at a time."""
@@ -46,35 +53,55 @@ def json_lines(name: str) -> Iterator[dict[str, Any]]:
     Raises:
         UsageError: a line is not a JSON object; the message has its number.
     """
-    return (row for _, row in numbered_rows(name))
+    return (parse() for _, parse in json_rows(name))
 
 
-def numbered_rows(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the objects as `json_lines`, each with its place for messages: file, row and line.
+def json_rows(name: str) -> Iterator[UnreadRow]:
+    """Yield the rows of a JSONL file or of a JSON array, each with its place: file, row and line.
 
     The line is named where empty lines make its number another one than the row's.
 
     Raises:
-        UsageError: a line is not a JSON object; the message has its number.
+        UsageError: the file is not UTF-8, or its gzip is damaged. Parsing a row raises it if the
+            row is not a JSON object.
     """
     array = _array(name)
     if array is not None:
         for number, item in enumerate(array, 1):
-            yield f"{name}, row {number}", _object(item, f"{name}, row {number}")
+            place = f"{name}, row {number}"
+            yield place, partial(_object, item, place)
         return
     row = 0
-    with open(name, "rb") as handle:
+    with _opened(name) as handle:
         for number, line in enumerate(handle, 1):
-            if not (text := _decoded(line, f"{name}, line {number}").strip()):
+            where = f"{name}, line {number}"
+            if not (text := _decoded(line, where).strip()):
                 continue
             row += 1
             place = f"{name}, row {row}" + (f" (line {number})" if row != number else "")
-            yield place, _object(_value(text, f"{name}, line {number}"), f"{name}, line {number}")
+            yield place, partial(_parsed, text, where)
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[IO[bytes]]:
+    """A file to read, unpacked if its name ends in `.gz`.
+
+    Raises:
+        UsageError: what was read of it is not gzip, or is damaged.
+    """
+    try:
+        with gzip.open(name) if name.endswith(".gz") else open(name, "rb") as handle:
+            yield handle
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UsageError(
+            f"{name}: not a gzip file, or a damaged one: {error}",
+            "get the file again; a file that is not packed must not end in .gz",
+        ) from error
 
 
 def _array(name: str) -> list[Any] | None:
     """The items of a file that is one JSON array; None if it is something else."""
-    with open(name, "rb") as handle:
+    with _opened(name) as handle:
         if not handle.read(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
             return None
         handle.seek(0)
@@ -91,9 +118,9 @@ def _decoded(line: bytes, place: str) -> str:
         raise UsageError(f"{place}: not UTF-8 text: {error}", TO_UTF8) from error
 
 
-def _value(text: str, place: str) -> Any:
+def _parsed(text: str, place: str) -> dict[str, Any]:
     try:
-        return json.loads(text)
+        return _object(json.loads(text), place)
     except (ValueError, RecursionError) as error:  # also numbers too long, brackets too deep
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise UsageError(f"{place}: not JSON: {reason}", ONE_PER_LINE) from error

@@ -16,10 +16,14 @@ from typing import Any
 
 from ..console import console
 from ..errors import EdgewrightError, UsageError
+from .kinds import KINDS
 
-__all__ = ["HubData", "open_hub", "require_datasets"]
+__all__ = ["TEST_SPLITS", "TRAIN_SPLITS", "HubData", "open_hub", "require_datasets"]
 
-DEFAULT_SPLIT = "train"
+TRAIN_SPLITS = ("train",)
+"""The split of text that is read if none is named."""
+TEST_SPLITS = ("test", "validation")
+"""The splits of problems that are read if none is named, the preferred one first."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,21 @@ class HubData:
         return f"{self.name}: configuration {self.config}, split {self.split}{column}"
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The rows, streamed."""
-        yield from require_datasets().load_dataset(
-            self.name, self.config, split=self.split, streaming=True
-        )
+        """The rows, streamed.
+
+        Raises:
+            EdgewrightError: the hub cannot be reached, or a file is damaged.
+        """
+        datasets = require_datasets()
+        try:
+            yield from datasets.load_dataset(
+                self.name, self.config, split=self.split, streaming=True
+            )
+        except Exception as error:  # the hub, the file system and the package raise their own
+            raise EdgewrightError(
+                f"{self}: the rows cannot be read: {_reason(error)}",
+                "check the network and the files, and run it again",
+            ) from error
 
     def content_hash(self) -> str:
         """A hash of the split's files: their bytes, or on the hub their address with its commit."""
@@ -74,12 +89,13 @@ def require_datasets() -> Any:
 
 
 @cache
-def open_hub(name: str, rest: str) -> HubData:
+def open_hub(name: str, rest: str, usual: Sequence[str] = TRAIN_SPLITS) -> HubData:
     """Find out which configuration, split and field `hf:NAME:REST` means, and print it.
 
     Args:
         name: of the data set, or a directory with one.
         rest: the parts after the name, with colons between them.
+        usual: the splits to look for if none is named; else the only one is read.
 
     Raises:
         UsageError: there is no such data set, a part is none of what it has, or a part must be
@@ -96,10 +112,9 @@ def open_hub(name: str, rest: str) -> HubData:
         config = named or default or (configs[0] if len(configs) == 1 else "")
         splits = datasets.get_dataset_split_names(name, config) if config else []
     except Exception as error:  # the hub, the file system and the package raise their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         kind = EdgewrightError if isinstance(error, ConnectionError) else UsageError
         raise kind(
-            f"{given}: the data set cannot be opened: {reason}",
+            f"{given}: the data set cannot be opened: {_reason(error)}",
             "give the name of a public data set, a directory, or log in with `hf auth login`",
         ) from error
     if not config:
@@ -108,7 +123,7 @@ def open_hub(name: str, rest: str) -> HubData:
             f"name one: hf:{name}:{configs[0]}",
         )
     parts = parts[1:] if named else parts
-    split = parts.pop(0) if parts and parts[0] in splits else _default_split(given, splits)
+    split = parts.pop(0) if parts and parts[0] in splits else _default_split(given, splits, usual)
     field = parts.pop(0) if parts else ""
     found = HubData(name, config, split, field)
     columns = list(next(found.rows(), {})) if field else []
@@ -117,10 +132,15 @@ def open_hub(name: str, rest: str) -> HubData:
             f"{given}: `{':'.join((field, *parts))}` is no part of the data set; configurations: "
             f"{_listed(configs)}; splits of {config}: {_listed(splits)}; fields: "
             f"{_listed(columns)}",
-            "write hf:NAME[:CONFIG][:SPLIT][:FIELD], in this order",
+            f"write {KINDS['hf']}, in this order",
         )
     console.print(f"reading {found}", highlight=False, markup=False)
     return found
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _file_hash(file: str) -> bytes:
@@ -130,14 +150,15 @@ def _file_hash(file: str) -> bytes:
         return hashlib.file_digest(handle, "sha256").digest()
 
 
-def _default_split(given: str, splits: Sequence[str]) -> str:
-    """`train`, or the only split."""
-    if DEFAULT_SPLIT in splits:
-        return DEFAULT_SPLIT
+def _default_split(given: str, splits: Sequence[str], usual: Sequence[str]) -> str:
+    """The first usual split that there is, or the only split."""
+    found = next((split for split in usual if split in splits), None)
+    if found:
+        return found
     if len(splits) == 1:
         return splits[0]
     raise UsageError(
-        f"{given}: the data set has no split {DEFAULT_SPLIT}, but {_listed(splits)}",
+        f"{given}: the data set has no split {' or '.join(usual)}, but {_listed(splits)}",
         f"name one: {given}:{splits[0]}" if splits else "give another data set",
     )
 

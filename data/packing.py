@@ -23,6 +23,7 @@ __all__ = [
     "pad",
     "render_prompt",
     "shuffled_forever",
+    "windows",
 ]
 
 IGNORE = -100
@@ -104,6 +105,23 @@ def pack(encoded: Iterable[Encoded], seq_len: int) -> Iterator[Encoded]:
             yield Encoded(ids[:seq_len], labels[:seq_len])
             ids = ids[seq_len:]
             labels = labels[seq_len:]
+
+
+def _prefix(tokenizer: Any) -> list[int]:
+    """The tokens that a tokenizer puts before any text (a begin token, or none)."""
+    return list(tokenizer("")["input_ids"])
+
+
+def windows(tokenizer: Any, rows: Iterable[Encoded], seq_len: int) -> Iterator[Encoded]:
+    """Packed rows. Each one begins with the tokenizer's prefix, which some models need."""
+    prefix = _prefix(tokenizer)
+    skip = len(prefix)
+
+    def bare(row: Encoded) -> Encoded:
+        return Encoded(row.ids[skip:], row.labels[skip:]) if row.ids[:skip] == prefix else row
+
+    for row in pack(map(bare, rows), seq_len - skip):
+        yield Encoded(prefix + row.ids, [IGNORE] * skip + row.labels)
 
 
 def pad(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
-"""Parse and read SOURCE strings, which name text for calibration, training and evaluation.
+"""Parse and read SOURCE strings, which name data for calibration, training and evaluation.
 
-They are `text:FILE`, `jsonl:FILE[:FIELD]`, `parquet:FILE[:FIELD]`,
-`hf:NAME[:CONFIG][:SPLIT][:FIELD]` and `builtin:NAME`.
+`kinds.py` says how each kind is written. A range of rows may follow: `jsonl:FILE[-1000:]`.
 """
 
 from __future__ import annotations
@@ -11,21 +10,22 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import EdgewrightError, UsageError
-from .files import json_lines, numbered_rows, parquet_rows, text_chunks
-from .hub import HubData, open_hub
-from .packing import IGNORE, Encoded, encode, pack
+from .files import UnreadRow, json_rows, parquet_rows, text_chunks
+from .hub import TEST_SPLITS, TRAIN_SPLITS, HubData, open_hub, require_datasets
+from .kinds import FILES, PROBLEMS, TABLES
+from .packing import IGNORE, Encoded, encode, windows
 from .prompts import builtin_prompts, prompts_hash
 from .reasoning import Problem, held_out, held_out_questions, training_problems
+from .row_range import ALL_ROWS, RowRange
 from .rows import BadRow, Conversation, Example, Row, RowReport, parse_row
+from .source_strings import split_source
 
-__all__ = ["Source", "json_lines", "rows_hash", "scoring_rows", "training_rows", "windows"]
-
-BUILTINS = ("reasoning", "prompts", "own")
-FILES = ("text", "jsonl", "parquet")
+__all__ = ["Source", "rows_hash", "scoring_rows", "training_rows"]
 
 
 @dataclass(frozen=True)
@@ -37,55 +37,56 @@ class Source:
         name: the file, the data set of the hub, or the built-in task.
         field: the field that is read. Of hub data, everything after the name: only the data set
             itself can say what is its configuration, its split and its field.
+        part: the range of rows that is read.
+        for_tasks: whether the rows are problems of a task. They are read whole, and of hub data
+            those of the test split are preferred.
     """
 
     kind: str
     name: str
     field: str = ""
+    part: RowRange = ALL_ROWS
+    for_tasks: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Source:
         """Parse a SOURCE string, and check that a named file exists.
 
         Raises:
-            UsageError: unknown kind or builtin name, or a file that does not exist or is empty.
+            UsageError: unknown kind or builtin name, a file that does not exist or is empty, or a
+                range that is none.
         """
         kind, _, rest = text.partition(":")
-        if kind == "builtin":
-            if rest not in BUILTINS:
-                raise UsageError(
-                    f"{text}: no such built-in data", f"built in: {', '.join(BUILTINS)}"
-                )
-            return cls(kind, rest)
-        if kind == "hf" and rest:
-            name, _, field = rest.partition(":")
-            return cls(kind, name, field)
-        if kind not in FILES:
-            raise UsageError(
-                f"{text}: not a data source",
-                "write text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], "
-                "hf:NAME[:CONFIG][:SPLIT][:FIELD] or builtin:NAME",
-            )
-        file = rest
-        field = ""
-        if kind != "text" and not Path(rest).is_file():
-            file, _, field = rest.rpartition(":")
-        if not Path(file).is_file():
-            raise UsageError(
-                f"{text}: no such file: {file or rest}", "give the path of an existing file"
-            )
-        if not Path(file).stat().st_size:
-            raise UsageError(f"{text}: the file is empty", "give a file that contains text")
-        return cls(kind, file, field)
+        return cls(kind, *split_source(text, kind, rest))
+
+    @classmethod
+    def parse_problems(cls, name: str, text: str) -> Source:
+        """Parse what a task reads: a JSONL file, or any SOURCE with rows.
+
+        Args:
+            name: the file or the SOURCE.
+            text: the TASK string, for messages.
+
+        Raises:
+            UsageError: as `parse`.
+        """
+        kind, _, rest = name.partition(":")
+        if kind not in TABLES or Path(name).is_file():
+            kind = "jsonl"
+            rest = name
+        parts = split_source(text, kind, rest, f"give the path of {PROBLEMS}")
+        return cls(kind, *parts, for_tasks=True)
 
     def __str__(self) -> str:
         """The SOURCE string."""
-        return ":".join(part for part in (self.kind, self.name, self.field) if part)
+        return ":".join(filter(None, (self.kind, self.name, self.field))) + str(self.part)
 
     @property
     def label(self) -> str:
         """The source's name in metrics."""
-        return self.name if self.kind == "builtin" else Path(self.name).stem
+        if self.kind in FILES:
+            return Path(self.name.removesuffix(".gz")).stem
+        return Path(self.name).name
 
     @property
     def generated(self) -> bool:
@@ -95,10 +96,30 @@ class Source:
     @property
     def hub(self) -> HubData:
         """What a source of the hub reads."""
-        return open_hub(self.name, self.field)
+        return open_hub(self.name, self.field, TEST_SPLITS if self.for_tasks else TRAIN_SPLITS)
+
+    def check(self) -> None:
+        """Check what `parse` does not read: that a table can be opened and its range has rows.
+
+        A hub that cannot be reached is no error here: finished steps can be reused without it.
+
+        Raises:
+            UsageError: there are no such rows.
+            EdgewrightError: an optional extra is not installed.
+        """
+        if self.kind not in TABLES:
+            return
+        if self.kind != "jsonl":
+            require_datasets()
+        try:
+            next(self.records())
+        except UsageError:
+            raise
+        except EdgewrightError:
+            return
 
     def content_hash(self) -> str:
-        """A hash of the data, whichever field is read: of a file's bytes, or of hub files.
+        """A hash of the data, whichever field and rows are read: of a file's bytes or hub files.
 
         Generated data, and hub data that cannot be reached, are known by their name.
         """
@@ -116,11 +137,29 @@ class Source:
         return hashlib.sha256(str(self).encode()).hexdigest()
 
     def fingerprint(self) -> str:
-        """A hash of everything that is read: the data, and the field if one is named."""
+        """A hash of everything that is read: the data, and the field and the range if named."""
         content = self.content_hash()
-        if not self.field:
-            return content
-        return hashlib.sha256(f"{content}:{self.field}".encode()).hexdigest()
+        chosen = ":".join(filter(None, (self.field, str(self.part))))
+        return hashlib.sha256(f"{content}:{chosen}".encode()).hexdigest() if chosen else content
+
+    def same_rows(self, other: Source) -> bool:
+        """Whether both read the same rows of the same data, whichever fields.
+
+        Raises:
+            UsageError: their ranges overlap, but are not the same.
+        """
+        if self.content_hash() != other.content_hash():
+            return False
+        if self.part == other.part:
+            return True
+        count = sum(1 for _ in self._unread())
+        shared = self.part.shared(other.part, count)
+        if shared and not self.part.indices(count) == other.part.indices(count) == shared:
+            raise UsageError(
+                f"{self} and {other} have rows in common: {RowRange(shared.start, shared.stop)}",
+                "give both the same range, or ranges without a common row",
+            )
+        return bool(shared)
 
     def training(self, seed: int, report: RowReport | None = None) -> Iterator[Row]:
         """Rows for training or calibration: endless for built-in tasks, else one pass.
@@ -155,9 +194,9 @@ class Source:
         if self.kind == "text":
             yield from map(Example, text_chunks(self.name))
             return
-        field = self.hub.field if self.kind == "hf" else self.field
+        field = self._column
         found = False
-        for where, values in self._table():
+        for where, values in self.records():
             try:
                 row = parse_row(values, field, where)
             except BadRow as bad:
@@ -165,9 +204,31 @@ class Source:
                 continue
             found = True
             yield row
-        if not found:
-            why = f": {report.notes(str(self))[0]}" if report and report.skipped else ""
-            raise UsageError(f"{self}: no rows{why}", "give a file with at least one row")
+        if not found and report:
+            raise UsageError(
+                f"{self}: no rows: {report.notes(str(self))[0]}",
+                "give a file with at least one row",
+            )
+
+    def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the rows of a table as they are, each with its place for messages.
+
+        Raises:
+            UsageError: a row is no JSON object, there are no rows in the range, or the rows are
+                for a task and a field was named.
+        """
+        if self.for_tasks and self._column:
+            raise UsageError(
+                f"{self}: a task reads whole rows, not the field `{self._column}`",
+                "leave the field out",
+            )
+        rows = self.part.choose(self._unread, str(self))
+        yield from ((where, parse()) for where, parse in rows)
+
+    @property
+    def _column(self) -> str:
+        """The field that is read; empty if none was named."""
+        return self.hub.field if self.kind == "hf" else self.field
 
     def _prompts(self) -> Iterator[Row]:
         if self.name == "own":
@@ -177,14 +238,14 @@ class Source:
             )
         yield from map(Example, builtin_prompts())
 
-    def _table(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Rows with file and number."""
+    def _unread(self) -> Iterator[UnreadRow]:
+        """All rows of a table."""
         if self.kind == "jsonl":
-            yield from numbered_rows(self.name)
+            yield from json_rows(self.name)
             return
         rows = parquet_rows(self.name) if self.kind == "parquet" else self.hub.rows()
         for number, row in enumerate(rows, 1):
-            yield f"{self.name}, row {number}", row
+            yield f"{self.name}, row {number}", partial(dict, row)
 
 
 def _skip(bad: BadRow, report: RowReport | None) -> None:
@@ -204,23 +265,6 @@ def _encoded(
             _skip(bad, report)
             continue
         yield row, encoded
-
-
-def _prefix(tokenizer: Any) -> list[int]:
-    """The tokens that a tokenizer puts before any text (a begin token, or none)."""
-    return list(tokenizer("")["input_ids"])
-
-
-def windows(tokenizer: Any, rows: Iterable[Encoded], seq_len: int) -> Iterator[Encoded]:
-    """Packed rows. Each one begins with the tokenizer's prefix, which some models need."""
-    prefix = _prefix(tokenizer)
-    skip = len(prefix)
-
-    def bare(row: Encoded) -> Encoded:
-        return Encoded(row.ids[skip:], row.labels[skip:]) if row.ids[:skip] == prefix else row
-
-    for row in pack(map(bare, rows), seq_len - skip):
-        yield Encoded(prefix + row.ids, [IGNORE] * skip + row.labels)
 
 
 def training_rows(

@@ -28,6 +28,7 @@ from ..checkpoints.config import model_path, resolve
 from ..checkpoints.loading import load_tokenizer
 from ..data.packing import render_prompt
 from ..data.reasoning import held_out
+from ..data.sources import Source
 
 PACKAGE = Path(__file__).parents[1]
 WORKER = Path(__file__).with_name("generation_worker.py")
@@ -48,7 +49,7 @@ def prompts_of(path: Path, code: Path | None, problems: int) -> list[list[int]]:
     tokenizer = load_tokenizer(path)
     special = not tokenizer.chat_template
     if code:
-        asked = read_exercises(code)[:problems]
+        asked = read_exercises(Source.parse(f"jsonl:{code}"))[:problems]
         texts = [e.begun if special else frame(tokenizer, e.question, ()) for e in asked]
     else:
         texts = [render_prompt(tokenizer, p.question) for p in held_out(problems)]

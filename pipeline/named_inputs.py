@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..benchmarks.inputs import check_labels
 from ..benchmarks.tasks.task import Task
 from ..checkpoints.config import model_path, resolve
 from ..data.sources import Source
@@ -37,7 +38,10 @@ def check_inputs(recipe: Recipe) -> None:
 
 
 def _named(recipe: Recipe) -> Iterator[tuple[str, Callable[[str], Any], str]]:
-    """Where the recipe names a model, a source or a task, what finds it, and its name."""
+    """Where the recipe names a model, a source or a task, what finds it, and its name.
+
+    The last two check all texts and all tasks together.
+    """
     yield "model", _directory, recipe.model
     yield "calibration.source", _source, recipe.calibration.source
     if recipe.traces:
@@ -45,7 +49,7 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, Callable[[str], Any], str]]:
     for name in recipe.evaluate.perplexity:
         yield "evaluate.perplexity", _source, name
     for name in recipe.evaluate.tasks:
-        yield "evaluate.tasks", Task.parse, name
+        yield "evaluate.tasks", _task, name
     made = {BASELINE, *recipe.step_names}
     for step, name in zip(recipe.steps, recipe.step_names, strict=True):
         inputs = STEPS[step.kind].inputs(step)
@@ -53,6 +57,9 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, Callable[[str], Any], str]]:
             yield f"step {name}", _source, source
         for model in sorted(inputs.models - made):
             yield f"step {name}", _directory, model
+    texts = [name for name in recipe.evaluate.perplexity if name not in (TRACES, AUTO)]
+    yield "evaluate.perplexity", lambda _: check_labels(texts, Source.parse), ""
+    yield "evaluate.tasks", lambda _: check_labels(recipe.evaluate.tasks, Task.parse), ""
 
 
 def _directory(name: str) -> Path:
@@ -61,7 +68,17 @@ def _directory(name: str) -> Path:
 
 def _source(name: str) -> Source | None:
     """A source; None for traces, which the run itself makes, and for what fits the model."""
-    return None if name in (TRACES, AUTO) else Source.parse(name)
+    if name in (TRACES, AUTO):
+        return None
+    source = Source.parse(name)
+    source.check()
+    return source
+
+
+def _task(name: str) -> Task:
+    task = Task.parse(name)
+    task.check()
+    return task
 
 
 def _fault(find: Callable[[str], Any], name: str) -> UsageError | None:

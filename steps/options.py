@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..data.kinds import USAGE
 from ..data.rows import BadRows
 
 __all__ = [
@@ -99,9 +100,8 @@ class Calibration(BaseModel):
 
     source: Annotated[str, Cli("--calibration")] = Field(
         default=AUTO,
-        description="SOURCE to calibrate on: text:FILE, jsonl:FILE[:FIELD], parquet:FILE[:FIELD], "
-        "hf:NAME[:CONFIG][:SPLIT][:FIELD] or builtin:NAME; auto: the model's own answers to "
-        "built-in prompts (builtin:own), and for the built-in model its task (builtin:reasoning)",
+        description=f"SOURCE to calibrate on: {USAGE}; auto: the model's own answers to built-in "
+        "prompts (builtin:own), and for the built-in model its task (builtin:reasoning)",
     )
     samples: int = Field(default=128, gt=0, description="calibration rows")
     seq_len: int = Field(default=512, gt=1, description="tokens per calibration row")

@@ -28,9 +28,8 @@ from ..checkpoints.hashing import content_hash
 from ..checkpoints.loading import all_end_tokens, free_memory, load_model, load_tokenizer
 from ..console import console, progress
 from ..data.draws import uniforms
-from ..data.packing import IGNORE, Encoded, Example, encode, render_prompt
+from ..data.packing import IGNORE, Encoded, Example, encode, render_prompt, windows
 from ..data.prompts import builtin_prompts, prompts_hash
-from ..data.sources import windows
 from ..errors import Refused, UsageError
 from ..generation.decoding import Decoding, until_end
 from ..generation.generate import Engine, generate

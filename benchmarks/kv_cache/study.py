@@ -16,6 +16,7 @@ from ...data.rows import RowReport
 from ...data.sources import Source, rows_hash, scoring_rows
 from ...errors import UsageError
 from ..bootstrap import share_error
+from ..inputs import parse_inputs
 from ..tasks.accuracy import exact_match, score_text
 from ..tasks.backends import TorchBackend, is_artifact
 from .options import KvOptions
@@ -105,7 +106,7 @@ def _conditions(
 def _texts(tokenizer: Any, options: KvOptions) -> dict[str, list[Encoded]]:
     """Label -> rows to score, for each source."""
     texts: dict[str, list[Encoded]] = {}
-    for source in [Source.parse(name) for name in options.perplexity]:
+    for source in parse_inputs(options.perplexity, Source.parse):
         report = RowReport(options.bad_rows)
         rows = scoring_rows(tokenizer, source, options.seq_len, options.windows, report)
         for note in report.notes(str(source)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ...data.kinds import PROBLEMS, RANGE
+
 __all__ = ["BUILTIN", "FILES", "KINDS", "USAGE"]
 
 BUILTIN = "reasoning"
@@ -16,6 +18,9 @@ KINDS = {
 }
 """By kind, how a task of it is written."""
 FILES = tuple(kind for kind, usage in KINDS.items() if usage == f"{kind}:FILE")
-"""Kinds that always name a file."""
-USAGE = ", ".join(KINDS.values())
+"""Kinds that read a file, or other data with rows."""
+USAGE = (
+    f"{', '.join(KINDS.values())}; a FILE of problems is {PROBLEMS}, and {RANGE} behind it takes "
+    "only these rows"
+)
 """How every kind is written, for help and messages."""

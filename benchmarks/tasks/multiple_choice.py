@@ -8,11 +8,10 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ...data.packing import IGNORE, Encoded
-from ...data.sources import json_lines
+from ...data.sources import Source
 from ...errors import UsageError
 from .accuracy import Answer, continuations
 from .backends import Backend
@@ -35,15 +34,13 @@ class ChoiceQuestion:
     right: int
 
 
-def read_choices(path: Path) -> list[ChoiceQuestion]:
-    """Read the questions of a JSONL file, in its order. The formats of ARC and MMLU work too.
+def read_choices(source: Source) -> list[ChoiceQuestion]:
+    """Read questions with choices, in their order. The formats of ARC and MMLU work too.
 
     Raises:
         UsageError: a row has no question, fewer than two choices, or no answer among them.
     """
-    return [
-        _parse(row, f"{path}, row {number}") for number, row in enumerate(json_lines(str(path)), 1)
-    ]
+    return [_parse(row, where) for where, row in source.records()]
 
 
 def _parse(row: Mapping[str, Any], where: str) -> ChoiceQuestion:

@@ -14,10 +14,9 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ...data.sources import json_lines
+from ...data.sources import Source
 from ...errors import UsageError
 from .accuracy import Answer
 from .answer_code import needed_code
@@ -61,16 +60,13 @@ class Exercise:
     tests: str
 
 
-def read_exercises(path: Path) -> list[Exercise]:
-    """Read the exercises of a JSONL file, in its order.
+def read_exercises(source: Source) -> list[Exercise]:
+    """Read exercises, in their order.
 
     Raises:
         UsageError: a row has neither format.
     """
-    return [
-        _exercise(row, f"{path}, row {number}")
-        for number, row in enumerate(json_lines(str(path)), 1)
-    ]
+    return [_exercise(row, where) for where, row in source.records()]
 
 
 def _exercise(row: Mapping[str, Any], where: str) -> Exercise:

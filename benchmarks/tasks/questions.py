@@ -1,4 +1,4 @@
-r"""Questions with one right answer, from a JSONL file in GSM8K's format or any with two fields.
+r"""Questions with one right answer, from rows in GSM8K's format or any with two fields.
 
 A chat model is asked to reason step by step and to put its answer in a box, as the published scores
 of instruction models are measured, unless worked examples show another form.
@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ...data.rows import Example
+from ...data.rows import Example, parse_row
 from ...data.sources import Source
 from ...errors import EdgewrightError, UsageError
 from .accuracy import Answer
@@ -51,17 +51,18 @@ NEXT_QUESTION = "\nQuestion:"
 
 
 def read_pairs(source: Source) -> list[Pair]:
-    """Read the questions and answers of a file, in its order.
+    """Read questions and answers, in their order.
 
     Raises:
-        UsageError: a row has no question or no answer, or the file has no rows.
+        UsageError: a row has no question or no answer, or there are no rows.
     """
     pairs: list[Pair] = []
-    for number, row in enumerate(source.scoring(0), 1):
+    for where, values in source.records():
+        row = parse_row(values, "", where)
         pair = (row.prompt, row.completion) if isinstance(row, Example) else ("", "")
         if not all(text.strip() for text in pair):
             raise UsageError(
-                f"{source.name}, row {number}: no question or no answer",
+                f"{where}: no question or no answer",
                 'each line: {"question": "...", "answer": "... #### 42"}',
             )
         pairs.append(pair)

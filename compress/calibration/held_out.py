@@ -58,7 +58,7 @@ def hold_out_rows(
         bad_rows: what to do with bad rows of the source.
 
     Raises:
-        UsageError: the source has too few rows.
+        UsageError: the source has too few rows, or shares only some of them with the others.
     """
     tokenizer = load_tokenizer(model)
     parsed = Source.parse(source)
@@ -66,8 +66,7 @@ def hold_out_rows(
         scored = scoring_rows(tokenizer, parsed, seq_len, count)
         return HeldOut([as_tensor(row) for row in scored], 0, calibration)
     learnt, calibrated = (
-        Source.parse(other).content_hash() == parsed.content_hash()
-        for other in (learning, calibration.source)
+        parsed.same_rows(Source.parse(other)) for other in (learning, calibration.source)
     )
     report = RowReport(bad_rows)
     rows = list(training_rows(tokenizer, parsed, seq_len, seed=0, report=report))

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from edgewright.data.files import json_lines
 from edgewright.data.packing import Example
 from edgewright.data.rows import Conversation, Turn
-from edgewright.data.sources import Source, json_lines, scoring_rows
+from edgewright.data.sources import Source, scoring_rows
 from edgewright.errors import UsageError
 
 pytest_plugins = ["data_fixtures"]

@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.console import Bar
+from edgewright.data.sources import Source
 from edgewright.generation.decoding import Decoding
 
 
 def lines(path: Path, *rows: dict[str, Any]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def problems(file: Path) -> Source:
+    """The problems of a JSONL file."""
+    return Source.parse(f"jsonl:{file}")
 
 
 class Scripted:

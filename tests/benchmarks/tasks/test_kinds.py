@@ -15,7 +15,7 @@ from edgewright.errors import UsageError
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_parsed_and_explained(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "questions.jsonl"
-    file.touch()
+    file.write_text("{}")
     name = str(file) if kind in FILES else "some"
     assert Task.parse(BUILTIN if kind == BUILTIN else f"{kind}:{name}").kind == kind
     assert KINDS[kind] in str(EvaluateOptions.model_fields["tasks"].description)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_backend import Scripted, lines
+from scripted_backend import Scripted, lines, problems
 
 from edgewright.benchmarks.measure import measure
 from edgewright.benchmarks.options import EvaluateOptions
@@ -44,10 +44,12 @@ def test_programs_are_run_with_their_tests(make_model, tmp_path: Path) -> None:
         "double": "```\ndef double(x):\n    return 2 * x\n```",
     }
     backend: Any = Scripted(tokenizer, replies)
-    answers = solve_exercises(backend, tokenizer, "code", read_exercises(file), 10, 200, workers=2)
+    answers = solve_exercises(
+        backend, tokenizer, "code", read_exercises(problems(file)), 10, 200, workers=2
+    )
     assert [a.correct for a in answers] == [True, False, True]
     with pytest.raises(UsageError, match="not a code task"):
-        read_exercises(lines(tmp_path / "odd.jsonl", {"prompt": "def f():"}))
+        read_exercises(problems(lines(tmp_path / "odd.jsonl", {"prompt": "def f():"})))
 
 
 def test_the_answer_of_a_chat_model_begins_a_code_block(make_model, tmp_path: Path) -> None:
@@ -60,13 +62,15 @@ def test_the_answer_of_a_chat_model_begins_a_code_block(make_model, tmp_path: Pa
         "(q)": "def area(q):\n    return q",
     }
     backend: Any = Scripted(tokenizer, replies)
-    answers = solve_exercises(backend, tokenizer, "code", read_exercises(file), 10, 200, workers=1)
+    answers = solve_exercises(
+        backend, tokenizer, "code", read_exercises(problems(file)), 10, 200, workers=1
+    )
     assert [a.correct for a in answers] == [True, False]
     assert all(prompt.endswith("```python\n") for prompt in backend.prompts)
     assert answers[0].text.startswith("```python\ndef area(r)")
     tokenizer.chat_template += "{# </think> #}"
     backend.prompts.clear()
-    solve_exercises(backend, tokenizer, "code", read_exercises(file), 10, 200, workers=1)
+    solve_exercises(backend, tokenizer, "code", read_exercises(problems(file)), 10, 200, workers=1)
     assert not any(prompt.endswith("```python\n") for prompt in backend.prompts), (
         "a model that thinks first must be free to do so"
     )

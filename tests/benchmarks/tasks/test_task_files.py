@@ -18,8 +18,8 @@ from edgewright.errors import UsageError
 PAIR = {"question": "2 + 3?", "answer": "5"}
 CHOICE = {"question": "2 + 3?", "choices": ["5", "6"], "answer": 0}
 PROGRAM = {"text": "Add.", "test_list": ["assert f(2) == 3"]}
-READERS: dict[str, Callable[[Path], Any]] = {
-    "qa": lambda file: read_pairs(Source("jsonl", str(file))),
+READERS: dict[str, Callable[[Source], Any]] = {
+    "qa": read_pairs,
     "choice": read_choices,
     "code": read_exercises,
 }
@@ -46,8 +46,8 @@ def test_no_value_becomes_the_text_of_a_problem(
     file = tmp_path / "a.jsonl"
     file.write_text(f"{json.dumps(good)}\n{json.dumps(bad)}\n")
     with pytest.raises(UsageError, match=r"a\.jsonl, row 2: ") as caught:
-        READERS[kind](file)
+        READERS[kind](Source.parse(f"jsonl:{file}"))
     assert caught.value.hint
     assert "--bad-rows" not in caught.value.hint  # a problem is never skipped
     file.write_bytes(b"\xef\xbb\xbf" + f"{json.dumps(good)}\r\n\r\n{json.dumps(good)}".encode())
-    assert len(READERS[kind](file)) == 2
+    assert len(READERS[kind](Source.parse(f"jsonl:{file}"))) == 2

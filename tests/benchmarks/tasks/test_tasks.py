@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from scripted_backend import Scripted, lines
+from scripted_backend import Scripted, lines, problems
 
 from edgewright.benchmarks.gate.gate import check_gate
 from edgewright.benchmarks.gate.policy import Policy
@@ -25,7 +25,6 @@ from edgewright.benchmarks.tasks.questions import (
 from edgewright.benchmarks.tasks.sandbox import protections, run_program
 from edgewright.benchmarks.tasks.task import Task
 from edgewright.checkpoints.loading import load_tokenizer
-from edgewright.data.sources import Source
 from edgewright.errors import UsageError
 
 REASONER = Path(__file__).parents[3] / "demo" / "model"
@@ -82,9 +81,7 @@ def test_questions_are_asked_behind_examples_and_judged(make_model, tmp_path: Pa
             "4+4?": "8 \\boxed{8}",
         },
     )
-    answers = answer_questions(
-        backend, tokenizer, "sums", read_pairs(Source.parse(f"jsonl:{file}")), 1, 10, 40
-    )
+    answers = answer_questions(backend, tokenizer, "sums", read_pairs(problems(file)), 1, 10, 40)
     assert [(a.question, a.expected, a.correct) for a in answers] == [
         ("2+5?", "7", True),
         ("3+9?", "12", False),
@@ -97,9 +94,7 @@ def test_questions_are_asked_behind_examples_and_judged(make_model, tmp_path: Pa
         == "Question: 1+1?\nAnswer: 2\n\nQuestion: 2+5?\nAnswer:"
     )
     backend.replies = {"2+5?": "7\n\nQuestion: 8+8?\nAnswer: 16", "3+9?": "12", "4+4?": "9"}
-    answers = answer_questions(
-        backend, tokenizer, "sums", read_pairs(Source.parse(f"jsonl:{file}")), 1, 10, 40
-    )
+    answers = answer_questions(backend, tokenizer, "sums", read_pairs(problems(file)), 1, 10, 40)
     assert [a.correct for a in answers] == [True, True, False], (
         "what follows the model's own next question is not its answer"
     )
@@ -118,7 +113,11 @@ def test_choices_are_weighed_by_likelihood(make_model, tmp_path: Path) -> None:
         {"question": "kettle", "choices": ["seven", "noon"], "answer": "noon"},
     )
     path = make_model("llama")
-    backend, tokenizer, questions = open_backend(path), load_tokenizer(path), read_choices(file)
+    backend, tokenizer, questions = (
+        open_backend(path),
+        load_tokenizer(path),
+        read_choices(problems(file)),
+    )
     assert [q.right for q in questions] == [0, 1, 1]
     plain, by_byte = answer_by_likelihood(backend, tokenizer, "c", questions, 0, 10)
     for one, best, best_by_byte in zip(questions, plain, by_byte, strict=True):
@@ -148,7 +147,7 @@ def test_choices_are_weighed_by_likelihood(make_model, tmp_path: Path) -> None:
 )
 def test_broken_choices(row: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
-        read_choices(lines(tmp_path / "c.jsonl", row))
+        read_choices(problems(lines(tmp_path / "c.jsonl", row)))
 
 
 def test_a_chat_model_is_asked_to_box_its_answer(make_model, tmp_path: Path) -> None:
@@ -159,7 +158,7 @@ def test_a_chat_model_is_asked_to_box_its_answer(make_model, tmp_path: Path) -> 
     )
     tokenizer = load_tokenizer(make_model("llama"))
     backend: Any = Scripted(tokenizer, {"1+1?": "\\boxed{2}", "2+5?": "7"})
-    pairs = read_pairs(Source.parse(f"jsonl:{file}"))
+    pairs = read_pairs(problems(file))
     answer_questions(backend, tokenizer, "sums", pairs, 0, 10, 40)
     assert all("\\boxed{}" in prompt for prompt in backend.prompts)
     tokenizer.chat_template = None

@@ -1,0 +1,29 @@
+"""The kinds of data, and how each is written. Imports no torch: the help needs them."""
+
+from __future__ import annotations
+
+__all__ = ["FILES", "KINDS", "PROBLEMS", "RANGE", "TABLES", "USAGE"]
+
+KINDS = {
+    "text": "text:FILE",
+    "jsonl": "jsonl:FILE[:FIELD]",
+    "parquet": "parquet:FILE[:FIELD]",
+    "hf": "hf:NAME[:CONFIG][:SPLIT][:FIELD]",
+    "builtin": "builtin:NAME",
+}
+"""By kind, how data of it is written."""
+FILES = ("text", "jsonl", "parquet")
+"""Kinds that name a file."""
+TABLES = ("jsonl", "parquet", "hf")
+"""Kinds that have rows, of which a range can be read."""
+PROBLEMS = " or ".join(
+    ["a JSONL file", *(KINDS[kind].removesuffix("[:FIELD]") for kind in ("parquet", "hf"))]
+)
+"""What tasks read their problems from; they read whole rows."""
+RANGE = "[START:STOP]"
+"""How a range of rows is written, behind everything else."""
+USAGE = (
+    f"{', '.join(list(KINDS.values())[:-1])} or {KINDS['builtin']}; {RANGE} behind a "
+    f"{', '.join(TABLES[:-1])} or {TABLES[-1]} source reads only these rows, e.g. [-1000:]"
+)
+"""How every kind is written, for help and messages."""
