@@ -94,7 +94,7 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
             yield handle
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UsageError(
-            f"{name}: not a gzip file, or a damaged one: {error}",
+            f"{name}: not a gzip file, or damaged: {error}",
             "get the file again; a file that is not packed must not end in .gz",
         ) from error
 

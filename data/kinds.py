@@ -16,10 +16,8 @@ FILES = ("text", "jsonl", "parquet")
 """Kinds that name a file."""
 TABLES = ("jsonl", "parquet", "hf")
 """Kinds that have rows, of which a range can be read."""
-PROBLEMS = " or ".join(
-    ["a JSONL file", *(KINDS[kind].removesuffix("[:FIELD]") for kind in ("parquet", "hf"))]
-)
-"""What tasks read their problems from; they read whole rows."""
+PROBLEMS = f"a JSONL file, {KINDS['parquet']} or {KINDS['hf']}".replace("[:FIELD]", "")
+"""What tasks read their problems from: whole rows, so no field."""
 RANGE = "[START:STOP]"
 """How a range of rows is written, behind everything else."""
 USAGE = (

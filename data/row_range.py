@@ -83,19 +83,23 @@ def _no_rows(name: str, count: int) -> UsageError:
         return UsageError(f"{name}: no rows", "give a file with at least one row")
     return UsageError(
         f"{name}: no rows are in this range; the data has {count}",
-        f"choose from them, for example [:{count}]",
+        f"START must be before STOP, and one of the rows 0 to {count - 1}",
     )
 
 
-def split_range(text: str) -> tuple[str, RowRange]:
+def split_range(rest: str, text: str) -> tuple[str, RowRange]:
     """Split a name from the range of rows behind it. Without one, all rows are meant.
+
+    Args:
+        rest: the name, and perhaps a range.
+        text: all that the user wrote, for messages.
 
     Raises:
         UsageError: there are brackets at the end, but no range is in them.
     """
-    found = SUFFIX.fullmatch(text)
+    found = SUFFIX.fullmatch(rest)
     if not found:
-        return text, ALL_ROWS
+        return rest, ALL_ROWS
     name, inside = found.groups()
     numbers = INDICES.fullmatch(inside)
     if not numbers:

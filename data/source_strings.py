@@ -36,11 +36,11 @@ def split_source(
     """
     if kind not in KINDS or (kind == "hf" and not rest):
         raise UsageError(f"{text}: not a data source", f"write {USAGE}")
-    name, part = (rest, ALL_ROWS) if Path(rest).exists() else split_range(rest)
+    name, part = (rest, ALL_ROWS) if Path(rest).exists() else split_range(rest, text)
     if kind not in TABLES and part != ALL_ROWS:
         raise UsageError(
             f"{text}: {kind} data has no rows to choose {part} from",
-            f"leave {part} out; {', '.join(TABLES)} data has rows",
+            f"leave {part} out; only {', '.join(TABLES)} data has rows",
         )
     if kind == "builtin":
         if name not in BUILTINS:

@@ -20,7 +20,7 @@ KINDS = {
 FILES = tuple(kind for kind, usage in KINDS.items() if usage == f"{kind}:FILE")
 """Kinds that read a file, or other data with rows."""
 USAGE = (
-    f"{', '.join(KINDS.values())}; a FILE of problems is {PROBLEMS}, and {RANGE} behind it takes "
-    "only these rows"
+    f"{', '.join(KINDS.values())}; {', '.join(FILES[:-1])} and {FILES[-1]} take {PROBLEMS}, with "
+    f"{RANGE} behind it for a part of its rows"
 )
 """How every kind is written, for help and messages."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,31 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_a_json_file(form: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(FORMS[form])
-    assert list(json_lines(str(tmp_path / "a.jsonl"))) == ROWS
-    found = list(Source.parse(f"jsonl:{tmp_path / 'a.jsonl'}").training(0))
-    assert found == [Example(row["text"]) for row in ROWS]
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(FORMS[form]))
+    for name in ("a.jsonl", "b.jsonl.gz"):
+        assert list(json_lines(str(tmp_path / name))) == ROWS
+        found = list(Source.parse(f"jsonl:{tmp_path / name}").training(0))
+        assert found == [Example(row["text"]) for row in ROWS]
+
+
+PACKED = gzip.compress(b"\n".join([LINES[0]] * 5000))
+DAMAGED = {
+    "cut off": PACKED[:-20],
+    "only a header": PACKED[:10],
+    "a wrong byte": PACKED[:30] + b"\xff\x00\xff" + PACKED[33:],
+    "a wrong sum": PACKED[:-8] + b"abcd" + PACKED[-4:],
+    "text behind it": PACKED + b"text",
+    "not gzip": LINES[0],
+    "an array that is cut off": gzip.compress(json.dumps(ROWS * 5000).encode())[:-20],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_gzip_file(damage: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(DAMAGED[damage])
+    with pytest.raises(UsageError, match=r"a\.jsonl\.gz: not a gzip file, or damaged") as caught:
+        list(Source.parse(f"jsonl:{tmp_path / 'a.jsonl.gz'}").training(0))
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_data import write, write_rows
 
 from edgewright.data.hub import open_hub
 from edgewright.data.packing import Example
@@ -13,23 +14,7 @@ from edgewright.data.rows import Conversation, Turn
 from edgewright.data.sources import Source
 from edgewright.errors import EdgewrightError, UsageError
 
-datasets: Any = pytest.importorskip("datasets", reason="needs the extra `data`")
-SAID = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-
-
-def write(folder: Path, configs: tuple[str, ...], splits: tuple[str, ...]) -> str:
-    """A data set with these configurations and splits, which `datasets` writes and reads."""
-    lines = ["---", "configs:"]
-    for config in configs:
-        lines += [f"- config_name: {config}", "  data_files:"]
-        for split in splits:
-            rows = [{"text": f"{config} {split} {n}", "chat": SAID, "n": n} for n in range(3)]
-            file = folder / config / f"{split}.parquet"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            datasets.Dataset.from_list(rows).to_parquet(str(file))
-            lines.append(f"  - {{split: {split}, path: {config}/{split}.parquet}}")
-    (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
-    return str(folder)
+pytest.importorskip("datasets", reason="needs the extra `data`")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +107,6 @@ def test_fingerprint_covers_what_is_read(tmp_path: Path) -> None:
     assert len(set(first)) == 4
     same = [Source.parse(source).content_hash() for source in sources]
     assert same[0] == same[2] != same[1] == same[3]
-    rows = datasets.Dataset.from_list([{"text": "other"}])
-    rows.to_parquet(str(folder / "default" / "test.parquet"))
+    write_rows(folder / "default" / "test.parquet", [{"text": "other"}])
     second = [Source.parse(source).fingerprint() for source in sources]
     assert [a == b for a, b in zip(first, second, strict=True)] == [True, False, True, False]
