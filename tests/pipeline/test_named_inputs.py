@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,39 @@ def test_all_that_is_missing_is_named_at_once_with_its_place(cli, recipe: Path) 
     assert "  step distill: builtin:nope: no such built-in data" in error
     assert error.count("  step iterate: ") == 2
     assert "  step distill: nope: no such model directory" in error
+
+
+UNUSABLE = {
+    "calibration.source": ("'jsonl:rows.jsonl[5:]'", "no rows are in this range; the data has 5"),
+    "evaluate.perplexity": ("['jsonl:rows.jsonl[last]']", "`[last]` is no range of rows"),
+    "evaluate.tasks": ("['qa:rows.jsonl[:2]', 'qa:rows.jsonl[2:]']", "both are called rows"),
+    "steps.distill.data": ("jsonl:damaged.jsonl.gz", "not a gzip file, or damaged"),
+    "steps.iterate.held_out": ("'text:rows.jsonl[1:]'", "text data has no rows to choose [1:]"),
+}
+
+
+@pytest.mark.parametrize("key", UNUSABLE)
+def test_parts_of_data_are_checked_before_any_work(
+    cli, recipe: Path, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"question": "q", "answer": "a"}\n' * 5)
+    Path("damaged.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 5)[:-9])
+    setting, message = UNUSABLE[key]
+    code, printed, error = cli("run", recipe, "--set", f"{key}={setting}", "--out", "out")
+    assert code == 2, error
+    assert message in error
+    assert not printed
+    assert not Path("out/ledger.json").exists()
+
+
+def test_disjoint_parts_of_one_file_are_planned(
+    cli, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"question": "q", "answer": "a"}\n' * 5)
+    settings = (
+        "calibration.source='jsonl:rows.jsonl[:-2]'",
+        "evaluate.tasks=['qa:rows.jsonl[-2:]']",
+    )
+    assert cli("plan", recipe, *(word for one in settings for word in ("--set", one)))[0] == 0

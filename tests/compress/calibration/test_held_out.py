@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from edgewright.checkpoints.loading import load_model
-from edgewright.compress.calibration.held_out import hold_out_rows, mean_loss
+from edgewright.checkpoints.loading import load_model, load_tokenizer
+from edgewright.compress.calibration.held_out import HeldOut, hold_out_rows, mean_loss
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
 from edgewright.errors import UsageError
@@ -97,3 +97,29 @@ def test_loss_is_the_mean_over_all_scored_tokens(make_model: MakeModel) -> None:
             tokens += sum(int(label) >= 0 for label in row[1, 1:])
     assert tokens == 9 + 5
     assert mean_loss(rows, model) == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_parts_of_one_file(make_model: MakeModel, tmp_path: Path) -> None:
+    """Disjoint parts are other data, the same part is the same data, and others are refused."""
+    model = make_model("llama")
+    file = tmp_path / "rows.jsonl"
+    file.write_text(
+        "".join(f'{{"text": "Row {n} has a few words of its own."}}\n' for n in range(90))
+    )
+    whole = f"jsonl:{file}"
+    learning = f"{whole}[:-30]"
+    calibration = CalibrationData(learning, samples=6, seq_len=16)
+
+    def held(source: str) -> HeldOut:
+        return hold_out_rows(source, 1000, learning, 16, calibration, model)
+
+    apart = held(f"{whole}[-30:]")
+    assert (apart.skip, apart.calibration) == (0, calibration)
+    text = load_tokenizer(model).decode([token for row in apart.rows for token in row[0]])
+    assert text.startswith("Row 60 has")
+    shared = held(learning)
+    assert shared.skip == len(shared.rows) > 0
+    assert len(shared.rows) < len(apart.rows)
+    for overlap in (whole, f"{whole}[50:]"):
+        with pytest.raises(UsageError, match="have rows in common"):
+            held(overlap)
