@@ -12,7 +12,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import IO, Any
+from io import BufferedIOBase
+from typing import Any
 
 from ..errors import UsageError
 from .hub import require_datasets
@@ -83,7 +84,7 @@ def json_rows(name: str) -> Iterator[UnreadRow]:
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[IO[bytes]]:
+def _opened(name: str) -> Iterator[BufferedIOBase]:
     """A file to read, unpacked if its name ends in `.gz`.
 
     Raises:
