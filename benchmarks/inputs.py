@@ -51,7 +51,6 @@ def check_labels(names: Iterable[str], parse: Callable[[str], Input]) -> None:
         if label in by_label:
             raise UsageError(
                 f"{by_label[label]} and {name}: both are called {label} in metrics",
-                "measure them in two runs, or give one of them another name, such as a link to "
-                "its file",
+                "measure them in two runs, or name one by a link to its file with another name",
             )
         by_label[label] = name

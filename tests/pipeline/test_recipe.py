@@ -85,7 +85,7 @@ def test_large_recipes_fit_their_target(
     """From published configs alone: the last step runs on the board, and no step is refused."""
     monkeypatch.chdir(tmp_path)
     for data in ("train.txt", "valid.txt", "train.jsonl", "test.jsonl"):  # what the recipes name
-        Path(data).write_text("text of the user\n")
+        Path(data).write_text('{"text": "of the user"}\n')
     for model in (teacher, student):
         (tmp_path / model).mkdir()
         shutil.copy(
