@@ -8,7 +8,11 @@ have 4 bits, the others 8. What that costs is in perf/RESULTS.md.
 
 from __future__ import annotations
 
-__all__ = ["BLOCKS", "packed_table_bytes", "rare_rows"]
+from dataclasses import dataclass
+
+from .architecture import Architecture
+
+__all__ = ["BLOCKS", "TableBytes", "packed_table_bytes", "rare_rows"]
 
 BLOCKS = {8: (128, 64, 32, 16), 4: (32, 16)}
 """By bits, how many inputs share a scale; the first number that divides the width is used."""
@@ -28,18 +32,28 @@ def rare_rows(vocab_size: int) -> range:
     return range(vocab_size * 2 // 5 // STEP * STEP, vocab_size - LAST_ROWS)
 
 
-def packed_table_bytes(vocab_size: int, width: int) -> int:
-    """Bytes of an embedding, or of a head, with its scales.
+@dataclass(frozen=True)
+class TableBytes:
+    """Bytes of an embedding and a head of which at least one is packed.
 
-    Args:
-        vocab_size: its rows.
-        width: its columns; a multiple of 16.
+    Attributes:
+        embedding: of an embedding that is not the head too; 0: the head is tied to it.
+        head: of the head.
     """
-    rare = len(rare_rows(vocab_size))
-    return sum(
-        rows * (width * bits // 8 + -(-width // _block(width, bits)) * SCALE_BYTES)
-        for rows, bits in ((vocab_size - rare, 8), (rare, 4))
+
+    embedding: int
+    head: int
+
+
+def packed_table_bytes(model: Architecture) -> TableBytes:
+    """Bytes of the embedding and the head with their scales, packed as they are exported."""
+    rare = len(rare_rows(model.vocab_size))
+    width = model.hidden_size
+    head = sum(
+        rows * (width * bits // 8 + width // _block(width, bits) * SCALE_BYTES)
+        for rows, bits in ((model.vocab_size - rare, 8), (rare, 4))
     )
+    return TableBytes(0 if model.tied else head, head)
 
 
 def _block(width: int, bits: int) -> int:

@@ -11,7 +11,7 @@ from ...errors import Refused
 
 __all__ = ["rounded"]
 
-CHUNK = 1 << 18
+CHUNK = 1 << 15
 """Weights rounded at a time, which bounds the memory."""
 TOP = {4: 7.5, 8: 127.0}
 """By bits, the size of the largest weight of a block in steps, before the search."""
