@@ -125,6 +125,12 @@ def _layout(checkpoint: _Checkpoint) -> Iterator[Violation]:
             f"{checkpoint.method} checkpoints are read as unquantized, without a word",
             near,
         )
+    if (quantization(checkpoint.config) or {}).get("dynamic"):
+        yield Violation(
+            "layout",
+            "some layers have other bits or groups than the rest, and one scheme is read for all",
+            "quantize without --kv-bits, --rule and --head-bits; not with --method mixed",
+        )
 
 
 def _shapes(checkpoint: _Checkpoint) -> Iterator[Violation]:

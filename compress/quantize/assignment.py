@@ -12,9 +12,16 @@ from ...errors import Refused, UsageError
 from ...models import Architecture, require_expressible
 from ...models.packed_tables import TableBytes
 from .options import QuantizeOptions
-from .rules import GROUP_SIZES, check_rules, stored_bytes
+from .rules import GROUP_SIZES, Rule, check_rules, stored_bytes
 
-__all__ = ["Assignment", "assign_schemes", "check_shapes", "extra_bytes", "table_bytes"]
+__all__ = [
+    "Assignment",
+    "assign_schemes",
+    "check_shapes",
+    "extra_bytes",
+    "table_bytes",
+    "with_kv_rules",
+]
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,18 @@ class Assignment:
             given = {key: value for key, value in settings.items() if value is not None}
             patterns.setdefault(f"{'-' if rule.skip else '+'}:{rule.pattern}", given)
         return patterns
+
+
+def with_kv_rules(architecture: Architecture, options: QuantizeOptions) -> QuantizeOptions:
+    """The options with rules for this model's keys and values, where `kv_bits` gives them bits."""
+    if options.kv_bits in (None, options.bits):
+        return options
+    names = dict.fromkeys(
+        f"*.{projection.name}"
+        for layer in architecture.layers
+        for projection in (layer.attention.k, layer.attention.v)
+    )
+    return options.with_rules(Rule(match=name, bits=options.kv_bits) for name in names)
 
 
 def assign_schemes(architecture: Architecture, options: QuantizeOptions) -> Assignment:
@@ -181,7 +200,7 @@ def extra_bytes(architecture: Architecture, options: QuantizeOptions) -> int:
     Raises:
         EdgewrightError: what `assign_schemes` raises.
     """
-    assignment = assign_schemes(architecture, options)
+    assignment = assign_schemes(architecture, with_kv_rules(architecture, options))
     default = Scheme(options.bits, options.group_size, options.sym)
     extra = sum(
         stored_bytes(shape, assignment.linears.get(name)) - stored_bytes(shape, default)

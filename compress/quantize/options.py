@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -15,6 +15,8 @@ __all__ = ["DAMP", "QuantizeOptions"]
 
 DAMP = 0.005
 """Share of the mean Hessian diagonal that is added to the diagonal before GPTQ inverts it."""
+KV_BITS = 8
+"""Bits of keys and values with method mixed."""
 W8A8 = {"int8": "compressed-tensors", "smoothquant": "modelopt"}
 """Methods that also round activations, each with the only layout that it is written in."""
 
@@ -24,15 +26,22 @@ class QuantizeOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Literal["gptq", "rtn", "awq", "int8", "smoothquant"] = Field(
+    method: Literal["gptq", "mixed", "rtn", "awq", "int8", "smoothquant"] = Field(
         default="gptq",
-        description="gptq: rounding that compensates its error; awq: scaling and clipping by "
+        description="gptq: rounding that compensates its error; mixed: gptq with keys and values "
+        "in 8 bits, which keeps more and suits ONNX Runtime, TensorRT and GGUF, but not "
+        "TensorRT-Edge-LLM, vLLM or transformers; awq: scaling and clipping by "
         "activations; int8: weights and activations in 8 bits, one activation scale per token; "
         "smoothquant: the same with activation scales fixed from calibration data; rtn: round to "
         "nearest, the baseline to beat",
     )
     bits: Literal[2, 3, 4, 8] = Field(
         default=4, description="bits per weight; int8 and smoothquant: always 8"
+    )
+    kv_bits: Literal[2, 3, 4, 8] | None = Field(
+        default=None,
+        description="bits of the key and value projections; method mixed: 8; default: as the "
+        "others. Where query heads share them they are few weights, and their errors count most",
     )
     group_size: int = Field(
         default=128,
@@ -108,6 +117,9 @@ class QuantizeOptions(BaseModel):
             return values
         method = values.get("method")
         implied = dict[str, Any]()
+        if method == "mixed":
+            implied["kv_bits"] = KV_BITS
+            values = values | {"method": "gptq"}
         if method == "awq":
             implied |= {"format": "awq", "scaling": "awq"}
         if method in W8A8:
@@ -153,6 +165,7 @@ class QuantizeOptions(BaseModel):
         """Refuse options that only the GPTQ layout can store."""
         wants = {
             "act_order permuted": self.permuted,
+            "kv_bits": self.kv_bits,
             "rules other than skip": any(not rule.skip for rule in self.rules),
             "head_bits and embedding_bits": self.head_bits or self.embedding_bits,
             "sensitivity": self.sensitivity,
@@ -197,6 +210,10 @@ class QuantizeOptions(BaseModel):
             for name, group in groups.items()
         )
         return self.model_copy(update={"rules": (*kept, *self.rules)})
+
+    def with_rules(self, rules: Iterable[Rule]) -> QuantizeOptions:
+        """The same options with further rules behind their own, which count first."""
+        return self.model_copy(update={"rules": (*self.rules, *rules)})
 
     @property
     def permuted(self) -> bool:

@@ -31,7 +31,7 @@ from ...errors import Refused
 from ...steps.context import StepContext, StepResult
 from ...steps.workspace import workspace
 from ..calibration.activation_buffer import ActivationBuffer
-from .assignment import Assignment, assign_schemes
+from .assignment import Assignment, assign_schemes, with_kv_rules
 from .checkpoint_stream import packed_tensors
 from .one_pass import one_pass_layers
 from .options import QuantizeOptions
@@ -66,7 +66,7 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
             f"{source}: quantized already",
             "quantize the floating-point checkpoint it was made from",
         )
-    assign_schemes(architecture, options)
+    assign_schemes(architecture, with_kv_rules(architecture, options))
     check_output(out)
     check_finite(source)
     if not context.depends_on:
@@ -91,7 +91,8 @@ def _write_quantized(
     layout = LAYOUTS[options.format]
     model = Streamed(source, pick_device(context.device))
     buffer = ActivationBuffer(context.activation_budget, out.parent)
-    final, measured = _apply_sensitivity(options, model, rows, buffer, journal)
+    ruled = with_kv_rules(architecture, options)
+    final, measured = _apply_sensitivity(ruled, model, rows, buffer, journal)
     bf16 = bf16_is_fast(model.device) if options.bf16 is None else options.bf16
     assignment = assign_schemes(architecture, final)
     session = QuantizeSession(final, bf16, journal=journal)

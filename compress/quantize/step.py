@@ -85,7 +85,8 @@ def _memory(source: State, plan: PlanContext) -> float:
 
 def _journal_bytes(options: QuantizeOptions, source: State, plan: PlanContext) -> int:
     """Bytes of finished layers and two sets of hidden states, on disk until the step ends."""
-    from .assignment import assign_schemes
+    from .assignment import assign_schemes, with_kv_rules
 
-    layers = assign_schemes(source.architecture, options).quantized_bytes
-    return layers + 2 * FLOAT32 * plan.tokens * source.architecture.hidden_size
+    model = source.architecture
+    layers = assign_schemes(model, with_kv_rules(model, options)).quantized_bytes
+    return layers + 2 * FLOAT32 * plan.tokens * model.hidden_size

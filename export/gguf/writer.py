@@ -230,30 +230,47 @@ def _linear(
             f"{module}: {width} inputs do not divide into blocks of {BLOCK}",
             "prune to such a width, or --precision fp16",
         )
-    if (
-        precision == "int4"
-        and packed
-        and packed.bits == 4
-        and packed.sym
-        and packed.g_idx is None
-        and packed.group_size % BLOCK == 0
-    ):
-        return _q4_0(packed, heads), kind
+    whole = packed and packed.sym and packed.g_idx is None and packed.group_size % BLOCK == 0
+    if precision == "int4" and packed and whole and packed.bits in (4, 8):
+        kinds = gguf.GGMLQuantizationType
+        return (
+            (_q4_0(packed, heads), kind) if packed.bits == 4 else (_q8_0(packed, heads), kinds.Q8_0)
+        )
     return gguf.quants.quantize(_interleave(weights.dense(module), heads).numpy(), kind), kind
 
 
 def _q4_0(packed: PackedLinear, heads: int | None) -> NDArray[np.uint8]:
-    """Store packed integers as Q4_0 blocks.
+    """Store packed 4-bit integers as Q4_0 blocks.
 
     A block is an fp16 scale, then 16 bytes. The low nibbles are the first 16 inputs.
     """
-    integers = _interleave(packed.integers, heads).numpy()
-    integers = integers.reshape(packed.integers.shape[0], -1, BLOCK)
-    scales = _interleave(packed.scales, heads).numpy().astype(np.float16)
-    scales = scales.repeat(packed.group_size // BLOCK, 1)
+    integers, scales = _blocks(packed, heads)
     nibbles = integers[..., : BLOCK // 2] | (integers[..., BLOCK // 2 :] << 4)
-    blocks = np.concatenate([scales[..., None].view(np.uint8), nibbles], -1)
-    return np.ascontiguousarray(blocks.reshape(len(integers), -1), np.uint8)
+    return _stored(scales, nibbles)
+
+
+def _q8_0(packed: PackedLinear, heads: int | None) -> NDArray[np.uint8]:
+    """Store packed 8-bit integers as Q8_0 blocks: an fp16 scale, then 32 signed bytes."""
+    integers, scales = _blocks(packed, heads)
+    return _stored(scales, integers ^ 0x80)  # unsigned around 128 to two's complement
+
+
+def _blocks(
+    packed: PackedLinear, heads: int | None
+) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+    """Integers [out, blocks, 32] and the scale of each block [out, blocks]."""
+    integers = _interleave(packed.integers, heads).numpy()
+    scales = _interleave(packed.scales, heads).numpy().astype(np.float16)
+    return (
+        integers.reshape(len(integers), -1, BLOCK),
+        scales.repeat(packed.group_size // BLOCK, 1),
+    )
+
+
+def _stored(scales: NDArray[np.float16], data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Blocks of a scale and its bytes, one row of bytes for each output."""
+    blocks = np.concatenate([scales[..., None].view(np.uint8), data], -1)
+    return np.ascontiguousarray(blocks.reshape(len(data), -1), np.uint8)
 
 
 def _interleaved(model: Architecture) -> dict[str, int]:

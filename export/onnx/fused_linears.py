@@ -64,18 +64,30 @@ class FusedLinears(Linears):
     """Joins linear layers that share an input into one product."""
 
     def apply(self, value: str, modules: Sequence[str]) -> list[str]:
-        """See `Linears.apply`."""
-        layers = [self.packed(module) for module in modules]
-        if not self._alike(layers):
-            return super().apply(value, modules)
+        """See `Linears.apply`. Packed layers of the same bits and groups become one product."""
+        layers = {module: self.packed(module) for module in modules}
+        outputs = dict[str, str]()
+        kinds = [_kind(layer) for layer in layers.values()]
+        for kind in dict.fromkeys(kinds):
+            alike = [module for module, own in zip(modules, kinds, strict=True) if own == kind]
+            packed = [layer for module in alike if (layer := layers[module])]
+            if packed:
+                outputs |= zip(alike, self._together(value, alike, packed), strict=True)
+            else:
+                outputs |= zip(alike, super().apply(value, alike), strict=True)
+        return [outputs[module] for module in modules]
+
+    def _together(
+        self, value: str, modules: Sequence[str], layers: Sequence[PackedLinear]
+    ) -> list[str]:
+        """The outputs of packed layers of the same bits and groups, by one product."""
         with self._graph.at(modules[0]):
-            weight = _joined([layer for layer in layers if layer])
-            joined = self.product(value, self.store(weight, f"{modules[0]}.weight"))
-            sizes = self._graph.constant([len(layer.integers) for layer in layers if layer])
-            outputs = [joined]
+            planes = self.store(_joined(layers), f"{modules[0]}.weight")
+            outputs = [self.product(value, planes)]
             if len(modules) > 1:
+                sizes = self._graph.constant([len(layer.integers) for layer in layers])
                 outputs = self._graph.nodes(
-                    "Split", joined, sizes, outputs=[None] * len(modules), axis=-1
+                    "Split", outputs[0], sizes, outputs=[None] * len(modules), axis=-1
                 )
         return [
             self._biased(output, module) for output, module in zip(outputs, modules, strict=True)
@@ -114,10 +126,6 @@ class FusedLinears(Linears):
         zeros = torch.full(scales.shape, SIGNS[packed.bits], dtype=torch.uint8)
         assert scales.shape[1] * block == width
         return PackedLinear(packed.integers, scales, zeros, packed.bits, block)
-
-    def _alike(self, layers: Sequence[PackedLinear | None]) -> bool:
-        kinds = {(layer.bits, layer.group_size) if layer else None for layer in layers}
-        return None not in kinds and len(kinds) == 1
 
     def store(self, packed: PackedLinear, name: str, blocked: bool = True) -> list[Plane]:
         """Write a packed weight.
@@ -213,6 +221,11 @@ class FusedLinears(Linears):
     @property
     def _level(self) -> int:
         return INT8 if self._precision.rounds_inputs else FP32
+
+
+def _kind(layer: PackedLinear | None) -> tuple[int, int] | None:
+    """What packed layers must share to become one product; None: floats."""
+    return (layer.bits, layer.group_size) if layer else None
 
 
 def _joined(layers: Sequence[PackedLinear]) -> PackedLinear:

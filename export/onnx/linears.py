@@ -125,7 +125,7 @@ class Linears:
                     result = self._dynamic(quantized, module)
                 elif linear == "int8" and self._weights.is_packed(module):
                     (result,) = self._static(value, [module])
-                elif linear == "int4" and self._weights.is_packed(module):
+                elif linear == "int4" and self._weights.bits(module) == 4:
                     result = self._int4(value, module)
                 else:
                     result = self.dense(value, module)

@@ -62,6 +62,12 @@ class Weights:
         """Whether a linear layer is stored as packed integers."""
         return self._layout is not None and f"{module}.{self._layout.marker}" in self._stored
 
+    def bits(self, module: str) -> int | None:
+        """Bits of a packed linear layer; None: it is not packed."""
+        if not (self._layout and self._block and self.is_packed(module)):
+            return None
+        return self._layout.scheme(self._block, module).bits
+
     def packed(self, module: str) -> PackedLinear:
         """The integers and scales of a packed linear layer."""
         assert self._layout and self._block, "see is_packed"
