@@ -56,7 +56,7 @@ class ExportResult:
         parity: metrics of the comparison with torch, by their names in a ledger.
         reference: what computed the reference logits; see `reference.REFERENCES`.
         sizes: bytes of each file, by name.
-        packed_tables: whether the embedding and the head were rounded to 8 bits.
+        packed_tables: whether the embedding and the head were rounded; see `models.packed_tables`.
         seconds: `graph`: to write the graph; `total`.
         checked: what `extra_check` returned.
     """
@@ -91,7 +91,7 @@ def export_onnx(
         rows: token ids to compare on; None: random ones, which are an easier test than text.
         format: recorded in the artifact; `ort` uses ONNX Runtime's own operators.
         cut: what the graph leaves out; nothing by default.
-        packs_head: round an embedding and a head in floating point to 8 bits; format `ort` only.
+        packs_head: round an embedding and a head in floating point; format `ort` only.
         extra_check: called before the comparison with torch; its result is recorded.
 
     Raises:
