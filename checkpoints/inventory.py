@@ -11,10 +11,12 @@ repeats the embedding it is tied to. Torch is not imported, so that plans can us
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +54,13 @@ class StoredTensor:
     @property
     def size(self) -> int:
         """Number of values."""
-        size = 1
-        for length in self.shape:
-            size *= length
-        return size
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes. The number in the name of a type is that of its bits."""
+        bits = re.search(r"\d+", self.dtype)
+        return self.size * (int(bits[0]) // 8 if bits else 1)
 
 
 @dataclass(frozen=True)

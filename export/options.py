@@ -59,8 +59,8 @@ class ExportOptions(BaseModel):
     pack_head: Annotated[bool, Cli("--pack-head/--float-head")] = Field(
         default=True,
         description="round an embedding and a head that the checkpoint stores in floating point to "
-        f"8 bits; formats {_listed(PACKED_HEAD)} with precision int4 or int4-a8, others leave them "
-        "as they are",
+        f"8 bits, rows of rare tokens to 4; formats {_listed(PACKED_HEAD)} with precision int4 or "
+        "int4-a8, others leave them as they are",
     )
     window: int = Field(
         default=0,
@@ -96,7 +96,7 @@ class ExportOptions(BaseModel):
 
     @property
     def packs_head(self) -> bool:
-        """Whether an embedding and a head in floating point are rounded to 8 bits."""
+        """Whether an embedding and a head in floating point are rounded to 8 and 4 bits."""
         return self.pack_head and self.precision in FORMATS[self.format].packs_head
 
     @property

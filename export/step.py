@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..models import FORMATS, require_expressible
-from ..models.footprint import packed_table_savings
+from ..models.packed_tables import packed_table_bytes
 from ..steps.state import State
 from ..steps.step import FOUNDATION, Cost, PlanContext, Step
 from .options import ExportOptions
@@ -46,10 +46,10 @@ class ExportStep(Step[ExportOptions]):
         """The same weights in another format."""
         require_expressible(source.architecture, options.format, plan.name)
         precision = options.precision.removesuffix("-a8")
-        # Negative extra bytes: the checkpoint has packed its tables already.
-        saved = options.packs_head and source.extra_bytes >= 0
-        extra = source.extra_bytes - (packed_table_savings(source.architecture) if saved else 0)
-        return replace(source, precision=precision, format=options.format, extra_bytes=extra)
+        tables = source.table_bytes
+        if options.packs_head and tables is None:
+            tables = packed_table_bytes(source.architecture)
+        return replace(source, precision=precision, format=options.format, table_bytes=tables)
 
     def cost(self, options: ExportOptions, source: State, result: State, plan: PlanContext) -> Cost:
         """The model in float32, and the parity check."""

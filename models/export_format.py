@@ -50,8 +50,8 @@ class ExportFormat:
         position: place in lists of formats, lowest first.
         windowed: whether the KV cache can be a window with sinks.
         last_logits: whether the artifact can give the logits of the last position only.
-        packs_head: precisions whose embedding and head are rounded to 8 bits where the checkpoint
-            stores them in floating point, because the runtime multiplies 8-bit weights.
+        packs_head: precisions whose embedding and head are rounded where the checkpoint stores them
+            in floating point (`packed_tables`), because the runtime multiplies packed weights.
         measurable: whether `bench` runs the artifact on this machine. Only such formats are
             allowed in a recipe.
         fp16_activations: whether INT4 and INT8 layers sit in an fp16 graph (else fp32).

@@ -1,8 +1,8 @@
 """Bytes of the weights of a model in any precision, from config.json alone.
 
 Low-bit precisions apply to the linear layers of the decoder. Embedding, head, norms and biases stay
-in floating point: 2 bytes for GPUs, 4 in ONNX graphs for CPUs (`float_bytes`). Formats that pack
-them to 8 bits save `packed_table_savings`.
+in floating point: 2 bytes for GPUs, 4 in ONNX graphs for CPUs (`float_bytes`). Where embedding and
+head are packed, they have a size of their own (`table_bytes`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 from ..errors import UsageError
 from .architecture import Architecture
 from .blocks import Linear
+from .packed_tables import TableBytes
 
 __all__ = [
     "PRECISIONS",
@@ -19,7 +20,6 @@ __all__ = [
     "float_bytes_of",
     "head_bytes",
     "mixture_work",
-    "packed_table_savings",
     "read_size",
     "size_of",
     "traffic",
@@ -57,6 +57,7 @@ def size_of(
     *,
     float_bytes: int | None = None,
     tokens: int | None = None,
+    table_bytes: TableBytes | None = None,
 ) -> int:
     """Bytes of a model's weights on disk.
 
@@ -69,6 +70,7 @@ def size_of(
         group_size: input channels that share a scale; -1: all of them.
         float_bytes: bytes of each parameter that is not quantized; default: `float_bytes_of`.
         tokens: leave out the experts that a pass over this many tokens does not use.
+        table_bytes: of an embedding and a head that are packed; None: they are in floating point.
 
     Raises:
         UsageError: unknown precision.
@@ -80,7 +82,10 @@ def size_of(
         for linear, count in model.linear_counts(tokens).items()
     )
     rest = model.parameters - model.linear_weights()
-    return int(linears + rest * floats)
+    if table_bytes is None:
+        return int(linears + rest * floats)
+    rest -= head_bytes(model, 1) * (1 if model.tied else 2)
+    return int(linears + rest * floats + table_bytes.embedding + table_bytes.head)
 
 
 def _linear_size(linear: Linear, precision: str, group_size: int) -> int:
@@ -105,14 +110,24 @@ def read_size(
     group_size: int,
     float_bytes: int,
     tokens: int | None = 1,
+    table_bytes: TableBytes | None = None,
 ) -> int:
     """Bytes of weights that a pass over this many tokens reads.
 
     Left out are experts that the pass does not use, and an untied embedding, of which it reads only
     a few rows.
     """
-    size = size_of(model, precision, group_size, float_bytes=float_bytes, tokens=tokens)
-    return size if model.tied else size - head_bytes(model, float_bytes)
+    size = size_of(
+        model,
+        precision,
+        group_size,
+        float_bytes=float_bytes,
+        tokens=tokens,
+        table_bytes=table_bytes,
+    )
+    if model.tied:
+        return size
+    return size - (table_bytes.embedding if table_bytes else head_bytes(model, float_bytes))
 
 
 def traffic(model: Architecture, bits: float, head_bits: float, tokens: int | None = 1) -> int:
@@ -125,12 +140,6 @@ def traffic(model: Architecture, bits: float, head_bits: float, tokens: int | No
         tokens: experts that these do not use are left out; None: all experts are read.
     """
     return int(model.linear_weights(tokens) * bits / 8 + head_bytes(model, 1) * head_bits / 8)
-
-
-def packed_table_savings(model: Architecture) -> int:
-    """Bytes that an embedding and a head save in 8 bits, a float32 scale per 128, against fp16."""
-    tables = 1 if model.tied else 2
-    return tables * (head_bytes(model, 2) - int(head_bytes(model, 1) * (8 + 32 / 128) / 8))
 
 
 def mixture_work(used: int, whole: int) -> int:

@@ -168,6 +168,7 @@ def _workload(state: State, context: int, batch: int) -> Workload:
         batch=batch,
         group_size=state.group_size,
         extra_bytes=state.extra_bytes,
+        table_bytes=state.table_bytes,
     )
 
 

@@ -6,15 +6,16 @@ Nothing here reads a weight or imports torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints.config import dtype_name, packing, quantization, read_architecture
-from ..checkpoints.inventory import weight_files
+from ..checkpoints.inventory import inventory, weight_files
 from ..errors import UsageError
 from ..models import Architecture
 from ..models.footprint import size_of
+from ..models.packed_tables import TableBytes
 
 __all__ = ["State", "checkpoint_state", "float_precision"]
 
@@ -33,7 +34,9 @@ class State:
     """Whether groups of inputs are permuted, so that a kernel has to gather."""
 
     extra_bytes: int = 0
-    """Weight bytes that `precision` and `group_size` do not explain: mixed bits, a packed head."""
+    """Bytes of linear layers that `precision` and `group_size` do not explain: mixed bits."""
+    table_bytes: TableBytes | None = None
+    """Of the embedding and the head, if one is packed; None: they are in floating point."""
 
     @property
     def parameters(self) -> int:
@@ -48,7 +51,9 @@ class State:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights on disk."""
-        return size_of(self.architecture, self.precision, self.group_size) + self.extra_bytes
+        return self.extra_bytes + size_of(
+            self.architecture, self.precision, self.group_size, table_bytes=self.table_bytes
+        )
 
 
 def checkpoint_state(path: Path) -> State:
@@ -57,8 +62,9 @@ def checkpoint_state(path: Path) -> State:
     if packed := packing(model.config):
         bits, group_size, sym = packed
         g_idx = bool((quantization(model.config) or {}).get("desc_act"))
-        extra = _extra_bytes(path, model)
-        return State(model, f"int{bits}", group_size, sym, g_idx=g_idx, extra_bytes=extra)
+        tables = _table_bytes(path, model)
+        state = State(model, f"int{bits}", group_size, sym, g_idx=g_idx, table_bytes=tables)
+        return replace(state, extra_bytes=_extra_bytes(path, state))
     return State(model, float_precision(model.config))
 
 
@@ -67,18 +73,32 @@ def float_precision(config: Mapping[str, Any]) -> str:
     return {"float16": "fp16", "bfloat16": "bf16"}.get(dtype_name(config), "fp32")
 
 
-def _extra_bytes(path: Path, model: Architecture) -> int:
-    """Bytes of a quantized checkpoint that its bits and group size do not explain.
+def _extra_bytes(path: Path, state: State) -> int:
+    """Bytes of linear layers of a checkpoint that its bits and group size do not explain.
 
-    0 where config.json names no layer with other bits and no packed head, and for a plan without
-    the weights.
+    0 where config.json names no layer with other bits, and for a plan without the weights.
     """
-    block = quantization(model.config) or {}
-    if not block.get("dynamic") and not block.get("lm_head"):
+    block = quantization(state.architecture.config) or {}
+    if not block.get("dynamic"):
         return 0
-    bits, group_size, _ = packing(model.config) or (16, -1, True)
     try:
         on_disk = sum(file.stat().st_size for file in weight_files(path))
     except UsageError:
         return 0
-    return on_disk - size_of(model, f"int{bits}", group_size)
+    return on_disk - state.weight_bytes
+
+
+def _table_bytes(path: Path, model: Architecture) -> TableBytes | None:
+    """Bytes of the embedding and the head, if one is packed; None for a plan without weights."""
+    try:
+        tensors = inventory(path, model.config).tensors
+    except UsageError:
+        return None
+    parts = {
+        module: [tensor for name, tensor in tensors.items() if name.rpartition(".")[0] == module]
+        for module in (model.embedding, model.head)
+    }
+    if all(len(tensors) <= 1 for tensors in parts.values()):  # only `weight`
+        return None
+    embedding, head = (sum(tensor.nbytes for tensor in found) for found in parts.values())
+    return TableBytes(0, embedding) if model.tied else TableBytes(embedding, head)

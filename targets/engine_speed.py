@@ -77,7 +77,14 @@ class EngineSpeed:
         if work.precision in stored:
             size = traffic(self.model, stored[work.precision], stored["head"], tokens)
         else:
-            size = read_size(self.model, work.precision, work.group_size, self.float_bytes, tokens)
+            size = read_size(
+                self.model,
+                work.precision,
+                work.group_size,
+                self.float_bytes,
+                tokens,
+                work.table_bytes,
+            )
         return size + work.extra_bytes
 
     @cached_property

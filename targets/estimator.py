@@ -121,8 +121,13 @@ def _memory(target: Target, model: Architecture, workload: Workload) -> tuple[in
     """Bytes of weights, of the KV cache of all sequences, and of the engine beside them."""
     precision, batch = workload.precision, workload.batch
     floats = float_bytes_on(target, precision)
-    weights = size_of(model, precision, workload.group_size, float_bytes=floats)
-    weights += workload.extra_bytes
+    weights = workload.extra_bytes + size_of(
+        model,
+        precision,
+        workload.group_size,
+        float_bytes=floats,
+        table_bytes=workload.table_bytes,
+    )
     cache = model.state_bytes(workload.context, batch, element_bytes=floats)
     # ONNX Runtime computes int8-dynamic on the CPU cores.
     processor = "cpu" if precision == "int8-dynamic" else target.platform.kind

@@ -7,7 +7,6 @@ release counts, and everything it cannot do is a refusal.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from ..errors import UsageError
 from ..export.onnx.opset import opset_of
@@ -58,7 +57,7 @@ def check(
         declared,
         spec.opset or opset_of(declared.stored_precision(workload.precision)),
         target.jetpack(jetpack) if jetpack else None,
-        predict(target, model, replace(workload, extra_bytes=0)),
+        predict(target, model, workload),
     )
     found = [violation for rule in RULES for violation in rule(plan)]
     return sorted(found, key=lambda violation: violation.severity != "refuse")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..models.packed_tables import TableBytes
+
 __all__ = ["Workload"]
 
 
@@ -18,8 +20,9 @@ class Workload:
             cut to it.
         batch: sequences at a time.
         group_size: input channels that share an INT4 scale; -1: the whole width.
-        extra_bytes: weights beyond linear layers in `precision` and the rest in floating point.
-            Every step reads them.
+        extra_bytes: of linear layers, which `precision` and `group_size` do not explain. Every step
+            reads them.
+        table_bytes: of an embedding and a head that are packed; None: they are in floating point.
     """
 
     precision: str
@@ -28,3 +31,4 @@ class Workload:
     batch: int = 1
     group_size: int = 128
     extra_bytes: int = 0
+    table_bytes: TableBytes | None = None

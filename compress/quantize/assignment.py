@@ -10,10 +10,18 @@ from ...checkpoints.layouts import Scheme
 from ...checkpoints.layouts.packed import values_together
 from ...errors import Refused, UsageError
 from ...models import Architecture, require_expressible
+from ...models.packed_tables import TableBytes
 from .options import QuantizeOptions
 from .rules import GROUP_SIZES, Rule, check_rules, stored_bytes
 
-__all__ = ["Assignment", "assign_schemes", "check_shapes", "extra_bytes", "with_kv_rules"]
+__all__ = [
+    "Assignment",
+    "assign_schemes",
+    "check_shapes",
+    "extra_bytes",
+    "table_bytes",
+    "with_kv_rules",
+]
 
 
 @dataclass(frozen=True)
@@ -185,21 +193,36 @@ def _pattern(name: str) -> str:
 
 
 def extra_bytes(architecture: Architecture, options: QuantizeOptions) -> int:
-    """Bytes on disk beyond those of a model with the step's bits and groups in all linear layers.
+    """Bytes of the linear layers beyond those with the step's bits and groups in all of them.
 
-    The reference has nothing else quantized. The budget of `sensitivity` counts as spent.
+    The budget of `sensitivity` counts as spent.
 
     Raises:
         EdgewrightError: what `assign_schemes` raises.
     """
     assignment = assign_schemes(architecture, with_kv_rules(architecture, options))
     default = Scheme(options.bits, options.group_size, options.sym)
-    extra = 0
-    for name, shape in assignment.shapes.items():
-        is_vocab = name in (architecture.embedding, architecture.head)
-        reference = None if is_vocab else default
-        scheme = (assignment.vocab if is_vocab else assignment.linears).get(name)
-        extra += stored_bytes(shape, scheme) - stored_bytes(shape, reference)
+    extra = sum(
+        stored_bytes(shape, assignment.linears.get(name)) - stored_bytes(shape, default)
+        for name, shape in architecture.linears().items()
+    )
     if options.sensitivity:
         extra += options.sensitivity.bytes_of(assignment.quantized_bytes)
     return extra
+
+
+def table_bytes(architecture: Architecture, options: QuantizeOptions) -> TableBytes | None:
+    """Bytes of the embedding and the head; None: both stay in floating point.
+
+    Raises:
+        EdgewrightError: what `assign_schemes` raises.
+    """
+    assignment = assign_schemes(architecture, options)
+    if not assignment.vocab:
+        return None
+    shape = (architecture.vocab_size, architecture.hidden_size)
+    embedding, head = (
+        stored_bytes(shape, assignment.vocab.get(name))
+        for name in (architecture.embedding, architecture.head)
+    )
+    return TableBytes(0, embedding) if architecture.tied else TableBytes(embedding, head)

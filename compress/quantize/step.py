@@ -37,7 +37,7 @@ class QuantizeStep(Step[QuantizeOptions]):
 
     def after(self, options: QuantizeOptions, source: State, plan: PlanContext) -> State:
         """The packed model."""
-        from .assignment import extra_bytes  # late: torch takes seconds
+        from .assignment import extra_bytes, table_bytes  # late: torch takes seconds
 
         return replace(
             source,
@@ -46,6 +46,7 @@ class QuantizeStep(Step[QuantizeOptions]):
             sym=options.sym,
             g_idx=options.permuted,
             extra_bytes=extra_bytes(source.architecture, options),
+            table_bytes=table_bytes(source.architecture, options),
         )
 
     def cost(

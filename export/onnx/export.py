@@ -56,7 +56,7 @@ class ExportResult:
         parity: metrics of the comparison with torch, by their names in a ledger.
         reference: what computed the reference logits; see `reference.REFERENCES`.
         sizes: bytes of each file, by name.
-        packed_tables: whether the embedding and the head were rounded to 8 bits.
+        packed_tables: whether the embedding and the head were rounded; see `models.packed_tables`.
         seconds: `graph`: to write the graph; `total`.
         checked: what `extra_check` returned.
     """
@@ -91,7 +91,7 @@ def export_onnx(
         rows: token ids to compare on; None: random ones, which are an easier test than text.
         format: recorded in the artifact; `ort` uses ONNX Runtime's own operators.
         cut: what the graph leaves out; nothing by default.
-        packs_head: round an embedding and a head in floating point to 8 bits; format `ort` only.
+        packs_head: round an embedding and a head in floating point; format `ort` only.
         extra_check: called before the comparison with torch; its result is recorded.
 
     Raises:
@@ -157,7 +157,7 @@ def _checked_export(
     """Read the checkpoint's configuration, and refuse what the graph cannot express."""
     source = read_architecture(checkpoint)
     kind = precision_of(precision, packs_head and _has_float_tables(checkpoint, source))
-    _check_source(checkpoint, source.config, kind)
+    _check_source(checkpoint, source.config, kind, format)
     settings = load_settings(checkpoint)
     model = architecture(settings.to_dict(), f"{checkpoint}/config.json")
     require_expressible(model, "ort" if format == "ort" else "onnx", str(checkpoint))
@@ -220,7 +220,9 @@ def _provenance(export: _Export, info: GraphInfo) -> dict[str, Any]:
     return provenance
 
 
-def _check_source(checkpoint: Path, config: Mapping[str, Any], precision: Precision) -> None:
+def _check_source(
+    checkpoint: Path, config: Mapping[str, Any], precision: Precision, format: str
+) -> None:
     """Refuse a precision that does not fit the quantization of the checkpoint."""
     layout = layout_of(config, str(checkpoint))
     method = layout.method if layout else None
@@ -233,11 +235,15 @@ def _check_source(checkpoint: Path, config: Mapping[str, Any], precision: Precis
                 "--out DIR",
             )
         bits, _, sym = packing(config) or (4, -1, True)
-        if bits != 4 or not sym:
-            what = f"{bits}-bit" if bits != 4 else "asymmetric"
+        if bits != 4:
             raise Refused(
-                f"{checkpoint}: quantized {what}, but int4 artifacts are symmetric 4-bit",
-                "quantize again with --bits 4, symmetric",
+                f"{checkpoint}: quantized {bits}-bit, but int4 artifacts are 4-bit",
+                "quantize again with --bits 4",
+            )
+        if not sym and format not in ("onnx", "ort"):
+            raise Refused(
+                f"{checkpoint}: quantized asymmetric, but TensorRT's INT4 is symmetric",
+                "quantize again with --method gptq, or with --sym",
             )
     if precision.linear == "int8" and not (layout and layout.rounds_inputs):
         raise UsageError(

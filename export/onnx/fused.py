@@ -19,7 +19,6 @@ from collections.abc import Mapping
 import numpy as np
 from onnx import TensorProto
 
-from ...checkpoints.layouts import PackedLinear
 from ...errors import Refused
 from ...models import Architecture, GatedFFN, Layer, Norm
 from .builder import GraphBuilder
@@ -27,6 +26,7 @@ from .cut import Cut
 from .decoder import Decoder, NamedNorm
 from .fused_linears import DOMAIN, FusedLinears
 from .masks import BOOL, FLOAT, INT64, MASKED, length
+from .packed_tables import PackedTable, PackedTables, pack_table
 from .precision import Precision
 from .rotary import Rotary
 from .runtime import IN_PLACE
@@ -56,8 +56,7 @@ class Fused(Decoder):
         self.linears = self.fused = FusedLinears(self.graph, self.weights, self.precision)
         self.graph.metadata[IN_PLACE] = "1"
         self.kept = "present_sequence_length"  # the whole buffer, if past and present share it
-        self.packed_embedding: PackedLinear | None = None
-        self.embedding_planes: dict[str, list[str]] = {}
+        self.tables = PackedTables(self.graph, self.fused)
 
     def _masks(self, ids: str, mask: str, windows: list[int]) -> dict[int, str]:
         """The mask of padding, [batch, 1, sequence, total].
@@ -186,42 +185,32 @@ class Fused(Decoder):
 
     def _embed(self, ids: str) -> str:
         """See `Decoder._embed`; a packed embedding is read packed."""
-        g, name = self.graph, self.architecture.embedding
-        packed = self.fused.packed_table(name)
+        name = self.architecture.embedding
+        packed = self._packed_table(name)
         if packed is None:
             return super()._embed(ids)
-        with g.at(name):
-            parts = []
-            for suffix, plane in self.fused.planes(packed).items():
-                self.embedding_planes[suffix] = self.fused.store(plane, f"{name}.weight{suffix}")
-                data, *rest = self.embedding_planes[suffix]
-                parts.append(
-                    g.node(
-                        "GatherBlockQuantized",
-                        data,
-                        ids,
-                        *rest,
-                        domain=DOMAIN,
-                        bits=plane.bits,
-                        block_size=plane.group_size,
-                        gather_axis=0,
-                        quantize_axis=1,
-                    )
-                )
-            hidden = parts[0] if len(parts) == 1 else g.node("Add", *parts)
-            self.packed_embedding = packed
-            return self._scaled_embedding(hidden)
+        with self.graph.at(name):
+            return self._scaled_embedding(self.tables.embed(ids, packed, name))
 
     def _head(self, hidden: str) -> None:
         """See `Decoder._head`."""
         g, head = self.graph, self.architecture.head
         own = f"{head}.weight" in self.weights or self.weights.is_packed(head)
         tied = self.architecture.tied or not own
-        packed = self.packed_embedding if tied else self.fused.packed_table(head)
-        if packed is None:
+        packed = None if tied else self._packed_table(head)
+        if packed is None and not (tied and self.tables.has_embedding):
             return super()._head(hidden)
         with g.at(head):
-            product = self.fused.product(
-                hidden, packed, head, self.embedding_planes if tied else None
+            product = (
+                self.tables.head(hidden, packed, head) if packed else self.tables.tied_head(hidden)
             )
             g.node("Cast", product, to=FLOAT, output="logits")
+
+    def _packed_table(self, name: str) -> PackedTable | None:
+        """The embedding or the head in integers; None: it stays in floating point."""
+        packed = self.fused.packed(name)
+        if packed is not None:
+            return PackedTable(packed)
+        if self.precision.packs_tables:
+            return pack_table(self.weights.tensor(f"{name}.weight"), name)
+        return None

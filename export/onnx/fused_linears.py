@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.nn import functional
 
 from ...checkpoints.layouts import PackedLinear
 from ...errors import Refused
 from .linears import Linears
+from .rounding import rounded
 
-__all__ = ["DOMAIN", "FusedLinears"]
+__all__ = ["DOMAIN", "FusedLinears", "Plane"]
 
 DOMAIN = "com.microsoft"
 FP32, INT8 = 1, 4
@@ -24,45 +29,40 @@ SIGNS = {4: 8, 8: 128}
 """Default zero points of the operators, by bits."""
 
 
-def rounded(weight: torch.Tensor, name: str, blocks: Sequence[int] = FINE_BLOCKS) -> PackedLinear:
-    """Round a float32 weight [out, in] to symmetric 8 bits, with a scale for each block of inputs.
+@dataclass(frozen=True)
+class Plane:
+    """A packed weight in the graph, or a part of it: the weight is the sum of its planes.
 
-    Args:
-        weight: the weight.
-        name: its name, for the message.
-        blocks: block sizes in order of preference; the first that divides `in` is used.
-
-    Raises:
-        Refused: no block size divides the number of inputs.
+    Attributes:
+        names: of its bytes, its scales and, unless they are the default of the operators, its zero
+            points.
+        outputs: rows of the weight.
+        width: its columns.
+        bits: bits of an integer.
+        block: inputs that share a scale.
     """
-    width = weight.shape[1]
-    block = next((size for size in blocks if width % size == 0), 0)
-    if not block:
-        raise Refused(
-            f"{name}: {width} inputs do not divide into blocks of 16",
-            "prune to a multiple of 16, or --format onnx",
-        )
-    groups = weight.view(len(weight), -1, block)
-    scales = groups.abs().amax(-1).clamp_min(1e-12) / 127
-    integers = (
-        (groups / scales.unsqueeze(-1))
-        .round_()
-        .add_(128)
-        .clamp_(1, 255)
-        .to(torch.uint8)
-        .view_as(weight)
-    )
-    return PackedLinear(
-        integers, scales, torch.full(scales.shape, 128, dtype=torch.uint8), 8, block
-    )
+
+    names: tuple[str, ...]
+    outputs: int
+    width: int
+    bits: int
+    block: int
+
+    @property
+    def blocked(self) -> tuple[int, int, int]:
+        """The shape of the bytes as `MatMulNBits` reads them."""
+        return self.outputs, self.width // self.block, self.block * self.bits // 8
 
 
-def packed_bytes(packed: PackedLinear) -> torch.Tensor:
-    """The integers as the operators read them: uint8 [out, in * bits / 8], lower nibble first."""
-    if packed.bits == 8:
-        return packed.integers
-    pairs = packed.integers.view(len(packed.integers), -1, 2)
-    return pairs[..., 0] | (pairs[..., 1] << 4)
+def packed_rows(values: torch.Tensor, bits: int) -> NDArray[np.uint8]:
+    """Integers [rows, n] as the operators read them: uint8 [rows, n * bits / 8], rounded up.
+
+    Of two integers of 4 bits, the first is the lower nibble.
+    """
+    if bits == 8:
+        return values.numpy()
+    pairs = functional.pad(values, (0, values.shape[1] % 2)).unflatten(1, (-1, 2))
+    return (pairs[..., 0] | (pairs[..., 1] << 4)).numpy()
 
 
 class FusedLinears(Linears):
@@ -87,7 +87,8 @@ class FusedLinears(Linears):
     ) -> list[str]:
         """The outputs of packed layers of the same bits and groups, by one product."""
         with self._graph.at(modules[0]):
-            outputs = [self.product(value, _joined(layers), modules[0])]
+            planes = self.store(_joined(layers), f"{modules[0]}.weight")
+            outputs = [self.product(value, planes)]
             if len(modules) > 1:
                 sizes = self._graph.constant([len(layer.integers) for layer in layers])
                 outputs = self._graph.nodes(
@@ -105,20 +106,16 @@ class FusedLinears(Linears):
         """
         if self._precision.linear == "int8-dynamic":
             if not self._weights.is_packed(module):
-                return rounded(self._weights.dense(module), module)
+                return rounded(self._weights.dense(module), module, 8, FINE_BLOCKS)
         elif self._precision.linear != "int4" or not self._weights.is_packed(module):
             return None
         packed = self._weights.packed(module)
         width = packed.integers.shape[1]
-        if packed.bits not in SIGNS or not packed.sym or packed.g_idx is not None:
-            what = (
-                "groups are permuted"
-                if packed.g_idx is not None
-                else f"{packed.bits}-bit weights, symmetric: {packed.sym}"
-            )
+        if packed.bits not in SIGNS or packed.g_idx is not None:
+            what = f"{packed.bits}-bit weights" if packed.g_idx is None else "groups are permuted"
             raise Refused(
-                f"{module}: {what}; ONNX Runtime's kernels take symmetric 4 and 8 bits",
-                "quantize again with static groups",
+                f"{module}: {what}; ONNX Runtime's kernels take 4 and 8 bits in static groups",
+                "quantize again with --bits 4 and static groups",
             )
         block = next((size for size in BLOCKS if packed.group_size % size == 0), 0)
         if not block:
@@ -126,105 +123,104 @@ class FusedLinears(Linears):
                 f"{module}: groups of {packed.group_size}; blocks are multiples of 16",
                 "quantize again with --group-size 128",
             )
-        scales = packed.scales.repeat_interleave(packed.group_size // block, 1)
-        zeros = torch.full(scales.shape, SIGNS[packed.bits], dtype=torch.uint8)
+        scales, zeros = (
+            side.repeat_interleave(packed.group_size // block, 1)
+            for side in (packed.scales, packed.zeros)
+        )
         assert scales.shape[1] * block == width
         return PackedLinear(packed.integers, scales, zeros, packed.bits, block)
 
-    def packed_table(self, name: str) -> PackedLinear | None:
-        """The embedding or the head for `MatMulNBits`; None: it stays in floating point."""
-        packed = self.packed(name)
-        if packed is None and self._precision.packs_tables:
-            return rounded(self._weights.dense(name), name, BLOCKS)
-        return packed
+    def store(self, packed: PackedLinear, name: str, blocked: bool = True) -> list[Plane]:
+        """Write a packed weight.
 
-    def planes(self, packed: PackedLinear) -> dict[str, PackedLinear]:
-        """Parts whose sum is the packed weight, by the suffix of their names.
-
-        Usually there is one part. 8-bit weights with float inputs are split into their upper and
+        Usually it is one plane. 8-bit weights with float inputs are split into their upper and
         lower 4 bits: ONNX Runtime has a kernel for those, and would expand 8-bit weights at every
         call.
+
+        Args:
+            packed: the weight.
+            name: its name in the graph.
+            blocked: its bytes have the shape that `MatMulNBits` reads; else [out, in * bits / 8].
         """
         if packed.bits == 4 or self._precision.rounds_inputs:
-            return {"": packed}
+            return [self._store(packed, name, blocked)]
         high = PackedLinear(
             packed.integers >> 4,
             packed.scales * 16,
-            torch.full_like(packed.zeros, SIGNS[4]),
+            packed.zeros >> 4,
             4,
             packed.group_size,
         )
         low = PackedLinear(
             packed.integers & 15,
             packed.scales,
-            torch.zeros_like(packed.zeros),
+            packed.zeros & 15,
             4,
             packed.group_size,
         )
-        return {".high": high, ".low": low}
+        return [
+            self._store(high, f"{name}.high", blocked),
+            self._store(low, f"{name}.low", blocked),
+        ]
 
-    def store(
-        self, plane: PackedLinear, name: str, shape: Sequence[int] | None = None
-    ) -> list[str]:
-        """Write a plane of `planes`.
+    def _store(self, packed: PackedLinear, name: str, blocked: bool) -> Plane:
+        g = self._graph
+        plane = Plane((), *packed.integers.shape, packed.bits, packed.group_size)
+        names = [
+            g.weight(
+                name,
+                packed_rows(packed.integers, packed.bits),
+                shape=plane.blocked if blocked else None,
+            ),
+            g.weight(f"{name}_scale", packed.scales.contiguous().numpy()),
+        ]
+        if bool((packed.zeros != SIGNS[packed.bits]).any()):
+            names.append(g.weight(f"{name}_zero", packed_rows(packed.zeros, packed.bits)))
+        return replace(plane, names=tuple(names))
 
-        Returns:
-            The names of its bytes [out, in * bits / 8], its scales, and its zero points unless they
-            are the default of the operators.
-        """
-        names = [self._graph.weight(name, packed_bytes(plane).numpy(), shape=shape)]
-        names.append(self._graph.weight(f"{name}_scale", plane.scales.contiguous().numpy()))
-        if int(plane.zeros[0, 0]) != SIGNS[plane.bits]:
-            assert not plane.zeros.any(), "see planes"
-            rows, blocks = plane.zeros.shape
-            names.append(
-                self._graph.weight(
-                    f"{name}_zero", np.zeros((rows, -(-blocks * plane.bits // 8)), np.uint8)
-                )
+    def blocked(self, plane: Plane) -> Plane:
+        """The same bytes, stored once, in the shape that `MatMulNBits` reads."""
+        data, *rest = plane.names
+        alias = self._graph.alias(f"{data}.blocked", data, plane.blocked)
+        return replace(plane, names=(alias, *rest))
+
+    def rows(self, ids: str, planes: Sequence[Plane]) -> str:
+        """The rows `ids` of a weight that is not `blocked`."""
+        return self._sum(
+            self._graph.node(
+                "GatherBlockQuantized",
+                plane.names[0],
+                ids,
+                *plane.names[1:],
+                domain=DOMAIN,
+                bits=plane.bits,
+                block_size=plane.block,
+                gather_axis=0,
+                quantize_axis=1,
             )
-        return names
+            for plane in planes
+        )
 
-    def product(
-        self,
-        value: str,
-        packed: PackedLinear,
-        name: str,
-        planes: Mapping[str, Sequence[str]] | None = None,
-    ) -> str:
-        """`value` times a packed weight.
-
-        Args:
-            value: the input of the product.
-            packed: the weight.
-            name: name of the weight.
-            planes: what `store` returned for each plane, if the weight is written already.
-        """
-        parts = []
-        for suffix, plane in self.planes(packed).items():
-            out, width = plane.integers.shape
-            size = plane.group_size
-            shape = (out, width // size, size * plane.bits // 8)
-            weight = f"{name}.weight{suffix}"
-            if planes:
-                data, *rest = planes[suffix]
-                names = [self._graph.alias(weight, data, shape), *rest]
-            else:
-                names = self.store(plane, weight, shape)
-            self.low_bit += 1
-            parts.append(
-                self._graph.node(
-                    "MatMulNBits",
-                    value,
-                    *names,
-                    domain=DOMAIN,
-                    K=width,
-                    N=out,
-                    bits=plane.bits,
-                    block_size=size,
-                    accuracy_level=self._level,
-                )
+    def product(self, value: str, planes: Sequence[Plane]) -> str:
+        """`value` times a `blocked` weight."""
+        self.low_bit += len(planes)
+        return self._sum(
+            self._graph.node(
+                "MatMulNBits",
+                value,
+                *plane.names,
+                domain=DOMAIN,
+                K=plane.width,
+                N=plane.outputs,
+                bits=plane.bits,
+                block_size=plane.block,
+                accuracy_level=self._level,
             )
-        return parts[0] if len(parts) == 1 else self._graph.node("Add", *parts)
+            for plane in planes
+        )
+
+    def _sum(self, values: Iterable[str]) -> str:
+        return reduce(lambda total, value: self._graph.node("Add", total, value), values)
 
     @property
     def _level(self) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...checkpoints.files import read_architecture
+from ...models.packed_tables import rare_rows
 from ...steps.context import StepContext, StepResult
 from ..options import ExportOptions
 from .export import ExportResult, export_onnx
 
 __all__ = ["parity_rows", "step_result", "write"]
 
-PACKED = "embedding and head rounded to 8 bits; --float-head keeps them in floating point"
 PARITY_ROWS = 8
 PARITY_TOKENS = 128
 PARITY_SEED = 1
@@ -29,7 +30,14 @@ def write(options: ExportOptions, source: Path, out: Path, context: StepContext)
         cut=options.cut,
         packs_head=options.packs_head,
     )
-    return step_result(result, *([PACKED] if result.packed_tables else []))
+    notes = [_packed_note(read_architecture(source).vocab_size)] if result.packed_tables else []
+    return step_result(result, *notes)
+
+
+def _packed_note(vocab_size: int) -> str:
+    rare = rare_rows(vocab_size)
+    more = f", rows of rare tokens ({rare.start} to {rare.stop - 1}) to 4" if rare else ""
+    return f"embedding and head rounded to 8 bits{more}; --float-head keeps them in floating point"
 
 
 def parity_rows(source: Path, context: StepContext) -> list[list[int]]:

@@ -23,6 +23,7 @@ def test_a_checkpoint_in_floating_point(family: str, make_model: MakeModel) -> N
     stored = load_file(source / "model.safetensors")
     assert state.precision == "fp32"
     assert state.extra_bytes == 0
+    assert state.table_bytes is None
     assert state.parameters == sum(tensor.numel() for tensor in stored.values())
     assert state.active_parameters == state.parameters
     assert state.weight_bytes == sum(t.numel() * t.element_size() for t in stored.values())
@@ -52,5 +53,7 @@ def test_a_plan_of_mixed_bits_needs_no_weights(
     with_weights = checkpoint_state(tmp_path / "out")
     (tmp_path / "out" / "model.safetensors").unlink()
     without = checkpoint_state(tmp_path / "out")
+    assert without.table_bytes is None
+    assert with_weights.table_bytes is not None
     assert without.extra_bytes == 0 != with_weights.extra_bytes
     assert without.architecture.parameters == with_weights.architecture.parameters

@@ -16,7 +16,7 @@ from edgewright.checkpoints.files import read_config, read_state, weight_bytes
 from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.layouts.gptq import Gptq
 from edgewright.checkpoints.loading import load_model
-from edgewright.compress.quantize.assignment import assign_schemes, extra_bytes
+from edgewright.compress.quantize.assignment import assign_schemes, extra_bytes, table_bytes
 from edgewright.compress.quantize.gptq import rtn
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.rules import Rule, parsed_rule
@@ -259,15 +259,19 @@ def test_a_plan_counts_what_rules_and_tables_weigh(
         {"model": str(source), "target": "jetson-orin-nano-8gb", "steps": [step]}
     )
     row = plan_recipe(recipe)[1]
-    assert row["weight_bytes"] == size_of(architecture(config), "int4") + extra_bytes(
-        architecture(config), options(**asked)
-    )
+    model = architecture(config)
+    tables = table_bytes(model, options(**asked))
+    extra = extra_bytes(model, options(**asked))
+    assert row["weight_bytes"] == size_of(model, "int4", table_bytes=tables) + extra
     quantize(options(**asked), source, tmp_path / "out", context)
     assert row["weight_bytes"] == pytest.approx(weight_bytes(tmp_path / "out"), rel=0.1)
     there = checkpoint_state(tmp_path / "out")
-    assert size_of(there.architecture, there.precision) + there.extra_bytes == pytest.approx(
-        weight_bytes(tmp_path / "out"), rel=0.1
-    )
+    assert there.weight_bytes == pytest.approx(weight_bytes(tmp_path / "out"), rel=0.1)
+    assert (there.table_bytes is None) == (tables is None) == ("rules" in asked and len(asked) == 1)
+    if tables:
+        assert there.table_bytes
+        assert there.table_bytes.embedding == tables.embedding == 0
+        assert there.table_bytes.head == pytest.approx(tables.head, rel=0.1)
     assert row["total_bytes"] - row["kv_bytes"] > row["weight_bytes"]
 
 

@@ -1,4 +1,7 @@
-"""An INT4 artifact for ONNX Runtime packs an embedding and a head in floating point to 8 bits."""
+"""An INT4 artifact for ONNX Runtime packs an embedding and a head that are in floating point.
+
+Their vocabularies are small, so that all rows have 8 bits. test_mixed_tables.py has large ones.
+"""
 
 from __future__ import annotations
 
