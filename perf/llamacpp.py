@@ -1,4 +1,4 @@
-"""Compare an ONNX Runtime artifact with llama.cpp (GGUF files of the same model) in speed.
+r"""Compare an ONNX Runtime artifact with llama.cpp (GGUF files of the same model) in speed.
 
     python -m edgewright.perf.llamacpp ARTIFACT model-Q4_K_M.gguf model-Q4_0.gguf \
         --llamacpp-python .compat/llama/bin/python

@@ -44,6 +44,7 @@ def open_server(file: str, threads: int, context: int) -> tuple[TimeRound, str]:
     settings.cpuparams_batch.n_threads = threads
     settings.cache_prompt = False
     settings.cache_ram_mib = 0
+    settings.n_ctx_checkpoints = 0
     settings.fit_params = False
     settings.verbosity = 0
     server = xllamacpp.Server(settings)
