@@ -2,15 +2,18 @@ r"""Compare our quantization with other tools: time, memory, perplexity and KL o
 
     python -m edgewright.perf.quantization MODEL --text wikitext2_valid.txt \
         --gptqmodel .compat/gptqmodel/bin/python
+    python -m edgewright.perf.quantization MODEL --text wikitext2_valid.txt --calibration \
+        jsonl:chats.jsonl --gptqmodel .compat/gptqmodel/bin/python
 
 Each side is a process of its own that gets the same rows of tokens and writes a checkpoint. Its
 time is that of the whole process, its memory the largest resident set. The time of all processors
 is printed too: it changes less if other work runs on the machine. The sides take turns, `--rounds`
-times. The first part of the text is for calibration; windows after it are scored in
-float32, by the same code for all checkpoints. GPTQModel computes in float32 where the processor
-would have to emulate bfloat16, which is several times slower. ModelOpt (`--modelopt`, an
-environment from compat/modelopt.txt) writes no checkpoint that can be scored here. It scores
-itself, and its time ends before that.
+times. The first part of the text is for calibration, and the windows after it are scored. With
+`--calibration SOURCE` the rows are those of `edgewright quantize`, and the text is only scored.
+Scores are in float32, by the same code for all checkpoints; KL is from the unquantized model.
+GPTQModel computes in float32 where the processor would have to emulate bfloat16, which is several
+times slower. ModelOpt (`--modelopt`, an environment from compat/modelopt.txt) writes no checkpoint
+that can be scored here. It scores itself, and its time ends before that.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from ..checkpoints.compute_dtype import bf16_is_fast
 from ..checkpoints.loading import load_tokenizer
 from ..data.packing import Encoded
 from ..data.sources import Source, scoring_rows
+from ..steps.context import CalibrationData
+from ..steps.own_text import OwnText
 
 GPTQMODEL = """
 import json, sys, torch
@@ -81,32 +86,63 @@ from pathlib import Path
 import torch
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
-from edgewright.steps.context import CalibrationData, StepContext
+from edgewright.data.rows import RowReport
+from edgewright.steps.context import CalibrationData, CalibrationRows, StepContext
+given = json.load(open(sys.argv[3]))
 class Rows(CalibrationData):
     def rows(self, model, seed):
-        rows = json.load(open(sys.argv[3]))
-        return [torch.tensor([row["ids"], row["labels"]]) for row in rows]
+        tensors = [torch.tensor([row["ids"], row["labels"]]) for row in given]
+        return CalibrationRows(tensors, RowReport())
+calibration = Rows(sys.argv[3], len(given), len(given[0]["ids"]))
 options = QuantizeOptions(**json.loads(sys.argv[4]))
-quantize(options, Path(sys.argv[1]), Path(sys.argv[2]), StepContext(calibration=Rows()))
+quantize(options, Path(sys.argv[1]), Path(sys.argv[2]), StepContext(calibration=calibration))
 """
+SEED = 0
 
 
 def main() -> None:
     """Run all sides in turns, and print the results."""
     args = _arguments()
-    tokenizer = load_tokenizer(args.model)
-    windows = scoring_rows(
-        tokenizer, Source.parse(f"text:{args.text}"), args.seq_len, args.samples + args.windows
-    )
-    rows = windows[: args.samples]
-    held_out = windows[args.samples :]
+    rows, held_out = _data(args)
     print(
-        f"{len(rows)} rows of {args.seq_len} tokens for calibration, "
-        f"{len(held_out)} windows after them for scoring",
+        f"{len(rows)} rows of {args.seq_len} tokens of {args.calibration or args.text} for "
+        f"calibration, {len(held_out)} windows of {args.text} for scoring",
         flush=True,
     )
     baseline = _scored(args.model, held_out)
     print(f"unquantized: perplexity {baseline.perplexity:.2f} +- {baseline.stderr:.2f}", flush=True)
+    taken = _take_turns(args, rows, held_out)
+    first, *others = taken
+    for other in others:
+        ratio = min(taken[first]) / min(taken[other])
+        print(f"{first} takes {ratio:.2f} of the time of {other}", flush=True)
+
+
+def _data(args: argparse.Namespace) -> tuple[list[Encoded], list[Encoded]]:
+    """Rows to calibrate on, the same for all sides, and windows to score."""
+    text = Source.parse(f"text:{args.text}")
+    tokenizer = load_tokenizer(args.model)
+    if args.calibration is None:
+        count = args.samples + args.windows
+        windows = scoring_rows(tokenizer, text, args.seq_len, count)
+        return windows[: args.samples], windows[args.samples :]
+    asked = CalibrationData(args.calibration, args.samples, args.seq_len)
+    data = asked.resolved(OwnText(args.model, "cpu", SEED), needed=True)
+    rows = data.rows(args.model, SEED)
+    for note in data.notes(rows):
+        print(note, flush=True)
+    encoded = [Encoded(*row.tolist()) for row in rows]
+    return encoded, scoring_rows(tokenizer, text, args.seq_len, args.windows)
+
+
+def _take_turns(
+    args: argparse.Namespace, rows: list[Encoded], held_out: list[Encoded]
+) -> dict[str, list[float]]:
+    """Run all sides `--rounds` times, and print what each run took; the first is scored, too.
+
+    Returns:
+        The seconds of each side, by name.
+    """
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("rows.json", "held_out.json")]
         for file, part in zip(files, (rows, held_out), strict=True):
@@ -127,10 +163,7 @@ def main() -> None:
                 if number == 0 and "perplexity" not in report:
                     scores = _scored(out, held_out, args.model)
                 print(f"{name}: {_described(taken[name][-1], report, scores)}", flush=True)
-    first, *others = taken
-    for other in others:
-        ratio = min(taken[first]) / min(taken[other])
-        print(f"{first} takes {ratio:.2f} of the time of {other}", flush=True)
+    return taken
 
 
 def _arguments() -> argparse.Namespace:
@@ -138,7 +171,13 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path)
-    parser.add_argument("--text", required=True, help="a text file")
+    parser.add_argument("--text", required=True, help="a text file; what is scored")
+    parser.add_argument(
+        "--calibration",
+        metavar="SOURCE",
+        help="as of `edgewright quantize`: jsonl:FILE, builtin:own, ...; default: the text's "
+        "beginning",
+    )
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--windows", type=int, default=40)

@@ -15,8 +15,8 @@ __all__ = ["DAMP", "QuantizeOptions"]
 
 DAMP = 0.005
 """Share of the mean Hessian diagonal that is added to the diagonal before GPTQ inverts it."""
-KV_BITS = 8
-"""Bits of keys and values with method mixed."""
+MIXED = {"method": "gptq", "kv_bits": 8, "group_size": 64, "sym": False}
+"""What method mixed stands for; options that are given count first."""
 W8A8 = {"int8": "compressed-tensors", "smoothquant": "modelopt"}
 """Methods that also round activations, each with the only layout that it is written in."""
 
@@ -29,8 +29,8 @@ class QuantizeOptions(BaseModel):
     method: Literal["gptq", "mixed", "rtn", "awq", "int8", "smoothquant"] = Field(
         default="gptq",
         description="gptq: rounding that compensates its error; mixed: gptq with keys and values "
-        "in 8 bits, which keeps more and suits ONNX Runtime, TensorRT and GGUF, but not "
-        "TensorRT-Edge-LLM, vLLM or transformers; awq: scaling and clipping by "
+        "in 8 bits, zero points and groups of 64, which keeps more and suits ONNX Runtime and "
+        "GGUF, but not TensorRT, vLLM or transformers; awq: scaling and clipping by "
         "activations; int8: weights and activations in 8 bits, one activation scale per token; "
         "smoothquant: the same with activation scales fixed from calibration data; rtn: round to "
         "nearest, the baseline to beat",
@@ -118,8 +118,8 @@ class QuantizeOptions(BaseModel):
         method = values.get("method")
         implied = dict[str, Any]()
         if method == "mixed":
-            implied["kv_bits"] = KV_BITS
-            values = values | {"method": "gptq"}
+            implied |= MIXED
+            values = {key: value for key, value in values.items() if key != "method"}
         if method == "awq":
             implied |= {"format": "awq", "scaling": "awq"}
         if method in W8A8:

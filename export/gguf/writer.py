@@ -1,16 +1,14 @@
 """Write a checkpoint as GGUF for llama.cpp, in F16, Q8_0 or Q4_0, with the `gguf` package.
 
-Models with pruned heads or neurons can be written too.
-
-Symmetric 4-bit checkpoints whose group size is a multiple of 32 become Q4_0 bit for bit, so nothing
-is rounded twice. Q4_0 stores (nibble - 8) x scale with one scale for 32 inputs, so the scale of a
-group is repeated.
+Models with pruned heads or neurons can be written too. Packed weights are copied bit for bit where
+llama.cpp has such blocks (`blocks.py`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ from ...steps.context import StepContext, StepResult
 from ..onnx.reference import REFERENCES, choose_reference
 from ..onnx.weights import Weights
 from ..options import ExportOptions
+from .blocks import BLOCK, block_kind, packed_blocks
 
 __all__ = ["KINDS", "export_gguf", "write"]
 
@@ -48,7 +47,6 @@ INTERLEAVED = ("llama",)
 
 For the others it rotates the two halves of a head, as transformers always does.
 """
-BLOCK = 32
 
 
 def write(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:
@@ -222,7 +220,8 @@ def _linear(
     gguf: Any, weights: Weights, module: str, heads: int | None, precision: str
 ) -> tuple[NDArray[Any], Any]:
     """Stored bytes and kind of the weight of a linear layer; for `heads` see `_interleave`."""
-    kind = getattr(gguf.GGMLQuantizationType, KINDS[precision])
+    kinds = gguf.GGMLQuantizationType
+    kind = getattr(kinds, KINDS[precision])
     packed = weights.packed(module) if weights.is_packed(module) else None
     width = (packed.integers if packed else weights.tensor(f"{module}.weight")).shape[1]
     if precision != "fp16" and width % BLOCK:
@@ -230,47 +229,21 @@ def _linear(
             f"{module}: {width} inputs do not divide into blocks of {BLOCK}",
             "prune to such a width, or --precision fp16",
         )
-    whole = packed and packed.sym and packed.g_idx is None and packed.group_size % BLOCK == 0
-    if precision == "int4" and packed and whole and packed.bits in (4, 8):
-        kinds = gguf.GGMLQuantizationType
-        return (
-            (_q4_0(packed, heads), kind) if packed.bits == 4 else (_q8_0(packed, heads), kinds.Q8_0)
-        )
+    if precision == "int4" and packed:
+        if own := block_kind(packed):
+            return packed_blocks(_interleaved_rows(packed, heads)), getattr(kinds, own)
+        kind = kinds.Q8_0 if packed.bits == 8 else kind
     return gguf.quants.quantize(_interleave(weights.dense(module), heads).numpy(), kind), kind
 
 
-def _q4_0(packed: PackedLinear, heads: int | None) -> NDArray[np.uint8]:
-    """Store packed 4-bit integers as Q4_0 blocks.
-
-    A block is an fp16 scale, then 16 bytes. The low nibbles are the first 16 inputs.
-    """
-    integers, scales = _blocks(packed, heads)
-    nibbles = integers[..., : BLOCK // 2] | (integers[..., BLOCK // 2 :] << 4)
-    return _stored(scales, nibbles)
-
-
-def _q8_0(packed: PackedLinear, heads: int | None) -> NDArray[np.uint8]:
-    """Store packed 8-bit integers as Q8_0 blocks: an fp16 scale, then 32 signed bytes."""
-    integers, scales = _blocks(packed, heads)
-    return _stored(scales, integers ^ 0x80)  # unsigned around 128 to two's complement
-
-
-def _blocks(
-    packed: PackedLinear, heads: int | None
-) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """Integers [out, blocks, 32] and the scale of each block [out, blocks]."""
-    integers = _interleave(packed.integers, heads).numpy()
-    scales = _interleave(packed.scales, heads).numpy().astype(np.float16)
-    return (
-        integers.reshape(len(integers), -1, BLOCK),
-        scales.repeat(packed.group_size // BLOCK, 1),
+def _interleaved_rows(packed: PackedLinear, heads: int | None) -> PackedLinear:
+    """A packed weight with its rows in the order of `_interleave`."""
+    return replace(
+        packed,
+        integers=_interleave(packed.integers, heads),
+        scales=_interleave(packed.scales, heads),
+        zeros=_interleave(packed.zeros, heads),
     )
-
-
-def _stored(scales: NDArray[np.float16], data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Blocks of a scale and its bytes, one row of bytes for each output."""
-    blocks = np.concatenate([scales[..., None].view(np.uint8), data], -1)
-    return np.ascontiguousarray(blocks.reshape(len(data), -1), np.uint8)
 
 
 def _interleaved(model: Architecture) -> dict[str, int]:

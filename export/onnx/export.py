@@ -158,7 +158,7 @@ def _checked_export(
     source = read_architecture(checkpoint)
     packs = packs_head and _has_float_tables(checkpoint, source)
     kind = precision_of(precision, source.vocab_size if packs else 0)
-    _check_source(checkpoint, source.config, kind)
+    _check_source(checkpoint, source.config, kind, format)
     settings = load_settings(checkpoint)
     model = architecture(settings.to_dict(), f"{checkpoint}/config.json")
     require_expressible(model, "ort" if format == "ort" else "onnx", str(checkpoint))
@@ -221,7 +221,9 @@ def _provenance(export: _Export, info: GraphInfo) -> dict[str, Any]:
     return provenance
 
 
-def _check_source(checkpoint: Path, config: Mapping[str, Any], precision: Precision) -> None:
+def _check_source(
+    checkpoint: Path, config: Mapping[str, Any], precision: Precision, format: str
+) -> None:
     """Refuse a precision that does not fit the quantization of the checkpoint."""
     layout = layout_of(config, str(checkpoint))
     method = layout.method if layout else None
@@ -234,11 +236,15 @@ def _check_source(checkpoint: Path, config: Mapping[str, Any], precision: Precis
                 "--out DIR",
             )
         bits, _, sym = packing(config) or (4, -1, True)
-        if bits != 4 or not sym:
-            what = f"{bits}-bit" if bits != 4 else "asymmetric"
+        if bits != 4:
             raise Refused(
-                f"{checkpoint}: quantized {what}, but int4 artifacts are symmetric 4-bit",
-                "quantize again with --bits 4, symmetric",
+                f"{checkpoint}: quantized {bits}-bit, but int4 artifacts are 4-bit",
+                "quantize again with --bits 4",
+            )
+        if not sym and format not in ("onnx", "ort"):
+            raise Refused(
+                f"{checkpoint}: quantized asymmetric, but TensorRT's INT4 is symmetric",
+                "quantize again with --method gptq, or with --sym",
             )
     if precision.linear == "int8" and not (layout and layout.rounds_inputs):
         raise UsageError(

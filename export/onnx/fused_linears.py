@@ -8,6 +8,8 @@ from functools import reduce
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.nn import functional
 
 from ...checkpoints.layouts import PackedLinear
 from ...errors import Refused
@@ -52,12 +54,15 @@ class Plane:
         return self.outputs, self.width // self.block, self.block * self.bits // 8
 
 
-def packed_bytes(packed: PackedLinear) -> torch.Tensor:
-    """The integers as the operators read them: uint8 [out, in * bits / 8], lower nibble first."""
-    if packed.bits == 8:
-        return packed.integers
-    pairs = packed.integers.view(len(packed.integers), -1, 2)
-    return pairs[..., 0] | (pairs[..., 1] << 4)
+def packed_rows(values: torch.Tensor, bits: int) -> NDArray[np.uint8]:
+    """Integers [rows, n] as the operators read them: uint8 [rows, n * bits / 8], rounded up.
+
+    Of two integers of 4 bits, the first is the lower nibble.
+    """
+    if bits == 8:
+        return values.numpy()
+    pairs = functional.pad(values, (0, values.shape[1] % 2)).unflatten(1, (-1, 2))
+    return (pairs[..., 0] | (pairs[..., 1] << 4)).numpy()
 
 
 class FusedLinears(Linears):
@@ -106,15 +111,11 @@ class FusedLinears(Linears):
             return None
         packed = self._weights.packed(module)
         width = packed.integers.shape[1]
-        if packed.bits not in SIGNS or not packed.sym or packed.g_idx is not None:
-            what = (
-                "groups are permuted"
-                if packed.g_idx is not None
-                else f"{packed.bits}-bit weights, symmetric: {packed.sym}"
-            )
+        if packed.bits not in SIGNS or packed.g_idx is not None:
+            what = f"{packed.bits}-bit weights" if packed.g_idx is None else "groups are permuted"
             raise Refused(
-                f"{module}: {what}; ONNX Runtime's kernels take symmetric 4 and 8 bits",
-                "quantize again with static groups",
+                f"{module}: {what}; ONNX Runtime's kernels take 4 and 8 bits in static groups",
+                "quantize again with --bits 4 and static groups",
             )
         block = next((size for size in BLOCKS if packed.group_size % size == 0), 0)
         if not block:
@@ -122,8 +123,10 @@ class FusedLinears(Linears):
                 f"{module}: groups of {packed.group_size}; blocks are multiples of 16",
                 "quantize again with --group-size 128",
             )
-        scales = packed.scales.repeat_interleave(packed.group_size // block, 1)
-        zeros = torch.full(scales.shape, SIGNS[packed.bits], dtype=torch.uint8)
+        scales, zeros = (
+            side.repeat_interleave(packed.group_size // block, 1)
+            for side in (packed.scales, packed.zeros)
+        )
         assert scales.shape[1] * block == width
         return PackedLinear(packed.integers, scales, zeros, packed.bits, block)
 
@@ -144,14 +147,14 @@ class FusedLinears(Linears):
         high = PackedLinear(
             packed.integers >> 4,
             packed.scales * 16,
-            torch.full_like(packed.zeros, SIGNS[4]),
+            packed.zeros >> 4,
             4,
             packed.group_size,
         )
         low = PackedLinear(
             packed.integers & 15,
             packed.scales,
-            torch.zeros_like(packed.zeros),
+            packed.zeros & 15,
             4,
             packed.group_size,
         )
@@ -165,14 +168,15 @@ class FusedLinears(Linears):
         outputs, width = packed.integers.shape
         plane = Plane((), outputs, width, packed.bits, packed.group_size)
         names = [
-            g.weight(name, packed_bytes(packed).numpy(), shape=plane.blocked if blocked else None),
+            g.weight(
+                name,
+                packed_rows(packed.integers, packed.bits),
+                shape=plane.blocked if blocked else None,
+            ),
             g.weight(f"{name}_scale", packed.scales.contiguous().numpy()),
         ]
-        if int(packed.zeros[0, 0]) != SIGNS[packed.bits]:
-            assert not packed.zeros.any(), "see store"
-            rows, blocks = packed.zeros.shape
-            zeros = np.zeros((rows, -(-blocks * packed.bits // 8)), np.uint8)
-            names.append(g.weight(f"{name}_zero", zeros))
+        if bool((packed.zeros != SIGNS[packed.bits]).any()):
+            names.append(g.weight(f"{name}_zero", packed_rows(packed.zeros, packed.bits)))
         return replace(plane, names=tuple(names))
 
     def blocked(self, plane: Plane) -> Plane:

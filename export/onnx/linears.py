@@ -13,6 +13,7 @@ these layers. It also makes a row's result independent of the other rows and of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from .builder import GraphBuilder
 from .precision import Precision
 from .weights import Weights
 
-__all__ = ["Linears", "int4_block", "quantize_int8", "stored"]
+__all__ = ["Int4Blocks", "Linears", "int4_blocks", "quantize_int8", "stored"]
 
 
 def stored(tensor: Tensor, dtype: int, name: str) -> NDArray[Any]:
@@ -46,27 +47,37 @@ def stored(tensor: Tensor, dtype: int, name: str) -> NDArray[Any]:
     return array
 
 
-def int4_block(packed: PackedLinear, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Store a packed layer as blocked DequantizeLinear (axis 0) reads it.
+@dataclass(frozen=True)
+class Int4Blocks:
+    """A packed layer as blocked DequantizeLinear (axis 0) reads it.
 
-    Returns:
-        The signed nibbles of [in, out] in row order, the lower nibble first, uint8 [in * out / 2];
-        and the unchanged scales of the checkpoint, float32 [in / group_size, out].
+    Attributes:
+        nibbles: signed nibbles of [in, out] in row order, the lower nibble first, uint8 [in * out /
+            2].
+        scales: the unchanged scales of the checkpoint, float32 [in / group_size, out].
+        zeros: zero points like the nibbles, uint8 [in / group_size * out / 2]; None: all are 0.
+    """
+
+    nibbles: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    zeros: NDArray[np.uint8] | None
+
+
+def int4_blocks(packed: PackedLinear, name: str) -> Int4Blocks:
+    """Store a packed layer as blocked DequantizeLinear reads it.
 
     Raises:
-        Refused: the layer is not 4-bit symmetric, its groups are permuted, or its sizes do not fit.
+        Refused: the layer is not 4-bit, its groups are permuted, or its sizes do not fit.
     """
     if packed.g_idx is not None:
         raise Refused(
             f"{name}: g_idx permutes the groups, and blocks are consecutive inputs",
             "quantize again with static act-order (desc_act false)",
         )
-    if packed.bits != 4 or not packed.sym:
-        kind = "asymmetric" if packed.bits == 4 else f"{packed.bits}-bit"
+    if packed.bits != 4:
         raise Refused(
-            f"{name}: {kind} weights; TensorRT and the INT4 kernels of ONNX Runtime take symmetric "
-            "4-bit only",
-            "quantize again with --bits 4 and symmetric weights",
+            f"{name}: {packed.bits}-bit weights, where INT4 is asked for",
+            "quantize again with --bits 4",
         )
     size = packed.group_size
     if size < 16 or size & (size - 1) or packed.integers.shape[0] % 2:
@@ -75,9 +86,18 @@ def int4_block(packed: PackedLinear, name: str) -> tuple[NDArray[np.uint8], NDAr
             "power of two from 16 on, and the number of outputs even",
             "quantize again with --group-size 128",
         )
-    # In two's complement, subtracting the zero point 8 flips the highest bit of a nibble.
-    nibbles = (packed.integers ^ 8).t().reshape(-1, 2)
-    return (nibbles[:, 0] | (nibbles[:, 1] << 4)).numpy(), packed.scales.t().contiguous().numpy()
+    return Int4Blocks(
+        _signed_nibbles(packed.integers),
+        packed.scales.t().contiguous().numpy(),
+        None if packed.sym else _signed_nibbles(packed.zeros),
+    )
+
+
+def _signed_nibbles(values: Tensor) -> NDArray[np.uint8]:
+    """Integers [out, n] minus 8 as pairs of nibbles of [n, out]."""
+    # In two's complement, subtracting 8 flips the highest bit of a nibble.
+    nibbles = (values ^ 8).t().reshape(-1, 2)
+    return (nibbles[:, 0] | (nibbles[:, 1] << 4)).numpy()
 
 
 def quantize_int8(weight: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -140,20 +160,22 @@ class Linears:
 
     def _int4(self, value: str, module: str) -> str:
         packed = self._weights.packed(module)
-        nibbles, scales = int4_block(packed, module)
+        blocks = int4_blocks(packed, module)
         out, width = packed.integers.shape
-        graph = self._graph
-        weight = graph.weight(f"{module}.weight", nibbles, TensorProto.INT4, (width, out))
-        scale = graph.weight(
-            f"{module}.weight_scale",
-            stored(torch.from_numpy(scales), self._precision.activations, module),
-        )
+        graph, name = self._graph, f"{module}.weight"
+        parts = [
+            graph.weight(name, blocks.nibbles, TensorProto.INT4, (width, out)),
+            graph.weight(
+                f"{name}_scale",
+                stored(torch.from_numpy(blocks.scales), self._precision.activations, module),
+            ),
+        ]
+        if blocks.zeros is not None:
+            shape = blocks.scales.shape
+            parts.append(graph.weight(f"{name}_zero", blocks.zeros, TensorProto.INT4, shape))
         self.low_bit += 1
-        return graph.node(
-            "MatMul",
-            value,
-            graph.node("DequantizeLinear", weight, scale, axis=0, block_size=packed.group_size),
-        )
+        dense = graph.node("DequantizeLinear", *parts, axis=0, block_size=packed.group_size)
+        return graph.node("MatMul", value, dense)
 
     def _static(self, value: str, modules: Sequence[str]) -> list[str]:
         """Products of 8-bit integers as TensorRT reads them.
