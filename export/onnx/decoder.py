@@ -325,7 +325,14 @@ class Decoder:
                 result = g.node("MatMul", value, matrix)
             else:
                 result = self.linears.dense(value, model.head)
-            g.node("Cast", result, to=FLOAT, output="logits")
+            self._logits(result)
+
+    def _logits(self, value: str) -> None:
+        """Make a value in the activation type the output. ONNX Runtime removes an Identity."""
+        if self.type == FLOAT:
+            self.graph.node("Identity", value, output="logits")
+        else:
+            self.graph.node("Cast", value, to=FLOAT, output="logits")
 
 
 def _numpy_type(dtype: int) -> type:

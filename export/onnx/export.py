@@ -156,7 +156,8 @@ def _checked_export(
 ) -> _Export:
     """Read the checkpoint's configuration, and refuse what the graph cannot express."""
     source = read_architecture(checkpoint)
-    kind = precision_of(precision, packs_head and _has_float_tables(checkpoint, source))
+    packs = packs_head and _has_float_tables(checkpoint, source)
+    kind = precision_of(precision, source.vocab_size if packs else 0)
     _check_source(checkpoint, source.config, kind, format)
     settings = load_settings(checkpoint)
     model = architecture(settings.to_dict(), f"{checkpoint}/config.json")

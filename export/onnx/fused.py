@@ -194,17 +194,17 @@ class Fused(Decoder):
 
     def _head(self, hidden: str) -> None:
         """See `Decoder._head`."""
-        g, head = self.graph, self.architecture.head
+        head = self.architecture.head
         own = f"{head}.weight" in self.weights or self.weights.is_packed(head)
         tied = self.architecture.tied or not own
         packed = None if tied else self._packed_table(head)
         if packed is None and not (tied and self.tables.has_embedding):
             return super()._head(hidden)
-        with g.at(head):
+        with self.graph.at(head):
             product = (
                 self.tables.head(hidden, packed, head) if packed else self.tables.tied_head(hidden)
             )
-            g.node("Cast", product, to=FLOAT, output="logits")
+            self._logits(product)
 
     def _packed_table(self, name: str) -> PackedTable | None:
         """The embedding or the head in integers; None: it stays in floating point."""

@@ -165,7 +165,8 @@ class FusedLinears(Linears):
 
     def _store(self, packed: PackedLinear, name: str, blocked: bool) -> Plane:
         g = self._graph
-        plane = Plane((), *packed.integers.shape, packed.bits, packed.group_size)
+        outputs, width = packed.integers.shape
+        plane = Plane((), outputs, width, packed.bits, packed.group_size)
         names = [
             g.weight(
                 name,

@@ -156,7 +156,8 @@ def check(
     """
     _check_rows(rows, decode_steps)
     provenance = json.loads((artifact / PROVENANCE).read_text())
-    precision = precision_of(provenance["precision"], provenance.get("packed_tables", False))
+    packed_rows = provenance["shape"]["vocab_size"] if provenance.get("packed_tables") else 0
+    precision = precision_of(provenance["precision"], packed_rows)
     window = provenance.get("cut", {}).get("window", 0)
     if window:  # compared only while no position has left the window: both must agree there
         rows = [row[: max(2, window - decode_steps)] for row in rows]

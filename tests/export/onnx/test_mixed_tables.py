@@ -18,6 +18,7 @@ from edgewright.checkpoints.files import read_architecture
 from edgewright.export.onnx.cut import Cut
 from edgewright.export.onnx.export import export_onnx
 from edgewright.export.onnx.packed_tables import pack_table
+from edgewright.export.onnx.precision import precision_of
 from edgewright.export.onnx.runtime import OnnxDecoder
 from edgewright.export.options import ExportOptions
 from edgewright.export.runner import export
@@ -110,6 +111,13 @@ def test_ids_at_all_borders(source: Path, precision: str, share: float, tmp_path
     expected = torch_logits(tmp_path / "expected", tokens, ones)
     ours, _ = OnnxDecoder(tmp_path / "all", 1).forward(tokens, ones)
     assert np.abs(ours - expected).max() < share * np.abs(expected).max()
+
+
+def test_limits_of_parity_follow_the_bits() -> None:
+    plain, small, large = (precision_of("int4", rows).limits for rows in (0, 512, VOCABULARY))
+    assert plain.kl < small.kl < large.kl < 0.1
+    assert plain.top1 > small.top1 > large.top1 > 0.8
+    assert precision_of("int4-a8", VOCABULARY).limits.kl == precision_of("int4-a8").limits.kl
 
 
 def test_what_an_artifact_and_its_plan_say_of_the_tables(source: Path, tmp_path: Path) -> None:
