@@ -91,9 +91,9 @@ def _write_quantized(
     layout = LAYOUTS[options.format]
     model = Streamed(source, pick_device(context.device))
     buffer = ActivationBuffer(context.activation_budget, out.parent)
-    ruled = with_kv_rules(architecture, options)
-    final, measured = _apply_sensitivity(ruled, model, rows, buffer, journal)
     bf16 = bf16_is_fast(model.device) if options.bf16 is None else options.bf16
+    ruled = with_kv_rules(architecture, options)
+    final, measured = _apply_sensitivity(ruled, model, rows, buffer, journal, bf16)
     assignment = assign_schemes(architecture, final)
     session = QuantizeSession(final, bf16, journal=journal)
     scaler = Scaler(session, dtype)
@@ -152,6 +152,7 @@ def _apply_sensitivity(
     rows: list[Tensor],
     buffer: ActivationBuffer,
     journal: Journal | None,
+    bf16: bool,
 ) -> tuple[QuantizeOptions, StepResult]:
     """Measure sensitivity, if the options ask for it, and give the worst matrices more bits.
 
@@ -166,7 +167,8 @@ def _apply_sensitivity(
     budget = options.sensitivity.bytes_of(assignment.quantized_bytes)
 
     def measure() -> dict[str, Any]:
-        found = measure_sensitivity(model, rows, buffer, schemes, bits)
+        tokens = options.hessian_tokens
+        found = measure_sensitivity(model, rows, buffer, schemes, bits, tokens, bf16)
         return {name: asdict(matrix) for name, matrix in found.items()}
 
     values = journal.once("sensitivity", measure) if journal else measure()

@@ -8,7 +8,7 @@ budget is spent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 
@@ -21,7 +21,7 @@ from ...checkpoints.streaming import ROWS, Streamed
 from ...console import progress
 from ...models import Layer, weight_of
 from ..calibration.activation_buffer import ActivationBuffer, Activations
-from ..calibration.hessian import Hessian, energy
+from ..calibration.hessian import Hessian, energy, spread
 from ..calibration.layer_inputs import LayerCall, advance, first_inputs
 from .gptq import rtn
 from .rules import stored_bytes
@@ -57,6 +57,8 @@ def measure_sensitivity(
     buffer: ActivationBuffer,
     schemes: Mapping[str, Scheme],
     keep_bits: int,
+    tokens: int | None = None,
+    bf16: bool = False,
 ) -> dict[str, MatrixSensitivity]:
     """Measure every matrix that is assigned fewer than `keep_bits`, by full module name.
 
@@ -67,19 +69,24 @@ def measure_sensitivity(
         schemes: schemes of the matrices, head included. An untied embedding and the routed experts
             are not measured.
         keep_bits: the higher number of bits.
+        tokens: tokens per input channel that a Hessian is computed from; None: all.
+        bf16: whether layers and Hessians are computed in bfloat16.
     """
     architecture = model.architecture
     found = dict[str, MatrixSensitivity]()
-    states, calls = first_inputs(model, rows, buffer)
+    states, calls = first_inputs(model, rows, buffer, bf16)
     with progress("measuring sensitivity", len(model.layers)) as bar, torch.no_grad():
         for layer, call in zip(architecture.layers, calls, strict=True):
             with model.held(layer.index) as module:
-                hessians = _hessians(layer, module, call, states)
+                hessians = _hessians(layer, module, call, states, tokens, bf16)
                 for name, hessian in hessians.items():
                     scheme = schemes.get(layer.full(name))
                     if scheme and scheme.bits < keep_bits:
                         weight = weight_of(module.get_submodule(name))
-                        found[layer.full(name)] = _sensitivity([weight], hessian, scheme, keep_bits)
+                        sample = [weight[spread(len(weight))]]
+                        found[layer.full(name)] = _sensitivity(
+                            sample, weight.shape, hessian, scheme, keep_bits
+                        )
             bar.advance(note=f"layer {layer.index + 1}/{len(model.layers)}")
         own = f"{architecture.head}.weight" in model.specs
         head = architecture.head if own else architecture.embedding
@@ -89,12 +96,19 @@ def measure_sensitivity(
                 for rows in rows_of(model.path, f"{head}.weight", ROWS)
                 for part in rows.split(1024)
             )
-            found[head] = _sensitivity(blocks, _head_hessian(model, states), scheme, keep_bits)
+            shape = (model.architecture.vocab_size, model.architecture.hidden_size)
+            hessian = _head_hessian(model, states)
+            found[head] = _sensitivity(blocks, shape, hessian, scheme, keep_bits)
     return found
 
 
 def _hessians(
-    layer: Layer, module: nn.Module, call: LayerCall, states: Activations
+    layer: Layer,
+    module: nn.Module,
+    call: LayerCall,
+    states: Activations,
+    tokens: int | None,
+    bf16: bool,
 ) -> dict[str, Tensor]:
     """Replace the states by the outputs of a layer, and return the Hessian of each linear layer."""
     hessians = dict[str, Hessian]()
@@ -102,7 +116,9 @@ def _hessians(
     groups = layer.input_groups
     for group in groups:
         first = module.get_submodule(group[0])
-        hessian = hessians[group[0]] = Hessian(weight_of(first).shape[1], states.device)
+        width = weight_of(first).shape[1]
+        share = tokens * width / (len(states) * states.shape[1]) if tokens else 1.0
+        hessian = hessians[group[0]] = Hessian(width, states.device, min(1.0, share), bf16)
         hooks.append(first.register_forward_pre_hook(_add_inputs(hessian)))
     try:
         advance(module, states, call)
@@ -119,11 +135,14 @@ def _add_inputs(hessian: Hessian) -> Callable[[nn.Module, tuple[Tensor, ...]], N
 
 
 def _sensitivity(
-    blocks: Iterable[Tensor], hessian: Tensor, scheme: Scheme, keep_bits: int
+    blocks: Iterable[Tensor],
+    shape: Sequence[int],
+    hessian: Tensor,
+    scheme: Scheme,
+    keep_bits: int,
 ) -> MatrixSensitivity:
-    """Measure one matrix, whose rows are given block by block."""
+    """Measure one matrix [out, in] of this shape, by blocks of rows, which may be a sample."""
     total = error = kept = 0.0
-    outputs = width = 0
     better = replace(scheme, bits=keep_bits)
     for block in blocks:
         weight = block.to(hessian.device, torch.float32)
@@ -131,9 +150,8 @@ def _sensitivity(
         few, more = (rtn(weight, s).dequantize() - weight for s in (scheme, better))
         error += energy(few, hessian)
         kept += energy(more, hessian)
-        outputs += len(weight)
-        width = weight.shape[1]
     total = max(total, 1e-30)
+    outputs, width = shape
     extra = stored_bytes((outputs, width), better) - stored_bytes((outputs, width), scheme)
     return MatrixSensitivity(scheme.bits, error / total, kept / total, extra)
 
