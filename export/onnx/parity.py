@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from ...checkpoints.files import PROVENANCE
 from ...errors import ParityFailed, UsageError
 from .low_bit import low_bit_nodes
-from .precision import Limits, precision_of
+from .precision import Limits, Precision, precision_of
 from .reference import Way, choose_reference, padded, reference_logits
 from .runtime import OnnxDecoder
 
@@ -156,8 +157,7 @@ def check(
     """
     _check_rows(rows, decode_steps)
     provenance = json.loads((artifact / PROVENANCE).read_text())
-    packed_rows = provenance["shape"]["vocab_size"] if provenance.get("packed_tables") else 0
-    precision = precision_of(provenance["precision"], packed_rows)
+    precision = _recorded_precision(provenance)
     window = provenance.get("cut", {}).get("window", 0)
     if window:  # compared only while no position has left the window: both must agree there
         rows = [row[: max(2, window - decode_steps)] for row in rows]
@@ -176,6 +176,11 @@ def check(
     }
     _judge(artifact, metrics, precision.name, precision.limits, linears)
     return metrics
+
+
+def _recorded_precision(provenance: Mapping[str, Any]) -> Precision:
+    packed_rows = provenance["shape"]["vocab_size"] if provenance.get("packed_tables") else 0
+    return precision_of(provenance["precision"], packed_rows)
 
 
 def _check_rows(rows: Sequence[Sequence[int]], decode_steps: int) -> None:
