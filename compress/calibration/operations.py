@@ -6,22 +6,24 @@ from ...steps.state import State
 
 __all__ = ["layerwise_operations"]
 
+HESSIAN_TOKENS = 8
+"""Tokens per input channel that a Hessian is computed from, unless the options say otherwise."""
+
 
 def layerwise_operations(state: State, tokens: int) -> float:
     """Floating-point operations to calibrate every linear layer and to compute its new weights.
 
-    Each decoder layer runs once for every group of linear layers that share an input, and once for
-    its output. A weight [n, k] needs the Cholesky factor of a [k, k] matrix, and one update per
-    column.
+    Each decoder layer runs once. A weight [n, k] needs a Hessian of some tokens, of which only one
+    triangle is computed, its Cholesky factor, and one update per column.
 
     Args:
         state: the model.
         tokens: calibration tokens of all rows.
     """
     model = state.architecture
-    solving = sum(
-        count * (2.0 * kind.out_features * kind.in_features**2 + kind.in_features**3)
-        for kind, count in model.linear_counts().items()
-    )
-    passes = max(layer.depth for layer in model.layers) + 1
-    return 2.0 * tokens * state.active_parameters * passes + solving
+    solving = 0.0
+    for kind, count in model.linear_counts().items():
+        inputs = kind.in_features
+        seen = min(tokens, HESSIAN_TOKENS * inputs)
+        solving += count * inputs**2 * (seen + 2.0 * kind.out_features + inputs)
+    return 2.0 * tokens * state.active_parameters + solving
