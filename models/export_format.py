@@ -52,6 +52,7 @@ class ExportFormat:
         last_logits: whether the artifact can give the logits of the last position only.
         packs_head: precisions whose embedding and head are rounded where the checkpoint stores them
             in floating point (`packed_tables`), because the runtime multiplies packed weights.
+        zero_points: whether 4-bit weights may have zero points, that is, be asymmetric.
         measurable: whether `bench` runs the artifact on this machine. Only such formats are
             allowed in a recipe.
         fp16_activations: whether INT4 and INT8 layers sit in an fp16 graph (else fp32).
@@ -70,6 +71,7 @@ class ExportFormat:
     windowed: bool = False
     last_logits: bool = False
     packs_head: tuple[str, ...] = ()
+    zero_points: bool = False
     measurable: bool = False
     fp16_activations: bool = False
     device_rules: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ...checkpoints.layouts import layout_of
 from ...checkpoints.loading import load_settings
 from ...console import console
 from ...errors import Refused, UsageError
-from ...models import Architecture, architecture, require_expressible
+from ...models import FORMATS, Architecture, architecture, require_expressible
 from . import parity
 from .cut import Cut
 from .genai import write_genai_config
@@ -157,8 +157,11 @@ def _checked_export(
     """Read the checkpoint's configuration, and refuse what the graph cannot express."""
     source = read_architecture(checkpoint)
     packs = packs_head and _has_float_tables(checkpoint, source)
-    kind = precision_of(precision, source.vocab_size if packs else 0)
-    _check_source(checkpoint, source.config, kind, format)
+    kind = replace(
+        precision_of(precision, source.vocab_size if packs else 0),
+        zero_points=FORMATS[format].zero_points,
+    )
+    _check_source(checkpoint, source.config, kind)
     settings = load_settings(checkpoint)
     model = architecture(settings.to_dict(), f"{checkpoint}/config.json")
     require_expressible(model, "ort" if format == "ort" else "onnx", str(checkpoint))
@@ -221,9 +224,7 @@ def _provenance(export: _Export, info: GraphInfo) -> dict[str, Any]:
     return provenance
 
 
-def _check_source(
-    checkpoint: Path, config: Mapping[str, Any], precision: Precision, format: str
-) -> None:
+def _check_source(checkpoint: Path, config: Mapping[str, Any], precision: Precision) -> None:
     """Refuse a precision that does not fit the quantization of the checkpoint."""
     layout = layout_of(config, str(checkpoint))
     method = layout.method if layout else None
@@ -241,7 +242,7 @@ def _check_source(
                 f"{checkpoint}: quantized {bits}-bit, but int4 artifacts are 4-bit",
                 "quantize again with --bits 4",
             )
-        if not sym and format not in ("onnx", "ort"):
+        if not sym and not precision.zero_points:
             raise Refused(
                 f"{checkpoint}: quantized asymmetric, but TensorRT's INT4 is symmetric",
                 "quantize again with --method gptq, or with --sym",

@@ -63,11 +63,17 @@ class Int4Blocks:
     zeros: NDArray[np.uint8] | None
 
 
-def int4_blocks(packed: PackedLinear, name: str) -> Int4Blocks:
+def int4_blocks(packed: PackedLinear, name: str, zero_points: bool = True) -> Int4Blocks:
     """Store a packed layer as blocked DequantizeLinear reads it.
 
+    Args:
+        packed: the layer.
+        name: its name, for the message.
+        zero_points: whether it may have other zero points than 8.
+
     Raises:
-        Refused: the layer is not 4-bit, its groups are permuted, or its sizes do not fit.
+        Refused: the layer is not 4-bit, its groups are permuted, its sizes do not fit, or it has
+            zero points.
     """
     if packed.g_idx is not None:
         raise Refused(
@@ -78,6 +84,11 @@ def int4_blocks(packed: PackedLinear, name: str) -> Int4Blocks:
         raise Refused(
             f"{name}: {packed.bits}-bit weights, where INT4 is asked for",
             "quantize again with --bits 4",
+        )
+    if not zero_points and not packed.sym:
+        raise Refused(
+            f"{name}: asymmetric weights, and TensorRT's INT4 is symmetric",
+            "quantize again with --method gptq, or with --sym",
         )
     size = packed.group_size
     if size < 16 or size & (size - 1) or packed.integers.shape[0] % 2:
@@ -160,7 +171,7 @@ class Linears:
 
     def _int4(self, value: str, module: str) -> str:
         packed = self._weights.packed(module)
-        blocks = int4_blocks(packed, module)
+        blocks = int4_blocks(packed, module, self._precision.zero_points)
         out, width = packed.integers.shape
         graph, name = self._graph, f"{module}.weight"
         parts = [

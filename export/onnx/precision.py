@@ -64,6 +64,7 @@ class Precision:
         rounds_inputs: whether the kernels of ONNX Runtime round the inputs of a product to 8 bits.
         packs_tables: whether an embedding and a head that the checkpoint stores in floating point
             are rounded to 8 bits, rare rows to 4.
+        zero_points: whether 4-bit weights may have zero points; the format decides.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Precision:
     low_bit_here: bool = True
     rounds_inputs: bool = False
     packs_tables: bool = False
+    zero_points: bool = True
 
     def with_packed_tables(self, rows: int) -> Precision:
         """The same precision with a packed embedding and head of `rows`, and the limits for it."""

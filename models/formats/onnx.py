@@ -16,5 +16,6 @@ FORMAT = ExportFormat(
     position=1,
     windowed=True,
     last_logits=True,
+    zero_points=True,
     measurable=True,
 )

@@ -16,5 +16,6 @@ FORMAT = ExportFormat(
     position=2,
     last_logits=True,
     packs_head=("int4", "int4-a8"),
+    zero_points=True,
     measurable=True,
 )

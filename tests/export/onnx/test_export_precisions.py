@@ -121,15 +121,22 @@ def test_int8_of_a_quantized_checkpoint(packed: Path, tmp_path: Path) -> None:
         export_onnx(packed, tmp_path / "out", "int8-dynamic")
 
 
-def test_asymmetric_int4_is_refused(dense: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", ["onnx", "ort"])
+def test_zero_points_are_read(dense: Path, tmp_path: Path, format: str) -> None:
+    packed = gptq_model(tmp_path / "asymmetric", dense, sym=False)
+    assert export_onnx(packed, tmp_path / "out", "int4", format=format).parity
+
+
+def test_tensorrt_has_no_zero_points(dense: Path, tmp_path: Path) -> None:
+    asymmetric = gptq_model(tmp_path / "said", dense, sym=False)
     with pytest.raises(Refused, match="asymmetric"):
-        export_onnx(gptq_model(tmp_path / "said", dense, sym=False), tmp_path / "out", "int4")
+        export_onnx(asymmetric, tmp_path / "out", "int4", format="tensorrt")
     unsaid = gptq_model(tmp_path / "unsaid", dense)
     state = load_file(unsaid / "model.safetensors")
     state["model.layers.1.mlp.down_proj.qzeros"][0, 0] ^= 1
     save_file(state, unsaid / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(Refused, match=r"layers\.1\.mlp\.down_proj.*asymmetric"):
-        export_onnx(unsaid, tmp_path / "out", "int4")
+        export_onnx(unsaid, tmp_path / "out", "int4", format="tensorrt")
 
 
 def test_awkward_groups_are_refused(tmp_path: Path) -> None:
