@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 def main() -> None:
     """Print a line for each checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("checkpoints", type=Path, nargs="+")
     parser.add_argument("--answers", type=Path, help="NAME.answers.jsonl of bench --save")

@@ -36,13 +36,17 @@ def packed_blocks(packed: PackedLinear) -> NDArray[np.uint8]:
     A block begins with its scale in fp16. The minimum of Q4_1 follows, minus the zero point times
     the scale, also in fp16. The lower nibbles are the first 16 inputs.
     """
-    integers = packed.integers.numpy().reshape(len(packed.integers), -1, BLOCK)
+    rows = packed.integers.numpy()
+    integers: NDArray[np.uint8] = rows.reshape(len(rows), -1, BLOCK)
     sides = [_half(packed, packed.scales.numpy())]
     if packed.bits == 8:
-        return _joined(sides, integers ^ 0x80)  # from unsigned around 128 to two's complement
+        return _joined(
+            sides, np.bitwise_xor(integers, np.uint8(0x80))
+        )  # from unsigned around 128 to two's complement
     if not packed.sym:
         sides.append(_half(packed, -packed.zeros.float().mul(packed.scales).numpy()))
-    return _joined(sides, integers[..., : BLOCK // 2] | (integers[..., BLOCK // 2 :] << 4))
+    low, high = integers[..., : BLOCK // 2], integers[..., BLOCK // 2 :]
+    return _joined(sides, np.bitwise_or(low, np.left_shift(high, np.uint8(4))))
 
 
 def _half(packed: PackedLinear, values: NDArray[Any]) -> NDArray[np.float16]:
