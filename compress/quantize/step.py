@@ -57,7 +57,7 @@ class QuantizeStep(Step[QuantizeOptions]):
 
         return Cost(
             _memory(source, plan),
-            layerwise_operations(source, plan.tokens),
+            layerwise_operations(source, plan.tokens, options.hessian_tokens),
             _journal_bytes(options, source, plan),
         )
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ...checkpoints.layouts import PackedLinear
 from ...errors import Refused
+from ...models.packed_tables import BLOCKS
 from .linears import Linears
 from .rounding import rounded
 
@@ -21,7 +22,6 @@ __all__ = ["DOMAIN", "FusedLinears", "Plane"]
 DOMAIN = "com.microsoft"
 FP32, INT8 = 1, 4
 """Values of `accuracy_level`: float products, or integer products with inputs rounded to 8 bits."""
-BLOCKS = (128, 64, 32, 16)
 FINE_BLOCKS = (32, 16)
 """For `int8-dynamic`, where inputs are rounded too. On Gemma 3 270M blocks of 32 cost 0.2 % of
 perplexity, blocks of 128 1.2 %."""
@@ -117,7 +117,7 @@ class FusedLinears(Linears):
                 f"{module}: {what}; ONNX Runtime's kernels take 4 and 8 bits in static groups",
                 "quantize again with --bits 4 and static groups",
             )
-        block = next((size for size in BLOCKS if packed.group_size % size == 0), 0)
+        block = next((size for size in BLOCKS[8] if packed.group_size % size == 0), 0)
         if not block:
             raise Refused(
                 f"{module}: groups of {packed.group_size}; blocks are multiples of 16",
