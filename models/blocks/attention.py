@@ -9,6 +9,7 @@ from .cut_axis import CutAxis
 from .fold import Fold
 from .linear import Linear
 from .norm import Norm
+from .rotary import PositionScale, Rotary
 
 __all__ = ["Attention", "AttentionSizes"]
 
@@ -38,13 +39,12 @@ class Attention:
         sizes: heads and their width.
         q, k, v, o: the projections.
         query_scale: what the product of query and key is multiplied by.
-        rotary_dim: channels of a head that rotary positions rotate.
-        rope_type: how rotary frequencies are made: default, linear, llama3, yarn, dynamic, ...
-        rope_layer_type: which of the rotary tables it uses; None: all layers share one table.
+        rotary: its rotary positions; None: it does not know positions.
         window: positions that a token sees, itself included; 0: all before it.
         q_norm, k_norm: norms over each head, before the rotation.
         softcap: a tanh limits scores to ± this value; None: no limit.
         causal: whether a token sees only what is before it.
+        position_scale: of the query, after the rotation; None: no such scale.
     """
 
     name: str
@@ -54,14 +54,13 @@ class Attention:
     v: Linear
     o: Linear
     query_scale: float
-    rotary_dim: int
-    rope_type: str = "default"
-    rope_layer_type: str | None = None
+    rotary: Rotary | None
     window: int = 0
     q_norm: Norm | None = None
     k_norm: Norm | None = None
     softcap: float | None = None
     causal: bool = True
+    position_scale: PositionScale | None = None
 
     @property
     def linears(self) -> tuple[Linear, ...]:
