@@ -8,7 +8,7 @@ positions, grouped-query attention and a gated FFN, named as transformers names 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .blocks import (
@@ -23,6 +23,7 @@ from .blocks import (
     RotaryRule,
 )
 from .blocks.ffn import gated_ffn
+from .blocks.linear import fused
 from .layer import Layer
 from .sizes import Sizes
 
@@ -82,6 +83,8 @@ class Family:
         mixer_post_norm, ffn_post_norm: names of the norms behind them; None: there are none.
         norm_offset: added to a norm's stored weight before it scales.
         rotary_rule: what it says of rotary positions beside its config.json.
+        fused_qkv, fused_gate_up: names of the linear layers that q, k and v, or gate and up, are
+            stored as, one after the other; None: each of them is stored by itself.
         prefix: of all names in files, if the decoder is a part of a larger model.
     """
 
@@ -94,6 +97,8 @@ class Family:
     ffn_post_norm: str | None = None
     norm_offset: float = 0.0
     rotary_rule: RotaryRule = field(default_factory=RotaryRule)
+    fused_qkv: str | None = None
+    fused_gate_up: str | None = None
     prefix: str = ""
 
     @property
@@ -208,12 +213,17 @@ class Family:
         cap = config.get("attn_logit_softcapping")
         norms = (f"{ATTENTION}.{name}" if self.qk_norm else None for name in ("q_norm", "k_norm"))
         q_norm, k_norm = (self.norm(config, name, head) if name else None for name in norms)
-        return Attention(
-            ATTENTION,
-            AttentionSizes(sizes.num_attention_heads, sizes.num_key_value_heads, head),
+        readers = (
             Linear(f"{ATTENTION}.q_proj", q, width, "q" in biased),
             Linear(f"{ATTENTION}.k_proj", kv, width, "k" in biased),
             Linear(f"{ATTENTION}.v_proj", kv, width, "v" in biased),
+        )
+        if self.fused_qkv:
+            readers = fused(self.fused_qkv, readers)
+        return Attention(
+            ATTENTION,
+            AttentionSizes(sizes.num_attention_heads, sizes.num_key_value_heads, head),
+            *readers,
             Linear(f"{ATTENTION}.o_proj", width, q, "o" in biased),
             self.query_scale(config),
             self.rotary_of(config, reach),
@@ -229,7 +239,11 @@ class Family:
         """The FFN of a layer without experts."""
         sizes = self.sizes(config)
         widths = (sizes.intermediate_size, sizes.hidden_size)
-        return gated_ffn(MLP, PROJECTIONS, widths, self.activation(config), self.biased(config))
+        ffn = gated_ffn(MLP, PROJECTIONS, widths, self.activation(config), self.biased(config))
+        if not self.fused_gate_up:
+            return ffn
+        gate, up = fused(self.fused_gate_up, (ffn.gate, ffn.up))
+        return replace(ffn, gate=gate, up=up)
 
     def experts_ffn(self, config: Mapping[str, Any]) -> ExpertsFFN:
         """The FFN of a layer with experts."""
