@@ -49,6 +49,27 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
         },
     },
+    "ministral": {
+        "sliding_window": 16,
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+    },
+    "ministral3": {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 20000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 8,
+            "llama_4_scaling_beta": 0.1,
+        },
+    },
+    "phi3": {
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 500000.0,
+            "partial_rotary_factor": 0.75,
+        },
+    },
+    "glm4": {},
     "mixtral": {
         "sliding_window": 16,
         "intermediate_size": 64,

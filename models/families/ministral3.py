@@ -26,6 +26,7 @@ FAMILY = Ministral3(
         "num_key_value_heads": 8,
         "head_dim": 128,
         "rms_norm_eps": 1e-5,
+        "sliding_window": None,
         "max_position_embeddings": 262144,
         "rope_parameters": {
             "rope_type": "yarn",
