@@ -1,4 +1,4 @@
-"""Command R7B (Cohere 2): parallel blocks, layer norms without bias; only windows have positions."""
+"""Command R7B (Cohere 2): parallel blocks, layer norms; only layers with windows have positions."""
 
 from __future__ import annotations
 
