@@ -10,9 +10,9 @@ from .blocks import (
     Attention,
     AttentionSizes,
     CutAxis,
+    DenseFFN,
     ExpertsFFN,
     Fold,
-    GatedFFN,
     Linear,
     Norm,
     PositionScale,
@@ -20,26 +20,34 @@ from .blocks import (
 )
 from .buffers import is_buffer
 from .export_format import ExportFormat, Reason
-from .expressible import expressible, require_expressible
+from .expressible import HEADS, expressible, require_expressible
 from .families import FAMILIES
 from .family_lookup import EmbeddingAndHead, embedding_and_head
 from .formats import FORMATS
 from .layer import Branch, Layer
-from .modules import decoder_layers, has_module, inside_expert, weight_in, weight_of
+from .modules import (
+    decoder_layers,
+    finished_logits,
+    has_module,
+    inside_expert,
+    weight_in,
+    weight_of,
+)
 
 __all__ = [
     "FAMILIES",
     "FORMATS",
+    "HEADS",
     "Architecture",
     "Attention",
     "AttentionSizes",
     "Branch",
     "CutAxis",
+    "DenseFFN",
     "EmbeddingAndHead",
     "ExpertsFFN",
     "ExportFormat",
     "Fold",
-    "GatedFFN",
     "Layer",
     "Linear",
     "Norm",
@@ -50,6 +58,7 @@ __all__ = [
     "decoder_layers",
     "embedding_and_head",
     "expressible",
+    "finished_logits",
     "has_module",
     "inside_expert",
     "is_buffer",

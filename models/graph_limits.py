@@ -11,24 +11,17 @@ __all__ = ["graph_reasons"]
 
 ROTARY_FORMS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope", "ntk_alpha")
 """Of rotary positions. A graph has two tables for longrope, and computes those of dynamic."""
-ACTIVATIONS = ("silu", "gelu_tanh")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu2")
 
 
 def graph_reasons(architecture: Architecture) -> Iterator[Reason]:
     """Why no graph of standard ONNX operators, nor of ONNX Runtime's, computes a model."""
     attentions = [layer.attention for layer in architecture.layers]
-    caps = {attention.softcap for attention in attentions} - {None}
-    switches = {
-        "attn_logit_softcapping": next(iter(caps), None),
-        "final_logit_softcapping": architecture.logit_softcap,
-        "use_bidirectional_attention": not all(attention.causal for attention in attentions),
-    }
-    for key, value in switches.items():
-        if value:
-            yield Reason(
-                f"`{key}` is {value}, which the ONNX graph has no counterpart for",
-                "export another model",
-            )
+    if not all(attention.causal for attention in attentions):
+        yield Reason(
+            "`use_bidirectional_attention` is True, which the ONNX graph has no counterpart for",
+            "export another model",
+        )
     for form in dict.fromkeys(a.rotary.form for a in attentions if a.rotary):
         if form not in ROTARY_FORMS:
             yield Reason(
@@ -40,5 +33,5 @@ def graph_reasons(architecture: Architecture) -> Iterator[Reason]:
         if name not in ACTIVATIONS:
             yield Reason(
                 f"activation `{name}` is not supported",
-                "models use silu or the tanh form of gelu",
+                f"use a model with one of {', '.join(ACTIVATIONS)}",
             )

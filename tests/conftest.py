@@ -16,6 +16,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported
 
 import pytest
+from family_table import SETTINGS
 
 BASE: dict[str, Any] = {
     "vocab_size": 512,
@@ -49,27 +50,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
         },
     },
-    "ministral": {
-        "sliding_window": 16,
-        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
-    },
-    "ministral3": {
-        "rope_parameters": {
-            "rope_type": "yarn",
-            "rope_theta": 20000.0,
-            "factor": 4.0,
-            "original_max_position_embeddings": 8,
-            "llama_4_scaling_beta": 0.1,
-        },
-    },
-    "phi3": {
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 500000.0,
-            "partial_rotary_factor": 0.75,
-        },
-    },
-    "glm4": {},
     "mixtral": {
         "sliding_window": 16,
         "intermediate_size": 64,
@@ -170,7 +150,7 @@ def make_model(
         key = json.dumps([family, seed, dtype, config], sort_keys=True)
         if key not in made:
             folder = tmp_path_factory.mktemp(family)
-            _save(folder, family, BASE | FAMILIES[family] | config, seed, dtype)
+            _save(folder, family, BASE | (FAMILIES | SETTINGS)[family] | config, seed, dtype)
             shutil.copytree(tokenizer_dir, folder, dirs_exist_ok=True)
             made[key] = folder
         return made[key]

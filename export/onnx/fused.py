@@ -20,12 +20,13 @@ import numpy as np
 from onnx import TensorProto
 
 from ...errors import Refused
-from ...models import Architecture, GatedFFN, Layer, Norm, PositionScale
+from ...models import Architecture, Attention, DenseFFN, Layer, Norm, PositionScale
 from .builder import GraphBuilder
 from .cut import Cut
-from .decoder import Decoder, NamedNorm
+from .decoder import Decoder
 from .fused_linears import DOMAIN, FusedLinears
 from .masks import BOOL, FLOAT, INT64, MASKED, length
+from .norms import NamedNorm, norm_scale, norm_shift
 from .packed_tables import PackedTable, PackedTables, pack_table
 from .precision import Precision
 from .rotary import RotaryTable, write_position_scale
@@ -107,33 +108,33 @@ class Fused(Decoder):
 
     def _norm(self, value: str, named: NamedNorm) -> str:
         """See `Decoder._norm`."""
+        if named.norm.kind == "layer":
+            return super()._norm(value, named)
         with self.graph.at(named.key.removesuffix(".weight")):
             return self.graph.node(
                 "SimplifiedLayerNormalization",
                 value,
-                self._scale(named),
+                norm_scale(self.graph, self.weights, named),
                 axis=-1,
                 epsilon=named.norm.epsilon,
                 stash_type=1,
             )
 
-    def _scale(self, named: NamedNorm) -> str:
-        weight = self.weights.tensor(named.key).float() + named.norm.offset
-        return self.graph.weight(named.key, weight.numpy())
-
     def _residual(
-        self, hidden: str, value: str, layer: Layer, post_norm: Norm | None, following: NamedNorm
+        self, hidden: str, value: str, layer: Layer, following: NamedNorm | None
     ) -> tuple[str, str]:
         """See `Decoder._residual`."""
+        if following is None:
+            return super()._residual(hidden, value, layer, following)
         g = self.graph
-        with g.at(layer.name):
-            value = self._block_output(value, layer, post_norm)
+        simple = "Simplified" if following.norm.kind == "rms" else ""
         with g.at(following.key.removesuffix(".weight")):
             normed, hidden = g.nodes(
-                "SkipSimplifiedLayerNormalization",
+                f"Skip{simple}LayerNormalization",
                 value,
                 hidden,
-                self._scale(following),
+                norm_scale(g, self.weights, following),
+                *norm_shift(g, self.weights, following),
                 outputs=[None, "", "", f"{following.key}:sum"],
                 domain=DOMAIN,
                 epsilon=following.norm.epsilon,
@@ -173,6 +174,7 @@ class Fused(Decoder):
                 kv_num_heads=sizes.kv_heads,
                 scale=attention.query_scale,
                 local_window_size=attention.window or -1,
+                **({"softcap": attention.softcap} if attention.softcap else {}),
             )[0]
         return self._project(mixed, layer, attention.o)[0]
 
@@ -184,16 +186,33 @@ class Fused(Decoder):
         norm: Norm | None,
         angles: tuple[str, str] | None,
     ) -> str:
-        """[batch, sequence, heads * head_dim] with rotary positions; each head is normed first."""
-        g, width, rotary = self.graph, layer.attention.sizes.head_dim, layer.attention.rotary
-        if norm:
-            value = g.node("Reshape", value, g.constant([0, 0, heads, width]))
-            value = self._normed_heads(value, layer, norm)
-            value = g.node("Reshape", value, g.constant([0, 0, heads * width]))
+        """[batch, sequence, heads * head_dim], normed and with rotary positions."""
+        attention = layer.attention
+        if attention.norm_after_rotary:
+            value = self._with_positions(value, attention, heads, angles)
+            return self._normed_flat(value, layer, heads, norm)
+        value = self._normed_flat(value, layer, heads, norm)
+        return self._with_positions(value, attention, heads, angles)
+
+    def _normed_flat(self, value: str, layer: Layer, heads: int, norm: Norm | None) -> str:
+        """[batch, sequence, heads * head_dim], normed by head or whole, if `norm` is given."""
+        g, attention = self.graph, layer.attention
+        if norm is None or attention.whole:
+            return self._normed(value, layer, norm)
+        width = attention.sizes.head_dim
+        value = g.node("Reshape", value, g.constant([0, 0, heads, width]))
+        value = self._normed(value, layer, norm)
+        return g.node("Reshape", value, g.constant([0, 0, heads * width]))
+
+    def _with_positions(
+        self, value: str, attention: Attention, heads: int, angles: tuple[str, str] | None
+    ) -> str:
+        """[batch, sequence, heads * head_dim] with rotary positions, if the layer has them."""
+        rotary = attention.rotary
         if rotary is None or angles is None:
             return value
         partial = {"num_heads": heads, "rotary_embedding_dim": rotary.dim}
-        return g.nodes(
+        return self.graph.nodes(
             "RotaryEmbedding",
             value,
             self.places,
@@ -201,13 +220,15 @@ class Fused(Decoder):
             outputs=[None],
             domain=DOMAIN,
             interleaved=int(rotary.interleaved),
-            **(partial if rotary.dim < width else {}),
+            **(partial if rotary.dim < attention.sizes.head_dim else {}),
         )[0]
 
-    def _activation(self, value: str, ffn: GatedFFN) -> str:
+    def _activation(self, value: str, ffn: DenseFFN) -> str:
         """See `Decoder._activation`."""
         if ffn.activation == "silu":
             return self.graph.node("QuickGelu", value, domain=DOMAIN, alpha=1.0)
+        if ffn.activation != "gelu_tanh":
+            return super()._activation(value, ffn)
         return self.graph.node("FastGelu", value, domain=DOMAIN)
 
     def _embed(self, ids: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .attention import Attention, AttentionSizes
 from .cut_axis import CutAxis, Unit
 from .experts import ExpertsFFN
-from .ffn import GatedFFN
+from .ffn import DenseFFN
 from .fold import Fold
 from .linear import Linear
 from .norm import Norm
@@ -18,9 +18,9 @@ __all__ = [
     "AttentionSizes",
     "Block",
     "CutAxis",
+    "DenseFFN",
     "ExpertsFFN",
     "Fold",
-    "GatedFFN",
     "Linear",
     "Mixer",
     "Norm",

@@ -1,7 +1,12 @@
-"""Ministral 8B: Mistral whose layers say by `layer_types` which of them have the window."""
+"""Ministral 8B: Mistral with a window in the layers that `layer_types` names."""
 
 from __future__ import annotations
 
-from .mistral import Mistral
+from ..family import Family
 
-FAMILY = Mistral("ministral", defaults={"num_key_value_heads": 8, "sliding_window": 4096})
+FAMILY = Family(
+    "ministral",
+    biases={},
+    windowed=True,
+    defaults={"num_key_value_heads": 8, "sliding_window": 4096},
+)

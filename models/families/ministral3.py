@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..blocks import PositionScale
-from .mistral import Mistral
+from ..family import Family
 
 
-class Ministral3(Mistral):
+class Ministral3(Family):
     """Ministral 3 3B, 8B and 14B."""
 
     def position_scale(self, config: Mapping[str, Any]) -> PositionScale | None:
@@ -22,11 +22,11 @@ class Ministral3(Mistral):
 
 FAMILY = Ministral3(
     "ministral3",
+    biases={},
     defaults={
         "num_key_value_heads": 8,
         "head_dim": 128,
         "rms_norm_eps": 1e-5,
-        "sliding_window": None,
         "max_position_embeddings": 262144,
         "rope_parameters": {
             "rope_type": "yarn",

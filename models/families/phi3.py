@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..blocks import RotaryRule
-from .mistral import Mistral
+from ..family import Family
 
 
-class Phi3(Mistral):
+class Phi3(Family):
     """Phi-3-mini, Phi-3-medium, Phi-3.5-mini, Phi-4 and Phi-4-mini."""
 
     def accepts_heads(self, config: Mapping[str, Any], heads: int) -> bool:
@@ -22,12 +22,13 @@ class Phi3(Mistral):
 
 FAMILY = Phi3(
     "phi3",
+    biases={},
+    windowed=True,
     rotary_rule=RotaryRule(partial=True, spellings={"su": "longrope", "yarn": "longrope"}),
     fused_qkv="self_attn.qkv_proj",
     fused_gate_up="mlp.gate_up_proj",
     defaults={
         "rms_norm_eps": 1e-5,
-        "sliding_window": None,
         "max_position_embeddings": 4096,
         "original_max_position_embeddings": 4096,
     },

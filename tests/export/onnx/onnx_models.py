@@ -14,12 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
-    Glm4Config,
     LlamaConfig,
-    Ministral3Config,
-    MinistralConfig,
     MistralConfig,
-    Phi3Config,
     Qwen2Config,
     Qwen3Config,
 )
@@ -73,39 +69,6 @@ CONFIGS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "rope_parameters": MILLION,
         },
     ),
-    "ministral": (
-        MinistralConfig,
-        {
-            "sliding_window": 7,
-            "layer_types": ["full_attention", "sliding_attention"],
-            "rope_parameters": MILLION,
-        },
-    ),
-    "ministral3": (
-        Ministral3Config,
-        {
-            "rope_parameters": {
-                **YARN,
-                "original_max_position_embeddings": 8,
-                "llama_4_scaling_beta": 0.1,
-            }
-        },
-    ),
-    "phi3": (
-        Phi3Config,
-        {
-            "head_dim": 32,
-            "original_max_position_embeddings": 24,
-            "partial_rotary_factor": 0.75,
-            "rope_parameters": {
-                "rope_type": "longrope",
-                "rope_theta": 10000.0,
-                "short_factor": [1.0 + i / 12 for i in range(12)],
-                "long_factor": [2.0 + i for i in range(12)],
-            },
-        },
-    ),
-    "glm4": (Glm4Config, {}),
     "gemma3_text": (
         Gemma3TextConfig,
         {
