@@ -24,7 +24,7 @@ FAMILY = Phi3(
     "phi3",
     biases={},
     windowed=True,
-    rotary_rule=RotaryRule(partial=True, spellings={"su": "longrope", "yarn": "longrope"}),
+    rotary_rule=RotaryRule(partial=True, spellings={"yarn": "longrope"}),
     fused_qkv="self_attn.qkv_proj",
     fused_gate_up="mlp.gate_up_proj",
     defaults={
