@@ -15,10 +15,13 @@ from .family_lookup import EmbeddingAndHead, embedding_and_head
 from .formats import FORMATS
 from .layer import Branch, Layer
 from .modules import decoder_layers, has_module, inside_expert, weight_in, weight_of
+from .wrappers import WRAPPED_IN, WRAPPERS, text_config, text_name, whole_block, whole_config
 
 __all__ = [
     "FAMILIES",
     "FORMATS",
+    "WRAPPED_IN",
+    "WRAPPERS",
     "Architecture",
     "Attention",
     "AttentionSizes",
@@ -41,6 +44,10 @@ __all__ = [
     "inside_expert",
     "is_buffer",
     "require_expressible",
+    "text_config",
+    "text_name",
     "weight_in",
     "weight_of",
+    "whole_block",
+    "whole_config",
 ]

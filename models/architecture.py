@@ -19,6 +19,7 @@ from .family import Remaining
 from .family_lookup import embedding_and_head, family_of
 from .layer import Layer
 from .sizes import RESTORE, check_experts, check_sizes
+from .wrappers import WRAPPED_IN, WRAPPERS
 
 if TYPE_CHECKING:  # plans read sizes only, and torch takes seconds to import
     from torch import Tensor
@@ -225,6 +226,9 @@ class Architecture:
 
     def accepts_heads(self, heads: int) -> bool:
         """Whether stock transformers loads it with this many query heads."""
+        wrapper = WRAPPERS.get(str(self.config.get(WRAPPED_IN)))
+        if wrapper and wrapper.fixed_heads and heads != self.attention_sizes.heads:
+            return False
         return family_of(self.config).accepts_heads(self.config, heads)
 
     def resized(
