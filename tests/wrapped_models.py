@@ -162,20 +162,22 @@ def answers(model: Any) -> list[list[int]]:
     generator = torch.Generator().manual_seed(1)
     text = torch.randint(10, 500, (1, 12), generator=generator)
     found = [model.generate(input_ids=text, max_new_tokens=5, do_sample=False)]
-    qwen = model.config.model_type.startswith("qwen")
-    patches = 4 if model.config.model_type == "gemma3" else 4
-    image = torch.tensor([[5, *[IMAGE] * patches, 6]])
+    image = torch.tensor([[5, *[IMAGE] * 4, 6]])
     ids = torch.cat([text, image, text], 1)
-    more: dict[str, Any] = {}
-    if qwen:
-        more["pixel_values"] = torch.randn(16, 3 * 8 * 8, generator=generator)
-        more["image_grid_thw"] = torch.tensor([[1, 4, 4]])
-        more["mm_token_type_ids"] = (ids == IMAGE).long()
+    kinds = (ids == IMAGE).long()
+    kind = model.config.model_type
+    pixels = torch.randn(1, 3, 32, 32, generator=generator)
+    more = {"pixel_values": pixels}
+    if kind == "gemma3":
+        more["token_type_ids"] = kinds
+    elif kind == "mistral3":
+        more["image_sizes"] = torch.tensor([[32, 32]])
     else:
-        more["pixel_values"] = torch.randn(1, 3, 32, 32, generator=generator)
-        more |= {"image_sizes": torch.tensor([[32, 32]])} if patches else {}
-    if model.config.model_type == "gemma3":
-        more.pop("image_sizes")
-        more["token_type_ids"] = (ids == IMAGE).long()
+        grid = torch.tensor([[1, 4, 4]])
+        more = {
+            "pixel_values": pixels.view(16, -1),
+            "image_grid_thw": grid,
+            "mm_token_type_ids": kinds,
+        }
     found.append(model.generate(input_ids=ids, max_new_tokens=5, do_sample=False, **more))
     return [tokens[0].tolist() for tokens in found]
