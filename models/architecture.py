@@ -44,6 +44,7 @@ class Architecture:
         max_positions: the longest sequence; None: config.json does not say.
         tied: whether the head is the embedding.
         embedding_scale: what embeddings are multiplied by.
+        logit_scale: what logits are multiplied by.
         logit_softcap: a tanh limits logits to ± this value; None: no limit.
         final_norm: the norm behind the last layer, with its full name.
         layers: the decoder layers.
@@ -61,6 +62,7 @@ class Architecture:
     max_positions: int | None
     tied: bool
     embedding_scale: float
+    logit_scale: float
     logit_softcap: float | None
     final_norm: Norm
     layers: tuple[Layer, ...]
@@ -226,10 +228,16 @@ class Architecture:
 
     def accepts_heads(self, heads: int) -> bool:
         """Whether stock transformers loads it with this many query heads."""
-        wrapper = WRAPPERS.get(str(self.config.get(WRAPPED_IN)))
-        if wrapper and wrapper.fixed_heads and heads != self.attention_sizes.heads:
-            return False
+        if self.fixed_heads:
+            return heads == self.attention_sizes.heads
         return family_of(self.config).accepts_heads(self.config, heads)
+
+    @property
+    def fixed_heads(self) -> bool:
+        """Whether stock transformers loads it with no other number of query heads."""
+        wrapper = WRAPPERS.get(str(self.config.get(WRAPPED_IN)))
+        fixed = wrapper is not None and wrapper.fixed_heads
+        return fixed or family_of(self.config).head_counts == "fixed"
 
     def resized(
         self, *, heads: int, kv_heads: int, ffn: int, layers: Sequence[int], experts: int = 0
@@ -285,7 +293,7 @@ def architecture(config: Mapping[str, Any], where: str = "config.json") -> Archi
         raise UsageError(f"{where}: {error} is missing or not a number", RESTORE) from error
     for experts in dict.fromkeys(layer.experts for layer in layers if layer.experts):
         check_experts(experts, where)
-    cap = config.get("final_logit_softcapping")
+    tables = embedding_and_head(config)
     positions = config.get("max_position_embeddings")
     return Architecture(
         model_type=family.model_type,
@@ -298,9 +306,10 @@ def architecture(config: Mapping[str, Any], where: str = "config.json") -> Archi
         intermediate_size=sizes.intermediate_size,
         vocab_size=sizes.vocab_size,
         max_positions=int(positions) if positions else None,
-        tied=embedding_and_head(config).tied,
+        tied=tables.tied,
         embedding_scale=family.embedding_scale(config),
-        logit_softcap=float(cap) if cap else None,
+        logit_scale=tables.logit_scale,
+        logit_softcap=tables.logit_softcap,
         final_norm=family.norm(config, family.final_norm, sizes.hidden_size),
         layers=layers,
     )

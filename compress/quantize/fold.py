@@ -76,9 +76,9 @@ def apply_fold(layer: nn.Module, fold: Fold, factors: Tensor, dtype: torch.dtype
         weight.copy_(divided)
     else:
         weight.div_(factors.unsqueeze(1))
-        bias = getattr(writer, "bias", None)
-        if isinstance(bias, Tensor):
-            bias.detach().div_(factors)
+    bias = getattr(writer, "bias", None)
+    if isinstance(bias, Tensor):
+        bias.detach().div_(factors)
     width = weight_of(layer.get_submodule(fold.readers[0])).shape[1]
     inputs = factors[channels_of(fold, width).to(factors.device)]
     for reader in fold.readers:

@@ -9,6 +9,7 @@ from .cut_axis import CutAxis
 from .fold import Fold
 from .linear import Linear
 from .norm import Norm
+from .rotary import PositionScale, Rotary
 
 __all__ = ["Attention", "AttentionSizes"]
 
@@ -38,13 +39,13 @@ class Attention:
         sizes: heads and their width.
         q, k, v, o: the projections.
         query_scale: what the product of query and key is multiplied by.
-        rotary_dim: channels of a head that rotary positions rotate.
-        rope_type: how rotary frequencies are made: default, linear, llama3, yarn, dynamic, ...
-        rope_layer_type: which of the rotary tables it uses; None: all layers share one table.
+        rotary: its rotary positions; None: it does not know positions.
         window: positions that a token sees, itself included; 0: all before it.
-        q_norm, k_norm: norms over each head, before the rotation.
+        q_norm, k_norm: norms of queries and keys, each over one head or over all of them (`whole`).
         softcap: a tanh limits scores to ± this value; None: no limit.
         causal: whether a token sees only what is before it.
+        norm_after_rotary: whether q_norm and k_norm come after the rotation; else before it.
+        position_scale: of the query, after the rotation; None: no such scale.
     """
 
     name: str
@@ -54,14 +55,19 @@ class Attention:
     v: Linear
     o: Linear
     query_scale: float
-    rotary_dim: int
-    rope_type: str = "default"
-    rope_layer_type: str | None = None
+    rotary: Rotary | None
     window: int = 0
     q_norm: Norm | None = None
     k_norm: Norm | None = None
     softcap: float | None = None
     causal: bool = True
+    norm_after_rotary: bool = False
+    position_scale: PositionScale | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether q_norm norms all heads together, so that none can go without changing others."""
+        return bool(self.q_norm) and self.q_norm.width > self.sizes.head_dim
 
     @property
     def linears(self) -> tuple[Linear, ...]:
@@ -105,14 +111,13 @@ class Attention:
         """See `Block.depth`."""
         return 2
 
-    def folds(self, norm: Norm) -> tuple[Fold, ...]:
+    def folds(self, norm: Norm | None) -> tuple[Fold, ...]:
         """See `Block.folds`; a value head serves every query head of its group."""
         sizes = self.sizes
         readers, outputs = self.input_groups
-        return (
-            Fold(readers, norm.name, norm=True, offset=norm.offset),
-            Fold(outputs, self.v.name, norm=False, repeat=sizes.group, head_dim=sizes.head_dim),
-        )
+        found = (Fold(readers, norm.name, norm=True, offset=norm.offset),) if norm else ()
+        value = Fold(outputs, self.v.name, norm=False, repeat=sizes.group, head_dim=sizes.head_dim)
+        return (*found, value)
 
     def linear_counts(self, tokens: int | None = None) -> Mapping[Linear, float]:
         """See `Block.linear_counts`."""

@@ -1,4 +1,4 @@
-"""The gated FFN: down(activation(gate(x)) * up(x))."""
+"""A dense FFN: down(activation(gate(x)) * up(x)), or without a gate down(activation(up(x)))."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from .fold import Fold
 from .linear import Linear
 from .norm import Norm
 
-__all__ = ["GatedFFN", "gated_ffn"]
+__all__ = ["DenseFFN", "make_ffn"]
 
 
 @dataclass(frozen=True)
-class GatedFFN:
-    """A gated FFN.
+class DenseFFN:
+    """A dense FFN.
 
     Attributes:
         name: its module.
-        gate, up, down: the projections.
-        activation: silu, gelu_tanh, or the name in config.json.
+        gate: the projection that the activation is applied to; None: it is applied to `up`.
+        up, down: the other projections.
+        activation: silu, gelu, gelu_tanh, relu2, or the name in config.json.
     """
 
     name: str
-    gate: Linear
+    gate: Linear | None
     up: Linear
     down: Linear
     activation: str
@@ -35,14 +36,19 @@ class GatedFFN:
         return self.up.out_features
 
     @property
+    def readers(self) -> tuple[Linear, ...]:
+        """The projections that read the input of the block."""
+        return (self.gate, self.up) if self.gate else (self.up,)
+
+    @property
     def linears(self) -> tuple[Linear, ...]:
         """See `Block.linears`."""
-        return self.gate, self.up, self.down
+        return (*self.readers, self.down)
 
     @property
     def input_groups(self) -> tuple[tuple[str, ...], ...]:
         """See `Block.input_groups`."""
-        return (self.gate.name, self.up.name), (self.down.name,)
+        return tuple(linear.name for linear in self.readers), (self.down.name,)
 
     @property
     def output(self) -> str:
@@ -52,11 +58,8 @@ class GatedFFN:
     @property
     def cut_axes(self) -> tuple[CutAxis, ...]:
         """See `Block.cut_axes`."""
-        return (
-            CutAxis(self.gate.name, "neurons", 0),
-            CutAxis(self.up.name, "neurons", 0),
-            CutAxis(self.down.name, "neurons", 1),
-        )
+        outputs = (CutAxis(linear.name, "neurons", 0) for linear in self.readers)
+        return (*outputs, CutAxis(self.down.name, "neurons", 1))
 
     @property
     def routers(self) -> tuple[str, ...]:
@@ -73,41 +76,39 @@ class GatedFFN:
         """See `Block.depth`."""
         return 2
 
-    def folds(self, norm: Norm) -> tuple[Fold, ...]:
-        """See `Block.folds`."""
+    def folds(self, norm: Norm | None) -> tuple[Fold, ...]:
+        """See `Block.folds`; without a gate, the activation stands between `up` and `down`."""
         readers, outputs = self.input_groups
-        return (
-            Fold(readers, norm.name, norm=True, offset=norm.offset),
-            Fold(outputs, self.up.name, norm=False),
-        )
+        found = (Fold(readers, norm.name, norm=True, offset=norm.offset),) if norm else ()
+        return (*found, Fold(outputs, self.up.name, norm=False)) if self.gate else found
 
     def linear_counts(self, tokens: int | None = None) -> Mapping[Linear, float]:
         """See `Block.linear_counts`."""
         return dict.fromkeys(self.linears, 1)
 
 
-def gated_ffn(
+def make_ffn(
     name: str,
-    projections: tuple[str, str, str],
+    projections: tuple[str | None, str, str],
     sizes: tuple[int, int],
     activation: str,
     biased: Collection[str] = (),
-) -> GatedFFN:
-    """A gated FFN from its names and sizes.
+) -> DenseFFN:
+    """A dense FFN from its names and sizes.
 
     Args:
         name: its module.
-        projections: names of the gate, up and down projections within it.
+        projections: names of the gate, up and down projections within it; None: it has no gate.
         sizes: neurons, and width of the residual stream.
-        activation: see `GatedFFN`.
+        activation: see `DenseFFN`.
         biased: which of `gate`, `up` and `down` have a bias.
     """
-    gate, up, down = (f"{name}.{projection}" for projection in projections)
+    gate, up, down = projections
     size, width = sizes
-    return GatedFFN(
+    return DenseFFN(
         name,
-        Linear(gate, size, width, "gate" in biased),
-        Linear(up, size, width, "up" in biased),
-        Linear(down, width, size, "down" in biased),
+        Linear(f"{name}.{gate}", size, width, "gate" in biased) if gate else None,
+        Linear(f"{name}.{up}", size, width, "up" in biased),
+        Linear(f"{name}.{down}", width, size, "down" in biased),
         activation,
     )

@@ -27,7 +27,7 @@ def _reasons(architecture: Architecture) -> Iterator[Reason]:
             f"has layers with a sliding window, which llama.cpp would not apply to a {name}",
             "--format onnx, or llama.cpp's own converter if it knows the model",
         )
-    for kind in dict.fromkeys(attention.rope_type for attention in attentions):
+    for kind in dict.fromkeys(a.rotary.form for a in attentions if a.rotary):
         if kind not in ROPE_TYPES:
             yield Reason(
                 f"rope_type `{kind}` is not written as GGUF here", "use llama.cpp's own converter"

@@ -236,7 +236,13 @@ def test_distilling_a_wrapper(wrapped: Wrapped, tmp_path: Path, context: StepCon
     source = wrapped("qwen3_vl")
     prune(PruneOptions(ffn=0.5), source, tmp_path / "student", context)
     options = DistillOptions.model_validate(
-        {"teacher": str(source), "data": context.calibration.source, "steps": 2, "seq_len": 32}
+        {
+            "teacher": str(source),
+            "data": context.calibration.source,
+            "seq_len": 24,
+            "batch_size": 2,
+            "stages": [{"loss": "logits", "steps": 2}],
+        }
     )
     distill(options, tmp_path / "student", tmp_path / "out", context)
     assert others(tmp_path / "out") == others(source)
