@@ -6,7 +6,18 @@ Families, the layers that a config.json describes, and which export formats can 
 from __future__ import annotations
 
 from .architecture import Architecture, architecture
-from .blocks import Attention, AttentionSizes, CutAxis, ExpertsFFN, Fold, GatedFFN, Linear, Norm
+from .blocks import (
+    Attention,
+    AttentionSizes,
+    CutAxis,
+    ExpertsFFN,
+    Fold,
+    GatedFFN,
+    Linear,
+    Norm,
+    PositionScale,
+    Rotary,
+)
 from .buffers import is_buffer
 from .export_format import ExportFormat, Reason
 from .expressible import expressible, require_expressible
@@ -32,7 +43,9 @@ __all__ = [
     "Layer",
     "Linear",
     "Norm",
+    "PositionScale",
     "Reason",
+    "Rotary",
     "architecture",
     "decoder_layers",
     "embedding_and_head",

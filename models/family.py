@@ -8,11 +8,22 @@ positions, grouped-query attention and a gated FFN, named as transformers names 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .blocks import Attention, AttentionSizes, ExpertsFFN, GatedFFN, Linear, Norm
+from .blocks import (
+    Attention,
+    AttentionSizes,
+    ExpertsFFN,
+    GatedFFN,
+    Linear,
+    Norm,
+    PositionScale,
+    Rotary,
+    RotaryRule,
+)
 from .blocks.ffn import gated_ffn
+from .blocks.linear import fused
 from .layer import Layer
 from .sizes import Sizes
 
@@ -28,15 +39,17 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class Reach:
-    """How far back the attention of one layer sees, and which rotary table it uses.
+    """How far back the attention of one layer sees, and what it knows of positions.
 
     Attributes:
         window: positions that a token sees, itself included; 0: all before it.
         layer_type: which of the rotary tables it uses; None: all layers share one table.
+        rotary: whether it has rotary positions; else it has none.
     """
 
     window: int
     layer_type: str | None = None
+    rotary: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,9 @@ class Family:
         mixer_norm, ffn_norm: names of the norms before attention and FFN.
         mixer_post_norm, ffn_post_norm: names of the norms behind them; None: there are none.
         norm_offset: added to a norm's stored weight before it scales.
+        rotary_rule: what it says of rotary positions beside its config.json.
+        fused_qkv, fused_gate_up: names of the linear layers that q, k and v, or gate and up, are
+            stored as, one after the other; None: each of them is stored by itself.
         prefix: of all names in files, if the decoder is a part of a larger model.
     """
 
@@ -80,6 +96,9 @@ class Family:
     ffn_norm: str = "post_attention_layernorm"
     ffn_post_norm: str | None = None
     norm_offset: float = 0.0
+    rotary_rule: RotaryRule = field(default_factory=RotaryRule)
+    fused_qkv: str | None = None
+    fused_gate_up: str | None = None
     prefix: str = ""
 
     @property
@@ -126,6 +145,16 @@ class Family:
     def reaches(self, config: Mapping[str, Any]) -> list[Reach]:
         """How far back each layer sees."""
         return [Reach(0)] * int(self.completed(config)["num_hidden_layers"])
+
+    def rotary_of(self, config: Mapping[str, Any], reach: Reach) -> Rotary | None:
+        """The rotary positions of a layer; None: it has none."""
+        head = self.sizes(config).head_dim
+        full = self.completed(config)
+        return self.rotary_rule.read(full, head, reach.layer_type) if reach.rotary else None
+
+    def position_scale(self, config: Mapping[str, Any]) -> PositionScale | None:
+        """The scale of queries by their positions; None: there is none."""
+        return None
 
     def query_scale(self, config: Mapping[str, Any]) -> float:
         """What the product of query and key is multiplied by."""
@@ -181,33 +210,40 @@ class Family:
         width = sizes.hidden_size
         q = sizes.num_attention_heads * head
         kv = sizes.num_key_value_heads * head
-        rope_type, rotary_share = _rope(config, reach.layer_type)
         cap = config.get("attn_logit_softcapping")
         norms = (f"{ATTENTION}.{name}" if self.qk_norm else None for name in ("q_norm", "k_norm"))
         q_norm, k_norm = (self.norm(config, name, head) if name else None for name in norms)
-        return Attention(
-            ATTENTION,
-            AttentionSizes(sizes.num_attention_heads, sizes.num_key_value_heads, head),
+        readers = (
             Linear(f"{ATTENTION}.q_proj", q, width, "q" in biased),
             Linear(f"{ATTENTION}.k_proj", kv, width, "k" in biased),
             Linear(f"{ATTENTION}.v_proj", kv, width, "v" in biased),
+        )
+        if self.fused_qkv:
+            readers = fused(self.fused_qkv, readers)
+        return Attention(
+            ATTENTION,
+            AttentionSizes(sizes.num_attention_heads, sizes.num_key_value_heads, head),
+            *readers,
             Linear(f"{ATTENTION}.o_proj", width, q, "o" in biased),
             self.query_scale(config),
-            int(head * rotary_share),
-            rope_type,
-            reach.layer_type,
+            self.rotary_of(config, reach),
             reach.window,
             q_norm,
             k_norm,
             softcap=float(cap) if cap else None,
             causal=not config.get("use_bidirectional_attention"),
+            position_scale=self.position_scale(config),
         )
 
     def dense_ffn(self, config: Mapping[str, Any]) -> GatedFFN:
         """The FFN of a layer without experts."""
         sizes = self.sizes(config)
         widths = (sizes.intermediate_size, sizes.hidden_size)
-        return gated_ffn(MLP, PROJECTIONS, widths, self.activation(config), self.biased(config))
+        ffn = gated_ffn(MLP, PROJECTIONS, widths, self.activation(config), self.biased(config))
+        if not self.fused_gate_up:
+            return ffn
+        gate, up = fused(self.fused_gate_up, (ffn.gate, ffn.up))
+        return replace(ffn, gate=gate, up=up)
 
     def experts_ffn(self, config: Mapping[str, Any]) -> ExpertsFFN:
         """The FFN of a layer with experts."""
@@ -231,18 +267,3 @@ class Family:
             ]
             small["layer_types"] = [types[index] for index in remaining.layers]
         return small
-
-
-def _rope(config: Mapping[str, Any], layer_type: str | None) -> tuple[str, float]:
-    """The rope type of a layer, and the share of a head's channels that are rotated.
-
-    Both spellings are read: transformers 5 has `rope_parameters`, transformers 4 `rope_scaling`.
-    """
-    block: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if layer_type:
-        block = block.get(layer_type, block) or {}
-    kind = str(block.get("rope_type") or block.get("type") or "default")
-    if kind == "default":  # transformers rotates all channels then
-        return kind, 1.0
-    share = block.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
-    return kind, float(share)

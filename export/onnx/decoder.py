@@ -19,13 +19,14 @@ import numpy as np
 from onnx import helper
 
 from ...errors import Refused
-from ...models import Architecture, GatedFFN, Layer, Linear, Norm
+from ...models import Architecture, Attention, GatedFFN, Layer, Linear, Norm, PositionScale
+from ...models.blocks.linear import stored as stored_linears
 from .builder import GraphBuilder
 from .cut import Cut
 from .linears import Linears, stored
 from .masks import FLOAT, INT64, additive_masks
 from .precision import Precision
-from .rotary import Rotary
+from .rotary import RotaryTable, rotated, write_angles, write_position_scale
 from .runtime import KEPT
 from .weights import Weights
 
@@ -50,7 +51,7 @@ class Decoder:
         graph: GraphBuilder,
         weights: Weights,
         architecture: Architecture,
-        rotary: Mapping[str | None, Rotary],
+        rotary: Mapping[str | None, RotaryTable],
         precision: Precision,
         cut: Cut,
     ) -> None:
@@ -79,9 +80,9 @@ class Decoder:
         ids, mask, positions = self._declare_inputs()
         windows = list(dict.fromkeys(layer.attention.window for layer in model.layers))
         masks = self._masks(ids, mask, windows)
-        angles = {
-            kind: self._angles(positions, rotary, kind) for kind, rotary in self.rotary.items()
-        }
+        angles = {kind: self._angles(positions, kind) for kind in self.rotary}
+        scales = dict.fromkeys(layer.attention.position_scale for layer in model.layers)
+        self.scales = {scale: self._position_scale(positions, scale) for scale in scales if scale}
         hidden = self._embed(ids)
         norms = [
             NamedNorm(layer.key(layer.mixer_norm.name), layer.mixer_norm) for layer in model.layers
@@ -90,9 +91,8 @@ class Decoder:
         value = self._norm(hidden, norms[0])
         for layer, following in zip(model.layers, [*norms[1:], final], strict=True):
             attention = layer.attention
-            value = self._attention(
-                value, layer, masks[attention.window], angles[attention.rope_layer_type]
-            )
+            turn = angles[attention.rotary.layer_type] if attention.rotary else None
+            value = self._attention(value, layer, masks[attention.window], turn)
             ffn_norm = NamedNorm(layer.key(layer.ffn_norm.name), layer.ffn_norm)
             hidden, value = self._residual(hidden, value, layer, layer.mixer_post_norm, ffn_norm)
             value = self._ffn(value, layer)
@@ -133,20 +133,20 @@ class Decoder:
         """The mask for each window; see `additive_masks`."""
         return additive_masks(self.graph, ids, mask, windows, self.cut)
 
-    def _angles(self, positions: str, rotary: Rotary, kind: str | None) -> tuple[str, str]:
-        """Cosine and sine of the angles: [batch, 1, sequence, head_dim / 2], activation type."""
-        g = self.graph
+    def _angles(self, positions: str, kind: str | None) -> tuple[str, str]:
+        """Cosine and sine of the angles: [batch, 1, sequence, dim / 2], activation type."""
+        g, name = self.graph, f"{self.architecture.rotary}.{kind or 'all'}"
         with g.at(f"rotary.{kind}" if kind else "rotary"):
-            frequencies = g.weight(
-                f"{self.architecture.rotary}.{kind or 'all'}", rotary.frequencies
-            )
-            columns = g.node("Unsqueeze", g.cast(positions, INT64, FLOAT), g.constant([1, 3]))
-            angle = g.node("Mul", columns, frequencies)
-            cosine, sine = g.node("Cos", angle), g.node("Sin", angle)
-            if rotary.scaling != 1.0:
-                scaling = g.constant(rotary.scaling, np.float32)
-                cosine, sine = g.node("Mul", cosine, scaling), g.node("Mul", sine, scaling)
+            cosine, sine = write_angles(g, positions, self.rotary[kind], name)
             return g.cast(cosine, FLOAT, self.type), g.cast(sine, FLOAT, self.type)
+
+    def _position_scale(self, positions: str, scale: PositionScale) -> str:
+        """The factor of queries by their positions: [batch, 1, sequence, 1], activation type."""
+        g = self.graph
+        with g.at("position_scale"):
+            value = write_position_scale(g, positions, scale)
+            value = g.node("Unsqueeze", value, g.constant([1]))
+            return g.cast(value, FLOAT, self.type)
 
     def _embed(self, ids: str) -> str:
         """The embeddings of the tokens, float32 [batch, sequence, hidden]."""
@@ -198,7 +198,19 @@ class Decoder:
         return value
 
     def _project(self, value: str, layer: Layer, *linears: Linear) -> list[str]:
-        return self.linears.apply(value, [layer.full(linear.name) for linear in linears])
+        """The outputs of linear layers that read `value`; those stored as one are one product."""
+        whole = stored_linears(linears)
+        outputs = self.linears.apply(value, [layer.full(linear.name) for linear in whole])
+        if len(whole) == len(linears):
+            return outputs
+        parts: list[str] = []
+        for linear, output in zip(whole, outputs, strict=True):
+            sizes = [part.out_features for part in linears if part.stored_name == linear.name]
+            with self.graph.at(layer.full(linear.name)):
+                count = self.graph.constant(sizes)
+                results = [None] * len(sizes)
+                parts += self.graph.nodes("Split", output, count, outputs=results, axis=-1)
+        return parts
 
     def _heads(self, value: str, layer: Layer, heads: int, norm: Norm | None = None) -> str:
         """[batch, sequence, heads * head_dim] as [batch, heads, sequence, head_dim].
@@ -217,18 +229,15 @@ class Decoder:
         value = self._norm(self.graph.cast(value, self.type, FLOAT), named)
         return self.graph.cast(value, FLOAT, self.type)
 
-    def _rotate(self, value: str, head_dim: int, angles: tuple[str, str]) -> str:
-        """Apply the rotary positions, which rotate the two halves of each head."""
-        g, half = self.graph, head_dim // 2
-        cosine, sine = angles
-        first, second = g.nodes(
-            "Split", value, g.constant([half, half]), outputs=[None, None], axis=-1
-        )
-        left = g.node("Sub", g.node("Mul", first, cosine), g.node("Mul", second, sine))
-        right = g.node("Add", g.node("Mul", second, cosine), g.node("Mul", first, sine))
-        return g.node("Concat", left, right, axis=-1)
+    def _rotate(self, value: str, attention: Attention, angles: tuple[str, str] | None) -> str:
+        """Heads [batch, heads, sequence, head_dim] with rotary positions, if the layer has them."""
+        if attention.rotary is None or angles is None:
+            return value
+        return rotated(self.graph, value, attention.rotary, attention.sizes.head_dim, angles)
 
-    def _attention(self, value: str, layer: Layer, mask: str, angles: tuple[str, str]) -> str:
+    def _attention(
+        self, value: str, layer: Layer, mask: str, angles: tuple[str, str] | None
+    ) -> str:
         """Grouped-query attention over past and present, [batch, sequence, hidden].
 
         In the activation type. The query heads of a group are stacked, so each key/value head is
@@ -240,8 +249,12 @@ class Decoder:
         value = g.cast(value, FLOAT, self.type)
         q, k, v = self._project(value, layer, attention.q, attention.k, attention.v)
         with g.at(layer.full(attention.name)):
-            query = self._rotate(self._heads(q, layer, heads, attention.q_norm), width, angles)
-            key = self._rotate(self._heads(k, layer, kv_heads, attention.k_norm), width, angles)
+            query = self._heads(q, layer, heads, attention.q_norm)
+            query = self._rotate(query, attention, angles)
+            if attention.position_scale:
+                query = g.node("Mul", query, self.scales[attention.position_scale])
+            key = self._heads(k, layer, kv_heads, attention.k_norm)
+            key = self._rotate(key, attention, angles)
             key = self._cached(key, layer.index, "key")
             values = self._cached(self._heads(v, layer, kv_heads), layer.index, "value")
             scale = g.constant(attention.query_scale, _numpy_type(self.type))

@@ -20,7 +20,7 @@ import numpy as np
 from onnx import TensorProto
 
 from ...errors import Refused
-from ...models import Architecture, GatedFFN, Layer, Norm
+from ...models import Architecture, GatedFFN, Layer, Norm, PositionScale
 from .builder import GraphBuilder
 from .cut import Cut
 from .decoder import Decoder, NamedNorm
@@ -28,7 +28,7 @@ from .fused_linears import DOMAIN, FusedLinears
 from .masks import BOOL, FLOAT, INT64, MASKED, length
 from .packed_tables import PackedTable, PackedTables, pack_table
 from .precision import Precision
-from .rotary import Rotary
+from .rotary import RotaryTable, write_position_scale
 from .runtime import IN_PLACE
 from .weights import Weights
 
@@ -43,7 +43,7 @@ class Fused(Decoder):
         graph: GraphBuilder,
         weights: Weights,
         architecture: Architecture,
-        rotary: Mapping[str | None, Rotary],
+        rotary: Mapping[str | None, RotaryTable],
         precision: Precision,
         cut: Cut,
     ) -> None:
@@ -90,14 +90,20 @@ class Fused(Decoder):
             )
         return dict.fromkeys(windows, bias)
 
-    def _angles(self, positions: str, rotary: Rotary, kind: str | None) -> tuple[str, str]:
-        """Cosine and sine of every token, [batch * sequence, head_dim / 2]; see `places`."""
-        g, half = self.graph, len(rotary.frequencies)
-        cosine, sine = super()._angles(positions, rotary, kind)
+    def _angles(self, positions: str, kind: str | None) -> tuple[str, str]:
+        """Cosine and sine of every token, [batch * sequence, dim / 2]; see `places`."""
+        g, half = self.graph, len(self.rotary[kind].frequencies)
+        cosine, sine = super()._angles(positions, kind)
         with g.at(f"rotary.{kind}" if kind else "rotary"):
             cosine_rows = g.node("Reshape", cosine, g.constant([-1, half]))
             sine_rows = g.node("Reshape", sine, g.constant([-1, half]))
             return cosine_rows, sine_rows
+
+    def _position_scale(self, positions: str, scale: PositionScale) -> str:
+        """The factor of queries by their positions: [batch, sequence, 1], activation type."""
+        with self.graph.at("position_scale"):
+            value = write_position_scale(self.graph, positions, scale)
+            return self.graph.cast(value, FLOAT, self.type)
 
     def _norm(self, value: str, named: NamedNorm) -> str:
         """See `Decoder._norm`."""
@@ -134,7 +140,9 @@ class Fused(Decoder):
             )[::3]
         return hidden, normed
 
-    def _attention(self, value: str, layer: Layer, mask: str, angles: tuple[str, str]) -> str:
+    def _attention(
+        self, value: str, layer: Layer, mask: str, angles: tuple[str, str] | None
+    ) -> str:
         """See `Decoder._attention`."""
         g, attention = self.graph, layer.attention
         sizes = attention.sizes
@@ -142,6 +150,8 @@ class Fused(Decoder):
         q, k, v = self._project(value, layer, attention.q, attention.k, attention.v)
         with g.at(layer.full(attention.name)):
             query = self._rotated(q, layer, sizes.heads, attention.q_norm, angles)
+            if attention.position_scale:
+                query = g.node("Mul", query, self.scales[attention.position_scale])
             key = self._rotated(k, layer, sizes.kv_heads, attention.k_norm, angles)
             past = [f"past_key_values.{layer.index}.{part}" for part in ("key", "value")]
             present = [f"present.{layer.index}.{part}" for part in ("key", "value")]
@@ -167,15 +177,32 @@ class Fused(Decoder):
         return self._project(mixed, layer, attention.o)[0]
 
     def _rotated(
-        self, value: str, layer: Layer, heads: int, norm: Norm | None, angles: tuple[str, str]
+        self,
+        value: str,
+        layer: Layer,
+        heads: int,
+        norm: Norm | None,
+        angles: tuple[str, str] | None,
     ) -> str:
         """[batch, sequence, heads * head_dim] with rotary positions; each head is normed first."""
-        g, width = self.graph, layer.attention.sizes.head_dim
+        g, width, rotary = self.graph, layer.attention.sizes.head_dim, layer.attention.rotary
         if norm:
             value = g.node("Reshape", value, g.constant([0, 0, heads, width]))
             value = self._normed_heads(value, layer, norm)
             value = g.node("Reshape", value, g.constant([0, 0, heads * width]))
-        return g.node("RotaryEmbedding", value, self.places, *angles, domain=DOMAIN)
+        if rotary is None or angles is None:
+            return value
+        partial = {"num_heads": heads, "rotary_embedding_dim": rotary.dim}
+        return g.nodes(
+            "RotaryEmbedding",
+            value,
+            self.places,
+            *angles,
+            outputs=[None],
+            domain=DOMAIN,
+            interleaved=int(rotary.interleaved),
+            **(partial if rotary.dim < width else {}),
+        )[0]
 
     def _activation(self, value: str, ffn: GatedFFN) -> str:
         """See `Decoder._activation`."""

@@ -10,6 +10,7 @@ from .fold import Fold
 from .linear import Linear
 from .norm import Norm
 from .protocols import FFN, Block, Mixer
+from .rotary import PositionScale, Rotary, RotaryRule
 
 __all__ = [
     "FFN",
@@ -23,5 +24,8 @@ __all__ = [
     "Linear",
     "Mixer",
     "Norm",
+    "PositionScale",
+    "Rotary",
+    "RotaryRule",
     "Unit",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .cut_axis import CutAxis
 from .fold import Fold
-from .linear import Linear
+from .linear import Linear, stored
 from .norm import Norm
 
 __all__ = ["GatedFFN", "gated_ffn"]
@@ -19,7 +19,7 @@ class GatedFFN:
 
     Attributes:
         name: its module.
-        gate, up, down: the projections.
+        gate, up, down: the projections; gate and up may be stored as one.
         activation: silu, gelu_tanh, or the name in config.json.
     """
 
@@ -37,12 +37,13 @@ class GatedFFN:
     @property
     def linears(self) -> tuple[Linear, ...]:
         """See `Block.linears`."""
-        return self.gate, self.up, self.down
+        return stored((self.gate, self.up, self.down))
 
     @property
     def input_groups(self) -> tuple[tuple[str, ...], ...]:
         """See `Block.input_groups`."""
-        return (self.gate.name, self.up.name), (self.down.name,)
+        readers = stored((self.gate, self.up))
+        return tuple(reader.name for reader in readers), (self.down.name,)
 
     @property
     def output(self) -> str:
@@ -53,8 +54,8 @@ class GatedFFN:
     def cut_axes(self) -> tuple[CutAxis, ...]:
         """See `Block.cut_axes`."""
         return (
-            CutAxis(self.gate.name, "neurons", 0),
-            CutAxis(self.up.name, "neurons", 0),
+            CutAxis(self.gate.stored_name, "neurons", 0, first=self.gate.first_row),
+            CutAxis(self.up.stored_name, "neurons", 0, first=self.up.first_row),
             CutAxis(self.down.name, "neurons", 1),
         )
 
@@ -78,7 +79,7 @@ class GatedFFN:
         readers, outputs = self.input_groups
         return (
             Fold(readers, norm.name, norm=True, offset=norm.offset),
-            Fold(outputs, self.up.name, norm=False),
+            Fold(outputs, self.up.stored_name, norm=False, first=self.up.first_row),
         )
 
     def linear_counts(self, tokens: int | None = None) -> Mapping[Linear, float]:

@@ -55,5 +55,7 @@ FAMILY = Gemma3(
         "sliding_window": 4096,
         "query_pre_attn_scalar": 256,
         "tie_word_embeddings": True,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
     },
 )

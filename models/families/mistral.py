@@ -1,4 +1,4 @@
-"""Mistral: Llama with an optional sliding window in every layer."""
+"""Mistral: Llama with an optional sliding window, in every layer or by `layer_types`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ class Mistral(Family):
         return ()
 
     def reaches(self, config: Mapping[str, Any]) -> list[Reach]:
-        """All layers share the window of the config, where there is one."""
+        """The layers that `layer_types` names have the window of the config; without it, all.
+
+        transformers loads a Mistral with `layer_types` as `ministral`.
+        """
         full = self.completed(config)
-        return [Reach(int(full["sliding_window"] or 0))] * int(full["num_hidden_layers"])
+        window = int(full["sliding_window"] or 0)
+        types = full.get("layer_types") or ["sliding_attention"] * int(full["num_hidden_layers"])
+        return [Reach(window if kind == "sliding_attention" else 0) for kind in types]
 
 
 FAMILY = Mistral("mistral", defaults={"num_key_value_heads": 8, "sliding_window": 4096})

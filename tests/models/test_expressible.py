@@ -58,12 +58,8 @@ def test_a_mixture_without_experts_is_dense() -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"rope_parameters": ROPE | {"rope_type": "dynamic", "factor": 2.0}}, "`dynamic`"),
-        ({"rope_scaling": {"type": "longrope"}, "rope_parameters": None}, "`longrope`"),
-        (
-            {"rope_parameters": ROPE | {"rope_type": "linear", "partial_rotary_factor": 0.5}},
-            "turn 32 of 64 channels",
-        ),
+        ({"rope_parameters": ROPE | {"rope_type": "new"}}, "rope_type `new`"),
+        ({"rope_scaling": {"type": "proportional"}, "rope_parameters": None}, "`proportional`"),
         ({"hidden_act": "relu"}, "activation `relu`"),
         ({"attn_logit_softcapping": 50.0}, "`attn_logit_softcapping` is 50.0"),
         ({"final_logit_softcapping": 30.0}, "`final_logit_softcapping` is 30.0"),
