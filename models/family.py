@@ -8,7 +8,7 @@ rotary positions, grouped-query attention and a gated FFN, named as transformers
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from .blocks import (
@@ -23,6 +23,7 @@ from .blocks import (
     RotaryRule,
 )
 from .blocks.ffn import make_ffn
+from .blocks.linear import fused
 from .family_parts import QkNorm, Reach, Remaining
 from .layer import Layer
 from .sizes import Sizes
@@ -73,6 +74,8 @@ class Family:
         head_counts: how many query heads stock transformers loads: any number, those that divide
             the width, or no other than the original.
         rotary_rule: what it says of rotary positions beside its config.json.
+        fused_qkv, fused_gate_up: names of the linear layers that q, k and v, or gate and up, are
+            stored as, one after the other; None: each of them is stored by itself.
         prefix: of all names in files, if the decoder is a part of a larger model.
     """
 
@@ -100,6 +103,8 @@ class Family:
     softcaps: bool = False
     head_counts: Literal["any", "divisors", "fixed"] = "any"
     rotary_rule: RotaryRule = field(default_factory=RotaryRule)
+    fused_qkv: str | None = None
+    fused_gate_up: str | None = None
     prefix: str = ""
 
     @property
@@ -270,12 +275,17 @@ class Family:
         q = sizes.num_attention_heads * head
         kv = sizes.num_key_value_heads * head
         q_norm, k_norm = self.qk_norms(config)
-        return Attention(
-            ATTENTION,
-            AttentionSizes(sizes.num_attention_heads, sizes.num_key_value_heads, head),
+        readers = (
             Linear(f"{ATTENTION}.q_proj", q, width, "q" in biased),
             Linear(f"{ATTENTION}.k_proj", kv, width, "k" in biased),
             Linear(f"{ATTENTION}.v_proj", kv, width, "v" in biased),
+        )
+        if self.fused_qkv:
+            readers = fused(self.fused_qkv, readers)
+        return Attention(
+            ATTENTION,
+            AttentionSizes(sizes.num_attention_heads, sizes.num_key_value_heads, head),
+            *readers,
             Linear(f"{ATTENTION}.o_proj", width, q, "o" in biased),
             self.query_scale(config),
             self.rotary_of(config, reach),
@@ -305,7 +315,11 @@ class Family:
         sizes = self.sizes(config)
         widths = (sizes.intermediate_size, sizes.hidden_size)
         activation = self.activation(config)
-        return make_ffn(MLP, self.ffn_projections, widths, activation, self.biased(config))
+        ffn = make_ffn(MLP, self.ffn_projections, widths, activation, self.biased(config))
+        if not (self.fused_gate_up and ffn.gate):
+            return ffn
+        gate, up = fused(self.fused_gate_up, (ffn.gate, ffn.up))
+        return replace(ffn, gate=gate, up=up)
 
     def experts_ffn(self, config: Mapping[str, Any]) -> ExpertsFFN:
         """The FFN of a layer with experts."""

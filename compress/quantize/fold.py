@@ -75,10 +75,10 @@ def apply_fold(layer: nn.Module, fold: Fold, factors: Tensor, dtype: torch.dtype
         divided, factors = divided_norm(weight, factors, fold.offset, dtype)
         weight.copy_(divided)
     else:
-        weight.div_(factors.unsqueeze(1))
+        weight[fold.first : fold.first + len(factors)].div_(factors.unsqueeze(1))
     bias = getattr(writer, "bias", None)
     if isinstance(bias, Tensor):
-        bias.detach().div_(factors)
+        bias.detach()[fold.first : fold.first + len(factors)].div_(factors)
     width = weight_of(layer.get_submodule(fold.readers[0])).shape[1]
     inputs = factors[channels_of(fold, width).to(factors.device)]
     for reader in fold.readers:

@@ -18,6 +18,7 @@ from onnx import helper
 
 from ...errors import Refused
 from ...models import Architecture, Attention, Branch, DenseFFN, Layer, Linear, Norm, PositionScale
+from ...models.blocks.linear import stored as stored_linears
 from .activations import write_activation
 from .builder import GraphBuilder
 from .cut import Cut
@@ -188,7 +189,19 @@ class Decoder:
         return value
 
     def _project(self, value: str, layer: Layer, *linears: Linear) -> list[str]:
-        return self.linears.apply(value, [layer.full(linear.name) for linear in linears])
+        """The outputs of linear layers that read `value`; those stored as one are one product."""
+        whole = stored_linears(linears)
+        outputs = self.linears.apply(value, [layer.full(linear.name) for linear in whole])
+        if len(whole) == len(linears):
+            return outputs
+        parts: list[str] = []
+        for linear, output in zip(whole, outputs, strict=True):
+            sizes = [part.out_features for part in linears if part.stored_name == linear.name]
+            with self.graph.at(layer.full(linear.name)):
+                count = self.graph.constant(sizes)
+                results = [None] * len(sizes)
+                parts += self.graph.nodes("Split", output, count, outputs=results, axis=-1)
+        return parts
 
     def _heads(self, value: str, layer: Layer, heads: int) -> str:
         """[batch, sequence, heads * head_dim] as [batch, heads, sequence, head_dim]."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .cut_axis import CutAxis
 from .fold import Fold
-from .linear import Linear
+from .linear import Linear, stored
 from .norm import Norm
 from .rotary import PositionScale, Rotary
 
@@ -37,7 +37,7 @@ class Attention:
     Attributes:
         name: its module.
         sizes: heads and their width.
-        q, k, v, o: the projections.
+        q, k, v, o: the projections; q, k and v may be stored as one.
         query_scale: what the product of query and key is multiplied by.
         rotary: its rotary positions; None: it does not know positions.
         window: positions that a token sees, itself included; 0: all before it.
@@ -72,12 +72,13 @@ class Attention:
     @property
     def linears(self) -> tuple[Linear, ...]:
         """See `Block.linears`."""
-        return self.q, self.k, self.v, self.o
+        return stored((self.q, self.k, self.v, self.o))
 
     @property
     def input_groups(self) -> tuple[tuple[str, ...], ...]:
         """See `Block.input_groups`."""
-        return (self.q.name, self.k.name, self.v.name), (self.o.name,)
+        readers = stored((self.q, self.k, self.v))
+        return tuple(reader.name for reader in readers), (self.o.name,)
 
     @property
     def output(self) -> str:
@@ -89,9 +90,9 @@ class Attention:
         """See `Block.cut_axes`."""
         width = self.sizes.head_dim
         return (
-            CutAxis(self.q.name, "heads", 0, width),
-            CutAxis(self.k.name, "kv_heads", 0, width),
-            CutAxis(self.v.name, "kv_heads", 0, width),
+            CutAxis(self.q.stored_name, "heads", 0, width, self.q.first_row),
+            CutAxis(self.k.stored_name, "kv_heads", 0, width, self.k.first_row),
+            CutAxis(self.v.stored_name, "kv_heads", 0, width, self.v.first_row),
             CutAxis(self.o.name, "heads", 1, width),
         )
 
@@ -115,9 +116,16 @@ class Attention:
         """See `Block.folds`; a value head serves every query head of its group."""
         sizes = self.sizes
         readers, outputs = self.input_groups
-        found = (Fold(readers, norm.name, norm=True, offset=norm.offset),) if norm else ()
-        value = Fold(outputs, self.v.name, norm=False, repeat=sizes.group, head_dim=sizes.head_dim)
-        return (*found, value)
+        before = (Fold(readers, norm.name, norm=True, offset=norm.offset),) if norm else ()
+        value = Fold(
+            outputs,
+            self.v.stored_name,
+            norm=False,
+            repeat=sizes.group,
+            head_dim=sizes.head_dim,
+            first=self.v.first_row,
+        )
+        return (*before, value)
 
     def linear_counts(self, tokens: int | None = None) -> Mapping[Linear, float]:
         """See `Block.linear_counts`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .cut_axis import CutAxis
 from .fold import Fold
-from .linear import Linear
+from .linear import Linear, stored
 from .norm import Norm
 
 __all__ = ["DenseFFN", "make_ffn"]
@@ -20,7 +20,7 @@ class DenseFFN:
     Attributes:
         name: its module.
         gate: the projection that the activation is applied to; None: it is applied to `up`.
-        up, down: the other projections.
+        up, down: the other projections. Gate and up may be stored as one.
         activation: silu, gelu, gelu_tanh, relu2, or the name in config.json.
     """
 
@@ -43,12 +43,13 @@ class DenseFFN:
     @property
     def linears(self) -> tuple[Linear, ...]:
         """See `Block.linears`."""
-        return (*self.readers, self.down)
+        return stored((*self.readers, self.down))
 
     @property
     def input_groups(self) -> tuple[tuple[str, ...], ...]:
         """See `Block.input_groups`."""
-        return tuple(linear.name for linear in self.readers), (self.down.name,)
+        readers = stored(self.readers)
+        return tuple(reader.name for reader in readers), (self.down.name,)
 
     @property
     def output(self) -> str:
@@ -58,7 +59,10 @@ class DenseFFN:
     @property
     def cut_axes(self) -> tuple[CutAxis, ...]:
         """See `Block.cut_axes`."""
-        outputs = (CutAxis(linear.name, "neurons", 0) for linear in self.readers)
+        outputs = (
+            CutAxis(reader.stored_name, "neurons", 0, first=reader.first_row)
+            for reader in self.readers
+        )
         return (*outputs, CutAxis(self.down.name, "neurons", 1))
 
     @property
@@ -79,8 +83,11 @@ class DenseFFN:
     def folds(self, norm: Norm | None) -> tuple[Fold, ...]:
         """See `Block.folds`; without a gate, the activation stands between `up` and `down`."""
         readers, outputs = self.input_groups
-        found = (Fold(readers, norm.name, norm=True, offset=norm.offset),) if norm else ()
-        return (*found, Fold(outputs, self.up.name, norm=False)) if self.gate else found
+        before = (Fold(readers, norm.name, norm=True, offset=norm.offset),) if norm else ()
+        if self.gate is None:
+            return before
+        up = Fold(outputs, self.up.stored_name, norm=False, first=self.up.first_row)
+        return (*before, up)
 
     def linear_counts(self, tokens: int | None = None) -> Mapping[Linear, float]:
         """See `Block.linear_counts`."""

@@ -16,10 +16,6 @@ from ...errors import Refused
 __all__ = ["PositionScale", "Rotary", "RotaryRule"]
 
 BASE = 10000.0
-FORMS = {"su": "longrope"}
-"""Other spellings of the forms."""
-RENAMED = "type"
-"""What transformers 4 called `rope_type`."""
 PRETRAINED = "original_max_position_embeddings"
 
 
@@ -60,6 +56,13 @@ class Rotary:
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
 
     @property
+    def pairs(self) -> tuple[slice, slice]:
+        """The first and the second channels of all pairs."""
+        if self.interleaved:
+            return slice(0, self.dim, 2), slice(1, self.dim, 2)
+        return slice(0, self.dim // 2), slice(self.dim // 2, self.dim)
+
+    @property
     def factor(self) -> float:
         """How many times longer sequences may be than those of the pretraining."""
         return float(self.settings.get("factor") or self._ratio)
@@ -98,11 +101,13 @@ class RotaryRule:
         interleaved: see `Rotary`.
         share: `partial_rotary_factor` where config.json has none.
         partial: whether the family can rotate a part of a head.
+        spellings: other names that it has for the forms.
     """
 
     interleaved: bool = False
     share: float = 1.0
     partial: bool = False
+    spellings: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
 
     def read(
         self, config: Mapping[str, Any], head_dim: int, layer_type: str | None = None
@@ -110,7 +115,7 @@ class RotaryRule:
         """The rotary positions of a layer, from either spelling of config.json.
 
         transformers 5 has `rope_parameters`, perhaps one for each type of layer. transformers 4 has
-        `rope_theta`, `rope_scaling` and `rope_local_base_freq`.
+        `rope_theta`, `rope_scaling` (with `type` for `rope_type`) and `rope_local_base_freq`.
 
         Args:
             config: with the family's defaults.
@@ -121,8 +126,8 @@ class RotaryRule:
             Refused: a part of a head is rotated, and the family rotates whole heads.
         """
         block = _block(config, layer_type)
-        form = str(block.get("rope_type") or block.get(RENAMED) or "default")
-        form = FORMS.get(form, form)
+        form = str(block.get("rope_type") or block.get("type") or "default")
+        form = self.spellings.get(form, form)
         if form == "dynamic" and block.get("alpha"):
             form = "ntk_alpha"
         share = self.share
