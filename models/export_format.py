@@ -86,6 +86,11 @@ class ExportFormat:
         mixed = self.fp16_activations and precision in ("int4", "int8")
         return f"{precision}-fp16" if mixed else precision
 
+    def float_bytes(self, precision: str) -> int | None:
+        """Bytes of a float beside packed weights; None: as the precision implies."""
+        in_fp32 = self.is_graph and not self.fp16_activations
+        return 4 if in_fp32 and precision == "int4" else None
+
 
 def load(path: str) -> Any:
     """The function that a dotted path, `package.module:function`, names."""

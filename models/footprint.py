@@ -29,8 +29,8 @@ PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8", "int8-dynamic", "int4", "in
 FLOAT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 GROUPED = {"int4": 4, "int3": 3, "int2": 2}
 """Bits of a weight, for the precisions with one scale per group of input channels."""
-SCALE_BYTES = {"int4": 2, "int3": 2, "int2": 2, "int8": 4, "int8-dynamic": 4}
-"""Bytes of a scale: one float16 per group up to INT4, one float32 per output channel in INT8."""
+CHANNEL_SCALES = {"int8": 4, "int8-dynamic": 4}
+"""Bytes of a scale, for the precisions with one float32 scale per output channel."""
 
 
 def check_precision(precision: str) -> None:
@@ -68,7 +68,8 @@ def size_of(
         model: the architecture.
         precision: one of `PRECISIONS`.
         group_size: input channels that share a scale; -1: all of them.
-        float_bytes: bytes of each parameter that is not quantized; default: `float_bytes_of`.
+        float_bytes: of each parameter that is not quantized and of the scale of a group; default:
+            `float_bytes_of`.
         tokens: leave out the experts that a pass over this many tokens does not use.
         table_bytes: of an embedding and a head that are packed; None: they are in floating point.
 
@@ -78,7 +79,7 @@ def size_of(
     check_precision(precision)
     floats = float_bytes or float_bytes_of(precision)
     linears = sum(
-        count * _linear_size(linear, precision, group_size)
+        count * _linear_size(linear, precision, group_size, floats)
         for linear, count in model.linear_counts(tokens).items()
     )
     rest = model.parameters - model.linear_weights()
@@ -88,15 +89,15 @@ def size_of(
     return int(linears + rest * floats + table_bytes.embedding + table_bytes.head)
 
 
-def _linear_size(linear: Linear, precision: str, group_size: int) -> int:
-    """Bytes of one weight with its scales."""
+def _linear_size(linear: Linear, precision: str, group_size: int, float_bytes: int) -> int:
+    """Bytes of one weight with its scales; scales of groups have the type of the floats."""
     n, k = linear.shape
     if precision in FLOAT_BYTES:
         return n * k * FLOAT_BYTES[precision]
     if precision in GROUPED:
         groups = 1 if group_size < 0 else -(-k // group_size)
-        return n * k * GROUPED[precision] // 8 + n * groups * SCALE_BYTES[precision]
-    return n * k + n * SCALE_BYTES.get(precision, 0)
+        return n * k * GROUPED[precision] // 8 + n * groups * float_bytes
+    return n * k + n * CHANNEL_SCALES.get(precision, 0)
 
 
 def head_bytes(model: Architecture, float_bytes: int) -> int:

@@ -11,7 +11,7 @@ is printed too: it changes less if other work runs on the machine. The sides tak
 times. The first part of the text is for calibration, and the windows after it are scored. With
 `--calibration SOURCE` the rows are those of `edgewright quantize`, and the text is only scored.
 Scores are in float32, by the same code for all checkpoints; KL is from the unquantized model.
-GPTQModel computes in float32 where the processor would have to emulate bfloat16, which is several
+All tools compute in float32 where the processor would have to emulate bfloat16, which is several
 times slower. ModelOpt (`--modelopt`, an environment from compat/modelopt.txt) writes no checkpoint
 that can be scored here. It scores itself, and its time ends before that.
 """
@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from ..benchmarks.tasks.accuracy import TextScores, score_text
@@ -35,51 +36,8 @@ from ..data.packing import Encoded
 from ..data.sources import Source, scoring_rows
 from ..steps.context import CalibrationData
 from ..steps.own_text import OwnText
+from .quantization_tools import MODELOPT, PEAK, TOOLS
 
-GPTQMODEL = """
-import json, sys, torch
-from gptqmodel import GPTQModel, QuantizeConfig
-model, out, rows = sys.argv[1:4]
-ids = [row["ids"] for row in json.load(open(rows))]
-calibration = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in ids]
-dtype = getattr(torch, sys.argv[4])
-config = QuantizeConfig(bits=4, group_size=128, sym=True, desc_act=True)
-loaded = GPTQModel.load(model, config, dtype=dtype)
-loaded.quantize(calibration, batch_size=1)
-loaded.save(out)
-"""
-PEAK = """
-import resource
-used = resource.getrusage(resource.RUSAGE_SELF)
-status = open("/proc/self/status")
-peak = next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-print(json.dumps({"peak": peak / 1e9, "cpu": used.ru_utime + used.ru_stime}))
-"""
-MODELOPT = """
-import json, math, sys, time
-begin = time.monotonic()
-import torch
-import modelopt.torch.quantization as mtq
-from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32).eval()
-rows = json.load(open(sys.argv[3]))
-def run(row):
-    with torch.no_grad():
-        return model(input_ids=torch.tensor([row["ids"]]), use_cache=False).logits[0]
-model = mtq.quantize(model, mtq.INT4_AWQ_CFG, lambda _: [run(row).shape for row in rows])
-seconds = time.monotonic() - begin
-status = open("/proc/self/status")
-peak = next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-cross_entropy = torch.nn.functional.cross_entropy
-total = count = 0
-for row in json.load(open(sys.argv[4])):
-    labels = torch.tensor(row["labels"])[1:]
-    logits = run(row)[:-1].float()
-    total += float(cross_entropy(logits, labels, ignore_index=-100, reduction="sum"))
-    count += int((labels >= 0).sum())
-result = {"seconds": seconds, "peak": peak / 1e9, "perplexity": math.exp(total / count)}
-print(json.dumps(result))
-"""
 OURS = """
 import json, sys
 from pathlib import Path
@@ -143,7 +101,7 @@ def _take_turns(
     Returns:
         The seconds of each side, by name.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with nullcontext(args.keep) if args.keep else tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("rows.json", "held_out.json")]
         for file, part in zip(files, (rows, held_out), strict=True):
             file.write_text(json.dumps([vars(row) for row in part]))
@@ -151,7 +109,7 @@ def _take_turns(
         taken: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(args.rounds):
             for name, command in sides.items():
-                out = Path(folder) / f"{name}-{number}".replace(" ", "-")
+                out = Path(folder).absolute() / f"{name}-{number}".replace(" ", "-")
                 seconds, printed = _timed(
                     [*command[:3], str(args.model.absolute()), str(out), *command[3:]],
                     args.threads,
@@ -183,19 +141,25 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--keep", type=Path, help="an existing directory: keep the checkpoints")
     parser.add_argument(
         "--ours",
         nargs="+",
         default=['{"method": "gptq"}', '{"method": "rtn"}'],
         help="our quantization options as JSON; the first are compared with the others",
     )
-    parser.add_argument(
-        "--gptqmodel", type=Path, help="the Python interpreter of an environment with GPTQModel"
-    )
+    for tool in TOOLS:
+        parser.add_argument(
+            _option(tool), type=Path, help=f"the Python interpreter of an environment with {tool}"
+        )
     parser.add_argument(
         "--modelopt", type=Path, help="the Python interpreter of an environment with ModelOpt"
     )
     return parser.parse_args()
+
+
+def _option(tool: str) -> str:
+    return "--" + tool.replace("-", "").lower()
 
 
 def _sides(args: argparse.Namespace, rows: Path, held_out: Path) -> dict[str, list[str]]:
@@ -204,14 +168,10 @@ def _sides(args: argparse.Namespace, rows: Path, held_out: Path) -> dict[str, li
         f"edgewright {options}": [sys.executable, "-c", OURS + PEAK, str(rows), options]
         for options in args.ours
     }
-    if args.gptqmodel:
-        sides["GPTQModel"] = [
-            str(args.gptqmodel.absolute()),
-            "-c",
-            GPTQMODEL + PEAK,
-            str(rows),
-            "bfloat16" if bf16_is_fast("cpu") else "float32",
-        ]
+    dtype = "bfloat16" if bf16_is_fast("cpu") else "float32"
+    for tool, program in TOOLS.items():
+        if python := vars(args)[_option(tool).strip("-")]:
+            sides[tool] = [str(python.absolute()), "-c", program + PEAK, str(rows), dtype]
     if args.modelopt:
         sides["ModelOpt"] = [
             str(args.modelopt.absolute()),

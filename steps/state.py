@@ -13,7 +13,7 @@ from typing import Any
 from ..checkpoints.config import dtype_name, packing, quantization, read_architecture
 from ..checkpoints.inventory import inventory, weight_files
 from ..errors import UsageError
-from ..models import Architecture
+from ..models import FORMATS, Architecture
 from ..models.footprint import size_of
 from ..models.packed_tables import TableBytes
 
@@ -51,8 +51,13 @@ class State:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights on disk."""
+        exported = FORMATS[self.format] if self.format else None
         return self.extra_bytes + size_of(
-            self.architecture, self.precision, self.group_size, table_bytes=self.table_bytes
+            self.architecture,
+            self.precision,
+            self.group_size,
+            float_bytes=exported.float_bytes(self.precision) if exported else None,
+            table_bytes=self.table_bytes,
         )
 
 

@@ -164,7 +164,7 @@ def test_sizes_of_qwen25_3b_match_a_hand_count() -> None:
     assert size_of(QWEN25_3B, "int4", -1) == linears // 2 + out_features * 2 + 2 * rest
     assert size_of(QWEN25_3B, "int3") == linears * 3 // 8 + linears // 128 * 2 + 2 * rest
     assert size_of(QWEN25_3B, "int2", 64) == linears // 4 + linears // 64 * 2 + 2 * rest
-    assert size_of(QWEN25_3B, "int4", float_bytes=4) == linears // 2 + linears // 128 * 2 + 4 * rest
+    assert size_of(QWEN25_3B, "int4", float_bytes=4) == linears // 2 + linears // 128 * 4 + 4 * rest
     assert size_of(QWEN25_3B, "int8") == linears + 4 * out_features + 2 * rest
     assert size_of(QWEN25_3B, "int8-dynamic") == linears + 4 * out_features + 4 * rest
 
