@@ -19,6 +19,7 @@ from .family import Remaining
 from .family_lookup import embedding_and_head, family_of
 from .layer import Layer
 from .sizes import RESTORE, check_experts, check_sizes
+from .wrappers import WRAPPED_IN, WRAPPERS
 
 if TYPE_CHECKING:  # plans read sizes only, and torch takes seconds to import
     from torch import Tensor
@@ -227,12 +228,16 @@ class Architecture:
 
     def accepts_heads(self, heads: int) -> bool:
         """Whether stock transformers loads it with this many query heads."""
+        if self.fixed_heads:
+            return heads == self.attention_sizes.heads
         return family_of(self.config).accepts_heads(self.config, heads)
 
     @property
     def fixed_heads(self) -> bool:
         """Whether stock transformers loads it with no other number of query heads."""
-        return family_of(self.config).head_counts == "fixed"
+        wrapper = WRAPPERS.get(str(self.config.get(WRAPPED_IN)))
+        fixed = wrapper is not None and wrapper.fixed_heads
+        return fixed or family_of(self.config).head_counts == "fixed"
 
     def resized(
         self, *, heads: int, kv_heads: int, ffn: int, layers: Sequence[int], experts: int = 0
