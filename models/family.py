@@ -8,7 +8,7 @@ rotary positions, grouped-query attention and a gated FFN, named as transformers
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .blocks import (
@@ -275,13 +275,12 @@ class Family:
         q = sizes.num_attention_heads * head
         kv = sizes.num_key_value_heads * head
         q_norm, k_norm = self.qk_norms(config)
-        readers = (
+        readers = fused(
+            self.fused_qkv,
             Linear(f"{ATTENTION}.q_proj", q, width, "q" in biased),
             Linear(f"{ATTENTION}.k_proj", kv, width, "k" in biased),
             Linear(f"{ATTENTION}.v_proj", kv, width, "v" in biased),
         )
-        if self.fused_qkv:
-            readers = fused(self.fused_qkv, readers)
         return Attention(
             ATTENTION,
             AttentionSizes(sizes.num_attention_heads, sizes.num_key_value_heads, head),
@@ -315,11 +314,8 @@ class Family:
         sizes = self.sizes(config)
         widths = (sizes.intermediate_size, sizes.hidden_size)
         activation = self.activation(config)
-        ffn = make_ffn(MLP, self.ffn_projections, widths, activation, self.biased(config))
-        if not (self.fused_gate_up and ffn.gate):
-            return ffn
-        gate, up = fused(self.fused_gate_up, (ffn.gate, ffn.up))
-        return replace(ffn, gate=gate, up=up)
+        names, biased = self.ffn_projections, self.biased(config)
+        return make_ffn(MLP, names, widths, activation, biased, self.fused_gate_up)
 
     def experts_ffn(self, config: Mapping[str, Any]) -> ExpertsFFN:
         """The FFN of a layer with experts."""

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from .architecture import Architecture
 from .blocks import Attention
+from .blocks.rotary import Rotary
 from .export_format import Reason
 
-__all__ = ["LlamaCpp", "llama_cpp", "llama_cpp_reasons", "rope_block"]
+__all__ = ["YARN", "LlamaCpp", "llama_cpp", "llama_cpp_reasons"]
 
 OTHER = "--format onnx"
 QKV = ("q_proj", "k_proj", "v_proj")
@@ -34,7 +34,10 @@ class LlamaCpp:
             two halves of a head against each other.
         activation: the only one that its FFN computes.
         biases: the linear layers whose bias it reads.
-        ropes: the ways of making rotary angles that a file can ask for.
+        rotary_forms: the forms of rotary positions that a file can ask for.
+        partial: whether it can rotate a part of a head.
+        position_scale: whether it can scale queries by position.
+        fused: whether it reads q, k and v, and gate and up, as they are stored fused.
         windows: whether layers can have a sliding window, and the file says which.
         softcaps: whether it limits scores and logits; None: it reads no limit.
         square: whether heads x head size must be the width.
@@ -46,7 +49,10 @@ class LlamaCpp:
     interleaved: bool = False
     activation: str = "silu"
     biases: tuple[str, ...] = QKV
-    ropes: tuple[str, ...] = LINEAR
+    rotary_forms: tuple[str, ...] = LINEAR
+    partial: bool = True
+    position_scale: bool = False
+    fused: bool = False
     windows: bool = False
     softcaps: tuple[str, ...] = ()
     square: bool = False
@@ -60,10 +66,21 @@ class LlamaCpp:
         return float(sizes.head_dim) ** -0.5
 
 
-LLAMA = LlamaCpp("llama", interleaved=True, biases=ALL, ropes=TABLES)
+LLAMA = LlamaCpp("llama", interleaved=True, biases=ALL, rotary_forms=TABLES, partial=False)
 CANDIDATES: Mapping[str, tuple[LlamaCpp, ...]] = {
     "llama": (LLAMA,),
     "mistral": (LLAMA,),
+    "ministral": (LLAMA,),
+    "ministral3": (
+        LLAMA,
+        LlamaCpp(
+            "mistral3",
+            interleaved=True,
+            biases=ALL,
+            rotary_forms=(*LINEAR, "llama3"),
+            position_scale=True,
+        ),
+    ),
     "qwen2": (LlamaCpp("qwen2", square=True), LLAMA),
     "qwen3": (LlamaCpp("qwen3"),),
     "gemma3_text": (
@@ -71,6 +88,11 @@ CANDIDATES: Mapping[str, tuple[LlamaCpp, ...]] = {
             "gemma3", activation="gelu_tanh", windows=True, softcaps=("logits",), wide_layers=62
         ),
     ),
+    "phi3": (
+        LlamaCpp("phi3", rotary_forms=("default", "longrope"), square=True, fused=True),
+        LLAMA,
+    ),
+    "glm4": (LlamaCpp("glm4", interleaved=True, fused=True),),
 }
 """By model type: the architectures of llama.cpp that compute the same, best first."""
 
@@ -95,16 +117,8 @@ def llama_cpp_reasons(architecture: Architecture) -> Iterator[Reason]:
     yield from _reasons(architecture, llama_cpp(architecture))
 
 
-def rope_block(config: Mapping[str, Any], layer_type: str | None = None) -> Mapping[str, Any]:
-    """The rotary parameters of a layer, in the spelling of transformers 4 or 5."""
-    block: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if layer_type in block:
-        return block[layer_type] or {}
-    return {} if layer_type == "sliding_attention" else block
-
-
 def _reasons(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
-    for check in (_sizes, _attention, _windows, _ropes, _linears, _softcaps):
+    for check in (_sizes, _attention, _windows, _rotaries, _linears, _softcaps):
         yield from check(architecture, target)
 
 
@@ -151,18 +165,30 @@ def _windows(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
         )
 
 
-def _ropes(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
-    config = architecture.config
-    for layer_type in {attention.rope_layer_type for attention in _attentions(architecture)}:
-        block = rope_block(config, layer_type)
-        kind = str(block.get("rope_type") or block.get("type") or "default")
-        own = {key: block[key] for key in YARN if block.get(key, YARN[key]) != YARN[key]}
-        if kind not in target.ropes:
-            yield Reason(f"llama.cpp's {target.name} has no positions of type `{kind}`", OTHER)
-        elif kind == "yarn" and own and "llama3" not in target.ropes:
-            yield Reason(f"llama.cpp's {target.name} takes no {', '.join(own)} for YaRN", OTHER)
-        elif layer_type == "sliding_attention" and kind != "default":
-            yield Reason(f"llama.cpp does not apply `{kind}` to layers with a window", OTHER)
+def _rotaries(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
+    attentions = _attentions(architecture)
+    for rotary in dict.fromkeys(attention.rotary for attention in attentions):
+        if rotary is None:
+            yield Reason("has layers without positions, which are not written as GGUF here", OTHER)
+            continue
+        yield from _rotary(rotary, architecture.attention_sizes.head_dim, target)
+    if not target.position_scale and any(attention.position_scale for attention in attentions):
+        yield Reason(f"llama.cpp's {target.name} does not scale queries by position", OTHER)
+
+
+def _rotary(rotary: Rotary, head_dim: int, target: LlamaCpp) -> Iterator[Reason]:
+    known, form = f"llama.cpp's {target.name}", rotary.form
+    own = [key for key, value in YARN.items() if rotary.settings.get(key, value) != value]
+    if form not in target.rotary_forms:
+        yield Reason(f"{known} has no positions of type `{form}`", OTHER)
+    elif form == "yarn" and own and "llama3" not in target.rotary_forms:
+        yield Reason(f"{known} takes no {', '.join(own)} for YaRN", OTHER)
+    elif rotary.layer_type == "sliding_attention" and form != "default":
+        yield Reason(f"{known} does not apply `{form}` to layers with a window", OTHER)
+    if rotary.dim != head_dim and not target.partial:
+        yield Reason(f"{known} rotates whole heads, not {rotary.dim} of {head_dim}", OTHER)
+    if rotary.interleaved and not target.interleaved:
+        yield Reason(f"{known} does not rotate neighbouring channels", OTHER)
 
 
 def _linears(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:

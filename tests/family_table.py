@@ -12,6 +12,7 @@ __all__ = ["PUBLISHED", "SETTINGS"]
 WHOLE: dict[str, Any] = {"hidden_size": 256, "num_attention_heads": 4, "head_dim": 64}
 """For families whose width must be that of all heads."""
 SLIDING = ["sliding_attention", "full_attention", "sliding_attention"]
+FACTORS = ("short_factor", "long_factor")
 CUSTOM_ROPE = {"rope_type": "default", "rope_theta": 500000.0}
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -46,6 +47,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "attn_logit_softcapping": 2.0,
         "final_logit_softcapping": 3.0,
     },
+    "glm4": {},
     "granite": {
         "attention_bias": True,
         "embedding_multiplier": 3.0,
@@ -65,6 +67,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "internlm3": {"attention_bias": True, "mlp_bias": True},
     "ministral": {"sliding_window": 16, "layer_types": SLIDING},
+    "ministral3": {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 20000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 8,
+            "llama_4_scaling_beta": 0.1,
+        },
+    },
     "nemotron": {"rope_parameters": {**CUSTOM_ROPE, "partial_rotary_factor": 0.5}},
     "olmo2": {"attention_bias": True},
     "olmo3": {
@@ -80,6 +91,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
             },
         },
     },
+    "phi3": {"rope_parameters": {**CUSTOM_ROPE, "partial_rotary_factor": 0.75}},
     "seed_oss": {"attention_bias": True},
     "smollm3": {
         "use_sliding_window": True,
@@ -124,6 +136,11 @@ PUBLISHED: dict[str, tuple[float, dict[str, Any]]] = {
     ),
     "gemma": (2.51, _sizes(2048, 18, 8, 1, 256, 16384, 256000, hidden_act="gelu")),
     "gemma2": (2.61, _sizes(2304, 26, 8, 4, 256, 9216, 256000)),
+    "glm4": (
+        9.4,
+        _sizes(4096, 40, 32, 2, 128, 13696, 151552, partial_rotary_factor=0.5)
+        | {"attention_bias": True},
+    ),
     "granite": (
         2.53,
         _sizes(2048, 40, 32, 8, 0, 8192, 49155, tie_word_embeddings=True)
@@ -142,9 +159,17 @@ PUBLISHED: dict[str, tuple[float, dict[str, Any]]] = {
         _sizes(4096, 36, 32, 8, 128, 12288, 131072, sliding_window=32768)
         | {"layer_types": ["full_attention", *["sliding_attention"] * 3] * 9},
     ),
+    "ministral3": (3.43, _sizes(3072, 26, 32, 8, 128, 9216, 131072, tie_word_embeddings=True)),
     "nemotron": (4.19, _sizes(3072, 32, 24, 8, 128, 9216, 256000, partial_rotary_factor=0.5)),
     "olmo2": (1.48, _sizes(2048, 16, 16, 16, 0, 8192, 100352)),
     "olmo3": (7.3, _sizes(4096, 32, 32, 32, 0, 11008, 100278, sliding_window=4096)),
+    "phi3": (
+        3.84,
+        _sizes(3072, 32, 24, 8, 0, 8192, 200064, tie_word_embeddings=True)
+        | {"partial_rotary_factor": 0.75, "rope_theta": 10000.0}
+        | {"max_position_embeddings": 131072, "original_max_position_embeddings": 4096}
+        | {"rope_scaling": {"type": "longrope"} | dict.fromkeys(FACTORS, [1.0] * 48)},
+    ),
     "seed_oss": (36.2, _sizes(5120, 64, 80, 8, 128, 27648, 155136)),
     "smollm3": (3.08, _sizes(2048, 36, 16, 4, 0, 11008, 128256)),
     "stablelm": (1.64, _sizes(2048, 24, 32, 32, 0, 5632, 100352, use_qkv_bias=True)),

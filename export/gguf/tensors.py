@@ -12,7 +12,8 @@ from torch import Tensor
 from ...checkpoints.layouts import PackedLinear
 from ...errors import Refused
 from ...models import Architecture
-from ...models.blocks import Norm
+from ...models.blocks import Attention, Linear, Norm
+from ...models.layer import Layer
 from ...models.llama_cpp import LlamaCpp
 from ..onnx.weights import Weights
 from .blocks import BLOCK, block_kind, packed_blocks
@@ -32,6 +33,7 @@ class Entry:
         module: in a loaded model.
         stored: in the checkpoint's files; another name only for a tied table.
         linear: whether it takes the precision that was asked for.
+        rows: the rows of `stored` that belong to it; None: all.
         heads: heads whose rows change their order (see `_interleave`); None: the order stays.
         offset: what is added to the stored weight, because llama.cpp adds nothing.
         factor: what the sum is multiplied by.
@@ -41,12 +43,15 @@ class Entry:
     module: str
     stored: str
     linear: bool = False
+    rows: slice | None = None
     heads: int | None = None
     offset: float = 0.0
     factor: float = 1.0
 
     def as_written(self, weight: Tensor) -> Tensor:
         """A weight or bias of the model in the values and the order of the file."""
+        if self.rows:
+            weight = weight[self.rows]
         if self.offset or self.factor != 1.0:
             weight = (weight + self.offset) * self.factor
         return _interleave(weight, self.heads)
@@ -73,14 +78,11 @@ def entries(gguf: Any, model: Architecture, target: LlamaCpp, weights: Weights) 
     scale = target.query_scale(model)
     for layer in model.layers:
         attention = layer.attention
-        heads = {
-            attention.q.name: attention.sizes.heads,
-            attention.k.name: attention.sizes.kv_heads,
-        }
-        for linear in layer.linears:
-            full = layer.full(linear.name)
-            own = heads.get(linear.name) if target.interleaved else None
-            found.append(Entry(names.get_name(full), full, full, linear=True, heads=own))
+        for linear in layer.linears if target.fused else _apart(layer):
+            name, module = (layer.full(name) for name in (linear.name, linear.stored_name))
+            rows = linear.rows if linear.fused else None
+            heads = _reordered(attention, linear) if target.interleaved else None
+            found.append(Entry(names.get_name(name), module, module, True, rows, heads))
         norms = [norm for branch in layer.branches for norm in (branch.norm, branch.post_norm)]
         found += [_norm(names, norm, layer.full(norm.name)) for norm in norms if norm]
         for norm in (attention.q_norm, attention.k_norm):
@@ -88,6 +90,22 @@ def entries(gguf: Any, model: Architecture, target: LlamaCpp, weights: Weights) 
                 factor = attention.query_scale / scale if norm is attention.q_norm else 1.0
                 found.append(_norm(names, norm, layer.full(norm.name), factor))
     return found
+
+
+def _apart(layer: Layer) -> list[Linear]:
+    """The linear layers of a decoder layer, those that are stored fused one by one."""
+    attention, ffn = layer.attention, layer.dense_ffn
+    assert ffn, "a mixture of experts is not expressible"
+    parts = (attention.q, attention.k, attention.v, attention.o, ffn.gate, ffn.up, ffn.down)
+    return [part for part in parts if part]
+
+
+def _reordered(attention: Attention, linear: Linear) -> int | None:
+    """The heads of a linear layer whose rows llama.cpp has in another order; see `Entry`."""
+    if attention.rotary and attention.rotary.interleaved:
+        return None
+    heads = {attention.q.name: attention.sizes.heads, attention.k.name: attention.sizes.kv_heads}
+    return heads.get(linear.name)
 
 
 def _norm(names: Any, norm: Norm, full: str, factor: float = 1.0) -> Entry:
@@ -137,18 +155,18 @@ def _linear(gguf: Any, weights: Weights, entry: Entry, precision: str) -> tuple[
         )
     if precision == "int4" and packed:
         if own := block_kind(packed):
-            return packed_blocks(_interleaved_rows(packed, entry.heads)), getattr(kinds, own)
+            return packed_blocks(_as_written(packed, entry)), getattr(kinds, own)
         kind = kinds.Q8_0 if packed.bits == 8 else kind
     return gguf.quants.quantize(entry.as_written(weights.dense(module)).numpy(), kind), kind
 
 
-def _interleaved_rows(packed: PackedLinear, heads: int | None) -> PackedLinear:
-    """A packed weight with its rows in the order of `_interleave`."""
+def _as_written(packed: PackedLinear, entry: Entry) -> PackedLinear:
+    """A packed weight with the rows and the order of the file."""
     return replace(
         packed,
-        integers=_interleave(packed.integers, heads),
-        scales=_interleave(packed.scales, heads),
-        zeros=_interleave(packed.zeros, heads),
+        integers=entry.as_written(packed.integers),
+        scales=entry.as_written(packed.scales),
+        zeros=entry.as_written(packed.zeros),
     )
 
 

@@ -92,7 +92,7 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
         rope.add_keys(gguf, writer)
         vocabulary.add_keys(writer)
         for name, table in rope.tables.items():
-            writer.add_tensor(name, table.numpy())
+            writer.add_tensor(name, table)
         for name, array, kind in tensors(gguf, weights, found, precision):
             writer.add_tensor(name, array, raw_dtype=kind)
         writer.write_header_to_file()
@@ -131,12 +131,13 @@ def _add_sizes(writer: Any, model: Architecture, target: LlamaCpp) -> None:
     writer.add_head_count_kv(sizes.kv_heads)
     writer.add_key_length(sizes.head_dim)
     writer.add_value_length(sizes.head_dim)
-    writer.add_rope_dimension_count(attentions[0].rotary_dim)
     writer.add_layer_norm_rms_eps(model.final_norm.epsilon)
     if target.windows and (windows := {a.window for a in attentions if a.window}):
         writer.add_sliding_window(windows.pop())
         writer.add_sliding_window_pattern([bool(a.window) for a in attentions])
     if cap := attentions[0].softcap:
         writer.add_attn_logit_softcapping(cap)
+    if scale := attentions[0].position_scale:
+        writer.add_attn_temperature_scale(scale.beta)
     if model.logit_softcap:
         writer.add_final_logit_softcapping(model.logit_softcap)

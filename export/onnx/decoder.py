@@ -22,7 +22,7 @@ from ...models.blocks.linear import stored as stored_linears
 from .activations import write_activation
 from .builder import GraphBuilder
 from .cut import Cut
-from .linears import Linears, stored
+from .linears import Linears, split_parts, stored
 from .masks import FLOAT, INT64, additive_masks
 from .norms import NamedNorm, named_norm, write_norm
 from .precision import Precision
@@ -192,16 +192,7 @@ class Decoder:
         """The outputs of linear layers that read `value`; those stored as one are one product."""
         whole = stored_linears(linears)
         outputs = self.linears.apply(value, [layer.full(linear.name) for linear in whole])
-        if len(whole) == len(linears):
-            return outputs
-        parts: list[str] = []
-        for linear, output in zip(whole, outputs, strict=True):
-            sizes = [part.out_features for part in linears if part.stored_name == linear.name]
-            with self.graph.at(layer.full(linear.name)):
-                count = self.graph.constant(sizes)
-                results = [None] * len(sizes)
-                parts += self.graph.nodes("Split", output, count, outputs=results, axis=-1)
-        return parts
+        return split_parts(self.graph, outputs, whole, linears)
 
     def _heads(self, value: str, layer: Layer, heads: int) -> str:
         """[batch, sequence, heads * head_dim] as [batch, heads, sequence, head_dim]."""

@@ -116,7 +116,7 @@ class Attention:
         """See `Block.folds`; a value head serves every query head of its group."""
         sizes = self.sizes
         readers, outputs = self.input_groups
-        before = (Fold(readers, norm.name, norm=True, offset=norm.offset),) if norm else ()
+        found = (Fold(readers, norm.name, norm=True, offset=norm.offset),) if norm else ()
         value = Fold(
             outputs,
             self.v.stored_name,
@@ -125,7 +125,7 @@ class Attention:
             head_dim=sizes.head_dim,
             first=self.v.first_row,
         )
-        return (*before, value)
+        return (*found, value)
 
     def linear_counts(self, tokens: int | None = None) -> Mapping[Linear, float]:
         """See `Block.linear_counts`."""

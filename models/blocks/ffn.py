@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .cut_axis import CutAxis
 from .fold import Fold
-from .linear import Linear, stored
+from .linear import Linear, fused, stored
 from .norm import Norm
 
 __all__ = ["DenseFFN", "make_ffn"]
@@ -20,7 +20,7 @@ class DenseFFN:
     Attributes:
         name: its module.
         gate: the projection that the activation is applied to; None: it is applied to `up`.
-        up, down: the other projections. Gate and up may be stored as one.
+        up, down: the other projections; gate and up may be stored as one.
         activation: silu, gelu, gelu_tanh, relu2, or the name in config.json.
     """
 
@@ -48,8 +48,7 @@ class DenseFFN:
     @property
     def input_groups(self) -> tuple[tuple[str, ...], ...]:
         """See `Block.input_groups`."""
-        readers = stored(self.readers)
-        return tuple(reader.name for reader in readers), (self.down.name,)
+        return tuple(linear.name for linear in stored(self.readers)), (self.down.name,)
 
     @property
     def output(self) -> str:
@@ -60,8 +59,8 @@ class DenseFFN:
     def cut_axes(self) -> tuple[CutAxis, ...]:
         """See `Block.cut_axes`."""
         outputs = (
-            CutAxis(reader.stored_name, "neurons", 0, first=reader.first_row)
-            for reader in self.readers
+            CutAxis(linear.stored_name, "neurons", 0, first=linear.first_row)
+            for linear in self.readers
         )
         return (*outputs, CutAxis(self.down.name, "neurons", 1))
 
@@ -83,11 +82,9 @@ class DenseFFN:
     def folds(self, norm: Norm | None) -> tuple[Fold, ...]:
         """See `Block.folds`; without a gate, the activation stands between `up` and `down`."""
         readers, outputs = self.input_groups
-        before = (Fold(readers, norm.name, norm=True, offset=norm.offset),) if norm else ()
-        if self.gate is None:
-            return before
-        up = Fold(outputs, self.up.stored_name, norm=False, first=self.up.first_row)
-        return (*before, up)
+        found = (Fold(readers, norm.name, norm=True, offset=norm.offset),) if norm else ()
+        value = Fold(outputs, self.up.stored_name, norm=False, first=self.up.first_row)
+        return (*found, value) if self.gate else found
 
     def linear_counts(self, tokens: int | None = None) -> Mapping[Linear, float]:
         """See `Block.linear_counts`."""
@@ -100,6 +97,7 @@ def make_ffn(
     sizes: tuple[int, int],
     activation: str,
     biased: Collection[str] = (),
+    fused_gate_up: str | None = None,
 ) -> DenseFFN:
     """A dense FFN from its names and sizes.
 
@@ -109,13 +107,18 @@ def make_ffn(
         sizes: neurons, and width of the residual stream.
         activation: see `DenseFFN`.
         biased: which of `gate`, `up` and `down` have a bias.
+        fused_gate_up: the linear layer that gate and up are stored as; None: they are two.
     """
     gate, up, down = projections
     size, width = sizes
+    readers = [Linear(f"{name}.{up}", size, width, "up" in biased)]
+    if gate:
+        readers.insert(0, Linear(f"{name}.{gate}", size, width, "gate" in biased))
+    readers = fused(fused_gate_up, *readers)
     return DenseFFN(
         name,
-        Linear(f"{name}.{gate}", size, width, "gate" in biased) if gate else None,
-        Linear(f"{name}.{up}", size, width, "up" in biased),
+        readers[0] if gate else None,
+        readers[-1],
         Linear(f"{name}.{down}", width, size, "down" in biased),
         activation,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 __all__ = ["Linear", "fused", "stored"]
@@ -54,18 +54,20 @@ class Linear:
         return self.weights + (self.out_features if self.bias else 0)
 
 
-def fused(name: str, linears: Iterable[Linear]) -> tuple[Linear, ...]:
+def fused(name: str | None, *linears: Linear) -> Sequence[Linear]:
     """Linear layers as parts of one that is stored, one after the other.
 
     Args:
-        name: of the stored one.
+        name: of the stored one; None: each is stored by itself.
         linears: they read the same input.
     """
+    if name is None:
+        return linears
     parts: list[Linear] = []
     for linear in linears:
         first = parts[-1].rows.stop if parts else 0
         parts.append(replace(linear, fused=name, first_row=first))
-    return tuple(parts)
+    return parts
 
 
 def stored(linears: Iterable[Linear]) -> tuple[Linear, ...]:

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
-
 from ..blocks import RotaryRule
 from ..family import Family
 
-
-class Glm4(Family):
-    """GLM-4-9B-0414 and GLM-4-32B-0414."""
-
-    def biased(self, config: Mapping[str, Any]) -> Collection[str]:
-        """q, k and v, unless `attention_bias` is off; the output projection has none."""
-        return ("q", "k", "v") if self.completed(config)["attention_bias"] else ()
-
-
-FAMILY = Glm4(
+FAMILY = Family(
     "glm4",
     mixer_post_norm="post_self_attn_layernorm",
     ffn_post_norm="post_mlp_layernorm",
+    biases={"attention_bias": ("q", "k", "v")},
     rotary_rule=RotaryRule(interleaved=True, share=0.5, partial=True),
     fused_gate_up="mlp.gate_up_proj",
     defaults={

@@ -23,7 +23,6 @@ class Ministral3(Family):
 FAMILY = Ministral3(
     "ministral3",
     biases={},
-    windowed=True,
     defaults={
         "num_key_value_heads": 8,
         "head_dim": 128,

@@ -24,12 +24,11 @@ FAMILY = Phi3(
     "phi3",
     biases={},
     windowed=True,
-    rotary_rule=RotaryRule(partial=True, spellings={"su": "longrope", "yarn": "longrope"}),
+    rotary_rule=RotaryRule(partial=True, spellings={"yarn": "longrope"}),
     fused_qkv="self_attn.qkv_proj",
     fused_gate_up="mlp.gate_up_proj",
     defaults={
         "rms_norm_eps": 1e-5,
-        "sliding_window": None,
         "max_position_embeddings": 4096,
         "original_max_position_embeddings": 4096,
     },

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from family_table import SETTINGS
-from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from edgewright.checkpoints.files import read_architecture, read_state
@@ -27,6 +27,7 @@ from edgewright.compress.quantize.fold import apply_fold
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.export.onnx.export import export_onnx
+from edgewright.export.onnx.runtime import OnnxDecoder
 from edgewright.export.onnx.weights import Weights
 from edgewright.models import HEADS, decoder_layers, expressible, weight_of
 from edgewright.steps.context import StepContext
@@ -93,18 +94,12 @@ def test_folds_change_no_output(family: str, make_model: MakeModel) -> None:
         for module, layer in zip(decoder_layers(model, described), described.layers, strict=True):
             assert layer.folds
             for fold in layer.folds:
-                channels = _written(weight_of(module.get_submodule(fold.writer)), fold.readers)
+                channels = len(weight_of(module.get_submodule(fold.writer)))
                 size = layer.attention.v.out_features if fold.head_dim > 1 else channels
                 factors = torch.rand(size, generator=generator).double().mul(2.77).sub(1.386).exp()
                 apply_fold(module, fold, factors, torch.float64)
         after = model(input_ids=IDS).logits
     assert float((after - before).abs().max()) <= 1e-5 * float(before.abs().max())
-
-
-def _written(weight: Tensor, readers: tuple[str, ...]) -> int:
-    """Channels that the writer of a fold writes."""
-    assert readers
-    return len(weight)
 
 
 @pytest.mark.parametrize("family", EVERY)
@@ -114,21 +109,17 @@ def test_four_bits_in_a_graph_and_in_stock_transformers(
 ) -> None:
     source, packed = make_model(family), tmp_path / "packed"
     quantize(QuantizeOptions(method=method, group_size=64), source, packed, context)
+    model = stock_of_packed(packed)
+    with torch.no_grad():
+        wanted = model(input_ids=IDS).logits[0].numpy()
     for format in ("onnx", "ort"):
         found = export_onnx(packed, tmp_path / format, "int4", format=format).parity
         assert found["parity/top1_prefill"] >= 0.995
         assert found["parity/top1_decode"] >= 0.995
         assert found["parity/low_bit_nodes"] > 0
-    model = stock_of_packed(packed)
-    with torch.no_grad():
-        got = model(input_ids=IDS).logits
-        original = load_model(source)(input_ids=IDS).logits
-    assert torch.isfinite(got).all()
-    assert relative(got, original) < 0.5
-
-
-def relative(one: Tensor, other: Tensor) -> float:
-    return float((one - other).norm() / other.norm())
+        ids = IDS.numpy()
+        got, _ = OnnxDecoder(tmp_path / format, threads=1).forward(ids, np.ones_like(ids))
+        assert np.abs(got[0] - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
 def stock_of_packed(packed: Path) -> Any:
