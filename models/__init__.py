@@ -33,11 +33,14 @@ from .modules import (
     weight_in,
     weight_of,
 )
+from .wrappers import WRAPPED_IN, WRAPPERS, text_config, text_name, whole_block, whole_config
 
 __all__ = [
     "FAMILIES",
     "FORMATS",
     "HEADS",
+    "WRAPPED_IN",
+    "WRAPPERS",
     "Architecture",
     "Attention",
     "AttentionSizes",
@@ -63,6 +66,10 @@ __all__ = [
     "inside_expert",
     "is_buffer",
     "require_expressible",
+    "text_config",
+    "text_name",
     "weight_in",
     "weight_of",
+    "whole_block",
+    "whole_config",
 ]

@@ -13,12 +13,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused, UsageError
-from .blocks import AttentionSizes, ExpertsFFN, Linear, Norm
+from .blocks import AttentionSizes, ExpertsFFN, Linear, Mixer, Norm
 from .blocks.expert_storage import fuse_experts, split_experts
 from .family import Remaining
 from .family_lookup import embedding_and_head, family_of
 from .layer import Layer
 from .sizes import RESTORE, check_experts, check_sizes
+from .wrappers import WRAPPED_IN, WRAPPERS
 
 if TYPE_CHECKING:  # plans read sizes only, and torch takes seconds to import
     from torch import Tensor
@@ -144,7 +145,7 @@ class Architecture:
 
     def state_elements(self, context: int) -> int:
         """Elements of KV cache or state that a sequence of `context` tokens needs."""
-        return sum(layer.mixer.state_elements(context) for layer in self.layers)
+        return sum(n * mixer.state_elements(context) for mixer, n in self._mixers.items())
 
     def state_bytes(self, context: int, batch: int = 1, *, element_bytes: int = 2) -> int:
         """Bytes of KV cache or state for `batch` sequences of `context` tokens."""
@@ -152,11 +153,16 @@ class Architecture:
 
     def decode_macs(self, context: int) -> int:
         """Multiply-adds of one token, apart from linear layers, with `context` tokens cached."""
-        return sum(layer.mixer.decode_macs(context) for layer in self.layers)
+        return sum(n * mixer.decode_macs(context) for mixer, n in self._mixers.items())
 
     def prefill_macs(self, prompt: int) -> int:
         """Multiply-adds of a whole prompt, apart from linear layers."""
-        return sum(layer.mixer.prefill_macs(prompt) for layer in self.layers)
+        return sum(n * mixer.prefill_macs(prompt) for mixer, n in self._mixers.items())
+
+    @cached_property
+    def _mixers(self) -> Mapping[Mixer, int]:
+        """How many layers have each mixer; plans ask for the sums over layers many times."""
+        return Counter(layer.mixer for layer in self.layers)
 
     # What all layers share
 
@@ -227,12 +233,16 @@ class Architecture:
 
     def accepts_heads(self, heads: int) -> bool:
         """Whether stock transformers loads it with this many query heads."""
+        if self.fixed_heads:
+            return heads == self.attention_sizes.heads
         return family_of(self.config).accepts_heads(self.config, heads)
 
     @property
     def fixed_heads(self) -> bool:
         """Whether stock transformers loads it with no other number of query heads."""
-        return family_of(self.config).head_counts == "fixed"
+        wrapper = WRAPPERS.get(str(self.config.get(WRAPPED_IN)))
+        fixed = wrapper is not None and wrapper.fixed_heads
+        return fixed or family_of(self.config).head_counts == "fixed"
 
     def resized(
         self, *, heads: int, kv_heads: int, ffn: int, layers: Sequence[int], experts: int = 0

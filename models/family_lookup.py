@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import Refused, UsageError
 from .families import FAMILIES
 from .family import Family
+from .wrappers import WRAPPERS
 
 __all__ = ["EmbeddingAndHead", "embedding_and_head", "family_of"]
 
@@ -35,7 +36,7 @@ def family_of(config: Mapping[str, Any], where: str = "config.json") -> Family:
         code = ", and code that comes with a checkpoint (`auto_map`) is never run" if custom else ""
         raise Refused(
             f"{where}: architecture `{name}` is not supported{code}",
-            f"supported: {', '.join(sorted(FAMILIES))}",
+            f"supported: {', '.join(sorted([*FAMILIES, *WRAPPERS]))}",
         )
     return FAMILIES[name]
 

@@ -226,8 +226,9 @@ def _wanted(
     for branch in layer.branches:
         if name := branch.block.output:
             product = inputs[name] @ weight_of(module.get_submodule(name)).T
-            in_stream = branch.scale * product + stream[name]
-            wanted[name] = in_stream if _reaches_stream(branch) else product
+            if _reaches_stream(branch):
+                product = branch.scale * product + stream[name]
+            wanted[name] = product
     return output, wanted
 
 
