@@ -57,7 +57,7 @@ def test_a_quantized_text_model_is_exported_bit_for_bit(
     source = make_wrapped(tmp_path / "source", "qwen3_vl", tokenizer_dir)
     quantize(QuantizeOptions(group_size=32), source, tmp_path / "packed", context)
     result = export_onnx(tmp_path / "packed", tmp_path / "out", "int4", format="ort")
-    assert result.metrics["parity/top1_prefill"] >= 0.995
+    assert result.parity["parity/top1_prefill"] >= 0.995
 
 
 def test_edge_llm_gets_a_text_checkpoint(tokenizer_dir: Path, tmp_path: Path) -> None:
