@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Refused, UsageError
-from ..models import Architecture, architecture
+from ..models import Architecture, architecture, text_config
 from .inventory import inventory
 from .packing import check_block, scheme_of
 
@@ -116,6 +116,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def written_config(path: Path) -> dict[str, Any]:
     """The config.json of a model directory as written, its quantization block in its usual place.
 
+    Of a wrapper, this is the config of the text model in it.
+
     Raises:
         UsageError: there is no config.json, or it is broken.
         Refused: there is an adapter beside the weights, or they are quantized in an unknown way.
@@ -126,6 +128,7 @@ def written_config(path: Path) -> dict[str, Any]:
     if block := _block_elsewhere(path, config):
         config = {k: v for k, v in config.items() if k != "compression_config"}
         config["quantization_config"] = block
+    config = text_config(config, str(file))
     if found := quantization(config):
         check_block(found, str(file))
     return config
@@ -222,7 +225,9 @@ def end_tokens(path: Path) -> list[int]:
     """
     for name in ("generation_config.json", "config.json"):
         file = path / name
-        ends = read_json(file).get("eos_token_id") if file.is_file() else None
+        ends = (
+            text_config(read_json(file), str(file)).get("eos_token_id") if file.is_file() else None
+        )
         if ends is None:
             continue
         try:

@@ -23,7 +23,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..errors import Refused, UsageError
-from ..models import EmbeddingAndHead, embedding_and_head, is_buffer
+from ..models import WRAPPED_IN, EmbeddingAndHead, embedding_and_head, is_buffer, text_name
 
 __all__ = ["Inventory", "StoredTensor", "inventory", "opened", "weight_files"]
 
@@ -41,7 +41,8 @@ class StoredTensor:
 
     Attributes:
         file: the safetensors file.
-        name: its name there; the model's own, unless the embedding is stored as the head.
+        name: its name there; the model's own, unless the embedding is stored as the head, or the
+            model lies in a wrapper.
         dtype: its type as safetensors names it, as in `BF16`.
         shape: its sizes.
     """
@@ -69,11 +70,13 @@ class Inventory:
 
     Attributes:
         tensors: by the name that the model has for them, file by file in the order of the files.
+        carried: by the stored name: what a wrapper has beside its text model.
         own_head: whether the files hold an untied head although config.json calls it tied.
         dtype: the floating-point type of most values, e.g. `bfloat16`; None: there are none.
     """
 
     tensors: Mapping[str, StoredTensor] = field(default_factory=dict[str, StoredTensor])
+    carried: Mapping[str, StoredTensor] = field(default_factory=dict[str, StoredTensor])
     own_head: bool = False
     dtype: str | None = None
 
@@ -152,14 +155,16 @@ def inventory(path: Path, config: Mapping[str, Any]) -> Inventory:
 
     Args:
         path: the checkpoint.
-        config: its config.json as it is in the file.
+        config: its config.json as it is in the file; of a wrapper, that of its text model.
 
     Raises:
         UsageError: there are no weights, or a file is damaged or missing.
         Refused: weights are stored as integers or in 8 bits, and config.json names no quantization.
     """
     names = embedding_and_head(config)
-    stored = dict(_stored(_signature(path)))
+    found = _stored(_signature(path))
+    stored, carried = _split(found) if config.get(WRAPPED_IN) else (dict(found), {})
+    stored = {name: tensor for name, tensor in stored.items() if not is_buffer(name)}
     block = config.get("quantization_config")
     if not block:
         _check_types(path, stored)
@@ -169,7 +174,15 @@ def inventory(path: Path, config: Mapping[str, Any]) -> Inventory:
         if tensor.dtype in FLOATS and not name.endswith(SCALES):
             counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.size
     most = max(counts, key=lambda code: counts[code], default=None)
-    return Inventory(stored, own_head, FLOATS[most] if most else None)
+    return Inventory(stored, carried, own_head, FLOATS[most] if most else None)
+
+
+def _split(
+    found: Mapping[str, StoredTensor],
+) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
+    """The tensors of the text model in a wrapper, by its own names, and the other tensors."""
+    text = {own: tensor for name, tensor in found.items() if (own := text_name(name))}
+    return text, {name: tensor for name, tensor in found.items() if not text_name(name)}
 
 
 def _check_types(path: Path, stored: Mapping[str, StoredTensor]) -> None:
@@ -220,16 +233,15 @@ def _signature(path: Path) -> Signature:
 
 @lru_cache(maxsize=16)
 def _stored(signature: Signature) -> Mapping[str, StoredTensor]:
-    """All tensors in the files, without buffers."""
+    """All tensors in the files."""
     found: dict[str, StoredTensor] = {}
     for file, _, _ in signature:
         with opened(file, "numpy") as handle:
             names = handle.keys()
             for name in names:
-                if not is_buffer(name):
-                    part = handle.get_slice(name)
-                    shape = tuple(part.get_shape())
-                    found[name] = StoredTensor(file, name, str(part.get_dtype()), shape)
+                part = handle.get_slice(name)
+                shape = tuple(part.get_shape())
+                found[name] = StoredTensor(file, name, str(part.get_dtype()), shape)
     return found
 
 

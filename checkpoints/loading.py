@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import EdgewrightError, Refused, UsageError
-from ..models import has_module, is_buffer
+from ..models import WRAPPED_IN, has_module, is_buffer, text_config
 from .config import end_tokens, quantization, read_architecture, read_config, read_json
 from .files import check_finite, read_state
 from .layouts import Int8Inputs, layout_of, rounds_inputs
@@ -95,6 +95,7 @@ def _unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Int8Inputs]]:
 def load_settings(path: Path) -> Any:
     """The config as transformers reads it, with the defaults of the architecture filled in.
 
+    Of a wrapper, this is the config of the text model in it.
     It has no quantization block, and its tied weights are those of the files; see `read_config`.
 
     Raises:
@@ -104,7 +105,11 @@ def load_settings(path: Path) -> Any:
 
     config = read_config(path)
     try:
-        settings: Any = AutoConfig.from_pretrained(path)
+        settings: Any = (
+            AutoConfig.for_model(**{k: v for k, v in config.items() if k != WRAPPED_IN})
+            if config.get(WRAPPED_IN)
+            else AutoConfig.from_pretrained(path)
+        )
     except Exception as error:  # huggingface_hub and transformers have no common base for theirs
         raise UsageError(
             f"{path}/config.json: transformers cannot read it: {_reason(error)}",
@@ -134,8 +139,8 @@ def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float
     """
     architecture = read_architecture(path)  # refuses what is not supported first
     settings = load_settings(path)
-    if quantization(architecture.config):
-        return _dequantized(path, settings, dtype).to(device).eval()
+    if quantization(architecture.config) or architecture.config.get(WRAPPED_IN):
+        return _from_tensors(path, settings, dtype).to(device).eval()
     check_finite(path)
     return _from_files(path, dtype, config=settings).to(device).eval()
 
@@ -143,23 +148,24 @@ def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float
 def stock_model(path: Path, dtype: torch.dtype = torch.float32) -> Any:
     """The model of a floating-point checkpoint as anybody would load it, to compare others with.
 
-    Which files are read, and which weights are tied, is transformers' decision and not ours.
+    Which files are read, and which weights are tied, is transformers' decision and not ours. Of a
+    wrapper, this is the whole model.
 
     Raises:
         UsageError: transformers refuses it, or finds other weights than its config.json describes.
     """
-    return _from_files(path, dtype).eval()
+    wrapped = bool(read_config(path).get(WRAPPED_IN))
+    return _from_files(path, dtype, wrapped=wrapped).eval()
 
 
-def _from_files(path: Path, dtype: torch.dtype, **more: Any) -> Any:
-    from transformers import AutoModelForCausalLM  # late: slow to import
+def _from_files(path: Path, dtype: torch.dtype, *, wrapped: bool = False, **more: Any) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText  # late: slow
     from transformers.utils import logging
 
+    kind = AutoModelForImageTextToText if wrapped else AutoModelForCausalLM
     logging.disable_progress_bar()  # there are progress bars of our own
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, output_loading_info=True, **more
-        )
+        loaded: Any = kind.from_pretrained(path, dtype=dtype, output_loading_info=True, **more)
     except Exception as error:  # transformers, torch and safetensors raise what they like
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UsageError(
@@ -170,7 +176,7 @@ def _from_files(path: Path, dtype: torch.dtype, **more: Any) -> Any:
     return model
 
 
-def _dequantized(path: Path, settings: Any, dtype: torch.dtype) -> Any:
+def _from_tensors(path: Path, settings: Any, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM  # late: slow to import
 
     architecture = read_architecture(path)
@@ -269,7 +275,7 @@ def _unusable(path: Path, error: Exception) -> EdgewrightError:
 def _check_vocabulary(path: Path, tokenizer: Any) -> None:
     """Stop where the tokenizer has tokens for which the model has no embedding."""
     file = path / "config.json"
-    rows = read_json(file).get("vocab_size") if file.is_file() else None
+    rows = text_config(read_json(file), str(file)).get("vocab_size") if file.is_file() else None
     if not isinstance(rows, int):
         return
     name, last = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))

@@ -6,41 +6,70 @@ Families, the layers that a config.json describes, and which export formats can 
 from __future__ import annotations
 
 from .architecture import Architecture, architecture
-from .blocks import Attention, AttentionSizes, CutAxis, ExpertsFFN, Fold, GatedFFN, Linear, Norm
+from .blocks import (
+    Attention,
+    AttentionSizes,
+    CutAxis,
+    DenseFFN,
+    ExpertsFFN,
+    Fold,
+    Linear,
+    Norm,
+    PositionScale,
+    Rotary,
+)
 from .buffers import is_buffer
 from .export_format import ExportFormat, Reason
-from .expressible import expressible, require_expressible
+from .expressible import HEADS, expressible, require_expressible
 from .families import FAMILIES
 from .family_lookup import EmbeddingAndHead, embedding_and_head
 from .formats import FORMATS
 from .layer import Branch, Layer
-from .modules import decoder_layers, has_module, inside_expert, weight_in, weight_of
+from .modules import (
+    decoder_layers,
+    finished_logits,
+    has_module,
+    inside_expert,
+    weight_in,
+    weight_of,
+)
+from .wrappers import WRAPPED_IN, WRAPPERS, text_config, text_name, whole_block, whole_config
 
 __all__ = [
     "FAMILIES",
     "FORMATS",
+    "HEADS",
+    "WRAPPED_IN",
+    "WRAPPERS",
     "Architecture",
     "Attention",
     "AttentionSizes",
     "Branch",
     "CutAxis",
+    "DenseFFN",
     "EmbeddingAndHead",
     "ExpertsFFN",
     "ExportFormat",
     "Fold",
-    "GatedFFN",
     "Layer",
     "Linear",
     "Norm",
+    "PositionScale",
     "Reason",
+    "Rotary",
     "architecture",
     "decoder_layers",
     "embedding_and_head",
     "expressible",
+    "finished_logits",
     "has_module",
     "inside_expert",
     "is_buffer",
     "require_expressible",
+    "text_config",
+    "text_name",
     "weight_in",
     "weight_of",
+    "whole_block",
+    "whole_config",
 ]

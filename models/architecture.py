@@ -13,12 +13,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused, UsageError
-from .blocks import AttentionSizes, ExpertsFFN, Linear, Norm
+from .blocks import AttentionSizes, ExpertsFFN, Linear, Mixer, Norm
 from .blocks.expert_storage import fuse_experts, split_experts
 from .family import Remaining
 from .family_lookup import embedding_and_head, family_of
 from .layer import Layer
 from .sizes import RESTORE, check_experts, check_sizes
+from .wrappers import WRAPPED_IN, WRAPPERS
 
 if TYPE_CHECKING:  # plans read sizes only, and torch takes seconds to import
     from torch import Tensor
@@ -43,6 +44,7 @@ class Architecture:
         max_positions: the longest sequence; None: config.json does not say.
         tied: whether the head is the embedding.
         embedding_scale: what embeddings are multiplied by.
+        logit_scale: what logits are multiplied by.
         logit_softcap: a tanh limits logits to ± this value; None: no limit.
         final_norm: the norm behind the last layer, with its full name.
         layers: the decoder layers.
@@ -60,6 +62,7 @@ class Architecture:
     max_positions: int | None
     tied: bool
     embedding_scale: float
+    logit_scale: float
     logit_softcap: float | None
     final_norm: Norm
     layers: tuple[Layer, ...]
@@ -142,7 +145,7 @@ class Architecture:
 
     def state_elements(self, context: int) -> int:
         """Elements of KV cache or state that a sequence of `context` tokens needs."""
-        return sum(layer.mixer.state_elements(context) for layer in self.layers)
+        return sum(n * mixer.state_elements(context) for mixer, n in self._mixers.items())
 
     def state_bytes(self, context: int, batch: int = 1, *, element_bytes: int = 2) -> int:
         """Bytes of KV cache or state for `batch` sequences of `context` tokens."""
@@ -150,11 +153,16 @@ class Architecture:
 
     def decode_macs(self, context: int) -> int:
         """Multiply-adds of one token, apart from linear layers, with `context` tokens cached."""
-        return sum(layer.mixer.decode_macs(context) for layer in self.layers)
+        return sum(n * mixer.decode_macs(context) for mixer, n in self._mixers.items())
 
     def prefill_macs(self, prompt: int) -> int:
         """Multiply-adds of a whole prompt, apart from linear layers."""
-        return sum(layer.mixer.prefill_macs(prompt) for layer in self.layers)
+        return sum(n * mixer.prefill_macs(prompt) for mixer, n in self._mixers.items())
+
+    @cached_property
+    def _mixers(self) -> Mapping[Mixer, int]:
+        """How many layers have each mixer; plans ask for the sums over layers many times."""
+        return Counter(layer.mixer for layer in self.layers)
 
     # What all layers share
 
@@ -225,7 +233,16 @@ class Architecture:
 
     def accepts_heads(self, heads: int) -> bool:
         """Whether stock transformers loads it with this many query heads."""
+        if self.fixed_heads:
+            return heads == self.attention_sizes.heads
         return family_of(self.config).accepts_heads(self.config, heads)
+
+    @property
+    def fixed_heads(self) -> bool:
+        """Whether stock transformers loads it with no other number of query heads."""
+        wrapper = WRAPPERS.get(str(self.config.get(WRAPPED_IN)))
+        fixed = wrapper is not None and wrapper.fixed_heads
+        return fixed or family_of(self.config).head_counts == "fixed"
 
     def resized(
         self, *, heads: int, kv_heads: int, ffn: int, layers: Sequence[int], experts: int = 0
@@ -281,7 +298,7 @@ def architecture(config: Mapping[str, Any], where: str = "config.json") -> Archi
         raise UsageError(f"{where}: {error} is missing or not a number", RESTORE) from error
     for experts in dict.fromkeys(layer.experts for layer in layers if layer.experts):
         check_experts(experts, where)
-    cap = config.get("final_logit_softcapping")
+    tables = embedding_and_head(config)
     positions = config.get("max_position_embeddings")
     return Architecture(
         model_type=family.model_type,
@@ -294,9 +311,10 @@ def architecture(config: Mapping[str, Any], where: str = "config.json") -> Archi
         intermediate_size=sizes.intermediate_size,
         vocab_size=sizes.vocab_size,
         max_positions=int(positions) if positions else None,
-        tied=embedding_and_head(config).tied,
+        tied=tables.tied,
         embedding_scale=family.embedding_scale(config),
-        logit_softcap=float(cap) if cap else None,
+        logit_scale=tables.logit_scale,
+        logit_softcap=tables.logit_softcap,
         final_norm=family.norm(config, family.final_norm, sizes.hidden_size),
         layers=layers,
     )

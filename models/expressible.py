@@ -12,7 +12,7 @@ from .architecture import Architecture
 from .export_format import Reason
 from .formats import FORMATS
 
-__all__ = ["OPERATIONS", "expressible", "require_expressible"]
+__all__ = ["HEADS", "OPERATIONS", "expressible", "require_expressible"]
 
 DENSE_ONLY = {
     "2:4": "made 2:4 sparse",
@@ -28,6 +28,8 @@ NO_EXPERTS = {
     "smoothquant": "method smoothquant: experts do not round their inputs",
 }
 """Why a quantization method, or `scaling` before it, does not work for experts."""
+HEADS = "heads"
+"""The operation that removes or merges heads."""
 OPERATIONS = (*NO_EXPERTS, *DENSE_ONLY)
 """What `expressible` has words for besides the export formats."""
 
@@ -37,9 +39,11 @@ def expressible(architecture: Architecture, format: str) -> list[Reason]:
 
     Args:
         architecture: the model.
-        format: an export format, or an operation on the weights: one of `OPERATIONS`, or a
+        format: an export format, or an operation on the weights: one of `OPERATIONS`, `HEADS`, or a
             quantization method. A method without words in `NO_EXPERTS` does not work for experts.
     """
+    if format == HEADS:
+        return [*_heads(architecture)]
     reasons = [*_experts(architecture, format)]
     if format in FORMATS:
         reasons += FORMATS[format].reasons(architecture)
@@ -61,6 +65,21 @@ def require_expressible(architecture: Architecture, format: str, where: str) -> 
         message = "; ".join(reason.message for reason in reasons)
         remedies = dict.fromkeys(reason.remedy for reason in reasons)
         raise Refused(f"{where}: {message}", "; ".join(remedies))
+
+
+def _heads(architecture: Architecture) -> Iterator[Reason]:
+    remedy = "remove FFN neurons (--ffn) or layers (--layers)"
+    if any(layer.attention.whole for layer in architecture.layers):
+        yield Reason(
+            "one norm goes over all heads of the queries, so that no head can be removed without "
+            "changing the others",
+            remedy,
+        )
+    if architecture.fixed_heads:
+        yield Reason(
+            f"stock transformers loads a `{architecture.model_type}` with one number of heads only",
+            remedy,
+        )
 
 
 def _experts(architecture: Architecture, format: str) -> Iterator[Reason]:

@@ -1,61 +1,52 @@
 """Turns a config.json into decoder layers, by the rules of a family of models.
 
 A family is one file in `families/`: an instance of `Family` with its data, or a small subclass
-where a rule is more than data. What is here holds for all of them: pre-norm decoders with rotary
-positions, grouped-query attention and a gated FFN, named as transformers names them.
+where a rule is more than data. The defaults of the data are Llama's: norms before the blocks,
+rotary positions, grouped-query attention and a gated FFN, named as transformers names them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from .blocks import Attention, AttentionSizes, ExpertsFFN, GatedFFN, Linear, Norm
-from .blocks.ffn import gated_ffn
+from .blocks import (
+    Attention,
+    AttentionSizes,
+    DenseFFN,
+    ExpertsFFN,
+    Linear,
+    Norm,
+    PositionScale,
+    Rotary,
+    RotaryRule,
+)
+from .blocks.ffn import make_ffn
+from .blocks.linear import fused
+from .family_parts import QkNorm, Reach, Remaining
 from .layer import Layer
 from .sizes import Sizes
 
-__all__ = ["Family", "Reach", "Remaining"]
+__all__ = ["ATTENTION_BIAS", "FFN_BIAS", "Family", "QkNorm", "Reach", "Remaining"]
 
 ATTENTION = "self_attn"
 MLP = "mlp"
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
-ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
+ATTENTION_BIAS = ("q", "k", "v", "o")
+FFN_BIAS = ("gate", "up", "down")
+ACTIVATIONS = {
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "swish": "silu",
+}
 """Other spellings of the activations that are known here."""
 EPSILON = 1e-6
-
-
-@dataclass(frozen=True)
-class Reach:
-    """How far back the attention of one layer sees, and which rotary table it uses.
-
-    Attributes:
-        window: positions that a token sees, itself included; 0: all before it.
-        layer_type: which of the rotary tables it uses; None: all layers share one table.
-    """
-
-    window: int
-    layer_type: str | None = None
-
-
-@dataclass(frozen=True)
-class Remaining:
-    """What remains of a model after a cut, the same in every layer.
-
-    Attributes:
-        heads: query heads.
-        kv_heads: key/value heads.
-        ffn: neurons of a dense FFN.
-        layers: indices of the layers that stay.
-        experts: experts; 0: all of them.
-    """
-
-    heads: int
-    kv_heads: int
-    ffn: int
-    layers: Sequence[int]
-    experts: int = 0
+SLIDING, FULL = "sliding_attention", "full_attention"
+"""The types of layers in `layer_types`."""
+PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern")
+"""How config.json spells of how many layers one has no window."""
 
 
 @dataclass(frozen=True)
@@ -65,47 +56,79 @@ class Family:
     Attributes:
         model_type: what config.json calls it.
         defaults: the values that transformers takes for keys that a config.json leaves out.
-        qk_norm: whether queries and keys are normed, head by head.
-        mixer_norm, ffn_norm: names of the norms before attention and FFN.
+        qk_norm: whether queries and keys are normed.
+        qk_norm_rule: how.
+        mixer_norm, ffn_norm: names of the norms before attention and FFN; None: there are none.
         mixer_post_norm, ffn_post_norm: names of the norms behind them; None: there are none.
         norm_offset: added to a norm's stored weight before it scales.
-        prefix: of all names in files, if the decoder is a part of a larger model.
+        norm_kind, norm_bias: see `Norm`.
+        norm_epsilon: how config.json calls a norm's epsilon.
+        parallel: whether attention and FFN read the same norm; there is no `ffn_norm` then.
+        ffn_projections: names of the FFN's gate, up and down projection; None: it has no gate.
+        fixed_activation: of the FFN, whatever config.json says; None: config.json says.
+        biases: by switches of config.json, which of q, k, v, o, gate, up and down have a bias.
+        windowed: whether it follows `sliding_window` and `layer_types`.
+        full_every: of how many layers one has no window, if no `layer_types` say so; 0: none.
+        rotary_by_type: whether layers with and without a window have rotary tables of their own.
+        softcaps: whether it follows `attn_logit_softcapping` and `final_logit_softcapping`.
+        head_counts: how many query heads stock transformers loads: any number, those that divide
+            the width, or no other than the original.
+        rotary_rule: what it says of rotary positions beside its config.json.
+        fused_qkv, fused_gate_up: names of the linear layers that q, k and v, or gate and up, are
+            stored as, one after the other; None: each of them is stored by itself.
     """
 
     model_type: str
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
     qk_norm: bool = False
-    mixer_norm: str = "input_layernorm"
+    qk_norm_rule: QkNorm = field(default_factory=QkNorm)
+    mixer_norm: str | None = "input_layernorm"
     mixer_post_norm: str | None = None
-    ffn_norm: str = "post_attention_layernorm"
+    ffn_norm: str | None = "post_attention_layernorm"
     ffn_post_norm: str | None = None
     norm_offset: float = 0.0
-    prefix: str = ""
+    norm_kind: Literal["rms", "layer"] = "rms"
+    norm_bias: bool = False
+    norm_epsilon: str = "rms_norm_eps"
+    parallel: bool = False
+    ffn_projections: tuple[str | None, str, str] = PROJECTIONS
+    fixed_activation: str | None = None
+    biases: Mapping[str, Sequence[str]] = field(
+        default_factory=lambda: {"attention_bias": ATTENTION_BIAS}, hash=False
+    )
+    windowed: bool = False
+    full_every: int = 0
+    rotary_by_type: bool = False
+    softcaps: bool = False
+    head_counts: Literal["any", "divisors", "fixed"] = "any"
+    rotary_rule: RotaryRule = field(default_factory=RotaryRule)
+    fused_qkv: str | None = None
+    fused_gate_up: str | None = None
 
     @property
     def decoder_layers(self) -> str:
         """The full name of the list of decoder layers."""
-        return f"{self.prefix}model.layers"
+        return "model.layers"
 
     @property
     def embedding(self) -> str:
         """The full name of the embedding."""
-        return f"{self.prefix}model.embed_tokens"
+        return "model.embed_tokens"
 
     @property
     def final_norm(self) -> str:
         """The full name of the norm behind the last layer."""
-        return f"{self.prefix}model.norm"
+        return "model.norm"
 
     @property
     def rotary(self) -> str:
         """The full name of the module that makes rotary angles."""
-        return f"{self.prefix}model.rotary_emb"
+        return "model.rotary_emb"
 
     @property
     def head(self) -> str:
         """The full name of the head."""
-        return f"{self.prefix}lm_head"
+        return "lm_head"
 
     def completed(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A config.json with the family's defaults for missing keys; an explicit null stays."""
@@ -121,11 +144,55 @@ class Family:
 
     def biased(self, config: Mapping[str, Any]) -> Collection[str]:
         """Which of q, k, v, o, gate, up and down have a bias."""
-        return ("q", "k", "v", "o") if config.get("attention_bias") else ()
+        full = self.completed(config)
+        return {name for key, names in self.biases.items() if full.get(key) for name in names}
 
     def reaches(self, config: Mapping[str, Any]) -> list[Reach]:
-        """How far back each layer sees."""
-        return [Reach(0)] * int(self.completed(config)["num_hidden_layers"])
+        """How far back each layer sees, and what it knows of positions."""
+        full = self.completed(config)
+        layers = range(int(full["num_hidden_layers"]))
+        window = int(full.get("sliding_window") or 0) if self.windowed else 0
+        types: Sequence[str] | None = full.get("layer_types") if self.windowed else None
+        sliding = [kind == SLIDING for kind in types] if types else None
+        slides = sliding or [bool(window) and self.slides(full, index) for index in layers]
+        return [
+            Reach(
+                window if slides[index] else 0,
+                (SLIDING if slides[index] else FULL) if self.rotary_by_type else None,
+                self.rotates(full, index, slides[index]),
+            )
+            for index in layers
+        ]
+
+    def slides(self, full: Mapping[str, Any], index: int) -> bool:
+        """Whether a layer has a window, if the model has one and no `layer_types` say so.
+
+        Args:
+            full: the config.json with all defaults.
+            index: of the layer.
+        """
+        every = next((int(full[key]) for key in PATTERNS if full.get(key)), self.full_every)
+        return not every or (index + 1) % every != 0
+
+    def rotates(self, full: Mapping[str, Any], index: int, slides: bool) -> bool:
+        """Whether a layer has rotary positions.
+
+        Args:
+            full: the config.json with all defaults.
+            index: of the layer.
+            slides: whether it has a window.
+        """
+        return True
+
+    def rotary_of(self, config: Mapping[str, Any], reach: Reach) -> Rotary | None:
+        """The rotary positions of a layer; None: it has none."""
+        head = self.sizes(config).head_dim
+        full = self.completed(config)
+        return self.rotary_rule.read(full, head, reach.layer_type) if reach.rotary else None
+
+    def position_scale(self, config: Mapping[str, Any]) -> PositionScale | None:
+        """The scale of queries by their positions; None: there is none."""
+        return None
 
     def query_scale(self, config: Mapping[str, Any]) -> float:
         """What the product of query and key is multiplied by."""
@@ -133,21 +200,42 @@ class Family:
 
     def activation(self, config: Mapping[str, Any]) -> str:
         """The activation of the FFN: `silu`, `gelu_tanh`, or what config.json calls it."""
-        name = str(config.get("hidden_act") or config.get("hidden_activation") or "silu")
-        return ACTIVATIONS.get(name, name)
+        full = self.completed(config)
+        name = str(full.get("hidden_act") or full.get("hidden_activation") or "silu")
+        return self.fixed_activation or ACTIVATIONS.get(name, name)
 
     def embedding_scale(self, config: Mapping[str, Any]) -> float:
         """What embeddings are multiplied by."""
         return 1.0
 
+    def residual_scale(self, config: Mapping[str, Any]) -> float:
+        """What the output of a block is multiplied by."""
+        return 1.0
+
+    def logit_scale(self, config: Mapping[str, Any]) -> float:
+        """What logits are multiplied by."""
+        return 1.0
+
+    def softcap(self, config: Mapping[str, Any], key: str) -> float | None:
+        """The limit that config.json has under a key; None: no limit."""
+        value = self.completed(config).get(key) if self.softcaps else None
+        return float(value) if value else None
+
+    def is_parallel(self, config: Mapping[str, Any]) -> bool:
+        """Whether attention and FFN of a layer read the same norm."""
+        return self.parallel
+
     def accepts_heads(self, config: Mapping[str, Any], heads: int) -> bool:
         """Whether stock transformers loads a model of this family with this many query heads."""
-        return True
+        sizes = self.sizes(config)
+        if self.head_counts == "divisors":
+            return sizes.hidden_size % heads == 0
+        return self.head_counts == "any" or heads == sizes.num_attention_heads
 
     def norm(self, config: Mapping[str, Any], name: str, width: int) -> Norm:
         """A norm of this family."""
-        epsilon = float(self.completed(config).get("rms_norm_eps") or EPSILON)
-        return Norm(name, width, epsilon, self.norm_offset)
+        epsilon = float(self.completed(config).get(self.norm_epsilon) or EPSILON)
+        return Norm(name, width, epsilon, self.norm_offset, self.norm_kind, self.norm_bias)
 
     def layers(self, config: Mapping[str, Any]) -> tuple[Layer, ...]:
         """The decoder layers."""
@@ -155,6 +243,7 @@ class Family:
         dense = self.dense_ffn(config)
         experts = self.experts_ffn(config) if with_experts else dense
         width = self.sizes(config).hidden_size
+        parallel = self.is_parallel(config)
 
         def norm(name: str | None) -> Norm | None:
             return self.norm(config, name, width) if name else None
@@ -165,10 +254,12 @@ class Family:
                 f"{self.decoder_layers}.{index}",
                 self.attention(config, reach),
                 experts if index in with_experts else dense,
-                self.norm(config, self.mixer_norm, width),
-                self.norm(config, self.ffn_norm, width),
+                norm(self.mixer_norm),
+                None if parallel else norm(self.ffn_norm),
                 norm(self.mixer_post_norm),
                 norm(self.ffn_post_norm),
+                self.residual_scale(config),
+                parallel,
             )
             for index, reach in enumerate(self.reaches(config))
         )
@@ -181,33 +272,48 @@ class Family:
         width = sizes.hidden_size
         q = sizes.num_attention_heads * head
         kv = sizes.num_key_value_heads * head
-        rope_type, rotary_share = _rope(config, reach.layer_type)
-        cap = config.get("attn_logit_softcapping")
-        norms = (f"{ATTENTION}.{name}" if self.qk_norm else None for name in ("q_norm", "k_norm"))
-        q_norm, k_norm = (self.norm(config, name, head) if name else None for name in norms)
-        return Attention(
-            ATTENTION,
-            AttentionSizes(sizes.num_attention_heads, sizes.num_key_value_heads, head),
+        q_norm, k_norm = self.qk_norms(config)
+        readers = fused(
+            self.fused_qkv,
             Linear(f"{ATTENTION}.q_proj", q, width, "q" in biased),
             Linear(f"{ATTENTION}.k_proj", kv, width, "k" in biased),
             Linear(f"{ATTENTION}.v_proj", kv, width, "v" in biased),
+        )
+        return Attention(
+            ATTENTION,
+            AttentionSizes(sizes.num_attention_heads, sizes.num_key_value_heads, head),
+            *readers,
             Linear(f"{ATTENTION}.o_proj", width, q, "o" in biased),
             self.query_scale(config),
-            int(head * rotary_share),
-            rope_type,
-            reach.layer_type,
+            self.rotary_of(config, reach),
             reach.window,
             q_norm,
             k_norm,
-            softcap=float(cap) if cap else None,
+            softcap=self.softcap(config, "attn_logit_softcapping"),
             causal=not config.get("use_bidirectional_attention"),
+            position_scale=self.position_scale(config),
+            norm_after_rotary=self.qk_norm_rule.after_rotary,
         )
 
-    def dense_ffn(self, config: Mapping[str, Any]) -> GatedFFN:
+    def qk_norms(self, config: Mapping[str, Any]) -> tuple[Norm | None, Norm | None]:
+        """The norms of queries and of keys; None: there are none."""
+        if not self.qk_norm:
+            return None, None
+        sizes, rule = self.sizes(config), self.qk_norm_rule
+        counts = (sizes.num_attention_heads, sizes.num_key_value_heads) if rule.whole else (1, 1)
+        q_norm, k_norm = (
+            self.norm(config, f"{ATTENTION}.{name}", count * sizes.head_dim)
+            for name, count in zip(rule.names, counts, strict=True)
+        )
+        return q_norm, k_norm
+
+    def dense_ffn(self, config: Mapping[str, Any]) -> DenseFFN:
         """The FFN of a layer without experts."""
         sizes = self.sizes(config)
         widths = (sizes.intermediate_size, sizes.hidden_size)
-        return gated_ffn(MLP, PROJECTIONS, widths, self.activation(config), self.biased(config))
+        activation = self.activation(config)
+        names, biased = self.ffn_projections, self.biased(config)
+        return make_ffn(MLP, names, widths, activation, biased, self.fused_gate_up)
 
     def experts_ffn(self, config: Mapping[str, Any]) -> ExpertsFFN:
         """The FFN of a layer with experts."""
@@ -227,22 +333,7 @@ class Family:
         if config.get("layer_types") or len(set(reaches)) > 1:
             # List the layers, because a rule such as "every sixth layer" is wrong after a cut.
             types = config.get("layer_types") or [
-                "sliding_attention" if reach.window else "full_attention" for reach in reaches
+                SLIDING if reach.window else FULL for reach in reaches
             ]
             small["layer_types"] = [types[index] for index in remaining.layers]
         return small
-
-
-def _rope(config: Mapping[str, Any], layer_type: str | None) -> tuple[str, float]:
-    """The rope type of a layer, and the share of a head's channels that are rotated.
-
-    Both spellings are read: transformers 5 has `rope_parameters`, transformers 4 `rope_scaling`.
-    """
-    block: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if layer_type:
-        block = block.get(layer_type, block) or {}
-    kind = str(block.get("rope_type") or block.get("type") or "default")
-    if kind == "default":  # transformers rotates all channels then
-        return kind, 1.0
-    share = block.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
-    return kind, float(share)

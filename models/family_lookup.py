@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import Refused, UsageError
 from .families import FAMILIES
 from .family import Family
+from .wrappers import WRAPPERS
 
 __all__ = ["EmbeddingAndHead", "embedding_and_head", "family_of"]
 
@@ -35,7 +36,7 @@ def family_of(config: Mapping[str, Any], where: str = "config.json") -> Family:
         code = ", and code that comes with a checkpoint (`auto_map`) is never run" if custom else ""
         raise Refused(
             f"{where}: architecture `{name}` is not supported{code}",
-            f"supported: {', '.join(sorted(FAMILIES))}",
+            f"supported: {', '.join(sorted([*FAMILIES, *WRAPPERS]))}",
         )
     return FAMILIES[name]
 
@@ -48,15 +49,21 @@ class EmbeddingAndHead:
         embedding: name of the embedding.
         head: name of the head.
         tied: whether config.json says that the two share one weight.
+        logit_scale: what logits are multiplied by.
+        logit_softcap: a tanh limits logits to ± this value; None: no limit.
     """
 
     embedding: str
     head: str
     tied: bool
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
 
 
 def embedding_and_head(config: Mapping[str, Any]) -> EmbeddingAndHead:
     """Embedding and head of any model; in an unsupported family they have the usual names."""
-    family = FAMILIES.get(str(config.get("model_type"))) or next(iter(FAMILIES.values()))
+    name = str(config.get("model_type"))
+    family = FAMILIES.get(name) or Family(name, defaults={"tie_word_embeddings": True})
     tied = bool(family.completed(config).get("tie_word_embeddings"))
-    return EmbeddingAndHead(family.embedding, family.head, tied)
+    scale, cap = family.logit_scale(config), family.softcap(config, "final_logit_softcapping")
+    return EmbeddingAndHead(family.embedding, family.head, tied, scale, cap)

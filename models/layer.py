@@ -6,48 +6,68 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import Refused
-from .blocks import FFN, Attention, CutAxis, ExpertsFFN, Fold, GatedFFN, Linear, Mixer, Norm
+from .blocks import FFN, Attention, CutAxis, DenseFFN, ExpertsFFN, Fold, Linear, Mixer, Norm
 
 __all__ = ["Branch", "Layer"]
 
 
 @dataclass(frozen=True)
 class Branch:
-    """A block on the residual stream; it adds post_norm(block(norm(stream))) to the stream."""
+    """A block on the residual stream; it adds scale * post_norm(block(norm(stream))) to it.
 
-    norm: Norm
+    Attributes:
+        norm: None: the block reads the stream itself.
+        block: the block.
+        post_norm: None: there is none.
+        scale: factor of what it adds.
+        beside: whether it reads the stream as it was before the branch in front of it.
+    """
+
+    norm: Norm | None
     block: Mixer | FFN
     post_norm: Norm | None = None
+    scale: float = 1.0
+    beside: bool = False
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A pre-norm decoder layer. Most of what it says is the sum over its two blocks.
+    """A decoder layer. Most of what it says is the sum over its two blocks.
 
     Attributes:
         index: its number in the model.
         name: its full name in files.
         mixer: the block that moves information between positions.
         ffn: the block that works on every position by itself.
-        mixer_norm, ffn_norm: the norms before them.
+        mixer_norm, ffn_norm: the norms before them; None: there are none.
         mixer_post_norm, ffn_post_norm: the norms behind them; None: there are none.
+        residual_scale: factor of what the blocks add to the residual stream.
+        parallel: whether both blocks read what `mixer_norm` gives; there is no `ffn_norm` then.
     """
 
     index: int
     name: str
     mixer: Mixer
     ffn: FFN
-    mixer_norm: Norm
-    ffn_norm: Norm
+    mixer_norm: Norm | None
+    ffn_norm: Norm | None
     mixer_post_norm: Norm | None = None
     ffn_post_norm: Norm | None = None
+    residual_scale: float = 1.0
+    parallel: bool = False
 
     @property
     def branches(self) -> tuple[Branch, Branch]:
         """Mixer and FFN with the norms around them, in order of execution."""
         return (
-            Branch(self.mixer_norm, self.mixer, self.mixer_post_norm),
-            Branch(self.ffn_norm, self.ffn, self.ffn_post_norm),
+            Branch(self.mixer_norm, self.mixer, self.mixer_post_norm, self.residual_scale),
+            Branch(
+                self.mixer_norm if self.parallel else self.ffn_norm,
+                self.ffn,
+                self.ffn_post_norm,
+                self.residual_scale,
+                self.parallel,
+            ),
         )
 
     @property
@@ -65,9 +85,9 @@ class Layer:
         return self.mixer
 
     @property
-    def dense_ffn(self) -> GatedFFN | None:
-        """The FFN, where it is one gated FFN; None where it is experts."""
-        return self.ffn if isinstance(self.ffn, GatedFFN) else None
+    def dense_ffn(self) -> DenseFFN | None:
+        """The FFN, where it is dense; None where it is experts."""
+        return self.ffn if isinstance(self.ffn, DenseFFN) else None
 
     @property
     def experts(self) -> ExpertsFFN | None:
@@ -85,7 +105,11 @@ class Layer:
 
         The projections of routed experts are no modules, so they are not here.
         """
-        return self.mixer.input_groups + self.ffn.input_groups
+        if not self.parallel:
+            return self.mixer.input_groups + self.ffn.input_groups
+        readers, *others = self.mixer.input_groups
+        ffn_readers, *ffn_others = self.ffn.input_groups
+        return (readers + ffn_readers, *others, *ffn_others)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -95,7 +119,11 @@ class Layer:
     @property
     def folds(self) -> tuple[Fold, ...]:
         """Where scales on the inputs of `input_groups` can be folded."""
-        return self.mixer.folds(self.mixer_norm) + self.ffn.folds(self.ffn_norm)
+        if not self.parallel or self.mixer_norm is None:
+            return self.mixer.folds(self.mixer_norm) + self.ffn.folds(self.ffn_norm)
+        norm, others = self.mixer_norm, self.mixer.folds(None) + self.ffn.folds(None)
+        readers = self.input_groups[0]
+        return (Fold(readers, norm.name, norm=True, offset=norm.offset), *others)
 
     @property
     def cut_axes(self) -> tuple[CutAxis, ...]:

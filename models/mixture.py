@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .blocks import ExpertsFFN
-from .blocks.ffn import gated_ffn
+from .blocks.ffn import make_ffn
 from .family import MLP, PROJECTIONS, Family, Remaining
 
 __all__ = ["Mixture"]
@@ -54,7 +54,7 @@ class Mixture(Family):
         shared = None
         if self.shared:
             widths = (int(full["shared_expert_intermediate_size"]), width)
-            shared = gated_ffn(self.shared, PROJECTIONS, widths, activation)
+            shared = make_ffn(self.shared, PROJECTIONS, widths, activation)
         return ExpertsFFN(
             MLP,
             self.file_name,

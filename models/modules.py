@@ -5,17 +5,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .architecture import Architecture
+from .family_lookup import EmbeddingAndHead
 from .layer import Layer
 
 if TYPE_CHECKING:  # plans read sizes only, and torch takes seconds to import
     from torch import Tensor, nn
 
-__all__ = ["decoder_layers", "has_module", "inside_expert", "weight_in", "weight_of"]
+__all__ = [
+    "decoder_layers",
+    "finished_logits",
+    "has_module",
+    "inside_expert",
+    "weight_in",
+    "weight_of",
+]
 
 
 def decoder_layers(model: nn.Module, architecture: Architecture) -> list[nn.Module]:
     """The decoder layers of a loaded model, in order."""
     return list(model.get_submodule(architecture.decoder_layers).children())
+
+
+def finished_logits(logits: Tensor, head: EmbeddingAndHead | Architecture) -> Tensor:
+    """Scale and limit the products [..., vocab] of hidden states and the head, as a model does."""
+    from torch import tanh
+
+    if head.logit_scale != 1:
+        logits = logits * head.logit_scale
+    cap = head.logit_softcap
+    return logits if cap is None else tanh(logits / cap) * cap
 
 
 def has_module(module: nn.Module, name: str) -> bool:
@@ -73,5 +91,5 @@ def inside_expert(module: nn.Module, layer: Layer, number: int, x: Tensor) -> Te
         raise ValueError(f"{layer.name} has no experts")
     expert = experts.expert(number)
     pool: Any = module.get_submodule(experts.pool)
-    gate, up = (weight_in(module, layer, linear.name) for linear in (expert.gate, expert.up))
+    gate, up = (weight_in(module, layer, linear.name) for linear in expert.readers)
     return pool.act_fn(x @ gate.t()) * (x @ up.t())

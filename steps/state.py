@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.config import dtype_name, packing, quantization, read_architecture
-from ..checkpoints.inventory import inventory, weight_files
+from ..checkpoints.inventory import inventory
 from ..errors import UsageError
 from ..models import FORMATS, Architecture
 from ..models.footprint import size_of
@@ -87,10 +87,10 @@ def _extra_bytes(path: Path, state: State) -> int:
     if not block.get("dynamic"):
         return 0
     try:
-        on_disk = sum(file.stat().st_size for file in weight_files(path))
+        stored = inventory(path, state.architecture.config).tensors.values()
     except UsageError:
         return 0
-    return on_disk - state.weight_bytes
+    return sum(tensor.nbytes for tensor in stored) - state.weight_bytes
 
 
 def _table_bytes(path: Path, model: Architecture) -> TableBytes | None:

@@ -1,6 +1,6 @@
 """The writer of the format `edge-llm`: a checked checkpoint, and scripts for TensorRT-Edge-LLM.
 
-checkpoint/               the unchanged model, which the exporter reads
+checkpoint/               what the exporter reads: the model, or the text model of a wrapper
 export.sh                 on any machine with pip: ONNX with NVIDIA's operators
 build-jetpack-6.2.sh ...  on the device, in a checkout of TensorRT-Edge-LLM: engine and benchmark
 """
@@ -17,11 +17,16 @@ from ..checkpoints.files import (
     atomic_directory,
     config_for_everyone,
     content_hash,
+    tensor_specs,
+    tensors_of,
     weight_files,
     write_json,
 )
+from ..checkpoints.safetensors_writer import Pending, write_shards
+from ..checkpoints.writer import SHARD_BYTES
 from ..errors import Refused, UsageError
 from ..export.options import ExportOptions
+from ..models import WRAPPED_IN
 from ..steps.context import StepContext, StepResult
 from .edge_llm import CUDA, VERSION, check_checkpoint, device_commands, host_commands
 from .profile import load_target
@@ -107,12 +112,17 @@ def _copy(source: Path, out: Path) -> None:
     """Copy the files of a checkpoint that edgewright reads, as the exporter may read any others.
 
     Weights that do not belong to the model are left out. config.json is written with corrections
-    from the other files.
+    from the other files. Of a wrapper, only the text model is written.
     """
+    config = read_config(source)
+    if WRAPPED_IN in config:
+        shutil.copytree(source, out, ignore=shutil.ignore_patterns("*.safetensors*"))
+        write_shards(out, Pending(tensor_specs(source), tensors_of(source)), SHARD_BYTES)
+        write_json(out / "config.json", config_for_everyone(config))
+        return
     model = {file.name for file in weight_files(source)}
     others = [file.name for file in source.glob("*.safetensors") if file.name not in model]
     shutil.copytree(source, out, ignore=shutil.ignore_patterns(*others))
-    config = read_config(source)
     if config != read_json(source / "config.json"):
         write_json(out / "config.json", config_for_everyone(config))
 

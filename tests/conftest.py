@@ -16,6 +16,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported
 
 import pytest
+from family_table import SETTINGS
 
 BASE: dict[str, Any] = {
     "vocab_size": 512,
@@ -149,7 +150,7 @@ def make_model(
         key = json.dumps([family, seed, dtype, config], sort_keys=True)
         if key not in made:
             folder = tmp_path_factory.mktemp(family)
-            _save(folder, family, BASE | FAMILIES[family] | config, seed, dtype)
+            _save(folder, family, BASE | (FAMILIES | SETTINGS)[family] | config, seed, dtype)
             shutil.copytree(tokenizer_dir, folder, dirs_exist_ok=True)
             made[key] = folder
         return made[key]

@@ -44,6 +44,7 @@ def routed_groups(
     """
     experts = layer.experts
     assert experts
+    assert layer.ffn_norm, "every family with experts has it"
     norm = module.get_submodule(layer.ffn_norm.name)
     yield from _shared_groups(module, experts, norm, states)
     chosen = _chosen_experts(module, experts, norm, states)

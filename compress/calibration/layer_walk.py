@@ -13,7 +13,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from ...models import Branch, GatedFFN, Layer, weight_of
+from ...models import Branch, DenseFFN, Layer, Norm, weight_of
 from .activation_buffer import ActivationBuffer, Activations
 from .expert_walk import routed_groups
 from .hessian import Hessian
@@ -60,22 +60,24 @@ class LayerWalk:
         """
         self.tokens.clear()
         mixer, ffn = layer.branches
-        readers, _ = mixer.block.input_groups
-        yield readers, self._normed(module, mixer, states)
+        yield layer.input_groups[0], self._normed(module, mixer, states)
         yield self._output(mixer), self._kept_inputs(mixer, module, call, states)
-        self._add(module, mixer, states)
+        if not layer.parallel:
+            self._add(module, mixer, states)
         if layer.experts:
             yield from routed_groups(module, layer, states, self.tokens)
             return
-        assert isinstance(ffn.block, GatedFFN)
-        readers, _ = ffn.block.input_groups
-        yield readers, self._normed(module, ffn, states)
-        norm = module.get_submodule(ffn.norm.name)
+        assert isinstance(ffn.block, DenseFFN)
+        if not layer.parallel:
+            yield ffn.block.input_groups[0], self._normed(module, ffn, states)
+        norm = _norm_of(module, ffn.norm)
         block = module.get_submodule(ffn.block.name)
         yield (
             self._output(ffn),
             self._kept_inputs(ffn, module, lambda _module, hidden: block(norm(hidden)), states),
         )
+        if layer.parallel:
+            self._add(module, mixer, states)
         self._add(module, ffn, states)
 
     @staticmethod
@@ -93,8 +95,8 @@ class LayerWalk:
         return Hessian(width, states.device, share, self._bf16)
 
     def _normed(self, module: nn.Module, branch: Branch, states: Activations) -> Tensor:
-        """The Hessian of the residual stream after the norm of a branch."""
-        norm = module.get_submodule(branch.norm.name)
+        """The Hessian of the residual stream after the norm of a branch, if it has one."""
+        norm = _norm_of(module, branch.norm)
         hessian = self._hessian(states, states.shape[2])
         for batch in batches(states):
             hessian.add(norm(states[batch]))
@@ -138,8 +140,13 @@ class LayerWalk:
         (name,) = self._output(branch)
         project = module.get_submodule(name)
         kept = self._kept[name]
-        norm = module.get_submodule(branch.post_norm.name) if branch.post_norm else nn.Identity()
+        norm = _norm_of(module, branch.post_norm)
         for batch in batches(states):
             with mixed_precision(states.device, self._bf16):
                 output = norm(project(kept[batch]))
-            states[batch] = states[batch] + output
+            states[batch] = states[batch] + branch.scale * output
+
+
+def _norm_of(module: nn.Module, norm: Norm | None) -> nn.Module:
+    """The module of a norm in a decoder layer; where there is none, one that changes nothing."""
+    return module.get_submodule(norm.name) if norm else nn.Identity()

@@ -34,7 +34,7 @@ def adapted_matrices(architecture: Architecture, options: LoraOptions) -> tuple[
     known = {name.rpartition(".")[2]: name for group in groups for name in group}
     if options.targets is None:
         attention = architecture.layers[0].attention
-        return (attention.q.name, attention.v.name)
+        return tuple(dict.fromkeys((attention.q.stored_name, attention.v.stored_name)))
     if unknown := [name for name in options.targets if name not in known]:
         raise UsageError(
             f"lora targets {', '.join(unknown)}: no matrix of a decoder layer has this name",

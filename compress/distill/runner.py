@@ -102,7 +102,9 @@ def _distill(setup: TrainingSetup, source: Path, out: Path, made: Path) -> StepR
     state, config = _written(setup, student, teacher, shared, notes)
     good = out if failed is None else out.with_name(f"{out.name}.last-good")
     setup.processes.on_main(
-        lambda: write_checkpoint(good, state, config, shared.tokenizer, provenance)
+        lambda: write_checkpoint(
+            good, state, config, shared.tokenizer, provenance, wrapper=found.folder
+        )
     )
     if failed:
         raise NotFinite(

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ...models import embedding_and_head, finished_logits
+
 __all__ = [
     "LOGITS_AT_ONCE",
     "LogProbs",
@@ -61,8 +63,8 @@ def hidden_states(model: Any, ids: Tensor) -> tuple[Tensor, ...]:
 def logits_of(model: Any, hidden: Tensor) -> Tensor:
     """Return the logits [..., vocab] for inputs [..., width] of the head."""
     logits = model.get_output_embeddings()(hidden)
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    return logits if cap is None else torch.tanh(logits / cap) * cap
+    config = {"model_type": model.config.model_type, **vars(model.config)}
+    return finished_logits(logits, embedding_and_head(config))
 
 
 class OnlineTeacher:

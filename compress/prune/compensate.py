@@ -172,7 +172,8 @@ class Compensation:
                 call(module, states[batch])
             y = inputs[name][:, kept]
             target = wanted[batch].flatten(0, -2)
-            target = target if projection.branch.post_norm else target - stream[name]
+            if _reaches_stream(projection.branch):
+                target = (target - stream[name]) / projection.branch.scale
             (held if number % 4 == 3 else fit).add(y, target - y @ old.T)
         damp = choose_damp(fit, held)
         fit.merge(held)
@@ -203,6 +204,11 @@ def _output(branch: Branch) -> str:
     return branch.block.output
 
 
+def _reaches_stream(branch: Branch) -> bool:
+    """Whether the refit of a branch corrects earlier losses in the residual stream."""
+    return branch.post_norm is None and not branch.beside
+
+
 def _wanted(
     module: nn.Module, layer: Layer, call: LayerCall, hidden: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -211,7 +217,8 @@ def _wanted(
     Returns:
         Its output, and by output projection what the refit aims at [tokens, width]. That includes
         the residual stream before the block, so that the refit also corrects earlier losses. It
-        does not if a norm stands between the projection and the stream.
+        does not if a norm stands between the projection and the stream, or if the other block of
+        the layer corrects them.
     """
     with _captured(module, layer) as (inputs, stream):
         output = call(module, hidden)
@@ -219,7 +226,9 @@ def _wanted(
     for branch in layer.branches:
         if name := branch.block.output:
             product = inputs[name] @ weight_of(module.get_submodule(name)).T
-            wanted[name] = product if branch.post_norm else product + stream[name]
+            if _reaches_stream(branch):
+                product = branch.scale * product + stream[name]
+            wanted[name] = product
     return output, wanted
 
 
@@ -250,7 +259,7 @@ def _captured(
 
     branches = [branch for branch in layer.branches if branch.block.output]
     hooks = [(_output(b), into(inputs, _output(b), _output(b) == last)) for b in branches]
-    hooks += [(b.norm.name, into(stream, _output(b), False)) for b in branches]
+    hooks += [(b.norm.name, into(stream, _output(b), False)) for b in branches if b.norm]
     handles = [module.get_submodule(at).register_forward_pre_hook(hook) for at, hook in hooks]
     try:
         yield inputs, stream

@@ -5,7 +5,7 @@ Pure functions on state dicts, of a whole model or of one layer at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -115,7 +115,6 @@ def cut_layer(
         new: the same layer in the cut model; it gives the names of the result.
         kept: what stays.
     """
-    axes = {axis.linear: axis for axis in old.cut_axes}
     units = kept.units(old.index, old.attention.sizes)
     start = f"{old.name}."
     inside = {
@@ -124,16 +123,24 @@ def cut_layer(
     small: dict[str, Tensor] = {}
     for key, tensor in cut_experts(inside, old, kept.routed(old.index)).items():
         name, _, part = key.rpartition(".")
-        axis = axes.get(name)
-        small[new.key(name, part)] = (
-            _kept_slice(tensor, part, axis, units[axis.unit]) if axis else tensor
-        )
+        axes = [axis for axis in old.cut_axes if axis.linear == name]
+        small[new.key(name, part)] = _kept_slice(tensor, part, axes, units) if axes else tensor
     return small
 
 
-def _kept_slice(tensor: Tensor, part: str, axis: CutAxis, units: list[int]) -> Tensor:
-    """The part of a weight or bias that belongs to the units that stay."""
-    channels = unit_channels(units, axis.channels)
+def _kept_slice(
+    tensor: Tensor, part: str, axes: Sequence[CutAxis], units: Mapping[Unit, list[int]]
+) -> Tensor:
+    """The part of a weight or bias that belongs to the units that stay.
+
+    Args:
+        tensor: the weight or bias of a linear layer.
+        part: `weight` or `bias`.
+        axes: those of the layer; several, if it holds units of several kinds one after the other.
+        units: what stays of each kind.
+    """
+    axis = axes[0].axis
+    channels = torch.cat([one.first + unit_channels(units[one.unit], one.channels) for one in axes])
     if part == "bias":
-        return tensor if axis.axis == 1 else tensor[channels].clone()
-    return tensor.index_select(axis.axis, channels)
+        return tensor if axis == 1 else tensor[channels].clone()
+    return tensor.index_select(axis, channels)

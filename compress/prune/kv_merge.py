@@ -35,6 +35,10 @@ ROUNDS = 4
 """How often each head is rotated towards the mean of the others."""
 
 
+Pairs = tuple[slice, slice]
+"""The first and the second channels of all rotary pairs of a head."""
+
+
 @dataclass
 class Projections:
     """The attention projections of one layer. n is the input width, plus one column for biases.
@@ -52,7 +56,7 @@ class Projections:
     o: Tensor
 
 
-def align(attention: Projections, moments: Tensor, groups: int, *, keys: bool) -> Projections:
+def align(attention: Projections, moments: Tensor, groups: int, pairs: Pairs | None) -> Projections:
     """Rotate the key/value heads of every group towards each other, without a change of the layer.
 
     Args:
@@ -60,7 +64,8 @@ def align(attention: Projections, moments: Tensor, groups: int, *, keys: bool) -
         moments: sum of x x^T [n, n] over the inputs x of the projections; where there are biases,
             x ends in 1.
         groups: number of groups; neighbouring key/value heads form a group.
-        keys: also rotate queries and keys. False if the model has a norm on keys.
+        pairs: the channels of queries and keys that rotate together; None: leave these as they are,
+            because a norm on keys does not commute with rotations.
     """
     q, k, v, o = (t.double().clone() for t in (attention.q, attention.k, attention.v, attention.o))
     size = len(k) // groups
@@ -74,10 +79,10 @@ def align(attention: Projections, moments: Tensor, groups: int, *, keys: bool) -
             turn = _procrustes(v[others].mean(0) @ moments @ v[head].T)
             v[head] = turn @ v[head]
             o[:, queries] = o[:, queries] @ turn.T
-            if keys:
-                angle = _angles(k[others].mean(0), k[head], moments)
-                k[head] = _rotate(k[head], angle)
-                q[queries] = _rotate(q[queries], angle)
+            if pairs:
+                angle = _angles(k[others].mean(0), k[head], moments, pairs)
+                k[head] = _rotate(k[head], angle, pairs)
+                q[queries] = _rotate(q[queries], angle, pairs)
     return Projections(*(t.to(attention.q) for t in (q, k, v, o)))
 
 
@@ -87,24 +92,27 @@ def _procrustes(cross: Tensor) -> Tensor:
     return u @ vh
 
 
-def _angles(target: Tensor, source: Tensor, moments: Tensor) -> Tensor:
-    """The angle of every rotary pair (i, i + d/2) that brings `source` nearest to `target`.
+def _angles(target: Tensor, source: Tensor, moments: Tensor, pairs: Pairs) -> Tensor:
+    """The angle of every rotary pair that brings `source` nearest to `target`.
 
-    Both are [d, n]; the angles are [d/2].
+    Both are [d, n]; the angles are [pairs].
     """
     a = target @ moments
     b = source
-    half = len(source) // 2
-    along = (a[:half] * b[:half]).sum(-1) + (a[half:] * b[half:]).sum(-1)
-    across = (a[half:] * b[:half]).sum(-1) - (a[:half] * b[half:]).sum(-1)
+    first, second = pairs
+    along = (a[first] * b[first]).sum(-1) + (a[second] * b[second]).sum(-1)
+    across = (a[second] * b[first]).sum(-1) - (a[first] * b[second]).sum(-1)
     return torch.atan2(across, along)
 
 
-def _rotate(rows: Tensor, angle: Tensor) -> Tensor:
-    """Rotate the rotary pairs of `rows` [..., d, n] by `angle` [d/2]."""
-    first, second = rows.chunk(2, dim=-2)
+def _rotate(rows: Tensor, angle: Tensor, pairs: Pairs) -> Tensor:
+    """Rotate the rotary pairs of `rows` [..., d, n] by `angle` [pairs]."""
+    first, second = (rows[..., part, :] for part in pairs)
     cos, sin = angle.cos().unsqueeze(-1), angle.sin().unsqueeze(-1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-2)
+    turned = rows.clone()
+    turned[..., pairs[0], :] = first * cos - second * sin
+    turned[..., pairs[1], :] = first * sin + second * cos
+    return turned
 
 
 def mean_of_groups(heads: Tensor, groups: int) -> Tensor:
@@ -128,9 +136,10 @@ def projections_of(state: Mapping[str, Tensor], layer: Layer) -> Projections:
     sizes = attention.sizes
 
     def rows(linear: Linear, count: int) -> Tensor:
-        weight, bias = state[layer.key(linear.name)], state.get(layer.key(linear.name, "bias"))
+        name = linear.stored_name
+        weight, bias = state[layer.key(name)], state.get(layer.key(name, "bias"))
         whole = weight if bias is None else torch.cat([weight, bias.unsqueeze(-1)], dim=-1)
-        return whole.float().view(count, sizes.head_dim, -1)
+        return whole[linear.rows].float().view(count, sizes.head_dim, -1)
 
     o = state[layer.key(attention.o.name)]
     return Projections(
@@ -149,9 +158,12 @@ def store(state: dict[str, Tensor], layer: Layer, projections: Projections) -> N
         (attention.k, projections.k),
         (attention.v, projections.v),
     )
+    together: dict[str, list[Tensor]] = {}
     for linear, rows in parts:
-        key, bias = layer.key(linear.name), layer.key(linear.name, "bias")
-        flat = rows.flatten(0, 1).to(state[key].dtype)
+        together.setdefault(linear.stored_name, []).append(rows.flatten(0, 1))
+    for name, rows in together.items():
+        key, bias = layer.key(name), layer.key(name, "bias")
+        flat = torch.cat(rows).to(state[key].dtype)
         width = state[key].shape[1]
         state[key] = flat[:, :width].contiguous()
         if bias in state:
@@ -160,7 +172,7 @@ def store(state: dict[str, Tensor], layer: Layer, projections: Projections) -> N
     state[key] = projections.o.flatten(1).to(state[key].dtype).contiguous()
 
 
-def repeat_into(module: nn.Module, state: Mapping[str, Tensor], layer: Layer) -> None:
+def repeat_into(module: nn.Module, state: Mapping[str, Tensor], layer: Layer, groups: int) -> None:
     """Copy the averaged projections into a layer of the original model.
 
     Each key/value head is repeated for all the heads that were averaged into it.
@@ -169,19 +181,26 @@ def repeat_into(module: nn.Module, state: Mapping[str, Tensor], layer: Layer) ->
         module: the decoder layer.
         state: tensors with averaged heads.
         layer: the description of the original layer.
+        groups: key/value heads that are left.
     """
     attention = layer.attention
     sizes = attention.sizes
-    for linear in attention.linears:
+    seen: dict[str, int] = {}
+    for linear in (attention.q, attention.k, attention.v, attention.o):
+        name = linear.stored_name
+        averaged = linear in (attention.k, attention.v)
+        first = seen.get(name, 0)
+        last = first + (groups * sizes.head_dim if averaged else linear.out_features)
+        seen[name] = last
         for part in ("weight", "bias"):
-            tensor = state.get(layer.key(linear.name, part))
+            tensor = state.get(layer.key(name, part))
             if tensor is None:
                 continue
-            if linear in (attention.k, attention.v):
-                heads = tensor.unflatten(0, (-1, sizes.head_dim))
-                times = sizes.kv_heads // len(heads)
-                tensor = heads.repeat_interleave(times, dim=0).flatten(0, 1)
-            module.get_submodule(linear.name).get_parameter(part).data.copy_(tensor)
+            rows = tensor[first:last]
+            if averaged:
+                heads = rows.unflatten(0, (groups, sizes.head_dim))
+                rows = heads.repeat_interleave(sizes.kv_heads // groups, dim=0).flatten(0, 1)
+            module.get_submodule(name).get_parameter(part).data[linear.rows].copy_(rows)
 
 
 @contextmanager
@@ -195,7 +214,7 @@ def input_moments(model: nn.Module, architecture: Architecture) -> Any:
     handles = []
     modules = decoder_layers(model, architecture)
     for module, layer in zip(modules, architecture.layers, strict=True):
-        reader = module.get_submodule(layer.attention.k.name)
+        reader = module.get_submodule(layer.attention.k.stored_name)
         width = weight_of(reader).shape[1]
         total = torch.zeros(width + 1, width + 1, device=next(module.parameters()).device)
         moments.append(total)

@@ -112,10 +112,11 @@ def _merge_layers(
         projections = projections_of(state, layer)
         if options.merge == "aligned":
             width = projections.k.shape[-1]
-            turn_keys = layer.attention.k_norm is None
-            projections = align(projections, moment[:width, :width].cpu(), groups, keys=turn_keys)
+            rotary = layer.attention.rotary
+            pairs = rotary.pairs if rotary and layer.attention.k_norm is None else None
+            projections = align(projections, moment[:width, :width].cpu(), groups, pairs)
         store(state, layer, average_heads(projections, groups))
-        repeat_into(module, state, layer)
+        repeat_into(module, state, layer, groups)
 
 
 def _notes(options: PruneOptions, architecture: Architecture, difference: float) -> list[str]:

@@ -50,7 +50,8 @@ class LayerStatistics:
     @property
     def values(self) -> Tensor:
         """Weight of the value projection [kv_heads * head_dim, width]."""
-        return self._weight(self.layer.attention.v.name)
+        linear = self.layer.attention.v
+        return self._weight(linear.stored_name)[linear.rows]
 
     @property
     def ffn_output(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import Refused
-from ...models import Architecture, require_expressible
+from ...models import HEADS, Architecture, require_expressible
 from .counts import head_counts, kept_experts, neuron_count
 from .options import PruneOptions
 
@@ -30,6 +30,7 @@ def sizes_after(options: PruneOptions, architecture: Architecture) -> dict[str, 
     have = architecture.attention_sizes
     sizes = {"heads": have.heads, "kv_heads": have.kv_heads}
     if options.heads or options.kv_heads:
+        require_expressible(architecture, HEADS, "config.json")
         accepts = architecture.accepts_heads
         heads, kv_heads = head_counts(have, options.heads, options.kv_heads, accepts)
         sizes = {"heads": heads, "kv_heads": kv_heads}
@@ -47,6 +48,7 @@ def merged_kv(architecture: Architecture, groups: int) -> Architecture:
     Raises:
         Refused: the key/value heads cannot be divided into so many groups.
     """
+    require_expressible(architecture, HEADS, "config.json")
     sizes = architecture.attention_sizes
     have = sizes.kv_heads
     legal = [n for n in range(1, have) if have % n == 0]

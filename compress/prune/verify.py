@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...checkpoints.loading import stock_model
 from ...checkpoints.streaming import ROWS
 from ...errors import EdgewrightError
 from ...models import Architecture
@@ -90,10 +91,8 @@ def verify_with_stock(out: Path, probe: Tensor, expected: Tensor) -> float:
 
 def stock_logits(out: Path, probe: Tensor, device: str) -> Iterator[Tensor]:
     """Logits on ids [rows, seq] of a checkpoint loaded by stock transformers, in parts."""
-    from transformers import AutoModelForCausalLM  # late: slow to import
-
-    model: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
-    yield from logits_of(model.to(device).eval(), probe.to(device)).split(ROWS, -1)
+    model = stock_model(out)
+    yield from logits_of(model.to(device), probe.to(device)).split(ROWS, -1)
 
 
 def logits_of(model: Any, probe: Tensor) -> Tensor:

@@ -71,11 +71,14 @@ class Assignment:
 
 
 def with_kv_rules(architecture: Architecture, options: QuantizeOptions) -> QuantizeOptions:
-    """The options with rules for this model's keys and values, where `kv_bits` gives them bits."""
+    """The options with rules for this model's keys and values, where `kv_bits` gives them bits.
+
+    Queries that are stored with them get the same.
+    """
     if options.kv_bits in (None, options.bits):
         return options
     names = dict.fromkeys(
-        f"*.{projection.name}"
+        f"*.{projection.stored_name}"
         for layer in architecture.layers
         for projection in (layer.attention.k, layer.attention.v)
     )

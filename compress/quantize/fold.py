@@ -71,14 +71,15 @@ def apply_fold(layer: nn.Module, fold: Fold, factors: Tensor, dtype: torch.dtype
     """
     writer = layer.get_submodule(fold.writer)
     weight = weight_of(writer)
+    rows = slice(fold.first, fold.first + len(factors))
     if fold.norm:
         divided, factors = divided_norm(weight, factors, fold.offset, dtype)
         weight.copy_(divided)
     else:
-        weight.div_(factors.unsqueeze(1))
-        bias = getattr(writer, "bias", None)
-        if isinstance(bias, Tensor):
-            bias.detach().div_(factors)
+        weight[rows].div_(factors.unsqueeze(1))
+    bias = getattr(writer, "bias", None)
+    if isinstance(bias, Tensor):
+        bias.detach()[rows].div_(factors)
     width = weight_of(layer.get_submodule(fold.readers[0])).shape[1]
     inputs = factors[channels_of(fold, width).to(factors.device)]
     for reader in fold.readers:

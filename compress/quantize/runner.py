@@ -27,6 +27,7 @@ from ...checkpoints.layouts.gptq import Gptq
 from ...checkpoints.loading import pick_device
 from ...checkpoints.memory import reused_memory
 from ...checkpoints.streaming import Streamed
+from ...checkpoints.wrapped import block_in_files
 from ...errors import Refused
 from ...steps.context import StepContext, StepResult
 from ...steps.workspace import workspace
@@ -100,7 +101,7 @@ def _write_quantized(
     make_layers = sequential_layers if options.method in ("gptq", "rtn") else one_pass_layers
     layers = make_layers(session, model, rows, buffer, scaler)
     tensors = packed_tensors(session, model, layers, dtype, layout, assignment)
-    block = _config_block(layout, final, assignment)
+    block = block_in_files(_config_block(layout, final, assignment), architecture.config, source)
     provenance = {
         "kind": "checkpoint",
         "step": "quantize",

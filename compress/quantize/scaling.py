@@ -97,7 +97,7 @@ class Scaler:
         changed = self.session.changed
         if fold.norm:
             changed[layer.key(fold.writer)] = weight_of(writer)
-        elif isinstance(bias := getattr(writer, "bias", None), Tensor):
+        if isinstance(bias := getattr(writer, "bias", None), Tensor):
             changed[layer.key(fold.writer, "bias")] = bias.detach()
         for name in (*fold.readers, *(() if fold.norm else (fold.writer,))):
             if self._scheme(layer, name) is None:

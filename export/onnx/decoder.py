@@ -12,34 +12,27 @@ stream leaves the range of fp16, and the cost is negligible.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import pi, sqrt
 
 import numpy as np
 from onnx import helper
 
 from ...errors import Refused
-from ...models import Architecture, GatedFFN, Layer, Linear, Norm
+from ...models import Architecture, Attention, Branch, DenseFFN, Layer, Linear, Norm, PositionScale
+from ...models.blocks.linear import stored as stored_linears
+from .activations import write_activation
 from .builder import GraphBuilder
 from .cut import Cut
-from .linears import Linears, stored
+from .linears import Linears, split_parts, stored
 from .masks import FLOAT, INT64, additive_masks
+from .norms import NamedNorm, named_norm, write_norm
 from .precision import Precision
-from .rotary import Rotary
+from .rotary import RotaryTable, rotated, write_angles, write_position_scale
 from .runtime import KEPT
 from .weights import Weights
 
-__all__ = ["Decoder", "NamedNorm"]
+__all__ = ["Decoder"]
 
 TOTAL = "past_sequence_length + sequence_length"
-
-
-@dataclass(frozen=True)
-class NamedNorm:
-    """A norm and the full name of its weight."""
-
-    key: str
-    norm: Norm
 
 
 class Decoder:
@@ -50,7 +43,7 @@ class Decoder:
         graph: GraphBuilder,
         weights: Weights,
         architecture: Architecture,
-        rotary: Mapping[str | None, Rotary],
+        rotary: Mapping[str | None, RotaryTable],
         precision: Precision,
         cut: Cut,
     ) -> None:
@@ -79,24 +72,25 @@ class Decoder:
         ids, mask, positions = self._declare_inputs()
         windows = list(dict.fromkeys(layer.attention.window for layer in model.layers))
         masks = self._masks(ids, mask, windows)
-        angles = {
-            kind: self._angles(positions, rotary, kind) for kind, rotary in self.rotary.items()
-        }
+        angles = {kind: self._angles(positions, kind) for kind in self.rotary}
+        scales = dict.fromkeys(layer.attention.position_scale for layer in model.layers)
+        self.scales = {scale: self._position_scale(positions, scale) for scale in scales if scale}
         hidden = self._embed(ids)
-        norms = [
-            NamedNorm(layer.key(layer.mixer_norm.name), layer.mixer_norm) for layer in model.layers
-        ]
+        norms = [named_norm(layer, layer.mixer_norm) for layer in model.layers]
         final = NamedNorm(f"{model.final_norm.name}.weight", model.final_norm)
-        value = self._norm(hidden, norms[0])
+        value = self._norm(hidden, norms[0]) if norms[0] else hidden
         for layer, following in zip(model.layers, [*norms[1:], final], strict=True):
-            attention = layer.attention
-            value = self._attention(
-                value, layer, masks[attention.window], angles[attention.rope_layer_type]
-            )
-            ffn_norm = NamedNorm(layer.key(layer.ffn_norm.name), layer.ffn_norm)
-            hidden, value = self._residual(hidden, value, layer, layer.mixer_post_norm, ffn_norm)
-            value = self._ffn(value, layer)
-            hidden, value = self._residual(hidden, value, layer, layer.ffn_post_norm, following)
+            attention, (mixer, ffn) = layer.attention, layer.branches
+            turn = angles[attention.rotary.layer_type] if attention.rotary else None
+            mixed = self._attention(value, layer, masks[attention.window], turn)
+            mixed = self._block_output(mixed, layer, mixer)
+            if not layer.parallel:
+                hidden, value = self._residual(hidden, mixed, layer, named_norm(layer, ffn.norm))
+            output = self._block_output(self._ffn(value, layer), layer, ffn)
+            if layer.parallel:
+                with self.graph.at(layer.name):
+                    output = self.graph.node("Add", mixed, output)
+            hidden, value = self._residual(hidden, output, layer, following)
         self._head(self._last(value) if self.cut.last_logits else value)
 
     def _last(self, value: str) -> str:
@@ -133,20 +127,20 @@ class Decoder:
         """The mask for each window; see `additive_masks`."""
         return additive_masks(self.graph, ids, mask, windows, self.cut)
 
-    def _angles(self, positions: str, rotary: Rotary, kind: str | None) -> tuple[str, str]:
-        """Cosine and sine of the angles: [batch, 1, sequence, head_dim / 2], activation type."""
-        g = self.graph
+    def _angles(self, positions: str, kind: str | None) -> tuple[str, str]:
+        """Cosine and sine of the angles: [batch, 1, sequence, dim / 2], activation type."""
+        g, name = self.graph, f"{self.architecture.rotary}.{kind or 'all'}"
         with g.at(f"rotary.{kind}" if kind else "rotary"):
-            frequencies = g.weight(
-                f"{self.architecture.rotary}.{kind or 'all'}", rotary.frequencies
-            )
-            columns = g.node("Unsqueeze", g.cast(positions, INT64, FLOAT), g.constant([1, 3]))
-            angle = g.node("Mul", columns, frequencies)
-            cosine, sine = g.node("Cos", angle), g.node("Sin", angle)
-            if rotary.scaling != 1.0:
-                scaling = g.constant(rotary.scaling, np.float32)
-                cosine, sine = g.node("Mul", cosine, scaling), g.node("Mul", sine, scaling)
+            cosine, sine = write_angles(g, positions, self.rotary[kind], name)
             return g.cast(cosine, FLOAT, self.type), g.cast(sine, FLOAT, self.type)
+
+    def _position_scale(self, positions: str, scale: PositionScale) -> str:
+        """The factor of queries by their positions: [batch, 1, sequence, 1], activation type."""
+        g = self.graph
+        with g.at("position_scale"):
+            value = write_position_scale(g, positions, scale)
+            value = g.node("Unsqueeze", value, g.constant([1]))
+            return g.cast(value, FLOAT, self.type)
 
     def _embed(self, ids: str) -> str:
         """The embeddings of the tokens, float32 [batch, sequence, hidden]."""
@@ -162,73 +156,85 @@ class Decoder:
         return hidden if scale == 1 else g.node("Mul", hidden, g.constant(scale, np.float32))
 
     def _norm(self, value: str, named: NamedNorm) -> str:
-        """RMS norm over the last axis of a float32 value; the result is float32."""
-        g, key, norm = self.graph, named.key, named.norm
-        with g.at(key.removesuffix(".weight")):
-            weight = self.weights.tensor(key).float() + norm.offset
-            square = g.reduce("ReduceMean", g.node("Pow", value, g.constant(2, np.float32)))
-            root = g.node("Sqrt", g.node("Add", square, g.constant(norm.epsilon, np.float32)))
-            return g.node("Mul", g.node("Div", value, root), g.weight(key, weight.numpy()))
+        """A norm over the last axis of a float32 value; the result is float32."""
+        return write_norm(self.graph, self.weights, value, named)
 
     def _residual(
-        self, hidden: str, value: str, layer: Layer, post_norm: Norm | None, following: NamedNorm
+        self, hidden: str, value: str, layer: Layer, following: NamedNorm | None
     ) -> tuple[str, str]:
         """Add the output of a block to the residual stream (float32), and norm the sum.
 
         Args:
             hidden: the residual stream.
-            value: the output of the block.
+            value: the output of the block (`_block_output`).
             layer: the layer of the block.
-            post_norm: the norm after the block, if there is one.
-            following: the norm of the sum.
+            following: the norm of the sum; None: there is none.
 
         Returns:
             The new stream, and its normed value.
         """
         with self.graph.at(layer.name):
-            value = self._block_output(value, layer, post_norm)
             hidden = self.graph.node("Add", hidden, value)
-        return hidden, self._norm(hidden, following)
+        return hidden, self._norm(hidden, following) if following else hidden
 
-    def _block_output(self, value: str, layer: Layer, post_norm: Norm | None) -> str:
-        """The output of a block in float32, normed if the layer has a norm after the block."""
-        value = self.graph.cast(value, self.type, FLOAT)
-        if post_norm:
-            value = self._norm(value, NamedNorm(layer.key(post_norm.name), post_norm))
+    def _block_output(self, value: str, layer: Layer, branch: Branch) -> str:
+        """What a block adds to the residual stream, in float32."""
+        g, named = self.graph, named_norm(layer, branch.post_norm)
+        with g.at(layer.name):
+            value = g.cast(value, self.type, FLOAT)
+            if named:
+                value = self._norm(value, named)
+            if branch.scale != 1:
+                value = g.node("Mul", value, g.constant(branch.scale, np.float32))
         return value
 
     def _project(self, value: str, layer: Layer, *linears: Linear) -> list[str]:
-        return self.linears.apply(value, [layer.full(linear.name) for linear in linears])
+        """The outputs of linear layers that read `value`; those stored as one are one product."""
+        whole = stored_linears(linears)
+        outputs = self.linears.apply(value, [layer.full(linear.name) for linear in whole])
+        return split_parts(self.graph, outputs, whole, linears)
 
-    def _heads(self, value: str, layer: Layer, heads: int, norm: Norm | None = None) -> str:
-        """[batch, sequence, heads * head_dim] as [batch, heads, sequence, head_dim].
-
-        Each head is normed if `norm` is given.
-        """
+    def _heads(self, value: str, layer: Layer, heads: int) -> str:
+        """[batch, sequence, heads * head_dim] as [batch, heads, sequence, head_dim]."""
         g, width = self.graph, layer.attention.sizes.head_dim
         value = g.node("Reshape", value, g.constant([0, 0, heads, width]))
-        return g.node("Transpose", self._normed_heads(value, layer, norm), perm=[0, 2, 1, 3])
+        return g.node("Transpose", value, perm=[0, 2, 1, 3])
 
-    def _normed_heads(self, value: str, layer: Layer, norm: Norm | None) -> str:
-        """Heads [..., head_dim], normed if `norm` is given."""
-        if norm is None:
+    def _rotated_heads(
+        self,
+        value: str,
+        layer: Layer,
+        heads: int,
+        norm: Norm | None,
+        angles: tuple[str, str] | None,
+    ) -> str:
+        """Queries or keys as `_heads` has them, normed and with positions."""
+        attention = layer.attention
+        if attention.whole:
+            value = self._normed(value, layer, norm)
+        value = self._heads(value, layer, heads)
+        own = None if attention.whole else norm
+        if attention.norm_after_rotary:
+            return self._normed(self._rotate(value, attention, angles), layer, own)
+        return self._rotate(self._normed(value, layer, own), attention, angles)
+
+    def _normed(self, value: str, layer: Layer, norm: Norm | None) -> str:
+        """A value in the activation type, normed over the last axis if `norm` is given."""
+        named = named_norm(layer, norm)
+        if named is None:
             return value
-        named = NamedNorm(layer.key(norm.name), norm)
         value = self._norm(self.graph.cast(value, self.type, FLOAT), named)
         return self.graph.cast(value, FLOAT, self.type)
 
-    def _rotate(self, value: str, head_dim: int, angles: tuple[str, str]) -> str:
-        """Apply the rotary positions, which rotate the two halves of each head."""
-        g, half = self.graph, head_dim // 2
-        cosine, sine = angles
-        first, second = g.nodes(
-            "Split", value, g.constant([half, half]), outputs=[None, None], axis=-1
-        )
-        left = g.node("Sub", g.node("Mul", first, cosine), g.node("Mul", second, sine))
-        right = g.node("Add", g.node("Mul", second, cosine), g.node("Mul", first, sine))
-        return g.node("Concat", left, right, axis=-1)
+    def _rotate(self, value: str, attention: Attention, angles: tuple[str, str] | None) -> str:
+        """Heads [batch, heads, sequence, head_dim] with rotary positions, if the layer has them."""
+        if attention.rotary is None or angles is None:
+            return value
+        return rotated(self.graph, value, attention.rotary, attention.sizes.head_dim, angles)
 
-    def _attention(self, value: str, layer: Layer, mask: str, angles: tuple[str, str]) -> str:
+    def _attention(
+        self, value: str, layer: Layer, mask: str, angles: tuple[str, str] | None
+    ) -> str:
         """Grouped-query attention over past and present, [batch, sequence, hidden].
 
         In the activation type. The query heads of a group are stacked, so each key/value head is
@@ -240,8 +246,10 @@ class Decoder:
         value = g.cast(value, FLOAT, self.type)
         q, k, v = self._project(value, layer, attention.q, attention.k, attention.v)
         with g.at(layer.full(attention.name)):
-            query = self._rotate(self._heads(q, layer, heads, attention.q_norm), width, angles)
-            key = self._rotate(self._heads(k, layer, kv_heads, attention.k_norm), width, angles)
+            query = self._rotated_heads(q, layer, heads, attention.q_norm, angles)
+            if attention.position_scale:
+                query = g.node("Mul", query, self.scales[attention.position_scale])
+            key = self._rotated_heads(k, layer, kv_heads, attention.k_norm, angles)
             key = self._cached(key, layer.index, "key")
             values = self._cached(self._heads(v, layer, kv_heads), layer.index, "value")
             scale = g.constant(attention.query_scale, _numpy_type(self.type))
@@ -249,7 +257,8 @@ class Decoder:
             query = g.node("Reshape", query, g.constant([0, kv_heads, -1, width]))
             scores = g.node("MatMul", query, g.node("Transpose", key, perm=[0, 1, 3, 2]))
             scores = g.node("Reshape", scores, g.constant([0, heads, -1, 0]))
-            scores = g.node("Add", g.cast(scores, self.type, FLOAT), mask)
+            scores = self._capped(g.cast(scores, self.type, FLOAT), attention.softcap)
+            scores = g.node("Add", scores, mask)
             shares = g.cast(g.node("Softmax", scores, axis=-1), FLOAT, self.type)
             shares = g.node("Reshape", shares, g.constant([0, kv_heads, -1, 0]))
             mixed = g.node("MatMul", shares, values)
@@ -257,6 +266,13 @@ class Decoder:
             merged = g.node("Transpose", mixed, perm=[0, 2, 1, 3])
             merged = g.node("Reshape", merged, g.constant([0, 0, heads * width]))
         return self._project(merged, layer, attention.o)[0]
+
+    def _capped(self, value: str, cap: float | None) -> str:
+        """A float32 value limited to ± cap by a tanh; None: no limit."""
+        if cap is None:
+            return value
+        g, limit = self.graph, self.graph.constant(cap, np.float32)
+        return g.node("Mul", g.node("Tanh", g.node("Div", value, limit)), limit)
 
     def _cached(self, value: str, layer: int, part: str) -> str:
         """Past and new positions for attention; `present` keeps only sinks and window of them."""
@@ -289,30 +305,19 @@ class Decoder:
         return self._bounds
 
     def _ffn(self, value: str, layer: Layer) -> str:
-        """The gated FFN, in the activation type."""
+        """The dense FFN, in the activation type."""
         ffn = layer.dense_ffn
         assert ffn, "`expressible` lets no experts through"
         value = self.graph.cast(value, FLOAT, self.type)
-        gate, up = self._project(value, layer, ffn.gate, ffn.up)
+        first, *up = self._project(value, layer, *ffn.readers)
         with self.graph.at(layer.full(ffn.name)):
-            product = self.graph.node("Mul", self._activation(gate, ffn), up)
-        return self._project(product, layer, ffn.down)[0]
+            inside = self._activation(first, ffn)
+            for factor in up:  # of a gated FFN
+                inside = self.graph.node("Mul", inside, factor)
+        return self._project(inside, layer, ffn.down)[0]
 
-    def _activation(self, value: str, ffn: GatedFFN) -> str:
-        g = self.graph
-        if ffn.activation == "silu":
-            return g.node("Mul", value, g.node("Sigmoid", value))
-        assert ffn.activation == "gelu_tanh", "`expressible` lets no other activation through"
-
-        def number(x: float) -> str:
-            return g.constant(x, _numpy_type(self.type))
-
-        # x (1 + c x²) keeps the sign of x if x² overflows fp16. So tanh saturates and gives no NaN.
-        inner = g.node(
-            "Add", g.node("Mul", g.node("Mul", value, value), number(0.044715)), number(1.0)
-        )
-        inner = g.node("Tanh", g.node("Mul", g.node("Mul", value, inner), number(sqrt(2 / pi))))
-        return g.node("Mul", g.node("Mul", value, number(0.5)), g.node("Add", inner, number(1.0)))
+    def _activation(self, value: str, ffn: DenseFFN) -> str:
+        return write_activation(self.graph, value, ffn.activation, _numpy_type(self.type))
 
     def _head(self, hidden: str) -> None:
         """Logits in float32 from the normed hidden state; a tied head reads the embedding."""
@@ -329,7 +334,12 @@ class Decoder:
 
     def _logits(self, value: str) -> None:
         """Make a value in the activation type the output. ONNX Runtime removes an Identity."""
-        if self.type == FLOAT:
+        g, model = self.graph, self.architecture
+        if model.logit_scale != 1 or model.logit_softcap:
+            value = g.cast(value, self.type, FLOAT)
+            scaled = g.node("Mul", value, g.constant(model.logit_scale, np.float32))
+            g.node("Identity", self._capped(scaled, model.logit_softcap), output="logits")
+        elif self.type == FLOAT:
             self.graph.node("Identity", value, output="logits")
         else:
             self.graph.node("Cast", value, to=FLOAT, output="logits")

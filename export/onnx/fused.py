@@ -20,15 +20,16 @@ import numpy as np
 from onnx import TensorProto
 
 from ...errors import Refused
-from ...models import Architecture, GatedFFN, Layer, Norm
+from ...models import Architecture, Attention, DenseFFN, Layer, Norm, PositionScale
 from .builder import GraphBuilder
 from .cut import Cut
-from .decoder import Decoder, NamedNorm
+from .decoder import Decoder
 from .fused_linears import DOMAIN, FusedLinears
 from .masks import BOOL, FLOAT, INT64, MASKED, length
+from .norms import NamedNorm, norm_scale, norm_shift
 from .packed_tables import PackedTable, PackedTables, pack_table
 from .precision import Precision
-from .rotary import Rotary
+from .rotary import RotaryTable, write_position_scale
 from .runtime import IN_PLACE
 from .weights import Weights
 
@@ -43,7 +44,7 @@ class Fused(Decoder):
         graph: GraphBuilder,
         weights: Weights,
         architecture: Architecture,
-        rotary: Mapping[str | None, Rotary],
+        rotary: Mapping[str | None, RotaryTable],
         precision: Precision,
         cut: Cut,
     ) -> None:
@@ -90,51 +91,59 @@ class Fused(Decoder):
             )
         return dict.fromkeys(windows, bias)
 
-    def _angles(self, positions: str, rotary: Rotary, kind: str | None) -> tuple[str, str]:
-        """Cosine and sine of every token, [batch * sequence, head_dim / 2]; see `places`."""
-        g, half = self.graph, len(rotary.frequencies)
-        cosine, sine = super()._angles(positions, rotary, kind)
+    def _angles(self, positions: str, kind: str | None) -> tuple[str, str]:
+        """Cosine and sine of every token, [batch * sequence, dim / 2]; see `places`."""
+        g, half = self.graph, len(self.rotary[kind].frequencies)
+        cosine, sine = super()._angles(positions, kind)
         with g.at(f"rotary.{kind}" if kind else "rotary"):
             cosine_rows = g.node("Reshape", cosine, g.constant([-1, half]))
             sine_rows = g.node("Reshape", sine, g.constant([-1, half]))
             return cosine_rows, sine_rows
 
+    def _position_scale(self, positions: str, scale: PositionScale) -> str:
+        """The factor of queries by their positions: [batch, sequence, 1], activation type."""
+        with self.graph.at("position_scale"):
+            value = write_position_scale(self.graph, positions, scale)
+            return self.graph.cast(value, FLOAT, self.type)
+
     def _norm(self, value: str, named: NamedNorm) -> str:
         """See `Decoder._norm`."""
+        if named.norm.kind == "layer":
+            return super()._norm(value, named)
         with self.graph.at(named.key.removesuffix(".weight")):
             return self.graph.node(
                 "SimplifiedLayerNormalization",
                 value,
-                self._scale(named),
+                norm_scale(self.graph, self.weights, named),
                 axis=-1,
                 epsilon=named.norm.epsilon,
                 stash_type=1,
             )
 
-    def _scale(self, named: NamedNorm) -> str:
-        weight = self.weights.tensor(named.key).float() + named.norm.offset
-        return self.graph.weight(named.key, weight.numpy())
-
     def _residual(
-        self, hidden: str, value: str, layer: Layer, post_norm: Norm | None, following: NamedNorm
+        self, hidden: str, value: str, layer: Layer, following: NamedNorm | None
     ) -> tuple[str, str]:
         """See `Decoder._residual`."""
+        if following is None:
+            return super()._residual(hidden, value, layer, following)
         g = self.graph
-        with g.at(layer.name):
-            value = self._block_output(value, layer, post_norm)
+        simple = "Simplified" if following.norm.kind == "rms" else ""
         with g.at(following.key.removesuffix(".weight")):
             normed, hidden = g.nodes(
-                "SkipSimplifiedLayerNormalization",
+                f"Skip{simple}LayerNormalization",
                 value,
                 hidden,
-                self._scale(following),
+                norm_scale(g, self.weights, following),
+                *norm_shift(g, self.weights, following),
                 outputs=[None, "", "", f"{following.key}:sum"],
                 domain=DOMAIN,
                 epsilon=following.norm.epsilon,
             )[::3]
         return hidden, normed
 
-    def _attention(self, value: str, layer: Layer, mask: str, angles: tuple[str, str]) -> str:
+    def _attention(
+        self, value: str, layer: Layer, mask: str, angles: tuple[str, str] | None
+    ) -> str:
         """See `Decoder._attention`."""
         g, attention = self.graph, layer.attention
         sizes = attention.sizes
@@ -142,6 +151,8 @@ class Fused(Decoder):
         q, k, v = self._project(value, layer, attention.q, attention.k, attention.v)
         with g.at(layer.full(attention.name)):
             query = self._rotated(q, layer, sizes.heads, attention.q_norm, angles)
+            if attention.position_scale:
+                query = g.node("Mul", query, self.scales[attention.position_scale])
             key = self._rotated(k, layer, sizes.kv_heads, attention.k_norm, angles)
             past = [f"past_key_values.{layer.index}.{part}" for part in ("key", "value")]
             present = [f"present.{layer.index}.{part}" for part in ("key", "value")]
@@ -163,24 +174,61 @@ class Fused(Decoder):
                 kv_num_heads=sizes.kv_heads,
                 scale=attention.query_scale,
                 local_window_size=attention.window or -1,
+                **({"softcap": attention.softcap} if attention.softcap else {}),
             )[0]
         return self._project(mixed, layer, attention.o)[0]
 
     def _rotated(
-        self, value: str, layer: Layer, heads: int, norm: Norm | None, angles: tuple[str, str]
+        self,
+        value: str,
+        layer: Layer,
+        heads: int,
+        norm: Norm | None,
+        angles: tuple[str, str] | None,
     ) -> str:
-        """[batch, sequence, heads * head_dim] with rotary positions; each head is normed first."""
-        g, width = self.graph, layer.attention.sizes.head_dim
-        if norm:
-            value = g.node("Reshape", value, g.constant([0, 0, heads, width]))
-            value = self._normed_heads(value, layer, norm)
-            value = g.node("Reshape", value, g.constant([0, 0, heads * width]))
-        return g.node("RotaryEmbedding", value, self.places, *angles, domain=DOMAIN)
+        """[batch, sequence, heads * head_dim], normed and with rotary positions."""
+        attention = layer.attention
+        if attention.norm_after_rotary:
+            value = self._with_positions(value, attention, heads, angles)
+            return self._normed_flat(value, layer, heads, norm)
+        value = self._normed_flat(value, layer, heads, norm)
+        return self._with_positions(value, attention, heads, angles)
 
-    def _activation(self, value: str, ffn: GatedFFN) -> str:
+    def _normed_flat(self, value: str, layer: Layer, heads: int, norm: Norm | None) -> str:
+        """[batch, sequence, heads * head_dim], normed by head or whole, if `norm` is given."""
+        g, attention = self.graph, layer.attention
+        if norm is None or attention.whole:
+            return self._normed(value, layer, norm)
+        width = attention.sizes.head_dim
+        value = g.node("Reshape", value, g.constant([0, 0, heads, width]))
+        value = self._normed(value, layer, norm)
+        return g.node("Reshape", value, g.constant([0, 0, heads * width]))
+
+    def _with_positions(
+        self, value: str, attention: Attention, heads: int, angles: tuple[str, str] | None
+    ) -> str:
+        """[batch, sequence, heads * head_dim] with rotary positions, if the layer has them."""
+        rotary = attention.rotary
+        if rotary is None or angles is None:
+            return value
+        partial = {"num_heads": heads, "rotary_embedding_dim": rotary.dim}
+        return self.graph.nodes(
+            "RotaryEmbedding",
+            value,
+            self.places,
+            *angles,
+            outputs=[None],
+            domain=DOMAIN,
+            interleaved=int(rotary.interleaved),
+            **(partial if rotary.dim < attention.sizes.head_dim else {}),
+        )[0]
+
+    def _activation(self, value: str, ffn: DenseFFN) -> str:
         """See `Decoder._activation`."""
         if ffn.activation == "silu":
             return self.graph.node("QuickGelu", value, domain=DOMAIN, alpha=1.0)
+        if ffn.activation != "gelu_tanh":
+            return super()._activation(value, ffn)
         return self.graph.node("FastGelu", value, domain=DOMAIN)
 
     def _embed(self, ids: str) -> str:

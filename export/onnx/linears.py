@@ -24,11 +24,12 @@ from torch import Tensor
 
 from ...checkpoints.layouts import PackedLinear
 from ...errors import Refused
+from ...models import Linear
 from .builder import GraphBuilder
 from .precision import Precision
 from .weights import Weights
 
-__all__ = ["Int4Blocks", "Linears", "int4_blocks", "quantize_int8", "stored"]
+__all__ = ["Int4Blocks", "Linears", "int4_blocks", "quantize_int8", "split_parts", "stored"]
 
 
 def stored(tensor: Tensor, dtype: int, name: str) -> NDArray[Any]:
@@ -124,6 +125,29 @@ def quantize_int8(weight: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32
     scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny * 127) / 127
     rounded = (weight / scales.unsqueeze(1)).round_().clamp_(-127, 127).add_(128).to(torch.uint8)
     return rounded.t().contiguous().numpy(), scales.numpy()
+
+
+def split_parts(
+    graph: GraphBuilder, outputs: list[str], whole: Sequence[Linear], parts: Sequence[Linear]
+) -> list[str]:
+    """The outputs of linear layers of which some are stored as one.
+
+    Args:
+        graph: the graph to add nodes to.
+        outputs: of the stored layers.
+        whole: the stored layers.
+        parts: the layers in them, in order.
+    """
+    found: list[str] = []
+    for linear, output in zip(whole, outputs, strict=True):
+        sizes = [part.out_features for part in parts if part.stored_name == linear.name]
+        if len(sizes) == 1:
+            found.append(output)
+            continue
+        with graph.at(output.partition("/")[0]):
+            names = [None] * len(sizes)
+            found += graph.nodes("Split", output, graph.constant(sizes), outputs=names, axis=-1)
+    return found
 
 
 class Linears:

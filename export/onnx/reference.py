@@ -23,7 +23,7 @@ from ...checkpoints.layouts import PackedLinear, rounds_inputs
 from ...checkpoints.loading import check_names, fits_in_memory, stock_model, tied_names
 from ...checkpoints.streaming import ROWS, skeleton
 from ...errors import UsageError
-from ...models import Architecture, decoder_layers
+from ...models import Architecture, decoder_layers, finished_logits
 from .weights import Weights
 
 __all__ = ["REFERENCES", "Way", "choose_reference", "padded", "reference_logits"]
@@ -85,7 +85,8 @@ def _own_logits(checkpoint: Path, rows: Sequence[Sequence[int]]) -> Iterator[NDA
     own = not architecture.tied and f"{architecture.head}.weight" in weights.state_names()
     head = _Rows(weights, architecture.head if own else architecture.embedding)
     for row, states in zip(rows, hidden, strict=True):
-        yield torch.cat([states[-len(row) :] @ part.t() for part in head.parts()], 1).numpy()
+        logits = torch.cat([states[-len(row) :] @ part.t() for part in head.parts()], 1)
+        yield finished_logits(logits, architecture).numpy()
 
 
 class _Rows:
@@ -131,7 +132,6 @@ def _hidden(
     embedding.weight = nn.Parameter(
         _Rows(weights, architecture.embedding).rows(used), requires_grad=False
     )
-    model.get_submodule(architecture.head).forward = lambda states: states
     final_norm = architecture.final_norm.name
     modules = {final_norm: model.get_submodule(final_norm)}
     names = [layer.name for layer in architecture.layers]
@@ -139,9 +139,9 @@ def _hidden(
     for name, module in modules.items():
         _load_while_called(module, name, weights)
     positions = (mask.cumsum(1) - 1).clamp_min(0)
-    return model(
+    return model.get_decoder()(
         input_ids=places, attention_mask=mask, position_ids=positions, use_cache=False
-    ).logits
+    ).last_hidden_state
 
 
 def _load_while_called(module: nn.Module, name: str, weights: Weights) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from .attention import Attention, AttentionSizes
 from .cut_axis import CutAxis, Unit
 from .experts import ExpertsFFN
-from .ffn import GatedFFN
+from .ffn import DenseFFN
 from .fold import Fold
 from .linear import Linear
 from .norm import Norm
 from .protocols import FFN, Block, Mixer
+from .rotary import PositionScale, Rotary, RotaryRule
 
 __all__ = [
     "FFN",
@@ -17,11 +18,14 @@ __all__ = [
     "AttentionSizes",
     "Block",
     "CutAxis",
+    "DenseFFN",
     "ExpertsFFN",
     "Fold",
-    "GatedFFN",
     "Linear",
     "Mixer",
     "Norm",
+    "PositionScale",
+    "Rotary",
+    "RotaryRule",
     "Unit",
 ]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from .cut_axis import CutAxis
 from .fold import Fold
-from .linear import Linear
+from .linear import Linear, stored
 from .norm import Norm
+from .rotary import PositionScale, Rotary
 
 __all__ = ["Attention", "AttentionSizes"]
 
@@ -36,15 +37,15 @@ class Attention:
     Attributes:
         name: its module.
         sizes: heads and their width.
-        q, k, v, o: the projections.
+        q, k, v, o: the projections; q, k and v may be stored as one.
         query_scale: what the product of query and key is multiplied by.
-        rotary_dim: channels of a head that rotary positions rotate.
-        rope_type: how rotary frequencies are made: default, linear, llama3, yarn, dynamic, ...
-        rope_layer_type: which of the rotary tables it uses; None: all layers share one table.
+        rotary: its rotary positions; None: it does not know positions.
         window: positions that a token sees, itself included; 0: all before it.
-        q_norm, k_norm: norms over each head, before the rotation.
+        q_norm, k_norm: norms of queries and keys, each over one head or over all of them (`whole`).
         softcap: a tanh limits scores to ± this value; None: no limit.
         causal: whether a token sees only what is before it.
+        norm_after_rotary: whether q_norm and k_norm come after the rotation; else before it.
+        position_scale: of the query, after the rotation; None: no such scale.
     """
 
     name: str
@@ -54,24 +55,30 @@ class Attention:
     v: Linear
     o: Linear
     query_scale: float
-    rotary_dim: int
-    rope_type: str = "default"
-    rope_layer_type: str | None = None
+    rotary: Rotary | None
     window: int = 0
     q_norm: Norm | None = None
     k_norm: Norm | None = None
     softcap: float | None = None
     causal: bool = True
+    norm_after_rotary: bool = False
+    position_scale: PositionScale | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether q_norm norms all heads together, so that none can go without changing others."""
+        return bool(self.q_norm) and self.q_norm.width > self.sizes.head_dim
 
     @property
     def linears(self) -> tuple[Linear, ...]:
         """See `Block.linears`."""
-        return self.q, self.k, self.v, self.o
+        return stored((self.q, self.k, self.v, self.o))
 
     @property
     def input_groups(self) -> tuple[tuple[str, ...], ...]:
         """See `Block.input_groups`."""
-        return (self.q.name, self.k.name, self.v.name), (self.o.name,)
+        readers = stored((self.q, self.k, self.v))
+        return tuple(reader.name for reader in readers), (self.o.name,)
 
     @property
     def output(self) -> str:
@@ -83,9 +90,9 @@ class Attention:
         """See `Block.cut_axes`."""
         width = self.sizes.head_dim
         return (
-            CutAxis(self.q.name, "heads", 0, width),
-            CutAxis(self.k.name, "kv_heads", 0, width),
-            CutAxis(self.v.name, "kv_heads", 0, width),
+            CutAxis(self.q.stored_name, "heads", 0, width, self.q.first_row),
+            CutAxis(self.k.stored_name, "kv_heads", 0, width, self.k.first_row),
+            CutAxis(self.v.stored_name, "kv_heads", 0, width, self.v.first_row),
             CutAxis(self.o.name, "heads", 1, width),
         )
 
@@ -105,14 +112,20 @@ class Attention:
         """See `Block.depth`."""
         return 2
 
-    def folds(self, norm: Norm) -> tuple[Fold, ...]:
+    def folds(self, norm: Norm | None) -> tuple[Fold, ...]:
         """See `Block.folds`; a value head serves every query head of its group."""
         sizes = self.sizes
         readers, outputs = self.input_groups
-        return (
-            Fold(readers, norm.name, norm=True, offset=norm.offset),
-            Fold(outputs, self.v.name, norm=False, repeat=sizes.group, head_dim=sizes.head_dim),
+        found = (Fold(readers, norm.name, norm=True, offset=norm.offset),) if norm else ()
+        value = Fold(
+            outputs,
+            self.v.stored_name,
+            norm=False,
+            repeat=sizes.group,
+            head_dim=sizes.head_dim,
+            first=self.v.first_row,
         )
+        return (*found, value)
 
     def linear_counts(self, tokens: int | None = None) -> Mapping[Linear, float]:
         """See `Block.linear_counts`."""

@@ -20,9 +20,11 @@ class CutAxis:
         unit: what the axis consists of.
         axis: 0 for outputs (the bias shrinks with them), 1 for inputs.
         channels: consecutive channels of a unit.
+        first: the first of these channels, where the axis holds units of several kinds.
     """
 
     linear: str
     unit: Unit
     axis: Literal[0, 1]
     channels: int = 1
+    first: int = 0

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .cut_axis import CutAxis
-from .ffn import GatedFFN, gated_ffn
+from .ffn import DenseFFN, make_ffn
 from .fold import Fold
 from .linear import Linear
 from .norm import Norm
@@ -32,7 +32,7 @@ class ExpertsFFN:
         count: experts.
         per_token: experts that each token goes to.
         renormalize: whether the weights of a token's experts are made to sum to one.
-        activation: see `GatedFFN`.
+        activation: see `DenseFFN`.
         shared: the expert that every token goes through beside its own; None: there is none.
     """
 
@@ -45,7 +45,7 @@ class ExpertsFFN:
     per_token: int
     renormalize: bool
     activation: str
-    shared: GatedFFN | None = None
+    shared: DenseFFN | None = None
 
     @property
     def router(self) -> str:
@@ -63,9 +63,9 @@ class ExpertsFFN:
         shared = (f"{self.shared.name}_gate",) if self.shared else ()
         return (f"{self.file_name}.gate", *shared)
 
-    def expert(self, number: int | str) -> GatedFFN:
+    def expert(self, number: int | str) -> DenseFFN:
         """One expert, with its names in files; `*` for any of them."""
-        return gated_ffn(
+        return make_ffn(
             f"{self.file_name}.experts.{number}",
             self.projections,
             (self.size, self.hidden_size),
@@ -121,7 +121,7 @@ class ExpertsFFN:
         """See `Block.depth`; the shared expert runs beside the others."""
         return self.expert("*").depth
 
-    def folds(self, norm: Norm) -> tuple[Fold, ...]:
+    def folds(self, norm: Norm | None) -> tuple[Fold, ...]:
         """See `Block.folds`: none, because the router reads the norm as well."""
         return ()
 

@@ -24,6 +24,7 @@ class Fold:
         offset: what the norm adds to its stored weight before it scales.
         repeat: heads of the readers, one after the other, that each head of the writer serves.
         head_dim: channels of a head; they keep their order where a head is repeated.
+        first: the first of the writer's outputs, where a linear layer has others as well.
     """
 
     readers: tuple[str, ...]
@@ -32,3 +33,4 @@ class Fold:
     offset: float = 0.0
     repeat: int = 1
     head_dim: int = 1
+    first: int = 0

@@ -15,9 +15,9 @@ class Norm:
     Attributes:
         name: within its decoder layer; the full name for the norm behind the last layer.
         width: channels that are normed together.
-        epsilon: added to the mean square.
+        epsilon: added to the mean square, or to the variance.
         offset: added to the stored weight before it scales (Gemma stores weight - 1).
-        kind: rms: divided by the root mean square.
+        kind: rms: divided by the root mean square; layer: by the standard deviation, less the mean.
         bias: whether it has a bias [width].
     """
 
@@ -25,7 +25,7 @@ class Norm:
     width: int
     epsilon: float
     offset: float = 0.0
-    kind: Literal["rms"] = "rms"
+    kind: Literal["rms", "layer"] = "rms"
     bias: bool = False
 
     @property

@@ -63,8 +63,8 @@ class Block(Protocol):
         """Linear layers that a token passes one after the other."""
         ...
 
-    def folds(self, norm: Norm) -> tuple[Fold, ...]:
-        """Where scales on its inputs can be folded, given the norm before it."""
+    def folds(self, norm: Norm | None) -> tuple[Fold, ...]:
+        """Where scales on its inputs can be folded, given the norm before it, if there is one."""
         ...
 
     def linear_counts(self, tokens: int | None = None) -> Mapping[Linear, float]:

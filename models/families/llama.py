@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ..family import Family, Remaining
+from ..family import ATTENTION_BIAS, FFN_BIAS, Family, Remaining
 
 
 class Llama(Family):
@@ -20,11 +20,6 @@ class Llama(Family):
         """Any count, unless biases keep the model from being written as Mistral."""
         return self.sizes(config).hidden_size % heads == 0 or not self.biased(config)
 
-    def biased(self, config: Mapping[str, Any]) -> Collection[str]:
-        """Those of the attention, of the FFN, or both."""
-        ffn = ("gate", "up", "down") if config.get("mlp_bias") else ()
-        return (*super().biased(config), *ffn)
-
     def resized(self, config: Mapping[str, Any], remaining: Remaining) -> dict[str, Any]:
         """See `Family.resized`."""
         small = super().resized(config, remaining)
@@ -37,4 +32,4 @@ class Llama(Family):
         return small
 
 
-FAMILY = Llama("llama")
+FAMILY = Llama("llama", biases={"attention_bias": ATTENTION_BIAS, "mlp_bias": FFN_BIAS})

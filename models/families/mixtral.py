@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..family import Reach
@@ -12,10 +12,6 @@ from ..mixture import Mixture
 class Mixtral(Mixture):
     """Mixtral 8x7B and 8x22B."""
 
-    def biased(self, config: Mapping[str, Any]) -> Collection[str]:
-        """None, even if config.json says so."""
-        return ()
-
     def reaches(self, config: Mapping[str, Any]) -> list[Reach]:
         """All layers share the window of the config, where there is one."""
         full = self.completed(config)
@@ -24,6 +20,7 @@ class Mixtral(Mixture):
 
 FAMILY = Mixtral(
     "mixtral",
+    biases={},
     file_name="block_sparse_moe",
     projections=("w1", "w3", "w2"),
     count_keys=("num_local_experts",),

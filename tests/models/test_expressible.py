@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from conftest import BASE, DENSE, MIXTURES
 from conftest import FAMILIES as SETTINGS
+from family_table import SETTINGS as MORE
 from known_models import violations
 
+from edgewright.compress.prune.options import PruneOptions
+from edgewright.compress.prune.sizes import sizes_after
 from edgewright.errors import Refused
 from edgewright.export.options import ExportOptions
 from edgewright.export.runner import export
-from edgewright.models import FORMATS, architecture, expressible, require_expressible
+from edgewright.models import FORMATS, HEADS, architecture, expressible, require_expressible
 from edgewright.models.expressible import OPERATIONS
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import Recipe
@@ -35,6 +38,31 @@ def test_every_graph_holds_every_dense_family(family: str) -> None:
     assert [reasons(family, format) for format in (*GRAPHS, "edge-llm")] == [""] * 5
     assert not any(reasons(family, operation) for operation in OPERATIONS)
     assert set(FORMATS) == {*GRAPHS, "edge-llm", "gguf"}
+
+
+def test_soft_caps_are_those_of_families_that_apply_them() -> None:
+    """Stock transformers ignores these keys in a Llama."""
+    caps = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+    for family, has in (("llama", False), ("gemma3_text", True)):
+        model = architecture({"model_type": family, **BASE, **SETTINGS[family], **caps})
+        assert model.logit_softcap == (30.0 if has else None)
+        assert model.layers[0].attention.softcap == (50.0 if has else None)
+        assert expressible(model, "onnx") == []
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [("olmo2", "norm goes over all heads"), ("cohere2", "one number of heads"), ("granite", "")],
+)
+def test_heads_that_cannot_go_are_refused(family: str, words: str) -> None:
+    model = architecture({"model_type": family, **BASE, **MORE[family]})
+    found = "; ".join(reason.message for reason in expressible(model, HEADS))
+    assert words in found
+    assert bool(found) == bool(words)
+    if words:
+        with pytest.raises(Refused, match=words):
+            sizes_after(PruneOptions(kv_heads=0.5), model)
+    assert sizes_after(PruneOptions(ffn=0.5), model)["ffn"] == 256
 
 
 @pytest.mark.parametrize("family", MIXTURES)
@@ -58,15 +86,9 @@ def test_a_mixture_without_experts_is_dense() -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"rope_parameters": ROPE | {"rope_type": "dynamic", "factor": 2.0}}, "`dynamic`"),
-        ({"rope_scaling": {"type": "longrope"}, "rope_parameters": None}, "`longrope`"),
-        (
-            {"rope_parameters": ROPE | {"rope_type": "linear", "partial_rotary_factor": 0.5}},
-            "turn 32 of 64 channels",
-        ),
+        ({"rope_parameters": ROPE | {"rope_type": "new"}}, "rope_type `new`"),
+        ({"rope_scaling": {"type": "proportional"}, "rope_parameters": None}, "`proportional`"),
         ({"hidden_act": "relu"}, "activation `relu`"),
-        ({"attn_logit_softcapping": 50.0}, "`attn_logit_softcapping` is 50.0"),
-        ({"final_logit_softcapping": 30.0}, "`final_logit_softcapping` is 30.0"),
         ({"use_bidirectional_attention": True}, "`use_bidirectional_attention` is True"),
     ],
 )
@@ -96,10 +118,11 @@ def test_gguf(family: str, config: dict[str, Any], words: str) -> None:
 
 
 def test_a_refusal_names_every_reason_and_a_way_out() -> None:
-    config = {"model_type": "llama", **BASE, "hidden_act": "relu", "final_logit_softcapping": 3.0}
-    with pytest.raises(Refused, match=r"^here: .*softcapping.*; activation `relu`") as caught:
+    config = {"model_type": "llama", **BASE, "hidden_act": "relu"}
+    config["use_bidirectional_attention"] = True
+    with pytest.raises(Refused, match=r"^here: .*bidirectional.*; activation `relu`") as caught:
         require_expressible(architecture(config), "onnx", "here")
-    assert "export another model; models use silu" in caught.value.hint
+    assert "export another model; use a model with one of silu" in caught.value.hint
 
 
 @pytest.mark.parametrize(

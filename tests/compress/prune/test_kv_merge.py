@@ -23,7 +23,7 @@ from edgewright.compress.prune.kv_merge import (
 from edgewright.compress.prune.options import PruneOptions
 from edgewright.compress.prune.runner import prune
 from edgewright.errors import Refused
-from edgewright.models import FAMILIES, architecture, decoder_layers
+from edgewright.models import FAMILIES, Rotary, architecture, decoder_layers
 from edgewright.steps.context import StepContext
 
 MakeModel = Callable[..., Path]
@@ -80,7 +80,7 @@ def test_turning_changes_no_logit(
         root = torch.randn(
             old.k.shape[-1], old.k.shape[-1], generator=torch.Generator().manual_seed(index)
         )
-        new = align(old, root @ root.T, 2, keys=True)
+        new = align(old, root @ root.T, 2, Rotary(64).pairs)
         assert not torch.allclose(new.k, old.k, atol=1e-2)
         assert not torch.allclose(new.v, old.v, atol=1e-2)
         store(state, layer, new)
@@ -107,7 +107,7 @@ def test_heads_that_differ_only_by_their_basis_merge_without_loss() -> None:
         torch.cat([o[:, :2], o[:, 2:] @ turn.T], 1),
     )
     root = torch.randn(16, 40, generator=generator)
-    small = average_heads(align(attention, root @ root.T, 1, keys=True), 1)
+    small = average_heads(align(attention, root @ root.T, 1, Rotary(8).pairs), 1)
     for head in range(4):
         torch.testing.assert_close(
             o[:, head] @ v[0], small.o[:, head] @ small.v[0], rtol=1e-3, atol=1e-3

@@ -1,0 +1,220 @@
+"""What llama.cpp can run: its architectures, and which of them can hold a model.
+
+The facts are those of llama.cpp's source: `src/models/*.cpp` and `llama_model_rope_type`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from .architecture import Architecture
+from .blocks import Attention
+from .blocks.rotary import Rotary
+from .export_format import Reason
+
+__all__ = ["YARN", "LlamaCpp", "llama_cpp", "llama_cpp_reasons"]
+
+OTHER = "--format onnx"
+QKV = ("q_proj", "k_proj", "v_proj")
+ALL = (*QKV, "o_proj", "gate_proj", "up_proj", "down_proj")
+LINEAR = ("default", "linear", "yarn")
+TABLES = (*LINEAR, "llama3", "longrope")
+YARN = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
+"""The numbers of YaRN that llama.cpp always uses; a file cannot change them."""
+
+
+@dataclass(frozen=True)
+class LlamaCpp:
+    """One architecture of llama.cpp.
+
+    Attributes:
+        name: `general.architecture` of the file.
+        interleaved: whether it rotates neighbouring channels of a head. Otherwise it rotates the
+            two halves of a head against each other.
+        activation: the only one that its FFN computes.
+        biases: the linear layers whose bias it reads.
+        rotary_forms: the forms of rotary positions that a file can ask for.
+        partial: whether it can rotate a part of a head.
+        position_scale: whether it can scale queries by position.
+        fused: whether it reads q, k and v, and gate and up, as they are stored fused.
+        windows: whether layers can have a sliding window, and the file says which.
+        softcaps: whether it limits scores and logits; None: it reads no limit.
+        square: whether heads x head size must be the width.
+        wide_layers: the layer count at which it divides scores by sqrt(width / heads) and not by
+            sqrt(head size).
+    """
+
+    name: str
+    interleaved: bool = False
+    activation: str = "silu"
+    biases: tuple[str, ...] = QKV
+    rotary_forms: tuple[str, ...] = LINEAR
+    partial: bool = True
+    position_scale: bool = False
+    fused: bool = False
+    windows: bool = False
+    softcaps: tuple[str, ...] = ()
+    square: bool = False
+    wide_layers: int = 0
+
+    def query_scale(self, architecture: Architecture) -> float:
+        """What it multiplies the product of query and key by."""
+        sizes = architecture.attention_sizes
+        if len(architecture.layers) == self.wide_layers:
+            return float(architecture.hidden_size // sizes.heads) ** -0.5
+        return float(sizes.head_dim) ** -0.5
+
+
+LLAMA = LlamaCpp("llama", interleaved=True, biases=ALL, rotary_forms=TABLES, partial=False)
+CANDIDATES: Mapping[str, tuple[LlamaCpp, ...]] = {
+    "llama": (LLAMA,),
+    "mistral": (LLAMA,),
+    "ministral": (LLAMA,),
+    "ministral3": (
+        LLAMA,
+        LlamaCpp(
+            "mistral3",
+            interleaved=True,
+            biases=ALL,
+            rotary_forms=(*LINEAR, "llama3"),
+            position_scale=True,
+        ),
+    ),
+    "qwen2": (LlamaCpp("qwen2", square=True), LLAMA),
+    "qwen3": (LlamaCpp("qwen3"),),
+    "gemma3_text": (
+        LlamaCpp(
+            "gemma3", activation="gelu_tanh", windows=True, softcaps=("logits",), wide_layers=62
+        ),
+    ),
+    "phi3": (
+        LlamaCpp("phi3", rotary_forms=("default", "longrope"), square=True, fused=True),
+        LLAMA,
+    ),
+    "glm4": (LlamaCpp("glm4", interleaved=True, fused=True),),
+}
+"""By model type: the architectures of llama.cpp that compute the same, best first."""
+
+
+def llama_cpp(architecture: Architecture) -> LlamaCpp:
+    """The architecture of llama.cpp that a model is written as; see `llama_cpp_reasons`."""
+    candidates = CANDIDATES[architecture.model_type]
+    for candidate in candidates:
+        if not any(_reasons(architecture, candidate)):
+            return candidate
+    return candidates[0]
+
+
+def llama_cpp_reasons(architecture: Architecture) -> Iterator[Reason]:
+    """Why llama.cpp cannot run a model; nothing: it can."""
+    if architecture.model_type not in CANDIDATES:
+        yield Reason(
+            f"{architecture.model_type} models are not written as GGUF here",
+            f"{OTHER}, or one of {', '.join(CANDIDATES)}",
+        )
+        return
+    yield from _reasons(architecture, llama_cpp(architecture))
+
+
+def _reasons(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
+    for check in (_sizes, _attention, _windows, _rotaries, _linears, _softcaps):
+        yield from check(architecture, target)
+
+
+def _attentions(architecture: Architecture) -> list[Attention]:
+    return [layer.attention for layer in architecture.layers]
+
+
+def _sizes(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
+    sizes = architecture.attention_sizes
+    if target.square and sizes.heads * sizes.head_dim != architecture.hidden_size:
+        yield Reason(
+            f"{sizes.heads} heads of {sizes.head_dim} channels are not the width "
+            f"{architecture.hidden_size}, as llama.cpp's {target.name} demands",
+            OTHER,
+        )
+
+
+def _attention(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
+    expected = target.query_scale(architecture)
+    attentions = _attentions(architecture)
+    if any(not attention.causal for attention in attentions):
+        yield Reason("attention looks ahead, which is not written as GGUF here", OTHER)
+    for attention in attentions:
+        # A norm of the queries can take up the difference.
+        if abs(attention.query_scale / expected - 1) > 1e-6 and not attention.q_norm:
+            yield Reason(
+                f"scores are multiplied by {attention.query_scale:.6g}, and llama.cpp's "
+                f"{target.name} multiplies by {expected:.6g}",
+                OTHER,
+            )
+            return
+
+
+def _windows(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
+    longest = architecture.max_positions
+    windows = {attention.window for attention in _attentions(architecture) if attention.window}
+    if target.windows and len(windows) > 1:
+        yield Reason(f"layers have windows of different sizes: {sorted(windows)}", OTHER)
+    if not target.windows and any(longest and window < longest for window in windows):
+        yield Reason(
+            f"has layers with a sliding window, which llama.cpp would not apply to a {target.name}",
+            f"{OTHER}; or set max_position_embeddings in config.json to {min(windows)}, "
+            "if no prompt is longer",
+        )
+
+
+def _rotaries(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
+    attentions = _attentions(architecture)
+    for rotary in dict.fromkeys(attention.rotary for attention in attentions):
+        if rotary is None:
+            yield Reason("has layers without positions, which are not written as GGUF here", OTHER)
+            continue
+        yield from _rotary(rotary, architecture.attention_sizes.head_dim, target)
+    if not target.position_scale and any(attention.position_scale for attention in attentions):
+        yield Reason(f"llama.cpp's {target.name} does not scale queries by position", OTHER)
+
+
+def _rotary(rotary: Rotary, head_dim: int, target: LlamaCpp) -> Iterator[Reason]:
+    known, form = f"llama.cpp's {target.name}", rotary.form
+    own = [key for key, value in YARN.items() if rotary.settings.get(key, value) != value]
+    if form not in target.rotary_forms:
+        yield Reason(f"{known} has no positions of type `{form}`", OTHER)
+    elif form == "yarn" and own and "llama3" not in target.rotary_forms:
+        yield Reason(f"{known} takes no {', '.join(own)} for YaRN", OTHER)
+    elif rotary.layer_type == "sliding_attention" and form != "default":
+        yield Reason(f"{known} does not apply `{form}` to layers with a window", OTHER)
+    if rotary.dim != head_dim and not target.partial:
+        yield Reason(f"{known} rotates whole heads, not {rotary.dim} of {head_dim}", OTHER)
+    if rotary.interleaved and not target.interleaved:
+        yield Reason(f"{known} does not rotate neighbouring channels", OTHER)
+
+
+def _linears(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
+    biased = {
+        linear.name.rpartition(".")[2]
+        for layer in architecture.layers
+        for linear in layer.linears
+        if linear.bias
+    }
+    if unread := sorted(biased - set(target.biases)):
+        yield Reason(f"llama.cpp's {target.name} reads no bias of {', '.join(unread)}", OTHER)
+    dense = (layer.dense_ffn for layer in architecture.layers)
+    for activation in sorted({ffn.activation for ffn in dense if ffn}):
+        if activation != target.activation:
+            yield Reason(
+                f"activation `{activation}`: llama.cpp's {target.name} computes "
+                f"{target.activation}",
+                OTHER,
+            )
+
+
+def _softcaps(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
+    caps: Mapping[str, Callable[[], bool]] = {
+        "scores": lambda: any(attention.softcap for attention in _attentions(architecture)),
+        "logits": lambda: bool(architecture.logit_softcap),
+    }
+    for name, capped in caps.items():
+        if capped() and name not in target.softcaps:
+            yield Reason(f"llama.cpp's {target.name} sets no limit on {name}", OTHER)
