@@ -169,16 +169,15 @@ class Streamed:
         head: Any = self.skeleton.get_submodule(own_head)
         name = own_head if f"{own_head}.weight" in self.specs else self.architecture.embedding
         self._fill(norm, self.stored(f"{final_norm}."))
-        with passed_through(self.layers):
+        outputs = hidden.to(self.device)
+        with passed_through(self.layers, outputs):
             for rows in rows_of(self.path, f"{name}.weight", ROWS):
                 # Not around the yield: two generators in turns would leave gradients off.
                 with torch.no_grad():
                     head.weight = nn.Parameter(
                         rows.to(self.device, torch.float32), requires_grad=False
                     )
-                    logits = self.skeleton(
-                        inputs_embeds=hidden.to(self.device), use_cache=False
-                    ).logits
+                    logits = self.skeleton(inputs_embeds=outputs, use_cache=False).logits
                 yield logits
 
 
@@ -193,10 +192,18 @@ def skeleton(path: Path) -> Any:
 
 
 @contextmanager
-def passed_through(layers: list[nn.Module]) -> Iterator[None]:
-    """While this lasts, the layers return their input and need no weights; their hooks run."""
+def passed_through(layers: list[nn.Module], outputs: Tensor | None = None) -> Iterator[None]:
+    """While this lasts, the layers return their input and need no weights; their hooks run.
+
+    Args:
+        layers: all decoder layers of a model.
+        outputs: what they return instead. Some models multiply all embeddings by a factor, so their
+            layers do not see what the caller gave the model.
+    """
     for layer in layers:
-        layer.forward = lambda hidden_states, *_args, **_kwargs: hidden_states
+        layer.forward = lambda hidden_states, *_args, **_kwargs: (
+            hidden_states if outputs is None else outputs
+        )
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from .blocks import (
 )
 from .buffers import is_buffer
 from .export_format import ExportFormat, Reason
-from .expressible import HEADS, expressible, require_expressible
+from .expressible import HEADS, MERGED_HEADS, expressible, require_expressible
 from .families import FAMILIES
 from .family_lookup import EmbeddingAndHead, embedding_and_head
 from .formats import FORMATS
@@ -39,6 +39,7 @@ __all__ = [
     "FAMILIES",
     "FORMATS",
     "HEADS",
+    "MERGED_HEADS",
     "WRAPPED_IN",
     "WRAPPERS",
     "Architecture",

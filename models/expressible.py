@@ -12,7 +12,7 @@ from .architecture import Architecture
 from .export_format import Reason
 from .formats import FORMATS
 
-__all__ = ["HEADS", "OPERATIONS", "expressible", "require_expressible"]
+__all__ = ["HEADS", "MERGED_HEADS", "OPERATIONS", "expressible", "require_expressible"]
 
 DENSE_ONLY = {
     "2:4": "made 2:4 sparse",
@@ -29,7 +29,9 @@ NO_EXPERTS = {
 }
 """Why a quantization method, or `scaling` before it, does not work for experts."""
 HEADS = "heads"
-"""The operation that removes or merges heads."""
+"""The operation that removes heads."""
+MERGED_HEADS = "merged heads"
+"""The operation that merges key/value heads."""
 OPERATIONS = (*NO_EXPERTS, *DENSE_ONLY)
 """What `expressible` has words for besides the export formats."""
 
@@ -39,11 +41,12 @@ def expressible(architecture: Architecture, format: str) -> list[Reason]:
 
     Args:
         architecture: the model.
-        format: an export format, or an operation on the weights: one of `OPERATIONS`, `HEADS`, or a
-            quantization method. A method without words in `NO_EXPERTS` does not work for experts.
+        format: an export format, or an operation on the weights: one of `OPERATIONS`, `HEADS`,
+            `MERGED_HEADS`, or a quantization method. A method without words in `NO_EXPERTS` does
+            not work for experts.
     """
-    if format == HEADS:
-        return [*_heads(architecture)]
+    if format in (HEADS, MERGED_HEADS):
+        return [*_heads(architecture, removed=format == HEADS)]
     reasons = [*_experts(architecture, format)]
     if format in FORMATS:
         reasons += FORMATS[format].reasons(architecture)
@@ -67,15 +70,15 @@ def require_expressible(architecture: Architecture, format: str, where: str) -> 
         raise Refused(f"{where}: {message}", "; ".join(remedies))
 
 
-def _heads(architecture: Architecture) -> Iterator[Reason]:
+def _heads(architecture: Architecture, *, removed: bool) -> Iterator[Reason]:
     remedy = "remove FFN neurons (--ffn) or layers (--layers)"
     if any(layer.attention.whole for layer in architecture.layers):
         yield Reason(
-            "one norm goes over all heads of the queries, so that no head can be removed without "
-            "changing the others",
+            "one norm goes over all heads of the queries, so that no head can be "
+            f"{'removed' if removed else 'merged'} without changing the others",
             remedy,
         )
-    if architecture.fixed_heads:
+    if removed and architecture.fixed_heads:
         yield Reason(
             f"stock transformers loads a `{architecture.model_type}` with one number of heads only",
             remedy,

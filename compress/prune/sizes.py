@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import Refused
-from ...models import HEADS, Architecture, require_expressible
+from ...models import HEADS, MERGED_HEADS, Architecture, require_expressible
 from .counts import head_counts, kept_experts, neuron_count
 from .options import PruneOptions
 
@@ -48,7 +48,7 @@ def merged_kv(architecture: Architecture, groups: int) -> Architecture:
     Raises:
         Refused: the key/value heads cannot be divided into so many groups.
     """
-    require_expressible(architecture, HEADS, "config.json")
+    require_expressible(architecture, MERGED_HEADS, "config.json")
     sizes = architecture.attention_sizes
     have = sizes.kv_heads
     legal = [n for n in range(1, have) if have % n == 0]
