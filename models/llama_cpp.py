@@ -5,19 +5,22 @@ The facts are those of llama.cpp's source: `src/models/*.cpp` and `llama_model_r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import sqrt
+from typing import Literal
 
 from .architecture import Architecture
 from .blocks import Attention
 from .blocks.rotary import Rotary
 from .export_format import Reason
+from .layer import Layer
 
 __all__ = ["YARN", "LlamaCpp", "llama_cpp", "llama_cpp_reasons"]
 
 OTHER = "--format onnx"
-QKV = ("q_proj", "k_proj", "v_proj")
-ALL = (*QKV, "o_proj", "gate_proj", "up_proj", "down_proj")
+QKV = ("q", "k", "v")
+ALL = (*QKV, "o", "gate", "up", "down")
 LINEAR = ("default", "linear", "yarn")
 TABLES = (*LINEAR, "llama3", "longrope")
 YARN = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
@@ -36,13 +39,21 @@ class LlamaCpp:
         biases: the linear layers whose bias it reads.
         rotary_forms: the forms of rotary positions that a file can ask for.
         partial: whether it can rotate a part of a head.
+        unrotated: the layers without positions: none, every fourth, or those that see everything
+            in a model with windows.
         position_scale: whether it can scale queries by position.
         fused: whether it reads q, k and v, and gate and up, as they are stored fused.
         windows: whether layers can have a sliding window, and the file says which.
-        softcaps: whether it limits scores and logits; None: it reads no limit.
+        window_layers: the only layer count with which it has windows; 0: any.
+        needs_windows: whether it cannot do without.
+        softcaps: what it limits: `scores`, `logits`.
+        always_capped: whether it sets these limits if the file does not.
         square: whether heads x head size must be the width.
         wide_layers: the layer count at which it divides scores by sqrt(width / heads) and not by
             sqrt(head size).
+        root_embedding: whether it multiplies embeddings by the root of the width.
+        scales: whether the file says what embeddings, scores and residuals are multiplied by.
+        logit_scale: what it does to logits with the number in the file.
     """
 
     name: str
@@ -51,48 +62,105 @@ class LlamaCpp:
     biases: tuple[str, ...] = QKV
     rotary_forms: tuple[str, ...] = LINEAR
     partial: bool = True
+    unrotated: Literal["", "fourth", "full"] = ""
     position_scale: bool = False
     fused: bool = False
     windows: bool = False
+    window_layers: int = 0
+    needs_windows: bool = False
     softcaps: tuple[str, ...] = ()
+    always_capped: bool = False
     square: bool = False
     wide_layers: int = 0
+    root_embedding: bool = False
+    scales: bool = False
+    logit_scale: Literal["", "multiplies", "divides"] = ""
 
     def query_scale(self, architecture: Architecture) -> float:
         """What it multiplies the product of query and key by."""
         sizes = architecture.attention_sizes
+        if self.scales:
+            return architecture.layers[0].attention.query_scale
         if len(architecture.layers) == self.wide_layers:
             return float(architecture.hidden_size // sizes.heads) ** -0.5
         return float(sizes.head_dim) ** -0.5
 
+    def has_windows(self, architecture: Architecture) -> bool:
+        """Whether layers of a model of this size can have a sliding window."""
+        return self.windows and self.window_layers in (0, len(architecture.layers))
+
+    def rotates(self, architecture: Architecture, layer: Layer) -> bool:
+        """Whether it gives positions to a layer."""
+        if self.unrotated == "fourth":
+            return (layer.index + 1) % 4 != 0
+        windowed = any(other.attention.window for other in architecture.layers)
+        return not (self.unrotated == "full" and windowed and not layer.attention.window)
+
 
 LLAMA = LlamaCpp("llama", interleaved=True, biases=ALL, rotary_forms=TABLES, partial=False)
+GEMMA = LlamaCpp("gemma", activation="gelu_tanh", root_embedding=True)
+MISTRAL3 = replace(LLAMA, name="mistral3", partial=True, position_scale=True)
 CANDIDATES: Mapping[str, tuple[LlamaCpp, ...]] = {
-    "llama": (LLAMA,),
-    "mistral": (LLAMA,),
-    "ministral": (LLAMA,),
-    "ministral3": (
-        LLAMA,
+    "arcee": (replace(LLAMA, name="arcee", activation="relu2", partial=True),),
+    "cohere2": (
         LlamaCpp(
-            "mistral3",
+            "cohere2",
             interleaved=True,
-            biases=ALL,
-            rotary_forms=(*LINEAR, "llama3"),
-            position_scale=True,
+            rotary_forms=TABLES,
+            unrotated="full",
+            windows=True,
+            needs_windows=True,
+            square=True,
+            logit_scale="multiplies",
         ),
+    ),
+    "cwm": (LLAMA,),
+    "ernie4_5": (LlamaCpp("ernie4_5", interleaved=True, biases=(*QKV, "o")),),
+    "exaone4": (
+        LlamaCpp(
+            "exaone4",
+            rotary_forms=TABLES,
+            unrotated="full",
+            windows=True,
+            window_layers=64,
+            square=True,
+        ),
+    ),
+    "gemma": (GEMMA,),
+    "gemma2": (
+        replace(
+            GEMMA,
+            name="gemma2",
+            windows=True,
+            softcaps=("scores", "logits"),
+            always_capped=True,
+            wide_layers=46,
+        ),
+    ),
+    "gemma3_text": (
+        replace(GEMMA, name="gemma3", windows=True, softcaps=("logits",), wide_layers=62),
+    ),
+    "glm4": (LlamaCpp("glm4", interleaved=True, fused=True),),
+    "granite": (replace(LLAMA, name="granite", partial=True, scales=True, logit_scale="divides"),),
+    "hunyuan_v1_dense": (LlamaCpp("hunyuan-dense", rotary_forms=(*LINEAR, "ntk_alpha")),),
+    "internlm3": (LLAMA,),
+    "llama": (LLAMA,),
+    "ministral": (LLAMA,),
+    "ministral3": (LLAMA, MISTRAL3),
+    "mistral": (LLAMA,),
+    "nemotron": (LlamaCpp("nemotron", activation="relu2", biases=ALL, square=True),),
+    "olmo2": (LlamaCpp("olmo2", square=True),),
+    "olmo3": (LlamaCpp("olmo2", windows=True, square=True),),
+    "phi3": (
+        LlamaCpp("phi3", rotary_forms=("default", "longrope"), fused=True, square=True),
+        LLAMA,
     ),
     "qwen2": (LlamaCpp("qwen2", square=True), LLAMA),
     "qwen3": (LlamaCpp("qwen3"),),
-    "gemma3_text": (
-        LlamaCpp(
-            "gemma3", activation="gelu_tanh", windows=True, softcaps=("logits",), wide_layers=62
-        ),
-    ),
-    "phi3": (
-        LlamaCpp("phi3", rotary_forms=("default", "longrope"), square=True, fused=True),
-        LLAMA,
-    ),
-    "glm4": (LlamaCpp("glm4", interleaved=True, fused=True),),
+    "seed_oss": (LlamaCpp("seed_oss"),),
+    "smollm3": (LlamaCpp("smollm3", interleaved=True, unrotated="fourth"),),
+    "stablelm": (LlamaCpp("stablelm", square=True),),
+    "starcoder2": (LlamaCpp("starcoder2", activation="gelu_tanh", biases=ALL, square=True),),
 }
 """By model type: the architectures of llama.cpp that compute the same, best first."""
 
@@ -118,7 +186,7 @@ def llama_cpp_reasons(architecture: Architecture) -> Iterator[Reason]:
 
 
 def _reasons(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
-    for check in (_sizes, _attention, _windows, _rotaries, _linears, _softcaps):
+    for check in (_sizes, _attention, _windows, _rotaries, _linears, _softcaps, _scales):
         yield from check(architecture, target)
 
 
@@ -155,9 +223,13 @@ def _attention(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]
 def _windows(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
     longest = architecture.max_positions
     windows = {attention.window for attention in _attentions(architecture) if attention.window}
-    if target.windows and len(windows) > 1:
+    if not windows and target.needs_windows:
+        yield Reason(f"llama.cpp's {target.name} needs layers with a sliding window", OTHER)
+    if target.has_windows(architecture) and len(windows) > 1:
         yield Reason(f"layers have windows of different sizes: {sorted(windows)}", OTHER)
-    if not target.windows and any(longest and window < longest for window in windows):
+    if not target.has_windows(architecture) and any(
+        longest and window < longest for window in windows
+    ):
         yield Reason(
             f"has layers with a sliding window, which llama.cpp would not apply to a {target.name}",
             f"{OTHER}; or set max_position_embeddings in config.json to {min(windows)}, "
@@ -167,11 +239,17 @@ def _windows(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
 
 def _rotaries(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
     attentions = _attentions(architecture)
+    for layer in architecture.layers:
+        if target.rotates(architecture, layer) != bool(layer.attention.rotary):
+            has = "has" if layer.attention.rotary else "has no"
+            yield Reason(
+                f"layer {layer.index} {has} positions, other than in llama.cpp's {target.name}",
+                OTHER,
+            )
+            break
     for rotary in dict.fromkeys(attention.rotary for attention in attentions):
-        if rotary is None:
-            yield Reason("has layers without positions, which are not written as GGUF here", OTHER)
-            continue
-        yield from _rotary(rotary, architecture.attention_sizes.head_dim, target)
+        if rotary:
+            yield from _rotary(rotary, architecture.attention_sizes.head_dim, target)
     if not target.position_scale and any(attention.position_scale for attention in attentions):
         yield Reason(f"llama.cpp's {target.name} does not scale queries by position", OTHER)
 
@@ -192,12 +270,11 @@ def _rotary(rotary: Rotary, head_dim: int, target: LlamaCpp) -> Iterator[Reason]
 
 
 def _linears(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
-    biased = {
-        linear.name.rpartition(".")[2]
-        for layer in architecture.layers
-        for linear in layer.linears
-        if linear.bias
-    }
+    biased: set[str] = set()
+    for layer in architecture.layers:
+        for block, parts in ((layer.attention, ALL[:4]), (layer.dense_ffn, ALL[4:])):
+            linears = {part: getattr(block, part, None) for part in parts}
+            biased |= {part for part, linear in linears.items() if linear and linear.bias}
     if unread := sorted(biased - set(target.biases)):
         yield Reason(f"llama.cpp's {target.name} reads no bias of {', '.join(unread)}", OTHER)
     dense = (layer.dense_ffn for layer in architecture.layers)
@@ -211,10 +288,24 @@ def _linears(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
 
 
 def _softcaps(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
-    caps: Mapping[str, Callable[[], bool]] = {
-        "scores": lambda: any(attention.softcap for attention in _attentions(architecture)),
-        "logits": lambda: bool(architecture.logit_softcap),
+    caps = {
+        "scores": any(attention.softcap for attention in _attentions(architecture)),
+        "logits": bool(architecture.logit_softcap),
     }
     for name, capped in caps.items():
-        if capped() and name not in target.softcaps:
+        if capped and name not in target.softcaps:
             yield Reason(f"llama.cpp's {target.name} sets no limit on {name}", OTHER)
+        if not capped and target.always_capped:
+            yield Reason(f"llama.cpp's {target.name} always limits {name}", OTHER)
+
+
+def _scales(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]:
+    root = sqrt(architecture.hidden_size) if target.root_embedding else 1.0
+    residual = {layer.residual_scale for layer in architecture.layers}
+    wrong = {
+        "embeddings": abs(architecture.embedding_scale / root - 1) > 1e-6 and not target.scales,
+        "residuals": residual != {1.0} and not target.scales,
+        "logits": architecture.logit_scale != 1 and not target.logit_scale,
+    }
+    for name in (name for name, differs in wrong.items() if differs):
+        yield Reason(f"llama.cpp's {target.name} multiplies {name} by another number", OTHER)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log
 from typing import Any
 
@@ -73,6 +73,9 @@ def rope_of(model: Architecture, settings: Any) -> Rope:
     table = tables[rotary.layer_type]
     if rotary.form == "default":
         return Rope(rotary, window_base)
+    if rotary.form == "ntk_alpha":
+        grown = float(rotary.settings["alpha"]) ** (rotary.dim / (rotary.dim - 2))
+        return Rope(replace(rotary, base=rotary.base * grown), window_base)
     if rotary.form == "linear":
         return Rope(rotary, window_base, "linear", rotary.factor)
     if rotary.form == "yarn" and not _own_numbers(rotary):

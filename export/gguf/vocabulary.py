@@ -17,6 +17,10 @@ from .tokenizer_kind import BYTE, Kind, unreadable
 
 __all__ = ["Vocabulary", "vocabulary_of"]
 
+NAMED = {"phi-3", "phi3", "modern-bert"}
+"""Words in the name of a model from which llama.cpp draws conclusions about its tokenizer."""
+PHI3 = {"</s>", "<unk>", "<s>", "<|endoftext|>"}
+"""Tokens without which llama.cpp fails on a model that has `phi-3` in its name."""
 SAMPLE = "a"
 """Encoded with and without special tokens, to see which are added."""
 END_KEYS = ("eos", "eom", "eot")
@@ -45,6 +49,7 @@ class Vocabulary:
         ids: special tokens by llama.cpp's name: bos, eos, eot, eom, pad, unk.
         adds: whether a text begins with `bos` and ends with `eos`.
         template: the chat template; None: there is none.
+        strips: whether special tokens take away the space behind them.
         notes: what llama.cpp does otherwise than the tokenizer.
     """
 
@@ -54,12 +59,23 @@ class Vocabulary:
     ids: Mapping[str, int] = field(default_factory=dict[str, int])
     adds: tuple[bool, bool] = (False, False)
     template: str | None = None
+    strips: bool = False
     notes: tuple[str, ...] = ()
 
     @property
     def model(self) -> str:
         """`tokenizer.ggml.model`."""
         return self.kind.model if self.kind else "no_vocab"
+
+    def name(self, model: str) -> str:
+        """The name of a model in a form that llama.cpp draws the right conclusions from.
+
+        It takes the space behind special tokens away where the name has `phi-3` in it.
+        """
+        named = any(word in model.lower() for word in NAMED)
+        if self.strips and PHI3 <= set(self.tokens):
+            return model if named else f"{model} (phi-3)"
+        return model.replace("-", "_").replace("hi3", "hi_3") if named else model
 
     def add_keys(self, writer: Any) -> None:
         """Write the keys of `tokenizer`."""
@@ -110,9 +126,11 @@ def vocabulary_of(checkpoint: Path, size: int) -> Vocabulary:
         raise unreadable(f"its model is {described['model'].get('type')}")
     tokens, types = _tokens(backend, described, kind, size)
     ids, adds, notes = _special(checkpoint, tokenizer, types)
-    return Vocabulary(
-        kind, tokens, types, ids, adds, tokenizer.chat_template, (*kind.notes, *notes)
-    )
+    strips = any(token["rstrip"] for token in described["added_tokens"] if token["special"])
+    if strips and not set(tokens) >= PHI3:
+        notes.append("llama.cpp keeps the space behind special tokens, and the tokenizer does not")
+    notes = (*kind.notes, *notes)
+    return Vocabulary(kind, tokens, types, ids, adds, tokenizer.chat_template, strips, notes)
 
 
 def _tokens(

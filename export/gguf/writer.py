@@ -86,7 +86,7 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
     found = entries(gguf, model, target, weights)
     with atomic_directory(out) as folder:
         writer = gguf.GGUFWriter(str(folder / MODEL), target.name)
-        writer.add_name(checkpoint.resolve().name)
+        writer.add_name(vocabulary.name(checkpoint.resolve().name))
         writer.add_file_type(FILE_TYPES[precision])
         _add_sizes(writer, model, target)
         rope.add_keys(gguf, writer)
@@ -131,10 +131,18 @@ def _add_sizes(writer: Any, model: Architecture, target: LlamaCpp) -> None:
     writer.add_head_count_kv(sizes.kv_heads)
     writer.add_key_length(sizes.head_dim)
     writer.add_value_length(sizes.head_dim)
-    writer.add_layer_norm_rms_eps(model.final_norm.epsilon)
-    if target.windows and (windows := {a.window for a in attentions if a.window}):
+    add_epsilon = {"rms": writer.add_layer_norm_rms_eps, "layer": writer.add_layer_norm_eps}
+    add_epsilon[model.final_norm.kind](model.final_norm.epsilon)
+    if target.has_windows(model) and (windows := {a.window for a in attentions if a.window}):
         writer.add_sliding_window(windows.pop())
         writer.add_sliding_window_pattern([bool(a.window) for a in attentions])
+    if target.scales:
+        writer.add_embedding_scale(model.embedding_scale)
+        writer.add_attention_scale(attentions[0].query_scale)
+        writer.add_residual_scale(model.layers[0].residual_scale)
+    if target.logit_scale:
+        divides = target.logit_scale == "divides"
+        writer.add_logit_scale(1 / model.logit_scale if divides else model.logit_scale)
     if cap := attentions[0].softcap:
         writer.add_attn_logit_softcapping(cap)
     if scale := attentions[0].position_scale:
