@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused, UsageError
-from .blocks import AttentionSizes, ExpertsFFN, Linear, Norm
+from .blocks import AttentionSizes, ExpertsFFN, Linear, Mixer, Norm
 from .blocks.expert_storage import fuse_experts, split_experts
 from .family import Remaining
 from .family_lookup import embedding_and_head, family_of
@@ -145,7 +145,7 @@ class Architecture:
 
     def state_elements(self, context: int) -> int:
         """Elements of KV cache or state that a sequence of `context` tokens needs."""
-        return sum(layer.mixer.state_elements(context) for layer in self.layers)
+        return sum(n * mixer.state_elements(context) for mixer, n in self._mixers.items())
 
     def state_bytes(self, context: int, batch: int = 1, *, element_bytes: int = 2) -> int:
         """Bytes of KV cache or state for `batch` sequences of `context` tokens."""
@@ -153,11 +153,16 @@ class Architecture:
 
     def decode_macs(self, context: int) -> int:
         """Multiply-adds of one token, apart from linear layers, with `context` tokens cached."""
-        return sum(layer.mixer.decode_macs(context) for layer in self.layers)
+        return sum(n * mixer.decode_macs(context) for mixer, n in self._mixers.items())
 
     def prefill_macs(self, prompt: int) -> int:
         """Multiply-adds of a whole prompt, apart from linear layers."""
-        return sum(layer.mixer.prefill_macs(prompt) for layer in self.layers)
+        return sum(n * mixer.prefill_macs(prompt) for mixer, n in self._mixers.items())
+
+    @cached_property
+    def _mixers(self) -> Mapping[Mixer, int]:
+        """How many layers have each mixer; plans ask for the sums over layers many times."""
+        return Counter(layer.mixer for layer in self.layers)
 
     # What all layers share
 

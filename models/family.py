@@ -76,7 +76,6 @@ class Family:
         rotary_rule: what it says of rotary positions beside its config.json.
         fused_qkv, fused_gate_up: names of the linear layers that q, k and v, or gate and up, are
             stored as, one after the other; None: each of them is stored by itself.
-        prefix: of all names in files, if the decoder is a part of a larger model.
     """
 
     model_type: str
@@ -105,32 +104,31 @@ class Family:
     rotary_rule: RotaryRule = field(default_factory=RotaryRule)
     fused_qkv: str | None = None
     fused_gate_up: str | None = None
-    prefix: str = ""
 
     @property
     def decoder_layers(self) -> str:
         """The full name of the list of decoder layers."""
-        return f"{self.prefix}model.layers"
+        return "model.layers"
 
     @property
     def embedding(self) -> str:
         """The full name of the embedding."""
-        return f"{self.prefix}model.embed_tokens"
+        return "model.embed_tokens"
 
     @property
     def final_norm(self) -> str:
         """The full name of the norm behind the last layer."""
-        return f"{self.prefix}model.norm"
+        return "model.norm"
 
     @property
     def rotary(self) -> str:
         """The full name of the module that makes rotary angles."""
-        return f"{self.prefix}model.rotary_emb"
+        return "model.rotary_emb"
 
     @property
     def head(self) -> str:
         """The full name of the head."""
-        return f"{self.prefix}lm_head"
+        return "lm_head"
 
     def completed(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A config.json with the family's defaults for missing keys; an explicit null stays."""

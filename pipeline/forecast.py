@@ -197,7 +197,9 @@ def _predicted(state: State, target: Target, context: int, batch: int) -> dict[s
 def _broken_rules(state: State, target: Target, context: int, batch: int) -> dict[str, list[str]]:
     """`violations` of the target's rules, and those for which it is `refused`."""
     assert state.format
-    spec = ArtifactSpec(state.format, sym=state.sym, act_order_g_idx=state.g_idx)
+    spec = ArtifactSpec(
+        state.format, sym=state.sym, act_order_g_idx=state.g_idx, written_here=False
+    )
     found = check(target, state.architecture, _workload(state, context, batch), spec)
     row: dict[str, list[str]] = {"violations": [], "refused": []}
     for violation in found:

@@ -26,6 +26,8 @@ class ArtifactSpec:
             not the identity.
         opset: ONNX opset of the artifact; None: the one that `export` uses.
         last_logits: whether the graph gives logits of the last position only.
+        written_here: whether edgewright is to write it, so that what its exporters cannot write is
+            refused. Otherwise that is a note, because another tool may write it.
     """
 
     format: str = "onnx"
@@ -33,6 +35,7 @@ class ArtifactSpec:
     act_order_g_idx: bool = False
     opset: int | None = None
     last_logits: bool = False
+    written_here: bool = True
 
 
 @dataclass(frozen=True)

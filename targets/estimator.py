@@ -110,9 +110,10 @@ def longest_context(target: Target, model: Architecture, workload: Workload) -> 
     The model's positions limit it. Context and prompt of the workload do not matter.
     """
     most = (model.max_positions or MOST_POSITIONS) // 64
+    usable = usable_bytes(target)
 
     def fits(steps: int) -> bool:
-        return predict(target, model, replace(workload, context=64 * steps, prompt=1)).fits
+        return sum(_memory(target, model, replace(workload, context=64 * steps))) <= usable
 
     return 64 * (bisect.bisect_left(range(1, most + 1), True, key=lambda steps: not fits(steps)))
 

@@ -153,10 +153,11 @@ def _rules_of_format(plan: ArtifactPlan) -> Iterator[Violation]:
 
 
 def _expressible(plan: ArtifactPlan) -> Iterator[Violation]:
-    """Models that edgewright's exporter cannot write: a note, because another tool may."""
+    """Models that edgewright's exporter cannot write, in the words of the exporter."""
+    severity = "refuse" if plan.spec.written_here else "note"
     for reason in expressible(plan.model, plan.format.name):
         message = f"edgewright cannot write this as {plan.format.name}: {reason.message}"
-        yield Violation("architecture", message, reason.remedy, "note")
+        yield Violation("architecture", message, reason.remedy, severity)
 
 
 RULES = (

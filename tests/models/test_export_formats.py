@@ -103,7 +103,7 @@ def test_targets_ask_the_declaration() -> None:
     assert [(v.rule, v.severity) for v in found] == [
         ("format", "refuse"),
         ("names", "refuse"),
-        ("architecture", "note"),
+        ("architecture", "refuse"),
     ]
     assert found[1].message == "cpu qwen2 fp32"
 
