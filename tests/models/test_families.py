@@ -21,6 +21,7 @@ from edgewright.models import (
     families,
     family_lookup,
 )
+from edgewright.models.wrappers import WRAPPERS
 
 SIZES = {
     "hidden_size": 640,
@@ -216,7 +217,7 @@ def test_unknown_architectures_are_refused() -> None:
         architecture(SIZES)
     with pytest.raises(Refused, match=r"`mamba` is not supported$") as caught:
         architecture({"model_type": "mamba", **SIZES})
-    assert caught.value.hint == f"supported: {', '.join(sorted(FAMILIES))}"
+    assert caught.value.hint == f"supported: {', '.join(sorted([*FAMILIES, *WRAPPERS]))}"
     assert {"gemma3_text", "llama", "mistral"} <= set(FAMILIES)
     with pytest.raises(Refused, match="`auto_map`"):
         architecture({"model_type": "mamba", "auto_map": {"AutoModel": "x.Y"}, **SIZES})
