@@ -56,8 +56,7 @@ def test_merges_that_scores_cannot_say_are_refused(
     file = source / "tokenizer.json"
     described = json.loads(file.read_text())
     merges: list[Any] = described["model"]["merges"]
-    made = ["".join(merge) for merge in merges]
-    merges.pop(next(i for i, token in enumerate(made) if made.count(token) > 1))
+    merges.pop()  # llama.cpp would still merge the two, because they make a token
     file.write_text(json.dumps(described))
     with pytest.raises(Refused, match="merges"):
         export_gguf(source, tmp_path / "out", "fp16")
