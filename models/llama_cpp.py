@@ -101,7 +101,7 @@ LLAMA = LlamaCpp("llama", interleaved=True, biases=ALL, rotary_forms=TABLES, par
 GEMMA = LlamaCpp("gemma", activation="gelu_tanh", root_embedding=True)
 MISTRAL3 = replace(LLAMA, name="mistral3", partial=True, position_scale=True)
 CANDIDATES: Mapping[str, tuple[LlamaCpp, ...]] = {
-    "arcee": (replace(LLAMA, name="arcee", activation="relu2", partial=True),),
+    "arcee": (replace(LLAMA, name="arcee", activation="relu2", biases=QKV, partial=True),),
     "cohere2": (
         LlamaCpp(
             "cohere2",

@@ -13,7 +13,7 @@ __all__ = ["GGUF", "TEXTS", "sentencepiece_tokenizer"]
 
 FULL = {"sliding_window": None, "layer_types": ["full_attention"] * 3}
 GGUF: dict[str, tuple[str, dict[str, Any]]] = {
-    "arcee": ("arcee", {}),
+    "arcee": ("arcee", {"attention_bias": False, "mlp_bias": False}),
     "cohere2": ("cohere2", {}),
     "ernie4_5": ("ernie4_5", {"use_bias": False}),
     "exaone4": ("exaone4", {**WHOLE, **FULL}),
@@ -25,7 +25,7 @@ GGUF: dict[str, tuple[str, dict[str, Any]]] = {
     "hunyuan_v1_dense": ("hunyuan-dense", {}),
     "internlm3": ("llama", {}),
     "llama": ("llama", {}),
-    "ministral": ("llama", FULL),
+    "ministral": ("llama", {"sliding_window": 256}),
     "ministral3": ("mistral3", {}),
     "mistral": ("llama", {"sliding_window": None}),
     "nemotron": ("nemotron", WHOLE),

@@ -56,7 +56,7 @@ def test_merges_that_scores_cannot_say_are_refused(
     file = source / "tokenizer.json"
     described = json.loads(file.read_text())
     merges: list[Any] = described["model"]["merges"]
-    described["model"]["merges"] = merges[1:] + merges[:1]
+    merges.pop()  # llama.cpp would still merge the two, because they make a token
     file.write_text(json.dumps(described))
     with pytest.raises(Refused, match="merges"):
         export_gguf(source, tmp_path / "out", "fp16")
