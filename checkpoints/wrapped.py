@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..models import WRAPPED_IN, embedding_and_head, whole_block, whole_config
+from ..models import WRAPPED_IN, stored_names, whole_block, whole_config
 from .config import read_json, written_config
 from .inventory import Inventory, StoredTensor, inventory, opened
 from .safetensors_writer import DTYPES, Pending
@@ -40,7 +40,8 @@ def in_wrapper(
             "use the model directory that it was taken from",
         )
     found = inventory(source, before)
-    names = _stored_names(found, text.specs, embedding_and_head(before).head)
+    known = {own: tensor.name for own, tensor in found.tensors.items()}
+    names = stored_names(known, text.specs)
     specs = {names[name]: spec for name, spec in text.specs.items()}
     specs |= {
         name: torch.empty(stored.shape, dtype=DTYPES[stored.dtype], device="meta")
@@ -70,18 +71,6 @@ def block_in_files(
     if not config.get(WRAPPED_IN):
         return dict(block)
     return whole_block(block, _modules(inventory(source, config)))
-
-
-def _stored_names(found: Inventory, names: Mapping[str, Any], head: str) -> dict[str, str]:
-    """The names in files, by the text model's own; spelled as those that are there already."""
-    own, norm = next(item for item in found.tensors.items() if item[0].startswith("model.norm."))
-    decoder = norm.name.removesuffix(own.removeprefix("model."))
-    heads = [tensor.name for own, tensor in found.tensors.items() if own.startswith(f"{head}.")]
-    outer = "language_model." if (heads or [decoder])[0].startswith("language_model.") else ""
-    return {
-        name: decoder + name.removeprefix("model.") if name.startswith("model.") else outer + name
-        for name in names
-    }
 
 
 def _modules(found: Inventory) -> list[str]:

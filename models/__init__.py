@@ -33,7 +33,15 @@ from .modules import (
     weight_in,
     weight_of,
 )
-from .wrappers import WRAPPED_IN, WRAPPERS, text_config, text_name, whole_block, whole_config
+from .wrappers import (
+    WRAPPED_IN,
+    WRAPPERS,
+    stored_names,
+    text_config,
+    text_name,
+    whole_block,
+    whole_config,
+)
 
 __all__ = [
     "FAMILIES",
@@ -67,6 +75,7 @@ __all__ = [
     "inside_expert",
     "is_buffer",
     "require_expressible",
+    "stored_names",
     "text_config",
     "text_name",
     "weight_in",

@@ -20,6 +20,7 @@ __all__ = [
     "WRAPPED_IN",
     "WRAPPERS",
     "Wrapper",
+    "stored_names",
     "text_config",
     "text_name",
     "whole_block",
@@ -104,6 +105,23 @@ def text_name(name: str) -> str | None:
         if found := pattern.match(name):
             return plain + name[found.end() :]
     return None
+
+
+def stored_names(known: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    """The names in files of a text model's tensors, spelled as those that are there already.
+
+    Args:
+        known: names in files, by the text model's own.
+        names: own names of all tensors to write.
+    """
+    own, norm = next(item for item in known.items() if item[0].startswith("model.norm."))
+    decoder = norm.removesuffix(own.removeprefix("model."))
+    heads = [stored for own, stored in known.items() if own.startswith("lm_head.")]
+    outer = "language_model." if (heads or [decoder])[0].startswith("language_model.") else ""
+    return {
+        name: decoder + name.removeprefix("model.") if name.startswith("model.") else outer + name
+        for name in names
+    }
 
 
 def text_config(config: Mapping[str, Any], where: str = "config.json") -> dict[str, Any]:
