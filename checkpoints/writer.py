@@ -158,6 +158,8 @@ def config_for_everyone(config: Mapping[str, Any]) -> dict[str, Any]:
     rope = both.get("rope_parameters")
     if isinstance(rope, dict) and "rope_theta" in rope:
         both["rope_theta"] = rope["rope_theta"]
+        if "partial_rotary_factor" in rope:
+            both["partial_rotary_factor"] = rope["partial_rotary_factor"]
         if rope.get("rope_type", "default") != "default" or "mrope_section" in rope:
             both["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
     elif isinstance(rope, dict):  # one entry per layer type, as in Gemma 3

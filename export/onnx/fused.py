@@ -108,13 +108,13 @@ class Fused(Decoder):
 
     def _norm(self, value: str, named: NamedNorm) -> str:
         """See `Decoder._norm`."""
-        if named.norm.kind == "layer":
-            return super()._norm(value, named)
-        with self.graph.at(named.key.removesuffix(".weight")):
+        simple = "Simplified" if named.norm.kind == "rms" else ""
+        with self.graph.at(named.module):
             return self.graph.node(
-                "SimplifiedLayerNormalization",
+                f"{simple}LayerNormalization",
                 value,
                 norm_scale(self.graph, self.weights, named),
+                *norm_shift(self.graph, self.weights, named),
                 axis=-1,
                 epsilon=named.norm.epsilon,
                 stash_type=1,
@@ -128,7 +128,7 @@ class Fused(Decoder):
             return super()._residual(hidden, value, layer, following)
         g = self.graph
         simple = "Simplified" if following.norm.kind == "rms" else ""
-        with g.at(following.key.removesuffix(".weight")):
+        with g.at(following.module):
             normed, hidden = g.nodes(
                 f"Skip{simple}LayerNormalization",
                 value,

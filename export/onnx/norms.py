@@ -51,9 +51,9 @@ def write_norm(graph: GraphBuilder, weights: Weights, value: str, named: NamedNo
     with g.at(named.module):
         scale = norm_scale(g, weights, named)
         shift = norm_shift(g, weights, named)
-        if norm.kind == "layer":
-            options = {"axis": -1, "epsilon": norm.epsilon, "stash_type": 1}
-            return g.node("LayerNormalization", value, scale, *shift, **options)
+        if norm.kind == "layer":  # TensorRT 8.5 has no LayerNormalization
+            value = g.node("Sub", value, g.reduce("ReduceMean", value))
         square = g.reduce("ReduceMean", g.node("Pow", value, g.constant(2, np.float32)))
         root = g.node("Sqrt", g.node("Add", square, g.constant(norm.epsilon, np.float32)))
-        return g.node("Mul", g.node("Div", value, root), scale)
+        value = g.node("Mul", g.node("Div", value, root), scale)
+        return g.node("Add", value, *shift) if shift else value
