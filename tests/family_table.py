@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["PUBLISHED", "SETTINGS"]
+__all__ = ["PUBLISHED", "SETTINGS", "WHOLE"]
 
 WHOLE: dict[str, Any] = {"hidden_size": 256, "num_attention_heads": 4, "head_dim": 64}
 """For families whose width must be that of all heads."""

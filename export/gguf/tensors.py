@@ -84,9 +84,8 @@ def entries(gguf: Any, model: Architecture, target: LlamaCpp, weights: Weights) 
             heads = _reordered(attention, linear) if target.interleaved else None
             found.append(Entry(names.get_name(name), module, module, True, rows, heads))
         norms = [norm for branch in layer.branches for norm in (branch.norm, branch.post_norm)]
-        for norm in dict.fromkeys(norms):  # parallel blocks share one
-            if norm:
-                found.append(_norm(names, norm, layer.full(norm.name)))
+        shared = dict.fromkeys(norm for norm in norms if norm)  # parallel blocks have one norm
+        found += [_norm(names, norm, layer.full(norm.name)) for norm in shared]
         for norm in (attention.q_norm, attention.k_norm):
             if norm:
                 factor = attention.query_scale / scale if norm is attention.q_norm else 1.0

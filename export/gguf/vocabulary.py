@@ -73,7 +73,7 @@ class Vocabulary:
         It takes the space behind special tokens away where the name has `phi-3` in it.
         """
         named = any(word in model.lower() for word in NAMED)
-        if self.strips and PHI3 <= set(self.tokens):
+        if self.strips and set(self.tokens) >= PHI3:
             return model if named else f"{model} (phi-3)"
         return model.replace("-", "_").replace("hi3", "hi_3") if named else model
 

@@ -224,6 +224,31 @@ def test_a_flat_config_stays_flat(wrapped: Wrapped, tmp_path: Path, context: Ste
     assert [len(tokens) for tokens in answers(load_stock(tmp_path / "out"))] == [17, 35]
 
 
+def test_ministral3_in_its_wrapper(
+    tmp_path: Path, tokenizer_dir: Path, context: StepContext
+) -> None:
+    rope = {
+        "rope_type": "yarn",
+        "rope_theta": 1e6,
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "llama_4_scaling_beta": 0.1,
+    }
+    source = make_wrapped(
+        tmp_path / "source",
+        "mistral3",
+        tokenizer_dir,
+        model_type="ministral3",
+        rope_parameters=rope,
+    )
+    prune(PruneOptions(heads=0.5, ffn=0.25), source, tmp_path / "out", context)
+    for folder in (source, tmp_path / "out"):
+        assert read_architecture(folder).model_type == "ministral3"
+        whole = text_logits(load_stock(folder), ROWS)
+        assert torch.equal(text_logits(load_model(folder), ROWS), whole)
+    assert others(tmp_path / "out") == others(source)
+
+
 def test_heads_of_a_fixed_width_are_not_removed(
     wrapped: Wrapped, tmp_path: Path, context: StepContext
 ) -> None:

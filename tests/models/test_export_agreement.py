@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import FAMILIES as SETTINGS
+from conftest import FAMILIES
+from family_table import SETTINGS
 from known_models import violations
 
 from edgewright.checkpoints.config import read_architecture
@@ -17,6 +18,7 @@ from edgewright.models import FORMATS, expressible
 from edgewright.steps.context import StepContext
 from edgewright.targets import list_targets, load_target
 
+ALL = sorted(FAMILIES | SETTINGS)
 MakeModel = Callable[..., Path]
 SMALLEST = "jetson-orin-nano-8gb"
 """The board whose rules format `edge-llm` is written for."""
@@ -34,7 +36,7 @@ def refused(source: Path, format: str, out: Path, context: StepContext) -> str:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("family", sorted(SETTINGS))
+@pytest.mark.parametrize("family", ALL)
 def test_every_target_refuses_what_export_refuses_in_the_same_words(
     family: str, format: str, make_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:
@@ -57,7 +59,7 @@ def test_every_target_refuses_what_export_refuses_in_the_same_words(
 
 
 @pytest.mark.parametrize("format", [name for name in FORMATS if name not in GRAPHS])
-@pytest.mark.parametrize("family", sorted(SETTINGS))
+@pytest.mark.parametrize("family", ALL)
 def test_what_a_target_accepts_is_exported(
     family: str, format: str, make_model: MakeModel, context: StepContext, tmp_path: Path
 ) -> None:

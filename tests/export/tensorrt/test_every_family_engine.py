@@ -7,7 +7,8 @@ from pathlib import Path
 
 import onnx
 import pytest
-from conftest import FAMILIES as SETTINGS
+from conftest import FAMILIES
+from family_table import SETTINGS
 from wrapped_models import WRAPPED, make_wrapped
 
 from edgewright.checkpoints.config import read_architecture
@@ -15,6 +16,7 @@ from edgewright.export.onnx.export import export_onnx
 from edgewright.export.tensorrt.rtx import check_build, installed
 from edgewright.models import expressible
 
+ALL = sorted(FAMILIES | SETTINGS)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(installed() is None, reason="needs TensorRT for RTX"),
@@ -28,7 +30,7 @@ def built(source: Path, out: Path) -> None:
     assert check_build(out)["tensorrt/engine_bytes"]
 
 
-@pytest.mark.parametrize("family", sorted(SETTINGS))
+@pytest.mark.parametrize("family", ALL)
 def test_every_family_becomes_an_engine(
     family: str, make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
