@@ -1,4 +1,4 @@
-"""What the tests of GGUF files share: a model of every family that llama.cpp has, and tokenizers."""
+"""What the tests of GGUF files share: a model of each family of llama.cpp, and tokenizers."""
 
 from __future__ import annotations
 

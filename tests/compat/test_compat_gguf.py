@@ -1,9 +1,8 @@
-"""llama.cpp loads our GGUF files, also of pruned models, and gives the same tokens as torch."""
+"""llama.cpp loads our GGUF files, makes the same tokens of a text, and continues it as torch."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from gguf_models import GGUF, TEXTS, sentencepiece_tokenizer
 
 from edgewright.checkpoints.config import BUILTIN_MODEL, model_path
-from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.loading import load_model, load_tokenizer
 from edgewright.compress.prune.options import PruneOptions
 from edgewright.compress.prune.runner import prune
 from edgewright.compress.quantize.options import QuantizeOptions
@@ -26,30 +26,47 @@ from test_compat import environment  # isort: skip
 
 pytestmark = pytest.mark.compat
 CONTEXT = StepContext(CalibrationData(samples=8, seq_len=64))
+PROMPT = torch.randint(5, 500, (48,), generator=torch.Generator().manual_seed(3)).tolist()
+"""Longer than the windows of 16."""
+LIMIT = 0.05
+"""Of the spread of the logits; llama.cpp rounds activations and the KV cache to fp16."""
 READER = """
-import json, sys
-import numpy as np
-from llama_cpp import Llama
-model = Llama(sys.argv[1], n_ctx=128, n_threads=1, logits_all=True, verbose=False)
-ids, count = json.loads(sys.argv[2]), int(sys.argv[3])
-model.eval(ids)
-logits = np.array(model.scores[: len(ids)]).tolist()
-made = []
-for _ in range(count):
-    made.append(int(np.argmax(model.scores[model.n_tokens - 1])))
-    model.eval([made[-1]])
-text = list(model.tokenize(b"12+30=42", add_bos=False))
-print(json.dumps({"logits": logits, "made": made, "text": text}))
+import json, sys, urllib.request
+import xllamacpp
+job = json.load(sys.stdin)
+params = xllamacpp.CommonParams()
+params.model.path, params.n_ctx, params.n_parallel = job["file"], 256, 1
+params.warmup, params.port = False, 0
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+server = xllamacpp.Server(params)
+def ask(path, body):
+    head = {"Content-Type": "application/json"}
+    request = urllib.request.Request(server.listening_address + path, json.dumps(body).encode(), head)
+    return json.load(urllib.request.urlopen(request))
+flags = {"add_special": True, "parse_special": True}
+tokens = [ask("/tokenize", {"content": text, **flags})["tokens"] for text in job["texts"]]
+ids, made, logs = list(job["ids"]), [], []
+for _ in range(job["count"]):
+    # The server reports probabilities of whole letters only. The bias makes it choose one; the
+    # probabilities are those before it.
+    bias = [[job["plain"], 10000.0]]
+    body = {"prompt": ids, "n_predict": 1, "temperature": 0, "n_probs": 1024, "logit_bias": bias}
+    (step,) = ask("/completion", body)["completion_probabilities"]
+    found = {top["id"]: top["logprob"] for top in step["top_logprobs"]}
+    logs.append([found[index] for index in range(len(found))])
+    made.append(max(found, key=found.get))
+    ids.append(made[-1])
+print(json.dumps({"tokens": tokens, "made": made, "logs": logs}))
 """
 
 
-def read_by_llama_cpp(path: Path, ids: list[int], count: int) -> dict[str, Any]:
-    """The logits and greedy tokens of llama.cpp for a file."""
-    # Build it for any processor, and without what is not needed.
-    os.environ.setdefault("CMAKE_ARGS", "-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF")
-    python = environment("llama")
+def read_by_llama_cpp(folder: Path, ids: list[int], count: int = 8) -> dict[str, Any]:
+    """Tokens of `TEXTS`, and the greedy tokens behind `ids` with all log probabilities."""
+    job = {"file": str(folder / "model.gguf"), "texts": TEXTS, "ids": ids, "count": count}
+    plain = load_tokenizer(folder).encode("a", add_special_tokens=False)[-1]
     done = subprocess.run(
-        [str(python), "-c", READER, str(path), json.dumps(ids), str(count)],
+        [str(environment("llama")), "-c", READER],
+        input=json.dumps({**job, "plain": plain}),
         capture_output=True,
         text=True,
         check=False,
@@ -58,37 +75,65 @@ def read_by_llama_cpp(path: Path, ids: list[int], count: int) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-@torch.no_grad()
-def compare(source: Path, file: Path, ids: list[int], count: int, limit: float) -> None:
-    """Check that logits are near torch's, and that greedy tokens are torch's best, or a tie."""
-    model = load_model(source)
-    ours = model(input_ids=torch.tensor([ids])).logits[0].float()
-    found = read_by_llama_cpp(file, ids, count)
-    assert (ours - torch.tensor(found["logits"])).abs().max() < limit * ours.abs().max()
-    made = list(ids)
-    for token in found["made"]:
-        last = model(input_ids=torch.tensor([made])).logits[0, -1].float()
-        assert last[token] >= last.max() - limit * last.abs().max()
-        made.append(token)
+def compare(source: Path, folder: Path, limit: float = LIMIT, ids: list[int] = PROMPT) -> None:
+    """Check tokens of texts, log probabilities, and that greedy tokens are torch's best or a tie."""
+    found = read_by_llama_cpp(folder, ids)
+    tokenizer = load_tokenizer(source)
+    assert found["tokens"] == [tokenizer.encode(text) for text in TEXTS]
+    with torch.no_grad():
+        whole = torch.tensor([ids + found["made"]])
+        logits = load_model(source)(input_ids=whole).logits[0, len(ids) - 1 : -1].float()
+    ours = logits.log_softmax(-1)
+    tie = limit * float(ours.std())
+    assert (ours - torch.tensor(found["logs"])).abs().max() < 2 * tie
+    chosen = ours.gather(-1, torch.tensor(found["made"])[:, None])[:, 0]
+    assert (chosen >= ours.amax(-1) - tie).all()
+
+
+def written(source: Path, out: Path, precision: str = "fp16") -> Path:
+    """The directory of a GGUF file."""
+    options = ExportOptions.model_validate({"format": "gguf", "precision": precision})
+    export(options, source, out, CONTEXT)
+    return out
+
+
+@pytest.mark.parametrize("family", sorted(GGUF))
+def test_every_family(family: str, make_model: Callable[..., Path], tmp_path: Path) -> None:
+    source = make_model(family, **GGUF[family][1])
+    compare(source, written(source, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("form", ["linear", "yarn", "llama3", "longrope"])
+def test_every_form_of_rotary_positions(
+    form: str, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    block: dict[str, Any] = {"rope_type": form, "rope_theta": 20000.0, "factor": 4.0}
+    if form != "linear":
+        block["original_max_position_embeddings"] = 64
+    if form == "llama3":
+        block |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    if form == "longrope":  # llama.cpp takes the long factors for every context of 256
+        block["short_factor"] = block["long_factor"] = [2.0 + i for i in range(32)]
+    source = make_model("llama", rope_parameters=block)
+    compare(source, written(source, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_sentencepiece(prefix: bool, copy_model: Callable[..., Path], tmp_path: Path) -> None:
+    source = copy_model("llama")
+    for file in source.glob("tokenizer*"):
+        file.unlink()
+    lines = ["the cat sat on the mat and the hat", "def f(x): return 12 hats"]
+    sentencepiece_tokenizer(source, lines, prefix=prefix)
+    compare(source, written(source, tmp_path / "out"))
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_llama_cpp_runs_a_pruned_model(
-    family: str, make_model: Callable[..., Path], tmp_path: Path
-) -> None:
-    prune(
-        PruneOptions(heads=0.5, ffn=0.5, criterion="magnitude"),
-        make_model(family, num_hidden_layers=2, use_sliding_window=False),
-        tmp_path / "pruned",
-        CONTEXT,
-    )
-    export(
-        ExportOptions(format="gguf", precision="fp16"),
-        tmp_path / "pruned",
-        tmp_path / "out",
-        CONTEXT,
-    )
-    compare(tmp_path / "pruned", tmp_path / "out" / "model.gguf", list(range(40, 60)), 16, 0.02)
+def test_a_pruned_model(family: str, make_model: Callable[..., Path], tmp_path: Path) -> None:
+    source = make_model(family, num_hidden_layers=2, use_sliding_window=False)
+    options = PruneOptions(heads=0.5, ffn=0.5, criterion="magnitude")
+    prune(options, source, tmp_path / "pruned", CONTEXT)
+    compare(tmp_path / "pruned", written(tmp_path / "pruned", tmp_path / "out"))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
@@ -101,16 +146,10 @@ def test_the_trained_reasoner_says_the_same_pruned_and_quantized(
     if precision == "int4":
         quantize(QuantizeOptions(), source, tmp_path / "int4", CONTEXT)
         source = tmp_path / "int4"
-    options = ExportOptions.model_validate({"format": "gguf", "precision": precision})
-    export(options, source, tmp_path / "out", CONTEXT)
-    from edgewright.checkpoints.loading import load_tokenizer
-
-    tokenizer = load_tokenizer(source)
-    ids = tokenizer.encode("12+30=")
-    found = read_by_llama_cpp(tmp_path / "out" / "model.gguf", ids, 24)
+    ids = load_tokenizer(source).encode("12+30=")
+    found = read_by_llama_cpp(written(source, tmp_path / "out", precision), ids, 24)
     model, made = load_model(source), list(ids)
     with torch.no_grad():
         for _ in found["made"]:
             made.append(int(model(input_ids=torch.tensor([made])).logits[0, -1].argmax()))
     assert found["made"] == made[len(ids) :]
-    assert found["text"] == tokenizer.encode("12+30=42")

@@ -25,7 +25,7 @@ def with_pieces(copy_model: Callable[..., Path]) -> Callable[[bool], Path]:
     """A model with a tokenizer like that of Llama 2 (with a space before a text) or Gemma."""
 
     def make(prefix: bool) -> Path:
-        source = copy_model("qwen2", **GGUF["qwen2"][1])
+        source = copy_model("llama")
         for file in source.glob("tokenizer*"):
             file.unlink()
         sentencepiece_tokenizer(source, SENTENCES, prefix=prefix)
