@@ -161,7 +161,7 @@ def config_for_everyone(config: Mapping[str, Any]) -> dict[str, Any]:
         if "partial_rotary_factor" in rope:
             both["partial_rotary_factor"] = rope["partial_rotary_factor"]
         if rope.get("rope_type", "default") != "default" or "mrope_section" in rope:
-            both["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+            both["rope_scaling"] = _old_rope(rope, both)
     elif isinstance(rope, dict):  # one entry per layer type, as in Gemma 3
         full = rope.get("full_attention") or {}
         local = rope.get("sliding_attention") or {}
@@ -175,6 +175,17 @@ def config_for_everyone(config: Mapping[str, Any]) -> dict[str, Any]:
         if both.get(block, ...) is None:
             del both[block]
     return both
+
+
+def _old_rope(rope: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The `rope_scaling` of transformers 4; what the config itself has is not repeated in it.
+
+    With more than three keys, or without `type`, transformers 4 refuses the longrope of a Phi-3.
+    """
+    old = {key: value for key, value in rope.items() if key not in config}
+    if old.get("rope_type") == "longrope":
+        return {"type": old.pop("rope_type"), **old}
+    return old
 
 
 def copy_tokenizer(source: Path, out: Path, patterns: Iterable[str] = TOKENIZER_FILES) -> None:

@@ -273,7 +273,7 @@ class Family:
         q = sizes.num_attention_heads * head
         kv = sizes.num_key_value_heads * head
         q_norm, k_norm = self.qk_norms(config)
-        readers = fused(
+        query, key, value = fused(
             self.fused_qkv,
             Linear(f"{ATTENTION}.q_proj", q, width, "q" in biased),
             Linear(f"{ATTENTION}.k_proj", kv, width, "k" in biased),
@@ -282,7 +282,9 @@ class Family:
         return Attention(
             ATTENTION,
             AttentionSizes(sizes.num_attention_heads, sizes.num_key_value_heads, head),
-            *readers,
+            query,
+            key,
+            value,
             Linear(f"{ATTENTION}.o_proj", width, q, "o" in biased),
             self.query_scale(config),
             self.rotary_of(config, reach),

@@ -19,6 +19,24 @@ from .runtime import ACCURACY_LEVEL, FP32_ACTIVATIONS
 __all__ = ["GENAI_CONFIG", "write_genai_config"]
 
 GENAI_CONFIG = "genai_config.json"
+KNOWN = (
+    "ernie4_5",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "granite",
+    "llama",
+    "mistral",
+    "nemotron",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+)
+"""Families that onnxruntime-genai has in its `src/models/model_type.h`. For `phi3` it makes the
+cache anew when a text grows beyond 4096 tokens, because longrope changes its table there."""
+GENERIC = "decoder"
+"""Its name for any other decoder; the graph says all the rest."""
 MAX_LENGTH = 2048
 """Default for tokens of prompt and answer. Memory for all of them is allocated at the start."""
 
@@ -39,7 +57,7 @@ def write_genai_config(folder: Path, architecture: Architecture, cut: Cut, in_pl
     context = architecture.max_positions or MAX_LENGTH
     pad, begin = config.get("pad_token_id"), config.get("bos_token_id")
     model = {
-        "type": architecture.model_type,
+        "type": architecture.model_type if architecture.model_type in KNOWN else GENERIC,
         "vocab_size": architecture.vocab_size,
         "context_length": context,
         "eos_token_id": ends,

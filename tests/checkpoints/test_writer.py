@@ -297,3 +297,28 @@ def test_old_readers_and_new_ones_get_the_same_rope(
                 load_model(tmp_path / name)(input_ids=torch.arange(1, 100).view(1, -1)).logits
             )
     assert torch.equal(logits[0], logits[1])
+
+
+def test_longrope_as_transformers_4_wants_it() -> None:
+    """Its Phi-3 takes three keys, and reads the others beside the block."""
+    factors = {"short_factor": [1.0, 1.5], "long_factor": [2.0, 4.0]}
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "partial_rotary_factor": 0.75,
+        "original_max_position_embeddings": 4096,
+        **factors,
+    }
+    config = {"rope_parameters": rope, "original_max_position_embeddings": 4096}
+    both = config_for_everyone(config)
+    assert both["rope_scaling"] == {"type": "longrope", **factors}
+    assert (both["rope_theta"], both["partial_rotary_factor"]) == (1e4, 0.75)
+    assert both["rope_parameters"] == rope
+    assert config_for_everyone(both) == both
+
+
+def test_partial_rotary_is_where_transformers_4_looks() -> None:
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    both = config_for_everyone({"rope_parameters": rope})
+    assert both["partial_rotary_factor"] == 0.5
+    assert "rope_scaling" not in both

@@ -23,6 +23,16 @@ def exported(model: Path, out: Path, **options: Any) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.is_file() else None
 
 
+def test_families_that_onnxruntime_genai_does_not_know(
+    make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    types = {
+        family: (exported(make_model(family), tmp_path / family) or {})["model"]["type"]
+        for family in ("glm4", "phi3")
+    }
+    assert types == {"glm4": "decoder", "phi3": "phi3"}
+
+
 @pytest.mark.parametrize("format", ["onnx", "ort"])
 def test_sizes_tokens_and_shared_memory(
     make_model: Callable[..., Path], tmp_path: Path, format: str

@@ -72,6 +72,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "interleaved": ("helium", rope("default")),
     "interleaved-partial": ("glm4", rope("default", partial_rotary_factor=0.5)),
     "interleaved-by-window": ("cohere2", {"sliding_window": 9, "sliding_window_pattern": 2}),
+    "mistral-by-layer-types": (  # transformers loads it as `ministral`
+        "mistral",
+        {"sliding_window": 9, "layer_types": ["full_attention", "sliding_attention"]},
+    ),
     "some-layers": ("smollm3", {"no_rope_layers": [1, 0]}),
     "query-scale": (
         "ministral3",
