@@ -273,7 +273,7 @@ class Family:
         q = sizes.num_attention_heads * head
         kv = sizes.num_key_value_heads * head
         q_norm, k_norm = self.qk_norms(config)
-        query, key, value = fused(
+        q_proj, k_proj, v_proj = fused(
             self.fused_qkv,
             Linear(f"{ATTENTION}.q_proj", q, width, "q" in biased),
             Linear(f"{ATTENTION}.k_proj", kv, width, "k" in biased),
@@ -282,9 +282,9 @@ class Family:
         return Attention(
             ATTENTION,
             AttentionSizes(sizes.num_attention_heads, sizes.num_key_value_heads, head),
-            query,
-            key,
-            value,
+            q_proj,
+            k_proj,
+            v_proj,
             Linear(f"{ATTENTION}.o_proj", width, q, "o" in biased),
             self.query_scale(config),
             self.rotary_of(config, reach),
