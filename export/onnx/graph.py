@@ -16,7 +16,7 @@ from .decoder import Decoder
 from .fused import Fused
 from .opset import opset_of
 from .precision import Precision
-from .rotary import Rotary
+from .rotary import RotaryTable
 from .weights import Weights
 
 __all__ = ["DATA", "MODEL", "GraphInfo", "write_graph"]
@@ -43,7 +43,7 @@ def write_graph(
     folder: Path,
     weights: Weights,
     architecture: Architecture,
-    rotary: Mapping[str | None, Rotary],
+    rotary: Mapping[str | None, RotaryTable],
     precision: Precision,
     cut: Cut | None = None,
     fused: bool = False,
