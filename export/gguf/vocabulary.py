@@ -23,7 +23,7 @@ PHI3 = {"</s>", "<unk>", "<s>", "<|endoftext|>"}
 """Tokens without which llama.cpp fails on a model that has `phi-3` in its name."""
 SAMPLE = "a"
 """Encoded with and without special tokens, to see which are added."""
-END_KEYS = ("eos", "eom", "eot")
+END_KEYS: tuple[str, ...] = ("eos", "eom", "eot")
 """llama.cpp ends a text at any of these; it has no list of end tokens."""
 
 
@@ -165,7 +165,7 @@ def _special(
     before, after = whole[:start], whole[start + len(plain) :]
     ends = list(dict.fromkeys([*_given(tokenizer.eos_token_id), *end_tokens(checkpoint)]))
     ends = [end for end in ends if end < len(types)]
-    notes = []
+    notes: list[str] = []
     if len(before) > 1 or len(after) > 1:
         notes.append(
             f"a text gets {len(before)} tokens before and {len(after)} behind it, and llama.cpp "
@@ -176,7 +176,7 @@ def _special(
     if not ends:  # llama.cpp would end a text at token 11
         ends = [index for index, kind in enumerate(types) if kind == TokenType.UNUSED][:1]
         notes.append("no file names an end token, so a text ends at the length that is asked for")
-    ids = dict(zip(END_KEYS, ends, strict=False))
+    ids: dict[str, int] = dict(zip(END_KEYS, ends, strict=False))
     told = read_json(checkpoint / "config.json").get("bos_token_id")
     for first in (*before[-1:], *_given(tokenizer.bos_token_id), *_given(told), *ends):
         ids.setdefault("bos", first)  # without one llama.cpp would take token 11
