@@ -23,7 +23,7 @@ PHI3 = {"</s>", "<unk>", "<s>", "<|endoftext|>"}
 """Tokens without which llama.cpp fails on a model that has `phi-3` in its name."""
 SAMPLE = "a"
 """Encoded with and without special tokens, to see which are added."""
-END_KEYS = ("eos", "eom", "eot")
+END_KEYS: tuple[str, ...] = ("eos", "eom", "eot")
 """llama.cpp ends a text at any of these; it has no list of end tokens."""
 
 
