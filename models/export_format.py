@@ -87,9 +87,11 @@ class ExportFormat:
         return f"{precision}-fp16" if mixed else precision
 
     def float_bytes(self, precision: str) -> int | None:
-        """Bytes of a float beside packed weights; None: as the precision implies."""
-        in_fp32 = self.is_graph and not self.fp16_activations
-        return 4 if in_fp32 and precision == "int4" else None
+        """Bytes of a float beside packed weights; None: as the precision implies.
+
+        A graph that TensorRT reads too has the floats of the engine, which are float16.
+        """
+        return 4 if self.runtimes == ("onnxruntime",) and precision == "int4" else None
 
 
 def load(path: str) -> Any:

@@ -71,12 +71,7 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
         raise UsageError(
             f"--precision {precision}: unknown for GGUF", f"use one of {', '.join(KINDS)}"
         )
-    try:
-        import gguf
-    except ImportError as error:
-        raise UsageError(
-            "GGUF needs the package gguf, which is not installed", "pip install 'edgewright[gguf]'"
-        ) from error
+    gguf = _package()
     config = read_architecture(checkpoint).config
     settings = load_settings(checkpoint)
     model = architecture(settings.to_dict(), f"{checkpoint}/config.json")
@@ -106,16 +101,34 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
             "notes": list(vocabulary.notes),
         }
         copy_tokenizer(checkpoint, folder)
-        provenance = {
-            "edgewright": __version__,
-            "kind": "artifact",
-            "format": "gguf",
-            "precision": precision,
-            "checked": checked,
-            "source": {"name": checkpoint.name, "content_hash": content_hash(checkpoint)},
-        }
-        write_json(folder / PROVENANCE, provenance)
+        write_json(folder / PROVENANCE, _provenance(checkpoint, precision, checked))
     return checked
+
+
+def _package() -> Any:
+    """The package gguf.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        import gguf
+    except ImportError as error:
+        raise UsageError(
+            "GGUF needs the package gguf, which is not installed", "pip install 'edgewright[gguf]'"
+        ) from error
+    return gguf
+
+
+def _provenance(checkpoint: Path, precision: str, checked: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "edgewright": __version__,
+        "kind": "artifact",
+        "format": "gguf",
+        "precision": precision,
+        "checked": checked,
+        "source": {"name": checkpoint.name, "content_hash": content_hash(checkpoint)},
+    }
 
 
 def _add_sizes(writer: Any, model: Architecture, target: LlamaCpp) -> None:

@@ -94,10 +94,10 @@ CASES: dict[str, tuple[Callable[[Path], None] | None, list[object], int, tuple[s
         ("architecture `falcon` is not supported", "llama"),
     ),
     "fused architecture": (
-        of_type("phi3"),
+        of_type("mpt"),
         [],
         3,
-        ("architecture `phi3` is not supported", "llama"),
+        ("architecture `mpt` is not supported", "llama"),
     ),
     "fused weights": (
         lambda model: stored(model, fused_qkv),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,7 +66,7 @@ def test_custom_code_is_refused_and_not_run(
     assert (
         "architecture `own` is not supported" in message
         and "`auto_map`" in message
-        and "supported: gemma3_text, llama" in message
+        and re.search(r"supported: .*\bllama\b", message)
     )
     assert not (model / "ran").exists()
 
@@ -99,9 +100,8 @@ def test_an_unsupported_family(
     copy_model: CopyModel, refused: Callable[..., str], format: str
 ) -> None:
     message = refused(change(copy_model("llama"), model_type="gpt_neox"), "--format", format)
-    assert (
-        "architecture `gpt_neox` is not supported" in message
-        and "supported: gemma3_text, llama" in message
+    assert "architecture `gpt_neox` is not supported" in message and re.search(
+        r"supported: .*\bllama\b", message
     )
 
 

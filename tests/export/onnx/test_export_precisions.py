@@ -155,13 +155,7 @@ def test_awkward_groups_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "word"),
     [
-        (
-            "qwen2",
-            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
-            "dynamic",
-        ),
         ("llama", {"hidden_act": "relu"}, "relu"),
-        ("gemma3_text", {"final_logit_softcapping": 30.0}, "softcapping"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "bidirectional"),
     ],
 )
