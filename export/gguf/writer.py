@@ -67,11 +67,7 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
         Refused: llama.cpp cannot run the model or read its tokenizer, or a width is no multiple of
             its block size.
     """
-    if precision not in KINDS:
-        raise UsageError(
-            f"--precision {precision}: unknown for GGUF", f"use one of {', '.join(KINDS)}"
-        )
-    gguf = _package()
+    gguf = _package(precision)
     config = read_architecture(checkpoint).config
     settings = load_settings(checkpoint)
     model = architecture(settings.to_dict(), f"{checkpoint}/config.json")
@@ -105,12 +101,16 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
     return checked
 
 
-def _package() -> Any:
+def _package(precision: str) -> Any:
     """The package gguf.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: GGUF has no such precision, or the package is not installed.
     """
+    if precision not in KINDS:
+        raise UsageError(
+            f"--precision {precision}: unknown for GGUF", f"use one of {', '.join(KINDS)}"
+        )
     try:
         import gguf
     except ImportError as error:
