@@ -47,6 +47,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "attn_logit_softcapping": 2.0,
         "final_logit_softcapping": 3.0,
     },
+    "glm": {},
     "glm4": {},
     "granite": {
         "attention_bias": True,
@@ -136,6 +137,11 @@ PUBLISHED: dict[str, tuple[float, dict[str, Any]]] = {
     ),
     "gemma": (2.51, _sizes(2048, 18, 8, 1, 256, 16384, 256000, hidden_act="gelu")),
     "gemma2": (2.61, _sizes(2304, 26, 8, 4, 256, 9216, 256000)),
+    "glm": (
+        9.4,
+        _sizes(4096, 40, 32, 2, 128, 13696, 151552, partial_rotary_factor=0.5)
+        | {"attention_bias": True, "rope_theta": 5e6},
+    ),
     "glm4": (
         9.4,
         _sizes(4096, 40, 32, 2, 128, 13696, 151552, partial_rotary_factor=0.5)
