@@ -1,4 +1,4 @@
-"""Granite 3 and 4, dense: Llama with factors on embedding, attention, residuals and logits."""
+"""Granite 3, dense: Llama with factors on embedding, attention, residuals and logits."""
 
 from __future__ import annotations
 
