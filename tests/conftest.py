@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ def _save(folder: Path, family: str, settings: dict[str, Any], seed: int, dtype:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    settings = deepcopy(settings)  # transformers writes into `rope_parameters`
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings))
     _random_weights(model, seed)
     model.to(getattr(torch, dtype)).save_pretrained(folder)

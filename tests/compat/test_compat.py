@@ -65,7 +65,20 @@ def agreement(ours: torch.Tensor, theirs: torch.Tensor, tie: float) -> float:
 
 
 @pytest.mark.compat
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "llama",
+        "qwen2",
+        "cohere2",
+        "gemma2",
+        "glm4",
+        "granite",
+        "olmo2",
+        "phi3",
+        "starcoder2",
+    ],
+)
 def test_gptqmodel_reads_our_gptq_layout(family, make_model, tmp_path):
     out = tmp_path / "int4"
     quantize(
