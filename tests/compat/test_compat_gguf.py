@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from gguf_models import GGUF, TEXTS, sentencepiece_tokenizer
+from safetensors.torch import load_file, save_file
 
 from edgewright.checkpoints.config import BUILTIN_MODEL, model_path
 from edgewright.checkpoints.loading import load_model, load_tokenizer
@@ -135,6 +136,19 @@ def test_a_pruned_model(family: str, make_model: Callable[..., Path], tmp_path: 
     options = PruneOptions(heads=0.5, ffn=0.5, criterion="magnitude")
     prune(options, source, tmp_path / "pruned", CONTEXT)
     compare(tmp_path / "pruned", written(tmp_path / "pruned", tmp_path / "out"))
+
+
+def test_a_tied_model_that_is_stored_as_its_head(
+    copy_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = copy_model("qwen3", **GGUF["qwen3"][1] | {"tie_word_embeddings": True})
+    tied = written(source, tmp_path / "table")
+    state = load_file(source / "model.safetensors")
+    state["lm_head.weight"] = state.pop("model.embed_tokens.weight")
+    save_file(state, source / "model.safetensors", metadata={"format": "pt"})
+    head = written(source, tmp_path / "head")
+    compare(source, head)
+    assert read_by_llama_cpp(head, PROMPT) == read_by_llama_cpp(tied, PROMPT)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
