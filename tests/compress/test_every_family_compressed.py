@@ -5,6 +5,7 @@ The families here have every kind of block; those that differ from them in names
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from edgewright.compress.prune.runner import prune
 from edgewright.compress.quantize.fold import apply_fold
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
+from edgewright.errors import Refused
 from edgewright.export.onnx.export import export_onnx
 from edgewright.export.onnx.runtime import OnnxDecoder
 from edgewright.export.onnx.weights import Weights
@@ -120,6 +122,30 @@ def test_four_bits_in_a_graph_and_in_stock_transformers(
         ids = IDS.numpy()
         got, _ = OnnxDecoder(tmp_path / format, threads=1).forward(ids, np.ones_like(ids))
         assert np.abs(got[0] - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", sorted(SETTINGS))
+@pytest.mark.parametrize(("method", "limit"), [("int8", 0.1), ("smoothquant", 0.15)])
+def test_eight_bits(
+    family: str,
+    method: Any,
+    limit: float,
+    make_model: MakeModel,
+    context: StepContext,
+    tmp_path: Path,
+) -> None:
+    source, packed = make_model(family), tmp_path / "packed"
+    options = QuantizeOptions(method=method)
+    if reasons := expressible(read_architecture(source), method):
+        with pytest.raises(Refused, match=re.escape(reasons[0].message)):
+            quantize(options, source, packed, context)
+        return
+    quantize(options, source, packed, context)
+    with torch.no_grad():
+        wanted = load_model(source)(input_ids=IDS).logits
+        found = load_model(packed)(input_ids=IDS).logits
+    assert float((found - wanted).norm() / wanted.norm()) <= limit
 
 
 def stock_of_packed(packed: Path) -> Any:
