@@ -61,7 +61,7 @@ def agreement(ours: torch.Tensor, theirs: torch.Tensor, tie: float) -> float:
     another.
     """
     chosen = ours.gather(-1, theirs.argmax(-1, keepdim=True))[:, 0]
-    return float((chosen >= ours.amax(-1) - tie).float().mean())
+    return float((chosen >= ours.amax(-1) - tie).double().mean())
 
 
 @pytest.mark.compat

@@ -38,7 +38,18 @@ print(json.dumps({"kinds": kinds, "logits": logits.tolist()}))
 @pytest.mark.parametrize("sym", [True, False])
 @pytest.mark.parametrize(
     ("reader", "family"),
-    [("autoawq", "llama"), ("autoawq", "qwen2"), ("gptqmodel", "llama"), ("gptqmodel", "qwen2")],
+    [
+        ("autoawq", "llama"),
+        ("autoawq", "qwen2"),
+        ("gptqmodel", "llama"),
+        ("gptqmodel", "qwen2"),
+        ("gptqmodel", "cohere2"),
+        ("gptqmodel", "gemma2"),
+        ("gptqmodel", "glm4"),
+        ("gptqmodel", "granite"),
+        ("gptqmodel", "olmo2"),
+        ("gptqmodel", "phi3"),
+    ],
 )
 def test_awq_layout_is_read(reader, family, sym, make_model, tmp_path):
     out = tmp_path / "int4"
