@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from ..blocks import RotaryRule
-from ..family import Family
+from dataclasses import replace
 
-FAMILY = Family(
-    "glm4",
+from .glm import FAMILY as GLM
+
+FAMILY = replace(
+    GLM,
+    model_type="glm4",
     mixer_post_norm="post_self_attn_layernorm",
     ffn_post_norm="post_mlp_layernorm",
-    biases={"attention_bias": ("q", "k", "v")},
-    rotary_rule=RotaryRule(interleaved=True, share=0.5, partial=True),
-    fused_gate_up="mlp.gate_up_proj",
-    defaults={
-        "num_key_value_heads": 2,
-        "head_dim": 128,
-        "attention_bias": True,
-        "rms_norm_eps": 0.00000015625,
-        "max_position_embeddings": 131072,
-    },
 )

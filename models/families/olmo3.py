@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from ..family import Family, QkNorm
+from dataclasses import replace
 
-FAMILY = Family(
-    "olmo3",
-    qk_norm=True,
-    qk_norm_rule=QkNorm(whole=True),
-    mixer_norm=None,
-    mixer_post_norm="post_attention_layernorm",
-    ffn_norm=None,
-    ffn_post_norm="post_feedforward_layernorm",
+from .olmo2 import FAMILY as OLMO2
+
+FAMILY = replace(
+    OLMO2,
+    model_type="olmo3",
     windowed=True,
     full_every=4,
     rotary_by_type=True,
-    defaults={"rms_norm_eps": 1e-5, "sliding_window": 4096, "rope_theta": 5e5},
+    defaults={**OLMO2.defaults, "sliding_window": 4096, "rope_theta": 5e5},
 )
