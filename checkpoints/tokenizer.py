@@ -9,6 +9,7 @@ from typing import Any
 from ..documents import read_object, read_text
 from ..errors import EdgewrightError, Refused, UsageError
 from ..models import text_config
+from .chat_templates import contain
 from .config import end_tokens, read_json
 from .settings import load_settings, reason
 
@@ -58,6 +59,7 @@ def load_tokenizer(path: Path) -> Any:
             "put the model's tokenizer files beside its weights",
         )
     _check_files(path)
+    contain()
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         tokens: dict[str, int] = tokenizer.get_vocab()
