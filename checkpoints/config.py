@@ -141,11 +141,9 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises:
         UsageError: it is not there, or not a JSON object.
     """
-    there = file.exists()
-    return read_object(
-        file,
-        f"restore the {file.name} of the model" if there else "give a Hugging Face model directory",
-    )
+    if not file.exists():
+        raise UsageError(f"{file}: not found", "give a Hugging Face model directory")
+    return read_object(file, f"restore the {file.name} of the model")
 
 
 def _refuse_adapter(path: Path) -> None:

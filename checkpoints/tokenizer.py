@@ -13,7 +13,7 @@ from .chat_templates import contain
 from .config import end_tokens, read_json
 from .settings import load_settings, reason
 
-__all__ = ["all_end_tokens", "load_tokenizer"]
+__all__ = ["VOCABULARIES", "all_end_tokens", "load_tokenizer"]
 
 PACKAGES = {"tokenizer.model": "sentencepiece", "tekken.json": "mistral-common"}
 """Packages that read a tokenizer without tokenizer.json, by the file that it has instead."""

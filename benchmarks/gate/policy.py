@@ -76,7 +76,7 @@ def load_policy(path: Path | None) -> Policy:
     if path is None:
         return Policy()
     text = read_text(path, "give the path of a policy file", YAML_BYTES)
-    _, data = parse_yaml(text, str(path), EXAMPLE)
+    _, data = parse_yaml(text, f"{path}: not a mapping of metrics to limits", EXAMPLE)
     try:
         return Policy.model_validate(_with_limits(data))
     except ValidationError as error:
