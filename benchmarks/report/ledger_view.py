@@ -40,7 +40,7 @@ def read_ledger(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"{path}: no ledger to report on: {error.strerror}", "give the --out directory of a run"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"{path}: not valid JSON: {error}",
             "run the recipe again: edgewright run RECIPE --fresh",

@@ -7,6 +7,7 @@ import io
 import shutil
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ class Reader(Protocol):
     """One kind of file, and what reads it."""
 
     name: str
+    prepare: Callable[[], None]
 
     def cases(self) -> st.SearchStrategy[Any]:
         """The damaged files."""
@@ -72,6 +74,7 @@ def run(reader: Reader, cases: int, number: int, folder: Path) -> Result:
         number: the seed.
         folder: where cases are written; it is emptied before each one.
     """
+    reader.prepare()
     result = Result(reader.name)
     begin = time.process_time()
 

@@ -71,7 +71,7 @@ def changed_json(draw: st.DrawFn, documents: list[Any], most: int = 3) -> Any:
     for _ in range(draw(st.integers(1, most))):
         places = _places(document)
         if not places:
-            return draw(odd_values)
+            return deepcopy(draw(odd_values))
         *outer, last = draw(st.sampled_from(places))
         holder = document
         for key in outer:
@@ -89,7 +89,7 @@ def _change(draw: st.DrawFn, holder: Any, key: Any) -> None:
     elif kind == "repeat" and isinstance(holder, list):
         holder.extend(deepcopy(holder[key]) for _ in range(draw(st.integers(1, 20))))
     else:
-        holder[key] = draw(odd_values)
+        holder[key] = deepcopy(draw(odd_values))  # later changes must not change the list
 
 
 @st.composite

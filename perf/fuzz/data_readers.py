@@ -45,7 +45,7 @@ class _Rows:
         report = RowReport("skip")
         for _ in islice(source.training(0, report), 50):
             pass
-        for _ in islice(training_rows(self.tokenizer, source, 8, 0, 5, RowReport("skip")), 5):
+        for _ in islice(training_rows(self.tokenizer, source, 4, 0, 5, RowReport("skip")), 5):
             pass
         source.fingerprint()
 

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from .data_readers import data_readers
+from .http_readers import http_readers
 from .log_readers import log_readers
 from .model_readers import model_readers
 from .text_readers import text_readers
@@ -26,12 +27,14 @@ class FileReader:
         files: makes the content of each file of a case, by name.
         use: reads them as a verb would, given the folder.
         weight: its share of all cases.
+        prepare: makes what all cases need, before they are watched.
     """
 
     name: str
     files: st.SearchStrategy[dict[str, bytes]]
     use: Callable[[Path], Any]
     weight: int = 10
+    prepare: Callable[[], None] = lambda: None
 
     def cases(self) -> st.SearchStrategy[dict[str, bytes]]:
         """See `campaign.Reader`."""
@@ -51,5 +54,11 @@ def all_readers(work: Path) -> list[FileReader]:
         work: a folder for valid files that are made once.
     """
     work.mkdir(parents=True, exist_ok=True)
-    made = [*text_readers(), *model_readers(work), *data_readers(work), *log_readers()]
+    made = [
+        *text_readers(),
+        *model_readers(work),
+        *data_readers(work),
+        *log_readers(),
+        *http_readers(work),
+    ]
     return [FileReader(*one) for one in made]

@@ -53,7 +53,7 @@ def edit(file: Path, **values: Any) -> None:
 PLACES: dict[str, Callable[[Path], None]] = {
     "config.json": lambda f: edit(f / "config.json", auto_map=MAPS),
     "config.json, from the hub": lambda f: edit(
-        f / "config.json", auto_map={key: "some/body--evil.X" for key in MAPS}
+        f / "config.json", auto_map=dict.fromkeys(MAPS, "some/body--evil.X")
     ),
     "own model type": lambda f: edit(f / "config.json", model_type="evil", auto_map=MAPS),
     "kernels": lambda f: edit(f / "config.json", attn_implementation="some/body"),
