@@ -24,7 +24,7 @@ FAILING = {
     "a long text": ("{{ 'a' * 20000000 }}", "longer than 16,777,216 characters"),
     "recursion": ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
     "classes": ("{{ ''.__class__.__mro__ }}", "unsafe"),
-    "methods": ("{{ messages.append(1) }}", "not safely callable"),
+    "methods": ("{{ messages.append(1) }}", "unsafe"),
     "a mistake": ("{% if", "unexpected"),
     "its own refusal": ("{{ raise_exception('no') }}", "no"),
 }
@@ -76,7 +76,7 @@ def test_it_renders_as_transformers_does(tokenizer: Any) -> None:
     template = (
         "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content | tojson }}{% endfor %}"
     )
-    said = [{"role": "user", "content": "é \ud83d\ude00 <b> \n\u2028"}]
+    said = [{"role": "user", "content": "é \U0001f600 <b> \n\u2028"}]
     tokenizer.chat_template = template
     expected, _ = render_jinja_template(
         [said], chat_template=template, **tokenizer.special_tokens_map
