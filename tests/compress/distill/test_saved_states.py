@@ -31,6 +31,7 @@ def test_a_pickle_in_a_save_runs_nothing(
     make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
 ) -> None:
     asked = DistillOptions(
+        teacher=None,
         data=f"text:{text_file}",
         seq_len=24,
         batch_size=4,
