@@ -3,8 +3,12 @@
 Samples let the gate pair candidate and baseline. Those of `accuracy/<task>` are one digit per
 problem, in the order of the problems: `{"correct": "1101"}`. Those of `perplexity/<data>` are two
 numbers per window, in the order of the windows: `{"nll": [...], "tokens": [...]}`, the sum of the
-losses in nats and the number of scored tokens. No torch here: a CI job that only compares starts at
-once.
+losses in nats and the number of scored tokens.
+
+Everything that is read is validated here, before anybody compares it: figures must be possible
+(`metrics.py` says what is), and samples must give the figure that they belong to. A baseline may be
+written by hand; a file that edgewright wrote has a checksum. No torch here: a CI job that only
+compares starts at once.
 """
 
 from __future__ import annotations
@@ -15,13 +19,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from ..checkpoints.atomic_files import write_text
+from ..checkpoints.hashing import file_hash
+from ..checkpoints.sealed import CHECK, Damaged, intact, load_json, load_object, seal
 from ..errors import UsageError
 from .bootstrap import Array
+from .ledger_files import read_ledger
+from .metrics import why_impossible
 
 __all__ = [
     "Scores",
@@ -31,6 +40,7 @@ __all__ = [
     "problems_hash",
     "read_scores",
     "replace_baseline",
+    "save_measurement",
     "step_measurement",
     "window_samples",
     "write_answers",
@@ -38,8 +48,35 @@ __all__ = [
 ]
 
 HINT = "make one with `edgewright bench PATH --save FILE`, or name a step of a run: RUN:STEP"
+F = TypeVar("F", bound="_File")
 MAX_MEAN_NLL = 700.0
 """Nats a token above which exp() overflows a float."""
+
+
+
+
+def _number(value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r:.40} is not a number")
+    return value
+
+
+class _File(BaseModel):
+    """The parts of a measurement that are used; a file may have others."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    metrics: dict[str, Annotated[int | float, BeforeValidator(_number)]]
+    context: dict[str, Any]
+    samples: dict[str, Any] | None = None
+
+
+class _Step(_File):
+    """The same parts of a ledger's entry, whose samples are in a file of their own."""
+
+    samples: str | None = None
+    sample_files: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -50,6 +87,11 @@ class Scores:
     weight: Array
     logarithmic: bool
     """The metric is exp(mean), as a perplexity is."""
+
+    @property
+    def count(self) -> int:
+        """What the metric's `/n` counts: problems, or scored tokens."""
+        return int(self.weight.sum())
 
     def value_of(self, mean: Array) -> Array:
         """The metric's value for each mean."""
@@ -92,7 +134,7 @@ def read_scores(measurement: Mapping[str, Any], metric: str) -> Scores | None:
     try:
         scores = _parse_samples(kept)
         found = float(scores.value_of(scores.total.sum() / scores.weight.sum()))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(
             f"{where} are damaged: {error}", "measure it again with edgewright bench"
         ) from error
@@ -108,9 +150,9 @@ def read_scores(measurement: Mapping[str, Any], metric: str) -> Scores | None:
 def _parse_samples(kept: Mapping[str, Any]) -> Scores:
     logarithmic = "nll" in kept
     if logarithmic:
-        total, weight = (np.asarray(kept[key], dtype=np.float64) for key in ("nll", "tokens"))
-        shaped = total.ndim == 1 and total.shape == weight.shape
-        valid = shaped and np.isfinite(total).all() and (weight > 0).all()
+        total, weight = (_numbers(kept[key]) for key in ("nll", "tokens"))
+        valid = total.shape == weight.shape and np.isfinite(total).all()
+        valid = valid and (total >= 0).all() and (weight >= 1).all() and (weight % 1 == 0).all()
     else:
         digits = np.frombuffer(kept["correct"].encode(), dtype=np.uint8)
         total = digits.astype(np.float64) - ord("0")
@@ -119,6 +161,13 @@ def _parse_samples(kept: Mapping[str, Any]) -> Scores:
     if not (total.size and valid):
         raise ValueError("not one number per sample")
     return Scores(total, weight, logarithmic)
+
+
+def _numbers(values: Any) -> Array:
+    """A list of numbers as float64; numpy would also take strings and truth values."""
+    if not isinstance(values, list):
+        raise TypeError("not a list of numbers")
+    return np.asarray([_number(value) for value in values], dtype=np.float64)
 
 
 def load_measurement(where: str) -> dict[str, Any]:
@@ -138,17 +187,58 @@ def load_measurement(where: str) -> dict[str, Any]:
                 "RUN:STEP",
                 HINT,
             )
+    if not step:
+        return _from_file(file)
+    steps = [one for one in read_ledger(file)["steps"] if isinstance(one, dict)]
+    found = next((one for one in steps if one.get("name") == step), None)
+    if found is None:
+        names = ", ".join(str(one.get("name")) for one in steps)
+        raise UsageError(f"{file}: no step `{step}`", f"steps: {names}")
+    return step_measurement(file.parent, found)
+
+
+def _not_a_measurement(file: Path, why: object, hint: str = HINT) -> UsageError:
+    return UsageError(f"{file}: not a measurement: {why}", hint)
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    data = load_json(file, HINT, _not_a_measurement)
+    if isinstance(data, dict) and CHECK in data and not intact(data):
+        raise UsageError(
+            f"{file}: changed after edgewright wrote it: its `{CHECK}` is not that of its content",
+            f"measure it again; or, if the change was meant, take its `{CHECK}` out",
+        )
+    found = _parsed(_File, data, file)
+    return _possible({**found.model_dump(), "samples": dict(found.samples or {})}, file)
+
+
+def _parsed(model: type[F], data: Any, file: Path) -> F:
+    """The data as an object of `_File` or `_Step`."""
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        if not step:
-            return _measurement(data, data.get("samples") or {})
-        found = next((one for one in data["steps"] if one["name"] == step), None)
-        if found is None:
-            names = ", ".join(one["name"] for one in data["steps"])
-            raise UsageError(f"{file}: no step `{step}`", f"steps: {names}")
-        return step_measurement(file.parent, found)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{file}: not a measurement: {error}", HINT) from error
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        why = first["msg"].removeprefix("Value error, ")
+        raise _not_a_measurement(file, f"{where}: {why}" if where else why) from error
+
+
+def _possible(measurement: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The measurement, if every figure in it can have been measured, and is that of its samples."""
+    for name, value in measurement["metrics"].items():
+        if why := why_impossible(name, value):
+            raise UsageError(f"{file}: `{name}` is {value!s:.40}: {why}", f"correct it; or {HINT}")
+    for name in measurement["samples"]:
+        if name not in measurement["metrics"]:
+            continue
+        scores = read_scores(measurement, name)
+        count = measurement["metrics"].get(f"{name}/n")
+        if scores is not None and count is not None and count != scores.count:
+            raise UsageError(
+                f"{file}: `{name}/n` is {count}, and there are {scores.count} samples",
+                "measure it again with edgewright bench",
+            )
+    return measurement
 
 
 def _what_is_missing(where: str, folder: str) -> str:
@@ -165,15 +255,27 @@ def step_measurement(run: Path, step: Mapping[str, Any]) -> dict[str, Any]:
         step: the step's entry in the ledger, which names the file of its samples.
 
     Raises:
-        JSONDecodeError: the samples are damaged.
+        UsageError: a figure is impossible, or the samples are damaged or are those of another one.
     """
-    file = run / step["samples"] if step.get("samples") else None
-    samples = json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
-    return _measurement(step, samples)
+    ledger = run / "ledger.json"
+    found = _parsed(_Step, step, ledger)
+    measurement = found.model_dump(exclude={"sample_files"}) | {"samples": {}}
+    if found.samples:
+        file = run / found.samples
+        if not file.resolve().is_relative_to(run.resolve()):
+            raise _not_a_measurement(ledger, f"its samples are outside of the run: {file}")
+        if file.exists():
+            measurement["samples"] = _samples(file, found.sample_files.get(found.samples))
+    return _possible(measurement, ledger)
 
 
-def _measurement(found: Mapping[str, Any], samples: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{key: found[key] for key in ("name", "metrics", "context")}, "samples": dict(samples)}
+def _samples(file: Path, recorded: str | None) -> dict[str, Any]:
+    """The samples of a step, by metric; `recorded` is the hash of the file if there is one."""
+    hint = "run the recipe again: it measures this step again"
+    samples = load_object(file, hint)
+    if recorded and file_hash(file) != recorded:
+        raise Damaged(file, "it was changed after edgewright wrote it", hint)
+    return samples
 
 
 def replace_baseline(candidate: Mapping[str, Any], where: str) -> Path:
@@ -192,8 +294,17 @@ def replace_baseline(candidate: Mapping[str, Any], where: str) -> Path:
         )
     if path.exists():
         load_measurement(where)  # never overwrite a file that is not a measurement
-    write_measurement(path, candidate)
+    save_measurement(path, candidate)
     return path
+
+
+def save_measurement(path: Path, measurement: Mapping[str, Any]) -> None:
+    """Write a measurement with its checksum.
+
+    Raises:
+        EdgewrightError: the file cannot be written.
+    """
+    write_measurement(path, seal(measurement))
 
 
 def write_answers(path: Path, answers: Sequence[Mapping[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,14 @@ PLACEHOLDER = re.compile(r"<(?P<name>\w+)(?::(?P<values>[^>]+))?>")
 """`<task>` stands for any text, `<phase:load|decode>` for one of the listed texts."""
 
 
+ROUNDING = 1e-4
+"""How far rounding may take a value beyond what is possible."""
+
+
+def _range(low: float, high: float) -> str:
+    return f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
+
+
 @dataclass(frozen=True)
 class Conditions:
     """Which entries of a context must be equal before two values of a metric may be compared.
@@ -28,8 +37,11 @@ class Conditions:
     """Both contexts must have these keys, with equal values."""
     equal: tuple[str, ...] = ()
     """Equal values; a key that both contexts lack counts as equal."""
+    unless_older: tuple[str, ...] = ()
+    """Equal values, unless only the second context, that of the baseline, lacks the key: baselines
+    of older versions do."""
     if_recorded: tuple[str, ...] = ()
-    """Equal values where both contexts have the key. Measurements of older versions lack it."""
+    """Equal values where both contexts have the key."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,10 @@ class Metric:
     """`share`: three decimals. `count`: with a unit, as 2.41 M. `whole`: no decimals."""
     digits: int = 3
     """Significant digits of the style `significant`."""
+    low: float = 0.0
+    """The least value that can be measured."""
+    high: float = math.inf
+    """The largest value that can be measured; that of the style `share` is 1."""
     conditions: Conditions = field(default_factory=Conditions)
     has_samples: bool = False
     """Whether a measurement can keep the samples, so that the gate can compute an interval."""
@@ -90,6 +106,20 @@ class Metric:
         found = self._regex.fullmatch(name)
         return found.groupdict() if found else None
 
+    def why_impossible(self, value: float) -> str:
+        """Why no measurement gives this value; empty if one may.
+
+        NaN is possible, for a broken model, and no limit holds it.
+        """
+        high = 1.0 if self.style == "share" else self.high
+        if math.isinf(value) or abs(value) > sys.float_info.max:
+            return "no measurement is infinite"
+        if value < self.low - ROUNDING or value > high + ROUNDING:
+            return f"{self.label} is {_range(self.low, high)}"
+        if self.style == "whole" and value % 1 > 0:
+            return f"{self.label} is a whole number"
+        return ""
+
     def format(self, value: float | None, *, unit: bool = False) -> str:
         """A value as people read it in reports, with its unit on request; a dash for None."""
         if value is None or not math.isfinite(value):
@@ -117,7 +147,8 @@ class Metric:
         rules = self.conditions
         recorded = filled(rules.recorded)
         both = [key for key in filled(rules.if_recorded) if key in one and key in other]
-        for key in [*recorded, *filled(rules.equal), *both]:
+        kept = [key for key in filled(rules.unless_older) if key in other]
+        for key in [*recorded, *filled(rules.equal), *kept, *both]:
             if key in recorded and key not in one and key not in other:
                 return f"{key} was not recorded on either side"
             if one.get(key) != other.get(key) or (
