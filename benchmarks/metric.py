@@ -38,8 +38,8 @@ class Conditions:
     equal: tuple[str, ...] = ()
     """Equal values; a key that both contexts lack counts as equal."""
     unless_older: tuple[str, ...] = ()
-    """Equal values, unless only the second context, that of the baseline, lacks the key: baselines
-    of older versions do."""
+    """The same, but a candidate must have the keys that its baseline has: only measurements of older
+    versions lack them."""
     if_recorded: tuple[str, ...] = ()
     """Equal values where both contexts have the key."""
 
@@ -135,20 +135,27 @@ class Metric:
             text = significant(scaled, self.digits)
         return f"{text} {self.unit}" if unit and self.unit else text
 
+    def _filled(self, keys: tuple[str, ...], name: str) -> list[str]:
+        """Keys with the values that their placeholders have in a metric's name."""
+        parts = self.parts(name) or {}
+        return [PLACEHOLDER.sub(lambda found: parts[found["name"]], key) for key in keys]
+
+    def unrecorded(
+        self, name: str, candidate: Mapping[str, Any], baseline: Mapping[str, Any]
+    ) -> str:
+        """A key of `unless_older` that the baseline has and the candidate lacks; empty if none."""
+        keys = self._filled(self.conditions.unless_older, name)
+        return next((key for key in keys if key in baseline and key not in candidate), "")
+
     def why_unlike(self, name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
         """Why values with these two contexts must not be compared; empty if they may be."""
         if not one or not other:
             return "a measurement without its context cannot be compared"
-        parts = self.parts(name) or {}
-
-        def filled(keys: tuple[str, ...]) -> list[str]:
-            return [PLACEHOLDER.sub(lambda found: parts[found["name"]], key) for key in keys]
-
         rules = self.conditions
-        recorded = filled(rules.recorded)
-        both = [key for key in filled(rules.if_recorded) if key in one and key in other]
-        kept = [key for key in filled(rules.unless_older) if key in other]
-        for key in [*recorded, *filled(rules.equal), *kept, *both]:
+        recorded = self._filled(rules.recorded, name)
+        optional = self._filled((*rules.unless_older, *rules.if_recorded), name)
+        both = [key for key in optional if key in one and key in other]
+        for key in [*recorded, *self._filled(rules.equal, name), *both]:
             if key in recorded and key not in one and key not in other:
                 return f"{key} was not recorded on either side"
             if one.get(key) != other.get(key) or (

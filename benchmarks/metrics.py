@@ -30,6 +30,7 @@ __all__ = [
     "known_patterns",
     "names_of",
     "require",
+    "unrecorded",
     "why_impossible",
     "why_unlike",
 ]
@@ -42,8 +43,8 @@ DTYPE = ("dtype/<task>",)
 QUESTIONS = Conditions(
     recorded=("problems/<task>",),
     equal=("shots/<task>", "framing/<task>"),
-    unless_older=TASK_IDENTITY,
-    if_recorded=("max_new_tokens/<task>", *DTYPE),
+    unless_older=(*TASK_IDENTITY, "max_new_tokens/<task>"),
+    if_recorded=DTYPE,
 )
 LM_EVAL = Conditions((*QUESTIONS.recorded, *TASK_IDENTITY), if_recorded=DTYPE)
 TEXT = Conditions(recorded=("data_hash/<data>", "seq_len/<data>"))
@@ -345,6 +346,12 @@ def why_impossible(name: str, value: float) -> str:
     Of a metric that is not declared, only infinity is known to be impossible.
     """
     return (find(name) or Metric(name, name, low=-math.inf)).why_impossible(value)
+
+
+def unrecorded(name: str, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
+    """The condition of a metric that only a candidate's context lacks; empty if there is none."""
+    metric = find(name)
+    return metric.unrecorded(name, candidate, baseline) if metric else ""
 
 
 def why_unlike(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
