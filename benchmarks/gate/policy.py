@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ...documents import YAML_BYTES, parse_yaml, read_text
 from ...errors import UsageError
 
 __all__ = ["Limit", "Policy", "load_policy"]
+
+EXAMPLE = "e.g. accuracy/reasoning: {max_drop: 0.01}"
 
 
 class Limit(BaseModel):
@@ -73,12 +75,10 @@ def load_policy(path: Path | None) -> Policy:
     """
     if path is None:
         return Policy()
+    text = read_text(path, "give the path of a policy file", YAML_BYTES)
+    _, data = parse_yaml(text, str(path), EXAMPLE)
     try:
-        return Policy.model_validate(_with_limits(yaml.safe_load(path.read_text(encoding="utf-8"))))
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read: {error.strerror}", "give the path of a policy file"
-        ) from error
+        return Policy.model_validate(_with_limits(data))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])).removeprefix("limits.")
@@ -87,11 +87,8 @@ def load_policy(path: Path | None) -> Policy:
             "limits: min_ratio, max_ratio, max_drop, min, max;"
             " settings: confidence, resamples, seed, inconclusive",
         ) from error
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{path}: not a mapping of metrics to limits: {error}",
-            "e.g. accuracy/reasoning: {max_drop: 0.01}",
-        ) from error
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{path}: not a mapping of metrics to limits: {error}", EXAMPLE) from error
 
 
 def _with_limits(data: Any) -> dict[str, Any]:
