@@ -1,10 +1,5 @@
 """Measurements as files: the metrics, the context that makes them comparable, and the samples.
 
-Samples let the gate pair candidate and baseline. Those of `accuracy/<task>` are one digit per
-problem, in the order of the problems: `{"correct": "1101"}`. Those of `perplexity/<data>` are two
-numbers per window, in the order of the windows: `{"nll": [...], "tokens": [...]}`, the sum of the
-losses in nats and the number of scored tokens.
-
 Everything that is read is validated here, before anybody compares it: figures must be possible
 (`metrics.py` says what is), and samples must give the figure that they belong to. A baseline may be
 written by hand; a file that edgewright wrote has a checksum. No torch here: a CI job that only
@@ -13,24 +8,28 @@ compares starts at once.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from ..checkpoints.atomic_files import write_text
 from ..checkpoints.hashing import file_hash
-from ..checkpoints.sealed import CHECK, Damaged, intact, load_json, load_object, seal
+from ..checkpoints.sealed import CHECK, Damaged, intact, load_object, seal
+from ..documents import read_json
 from ..errors import UsageError
-from .bootstrap import Array
 from .ledger_files import read_ledger
 from .metrics import why_impossible
+from .samples import (
+    Scores,
+    checked_number,
+    problem_samples,
+    problems_hash,
+    read_scores,
+    window_samples,
+)
 
 __all__ = [
     "Scores",
@@ -49,16 +48,6 @@ __all__ = [
 
 HINT = "make one with `edgewright bench PATH --save FILE`, or name a step of a run: RUN:STEP"
 F = TypeVar("F", bound="_File")
-MAX_MEAN_NLL = 700.0
-"""Nats a token above which exp() overflows a float."""
-
-
-
-
-def _number(value: Any) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r:.40} is not a number")
-    return value
 
 
 class _File(BaseModel):
@@ -67,7 +56,7 @@ class _File(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    metrics: dict[str, Annotated[int | float, BeforeValidator(_number)]]
+    metrics: dict[str, Annotated[int | float, BeforeValidator(checked_number)]]
     context: dict[str, Any]
     samples: dict[str, Any] | None = None
 
@@ -77,97 +66,6 @@ class _Step(_File):
 
     samples: str | None = None
     sample_files: dict[str, str] = {}
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The samples of one metric, float64 [samples] each; its mean is sum(total) / sum(weight)."""
-
-    total: Array
-    weight: Array
-    logarithmic: bool
-    """The metric is exp(mean), as a perplexity is."""
-
-    @property
-    def count(self) -> int:
-        """What the metric's `/n` counts: problems, or scored tokens."""
-        return int(self.weight.sum())
-
-    def value_of(self, mean: Array) -> Array:
-        """The metric's value for each mean."""
-        return np.exp(np.minimum(mean, MAX_MEAN_NLL)) if self.logarithmic else mean
-
-
-def problem_samples(correct: Sequence[bool]) -> dict[str, Any]:
-    """The samples of an accuracy: one digit per problem."""
-    return {"correct": "".join("1" if one else "0" for one in correct)}
-
-
-def window_samples(windows: Sequence[tuple[float, int]]) -> dict[str, Any]:
-    """The samples of a perplexity.
-
-    Args:
-        windows: sum of losses and number of scored tokens of each window. Seven digits of the sums
-            are kept, as many as a float32 holds.
-    """
-    return {
-        "nll": [float(f"{nll:.7g}") for nll, _ in windows],
-        "tokens": [tokens for _, tokens in windows],
-    }
-
-
-def problems_hash(problems: Sequence[tuple[str, str]]) -> str:
-    """A short hash of questions and expected answers: equal if two sides have the same ones."""
-    return hashlib.sha256(json.dumps(problems).encode()).hexdigest()[:16]
-
-
-def read_scores(measurement: Mapping[str, Any], metric: str) -> Scores | None:
-    """The samples behind a metric; None if the measurement has none.
-
-    Raises:
-        UsageError: the samples are damaged, or do not give the metric's value.
-    """
-    kept = (measurement.get("samples") or {}).get(metric)
-    if kept is None:
-        return None
-    where = f"`{measurement['name']}`: the samples of `{metric}`"
-    try:
-        scores = _parse_samples(kept)
-        found = float(scores.value_of(scores.total.sum() / scores.weight.sum()))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UsageError(
-            f"{where} are damaged: {error}", "measure it again with edgewright bench"
-        ) from error
-    value = measurement["metrics"][metric]
-    if not math.isclose(found, value, rel_tol=1e-5, abs_tol=1e-9):
-        raise UsageError(
-            f"{where} give {found:.6g}, and the metric is {value:.6g}: one of them was altered",
-            "measure it again with edgewright bench",
-        )
-    return scores
-
-
-def _parse_samples(kept: Mapping[str, Any]) -> Scores:
-    logarithmic = "nll" in kept
-    if logarithmic:
-        total, weight = (_numbers(kept[key]) for key in ("nll", "tokens"))
-        valid = total.shape == weight.shape and np.isfinite(total).all()
-        valid = valid and (total >= 0).all() and (weight >= 1).all() and (weight % 1 == 0).all()
-    else:
-        digits = np.frombuffer(kept["correct"].encode(), dtype=np.uint8)
-        total = digits.astype(np.float64) - ord("0")
-        weight = np.ones_like(total)
-        valid = np.isin(total, (0, 1)).all()
-    if not (total.size and valid):
-        raise ValueError("not one number per sample")
-    return Scores(total, weight, logarithmic)
-
-
-def _numbers(values: Any) -> Array:
-    """A list of numbers as float64; numpy would also take strings and truth values."""
-    if not isinstance(values, list):
-        raise TypeError("not a list of numbers")
-    return np.asarray([_number(value) for value in values], dtype=np.float64)
 
 
 def load_measurement(where: str) -> dict[str, Any]:
@@ -197,12 +95,15 @@ def load_measurement(where: str) -> dict[str, Any]:
     return step_measurement(file.parent, found)
 
 
-def _not_a_measurement(file: Path, why: object, hint: str = HINT) -> UsageError:
-    return UsageError(f"{file}: not a measurement: {why}", hint)
+def _not_a_measurement(file: Path, why: object) -> UsageError:
+    return UsageError(f"{file}: not a measurement: {why}", HINT)
 
 
 def _from_file(file: Path) -> dict[str, Any]:
-    data = load_json(file, HINT, _not_a_measurement)
+    try:
+        data = read_json(file, HINT)
+    except UsageError as error:
+        raise _not_a_measurement(file, str(error).removeprefix(f"{file}: ")) from error
     if isinstance(data, dict) and CHECK in data and not intact(data):
         raise UsageError(
             f"{file}: changed after edgewright wrote it: its `{CHECK}` is not that of its content",

@@ -38,8 +38,8 @@ class Conditions:
     equal: tuple[str, ...] = ()
     """Equal values; a key that both contexts lack counts as equal."""
     unless_older: tuple[str, ...] = ()
-    """The same, but a candidate must have the keys that its baseline has: only measurements of older
-    versions lack them."""
+    """Equal values where both contexts have the key. The gate also asks for every key that the
+    baseline has: only measurements of older versions lack it."""
     if_recorded: tuple[str, ...] = ()
     """Equal values where both contexts have the key."""
 

@@ -69,9 +69,7 @@ def _with_error(metric: Metric) -> tuple[Metric, ...]:
     rules = metric.conditions
     return (
         Metric(f"{metric.pattern}/stderr", f"{metric.label}, stderr", "lower", conditions=rules),
-        Metric(
-            f"{metric.pattern}/n", f"{metric.label}, n", style="whole", low=1, conditions=rules
-        ),
+        Metric(f"{metric.pattern}/n", f"{metric.label}, n", style="whole", low=1, conditions=rules),
         metric,
     )
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from ..documents import read_json
 from ..errors import UsageError
 from .atomic_files import write_json
 
@@ -44,8 +45,6 @@ LINE_DIGITS = 16
 DIGEST_BYTES = 16
 """Length of a `fast_digest`."""
 BLOCK = 1 << 20
-MAX_BYTES = 1 << 28
-"""The largest JSON file that is read: a measurement with its samples takes a few MB."""
 
 
 class Damaged(UsageError):
@@ -120,55 +119,31 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     write_json(path, seal(value))
 
 
-def load_json(file: Path, hint: str, damage: Callable[..., Exception] = Damaged) -> Any:
-    """The value of a JSON file.
+def load_json(file: Path, hint: str) -> Any:
+    """The value of a JSON file that edgewright wrote.
 
     Args:
         file: the file.
         hint: what to type if it is damaged.
-        damage: makes the error of the file, a reason and the hint.
 
     Raises:
         Damaged: it cannot be read, or is not JSON.
     """
     try:
-        _check_place(file)
-        return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_keys_once)
-    except OSError as error:
-        raise damage(file, error.strerror or error, hint) from error
-    except RecursionError as error:
-        raise damage(file, "nested too deeply", hint) from error
-    except ValueError as error:  # also of bytes that are not UTF-8
-        raise damage(file, f"not valid JSON: {error}", hint) from error
+        return read_json(file, hint)
+    except UsageError as error:
+        raise Damaged(file, str(error).removeprefix(f"{file}: "), hint) from error
 
 
-def _check_place(file: Path) -> None:
-    """Refuse what would never end, or not fit in memory."""
-    if file.exists() and not file.is_file():
-        raise ValueError("not a file")
-    if file.exists() and file.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{file.stat().st_size / 1e9:.1f} GB, and no such file is that large")
-
-
-def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of a key that is given twice, readers would take either value."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [key for key, _ in pairs]
-        twice = next(key for key in names if names.count(key) > 1)
-        raise ValueError(f"`{twice}` is given twice")
-    return found
-
-
-def load_object(file: Path, hint: str, damage: Callable[..., Exception] = Damaged) -> dict[str, Any]:
+def load_object(file: Path, hint: str) -> dict[str, Any]:
     """The object in a JSON file; see `load_json`.
 
     Raises:
         Damaged: also if it is another JSON value.
     """
-    value = load_json(file, hint, damage)
+    value = load_json(file, hint)
     if not isinstance(value, dict):
-        raise damage(file, "not a JSON object", hint)
+        raise Damaged(file, "not a JSON object", hint)
     return value
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..benchmarks.measure import Measurement, Reference, measure
 from ..benchmarks.ledger_files import changed_samples
+from ..benchmarks.measure import Measurement, Reference, measure
 from ..benchmarks.measurement_files import write_answers, write_measurement
 from ..benchmarks.report.model_card import write_card
 from ..benchmarks.tasks.task import Task

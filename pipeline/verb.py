@@ -83,7 +83,7 @@ def run_verb(
 
 
 def _recorded(out: Path) -> dict[str, Any]:
-    """What an earlier run of this version recorded in the output; empty if it cannot be relied on."""
+    """What an earlier run recorded in the output; empty if it cannot be relied on."""
     try:
         return read_provenance(out, older=False)
     except Damaged as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...checkpoints.loading import load_tokenizer
-from ...checkpoints.sealed import open_line, seal_line
+from ...checkpoints.sealed import Damaged, open_line, seal_line
 from ...console import Bar, console, progress
 from ...data.draws import uniforms
 from ...data.packing import render_prompt
@@ -130,9 +130,15 @@ def _append(file: BinaryIO, chains: Mapping[int, list[Chain]]) -> None:
 
 
 def _finished(file: Path) -> dict[int, list[Chain]]:
-    """The chains in the file, by row. An incomplete or damaged line and all after it are removed."""
-    if not file.is_file():
+    """The chains in the file, by row. A damaged line and all after it are removed.
+
+    Raises:
+        Damaged: it is no file.
+    """
+    if not file.exists():
         return {}
+    if not file.is_file():
+        raise Damaged(file, "not a file", "start again with --fresh")
     lines = file.read_bytes().splitlines(keepends=True)
     rows = list(itertools.takewhile(lambda row: row is not None, map(_opened, lines)))
     if len(rows) < len(lines) and lines[len(rows)].endswith(b"\n"):
