@@ -16,6 +16,18 @@ from typing import Any
 
 from ..errors import UsageError
 from .metric import Conditions, Metric, TerminalColumn
+from .metric_conditions import (
+    AGAINST_REFERENCE,
+    DEVICE,
+    ENGINE,
+    LM_EVAL,
+    LOADING,
+    MEMORY,
+    QUESTIONS,
+    TARGET,
+    TEXT,
+    TIMING,
+)
 
 __all__ = [
     "ACCURACY",
@@ -34,29 +46,6 @@ __all__ = [
     "why_impossible",
     "why_unlike",
 ]
-
-# What must be equal
-
-TASK_IDENTITY = ("shots_used/<task>", "task_version/<task>", "problems_hash/<task>")
-DTYPE = ("dtype/<task>",)
-"""Recorded by torch alone, so that a checkpoint is compared with its artifact in any precision."""
-QUESTIONS = Conditions(
-    recorded=("problems/<task>",),
-    equal=("shots/<task>", "framing/<task>"),
-    unless_older=(*TASK_IDENTITY, "max_new_tokens/<task>"),
-    if_recorded=DTYPE,
-)
-LM_EVAL = Conditions((*QUESTIONS.recorded, *TASK_IDENTITY), if_recorded=DTYPE)
-TEXT = Conditions(recorded=("data_hash/<data>", "seq_len/<data>"))
-AGAINST_REFERENCE = replace(TEXT, unless_older=("reference/<data>",))
-BOARD = ("board", "power_mode")
-"""Recorded by `deploy` alone, so that a device is never compared with the machine that exported."""
-TIMING = Conditions(recorded=("device", "threads", "latency"), equal=BOARD)
-LOADING = Conditions(recorded=("device", "threads"), equal=BOARD)
-MEMORY = Conditions(recorded=("device", "latency"), equal=BOARD)
-DEVICE = Conditions(recorded=BOARD)
-ENGINE = Conditions(recorded=("engine", *BOARD))
-TARGET = Conditions(recorded=("target",))
 
 LM_EVAL_LOWER = "(?:(?:byte_|word_)?perplexity|bits_per_byte|brier_score|ter)(?:,.+)?"
 LM_EVAL_SHARE = "(?:acc|acc_norm|acc_mutual_info|acc_bytes|acc_all|exact_match)(?:,.+)?"
