@@ -10,8 +10,8 @@ import yaml
 from hypothesis import strategies as st
 
 from ...benchmarks.gate.policy import load_policy
+from ...benchmarks.ledger_files import read_ledger
 from ...benchmarks.measurement_files import load_measurement
-from ...benchmarks.report.ledger_view import read_ledger
 from ...pipeline.ledger import Ledger
 from ...pipeline.recipe_file import ROOT, load_recipe
 from ...pipeline.sweep_options import parse_vary
