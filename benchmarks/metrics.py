@@ -15,12 +15,12 @@ from functools import cache
 from typing import Any
 
 from ..errors import UsageError
+from .lm_eval_metrics import LM_EVAL_METRICS
 from .metric import Conditions, Metric, TerminalColumn
 from .metric_conditions import (
     AGAINST_REFERENCE,
     DEVICE,
     ENGINE,
-    LM_EVAL,
     LOADING,
     MEMORY,
     QUESTIONS,
@@ -46,11 +46,6 @@ __all__ = [
     "why_impossible",
     "why_unlike",
 ]
-
-LM_EVAL_LOWER = "(?:(?:byte_|word_)?perplexity|bits_per_byte|brier_score|ter)(?:,.+)?"
-LM_EVAL_SHARE = "(?:acc|acc_norm|acc_mutual_info|acc_bytes|acc_all|exact_match)(?:,.+)?"
-LM_EVAL_HIGHER = "(?:likelihood|mcc|f1|bleu|chrf|chrf\\+\\+)(?:,.+)?"
-"""lm-eval's own metrics, perhaps with a filter behind a comma; others have no known direction."""
 
 
 def _with_error(metric: Metric) -> tuple[Metric, ...]:
@@ -141,19 +136,7 @@ QUALITY_METRICS = (
         conditions=AGAINST_REFERENCE,
         terminal=TerminalColumn("top-1", ".4f"),
     ),
-    Metric("lm_eval/<task>/<metric>.stderr", "lm-eval, stderr", "lower", conditions=LM_EVAL),
-    Metric(
-        f"lm_eval/<task>/<metric:{LM_EVAL_SHARE}>", "lm-eval", "higher", high=1, conditions=LM_EVAL
-    ),
-    Metric(
-        f"lm_eval/<task>/<metric:{LM_EVAL_HIGHER}>",
-        "lm-eval",
-        "higher",
-        low=-math.inf,
-        conditions=LM_EVAL,
-    ),
-    Metric(f"lm_eval/<task>/<metric:{LM_EVAL_LOWER}>", "lm-eval", "lower", conditions=LM_EVAL),
-    Metric("lm_eval/<task>/<metric>", "lm-eval", low=-math.inf, conditions=LM_EVAL),
+    *LM_EVAL_METRICS,
 )
 
 LATENCY_METRICS = (
