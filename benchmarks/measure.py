@@ -32,6 +32,7 @@ from .options import EvaluateOptions, LatencyOptions
 from .tasks.accuracy import Answer, score_text
 from .tasks.backends import Backend, is_artifact, open_backend
 from .tasks.task import Task, TaskSettings, run_task
+from .unconfined import unconfined_tasks
 
 __all__ = ["Measurement", "Reference", "bench_path", "measure"]
 
@@ -260,7 +261,7 @@ def bench_path(
     result = measure(path, options, device=device, reference=base)
     shown = ("metrics", "context", "samples")
     found: dict[str, Any] = {"name": name, **{key: getattr(result, key) for key in shown}}
-    found["notes"] = missing_tasks(result.metrics)
+    found["notes"] = [*missing_tasks(result.metrics), *unconfined_tasks([result.context])]
     if save:
         _save(save, found, result.answers)
     if against:

@@ -20,6 +20,7 @@ from ..benchmarks.measure import Reference
 from ..benchmarks.measurement_files import step_measurement
 from ..benchmarks.missing_tasks import missing_tasks
 from ..benchmarks.report.report import write_report
+from ..benchmarks.unconfined import unconfined_tasks
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import content_hash
 from ..checkpoints.loading import pick_device
@@ -90,7 +91,7 @@ def run_recipe(
             run.ledger.data["gate"] = run.gate(recipe.gate)
         run.ledger.write()
         write_report(out)
-        for note in missing_tasks(run.metrics()):
+        for note in [*missing_tasks(run.metrics()), *unconfined_tasks(run.contexts())]:
             console.print(f"[bold yellow]warning:[/] {note}", highlight=False)
         return run.ledger.data
 
@@ -215,6 +216,10 @@ class RecipeRun:
     def metrics(self) -> set[str]:
         """The names of all metrics of the run."""
         return {name for step in self.ledger.data["steps"] for name in step["metrics"]}
+
+    def contexts(self) -> list[dict[str, Any]]:
+        """The contexts of all measurements of the run."""
+        return [step.get("context") or {} for step in self.ledger.data["steps"]]
 
     def gate(self, gate: Gate) -> dict[str, Any]:
         """The gate's verdict on the finished steps."""

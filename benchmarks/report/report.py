@@ -20,6 +20,7 @@ from ..gate.result_files import interval_text
 from ..metrics import ACCURACY, HEADLINES, find, format_value
 from ..missing_tasks import missing_tasks
 from ..number_format import DASH, significant
+from ..unconfined import unconfined_tasks
 from .detail_tables import (
     conditions_of,
     experts_table,
@@ -116,7 +117,7 @@ def _sections(ledger: Record) -> dict[str, Any]:
         "target": plan.get("target") or recipe.get("target"),
         "plan": plan_table(plan),
         "notes": [
-            *[("measurement", [note]) for note in missing_tasks(_all_metrics(steps))],
+            *[("measurement", [note]) for note in _measurement_notes(steps)],
             *(
                 (name_of(step), list(map(str, step["notes"])))
                 for step in steps
@@ -129,9 +130,10 @@ def _sections(ledger: Record) -> dict[str, Any]:
     }
 
 
-def _all_metrics(steps: Sequence[Record]) -> list[str]:
-    """The names of the metrics of all steps."""
-    return [name for step in steps for name in part(step, "metrics")]
+def _measurement_notes(steps: Sequence[Record]) -> list[str]:
+    """What to say about the measurements of all steps."""
+    metrics = [name for step in steps for name in part(step, "metrics")]
+    return [*missing_tasks(metrics), *unconfined_tasks(part(step, "context") for step in steps)]
 
 
 def _yaml(recipe: Any) -> str:
