@@ -8,7 +8,7 @@ FAST := tests/project/test_architecture.py tests/project/test_style.py tests/pro
 	tests/models tests/data tests/commands tests/benchmarks/gate tests/benchmarks/report \
 	tests/pipeline/test_recipe*.py tests/pipeline/test_forecast*.py tests/targets/test_[egt]*.py
 
-.PHONY: help setup demo test test-fast lint format slow compat deploy-test arm64 perf demo-model clean
+.PHONY: help setup demo test test-fast lint format slow compat deploy-test sandbox-test arm64 perf demo-model clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -48,6 +48,10 @@ compat: setup  ## read our checkpoints with other projects' packages, each in it
 deploy-test: setup  ## deploy to a real sshd on loopback (installs openssh-server where apt can)
 	@test -x /usr/sbin/sshd || command -v sshd >/dev/null || apt-get install -y --no-install-recommends openssh-server
 	$(BIN)/python -m pytest -m sshd
+
+sandbox-test: setup  ## escape attempts in bubblewrap (installs it where apt can)
+	@command -v bwrap >/dev/null || apt-get install -y --no-install-recommends bubblewrap
+	$(BIN)/python -m pytest -m bubblewrap
 
 arm64: setup  ## run a bundle in an arm64 Debian under emulation (installs qemu-user-static and debootstrap where apt can; needs root)
 	@command -v qemu-aarch64-static >/dev/null && command -v debootstrap >/dev/null \
