@@ -36,7 +36,11 @@ def bubblewrap_commands(python: str, package: Path, seen_at: str) -> list[list[s
     if not bwrap:
         return []
     inside = f"{seen_at}/{package.name}"
-    root = ["--ro-bind", str(package), inside, "--ro-bind", python, python]
+    paths = [inside, python, *(path for path, _ in links_and_folders()), *DEVICES]
+    root: list[str] = []
+    for folder in dict.fromkeys(parent for path in paths for parent in _parents(path)):
+        root += ["--perms", "0755", "--dir", folder]
+    root += ["--ro-bind", str(package), inside, "--ro-bind", python, python]
     for path, target in links_and_folders():
         root += ["--symlink", target, path] if target else ["--ro-bind", path, path]
     for device in DEVICES:
@@ -45,3 +49,8 @@ def bubblewrap_commands(python: str, package: Path, seen_at: str) -> list[list[s
     root += ["--remount-ro", "/", "--chdir", PROGRAM_FOLDER, "--"]
     as_user = [bwrap, *ALWAYS, "--unshare-user", *root]
     return [[bwrap, *ALWAYS, *AS_ROOT, *root], as_user] if os.geteuid() == 0 else [as_user]
+
+
+def _parents(path: str) -> list[str]:
+    """The folders above a path, from the top; bubblewrap would make them for root only."""
+    return [str(parent) for parent in reversed(Path(path).parents)][1:]

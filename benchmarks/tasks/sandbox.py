@@ -60,6 +60,8 @@ BLOCK = 4096
 START_SECONDS = 60.0
 """How long the sandbox may take to start; then the program's own time begins."""
 NOT_CONFINED = "none"
+PROBE = "import bisect, decimal, socket\nx = int(decimal.Decimal(1))"
+"""A program that reads Python's files, and a library that is part of them."""
 TICK = 0.1
 """Seconds between looks at what a program has written."""
 
@@ -118,7 +120,7 @@ def confiners() -> tuple[Confiner, ...]:
     failures: list[str] = []
     for one in known:
         try:
-            result = run_program("x = 1", 10.0, "assert x == 1", confiner=one)
+            result = run_program(PROBE, 10.0, "assert x == 1", confiner=one)
         except EdgewrightError as error:
             failures.append(str(error))
             continue

@@ -69,7 +69,7 @@ def _become_nobody() -> bool:
 
     Root keeps its id where others may not read Python's files, because a program needs them.
     """
-    if not os.stat(os.__file__).st_mode & stat.S_IROTH:
+    if not _readable_by_others(os.__file__):
         return False
     number = FIRST_UID + int.from_bytes(os.urandom(4), "little") % UIDS
     try:
@@ -79,6 +79,14 @@ def _become_nobody() -> bool:
     except OSError:
         return False
     return True
+
+
+def _readable_by_others(file: str) -> bool:
+    while os.stat(file).st_mode & (stat.S_IXOTH if os.path.isdir(file) else stat.S_IROTH):
+        if file == "/":
+            return True
+        file = os.path.dirname(file)
+    return False
 
 
 def _kernel() -> tuple[int, ...]:

@@ -62,7 +62,10 @@ NETWORK = {
 }
 PROCESSES = {
     "outlive the deadline": (
-        "C.prctl(1, 0, 0, 0, 0)\nos.setsid()\nopen(host['mark'], 'w')\ntime.sleep(60)"
+        "C.prctl(1, 0, 0, 0, 0)\nfor call in (os.setsid, os.setpgrp, os.fork):\n"
+        "    try:\n        call()\n    except OSError:\n        pass\n"
+        "for number in range(1, 64):\n    try:\n        signal.signal(number, signal.SIG_IGN)\n"
+        "    except (OSError, ValueError):\n        pass\ntime.sleep(60)"
     ),
     "leave a daemon": (
         "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(60)\n"
@@ -110,9 +113,7 @@ RESOURCES = {
         "for n in range(100_000):\n    open(f'{n}', 'w').close()\ntime.sleep(0.5)\nreturn True"
     ),
     "open 1000 files": "return len([os.dup(0) for _ in range(1000)]) == 1000",
-    "raise the limits": (
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (9999, 9999))\nreturn True"
-    ),
+    "raise the limits": ("resource.setrlimit(resource.RLIMIT_NOFILE, (9999, 9999))\nreturn True"),
 }
 THREADS = {
     "start 500 threads": (
