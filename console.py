@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,10 +21,13 @@ from rich.progress import (
 
 from .errors import EdgewrightError
 
-__all__ = ["IS_MAIN", "Bar", "complain", "console", "progress"]
+__all__ = ["IS_MAIN", "Bar", "complain", "console", "progress", "visible"]
 
 UNEXPECTED = "run it again with --debug for the traceback; finished steps are kept"
 WIDTH = None if sys.stderr.isatty() else 200
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
+"""Characters that change the direction of the text after them, which can disguise a name."""
 IS_MAIN = os.environ.get("RANK", "0") == "0"
 """Whether this process prints and writes files; of several, only the one of rank 0 does."""
 console = Console(stderr=True, width=WIDTH, quiet=not IS_MAIN)
@@ -70,17 +74,30 @@ def progress(label: str, total: int) -> Iterator[Bar]:
         yield Bar(inner, label, total)
 
 
+def visible(text: str) -> str:
+    """A text without the control characters that a terminal would obey; line breaks stay.
+
+    Names, files and devices may contain them: an escape sequence can retype a whole screen.
+    """
+    return "".join(c if c in "\n\t" or not _is_control(c) else REPLACEMENT for c in text)
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) == "Cc" or character in DIRECTIONS
+
+
 def complain(error: BaseException) -> int:
     """Print an error as one message with its hint, and return its exit code."""
     known = isinstance(error, EdgewrightError)
     if known and error.exit_code != 1 and not IS_MAIN:  # the main process says the same
         return error.exit_code
     message = str(error) or type(error).__name__
+    message = visible(message)
     output = console if IS_MAIN else Console(stderr=True, width=WIDTH)
     who = "" if IS_MAIN else f"process {os.environ['RANK']}: "
     what = message if known else f"{type(error).__name__}: {message}"
     output.print(f"[bold red]error:[/] {who}{escape(what)}", highlight=False, soft_wrap=True)
-    hint = error.hint if known else UNEXPECTED
+    hint = visible(error.hint) if known else UNEXPECTED
     if hint:
         output.print(f"  [dim]->[/] {escape(hint)}", highlight=False, soft_wrap=True)
     return error.exit_code if known else 1
