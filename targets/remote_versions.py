@@ -47,17 +47,18 @@ point() {{
     mv -fT -- "$1.new" "$1"
 }}
 linked() {{
-    readlink -- "$1" || :
+    if [ -L "$1" ]; then readlink -- "$1"; fi
 }}
 discard() {{
     mkdir -p trash
     mv -- "$1" "$(mktemp -d trash/XXXXXX)/"
 }}
 tidy() {{
+    current=$(linked current)
+    previous=$(linked previous)
     for folder in incoming/* versions/*; do
         case $folder in
-            "incoming/$version" | "versions/$version") ;;
-            "$(linked current)" | "$(linked previous)") ;;
+            "incoming/$version" | "versions/$version" | "$current" | "$previous") ;;
             */{"[0-9a-f]" * 16}) discard "$folder" ;;
         esac
     done
