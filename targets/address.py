@@ -16,8 +16,8 @@ from ..errors import UsageError
 __all__ = ["Address"]
 
 USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@\\-]{0,63}\$?")
-HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252})")
-IPV6 = re.compile(r"\[?([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9._-]+)?)\]?")
+HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+IPV6 = re.compile(r"(\[)?(?P<host>[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9._-]+)?)(?(1)\])")
 EXAMPLE = "for example --host ubuntu@192.168.55.1"
 
 
@@ -58,7 +58,7 @@ class Address:
         address = IPV6.fullmatch(host)
         if not USER.fullmatch(user) or not (address or HOST.fullmatch(host)):
             raise UsageError(f"--host {text!r}: not USER@HOST", EXAMPLE)
-        return cls(user, address.group(1) if address else host, **rest)
+        return cls(user, address["host"] if address else host, **rest)
 
     def __str__(self) -> str:
         return f"{self.user}@{self.host}" + (f":{self.port}" if self.port != 22 else "")
