@@ -12,7 +12,7 @@ import typer
 
 from . import __version__
 from .commands import compress, deliver, measure, project
-from .console import complain
+from .console import complain, print_traceback
 
 app = typer.Typer(
     name="edgewright",
@@ -74,6 +74,7 @@ def main() -> None:
         app()
     except Exception as error:  # libraries raise what they like
         if "--debug" in sys.argv:
+            sys.excepthook = print_traceback
             raise
         sys.exit(complain(error))
 

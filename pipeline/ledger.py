@@ -13,6 +13,7 @@ from typing import Any
 from .. import __version__
 from ..checkpoints.files import write_json
 from ..errors import UsageError
+from ..redaction import redacted_values
 from .fingerprint import fingerprint
 
 __all__ = ["Ledger", "environment", "new_entry"]
@@ -107,13 +108,13 @@ class Ledger:
         return ledger
 
     def begin(self, recipe: Mapping[str, Any], command: str) -> None:
-        """Record the recipe, the command and the environment of this run."""
+        """Record the recipe, the command and the environment of this run; without secrets."""
         self.data |= {
             "schema": SCHEMA,
             "edgewright": __version__,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": command,
-            "recipe": dict(recipe),
+            "recipe": redacted_values(recipe),
             "environment": environment(),
         }
 

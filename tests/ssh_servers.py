@@ -169,11 +169,12 @@ def _wait(port: int, daemon: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @contextmanager
-def wire(port: int, budgets: list[int]) -> Iterator[int]:
+def wire(port: int, budgets: list[int], sent: list[int] | None = None) -> Iterator[int]:
     """A TCP relay to `port` that breaks connections.
 
     Each connection takes the next budget, and breaks after that many bytes towards the server.
-    Connections after the last budget stay whole.
+    Connections after the last budget stay whole. `sent` gets the number of bytes that have been
+    sent to the server after each block.
     """
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -185,6 +186,8 @@ def wire(port: int, budgets: list[int]) -> Iterator[int]:
         ) -> None:
             while (block := await source.read(8192)) and not sink.transport.is_closing():
                 sink.write(block)
+                if sent is not None and sink is there_writer:
+                    sent.append(len(block) + (sent[-1] if sent else 0))
                 await sink.drain()
                 if left is not None:
                     left -= len(block)

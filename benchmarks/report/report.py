@@ -214,7 +214,7 @@ def _check(check: Record) -> dict[str, Any]:
         "pair": [format_value(name, side, unit=True) for side in sides],
         "limit": check.get("limit", DASH),
         "observed": significant(number(check.get("observed"))),
-        "verdict": check.get("verdict") or older,
+        "verdict": str(check.get("verdict") or older),
         "evidence": "; ".join(evidence),
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import EdgewrightError
 
-__all__ = ["MANIFEST", "read_manifest", "verify"]
+__all__ = ["MANIFEST", "identity", "read_manifest", "verify"]
 
 MANIFEST = "bundle.json"
 BLOCK = 1 << 20
@@ -20,8 +20,14 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
     return json.loads((bundle / MANIFEST).read_text())
 
 
+def identity(manifest: dict[str, Any]) -> str:
+    """The id of a bundle: a hash of its manifest, which has the checksums of all files."""
+    content = {key: value for key, value in manifest.items() if key != "id"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def verify(bundle: Path) -> dict[str, Any]:
-    """Compare every file of a bundle with its checksum.
+    """Compare every file of a bundle with its checksum, and the manifest with the bundle's id.
 
     Returns:
         `files`, the number of files, and `bytes`, their total size.
@@ -29,17 +35,24 @@ def verify(bundle: Path) -> dict[str, Any]:
     Raises:
         EdgewrightError: a file is missing or damaged.
     """
-    files = read_manifest(bundle)["files"]
-    bad = [
+    manifest = read_manifest(bundle)
+    files = manifest["files"]
+    bad = [] if identity(manifest) == manifest["id"] else [MANIFEST]
+    bad += [
         name
         for name, entry in files.items()
-        if not (bundle / name).is_file() or _sha256(bundle / name) != entry["sha256"]
+        if not _is_own(bundle / name) or _sha256(bundle / name) != entry["sha256"]
     ]
     if bad:
         raise EdgewrightError(
             f"{bundle}: missing or damaged: {', '.join(sorted(bad))}", "deploy the bundle again"
         )
     return {"files": len(files), "bytes": sum(entry["size"] for entry in files.values())}
+
+
+def _is_own(file: Path) -> bool:
+    """Whether this is a file, and not a link to one that may change or be elsewhere."""
+    return file.is_file() and not file.is_symlink()
 
 
 def _sha256(file: Path) -> str:
