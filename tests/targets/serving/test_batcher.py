@@ -1,0 +1,113 @@
+"""Continuous batching in the server: rows do not touch each other, and a place is freed at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgewright.export.onnx.runtime import OnnxDecoder
+from edgewright.export.onnx.sampling import Sampling
+from edgewright.targets.serving.batcher import Batcher, Generation, QueueFull
+
+from server_helpers import prompts  # isort: skip
+
+pytest_plugins = ["serving_fixtures"]
+
+
+class Answer:
+    """Collects what a generation emits."""
+
+    def __init__(self, ids: list[int], max_tokens: int, **sampling: Any) -> None:
+        self.tokens: list[int] = []
+        self.reason: Any = None
+        self.done = threading.Event()
+        self.generation = Generation(
+            ids, max_tokens, frozenset([0]), Sampling(**sampling), self.take
+        )
+
+    def take(self, item: Any) -> None:
+        if isinstance(item, int):
+            self.tokens.append(item)
+        else:
+            self.reason = item
+            self.done.set()
+
+
+@pytest.fixture
+def batcher(artifact: Path) -> Iterator[Batcher]:
+    running = Batcher(OnnxDecoder(artifact, 1), max_batch=5)
+    yield running
+    running.close()
+
+
+def test_rows_that_join_and_leave_do_not_touch_each_other(artifact: Path, batcher: Batcher) -> None:
+    alone, answers = OnnxDecoder(artifact, 1), []
+    for number, ids in enumerate(prompts(17)):
+        answers.append(Answer(ids, 3 + 5 * number % 23))
+        batcher.submit(answers[-1].generation)
+        if number % 4 == 3:
+            answers[-1].done.wait(20)  # so that some join a batch that runs, and some an empty one
+    for answer in answers:
+        assert answer.done.wait(20)
+        ids = np.array([answer.generation.ids])
+        expected = alone.generate(ids, np.ones_like(ids), answer.generation.max_tokens, [0])[
+            0
+        ].tolist()
+        assert answer.tokens == [token for token in expected if token != 0]
+        assert answer.reason == ("stop" if 0 in expected else "length")
+    assert batcher.steps < sum(len(answer.tokens) for answer in answers)
+
+
+def test_sampling_is_the_seeds_and_nobody_elses(batcher: Batcher) -> None:
+    ids = prompts(1)[0]
+    first = [Answer(ids, 12, temperature=1.0, seed=seed) for seed in (1, 1, 2)]
+    for answer in first:
+        batcher.submit(answer.generation)
+    assert all(answer.done.wait(20) for answer in first)
+    assert first[0].tokens == first[1].tokens != first[2].tokens
+
+
+def test_a_cancelled_row_leaves(batcher: Batcher) -> None:
+    long = Answer(prompts(1)[0], 100_000)
+    batcher.submit(long.generation)
+    while len(long.tokens) < 3:
+        time.sleep(0.001)
+    long.generation.cancelled.set()
+    assert long.done.wait(20)
+    assert len(long.tokens) < 100_000
+
+
+def test_a_failing_decoder_fails_its_requests_and_serves_the_next(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = OnnxDecoder(artifact, 1)
+    batcher = Batcher(decoder)
+    bad = Answer([10**6], 4)  # outside the vocabulary: ONNX Runtime's own error
+    batcher.submit(bad.generation)
+    assert bad.done.wait(20)
+    assert isinstance(bad.reason, Exception)
+    good = Answer([5, 6], 4)
+    batcher.submit(good.generation)
+    assert good.done.wait(20)
+    assert good.reason in ("stop", "length")
+    batcher.close()
+
+
+def test_too_many_waiting_are_turned_away(artifact: Path) -> None:
+    batcher = Batcher(OnnxDecoder(artifact, 1), max_batch=1, max_waiting=2)
+    running = [Answer([5], 100_000) for _ in range(4)]
+    with pytest.raises(QueueFull):
+        for answer in running:
+            batcher.submit(answer.generation)
+        time.sleep(0.05)
+        batcher.submit(running[-1].generation)
+        batcher.submit(running[-1].generation)
+    for answer in running:
+        answer.generation.cancelled.set()
+    batcher.close()
