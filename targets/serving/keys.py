@@ -49,7 +49,7 @@ def read_keys(file: Path | None) -> Keys:
         UsageError: the file cannot be read, there is both a file and a variable, or a key is too
             short or cannot be sent in a header.
     """
-    variable = os.environ.get(VARIABLE, "")
+    variable = os.environ.get(VARIABLE, "").strip()
     if file is None:
         return Keys([_checked(variable, VARIABLE)] if variable else [])
     if variable:
