@@ -191,9 +191,9 @@ class Batcher:
             free = self._max_batch - len(self._rows)
             if self._prefill or not free:
                 return
-            first = list(self._waiting)[:free]
-            group = next(groups_within([row.ids for row in first], self._slots.most_tokens), [])
-            rows = [self._waiting.popleft() for _ in group]
+            prompts = [row.ids for row in list(self._waiting)[:free]]
+            groups = groups_within(prompts, self._slots.most_tokens)
+            rows = [self._waiting.popleft() for _ in next(groups, ())]
             if rows:
                 self._prefill = self._prefilled(rows)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from typing import Any
 
 import h11
@@ -21,6 +22,11 @@ __all__ = ["SWEEP_SECONDS", "Connection", "Connections"]
 
 SEND_BUFFER = 2**16
 """Bytes that the kernel holds for a client that does not read; uvicorn holds as many again."""
+READ_SIZE = 2**14
+"""Bytes that are read from a connection before it is the turn of the next one."""
+READ_SECONDS = 0.25
+"""CPU time to take apart one request. An honest one needs milliseconds; 200,000 chunks of one byte
+need seconds."""
 SWEEP_SECONDS = 1
 UNFINISHED = (h11.IDLE, h11.SEND_BODY)
 """States of a client that has sent no request, or a part of one."""
@@ -75,11 +81,13 @@ class Connection(H11Protocol):
         self.since = 0.0
         """When the client began to send, or could have begun."""
         self._behind_since: float | None = None
+        self._reading_seconds = 0.0
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
         super().connection_made(transport)
         self.since = self.loop.time()
+        transport.max_size = READ_SIZE
         connected: socket.socket = transport.get_extra_info("socket")
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self._owner.add(self)
@@ -89,9 +97,18 @@ class Connection(H11Protocol):
         self._owner.discard(self)
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """A part of a request has arrived."""
+        began = time.thread_time()
+        super().data_received(data)
+        self._reading_seconds += time.thread_time() - began
+        if self._reading_seconds > READ_SECONDS and self.unfinished:
+            self.refuse(413, "the request is in too many small parts")
+
     def on_response_complete(self) -> None:
         """The next request may begin."""
         self.since = self.loop.time()
+        self._reading_seconds = 0.0
         super().on_response_complete()
 
     @property

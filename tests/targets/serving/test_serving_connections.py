@@ -96,6 +96,17 @@ def test_garbage_is_a_400_in_json(port: int, garbage: bytes) -> None:
     assert error_of(reply)["code"] == 400
 
 
+def test_a_request_in_tiny_parts_is_closed_although_it_goes_on(serve: Serve) -> None:
+    """Each part is a few bytes for the client, and some microseconds for everybody here."""
+    server = serve(max_body_bytes=10**9, request_seconds=600)
+    client = connected(server.port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        for _ in range(3000):
+            client.sendall(b"1\r\na\r\n" * 5000)
+    client.close()
+    assert ask(server.port, "/health", None, "GET").status == 200
+
+
 def test_half_sent_requests_cannot_take_the_place_of_whole_ones(serve: Serve) -> None:
     server = serve(max_connections=4, request_seconds=600)
     halves = [connected(server.port, PARTS["half the body"]) for _ in range(4)]
