@@ -72,6 +72,7 @@ def new_entry(
         "notes": [],
         "details": {},
         "context": {},
+        "measurement_notes": [],
         "samples": "",
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ..checkpoints.loading import pick_device
 from ..console import console
 from ..errors import UsageError
 from ..steps.context import StepContext
+from ..steps.memory_check import Alternative, require_memory
 from ..steps.own_text import OwnText
 from ..steps.state import State, checkpoint_state
 from ..steps.step import Step
@@ -72,6 +73,7 @@ def run_recipe(
     require_one_process("a recipe runs")
     rows = plan_recipe(recipe)
     refuse(rows)
+    _check_memory(recipe, rows, Ledger(out) if fresh else Ledger.load(out))
     model = resolve(model_path(recipe.model))
     recipe = with_default_data(recipe, model)
     out.mkdir(parents=True, exist_ok=True)
@@ -94,6 +96,18 @@ def run_recipe(
         for note in missing_tasks(run.metrics()):
             console.print(f"[bold yellow]warning:[/] {note}", highlight=False)
         return run.ledger.data
+
+
+def _check_memory(recipe: Recipe, rows: Sequence[Mapping[str, Any]], ledger: Ledger) -> None:
+    """Refuse a run of which a step would not fit, before the steps before it are made.
+
+    A step that the ledger has may be reused. If it is not, it is checked when it is run.
+    """
+    for row in rows:
+        if recipe.memory_check and "ram_bytes" in row and ledger.step(row["step"]) is None:
+            ways = [Alternative(*way) for way in row.get("smaller", ())]
+            device = pick_device(recipe.device)
+            require_memory(f"step `{row['step']}`", row["ram_bytes"], ways, device)
 
 
 def _clear(out: Path) -> None:
@@ -195,6 +209,7 @@ class RecipeRun:
                 folder,
                 replace(context, depends_on=fields),
                 plan,
+                self.measurer.reference.release,
             )
             entry = new_entry(name, step.kind, config, fields, name)
             entry["seconds"] = round(time.monotonic() - begin, 2)

@@ -100,6 +100,7 @@ def _plan(kind: str, context: StepContext) -> PlanContext:
         context.activation_budget,
         lambda name: checkpoint_state(_resolve(name)),
         partial(shares_within, target=None),
+        context.proof,
     )
 
 

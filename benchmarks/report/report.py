@@ -117,16 +117,17 @@ def _sections(ledger: Record) -> dict[str, Any]:
         "plan": plan_table(plan),
         "notes": [
             *[("measurement", [note]) for note in missing_tasks(_all_metrics(steps))],
-            *(
-                (name_of(step), list(map(str, step["notes"])))
-                for step in steps
-                if step.get("notes")
-            ),
+            *((name_of(step), notes) for step in steps if (notes := _notes(step))),
         ],
         "contexts": conditions_of(steps) if steps else None,
         "environment": list(flatten(part(ledger, "environment"))),
         "recipe": _yaml(ledger.get("recipe") or ""),
     }
+
+
+def _notes(step: Record) -> list[str]:
+    """What a step, and the measurement of its result, have to say."""
+    return [str(note) for key in ("notes", "measurement_notes") for note in step.get(key) or ()]
 
 
 def _all_metrics(steps: Sequence[Record]) -> list[str]:
