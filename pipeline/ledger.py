@@ -73,6 +73,7 @@ def new_entry(
         "notes": [],
         "details": {},
         "context": {},
+        "measurement_notes": [],
         "samples": "",
     }
 

@@ -49,9 +49,11 @@ class StepMeasurer:
                 self.recipe.evaluate,
                 device=self.device,
                 reference=None if entry["name"] == BASELINE else self.reference,
+                memory_check=self.recipe.memory_check,
             )
             entry["metrics"] = result.metrics
             entry["context"] = result.context
+            entry["measurement_notes"] = result.notes
             entry["measured"] = fingerprint(fields)
             entry["samples"] = self._write_samples(entry["name"], result)
             self.ledger.put(entry, self.order)

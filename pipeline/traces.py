@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..benchmarks.memory import answering_bytes
 from ..benchmarks.traces.options import TracesOptions
 from ..benchmarks.traces.traces import make_traces
 from ..checkpoints.config import model_path, resolve
@@ -14,6 +15,7 @@ from ..checkpoints.files import content_hash, file_hash, write_json
 from ..checkpoints.loading import pick_device
 from ..console import console
 from ..errors import EdgewrightError, UsageError
+from ..steps.memory_check import require_memory
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .processes import require_one_process
 from .recipe import TRACES, Recipe
@@ -39,7 +41,10 @@ def make_recipe_traces(recipe: Recipe, out: Path) -> tuple[Recipe, dict[str, Any
         return recipe, None
     file = out / f"{TRACES}.jsonl"
     console.print(f"[bold]{TRACES}[/] of {recipe.traces.prompts}")
-    report = run_traces(recipe.traces, recipe.model, file, recipe.seed, recipe.device)
+    check = recipe.memory_check
+    report = run_traces(
+        recipe.traces, recipe.model, file, recipe.seed, recipe.device, memory_check=check
+    )
     if report["reused"]:
         state = "reused"
     else:
@@ -55,7 +60,14 @@ def make_recipe_traces(recipe: Recipe, out: Path) -> tuple[Recipe, dict[str, Any
 
 
 def run_traces(
-    options: TracesOptions, model: str, out: Path, seed: int, device: str, fresh: bool = False
+    options: TracesOptions,
+    model: str,
+    out: Path,
+    seed: int,
+    device: str,
+    fresh: bool = False,
+    *,
+    memory_check: bool = True,
 ) -> dict[str, Any]:
     """Let a model write traces into the file `out`, or reuse the file if it holds them already.
 
@@ -66,6 +78,7 @@ def run_traces(
         seed: random seed.
         device: auto, cpu or cuda.
         fresh: write the file again in any case.
+        memory_check: refuse what is predicted not to fit into memory.
 
     Returns:
         The report, which is also written to `<out>.report.json`.
@@ -93,6 +106,9 @@ def run_traces(
     same = not fresh and old.get("fingerprint") == fingerprint(fields)
     if same and out.is_file() and old["sha256"] == file_hash(out):
         return {**old["report"], "reused": True}
+    if memory_check:
+        needed = answering_bytes(source, options.max_new_tokens, options.limit * options.chains)
+        require_memory(f"{source.name} as a teacher", needed, device=fields["device"])
     out.parent.mkdir(parents=True, exist_ok=True)
     model_hash = fields["inputs"][model]
     report = make_traces(options, source, model_hash, out, seed, fields["device"], fields, fresh)

@@ -125,11 +125,7 @@ def _sections(ledger: Record) -> dict[str, Any]:
         "plan": plan_table(plan),
         "notes": [
             *[("measurement", [note]) for note in _measurement_notes(steps)],
-            *(
-                (name_of(step), list(map(str, step["notes"])))
-                for step in steps
-                if step.get("notes")
-            ),
+            *((name_of(step), notes) for step in steps if (notes := _notes(step))),
         ],
         "contexts": conditions_of(steps) if steps else None,
         "environment": list(flatten(part(ledger, "environment"))),
@@ -141,6 +137,11 @@ def _measurement_notes(steps: Sequence[Record]) -> list[str]:
     """What to say about the measurements of all steps."""
     metrics = [name for step in steps for name in part(step, "metrics")]
     return [*missing_tasks(metrics), *unconfined_tasks(part(step, "context") for step in steps)]
+
+
+def _notes(step: Record) -> list[str]:
+    """What a step, and the measurement of its result, have to say."""
+    return [str(note) for key in ("notes", "measurement_notes") for note in step.get(key) or ()]
 
 
 def _yaml(recipe: Any) -> str:

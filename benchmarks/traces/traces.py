@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoints.atomic_files import write_text
+from ...data.shortfall import shortfall
 from ...data.sources import Source
 from ...errors import UsageError
 from ...steps.workspace import workspace
@@ -71,8 +72,10 @@ def make_traces(
     sampling = {name: getattr(options, name) for name in ("chains", "temperature", "top_p")}
     origin = {"teacher": teacher, "seed": seed, "sampling": sampling}
     write_text(out, "".join(json.dumps(line | origin, ensure_ascii=False) + "\n" for line in lines))
+    why = f"{options.prompts} holds no more"
     return {
         "output": str(out),
+        "notes": shortfall(len(questions), options.limit, "questions", why),
         "questions": len(questions),
         "repeated_questions": repeated,
         **report,
