@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from .number_format import compact_count, significant
 
-__all__ = ["Conditions", "Metric", "TerminalColumn"]
+__all__ = ["Conditions", "Metric", "TerminalColumn", "bytes_metric"]
 
 PLACEHOLDER = re.compile(r"<(?P<name>\w+)(?::(?P<values>[^>]+))?>")
 """`<task>` stands for any text, `<phase:load|decode>` for one of the listed texts."""
@@ -170,3 +170,8 @@ class Metric:
             ):
                 return f"{key} differs ({one.get(key)} against {other.get(key)})"
         return ""
+
+
+def bytes_metric(pattern: str, label: str, conditions: Conditions, **more: Any) -> Metric:
+    """A metric in bytes, shown in MB, of which less is better."""
+    return Metric(pattern, label, "lower", "MB", divisor=1e6, conditions=conditions, **more)

@@ -15,7 +15,18 @@ from functools import cache
 from typing import Any
 
 from ..errors import UsageError
-from .metric import Conditions, Metric, TerminalColumn
+from .conditions import (
+    AGAINST_REFERENCE,
+    LM_EVAL,
+    LOADING,
+    MEMORY,
+    QUESTIONS,
+    TARGET,
+    TEXT,
+    TIMING,
+)
+from .metric import Conditions, Metric, TerminalColumn, bytes_metric
+from .on_device import DEVICE_METRICS
 
 __all__ = [
     "ACCURACY",
@@ -34,30 +45,6 @@ __all__ = [
     "why_impossible",
     "why_unlike",
 ]
-
-# What must be equal
-
-TASK_IDENTITY = ("shots_used/<task>", "task_version/<task>", "problems_hash/<task>")
-DTYPE = ("dtype/<task>",)
-"""Recorded by torch alone, so that a checkpoint is compared with its artifact in any precision."""
-QUESTIONS = Conditions(
-    recorded=("problems/<task>",),
-    equal=("shots/<task>", "framing/<task>"),
-    unless_older=(*TASK_IDENTITY, "max_new_tokens/<task>"),
-    if_recorded=DTYPE,
-)
-LM_EVAL = Conditions((*QUESTIONS.recorded, *TASK_IDENTITY), if_recorded=DTYPE)
-TEXT = Conditions(recorded=("data_hash/<data>", "seq_len/<data>"))
-AGAINST_REFERENCE = replace(TEXT, unless_older=("reference/<data>",))
-BOARD = ("board", "power_mode")
-"""Recorded by `deploy` alone, so that a device is never compared with the machine that exported."""
-RUNTIME = ("backend",)
-TIMING = Conditions(recorded=("device", "threads", "latency"), equal=BOARD, factor=RUNTIME)
-LOADING = Conditions(recorded=("device", "threads"), equal=BOARD, factor=RUNTIME)
-MEMORY = Conditions(recorded=("device", "latency"), equal=BOARD, factor=RUNTIME)
-DEVICE = Conditions(recorded=BOARD)
-ENGINE = Conditions(recorded=("engine", *BOARD))
-TARGET = Conditions(recorded=("target",))
 
 LM_EVAL_LOWER = "(?:(?:byte_|word_)?perplexity|bits_per_byte|brier_score|ter)(?:,.+)?"
 LM_EVAL_SHARE = "(?:acc|acc_norm|acc_mutual_info|acc_bytes|acc_all|exact_match)(?:,.+)?"
@@ -96,10 +83,6 @@ def _percentiles(kind: str, label: str) -> list[Metric]:
 
 def _variation(kind: str, label: str) -> Metric:
     return Metric(f"{kind}/cv", f"{label}, coefficient of variation", "lower", conditions=TIMING)
-
-
-def _bytes(pattern: str, label: str, conditions: Conditions, **more: Any) -> Metric:
-    return Metric(pattern, label, "lower", "MB", divisor=1e6, conditions=conditions, **more)
 
 
 QUALITY_METRICS = (
@@ -200,14 +183,16 @@ LATENCY_METRICS = (
 )
 
 SIZE_METRICS = (
-    _bytes(
+    bytes_metric(
         "peak_rss_bytes",
         "peak memory",
         MEMORY,
         terminal=TerminalColumn("peak MB", ",.0f", 1e6),
     ),
-    _bytes("peak_rss_bytes/<phase>", "peak memory of one phase", MEMORY),
-    _bytes("size_bytes", "size", Conditions(), terminal=TerminalColumn("size MB", ",.2f", 1e6)),
+    bytes_metric("peak_rss_bytes/<phase>", "peak memory of one phase", MEMORY),
+    bytes_metric(
+        "size_bytes", "size", Conditions(), terminal=TerminalColumn("size MB", ",.2f", 1e6)
+    ),
     Metric(
         "parameters",
         "parameters",
@@ -215,46 +200,13 @@ SIZE_METRICS = (
         style="count",
         terminal=TerminalColumn("params M", ",.2f", 1e6),
     ),
-    _bytes("kv_cache_bytes/<context>", "fp16 KV cache", Conditions()),
-)
-
-DEVICE_METRICS = (
-    Metric("check/tokens", "tokens generated for the check", style="whole"),
-    Metric(
-        "check/equal", "tokens equal to those of the exporting machine", "higher", style="whole"
-    ),
-    Metric("check/ties", "tokens after a tie of two logits", "lower", style="whole"),
-    Metric("device/power_w", "power", "lower", "W", conditions=DEVICE),
-    Metric("device/power_w/max", "highest power", "lower", "W", conditions=DEVICE),
-    Metric("device/gpu_mhz", "GPU clock", unit="MHz", conditions=DEVICE),
-    Metric("device/emc_mhz", "memory clock", unit="MHz", conditions=DEVICE),
-    Metric("device/gpu_percent", "GPU load", unit="%", high=100, conditions=DEVICE),
-    Metric(
-        "device/temperature_c/max",
-        "highest temperature",
-        "lower",
-        "°C",
-        low=-math.inf,
-        conditions=DEVICE,
-    ),
-    _bytes("device/ram_used_bytes/max", "highest memory use of the device", DEVICE),
-    _bytes("device/swap_used_bytes/max", "highest swap use of the device", DEVICE),
-    Metric("device/samples", "samples of tegrastats", style="whole", conditions=DEVICE),
-    _bytes("tensorrt/size_bytes", "engine size", ENGINE),
-    Metric("tensorrt/build_s", "engine build time", "lower", "s", conditions=ENGINE),
-    Metric("tensorrt/ttft_ms/p50", "engine TTFT p50", "lower", "ms", conditions=ENGINE),
-    Metric("tensorrt/ttft_ms/p99", "engine TTFT p99", "lower", "ms", conditions=ENGINE),
-    Metric("tensorrt/prefill_tok_s", "engine prefill", "higher", "tok/s", conditions=ENGINE),
-    Metric("tensorrt/decode_tok_s/p50", "engine decode", "higher", "tok/s", conditions=ENGINE),
-    Metric("tensorrt/decode_ms/p50", "engine time per token", "lower", "ms", conditions=ENGINE),
-    Metric("tensorrt/<phase>_queries", "timed engine runs", style="whole", conditions=ENGINE),
-    Metric("tensorrt/<phase>_qps", "engine runs a second", "higher", "/s", conditions=ENGINE),
+    bytes_metric("kv_cache_bytes/<context>", "fp16 KV cache", Conditions()),
 )
 
 PREDICTED_METRICS = (
     Metric("predicted/ttft_ms", "predicted TTFT", "lower", "ms", conditions=TARGET),
     Metric("predicted/decode_tok_s", "predicted decode", "higher", "tok/s", conditions=TARGET),
-    _bytes("predicted/total_bytes", "predicted memory", TARGET),
+    bytes_metric("predicted/total_bytes", "predicted memory", TARGET),
 )
 
 PARITY_METRICS = (

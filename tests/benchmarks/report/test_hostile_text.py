@@ -25,7 +25,8 @@ HOSTILE = [
     '" onload=\'alert(1)\' style="background:url(http://evil.example/a)" x=`',
     "[click](javascript:alert(1)) ![](http://evil.example/pixel.png) <http://evil.example>",
     "</code></pre></title></style><iframe src=//evil.example></iframe><!--",
-    "- item\n# heading\n\n---\n| a | b |\n|---|---|\n```\n~~~\n&lt;b&gt; http://a.example www.evil.example",
+    "- item\n# heading\n\n---\n| a | b |\n|---|---|\n```\n~~~\n&lt;b&gt; http://a.example"
+    " www.evil.example",
     "1. one\n> quote\n[a]: http://evil.example 'x'\n***bold*** __b__ ~~s~~ $x$ {{ 7*7 }} {% raw %}",
     "\x1b]0;owned\x07\x1b[2J \x00 \u202egnp.exe \u2066a\u2069 \ud800 \u2028 \x85 \ufeff",
     "W" * 10_000,
