@@ -95,5 +95,5 @@ def _fenced(text: str, language: str = "") -> Markup:
     fence = "```"
     while fence in text:
         fence += "`"
-    # nosec B704 - in a code block, whose fence the text cannot close, nothing is markup
-    return Markup(f"{fence}{language}\n{plain(text, CODE).rstrip()}\n{fence}")
+    # The text cannot close a block with this fence, so nothing in it is markup.
+    return Markup(f"{fence}{language}\n{plain(text, CODE).rstrip()}\n{fence}")  # nosec B704
