@@ -20,6 +20,10 @@ ACCESS_TOKEN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}"
     r"|github_pat_\w{20,}|(?:AKIA|ASIA)[0-9A-Z]{16})\b"
 )
+AUTHORIZATION = re.compile(
+    r"\b(Basic|Bearer) +(?:(?=\S*[\d=])[\w+/=.~-]{8,}|[\w+/=.~-]{20,})", re.IGNORECASE
+)
+"""What a client sends to log in. A server may repeat it in an error."""
 HIDDEN = "***"
 
 
@@ -27,12 +31,13 @@ def redacted(text: str) -> str:
     """A text without the secrets of this process: messages and records must not carry them.
 
     These are the values of environment variables that are named like secrets, user and password in
-    a URL, and words with the form of a well-known access token.
+    a URL, what a client sends to log in, and words with the form of a well-known access token.
     """
     for secret in sorted(_environment_secrets(), key=len, reverse=True):
         for form in (secret, quote(secret, safe=""), quote_plus(secret)):
             text = text.replace(form, HIDDEN)
-    return ACCESS_TOKEN.sub(HIDDEN, IN_URL.sub(f"{HIDDEN}@", text))
+    text = AUTHORIZATION.sub(rf"\1 {HIDDEN}", IN_URL.sub(f"{HIDDEN}@", text))
+    return ACCESS_TOKEN.sub(HIDDEN, text)
 
 
 def redacted_values(value: Any) -> Any:

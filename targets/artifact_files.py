@@ -71,7 +71,7 @@ def _unreadable(error: OSError) -> None:
 def _check_link(artifact: Path, root: Path, link: Path) -> None:
     target = os.readlink(link)
     where = f"{artifact}: the link {link.relative_to(root)} points to {target}"
-    if not link.resolve().is_relative_to(root):
+    if not Path(os.path.realpath(link)).is_relative_to(root):  # `resolve` refuses a loop of links
         raise UsageError(f"{where}, which is outside of the artifact", COPY)
     if not link.is_file():
         raise UsageError(f"{where}, which is no file", COPY)

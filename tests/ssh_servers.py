@@ -131,7 +131,10 @@ def asyncssh_server(folder: Path, path: str) -> Iterator[Server]:
 
 @contextmanager
 def real_sshd(folder: Path, path: str) -> Iterator[Server]:
-    """OpenSSH's sshd on a free port with its own keys, for the user who runs the tests."""
+    """OpenSSH's sshd on a free port with its own keys, for the user who runs the tests.
+
+    The home directory in the environment is the folder, so that no shell reads the user's .bashrc.
+    """
     keys(folder)
     program = shutil.which("sshd") or "/usr/sbin/sshd"
     if os.getuid() == 0:
@@ -145,7 +148,7 @@ def real_sshd(folder: Path, path: str) -> Iterator[Server]:
         f"AuthorizedKeysFile {folder}/user.pub\nPidFile {folder}/pid\n"
         "PasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\n"
         "StrictModes no\nPermitRootLogin prohibit-password\n"
-        f'SetEnv PATH="{path}"\n'
+        f'SetEnv PATH="{path}" HOME="{folder}"\n'
     )
     daemon = subprocess.Popen(
         [program, "-D", "-e", "-f", str(config)], stderr=(folder / "log").open("w")

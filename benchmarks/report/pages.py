@@ -6,6 +6,7 @@ a device calls itself can become markup, or cause a request.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ def _bounded(limit: int) -> Any:
 
 
 def _environment(**settings: Any) -> Environment:
-    pages = Environment(loader=TEMPLATES, trim_blocks=True, lstrip_blocks=True, **settings)
+    pages = Environment(  # nosec B701 - `_html` or `_markdown` is called with every value
+        loader=TEMPLATES, trim_blocks=True, lstrip_blocks=True, **settings
+    )
     for name, limit in (("heading", HEADING), ("prose", PROSE), ("code", CODE)):
         pages.filters[name] = _bounded(limit)
     return pages
@@ -52,9 +55,14 @@ def _limit(value: Any) -> int:
 
 def html_page(template: str, **values: Any) -> str:
     """An HTML page; every value is escaped."""
+    return _html_pages().get_template(template).render(values)
+
+
+@cache
+def _html_pages() -> Environment:
     pages = _environment(autoescape=True, finalize=_html)
     pages.filters["breakable"] = _breakable
-    return pages.get_template(template).render(values)
+    return pages
 
 
 def _html(value: Any) -> Any:
@@ -68,9 +76,14 @@ def _breakable(name: str) -> Markup:
 
 def markdown_page(template: str, **values: Any) -> str:
     """A Markdown page; all values are escaped, except those of the filter `fenced`."""
+    return _markdown_pages().get_template(template).render(values)
+
+
+@cache
+def _markdown_pages() -> Environment:
     pages = _environment(autoescape=False, finalize=_markdown)
     pages.filters["fenced"] = _fenced
-    return pages.get_template(template).render(values)
+    return pages
 
 
 def _markdown(value: Any) -> Any:
@@ -82,4 +95,5 @@ def _fenced(text: str, language: str = "") -> Markup:
     fence = "```"
     while fence in text:
         fence += "`"
-    return Markup(f"{fence}{language}\n{plain(text, CODE).rstrip()}\n{fence}")
+    # The text cannot close a block with this fence, so nothing in it is markup.
+    return Markup(f"{fence}{language}\n{plain(text, CODE).rstrip()}\n{fence}")  # nosec B704

@@ -203,10 +203,11 @@ def _check(check: Record) -> dict[str, Any]:
     name = str(check.get("metric", DASH))
     sides = [number(check.get(key)) for key in ("baseline", "candidate")]
     evidence = []
-    if check.get("interval"):
-        evidence.append(f"{interval_text(check)} on {check.get('samples'):,} samples")
-    if check.get("samples_needed"):
-        evidence.append(f"about {check['samples_needed']:,} samples would decide")
+    samples, needed = (number(check.get(key)) for key in ("samples", "samples_needed"))
+    if check.get("interval") and samples is not None:
+        evidence.append(f"{interval_text(check)} on {samples:,} samples")
+    if needed:
+        evidence.append(f"about {needed:,} samples would decide")
     if check.get("note"):
         evidence.append(str(check["note"]))
     older = "pass" if check.get("passed") else "fail"  # older ledgers have `passed` only
