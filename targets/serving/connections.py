@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from .failures import raw_failure
 from .options import ServeLimits
 
-__all__ = ["SWEEP_SECONDS", "Connection", "Connections"]
+__all__ = ["Connection", "Connections"]
 
 SEND_BUFFER = 2**16
 """Bytes that the kernel holds for a client that does not read; uvicorn holds as many again."""
@@ -62,9 +62,18 @@ class Connections:
         """Forget a connection that is closed."""
         self._open.discard(old)
 
-    async def sweep(self) -> None:
-        """Close the connections whose clients have exceeded their time."""
-        now = asyncio.get_running_loop().time()
+    def abort(self) -> None:
+        """Close all connections at once."""
+        for one in list(self._open):
+            one.transport.abort()
+
+    async def keep_limits(self) -> None:
+        """Close the connections whose clients have exceeded their time, until it is cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self._sweep(asyncio.get_running_loop().time())
+
+    def _sweep(self, now: float) -> None:
         for one in list(self._open):
             if one.unfinished and now - one.since > self._limits.request_seconds:
                 one.refuse(408, f"no request within {self._limits.request_seconds:g} seconds")

@@ -105,7 +105,7 @@ class Service:
     def _encode(self, request: CompletionRequest | ChatRequest) -> Sequence[int]:
         if isinstance(request, CompletionRequest):
             prompt = request.prompt
-            return prompt if isinstance(prompt, list) else self._tokenizer.encode(prompt)
+            return prompt if isinstance(prompt, list) else self._ids(prompt)
         turns = [message.model_dump() for message in request.messages]
         if sum(len(turn["content"]) for turn in turns) > self.limits.max_prompt_characters:
             raise Rejected(
@@ -120,7 +120,11 @@ class Service:
             raise Rejected(
                 400, f"the model's chat template does not accept these messages: {error}"
             ) from error
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        return self._ids(text, add_special_tokens=False)
+
+    def _ids(self, text: str, **options: Any) -> list[int]:
+        # Without `verbose=False` a prompt beyond the context is a line on standard error.
+        return list(self._tokenizer.encode(text, verbose=False, **options))
 
     async def tokens(
         self, ids: list[int], request: CompletionRequest | ChatRequest

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import uvicorn
 
 from edgewright.targets.serving.keys import Keys
-from edgewright.targets.serving.run import configured, listening
+from edgewright.targets.serving.run import Server, listening
 from edgewright.targets.serving.service import Service
 
 
@@ -32,14 +31,14 @@ class Running:
 
     port: int
     service: Service
-    server: uvicorn.Server
+    server: Server
 
 
 @contextmanager
 def running(service: Service, keys: Keys | None = None) -> Iterator[Running]:
     """Run a server on a free port."""
     listener = listening("127.0.0.1", 0)
-    server = uvicorn.Server(configured(service, keys or Keys()))
+    server = Server(service, keys or Keys())
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     while not server.started:

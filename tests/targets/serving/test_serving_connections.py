@@ -6,6 +6,7 @@ import json
 import resource
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -200,6 +201,30 @@ def test_a_server_that_stops_finishes_its_answers(serve: Serve, held: threading.
     server.server.should_exit = True
     held.set()
     assert b"data: [DONE]" in rest(client)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_answers_that_take_too_long_end_with_an_error(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    real = OnnxDecoder.step
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.1)
+        return real(*arguments)
+
+    monkeypatch.setattr(OnnxDecoder, "step", slow)
+    server = serve(grace_seconds=1)
+    more = {"max_tokens": 250, "stream": stream, "temperature": 2}
+    body = json.dumps({"prompt": [5, 6], **more}).encode()
+    client = connected(server.port, HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    until(lambda: server.service.batcher.tokens > 0)
+    server.server.should_exit = True
+    reply = rest(client)
+    if stream:
+        assert json.loads(reply.split(b"data: ")[-1].split(b"\n")[0])["error"]["code"] == 503
+    else:
+        assert (reply[:12], error_of(reply)["type"]) == (b"HTTP/1.1 503", "server_error")
 
 
 def test_the_system_must_allow_the_files(monkeypatch: pytest.MonkeyPatch) -> None:

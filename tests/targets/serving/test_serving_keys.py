@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 from edgewright.errors import UsageError
 from edgewright.targets.serving import run
@@ -154,7 +153,7 @@ def test_an_open_server_without_a_key_warns(
     keys: list[str],
     warned: bool,
 ) -> None:
-    monkeypatch.setattr(uvicorn.Server, "run", lambda *_: None)
+    monkeypatch.setattr(run.Server, "run", lambda *_: None)
     service = Service(artifact, 1)
     run.serve(service, ServeOptions(host=host, port=0), Keys(keys))
     service.close()
