@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from test_sandbox_escapes import KINDS
 
 from edgewright.benchmarks.tasks.answer_code import asked_names, own_imports, split_tests
-from edgewright.benchmarks.tasks.sandbox import Confiner, confiners, run_program
+from edgewright.benchmarks.tasks.sandbox import Confiner, run_program
 
 HONEST: dict[str, tuple[str, str]] = {
     "numbers": (
         "def f(x):\n    return x * 10**400, -0.0, 1e308 * 10, 2j, True, None",
-        "a, b, c, d, e, g = f(7)\nassert a == 7 * 10**400 and str(b) == '-0.0' and c == float('inf')"
-        "\nassert d == 2j and e is True and g is None",
+        "a, b, c, d, e, g = f(7)\nassert a == 7 * 10**400 and str(b) == '-0.0'\n"
+        "assert c == float('inf') and d == 2j and e is True and g is None",
     ),
     "containers": (
         "def f(x):\n    return [{1: (x, {2, 3})}, frozenset([b'\\xff']), '\\ud800', range(3)]",
@@ -39,18 +38,21 @@ HONEST: dict[str, tuple[str, str]] = {
     ),
     "arguments changed in place": (
         "def f(x, y):\n    x.sort()\n    y['done'] = True",
-        "x, y = [3, 1, 2], {}\nassert f(x, y=y) is None\nassert x == [1, 2, 3] and y == {'done': True}",
+        "x, y = [3, 1, 2], {}\nassert f(x, y=y) is None\n"
+        "assert x == [1, 2, 3] and y == {'done': True}",
     ),
     "errors": (
         "class Odd(ValueError):\n    pass\ndef f(x):\n    if x:\n        raise Odd('odd', x)\n"
         "    return {}['key']",
         "try:\n    f(1)\n    assert False\nexcept ValueError as error:\n"
         "    assert error.args == ('odd', 1)\n"
-        "try:\n    f(0)\n    assert False\nexcept KeyError as error:\n    assert error.args == ('key',)",
+        "try:\n    f(0)\n    assert False\nexcept KeyError as error:\n"
+        "    assert error.args == ('key',)",
     ),
     "functions that the tests give": (
         "def f(items, key):\n    return sorted(items, key=key)",
-        "assert f([1, -3, 2], lambda x: -x) == [2, 1, -3]\nassert f(['bb', 'a'], len) == ['a', 'bb']",
+        "assert f([1, -3, 2], lambda x: -x) == [2, 1, -3]\n"
+        "assert f(['bb', 'a'], len) == ['a', 'bb']",
     ),
     "objects that the tests give": (
         "def f(node):\n    total = 0\n    while node is not None:\n        total += node.value\n"
@@ -90,17 +92,10 @@ HONEST: dict[str, tuple[str, str]] = {
     ),
     "recursion": (
         "def f(n):\n    return n and 1 + f(n - 1)",
-        "assert f(900) == 900\ntry:\n    f(5000)\n    assert False\nexcept RecursionError:\n    pass",
+        "assert f(900) == 900\ntry:\n    f(5000)\n    assert False\n"
+        "except RecursionError:\n    pass",
     ),
 }
-
-
-@pytest.fixture(params=KINDS)
-def confiner(request: pytest.FixtureRequest) -> Confiner:
-    found = {one.kind: one for one in confiners()}
-    if request.param != "bubblewrap" and request.param not in found:
-        pytest.skip(f"this kernel does not give this user what {request.param} needs")
-    return found[request.param]
 
 
 @pytest.mark.parametrize("name", HONEST)
