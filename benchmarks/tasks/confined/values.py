@@ -87,7 +87,7 @@ def decode(data: Json, resolve: Callable[[list[Json]], Any]) -> Any:
     Raises:
         ValueError: not such data.
     """
-    if not isinstance(data, list):
+    if data is None or isinstance(data, bool | int | float | str):
         return data
     match data:
         case ["int", str(text)]:

@@ -37,11 +37,6 @@ CONTROLS = [
 """Attempts that need no rights and that end."""
 MISTAKES = ("NameError", "SyntaxError", "ModuleNotFoundError")
 """Ends of an attempt that tried nothing."""
-KINDS = [
-    pytest.param("bubblewrap", marks=pytest.mark.bubblewrap),
-    "namespaces",
-    "landlock",
-]
 
 
 @pytest.fixture
@@ -51,14 +46,6 @@ def outside(tmp_path: Path) -> Iterator[Outside]:
     made = Outside(folder)
     yield made
     made.close()
-
-
-@pytest.fixture(params=KINDS)
-def confiner(request: pytest.FixtureRequest) -> Confiner:
-    found = {one.kind: one for one in confiners()}
-    if request.param != "bubblewrap" and request.param not in found:
-        pytest.skip(f"this kernel does not give this user what {request.param} needs")
-    return found[request.param]
 
 
 def attempt(outside: Outside, confiner: Confiner, name: str, body: str) -> ProgramResult:
