@@ -16,7 +16,7 @@ LINE = 400
 """Most characters of a name or of another text of one line."""
 PROSE = 4_000
 """Most characters of a note or of another text that may be long."""
-BLOCK_START = re.compile(r"([-+](?= |$)|[-=]+$|\d+(?=[.)]))")
+BLOCK_START = re.compile(r"([-+](?= |$)|[-=]+$|\d{1,9}(?=[.)](?: |$)))")
 AUTOLINK = re.compile(r"(?P<colon>:)(?=//)|(?i:(?<=www))(?P<dot>\.)")
 
 

@@ -116,7 +116,7 @@ def _case(check: Mapping[str, Any], *, strict: bool) -> Xml.Element:
 
 
 def _clean(value: object) -> str:
-    return NOT_XML.sub("?", plain(value, PROSE))
+    return plain(NOT_XML.sub("?", str(value)), PROSE)
 
 
 def markdown_text(gate: Mapping[str, Any]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -64,6 +66,32 @@ def test_a_connection_cut_at_any_of_twenty_moments(server: Server, tmp_path: Pat
         check_after_success(place, new.id, old.id)
         old = new
     assert cut >= CUTS - 2, "the last blocks may arrive before the connection is cut"
+
+
+@pytest.mark.parametrize("server", [pytest.param("sshd", marks=pytest.mark.sshd)], indirect=True)
+def test_a_process_killed_at_any_of_twenty_moments(server: Server, tmp_path: Path) -> None:
+    place = tmp_path / "device" / "small"
+    old = small_bundle(b"first")
+    send(old, server, tmp_path)
+    begin = time.monotonic()
+    send(small_bundle(b"second"), server, tmp_path)
+    seconds = time.monotonic() - begin
+    old = small_bundle(b"second")
+    for cut in range(CUTS):
+        new = small_bundle(f"version {cut}".encode())
+        child = os.fork()
+        if child == 0:
+            with suppress(BaseException):
+                send(new, server, tmp_path)
+            os._exit(0)
+        time.sleep(seconds * cut / CUTS)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        wait_for_programs(place)
+        assert whole_version(place) in {old.id, new.id}
+        send(new, server, tmp_path)
+        check_after_success(place, new.id, old.id)
+        old = new
 
 
 def killer(root: Path, number: int) -> None:

@@ -190,7 +190,8 @@ def test_ordinary_text_stays_as_it_is() -> None:
     for text in ("Qwen2.5-0.5B-Instruct", "modèle 漢字 مرحبا 🙂", "a - b", "-0.25", "1.5 MB", "-"):
         assert plain(text) == text
         assert escape_markdown(text).replace("\\", "") == text
-    assert escape_markdown("-0.25") == "-0.25"
+    for text in ("-0.25", "0.2000", "1.5 MB", "2) b", "1.", "–"):
+        assert (escape_markdown(text) == text) == (text not in ("2) b", "1.")), text
 
 
 def test_a_long_text_says_how_long_it_was() -> None:
