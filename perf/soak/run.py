@@ -29,7 +29,7 @@ import numpy as np
 from ...errors import EdgewrightError
 from .honest import Tally, honest_client, reference_answers
 from .hostile import hostile_client
-from .watch import Samples, Watch, health, open_files
+from .watch import Samples, Watch, cpu_seconds, health, open_files
 from .wire import Address
 
 __all__ = ["Result", "main", "served", "soak"]
@@ -74,6 +74,7 @@ class Result:
         hostile: what attacks led to.
         samples: `/health`, memory and files over time.
         seconds: how long it took.
+        cpu: CPU seconds that the server got; few on a busy machine, and then all is slow.
         clients: number of clients.
         files: open files of the server before and after.
         left: sequences that were still running or waiting at the end.
@@ -85,6 +86,7 @@ class Result:
     hostile: Tally
     samples: Samples
     seconds: float
+    cpu: float
     clients: int
     files: tuple[int, int]
     left: int
@@ -125,6 +127,7 @@ class Result:
         growth = self.samples.memory_slope(self.seconds * WARM_UP_SHARE)
         rows = [
             ("clients, minutes", f"{self.clients}, {self.seconds / 60:.1f}"),
+            ("CPU time of the server, share of a core", f"{self.cpu / self.seconds:.0%}"),
             ("honest requests served", f"{self.honest.done.total():,}"),
             ("honest errors", f"{self.honest.faults.total():,}"),
             ("answers 429 that were asked again", f"{self.honest.retries:,}"),
@@ -218,14 +221,18 @@ def soak(server: Server, clients: int, seconds: float) -> Result:
         await asyncio.gather(*tasks)
 
     began = time.monotonic()
+    used = cpu_seconds(server.pid)
     asyncio.run(all_clients())
     took = time.monotonic() - began
+    used = cpu_seconds(server.pid) - used
     samples = watch.stop()
     left, after = _settled(server, before)
     server.process.send_signal(signal.SIGTERM)
     code = server.process.wait(timeout=START_SECONDS)
     complaints = server.log.read_text(errors="replace").count("Traceback")
-    return Result(honest, hostile, samples, took, clients, (before, after), left, code, complaints)
+    return Result(
+        honest, hostile, samples, took, used, clients, (before, after), left, code, complaints
+    )
 
 
 def _settled(server: Server, files: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Samples", "Watch", "health", "open_files", "resident_bytes", "slope"]
+__all__ = ["Samples", "Watch", "cpu_seconds", "health", "open_files", "resident_bytes", "slope"]
 
 PATIENCE = 60.0
 
@@ -37,6 +38,12 @@ def resident_bytes(pid: int) -> int:
 def open_files(pid: int) -> int:
     """Number of open file descriptors of a process."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process so far, all threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def slope(times: Sequence[float], values: Sequence[float]) -> float:

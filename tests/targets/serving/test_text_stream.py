@@ -59,9 +59,7 @@ def with_byte_fallback(ids: Sequence[int]) -> str:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.tuples(st.characters(exclude_characters=INCOMPLETE), st.booleans()), max_size=30)
-)
+@given(st.lists(st.tuples(CHARACTERS, st.booleans()), max_size=30))
 def test_characters_of_byte_tokens_arrive_whole(characters: list[tuple[str, bool]]) -> None:
     ids: list[int] = []
     for character, as_bytes in characters:
