@@ -240,11 +240,17 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
 
 
 def _written(folder: str) -> int:
-    """Bytes on the disk below a folder; a file or folder has at least a block."""
+    """Bytes on the disk below a folder; a file or folder has at least a block.
+
+    What cannot be read may be of any size.
+    """
     total = 0
-    for place, _, files in os.walk(folder):
+    unreadable: list[OSError] = []
+    for place, _, files in os.walk(folder, onerror=unreadable.append):
         total += BLOCK
         for name in files:
             with suppress(OSError):  # it may be gone again
                 total += max(BLOCK, os.lstat(os.path.join(place, name)).st_blocks * 512)
+    if any(isinstance(error, PermissionError) for error in unreadable):
+        return sys.maxsize
     return total

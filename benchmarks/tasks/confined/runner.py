@@ -8,17 +8,20 @@ this process has.
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import json
 import os
 import signal
 import sys
+import time
 import traceback
 from types import ModuleType
 from typing import Any
 
 from .limits import confine
 from .namespaces import (
+    FOLDER_FILES,
     PROGRAM_FOLDER,
     become_first,
     end_with_parent,
@@ -32,6 +35,8 @@ __all__ = ["main"]
 REASON_LETTERS = 2000
 VERDICT = 3
 """The file descriptor for the verdict."""
+TICK = 0.05
+"""Seconds between looks at how many files there are."""
 HIGHEST = 1 << 16
 """No file descriptor is as high."""
 
@@ -61,8 +66,27 @@ def main() -> None:
     confine(libc, folder, int(seconds), own_root)
     _tell([*in_force, *found])
     job = json.loads(sys.stdin.buffer.read())
-    _tell(_judged(peer, child, job))
+    if own_root:
+        _thread.start_new_thread(_watch_files, ())
+    verdict = _judged(peer, child, job)
+    if own_root:
+        _check_files()
+    _tell(verdict)
     os._exit(0)
+
+
+def _watch_files() -> None:
+    while True:
+        _check_files()
+        time.sleep(TICK)
+
+
+def _check_files() -> None:
+    """End with a verdict if there are too many files; bubblewrap limits only their size."""
+    found = os.statvfs(PROGRAM_FOLDER)
+    if found.f_files - found.f_ffree > FOLDER_FILES:
+        _tell({"passed": False, "reason": f"made more than {FOLDER_FILES} files"})
+        os._exit(0)
 
 
 def _tell(message: Any) -> None:

@@ -112,6 +112,10 @@ RESOURCES = {
     "make 100,000 files": (
         "for n in range(100_000):\n    open(f'{n}', 'w').close()\ntime.sleep(0.5)\nreturn True"
     ),
+    "hide 100,000 files": (
+        "os.mkdir('d', 0o300)\nfor n in range(100_000):\n    open(f'd/{n}', 'w').close()\n"
+        "time.sleep(0.5)\nreturn True"
+    ),
     "open 1000 files": "return len([os.dup(0) for _ in range(1000)]) == 1000",
     "raise the limits": ("resource.setrlimit(resource.RLIMIT_NOFILE, (9999, 9999))\nreturn True"),
 }
