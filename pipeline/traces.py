@@ -90,11 +90,7 @@ def run_traces(
     source = resolve(model_path(model))
     record = out.with_suffix(".report.json")
     old = json.loads(record.read_text()) if record.is_file() else {}
-    if out.is_dir() or (out.exists() and not old):
-        raise UsageError(
-            f"{out}: exists and was not written by edgewright",
-            "choose another --out, or remove it yourself",
-        )
+    _check_out(out, is_ours=bool(old))
     fields = {
         "config": options.model_dump(mode="json"),
         "inputs": {model: content_hash(source)},
@@ -115,3 +111,12 @@ def run_traces(
     origin = {"edgewright": __version__, "fingerprint": fingerprint(fields), **fields}
     write_json(record, {**origin, "sha256": file_hash(out), "report": report})
     return {**report, "reused": False}
+
+
+def _check_out(out: Path, *, is_ours: bool) -> None:
+    """Refuse to replace a file that edgewright did not write."""
+    if out.is_dir() or (out.exists() and not is_ours):
+        raise UsageError(
+            f"{out}: exists and was not written by edgewright",
+            "choose another --out, or remove it yourself",
+        )

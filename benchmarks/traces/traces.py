@@ -57,8 +57,7 @@ def make_traces(
         The report: counts, accuracy by chain and by vote, and why chains were rejected.
 
     Raises:
-        UsageError: there are no questions, the teacher is not a checkpoint, or no token ends its
-            answers.
+        UsageError: no questions, the teacher is no checkpoint, or no token ends its answers.
     """
     if is_artifact(model):
         raise UsageError(
