@@ -66,7 +66,6 @@ def run_traces(
     seed: int,
     device: str,
     fresh: bool = False,
-    *,
     memory_check: bool = True,
 ) -> dict[str, Any]:
     """Let a model write traces into the file `out`, or reuse the file if it holds them already.
@@ -103,14 +102,19 @@ def run_traces(
     if same and out.is_file() and old["sha256"] == file_hash(out):
         return {**old["report"], "reused": True}
     if memory_check:
-        needed = answering_bytes(source, options.max_new_tokens, options.limit * options.chains)
-        require_memory(f"{source.name} as a teacher", needed, device=fields["device"])
+        _check_memory(options, source, fields["device"])
     out.parent.mkdir(parents=True, exist_ok=True)
     model_hash = fields["inputs"][model]
     report = make_traces(options, source, model_hash, out, seed, fields["device"], fields, fresh)
     origin = {"edgewright": __version__, "fingerprint": fingerprint(fields), **fields}
     write_json(record, {**origin, "sha256": file_hash(out), "report": report})
     return {**report, "reused": False}
+
+
+def _check_memory(options: TracesOptions, source: Path, device: str) -> None:
+    """Refuse a teacher that would not fit into memory with the chains that it writes."""
+    needed = answering_bytes(source, options.max_new_tokens, options.limit * options.chains)
+    require_memory(f"{source.name} as a teacher", needed, device=device)
 
 
 def _check_out(out: Path, *, is_ours: bool) -> None:
