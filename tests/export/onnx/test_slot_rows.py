@@ -15,8 +15,8 @@ VOCABULARY = 151_936
 
 def decoder(**changes: Any) -> Any:
     """An artifact of a 0.5B model, as far as its memory goes."""
-    sizes = {"position_bytes": 24_576, "vocabulary": VOCABULARY}
-    return SimpleNamespace(windowed=False, in_place=True, **sizes | changes)
+    usual = {"windowed": False, "in_place": True, "vocabulary": VOCABULARY}
+    return SimpleNamespace(position_bytes=24_576, **usual | changes)
 
 
 @pytest.mark.parametrize("in_place", [True, False])
