@@ -34,7 +34,7 @@ from .missing_tasks import missing_tasks
 from .options import EvaluateOptions, LatencyOptions
 from .tasks.accuracy import Answer, score_text
 from .tasks.backends import Backend, is_artifact, open_backend
-from .tasks.task import Task, TaskSettings, run_task
+from .tasks.task import Task, TaskResult, TaskSettings, run_task
 from .unconfined import unconfined_tasks
 
 __all__ = ["Measurement", "Reference", "bench_path", "measure"]
@@ -132,13 +132,7 @@ def measure(
         result.context["threads"],
     )
     for task in tasks:
-        outcome = run_task(task, backend, tokenizer, path, settings)
-        for label, answers in outcome.answers.items():
-            _add_answers(result, label, answers, options.limit)
-            if backend.name == "torch":
-                result.context[f"dtype/{label}"] = backend.dtype
-        result.metrics |= outcome.metrics
-        result.context |= outcome.context
+        _add_task(result, run_task(task, backend, tokenizer, path, settings), backend, options)
     for label, rows in texts.items():
         _add_text(result, label, backend, rows, reference)
     if not tasks:
@@ -147,12 +141,29 @@ def measure(
     result.metrics["parameters"] = _parameters(path)
     del backend
     if options.latency:
-        metrics, conditions = time_alone(
-            path, options.latency, result.context["device"], result.context["threads"]
-        )
-        result.metrics |= metrics | _cache_sizes(path, options.latency)
-        result.context |= conditions
+        _add_latency(result, path, options.latency)
     return result
+
+
+def _add_task(
+    result: Measurement, outcome: TaskResult, backend: Backend, options: EvaluateOptions
+) -> None:
+    """Add what a task found."""
+    for label, answers in outcome.answers.items():
+        _add_answers(result, label, answers, options.limit)
+        if backend.name == "torch":
+            result.context[f"dtype/{label}"] = backend.dtype
+    result.metrics |= outcome.metrics
+    result.context |= outcome.context
+
+
+def _add_latency(result: Measurement, path: Path, options: LatencyOptions) -> None:
+    """Add latency and memory, measured in a process of its own."""
+    metrics, conditions = time_alone(
+        path, options, result.context["device"], result.context["threads"]
+    )
+    result.metrics |= metrics | _cache_sizes(path, options)
+    result.context |= conditions
 
 
 def _check_memory(

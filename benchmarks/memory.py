@@ -11,6 +11,7 @@ from ..generation.memory import BUDGET, CHUNK_TOKENS, rows_within
 from ..models import Architecture
 from ..steps.memory_check import Alternative
 from .options import EvaluateOptions
+from .tasks.accuracy import LOGITS_A_BATCH, TOKENS_A_BATCH
 from .tasks.backends import is_artifact
 
 __all__ = ["alternatives", "answering_bytes", "loaded_bytes", "measurement_bytes"]
@@ -19,8 +20,8 @@ OVERHEAD = 100 << 20
 """Bytes for the tokenizer, the progress and the allocator's reserve."""
 SESSION_COPIES = {"int4": 0.4, "int4-a8": 0.4, "fp16": 2.0, "bf16": 2.0}
 """By precision, bytes that ONNX Runtime adds to a byte of an artifact's weights; measured."""
-LOGITS_BYTES = 2**29
-"""Logits of a batch of text, with the copies that a comparison makes."""
+LOGIT_BYTES = 4 * 3
+"""A logit of a batch of text, its copy in float32, and that of the reference."""
 PROMPT_TOKENS = 512
 """Tokens of the longest prompt that is expected."""
 FLOAT32 = "float32"
@@ -67,7 +68,9 @@ def measurement_bytes(
         longest = options.max_new_tokens + options.seq_len
         needs.append(first + _answer_bytes(model, longest, options.limit, WIDTH[dtype]))
     if options.perplexity:
-        needs.append(loaded_bytes(path) + beside + LOGITS_BYTES)
+        positions = min(TOKENS_A_BATCH, LOGITS_A_BATCH // model.vocab_size)
+        logits = LOGIT_BYTES * max(positions, options.seq_len) * model.vocab_size
+        needs.append(loaded_bytes(path) + beside + logits)
     if options.latency:
         needs.append(loaded_bytes(path) + beside)
     return OVERHEAD + max(needs)

@@ -66,7 +66,6 @@ def run_traces(
     seed: int,
     device: str,
     fresh: bool = False,
-    *,
     memory_check: bool = True,
 ) -> dict[str, Any]:
     """Let a model write traces into the file `out`, or reuse the file if it holds them already.
@@ -89,11 +88,7 @@ def run_traces(
     require_one_process("traces are written")
     source = resolve(model_path(model))
     record = out.with_suffix(".report.json")
-    if out.is_dir() or (out.exists() and not record.exists()):
-        raise UsageError(
-            f"{out}: exists and was not written by edgewright",
-            "choose another --out, or remove it yourself",
-        )
+    _check_out(out, is_ours=record.exists())
     fields = {
         "config": options.model_dump(mode="json"),
         "inputs": {model: content_hash(source)},
@@ -107,8 +102,7 @@ def run_traces(
     if same and out.is_file() and old["sha256"] == file_hash(out):
         return {**old["report"], "reused": True}
     if memory_check:
-        needed = answering_bytes(source, options.max_new_tokens, options.limit * options.chains)
-        require_memory(f"{source.name} as a teacher", needed, device=fields["device"])
+        _check_memory(options, source, fields["device"])
     out.parent.mkdir(parents=True, exist_ok=True)
     model_hash = fields["inputs"][model]
     report = make_traces(options, source, model_hash, out, seed, fields["device"], fields, fresh)
@@ -124,3 +118,18 @@ def _recorded(record: Path) -> dict[str, Any]:
     except Damaged as error:
         console.print(f"  made again: {error}", highlight=False, markup=False)
         return {}
+
+
+def _check_memory(options: TracesOptions, source: Path, device: str) -> None:
+    """Refuse a teacher that would not fit into memory with the chains that it writes."""
+    needed = answering_bytes(source, options.max_new_tokens, options.limit * options.chains)
+    require_memory(f"{source.name} as a teacher", needed, device=device)
+
+
+def _check_out(out: Path, *, is_ours: bool) -> None:
+    """Refuse to replace a file that edgewright did not write."""
+    if out.is_dir() or (out.exists() and not is_ours):
+        raise UsageError(
+            f"{out}: exists and was not written by edgewright",
+            "choose another --out, or remove it yourself",
+        )

@@ -146,18 +146,23 @@ class DistillStep(Step[DistillOptions]):
         return distill(options, source, out, context)
 
 
-def _activation_bytes(options: DistillOptions, student: State) -> int:
+def _activation_bytes(options: DistillOptions, student: State) -> float:
     """What a backward pass keeps of the rows that are computed at a time.
 
-    Each linear layer keeps its input, and each norm, rotation and product theirs. With
-    `checkpoint_layers` only the input of each layer is kept, and one layer is computed again.
+    Of a layer these are the inputs of its norms and products and, about twice, the outputs of its
+    linear layers: for rotations and attention, and around the activation. In bfloat16 most have two
+    bytes. With `checkpoint_layers` only the input of each layer is kept, and one is computed again.
     """
+    from ...checkpoints.compute_dtype import uses_bf16  # late: torch takes seconds
+
     model = student.architecture
+    times = model.experts.per_token if model.experts else 1
     outputs = sum(linear.out_features for linear in model.linear_counts())
-    one = 6 * model.hidden_size + 2 * outputs + model.intermediate_size
+    one = 6 * model.hidden_size + 2 * times * outputs
     layers = len(model.layers)
     values = one + layers * model.hidden_size if options.checkpoint_layers else one * layers
-    return 4 * max(1, options.batch_size // options.accumulate) * options.seq_len * values
+    width = 2.6 if uses_bf16(options.bf16, "cpu") else 4.0
+    return width * max(1, options.batch_size // options.accumulate) * options.seq_len * values
 
 
 def _student(options: DistillOptions, source: State, plan: PlanContext) -> State:
