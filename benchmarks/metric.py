@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from .number_format import compact_count, significant
 
-__all__ = ["Conditions", "Metric", "TerminalColumn", "bytes_metric"]
+__all__ = ["Conditions", "Metric", "TerminalColumn"]
 
 PLACEHOLDER = re.compile(r"<(?P<name>\w+)(?::(?P<values>[^>]+))?>")
 """`<task>` stands for any text, `<phase:load|decode>` for one of the listed texts."""
@@ -115,7 +115,7 @@ class Metric:
         NaN is possible, for a broken model, and no limit holds it.
         """
         high = 1.0 if self.style == "share" else self.high
-        if math.isinf(value) or abs(value) > sys.float_info.max:
+        if abs(value) > sys.float_info.max:
             return "no measurement is infinite"
         if value < self.low - ROUNDING or value > high + ROUNDING:
             return f"{self.label} is {_range(self.low, high)}"
@@ -138,10 +138,6 @@ class Metric:
             text = significant(scaled, self.digits)
         return f"{text} {self.unit}" if unit and self.unit else text
 
-    def has_factor(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-        """Whether the quotient of values with these two contexts tells what a step changed."""
-        return all(one.get(key) == other.get(key) for key in self.conditions.factor)
-
     def _filled(self, keys: tuple[str, ...], name: str) -> list[str]:
         """Keys with the values that their placeholders have in a metric's name."""
         parts = self.parts(name) or {}
@@ -153,6 +149,10 @@ class Metric:
         """A key of `unless_older` that the baseline has and the candidate lacks; empty if none."""
         keys = self._filled(self.conditions.unless_older, name)
         return next((key for key in keys if key in baseline and key not in candidate), "")
+
+    def has_factor(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        """Whether the quotient of values with these two contexts tells what a step changed."""
+        return all(one.get(key) == other.get(key) for key in self.conditions.factor)
 
     def why_unlike(self, name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
         """Why values with these two contexts must not be compared; empty if they may be."""
@@ -170,8 +170,3 @@ class Metric:
             ):
                 return f"{key} differs ({one.get(key)} against {other.get(key)})"
         return ""
-
-
-def bytes_metric(pattern: str, label: str, conditions: Conditions, **more: Any) -> Metric:
-    """A metric in bytes, shown in MB, of which less is better."""
-    return Metric(pattern, label, "lower", "MB", divisor=1e6, conditions=conditions, **more)

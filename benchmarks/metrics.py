@@ -15,9 +15,12 @@ from functools import cache
 from typing import Any
 
 from ..errors import UsageError
-from .conditions import (
+from .lm_eval_metrics import LM_EVAL_METRICS
+from .metric import Conditions, Metric, TerminalColumn
+from .metric_conditions import (
     AGAINST_REFERENCE,
-    LM_EVAL,
+    DEVICE,
+    ENGINE,
     LOADING,
     MEMORY,
     QUESTIONS,
@@ -25,8 +28,6 @@ from .conditions import (
     TEXT,
     TIMING,
 )
-from .metric import Conditions, Metric, TerminalColumn, bytes_metric
-from .on_device import DEVICE_METRICS
 
 __all__ = [
     "ACCURACY",
@@ -45,11 +46,6 @@ __all__ = [
     "why_impossible",
     "why_unlike",
 ]
-
-LM_EVAL_LOWER = "(?:(?:byte_|word_)?perplexity|bits_per_byte|brier_score|ter)(?:,.+)?"
-LM_EVAL_SHARE = "(?:acc|acc_norm|acc_mutual_info|acc_bytes|acc_all|exact_match)(?:,.+)?"
-LM_EVAL_HIGHER = "(?:likelihood|mcc|f1|bleu|chrf|chrf\\+\\+)(?:,.+)?"
-"""lm-eval's own metrics, perhaps with a filter behind a comma; others have no known direction."""
 
 
 def _with_error(metric: Metric) -> tuple[Metric, ...]:
@@ -83,6 +79,10 @@ def _percentiles(kind: str, label: str) -> list[Metric]:
 
 def _variation(kind: str, label: str) -> Metric:
     return Metric(f"{kind}/cv", f"{label}, coefficient of variation", "lower", conditions=TIMING)
+
+
+def _bytes(pattern: str, label: str, conditions: Conditions, **more: Any) -> Metric:
+    return Metric(pattern, label, "lower", "MB", divisor=1e6, conditions=conditions, **more)
 
 
 QUALITY_METRICS = (
@@ -136,19 +136,7 @@ QUALITY_METRICS = (
         conditions=AGAINST_REFERENCE,
         terminal=TerminalColumn("top-1", ".4f"),
     ),
-    Metric("lm_eval/<task>/<metric>.stderr", "lm-eval, stderr", "lower", conditions=LM_EVAL),
-    Metric(
-        f"lm_eval/<task>/<metric:{LM_EVAL_SHARE}>", "lm-eval", "higher", high=1, conditions=LM_EVAL
-    ),
-    Metric(
-        f"lm_eval/<task>/<metric:{LM_EVAL_HIGHER}>",
-        "lm-eval",
-        "higher",
-        low=-math.inf,
-        conditions=LM_EVAL,
-    ),
-    Metric(f"lm_eval/<task>/<metric:{LM_EVAL_LOWER}>", "lm-eval", "lower", conditions=LM_EVAL),
-    Metric("lm_eval/<task>/<metric>", "lm-eval", low=-math.inf, conditions=LM_EVAL),
+    *LM_EVAL_METRICS,
 )
 
 LATENCY_METRICS = (
@@ -183,16 +171,14 @@ LATENCY_METRICS = (
 )
 
 SIZE_METRICS = (
-    bytes_metric(
+    _bytes(
         "peak_rss_bytes",
         "peak memory",
         MEMORY,
         terminal=TerminalColumn("peak MB", ",.0f", 1e6),
     ),
-    bytes_metric("peak_rss_bytes/<phase>", "peak memory of one phase", MEMORY),
-    bytes_metric(
-        "size_bytes", "size", Conditions(), terminal=TerminalColumn("size MB", ",.2f", 1e6)
-    ),
+    _bytes("peak_rss_bytes/<phase>", "peak memory of one phase", MEMORY),
+    _bytes("size_bytes", "size", Conditions(), terminal=TerminalColumn("size MB", ",.2f", 1e6)),
     Metric(
         "parameters",
         "parameters",
@@ -200,13 +186,46 @@ SIZE_METRICS = (
         style="count",
         terminal=TerminalColumn("params M", ",.2f", 1e6),
     ),
-    bytes_metric("kv_cache_bytes/<context>", "fp16 KV cache", Conditions()),
+    _bytes("kv_cache_bytes/<context>", "fp16 KV cache", Conditions()),
+)
+
+DEVICE_METRICS = (
+    Metric("check/tokens", "tokens generated for the check", style="whole"),
+    Metric(
+        "check/equal", "tokens equal to those of the exporting machine", "higher", style="whole"
+    ),
+    Metric("check/ties", "tokens after a tie of two logits", "lower", style="whole"),
+    Metric("device/power_w", "power", "lower", "W", conditions=DEVICE),
+    Metric("device/power_w/max", "highest power", "lower", "W", conditions=DEVICE),
+    Metric("device/gpu_mhz", "GPU clock", unit="MHz", conditions=DEVICE),
+    Metric("device/emc_mhz", "memory clock", unit="MHz", conditions=DEVICE),
+    Metric("device/gpu_percent", "GPU load", unit="%", high=100, conditions=DEVICE),
+    Metric(
+        "device/temperature_c/max",
+        "highest temperature",
+        "lower",
+        "°C",
+        low=-math.inf,
+        conditions=DEVICE,
+    ),
+    _bytes("device/ram_used_bytes/max", "highest memory use of the device", DEVICE),
+    _bytes("device/swap_used_bytes/max", "highest swap use of the device", DEVICE),
+    Metric("device/samples", "samples of tegrastats", style="whole", conditions=DEVICE),
+    _bytes("tensorrt/size_bytes", "engine size", ENGINE),
+    Metric("tensorrt/build_s", "engine build time", "lower", "s", conditions=ENGINE),
+    Metric("tensorrt/ttft_ms/p50", "engine TTFT p50", "lower", "ms", conditions=ENGINE),
+    Metric("tensorrt/ttft_ms/p99", "engine TTFT p99", "lower", "ms", conditions=ENGINE),
+    Metric("tensorrt/prefill_tok_s", "engine prefill", "higher", "tok/s", conditions=ENGINE),
+    Metric("tensorrt/decode_tok_s/p50", "engine decode", "higher", "tok/s", conditions=ENGINE),
+    Metric("tensorrt/decode_ms/p50", "engine time per token", "lower", "ms", conditions=ENGINE),
+    Metric("tensorrt/<phase>_queries", "timed engine runs", style="whole", conditions=ENGINE),
+    Metric("tensorrt/<phase>_qps", "engine runs a second", "higher", "/s", conditions=ENGINE),
 )
 
 PREDICTED_METRICS = (
     Metric("predicted/ttft_ms", "predicted TTFT", "lower", "ms", conditions=TARGET),
     Metric("predicted/decode_tok_s", "predicted decode", "higher", "tok/s", conditions=TARGET),
-    bytes_metric("predicted/total_bytes", "predicted memory", TARGET),
+    _bytes("predicted/total_bytes", "predicted memory", TARGET),
 )
 
 PARITY_METRICS = (

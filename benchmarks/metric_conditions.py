@@ -1,4 +1,4 @@
-"""What must be equal before two values of a metric may be compared; `metrics.py` uses it."""
+"""What must be equal before two values of a metric may be compared, by kind of metric."""
 
 from __future__ import annotations
 
