@@ -23,9 +23,21 @@ from rich.progress import (
 from .errors import EdgewrightError
 from .redaction import redacted
 
-__all__ = ["IS_MAIN", "Bar", "complain", "console", "print_traceback", "progress", "visible"]
+__all__ = [
+    "IS_MAIN",
+    "LONGEST",
+    "Bar",
+    "complain",
+    "console",
+    "print_traceback",
+    "printable",
+    "progress",
+    "visible",
+]
 
 UNEXPECTED = "run it again with --debug for the traceback; finished steps are kept"
+LONGEST = 10_000
+"""Characters of a message."""
 WIDTH = None if sys.stderr.isatty() else 200
 UNSEEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
@@ -86,6 +98,17 @@ def visible(text: str) -> str:
     return UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+def printable(text: str) -> str:
+    """A text that may quote a file of others, fit for a terminal and a log.
+
+    It has no secrets and no character that a terminal would obey, and what is too long is cut.
+    """
+    text = visible(redacted(text))
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} [...] {text[-LONGEST // 2 :]}"
+    return text
+
+
 def print_traceback(kind: object, error: BaseException, trace: object = None) -> None:
     """Print the traceback of an error without secrets; for `sys.excepthook`."""
     text = redacted("".join(traceback.format_exception(error)))
@@ -97,12 +120,12 @@ def complain(error: BaseException) -> int:
     known = isinstance(error, EdgewrightError)
     if known and error.exit_code != 1 and not IS_MAIN:  # the main process says the same
         return error.exit_code
-    message = visible(redacted(str(error))) or type(error).__name__
+    message = "; ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
     output = console if IS_MAIN else Console(stderr=True, width=WIDTH)
     who = "" if IS_MAIN else f"process {os.environ['RANK']}: "
-    what = message if known else f"{type(error).__name__}: {message}"
+    what = printable(message if known else f"{type(error).__name__}: {message}")
     output.print(f"[bold red]error:[/] {who}{escape(what)}", highlight=False, soft_wrap=True)
-    hint = visible(redacted(error.hint)) if known else UNEXPECTED
+    hint = printable(error.hint if known else UNEXPECTED)
     if hint:
         output.print(f"  [dim]->[/] {escape(hint)}", highlight=False, soft_wrap=True)
     return error.exit_code if known else 1
