@@ -30,6 +30,9 @@ class Conditions:
     """Equal values; a key that both contexts lack counts as equal."""
     if_recorded: tuple[str, ...] = ()
     """Equal values where both contexts have the key. Measurements of older versions lack it."""
+    factor: tuple[str, ...] = ()
+    """Equal values before one is called so many times the other: a factor between two runtimes
+    would be read as that of the step."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,10 @@ class Metric:
         else:
             text = significant(scaled, self.digits)
         return f"{text} {self.unit}" if unit and self.unit else text
+
+    def has_factor(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        """Whether the quotient of values with these two contexts tells what a step changed."""
+        return all(one.get(key) == other.get(key) for key in self.conditions.factor)
 
     def why_unlike(self, name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
         """Why values with these two contexts must not be compared; empty if they may be."""
