@@ -25,9 +25,9 @@ from .measurement_files import (
     answers_file,
     problem_samples,
     problems_hash,
+    save_measurement,
     window_samples,
     write_answers,
-    write_measurement,
 )
 from .memory import alternatives, measurement_bytes
 from .missing_tasks import missing_tasks
@@ -35,6 +35,7 @@ from .options import EvaluateOptions, LatencyOptions
 from .tasks.accuracy import Answer, score_text
 from .tasks.backends import Backend, is_artifact, open_backend
 from .tasks.task import Task, TaskResult, TaskSettings, run_task
+from .unconfined import unconfined_tasks
 
 __all__ = ["Measurement", "Reference", "bench_path", "measure"]
 
@@ -282,7 +283,7 @@ def _check_model(path: Path) -> None:
 
 def _save(file: Path, found: Mapping[str, Any], answers: Sequence[dict[str, Any]]) -> None:
     """Write a measurement, and the answers beside it."""
-    write_measurement(file, found)
+    save_measurement(file, found)
     if answers:
         write_answers(answers_file(file), answers)
 
@@ -323,7 +324,11 @@ def bench_path(
     result = measure(path, options, device=device, reference=base, memory_check=memory_check)
     shown = ("metrics", "context", "samples")
     found: dict[str, Any] = {"name": name, **{key: getattr(result, key) for key in shown}}
-    found["notes"] = [*result.notes, *missing_tasks(result.metrics)]
+    found["notes"] = [
+        *result.notes,
+        *missing_tasks(result.metrics),
+        *unconfined_tasks([result.context]),
+    ]
     if save:
         _save(save, found, result.answers)
     if against:

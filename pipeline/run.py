@@ -20,6 +20,7 @@ from ..benchmarks.measure import Reference
 from ..benchmarks.measurement_files import step_measurement
 from ..benchmarks.missing_tasks import missing_tasks
 from ..benchmarks.report.report import write_report
+from ..benchmarks.unconfined import unconfined_tasks
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import content_hash
 from ..checkpoints.loading import pick_device
@@ -81,7 +82,7 @@ def run_recipe(
         if fresh:
             _clear(out)
         complete, traces = make_recipe_traces(recipe, out)
-        run = RecipeRun(complete, out, model, [Ledger.load(d) for d in donors if d != out])
+        run = RecipeRun(complete, out, model, Ledger.donors(d for d in donors if d != out))
         run.ledger.begin(recipe.model_dump(mode="json", by_alias=True), command)
         run.ledger.data["plan"] = {"target": recipe.target, "rows": rows}
         run.ledger.data["traces"] = traces
@@ -93,7 +94,7 @@ def run_recipe(
             run.ledger.data["gate"] = run.gate(recipe.gate)
         run.ledger.write()
         write_report(out)
-        for note in missing_tasks(run.metrics()):
+        for note in [*missing_tasks(run.metrics()), *unconfined_tasks(run.contexts())]:
             console.print(f"[bold yellow]warning:[/] {note}", highlight=False)
         return run.ledger.data
 
@@ -238,6 +239,10 @@ class RecipeRun:
     def metrics(self) -> set[str]:
         """The names of all metrics of the run."""
         return {name for step in self.ledger.data["steps"] for name in step["metrics"]}
+
+    def contexts(self) -> list[dict[str, Any]]:
+        """The contexts of all measurements of the run."""
+        return [step.get("context") or {} for step in self.ledger.data["steps"]]
 
     def gate(self, gate: Gate) -> dict[str, Any]:
         """The gate's verdict on the finished steps."""

@@ -107,7 +107,15 @@ def test_a_context_that_does_not_fit_is_refused(artifact: Path, cli: Cli, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("host", "more"), [("jetson", ()), ("@jetson", ()), ("", ()), ("a@b", ("--out", "x"))]
+    ("host", "more"),
+    [
+        ("jetson", ()),
+        ("@jetson", ()),
+        ("", ()),
+        ("a@b", ("--out", "x")),
+        ("a@b", ("--port", 70_000)),
+        ("a@b", ("--remote-dir", "~/x")),
+    ],
 )
 def test_wrong_usage(cli: Cli, artifact: Path, host: str, more: Any) -> None:
     assert cli("deploy", artifact, "--target", "cpu", "--host", host, *more)[0] == 2
