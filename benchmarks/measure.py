@@ -295,7 +295,6 @@ def bench_path(
     reference: Path | None,
     save: Path | None,
     against: Path | None = None,
-    *,
     memory_check: bool = True,
 ) -> dict[str, Any]:
     """Measure the model at `path`, and save the result if a file is given.
@@ -324,11 +323,8 @@ def bench_path(
     result = measure(path, options, device=device, reference=base, memory_check=memory_check)
     shown = ("metrics", "context", "samples")
     found: dict[str, Any] = {"name": name, **{key: getattr(result, key) for key in shown}}
-    found["notes"] = [
-        *result.notes,
-        *missing_tasks(result.metrics),
-        *unconfined_tasks([result.context]),
-    ]
+    warnings = [*missing_tasks(result.metrics), *unconfined_tasks([result.context])]
+    found["notes"] = result.notes + warnings
     if save:
         _save(save, found, result.answers)
     if against:
