@@ -307,7 +307,6 @@ def bench_path(
     reference: Path | None,
     save: Path | None,
     against: Path | None = None,
-    *,
     memory_check: bool = True,
 ) -> dict[str, Any]:
     """Measure the model at `path`, and save the result if a file is given.
