@@ -39,13 +39,13 @@ from ..export.onnx.precision import precision_of
 from ..export.onnx.runtime import MODEL, OnnxDecoder
 from ..export.tensorrt.engine import EngineSpec, spec_block
 from ..models import Architecture
+from .device.manifest import MANIFEST, identity
 from .options import BundleOptions
 from .profile import Target, usable_bytes
 
 __all__ = ["Bundle", "make_bundle", "write_bundle"]
 
 ROOT = Path(__file__).parents[1]
-MANIFEST = "bundle.json"
 # Modules that run on the device. They may import only each other, numpy and onnxruntime.
 LIBRARY = (
     "__init__.py",
@@ -163,10 +163,9 @@ def make_bundle(artifact: Path, target: Target, options: BundleOptions | None = 
         "check": _expected_tokens(artifact, model.vocab_size),
         "files": checksums,
     }
-    identity = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
-    manifest["id"] = identity
+    manifest["id"] = identity(manifest)
     files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
-    return Bundle(artifact.name, identity, files, manifest)
+    return Bundle(artifact.name, manifest["id"], files, manifest)
 
 
 def _bytes(content: Path | bytes) -> bytes:

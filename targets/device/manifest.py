@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import EdgewrightError
 
-__all__ = ["MANIFEST", "read_manifest", "sha256", "verify"]
+__all__ = ["MANIFEST", "identity", "read_manifest", "sha256", "verify"]
 
 MANIFEST = "bundle.json"
 ID_DIGITS = 16
@@ -25,14 +25,18 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
     file = bundle / MANIFEST
     try:
         manifest = json.loads(file.read_text())
-        content = {key: value for key, value in manifest.items() if key != "id"}
-        found = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        if manifest["id"] == found[:ID_DIGITS]:
+        if manifest["id"] == identity(manifest):
             return manifest
         reason = "its id is not that of its content"
     except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         reason = str(error)
     raise EdgewrightError(f"{file}: damaged: {reason}", "deploy the bundle again")
+
+
+def identity(manifest: dict[str, Any]) -> str:
+    """The id of a bundle: a hash of everything else in its manifest."""
+    content = {key: value for key, value in manifest.items() if key != "id"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
 
 
 def verify(bundle: Path) -> dict[str, Any]:
