@@ -10,8 +10,7 @@ from __future__ import annotations
 import inspect
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,8 +20,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..console import console
 from ..steps.options import Cli
+from .failures import explained_failures
+from .interruption import interruption
 from .options import REQUIRED, Expand, Parameter, composed_fields, parameters
 from .tables import show
 from .validation import validated
@@ -168,7 +168,7 @@ class Verb:
             for name, value in typed.items()
             if name in self.arguments or _was_typed(invocation, name)
         }
-        with _interruption() if self.resumable else nullcontext():
+        with interruption(resumable=self.resumable):
             outcome = self._call(given, in_python=False)
         if outcome is None:
             return
@@ -228,7 +228,8 @@ class Verb:
             own = {*group.whole, *(parameter.name for parameter in group.parameters)}
             mine = {name: value for name, value in given.items() if name in own}
             values[group.name] = validated(group.model, group.parameters, mine, in_python=in_python)
-        return self.function(**values)
+        with explained_failures():
+            return self.function(**values)
 
 
 def verb(name: str, **settings: Any) -> Callable[[Callable[..., Outcome | None]], Verb]:
@@ -244,19 +245,6 @@ def verb(name: str, **settings: Any) -> Callable[[Callable[..., Outcome | None]]
 def command_line() -> str:
     """What was typed, or called in Python, for the records of a run."""
     return _python_call.get() or shlex.join(["edgewright", *sys.argv[1:]])
-
-
-@contextmanager
-def _interruption() -> Iterator[None]:
-    """Say on Ctrl-C that finished work is kept."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        console.print(
-            "interrupted; finished steps are kept, run the same command again to resume",
-            highlight=False,
-        )
-        raise typer.Exit(130) from stop
 
 
 def _joined(text: str) -> str:

@@ -24,7 +24,7 @@ from ..benchmarks.report.pareto import nearest_to_ideal, pareto_optimal
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import write_json
 from ..console import console
-from ..errors import EdgewrightError, UsageError
+from ..errors import EdgewrightError, NotWritten, UsageError
 from ..steps.workspace import differences, locked
 from .defaults import with_default_data
 from .named_inputs import check_inputs
@@ -212,6 +212,8 @@ class _Sweep:
             ledger = run_recipe(
                 recipe, folder, self.command, donors=sorted(folder.parent.glob("*"))
             )
+        except NotWritten:  # says nothing about the options: run it again
+            raise
         except EdgewrightError as error:
             console.print(f"  failed: {error}", highlight=False)
             trial.set_user_attr("reason", str(error))

@@ -24,6 +24,7 @@ from torch import Tensor
 from ..checkpoints.atomic_files import write_text
 from ..checkpoints.compute_dtype import fast_dtype
 from ..checkpoints.config import dtype_name, end_tokens, read_architecture, read_json
+from ..checkpoints.disk import disk_error, is_full
 from ..checkpoints.hashing import content_hash
 from ..checkpoints.loading import all_end_tokens, free_memory, load_model, load_tokenizer
 from ..console import console, progress
@@ -215,7 +216,9 @@ class OwnText:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             writable = os.access(file.parent, os.W_OK)
-        except OSError:
+        except OSError as error:
+            if is_full(error):
+                raise disk_error(file.parent, error) from error
             writable = False
         if not writable:
             raise UsageError(

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.files import disk_error, write_json
+from ..checkpoints.disk import writing
+from ..checkpoints.files import write_json
 from ..console import console
 from ..errors import EdgewrightError
 
@@ -75,10 +76,8 @@ def workspace(
     """
     folder = out.with_name(f".{out.name}.{kind}")
     fields = json.loads(json.dumps(depends_on))
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(folder, error) from error
     with locked(folder):
         try:
             _prepare(folder, fields, fresh)
@@ -104,7 +103,5 @@ def _prepare(folder: Path, fields: Mapping[str, Any], fresh: bool) -> None:
     for path in folder.iterdir():
         if path.name != LOCK:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    try:
+    with writing(folder):
         write_json(record, fields)
-    except OSError as error:
-        raise disk_error(folder, error) from error

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...checkpoints.disk import writing
 from ...checkpoints.files import write_json
 from ...console import progress
 from ...data.packing import IGNORE
@@ -143,7 +144,8 @@ class CachedTeacher:
             rows: int64 [2, seq] each; none is in the cache.
             batch_size: rows that go through the teacher together.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         keys: list[bytes] = []
         ends: list[int] = []
         parts: list[TopK] = []
@@ -186,8 +188,13 @@ class CachedTeacher:
         }
         file = self.folder / f"logits-{number:05d}.safetensors"
         temporary = file.with_name(f".{file.name}.tmp")
-        save_file(tensors, temporary)
-        temporary.replace(file)
+        with writing(file, sum(tensor.nbytes for tensor in tensors.values())):
+            try:
+                save_file(tensors, temporary)
+                temporary.replace(file)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
         least = float(mass.min()) if len(mass) else 1.0
         entry = {
             "file": file.name,
