@@ -6,12 +6,14 @@ last place: it knows what libraries raise, and perhaps a file name.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..checkpoints.disk import disk_error, refusal_of
-from ..errors import EdgewrightError
+from ..errors import EdgewrightError, NotWritten
 
 __all__ = ["explained_failures", "out_of_resources"]
 
@@ -68,7 +70,10 @@ def out_of_resources(error: BaseException) -> EdgewrightError | None:
 
 def _not_written(error: Exception) -> EdgewrightError | None:
     """The error for a file that could not be written; None: it is something else."""
-    if refusal_of(error) is None:
+    number = refusal_of(error)
+    if number is None:
         return None
     named = getattr(error, "filename", None)
+    if named and number in (errno.EACCES, errno.EPERM):  # perhaps it was only to be read
+        return NotWritten(f"{named}: {os.strerror(number)}", "change its permissions")
     return disk_error(Path(named) if isinstance(named, str) and named else None, error)

@@ -116,7 +116,10 @@ class Campaign:
     def case(self, command: str, fault: str, seed: int) -> Result:
         """Run one case in a process of its own."""
         begin = time.monotonic()
-        found = _forked(lambda: self._strike(command, fault, seed))
+        try:
+            found = _forked(lambda: self._strike(command, fault, seed))
+        except RuntimeError as error:
+            found = [[str(error)], []]
         return Result(command, fault, seed, *found, round(time.monotonic() - begin, 2))
 
     def _strike(self, name: str, fault: str, seed: int) -> tuple[list[str], list[str]]:
@@ -166,6 +169,8 @@ class Campaign:
             ended = start(arguments.split(), self.logs / "inputs").end()
             if ended.code:
                 raise RuntimeError(f"{arguments}: exit {ended.code}: {ended.err}")
+        for path in self.inputs.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _forked(work: Callable[[], Any]) -> Any:

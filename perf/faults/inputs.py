@@ -13,7 +13,7 @@ __all__ = ["write_inputs"]
 
 SIZES: dict[str, Any] = {
     "intermediate_size": 256,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 32,

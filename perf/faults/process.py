@@ -125,7 +125,8 @@ class Running:
     def resume(self) -> None:
         """Let a stopped command go on; nothing happens to it any more."""
         self._condition = Condition()
-        os.kill(self.pid, signal.SIGCONT)
+        if self._status is None:
+            os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill the command, stopped or not."""

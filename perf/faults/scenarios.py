@@ -61,7 +61,8 @@ def _terminated(site: Site) -> None:
 
 
 def _stopped_by(site: Site, number: int, code: int) -> None:
-    site.expect_sentence(site.run(site.moment(number)), (0, code))
+    # The signal itself ends a command that has not begun its work, or has finished it.
+    site.expect_sentence(site.run(site.moment(number)), (0, code, -number))
     site.expect_no_leftovers()
     site.expect_recovery()
 
@@ -244,20 +245,20 @@ def _is_input(site: Site, path: Path) -> bool:
 
 FAULTS: Mapping[str, Fault] = {
     "kill": Fault(_killed, 20),
-    "kill-twice": Fault(_killed_twice, 4),
-    "interrupt": Fault(_interrupted, 6),
-    "terminate": Fault(_terminated, 6),
-    "disk-full": Fault(_disk_full, 10, needs_mount=True),
-    "file-size": Fault(_file_size, 4),
+    "kill-twice": Fault(_killed_twice, 2),
+    "interrupt": Fault(_interrupted, 4),
+    "terminate": Fault(_terminated, 4),
+    "disk-full": Fault(_disk_full, 6, needs_mount=True),
+    "file-size": Fault(_file_size, 3),
     "read-only": Fault(_read_only, 1, needs_mount=True),
     "permission": Fault(_not_permitted, 1, needs_root=True),
-    "memory": Fault(_little_memory, 4),
-    "open-files": Fault(_few_files, 4),
-    "two-at-once": Fault(_two_at_once, 6),
-    "dead-owner": Fault(_owner_killed, 3),
-    "file-times": Fault(_file_times, 2),
-    "clock": Fault(_clock_jump, 2),
-    "flip-result": Fault(_flipped_after_end, 8),
-    "flip-progress": Fault(_flipped_after_kill, 8),
+    "memory": Fault(_little_memory, 3),
+    "open-files": Fault(_few_files, 3),
+    "two-at-once": Fault(_two_at_once, 4),
+    "dead-owner": Fault(_owner_killed, 2),
+    "file-times": Fault(_file_times, 1),
+    "clock": Fault(_clock_jump, 1),
+    "flip-result": Fault(_flipped_after_end, 4),
+    "flip-progress": Fault(_flipped_after_kill, 4),
 }
 """By name."""
