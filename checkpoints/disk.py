@@ -80,21 +80,23 @@ def require_space(place: Path, needed: float, what: str = "") -> None:
 
 
 @contextmanager
-def writing(place: Path, needed: float | None = None) -> Iterator[None]:
+def writing(place: Path, needed: float | None = None, *, whole: bool = False) -> Iterator[None]:
     """Turn what the file system refuses within the block into one message.
 
     Args:
         place: what is written.
         needed: bytes that it takes, if known.
+        whole: name this place also where a file within it could not be written, because the file
+            is one of a temporary directory.
 
     Raises:
         NoSpace: the disk is full.
-        NotWritten: the place cannot be written. Where blocks are nested, the outer place is named.
+        NotWritten: the place cannot be written.
     """
     try:
         yield
     except NotWritten as error:
-        if error.__cause__ is None:  # found before anything was written
+        if not whole or error.__cause__ is None:  # without a cause: found before the work
             raise
         raise disk_error(place, error.__cause__, needed) from error.__cause__
     except EdgewrightError:
@@ -151,5 +153,5 @@ def disk_error(
         return NotWritten(f"{name}: could not be written: {reason}", hint)
     room = f"{size_text(free_bytes(place or Path()))} free"
     if needed is not None:
-        room = f"{what}{' ' if what else ''}{size_text(needed)} needed, {room}"
+        room = f"{size_text(needed)} needed{f' for {what}' if what else ''}, {room}"
     return NoSpace(f"{name}: could not be written: {reason} ({room})", ADVICE[number or 0])

@@ -103,7 +103,7 @@ def atomic_directory(out: Path, needed: float | None = None) -> Iterator[Path]:
     if needed is not None:
         require_space(out, needed)
     try:
-        with writing(out, needed):
+        with writing(out, needed, whole=True):
             temporary.mkdir(parents=True)
             yield temporary
             sync(temporary)

@@ -22,6 +22,7 @@ from typing import Any
 from ..benchmarks.report.compare import write_sweep_report
 from ..benchmarks.report.pareto import nearest_to_ideal, pareto_optimal
 from ..checkpoints.config import model_path, resolve
+from ..checkpoints.disk import writing
 from ..checkpoints.files import write_json
 from ..console import console
 from ..errors import EdgewrightError, NotWritten, UsageError
@@ -71,11 +72,12 @@ def run_sweep(
     )
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
-        sweep = _Sweep(optuna, path, settings, options, objectives, out, command)
-        sweep.queue()
-        for trial, chosen in sweep.next_trials():
-            sweep.run_trial(trial, chosen)
-        return sweep.conclude(recipe.name)
+        with writing(out / STUDY):
+            sweep = _Sweep(optuna, path, settings, options, objectives, out, command)
+            sweep.queue()
+            for trial, chosen in sweep.next_trials():
+                sweep.run_trial(trial, chosen)
+            return sweep.conclude(recipe.name)
 
 
 def _check_values(path: Path, settings: Sequence[str], options: SweepOptions) -> Recipe:

@@ -115,7 +115,7 @@ class Saves:
         temporary = name.with_name(f"{name.name}.tmp")
         self._processes.on_main(lambda: shutil.rmtree(temporary, ignore_errors=True))
         try:
-            with writing(name):
+            with writing(name, whole=True):
                 accelerator.save_state(str(temporary))
                 self._processes.wait()
                 saved = {"loss": losses, "held_out": self.held_out}
@@ -139,7 +139,7 @@ class Saves:
             return
         sizes = [(p.nbytes, p.requires_grad) for p in model.parameters()]
         needed = sum(size * (1 + trained) for size, trained in sizes)
-        require_space(self._folder, needed, "for the saved state of a training")
+        require_space(self._folder, needed, "a saved state of the training")
 
     def _commit(self, temporary: Path, name: Path, losses: dict[str, Any]) -> None:
         write_json(temporary / LOSSES, losses)

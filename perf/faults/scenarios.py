@@ -15,7 +15,6 @@ from .site import Site, last_line
 __all__ = ["FAULTS", "Fault"]
 
 DECADE = 10 * 365 * 86400.0
-NOBODY = 65534
 FAILED = (1, 2, 3, 4)
 """Exit codes of a refusal with a message."""
 
@@ -28,13 +27,11 @@ class Fault:
         strike: disturbs the command of a site.
         seeds: how often, with other random numbers each time.
         needs_mount: whether it needs a file system of its own.
-        needs_root: whether only root can do it.
     """
 
     strike: Callable[[Site], None]
     seeds: int
     needs_mount: bool = False
-    needs_root: bool = False
 
 
 def _killed(site: Site) -> None:
@@ -109,8 +106,10 @@ def _read_only(site: Site) -> None:
 
 
 def _not_permitted(site: Site) -> None:
-    """A directory of another user."""
-    site.expect_sentence(site.run(Condition(user=NOBODY)), FAILED)
+    """A directory that may not be written to."""
+    site.arena.folder.chmod(0o555)
+    site.expect_sentence(site.run(Condition(powerless=True)), FAILED)
+    site.arena.folder.chmod(0o755)
     site.expect_no_leftovers()
     site.expect_recovery()
 
@@ -251,7 +250,7 @@ FAULTS: Mapping[str, Fault] = {
     "disk-full": Fault(_disk_full, 6, needs_mount=True),
     "file-size": Fault(_file_size, 3),
     "read-only": Fault(_read_only, 1, needs_mount=True),
-    "permission": Fault(_not_permitted, 1, needs_root=True),
+    "permission": Fault(_not_permitted, 1),
     "memory": Fault(_little_memory, 3),
     "open-files": Fault(_few_files, 3),
     "two-at-once": Fault(_two_at_once, 4),
