@@ -5,16 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from file_limits import files_of_at_most
 from safetensors.torch import save_file
 
 from edgewright.checkpoints.atomic_files import write_json, write_text
@@ -28,17 +28,6 @@ from edgewright.checkpoints.files import (
 from edgewright.errors import EdgewrightError, NoSpace, NotWritten, UsageError
 
 MakeModel = Callable[..., Path]
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Let no file grow beyond so many bytes, as `ulimit -f` does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def _sqlite(file: Path) -> None:
