@@ -16,7 +16,7 @@ from ..errors import UsageError
 from ..models import WRAPPED_IN
 from .atomic_files import write_json
 from .disk import require_space, writing
-from .hashing import PROVENANCE
+from .hashing import PROVENANCE, write_provenance
 from .safetensors_writer import Pending, write_shards
 from .wrapped import in_wrapper
 
@@ -214,7 +214,7 @@ def write_checkpoint(
         write_json(folder / "config.json", config_for_everyone(config))
         copy_tokenizer(source, folder)
         copy_tokenizer(around, folder, PROCESSOR_FILES if wrapped else ())
-        write_json(folder / PROVENANCE, {"edgewright": __version__, **provenance})
+        write_provenance(folder, {"edgewright": __version__, **provenance})
         for name, value in (files or {}).items():
             write_json(folder / name, value)
         if verify:

@@ -78,7 +78,7 @@ def run_recipe(
         if fresh:
             _clear(out)
         complete, traces = make_recipe_traces(recipe, out)
-        run = RecipeRun(complete, out, model, [Ledger.load(d) for d in donors if d != out])
+        run = RecipeRun(complete, out, model, Ledger.donors(d for d in donors if d != out))
         run.ledger.begin(recipe.model_dump(mode="json", by_alias=True), command)
         run.ledger.data["plan"] = {"target": recipe.target, "rows": rows}
         run.ledger.data["traces"] = traces

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ from .. import __version__
 from ..benchmarks.traces.options import TracesOptions
 from ..benchmarks.traces.traces import make_traces
 from ..checkpoints.config import model_path, resolve
-from ..checkpoints.files import content_hash, file_hash, write_json
+from ..checkpoints.files import content_hash, file_hash
 from ..checkpoints.loading import pick_device
+from ..checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ..console import console
 from ..errors import EdgewrightError, UsageError
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
@@ -76,8 +76,7 @@ def run_traces(
     require_one_process("traces are written")
     source = resolve(model_path(model))
     record = out.with_suffix(".report.json")
-    old = json.loads(record.read_text()) if record.is_file() else {}
-    if out.is_dir() or (out.exists() and not old):
+    if out.is_dir() or (out.exists() and not record.exists()):
         raise UsageError(
             f"{out}: exists and was not written by edgewright",
             "choose another --out, or remove it yourself",
@@ -90,12 +89,22 @@ def run_traces(
         "device": pick_device(device),
         "code": code_version(MEASURE_CODE),
     }
-    same = not fresh and old.get("fingerprint") == fingerprint(fields)
+    old = {} if fresh else _recorded(record)
+    same = old.get("fingerprint") == fingerprint(fields)
     if same and out.is_file() and old["sha256"] == file_hash(out):
         return {**old["report"], "reused": True}
     out.parent.mkdir(parents=True, exist_ok=True)
     model_hash = fields["inputs"][model]
     report = make_traces(options, source, model_hash, out, seed, fields["device"], fields, fresh)
     origin = {"edgewright": __version__, "fingerprint": fingerprint(fields), **fields}
-    write_json(record, {**origin, "sha256": file_hash(out), "report": report})
+    write_sealed(record, {**origin, "sha256": file_hash(out), "report": report})
     return {**report, "reused": False}
+
+
+def _recorded(record: Path) -> dict[str, Any]:
+    """What an earlier run recorded of its traces; empty if it cannot be relied on."""
+    try:
+        return read_sealed(record, "make the traces again with --fresh") if record.exists() else {}
+    except Damaged as error:
+        console.print(f"  made again: {error}", highlight=False, markup=False)
+        return {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.disk import writing
-from ..checkpoints.files import write_json
+from ..checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ..console import console
 from ..errors import EdgewrightError
 
@@ -92,7 +92,7 @@ def workspace(
 def _prepare(folder: Path, fields: Mapping[str, Any], fresh: bool) -> None:
     """Remove the files of another step, and record what this step depends on."""
     record = folder / STEP
-    old = json.loads(record.read_text()) if record.is_file() else None
+    old = _recorded(record) if record.exists() and not fresh else None
     if old == fields and fields and not fresh:
         return
     if old and fields and not fresh:
@@ -103,5 +103,13 @@ def _prepare(folder: Path, fields: Mapping[str, Any], fresh: bool) -> None:
     for path in folder.iterdir():
         if path.name != LOCK:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with writing(folder):
-        write_json(record, fields)
+    write_sealed(record, fields)
+
+
+def _recorded(record: Path) -> dict[str, Any] | None:
+    """What the interrupted step depended on; None if its record is damaged."""
+    try:
+        return read_sealed(record, "start the step again with --fresh")
+    except Damaged as error:
+        console.print(f"  started afresh: {error}", highlight=False, markup=False)
+        return None
