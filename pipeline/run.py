@@ -40,6 +40,7 @@ from .processes import require_one_process
 from .recipe import BASELINE, TRACES, Gate, Recipe
 from .registry import STEPS
 from .reuse import Reuse
+from .step_memory import run_within_memory
 from .traces import make_recipe_traces
 
 __all__ = ["run_recipe"]
@@ -187,11 +188,17 @@ class RecipeRun:
         entry = self.reuse.entry(name, fields, folder)
         if entry is None:
             begin = time.monotonic()
-            result = step.run(
-                options, self.resolve(source), folder, replace(context, depends_on=fields)
+            result, memory = run_within_memory(
+                step,
+                options,
+                self.resolve(source),
+                folder,
+                replace(context, depends_on=fields),
+                plan,
             )
             entry = new_entry(name, step.kind, config, fields, name)
             entry["seconds"] = round(time.monotonic() - begin, 2)
+            entry |= memory
             entry["notes"] = result.notes
             entry["details"] = result.details
             entry["output_hash"] = content_hash(folder)
@@ -210,6 +217,7 @@ class RecipeRun:
             self.resolve,
             proof=self.recipe.proof,
             activation_budget=self.recipe.activation_bytes,
+            memory_check=self.recipe.memory_check,
         )
 
     def metrics(self) -> set[str]:

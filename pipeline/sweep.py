@@ -71,13 +71,12 @@ def run_sweep(
         with_default_data(recipe, resolve(model_path(recipe.model), config_only=True))
     )
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
-        with writing(out / STUDY):
-            sweep = _Sweep(optuna, path, settings, options, objectives, out, command)
-            sweep.queue()
-            for trial, chosen in sweep.next_trials():
-                sweep.run_trial(trial, chosen)
-            return sweep.conclude(recipe.name)
+    with locked(out), writing(out / STUDY):
+        sweep = _Sweep(optuna, path, settings, options, objectives, out, command)
+        sweep.queue()
+        for trial, chosen in sweep.next_trials():
+            sweep.run_trial(trial, chosen)
+        return sweep.conclude(recipe.name)
 
 
 def _check_values(path: Path, settings: Sequence[str], options: SweepOptions) -> Recipe:

@@ -130,6 +130,8 @@ class StepContext:
     """How a pruned model is verified: loaded whole with stock transformers, or streamed."""
     activation_budget: int = 1 << 30
     """Bytes of hidden states kept in memory; the rest goes to a file beside the output."""
+    memory_check: bool = True
+    """Refuse a step that is predicted to need more memory than is free."""
     depends_on: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Everything that the result depends on, by field. Empty: no work in progress is reused."""
     fresh: bool = False

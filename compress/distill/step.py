@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from ...errors import UsageError
 from ...models import require_expressible
 from ...steps.state import State, float_precision
-from ...steps.step import FOUNDATION, Cost, Inputs, PlanContext, Step
+from ...steps.step import FOUNDATION, Cost, Inputs, PlanContext, Smaller, Step
 from ..prune.step import pruned_state
-from .options import DistillOptions, StudentFrom
+from .options import DistillOptions, LoraOptions, StudentFrom
 
 if TYPE_CHECKING:
     from ...steps.context import StepContext, StepResult
@@ -118,6 +118,21 @@ class DistillStep(Step[DistillOptions]):
             + 2.0 * generated * result.active_parameters
         )
         return Cost(ram, operations)
+
+    def smaller(self, options: DistillOptions, plan: PlanContext) -> tuple[Smaller, ...]:
+        """A batch in parts, recomputed activations, a smaller batch, adapters instead of weights."""
+        rows = options.batch_size
+        changes = [
+            Smaller(f"--accumulate {rows}", {"accumulate": rows}),
+            Smaller("--checkpoint-layers", {"checkpoint_layers": True}),
+            Smaller("--batch-size 1", {"batch_size": 1, "accumulate": 1}),
+        ]
+        if options.seq_len >= 8:
+            shorter = options.seq_len // 4
+            changes.append(Smaller(f"--seq-len {shorter}", {"seq_len": shorter}))
+        if options.qat is None and options.lora is None:
+            changes.append(Smaller("--lora 16", {"lora": LoraOptions()}))
+        return tuple(changes)
 
     def run(
         self, options: DistillOptions, source: Path, out: Path, context: StepContext

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...steps.state import State
-from ...steps.step import FOUNDATION, Cost, PlanContext, Step
+from ...steps.step import FOUNDATION, Cost, PlanContext, Smaller, Step
 from .criteria import CRITERIA
 from .options import PruneOptions
 from .sizes import merged_kv, sizes_after
@@ -85,6 +85,17 @@ class PruneStep(Step[PruneOptions]):
         if options.sparsity:
             operations += layerwise_operations(result, plan.tokens)
         return Cost(ram, operations)
+
+    def smaller(self, options: PruneOptions, plan: PlanContext) -> tuple[Smaller, ...]:
+        """States on disk, a criterion that reads the model layer by layer, shorter rows."""
+        shorter = plan.calibration.seq_len // 4
+        changes = [
+            Smaller("--activation-budget 0", activation_budget=0),
+            Smaller("--criterion activation", {"criterion": "activation"}),
+            Smaller("--no-compensate", {"compensate": False}),
+            Smaller(f"--seq-len {shorter}", seq_len=shorter),
+        ]
+        return tuple(changes[: None if shorter > 1 else -1])
 
     def run(
         self, options: PruneOptions, source: Path, out: Path, context: StepContext

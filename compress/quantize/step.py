@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...steps.state import State
-from ...steps.step import FOUNDATION, Cost, PlanContext, Step
+from ...steps.step import FOUNDATION, Cost, PlanContext, Smaller, Step
 from .options import QuantizeOptions
 
 if TYPE_CHECKING:
@@ -60,6 +60,14 @@ class QuantizeStep(Step[QuantizeOptions]):
             layerwise_operations(source, plan.tokens, options.hessian_tokens),
             _journal_bytes(options, source, plan),
         )
+
+    def smaller(self, options: QuantizeOptions, plan: PlanContext) -> tuple[Smaller, ...]:
+        """States on disk, shorter rows, fewer rows."""
+        rows = plan.calibration
+        changes = [Smaller("--activation-budget 0", activation_budget=0)]
+        if rows.seq_len >= 8:
+            changes.append(Smaller(f"--seq-len {rows.seq_len // 4}", seq_len=rows.seq_len // 4))
+        return tuple(changes)
 
     def run(
         self, options: QuantizeOptions, source: Path, out: Path, context: StepContext
