@@ -25,10 +25,10 @@ from .hashing import (
     weight_bytes,
 )
 from .inventory import StoredTensor, inventory, opened, weight_files
+from .outputs import check_output
 from .safetensors_writer import DTYPES
 from .writer import (
     atomic_directory,
-    check_output,
     config_for_everyone,
     copy_tokenizer,
     disk_error,

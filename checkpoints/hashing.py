@@ -8,12 +8,10 @@ from typing import Any
 
 from .config import read_json
 from .inventory import INDEX, WEIGHTS, weight_files
+from .outputs import CARD, PROVENANCE
 
 __all__ = ["CARD", "PROVENANCE", "content_hash", "file_hash", "read_provenance", "weight_bytes"]
 
-PROVENANCE = "edgewright.json"
-CARD = "README.md"
-"""The model card: measurements of a directory, which are no part of its content."""
 WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".data", ".gguf", ".engine")
 
 

@@ -14,16 +14,16 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import __version__
-from ..errors import EdgewrightError, Refused, UsageError
+from ..errors import EdgewrightError, Refused
 from ..models import WRAPPED_IN
 from .atomic_files import write_json
 from .hashing import PROVENANCE
+from .outputs import check_output, list_files
 from .safetensors_writer import Pending, write_shards
 from .wrapped import in_wrapper
 
 __all__ = [
     "atomic_directory",
-    "check_output",
     "config_for_everyone",
     "copy_tokenizer",
     "disk_error",
@@ -75,38 +75,33 @@ def scratch_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def check_output(out: Path) -> None:
-    """Accept a directory to be made: it is not there, is empty, or was written by edgewright.
-
-    Raises:
-        UsageError: `out` is a file, or holds something that edgewright did not write.
-    """
-    if out.is_file() or (out.exists() and any(out.iterdir()) and not (out / PROVENANCE).exists()):
-        raise UsageError(
-            f"{out}: exists and was not written by edgewright",
-            "choose another --out, or remove it yourself",
-        )
-
-
 @contextmanager
 def atomic_directory(out: Path) -> Iterator[Path]:
     """A temporary directory that becomes `out` if the block succeeds, and is removed if it fails.
 
+    Its `edgewright.json` lists its files, so that only these are ever replaced.
+
     Raises:
-        UsageError: `out` is a file, or holds something that edgewright did not write.
+        UsageError: `out` is a file or a link, or holds something that edgewright did not write.
         Refused: the disk is full.
         EdgewrightError: the place cannot be written to.
     """
     check_output(out)
     temporary = out.with_name(f".{out.name}.tmp")
+    replaced = out.with_name(f".{out.name}.old")
+    if replaced.exists() and not out.exists():  # killed between the two renames below
+        replaced.replace(out)
+    shutil.rmtree(replaced, ignore_errors=True)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        list_files(temporary)
         sync(temporary)
         if out.exists():
-            shutil.rmtree(out)
+            out.replace(replaced)
         temporary.replace(out)
+        shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         raise disk_error(out, error) from error
     except SafetensorError as error:

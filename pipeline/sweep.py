@@ -25,7 +25,7 @@ from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import write_json
 from ..console import console
 from ..errors import EdgewrightError, UsageError
-from ..steps.workspace import differences, locked
+from ..steps.workspace import differences
 from .defaults import with_default_data
 from .named_inputs import check_inputs
 from .recipe import Recipe
@@ -70,12 +70,11 @@ def run_sweep(
         with_default_data(recipe, resolve(model_path(recipe.model), config_only=True))
     )
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
-        sweep = _Sweep(optuna, path, settings, options, objectives, out, command)
-        sweep.queue()
-        for trial, chosen in sweep.next_trials():
-            sweep.run_trial(trial, chosen)
-        return sweep.conclude(recipe.name)
+    sweep = _Sweep(optuna, path, settings, options, objectives, out, command)
+    sweep.queue()
+    for trial, chosen in sweep.next_trials():
+        sweep.run_trial(trial, chosen)
+    return sweep.conclude(recipe.name)
 
 
 def _check_values(path: Path, settings: Sequence[str], options: SweepOptions) -> Recipe:
