@@ -26,10 +26,10 @@ from .hashing import (
     write_provenance,
 )
 from .inventory import StoredTensor, inventory, opened, weight_files
+from .outputs import check_output
 from .safetensors_writer import DTYPES
 from .writer import (
     atomic_directory,
-    check_output,
     config_for_everyone,
     copy_tokenizer,
     scratch_directory,

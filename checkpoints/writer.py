@@ -12,17 +12,16 @@ from typing import Any
 from torch import Tensor
 
 from .. import __version__
-from ..errors import UsageError
 from ..models import WRAPPED_IN
 from .atomic_files import write_json
 from .disk import require_space, writing
-from .hashing import PROVENANCE, write_provenance
+from .hashing import write_provenance
+from .outputs import check_output, list_files
 from .safetensors_writer import Pending, write_shards
 from .wrapped import in_wrapper
 
 __all__ = [
     "atomic_directory",
-    "check_output",
     "config_for_everyone",
     "copy_tokenizer",
     "scratch_directory",
@@ -71,34 +70,27 @@ def scratch_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def check_output(out: Path) -> None:
-    """Accept a directory to be made: it is not there, is empty, or was written by edgewright.
-
-    Raises:
-        UsageError: `out` is a file, or holds something that edgewright did not write.
-    """
-    if out.is_file() or (out.exists() and any(out.iterdir()) and not (out / PROVENANCE).exists()):
-        raise UsageError(
-            f"{out}: exists and was not written by edgewright",
-            "choose another --out, or remove it yourself",
-        )
-
-
 @contextmanager
 def atomic_directory(out: Path, needed: float | None = None) -> Iterator[Path]:
     """A temporary directory that becomes `out` if the block succeeds, and is removed if it fails.
+
+    Its `edgewright.json` lists its files, so that only these are ever replaced.
 
     Args:
         out: the directory to make.
         needed: bytes that it will take at least, if they are known before.
 
     Raises:
-        UsageError: `out` is a file, or holds something that edgewright did not write.
+        UsageError: `out` is a file or a link, or holds something that edgewright did not write.
         NoSpace: the disk is full, or has less room than needed.
         NotWritten: the place cannot be written to.
     """
     check_output(out)
     temporary = out.with_name(f".{out.name}.tmp")
+    replaced = out.with_name(f".{out.name}.old")
+    if replaced.exists() and not out.exists():  # killed between the two renames below
+        replaced.replace(out)
+    shutil.rmtree(replaced, ignore_errors=True)
     shutil.rmtree(temporary, ignore_errors=True)
     if needed is not None:
         require_space(out, needed)
@@ -106,10 +98,12 @@ def atomic_directory(out: Path, needed: float | None = None) -> Iterator[Path]:
         with writing(out, needed, whole=True):
             temporary.mkdir(parents=True)
             yield temporary
+            list_files(temporary)
             sync(temporary)
             if out.exists():
-                shutil.rmtree(out)
+                out.replace(replaced)
             temporary.replace(out)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

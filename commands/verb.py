@@ -24,6 +24,7 @@ from ..steps.options import Cli
 from .failures import explained_failures
 from .interruption import interruption
 from .options import REQUIRED, Expand, Parameter, composed_fields, parameters
+from .places import places_of
 from .tables import show
 from .validation import validated
 
@@ -228,7 +229,9 @@ class Verb:
             own = {*group.whole, *(parameter.name for parameter in group.parameters)}
             mine = {name: value for name, value in given.items() if name in own}
             values[group.name] = validated(group.model, group.parameters, mine, in_python=in_python)
-        with explained_failures():
+        names = {p.path: p.name if in_python else p.flag for p in self.options}
+        places = places_of(values, self.arguments, names)
+        with explained_failures(), places.held(command_line()):
             return self.function(**values)
 
 

@@ -26,7 +26,7 @@ from ..checkpoints.disk import writing
 from ..checkpoints.files import write_json
 from ..console import console
 from ..errors import EdgewrightError, NotWritten, UsageError
-from ..steps.workspace import differences, locked
+from ..steps.workspace import differences
 from .defaults import with_default_data
 from .named_inputs import check_inputs
 from .recipe import Recipe
@@ -71,7 +71,7 @@ def run_sweep(
         with_default_data(recipe, resolve(model_path(recipe.model), config_only=True))
     )
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out), writing(out / STUDY):
+    with writing(out / STUDY):
         sweep = _Sweep(optuna, path, settings, options, objectives, out, command)
         sweep.queue()
         for trial, chosen in sweep.next_trials():

@@ -11,9 +11,10 @@ from ..benchmarks.traces.traces import make_traces
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import content_hash, file_hash
 from ..checkpoints.loading import pick_device
+from ..checkpoints.outputs import RECORD, check_traces
 from ..checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ..console import console
-from ..errors import EdgewrightError, UsageError
+from ..errors import EdgewrightError
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .processes import require_one_process
 from .recipe import TRACES, Recipe
@@ -75,12 +76,8 @@ def run_traces(
     """
     require_one_process("traces are written")
     source = resolve(model_path(model))
-    record = out.with_suffix(".report.json")
-    if out.is_dir() or (out.exists() and not record.exists()):
-        raise UsageError(
-            f"{out}: exists and was not written by edgewright",
-            "choose another --out, or remove it yourself",
-        )
+    record = out.with_suffix(RECORD)
+    check_traces(out)
     fields = {
         "config": options.model_dump(mode="json"),
         "inputs": {model: content_hash(source)},
@@ -91,13 +88,20 @@ def run_traces(
     }
     old = {} if fresh else _recorded(record)
     same = old.get("fingerprint") == fingerprint(fields)
-    if same and out.is_file() and old["sha256"] == file_hash(out):
+    before = file_hash(out) if out.is_file() else None
+    if same and old["sha256"] == before:
         return {**old["report"], "reused": True}
     out.parent.mkdir(parents=True, exist_ok=True)
     model_hash = fields["inputs"][model]
-    report = make_traces(options, source, model_hash, out, seed, fields["device"], fields, fresh)
     origin = {"edgewright": __version__, "fingerprint": fingerprint(fields), **fields}
-    write_sealed(record, {**origin, "sha256": file_hash(out), "report": report})
+
+    def announce(sha256: str, report: dict[str, Any]) -> None:
+        """Record what will be written, so that a file without a record is always another's."""
+        write_sealed(record, {**origin, "sha256": sha256, "replaces": before, "report": report})
+
+    report = make_traces(
+        options, source, model_hash, out, seed, fields["device"], fields, announce, fresh
+    )
     return {**report, "reused": False}
 
 

@@ -23,8 +23,8 @@ from ..checkpoints.atomic_files import write_text
 from ..checkpoints.compute_dtype import fast_dtype
 from ..checkpoints.config import dtype_name, end_tokens, read_architecture, read_json
 from ..checkpoints.disk import disk_error, is_full
-from ..checkpoints.hashing import content_hash
 from ..checkpoints.free_memory import free_memory
+from ..checkpoints.hashing import content_hash
 from ..checkpoints.loading import all_end_tokens, load_model, load_tokenizer
 from ..checkpoints.sealed import digest, open_line, seal_line
 from ..console import console, progress

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -11,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.disk import writing
+from ..checkpoints.locks import SUFFIX, locked
 from ..checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ..console import console
-from ..errors import EdgewrightError
 
-__all__ = ["differences", "locked", "workspace"]
+__all__ = ["differences", "workspace"]
 
-LOCK = ".lock"
 STEP = "step.json"
 
 
@@ -32,26 +30,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         elif a != b:
             names.append(f"{prefix}{key}")
     return names
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a directory, so that two runs cannot overwrite each other's files.
-
-    The operating system releases the lock when the process ends, even if it is killed.
-
-    Raises:
-        EdgewrightError: another run holds it.
-    """
-    with (folder / LOCK).open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise EdgewrightError(
-                f"{folder}: another edgewright run is working there",
-                "wait for it, or choose another --out",
-            ) from error
-        yield
 
 
 @contextmanager
@@ -78,7 +56,7 @@ def workspace(
     fields = json.loads(json.dumps(depends_on))
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with locked(folder, inside=True):
         try:
             _prepare(folder, fields, fresh)
             yield folder
@@ -101,7 +79,7 @@ def _prepare(folder: Path, fields: Mapping[str, Any], fresh: bool) -> None:
             f"  started afresh: {changed} changed since the interrupted run", highlight=False
         )
     for path in folder.iterdir():
-        if path.name != LOCK:
+        if path.name != SUFFIX:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_sealed(record, fields)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..steps.options import Cli
+from ..steps.places import Reads
 
 __all__ = [
     "BundleOptions",
@@ -88,12 +89,12 @@ class HostOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     host: str = Field(default="", description="USER@HOST; without it, give --out")
-    port: int = Field(default=22, description="port of the SSH server")
-    identity: Path | None = Field(
+    port: int = Field(default=22, ge=1, le=65535, description="port of the SSH server")
+    identity: Annotated[Path | None, Reads()] = Field(
         default=None,
         description="private key file; default: ssh-agent, and the keys in ~/.ssh",
     )
-    known_hosts: Path = Field(
+    known_hosts: Annotated[Path, Reads()] = Field(
         default=Path("~/.ssh/known_hosts"), description="file of known host keys"
     )
     accept_new_host_key: Annotated[bool, Cli("--accept-new-host-key")] = Field(
@@ -107,7 +108,7 @@ class ServeOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
-    port: int = Field(default=8000, description="port to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on")
     threads: int | None = Field(
         default=None, description="threads of ONNX Runtime; default: all cores"
     )

@@ -1,0 +1,332 @@
+"""Where commands may write. Everything here is decided before any work starts.
+
+- An output is no input, contains none, and lies inside none, after links are resolved.
+- Only files that edgewright wrote are replaced or removed: a directory that it made lists them in
+  its `edgewright.json`, and a directory with any other file in it stays as it is.
+- An impossible place is refused: a link, the working directory, a file where a directory belongs.
+
+Imports no torch, which reports and gates do not need.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import UsageError
+from .locks import SUFFIX, resolved
+from .sealed import write_sealed
+
+__all__ = [
+    "RECORD",
+    "RESERVED",
+    "Input",
+    "Kind",
+    "Output",
+    "check_output",
+    "check_places",
+    "check_traces",
+    "list_files",
+]
+
+Kind = Literal["directory", "run", "sweep", "cache", "report", "ledger", "file", "traces", "record"]
+"""What is written.
+
+- directory: a checkpoint, artifact or bundle, replaced as a whole
+- run, sweep, cache: a directory that is filled bit by bit
+- report, ledger: files in the directory of a run that is there already
+- file: one file, in a directory that is there
+- traces: a JSONL file, whose directory is made
+- record: what was done, beside traces
+"""
+PROVENANCE = "edgewright.json"
+CARD = "README.md"
+"""The model card: measurements of a directory, which are no part of its content."""
+WRITTEN = "written"
+"""The names of a directory's files, in its `edgewright.json`."""
+SIGNS = {"run": "ledger.json", "sweep": "study.db", "cache": "teacher.json"}
+"""The file by which a directory that is filled is known."""
+RECORD = ".report.json"
+"""The ending of the record beside traces."""
+UNFINISHED = re.compile(rf"\{SUFFIX}|\..+\.tmp")
+"""Names that an interrupted command leaves in a directory before it leaves a sign."""
+ROOM_IN_NAME = 32
+"""Bytes of the longest name of a file beside an output, without the output's own name."""
+RESERVED = re.compile(r"\..+\.(tmp|old|lock|chains|rounds|learning|journal|student|onnx|\d)")
+"""Names of the files beside an output."""
+ELSEWHERE = "choose another --out, or remove it yourself"
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file or directory that a command reads.
+
+    Attributes:
+        name: of the option, for messages.
+        path: where it is.
+    """
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Output:
+    """A place that a command writes to.
+
+    Attributes:
+        name: of the option, for messages.
+        path: where it is.
+        kind: what is written there.
+        marks: texts that a file of edgewright contains; an existing file without them is refused.
+    """
+
+    name: str
+    path: Path
+    kind: Kind
+    marks: tuple[str, ...] = ()
+
+    @property
+    def filled(self) -> bool:
+        """Whether it is a directory that is filled, and not replaced."""
+        return self.kind in ("run", "sweep", "cache", "report", "ledger")
+
+    @property
+    def written(self) -> Path:
+        """The absolute path of what must not overlap with an input."""
+        path = self.path / "ledger.json" if self.kind == "ledger" else self.path
+        return resolved(path)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.path}"
+
+
+def check_places(outputs: Sequence[Output], inputs: Iterable[Input]) -> None:
+    """Accept the places of a command, before it starts to work.
+
+    Raises:
+        UsageError: a place is impossible, holds what edgewright did not write, or overlaps with an
+            input or with another output.
+    """
+    for output in outputs:
+        try:
+            _check_possible(output)
+            _check_own(output)
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null byte
+            reason = getattr(error, "strerror", None) or error
+            raise _unusable(output, f"cannot be used: {reason}") from error
+    for output in outputs:
+        if output.kind != "report":
+            _refuse_overlap(output, inputs)
+    for one, other in combinations(outputs, 2):
+        if word := _relation(one.written, other.written):
+            raise UsageError(
+                f"{one}: {word} {other}, and both are written", "choose two places apart"
+            )
+
+
+def _check_possible(output: Output) -> None:
+    """Refuse a place where such an output cannot be made."""
+    path = output.path
+    if output.kind in ("report", "ledger"):
+        return
+    if path.name in ("", ".."):
+        what = "a root directory" if path.parent == path and path.root else "no name of its own"
+        raise _unusable(output, what if path.root else "the working directory or one above it")
+    if path.is_symlink():
+        raise _unusable(output, f"a link, to {os.readlink(path)}")
+    if RESERVED.fullmatch(path.name):
+        raise _unusable(output, "a name that edgewright gives to its own unfinished files")
+    _check_parents(output)
+    if output.kind in ("file", "traces", "record"):
+        if path.exists() and not path.is_file():
+            what = "a directory" if path.is_dir() else "no regular file"
+            raise _unusable(output, f"{what}, and a file is written")
+        return
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path}: exists and was not written by edgewright", ELSEWHERE)
+    if output.kind == "directory":
+        if output.written in (Path.cwd(), *Path.cwd().parents):
+            raise _unusable(output, "the working directory or one above it")
+        if os.path.ismount(path):
+            raise _unusable(
+                output, "a mount point, which cannot be replaced: name a directory in it"
+            )
+
+
+def _check_parents(output: Output) -> None:
+    """Refuse a place whose directory is missing, no directory, or not writable."""
+    path = output.path
+    parent = path.parent
+    if output.kind == "file" and not parent.is_dir():
+        raise UsageError(
+            f"{output}: there is no directory {parent}", f"make it first: mkdir -p {parent}"
+        )
+    above = next(one for one in (parent, *parent.parents) if os.path.lexists(one))
+    if not above.is_dir():
+        what = "a link to nowhere" if above.is_symlink() else "a file"
+        raise _unusable(output, f"below {above}, which is {what}")
+    here = path if output.filled and path.is_dir() else above
+    if not os.access(here, os.W_OK | os.X_OK):
+        raise _unusable(output, f"in {here}, which is not writable")
+    most = os.pathconf(above, "PC_NAME_MAX") - ROOM_IN_NAME
+    if len(os.fsencode(path.name)) > most:
+        raise _unusable(output, f"too long a name: at most {most} bytes")
+
+
+def _check_own(output: Output) -> None:
+    """Refuse a place that holds what edgewright did not write."""
+    path = output.path
+    if output.kind == "directory":
+        check_output(path)
+    elif sign := SIGNS.get(output.kind):
+        if path.is_dir() and not (path / sign).is_file():
+            others = sorted(one.name for one in path.iterdir())
+            if foreign := [name for name in others if not UNFINISHED.fullmatch(name)]:
+                raise UsageError(
+                    f"{path}: holds {foreign[0]}, and no {sign}: it was not written by edgewright",
+                    ELSEWHERE,
+                )
+    elif output.kind == "traces":
+        check_traces(path)
+    elif output.kind in ("file", "record") and not _is_marked(path, output.marks):
+        raise UsageError(
+            f"{output}: exists and was not written by edgewright",
+            f"choose another {output.name}, or remove the file yourself",
+        )
+
+
+def check_traces(path: Path) -> None:
+    """Accept a file of traces to be made: it is not there, or is as its record says.
+
+    Raises:
+        UsageError: somebody else wrote or changed it, or wrote what lies where its record belongs.
+    """
+    record = path.with_suffix(RECORD)
+    kept = _read_record(record)
+    if kept is None and not _is_marked(record, ()):
+        raise UsageError(
+            f"{record}: exists and was not written by edgewright, and the report of {path.name} "
+            "belongs there",
+            ELSEWHERE,
+        )
+    if not path.exists() or not path.stat().st_size:
+        return
+    if kept is None:
+        raise UsageError(f"{path}: exists and was not written by edgewright", ELSEWHERE)
+    with path.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    if found not in (kept["sha256"], kept.get("replaces")):
+        raise UsageError(
+            f"{path}: was not written by edgewright, or was changed since: {record.name} lists "
+            "other content",
+            ELSEWHERE,
+        )
+
+
+def _read_record(file: Path) -> dict[str, Any] | None:
+    """The record of traces; None if edgewright did not write it."""
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(kept, dict) and {"edgewright", "fingerprint", "sha256"} <= kept.keys()
+    return kept if ours else None
+
+
+def _is_marked(file: Path, marks: Sequence[str]) -> bool:
+    """Whether a file is absent, empty, or contains all marks."""
+    if not file.exists() or not file.stat().st_size:
+        return True
+    content = file.read_bytes()
+    return bool(marks) and all(mark.encode() in content for mark in marks)
+
+
+def _refuse_overlap(output: Output, inputs: Iterable[Input]) -> None:
+    for source in inputs:
+        for real in _real_paths(source.path):
+            if word := _relation(output.written, real):
+                raise UsageError(
+                    f"{output}: {word} {source.name} {source.path}, which is read",
+                    f"choose another {output.name}",
+                )
+
+
+def _real_paths(path: Path) -> Iterator[Path]:
+    """Where an input is, and where the files of a directory are that are links."""
+    yield path.resolve()
+    if path.is_dir():
+        for one in path.iterdir():
+            if one.is_symlink():
+                yield one.resolve()
+
+
+def _relation(one: Path, other: Path) -> str:
+    """How one place overlaps with another; empty: they are apart."""
+    if one == other:
+        return "is"
+    if other in one.parents:
+        return "lies inside"
+    return "contains" if one in other.parents else ""
+
+
+def _unusable(output: Output, what: str) -> UsageError:
+    return UsageError(f"{output}: {what}", f"choose another {output.name}")
+
+
+def check_output(out: Path) -> None:
+    """Accept a directory to be made: it is absent, empty, or holds only what edgewright wrote.
+
+    Raises:
+        UsageError: `out` is a file or a link, or holds something that edgewright did not write.
+    """
+    if out.is_symlink():
+        raise UsageError(f"{out}: a link, which cannot be replaced", "choose another --out")
+    if not out.exists():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not (out / PROVENANCE).is_file()):
+        raise UsageError(f"{out}: exists and was not written by edgewright", ELSEWHERE)
+    listed = _listed_files(out)
+    if foreign := sorted(set(_files(out)) - set(listed or ())):
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        unlisted = f"which {PROVENANCE} does not list: it was not written by edgewright"
+        older = f"and {PROVENANCE} lists no files, as those of earlier versions"
+        raise UsageError(
+            f"{out}: holds {foreign[0]}{more}, {older if listed is None else unlisted}",
+            "choose another --out, or move your files away and remove the rest yourself",
+        )
+
+
+def _listed_files(folder: Path) -> list[str] | None:
+    """The files that the `edgewright.json` of a directory lists; None: it has no list."""
+    try:
+        listed = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))[WRITTEN]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return [str(one) for one in listed] if isinstance(listed, list) else None
+
+
+def list_files(folder: Path) -> None:
+    """Write the names of a directory's files into its `edgewright.json`, if it has one."""
+    file = folder / PROVENANCE
+    if not file.is_file():
+        return
+    provenance = json.loads(file.read_text(encoding="utf-8"))
+    listed = sorted(_files(folder))
+    if provenance.get(WRITTEN) != listed:
+        write_sealed(file, provenance | {WRITTEN: listed})
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Relative names of all files and links below a directory, but provenance and model card."""
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if name not in (PROVENANCE, CARD) and (path.is_symlink() or not path.is_dir()):
+            yield name
