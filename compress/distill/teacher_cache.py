@@ -144,6 +144,7 @@ class CachedTeacher:
             batch_size: rows that go through the teacher together.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / INDEX, self.index)  # so that an interrupted cache is known
         keys: list[bytes] = []
         ends: list[int] = []
         parts: list[TopK] = []
