@@ -15,6 +15,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -31,6 +32,7 @@ __all__ = [
     "Kind",
     "Output",
     "check_output",
+    "check_own",
     "check_places",
     "check_traces",
     "list_files",
@@ -118,26 +120,42 @@ class Output:
 
 
 def check_places(outputs: Sequence[Output], inputs: Sequence[Input]) -> None:
-    """Accept the places of a command, before it starts to work.
+    """Accept the places of a command, before it locks them.
 
     Raises:
-        UsageError: a place is impossible, holds what edgewright did not write, or overlaps with an
-            input or with another output.
+        UsageError: a place is impossible, or overlaps with an input or with another output.
     """
     for output in outputs:
-        try:
+        with _unreadable(output):
             if output.kind != "report":
                 _refuse_overlap(output, inputs)
             _check_possible(output)
-            _check_own(output)
-        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null byte
-            reason = getattr(error, "strerror", None) or error
-            raise _unusable(output, f"cannot be used: {reason}") from error
     for one, other in combinations(outputs, 2):
         if word := _relation(one.written, other.written):
             raise UsageError(
                 f"{one}: {word} {other}, and both are written", "choose two places apart"
             )
+
+
+def check_own(outputs: Sequence[Output]) -> None:
+    """Accept what the places of a command hold, after it has locked them.
+
+    Raises:
+        UsageError: a place holds what edgewright did not write.
+    """
+    for output in outputs:
+        with _unreadable(output):
+            _check_own(output)
+
+
+@contextmanager
+def _unreadable(output: Output) -> Iterator[None]:
+    """Turn what the operating system says about a place into a message."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise _unusable(output, f"cannot be used: {reason}") from error
 
 
 def _check_possible(output: Output) -> None:
@@ -193,7 +211,6 @@ def _check_parents(output: Output) -> None:
 
 
 def _check_own(output: Output) -> None:
-    """Refuse a place that holds what edgewright did not write."""
     path = output.path
     if output.kind == "directory":
         check_output(path)

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from ..benchmarks.tasks.kinds import KINDS as TASKS
 from ..checkpoints.locks import locked, writer_of
-from ..checkpoints.outputs import Input, Output, check_places
+from ..checkpoints.outputs import Input, Output, check_own, check_places
 from ..console import IS_MAIN
 from ..data.kinds import KINDS as SOURCES
 from ..errors import EdgewrightError
@@ -56,6 +56,7 @@ class Places:
                 if IS_MAIN and output.kind not in UNLOCKED and not missing:
                     lock = locked(output.path, inside=output.filled, command=command)
                     stack.enter_context(lock)
+            check_own(self.outputs)
             yield
 
     def _refuse_unfinished(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgewright.checkpoints.files import PROVENANCE, atomic_directory, check_output
-from edgewright.checkpoints.outputs import Input, Kind, Output, check_places
+from edgewright.checkpoints.outputs import Input, Kind, Output, check_own, check_places
 from edgewright.errors import UsageError
 
 DIRECTORIES: tuple[Kind, ...] = ("directory", "run", "sweep", "cache")
@@ -21,6 +21,7 @@ def refusal(path: Path, kind: Kind, *inputs: Path, marks: tuple[str, ...] = ()) 
     """The message for an output; empty: it is accepted."""
     try:
         check_places([Output("--out", path, kind, marks)], [Input("MODEL", one) for one in inputs])
+        check_own([Output("--out", path, kind, marks)])
     except UsageError as error:
         assert error.hint
         assert "\n" not in str(error)
