@@ -31,7 +31,7 @@ from ..console import console
 from ..errors import EdgewrightError, UsageError
 from .disk import disk_error, refusal_of
 
-__all__ = ["SUFFIX", "Owner", "locked", "resolved"]
+__all__ = ["SUFFIX", "Owner", "locked", "resolved", "writer_of"]
 
 SUFFIX = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -146,6 +146,14 @@ def locked(
                 folder.rmdir()
 
 
+def writer_of(place: Path) -> Owner | None:
+    """Who is replacing a file or directory; None: nobody, or this command."""
+    file = _files_of(place.resolve())[0]
+    if file in _held.get() or not _is_taken(file):
+        return None
+    return _owner(file) or Owner.me("edgewright")
+
+
 def _files_of(place: Path) -> tuple[Path, Path]:
     return place.parent / f".{place.name}{SUFFIX}", place / SUFFIX
 
@@ -196,15 +204,19 @@ def _take(file: Path, place: Path, me: Owner, *, wait: bool) -> int:
 
 
 def _open(file: Path, place: Path) -> int:
-    try:
-        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    except FileNotFoundError:  # another command has just removed the directory that it had made
-        _make_parents(file.parent, place)
-        return _open(file, place)
-    except OSError as error:
-        if _is_taken(file):  # by another user
-            raise _busy(place, file, _owner(file)) from error
-        raise _impossible(place, error) from error
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    for look in range(LOOKS):
+        try:
+            return os.open(file, flags, 0o666)
+        except OSError as error:
+            # Another command may just have removed the directory that it had made.
+            if isinstance(error, FileNotFoundError) and look < LOOKS - 1:
+                _make_parents(file.parent, place)
+                continue
+            if _is_taken(file):  # by another user
+                raise _busy(place, file, _owner(file)) from error
+            raise _impossible(place, error) from error
+    raise AssertionError("unreachable")
 
 
 def _lock(handle: int, file: Path) -> bool:

@@ -14,7 +14,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -31,12 +32,15 @@ __all__ = [
     "Kind",
     "Output",
     "check_output",
+    "check_own",
     "check_places",
     "check_traces",
     "list_files",
 ]
 
-Kind = Literal["directory", "run", "sweep", "cache", "report", "ledger", "file", "traces", "record"]
+Kind = Literal[
+    "directory", "run", "sweep", "cache", "report", "ledger", "file", "traces", "record", "shared"
+]
 """What is written.
 
 - directory: a checkpoint, artifact or bundle, replaced as a whole
@@ -45,14 +49,21 @@ Kind = Literal["directory", "run", "sweep", "cache", "report", "ledger", "file",
 - file: one file, in a directory that is there
 - traces: a JSONL file, whose directory is made
 - record: what was done, beside traces
+- shared: the user's cache directory, which many commands fill
 """
 PROVENANCE = "edgewright.json"
 CARD = "README.md"
 """The model card: measurements of a directory, which are no part of its content."""
 WRITTEN = "written"
 """The names of a directory's files, in its `edgewright.json`."""
-SIGNS = {"run": "ledger.json", "sweep": "study.db", "cache": "teacher.json"}
-"""The file by which a directory that is filled is known."""
+SIGNS = {
+    "run": ("ledger.json", '"edgewright"'),
+    "sweep": ("study.db", "studies"),
+    "cache": ("teacher.json", '"shards"'),
+}
+"""The file by which a directory that is filled is known, and a text in it."""
+REPORTS = {"report.html": "edgewright</title>", "report.md": "edgewright"}
+"""The reports in a directory, and a text in each."""
 RECORD = ".report.json"
 """The ending of the record beside traces."""
 UNFINISHED = re.compile(rf"\{SUFFIX}|\..+\.tmp")
@@ -108,23 +119,17 @@ class Output:
         return f"{self.name} {self.path}"
 
 
-def check_places(outputs: Sequence[Output], inputs: Iterable[Input]) -> None:
-    """Accept the places of a command, before it starts to work.
+def check_places(outputs: Sequence[Output], inputs: Sequence[Input]) -> None:
+    """Accept the places of a command, before it locks them.
 
     Raises:
-        UsageError: a place is impossible, holds what edgewright did not write, or overlaps with an
-            input or with another output.
+        UsageError: a place is impossible, or overlaps with an input or with another output.
     """
     for output in outputs:
-        try:
+        with _unreadable(output):
+            if output.kind != "report":
+                _refuse_overlap(output, inputs)
             _check_possible(output)
-            _check_own(output)
-        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null byte
-            reason = getattr(error, "strerror", None) or error
-            raise _unusable(output, f"cannot be used: {reason}") from error
-    for output in outputs:
-        if output.kind != "report":
-            _refuse_overlap(output, inputs)
     for one, other in combinations(outputs, 2):
         if word := _relation(one.written, other.written):
             raise UsageError(
@@ -132,10 +137,33 @@ def check_places(outputs: Sequence[Output], inputs: Iterable[Input]) -> None:
             )
 
 
+def check_own(outputs: Sequence[Output]) -> None:
+    """Accept what the places of a command hold, after it has locked them.
+
+    Raises:
+        UsageError: a place holds what edgewright did not write.
+    """
+    for output in outputs:
+        with _unreadable(output):
+            _check_own(output)
+
+
+@contextmanager
+def _unreadable(output: Output) -> Iterator[None]:
+    """Turn what the operating system says about a place into a message."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise _unusable(output, f"cannot be used: {reason}") from error
+
+
 def _check_possible(output: Output) -> None:
     """Refuse a place where such an output cannot be made."""
     path = output.path
-    if output.kind in ("report", "ledger"):
+    if "\0" in str(path):
+        raise _unusable(output, "a null byte in the name")
+    if output.kind in ("report", "ledger", "shared"):
         return
     if path.name in ("", ".."):
         what = "a root directory" if path.parent == path and path.root else "no name of its own"
@@ -174,7 +202,8 @@ def _check_parents(output: Output) -> None:
         what = "a link to nowhere" if above.is_symlink() else "a file"
         raise _unusable(output, f"below {above}, which is {what}")
     here = path if output.filled and path.is_dir() else above
-    if not os.access(here, os.W_OK | os.X_OK):
+    complete = output.kind == "cache" and path.is_dir()  # it may be read only
+    if not complete and not os.access(here, os.W_OK | os.X_OK):
         raise _unusable(output, f"in {here}, which is not writable")
     most = os.pathconf(above, "PC_NAME_MAX") - ROOM_IN_NAME
     if len(os.fsencode(path.name)) > most:
@@ -182,18 +211,11 @@ def _check_parents(output: Output) -> None:
 
 
 def _check_own(output: Output) -> None:
-    """Refuse a place that holds what edgewright did not write."""
     path = output.path
     if output.kind == "directory":
         check_output(path)
-    elif sign := SIGNS.get(output.kind):
-        if path.is_dir() and not (path / sign).is_file():
-            others = sorted(one.name for one in path.iterdir())
-            if foreign := [name for name in others if not UNFINISHED.fullmatch(name)]:
-                raise UsageError(
-                    f"{path}: holds {foreign[0]}, and no {sign}: it was not written by edgewright",
-                    ELSEWHERE,
-                )
+    elif path.is_dir() and output.kind in SIGNS:
+        _check_filled(path, *SIGNS[output.kind])
     elif output.kind == "traces":
         check_traces(path)
     elif output.kind in ("file", "record") and not _is_marked(path, output.marks):
@@ -201,6 +223,23 @@ def _check_own(output: Output) -> None:
             f"{output}: exists and was not written by edgewright",
             f"choose another {output.name}, or remove the file yourself",
         )
+    if output.kind in ("run", "sweep", "report"):
+        for name, mark in REPORTS.items():
+            file = path / name
+            if file.is_symlink() or file.is_dir() or not _is_marked(file, (mark,)):
+                raise UsageError(
+                    f"{file}: exists and was not written by edgewright, and a report belongs there",
+                    "move it away",
+                )
+
+
+def _check_filled(path: Path, sign: str, mark: str) -> None:
+    """Refuse a directory that holds other files than those of a run, a sweep or a cache."""
+    if (path / sign).is_file() and _is_marked(path / sign, (mark,)):
+        return
+    others = sorted(one.name for one in path.iterdir() if not UNFINISHED.fullmatch(one.name))
+    if others:
+        raise UsageError(f"{path}: holds {others[0]}, and no {sign} of edgewright", ELSEWHERE)
 
 
 def check_traces(path: Path) -> None:
@@ -249,7 +288,7 @@ def _is_marked(file: Path, marks: Sequence[str]) -> bool:
     return bool(marks) and all(mark.encode() in content for mark in marks)
 
 
-def _refuse_overlap(output: Output, inputs: Iterable[Input]) -> None:
+def _refuse_overlap(output: Output, inputs: Sequence[Input]) -> None:
     for source in inputs:
         for real in _real_paths(source.path):
             if word := _relation(output.written, real):

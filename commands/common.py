@@ -138,7 +138,7 @@ def directory_of_run(given: Mapping[str, Any], pattern: str) -> dict[str, Any]:
     from ..pipeline.recipe_file import load_recipe
 
     name = load_recipe(Path(given["recipe"]), given.get("set") or ()).name
-    if Path(name).name != name:
+    if Path(name).name != name or name == "..":
         raise UsageError(
             f"{given['recipe']}: `name: {name}` cannot name a directory in runs/",
             "give --out, or a name without slashes",

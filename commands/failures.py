@@ -26,8 +26,9 @@ NO_MEMORY = (
     "bad_alloc",
     "bad allocation",
     "(os error 12)",
+    "could not create a primitive",
 )
-"""What libraries say when memory runs out, in lower case."""
+"""What libraries say when memory runs out, in lower case; the last one is oneDNN's."""
 NO_THREADS = ("can't start new thread", "resource temporarily unavailable")
 """What they say when the system refuses another thread or process."""
 

@@ -1,4 +1,4 @@
-"""The places that a verb reads and writes: found by the markers of its options, checked, locked."""
+"""The places that a verb reads and writes: found by markers of its options, checked, locked."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from ..benchmarks.tasks.kinds import KINDS as TASKS
-from ..checkpoints.locks import locked
-from ..checkpoints.outputs import Input, Output, check_places
+from ..checkpoints.locks import locked, writer_of
+from ..checkpoints.outputs import Input, Output, check_own, check_places
 from ..console import IS_MAIN
 from ..data.kinds import KINDS as SOURCES
+from ..errors import EdgewrightError
+from ..steps.cache_directory import CACHE, cache_directory
 from ..steps.places import Named, Reads, Writes, named_places, texts_in
 from .verb_options import RecipeSettings
 
 __all__ = ["Places", "input_named", "marker_of", "places_of"]
 
+UNLOCKED = ("cache", "shared")
+"""Kinds of outputs that commands share: each locks what it adds, while it adds it."""
 GENERATED = ("builtin", "gym", "reasoning")
 """Kinds of sources and tasks that are no files."""
 
@@ -45,13 +49,24 @@ class Places:
             EdgewrightError: another command writes there.
         """
         check_places(self.outputs, self.inputs)
+        self._refuse_unfinished()
         with ExitStack() as stack:
             for output in sorted(self.outputs, key=lambda one: one.written):
                 missing = output.kind == "report" and not output.path.is_dir()
-                if IS_MAIN and output.kind != "cache" and not missing:
+                if IS_MAIN and output.kind not in UNLOCKED and not missing:
                     lock = locked(output.path, inside=output.filled, command=command)
                     stack.enter_context(lock)
+            check_own(self.outputs)
             yield
+
+    def _refuse_unfinished(self) -> None:
+        """Refuse to read what another command is about to replace."""
+        for source in self.inputs:
+            if owner := writer_of(source.path):
+                raise EdgewrightError(
+                    f"{source.name} {source.path}: another edgewright run is writing it: {owner}",
+                    "wait until it has ended",
+                )
 
 
 def marker_of(hint: Any) -> Reads | Writes | None:
@@ -89,6 +104,7 @@ def places_of(
             outputs += _outputs(name, Path(one.text), one.marker)
         else:
             inputs += [Input(name, path) for path in [input_named(one.text)] if path]
+    outputs.append(Output(CACHE, cache_directory(), "shared"))
     return Places(tuple(outputs), tuple(inputs))
 
 

@@ -62,9 +62,15 @@ def workspace(
             yield folder
         except BaseException:
             if not any(folder.glob(finished)):
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
             raise
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a workspace, its record first: nothing is resumed from one that is half removed."""
+    (folder / STEP).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prepare(folder: Path, fields: Mapping[str, Any], fresh: bool) -> None:

@@ -146,6 +146,7 @@ class CachedTeacher:
         """
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / INDEX, self.index)  # so that an interrupted cache is known
         keys: list[bytes] = []
         ends: list[int] = []
         parts: list[TopK] = []
