@@ -72,7 +72,9 @@ def main() -> None:
     """Run the command line; turn an error into one message and its exit code."""
     try:
         app()
-    except Exception as error:  # libraries raise what they like
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # libraries raise what they like, such as panics of Rust
         if "--debug" in sys.argv:
             raise
         sys.exit(complain(error))

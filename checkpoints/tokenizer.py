@@ -9,10 +9,11 @@ from typing import Any
 from ..documents import read_object, read_text
 from ..errors import EdgewrightError, Refused, UsageError
 from ..models import text_config
+from .chat_templates import contain
 from .config import end_tokens, read_json
 from .settings import load_settings, reason
 
-__all__ = ["all_end_tokens", "load_tokenizer"]
+__all__ = ["VOCABULARIES", "all_end_tokens", "load_tokenizer"]
 
 PACKAGES = {"tokenizer.model": "sentencepiece", "tekken.json": "mistral-common"}
 """Packages that read a tokenizer without tokenizer.json, by the file that it has instead."""
@@ -58,6 +59,7 @@ def load_tokenizer(path: Path) -> Any:
             "put the model's tokenizer files beside its weights",
         )
     _check_files(path)
+    contain()
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         tokens: dict[str, int] = tokenizer.get_vocab()

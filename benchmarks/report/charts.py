@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
@@ -34,6 +34,10 @@ class MeasuredStep:
     """The metrics that cannot be compared with the baseline's."""
     details: Mapping[str, Any]
     """Of the step's ledger entry."""
+    context: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What it was measured with."""
+    source: str = ""
+    """Name of the step that it started from; empty: there is none."""
 
     def has(self, name: str) -> bool:
         """Whether the step has this metric, comparable with the baseline's."""
@@ -93,23 +97,26 @@ def _waterfall(steps: Sequence[MeasuredStep], name: str) -> Plot | None:
     metric = BY_PATTERN[name]
     title = CHARTS[name]
     values = [step.metrics[name] / metric.divisor for step in chosen]
-    texts = [
-        f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f} {metric.unit}"
-        for value in values
-    ]
-    if values[0]:
-        texts[1:] = [
-            f"{text}  {value / values[0]:.2f}×"
-            for text, value in zip(texts[1:], values[1:], strict=True)
-        ]
+    before: list[float] = []
+    texts: list[str] = []
+    for step, value in zip(chosen, values, strict=True):
+        text = f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f} {metric.unit}"
+        like = [other for other in chosen if metric.has_factor(step.context, other.context)]
+        first = like[0].metrics[name] / metric.divisor
+        texts.append(text if step is like[0] or not first else f"{text}  {value / first:.2f}×")
+        parent = next((other for other in like if other.name == step.source), step)
+        before.append(parent.metrics[name] / metric.divisor)
     less_is_better = metric.better == "lower"
     better, worse = ("smaller", "larger") if less_is_better else ("faster", "slower")
     caption = (
-        f"Each bar against the one above: green is {better}, red is {worse}."
-        " Factors are relative to the first." + _left_out(steps, [name])
+        f"Each bar against the step that it started from: green is {better}, red is {worse}."
+        " Factors are relative to the first."
     )
+    if metric.conditions.factor:
+        caption += " Both compare steps in the same runtime only."
+    caption += _left_out(steps, [name])
     names = [step.name for step in chosen]
-    svg = bars(names, values, texts, title, less_is_better=less_is_better)
+    svg = bars(names, values, before, texts, title, less_is_better=less_is_better)
     return Plot(title, caption, Markup(svg))
 
 

@@ -10,6 +10,8 @@ import yaml
 
 from ...checkpoints.atomic_files import write_text
 from ...checkpoints.files import CARD
+from ...documents import YAML_BYTES, parse_yaml
+from ...errors import UsageError
 from ...steps.step import Step
 from .ledger_view import Record
 from .pages import markdown_page
@@ -113,8 +115,8 @@ def _front_matter(card: Path) -> dict[str, Any]:
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     found = FRONT_MATTER.match(text)
     try:
-        data = yaml.safe_load(found[1]) if found else None
-    except yaml.YAMLError:
+        _, data = parse_yaml(found[1][:YAML_BYTES], str(card), "") if found else (None, None)
+    except UsageError:
         return {}  # another tool's card, which nothing here depends on
     return data if isinstance(data, dict) else {}
 

@@ -79,6 +79,7 @@ def plots_of(steps: Sequence[Record], baseline: Record) -> list[Plot]:
     from .charts import MeasuredStep, charts_of  # late: matplotlib is slow, Markdown needs none
 
     measured = []
+    source = ""
     for step in steps:
         values = {name: metric_of(step, name) for name in part(step, "metrics")}
         finite = {
@@ -87,7 +88,13 @@ def plots_of(steps: Sequence[Record], baseline: Record) -> list[Plot]:
             if value is not None and math.isfinite(value)
         }
         unlike = frozenset(name for name in finite if not are_comparable(step, baseline, name))
-        measured.append(MeasuredStep(name_of(step), finite, unlike, part(step, "details")))
+        parent = str(part(step, "config").get("from") or source)
+        measured.append(
+            MeasuredStep(
+                name_of(step), finite, unlike, part(step, "details"), part(step, "context"), parent
+            )
+        )
+        source = name_of(step)
     return charts_of(measured, metrics_named(steps, ACCURACY))
 
 
@@ -225,13 +232,19 @@ def _headline(baseline: Record, candidate: Record) -> list[dict[str, str]]:
         if not are_comparable(baseline, candidate, name):
             continue
         is_share = metric.style == "share"
-        ratio = f"{significant(after / before)}×" if before and not is_share else ""
+        contexts = [part(step, "context") for step in (baseline, candidate)]
+        if not metric.has_factor(*contexts):
+            change = f"in {contexts[0].get('backend')}"
+        elif before and not is_share:
+            change = f"{significant(after / before)}×"
+        else:
+            change = f"{after - before:+.3f}"
         cards.append(
             {
                 "label": name.replace("/", " ", 1) if metric.parts(name) else metric.label,
                 "before": metric.format(before, unit=True),
                 "after": metric.format(after, unit=True),
-                "ratio": ratio or f"{after - before:+.3f}",
+                "change": change,
             }
         )
     return cards

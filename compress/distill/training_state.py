@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import SAFE_WEIGHTS_NAME
 from safetensors.torch import load_model
@@ -22,6 +23,7 @@ from torch import nn
 from ...checkpoints.disk import require_space, writing
 from ...checkpoints.files import sync, write_json
 from ...console import console
+from ...errors import UsageError
 from .early_stop import Curve
 from .processes import Processes
 
@@ -165,6 +167,7 @@ class StageSaves:
         saves = self.saves
         if saves.newest is None or self.number != saves.stage:
             return 0, []
+        _check_plain(saves.newest)
         accelerator.load_state(str(saves.newest))
         return saves.step, saves.losses[self.name]
 
@@ -189,3 +192,19 @@ class StageSaves:
             self.saves.save(
                 accelerator, self.number, step, {**self.saves.losses, self.name: losses}
             )
+
+
+def _check_plain(save: Path) -> None:
+    """Accept a save whose schedules are plain data; accelerate would run code in their pickles.
+
+    Raises:
+        UsageError: there is something else in them.
+    """
+    for file in sorted(save.glob("custom_checkpoint_*.pkl")):
+        try:
+            torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged pickle may raise anything
+            raise UsageError(
+                f"{file}: damaged, or no state that edgewright saved",
+                "run the command again with --fresh",
+            ) from error
