@@ -23,9 +23,9 @@ from .measurement_files import (
     answers_file,
     problem_samples,
     problems_hash,
+    save_measurement,
     window_samples,
     write_answers,
-    write_measurement,
 )
 from .missing_tasks import missing_tasks
 from .options import EvaluateOptions, LatencyOptions
@@ -222,7 +222,7 @@ def _check_model(path: Path) -> None:
 
 def _save(file: Path, found: Mapping[str, Any], answers: Sequence[dict[str, Any]]) -> None:
     """Write a measurement, and the answers beside it."""
-    write_measurement(file, found)
+    save_measurement(file, found)
     if answers:
         write_answers(answers_file(file), answers)
 

@@ -8,6 +8,7 @@ No torch here: a job that only compares starts at once.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -29,6 +30,8 @@ __all__ = [
     "known_patterns",
     "names_of",
     "require",
+    "unrecorded",
+    "why_impossible",
     "why_unlike",
 ]
 
@@ -40,11 +43,12 @@ DTYPE = ("dtype/<task>",)
 QUESTIONS = Conditions(
     recorded=("problems/<task>",),
     equal=("shots/<task>", "framing/<task>"),
-    if_recorded=(*TASK_IDENTITY, "max_new_tokens/<task>", *DTYPE),
+    unless_older=(*TASK_IDENTITY, "max_new_tokens/<task>"),
+    if_recorded=DTYPE,
 )
 LM_EVAL = Conditions((*QUESTIONS.recorded, *TASK_IDENTITY), if_recorded=DTYPE)
 TEXT = Conditions(recorded=("data_hash/<data>", "seq_len/<data>"))
-AGAINST_REFERENCE = replace(TEXT, if_recorded=("reference/<data>",))
+AGAINST_REFERENCE = replace(TEXT, unless_older=("reference/<data>",))
 BOARD = ("board", "power_mode")
 """Recorded by `deploy` alone, so that a device is never compared with the machine that exported."""
 TIMING = Conditions(recorded=("device", "threads", "latency"), equal=BOARD)
@@ -55,10 +59,8 @@ ENGINE = Conditions(recorded=("engine", *BOARD))
 TARGET = Conditions(recorded=("target",))
 
 LM_EVAL_LOWER = "(?:(?:byte_|word_)?perplexity|bits_per_byte|brier_score|ter)(?:,.+)?"
-LM_EVAL_HIGHER = (
-    "(?:acc|acc_norm|acc_mutual_info|acc_bytes|acc_all|exact_match|likelihood"
-    "|mcc|f1|bleu|chrf|chrf\\+\\+)(?:,.+)?"
-)
+LM_EVAL_SHARE = "(?:acc|acc_norm|acc_mutual_info|acc_bytes|acc_all|exact_match)(?:,.+)?"
+LM_EVAL_HIGHER = "(?:likelihood|mcc|f1|bleu|chrf|chrf\\+\\+)(?:,.+)?"
 """lm-eval's own metrics, perhaps with a filter behind a comma; others have no known direction."""
 
 
@@ -67,7 +69,7 @@ def _with_error(metric: Metric) -> tuple[Metric, ...]:
     rules = metric.conditions
     return (
         Metric(f"{metric.pattern}/stderr", f"{metric.label}, stderr", "lower", conditions=rules),
-        Metric(f"{metric.pattern}/n", f"{metric.label}, n", style="whole", conditions=rules),
+        Metric(f"{metric.pattern}/n", f"{metric.label}, n", style="whole", low=1, conditions=rules),
         metric,
     )
 
@@ -127,6 +129,7 @@ QUALITY_METRICS = (
             "perplexity",
             "lower",
             digits=4,
+            low=1,
             conditions=TEXT,
             has_samples=True,
             default_limit={"max_ratio": 1.06},
@@ -150,9 +153,18 @@ QUALITY_METRICS = (
         terminal=TerminalColumn("top-1", ".4f"),
     ),
     Metric("lm_eval/<task>/<metric>.stderr", "lm-eval, stderr", "lower", conditions=LM_EVAL),
-    Metric(f"lm_eval/<task>/<metric:{LM_EVAL_HIGHER}>", "lm-eval", "higher", conditions=LM_EVAL),
+    Metric(
+        f"lm_eval/<task>/<metric:{LM_EVAL_SHARE}>", "lm-eval", "higher", high=1, conditions=LM_EVAL
+    ),
+    Metric(
+        f"lm_eval/<task>/<metric:{LM_EVAL_HIGHER}>",
+        "lm-eval",
+        "higher",
+        low=-math.inf,
+        conditions=LM_EVAL,
+    ),
     Metric(f"lm_eval/<task>/<metric:{LM_EVAL_LOWER}>", "lm-eval", "lower", conditions=LM_EVAL),
-    Metric("lm_eval/<task>/<metric>", "lm-eval", conditions=LM_EVAL),
+    Metric("lm_eval/<task>/<metric>", "lm-eval", low=-math.inf, conditions=LM_EVAL),
 )
 
 LATENCY_METRICS = (
@@ -215,8 +227,15 @@ DEVICE_METRICS = (
     Metric("device/power_w/max", "highest power", "lower", "W", conditions=DEVICE),
     Metric("device/gpu_mhz", "GPU clock", unit="MHz", conditions=DEVICE),
     Metric("device/emc_mhz", "memory clock", unit="MHz", conditions=DEVICE),
-    Metric("device/gpu_percent", "GPU load", unit="%", conditions=DEVICE),
-    Metric("device/temperature_c/max", "highest temperature", "lower", "°C", conditions=DEVICE),
+    Metric("device/gpu_percent", "GPU load", unit="%", high=100, conditions=DEVICE),
+    Metric(
+        "device/temperature_c/max",
+        "highest temperature",
+        "lower",
+        "°C",
+        low=-math.inf,
+        conditions=DEVICE,
+    ),
     _bytes("device/ram_used_bytes/max", "highest memory use of the device", DEVICE),
     _bytes("device/swap_used_bytes/max", "highest swap use of the device", DEVICE),
     Metric("device/samples", "samples of tegrastats", style="whole", conditions=DEVICE),
@@ -317,6 +336,20 @@ def require(name: str, where: str) -> Metric:
         " or what makes two values comparable",
         f"did you mean {' or '.join(near)}?" if near else f"metrics: {', '.join(patterns)}",
     )
+
+
+def why_impossible(name: str, value: float) -> str:
+    """Why no measurement gives this value of a metric; empty if one may.
+
+    Of a metric that is not declared, only infinity is known to be impossible.
+    """
+    return (find(name) or Metric(name, name, low=-math.inf)).why_impossible(value)
+
+
+def unrecorded(name: str, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
+    """The condition of a metric that only a candidate's context lacks; empty if there is none."""
+    metric = find(name)
+    return metric.unrecorded(name, candidate, baseline) if metric else ""
 
 
 def why_unlike(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..documents import read_object
 from ..errors import Refused, UsageError
 from ..models import Architecture, architecture, text_config
 from .inventory import inventory
@@ -51,8 +51,8 @@ def is_builtin(path: Path) -> bool:
     if not file.is_file() or file.stat().st_size > 2 * own.stat().st_size:
         return False
     try:
-        vocabulary = json.loads(file.read_bytes())["model"]
-    except (ValueError, TypeError, KeyError):  # whoever loads the tokenizer says what is wrong
+        vocabulary = read_json(file)["model"]
+    except (UsageError, KeyError):  # whoever loads the tokenizer says what is wrong
         return False
     return vocabulary == read_json(own)["model"]
 
@@ -140,17 +140,11 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises:
         UsageError: it is not there, or not a JSON object.
     """
-    try:
-        value = json.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise UsageError(f"{file}: not found", "give a Hugging Face model directory") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{file}: not valid JSON: {error}", f"restore the {file.name} of the model"
-        ) from error
-    if not isinstance(value, dict):
-        raise UsageError(f"{file}: not a JSON object", f"restore the {file.name} of the model")
-    return value
+    there = file.exists()
+    return read_object(
+        file,
+        f"restore the {file.name} of the model" if there else "give a Hugging Face model directory",
+    )
 
 
 def _refuse_adapter(path: Path) -> None:
@@ -170,12 +164,18 @@ def _block_elsewhere(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | 
     """
     if quantization(config):
         return None
-    if config.get("compression_config"):
-        return {"quant_method": "compressed-tensors", **config["compression_config"]}
+    if older := config.get("compression_config"):
+        return {"quant_method": "compressed-tensors", **_object(older, path / "config.json")}
     own = path / "hf_quant_config.json"
     if not own.is_file():
         return None
-    return {"quant_method": "modelopt", **(read_json(own).get("quantization") or {})}
+    return {"quant_method": "modelopt", **_object(read_json(own).get("quantization") or {}, own)}
+
+
+def _object(block: Any, file: Path) -> Mapping[str, Any]:
+    if not isinstance(block, Mapping):
+        raise UsageError(f"{file}: its quantization is not an object", f"restore the {file.name}")
+    return block
 
 
 def _as_stored(path: Path, config: dict[str, Any]) -> dict[str, Any]:

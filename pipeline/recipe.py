@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
-from ..benchmarks.gate.policy import Policy
+from ..benchmarks.gate.policy import Policy, check_limits
 from ..benchmarks.options import EvaluateOptions
 from ..benchmarks.traces.options import TracesOptions
 from ..checkpoints.config import BUILTIN_MODEL
+from ..errors import UsageError
 from ..steps.options import Calibration, Device, Execution, Proof, Verification, shared
 from ..steps.places import Reads
 from ..steps.step import Step
@@ -89,6 +90,14 @@ class Gate(Policy):
 
     candidate: str = Field(description="step that must hold the limits")
     baseline: str = Field(default=BASELINE, description="step that it is compared with")
+
+    @model_validator(mode="after")
+    def _limits_are_useful(self) -> Gate:
+        try:
+            check_limits(self, "gate")
+        except UsageError as error:
+            raise ValueError(f"{error}; {error.hint}") from error
+        return self
 
 
 class Recipe(BaseModel):

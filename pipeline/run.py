@@ -73,7 +73,7 @@ def run_recipe(
     recipe = with_default_data(recipe, model)
     _begin(recipe, out, fresh=fresh)
     complete, traces = make_recipe_traces(recipe, out)
-    run = RecipeRun(complete, out, model, [Ledger.load(d) for d in donors if d != out])
+    run = RecipeRun(complete, out, model, Ledger.donors(d for d in donors if d != out))
     run.ledger.begin(recipe.model_dump(mode="json", by_alias=True), command)
     run.ledger.data["plan"] = {"target": recipe.target, "rows": rows}
     run.ledger.data["traces"] = traces

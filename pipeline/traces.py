@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,12 @@ from .. import __version__
 from ..benchmarks.traces.options import TracesOptions
 from ..benchmarks.traces.traces import make_traces
 from ..checkpoints.config import model_path, resolve
-from ..checkpoints.files import content_hash, file_hash, write_json
+from ..checkpoints.files import content_hash, file_hash
 from ..checkpoints.loading import pick_device
-from ..checkpoints.outputs import RECORD, check_traces
+from ..checkpoints.outputs import RECORD, RECORD_MARKS, Output, check_own
+from ..checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ..console import console
-from ..errors import EdgewrightError
+from ..errors import EdgewrightError, UsageError
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .processes import require_one_process
 from .recipe import TRACES, Recipe
@@ -72,13 +72,12 @@ def run_traces(
         The report, which is also written to `<out>.report.json`.
 
     Raises:
-        UsageError: `out` exists and edgewright did not write it.
+        UsageError: `out` exists and edgewright did not write it, or somebody changed it since.
     """
     require_one_process("traces are written")
     source = resolve(model_path(model))
     record = out.with_suffix(RECORD)
-    check_traces(out)
-    old = json.loads(record.read_text()) if record.is_file() else {}
+    check_own([Output("--out", out, "traces"), Output("--out", record, "record", RECORD_MARKS)])
     fields = {
         "config": options.model_dump(mode="json"),
         "inputs": {model: content_hash(source)},
@@ -87,9 +86,14 @@ def run_traces(
         "device": pick_device(device),
         "code": code_version(MEASURE_CODE),
     }
-    same = not fresh and old.get("fingerprint") == fingerprint(fields)
+    old = {} if fresh else _recorded(record)
     before = file_hash(out) if out.is_file() else None
-    if same and old["sha256"] == before:
+    if old and before and before not in (old["sha256"], old.get("replaces")):
+        raise UsageError(
+            f"{out}: was changed since edgewright wrote it: {record.name} records other content",
+            "choose another --out, or give --fresh to replace the file",
+        )
+    if old.get("fingerprint") == fingerprint(fields) and old["sha256"] == before:
         return {**old["report"], "reused": True}
     out.parent.mkdir(parents=True, exist_ok=True)
     model_hash = fields["inputs"][model]
@@ -97,9 +101,18 @@ def run_traces(
 
     def announce(sha256: str, report: dict[str, Any]) -> None:
         """Record what will be written, so that a file without a record is always another's."""
-        write_json(record, {**origin, "sha256": sha256, "replaces": before, "report": report})
+        write_sealed(record, {**origin, "sha256": sha256, "replaces": before, "report": report})
 
     report = make_traces(
         options, source, model_hash, out, seed, fields["device"], fields, announce, fresh
     )
     return {**report, "reused": False}
+
+
+def _recorded(record: Path) -> dict[str, Any]:
+    """What an earlier run recorded of its traces; empty if it cannot be relied on."""
+    try:
+        return read_sealed(record, "make the traces again with --fresh") if record.exists() else {}
+    except Damaged as error:
+        console.print(f"  made again: {error}", highlight=False, markup=False)
+        return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +16,11 @@ from ..checkpoints.files import (
     content_hash,
     read_provenance,
     weight_bytes,
-    write_json,
+    write_provenance,
 )
 from ..checkpoints.loading import pick_device
-from ..console import IS_MAIN
+from ..checkpoints.sealed import Damaged
+from ..console import IS_MAIN, console
 from ..steps.context import StepContext
 from ..steps.own_text import OwnText
 from .defaults import calibration_for, with_training_data
@@ -68,18 +68,27 @@ def run_verb(
         "kind": kind,
         **step_dependencies(step, options, config, str(model), _hash_of, context),
     }
-    old = read_provenance(out)
-    same = not fresh and old.get("fingerprint") == fingerprint(fields)
+    old = {} if fresh else _recorded(out)
+    same = old.get("fingerprint") == fingerprint(fields)
     if same and old.get("files") == content_hash(out, skip=PROVENANCE):
         return {"output": str(out), "reused": True, "seconds": 0.0, **old["result"]}
     begin = time.monotonic()
     result = step.run(options, source, out, replace(context, depends_on=fields))
     summary = {"notes": result.notes, "details": result.details}
     if IS_MAIN:  # of several processes, one writes
-        _record(out, fields, summary)
         write_card(out, _card_entry(kind, config, out, result.notes), step, model, source, command)
+        _record(out, fields, summary)  # last: what it completes may be reused
     seconds = round(time.monotonic() - begin, 2)
     return {"output": str(out), "reused": False, "seconds": seconds, **summary}
+
+
+def _recorded(out: Path) -> dict[str, Any]:
+    """What an earlier run recorded in the output; empty if it cannot be relied on."""
+    try:
+        return read_provenance(out, older=False)
+    except Damaged as error:
+        console.print(f"  made again: {error}", highlight=False, markup=False)
+        return {}
 
 
 def _resolve(name: str) -> Path:
@@ -109,5 +118,4 @@ def _record(out: Path, fields: dict[str, Any], summary: dict[str, Any]) -> None:
         "files": content_hash(out, skip=PROVENANCE),
         "result": summary,
     }
-    file = out / PROVENANCE
-    write_json(file, json.loads(file.read_text()) | made)
+    write_provenance(out, read_provenance(out) | made)

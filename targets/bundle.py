@@ -27,7 +27,13 @@ from onnx import TensorProto
 
 from .. import __version__
 from ..checkpoints.config import end_tokens, read_architecture
-from ..checkpoints.files import PROVENANCE, atomic_directory, file_hash
+from ..checkpoints.files import (
+    PROVENANCE,
+    atomic_directory,
+    file_hash,
+    read_provenance,
+    write_provenance,
+)
 from ..errors import Refused, UsageError
 from ..export.onnx.precision import precision_of
 from ..export.onnx.runtime import MODEL, OnnxDecoder
@@ -126,7 +132,7 @@ def make_bundle(artifact: Path, target: Target, options: BundleOptions | None = 
             f"{artifact}: not an artifact of edgewright",
             "make one with: edgewright export MODEL --format onnx --precision int4 --out DIR",
         )
-    provenance = json.loads((artifact / PROVENANCE).read_text())
+    provenance = read_provenance(artifact, ("precision", "opset", "shape"))
     model = read_architecture(artifact)
     files: dict[str, Path | bytes] = {
         f"model/{p.relative_to(artifact).as_posix()}": p
@@ -232,7 +238,5 @@ def write_bundle(bundle: Bundle, out: Path) -> Path:
             if name in SCRIPTS:
                 file.chmod(0o755)
         # Marks the directory as written by edgewright, so that a later bundle may replace it.
-        (folder / PROVENANCE).write_text(
-            json.dumps({"edgewright": __version__, "kind": "bundle", "id": bundle.id}) + "\n"
-        )
+        write_provenance(folder, {"edgewright": __version__, "kind": "bundle", "id": bundle.id})
     return out

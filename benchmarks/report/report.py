@@ -17,6 +17,7 @@ import yaml
 
 from ...checkpoints.atomic_files import write_text
 from ..gate.result_files import interval_text
+from ..ledger_files import read_ledger
 from ..metrics import ACCURACY, HEADLINES, find, format_value
 from ..missing_tasks import missing_tasks
 from ..number_format import DASH, significant
@@ -36,7 +37,6 @@ from .ledger_view import (
     name_of,
     number,
     part,
-    read_ledger,
     steps_of,
 )
 from .pages import html_page, markdown_page

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ...checkpoints.config import quantization
 from ...checkpoints.files import (
-    PROVENANCE,
     atomic_directory,
     check_output,
     content_hash,
@@ -27,6 +26,7 @@ from ...checkpoints.files import (
     read_provenance,
     scratch_directory,
     write_json,
+    write_provenance,
 )
 from ...checkpoints.loading import load_model, pick_device
 from ...console import console
@@ -289,4 +289,4 @@ def _publish(
     }
     with atomic_directory(out) as folder:
         shutil.copytree(chosen, folder, dirs_exist_ok=True)
-        write_json(folder / PROVENANCE, provenance)
+        write_provenance(folder, provenance)

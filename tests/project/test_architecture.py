@@ -19,7 +19,7 @@ from edgewright.docs.import_graph import (
     sources,
 )
 
-GROUND = {"errors", "console"}
+GROUND = {"errors", "console", "documents"}
 STORES = {"checkpoints", "models", "data"}
 BELOW_FOUR = GROUND | STORES | {"generation", "steps"}
 FOUR = {"compress", "export", "benchmarks", "targets"}
@@ -27,6 +27,7 @@ BELOW_COMMANDS = BELOW_FOUR | FOUR | {"pipeline"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "console": {"errors"},
+    "documents": {"errors"},
     "models": GROUND,
     "data": GROUND,
     "checkpoints": GROUND | {"models"},
@@ -43,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
 }
 """The arrows of docs/architecture.md: part -> the other parts that it may import."""
-ROOT_FILES = {"cli", "errors", "console", "__init__"}
+ROOT_FILES = {"cli", "errors", "console", "documents", "__init__"}
 NAMES = re.compile(
     r"\b([qkvo]|qkv|gate|up|down|gate_up)_proj\b|\bself_attn\b|\bmlp\.|_layernorm\b"
     r"|\bembed_tokens\b|\brotary_emb\b|\bmodel\.(layers|norm)\b"
