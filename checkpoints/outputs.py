@@ -10,23 +10,23 @@ Imports no torch, which reports and gates do not need.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..errors import UsageError
 from .locks import SUFFIX, resolved
-from .sealed import write_sealed
+from .sealed import Damaged, read_sealed, write_sealed
 
 __all__ = [
     "RECORD",
+    "RECORD_MARKS",
     "RESERVED",
     "Input",
     "Kind",
@@ -34,7 +34,6 @@ __all__ = [
     "check_output",
     "check_own",
     "check_places",
-    "check_traces",
     "list_files",
 ]
 
@@ -57,15 +56,19 @@ CARD = "README.md"
 WRITTEN = "written"
 """The names of a directory's files, in its `edgewright.json`."""
 SIGNS = {
-    "run": ("ledger.json", '"edgewright"'),
-    "sweep": ("study.db", "studies"),
-    "cache": ("teacher.json", '"shards"'),
+    "run": ("ledger.json", ('"edgewright"', '"steps"', '"fingerprint"')),
+    "sweep": ("study.db", ("studies", "trial_params")),
+    "cache": ("teacher.json", ('"shards"', '"temperatures"')),
 }
-"""The file by which a directory that is filled is known, and a text in it."""
-REPORTS = {"report.html": "edgewright</title>", "report.md": "edgewright"}
-"""The reports in a directory, and a text in each."""
+"""The file by which a directory that is filled is known, and texts of which it has at least one."""
+REPORTS = {
+    "report.html": ("edgewright</title>", '<p class="brand">edgewright'),
+    "report.md": ("edgewright", "## Reproduce"),
+}
+"""The reports in a directory, and texts of which each has at least one."""
 RECORD = ".report.json"
 """The ending of the record beside traces."""
+RECORD_MARKS = ('"fingerprint": ', '"sha256": ')
 UNFINISHED = re.compile(rf"\{SUFFIX}|\..+\.tmp")
 """Names that an interrupted command leaves in a directory before it leaves a sign."""
 ROOM_IN_NAME = 32
@@ -217,75 +220,45 @@ def _check_own(output: Output) -> None:
     elif path.is_dir() and output.kind in SIGNS:
         _check_filled(path, *SIGNS[output.kind])
     elif output.kind == "traces":
-        check_traces(path)
+        _check_traces(path)
     elif output.kind in ("file", "record") and not _is_marked(path, output.marks):
         raise UsageError(
             f"{output}: exists and was not written by edgewright",
             f"choose another {output.name}, or remove the file yourself",
         )
     if output.kind in ("run", "sweep", "report"):
-        for name, mark in REPORTS.items():
+        for name, marks in REPORTS.items():
             file = path / name
-            if file.is_symlink() or file.is_dir() or not _is_marked(file, (mark,)):
+            if file.is_symlink() or file.is_dir() or not _is_marked(file, marks, any):
                 raise UsageError(
                     f"{file}: exists and was not written by edgewright, and a report belongs there",
                     "move it away",
                 )
 
 
-def _check_filled(path: Path, sign: str, mark: str) -> None:
+def _check_filled(path: Path, sign: str, marks: Sequence[str]) -> None:
     """Refuse a directory that holds other files than those of a run, a sweep or a cache."""
-    if (path / sign).is_file() and _is_marked(path / sign, (mark,)):
+    if (path / sign).is_file() and _is_marked(path / sign, marks, any):
         return
     others = sorted(one.name for one in path.iterdir() if not UNFINISHED.fullmatch(one.name))
     if others:
         raise UsageError(f"{path}: holds {others[0]}, and no {sign} of edgewright", ELSEWHERE)
 
 
-def check_traces(path: Path) -> None:
-    """Accept a file of traces to be made: it is not there, or is as its record says.
-
-    Raises:
-        UsageError: somebody else wrote or changed it, or wrote what lies where its record belongs.
-    """
+def _check_traces(path: Path) -> None:
     record = path.with_suffix(RECORD)
-    kept = _read_record(record)
-    if kept is None and not _is_marked(record, ()):
-        raise UsageError(
-            f"{record}: exists and was not written by edgewright, and the report of {path.name} "
-            "belongs there",
-            ELSEWHERE,
-        )
-    if not path.exists() or not path.stat().st_size:
-        return
-    if kept is None:
+    if path.exists() and path.stat().st_size and not record.exists():
         raise UsageError(f"{path}: exists and was not written by edgewright", ELSEWHERE)
-    with path.open("rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
-    if found not in (kept["sha256"], kept.get("replaces")):
-        raise UsageError(
-            f"{path}: was not written by edgewright, or was changed since: {record.name} lists "
-            "other content",
-            ELSEWHERE,
-        )
 
 
-def _read_record(file: Path) -> dict[str, Any] | None:
-    """The record of traces; None if edgewright did not write it."""
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    ours = isinstance(kept, dict) and {"edgewright", "fingerprint", "sha256"} <= kept.keys()
-    return kept if ours else None
-
-
-def _is_marked(file: Path, marks: Sequence[str]) -> bool:
-    """Whether a file is absent, empty, or contains all marks."""
+def _is_marked(
+    file: Path, marks: Sequence[str], needed: Callable[[Iterator[bool]], bool] = all
+) -> bool:
+    """Whether a file is absent, empty, or contains all marks, or any of them."""
     if not file.exists() or not file.stat().st_size:
         return True
     content = file.read_bytes()
-    return bool(marks) and all(mark.encode() in content for mark in marks)
+    return bool(marks) and needed(mark.encode() in content for mark in marks)
 
 
 def _refuse_overlap(output: Output, inputs: Sequence[Input]) -> None:
@@ -332,24 +305,33 @@ def check_output(out: Path) -> None:
         return
     if not out.is_dir() or (any(out.iterdir()) and not (out / PROVENANCE).is_file()):
         raise UsageError(f"{out}: exists and was not written by edgewright", ELSEWHERE)
-    listed = _listed_files(out)
-    if foreign := sorted(set(_files(out)) - set(listed or ())):
+    if foreign := _foreign_files(out):
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
-        unlisted = f"which {PROVENANCE} does not list: it was not written by edgewright"
-        older = f"and {PROVENANCE} lists no files, as those of earlier versions"
         raise UsageError(
-            f"{out}: holds {foreign[0]}{more}, {older if listed is None else unlisted}",
+            f"{out}: holds {foreign[0]}{more}, which {PROVENANCE} does not list: it was not "
+            "written by edgewright, or by an earlier version, which listed no files",
             "choose another --out, or move your files away and remove the rest yourself",
         )
 
 
-def _listed_files(folder: Path) -> list[str] | None:
-    """The files that the `edgewright.json` of a directory lists; None: it has no list."""
+def _foreign_files(folder: Path) -> list[str]:
+    """The files of a directory that its `edgewright.json` does not list; sorted names."""
+    file = folder / PROVENANCE
+    found = sorted(_files(folder))
     try:
-        listed = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))[WRITTEN]
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return [str(one) for one in listed] if isinstance(listed, list) else None
+        listed = read_sealed(file, "", older=True).get(WRITTEN)
+    except Damaged:
+        text = file.read_bytes()
+        return [name for name in found if not _is_mentioned(name, text)]
+    names = listed if isinstance(listed, list) else []
+    return [name for name in found if name not in names]
+
+
+def _is_mentioned(name: str, text: bytes) -> bool:
+    """Whether a damaged list names a file, with at most one wrong byte."""
+    quoted = json.dumps(name).encode()
+    parts = ((re.escape(quoted[:at]), re.escape(quoted[at + 1 :])) for at in range(len(quoted)))
+    return any(re.search(b"%b.%b" % part, text, re.DOTALL) for part in parts)
 
 
 def list_files(folder: Path) -> None:
@@ -357,10 +339,10 @@ def list_files(folder: Path) -> None:
     file = folder / PROVENANCE
     if not file.is_file():
         return
-    provenance = json.loads(file.read_text(encoding="utf-8"))
+    provenance = read_sealed(file, "", older=True)
     listed = sorted(_files(folder))
     if provenance.get(WRITTEN) != listed:
-        write_sealed(file, provenance | {WRITTEN: listed})
+        write_sealed(file, {**provenance, WRITTEN: listed})
 
 
 def _files(folder: Path) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..checkpoints.outputs import RECORD
+from ..checkpoints.outputs import RECORD, RECORD_MARKS
 from ..steps.options import Cli, shared
 from ..steps.places import Reads, Writes
 from ..targets.options import DeviceLoad
@@ -34,7 +34,6 @@ Model = Annotated[
     str, Reads(), typer.Argument(help="model directory, hub id, or builtin:tiny-reasoner")
 ]
 RecipeFile = Annotated[Path, Reads(recipe=True), typer.Argument(help="YAML recipe")]
-RECORD_MARKS = ('"edgewright": ', '"fingerprint": ', '"sha256": ')
 MEASUREMENT_MARKS = ('"metrics": {', '"context": {', '"samples": {')
 ANSWER_MARKS = ('"question": ', '"expected": ', '"correct": ')
 JUNIT_MARKS = ('classname="edgewright.gate"', 'name="edgewright gate"')

@@ -11,10 +11,10 @@ from ..benchmarks.traces.traces import make_traces
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import content_hash, file_hash
 from ..checkpoints.loading import pick_device
-from ..checkpoints.outputs import RECORD, check_traces
+from ..checkpoints.outputs import RECORD, RECORD_MARKS, Output, check_own
 from ..checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ..console import console
-from ..errors import EdgewrightError
+from ..errors import EdgewrightError, UsageError
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .processes import require_one_process
 from .recipe import TRACES, Recipe
@@ -72,12 +72,12 @@ def run_traces(
         The report, which is also written to `<out>.report.json`.
 
     Raises:
-        UsageError: `out` exists and edgewright did not write it.
+        UsageError: `out` exists and edgewright did not write it, or somebody changed it since.
     """
     require_one_process("traces are written")
     source = resolve(model_path(model))
     record = out.with_suffix(RECORD)
-    check_traces(out)
+    check_own([Output("--out", out, "traces"), Output("--out", record, "record", RECORD_MARKS)])
     fields = {
         "config": options.model_dump(mode="json"),
         "inputs": {model: content_hash(source)},
@@ -87,9 +87,13 @@ def run_traces(
         "code": code_version(MEASURE_CODE),
     }
     old = {} if fresh else _recorded(record)
-    same = old.get("fingerprint") == fingerprint(fields)
     before = file_hash(out) if out.is_file() else None
-    if same and old["sha256"] == before:
+    if old and before and before not in (old["sha256"], old.get("replaces")):
+        raise UsageError(
+            f"{out}: was changed since edgewright wrote it: {record.name} records other content",
+            "choose another --out, or give --fresh to replace the file",
+        )
+    if old.get("fingerprint") == fingerprint(fields) and old["sha256"] == before:
         return {**old["report"], "reused": True}
     out.parent.mkdir(parents=True, exist_ok=True)
     model_hash = fields["inputs"][model]
