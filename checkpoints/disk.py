@@ -63,18 +63,19 @@ def size_text(count: float) -> str:
     return f"{count:.0f} bytes"
 
 
-def require_space(place: Path, needed: float, what: str = "") -> None:
+def require_space(place: Path, needed: float, what: str = "", least: float = 1.0) -> None:
     """Stop before the work if a disk has too little room for its result.
 
     Args:
         place: what will be written.
-        needed: bytes that it will take at least.
+        needed: bytes that it will take.
         what: what takes them, for the message.
+        least: share of these bytes that it will take in any case, where they are estimated.
 
     Raises:
         NoSpace: with the bytes needed and free.
     """
-    if needed > free_bytes(place):
+    if needed * least > free_bytes(place):
         error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise disk_error(place, error, needed, what)
 

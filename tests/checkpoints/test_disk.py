@@ -17,6 +17,7 @@ import torch
 from file_limits import files_of_at_most
 from safetensors.torch import save_file
 
+from edgewright.checkpoints import disk
 from edgewright.checkpoints.atomic_files import write_json, write_text
 from edgewright.checkpoints.disk import disk_error, refusal_of, require_space, writing
 from edgewright.checkpoints.files import (
@@ -170,3 +171,12 @@ def test_a_name_that_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(NotWritten, match="File name too long"):
         write_json(tmp_path / ("a" * 300), {})
     assert json.dumps([path.name for path in tmp_path.iterdir()]) == "[]"
+
+
+def test_an_estimate_refuses_only_what_cannot_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "free_bytes", lambda _: 600)
+    require_space(tmp_path, 1000, least=0.5)
+    with pytest.raises(NoSpace, match=r"2\.0 kB needed, 600 bytes free"):
+        require_space(tmp_path, 2000, least=0.5)
