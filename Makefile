@@ -58,7 +58,7 @@ fuzz: setup  ## give every reader of files thousands of damaged ones (15 minutes
 	$(BIN)/python -m edgewright.perf.fuzz --cases 20000 --seed 0
 
 faults: setup  ## kill, interrupt and starve every command that writes, and run it again (1 hour on an idle core; resumes)
-	$(BIN)/python -m edgewright.perf.faults --work runs/faults
+	$(BIN)/python -m edgewright.perf.faults --work runs/faults --page docs/reliability.md
 
 perf: setup demo  ## decode speed of INT4 and INT8 against the float checkpoint; how often the gate is right
 	$(BIN)/python -m edgewright.perf.decode runs/demo/export-int4 runs/demo/distill

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .disk import writing
 
-__all__ = ["write_json", "write_text"]
+__all__ = ["copy_file", "write_json", "write_text"]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -29,10 +31,27 @@ def write_text(path: Path, text: str) -> None:
         NotWritten: it cannot be written; `NoSpace` if the disk is full.
     """
     content = text.encode(errors="replace")
+    with _replacing(path, len(content)) as temporary:
+        _write(temporary, content)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file atomically.
+
+    Raises:
+        NotWritten: it cannot be written; `NoSpace` if the disk is full.
+    """
+    with _replacing(path, source.stat().st_size) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+@contextmanager
+def _replacing(path: Path, size: int) -> Iterator[Path]:
+    """A temporary name that becomes `path` if the block succeeds, and is removed if it fails."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path, len(content)):
+    with writing(path, size):
         try:
-            _write(temporary, content)
+            yield temporary
             temporary.replace(path)
         except BaseException:
             with suppress(OSError):

@@ -27,15 +27,16 @@ def interruption(*, resumable: bool) -> Iterator[None]:
     Args:
         resumable: whether the same command resumes finished work.
     """
-    kept = "finished steps are kept" if resumable else "nothing was kept"
-    to_do = "to resume" if resumable else "to start again"
+    advice = "run the same command again to start again"
+    if resumable:
+        advice = "finished steps are kept, run the same command again to resume"
     with _sigterm_raises():
         try:
             yield
         except KeyboardInterrupt as stop:
             terminated = isinstance(stop, Terminated)
             what = "terminated" if terminated else "interrupted"
-            console.print(f"{what}; {kept}, run the same command again {to_do}", highlight=False)
+            console.print(f"{what}; {advice}", highlight=False)
             raise typer.Exit(143 if terminated else 130) from stop
 
 

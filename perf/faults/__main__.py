@@ -34,6 +34,8 @@ from .scenarios import FAULTS
 from .site import Reference, Site, last_line
 from .snapshot import merged
 
+MARKS = ("<!-- faults -->", "<!-- end of faults -->")
+"""Lines of a page around the table."""
 SETTINGS = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
@@ -51,6 +53,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], help="COMMAND[:FAULT[:SEED]]; either *")
     parser.add_argument("--wrong", action="store_true", help="only cases that went wrong, again")
     parser.add_argument("--seeds", type=int, default=99, help="seeds of each fault at most")
+    parser.add_argument("--page", type=Path, help="page that gets the table between its marks")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many minutes")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -74,6 +77,11 @@ def main() -> int:
         print(f"{name} [{result.seconds:.1f} s] {verdict}", file=sys.stderr, flush=True)
     print(table(done.values()))
     print(findings(done.values()))
+    if arguments.page:
+        before, rest = arguments.page.read_text().split(MARKS[0])
+        after = rest.split(MARKS[1])[1]
+        shown = f"{MARKS[0]}\n{table(done.values())}\n{MARKS[1]}"
+        arguments.page.write_text(before + shown + after)
     return int(any(result.problems for result in done.values()))
 
 

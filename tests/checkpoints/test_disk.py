@@ -18,7 +18,7 @@ from file_limits import files_of_at_most
 from safetensors.torch import save_file
 
 from edgewright.checkpoints import disk
-from edgewright.checkpoints.atomic_files import write_json, write_text
+from edgewright.checkpoints.atomic_files import copy_file, write_json, write_text
 from edgewright.checkpoints.disk import disk_error, refusal_of, require_space, writing
 from edgewright.checkpoints.files import (
     atomic_directory,
@@ -180,3 +180,13 @@ def test_an_estimate_refuses_only_what_cannot_work(
     require_space(tmp_path, 1000, least=0.5)
     with pytest.raises(NoSpace, match=r"2\.0 kB needed, 600 bytes free"):
         require_space(tmp_path, 2000, least=0.5)
+
+
+def test_a_copy_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(bytes(10_000))
+    with pytest.raises(NoSpace, match=r"10\.0 kB needed"), files_of_at_most(4096):
+        copy_file(source, tmp_path / "copy")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    copy_file(source, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == source.read_bytes()
