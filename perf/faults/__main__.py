@@ -129,7 +129,8 @@ class Campaign:
             found = _forked(lambda: self._strike(command, fault, seed))
         except RuntimeError as error:
             found = [[str(error)], []]
-        return Result(command, fault, seed, *found, round(time.monotonic() - begin, 2))
+        seconds = round(time.monotonic() - begin, 2)
+        return Result(command, fault, seed, found[0], found[1], seconds)
 
     def _strike(self, name: str, fault: str, seed: int) -> tuple[list[str], list[str]]:
         site = self._site(name, self._reference(name), random.Random(f"{name}:{fault}:{seed}"))

@@ -154,14 +154,12 @@ class Running:
 
 def preload() -> None:
     """Import everything that commands import, once, so that a forked process starts at once."""
-    import edgewright
-
     for name in (*SLOW, *FURTHER):
         try:
             importlib.import_module(name)
         except ImportError:
             continue
-    root = Path(edgewright.__file__).parent
+    root = Path(__file__).parents[2]
     for part in ("cli", "commands", "pipeline", "compress", "export", "benchmarks", "targets"):
         place = root / part
         for file in sorted(place.rglob("*.py")) if place.is_dir() else [root / f"{part}.py"]:
