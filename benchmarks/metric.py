@@ -115,7 +115,7 @@ class Metric:
         NaN is possible, for a broken model, and no limit holds it.
         """
         high = 1.0 if self.style == "share" else self.high
-        if math.isinf(value) or abs(value) > sys.float_info.max:
+        if abs(value) > sys.float_info.max:
             return "no measurement is infinite"
         if value < self.low - ROUNDING or value > high + ROUNDING:
             return f"{self.label} is {_range(self.low, high)}"

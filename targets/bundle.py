@@ -127,7 +127,7 @@ def make_bundle(artifact: Path, target: Target, options: BundleOptions | None = 
         Refused: the weights and this context leave too little memory on the target, or the
             context is too short for the prompt.
     """
-    if not (artifact / MODEL).is_file() or not (artifact / PROVENANCE).is_file():
+    if not (artifact / MODEL).is_file() or not (artifact / PROVENANCE).exists():
         raise UsageError(
             f"{artifact}: not an artifact of edgewright",
             "make one with: edgewright export MODEL --format onnx --precision int4 --out DIR",

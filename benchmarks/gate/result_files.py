@@ -8,9 +8,17 @@ from datetime import UTC, datetime
 from typing import Any
 from xml.etree import ElementTree as Xml
 
-__all__ = ["explain", "interval_rule", "interval_text", "junit_xml", "markdown_text"]
+__all__ = [
+    "NOT_COMPARED",
+    "explain",
+    "interval_rule",
+    "interval_text",
+    "junit_xml",
+    "markdown_text",
+]
 
 MARKS = {"pass": "✅ pass", "fail": "❌ **fail**", "inconclusive": "⚠️ inconclusive"}
+NOT_COMPARED = "the baseline has it and the candidate does not; no limit asks for it"
 COLUMNS = (
     "verdict",
     "metric",
@@ -129,7 +137,8 @@ def markdown_text(gate: Mapping[str, Any]) -> str:
     ]
     rows = [f"| {' | '.join(_row(check))} |" for check in gate["checks"]]
     notes = dict.fromkeys(f"{c['metric']}: {c['note']}" for c in gate["checks"] if c["note"])
-    listed = [f"- {_escape(note)}" for note in notes]
+    lost = [f"{name}: {NOT_COMPARED}" for name in gate.get("missing", [])]
+    listed = [f"- {_escape(note)}" for note in [*notes, *lost]]
     return "\n".join([*heading, *rows, "", *listed, *([""] if listed else []), _rule(gate), ""])
 
 

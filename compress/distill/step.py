@@ -120,7 +120,7 @@ class DistillStep(Step[DistillOptions]):
         return Cost(ram, operations)
 
     def smaller(self, options: DistillOptions, plan: PlanContext) -> tuple[Smaller, ...]:
-        """A batch in parts, recomputed activations, a smaller batch, adapters instead of weights."""
+        """A batch in parts, recomputed activations, a smaller batch, adapters for weights."""
         rows = options.batch_size
         changes = [
             Smaller(f"--accumulate {rows}", {"accumulate": rows}),
