@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,14 +70,14 @@ def resolve(model: str | Path, *, config_only: bool = False) -> Path:
         UsageError: it is neither, or the hub cannot be reached.
     """
     path = Path(model)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike `Path`, never fails on a name that is no name of a file
         if not (path / "config.json").is_file():
             raise UsageError(
                 f"{path}: no config.json, so this is no model directory",
                 "give a Hugging Face model directory",
             )
         return path
-    if path.exists() or str(model).startswith((".", "/", "~")) or str(model).count("/") != 1:
+    if os.path.exists(path) or str(model).startswith((".", "/", "~")) or str(model).count("/") != 1:
         raise UsageError(
             f"{model}: no such model directory",
             "give a directory, or a hub id such as Qwen/Qwen2.5-0.5B",

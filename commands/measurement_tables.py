@@ -144,7 +144,8 @@ def kv_view(study: Mapping[str, Any]) -> list[Any]:
     return [
         table(
             columns, rows, f"KV cache of {study['name']}; KL and top-1 against the unrounded cache"
-        )
+        ),
+        *(f"  {note}" for note in study["notes"]),
     ]
 
 

@@ -20,6 +20,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..redaction import redacted
 from ..steps.options import Cli
 from .failures import explained_failures
 from .interruption import interruption
@@ -246,8 +247,8 @@ def verb(name: str, **settings: Any) -> Callable[[Callable[..., Outcome | None]]
 
 
 def command_line() -> str:
-    """What was typed, or called in Python, for the records of a run."""
-    return _python_call.get() or shlex.join(["edgewright", *sys.argv[1:]])
+    """What was typed, or called in Python, for the records of a run; without secrets."""
+    return redacted(_python_call.get() or shlex.join(["edgewright", *sys.argv[1:]]))
 
 
 def _joined(text: str) -> str:

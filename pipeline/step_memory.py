@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ from ..benchmarks.latency.worker import peak_rss, reset_peak_rss
 from ..checkpoints.disk import require_space
 from ..checkpoints.free_memory import resident_bytes
 from ..steps.context import StepContext, StepResult
-from ..steps.memory_check import alternatives, require_memory, step_bytes
+from ..steps.memory_check import alternatives, fits, require_memory, step_bytes
 from ..steps.state import checkpoint_state
 from ..steps.step import PlanContext, Step
+from .processes import process_count
 
 __all__ = ["run_within_memory"]
 
@@ -26,6 +29,7 @@ def run_within_memory(
     out: Path,
     context: StepContext,
     plan: PlanContext,
+    make_room: Callable[[], None] = lambda: None,
 ) -> tuple[StepResult, dict[str, int]]:
     """Run a step, unless more memory is predicted for it than is free.
 
@@ -40,6 +44,7 @@ def run_within_memory(
         out: the directory to make.
         context: see `Step.run`.
         plan: what the prediction is made from.
+        make_room: frees what the process can do without; called if memory is short.
 
     Returns:
         The step's result; and `predicted_bytes` and `peak_rss_bytes` of the whole process.
@@ -51,7 +56,10 @@ def run_within_memory(
     size = step.after(options, state, plan).weight_bytes
     require_space(out, size, "the result, as predicted", PREDICTED_SHARE)
     needed = step_bytes(step, options, state, plan)
-    if context.memory_check:
+    if not fits(needed, context.device):
+        make_room()
+        gc.collect()
+    if context.memory_check and process_count() == 1:  # else weights may be shared out
         what = step.kind if plan.name == step.kind else f"{plan.name} ({step.kind})"
         require_memory(what, needed, alternatives(step, options, state, plan), context.device)
     before = resident_bytes()

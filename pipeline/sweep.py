@@ -25,6 +25,7 @@ from ..checkpoints.config import model_path, resolve
 from ..checkpoints.disk import writing
 from ..checkpoints.files import write_json
 from ..console import console
+from ..data.shortfall import shortfall
 from ..errors import EdgewrightError, NotWritten, UsageError
 from ..steps.workspace import differences
 from .defaults import with_default_data
@@ -265,12 +266,20 @@ class _Sweep:
             "name": name,
             "command": self.command,
             "objectives": [{"metric": o.metric, "less": o.less} for o in self.objectives],
+            "notes": self._notes(len(trials)),
             "trials": trials,
             "chosen": trials.index(chosen),
         }
         write_json(self.out / "sweep.json", found)
         write_sweep_report(self.out, found)
         return found
+
+    def _notes(self, trials: int) -> list[str]:
+        """A note if fewer trials were run than were asked for."""
+        asked = self.options.trials
+        few = self.combinations < asked
+        why = "there are no more combinations" if few else "the time (--budget) was used up"
+        return shortfall(trials, asked, "trials", why)
 
     def _in_order(self) -> list[Any]:
         return sorted(self.finished().values(), key=lambda trial: trial.number)

@@ -22,10 +22,10 @@ from ..checkpoints.files import (
 from ..checkpoints.loading import pick_device
 from ..checkpoints.sealed import Damaged
 from ..console import IS_MAIN, console
-from ..steps.context import StepContext
+from ..steps.context import StepContext, StepResult
 from ..steps.own_text import OwnText
 from ..steps.state import checkpoint_state
-from ..steps.step import PlanContext
+from ..steps.step import PlanContext, Step
 from .defaults import calibration_for, with_training_data
 from .fingerprint import fingerprint, step_dependencies
 from .processes import require_one_process
@@ -79,11 +79,7 @@ def run_verb(
     if same and old.get("files") == content_hash(out, skip=PROVENANCE):
         return {"output": str(out), "reused": True, "seconds": 0.0, **old["result"]}
     begin = time.monotonic()
-    plan = _plan(kind, context)
-    settled = step.settled(options, checkpoint_state(source), plan)
-    result, memory = run_within_memory(
-        step, settled, source, out, replace(context, depends_on=fields), plan
-    )
+    result, memory = _run(step, options, source, out, replace(context, depends_on=fields))
     summary = {"notes": result.notes, "details": result.details}
     if IS_MAIN:  # of several processes, one writes
         write_card(out, _card_entry(kind, config, out, result.notes), step, model, source, command)
@@ -92,15 +88,20 @@ def run_verb(
     return {"output": str(out), "reused": False, "seconds": seconds, **memory, **summary}
 
 
-def _plan(kind: str, context: StepContext) -> PlanContext:
-    """What the step may ask for the prediction of its memory."""
-    return PlanContext(
-        kind,
+def _run(
+    step: Step[Any], options: BaseModel, source: Path, out: Path, context: StepContext
+) -> tuple[StepResult, dict[str, int]]:
+    """Run a step unless it would not fit into memory; see `run_within_memory`."""
+    plan = PlanContext(
+        step.kind,
         context.calibration,
         context.activation_budget,
         lambda name: checkpoint_state(_resolve(name)),
         partial(shares_within, target=None),
+        context.proof,
     )
+    settled = step.settled(options, checkpoint_state(source), plan)
+    return run_within_memory(step, settled, source, out, context, plan)
 
 
 def _recorded(out: Path) -> dict[str, Any]:

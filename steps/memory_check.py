@@ -11,7 +11,15 @@ from ..errors import Refused
 from .state import State
 from .step import PlanContext, Step
 
-__all__ = ["UNCHECKED", "Alternative", "alternatives", "available", "require_memory", "step_bytes"]
+__all__ = [
+    "UNCHECKED",
+    "Alternative",
+    "alternatives",
+    "available",
+    "fits",
+    "require_memory",
+    "step_bytes",
+]
 
 UNCHECKED = "--no-memory-check (in a recipe: `memory_check: false`) starts anyway"
 """Advice for those who know better than the prediction."""
@@ -33,6 +41,12 @@ def available(device: str) -> FreeMemory | None:
     import torch  # late: torch takes seconds
 
     return FreeMemory(int(torch.cuda.mem_get_info()[0]), "the GPU")
+
+
+def fits(needed: float, device: str = "cpu") -> bool:
+    """Whether so many bytes are free on a device, or may be: nobody says how many are."""
+    free = available(device)
+    return free is None or needed <= free.bytes
 
 
 def require_memory(

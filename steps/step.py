@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 
+from .options import Proof
 from .state import State
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a recipe needs only the options
@@ -67,6 +68,8 @@ class PlanContext:
 
     The state is that of the model to prune.
     """
+    proof: Proof = "auto"
+    """How a pruned model is verified; see `StepContext`."""
     aliases: Mapping[str, State] = field(default_factory=dict[str, State])
     """Names that a step defines for its own parts."""
 

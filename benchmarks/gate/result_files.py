@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 from xml.etree import ElementTree as Xml
 
+from ..plain_text import PROSE, escape_markdown, plain
+
 __all__ = [
     "NOT_COMPARED",
     "explain",
@@ -122,7 +124,7 @@ def _case(check: Mapping[str, Any], *, strict: bool) -> Xml.Element:
 
 
 def _clean(value: object) -> str:
-    return NOT_XML.sub("?", str(value))
+    return plain(NOT_XML.sub("?", str(value)), PROSE)
 
 
 def markdown_text(gate: Mapping[str, Any]) -> str:
@@ -130,7 +132,7 @@ def markdown_text(gate: Mapping[str, Any]) -> str:
     heading = [
         f"### edgewright gate: {MARKS[gate['verdict']]}",
         "",
-        f"{_escape(gate['candidate'])} against {_escape(gate['baseline'])}",
+        f"{escape_markdown(gate['candidate'])} against {escape_markdown(gate['baseline'])}",
         "",
         f"| {' | '.join(COLUMNS)} |",
         "|" + " --- |" * len(COLUMNS),
@@ -138,7 +140,7 @@ def markdown_text(gate: Mapping[str, Any]) -> str:
     rows = [f"| {' | '.join(_row(check))} |" for check in gate["checks"]]
     notes = dict.fromkeys(f"{c['metric']}: {c['note']}" for c in gate["checks"] if c["note"])
     lost = [f"{name}: {NOT_COMPARED}" for name in gate.get("missing", [])]
-    listed = [f"- {_escape(note)}" for note in [*notes, *lost]]
+    listed = [f"- {escape_markdown(note)}" for note in [*notes, *lost]]
     return "\n".join([*heading, *rows, "", *listed, *([""] if listed else []), _rule(gate), ""])
 
 
@@ -152,7 +154,7 @@ def _row(check: Mapping[str, Any]) -> list[str]:
         check["limit"],
         _samples(check),
     )
-    return [MARKS[check["verdict"]], *map(_escape, texts)]
+    return [MARKS[check["verdict"]], *map(escape_markdown, texts)]
 
 
 def _rule(gate: Mapping[str, Any]) -> str:
@@ -178,9 +180,3 @@ def _samples(check: Mapping[str, Any]) -> str:
         return "-"
     needed = check["samples_needed"]
     return f"{check['samples']:,}" + (f", needs about {needed:,}" if needed else "")
-
-
-def _escape(value: object) -> str:
-    text = " ".join(str(value).split())
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join("\\" + c if c in "\\|`*_[]#~@" else c for c in text)

@@ -13,6 +13,7 @@ from ...checkpoints.files import CARD
 from ...documents import YAML_BYTES, parse_yaml
 from ...errors import UsageError
 from ...steps.step import Step
+from ..plain_text import plain
 from .ledger_view import Record
 from .pages import markdown_page
 from .report_table import ReportCell, ReportColumn, ReportTable
@@ -81,7 +82,8 @@ def _metadata(
 ) -> dict[str, Any]:
     """The YAML block at the top of the card."""
     exported = (folder / "model.onnx").is_file()
-    given = {key: value for key, value in _front_matter(source / CARD).items() if key in INHERITED}
+    inherited = _front_matter(source / CARD)
+    given = {key: inherited[key] for key in INHERITED if _is_short(inherited.get(key))}
     metadata: dict[str, Any] = {
         **given,
         "library_name": "onnx" if exported else "transformers",
@@ -119,6 +121,12 @@ def _front_matter(card: Path) -> dict[str, Any]:
     except UsageError:
         return {}  # another tool's card, which nothing here depends on
     return data if isinstance(data, dict) else {}
+
+
+def _is_short(value: Any) -> bool:
+    """Whether a value of another card is one short text, or a list of them, as the hub expects."""
+    texts = value if isinstance(value, list) else [value]
+    return all(isinstance(text, str) and plain(text) == text for text in texts)
 
 
 def _rows(entry: Record, baseline: Record | None) -> ReportTable | None:

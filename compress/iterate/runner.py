@@ -29,6 +29,7 @@ from ...checkpoints.files import (
 from ...checkpoints.loading import load_model, pick_device
 from ...checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ...console import console
+from ...data.shortfall import shortfall
 from ...data.sources import Source
 from ...errors import Refused
 from ...steps.context import CalibrationData, StepContext, StepResult
@@ -248,6 +249,9 @@ def _result(
         notes.append(
             f"{options.rounds} rounds were asked for; whole heads, neurons and layers allow {done}"
         )
+    notes += shortfall(
+        rows, options.held_out_rows, "held-out rows", "at most a quarter of the data is held out"
+    )
     notes.append(
         f"held-out loss on {rows} rows of {options.held_out or options.recover.data} "
         "that neither calibration nor training used"

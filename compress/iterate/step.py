@@ -75,8 +75,12 @@ class IterateStep(Step[IterateOptions]):
         )
 
     def smaller(self, options: IterateOptions, plan: PlanContext) -> tuple[Smaller, ...]:
-        """The changes of pruning and of training."""
-        cut = [replace(one, inside="prune") for one in PRUNE.smaller(options.prune, plan)]
+        """The changes of options of pruning and of training."""
+        cut = [
+            replace(one, inside="prune")
+            for one in PRUNE.smaller(options.prune, plan)
+            if one.options
+        ]
         train = [replace(one, inside="recover") for one in DISTILL.smaller(options.recover, plan)]
         return (*cut, *train)
 

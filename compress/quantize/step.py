@@ -17,6 +17,8 @@ __all__ = ["QuantizeStep"]
 
 FLOAT32 = 4
 """Bytes of a float32."""
+OVERHEAD = 80 << 20
+"""Bytes for the tokenizer and the allocator's reserve; measured."""
 
 
 class QuantizeStep(Step[QuantizeOptions]):
@@ -79,7 +81,14 @@ class QuantizeStep(Step[QuantizeOptions]):
 
 
 def _memory(source: State, plan: PlanContext) -> float:
-    """Bytes of memory: one layer twice, hidden states, a Hessian and its factor, weight copies."""
+    """Bytes of memory: the larger of two moments, both with the hidden states.
+
+    The first is the work on one layer: its weights twice, a Hessian and its factor, and copies of a
+    weight. The second is the end: the embedding as stored and its copy, half of which the system
+    takes back, as it is a mapped file.
+    """
+    from ...checkpoints.files import stored_dtype  # late: torch takes seconds
+
     model = source.architecture
     kinds = model.linear_counts()
     layer = model.weights_of_all_kinds
@@ -88,7 +97,9 @@ def _memory(source: State, plan: PlanContext) -> float:
     outputs = {name for layer in model.layers for name in layer.outputs}
     inputs = model.hidden_size + sum(kind.in_features for kind in kinds if kind.name in outputs)
     hidden = min(plan.activation_budget, FLOAT32 * plan.tokens * inputs)
-    return 2.0 * FLOAT32 * layer + hidden + 2 * FLOAT32 * widest**2 + 10 * FLOAT32 * largest
+    work = 2.0 * FLOAT32 * layer + 2 * FLOAT32 * widest**2 + 10 * FLOAT32 * largest
+    table = stored_dtype(model.config).itemsize * model.vocab_size * model.hidden_size
+    return OVERHEAD + hidden + max(work, 1.5 * table)
 
 
 def _journal_bytes(options: QuantizeOptions, source: State, plan: PlanContext) -> int:

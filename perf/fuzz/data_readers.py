@@ -100,7 +100,7 @@ def data_readers(work: Path) -> list[tuple[Any, ...]]:
             "Parquet",
             changed_bytes(_parquet(work)).map(lambda c: {"a.parquet": c}),
             lambda f: rows.source(f"parquet:{f}/a.parquet"),
-            10,
+            5,
         ),
         ("SOURCE strings", typed, lambda f: Source.parse((f / "typed").read_text()), 5),
     ]

@@ -10,8 +10,8 @@ import yaml
 from hypothesis import strategies as st
 
 from ...benchmarks.gate.policy import load_policy
+from ...benchmarks.ledger_files import read_ledger
 from ...benchmarks.measurement_files import load_measurement
-from ...benchmarks.report.ledger_view import read_ledger
 from ...pipeline.ledger import Ledger
 from ...pipeline.recipe_file import ROOT, load_recipe
 from ...pipeline.sweep_options import parse_vary
@@ -93,14 +93,14 @@ def text_readers() -> list[tuple[Any, ...]]:
     typed = [b"steps.prune.heads=0.5", b"model=x", b"gate.limits.perplexity/text.max_ratio=1.2"]
     settings = changed_bytes(st.sampled_from(typed)).map(lambda text: {"typed": text})
     return [
-        ("recipes", _yaml_files(recipes, "r.yaml"), lambda f: load_recipe(f / "r.yaml"), 10),
-        ("--set and --vary", settings, _typed, 4),
-        ("policies", _yaml_files([POLICY], "p.yaml"), lambda f: load_policy(f / "p.yaml"), 10),
+        ("recipes", _yaml_files(recipes, "r.yaml"), lambda f: load_recipe(f / "r.yaml"), 4),
+        ("--set and --vary", settings, _typed, 2),
+        ("policies", _yaml_files([POLICY], "p.yaml"), lambda f: load_policy(f / "p.yaml"), 6),
         (
             "target profiles",
             _yaml_files(profiles, "t.yaml"),
             lambda f: load_target(str(f / "t.yaml")),
-            6,
+            4,
         ),
         ("ledgers", _file([LEDGER], "ledger.json"), _ledger, 10),
         (

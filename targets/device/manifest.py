@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import EdgewrightError
 
-__all__ = ["MANIFEST", "read_manifest", "sha256", "verify"]
+__all__ = ["MANIFEST", "identity", "read_manifest", "sha256", "verify"]
 
 MANIFEST = "bundle.json"
 ID_DIGITS = 16
@@ -25,14 +25,18 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
     file = bundle / MANIFEST
     try:
         manifest = json.loads(file.read_text())
-        content = {key: value for key, value in manifest.items() if key != "id"}
-        found = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        if manifest["id"] == found[:ID_DIGITS]:
+        if manifest["id"] == identity(manifest):
             return manifest
         reason = "its id is not that of its content"
     except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         reason = str(error)
     raise EdgewrightError(f"{file}: damaged: {reason}", "deploy the bundle again")
+
+
+def identity(manifest: dict[str, Any]) -> str:
+    """The id of a bundle: a hash of its manifest, which has the checksums of all files."""
+    content = {key: value for key, value in manifest.items() if key != "id"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
 
 
 def verify(bundle: Path) -> dict[str, Any]:
@@ -42,19 +46,25 @@ def verify(bundle: Path) -> dict[str, Any]:
         `files`, the number of files, and `bytes`, their total size.
 
     Raises:
-        EdgewrightError: a file is missing or damaged.
+        EdgewrightError: a file is missing or damaged, or the manifest is.
     """
-    files = read_manifest(bundle)["files"]
+    manifest = read_manifest(bundle)
+    files = manifest["files"]
     bad = [
         name
         for name, entry in files.items()
-        if not (bundle / name).is_file() or sha256(bundle / name) != entry["sha256"]
+        if not _is_own(bundle / name) or sha256(bundle / name) != entry["sha256"]
     ]
     if bad:
         raise EdgewrightError(
             f"{bundle}: missing or damaged: {', '.join(sorted(bad))}", "deploy the bundle again"
         )
     return {"files": len(files), "bytes": sum(entry["size"] for entry in files.values())}
+
+
+def _is_own(file: Path) -> bool:
+    """Whether this is a file, and not a link to one that may change or be elsewhere."""
+    return file.is_file() and not file.is_symlink()
 
 
 def sha256(file: Path) -> str:

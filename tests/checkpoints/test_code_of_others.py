@@ -86,8 +86,6 @@ def test_no_verb_runs_it(
         ("plan", "--target", "jetson-orin-nano-8gb"),
         ("bench", *score),
         ("quantize", "--method", "rtn", "--group-size", 32, *small, "--out", tmp_path / "q"),
-        ("prune", "--ffn", 0.5, "--criterion", "magnitude", *small, "--out", tmp_path / "p"),
-        ("export", *small[:2], "--seq-len", 32, "--out", tmp_path / "e"),
         ("export", "--format", "gguf", "--precision", "fp16", "--out", tmp_path / "g"),
     ):
         answers = io.StringIO("y\n" * 100)

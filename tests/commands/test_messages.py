@@ -53,13 +53,13 @@ def test_any_error_is_one_message(
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("a\x1b[31mb\x07", r"a\x1b[31mb\x07"),
-        ("\u202ereversed", r"\u202ereversed"),
-        ("\ud800", r"\ud800"),
+        ("a\x1b[31mb\x07", "a�[31mb�"),
+        ("\u202ereversed", "�reversed"),
+        ("\ud800", "�"),
         ("tab\tand\nline, é 😀", "tab\tand\nline, é 😀"),
         ("key top-secret-value here", "key *** here"),
         ("https://user:word@host/x", "https://***@host/x"),
-        ("hf_" + "a1B2" * 6 + " is wrong", "hf_*** is wrong"),
+        ("hf_" + "a1B2" * 6 + " is wrong", "*** is wrong"),
     ],
 )
 def test_what_is_shown(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
