@@ -18,7 +18,7 @@ from ..errors import EdgewrightError, Refused
 from ..models import WRAPPED_IN
 from .atomic_files import write_json
 from .hashing import write_provenance
-from .outputs import check_output, list_files
+from .own_files import check_output, list_files
 from .safetensors_writer import Pending, write_shards
 from .wrapped import in_wrapper
 
