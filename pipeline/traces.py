@@ -90,14 +90,7 @@ def run_traces(
     source = resolve(model_path(model))
     record = out.with_suffix(RECORD)
     check_own([Output("--out", out, "traces"), Output("--out", record, "record", RECORD_MARKS)])
-    fields = {
-        "config": options.model_dump(mode="json"),
-        "inputs": {model: content_hash(source)},
-        "data": data_hashes([options.prompts]),
-        "seed": seed,
-        "device": pick_device(device),
-        "code": code_version(MEASURE_CODE),
-    }
+    fields = _dependencies(options, model, source, seed, device)
     old = {} if fresh else _recorded(record)
     before = file_hash(out) if out.is_file() else None
     if old and before:
@@ -114,10 +107,23 @@ def run_traces(
         """Record what will be written, so that a file without a record is always another's."""
         write_sealed(record, {**origin, "sha256": sha256, "replaces": before, "report": report})
 
-    report = make_traces(
-        options, source, model_hash, out, seed, fields["device"], fields, announce, fresh
-    )
+    device = fields["device"]
+    report = make_traces(options, source, model_hash, out, seed, device, fields, announce, fresh)
     return {**report, "reused": False}
+
+
+def _dependencies(
+    options: TracesOptions, model: str, source: Path, seed: int, device: str
+) -> dict[str, Any]:
+    """Everything that the traces depend on."""
+    return {
+        "config": options.model_dump(mode="json"),
+        "inputs": {model: content_hash(source)},
+        "data": data_hashes([options.prompts]),
+        "seed": seed,
+        "device": pick_device(device),
+        "code": code_version(MEASURE_CODE),
+    }
 
 
 def _refuse_changed(out: Path, content: str, old: dict[str, Any]) -> None:
