@@ -90,6 +90,7 @@ def test_imports_are_followed() -> None:
         "checkpoints",
         "compress",
         "data",
+        "documents.py",
         "generation",
         "models",
         "steps",
