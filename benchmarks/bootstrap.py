@@ -16,7 +16,16 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Interval", "bounds", "resample", "samples_needed", "share_error"]
+__all__ = [
+    "Array",
+    "Interval",
+    "bounds",
+    "resample",
+    "samples_needed",
+    "share_error",
+    "unanimous",
+    "unanimous_needed",
+]
 
 Array = NDArray[np.float64]
 COUNTS_IN_MEMORY = 4_000_000
@@ -101,6 +110,26 @@ def _tail(samples: int, confidence: float) -> float:
     freedom = samples - 1
     student = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
     return NORMAL.cdf(-student * math.sqrt(samples / freedom))
+
+
+def unanimous(share: float, samples: int, confidence: float) -> Interval:
+    """The interval of a share where all samples agree: no draw from them differs.
+
+    Clopper and Pearson (1934), The Use of Confidence or Fiducial Limits.
+
+    Args:
+        share: 0 or 1.
+        samples: how many agree.
+        confidence: of the bound that is not the share itself.
+    """
+    least = (1 - confidence) ** (1 / samples)
+    return Interval(least, 1.0) if share else Interval(0.0, 1 - least)
+
+
+def unanimous_needed(share: float, limit: float, confidence: float) -> int | None:
+    """How many samples that all agree would prove that the share is within a limit."""
+    most = limit if share else 1 - limit
+    return math.ceil(math.log(1 - confidence) / math.log(most)) if 0 < most < 1 else None
 
 
 def samples_needed(

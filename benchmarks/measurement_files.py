@@ -1,27 +1,35 @@
 """Measurements as files: the metrics, the context that makes them comparable, and the samples.
 
-Samples let the gate pair candidate and baseline. Those of `accuracy/<task>` are one digit per
-problem, in the order of the problems: `{"correct": "1101"}`. Those of `perplexity/<data>` are two
-numbers per window, in the order of the windows: `{"nll": [...], "tokens": [...]}`, the sum of the
-losses in nats and the number of scored tokens. No torch here: a CI job that only compares starts at
-once.
+Everything that is read is validated here, before anybody compares it: figures must be possible
+(`metrics.py` says what is), and samples must give the figure that they belong to. A baseline may be
+written by hand; a file that edgewright wrote has a checksum. No torch here: a CI job that only
+compares starts at once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from ..checkpoints.atomic_files import write_text
+from ..checkpoints.hashing import file_hash
+from ..checkpoints.sealed import CHECK, Damaged, intact, load_object, seal
+from ..documents import read_json
 from ..errors import UsageError
-from .bootstrap import Array
+from .ledger_files import read_ledger
+from .metrics import why_impossible
+from .samples import (
+    Scores,
+    checked_number,
+    problem_samples,
+    problems_hash,
+    read_scores,
+    window_samples,
+)
 
 __all__ = [
     "Scores",
@@ -31,6 +39,7 @@ __all__ = [
     "problems_hash",
     "read_scores",
     "replace_baseline",
+    "save_measurement",
     "step_measurement",
     "window_samples",
     "write_answers",
@@ -38,87 +47,25 @@ __all__ = [
 ]
 
 HINT = "make one with `edgewright bench PATH --save FILE`, or name a step of a run: RUN:STEP"
-MAX_MEAN_NLL = 700.0
-"""Nats a token above which exp() overflows a float."""
+F = TypeVar("F", bound="_File")
 
 
-@dataclass(frozen=True)
-class Scores:
-    """The samples of one metric, float64 [samples] each; its mean is sum(total) / sum(weight)."""
+class _File(BaseModel):
+    """The parts of a measurement that are used; a file may have others."""
 
-    total: Array
-    weight: Array
-    logarithmic: bool
-    """The metric is exp(mean), as a perplexity is."""
+    model_config = ConfigDict(frozen=True)
 
-    def value_of(self, mean: Array) -> Array:
-        """The metric's value for each mean."""
-        return np.exp(np.minimum(mean, MAX_MEAN_NLL)) if self.logarithmic else mean
+    name: str
+    metrics: dict[str, Annotated[int | float, BeforeValidator(checked_number)]]
+    context: dict[str, Any]
+    samples: dict[str, Any] | None = None
 
 
-def problem_samples(correct: Sequence[bool]) -> dict[str, Any]:
-    """The samples of an accuracy: one digit per problem."""
-    return {"correct": "".join("1" if one else "0" for one in correct)}
+class _Step(_File):
+    """The same parts of a ledger's entry, whose samples are in a file of their own."""
 
-
-def window_samples(windows: Sequence[tuple[float, int]]) -> dict[str, Any]:
-    """The samples of a perplexity.
-
-    Args:
-        windows: sum of losses and number of scored tokens of each window. Seven digits of the sums
-            are kept, as many as a float32 holds.
-    """
-    return {
-        "nll": [float(f"{nll:.7g}") for nll, _ in windows],
-        "tokens": [tokens for _, tokens in windows],
-    }
-
-
-def problems_hash(problems: Sequence[tuple[str, str]]) -> str:
-    """A short hash of questions and expected answers: equal if two sides have the same ones."""
-    return hashlib.sha256(json.dumps(problems).encode()).hexdigest()[:16]
-
-
-def read_scores(measurement: Mapping[str, Any], metric: str) -> Scores | None:
-    """The samples behind a metric; None if the measurement has none.
-
-    Raises:
-        UsageError: the samples are damaged, or do not give the metric's value.
-    """
-    kept = (measurement.get("samples") or {}).get(metric)
-    if kept is None:
-        return None
-    where = f"`{measurement['name']}`: the samples of `{metric}`"
-    try:
-        scores = _parse_samples(kept)
-        found = float(scores.value_of(scores.total.sum() / scores.weight.sum()))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(
-            f"{where} are damaged: {error}", "measure it again with edgewright bench"
-        ) from error
-    value = measurement["metrics"][metric]
-    if not math.isclose(found, value, rel_tol=1e-5, abs_tol=1e-9):
-        raise UsageError(
-            f"{where} give {found:.6g}, and the metric is {value:.6g}: one of them was altered",
-            "measure it again with edgewright bench",
-        )
-    return scores
-
-
-def _parse_samples(kept: Mapping[str, Any]) -> Scores:
-    logarithmic = "nll" in kept
-    if logarithmic:
-        total, weight = (np.asarray(kept[key], dtype=np.float64) for key in ("nll", "tokens"))
-        shaped = total.ndim == 1 and total.shape == weight.shape
-        valid = shaped and np.isfinite(total).all() and (weight > 0).all()
-    else:
-        digits = np.frombuffer(kept["correct"].encode(), dtype=np.uint8)
-        total = digits.astype(np.float64) - ord("0")
-        weight = np.ones_like(total)
-        valid = np.isin(total, (0, 1)).all()
-    if not (total.size and valid):
-        raise ValueError("not one number per sample")
-    return Scores(total, weight, logarithmic)
+    samples: str | None = None
+    sample_files: dict[str, str] = {}
 
 
 def load_measurement(where: str) -> dict[str, Any]:
@@ -138,17 +85,61 @@ def load_measurement(where: str) -> dict[str, Any]:
                 "RUN:STEP",
                 HINT,
             )
+    if not step:
+        return _from_file(file)
+    steps = [one for one in read_ledger(file)["steps"] if isinstance(one, dict)]
+    found = next((one for one in steps if one.get("name") == step), None)
+    if found is None:
+        names = ", ".join(str(one.get("name")) for one in steps)
+        raise UsageError(f"{file}: no step `{step}`", f"steps: {names}")
+    return step_measurement(file.parent, found)
+
+
+def _not_a_measurement(file: Path, why: object) -> UsageError:
+    return UsageError(f"{file}: not a measurement: {why}", HINT)
+
+
+def _from_file(file: Path) -> dict[str, Any]:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        if not step:
-            return _measurement(data, data.get("samples") or {})
-        found = next((one for one in data["steps"] if one["name"] == step), None)
-        if found is None:
-            names = ", ".join(one["name"] for one in data["steps"])
-            raise UsageError(f"{file}: no step `{step}`", f"steps: {names}")
-        return step_measurement(file.parent, found)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{file}: not a measurement: {error}", HINT) from error
+        data = read_json(file, HINT)
+    except UsageError as error:
+        raise _not_a_measurement(file, str(error).removeprefix(f"{file}: ")) from error
+    if isinstance(data, dict) and CHECK in data and not intact(data):
+        raise UsageError(
+            f"{file}: changed after edgewright wrote it: its `{CHECK}` is not that of its content",
+            f"measure it again; or, if the change was meant, take its `{CHECK}` out",
+        )
+    found = _parsed(_File, data, file)
+    return _possible({**found.model_dump(), "samples": dict(found.samples or {})}, file)
+
+
+def _parsed(model: type[F], data: Any, file: Path) -> F:
+    """The data as an object of `_File` or `_Step`."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        why = first["msg"].removeprefix("Value error, ")
+        raise _not_a_measurement(file, f"{where}: {why}" if where else why) from error
+
+
+def _possible(measurement: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The measurement, if every figure in it can have been measured, and is that of its samples."""
+    for name, value in measurement["metrics"].items():
+        if why := why_impossible(name, value):
+            raise UsageError(f"{file}: `{name}` is {value!s:.40}: {why}", f"correct it; or {HINT}")
+    for name in measurement["samples"]:
+        if name not in measurement["metrics"]:
+            continue
+        scores = read_scores(measurement, name)
+        count = measurement["metrics"].get(f"{name}/n")
+        if scores is not None and count is not None and count != scores.count:
+            raise UsageError(
+                f"{file}: `{name}/n` is {count}, and there are {scores.count} samples",
+                "measure it again with edgewright bench",
+            )
+    return measurement
 
 
 def _what_is_missing(where: str, folder: str) -> str:
@@ -165,15 +156,27 @@ def step_measurement(run: Path, step: Mapping[str, Any]) -> dict[str, Any]:
         step: the step's entry in the ledger, which names the file of its samples.
 
     Raises:
-        JSONDecodeError: the samples are damaged.
+        UsageError: a figure is impossible, or the samples are damaged or are those of another one.
     """
-    file = run / step["samples"] if step.get("samples") else None
-    samples = json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
-    return _measurement(step, samples)
+    ledger = run / "ledger.json"
+    found = _parsed(_Step, step, ledger)
+    measurement = found.model_dump(exclude={"sample_files"}) | {"samples": {}}
+    if found.samples:
+        file = run / found.samples
+        if not file.resolve().is_relative_to(run.resolve()):
+            raise _not_a_measurement(ledger, f"its samples are outside of the run: {file}")
+        if file.exists():
+            measurement["samples"] = _samples(file, found.sample_files.get(found.samples))
+    return _possible(measurement, ledger)
 
 
-def _measurement(found: Mapping[str, Any], samples: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{key: found[key] for key in ("name", "metrics", "context")}, "samples": dict(samples)}
+def _samples(file: Path, recorded: str | None) -> dict[str, Any]:
+    """The samples of a step, by metric; `recorded` is the hash of the file if there is one."""
+    hint = "run the recipe again: it measures this step again"
+    samples = load_object(file, hint)
+    if recorded and file_hash(file) != recorded:
+        raise Damaged(file, "it was changed after edgewright wrote it", hint)
+    return samples
 
 
 def replace_baseline(candidate: Mapping[str, Any], where: str) -> Path:
@@ -192,8 +195,17 @@ def replace_baseline(candidate: Mapping[str, Any], where: str) -> Path:
         )
     if path.exists():
         load_measurement(where)  # never overwrite a file that is not a measurement
-    write_measurement(path, candidate)
+    save_measurement(path, candidate)
     return path
+
+
+def save_measurement(path: Path, measurement: Mapping[str, Any]) -> None:
+    """Write a measurement with its checksum.
+
+    Raises:
+        EdgewrightError: the file cannot be written.
+    """
+    write_measurement(path, seal(measurement))
 
 
 def write_answers(path: Path, answers: Sequence[Mapping[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,14 @@ PLACEHOLDER = re.compile(r"<(?P<name>\w+)(?::(?P<values>[^>]+))?>")
 """`<task>` stands for any text, `<phase:load|decode>` for one of the listed texts."""
 
 
+ROUNDING = 1e-4
+"""How far rounding may take a value beyond what is possible."""
+
+
+def _range(low: float, high: float) -> str:
+    return f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
+
+
 @dataclass(frozen=True)
 class Conditions:
     """Which entries of a context must be equal before two values of a metric may be compared.
@@ -28,8 +37,11 @@ class Conditions:
     """Both contexts must have these keys, with equal values."""
     equal: tuple[str, ...] = ()
     """Equal values; a key that both contexts lack counts as equal."""
+    unless_older: tuple[str, ...] = ()
+    """Equal values where both contexts have the key. The gate also asks for every key that the
+    baseline has: only measurements of older versions lack it."""
     if_recorded: tuple[str, ...] = ()
-    """Equal values where both contexts have the key. Measurements of older versions lack it."""
+    """Equal values where both contexts have the key."""
     factor: tuple[str, ...] = ()
     """Equal values before one is called so many times the other: a factor between two runtimes
     would be read as that of the step."""
@@ -62,6 +74,10 @@ class Metric:
     """`share`: three decimals. `count`: with a unit, as 2.41 M. `whole`: no decimals."""
     digits: int = 3
     """Significant digits of the style `significant`."""
+    low: float = 0.0
+    """The least value that can be measured."""
+    high: float = math.inf
+    """The largest value that can be measured; that of the style `share` is 1."""
     conditions: Conditions = field(default_factory=Conditions)
     has_samples: bool = False
     """Whether a measurement can keep the samples, so that the gate can compute an interval."""
@@ -93,6 +109,20 @@ class Metric:
         found = self._regex.fullmatch(name)
         return found.groupdict() if found else None
 
+    def why_impossible(self, value: float) -> str:
+        """Why no measurement gives this value; empty if one may.
+
+        NaN is possible, for a broken model, and no limit holds it.
+        """
+        high = 1.0 if self.style == "share" else self.high
+        if abs(value) > sys.float_info.max:
+            return "no measurement is infinite"
+        if value < self.low - ROUNDING or value > high + ROUNDING:
+            return f"{self.label} is {_range(self.low, high)}"
+        if self.style == "whole" and value % 1 > 0:
+            return f"{self.label} is a whole number"
+        return ""
+
     def format(self, value: float | None, *, unit: bool = False) -> str:
         """A value as people read it in reports, with its unit on request; a dash for None."""
         if value is None or not math.isfinite(value):
@@ -108,6 +138,18 @@ class Metric:
             text = significant(scaled, self.digits)
         return f"{text} {self.unit}" if unit and self.unit else text
 
+    def _filled(self, keys: tuple[str, ...], name: str) -> list[str]:
+        """Keys with the values that their placeholders have in a metric's name."""
+        parts = self.parts(name) or {}
+        return [PLACEHOLDER.sub(lambda found: parts[found["name"]], key) for key in keys]
+
+    def unrecorded(
+        self, name: str, candidate: Mapping[str, Any], baseline: Mapping[str, Any]
+    ) -> str:
+        """A key of `unless_older` that the baseline has and the candidate lacks; empty if none."""
+        keys = self._filled(self.conditions.unless_older, name)
+        return next((key for key in keys if key in baseline and key not in candidate), "")
+
     def has_factor(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         """Whether the quotient of values with these two contexts tells what a step changed."""
         return all(one.get(key) == other.get(key) for key in self.conditions.factor)
@@ -116,15 +158,11 @@ class Metric:
         """Why values with these two contexts must not be compared; empty if they may be."""
         if not one or not other:
             return "a measurement without its context cannot be compared"
-        parts = self.parts(name) or {}
-
-        def filled(keys: tuple[str, ...]) -> list[str]:
-            return [PLACEHOLDER.sub(lambda found: parts[found["name"]], key) for key in keys]
-
         rules = self.conditions
-        recorded = filled(rules.recorded)
-        both = [key for key in filled(rules.if_recorded) if key in one and key in other]
-        for key in [*recorded, *filled(rules.equal), *both]:
+        recorded = self._filled(rules.recorded, name)
+        optional = self._filled((*rules.unless_older, *rules.if_recorded), name)
+        both = [key for key in optional if key in one and key in other]
+        for key in [*recorded, *self._filled(rules.equal, name), *both]:
             if key in recorded and key not in one and key not in other:
                 return f"{key} was not recorded on either side"
             if one.get(key) != other.get(key) or (

@@ -8,13 +8,26 @@ No torch here: a job that only compares starts at once.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from ..errors import UsageError
+from .lm_eval_metrics import LM_EVAL_METRICS
 from .metric import Conditions, Metric, TerminalColumn
+from .metric_conditions import (
+    AGAINST_REFERENCE,
+    DEVICE,
+    ENGINE,
+    LOADING,
+    MEMORY,
+    QUESTIONS,
+    TARGET,
+    TEXT,
+    TIMING,
+)
 
 __all__ = [
     "ACCURACY",
@@ -29,38 +42,10 @@ __all__ = [
     "known_patterns",
     "names_of",
     "require",
+    "unrecorded",
+    "why_impossible",
     "why_unlike",
 ]
-
-# What must be equal
-
-TASK_IDENTITY = ("shots_used/<task>", "task_version/<task>", "problems_hash/<task>")
-DTYPE = ("dtype/<task>",)
-"""Recorded by torch alone, so that a checkpoint is compared with its artifact in any precision."""
-QUESTIONS = Conditions(
-    recorded=("problems/<task>",),
-    equal=("shots/<task>", "framing/<task>"),
-    if_recorded=(*TASK_IDENTITY, "max_new_tokens/<task>", *DTYPE),
-)
-LM_EVAL = Conditions((*QUESTIONS.recorded, *TASK_IDENTITY), if_recorded=DTYPE)
-TEXT = Conditions(recorded=("data_hash/<data>", "seq_len/<data>"))
-AGAINST_REFERENCE = replace(TEXT, if_recorded=("reference/<data>",))
-BOARD = ("board", "power_mode")
-"""Recorded by `deploy` alone, so that a device is never compared with the machine that exported."""
-RUNTIME = ("backend",)
-TIMING = Conditions(recorded=("device", "threads", "latency"), equal=BOARD, factor=RUNTIME)
-LOADING = Conditions(recorded=("device", "threads"), equal=BOARD, factor=RUNTIME)
-MEMORY = Conditions(recorded=("device", "latency"), equal=BOARD, factor=RUNTIME)
-DEVICE = Conditions(recorded=BOARD)
-ENGINE = Conditions(recorded=("engine", *BOARD))
-TARGET = Conditions(recorded=("target",))
-
-LM_EVAL_LOWER = "(?:(?:byte_|word_)?perplexity|bits_per_byte|brier_score|ter)(?:,.+)?"
-LM_EVAL_HIGHER = (
-    "(?:acc|acc_norm|acc_mutual_info|acc_bytes|acc_all|exact_match|likelihood"
-    "|mcc|f1|bleu|chrf|chrf\\+\\+)(?:,.+)?"
-)
-"""lm-eval's own metrics, perhaps with a filter behind a comma; others have no known direction."""
 
 
 def _with_error(metric: Metric) -> tuple[Metric, ...]:
@@ -68,7 +53,7 @@ def _with_error(metric: Metric) -> tuple[Metric, ...]:
     rules = metric.conditions
     return (
         Metric(f"{metric.pattern}/stderr", f"{metric.label}, stderr", "lower", conditions=rules),
-        Metric(f"{metric.pattern}/n", f"{metric.label}, n", style="whole", conditions=rules),
+        Metric(f"{metric.pattern}/n", f"{metric.label}, n", style="whole", low=1, conditions=rules),
         metric,
     )
 
@@ -128,6 +113,7 @@ QUALITY_METRICS = (
             "perplexity",
             "lower",
             digits=4,
+            low=1,
             conditions=TEXT,
             has_samples=True,
             default_limit={"max_ratio": 1.06},
@@ -150,10 +136,7 @@ QUALITY_METRICS = (
         conditions=AGAINST_REFERENCE,
         terminal=TerminalColumn("top-1", ".4f"),
     ),
-    Metric("lm_eval/<task>/<metric>.stderr", "lm-eval, stderr", "lower", conditions=LM_EVAL),
-    Metric(f"lm_eval/<task>/<metric:{LM_EVAL_HIGHER}>", "lm-eval", "higher", conditions=LM_EVAL),
-    Metric(f"lm_eval/<task>/<metric:{LM_EVAL_LOWER}>", "lm-eval", "lower", conditions=LM_EVAL),
-    Metric("lm_eval/<task>/<metric>", "lm-eval", conditions=LM_EVAL),
+    *LM_EVAL_METRICS,
 )
 
 LATENCY_METRICS = (
@@ -216,8 +199,15 @@ DEVICE_METRICS = (
     Metric("device/power_w/max", "highest power", "lower", "W", conditions=DEVICE),
     Metric("device/gpu_mhz", "GPU clock", unit="MHz", conditions=DEVICE),
     Metric("device/emc_mhz", "memory clock", unit="MHz", conditions=DEVICE),
-    Metric("device/gpu_percent", "GPU load", unit="%", conditions=DEVICE),
-    Metric("device/temperature_c/max", "highest temperature", "lower", "°C", conditions=DEVICE),
+    Metric("device/gpu_percent", "GPU load", unit="%", high=100, conditions=DEVICE),
+    Metric(
+        "device/temperature_c/max",
+        "highest temperature",
+        "lower",
+        "°C",
+        low=-math.inf,
+        conditions=DEVICE,
+    ),
     _bytes("device/ram_used_bytes/max", "highest memory use of the device", DEVICE),
     _bytes("device/swap_used_bytes/max", "highest swap use of the device", DEVICE),
     Metric("device/samples", "samples of tegrastats", style="whole", conditions=DEVICE),
@@ -318,6 +308,20 @@ def require(name: str, where: str) -> Metric:
         " or what makes two values comparable",
         f"did you mean {' or '.join(near)}?" if near else f"metrics: {', '.join(patterns)}",
     )
+
+
+def why_impossible(name: str, value: float) -> str:
+    """Why no measurement gives this value of a metric; empty if one may.
+
+    Of a metric that is not declared, only infinity is known to be impossible.
+    """
+    return (find(name) or Metric(name, name, low=-math.inf)).why_impossible(value)
+
+
+def unrecorded(name: str, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
+    """The condition of a metric that only a candidate's context lacks; empty if there is none."""
+    metric = find(name)
+    return metric.unrecorded(name, candidate, baseline) if metric else ""
 
 
 def why_unlike(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

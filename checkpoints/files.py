@@ -23,6 +23,7 @@ from .hashing import (
     file_hash,
     read_provenance,
     weight_bytes,
+    write_provenance,
 )
 from .inventory import StoredTensor, inventory, opened, weight_files
 from .safetensors_writer import DTYPES
@@ -67,6 +68,7 @@ __all__ = [
     "weight_files",
     "write_checkpoint",
     "write_json",
+    "write_provenance",
     "write_text",
 ]
 

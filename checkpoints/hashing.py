@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .config import read_json
 from .inventory import INDEX, WEIGHTS, weight_files
+from .sealed import Damaged, read_sealed, write_sealed
 
-__all__ = ["CARD", "PROVENANCE", "content_hash", "file_hash", "read_provenance", "weight_bytes"]
+__all__ = [
+    "CARD",
+    "PROVENANCE",
+    "content_hash",
+    "file_hash",
+    "read_provenance",
+    "weight_bytes",
+    "write_provenance",
+]
 
 PROVENANCE = "edgewright.json"
 CARD = "README.md"
@@ -17,14 +26,30 @@ CARD = "README.md"
 WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".data", ".gguf", ".engine")
 
 
-def read_provenance(path: Path) -> dict[str, Any]:
+def read_provenance(
+    path: Path, needed: tuple[str, ...] = (), *, older: bool = True
+) -> dict[str, Any]:
     """The content of `edgewright.json`; empty if edgewright did not write the directory.
 
+    Args:
+        path: the directory.
+        needed: entries that it must have.
+        older: accept what a version of edgewright wrote that recorded no checksum.
+
     Raises:
-        UsageError: it is damaged.
+        Damaged: it is damaged, was edited, or lacks an entry.
     """
     file = path / PROVENANCE
-    return read_json(file) if file.is_file() else {}
+    hint = f"restore it, or make {path.name} again with --fresh"
+    found = read_sealed(file, hint, older=older) if file.exists() else {}
+    if missing := [name for name in needed if name not in found]:
+        raise Damaged(file, f"it has no `{missing[0]}`", hint)
+    return found
+
+
+def write_provenance(path: Path, value: Mapping[str, Any]) -> None:
+    """Write the `edgewright.json` of a directory."""
+    write_sealed(path / PROVENANCE, value)
 
 
 def content_hash(path: Path, skip: str = "") -> str:

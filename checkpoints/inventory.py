@@ -10,7 +10,6 @@ repeats the embedding it is tied to. Torch is not imported, so that plans can us
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ..documents import read_object
 from ..errors import Refused, UsageError
 from ..models import (
     WRAPPED_IN,
@@ -36,6 +36,7 @@ __all__ = ["Inventory", "StoredTensor", "inventory", "opened", "weight_files"]
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+AGAIN = "copy or download the file again"
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Floating-point types of weights: the name in safetensors -> the name in config.json."""
 SCALES = ("scales", "weight_scale", "input_scale", "pre_quant_scale")
@@ -109,12 +110,7 @@ def weight_files(path: Path) -> list[Path]:
         raise UsageError(
             f"{path}: no .safetensors weights", "convert the model: model.save_pretrained(DIR)"
         )
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{index}: not an index of weights: {error}", "copy or download the file again"
-        ) from error
+    names = _indexed(index)
     if missing := [name for name in names if not (path / name).is_file()]:
         raise UsageError(
             f"{path}: {', '.join(missing)} missing, which the index names",
@@ -123,22 +119,46 @@ def weight_files(path: Path) -> list[Path]:
     return [path / name for name in names]
 
 
+def _indexed(index: Path) -> list[str]:
+    """The names of the files in an index. Those outside the directory are no part of the model."""
+    found = read_object(index, AGAIN).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise UsageError(f"{index}: not an index of weights: no `weight_map`", AGAIN)
+    for tensor, name in found.items():
+        if not _in_directory(name, ".safetensors"):
+            raise UsageError(
+                f"{index}: tensor `{tensor}` is in `{name}`, and not in a safetensors file in this "
+                "directory",
+                "put all files of the model into one directory, and name them by their file names",
+            )
+    return sorted(set(found.values()))
+
+
 def _named_by_config(path: Path) -> str | None:
     """The file of weights that config.json names, which must be in the same directory."""
     try:
-        named = json.loads((path / "config.json").read_text()).get("transformers_weights")
-    except (OSError, ValueError, AttributeError):
+        named = read_object(path / "config.json", "").get("transformers_weights")
+    except UsageError:
         return None  # reading the config reports the error
     if named is None:
         return None
-    known = str(named).endswith((".safetensors", ".safetensors.index.json"))
-    if not known or Path(str(named)).name != str(named):
+    if not _in_directory(named, ".safetensors", ".safetensors.index.json"):
         raise UsageError(
             f"{path}/config.json: transformers_weights is `{named}`, and not a safetensors file "
             "in this directory",
             "name a file in the directory, or remove the entry",
         )
     return str(named)
+
+
+def _in_directory(name: object, *endings: str) -> bool:
+    """Whether this is a plain file name with one of these endings."""
+    return (
+        isinstance(name, str)
+        and name.endswith(endings)
+        and Path(name).name == name
+        and "\0" not in name
+    )
 
 
 @contextmanager
@@ -152,9 +172,7 @@ def opened(file: Path, framework: str = "pt") -> Iterator[Any]:
         with safe_open(file, framework=framework) as handle:  # pyright: ignore[reportArgumentType]
             yield handle
     except (SafetensorError, OSError) as error:
-        raise UsageError(
-            f"{file}: damaged or truncated: {error}", "copy or download the file again"
-        ) from error
+        raise UsageError(f"{file}: damaged or truncated: {error}", AGAIN) from error
 
 
 def inventory(path: Path, config: Mapping[str, Any]) -> Inventory:

@@ -9,18 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import EdgewrightError, Refused, UsageError
-from ..models import WRAPPED_IN, has_module, is_buffer, text_config
-from .config import end_tokens, quantization, read_architecture, read_config, read_json
-from .files import check_finite, read_state
+from ..errors import Refused, UsageError
+from ..models import WRAPPED_IN, Architecture, has_module, is_buffer
+from .config import quantization, read_architecture, read_config
+from .files import check_finite, read_state, stored_tensors
+from .free_memory import free_memory
 from .layouts import Int8Inputs, layout_of, rounds_inputs
+from .settings import built_model, load_settings
+from .tokenizer import all_end_tokens, load_tokenizer
 
 __all__ = [
     "all_end_tokens",
     "check_names",
     "dense_state",
     "fits_in_memory",
-    "free_memory",
     "load_model",
     "load_settings",
     "load_tokenizer",
@@ -29,17 +31,8 @@ __all__ = [
     "tied_names",
 ]
 
-PACKAGES = {"tokenizer.model": "sentencepiece", "tekken.json": "mistral-common"}
-"""Packages that read a tokenizer without tokenizer.json, by the file that it has instead."""
-VOCABULARIES = (
-    "tokenizer.json",
-    *PACKAGES,
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
-"""Files that hold a tokenizer's vocabulary."""
+WEIGHTS_PER_BYTE = 8
+"""The most parameters that a stored byte can hold: no layout has less than one bit each."""
 
 
 def pick_device(device: str) -> str:
@@ -57,18 +50,6 @@ def pick_device(device: str) -> str:
     if device not in ("cpu", "cuda"):
         raise UsageError(f"--device {device}: unknown", "use auto, cpu or cuda")
     return device
-
-
-def free_memory(device: str = "cpu") -> int | None:
-    """Bytes free on a device and on the CPU, whichever is less; None: unknown."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(
-            1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")
-        )
-    except (OSError, StopIteration):
-        return None
-    return min(free, torch.cuda.mem_get_info()[0]) if device == "cuda" else free
 
 
 def dense_state(path: Path) -> dict[str, Tensor]:
@@ -92,42 +73,6 @@ def _unpacked(path: Path) -> tuple[dict[str, Tensor], dict[str, Int8Inputs]]:
     return state, inputs
 
 
-def load_settings(path: Path) -> Any:
-    """The config as transformers reads it, with the defaults of the architecture filled in.
-
-    Of a wrapper, this is the config of the text model in it.
-    It has no quantization block, and its tied weights are those of the files; see `read_config`.
-
-    Raises:
-        UsageError: transformers refuses it.
-    """
-    from transformers import AutoConfig  # late: slow to import
-
-    config = read_config(path)
-    try:
-        settings: Any = (
-            AutoConfig.for_model(**{k: v for k, v in config.items() if k != WRAPPED_IN})
-            if config.get(WRAPPED_IN)
-            else AutoConfig.from_pretrained(path)
-        )
-    except Exception as error:  # huggingface_hub and transformers have no common base for theirs
-        raise UsageError(
-            f"{path}/config.json: transformers cannot read it: {_reason(error)}",
-            "restore the config.json",
-        ) from error
-    if hasattr(settings, "quantization_config"):
-        del settings.quantization_config
-    if config.get("tie_word_embeddings") is False:
-        settings.tie_word_embeddings = False
-    return settings
-
-
-def _reason(error: BaseException) -> str:
-    """The last line of a library's message, which says what is wrong, or the kind of the error."""
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__
-
-
 def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """The causal language model of a checkpoint, in evaluation mode; a packed one is dequantized.
 
@@ -138,6 +83,7 @@ def load_model(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float
         Refused: a mixture of experts whose experts round their inputs.
     """
     architecture = read_architecture(path)  # refuses what is not supported first
+    _check_size(path, architecture)
     settings = load_settings(path)
     if quantization(architecture.config) or architecture.config.get(WRAPPED_IN):
         return _from_tensors(path, settings, dtype).to(device).eval()
@@ -165,7 +111,9 @@ def _from_files(path: Path, dtype: torch.dtype, *, wrapped: bool = False, **more
     kind = AutoModelForImageTextToText if wrapped else AutoModelForCausalLM
     logging.disable_progress_bar()  # there are progress bars of our own
     try:
-        loaded: Any = kind.from_pretrained(path, dtype=dtype, output_loading_info=True, **more)
+        loaded: Any = kind.from_pretrained(
+            path, dtype=dtype, output_loading_info=True, trust_remote_code=False, **more
+        )
     except Exception as error:  # transformers, torch and safetensors raise what they like
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UsageError(
@@ -176,11 +124,21 @@ def _from_files(path: Path, dtype: torch.dtype, *, wrapped: bool = False, **more
     return model
 
 
-def _from_tensors(path: Path, settings: Any, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM  # late: slow to import
+def _check_size(path: Path, architecture: Architecture) -> None:
+    """Stop before memory is taken for a model that is far larger than its files."""
+    parameters = architecture.parameters
+    stored = sum(tensor.nbytes for tensor in stored_tensors(path).values())
+    if parameters > WEIGHTS_PER_BYTE * stored:
+        raise UsageError(
+            f"{path}: the weights do not match config.json: it describes {parameters:,} "
+            f"parameters, and the files hold {stored:,} bytes",
+            "restore the model directory",
+        )
 
+
+def _from_tensors(path: Path, settings: Any, dtype: torch.dtype) -> Any:
     architecture = read_architecture(path)
-    model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
+    model = built_model(path, settings, dtype)
     state, rounded = _unpacked(path)
     if lost := [name for name in rounded if not has_module(model, name)]:
         # Experts are parts of fused tensors, and no modules that could round.
@@ -219,75 +177,3 @@ def fits_in_memory(parameters: int, device: str = "cpu") -> bool:
     """Whether a model of this size takes at most half of the free memory in float32."""
     free = free_memory(device)
     return free is None or 4 * parameters <= free / 2
-
-
-def load_tokenizer(path: Path) -> Any:
-    """The tokenizer of a checkpoint or artifact, padding on the left with a token that exists.
-
-    Where the tokenizer names no end token, it gets the one that the model's files name. Of several
-    chat templates it keeps the default one, which may be none.
-
-    Raises:
-        EdgewrightError: the tokenizer cannot be loaded.
-        UsageError: config.json is broken, or the tokenizer has tokens beyond the vocabulary.
-    """
-    from transformers import AutoTokenizer  # late: slow to import
-
-    if not any((path / name).is_file() for name in VOCABULARIES):
-        raise EdgewrightError(  # transformers would make an empty tokenizer
-            f"{path}: no usable tokenizer: there is no tokenizer.json",
-            "put the model's tokenizer files beside its weights",
-        )
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # tokenizers raises bare exceptions, and others raise theirs
-        raise _unusable(path, error) from error
-    _check_vocabulary(path, tokenizer)
-    tokenizer.padding_side = "left"
-    ends = end_tokens(path) if tokenizer.eos_token_id is None else []
-    if ends and (name := tokenizer.convert_ids_to_tokens(ends[0])) is not None:
-        tokenizer.eos_token = name
-    if isinstance(tokenizer.chat_template, dict):
-        tokenizer.chat_template = tokenizer.chat_template.get("default")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def _unusable(path: Path, error: Exception) -> EdgewrightError:
-    """The error for a tokenizer that cannot be loaded; it may be config.json that is broken."""
-    if (path / "config.json").is_file():
-        load_settings(path)
-    if not (path / "tokenizer.json").is_file():
-        for name, package in PACKAGES.items():
-            if (path / name).is_file():
-                return EdgewrightError(
-                    f"{path}: no usable tokenizer: there is no tokenizer.json, "
-                    f"and {name} needs the package {package}",
-                    f"add the tokenizer.json, or: pip install {package}",
-                )
-    return EdgewrightError(
-        f"{path}: no usable tokenizer: {_reason(error)}",
-        "put the model's tokenizer files beside its weights",
-    )
-
-
-def _check_vocabulary(path: Path, tokenizer: Any) -> None:
-    """Stop where the tokenizer has tokens for which the model has no embedding."""
-    file = path / "config.json"
-    rows = text_config(read_json(file), str(file)).get("vocab_size") if file.is_file() else None
-    if not isinstance(rows, int):
-        return
-    name, last = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
-    if last >= rows:
-        raise UsageError(
-            f"{path}: tokenizer and model do not fit: "
-            f"token `{name}` has id {last}, and the vocabulary {rows} rows",
-            "use the model's own tokenizer files, or resize its embedding to the tokenizer",
-        )
-
-
-def all_end_tokens(named: Iterable[int], tokenizer: Any) -> list[int]:
-    """The tokens that end an answer: those that a model's files name, and the tokenizer's own."""
-    own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
-    return sorted({*named, *own})

@@ -7,9 +7,10 @@ Imports no torch.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import regex
 
 from ..errors import Refused, UsageError
 from .scheme import Scheme
@@ -25,6 +26,8 @@ __all__ = [
 
 SMOOTHQUANT = "W8A8_SQ_PER_CHANNEL"
 """The one algorithm of ModelOpt that is read: INT8 weights, INT8 inputs on a fixed scale."""
+SECONDS = 2.0
+"""The longest that a pattern of a config.json may take for one name."""
 Block = Mapping[str, Any]
 
 
@@ -68,9 +71,21 @@ def override(block: Block, name: str) -> Block:
     Patterns match from the beginning of the name, and the first that matches counts (GPTQModel).
     """
     patterns: Mapping[str, Block] = block.get("dynamic") or {}
-    matching = (p for p in patterns if re.match(p.removeprefix("-:").removeprefix("+:"), name))
-    first = next(matching, None)
+    first = next((pattern for pattern in patterns if _matches(pattern, name)), None)
     return patterns[first] if first is not None else {}
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Whether a pattern of `dynamic` matches; a pattern of others may take for ever, or be none."""
+    try:
+        found = regex.match(pattern.removeprefix("-:").removeprefix("+:"), name, timeout=SECONDS)
+    except (regex.error, TimeoutError) as error:
+        raise UsageError(
+            f"config.json: quantization_config: dynamic: the pattern `{pattern}` cannot be "
+            f"matched: {error}",
+            "restore the config.json",
+        ) from error
+    return found is not None
 
 
 def _gptq(block: Block, name: str, where: str) -> Scheme:

@@ -19,6 +19,7 @@ from ..models import Architecture, decoder_layers
 from .files import read_architecture, rows_of, tensor_specs, tensors_of
 from .loading import check_names, load_settings, tied_names
 from .memory import return_freed_memory
+from .settings import built_model
 
 __all__ = ["ROWS", "InMemory", "Layered", "Streamed", "passed_through", "skeleton"]
 
@@ -184,10 +185,9 @@ class Streamed:
 def skeleton(path: Path) -> Any:
     """The model as transformers builds it: parameters without storage, buffers as they must be."""
     from accelerate import init_empty_weights  # late: slow to import
-    from transformers import AutoModelForCausalLM
 
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(load_settings(path), dtype=torch.float32)
+        model = built_model(path, load_settings(path))
     return model.requires_grad_(False).eval()
 
 

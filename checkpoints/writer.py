@@ -17,7 +17,7 @@ from .. import __version__
 from ..errors import EdgewrightError, Refused, UsageError
 from ..models import WRAPPED_IN
 from .atomic_files import write_json
-from .hashing import PROVENANCE
+from .hashing import PROVENANCE, write_provenance
 from .safetensors_writer import Pending, write_shards
 from .wrapped import in_wrapper
 
@@ -231,7 +231,7 @@ def write_checkpoint(
         write_json(folder / "config.json", config_for_everyone(config))
         copy_tokenizer(source, folder)
         copy_tokenizer(around, folder, PROCESSOR_FILES if wrapped else ())
-        write_json(folder / PROVENANCE, {"edgewright": __version__, **provenance})
+        write_provenance(folder, {"edgewright": __version__, **provenance})
         for name, value in (files or {}).items():
             write_json(folder / name, value)
         if verify:

@@ -71,8 +71,9 @@ def deploy(
         edgewright deploy runs/demo/export-int4 --target jetson-orin-nano-8gb --out bundle
     """
     from ..pipeline.deployment import deliver, pack
+    from ..targets.address import Address
+    from ..targets.artifact_files import artifact_name
     from ..targets.deploy import rollback
-    from ..targets.remote import Address
 
     target = str(device.target)
     if inputs.out:
@@ -95,7 +96,7 @@ def deploy(
         accept_new=ssh.accept_new_host_key,
     )
     if inputs.rollback:
-        return Outcome(rollback(artifact.resolve().name, address, options), "rollback")
+        return Outcome(rollback(artifact_name(artifact), address, options), "rollback")
     return Outcome(deliver(artifact, target, address, bundling, options, inputs.ledger), "deploy")
 
 

@@ -155,7 +155,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     make_tokenizer(args.out)
-    tokenizer = AutoTokenizer.from_pretrained(args.out)
+    tokenizer = AutoTokenizer.from_pretrained(args.out, trust_remote_code=False)
     model: Any = build(tokenizer.eos_token_id)
     started = time.monotonic()
     config = TrainConfig(args.steps, args.lr, BATCH, optimizer=args.optimizer, device=args.device)

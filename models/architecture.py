@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Refused, UsageError
 from .blocks import AttentionSizes, ExpertsFFN, Linear, Mixer, Norm
 from .blocks.expert_storage import fuse_experts, split_experts
+from .config_values import RESTORE, check_values
 from .family import Remaining
 from .family_lookup import embedding_and_head, family_of
 from .layer import Layer
-from .sizes import RESTORE, check_experts, check_sizes
+from .sizes import check_experts, check_sizes
 from .wrappers import WRAPPED_IN, WRAPPERS
 
 if TYPE_CHECKING:  # plans read sizes only, and torch takes seconds to import
@@ -290,11 +291,12 @@ def architecture(config: Mapping[str, Any], where: str = "config.json") -> Archi
         Refused: the architecture is not supported.
     """
     family = family_of(config, where)
+    check_values(config, where)
     try:
         sizes = family.sizes(config)
         check_sizes(sizes, where)
         layers = family.layers(config)
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise UsageError(f"{where}: {error} is missing or not a number", RESTORE) from error
     for experts in dict.fromkeys(layer.experts for layer in layers if layer.experts):
         check_experts(experts, where)

@@ -31,7 +31,7 @@ def family_of(config: Mapping[str, Any], where: str = "config.json") -> Family:
             f"{where}: no `model_type`, so the architecture is unknown",
             "use a Hugging Face model directory",
         )
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         custom = config.get("auto_map")
         code = ", and code that comes with a checkpoint (`auto_map`) is never run" if custom else ""
         raise Refused(

@@ -8,10 +8,9 @@ from typing import Any
 
 from ..errors import UsageError
 from .blocks import ExpertsFFN
+from .config_values import RESTORE
 
 __all__ = ["Sizes", "check_experts", "check_sizes"]
-
-RESTORE = "restore the config.json of the model"
 
 
 @dataclass(frozen=True)

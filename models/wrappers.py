@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import Refused
+from ..errors import Refused, UsageError
+from .config_values import RESTORE, check_block_values
 
 __all__ = [
     "WRAPPED_IN",
@@ -133,20 +134,25 @@ def text_config(config: Mapping[str, Any], where: str = "config.json") -> dict[s
 
     Raises:
         Refused: the wrapper holds a text model that is not supported.
+        UsageError: a block is not what it must be.
     """
+    check_block_values(config.get(QUANTIZATION), where)
     wrapper = WRAPPERS.get(str(config.get("model_type")))
     if wrapper is None:
         return dict(config)
-    nested = config.get(TEXT)
+    nested: Any = config.get(TEXT)
+    if nested is not None and not isinstance(nested, Mapping):
+        raise UsageError(f"{where}: `{TEXT}` is not an object", RESTORE)
     inner: Mapping[str, Any] = config if nested is None else nested  # flat: old Qwen2.5-VL
     kind = next(iter(wrapper.families)) if nested is None else nested.get("model_type")
     kind = kind or next(iter(wrapper.families))
-    if kind not in wrapper.families:
+    if str(kind) not in wrapper.families:
         raise Refused(
             f"{where}: text model `{kind}` in a `{wrapper.model_type}` is not supported",
             f"supported there: {', '.join(wrapper.families)}",
         )
-    family, architecture = wrapper.families[kind]
+    family, architecture = wrapper.families[str(kind)]
+    check_block_values(inner.get(QUANTIZATION), where)
     text = {key: value for key, value in inner.items() if key != "vision_config"}
     text |= {key: value for key, value in wrapper.defaults.items() if key not in inner}
     if "rope_theta" in (text.get("rope_parameters") or {}) and "rope_theta" not in inner:

@@ -7,13 +7,13 @@ the input models and data, seed, device, and the version of all code that was ru
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..checkpoints.sealed import digest
 from ..data.sources import Source
 from ..steps.context import StepContext
 from ..steps.step import FOUNDATION, Step
@@ -33,17 +33,17 @@ def code_version(parts: tuple[str, ...], root: Path = ROOT) -> str:
         parts: packages (`compress/prune`) and modules (`compress/x.py`), relative to `root`.
         root: the directory of the edgewright package.
     """
-    digest = hashlib.sha256(__version__.encode())
+    found = hashlib.sha256(__version__.encode())
     for part in parts:
         files = [root / part] if part.endswith(".py") else sorted((root / part).rglob("*.py"))
         for file in files:
-            digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
+            found.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:
     """The hash of everything that a result depends on."""
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    return digest(fields)
 
 
 def data_hashes(names: Iterable[str]) -> dict[str, str]:

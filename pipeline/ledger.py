@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..benchmarks.ledger_files import (
+    MEASURED,
+    SCHEMA,
+    is_made_here,
+    is_measured_here,
+    load_ledger,
+    seal_entry,
+    seal_ledger,
+)
 from ..checkpoints.files import write_json
+from ..checkpoints.sealed import CHECK
+from ..console import console
 from ..errors import UsageError
+from ..redaction import redacted_values
 from .fingerprint import fingerprint
 
 __all__ = ["Ledger", "environment", "new_entry"]
 
-SCHEMA = 1
+UNMEASURED: dict[str, Any] = {
+    "metrics": {},
+    "context": {},
+    "measurement_notes": [],
+    "samples": "",
+    "sample_files": {},
+}
 
 
 def environment() -> dict[str, Any]:
@@ -68,12 +85,21 @@ def new_entry(
         "depends_on": dict(fields),
         "output": output,
         "seconds": 0.0,
-        "metrics": {},
         "notes": [],
         "details": {},
-        "context": {},
-        "samples": "",
+        **UNMEASURED,
     }
+
+
+def _is_older_deployment(entry: Any) -> bool:
+    """Whether an entry is the record of a deployment without checksums. No run makes it again."""
+    return (
+        isinstance(entry, dict)
+        and CHECK not in entry
+        and entry.get("kind") == "deploy"
+        and isinstance(entry.get("name"), str)
+        and isinstance(entry.get("metrics"), dict)
+    )
 
 
 class Ledger:
@@ -82,38 +108,61 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "ledger.json"
         self.data: dict[str, Any] = {"schema": SCHEMA, "edgewright": __version__, "steps": []}
+        self.altered: dict[str, str] = {}
+        """Steps whose entry, or whose measurement, is not as a run wrote it; and what is done."""
 
     @classmethod
     def load(cls, folder: Path) -> Ledger:
         """Read the ledger of a run; if there is none, it is empty.
+
+        An entry that was edited is left out, so that its step is made again. Of an entry whose
+        figures were edited, the measurement is left out.
 
         Raises:
             UsageError: the file is damaged or of another schema.
         """
         ledger = cls(folder)
         if ledger.path.exists():
-            try:
-                data = json.loads(ledger.path.read_text())
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise UsageError(
-                    f"{ledger.path}: not valid JSON: {error}", "run again with --fresh"
-                ) from error
-            if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-                raise UsageError(
-                    f"{ledger.path}: not a ledger of schema {SCHEMA}",
-                    "run again with --fresh, or into another --out",
-                )
-            ledger.data = data
+            ledger.data = load_ledger(ledger.path)
+            found = ledger.data["steps"]
+            ledger.data["steps"] = [kept for entry in found if (kept := ledger._checked(entry))]
         return ledger
 
+    @classmethod
+    def donors(cls, folders: Iterable[Path]) -> list[Ledger]:
+        """The ledgers of other runs; one that cannot be read is left out, and a message says so."""
+        found: list[Ledger] = []
+        for folder in folders:
+            try:
+                found.append(cls.load(folder))
+            except UsageError as error:
+                console.print(f"not reused: {error}", highlight=False, markup=False)
+        return found
+
+    def _checked(self, entry: Any) -> dict[str, Any] | None:
+        """An entry of the file, as far as a run wrote it."""
+        name = str(entry.get("name")) if isinstance(entry, dict) else ""
+        what = f"its entry in {self.path} was edited, or written by an older edgewright"
+        if not is_made_here(entry):
+            self.altered[name] = f"made again: {what}"
+            if _is_older_deployment(entry):
+                return entry
+            if isinstance(entry, dict) and entry.get("kind") == "deploy":
+                console.print(f"deployment {name}: left out: {what}", highlight=False, markup=False)
+            return None
+        if not is_measured_here(entry):
+            self.altered[name] = f"measured again: {what}"
+            return {key: value for key, value in entry.items() if key not in MEASURED} | UNMEASURED
+        return entry
+
     def begin(self, recipe: Mapping[str, Any], command: str) -> None:
-        """Record the recipe, the command and the environment of this run."""
+        """Record the recipe, the command and the environment of this run; without secrets."""
         self.data |= {
             "schema": SCHEMA,
             "edgewright": __version__,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": command,
-            "recipe": dict(recipe),
+            "recipe": redacted_values(recipe),
             "environment": environment(),
         }
 
@@ -131,7 +180,7 @@ class Ledger:
             entry: the entry.
             order: names of all steps of the recipe, in order.
         """
-        entries = {s["name"]: s for s in self.data["steps"]} | {entry["name"]: dict(entry)}
+        entries = {s["name"]: s for s in self.data["steps"]} | {entry["name"]: seal_entry(entry)}
         deployed = [
             name for name, step in entries.items() if step["kind"] == "deploy" and name not in order
         ]
@@ -140,4 +189,5 @@ class Ledger:
 
     def write(self) -> None:
         """Write the file."""
+        seal_ledger(self.data)
         write_json(self.path, self.data)

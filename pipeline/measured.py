@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..benchmarks.ledger_files import changed_samples
 from ..benchmarks.measure import Measurement, Reference, measure
 from ..benchmarks.measurement_files import write_answers, write_measurement
 from ..benchmarks.report.model_card import write_card
 from ..benchmarks.tasks.task import Task
+from ..checkpoints.files import file_hash
+from ..console import console
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .ledger import Ledger
 from .recipe import BASELINE, Recipe
@@ -44,16 +47,20 @@ class StepMeasurer:
         """
         fields = self._dependencies(output_hash)
         if not self._is_measured(entry, fields):
+            if why := self.ledger.altered.pop(entry["name"], ""):
+                console.print(f"  {why}", highlight=False, markup=False)
             result = measure(
                 folder,
                 self.recipe.evaluate,
                 device=self.device,
                 reference=None if entry["name"] == BASELINE else self.reference,
+                memory_check=self.recipe.memory_check,
             )
             entry["metrics"] = result.metrics
             entry["context"] = result.context
+            entry["measurement_notes"] = result.notes
             entry["measured"] = fingerprint(fields)
-            entry["samples"] = self._write_samples(entry["name"], result)
+            entry |= self._write_samples(entry["name"], result)
             self.ledger.put(entry, self.order)
         self._write_card(entry, folder)
 
@@ -71,9 +78,14 @@ class StepMeasurer:
         }
 
     def _is_measured(self, entry: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
-        samples = entry.get("samples")
-        complete = not samples or (self.ledger.path.parent / samples).is_file()
-        return bool(entry["metrics"]) and complete and entry.get("measured") == fingerprint(fields)
+        if not entry["metrics"] or entry.get("measured") != fingerprint(fields):
+            return False
+        changed = changed_samples(self.ledger.path.parent, entry)
+        if changed:
+            console.print(
+                f"  measured again: {changed} was altered or removed since", highlight=False
+            )
+        return not changed
 
     def _write_card(self, entry: Mapping[str, Any], folder: Path) -> None:
         """Write a model card beside the result; the uncompressed model keeps its own."""
@@ -90,15 +102,19 @@ class StepMeasurer:
                 uncompressed,
             )
 
-    def _write_samples(self, name: str, result: Measurement) -> str:
+    def _write_samples(self, name: str, result: Measurement) -> dict[str, Any]:
         """Write answers (for people) and samples (for the gate) beside the ledger.
 
         Returns:
-            The path of the samples, relative to the run's directory.
+            `samples`, the path of the samples relative to the run's directory, and `sample_files`,
+            the hash of each file by its path.
         """
         folder = self.ledger.path.parent / "samples"
         folder.mkdir(exist_ok=True)
+        made = [folder / f"{name}.json"]
+        write_measurement(made[0], result.samples)
         if result.answers:
-            write_answers(folder / f"{name}.jsonl", result.answers)
-        write_measurement(folder / f"{name}.json", result.samples)
-        return f"samples/{name}.json"
+            made.append(folder / f"{name}.jsonl")
+            write_answers(made[-1], result.answers)
+        hashes = {f"samples/{file.name}": file_hash(file) for file in made}
+        return {"samples": f"samples/{name}.json", "sample_files": hashes}

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
-from ..benchmarks.gate.policy import Policy
+from ..benchmarks.gate.policy import Policy, check_limits
 from ..benchmarks.options import EvaluateOptions
 from ..benchmarks.traces.options import TracesOptions
 from ..checkpoints.config import BUILTIN_MODEL
+from ..errors import UsageError
 from ..steps.options import Calibration, Device, Execution, Proof, Verification, shared
 from ..steps.step import Step
 from .registry import STEPS
@@ -89,6 +90,14 @@ class Gate(Policy):
     candidate: str = Field(description="step that must hold the limits")
     baseline: str = Field(default=BASELINE, description="step that it is compared with")
 
+    @model_validator(mode="after")
+    def _limits_are_useful(self) -> Gate:
+        try:
+            check_limits(self, "gate")
+        except UsageError as error:
+            raise ValueError(f"{error}; {error.hint}") from error
+        return self
+
 
 class Recipe(BaseModel):
     """A whole recipe."""
@@ -104,6 +113,7 @@ class Recipe(BaseModel):
     )
     seed: int = shared(Execution, "seed")
     device: Device = shared(Execution, "device")
+    memory_check: bool = shared(Execution, "memory_check")
     calibration: Calibration = Field(
         default=Calibration(), description="text that pruning and quantization measure on"
     )

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from ..documents import YAML_BYTES, parse_yaml, read_text
 from ..errors import UsageError
 from .recipe import Recipe
 from .recipe_errors import Keys, RecipeText, error_lines
@@ -39,12 +39,8 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         raise UsageError(
             f"{path}: no such recipe", "give the path of a YAML file, or see `edgewright demo`"
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-        tree = yaml.compose(text)
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not valid YAML: {error}", "fix the YAML at that line") from error
+    hint = "fix the YAML at that line"
+    tree, data = parse_yaml(read_text(path, hint, YAML_BYTES), str(path), hint)
     if not isinstance(data, dict):
         raise UsageError(
             f"{path}: a recipe is a mapping with `model` and `steps`", "see recipes/demo.yaml"
@@ -69,13 +65,7 @@ def _override(data: dict[str, Any], override: str) -> Keys:
             f"--set {override}: not KEY=VALUE",
             "write --set model=DIR or --set steps.prune.heads=0.5",
         )
-    try:
-        new = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UsageError(
-            f"--set {override}: the value is not valid YAML",
-            "quote it, or write it as in a recipe",
-        ) from error
+    _, new = parse_yaml(value, f"--set {override}", "quote it, or write it as in a recipe")
     *outer, last = _parts(key)
     place: Any = data
     keys: Keys = ()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..benchmarks.ledger_files import MEASURED
 from ..checkpoints.files import atomic_directory, content_hash
 from ..console import console
 from ..steps.workspace import differences
@@ -15,9 +16,6 @@ from .fingerprint import fingerprint
 from .ledger import Ledger
 
 __all__ = ["Reuse"]
-
-MEASURED_KEYS = ("metrics", "context", "samples", "measured")
-"""Keys of a ledger entry that a measurement fills in."""
 
 
 class Reuse:
@@ -45,6 +43,8 @@ class Reuse:
         """
         old = self.ledger.step(name)
         if old is None:
+            if why := self.ledger.altered.pop(name, ""):
+                console.print(f"  {why}", highlight=False, markup=False)
             return self._from_donor(name, fields, folder)
         if old["fingerprint"] != fingerprint(fields):
             changed = ", ".join(differences(old["depends_on"], fields)) or "fingerprint"
@@ -60,7 +60,7 @@ class Reuse:
         """The measurement of a donor's step with the same fingerprint; empty if none has one."""
         for folder, entry in self._donated(name, fields):
             self._copy_samples(folder, entry)
-            return {key: entry[key] for key in MEASURED_KEYS if key in entry}
+            return {key: entry[key] for key in MEASURED if key in entry}
         return {}
 
     def _donated(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ..documents import parse_yaml
 from ..errors import UsageError
 from ..steps.options import Cli, Execution, shared
 
@@ -23,13 +23,9 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
     vary: dict[str, list[Any]] = {}
     for text in texts:
         key, _, listed = text.partition("=")
-        try:
-            values = yaml.safe_load(f"[{listed}]")
-        except yaml.YAMLError as error:
-            raise UsageError(
-                f"--vary {text}: the values are not valid YAML",
-                "write --vary steps.quantize.bits=4,8",
-            ) from error
+        _, values = parse_yaml(
+            f"[{listed}]", f"--vary {text}", "write --vary steps.quantize.bits=4,8"
+        )
         if not key or not values:
             raise UsageError(
                 f"--vary {text}: not KEY=VALUE,VALUE", "write --vary steps.quantize.bits=4,8"

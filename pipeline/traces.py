@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..benchmarks.memory import answering_bytes
 from ..benchmarks.traces.options import TracesOptions
 from ..benchmarks.traces.traces import make_traces
 from ..checkpoints.config import model_path, resolve
-from ..checkpoints.files import content_hash, file_hash, write_json
+from ..checkpoints.files import content_hash, file_hash
 from ..checkpoints.loading import pick_device
+from ..checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ..console import console
 from ..errors import EdgewrightError, UsageError
+from ..steps.memory_check import require_memory
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .processes import require_one_process
 from .recipe import TRACES, Recipe
@@ -39,7 +41,10 @@ def make_recipe_traces(recipe: Recipe, out: Path) -> tuple[Recipe, dict[str, Any
         return recipe, None
     file = out / f"{TRACES}.jsonl"
     console.print(f"[bold]{TRACES}[/] of {recipe.traces.prompts}")
-    report = run_traces(recipe.traces, recipe.model, file, recipe.seed, recipe.device)
+    check = recipe.memory_check
+    report = run_traces(
+        recipe.traces, recipe.model, file, recipe.seed, recipe.device, memory_check=check
+    )
     if report["reused"]:
         state = "reused"
     else:
@@ -55,7 +60,13 @@ def make_recipe_traces(recipe: Recipe, out: Path) -> tuple[Recipe, dict[str, Any
 
 
 def run_traces(
-    options: TracesOptions, model: str, out: Path, seed: int, device: str, fresh: bool = False
+    options: TracesOptions,
+    model: str,
+    out: Path,
+    seed: int,
+    device: str,
+    fresh: bool = False,
+    memory_check: bool = True,
 ) -> dict[str, Any]:
     """Let a model write traces into the file `out`, or reuse the file if it holds them already.
 
@@ -66,6 +77,7 @@ def run_traces(
         seed: random seed.
         device: auto, cpu or cuda.
         fresh: write the file again in any case.
+        memory_check: refuse what is predicted not to fit into memory.
 
     Returns:
         The report, which is also written to `<out>.report.json`.
@@ -76,12 +88,7 @@ def run_traces(
     require_one_process("traces are written")
     source = resolve(model_path(model))
     record = out.with_suffix(".report.json")
-    old = json.loads(record.read_text()) if record.is_file() else {}
-    if out.is_dir() or (out.exists() and not old):
-        raise UsageError(
-            f"{out}: exists and was not written by edgewright",
-            "choose another --out, or remove it yourself",
-        )
+    _check_out(out, is_ours=record.exists())
     fields = {
         "config": options.model_dump(mode="json"),
         "inputs": {model: content_hash(source)},
@@ -90,12 +97,39 @@ def run_traces(
         "device": pick_device(device),
         "code": code_version(MEASURE_CODE),
     }
-    same = not fresh and old.get("fingerprint") == fingerprint(fields)
+    old = {} if fresh else _recorded(record)
+    same = old.get("fingerprint") == fingerprint(fields)
     if same and out.is_file() and old["sha256"] == file_hash(out):
         return {**old["report"], "reused": True}
+    if memory_check:
+        _check_memory(options, source, fields["device"])
     out.parent.mkdir(parents=True, exist_ok=True)
     model_hash = fields["inputs"][model]
     report = make_traces(options, source, model_hash, out, seed, fields["device"], fields, fresh)
     origin = {"edgewright": __version__, "fingerprint": fingerprint(fields), **fields}
-    write_json(record, {**origin, "sha256": file_hash(out), "report": report})
+    write_sealed(record, {**origin, "sha256": file_hash(out), "report": report})
     return {**report, "reused": False}
+
+
+def _recorded(record: Path) -> dict[str, Any]:
+    """What an earlier run recorded of its traces; empty if it cannot be relied on."""
+    try:
+        return read_sealed(record, "make the traces again with --fresh") if record.exists() else {}
+    except Damaged as error:
+        console.print(f"  made again: {error}", highlight=False, markup=False)
+        return {}
+
+
+def _check_memory(options: TracesOptions, source: Path, device: str) -> None:
+    """Refuse a teacher that would not fit into memory with the chains that it writes."""
+    needed = answering_bytes(source, options.max_new_tokens, options.limit * options.chains)
+    require_memory(f"{source.name} as a teacher", needed, device=device)
+
+
+def _check_out(out: Path, *, is_ours: bool) -> None:
+    """Refuse to replace a file that edgewright did not write."""
+    if out.is_dir() or (out.exists() and not is_ours):
+        raise UsageError(
+            f"{out}: exists and was not written by edgewright",
+            "choose another --out, or remove it yourself",
+        )

@@ -8,9 +8,7 @@ tokens are asked for, more answers are appended. So an interrupted run resumes, 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -24,8 +22,10 @@ from torch import Tensor
 from ..checkpoints.atomic_files import write_text
 from ..checkpoints.compute_dtype import fast_dtype
 from ..checkpoints.config import dtype_name, end_tokens, read_architecture, read_json
+from ..checkpoints.free_memory import free_memory
 from ..checkpoints.hashing import content_hash
-from ..checkpoints.loading import all_end_tokens, free_memory, load_model, load_tokenizer
+from ..checkpoints.loading import all_end_tokens, load_model, load_tokenizer
+from ..checkpoints.sealed import digest, open_line, seal_line
 from ..console import console, progress
 from ..data.draws import uniforms
 from ..data.packing import IGNORE, Encoded, Example, encode, render_prompt, windows
@@ -90,7 +90,7 @@ class Answer:
     def line(self, number: int) -> str:
         """The answer as a line of the file, with a check of its content."""
         row = {"number": number, **asdict(self)}
-        return json.dumps({**row, "check": _digest(row)[:16]}, ensure_ascii=False) + "\n"
+        return seal_line(row)
 
     def tokens(self, tokenizer: Any) -> Encoded:
         """Ids and labels: the answer is scored, the prompt is not."""
@@ -156,7 +156,7 @@ class OwnText:
             "version": VERSION,
             **asdict(self.sampling),
         }
-        return cache_directory() / "own-text" / f"{_digest(depends_on)[:32]}.jsonl"
+        return cache_directory() / "own-text" / f"{digest(depends_on)[:32]}.jsonl"
 
     def rows(self, tokenizer: Any, samples: int, seq_len: int) -> list[Encoded]:
         """Packed rows of `seq_len` tokens; missing answers are generated first.
@@ -285,15 +285,11 @@ def _valid(lines: list[bytes]) -> Iterator[Answer]:
     prompts = itertools.cycle(builtin_prompts())
     for number, (line, prompt) in enumerate(zip(lines, prompts, strict=False)):
         try:
-            row = json.loads(line)
+            row = open_line(line) or {}
             answer = Answer(row["prompt"], row["completion"], row["ended"])
             whole = answer.line(number).encode() == line and answer.prompt == prompt
-        except (ValueError, KeyError, TypeError, UnicodeError):
+        except (KeyError, UnicodeError):
             return
         if not whole:
             return
         yield answer
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.files import disk_error, write_json
+from ..checkpoints.files import disk_error
+from ..checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ..console import console
 from ..errors import EdgewrightError
 
@@ -93,7 +94,7 @@ def workspace(
 def _prepare(folder: Path, fields: Mapping[str, Any], fresh: bool) -> None:
     """Remove the files of another step, and record what this step depends on."""
     record = folder / STEP
-    old = json.loads(record.read_text()) if record.is_file() else None
+    old = _recorded(record) if record.exists() and not fresh else None
     if old == fields and fields and not fresh:
         return
     if old and fields and not fresh:
@@ -105,6 +106,15 @@ def _prepare(folder: Path, fields: Mapping[str, Any], fresh: bool) -> None:
         if path.name != LOCK:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     try:
-        write_json(record, fields)
+        write_sealed(record, fields)
     except OSError as error:
         raise disk_error(folder, error) from error
+
+
+def _recorded(record: Path) -> dict[str, Any] | None:
+    """What the interrupted step depended on; None if its record is damaged."""
+    try:
+        return read_sealed(record, "start the step again with --fresh")
+    except Damaged as error:
+        console.print(f"  started afresh: {error}", highlight=False, markup=False)
+        return None

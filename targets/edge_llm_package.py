@@ -13,7 +13,6 @@ from pathlib import Path
 from .. import __version__
 from ..checkpoints.config import quantization, read_config, read_json
 from ..checkpoints.files import (
-    PROVENANCE,
     atomic_directory,
     config_for_everyone,
     content_hash,
@@ -21,6 +20,7 @@ from ..checkpoints.files import (
     tensors_of,
     weight_files,
     write_json,
+    write_provenance,
 )
 from ..checkpoints.safetensors_writer import Pending, write_shards
 from ..checkpoints.writer import SHARD_BYTES
@@ -87,7 +87,7 @@ def hand_over(source: Path, out: Path, precision: str) -> StepResult:
             "precision": held,
             "source": {"name": source.name, "content_hash": content_hash(source)},
         }
-        write_json(folder / PROVENANCE, provenance)
+        write_provenance(folder, provenance)
     note = (
         f"checkpoint/ passes the rules of TensorRT-Edge-LLM {VERSION}; export.sh runs its "
         "exporter, build-jetpack-*.sh its builder"

@@ -87,7 +87,7 @@ class HostOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     host: str = Field(default="", description="USER@HOST; without it, give --out")
-    port: int = Field(default=22, description="port of the SSH server")
+    port: int = Field(default=22, ge=1, le=65535, description="port of the SSH server")
     identity: Path | None = Field(
         default=None,
         description="private key file; default: ssh-agent, and the keys in ~/.ssh",

@@ -15,9 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from ..documents import YAML_BYTES, parse_yaml, read_text
 from ..errors import UsageError
 from .platform_profile import JetPack, Platform, StrictModel
 
@@ -251,14 +251,8 @@ def _read(path: Path) -> Target:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"{path}: {error.strerror or error}", "give the name of a target or a YAML file"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not valid YAML: {error}", "fix the YAML syntax") from error
+    text = read_text(path, "give the name of a target or a YAML file", YAML_BYTES)
+    _, data = parse_yaml(text, str(path), "fix the YAML syntax")
     if not isinstance(data, dict):
         raise UsageError(f"{path}: not a YAML mapping", "begin the file with `name: ...`")
     return cast(dict[str, Any], data)

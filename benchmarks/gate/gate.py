@@ -30,9 +30,18 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError
-from ..bootstrap import Array, Interval, bounds, resample, samples_needed
-from ..measurement_files import Scores, read_scores
-from ..metrics import find, require, why_unlike
+from ..bootstrap import (
+    Array,
+    Interval,
+    bounds,
+    resample,
+    samples_needed,
+    unanimous,
+    unanimous_needed,
+)
+from ..metric import Metric
+from ..metrics import find, require, unrecorded, why_unlike
+from ..samples import Scores, read_scores
 from .policy import Limit, Policy
 
 __all__ = ["Check", "check_gate"]
@@ -45,6 +54,8 @@ BOUNDS = (
     ("max", "", "<="),
 )
 """Field of a limit, the quantity it bounds (empty: the candidate's own value), and the side."""
+FEW = 20
+"""With fewer samples, even equal answers of both sides leave room for one in seven that differ."""
 ROUNDING = 1e-12
 """Relative tolerance of a limit: the rounding of floats must not decide."""
 
@@ -105,6 +116,7 @@ class _Resampled:
     new: Array
     old: Array
     samples: int
+    is_share: bool
 
     def draws(self, quantity: str) -> Array:
         """The quantity in every draw. Zero on both sides counts as equal: a ratio of 1."""
@@ -121,12 +133,13 @@ def check_gate(
 ) -> dict[str, Any]:
     """Compare two measurements: mappings with `name`, `metrics`, `context` and perhaps `samples`.
 
-    Without limits in the policy, the default limits apply to every accuracy and perplexity that
-    both sides have.
+    Without limits in the policy, the default limits apply to every accuracy and perplexity of the
+    baseline.
 
     Returns:
         The `gate` part of the ledger: `verdict`, `accepted` (whether the exit code is 0), the rule,
-        and `checks`.
+        `checks`, and `missing`: metrics of the baseline that have no limit and that the candidate
+        lacks.
 
     Raises:
         UsageError: a metric is not declared, is missing on one side, was measured under other
@@ -138,6 +151,11 @@ def check_gate(
             "nothing to compare: no accuracy or perplexity on both sides",
             "measure both with the same tasks and data",
         )
+    lost = [
+        name
+        for name in baseline["metrics"]
+        if name not in candidate["metrics"] and not name.endswith(("/n", "/stderr"))
+    ]
     checks = [
         check
         for metric, limit in limits.items()
@@ -155,18 +173,20 @@ def check_gate(
         "resamples": policy.resamples,
         "inconclusive": policy.inconclusive,
         "checks": [asdict(check) for check in checks],
+        "missing": [name for name in lost if name not in limits],
     }
 
 
 def _default_limits(
     candidate: Mapping[str, float], baseline: Mapping[str, float]
 ) -> dict[str, Limit]:
-    shared = {name: find(name) for name in candidate if name in baseline}
-    return {
+    """The default limits of the baseline's metrics, also of those that the candidate lacks."""
+    limits = {
         name: Limit.model_validate(metric.default_limit)
-        for name, metric in shared.items()
-        if metric is not None and metric.default_limit
+        for name in baseline
+        if (metric := find(name)) is not None and metric.default_limit
     }
+    return limits if limits.keys() & candidate.keys() else {}
 
 
 def _checks(
@@ -196,20 +216,38 @@ def _checks(
             f"gate: `{name}` of candidate and baseline cannot be compared: {reason}",
             "measure both sides in the same way",
         )
+    if relative and (key := unrecorded(name, candidate["context"], baseline["context"])):
+        raise UsageError(
+            f"gate: `{name}` of candidate and baseline cannot be compared: the candidate has no "
+            f"{key}, and the baseline has it",
+            "measure the candidate again with edgewright bench",
+        )
     resampled = _resampled(name, candidate, baseline if relative else None, policy)
-    plain = metric.has_samples and resampled is None
-    note = "no samples on both sides: decided on the value" if plain else ""
+    note = _note(metric, resampled, read_scores(candidate, name))
     checks: list[Check] = []
     for bound in bounds_asked:
         observed = bound.observed(new, old)
         if resampled is not None and observed is not None and math.isfinite(observed):
-            check = Check(name, old, new, bound.label, observed, "")
+            check = Check(name, old, new, bound.label, observed, "", note=note)
             checks.append(_decide(check, bound, resampled, policy))
         else:
             passed = observed is not None and bound.excess(observed) <= 0
             verdict = "pass" if passed else "fail"
             checks.append(Check(name, old, new, bound.label, observed, verdict, note=note))
     return checks
+
+
+def _note(metric: Metric, resampled: _Resampled | None, mine: Scores | None) -> str:
+    """What a reader must know about the samples of a check."""
+    count = resampled.samples if resampled else len(mine.total) if mine else 0
+    few = f"only {count} sample{'s' * (count > 1)}, which prove little" if count else ""
+    if resampled:
+        return few if count < FEW else ""
+    if not metric.has_samples:
+        return ""
+    if count == 1:
+        return f"{few}: decided on the value"
+    return "no samples on both sides: decided on the value"
 
 
 def _value(name: str, measurement: Mapping[str, Any], role: str) -> float:
@@ -237,7 +275,7 @@ def _resampled(
     columns = np.stack([mine.total, theirs.total, mine.weight], axis=1)
     sums = resample(columns, policy.resamples, policy.seed)
     new, old = (mine.value_of(sums[:, side] / sums[:, 2]) for side in (0, 1))
-    return _Resampled(new, old, len(mine.total))
+    return _Resampled(new, old, len(mine.total), not mine.logarithmic)
 
 
 def _check_pairs(name: str, mine: Scores, theirs: Scores) -> None:
@@ -253,7 +291,11 @@ def _decide(check: Check, bound: _Bound, resampled: _Resampled, policy: Policy) 
     """The check with the verdict that the interval gives."""
     assert check.observed is not None
     samples = resampled.samples
-    interval = bounds(resampled.draws(bound.quantity), samples, policy.confidence)
+    agreed = not bound.quantity and resampled.is_share and check.observed in (0.0, 1.0)
+    if agreed:
+        interval = unanimous(check.observed, samples, policy.confidence)
+    else:
+        interval = bounds(resampled.draws(bound.quantity), samples, policy.confidence)
     ends = (interval.low, interval.high)
     worst, best = ends if bound.sign == ">=" else reversed(ends)
     needed = None
@@ -263,7 +305,11 @@ def _decide(check: Check, bound: _Bound, resampled: _Resampled, policy: Policy) 
         verdict = "pass"
     else:
         verdict = "inconclusive"
-        needed = samples_needed(check.observed, bound.limit, interval, samples, policy.confidence)
+        needed = (
+            unanimous_needed(check.observed, bound.limit, policy.confidence)
+            if agreed
+            else samples_needed(check.observed, bound.limit, interval, samples, policy.confidence)
+        )
     return Check(
         check.metric,
         check.baseline,
@@ -274,6 +320,7 @@ def _decide(check: Check, bound: _Bound, resampled: _Resampled, policy: Policy) 
         interval=_finite_ends(interval),
         samples=samples,
         samples_needed=needed,
+        note=check.note,
     )
 
 

@@ -5,24 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ...documents import YAML_BYTES, parse_yaml, read_text
 from ...errors import UsageError
+from ..metrics import find, require, why_impossible
 
-__all__ = ["Limit", "Policy", "load_policy"]
+__all__ = ["Limit", "Policy", "check_limits", "load_policy"]
+
+EXAMPLE = "e.g. accuracy/reasoning: {max_drop: 0.01}"
 
 
 class Limit(BaseModel):
     """The limits of one metric; a ratio is candidate / baseline, a drop is baseline - candidate."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     min_ratio: float | None = Field(
-        default=None, description="at least this share of the baseline's value (recovery)"
+        default=None,
+        gt=0,
+        description="at least this share of the baseline's value (recovery)",
     )
     max_ratio: float | None = Field(
-        default=None, description="at most this multiple of the baseline's value"
+        default=None, gt=0, description="at most this multiple of the baseline's value"
     )
     max_drop: float | None = Field(
         default=None, description="at most this much below the baseline's value, in its unit"
@@ -35,6 +40,26 @@ class Limit(BaseModel):
         if not self.model_dump(exclude_none=True):
             raise ValueError("give min_ratio, max_ratio, max_drop, min or max")
         return self
+
+    def why_useless(self, name: str) -> str:
+        """Why the limit of this metric stops no regression, or lets nothing pass; or empty."""
+        metric = find(name)
+        for field in ("min", "max"):
+            value = getattr(self, field)
+            if value is not None and (why := why_impossible(name, value)):
+                return f"{field} is {value:g}: {why}"
+        if metric is None or metric.better == "unknown":
+            return ""
+        higher = metric.better == "higher"
+        useful = ("min_ratio", "max_drop", "min") if higher else ("max_ratio", "max")
+        if self.max_drop is not None and not higher:
+            return "`max_drop`: less of it is better, so a drop is no regression: use max_ratio"
+        if all(getattr(self, field) is None for field in useful):
+            return (
+                f"{'more' if higher else 'less'} of it is better, and this limit stops no "
+                f"regression: use {', '.join(useful[:-1])} or {useful[-1]}"
+            )
+        return ""
 
 
 class Policy(BaseModel):
@@ -73,12 +98,9 @@ def load_policy(path: Path | None) -> Policy:
     """
     if path is None:
         return Policy()
+    data = _read(path)
     try:
-        return Policy.model_validate(_with_limits(yaml.safe_load(path.read_text(encoding="utf-8"))))
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read: {error.strerror}", "give the path of a policy file"
-        ) from error
+        policy = Policy.model_validate(_with_limits(data))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])).removeprefix("limits.")
@@ -87,15 +109,43 @@ def load_policy(path: Path | None) -> Policy:
             "limits: min_ratio, max_ratio, max_drop, min, max;"
             " settings: confidence, resamples, seed, inconclusive",
         ) from error
-    except (yaml.YAMLError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{path}: not a mapping of metrics to limits: {error}", EXAMPLE) from error
+    if not data or data.get("limits", ...) == {}:
         raise UsageError(
-            f"{path}: not a mapping of metrics to limits: {error}",
-            "e.g. accuracy/reasoning: {max_drop: 0.01}",
-        ) from error
+            f"{path}: an empty policy limits nothing",
+            f"give limits, {EXAMPLE}; or leave the policy out for the default limits",
+        )
+    check_limits(policy, str(path))
+    return policy
+
+
+def _read(path: Path) -> Any:
+    """The value in a YAML file."""
+    text = read_text(path, "give the path of a policy file", YAML_BYTES)
+    return parse_yaml(text, f"{path}: not a mapping of metrics to limits", EXAMPLE)[1]
+
+
+def check_limits(policy: Policy, where: str) -> None:
+    """Refuse limits that cannot do what a gate is for.
+
+    Args:
+        policy: the policy.
+        where: the beginning of the error message.
+
+    Raises:
+        UsageError: an unknown metric, a limit in the wrong direction, or an impossible one.
+    """
+    for name, limit in policy.limits.items():
+        require(name, where)
+        if why := limit.why_useless(name):
+            raise UsageError(f"{where}: {name}: {why}", "correct the limit")
 
 
 def _with_limits(data: Any) -> dict[str, Any]:
     """The mapping with all metrics under `limits`."""
+    if not isinstance(data, dict):
+        raise TypeError("it is another value")
     mapping = dict(data)
     if "limits" in mapping:
         return mapping

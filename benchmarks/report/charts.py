@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from markupsafe import Markup
-
 from ..metric import Metric
 from ..metrics import CHARTS, METRICS, TRADE_OFFS
 from .pareto import pareto_optimal
@@ -50,7 +48,7 @@ class Plot:
 
     title: str
     caption: str
-    svg: Markup
+    svg: str
 
 
 def charts_of(steps: Sequence[MeasuredStep], accuracies: Sequence[str]) -> list[Plot]:
@@ -86,7 +84,7 @@ def _accuracies(steps: Sequence[MeasuredStep], names: Sequence[str]) -> Plot | N
     }
     title = "Accuracy" + (f" on {next(iter(series))}" if len(series) == 1 else "")
     caption = "Value and one standard error after each step." + _left_out(steps, names)
-    return Plot(title, caption, Markup(dots([step.name for step in chosen], series, title)))
+    return Plot(title, caption, dots([step.name for step in chosen], series, title))
 
 
 def _waterfall(steps: Sequence[MeasuredStep], name: str) -> Plot | None:
@@ -117,7 +115,7 @@ def _waterfall(steps: Sequence[MeasuredStep], name: str) -> Plot | None:
     caption += _left_out(steps, [name])
     names = [step.name for step in chosen]
     svg = bars(names, values, before, texts, title, less_is_better=less_is_better)
-    return Plot(title, caption, Markup(svg))
+    return Plot(title, caption, svg)
 
 
 def _trade_off(steps: Sequence[MeasuredStep], accuracy: str, against: str) -> Plot | None:
@@ -154,7 +152,7 @@ def _trade_off(steps: Sequence[MeasuredStep], accuracy: str, against: str) -> Pl
     what = CHARTS[against].lower()
     title = f"Accuracy on {accuracy.partition('/')[2]} against {what}"
     svg = scatter(points, title, f"{what}, {cost.unit}", "accuracy")
-    return Plot(title, caption, Markup(svg))
+    return Plot(title, caption, svg)
 
 
 def _importance(step: MeasuredStep) -> Plot | None:
@@ -174,7 +172,7 @@ def _importance(step: MeasuredStep) -> Plot | None:
         if removed
         else "No head was pruned."
     )
-    return Plot(title, caption, Markup(heat_map(layers, pruned, title)))
+    return Plot(title, caption, heat_map(layers, pruned, title))
 
 
 def _module_errors(step: MeasuredStep) -> Plot | None:
@@ -196,7 +194,7 @@ def _module_errors(step: MeasuredStep) -> Plot | None:
         f" from {min(values):.2g} (faint) to {max(values):.2g} (full)."
     )
     rows = [[errors.get((layer, kind), math.nan) for kind in kinds] for layer in layers]
-    return Plot(title, caption, Markup(heat_map(rows, [], title, kinds)))
+    return Plot(title, caption, heat_map(rows, [], title, kinds))
 
 
 def _losses(step: MeasuredStep) -> Iterator[Plot]:
@@ -211,7 +209,7 @@ def _losses(step: MeasuredStep) -> Iterator[Plot]:
                 f"From {finite[0]:.3g} to {end:.3g} (mean of the last ten)"
                 f" in {len(finite):,} steps."
             )
-            yield Plot(title, caption, Markup(curve(finite, title)))
+            yield Plot(title, caption, curve(finite, title))
 
 
 def _real(value: Any) -> float:

@@ -12,11 +12,12 @@ from ...errors import UsageError
 from ..gate.gate import check_gate
 from ..gate.policy import Limit, Policy
 from ..gate.result_files import interval_text
+from ..ledger_files import read_ledger
 from ..measurement_files import load_measurement
 from ..metric import Metric
 from ..metrics import find, format_value, why_unlike
 from ..number_format import DASH
-from .ledger_view import Record, are_comparable, read_ledger
+from .ledger_view import Record, are_comparable, name_of, part, steps_of
 from .pages import html_page, markdown_page
 from .report import plots_of
 from .report_table import ReportCell, ReportColumn, ReportTable
@@ -64,17 +65,17 @@ def _row(name: str) -> dict[str, Any]:
     ledger = read_ledger(Path(folder) / "ledger.json")
     step = end_step(ledger, wanted)
     if step is None:
-        steps = ", ".join(one["name"] for one in ledger["steps"])
+        steps = ", ".join(map(name_of, steps_of(ledger)))
         raise UsageError(f"{name}: no such step", f"steps: {steps}")
     run = Path(folder).resolve().name
-    return {**step, "name": f"{run}:{step['name']}", "from": f"{folder}:{step['name']}"}
+    return {**step, "name": f"{run}:{name_of(step)}", "from": f"{folder}:{name_of(step)}"}
 
 
 def end_step(ledger: Record, wanted: str = "") -> dict[str, Any] | None:
     """The step called `wanted`, or else the gate's candidate, or the last one."""
-    steps = ledger.get("steps") or [None]
-    name = wanted or (ledger.get("gate") or {}).get("candidate")
-    found = next((step for step in steps if step and step["name"] == name), None)
+    steps = [dict(step) for step in steps_of(ledger)] or [None]
+    name = wanted or part(ledger, "gate").get("candidate")
+    found = next((step for step in steps if step and step.get("name") == name), None)
     return found if found or wanted else steps[-1]
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from ...errors import UsageError
 from ..metrics import names_of, why_unlike
 
 __all__ = [
@@ -19,39 +16,11 @@ __all__ = [
     "name_of",
     "number",
     "part",
-    "read_ledger",
     "steps_of",
 ]
 
-SCHEMA = 1
 Record = Mapping[str, Any]
 """A part of a ledger, e.g. the entry of a step."""
-
-
-def read_ledger(path: Path) -> dict[str, Any]:
-    """A ledger that this edgewright can report on.
-
-    Raises:
-        UsageError: there is none, it is damaged, or it has another schema.
-    """
-    try:
-        ledger = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"{path}: no ledger to report on: {error.strerror}", "give the --out directory of a run"
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path}: not valid JSON: {error}",
-            "run the recipe again: edgewright run RECIPE --fresh",
-        ) from error
-    schema = ledger.get("schema") if isinstance(ledger, dict) else None
-    if schema != SCHEMA:
-        raise UsageError(
-            f"{path}: ledger of schema {schema}, but this edgewright reads schema {SCHEMA}",
-            "report with the edgewright that wrote it, or run the recipe again",
-        )
-    return ledger
 
 
 def steps_of(ledger: Record) -> list[Record]:

@@ -17,9 +17,11 @@ import yaml
 
 from ...checkpoints.atomic_files import write_text
 from ..gate.result_files import interval_text
+from ..ledger_files import read_ledger
 from ..metrics import ACCURACY, HEADLINES, find, format_value
 from ..missing_tasks import missing_tasks
 from ..number_format import DASH, significant
+from ..unconfined import unconfined_tasks
 from .detail_tables import (
     conditions_of,
     experts_table,
@@ -36,7 +38,6 @@ from .ledger_view import (
     name_of,
     number,
     part,
-    read_ledger,
     steps_of,
 )
 from .pages import html_page, markdown_page
@@ -123,12 +124,8 @@ def _sections(ledger: Record) -> dict[str, Any]:
         "target": plan.get("target") or recipe.get("target"),
         "plan": plan_table(plan),
         "notes": [
-            *[("measurement", [note]) for note in missing_tasks(_all_metrics(steps))],
-            *(
-                (name_of(step), list(map(str, step["notes"])))
-                for step in steps
-                if step.get("notes")
-            ),
+            *[("measurement", [note]) for note in _measurement_notes(steps)],
+            *((name_of(step), notes) for step in steps if (notes := _notes(step))),
         ],
         "contexts": conditions_of(steps) if steps else None,
         "environment": list(flatten(part(ledger, "environment"))),
@@ -136,9 +133,15 @@ def _sections(ledger: Record) -> dict[str, Any]:
     }
 
 
-def _all_metrics(steps: Sequence[Record]) -> list[str]:
-    """The names of the metrics of all steps."""
-    return [name for step in steps for name in part(step, "metrics")]
+def _measurement_notes(steps: Sequence[Record]) -> list[str]:
+    """What to say about the measurements of all steps."""
+    metrics = [name for step in steps for name in part(step, "metrics")]
+    return [*missing_tasks(metrics), *unconfined_tasks(part(step, "context") for step in steps)]
+
+
+def _notes(step: Record) -> list[str]:
+    """What a step, and the measurement of its result, have to say."""
+    return [str(note) for key in ("notes", "measurement_notes") for note in step.get(key) or ()]
 
 
 def _yaml(recipe: Any) -> str:
@@ -200,10 +203,11 @@ def _check(check: Record) -> dict[str, Any]:
     name = str(check.get("metric", DASH))
     sides = [number(check.get(key)) for key in ("baseline", "candidate")]
     evidence = []
-    if check.get("interval"):
-        evidence.append(f"{interval_text(check)} on {check.get('samples'):,} samples")
-    if check.get("samples_needed"):
-        evidence.append(f"about {check['samples_needed']:,} samples would decide")
+    samples, needed = (number(check.get(key)) for key in ("samples", "samples_needed"))
+    if check.get("interval") and samples is not None:
+        evidence.append(f"{interval_text(check)} on {samples:,} samples")
+    if needed:
+        evidence.append(f"about {needed:,} samples would decide")
     if check.get("note"):
         evidence.append(str(check["note"]))
     older = "pass" if check.get("passed") else "fail"  # older ledgers have `passed` only
@@ -212,7 +216,7 @@ def _check(check: Record) -> dict[str, Any]:
         "pair": [format_value(name, side, unit=True) for side in sides],
         "limit": check.get("limit", DASH),
         "observed": significant(number(check.get("observed"))),
-        "verdict": check.get("verdict") or older,
+        "verdict": str(check.get("verdict") or older),
         "evidence": "; ".join(evidence),
     }
 

@@ -8,7 +8,6 @@ and its file is the same as that of an uninterrupted run.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...checkpoints.loading import load_tokenizer
+from ...checkpoints.sealed import Damaged, open_line, seal_line
 from ...console import Bar, console, progress
 from ...data.draws import uniforms
 from ...data.packing import render_prompt
@@ -124,20 +124,34 @@ def _append(file: BinaryIO, chains: Mapping[int, list[Chain]]) -> None:
     """Write finished questions, one line each, and make sure that they are on disk."""
     for row, found in chains.items():
         record = {"row": row, "chains": [asdict(chain) for chain in found]}
-        file.write(json.dumps(record).encode() + b"\n")
+        file.write(seal_line(record).encode("utf-8", "surrogatepass"))
     file.flush()
     os.fsync(file.fileno())
 
 
 def _finished(file: Path) -> dict[int, list[Chain]]:
-    """The chains in the file, by row. An incomplete last line is removed from the file."""
-    if not file.is_file():
+    """The chains in the file, by row. A damaged line and all after it are removed.
+
+    Raises:
+        Damaged: it is no file.
+    """
+    if not file.exists():
         return {}
-    whole = file.read_bytes()
-    end = whole.rfind(b"\n") + 1
-    os.truncate(file, end)
-    rows = map(json.loads, whole[:end].splitlines())
-    return {row["row"]: [Chain(**chain) for chain in row["chains"]] for row in rows}
+    if not file.is_file():
+        raise Damaged(file, "not a file", "start again with --fresh")
+    lines = file.read_bytes().splitlines(keepends=True)
+    rows = list(itertools.takewhile(lambda row: row is not None, map(_opened, lines)))
+    if len(rows) < len(lines) and lines[len(rows)].endswith(b"\n"):
+        console.print(
+            f"  {file}: damaged from line {len(rows) + 1} on, which is made again", highlight=False
+        )
+    os.truncate(file, sum(map(len, lines[: len(rows)])))
+    return {row["row"]: [Chain(**chain) for chain in row["chains"]] for row in rows if row}
+
+
+def _opened(line: bytes) -> dict[str, Any] | None:
+    """The record in a complete line; None if it is damaged."""
+    return open_line(line) if line.endswith(b"\n") else None
 
 
 def _sample(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoints.atomic_files import write_text
+from ...data.shortfall import shortfall
 from ...data.sources import Source
 from ...errors import UsageError
 from ...steps.workspace import workspace
@@ -19,7 +20,7 @@ from .options import TracesOptions
 from .teacher_questions import Question, read_questions
 from .votes import REASONS, Chain, Vote, majority, select_chains
 
-__all__ = ["make_traces"]
+__all__ = ["make_traces", "missing_questions"]
 
 CHAINS = "chains.jsonl"
 """The file of an unfinished run: one line for each answered question."""
@@ -56,8 +57,7 @@ def make_traces(
         The report: counts, accuracy by chain and by vote, and why chains were rejected.
 
     Raises:
-        UsageError: there are no questions, the teacher is not a checkpoint, or no token ends its
-            answers.
+        UsageError: no questions, the teacher is no checkpoint, or no token ends its answers.
     """
     if is_artifact(model):
         raise UsageError(
@@ -73,10 +73,16 @@ def make_traces(
     write_text(out, "".join(json.dumps(line | origin, ensure_ascii=False) + "\n" for line in lines))
     return {
         "output": str(out),
+        "notes": missing_questions(options, len(questions)),
         "questions": len(questions),
         "repeated_questions": repeated,
         **report,
     }
+
+
+def missing_questions(options: TracesOptions, questions: int) -> list[str]:
+    """A note if fewer questions were asked than `limit`."""
+    return shortfall(questions, options.limit, "questions", f"{options.prompts} holds no more")
 
 
 def _select(

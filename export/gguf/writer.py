@@ -11,12 +11,11 @@ from typing import Any
 
 from ... import __version__
 from ...checkpoints.files import (
-    PROVENANCE,
     atomic_directory,
     content_hash,
     copy_tokenizer,
     read_architecture,
-    write_json,
+    write_provenance,
 )
 from ...checkpoints.loading import load_settings
 from ...errors import UsageError
@@ -97,7 +96,7 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
             "notes": list(vocabulary.notes),
         }
         copy_tokenizer(checkpoint, folder)
-        write_json(folder / PROVENANCE, _provenance(checkpoint, precision, checked))
+        write_provenance(folder, _provenance(checkpoint, precision, checked))
     return checked
 
 

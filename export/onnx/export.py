@@ -14,7 +14,6 @@ import onnx
 from ... import __version__
 from ...checkpoints.config import packing
 from ...checkpoints.files import (
-    PROVENANCE,
     atomic_directory,
     config_for_everyone,
     content_hash,
@@ -22,6 +21,7 @@ from ...checkpoints.files import (
     read_architecture,
     read_provenance,
     write_json,
+    write_provenance,
 )
 from ...checkpoints.layouts import layout_of
 from ...checkpoints.loading import load_settings
@@ -107,14 +107,14 @@ def export_onnx(
         _check_model(export, folder)
         _write_companions(export, folder)
         provenance = _provenance(export, info)
-        write_json(folder / PROVENANCE, provenance)
+        write_provenance(folder, provenance)
         checked = dict(extra_check(folder)) if extra_check else {}
         way = choose_reference(checkpoint)
         report = f"{precision}: graph written in {written:.1f} s, comparing with {REFERENCES[way]}"
         console.print(report, highlight=False)
         metrics = parity.check(folder, checkpoint, rows or _random_rows(export.model), way=way)
         provenance |= {"parity": metrics, "reference": way}
-        write_json(folder / PROVENANCE, provenance | ({"checked": checked} if checked else {}))
+        write_provenance(folder, provenance | ({"checked": checked} if checked else {}))
     sizes = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
     seconds = {"graph": written, "total": time.perf_counter() - started}
     kind = export.precision

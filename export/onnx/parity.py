@@ -7,7 +7,6 @@ both must give the same logits at every position.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...checkpoints.files import PROVENANCE
+from ...checkpoints.files import read_provenance
 from ...errors import ParityFailed, UsageError
 from .low_bit import low_bit_nodes
 from .precision import Limits, Precision, precision_of
@@ -156,7 +155,7 @@ def check(
         UsageError: the rows are too short.
     """
     _check_rows(rows, decode_steps)
-    provenance = json.loads((artifact / PROVENANCE).read_text())
+    provenance = read_provenance(artifact, ("precision",))
     precision = _recorded_precision(provenance)
     window = provenance.get("cut", {}).get("window", 0)
     if window:  # compared only while no position has left the window: both must agree there

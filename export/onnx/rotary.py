@@ -61,7 +61,8 @@ def rotary_tables(settings: Any, architecture: Architecture) -> dict[str | None,
     if not rotaries:
         return {}
     with torch.device("meta"):  # finds the class of the rotary module without allocating a weight
-        module = AutoModelForCausalLM.from_config(settings).get_submodule(architecture.rotary)
+        model = AutoModelForCausalLM.from_config(settings, trust_remote_code=False)
+        module = model.get_submodule(architecture.rotary)
     return {kind: _table(type(module)(settings), rotary) for kind, rotary in rotaries.items()}
 
 

@@ -31,12 +31,15 @@ class OnnxEngine:
     def rows_for(self, positions: int, prompts: int) -> int:
         """See `generation.Engine.rows_for`.
 
-        A cache that drops old columns holds one row, because it would keep those of padding.
+        A cache that drops old columns holds one row, because it would keep those of padding. One
+        that is not written in place is there twice while a step runs: past and present.
         """
         decoder = self._decoder
         if decoder.windowed:
             return 1
-        return rows_within(positions + SLACK, decoder.position_bytes, decoder.vocabulary, prompts)
+        copies = 1 if decoder.in_place else 2
+        position_bytes = copies * decoder.position_bytes
+        return rows_within(positions + SLACK, position_bytes, decoder.vocabulary, prompts)
 
     def slots(self, rows: int, positions: int) -> OnnxSlots:
         """See `generation.Engine.slots`."""

@@ -8,13 +8,12 @@ engine for the device is built on the device, by its own TensorRT (`targets/devi
 
 from __future__ import annotations
 
-import json
 import time
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from ...checkpoints.files import PROVENANCE
+from ...checkpoints.files import read_provenance
 from ...errors import EdgewrightError
 from ..onnx.precision import precision_of
 from .engine import PHASES, EngineSpec, build_with, parsed
@@ -55,7 +54,7 @@ def check_build(artifact: Path) -> dict[str, float | str]:
     trt = installed()
     if trt is None:
         return {}
-    provenance = json.loads((artifact / PROVENANCE).read_text())
+    provenance = read_provenance(artifact, ("precision", "shape"))
     shape = provenance["shape"]
     spec = EngineSpec(
         int(shape["num_hidden_layers"]),

@@ -54,6 +54,7 @@ def test_steps_table_shows_readable_numbers(page: Page) -> None:
         "size MB": "2.40",
         "parameters": "2.41 M",
         "seconds": "12.3",
+        "memory of the step GB": "1.26",
     }
     assert [row[0].split()[0] for row in rows] == [
         "baseline",

@@ -1,0 +1,213 @@
+"""Reads JSON and YAML that others wrote: within limits, and with one message for whatever is wrong.
+
+A document may be huge, nested without end, or expand itself (YAML aliases). None of this may cost
+more than a moment, so a document is measured before anything else looks at it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from stat import S_ISREG
+from typing import Any
+
+import yaml
+
+from .errors import EdgewrightError, UsageError
+
+__all__ = [
+    "YAML_BYTES",
+    "in_hand",
+    "parse_json",
+    "parse_yaml",
+    "read_bytes",
+    "read_json",
+    "read_object",
+    "read_text",
+]
+
+JSON_BYTES = 64 << 20
+"""The largest JSON file; the index of a model of a trillion parameters has 10 MB."""
+YAML_BYTES = 256 << 10
+"""The largest YAML file; the parser reads 100 kB in a second."""
+DEEPEST = 100
+"""How deep lists and mappings may be nested."""
+YAML_VALUES = 100_000
+"""The most values in a YAML file, with every alias written out."""
+
+
+@contextmanager
+def in_hand(what: object) -> Iterator[None]:
+    """Add to an error that nobody expected what was being read; `console.complain` prints it."""
+    try:
+        yield
+    except EdgewrightError:
+        raise
+    except Exception as error:
+        error.add_note(f"while reading {what}")
+        raise
+
+
+def read_bytes(file: Path, hint: str, most: int) -> bytes:
+    """The bytes of a regular file.
+
+    Args:
+        file: what to read.
+        hint: what to do if it cannot be read.
+        most: the largest size in bytes.
+
+    Raises:
+        UsageError: it cannot be read, is no file, or is too large.
+    """
+    try:
+        if not S_ISREG(os.stat(file).st_mode):  # opening a named pipe would wait for ever
+            raise UsageError(f"{file}: cannot be read: it is no file", hint)
+        with open(file, "rb") as handle:
+            data = handle.read(most + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{file}: cannot be read: {reason}", hint) from error
+    if len(data) > most:
+        raise UsageError(f"{file}: larger than {most >> 10:,} kB", hint)
+    return data
+
+
+def read_text(file: Path, hint: str, most: int = JSON_BYTES) -> str:
+    """The text of a regular file in UTF-8.
+
+    Raises:
+        UsageError: as `read_bytes`, or it is not UTF-8.
+    """
+    data = read_bytes(file, hint, most)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file}: not UTF-8 text: {error}", hint) from error
+
+
+def read_json(file: Path, hint: str, most: int = JSON_BYTES) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        UsageError: as `read_bytes` and `parse_json`.
+    """
+    return parse_json(read_bytes(file, hint, most), str(file), hint)
+
+
+def read_object(file: Path, hint: str, most: int = JSON_BYTES) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        UsageError: as `read_json`, or it is another value.
+    """
+    value = read_json(file, hint, most)
+    if not isinstance(value, dict):
+        raise UsageError(f"{file}: not a JSON object", hint)
+    return value
+
+
+def parse_json(text: str | bytes, where: str, hint: str) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: the JSON.
+        where: its name in messages.
+        hint: what to do if it is wrong.
+
+    Raises:
+        UsageError: it is not JSON, or nested too deep.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise _too_deep(where, hint) from error
+    except ValueError as error:  # also numbers of more than 4300 digits, and bytes in no encoding
+        raise UsageError(f"{where}: not valid JSON: {error}", hint) from error
+    layer: list[Any] = [value]
+    for _ in range(DEEPEST):
+        layer = [inner for outer in layer for inner in _children(outer)]
+        if not layer:
+            return value
+    raise _too_deep(where, hint)
+
+
+def _children(value: Any) -> Iterator[Any]:
+    """The lists and mappings directly in a value."""
+    if not isinstance(value, dict | list):
+        return
+    for inner in value.values() if isinstance(value, dict) else value:
+        if isinstance(inner, dict | list):
+            yield inner
+
+
+def parse_yaml(text: str, where: str, hint: str) -> tuple[yaml.Node | None, Any]:
+    """The nodes of a YAML text, which know their lines, and its value.
+
+    Args:
+        text: the YAML.
+        where: its name in messages.
+        hint: what to do if it is wrong.
+
+    Raises:
+        UsageError: it is not YAML, gives a key twice, or is too large or nested too deep.
+    """
+    loader: yaml.SafeLoader | None = None
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None, None
+        _measure(node, where, hint)
+        return node, loader.construct_document(node)
+    except UsageError:
+        raise
+    except RecursionError as error:
+        raise _too_deep(where, hint) from error
+    except Exception as error:  # PyYAML lets errors of the types through, as for `2020-99-99`
+        raise UsageError(f"{where}: not valid YAML: {error}", hint) from error
+    finally:
+        if loader:
+            loader.dispose()
+
+
+def _measure(root: yaml.Node, where: str, hint: str) -> None:
+    """Refuse a document that is too deep, too large with its aliases written out, or ambiguous."""
+    layer = [root]
+    values = 0
+    for _ in range(DEEPEST):
+        values += len(layer)
+        if values > YAML_VALUES:
+            raise UsageError(
+                f"{where}: more than {YAML_VALUES:,} values, with aliases written out", hint
+            )
+        inner = (one for outer in layer for one in _inner_nodes(outer, where, hint))
+        layer = list(islice(inner, YAML_VALUES + 1))
+        if not layer:
+            return
+    raise _too_deep(where, hint)
+
+
+def _inner_nodes(node: yaml.Node, where: str, hint: str) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.SequenceNode):
+        yield from node.value
+    elif isinstance(node, yaml.MappingNode):
+        seen = set[tuple[str, str]]()
+        for key, value in node.value:
+            name = (key.tag, str(key.value)) if isinstance(key, yaml.ScalarNode) else None
+            if name in seen:
+                line = key.start_mark.line + 1
+                raise UsageError(
+                    f"{where}:{line}: the key `{key.value}` is given twice", "leave one of them out"
+                )
+            if name:
+                seen.add(name)
+            yield key
+            yield value
+
+
+def _too_deep(where: str, hint: str) -> UsageError:
+    return UsageError(f"{where}: nested deeper than {DEEPEST} levels", hint)
