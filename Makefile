@@ -2,13 +2,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+EXTRAS := dev,eval,sweep,track,device,gguf,serve,tensorrt
+# The tools of the supply chain have an environment of their own.
+AUDIT := .compat/audit
+COMPILE = $(AUDIT)/bin/uv pip compile pyproject.toml $(addprefix --extra ,$(subst $(comma), ,$(EXTRAS))) \
+	--python-version 3.11 --no-header --no-annotate --no-emit-index-url --quiet
+comma := ,
 
 # What `make test-fast` runs: rules, options, recipes, gate, report, targets. No model is trained or exported.
 FAST := tests/project/test_architecture.py tests/project/test_style.py tests/project/test_ci.py tests/project/test_docs.py \
 	tests/models tests/data tests/commands tests/benchmarks/gate tests/benchmarks/report \
 	tests/pipeline/test_recipe*.py tests/pipeline/test_forecast*.py tests/targets/test_[egt]*.py
 
-.PHONY: help setup demo test test-fast lint format slow compat deploy-test arm64 perf demo-model clean
+.PHONY: help setup demo test test-fast lint format slow compat deploy-test sandbox-test arm64 perf demo-model clean soak audit lock sbom lowest browser fuzz
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -16,7 +22,7 @@ help:  ## list the targets
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,eval,sweep,track,device,gguf,serve,tensorrt]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
 setup: $(VENV)/.ready  ## create .venv with the pinned dependencies
@@ -49,10 +55,50 @@ deploy-test: setup  ## deploy to a real sshd on loopback (installs openssh-serve
 	@test -x /usr/sbin/sshd || command -v sshd >/dev/null || apt-get install -y --no-install-recommends openssh-server
 	$(BIN)/python -m pytest -m sshd
 
+sandbox-test: setup  ## escape attempts in bubblewrap (installs it where apt can)
+	@command -v bwrap >/dev/null || apt-get install -y --no-install-recommends bubblewrap
+	$(BIN)/python -m pytest -m bubblewrap
+
 arm64: setup  ## run a bundle in an arm64 Debian under emulation (installs qemu-user-static and debootstrap where apt can; needs root)
 	@command -v qemu-aarch64-static >/dev/null && command -v debootstrap >/dev/null \
 		|| apt-get install -y --no-install-recommends qemu-user-static debootstrap
 	$(BIN)/python -m pytest -m arm64
+
+soak: setup  ## 200 clients, some of them hostile, use and attack the HTTP server (10 minutes)
+	$(BIN)/python -m edgewright.perf.soak.run --clients 200 --minutes 10
+
+$(AUDIT)/.ready: compat/audit.txt
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check --requirement compat/audit.txt
+	@touch $@
+
+audit: $(AUDIT)/.ready  ## known vulnerabilities of what we install (pip-audit), and risky code (bandit)
+	$(AUDIT)/bin/bandit --quiet --configfile pyproject.toml --recursive .
+	$(AUDIT)/bin/pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock
+
+lock: $(AUDIT)/.ready  ## write requirements.lock from constraints.txt, with the checksum of every file
+	printf '%s\n' '# Exact versions with the checksums of their files, of every package that `make setup` installs, for Python 3.11 to' \
+		'# 3.14. Made by `make lock`. Install with: pip install --require-hashes --requirement requirements.lock' > requirements.lock.new
+	$(COMPILE) --universal --generate-hashes --constraint constraints.txt --output-file $(AUDIT)/locked.txt
+	cat $(AUDIT)/locked.txt >> requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+sbom: setup $(AUDIT)/.ready  ## write dist/edgewright.cdx.json: what is installed, as a CycloneDX bill of materials
+	mkdir -p dist
+	$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-format JSON \
+		--output-file dist/edgewright.cdx.json $(BIN)/python
+
+lowest: $(AUDIT)/.ready  ## the fast tests with the lowest versions that pyproject.toml allows, in an environment of its own
+	$(COMPILE) --resolution lowest-direct --output-file $(AUDIT)/lowest.txt
+	$(AUDIT)/bin/uv venv --quiet --clear --python $(PYTHON) .compat/lowest
+	$(AUDIT)/bin/uv pip install --quiet --python .compat/lowest/bin/python --requirement $(AUDIT)/lowest.txt --editable .
+	.compat/lowest/bin/python -m pytest -n auto --maxprocesses 4 $(wildcard $(FAST))
+
+browser: setup  ## reports of hostile names in headless Chromium: no request, no script, no sideways scrolling (apt-get install chromium)
+	$(BIN)/python -m pytest -m browser
+
+fuzz: setup  ## give every reader of files thousands of damaged ones (15 minutes on 1 core)
+	$(BIN)/python -m edgewright.perf.fuzz --cases 20000 --seed 0
 
 perf: setup demo  ## decode speed of INT4 and INT8 against the float checkpoint; how often the gate is right
 	$(BIN)/python -m edgewright.perf.decode runs/demo/export-int4 runs/demo/distill

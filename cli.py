@@ -12,7 +12,7 @@ import typer
 
 from . import __version__
 from .commands import compress, deliver, measure, project
-from .console import complain
+from .console import complain, print_traceback
 
 app = typer.Typer(
     name="edgewright",
@@ -72,8 +72,11 @@ def main() -> None:
     """Run the command line; turn an error into one message and its exit code."""
     try:
         app()
-    except Exception as error:  # libraries raise what they like
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # libraries raise what they like, such as panics of Rust
         if "--debug" in sys.argv:
+            sys.excepthook = print_traceback
             raise
         sys.exit(complain(error))
 

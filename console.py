@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,11 +21,28 @@ from rich.progress import (
 )
 
 from .errors import EdgewrightError
+from .redaction import redacted
 
-__all__ = ["IS_MAIN", "Bar", "complain", "console", "progress"]
+__all__ = [
+    "IS_MAIN",
+    "LONGEST",
+    "Bar",
+    "complain",
+    "console",
+    "print_traceback",
+    "printable",
+    "progress",
+    "visible",
+]
 
 UNEXPECTED = "run it again with --debug for the traceback; finished steps are kept"
+LONGEST = 10_000
+"""Characters of a message."""
 WIDTH = None if sys.stderr.isatty() else 200
+UNSEEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
+)
+"""Control characters, changes of direction, separators of lines, and halves of characters."""
 IS_MAIN = os.environ.get("RANK", "0") == "0"
 """Whether this process prints and writes files; of several, only the one of rank 0 does."""
 console = Console(stderr=True, width=WIDTH, quiet=not IS_MAIN)
@@ -70,17 +89,43 @@ def progress(label: str, total: int) -> Iterator[Bar]:
         yield Bar(inner, label, total)
 
 
+def visible(text: str) -> str:
+    """A text without the characters that a terminal or a page would obey; line breaks stay.
+
+    Names, files and devices may contain them. An escape sequence can retype a whole screen, and a
+    change of direction can disguise a name.
+    """
+    return UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def printable(text: str) -> str:
+    """A text that may quote a file of others, fit for a terminal and a log.
+
+    It has no secrets and no character that a terminal would obey, and what is too long is cut.
+    """
+    text = visible(redacted(text))
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} [...] {text[-LONGEST // 2 :]}"
+    return text
+
+
+def print_traceback(kind: object, error: BaseException, trace: object = None) -> None:
+    """Print the traceback of an error without secrets; for `sys.excepthook`."""
+    text = redacted("".join(traceback.format_exception(error)))
+    console.print(visible(text), highlight=False, markup=False, soft_wrap=True, end="")
+
+
 def complain(error: BaseException) -> int:
     """Print an error as one message with its hint, and return its exit code."""
     known = isinstance(error, EdgewrightError)
     if known and error.exit_code != 1 and not IS_MAIN:  # the main process says the same
         return error.exit_code
-    message = str(error) or type(error).__name__
+    message = "; ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
     output = console if IS_MAIN else Console(stderr=True, width=WIDTH)
     who = "" if IS_MAIN else f"process {os.environ['RANK']}: "
-    what = message if known else f"{type(error).__name__}: {message}"
+    what = printable(message if known else f"{type(error).__name__}: {message}")
     output.print(f"[bold red]error:[/] {who}{escape(what)}", highlight=False, soft_wrap=True)
-    hint = error.hint if known else UNEXPECTED
+    hint = printable(error.hint if known else UNEXPECTED)
     if hint:
         output.print(f"  [dim]->[/] {escape(hint)}", highlight=False, soft_wrap=True)
     return error.exit_code if known else 1

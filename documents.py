@@ -7,10 +7,12 @@ more than a moment, so a document is measured before anything else looks at it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import yaml
@@ -22,6 +24,7 @@ __all__ = [
     "in_hand",
     "parse_json",
     "parse_yaml",
+    "read_bytes",
     "read_json",
     "read_object",
     "read_text",
@@ -49,8 +52,8 @@ def in_hand(what: object) -> Iterator[None]:
         raise
 
 
-def read_text(file: Path, hint: str, most: int = JSON_BYTES) -> str:
-    """The text of a regular file in UTF-8.
+def read_bytes(file: Path, hint: str, most: int) -> bytes:
+    """The bytes of a regular file.
 
     Args:
         file: what to read.
@@ -58,18 +61,30 @@ def read_text(file: Path, hint: str, most: int = JSON_BYTES) -> str:
         most: the largest size in bytes.
 
     Raises:
-        UsageError: it is no file, is too large, or is not UTF-8.
+        UsageError: it cannot be read, is no file, or is too large.
     """
-    if not file.is_file():  # opening a named pipe would wait for ever
-        raise UsageError(f"{file}: not found" if not file.exists() else f"{file}: no file", hint)
     try:
-        with file.open("rb") as handle:
+        if not S_ISREG(os.stat(file).st_mode):  # opening a named pipe would wait for ever
+            raise UsageError(f"{file}: cannot be read: it is no file", hint)
+        with open(file, "rb") as handle:
             data = handle.read(most + 1)
-        if len(data) > most:
-            raise UsageError(f"{file}: larger than {most >> 10:,} kB", hint)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{file}: cannot be read: {reason}", hint) from error
+    if len(data) > most:
+        raise UsageError(f"{file}: larger than {most >> 10:,} kB", hint)
+    return data
+
+
+def read_text(file: Path, hint: str, most: int = JSON_BYTES) -> str:
+    """The text of a regular file in UTF-8.
+
+    Raises:
+        UsageError: as `read_bytes`, or it is not UTF-8.
+    """
+    data = read_bytes(file, hint, most)
+    try:
         return data.decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read: {error.strerror or error}", hint) from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{file}: not UTF-8 text: {error}", hint) from error
 
@@ -78,9 +93,9 @@ def read_json(file: Path, hint: str, most: int = JSON_BYTES) -> Any:
     """The value in a JSON file.
 
     Raises:
-        UsageError: as `read_text` and `parse_json`.
+        UsageError: as `read_bytes` and `parse_json`.
     """
-    return parse_json(read_text(file, hint, most), str(file), hint)
+    return parse_json(read_bytes(file, hint, most), str(file), hint)
 
 
 def read_object(file: Path, hint: str, most: int = JSON_BYTES) -> dict[str, Any]:

@@ -30,7 +30,7 @@ __all__ = [
 
 SCHEMA = 1
 AGAIN = "run the recipe again (finished steps are kept), or with --fresh"
-MEASURED = ("metrics", "context", "samples", "sample_files", "measured")
+MEASURED = ("metrics", "context", "measurement_notes", "samples", "sample_files", "measured")
 """Keys of an entry that a measurement fills in."""
 
 

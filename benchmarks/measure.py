@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import content_hash, read_architecture, weight_bytes
-from ..checkpoints.loading import load_tokenizer
+from ..checkpoints.loading import load_tokenizer, pick_device
 from ..console import console
 from ..data.packing import Encoded
 from ..data.rows import RowReport
+from ..data.shortfall import shortfall
 from ..data.sources import Source, rows_hash, scoring_rows
 from ..errors import UsageError
+from ..steps.memory_check import require_memory
 from .bootstrap import share_error
 from .inputs import parse_inputs
 from .kv_cache.rounded_cache import KvScheme, cache_bytes
@@ -27,11 +29,13 @@ from .measurement_files import (
     window_samples,
     write_answers,
 )
+from .memory import alternatives, measurement_bytes
 from .missing_tasks import missing_tasks
 from .options import EvaluateOptions, LatencyOptions
 from .tasks.accuracy import Answer, score_text
 from .tasks.backends import Backend, is_artifact, open_backend
-from .tasks.task import Task, TaskSettings, run_task
+from .tasks.task import Task, TaskResult, TaskSettings, run_task
+from .unconfined import unconfined_tasks
 
 __all__ = ["Measurement", "Reference", "bench_path", "measure"]
 
@@ -48,6 +52,14 @@ class Measurement:
     """The samples behind a metric, by its name."""
     answers: list[dict[str, Any]] = field(default_factory=list)
     """What the model wrote, for people to read."""
+    notes: list[str] = field(default_factory=list)
+    """Where less was measured than asked for."""
+
+    def note(self, notes: Iterable[str]) -> None:
+        """Add notes, and show them."""
+        for note in notes:
+            self.notes.append(note)
+            console.print(note, highlight=False, markup=False)
 
 
 class Reference:
@@ -67,6 +79,15 @@ class Reference:
         return self._backend
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory already."""
+        return self._backend is not None
+
+    def release(self) -> None:
+        """Drop the loaded model; it is loaded again when it is needed."""
+        self._backend = None
+
+    @property
     def identity(self) -> str:
         """A short hash of the model's files."""
         self._identity = self._identity or content_hash(self.path)[:16]
@@ -74,7 +95,12 @@ class Reference:
 
 
 def measure(
-    path: Path, options: EvaluateOptions, *, device: str = "cpu", reference: Reference | None = None
+    path: Path,
+    options: EvaluateOptions,
+    *,
+    device: str = "cpu",
+    reference: Reference | None = None,
+    memory_check: bool = True,
 ) -> Measurement:
     """Measure a checkpoint or an artifact.
 
@@ -83,13 +109,17 @@ def measure(
         options: what to measure.
         device: where torch runs; artifacts run on the CPU.
         reference: the model that `kl/` and `top1_agreement/` compare with.
+        memory_check: refuse what is predicted not to fit into memory.
 
     Raises:
+        Refused: the measurement needs more memory than is free.
         UsageError: there is no model at `path`, a source or task is empty or unknown, or two of
             them have the same name in metrics.
     """
     tasks = parse_inputs(options.tasks, Task.parse)
     sources = parse_inputs(options.perplexity, Source.parse)
+    if memory_check:
+        _check_memory(path, options, device, reference)
     backend = open_backend(path, device, options.dtype)
     tokenizer = load_tokenizer(path)
     result = Measurement(context=_environment(backend))
@@ -102,13 +132,7 @@ def measure(
         result.context["threads"],
     )
     for task in tasks:
-        outcome = run_task(task, backend, tokenizer, path, settings)
-        for label, answers in outcome.answers.items():
-            _add_answers(result, label, answers)
-            if backend.name == "torch":
-                result.context[f"dtype/{label}"] = backend.dtype
-        result.metrics |= outcome.metrics
-        result.context |= outcome.context
+        _add_task(result, run_task(task, backend, tokenizer, path, settings), backend, options)
     for label, rows in texts.items():
         _add_text(result, label, backend, rows, reference)
     if not tasks:
@@ -117,12 +141,45 @@ def measure(
     result.metrics["parameters"] = _parameters(path)
     del backend
     if options.latency:
-        metrics, conditions = time_alone(
-            path, options.latency, result.context["device"], result.context["threads"]
-        )
-        result.metrics |= metrics | _cache_sizes(path, options.latency)
-        result.context |= conditions
+        _add_latency(result, path, options.latency)
     return result
+
+
+def _add_task(
+    result: Measurement, outcome: TaskResult, backend: Backend, options: EvaluateOptions
+) -> None:
+    """Add what a task found."""
+    for label, answers in outcome.answers.items():
+        _add_answers(result, label, answers, options.limit)
+        if backend.name == "torch":
+            result.context[f"dtype/{label}"] = backend.dtype
+    result.metrics |= outcome.metrics
+    result.context |= outcome.context
+
+
+def _add_latency(result: Measurement, path: Path, options: LatencyOptions) -> None:
+    """Add latency and memory, measured in a process of its own."""
+    metrics, conditions = time_alone(
+        path, options, result.context["device"], result.context["threads"]
+    )
+    result.metrics |= metrics | _cache_sizes(path, options)
+    result.context |= conditions
+
+
+def _check_memory(
+    path: Path, options: EvaluateOptions, device: str, reference: Reference | None
+) -> None:
+    """Refuse a measurement that does not fit into memory; see `measure`."""
+    if not (is_artifact(path) or (path / "config.json").is_file()):
+        return  # no model, which is said when it is opened
+    device = "cpu" if is_artifact(path) else pick_device(device)
+    beside = reference.path if reference and not reference.is_loaded else None
+    require_memory(
+        f"measuring {path.name}",
+        measurement_bytes(path, options, device, beside),
+        alternatives(path, options, device, beside),
+        device,
+    )
 
 
 def _read_text(
@@ -131,8 +188,11 @@ def _read_text(
     """The rows of a text to score; the context gets their length and how many were skipped."""
     report = RowReport(options.bad_rows)
     rows = scoring_rows(tokenizer, source, options.seq_len, options.windows, report)
-    for note in report.notes(str(source)):
-        console.print(note, highlight=False, markup=False)
+    result.note(report.notes(str(source)))
+    why = f"{source} holds no more"
+    what = f"rows of {source.label} to score"
+    result.note(shortfall(len(rows), options.windows, what, why))
+    result.context[f"windows/{source.label}"] = len(rows)
     if report.skipped:
         result.context[f"skipped_rows/{source.label}"] = report.skipped
     result.context[f"seq_len/{source.label}"] = options.seq_len
@@ -161,9 +221,10 @@ def _add_text(
         result.context[f"reference/{label}"] = reference.identity
 
 
-def _add_answers(result: Measurement, task: str, answers: Sequence[Answer]) -> None:
-    """Add the accuracy of a task."""
+def _add_answers(result: Measurement, task: str, answers: Sequence[Answer], limit: int) -> None:
+    """Add the accuracy of a task of which `limit` problems were asked for."""
     count = len(answers)
+    result.note(shortfall(count, limit, f"problems of {task}", "it holds no more"))
     share = sum(answer.correct for answer in answers) / count
     result.metrics |= {
         f"accuracy/{task}": share,
@@ -227,6 +288,18 @@ def _save(file: Path, found: Mapping[str, Any], answers: Sequence[dict[str, Any]
         write_answers(answers_file(file), answers)
 
 
+def _shown(name: str, result: Measurement) -> dict[str, Any]:
+    """A measurement as `bench` prints and saves it."""
+    said = [*missing_tasks(result.metrics), *unconfined_tasks([result.context])]
+    return {
+        "name": name,
+        "metrics": result.metrics,
+        "context": result.context,
+        "samples": result.samples,
+        "notes": [*result.notes, *said],
+    }
+
+
 def bench_path(
     path: Path,
     options: EvaluateOptions,
@@ -234,6 +307,7 @@ def bench_path(
     reference: Path | None,
     save: Path | None,
     against: Path | None = None,
+    memory_check: bool = True,
 ) -> dict[str, Any]:
     """Measure the model at `path`, and save the result if a file is given.
 
@@ -244,6 +318,7 @@ def bench_path(
         reference: the model that KL and top-1 agreement compare with.
         save: the file.
         against: a model that is timed in turns with this one; see `against` in the result.
+        memory_check: refuse what is predicted not to fit into memory.
 
     Raises:
         UsageError: nothing was asked for.
@@ -257,10 +332,8 @@ def bench_path(
     name = path.name
     path = _directory(path)
     base = Reference(_directory(reference), device) if reference else None
-    result = measure(path, options, device=device, reference=base)
-    shown = ("metrics", "context", "samples")
-    found: dict[str, Any] = {"name": name, **{key: getattr(result, key) for key in shown}}
-    found["notes"] = missing_tasks(result.metrics)
+    result = measure(path, options, device=device, reference=base, memory_check=memory_check)
+    found = _shown(name, result)
     if save:
         _save(save, found, result.answers)
     if against:

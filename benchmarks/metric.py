@@ -42,6 +42,9 @@ class Conditions:
     baseline has: only measurements of older versions lack it."""
     if_recorded: tuple[str, ...] = ()
     """Equal values where both contexts have the key."""
+    factor: tuple[str, ...] = ()
+    """Equal values before one is called so many times the other: a factor between two runtimes
+    would be read as that of the step."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class Metric:
         NaN is possible, for a broken model, and no limit holds it.
         """
         high = 1.0 if self.style == "share" else self.high
-        if math.isinf(value) or abs(value) > sys.float_info.max:
+        if abs(value) > sys.float_info.max:
             return "no measurement is infinite"
         if value < self.low - ROUNDING or value > high + ROUNDING:
             return f"{self.label} is {_range(self.low, high)}"
@@ -146,6 +149,10 @@ class Metric:
         """A key of `unless_older` that the baseline has and the candidate lacks; empty if none."""
         keys = self._filled(self.conditions.unless_older, name)
         return next((key for key in keys if key in baseline and key not in candidate), "")
+
+    def has_factor(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        """Whether the quotient of values with these two contexts tells what a step changed."""
+        return all(one.get(key) == other.get(key) for key in self.conditions.factor)
 
     def why_unlike(self, name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
         """Why values with these two contexts must not be compared; empty if they may be."""

@@ -15,7 +15,19 @@ from functools import cache
 from typing import Any
 
 from ..errors import UsageError
+from .lm_eval_metrics import LM_EVAL_METRICS
 from .metric import Conditions, Metric, TerminalColumn
+from .metric_conditions import (
+    AGAINST_REFERENCE,
+    DEVICE,
+    ENGINE,
+    LOADING,
+    MEMORY,
+    QUESTIONS,
+    TARGET,
+    TEXT,
+    TIMING,
+)
 
 __all__ = [
     "ACCURACY",
@@ -34,34 +46,6 @@ __all__ = [
     "why_impossible",
     "why_unlike",
 ]
-
-# What must be equal
-
-TASK_IDENTITY = ("shots_used/<task>", "task_version/<task>", "problems_hash/<task>")
-DTYPE = ("dtype/<task>",)
-"""Recorded by torch alone, so that a checkpoint is compared with its artifact in any precision."""
-QUESTIONS = Conditions(
-    recorded=("problems/<task>",),
-    equal=("shots/<task>", "framing/<task>"),
-    unless_older=(*TASK_IDENTITY, "max_new_tokens/<task>"),
-    if_recorded=DTYPE,
-)
-LM_EVAL = Conditions((*QUESTIONS.recorded, *TASK_IDENTITY), if_recorded=DTYPE)
-TEXT = Conditions(recorded=("data_hash/<data>", "seq_len/<data>"))
-AGAINST_REFERENCE = replace(TEXT, unless_older=("reference/<data>",))
-BOARD = ("board", "power_mode")
-"""Recorded by `deploy` alone, so that a device is never compared with the machine that exported."""
-TIMING = Conditions(recorded=("device", "threads", "latency"), equal=BOARD)
-LOADING = Conditions(recorded=("device", "threads"), equal=BOARD)
-MEMORY = Conditions(recorded=("device", "latency"), equal=BOARD)
-DEVICE = Conditions(recorded=BOARD)
-ENGINE = Conditions(recorded=("engine", *BOARD))
-TARGET = Conditions(recorded=("target",))
-
-LM_EVAL_LOWER = "(?:(?:byte_|word_)?perplexity|bits_per_byte|brier_score|ter)(?:,.+)?"
-LM_EVAL_SHARE = "(?:acc|acc_norm|acc_mutual_info|acc_bytes|acc_all|exact_match)(?:,.+)?"
-LM_EVAL_HIGHER = "(?:likelihood|mcc|f1|bleu|chrf|chrf\\+\\+)(?:,.+)?"
-"""lm-eval's own metrics, perhaps with a filter behind a comma; others have no known direction."""
 
 
 def _with_error(metric: Metric) -> tuple[Metric, ...]:
@@ -152,19 +136,7 @@ QUALITY_METRICS = (
         conditions=AGAINST_REFERENCE,
         terminal=TerminalColumn("top-1", ".4f"),
     ),
-    Metric("lm_eval/<task>/<metric>.stderr", "lm-eval, stderr", "lower", conditions=LM_EVAL),
-    Metric(
-        f"lm_eval/<task>/<metric:{LM_EVAL_SHARE}>", "lm-eval", "higher", high=1, conditions=LM_EVAL
-    ),
-    Metric(
-        f"lm_eval/<task>/<metric:{LM_EVAL_HIGHER}>",
-        "lm-eval",
-        "higher",
-        low=-math.inf,
-        conditions=LM_EVAL,
-    ),
-    Metric(f"lm_eval/<task>/<metric:{LM_EVAL_LOWER}>", "lm-eval", "lower", conditions=LM_EVAL),
-    Metric("lm_eval/<task>/<metric>", "lm-eval", low=-math.inf, conditions=LM_EVAL),
+    *LM_EVAL_METRICS,
 )
 
 LATENCY_METRICS = (

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["bf16_is_fast", "fast_dtype"]
+__all__ = ["bf16_is_fast", "fast_dtype", "uses_bf16"]
 
 
 def bf16_is_fast(device: torch.device | str) -> bool:
@@ -15,6 +15,11 @@ def bf16_is_fast(device: torch.device | str) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.13
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+def uses_bf16(asked: bool | None, device: torch.device | str) -> bool:
+    """Whether products are computed in bfloat16: as asked, or where the processor is fast."""
+    return bf16_is_fast(device) if asked is None else asked
 
 
 def fast_dtype(stored: str, device: torch.device | str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..documents import read_object
+from ..documents import in_hand, read_object
 from ..errors import Refused, UsageError
 from ..models import Architecture, architecture, text_config
 from .inventory import inventory
@@ -31,6 +32,7 @@ BUILTIN_MODEL = "builtin:tiny-reasoner"
 ROOT = Path(__file__).parents[1]
 ADAPTER = "adapter_config.json"
 TOKENIZER = "tokenizer.json"
+LAST_TOKEN = 2**31
 CONFIG_FILES = ("*.json",)
 WEIGHT_AND_TOKENIZER_FILES = ("*.safetensors", "*.model", "*.txt", "*.jinja")
 """Files of a hub id that are fetched."""
@@ -68,14 +70,14 @@ def resolve(model: str | Path, *, config_only: bool = False) -> Path:
         UsageError: it is neither, or the hub cannot be reached.
     """
     path = Path(model)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike `Path`, never fails on a name that is no name of a file
         if not (path / "config.json").is_file():
             raise UsageError(
                 f"{path}: no config.json, so this is no model directory",
                 "give a Hugging Face model directory",
             )
         return path
-    if path.exists() or str(model).startswith((".", "/", "~")) or str(model).count("/") != 1:
+    if os.path.exists(path) or str(model).startswith((".", "/", "~")) or str(model).count("/") != 1:
         raise UsageError(
             f"{model}: no such model directory",
             "give a directory, or a hub id such as Qwen/Qwen2.5-0.5B",
@@ -140,11 +142,9 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises:
         UsageError: it is not there, or not a JSON object.
     """
-    there = file.exists()
-    return read_object(
-        file,
-        f"restore the {file.name} of the model" if there else "give a Hugging Face model directory",
-    )
+    if not file.exists():
+        raise UsageError(f"{file}: not found", "give a Hugging Face model directory")
+    return read_object(file, f"restore the {file.name} of the model")
 
 
 def _refuse_adapter(path: Path) -> None:
@@ -203,7 +203,9 @@ def read_architecture(path: Path) -> Architecture:
         UsageError: there is no config.json, or it is not complete.
         Refused: the architecture is not supported.
     """
-    return architecture(read_config(path), str(path / "config.json"))
+    file = path / "config.json"
+    with in_hand(file):
+        return architecture(read_config(path), str(file))
 
 
 def dtype_name(config: Mapping[str, Any], default: str = "float32") -> str:
@@ -230,12 +232,12 @@ def end_tokens(path: Path) -> list[int]:
         )
         if ends is None:
             continue
-        try:
-            return [int(end) for end in ends] if isinstance(ends, list) else [int(ends)]
-        except (TypeError, ValueError) as error:
+        listed: list[Any] = ends if isinstance(ends, list) else [ends]
+        if not all(type(end) is int and 0 <= end < LAST_TOKEN for end in listed):
             raise UsageError(
                 f"{file}: eos_token_id is {ends!r}, and no token id", "restore the file"
-            ) from error
+            )
+        return listed
     return []
 
 

@@ -23,7 +23,14 @@ from safetensors import SafetensorError, safe_open
 
 from ..documents import read_object
 from ..errors import Refused, UsageError
-from ..models import WRAPPED_IN, EmbeddingAndHead, embedding_and_head, is_buffer, text_name
+from ..models import (
+    WRAPPED_IN,
+    EmbeddingAndHead,
+    activation_scales,
+    embedding_and_head,
+    is_buffer,
+    text_name,
+)
 
 __all__ = ["Inventory", "StoredTensor", "inventory", "opened", "weight_files"]
 
@@ -177,7 +184,8 @@ def inventory(path: Path, config: Mapping[str, Any]) -> Inventory:
 
     Raises:
         UsageError: there are no weights, or a file is damaged or missing.
-        Refused: weights are stored as integers or in 8 bits, and config.json names no quantization.
+        Refused: weights are stored as integers or in 8 bits, and config.json names no quantization;
+            or an AWQ file scales an activation.
     """
     names = embedding_and_head(config)
     found = _stored(_signature(path))
@@ -186,6 +194,8 @@ def inventory(path: Path, config: Mapping[str, Any]) -> Inventory:
     block = config.get("quantization_config")
     if not block:
         _check_types(path, stored)
+    elif block.get("quant_method") == "awq":
+        _drop_activation_scales(path, stored, config)
     own_head = names.tied and not _merge_tied(stored, names, _signature(path))
     counts: dict[str, int] = {}
     for name, tensor in stored.items():
@@ -210,6 +220,24 @@ def _check_types(path: Path, stored: Mapping[str, StoredTensor]) -> None:
                 f"{path}: tensor `{name}` is in {tensor.dtype}, "
                 "and config.json names no quantization",
                 "use the floating-point checkpoint, or restore the quantization_config",
+            )
+
+
+def _drop_activation_scales(
+    path: Path, stored: dict[str, StoredTensor], config: Mapping[str, Any]
+) -> None:
+    """Drop scales of activations, which are no part of the model; they must all be 1."""
+    for name in activation_scales(config):
+        scales = stored.pop(name, None)
+        if scales is None:
+            continue
+        with opened(scales.file) as handle:
+            neutral = bool((handle.get_tensor(scales.name) == 1).all())
+        if not neutral:
+            raise Refused(
+                f"{path}: `{name}` divides the output of an activation, which edgewright does not "
+                "compute",
+                "quantize the floating-point model: edgewright quantize MODEL --method awq",
             )
 
 

@@ -13,6 +13,7 @@ from ..errors import Refused, UsageError
 from ..models import WRAPPED_IN, Architecture, has_module, is_buffer
 from .config import quantization, read_architecture, read_config
 from .files import check_finite, read_state, stored_tensors
+from .free_memory import free_memory
 from .layouts import Int8Inputs, layout_of, rounds_inputs
 from .settings import built_model, load_settings
 from .tokenizer import all_end_tokens, load_tokenizer
@@ -22,7 +23,6 @@ __all__ = [
     "check_names",
     "dense_state",
     "fits_in_memory",
-    "free_memory",
     "load_model",
     "load_settings",
     "load_tokenizer",
@@ -50,18 +50,6 @@ def pick_device(device: str) -> str:
     if device not in ("cpu", "cuda"):
         raise UsageError(f"--device {device}: unknown", "use auto, cpu or cuda")
     return device
-
-
-def free_memory(device: str = "cpu") -> int | None:
-    """Bytes free on a device and on the CPU, whichever is less; None: unknown."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(
-            1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")
-        )
-    except (OSError, StopIteration):
-        return None
-    return min(free, torch.cuda.mem_get_info()[0]) if device == "cuda" else free
 
 
 def dense_state(path: Path) -> dict[str, Tensor]:

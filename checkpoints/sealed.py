@@ -2,7 +2,7 @@
 
 A sealed JSON object has a checksum of its other values under `check`; so has every line of a sealed
 JSONL file. Large binary files are sealed by a digest that a sealed object records, or that stands
-behind the data. A flipped bit, a cut file and an edited figure are noticed this way. A checksum
+before the data. A flipped bit, a cut file and an edited figure are noticed this way. A checksum
 is no signature: who computes it again can forge a file. No torch here.
 """
 
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import xxhash
 
@@ -32,8 +34,10 @@ __all__ = [
     "load_json",
     "load_object",
     "open_line",
+    "open_sealed",
     "read_sealed",
     "seal",
+    "seal_file",
     "seal_line",
     "write_sealed",
 ]
@@ -72,11 +76,47 @@ def fast_digest(start: bytes = b"") -> xxhash.xxh3_128:
 
 def fast_file_digest(file: Path) -> str:
     """The `fast_digest` of a file, in hexadecimal digits."""
-    found = fast_digest()
     with file.open("rb") as handle:
-        for block in iter(partial(handle.read, BLOCK), b""):
-            found.update(block)
-    return found.hexdigest()
+        return _digest_of_rest(handle).hex()
+
+
+def _digest_of_rest(handle: BinaryIO) -> bytes:
+    found = fast_digest()
+    for block in iter(partial(handle.read, BLOCK), b""):
+        found.update(block)
+    return found.digest()
+
+
+def seal_file(file: Path) -> None:
+    """Put the digest of a file's data into its first `DIGEST_BYTES`, which were left free."""
+    with file.open("r+b") as handle:
+        handle.seek(DIGEST_BYTES)
+        found = _digest_of_rest(handle)
+        handle.seek(0)
+        handle.write(found)
+
+
+@contextmanager
+def open_sealed(file: Path, hint: str) -> Iterator[BufferedReader]:
+    """A file that `seal_file` sealed, open where its data begin.
+
+    Args:
+        file: the file.
+        hint: what to type if it is damaged.
+
+    Raises:
+        Damaged: it cannot be read, or its data are not what was written.
+    """
+    try:
+        handle = file.open("rb")
+    except OSError as error:
+        raise Damaged(file, error.strerror or error, hint) from error
+    with handle:
+        recorded = handle.read(DIGEST_BYTES)
+        if _digest_of_rest(handle) != recorded:
+            raise Damaged(file, "its content is not what edgewright wrote", hint)
+        handle.seek(DIGEST_BYTES)
+        yield handle
 
 
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:

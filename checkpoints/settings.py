@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..documents import in_hand
 from ..errors import UsageError
 from ..models import WRAPPED_IN
 from .config import read_config
@@ -25,7 +26,8 @@ def load_settings(path: Path) -> Any:
     """
     from transformers import AutoConfig  # late: slow to import
 
-    config = read_config(path)
+    with in_hand(path / "config.json"):
+        config = read_config(path)
     try:
         settings: Any = (
             AutoConfig.for_model(**{k: v for k, v in config.items() if k != WRAPPED_IN})

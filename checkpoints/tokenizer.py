@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..documents import read_object, read_text
 from ..errors import EdgewrightError, Refused, UsageError
 from ..models import text_config
+from .chat_templates import contain
 from .config import end_tokens, read_json
 from .settings import load_settings, reason
 
-__all__ = ["all_end_tokens", "load_tokenizer"]
+__all__ = ["VOCABULARIES", "all_end_tokens", "load_tokenizer"]
 
 PACKAGES = {"tokenizer.model": "sentencepiece", "tekken.json": "mistral-common"}
 """Packages that read a tokenizer without tokenizer.json, by the file that it has instead."""
@@ -37,7 +40,27 @@ SETTINGS = (
 """Files beside a vocabulary that hold a JSON object."""
 SETTINGS_BYTES = 16 << 20
 TEMPLATE = "chat_template.jinja"
+MORE_TEMPLATES = "additional_chat_templates/*.jinja"
 TEMPLATE_BYTES = 1 << 20
+
+
+class _Settings(BaseModel):
+    """What a settings file may say; transformers takes other values, and fails later."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+    model_max_length: Annotated[float, Field(gt=0)] | None = None
+    tokenizer_class: str | None = None
+    padding_side: Literal["left", "right"] | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    add_bos_token: bool | None = None
+    add_eos_token: bool | None = None
+    bos_token: str | dict[str, Any] | None = None
+    eos_token: str | dict[str, Any] | None = None
+    pad_token: str | dict[str, Any] | None = None
+    unk_token: str | dict[str, Any] | None = None
+    added_tokens_decoder: dict[str, dict[str, Any]] | None = None
+    chat_template: str | list[dict[str, str]] | dict[str, str] | None = None
 
 
 def load_tokenizer(path: Path) -> Any:
@@ -58,6 +81,7 @@ def load_tokenizer(path: Path) -> Any:
             "put the model's tokenizer files beside its weights",
         )
     _check_files(path)
+    contain()
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         tokens: dict[str, int] = tokenizer.get_vocab()
@@ -88,10 +112,18 @@ def _check_files(path: Path) -> None:
         if file.is_file() and file.stat().st_size > LARGEST:
             raise UsageError(f"{file}: larger than {LARGEST >> 20} MB", f"restore the {name}")
     for name in SETTINGS:
-        if (path / name).exists():
-            read_object(path / name, f"restore the {name} of the model", SETTINGS_BYTES)
-    if (path / TEMPLATE).exists():
-        read_text(path / TEMPLATE, f"restore the {TEMPLATE} of the model", TEMPLATE_BYTES)
+        file = path / name
+        if not file.exists():
+            continue
+        hint = f"restore the {name} of the model"
+        try:
+            _Settings.model_validate(read_object(file, hint, SETTINGS_BYTES))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UsageError(f"{file}: {first['loc'][0]}: {first['msg']}", hint) from error
+    for file in (path / TEMPLATE, *path.glob(MORE_TEMPLATES)):
+        if file.exists():
+            read_text(file, f"restore the {file.name} of the model", TEMPLATE_BYTES)
 
 
 def _unusable(path: Path, error: BaseException) -> EdgewrightError:

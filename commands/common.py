@@ -42,6 +42,7 @@ def step_context(calibration: Calibration, execution: Execution, **settings: Any
     from ..steps.context import CalibrationData, StepContext
 
     data = CalibrationData(**calibration.model_dump())
+    settings["memory_check"] = execution.memory_check
     return StepContext(data, execution.seed, execution.device, **settings)
 
 

@@ -87,7 +87,15 @@ def traces(
     """
     from ..pipeline.traces import run_traces
 
-    report = run_traces(options, model, output.out, execution.seed, execution.device, output.fresh)
+    report = run_traces(
+        options,
+        model,
+        output.out,
+        execution.seed,
+        execution.device,
+        output.fresh,
+        memory_check=execution.memory_check,
+    )
     return Outcome(report, "traces")
 
 

@@ -16,8 +16,8 @@ from ..targets.options import (
     CheckOptions,
     DeployOptions,
     HostOptions,
-    ServeOptions,
 )
+from ..targets.serving.options import ServeLimits, ServeOptions
 from .common import required, step, step_context
 from .options import Expand
 from .verb import Outcome, verb
@@ -81,8 +81,9 @@ def deploy(
         edgewright deploy runs/demo/export-int4 --target jetson-orin-nano-8gb --out bundle
     """
     from ..pipeline.deployment import deliver, pack
+    from ..targets.address import Address
+    from ..targets.artifact_files import artifact_name
     from ..targets.deploy import rollback
-    from ..targets.remote import Address
 
     target = str(device.target)
     if inputs.out:
@@ -105,7 +106,7 @@ def deploy(
         accept_new=ssh.accept_new_host_key,
     )
     if inputs.rollback:
-        return Outcome(rollback(artifact.resolve().name, address, options), "rollback")
+        return Outcome(rollback(artifact_name(artifact), address, options), "rollback")
     ledger = required(inputs.ledger, "--ledger", "give the directory of a ledger")
     return Outcome(deliver(artifact, target, address, bundling, options, ledger), "deploy")
 
@@ -151,25 +152,24 @@ def check(
 
 
 @verb("serve", has_json=False)
-def serve(artifact: Artifact, options: ServeOptions) -> None:
+def serve(artifact: Artifact, options: ServeOptions, limits: ServeLimits) -> None:
     """Serve an artifact over HTTP with OpenAI-style completions and chat.
 
-    Answers are streamed or whole; requests that arrive together are batched.
+    Answers are streamed or whole; requests that arrive together are batched. Ctrl-C or SIGTERM
+    stops the server after the answers that are running.
 
     Example:
 
         edgewright serve runs/demo/export-int4 --port 8000
     """
     try:
-        import uvicorn
-
-        from ..targets.serving.server import create_app
+        from ..targets.serving import run
+        from ..targets.serving.keys import read_keys
         from ..targets.serving.service import open_service
     except ImportError as error:
         raise UsageError(
             f"serving needs {error.name}, which is not installed", "pip install 'edgewright[serve]'"
         ) from error
-    service = open_service(
-        artifact, **options.model_dump(include={"threads", "max_batch", "max_waiting", "context"})
-    )
-    uvicorn.run(create_app(service), host=options.host, port=options.port, log_level="warning")
+    keys = read_keys(options.api_key_file)
+    model = options.model_dump(include={"threads", "max_batch", "context"})
+    run.serve(open_service(artifact, **model, limits=limits), options, keys)

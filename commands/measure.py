@@ -9,7 +9,6 @@ import typer
 
 from ..benchmarks.kv_cache.options import KvOptions
 from ..benchmarks.options import EvaluateOptions
-from ..console import console
 from ..errors import UsageError
 from ..pipeline.sweep_options import SweepOptions
 from ..steps.options import Calibration, Execution
@@ -45,7 +44,7 @@ def bench(
     ],
     options: EvaluateOptions,
     inputs: BenchInputs,
-    execution: Annotated[Execution, Expand(only=("device",))],
+    execution: Annotated[Execution, Expand(only=("device", "memory_check"))],
 ) -> Outcome:
     """Measure the accuracy, perplexity and latency of a checkpoint or an artifact.
 
@@ -63,7 +62,13 @@ def bench(
     from ..benchmarks.measure import bench_path
 
     found = bench_path(
-        path, options, execution.device, inputs.reference, inputs.save, inputs.against
+        path,
+        options,
+        execution.device,
+        inputs.reference,
+        inputs.save,
+        inputs.against,
+        memory_check=execution.memory_check,
     )
     return Outcome(found, "bench")
 
@@ -204,18 +209,22 @@ def kv_study(
         edgewright kv-study builtin:tiny-reasoner --tasks reasoning --bits 8 --json
     """
     from ..benchmarks.kv_cache.study import kv_study as study
+    from ..benchmarks.memory import measurement_bytes
     from ..checkpoints.config import model_path, resolve
     from ..checkpoints.loading import pick_device
     from ..steps.context import CalibrationData
+    from ..steps.memory_check import require_memory
     from ..steps.own_text import OwnText
 
     folder = resolve(model_path(model))
     data = CalibrationData(
         calibration.source, calibration.samples, options.seq_len, options.bad_rows
     )
+    if execution.memory_check:
+        scored = EvaluateOptions(perplexity=("",), latency=None, dtype="float32")
+        require_memory(f"studying {folder.name}", measurement_bytes(folder, scored))
     own = OwnText(folder, pick_device(execution.device), execution.seed)
     data = data.resolved(own, needed="static" in options.scales)
     rows = data.rows(folder, execution.seed)
-    for note in data.notes(rows):
-        console.print(note, highlight=False)
-    return Outcome(study(folder, options, rows, execution.device), "kv")
+    found = study(folder, options, rows, execution.device)
+    return Outcome({**found, "notes": [*data.notes(rows), *found["notes"]]}, "kv")

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from ..benchmarks.gate.policy import Policy
-from ..benchmarks.gate.result_files import interval_rule, interval_text
+from ..benchmarks.gate.result_files import NOT_COMPARED, interval_rule, interval_text
 from ..benchmarks.metrics import ACCURACY, names_of
 from .step_tables import plan_view
 from .table_parts import METRIC_COLUMNS, QUALITY_COLUMNS, cell, metric_row, table
@@ -144,7 +144,8 @@ def kv_view(study: Mapping[str, Any]) -> list[Any]:
     return [
         table(
             columns, rows, f"KV cache of {study['name']}; KL and top-1 against the unrounded cache"
-        )
+        ),
+        *(f"  {note}" for note in study["notes"]),
     ]
 
 
@@ -177,6 +178,7 @@ def gate_view(gate: Mapping[str, Any]) -> list[Any]:
         "n needed",
     )
     notes = dict.fromkeys(f"  {c['metric']}: {c['note']}" for c in gate["checks"] if c["note"])
+    lost = [f"  {name}: {NOT_COMPARED}" for name in gate.get("missing", [])]
     rule = f"  interval: {interval_rule(gate['confidence'])}"
     rules = [rule] if any(c["interval"] for c in gate["checks"]) else []
-    return [table(columns, rows, title), *rules, *notes]
+    return [table(columns, rows, title), *rules, *notes, *lost]

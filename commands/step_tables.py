@@ -97,9 +97,10 @@ def traces_view(report: Mapping[str, Any]) -> list[Any]:
     counts = {"kept": report["kept"], **report["rejected"]}
     rows = [[name, f"{n:,}", f"{n / report['chains']:.1%}"] for name, n in counts.items()]
     notes = [
+        *(f"  {note}" for note in report.get("notes", ())),
         f"  {report['questions_with_traces']:,} questions have a trace; "
         f"pass@1 {report['pass@1']:.3f}, {majority} {report[majority]:.3f} ± "
-        f"{report['stderr']:.3f} against the source's answers"
+        f"{report['stderr']:.3f} against the source's answers",
     ]
     if report["doubted"]:
         first = ", ".join(str(one["row"]) for one in report["doubted_rows"][:10])

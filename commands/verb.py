@@ -22,6 +22,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..console import console
+from ..redaction import redacted
 from ..steps.options import Cli
 from .options import REQUIRED, Expand, Parameter, composed_fields, parameters
 from .places import places_of
@@ -245,8 +246,8 @@ def verb(name: str, **settings: Any) -> Callable[[Callable[..., Outcome | None]]
 
 
 def command_line() -> str:
-    """What was typed, or called in Python, for the records of a run."""
-    return _python_call.get() or shlex.join(["edgewright", *sys.argv[1:]])
+    """What was typed, or called in Python, for the records of a run; without secrets."""
+    return redacted(_python_call.get() or shlex.join(["edgewright", *sys.argv[1:]]))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import UsageError
 from .rows import BadRow, Conversation, RowReport
 
 __all__ = ["render_conversation", "template_keeps"]
@@ -108,6 +109,8 @@ def _rendered(tokenizer: Any, conversation: Conversation) -> str:
     """The text of the whole conversation."""
     try:
         return tokenizer.apply_chat_template(conversation.messages, tokenize=False)
+    except UsageError:  # it was stopped, and would be again for the next row
+        raise
     except Exception as error:  # whatever a template raises, and what jinja raises for a mistake
         raise _refused(conversation, error) from error
 
@@ -127,6 +130,8 @@ def _try(
         return tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=generation_prompt
         )
+    except UsageError:
+        raise
     except Exception:  # as above
         return None
 
@@ -175,6 +180,8 @@ def _marked(tokenizer: Any, conversation: Conversation) -> tuple[list[int], list
             return_assistant_tokens_mask=True,
             tokenizer_kwargs={"verbose": False},
         )
+    except UsageError:
+        raise
     except Exception as error:  # as above
         raise _refused(conversation, error) from error
     ids = list(found["input_ids"])

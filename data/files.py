@@ -7,12 +7,15 @@ file are no rows. A name that ends in `.gz` is that of a gzip file.
 from __future__ import annotations
 
 import gzip
+import importlib
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import BufferedIOBase
+from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
@@ -23,6 +26,12 @@ __all__ = ["UnreadRow", "json_lines", "json_rows", "parquet_rows", "text_chunks"
 UnreadRow = tuple[str, Callable[[], dict[str, Any]]]
 """The place of a row, for messages, and a function that parses it."""
 
+BATCH = 256
+"""Rows of a Parquet file that are read at a time."""
+LONGEST_LINE = 64 << 20
+"""Bytes of the longest row of a JSONL file."""
+LARGEST_ARRAY = 1 << 30
+"""Bytes of the largest JSON array, which is read as a whole."""
 CHUNK = 1 << 16
 """Characters of plain text that are tokenized at a time."""
 TO_UTF8 = "convert the file to UTF-8"
@@ -35,6 +44,8 @@ def text_chunks(name: str) -> Iterator[str]:
     Raises:
         UsageError: the file is not UTF-8, or has only white space.
     """
+    if not Path(name).is_file():
+        raise UsageError(f"{name}: no file", "give the path of a file")
     try:
         with open(name, encoding="utf-8-sig") as handle:
             if not any(line.strip() for line in handle):
@@ -74,8 +85,12 @@ def json_rows(name: str) -> Iterator[UnreadRow]:
         return
     row = 0
     with _opened(name) as handle:
-        for number, line in enumerate(handle, 1):
+        for number in itertools.count(1):
             where = f"{name}, line {number}"
+            if not (line := handle.readline(LONGEST_LINE + 1)):
+                return
+            if len(line) > LONGEST_LINE:
+                raise UsageError(f"{where}: longer than {LONGEST_LINE >> 20} MB", ONE_PER_LINE)
             if not (text := _decoded(line, where).strip()):
                 continue
             row += 1
@@ -90,6 +105,8 @@ def _opened(name: str) -> Iterator[BufferedIOBase]:
     Raises:
         UsageError: what was read of it is not gzip, or is damaged.
     """
+    if not Path(name).is_file():  # opening a named pipe would wait for ever
+        raise UsageError(f"{name}: no file", "give the path of a file")
     try:
         with gzip.open(name) if name.endswith(".gz") else open(name, "rb") as handle:
             yield handle
@@ -106,8 +123,13 @@ def _array(name: str) -> list[Any] | None:
         if not handle.read(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
             return None
         handle.seek(0)
+        text = handle.read(LARGEST_ARRAY + 1)
+        if len(text) > LARGEST_ARRAY:
+            raise UsageError(
+                f"{name}: a JSON array larger than {LARGEST_ARRAY >> 20} MB", ONE_PER_LINE
+            )
         try:
-            return json.loads(handle.read().decode("utf-8-sig"))
+            return json.loads(text.decode("utf-8-sig"))
         except (ValueError, RecursionError):
             return None  # read as lines, the message has a line number
 
@@ -136,13 +158,20 @@ def _object(value: Any, place: str) -> dict[str, Any]:
 def parquet_rows(name: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a Parquet file; nested columns are lists and objects.
 
+    The file is read as a table, whatever its metadata say of images and of addresses to load.
+
     Raises:
-        EdgewrightError: the package datasets is not installed.
+        EdgewrightError: the package datasets, which brings pyarrow, is not installed.
         UsageError: it is no Parquet file.
     """
-    datasets = require_datasets()
+    require_datasets()
+    parquet: Any = importlib.import_module("pyarrow.parquet")
     try:
-        yield from datasets.load_dataset("parquet", data_files=name, split="train", streaming=True)
-    except (OSError, ValueError) as error:
+        with parquet.ParquetFile(name) as table:
+            for batch in table.iter_batches(batch_size=BATCH):
+                yield from batch.to_pylist()
+    except UsageError:
+        raise
+    except Exception as error:  # pyarrow has errors of its own, and lets Python's through
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"{name}: not a Parquet file: {reason}", "give a Parquet file") from error

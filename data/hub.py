@@ -55,9 +55,9 @@ class HubData:
         """
         datasets = require_datasets()
         try:
-            yield from datasets.load_dataset(
-                self.name, self.config, split=self.split, streaming=True
-            )
+            rows = datasets.load_dataset(self.name, self.config, split=self.split, streaming=True)
+            # Without decoding, nothing that an image or a sound names is opened.
+            yield from rows.decode(False) if rows.features else rows
         except Exception as error:  # the hub, the file system and the package raise their own
             raise EdgewrightError(
                 f"{self}: the rows cannot be read: {_reason(error)}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ __all__ = [
     "IGNORE",
     "Encoded",
     "Example",
+    "chat_prompt",
     "encode",
     "pack",
     "pad",
@@ -41,11 +42,27 @@ class Encoded:
 def render_prompt(tokenizer: Any, question: str) -> str:
     """The prompt for a question: by the chat template if there is one, else as plain text."""
     if tokenizer.chat_template:
-        message = [{"role": "user", "content": question}]
-        return str(
-            tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        )
+        return chat_prompt(tokenizer, [{"role": "user", "content": question}])
     return f"Question: {question}\nAnswer: <think>\n"
+
+
+def chat_prompt(tokenizer: Any, turns: Sequence[Mapping[str, Any]]) -> str:
+    """The prompt for the assistant's next turn, by the chat template.
+
+    Raises:
+        UsageError: the template fails.
+    """
+    try:
+        return str(
+            tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True)
+        )
+    except UsageError:
+        raise
+    except Exception as error:  # whatever a template raises, and what jinja raises for a mistake
+        raise UsageError(
+            f"{tokenizer.name_or_path}: the chat template fails: {error}",
+            "restore the chat template of the model",
+        ) from error
 
 
 def encode(tokenizer: Any, row: Row, report: RowReport | None = None) -> Encoded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ..errors import UsageError
@@ -36,7 +37,7 @@ def split_source(
     """
     if kind not in KINDS or (kind == "hf" and not rest):
         raise UsageError(f"{text}: not a data source", f"write {USAGE}")
-    name, part = (rest, ALL_ROWS) if Path(rest).exists() else split_range(rest, text)
+    name, part = (rest, ALL_ROWS) if os.path.exists(rest) else split_range(rest, text)
     if kind not in TABLES and part != ALL_ROWS:
         raise UsageError(
             f"{text}: {kind} data has no rows to choose {part} from",
@@ -50,7 +51,7 @@ def split_source(
         name, _, field = name.partition(":")
         return name, field, part
     file, field = _split_field(name) if kind in TABLES else (name, "")
-    if not Path(file).is_file():
+    if not os.path.isfile(file):
         raise UsageError(f"{text}: no such file: {file}", missing)
     if not Path(file).stat().st_size:
         raise UsageError(f"{text}: the file is empty", "give a file that contains text")
@@ -60,4 +61,4 @@ def split_source(
 def _split_field(name: str) -> tuple[str, str]:
     """A file and its field, where the file's own name may have colons."""
     file, _, field = name.rpartition(":")
-    return (name, "") if Path(name).is_file() or not file else (file, field)
+    return (name, "") if os.path.isfile(name) or not file else (file, field)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -71,7 +72,7 @@ class Source:
             UsageError: as `parse`.
         """
         kind, _, rest = name.partition(":")
-        if kind not in TABLES or Path(name).is_file():
+        if kind not in TABLES or os.path.isfile(name):
             kind = "jsonl"
             rest = name
         parts = split_source(text, kind, rest, f"give the path of {PROBLEMS}")

@@ -33,6 +33,8 @@ PURPOSE = {
     "data": "text and tasks",
     "errors": "messages, exit codes",
     "console": "progress and logs",
+    "redaction": "no secrets in messages",
+    "documents": "JSON and YAML of others",
 }
 FLOORS = [
     {"cli": 500},
@@ -42,7 +44,7 @@ FLOORS = [
     {"steps": 500},
     {"generation": 670},
     {"data": 160, "checkpoints": 500, "models": 840},
-    {"console": 160, "errors": 620},
+    {"console": 110, "redaction": 320, "documents": 530, "errors": 740},
 ]
 """The rows of the picture from top to bottom: part -> the middle of its box, in pixels."""
 WIDTH = 1000

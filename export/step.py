@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ExportStep"]
 
+OVERHEAD = 80 << 20
+"""Bytes for the tokenizer, the graph and the allocator's reserve."""
+RUNTIME_COPIES = {"fp32": 0.0, "fp16": 2.0, "bf16": 2.0, "int8": 0.5, "int8-dynamic": 0.5}
+"""By precision, bytes that ONNX Runtime adds to a byte of weights: casts of 16 bits to 32."""
+PACKED_COPIES = 0.4
+"""The same of weights in 4 bits, which it packs again layer by layer; measured."""
+PARITY_LENGTH = 136
+"""Tokens of the longest row that is compared."""
 PARITY_POSITIONS = 4 * 1024
 """Tokens that both models run through for the parity check, about."""
 
@@ -52,9 +60,9 @@ class ExportStep(Step[ExportOptions]):
         return replace(source, precision=precision, format=options.format, table_bytes=tables)
 
     def cost(self, options: ExportOptions, source: State, result: State, plan: PlanContext) -> Cost:
-        """The model in float32, and the parity check."""
+        """The loaded artifact or the loaded model, whichever is larger, and the parity check."""
         operations = 2.0 * PARITY_POSITIONS * source.active_parameters
-        return Cost(4.0 * source.parameters, operations)
+        return Cost(_memory(options, source, result), operations)
 
     def run(
         self, options: ExportOptions, source: Path, out: Path, context: StepContext
@@ -63,3 +71,27 @@ class ExportStep(Step[ExportOptions]):
         from .runner import export  # late: torch and transformers take seconds
 
         return export(options, source, out, context)
+
+
+def _memory(options: ExportOptions, source: State, result: State) -> float:
+    """Bytes of memory: the model whole for the reference, then the artifact in ONNX Runtime.
+
+    The runtime keeps what it maps from the file, and copies what it packs or casts. The logits of a
+    row are compared in parts, but the runtime makes them whole. A GGUF is not run.
+    """
+    from ..checkpoints.files import stored_dtype  # late: torch takes seconds
+    from ..checkpoints.loading import fits_in_memory
+
+    model = source.architecture
+    stored = stored_dtype(model.config).itemsize
+    table = model.vocab_size * model.hidden_size
+    logits = 4 * PARITY_LENGTH * model.vocab_size
+    needs = [2.0 * (stored + 4) * table]  # an embedding is read, cast and written
+    if not source.precision.startswith("int") and fits_in_memory(source.parameters):
+        needs.append(4.0 * source.parameters + 2 * logits)
+    if FORMATS[options.format].measurable:
+        copied = RUNTIME_COPIES.get(result.precision, PACKED_COPIES) * result.weight_bytes
+        head = 0 if options.packs_head else 4 * table
+        rows = 1 if options.logits == "last" else 6
+        needs.append(result.weight_bytes + copied + head + rows * logits)
+    return OVERHEAD + max(needs)

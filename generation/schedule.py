@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
-__all__ = ["Schedule", "groups_within"]
+__all__ = ["Schedule", "close_gaps", "groups_within"]
 
 
 class Schedule:
@@ -50,14 +51,23 @@ class Schedule:
         Returns:
             Moves `(source, target)` that close the gaps; what remains are the first rows.
         """
-        left = len(self.rows) - len(ended)
-        sources = [row for row in range(left, len(self.rows)) if row not in ended]
-        targets = sorted(row for row in ended if row < left)
-        moves = list(zip(sources, targets, strict=True))
-        for source, target in moves:
-            self.rows[target] = self.rows[source]
-        del self.rows[left:]
-        return moves
+        return close_gaps(self.rows, ended)
+
+
+def close_gaps(rows: list[Any], ended: Collection[int]) -> list[tuple[int, int]]:
+    """Remove these rows from the list; the last rows that remain move into their places.
+
+    Returns:
+        The moves `(source, target)`.
+    """
+    left = len(rows) - len(ended)
+    sources = [row for row in range(left, len(rows)) if row not in ended]
+    targets = sorted(row for row in ended if row < left)
+    moves = list(zip(sources, targets, strict=True))
+    for source, target in moves:
+        rows[target] = rows[source]
+    del rows[left:]
+    return moves
 
 
 def groups_within(prompts: Sequence[Sequence[int]], tokens: int) -> Iterator[list[Sequence[int]]]:

@@ -5,6 +5,7 @@ Families, the layers that a config.json describes, and which export formats can 
 
 from __future__ import annotations
 
+from .activation_scales import activation_scales
 from .architecture import Architecture, architecture
 from .blocks import (
     Attention,
@@ -66,6 +67,7 @@ __all__ = [
     "PositionScale",
     "Reason",
     "Rotary",
+    "activation_scales",
     "architecture",
     "decoder_layers",
     "embedding_and_head",

@@ -211,27 +211,22 @@ def _validate(kind: type[_Values], values: Mapping[str, Any], where: str) -> Non
         kind.model_validate(dict(values))
     except ValidationError as error:
         faults: dict[str, list[str]] = {}
-        for one in error.errors(include_input=False, include_url=False):
+        for one in error.errors(include_url=False):
             faults.setdefault(_reason(one), []).append(_place(one["loc"]))
-        said = [
-            " ".join(filter(None, (", ".join(dict.fromkeys(keys)), why)))
-            for why, keys in faults.items()
-        ]
+        said = [f"{', '.join(dict.fromkeys(keys))} {why}".strip() for why, keys in faults.items()]
         raise UsageError(f"{where}: {'; '.join(said[:3])}", RESTORE) from error
 
 
 def _reason(error: Any) -> str:
     """What is wrong with a value, to be read behind its key."""
     if error["type"] in ("int_type", "float_type"):
-        return "is missing or not a number"
+        return f"is missing or not a number: {str(error['input'])[:40]}"
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     limits = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
     context = error.get("ctx", {})
-    found = next(
-        (f"must be {words} {context[key]}" for key, words in limits.items() if key in context), ""
-    )
-    return found or f"is wrong: {error['msg']}"
+    found = [f"must be {words} {context[key]}" for key, words in limits.items() if key in context]
+    return found[0] if found else f"is wrong: {error['msg']}"
 
 
 def _place(location: Sequence[int | str]) -> str:

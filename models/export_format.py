@@ -87,11 +87,12 @@ class ExportFormat:
         return f"{precision}-fp16" if mixed else precision
 
     def float_bytes(self, precision: str) -> int | None:
-        """Bytes of a float beside packed weights; None: as the precision implies.
+        """Bytes of a float beside packed weights in the file; None: as the precision implies.
 
-        A graph that TensorRT reads too has the floats of the engine, which are float16.
+        An engine that is built from a float32 graph holds float16.
         """
-        return 4 if self.runtimes == ("onnxruntime",) and precision == "int4" else None
+        in_float32 = self.is_graph and not self.fp16_activations
+        return 4 if in_float32 and precision in ("int4", "int8") else None
 
 
 def load(path: str) -> Any:

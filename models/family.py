@@ -76,6 +76,8 @@ class Family:
         rotary_rule: what it says of rotary positions beside its config.json.
         fused_qkv, fused_gate_up: names of the linear layers that q, k and v, or gate and up, are
             stored as, one after the other; None: each of them is stored by itself.
+        awq_activation: the module in a layer whose output AWQ files divide by stored scales; None:
+            they have no such scales.
     """
 
     model_type: str
@@ -104,6 +106,7 @@ class Family:
     rotary_rule: RotaryRule = field(default_factory=RotaryRule)
     fused_qkv: str | None = None
     fused_gate_up: str | None = None
+    awq_activation: str | None = None
 
     @property
     def decoder_layers(self) -> str:

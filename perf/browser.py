@@ -85,9 +85,7 @@ async def check(page: Page, file: Path, out: Path) -> bool:
             features=[{"name": "prefers-color-scheme", "value": scheme}],
         )
         await page.send("Page.navigate", url=file.resolve().as_uri())
-        await asyncio.sleep(1.0)
-        measured = await page.send("Runtime.evaluate", returnByValue=True, expression=SCROLL_SIZE)
-        wide, high = measured["result"]["value"]
+        wide, high = await _loaded(page, file)
         foreign = [url for url in page.requested if url != file.resolve().as_uri()]
         good &= not page.logged and not foreign and wide <= width
         print(
@@ -97,6 +95,17 @@ async def check(page: Page, file: Path, out: Path) -> bool:
             page, width, high, out / f"{file.parent.name}-{file.stem}-{name}-{scheme}"
         )
     return good
+
+
+async def _loaded(page: Page, file: Path) -> tuple[int, int]:
+    """Wait until the page is there and everything it requests has been requested; its size."""
+    where = f"location.href === {json.dumps(file.resolve().as_uri())}"
+    size = f"{where} && document.readyState === 'complete' ? {SCROLL_SIZE} : null"
+    while True:
+        found = await page.send("Runtime.evaluate", returnByValue=True, expression=size)
+        await asyncio.sleep(0.5)
+        if value := found["result"].get("value"):
+            return value
 
 
 async def _screenshots(page: Page, width: int, height: int, name: Path) -> None:

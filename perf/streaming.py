@@ -18,35 +18,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from ..checkpoints.config import BUILTIN_MODEL, model_path
-from ..checkpoints.files import read_architecture, write_checkpoint
-from ..checkpoints.safetensors_writer import Pending
+from ..checkpoints.files import read_architecture
 from ..compress.prune.memory import prune_memory
+from .random_checkpoint import QWEN2, write_random
 
 CONFIG: dict[str, Any] = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "model_type": "qwen2",
+    **QWEN2,
     "hidden_size": 1536,
     "intermediate_size": 8960,
     "num_hidden_layers": 28,
     "num_attention_heads": 12,
     "num_key_value_heads": 2,
     "vocab_size": 151936,
-    "hidden_act": "silu",
-    "max_position_embeddings": 32768,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1000000.0,
     "tie_word_embeddings": True,
-    "dtype": "bfloat16",
-    "bos_token_id": 0,
-    "eos_token_id": 0,
 }
 EMPTY = "import torch, transformers; from transformers import AutoModelForCausalLM"
 HIGHEST = """
@@ -91,28 +78,8 @@ print(quantize(QuantizeOptions(**{options!r}), source, out, context).notes)
 
 
 def build(folder: Path, layers: int) -> None:
-    """Write the checkpoint, one tensor at a time."""
-    from accelerate import init_empty_weights  # here, because it is slow to import
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = {**CONFIG, "num_hidden_layers": layers}
-    with init_empty_weights():
-        model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
-    specs = {
-        name: t.to(torch.bfloat16)
-        for name, t in model.state_dict().items()
-        if name != "lm_head.weight"
-    }
-
-    def tensors() -> Iterator[tuple[str, Tensor]]:
-        generator = torch.Generator().manual_seed(0)
-        for name, spec in specs.items():
-            made = torch.full(spec.shape, float("norm" in name), dtype=torch.bfloat16)
-            if spec.ndim > 1:
-                made.normal_(0, spec.shape[1] ** -0.5, generator=generator)
-            yield name, made
-
-    write_checkpoint(folder, Pending(specs, tensors()), config, Path(model_path(BUILTIN_MODEL)), {})
+    """Write the checkpoint."""
+    write_random(folder, {**CONFIG, "num_hidden_layers": layers})
 
 
 def peak(program: str) -> tuple[int, float, str]:

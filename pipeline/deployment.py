@@ -13,13 +13,13 @@ from ..checkpoints.files import content_hash, read_provenance
 from ..errors import UsageError
 from ..models import FORMATS
 from ..targets import ArtifactSpec, Workload, check, load_target
+from ..targets.address import Address
 from ..targets.bundle import make_bundle, write_bundle
 from ..targets.deploy import Deployment, deploy
 from ..targets.edge_llm import check_checkpoint, commands
 from ..targets.graph_rules import graph_violations, parser_violations
 from ..targets.options import BundleOptions, DeployOptions
 from ..targets.platform_profile import JetPack
-from ..targets.remote import Address
 from ..targets.violation import Violation
 from .fingerprint import fingerprint
 from .ledger import Ledger

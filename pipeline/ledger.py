@@ -23,11 +23,18 @@ from ..checkpoints.files import write_json
 from ..checkpoints.sealed import CHECK
 from ..console import console
 from ..errors import UsageError
+from ..redaction import redacted_values
 from .fingerprint import fingerprint
 
 __all__ = ["Ledger", "environment", "new_entry"]
 
-UNMEASURED: dict[str, Any] = {"metrics": {}, "context": {}, "samples": "", "sample_files": {}}
+UNMEASURED: dict[str, Any] = {
+    "metrics": {},
+    "context": {},
+    "measurement_notes": [],
+    "samples": "",
+    "sample_files": {},
+}
 
 
 def environment() -> dict[str, Any]:
@@ -149,13 +156,13 @@ class Ledger:
         return entry
 
     def begin(self, recipe: Mapping[str, Any], command: str) -> None:
-        """Record the recipe, the command and the environment of this run."""
+        """Record the recipe, the command and the environment of this run; without secrets."""
         self.data |= {
             "schema": SCHEMA,
             "edgewright": __version__,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": command,
-            "recipe": dict(recipe),
+            "recipe": redacted_values(recipe),
             "environment": environment(),
         }
 

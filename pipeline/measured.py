@@ -47,17 +47,18 @@ class StepMeasurer:
         """
         fields = self._dependencies(output_hash)
         if not self._is_measured(entry, fields):
-            if entry["name"] in self.ledger.altered:
-                why = self.ledger.altered[entry["name"]]
+            if why := self.ledger.altered.pop(entry["name"], ""):
                 console.print(f"  {why}", highlight=False, markup=False)
             result = measure(
                 folder,
                 self.recipe.evaluate,
                 device=self.device,
                 reference=None if entry["name"] == BASELINE else self.reference,
+                memory_check=self.recipe.memory_check,
             )
             entry["metrics"] = result.metrics
             entry["context"] = result.context
+            entry["measurement_notes"] = result.notes
             entry["measured"] = fingerprint(fields)
             entry |= self._write_samples(entry["name"], result)
             self.ledger.put(entry, self.order)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..checkpoints.config import model_path, resolve
+from ..steps.memory_check import alternatives, fits
 from ..steps.state import State, checkpoint_state
 from ..steps.step import PlanContext
 from ..targets import load_target
@@ -58,6 +59,9 @@ def plan_recipe(recipe: Recipe, context: int = 2048, batch: int = 1) -> list[dic
         cost = step.cost(options, source, result, plan)
         row = device_row(name, result, target, context, batch)
         row["ram_bytes"] = cost.ram_bytes
+        if not fits(cost.ram_bytes):
+            ways = alternatives(step, options, source, plan)
+            row["smaller"] = [(way.advice, way.bytes) for way in ways]
         row["disk_bytes"] = result.weight_bytes + cost.workspace_bytes
         row["seconds"] = cost.operations / (EFFICIENCY * operations_per_second)
         row["calibration"] = calibration_summary(step, options, plan.calibration)
@@ -79,6 +83,7 @@ def plan_context(recipe: Recipe, name: str, state_of: Callable[[str], State]) ->
         recipe.activation_bytes,
         state_of,
         partial(shares_within, target=recipe.target),
+        recipe.proof,
     )
 
 

@@ -6,7 +6,12 @@ import os
 
 from ..errors import UsageError
 
-__all__ = ["require_one_process"]
+__all__ = ["process_count", "require_one_process"]
+
+
+def process_count() -> int:
+    """How many processes torchrun or accelerate started; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def require_one_process(what: str) -> None:
@@ -18,7 +23,7 @@ def require_one_process(what: str) -> None:
     Raises:
         UsageError: several were started.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = process_count()
     if count > 1:
         raise UsageError(
             f"{what} in one process, and {count} were started",

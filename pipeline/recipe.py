@@ -114,6 +114,7 @@ class Recipe(BaseModel):
     )
     seed: int = shared(Execution, "seed")
     device: Device = shared(Execution, "device")
+    memory_check: bool = shared(Execution, "memory_check")
     calibration: Calibration = Field(
         default=Calibration(), description="text that pruning and quantization measure on"
     )

@@ -43,8 +43,8 @@ class Reuse:
         """
         old = self.ledger.step(name)
         if old is None:
-            if name in self.ledger.altered:
-                console.print(f"  {self.ledger.altered[name]}", highlight=False, markup=False)
+            if why := self.ledger.altered.pop(name, ""):
+                console.print(f"  {why}", highlight=False, markup=False)
             return self._from_donor(name, fields, folder)
         if old["fingerprint"] != fingerprint(fields):
             changed = ", ".join(differences(old["depends_on"], fields)) or "fingerprint"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ from ..benchmarks.measure import Reference
 from ..benchmarks.measurement_files import step_measurement
 from ..benchmarks.missing_tasks import missing_tasks
 from ..benchmarks.report.report import write_report
+from ..benchmarks.unconfined import unconfined_tasks
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import check_output, content_hash
 from ..checkpoints.loading import pick_device
 from ..console import console
 from ..steps.context import StepContext
+from ..steps.memory_check import Alternative, require_memory
 from ..steps.own_text import OwnText
 from ..steps.state import State, checkpoint_state
 from ..steps.step import Step
@@ -38,6 +40,7 @@ from .processes import require_one_process
 from .recipe import BASELINE, Gate, Recipe
 from .registry import STEPS
 from .reuse import Reuse
+from .step_memory import run_within_memory
 from .traces import make_recipe_traces
 
 __all__ = ["run_recipe"]
@@ -69,6 +72,7 @@ def run_recipe(
     require_one_process("a recipe runs")
     rows = plan_recipe(recipe)
     refuse(rows)
+    _check_memory(recipe, rows, Ledger(out) if fresh else Ledger.load(out))
     model = resolve(model_path(recipe.model))
     recipe = with_default_data(recipe, model)
     _begin(recipe, out, fresh=fresh)
@@ -85,9 +89,21 @@ def run_recipe(
         run.ledger.data["gate"] = run.gate(recipe.gate)
     run.ledger.write()
     write_report(out)
-    for note in missing_tasks(run.metrics()):
+    for note in [*missing_tasks(run.metrics()), *unconfined_tasks(run.contexts())]:
         console.print(f"[bold yellow]warning:[/] {note}", highlight=False)
     return run.ledger.data
+
+
+def _check_memory(recipe: Recipe, rows: Sequence[Mapping[str, Any]], ledger: Ledger) -> None:
+    """Refuse a run of which a step would not fit, before the steps before it are made.
+
+    A step that the ledger has may be reused. If it is not, it is checked when it is run.
+    """
+    for row in rows:
+        if recipe.memory_check and "ram_bytes" in row and ledger.step(row["step"]) is None:
+            ways = [Alternative(*way) for way in row.get("smaller", ())]
+            device = pick_device(recipe.device)
+            require_memory(f"step `{row['step']}`", row["ram_bytes"], ways, device)
 
 
 def _begin(recipe: Recipe, out: Path, *, fresh: bool) -> None:
@@ -181,11 +197,18 @@ class RecipeRun:
         entry = self.reuse.entry(name, fields, folder)
         if entry is None:
             begin = time.monotonic()
-            result = step.run(
-                options, self.resolve(source), folder, replace(context, depends_on=fields)
+            result, memory = run_within_memory(
+                step,
+                options,
+                self.resolve(source),
+                folder,
+                replace(context, depends_on=fields),
+                plan,
+                self.measurer.reference.release,
             )
             entry = new_entry(name, step.kind, config, fields, name)
             entry["seconds"] = round(time.monotonic() - begin, 2)
+            entry |= memory
             entry["notes"] = result.notes
             entry["details"] = result.details
             entry["output_hash"] = content_hash(folder)
@@ -204,11 +227,16 @@ class RecipeRun:
             self.resolve,
             proof=self.recipe.proof,
             activation_budget=self.recipe.activation_bytes,
+            memory_check=self.recipe.memory_check,
         )
 
     def metrics(self) -> set[str]:
         """The names of all metrics of the run."""
         return {name for step in self.ledger.data["steps"] for name in step["metrics"]}
+
+    def contexts(self) -> list[dict[str, Any]]:
+        """The contexts of all measurements of the run."""
+        return [step.get("context") or {} for step in self.ledger.data["steps"]]
 
     def gate(self, gate: Gate) -> dict[str, Any]:
         """The gate's verdict on the finished steps."""

@@ -24,6 +24,7 @@ from ..benchmarks.report.pareto import nearest_to_ideal, pareto_optimal
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import write_json
 from ..console import console
+from ..data.shortfall import shortfall
 from ..errors import EdgewrightError, UsageError
 from ..steps.workspace import differences
 from .defaults import with_default_data
@@ -33,10 +34,9 @@ from .recipe_file import load_recipe
 from .run import run_recipe
 from .sweep_objectives import Objective, default_objectives, objective_values
 from .sweep_options import SweepOptions
+from .sweep_study import STUDY, check_trials, open_study, parameters_key, trial_folder
 
 __all__ = ["run_sweep"]
-
-STUDY = "study.db"
 
 
 def run_sweep(
@@ -126,12 +126,15 @@ class _Sweep:
         sampler = optuna.samplers.TPESampler(
             seed=options.seed, constraints_func=lambda trial: (trial.user_attrs.get("broken", 0.0),)
         )
-        self.study = optuna.create_study(
-            storage=f"sqlite:///{out / STUDY}",
-            study_name="sweep",
-            load_if_exists=True,
-            sampler=sampler,
-            directions=["minimize" if one.less else "maximize" for one in objectives],
+        self.study = open_study(
+            out / STUDY,
+            lambda: optuna.create_study(
+                storage=f"sqlite:///{out / STUDY}",
+                study_name="sweep",
+                load_if_exists=True,
+                sampler=sampler,
+                directions=["minimize" if one.less else "maximize" for one in objectives],
+            ),
         )
         before = self.study.user_attrs.get("question")
         question = self._question()
@@ -141,6 +144,7 @@ class _Sweep:
                 "choose another --out",
             )
         self.study.set_user_attr("question", question)
+        check_trials(out, self.finished().values(), objectives)
 
     def _question(self) -> dict[str, Any]:
         """What must be the same when a sweep is resumed: otherwise trials are not comparable."""
@@ -177,7 +181,7 @@ class _Sweep:
                 key: trial.suggest_categorical(key, list(map(json.dumps, values)))
                 for key, values in self.options.vary.items()
             }
-            known = self.finished().get(_key(chosen))
+            known = self.finished().get(parameters_key(chosen))
             if known is None:
                 yield trial, {key: json.loads(value) for key, value in chosen.items()}
             elif known.values:
@@ -192,7 +196,7 @@ class _Sweep:
         found: dict[str, Any] = {}
         for trial in self.study.get_trials(deepcopy=False):
             if trial.user_attrs.get("run"):
-                found.setdefault(_key(trial.params), trial)
+                found.setdefault(parameters_key(trial.params), trial)
         return found
 
     def run_trial(self, trial: Any, chosen: Mapping[str, Any]) -> None:
@@ -201,7 +205,7 @@ class _Sweep:
         Raises:
             UsageError: the last step lacks a metric that an objective names.
         """
-        folder = self.out / "trials" / hashlib.sha256(_key(trial.params).encode()).hexdigest()[:8]
+        folder = trial_folder(self.out, trial.params)
         shown = ", ".join(f"{key}={value}" for key, value in chosen.items())
         console.print(f"[bold]trial {len(self.finished()) + 1}[/] {shown}", highlight=False)
         try:
@@ -258,12 +262,20 @@ class _Sweep:
             "name": name,
             "command": self.command,
             "objectives": [{"metric": o.metric, "less": o.less} for o in self.objectives],
+            "notes": self._notes(len(trials)),
             "trials": trials,
             "chosen": trials.index(chosen),
         }
         write_json(self.out / "sweep.json", found)
         write_sweep_report(self.out, found)
         return found
+
+    def _notes(self, trials: int) -> list[str]:
+        """A note if fewer trials were run than were asked for."""
+        asked = self.options.trials
+        few = self.combinations < asked
+        why = "there are no more combinations" if few else "the time (--budget) was used up"
+        return shortfall(trials, asked, "trials", why)
 
     def _in_order(self) -> list[Any]:
         return sorted(self.finished().values(), key=lambda trial: trial.number)
@@ -279,7 +291,3 @@ class _Sweep:
             "reason": trial.user_attrs.get("reason", ""),
             "front": False,
         }
-
-
-def _key(parameters: Mapping[str, Any]) -> str:
-    return json.dumps(dict(parameters), sort_keys=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..benchmarks.memory import answering_bytes
 from ..benchmarks.traces.options import TracesOptions
 from ..benchmarks.traces.traces import make_traces
 from ..checkpoints.config import model_path, resolve
@@ -15,6 +16,7 @@ from ..checkpoints.outputs import RECORD, RECORD_MARKS, Output, check_own
 from ..checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ..console import console
 from ..errors import EdgewrightError, UsageError
+from ..steps.memory_check import require_memory
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .processes import require_one_process
 from .recipe import TRACES, Recipe
@@ -40,7 +42,10 @@ def make_recipe_traces(recipe: Recipe, out: Path) -> tuple[Recipe, dict[str, Any
         return recipe, None
     file = out / f"{TRACES}.jsonl"
     console.print(f"[bold]{TRACES}[/] of {recipe.traces.prompts}")
-    report = run_traces(recipe.traces, recipe.model, file, recipe.seed, recipe.device)
+    check = recipe.memory_check
+    report = run_traces(
+        recipe.traces, recipe.model, file, recipe.seed, recipe.device, memory_check=check
+    )
     if report["reused"]:
         state = "reused"
     else:
@@ -56,7 +61,13 @@ def make_recipe_traces(recipe: Recipe, out: Path) -> tuple[Recipe, dict[str, Any
 
 
 def run_traces(
-    options: TracesOptions, model: str, out: Path, seed: int, device: str, fresh: bool = False
+    options: TracesOptions,
+    model: str,
+    out: Path,
+    seed: int,
+    device: str,
+    fresh: bool = False,
+    memory_check: bool = True,
 ) -> dict[str, Any]:
     """Let a model write traces into the file `out`, or reuse the file if it holds them already.
 
@@ -67,6 +78,7 @@ def run_traces(
         seed: random seed.
         device: auto, cpu or cuda.
         fresh: write the file again in any case.
+        memory_check: refuse what is predicted not to fit into memory.
 
     Returns:
         The report, which is also written to `<out>.report.json`.
@@ -92,6 +104,8 @@ def run_traces(
         _refuse_changed(out, before, old)
     if old.get("fingerprint") == fingerprint(fields) and old["sha256"] == before:
         return {**old["report"], "reused": True}
+    if memory_check:
+        _check_memory(options, source, fields["device"])
     out.parent.mkdir(parents=True, exist_ok=True)
     model_hash = fields["inputs"][model]
     origin = {"edgewright": __version__, "fingerprint": fingerprint(fields), **fields}
@@ -126,3 +140,9 @@ def _recorded(record: Path) -> dict[str, Any]:
     except Damaged as error:
         console.print(f"  made again: {error}", highlight=False, markup=False)
         return {}
+
+
+def _check_memory(options: TracesOptions, source: Path, device: str) -> None:
+    """Refuse a teacher that would not fit into memory with the chains that it writes."""
+    needed = answering_bytes(source, options.max_new_tokens, options.limit * options.chains)
+    require_memory(f"{source.name} as a teacher", needed, device=device)

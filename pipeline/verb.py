@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,16 @@ from ..checkpoints.files import (
 from ..checkpoints.loading import pick_device
 from ..checkpoints.sealed import Damaged
 from ..console import IS_MAIN, console
-from ..steps.context import StepContext
+from ..steps.context import StepContext, StepResult
 from ..steps.own_text import OwnText
+from ..steps.state import checkpoint_state
+from ..steps.step import PlanContext, Step
 from .defaults import calibration_for, with_training_data
 from .fingerprint import fingerprint, step_dependencies
 from .processes import require_one_process
+from .prune_budget import shares_within
 from .registry import STEPS
+from .step_memory import run_within_memory
 
 __all__ = ["run_verb"]
 
@@ -52,7 +57,8 @@ def run_verb(
         command: what was typed, for the model card.
 
     Returns:
-        `output`, `reused`, `seconds`, and `notes` and `details` of the step.
+        `output`, `reused`, `seconds`, and `notes` and `details` of the step; of one that was run,
+        also its memory, `predicted_bytes` and `peak_rss_bytes`.
     """
     step = STEPS[kind]
     if not step.multi_process:
@@ -73,13 +79,29 @@ def run_verb(
     if same and old.get("files") == content_hash(out, skip=PROVENANCE):
         return {"output": str(out), "reused": True, "seconds": 0.0, **old["result"]}
     begin = time.monotonic()
-    result = step.run(options, source, out, replace(context, depends_on=fields))
+    result, memory = _run(step, options, source, out, replace(context, depends_on=fields))
     summary = {"notes": result.notes, "details": result.details}
     if IS_MAIN:  # of several processes, one writes
         write_card(out, _card_entry(kind, config, out, result.notes), step, model, source, command)
         _record(out, fields, summary)  # last: what it completes may be reused
     seconds = round(time.monotonic() - begin, 2)
-    return {"output": str(out), "reused": False, "seconds": seconds, **summary}
+    return {"output": str(out), "reused": False, "seconds": seconds, **memory, **summary}
+
+
+def _run(
+    step: Step[Any], options: BaseModel, source: Path, out: Path, context: StepContext
+) -> tuple[StepResult, dict[str, int]]:
+    """Run a step unless it would not fit into memory; see `run_within_memory`."""
+    plan = PlanContext(
+        step.kind,
+        context.calibration,
+        context.activation_budget,
+        lambda name: checkpoint_state(_resolve(name)),
+        partial(shares_within, target=None),
+        context.proof,
+    )
+    settled = step.settled(options, checkpoint_state(source), plan)
+    return run_within_memory(step, settled, source, out, context, plan)
 
 
 def _recorded(out: Path) -> dict[str, Any]:

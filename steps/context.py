@@ -14,6 +14,7 @@ from ..checkpoints.config import is_builtin
 from ..checkpoints.loading import load_tokenizer
 from ..data.packing import Encoded
 from ..data.rows import BadRows, RowReport
+from ..data.shortfall import shortfall
 from ..data.sources import Source, rows_hash, training_rows
 from .options import AUTO, OWN, PROMPTS, REASONING, Proof
 from .own_text import OwnText
@@ -104,12 +105,8 @@ class CalibrationData:
             return [f"measured on {text}"]
         if self.own:
             notes.append(self.own.summary(len(rows), self.seq_len))
-        if len(rows) < self.samples:
-            notes.append(
-                f"{len(rows)} calibration rows of {self.seq_len} tokens, of the {self.samples} "
-                f"asked for: {self.source} holds no more"
-            )
-        return notes
+        what = f"calibration rows of {self.seq_len} tokens"
+        return notes + shortfall(len(rows), self.samples, what, f"{self.source} holds no more")
 
 
 def as_tensor(row: Encoded) -> Tensor:
@@ -130,6 +127,8 @@ class StepContext:
     """How a pruned model is verified: loaded whole with stock transformers, or streamed."""
     activation_budget: int = 1 << 30
     """Bytes of hidden states kept in memory; the rest goes to a file beside the output."""
+    memory_check: bool = True
+    """Refuse a step that is predicted to need more memory than is free."""
     depends_on: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Everything that the result depends on, by field. Empty: no work in progress is reused."""
     fresh: bool = False

@@ -122,6 +122,11 @@ class Execution(BaseModel):
     device: Device = Field(
         default="auto", description="where torch runs; auto: CUDA if there is a GPU, else the CPU"
     )
+    memory_check: Annotated[bool, Cli("--memory-check/--no-memory-check")] = Field(
+        default=True,
+        description="refuse work that is predicted to need more memory than is free, before it "
+        "begins",
+    )
 
 
 class Verification(BaseModel):

@@ -22,8 +22,9 @@ from torch import Tensor
 from ..checkpoints.atomic_files import write_text
 from ..checkpoints.compute_dtype import fast_dtype
 from ..checkpoints.config import dtype_name, end_tokens, read_architecture, read_json
+from ..checkpoints.free_memory import free_memory
 from ..checkpoints.hashing import content_hash
-from ..checkpoints.loading import all_end_tokens, free_memory, load_model, load_tokenizer
+from ..checkpoints.loading import all_end_tokens, load_model, load_tokenizer
 from ..checkpoints.locks import locked
 from ..checkpoints.sealed import digest, open_line, seal_line
 from ..console import console, progress

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 
+from .options import Proof
 from .state import State
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a recipe needs only the options
     from .context import CalibrationData, StepContext, StepResult
 
-__all__ = ["FOUNDATION", "Cost", "Inputs", "PlanContext", "Step"]
+__all__ = ["FOUNDATION", "Cost", "Inputs", "PlanContext", "Smaller", "Step"]
 
 FOUNDATION = ("checkpoints", "data", "generation", "models", "steps")
 """Packages whose code every step runs."""
@@ -40,10 +41,11 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step needs on this machine: estimates within a factor of two."""
+    """What a step needs on this machine."""
 
     ram_bytes: float
-    """Memory at the highest point."""
+    """Memory at the highest point, beyond a process that has loaded torch and transformers. Too
+    low, and the system kills the step; too high, and a step that fits is refused."""
     operations: float
     """Floating-point operations."""
     workspace_bytes: float = 0
@@ -66,6 +68,8 @@ class PlanContext:
 
     The state is that of the model to prune.
     """
+    proof: Proof = "auto"
+    """How a pruned model is verified; see `StepContext`."""
     aliases: Mapping[str, State] = field(default_factory=dict[str, State])
     """Names that a step defines for its own parts."""
 
@@ -85,6 +89,38 @@ class PlanContext:
     def with_alias(self, name: str, state: State) -> PlanContext:
         """The same context in which `name` stands for `state`."""
         return replace(self, aliases={**self.aliases, name: state})
+
+
+@dataclass(frozen=True)
+class Smaller:
+    """A change of a step's settings that may save memory.
+
+    Attributes:
+        advice: what to type: `--batch-size 1`.
+        options: fields of the options that change, with their new values.
+        inside: field of the step's options that holds the options that change; empty: themselves.
+        activation_budget: the new budget; None: unchanged.
+        seq_len: tokens of a calibration row; None: unchanged.
+    """
+
+    advice: str
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    inside: str = ""
+    activation_budget: int | None = None
+    seq_len: int | None = None
+
+    def applied(
+        self, options: Any, source: State, plan: PlanContext
+    ) -> tuple[Any, State, PlanContext]:
+        """Options, source and plan after the change."""
+        if self.activation_budget is not None:
+            plan = replace(plan, activation_budget=self.activation_budget)
+        if self.seq_len is not None:
+            plan = replace(plan, calibration=replace(plan.calibration, seq_len=self.seq_len))
+        changes = dict(self.options)
+        if self.inside:
+            changes = {self.inside: getattr(options, self.inside).model_copy(update=changes)}
+        return options.model_copy(update=changes), source, plan
 
 
 class Step(ABC, Generic[OptionsT]):
@@ -164,6 +200,11 @@ class Step(ABC, Generic[OptionsT]):
             result: what `after` returned for it.
             plan: as for `after`.
         """
+
+    def smaller(self, options: OptionsT, plan: PlanContext) -> tuple[Smaller, ...]:
+        """Changes of the settings that may save memory, those that change least first."""
+        del options, plan
+        return ()
 
     @abstractmethod
     def run(self, options: OptionsT, source: Path, out: Path, context: StepContext) -> StepResult:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,13 +40,14 @@ from ..export.onnx.precision import precision_of
 from ..export.onnx.runtime import MODEL, OnnxDecoder
 from ..export.tensorrt.engine import EngineSpec, spec_block
 from ..models import Architecture
+from .artifact_files import artifact_files, artifact_name
+from .device.manifest import MANIFEST, identity
 from .options import BundleOptions
 from .profile import Target, usable_bytes
 
 __all__ = ["Bundle", "make_bundle", "write_bundle"]
 
 ROOT = Path(__file__).parents[1]
-MANIFEST = "bundle.json"
 # Modules that run on the device. They may import only each other, numpy and onnxruntime.
 LIBRARY = (
     "__init__.py",
@@ -79,9 +81,12 @@ SCRIPT = """#!/bin/sh
 # {about}
 # Needs python3 (3.10 or later) with numpy and onnxruntime; PYTHON names another interpreter.
 set -eu
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+case $here in *:*) echo "$here: Python cannot import from a path with a colon" >&2; exit 2;; esac
+case ${{PYTHON:=python3}} in /*) ;; */*) PYTHON=$PWD/$PYTHON ;; esac
+cd -- "$here"  # so that Python imports nothing from where the script was called
 export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$here/lib"
-exec "${{PYTHON:-python3}}" -m edgewright.targets.device.run {arguments}
+exec "$PYTHON" -m edgewright.targets.device.run {arguments}
 """
 SCRIPTS = {
     "run.sh": SCRIPT.format(
@@ -123,35 +128,35 @@ def make_bundle(artifact: Path, target: Target, options: BundleOptions | None = 
     """Collect everything that a device needs to run an artifact.
 
     Raises:
-        UsageError: `artifact` is not a directory that `edgewright export` wrote.
+        UsageError: `artifact` is not a directory that `edgewright export` wrote, or a link in it
+            points outside.
         Refused: the weights and this context leave too little memory on the target, or the
             context is too short for the prompt.
     """
-    if not (artifact / MODEL).is_file() or not (artifact / PROVENANCE).is_file():
+    if not (artifact / MODEL).is_file() or not (artifact / PROVENANCE).exists():
         raise UsageError(
             f"{artifact}: not an artifact of edgewright",
             "make one with: edgewright export MODEL --format onnx --precision int4 --out DIR",
         )
+    name = artifact_name(artifact)
+    files: dict[str, Path | bytes] = {
+        f"model/{path}": file for path, file in artifact_files(artifact).items()
+    }
     provenance = read_provenance(artifact, ("precision", "opset", "shape"))
     model = read_architecture(artifact)
-    files: dict[str, Path | bytes] = {
-        f"model/{p.relative_to(artifact).as_posix()}": p
-        for p in sorted(artifact.rglob("*"))
-        if p.is_file()
-    }
-    files |= {f"lib/edgewright/{name}": ROOT / name for name in LIBRARY}
-    files |= {f"lib/edgewright/{name}": b"" for name in EMPTY_MODULES}
-    files |= {name: text.encode() for name, text in SCRIPTS.items()}
+    files |= {f"lib/edgewright/{path}": ROOT / path for path in LIBRARY}
+    files |= {f"lib/edgewright/{path}": b"" for path in EMPTY_MODULES}
+    files |= {path: text.encode() for path, text in SCRIPTS.items()}
     checksums = {
-        name: {
-            "size": len(_bytes(c)) if isinstance(c, bytes) else c.stat().st_size,
+        path: {
+            "size": len(c) if isinstance(c, bytes) else c.stat().st_size,
             "sha256": _sha256(c),
         }
-        for name, c in files.items()
+        for path, c in files.items()
     }
     manifest = {
         "edgewright": __version__,
-        "artifact": artifact.name,
+        "artifact": name,
         "target": target.name,
         "precision": provenance["precision"],
         "opset": provenance["opset"],
@@ -163,14 +168,9 @@ def make_bundle(artifact: Path, target: Target, options: BundleOptions | None = 
         "check": _expected_tokens(artifact, model.vocab_size),
         "files": checksums,
     }
-    identity = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
-    manifest["id"] = identity
+    manifest["id"] = identity(manifest)
     files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
-    return Bundle(artifact.name, identity, files, manifest)
-
-
-def _bytes(content: Path | bytes) -> bytes:
-    return content if isinstance(content, bytes) else content.read_bytes()
+    return Bundle(name, manifest["id"], files, manifest)
 
 
 def _sha256(content: Path | bytes) -> str:
@@ -234,7 +234,10 @@ def write_bundle(bundle: Bundle, out: Path) -> Path:
         for name, content in bundle.files.items():
             file = folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(_bytes(content))
+            if isinstance(content, bytes):
+                file.write_bytes(content)
+            else:
+                shutil.copyfile(content, file)
             if name in SCRIPTS:
                 file.chmod(0o755)
         # Marks the directory as written by edgewright, so that a later bundle may replace it.

@@ -1,9 +1,10 @@
 """Deploy an artifact over SSH: copy its bundle to a device, verify it, measure it there.
 
-The link `current` on the device changes only after the new version was verified, in one rename.
-So a broken connection leaves the device with the old version or with the new one, never with a
-mixture. Running the same command again resumes the copy where it stopped, and copies nothing if
-the device already has this version. `remote_versions.py` describes the directories.
+The link `current` on the device changes in one rename, and only after the new version was
+verified, has generated the expected tokens, and has its engine. So a broken connection leaves the
+device with the old version or with the new one, never with a mixture. Running the same command
+again resumes the copy where it stopped, and copies nothing if the device already has this
+version. `remote_versions.py` describes the directories.
 """
 
 from __future__ import annotations
@@ -12,20 +13,21 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from ..checkpoints.files import read_architecture
-from ..console import console, progress
+from ..console import console, progress, visible
 from ..errors import EdgewrightError, ParityFailed, Refused, UsageError
 from ..models import Architecture
+from .address import Address
 from .bundle import Bundle
 from .device_metrics import bench_metrics
 from .failures import explain
 from .options import DeployOptions
 from .preflight import problems
 from .profile import Target
-from .remote import Address, CommandResult, ConnectionDropped, Device, connected
+from .remote import CommandResult, ConnectionDropped, Device, connected
 from .remote_versions import RemoteVersions
 
 __all__ = ["Deployment", "deploy", "rollback"]
@@ -77,24 +79,29 @@ def deploy(
 def rollback(name: str, address: Address, options: DeployOptions) -> dict[str, str]:
     """Swap the current and the previous version of an artifact on a device.
 
+    If the connection breaks, the same swap is tried again; a swap that was done is not undone.
+
     Returns:
         The ids of the versions that are now `current` and `previous`.
 
     Raises:
         UsageError: there is no previous version.
     """
+    versions = RemoteVersions(options.remote_dir, name)
+    links: dict[str, str] = {}
 
     async def swap(device: Device) -> dict[str, str]:
-        versions = RemoteVersions(options.remote_dir, name)
-        current = await versions.linked(device, "current")
-        previous = await versions.linked(device, "previous")
-        if not previous:
-            raise UsageError(
-                f"{device.address}: {name} has no previous version", "deploy the artifact you want"
-            )
-        await versions.point(device, "current", previous)
-        await versions.point(device, "previous", current)
-        return {"current": previous, "previous": current}
+        if not links:
+            current = await versions.linked(device, "current")
+            previous = await versions.linked(device, "previous")
+            if previous in ("", current):
+                raise UsageError(
+                    f"{device.address}: {name} has no previous version",
+                    "deploy the artifact you want",
+                )
+            links.update(current=previous, previous=current or previous)
+        await versions.swap(device, links["current"], links["previous"])
+        return links
 
     return asyncio.run(_with_retries(address, swap))
 
@@ -108,9 +115,14 @@ async def _with_retries(address: Address, work: Callable[[Device], Any]) -> Any:
         except ConnectionDropped as error:
             if attempt == ATTEMPTS:
                 raise
-            console.print(f"  {error}; connecting again", highlight=False)
+            _say(f"{error}; connecting again")
             await asyncio.sleep(PAUSE_SECONDS * attempt)
     raise AssertionError("unreachable")
+
+
+def _say(text: str) -> None:
+    """Print a line of progress. It may contain text from the device, so it is no markup."""
+    console.print(f"  {visible(text)}", highlight=False, markup=False)
 
 
 class _DeployJob:
@@ -135,17 +147,23 @@ class _DeployJob:
     async def run(self, device: Device) -> Deployment:
         """Do the whole deployment over one connection."""
         report = await self._preflight(device)
-        await self._install(device)
-        metrics, details = await self._measure(device)
+        await self._store(device)
+        folder = self.versions.version(self.bundle.id)
+        metrics, details = await self._check_and_build(device, folder)
+        await self.versions.activate(device, self.bundle.id)
+        measured, layers = await self._measure(device, folder)
+        metrics |= measured
+        details |= layers
         return Deployment(self.bundle.id, self.copied, metrics, report, self.notes, details)
 
     async def _preflight(self, device: Device) -> dict[str, Any]:
         """Refuse a device that cannot run the bundle; returns the output of `probe`."""
-        console.print(f"[bold]{device.address}[/] preflight", highlight=False)
-        folder = str(self.versions.root)
-        report: dict[str, Any] = json.loads(
-            await device.checked(self.options.python, "-", folder, stdin=PROBE.read_bytes())
-        )
+        _say(f"{device.address}: preflight")
+        words = (self.options.python, "-", self.versions.root)
+        done = await device.run(*words, stdin=PROBE.read_bytes())
+        if done.code:
+            raise device.failed(self.options.python, done)
+        report = _document(device, self.options.python, done)
         found = problems(report, self.target, self.bundle, self.model, engine=self.engine)
         fatal = [problem for problem in found if problem.fatal]
         if await self.versions.has(
@@ -159,22 +177,38 @@ class _DeployJob:
             )
         self.notes = [f"{problem.message} ({problem.hint})" for problem in found]
         for note in self.notes:
-            console.print(f"  {note}", highlight=False)
+            _say(note)
         return report
 
-    async def _install(self, device: Device) -> None:
+    async def _store(self, device: Device) -> None:
+        """Bring the version to the device, and verify it, before it can be used there."""
         version = self.bundle.id
-        if not await self.versions.has(device, version):
-            await self._copy(device, self.versions.incoming(version))
-            await self.versions.complete(device, version)
-        await self._run_verb(device, self.versions.version(version), "verify")
-        await self.versions.activate(device, version)
-        await self.versions.remove_others(device, version)
+        if await self.versions.has(device, version):
+            if await self._is_whole(device, self.versions.version(version)):
+                return
+            _say("the copy on the device is damaged; copying it again")
+        folder = self.versions.incoming(version)
+        await self.versions.prepare(device, version)
+        await self._copy(device, folder)
+        if not await self._is_whole(device, folder):
+            # An earlier, unfinished deployment left a damaged file of the right size.
+            await self.versions.discard(device, version)
+            await self.versions.prepare(device, version)
+            await self._copy(device, folder)
+            await self._run_verb(device, folder, "verify")
+        await self.versions.store(device, version)
+
+    async def _is_whole(self, device: Device, folder: str) -> bool:
+        try:
+            await self._run_verb(device, folder, "verify")
+        except EdgewrightError:  # a broken connection is another error
+            return False
+        return True
 
     async def _copy(self, device: Device, folder: str) -> None:
         """Copy all files. The manifest is last, so a directory that has it is complete."""
         files = self.bundle.files
-        folders = sorted({str(PurePosixPath(folder, name).parent) for name in files})
+        folders = sorted({f"{folder}/{name}".rpartition("/")[0] for name in files})
         await device.checked("mkdir", "-p", "--", *folders)
         there = await device.listing(folder)
         with progress(f"copying {self.bundle.size / 1e6:.1f} MB", self.bundle.size) as bar:
@@ -207,26 +241,54 @@ class _DeployJob:
         if done.code:
             verb = f"run.sh {words[-1]}"
             raise _reported_error(device, verb, done) or device.failed(verb, done)
-        return json.loads(done.out.splitlines()[-1])
+        return _document(device, f"run.sh {words[-1]}", done)
 
-    async def _measure(self, device: Device) -> tuple[dict[str, float], dict[str, Any]]:
-        """Check the generated tokens, build the engine, and measure; metrics and details."""
-        threads = ["--threads", str(self.options.threads)] if self.options.threads else []
-        folder = self.versions.link("current")
-        console.print("  checking tokens", highlight=False)
-        metrics: dict[str, float] = await self._run_verb(device, folder, *threads, "check")
+    @property
+    def _threads(self) -> list[str]:
+        return ["--threads", str(self.options.threads)] if self.options.threads else []
+
+    async def _check_and_build(
+        self, device: Device, folder: str
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """Check the generated tokens and build the engine; metrics and details."""
+        _say("checking tokens")
+        metrics: dict[str, float] = await self._run_verb(device, folder, *self._threads, "check")
         details: dict[str, Any] = {}
         if self.engine:
-            console.print("  building the engine (minutes)", highlight=False)
+            _say("building the engine (minutes)")
             details["engine"] = await self._run_verb(device, folder, "build")
             metrics |= {
                 "tensorrt/size_bytes": details["engine"]["bytes"],
                 "tensorrt/build_s": details["engine"]["seconds"],
             }
-        console.print("  measuring", highlight=False)
-        report = await self._run_verb(device, folder, *threads, "bench")
-        measured, layers = bench_metrics(report, self.bundle.manifest)
-        return metrics | measured, details | layers
+        return metrics, details
+
+    async def _measure(
+        self, device: Device, folder: str
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """Measure ONNX Runtime and the engine; metrics and details."""
+        _say("measuring")
+        report = await self._run_verb(device, folder, *self._threads, "bench")
+        return bench_metrics(report, self.bundle.manifest)
+
+
+def _document(device: Device, what: str, done: CommandResult) -> dict[str, Any]:
+    """The JSON document in the last line of a program's output.
+
+    Raises:
+        EdgewrightError: there is none.
+    """
+    last = (done.out.strip().splitlines() or [""])[-1]
+    try:
+        document = json.loads(last)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise EdgewrightError(
+            f"{device.address}: {what} printed {last[:200]!r} where a JSON document belongs",
+            "run the command on the device to see its whole output",
+        )
+    return cast("dict[str, Any]", document)
 
 
 def _reported_error(device: Device, verb: str, done: CommandResult) -> EdgewrightError | None:

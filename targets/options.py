@@ -16,7 +16,6 @@ __all__ = [
     "DeployOptions",
     "DeviceLoad",
     "HostOptions",
-    "ServeOptions",
 ]
 
 
@@ -99,24 +98,4 @@ class HostOptions(BaseModel):
     )
     accept_new_host_key: Annotated[bool, Cli("--accept-new-host-key")] = Field(
         default=False, description="store the key of a host that is not known yet"
-    )
-
-
-class ServeOptions(BaseModel):
-    """How an artifact is served over HTTP."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    host: str = Field(default="127.0.0.1", description="address to listen on")
-    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on")
-    threads: int | None = Field(
-        default=None, description="threads of ONNX Runtime; default: all cores"
-    )
-    max_batch: int = Field(default=16, description="most sequences in one batch")
-    max_waiting: int = Field(
-        default=256, description="most requests that wait; further ones get status 429"
-    )
-    context: int | None = Field(
-        default=None,
-        description="most tokens of prompt and answer together; default: the model's limit",
     )

@@ -7,7 +7,6 @@ keys. A host whose key has changed is always refused.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import shlex
 from collections.abc import AsyncGenerator, Callable
@@ -15,59 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EdgewrightError, Refused, UsageError
+from ..errors import EdgewrightError, UsageError
+from .address import Address
 from .failures import explain
+from .host_keys import CONNECT_SECONDS, add_host_key, host_key_error, known_hosts_file
 
 if TYPE_CHECKING:
     import asyncssh
 
-__all__ = ["Address", "CommandResult", "ConnectionDropped", "Device", "connected"]
+__all__ = ["CommandResult", "ConnectionDropped", "Device", "connected"]
 
 BLOCK = 1 << 18
-CONNECT_SECONDS = 20.0
 KEEPALIVE_SECONDS = 15.0
 
 
 class ConnectionDropped(EdgewrightError):
     """The connection broke. Running the same command again resumes."""
-
-
-@dataclass(frozen=True)
-class Address:
-    """How to reach a device over SSH.
-
-    Attributes:
-        user: the user name there.
-        host: host name or IP address.
-        port: port of the SSH server.
-        identity: the private key file; None for the SSH defaults.
-        known_hosts: the file with the known host keys.
-        accept_new: whether to add the key of an unknown host to that file.
-    """
-
-    user: str
-    host: str
-    port: int = 22
-    identity: Path | None = None
-    known_hosts: Path = Path("~/.ssh/known_hosts")
-    accept_new: bool = False
-
-    @classmethod
-    def parse(cls, text: str, **rest: Any) -> Address:
-        """Read `USER@HOST`.
-
-        Raises:
-            UsageError: the text does not have this form.
-        """
-        user, at, host = text.rpartition("@")
-        if not (user and at and host) or host.startswith("-"):
-            raise UsageError(
-                f"--host {text}: not USER@HOST", "for example --host ubuntu@192.168.55.1"
-            )
-        return cls(user, host, **rest)
-
-    def __str__(self) -> str:
-        return f"{self.user}@{self.host}" + (f":{self.port}" if self.port != 22 else "")
 
 
 @dataclass(frozen=True)
@@ -89,12 +51,13 @@ def _asyncssh() -> Any:
     return asyncssh
 
 
-def _connect_options(address: Address, known: Path) -> dict[str, Any]:
+def _connect_options(ssh: Any, address: Address) -> dict[str, Any]:
     options: dict[str, Any] = {
         "port": address.port,
         "username": address.user,
-        "known_hosts": str(known) if known.is_file() else b"",
+        "known_hosts": known_hosts_file(ssh, address),
         "preferred_auth": "publickey",
+        "gss_host": None,  # a key exchange by GSSAPI would replace the check of the host key
         "connect_timeout": CONNECT_SECONDS,
         "keepalive_interval": KEEPALIVE_SECONDS,
     }
@@ -113,18 +76,17 @@ async def connected(address: Address) -> AsyncGenerator[Device]:
         ConnectionDropped: the connection broke while it was in use.
     """
     ssh = _asyncssh()
-    known = address.known_hosts.expanduser()
     if address.accept_new:
-        await _add_host_key(ssh, address, known)
+        await add_host_key(ssh, address)
     try:
-        async with ssh.connect(address.host, **_connect_options(address, known)) as connection:
+        async with ssh.connect(address.host, **_connect_options(ssh, address)) as connection:
             yield Device(connection, address)
     except ssh.HostKeyNotVerifiable as error:
-        raise await _host_key_error(ssh, address, known) from error
+        raise await host_key_error(ssh, address) from error
     except ssh.PermissionDenied as error:
         raise UsageError(
             f"{address}: the device accepts none of your SSH keys",
-            f"ssh-copy-id {address}, or give --identity FILE",
+            f"{address.copy_id_command}, or give --identity FILE",
         ) from error
     except (
         ssh.ConnectionLost,
@@ -147,58 +109,6 @@ async def connected(address: Address) -> AsyncGenerator[Device]:
             f"{address}: cannot be reached: {error}",
             "check the host name, the port, and that sshd is running there",
         ) from error
-
-
-def _known_keys(ssh: Any, address: Address, known: Path) -> list[Any]:
-    """The host's keys in known_hosts, without revoked ones."""
-    if not known.is_file():
-        return []
-    name = address.host if address.port == 22 else f"[{address.host}]:{address.port}"
-    host_keys = ssh.match_known_hosts(str(known), name, address.host, address.port)[0]
-    return list(host_keys)
-
-
-async def _server_key(ssh: Any, address: Address) -> asyncssh.SSHKey:
-    try:
-        key = await asyncio.wait_for(
-            ssh.get_server_host_key(address.host, address.port), CONNECT_SECONDS
-        )
-    except (OSError, TimeoutError, ssh.DisconnectError) as error:
-        raise UsageError(
-            f"{address}: cannot be reached: {error}",
-            "check the host name, the port, and that sshd is running there",
-        ) from error
-    if key is None:
-        raise UsageError(
-            f"{address}: no host key was sent", "check that an SSH server answers on that port"
-        )
-    return key
-
-
-async def _add_host_key(ssh: Any, address: Address, known: Path) -> None:
-    """Add the key of an unknown host to known_hosts. A known host is left for verification."""
-    if _known_keys(ssh, address, known):
-        return
-    key = await _server_key(ssh, address)
-    name = address.host if address.port == 22 else f"[{address.host}]:{address.port}"
-    known.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with known.open("a") as handle:
-        handle.write(f"{name} {key.export_public_key().decode().strip()}\n")
-
-
-async def _host_key_error(ssh: Any, address: Address, known: Path) -> Refused:
-    key = await _server_key(ssh, address)
-    fingerprint = f"{key.get_algorithm()} {key.get_fingerprint()}"
-    if _known_keys(ssh, address, known):
-        return Refused(
-            f"{address}: the host key has changed ({fingerprint}); either the device was "
-            "installed again, or someone is intercepting the connection",
-            f"if you know why it changed, remove its line from {known} and connect again",
-        )
-    return Refused(
-        f"{address}: unknown host key {fingerprint}",
-        "compare it with `ssh-keyscan` on the device, then give --accept-new-host-key once",
-    )
 
 
 class Device:
@@ -254,8 +164,8 @@ class Device:
 
         Paths are relative to the folder. The result is empty if the folder does not exist.
         """
-        done = await self.run("find", folder, "-type", "f", "-printf", "%s %P\\n")
-        entries = [line.partition(" ") for line in done.out.splitlines() if done.code == 0]
+        done = await self.run("find", folder, "-type", "f", "-printf", "%s %P\\0")
+        entries = [one.partition(" ") for one in done.out.split("\0") if one and not done.code]
         return {name: int(size) for size, _, name in entries}
 
     async def upload(

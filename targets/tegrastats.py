@@ -14,13 +14,13 @@ from statistics import mean
 
 __all__ = ["Sample", "parse_samples", "summarize"]
 
-RAM = re.compile(r"\bRAM (\d+)/(\d+)MB(?: \(lfb (\d+)x(\d+)(k|M)B\))?")
-SWAP = re.compile(r"\bSWAP (\d+)/(\d+)MB")
-ENGINE = r"\b{}_FREQ (\d+)%(?:@\[?(\d+(?:,\d+)*))?(?![\d%])"
+RAM = re.compile(r"\bRAM (\d{1,18})/(\d{1,18})MB(?: \(lfb (\d{1,18})x(\d{1,18})(k|M)B\))?")
+SWAP = re.compile(r"\bSWAP (\d{1,18})/(\d{1,18})MB")
+ENGINE = r"\b{}_FREQ (\d{{1,18}})%(?:@\[?(\d{{1,18}}(?:,\d{{1,18}})*))?(?![\d%])"
 GPU = re.compile(ENGINE.format("GR3D"))
 EMC = re.compile(ENGINE.format("EMC"))
 TEMPERATURE = re.compile(r"\b([A-Za-z]\w*)@(-?\d+(?:\.\d+)?)C\b")
-RAIL = re.compile(r"\b(V[A-Z]+_\w+|POM_\w+) (\d+)(?:mW)?/\d+(?:mW)?(?= |$)")
+RAIL = re.compile(r"\b(V[A-Z]+_\w+|POM_\w+) (\d{1,18})(?:mW)?/\d+(?:mW)?(?= |$)")
 INPUT_RAILS = ("VDD_IN", "POM_5V_IN")
 """Power of the whole module, if the board measures it. AGX Orin does not: its rails are added."""
 OFFLINE = -200.0

@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, cast
 
 from ..errors import UsageError
@@ -33,13 +34,16 @@ __all__ = [
 ]
 
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf|nan)"  # a float as C++ streams print it
+COUNT = r"\d{1,18}"
 PREFIX = re.compile(r"^(?:\[[^\]]*\] )?\[([VIWEF])\] ")
-BANNER = re.compile(r"&&&& (RUNNING|PASSED|FAILED|WAIVED) TensorRT\.\S+(?: \[TensorRT v(\d+)\])?")
+BANNER = re.compile(
+    rf"&&&& (RUNNING|PASSED|FAILED|WAIVED) TensorRT\.\S+(?: \[TensorRT v({COUNT})\])?"
+)
 QUANTITY = re.compile(rf"({NUMBER}) (qps|s|ms)(?![a-z])")
 STATISTIC = re.compile(rf"(min|max|mean|median|percentile\(({NUMBER})%\)) = ({NUMBER}) ms(?![a-z])")
-COUNTS = re.compile(rf"(Warmup completed|Timing trace has) (\d+) queries over {NUMBER} m?s")
+COUNTS = re.compile(rf"(Warmup completed|Timing trace has) ({COUNT}) queries over {NUMBER} m?s")
 BUILT = re.compile(rf"Engine (?:built|generation completed) in ({NUMBER}) sec")
-TABLE = re.compile(r"=== Profile \((\d+) iterations ?\) ===")
+TABLE = re.compile(rf"=== Profile \(({COUNT}) iterations ?\) ===")
 DURATIONS = {
     "Latency": "latency",
     "End-to-End Host Latency": "end_to_end",
@@ -250,6 +254,8 @@ def _order(pattern: re.Pattern[str]) -> list[str]:
 # fails, the files are parsed line by line.
 PAIR = re.compile(rf'"(\w+)"\s*:\s*({NUMBER})(?=\s*[,}}])')
 NAMED = re.compile(r'"name"\s*:\s*"(.*)"\s*,\s*"timeMs"')
+LARGEST = 2**63
+"""A whole number beyond this is damage."""
 TIME_FIELDS = ("h2dMs", "computeMs", "d2hMs", "latencyMs", "startComputeMs")
 
 
@@ -278,7 +284,7 @@ def parse_profile(text: str) -> Profile:
     layers: list[Layer] = []
     for name, values in _objects(text, "--exportProfile"):
         if name is None and "count" in values:
-            iterations = int(values["count"])
+            iterations = int(values["count"]) if isfinite(values["count"]) else None
         elif name is None or not values.keys() >= {"timeMs", "averageMs", "percentage"}:
             raise UsageError(
                 "not an --exportProfile file of trtexec: its objects are not layers",
@@ -310,7 +316,7 @@ def _objects(text: str, option: str) -> Iterator[tuple[str | None, dict[str, flo
         )
     try:
         entries = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # cut off, or numbers and brackets without end
         yield from _by_line(text)
         return
     for entry in entries:
@@ -321,7 +327,9 @@ def _objects(text: str, option: str) -> Iterator[tuple[str | None, dict[str, flo
             )
         known = cast(dict[str, Any], entry)
         numbers = {
-            key: float(value) for key, value in known.items() if isinstance(value, int | float)
+            key: float(value)
+            for key, value in known.items()
+            if isinstance(value, float) or (type(value) is int and abs(value) < LARGEST)
         }
         yield (str(known["name"]) if "name" in known else None), numbers
 

@@ -131,7 +131,10 @@ def asyncssh_server(folder: Path, path: str) -> Iterator[Server]:
 
 @contextmanager
 def real_sshd(folder: Path, path: str) -> Iterator[Server]:
-    """OpenSSH's sshd on a free port with its own keys, for the user who runs the tests."""
+    """OpenSSH's sshd on a free port with its own keys, for the user who runs the tests.
+
+    The home directory in the environment is the folder, so that no shell reads the user's .bashrc.
+    """
     keys(folder)
     program = shutil.which("sshd") or "/usr/sbin/sshd"
     if os.getuid() == 0:
@@ -145,7 +148,7 @@ def real_sshd(folder: Path, path: str) -> Iterator[Server]:
         f"AuthorizedKeysFile {folder}/user.pub\nPidFile {folder}/pid\n"
         "PasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\n"
         "StrictModes no\nPermitRootLogin prohibit-password\n"
-        f'SetEnv PATH="{path}"\n'
+        f'SetEnv PATH="{path}" HOME="{folder}"\n'
     )
     daemon = subprocess.Popen(
         [program, "-D", "-e", "-f", str(config)], stderr=(folder / "log").open("w")
@@ -169,11 +172,12 @@ def _wait(port: int, daemon: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @contextmanager
-def wire(port: int, budgets: list[int]) -> Iterator[int]:
+def wire(port: int, budgets: list[int], sent: list[int] | None = None) -> Iterator[int]:
     """A TCP relay to `port` that breaks connections.
 
     Each connection takes the next budget, and breaks after that many bytes towards the server.
-    Connections after the last budget stay whole.
+    Connections after the last budget stay whole. `sent` gets the number of bytes that have been
+    sent to the server after each block.
     """
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -185,6 +189,8 @@ def wire(port: int, budgets: list[int]) -> Iterator[int]:
         ) -> None:
             while (block := await source.read(8192)) and not sink.transport.is_closing():
                 sink.write(block)
+                if sent is not None and sink is there_writer:
+                    sent.append(len(block) + (sent[-1] if sent else 0))
                 await sink.drain()
                 if left is not None:
                     left -= len(block)

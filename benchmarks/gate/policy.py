@@ -122,14 +122,8 @@ def load_policy(path: Path | None) -> Policy:
 
 def _read(path: Path) -> Any:
     """The value in a YAML file."""
-    try:
-        text = read_text(path, "give the path of a policy file", YAML_BYTES)
-    except UsageError as error:
-        raise UsageError(f"{error}: cannot be read", error.hint) from error
-    try:
-        return parse_yaml(text, str(path), EXAMPLE)[1]
-    except UsageError as error:
-        raise UsageError(f"{error}; not a mapping of metrics to limits", error.hint) from error
+    text = read_text(path, "give the path of a policy file", YAML_BYTES)
+    return parse_yaml(text, f"{path}: not a mapping of metrics to limits", EXAMPLE)[1]
 
 
 def check_limits(policy: Policy, where: str) -> None:
@@ -150,6 +144,8 @@ def check_limits(policy: Policy, where: str) -> None:
 
 def _with_limits(data: Any) -> dict[str, Any]:
     """The mapping with all metrics under `limits`."""
+    if not isinstance(data, dict):
+        raise TypeError("it is another value")
     mapping = dict(data)
     if "limits" in mapping:
         return mapping

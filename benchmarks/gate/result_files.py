@@ -8,9 +8,19 @@ from datetime import UTC, datetime
 from typing import Any
 from xml.etree import ElementTree as Xml
 
-__all__ = ["explain", "interval_rule", "interval_text", "junit_xml", "markdown_text"]
+from ..plain_text import PROSE, escape_markdown, plain
+
+__all__ = [
+    "NOT_COMPARED",
+    "explain",
+    "interval_rule",
+    "interval_text",
+    "junit_xml",
+    "markdown_text",
+]
 
 MARKS = {"pass": "✅ pass", "fail": "❌ **fail**", "inconclusive": "⚠️ inconclusive"}
+NOT_COMPARED = "the baseline has it and the candidate does not; no limit asks for it"
 COLUMNS = (
     "verdict",
     "metric",
@@ -114,7 +124,7 @@ def _case(check: Mapping[str, Any], *, strict: bool) -> Xml.Element:
 
 
 def _clean(value: object) -> str:
-    return NOT_XML.sub("?", str(value))
+    return plain(NOT_XML.sub("?", str(value)), PROSE)
 
 
 def markdown_text(gate: Mapping[str, Any]) -> str:
@@ -122,14 +132,15 @@ def markdown_text(gate: Mapping[str, Any]) -> str:
     heading = [
         f"### edgewright gate: {MARKS[gate['verdict']]}",
         "",
-        f"{_escape(gate['candidate'])} against {_escape(gate['baseline'])}",
+        f"{escape_markdown(gate['candidate'])} against {escape_markdown(gate['baseline'])}",
         "",
         f"| {' | '.join(COLUMNS)} |",
         "|" + " --- |" * len(COLUMNS),
     ]
     rows = [f"| {' | '.join(_row(check))} |" for check in gate["checks"]]
     notes = dict.fromkeys(f"{c['metric']}: {c['note']}" for c in gate["checks"] if c["note"])
-    listed = [f"- {_escape(note)}" for note in notes]
+    lost = [f"{name}: {NOT_COMPARED}" for name in gate.get("missing", [])]
+    listed = [f"- {escape_markdown(note)}" for note in [*notes, *lost]]
     return "\n".join([*heading, *rows, "", *listed, *([""] if listed else []), _rule(gate), ""])
 
 
@@ -143,7 +154,7 @@ def _row(check: Mapping[str, Any]) -> list[str]:
         check["limit"],
         _samples(check),
     )
-    return [MARKS[check["verdict"]], *map(_escape, texts)]
+    return [MARKS[check["verdict"]], *map(escape_markdown, texts)]
 
 
 def _rule(gate: Mapping[str, Any]) -> str:
@@ -169,9 +180,3 @@ def _samples(check: Mapping[str, Any]) -> str:
         return "-"
     needed = check["samples_needed"]
     return f"{check['samples']:,}" + (f", needs about {needed:,}" if needed else "")
-
-
-def _escape(value: object) -> str:
-    text = " ".join(str(value).split())
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join("\\" + c if c in "\\|`*_[]#~@" else c for c in text)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ...checkpoints.files import read_architecture
 from ...checkpoints.loading import load_tokenizer
-from ...console import console
 from ...data.packing import Encoded
 from ...data.rows import RowReport
+from ...data.shortfall import shortfall
 from ...data.sources import Source, rows_hash, scoring_rows
 from ...errors import UsageError
 from ..bootstrap import share_error
@@ -39,7 +39,7 @@ def kv_study(
     Returns:
         `caches`, the unrounded one first: name, bits, scales, `bytes` by context, `ratio` to fp16
         at the longest context, and metrics; KL and top-1 agreement are against the first. And
-        `context`, the conditions that must be equal for two studies to be comparable.
+        `context`, the conditions that must be equal for two studies to be comparable; and `notes`.
 
     Raises:
         UsageError: the model is an ONNX artifact, a source is empty, there is nothing to measure,
@@ -49,7 +49,7 @@ def kv_study(
     architecture = read_architecture(path)
     tokenizer = load_tokenizer(path)
     plain = TorchBackend(path, device)
-    texts = _texts(tokenizer, options)
+    texts, notes = _texts(tokenizer, options)
     largest = calibrated_scales(plain.model, [row[0] for row in calibration])
     found: list[dict[str, Any]] = []
     for scheme in _schemes(options):
@@ -74,7 +74,7 @@ def kv_study(
         "dtype": plain.dtype,
         **_conditions(options, texts, len(calibration)),
     }
-    return {"name": path.name, "caches": found, "context": context}
+    return {"name": path.name, "caches": found, "context": context, "notes": notes}
 
 
 def _check(path: Path, options: KvOptions) -> None:
@@ -96,23 +96,25 @@ def _conditions(
     """What must be equal for two studies to be comparable, besides device and dtype."""
     return {
         "seq_len": options.seq_len,
-        "windows": options.windows,
+        **{f"windows/{label}": len(rows) for label, rows in texts.items()},
         "problems": options.limit,
         "calibration_rows": calibration_rows,
         **{f"data_hash/{label}": rows_hash(rows) for label, rows in texts.items()},
     }
 
 
-def _texts(tokenizer: Any, options: KvOptions) -> dict[str, list[Encoded]]:
-    """Label -> rows to score, for each source."""
+def _texts(tokenizer: Any, options: KvOptions) -> tuple[dict[str, list[Encoded]], list[str]]:
+    """Label -> rows to score, for each source; and notes on rows that are missing."""
     texts: dict[str, list[Encoded]] = {}
+    notes: list[str] = []
     for source in parse_inputs(options.perplexity, Source.parse):
         report = RowReport(options.bad_rows)
         rows = scoring_rows(tokenizer, source, options.seq_len, options.windows, report)
-        for note in report.notes(str(source)):
-            console.print(note, highlight=False, markup=False)
+        notes += report.notes(str(source))
+        what = f"rows of {source.label} to score"
+        notes += shortfall(len(rows), options.windows, what, f"{source} holds no more")
         texts[source.label] = rows
-    return texts
+    return texts, notes
 
 
 def _schemes(options: KvOptions) -> list[KvScheme]:

@@ -28,6 +28,8 @@ __all__ = [
     "main",
     "onnx_step",
     "open_step",
+    "peak_rss",
+    "reset_peak_rss",
     "synthetic_prompt",
     "time_round",
     "torch_step",

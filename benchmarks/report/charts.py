@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-from markupsafe import Markup
 
 from ..metric import Metric
 from ..metrics import CHARTS, METRICS, TRADE_OFFS
@@ -34,6 +32,10 @@ class MeasuredStep:
     """The metrics that cannot be compared with the baseline's."""
     details: Mapping[str, Any]
     """Of the step's ledger entry."""
+    context: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What it was measured with."""
+    source: str = ""
+    """Name of the step that it started from; empty: there is none."""
 
     def has(self, name: str) -> bool:
         """Whether the step has this metric, comparable with the baseline's."""
@@ -46,7 +48,7 @@ class Plot:
 
     title: str
     caption: str
-    svg: Markup
+    svg: str
 
 
 def charts_of(steps: Sequence[MeasuredStep], accuracies: Sequence[str]) -> list[Plot]:
@@ -82,7 +84,7 @@ def _accuracies(steps: Sequence[MeasuredStep], names: Sequence[str]) -> Plot | N
     }
     title = "Accuracy" + (f" on {next(iter(series))}" if len(series) == 1 else "")
     caption = "Value and one standard error after each step." + _left_out(steps, names)
-    return Plot(title, caption, Markup(dots([step.name for step in chosen], series, title)))
+    return Plot(title, caption, dots([step.name for step in chosen], series, title))
 
 
 def _waterfall(steps: Sequence[MeasuredStep], name: str) -> Plot | None:
@@ -93,24 +95,27 @@ def _waterfall(steps: Sequence[MeasuredStep], name: str) -> Plot | None:
     metric = BY_PATTERN[name]
     title = CHARTS[name]
     values = [step.metrics[name] / metric.divisor for step in chosen]
-    texts = [
-        f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f} {metric.unit}"
-        for value in values
-    ]
-    if values[0]:
-        texts[1:] = [
-            f"{text}  {value / values[0]:.2f}×"
-            for text, value in zip(texts[1:], values[1:], strict=True)
-        ]
+    before: list[float] = []
+    texts: list[str] = []
+    for step, value in zip(chosen, values, strict=True):
+        text = f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f} {metric.unit}"
+        like = [other for other in chosen if metric.has_factor(step.context, other.context)]
+        first = like[0].metrics[name] / metric.divisor
+        texts.append(text if step is like[0] or not first else f"{text}  {value / first:.2f}×")
+        parent = next((other for other in like if other.name == step.source), step)
+        before.append(parent.metrics[name] / metric.divisor)
     less_is_better = metric.better == "lower"
     better, worse = ("smaller", "larger") if less_is_better else ("faster", "slower")
     caption = (
-        f"Each bar against the one above: green is {better}, red is {worse}."
-        " Factors are relative to the first." + _left_out(steps, [name])
+        f"Each bar against the step that it started from: green is {better}, red is {worse}."
+        " Factors are relative to the first."
     )
+    if metric.conditions.factor:
+        caption += " Both compare steps in the same runtime only."
+    caption += _left_out(steps, [name])
     names = [step.name for step in chosen]
-    svg = bars(names, values, texts, title, less_is_better=less_is_better)
-    return Plot(title, caption, Markup(svg))
+    svg = bars(names, values, before, texts, title, less_is_better=less_is_better)
+    return Plot(title, caption, svg)
 
 
 def _trade_off(steps: Sequence[MeasuredStep], accuracy: str, against: str) -> Plot | None:
@@ -147,7 +152,7 @@ def _trade_off(steps: Sequence[MeasuredStep], accuracy: str, against: str) -> Pl
     what = CHARTS[against].lower()
     title = f"Accuracy on {accuracy.partition('/')[2]} against {what}"
     svg = scatter(points, title, f"{what}, {cost.unit}", "accuracy")
-    return Plot(title, caption, Markup(svg))
+    return Plot(title, caption, svg)
 
 
 def _importance(step: MeasuredStep) -> Plot | None:
@@ -167,7 +172,7 @@ def _importance(step: MeasuredStep) -> Plot | None:
         if removed
         else "No head was pruned."
     )
-    return Plot(title, caption, Markup(heat_map(layers, pruned, title)))
+    return Plot(title, caption, heat_map(layers, pruned, title))
 
 
 def _module_errors(step: MeasuredStep) -> Plot | None:
@@ -189,7 +194,7 @@ def _module_errors(step: MeasuredStep) -> Plot | None:
         f" from {min(values):.2g} (faint) to {max(values):.2g} (full)."
     )
     rows = [[errors.get((layer, kind), math.nan) for kind in kinds] for layer in layers]
-    return Plot(title, caption, Markup(heat_map(rows, [], title, kinds)))
+    return Plot(title, caption, heat_map(rows, [], title, kinds))
 
 
 def _losses(step: MeasuredStep) -> Iterator[Plot]:
@@ -204,7 +209,7 @@ def _losses(step: MeasuredStep) -> Iterator[Plot]:
                 f"From {finite[0]:.3g} to {end:.3g} (mean of the last ten)"
                 f" in {len(finite):,} steps."
             )
-            yield Plot(title, caption, Markup(curve(finite, title)))
+            yield Plot(title, caption, curve(finite, title))
 
 
 def _real(value: Any) -> float:

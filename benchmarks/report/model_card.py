@@ -10,7 +10,10 @@ import yaml
 
 from ...checkpoints.atomic_files import write_text
 from ...checkpoints.files import CARD
+from ...documents import YAML_BYTES, parse_yaml
+from ...errors import UsageError
 from ...steps.step import Step
+from ..plain_text import plain
 from .ledger_view import Record
 from .pages import markdown_page
 from .report_table import ReportCell, ReportColumn, ReportTable
@@ -79,7 +82,8 @@ def _metadata(
 ) -> dict[str, Any]:
     """The YAML block at the top of the card."""
     exported = (folder / "model.onnx").is_file()
-    given = {key: value for key, value in _front_matter(source / CARD).items() if key in INHERITED}
+    inherited = _front_matter(source / CARD)
+    given = {key: inherited[key] for key in INHERITED if _is_short(inherited.get(key))}
     metadata: dict[str, Any] = {
         **given,
         "library_name": "onnx" if exported else "transformers",
@@ -113,10 +117,16 @@ def _front_matter(card: Path) -> dict[str, Any]:
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     found = FRONT_MATTER.match(text)
     try:
-        data = yaml.safe_load(found[1]) if found else None
-    except yaml.YAMLError:
+        _, data = parse_yaml(found[1][:YAML_BYTES], str(card), "") if found else (None, None)
+    except UsageError:
         return {}  # another tool's card, which nothing here depends on
     return data if isinstance(data, dict) else {}
+
+
+def _is_short(value: Any) -> bool:
+    """Whether a value of another card is one short text, or a list of them, as the hub expects."""
+    texts = value if isinstance(value, list) else [value]
+    return all(isinstance(text, str) and plain(text) == text for text in texts)
 
 
 def _rows(entry: Record, baseline: Record | None) -> ReportTable | None:

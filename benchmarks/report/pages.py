@@ -1,44 +1,93 @@
-"""Fills in the templates: self-contained HTML, and Markdown in which all values are escaped."""
+"""Fills in the templates: self-contained HTML, and Markdown.
+
+Every value is plain text of a bounded length, and is escaped. So nothing that a recipe, a model or
+a device calls itself can become markup, or cause a request.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
+from markupsafe import Markup, escape
+
+from ..plain_text import LINE, PROSE, escape_markdown, plain
 
 __all__ = ["html_page", "markdown_page"]
 
 TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
+HEADING = 120
+"""Most characters of the head of a column."""
+CODE = 200_000
+"""Most characters of a recipe or a command."""
+
+
+class Bounded(str):
+    """A text with a limit of its own."""
+
+    __slots__ = ("limit",)
+    limit: int
+
+
+def _bounded(limit: int) -> Any:
+    def mark(value: object) -> Bounded:
+        text = Bounded(value)
+        text.limit = limit
+        return text
+
+    return mark
+
+
+def _environment(**settings: Any) -> Environment:
+    pages = Environment(  # nosec B701 - `_html` or `_markdown` is called with every value
+        loader=TEMPLATES, trim_blocks=True, lstrip_blocks=True, **settings
+    )
+    for name, limit in (("heading", HEADING), ("prose", PROSE), ("code", CODE)):
+        pages.filters[name] = _bounded(limit)
+    return pages
+
+
+def _limit(value: Any) -> int:
+    return value.limit if isinstance(value, Bounded) else LINE
 
 
 def html_page(template: str, **values: Any) -> str:
     """An HTML page; every value is escaped."""
-    pages = Environment(loader=TEMPLATES, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return pages.get_template(template).render(values)
+    return _html_pages().get_template(template).render(values)
+
+
+@cache
+def _html_pages() -> Environment:
+    pages = _environment(autoescape=True, finalize=_html)
+    pages.filters["breakable"] = _breakable
+    return pages
+
+
+def _html(value: Any) -> Any:
+    return value if isinstance(value, Markup) else plain(value, _limit(value))
+
+
+def _breakable(name: str) -> Markup:
+    """A dotted name that a browser may break before each dot."""
+    return Markup("<wbr>.").join(escape(part) for part in plain(name).split("."))
 
 
 def markdown_page(template: str, **values: Any) -> str:
     """A Markdown page; all values are escaped, except those of the filter `fenced`."""
-    pages = Environment(
-        loader=TEMPLATES,
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_escape_markdown,
-    )
+    return _markdown_pages().get_template(template).render(values)
+
+
+@cache
+def _markdown_pages() -> Environment:
+    pages = _environment(autoescape=False, finalize=_markdown)
     pages.filters["fenced"] = _fenced
-    return pages.get_template(template).render(values)
+    return pages
 
 
-def _escape_markdown(value: Any) -> Any:
-    """The value as plain text: no markup, no HTML, and no further table cell."""
-    if isinstance(value, Markup):
-        return value
-    text = " ".join(str(value).split())
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join("\\" + c if c in "\\|`*_[]#~" else c for c in text)
+def _markdown(value: Any) -> Any:
+    return value if isinstance(value, Markup) else escape_markdown(value, _limit(value))
 
 
 def _fenced(text: str, language: str = "") -> Markup:
@@ -46,4 +95,5 @@ def _fenced(text: str, language: str = "") -> Markup:
     fence = "```"
     while fence in text:
         fence += "`"
-    return Markup(f"{fence}{language}\n{text.rstrip()}\n{fence}")
+    # The text cannot close a block with this fence, so nothing in it is markup.
+    return Markup(f"{fence}{language}\n{plain(text, CODE).rstrip()}\n{fence}")  # nosec B704

@@ -48,6 +48,7 @@ def _margin(labels: Sequence[str]) -> float:
 def bars(
     labels: Sequence[str],
     values: Sequence[float],
+    before: Sequence[float],
     texts: Sequence[str],
     title: str,
     *,
@@ -56,29 +57,25 @@ def bars(
     """A waterfall: one bar per step, with what the step took away (hollow) or added (full).
 
     The difference is green where it is an improvement.
+
+    Args:
+        labels: names of the steps.
+        values: of the steps.
+        before: the values that the steps started from; a step's own value shows no difference.
+        texts: what is written behind the bars.
+        title: of the plot.
+        less_is_better: whether a smaller value is an improvement.
     """
     with plot_style():
         figure, axes = new_axes(28 * len(labels) + 10, _margin(labels), bottom=2)
         top = max([*values, 1e-12])
         widest = GLYPH * max(len(text) for text in texts) / (WIDTH - _margin(labels))
         axes.set_xlim(0, top / max(0.95 - widest, 0.3))
-        for row, value in enumerate(values):
-            before = values[row - 1] if row else value
-            low, high = sorted((value, before))
+        for row, (value, old) in enumerate(zip(values, before, strict=True)):
+            low, high = sorted((value, old))
             axes.barh(row, low, height=0.6, color=ACCENT)
             if high > low:
-                better = (value < before) == less_is_better
-                colour = GOOD if better else BAD
-                face = to_rgba(colour, 1.0 if value > before else 0.16)
-                axes.barh(
-                    row,
-                    high - low,
-                    left=low,
-                    height=0.6,
-                    facecolor=face,
-                    edgecolor=colour,
-                    linewidth=0.8,
-                )
+                _difference(axes, row, old, value, less_is_better=less_is_better)
             axes.text(
                 high + axes.get_xlim()[1] * 0.015,
                 row,
@@ -89,6 +86,20 @@ def bars(
         axes.spines["bottom"].set_visible(False)
         axes.set_xticks([])
         return inline_svg(figure, title)
+
+
+def _difference(axes: Axes, row: int, old: float, value: float, *, less_is_better: bool) -> None:
+    """What a step took away (hollow) or added (full), green where that is an improvement."""
+    colour = GOOD if (value < old) == less_is_better else BAD
+    axes.barh(
+        row,
+        abs(value - old),
+        left=min(value, old),
+        height=0.6,
+        facecolor=to_rgba(colour, 1.0 if value > old else 0.16),
+        edgecolor=colour,
+        linewidth=0.8,
+    )
 
 
 def dots(
@@ -146,30 +157,30 @@ def heat_map(
     title: str,
     names: Sequence[str] = (),
 ) -> str:
-    """Layers downwards, heads across; the fuller the colour, the larger the value.
+    """Layers across, heads downwards; the fuller the colour, the larger the value.
 
     Args:
         values: one row per layer; NaN leaves a cell empty.
-        crossed: for each layer, the columns that get a cross, e.g. the pruned heads.
+        crossed: for each layer, the heads that get a cross, e.g. the pruned ones.
         title: of the plot.
-        names: labels of the columns, if they are not heads.
+        names: of what a layer has one value each for, if these are not heads.
     """
     with plot_style():
-        columns = max(len(layer) for layer in values)
-        cell = min((WIDTH - 48) / columns, 30.0)
-        bottom = 40 + (GLYPH * max(map(len, names)) if names else 0)
+        rows = max(len(layer) for layer in values)
+        left = _margin(names) + 14 if names else 40
+        cell = min((WIDTH - left - 4) / len(values), 30.0)
         figure, axes = new_axes(
-            cell * len(values) + 4 + bottom,
-            40,
-            right=WIDTH - 40 - cell * columns,
+            cell * rows + 44,
+            left,
+            right=WIDTH - left - cell * len(values),
             top=4,
-            bottom=bottom,
+            bottom=40,
         )
         axes.add_collection(_squares(values), autolim=False)
         marks = [
             (column + 0.5, row + 0.5)
-            for row, layer in enumerate(crossed[: len(values)])
-            for column in layer
+            for column, layer in enumerate(crossed[: len(values)])
+            for row in layer
         ]
         axes.plot(
             [x for x, _ in marks],
@@ -179,14 +190,14 @@ def heat_map(
             markersize=cell * 0.42,
             markeredgewidth=max(cell * 0.06, 0.8),
         )
-        axes.set_xlim(0, columns)
-        axes.set_ylim(len(values), 0)
-        _number_cells(axes, columns, len(values), cell)
+        axes.set_xlim(0, len(values))
+        axes.set_ylim(rows, 0)
+        _number_cells(axes, len(values), rows, cell)
         if names:
-            ticks = [at + 0.5 for at in range(columns)]
-            axes.set_xticks(ticks, labels=[shorten(name) for name in names], rotation=90)
-        axes.set_xlabel("" if names else "head")
-        axes.set_ylabel("layer")
+            ticks = [at + 0.5 for at in range(rows)]
+            axes.set_yticks(ticks, labels=[shorten(name) for name in names])
+        axes.set_xlabel("layer")
+        axes.set_ylabel("" if names else "head")
         for spine in axes.spines.values():
             spine.set_visible(False)
         return inline_svg(figure, title)
@@ -199,8 +210,8 @@ def _squares(values: Sequence[Sequence[float]]) -> PolyCollection:
     spread = (max(known, default=1.0) - low) or 1.0
     squares = []
     colours = []
-    for row, layer in enumerate(values):
-        for column, value in enumerate(layer):
+    for column, layer in enumerate(values):
+        for row, value in enumerate(layer):
             if math.isfinite(value):
                 left = column + 0.05
                 right = column + 0.95

@@ -21,6 +21,7 @@ from ..ledger_files import read_ledger
 from ..metrics import ACCURACY, HEADLINES, find, format_value
 from ..missing_tasks import missing_tasks
 from ..number_format import DASH, significant
+from ..unconfined import unconfined_tasks
 from .detail_tables import (
     conditions_of,
     experts_table,
@@ -79,6 +80,7 @@ def plots_of(steps: Sequence[Record], baseline: Record) -> list[Plot]:
     from .charts import MeasuredStep, charts_of  # late: matplotlib is slow, Markdown needs none
 
     measured = []
+    source = ""
     for step in steps:
         values = {name: metric_of(step, name) for name in part(step, "metrics")}
         finite = {
@@ -87,7 +89,13 @@ def plots_of(steps: Sequence[Record], baseline: Record) -> list[Plot]:
             if value is not None and math.isfinite(value)
         }
         unlike = frozenset(name for name in finite if not are_comparable(step, baseline, name))
-        measured.append(MeasuredStep(name_of(step), finite, unlike, part(step, "details")))
+        parent = str(part(step, "config").get("from") or source)
+        measured.append(
+            MeasuredStep(
+                name_of(step), finite, unlike, part(step, "details"), part(step, "context"), parent
+            )
+        )
+        source = name_of(step)
     return charts_of(measured, metrics_named(steps, ACCURACY))
 
 
@@ -116,12 +124,8 @@ def _sections(ledger: Record) -> dict[str, Any]:
         "target": plan.get("target") or recipe.get("target"),
         "plan": plan_table(plan),
         "notes": [
-            *[("measurement", [note]) for note in missing_tasks(_all_metrics(steps))],
-            *(
-                (name_of(step), list(map(str, step["notes"])))
-                for step in steps
-                if step.get("notes")
-            ),
+            *[("measurement", [note]) for note in _measurement_notes(steps)],
+            *((name_of(step), notes) for step in steps if (notes := _notes(step))),
         ],
         "contexts": conditions_of(steps) if steps else None,
         "environment": list(flatten(part(ledger, "environment"))),
@@ -129,9 +133,15 @@ def _sections(ledger: Record) -> dict[str, Any]:
     }
 
 
-def _all_metrics(steps: Sequence[Record]) -> list[str]:
-    """The names of the metrics of all steps."""
-    return [name for step in steps for name in part(step, "metrics")]
+def _measurement_notes(steps: Sequence[Record]) -> list[str]:
+    """What to say about the measurements of all steps."""
+    metrics = [name for step in steps for name in part(step, "metrics")]
+    return [*missing_tasks(metrics), *unconfined_tasks(part(step, "context") for step in steps)]
+
+
+def _notes(step: Record) -> list[str]:
+    """What a step, and the measurement of its result, have to say."""
+    return [str(note) for key in ("notes", "measurement_notes") for note in step.get(key) or ()]
 
 
 def _yaml(recipe: Any) -> str:
@@ -193,10 +203,11 @@ def _check(check: Record) -> dict[str, Any]:
     name = str(check.get("metric", DASH))
     sides = [number(check.get(key)) for key in ("baseline", "candidate")]
     evidence = []
-    if check.get("interval"):
-        evidence.append(f"{interval_text(check)} on {check.get('samples'):,} samples")
-    if check.get("samples_needed"):
-        evidence.append(f"about {check['samples_needed']:,} samples would decide")
+    samples, needed = (number(check.get(key)) for key in ("samples", "samples_needed"))
+    if check.get("interval") and samples is not None:
+        evidence.append(f"{interval_text(check)} on {samples:,} samples")
+    if needed:
+        evidence.append(f"about {needed:,} samples would decide")
     if check.get("note"):
         evidence.append(str(check["note"]))
     older = "pass" if check.get("passed") else "fail"  # older ledgers have `passed` only
@@ -205,7 +216,7 @@ def _check(check: Record) -> dict[str, Any]:
         "pair": [format_value(name, side, unit=True) for side in sides],
         "limit": check.get("limit", DASH),
         "observed": significant(number(check.get("observed"))),
-        "verdict": check.get("verdict") or older,
+        "verdict": str(check.get("verdict") or older),
         "evidence": "; ".join(evidence),
     }
 
@@ -225,13 +236,19 @@ def _headline(baseline: Record, candidate: Record) -> list[dict[str, str]]:
         if not are_comparable(baseline, candidate, name):
             continue
         is_share = metric.style == "share"
-        ratio = f"{significant(after / before)}×" if before and not is_share else ""
+        contexts = [part(step, "context") for step in (baseline, candidate)]
+        if not metric.has_factor(*contexts):
+            change = f"in {contexts[0].get('backend')}"
+        elif before and not is_share:
+            change = f"{significant(after / before)}×"
+        else:
+            change = f"{after - before:+.3f}"
         cards.append(
             {
                 "label": name.replace("/", " ", 1) if metric.parts(name) else metric.label,
                 "before": metric.format(before, unit=True),
                 "after": metric.format(after, unit=True),
-                "ratio": ratio or f"{after - before:+.3f}",
+                "change": change,
             }
         )
     return cards

@@ -55,10 +55,18 @@ def steps_table(steps: Sequence[Record], roles: Mapping[str, str]) -> ReportTabl
             ReportCell(str(step.get("kind", DASH))),
             *(_metric_cell(step, name, len(counts[name]) > 1) for _, name in shown),
             ReportCell(significant(number(step.get("seconds")))),
+            ReportCell(significant(_gigabytes(step))),
         ]
         for step in steps
     ]
-    return ReportTable([*columns, ReportColumn("seconds")], rows)
+    made = [ReportColumn("seconds"), ReportColumn("memory of the step", "GB")]
+    return ReportTable([*columns, *made], rows)
+
+
+def _gigabytes(step: Record) -> float | None:
+    """The peak memory of making the step's result; None for a baseline or an old ledger."""
+    peak = number(step.get("peak_rss_bytes"))
+    return None if peak is None else peak / 1e9
 
 
 def _counts(steps: Sequence[Record], name: str) -> list[float]:

@@ -19,7 +19,15 @@ from ...errors import EdgewrightError
 from .backends import Backend
 from .generation import by_length, end_tokens_of, generate_texts
 
-__all__ = ["Answer", "TextScores", "continuations", "exact_match", "score_text"]
+__all__ = [
+    "LOGITS_A_BATCH",
+    "TOKENS_A_BATCH",
+    "Answer",
+    "TextScores",
+    "continuations",
+    "exact_match",
+    "score_text",
+]
 
 TOKENS_A_BATCH = 4096
 LOGITS_A_BATCH = 2**25

@@ -1,14 +1,17 @@
-"""The code of an answer that its tests need: functions, and what these use.
+"""What tests and the code of an answer need of each other.
 
-Models add their own checks and examples behind a function. Those may be wrong where the function is
-right, so they are not run. Published scores are measured likewise (Liu et al. 2023, EvalPlus).
+Of an answer, tests need functions, and what these use. Models add their own checks and examples
+behind a function. Those may be wrong where the function is right, so they are not run. Published
+scores are measured likewise (Liu et al. 2023, EvalPlus).
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
+import sys
 
-__all__ = ["needed_code"]
+__all__ = ["asked_names", "needed_code", "own_imports", "split_tests"]
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -40,6 +43,48 @@ def needed_code(code: str, tests: str) -> str:
         if isinstance(node, ast.Import | ast.ImportFrom) or not needed.isdisjoint(_names_of(node))
     ]
     return ast.unparse(ast.Module(kept, []))
+
+
+def split_tests(program: str) -> tuple[str, str]:
+    """Split a program into its code and its tests.
+
+    Tests are the assertions at its end, or a last call of a function `check` and what follows the
+    definition of that function. There may be none.
+    """
+    try:
+        body = ast.parse(program).body
+        start = len(body)
+        while start and isinstance(body[start - 1], ast.Assert):
+            start -= 1
+        match body[-1:]:
+            case [ast.Expr(ast.Call(ast.Name("check")))]:
+                checks = [at for at, node in enumerate(body) if "check" in _names_of(node)]
+                start = checks[-1] if checks else start
+        parts = body[:start], body[start:]
+        return ast.unparse(ast.Module(parts[0], [])), ast.unparse(ast.Module(parts[1], []))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return program, ""
+
+
+def asked_names(tests: str, preamble: str) -> list[str]:
+    """The names that tests use and that neither they, the preamble nor Python define.
+
+    Tests that use only built-in names mean the code's own functions of these names, such as `sum`.
+    """
+    body = [*_parsed(preamble), *_parsed(tests)]
+    bound = {word for node in body for word in _names_of(node)}
+    used = dict.fromkeys(word for node in _parsed(tests) for word in _used(node))
+    free = [word for word in used if word not in bound]
+    return [word for word in free if not hasattr(builtins, word)] or free
+
+
+def own_imports(tests: str, preamble: str) -> list[str]:
+    """Modules of the standard library that tests use without importing them, as `math.pi`."""
+    asked = asked_names(tests, preamble)
+    parts = [part for node in _parsed(tests) for part in ast.walk(node)]
+    bases = [part.value for part in parts if isinstance(part, ast.Attribute)]
+    words = dict.fromkeys(base.id for base in bases if isinstance(base, ast.Name))
+    return [word for word in words if word in asked and word in sys.stdlib_module_names]
 
 
 def _parsed(code: str) -> list[ast.stmt]:

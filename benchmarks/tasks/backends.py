@@ -113,7 +113,7 @@ class OnnxBackend:
     def __init__(self, path: Path) -> None:
         from ...export.onnx.runtime import OnnxDecoder  # here, because it loads ONNX Runtime
 
-        self.decoder = OnnxDecoder(path)
+        self.decoder = OnnxDecoder(path, torch.get_num_threads())
         self.dtype = str(read_provenance(path).get("precision", "unknown"))
         self.eos = end_tokens(path)
 

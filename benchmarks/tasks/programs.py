@@ -23,9 +23,9 @@ from .answer_code import needed_code
 from .backends import Backend
 from .generation import end_tokens_of, generate_texts, stops_at
 from .questions import frame, thinks
-from .sandbox import run_program
+from .sandbox import ProgramResult, run_program
 
-__all__ = ["Exercise", "program_of", "read_exercises", "solve_exercises"]
+__all__ = ["Exercise", "code_of", "judge", "read_exercises", "solve_exercises"]
 
 FORMAT = (
     '{"prompt": "def f(...", "test": "def check(candidate): ...", "entry_point": "f"} or '
@@ -86,23 +86,28 @@ def _exercise(row: Mapping[str, Any], where: str) -> Exercise:
     raise UsageError(f"{where}: not a code task", f"each line: {FORMAT}")
 
 
-def program_of(exercise: Exercise, text: str) -> str:
-    """Build the program to run from a model's answer: its code, and then the tests.
+def code_of(exercise: Exercise, text: str) -> str:
+    """The code of a model's answer, which the tests then use.
 
-    The code is what the tests need of the last fenced block, or without any block the answer
-    itself, cut off where it leaves the function. Code that continues `begun` is put after it.
+    It is what the tests need of the last fenced block, or without any block the answer itself, cut
+    off where it leaves the function. Code that continues `begun` is put after it.
     """
     _, _, reply = text.rpartition("</think>")
     blocks = FENCED.findall(reply)
     if blocks:
         if exercise.begun and f"def {_name(exercise.begun)}" not in blocks[-1]:
-            return f"{exercise.begun}{blocks[-1]}\n{exercise.tests}"
-        start = _before_function(exercise.begun)
-        return f"{start}{needed_code(blocks[-1], exercise.tests)}\n{exercise.tests}"
+            return f"{exercise.begun}{blocks[-1]}"
+        return f"{_before_function(exercise.begun)}{needed_code(blocks[-1], exercise.tests)}"
     ends: list[int] = []
     if exercise.begun:
         ends = [at for stop in AFTER_FUNCTION if (at := reply.find(stop)) >= 0]
-    return f"{exercise.begun}{reply[: min(ends, default=len(reply))]}\n{exercise.tests}"
+    return f"{exercise.begun}{reply[: min(ends, default=len(reply))]}"
+
+
+def judge(exercise: Exercise, text: str) -> ProgramResult:
+    """Run the code of a model's answer and then the tests, in the sandbox."""
+    code = code_of(exercise, text)
+    return run_program(code, SECONDS, exercise.tests, _before_function(exercise.begun))
 
 
 def _name(code: str) -> str:
@@ -128,7 +133,7 @@ def solve_exercises(
     limit: int,
     max_new_tokens: int,
     workers: int,
-) -> list[Answer]:
+) -> tuple[list[Answer], str]:
     """Let the model solve all exercises, and run each program with its tests in the sandbox.
 
     Args:
@@ -139,6 +144,9 @@ def solve_exercises(
         limit: the most exercises to ask.
         max_new_tokens: the most tokens of an answer.
         workers: how many programs run at the same time.
+
+    Returns:
+        The answers, and what confined the programs (`ProgramResult.confinement`).
 
     Raises:
         UsageError: there are fewer than 2 exercises.
@@ -161,10 +169,17 @@ def solve_exercises(
         backend, prompts, max_new_tokens, end_tokens_of(backend, tokenizer), stop
     )
     written = [opening + tokenizer.decode(one, skip_special_tokens=False) for one in tokens]
-    programs = [program_of(exercise, text) for exercise, text in zip(asked, written, strict=True)]
-    with ThreadPoolExecutor(workers) as pool:
-        outcomes = list(pool.map(lambda program: run_program(program, SECONDS), programs))
-    return [
+    outcomes = _judge_all(asked, written, workers)
+    answers = [
         Answer(label, exercise.question, exercise.tests, text, outcome.passed)
         for exercise, text, outcome in zip(asked, written, outcomes, strict=True)
     ]
+    return answers, "; ".join(dict.fromkeys(outcome.confinement for outcome in outcomes))
+
+
+def _judge_all(
+    exercises: Sequence[Exercise], texts: Sequence[str], workers: int
+) -> list[ProgramResult]:
+    """Judge answers, several at the same time."""
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(judge, exercises, texts))

@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from ...data.packing import chat_prompt
 from ...data.rows import Example, parse_row
 from ...data.sources import Source
 from ...errors import EdgewrightError, UsageError
@@ -147,7 +148,7 @@ def frame(tokenizer: Any, question: str, examples: Sequence[Pair]) -> str:
             for role, text in zip(("user", "assistant"), pair, strict=True)
         ]
         turns.append({"role": "user", "content": question})
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        return chat_prompt(tokenizer, turns)
     return plain_frame(question, examples)
 
 

@@ -224,7 +224,6 @@ def _programs(
     task: Task, source: Source, backend: Backend, tokenizer: Any, settings: TaskSettings
 ) -> TaskResult:
     from .programs import read_exercises, solve_exercises
-    from .sandbox import protections
 
     if not settings.allow_code:
         raise UsageError(
@@ -233,7 +232,7 @@ def _programs(
             "add --allow-code (in a recipe: allow_code: true), on a machine that you can afford "
             "to lose",
         )
-    answers = solve_exercises(
+    answers, confinement = solve_exercises(
         backend,
         tokenizer,
         task.label,
@@ -245,7 +244,7 @@ def _programs(
     return TaskResult(
         {task.label: answers},
         context={
-            f"sandbox/{task.label}": ", ".join(protections()),
+            f"sandbox/{task.label}": confinement,
             **_length(task, settings),
         },
     )

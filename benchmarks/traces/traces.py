@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoints.atomic_files import write_text
+from ...data.shortfall import shortfall
 from ...data.sources import Source
 from ...errors import UsageError
 from ...steps.workspace import workspace
@@ -20,7 +21,7 @@ from .options import TracesOptions
 from .teacher_questions import Question, read_questions
 from .votes import REASONS, Chain, Vote, majority, select_chains
 
-__all__ = ["make_traces"]
+__all__ = ["make_traces", "missing_questions"]
 
 CHAINS = "chains.jsonl"
 """The file of an unfinished run: one line for each answered question."""
@@ -59,8 +60,7 @@ def make_traces(
         The report: counts, accuracy by chain and by vote, and why chains were rejected.
 
     Raises:
-        UsageError: there are no questions, the teacher is not a checkpoint, or no token ends its
-            answers.
+        UsageError: no questions, the teacher is no checkpoint, or no token ends its answers.
     """
     if is_artifact(model):
         raise UsageError(
@@ -72,7 +72,8 @@ def make_traces(
         answered = ask_teacher(options, questions, model, seed, device, place / CHAINS)
         lines, counts = _select(options, questions, [answered[one.row] for one in questions])
         asked = {"questions": len(questions), "repeated_questions": repeated}
-        report = {"output": str(out), **asked, **counts}
+        notes = missing_questions(options, len(questions))
+        report = {"output": str(out), "notes": notes, **asked, **counts}
         text = _text(lines, options, teacher, seed)
         announce(hashlib.sha256(text.encode()).hexdigest(), report)
         write_text(out, text)
@@ -85,6 +86,11 @@ def _text(lines: list[dict[str, Any]], options: TracesOptions, teacher: str, see
     origin = {"teacher": teacher, "seed": seed, "sampling": sampling}
     text = "".join(json.dumps(line | origin, ensure_ascii=False) + "\n" for line in lines)
     return text.encode("utf-8", "replace").decode()
+
+
+def missing_questions(options: TracesOptions, questions: int) -> list[str]:
+    """A note if fewer questions were asked than `limit`."""
+    return shortfall(questions, options.limit, "questions", f"{options.prompts} holds no more")
 
 
 def _select(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checkpoints.loading import free_memory
+from ...checkpoints.free_memory import free_memory
 from ...errors import Refused, UsageError
 from ...models import Architecture
 from .losses import attention_kl

@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
-from ...checkpoints.compute_dtype import bf16_is_fast
+from ...checkpoints.compute_dtype import uses_bf16
 from ...errors import EdgewrightError, UsageError
 from .early_stop import EarlyStopping
 from .losses import scored_labels
@@ -80,7 +80,8 @@ class PreparedObjective:
         for parameter in self.untrained:  # processes would wait for its gradient
             parameter.requires_grad_(False)
         optimizers = optimizers_of(objective, config)
-        warmup = max(1, round(config.steps * config.warmup))
+        # The rate of the first step of a warm-up is 0, so a single step has none.
+        warmup = min(max(1, round(config.steps * config.warmup)), config.steps - 1)
         self.schedules = [
             get_cosine_schedule_with_warmup(optimizer, warmup, config.steps)
             for optimizer in optimizers
@@ -218,7 +219,7 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     """Return an accelerator for these settings."""
     # The state is global, and refuses a second training in another precision.
     AcceleratorState._reset_state(reset_partial_state=True)
-    bf16 = bf16_is_fast(config.device) if config.bf16 is None else config.bf16
+    bf16 = uses_bf16(config.bf16, config.device)
     tracking = config.tracking
     accelerator = Accelerator(
         mixed_precision="bf16" if bf16 else "no",

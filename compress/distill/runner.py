@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...checkpoints.compute_dtype import uses_bf16
 from ...checkpoints.files import (
     content_hash,
     read_architecture,
@@ -99,6 +100,8 @@ def _distill(setup: TrainingSetup, source: Path, out: Path, made: Path) -> StepR
     if sparse:
         provenance["sparsity"] = "2:4"
     failed = _train(setup, student, teacher, shared, notes)
+    provenance["steps"] = {name: len(curve) for name, curve in setup.saves.losses.items()}
+    provenance["bf16"] = uses_bf16(options.bf16, setup.device)
     state, config = _written(setup, student, teacher, shared, notes)
     good = out if failed is None else out.with_name(f"{out.name}.last-good")
     setup.processes.on_main(

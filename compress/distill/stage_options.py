@@ -48,7 +48,11 @@ class Stage(BaseModel):
         description="hidden: mean squared error of hidden states; logits: KL divergence from the "
         "teacher; labels: cross-entropy with the data"
     )
-    steps: int = Field(gt=0, description="optimizer steps")
+    steps: int = Field(
+        gt=0,
+        description="optimizer steps; the learning rate rises from 0, so that the first of several "
+        "changes nothing",
+    )
     lr: float = Field(
         default=1e-3, gt=0, description="peak learning rate, which decays to zero (cosine)"
     )

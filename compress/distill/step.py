@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 from ...errors import UsageError
 from ...models import require_expressible
 from ...steps.state import State, float_precision
-from ...steps.step import FOUNDATION, Cost, Inputs, PlanContext, Step
+from ...steps.step import FOUNDATION, Cost, Inputs, PlanContext, Smaller, Step
 from ..prune.step import pruned_state
-from .options import DistillOptions, StudentFrom
+from .options import DistillOptions, LoraOptions, StudentFrom
 
 if TYPE_CHECKING:
     from ...steps.context import StepContext, StepResult
 
 __all__ = ["DistillStep"]
 
+OVERHEAD = 80 << 20
+"""Bytes for the tokenizer and the allocator's reserve."""
 LOGITS_BYTES = 5 * 2**24
 """Memory for logits, which are computed in chunks."""
 
@@ -106,6 +108,7 @@ class DistillStep(Step[DistillOptions]):
         student_bytes = bytes_each * result.parameters + 4.0 * min(
             3 * batch * vocab_size, LOGITS_BYTES
         )
+        student_bytes += _activation_bytes(options, result)
         ram = (
             max(teacher_bytes, student_bytes)
             if options.teacher_cache
@@ -117,7 +120,22 @@ class DistillStep(Step[DistillOptions]):
             trained * (passes * result.active_parameters + 2.0 * teacher_active)
             + 2.0 * generated * result.active_parameters
         )
-        return Cost(ram, operations)
+        return Cost(OVERHEAD + ram, operations)
+
+    def smaller(self, options: DistillOptions, plan: PlanContext) -> tuple[Smaller, ...]:
+        """A batch in parts, activations computed again, smaller batches, adapters."""
+        rows = options.batch_size
+        changes = [
+            Smaller(f"--accumulate {rows}", {"accumulate": rows}),
+            Smaller("--checkpoint-layers", {"checkpoint_layers": True}),
+            Smaller("--batch-size 1", {"batch_size": 1, "accumulate": 1}),
+        ]
+        if options.seq_len >= 8:
+            shorter = options.seq_len // 4
+            changes.append(Smaller(f"--seq-len {shorter}", {"seq_len": shorter}))
+        if options.qat is None and options.lora is None:
+            changes.append(Smaller("--lora 16", {"lora": LoraOptions()}))
+        return tuple(changes)
 
     def run(
         self, options: DistillOptions, source: Path, out: Path, context: StepContext
@@ -126,6 +144,25 @@ class DistillStep(Step[DistillOptions]):
         from .runner import distill
 
         return distill(options, source, out, context)
+
+
+def _activation_bytes(options: DistillOptions, student: State) -> float:
+    """What a backward pass keeps of the rows that are computed at a time.
+
+    Of a layer these are the inputs of its norms and products and, about twice, the outputs of its
+    linear layers: for rotations and attention, and around the activation. In bfloat16 most have two
+    bytes. With `checkpoint_layers` only the input of each layer is kept, and one is computed again.
+    """
+    from ...checkpoints.compute_dtype import uses_bf16  # late: torch takes seconds
+
+    model = student.architecture
+    times = model.experts.per_token if model.experts else 1
+    outputs = sum(linear.out_features for linear in model.linear_counts())
+    one = 6 * model.hidden_size + 2 * times * outputs
+    layers = len(model.layers)
+    values = one + layers * model.hidden_size if options.checkpoint_layers else one * layers
+    width = 2.6 if uses_bf16(options.bf16, "cpu") else 4.0
+    return width * max(1, options.batch_size // options.accumulate) * options.seq_len * values
 
 
 def _student(options: DistillOptions, source: State, plan: PlanContext) -> State:

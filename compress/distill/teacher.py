@@ -51,10 +51,13 @@ def load_teacher(folder: Path | None, shared: SharedVocabulary, setup: TrainingS
     return Teacher(logits=_cache(options, folder, shared.size))
 
 
-def _cache(options: DistillOptions, folder: Path, vocab: int) -> CachedTeacher:
+def _cache(
+    options: DistillOptions, folder: Path, vocab: int, *, repair: bool = False
+) -> CachedTeacher:
     assert options.teacher_cache is not None
     temperatures = [stage.temperature for stage in options.stages if stage.loss == "logits"]
-    return CachedTeacher(options.teacher_cache, content_hash(folder), vocab, temperatures)
+    teacher = content_hash(folder)
+    return CachedTeacher(options.teacher_cache, teacher, vocab, temperatures, repair=repair)
 
 
 def _fill_cache(folder: Path, shared: SharedVocabulary, setup: TrainingSetup) -> None:
@@ -74,7 +77,7 @@ def _missing_rows(
 ) -> tuple[CachedTeacher, list[Tensor]]:
     """Return the cache, and the rows int64 [2, seq] that it lacks."""
     options = setup.options
-    cache = _cache(options, folder, shared.size)
+    cache = _cache(options, folder, shared.size, repair=True)
     rows = StageRows(options, shared.tokenizer, setup.context.seed)
     # The rows of other stages are skipped, because stages of the same data share one stream.
     streams = (

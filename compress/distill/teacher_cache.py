@@ -6,14 +6,15 @@ outcomes, where all other tokens are one outcome. It is zero where student and t
 never above the full divergence. With k = the whole vocabulary it is the full divergence.
 
 Rows are found by a hash of their tokens. So one cache serves any run with the same rows, and an
-interrupted cache is completed.
+interrupted cache is completed. The index has a checksum, and those of all shards.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import shutil
 from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...checkpoints.files import write_json
-from ...console import progress
+from ...checkpoints.sealed import Damaged, fast_file_digest, read_sealed, write_sealed
+from ...console import console, progress
 from ...data.packing import IGNORE
 from ...errors import UsageError
 from .losses import scored_labels
@@ -54,6 +55,7 @@ class CachedTeacher:
         teacher: content hash of the teacher's checkpoint.
         vocab: number of logits to use, from the first on.
         temperatures: temperatures of all stages that use the cache.
+        repair: leave out what is damaged, so that it is made again.
 
     Raises:
         UsageError: the directory holds something else, a damaged cache, or a cache for another
@@ -61,7 +63,13 @@ class CachedTeacher:
     """
 
     def __init__(
-        self, options: TeacherCacheOptions, teacher: str, vocab: int, temperatures: Iterable[float]
+        self,
+        options: TeacherCacheOptions,
+        teacher: str,
+        vocab: int,
+        temperatures: Iterable[float],
+        *,
+        repair: bool = False,
     ) -> None:
         self.folder = Path(options.path)
         self.top_k = min(options.top_k, vocab)
@@ -72,16 +80,26 @@ class CachedTeacher:
             "vocab": vocab,
             "temperatures": self.temperatures,
         }
-        self.index: dict[str, Any] = self._read(wanted)
-        self._places: dict[bytes, tuple[int, int, int]] = {}
-        self._handles: list[Any] = []
-        for number in range(len(self.index["shards"])):
-            self._open(number)
+        self.index: dict[str, Any] = self._read(wanted, repair)
+        self._places: dict[bytes, tuple[Any, int, int]] = {}
+        shards = self.index["shards"]
+        self.index["shards"] = []
+        for shard in shards:
+            try:
+                self._open(shard)
+            except Damaged as error:
+                if not repair:
+                    raise UsageError(
+                        f"{error}; a shard is damaged or missing", REBUILD_HINT
+                    ) from error
+                console.print(f"  made again: {error}", highlight=False, markup=False)
+        if len(self.index["shards"]) < len(shards):
+            write_sealed(self.folder / INDEX, self.index)
 
-    def _read(self, wanted: dict[str, Any]) -> dict[str, Any]:
+    def _read(self, wanted: dict[str, Any], repair: bool) -> dict[str, Any]:
         """Return the cache's index, or that of an empty cache; check that it is as wanted."""
         file = self.folder / INDEX
-        if not file.is_file():
+        if not file.exists():
             if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
                 raise UsageError(
                     f"{self.folder}: holds other files, and is no teacher cache",
@@ -89,14 +107,19 @@ class CachedTeacher:
                 )
             return {**wanted, "shards": []}
         try:
-            found = json.loads(file.read_text())
-            kept = {name: found[name] for name in wanted}
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"{file}: not the index of a teacher cache: {error}",
-                REBUILD_HINT,
-            ) from error
-        for name, value in kept.items():
+            found = read_sealed(file, REBUILD_HINT)
+        except Damaged as error:
+            if not repair:
+                raise UsageError(
+                    f"{error}; so it is not the index of a teacher cache", REBUILD_HINT
+                ) from error
+            console.print(f"  made again: {error}", highlight=False, markup=False)
+            if file.is_dir():
+                shutil.rmtree(file)
+            write_sealed(file, {**wanted, "shards": []})
+            return {**wanted, "shards": []}
+        for name in wanted:
+            value = found.get(name)
             if value != wanted[name]:
                 short = (
                     "another teacher"
@@ -109,21 +132,24 @@ class CachedTeacher:
                 )
         return found
 
-    def _open(self, number: int) -> None:
-        """Open a shard and note where each of its rows is."""
-        file = self.folder / self.index["shards"][number]["file"]
+    def _open(self, shard: dict[str, Any]) -> None:
+        """Open a shard, note where each of its rows is, and list it in the index.
+
+        Raises:
+            Damaged: it is not what was written.
+        """
+        file = self.folder / shard["file"]
         try:
-            handle = safe_open(file, framework="pt")
+            if fast_file_digest(file) != shard["digest"]:
+                raise Damaged(file, "its content is not what edgewright wrote", REBUILD_HINT)
+            handle: Any = safe_open(file, framework="pt")
             keys = handle.get_tensor("keys").numpy()
             ends = handle.get_tensor("ends").tolist()
         except (SafetensorError, OSError) as error:
-            raise UsageError(
-                f"{file}: damaged or missing: {error}",
-                REBUILD_HINT,
-            ) from error
-        self._handles.append(handle)
+            raise Damaged(file, error, REBUILD_HINT) from error
+        self.index["shards"].append(shard)
         for key, begin, end in zip(keys, [0, *ends], ends, strict=False):
-            self._places[key.tobytes()] = (number, begin, end)
+            self._places[key.tobytes()] = (handle, begin, end)
 
     def missing(self, rows: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield the rows, int64 [2, seq], that the cache lacks, each once."""
@@ -144,7 +170,7 @@ class CachedTeacher:
             batch_size: rows that go through the teacher together.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / INDEX, self.index)  # so that an interrupted cache is known
+        write_sealed(self.folder / INDEX, self.index)  # so that an interrupted cache is known
         keys: list[bytes] = []
         ends: list[int] = []
         parts: list[TopK] = []
@@ -175,7 +201,8 @@ class CachedTeacher:
 
     def _write(self, keys: list[bytes], ends: list[int], parts: list[TopK]) -> None:
         """Write one more shard; the index lists it only when it is complete."""
-        number = len(self.index["shards"])
+        used = {shard["file"] for shard in self.index["shards"]}
+        names = (f"logits-{number:05d}.safetensors" for number in count())
         every = TopK.joined(parts, torch.device("cpu"))
         mass = every.mass(self.temperatures[0], 0)
         tensors = every.tensors()
@@ -185,21 +212,24 @@ class CachedTeacher:
             ),
             "ends": torch.tensor(ends),
         }
-        file = self.folder / f"logits-{number:05d}.safetensors"
+        file = self.folder / next(name for name in names if name not in used)
         temporary = file.with_name(f".{file.name}.tmp")
         save_file(tensors, temporary)
+        digest = fast_file_digest(temporary)
+        if file.is_dir():
+            shutil.rmtree(file)
         temporary.replace(file)
         least = float(mass.min()) if len(mass) else 1.0
         entry = {
             "file": file.name,
+            "digest": digest,
             "rows": len(keys),
             "tokens": ends[-1],
             "mass": float(mass.double().sum()),
             "least_mass": least,
         }
-        self.index["shards"].append(entry)
-        write_json(self.folder / INDEX, self.index)
-        self._open(number)
+        self._open(entry)
+        write_sealed(self.folder / INDEX, self.index)
 
     def summary(self) -> str:
         """Return one line: what the cache holds."""
@@ -245,8 +275,7 @@ class CachedTeacher:
                 f"{self.folder}: a row of the training data is missing",
                 REBUILD_HINT,
             )
-        number, begin, end = self._places[key]
-        handle = self._handles[number]
+        handle, begin, end = self._places[key]
         indices = (
             None if self.top_k == self.index["vocab"] else handle.get_slice("indices")[begin:end]
         )

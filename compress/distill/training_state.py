@@ -1,26 +1,28 @@
 """Saved training states, so that an interrupted run resumes with the identical next loss.
 
 A save is a directory `step-SSSSS-NNNNN` (stage, steps done in it). It holds the state that
-accelerate saves (weights, optimizers, schedules, random numbers) and the losses so far. It gets its
-name when it is complete. Only the newest save is kept.
+accelerate saves (weights, optimizers, schedules, random numbers), and the losses so far with the
+checksum of every file. It gets its name when it is complete. Only the newest save is kept.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import SAFE_WEIGHTS_NAME
 from safetensors.torch import load_model
 from torch import nn
 
-from ...checkpoints.files import sync, write_json
+from ...checkpoints.files import sync
+from ...checkpoints.sealed import Damaged, fast_file_digest, read_sealed, write_sealed
 from ...console import console
+from ...errors import UsageError
 from .early_stop import Curve
 from .processes import Processes
 
@@ -32,6 +34,8 @@ logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 FINISHED = "step-*-[0-9]*[0-9]"
 """Pattern of complete saves, which are kept when a run fails."""
 LOSSES = "losses.json"
+FILES = "files"
+"""Key of the checksums in the file of the losses."""
 
 
 class Saves:
@@ -53,13 +57,12 @@ class Saves:
         self.held_out: dict[str, Curve] = {}
         """Held-out losses of finished stages."""
         self.newest: Path | None = None
-        found = sorted(folder.glob(FINISHED)) if folder else []
-        if found:
-            self.newest = found[-1]
+        found = sorted(folder.glob(FINISHED), reverse=True) if folder else []
+        self.newest, saved = next(filter(None, map(_opened, found)), (None, {}))
+        if self.newest is not None:
             _, stage, step = self.newest.name.split("-")
             self.stage = int(stage)
             self.step = int(step)
-            saved = json.loads((self.newest / LOSSES).read_text())
             self.losses = saved["loss"]
             self.held_out = saved["held_out"]
             console.print(
@@ -120,12 +123,44 @@ class Saves:
         self.step = step
 
     def _commit(self, temporary: Path, name: Path, losses: dict[str, Any]) -> None:
-        write_json(temporary / LOSSES, losses)
+        write_sealed(temporary / LOSSES, {**losses, FILES: _digests(temporary)})
         sync(temporary)
+        if name.exists():  # a damaged one
+            shutil.rmtree(name)
         temporary.replace(name)
         for old in name.parent.glob(FINISHED):
             if old != name:
                 shutil.rmtree(old)
+
+
+def _digests(save: Path) -> dict[str, str]:
+    """The checksum of every file of a save but that of the losses, by path."""
+    files = (path for path in sorted(save.rglob("*")) if path.is_file() and path.name != LOSSES)
+    return {path.relative_to(save).as_posix(): fast_file_digest(path) for path in files}
+
+
+def _opened(save: Path) -> tuple[Path, dict[str, Any]] | None:
+    """A save with its losses; None, and a message, if any of its files is damaged."""
+    try:
+        return save, _losses(save)
+    except Damaged as error:
+        console.print(f"  trained again: {error}", highlight=False, markup=False)
+        return None
+
+
+def _losses(save: Path) -> dict[str, Any]:
+    """The losses of a save whose files are all as they were written.
+
+    Raises:
+        Damaged: one of them is not.
+    """
+    hint = "train again with --fresh"
+    saved = read_sealed(save / LOSSES, hint)
+    changed = {*saved[FILES].items()} ^ {*_digests(save).items()}
+    if changed:
+        name = min(name for name, _ in changed)
+        raise Damaged(save / name, "its content is not what edgewright wrote", hint)
+    return saved
 
 
 @dataclass(frozen=True)
@@ -143,6 +178,7 @@ class StageSaves:
         saves = self.saves
         if saves.newest is None or self.number != saves.stage:
             return 0, []
+        _check_plain(saves.newest)
         accelerator.load_state(str(saves.newest))
         return saves.step, saves.losses[self.name]
 
@@ -158,3 +194,19 @@ class StageSaves:
             self.saves.save(
                 accelerator, self.number, step, {**self.saves.losses, self.name: losses}
             )
+
+
+def _check_plain(save: Path) -> None:
+    """Accept a save whose schedules are plain data; accelerate would run code in their pickles.
+
+    Raises:
+        UsageError: there is something else in them.
+    """
+    for file in sorted(save.glob("custom_checkpoint_*.pkl")):
+        try:
+            torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged pickle may raise anything
+            raise UsageError(
+                f"{file}: damaged, or no state that edgewright saved",
+                "run the command again with --fresh",
+            ) from error

@@ -7,7 +7,6 @@ output until all rounds are done, so an interrupted run resumes at its last unfi
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -25,11 +24,12 @@ from ...checkpoints.files import (
     read_architecture,
     read_provenance,
     scratch_directory,
-    write_json,
     write_provenance,
 )
 from ...checkpoints.loading import load_model, pick_device
+from ...checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ...console import console
+from ...data.shortfall import shortfall
 from ...data.sources import Source
 from ...errors import Refused
 from ...steps.context import CalibrationData, StepContext, StepResult
@@ -155,9 +155,13 @@ def _folder(place: Path, number: int) -> Path:
 def _finished(folder: Path) -> Point | None:
     """The point of a round that an interrupted run completed, if its files are unchanged."""
     record = folder.with_suffix(".json")
-    if not record.is_file() or not folder.is_dir():
+    if not record.exists() or not folder.is_dir():
         return None
-    point = Point(**json.loads(record.read_text()))
+    try:
+        point = Point(**read_sealed(record, "start again with --fresh"))
+    except Damaged as error:
+        console.print(f"  made again: {error}", highlight=False, markup=False)
+        return None
     if content_hash(folder) != point.output_hash:
         return None
     console.print(f"  round {point.round}: reused", highlight=False)
@@ -187,7 +191,7 @@ def _round(
         notes=notes,
         output_hash=content_hash(folder),
     )
-    write_json(folder.with_suffix(".json"), asdict(point))
+    write_sealed(folder.with_suffix(".json"), asdict(point))
     return point
 
 
@@ -245,6 +249,9 @@ def _result(
         notes.append(
             f"{options.rounds} rounds were asked for; whole heads, neurons and layers allow {done}"
         )
+    notes += shortfall(
+        rows, options.held_out_rows, "held-out rows", "at most a quarter of the data is held out"
+    )
     notes.append(
         f"held-out loss on {rows} rows of {options.held_out or options.recover.data} "
         "that neither calibration nor training used"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...steps.state import State
-from ...steps.step import Cost, Inputs, PlanContext, Step
+from ...steps.step import Cost, Inputs, PlanContext, Smaller, Step
 from ..distill.step import DistillStep
 from ..prune.options import PruneOptions
 from ..prune.step import PruneStep, pruned_state
@@ -72,6 +73,16 @@ class IterateStep(Step[IterateOptions]):
         return Cost(
             max(cost.ram_bytes for cost in costs), sum(cost.operations for cost in costs), disk
         )
+
+    def smaller(self, options: IterateOptions, plan: PlanContext) -> tuple[Smaller, ...]:
+        """The changes of options of pruning and of training."""
+        cut = [
+            replace(one, inside="prune")
+            for one in PRUNE.smaller(options.prune, plan)
+            if one.options
+        ]
+        train = [replace(one, inside="recover") for one in DISTILL.smaller(options.recover, plan)]
+        return (*cut, *train)
 
     def run(
         self, options: IterateOptions, source: Path, out: Path, context: StepContext

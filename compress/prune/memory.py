@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ...checkpoints.files import stored_dtype
+from ...checkpoints.loading import fits_in_memory
 from ...models import Architecture
+from ...steps.options import Proof
 from .compensate import ROWS_AT_ONCE, TOKENS_AT_ONCE
 from .criteria import CRITERIA
 
-__all__ = ["prune_memory"]
+__all__ = ["proof_memory", "prune_memory", "whole_memory"]
 
 OVERHEAD = 150 << 20
 """Bytes for tokenizer, code and the allocator's reserve; measured."""
@@ -31,7 +33,7 @@ def prune_memory(
       budget. A layer of experts is there twice, as its file stores the experts fused.
     - The embedding is written in its stored dtype while the allocator still holds a layer's memory.
     - The refit adds two Hessians of the widest projection in float32, and one in float64.
-    - The final comparison is not counted: it is streamed if the result does not fit.
+    - The final comparison is not counted; see `proof_memory`.
 
     Args:
         architecture: of the model to prune.
@@ -56,10 +58,48 @@ def prune_memory(
     if compensate:
         widest, outputs = max((li.in_features, li.out_features) for li in small.linear_counts())
         together = max(seq_len, min(tokens // 8, ROWS_AT_ONCE * seq_len, TOKENS_AT_ONCE))
-        needs.append(walk + 16 * widest**2 + 5 * 8 * widest * outputs + 4 * together * widths)
+        needs.append(
+            embedding + walk + 16 * widest**2 + 5 * 8 * widest * outputs + 4 * together * widths
+        )
     if CRITERIA[criterion].needs_gradient:
         needs += _gradient_needs(architecture, stored, seq_len, widths)
     return OVERHEAD + max(needs)
+
+
+def proof_memory(small: Architecture, seq_len: int, proof: Proof) -> int:
+    """Peak memory of the final comparison with stock transformers, which loads the result whole.
+
+    A model that does not fit is streamed instead, which takes less than the cut itself.
+
+    Args:
+        small: architecture of the pruned model.
+        seq_len: tokens of the row that is compared.
+        proof: as asked for.
+    """
+    if proof == "streamed" or (proof == "auto" and not fits_in_memory(small.parameters)):
+        return 0
+    return OVERHEAD + 4 * small.parameters + 2 * 4 * seq_len * small.vocab_size
+
+
+def whole_memory(architecture: Architecture, tokens: int, seq_len: int) -> int:
+    """Peak memory of merging key/value heads and of 2:4 sparsity, which load the model whole.
+
+    The model in float32 and as it is stored is still there when the result is loaded to compare.
+
+    Args:
+        architecture: of the model.
+        tokens: of all calibration rows whose hidden states are kept.
+        seq_len: tokens of the row that is compared.
+    """
+    stored = stored_dtype(architecture.config).itemsize
+    widest = max(linear.in_features for linear in architecture.linear_counts())
+    work = 4 * tokens * architecture.hidden_size + 2 * 4 * widest**2
+    logits = 3 * 4 * seq_len * architecture.vocab_size
+    return (
+        OVERHEAD
+        + (4 + stored) * architecture.parameters
+        + max(work, 4 * architecture.parameters + logits)
+    )
 
 
 def _activation_widths(architecture: Architecture) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...steps.state import State
-from ...steps.step import FOUNDATION, Cost, PlanContext, Step
+from ...steps.step import FOUNDATION, Cost, PlanContext, Smaller, Step
 from .criteria import CRITERIA
 from .options import PruneOptions
 from .sizes import merged_kv, sizes_after
@@ -69,22 +69,46 @@ class PruneStep(Step[PruneOptions]):
     def cost(self, options: PruneOptions, source: State, result: State, plan: PlanContext) -> Cost:
         """Scoring every row once, twice for the gradient, and one solve per layer if sparse."""
         from ..calibration.operations import layerwise_operations
-        from .memory import prune_memory
+        from .memory import proof_memory, prune_memory, whole_memory
 
-        ram = prune_memory(
-            source.architecture,
-            result.architecture,
-            options.criterion,
-            plan.tokens,
-            plan.calibration.seq_len,
-            plan.activation_budget,
-            compensate=options.compensate,
-        )
+        model = source.architecture
+        small = result.architecture
+        rows = plan.calibration
+        needs: list[float] = []
+        if options.removes:
+            needs += [
+                prune_memory(
+                    model,
+                    small,
+                    options.criterion,
+                    plan.tokens,
+                    rows.seq_len,
+                    plan.activation_budget,
+                    compensate=options.compensate,
+                ),
+                proof_memory(small, rows.seq_len, plan.proof),
+            ]
+        if options.merge_kv is not None:
+            needs.append(whole_memory(model, 0, rows.seq_len))
+        if options.sparsity:
+            needs.append(whole_memory(small, plan.tokens, rows.seq_len))
+        ram = max(needs, default=0.0)
         operations = 2.0 * plan.tokens * source.active_parameters
         operations *= 2 if CRITERIA[options.criterion].needs_gradient else 1
         if options.sparsity:
             operations += layerwise_operations(result, plan.tokens)
         return Cost(ram, operations)
+
+    def smaller(self, options: PruneOptions, plan: PlanContext) -> tuple[Smaller, ...]:
+        """States on disk, a criterion that reads the model layer by layer, shorter rows."""
+        shorter = plan.calibration.seq_len // 4
+        changes = [
+            Smaller("--activation-budget 0", activation_budget=0),
+            Smaller("--criterion activation", {"criterion": "activation"}),
+            Smaller("--no-compensate", {"compensate": False}),
+            Smaller(f"--seq-len {shorter}", seq_len=shorter),
+        ]
+        return tuple(changes[: None if shorter > 1 else -1])
 
     def run(
         self, options: PruneOptions, source: Path, out: Path, context: StepContext

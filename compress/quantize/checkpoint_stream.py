@@ -16,6 +16,7 @@ from ...checkpoints.files import tensors_of
 from ...checkpoints.layouts import Layout, PackedLinear
 from ...checkpoints.safetensors_writer import Pending
 from ...checkpoints.streaming import Streamed
+from ...models import activation_scales
 from .assignment import Assignment
 from .embedding import packed_vocab_matrix
 from .session import QuantizeSession
@@ -72,11 +73,14 @@ class _Stream:
             key for key, spec in model.specs.items() if stored({key: spec}).keys() <= self._packed
         }
         """Tensors of the source that are packed as a whole, so that they need not be read again."""
+        scales = activation_scales(model.architecture.config) if layout.method == "awq" else {}
+        self._ones = {name: torch.ones(size, dtype=dtype) for name, size in scales.items()}
+        """Scales of activations that readers of this layout expect; we scale no activation."""
 
     def specs(self) -> dict[str, Tensor]:
         """An empty tensor with the shape and type of each tensor to write, by name."""
         schemes = self._assignment.schemes
-        specs: dict[str, Tensor] = {}
+        specs = {name: ones.to("meta") for name, ones in self._ones.items()}
         for key, spec in self._model.architecture.stored(self._model.specs).items():
             if key in self._packed:
                 name = key.removesuffix(".weight")
@@ -93,6 +97,7 @@ class _Stream:
         with closing(self._layers):
             for index in range(len(model.layers)):
                 yield from self._layer(index)
+        yield from self._ones.items()
         yield from self._unchanged(lambda key: not key.startswith(decoder), {})
         for name, scheme in self._assignment.vocab.items():
             parts, error = packed_vocab_matrix(model.path, name, scheme, self._layout)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...checkpoints.compute_dtype import bf16_is_fast
+from ...checkpoints.compute_dtype import uses_bf16
 from ...checkpoints.config import quantization
 from ...checkpoints.files import (
     check_finite,
@@ -92,7 +92,7 @@ def _write_quantized(
     layout = LAYOUTS[options.format]
     model = Streamed(source, pick_device(context.device))
     buffer = ActivationBuffer(context.activation_budget, out.parent)
-    bf16 = bf16_is_fast(model.device) if options.bf16 is None else options.bf16
+    bf16 = uses_bf16(options.bf16, model.device)
     ruled = with_kv_rules(architecture, options)
     final, measured = _apply_sensitivity(ruled, model, rows, buffer, journal, bf16)
     assignment = assign_schemes(architecture, final)
@@ -108,6 +108,7 @@ def _write_quantized(
         "source": content_hash(source),
         "options": options.model_dump(),
         "calibration": context.calibration.used(rows),
+        "bf16": bf16,
         "fallbacks": session.notes,
     }
     write_checkpoint(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...steps.state import State
-from ...steps.step import FOUNDATION, Cost, PlanContext, Step
+from ...steps.step import FOUNDATION, Cost, PlanContext, Smaller, Step
 from .options import QuantizeOptions
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ __all__ = ["QuantizeStep"]
 
 FLOAT32 = 4
 """Bytes of a float32."""
+OVERHEAD = 80 << 20
+"""Bytes for the tokenizer and the allocator's reserve; measured."""
 
 
 class QuantizeStep(Step[QuantizeOptions]):
@@ -61,6 +63,14 @@ class QuantizeStep(Step[QuantizeOptions]):
             _journal_bytes(options, source, plan),
         )
 
+    def smaller(self, options: QuantizeOptions, plan: PlanContext) -> tuple[Smaller, ...]:
+        """States on disk, shorter rows, fewer rows."""
+        rows = plan.calibration
+        changes = [Smaller("--activation-budget 0", activation_budget=0)]
+        if rows.seq_len >= 8:
+            changes.append(Smaller(f"--seq-len {rows.seq_len // 4}", seq_len=rows.seq_len // 4))
+        return tuple(changes)
+
     def run(
         self, options: QuantizeOptions, source: Path, out: Path, context: StepContext
     ) -> StepResult:
@@ -71,7 +81,14 @@ class QuantizeStep(Step[QuantizeOptions]):
 
 
 def _memory(source: State, plan: PlanContext) -> float:
-    """Bytes of memory: one layer twice, hidden states, a Hessian and its factor, weight copies."""
+    """Bytes of memory: the larger of two moments, both with the hidden states.
+
+    The first is the work on one layer: its weights twice, a Hessian and its factor, and copies of a
+    weight. The second is the end: the embedding as stored and its copy, half of which the system
+    takes back, as it is a mapped file.
+    """
+    from ...checkpoints.files import stored_dtype  # late: torch takes seconds
+
     model = source.architecture
     kinds = model.linear_counts()
     layer = model.weights_of_all_kinds
@@ -80,7 +97,9 @@ def _memory(source: State, plan: PlanContext) -> float:
     outputs = {name for layer in model.layers for name in layer.outputs}
     inputs = model.hidden_size + sum(kind.in_features for kind in kinds if kind.name in outputs)
     hidden = min(plan.activation_budget, FLOAT32 * plan.tokens * inputs)
-    return 2.0 * FLOAT32 * layer + hidden + 2 * FLOAT32 * widest**2 + 10 * FLOAT32 * largest
+    work = 2.0 * FLOAT32 * layer + 2 * FLOAT32 * widest**2 + 10 * FLOAT32 * largest
+    table = stored_dtype(model.config).itemsize * model.vocab_size * model.hidden_size
+    return OVERHEAD + hidden + max(work, 1.5 * table)
 
 
 def _journal_bytes(options: QuantizeOptions, source: State, plan: PlanContext) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoints.config import end_tokens, read_json
-from ...checkpoints.loading import VOCABULARIES, load_tokenizer
+from ...checkpoints.tokenizer import VOCABULARIES, load_tokenizer
 from .byte_level import byte_level
 from .sentencepiece import sentencepiece
 from .tokenizer_kind import BYTE, Kind, unreadable

@@ -7,7 +7,7 @@ a prompt can be prefilled apart and then put in front of the common end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from ...generation.memory import chunk_tokens, rows_within
 from ...generation.schedule import groups_within
 from .runtime import Cache, OnnxDecoder, past_of
 
-__all__ = ["OnnxEngine"]
+__all__ = ["OnnxEngine", "OnnxSlots"]
 
 SLACK = 128
 """Spare columns of a cache that is written in place. When they are full, all rows move back."""
@@ -31,21 +31,24 @@ class OnnxEngine:
     def rows_for(self, positions: int, prompts: int) -> int:
         """See `generation.Engine.rows_for`.
 
-        A cache that drops old columns holds one row, because it would keep those of padding.
+        A cache that drops old columns holds one row, because it would keep those of padding. One
+        that is not written in place is there twice while a step runs: past and present.
         """
         decoder = self._decoder
         if decoder.windowed:
             return 1
-        return rows_within(positions + SLACK, decoder.position_bytes, decoder.vocabulary, prompts)
+        copies = 1 if decoder.in_place else 2
+        position_bytes = copies * decoder.position_bytes
+        return rows_within(positions + SLACK, position_bytes, decoder.vocabulary, prompts)
 
-    def slots(self, rows: int, positions: int) -> _OnnxSlots:
+    def slots(self, rows: int, positions: int) -> OnnxSlots:
         """See `generation.Engine.slots`."""
         if self._decoder.in_place:
             return _InPlaceSlots(self._decoder, rows, positions + SLACK)
         return _CopiedSlots(self._decoder)
 
 
-class _OnnxSlots:
+class OnnxSlots:
     """See `generation.Slots`; how rows join and leave depends on how the cache is written."""
 
     def __init__(self, decoder: OnnxDecoder) -> None:
@@ -56,22 +59,36 @@ class _OnnxSlots:
 
     def append(self, prompts: Sequence[Sequence[int]]) -> None:
         """See `generation.Slots.append`."""
-        decoder = self._decoder
-        most = chunk_tokens(decoder.vocabulary, not decoder.last_logits)
-        for group in groups_within(prompts, most):
-            self._join(self._prefilled(group, most), [len(prompt) for prompt in group])
+        for _ in self.appending(prompts):
+            pass
 
-    def _prefilled(self, prompts: Sequence[Sequence[int]], most: int) -> Cache:
-        """The cache of prompts that are padded on the right, in passes of at most `most` tokens."""
+    def appending(self, prompts: Sequence[Sequence[int]]) -> Iterator[None]:
+        """Append prompts, and yield after each pass of the prefill but the last.
+
+        Between two passes other rows may step and retire. A prefill that fails, or that is not
+        carried to its end, changes nothing but the groups of prompts that are already rows.
+        """
+        for group in groups_within(prompts, self.most_tokens):
+            cache = self._decoder.open_cache(len(group), max(map(len, group)))
+            yield from self._prefill(group, cache)
+            self._join(cache, [len(prompt) for prompt in group])
+
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens, padding included, of one pass of a prefill."""
+        return chunk_tokens(self._decoder.vocabulary, not self._decoder.last_logits)
+
+    def _prefill(self, prompts: Sequence[Sequence[int]], cache: Cache) -> Iterator[None]:
+        """Fill the cache with prompts that are padded on the right; yields between passes."""
         width = max(map(len, prompts))
         ids = np.array([[*ids, *[0] * (width - len(ids))] for ids in prompts], np.int64)
-        cache = self._decoder.open_cache(len(prompts), width)
-        chunk = max(1, most // len(prompts))
+        chunk = max(1, self.most_tokens // len(prompts))
         for begin in range(0, width, chunk):
             end = min(begin + chunk, width)
             mask = np.ones((len(prompts), end), np.int64)
             self._decoder.step(ids[:, begin:end], mask, cache)
-        return cache
+            if end < width:
+                yield
 
     def step(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """See `generation.Slots.step`."""
@@ -97,11 +114,11 @@ class _OnnxSlots:
         raise NotImplementedError
 
 
-class _CopiedSlots(_OnnxSlots):
+class _CopiedSlots(OnnxSlots):
     """The cache is copied by every step anyway, and has as many rows and columns as are needed."""
 
     def _join(self, cache: Cache, lengths: Sequence[int]) -> None:
-        """See `_OnnxSlots._join`."""
+        """See `OnnxSlots._join`."""
         old = len(self._starts)
         if not old and min(lengths) == cache.length:
             self._cache = cache
@@ -119,7 +136,7 @@ class _CopiedSlots(_OnnxSlots):
         self._cache = Cache(past_of(joined), end)
 
     def _leave(self, moves: Sequence[tuple[int, int]]) -> None:
-        """See `_OnnxSlots._leave`; columns that no row uses any more are dropped."""
+        """See `OnnxSlots._leave`; columns that no row uses any more are dropped."""
         count = len(self._starts)
         unused = min(self._starts, default=self._cache.length)
         rows = list(range(count))
@@ -130,7 +147,7 @@ class _CopiedSlots(_OnnxSlots):
         self._cache = Cache(past_of(past), self._cache.length - unused)
 
 
-class _InPlaceSlots(_OnnxSlots):
+class _InPlaceSlots(OnnxSlots):
     """The cache is the first rows of a buffer that has room for all."""
 
     def __init__(self, decoder: OnnxDecoder, rows: int, positions: int) -> None:
@@ -154,7 +171,7 @@ class _InPlaceSlots(_OnnxSlots):
         self._cache.length += columns
 
     def _join(self, cache: Cache, lengths: Sequence[int]) -> None:
-        """See `_OnnxSlots._join`."""
+        """See `OnnxSlots._join`."""
         if max(lengths) > self._cache.length:
             self._shift(max(lengths) - self._cache.length)
         end = self._cache.length
@@ -164,7 +181,7 @@ class _InPlaceSlots(_OnnxSlots):
         self._use()
 
     def _leave(self, moves: Sequence[tuple[int, int]]) -> None:
-        """See `_OnnxSlots._leave`."""
+        """See `OnnxSlots._leave`."""
         for states in self._buffer:
             for source, target in moves:
                 columns = slice(self._starts[target], self._cache.length)

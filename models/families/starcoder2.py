@@ -12,6 +12,7 @@ FAMILY = Family(
     ffn_projections=(None, "c_fc", "c_proj"),
     biases={"use_bias": (*ATTENTION_BIAS, *FFN_BIAS)},
     windowed=True,
+    awq_activation="mlp.act",
     defaults={
         "num_attention_heads": 24,
         "num_key_value_heads": 2,

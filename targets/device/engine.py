@@ -20,7 +20,7 @@ from ...export.tensorrt.engine import (
     run_command,
     version_of,
 )
-from .manifest import MANIFEST, read_manifest
+from .manifest import MANIFEST, read_manifest, sha256
 from .probe import probe
 
 __all__ = ["ENGINE", "build", "time_engine"]
@@ -59,14 +59,23 @@ def build(bundle: Path) -> dict[str, Any]:
         "spec": manifest["engine"],
         "id": manifest["id"],
     }
-    if engine.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == built_with:
+    if _is_built(engine, stamp, built_with):
         return _built(engine, 0.0, reused=True)
     begin = time.monotonic()
     partial = engine.with_suffix(".partial")
     _build_to(partial, bundle, device)
     partial.replace(engine)
-    stamp.write_text(json.dumps(built_with))
+    stamp.write_text(json.dumps({**built_with, "sha256": sha256(engine)}))
     return _built(engine, round(time.monotonic() - begin, 1), reused=False)
+
+
+def _is_built(engine: Path, stamp: Path, built_with: dict[str, Any]) -> bool:
+    """Whether the engine is the one that was built with this, and both files are undamaged."""
+    try:
+        recorded = json.loads(stamp.read_text())
+        return recorded == {**built_with, "sha256": sha256(engine)}
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def _built(engine: Path, seconds: float, *, reused: bool) -> dict[str, Any]:

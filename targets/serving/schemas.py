@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
+from .options import ServeLimits
+
 __all__ = [
     "ChatRequest",
     "CompletionRequest",
@@ -16,10 +18,9 @@ __all__ = [
     "Health",
     "Models",
     "Reply",
+    "chat_request",
     "completion_request",
 ]
-
-MAX_NEW_TOKENS = 4096
 
 
 def _whole(value: Any) -> Any:
@@ -35,13 +36,16 @@ def _whole(value: Any) -> Any:
 WHOLE = BeforeValidator(_whole)
 """Comes after a field's limits, because only then the OpenAPI description shows the limits."""
 Text = Annotated[str, Field(min_length=1)]
+DEFAULT_NEW_TOKENS = 64
+PROMPT = "text, or token ids"
+STOP = "texts before which it ends"
 
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str | None = Field(default=None, description="name of the artifact; any other is 404")
-    max_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS), WHOLE] = 64
+    max_tokens: Annotated[int, Field(ge=1), WHOLE] = DEFAULT_NEW_TOKENS
     temperature: float = Field(
         default=0.0,
         ge=0,
@@ -53,21 +57,13 @@ class _Request(BaseModel):
     top_p: float = Field(default=1.0, gt=0, le=1, strict=True)
     seed: Annotated[int, Field(ge=0, lt=2**31), WHOLE] = 0
     stream: bool = Field(default=False, strict=True)
-    stop: Text | list[Text] | None = Field(default=None, description="texts before which it ends")
+    stop: Text | list[Text] | None = Field(default=None, description=STOP)
 
 
 class CompletionRequest(_Request):
     """`POST /v1/completions`."""
 
-    prompt: Text | list[int] = Field(description="text, or token ids")
-
-
-def completion_request(vocab: int, context: int) -> type[CompletionRequest]:
-    """`CompletionRequest` with the limits of one model: its vocabulary size and its context."""
-    token: Any = Annotated[int, Field(ge=0, lt=vocab), WHOLE]
-    tokens: Any = Annotated[list[token], Field(min_length=1, max_length=context - 1)]
-    prompt: Any = (Text | tokens, Field(description="text, or token ids"))
-    return create_model("CompletionRequest", __base__=CompletionRequest, prompt=prompt)
+    prompt: Text | list[int] = Field(description=PROMPT)
 
 
 class Message(BaseModel):
@@ -83,6 +79,46 @@ class ChatRequest(_Request):
     """`POST /v1/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1)
+
+
+def completion_request(vocab: int, context: int, limits: ServeLimits) -> type[CompletionRequest]:
+    """`CompletionRequest` with the limits of one model and one server.
+
+    Args:
+        vocab: the model's vocabulary size.
+        context: the most tokens of prompt and answer together.
+        limits: the server's limits.
+    """
+    token: Any = Annotated[int, Field(ge=0, lt=vocab), WHOLE]
+    tokens: Any = Annotated[
+        list[token], Field(min_length=1, max_length=context - 1, fail_fast=True)
+    ]
+    text: Any = Annotated[str, Field(min_length=1, max_length=limits.max_prompt_characters)]
+    prompt: Any = (text | tokens, Field(description=PROMPT))
+    return create_model(
+        "CompletionRequest", __base__=CompletionRequest, prompt=prompt, **_bounds(limits)
+    )
+
+
+def chat_request(limits: ServeLimits) -> type[ChatRequest]:
+    """`ChatRequest` with the limits of one server."""
+    messages: Any = (
+        list[Message],
+        Field(min_length=1, max_length=limits.max_messages, fail_fast=True),
+    )
+    return create_model("ChatRequest", __base__=ChatRequest, messages=messages, **_bounds(limits))
+
+
+def _bounds(limits: ServeLimits) -> dict[str, Any]:
+    """The fields that both requests share and that the server limits."""
+    stop: Any = Annotated[str, Field(min_length=1, max_length=limits.max_stop_characters)]
+    stops: Any = Annotated[list[stop], Field(max_length=limits.max_stops)]
+    most = limits.max_new_tokens
+    tokens: Any = Annotated[int, Field(ge=1, le=most), WHOLE]
+    return {
+        "max_tokens": (tokens, min(DEFAULT_NEW_TOKENS, most)),
+        "stop": (stop | stops | None, Field(default=None, description=STOP)),
+    }
 
 
 class Usage(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,7 +14,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from .answers import CHAT, COMPLETION, answer
-from .batcher import QueueFull
+from .batcher import QueueFull, Stopped
+from .door import Door
+from .failures import RETRY_AFTER, Rejected, failure_response
+from .keys import Keys
 from .schemas import (
     ChatRequest,
     CompletionRequest,
@@ -22,9 +25,10 @@ from .schemas import (
     Health,
     Models,
     Reply,
+    chat_request,
     completion_request,
 )
-from .service import Rejected, Service
+from .service import Service
 
 __all__ = ["create_app"]
 
@@ -35,19 +39,29 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "the answer; a stream of events if `stream` is set",
     },
     400: {"model": Failure, "description": "not JSON, or a prompt that does not fit"},
+    401: {"model": Failure, "description": "the server needs an API key"},
     404: {"model": Failure, "description": "no such model"},
+    413: {"model": Failure, "description": "the body is too large"},
     422: {"model": Failure, "description": "not a valid request"},
     429: {"model": Failure, "description": "too many requests are waiting"},
+    503: {"model": Failure, "description": "too many connections, or the server is stopping"},
 }
+MOST_FAULTS = 8
+"""Faults of a request that an answer names."""
 
 
-def create_app(service: Service) -> FastAPI:
-    """The FastAPI application. Shutting it down stops the batcher."""
+def create_app(service: Service, keys: Keys | None = None) -> FastAPI:
+    """The FastAPI application. Shutting it down ends all answers.
+
+    Args:
+        service: the loaded artifact.
+        keys: who may use the server; default: everybody who reaches it.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         yield
-        await asyncio.to_thread(service.batcher.close)
+        await asyncio.to_thread(service.close)
 
     app = FastAPI(
         title="edgewright",
@@ -56,36 +70,26 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.add_middleware(Door, limits=service.limits, keys=keys or Keys(), work=service.work)
     _handle_errors(app)
     _add_status(app, service)
 
-    async def completions(request: CompletionRequest) -> Any:
-        ids = (
-            request.prompt
-            if isinstance(request.prompt, list)
-            else service.tokenizer.encode(request.prompt)
-        )
-        return await answer(service, request, list(ids), COMPLETION)
+    async def completions(http: Request, request: CompletionRequest) -> Any:
+        return await answer(service, http, request, COMPLETION)
 
-    # FastAPI reads a parameter's type from the annotations. This type has the limits of this
-    # model (number of token ids, context), so the OpenAPI description has them too.
-    completions.__annotations__["request"] = completion_request(service.vocab, service.context)
+    async def chat(http: Request, request: ChatRequest) -> Any:
+        return await answer(service, http, request, CHAT)
+
+    # FastAPI reads a parameter's type from the annotations. These types have the limits of this
+    # model and this server, so the OpenAPI description has them too.
+    limits = service.limits
+    completions.__annotations__ |= {
+        "http": Request,
+        "request": completion_request(service.vocab, service.context, limits),
+    }
+    chat.__annotations__ |= {"http": Request, "request": chat_request(limits)}
     app.post("/v1/completions", response_model=Reply, responses=RESPONSES)(completions)
-
-    @app.post("/v1/chat/completions", response_model=Reply, responses=RESPONSES)
-    async def chat(request: ChatRequest) -> Any:
-        turns = [message.model_dump() for message in request.messages]
-        try:
-            text = service.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # a template belongs to the model and may raise any exception
-            raise Rejected(
-                400, f"the model's chat template does not accept these messages: {error}"
-            ) from error
-        ids = list(service.tokenizer.encode(text, add_special_tokens=False))
-        return await answer(service, request, ids, CHAT)
-
+    app.post("/v1/chat/completions", response_model=Reply, responses=RESPONSES)(chat)
     return app
 
 
@@ -94,35 +98,36 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Rejected)
     async def rejected(_: Request, error: Rejected) -> JSONResponse:
-        return _error_response(error.status, str(error))
+        return failure_response(error.status, str(error), error.headers)
 
     @app.exception_handler(QueueFull)
     async def full(_: Request, error: QueueFull) -> JSONResponse:
-        return _error_response(429, str(error))
+        return failure_response(429, str(error), RETRY_AFTER)
+
+    @app.exception_handler(Stopped)
+    async def stopped(_: Request, error: Stopped) -> JSONResponse:
+        return failure_response(503, str(error), RETRY_AFTER)
 
     @app.exception_handler(HTTPException)
     async def plain(_: Request, error: HTTPException) -> JSONResponse:
-        return _error_response(error.status_code, str(error.detail), error.headers)
+        return failure_response(error.status_code, str(error.detail), error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        faults = "; ".join(f"{_place(fault['loc'])}: {fault['msg']}" for fault in error.errors())
-        return _error_response(422, faults)
+        faults = error.errors()[:MOST_FAULTS]
+        return failure_response(
+            422, "; ".join(f"{_place(fault['loc'])}: {fault['msg']}" for fault in faults)
+        )
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+        return failure_response(500, f"the answer failed: {type(error).__name__}")
 
 
 def _place(path: Sequence[Any]) -> str:
     """The path of a field in a request, such as `messages.0.role`."""
     # pydantic also puts types such as `list[int]` into the path; they are left out.
     return ".".join(str(part) for part in path if "[" not in str(part))
-
-
-def _error_response(
-    status: int, message: str, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
-    # The message may quote the request, and lone surrogates in it cannot be encoded.
-    text = message.encode("utf-8", "replace").decode()
-    body = {"error": {"message": text, "type": "invalid_request_error", "code": status}}
-    return JSONResponse(body, status, headers)
 
 
 def _add_status(app: FastAPI, service: Service) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,14 @@ from ...errors import UsageError
 from ...export.onnx.runtime import OnnxDecoder
 from ...export.onnx.sampling import Sampling
 from .batcher import Batcher, Generation
+from .failures import Rejected
+from .options import ServeLimits
 from .schemas import ChatRequest, CompletionRequest
 
-__all__ = ["Rejected", "Service", "open_service"]
+__all__ = ["Service", "open_service"]
 
-
-class Rejected(Exception):
-    """A request that cannot be served, with the HTTP status to send."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+WORKERS = 2
+"""Threads that read requests: JSON, chat templates, tokenizing. More would slow down the batch."""
 
 
 class Service:
@@ -36,8 +35,8 @@ class Service:
         artifact: directory of an ONNX artifact.
         threads: threads of ONNX Runtime; None lets it choose.
         max_batch: the most sequences that are generated at the same time.
-        max_waiting: the most requests that wait for a free place.
         context: the most tokens of prompt and answer together; None for the model's own limit.
+        limits: what one request may ask for, and how many may wait.
     """
 
     def __init__(
@@ -45,16 +44,19 @@ class Service:
         artifact: Path,
         threads: int | None = None,
         max_batch: int = 16,
-        max_waiting: int = 256,
         context: int | None = None,
+        limits: ServeLimits | None = None,
     ) -> None:
         model = read_architecture(artifact)
+        self.limits = limits or ServeLimits()
         self.name = artifact.resolve().name
         self.vocab = model.vocab_size
         self.context = context or model.max_positions or 2048
         self.eos = frozenset(end_tokens(artifact))
-        self.tokenizer: Any = load_tokenizer(artifact)
-        self.batcher = Batcher(OnnxDecoder(artifact, threads), max_batch, max_waiting)
+        self._tokenizer: Any = load_tokenizer(artifact)
+        self._workers = ThreadPoolExecutor(WORKERS, "reader")
+        decoder = OnnxDecoder(artifact, threads)
+        self.batcher = Batcher(decoder, max_batch, self.limits.max_waiting, self.context)
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "edgewright_requests", "requests by outcome", ["outcome"], registry=self.registry
@@ -73,39 +75,75 @@ class Service:
         ):
             Gauge(f"edgewright_{name}", about, registry=self.registry).set_function(read)
 
-    def check(self, model: str | None, ids: list[int]) -> None:
-        """Check that a request can be served.
+    async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function in a thread that reads requests, so that it delays no other request."""
+        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
 
-        Args:
-            model: the model that the request names, if any.
-            ids: tokens of the prompt.
+    def close(self) -> None:
+        """End all answers, and stop the threads."""
+        self.batcher.close()
+        self._workers.shutdown(cancel_futures=True)
+
+    async def prompt_ids(self, request: CompletionRequest | ChatRequest) -> list[int]:
+        """The tokens of a request's prompt.
 
         Raises:
-            Rejected: it names another model, or the prompt is empty or leaves no room in the
-                context for an answer.
+            Rejected: the request names another model; the prompt is too long or empty, or leaves no
+                room in the context for an answer; the chat template does not accept it.
         """
-        if model is not None and model != self.name:
-            raise Rejected(404, f"model `{model}` is not served here; `{self.name}` is")
+        if request.model is not None and request.model != self.name:
+            raise Rejected(404, f"model `{request.model}` is not served here; `{self.name}` is")
+        ids: list[int] = await self.work(self._encode, request)
         if not ids:
             raise Rejected(400, "the prompt has no tokens")
         if len(ids) >= self.context:
             raise Rejected(
                 400, f"the prompt has {len(ids)} tokens, and the context is {self.context}"
             )
+        return ids
+
+    def _encode(self, request: CompletionRequest | ChatRequest) -> Sequence[int]:
+        if isinstance(request, CompletionRequest):
+            prompt = request.prompt
+            return prompt if isinstance(prompt, list) else self._ids(prompt)
+        turns = [message.model_dump() for message in request.messages]
+        if sum(len(turn["content"]) for turn in turns) > self.limits.max_prompt_characters:
+            raise Rejected(
+                400,
+                f"the messages have more than {self.limits.max_prompt_characters} characters",
+            )
+        try:
+            text = self._tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # a template belongs to the model and may raise any exception
+            raise Rejected(
+                400, f"the model's chat template does not accept these messages: {error}"
+            ) from error
+        return self._ids(text, add_special_tokens=False)
+
+    def _ids(self, text: str, **options: Any) -> list[int]:
+        # Without `verbose=False` a prompt beyond the context is a line on standard error.
+        return list(self._tokenizer.encode(text, verbose=False, **options))
 
     async def tokens(
         self, ids: list[int], request: CompletionRequest | ChatRequest
     ) -> AsyncGenerator[int | str]:
         """Yield the tokens of an answer as they are generated, and last the reason why it ended.
 
-        Closing this generator cancels the answer.
+        Closing this generator cancels the answer. A reader that is slow does not delay the
+        batch: what was generated waits here, and that is at most `max_new_tokens` numbers.
+
+        Raises:
+            QueueFull: too many requests are waiting.
         """
         loop = asyncio.get_running_loop()
         arrived = asyncio.Queue[int | str | BaseException]()
         begin = time.perf_counter()
 
         def take(item: int | str | BaseException) -> None:
-            loop.call_soon_threadsafe(arrived.put_nowait, item)
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody reads any more
+                loop.call_soon_threadsafe(arrived.put_nowait, item)
 
         generation = Generation(
             ids,
@@ -132,12 +170,12 @@ class Service:
                 if isinstance(item, str):
                     return
         finally:
-            generation.cancelled.set()
+            self.batcher.cancel(generation)
             self.requests.labels(outcome).inc()
 
     def decode(self, ids: list[int]) -> str:
         """Convert token ids to text."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def open_service(artifact: Path, **options: Any) -> Service:

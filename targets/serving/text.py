@@ -8,10 +8,17 @@ __all__ = ["TextStream"]
 
 INCOMPLETE = "\ufffd"
 """The character that a tokenizer returns for bytes that are not a complete character yet."""
+CONTEXT = 4
+"""Earlier pieces that are decoded again: what precedes a token can change its text (a space)."""
+LONGEST = 64
+"""Tokens that may end in an incomplete character. More are no character, and become final."""
 
 
 class TextStream:
     """Converts tokens to pieces of text. A piece that was returned is final.
+
+    A new token costs the same at the end of a long answer as at its beginning: only the latest
+    tokens are decoded, and only text that was not returned yet is searched for stop texts.
 
     Args:
         decode: converts token ids to text.
@@ -25,7 +32,12 @@ class TextStream:
         self._decode = decode
         self._stops = stops
         self._ids: list[int] = []
-        self._given = 0
+        self._ends = [0]
+        """Where the latest pieces of complete characters end in `_ids`."""
+        self._known = ""
+        """The text of the ids up to the last of these ends."""
+        self._held = ""
+        """Text that was not returned yet, because a stop text may begin in it."""
         self.stopped = False
 
     def add(self, token: int) -> str:
@@ -40,23 +52,34 @@ class TextStream:
     def _advance(self, final: bool) -> str:
         if self.stopped:
             return ""
-        text = self._decode(self._ids)
-        found = [
-            place
-            for place in (text.find(stop, max(0, self._given - len(stop))) for stop in self._stops)
-            if place >= 0
-        ]
+        self._held += self._decoded(final)
+        found = [place for place in map(self._held.find, self._stops) if place >= 0]
         if found:
             self.stopped = True
             end = min(found)
         elif final:
-            end = len(text)
+            end = len(self._held)
         else:
-            whole = text.rstrip(INCOMPLETE)
-            end = len(whole) - max((_overlap(whole, stop) for stop in self._stops), default=0)
-        piece = text[self._given : end]
-        self._given = max(self._given, end)
+            end = len(self._held) - max(
+                (_overlap(self._held, stop) for stop in self._stops), default=0
+            )
+        piece = self._held[:end]
+        self._held = self._held[end:]
         return piece
+
+    def _decoded(self, final: bool) -> str:
+        """The text of tokens since the last end, or nothing if it ends inside a character."""
+        text = self._decode(self._ids)
+        many = len(self._ids) - self._ends[-1] > LONGEST
+        if text.endswith(INCOMPLETE) and not (final or many):
+            return ""
+        new = text[len(self._known) :]
+        self._ends = [*self._ends[-CONTEXT:], len(self._ids)]
+        first = self._ends[0]
+        self._ids = self._ids[first:]
+        self._ends = [end - first for end in self._ends]
+        self._known = self._decode(self._ids)
+        return new
 
 
 def _overlap(text: str, stop: str) -> int:

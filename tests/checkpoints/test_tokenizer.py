@@ -215,3 +215,33 @@ def test_load_tokenizer_raises_only_errors_of_ours(copy_model: MakeModel) -> Non
         load_tokenizer(folder)
     assert "\n" not in str(caught.value)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("tokenizer_config.json", {"model_max_length": "x"}, "model_max_length"),
+        ("tokenizer_config.json", {"model_max_length": -1}, "model_max_length"),
+        ("tokenizer_config.json", {"padding_side": "up"}, "padding_side"),
+        ("tokenizer_config.json", {"eos_token": 5}, "eos_token"),
+        ("tokenizer_config.json", {"chat_template": 5}, "chat_template"),
+        ("tokenizer_config.json", {"added_tokens_decoder": []}, "added_tokens_decoder"),
+        ("special_tokens_map.json", {"pad_token": ["x"]}, "pad_token"),
+        ("generation_config.json", [], "not a JSON object"),
+        ("added_tokens.json", "{", "not valid JSON"),
+        ("chat_template.jinja", "a" * (1 << 20 | 1), "larger than 1,024 kB"),
+        ("additional_chat_templates/a.jinja", "a" * (1 << 20 | 1), "larger than 1,024 kB"),
+    ],
+)
+def test_a_wrong_setting_is_named(
+    name: str, values: Any, words: str, copy_model: MakeModel
+) -> None:
+    model = copy_model("llama")
+    file = model / name
+    file.parent.mkdir(exist_ok=True)
+    if isinstance(values, dict) and file.exists():
+        values = json.loads(file.read_text()) | values
+    file.write_text(values if isinstance(values, str) else json.dumps(values))
+    with pytest.raises(UsageError, match=words) as caught:
+        load_tokenizer(model)
+    assert str(caught.value).startswith(str(file))

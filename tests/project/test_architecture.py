@@ -19,15 +19,16 @@ from edgewright.docs.import_graph import (
     sources,
 )
 
-GROUND = {"errors", "console", "documents"}
+GROUND = {"errors", "console", "documents", "redaction"}
 STORES = {"checkpoints", "models", "data"}
 BELOW_FOUR = GROUND | STORES | {"generation", "steps"}
 FOUR = {"compress", "export", "benchmarks", "targets"}
 BELOW_COMMANDS = BELOW_FOUR | FOUR | {"pipeline"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "console": {"errors"},
+    "console": {"errors", "redaction"},
     "documents": {"errors"},
+    "redaction": set(),
     "models": GROUND,
     "data": GROUND,
     "checkpoints": GROUND | {"models"},
@@ -44,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
 }
 """The arrows of docs/architecture.md: part -> the other parts that it may import."""
-ROOT_FILES = {"cli", "errors", "console", "documents", "__init__"}
+ROOT_FILES = {"cli", "errors", "console", "documents", "redaction", "__init__"}
 NAMES = re.compile(
     r"\b([qkvo]|qkv|gate|up|down|gate_up)_proj\b|\bself_attn\b|\bmlp\.|_layernorm\b"
     r"|\bembed_tokens\b|\brotary_emb\b|\bmodel\.(layers|norm)\b"

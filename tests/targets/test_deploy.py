@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fake_jetson import SHORT, TRTEXEC, jetson, program
+from small_bundle import wait_for_programs
 from ssh_servers import Server, wire
 
 from edgewright.benchmarks.metrics import why_unlike
@@ -18,21 +19,6 @@ from edgewright.targets import load_target
 from edgewright.targets.bundle import make_bundle
 
 pytest_plugins = ["deploy_fixtures"]
-
-
-def wait_for_writers(folder: Path) -> None:
-    """Wait until the programs of broken connections have written the data that they received."""
-
-    def of(process: Path) -> bytes:
-        with suppress(OSError):  # it ended meanwhile
-            return (process / "cmdline").read_bytes()
-        return b""
-
-    for _ in range(600):
-        if not any(os.fsencode(folder) in of(process) for process in Path("/proc").glob("[0-9]*")):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"something still writes below {folder}")
 
 
 def test_deploy_copies_checks_measures_and_records(
@@ -128,7 +114,7 @@ def test_a_lost_connection_keeps_what_was_copied(
         closed(place)
         assert not (place / "current").exists()
         assert not (place / "versions").exists()
-        wait_for_writers(place)
+        wait_for_programs(place)
         kept = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
         assert 0 < kept < size
         code, out, err = deployed(artifact, port=port)

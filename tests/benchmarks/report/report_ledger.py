@@ -70,6 +70,7 @@ def step(
         "output": name,
         "fingerprint": (name.encode().hex() * 20)[:64],
         "seconds": 12.3,
+        "peak_rss_bytes": 1.26e9,
         "metrics": numbers,
         "notes": [f"{name}: first note", "second note"] if kind != "baseline" else [],
         "context": CONTEXT | context,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from unittest.mock import patch
 
 import pytest
 from report_ledger import Page, make_ledger, metrics, step
 
-from edgewright.benchmarks.report.report import render_html, render_markdown
+from edgewright.benchmarks.report.report import plots_of, render_html, render_markdown
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,7 @@ def test_steps_table_shows_readable_numbers(page: Page) -> None:
         "size MB": "2.40",
         "parameters": "2.41 M",
         "seconds": "12.3",
+        "memory of the step GB": "1.26",
     }
     assert [row[0].split()[0] for row in rows] == [
         "baseline",
@@ -118,8 +120,31 @@ def test_steps_measured_otherwise_stay_out_of_comparisons() -> None:
     ledger["steps"][4]["context"] |= {"threads": 8, "problems/reasoning": 50}
     text = "\n".join(Page(render_html(ledger)).texts)
     assert text.count("Left out, because measured differently: export-int4.") == 6
-    assert "2.64×" not in text
+    assert "81.2 tok/s (" not in text
     assert "0.187×" in text  # sizes are always comparable
+
+
+def test_speeds_of_two_runtimes_make_no_factor() -> None:
+    ledger = make_ledger()
+    text = "\n".join(Page(render_html(ledger)).texts)
+    assert "from 81.2 tok/s (in torch)" in text
+    ledger["steps"][4]["context"]["backend"] = "torch"
+    text = "\n".join(Page(render_html(ledger)).texts)
+    assert "from 81.2 tok/s (2.64×)" in text
+
+
+def test_bars_compare_a_step_with_the_one_it_started_from() -> None:
+    steps = [
+        step(name, "quantize", metrics(0.9, 0.0, speed, 1e6, 10), backend=runtime)
+        for name, speed, runtime in (("a", 50, "torch"), ("b", 80, "onnx"), ("c", 100, "torch"))
+    ]
+    steps[2]["config"]["from"] = "a"
+    with patch("edgewright.benchmarks.report.charts.bars", return_value="") as bars:
+        plots_of(steps, steps[0])
+    speeds = next(call.args for call in bars.call_args_list if call.args[4] == "Decode speed")
+    assert speeds[1] == [50, 80, 100]
+    assert speeds[2] == [50, 80, 50]  # b is the first in its runtime, c came from a
+    assert speeds[3] == ["50.0 tok/s", "80.0 tok/s", "100 tok/s  2.00×"]
 
 
 def test_plan_without_a_target_shows_what_is_known() -> None:

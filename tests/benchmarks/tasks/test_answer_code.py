@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgewright.benchmarks.tasks.answer_code import needed_code
-from edgewright.benchmarks.tasks.programs import Exercise, program_of
+from edgewright.benchmarks.tasks.programs import Exercise, judge
 from edgewright.benchmarks.tasks.sandbox import run_program
 
 TESTS = "assert double(4) == 8"
@@ -54,4 +54,4 @@ def test_a_wrong_function_stays_wrong() -> None:
 def test_a_whole_program() -> None:
     exercise = Exercise("", "def double(x):\n", TESTS)
     text = "```python\ndef double(x):\n    return x * 2\n\nassert double(0) == 1\n```"
-    assert run_program(program_of(exercise, text), 5.0).passed
+    assert judge(exercise, text).passed

@@ -22,7 +22,7 @@ from edgewright.benchmarks.tasks.questions import (
     read_pairs,
     same_answer,
 )
-from edgewright.benchmarks.tasks.sandbox import protections, run_program
+from edgewright.benchmarks.tasks.sandbox import NOT_CONFINED, protections, run_program
 from edgewright.benchmarks.tasks.task import Task
 from edgewright.checkpoints.loading import load_tokenizer
 from edgewright.errors import UsageError
@@ -189,17 +189,16 @@ def test_the_sandbox_gives_what_it_says(tmp_path: Path) -> None:
         "import math, collections; open('own', 'w').write('x'); print(math.pi)", 2.0
     ).passed
     given = protections()
-    assert "limits of time, memory and file size" in given
+    assert "limits" in given
     secret = tmp_path / "secret"
     secret.write_text("x")
-    assert run_program(f"open({str(secret)!r}).read()", 2.0).passed == (
-        "no files but Python's" not in given
-    )
+    outcome = run_program(f"open({str(secret)!r}).read()", 2.0)
+    assert outcome.passed == outcome.confinement.startswith(NOT_CONFINED)
     loopback = (
         "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); "
         "socket.create_connection(s.getsockname(), 1)"
     )
-    assert run_program(loopback, 2.0).passed == ("no network" not in given)
+    assert run_program(loopback, 2.0).passed == (not {"bubblewrap", "seccomp"} & set(given))
 
 
 @pytest.mark.parametrize("text", ["reason", "gym:", "qa:/no/such.jsonl", "lm-eval"])

@@ -329,3 +329,20 @@ def test_pairs_of_layers_and_data_of_a_stage(
         torch.equal(a, b)
         for a, b in ((first, rest[0][1]), (third, rest[1][1]), (second, rest[2][1]))
     ] == [True] * 3
+
+
+# What was done
+
+
+def test_a_single_step_trains_and_is_recorded(
+    make_model: MakeModel, context: StepContext, text_file: Path, tmp_path: Path
+) -> None:
+    """The rate of the first step of a warm-up is 0, so that one step would change nothing."""
+    student = make_model("qwen2", seed=1, hidden_size=128, **SMALL)
+    asked = options(None, text_file, stages=(Stage(loss="labels", steps=1, lr=3e-3),))
+    distill(asked, student, tmp_path / "out", context)
+    before, after = read_state(student), read_state(tmp_path / "out")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    recorded = json.loads((tmp_path / "out/edgewright.json").read_text())
+    assert list(recorded["steps"].values()) == [1]
+    assert recorded["bf16"] is False

@@ -17,7 +17,8 @@ from torch import Tensor
 from edgewright.checkpoints import loading, writer
 from edgewright.checkpoints.config import read_architecture
 from edgewright.checkpoints.files import content_hash, read_config, read_state
-from edgewright.checkpoints.loading import free_memory, load_model
+from edgewright.checkpoints.free_memory import free_memory
+from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import Streamed
 from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.prune import rebuild

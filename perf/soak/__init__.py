@@ -1,0 +1,1 @@
+"""Soak test of the HTTP server: honest and hostile clients together, for minutes."""

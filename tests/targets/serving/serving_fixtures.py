@@ -1,0 +1,26 @@
+"""Fixtures for the HTTP server: an artifact, and a running server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edgewright.export.onnx.export import export_onnx
+from edgewright.targets.serving.service import Service
+
+from server_helpers import running  # isort: skip
+
+
+@pytest.fixture(scope="module")
+def artifact(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("serve") / "tiny"
+    export_onnx(make_model("llama", num_hidden_layers=2), out, "fp32")
+    return out
+
+
+@pytest.fixture(scope="module")
+def port(artifact: Path) -> Iterator[int]:
+    with running(Service(artifact, 1, max_batch=4)) as found:
+        yield found.port
