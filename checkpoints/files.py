@@ -26,7 +26,7 @@ from .hashing import (
     write_provenance,
 )
 from .inventory import StoredTensor, inventory, opened, weight_files
-from .outputs import check_output
+from .own_files import check_output
 from .safetensors_writer import DTYPES
 from .writer import (
     atomic_directory,

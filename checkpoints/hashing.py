@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .inventory import INDEX, WEIGHTS, weight_files
-from .outputs import CARD, PROVENANCE
+from .own_files import CARD, PROVENANCE
 from .sealed import Damaged, read_sealed, write_sealed
 
 __all__ = [

@@ -16,7 +16,7 @@ from ..models import WRAPPED_IN
 from .atomic_files import write_json
 from .disk import require_space, writing
 from .hashing import write_provenance
-from .outputs import check_output, list_files
+from .own_files import check_output, list_files
 from .safetensors_writer import Pending, write_shards
 from .wrapped import in_wrapper
 

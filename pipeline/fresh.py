@@ -8,8 +8,7 @@ from pathlib import Path
 
 from ..checkpoints.files import PROVENANCE, check_output
 from ..checkpoints.outputs import RECORD, RESERVED
-from ..errors import EdgewrightError
-from .ledger import Ledger
+from ..checkpoints.sealed import Damaged, load_object
 from .recipe import BASELINE, TRACES
 
 __all__ = ["clear_run"]
@@ -39,8 +38,9 @@ def clear_run(out: Path) -> None:
 def _recorded(out: Path) -> set[str]:
     """The names of the steps in the ledger; empty if it is damaged."""
     try:
-        return {str(step["name"]) for step in Ledger.load(out).data["steps"]}
-    except (EdgewrightError, KeyError, TypeError):
+        ledger = load_object(out / FILES[0], "")
+        return {str(step["name"]) for step in ledger["steps"]}
+    except (Damaged, KeyError, TypeError):
         return set()
 
 

@@ -100,11 +100,8 @@ def run_traces(
     }
     old = {} if fresh else _recorded(record)
     before = file_hash(out) if out.is_file() else None
-    if old and before and before not in (old["sha256"], old.get("replaces")):
-        raise UsageError(
-            f"{out}: was changed since edgewright wrote it: {record.name} records other content",
-            "choose another --out, or give --fresh to replace the file",
-        )
+    if old and before:
+        _refuse_changed(out, before, old)
     if old.get("fingerprint") == fingerprint(fields) and old["sha256"] == before:
         return {**old["report"], "reused": True}
     if memory_check:
@@ -121,6 +118,19 @@ def run_traces(
         options, source, model_hash, out, seed, fields["device"], fields, announce, fresh
     )
     return {**report, "reused": False}
+
+
+def _refuse_changed(out: Path, content: str, old: dict[str, Any]) -> None:
+    """Refuse to replace traces that somebody has changed, which may be work of hours.
+
+    Raises:
+        UsageError: the content is neither the one that was written, nor the one before it.
+    """
+    if content not in (old["sha256"], old.get("replaces")):
+        raise UsageError(
+            f"{out}: was changed since edgewright wrote it",
+            "choose another --out, or give --fresh to replace the file",
+        )
 
 
 def _recorded(record: Path) -> dict[str, Any]:

@@ -71,13 +71,9 @@ def make_traces(
     with workspace(out, "chains", depends_on, CHAINS, fresh) as place:
         answered = ask_teacher(options, questions, model, seed, device, place / CHAINS)
         lines, counts = _select(options, questions, [answered[one.row] for one in questions])
-        report = {
-            "output": str(out),
-            "notes": missing_questions(options, len(questions)),
-            "questions": len(questions),
-            "repeated_questions": repeated,
-            **counts,
-        }
+        asked = {"questions": len(questions), "repeated_questions": repeated}
+        notes = missing_questions(options, len(questions))
+        report = {"output": str(out), "notes": notes, **asked, **counts}
         text = _text(lines, options, teacher, seed)
         announce(hashlib.sha256(text.encode()).hexdigest(), report)
         write_text(out, text)
