@@ -90,14 +90,7 @@ def run_traces(
     source = resolve(model_path(model))
     record = out.with_suffix(RECORD)
     check_own([Output("--out", out, "traces"), Output("--out", record, "record", RECORD_MARKS)])
-    fields = {
-        "config": options.model_dump(mode="json"),
-        "inputs": {model: content_hash(source)},
-        "data": data_hashes([options.prompts]),
-        "seed": seed,
-        "device": pick_device(device),
-        "code": code_version(MEASURE_CODE),
-    }
+    fields = _depends_on(options, model, source, seed, pick_device(device))
     old = {} if fresh else _recorded(record)
     before = file_hash(out) if out.is_file() else None
     if old and before:
@@ -118,6 +111,20 @@ def run_traces(
         options, source, model_hash, out, seed, fields["device"], fields, announce, fresh
     )
     return {**report, "reused": False}
+
+
+def _depends_on(
+    options: TracesOptions, model: str, source: Path, seed: int, device: str
+) -> dict[str, Any]:
+    """Everything that traces depend on, by field."""
+    return {
+        "config": options.model_dump(mode="json"),
+        "inputs": {model: content_hash(source)},
+        "data": data_hashes([options.prompts]),
+        "seed": seed,
+        "device": device,
+        "code": code_version(MEASURE_CODE),
+    }
 
 
 def _refuse_changed(out: Path, content: str, old: dict[str, Any]) -> None:
