@@ -14,7 +14,7 @@ FAST := tests/project/test_architecture.py tests/project/test_style.py tests/pro
 	tests/models tests/data tests/commands tests/benchmarks/gate tests/benchmarks/report \
 	tests/pipeline/test_recipe*.py tests/pipeline/test_forecast*.py tests/targets/test_[egt]*.py
 
-.PHONY: help setup demo test test-fast lint format slow compat deploy-test sandbox-test arm64 perf demo-model clean soak audit lock sbom lowest browser fuzz
+.PHONY: help setup demo test test-fast lint format slow compat deploy-test sandbox-test arm64 perf demo-model clean faults soak audit lock sbom lowest browser fuzz
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -99,6 +99,9 @@ browser: setup  ## reports of hostile names in headless Chromium: no request, no
 
 fuzz: setup  ## give every reader of files thousands of damaged ones (15 minutes on 1 core)
 	$(BIN)/python -m edgewright.perf.fuzz --cases 20000 --seed 0
+
+faults: setup  ## kill, interrupt and starve every command that writes, and run it again (1 hour on an idle core; resumes)
+	$(BIN)/python -m edgewright.perf.faults --work runs/faults --page docs/reliability.md
 
 perf: setup demo  ## decode speed of INT4 and INT8 against the float checkpoint; how often the gate is right
 	$(BIN)/python -m edgewright.perf.decode runs/demo/export-int4 runs/demo/distill

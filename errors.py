@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["EdgewrightError", "GateFailed", "ParityFailed", "Refused", "UsageError"]
+__all__ = [
+    "EdgewrightError",
+    "GateFailed",
+    "NoSpace",
+    "NotWritten",
+    "ParityFailed",
+    "Refused",
+    "UsageError",
+]
 
 
 class EdgewrightError(Exception):
@@ -42,3 +50,13 @@ class GateFailed(EdgewrightError):
     """A candidate is worse than its baseline by more than the policy allows."""
 
     exit_code = 5
+
+
+class NotWritten(EdgewrightError):
+    """The file system refused a write. That says nothing about the input or the options."""
+
+
+class NoSpace(NotWritten, Refused):
+    """The disk is full, or a quota or a limit on the size of files is reached."""
+
+    exit_code = 3

@@ -288,6 +288,18 @@ def _save(file: Path, found: Mapping[str, Any], answers: Sequence[dict[str, Any]
         write_answers(answers_file(file), answers)
 
 
+def _shown(name: str, result: Measurement) -> dict[str, Any]:
+    """A measurement as `bench` prints and saves it."""
+    said = [*missing_tasks(result.metrics), *unconfined_tasks([result.context])]
+    return {
+        "name": name,
+        "metrics": result.metrics,
+        "context": result.context,
+        "samples": result.samples,
+        "notes": [*result.notes, *said],
+    }
+
+
 def bench_path(
     path: Path,
     options: EvaluateOptions,
@@ -321,10 +333,7 @@ def bench_path(
     path = _directory(path)
     base = Reference(_directory(reference), device) if reference else None
     result = measure(path, options, device=device, reference=base, memory_check=memory_check)
-    shown = ("metrics", "context", "samples")
-    found: dict[str, Any] = {"name": name, **{key: getattr(result, key) for key in shown}}
-    warnings = [*missing_tasks(result.metrics), *unconfined_tasks([result.context])]
-    found["notes"] = result.notes + warnings
+    found = _shown(name, result)
     if save:
         _save(save, found, result.answers)
     if against:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..data.rows import BadRows
 from ..steps.options import Calibration, Cli, shared
+from ..steps.places import Reads
 from .tasks.kinds import USAGE
 
 __all__ = ["EvaluateOptions", "LatencyOptions"]
@@ -45,7 +46,7 @@ class EvaluateOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tasks: Annotated[tuple[str, ...], Cli(separator=",")] = Field(
+    tasks: Annotated[tuple[str, ...], Cli(separator=","), Reads()] = Field(
         default=(),
         description=f"tasks to score: {USAGE}",
     )
@@ -69,7 +70,7 @@ class EvaluateOptions(BaseModel):
         description="what torch computes answers in; auto: the checkpoint's 16 bits where the "
         "processor is fast with them, else float32; texts are always scored in float32",
     )
-    perplexity: tuple[str, ...] = Field(
+    perplexity: Annotated[tuple[str, ...], Reads()] = Field(
         default=(), description="SOURCE to compute the perplexity of; repeatable"
     )
     bad_rows: BadRows = shared(Calibration, "bad_rows")

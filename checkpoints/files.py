@@ -26,13 +26,12 @@ from .hashing import (
     write_provenance,
 )
 from .inventory import StoredTensor, inventory, opened, weight_files
+from .own_files import check_output
 from .safetensors_writer import DTYPES
 from .writer import (
     atomic_directory,
-    check_output,
     config_for_everyone,
     copy_tokenizer,
-    disk_error,
     scratch_directory,
     sync,
     write_checkpoint,
@@ -48,7 +47,6 @@ __all__ = [
     "config_for_everyone",
     "content_hash",
     "copy_tokenizer",
-    "disk_error",
     "file_hash",
     "finite",
     "read_architecture",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .inventory import INDEX, WEIGHTS, weight_files
+from .own_files import CARD, PROVENANCE
 from .sealed import Damaged, read_sealed, write_sealed
 
 __all__ = [
@@ -20,9 +21,6 @@ __all__ = [
     "write_provenance",
 ]
 
-PROVENANCE = "edgewright.json"
-CARD = "README.md"
-"""The model card: measurements of a directory, which are no part of its content."""
 WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".data", ".gguf", ".engine")
 
 

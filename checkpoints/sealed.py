@@ -154,7 +154,7 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     """Write an object with its checksum, atomically.
 
     Raises:
-        OSError: it cannot be written.
+        NotWritten: it cannot be written; `NoSpace` if the disk is full.
     """
     write_json(path, seal(value))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,31 +9,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import __version__
-from ..errors import EdgewrightError, Refused, UsageError
 from ..models import WRAPPED_IN
 from .atomic_files import write_json
-from .hashing import PROVENANCE, write_provenance
+from .disk import require_space, writing
+from .hashing import write_provenance
+from .own_files import check_output, list_files
 from .safetensors_writer import Pending, write_shards
 from .wrapped import in_wrapper
 
 __all__ = [
     "atomic_directory",
-    "check_output",
     "config_for_everyone",
     "copy_tokenizer",
-    "disk_error",
     "scratch_directory",
     "sync",
     "write_checkpoint",
 ]
 
 SHARD_BYTES = 4 * 1024**3
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""No space left, beyond the quota, beyond the largest file."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -75,61 +70,42 @@ def scratch_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def check_output(out: Path) -> None:
-    """Accept a directory to be made: it is not there, is empty, or was written by edgewright.
-
-    Raises:
-        UsageError: `out` is a file, or holds something that edgewright did not write.
-    """
-    if out.is_file() or (out.exists() and any(out.iterdir()) and not (out / PROVENANCE).exists()):
-        raise UsageError(
-            f"{out}: exists and was not written by edgewright",
-            "choose another --out, or remove it yourself",
-        )
-
-
 @contextmanager
-def atomic_directory(out: Path) -> Iterator[Path]:
+def atomic_directory(out: Path, needed: float | None = None) -> Iterator[Path]:
     """A temporary directory that becomes `out` if the block succeeds, and is removed if it fails.
 
+    Its `edgewright.json` lists its files, so that only these are ever replaced.
+
+    Args:
+        out: the directory to make.
+        needed: bytes that it will take at least, if they are known before.
+
     Raises:
-        UsageError: `out` is a file, or holds something that edgewright did not write.
-        Refused: the disk is full.
-        EdgewrightError: the place cannot be written to.
+        UsageError: `out` is a file or a link, or holds something that edgewright did not write.
+        NoSpace: the disk is full, or has less room than needed.
+        NotWritten: the place cannot be written to.
     """
     check_output(out)
     temporary = out.with_name(f".{out.name}.tmp")
+    replaced = out.with_name(f".{out.name}.old")
+    if replaced.exists() and not out.exists():  # killed between the two renames below
+        replaced.replace(out)
+    shutil.rmtree(replaced, ignore_errors=True)
     shutil.rmtree(temporary, ignore_errors=True)
+    if needed is not None:
+        require_space(out, needed)
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        sync(temporary)
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.replace(out)
-    except OSError as error:
-        raise disk_error(out, error) from error
-    except SafetensorError as error:
-        raise EdgewrightError(
-            f"{out}: could not be written: {error}", "free disk space and run the command again"
-        ) from error
+        with writing(out, needed, whole=True):
+            temporary.mkdir(parents=True)
+            yield temporary
+            list_files(temporary)
+            sync(temporary)
+            if out.exists():
+                out.replace(replaced)
+            temporary.replace(out)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def disk_error(out: Path, error: OSError) -> EdgewrightError:
-    """The error for a directory that could not be written.
-
-    A full disk is `Refused`, as a plan would have refused it.
-    """
-    free = shutil.disk_usage(
-        next(p for p in (out.parent, *out.parent.parents, Path.cwd()) if p.is_dir())
-    ).free
-    kind = Refused if error.errno in FULL else EdgewrightError
-    return kind(
-        f"{out}: could not be written: {error.strerror or error} ({free / 1e9:.1f} GB free)",
-        "free disk space or choose another --out; nothing was left half-written",
-    )
 
 
 def sync(folder: Path) -> None:
@@ -226,7 +202,8 @@ def write_checkpoint(
     wrapped = WRAPPED_IN in config
     if wrapped:
         pending, config = in_wrapper(pending, config, around)
-    with atomic_directory(out) as folder:
+    needed = sum(spec.nbytes for spec in pending.specs.values())
+    with atomic_directory(out, needed) as folder:
         write_shards(folder, pending, SHARD_BYTES)
         write_json(folder / "config.json", config_for_everyone(config))
         copy_tokenizer(source, folder)

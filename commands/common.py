@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from ..steps.context import StepContext
     from .verb_options import Output
 
-__all__ = ["conclude", "cut_plan", "prune_step", "recipe_run", "required", "step", "step_context"]
+__all__ = [
+    "conclude",
+    "cut_plan",
+    "directory_of_run",
+    "prune_step",
+    "recipe_run",
+    "required",
+    "step",
+    "step_context",
+]
 
 
 def step_context(calibration: Calibration, execution: Execution, **settings: Any) -> StepContext:
@@ -116,6 +125,25 @@ def conclude(gate: Mapping[str, Any]) -> None:
             f"[bold yellow]warning:[/] the gate is inconclusive: {escape(pair)}; "
             "the table says how many samples would decide"
         )
+
+
+def directory_of_run(given: Mapping[str, Any], pattern: str) -> dict[str, Any]:
+    """What was given, with a directory in `runs` if none is: the pattern with the recipe's name.
+
+    Raises:
+        UsageError: the recipe is wrong, or its name is no name of a directory.
+    """
+    if given.get("out") is not None:
+        return dict(given)
+    from ..pipeline.recipe_file import load_recipe
+
+    name = load_recipe(Path(given["recipe"]), given.get("set") or ()).name
+    if Path(name).name != name or name == "..":
+        raise UsageError(
+            f"{given['recipe']}: `name: {name}` cannot name a directory in runs/",
+            "give --out, or a name without slashes",
+        )
+    return {**given, "out": Path("runs") / pattern.format(name)}
 
 
 def required(value: Path | None, flag: str, hint: str) -> Path:

@@ -12,6 +12,7 @@ from ..compress.iterate.options import IterateOptions
 from ..compress.prune.options import PruneOptions
 from ..compress.quantize.options import QuantizeOptions
 from ..steps.options import Calibration, Execution, Verification
+from ..steps.places import Reads
 from .common import cut_plan, prune_step, required, step, step_context
 from .options import Expand
 from .verb import Outcome, verb
@@ -100,7 +101,9 @@ def traces(
 
 @verb("distill", resumable=True)
 def distill(
-    student: Annotated[str, typer.Argument(help="the model to train: a directory or hub id")],
+    student: Annotated[
+        str, Reads(), typer.Argument(help="the model to train: a directory or hub id")
+    ],
     output: Output,
     options: DistillOptions,
     execution: Execution,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import Refused, UsageError
 from ..export.options import ExportOptions
 from ..steps.options import Calibration, Execution
+from ..steps.places import Reads
 from ..targets.options import (
     BundleOptions,
     CheckOptions,
@@ -17,14 +18,14 @@ from ..targets.options import (
     HostOptions,
 )
 from ..targets.serving.options import ServeLimits, ServeOptions
-from .common import step, step_context
+from .common import required, step, step_context
 from .options import Expand
 from .verb import Outcome, verb
 from .verb_options import DeployInputs, Model, Output, TargetDevice
 
 __all__ = ["check", "deploy", "export", "serve"]
 
-Artifact = Annotated[Path, typer.Argument(help="directory that `edgewright export` wrote")]
+Artifact = Annotated[Path, Reads(), typer.Argument(help="directory that `edgewright export` wrote")]
 ROWS_TO_COMPARE = 16
 """Rows of text that the logits of an artifact are compared on."""
 
@@ -49,7 +50,16 @@ def export(
     return step("export", options, model, output, step_context(rows, execution))
 
 
-@verb("deploy")
+def _with_ledger(given: dict[str, Any]) -> dict[str, Any]:
+    """A deployment that names no ledger writes to that of the artifact's run."""
+    if given.get("ledger") or given.get("out") or given.get("rollback") or not given.get("host"):
+        return given
+    from ..pipeline.deployment import ledger_of
+
+    return {**given, "ledger": ledger_of(Path(given["artifact"]))}
+
+
+@verb("deploy", prepare=_with_ledger)
 def deploy(
     artifact: Artifact,
     device: Annotated[TargetDevice, Expand(require=("target",))],
@@ -97,7 +107,8 @@ def deploy(
     )
     if inputs.rollback:
         return Outcome(rollback(artifact_name(artifact), address, options), "rollback")
-    return Outcome(deliver(artifact, target, address, bundling, options, inputs.ledger), "deploy")
+    ledger = required(inputs.ledger, "--ledger", "give the directory of a ledger")
+    return Outcome(deliver(artifact, target, address, bundling, options, ledger), "deploy")
 
 
 @verb("check")

@@ -12,7 +12,8 @@ from ..benchmarks.options import EvaluateOptions
 from ..errors import UsageError
 from ..pipeline.sweep_options import SweepOptions
 from ..steps.options import Calibration, Execution
-from .common import conclude
+from ..steps.places import Reads, Writes
+from .common import conclude, directory_of_run, required
 from .options import Expand
 from .verb import Outcome, command_line, verb
 from .verb_options import (
@@ -38,6 +39,7 @@ def _against_needs_latency(given: dict[str, Any]) -> dict[str, Any]:
 def bench(
     path: Annotated[
         Path,
+        Reads(),
         typer.Argument(help="artifact directory, model directory, hub id or builtin:tiny-reasoner"),
     ],
     options: EvaluateOptions,
@@ -73,7 +75,7 @@ def bench(
 
 @verb("gate")
 def gate(
-    candidate: Annotated[str, typer.Argument(help="measurement file, or RUN:STEP")],
+    candidate: Annotated[str, Reads(), typer.Argument(help="measurement file, or RUN:STEP")],
     inputs: GateInputs,
 ) -> Outcome:
     """Compare a candidate with a baseline. Exit code 5 if a limit of the policy is violated.
@@ -113,7 +115,9 @@ def gate(
 
 @verb("report")
 def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="directory of a run")],
+    run_dir: Annotated[
+        Path, Writes("report"), typer.Argument(metavar="RUN", help="directory of a run")
+    ],
 ) -> Outcome:
     """Write report.html and report.md of a run again, from its ledger.
 
@@ -130,6 +134,7 @@ def report(
 def compare(
     runs: Annotated[
         list[str],
+        Reads(),
         typer.Argument(
             metavar="RUN RUN...",
             help="directories of runs, or RUN:STEP; the others are compared with the first",
@@ -154,7 +159,12 @@ def compare(
     return Outcome(found, "compare")
 
 
-@verb("sweep", resumable=True)
+def _with_directory(given: dict[str, Any]) -> dict[str, Any]:
+    """A sweep has a directory of its recipe's name, unless another is given."""
+    return directory_of_run(given, "{}-sweep")
+
+
+@verb("sweep", resumable=True, prepare=_with_directory)
 def sweep(recipe: RecipeFile, options: SweepOptions, inputs: SweepInputs) -> Outcome:
     """Run a recipe with varied options; show the trials that no other trial beats in every metric.
 
@@ -170,10 +180,9 @@ def sweep(recipe: RecipeFile, options: SweepOptions, inputs: SweepInputs) -> Out
         edgewright sweep recipes/demo.yaml --vary steps.quantize.method=gptq,awq
         --objective accuracy/reasoning --objective size_bytes
     """
-    from ..pipeline.recipe_file import load_recipe
     from ..pipeline.sweep import run_sweep
 
-    folder = inputs.out or Path("runs") / f"{load_recipe(recipe, inputs.settings).name}-sweep"
+    folder = required(inputs.out, "--out", "give the directory of the sweep")
     found = run_sweep(recipe, list(inputs.settings), options, folder, command_line())
     return Outcome(found, "sweep")
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import EdgewrightError
-from .common import recipe_run
+from ..steps.places import Reads
+from .common import directory_of_run, recipe_run, required
 from .verb import Outcome, verb
 from .verb_options import DemoOutput, PlanInputs, RecipeFile, RunOptions, TargetDevice
 
 __all__ = ["demo", "doctor", "plan", "recipe_schema", "run", "targets", "targets_show"]
 
 
-@verb("run", resumable=True)
+def _with_directory(given: dict[str, Any]) -> dict[str, Any]:
+    """A run has a directory of its recipe's name, unless another is given."""
+    return given if given.get("dry_run") else directory_of_run(given, "{}")
+
+
+@verb("run", resumable=True, prepare=_with_directory)
 def run(recipe: RecipeFile, options: RunOptions) -> Outcome:
     """Run a recipe: make every step, measure it, and record it in the ledger.
 
@@ -37,7 +43,8 @@ def run(recipe: RecipeFile, options: RunOptions) -> Outcome:
 
         rows = plan_recipe(loaded)
         return Outcome({"target": loaded.target, "rows": rows}, "plan", lambda: refuse(rows))
-    return recipe_run(loaded, options.out or Path("runs") / loaded.name, options.fresh)
+    out = required(options.out, "--out", "give the directory of the run")
+    return recipe_run(loaded, out, options.fresh)
 
 
 @verb("demo", resumable=True)
@@ -57,7 +64,9 @@ def demo(output: DemoOutput) -> Outcome:
 
 @verb("plan")
 def plan(
-    what: Annotated[str, typer.Argument(metavar="RECIPE|MODEL", help="a recipe file, or a model")],
+    what: Annotated[
+        str, Reads(), typer.Argument(metavar="RECIPE|MODEL", help="a recipe file, or a model")
+    ],
     device: TargetDevice,
     inputs: PlanInputs,
 ) -> Outcome:

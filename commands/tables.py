@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 
+from ..checkpoints.disk import is_full
 from ..console import IS_MAIN
+from ..errors import NoSpace
 from .device_tables import (
     bundle_view,
     deploy_view,
@@ -59,9 +63,28 @@ VIEWS: dict[str, Callable[[Any], list[Any]]] = {
 
 
 def show(value: Any, as_json: bool, view: str) -> None:
-    """Print a result on standard output: as JSON, or as the view of this name."""
+    """Print a result on standard output: as JSON, or as the view of this name.
+
+    Raises:
+        NoSpace: standard output is a file on a full disk.
+    """
     if not IS_MAIN:
         return
+    try:
+        _print(value, as_json, view)
+        sys.stdout.flush()
+    except OSError as error:
+        if not is_full(error):
+            raise
+        # What is left in the buffer would fail again at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise NoSpace(
+            f"standard output could not be written: {error.strerror}",
+            "free disk space; files of this command are complete",
+        ) from error
+
+
+def _print(value: Any, as_json: bool, view: str) -> None:
     if as_json or view == JSON_ONLY:
         print(json.dumps(value, indent=2))
         return

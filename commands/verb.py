@@ -10,8 +10,7 @@ from __future__ import annotations
 import inspect
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,10 +20,12 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..console import console
 from ..redaction import redacted
 from ..steps.options import Cli
+from .failures import explained_failures
+from .interruption import interruption
 from .options import REQUIRED, Expand, Parameter, composed_fields, parameters
+from .places import places_of
 from .tables import show
 from .validation import validated
 
@@ -169,7 +170,7 @@ class Verb:
             for name, value in typed.items()
             if name in self.arguments or _was_typed(invocation, name)
         }
-        with _interruption() if self.resumable else nullcontext():
+        with interruption(resumable=self.resumable):
             outcome = self._call(given, in_python=False)
         if outcome is None:
             return
@@ -229,7 +230,10 @@ class Verb:
             own = {*group.whole, *(parameter.name for parameter in group.parameters)}
             mine = {name: value for name, value in given.items() if name in own}
             values[group.name] = validated(group.model, group.parameters, mine, in_python=in_python)
-        return self.function(**values)
+        names = {p.path: p.name if in_python else p.flag for p in self.options}
+        places = places_of(values, self.arguments, names)
+        with explained_failures(), places.held(command_line()):
+            return self.function(**values)
 
 
 def verb(name: str, **settings: Any) -> Callable[[Callable[..., Outcome | None]], Verb]:
@@ -245,19 +249,6 @@ def verb(name: str, **settings: Any) -> Callable[[Callable[..., Outcome | None]]
 def command_line() -> str:
     """What was typed, or called in Python, for the records of a run; without secrets."""
     return redacted(_python_call.get() or shlex.join(["edgewright", *sys.argv[1:]]))
-
-
-@contextmanager
-def _interruption() -> Iterator[None]:
-    """Say on Ctrl-C that finished work is kept."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        console.print(
-            "interrupted; finished steps are kept, run the same command again to resume",
-            highlight=False,
-        )
-        raise typer.Exit(130) from stop
 
 
 def _joined(text: str) -> str:

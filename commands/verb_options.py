@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..checkpoints.outputs import RECORD, RECORD_MARKS
 from ..steps.options import Cli, shared
+from ..steps.places import Reads, Writes
 from ..targets.options import DeviceLoad
 
 __all__ = [
@@ -28,8 +30,14 @@ __all__ = [
     "TracesOutput",
 ]
 
-Model = Annotated[str, typer.Argument(help="model directory, hub id, or builtin:tiny-reasoner")]
-RecipeFile = Annotated[Path, typer.Argument(help="YAML recipe")]
+Model = Annotated[
+    str, Reads(), typer.Argument(help="model directory, hub id, or builtin:tiny-reasoner")
+]
+RecipeFile = Annotated[Path, Reads(recipe=True), typer.Argument(help="YAML recipe")]
+MEASUREMENT_MARKS = ('"metrics": {', '"context": {', '"samples": {')
+ANSWER_MARKS = ('"question": ', '"expected": ', '"correct": ')
+JUNIT_MARKS = ('classname="edgewright.gate"', 'name="edgewright gate"')
+"""Texts by which edgewright knows a file that it wrote, so that it may write the file again."""
 
 
 class _Inputs(BaseModel):
@@ -47,14 +55,14 @@ class _Fresh(_Inputs):
 class Output(_Inputs):
     """Where a step writes."""
 
-    out: Path = Field(description="directory to create")
+    out: Annotated[Path, Writes("directory")] = Field(description="directory to create")
     fresh: bool = shared(_Fresh, "fresh")
 
 
 class PruneOutput(_Inputs):
     """Where a pruned model is written, or that none is."""
 
-    out: Path | None = Field(
+    out: Annotated[Path | None, Writes("directory", not_with="dry_run")] = Field(
         default=None, description="directory to create; not needed with --dry-run"
     )
     dry_run: Annotated[bool, Cli("--dry-run")] = Field(
@@ -66,14 +74,18 @@ class PruneOutput(_Inputs):
 class TracesOutput(_Inputs):
     """Where traces are written."""
 
-    out: Path = Field(description="JSONL file to write; its report is written beside it")
+    out: Annotated[Path, Writes("traces", beside=((RECORD, RECORD_MARKS),))] = Field(
+        description="JSONL file to write; its report is written beside it"
+    )
     fresh: bool = shared(_Fresh, "fresh")
 
 
 class DemoOutput(_Inputs):
     """Where the demo runs."""
 
-    out: Path = Field(default=Path("runs/demo"), description="directory of the run")
+    out: Annotated[Path, Writes("run")] = Field(
+        default=Path("runs/demo"), description="directory of the run"
+    )
     fresh: bool = shared(_Fresh, "fresh")
 
 
@@ -90,7 +102,9 @@ class RecipeSettings(_Inputs):
 class RunOptions(RecipeSettings):
     """How a recipe is run."""
 
-    out: Path | None = Field(default=None, description="directory of the run; default: runs/NAME")
+    out: Annotated[Path | None, Writes("run", not_with="dry_run")] = Field(
+        default=None, description="directory of the run; default: runs/NAME"
+    )
     dry_run: Annotated[bool, Cli("--dry-run")] = Field(
         default=False, description="print the plan and stop"
     )
@@ -100,7 +114,7 @@ class RunOptions(RecipeSettings):
 class TargetDevice(_Inputs):
     """The device that a verb works for."""
 
-    target: str | None = Field(
+    target: Annotated[str | None, Reads()] = Field(
         default=None, description="device, by name or profile file; see `edgewright targets`"
     )
 
@@ -112,7 +126,7 @@ class PlanInputs(DeviceLoad, RecipeSettings):
 class SweepInputs(RecipeSettings):
     """Where a sweep runs, and changes to the recipe of every trial."""
 
-    out: Path | None = Field(
+    out: Annotated[Path | None, Writes("sweep")] = Field(
         default=None, description="directory of the sweep; default: runs/NAME-sweep"
     )
 
@@ -120,15 +134,17 @@ class SweepInputs(RecipeSettings):
 class BenchInputs(_Inputs):
     """What a model is compared with, and where the measurement is saved."""
 
-    reference: Path | None = Field(
+    reference: Annotated[Path | None, Reads()] = Field(
         default=None,
         description="model to compare outputs with: KL divergence and top-1 agreement",
     )
-    against: Path | None = Field(
+    against: Annotated[Path | None, Reads()] = Field(
         default=None,
         description="model to time in turns with this one; gives the ratio and its interval",
     )
-    save: Path | None = Field(
+    save: Annotated[
+        Path | None, Writes("file", MEASUREMENT_MARKS, beside=((".answers.jsonl", ANSWER_MARKS),))
+    ] = Field(
         default=None,
         description="write the measurement as JSON, for `edgewright gate`, and the answers to "
         "tasks beside it (NAME.answers.jsonl)",
@@ -138,16 +154,18 @@ class BenchInputs(_Inputs):
 class GateInputs(_Inputs):
     """What a candidate is compared with, and where the result is written."""
 
-    baseline: str = Field(description="measurement file, or RUN:STEP")
-    policy: Path | None = Field(
+    baseline: Annotated[str, Writes("file", MEASUREMENT_MARKS, only_with="update_baseline")] = (
+        Field(description="measurement file, or RUN:STEP")
+    )
+    policy: Annotated[Path | None, Reads()] = Field(
         default=None,
         description="YAML file: confidence, inconclusive, and limits: metric -> {min_ratio, "
         "max_ratio, max_drop, min, max}",
     )
-    junit: Path | None = Field(
+    junit: Annotated[Path | None, Writes("file", JUNIT_MARKS)] = Field(
         default=None, description="also write JUnit XML to this file, for a CI server"
     )
-    markdown: Path | None = Field(
+    markdown: Annotated[Path | None, Writes("file", ("### edgewright gate: ",))] = Field(
         default=None, description="also write Markdown to this file, for a pull request"
     )
     update_baseline: Annotated[bool, Cli("--update-baseline")] = Field(
@@ -158,10 +176,12 @@ class GateInputs(_Inputs):
 class CompareOutput(_Inputs):
     """Where a comparison is written, beside the terminal."""
 
-    html: Path | None = Field(
+    html: Annotated[Path | None, Writes("file", ("edgewright</title>",))] = Field(
         default=None, description="also write a page with charts to this file"
     )
-    markdown: Path | None = Field(default=None, description="also write Markdown to this file")
+    markdown: Annotated[Path | None, Writes("file", ("<!-- edgewright comparison -->",))] = Field(
+        default=None, description="also write Markdown to this file"
+    )
 
 
 class DeployInputs(_Inputs):
@@ -170,10 +190,10 @@ class DeployInputs(_Inputs):
     rollback: Annotated[bool, Cli("--rollback")] = Field(
         default=False, description="make the previous version on the device the current one again"
     )
-    out: Path | None = Field(
+    out: Annotated[Path | None, Writes("directory")] = Field(
         default=None, description="write the bundle to this directory and deploy nothing"
     )
-    ledger: Path | None = Field(
+    ledger: Annotated[Path | None, Writes("ledger", not_with="out")] = Field(
         default=None,
         description="directory of the ledger; default: the run that the artifact belongs to",
     )

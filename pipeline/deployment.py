@@ -24,7 +24,7 @@ from ..targets.violation import Violation
 from .fingerprint import fingerprint
 from .ledger import Ledger
 
-__all__ = ["deliver", "pack", "verdict"]
+__all__ = ["deliver", "ledger_of", "pack", "verdict"]
 
 PACKED = {2: "int2", 3: "int3", 4: "int4", 8: "int8"}
 """Precision by the bits of a packed weight."""
@@ -120,7 +120,7 @@ def deliver(
     address: Address,
     bundling: BundleOptions,
     options: DeployOptions,
-    ledger: Path | None,
+    ledger: Path,
 ) -> dict[str, Any]:
     """Deploy an artifact and record the measurements of the device in a ledger.
 
@@ -130,8 +130,7 @@ def deliver(
         address: address of the device.
         bundling: options of the bundle.
         options: options of the deployment.
-        ledger: directory of the ledger; default: the run that made the artifact, or else
-            `runs/deploy-NAME`.
+        ledger: directory of the ledger.
 
     Returns:
         The entry in the ledger, and the path of the ledger.
@@ -140,16 +139,15 @@ def deliver(
     device = load_target(target)
     bundle = make_bundle(artifact, device, bundling)
     done = deploy(bundle, artifact, device, address, options)
-    folder = ledger or _ledger_of(artifact)
     entry = _entry(artifact, device.name, address, bundling, options, done) | {
         "seconds": round(time.monotonic() - begin, 2)
     }
-    _record(folder, entry)
-    return {"ledger": str(folder / "ledger.json"), **entry}
+    _record(ledger, entry)
+    return {"ledger": str(ledger / "ledger.json"), **entry}
 
 
-def _ledger_of(artifact: Path) -> Path:
-    """The run that made the artifact, or a directory of its own."""
+def ledger_of(artifact: Path) -> Path:
+    """The directory of an artifact's ledger: the run that made it, or else `runs/deploy-NAME`."""
     run = artifact.resolve().parent
     if (run / "ledger.json").is_file():
         return run

@@ -47,8 +47,7 @@ class StepMeasurer:
         """
         fields = self._dependencies(output_hash)
         if not self._is_measured(entry, fields):
-            if entry["name"] in self.ledger.altered:
-                why = self.ledger.altered[entry["name"]]
+            if why := self.ledger.altered.pop(entry["name"], ""):
                 console.print(f"  {why}", highlight=False, markup=False)
             result = measure(
                 folder,

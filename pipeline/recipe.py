@@ -19,6 +19,7 @@ from ..benchmarks.traces.options import TracesOptions
 from ..checkpoints.config import BUILTIN_MODEL
 from ..errors import UsageError
 from ..steps.options import Calibration, Device, Execution, Proof, Verification, shared
+from ..steps.places import Reads
 from ..steps.step import Step
 from .registry import STEPS
 
@@ -105,10 +106,10 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(default="recipe", description="name of the recipe and of its run directory")
-    model: str = Field(
+    model: Annotated[str, Reads()] = Field(
         default=BUILTIN_MODEL, description="model directory, hub id, or builtin:tiny-reasoner"
     )
-    target: str | None = Field(
+    target: Annotated[str | None, Reads()] = Field(
         default=None, description="device, by name or profile file; see `edgewright targets`"
     )
     seed: int = shared(Execution, "seed")

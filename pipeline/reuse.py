@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.ledger_files import MEASURED
+from ..checkpoints.atomic_files import copy_file
 from ..checkpoints.files import atomic_directory, content_hash
 from ..console import console
 from ..steps.workspace import differences
@@ -43,8 +44,8 @@ class Reuse:
         """
         old = self.ledger.step(name)
         if old is None:
-            if name in self.ledger.altered:
-                console.print(f"  {self.ledger.altered[name]}", highlight=False, markup=False)
+            if why := self.ledger.altered.pop(name, ""):
+                console.print(f"  {why}", highlight=False, markup=False)
             return self._from_donor(name, fields, folder)
         if old["fingerprint"] != fingerprint(fields):
             changed = ", ".join(differences(old["depends_on"], fields)) or "fingerprint"
@@ -94,7 +95,7 @@ class Reuse:
         samples = self.ledger.path.parent / "samples"
         for file in (donor / "samples").glob(f"{entry['name']}.json*"):
             samples.mkdir(exist_ok=True)
-            shutil.copyfile(file, samples / file.name)
+            copy_file(file, samples / file.name)
 
 
 def _link(source: str, target: str) -> None:

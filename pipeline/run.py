@@ -6,7 +6,6 @@ A step is reused if nothing that it depends on has changed.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,24 +21,23 @@ from ..benchmarks.missing_tasks import missing_tasks
 from ..benchmarks.report.report import write_report
 from ..benchmarks.unconfined import unconfined_tasks
 from ..checkpoints.config import model_path, resolve
-from ..checkpoints.files import content_hash
+from ..checkpoints.files import check_output, content_hash
 from ..checkpoints.loading import pick_device
 from ..console import console
-from ..errors import UsageError
 from ..steps.context import StepContext
 from ..steps.memory_check import Alternative, require_memory
 from ..steps.own_text import OwnText
 from ..steps.state import State, checkpoint_state
 from ..steps.step import Step
-from ..steps.workspace import locked
 from .defaults import calibration_for, with_default_data
 from .fingerprint import fingerprint, step_dependencies
 from .forecast import refuse
+from .fresh import clear_run
 from .ledger import Ledger, new_entry
 from .measured import StepMeasurer
 from .plan import plan_context, plan_recipe
 from .processes import require_one_process
-from .recipe import BASELINE, TRACES, Gate, Recipe
+from .recipe import BASELINE, Gate, Recipe
 from .registry import STEPS
 from .reuse import Reuse
 from .step_memory import run_within_memory
@@ -64,7 +62,7 @@ def run_recipe(
         recipe: the checked recipe.
         out: directory of the run.
         command: what was typed, for the ledger and the model cards.
-        fresh: remove all earlier results first.
+        fresh: remove the results of an earlier run first.
         donors: directories of other runs; their finished steps are reused under the same
             conditions.
 
@@ -77,26 +75,23 @@ def run_recipe(
     _check_memory(recipe, rows, Ledger(out) if fresh else Ledger.load(out))
     model = resolve(model_path(recipe.model))
     recipe = with_default_data(recipe, model)
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
-        if fresh:
-            _clear(out)
-        complete, traces = make_recipe_traces(recipe, out)
-        run = RecipeRun(complete, out, model, Ledger.donors(d for d in donors if d != out))
-        run.ledger.begin(recipe.model_dump(mode="json", by_alias=True), command)
-        run.ledger.data["plan"] = {"target": recipe.target, "rows": rows}
-        run.ledger.data["traces"] = traces
-        run.ledger.data.pop("gate", None)
-        run.baseline()
-        for index in range(len(recipe.steps)):
-            run.step(index)
-        if recipe.gate:
-            run.ledger.data["gate"] = run.gate(recipe.gate)
-        run.ledger.write()
-        write_report(out)
-        for note in [*missing_tasks(run.metrics()), *unconfined_tasks(run.contexts())]:
-            console.print(f"[bold yellow]warning:[/] {note}", highlight=False)
-        return run.ledger.data
+    _begin(recipe, out, fresh=fresh)
+    complete, traces = make_recipe_traces(recipe, out)
+    run = RecipeRun(complete, out, model, Ledger.donors(d for d in donors if d != out))
+    run.ledger.begin(recipe.model_dump(mode="json", by_alias=True), command)
+    run.ledger.data["plan"] = {"target": recipe.target, "rows": rows}
+    run.ledger.data["traces"] = traces
+    run.ledger.data.pop("gate", None)
+    run.baseline()
+    for index in range(len(recipe.steps)):
+        run.step(index)
+    if recipe.gate:
+        run.ledger.data["gate"] = run.gate(recipe.gate)
+    run.ledger.write()
+    write_report(out)
+    for note in [*missing_tasks(run.metrics()), *unconfined_tasks(run.contexts())]:
+        console.print(f"[bold yellow]warning:[/] {note}", highlight=False)
+    return run.ledger.data
 
 
 def _check_memory(recipe: Recipe, rows: Sequence[Mapping[str, Any]], ledger: Ledger) -> None:
@@ -111,20 +106,19 @@ def _check_memory(recipe: Recipe, rows: Sequence[Mapping[str, Any]], ledger: Led
             require_memory(f"step `{row['step']}`", row["ram_bytes"], ways, device)
 
 
-def _clear(out: Path) -> None:
-    """Remove the files of an earlier run.
+def _begin(recipe: Recipe, out: Path, *, fresh: bool) -> None:
+    """Make the directory of a run, and check the directories of its steps before any work.
 
-    Raises:
-        UsageError: the directory holds other files.
+    From the first moment on, a ledger shows that the directory is that of a run.
     """
-    names = {path.name for path in out.iterdir()}
-    if "ledger.json" not in names and not names <= {".lock", f".{TRACES}.jsonl.chains"}:
-        raise UsageError(
-            f"{out}: --fresh would delete files that no run wrote", "choose another --out"
-        )
-    for path in out.iterdir():
-        if path.name != ".lock":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    out.mkdir(parents=True, exist_ok=True)
+    if fresh:
+        clear_run(out)
+    for name in recipe.step_names:
+        check_output(out / name)
+    ledger = Ledger.load(out)
+    if not ledger.path.exists():
+        ledger.write()
 
 
 class RecipeRun:

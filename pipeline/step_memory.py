@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.latency.worker import peak_rss, reset_peak_rss
+from ..checkpoints.disk import require_space
 from ..checkpoints.free_memory import resident_bytes
 from ..steps.context import StepContext, StepResult
 from ..steps.memory_check import alternatives, fits, require_memory, step_bytes
@@ -16,6 +17,9 @@ from ..steps.step import PlanContext, Step
 from .processes import process_count
 
 __all__ = ["run_within_memory"]
+
+PREDICTED_SHARE = 0.5
+"""The share of the predicted bytes that a result has in any case: some formats pack tables."""
 
 
 def run_within_memory(
@@ -46,9 +50,11 @@ def run_within_memory(
         The step's result; and `predicted_bytes` and `peak_rss_bytes` of the whole process.
 
     Raises:
-        Refused: the step would not fit.
+        Refused: the step would not fit, or the disk is too small for its result.
     """
     state = checkpoint_state(source)
+    size = step.after(options, state, plan).weight_bytes
+    require_space(out, size, "the result, as predicted", PREDICTED_SHARE)
     needed = step_bytes(step, options, state, plan)
     if not fits(needed, context.device):
         make_room()

@@ -22,11 +22,13 @@ from typing import Any
 from ..benchmarks.report.compare import write_sweep_report
 from ..benchmarks.report.pareto import nearest_to_ideal, pareto_optimal
 from ..checkpoints.config import model_path, resolve
+from ..checkpoints.disk import writing
 from ..checkpoints.files import write_json
 from ..console import console
 from ..data.shortfall import shortfall
-from ..errors import EdgewrightError, UsageError
-from ..steps.workspace import differences, locked
+from ..errors import EdgewrightError, NotWritten, UsageError
+from ..redaction import redacted
+from ..steps.workspace import differences
 from .defaults import with_default_data
 from .named_inputs import check_inputs
 from .recipe import Recipe
@@ -70,7 +72,7 @@ def run_sweep(
         with_default_data(recipe, resolve(model_path(recipe.model), config_only=True))
     )
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
+    with writing(out / STUDY):
         sweep = _Sweep(optuna, path, settings, options, objectives, out, command)
         sweep.queue()
         for trial, chosen in sweep.next_trials():
@@ -216,9 +218,11 @@ class _Sweep:
             ledger = run_recipe(
                 recipe, folder, self.command, donors=sorted(folder.parent.glob("*"))
             )
+        except NotWritten:  # says nothing about the options: run it again
+            raise
         except EdgewrightError as error:
             console.print(f"  failed: {error}", highlight=False)
-            trial.set_user_attr("reason", str(error))
+            trial.set_user_attr("reason", redacted(str(error)))
             trial.set_user_attr("run", str(folder.relative_to(self.out)))
             self.study.tell(trial, state=self.states.FAIL)
             return

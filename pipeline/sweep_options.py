@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from ..documents import parse_yaml
 from ..errors import UsageError
 from ..steps.options import Cli, Execution, shared
+from ..steps.places import Reads
 
 __all__ = ["SweepOptions", "parse_vary"]
 
@@ -43,7 +44,7 @@ class SweepOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    vary: Annotated[dict[str, list[Any]], Cli(takes=list[str])] = Field(
+    vary: Annotated[dict[str, list[Any]], Cli(takes=list[str]), Reads()] = Field(
         description="KEY=VALUE,VALUE: values to try; the key is written as in --set; repeatable"
     )
     trials: int = Field(

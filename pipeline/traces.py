@@ -12,6 +12,7 @@ from ..benchmarks.traces.traces import make_traces
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import content_hash, file_hash
 from ..checkpoints.loading import pick_device
+from ..checkpoints.outputs import RECORD, RECORD_MARKS, Output, check_own
 from ..checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ..console import console
 from ..errors import EdgewrightError, UsageError
@@ -83,32 +84,45 @@ def run_traces(
         The report, which is also written to `<out>.report.json`.
 
     Raises:
-        UsageError: `out` exists and edgewright did not write it.
+        UsageError: `out` exists and edgewright did not write it, or somebody changed it since.
     """
     require_one_process("traces are written")
     source = resolve(model_path(model))
-    record = out.with_suffix(".report.json")
-    _check_out(out, is_ours=record.exists())
-    fields = {
-        "config": options.model_dump(mode="json"),
-        "inputs": {model: content_hash(source)},
-        "data": data_hashes([options.prompts]),
-        "seed": seed,
-        "device": pick_device(device),
-        "code": code_version(MEASURE_CODE),
-    }
+    record = out.with_suffix(RECORD)
+    check_own([Output("--out", out, "traces"), Output("--out", record, "record", RECORD_MARKS)])
+    fields = _dependencies(options, {model: content_hash(source)}, seed, pick_device(device))
     old = {} if fresh else _recorded(record)
-    same = old.get("fingerprint") == fingerprint(fields)
-    if same and out.is_file() and old["sha256"] == file_hash(out):
+    before = file_hash(out) if out.is_file() else None
+    if old and before:
+        _refuse_changed(out, before, old)
+    if old.get("fingerprint") == fingerprint(fields) and old["sha256"] == before:
         return {**old["report"], "reused": True}
     if memory_check:
         _check_memory(options, source, fields["device"])
     out.parent.mkdir(parents=True, exist_ok=True)
-    model_hash = fields["inputs"][model]
-    report = make_traces(options, source, model_hash, out, seed, fields["device"], fields, fresh)
     origin = {"edgewright": __version__, "fingerprint": fingerprint(fields), **fields}
-    write_sealed(record, {**origin, "sha256": file_hash(out), "report": report})
+
+    def announce(sha256: str, report: dict[str, Any]) -> None:
+        """Record what will be written, so that a file without a record is always another's."""
+        write_sealed(record, {**origin, "sha256": sha256, "replaces": before, "report": report})
+
+    teacher = fields["inputs"][model]
+    where = fields["device"]
+    report = make_traces(options, source, teacher, out, seed, where, fields, announce, fresh)
     return {**report, "reused": False}
+
+
+def _refuse_changed(out: Path, content: str, old: dict[str, Any]) -> None:
+    """Refuse to replace traces that somebody has changed, which may be work of hours.
+
+    Raises:
+        UsageError: the content is neither the one that was written, nor the one before it.
+    """
+    if content not in (old["sha256"], old.get("replaces")):
+        raise UsageError(
+            f"{out}: was changed since edgewright wrote it",
+            "choose another --out, or give --fresh to replace the file",
+        )
 
 
 def _recorded(record: Path) -> dict[str, Any]:
@@ -120,16 +134,21 @@ def _recorded(record: Path) -> dict[str, Any]:
         return {}
 
 
+def _dependencies(
+    options: TracesOptions, inputs: dict[str, str], seed: int, device: str
+) -> dict[str, Any]:
+    """Everything that the traces depend on, by field."""
+    return {
+        "config": options.model_dump(mode="json"),
+        "inputs": inputs,
+        "data": data_hashes([options.prompts]),
+        "seed": seed,
+        "device": device,
+        "code": code_version(MEASURE_CODE),
+    }
+
+
 def _check_memory(options: TracesOptions, source: Path, device: str) -> None:
     """Refuse a teacher that would not fit into memory with the chains that it writes."""
     needed = answering_bytes(source, options.max_new_tokens, options.limit * options.chains)
     require_memory(f"{source.name} as a teacher", needed, device=device)
-
-
-def _check_out(out: Path, *, is_ours: bool) -> None:
-    """Refuse to replace a file that edgewright did not write."""
-    if out.is_dir() or (out.exists() and not is_ours):
-        raise UsageError(
-            f"{out}: exists and was not written by edgewright",
-            "choose another --out, or remove it yourself",
-        )

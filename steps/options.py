@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..data.kinds import USAGE
 from ..data.rows import BadRows
+from .places import Reads
 
 __all__ = [
     "AUTO",
@@ -98,7 +99,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: Annotated[str, Cli("--calibration")] = Field(
+    source: Annotated[str, Cli("--calibration"), Reads()] = Field(
         default=AUTO,
         description=f"SOURCE to calibrate on: {USAGE}; auto: the model's own answers to built-in "
         "prompts (builtin:own), and for the built-in model its task (builtin:reasoning)",

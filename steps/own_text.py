@@ -22,9 +22,11 @@ from torch import Tensor
 from ..checkpoints.atomic_files import write_text
 from ..checkpoints.compute_dtype import fast_dtype
 from ..checkpoints.config import dtype_name, end_tokens, read_architecture, read_json
+from ..checkpoints.disk import disk_error, is_full
 from ..checkpoints.free_memory import free_memory
 from ..checkpoints.hashing import content_hash
 from ..checkpoints.loading import all_end_tokens, load_model, load_tokenizer
+from ..checkpoints.locks import locked
 from ..checkpoints.sealed import digest, open_line, seal_line
 from ..console import console, progress
 from ..data.draws import uniforms
@@ -36,11 +38,10 @@ from ..generation.generate import Engine, generate
 from ..generation.memory import BUDGET
 from ..generation.sampling import nucleus_sample
 from ..generation.torch_engine import TorchEngine
+from .cache_directory import CACHE, cache_directory
 
-__all__ = ["CACHE", "OwnText", "Sampling", "cache_directory"]
+__all__ = ["OwnText", "Sampling"]
 
-CACHE = "EDGEWRIGHT_CACHE"
-"""Environment variable that names the cache directory."""
 VERSION = 1
 """Part of a file's name. Raise it when the same model and settings would give other answers."""
 WAVE = 96
@@ -110,17 +111,6 @@ def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=not templated)["input_ids"])
 
 
-def cache_directory() -> Path:
-    """Where text that models wrote is kept.
-
-    `$EDGEWRIGHT_CACHE`, else `edgewright` in `$XDG_CACHE_HOME`, else `~/.cache/edgewright`.
-    """
-    if named := os.environ.get(CACHE):
-        return Path(named).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "edgewright"
-
-
 class OwnText:
     """The answers of one model to the built-in prompts.
 
@@ -175,11 +165,20 @@ class OwnText:
             line = f"{self.summary(samples, seq_len)}, kept in {file}; {NAME_IT}"
             console.print(line, highlight=False, markup=False, soft_wrap=True)
             self._announced = True
+        rows = _packed(tokenizer, self._kept(file), seq_len)
+        if len(rows) < samples:
+            self._check_cache(file)
+            with locked(file, wait=True):  # another command may write the same answers
+                rows = self._completed(file, tokenizer, samples, seq_len)
+        return rows[:samples]
+
+    def _completed(self, file: Path, tokenizer: Any, samples: int, seq_len: int) -> list[Encoded]:
+        """Write the answers that are missing for so many rows; returns the rows."""
         answers = self._kept(file)
         rows = _packed(tokenizer, answers, seq_len)
         engine: Engine | None = None
         while len(rows) < samples:
-            engine = engine or self._engine(file)
+            engine = engine or self._engine()
             missing = (samples - len(rows)) * seq_len
             count = min(WAVE, max(1, round(missing / _tokens_an_answer(rows, answers))))
             answers += self._generate(engine, len(answers), count)
@@ -188,7 +187,7 @@ class OwnText:
             rows = _packed(tokenizer, answers, seq_len)
             if not rows and len(answers) >= len(builtin_prompts()):
                 raise UsageError(f"{self.model}: writes no text to calibrate on", NAME_IT)
-        return rows[:samples]
+        return rows
 
     def summary(self, samples: int, seq_len: int) -> str:
         """What the calibration text is, for messages and notes."""
@@ -210,18 +209,23 @@ class OwnText:
             )
         return answers
 
-    def _engine(self, file: Path) -> Engine:
-        """The loaded model, once it is clear that its answers can be kept."""
+    def _check_cache(self, file: Path) -> None:
+        """Refuse to generate answers that cannot be kept."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             writable = os.access(file.parent, os.W_OK)
-        except OSError:
+        except OSError as error:
+            if is_full(error):
+                raise disk_error(file.parent, error) from error
             writable = False
         if not writable:
             raise UsageError(
                 f"{file.parent}: cannot be written, and the model's answers are kept there",
                 f"set {CACHE} to a directory that can be written, or {NAME_IT}",
             )
+
+    def _engine(self) -> Engine:
+        """The loaded model."""
         try:
             architecture = read_architecture(self.model)
             dtype = getattr(torch, fast_dtype(dtype_name(architecture.config), self.device))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -10,14 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.files import disk_error
+from ..checkpoints.disk import writing
+from ..checkpoints.locks import SUFFIX, locked
 from ..checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ..console import console
-from ..errors import EdgewrightError
 
-__all__ = ["differences", "locked", "workspace"]
+__all__ = ["differences", "workspace"]
 
-LOCK = ".lock"
 STEP = "step.json"
 
 
@@ -32,26 +30,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         elif a != b:
             names.append(f"{prefix}{key}")
     return names
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a directory, so that two runs cannot overwrite each other's files.
-
-    The operating system releases the lock when the process ends, even if it is killed.
-
-    Raises:
-        EdgewrightError: another run holds it.
-    """
-    with (folder / LOCK).open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise EdgewrightError(
-                f"{folder}: another edgewright run is working there",
-                "wait for it, or choose another --out",
-            ) from error
-        yield
 
 
 @contextmanager
@@ -76,19 +54,23 @@ def workspace(
     """
     folder = out.with_name(f".{out.name}.{kind}")
     fields = json.loads(json.dumps(depends_on))
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(folder, error) from error
-    with locked(folder):
+    with locked(folder, inside=True):
         try:
             _prepare(folder, fields, fresh)
             yield folder
         except BaseException:
             if not any(folder.glob(finished)):
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
             raise
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a workspace, its record first: nothing is resumed from one that is half removed."""
+    (folder / STEP).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prepare(folder: Path, fields: Mapping[str, Any], fresh: bool) -> None:
@@ -103,12 +85,9 @@ def _prepare(folder: Path, fields: Mapping[str, Any], fresh: bool) -> None:
             f"  started afresh: {changed} changed since the interrupted run", highlight=False
         )
     for path in folder.iterdir():
-        if path.name != LOCK:
+        if path.name != SUFFIX:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    try:
-        write_sealed(record, fields)
-    except OSError as error:
-        raise disk_error(folder, error) from error
+    write_sealed(record, fields)
 
 
 def _recorded(record: Path) -> dict[str, Any] | None:

@@ -230,7 +230,7 @@ def _expected_tokens(artifact: Path, vocab: int) -> list[dict[str, list[int]]]:
 
 def write_bundle(bundle: Bundle, out: Path) -> Path:
     """Write a bundle to a directory. If writing fails, no directory is left behind."""
-    with atomic_directory(out) as folder:
+    with atomic_directory(out, bundle.size) as folder:
         for name, content in bundle.files.items():
             file = folder / name
             file.parent.mkdir(parents=True, exist_ok=True)

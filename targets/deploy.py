@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..checkpoints.files import read_architecture
 from ..console import console, progress, visible
@@ -288,7 +288,7 @@ def _document(device: Device, what: str, done: CommandResult) -> dict[str, Any]:
             f"{device.address}: {what} printed {last[:200]!r} where a JSON document belongs",
             "run the command on the device to see its whole output",
         )
-    return document
+    return cast("dict[str, Any]", document)
 
 
 def _reported_error(device: Device, verb: str, done: CommandResult) -> EdgewrightError | None:

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..steps.options import Cli
+from ..steps.places import Reads
 
 __all__ = [
     "BundleOptions",
@@ -88,11 +89,11 @@ class HostOptions(BaseModel):
 
     host: str = Field(default="", description="USER@HOST; without it, give --out")
     port: int = Field(default=22, ge=1, le=65535, description="port of the SSH server")
-    identity: Path | None = Field(
+    identity: Annotated[Path | None, Reads()] = Field(
         default=None,
         description="private key file; default: ssh-agent, and the keys in ~/.ssh",
     )
-    known_hosts: Path = Field(
+    known_hosts: Annotated[Path, Reads()] = Field(
         default=Path("~/.ssh/known_hosts"), description="file of known host keys"
     )
     accept_new_host_key: Annotated[bool, Cli("--accept-new-host-key")] = Field(

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ...data.rows import BadRows
 from ...steps.options import Calibration, Cli, shared
+from ...steps.places import Reads
 
 __all__ = ["KvOptions"]
 
@@ -30,7 +31,7 @@ class KvOptions(BaseModel):
         min_length=1,
         description="context lengths to state the size of the cache for; repeatable",
     )
-    perplexity: tuple[str, ...] = Field(
+    perplexity: Annotated[tuple[str, ...], Reads()] = Field(
         default=(), description="SOURCE to compute the perplexity of; repeatable"
     )
     bad_rows: BadRows = shared(Calibration, "bad_rows")
@@ -38,7 +39,7 @@ class KvOptions(BaseModel):
     seq_len: int = Field(
         default=256, gt=1, description="longest row in tokens, to calibrate and to score"
     )
-    tasks: Annotated[tuple[str, ...], Cli(separator=",")] = Field(
+    tasks: Annotated[tuple[str, ...], Cli(separator=","), Reads()] = Field(
         default=(), description="generated tasks with a verifier: reasoning"
     )
     limit: int = Field(default=200, gt=1, description="problems per task")

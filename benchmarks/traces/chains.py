@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ...checkpoints.disk import writing
 from ...checkpoints.loading import load_tokenizer
 from ...checkpoints.sealed import Damaged, open_line, seal_line
 from ...console import Bar, console, progress
@@ -90,7 +91,8 @@ def ask_teacher(
             chains = _sample(options, asked, [prompts[i] for i in batch], seed, teacher, bar)
             pairs = zip(asked, chains, strict=True)
             new = {one.row: found for one, found in pairs if one.row not in done}
-            _append(handle, new)
+            with writing(file):
+                _append(handle, new)
             done |= new
     return done
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from ...steps.places import Reads
 
 __all__ = ["ChoiceRules", "TracesOptions"]
 
@@ -46,7 +48,7 @@ class TracesOptions(ChoiceRules):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prompts: str = Field(
+    prompts: Annotated[str, Reads()] = Field(
         default="builtin:reasoning",
         description="questions with answers: builtin:reasoning, or jsonl:FILE with the fields "
         "question and answer",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def make_traces(
     seed: int,
     device: str,
     depends_on: Mapping[str, Any],
+    announce: Callable[[str, dict[str, Any]], None],
     fresh: bool = False,
 ) -> dict[str, Any]:
     """Let a teacher answer questions several times, and write the good answers to a JSONL file.
@@ -51,6 +53,7 @@ def make_traces(
         device: device for torch.
         depends_on: everything that the result depends on. An interrupted run with the same values
             is resumed; without any values none is.
+        announce: called with the hash of the file and the report before the file is written.
         fresh: do not resume an interrupted run.
 
     Returns:
@@ -67,17 +70,26 @@ def make_traces(
     questions, repeated = read_questions(options.prompts, options.limit, seed)
     with workspace(out, "chains", depends_on, CHAINS, fresh) as place:
         answered = ask_teacher(options, questions, model, seed, device, place / CHAINS)
-    lines, report = _select(options, questions, [answered[one.row] for one in questions])
+        lines, counts = _select(options, questions, [answered[one.row] for one in questions])
+        report = {"output": str(out), **_asked(options, len(questions), repeated), **counts}
+        text = _text(lines, options, teacher, seed)
+        announce(hashlib.sha256(text.encode()).hexdigest(), report)
+        write_text(out, text)
+    return report
+
+
+def _text(lines: list[dict[str, Any]], options: TracesOptions, teacher: str, seed: int) -> str:
+    """The content of the file: one JSON object per line, with where it is from."""
     sampling = {name: getattr(options, name) for name in ("chains", "temperature", "top_p")}
     origin = {"teacher": teacher, "seed": seed, "sampling": sampling}
-    write_text(out, "".join(json.dumps(line | origin, ensure_ascii=False) + "\n" for line in lines))
-    return {
-        "output": str(out),
-        "notes": missing_questions(options, len(questions)),
-        "questions": len(questions),
-        "repeated_questions": repeated,
-        **report,
-    }
+    text = "".join(json.dumps(line | origin, ensure_ascii=False) + "\n" for line in lines)
+    return text.encode("utf-8", "replace").decode()
+
+
+def _asked(options: TracesOptions, questions: int, repeated: int) -> dict[str, Any]:
+    """How many questions were asked, for the report."""
+    notes = missing_questions(options, questions)
+    return {"notes": notes, "questions": questions, "repeated_questions": repeated}
 
 
 def missing_questions(options: TracesOptions, questions: int) -> list[str]:

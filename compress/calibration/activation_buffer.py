@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import Refused
+from ...checkpoints.disk import disk_error, is_full
+from ...errors import NoSpace
 
 __all__ = ["ActivationBuffer", "Activations"]
 
@@ -142,8 +143,10 @@ def _file(folder: Path, size: int) -> Any:
         handle = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closes with the states)
         os.posix_fallocate(handle.fileno(), 0, size)
     except OSError as error:
+        if not is_full(error):
+            raise disk_error(folder, error) from error
         free = shutil.disk_usage(folder if folder.is_dir() else Path()).free
-        raise Refused(
+        raise NoSpace(
             f"{folder}: {size / 1e9:.1f} GB of activations do not fit: {error.strerror} "
             f"({free / 1e9:.1f} GB free)",
             "free disk space, raise --activation-budget, or calibrate on fewer --samples",

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from ...checkpoints.scheme import Scheme
 from ...data.rows import BadRows
 from ...steps.options import AUTO, Calibration, Cli, shared
+from ...steps.places import Reads, Writes
 from ..prune.options import PruneOptions
 from .stage_options import Divergence, EarlyStopOptions, Stage, StageFlags, usual_steps
 
@@ -55,7 +56,7 @@ class QatOptions(BaseModel):
     sym: Annotated[bool, Cli("--qat-sym/--qat-asym")] = Field(
         default=True, description="zero point in the middle of the range, as Jetson kernels need"
     )
-    scales_from: Annotated[str | None, Cli("--scales-from", strict=True)] = Field(
+    scales_from: Annotated[str | None, Cli("--scales-from", strict=True), Reads()] = Field(
         default=None,
         description="quantized checkpoint of the same student, or the step that made it, to start "
         "from; default: round to nearest",
@@ -72,7 +73,7 @@ class TeacherCacheOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: str = Field(
+    path: Annotated[str, Writes("cache")] = Field(
         description="directory; created if it does not exist, completed if rows are missing"
     )
     top_k: Annotated[int, Cli("--top-k")] = Field(
@@ -86,7 +87,9 @@ class TeacherCacheOptions(BaseModel):
 class StudentFrom(PruneOptions):
     """A student made by pruning another model: all options of the prune step."""
 
-    source: str = Field(alias="from", description="a step's name, a directory or a hub id")
+    source: Annotated[str, Reads()] = Field(
+        alias="from", description="a step's name, a directory or a hub id"
+    )
 
 
 def _usual_stages(known: dict[str, Any]) -> tuple[Stage, ...]:
@@ -103,16 +106,16 @@ class DistillOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    teacher: Annotated[str | None, Cli(required=True)] = Field(
+    teacher: Annotated[str | None, Cli(required=True), Reads()] = Field(
         default="baseline",
         description="the model that teaches: a step's name, a directory or a hub id; "
         "none: train on the data alone",
     )
-    student: Annotated[str | StudentFrom | None, Cli(hidden=True)] = Field(
+    student: Annotated[str | StudentFrom | None, Cli(hidden=True), Reads()] = Field(
         default=None,
         description="the model that is trained, or how to prune one; default: the step's input",
     )
-    data: str = Field(
+    data: Annotated[str, Reads()] = Field(
         default=AUTO,
         description="SOURCE to train on; auto: for the built-in model its task "
         "(builtin:reasoning), for others it must be given",

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from ...errors import UsageError
 from ...steps.options import Cli
+from ...steps.places import Reads
 
 __all__ = ["Divergence", "EarlyStopOptions", "Stage", "StageFlags", "usual_steps"]
 
@@ -90,7 +91,7 @@ class Stage(BaseModel):
         description="weight of the divergence of attention maps in the hidden stage, beside the "
         "hidden states of the same layers",
     )
-    data: str | None = Field(
+    data: Annotated[str | None, Reads()] = Field(
         default=None, description="SOURCE that this stage trains on; default: the step's data"
     )
     freeze: tuple[str, ...] = Field(

@@ -112,6 +112,7 @@ def _train_stage(
         tracking=Tracking(options.tracker, setup.curves, name) if options.tracker else None,
     )
     saver = setup.saves.of_stage(number, stage.steps, name, last=number == len(options.stages))
+    saver.require_space(objective)
     stopping = EarlyStopping(stage.early_stop, held_out) if stage.early_stop else None
     label = f"training ({stage.loss})"
     with eager_attention(student.model, teacher.model) if stage.attention else nullcontext():

@@ -7,8 +7,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ...checkpoints.files import content_hash
 from ...checkpoints.loading import load_model
+from ...checkpoints.locks import locked
 from .checks import SharedVocabulary
 from .options import DistillOptions
 from .teacher_cache import CachedTeacher
@@ -59,6 +62,20 @@ def _cache(
 
 def _fill_cache(folder: Path, shared: SharedVocabulary, setup: TrainingSetup) -> None:
     """Run the teacher on the rows of all logits stages that its cache lacks."""
+    if not _missing_rows(folder, shared, setup)[1]:
+        return
+    assert setup.options.teacher_cache is not None
+    with locked(Path(setup.options.teacher_cache.path), wait=True):
+        cache, missing = _missing_rows(folder, shared, setup)  # another command may have added them
+        if missing:
+            teacher = load_model(folder, setup.device).requires_grad_(False)
+            cache.fill(teacher, missing, setup.options.batch_size)
+
+
+def _missing_rows(
+    folder: Path, shared: SharedVocabulary, setup: TrainingSetup
+) -> tuple[CachedTeacher, list[Tensor]]:
+    """Return the cache, and the rows int64 [2, seq] that it lacks."""
     options = setup.options
     cache = _cache(options, folder, shared.size, repair=True)
     rows = StageRows(options, shared.tokenizer, setup.context.seed)
@@ -68,6 +85,4 @@ def _fill_cache(folder: Path, shared: SharedVocabulary, setup: TrainingSetup) ->
         for stage in options.stages
     )
     needed = (row for stage, stream in streams for row in stream if stage.loss == "logits")
-    if missing := list(cache.missing(needed)):
-        teacher = load_model(folder, setup.device).requires_grad_(False)
-        cache.fill(teacher, missing, options.batch_size)
+    return cache, list(cache.missing(needed))

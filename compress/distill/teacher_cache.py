@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...checkpoints.disk import writing
 from ...checkpoints.sealed import Damaged, fast_file_digest, read_sealed, write_sealed
 from ...console import console, progress
 from ...data.packing import IGNORE
@@ -169,7 +170,9 @@ class CachedTeacher:
             rows: int64 [2, seq] each; none is in the cache.
             batch_size: rows that go through the teacher together.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_sealed(self.folder / INDEX, self.index)  # so that an interrupted cache is known
         keys: list[bytes] = []
         ends: list[int] = []
         parts: list[TopK] = []
@@ -213,11 +216,16 @@ class CachedTeacher:
         }
         file = self.folder / next(name for name in names if name not in used)
         temporary = file.with_name(f".{file.name}.tmp")
-        save_file(tensors, temporary)
-        digest = fast_file_digest(temporary)
-        if file.is_dir():
-            shutil.rmtree(file)
-        temporary.replace(file)
+        with writing(file, sum(tensor.nbytes for tensor in tensors.values())):
+            try:
+                save_file(tensors, temporary)
+                digest = fast_file_digest(temporary)
+                if file.is_dir():
+                    shutil.rmtree(file)
+                temporary.replace(file)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
         least = float(mass.min()) if len(mass) else 1.0
         entry = {
             "file": file.name,

@@ -19,6 +19,7 @@ from accelerate.utils import SAFE_WEIGHTS_NAME
 from safetensors.torch import load_model
 from torch import nn
 
+from ...checkpoints.disk import require_space, writing
 from ...checkpoints.files import sync
 from ...checkpoints.sealed import Damaged, fast_file_digest, read_sealed, write_sealed
 from ...console import console
@@ -108,19 +109,40 @@ class Saves:
         """Save the state after `step` steps of a stage, and delete the previous save.
 
         All processes must call it.
+
+        Raises:
+            NotWritten: the disk is full. The save before it is kept.
         """
         assert self._folder is not None
         name = self._folder / f"step-{stage:05d}-{step:05d}"
         temporary = name.with_name(f"{name.name}.tmp")
         self._processes.on_main(lambda: shutil.rmtree(temporary, ignore_errors=True))
-        accelerator.save_state(str(temporary))
-        self._processes.wait()
-        self._processes.on_main(
-            lambda: self._commit(temporary, name, {"loss": losses, "held_out": self.held_out})
-        )
+        try:
+            with writing(name, whole=True):
+                accelerator.save_state(str(temporary))
+                self._processes.wait()
+                saved = {"loss": losses, "held_out": self.held_out}
+                self._processes.on_main(lambda: self._commit(temporary, name, saved))
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         self.newest = name
         self.stage = stage
         self.step = step
+
+    def require_space(self, model: nn.Module) -> None:
+        """Stop if the disk has no room for a saved state of a model.
+
+        It holds the weights, and at least one more value for each that is trained.
+
+        Raises:
+            NoSpace: with the bytes needed and free.
+        """
+        if self._folder is None or not self._processes.main:
+            return
+        sizes = [(p.nbytes, p.requires_grad) for p in model.parameters()]
+        needed = sum(size * (1 + trained) for size, trained in sizes)
+        require_space(self._folder, needed, "a saved state of the training")
 
     def _commit(self, temporary: Path, name: Path, losses: dict[str, Any]) -> None:
         write_sealed(temporary / LOSSES, {**losses, FILES: _digests(temporary)})
@@ -181,6 +203,15 @@ class StageSaves:
         _check_plain(saves.newest)
         accelerator.load_state(str(saves.newest))
         return saves.step, saves.losses[self.name]
+
+    def require_space(self, model: nn.Module) -> None:
+        """Stop before the training if the disk has no room for a state that will be saved.
+
+        Raises:
+            NoSpace: with the bytes needed and free.
+        """
+        if any(self.saves.due(step, self.steps, self.last) for step in range(1, self.steps + 1)):
+            self.saves.require_space(model)
 
     def restore_weights(self, model: nn.Module) -> None:
         """See `StateSaver.restore_weights`."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ...steps.options import Cli
+from ...steps.places import Reads
 from ..distill.options import DistillOptions
 from ..prune.options import PruneOptions
 
@@ -19,7 +20,7 @@ INPUT = "input"
 class RecoverOptions(DistillOptions):
     """The training of every round; its student is the model that the round pruned."""
 
-    teacher: str | None = Field(
+    teacher: Annotated[str | None, Reads()] = Field(
         default=INPUT,
         description="the model that teaches; input: the unpruned model; otherwise as in distill",
     )
@@ -73,7 +74,7 @@ class IterateOptions(BaseModel):
     recover: Annotated[RecoverOptions, Cli(prefix="", skip=("early_stop", "tracker", "qat"))] = (
         Field(default=RecoverOptions(), description="the training after every cut")
     )
-    held_out: str | None = Field(
+    held_out: Annotated[str | None, Reads()] = Field(
         default=None,
         description="SOURCE to measure on; default: rows of the training data that are held out",
     )

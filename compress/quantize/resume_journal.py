@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...checkpoints.disk import writing
 from ...checkpoints.sealed import (
     CHECK,
     DIGEST_BYTES,
@@ -35,6 +35,7 @@ from ...checkpoints.sealed import (
     write_sealed,
 )
 from ...console import console
+from ...errors import NotWritten
 from ..calibration.activation_buffer import Activations
 
 __all__ = ["FINISHED", "Journal"]
@@ -139,20 +140,21 @@ class Journal:
         if not self._open:
             return
         try:
-            self._writing.result()
-            kept = _unshared(tensors)
-            text = json.dumps(results)
-            save_file(
-                kept,
-                self._layer(index).with_suffix(".tmp"),
-                metadata={RESULTS: text, CHECK: _checksum(kept, text)},
-            )
-            if index + 1 < self._layers:
-                with self._states(index + 1).with_suffix(".tmp").open("wb") as file:
-                    file.write(bytes(DIGEST_BYTES))
-                    states.copy_to(file)
-            self._writing = self._pool.submit(self._commit, index)
-        except (OSError, SafetensorError) as error:
+            with writing(self._folder):
+                self._writing.result()
+                kept = _unshared(tensors)
+                text = json.dumps(results)
+                save_file(
+                    kept,
+                    self._layer(index).with_suffix(".tmp"),
+                    metadata={RESULTS: text, CHECK: _checksum(kept, text)},
+                )
+                if index + 1 < self._layers:
+                    with self._states(index + 1).with_suffix(".tmp").open("wb") as file:
+                        file.write(bytes(DIGEST_BYTES))
+                        states.copy_to(file)
+                self._writing = self._pool.submit(self._commit, index)
+        except NotWritten as error:
             self._give_up(error)
 
     def _commit(self, index: int) -> None:
@@ -179,22 +181,21 @@ class Journal:
         made = make()
         try:
             write_sealed(file, made)
-        except OSError as error:
+        except NotWritten as error:
             self._give_up(error)
         return made
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, error: NotWritten) -> None:
         """Delete the journal and warn that the step cannot resume."""
         self._open = False
         self.done = 0
         for path in self._folder.iterdir():
             if path.suffix in (".safetensors", ".bin", ".tmp", ".json"):
                 path.unlink()
-        reason = getattr(error, "strerror", None) or error
-        free = shutil.disk_usage(self._folder).free
+        reason = str(error).rpartition("could not be written: ")[2]
         console.print(
-            f"  [yellow]warning:[/] no journal is kept ({reason}, {free / 1e9:.1f} GB free): "
-            "if this run is interrupted, it starts again from the first layer",
+            f"  [yellow]warning:[/] no journal is kept ({reason}): if this run is interrupted, "
+            "it starts again from the first layer",
             highlight=False,
         )
 

@@ -6,10 +6,12 @@ llama.cpp has such blocks (`blocks.py`).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ...checkpoints.disk import require_space
 from ...checkpoints.files import (
     atomic_directory,
     content_hash,
@@ -85,10 +87,7 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
             writer.add_tensor(name, table)
         for name, array, kind in tensors(gguf, weights, found, precision):
             writer.add_tensor(name, array, raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        _write(writer, out)
         checked = {
             **read_back(gguf, folder / MODEL, checkpoint, weights, found),
             "architecture": target.name,
@@ -98,6 +97,20 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
         copy_tokenizer(checkpoint, folder)
         write_provenance(folder, _provenance(checkpoint, precision, checked))
     return checked
+
+
+def _write(writer: Any, out: Path) -> None:
+    """Write the file, once it is clear that the disk has room for it; close it in any case."""
+    require_space(out, sum(one.nbytes for part in writer.tensors for one in part.values()))
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    except OSError:
+        with suppress(OSError):  # what is still in its buffer does not fit either
+            writer.close()
+        raise
+    writer.close()
 
 
 def _package(precision: str) -> Any:

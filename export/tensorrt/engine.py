@@ -8,6 +8,7 @@ argument, so that TensorRT for RTX can be used instead on a machine without a GP
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -242,7 +243,9 @@ def build_with(
             "see docs/deployment.md for what these mean",
         )
     if timing is not None and cache is not None:
-        cache.write_bytes(bytes(timing.serialize()))
+        whole = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")  # others may read the cache
+        whole.write_bytes(bytes(timing.serialize()))
+        whole.replace(cache)
     return bytes(engine)
 
 

@@ -87,5 +87,5 @@ def watched(folder: Path) -> Iterator[None]:
         _watch.folder = None
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
-    if _watch.seen:
-        raise Touched(_watch.seen[0])
+        if _watch.seen:  # says more than the error that it may have led to
+            raise Touched(_watch.seen[0])

@@ -6,8 +6,11 @@ With the defaults, bodies of requests take at most `max_connections` x `max_body
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from ...steps.places import Reads
 
 __all__ = ["ServeLimits", "ServeOptions"]
 
@@ -19,7 +22,7 @@ class ServeOptions(BaseModel):
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, lt=65536, description="port to listen on")
-    api_key_file: Path | None = Field(
+    api_key_file: Annotated[Path | None, Reads()] = Field(
         default=None,
         description="file with one API key a line; requests without one of them get status 401. "
         "Default: the key in the environment variable EDGEWRIGHT_API_KEY, if it is set",

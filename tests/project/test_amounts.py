@@ -123,7 +123,7 @@ Sensitivity: budget keep_bits
 ServeLimits: grace_seconds keep_alive_seconds max_body_bytes max_connections max_messages
 ServeLimits: max_new_tokens max_prompt_characters max_stop_characters max_stops max_waiting
 ServeLimits: request_seconds stall_seconds
-ServeOptions: context max_batch max_waiting port threads
+ServeOptions: context max_batch port threads
 StageFlags: attention hard lr on_policy temperature
 SweepOptions: minutes seed
 TeacherCacheOptions: top_k

@@ -61,7 +61,7 @@ BAD: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_the_campaign_sees(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgewright.perf.fuzz.watch.SECONDS", 0.2)
+    monkeypatch.setattr("edgewright.perf.fuzz.watch.SECONDS", 1.0)
     files = st.just({"a": b"x"})
     found = run(FileReader("bad", files, BAD[what]), 1, 0, tmp_path / "case")
     assert [one.what.startswith(what) for one in found.findings.values()] == [True]

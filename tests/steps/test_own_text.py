@@ -14,7 +14,8 @@ from edgewright.data.packing import IGNORE, Encoded
 from edgewright.data.prompts import builtin_prompts
 from edgewright.errors import Refused, UsageError
 from edgewright.steps import own_text as module
-from edgewright.steps.own_text import Answer, OwnText, Sampling, cache_directory, prompt_tokens
+from edgewright.steps.cache_directory import cache_directory
+from edgewright.steps.own_text import Answer, OwnText, Sampling, prompt_tokens
 
 MakeModel = Callable[..., Path]
 SEQ = 96

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,17 @@ def test_fields_that_differ_are_named() -> None:
     assert differences(
         {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4, "d": 3}, "e": 0}
     ) == ["b.c", "e"]
+
+
+def test_a_workspace_that_was_half_removed_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill while the finished step removes its files leaves some of them, but no record."""
+    monkeypatch.setattr(shutil, "rmtree", lambda *_args, **_options: None)
+    with workspace(tmp_path / "out", "learning", {"a": 1}, "*.bin") as folder:
+        (folder / "half.bin").touch()
+    monkeypatch.undo()
+    assert (folder / "half.bin").exists()
+    with workspace(tmp_path / "out", "learning", {"a": 1}, "*.bin") as folder:
+        assert not (folder / "half.bin").exists()
+    assert not folder.exists()

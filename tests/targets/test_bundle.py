@@ -14,6 +14,7 @@ import pytest
 
 from edgewright.targets import load_target
 from edgewright.targets.bundle import make_bundle, write_bundle
+from edgewright.targets.device.manifest import identity
 from edgewright.targets.options import BundleOptions
 
 pytest_plugins = ["deploy_fixtures"]
@@ -75,6 +76,7 @@ def test_a_bundle_runs_by_itself(artifact: Path, python: Path, tmp_path: Path) -
     assert run("check")[0] == 0
     manifest = json.loads((bundle / "bundle.json").read_text())
     manifest["check"][0]["tokens"][3] ^= 1
+    manifest["id"] = identity(manifest)
     (bundle / "bundle.json").write_text(json.dumps(manifest))
     code, document = run("check")
     assert (code, "token 4" in document["error"]) == (4, True)

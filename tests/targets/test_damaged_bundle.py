@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from file_damage import DAMAGES, flip, flips
 from edgewright.errors import EdgewrightError
 from edgewright.targets.device import engine as engine_module
 from edgewright.targets.device.engine import build
-from edgewright.targets.device.manifest import MANIFEST, read_manifest
+from edgewright.targets.device.manifest import MANIFEST, identity, read_manifest
 
 
 @pytest.fixture
@@ -26,8 +25,8 @@ def bundle(tmp_path: Path) -> Path:
         "engine": {"layers": 2, "context": 128},
         "files": {"model/model.onnx": {"size": 3, "sha256": "a" * 64}},
     }
-    identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    (tmp_path / MANIFEST).write_text(json.dumps({**content, "id": identity}, indent=2) + "\n")
+    manifest = {**content, "id": identity(content)}
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     return tmp_path
 
 

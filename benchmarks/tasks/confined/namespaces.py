@@ -15,7 +15,7 @@ from .places import DEVICES, links_and_folders
 
 __all__ = ["PROGRAM_FOLDER", "become_first", "enter_namespaces", "make_root"]
 
-PROGRAM_FOLDER = "/tmp"
+PROGRAM_FOLDER = "/tmp"  # nosec B108  # in a new root, where it is empty
 FOLDER_BYTES = 64 << 20
 FOLDER_FILES = 4096
 NEW_USER = 0x10000000

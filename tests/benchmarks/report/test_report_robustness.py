@@ -62,12 +62,12 @@ def test_recipe_cannot_close_its_code_block() -> None:
 def test_unfinished_ledger_renders() -> None:
     ledger = make_ledger()
     ledger["steps"] = ledger["steps"][:2]
-    for key in ("metrics", "context", "details", "notes", "seconds"):
+    for key in ("metrics", "context", "details", "notes", "seconds", "peak_rss_bytes"):
         del ledger["steps"][1][key]
     del ledger["gate"], ledger["plan"]
     page = Page(render_html(ledger))
     assert "No verdict" in page.texts and "svg" not in page.tags and "candidate" not in page.html
-    assert page.rows[2] == ["prune", "prune"] + ["–"] * 12
+    assert page.rows[2] == ["prune", "prune"] + ["–"] * 13
     assert "| prune | prune | – |" in render_markdown(ledger)
 
 

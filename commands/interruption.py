@@ -1,0 +1,57 @@
+"""What a verb does when it is stopped by Ctrl-C or SIGTERM: it cleans up and says what is kept."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import typer
+
+from ..console import console
+
+__all__ = ["interruption"]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, in the form that every library handles as Ctrl-C."""
+
+
+@contextmanager
+def interruption(*, resumable: bool) -> Iterator[None]:
+    """End the block on Ctrl-C (exit code 130) or SIGTERM (143) with one sentence.
+
+    Args:
+        resumable: whether the same command resumes finished work.
+    """
+    advice = "run the same command again to start again"
+    if resumable:
+        advice = "finished steps are kept, run the same command again to resume"
+    with _sigterm_raises():
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            terminated = isinstance(stop, Terminated)
+            what = "terminated" if terminated else "interrupted"
+            console.print(f"{what}; {advice}", highlight=False)
+            raise typer.Exit(143 if terminated else 130) from stop
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated`, so that work in progress is cleaned up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stopped(number: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stopped)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,1 @@
+"""The campaign `make faults`: every verb that writes is disturbed, and then run again."""

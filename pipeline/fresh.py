@@ -1,0 +1,53 @@
+"""Removes what an earlier run wrote into its directory, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from ..checkpoints.files import PROVENANCE, check_output
+from ..checkpoints.outputs import RECORD, RESERVED
+from ..checkpoints.sealed import Damaged, load_object
+from .recipe import BASELINE, TRACES
+
+__all__ = ["clear_run"]
+
+FILES = ("ledger.json", "report.html", "report.md", f"{TRACES}.jsonl", f"{TRACES}{RECORD}")
+CURVES = re.compile(r"(.+)\.(tensorboard|trackio|wandb)")
+SAMPLES = "samples"
+
+
+def clear_run(out: Path) -> None:
+    """Remove the files of an earlier run; what somebody else put there stays.
+
+    Raises:
+        UsageError: the directory of a step holds what edgewright did not write. Nothing is removed.
+    """
+    steps = [one for one in out.iterdir() if (one / PROVENANCE).is_file()]
+    for folder in steps:
+        check_output(folder)
+    names = {BASELINE, *(folder.name for folder in steps), *_recorded(out)}
+    for path in [*out.iterdir(), *(out / SAMPLES).glob("*.json*")]:
+        if path in steps or _is_written(path, names):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if (out / SAMPLES).is_dir() and not any((out / SAMPLES).iterdir()):
+        (out / SAMPLES).rmdir()
+
+
+def _recorded(out: Path) -> set[str]:
+    """The names of the steps in the ledger; empty if it is damaged."""
+    try:
+        ledger = load_object(out / FILES[0], "")
+        return {str(step["name"]) for step in ledger["steps"]}
+    except (Damaged, KeyError, TypeError):
+        return set()
+
+
+def _is_written(path: Path, names: set[str]) -> bool:
+    """Whether a run wrote this file or directory, beside the directories of its steps."""
+    if path.parent.name == SAMPLES:
+        return path.stem in names
+    curves = CURVES.fullmatch(path.name)
+    unfinished = RESERVED.fullmatch(path.name)
+    return path.name in FILES or bool(unfinished) or bool(curves and curves[1] in names)
