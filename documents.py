@@ -131,8 +131,19 @@ def parse_json(text: str | bytes, where: str, hint: str) -> Any:
     for _ in range(DEEPEST):
         layer = [inner for outer in layer for inner in _children(outer)]
         if not layer:
+            _check_characters(json.dumps(value, ensure_ascii=False), where, hint)
             return value
     raise _too_deep(where, hint)
+
+
+def _check_characters(text: str, where: str, hint: str) -> None:
+    """Refuse halves of surrogate pairs, which no file and no message can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{where}: has half of a surrogate pair, which is no character", hint
+        ) from error
 
 
 def _children(value: Any) -> Iterator[Any]:
@@ -192,7 +203,9 @@ def _measure(root: yaml.Node, where: str, hint: str) -> None:
 
 
 def _inner_nodes(node: yaml.Node, where: str, hint: str) -> Iterator[yaml.Node]:
-    if isinstance(node, yaml.SequenceNode):
+    if isinstance(node, yaml.ScalarNode):
+        _check_characters(str(node.value), where, hint)
+    elif isinstance(node, yaml.SequenceNode):
         yield from node.value
     elif isinstance(node, yaml.MappingNode):
         seen = set[tuple[str, str]]()

@@ -47,22 +47,27 @@ __all__ = [
 ]
 
 HINT = "make one with `edgewright bench PATH --save FILE`, or name a step of a run: RUN:STEP"
-F = TypeVar("F", bound="_File")
+F = TypeVar("F", bound="_Figures")
 
 
-class _File(BaseModel):
-    """The parts of a measurement that are used; a file may have others."""
+class _Figures(BaseModel):
+    """The parts that a measurement file and a ledger's entry share; both may have others."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     metrics: dict[str, Annotated[int | float, BeforeValidator(checked_number)]]
     context: dict[str, Any]
+
+
+class _File(_Figures):
+    """A measurement file."""
+
     samples: dict[str, Any] | None = None
 
 
-class _Step(_File):
-    """The same parts of a ledger's entry, whose samples are in a file of their own."""
+class _Step(_Figures):
+    """A ledger's entry, whose samples are in a file of their own."""
 
     samples: str | None = None
     sample_files: dict[str, str] = {}

@@ -110,4 +110,4 @@ def contain() -> None:
     """Make transformers render every chat template in the other process."""
     import transformers.tokenization_utils_base as base  # late: slow to import
 
-    base.render_jinja_template = _renderer.render  # pyright: ignore[reportAttributeAccessIssue]
+    base.render_jinja_template = _renderer.render  # pyright: ignore[reportPrivateImportUsage]

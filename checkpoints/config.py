@@ -9,7 +9,7 @@ from typing import Any
 
 from ..documents import in_hand, read_object
 from ..errors import Refused, UsageError
-from ..models import Architecture, architecture, text_config
+from ..models import FAMILIES, Architecture, architecture, check_values, text_config
 from .inventory import inventory
 from .packing import check_block, scheme_of
 
@@ -131,6 +131,8 @@ def written_config(path: Path) -> dict[str, Any]:
         config = {k: v for k, v in config.items() if k != "compression_config"}
         config["quantization_config"] = block
     config = text_config(config, str(file))
+    if str(config.get("model_type")) in FAMILIES:
+        check_values(config, str(file))
     if found := quantization(config):
         check_block(found, str(file))
     return config

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExportStep"]
 
-OVERHEAD = 80 << 20
+OVERHEAD = 110 << 20
 """Bytes for the tokenizer, the graph and the allocator's reserve."""
 RUNTIME_COPIES = {"fp32": 0.0, "fp16": 2.0, "bf16": 2.0, "int8": 0.5, "int8-dynamic": 0.5}
 """By precision, bytes that ONNX Runtime adds to a byte of weights: casts of 16 bits to 32."""

@@ -20,6 +20,7 @@ from .blocks import (
     Rotary,
 )
 from .buffers import is_buffer
+from .config_values import check_values
 from .export_format import ExportFormat, Reason
 from .expressible import HEADS, MERGED_HEADS, expressible, require_expressible
 from .families import FAMILIES
@@ -69,6 +70,7 @@ __all__ = [
     "Rotary",
     "activation_scales",
     "architecture",
+    "check_values",
     "decoder_layers",
     "embedding_and_head",
     "expressible",

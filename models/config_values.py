@@ -6,9 +6,9 @@ low enough that a wrong config.json costs no time and no memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -203,7 +203,7 @@ def check_block_values(block: Any, where: str) -> None:
         return
     if not isinstance(block, Mapping):
         raise UsageError(f"{where}: `quantization_config` is not an object", RESTORE)
-    _validate(_Block, block, f"{where}: quantization_config")
+    _validate(_Block, cast(Mapping[str, Any], block), f"{where}: quantization_config")
 
 
 def _validate(kind: type[_Values], values: Mapping[str, Any], where: str) -> None:
@@ -238,10 +238,10 @@ def _not_finite(value: Any, place: str) -> str:
     """The place of the first number that is NaN or infinite; empty: there is none."""
     if isinstance(value, float):
         return "" if isfinite(value) else f"`{place}`"
-    children: Any = ()
+    children: Iterable[tuple[object, Any]] = ()
     if isinstance(value, Mapping):
-        children = value.items()
+        children = cast(Mapping[str, Any], value).items()
     elif isinstance(value, list):
-        children = enumerate(value)
+        children = enumerate(cast(list[Any], value))
     inner = (_not_finite(v, f"{place}.{k}" if place else str(k)) for k, v in children)
     return next(filter(None, inner), "")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from ..errors import Refused, UsageError
 from .config_values import RESTORE, check_block_values
@@ -143,8 +143,9 @@ def text_config(config: Mapping[str, Any], where: str = "config.json") -> dict[s
     nested: Any = config.get(TEXT)
     if nested is not None and not isinstance(nested, Mapping):
         raise UsageError(f"{where}: `{TEXT}` is not an object", RESTORE)
-    inner: Mapping[str, Any] = config if nested is None else nested  # flat: old Qwen2.5-VL
-    kind = next(iter(wrapper.families)) if nested is None else nested.get("model_type")
+    # Flat in old Qwen2.5-VL.
+    inner = config if nested is None else cast(Mapping[str, Any], nested)
+    kind = next(iter(wrapper.families)) if nested is None else inner.get("model_type")
     kind = kind or next(iter(wrapper.families))
     if str(kind) not in wrapper.families:
         raise Refused(
@@ -155,7 +156,8 @@ def text_config(config: Mapping[str, Any], where: str = "config.json") -> dict[s
     check_block_values(inner.get(QUANTIZATION), where)
     text = {key: value for key, value in inner.items() if key != "vision_config"}
     text |= {key: value for key, value in wrapper.defaults.items() if key not in inner}
-    if "rope_theta" in (text.get("rope_parameters") or {}) and "rope_theta" not in inner:
+    rope = text.get("rope_parameters")
+    if isinstance(rope, Mapping) and "rope_theta" in rope and "rope_theta" not in inner:
         text.pop("rope_theta", None)
     text |= {"model_type": family, "architectures": [architecture], WRAPPED_IN: wrapper.model_type}
     for key in ("dtype", "torch_dtype", QUANTIZATION):

@@ -27,6 +27,7 @@ from ..checkpoints.files import write_json
 from ..console import console
 from ..data.shortfall import shortfall
 from ..errors import EdgewrightError, NotWritten, UsageError
+from ..redaction import redacted
 from ..steps.workspace import differences
 from .defaults import with_default_data
 from .named_inputs import check_inputs
@@ -221,7 +222,7 @@ class _Sweep:
             raise
         except EdgewrightError as error:
             console.print(f"  failed: {error}", highlight=False)
-            trial.set_user_attr("reason", str(error))
+            trial.set_user_attr("reason", redacted(str(error)))
             trial.set_user_attr("run", str(folder.relative_to(self.out)))
             self.study.tell(trial, state=self.states.FAIL)
             return

@@ -90,7 +90,7 @@ def run_traces(
     source = resolve(model_path(model))
     record = out.with_suffix(RECORD)
     check_own([Output("--out", out, "traces"), Output("--out", record, "record", RECORD_MARKS)])
-    fields = _depends_on(options, model, source, seed, pick_device(device))
+    fields = _dependencies(options, {model: content_hash(source)}, seed, pick_device(device))
     old = {} if fresh else _recorded(record)
     before = file_hash(out) if out.is_file() else None
     if old and before:
@@ -100,31 +100,16 @@ def run_traces(
     if memory_check:
         _check_memory(options, source, fields["device"])
     out.parent.mkdir(parents=True, exist_ok=True)
-    model_hash = fields["inputs"][model]
     origin = {"edgewright": __version__, "fingerprint": fingerprint(fields), **fields}
 
     def announce(sha256: str, report: dict[str, Any]) -> None:
         """Record what will be written, so that a file without a record is always another's."""
         write_sealed(record, {**origin, "sha256": sha256, "replaces": before, "report": report})
 
-    report = make_traces(
-        options, source, model_hash, out, seed, fields["device"], fields, announce, fresh
-    )
+    teacher = fields["inputs"][model]
+    where = fields["device"]
+    report = make_traces(options, source, teacher, out, seed, where, fields, announce, fresh)
     return {**report, "reused": False}
-
-
-def _depends_on(
-    options: TracesOptions, model: str, source: Path, seed: int, device: str
-) -> dict[str, Any]:
-    """Everything that traces depend on, by field."""
-    return {
-        "config": options.model_dump(mode="json"),
-        "inputs": {model: content_hash(source)},
-        "data": data_hashes([options.prompts]),
-        "seed": seed,
-        "device": device,
-        "code": code_version(MEASURE_CODE),
-    }
 
 
 def _refuse_changed(out: Path, content: str, old: dict[str, Any]) -> None:
@@ -147,6 +132,20 @@ def _recorded(record: Path) -> dict[str, Any]:
     except Damaged as error:
         console.print(f"  made again: {error}", highlight=False, markup=False)
         return {}
+
+
+def _dependencies(
+    options: TracesOptions, inputs: dict[str, str], seed: int, device: str
+) -> dict[str, Any]:
+    """Everything that the traces depend on, by field."""
+    return {
+        "config": options.model_dump(mode="json"),
+        "inputs": inputs,
+        "data": data_hashes([options.prompts]),
+        "seed": seed,
+        "device": device,
+        "code": code_version(MEASURE_CODE),
+    }
 
 
 def _check_memory(options: TracesOptions, source: Path, device: str) -> None:

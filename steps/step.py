@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a recipe needs only the 
 
 __all__ = ["FOUNDATION", "Cost", "Inputs", "PlanContext", "Smaller", "Step"]
 
-FOUNDATION = ("checkpoints", "data", "generation", "models", "steps")
+FOUNDATION = ("checkpoints", "data", "documents.py", "generation", "models", "steps")
 """Packages whose code every step runs."""
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["CONNECT_SECONDS", "add_host_key", "host_key_error", "known_hosts_file"]
 
 CONNECT_SECONDS = 20.0
+NO_KEYS = b"# no host is known\n"
+"""Not empty: asyncssh would then read ~/.ssh/known_hosts, also if the user gave another file."""
 
 
 def known_hosts_file(ssh: Any, address: Address) -> str | bytes:
@@ -27,7 +29,7 @@ def known_hosts_file(ssh: Any, address: Address) -> str | bytes:
     """
     known = address.known_hosts.expanduser()
     if not known.exists():
-        return b""
+        return NO_KEYS
     _known_keys(ssh, address, known)
     return str(known)
 

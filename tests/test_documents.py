@@ -30,6 +30,8 @@ YAML = {
     "a key twice": ("b: 1\na: 1\na: 2", "here:3: the key `a` is given twice"),
     "a key twice, deeper": ("b:\n  - {a: 1, a: 2}", "here:2: the key `a` is given twice"),
     "two documents": ("a: 1\n---\na: 2", "not valid YAML"),
+    "half of a character": ('a: "\\ud800"', "half of a surrogate pair"),
+    "two halves, which YAML does not join": (r'a: "\uda59\udc6b"', "half of a surrogate pair"),
     "a control character": ("\x00", "not valid YAML"),
 }
 JSON = {
@@ -37,6 +39,8 @@ JSON = {
     "closed brackets": ("[" * 150 + "]" * 150, "nested deeper"),
     "objects": ('{"a":' * 150 + "1" + "}" * 150, "nested deeper"),
     "a number of 5000 digits": ("9" * 5000, "not valid JSON"),
+    "half of a character": (r'{"a": ["\ud800"]}', "half of a surrogate pair"),
+    "half of a character in a key": (r'{"\ud800": 1}', "half of a surrogate pair"),
     "nothing": ("", "not valid JSON"),
     "no text": (b"\xff\xfe\x00", "not valid JSON"),
 }

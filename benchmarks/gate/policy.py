@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -146,7 +146,7 @@ def _with_limits(data: Any) -> dict[str, Any]:
     """The mapping with all metrics under `limits`."""
     if not isinstance(data, dict):
         raise TypeError("it is another value")
-    mapping = dict(data)
+    mapping = dict(cast(dict[str, Any], data))
     if "limits" in mapping:
         return mapping
     settings = {key: mapping.pop(key) for key in Policy.model_fields if key in mapping}

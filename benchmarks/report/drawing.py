@@ -116,7 +116,7 @@ def inline_svg(figure: Figure, title: str) -> str:
     buffer = io.StringIO()
     no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     FigureCanvasSVG(figure).print_svg(buffer, metadata=no_metadata)
-    root = ET.fromstring(buffer.getvalue())  # nosec B314 - matplotlib's own output
+    root = ET.fromstring(buffer.getvalue())  # nosec B314  # matplotlib's own output
     content = (title + buffer.getvalue()).encode(errors="replace")
     prefix = "f" + hashlib.sha256(content).hexdigest()[:8]
     for parent in list(root.iter()):

@@ -41,7 +41,7 @@ def _bounded(limit: int) -> Any:
 
 
 def _environment(**settings: Any) -> Environment:
-    pages = Environment(  # nosec B701 - `_html` or `_markdown` is called with every value
+    pages = Environment(  # nosec B701  # `_html` or `_markdown` is called with every value
         loader=TEMPLATES, trim_blocks=True, lstrip_blocks=True, **settings
     )
     for name, limit in (("heading", HEADING), ("prose", PROSE), ("code", CODE)):

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from .confined.namespaces import FOLDER_BYTES, PROGRAM_FOLDER
-from .confined.places import DEVICES, links_and_folders
+from .confined.places import DEVICES, LINKER_CACHE, links_and_folders
 
 __all__ = ["bubblewrap_commands"]
 
@@ -36,7 +36,7 @@ def bubblewrap_commands(python: str, package: Path, seen_at: str) -> list[list[s
     if not bwrap:
         return []
     inside = f"{seen_at}/{package.name}"
-    paths = [inside, python, *(path for path, _ in links_and_folders()), *DEVICES]
+    paths = [inside, python, *(path for path, _ in links_and_folders()), *DEVICES, LINKER_CACHE]
     root: list[str] = []
     for folder in dict.fromkeys(parent for path in paths for parent in _parents(path)):
         root += ["--perms", "0755", "--dir", folder]
@@ -45,6 +45,7 @@ def bubblewrap_commands(python: str, package: Path, seen_at: str) -> list[list[s
         root += ["--symlink", target, path] if target else ["--ro-bind", path, path]
     for device in DEVICES:
         root += ["--dev-bind", device, device]
+    root += ["--ro-bind-try", LINKER_CACHE, LINKER_CACHE]
     root += ["--perms", "1777", "--size", str(FOLDER_BYTES), "--tmpfs", PROGRAM_FOLDER]
     root += ["--remount-ro", "/", "--chdir", PROGRAM_FOLDER, "--"]
     as_user = [bwrap, *ALWAYS, "--unshare-user", *root]

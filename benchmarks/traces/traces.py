@@ -71,9 +71,7 @@ def make_traces(
     with workspace(out, "chains", depends_on, CHAINS, fresh) as place:
         answered = ask_teacher(options, questions, model, seed, device, place / CHAINS)
         lines, counts = _select(options, questions, [answered[one.row] for one in questions])
-        asked = {"questions": len(questions), "repeated_questions": repeated}
-        notes = missing_questions(options, len(questions))
-        report = {"output": str(out), "notes": notes, **asked, **counts}
+        report = {"output": str(out), **_asked(options, len(questions), repeated), **counts}
         text = _text(lines, options, teacher, seed)
         announce(hashlib.sha256(text.encode()).hexdigest(), report)
         write_text(out, text)
@@ -86,6 +84,12 @@ def _text(lines: list[dict[str, Any]], options: TracesOptions, teacher: str, see
     origin = {"teacher": teacher, "seed": seed, "sampling": sampling}
     text = "".join(json.dumps(line | origin, ensure_ascii=False) + "\n" for line in lines)
     return text.encode("utf-8", "replace").decode()
+
+
+def _asked(options: TracesOptions, questions: int, repeated: int) -> dict[str, Any]:
+    """How many questions were asked, for the report."""
+    notes = missing_questions(options, questions)
+    return {"notes": notes, "questions": questions, "repeated_questions": repeated}
 
 
 def missing_questions(options: TracesOptions, questions: int) -> list[str]:

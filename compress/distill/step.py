@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DistillStep"]
 
-OVERHEAD = 80 << 20
+OVERHEAD = 120 << 20
 """Bytes for the tokenizer and the allocator's reserve."""
 LOGITS_BYTES = 5 * 2**24
 """Memory for logits, which are computed in chunks."""

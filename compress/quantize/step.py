@@ -17,7 +17,7 @@ __all__ = ["QuantizeStep"]
 
 FLOAT32 = 4
 """Bytes of a float32."""
-OVERHEAD = 80 << 20
+OVERHEAD = 140 << 20
 """Bytes for the tokenizer and the allocator's reserve; measured."""
 
 

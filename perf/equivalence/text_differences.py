@@ -135,7 +135,7 @@ def of_script(before: Sequence[str], after: Sequence[str], place: str) -> Iterat
 def of_xml(before: Sequence[str], after: Sequence[str], place: str) -> Iterator[Difference]:
     """Differences of XML: attributes and texts, by the rules of JSON."""
     texts = ("\n".join(side).strip() for side in (before, after))
-    trees = (ElementTree.fromstring(text) for text in texts)  # nosec B314 - our own output
+    trees = (ElementTree.fromstring(text) for text in texts)  # nosec B314  # our own output
     old, new = map(_tree, trees)
     yield from of_json(old, new, tuple(place.split(".")))
 

@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ...checkpoints.config import BUILTIN_MODEL, model_path
+from ...errors import UsageError
 from ...export.onnx.export import export_onnx
 from ...targets.serving.server import create_app
 from ...targets.serving.service import Service
@@ -31,6 +32,7 @@ class _Server:
     def __init__(self, work: Path) -> None:
         self.artifact = work / "artifact"
         self.app: Any = None
+        self.loop = asyncio.new_event_loop()
 
     def prepare(self) -> None:
         """Export the built-in model, and load it."""
@@ -43,10 +45,14 @@ class _Server:
 
         Raises:
             AssertionError: the answer is a fault of the server, or none.
+            UsageError: the body was refused.
         """
         path = (folder / "path").read_bytes().decode()
-        status = asyncio.run(self._answer(path, (folder / "body").read_bytes()))
+        answer = self._answer(path, (folder / "body").read_bytes())
+        status = self.loop.run_until_complete(answer)
         assert status is not None and status < 500, f"{path}: status {status}"
+        if status >= 400:
+            raise UsageError(f"{path}: status {status}")
 
     async def _answer(self, path: str, body: bytes) -> int | None:
         statuses: list[int] = []

@@ -59,7 +59,7 @@ CONFIGS: list[Any] = [
     {"model_type": "granite", "logits_scaling": 8.0, "embedding_multiplier": 12.0, **SIZES},
     {
         "model_type": "gemma3",
-        "text_config": {"model_type": "gemma3_text", **SIZES},
+        "text_config": {"model_type": "gemma3_text", "rope_parameters": LLAMA3, **SIZES},
         "vision_config": {},
     },
 ]

@@ -39,6 +39,8 @@ WARM_UP_SHARE = 0.3
 """Share of the time after which memory must not grow."""
 MOST_GROWTH = 1.0
 """MB a minute. An allocator's fragments make a little."""
+LONG_ENOUGH = 300.0
+"""Seconds of a run in which growth means something; before, caches and threads still fill."""
 MOST_HEALTH_SECONDS = 1.0
 START_SECONDS = 600
 SETTLE_SECONDS = 120
@@ -117,7 +119,7 @@ class Result:
         if max(self.samples.health_seconds, default=0.0) > MOST_HEALTH_SECONDS:
             found.append(f"/health took {max(self.samples.health_seconds):.2f} s")
         growth = self.samples.memory_slope(self.seconds * WARM_UP_SHARE)
-        if growth > MOST_GROWTH:
+        if growth > MOST_GROWTH and self.seconds >= LONG_ENOUGH:
             found.append(f"memory grows by {growth:.2f} MB a minute")
         return found
 

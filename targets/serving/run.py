@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import resource
 import socket
+import sys
 from typing import cast
 
 import uvicorn
@@ -25,6 +26,9 @@ BACKLOG = 256
 """Connections that the kernel holds until they are accepted."""
 OTHER_FILES = 64
 """Files that the process has open beside connections."""
+SWITCH_SECONDS = 0.0005
+"""How long the batch may keep Python's lock while the event loop waits for it. Python's default is
+ten times as long, and a loop iteration waits once for each message that it sends or receives."""
 FLUSH_SECONDS = 2
 """Time to send the last words of answers that take too long."""
 
@@ -44,6 +48,7 @@ def serve(service: Service, options: ServeOptions, keys: Keys) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    sys.setswitchinterval(SWITCH_SECONDS)
     with listening(options.host, options.port) as listener:
         port = listener.getsockname()[1]
         console.print(f"serving {service.name} on {options.host}:{port}", highlight=False)

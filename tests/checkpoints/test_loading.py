@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edgewright.checkpoints.config import read_config
 from edgewright.checkpoints.loading import load_model, load_settings
 from edgewright.errors import Refused, UsageError
 
@@ -42,3 +43,12 @@ def test_quantized_by_a_method_that_is_not_ours(copy_model: MakeModel) -> None:
     weights = edit(copy_model("qwen2"), num_hidden_layers=7, layer_types=["full_attention"] * 7)
     with pytest.raises(UsageError, match="missing"):
         load_model(weights)
+
+
+@pytest.mark.parametrize("scale", [0, "x", [1], 1e400])
+def test_a_scale_is_checked_before_it_is_used(scale: Any, tmp_path: Path) -> None:
+    """Who reads the tensors asks for the scale of logits, before there is an architecture."""
+    values = {"model_type": "granite", "logits_scaling": scale}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UsageError, match=r"config\.json: .*logits_scaling"):
+        read_config(tmp_path)

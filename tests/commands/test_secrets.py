@@ -114,7 +114,10 @@ def test_a_whole_run_leaves_no_secret(
     device = ("--target", "cpu")
     commands: list[tuple[int, tuple[object, ...]]] = [
         (0, ("run", file, "--out", run, "--set", typed)),
-        (0, ("compare", f"{run}:prune", f"{run}:int4", "--html", run / "c.html", "--json")),
+        (
+            0,
+            ("compare", f"{run}:prune", f"{run}:int4", "--html", run.with_name("c.html"), "--json"),
+        ),
         (0, ("bench", run / "prune", "--tasks", "reasoning", "--limit", 2, "--save", run / "m")),
         (0, ("deploy", run / "int4", *device, "--out", run / "bundle")),
         (2, ("deploy", run / "int4", *device, "--host", host)),

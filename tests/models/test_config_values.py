@@ -92,6 +92,13 @@ def test_a_quantization_block(block: Any, words: str, wrapped: bool) -> None:
         text_config(config)
 
 
+@pytest.mark.parametrize("rope", [5, "x", ["rope_theta"]])
+def test_the_rope_block_in_a_wrapper(rope: Any) -> None:
+    inner = {**SIZES, "rope_parameters": rope}
+    with pytest.raises(UsageError, match="rope_parameters is wrong"):
+        architecture(text_config({"model_type": "gemma3", "text_config": inner}))
+
+
 @pytest.mark.parametrize("kind", [5, ["llama"], {"a": 1}])
 def test_a_model_type_that_is_no_word(kind: Any) -> None:
     with pytest.raises(Exception, match="is not supported") as caught:

@@ -233,6 +233,17 @@ def test_no_key_but_the_known_one_is_accepted(
     assert server.known_hosts.read_text() == before
 
 
+def test_without_the_file_that_was_given_no_other_file_is_read(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".ssh").mkdir()
+    server.known_hosts.rename(tmp_path / ".ssh" / "known_hosts")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(Refused, match="unknown host key"):
+        connect(address_of(server))
+    assert not server.known_hosts.exists()
+
+
 def connect(address: Address) -> None:
     import asyncio
 

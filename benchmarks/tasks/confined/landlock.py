@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Mapping
 
-from .places import DEVICES, readable_folders
+from .places import DEVICES, LINKER_CACHE, readable_folders
 
 __all__ = ["landlock_abi", "restrict_files"]
 
@@ -60,7 +60,8 @@ def restrict_files(libc: ctypes.CDLL, folder: str) -> int:
         return 0
     allowed = dict.fromkeys(readable_folders(), READ_FILE | READ_DIR)
     allowed |= dict.fromkeys(DEVICES, READ_FILE | WRITE_FILE)
-    _add(libc, rules, allowed | {folder: rights & ~NEVER})
+    allowed |= {LINKER_CACHE: READ_FILE, folder: rights & ~NEVER}
+    _add(libc, rules, allowed)
     return abi if libc.syscall(RESTRICT, rules, 0) == 0 else 0
 
 

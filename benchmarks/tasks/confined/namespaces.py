@@ -11,11 +11,11 @@ import signal
 import struct
 from contextlib import suppress
 
-from .places import DEVICES, links_and_folders
+from .places import DEVICES, LINKER_CACHE, links_and_folders
 
 __all__ = ["PROGRAM_FOLDER", "become_first", "enter_namespaces", "make_root"]
 
-PROGRAM_FOLDER = "/tmp"
+PROGRAM_FOLDER = "/tmp"  # nosec B108  # in a new root, where it is empty
 FOLDER_BYTES = 64 << 20
 FOLDER_FILES = 4096
 NEW_USER = 0x10000000
@@ -90,10 +90,11 @@ def _fill(libc: ctypes.CDLL, root: str) -> None:
             continue
         os.makedirs(root + path, exist_ok=True)
         _mount(libc, path, root + path, None, BIND | RECURSIVE)
-    os.mkdir(f"{root}/dev")
-    for device in DEVICES:
-        _write(root + device, "")
-        _mount(libc, device, root + device, None, BIND)
+    for file in (*DEVICES, LINKER_CACHE):
+        if os.path.exists(file):
+            os.makedirs(os.path.dirname(root + file), exist_ok=True)
+            _write(root + file, "")
+            _mount(libc, file, root + file, None, BIND)
 
 
 def _read_only(libc: ctypes.CDLL, root: str) -> None:

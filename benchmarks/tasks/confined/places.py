@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["DEVICES", "links_and_folders", "readable_folders"]
+__all__ = ["DEVICES", "LINKER_CACHE", "links_and_folders", "readable_folders"]
 
 LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64")
+LINKER_CACHE = "/etc/ld.so.cache"
+"""Where the linker finds libraries in other folders, such as libpython in /usr/local/lib."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
 

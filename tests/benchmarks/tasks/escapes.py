@@ -128,6 +128,7 @@ THREADS = {
 """Where the kernel counts the threads of a program by themselves (see `limits.confine`)."""
 HARMFUL = {
     "write Python's own files": "open(os.__file__, 'a')\nreturn True",
+    "write the linker's cache": "open('/etc/ld.so.cache', 'r+b')\nreturn True",
     "write a device": "open('/dev/mem', 'wb')\nreturn True",
     "signal a group": "os.killpg(os.getpgid(os.getppid()), signal.SIGKILL)\nreturn True",
     "reboot": "return C.syscall(169 if 'x86' in os.uname().machine else 142, 0, 0, 0) != -1",

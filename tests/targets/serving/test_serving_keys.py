@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,7 @@ def test_an_open_server_without_a_key_warns(
     warned: bool,
 ) -> None:
     monkeypatch.setattr(run.Server, "run", lambda *_: None)
+    monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
     service = Service(artifact, 1)
     run.serve(service, ServeOptions(host=host, port=0), Keys(keys))
     service.close()
