@@ -89,13 +89,13 @@ def read_text(file: Path, hint: str, most: int = JSON_BYTES) -> str:
         raise UsageError(f"{file}: not UTF-8 text: {error}", hint) from error
 
 
-def read_json(file: Path, hint: str, most: int = JSON_BYTES) -> Any:
-    """The value in a JSON file.
+def read_json(file: Path, hint: str, most: int = JSON_BYTES, *, halves: bool = False) -> Any:
+    """The value in a JSON file; `halves`: see `parse_json`.
 
     Raises:
         UsageError: as `read_bytes` and `parse_json`.
     """
-    return parse_json(read_bytes(file, hint, most), str(file), hint)
+    return parse_json(read_bytes(file, hint, most), str(file), hint, halves=halves)
 
 
 def read_object(file: Path, hint: str, most: int = JSON_BYTES) -> dict[str, Any]:
@@ -110,13 +110,14 @@ def read_object(file: Path, hint: str, most: int = JSON_BYTES) -> dict[str, Any]
     return value
 
 
-def parse_json(text: str | bytes, where: str, hint: str) -> Any:
+def parse_json(text: str | bytes, where: str, hint: str, *, halves: bool = False) -> Any:
     """The value of a JSON text.
 
     Args:
         text: the JSON.
         where: its name in messages.
         hint: what to do if it is wrong.
+        halves: accept halves of surrogate pairs, which a file of our own may hold as escapes.
 
     Raises:
         UsageError: it is not JSON, or nested too deep.
@@ -131,7 +132,8 @@ def parse_json(text: str | bytes, where: str, hint: str) -> Any:
     for _ in range(DEEPEST):
         layer = [inner for outer in layer for inner in _children(outer)]
         if not layer:
-            _check_characters(json.dumps(value, ensure_ascii=False), where, hint)
+            if not halves:
+                _check_characters(json.dumps(value, ensure_ascii=False), where, hint)
             return value
     raise _too_deep(where, hint)
 

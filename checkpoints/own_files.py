@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
+from ..console import console
 from ..errors import UsageError
 from .sealed import Damaged, read_sealed, write_sealed
 
-__all__ = ["CARD", "ELSEWHERE", "PROVENANCE", "check_output", "list_files"]
+__all__ = [
+    "CARD",
+    "ELSEWHERE",
+    "PROVENANCE",
+    "check_output",
+    "is_unlisted",
+    "list_files",
+    "set_aside",
+]
 
 PROVENANCE = "edgewright.json"
 CARD = "README.md"
@@ -23,6 +34,8 @@ ELSEWHERE = "choose another --out, or remove it yourself"
 def check_output(out: Path) -> None:
     """Accept a directory to be made: it is absent, empty, or holds only what edgewright wrote.
 
+    So is one whose record does not tell (`is_unlisted`): it is set aside before it is replaced.
+
     Raises:
         UsageError: `out` is a file or a link, or holds something that edgewright did not write.
     """
@@ -30,28 +43,50 @@ def check_output(out: Path) -> None:
         raise UsageError(f"{out}: a link, which cannot be replaced", "choose another --out")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not (out / PROVENANCE).is_file():
+    if not (out / PROVENANCE).exists():
         raise UsageError(f"{out}: exists and was not written by edgewright", ELSEWHERE)
-    if foreign := _foreign_files(out):
+    if not is_unlisted(out) and (foreign := _foreign_files(out)):
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UsageError(
             f"{out}: holds {foreign[0]}{more}, which {PROVENANCE} does not list: it was not "
-            "written by edgewright, or by an earlier version, which listed no files",
-            "choose another --out, or move your files away and remove the rest yourself",
+            "written by edgewright",
+            "choose another --out, or move your files away",
         )
+
+
+def is_unlisted(folder: Path) -> bool:
+    """Whether a record does not say which files of its directory are edgewright's.
+
+    It is damaged beyond one byte, or of an earlier version, which listed no files.
+    """
+    file = folder / PROVENANCE
+    try:
+        return not isinstance(read_sealed(file, "", older=True).get(WRITTEN), list)
+    except Damaged:
+        text = file.read_bytes() if file.is_file() else b""
+        return not all(_is_mentioned(name, text) for name in _files(folder))
+
+
+def set_aside(folder: Path) -> None:
+    """Keep a directory that is to be replaced under another name, and say so."""
+    names = (f"{folder.name}.before{number or ''}" for number in count())
+    kept = next(path for name in names if not os.path.lexists(path := folder.with_name(name)))
+    folder.replace(kept)
+    console.print(
+        f"  {PROVENANCE} does not say which files in {folder} are edgewright's: "
+        f"it is damaged, or of an earlier version. They were moved to {kept}",
+        highlight=False,
+        markup=False,
+    )
 
 
 def _foreign_files(folder: Path) -> list[str]:
     """The files of a directory that its `edgewright.json` does not list; sorted names."""
-    file = folder / PROVENANCE
-    found = sorted(_files(folder))
     try:
-        listed = read_sealed(file, "", older=True).get(WRITTEN)
+        listed = read_sealed(folder / PROVENANCE, "", older=True)[WRITTEN]
     except Damaged:
-        text = file.read_bytes()
-        return [name for name in found if not _is_mentioned(name, text)]
-    names = listed if isinstance(listed, list) else []
-    return [name for name in found if name not in names]
+        return []  # `is_unlisted` has found all of them in what is left of the list
+    return sorted(name for name in _files(folder) if name not in listed)
 
 
 def _is_mentioned(name: str, text: bytes) -> bool:

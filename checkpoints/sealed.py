@@ -170,7 +170,7 @@ def load_json(file: Path, hint: str) -> Any:
         Damaged: it cannot be read, or is not JSON.
     """
     try:
-        return read_json(file, hint)
+        return read_json(file, hint, halves=True)
     except UsageError as error:
         raise Damaged(file, str(error).removeprefix(f"{file}: "), hint) from error
 

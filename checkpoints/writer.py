@@ -16,7 +16,7 @@ from ..models import WRAPPED_IN
 from .atomic_files import write_json
 from .disk import require_space, writing
 from .hashing import write_provenance
-from .own_files import check_output, list_files
+from .own_files import check_output, is_unlisted, list_files, set_aside
 from .safetensors_writer import Pending, write_shards
 from .wrapped import in_wrapper
 
@@ -100,7 +100,9 @@ def atomic_directory(out: Path, needed: float | None = None) -> Iterator[Path]:
             yield temporary
             list_files(temporary)
             sync(temporary)
-            if out.exists():
+            if out.exists() and any(out.iterdir()) and is_unlisted(out):
+                set_aside(out)
+            elif out.exists():
                 out.replace(replaced)
             temporary.replace(out)
         shutil.rmtree(replaced, ignore_errors=True)

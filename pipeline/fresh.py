@@ -6,8 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
-from ..checkpoints.files import PROVENANCE, check_output
 from ..checkpoints.outputs import RECORD, RESERVED
+from ..checkpoints.own_files import PROVENANCE, check_output, is_unlisted, set_aside
 from ..checkpoints.sealed import Damaged, load_object
 from .recipe import BASELINE, TRACES
 
@@ -24,9 +24,12 @@ def clear_run(out: Path) -> None:
     Raises:
         UsageError: the directory of a step holds what edgewright did not write. Nothing is removed.
     """
-    steps = [one for one in out.iterdir() if (one / PROVENANCE).is_file()]
+    steps = [one for one in out.iterdir() if (one / PROVENANCE).exists()]
     for folder in steps:
         check_output(folder)
+    for folder in filter(is_unlisted, steps):
+        set_aside(folder)
+    steps = [folder for folder in steps if folder.exists()]
     names = {BASELINE, *(folder.name for folder in steps), *_recorded(out)}
     for path in [*out.iterdir(), *(out / SAMPLES).glob("*.json*")]:
         if path in steps or _is_written(path, names):

@@ -283,7 +283,12 @@ class _Sweep:
         return shortfall(trials, asked, "trials", why)
 
     def _in_order(self) -> list[Any]:
-        return sorted(self.finished().values(), key=lambda trial: trial.number)
+        """The finished trials, in the order in which they were first begun."""
+        first: dict[str, int] = {}
+        for trial in self.study.get_trials(deepcopy=False):
+            first.setdefault(parameters_key(trial.params), trial.number)
+        finished = self.finished()
+        return [finished[key] for key in sorted(finished, key=first.__getitem__)]
 
     def _entry(self, trial: Any) -> dict[str, Any]:
         """A trial in `sweep.json`."""

@@ -220,3 +220,24 @@ def with_loud_channels(model: Path) -> Path:
             state[key][::40] *= 100
     save_file(state, model / "model.safetensors", metadata={"format": "pt"})
     return model
+
+
+KINDS = [
+    pytest.param("bubblewrap", marks=pytest.mark.bubblewrap),
+    "namespaces",
+    "landlock",
+]
+
+
+@pytest.fixture(params=KINDS)
+def confiner(request: pytest.FixtureRequest) -> Any:
+    """Every confinement of generated code, one after the other.
+
+    Bubblewrap is for `make sandbox-test`, which installs it. The others need only the kernel.
+    """
+    from edgewright.benchmarks.tasks.sandbox import confiners
+
+    found = {one.kind: one for one in confiners()}
+    if request.param != "bubblewrap" and request.param not in found:
+        pytest.skip(f"this kernel does not give this user what {request.param} needs")
+    return found[request.param]

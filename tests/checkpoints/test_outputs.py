@@ -182,11 +182,26 @@ def test_a_directory_of_edgewright_may_be_replaced_until_a_file_is_added(tmp_pat
     assert "holds link" in refusal(made, "directory")
 
 
-@pytest.mark.parametrize("listed", [None, "weights", {"weights": 1}, [], ["other"]])
-def test_a_list_that_is_missing_or_wrong_protects_all_files(listed: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize("listed", [[], ["other"]])
+def test_a_wrong_list_protects_all_files(listed: object, tmp_path: Path) -> None:
     made = make(tmp_path / "made", weights="1")
-    (made / PROVENANCE).write_text(json.dumps({"written": listed} if listed is not None else {}))
+    (made / PROVENANCE).write_text(json.dumps({"written": listed}))
     assert "weights" in refusal(made, "directory")
+
+
+@pytest.mark.parametrize("record", ["{}", '{"written": "weights"}', '{"written": ', ""])
+def test_a_directory_without_a_list_is_set_aside(
+    record: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in ("", "1"):
+        made = make(tmp_path / "made", weights=f"old{number}")
+        (made / PROVENANCE).write_text(record)
+        assert refusal(made, "directory") == ""
+        make(made, weights="new")
+        assert (made / "weights").read_text() == "new"
+        assert (tmp_path / f"made.before{number}" / "weights").read_text() == f"old{number}"
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"moved to {tmp_path}/made.before{number}" in said
 
 
 FOREIGN: dict[str, Callable[[Path], object]] = {

@@ -62,7 +62,7 @@ def test_every_verb_refuses_or_skips_and_counts(
     assert code == 0, err
     if verb == "bench":
         assert json.loads(stdout)["context"]["skipped_rows/mixed"] == 3
-    if verb in ("bench", "kv-study"):
+    if verb == "bench":
         assert SKIPPED in " ".join(err.split())
     else:
         notes = json.loads(stdout)["notes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -195,15 +196,17 @@ def test_a_damaged_artifact_is_refused_by_those_who_read_it(cli: Cli, tmp_path: 
             (artifact / PROVENANCE).rmdir()
 
 
-def test_a_damaged_record_of_traces_is_made_again(
+def test_a_damaged_record_of_traces_is_made_again_or_is_one_message(
     make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = iter(range(100))
 
-    def make(_options: Any, _model: Any, _hash: Any, out: Path, *_rest: Any) -> dict[str, Any]:
+    def make(_options: Any, _model: Any, _hash: Any, out: Path, *rest: Any) -> dict[str, Any]:
         next(made)
+        report = {"kept": 1, "chains": 1}
+        rest[3](hashlib.sha256(b'{"prompt": "a"}\n').hexdigest(), report)
         out.write_text('{"prompt": "a"}\n')
-        return {"kept": 1, "chains": 1}
+        return report
 
     monkeypatch.setattr(traces_module, "make_traces", make)
     model = str(make_model("llama"))
@@ -218,9 +221,18 @@ def test_a_damaged_record_of_traces_is_made_again(
     assert run()
     record.write_text(record.read_text().replace('"kept": 1', '"kept": 9'))
     assert not run(), "an edited report is not shown as the command's own"
+    traces = file.read_bytes()
     for name in ("half", "list", "number", "not UTF-8", "empty", "nested"):
-        DAMAGES[name](record)
-        assert not run()
-        DAMAGES[name](record)
-        assert not run(fresh=True)
-        assert run()
+        for fresh in (False, True):
+            DAMAGES[name](record)
+            damaged = record.read_bytes()
+            try:
+                assert not run(fresh=fresh)
+            except UsageError as error:  # it might be another's: neither file is replaced
+                assert "o." in str(error)
+                assert "remove" in error.hint
+                assert (file.read_bytes(), record.read_bytes()) == (traces, damaged)
+                file.unlink()
+                record.unlink()
+                assert not run()
+            assert run()

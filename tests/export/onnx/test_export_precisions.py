@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from onnx_models import CONFIGS, gptq_model, random_model
 from safetensors.torch import load_file, save_file
 
+from edgewright.checkpoints.hashing import read_provenance, write_provenance
 from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.layouts.gptq import Gptq
 from edgewright.errors import ParityFailed, Refused, UsageError
@@ -201,10 +202,8 @@ def test_parity_failure_leaves_nothing(
 def test_parity_wants_low_bit_nodes(dense: Path, tmp_path: Path) -> None:
     """An artifact that says int4 but multiplies in float is not let through."""
     export_onnx(dense, tmp_path / "out", "fp32")
-    file = tmp_path / "out" / "edgewright.json"
-    file.write_text(
-        json.dumps(json.loads(file.read_text()) | {"precision": "int4", "low_bit_linears": 14})
-    )
+    found = read_provenance(tmp_path / "out")
+    write_provenance(tmp_path / "out", found | {"precision": "int4", "low_bit_linears": 14})
     with pytest.raises(ParityFailed, match=r"low_bit_nodes 0 \(at least 14\)"):
         check(tmp_path / "out", dense, [[5, 6, 7]], decode_steps=1)
 
