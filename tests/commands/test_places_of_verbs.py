@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -156,8 +157,9 @@ def test_an_output_that_overlaps_with_any_input_is_refused(
 def _paths(value: Any) -> set[str]:
     """The paths below `in` that a value names."""
     texts = value if isinstance(value, list) else [value]
-    words = [word for text in map(str, texts) for word in text.replace("=", ",").split(",")]
-    return {f"in/{word.partition('in/')[2].partition(':')[0]}" for word in words if "in/" in word}
+    return {
+        found for text in map(str, texts) for found in re.findall(r"(?<![^=,:])in/[^=,:]+", text)
+    }
 
 
 @pytest.mark.parametrize(("verb", "option"), OUTPUTS)

@@ -225,6 +225,7 @@ def test_plan_counts_what_a_criterion_needs(make_model: MakeModel) -> None:
         "vocab_size": 151936,
         "dtype": "bfloat16",
     }
+    config.pop("layer_types")
     model = architecture(config)
     parameters = model.parameters
     needed = {
