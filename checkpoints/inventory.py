@@ -10,6 +10,7 @@ repeats the embedding it is tied to. Torch is not imported, so that plans can us
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ __all__ = ["Inventory", "StoredTensor", "inventory", "opened", "weight_files"]
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 AGAIN = "copy or download the file again"
+LONGEST_NAME = 255
+"""Bytes; the operating system refuses to look for longer ones."""
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Floating-point types of weights: the name in safetensors -> the name in config.json."""
 SCALES = ("scales", "weight_scale", "input_scale", "pre_quant_scale")
@@ -158,6 +161,7 @@ def _in_directory(name: object, *endings: str) -> bool:
         and name.endswith(endings)
         and Path(name).name == name
         and "\0" not in name
+        and len(os.fsencode(name)) <= LONGEST_NAME
     )
 
 

@@ -134,7 +134,10 @@ def test_all_readers_take_the_files_that_transformers_takes(
     assert weight_bytes(folder) == sum(file.stat().st_size for file in weight_files(folder))
 
 
-@pytest.mark.parametrize("named", ["../other.safetensors", "pytorch_model.bin", "a/b.safetensors"])
+@pytest.mark.parametrize(
+    "named",
+    ["../other.safetensors", "pytorch_model.bin", "a/b.safetensors", f"{'a' * 250}.safetensors"],
+)
 def test_files_outside_the_directory_are_not_read(named: str, copy_model: MakeModel) -> None:
     folder = configure(copy_model("llama"), transformers_weights=named)
     with pytest.raises(UsageError, match="transformers_weights is"):
