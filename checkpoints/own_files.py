@@ -108,8 +108,12 @@ def list_files(folder: Path) -> None:
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """Relative names of all files and links below a directory, but provenance and model card."""
+    """Relative names of all files and links below a directory, but provenance and model card.
+
+    A kill may leave the two unfinished.
+    """
+    own = {name for one in (PROVENANCE, CARD) for name in (one, f".{one}.tmp")}
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
-        if name not in (PROVENANCE, CARD) and (path.is_symlink() or not path.is_dir()):
+        if name not in own and (path.is_symlink() or not path.is_dir()):
             yield name

@@ -182,6 +182,16 @@ def test_a_directory_of_edgewright_may_be_replaced_until_a_file_is_added(tmp_pat
     assert "holds link" in refusal(made, "directory")
 
 
+@pytest.mark.parametrize("name", [".README.md.tmp", ".edgewright.json.tmp"])
+def test_what_a_kill_leaves_of_card_and_record_is_replaced(name: str, tmp_path: Path) -> None:
+    made = make(tmp_path / "made", weights="1")
+    (made / name).write_text("half")
+    assert refusal(made, "directory") == ""
+    make(made, weights="2")
+    assert not (made / name).exists()
+    assert not list(tmp_path.glob("made.before*"))
+
+
 @pytest.mark.parametrize("listed", [[], ["other"]])
 def test_a_wrong_list_protects_all_files(listed: object, tmp_path: Path) -> None:
     made = make(tmp_path / "made", weights="1")
