@@ -245,12 +245,20 @@ def _is_file(handle: int, file: Path) -> bool:
         return False
 
 
+def _was_ours(text: bytes) -> bool:
+    """Whether most names of a lock file's fields stand in it; a damaged one may lack some."""
+    names = ("edgewright lock", *(one.name for one in fields(Owner)))
+    return sum(f'"{name}"'.encode() in text for name in names) >= len(names) - 1
+
+
 def _refuse_foreign(handle: int, file: Path, place: Path) -> None:
     """Refuse a lock file of another machine, and a file that is no lock file of edgewright."""
     text = os.pread(handle, 1 << 16, 0)
     if not text:
         return
     owner = Owner.parse(text)
+    if owner is None and _was_ours(text):
+        return  # damaged, and its owner is gone: the lock was free
     if owner is None:
         raise UsageError(
             f"{file}: not a lock file of edgewright, and one must be made there",

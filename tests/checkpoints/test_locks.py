@@ -184,6 +184,18 @@ def test_a_foreign_file_is_not_taken_for_a_lock(content: str, tmp_path: Path) ->
     assert file.read_text() == content
 
 
+def test_a_damaged_lock_of_a_dead_owner_is_taken_over(tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    good = Owner.me("edgewright prune").text()
+    for at in range(0, len(good), 3):
+        (tmp_path / ".out.lock").write_bytes(good[:at] + bytes([good[at] ^ 2]) + good[at + 1 :])
+        try:
+            with locked(place):
+                pass
+        except EdgewrightError as error:  # the bit made it another machine's
+            assert "process" in str(error), good[at:]
+
+
 def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     (tmp_path / ".out.lock").symlink_to("precious")
