@@ -12,7 +12,7 @@ import typer
 
 from . import __version__
 from .commands import compress, deliver, measure, project
-from .console import complain, print_traceback
+from .console import complain, console, print_traceback
 
 app = typer.Typer(
     name="edgewright",
@@ -68,11 +68,18 @@ targets_app.command(deliver.check.name)(deliver.check.command)
 recipe_app.command(project.recipe_schema.name)(project.recipe_schema.command)
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as a shell gives it."""
+
+
 def main() -> None:
     """Run the command line; turn an error into one message and its exit code."""
     try:
         app()
-    except (KeyboardInterrupt, SystemExit):
+    except KeyboardInterrupt:  # before or after the work, where nothing is in progress
+        console.print("interrupted; run the same command again", highlight=False)
+        sys.exit(INTERRUPTED)
+    except SystemExit:
         raise
     except BaseException as error:  # libraries raise what they like, such as panics of Rust
         if "--debug" in sys.argv:

@@ -68,6 +68,17 @@ def test_what_is_shown(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -
     assert printable(text) == shown
 
 
+def test_an_interruption_outside_of_the_work_is_one_sentence(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "app", fail)
+    code, out, err = cli("plan", "m")
+    assert (code, out, err) == (130, "", "interrupted; run the same command again\n")
+
+
 def test_a_long_message_is_cut() -> None:
     text = printable("a" * 10**7)
     assert len(text) < LONGEST + 10
