@@ -12,6 +12,7 @@ import typer
 
 from . import __version__
 from .commands import compress, deliver, measure, project
+from .commands.interruption import INTERRUPTED
 from .console import complain, console, print_traceback
 
 app = typer.Typer(
@@ -66,10 +67,6 @@ targets_app.callback()(project.targets.command)
 targets_app.command(project.targets_show.name)(project.targets_show.command)
 targets_app.command(deliver.check.name)(deliver.check.command)
 recipe_app.command(project.recipe_schema.name)(project.recipe_schema.command)
-
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as a shell gives it."""
 
 
 def main() -> None:

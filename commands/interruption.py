@@ -13,7 +13,12 @@ import typer
 
 from ..console import console
 
-__all__ = ["interruption"]
+__all__ = ["INTERRUPTED", "TERMINATED", "interruption"]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as a shell gives it."""
+TERMINATED = 143
+"""Exit code after SIGTERM, likewise."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -37,7 +42,7 @@ def interruption(*, resumable: bool) -> Iterator[None]:
             terminated = isinstance(stop, Terminated)
             what = "terminated" if terminated else "interrupted"
             console.print(f"{what}; {advice}", highlight=False)
-            raise typer.Exit(143 if terminated else 130) from stop
+            raise typer.Exit(TERMINATED if terminated else INTERRUPTED) from stop
 
 
 @contextmanager

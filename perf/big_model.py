@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .random_checkpoint import QWEN2, write_random
+from .random_checkpoint import QWEN2, QWEN2_1_5B, write_random
 from .verb_memory import run_verb_once
 
 SIZES: Mapping[str, dict[str, Any]] = {
@@ -40,15 +40,7 @@ SIZES: Mapping[str, dict[str, Any]] = {
         "vocab_size": 2048,
         "tie_word_embeddings": True,
     },
-    "1b": {
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
-        "tie_word_embeddings": True,
-    },
+    "1b": QWEN2_1_5B,
     "3b": {
         "hidden_size": 2048,
         "intermediate_size": 11008,

@@ -13,7 +13,7 @@ from ..checkpoints.config import BUILTIN_MODEL, model_path
 from ..checkpoints.files import write_checkpoint
 from ..checkpoints.safetensors_writer import Pending
 
-__all__ = ["QWEN2", "write_random"]
+__all__ = ["QWEN2", "QWEN2_1_5B", "write_random"]
 
 QWEN2: Mapping[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -27,6 +27,16 @@ QWEN2: Mapping[str, Any] = {
     "eos_token_id": 0,
 }
 """Everything in the config.json of a Qwen2.5 but its sizes."""
+QWEN2_1_5B: Mapping[str, Any] = {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+"""The sizes of its model of 1.5 B parameters."""
 
 
 def write_random(folder: Path, config: Mapping[str, Any]) -> None:

@@ -23,17 +23,11 @@ from typing import Any
 
 from ..checkpoints.files import read_architecture
 from ..compress.prune.memory import prune_memory
-from .random_checkpoint import QWEN2, write_random
+from .random_checkpoint import QWEN2, QWEN2_1_5B, write_random
 
 CONFIG: dict[str, Any] = {
     **QWEN2,
-    "hidden_size": 1536,
-    "intermediate_size": 8960,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "tie_word_embeddings": True,
+    **QWEN2_1_5B,
 }
 EMPTY = "import torch, transformers; from transformers import AutoModelForCausalLM"
 HIGHEST = """

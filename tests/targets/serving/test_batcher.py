@@ -152,21 +152,6 @@ def test_a_prompt_that_fails_does_not_touch_the_others(artifact: Path, batcher: 
     assert good.tokens == answer_alone(artifact, [5, 6, 7], 150)
 
 
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """No decoder makes a step until this is set."""
-    release = threading.Event()
-    real = OnnxDecoder.step
-
-    def step(*arguments: Any) -> Any:
-        release.wait(120)
-        return real(*arguments)
-
-    monkeypatch.setattr(OnnxDecoder, "step", step)
-    yield release
-    release.set()
-
-
 def test_whoever_waits_and_is_cancelled_makes_room_at_once(
     artifact: Path, held: threading.Event
 ) -> None:

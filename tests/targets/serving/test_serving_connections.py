@@ -150,21 +150,6 @@ def test_a_client_that_does_not_read_is_closed(serve: Serve) -> None:
     assert ask(server.port, "/health", None, "GET").status == 200
 
 
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """No decoder makes a step until this is set."""
-    release = threading.Event()
-    real = OnnxDecoder.step
-
-    def step(*arguments: Any) -> Any:
-        release.wait(120)
-        return real(*arguments)
-
-    monkeypatch.setattr(OnnxDecoder, "step", step)
-    yield release
-    release.set()
-
-
 @pytest.mark.parametrize("stream", [False, True])
 def test_whoever_leaves_frees_the_place_in_the_queue_and_in_the_batch(
     serve: Serve, held: threading.Event, stream: bool
