@@ -30,7 +30,7 @@ from typing import Any
 from .random_checkpoint import QWEN2, QWEN2_1_5B, write_random
 from .verb_memory import run_verb_once
 
-SIZES: Mapping[str, Mapping[str, Any]] = {
+SIZES: Mapping[str, dict[str, Any]] = {
     "tiny": {
         "hidden_size": 256,
         "intermediate_size": 512,

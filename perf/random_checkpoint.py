@@ -27,7 +27,7 @@ QWEN2: Mapping[str, Any] = {
     "eos_token_id": 0,
 }
 """Everything in the config.json of a Qwen2.5 but its sizes."""
-QWEN2_1_5B: Mapping[str, Any] = {
+QWEN2_1_5B: dict[str, Any] = {
     "hidden_size": 1536,
     "intermediate_size": 8960,
     "num_hidden_layers": 28,
