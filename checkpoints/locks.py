@@ -14,24 +14,21 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
-import shlex
-import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from dataclasses import fields
 from pathlib import Path
 
 from ..console import console
 from ..errors import EdgewrightError, UsageError
 from .disk import disk_error, refusal_of
+from .owner import Owner
+from .signals import undisturbed
 
-__all__ = ["SUFFIX", "Owner", "locked", "resolved", "writer_of"]
+__all__ = ["SUFFIX", "locked", "resolved", "writer_of"]
 
 SUFFIX = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -42,67 +39,8 @@ PAUSE = 0.02
 """Seconds between two looks."""
 POLL = 0.5
 """Seconds between two looks of a command that waits."""
-LONGEST = 200
-"""Characters of a command in a message."""
 _held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
 """The lock files that the present command holds."""
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Who holds a lock, as the lock file says.
-
-    Attributes:
-        host: name of its machine.
-        machine: what the kernel calls its present start; containers on one machine share it.
-        pid: number of the process.
-        command: what was typed.
-        since: when the lock was taken, in local time.
-    """
-
-    host: str
-    machine: str
-    pid: int
-    command: str
-    since: str
-
-    @classmethod
-    def me(cls, command: str = "") -> Owner:
-        """The owner that a lock file of the present process names."""
-        typed = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        return cls(socket.gethostname(), _machine(), os.getpid(), typed, now)
-
-    @classmethod
-    def parse(cls, text: bytes) -> Owner | None:
-        """The owner that a lock file names; None if the file is none of ours."""
-        try:
-            kept = json.loads(text)["edgewright lock"]
-            found = cls(**{one.name: kept[one.name] for one in fields(cls)})
-        except (ValueError, KeyError, TypeError):
-            return None
-        texts = (found.host, found.machine, found.command, found.since)
-        return found if type(found.pid) is int and all(type(t) is str for t in texts) else None
-
-    def text(self) -> bytes:
-        """The content of a lock file."""
-        return json.dumps({"edgewright lock": asdict(self)}).encode() + b"\n"
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether the owner is on another machine, where locks may not be seen from here."""
-        return self.host != socket.gethostname() and self.machine != _machine()
-
-    def __str__(self) -> str:
-        typed = self.command if len(self.command) <= LONGEST else f"{self.command[:LONGEST]}..."
-        return f"`{typed}`, process {self.pid} on {self.host}, since {self.since}"
-
-
-def _machine() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def resolved(place: Path) -> Path:
@@ -130,20 +68,20 @@ def locked(
     beside, within = _files_of(real)
     file = within if inside else beside
     made = _make_parents(file.parent, place)
+    mine = _LockFile(file, place)
+    token = _held.set(_held.get() | {file})
     try:
-        handle = _take(file, place, Owner.me(command), wait=wait)
-        token = _held.set(_held.get() | {file})
-        try:
-            if not wait:
-                _refuse_others(real, file)
-            yield
-        finally:
-            _held.reset(token)
-            _release(file, handle)
+        mine.take(Owner.me(command), wait=wait)
+        if not wait:
+            _refuse_others(real, file)
+        yield
     finally:
-        for folder in made:
-            with suppress(OSError):  # it is in use
-                folder.rmdir()
+        with undisturbed():
+            _held.reset(token)
+            mine.release()
+            for folder in made:
+                with suppress(OSError):  # it is in use
+                    folder.rmdir()
 
 
 def writer_of(place: Path) -> Owner | None:
@@ -168,39 +106,68 @@ def _make_parents(folder: Path, place: Path) -> list[Path]:
     return missing
 
 
-def _take(file: Path, place: Path, me: Owner, *, wait: bool) -> int:
-    """Open and lock a lock file and write the owner into it; returns the open file."""
-    looks = 0
-    told = False
-    while True:
-        handle = _open(file, place)
-        if _lock(handle, file):
-            if _is_file(handle, file):
-                break
-            os.close(handle)
-            continue
-        os.close(handle)
-        looks += 1
-        if looks < LOOKS:
-            time.sleep(PAUSE)
-        elif not wait:
-            raise _busy(place, file, _owner(file))
-        else:
-            if not told:
-                console.print(f"{place}: waiting for {_owner(file)}", highlight=False, markup=False)
-                told = True
-            time.sleep(POLL)
-    try:
-        _refuse_foreign(handle, file, place)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, me.text(), 0)
-    except OSError as error:
-        os.close(handle)
-        raise _impossible(place, error) from error
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
+class _LockFile:
+    """A lock file that this process takes and releases.
+
+    Args:
+        file: its path.
+        place: the output, for messages.
+    """
+
+    def __init__(self, file: Path, place: Path) -> None:
+        self.file = file
+        self.place = place
+        self.handle: int | None = None
+
+    def take(self, me: Owner, *, wait: bool) -> None:
+        """Lock the file and write the owner into it.
+
+        Raises:
+            EdgewrightError: another command has the lock.
+            UsageError: no file can be made there, or another's is there.
+        """
+        looks = 0
+        told = False
+        while not self._tried(me):
+            looks += 1
+            if looks < LOOKS:
+                time.sleep(PAUSE)
+            elif not wait:
+                raise _busy(self.place, self.file, _owner(self.file))
+            else:
+                if not told:
+                    by = _owner(self.file)
+                    console.print(f"{self.place}: waiting for {by}", highlight=False, markup=False)
+                    told = True
+                time.sleep(POLL)
+
+    def _tried(self, me: Owner) -> bool:
+        """Take the lock; False: somebody else has it, or just removed the file."""
+        with undisturbed():
+            handle = _open(self.file, self.place)
+            try:
+                if not _lock(handle, self.file) or not _is_file(handle, self.file):
+                    return False
+                _refuse_foreign(handle, self.file, self.place)
+                self.handle = handle
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, me.text(), 0)
+            except OSError as error:
+                raise _impossible(self.place, error) from error
+            finally:
+                if self.handle is None:
+                    os.close(handle)
+            return True
+
+    def release(self) -> None:
+        """Remove the file and give up the lock, if this process has it."""
+        if self.handle is None:
+            return
+        with suppress(OSError):
+            if _is_file(self.handle, self.file):
+                self.file.unlink()
+        os.close(self.handle)
+        self.handle = None
 
 
 def _open(file: Path, place: Path) -> int:
@@ -266,13 +233,6 @@ def _refuse_foreign(handle: int, file: Path, place: Path) -> None:
         )
     if owner.elsewhere:
         raise _busy(place, file, owner)
-
-
-def _release(file: Path, handle: int) -> None:
-    with suppress(OSError):
-        if _is_file(handle, file):
-            file.unlink()
-    os.close(handle)
 
 
 def _refuse_others(place: Path, mine: Path) -> None:

@@ -13,7 +13,7 @@ import typer
 
 from ..console import console
 
-__all__ = ["INTERRUPTED", "TERMINATED", "interruption"]
+__all__ = ["INTERRUPTED", "TERMINATED", "Terminated", "interruption", "sigterm_raises"]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as a shell gives it."""
@@ -35,7 +35,7 @@ def interruption(*, resumable: bool) -> Iterator[None]:
     advice = "run the same command again to start again"
     if resumable:
         advice = "finished steps are kept, run the same command again to resume"
-    with _sigterm_raises():
+    with sigterm_raises():
         try:
             yield
         except KeyboardInterrupt as stop:
@@ -46,7 +46,7 @@ def interruption(*, resumable: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
+def sigterm_raises() -> Iterator[None]:
     """Let SIGTERM raise `Terminated`, so that work in progress is cleaned up."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -102,13 +102,15 @@ def run_traces(
     out.parent.mkdir(parents=True, exist_ok=True)
     origin = {"edgewright": __version__, "fingerprint": fingerprint(fields), **fields}
 
-    def announce(sha256: str, report: dict[str, Any]) -> None:
+    def announce(sha256: str, report: dict[str, Any], replaces: str | None = before) -> None:
         """Record what will be written, so that a file without a record is always another's."""
-        write_sealed(record, {**origin, "sha256": sha256, "replaces": before, "report": report})
+        write_sealed(record, {**origin, "sha256": sha256, "replaces": replaces, "report": report})
 
     teacher = fields["inputs"][model]
     where = fields["device"]
     report = make_traces(options, source, teacher, out, seed, where, fields, announce, fresh)
+    if before:  # it is replaced, so nobody may find it again
+        announce(file_hash(out), report, replaces=None)
     return {**report, "reused": False}
 
 

@@ -17,15 +17,17 @@ class Command:
             current directory.
         copies: inputs that the command changes, by the name of their copy in the current directory.
         has_fresh: whether it has the option `--fresh`.
+        unread: a directory that the command does not read when it reuses its result.
     """
 
     arguments: tuple[str, ...]
     copies: Mapping[str, str] = field(default_factory=dict[str, str])
     has_fresh: bool = True
+    unread: str = ""
 
 
-def _command(text: str, has_fresh: bool = True, **copies: str) -> Command:
-    return Command(tuple(text.split()), copies, has_fresh)
+def _command(text: str, has_fresh: bool = True, unread: str = "", **copies: str) -> Command:
+    return Command(tuple(text.split()), copies, has_fresh, unread)
 
 
 STORY = "--calibration text:../inputs/story.txt --samples 4 --seq-len 32 --device cpu --out out"
@@ -43,7 +45,8 @@ COMMANDS: dict[str, Command] = {
     "distill": _command(f"{DISTILL} --teacher ../inputs/teacher --hidden-steps 4 --logit-steps 4"),
     "distill-cached": _command(
         f"{DISTILL} --teacher ../inputs/teacher --hidden-steps 0 --logit-steps 4 "
-        "--teacher-cache cache"
+        "--teacher-cache cache",
+        unread="cache",
     ),
     "distill-lora": _command(f"{DISTILL} --teacher none --label-steps 6 --lora 4"),
     "distill-qat": _command(

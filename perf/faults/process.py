@@ -185,7 +185,8 @@ def start(arguments: list[str], logs: Path, condition: Condition | None = None) 
         code = _run(arguments, logs, condition)
     except BaseException:
         traceback.print_exc()
-    os._exit(code if isinstance(code, int) else 1)
+    finally:  # also after a signal that struck in the line above
+        os._exit(code if isinstance(code, int) else 1)
 
 
 def _run(arguments: list[str], logs: Path, condition: Condition) -> Any:
@@ -209,6 +210,7 @@ def _run(arguments: list[str], logs: Path, condition: Condition) -> Any:
     except BaseException:
         traceback.print_exc()
         code = 1
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command has ended
     counter.close()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -221,12 +221,15 @@ def _flip(site: Site) -> None:
     ended = site.run()
     if ended.code:
         site.expect_sentence(ended, FAILED)
-        if not site.command.has_fresh:
+    unread = site.command.unread and path.is_relative_to(folder / site.command.unread)
+    fresh = site.command.has_fresh and (ended.code or unread)
+    if fresh or ended.code:
+        if not fresh:
             site.prepare()
-        ended = site.run(None, *(("--fresh",) if site.command.has_fresh else ()))
+        ended = site.run(None, *(("--fresh",) if fresh else ()))
         if ended.code:
             site.problems.append(f"started afresh: exit {ended.code}: {last_line(ended)}")
-    site.expect_reference("after a flipped bit")
+    site.expect_reference("after a flipped bit", other_command=bool(fresh))
 
 
 def _is_input(site: Site, path: Path) -> bool:

@@ -14,8 +14,8 @@ __all__ = ["differences", "merged", "snapshot"]
 TIMES = re.compile(r"seconds|_ms\b|tok_s|rss|created|written_at|started|energy|memory|since")
 NUMBER = re.compile(r"\d+(?:[.:,]\d+)*")
 Snapshot = dict[str, dict[str, Any]]
-"""By path: `bytes`, the hash of the file; `text`, that of its text without numbers; `leaves`, the
-values of a JSON file by their place."""
+"""By path: `bytes`, the hash of the file; `text`, that of its text without numbers; `timed`, if
+that text has the time of writing; `leaves`, the values of a JSON file by their place."""
 
 
 def snapshot(folder: Path, ignored: Sequence[str] = ()) -> Snapshot:
@@ -44,6 +44,7 @@ def _file(path: Path) -> dict[str, Any]:
     entry: dict[str, Any] = {"bytes": hashlib.sha256(content).hexdigest()}
     if path.suffix in (".json", ".jsonl", ".html", ".md", ".xml"):
         text = content.decode(errors="replace")
+        entry["timed"] = "timestamp=" in text
         entry["text"] = hashlib.sha256(NUMBER.sub("0", text).encode()).hexdigest()
         if path.suffix == ".json":
             try:
@@ -93,7 +94,7 @@ def merged(first: Snapshot, second: Snapshot) -> Snapshot:
 
 
 def _has_times(entry: Mapping[str, Any]) -> bool:
-    return any(map(TIMES.search, entry.get("leaves") or ()))
+    return entry.get("timed", False) or any(map(TIMES.search, entry.get("leaves") or ()))
 
 
 def differences(reference: Snapshot, found: Snapshot) -> list[str]:

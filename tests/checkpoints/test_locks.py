@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from edgewright.checkpoints import locks
-from edgewright.checkpoints.locks import Owner, locked, writer_of
+from edgewright.checkpoints.locks import locked, writer_of
+from edgewright.checkpoints.owner import Owner
 from edgewright.errors import EdgewrightError, UsageError
 
 HOLD = """

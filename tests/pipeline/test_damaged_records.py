@@ -221,6 +221,7 @@ def test_a_damaged_record_of_traces_is_made_again_or_is_one_message(
     assert run()
     record.write_text(record.read_text().replace('"kept": 1', '"kept": 9'))
     assert not run(), "an edited report is not shown as the command's own"
+    assert json.loads(record.read_text())["replaces"] is None, "nobody may find the old file again"
     traces = file.read_bytes()
     for name in ("half", "list", "number", "not UTF-8", "empty", "nested"):
         for fresh in (False, True):
