@@ -231,6 +231,7 @@ PREDICTED_METRICS = (
 PARITY_METRICS = (
     Metric("parity/max_abs_diff", "max abs diff", "lower"),
     Metric("parity/kl", "kl", "lower"),
+    Metric("parity/kv_cache_kl", "kl of the int8 KV cache", "lower"),
     Metric("parity/top1_prefill", "top1 prefill", "higher", style="share"),
     Metric("parity/top1_decode", "top1 decode", "higher", style="share"),
     Metric("parity/positions", "positions", style="whole"),
