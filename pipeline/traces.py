@@ -89,8 +89,7 @@ def run_traces(
     """
     require_one_process("traces are written")
     source = resolve(model_path(model))
-    record = out.with_suffix(RECORD)
-    check_own([Output("--out", out, "traces"), Output("--out", record, "record", RECORD_MARKS)])
+    record = _own_record(out)
     fields = _dependencies(options, {model: content_hash(source)}, seed, pick_device(device))
     old = {} if fresh else _recorded(record)
     before = _replaced(out, old)
@@ -106,11 +105,19 @@ def run_traces(
         """Record what will be written, so that a file without a record is always another's."""
         write_sealed(record, {**origin, "sha256": sha256, "replaces": replaces, "report": report})
 
-    teacher, where = fields["inputs"][model], fields["device"]
+    teacher = fields["inputs"][model]
+    where = fields["device"]
     report = make_traces(options, source, teacher, out, seed, where, fields, announce, fresh)
     if before:  # it is replaced, so nobody may find it again
         announce(file_hash(out), report, replaces=None)
     return {**report, "reused": False}
+
+
+def _own_record(out: Path) -> Path:
+    """The record of traces; both files are edgewright's own, if they are there."""
+    record = out.with_suffix(RECORD)
+    check_own([Output("--out", out, "traces"), Output("--out", record, "record", RECORD_MARKS)])
+    return record
 
 
 def _replaced(out: Path, old: dict[str, Any]) -> str | None:
