@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ..models import Architecture
 from ..models.footprint import float_bytes_of, mixture_work, read_size, traffic
 from .profile import PowerMode, Target
 from .roofline import (
-    DECODE_TERMS,
     PREFILL_TERMS,
     Band,
     EngineFit,
     Hardware,
-    decode_terms,
+    TokenPass,
+    pass_seconds,
     prefill_terms,
     time_of,
 )
@@ -37,9 +36,9 @@ def float_bytes_on(target: Target, precision: str) -> int:
 
 
 def hardware_of(target: Target, mode: PowerMode) -> Hardware:
-    """Bandwidth, compute and clock of a power mode."""
+    """Reachable bandwidth, compute and clock of a power mode."""
     return Hardware(
-        bandwidth=mode.bandwidth_gb_s * 1e9,
+        bandwidth=target.bandwidth(mode),
         macs=target.tflops(mode) * 1e12 / 2,
         clock=mode.gpu_mhz * 1e6 if mode.gpu_mhz else None,
     )
@@ -87,27 +86,31 @@ class EngineSpeed:
             )
         return size + work.extra_bytes
 
-    @cached_property
-    def paid_bytes(self) -> int:
-        """Bytes of weights that a decode step takes the time of.
+    def paid_bytes(self, tokens: int = 1) -> int:
+        """Bytes of weights that a pass over `tokens` of each sequence takes the time of.
 
         For a dense model it reads so many. With experts it takes longer than its reads alone.
         """
-        return mixture_work(self.read_bytes(self.workload.batch), self.read_bytes())
+        return mixture_work(self.read_bytes(self.workload.batch * tokens), self.read_bytes())
+
+    def pass_seconds(self, mode: PowerMode, tokens: int = 1, *, samples: bool = True) -> float:
+        """Seconds of one pass over the next `tokens` of every sequence; see `TokenPass`."""
+        work = TokenPass(
+            self.model,
+            self.paid_bytes(tokens),
+            self.workload.context,
+            self.workload.batch,
+            tokens,
+            self.float_bytes,
+            samples,
+        )
+        return pass_seconds(work, hardware_of(self.target, mode), self.fit.kernels)
 
     def decode_tok_s(self, mode: PowerMode) -> float | None:
         """Tokens a second of all sequences."""
         if not self.measurable:
             return None
-        terms = decode_terms(
-            self.model,
-            hardware_of(self.target, mode),
-            read_bytes=self.paid_bytes,
-            context=self.workload.context,
-            batch=self.workload.batch,
-            float_bytes=self.float_bytes,
-        )
-        return self.workload.batch / time_of(terms, self.fit.decode, DECODE_TERMS)
+        return self.workload.batch / self.pass_seconds(mode)
 
     def ttft_ms(self, mode: PowerMode) -> float | None:
         """Milliseconds to the first token: the prefill, but at least one read of the weights."""
