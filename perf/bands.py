@@ -18,7 +18,7 @@ from .regression import ROOT
 __all__ = ["POOLED_NEW", "Crossed", "band", "coverage", "decode_bands"]
 
 Array = NDArray[np.float64]
-INSIDE = 0.82
+INSIDE = 0.84
 """Quantile of the errors that a band states. It is a little more than the 80 % that the band is
 meant to contain, because few models and boards were measured."""
 POOLED = 5.0
@@ -70,6 +70,8 @@ def coverage(
 ) -> NDArray[np.bool_]:
     """Whether each row is inside the band that is computed without its group.
 
+    The band of a known shape is computed from known shapes, the others' from all.
+
     Args:
         rows: the measurements.
         logs: their errors when left out.
@@ -80,9 +82,10 @@ def coverage(
     names = np.array([group(r) for r in rows])
     engines = np.array([r.engine for r in rows])
     kinds = np.array([r.kind for r in rows])
+    shaped = np.array([r.shape == "known" for r in rows])
     inside = []
     for i, row in enumerate(rows):
-        others = names != names[i]
+        others = (names != names[i]) & (shaped if shaped[i] else True)
         own = others & (engines == row.engine)
         stated = []
         for kind in {"single", row.kind}:
@@ -101,19 +104,21 @@ def decode_bands(engine: str, rows: Sequence[Row], crossed: Crossed) -> dict[str
     """The error bands of an engine, by what is known about a case."""
     kinds = np.array([r.kind for r in rows])
     single = kinds == "single"
+    shaped = single & np.array([r.shape == "known" for r in rows])
     own = np.array([r.engine == engine for r in rows])
     if engine == ROOT:
         unknown = band(crossed.engine[single], crossed.engine[single])
         return {"known": unknown, "new": unknown, "batched": 2 * unknown, "inferred": unknown}
-    known = band(crossed.model[own & single], crossed.model[single])
-    new = band(crossed.device[own & single], crossed.device[single], POOLED_NEW)
+    known = band(crossed.model[own & shaped], crossed.model[shaped])
+    new = band(crossed.device[own & shaped], crossed.device[shaped], POOLED_NEW)
+    sketched = band(crossed.model[own & single], crossed.model[single])
     inferred = band(crossed.inferred[own & single], crossed.inferred[single])
     batched, drafted = kinds == "batched", kinds == "speculative"
     found = {
         "known": known,
         "new": max(known, new),
         "batched": band(crossed.model[own & batched], crossed.model[batched]),
-        "inferred": max(known, inferred),
+        "inferred": max(known, sketched, inferred),
     }
     if drafted.any():
         found["speculative"] = band(crossed.model[own & drafted], crossed.model[drafted])

@@ -37,7 +37,7 @@ DECODE = Prior(
     start=(0.1, 4.0, 4.0, 8.0, 0.5, 0.1),
     floors=(1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
     root=(0.7, 0.8, 0.8, 1.0, 0.7, 1.5),
-    child=(0.7, 1.0, 0.5, 1.0, 0.5, 1.0),
+    child=(0.7, 1.5, 0.4, 1.0, 0.5, 0.5),
     parents=PARENTS,
 )
 PREFILL = Prior(
@@ -243,12 +243,14 @@ def _decode(engine: str, rows: Sequence[Row], full: Fitted, crossed: Crossed) ->
     }
     if engine in STORED_BITS:
         fitted["stored_bits"] = dict(STORED_BITS[engine])
-    if own.any():
-        fitted["errors"] = {
-            "decode_fit": _median(crossed.fit[own]),
-            "decode_leave_one_model_out": _median(crossed.model[own]),
-            "decode_leave_one_device_out": _median(crossed.device[own]),
-        }
+    for kind, name in (("single", "decode"), ("batched", "batched"), ("speculative", "drafted")):
+        some = own & np.array([r.kind == kind for r in rows])
+        if some.any():
+            fitted["errors"] |= {
+                f"{name}_fit": _median(crossed.fit[some]),
+                f"{name}_leave_one_model_out": _median(crossed.model[some]),
+                f"{name}_leave_one_device_out": _median(crossed.device[some]),
+            }
     return fitted
 
 

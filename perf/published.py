@@ -30,6 +30,9 @@ DEFAULT_PROMPT = 256
 ANSWER = 256
 """Tokens of prompt and answer if a table does not state them. The mean context of decoding is then
 the prompt and half of the answer."""
+AT_ONCE = {"ollama": 4}
+"""Sequences that an engine decodes together by default; more users wait for their turn."""
+MOST_SEQUENCES = 4096
 
 
 @dataclass(frozen=True)
@@ -138,9 +141,9 @@ def _row(raw: Raw) -> Row | LeftOut:
         raw.get(key, "").strip() for key in ("device", "power_mode", "engine", "model", "quant")
     )
     notes = _pairs(raw.get("notes", ""))
-    batch = _batch(raw, notes)
     rate = number_in(raw.get("decode_tok_s", ""))
     engine, measured = engine_of(raw["engine"], raw.get("quant", ""))
+    batch = min(_batch(raw, notes), AT_ONCE.get(engine, MOST_SEQUENCES))
     place = place_of(raw.get("device", ""), raw.get("power_mode", ""), engine)
     shape = shape_of(raw.get("model", ""), raw.get("params_b", ""))
     reason = _reason(raw, notes, rate)

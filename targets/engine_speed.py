@@ -114,7 +114,7 @@ class EngineSpeed:
 
     def ttft_ms(self, mode: PowerMode) -> float | None:
         """Milliseconds to the first token: the prefill, but at least one read of the weights."""
-        if not self.measurable or self.fit.prefill is None:
+        if not self.measurable or self.fit.prefill is None or self.fit.prefill_band is None:
             return None
         batch, prompt = self.workload.batch, self.workload.prompt
         hardware = hardware_of(self.target, mode)
