@@ -18,7 +18,7 @@ from .regression import ROOT
 __all__ = ["POOLED_NEW", "Crossed", "band", "coverage", "decode_bands"]
 
 Array = NDArray[np.float64]
-INSIDE = 0.84
+INSIDE = 0.82
 """Quantile of the errors that a band states. It is a little more than the 80 % that the band is
 meant to contain, because few models and boards were measured."""
 POOLED = 5.0

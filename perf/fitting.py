@@ -39,6 +39,7 @@ DECODE = Prior(
     root=(0.7, 0.8, 0.8, 1.0, 0.7, 1.5),
     child=(0.7, 1.5, 0.4, 1.0, 0.5, 0.5),
     parents=PARENTS,
+    derived=0.3,
 )
 PREFILL = Prior(
     start=(1.0, 0.1, 5.0),
