@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..checkpoints.outputs import RECORD, RECORD_MARKS
 from ..steps.options import Cli, shared
 from ..steps.places import Reads, Writes
-from ..targets.options import DeviceLoad
+from ..targets.options import DeviceLoad, DraftOptions
 
 __all__ = [
     "BenchInputs",
@@ -119,8 +119,8 @@ class TargetDevice(_Inputs):
     )
 
 
-class PlanInputs(DeviceLoad, RecipeSettings):
-    """How a device will use what is planned, and changes to the recipe."""
+class PlanInputs(DeviceLoad, DraftOptions, RecipeSettings):
+    """How a device will use what is planned, its draft, and changes to the recipe."""
 
 
 class SweepInputs(RecipeSettings):

@@ -152,7 +152,9 @@ def decode_phase(rows: Sequence[Row]) -> Phase:
 
 def prefill_phase(rows: Sequence[Row]) -> Phase:
     """The prefill measurements of these rows, where the exact shape is known."""
-    rows = [r for r in rows if r.prefill_s and r.prompt and r.shape == "known" and not r.speculation]
+    rows = [
+        r for r in rows if r.prefill_s and r.prompt and r.shape == "known" and not r.speculation
+    ]
     terms = [
         prefill_terms(r.architecture, r.hardware, prompt=r.prompt or 1, batch=r.batch) for r in rows
     ]

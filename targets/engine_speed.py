@@ -135,16 +135,18 @@ class EngineSpeed:
             if rate is not None and watts is not None
         }
 
-    def band(self, band: Band | None, known: bool) -> float | None:
+    def band(self, band: Band | None, known: bool, drafted: bool = False) -> float | None:
         """The error band that applies, or None if no speed is given.
 
         Args:
             band: that of the engine for decode or prefill.
             known: whether measurements of this board and power mode were fitted.
+            drafted: whether a draft model proposes tokens.
         """
         if band is None or not self.measurable:
             return None
         # The fit has dense models only. A mixture gets the band of models of inferred shape.
         inferred = band.inferred or 0.0 if self.model.expert_layers else 0.0
         batched = band.batched if self.workload.batch > 1 else 0.0
-        return max(band.known if known else band.new, batched, inferred)
+        speculative = band.speculative or 0.0 if drafted else 0.0
+        return max(band.known if known else band.new, batched, inferred, speculative)
