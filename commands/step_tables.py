@@ -36,6 +36,7 @@ PLAN_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "time here s": lambda row: cell(row.get("seconds"), ",.0f"),
     "on device MB": lambda row: cell(row.get("total_bytes"), ",.0f", 1e6),
     "fits": lambda row: FITS[row.get("fits")],
+    "power mode": lambda row: row.get("power_mode", "-"),
     "TTFT ms": lambda row: cell(row.get("ttft_ms"), ",.0f"),
     "tok/s": lambda row: cell(row.get("decode_tok_s"), ",.0f"),
     "band": lambda row: "-" if row.get("band") is None else f"×÷{1 + row['band']:.2f}",
