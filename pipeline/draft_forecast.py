@@ -81,8 +81,9 @@ def advice_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = []
     if any(draft["assumed"] for draft in found):
         lines.append(
-            f"the agreement of {found[0]['agreement']:.2f} is an assumption: measure top1_agreement "
-            "with `edgewright bench DRAFT --reference MODEL`, and give --draft-agreement"
+            f"the agreement of {found[0]['agreement']:.2f} is an assumption: measure "
+            "top1_agreement with `edgewright bench DRAFT --reference MODEL`, and give "
+            "--draft-agreement"
         )
     lines.append(
         "TensorRT-Edge-LLM takes drafts of its own kinds only (EAGLE-3, MTP), so the draft is "

@@ -9,12 +9,21 @@ from ..errors import UsageError
 from ..models import Architecture
 from .engine_speed import EngineSpeed
 from .estimator import predict
-from .profile import Target, usable_bytes
+from .profile import PowerMode, Target, usable_bytes
 from .roofline import load_fit
 from .speculation import Round, best_count, break_even, expected_tokens
 from .workload import Workload
 
-__all__ = ["ASSUMED_AGREEMENT", "MOST_DRAFTED", "DraftPrediction", "draft_engines", "predict_draft"]
+__all__ = [
+    "ASSUMED_AGREEMENT",
+    "MOST_DRAFTED",
+    "DraftPrediction",
+    "draft_engines",
+    "predict_draft",
+]
+
+Used = tuple[Architecture, Workload]
+"""A model, and how it is stored and used."""
 
 ASSUMED_AGREEMENT = 0.7
 """Agreement that is assumed where none was measured."""
@@ -72,8 +81,8 @@ def draft_engines(target: Target) -> tuple[str, ...]:
 
 def predict_draft(
     target: Target,
-    model: tuple[Architecture, Workload],
-    draft: tuple[Architecture, Workload],
+    model: Used,
+    draft: Used,
     engine: str,
     *,
     drafted: int | None = None,
@@ -104,14 +113,7 @@ def predict_draft(
     if not (large.measurable and small.measurable):
         return None
     used = ASSUMED_AGREEMENT if agreement is None else agreement
-    propose = small.pass_seconds(mode)
-
-    def round_of(count: int) -> Round:
-        check = large.pass_seconds(mode, count + 1)
-        return Round(propose, check, count, expected_tokens(used, count))
-
-    count = drafted or best_count(lambda k: round_of(k).rate, MOST_DRAFTED)
-    chosen = round_of(count)
+    count, chosen = _fastest(large, small, mode, drafted, used)
     alone = 1 / large.pass_seconds(mode)
     batch = model[1].batch
     total = _bytes_together(target, model, draft, engine, power_mode)
@@ -132,6 +134,20 @@ def predict_draft(
     )
 
 
+def _fastest(
+    large: EngineSpeed, small: EngineSpeed, mode: PowerMode, drafted: int | None, agreement: float
+) -> tuple[int, Round]:
+    """The given number of proposed tokens, or the fastest one, and its round."""
+    propose = small.pass_seconds(mode)
+
+    def round_of(count: int) -> Round:
+        check = large.pass_seconds(mode, count + 1)
+        return Round(propose, check, count, expected_tokens(agreement, count))
+
+    count = drafted or best_count(lambda k: round_of(k).rate, MOST_DRAFTED)
+    return count, round_of(count)
+
+
 def _check(
     model: Architecture, draft: Architecture, drafted: int | None, agreement: float | None
 ) -> None:
@@ -149,8 +165,8 @@ def _check(
 
 def _bytes_together(
     target: Target,
-    model: tuple[Architecture, Workload],
-    draft: tuple[Architecture, Workload],
+    model: Used,
+    draft: Used,
     engine: str,
     power_mode: str | None,
 ) -> int:

@@ -19,7 +19,12 @@ from edgewright.targets.roofline import load_fit
 published = pytest.importorskip(
     "edgewright.perf.published", reason="perf/ is not part of the wheel"
 )
-from edgewright.perf import estimator, regression, shapes, spellings  # noqa: E402 - only where perf/ is
+from edgewright.perf import (  # noqa: E402 - only where perf/ is
+    estimator,
+    regression,
+    shapes,
+    spellings,
+)
 
 HEAD = (
     "device,power_mode,engine,model,params_b,quant,bits,weight_file_gb,"

@@ -63,7 +63,7 @@ def test_a_round_takes_its_passes_and_one_check() -> None:
 
 
 def test_the_break_even_is_where_a_round_yields_what_it_costs() -> None:
-    # One proposed token: 1 + a tokens. A round that takes as long as 1.25 decode steps pays at 0.25.
+    # One proposed token: 1 + a tokens. A round as long as 1.25 decode steps pays at 0.25.
     assert break_even(1.25, 1) == pytest.approx(0.25)
     assert break_even(0.9, 3) == 0.0
     assert break_even(4.0, 3) == 1.0
