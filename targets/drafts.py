@@ -89,7 +89,7 @@ def predict_draft(
     agreement: float | None = None,
     power_mode: str | None = None,
 ) -> DraftPrediction | None:
-    """Speed and memory of a model whose next tokens a draft proposes.
+    """Speed and memory of a model with a draft; None if the GPU cannot run one of the two.
 
     Args:
         target: the device.
@@ -99,9 +99,6 @@ def predict_draft(
         drafted: tokens that the draft proposes in a round; None: the fastest number.
         agreement: share of proposed tokens that the model agrees with; None: assumed.
         power_mode: by name; None: the default of the target.
-
-    Returns:
-        The prediction, or None if the GPU cannot run one of the two.
 
     Raises:
         UsageError: the draft has another vocabulary, or a value is out of range.
@@ -115,7 +112,6 @@ def predict_draft(
     used = ASSUMED_AGREEMENT if agreement is None else agreement
     count, chosen = _fastest(large, small, mode, drafted, used)
     alone = 1 / large.pass_seconds(mode)
-    batch = model[1].batch
     total = _bytes_together(target, model, draft, engine, power_mode)
     return DraftPrediction(
         engine=engine,
@@ -124,8 +120,8 @@ def predict_draft(
         agreement=used,
         assumed=agreement is None,
         tokens_a_round=chosen.tokens,
-        decode_tok_s=batch * chosen.rate,
-        alone_tok_s=batch * alone,
+        decode_tok_s=model[1].batch * chosen.rate,
+        alone_tok_s=model[1].batch * alone,
         speedup=chosen.rate / alone,
         break_even=break_even(chosen.seconds * alone, count),
         band=large.band(fit.decode_band, f"{target.name}:{mode.name}" in fit.fitted_on, True),
