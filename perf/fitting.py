@@ -21,7 +21,7 @@ from ..targets.roofline import (
 )
 from .bands import POOLED_NEW, Crossed, band, decode_bands
 from .published import Row
-from .regression import ROOT, Prior, Solution, solve
+from .regression import Prior, Solution, solve
 from .runtime_memory import CPU_RUNTIME, fit_runtime
 from .shapes import usual_shape
 from .spellings import STORED_BITS
@@ -30,7 +30,7 @@ __all__ = ["cross_validate", "fit_all", "same_model"]
 
 Array = NDArray[np.float64]
 PARENTS = {"ollama": "llama.cpp", "llama.cpp-lowbit": "llama.cpp"}
-FEW_TOKENS = dict.fromkeys(("llama.cpp", "llama.cpp-lowbit", "ollama"), 8)
+FEW_TOKENS: dict[str, int] = {"llama.cpp": 8, "llama.cpp-lowbit": 8, "ollama": 8}
 """Tokens of the largest pass through matrix-vector kernels, where it is known: llama.cpp's
 `MMVQ_MAX_BATCH_SIZE`."""
 DECODE = Prior(

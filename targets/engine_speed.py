@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from ..models import Architecture
 from ..models.footprint import float_bytes_of, mixture_work, read_size, traffic
@@ -95,16 +96,23 @@ class EngineSpeed:
 
     def pass_seconds(self, mode: PowerMode, tokens: int = 1, *, samples: bool = True) -> float:
         """Seconds of one pass over the next `tokens` of every sequence; see `TokenPass`."""
-        work = TokenPass(
-            self.model,
-            self.paid_bytes(tokens),
-            self.workload.context,
-            self.workload.batch,
-            tokens,
-            self.float_bytes,
-            samples,
-        )
+        work = self._step
+        if tokens > 1 or not samples:
+            read = self.paid_bytes(tokens)
+            work = replace(work, read_bytes=read, tokens=tokens, samples=samples)
         return pass_seconds(work, hardware_of(self.target, mode), self.fit.kernels)
+
+    @cached_property
+    def _step(self) -> TokenPass:
+        """The pass over one token of every sequence; the power modes share it."""
+        work = self.workload
+        return TokenPass(
+            self.model,
+            self.paid_bytes(),
+            work.context,
+            work.batch,
+            float_bytes=self.float_bytes,
+        )
 
     def decode_tok_s(self, mode: PowerMode) -> float | None:
         """Tokens a second of all sequences."""
