@@ -193,6 +193,16 @@ class DeployInputs(_Inputs):
     out: Annotated[Path | None, Writes("directory")] = Field(
         default=None, description="write the bundle to this directory and deploy nothing"
     )
+    rehearse: Annotated[bool, Cli("--rehearse")] = Field(
+        default=False,
+        description="run the device's commands here, with recorders in place of its tools that "
+        "check the arguments; exit code 3 if the deployment would fail",
+    )
+    jetpack: str | None = Field(
+        default=None,
+        description="JetPack release to rehearse, such as 6.2; default: the newest of each "
+        "TensorRT that builds engines",
+    )
     ledger: Annotated[Path | None, Writes("ledger", not_with="out")] = Field(
         default=None,
         description="directory of the ledger; default: the run that the artifact belongs to",
