@@ -79,7 +79,11 @@ def deploy(
         --host ubuntu@192.168.55.1
 
         edgewright deploy runs/demo/export-int4 --target jetson-orin-nano-8gb --out bundle
+
+        edgewright deploy runs/demo/export-int4 --target jetson-orin-nano-8gb --rehearse
     """
+    if inputs.rehearse:
+        return _rehearsed(artifact, str(device.target), bundling, inputs)
     from ..pipeline.deployment import deliver, pack
     from ..targets.address import Address
     from ..targets.artifact_files import artifact_name
@@ -109,6 +113,16 @@ def deploy(
         return Outcome(rollback(artifact_name(artifact), address, options), "rollback")
     ledger = required(inputs.ledger, "--ledger", "give the directory of a ledger")
     return Outcome(deliver(artifact, target, address, bundling, options, ledger), "deploy")
+
+
+def _rehearsed(
+    artifact: Path, target: str, bundling: BundleOptions, inputs: DeployInputs
+) -> Outcome:
+    """Rehearse a deployment; exit code 3 if it would fail."""
+    from ..pipeline.rehearsal import refuse_faults, rehearse_deployment
+
+    found = rehearse_deployment(artifact, target, bundling, inputs.jetpack)
+    return Outcome(found, "rehearsal", lambda: refuse_faults(found))
 
 
 @verb("check")

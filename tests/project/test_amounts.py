@@ -114,7 +114,7 @@ IterateOptions: max_loss_increase
 KvOptions: contexts limit max_new_tokens seq_len
 LatencyOptions: batches contexts new_tokens prompt prompts runs
 LoraOptions: alpha r
-PlanInputs: batch context
+PlanInputs: batch context draft_agreement draft_tokens
 PruneOptions: experts ffn ffn_threshold heads heads_threshold kv_heads layers merge_kv
 QatOptions: bits group_size
 QuantizeOptions: alpha bits damp embedding_bits group_size head_bits hessian_tokens kv_bits refine
