@@ -15,7 +15,7 @@ from .event_stream import EventStream
 from .http_reply import BadReply, HttpReply, TakeBody
 from .timing import RequestTiming, failure_text
 
-__all__ = ["Body", "Client", "Clock", "reason"]
+__all__ = ["Body", "Client", "Clock", "Wire", "reason"]
 
 Clock = Callable[[], float]
 CONNECT_SECONDS = 30
@@ -30,8 +30,12 @@ class _Lost(BadReply):
     """The connection was closed before anything of the reply arrived."""
 
 
-class _Wire(asyncio.Protocol):
-    """One connection: passes what arrives to the reply that is awaited, with the time."""
+class Wire(asyncio.Protocol):
+    """One connection: passes what arrives to the reply that is awaited, with the time.
+
+    Args:
+        clock: gives seconds.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -40,6 +44,7 @@ class _Wire(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the connection that is now open."""
         self.transport = transport if isinstance(transport, asyncio.Transport) else None
 
     async def ask(self, request: bytes, reply: HttpReply) -> None:
@@ -61,6 +66,7 @@ class _Wire(asyncio.Protocol):
                 self.close()
 
     def data_received(self, data: bytes) -> None:
+        """Pass on what arrived."""
         now = self._clock()
         reply = self._reply
         if reply is None:  # nothing was asked for
@@ -75,11 +81,15 @@ class _Wire(asyncio.Protocol):
             self._end(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """End the reply that is awaited; a body without a length is then complete."""
         reply = self._reply
         if reply is None:
             return
         if not reply.started:
             self._end(_Lost("the server closed the connection without an answer"))
+            return
+        if exc:
+            self._end(BadReply(f"the connection was lost: {reason(exc)}"))
             return
         try:
             reply.end()
@@ -138,12 +148,14 @@ class Client:
         base: the address: scheme, host and port.
         headers: of every request, among them the API key.
         clock: gives seconds.
+        resent: requests that were sent again, as the server closed an idle connection.
     """
 
     base: SplitResult
     headers: Mapping[str, str] = field(default_factory=dict)
     clock: Clock = time.perf_counter
-    _idle: list[_Wire] = field(default_factory=list)
+    resent: int = 0
+    _idle: list[Wire] = field(default_factory=list)
 
     async def stream(self, path: str, body: Mapping[str, Any], output_tokens: int) -> RequestTiming:
         """Send a request and time the events of its answer.
@@ -195,22 +207,25 @@ class Client:
         """Send a request over an idle connection, or over a new one if that was closed."""
         while self._idle:
             wire = self._idle.pop()
+            if not wire.usable:
+                continue
             try:
                 return await self._over(wire, request, HttpReply(take, most))
             except _Lost:  # the server closed it while it was idle
-                continue
+                self.resent += 1
+                break
         return await self._over(await self._connect(), request, HttpReply(take, most))
 
-    async def _over(self, wire: _Wire, request: bytes, reply: HttpReply) -> HttpReply:
+    async def _over(self, wire: Wire, request: bytes, reply: HttpReply) -> HttpReply:
         await wire.ask(request, reply)
         if wire.usable:
             self._idle.append(wire)
         return reply
 
-    async def _connect(self) -> _Wire:
+    async def _connect(self) -> Wire:
         secure = self.base.scheme == "https"
         connecting = asyncio.get_running_loop().create_connection(
-            lambda: _Wire(self.clock),
+            lambda: Wire(self.clock),
             self.base.hostname,
             self.base.port or (443 if secure else 80),
             ssl=ssl.create_default_context() if secure else None,

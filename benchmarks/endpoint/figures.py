@@ -108,8 +108,16 @@ def _counted(done: Sequence[RequestTiming]) -> str:
     return "+".join(sorted({one.counted for one in done}))
 
 
-def load_notes(result: LoadResult, options: LoadOptions, prompts: Prompts) -> Iterator[str]:
-    """What happened under a load other than what was asked for."""
+def load_notes(results: Sequence[LoadResult], options: LoadOptions, prompts: Prompts) -> list[str]:
+    """What happened other than what was asked for; what all loads share, once."""
+    loads: dict[str, list[str]] = {}
+    for result in results:
+        for note in _notes(result, options, prompts):
+            loads.setdefault(note, []).append(result.name)
+    return [f"{', '.join(names)}: {note}" for note, names in loads.items()]
+
+
+def _notes(result: LoadResult, options: LoadOptions, prompts: Prompts) -> list[str]:
     done = result.done
     asked = options.count(result.load)
     late = f"--time-limit {options.time_limit:g} s was over"
@@ -134,7 +142,7 @@ def load_notes(result: LoadResult, options: LoadOptions, prompts: Prompts) -> It
         notes.append(
             f"this machine sent requests up to {result.late * 1000:.0f} ms after they were due"
         )
-    yield from (f"{result.name}: {note}" for note in notes)
+    return notes
 
 
 def _other_length(what: str, counts: Sequence[int | None], asked: int) -> Iterator[str]:

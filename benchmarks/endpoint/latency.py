@@ -147,7 +147,12 @@ def _measurement(server: Server, results: list[LoadResult], prompts: Prompts) ->
     for result in results:
         metrics |= load_metrics(result)
         context |= load_context(result, prompts)
-        notes += load_notes(result, options, prompts)
+    if server.client.resent:
+        notes.append(
+            f"{server.client.resent} requests were sent again: the server closed their connections "
+            "without an answer, as it does with idle ones"
+        )
+    notes += load_notes(results, options, prompts)
     return {
         "name": str(server.address),
         "metrics": metrics,

@@ -108,7 +108,8 @@ async def put_load(shape: Shape, ask: Ask, clock: Clock, bar: Bar) -> LoadResult
         running: list[asyncio.Task[None]] = []
         for number, due in enumerate(arrivals(shape.load.rate, shape.seed, shape.count)):
             wait = min(begin + due, shape.deadline) - clock()
-            await asyncio.sleep(max(wait, 0))
+            if wait > 0:
+                await asyncio.sleep(wait)
             if clock() >= shape.deadline:
                 break
             result.late = max(result.late, clock() - begin - due)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import floor
 from typing import Any, Literal
 
 from ...errors import UsageError
@@ -19,6 +20,7 @@ mother area money story fact month lot right study book eye job word business
 """
 WORDS = TEXT.split()
 FIRST = "The"
+SHORTEST = "a"
 TRIES = 6
 OK = 200
 Source = Literal["tokenizer", "server", "words"]
@@ -58,10 +60,12 @@ class WordPrompts:
 
     Attributes:
         words: the number of words.
+        padding: the number of words that are `a` and stand at the end.
         counted: tokens of each prompt by the server's count; None if it does not say.
     """
 
     words: int
+    padding: int = 0
     counted: int | None = None
     source: Source = "words"
 
@@ -69,7 +73,7 @@ class WordPrompts:
         """The prompt of a seed."""
         rest = [WORDS[at % len(WORDS)] for at in range(self.words - 1)]
         random.Random(seed).shuffle(rest)
-        return " ".join([FIRST, *rest])
+        return " ".join([FIRST, *rest, *[SHORTEST] * self.padding])
 
 
 Prompts = IdPrompts | WordPrompts
@@ -132,14 +136,28 @@ async def _matching_words(server: Server, length: int) -> WordPrompts:
     tried: dict[int, int] = {}
     words = length
     while words not in tried and len(tried) < TRIES:
-        count = await server.prompt_tokens(WordPrompts(words).make("length"))
-        if count is None:
+        found = await _counted(server, WordPrompts(words))
+        if found.counted is None:
             return best
-        tried[words] = count
-        if best.counted is None or abs(count - length) < abs(best.counted - length):
-            best = WordPrompts(words, count)
-        words = max(1, words + round((length - count) / _slope(tried)))
+        tried[words] = found.counted
+        best = _nearer(found, best, length)
+        words = max(1, words + floor((length - found.counted) / _slope(tried)))
+    under = max((one for one, count in tried.items() if count < length), default=0)
+    if best.counted != length and under:
+        padded = WordPrompts(under, padding=length - tried[under])
+        best = _nearer(await _counted(server, padded), best, length)
     return best
+
+
+async def _counted(server: Server, prompts: WordPrompts) -> WordPrompts:
+    return replace(prompts, counted=await server.prompt_tokens(prompts.make("length")))
+
+
+def _nearer(one: WordPrompts, other: WordPrompts, length: int) -> WordPrompts:
+    """Of two kinds of prompts, the one whose count is nearer to a length."""
+    if one.counted is None or other.counted is None:
+        return one if other.counted is None else other
+    return min(one, other, key=lambda each: abs((each.counted or 0) - length))
 
 
 def _slope(tried: dict[int, int]) -> float:
