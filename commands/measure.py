@@ -44,8 +44,8 @@ def bench(
         str,
         Reads(),
         typer.Argument(
-            help="artifact directory, model directory, hub id, builtin:tiny-reasoner, or the URL "
-            "of a server with OpenAI's interface"
+            help="artifact directory, model directory, hub id, builtin:tiny-reasoner, or URL of a "
+            "server"
         ),
     ],
     options: EvaluateOptions,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...console import progress
+from ...console import Bar, progress
 from ...errors import EdgewrightError, UsageError
 from ..measurement_files import save_measurement
 from .figures import count_tokens, load_context, load_metrics, load_notes
@@ -17,7 +18,7 @@ from .prompts import Prompts, WordPrompts, choose_prompts
 from .server import Server, open_server
 from .timing import RequestTiming
 
-__all__ = ["bench_server", "measure_server"]
+__all__ = ["Requests", "bench_server", "measure_server", "prepare"]
 
 PROBE_WORDS = 8
 REFUSALS = {
@@ -70,49 +71,69 @@ async def measure_server(server: Server) -> dict[str, Any]:
         UsageError: as `bench_server`.
         EdgewrightError: as `bench_server`.
     """
-    options = server.options
-    clock = server.client.clock
-    deadline = clock() + options.time_limit
-    tokenizer = _tokenizer(options)
-    count = None if tokenizer is None else _counter(tokenizer)
     try:
-        await server.find_model()
-        await server.find_accepted(WordPrompts(PROBE_WORDS).make("probe"))
-        prompts = await choose_prompts(server, tokenizer)
-        results = [
-            await _one_load(server, load, prompts, count, deadline) for load in options.loads
-        ]
+        requests = await prepare(server)
+        results = [await requests.put(load) for load in server.options.loads]
     finally:
         server.client.close()
     _refuse_failures(server, results)
-    return _measurement(server, results, prompts)
+    return _measurement(server, results, requests.prompts)
 
 
-async def _one_load(
-    server: Server,
-    load: Load,
-    prompts: Prompts,
-    count: Callable[[str], int] | None,
-    deadline: float,
-) -> LoadResult:
-    """Warm up, and put one load on the server."""
-    options = server.options
-    clock = server.client.clock
+@dataclass(frozen=True)
+class Requests:
+    """The requests that a server is measured with.
 
-    async def ask(kind: str, number: int) -> RequestTiming:
-        prompt = prompts.make(f"{options.seed}/{load.name}/{kind}/{number}")
-        left = max(deadline - clock(), 0.001)
-        timing = await server.timed(prompt, min(options.request_seconds, left))
-        count_tokens(timing, count)
+    Attributes:
+        server: the server.
+        prompts: their prompts.
+        count: counts the tokens of a text, if there is a tokenizer.
+        deadline: when none is sent any more, by the clock of the client.
+    """
+
+    server: Server
+    prompts: Prompts
+    count: Callable[[str], int] | None
+    deadline: float
+
+    async def put(self, load: Load) -> LoadResult:
+        """Warm up, and put one load on the server."""
+        options = self.server.options
+        warm = options.warm_up_count(load)
+        total = options.count(load)
+        with progress(load.name, warm + total) as bar:
+            await self._send(Load(load.concurrency), warm, f"{load.name}/warm-up", bar)
+            return await self._send(load, total, load.name, bar)
+
+    async def _send(self, load: Load, count: int, seed: str, bar: Bar) -> LoadResult:
+        async def ask(number: int) -> RequestTiming:
+            return await self._one(f"{self.server.options.seed}/{seed}/{number}")
+
+        shape = Shape(load, count, self.server.options.seed, self.deadline)
+        return await put_load(shape, ask, self.server.client.clock, bar)
+
+    async def _one(self, seed: str) -> RequestTiming:
+        left = max(self.deadline - self.server.client.clock(), 0.001)
+        limit = min(self.server.options.request_seconds, left)
+        timing = await self.server.timed(self.prompts.make(seed), limit)
+        count_tokens(timing, self.count)
         return timing
 
-    warm = options.warm_up_count(load)
-    total = options.count(load)
-    with progress(load.name, warm + total) as bar:
-        before = Shape(Load(load.concurrency), warm, options.seed, deadline)
-        await put_load(before, lambda number: ask("warm-up", number), clock, bar)
-        shape = Shape(load, total, options.seed, deadline)
-        return await put_load(shape, lambda number: ask("timed", number), clock, bar)
+
+async def prepare(server: Server) -> Requests:
+    """Find out what a server has and accepts, and choose the prompts.
+
+    Raises:
+        UsageError: the tokenizer cannot be used.
+        EdgewrightError: the server cannot be measured.
+    """
+    options = server.options
+    deadline = server.client.clock() + options.time_limit
+    tokenizer = _tokenizer(options)
+    await server.find_model()
+    await server.find_accepted(WordPrompts(PROBE_WORDS).make("probe"))
+    prompts = await choose_prompts(server, tokenizer)
+    return Requests(server, prompts, tokenizer and _counter(tokenizer), deadline)
 
 
 def _refuse_failures(server: Server, results: list[LoadResult]) -> None:
