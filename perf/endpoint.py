@@ -3,7 +3,7 @@ r"""Compare what `bench URL --latency` measures with the counters of the server 
     python -m edgewright.perf.endpoint --gguf model-Q4_K_M.gguf \
         --llamacpp-python .compat/llama/bin/python --artifact ARTIFACT
 
-Each server runs in a process of its own. After a load that is not counted, its counters
+Each server runs in a process of its own. After two requests that are not counted, its counters
 (`/metrics`) are read before and after a load at concurrency 1. The output has, for each quantity,
 the client's number, the server's, and the quotient.
 
@@ -105,6 +105,7 @@ async def measured(url: str, options: LoadOptions) -> tuple[Counts, Counts]:
     """A load at concurrency 1: as the client has measured it, and as the server has counted it."""
     server = open_server(url, options)
     requests = await prepare(server)
+    server.options = options.model_copy(update={"requests": 2, "warm_up": 0})
     await requests.put(Load(1))
     server.options = options.model_copy(update={"warm_up": 0, "seed": options.seed + 1})
     before = await _counters(server)
@@ -162,7 +163,6 @@ def main() -> None:
     given = parser.parse_args()
     options = LoadOptions(
         requests=given.requests,
-        warm_up=2,
         prompt_tokens=given.prompt_tokens,
         output_tokens=given.output_tokens,
     )

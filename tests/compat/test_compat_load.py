@@ -29,7 +29,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_llama_cpp_counts_the_same(file: Path) -> None:
-    options = LoadOptions(requests=10, warm_up=1, prompt_tokens=32, output_tokens=24)
+    options = LoadOptions(requests=10, prompt_tokens=32, output_tokens=24)
     with llama_served(environment("llama"), file, 1) as url:
         found = compared(url, options)
     assert found["prompt tokens"]["client"] == found["prompt tokens"]["server"] == 320
