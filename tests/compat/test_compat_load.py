@@ -1,4 +1,4 @@
-"""`bench URL` against llama.cpp's own server: tokens exactly, and times as its counters have them."""
+"""`bench URL` against llama.cpp's own server: its tokens exactly, and no time without a cause."""
 
 from __future__ import annotations
 
