@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from ..benchmarks.gate.policy import Policy
@@ -86,8 +87,9 @@ def server_view(result: Mapping[str, Any]) -> list[Any]:
         for load in loads_of(metrics)
     ]
     columns = ("load", "requests", "failed", "TTFT", "ITL", "TPOT", "e2e", "tok/s", "requests/s")
-    title = f"{result['name']}: milliseconds, p50 / p90 / p99"
-    return [table(columns, rows, title), *(f"  {note}" for note in result["notes"])]
+    title = f"{escape(result['name'])}: milliseconds, p50 / p90 / p99"
+    # A note may quote the server, so it is no markup.
+    return [table(columns, rows, title), *(f"  {escape(note)}" for note in result["notes"])]
 
 
 def _against(result: Mapping[str, Any]) -> Table:

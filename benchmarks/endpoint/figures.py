@@ -42,11 +42,13 @@ def count_tokens(timing: RequestTiming, count: Callable[[str], int] | None) -> N
 
 
 def load_metrics(result: LoadResult) -> dict[str, float]:
-    """The metrics of a load by name; only the number of failures if all requests failed.
+    """The metrics of a load by name; none if nothing was sent, one if all requests failed.
 
     Percentiles are over requests, of ITL over all intervals of all requests (both as vLLM). The
     rates are the tokens and requests of complete answers divided by the seconds of the load.
     """
+    if not result.timings:
+        return {}
     done = result.done
     found: dict[str, float] = {f"failed_requests/{result.name}": len(result.timings) - len(done)}
     if not done:

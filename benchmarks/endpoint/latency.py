@@ -114,8 +114,7 @@ class Requests:
 
     async def _one(self, seed: str) -> RequestTiming:
         left = max(self.deadline - self.server.client.clock(), 0.001)
-        limit = min(self.server.options.request_seconds, left)
-        timing = await self.server.timed(self.prompts.make(seed), limit)
+        timing = await self.server.timed(self.prompts.make(seed), left)
         count_tokens(timing, self.count)
         return timing
 

@@ -111,15 +111,23 @@ class Server:
             return asked | {"messages": [{"role": "user", "content": prompt}]}
         return asked | {"prompt": prompt}
 
-    async def timed(self, prompt: Prompt, seconds: float) -> RequestTiming:
-        """Send a request of the measurement, which fails after so many seconds."""
+    async def timed(self, prompt: Prompt, left: float) -> RequestTiming:
+        """Send a request of the measurement.
+
+        Args:
+            prompt: of the request.
+            left: seconds that the measurement may still take; then the request fails.
+        """
         sent = self.client.clock()
+        limit = self.options.request_seconds
         body = self.body(prompt, self.options.output_tokens) | self.accepted
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(min(limit, left)):
                 return await self._stream(body)
         except TimeoutError:
-            return RequestTiming(sent=sent, error=f"no complete answer within {seconds:.3g} s")
+            cut = f"still running when --time-limit {self.options.time_limit:g} s was over"
+            slow = f"no complete answer within {limit:g} s"
+            return RequestTiming(sent=sent, error=slow if limit < left else cut)
 
     async def accepts(self, prompt: Prompt) -> bool:
         """Whether the server answers a request with this prompt."""

@@ -57,8 +57,6 @@ class RequestTiming:
     """Inter-token latencies."""
     text: list[str] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
-    timings: dict[str, Any] = field(default_factory=dict)
-    """llama.cpp's own times of the request, where it sends them."""
     finish: str = ""
     """Why the answer ended."""
     ended: bool = False
@@ -104,7 +102,7 @@ class RequestTiming:
         event = _object(data)
         if event.get("error"):
             raise BadReply(f"an error in mid-stream: {failure_text(event)}")
-        self._take_counts(event)
+        self._take_usage(event)
         choices = event.get("choices")
         if not isinstance(choices, list) or not choices:
             return
@@ -122,7 +120,7 @@ class RequestTiming:
         self.latest = now
         self.text.append(content)
 
-    def _take_counts(self, event: dict[str, Any]) -> None:
+    def _take_usage(self, event: dict[str, Any]) -> None:
         usage = event.get("usage")
         if isinstance(usage, dict):
             details = usage.get("prompt_tokens_details")
@@ -132,8 +130,6 @@ class RequestTiming:
                 _count(usage.get("completion_tokens")),
                 _count(cached),
             )
-        if isinstance(event.get("timings"), dict):
-            self.timings = event["timings"]
 
     def finished(self) -> None:
         """The body is complete.

@@ -76,7 +76,7 @@ def test_python_measures_the_same(server: ScriptedServer) -> None:
 def test_failures_are_in_the_table_and_in_its_notes(cli) -> None:
     async def busy(asked: Asked) -> AsyncIterator[bytes]:
         if asked.streams and len(server.streamed) % 3 == 0:
-            yield document({"error": {"message": "busy"}}, "429 Too Many Requests")
+            yield document({"error": {"message": "[/bold] busy"}}, "429 Too Many Requests")
             return
         async for part in good(asked):
             yield part
@@ -85,7 +85,9 @@ def test_failures_are_in_the_table_and_in_its_notes(cli) -> None:
     with serving(server):
         code, out, _ = cli("bench", server.url, "--latency", *SMALL)
     assert code == 0
-    assert re.search(r"[12] of 4 requests failed and are in no other figure: HTTP 429: busy", out)
+    assert re.search(
+        r"[12] of 4 requests failed and are in no other figure: HTTP 429: \[/bold\] busy", out
+    )
 
 
 def test_a_server_that_is_not_there_is_one_message(cli) -> None:

@@ -289,6 +289,10 @@ def test_a_slow_request_and_the_time_limit() -> None:
     server = ScriptedServer(stuck)
     found = bench(server, time_limit=1.5, requests=5)
     assert found["metrics"]["failed_requests/concurrency1"] == 1
-    assert "2 requests were sent, of the 5 asked for: --time-limit 1.5 s was over" in "".join(
-        found["notes"]
-    )
+    sent, failed = found["notes"]
+    assert "2 requests were sent, of the 5 asked for: --time-limit 1.5 s was over" in sent
+    assert "still running when --time-limit 1.5 s was over (1 times)" in failed
+    server = ScriptedServer(stuck)
+    found = bench(server, time_limit=1.5, requests=5, concurrency=(1, 2))
+    assert "concurrency2: 0 requests were sent" in "".join(found["notes"])
+    assert not [name for name in found["metrics"] if "concurrency2" in name], "nothing was measured"

@@ -117,7 +117,7 @@ def test_what_is_no_object_is_an_error(event: bytes) -> None:
         {"choices": [{"text": 1}]},
         {"choices": [{"delta": "a"}]},
         {"choices": [{"delta": {"content": ["a"]}}]},
-        {"choices": [], "usage": [1], "timings": 3},
+        {"choices": [], "usage": [1]},
         {"usage": {"prompt_tokens_details": 1}},
     ],
 )
