@@ -218,7 +218,6 @@ class Batcher:
         except StopIteration:
             self._prefill = None
             self._rows += prefill.rows
-            self.work.read(prefill.rows)
 
     def _step(self) -> None:
         """Generate one token for each running sequence."""
@@ -237,10 +236,10 @@ class Batcher:
             row.last = chosen[i]
             row.made += 1
             self.tokens += 1
+            self.work.wrote(row)
             row.emit(row.last)
             if row.made >= row.max_tokens:
                 ended[i] = "length"
-        self.work.stepped([row for i, row in enumerate(self._rows) if ended.get(i) != "stop"])
         self._end(ended)
 
     def _end(self, ended: Mapping[int, str]) -> None:

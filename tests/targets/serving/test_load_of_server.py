@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,19 +85,27 @@ def test_chats_are_measured(port: int) -> None:
     assert counted["prompt_tokens"] == (sum(read) if None not in read else 6 * 24)
 
 
+class Row:
+    """A sequence with a prompt of some tokens."""
+
+    def __init__(self, count: int) -> None:
+        self.ids = list(range(count))
+
+
 def test_the_seconds_between_tokens_are_added_up_by_sequence() -> None:
     now = 10.0
     work = WorkCounters(lambda: now)
-    first = SimpleNamespace(ids=[1, 2, 3], made=1)
-    second = SimpleNamespace(ids=[1], made=1)
-    work.read([first, second])
-    work.stepped([first])
+    first = Row(3)
+    second = Row(1)
+    work.wrote(first)
     now = 12.0
-    first.made = 2
-    work.stepped([first, second])
+    work.wrote(first)
+    work.wrote(second)
     now = 15.0
-    first.made = 3
-    second.made = 2
-    work.stepped([first, second])
+    work.wrote(first)
+    work.wrote(second)
     assert (work.prompt_tokens, work.later_tokens) == (4, 3)
     assert work.later_seconds == (12 - 10) + 2 * (15 - 12)
+    del first
+    del second
+    assert not work._latest, "nothing is kept of a sequence that has ended"
