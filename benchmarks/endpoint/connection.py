@@ -21,7 +21,7 @@ Clock = Callable[[], float]
 CONNECT_SECONDS = 30
 MOST_BODY_BYTES = 1 << 20
 """Of a reply that is no stream."""
-MOST_EVENT_BYTES = 8 << 10
+MOST_EVENT_BYTES = 2 << 10
 """Of a stream, for each token that was asked for, beside `MOST_BODY_BYTES`."""
 OK = 200
 
@@ -166,6 +166,7 @@ class Client:
         Returns:
             The request, with `error` if it failed.
         """
+        request = self._request("POST", path, body)
         timing = RequestTiming(sent=self.clock())
         events = EventStream()
         other = bytearray()
@@ -180,7 +181,7 @@ class Client:
 
         most = MOST_BODY_BYTES + MOST_EVENT_BYTES * output_tokens
         try:
-            reply = await self._ask(self._request("POST", path, body), take, most)
+            reply = await self._ask(request, take, most)
             timing.status = reply.status
             _require_stream(reply, bytes(other))
             timing.finished()
@@ -226,7 +227,7 @@ class Client:
         secure = self.base.scheme == "https"
         connecting = asyncio.get_running_loop().create_connection(
             lambda: Wire(self.clock),
-            self.base.hostname,
+            self.base.hostname or "",
             self.base.port or (443 if secure else 80),
             ssl=ssl.create_default_context() if secure else None,
         )

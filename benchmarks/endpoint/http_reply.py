@@ -89,7 +89,7 @@ class HttpReply:
         del self._buffer[: at + len(separator)]
         return found
 
-    def _head(self, _: float) -> bool:
+    def _head(self, _now: float) -> bool:
         head = self._cut(b"\r\n\r\n", MOST_HEAD_BYTES, "the head of the reply")
         if head is None:
             if len(self._buffer) >= 5 and not self._buffer.startswith(b"HTTP/"):

@@ -191,4 +191,8 @@ def _tokenizer(options: LoadOptions) -> Any | None:
 
 
 def _counter(tokenizer: Any) -> Callable[[str], int]:
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False, verbose=False))
+    def count(text: str) -> int:
+        whole = text.encode("utf-8", "replace").decode()  # a server may send half a character
+        return len(tokenizer.encode(whole, add_special_tokens=False, verbose=False))
+
+    return count

@@ -179,5 +179,8 @@ def failure_text(reply: Any) -> str:
         if isinstance(error, dict) and error.get(name):
             error = error[name]
             break
-    text = error if isinstance(error, str) else json.dumps(error)
+    try:
+        text = error if isinstance(error, str) else json.dumps(error)
+    except RecursionError:
+        text = "an error that is nested too deep"
     return " ".join(text.split())[:MESSAGE]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -249,6 +250,19 @@ def test_no_usage_anywhere() -> None:
     assert (
         "concurrency1: the server does not say how many tokens its prompts have" in found["notes"]
     )
+
+
+def test_half_characters_are_counted_with_a_tokenizer(make_model: Callable[..., Path]) -> None:
+    events = [text_event("a\ud83d"), text_event("\ude00 b", "stop"), DONE]
+    server = ScriptedServer(streaming(lambda _: events))
+    found = bench(server, tokenizer=make_model("llama"))
+    assert found["context"]["load/concurrency1"]["tokens_counted"] == "tokenizer"
+    assert found["context"]["load/concurrency1"]["output_tokens"] >= 3
+    assert (
+        "concurrency1: the server sends no usage: answers were counted with --tokenizer"
+        in (found["notes"])
+    )
+    assert {len(one.body["prompt"]) for one in server.streamed[1:]} == {64}, "ids of the tokenizer"
 
 
 def test_several_tokens_an_event_and_a_cache_are_said() -> None:

@@ -151,6 +151,13 @@ def test_what_a_server_says(reply: Any, said: str) -> None:
     assert failure_text(reply) == said
 
 
+def test_what_a_server_says_may_be_nested() -> None:
+    reply: Any = "deep"
+    for _ in range(100_000):
+        reply = [reply]
+    assert failure_text(reply) == "an error that is nested too deep"
+
+
 def test_an_error_in_mid_stream() -> None:
     with pytest.raises(BadReply, match="an error in mid-stream: out of memory"):
         timed((1.0, completion("a")), (2.0, {"error": {"message": "out of memory"}}))
