@@ -80,8 +80,9 @@ EXPECTED: list[tuple[str, str, str, set[str]]] = [
     ("prefill_tok_s/batch16-prompt64", "higher", "tok/s", TIMING),
     ("joules_per_token", "lower", "J", TIMING),
     *(
-        (f"{kind}_ms/p90/concurrency4", "lower", "ms", LOAD)
+        (f"{kind}_ms/p{share}/concurrency4", "lower", "ms", LOAD)
         for kind in ("ttft", "itl", "tpot", "e2e")
+        for share in (50, 90, 99)
     ),
     ("ttft_ms/p50/rate2.5", "lower", "ms", {"endpoint", "load/rate2.5"}),
     ("output_tok_s/concurrency4", "higher", "tok/s", LOAD),
