@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import UsageError
 from .lm_eval_metrics import LM_EVAL_METRICS
+from .load_metrics import LOAD_METRICS
 from .metric import Conditions, Metric, TerminalColumn
 from .metric_conditions import (
     AGAINST_REFERENCE,
@@ -242,6 +243,7 @@ PARITY_METRICS = (
 METRICS: tuple[Metric, ...] = (
     *QUALITY_METRICS,
     *LATENCY_METRICS,
+    *LOAD_METRICS,
     *SIZE_METRICS,
     *DEVICE_METRICS,
     *PREDICTED_METRICS,

@@ -21,6 +21,7 @@ from ...export.onnx.runtime import OnnxDecoder
 from ...export.onnx.sampling import Sampling, next_tokens
 from ...export.onnx.slots import OnnxEngine
 from ...generation.schedule import close_gaps, groups_within
+from .counters import WorkCounters
 
 __all__ = ["Batcher", "Generation", "QueueFull", "Stopped"]
 
@@ -86,6 +87,7 @@ class Batcher:
     Attributes:
         steps: number of decoding steps so far.
         tokens: number of tokens generated so far.
+        work: counts and times of prompts and tokens.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Batcher:
         self._closed = False
         self.steps = 0
         self.tokens = 0
+        self.work = WorkCounters()
         self._thread = threading.Thread(target=self._loop, name="batcher", daemon=True)
         self._thread.start()
 
@@ -233,6 +236,7 @@ class Batcher:
             row.last = chosen[i]
             row.made += 1
             self.tokens += 1
+            self.work.wrote(row)
             row.emit(row.last)
             if row.made >= row.max_tokens:
                 ended[i] = "length"

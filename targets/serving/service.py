@@ -72,6 +72,9 @@ class Service:
             ("waiting", "sequences waiting for a place", lambda: self.batcher.waiting),
             ("generated_tokens", "tokens generated since the start", lambda: self.batcher.tokens),
             ("decoding_steps", "decoding steps since the start", lambda: self.batcher.steps),
+            ("prompt_tokens", "tokens of prompts", lambda: self.batcher.work.prompt_tokens),
+            ("later_tokens", "tokens but the first", lambda: self.batcher.work.later_tokens),
+            ("later_seconds", "time of those", lambda: self.batcher.work.later_seconds),
         ):
             Gauge(f"edgewright_{name}", about, registry=self.registry).set_function(read)
 
