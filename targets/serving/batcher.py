@@ -11,58 +11,16 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-
-from ...errors import EdgewrightError
 from ...export.onnx.runtime import OnnxDecoder
-from ...export.onnx.sampling import Sampling, next_tokens
 from ...export.onnx.slots import OnnxEngine
 from ...generation.schedule import close_gaps, groups_within
+from .choosing import chosen_tokens
+from .sequence import Generation, QueueFull, Stopped
 
-__all__ = ["Batcher", "Generation", "QueueFull", "Stopped"]
-
-
-class QueueFull(EdgewrightError):
-    """The maximum number of requests is already waiting."""
-
-
-class Stopped(EdgewrightError):
-    """The server stops before the sequence is complete."""
-
-
-@dataclass(eq=False)
-class Generation:
-    """One sequence: its prompt, its limits, and the receiver of its tokens.
-
-    Attributes:
-        ids: tokens of the prompt, at least one.
-        max_tokens: the most tokens to generate.
-        eos_ids: tokens that end the sequence; they are not emitted.
-        sampling: how the next token is chosen.
-        emit: called in the batcher's thread with each new token, and at the end with `stop`,
-            `length`, or an exception.
-        cancelled: set by the receiver to cancel the sequence.
-        made: number of tokens generated so far.
-        last: the latest token, which the next step takes in.
-        random: random numbers for sampling, seeded by `sampling`.
-    """
-
-    ids: Sequence[int]
-    max_tokens: int
-    eos_ids: frozenset[int]
-    sampling: Sampling
-    emit: Callable[[int | str | BaseException], None]
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    made: int = 0
-    last: int = field(init=False)
-    random: np.random.Generator = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.random = self.sampling.random()
-        self.last = self.ids[-1]
+__all__ = ["Batcher"]
 
 
 @dataclass
@@ -122,8 +80,8 @@ class Batcher:
         prefill = self._prefill
         return len(self._rows) + (len(prefill.rows) if prefill else 0)
 
-    def submit(self, generation: Generation) -> None:
-        """Add a sequence to the queue.
+    def submit(self, *generations: Generation) -> None:
+        """Add the sequences of a request to the queue: all of them or none.
 
         Raises:
             QueueFull: too many sequences are waiting.
@@ -132,9 +90,10 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise Stopped("the server is stopping", "try again later")
-            if len(self._waiting) >= self._max_waiting:
+            # Whoever comes first may bring more than can wait, or would never be served.
+            if self._waiting and len(self._waiting) + len(generations) > self._max_waiting:
                 raise QueueFull("too many requests are waiting", "try again later")
-            self._waiting.append(generation)
+            self._waiting.extend(generations)
             self._changed.notify()
 
     def cancel(self, generation: Generation) -> None:
@@ -223,17 +182,16 @@ class Batcher:
             return
         logits = self._slots.step([row.last for row in self._rows])
         self.steps += 1
-        samplings = [row.sampling for row in self._rows]
-        chosen = next_tokens(logits, samplings, [row.random for row in self._rows]).tolist()
         ended: dict[int, str] = {}
-        for i, row in enumerate(self._rows):
-            if chosen[i] in row.eos_ids:
+        for i, token in enumerate(chosen_tokens(logits, self._rows)):
+            row = self._rows[i]
+            if token.id in row.eos_ids:
                 ended[i] = "stop"
                 continue
-            row.last = chosen[i]
+            row.last = token.id
             row.made += 1
             self.tokens += 1
-            row.emit(row.last)
+            row.emit(token)
             if row.made >= row.max_tokens:
                 ended[i] = "length"
         self._end(ended)

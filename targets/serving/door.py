@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.datastructures import Headers
 
-from .failures import GONE, Rejected, failure_response
+from .failures import GONE, Rejected
 from .keys import Keys
 from .options import ServeLimits
 from .strict_json import parse
@@ -59,8 +59,7 @@ class Door:
             if scope["method"] == "POST" and scope["path"] in READS_JSON:
                 receive = await self._checked_body(headers, receive)
         except Rejected as error:
-            response = failure_response(error.status, str(error), error.headers)
-            await response(scope, receive, send)
+            await error.response(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

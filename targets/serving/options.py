@@ -68,6 +68,9 @@ class ServeLimits(BaseModel):
     max_new_tokens: int = Field(
         default=4096, ge=1, description="largest max_tokens that a request may ask for"
     )
+    max_choices: int = Field(
+        default=8, ge=1, description="most answers of one request: prompts times n"
+    )
     request_seconds: float = Field(
         default=30, gt=0, description="most seconds that a client may take to send a request"
     )
