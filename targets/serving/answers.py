@@ -28,9 +28,7 @@ from .writing import AnswerText, Piece
 __all__ = ["answer"]
 
 
-async def answer(
-    service: Service, http: Request, request: CompletionRequest | ChatRequest
-) -> Any:
+async def answer(service: Service, http: Request, request: CompletionRequest | ChatRequest) -> Any:
     """Generate the answer to a request, whole or as a stream of events.
 
     If the client leaves, the work ends, wherever it is: tokenizing, waiting, prefill, decoding.

@@ -123,9 +123,7 @@ class ChatFormat(AnswerFormat):
     def deltas(self, piece: Piece, scored: bool) -> list[dict[str, Any]]:
         """See `AnswerFormat.deltas`."""
         names = {"reasoning": "reasoning_content", "content": "content"}
-        found = [
-            {"delta": {names[part.kind]: part.text}, "logprobs": None} for part in piece.parts
-        ]
+        found = [{"delta": {names[part.kind]: part.text}, "logprobs": None} for part in piece.parts]
         if scored and piece.tokens:
             last = found or [{"delta": {"content": ""}}]
             return [*last[:-1], {**last[-1], "logprobs": self._logprobs(piece.tokens)}]

@@ -131,7 +131,10 @@ def test_a_connection_beyond_the_limit_is_a_503_if_all_others_work(
     )
     thread.start()
     until(lambda: server.service.batcher.running == 1)
-    assert error_of(rest(connected(server.port, b"GET /health HTTP/1.1\r\n\r\n")))["code"] == "unavailable"
+    assert (
+        error_of(rest(connected(server.port, b"GET /health HTTP/1.1\r\n\r\n")))["code"]
+        == "unavailable"
+    )
     held.set()
     thread.join()
     assert first == [200]
@@ -207,7 +210,9 @@ def test_answers_that_take_too_long_end_with_an_error(
     server.server.should_exit = True
     reply = rest(client)
     if stream:
-        assert json.loads(reply.split(b"data: ")[-1].split(b"\n")[0])["error"]["code"] == "unavailable"
+        assert (
+            json.loads(reply.split(b"data: ")[-1].split(b"\n")[0])["error"]["code"] == "unavailable"
+        )
     else:
         assert (reply[:12], error_of(reply)["type"]) == (b"HTTP/1.1 503", "server_error")
 

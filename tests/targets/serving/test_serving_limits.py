@@ -99,10 +99,7 @@ def test_another_content_type_is_a_400(server: Running, path: str, kind: str) ->
         ),
         *((path, {"stop": ["a"] * 4}, "stop", "array_above_max_length") for path in PATHS),
         *((path, {"stop": "a" * 11}, "stop", "string_above_max_length") for path in PATHS),
-        *(
-            (path, {"stop": ["a", "b" * 11]}, "stop.1", "string_above_max_length")
-            for path in PATHS
-        ),
+        *((path, {"stop": ["a", "b" * 11]}, "stop.1", "string_above_max_length") for path in PATHS),
         *((path, {"max_tokens": 41}, "max_tokens", "number_above_max_value") for path in PATHS),
         *((path, {"n": 9}, "n", "number_above_max_value") for path in PATHS),
         *((path, {"padding": "a" * 20_000}, None, "request_too_large") for path in PATHS),
