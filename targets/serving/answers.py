@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -103,6 +104,7 @@ class _Answers:
                 vocabulary.decode_marked if chat else vocabulary.decode,
                 request.stops,
                 Reasoning(prepared.reasons) if chat else None,
+                prepared.calls(),
             )
             for _ in range(len(self._running))
         ]
@@ -210,11 +212,14 @@ class _Events:
 
     def __post_init__(self) -> None:
         self._opened: set[int] = set()
+        self._calls = Counter[int]()
 
     def of(self, update: _Update) -> list[str]:
         """The events of an update."""
         format = self.answers.format
-        choices = format.deltas(update.piece, self.answers.scored)
+        calls = self._calls[update.number]
+        choices = format.deltas(update.piece, self.answers.scored, calls)
+        self._calls[update.number] += sum(part.kind == "call" for part in update.piece.parts)
         opening = format.opening()
         if opening and update.number not in self._opened:
             choices.insert(0, opening)

@@ -12,13 +12,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ...export.onnx.runtime import OnnxDecoder
 from ...export.onnx.slots import OnnxEngine
 from ...generation.schedule import close_gaps, groups_within
 from .choosing import chosen_tokens
-from .sequence import Generation, QueueFull, Stopped
+from .guide import Wish
+from .sequence import Generation, QueueFull, Stopped, Token
 
 __all__ = ["Batcher"]
 
@@ -64,6 +66,7 @@ class Batcher:
         self._changed = threading.Condition()
         """Guards `_waiting` and `_closed`; notified when there is something to do."""
         self._closed = False
+        self._guiding = ThreadPoolExecutor(1, "guide")
         self.steps = 0
         self.tokens = 0
         self._thread = threading.Thread(target=self._loop, name="batcher", daemon=True)
@@ -109,6 +112,7 @@ class Batcher:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+        self._guiding.shutdown()
 
     def _loop(self) -> None:
         while self._await_work():
@@ -180,23 +184,40 @@ class Batcher:
         self._end({i: "stop" for i, row in enumerate(self._rows) if row.cancelled.is_set()})
         if not self._rows:
             return
+        # Masks of grammars are computed in another thread while the decoder works.
+        asked = [row.guide and self._guiding.submit(row.guide.wish) for row in self._rows]
         logits = self._slots.step([row.last for row in self._rows])
         self.steps += 1
-        ended: dict[int, str] = {}
-        for i, token in enumerate(chosen_tokens(logits, self._rows)):
-            row = self._rows[i]
-            if token.id in row.eos_ids:
-                ended[i] = "stop"
-                continue
-            row.last = token.id
-            row.made += 1
-            self.tokens += 1
-            row.emit(token)
-            if row.made >= row.max_tokens:
-                ended[i] = "length"
+        ended: dict[int, str | BaseException] = {}
+        wishes: list[Wish] = []
+        for i, future in enumerate(asked):
+            try:
+                wishes.append(future.result() if future else None)
+            except Exception as error:  # a grammar that fails ends its sequence alone
+                wishes.append(None)
+                ended[i] = error
+        for i, token in enumerate(chosen_tokens(logits, self._rows, wishes)):
+            if i not in ended and (reason := self._advance(self._rows[i], token)):
+                ended[i] = reason
         self._end(ended)
 
-    def _end(self, ended: Mapping[int, str]) -> None:
+    def _advance(self, row: Generation, token: Token) -> str | BaseException | None:
+        """Extend a sequence by a token; returns why it ends, or None."""
+        if token.id in row.eos_ids:
+            return "stop"
+        row.last = token.id
+        row.made += 1
+        self.tokens += 1
+        row.emit(token)
+        try:
+            complete = row.guide is not None and row.guide.take(token.id)
+        except Exception as error:  # as above
+            return error
+        if complete:
+            return "stop"
+        return "length" if row.made >= row.max_tokens else None
+
+    def _end(self, ended: Mapping[int, str | BaseException]) -> None:
         """Remove rows from the batch, each for a reason."""
         if not ended:
             return

@@ -8,23 +8,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...export.onnx.sampling import next_tokens
+from .guide import Wish
 from .sequence import Generation, Token
 
 __all__ = ["chosen_tokens", "with_logprobs"]
 
 
-def chosen_tokens(logits: NDArray[np.float32], rows: Sequence[Generation]) -> list[Token]:
+def chosen_tokens(
+    logits: NDArray[np.float32], rows: Sequence[Generation], wishes: Sequence[Wish]
+) -> list[Token]:
     """The next token of each row.
 
     Args:
         logits: [rows, vocabulary].
         rows: the running sequences.
+        wishes: what may come next in each of them.
     """
-    ids = next_tokens(logits, [row.sampling for row in rows], [row.random for row in rows])
-    return [
-        Token(token) if row.alternatives is None else with_logprobs(one, token, row.alternatives)
-        for one, token, row in zip(logits, ids.tolist(), rows, strict=True)
-    ]
+    allowed = _allowed(logits, wishes)
+    ids = next_tokens(allowed, [row.sampling for row in rows], [row.random for row in rows])
+    found: list[Token] = []
+    for one, drawn, row, wish in zip(logits, ids.tolist(), rows, wishes, strict=True):
+        token = wish if isinstance(wish, int) else drawn
+        alternatives = row.alternatives
+        found.append(
+            Token(token) if alternatives is None else with_logprobs(one, token, alternatives)
+        )
+    return found
+
+
+def _allowed(logits: NDArray[np.float32], wishes: Sequence[Wish]) -> NDArray[np.float32]:
+    """The logits; minus infinity for tokens that may not come next."""
+    masks = {row: wish for row, wish in enumerate(wishes) if isinstance(wish, np.ndarray)}
+    if not masks:
+        return logits
+    allowed = np.array(logits)
+    for row, mask in masks.items():
+        allowed[row, ~mask] = -np.inf
+    return allowed
 
 
 def with_logprobs(logits: NDArray[np.float32], token: int, alternatives: int) -> Token:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .sequence import Token
+from .tool_formats import Call
 from .vocabulary import Vocabulary
 from .writing import Part, Piece
 
 __all__ = ["AnswerFormat", "ChatFormat", "CompletionFormat"]
 
+NAMES = {"reasoning": "reasoning_content", "content": "content"}
+"""The fields of a message that have the parts of an answer."""
 LEAST_LOGPROB = -9999.0
 """What JSON says for minus infinity; OpenAI's own number."""
 
@@ -47,8 +51,14 @@ class AnswerFormat:
         """What the first event of an answer has; None: there is no such event."""
         return None
 
-    def deltas(self, piece: Piece, scored: bool) -> list[dict[str, Any]]:
-        """The events of a piece."""
+    def deltas(self, piece: Piece, scored: bool, calls: int) -> list[dict[str, Any]]:
+        """The events of a piece.
+
+        Args:
+            piece: what became final.
+            scored: whether the events have log probabilities.
+            calls: number of calls of tools in earlier pieces.
+        """
         raise NotImplementedError
 
     def ending(self) -> dict[str, Any]:
@@ -68,7 +78,7 @@ class CompletionFormat(AnswerFormat):
         text = _text(part for piece in pieces for part in piece.parts)
         return {"text": text, "logprobs": self._logprobs(tokens) if scored else None}
 
-    def deltas(self, piece: Piece, scored: bool) -> list[dict[str, Any]]:
+    def deltas(self, piece: Piece, scored: bool, calls: int) -> list[dict[str, Any]]:
         """See `AnswerFormat.deltas`."""
         return [self.answer([piece], scored)] if piece.parts or piece.tokens else []
 
@@ -106,11 +116,15 @@ class ChatFormat(AnswerFormat):
     def answer(self, pieces: Sequence[Piece], scored: bool) -> dict[str, Any]:
         """See `AnswerFormat.answer`."""
         parts = [part for piece in pieces for part in piece.parts]
+        calls = [call for part in parts if (call := part.call)]
+        text = _text(part for part in parts if part.kind == "content")
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": _text(part for part in parts if part.kind == "content"),
+            "content": None if calls and not text else text,
             "refusal": None,
         }
+        if calls:
+            message["tool_calls"] = list(map(_call, calls))
         if reasoning := _text(part for part in parts if part.kind == "reasoning"):
             message["reasoning_content"] = reasoning
         tokens = [token for piece in pieces for token in piece.tokens]
@@ -120,13 +134,19 @@ class ChatFormat(AnswerFormat):
         """See `AnswerFormat.opening`."""
         return {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
 
-    def deltas(self, piece: Piece, scored: bool) -> list[dict[str, Any]]:
+    def deltas(self, piece: Piece, scored: bool, calls: int) -> list[dict[str, Any]]:
         """See `AnswerFormat.deltas`."""
-        names = {"reasoning": "reasoning_content", "content": "content"}
-        found = [{"delta": {names[part.kind]: part.text}, "logprobs": None} for part in piece.parts]
+        found: list[dict[str, Any]] = []
+        for part in piece.parts:
+            if part.call:
+                delta: dict[str, Any] = {"tool_calls": [{"index": calls, **_call(part.call)}]}
+                calls += 1
+            else:
+                delta = {NAMES[part.kind]: part.text}
+            found.append({"delta": delta, "logprobs": None})
         if scored and piece.tokens:
-            last = found or [{"delta": {"content": ""}}]
-            return [*last[:-1], {**last[-1], "logprobs": self._logprobs(piece.tokens)}]
+            found = found or [{"delta": {"content": ""}}]
+            found[-1]["logprobs"] = self._logprobs(piece.tokens)
         return found
 
     def ending(self) -> dict[str, Any]:
@@ -150,6 +170,12 @@ class ChatFormat(AnswerFormat):
 
 def _text(parts: Iterable[Part]) -> str:
     return "".join(part.text for part in parts)
+
+
+def _call(call: Call) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    # Templates of Mistral accept ids of nine letters and digits only.
+    return {"id": uuid.uuid4().hex[:9], "type": "function", "function": function}
 
 
 def _others(token: Token) -> list[tuple[int, float]]:

@@ -71,6 +71,10 @@ class ServeLimits(BaseModel):
     max_choices: int = Field(
         default=8, ge=1, description="most answers of one request: prompts times n"
     )
+    max_tools: int = Field(default=64, ge=1, description="most tools of a request")
+    max_schema_bytes: int = Field(
+        default=2**14, ge=1, description="most bytes of a JSON schema that an answer follows"
+    )
     request_seconds: float = Field(
         default=30, gt=0, description="most seconds that a client may take to send a request"
     )

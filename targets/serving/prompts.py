@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...checkpoints.config import end_tokens
 from ...checkpoints.loading import load_tokenizer
+from .answer_rules import AnswerRules, offered_tools
 from .failures import Rejected
-from .messages import turns_of
+from .grammar import Grammars
+from .guide import Guide
+from .messages import Message, size_of, turns_of
 from .options import ServeLimits
 from .reasoning import opens_reasoning
 from .requests import ChatRequest, CompletionRequest
+from .tool_calls import ToolCalls
 from .vocabulary import Vocabulary
 
 __all__ = ["Prepared", "Prompts"]
@@ -24,10 +31,14 @@ class Prepared:
     Attributes:
         prompts: token ids; one prompt of a chat, or several of a completion.
         reasons: whether the prompt opens the reasoning, so that the answer begins with it.
+        guide: makes the guide of an answer.
+        calls: makes what takes calls of tools out of an answer.
     """
 
     prompts: list[list[int]]
     reasons: bool = False
+    guide: Callable[[], Guide | None] = lambda: None
+    calls: Callable[[], ToolCalls | None] = lambda: None
 
 
 class Prompts:
@@ -35,15 +46,19 @@ class Prompts:
 
     Args:
         artifact: directory of the artifact.
+        size: number of logits of a position.
         context: the most tokens of prompt and answer together.
         limits: what one request may ask for.
     """
 
-    def __init__(self, artifact: Path, context: int, limits: ServeLimits) -> None:
+    def __init__(self, artifact: Path, size: int, context: int, limits: ServeLimits) -> None:
         self._tokenizer: Any = load_tokenizer(artifact)
         self._context = context
         self._limits = limits
         self.vocabulary = Vocabulary(self._tokenizer)
+        ends = frozenset(end_tokens(artifact))
+        grammars = Grammars(self._tokenizer, size, ends, limits.max_schema_bytes)
+        self._rules = AnswerRules(self.vocabulary, grammars, size, ends)
 
     def prepared(self, request: CompletionRequest | ChatRequest) -> Prepared:
         """Read a request. This may take long, and belongs into a thread of its own.
@@ -73,24 +88,35 @@ class Prompts:
         return Prepared([self._fitting(one, "prompt") for one in ids])
 
     def _chat(self, request: ChatRequest) -> Prepared:
-        text = self._rendered(request)
-        ids = self.vocabulary.encode(text, add_special_tokens=False)
-        return Prepared([self._fitting(ids, "messages")], opens_reasoning(text))
+        tools = [tool.model_dump(exclude_none=True) for tool in offered_tools(request)]
+        template = self._template(tools)
+        calls = self._rules.calls(request, template)
+        text = self._rendered(request.messages, tools)
+        ids = self._fitting(self.vocabulary.encode(text, add_special_tokens=False), "messages")
+        reasons = opens_reasoning(text)
+        return Prepared([ids], reasons, self._rules.guide(request, template, reasons), calls)
 
-    def _rendered(self, request: ChatRequest) -> str:
+    def _template(self, tools: list[dict[str, Any]]) -> str:
+        """The chat template as it is written; empty if there is none."""
+        try:
+            return str(self._tokenizer.get_chat_template(tools=tools or None))
+        except ValueError:
+            return ""
+
+    def _rendered(self, messages: Sequence[Message], tools: list[dict[str, Any]]) -> str:
         """The messages as one text."""
         most = self._limits.max_prompt_characters
-        turns = turns_of(request.messages)
-        if sum(len(message.text) for message in request.messages) > most:
+        turns = turns_of(messages)
+        if size_of(messages) + len(json.dumps(tools)) > most:
             raise Rejected(
                 400,
-                f"the messages have more than {most} characters",
+                f"messages and tools have more than {most} characters",
                 param="messages",
                 code="string_above_max_length",
             )
         try:
             return self._tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True
+                turns, tools=tools or None, tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # a template belongs to the model and may raise any exception
             raise Rejected(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from .messages import Message
 from .options import ServeLimits
+from .tools import ResponseFormat, Tool, ToolChoice
 
 __all__ = [
     "MOST_LOGPROBS",
@@ -121,6 +122,17 @@ class ChatRequest(_Request):
     )
     logprobs: Flag | None = None
     top_logprobs: Alternatives | None = None
+    max_thinking_tokens: Annotated[int, Field(ge=0), WHOLE] | None = Field(
+        default=None, description="after so many tokens of reasoning its closing tag is forced"
+    )
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = Field(
+        default=None, description="default: auto if there are tools"
+    )
+    parallel_tool_calls: Flag | None = Field(
+        default=None, description="false: the answer ends after the first call"
+    )
+    response_format: ResponseFormat | None = None
 
     @property
     def most_tokens(self) -> int | None:
@@ -168,11 +180,15 @@ def chat_request(limits: ServeLimits) -> type[ChatRequest]:
         Field(min_length=1, max_length=limits.max_messages, fail_fast=True),
     )
     bounds = _bounds(limits)
+    thinking: Any = Annotated[int, Field(ge=0, le=limits.max_new_tokens), WHOLE]
+    tools: Any = Annotated[list[Tool], Field(max_length=limits.max_tools, fail_fast=True)]
     return create_model(
         "ChatRequest",
         __base__=ChatRequest,
         messages=messages,
         max_completion_tokens=bounds["max_tokens"],
+        max_thinking_tokens=(thinking | None, None),
+        tools=(tools | None, None),
         **bounds,
     )
 

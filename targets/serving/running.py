@@ -55,6 +55,7 @@ class Running:
                 Sampling(request.temperature or 0.0, top_p, seed + choice),
                 partial(self._take, prompt * choices + choice),
                 request.alternatives,
+                prepared.guide(),
             )
             for prompt, ids in enumerate(prepared.prompts)
             for choice in range(choices)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...errors import EdgewrightError
 from ...export.onnx.sampling import Sampling
+from .guide import Guide
 
 __all__ = ["Generation", "QueueFull", "Stopped", "Token"]
 
@@ -53,6 +54,7 @@ class Generation:
         emit: called in the batcher's thread with each new token, and at the end with `stop`,
             `length`, or an exception.
         alternatives: give log probabilities of the tokens and of so many alternatives; None: none.
+        guide: decides what may come next; None: anything.
         cancelled: set by the receiver to cancel the sequence.
         made: number of tokens generated so far.
         last: the latest token, which the next step takes in.
@@ -65,6 +67,7 @@ class Generation:
     sampling: Sampling
     emit: Callable[[Token | str | BaseException], None]
     alternatives: int | None = None
+    guide: Guide | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     made: int = 0
     last: int = field(init=False)

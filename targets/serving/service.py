@@ -51,7 +51,7 @@ class Service:
         self.context = context or model.max_positions or 2048
         self.eos = frozenset(end_tokens(artifact))
         self.created = int(artifact.stat().st_mtime)
-        self.prompts = Prompts(artifact, self.context, self.limits)
+        self.prompts = Prompts(artifact, self.vocab, self.context, self.limits)
         self._workers = ThreadPoolExecutor(WORKERS, "reader")
         decoder = OnnxDecoder(artifact, threads)
         self.batcher = Batcher(decoder, max_batch, self.limits.max_waiting, self.context)

@@ -8,10 +8,11 @@ from functools import lru_cache
 from typing import Any
 
 from .reasoning import CLOSE, OPEN
+from .tool_formats import FORMATS
 
 __all__ = ["MARKS", "Vocabulary"]
 
-MARKS = frozenset((OPEN, CLOSE))
+MARKS = frozenset((OPEN, CLOSE, *(mark for one in FORMATS for mark in (one.mark, one.end) if mark)))
 """Special tokens that mean something in a chat answer."""
 KNOWN = 4096
 """Tokens whose spelling is remembered."""
@@ -53,6 +54,10 @@ class Vocabulary:
         """The text of tokens without special ones, but with those that are `MARKS`."""
         shown = [number for number in ids if number not in self._hidden]
         return str(self._tokenizer.decode(shown, skip_special_tokens=False))
+
+    def has(self, text: str) -> bool:
+        """Whether a text is a token that was added to the vocabulary."""
+        return text in self._added.values()
 
     def spelling(self, token: int) -> tuple[str, bytes]:
         """The text of one token, and its bytes, which need not be whole characters."""

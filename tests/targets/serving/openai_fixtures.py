@@ -44,8 +44,9 @@ def make_server(
 
 
 @pytest.fixture(scope="module")
-def server(make_server: MakeServer) -> Running:
-    return make_server(PLAIN)
+def server(make_server: MakeServer, request: pytest.FixtureRequest) -> Running:
+    """A server with the template that the test module calls TEMPLATE."""
+    return make_server(getattr(request.module, "TEMPLATE", PLAIN))
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,18 @@ TURNS = (
 )
 PLAIN = TURNS + "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 THINKS = TURNS + "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
+CALLS = (
+    "{% if tools %}<|user|>tools: {% for t in tools %}{{ t | tojson }}{% endfor %}"
+    " MARK<|endoftext|>{% endif %}"
+    "{% for m in messages %}<|user|>{{ m['role'] }}: {{ m['content'] }}"
+    "{% for c in m['tool_calls'] or [] %}"
+    " {{ c.function.name }}({{ c.function.arguments | tojson }})"
+    "{% endfor %}{% if m['tool_call_id'] %} of {{ m['tool_call_id'] }}{% endif %}<|endoftext|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+HERMES = CALLS.replace("MARK", "<tool_call>")
+LLAMA = CALLS.replace("MARK", '{{ \'{"name": function name, "parameters": dictionary}\' }}')
+MISTRAL = CALLS.replace("MARK", "[TOOL_CALLS]")
 HELLO = [{"role": "user", "content": "1+1"}]
 
 MakeServer = Callable[..., Running]
