@@ -16,6 +16,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from .door import OWNER
 from .failures import GONE, Rejected, failure
 from .formats import AnswerFormat, ChatFormat, CompletionFormat
 from .prompts import Prepared
@@ -43,7 +44,7 @@ async def answer(service: Service, http: Request, request: CompletionRequest | C
         Rejected: the request cannot be served, or the client has left.
         QueueFull: too many requests are waiting.
     """
-    work = asyncio.ensure_future(_answer(service, request))
+    work = asyncio.ensure_future(_answer(service, request, http.scope[OWNER]))
     gone = asyncio.ensure_future(_disconnected(http))
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -62,9 +63,9 @@ async def _disconnected(http: Request) -> None:
         pass
 
 
-async def _answer(service: Service, request: CompletionRequest | ChatRequest) -> Any:
+async def _answer(service: Service, request: CompletionRequest | ChatRequest, owner: int) -> Any:
     prepared = await service.prepared(request)
-    answers = _Answers(service, prepared, request)
+    answers = _Answers(service, prepared, request, owner)
     updates = answers.updates()
     first = await anext(updates)  # before any output, so that a full queue is an HTTP status
     if request.stream:
@@ -85,7 +86,11 @@ class _Answers:
     """The answers to one request, while they are generated."""
 
     def __init__(
-        self, service: Service, prepared: Prepared, request: CompletionRequest | ChatRequest
+        self,
+        service: Service,
+        prepared: Prepared,
+        request: CompletionRequest | ChatRequest,
+        owner: int,
     ) -> None:
         vocabulary = service.prompts.vocabulary
         chat = isinstance(request, ChatRequest)
@@ -98,7 +103,7 @@ class _Answers:
             "model": service.name,
         }
         self._prompt_tokens = sum(map(len, prepared.prompts))
-        self._running = Running(service, prepared, request)
+        self._running = Running(service, prepared, request, owner)
         self.texts = [
             AnswerText(
                 vocabulary.decode_marked if chat else vocabulary.decode,
@@ -129,6 +134,7 @@ class _Answers:
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": count,
             "total_tokens": self._prompt_tokens + count,
+            "prompt_tokens_details": {"cached_tokens": self._running.cached},
             "completion_tokens_details": {
                 "reasoning_tokens": sum(text.reasoning_count for text in self.texts)
             },

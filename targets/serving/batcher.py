@@ -20,6 +20,7 @@ from ...export.onnx.slots import OnnxEngine
 from ...generation.schedule import close_gaps, groups_within
 from .choosing import chosen_tokens
 from .guide import Wish
+from .prefixes import Prefix, Prefixes
 from .sequence import Generation, QueueFull, Stopped, Token
 
 __all__ = ["Batcher"]
@@ -42,8 +43,10 @@ class Batcher:
             do not fit into the memory that `generation.memory` allows.
         max_waiting: the most sequences that wait for a place.
         context: the most tokens of a sequence, prompt and answer together.
+        prefix_bytes: memory for the caches of sequences that have ended; see `Prefixes`.
 
     Attributes:
+        prefixes: caches of sequences that have ended.
         steps: number of decoding steps so far.
         tokens: number of tokens generated so far.
     """
@@ -54,12 +57,16 @@ class Batcher:
         max_batch: int = 16,
         max_waiting: int = 256,
         context: int = 2048,
+        prefix_bytes: int = 0,
     ) -> None:
         self._engine = OnnxEngine(decoder)
         self._context = context
         self._max_batch = self._engine.rows_for(context, max_batch)
         self._max_waiting = max_waiting
         self._slots = self._engine.slots(self._max_batch, context)
+        # A cache that drops old positions cannot be cut off at the end of a prefix.
+        budget = 0 if decoder.windowed else prefix_bytes
+        self.prefixes = Prefixes(budget, decoder.position_bytes)
         self._waiting: deque[Generation] = deque()
         self._prefill: _Prefill | None = None
         self._rows: list[Generation] = []
@@ -152,16 +159,37 @@ class Batcher:
         """Begin the prefill of waiting sequences that one pass has room for, or of a long one."""
         with self._changed:
             free = self._max_batch - len(self._rows)
-            if self._prefill or not free:
+            if self._prefill or not free or not self._waiting:
                 return
-            prompts = [row.ids for row in list(self._waiting)[:free]]
-            groups = groups_within(prompts, self._slots.most_tokens)
-            rows = [self._waiting.popleft() for _ in next(groups, ())]
-            if rows:
-                self._prefill = self._prefilled(rows)
+            first = self._waiting[0]
+            prefix = self._prefix(first)
+            rows = [first]
+            if not prefix and not self._leads(first):
+                others = list(self._waiting)[1:free]
+                rows += [row for row in others if not (self._prefix(row) or self._leads(row))]
+            groups = groups_within([row.ids for row in rows], self._slots.most_tokens)
+            rows = rows[: len(next(groups))]
+            for row in rows:
+                self._waiting.remove(row)
+        if prefix:
+            first.cached = prefix.length
+            passes = self._slots.continuing(first.ids[:-1], prefix.states)
+            self._prefill = _Prefill([first], passes)
+        else:
+            self._prefill = self._prefilled(rows)
+
+    def _prefix(self, row: Generation) -> Prefix | None:
+        """What is known of a prompt."""
+        return self.prefixes.find(row.ids[:-1], row.owner)
+
+    def _leads(self, row: Generation) -> bool:
+        """Whether other sequences will start from the prompt of this one."""
+        return row.siblings and self.prefixes.may_keep(len(row.ids) - 1)
 
     def _prefilled(self, rows: list[Generation]) -> _Prefill:
         # All tokens of a prompt but the last: the first step takes in the last one.
+        for row in rows:
+            row.cached = 0
         return _Prefill(rows, self._slots.appending([row.ids[:-1] for row in rows]))
 
     def _prefill_pass(self) -> None:
@@ -178,6 +206,9 @@ class Batcher:
         except StopIteration:
             self._prefill = None
             self._rows += prefill.rows
+            for i, row in enumerate(self._rows):
+                if row in prefill.rows and self._leads(row):
+                    self._keep(i)
 
     def _step(self) -> None:
         """Generate one token for each running sequence."""
@@ -205,8 +236,7 @@ class Batcher:
         """Extend a sequence by a token; returns why it ends, or None."""
         if token.id in row.eos_ids:
             return "stop"
-        row.last = token.id
-        row.made += 1
+        row.answer.append(token.id)
         self.tokens += 1
         row.emit(token)
         try:
@@ -222,9 +252,17 @@ class Batcher:
         if not ended:
             return
         for i, reason in ended.items():
+            self._keep(i)
             self._rows[i].emit(reason)
         moves = close_gaps(self._rows, ended)
         self._slots.retire(moves, len(self._rows))
+
+    def _keep(self, row: int) -> None:
+        """Keep the cache of a row for prompts that begin like it."""
+        generation = self._rows[row]
+        count = self._slots.positions(row)
+        tokens = [*generation.ids, *generation.answer][:count]
+        self.prefixes.keep(tokens, generation.owner, lambda: self._slots.states(row))
 
 
 def _emit(rows: Sequence[Generation], item: str | BaseException) -> None:

@@ -38,6 +38,12 @@ class ServeOptions(BaseModel):
         ge=2,
         description="most tokens of prompt and answer together; default: the model's limit",
     )
+    prefix_cache_mb: int = Field(
+        default=256,
+        ge=0,
+        description="memory for the caches of earlier requests; a prompt that begins like one of "
+        "them, with the same API key, starts from there; 0: none are kept",
+    )
 
 
 class ServeLimits(BaseModel):

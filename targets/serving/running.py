@@ -24,23 +24,28 @@ class Running:
         service: the loaded artifact.
         prepared: the request's prompts.
         request: the request.
+        owner: whose it is; see `Generation`.
 
     Raises:
         QueueFull: too many requests are waiting.
     """
 
     def __init__(
-        self, service: Service, prepared: Prepared, request: CompletionRequest | ChatRequest
+        self,
+        service: Service,
+        prepared: Prepared,
+        request: CompletionRequest | ChatRequest,
+        owner: int,
     ) -> None:
         self._service = service
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Queue[tuple[int, Token | str | BaseException]]()
         self._begin = time.perf_counter()
-        self._generations = self._made(prepared, request)
+        self._generations = self._made(prepared, request, owner)
         service.batcher.submit(*self._generations)
 
     def _made(
-        self, prepared: Prepared, request: CompletionRequest | ChatRequest
+        self, prepared: Prepared, request: CompletionRequest | ChatRequest, owner: int
     ) -> list[Generation]:
         service = self._service
         choices = request.n or 1
@@ -56,6 +61,8 @@ class Running:
                 partial(self._take, prompt * choices + choice),
                 request.alternatives,
                 prepared.guide(),
+                owner,
+                siblings=choices > 1,
             )
             for prompt, ids in enumerate(prepared.prompts)
             for choice in range(choices)
@@ -63,6 +70,14 @@ class Running:
 
     def __len__(self) -> int:
         return len(self._generations)
+
+    @property
+    def cached(self) -> int:
+        """Tokens of the prompts that needed no prefill, each prompt counted once."""
+        first: dict[int, int] = {}
+        for generation in self._generations:
+            first.setdefault(id(generation.ids), generation.cached)
+        return sum(first.values())
 
     def _take(self, number: int, item: Token | str | BaseException) -> None:
         """Receive an item in the batcher's thread."""

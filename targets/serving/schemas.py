@@ -9,6 +9,12 @@ from pydantic import BaseModel
 __all__ = ["Failure", "Health", "Model", "Models", "Reply"]
 
 
+class PromptDetails(BaseModel):
+    """Kinds of tokens of a prompt: those whose keys and values were known from earlier."""
+
+    cached_tokens: int
+
+
 class AnswerDetails(BaseModel):
     """Kinds of tokens of an answer."""
 
@@ -21,6 +27,7 @@ class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails
     completion_tokens_details: AnswerDetails
 
 

@@ -55,9 +55,11 @@ class Generation:
             `length`, or an exception.
         alternatives: give log probabilities of the tokens and of so many alternatives; None: none.
         guide: decides what may come next; None: anything.
+        owner: whose it is; only the owner's sequences can start from its cache.
+        siblings: whether other sequences have the same prompt.
         cancelled: set by the receiver to cancel the sequence.
-        made: number of tokens generated so far.
-        last: the latest token, which the next step takes in.
+        cached: number of tokens of the prompt whose keys and values were known.
+        answer: the tokens generated so far.
         random: random numbers for sampling, seeded by `sampling`.
     """
 
@@ -68,11 +70,22 @@ class Generation:
     emit: Callable[[Token | str | BaseException], None]
     alternatives: int | None = None
     guide: Guide | None = None
+    owner: int = 0
+    siblings: bool = False
     cancelled: threading.Event = field(default_factory=threading.Event)
-    made: int = 0
-    last: int = field(init=False)
+    cached: int = 0
+    answer: list[int] = field(default_factory=list[int])
     random: np.random.Generator = field(init=False)
 
     def __post_init__(self) -> None:
         self.random = self.sampling.random()
-        self.last = self.ids[-1]
+
+    @property
+    def made(self) -> int:
+        """Number of tokens generated so far."""
+        return len(self.answer)
+
+    @property
+    def last(self) -> int:
+        """The latest token, which the next step takes in."""
+        return (self.answer or self.ids)[-1]

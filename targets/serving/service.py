@@ -34,6 +34,7 @@ class Service:
         max_batch: the most sequences that are generated at the same time.
         context: the most tokens of prompt and answer together; None for the model's own limit.
         limits: what one request may ask for, and how many may wait.
+        prefix_cache_mb: memory for the caches of earlier requests, in MB.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Service:
         max_batch: int = 16,
         context: int | None = None,
         limits: ServeLimits | None = None,
+        prefix_cache_mb: int = 256,
     ) -> None:
         model = read_architecture(artifact)
         self.limits = limits or ServeLimits()
@@ -54,7 +56,8 @@ class Service:
         self.prompts = Prompts(artifact, self.vocab, self.context, self.limits)
         self._workers = ThreadPoolExecutor(WORKERS, "reader")
         decoder = OnnxDecoder(artifact, threads)
-        self.batcher = Batcher(decoder, max_batch, self.limits.max_waiting, self.context)
+        waiting = self.limits.max_waiting
+        self.batcher = Batcher(decoder, max_batch, waiting, self.context, prefix_cache_mb * 10**6)
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "edgewright_requests", "requests by outcome", ["outcome"], registry=self.registry
@@ -69,6 +72,7 @@ class Service:
             ("running", "sequences being generated", lambda: self.batcher.running),
             ("waiting", "sequences waiting for a place", lambda: self.batcher.waiting),
             ("generated_tokens", "tokens generated since the start", lambda: self.batcher.tokens),
+            ("prefix_bytes", "memory of kept caches", lambda: self.batcher.prefixes.size),
             ("decoding_steps", "decoding steps since the start", lambda: self.batcher.steps),
         ):
             Gauge(f"edgewright_{name}", about, registry=self.registry).set_function(read)
