@@ -142,7 +142,7 @@ class AnswerRules:
                 "required, or the name of a function",
                 "unsupported_parameter",
             )
-        schemas = {tool.function.name: tool.function.schema for tool in tools}
+        schemas = {tool.function.name: tool.function.arguments for tool in tools}
         call = self._constrained(format.schema(schemas), "tools")
         if must:
             before, after = self._forced(format.opening), self._forced(format.closing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from .failures import Rejected
@@ -55,7 +56,7 @@ class Grammars:
                 code="string_above_max_length",
             )
         try:
-            from llguidance import LLMatcher  # here: it is needed by such requests only
+            compiler: Any = import_module("llguidance").LLMatcher
         except ImportError as error:
             raise Rejected(
                 400,
@@ -63,10 +64,10 @@ class Grammars:
                 param=param,
                 code="unsupported_parameter",
             ) from error
-        grammar = LLMatcher.grammar_from_json_schema(
+        grammar = compiler.grammar_from_json_schema(
             text, overrides={"whitespace_pattern": WHITESPACE}
         )
-        matcher = LLMatcher(self._known_tokens(), grammar, log_level=0)
+        matcher = compiler(self._known_tokens(), grammar, log_level=0)
         if matcher.is_error():
             raise Rejected(
                 400,
@@ -78,11 +79,9 @@ class Grammars:
 
     def _known_tokens(self) -> Any:
         """The model's tokens as llguidance knows them; they take a second for a large model."""
-        from llguidance.hf import from_tokenizer
-
         with self._lock:
             if self._tokens is None:
-                self._tokens = from_tokenizer(
+                self._tokens = import_module("llguidance.hf").from_tokenizer(
                     self._tokenizer, n_vocab=self._vocabulary, eos_token=self._ends or None
                 )
             return self._tokens

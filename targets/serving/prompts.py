@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ...checkpoints.config import end_tokens
 from ...checkpoints.loading import load_tokenizer
@@ -74,7 +74,8 @@ class Prompts:
 
     def _completion(self, request: CompletionRequest) -> Prepared:
         prompt = request.prompt
-        rows = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
+        one = isinstance(prompt, str) or isinstance(prompt[0], int)
+        rows = cast(list[str | list[int]], [prompt] if one else prompt)
         ids = [self.vocabulary.encode(row) if isinstance(row, str) else row for row in rows]
         answers = len(ids) * (request.n or 1)
         if answers > self._limits.max_choices:

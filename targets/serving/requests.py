@@ -175,22 +175,17 @@ def completion_request(vocab: int, context: int, limits: ServeLimits) -> type[Co
 
 def chat_request(limits: ServeLimits) -> type[ChatRequest]:
     """`ChatRequest` with the limits of one server."""
-    messages: Any = (
-        list[Message],
-        Field(min_length=1, max_length=limits.max_messages, fail_fast=True),
-    )
-    bounds = _bounds(limits)
+    turns = Field(min_length=1, max_length=limits.max_messages, fail_fast=True)
     thinking: Any = Annotated[int, Field(ge=0, le=limits.max_new_tokens), WHOLE]
     tools: Any = Annotated[list[Tool], Field(max_length=limits.max_tools, fail_fast=True)]
-    return create_model(
-        "ChatRequest",
-        __base__=ChatRequest,
-        messages=messages,
-        max_completion_tokens=bounds["max_tokens"],
-        max_thinking_tokens=(thinking | None, None),
-        tools=(tools | None, None),
-        **bounds,
-    )
+    fields = _bounds(limits)
+    fields |= {
+        "messages": (list[Message], turns),
+        "max_completion_tokens": fields["max_tokens"],
+        "max_thinking_tokens": (thinking | None, None),
+        "tools": (tools | None, None),
+    }
+    return create_model("ChatRequest", __base__=ChatRequest, **fields)
 
 
 def _bounds(limits: ServeLimits) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from .answers import answer
 from .door import Door
 from .failures import RETRY_AFTER, Rejected, failure_response
+from .guide import GuideFailed
 from .invalid import refusal
 from .keys import Keys
 from .requests import ChatRequest, CompletionRequest, chat_request, completion_request
@@ -98,6 +99,10 @@ def _handle_errors(app: FastAPI) -> None:
     async def stopped(_: Request, error: Stopped) -> JSONResponse:
         return failure_response(503, str(error), RETRY_AFTER)
 
+    @app.exception_handler(GuideFailed)
+    async def left_its_format(_: Request, error: GuideFailed) -> JSONResponse:
+        return failure_response(500, str(error))
+
     @app.exception_handler(HTTPException)
     async def plain(request: Request, error: HTTPException) -> JSONResponse:
         message = str(error.detail)
@@ -111,7 +116,9 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> JSONResponse:
-        return failure_response(500, f"the answer failed: {type(error).__name__}")
+        # Starlette raises the error again, for the log, and then uvicorn closes the connection.
+        message = f"the answer failed: {type(error).__name__}"
+        return failure_response(500, message, {"Connection": "close"})
 
 
 def _add_status(app: FastAPI, service: Service) -> None:

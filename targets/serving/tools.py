@@ -26,7 +26,7 @@ class Function(BaseModel):
     )
 
     @property
-    def schema(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """The JSON schema of the arguments."""
         return self.parameters or {
             "type": "object",

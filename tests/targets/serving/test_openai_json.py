@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgewright.targets.serving.guide import Constrained
+from edgewright.targets.serving.guide import Constrained, GuideFailed
 from edgewright.targets.serving.options import ServeLimits
 
 from openai_helpers import HELLO, PLAIN, MakeServer, Says, chat, client_of  # isort: skip
@@ -112,12 +112,24 @@ def test_what_is_no_schema_is_refused(client: Any, wanted: Any) -> None:
     assert caught.value.param.startswith("response_format")
 
 
+@pytest.mark.parametrize(
+    ("fault", "shown"),
+    [(GuideFailed("too complex"), "too complex"), (ZeroDivisionError(), "ZeroDivisionError")],
+)
 def test_a_grammar_that_fails_ends_its_own_answer_only(
-    client: Any, monkeypatch: pytest.MonkeyPatch, server: Running
+    client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    server: Running,
+    fault: Exception,
+    shown: str,
 ) -> None:
     expected = chat(client, max_tokens=60).choices
-    monkeypatch.setattr(Constrained, "wish", lambda _: 1 / 0)
-    with pytest.raises(openai.InternalServerError):
+
+    def fail(_: Any) -> Any:
+        raise fault
+
+    monkeypatch.setattr(Constrained, "wish", fail)
+    with pytest.raises(openai.InternalServerError, match=shown):
         chat(client, response_format=OBJECT)
     assert chat(client, max_tokens=60).choices == expected
     until(lambda: server.service.batcher.running == 0)
