@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .measurement_tables import gate_view
 from .table_parts import METRIC_COLUMNS, cell, metric_row, table
 
 __all__ = [
@@ -90,11 +91,14 @@ def deploy_view(entry: Mapping[str, Any]) -> list[Any]:
     context = entry["context"]
     rows = [[name, f"{value:,.4g}"] for name, value in metrics.items()]
     board = context["board"] or context["system"]
+    verdict = gate_view(entry["gate"]) if entry["gate"] else []
     return [
         table(METRIC_COLUMNS[:-1], [metric_row(entry["name"], metrics, None)[:-1]]),
         table(("on the device", "value"), rows),
         f"{board}, power mode {context['power_mode'] or 'unknown'}, version {context['version']}; "
         f"recorded in {entry['ledger']}",
+        *verdict,
+        *(f"  {note}" for note in entry["notes"]),
     ]
 
 
