@@ -20,10 +20,16 @@ ANSWER_METRICS = (
             style="share",
             conditions=ANSWERS,
             has_samples=True,
-            default_limit={"min_ratio": 0.9},
+            default_limit={"min_ratio": 0.97},
         )
     ),
-    Metric("answers/kl", "KL on the device, at least", "lower", conditions=ANSWERS),
+    Metric(
+        "answers/kl",
+        "KL on the device, at least",
+        "lower",
+        conditions=ANSWERS,
+        default_limit={"max": 0.02},
+    ),
     Metric(
         "answers/prefix",
         "equal beginning of answers",
@@ -40,7 +46,7 @@ ANSWER_METRICS = (
             style="share",
             conditions=ANSWERS,
             has_samples=True,
-            default_limit={"max": 0.1},
+            default_limit={"max": 0.2},
         )
     ),
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.text import Text
+
 from .measurement_tables import gate_view
 from .table_parts import METRIC_COLUMNS, cell, metric_row, table
 
@@ -98,7 +100,7 @@ def deploy_view(entry: Mapping[str, Any]) -> list[Any]:
         f"{board}, power mode {context['power_mode'] or 'unknown'}, version {context['version']}; "
         f"recorded in {entry['ledger']}",
         *verdict,
-        *(f"  {note}" for note in entry["notes"]),
+        *(Text(f"  {note}") for note in entry["notes"]),
     ]
 
 

@@ -22,7 +22,7 @@ from ..checkpoints.loading import load_tokenizer
 from ..errors import UsageError
 from ..models import FORMATS
 from ..targets.acceptance.examine import Exam
-from ..targets.acceptance.judge import Judge
+from ..targets.acceptance.judge import Judge, Known
 from ..targets.acceptance.reference import reference_answers
 from ..targets.deploy_job import Acceptance
 from ..targets.options import AcceptanceOptions, DeployOptions
@@ -37,6 +37,8 @@ TEXTS = ("choice", "lm-eval")
 """Kinds of tasks that need the logits of whole texts, which no device sends."""
 RUNTIMES = ("onnxruntime", "llama.cpp")
 """In the order in which `auto` chooses."""
+USUAL = Known(0.9, 0.1, "a usual 4-bit quantization")
+"""Of another checkpoint than the one that was exported, if nothing was measured."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def acceptance_of(
     judge = Judge(
         _policy(run, yardstick),
         _baseline(artifact, run, yardstick),
-        _known_agreement(artifact),
+        _known(artifact, source, run),
     )
     reference = reference_answers(source, options) if source else None
     tokenizer_of = source or artifact
@@ -189,12 +191,28 @@ def _baseline(
     return None
 
 
-def _known_agreement(artifact: Path) -> float:
-    """How often the artifact agreed with its checkpoint when it was exported; 1 if unknown."""
-    parity = read_provenance(artifact).get("parity")
-    found = [
-        value
-        for name, value in (parity.items() if isinstance(parity, dict) else ())
-        if name.startswith("parity/top1") and isinstance(value, int | float)
-    ]
-    return float(min(found, default=1.0))
+def _known(artifact: Path, reference: Path | None, run: Mapping[str, Any]) -> Known:
+    """How far the artifact is from the reference by what was measured before.
+
+    The export compared it with the checkpoint that it was made from, whose weights it has bit for
+    bit. From another checkpoint it differs by its quantization; its run may have measured that.
+    """
+    provenance = read_provenance(artifact)
+    made_from = provenance.get("source")
+    own = made_from.get("content_hash") if isinstance(made_from, dict) else None
+    if reference is not None and own == content_hash(reference):
+        parity = provenance.get("parity") if isinstance(provenance.get("parity"), dict) else {}
+        return _worst(parity, "parity/top1", "parity/kl", "the export", Known())
+    names = (artifact.resolve().name, made_from.get("name") if isinstance(made_from, dict) else "")
+    steps = [step for step in run.get("steps", []) if step.get("name") in names]
+    metrics = steps[0]["metrics"] if steps else {}
+    return _worst(metrics, "top1_agreement/", "kl/", "the run", USUAL)
+
+
+def _worst(metrics: Mapping[str, Any], top1: str, kl: str, where: str, otherwise: Known) -> Known:
+    """The lowest agreement and the highest KL among metrics; `otherwise` if there are none."""
+    agreements = [value for name, value in metrics.items() if name.startswith(top1)]
+    divergences = [value for name, value in metrics.items() if name.startswith(kl)]
+    if not (agreements and divergences):
+        return otherwise
+    return Known(float(min(agreements)), float(max(divergences)), where)

@@ -70,6 +70,16 @@ class LineProgram:
             )
         return cast("dict[str, Any]", message)
 
+    async def failure(self, seconds: float) -> Exception | None:
+        """Why the program has ended, if it does so within this time; else None."""
+        try:
+            async with asyncio.timeout(seconds):
+                while await self._process.stdout.readline():
+                    pass
+                return await self._ended()
+        except TimeoutError:
+            return None
+
     async def _ended(self) -> Exception:
         """Why the program ended while more was expected of it."""
         done = await self._process.wait()

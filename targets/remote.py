@@ -143,6 +143,11 @@ class Device:
         """Start a program, to talk to through its standard input and output."""
         return await self._connection.create_process(shlex.join(words), encoding=None)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection is closed."""
+        return self._connection.is_closed()
+
     async def connect(
         self, port: int
     ) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]:
@@ -155,7 +160,7 @@ class Device:
         try:
             return await self._connection.open_connection("127.0.0.1", port, encoding=None)
         except ssh.ChannelOpenError as error:
-            if self._connection.is_closed():
+            if self.is_lost:
                 raise
             raise EdgewrightError(
                 f"{self.address}: port {port} of its loopback cannot be reached: {error}",

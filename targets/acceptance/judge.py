@@ -11,12 +11,34 @@ from ...benchmarks.gate.policy import Limit, Policy
 from ...benchmarks.measurement_files import problem_samples
 from ...benchmarks.metrics import find, unrecorded, why_unlike
 
-__all__ = ["Judge", "Judgement"]
+__all__ = ["Judge", "Judgement", "Known"]
 
 TOP1 = "answers/top1"
+KL = "answers/kl"
 PREFIX = "answers/prefix"
 GARBAGE = "answers/garbage"
 RELATIVE = ("min_ratio", "max_ratio", "max_drop")
+
+
+KL_MARGIN = 3.0
+"""Answers differ from text: so many times the known KL is allowed beside the default limit."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """How far the artifact was from the reference when it was measured on this machine.
+
+    The device may lose something of that, and not of a perfect copy.
+
+    Attributes:
+        agreement: top-1 agreement.
+        kl: in nats.
+        where: what measured it, for notes.
+    """
+
+    agreement: float = 1.0
+    kl: float = 0.0
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,13 +61,12 @@ class Judge:
     Attributes:
         policy: the limits, the confidence, and what inconclusive means.
         baseline: a measurement of the host, for the tasks; None: they are recorded only.
-        known_agreement: top-1 agreement of the artifact with the reference that was measured on
-            this machine before. The device is allowed to lose a share of that, not of 1.
+        known: how far the artifact is from the reference by itself.
     """
 
     policy: Policy
     baseline: Mapping[str, Any] | None = None
-    known_agreement: float = 1.0
+    known: Known = Known()
 
     def judge(self, candidate: Mapping[str, Any]) -> Judgement:
         """Judge a measurement: a mapping with `name`, `metrics`, `context` and `samples`."""
@@ -71,7 +92,7 @@ class Judge:
         context = {**given["context"]}
         if "answers" in candidate["context"]:
             context["answers"] = candidate["context"]["answers"]
-        for name, best in ((TOP1, 1.0), (PREFIX, 1.0), (GARBAGE, 0.0)):
+        for name, best in ((TOP1, 1.0), (KL, 0.0), (PREFIX, 1.0), (GARBAGE, 0.0)):
             if name in candidate["metrics"]:
                 metrics[name] = best
                 count = int(candidate["metrics"].get(f"{name}/n", 0))
@@ -92,11 +113,16 @@ class Judge:
                 continue
             if self.policy.limits and not name.startswith("answers/"):
                 continue
-            limit = Limit.model_validate(metric.default_limit)
-            if name == TOP1 and limit.min_ratio:
-                limit = Limit(min_ratio=limit.min_ratio * self.known_agreement)
-            found[name] = limit
+            found[name] = self._allowed(name, Limit.model_validate(metric.default_limit))
         return found
+
+    def _allowed(self, name: str, limit: Limit) -> Limit:
+        """A declared limit, with what is known of the artifact."""
+        if name == TOP1 and limit.min_ratio is not None:
+            return Limit(min_ratio=round(limit.min_ratio * self.known.agreement, 4))
+        if name == KL and limit.max is not None:
+            return Limit(max=round(limit.max + KL_MARGIN * self.known.kl, 4))
+        return limit
 
 
 def _why_not(

@@ -20,11 +20,14 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import EdgewrightError, UsageError
 from .lines import Lines, send
 from .probe import llama_server_path
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11; a Jetson may have 3.10
 
 __all__ = ["serve_llama"]
 
@@ -95,7 +98,7 @@ class _Server:
         self._environment = {**os.environ, "LLAMA_API_KEY": key}
         self._log: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
 
-    def __enter__(self) -> _Server:
+    def __enter__(self) -> Self:
         self._process = subprocess.Popen(
             self._words,
             stdin=subprocess.DEVNULL,

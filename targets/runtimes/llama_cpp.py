@@ -25,6 +25,7 @@ __all__ = ["LlamaCpp"]
 START_SECONDS = 1200.0
 REQUEST_SECONDS = 1800.0
 MEMORY_SECONDS = 60.0
+FAILURE_SECONDS = 5.0
 GREEDY = {"temperature": 0, "samplers": ["top_k"], "top_k": 1, "seed": 0}
 CERTAIN = 1e4
 """A bias that makes a token certain."""
@@ -107,7 +108,7 @@ class LlamaSession:
             "ignore_eos": not ask.ends,
             **GREEDY,
         }
-        found = await self._server.ask("/completion", body, REQUEST_SECONDS)
+        found = await self._ask(body)
         try:
             made = [int(token) for token in found["tokens"]]
             first = float(found["timings"]["prompt_ms"]) / 1000
@@ -119,6 +120,14 @@ class LlamaSession:
         return Reply(
             tuple(tokens), first, (each,) * (len(tokens) - 1), None, await self._peak_rss()
         )
+
+    async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Ask the server; if it has ended, the error is that of its own log."""
+        try:
+            return await self._server.ask("/completion", body, REQUEST_SECONDS)
+        except EdgewrightError as error:
+            ended = await self._program.failure(FAILURE_SECONDS)
+            raise ended or error from error
 
     async def _peak_rss(self) -> int | None:
         self._program.send({"memory": True})
@@ -138,7 +147,7 @@ class LlamaSession:
                 "logit_bias": [[self._plain_token, CERTAIN]],
                 **GREEDY,
             }
-            answer = await self._server.ask("/completion", body, REQUEST_SECONDS)
+            answer = await self._ask(body)
             try:
                 (step,) = answer["completion_probabilities"]
                 found["ids"].append([int(one["id"]) for one in step["top_logprobs"]])

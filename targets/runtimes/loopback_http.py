@@ -73,6 +73,8 @@ class LoopbackServer:
                 answer += block
                 if len(answer) > MAX_ANSWER_BYTES:
                     raise self._failed(f"sent more than {MAX_ANSWER_BYTES:,} bytes")
+            if self._device.is_lost:
+                raise ConnectionResetError("the connection was closed before the answer came")
             return answer
         finally:
             writer.close()
