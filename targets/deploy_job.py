@@ -199,6 +199,7 @@ class DeployJob:
                 examined.hits,
                 examined.garbage,
                 examined.not_finite,
+                found.metrics.get("answers/kl", 0.0),
                 checked=self.in_onnx_runtime,
             )
         return replace(found, gate=judgement.gate, accepted=judgement.accepted, notes=notes)

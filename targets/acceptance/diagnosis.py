@@ -11,6 +11,8 @@ __all__ = ["diagnose"]
 
 GOOD = 0.8
 BAD = 0.6
+ROUNDING = 0.02
+"""Share of other tokens plus nats that rounding may explain."""
 NOT_FINITE = (
     "{} positions have logits that are no finite numbers: activations overflow half precision; "
     "export with --precision fp32 or bf16"
@@ -22,6 +24,10 @@ DECODING = (
 WEIGHTS = (
     "tokens are wrong from the first one on ({:.0%} right): weights or scales of a layer are wrong "
     "or in another order, or these are the weights of another model"
+)
+SLIGHT = (
+    "{:.1%} of the tokens are not those of the checkpoint, and the KL is at least {:.2g} nats: "
+    "more than rounding; weights or scales of some layers are wrong, or in another order"
 )
 SAME_AS_HERE = (
     "the device generates what this machine generates from the same files, so the artifact is "
@@ -35,6 +41,7 @@ def diagnose(
     hits: Sequence[Sequence[bool]],
     garbage: Sequence[Kind | None],
     not_finite: int,
+    kl: float = 0.0,
     *,
     checked: bool,
 ) -> list[str]:
@@ -45,6 +52,7 @@ def diagnose(
             without log-probabilities.
         garbage: for each answer, in which way it is garbage.
         not_finite: number of positions with a logit that is no finite number.
+        kl: the mean divergence from the checkpoint in nats, or a lower bound of it.
         checked: whether the device generated the same tokens as this machine from these files.
     """
     found = [NOT_FINITE.format(not_finite)] if not_finite else []
@@ -58,6 +66,8 @@ def diagnose(
         found.append(DECODING.format(first, later))
     elif first < GOOD and later < GOOD:
         found.append(WEIGHTS.format(first))
+    elif not found and (wrong := 1 - _share(hits)) + kl > ROUNDING:
+        found.append(SLIGHT.format(wrong, kl))
     if found:
         found.append(SAME_AS_HERE if checked else ONLY_THERE)
     return found

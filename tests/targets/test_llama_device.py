@@ -156,9 +156,7 @@ def test_no_server(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         send(gguf_bundle(tmp_path, GOOD), server, tmp_path)
     assert "--llama-server PATH" in caught.value.hint
     with pytest.raises(EdgewrightError, match="/nowhere/llama-server: no such program"):
-        send(
-            gguf_bundle(tmp_path, GOOD), server, tmp_path, llama_server="/nowhere/llama-server"
-        )
+        send(gguf_bundle(tmp_path, GOOD), server, tmp_path, llama_server="/nowhere/llama-server")
 
 
 def test_a_named_server(server: Server, tmp_path: Path) -> None:

@@ -61,4 +61,6 @@ def test_a_diagnosis_names_the_place() -> None:
     assert "weights or scales" in found[2]
     assert "so the artifact is wrong and not the device" in found[3]
     assert "the runtime on the device" in diagnose(wrong, [], 0, checked=False)[-1]
-    assert diagnose([(True,) * 10] * 8, [None] * 8, 0, checked=True) == []
+    slight = [(True, True, True, False)] * 8
+    assert "some layers" in diagnose(slight, [None] * 8, 0, 0.05, checked=True)[0]
+    assert diagnose([(True,) * 10] * 8, [None] * 8, 0, 1e-4, checked=True) == []
