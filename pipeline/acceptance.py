@@ -74,7 +74,9 @@ def runtime_of(artifact: Path, options: DeployOptions, context: int) -> DeviceRu
             else f"{artifact}: a {format} artifact, which {name} does not read",
             f"--runtime {able[0]}" if able else "export with --format onnx or --format gguf",
         )
-    settings = RunSettings(options.python, options.threads, context, options.llama_server)
+    settings = RunSettings(
+        options.python, options.threads, context, options.llama_server, options.provider
+    )
     if name == "onnxruntime":
         return OnnxRuntime(settings)
     plain = load_tokenizer(artifact).encode("a", add_special_tokens=False)[-1]

@@ -56,6 +56,7 @@ LIBRARY = (
     "errors.py",
     "export/__init__.py",
     "export/onnx/__init__.py",
+    "export/onnx/on_provider.py",
     "export/onnx/runtime.py",
     "export/onnx/sampling.py",
     "export/tensorrt/__init__.py",

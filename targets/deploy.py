@@ -61,7 +61,9 @@ def deploy(
         ConnectionDropped: the connection broke three times.
         EdgewrightError: something failed on the device. Known failures are explained.
     """
-    runtime = runtime or OnnxRuntime(RunSettings(options.python, options.threads))
+    runtime = runtime or OnnxRuntime(
+        RunSettings(options.python, options.threads, provider=options.provider)
+    )
     # A GGUF file needs no config.json beside it; then the target's rules are not applied.
     model = read_architecture(artifact) if (artifact / "config.json").is_file() else None
     job = DeployJob(bundle, model, target, options, runtime, acceptance)

@@ -161,10 +161,12 @@ class DeployJob:
             async with self.runtime.started(device, folder) as running:
                 session = RememberedSession(running, self.known)
                 details["runtime"] = {"provider": session.provider, **session.details}
-                if not self.in_onnx_runtime:
+                if session.provider != "cpu":  # `bench` has measured ONNX Runtime on the CPU
                     say("measuring")
                     timed, details["latency"] = await timed_rounds(running, VOCABULARY)
-                    metrics |= timed | {"size_bytes": gguf_bytes(self.bundle)}
+                    metrics |= timed
+                if not self.in_onnx_runtime:
+                    metrics["size_bytes"] = gguf_bytes(self.bundle)
                 if self.acceptance:
                     say("asking")
                     examined = await examine(session, self.runtime, self.acceptance.exam)

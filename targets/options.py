@@ -77,6 +77,11 @@ class DeployOptions(BaseModel):
         default="auto",
         description="what generates tokens on the device; auto: what reads the artifact",
     )
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
+        default="auto",
+        description="execution provider of ONNX Runtime on the device; auto: CUDA if the device's "
+        "onnxruntime has it",
+    )
     llama_server: str = Field(
         default="",
         description="llama.cpp's llama-server on the device; default: on PATH, or where it is "

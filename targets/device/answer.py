@@ -29,20 +29,26 @@ MAX_TOKENS = 1 << 20
 MAX_TOP = 1024
 
 
-def answer_lines(bundle: Path, threads: int) -> dict[str, Any]:
-    """Answer requests until the input ends; returns how many there were."""
+def answer_lines(bundle: Path, threads: int, provider: str) -> dict[str, Any]:
+    """Answer requests until the input ends; returns how many there were.
+
+    Args:
+        bundle: directory of the bundle.
+        threads: of the processor.
+        provider: `auto`, or a name in `PROVIDERS`.
+    """
     import onnxruntime as ort
 
-    from ...export.onnx.runtime import OnnxDecoder
+    from ...export.onnx.on_provider import ProviderDecoder, providers_for
 
     begin = time.perf_counter()
-    decoder = OnnxDecoder(bundle / "model", threads)
+    decoder = ProviderDecoder(bundle / "model", threads, providers_for(provider))
     load_s = time.perf_counter() - begin
     send(
         {
             "ready": {
                 "version": ort.__version__,
-                "provider": decoder.session.get_providers()[0],
+                "provider": decoder.provider,
                 "load_s": load_s,
             }
         }

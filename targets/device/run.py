@@ -135,7 +135,10 @@ def _parser() -> argparse.ArgumentParser:
     for option, value in (("--prompt-tokens", 64), ("--new-tokens", 64), ("--rounds", 5)):
         timing.add_argument(option, type=int, default=value, help=f"default {value}")
     _add_generate(verbs.add_parser("generate", help="continue a prompt"))
-    verbs.add_parser("answer", help="answer the prompts of a host: a JSON object a line")
+    answering = verbs.add_parser("answer", help="answer prompts of a host, a JSON object a line")
+    answering.add_argument(
+        "--provider", default="auto", choices=("auto", "cpu", "cuda", "tensorrt")
+    )
     served = verbs.add_parser("llama-server", help="run llama-server until the input ends")
     served.add_argument("--program", default="", help="its path; default: search it")
     served.add_argument("--context", type=int, default=2048, help="tokens in the KV cache")
@@ -187,7 +190,7 @@ def main() -> None:
             arguments.new_tokens,
             arguments.rounds,
         ),
-        "answer": lambda: answer_lines(bundle, arguments.threads),
+        "answer": lambda: answer_lines(bundle, arguments.threads, arguments.provider),
         "llama-server": lambda: serve_llama(
             bundle, arguments.program, arguments.context, arguments.threads
         ),

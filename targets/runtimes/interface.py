@@ -75,12 +75,14 @@ class RunSettings:
         threads: of the processor; None: all cores.
         context: tokens in the KV cache.
         llama_server: path of llama-server on the device; empty: it is searched.
+        provider: execution provider of ONNX Runtime.
     """
 
     python: str = "python3"
     threads: int | None = None
     context: int = 2048
     llama_server: str = ""
+    provider: str = "auto"
 
     def run_words(self, folder: str, *words: str) -> tuple[str, ...]:
         """The command that starts a verb of the bundle's run.sh."""

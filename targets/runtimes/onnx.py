@@ -19,7 +19,6 @@ __all__ = ["OnnxRuntime"]
 START_SECONDS = 900.0
 TOKEN_SECONDS = 600.0
 """The longest silence before a token. The first one takes the whole prompt."""
-PROVIDERS = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
 
 
 class OnnxRuntime:
@@ -50,7 +49,7 @@ class OnnxRuntime:
     @asynccontextmanager
     async def started(self, device: Device, folder: str) -> AsyncGenerator[OnnxSession]:
         """See `DeviceRuntime.started`."""
-        words = self._settings.run_words(folder, "answer")
+        words = self._settings.run_words(folder, "answer", "--provider", self._settings.provider)
         async with line_program(device, words, "run.sh answer") as program:
             ready = (await program.receive(START_SECONDS))["ready"]
             yield OnnxSession(program, ready)
@@ -66,7 +65,7 @@ class OnnxSession:
 
     def __init__(self, program: LineProgram, ready: Mapping[str, Any]) -> None:
         self._program = program
-        self.provider = PROVIDERS.get(ready["provider"], str(ready["provider"]))
+        self.provider = str(ready["provider"])
         self.load_s = float(ready["load_s"])
         self.details: dict[str, Any] = {"version": ready["version"]}
 

@@ -100,7 +100,7 @@ def gguf_bundle(folder: Path, model: dict[str, Any]) -> Bundle:
     return make_bundle(artifact, load_target("cpu"))
 
 
-def exam(questions: int = 16, tokens: int = 8) -> Exam:
+def exam(questions: int = 16, tokens: int = 3) -> Exam:
     """Questions that `GOOD` answers rightly."""
     rule: dict[str, Any] = {}
     exec(RULE, rule)

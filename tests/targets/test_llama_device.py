@@ -65,7 +65,7 @@ def test_a_good_version_is_accepted(server: Server, tmp_path: Path, place: Path)
     assert done.accepted
     assert done.gate is not None
     assert done.gate["verdict"] == "pass"
-    assert (done.metrics["answers/top1"], done.metrics["answers/top1/n"]) == (1, 128)
+    assert (done.metrics["answers/top1"], done.metrics["answers/top1/n"]) == (1, 48)
     assert done.metrics["answers/kl"] < 1e-4
     assert (done.metrics["ttft_ms/p50"], done.metrics["token_ms/p50"]) == pytest.approx((10, 5))
     assert done.metrics["peak_rss_bytes"] > 1e6
