@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ from .common import conclude, required, step, step_context
 from .options import Expand
 from .verb import Outcome, verb
 from .verb_options import DeployInputs, Model, Output, TargetDevice
+
+if TYPE_CHECKING:
+    from ..targets.address import Address
 
 __all__ = ["check", "deploy", "export", "serve"]
 
@@ -92,7 +95,6 @@ def deploy(
     """
     from ..pipeline.acceptance import Yardstick
     from ..pipeline.deployment import deliver, pack
-    from ..targets.address import Address
     from ..targets.artifact_files import artifact_name
     from ..targets.deploy import rollback
 
@@ -104,24 +106,31 @@ def deploy(
                 "leave --host and --rollback out, or --out",
             )
         return Outcome(pack(artifact, target, bundling, inputs.out), "bundle")
-    if not ssh.host:
-        raise UsageError(
-            "there is no device to deploy to",
-            "give --host USER@HOST, or --out DIR for a bundle to carry there yourself",
-        )
-    address = Address.parse(
-        ssh.host,
-        port=ssh.port,
-        identity=ssh.identity,
-        known_hosts=ssh.known_hosts,
-        accept_new=ssh.accept_new_host_key,
-    )
+    address = _address(ssh)
     if inputs.rollback:
         return Outcome(rollback(artifact_name(artifact), address, options), "rollback")
     ledger = required(inputs.ledger, "--ledger", "give the directory of a ledger")
     yardstick = Yardstick(evaluate, inputs.policy, inputs.baseline)
     found = deliver(artifact, target, address, bundling, options, accepting, yardstick, ledger)
     return Outcome(found, "deploy", lambda: conclude(found["gate"]) if found["gate"] else None)
+
+
+def _address(ssh: HostOptions) -> Address:
+    """The address of the device."""
+    from ..targets.address import Address
+
+    if not ssh.host:
+        raise UsageError(
+            "there is no device to deploy to",
+            "give --host USER@HOST, or --out DIR for a bundle to carry there yourself",
+        )
+    return Address.parse(
+        ssh.host,
+        port=ssh.port,
+        identity=ssh.identity,
+        known_hosts=ssh.known_hosts,
+        accept_new=ssh.accept_new_host_key,
+    )
 
 
 @verb("check")

@@ -77,9 +77,14 @@ def verdict_view(value: Mapping[str, Any]) -> list[Any]:
 def bundle_view(value: Mapping[str, Any]) -> list[Any]:
     """The bundle of an artifact."""
     engine = value["engine"]
+    written = f"{value['output']}: version {value['version']}, {value['size_bytes'] / 1e6:.1f} MB"
+    if "workspace_mib" not in engine:
+        return [
+            f"{written}; copy the directory to the device and start llama-server there with "
+            "model/model.gguf"
+        ]
     return [
-        f"{value['output']}: version {value['version']}, {value['size_bytes'] / 1e6:.1f} MB; an "
-        f"engine built from it takes prompts of {engine['prompt']} and a context of "
+        f"{written}; an engine built from it takes prompts of {engine['prompt']} and a context of "
         f"{engine['context']} tokens, batch {engine['batch']}, workspace "
         f"{engine['workspace_mib']} MiB",
         "copy the directory to the device and run ./run.sh check, ./build_engine.sh and "

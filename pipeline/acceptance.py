@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from ..benchmarks.gate.policy import Policy, load_policy
 from ..benchmarks.ledger_files import read_ledger
 from ..benchmarks.measurement_files import load_measurement
@@ -19,11 +21,13 @@ from ..benchmarks.tasks.task import Task
 from ..checkpoints.config import end_tokens
 from ..checkpoints.files import content_hash, read_provenance
 from ..checkpoints.loading import load_tokenizer
-from ..errors import UsageError
-from ..models import FORMATS
+from ..errors import Refused, UsageError
+from ..export.onnx.runtime import MODEL
+from ..models.export_format import Runtime
 from ..targets.acceptance.examine import Exam
 from ..targets.acceptance.judge import Judge, Known
-from ..targets.acceptance.reference import reference_answers
+from ..targets.acceptance.reference import Reference, reference_answers
+from ..targets.bundle import GGUF
 from ..targets.deploy_job import Acceptance
 from ..targets.options import AcceptanceOptions, DeployOptions
 from ..targets.runtimes.interface import DeviceRuntime, RunSettings
@@ -35,8 +39,8 @@ __all__ = ["Yardstick", "acceptance_of", "runtime_of"]
 
 TEXTS = ("choice", "lm-eval")
 """Kinds of tasks that need the logits of whole texts, which no device sends."""
-RUNTIMES = ("onnxruntime", "llama.cpp")
-"""In the order in which `auto` chooses."""
+READS: dict[Runtime, str] = {"onnxruntime": MODEL, "llama.cpp": GGUF}
+"""Runtimes that deployments start, and the file that each of them reads."""
 USUAL = Known(0.9, 0.1, "a usual 4-bit quantization")
 """Of another checkpoint than the one that was exported, if nothing was measured."""
 
@@ -62,17 +66,16 @@ def runtime_of(artifact: Path, options: DeployOptions, context: int) -> DeviceRu
     Raises:
         UsageError: the runtime does not read this artifact.
     """
-    format = str(read_provenance(artifact).get("format", "onnx"))
-    readers = FORMATS[format].runtimes if format in FORMATS else ()
-    able = [name for name in RUNTIMES if name in readers]
-    name = options.runtime if options.runtime != "auto" else able[0] if able else ""
+    able = [name for name, file in READS.items() if (artifact / file).is_file()]
+    if not able:
+        raise UsageError(
+            f"{artifact}: neither {' nor '.join(READS.values())}, so nothing on a device reads it",
+            "make an artifact with edgewright export --format onnx or --format gguf",
+        )
+    name = able[0] if options.runtime == "auto" else options.runtime
     if name not in able:
         raise UsageError(
-            f"{artifact}: {name or 'no runtime that edgewright starts'} reads {format} artifacts "
-            "on a device"
-            if not name
-            else f"{artifact}: a {format} artifact, which {name} does not read",
-            f"--runtime {able[0]}" if able else "export with --format onnx or --format gguf",
+            f"{artifact}: has no {READS[name]}, which {name} reads", f"use --runtime {able[0]}"
         )
     settings = RunSettings(
         options.python, options.threads, context, options.llama_server, options.provider
@@ -94,7 +97,8 @@ def acceptance_of(
     """
     run = _ledger_of_run(artifact)
     notes: list[str] = []
-    tasks, evaluate = _tasks(run, yardstick.evaluate, notes)
+    wanted = run if options.answers else {}
+    tasks, evaluate = _tasks(wanted, yardstick.evaluate, notes)
     source = _source(artifact, options, notes)
     if source is None and not tasks:
         return None, notes
@@ -103,7 +107,7 @@ def acceptance_of(
         _baseline(artifact, run, yardstick),
         _known(artifact, source, run),
     )
-    reference = reference_answers(source, options) if source else None
+    reference = _answers(source, options) if source else None
     tokenizer_of = source or artifact
     exam = Exam(
         str(read_provenance(artifact).get("precision", "unknown")),
@@ -115,6 +119,13 @@ def acceptance_of(
         evaluate,
     )
     return Acceptance(exam, judge, options.keep_rejected), notes
+
+
+def _answers(source: Path, options: AcceptanceOptions) -> Reference:
+    try:
+        return reference_answers(source, options)
+    except Refused as error:
+        raise Refused(str(error), "--no-answers leaves the comparison out") from error
 
 
 def _ledger_of_run(artifact: Path) -> Mapping[str, Any]:
@@ -143,8 +154,13 @@ def _tasks(
     recipe = _recipe_part(run, "evaluate")
     if named or not recipe:
         return named, given
-    evaluate = EvaluateOptions.model_validate(recipe)
-    parsed = list(map(Task.parse, evaluate.tasks))
+    try:
+        evaluate = EvaluateOptions.model_validate(recipe)
+        parsed = list(map(Task.parse, evaluate.tasks))
+    except (ValidationError, UsageError) as error:
+        reason = str(error).splitlines()[0]
+        notes.append(f"the recipe's tasks were not scored on the device: {reason}")
+        return [], given
     notes += [
         f"{task.kind}:{task.name} of the recipe was not scored on the device: it needs the logits "
         "of whole texts"
@@ -159,6 +175,10 @@ def _source(artifact: Path, options: AcceptanceOptions, notes: list[str]) -> Pat
     if not options.answers:
         return None
     if options.reference:
+        if not (options.reference / "config.json").is_file():
+            raise UsageError(
+                f"--reference {options.reference}: no checkpoint there", "give its directory"
+            )
         return options.reference
     made_from = read_provenance(artifact).get("source")
     if isinstance(made_from, dict):

@@ -38,6 +38,7 @@ from ..checkpoints.files import (
     write_provenance,
 )
 from ..errors import Refused, UsageError
+from ..export.gguf.writer import MODEL as GGUF
 from ..export.onnx.precision import precision_of
 from ..export.onnx.runtime import MODEL, OnnxDecoder
 from ..export.tensorrt.engine import EngineSpec, spec_block
@@ -47,7 +48,7 @@ from .device.manifest import MANIFEST, identity
 from .options import BundleOptions
 from .profile import Target, usable_bytes
 
-__all__ = ["Bundle", "make_bundle", "write_bundle"]
+__all__ = ["GGUF", "Bundle", "make_bundle", "write_bundle"]
 
 ROOT = Path(__file__).parents[1]
 # Modules that run on the device. They may import only each other, numpy and onnxruntime.
@@ -83,7 +84,6 @@ CHECK_NEW_TOKENS = 24
 # Share of the free memory that TensorRT may use as scratch space ("workspace") during a build.
 WORKSPACE_SHARE = 0.25
 MIN_WORKSPACE_MIB = 256
-GGUF = "model.gguf"
 SCRIPT = """#!/bin/sh
 # {about}
 # Needs python3 (3.10 or later) with numpy and onnxruntime; PYTHON names another interpreter.

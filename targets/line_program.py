@@ -90,10 +90,11 @@ class LineProgram:
         return self._device.reported(self._what, CommandResult(code, "", err))
 
     async def ping(self) -> None:
-        """Send pings for ever: the program ends if it hears nothing for long."""
-        while True:
-            await asyncio.sleep(PING_SECONDS)
-            self.send({"ping": True})
+        """Send pings until the connection ends: the program stops if it hears nothing for long."""
+        with contextlib.suppress(OSError):
+            while True:
+                await asyncio.sleep(PING_SECONDS)
+                self.send({"ping": True})
 
 
 @contextlib.asynccontextmanager

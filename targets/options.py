@@ -104,7 +104,9 @@ class AcceptanceOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     answers: bool = Field(
-        default=True, description="compare answers on the device with those of the checkpoint"
+        default=True,
+        description="compare answers on the device with those of the checkpoint, and score the "
+        "recipe's tasks there; without it only --tasks are scored",
     )
     reference: Annotated[Path | None, Reads()] = Field(
         default=None,
