@@ -45,8 +45,8 @@ TEXTS = (
     (re.compile(r"PytorchStreamWriter failed|inline_container\.cc.*unexpected pos"), SHORT),
 )
 """What libraries say instead of an errno: SQLite, numpy, torch."""
-OS_ERROR = re.compile(r"\(os error (\d+)\)")
-"""How Rust (safetensors, tokenizers) writes an errno."""
+OS_ERROR = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
+"""An errno as Rust (safetensors, tokenizers) writes it, and Python (shutil, of several files)."""
 
 
 def free_bytes(place: Path) -> int:
@@ -121,8 +121,8 @@ def refusal_of(error: BaseException) -> int | None:
         if isinstance(seen, OSError) and seen.errno in ADVICE:
             return seen.errno
         text = str(seen)
-        if (found := OS_ERROR.search(text)) and int(found[1]) in ADVICE:
-            return int(found[1])
+        if (found := OS_ERROR.search(text)) and (number := int(found[1] or found[2])) in ADVICE:
+            return number
         for pattern, number in TEXTS:
             if pattern.search(text):
                 return number

@@ -147,6 +147,7 @@ class _Sweep:
                 "choose another --out",
             )
         self.study.set_user_attr("question", question)
+        self.earlier = len(self.study.get_trials(deepcopy=False))
         check_trials(out, self.finished().values(), objectives)
 
     def _question(self) -> dict[str, Any]:
@@ -159,7 +160,9 @@ class _Sweep:
         }
 
     def queue(self) -> None:
-        """Queue an interrupted trial, and all combinations if there are few enough."""
+        """Queue what was interrupted or failed before, and all combinations if they are few."""
+        for trial in self._failed_before():
+            self.study.enqueue_trial(trial.params)
         for trial in self.study.get_trials(deepcopy=False, states=(self.states.RUNNING,)):
             self.study.tell(trial.number, state=self.states.FAIL)
             if trial.params.keys() == self.options.vary.keys():
@@ -195,12 +198,26 @@ class _Sweep:
                 self.study.tell(trial, state=self.states.FAIL)
 
     def finished(self) -> dict[str, Any]:
-        """The finished trials by combination, failed ones included."""
+        """The finished trials by combination, with those that failed since this command began.
+
+        What failed before is tried again, because the reason may be gone: too little memory, say.
+        """
         found: dict[str, Any] = {}
         for trial in self.study.get_trials(deepcopy=False):
-            if trial.user_attrs.get("run"):
+            old = trial.number < self.earlier and trial.state == self.states.FAIL
+            if trial.user_attrs.get("run") and not old:
                 found.setdefault(parameters_key(trial.params), trial)
         return found
+
+    def _failed_before(self) -> list[Any]:
+        """The latest failed trial of each combination that no earlier command could finish."""
+        finished = self.finished()
+        failed = {
+            parameters_key(trial.params): trial
+            for trial in self.study.get_trials(deepcopy=False)[: self.earlier]
+            if trial.user_attrs.get("run") and trial.state == self.states.FAIL
+        }
+        return [trial for key, trial in failed.items() if key not in finished]
 
     def run_trial(self, trial: Any, chosen: Mapping[str, Any]) -> None:
         """Run one trial. A trial that a step or the target refuses is recorded as failed.

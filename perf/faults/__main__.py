@@ -28,7 +28,7 @@ from typing import Any
 from .arena import Arena
 from .commands import COMMANDS, DERIVED
 from .inputs import write_inputs
-from .process import preload, start
+from .process import kill_all, preload, start
 from .results import Result, findings, read_results, table, write_result
 from .scenarios import FAULTS
 from .site import Reference, Site, last_line
@@ -141,6 +141,8 @@ class Campaign:
             kind.strike(site)
         except Exception as error:
             site.problems.append(f"{type(error).__name__}: {error}")
+        finally:
+            kill_all()
         return site.problems, site.notes
 
     def _site(self, name: str, reference: Reference, draw: random.Random) -> Site:
@@ -187,24 +189,23 @@ def _forked(work: Callable[[], Any]) -> Any:
     Raises:
         RuntimeError: it failed.
     """
-    reads, writes = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(reads)
-        code = 1
-        try:
-            with os.fdopen(writes, "w") as answer:
+    # A file, and not a pipe, which a process that the child left behind would keep open.
+    with tempfile.TemporaryFile("w+") as answer:
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
                 json.dump(work(), answer)
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        os._exit(code)
-    os.close(writes)
-    with os.fdopen(reads) as answer:
-        text = answer.read()
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        raise RuntimeError("a case could not be run; see the traceback above")
-    return json.loads(text)
+                answer.flush()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+            raise RuntimeError("a case could not be run; see the traceback above")
+        answer.seek(0)
+        return json.load(answer)
 
 
 if __name__ == "__main__":

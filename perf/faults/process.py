@@ -19,7 +19,7 @@ from typing import Any
 
 from ..equivalence.worker import SLOW
 
-__all__ = ["Condition", "Ended", "Running", "preload", "start"]
+__all__ = ["Condition", "Ended", "Running", "kill_all", "preload", "start"]
 
 WRITES = frozenset(
     {
@@ -152,6 +152,9 @@ class Running:
         return False
 
 
+_started: list[Running] = []
+
+
 def preload() -> None:
     """Import everything that commands import, once, so that a forked process starts at once."""
     for name in (*SLOW, *FURTHER):
@@ -172,6 +175,13 @@ def preload() -> None:
                 continue
 
 
+def kill_all() -> None:
+    """Kill every command that was started and has not ended, such as a stopped one."""
+    while _started:
+        with suppress(ProcessLookupError, ChildProcessError):
+            _started.pop().kill()
+
+
 def start(arguments: list[str], logs: Path, condition: Condition | None = None) -> Running:
     """Start `edgewright` with these arguments in a forked process."""
     condition = condition or Condition()
@@ -179,7 +189,11 @@ def start(arguments: list[str], logs: Path, condition: Condition | None = None) 
     (logs / "events").unlink(missing_ok=True)
     child = os.fork()
     if child:
-        return Running(child, logs, condition)
+        with suppress(PermissionError, ProcessLookupError):  # it did so itself, or has ended
+            os.setpgid(child, child)
+        running = Running(child, logs, condition)
+        _started.append(running)
+        return running
     code: Any = 1
     try:
         code = _run(arguments, logs, condition)

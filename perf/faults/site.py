@@ -7,12 +7,13 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...checkpoints.locks import SUFFIX
 from .arena import Arena
 from .commands import Command
 from .process import Condition, Ended, start
 from .snapshot import Snapshot, differences, snapshot
 
-__all__ = ["Reference", "Site"]
+__all__ = ["CARD", "Reference", "Site"]
 
 UNEXPECTED = "run it again with --debug"
 """The hint of an error that nobody foresaw."""
@@ -83,8 +84,9 @@ class Site:
         return running.end()
 
     def look(self) -> Snapshot:
-        """What is in the arena; temporary files are left out."""
-        return snapshot(self.arena.folder, (TEMPORARY,))
+        """What is in the arena, without temporary files and the lock of what is not read again."""
+        unread = self.command.unread
+        return snapshot(self.arena.folder, (TEMPORARY, f".{unread}{SUFFIX}"))
 
     def moment(self, signal: int) -> Condition:
         """A random moment: before a change to the file system, or at some time."""

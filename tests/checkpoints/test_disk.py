@@ -99,6 +99,7 @@ def test_each_reason_has_a_sentence(number: int, code: int, advice: str, tmp_pat
         ("65536 requested and 26272 written", -1),
         ("65536 requested and 65536 needed", None),
         ("Error while deserializing header (os error 2)", None),
+        ("[('a', 'b', \"[Errno 27] File too large: 'a' -> 'b'\")]", errno.EFBIG),
     ],
 )
 def test_reasons_in_the_text_of_an_error(text: str, number: int | None) -> None:

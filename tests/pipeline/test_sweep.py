@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from edgewright.benchmarks.report.pareto import nearest_to_ideal, pareto_optimal
-from edgewright.errors import UsageError
+from edgewright.errors import EdgewrightError, UsageError
 from edgewright.pipeline import sweep as module
 from edgewright.pipeline.sweep import run_sweep
 from edgewright.pipeline.sweep_objectives import Objective
@@ -162,6 +162,30 @@ def test_many_combinations_are_sampled_and_what_fails_is_a_result(
             == (not trial["values"])
             == (trial["parameters"]["steps.quantize.group_size"] == 96)
         )
+
+
+def test_what_failed_is_tried_again_by_the_next_command(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure may be the machine's: with more memory the same command succeeds."""
+    asked = []
+
+    def too_small(_recipe: Any, folder: Path, *_args: Any, **_options: Any) -> Any:
+        asked.append(folder.name)
+        raise EdgewrightError("too little memory", "use a machine with more")
+
+    options = SweepOptions(vary={"steps.quantize.group_size": [64, 128]})
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "run_recipe", too_small)
+        with pytest.raises(EdgewrightError, match="none of 2 trials succeeded"):
+            run_sweep(recipe_file, [], options, tmp_path / "sweep")
+    assert len(asked) == 2
+    found = run_sweep(recipe_file, [], options, tmp_path / "sweep")
+    assert [bool(trial["values"]) for trial in found["trials"]] == [True, True]
+    fresh = run_sweep(recipe_file, [], options, tmp_path / "other")
+    assert [one["parameters"] for one in found["trials"]] == [
+        one["parameters"] for one in fresh["trials"]
+    ]
 
 
 def test_the_command_line_and_its_mistakes(cli, recipe_file: Path, tmp_path: Path) -> None:
