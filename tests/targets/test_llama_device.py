@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import os
 import random
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_jetson import program
+from fake_jetson import jetson, program
 from fake_llama import BROKEN, GOOD, PROGRAM, exam, gguf_bundle, programs_in, wait_until_none
-from small_bundle import address_of, whole_version
+from small_bundle import address_of, wait_for_programs, whole_version
 from ssh_servers import Server, wire
 
 from edgewright.benchmarks.gate.policy import Policy
@@ -60,11 +61,14 @@ def place(server: Server, tmp_path: Path) -> Path:
 
 
 def test_a_good_version_is_accepted(server: Server, tmp_path: Path, place: Path) -> None:
+    jetson(tmp_path)
     bundle = gguf_bundle(tmp_path, GOOD)
     done = send(bundle, server, tmp_path)
     assert done.accepted
     assert done.gate is not None
     assert done.gate["verdict"] == "pass"
+    assert done.metrics["device/power_w"] == pytest.approx(16.321)
+    assert done.device["power_mode"] == "MAXN_SUPER"
     assert (done.metrics["answers/top1"], done.metrics["answers/top1/n"]) == (1, 48)
     assert done.metrics["answers/kl"] < 1e-4
     assert (done.metrics["ttft_ms/p50"], done.metrics["token_ms/p50"]) == pytest.approx((10, 5))
@@ -73,6 +77,7 @@ def test_a_good_version_is_accepted(server: Server, tmp_path: Path, place: Path)
     assert done.details["answers"][0]["answer"] == done.details["answers"][0]["expected"]
     assert whole_version(place) == bundle.id
     assert programs_in(place) == []
+    wait_for_programs(tmp_path / "bin")  # tegrastats ends at its next line
 
 
 def test_the_key_is_only_in_the_environment(server: Server, tmp_path: Path, place: Path) -> None:
@@ -218,7 +223,7 @@ def test_a_host_that_is_killed_leaves_no_server(
         os._exit(0)
     started = tmp_path / "bin" / "started"
     while not started.exists():
-        pass
+        time.sleep(0.05)
     os.kill(child, 9)
     os.waitpid(child, 0)
     wait_until_none(place)
