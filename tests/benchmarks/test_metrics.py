@@ -121,6 +121,7 @@ EXPECTED: list[tuple[str, str, str, set[str]]] = [
     ("tensorrt/decode_qps", "higher", "/s", {"engine", *BOARD}),
     ("parity/max_abs_diff", "lower", "", set()),
     ("parity/kl", "lower", "", set()),
+    ("parity/kv_cache_kl", "lower", "", set()),
     ("parity/top1_prefill", "higher", "", set()),
     ("parity/top1_decode", "higher", "", set()),
     ("parity/positions", "unknown", "", set()),
@@ -215,16 +216,10 @@ def test_unknown_metrics_are_refused_and_not_compared_in_silence(cli, tmp_path) 
             check_gate(both, both, Policy(limits={"ttft_ms/p75": limit}))
         assert "ttft_ms/p50" in caught.value.hint
     assert "not a metric that edgewright knows" in why_unlike("ttft_ms/p75", CONTEXT, CONTEXT)
-    (tmp_path / "m.json").write_text(json.dumps(both))
+    file = tmp_path / "m.json"
+    file.write_text(json.dumps(both))
     (tmp_path / "policy.yaml").write_text("ttft_ms/p75: {max_ratio: 2}\n")
-    code, out, err = cli(
-        "gate",
-        tmp_path / "m.json",
-        "--baseline",
-        tmp_path / "m.json",
-        "--policy",
-        tmp_path / "policy.yaml",
-    )
+    code, out, err = cli("gate", file, "--baseline", file, "--policy", tmp_path / "policy.yaml")
     assert (code, out) == (2, "")
     assert "no such metric" in err
 
