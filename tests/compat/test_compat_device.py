@@ -90,7 +90,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint in 4 bits of the built-in model, and its artifacts beside it."""
     folder = tmp_path_factory.mktemp("run")
     options = QuantizeOptions(method="gptq", bits=4, group_size=32)
-    quantize(options, model_path(BUILTIN_MODEL), folder / "int4", CONTEXT)
+    quantize(options, Path(model_path(BUILTIN_MODEL)), folder / "int4", CONTEXT)
     for format in BREAK:
         given = ExportOptions.model_validate({"format": format, "precision": "int4"})
         export(given, folder / "int4", folder / format, CONTEXT)
