@@ -27,7 +27,11 @@ from edgewright.steps.context import CalibrationData, StepContext
 from ssh_servers import Server, real_sshd, wire  # isort: skip
 from test_compat import environment  # isort: skip
 
-pytestmark = pytest.mark.compat
+SSHD = shutil.which("sshd", path=f"{os.defpath}:/usr/sbin")
+pytestmark = [
+    pytest.mark.compat,
+    pytest.mark.skipif(SSHD is None, reason="needs sshd, which make deploy-test installs"),
+]
 CONTEXT = StepContext(CalibrationData(samples=8, seq_len=64))
 CUTS = 10
 LAUNCHER = """#!{python}
