@@ -35,6 +35,7 @@ CONTEXT: dict[str, Any] = {
     "power_mode": "15W",
     "engine": {"prompt": 512, "context": 2048, "batch": 1},
     "target": "orin",
+    "answers": {"reference": "dddd", "questions": 16},
 }
 QUESTIONS = {"problems/task", "problems_hash/task", "shots_used/task", "task_version/task"}
 ASKED = {"shots/task", "framing/task", "max_new_tokens/task"}
@@ -85,6 +86,16 @@ EXPECTED: list[tuple[str, str, str, set[str]]] = [
     ("predicted/ttft_ms", "lower", "ms", {"target"}),
     ("predicted/decode_tok_s", "higher", "tok/s", {"target"}),
     ("predicted/total_bytes", "lower", "MB", {"target"}),
+    ("answers/top1", "higher", "", {"answers"}),
+    ("answers/top1/stderr", "lower", "", {"answers"}),
+    ("answers/top1/n", "unknown", "", {"answers"}),
+    ("answers/prefix", "higher", "", {"answers"}),
+    ("answers/prefix/stderr", "lower", "", {"answers"}),
+    ("answers/prefix/n", "unknown", "", {"answers"}),
+    ("answers/garbage", "lower", "", {"answers"}),
+    ("answers/garbage/stderr", "lower", "", {"answers"}),
+    ("answers/garbage/n", "unknown", "", {"answers"}),
+    ("answers/kl", "lower", "", {"answers"}),
     ("check/tokens", "unknown", "", set()),
     ("check/equal", "higher", "", set()),
     ("check/ties", "lower", "", set()),
