@@ -105,7 +105,7 @@ async def _compare(
 ) -> None:
     """Ask the reference's prompts, and add the metrics of the comparison."""
     kl: list[float] = []
-    same = 0
+    same: list[bool] = []
     longest = int(reference.settings["answer_tokens"])
     for row in reference.answers:
         scored = await session.score(row.ids, row.tokens, TOP)
@@ -115,7 +115,8 @@ async def _compare(
             kl += compared.kl
             found.not_finite += scored.not_finite
         reply = await session.answer(Ask(row.ids, longest, reference.ends))
-        same += same_beginning(row.tokens, reply.tokens)
+        equal = same_beginning(row.tokens, reply.tokens)
+        same += [at < equal for at in range(len(row.tokens))]
         found.garbage.append(_garbage(exam.tokenizer, reference, row, reply))
         found.replies.append(_record(exam.tokenizer, row, reply, found.garbage[-1]))
         bar.advance(1)
@@ -124,7 +125,7 @@ async def _compare(
     if hits:
         _add_share(measured, "answers/top1", hits)
         measured.metrics["answers/kl"] = sum(kl) / len(kl)
-    measured.metrics["answers/prefix"] = same / sum(len(row.tokens) for row in reference.answers)
+    _add_share(measured, "answers/prefix", same)
     _add_share(measured, "answers/garbage", [kind is not None for kind in found.garbage])
     measured.context["answers"] = {"reference": reference.identity, **reference.settings}
 

@@ -20,6 +20,8 @@ GARBAGE = "answers/garbage"
 RELATIVE = ("min_ratio", "max_ratio", "max_drop")
 
 
+KL_LIMIT = 0.02
+"""Nats on which the KL is decided. It has no samples, so its declaration has no default limit."""
 KL_MARGIN = 3.0
 """Answers differ from text: so many times the known KL is allowed beside the default limit."""
 
@@ -113,16 +115,13 @@ class Judge:
                 continue
             if self.policy.limits and not name.startswith("answers/"):
                 continue
-            found[name] = self._allowed(name, Limit.model_validate(metric.default_limit))
+            limit = Limit.model_validate(metric.default_limit)
+            if name == TOP1 and limit.min_ratio is not None:
+                limit = Limit(min_ratio=round(limit.min_ratio * self.known.agreement, 4))
+            found[name] = limit
+        if KL in candidate["metrics"]:
+            found[KL] = Limit(max=round(KL_LIMIT + KL_MARGIN * self.known.kl, 4))
         return found
-
-    def _allowed(self, name: str, limit: Limit) -> Limit:
-        """A declared limit, with what is known of the artifact."""
-        if name == TOP1 and limit.min_ratio is not None:
-            return Limit(min_ratio=round(limit.min_ratio * self.known.agreement, 4))
-        if name == KL and limit.max is not None:
-            return Limit(max=round(limit.max + KL_MARGIN * self.known.kl, 4))
-        return limit
 
 
 def _why_not(

@@ -37,6 +37,7 @@ CONTEXT: dict[str, Any] = {
     "target": "orin",
     "endpoint": {"host": "127.0.0.1", "api": "completions", "ignore_eos": True},
     **{f"load/{load}": {"requests": 10} for load in ("concurrency4", "rate2.5")},
+    "answers": {"reference": "dddd", "questions": 16},
 }
 QUESTIONS = {"problems/task", "problems_hash/task", "shots_used/task", "task_version/task"}
 ASKED = {"shots/task", "framing/task", "max_new_tokens/task"}
@@ -96,6 +97,16 @@ EXPECTED: list[tuple[str, str, str, set[str]]] = [
     ("predicted/ttft_ms", "lower", "ms", {"target"}),
     ("predicted/decode_tok_s", "higher", "tok/s", {"target"}),
     ("predicted/total_bytes", "lower", "MB", {"target"}),
+    ("answers/top1", "higher", "", {"answers"}),
+    ("answers/top1/stderr", "lower", "", {"answers"}),
+    ("answers/top1/n", "unknown", "", {"answers"}),
+    ("answers/prefix", "higher", "", {"answers"}),
+    ("answers/prefix/stderr", "lower", "", {"answers"}),
+    ("answers/prefix/n", "unknown", "", {"answers"}),
+    ("answers/garbage", "lower", "", {"answers"}),
+    ("answers/garbage/stderr", "lower", "", {"answers"}),
+    ("answers/garbage/n", "unknown", "", {"answers"}),
+    ("answers/kl", "lower", "", {"answers"}),
     ("check/tokens", "unknown", "", set()),
     ("check/equal", "higher", "", set()),
     ("check/ties", "lower", "", set()),

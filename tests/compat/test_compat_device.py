@@ -27,7 +27,11 @@ from edgewright.steps.context import CalibrationData, StepContext
 from ssh_servers import Server, real_sshd, wire  # isort: skip
 from test_compat import environment  # isort: skip
 
-pytestmark = pytest.mark.compat
+SSHD = shutil.which("sshd", path=f"{os.defpath}:/usr/sbin")
+pytestmark = [
+    pytest.mark.compat,
+    pytest.mark.skipif(SSHD is None, reason="needs sshd, which make deploy-test installs"),
+]
 CONTEXT = StepContext(CalibrationData(samples=8, seq_len=64))
 CUTS = 10
 LAUNCHER = """#!{python}
@@ -90,7 +94,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint in 4 bits of the built-in model, and its artifacts beside it."""
     folder = tmp_path_factory.mktemp("run")
     options = QuantizeOptions(method="gptq", bits=4, group_size=32)
-    quantize(options, model_path(BUILTIN_MODEL), folder / "int4", CONTEXT)
+    quantize(options, Path(model_path(BUILTIN_MODEL)), folder / "int4", CONTEXT)
     for format in BREAK:
         given = ExportOptions.model_validate({"format": format, "precision": "int4"})
         export(given, folder / "int4", folder / format, CONTEXT)

@@ -47,7 +47,8 @@ def send(
     """Deploy to `root/device`."""
     options = DeployOptions(remote_dir=str(root / "device"), threads=1)
     runtime = LlamaCpp(RunSettings(threads=1, llama_server=more.pop("llama_server", "")), 5)
-    acceptance = Acceptance(exam(), Judge(Policy(**more.pop("policy", {}))), **more)
+    questions = exam(more.pop("questions", 16))
+    acceptance = Acceptance(questions, Judge(Policy(**more.pop("policy", {}))), **more)
     address = address_of(server, port)
     folder = root / bundle.name
     return deploy(bundle, folder, load_target("cpu"), address, options, runtime, acceptance)
@@ -180,7 +181,7 @@ def test_a_connection_cut_at_ten_random_moments(
     sent: list[int] = []
     with wire(server.port, [], sent) as port:
         server.trust(port)
-        send(old, server, tmp_path, port=port)
+        send(old, server, tmp_path, port=port, questions=4)
     whole = len((tmp_path / "bin" / "asked").read_text())
     moments = sorted(random.Random(21).sample(sent, CUTS))
     cut = 0
@@ -190,14 +191,14 @@ def test_a_connection_cut_at_ten_random_moments(
         with wire(server.port, [moment, 0, 0]) as port, suppress(EdgewrightError):
             server.trust(port)
             cut += 1
-            send(new, server, tmp_path, port=port)
+            send(new, server, tmp_path, port=port, questions=4)
             cut -= 1
         wait_until_none(place)
         assert whole_version(place) in {old.id, new.id}
         with wire(server.port, [moment]) as port:
             server.trust(port)
             (tmp_path / "bin" / "asked").write_text("")
-            assert send(new, server, tmp_path, port=port).accepted
+            assert send(new, server, tmp_path, port=port, questions=4).accepted
         # What was answered before the cut is not asked again, but for timing and the open question.
         assert len((tmp_path / "bin" / "asked").read_text()) <= whole + 6 + 8
         wait_until_none(place)
