@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,9 @@ from .common import required, step, step_context
 from .options import Expand
 from .verb import Outcome, verb
 from .verb_options import DeployInputs, Model, Output, TargetDevice
+
+if TYPE_CHECKING:
+    from ..targets.address import Address
 
 __all__ = ["check", "deploy", "export", "serve"]
 
@@ -85,7 +88,6 @@ def deploy(
     if inputs.rehearse:
         return _rehearsed(artifact, str(device.target), bundling, inputs)
     from ..pipeline.deployment import deliver, pack
-    from ..targets.address import Address
     from ..targets.artifact_files import artifact_name
     from ..targets.deploy import rollback
 
@@ -102,17 +104,23 @@ def deploy(
             "there is no device to deploy to",
             "give --host USER@HOST, or --out DIR for a bundle to carry there yourself",
         )
-    address = Address.parse(
+    address = _address(ssh)
+    if inputs.rollback:
+        return Outcome(rollback(artifact_name(artifact), address, options), "rollback")
+    ledger = required(inputs.ledger, "--ledger", "give the directory of a ledger")
+    return Outcome(deliver(artifact, target, address, bundling, options, ledger), "deploy")
+
+
+def _address(ssh: HostOptions) -> Address:
+    from ..targets.address import Address
+
+    return Address.parse(
         ssh.host,
         port=ssh.port,
         identity=ssh.identity,
         known_hosts=ssh.known_hosts,
         accept_new=ssh.accept_new_host_key,
     )
-    if inputs.rollback:
-        return Outcome(rollback(artifact_name(artifact), address, options), "rollback")
-    ledger = required(inputs.ledger, "--ledger", "give the directory of a ledger")
-    return Outcome(deliver(artifact, target, address, bundling, options, ledger), "deploy")
 
 
 def _rehearsed(
