@@ -193,5 +193,5 @@ def serve(artifact: Artifact, options: ServeOptions, limits: ServeLimits) -> Non
             f"serving needs {error.name}, which is not installed", "pip install 'edgewright[serve]'"
         ) from error
     keys = read_keys(options.api_key_file)
-    model = options.model_dump(include={"threads", "max_batch", "context"})
+    model = options.model_dump(include={"threads", "max_batch", "context", "prefix_cache_mb"})
     run.serve(open_service(artifact, **model, limits=limits), options, keys)

@@ -30,6 +30,7 @@ from .measurement_tables import (
     gate_view,
     kv_view,
     ledger_view,
+    server_view,
     sweep_view,
 )
 from .step_tables import cut_view, plan_view, step_view, traces_view
@@ -53,6 +54,7 @@ VIEWS: dict[str, Callable[[Any], list[Any]]] = {
     "plan": plan_view,
     "rehearsal": rehearsal_view,
     "rollback": rollback_view,
+    "server": server_view,
     "step": step_view,
     "sweep": sweep_view,
     "target": tree_view,

@@ -35,12 +35,15 @@ CONTEXT: dict[str, Any] = {
     "power_mode": "15W",
     "engine": {"prompt": 512, "context": 2048, "batch": 1},
     "target": "orin",
+    "endpoint": {"host": "127.0.0.1", "api": "completions", "ignore_eos": True},
+    **{f"load/{load}": {"requests": 10} for load in ("concurrency4", "rate2.5", "rateinf")},
 }
 QUESTIONS = {"problems/task", "problems_hash/task", "shots_used/task", "task_version/task"}
 ASKED = {"shots/task", "framing/task", "max_new_tokens/task"}
 TEXT = {"data_hash/text", "seq_len/text"}
 BOARD = {"board", "power_mode"}
 TIMING = {"device", "threads", "latency", *BOARD}
+LOAD = {"endpoint", "load/concurrency4"}
 EXPECTED: list[tuple[str, str, str, set[str]]] = [
     ("accuracy/task", "higher", "", QUESTIONS | ASKED),
     ("accuracy/task/n", "unknown", "", QUESTIONS | ASKED),
@@ -76,6 +79,15 @@ EXPECTED: list[tuple[str, str, str, set[str]]] = [
     ("prefill_tok_s", "higher", "tok/s", TIMING),
     ("prefill_tok_s/batch16-prompt64", "higher", "tok/s", TIMING),
     ("joules_per_token", "lower", "J", TIMING),
+    *(
+        (f"{kind}_ms/p{share}/concurrency4", "lower", "ms", LOAD)
+        for kind in ("ttft", "itl", "tpot", "e2e")
+        for share in (50, 90, 99)
+    ),
+    ("ttft_ms/p50/rate2.5", "lower", "ms", {"endpoint", "load/rate2.5"}),
+    ("output_tok_s/concurrency4", "higher", "tok/s", LOAD),
+    ("requests_s/rateinf", "higher", "/s", {"endpoint", "load/rateinf"}),
+    ("failed_requests/concurrency4", "lower", "", LOAD),
     ("load_s", "lower", "s", TIMING - {"latency"}),
     ("peak_rss_bytes", "lower", "MB", TIMING - {"threads"}),
     ("peak_rss_bytes/decode", "lower", "MB", TIMING - {"threads"}),
@@ -166,6 +178,7 @@ def test_the_gate_refuses_other_conditions_of_every_metric(
         *(("token_ms/p90", key) for key in ("device", "threads", "latency")),
         ("joules_per_token", "threads"),
         ("load_s", "device"),
+        *(("itl_ms/p99/concurrency4", key) for key in sorted(LOAD)),
         ("device/power_w", "board"),
         ("tensorrt/build_s", "engine"),
         ("predicted/ttft_ms", "target"),
