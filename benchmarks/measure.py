@@ -37,7 +37,7 @@ from .tasks.backends import Backend, is_artifact, open_backend
 from .tasks.task import Task, TaskResult, TaskSettings, run_task
 from .unconfined import unconfined_tasks
 
-__all__ = ["Measurement", "Reference", "bench_path", "measure"]
+__all__ = ["Measurement", "Reference", "add_task", "bench_path", "measure"]
 
 
 @dataclass
@@ -132,7 +132,7 @@ def measure(
         result.context["threads"],
     )
     for task in tasks:
-        _add_task(result, run_task(task, backend, tokenizer, path, settings), backend, options)
+        add_task(result, run_task(task, backend, tokenizer, path, settings), backend, options)
     for label, rows in texts.items():
         _add_text(result, label, backend, rows, reference)
     if not tasks:
@@ -145,10 +145,10 @@ def measure(
     return result
 
 
-def _add_task(
+def add_task(
     result: Measurement, outcome: TaskResult, backend: Backend, options: EvaluateOptions
 ) -> None:
-    """Add what a task found."""
+    """Add what a task found to a measurement."""
     for label, answers in outcome.answers.items():
         _add_answers(result, label, answers, options.limit)
         if backend.name == "torch":

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from .number_format import compact_count, significant
 
-__all__ = ["Conditions", "Metric", "TerminalColumn"]
+__all__ = ["Conditions", "Metric", "TerminalColumn", "with_error"]
 
 PLACEHOLDER = re.compile(r"<(?P<name>\w+)(?::(?P<values>[^>]+))?>")
 """`<task>` stands for any text, `<phase:load|decode>` for one of the listed texts."""
@@ -170,3 +170,13 @@ class Metric:
             ):
                 return f"{key} differs ({one.get(key)} against {other.get(key)})"
         return ""
+
+
+def with_error(metric: Metric) -> tuple[Metric, ...]:
+    """A metric with its standard error and its number of samples."""
+    rules = metric.conditions
+    return (
+        Metric(f"{metric.pattern}/stderr", f"{metric.label}, stderr", "lower", conditions=rules),
+        Metric(f"{metric.pattern}/n", f"{metric.label}, n", style="whole", low=1, conditions=rules),
+        metric,
+    )

@@ -8,6 +8,7 @@ from .metric import Conditions
 
 __all__ = [
     "AGAINST_REFERENCE",
+    "ANSWERS",
     "DEVICE",
     "ENGINE",
     "LM_EVAL",
@@ -32,6 +33,8 @@ QUESTIONS = Conditions(
 LM_EVAL = Conditions((*QUESTIONS.recorded, *TASK_IDENTITY), if_recorded=DTYPE)
 TEXT = Conditions(recorded=("data_hash/<data>", "seq_len/<data>"))
 AGAINST_REFERENCE = replace(TEXT, unless_older=("reference/<data>",))
+ANSWERS = Conditions(recorded=("answers",))
+"""The prompts, and the checkpoint whose answers to them are the right ones."""
 BOARD = ("board", "power_mode")
 """Recorded by `deploy` alone, so that a device is never compared with the machine that exported."""
 RUNTIME = ("backend",)

@@ -15,9 +15,10 @@ from functools import cache
 from typing import Any
 
 from ..errors import UsageError
+from .answer_metrics import ANSWER_METRICS
 from .lm_eval_metrics import LM_EVAL_METRICS
 from .load_metrics import LOAD_METRICS
-from .metric import Conditions, Metric, TerminalColumn
+from .metric import Conditions, Metric, TerminalColumn, with_error
 from .metric_conditions import (
     AGAINST_REFERENCE,
     DEVICE,
@@ -49,16 +50,6 @@ __all__ = [
 ]
 
 
-def _with_error(metric: Metric) -> tuple[Metric, ...]:
-    """A metric with its standard error and its number of samples."""
-    rules = metric.conditions
-    return (
-        Metric(f"{metric.pattern}/stderr", f"{metric.label}, stderr", "lower", conditions=rules),
-        Metric(f"{metric.pattern}/n", f"{metric.label}, n", style="whole", low=1, conditions=rules),
-        metric,
-    )
-
-
 def _also_by_shape(metric: Metric) -> tuple[Metric, ...]:
     """A latency metric, and the same for other batches and prompts (`--batches`, `--prompts`)."""
     shaped = replace(
@@ -87,7 +78,7 @@ def _bytes(pattern: str, label: str, conditions: Conditions, **more: Any) -> Met
 
 
 QUALITY_METRICS = (
-    *_with_error(
+    *with_error(
         Metric(
             "accuracy/<task>",
             "exact match",
@@ -108,7 +99,7 @@ QUALITY_METRICS = (
         style="share",
         conditions=QUESTIONS,
     ),
-    *_with_error(
+    *with_error(
         Metric(
             "perplexity/<data>",
             "perplexity",
@@ -245,6 +236,7 @@ METRICS: tuple[Metric, ...] = (
     *LATENCY_METRICS,
     *LOAD_METRICS,
     *SIZE_METRICS,
+    *ANSWER_METRICS,
     *DEVICE_METRICS,
     *PREDICTED_METRICS,
     *PARITY_METRICS,

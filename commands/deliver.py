@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..benchmarks.options import EvaluateOptions
 from ..errors import Refused, UsageError
 from ..export.options import ExportOptions
 from ..steps.options import Calibration, Execution
 from ..steps.places import Reads
 from ..targets.options import (
+    AcceptanceOptions,
     BundleOptions,
     CheckOptions,
     DeployOptions,
     HostOptions,
 )
 from ..targets.serving.options import ServeLimits, ServeOptions
-from .common import required, step, step_context
+from .common import conclude, required, step, step_context
 from .options import Expand
 from .verb import Outcome, verb
 from .verb_options import DeployInputs, Model, Output, TargetDevice
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["check", "deploy", "export", "serve"]
 
 Artifact = Annotated[Path, Reads(), typer.Argument(help="directory that `edgewright export` wrote")]
+SCORED = ("tasks", "limit", "max_new_tokens", "shots", "allow_code")
+"""Options of tasks that are scored on a device."""
 ROWS_TO_COMPARE = 16
 """Rows of text that the logits of an artifact are compared on."""
 
@@ -69,12 +73,15 @@ def deploy(
     ssh: HostOptions,
     options: DeployOptions,
     bundling: BundleOptions,
+    accepting: AcceptanceOptions,
+    evaluate: Annotated[EvaluateOptions, Expand(only=SCORED)],
     inputs: DeployInputs,
 ) -> Outcome:
-    """Copy an artifact to a device over SSH, check and measure it there, and record the results.
+    """Copy an artifact to a device over SSH, check, measure and judge it there, and record all.
 
-    A broken connection is resumed, by itself or by the same command again. The device keeps the
-    previous version for --rollback.
+    The new version answers prompts and tasks on the device before it is used. Exit code 5 if it is
+    rejected: the version before stays in use. A broken connection is resumed, by itself or by the
+    same command again. The device keeps the previous version for --rollback.
 
     Examples:
 
@@ -83,10 +90,14 @@ def deploy(
 
         edgewright deploy runs/demo/export-int4 --target jetson-orin-nano-8gb --out bundle
 
+        edgewright deploy int4-gguf --target jetson-orin-nano-8gb --host ubuntu@192.168.55.1
+        --reference int4 --tasks qa:gsm8k.jsonl --baseline host.json --policy gate.yaml
+
         edgewright deploy runs/demo/export-int4 --target jetson-orin-nano-8gb --rehearse
     """
     if inputs.rehearse:
         return _rehearsed(artifact, str(device.target), bundling, inputs)
+    from ..pipeline.acceptance import Yardstick
     from ..pipeline.deployment import deliver, pack
     from ..targets.artifact_files import artifact_name
     from ..targets.deploy import rollback
@@ -99,21 +110,24 @@ def deploy(
                 "leave --host and --rollback out, or --out",
             )
         return Outcome(pack(artifact, target, bundling, inputs.out), "bundle")
+    address = _address(ssh)
+    if inputs.rollback:
+        return Outcome(rollback(artifact_name(artifact), address, options), "rollback")
+    ledger = required(inputs.ledger, "--ledger", "give the directory of a ledger")
+    yardstick = Yardstick(evaluate, inputs.policy, inputs.baseline)
+    found = deliver(artifact, target, address, bundling, options, accepting, yardstick, ledger)
+    return Outcome(found, "deploy", lambda: conclude(found["gate"]) if found["gate"] else None)
+
+
+def _address(ssh: HostOptions) -> Address:
+    """The address of the device."""
+    from ..targets.address import Address
+
     if not ssh.host:
         raise UsageError(
             "there is no device to deploy to",
             "give --host USER@HOST, or --out DIR for a bundle to carry there yourself",
         )
-    address = _address(ssh)
-    if inputs.rollback:
-        return Outcome(rollback(artifact_name(artifact), address, options), "rollback")
-    ledger = required(inputs.ledger, "--ledger", "give the directory of a ledger")
-    return Outcome(deliver(artifact, target, address, bundling, options, ledger), "deploy")
-
-
-def _address(ssh: HostOptions) -> Address:
-    from ..targets.address import Address
-
     return Address.parse(
         ssh.host,
         port=ssh.port,

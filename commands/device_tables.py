@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.text import Text
+
+from .measurement_tables import gate_view
 from .table_parts import METRIC_COLUMNS, cell, metric_row, table
 
 __all__ = [
@@ -75,9 +78,14 @@ def verdict_view(value: Mapping[str, Any]) -> list[Any]:
 def bundle_view(value: Mapping[str, Any]) -> list[Any]:
     """The bundle of an artifact."""
     engine = value["engine"]
+    written = f"{value['output']}: version {value['version']}, {value['size_bytes'] / 1e6:.1f} MB"
+    if "workspace_mib" not in engine:
+        return [
+            f"{written}; copy the directory to the device and start llama-server there with "
+            "model/model.gguf"
+        ]
     return [
-        f"{value['output']}: version {value['version']}, {value['size_bytes'] / 1e6:.1f} MB; an "
-        f"engine built from it takes prompts of {engine['prompt']} and a context of "
+        f"{written}; an engine built from it takes prompts of {engine['prompt']} and a context of "
         f"{engine['context']} tokens, batch {engine['batch']}, workspace "
         f"{engine['workspace_mib']} MiB",
         "copy the directory to the device and run ./run.sh check, ./build_engine.sh and "
@@ -106,11 +114,14 @@ def deploy_view(entry: Mapping[str, Any]) -> list[Any]:
     context = entry["context"]
     rows = [[name, f"{value:,.4g}"] for name, value in metrics.items()]
     board = context["board"] or context["system"]
+    verdict = gate_view(entry["gate"]) if entry["gate"] else []
     return [
         table(METRIC_COLUMNS[:-1], [metric_row(entry["name"], metrics, None)[:-1]]),
         table(("on the device", "value"), rows),
         f"{board}, power mode {context['power_mode'] or 'unknown'}, version {context['version']}; "
         f"recorded in {entry['ledger']}",
+        *verdict,
+        *(Text(f"  {note}") for note in entry["notes"]),
     ]
 
 

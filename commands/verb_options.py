@@ -207,3 +207,9 @@ class DeployInputs(_Inputs):
         default=None,
         description="directory of the ledger; default: the run that the artifact belongs to",
     )
+    policy: Path | None = shared(GateInputs, "policy")
+    baseline: Annotated[str | None, Reads()] = Field(
+        default=None,
+        description="measurement file, or RUN:STEP, that the tasks on the device are compared "
+        "with; default: the baseline of the artifact's run",
+    )

@@ -15,14 +15,17 @@ from ..models import FORMATS
 from ..targets import ArtifactSpec, Workload, check, load_target
 from ..targets.address import Address
 from ..targets.bundle import make_bundle, write_bundle
-from ..targets.deploy import Deployment, deploy
+from ..targets.deploy import deploy
+from ..targets.deploy_job import Deployment, conditions
 from ..targets.edge_llm import check_checkpoint, commands
 from ..targets.graph_rules import graph_violations, parser_violations
-from ..targets.options import BundleOptions, DeployOptions
+from ..targets.options import AcceptanceOptions, BundleOptions, DeployOptions
 from ..targets.platform_profile import JetPack
 from ..targets.violation import Violation
+from .acceptance import Yardstick, acceptance_of, runtime_of
 from .fingerprint import fingerprint
 from .ledger import Ledger
+from .measured import write_samples
 
 __all__ = ["deliver", "ledger_of", "pack", "verdict"]
 
@@ -120,9 +123,13 @@ def deliver(
     address: Address,
     bundling: BundleOptions,
     options: DeployOptions,
+    accepting: AcceptanceOptions,
+    yardstick: Yardstick,
     ledger: Path,
 ) -> dict[str, Any]:
-    """Deploy an artifact and record the measurements of the device in a ledger.
+    """Deploy an artifact and record in a ledger what the device measured, and the verdict.
+
+    A rejected version is recorded too, as `NAME@TARGET-rejected`.
 
     Args:
         artifact: directory of an ONNX artifact.
@@ -130,6 +137,8 @@ def deliver(
         address: address of the device.
         bundling: options of the bundle.
         options: options of the deployment.
+        accepting: what the version has to show.
+        yardstick: what it is judged by.
         ledger: directory of the ledger.
 
     Returns:
@@ -138,11 +147,14 @@ def deliver(
     begin = time.monotonic()
     device = load_target(target)
     bundle = make_bundle(artifact, device, bundling)
-    done = deploy(bundle, artifact, device, address, options)
-    entry = _entry(artifact, device.name, address, bundling, options, done) | {
+    runtime = runtime_of(artifact, options, bundling.context)
+    acceptance, notes = acceptance_of(artifact, accepting, yardstick)
+    done = deploy(bundle, artifact, device, address, options, runtime, acceptance)
+    done = replace(done, notes=[*notes, *done.notes])
+    entry = _entry(artifact, device.name, address, bundling, options, runtime.name, done) | {
         "seconds": round(time.monotonic() - begin, 2)
     }
-    _record(ledger, entry)
+    entry = _record(ledger, entry, done)
     return {"ledger": str(ledger / "ledger.json"), **entry}
 
 
@@ -160,6 +172,7 @@ def _entry(
     address: Address,
     bundling: BundleOptions,
     options: DeployOptions,
+    runtime: str,
     done: Deployment,
 ) -> dict[str, Any]:
     config = {
@@ -169,20 +182,14 @@ def _entry(
         **vars(bundling),
         **vars(options),
     }
-    details = dict(done.details)
-    conditions = {
-        "device": "cpu",
-        "threads": options.threads or done.device.get("cores"),
-        "latency": details.pop("latency"),
-        "engine": vars(bundling),
-    }
+    details = {key: value for key, value in done.details.items() if key != "latency"}
     fields = {
         "config": config,
         "inputs": {artifact.resolve().name: content_hash(artifact)},
         "device": done.device,
     }
     return {
-        "name": f"{artifact.resolve().name}@{target}",
+        "name": f"{artifact.resolve().name}@{target}{'' if done.accepted else '-rejected'}",
         "kind": "deploy",
         "config": config,
         "fingerprint": fingerprint(fields),
@@ -192,18 +199,21 @@ def _entry(
         "notes": done.notes,
         "details": details,
         "context": {
-            "backend": "onnxruntime",
-            **conditions,
+            "backend": runtime,
+            "engine": vars(bundling),
             "version": done.version,
             "copied_bytes": done.copied_bytes,
-            **done.device,
+            **done.context,
+            **conditions(done, options.threads),
         },
+        "gate": done.gate,
+        "accepted": done.accepted,
         "samples": "",
     }
 
 
-def _record(folder: Path, entry: dict[str, Any]) -> None:
-    """Put the entry at the end of the ledger, which is created if there is none."""
+def _record(folder: Path, entry: dict[str, Any], done: Deployment) -> dict[str, Any]:
+    """Put the entry at the end of the ledger, which is created if there is none; returns it."""
     ledger = Ledger.load(folder)
     if not ledger.path.exists():
         try:
@@ -213,5 +223,8 @@ def _record(folder: Path, entry: dict[str, Any]) -> None:
                 f"{folder}: cannot write a ledger there: {error.strerror}", "give another --ledger"
             ) from error
         ledger.begin({"name": folder.name}, "edgewright deploy")
+    if done.samples:
+        entry |= write_samples(folder, entry["name"], done.samples, done.answers)
     others = [s["name"] for s in ledger.data["steps"] if s["name"] != entry["name"]]
     ledger.put(entry, [*others, entry["name"]])
+    return entry

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..benchmarks.ledger_files import changed_samples
-from ..benchmarks.measure import Measurement, Reference, measure
+from ..benchmarks.measure import Reference, measure
 from ..benchmarks.measurement_files import write_answers, write_measurement
 from ..benchmarks.report.model_card import write_card
 from ..benchmarks.tasks.task import Task
@@ -19,7 +19,7 @@ from .ledger import Ledger
 from .recipe import BASELINE, Recipe
 from .registry import STEPS
 
-__all__ = ["StepMeasurer"]
+__all__ = ["StepMeasurer", "write_samples"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class StepMeasurer:
             entry["context"] = result.context
             entry["measurement_notes"] = result.notes
             entry["measured"] = fingerprint(fields)
-            entry |= self._write_samples(entry["name"], result)
+            run = self.ledger.path.parent
+            entry |= write_samples(run, entry["name"], result.samples, result.answers)
             self.ledger.put(entry, self.order)
         self._write_card(entry, folder)
 
@@ -102,19 +103,28 @@ class StepMeasurer:
                 uncompressed,
             )
 
-    def _write_samples(self, name: str, result: Measurement) -> dict[str, Any]:
-        """Write answers (for people) and samples (for the gate) beside the ledger.
 
-        Returns:
-            `samples`, the path of the samples relative to the run's directory, and `sample_files`,
-            the hash of each file by its path.
-        """
-        folder = self.ledger.path.parent / "samples"
-        folder.mkdir(exist_ok=True)
-        made = [folder / f"{name}.json"]
-        write_measurement(made[0], result.samples)
-        if result.answers:
-            made.append(folder / f"{name}.jsonl")
-            write_answers(made[-1], result.answers)
-        hashes = {f"samples/{file.name}": file_hash(file) for file in made}
-        return {"samples": f"samples/{name}.json", "sample_files": hashes}
+def write_samples(
+    run: Path, name: str, samples: Mapping[str, Any], answers: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Write answers (for people) and samples (for the gate) beside a ledger.
+
+    Args:
+        run: the directory of the ledger.
+        name: of the entry that they belong to.
+        samples: by metric.
+        answers: to the problems of tasks.
+
+    Returns:
+        `samples`, the path of the samples relative to the run's directory, and `sample_files`,
+        the hash of each file by its path.
+    """
+    folder = run / "samples"
+    folder.mkdir(exist_ok=True)
+    made = [folder / f"{name}.json"]
+    write_measurement(made[0], samples)
+    if answers:
+        made.append(folder / f"{name}.jsonl")
+        write_answers(made[-1], answers)
+    hashes = {f"samples/{file.name}": file_hash(file) for file in made}
+    return {"samples": f"samples/{name}.json", "sample_files": hashes}

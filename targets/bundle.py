@@ -1,10 +1,12 @@
 """Pack an artifact into a bundle: a directory that a device can run without installing edgewright.
 
     bundle.json        all files with checksums, the engine's settings, and expected tokens
-    run.sh             verify | check | generate | build | bench | probe
+    run.sh             verify | check | generate | answer | build | bench | probe | llama-server
     build_engine.sh    the same as `run.sh build`
     model/             the artifact
     lib/edgewright/    the modules of this package that need only numpy and onnxruntime
+
+A GGUF file is bundled in the same way; its run.sh can verify, probe and start llama-server.
 
 The device uses the checksums to find damaged files. It generates the expected tokens again to
 check that it computes the same results as the machine that made the bundle.
@@ -36,6 +38,7 @@ from ..checkpoints.files import (
     write_provenance,
 )
 from ..errors import Refused, UsageError
+from ..export.gguf.writer import MODEL as GGUF
 from ..export.onnx.precision import precision_of
 from ..export.onnx.runtime import MODEL, OnnxDecoder
 from ..export.tensorrt.engine import EngineSpec, spec_block
@@ -45,7 +48,7 @@ from .device.manifest import MANIFEST, identity
 from .options import BundleOptions
 from .profile import Target, usable_bytes
 
-__all__ = ["Bundle", "make_bundle", "write_bundle"]
+__all__ = ["GGUF", "Bundle", "make_bundle", "write_bundle"]
 
 ROOT = Path(__file__).parents[1]
 # Modules that run on the device. They may import only each other, numpy and onnxruntime.
@@ -54,6 +57,7 @@ LIBRARY = (
     "errors.py",
     "export/__init__.py",
     "export/onnx/__init__.py",
+    "export/onnx/on_provider.py",
     "export/onnx/runtime.py",
     "export/onnx/sampling.py",
     "export/tensorrt/__init__.py",
@@ -63,8 +67,11 @@ LIBRARY = (
     "benchmarks/latency/energy.py",
     "benchmarks/latency/worker.py",
     "targets/device/__init__.py",
+    "targets/device/answer.py",
     "targets/device/bench.py",
     "targets/device/engine.py",
+    "targets/device/lines.py",
+    "targets/device/llama_server.py",
     "targets/device/manifest.py",
     "targets/device/probe.py",
     "targets/device/run.py",
@@ -90,7 +97,7 @@ exec "$PYTHON" -m edgewright.targets.device.run {arguments}
 """
 SCRIPTS = {
     "run.sh": SCRIPT.format(
-        about="Usage: run.sh verify|check|generate|build|bench|probe; run.sh --help explains them.",
+        about="Usage: run.sh VERB; run.sh --help explains the verbs.",
         arguments='"$@"',
     ),
     "build_engine.sh": SCRIPT.format(
@@ -133,17 +140,19 @@ def make_bundle(artifact: Path, target: Target, options: BundleOptions | None = 
         Refused: the weights and this context leave too little memory on the target, or the
             context is too short for the prompt.
     """
-    if not (artifact / MODEL).is_file() or not (artifact / PROVENANCE).exists():
+    is_gguf = (artifact / GGUF).is_file()
+    if not (is_gguf or (artifact / MODEL).is_file()) or not (artifact / PROVENANCE).exists():
         raise UsageError(
             f"{artifact}: not an artifact of edgewright",
             "make one with: edgewright export MODEL --format onnx --precision int4 --out DIR",
         )
     name = artifact_name(artifact)
+    options = options or BundleOptions()
     files: dict[str, Path | bytes] = {
         f"model/{path}": file for path, file in artifact_files(artifact).items()
     }
-    provenance = read_provenance(artifact, ("precision", "opset", "shape"))
-    model = read_architecture(artifact)
+    describe = _gguf_content if is_gguf else _onnx_content
+    content = describe(artifact, target, options)
     files |= {f"lib/edgewright/{path}": ROOT / path for path in LIBRARY}
     files |= {f"lib/edgewright/{path}": b"" for path in EMPTY_MODULES}
     files |= {path: text.encode() for path, text in SCRIPTS.items()}
@@ -154,23 +163,44 @@ def make_bundle(artifact: Path, target: Target, options: BundleOptions | None = 
         }
         for path, c in files.items()
     }
-    manifest = {
-        "edgewright": __version__,
-        "artifact": name,
-        "target": target.name,
+    head = {"edgewright": __version__, "artifact": name, "target": target.name}
+    manifest = head | content | {"files": checksums}
+    manifest["id"] = identity(manifest)
+    files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
+    return Bundle(name, manifest["id"], files, manifest)
+
+
+def _onnx_content(artifact: Path, target: Target, options: BundleOptions) -> dict[str, Any]:
+    """What the manifest says of an ONNX artifact."""
+    provenance = read_provenance(artifact, ("precision", "opset", "shape"))
+    model = read_architecture(artifact)
+    return {
+        "format": provenance.get("format", "onnx"),
         "precision": provenance["precision"],
         "opset": provenance["opset"],
         "eos_ids": end_tokens(artifact),
         "tie": precision_of(provenance["precision"]).limits.tie,
-        "engine": spec_block(
-            _engine_spec(artifact, target, provenance, model, options or BundleOptions())
-        ),
+        "engine": spec_block(_engine_spec(artifact, target, provenance, model, options)),
         "check": _expected_tokens(artifact, model.vocab_size),
-        "files": checksums,
     }
-    manifest["id"] = identity(manifest)
-    files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
-    return Bundle(name, manifest["id"], files, manifest)
+
+
+def _gguf_content(artifact: Path, target: Target, options: BundleOptions) -> dict[str, Any]:
+    """What the manifest says of a GGUF artifact. llama.cpp's server needs no more than the file."""
+    provenance = read_provenance(artifact, ("precision",))
+    weights = (artifact / GGUF).stat().st_size
+    if weights > usable_bytes(target):
+        raise Refused(
+            f"{artifact.name}: {weights / 1e9:.2f} GB of weights do not fit into the memory of "
+            f"{target.name}",
+            "use a lower --precision",
+        )
+    return {
+        "format": "gguf",
+        "precision": provenance["precision"],
+        "opset": None,
+        "engine": options.model_dump(),
+    }
 
 
 def _sha256(content: Path | bytes) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +11,7 @@ from ..steps.options import Cli
 from ..steps.places import Reads
 
 __all__ = [
+    "AcceptanceOptions",
     "BundleOptions",
     "CheckOptions",
     "DeployOptions",
@@ -65,7 +66,7 @@ class CheckOptions(DeviceLoad):
 
 
 class BundleOptions(BaseModel):
-    """Limits of the TensorRT engine that a device builds from a bundle."""
+    """Limits of what a device runs from a bundle: the TensorRT engine, or llama-server."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -74,7 +75,8 @@ class BundleOptions(BaseModel):
     )
     context: int = Field(
         default=2048,
-        description="most tokens of prompt and answer together, for the TensorRT engine",
+        description="most tokens of prompt and answer together, for the TensorRT engine and "
+        "llama-server",
     )
     batch: int = Field(
         default=1, description="sequences that run at the same time, for the TensorRT engine"
@@ -94,6 +96,20 @@ class DeployOptions(BaseModel):
         default="python3",
         description="Python interpreter on the device that has numpy and onnxruntime",
     )
+    runtime: Literal["auto", "onnxruntime", "llama.cpp"] = Field(
+        default="auto",
+        description="what generates tokens on the device; auto: what reads the artifact",
+    )
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
+        default="auto",
+        description="execution provider of ONNX Runtime on the device; auto: CUDA if the device's "
+        "onnxruntime has it",
+    )
+    llama_server: str = Field(
+        default="",
+        description="llama.cpp's llama-server on the device; default: on PATH, or where it is "
+        "usually built",
+    )
     engine: bool = Field(
         default=True, description="build a TensorRT engine on the device and time it"
     )
@@ -102,6 +118,34 @@ class DeployOptions(BaseModel):
     )
     force: Annotated[bool, Cli("--force")] = Field(
         default=False, description="continue although the preflight check advises against it"
+    )
+
+
+class AcceptanceOptions(BaseModel):
+    """What a new version has to show on the device before it becomes the current one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    answers: bool = Field(
+        default=True,
+        description="compare answers on the device with those of the checkpoint, and score the "
+        "recipe's tasks there; without it only --tasks are scored",
+    )
+    reference: Annotated[Path | None, Reads()] = Field(
+        default=None,
+        description="checkpoint to compare answers with; default: the one that the artifact was "
+        "exported from, if it is beside the artifact",
+    )
+    questions: int = Field(
+        default=16, ge=2, le=256, description="built-in prompts that are answered on the device"
+    )
+    answer_tokens: int = Field(
+        default=32, ge=4, le=1024, description="most tokens of an answer to such a prompt"
+    )
+    question_seed: int = Field(default=0, ge=0, description="seed that draws the prompts")
+    keep_rejected: Annotated[bool, Cli("--keep-rejected")] = Field(
+        default=False,
+        description="keep a rejected version on the device, in rejected/, instead of deleting it",
     )
 
 

@@ -64,7 +64,7 @@ def problems(
     report: Mapping[str, Any],
     target: Target,
     bundle: Bundle,
-    model: Architecture,
+    model: Architecture | None,
     *,
     engine: bool,
 ) -> list[Problem]:
@@ -74,7 +74,7 @@ def problems(
         report: the output of `probe` on the device.
         target: the target that the bundle was made for.
         bundle: the bundle.
-        model: its architecture.
+        model: its architecture; None if it is not known, as that of a GGUF file.
         engine: whether a TensorRT engine will be built.
     """
     checks = (
@@ -93,13 +93,6 @@ def _python(report: Mapping[str, Any]) -> Iterator[Problem]:
             f"{MIN_PYTHON} or later",
             "install a newer Python there and name it with --python; JetPack 6 has 3.10",
         )
-    packages = report["packages"]
-    if not (packages["numpy"] and (packages["onnxruntime"] or packages["onnxruntime-gpu"])):
-        yield Problem(
-            f"the device's Python {report['python']} has no numpy or no onnxruntime",
-            "python3 -m pip install numpy onnxruntime there, or name another interpreter with "
-            "--python",
-        )
 
 
 def _disk(report: Mapping[str, Any], bundle: Bundle) -> Iterator[Problem]:
@@ -117,7 +110,7 @@ def _jetson(
     report: Mapping[str, Any],
     target: Target,
     bundle: Bundle,
-    model: Architecture,
+    model: Architecture | None,
     engine: bool,
 ) -> Iterator[Problem]:
     if target.platform.kind != "jetson":
@@ -136,7 +129,7 @@ def _jetson(
             "the target rules were not checked against this release",
             fatal=False,
         )
-    else:
+    elif model is not None:
         yield from _release(report, target, bundle, model, engine, release)
     if engine and not (report["trtexec"] or report["packages"]["tensorrt"]):
         yield Problem(
@@ -175,7 +168,7 @@ def _release(
     workload = Workload(
         precision, context=spec["context"], prompt=spec["prompt"], batch=spec["batch"]
     )
-    artifact = ArtifactSpec("onnx" if engine else "ort", opset=bundle.manifest["opset"])
+    artifact = ArtifactSpec(_format(bundle, engine), opset=bundle.manifest["opset"])
     found = check(target, model, workload, artifact, release.name)
     for violation in found:
         # NVIDIA does not document whether TensorRT 10.3 reads the opset that INT4 needs. So this
@@ -184,6 +177,12 @@ def _release(
         fatal = violation.severity == "refuse" and not unsure
         message = f"JetPack {release.name} (L4T {report['l4t']}): {violation.message}"
         yield Problem(message, f"{violation.nearest}{'; or --no-engine' if engine else ''}", fatal)
+
+
+def _format(bundle: Bundle, engine: bool) -> str:
+    """The export format whose rules the device has to follow."""
+    made = bundle.manifest["format"]
+    return made if made == "gguf" else "onnx" if engine else "ort"
 
 
 def _same_board(board: str, target: Target) -> bool:

@@ -8,13 +8,14 @@ keys. A host whose key has changed is always refused.
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EdgewrightError, UsageError
+from ..errors import EdgewrightError, ParityFailed, Refused, UsageError
 from .address import Address
 from .failures import explain
 from .host_keys import CONNECT_SECONDS, add_host_key, host_key_error, known_hosts_file
@@ -26,6 +27,8 @@ __all__ = ["CommandResult", "ConnectionDropped", "Device", "connected"]
 
 BLOCK = 1 << 18
 KEEPALIVE_SECONDS = 15.0
+KINDS = {2: UsageError, 3: Refused, 4: ParityFailed}
+"""The error of an exit code of a bundle's program."""
 
 
 class ConnectionDropped(EdgewrightError):
@@ -136,6 +139,34 @@ class Device:
             raise ConnectionResetError("the connection was closed before the command ended")
         return CommandResult(done.exit_status if done.exit_status is not None else 128, out, err)
 
+    async def start(self, *words: str) -> asyncssh.SSHClientProcess[bytes]:
+        """Start a program, to talk to through its standard input and output."""
+        return await self._connection.create_process(shlex.join(words), encoding=None)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection is closed."""
+        return self._connection.is_closed()
+
+    async def connect(
+        self, port: int
+    ) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]:
+        """Connect to a port of the device's loopback, through the SSH connection.
+
+        Raises:
+            EdgewrightError: nothing listens there, or sshd forwards nothing.
+        """
+        ssh = _asyncssh()
+        try:
+            return await self._connection.open_connection("127.0.0.1", port, encoding=None)
+        except ssh.ChannelOpenError as error:
+            if self.is_lost:
+                raise
+            raise EdgewrightError(
+                f"{self.address}: port {port} of its loopback cannot be reached: {error}",
+                "the server there has ended, or sshd allows no forwarding (AllowTcpForwarding)",
+            ) from error
+
     async def checked(self, *words: str, stdin: bytes = b"") -> str:
         """Run a program on the device and return its output.
 
@@ -158,6 +189,22 @@ class Device:
             f"{self.address}: {what} failed with exit code {done.code}: {tail}",
             "run the command on the device to see its whole output",
         )
+
+    def reported(self, what: str, done: CommandResult) -> EdgewrightError:
+        """The error that a program of the bundle printed, with the same exit code.
+
+        If it printed no error document, that of `failed`. A known failure is explained.
+        """
+        try:
+            report = json.loads(done.err.strip().splitlines()[-1])
+            message = str(report["error"])
+            hint = str(report["hint"])
+        except (IndexError, ValueError, KeyError, TypeError):
+            return self.failed(what, done)
+        if known := explain(f"{done.out}\n{message}"):
+            return EdgewrightError(f"{self.address}: {known.message}", known.hint)
+        kind = KINDS.get(done.code, EdgewrightError)
+        return kind(f"{self.address}: {what}: {message}", hint)
 
     async def listing(self, folder: str) -> dict[str, int]:
         """Path -> size in bytes of all files below a folder on the device.
@@ -227,7 +274,7 @@ class Device:
             "conv=notrunc",
             "status=none",
         )
-        process = await self._connection.create_process(shlex.join(words), encoding=None)
+        process = await self.start(*words)
         # These errors mean that dd or the connection ended; the exit status below shows which.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for block in _blocks(content, start):

@@ -4,6 +4,7 @@ REMOTE_DIR/NAME/incoming/ID     a bundle that is being copied
 REMOTE_DIR/NAME/versions/ID     a complete bundle with verified checksums
 REMOTE_DIR/NAME/current         link to the version in use
 REMOTE_DIR/NAME/previous        link to the version before it, for --rollback
+REMOTE_DIR/NAME/rejected/ID     the last version that was rejected, if it was to be kept
 REMOTE_DIR/NAME/trash           what is being deleted
 
 Each change is one script that runs on the device under a lock of this artifact. So a broken
@@ -78,6 +79,28 @@ STORE = """if [ -d "incoming/$version" ]; then
     mv -T -- "incoming/$version" "versions/$version"
 fi
 require "$version"
+"""
+REJECT = """case "versions/$version" in
+    "$(linked current)" | "$(linked previous)") exit 0 ;;
+esac
+if [ -d "versions/$version" ]; then discard "versions/$version"; fi
+tidy
+"""
+SET_ASIDE = f"""case "versions/$version" in
+    "$(linked current)" | "$(linked previous)") exit 0 ;;
+esac
+mkdir -p rejected
+for folder in rejected/*; do
+    case $folder in
+        "rejected/$version") ;;
+        */{"[0-9a-f]" * 16}) discard "$folder" ;;
+    esac
+done
+if [ -d "versions/$version" ]; then
+    if [ -e "rejected/$version" ]; then discard "rejected/$version"; fi
+    mv -T -- "versions/$version" "rejected/$version"
+fi
+tidy
 """
 ACTIVATE = """require "$version"
 before=$(linked current)
@@ -154,6 +177,10 @@ class RemoteVersions:
         All versions but these two are deleted.
         """
         await self._change(device, ACTIVATE, version)
+
+    async def reject(self, device: Device, version: str, *, keep: bool) -> None:
+        """Delete a version, or keep it in `rejected`, unless a link points to it."""
+        await self._change(device, SET_ASIDE if keep else REJECT, version)
 
     async def swap(self, device: Device, current: str, previous: str) -> None:
         """Point the two links to these versions. Doing it again changes nothing."""

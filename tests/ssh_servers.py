@@ -88,6 +88,15 @@ async def _feed(source: Any, sink: Any) -> None:
         sink.close()  # as sshd does, so that the program does not wait for input for ever
 
 
+class _Forwarding(asyncssh.SSHServer):
+    """Lets clients connect to ports of this machine, as sshd does by default."""
+
+    def connection_requested(
+        self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+    ) -> bool:
+        return dest_host == "127.0.0.1"
+
+
 @contextmanager
 def asyncssh_server(folder: Path, path: str) -> Iterator[Server]:
     """asyncssh's server. It runs commands in a shell, with `path` as PATH."""
@@ -114,6 +123,7 @@ def asyncssh_server(folder: Path, path: str) -> Iterator[Server]:
         return await asyncssh.listen(
             "127.0.0.1",
             0,
+            server_factory=_Forwarding,
             server_host_keys=[str(host)],
             authorized_client_keys=str(folder / "user.pub"),
             process_factory=handle,

@@ -106,6 +106,8 @@ class OnnxDecoder:
         UsageError: there is no model, it cannot be loaded, or it is not a decoder.
     """
 
+    providers: Sequence[str] = ("CPUExecutionProvider",)
+
     def __init__(
         self,
         path: str | Path,
@@ -122,7 +124,7 @@ class OnnxDecoder:
         options = options or session_options(threads, accuracy_level)
         try:
             self.session = ort.InferenceSession(
-                str(self._file), options, providers=["CPUExecutionProvider"]
+                str(self._file), options, providers=list(self.providers)
             )
         except LOAD_ERRORS as error:
             reason = str(error).splitlines()[0]

@@ -18,11 +18,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["probe", "trtexec_path"]
+__all__ = ["llama_server_path", "probe", "trtexec_path"]
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "tensorrt", "tokenizers")
 TENSORRT_DEBS = ("libnvinfer-bin", "tensorrt", "libnvinfer10", "libnvinfer8")
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
+LLAMA_SERVER = "llama-server"
+LLAMA_PLACES = (
+    "~/llama.cpp/build/bin",
+    "~/src/llama.cpp/build/bin",
+    "/opt/llama.cpp/build/bin",
+    "/opt/llama.cpp/bin",
+    "~/.local/bin",
+    "/usr/local/bin",
+)
+"""Where people build llama.cpp, or install it off PATH."""
 
 
 def probe(folder: str) -> dict[str, Any]:
@@ -41,6 +51,7 @@ def probe(folder: str) -> dict[str, Any]:
         "l4t": _l4t(),
         "tensorrt": _tensorrt(),
         "trtexec": trtexec_path(),
+        "llama_server": llama_server_path(),
         "power_mode": mode.group(1) if mode else None,
         "gpu_hz": _gpu_clocks(),
         "memory": _memory(),
@@ -53,6 +64,14 @@ def probe(folder: str) -> dict[str, Any]:
 def trtexec_path() -> str | None:
     """The path of trtexec: on PATH, or where JetPack installs it, which is not on PATH."""
     return shutil.which("trtexec") or (TRTEXEC if os.access(TRTEXEC, os.X_OK) else None)
+
+
+def llama_server_path(given: str = "") -> str | None:
+    """The path of llama-server: the given one, or one on PATH or where it is usually built."""
+    if given:
+        return shutil.which(os.path.expanduser(given))
+    places = os.pathsep.join(os.path.expanduser(place) for place in LLAMA_PLACES)
+    return shutil.which(LLAMA_SERVER) or shutil.which(LLAMA_SERVER, path=places)
 
 
 def _output(command: list[str]) -> str | None:

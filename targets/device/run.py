@@ -1,4 +1,4 @@
-"""The program that `run.sh` of a bundle starts on a device. It prints one JSON document.
+"""The program that `run.sh` of a bundle starts on a device. It prints JSON documents.
 
 It needs Python 3.10 or later, numpy, onnxruntime, and the modules in the bundle's `lib/`.
 """
@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import EdgewrightError, ParityFailed, UsageError
+from .answer import answer_lines
 from .bench import bench
 from .engine import build
+from .llama_server import serve_llama
 from .manifest import read_manifest, verify
 from .probe import probe
 
@@ -133,6 +135,13 @@ def _parser() -> argparse.ArgumentParser:
     for option, value in (("--prompt-tokens", 64), ("--new-tokens", 64), ("--rounds", 5)):
         timing.add_argument(option, type=int, default=value, help=f"default {value}")
     _add_generate(verbs.add_parser("generate", help="continue a prompt"))
+    answering = verbs.add_parser("answer", help="answer prompts of a host, a JSON object a line")
+    answering.add_argument(
+        "--provider", default="auto", choices=("auto", "cpu", "cuda", "tensorrt")
+    )
+    served = verbs.add_parser("llama-server", help="run llama-server until the input ends")
+    served.add_argument("--program", default="", help="its path; default: search it")
+    served.add_argument("--context", type=int, default=2048, help="tokens in the KV cache")
     return parser
 
 
@@ -181,9 +190,15 @@ def main() -> None:
             arguments.new_tokens,
             arguments.rounds,
         ),
+        "answer": lambda: answer_lines(bundle, arguments.threads, arguments.provider),
+        "llama-server": lambda: serve_llama(
+            bundle, arguments.program, arguments.context, arguments.threads
+        ),
     }
     try:
         print(json.dumps(verbs[arguments.verb]()))
+    except BrokenPipeError:  # the host is gone; Python must not flush its output any more
+        os._exit(1)
     except EdgewrightError as error:
         print(json.dumps({"error": str(error), "hint": error.hint}), file=sys.stderr)
         sys.exit(error.exit_code)

@@ -68,7 +68,17 @@ WRITING: dict[str, tuple[list[Any], dict[str, Any], dict[str, str]]] = {
         {"junit": "file", "markdown": "file"},
     ),
     "compare": ([["in/run", "in/other:step"]], {}, {"html": "file", "markdown": "file"}),
-    "deploy": (["in/artifact"], {"target": "in/target.yaml"}, {"out": "directory"}),
+    "deploy": (
+        ["in/artifact"],
+        {
+            "target": "in/target.yaml",
+            "reference": "in/teacher",
+            "tasks": "qa:in/rows.jsonl",
+            "policy": "in/gate.yaml",
+            "baseline": "in/old.json",
+        },
+        {"out": "directory"},
+    ),
     "sweep": (
         [RECIPE],
         {"vary": ["model=in/model,in/teacher"], "set": [f"calibration.source={TEXT}"]},

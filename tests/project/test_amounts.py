@@ -99,6 +99,7 @@ SAID: dict[str, Callable[[Scene], list[str]]] = {
     ),
 }
 EXACT = """
+AcceptanceOptions: answer_tokens question_seed questions
 Budget: context decode_tok_s memory_bytes parameters
 BundleOptions: batch context prompt
 Calibration: seq_len
