@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -33,6 +34,7 @@ COLOURS = (
     "#a83279",
     "#000000",
 )
+PAGE_COLUMNS = 120
 WIDTH = 760
 HEIGHT = 420
 LEFT = 60
@@ -52,9 +54,12 @@ def markdown(result: Mapping[str, Any]) -> str:
     shares = result["band_coverage"]
     lines += [
         "",
-        "Held-out measurements inside the stated 80 % band: "
-        + ", ".join(f"{shares[name]:.0%} ({COLUMNS[name]})" for name in shares)
-        + ".",
+        *textwrap.wrap(
+            "Held-out measurements inside the stated 80 % band: "
+            + ", ".join(f"{shares[name]:.0%} ({COLUMNS[name]})" for name in shares)
+            + ".",
+            PAGE_COLUMNS,
+        ),
     ]
     return "\n".join(lines)
 

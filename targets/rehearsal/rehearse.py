@@ -112,7 +112,7 @@ def _run(folder: Path, verb: tuple[str, ...], tools: Path) -> tuple[dict[str, An
             timeout=SECONDS,
             check=False,
         )
-        answer = json.loads(done.stdout) if done.returncode == 0 else {}
+        answer: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
     except subprocess.TimeoutExpired:
         return {}, f"run.sh {verb[0]}: not done after {SECONDS} s"
     except ValueError:
