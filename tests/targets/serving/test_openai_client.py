@@ -6,13 +6,13 @@ import math
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 
 from openai_helpers import HELLO, KEY, Says, chat, client_of  # isort: skip
 from server_helpers import Running, until  # isort: skip
 
 pytest_plugins = ["openai_fixtures"]
-openai = pytest.importorskip("openai", reason="needs the extra `dev`")
 LONGER: Any = [
     {"role": "system", "content": "Be short."},
     {"role": "user", "content": [{"type": "text", "text": "1+"}, {"type": "text", "text": "1"}]},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
+import openai
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,8 +15,6 @@ from edgewright.targets.serving.options import ServeLimits
 from openai_helpers import HELLO, PLAIN, MakeServer, Says, chat, client_of  # isort: skip
 from server_helpers import Running, ask, until  # isort: skip
 
-openai = pytest.importorskip("openai", reason="needs the extra `dev`")
-pytest.importorskip("llguidance", reason="needs the extra `serve`")
 pytest_plugins = ["openai_fixtures"]
 OBJECT = {"type": "json_object"}
 

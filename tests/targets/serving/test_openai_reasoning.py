@@ -9,7 +9,6 @@ import pytest
 from openai_helpers import PLAIN, THINKS, MakeServer, Says, chat, client_of  # isort: skip
 from server_helpers import Running  # isort: skip
 
-openai = pytest.importorskip("openai", reason="needs the extra `dev`")
 pytest_plugins = ["openai_fixtures"]
 TEMPLATE = THINKS
 TEXT = "one and one\nmake two\n</think>\n\nIt is two"

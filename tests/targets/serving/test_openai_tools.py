@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import openai
 import pytest
 
 from openai_helpers import (  # isort: skip
@@ -20,7 +21,6 @@ from openai_helpers import (  # isort: skip
 )
 from server_helpers import Running  # isort: skip
 
-openai = pytest.importorskip("openai", reason="needs the extra `dev`")
 pytest_plugins = ["openai_fixtures"]
 TEMPLATE = HERMES
 UNIT = {"type": "string", "enum": ["C", "F"]}
