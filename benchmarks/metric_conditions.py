@@ -12,6 +12,7 @@ __all__ = [
     "DEVICE",
     "ENGINE",
     "LM_EVAL",
+    "LOAD",
     "LOADING",
     "MEMORY",
     "QUESTIONS",
@@ -43,3 +44,5 @@ MEMORY = Conditions(recorded=("device", "latency"), equal=BOARD, factor=RUNTIME)
 DEVICE = Conditions(recorded=BOARD)
 ENGINE = Conditions(recorded=("engine", *BOARD))
 TARGET = Conditions(recorded=("target",))
+LOAD = Conditions(recorded=("endpoint", "load/<load>"))
+"""A server says nothing about its machine: its host stands for it, and the user knows the rest."""

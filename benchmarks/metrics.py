@@ -17,6 +17,7 @@ from typing import Any
 from ..errors import UsageError
 from .answer_metrics import ANSWER_METRICS
 from .lm_eval_metrics import LM_EVAL_METRICS
+from .load_metrics import LOAD_METRICS
 from .metric import Conditions, Metric, TerminalColumn, with_error
 from .metric_conditions import (
     AGAINST_REFERENCE,
@@ -222,6 +223,7 @@ PREDICTED_METRICS = (
 PARITY_METRICS = (
     Metric("parity/max_abs_diff", "max abs diff", "lower"),
     Metric("parity/kl", "kl", "lower"),
+    Metric("parity/kv_cache_kl", "kl of the int8 KV cache", "lower"),
     Metric("parity/top1_prefill", "top1 prefill", "higher", style="share"),
     Metric("parity/top1_decode", "top1 decode", "higher", style="share"),
     Metric("parity/positions", "positions", style="whole"),
@@ -232,6 +234,7 @@ PARITY_METRICS = (
 METRICS: tuple[Metric, ...] = (
     *QUALITY_METRICS,
     *LATENCY_METRICS,
+    *LOAD_METRICS,
     *SIZE_METRICS,
     *ANSWER_METRICS,
     *DEVICE_METRICS,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,9 +126,14 @@ def refusal_of(error: BaseException) -> int | None:
             return number
         for pattern, number in TEXTS:
             if pattern.search(text):
-                return number
+                return errno.EFBIG if number == errno.EIO and _files_are_limited() else number
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def _files_are_limited() -> bool:
+    """Whether a limit on the size of files is set. SQLite calls that an I/O error."""
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 
 
 def disk_error(

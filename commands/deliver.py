@@ -92,7 +92,11 @@ def deploy(
 
         edgewright deploy int4-gguf --target jetson-orin-nano-8gb --host ubuntu@192.168.55.1
         --reference int4 --tasks qa:gsm8k.jsonl --baseline host.json --policy gate.yaml
+
+        edgewright deploy runs/demo/export-int4 --target jetson-orin-nano-8gb --rehearse
     """
+    if inputs.rehearse:
+        return _rehearsed(artifact, str(device.target), bundling, inputs)
     from ..pipeline.acceptance import Yardstick
     from ..pipeline.deployment import deliver, pack
     from ..targets.artifact_files import artifact_name
@@ -131,6 +135,16 @@ def _address(ssh: HostOptions) -> Address:
         known_hosts=ssh.known_hosts,
         accept_new=ssh.accept_new_host_key,
     )
+
+
+def _rehearsed(
+    artifact: Path, target: str, bundling: BundleOptions, inputs: DeployInputs
+) -> Outcome:
+    """Rehearse a deployment; exit code 3 if it would fail."""
+    from ..pipeline.rehearsal import refuse_faults, rehearse_deployment
+
+    found = rehearse_deployment(artifact, target, bundling, inputs.jetpack)
+    return Outcome(found, "rehearsal", lambda: refuse_faults(found))
 
 
 @verb("check")
@@ -193,5 +207,5 @@ def serve(artifact: Artifact, options: ServeOptions, limits: ServeLimits) -> Non
             f"serving needs {error.name}, which is not installed", "pip install 'edgewright[serve]'"
         ) from error
     keys = read_keys(options.api_key_file)
-    model = options.model_dump(include={"threads", "max_batch", "context"})
+    model = options.model_dump(include={"threads", "max_batch", "context", "prefix_cache_mb"})
     run.serve(open_service(artifact, **model, limits=limits), options, keys)

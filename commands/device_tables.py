@@ -14,6 +14,7 @@ __all__ = [
     "bundle_view",
     "deploy_view",
     "doctor_view",
+    "rehearsal_view",
     "rollback_view",
     "targets_view",
     "tree_view",
@@ -90,6 +91,21 @@ def bundle_view(value: Mapping[str, Any]) -> list[Any]:
         "copy the directory to the device and run ./run.sh check, ./build_engine.sh and "
         "./run.sh bench there",
     ]
+
+
+def rehearsal_view(value: Mapping[str, Any]) -> list[Any]:
+    """What a rehearsal ran, and what it found, by JetPack release."""
+    lines: list[Any] = []
+    for one in value["rehearsals"]:
+        tools = ", ".join(dict.fromkeys(command[0] for command in one["commands"]))
+        result = f"{len(one['faults'])} faults" if one["faults"] else "no fault found"
+        lines += [
+            f"JetPack {one['jetpack']} (TensorRT {one['tensorrt']}): {len(one['commands'])} runs "
+            f"of {tools or 'no tool'}; {result}",
+            *(f"  fault: {fault}" for fault in one["faults"]),
+            *(f"  note: {note}" for note in one["notes"]),
+        ]
+    return lines
 
 
 def deploy_view(entry: Mapping[str, Any]) -> list[Any]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
 from ..console import console
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 __all__ = ["INTERRUPTED", "TERMINATED", "Terminated", "interruption", "sigterm_raises"]
 
@@ -19,6 +24,8 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as a shell gives it."""
 TERMINATED = 143
 """Exit code after SIGTERM, likewise."""
+SOON = 0.05
+"""Seconds until a lost signal is sent again."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -56,7 +63,19 @@ def sigterm_raises() -> Iterator[None]:
         raise Terminated
 
     before = signal.signal(signal.SIGTERM, stopped)
+    hook = sys.unraisablehook
+
+    def again(lost: UnraisableHookArgs) -> None:
+        """Send a signal again whose exception was raised, and lost, in a finalizer."""
+        if not isinstance(lost.exc_value, KeyboardInterrupt):
+            return hook(lost)
+        number = signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT
+        threading.Timer(SOON, os.kill, (os.getpid(), number)).start()
+        return None
+
+    sys.unraisablehook = again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..benchmarks.endpoint.options import LoadOptions
+from ..benchmarks.endpoint.url import is_url
 from ..benchmarks.kv_cache.options import KvOptions
 from ..benchmarks.options import EvaluateOptions
 from ..errors import UsageError
@@ -15,6 +17,7 @@ from ..steps.options import Calibration, Execution
 from ..steps.places import Reads, Writes
 from .common import conclude, directory_of_run, required
 from .options import Expand
+from .server_inputs import refuse_load, require_latency_only
 from .verb import Outcome, command_line, verb
 from .verb_options import (
     BenchInputs,
@@ -38,15 +41,19 @@ def _against_needs_latency(given: dict[str, Any]) -> dict[str, Any]:
 @verb("bench", prepare=_against_needs_latency)
 def bench(
     path: Annotated[
-        Path,
+        str,
         Reads(),
-        typer.Argument(help="artifact directory, model directory, hub id or builtin:tiny-reasoner"),
+        typer.Argument(
+            help="artifact directory, model directory, hub id, builtin:tiny-reasoner, or URL of a "
+            "server"
+        ),
     ],
     options: EvaluateOptions,
+    load: LoadOptions,
     inputs: BenchInputs,
     execution: Annotated[Execution, Expand(only=("device", "memory_check"))],
 ) -> Outcome:
-    """Measure the accuracy, perplexity and latency of a checkpoint or an artifact.
+    """Measure the accuracy, perplexity and latency of a model, or the latency of a server.
 
     Examples:
 
@@ -58,11 +65,19 @@ def bench(
 
         edgewright bench int4-onnx --tasks qa:gsm8k.jsonl,choice:arc.jsonl,lm-eval:hellaswag
         --shots 4 --limit 500
+
+        edgewright bench http://board:8080 --latency --concurrency 1,4,16 --save board.json
     """
+    if is_url(str(path)):
+        require_latency_only(options, inputs, execution)
+        from ..benchmarks.endpoint.latency import bench_server
+
+        return Outcome(bench_server(str(path), load, inputs.save), "server")
+    refuse_load(load)
     from ..benchmarks.measure import bench_path
 
     found = bench_path(
-        path,
+        Path(path),
         options,
         execution.device,
         inputs.reference,

@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from ..benchmarks.gate.policy import Policy
 from ..benchmarks.gate.result_files import NOT_COMPARED, interval_rule, interval_text
+from ..benchmarks.load_metrics import loads_of
 from ..benchmarks.metrics import ACCURACY, names_of
 from .step_tables import plan_view
 from .table_parts import METRIC_COLUMNS, QUALITY_COLUMNS, cell, metric_row, table
 
-__all__ = ["bench_view", "compare_view", "gate_view", "kv_view", "ledger_view", "sweep_view"]
+__all__ = [
+    "bench_view",
+    "compare_view",
+    "gate_view",
+    "kv_view",
+    "ledger_view",
+    "server_view",
+    "sweep_view",
+]
 
 VERDICTS = {"pass": "pass", "fail": "FAIL", "inconclusive": "inconclusive"}
 
@@ -55,6 +65,31 @@ def bench_view(result: Mapping[str, Any]) -> list[Any]:
     if "against" in result:
         views.append(_against(result))
     return views
+
+
+def server_view(result: Mapping[str, Any]) -> list[Any]:
+    """A server: one row for each load."""
+    metrics = result["metrics"]
+
+    def times(kind: str, load: str) -> str:
+        values = [metrics.get(f"{kind}/p{share}/{load}") for share in (50, 90, 99)]
+        return " / ".join(cell(value, ",.1f") for value in values)
+
+    rows = [
+        [
+            load,
+            f"{result['context'].get(f'load/{load}', {}).get('requests', '-')}",
+            f"{metrics[f'failed_requests/{load}']:,.0f}",
+            *(times(kind, load) for kind in ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms")),
+            cell(metrics.get(f"output_tok_s/{load}"), ",.1f"),
+            cell(metrics.get(f"requests_s/{load}"), ",.2f"),
+        ]
+        for load in loads_of(metrics)
+    ]
+    columns = ("load", "requests", "failed", "TTFT", "ITL", "TPOT", "e2e", "tok/s", "requests/s")
+    title = f"{escape(result['name'])}: milliseconds, p50 / p90 / p99"
+    # A note may quote the server, so it is no markup.
+    return [table(columns, rows, title), *(f"  {escape(note)}" for note in result["notes"])]
 
 
 def _against(result: Mapping[str, Any]) -> Table:

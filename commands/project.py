@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import EdgewrightError
+from ..errors import EdgewrightError, UsageError
 from ..steps.places import Reads
 from .common import directory_of_run, recipe_run, required
 from .verb import Outcome, verb
@@ -82,6 +82,9 @@ def plan(
         edgewright plan /models/Qwen2.5-3B --target jetson-orin-nano-8gb --context 4096
 
         edgewright plan /models/Qwen2.5-3B --target all
+
+        edgewright plan /models/Qwen2.5-3B --target jetson-agx-orin-64gb --draft student
+        --draft-agreement 0.8
     """
     from ..pipeline.forecast import ALL_TARGETS, NO_TARGET, plan_model, refuse, refuse_all
 
@@ -100,6 +103,8 @@ def plan(
     else:
         rows = plan_model(what, target, context, batch)
     advice = [] if target else [NO_TARGET]
+    if inputs.draft:
+        advice += _with_draft(rows, what, target, inputs)
     found = {"target": target, "context": context, "batch": batch, "rows": rows, "advice": advice}
     if target is None or target == ALL_TARGETS:  # a survey of all devices refuses nothing
         return Outcome(found, "plan")
@@ -107,6 +112,21 @@ def plan(
     return Outcome(
         found, "plan", lambda: refuse(rows) if is_recipe else refuse_all(rows, device_name)
     )
+
+
+def _with_draft(
+    rows: list[dict[str, Any]], model: str, target: str | None, inputs: PlanInputs
+) -> list[str]:
+    """Add the predictions of a draft model to a plan; returns what they mean."""
+    from ..pipeline.draft_forecast import add_drafts, advice_of
+    from ..pipeline.forecast import ALL_TARGETS
+
+    if target in (None, ALL_TARGETS) or model.endswith((".yaml", ".yml")):
+        raise UsageError(
+            "--draft needs one model and one device", "give MODEL --target NAME --draft DRAFT"
+        )
+    add_drafts(rows, model, str(target), inputs, inputs.context, inputs.batch)
+    return advice_of(rows)
 
 
 @verb("schema")

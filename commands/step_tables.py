@@ -36,6 +36,7 @@ PLAN_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "time here s": lambda row: cell(row.get("seconds"), ",.0f"),
     "on device MB": lambda row: cell(row.get("total_bytes"), ",.0f", 1e6),
     "fits": lambda row: FITS[row.get("fits")],
+    "power mode": lambda row: row.get("power_mode", "-"),
     "TTFT ms": lambda row: cell(row.get("ttft_ms"), ",.0f"),
     "tok/s": lambda row: cell(row.get("decode_tok_s"), ",.0f"),
     "band": lambda row: "-" if row.get("band") is None else f"×÷{1 + row['band']:.2f}",
@@ -56,6 +57,7 @@ def plan_view(plan: Mapping[str, Any]) -> list[Any]:
         for row in plan["rows"]
         for violation in (*row["violations"], *row["refused"])
     ]
+    remarks += [line for row in plan["rows"] for line in _drafts(row)]
     remarks += _what_runs(plan) if plan.get("target") else []
     if plan.get("target") == SURVEY:
         remarks = []  # the same for every device; JSON has them
@@ -65,6 +67,22 @@ def plan_view(plan: Mapping[str, Any]) -> list[Any]:
         if row.get("calibration")
     ]
     return [table(tuple(filled), rows, title), *remarks, *plan.get("advice", ())]
+
+
+def _drafts(row: Mapping[str, Any]) -> list[str]:
+    """What a draft model gains, one line for each engine."""
+    lines: list[str] = []
+    for draft in row.get("drafts", ()):
+        least = draft["break_even"]
+        pays = "never" if least is None else f"from an agreement of {least:.2f}"
+        room = "" if draft["fits"] else f"; both need {draft['total_bytes'] / 1e6:,.0f} MB: NO room"
+        lines.append(
+            f"  {row['precision']} with the draft, {draft['engine']}: {draft['decode_tok_s']:,.0f} "
+            f"tok/s (×÷{1 + draft['band']:.2f}), {draft['speedup']:.2f}x of "
+            f"{draft['alone_tok_s']:,.0f}; {draft['drafted']} tokens a round, of which "
+            f"{draft['tokens_a_round'] - 1:.1f} agree; pays {pays}{room}"
+        )
+    return lines
 
 
 def _what_runs(plan: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from .device_tables import (
     bundle_view,
     deploy_view,
     doctor_view,
+    rehearsal_view,
     rollback_view,
     targets_view,
     tree_view,
@@ -29,6 +30,7 @@ from .measurement_tables import (
     gate_view,
     kv_view,
     ledger_view,
+    server_view,
     sweep_view,
 )
 from .step_tables import cut_view, plan_view, step_view, traces_view
@@ -50,7 +52,9 @@ VIEWS: dict[str, Callable[[Any], list[Any]]] = {
     "kv": kv_view,
     "ledger": ledger_view,
     "plan": plan_view,
+    "rehearsal": rehearsal_view,
     "rollback": rollback_view,
+    "server": server_view,
     "step": step_view,
     "sweep": sweep_view,
     "target": tree_view,

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..checkpoints.outputs import RECORD, RECORD_MARKS
 from ..steps.options import Cli, shared
 from ..steps.places import Reads, Writes
-from ..targets.options import DeviceLoad
+from ..targets.options import DeviceLoad, DraftOptions
 
 __all__ = [
     "BenchInputs",
@@ -119,8 +119,8 @@ class TargetDevice(_Inputs):
     )
 
 
-class PlanInputs(DeviceLoad, RecipeSettings):
-    """How a device will use what is planned, and changes to the recipe."""
+class PlanInputs(DeviceLoad, DraftOptions, RecipeSettings):
+    """How a device will use what is planned, its draft, and changes to the recipe."""
 
 
 class SweepInputs(RecipeSettings):
@@ -192,6 +192,16 @@ class DeployInputs(_Inputs):
     )
     out: Annotated[Path | None, Writes("directory")] = Field(
         default=None, description="write the bundle to this directory and deploy nothing"
+    )
+    rehearse: Annotated[bool, Cli("--rehearse")] = Field(
+        default=False,
+        description="run the device's commands here, with recorders in place of its tools that "
+        "check the arguments; exit code 3 if the deployment would fail",
+    )
+    jetpack: str | None = Field(
+        default=None,
+        description="JetPack release to rehearse, such as 6.2; default: the newest of each "
+        "TensorRT that builds engines",
     )
     ledger: Annotated[Path | None, Writes("ledger", not_with="out")] = Field(
         default=None,

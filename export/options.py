@@ -29,6 +29,7 @@ def _taking(precision: str) -> list[str]:
     return [name for name, format in FORMATS.items() if precision in format.precisions]
 
 
+INT8_CACHE = [name for name, format in FORMATS.items() if format.int8_cache]
 WINDOWED = [name for name, format in FORMATS.items() if format.windowed]
 LAST_LOGITS = [name for name, format in FORMATS.items() if format.last_logits]
 PACKED_HEAD = [name for name, format in FORMATS.items() if format.packs_head]
@@ -62,6 +63,11 @@ class ExportOptions(BaseModel):
         f"8 bits, rows of rare tokens to 4; formats {_listed(PACKED_HEAD)} with precision int4 or "
         "int4-a8, others leave them as they are",
     )
+    kv_cache: Literal["float", "int8"] = Field(
+        default="float",
+        description="how keys and values are cached; int8: with scales from the calibration text, "
+        f"a quarter of the memory; formats {_listed(INT8_CACHE)} only",
+    )
     window: int = Field(
         default=0,
         ge=0,
@@ -86,6 +92,11 @@ class ExportOptions(BaseModel):
             raise ValueError(
                 f"format {self.format} has no windowed KV cache: leave window out, or use format "
                 f"{_listed(WINDOWED, 'or')}"
+            )
+        if self.kv_cache == "int8" and not format.int8_cache:
+            raise ValueError(
+                f"format {self.format} has no KV cache in 8 bits: leave kv_cache out, or use "
+                f"format {_listed(INT8_CACHE, 'or')}"
             )
         if self.logits == "last" and not format.last_logits:
             raise ValueError(

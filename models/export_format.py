@@ -49,6 +49,7 @@ class ExportFormat:
             experts are refused for every format.
         position: place in lists of formats, lowest first.
         windowed: whether the KV cache can be a window with sinks.
+        int8_cache: whether keys and values can be stored in 8 bits.
         last_logits: whether the artifact can give the logits of the last position only.
         packs_head: precisions whose embedding and head are rounded where the checkpoint stores them
             in floating point (`packed_tables`), because the runtime multiplies packed weights.
@@ -69,6 +70,7 @@ class ExportFormat:
     reasons: Callable[[Architecture], Iterator[Reason]] = _no_reasons
     position: int = 100
     windowed: bool = False
+    int8_cache: bool = False
     last_logits: bool = False
     packs_head: tuple[str, ...] = ()
     zero_points: bool = False

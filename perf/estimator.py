@@ -4,9 +4,10 @@
     python -m edgewright.perf.estimator --cross-validate PUBLISHED.csv [--docs docs] [--json]
     python -m edgewright.perf.estimator --score ANY.csv [--json]
 
-`perf/published.py` describes the columns. A score uses the coefficients in `targets/fit.yaml`, and
-of each row only what a data sheet says: parameters, bits, quantization, engine, device, power mode
-and context. Rows that are not plain decoding at batch 1 are left out and counted.
+`perf/published.py` describes the columns. `perf/jetson_published.csv` is the table of the fit, and
+`perf/jetson_held_out.csv` has rows that it has not seen. A score uses the coefficients in
+`targets/fit.yaml`, and of each row only what a data sheet says: parameters, bits, quantization,
+engine, device, power mode, context, batch, and the tokens a round of speculative decoding yields.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ import yaml
 
 from ..console import complain
 from ..errors import EdgewrightError, UsageError
-from ..targets.roofline import DECODE_TERMS, FIT_FILE, Band, decode_terms, load_fit, time_of
-from .fitting import Crossed, coverage, cross_validate, fit_all, same_model
+from ..targets.roofline import FIT_FILE, Band, load_fit
+from .bands import Crossed, coverage
+from .fitting import cross_validate, fit_all, same_model
 from .published import LeftOut, Row, read_table
 from .residuals import markdown, plot
 
@@ -50,10 +52,7 @@ MARKS = ("<!-- residuals: written by perf/estimator.py -->", "<!-- end of residu
 def predict_row(row: Row) -> dict[str, Any]:
     """Decode rate of a row and its expected band, by the coefficients of `targets/fit.yaml`."""
     fit = load_fit().engines[row.engine]
-    terms = decode_terms(
-        row.architecture, row.hardware, read_bytes=row.read_bytes, context=row.context, batch=1
-    )
-    rate = 1 / time_of(terms, fit.decode, DECODE_TERMS)
+    rate = row.batch / row.seconds(fit.kernels)
     band = _band(row, fit.decode_band, f"{row.target}:{row.mode}" in fit.fitted_on)
     return {
         "row": row.name,
@@ -62,6 +61,8 @@ def predict_row(row: Row) -> dict[str, Any]:
         "device": row.target,
         "power_mode": row.mode,
         "shape": row.shape,
+        "kind": row.kind,
+        "batch": row.batch,
         "bits": row.bits,
         "measured_tok_s": row.decode_tok_s,
         "predicted_tok_s": round(rate, 2),
@@ -75,6 +76,10 @@ def predict_row(row: Row) -> dict[str, Any]:
 def _band(row: Row, band: Band, seen: bool) -> float:
     """The widest band that applies: for a board, an engine or a shape that the fit has not seen."""
     stated = [band.known if seen else band.new]
+    if row.kind == "batched":
+        stated.append(band.batched)
+    elif row.kind == "speculative":
+        stated.append(band.speculative or band.batched)
     if row.shape != "known" and band.inferred is not None:
         stated.append(band.inferred)
     if not row.measured_engine:
@@ -84,12 +89,8 @@ def _band(row: Row, band: Band, seen: bool) -> float:
 
 def score(table: Sequence[Row | LeftOut]) -> dict[str, Any]:
     """Median absolute errors of decode speed (as fractions), and the rows that were left out."""
-    used = [row for row in table if isinstance(row, Row) and row.batch == 1]
-    reasons = Counter(
-        row.reason if isinstance(row, LeftOut) else "batch above 1"
-        for row in table
-        if row not in used
-    )
+    used = [row for row in table if isinstance(row, Row)]
+    reasons = Counter(row.reason for row in table if isinstance(row, LeftOut))
     predictions = [predict_row(row) for row in used]
     inside = [p["low_tok_s"] <= p["measured_tok_s"] <= p["high_tok_s"] for p in predictions]
     return {
@@ -101,45 +102,47 @@ def score(table: Sequence[Row | LeftOut]) -> dict[str, Any]:
         "by_engine": _by(predictions, lambda p: p["engine"]),
         "by_device": _by(predictions, lambda p: p["device"]),
         "by_shape": _by(predictions, lambda p: p["shape"]),
+        "by_kind": _by(predictions, lambda p: p["kind"]),
         "predictions": predictions,
     }
 
 
 def validate(rows: Sequence[Row], crossed: Crossed) -> dict[str, Any]:
-    """Errors at batch 1 with a model, a board or an engine left out of the fit.
+    """Errors with a model, a board or an engine left out of the fit.
 
     Returns:
         Median absolute percentage errors (as fractions), and the share of measurements inside
         the stated bands.
     """
-    single = [i for i, row in enumerate(rows) if row.batch == 1]
     apes = {name: np.abs(np.expm1(getattr(crossed, field))) for name, field in VALIDATIONS.items()}
+    inside = {
+        "leave_one_model_out": coverage(rows, crossed.model, same_model),
+        "leave_one_device_out": coverage(
+            rows, crossed.device, lambda row: row.target, crossed.model
+        ),
+        "leave_one_model_out_shape_inferred": coverage(rows, crossed.inferred, same_model),
+    }
     table: list[dict[str, Any]] = [
         {name: float(ape[i]) for name, ape in apes.items()}
-        | {"engine": rows[i].engine, "device": rows[i].target}
-        for i in single
+        | {"engine": row.engine, "device": row.target, "kind": row.kind}
+        | {"inside": bool(inside["leave_one_model_out"][i])}
+        for i, row in enumerate(rows)
     ]
 
     def medians(key: str) -> dict[str, Any]:
         groups = sorted({entry[key] for entry in table})
         picked = {group: [entry for entry in table if entry[key] == group] for group in groups}
         return {
-            g: {"rows": len(e)} | {name: _median([x[name] for x in e]) for name in VALIDATIONS}
+            g: {"rows": len(e), "inside": round(statistics.fmean(x["inside"] for x in e), 3)}
+            | {name: _median([x[name] for x in e]) for name in VALIDATIONS}
             for g, e in picked.items()
         }
 
     return {
-        "rows": len(single),
+        "rows": len(rows),
         "median_ape": {name: _median([entry[name] for entry in table]) for name in VALIDATIONS},
-        "band_coverage": {
-            "leave_one_model_out": round(coverage(rows, crossed.model, same_model), 3),
-            "leave_one_device_out": round(
-                coverage(rows, crossed.device, lambda row: row.target, crossed.model), 3
-            ),
-            "leave_one_model_out_shape_inferred": round(
-                coverage(rows, crossed.inferred, same_model), 3
-            ),
-        },
+        "band_coverage": {name: round(float(hits.mean()), 3) for name, hits in inside.items()},
+        "by_kind": medians("kind"),
         "by_engine": medians("engine"),
         "by_device": medians("device"),
     }
@@ -171,7 +174,7 @@ def _show_score(result: Mapping[str, Any]) -> None:
         )
     left = ", ".join(f"{count} {reason}" for reason, count in result["left_out"].items()) or "none"
     print(f"\nscored {result['scored']} of {result['rows']} rows; left out: {left}")
-    for key in ("by_engine", "by_device", "by_shape"):
+    for key in ("by_kind", "by_engine", "by_device", "by_shape"):
         for group, entry in result[key].items():
             print(f"  {group:24s} {entry['rows']:4d} rows  median error {entry['median_ape']:.1%}")
     if result["scored"]:

@@ -10,23 +10,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models import architecture
-from ..models.footprint import traffic
-from ..targets.roofline import DECODE_TERMS, PREFILL_TERMS, decode_terms, prefill_terms
-from .published import STORED_BITS, Row
-from .regression import ROOT, Prior, Solution, solve
+from ..targets.roofline import (
+    DECODE_TERMS,
+    PREFILL_TERMS,
+    VECTOR_TOKENS,
+    Kernels,
+    TokenPass,
+    decode_terms,
+    prefill_terms,
+)
+from .bands import POOLED_NEW, Crossed, band, decode_bands
+from .published import Row
+from .regression import Prior, Solution, solve
 from .runtime_memory import CPU_RUNTIME, fit_runtime
 from .shapes import usual_shape
+from .spellings import STORED_BITS
 
-__all__ = ["Crossed", "coverage", "cross_validate", "fit_all", "same_model"]
+__all__ = ["cross_validate", "fit_all", "same_model"]
 
 Array = NDArray[np.float64]
 PARENTS = {"ollama": "llama.cpp", "llama.cpp-lowbit": "llama.cpp"}
+FEW_TOKENS: dict[str, int] = {"llama.cpp": 8, "llama.cpp-lowbit": 8, "ollama": 8}
+"""Tokens of the largest pass through matrix-vector kernels, where it is known: llama.cpp's
+`MMVQ_MAX_BATCH_SIZE`."""
 DECODE = Prior(
-    start=(0.1, 8.0, 8.0, 0.5, 0.1),
-    floors=(1.0, 0.0, 0.0, 0.0, 0.0),
-    root=(0.7, 0.8, 1.0, 0.7, 1.5),
-    child=(0.7, 1.0, 1.0, 0.5, 1.0),
+    start=(0.1, 4.0, 4.0, 8.0, 0.5, 0.1),
+    floors=(1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    root=(0.7, 0.8, 0.8, 1.0, 0.7, 1.5),
+    child=(0.7, 1.5, 0.4, 1.0, 0.5, 0.5),
     parents=PARENTS,
+    derived=0.3,
 )
 PREFILL = Prior(
     start=(1.0, 0.1, 5.0),
@@ -35,21 +48,20 @@ PREFILL = Prior(
     child=(1.0, 1.0, 1.5),
     parents=PARENTS,
 )
-INSIDE = 0.85
-"""Quantile of the errors that a band states. It is a little more than the 80 % that the band is
-meant to contain, because few models and boards were measured."""
-POOLED = 5.0
-"""The weight of all engines' errors in the band of one engine, as a number of measurements."""
-POOLED_NEW = 20.0
-"""The same for a board or power mode without measurements. It is higher because an engine was
-measured on three boards at most."""
 EDGE_LLM_NOTE = (
     "NVIDIA's tables do not state power modes. Their prefill rates stand to each other as the "
     "clocks of MAXN on AGX Orin 64GB, 40W on Orin NX 16GB and 15W on Orin Nano 8GB do, so those "
     "were taken"
 )
 BY_HAND = {  # no table has been published for ONNX Runtime on a CPU like the profile's
-    "decode": {"memory": 1.0, "compute": 7.0, "attention": 7.0, "layers": 0.0, "sequences": 0.0},
+    "decode": {
+        "memory": 1.0,
+        "unpacking": 0.0,
+        "compute": 7.0,
+        "attention": 7.0,
+        "layers": 0.0,
+        "sequences": 0.0,
+    },
     "prefill": {"compute": 1.5, "attention": 1.5, "layers": 0.0},
     "decode_band": {"known": 0.5, "new": 0.5, "batched": 0.5},
     "prefill_band": {"known": 0.5, "new": 0.5, "batched": 0.5},
@@ -63,7 +75,7 @@ BY_HAND = {  # no table has been published for ONNX Runtime on a CPU like the pr
 
 @dataclass(frozen=True)
 class Phase:
-    """Measurements of decode or of prefill.
+    """Measurements of decode or of prefill whose times are sums of terms.
 
     Attributes:
         rows: the measurements.
@@ -82,43 +94,45 @@ class Phase:
         """The engine of each row."""
         return [row.engine for row in self.rows]
 
-    def solve(self, use: NDArray[np.bool_], start: Solution | None = None) -> Solution:
-        """Fit some of the rows. Rows whose engine was not measured itself are left out."""
-        use = use & np.array([row.measured_engine for row in self.rows])
-        return solve(
-            self.terms[use],
-            self.times[use],
-            [e for e, used in zip(self.engines, use, strict=True) if used],
-            self.prior,
-            start,
-        )
+    def solve(self, out: set[Row] | None = None, start: Solution | None = None) -> Solution:
+        """Fit the rows that are not `out`, of engines that were measured themselves."""
+        use = np.array([row.measured_engine and row not in (out or ()) for row in self.rows])
+        engines = [e for e, used in zip(self.engines, use, strict=True) if used]
+        return solve(self.terms[use], self.times[use], engines, self.prior, start)
 
-    def logs(self, solution: Solution, terms: Array | None = None) -> Array:
-        """Logarithm of measured / estimated time (= estimated / measured rate) of each row."""
-        table = self.terms if terms is None else terms
+    def logs(self, solution: Solution) -> Array:
+        """Logarithm of measured / estimated time of each row."""
         seconds = [
-            float(solution.seconds(e, row)) for e, row in zip(self.engines, table, strict=True)
+            float(solution.seconds(e, row)) for e, row in zip(self.engines, self.terms, strict=True)
         ]
         return np.log(self.times) - np.log(seconds)
 
 
 @dataclass(frozen=True)
-class Crossed:
-    """Logarithms of estimated / measured decode rate of each row, for different fits.
+class Fitted:
+    """Fits of decode and of prefill to the same rows."""
 
-    Attributes:
-        fit: the fit has seen the row (in-sample).
-        model: the row's model was left out of the fit.
-        device: the row's board was left out.
-        engine: the row's engine was left out; its parent is used.
-        inferred: the row's model was left out, and its shape is estimated from its parameters.
-    """
+    decode: Solution
+    prefill: Solution
 
-    fit: Array
-    model: Array
-    device: Array
-    engine: Array
-    inferred: Array
+    def kernels(self, engine: str) -> Kernels:
+        """Coefficients of an engine, or of its nearest fitted ancestor."""
+        return Kernels(
+            _named(DECODE_TERMS, self.decode.factors(engine)),
+            _named(PREFILL_TERMS, self.prefill.factors(engine)),
+            FEW_TOKENS.get(engine, VECTOR_TOKENS),
+        )
+
+    def log(self, row: Row, *, inferred: bool = False) -> float:
+        """Logarithm of estimated / measured decode rate.
+
+        Args:
+            row: the measurement.
+            inferred: estimate the shape of the model from the number of its parameters.
+        """
+        shape = architecture(usual_shape(row.params_b)) if inferred else None
+        seconds = row.seconds(self.kernels(row.engine), shape)
+        return float(np.log(row.batch / row.decode_tok_s / seconds))
 
 
 def same_model(row: Row) -> str:
@@ -127,143 +141,74 @@ def same_model(row: Row) -> str:
 
 
 def decode_phase(rows: Sequence[Row]) -> Phase:
-    """The decode measurements of these rows."""
+    """The decode measurements of these rows without a draft, whose time is a sum of terms."""
+    rows = [r for r in rows if r.speculation is None and r.batch <= VECTOR_TOKENS]
     terms = [
-        decode_terms(
-            r.architecture, r.hardware, read_bytes=r.read_bytes, context=r.context, batch=r.batch
-        )
+        decode_terms(TokenPass(r.architecture, r.read_bytes, r.context, r.batch), r.hardware)
         for r in rows
     ]
     return Phase(rows, np.array(terms), np.array([r.batch / r.decode_tok_s for r in rows]), DECODE)
 
 
-def _inferred_terms(rows: Sequence[Row]) -> Array:
-    """Decode terms of each row if only the number of its parameters were known."""
-    table = []
-    for r in rows:
-        model = architecture(usual_shape(r.params_b))
-        bits = STORED_BITS.get(r.engine, {}).get("head", 16.0)
-        read = traffic(model, r.bits, max(bits, r.bits))
-        table.append(
-            decode_terms(model, r.hardware, read_bytes=read, context=r.context, batch=r.batch)
-        )
-    return np.array(table)
-
-
 def prefill_phase(rows: Sequence[Row]) -> Phase:
     """The prefill measurements of these rows, where the exact shape is known."""
-    rows = [r for r in rows if r.prefill_s and r.prompt and r.shape == "known"]
+    rows = [
+        r for r in rows if r.prefill_s and r.prompt and r.shape == "known" and not r.speculation
+    ]
     terms = [
         prefill_terms(r.architecture, r.hardware, prompt=r.prompt or 1, batch=r.batch) for r in rows
     ]
     return Phase(rows, np.array(terms), np.array([r.prefill_s or 0.0 for r in rows]), PREFILL)
 
 
-def held_out(
-    phase: Phase, group: Callable[[Row], str], full: Solution, terms: Array | None = None
-) -> Array:
+def _groups(rows: Sequence[Row], group: Callable[[Row], str]) -> list[set[Row]]:
+    """The rows of each group."""
+    names = sorted({group(row) for row in rows})
+    return [{row for row in rows if group(row) == name} for name in names]
+
+
+def held_out(phase: Phase, group: Callable[[Row], str], full: Solution) -> Array:
     """The logarithms of `Phase.logs`, each from a fit without the rows of the same group."""
-    names = np.array([group(row) for row in phase.rows])
-    answer = np.zeros(len(names))
-    for name in sorted(set(names)):
-        out = names == name
-        answer[out] = phase.logs(phase.solve(~out, full), terms)[out]
-    return answer
+    found: dict[Row, float] = {}
+    for out in _groups(phase.rows, group):
+        logs = phase.logs(phase.solve(out, full))
+        found |= {row: log for row, log in zip(phase.rows, logs, strict=True) if row in out}
+    return np.array([found[row] for row in phase.rows])
 
 
-def cross_validate(rows: Sequence[Row]) -> tuple[Solution, Crossed]:
+def cross_validate(rows: Sequence[Row]) -> tuple[Fitted, Crossed]:
     """Fit all rows, and measure the errors on rows that were left out."""
-    phase = decode_phase(rows)
-    full = phase.solve(np.ones(len(rows), dtype=bool))
+    decode, prefill = decode_phase(rows), prefill_phase(rows)
+    full = Fitted(decode.solve(), prefill.solve())
+
+    def without(group: Callable[[Row], str], *, inferred: bool = False) -> Array:
+        found: dict[Row, float] = {}
+        for out in _groups(rows, group):
+            fitted = Fitted(decode.solve(out, full.decode), prefill.solve(out, full.prefill))
+            found |= {row: fitted.log(row, inferred=inferred) for row in out}
+        return np.array([found[row] for row in rows])
+
     return full, Crossed(
-        fit=phase.logs(full),
-        model=held_out(phase, same_model, full),
-        device=held_out(phase, lambda row: row.target, full),
-        engine=held_out(phase, lambda row: row.engine, full),
-        inferred=held_out(phase, same_model, full, _inferred_terms(rows)),
+        fit=np.array([full.log(row) for row in rows]),
+        model=without(same_model),
+        device=without(lambda row: row.target),
+        engine=without(lambda row: row.engine),
+        inferred=without(same_model, inferred=True),
     )
-
-
-def band(own: Array, pool: Array, pooled: float = POOLED) -> float:
-    """The relative error that `INSIDE` of the errors do not exceed.
-
-    Args:
-        own: logarithmic errors of the engine.
-        pool: logarithmic errors of all engines.
-        pooled: the weight of all of `pool`, as a number of the engine's measurements.
-    """
-    values = np.abs(np.concatenate([own, pool]))
-    weights = np.concatenate([np.ones(len(own)), np.full(len(pool), pooled / max(len(pool), 1))])
-    order = np.argsort(values)
-    share = np.cumsum(weights[order]) / weights.sum()
-    return float(np.expm1(values[order][np.searchsorted(share, INSIDE)]))
-
-
-def coverage(
-    rows: Sequence[Row], logs: Array, group: Callable[[Row], str], seen: Array | None = None
-) -> float:
-    """The share of rows at batch 1 inside the band that is computed without their group.
-
-    Args:
-        rows: the measurements.
-        logs: their errors when left out.
-        group: what was left out together.
-        seen: the errors on known boards, if boards were left out: the band of a new board is at
-            least theirs.
-    """
-    names = np.array([group(r) for r in rows])
-    engines = np.array([r.engine for r in rows])
-    single = np.array([r.batch == 1 for r in rows])
-    inside = []
-    for i in np.flatnonzero(single):
-        others = single & (names != names[i])
-        own = others & (engines == engines[i])
-        if seen is None:
-            stated = band(logs[own], logs[others])
-        else:
-            stated = max(band(logs[own], logs[others], POOLED_NEW), band(seen[own], seen[others]))
-        inside.append(abs(logs[i]) <= np.log1p(stated))
-    return float(np.mean(inside))
-
-
-def _bands(engine: str, rows: Sequence[Row], crossed: Crossed) -> dict[str, float]:
-    """The error bands of an engine, by what is known about a case."""
-    single = np.array([r.batch == 1 for r in rows])
-    own = np.array([r.engine == engine for r in rows])
-    if engine == ROOT:
-        unknown = band(crossed.engine[single], crossed.engine[single])
-        return {
-            "known": _round(unknown),
-            "new": _round(unknown),
-            "batched": _round(2 * unknown),
-            "inferred": _round(unknown),
-        }
-    known = band(crossed.model[own & single], crossed.model[single])
-    new = band(crossed.device[own & single], crossed.device[single], POOLED_NEW)
-    batched = band(crossed.model[own & ~single], crossed.model[~single])
-    inferred = band(crossed.inferred[own & single], crossed.inferred[single])
-    return {
-        "known": _round(known),
-        "new": _round(max(known, new)),
-        "batched": _round(batched),
-        "inferred": _round(max(known, inferred)),
-    }
 
 
 def fit_all(rows: Sequence[Row]) -> tuple[dict[str, Any], Crossed]:
     """The contents of `fit.yaml`, and the errors of decode behind them."""
     full, crossed = cross_validate(rows)
-    engines = {engine: _decode(engine, rows, full, crossed) for engine in full.nodes}
+    engines = {engine: _decode(engine, rows, full, crossed) for engine in full.decode.nodes}
     first = prefill_phase(rows)
-    whole = first.solve(np.ones(len(first.rows), dtype=bool))
-    model = held_out(first, same_model, whole)
-    device = held_out(first, lambda row: row.target, whole)
+    model = held_out(first, same_model, full.prefill)
+    device = held_out(first, lambda row: row.target, full.prefill)
     for engine in sorted(set(first.engines)):
         own = np.array([e == engine for e in first.engines])
         known = band(model[own], model)
         new = band(device[own], device, POOLED_NEW)
         engines[engine] |= {
-            "prefill": _named(PREFILL_TERMS, whole.factors(engine)),
             "prefill_band": {
                 "known": _round(known),
                 "new": _round(max(known, new)),
@@ -283,13 +228,16 @@ def fit_all(rows: Sequence[Row]) -> tuple[dict[str, Any], Crossed]:
     }, crossed
 
 
-def _decode(engine: str, rows: Sequence[Row], full: Solution, crossed: Crossed) -> dict[str, Any]:
+def _decode(engine: str, rows: Sequence[Row], full: Fitted, crossed: Crossed) -> dict[str, Any]:
     """The entry of an engine in `fit.yaml`, as far as decoding is concerned."""
     own = np.array([r.engine == engine and r.measured_engine for r in rows])
-    single = own & np.array([r.batch == 1 for r in rows])
+    kernels = full.kernels(engine)
+    bands = decode_bands(engine, rows, crossed)
     fitted: dict[str, Any] = {
-        "decode": _named(DECODE_TERMS, full.factors(engine)),
-        "decode_band": _bands(engine, rows, crossed),
+        "decode": dict(kernels.decode),
+        "prefill": dict(kernels.prefill or {}),
+        "vector_tokens": kernels.vector_tokens,
+        "decode_band": {name: _round(value) for name, value in bands.items()},
         "decode_rows": int(own.sum()),
         "fitted_on": sorted(
             {f"{r.target}:{r.mode}" for r, used in zip(rows, own, strict=True) if used}
@@ -298,12 +246,14 @@ def _decode(engine: str, rows: Sequence[Row], full: Solution, crossed: Crossed) 
     }
     if engine in STORED_BITS:
         fitted["stored_bits"] = dict(STORED_BITS[engine])
-    if single.any():
-        fitted["errors"] = {
-            "decode_fit": _median(crossed.fit[single]),
-            "decode_leave_one_model_out": _median(crossed.model[single]),
-            "decode_leave_one_device_out": _median(crossed.device[single]),
-        }
+    for kind, name in (("single", "decode"), ("batched", "batched"), ("speculative", "drafted")):
+        some = own & np.array([r.kind == kind for r in rows])
+        if some.any():
+            fitted["errors"] |= {
+                f"{name}_fit": _median(crossed.fit[some]),
+                f"{name}_leave_one_model_out": _median(crossed.model[some]),
+                f"{name}_leave_one_device_out": _median(crossed.device[some]),
+            }
     return fitted
 
 

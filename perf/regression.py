@@ -40,6 +40,8 @@ class Prior:
         root: spread of the logarithms of the root's factors around `start`.
         child: spread around the parent's factors.
         parents: engine -> parent, for engines whose parent is not the root.
+        derived: part of `child` that is the spread around a parent that is not the root. Such an
+            engine runs its parent's kernels.
     """
 
     start: tuple[float, ...]
@@ -47,6 +49,7 @@ class Prior:
     root: tuple[float, ...]
     child: tuple[float, ...]
     parents: Mapping[str, str]
+    derived: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,7 @@ def _pulls(state: Solution) -> tuple[Array, Array]:
     targets = np.zeros((count, width))
     for i, node in enumerate(state.nodes):
         spread = np.array(prior.root if node == ROOT else prior.child)
+        spread *= prior.derived if node in prior.parents else 1.0
         jacobian[i, range(width), i, range(width)] = 1 / spread
         if node == ROOT:
             targets[i] = np.log(prior.start) / spread

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .fitting import Crossed
+from .bands import Crossed
 from .published import Row
 
 __all__ = ["markdown", "plot"]
@@ -33,6 +34,7 @@ COLOURS = (
     "#a83279",
     "#000000",
 )
+PAGE_COLUMNS = 120
 WIDTH = 760
 HEIGHT = 420
 LEFT = 60
@@ -44,17 +46,20 @@ LARGEST = 2.5
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The table of median absolute percentage errors: all rows, then by engine and by device."""
+    """The table of median absolute percentage errors: all rows, then by kind, engine and device."""
     lines = [f"| | rows | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 2) + "|"]
     lines.append(_line("**all**", result["rows"], result["median_ape"]))
-    for key in ("by_engine", "by_device"):
+    for key in ("by_kind", "by_engine", "by_device"):
         lines += [_line(name, entry["rows"], entry) for name, entry in result[key].items()]
     shares = result["band_coverage"]
     lines += [
         "",
-        "Held-out measurements inside the stated 80 % band: "
-        + ", ".join(f"{shares[name]:.0%} ({COLUMNS[name]})" for name in shares)
-        + ".",
+        *textwrap.wrap(
+            "Held-out measurements inside the stated 80 % band: "
+            + ", ".join(f"{shares[name]:.0%} ({COLUMNS[name]})" for name in shares)
+            + ".",
+            PAGE_COLUMNS,
+        ),
     ]
     return "\n".join(lines)
 
@@ -86,7 +91,6 @@ def plot(rows: Sequence[Row], crossed: Crossed, path: Path) -> None:
         f'<circle cx="{x(row.decode_tok_s):.1f}" cy="{y(float(log)):.1f}" r="4" '
         f'fill="{colours[row.engine]}" fill-opacity="0.6"/>'
         for row, log in zip(rows, crossed.model, strict=True)
-        if row.batch == 1
     )
     for i, engine in enumerate(engines):
         at = TOP + 10 + 20 * i

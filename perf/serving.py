@@ -17,10 +17,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["main"]
+__all__ = ["main", "served"]
 
 PROMPT = list(range(20, 52))
 
@@ -37,6 +39,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-batch", type=int, default=32)
     arguments = parser.parse_args()
+    options = ("--threads", arguments.threads, "--max-batch", arguments.max_batch)
+    with served(arguments.artifact, *options) as (port, pid):
+        print(json.dumps(_measure(port, pid, arguments), indent=1))
+
+
+@contextmanager
+def served(artifact: Path, *options: object) -> Iterator[tuple[int, int]]:
+    """The port and the process id of `edgewright serve` in a process of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -45,18 +55,15 @@ def main() -> None:
         "-m",
         "edgewright.cli",
         "serve",
-        str(arguments.artifact),
+        str(artifact),
         "--port",
         str(port),
-        "--threads",
-        str(arguments.threads),
-        "--max-batch",
-        str(arguments.max_batch),
+        *map(str, options),
     ]
     server = subprocess.Popen(command)
     try:
         _wait(port, server)
-        print(json.dumps(_measure(port, server.pid, arguments), indent=1))
+        yield port, server.pid
     finally:
         server.terminate()
         server.wait()

@@ -171,6 +171,14 @@ FAMILIES: list[tuple[str, list[KnownModel]]] = [  # the first one that has a mod
         ),
     ),
     (
+        r"gemma(-1[.]1)?(-\d+b|$)",
+        _many(
+            99,
+            (2.51, (2048, 18, 8, 1, 256, 16384, 256000)),
+            (8.54, (3072, 28, 16, 16, 256, 24576, 256000)),
+        ),
+    ),
+    (
         r"gemma",
         _many(
             99,

@@ -24,7 +24,15 @@ from ..targets import (
     predict,
 )
 
-__all__ = ["ALL_TARGETS", "NO_TARGET", "device_row", "plan_model", "refuse", "refuse_all"]
+__all__ = [
+    "ALL_TARGETS",
+    "NO_TARGET",
+    "device_row",
+    "plan_model",
+    "refuse",
+    "refuse_all",
+    "workload_of",
+]
 
 ALL_TARGETS = "all"
 """Every profile that ships with edgewright."""
@@ -159,7 +167,7 @@ def device_row(
     return row
 
 
-def _workload(state: State, context: int, batch: int) -> Workload:
+def workload_of(state: State, context: int, batch: int) -> Workload:
     """How the model of a state is stored and used on a target."""
     return Workload(
         state.precision,
@@ -174,7 +182,7 @@ def _workload(state: State, context: int, batch: int) -> Workload:
 
 def _predicted(state: State, target: Target, context: int, batch: int) -> dict[str, Any]:
     """Memory, speed and energy on the target."""
-    workload = _workload(state, context, batch)
+    workload = workload_of(state, context, batch)
     expected = predict(target, state.architecture, workload)
     longest = longest_context(target, state.architecture, workload)
     return {
@@ -200,7 +208,7 @@ def _broken_rules(state: State, target: Target, context: int, batch: int) -> dic
     spec = ArtifactSpec(
         state.format, sym=state.sym, act_order_g_idx=state.g_idx, written_here=False
     )
-    found = check(target, state.architecture, _workload(state, context, batch), spec)
+    found = check(target, state.architecture, workload_of(state, context, batch), spec)
     row: dict[str, list[str]] = {"violations": [], "refused": []}
     for violation in found:
         key = "refused" if violation.severity == "refuse" else "violations"

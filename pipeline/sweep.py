@@ -36,7 +36,7 @@ from .recipe_file import load_recipe
 from .run import run_recipe
 from .sweep_objectives import Objective, default_objectives, objective_values
 from .sweep_options import SweepOptions
-from .sweep_study import STUDY, check_trials, open_study, parameters_key, trial_folder
+from .sweep_study import STUDY, altered, check_trials, open_study, parameters_key, trial_folder
 
 __all__ = ["run_sweep"]
 
@@ -148,7 +148,12 @@ class _Sweep:
             )
         self.study.set_user_attr("question", question)
         self.earlier = len(self.study.get_trials(deepcopy=False))
+        self.altered: set[str] = set()
         check_trials(out, self.finished().values(), objectives)
+        for key, trial in self.finished().items():
+            if file := altered(out / trial.user_attrs["run"]):
+                console.print(f"  {file} was altered since", highlight=False, markup=False)
+                self.altered.add(key)
 
     def _question(self) -> dict[str, Any]:
         """What must be the same when a sweep is resumed: otherwise trials are not comparable."""
@@ -160,8 +165,8 @@ class _Sweep:
         }
 
     def queue(self) -> None:
-        """Queue what was interrupted or failed before, and all combinations if they are few."""
-        for trial in self._failed_before():
+        """Queue what must be done again, and all combinations if they are few."""
+        for trial in self._to_repeat():
             self.study.enqueue_trial(trial.params)
         for trial in self.study.get_trials(deepcopy=False, states=(self.states.RUNNING,)):
             self.study.tell(trial.number, state=self.states.FAIL)
@@ -204,18 +209,19 @@ class _Sweep:
         """
         found: dict[str, Any] = {}
         for trial in self.study.get_trials(deepcopy=False):
-            old = trial.number < self.earlier and trial.state == self.states.FAIL
-            if trial.user_attrs.get("run") and not old:
-                found.setdefault(parameters_key(trial.params), trial)
+            key = parameters_key(trial.params)
+            repeat = trial.state == self.states.FAIL or key in self.altered
+            if trial.user_attrs.get("run") and not (repeat and trial.number < self.earlier):
+                found.setdefault(key, trial)
         return found
 
-    def _failed_before(self) -> list[Any]:
-        """The latest failed trial of each combination that no earlier command could finish."""
+    def _to_repeat(self) -> list[Any]:
+        """The latest trial of each combination that failed, or whose results were altered."""
         finished = self.finished()
         failed = {
             parameters_key(trial.params): trial
             for trial in self.study.get_trials(deepcopy=False)[: self.earlier]
-            if trial.user_attrs.get("run") and trial.state == self.states.FAIL
+            if trial.user_attrs.get("run")
         }
         return [trial for key, trial in failed.items() if key not in finished]
 

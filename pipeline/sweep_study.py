@@ -13,11 +13,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from ..benchmarks.ledger_files import read_ledger
+from ..benchmarks.ledger_files import changed_samples, read_ledger
+from ..checkpoints.disk import disk_error, refusal_of
+from ..checkpoints.files import content_hash
 from ..checkpoints.sealed import Damaged
+from ..errors import EdgewrightError
 from .sweep_objectives import Objective, objective_values
 
-__all__ = ["STUDY", "check_trials", "open_study", "parameters_key", "trial_folder"]
+__all__ = ["STUDY", "altered", "check_trials", "open_study", "parameters_key", "trial_folder"]
 
 STUDY = "study.db"
 HINT = "remove it and run the same command again: finished steps are taken over"
@@ -38,13 +41,20 @@ def open_study(file: Path, create: Callable[[], Any]) -> Any:
             with closing(sqlite3.connect(file)) as connection:
                 (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         except sqlite3.Error as error:
-            raise Damaged(file, error, HINT) from error
+            raise _unread(file, error) from error
         if found != "ok":
             raise Damaged(file, found, HINT)
     try:
         return create()
     except Exception as error:  # Optuna lets errors of SQLAlchemy, JSON and its own through
-        raise Damaged(file, f"{type(error).__name__}: {error}", HINT) from error
+        raise _unread(file, error) from error
+
+
+def _unread(file: Path, error: Exception) -> EdgewrightError:
+    """What to say of a study that could not be opened: the file system may have refused it."""
+    if refusal_of(error) is not None:
+        return disk_error(file, error)
+    return Damaged(file, f"{type(error).__name__}: {error}", HINT)
 
 
 def parameters_key(parameters: Mapping[str, Any]) -> str:
@@ -56,6 +66,27 @@ def trial_folder(out: Path, parameters: Mapping[str, Any]) -> Path:
     """The directory of a trial's run."""
     name = hashlib.sha256(parameters_key(parameters).encode()).hexdigest()[:8]
     return out / "trials" / name
+
+
+def altered(folder: Path) -> Path | None:
+    """A result or a file of samples of a run that is not as it was written; None if all are.
+
+    What is gone is not meant: people remove large results.
+
+    Args:
+        folder: the directory of the run.
+    """
+    file = folder / "ledger.json"
+    if not file.is_file():
+        return None
+    for entry in read_ledger(file)["steps"]:
+        made = entry.get("output_hash")  # the baseline was not made by the run
+        output = folder / str(entry.get("output"))
+        if made and output.is_dir() and content_hash(output) != made:
+            return output
+        if (changed := changed_samples(folder, entry)) and changed.exists():
+            return changed
+    return None
 
 
 def check_trials(out: Path, trials: Iterable[Any], objectives: Sequence[Objective]) -> None:

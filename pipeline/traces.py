@@ -8,7 +8,7 @@ from typing import Any
 from .. import __version__
 from ..benchmarks.memory import answering_bytes
 from ..benchmarks.traces.options import TracesOptions
-from ..benchmarks.traces.traces import make_traces
+from ..benchmarks.traces.traces import WORK, make_traces
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.files import content_hash, file_hash
 from ..checkpoints.loading import pick_device
@@ -17,6 +17,7 @@ from ..checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ..console import console
 from ..errors import EdgewrightError, UsageError
 from ..steps.memory_check import require_memory
+from ..steps.workspace import remove_workspace
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .processes import require_one_process
 from .recipe import TRACES, Recipe
@@ -88,14 +89,12 @@ def run_traces(
     """
     require_one_process("traces are written")
     source = resolve(model_path(model))
-    record = out.with_suffix(RECORD)
-    check_own([Output("--out", out, "traces"), Output("--out", record, "record", RECORD_MARKS)])
+    record = _own_record(out)
     fields = _dependencies(options, {model: content_hash(source)}, seed, pick_device(device))
     old = {} if fresh else _recorded(record)
-    before = file_hash(out) if out.is_file() else None
-    if old and before:
-        _refuse_changed(out, before, old)
+    before = _replaced(out, old)
     if old.get("fingerprint") == fingerprint(fields) and old["sha256"] == before:
+        remove_workspace(out, WORK)
         return {**old["report"], "reused": True}
     if memory_check:
         _check_memory(options, source, fields["device"])
@@ -114,17 +113,27 @@ def run_traces(
     return {**report, "reused": False}
 
 
-def _refuse_changed(out: Path, content: str, old: dict[str, Any]) -> None:
-    """Refuse to replace traces that somebody has changed, which may be work of hours.
+def _own_record(out: Path) -> Path:
+    """The record of traces; both files are edgewright's own, if they are there."""
+    record = out.with_suffix(RECORD)
+    check_own([Output("--out", out, "traces"), Output("--out", record, "record", RECORD_MARKS)])
+    return record
+
+
+def _replaced(out: Path, old: dict[str, Any]) -> str | None:
+    """The hash of the traces that will be replaced; None if there are none.
 
     Raises:
-        UsageError: the content is neither the one that was written, nor the one before it.
+        UsageError: somebody has changed them, which may be work of hours: the content is neither
+            the one that was written, nor the one before it.
     """
-    if content not in (old["sha256"], old.get("replaces")):
+    content = file_hash(out) if out.is_file() else None
+    if old and content and content not in (old["sha256"], old.get("replaces")):
         raise UsageError(
             f"{out}: was changed since edgewright wrote it",
             "choose another --out, or give --fresh to replace the file",
         )
+    return content
 
 
 def _recorded(record: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ..checkpoints.locks import SUFFIX, locked
 from ..checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ..console import console
 
-__all__ = ["differences", "workspace"]
+__all__ = ["differences", "remove_workspace", "workspace"]
 
 STEP = "step.json"
 
@@ -52,7 +52,7 @@ def workspace(
     Raises:
         EdgewrightError: another run works there, or the directory is not writable.
     """
-    folder = out.with_name(f".{out.name}.{kind}")
+    folder = _folder_of(out, kind)
     fields = json.loads(json.dumps(depends_on))
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +65,26 @@ def workspace(
                 _remove(folder)
             raise
         _remove(folder)
+
+
+def remove_workspace(out: Path, kind: str) -> None:
+    """Remove what a command left that was killed after it had finished its work.
+
+    Args:
+        out: output of the step.
+        kind: kind of work.
+
+    Raises:
+        EdgewrightError: another run works there.
+    """
+    folder = _folder_of(out, kind)
+    if folder.is_dir():
+        with locked(folder, inside=True):
+            _remove(folder)
+
+
+def _folder_of(out: Path, kind: str) -> Path:
+    return out.with_name(f".{out.name}.{kind}")
 
 
 def _remove(folder: Path) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ..models import Architecture
 from ..models.footprint import float_bytes_of, mixture_work, read_size, traffic
 from .profile import PowerMode, Target
 from .roofline import (
-    DECODE_TERMS,
     PREFILL_TERMS,
     Band,
     EngineFit,
     Hardware,
-    decode_terms,
+    TokenPass,
+    pass_seconds,
     prefill_terms,
     time_of,
 )
@@ -37,9 +37,9 @@ def float_bytes_on(target: Target, precision: str) -> int:
 
 
 def hardware_of(target: Target, mode: PowerMode) -> Hardware:
-    """Bandwidth, compute and clock of a power mode."""
+    """Reachable bandwidth, compute and clock of a power mode."""
     return Hardware(
-        bandwidth=mode.bandwidth_gb_s * 1e9,
+        bandwidth=target.bandwidth(mode),
         macs=target.tflops(mode) * 1e12 / 2,
         clock=mode.gpu_mhz * 1e6 if mode.gpu_mhz else None,
     )
@@ -87,31 +87,42 @@ class EngineSpeed:
             )
         return size + work.extra_bytes
 
-    @cached_property
-    def paid_bytes(self) -> int:
-        """Bytes of weights that a decode step takes the time of.
+    def paid_bytes(self, tokens: int = 1) -> int:
+        """Bytes of weights that a pass over `tokens` of each sequence takes the time of.
 
         For a dense model it reads so many. With experts it takes longer than its reads alone.
         """
-        return mixture_work(self.read_bytes(self.workload.batch), self.read_bytes())
+        return mixture_work(self.read_bytes(self.workload.batch * tokens), self.read_bytes())
+
+    def pass_seconds(self, mode: PowerMode, tokens: int = 1, *, samples: bool = True) -> float:
+        """Seconds of one pass over the next `tokens` of every sequence; see `TokenPass`."""
+        work = self._step
+        if tokens > 1 or not samples:
+            read = self.paid_bytes(tokens)
+            work = replace(work, read_bytes=read, tokens=tokens, samples=samples)
+        return pass_seconds(work, hardware_of(self.target, mode), self.fit.kernels)
+
+    @cached_property
+    def _step(self) -> TokenPass:
+        """The pass over one token of every sequence; the power modes share it."""
+        work = self.workload
+        return TokenPass(
+            self.model,
+            self.paid_bytes(),
+            work.context,
+            work.batch,
+            float_bytes=self.float_bytes,
+        )
 
     def decode_tok_s(self, mode: PowerMode) -> float | None:
         """Tokens a second of all sequences."""
         if not self.measurable:
             return None
-        terms = decode_terms(
-            self.model,
-            hardware_of(self.target, mode),
-            read_bytes=self.paid_bytes,
-            context=self.workload.context,
-            batch=self.workload.batch,
-            float_bytes=self.float_bytes,
-        )
-        return self.workload.batch / time_of(terms, self.fit.decode, DECODE_TERMS)
+        return self.workload.batch / self.pass_seconds(mode)
 
     def ttft_ms(self, mode: PowerMode) -> float | None:
         """Milliseconds to the first token: the prefill, but at least one read of the weights."""
-        if not self.measurable or self.fit.prefill is None:
+        if not self.measurable or self.fit.prefill is None or self.fit.prefill_band is None:
             return None
         batch, prompt = self.workload.batch, self.workload.prompt
         hardware = hardware_of(self.target, mode)
@@ -132,16 +143,18 @@ class EngineSpeed:
             if rate is not None and watts is not None
         }
 
-    def band(self, band: Band | None, known: bool) -> float | None:
+    def band(self, band: Band | None, known: bool, drafted: bool = False) -> float | None:
         """The error band that applies, or None if no speed is given.
 
         Args:
             band: that of the engine for decode or prefill.
             known: whether measurements of this board and power mode were fitted.
+            drafted: whether a draft model proposes tokens.
         """
         if band is None or not self.measurable:
             return None
         # The fit has dense models only. A mixture gets the band of models of inferred shape.
         inferred = band.inferred or 0.0 if self.model.expert_layers else 0.0
         batched = band.batched if self.workload.batch > 1 else 0.0
-        return max(band.known if known else band.new, batched, inferred)
+        speculative = band.speculative or 0.0 if drafted else 0.0
+        return max(band.known if known else band.new, batched, inferred, speculative)

@@ -159,7 +159,7 @@ def _notes(speed: EngineSpeed, engine: str, mode: str, known: bool) -> Iterator[
     yield from speed.fit.notes
     yield from _precision_notes(speed.target, speed.workload.precision)
     if speed.model.expert_layers:
-        sizes = (speed.read_bytes(speed.workload.batch), speed.paid_bytes, speed.read_bytes())
+        sizes = (speed.read_bytes(speed.workload.batch), speed.paid_bytes(), speed.read_bytes())
         read, paid, every = (f"{size / 1e9:.2f} GB" for size in sizes)
         yield (
             f"a mixture of experts: a decode step reads {read} of {every}, and by published rates "

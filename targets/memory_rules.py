@@ -1,4 +1,4 @@
-"""The rules about memory: everything together, and the largest single allocation."""
+"""The rules about memory: everything together, building an engine, the largest allocation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from .estimator import float_bytes_on, predict
 from .violation import Violation
 from .workload import Workload
 
-__all__ = ["buffers", "memory"]
+__all__ = ["BUILD_SHARES", "buffers", "build_memory", "memory"]
 
 LOGIT_BYTES = 4
+BUILD_SHARES = (3, 4)
+"""Memory of a TensorRT build, as multiples of the bytes of the weights: from, to. Reported for
+TensorRT-Edge-LLM: https://github.com/NVIDIA/TensorRT-Edge-LLM/issues/30"""
 SHORTEST_CONTEXT = 256
 """A shorter context is not worth proposing."""
 
@@ -45,6 +48,27 @@ def _smaller(plan: ArtifactPlan) -> str | None:
         if predict(plan.target, plan.model, smaller).fits:
             return f"--precision {name}"
     return None
+
+
+def build_memory(plan: ArtifactPlan) -> Iterator[Violation]:
+    """A model that fits, but whose engine the device probably cannot build."""
+    p = plan.prediction
+    builds = plan.jetson and plan.nvidia_kernels and plan.precision != "int8-dynamic"
+    least, most = (share * p.weight_bytes for share in BUILD_SHARES)
+    if not builds or not p.fits or least <= p.usable_bytes:
+        return
+    near = (
+        "export with --externalize-weights int4_ffn, and swap for the build"
+        if plan.edge_llm
+        else "swap for the build, a device with more memory, or --format gguf, which needs no build"
+    )
+    yield Violation(
+        "build-memory",
+        f"building its engine takes 3 to 4 times the weights, {_gb(least)} to {_gb(most)}, but "
+        f"{p.target} has {_gb(p.usable_bytes)} to give",
+        near,
+        "note",
+    )
 
 
 def buffers(plan: ArtifactPlan) -> Iterator[Violation]:

@@ -16,6 +16,7 @@ __all__ = [
     "CheckOptions",
     "DeployOptions",
     "DeviceLoad",
+    "DraftOptions",
     "HostOptions",
 ]
 
@@ -27,6 +28,28 @@ class DeviceLoad(BaseModel):
 
     context: int = Field(default=2048, description="tokens in the KV cache on the device")
     batch: int = Field(default=1, description="sequences that the device processes at a time")
+
+
+class DraftOptions(BaseModel):
+    """A smaller model that proposes tokens which the model checks (speculative decoding)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    draft: Annotated[str | None, Reads()] = Field(
+        default=None,
+        description="smaller model with the same tokenizer, such as a distilled student; predicts "
+        "the speed with its proposals",
+    )
+    draft_tokens: int | None = Field(
+        default=None,
+        description="tokens that the draft proposes in a round; default: the fastest number up to "
+        "8",
+    )
+    draft_agreement: float | None = Field(
+        default=None,
+        description="share of the draft's tokens that the model agrees with, such as "
+        "top1_agreement of `bench DRAFT --reference MODEL`; default: 0.7 is assumed",
+    )
 
 
 class CheckOptions(DeviceLoad):

@@ -100,6 +100,8 @@ class Platform(StrictModel):
     """Dense FP16 operations per streaming multiprocessor and clock; a multiply-add is two."""
     int8_ops_per_sm_clock: int = 0
     """The same for INT8."""
+    bytes_per_sm_clock: float | None = Field(default=None, gt=0)
+    """Bytes that a streaming multiprocessor can read from memory a clock; None: no limit known."""
     formats: list[str] = Field(default_factory=lambda data: declared_formats(data.get("kind")))
     """Export formats that run on it; default: those that are declared for its kind."""
     precisions: list[str]

@@ -149,6 +149,17 @@ class Target(StrictModel):
             return mode.peak_tflops
         return (mode.sms or 0) * (mode.gpu_mhz or 0.0) * self.platform.fp16_ops_per_sm_clock / 1e6
 
+    def bandwidth(self, mode: PowerMode) -> float:
+        """Bytes that the GPU can read a second in a power mode.
+
+        In a mode with few multiprocessors and a low clock, these are slower than the memory.
+        """
+        peak = mode.bandwidth_gb_s * 1e9
+        each = self.platform.bytes_per_sm_clock
+        if each is None or mode.sms is None or mode.gpu_mhz is None:
+            return peak
+        return min(peak, mode.sms * mode.gpu_mhz * 1e6 * each)
+
     def jetpack(self, name: str) -> JetPack:
         """A JetPack release by its name. `6.2.1` finds `6.2` if only that is listed.
 

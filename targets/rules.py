@@ -16,7 +16,7 @@ from ..models.footprint import check_precision
 from .artifact_plan import ArtifactPlan, ArtifactSpec
 from .estimator import predict
 from .int4_rules import int4_scheme, int4_shapes, int4_tensorrt
-from .memory_rules import buffers, memory
+from .memory_rules import buffers, build_memory, memory
 from .profile import Target
 from .violation import Violation
 from .workload import Workload
@@ -138,7 +138,8 @@ def _opset(plan: ArtifactPlan) -> Iterator[Violation]:
     if plan.tensorrt and plan.precision != "int8-dynamic":  # which TensorRT cannot run anyway
         bad = [r for r in plan.releases if plan.opset > r.max_opset]
         near = (
-            "--precision fp16, or --format edge-llm, which brings its own operators"
+            "--format edge-llm, whose INT4 kernels run with TensorRT 10.3 of JetPack 6.2, or "
+            "--format gguf, or --precision fp16"
             if int4
             else "export again, in a lower opset"
         )
@@ -169,6 +170,7 @@ RULES = (
     _opset,
     _rules_of_format,
     memory,
+    build_memory,
     buffers,
     _expressible,
 )

@@ -21,8 +21,10 @@ from .options import TracesOptions
 from .teacher_questions import Question, read_questions
 from .votes import REASONS, Chain, Vote, majority, select_chains
 
-__all__ = ["make_traces", "missing_questions"]
+__all__ = ["WORK", "make_traces", "missing_questions"]
 
+WORK = "chains"
+"""Kind of the workspace of an unfinished run."""
 CHAINS = "chains.jsonl"
 """The file of an unfinished run: one line for each answered question."""
 MAX_DOUBTED = 100
@@ -68,7 +70,7 @@ def make_traces(
             "give the checkpoint that it was made from",
         )
     questions, repeated = read_questions(options.prompts, options.limit, seed)
-    with workspace(out, "chains", depends_on, CHAINS, fresh) as place:
+    with workspace(out, WORK, depends_on, CHAINS, fresh) as place:
         answered = ask_teacher(options, questions, model, seed, device, place / CHAINS)
         lines, counts = _select(options, questions, [answered[one.row] for one in questions])
         report = {"output": str(out), **_asked(options, len(questions), repeated), **counts}

@@ -81,6 +81,7 @@ def export_onnx(
     cut: Cut | None = None,
     packs_head: bool = False,
     extra_check: Callable[[Path], Mapping[str, float | str]] | None = None,
+    finish: Callable[[Path], Mapping[str, float]] | None = None,
 ) -> ExportResult:
     """Write an ONNX artifact and compare it with its checkpoint. If they differ, nothing is kept.
 
@@ -93,6 +94,7 @@ def export_onnx(
         cut: what the graph leaves out; nothing by default.
         packs_head: round an embedding and a head in floating point; format `ort` only.
         extra_check: called before the comparison with torch; its result is recorded.
+        finish: a last change of the artifact, after the comparison. Returns metrics to record.
 
     Raises:
         UsageError: the precision is unknown or does not fit the checkpoint, or that is damaged.
@@ -113,14 +115,16 @@ def export_onnx(
         report = f"{precision}: graph written in {written:.1f} s, comparing with {REFERENCES[way]}"
         console.print(report, highlight=False)
         metrics = parity.check(folder, checkpoint, rows or _random_rows(export.model), way=way)
+        metrics |= finish(folder) if finish else {}
         provenance |= {"parity": metrics, "reference": way}
         write_provenance(folder, provenance | ({"checked": checked} if checked else {}))
-    sizes = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
     seconds = {"graph": written, "total": time.perf_counter() - started}
-    kind = export.precision
-    return ExportResult(
-        out, kind.name, metrics, REFERENCES[way], sizes, kind.packs_tables, seconds, checked
-    )
+    found = REFERENCES[way], _sizes(out), export.precision.packs_tables
+    return ExportResult(out, export.precision.name, metrics, *found, seconds, checked)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from .precision import Limits, Precision, precision_of
 from .reference import Way, choose_reference, padded, reference_logits
 from .runtime import OnnxDecoder
 
-__all__ = ["check"]
+__all__ = ["check", "log_softmax"]
 
 CHUNK = 16
 """Positions compared at a time: with a vocabulary of 262,144, they take 34 MB in float64."""
@@ -49,7 +49,7 @@ class _Tally:
         chosen = np.take_along_axis(expected, actual.argmax(-1)[:, None], 1)[:, 0]
         self.hits[phase] += int((chosen >= expected.max(-1) - self.tie).sum())
         self.seen[phase] += len(expected)
-        p, q = _log_softmax(expected), _log_softmax(actual)
+        p, q = log_softmax(expected), log_softmax(actual)
         self.kl += float(np.nan_to_num((np.exp(p) * (p - q)).sum(-1), nan=np.inf).sum())
 
     def metrics(self) -> dict[str, float]:
@@ -63,7 +63,8 @@ class _Tally:
         }
 
 
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Log-probabilities over the last axis."""
     values = logits.astype(np.float64)
     values -= values.max(-1, keepdims=True)
     return values - np.log(np.exp(values).sum(-1, keepdims=True))

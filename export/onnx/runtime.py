@@ -47,7 +47,7 @@ LOAD_ERRORS = (
     errors.NotImplemented,
     errors.RuntimeException,
 )
-NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+CACHES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 IN_PLACE = "edgewright.cache_in_place"
 """Metadata of a model file: past and present may share memory."""
@@ -96,6 +96,7 @@ class OnnxDecoder:
 
     Attributes:
         session: the ONNX Runtime session.
+        past_names: names of the cache inputs: key and value of every layer in turn.
         in_place: whether past and present of a cache may share memory.
         vocabulary: number of logits of a position.
         last_logits: whether only the last position gets logits.
@@ -140,13 +141,13 @@ class OnnxDecoder:
                 f"{self._file}: has no past_key_values inputs",
                 "export the model with edgewright export",
             )
-        self._past_names = [value.name for value in caches]
+        self.past_names = [value.name for value in caches]
         self._outputs = [
             "logits",
-            *(name.replace("past_key_values", "present") for name in self._past_names),
+            *(name.replace("past_key_values", "present") for name in self.past_names),
         ]
         self._kv_heads, self._head_dim = int(caches[0].shape[1]), int(caches[0].shape[3])
-        self._kv_type = NUMPY_TYPES[caches[0].type]
+        self._kv_type = CACHES[caches[0].type]
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.in_place = IN_PLACE in metadata
         _, positions, self.vocabulary = self.session.get_outputs()[0].shape
@@ -158,12 +159,12 @@ class OnnxDecoder:
     def position_bytes(self) -> int:
         """Bytes of the keys and values of one position of a row."""
         width = self._kv_heads * self._head_dim * np.dtype(self._kv_type).itemsize
-        return width * len(self._past_names)
+        return width * len(self.past_names)
 
     def zero_states(self, batch: int, positions: int) -> list[NDArray[Any]]:
         """Zeros for all keys and values, each [batch, kv_heads, positions, head_dim]."""
         shape = (batch, self._kv_heads, positions, self._head_dim)
-        return [np.zeros(shape, self._kv_type) for _ in self._past_names]
+        return [np.zeros(shape, self._kv_type) for _ in self.past_names]
 
     def empty_past(self, batch: int) -> Past:
         """An empty cache for `batch` rows."""
@@ -189,7 +190,7 @@ class OnnxDecoder:
         """
         past = past or self.empty_past(len(input_ids))
         feeds = self._integers(input_ids, attention_mask, position_ids, past[0].shape()[2])
-        feeds |= zip(self._past_names, past, strict=True)
+        feeds |= zip(self.past_names, past, strict=True)
         # With OrtValues the cache stays in ONNX Runtime's memory and is not copied through numpy.
         logits, *present = self.session.run_with_ort_values(self._outputs, feeds)
         return logits.numpy(), present
@@ -252,7 +253,7 @@ class OnnxDecoder:
             cache.binding = None
         if cache.binding is None:
             cache.binding = self.session.io_binding()
-            for name, value in zip(self._past_names, cache.past, strict=True):
+            for name, value in zip(self.past_names, cache.past, strict=True):
                 cache.binding.bind_ortvalue_input(name, value)
                 cache.binding.bind_ortvalue_output(
                     name.replace("past_key_values", "present"), value

@@ -8,6 +8,7 @@ a prompt can be prefilled apart and then put in front of the common end.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,31 @@ class OnnxSlots:
         for _ in self.appending(prompts):
             pass
 
+    def positions(self, row: int) -> int:
+        """The number of tokens that a row has taken in."""
+        return self._cache.length - self._starts[row]
+
+    def states(self, row: int) -> list[NDArray[Any]]:
+        """A copy of the keys and values of a row, each [kv_heads, positions, head_dim]."""
+        columns = slice(self._starts[row], self._cache.length)
+        return [states[row, :, columns].copy() for states in self._all_states()]
+
+    def continuing(self, prompt: Sequence[int], states: Sequence[NDArray[Any]]) -> Iterator[None]:
+        """Append a prompt whose first tokens have known keys and values; see `appending`.
+
+        Args:
+            prompt: all tokens of the new row.
+            states: as `states` gives them, for at most as many positions as the prompt has tokens.
+        """
+        known = states[0].shape[1]
+        room = len(prompt) if self._decoder.in_place else known
+        filled = self._decoder.zero_states(1, room)
+        for row, one in zip(filled, states, strict=True):
+            row[0, :, :known] = one
+        cache = Cache(past_of(filled), known)
+        yield from self._prefill([prompt], cache)
+        self._join(cache, [len(prompt)])
+
     def appending(self, prompts: Sequence[Sequence[int]]) -> Iterator[None]:
         """Append prompts, and yield after each pass of the prefill but the last.
 
@@ -79,11 +105,11 @@ class OnnxSlots:
         return chunk_tokens(self._decoder.vocabulary, not self._decoder.last_logits)
 
     def _prefill(self, prompts: Sequence[Sequence[int]], cache: Cache) -> Iterator[None]:
-        """Fill the cache with prompts that are padded on the right; yields between passes."""
+        """Extend the cache by prompts that are padded on the right; yields between passes."""
         width = max(map(len, prompts))
         ids = np.array([[*ids, *[0] * (width - len(ids))] for ids in prompts], np.int64)
         chunk = max(1, self.most_tokens // len(prompts))
-        for begin in range(0, width, chunk):
+        for begin in range(cache.length, width, chunk):
             end = min(begin + chunk, width)
             mask = np.ones((len(prompts), end), np.int64)
             self._decoder.step(ids[:, begin:end], mask, cache)
@@ -104,6 +130,10 @@ class OnnxSlots:
             self._starts[target] = self._starts[source]
         del self._starts[count:]
         self._leave(moves)
+
+    def _all_states(self) -> Iterator[NDArray[Any]]:
+        """Keys and values of all rows, each [rows, kv_heads, columns, head_dim]."""
+        return (value.numpy() for value in self._cache.past)
 
     def _join(self, cache: Cache, lengths: Sequence[int]) -> None:
         """Append the rows of a cache; each has so many tokens, from column 0 on."""
@@ -159,6 +189,10 @@ class _InPlaceSlots(OnnxSlots):
         if self._cache.length == self._buffer[0].shape[2]:
             self._shift(-min(self._starts))
         return super().step(tokens)
+
+    def _all_states(self) -> Iterator[NDArray[Any]]:
+        """See `OnnxSlots._all_states`."""
+        return iter(self._buffer)
 
     def _shift(self, columns: int) -> None:
         """Move all rows to the right, or to the left if `columns` is negative."""

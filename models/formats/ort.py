@@ -14,6 +14,7 @@ FORMAT = ExportFormat(
     platforms=("jetson", "cpu"),
     reasons=graph_reasons,
     position=2,
+    int8_cache=True,
     last_logits=True,
     packs_head=("int4", "int4-a8"),
     zero_points=True,

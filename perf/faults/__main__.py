@@ -75,12 +75,16 @@ def main() -> int:
         write_result(file, result)
         verdict = "; ".join(result.problems) or "right"
         print(f"{name} [{result.seconds:.1f} s] {verdict}", file=sys.stderr, flush=True)
-    print(table(done.values()))
-    print(findings(done.values()))
+    commands, faults = list(COMMANDS), list(FAULTS)
+    ordered = sorted(
+        done.values(), key=lambda one: (commands.index(one.command), faults.index(one.fault))
+    )
+    print(table(ordered))
+    print(findings(ordered))
     if arguments.page:
         before, rest = arguments.page.read_text().split(MARKS[0])
         after = rest.split(MARKS[1])[1]
-        shown = f"{MARKS[0]}\n{table(done.values())}\n{MARKS[1]}"
+        shown = f"{MARKS[0]}\n{table(ordered)}\n{MARKS[1]}"
         arguments.page.write_text(before + shown + after)
     return int(any(result.problems for result in done.values()))
 

@@ -86,7 +86,9 @@ def _file_size(site: Site) -> None:
     limit = int(64 * (largest / 64) ** site.draw.random())
     site.notes.append(f"files of at most {limit} bytes")
     ended = site.run(Condition(limits={resource.RLIMIT_FSIZE: limit}))
-    if ended.code:
+    if len(ended.err.encode()) >= limit:
+        site.notes.append("the message itself did not fit into its file")
+    elif ended.code:
         site.expect_sentence(ended, (3,))
     else:
         site.expect_reference("exit 0 with a limit on files")

@@ -95,7 +95,7 @@ def _whole_text(status: int, body: bytes) -> str:
     choice = answer["choices"][0]
     if choice["finish_reason"] not in ("stop", "length"):
         raise ValueError(f"it ended with {choice['finish_reason']}")
-    return str(choice["text"] if "text" in choice else choice["message"]["content"])
+    return _text_of(choice)
 
 
 def _streamed_text(lines: Sequence[str]) -> str:
@@ -104,9 +104,15 @@ def _streamed_text(lines: Sequence[str]) -> str:
     choices = [json.loads(line.removeprefix("data: "))["choices"][0] for line in lines[:-1]]
     if choices[-1]["finish_reason"] not in ("stop", "length"):
         raise ValueError(f"it ended with {choices[-1]['finish_reason']}")
-    return "".join(
-        str(one["text"] if "text" in one else one["delta"]["content"]) for one in choices
-    )
+    return "".join(map(_text_of, choices))
+
+
+def _text_of(choice: Mapping[str, Any]) -> str:
+    """The text of a choice, whole or of one event; in a chat, the reasoning and the answer."""
+    if "text" in choice:
+        return str(choice["text"])
+    message = choice.get("message") or choice["delta"]
+    return str(message.get("reasoning_content") or "") + str(message.get("content") or "")
 
 
 def _compare(found: str, expected: str) -> None:

@@ -35,7 +35,7 @@ def _refused(path: str, body: object, code: int) -> Callable[[Address], Awaitabl
         async with connected(address) as wire:
             await wire.send(posted(path, address.key, body))
             reply = await read_reply(wire)
-        right = reply.status in (code, 408) and reply.error_code() == reply.status
+        right = reply.status in (code, 408) and reply.refusal == reply.status
         return "" if right else f"status {reply.status}: {reply.body[:100]!r}"
 
     return attack
@@ -51,7 +51,7 @@ async def _large_body(address: Address) -> str:
             reply = await read_reply(wire)
         except ConnectionError:
             return ""
-    return "" if reply.status == reply.error_code() == 413 else f"status {reply.status}"
+    return "" if reply.status == reply.refusal == 413 else f"status {reply.status}"
 
 
 async def _garbage(address: Address) -> str:
@@ -61,14 +61,14 @@ async def _garbage(address: Address) -> str:
             reply = await read_reply(wire)
         except ConnectionError:
             return ""
-    return "" if reply.status == reply.error_code() == 400 else f"status {reply.status}"
+    return "" if reply.status == reply.refusal == 400 else f"status {reply.status}"
 
 
 async def _wrong_key(address: Address) -> str:
     async with connected(address) as wire:
         await wire.send(posted(COMPLETIONS, "wrong-" + address.key, {"prompt": "a"}))
         reply = await read_reply(wire)
-    return "" if reply.status == reply.error_code() == 401 else f"status {reply.status}"
+    return "" if reply.status == reply.refusal == 401 else f"status {reply.status}"
 
 
 async def _half_sent(address: Address) -> str:
@@ -80,7 +80,7 @@ async def _half_sent(address: Address) -> str:
             reply = await read_reply(wire)
         except (ConnectionError, asyncio.IncompleteReadError):
             return ""
-    return "" if reply.status == reply.error_code() == 408 else f"status {reply.status}"
+    return "" if reply.status == reply.refusal == 408 else f"status {reply.status}"
 
 
 async def _slow_reader(address: Address) -> str:
@@ -134,15 +134,15 @@ ATTACKS: dict[str, Callable[[Address], Awaitable[str]]] = {
     "slow reader": _slow_reader,
     "reads nothing": _no_reader,
     "leaves": _leaves,
-    "6,000 stop texts": _refused(COMPLETIONS, STOPS, 422),
-    "200,000-character prompt": _refused(COMPLETIONS, {"prompt": "the fox " * 25_000}, 422),
+    "6,000 stop texts": _refused(COMPLETIONS, STOPS, 400),
+    "200,000-character prompt": _refused(COMPLETIONS, {"prompt": "the fox " * 25_000}, 400),
     "prompt beyond the context": _refused(COMPLETIONS, {"prompt": "a b " * 20_000}, 400),
     "lone surrogate": _refused(
         CHAT, json.dumps({"messages": [{"role": "user", "content": "\ud800"}]}).encode(), 400
     ),
     "invalid UTF-8": _refused(COMPLETIONS, b'{"prompt": "\xff"}', 400),
     "deep JSON": _refused(COMPLETIONS, b"[" * 200_000, 400),
-    "80,000 wrong values": _refused(COMPLETIONS, b'{"prompt": [' + b"{}," * 80_000 + b"1]}", 422),
+    "80,000 wrong values": _refused(COMPLETIONS, b'{"prompt": [' + b"{}," * 80_000 + b"1]}", 400),
 }
 """Each returns what went wrong, or nothing."""
 

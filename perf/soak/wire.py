@@ -33,12 +33,15 @@ class Reply:
     headers: dict[str, str]
     body: bytes
 
-    def error_code(self) -> int | None:
-        """The status in the error object, or None if the body is no such object."""
+    @property
+    def refusal(self) -> int | None:
+        """The status, or None if the body is not OpenAI's error object."""
         try:
-            return int(json.loads(self.body)["error"]["code"])
+            error = json.loads(self.body)["error"]
+            texts = [error["message"], error["type"], error["code"]]
         except (ValueError, KeyError, TypeError):
             return None
+        return self.status if all(isinstance(text, str) for text in texts) else None
 
 
 @dataclass

@@ -6,57 +6,31 @@ import asyncio
 import json
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from .batcher import Stopped
+from .door import OWNER
 from .failures import GONE, Rejected, failure
-from .schemas import ChatRequest, CompletionRequest
+from .formats import AnswerFormat, ChatFormat, CompletionFormat
+from .prompts import Prepared
+from .reasoning import Reasoning
+from .requests import ChatRequest, CompletionRequest
+from .running import Running
+from .sequence import Stopped
 from .service import Service
-from .text import TextStream
+from .writing import AnswerText, Piece
 
-__all__ = ["CHAT", "COMPLETION", "AnswerFormat", "answer"]
-
-
-@dataclass(frozen=True)
-class AnswerFormat:
-    """The differences between the answers of the two endpoints.
-
-    Attributes:
-        whole: the `object` field of a whole answer.
-        part: the `object` field of one event of a streamed answer.
-    """
-
-    whole: str
-    part: str
-
-    def choice(self, text: str, reason: str | None, *, streamed: bool) -> dict[str, Any]:
-        """The entry of `choices`: the text, and why the answer ended (None if it goes on)."""
-        if self.whole == "text_completion":
-            body: dict[str, Any] = {"text": text}
-        else:
-            body = {"delta" if streamed else "message": {"role": "assistant", "content": text}}
-        return {"index": 0, **body, "finish_reason": reason}
+__all__ = ["answer"]
 
 
-COMPLETION = AnswerFormat("text_completion", "text_completion")
-CHAT = AnswerFormat("chat.completion", "chat.completion.chunk")
-
-Piece = tuple[str, str | None, int]
-"""A piece of text, why the answer ended (None if it goes on), and the number of tokens so far."""
-
-
-async def answer(
-    service: Service,
-    http: Request,
-    request: CompletionRequest | ChatRequest,
-    format: AnswerFormat,
-) -> Any:
+async def answer(service: Service, http: Request, request: CompletionRequest | ChatRequest) -> Any:
     """Generate the answer to a request, whole or as a stream of events.
 
     If the client leaves, the work ends, wherever it is: tokenizing, waiting, prefill, decoding.
@@ -65,13 +39,12 @@ async def answer(
         service: the loaded artifact.
         http: the HTTP request, which knows whether the client is still there.
         request: the request; `stream` decides whether the answer is streamed.
-        format: the endpoint's answer format.
 
     Raises:
         Rejected: the request cannot be served, or the client has left.
         QueueFull: too many requests are waiting.
     """
-    work = asyncio.ensure_future(_answer(service, request, format))
+    work = asyncio.ensure_future(_answer(service, request, http.scope[OWNER]))
     gone = asyncio.ensure_future(_disconnected(http))
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -90,52 +63,119 @@ async def _disconnected(http: Request) -> None:
         pass
 
 
-async def _answer(
-    service: Service, request: CompletionRequest | ChatRequest, format: AnswerFormat
-) -> Any:
-    ids = await service.prompt_ids(request)
-    head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
-    pieces = _pieces(service, request, ids)
-    first = await anext(pieces)  # before any output, so that a full queue is an HTTP status
+async def _answer(service: Service, request: CompletionRequest | ChatRequest, owner: int) -> Any:
+    prepared = await service.prepared(request)
+    answers = _Answers(service, prepared, request, owner)
+    updates = answers.updates()
+    first = await anext(updates)  # before any output, so that a full queue is an HTTP status
     if request.stream:
-        return EventStream(_events(first, pieces, head, format), media_type="text/event-stream")
-    text, reason, count = first
-    while not reason:
-        piece, reason, count = await anext(pieces)
-        text += piece
-    usage = {
-        "prompt_tokens": len(ids),
-        "completion_tokens": count,
-        "total_tokens": len(ids) + count,
+        return EventStream(_events(first, updates, answers), updates)
+    async with aclosing(updates):
+        return await _whole(first, updates, answers)
+
+
+class _Update(NamedTuple):
+    """More of the answer with this number, and why it ended (None: it goes on)."""
+
+    number: int
+    piece: Piece
+    reason: str | None
+
+
+class _Answers:
+    """The answers to one request, while they are generated."""
+
+    def __init__(
+        self,
+        service: Service,
+        prepared: Prepared,
+        request: CompletionRequest | ChatRequest,
+        owner: int,
+    ) -> None:
+        vocabulary = service.prompts.vocabulary
+        chat = isinstance(request, ChatRequest)
+        self.format: AnswerFormat = (ChatFormat if chat else CompletionFormat)(vocabulary)
+        self.scored = request.alternatives is not None
+        self.with_usage = request.with_usage
+        self.head = {
+            "id": f"{self.format.prefix}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": service.name,
+        }
+        self._prompt_tokens = sum(map(len, prepared.prompts))
+        self._running = Running(service, prepared, request, owner)
+        self.texts = [
+            AnswerText(
+                vocabulary.decode_marked if chat else vocabulary.decode,
+                request.stops,
+                Reasoning(prepared.reasons) if chat else None,
+                prepared.calls(),
+            )
+            for _ in range(len(self._running))
+        ]
+
+    async def updates(self) -> AsyncGenerator[_Update]:
+        """Yield what becomes final, of all answers. Closing it cancels them."""
+        async with aclosing(self._running.items()) as items:
+            async for number, item in items:
+                text = self.texts[number]
+                if text.reason:
+                    continue  # it ended with a stop text, and the sequence a step later
+                piece = text.finish(item) if isinstance(item, str) else text.add(item)
+                if text.reason and not isinstance(item, str):
+                    self._running.end(number)
+                yield _Update(number, piece, text.reason)
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """The number of tokens so far."""
+        count = sum(text.count for text in self.texts)
+        return {
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": count,
+            "total_tokens": self._prompt_tokens + count,
+            "prompt_tokens_details": {"cached_tokens": self._running.cached},
+            "completion_tokens_details": {
+                "reasoning_tokens": sum(text.reasoning_count for text in self.texts)
+            },
+        }
+
+
+async def _whole(
+    first: _Update, updates: AsyncGenerator[_Update], answers: _Answers
+) -> dict[str, Any]:
+    """The answers as one document."""
+    pieces: list[list[Piece]] = [[] for _ in answers.texts]
+    pieces[first.number].append(first.piece)
+    async for update in updates:
+        pieces[update.number].append(update.piece)
+    choices = [
+        {
+            "index": number,
+            **answers.format.answer(pieces[number], answers.scored),
+            "finish_reason": text.reason,
+        }
+        for number, text in enumerate(answers.texts)
+    ]
+    return {
+        **answers.head,
+        "object": answers.format.whole,
+        "choices": choices,
+        "usage": answers.usage,
     }
-    choice = format.choice(text, reason, streamed=False)
-    return {**head, "object": format.whole, "choices": [choice], "usage": usage}
-
-
-async def _pieces(
-    service: Service, request: CompletionRequest | ChatRequest, ids: list[int]
-) -> AsyncGenerator[Piece]:
-    stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
-    stream = TextStream(service.decode, stops)
-    count = 0
-    tokens = service.tokens(ids, request)
-    try:
-        async for item in tokens:
-            if isinstance(item, str):
-                yield stream.finish(), item, count
-                return
-            count += 1
-            piece = stream.add(item)
-            if stream.stopped:
-                yield piece, "stop", count
-                return
-            yield piece, None, count
-    finally:
-        await tokens.aclose()
 
 
 class EventStream(StreamingResponse):
-    """A streamed answer. It ends its sequence however the response ends."""
+    """A streamed answer. It ends its sequences however the response ends.
+
+    Args:
+        events: the events.
+        updates: what the events are made of; closing it ends the sequences.
+    """
+
+    def __init__(self, events: AsyncGenerator[str], updates: AsyncGenerator[Any]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._updates = updates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until the last one, or until the client leaves."""
@@ -143,31 +183,67 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             await cast(AsyncGenerator[str], self.body_iterator).aclose()
+            await self._updates.aclose()  # the events may not have begun
 
 
 async def _events(
-    first: Piece, pieces: AsyncGenerator[Piece], head: dict[str, Any], format: AnswerFormat
+    first: _Update, updates: AsyncGenerator[_Update], answers: _Answers
 ) -> AsyncGenerator[str]:
-    """The answer as server-sent events: `data: JSON` for each piece, and `data: [DONE]` last.
+    """The answers as server-sent events: `data: JSON` for each piece, and `data: [DONE]` last.
 
     The status was sent before, so an answer that fails ends with an event that has an `error`.
     """
     try:
-        piece: Piece | None = first
-        while piece is not None:
-            text, reason, _ = piece
-            if text or reason:
-                choice = format.choice(text, reason, streamed=True)
-                yield _event({**head, "object": format.part, "choices": [choice]})
-            piece = await anext(pieces, None)
-        yield "data: [DONE]\n\n"
+        async with aclosing(updates):
+            writer = _Events(answers)
+            for event in writer.of(first):
+                yield event
+            async for update in updates:
+                for event in writer.of(update):
+                    yield event
+            if answers.with_usage:
+                yield writer.event([], answers.usage)
+            yield "data: [DONE]\n\n"
     except Stopped as error:
-        yield _event(failure(503, str(error)))
+        yield _data(failure(503, str(error)))
     except Exception as error:  # whatever ONNX Runtime raises
-        yield _event(failure(500, str(error)))
-    finally:
-        await pieces.aclose()
+        yield _data(failure(500, str(error)))
 
 
-def _event(body: dict[str, Any]) -> str:
+@dataclass
+class _Events:
+    """Writes updates as events."""
+
+    answers: _Answers
+
+    def __post_init__(self) -> None:
+        self._opened: set[int] = set()
+        self._calls = Counter[int]()
+
+    def of(self, update: _Update) -> list[str]:
+        """The events of an update."""
+        format = self.answers.format
+        calls = self._calls[update.number]
+        choices = format.deltas(update.piece, self.answers.scored, calls)
+        self._calls[update.number] += sum(part.kind == "call" for part in update.piece.parts)
+        opening = format.opening()
+        if opening and update.number not in self._opened:
+            choices.insert(0, opening)
+        self._opened.add(update.number)
+        entries = [{"index": update.number, **one, "finish_reason": None} for one in choices]
+        if update.reason:
+            end = {**format.ending(), "finish_reason": update.reason}
+            entries.append({"index": update.number, **end})
+        return [self.event([entry]) for entry in entries]
+
+    def event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> str:
+        """One event."""
+        body: dict[str, Any] = {**self.answers.head, "object": self.answers.format.part}
+        body["choices"] = choices
+        if self.answers.with_usage:
+            body["usage"] = usage
+        return _data(body)
+
+
+def _data(body: dict[str, Any]) -> str:
     return f"data: {json.dumps(body)}\n\n"

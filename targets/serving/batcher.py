@@ -11,58 +11,20 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
-import numpy as np
-
-from ...errors import EdgewrightError
 from ...export.onnx.runtime import OnnxDecoder
-from ...export.onnx.sampling import Sampling, next_tokens
 from ...export.onnx.slots import OnnxEngine
 from ...generation.schedule import close_gaps, groups_within
+from .choosing import chosen_tokens
+from .counters import WorkCounters
+from .guide import Wish
+from .prefixes import Prefix, Prefixes
+from .sequence import Generation, QueueFull, Stopped, Token
 
-__all__ = ["Batcher", "Generation", "QueueFull", "Stopped"]
-
-
-class QueueFull(EdgewrightError):
-    """The maximum number of requests is already waiting."""
-
-
-class Stopped(EdgewrightError):
-    """The server stops before the sequence is complete."""
-
-
-@dataclass(eq=False)
-class Generation:
-    """One sequence: its prompt, its limits, and the receiver of its tokens.
-
-    Attributes:
-        ids: tokens of the prompt, at least one.
-        max_tokens: the most tokens to generate.
-        eos_ids: tokens that end the sequence; they are not emitted.
-        sampling: how the next token is chosen.
-        emit: called in the batcher's thread with each new token, and at the end with `stop`,
-            `length`, or an exception.
-        cancelled: set by the receiver to cancel the sequence.
-        made: number of tokens generated so far.
-        last: the latest token, which the next step takes in.
-        random: random numbers for sampling, seeded by `sampling`.
-    """
-
-    ids: Sequence[int]
-    max_tokens: int
-    eos_ids: frozenset[int]
-    sampling: Sampling
-    emit: Callable[[int | str | BaseException], None]
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    made: int = 0
-    last: int = field(init=False)
-    random: np.random.Generator = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.random = self.sampling.random()
-        self.last = self.ids[-1]
+__all__ = ["Batcher"]
 
 
 @dataclass
@@ -82,10 +44,13 @@ class Batcher:
             do not fit into the memory that `generation.memory` allows.
         max_waiting: the most sequences that wait for a place.
         context: the most tokens of a sequence, prompt and answer together.
+        prefix_bytes: memory for the caches of sequences that have ended; see `Prefixes`.
 
     Attributes:
+        prefixes: caches of sequences that have ended.
         steps: number of decoding steps so far.
         tokens: number of tokens generated so far.
+        work: counts and times of prompts and tokens.
     """
 
     def __init__(
@@ -94,20 +59,26 @@ class Batcher:
         max_batch: int = 16,
         max_waiting: int = 256,
         context: int = 2048,
+        prefix_bytes: int = 0,
     ) -> None:
         self._engine = OnnxEngine(decoder)
         self._context = context
         self._max_batch = self._engine.rows_for(context, max_batch)
         self._max_waiting = max_waiting
         self._slots = self._engine.slots(self._max_batch, context)
+        # A cache that drops old positions cannot be cut off at the end of a prefix.
+        budget = 0 if decoder.windowed else prefix_bytes
+        self.prefixes = Prefixes(budget, decoder.position_bytes)
         self._waiting: deque[Generation] = deque()
         self._prefill: _Prefill | None = None
         self._rows: list[Generation] = []
         self._changed = threading.Condition()
         """Guards `_waiting` and `_closed`; notified when there is something to do."""
         self._closed = False
+        self._guiding = ThreadPoolExecutor(1, "guide")
         self.steps = 0
         self.tokens = 0
+        self.work = WorkCounters()
         self._thread = threading.Thread(target=self._loop, name="batcher", daemon=True)
         self._thread.start()
 
@@ -122,8 +93,8 @@ class Batcher:
         prefill = self._prefill
         return len(self._rows) + (len(prefill.rows) if prefill else 0)
 
-    def submit(self, generation: Generation) -> None:
-        """Add a sequence to the queue.
+    def submit(self, *generations: Generation) -> None:
+        """Add the sequences of a request to the queue: all of them or none.
 
         Raises:
             QueueFull: too many sequences are waiting.
@@ -132,9 +103,10 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise Stopped("the server is stopping", "try again later")
-            if len(self._waiting) >= self._max_waiting:
+            # Whoever comes first may bring more than can wait, or would never be served.
+            if self._waiting and len(self._waiting) + len(generations) > self._max_waiting:
                 raise QueueFull("too many requests are waiting", "try again later")
-            self._waiting.append(generation)
+            self._waiting.extend(generations)
             self._changed.notify()
 
     def cancel(self, generation: Generation) -> None:
@@ -150,6 +122,7 @@ class Batcher:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+        self._guiding.shutdown()
 
     def _loop(self) -> None:
         while self._await_work():
@@ -189,16 +162,37 @@ class Batcher:
         """Begin the prefill of waiting sequences that one pass has room for, or of a long one."""
         with self._changed:
             free = self._max_batch - len(self._rows)
-            if self._prefill or not free:
+            if self._prefill or not free or not self._waiting:
                 return
-            prompts = [row.ids for row in list(self._waiting)[:free]]
-            groups = groups_within(prompts, self._slots.most_tokens)
-            rows = [self._waiting.popleft() for _ in next(groups, ())]
-            if rows:
-                self._prefill = self._prefilled(rows)
+            first = self._waiting[0]
+            prefix = self._prefix(first)
+            rows = [first]
+            if not prefix and not self._leads(first):
+                others = list(self._waiting)[1:free]
+                rows += [row for row in others if not (self._prefix(row) or self._leads(row))]
+            groups = groups_within([row.ids for row in rows], self._slots.most_tokens)
+            rows = rows[: len(next(groups))]
+            for row in rows:
+                self._waiting.remove(row)
+        if prefix:
+            first.cached = prefix.length
+            passes = self._slots.continuing(first.ids[:-1], prefix.states)
+            self._prefill = _Prefill([first], passes)
+        else:
+            self._prefill = self._prefilled(rows)
+
+    def _prefix(self, row: Generation) -> Prefix | None:
+        """What is known of a prompt."""
+        return self.prefixes.find(row.ids[:-1], row.owner)
+
+    def _leads(self, row: Generation) -> bool:
+        """Whether other sequences will start from the prompt of this one."""
+        return row.siblings and self.prefixes.may_keep(len(row.ids) - 1)
 
     def _prefilled(self, rows: list[Generation]) -> _Prefill:
         # All tokens of a prompt but the last: the first step takes in the last one.
+        for row in rows:
+            row.cached = 0
         return _Prefill(rows, self._slots.appending([row.ids[:-1] for row in rows]))
 
     def _prefill_pass(self) -> None:
@@ -215,37 +209,64 @@ class Batcher:
         except StopIteration:
             self._prefill = None
             self._rows += prefill.rows
+            for i, row in enumerate(self._rows):
+                if row in prefill.rows and self._leads(row):
+                    self._keep(i)
 
     def _step(self) -> None:
         """Generate one token for each running sequence."""
         self._end({i: "stop" for i, row in enumerate(self._rows) if row.cancelled.is_set()})
         if not self._rows:
             return
+        # Masks of grammars are computed in another thread while the decoder works.
+        asked = [row.guide and self._guiding.submit(row.guide.wish) for row in self._rows]
         logits = self._slots.step([row.last for row in self._rows])
         self.steps += 1
-        samplings = [row.sampling for row in self._rows]
-        chosen = next_tokens(logits, samplings, [row.random for row in self._rows]).tolist()
-        ended: dict[int, str] = {}
-        for i, row in enumerate(self._rows):
-            if chosen[i] in row.eos_ids:
-                ended[i] = "stop"
-                continue
-            row.last = chosen[i]
-            row.made += 1
-            self.tokens += 1
-            row.emit(row.last)
-            if row.made >= row.max_tokens:
-                ended[i] = "length"
+        ended: dict[int, str | BaseException] = {}
+        wishes: list[Wish] = []
+        for i, future in enumerate(asked):
+            try:
+                wishes.append(future.result() if future else None)
+            except Exception as error:  # a grammar that fails ends its sequence alone
+                wishes.append(None)
+                ended[i] = error
+        for i, token in enumerate(chosen_tokens(logits, self._rows, wishes)):
+            if i not in ended and (reason := self._advance(self._rows[i], token)):
+                ended[i] = reason
         self._end(ended)
 
-    def _end(self, ended: Mapping[int, str]) -> None:
+    def _advance(self, row: Generation, token: Token) -> str | BaseException | None:
+        """Extend a sequence by a token; returns why it ends, or None."""
+        if token.id in row.eos_ids:
+            return "stop"
+        row.answer.append(token.id)
+        self.tokens += 1
+        self.work.wrote(row)
+        row.emit(token)
+        try:
+            complete = row.guide is not None and row.guide.take(token.id)
+        except Exception as error:  # as above
+            return error
+        if complete:
+            return "stop"
+        return "length" if row.made >= row.max_tokens else None
+
+    def _end(self, ended: Mapping[int, str | BaseException]) -> None:
         """Remove rows from the batch, each for a reason."""
         if not ended:
             return
         for i, reason in ended.items():
+            self._keep(i)
             self._rows[i].emit(reason)
         moves = close_gaps(self._rows, ended)
         self._slots.retire(moves, len(self._rows))
+
+    def _keep(self, row: int) -> None:
+        """Keep the cache of a row for prompts that begin like it."""
+        generation = self._rows[row]
+        count = self._slots.positions(row)
+        tokens = [*generation.ids, *generation.answer][:count]
+        self.prefixes.keep(tokens, generation.owner, lambda: self._slots.states(row))
 
 
 def _emit(rows: Sequence[Generation], item: str | BaseException) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 from starlette.datastructures import Headers
 
-from .failures import GONE, Rejected, failure_response
+from .failures import GONE, Rejected
 from .keys import Keys
 from .options import ServeLimits
 from .strict_json import parse
 
-__all__ = ["OPEN_PATHS", "READS_JSON", "Door"]
+__all__ = ["OPEN_PATHS", "OWNER", "READS_JSON", "Door"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -23,6 +23,8 @@ Work = Callable[..., Awaitable[Any]]
 
 OPEN_PATHS = frozenset({"/health"})
 """Served without a key, because probes have none."""
+OWNER = "edgewright.owner"
+"""Entry of the scope: the number of the key that the client has; 0 without keys."""
 READS_JSON = frozenset({"/v1/completions", "/v1/chat/completions"})
 
 
@@ -55,23 +57,23 @@ class Door:
             return
         try:
             headers = Headers(scope=scope)
-            self._check_key(scope["path"], headers)
+            scope = {**scope, OWNER: self._owner(scope["path"], headers)}
             if scope["method"] == "POST" and scope["path"] in READS_JSON:
                 receive = await self._checked_body(headers, receive)
         except Rejected as error:
-            response = failure_response(error.status, str(error), error.headers)
-            await response(scope, receive, send)
+            await error.response(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _check_key(self, path: str, headers: Headers) -> None:
-        given = headers.get("authorization", "").encode("latin-1")
-        if not self._keys.accept(given) and path not in OPEN_PATHS:
+    def _owner(self, path: str, headers: Headers) -> int:
+        owner = self._keys.owner(headers.get("authorization", "").encode("latin-1"))
+        if owner is None and path not in OPEN_PATHS:
             raise Rejected(
                 401,
                 "this server needs an API key: send the header `Authorization: Bearer KEY`",
                 {"WWW-Authenticate": "Bearer"},
             )
+        return owner or 0
 
     async def _checked_body(self, headers: Headers, receive: Receive) -> Receive:
         """A `receive` that starts with the whole body, which is JSON.

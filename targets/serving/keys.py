@@ -26,8 +26,8 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def accept(self, authorization: bytes) -> bool:
-        """Whether a request with this `Authorization` header may pass.
+    def owner(self, authorization: bytes) -> int | None:
+        """The number of the key in an `Authorization` header; None if it may not pass.
 
         All keys are compared, by digests of equal length and in constant time, so that the time
         tells nothing about them.
@@ -35,7 +35,9 @@ class Keys:
         scheme, _, key = authorization.partition(b" ")
         given = _digest(key.strip())
         known = [hmac.compare_digest(given, digest) for digest in self._digests]
-        return not self or (scheme.lower() == b"bearer" and any(known))
+        if not self:
+            return 0
+        return known.index(True) if scheme.lower() == b"bearer" and any(known) else None
 
 
 def _digest(key: bytes) -> bytes:

@@ -38,6 +38,12 @@ class ServeOptions(BaseModel):
         ge=2,
         description="most tokens of prompt and answer together; default: the model's limit",
     )
+    prefix_cache_mb: int = Field(
+        default=256,
+        ge=0,
+        description="memory for the caches of earlier requests; a prompt that begins like one of "
+        "them, with the same API key, starts from there; 0: none are kept",
+    )
 
 
 class ServeLimits(BaseModel):
@@ -67,6 +73,13 @@ class ServeLimits(BaseModel):
     )
     max_new_tokens: int = Field(
         default=4096, ge=1, description="largest max_tokens that a request may ask for"
+    )
+    max_choices: int = Field(
+        default=8, ge=1, description="most answers of one request: prompts times n"
+    )
+    max_tools: int = Field(default=64, ge=1, description="most tools of a request")
+    max_schema_bytes: int = Field(
+        default=2**14, ge=1, description="most bytes of a JSON schema that an answer follows"
     )
     request_seconds: float = Field(
         default=30, gt=0, description="most seconds that a client may take to send a request"

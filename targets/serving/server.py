@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,22 +13,16 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
-from .answers import CHAT, COMPLETION, answer
-from .batcher import QueueFull, Stopped
+from .answers import answer
 from .door import Door
 from .failures import RETRY_AFTER, Rejected, failure_response
+from .guide import GuideFailed
+from .invalid import refusal
 from .keys import Keys
-from .schemas import (
-    ChatRequest,
-    CompletionRequest,
-    Failure,
-    Health,
-    Models,
-    Reply,
-    chat_request,
-    completion_request,
-)
-from .service import Service
+from .requests import ChatRequest, CompletionRequest, chat_request, completion_request
+from .schemas import Failure, Health, Model, Models, Reply
+from .sequence import QueueFull, Stopped
+from .service import Service, unknown_model
 
 __all__ = ["create_app"]
 
@@ -38,16 +32,13 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {"schema": EVENT}},
         "description": "the answer; a stream of events if `stream` is set",
     },
-    400: {"model": Failure, "description": "not JSON, or a prompt that does not fit"},
+    400: {"model": Failure, "description": "not a valid request, or a prompt that does not fit"},
     401: {"model": Failure, "description": "the server needs an API key"},
     404: {"model": Failure, "description": "no such model"},
     413: {"model": Failure, "description": "the body is too large"},
-    422: {"model": Failure, "description": "not a valid request"},
     429: {"model": Failure, "description": "too many requests are waiting"},
     503: {"model": Failure, "description": "too many connections, or the server is stopping"},
 }
-MOST_FAULTS = 8
-"""Faults of a request that an answer names."""
 
 
 def create_app(service: Service, keys: Keys | None = None) -> FastAPI:
@@ -75,10 +66,10 @@ def create_app(service: Service, keys: Keys | None = None) -> FastAPI:
     _add_status(app, service)
 
     async def completions(http: Request, request: CompletionRequest) -> Any:
-        return await answer(service, http, request, COMPLETION)
+        return await answer(service, http, request)
 
     async def chat(http: Request, request: ChatRequest) -> Any:
-        return await answer(service, http, request, CHAT)
+        return await answer(service, http, request)
 
     # FastAPI reads a parameter's type from the annotations. These types have the limits of this
     # model and this server, so the OpenAPI description has them too.
@@ -98,7 +89,7 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Rejected)
     async def rejected(_: Request, error: Rejected) -> JSONResponse:
-        return failure_response(error.status, str(error), error.headers)
+        return error.response
 
     @app.exception_handler(QueueFull)
     async def full(_: Request, error: QueueFull) -> JSONResponse:
@@ -108,26 +99,26 @@ def _handle_errors(app: FastAPI) -> None:
     async def stopped(_: Request, error: Stopped) -> JSONResponse:
         return failure_response(503, str(error), RETRY_AFTER)
 
+    @app.exception_handler(GuideFailed)
+    async def left_its_format(_: Request, error: GuideFailed) -> JSONResponse:
+        return failure_response(500, str(error))
+
     @app.exception_handler(HTTPException)
-    async def plain(_: Request, error: HTTPException) -> JSONResponse:
-        return failure_response(error.status_code, str(error.detail), error.headers)
+    async def plain(request: Request, error: HTTPException) -> JSONResponse:
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = f"there is no {request.url.path} here; /openapi.json lists what there is"
+        return failure_response(error.status_code, message, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        faults = error.errors()[:MOST_FAULTS]
-        return failure_response(
-            422, "; ".join(f"{_place(fault['loc'])}: {fault['msg']}" for fault in faults)
-        )
+        return refusal(error.errors()).response
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> JSONResponse:
-        return failure_response(500, f"the answer failed: {type(error).__name__}")
-
-
-def _place(path: Sequence[Any]) -> str:
-    """The path of a field in a request, such as `messages.0.role`."""
-    # pydantic also puts types such as `list[int]` into the path; they are left out.
-    return ".".join(str(part) for part in path if "[" not in str(part))
+        # Starlette raises the error again, for the log, and then uvicorn closes the connection.
+        message = f"the answer failed: {type(error).__name__}"
+        return failure_response(500, message, {"Connection": "close"})
 
 
 def _add_status(app: FastAPI, service: Service) -> None:
@@ -137,9 +128,17 @@ def _add_status(app: FastAPI, service: Service) -> None:
     async def health() -> Health:
         return Health(status="ok", running=service.batcher.running, waiting=service.batcher.waiting)
 
+    served = Model(id=service.name, created=service.created)
+
     @app.get("/v1/models")
     async def models() -> Models:
-        return Models(data=[{"id": service.name, "object": "model", "owned_by": "edgewright"}])
+        return Models(data=[served])
+
+    @app.get("/v1/models/{name:path}", responses={404: RESPONSES[404]})
+    async def model(name: str) -> Model:
+        if name != service.name:
+            raise unknown_model(name, service.name)
+        return served
 
     @app.get(
         "/metrics",

@@ -35,6 +35,8 @@ CONTEXT: dict[str, Any] = {
     "power_mode": "15W",
     "engine": {"prompt": 512, "context": 2048, "batch": 1},
     "target": "orin",
+    "endpoint": {"host": "127.0.0.1", "api": "completions", "ignore_eos": True},
+    **{f"load/{load}": {"requests": 10} for load in ("concurrency4", "rate2.5")},
     "answers": {"reference": "dddd", "questions": 16},
 }
 QUESTIONS = {"problems/task", "problems_hash/task", "shots_used/task", "task_version/task"}
@@ -42,6 +44,7 @@ ASKED = {"shots/task", "framing/task", "max_new_tokens/task"}
 TEXT = {"data_hash/text", "seq_len/text"}
 BOARD = {"board", "power_mode"}
 TIMING = {"device", "threads", "latency", *BOARD}
+LOAD = {"endpoint", "load/concurrency4"}
 EXPECTED: list[tuple[str, str, str, set[str]]] = [
     ("accuracy/task", "higher", "", QUESTIONS | ASKED),
     ("accuracy/task/n", "unknown", "", QUESTIONS | ASKED),
@@ -77,6 +80,14 @@ EXPECTED: list[tuple[str, str, str, set[str]]] = [
     ("prefill_tok_s", "higher", "tok/s", TIMING),
     ("prefill_tok_s/batch16-prompt64", "higher", "tok/s", TIMING),
     ("joules_per_token", "lower", "J", TIMING),
+    *(
+        (f"{kind}_ms/p{share}/concurrency4", "lower", "ms", LOAD)
+        for kind in ("ttft", "itl", "tpot", "e2e")
+        for share in (50, 90, 99)
+    ),
+    ("output_tok_s/concurrency4", "higher", "tok/s", LOAD),
+    ("requests_s/rate2.5", "higher", "/s", {"endpoint", "load/rate2.5"}),
+    ("failed_requests/concurrency4", "lower", "", LOAD),
     ("load_s", "lower", "s", TIMING - {"latency"}),
     ("peak_rss_bytes", "lower", "MB", TIMING - {"threads"}),
     ("peak_rss_bytes/decode", "lower", "MB", TIMING - {"threads"}),
@@ -121,6 +132,7 @@ EXPECTED: list[tuple[str, str, str, set[str]]] = [
     ("tensorrt/decode_qps", "higher", "/s", {"engine", *BOARD}),
     ("parity/max_abs_diff", "lower", "", set()),
     ("parity/kl", "lower", "", set()),
+    ("parity/kv_cache_kl", "lower", "", set()),
     ("parity/top1_prefill", "higher", "", set()),
     ("parity/top1_decode", "higher", "", set()),
     ("parity/positions", "unknown", "", set()),
@@ -177,6 +189,7 @@ def test_the_gate_refuses_other_conditions_of_every_metric(
         *(("token_ms/p90", key) for key in ("device", "threads", "latency")),
         ("joules_per_token", "threads"),
         ("load_s", "device"),
+        *(("itl_ms/p99/concurrency4", key) for key in sorted(LOAD)),
         ("device/power_w", "board"),
         ("tensorrt/build_s", "engine"),
         ("predicted/ttft_ms", "target"),
@@ -214,16 +227,10 @@ def test_unknown_metrics_are_refused_and_not_compared_in_silence(cli, tmp_path) 
             check_gate(both, both, Policy(limits={"ttft_ms/p75": limit}))
         assert "ttft_ms/p50" in caught.value.hint
     assert "not a metric that edgewright knows" in why_unlike("ttft_ms/p75", CONTEXT, CONTEXT)
-    (tmp_path / "m.json").write_text(json.dumps(both))
+    file = tmp_path / "m.json"
+    file.write_text(json.dumps(both))
     (tmp_path / "policy.yaml").write_text("ttft_ms/p75: {max_ratio: 2}\n")
-    code, out, err = cli(
-        "gate",
-        tmp_path / "m.json",
-        "--baseline",
-        tmp_path / "m.json",
-        "--policy",
-        tmp_path / "policy.yaml",
-    )
+    code, out, err = cli("gate", file, "--baseline", file, "--policy", tmp_path / "policy.yaml")
     assert (code, out) == (2, "")
     assert "no such metric" in err
 

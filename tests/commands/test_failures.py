@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +70,23 @@ def test_signals_clean_up(
     said = " ".join(capsys.readouterr().err.split())
     assert said.startswith(word)
     assert ("to resume" if resumable else "to start again") in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_strikes_in_a_finalizer_is_not_lost(number: int) -> None:
+    """Python drops what is raised in `__del__`, and a library's object may die at any moment."""
+
+    class Dying:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+            for _ in range(1000):  # the signal arrives
+                pass
+
+    with pytest.raises(typer.Exit) as caught, interruption(resumable=True):
+        dying = Dying()
+        del dying
+        time.sleep(30)
+    assert caught.value.exit_code == 128 + number
 
 
 def test_a_full_disk_behind_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:

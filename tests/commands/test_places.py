@@ -22,6 +22,7 @@ VERBS = {
 }
 NO_PLACES = {
     "--align-layers",
+    "--api-key-variable",
     "--freeze",
     "--host",
     "--jetpack",
@@ -31,6 +32,7 @@ NO_PLACES = {
     "--python",  # on the device
     "--remote-dir",  # on the device
     "--rule",
+    "--served-model",
     "--set",  # the recipe with its changes is read, and all of its places
     "--budget-over",
     "--budget-precision",
@@ -52,13 +54,14 @@ def takes_words(option: Parameter) -> bool:
 
 @pytest.mark.parametrize("name", VERBS)
 def test_every_option_that_may_name_a_place_is_declared(name: str) -> None:
+    numbers = ("batches", "prompts", "bits", "scales", "concurrency", "request_rate")
     undeclared = [
         option.flag
         for option in VERBS[name].options
         if takes_words(option)
         and not marker(option)
         and option.flag not in NO_PLACES
-        and not (option.cli.separator and option.name in ("batches", "prompts", "bits", "scales"))
+        and not (option.cli.separator and option.name in numbers)
     ]
     assert not undeclared
     arguments = {one: marker_of(hint) for one, hint in VERBS[name].arguments.items()}

@@ -58,6 +58,7 @@ WRITING: dict[str, tuple[list[Any], dict[str, Any], dict[str, str]]] = {
             "tasks": "qa:in/rows.jsonl",
             "reference": "in/teacher",
             "against": "in/quantized",
+            "tokenizer": "in/tokenizer",
         },
         {"save": "file"},
     ),
@@ -87,7 +88,7 @@ WRITING: dict[str, tuple[list[Any], dict[str, Any], dict[str, str]]] = {
 }
 """What is read, and the options that write, by verb."""
 FILES = ("data.txt", "held.txt", "rows.jsonl", "new.json", "old.json", "gate.yaml", "target.yaml")
-FOLDERS = ("model", "teacher", "quantized", "artifact", "run", "other")
+FOLDERS = ("model", "teacher", "quantized", "artifact", "run", "other", "tokenizer")
 OUTPUTS = [(verb, option) for verb, (_, _, written) in WRITING.items() for option in written]
 
 

@@ -68,3 +68,54 @@ def test_a_quantized_model_is_planned_as_it_can_be_exported(cli, model: Path, bl
     [row] = json.loads(out)["rows"]
     assert row["precision"] == own
     assert row["commands"] == [f"edgewright export {model} --precision {own} --out {own}-onnx"]
+
+
+def student(folder: Path, **sizes: Any) -> Path:
+    """A smaller model with the same tokens, as a directory beside the model."""
+    config = json.loads(QWEN_3B.read_text()) | {"num_hidden_layers": 12} | sizes
+    draft = folder / "student"
+    draft.mkdir()
+    (draft / "config.json").write_text(json.dumps(config))
+    return draft
+
+
+def test_a_draft_is_planned_for_the_engines_that_take_one(cli, model: Path) -> None:
+    draft = student(model)
+    device = ("--target", "jetson-agx-orin-64gb")
+    code, out, _ = cli("plan", model, *device, "--draft", draft)
+    assert code == 0
+    assert "int4 with the draft, llama.cpp: " in out and "int4 with the draft, vllm: " in out
+    assert "is an assumption" in " ".join(out.split())
+    code, out, _ = cli("plan", model, *device, "--draft", draft, "--draft-tokens", "3", "--json")
+    found = [entry for row in json.loads(out)["rows"] for entry in row["drafts"]]
+    assert code == 0 and len(found) == 6
+    assert {(entry["drafted"], entry["assumed"]) for entry in found} == {(3, True)}
+
+
+def test_a_draft_that_has_no_room_is_said(cli, model: Path) -> None:
+    device = ("--target", "jetson-orin-nano-8gb", "--draft-agreement", "0.8")
+    _, out, _ = cli("plan", model, *device, "--draft", student(model, num_hidden_layers=30))
+    assert "NO room" in out and "is an assumption" not in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ((), "--draft needs one model and one device"),
+        (("--target", "all"), "--draft needs one model and one device"),
+        (("--target", "cpu"), "no engine that runs here takes a draft model"),
+        (("--target", "jetson-orin-nx-16gb", "--draft-agreement", "70"), "is a share, 0 to 1"),
+        (("--target", "jetson-orin-nx-16gb", "--draft-tokens", "0"), "must be at least 1"),
+    ],
+)
+def test_a_draft_that_cannot_be_planned_is_one_message(
+    cli, model: Path, more: tuple[str, ...], message: str
+) -> None:
+    code, out, error = cli("plan", model, "--draft", student(model), *more)
+    assert (code, out) == (2, "") and message in error
+
+
+def test_a_draft_with_other_tokens_is_refused(cli, model: Path) -> None:
+    draft = student(model, vocab_size=32000)
+    code, _, error = cli("plan", model, "--target", "jetson-orin-nx-16gb", "--draft", draft)
+    assert code == 2 and "the draft has 32,000 tokens and the model 151,936" in error

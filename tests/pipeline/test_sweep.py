@@ -188,6 +188,20 @@ def test_what_failed_is_tried_again_by_the_next_command(
     ]
 
 
+def test_an_altered_result_is_made_again(recipe_file: Path, tmp_path: Path) -> None:
+    options = SweepOptions(vary={"steps.quantize.group_size": [64, 128]})
+    out = tmp_path / "sweep"
+    found = run_sweep(recipe_file, [], options, out)
+    files = [*out.glob("trials/*/quantize/config.json"), *out.glob("trials/*/samples/prune.json")]
+    assert len(files) == 4
+    for file in files:
+        content = file.read_bytes()
+        file.unlink()  # the file may be linked to that of another trial
+        file.write_bytes(content.replace(b"1", b"2", 1))
+        assert run_sweep(recipe_file, [], options, out)["trials"] == found["trials"]
+        assert file.read_bytes() == content
+
+
 def test_the_command_line_and_its_mistakes(cli, recipe_file: Path, tmp_path: Path) -> None:
     code, _, err = cli(
         "sweep", recipe_file, "--vary", "steps.quantize.bits=4,5", "--out", tmp_path / "s"

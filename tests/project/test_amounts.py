@@ -114,17 +114,19 @@ HostOptions: port
 IterateOptions: max_loss_increase
 KvOptions: contexts limit max_new_tokens seq_len
 LatencyOptions: batches contexts new_tokens prompt prompts runs
+LoadOptions: concurrency output_tokens prompt_tokens request_rate request_seconds requests seed
+LoadOptions: time_limit warm_up
 LoraOptions: alpha r
-PlanInputs: batch context
+PlanInputs: batch context draft_agreement draft_tokens
 PruneOptions: experts ffn ffn_threshold heads heads_threshold kv_heads layers merge_kv
 QatOptions: bits group_size
 QuantizeOptions: alpha bits damp embedding_bits group_size head_bits hessian_tokens kv_bits refine
 RecoverOptions: accumulate batch_size hold_out save_every seq_len
 Sensitivity: budget keep_bits
-ServeLimits: grace_seconds keep_alive_seconds max_body_bytes max_connections max_messages
-ServeLimits: max_new_tokens max_prompt_characters max_stop_characters max_stops max_waiting
-ServeLimits: request_seconds stall_seconds
-ServeOptions: context max_batch port threads
+ServeLimits: grace_seconds keep_alive_seconds max_body_bytes max_choices max_connections
+ServeLimits: max_messages max_new_tokens max_prompt_characters max_schema_bytes
+ServeLimits: max_stop_characters max_stops max_tools max_waiting request_seconds stall_seconds
+ServeOptions: context max_batch port prefix_cache_mb threads
 StageFlags: attention hard lr on_policy temperature
 SweepOptions: minutes seed
 TeacherCacheOptions: top_k

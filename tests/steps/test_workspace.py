@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgewright.errors import EdgewrightError
-from edgewright.steps.workspace import differences, workspace
+from edgewright.steps.workspace import differences, remove_workspace, workspace
 
 
 def interrupt(out: Path, depends_on: dict[str, Any], **settings: Any) -> set[str]:
@@ -87,3 +87,14 @@ def test_a_workspace_that_was_half_removed_is_not_resumed(
     with workspace(tmp_path / "out", "learning", {"a": 1}, "*.bin") as folder:
         assert not (folder / "half.bin").exists()
     assert not folder.exists()
+
+
+def test_what_a_killed_command_left_is_removed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt), workspace(out, "work", {"a": 1}, "part") as place:
+        (place / "part").touch()
+        raise KeyboardInterrupt
+    assert (tmp_path / ".out.work").is_dir()
+    remove_workspace(out, "work")
+    assert not list(tmp_path.iterdir())
+    remove_workspace(out, "work")

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from known_models import AGX, LLAMA_3B, NANO, QWEN25_3B, SMALL, changed, violations
+from known_models import (
+    AGX,
+    LLAMA_3B,
+    NANO,
+    QWEN25_3B,
+    SMALL,
+    changed,
+    predicted,
+    violations,
+)
 
 from edgewright.errors import UsageError
 from edgewright.targets import Violation, load_target
@@ -156,6 +165,42 @@ def test_memory_is_refused_with_the_nearest_thing_that_fits() -> None:
     ]
     context = int(too_long[0].nearest.removeprefix("--context "))
     assert not violations(target, LLAMA_3B, format="gguf", precision="int4", context=context)
+
+
+@pytest.mark.parametrize(
+    ("target", "format_", "precision", "said"),
+    [
+        (NANO, "tensorrt", "int4", True),  # 2.4 GB of weights, 7.1 to 9.4 GB to build, 5.0 GB free
+        (NANO, "edge-llm", "int4", True),
+        (NANO, "gguf", "int4", False),  # llama.cpp builds nothing
+        (NANO, "ort", "int4", False),
+        (NANO, "tensorrt", "fp16", False),  # it does not even fit, which is a refusal
+        (AGX, "tensorrt", "int4", False),
+    ],
+)
+def test_an_engine_that_the_device_cannot_build_is_said(
+    target: str, format_: str, precision: str, said: bool
+) -> None:
+    board = load_target(target)
+    result = violations(board, LLAMA_3B, format=format_, precision=precision, jetpack="7.2")
+    notes = [v for v in result if v.rule == "build-memory"]
+    assert bool(notes) == said
+    if said:
+        weights = predicted(board, LLAMA_3B, precision=precision).weight_bytes
+        assert f"{3 * weights / 1e9:.2f} GB to {4 * weights / 1e9:.2f} GB" in notes[0].message
+        assert notes[0].severity == "note"
+        assert ("--externalize-weights" in notes[0].nearest) == (format_ == "edge-llm")
+
+
+def test_int4_on_jetpack_6_names_what_runs_there() -> None:
+    result = violations(load_target(NANO), SMALL, format="onnx", precision="int4", jetpack="6.2")
+    assert found(result) == {("opset", "refuse")}
+    assert "--format edge-llm" in result[0].nearest and "--format gguf" in result[0].nearest
+    for format_ in ("edge-llm", "gguf"):
+        again = violations(
+            load_target(NANO), SMALL, format=format_, precision="int4", jetpack="6.2"
+        )
+        assert not again
 
 
 @pytest.mark.parametrize(

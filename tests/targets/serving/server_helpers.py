@@ -57,6 +57,11 @@ class Reply:
     headers: dict[str, str]
 
     @property
+    def json(self) -> dict[str, Any]:
+        """The body."""
+        return json.loads(self.text)
+
+    @property
     def error(self) -> dict[str, Any]:
         """The error object, which has the fields of OpenAI's."""
         found = json.loads(self.text)["error"]

@@ -14,7 +14,8 @@ import pytest
 from edgewright.export.onnx.runtime import OnnxDecoder
 from edgewright.export.onnx.sampling import Sampling
 from edgewright.generation import memory
-from edgewright.targets.serving.batcher import Batcher, Generation, QueueFull, Stopped
+from edgewright.targets.serving.batcher import Batcher
+from edgewright.targets.serving.sequence import Generation, QueueFull, Stopped, Token
 
 from server_helpers import prompts, until  # isort: skip
 
@@ -33,8 +34,8 @@ class Answer:
         )
 
     def take(self, item: Any) -> None:
-        if isinstance(item, int):
-            self.tokens.append(item)
+        if isinstance(item, Token):
+            self.tokens.append(item.id)
         else:
             self.reason = item
             self.done.set()

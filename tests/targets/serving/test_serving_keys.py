@@ -78,8 +78,8 @@ def test_all_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(hmac, "compare_digest", compared)
     keys = Keys([KEY, OTHER])
-    assert keys.accept(f"Bearer {KEY}".encode())
-    assert not keys.accept(b"Bearer short")
+    assert keys.owner(f"Bearer {OTHER}".encode()) == 1
+    assert keys.owner(b"Bearer short") is None
     assert lengths == [(32, 32)] * 4
 
 
@@ -90,10 +90,10 @@ def test_keys_of_a_file_or_of_the_environment(
     assert not read_keys(None)
     file = tmp_path / "keys"
     file.write_text(f"\n  {KEY}\r\n{OTHER}\n\n")
-    assert all(read_keys(file).accept(f"Bearer {key}".encode()) for key in (KEY, OTHER))
+    assert [read_keys(file).owner(f"Bearer {key}".encode()) for key in (KEY, OTHER)] == [0, 1]
     monkeypatch.setenv(VARIABLE, f"{KEY}\n")
-    assert read_keys(None).accept(f"Bearer {KEY}".encode())
-    assert not read_keys(None).accept(f"Bearer {OTHER}".encode())
+    assert read_keys(None).owner(f"Bearer {KEY}".encode()) == 0
+    assert read_keys(None).owner(f"Bearer {OTHER}".encode()) is None
     with pytest.raises(UsageError, match=VARIABLE):
         read_keys(file)
 

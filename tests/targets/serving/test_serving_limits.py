@@ -65,7 +65,7 @@ def turns(count: int, content: str = "a") -> list[dict[str, str]]:
 )
 def test_what_is_no_plain_json_is_a_400(server: Running, path: str, raw: bytes) -> None:
     reply = ask(server.port, path, raw)
-    assert (reply.status, reply.error["code"]) == (400, 400)
+    assert (reply.status, reply.error["code"]) == (400, "invalid_request")
     assert reply.error["type"] == "invalid_request_error"
 
 
@@ -81,26 +81,36 @@ def test_another_content_type_is_a_400(server: Running, path: str, kind: str) ->
 
 
 @pytest.mark.parametrize(
-    ("path", "more", "status"),
+    ("path", "more", "param", "code"),
     [
-        ("/v1/completions", {"prompt": "a" * 901}, 422),
-        ("/v1/completions", {"prompt": "a " * 440}, 400),
-        ("/v1/chat/completions", {"messages": turns(1, "a" * 901)}, 400),
-        ("/v1/chat/completions", {"messages": turns(2, "a" * 451)}, 400),
-        ("/v1/chat/completions", {"messages": turns(6)}, 422),
-        ("/v1/chat/completions", {"messages": []}, 422),
-        *((path, {"stop": ["a"] * 4}, 422) for path in PATHS),
-        *((path, {"stop": "a" * 11}, 422) for path in PATHS),
-        *((path, {"stop": ["a", "b" * 11]}, 422) for path in PATHS),
-        *((path, {"max_tokens": 41}, 422) for path in PATHS),
-        *((path, {"padding": "a" * 20_000}, 413) for path in PATHS),
+        ("/v1/completions", {"prompt": "a" * 901}, "prompt", "string_above_max_length"),
+        ("/v1/completions", {"prompt": ["a"] * 9}, "prompt", "array_above_max_length"),
+        ("/v1/completions", {"prompt": ["a"] * 5, "n": 2}, "n", "invalid_value"),
+        ("/v1/completions", {"prompt": "a " * 440}, "prompt", "context_length_exceeded"),
+        ("/v1/completions", {"logprobs": 21}, "logprobs", "number_above_max_value"),
+        *(
+            ("/v1/chat/completions", {"messages": sent}, "messages", code)
+            for sent, code in (
+                (turns(1, "a" * 901), "string_above_max_length"),
+                (turns(2, "a" * 451), "string_above_max_length"),
+                (turns(6), "array_above_max_length"),
+                ([], "array_below_min_length"),
+            )
+        ),
+        *((path, {"stop": ["a"] * 4}, "stop", "array_above_max_length") for path in PATHS),
+        *((path, {"stop": "a" * 11}, "stop", "string_above_max_length") for path in PATHS),
+        *((path, {"stop": ["a", "b" * 11]}, "stop.1", "string_above_max_length") for path in PATHS),
+        *((path, {"max_tokens": 41}, "max_tokens", "number_above_max_value") for path in PATHS),
+        *((path, {"n": 9}, "n", "number_above_max_value") for path in PATHS),
+        *((path, {"padding": "a" * 20_000}, None, "request_too_large") for path in PATHS),
     ],
 )
 def test_more_than_a_limit_is_refused(
-    server: Running, path: str, more: dict[str, Any], status: int
+    server: Running, path: str, more: dict[str, Any], param: str | None, code: str
 ) -> None:
     reply = ask(server.port, path, body(path, **more))
-    assert (reply.status, reply.error["code"]) == (status, status)
+    assert reply.status == (413 if param is None else 400)
+    assert (reply.error["param"], reply.error["code"]) == (param, code)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -120,7 +130,7 @@ def test_a_large_body_without_a_length_is_refused_too(server: Running) -> None:
     )
     reply = connection.getresponse()
     assert reply.status == 413
-    assert json.loads(reply.read())["error"]["code"] == 413
+    assert json.loads(reply.read())["error"]["code"] == "request_too_large"
     connection.close()
 
 
@@ -132,7 +142,7 @@ def test_many_faults_make_a_short_answer(server: Running) -> None:
         {"model": "m" * 15_000},
     ):
         reply = ask(server.port, "/v1/completions", body("/v1/completions", **more))
-        assert reply.status in (404, 422)
+        assert reply.status in (404, 400)
         assert len(reply.text) < 700
 
 
@@ -141,7 +151,7 @@ def test_reading_a_request_stops_nobody_else(
 ) -> None:
     """All threads that read requests are busy, and `/health` and a running stream go on."""
     busy, release = threading.Semaphore(0), threading.Event()
-    real = server.service._encode
+    real = server.service.prompts.prepared
 
     def slow(request: Any) -> Any:
         if request.prompt == "slow":
@@ -149,7 +159,7 @@ def test_reading_a_request_stops_nobody_else(
             release.wait(120)
         return real(request)
 
-    monkeypatch.setattr(server.service, "_encode", slow)
+    monkeypatch.setattr(server.service.prompts, "prepared", slow)
     replies: list[int] = []
 
     def client() -> None:

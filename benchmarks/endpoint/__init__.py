@@ -1,0 +1,1 @@
+"""Measures a server: streaming requests at a chosen load, and the times of their tokens."""

@@ -1,0 +1,119 @@
+"""What an artifact loses and gains when its keys and values are cached in 8 bits.
+
+    python -m edgewright.perf.int8_cache FLOAT INT8 --text wiki.txt
+
+FLOAT and INT8 are exports of one checkpoint (`--format ort`), without and with `--kv-cache int8`.
+The output: the KL from FLOAT over texts that go through the cache 32 tokens at a time; the memory
+that a full cache adds to the process, each in a process of its own; and the time of one more token,
+measured in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..checkpoints.loading import load_tokenizer
+from ..export.onnx.parity import log_softmax
+from ..export.onnx.runtime import Cache, OnnxDecoder
+from .verb_memory import anonymous_and_all
+
+CHUNK = 32
+
+
+def main() -> None:
+    """Measure, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("exact", type=Path)
+    parser.add_argument("rounded", type=Path)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--tokens", type=int, default=2048, help="of a text")
+    parser.add_argument("--texts", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=40, help="tokens that are timed")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    ids = load_tokenizer(args.exact)(args.text.read_text())["input_ids"]
+    if len(ids) < args.texts * args.tokens:
+        parser.error(f"--text has only {len(ids)} tokens")
+    rows = [ids[n * args.tokens :][: args.tokens] for n in range(args.texts)]
+    decoders = [OnnxDecoder(path, args.threads) for path in (args.exact, args.rounded)]
+    for number, row in enumerate(rows):
+        losses = np.concatenate(list(_losses(decoders, row)))
+        print(
+            f"text {number}: KL {losses.mean():.5f}, last quarter "
+            f"{losses[-len(losses) // 4 :].mean():.5f}, {len(losses)} positions"
+        )
+    for path, decoder in zip((args.exact, args.rounded), decoders, strict=True):
+        grown = _in_process(path, rows[0])
+        print(
+            f"{path}: {decoder.position_bytes:,} bytes a token, {args.tokens} tokens: "
+            f"{decoder.position_bytes * args.tokens / 1e6:.1f} MB; "
+            f"the process grew by {grown / 1e6:.1f} MB"
+        )
+    times = _times(decoders, rows[0], args.rounds)
+    exact, rounded = (statistics.median(one) * 1e3 for one in times)
+    ratios = sorted(b / a for a, b in zip(*times, strict=True))
+    low, high = ratios[len(ratios) // 10], ratios[-len(ratios) // 10]
+    print(
+        f"a token after {args.tokens}: {exact:.1f} ms and {rounded:.1f} ms, ratio "
+        f"{statistics.median(ratios):.3f} (80 % of pairs: {low:.3f} to {high:.3f})"
+    )
+
+
+def _fill(decoder: OnnxDecoder, row: list[int], cache: Cache) -> Iterator[np.ndarray]:
+    for begin in range(0, len(row), CHUNK):
+        part = np.array([row[begin : begin + CHUNK]])
+        yield decoder.step(part, np.ones((1, begin + part.shape[1]), np.int64), cache)
+
+
+def _losses(decoders: list[OnnxDecoder], row: list[int]) -> Iterator[np.ndarray]:
+    """KL of each position in nats."""
+    passes = [_fill(one, row, one.open_cache(1, len(row))) for one in decoders]
+    for logits in zip(*passes, strict=True):
+        p, q = (log_softmax(one[0]) for one in logits)
+        yield (np.exp(p) * (p - q)).sum(-1)
+
+
+def _in_process(path: Path, row: list[int]) -> int:
+    """Bytes that the cache of a text adds to a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_growth, (path, row))
+
+
+def _growth(path: Path, row: list[int]) -> int:
+    decoder = OnnxDecoder(path, 1)
+    few = decoder.open_cache(1, CHUNK)
+    for _ in range(3):  # what the first passes allocate for themselves
+        few = decoder.open_cache(1, CHUNK)
+        list(_fill(decoder, row[:CHUNK], few))
+    before = anonymous_and_all(multiprocessing.current_process().pid or 0)[0]
+    cache = decoder.open_cache(1, len(row))
+    for value in cache.past:
+        value.numpy()[:] = 1  # so that its pages are there
+    return anonymous_and_all(multiprocessing.current_process().pid or 0)[0] - before
+
+
+def _times(decoders: list[OnnxDecoder], row: list[int], rounds: int) -> list[list[float]]:
+    """Seconds of a token after a text, in turns."""
+    caches = [one.open_cache(1, len(row) + rounds) for one in decoders]
+    for decoder, cache in zip(decoders, caches, strict=True):
+        for _ in _fill(decoder, row, cache):
+            pass
+    times: list[list[float]] = [[], []]
+    for turn in range(rounds):
+        mask = np.ones((1, len(row) + turn + 1), np.int64)
+        for place in (turn % 2, 1 - turn % 2):
+            begin = time.perf_counter()
+            decoders[place].step(np.array([[row[turn]]]), mask, caches[place])
+            times[place].append(time.perf_counter() - begin)
+    return times
+
+
+if __name__ == "__main__":
+    main()

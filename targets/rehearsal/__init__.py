@@ -1,0 +1,1 @@
+"""Rehearse a deployment: its commands run here, with recorders in place of the device's tools."""

@@ -1,0 +1,103 @@
+"""What a chat request says about tools and about the format of its answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["NamedChoice", "ResponseFormat", "Tool", "ToolChoice"]
+
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+
+
+class Function(BaseModel):
+    """A function that the model may call."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = Field(
+        default=None, description="JSON schema of the arguments; default: no arguments"
+    )
+    strict: Annotated[bool, Field(strict=True)] | None = Field(
+        default=None, description="the arguments follow the schema, whatever the model prefers"
+    )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The JSON schema of the arguments."""
+        return self.parameters or {
+            "type": "object",
+            "properties": {},
+            "additionalProperties": False,
+        }
+
+
+class Tool(BaseModel):
+    """A tool."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["function"]
+    function: Function
+
+
+class ChosenFunction(BaseModel):
+    """The name of a function."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+
+
+class NamedChoice(BaseModel):
+    """The function that must be called."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedChoice
+
+
+class Schema(BaseModel):
+    """A JSON schema and its name; it is always followed, also if `strict` is false."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: Annotated[bool, Field(strict=True)] | None = None
+
+
+class TextFormat(BaseModel):
+    """Any text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+
+
+class ObjectFormat(BaseModel):
+    """A JSON object."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["json_object"]
+
+
+class SchemaFormat(BaseModel):
+    """JSON in a schema."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["json_schema"]
+    json_schema: Schema
+
+
+ResponseFormat = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")]

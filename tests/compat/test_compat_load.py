@@ -1,0 +1,59 @@
+"""`bench URL` against llama.cpp's own server: its tokens exactly, and no time without a cause."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgewright.benchmarks.endpoint.latency import bench_server
+from edgewright.benchmarks.endpoint.options import LoadOptions
+from edgewright.checkpoints.config import BUILTIN_MODEL, model_path
+from edgewright.export.options import ExportOptions
+from edgewright.export.runner import export
+from edgewright.perf.endpoint import compared, llama_served
+from edgewright.steps.context import CalibrationData, StepContext
+
+from test_compat import environment  # isort: skip
+
+pytestmark = pytest.mark.compat
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("load") / "gguf"
+    options = ExportOptions.model_validate({"format": "gguf", "precision": "fp16"})
+    context = StepContext(CalibrationData(samples=8, seq_len=64))
+    export(options, Path(model_path(BUILTIN_MODEL)), out, context)
+    return out / "model.gguf"
+
+
+def test_llama_cpp_counts_the_same(file: Path) -> None:
+    options = LoadOptions(requests=10, prompt_tokens=32, output_tokens=24)
+    with llama_served(environment("llama"), file, 1) as url:
+        found = compared(url, options)
+    assert found["prompt tokens"]["client"] == found["prompt tokens"]["server"] == 320
+    assert found["output tokens"]["client"] == found["output tokens"]["server"] == 240
+    # No client sees a first token before the server has it.
+    assert found["TTFT ms"]["client"] >= found["TTFT ms"]["server"]
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_llama_cpp_is_measured_without_notes(file: Path, api: str) -> None:
+    options = LoadOptions(
+        concurrency=(1, 4),
+        request_rate=(20.0,),
+        requests=8,
+        prompt_tokens=48,
+        output_tokens=16,
+        api=api,  # pyright: ignore[reportArgumentType]
+    )
+    with llama_served(environment("llama"), file, 1) as url:
+        found = bench_server(url, options, None)
+    for load in ("concurrency1", "concurrency4", "rate20"):
+        assert found["metrics"][f"failed_requests/{load}"] == 0
+        details = found["context"][f"load/{load}"]
+        assert details["output_tokens"] == 16
+        assert details["tokens_counted"] == "usage"
+        assert details["prompt_tokens"] == 48
+    assert found["context"]["endpoint"]["ignore_eos"] is True
