@@ -13,6 +13,9 @@ from .tegrastats import parse_samples, summarize
 __all__ = ["Recording", "recorded"]
 
 INTERVAL_MS = "500"
+UNTIL_INPUT_ENDS = '"$1" --interval "$2" & recorder=$!; cat >/dev/null; kill $recorder; wait'
+"""A cut connection ends the input too, so tegrastats never stays."""
+STOP_SECONDS = 10.0
 MAX_BYTES = 1 << 24
 BLOCK = 1 << 16
 
@@ -31,7 +34,7 @@ class Recording:
 
 @contextlib.asynccontextmanager
 async def recorded(device: Device, report: Mapping[str, Any]) -> AsyncGenerator[Recording]:
-    """Record while the block runs. A tegrastats whose connection is cut ends at its next line.
+    """Record while the block runs.
 
     Args:
         device: the connected device.
@@ -41,7 +44,8 @@ async def recorded(device: Device, report: Mapping[str, Any]) -> AsyncGenerator[
     if not report.get("tegrastats"):
         yield recording
         return
-    process = await device.start(report["tegrastats"], "--interval", INTERVAL_MS)
+    words = ("sh", "-c", UNTIL_INPUT_ENDS, "sh", report["tegrastats"], INTERVAL_MS)
+    process = await device.start(*words)
 
     async def keep() -> None:
         while block := await process.stdout.read(BLOCK):
@@ -53,6 +57,8 @@ async def recorded(device: Device, report: Mapping[str, Any]) -> AsyncGenerator[
         yield recording
     finally:
         keeping.cancel()
-        with contextlib.suppress(OSError):
-            process.terminate()
+        with contextlib.suppress(OSError, TimeoutError):
+            process.stdin.write_eof()
+            async with asyncio.timeout(STOP_SECONDS):
+                await process.wait_closed()
         process.close()

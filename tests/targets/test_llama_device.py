@@ -78,7 +78,7 @@ def test_a_good_version_is_accepted(server: Server, tmp_path: Path, place: Path)
     assert done.details["answers"][0]["answer"] == done.details["answers"][0]["expected"]
     assert whole_version(place) == bundle.id
     assert programs_in(place) == []
-    wait_for_programs(tmp_path / "bin")  # tegrastats ends at its next line
+    wait_for_programs(tmp_path / "bin")
 
 
 def test_the_key_is_only_in_the_environment(server: Server, tmp_path: Path, place: Path) -> None:
