@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from ...checkpoints.memory import reused_memory
 from ...checkpoints.streaming import Streamed
 from ...checkpoints.wrapped import block_in_files
 from ...errors import Refused
+from ...models import Architecture
 from ...steps.context import StepContext, StepResult
 from ...steps.workspace import workspace
 from ..calibration.activation_buffer import ActivationBuffer
@@ -48,6 +49,9 @@ from .sequential import MIN_TOKENS_PER_CHANNEL, sequential_layers
 from .session import QuantizeSession
 
 __all__ = ["quantize"]
+
+LARGE_BYTES = 2**29
+"""Size of a float32 Hessian from which freed memory is returned at once."""
 
 
 def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepContext) -> StepResult:
@@ -70,16 +74,26 @@ def quantize(options: QuantizeOptions, source: Path, out: Path, context: StepCon
     assign_schemes(architecture, with_kv_rules(architecture, options))
     check_output(out)
     check_finite(source)
+    keeping = _memory_of(architecture)
     if not context.depends_on:
-        with reused_memory():
+        with keeping:
             return _write_quantized(options, source, out, context, None)
     layers = len(architecture.layers)
     with (
         workspace(out, "journal", context.depends_on, FINISHED, context.fresh) as folder,
         closing(Journal(folder, layers)) as journal,
-        reused_memory(),
+        keeping,
     ):
         return _write_quantized(options, source, out, context, journal)
+
+
+def _memory_of(architecture: Architecture) -> AbstractContextManager[None]:
+    """Reuse freed memory, unless matrices are so large that the gaps between them would matter.
+
+    Of a model with 7 billion parameters, the gaps took as much memory as the matrices.
+    """
+    widest = max(inputs for _, inputs in architecture.linears().values())
+    return nullcontext() if 4 * widest**2 > LARGE_BYTES else reused_memory()
 
 
 def _write_quantized(
