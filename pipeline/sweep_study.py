@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.ledger_files import changed_samples, read_ledger
-from ..checkpoints.disk import disk_error, refusal_of
+from ..checkpoints.disk import disk_error, is_full
 from ..checkpoints.files import content_hash
 from ..checkpoints.sealed import Damaged
 from ..errors import EdgewrightError
@@ -51,8 +51,8 @@ def open_study(file: Path, create: Callable[[], Any]) -> Any:
 
 
 def _unread(file: Path, error: Exception) -> EdgewrightError:
-    """What to say of a study that could not be opened: the file system may have refused it."""
-    if refusal_of(error) is not None:
+    """What to say of a study that could not be opened: the disk may be full."""
+    if is_full(error):
         return disk_error(file, error)
     return Damaged(file, f"{type(error).__name__}: {error}", HINT)
 

@@ -26,6 +26,7 @@ NO_PLACES = {
     "--freeze",
     "--host",
     "--jetpack",
+    "--llama-server",  # on the device
     "--lora-targets",
     "--objective",
     "--precision",

@@ -44,18 +44,18 @@ def make_server(
 
 
 @pytest.fixture(scope="module")
-def server(make_server: MakeServer, request: pytest.FixtureRequest) -> Running:
+def openai_server(make_server: MakeServer, request: pytest.FixtureRequest) -> Running:
     """A server with the template that the test module calls TEMPLATE."""
     return make_server(getattr(request.module, "TEMPLATE", PLAIN))
 
 
 @pytest.fixture(scope="module")
-def client(server: Running) -> Any:
-    return client_of(server)
+def client(openai_server: Running) -> Any:
+    return client_of(openai_server)
 
 
 @pytest.fixture
-def says(monkeypatch: pytest.MonkeyPatch, server: Running) -> Says:
+def says(monkeypatch: pytest.MonkeyPatch, openai_server: Running) -> Says:
     """`says(text)`: from now on the model prefers the tokens of this text, and then ends.
 
     The tokens get large logits, so what forbids or forces tokens still does.
@@ -70,7 +70,7 @@ def says(monkeypatch: pytest.MonkeyPatch, server: Running) -> Says:
         return real(louder, rows, *more)
 
     def say(text: str) -> None:
-        script[:] = server.service.prompts.vocabulary.encode(text, add_special_tokens=False)
+        script[:] = openai_server.service.prompts.vocabulary.encode(text, add_special_tokens=False)
 
     monkeypatch.setattr(batcher, "chosen_tokens", chosen)
     return say

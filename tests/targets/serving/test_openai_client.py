@@ -40,8 +40,10 @@ def client_tokens(text: str, client: Any, says: Says) -> list[str]:
     return [one.token for one in logprobs.content]
 
 
-def test_02_a_conversation_is_what_the_template_makes_of_it(client: Any, server: Running) -> None:
-    ids = server.service.prompts.vocabulary.encode(
+def test_02_a_conversation_is_what_the_template_makes_of_it(
+    client: Any, openai_server: Running
+) -> None:
+    ids = openai_server.service.prompts.vocabulary.encode(
         "<|user|>system: Be short.<|endoftext|><|user|>user: 1+\n1<|endoftext|>"
         "<|user|>assistant: 2<|endoftext|><|user|>user: 2+2<|endoftext|><|assistant|>",
         add_special_tokens=False,
@@ -116,7 +118,7 @@ def test_09_top_p(client: Any) -> None:
 
 @pytest.mark.parametrize("stop", [" five", [" nine", " five"]])
 @pytest.mark.parametrize("stream", [False, True])
-def test_10_stop(client: Any, server: Running, says: Says, stop: Any, stream: bool) -> None:
+def test_10_stop(client: Any, openai_server: Running, says: Says, stop: Any, stream: bool) -> None:
     says("three four five six")
     answer = chat(client, max_tokens=200, stop=stop, stream=stream, logprobs=True)
     events = list(answer) if stream else [answer]
@@ -126,7 +128,7 @@ def test_10_stop(client: Any, server: Running, says: Says, stop: Any, stream: bo
     assert found[-1].finish_reason == "stop"
     scored = [one for choice in found if choice.logprobs for one in choice.logprobs.content]
     assert "".join(one.token for one in scored) == "three four"
-    until(lambda: server.service.batcher.running == 0)
+    until(lambda: openai_server.service.batcher.running == 0)
 
 
 def test_11_logprobs(client: Any) -> None:
@@ -143,7 +145,7 @@ def test_11_logprobs(client: Any) -> None:
     assert chat(client, logprobs=True).choices[0].logprobs.content[0].top_logprobs == []
 
 
-def test_12_logprobs_are_the_models(client: Any, server: Running) -> None:
+def test_12_logprobs_are_the_models(client: Any, openai_server: Running) -> None:
     """As the decoder gives them for the whole text, and at every temperature the same."""
     prompt = [5, 6, 7]
     for temperature in (0, 1.5):
@@ -151,7 +153,7 @@ def test_12_logprobs_are_the_models(client: Any, server: Running) -> None:
             model="tiny", prompt=prompt, max_tokens=1, logprobs=20, temperature=temperature
         )
         (found,) = answer.choices[0].logprobs.top_logprobs
-        decoder = server.service.batcher._engine._decoder
+        decoder = openai_server.service.batcher._engine._decoder
         ids = np.array([prompt])
         logits = decoder.forward(ids, np.ones_like(ids))[0][0, -1].astype(np.float64)
         expected = np.sort(logits - np.log(np.exp(logits).sum()))[::-1][:20]
@@ -175,13 +177,13 @@ def test_14_completions(client: Any) -> None:
     assert streamed[-1].choices[0].finish_reason == answer.choices[0].finish_reason
 
 
-def test_15_several_prompts(client: Any, server: Running) -> None:
+def test_15_several_prompts(client: Any, openai_server: Running) -> None:
     prompts = ["Tom has", "1+1=", "a"]
     together = client.completions.create(model="tiny", prompt=prompts, max_tokens=6, n=2)
     alone = [client.completions.create(model="tiny", prompt=p, max_tokens=6) for p in prompts]
     assert [choice.text for choice in together.choices[::2]] == [a.choices[0].text for a in alone]
     assert together.usage.prompt_tokens == sum(a.usage.prompt_tokens for a in alone)
-    ids = [server.service.prompts.vocabulary.encode(prompt) for prompt in prompts]
+    ids = [openai_server.service.prompts.vocabulary.encode(prompt) for prompt in prompts]
     as_ids = client.completions.create(model="tiny", prompt=ids, max_tokens=6)
     assert [c.text for c in as_ids.choices] == [c.text for c in together.choices[::2]]
 
@@ -261,9 +263,9 @@ def test_20_another_model(client: Any) -> None:
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
 
 
-def test_21_bad_key(server: Running) -> None:
+def test_21_bad_key(openai_server: Running) -> None:
     with pytest.raises(openai.AuthenticationError) as caught:
-        chat(client_of(server, KEY + "x"))
+        chat(client_of(openai_server, KEY + "x"))
     assert caught.value.code == "invalid_api_key"
 
 
@@ -272,18 +274,20 @@ def test_22_what_is_not_there(client: Any) -> None:
         client.embeddings.create(model="tiny", input="a")
 
 
-def test_23_a_client_that_leaves_frees_all_its_places(client: Any, server: Running) -> None:
+def test_23_a_client_that_leaves_frees_all_its_places(client: Any, openai_server: Running) -> None:
     stream = chat(client, stream=True, n=3, max_tokens=1500, temperature=2)
     next(iter(stream))
-    assert server.service.batcher.running > 0
+    assert openai_server.service.batcher.running > 0
     stream.close()
-    until(lambda: server.service.batcher.running + server.service.batcher.waiting == 0)
+    until(
+        lambda: openai_server.service.batcher.running + openai_server.service.batcher.waiting == 0
+    )
 
 
 def test_24_without_a_limit_an_answer_has_the_rest_of_the_context(
-    client: Any, server: Running, says: Says
+    client: Any, openai_server: Running, says: Says
 ) -> None:
     says("nine " * 2000)
     usage = client.chat.completions.create(model="tiny", messages=HELLO).usage
     assert usage
-    assert usage.total_tokens == server.service.context
+    assert usage.total_tokens == openai_server.service.context

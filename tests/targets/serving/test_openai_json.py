@@ -118,7 +118,7 @@ def test_what_is_no_schema_is_refused(client: Any, wanted: Any) -> None:
 def test_a_grammar_that_fails_ends_its_own_answer_only(
     client: Any,
     monkeypatch: pytest.MonkeyPatch,
-    server: Running,
+    openai_server: Running,
     fault: Exception,
     shown: str,
 ) -> None:
@@ -131,7 +131,7 @@ def test_a_grammar_that_fails_ends_its_own_answer_only(
     with pytest.raises(openai.InternalServerError, match=shown):
         chat(client, response_format=OBJECT)
     assert chat(client, max_tokens=60).choices == expected
-    until(lambda: server.service.batcher.running == 0)
+    until(lambda: openai_server.service.batcher.running == 0)
 
 
 def test_a_slow_grammar_stops_nobody_elses_requests(

@@ -59,10 +59,10 @@ def test_reasoning_tokens_are_counted(client: Any, says: Says) -> None:
 
 @pytest.mark.parametrize("budget", [0, 1, 5])
 def test_26_a_budget_ends_the_reasoning(
-    client: Any, says: Says, server: Running, budget: int
+    client: Any, says: Says, openai_server: Running, budget: int
 ) -> None:
     says("one two three four five six seven eight nine ten")
-    vocabulary = server.service.prompts.vocabulary
+    vocabulary = openai_server.service.prompts.vocabulary
     script = vocabulary.encode("one two three four five six seven eight nine ten")
     answer = chat(client, max_tokens=300, extra_body={"max_thinking_tokens": budget})
     message, details = answer.choices[0].message, answer.usage.completion_tokens_details

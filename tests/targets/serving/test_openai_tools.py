@@ -149,13 +149,13 @@ def test_no_call_if_the_request_says_so(client: Any, says: Says) -> None:
     assert chat(client, tools=TOOLS, tool_choice="none").usage == chat(client).usage
 
 
-def test_29_the_result_of_a_call(client: Any, server: Running, says: Says) -> None:
+def test_29_the_result_of_a_call(client: Any, openai_server: Running, says: Says) -> None:
     says(CALL)
     message = chat(client, tools=TOOLS, max_tokens=300).choices[0].message
     (call,) = message.tool_calls
     result = {"role": "tool", "tool_call_id": call.id, "content": "21"}
     turns = [*HELLO, message, result]
-    vocabulary = server.service.prompts.vocabulary
+    vocabulary = openai_server.service.prompts.vocabulary
     ids = vocabulary.encode(
         '<|user|>user: 1+1<|endoftext|><|user|>assistant:  heat({"day": 3, "unit": "C"})'
         f"<|endoftext|><|user|>tool: 21 of {call.id}<|endoftext|><|assistant|>",
