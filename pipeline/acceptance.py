@@ -74,8 +74,9 @@ def runtime_of(artifact: Path, options: DeployOptions, context: int) -> DeviceRu
         )
     name = able[0] if options.runtime == "auto" else options.runtime
     if name not in able:
+        wanted = next(file for runtime, file in READS.items() if runtime == name)
         raise UsageError(
-            f"{artifact}: has no {READS[name]}, which {name} reads", f"use --runtime {able[0]}"
+            f"{artifact}: has no {wanted}, which {name} reads", f"use --runtime {able[0]}"
         )
     settings = RunSettings(
         options.python, options.threads, context, options.llama_server, options.provider
@@ -223,8 +224,9 @@ def _known(artifact: Path, reference: Path | None, run: Mapping[str, Any]) -> Kn
     made_from = provenance.get("source")
     own = made_from.get("content_hash") if isinstance(made_from, dict) else None
     if reference is not None and own == content_hash(reference):
-        parity = provenance.get("parity") if isinstance(provenance.get("parity"), dict) else {}
-        return _worst(parity, "parity/top1", "parity/kl", "the export", Known())
+        parity = provenance.get("parity")
+        found = parity if isinstance(parity, dict) else {}
+        return _worst(found, "parity/top1", "parity/kl", "the export", Known())
     names = (artifact.resolve().name, made_from.get("name") if isinstance(made_from, dict) else "")
     steps = [step for step in run.get("steps", []) if step.get("name") in names]
     metrics = steps[0]["metrics"] if steps else {}

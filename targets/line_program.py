@@ -85,7 +85,8 @@ class LineProgram:
         done = await self._process.wait()
         if done.exit_status is None and done.exit_signal is None:
             return ConnectionResetError("the connection was closed before the program ended")
-        err = bytes(done.stderr or b"").decode(errors="replace")
+        said = done.stderr or b""
+        err = said if isinstance(said, str) else bytes(said).decode(errors="replace")
         code = done.exit_status if done.exit_status is not None else 128
         return self._device.reported(self._what, CommandResult(code, "", err))
 

@@ -158,7 +158,8 @@ class Device:
         """
         ssh = _asyncssh()
         try:
-            return await self._connection.open_connection("127.0.0.1", port, encoding=None)
+            connection: Any = self._connection
+            return await connection.open_connection("127.0.0.1", port, encoding=None)
         except ssh.ChannelOpenError as error:
             if self.is_lost:
                 raise

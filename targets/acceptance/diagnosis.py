@@ -56,9 +56,10 @@ def diagnose(
         checked: whether the device generated the same tokens as this machine from these files.
     """
     found = [NOT_FINITE.format(not_finite)] if not_finite else []
+    kinds: Counter[Kind] = Counter(kind for kind in garbage if kind)
     found += [
         GARBAGE.format(count, len(garbage), kind, CAUSES[kind])
-        for kind, count in Counter(kind for kind in garbage if kind).most_common()
+        for kind, count in kinds.most_common()
     ]
     first = _share([row[:1] for row in hits])
     later = _share([row[1:] for row in hits])

@@ -90,7 +90,7 @@ class Judge:
         """The baseline, with the answers of the checkpoint, which agrees with itself."""
         given = self.baseline or {"name": "the checkpoint", "metrics": {}, "context": {}}
         metrics = {k: v for k, v in given["metrics"].items() if not k.startswith("answers/")}
-        samples = {**(given.get("samples") or {})}
+        samples: dict[str, Any] = dict(given.get("samples") or {})
         context = {**given["context"]}
         if "answers" in candidate["context"]:
             context["answers"] = candidate["context"]["answers"]

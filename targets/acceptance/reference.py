@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -147,5 +147,6 @@ def _scored(backend: TorchBackend, ids: Sequence[int], tokens: Sequence[int]) ->
     row = torch.tensor([[*ids, *tokens[:-1]]])
     logits = backend.logits(row, torch.ones_like(row))[0, len(ids) - 1 :].double()
     logprobs, best = logits.log_softmax(-1).topk(min(TOP, logits.shape[-1]))
-    rounded = [[round(one, 5) for one in at] for at in logprobs.tolist()]
-    return Scored(best.tolist(), rounded)
+    values: list[list[float]] = cast(Any, logprobs).tolist()
+    places: list[list[int]] = cast(Any, best).tolist()
+    return Scored(places, [[round(one, 5) for one in at] for at in values])

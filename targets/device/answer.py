@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ...benchmarks.latency.energy import EnergyMeter
 from ...benchmarks.latency.worker import peak_rss
@@ -37,8 +38,7 @@ def answer_lines(bundle: Path, threads: int, provider: str) -> dict[str, Any]:
         threads: of the processor.
         provider: `auto`, or a name in `PROVIDERS`.
     """
-    import onnxruntime as ort
-
+    ort: Any = import_module("onnxruntime")  # late, as below
     from ...export.onnx.on_provider import ProviderDecoder, providers_for
 
     begin = time.perf_counter()
@@ -68,8 +68,9 @@ def answer_lines(bundle: Path, threads: int, provider: str) -> dict[str, Any]:
 
 def _tokens(request: dict[str, Any], key: str, vocabulary: int, least: int) -> list[int]:
     """A list of token ids of a request."""
-    found = request.get(key)
-    valid = isinstance(found, list) and least <= len(found) <= MAX_TOKENS
+    given = request.get(key)
+    found = cast(list[Any], given) if isinstance(given, list) else []
+    valid = isinstance(given, list) and least <= len(found) <= MAX_TOKENS
     if not valid or not all(type(one) is int and 0 <= one < vocabulary for one in found):
         raise UsageError(
             f"`{key}` of a request is no list of tokens",

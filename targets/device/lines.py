@@ -12,7 +12,8 @@ import os
 import select
 import sys
 import time
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 from ...errors import UsageError
 
@@ -79,10 +80,9 @@ class Lines:
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
-    try:
+    message: Any = None
+    with suppress(ValueError, RecursionError):
         message = json.loads(line)
-    except (ValueError, RecursionError):
-        message = None
-    if not isinstance(message, dict):
+    if type(message) is not dict:
         raise UsageError(f"a request is no JSON object: {line[:80]!r}", "send one object a line")
-    return message
+    return cast(dict[str, Any], message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from ...errors import EdgewrightError
 from ...models.export_format import Runtime
@@ -100,10 +100,10 @@ class OnnxSession:
 
 
 def _part(message: Mapping[str, Any], key: str) -> dict[str, Any]:
-    found = message.get(key)
-    if not isinstance(found, dict):
+    found: Any = message.get(key)
+    if type(found) is not dict:
         raise EdgewrightError(
             f"run.sh answer sent {str(message)[:200]!r} where `{key}` belongs",
             "deploy again: the copy on the device may be of another version",
         )
-    return found
+    return cast(dict[str, Any], found)
