@@ -1,4 +1,4 @@
-"""Fixtures for the HTTP server: an artifact, and a running server."""
+"""Fixtures for the HTTP server: an artifact that is served, and a running server."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from server_helpers import running  # isort: skip
 
 
 @pytest.fixture(scope="module")
-def artifact(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def served(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("serve") / "tiny"
     export_onnx(make_model("llama", num_hidden_layers=2), out, "fp32")
     return out
 
 
 @pytest.fixture(scope="module")
-def port(artifact: Path) -> Iterator[int]:
-    with running(Service(artifact, 1, max_batch=4)) as found:
+def port(served: Path) -> Iterator[int]:
+    with running(Service(served, 1, max_batch=4)) as found:
         yield found.port
 
 

@@ -42,14 +42,14 @@ class Answer:
 
 
 @pytest.fixture
-def batcher(artifact: Path) -> Iterator[Batcher]:
-    running = Batcher(OnnxDecoder(artifact, 1), max_batch=5)
+def batcher(served: Path) -> Iterator[Batcher]:
+    running = Batcher(OnnxDecoder(served, 1), max_batch=5)
     yield running
     running.close()
 
 
-def test_rows_that_join_and_leave_do_not_touch_each_other(artifact: Path, batcher: Batcher) -> None:
-    alone, answers = OnnxDecoder(artifact, 1), []
+def test_rows_that_join_and_leave_do_not_touch_each_other(served: Path, batcher: Batcher) -> None:
+    alone, answers = OnnxDecoder(served, 1), []
     for number, ids in enumerate(prompts(17)):
         answers.append(Answer(ids, 3 + 5 * number % 23))
         batcher.submit(answers[-1].generation)
@@ -86,9 +86,9 @@ def test_a_cancelled_row_leaves(batcher: Batcher) -> None:
 
 
 def test_a_failing_decoder_fails_its_requests_and_serves_the_next(
-    artifact: Path, monkeypatch: pytest.MonkeyPatch
+    served: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = OnnxDecoder(artifact, 1)
+    decoder = OnnxDecoder(served, 1)
     batcher = Batcher(decoder)
     bad = Answer([10**6], 4)  # outside the vocabulary: ONNX Runtime's own error
     batcher.submit(bad.generation)
@@ -101,8 +101,8 @@ def test_a_failing_decoder_fails_its_requests_and_serves_the_next(
     batcher.close()
 
 
-def test_too_many_waiting_are_turned_away(artifact: Path) -> None:
-    batcher = Batcher(OnnxDecoder(artifact, 1), max_batch=1, max_waiting=2)
+def test_too_many_waiting_are_turned_away(served: Path) -> None:
+    batcher = Batcher(OnnxDecoder(served, 1), max_batch=1, max_waiting=2)
     running = [Answer([5], 100_000) for _ in range(4)]
     with pytest.raises(QueueFull):
         for answer in running:
@@ -115,15 +115,15 @@ def test_too_many_waiting_are_turned_away(artifact: Path) -> None:
     batcher.close()
 
 
-def answer_alone(artifact: Path, ids: list[int], max_tokens: int) -> list[int]:
+def answer_alone(served: Path, ids: list[int], max_tokens: int) -> list[int]:
     """The tokens of a prompt that is prefilled at once and has the decoder for itself."""
     row = np.array([ids])
-    found = OnnxDecoder(artifact, 1).generate(row, np.ones_like(row), max_tokens, [0])[0].tolist()
+    found = OnnxDecoder(served, 1).generate(row, np.ones_like(row), max_tokens, [0])[0].tolist()
     return [token for token in found if token != 0]
 
 
 def test_a_long_prompt_is_prefilled_between_the_steps_of_others(
-    artifact: Path, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+    served: Path, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "CHUNK_TOKENS", 4)
     short, long = Answer([5, 6, 7], 150), Answer(prompts(1)[0][:1] + [9] * 90, 5)
@@ -138,10 +138,10 @@ def test_a_long_prompt_is_prefilled_between_the_steps_of_others(
     assert long.done.wait(60)
     for answer in (short, long):
         ids = list(answer.generation.ids)
-        assert answer.tokens == answer_alone(artifact, ids, answer.generation.max_tokens)
+        assert answer.tokens == answer_alone(served, ids, answer.generation.max_tokens)
 
 
-def test_a_prompt_that_fails_does_not_touch_the_others(artifact: Path, batcher: Batcher) -> None:
+def test_a_prompt_that_fails_does_not_touch_the_others(served: Path, batcher: Batcher) -> None:
     good = Answer([5, 6, 7], 150)
     batcher.submit(good.generation)
     until(lambda: len(good.tokens) >= 2)
@@ -150,13 +150,13 @@ def test_a_prompt_that_fails_does_not_touch_the_others(artifact: Path, batcher: 
     assert bad.done.wait(60)
     assert isinstance(bad.reason, Exception)
     assert good.done.wait(60)
-    assert good.tokens == answer_alone(artifact, [5, 6, 7], 150)
+    assert good.tokens == answer_alone(served, [5, 6, 7], 150)
 
 
 def test_whoever_waits_and_is_cancelled_makes_room_at_once(
-    artifact: Path, held: threading.Event
+    served: Path, held: threading.Event
 ) -> None:
-    batcher = Batcher(OnnxDecoder(artifact, 1), max_batch=1, max_waiting=2)
+    batcher = Batcher(OnnxDecoder(served, 1), max_batch=1, max_waiting=2)
     answers = [Answer([5, 6], 2) for _ in range(4)]
     batcher.submit(answers[0].generation)
     until(lambda: batcher.running == 1)
@@ -175,8 +175,8 @@ def test_whoever_waits_and_is_cancelled_makes_room_at_once(
     batcher.close()
 
 
-def test_closing_ends_everything(artifact: Path, held: threading.Event) -> None:
-    batcher = Batcher(OnnxDecoder(artifact, 1), max_batch=1, max_waiting=9)
+def test_closing_ends_everything(served: Path, held: threading.Event) -> None:
+    batcher = Batcher(OnnxDecoder(served, 1), max_batch=1, max_waiting=9)
     answers = [Answer([5, 6], 50) for _ in range(5)]
     for answer in answers:
         batcher.submit(answer.generation)
@@ -191,10 +191,10 @@ def test_closing_ends_everything(artifact: Path, held: threading.Event) -> None:
 
 
 def test_fewer_rows_run_if_their_caches_do_not_fit(
-    artifact: Path, monkeypatch: pytest.MonkeyPatch
+    served: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "MOST_ROWS", 3)
-    batcher = Batcher(OnnxDecoder(artifact, 1), max_batch=16, context=300)
+    batcher = Batcher(OnnxDecoder(served, 1), max_batch=16, context=300)
     answers = [Answer([5, 6], 20) for _ in range(12)]
     for answer in answers:
         batcher.submit(answer.generation)

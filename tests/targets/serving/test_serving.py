@@ -23,12 +23,12 @@ def call(port: int, path: str, body: Any = None, method: str = "POST") -> tuple[
     return reply.status, reply.text
 
 
-def test_whole_and_streamed_answers_are_the_same(port: int, artifact: Path) -> None:
+def test_whole_and_streamed_answers_are_the_same(port: int, served: Path) -> None:
     ids = prompts(1)[0]
     status, reply = call(port, "/v1/completions", {"prompt": ids, "max_tokens": 12})
     whole = json.loads(reply)
     expected = (
-        OnnxDecoder(artifact, 1)
+        OnnxDecoder(served, 1)
         .generate(np.array([ids]), np.ones((1, len(ids)), np.int64), 12, [0])[0]
         .tolist()
     )

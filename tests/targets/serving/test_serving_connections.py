@@ -36,11 +36,11 @@ Serve = Callable[..., Running]
 
 
 @pytest.fixture
-def serve(artifact: Path) -> Iterator[Serve]:
+def serve(served: Path) -> Iterator[Serve]:
     """Starts a server with these limits."""
     with ExitStack() as stack:
         yield lambda **limits: stack.enter_context(
-            running(Service(artifact, 1, max_batch=2, limits=ServeLimits(**limits)))
+            running(Service(served, 1, max_batch=2, limits=ServeLimits(**limits)))
         )
 
 

@@ -24,8 +24,8 @@ OTHER = "k-0123456789abcdef"
 
 
 @pytest.fixture(scope="module")
-def locked(artifact: Path) -> Iterator[int]:
-    with running(Service(artifact, 1, max_batch=2), Keys([KEY, OTHER])) as found:
+def locked(served: Path) -> Iterator[int]:
+    with running(Service(served, 1, max_batch=2), Keys([KEY, OTHER])) as found:
         yield found.port
 
 
@@ -147,7 +147,7 @@ def test_who_can_reach_an_address(host: str, others: bool) -> None:
     [("127.0.0.1", [], False), ("0.0.0.0", [], True), ("0.0.0.0", [KEY], False)],
 )
 def test_an_open_server_without_a_key_warns(
-    artifact: Path,
+    served: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     host: str,
@@ -156,7 +156,7 @@ def test_an_open_server_without_a_key_warns(
 ) -> None:
     monkeypatch.setattr(run.Server, "run", lambda *_: None)
     monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
-    service = Service(artifact, 1)
+    service = Service(served, 1)
     run.serve(service, ServeOptions(host=host, port=0), Keys(keys))
     service.close()
     shown = capsys.readouterr().err

@@ -29,8 +29,8 @@ LIMITS = ServeLimits(
 
 
 @pytest.fixture(scope="module")
-def server(artifact: Path) -> Iterator[Running]:
-    with running(Service(artifact, 1, max_batch=2, limits=LIMITS)) as found:
+def server(served: Path) -> Iterator[Running]:
+    with running(Service(served, 1, max_batch=2, limits=LIMITS)) as found:
         yield found
 
 
