@@ -72,9 +72,13 @@ def bench(
     """
     if is_url(str(path)):
         check_server_options(options, inputs, execution)
-        from ..benchmarks.endpoint.measure import bench_url
+        if options.tasks:
+            from ..benchmarks.endpoint.measure import bench_url  # late: it imports torch
 
-        return Outcome(bench_url(str(path), options, load, inputs.save), "server")
+            return Outcome(bench_url(str(path), options, load, inputs.save), "server")
+        from ..benchmarks.endpoint.latency import bench_server
+
+        return Outcome(bench_server(str(path), load, inputs.save), "server")
     refuse_load(load)
     from ..benchmarks.measure import bench_path
 

@@ -1,4 +1,4 @@
-"""Measures a server with OpenAI's interface: the tasks whose answers are texts, and its latency."""
+"""Scores a server with OpenAI's interface on the tasks whose answers are texts."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from .writer import ServerWriter
 
 __all__ = ["bench_url"]
 
+OPEN = "<think>"
 CLOSE = "</think>"
 
 
 def bench_url(
     url: str, options: EvaluateOptions, load: LoadOptions, save: Path | None
 ) -> dict[str, Any]:
-    """Measure a server, and save the result and the answers if a file is given.
+    """Score a server on tasks, and save the result and the answers if a file is given.
 
     Args:
         url: of the server.
-        options: tasks and their limits, and whether the latency is measured.
+        options: tasks and their limits, and whether the latency is measured, too.
         load: how requests are sent.
         save: the file.
 
@@ -40,14 +41,10 @@ def bench_url(
         The measurement: name, metrics, context, samples, notes.
 
     Raises:
-        UsageError: nothing was asked for, or the URL, a task, a key or a number is wrong.
+        UsageError: the URL, a task, a key or a number is wrong.
         EdgewrightError: the server cannot be measured.
     """
     tasks = parse_inputs(options.tasks, Task.parse)
-    if not tasks:
-        if options.latency is None:
-            raise UsageError("nothing to measure", "add --latency, or --tasks")
-        return bench_server(url, load, save)
     for task in tasks:
         if task.kind not in WRITTEN:
             raise UsageError(
@@ -75,16 +72,18 @@ def bench_url(
     return shown
 
 
-def _special_texts(tokenizer: Any) -> set[str]:
-    """The texts of a tokenizer's special tokens."""
-    return {str(one.content) for one in tokenizer.added_tokens_decoder.values() if one.special}
+def _hides_thoughts(tokenizer: Any) -> bool:
+    """Whether a model thinks first, and the end of its thoughts is a special token."""
+    special = {str(one.content) for one in tokenizer.added_tokens_decoder.values() if one.special}
+    template = str(tokenizer.chat_template or "")
+    return CLOSE in special and (OPEN in template or CLOSE in template)
 
 
 def _scored(server: Server, tasks: list[Task], options: EvaluateOptions) -> Measurement:
     """The accuracy of a server's answers."""
     folder = server.options.tokenizer
     tokenizer = load_tokenizer(folder) if folder else None
-    if server.api == "completions" and tokenizer is not None and CLOSE in _special_texts(tokenizer):
+    if server.api == "completions" and tokenizer is not None and _hides_thoughts(tokenizer):
         raise UsageError(
             f"--api completions: servers leave {CLOSE} out of texts, so where the thoughts of this "
             "model end could not be seen",

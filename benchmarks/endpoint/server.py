@@ -33,6 +33,7 @@ REFUSED = (400, 422)
 NO_KEY = (401, 403)
 OK = 200
 FEW_TOKENS = 8
+START = "start the server, or correct the URL; `--api chat` if it serves chats only"
 
 
 @dataclass(frozen=True)
@@ -201,12 +202,9 @@ class Server:
             f"put its API key into the environment variable {self.options.api_key_variable}",
         )
 
-    def failed(self, why: str) -> EdgewrightError:
+    def failed(self, why: str, hint: str = START) -> EdgewrightError:
         """The error of a request that was not answered."""
-        return EdgewrightError(
-            f"{self.address}: {self.shown(why)}",
-            "start the server, or correct the URL; `--api chat` if it serves chats only",
-        )
+        return EdgewrightError(f"{self.address}: {self.shown(why)}", hint)
 
     async def find_model(self) -> None:
         """Find out which model to ask for.

@@ -23,6 +23,7 @@ AGAIN = (408, 409, 429)
 """Statuses after which the same request may succeed; so may it after every status from 500 on."""
 LONGEST_PAUSE = 60.0
 FIRST_PAUSE = 0.5
+REFUSED = "look at the server's log; --max-new-tokens, --api or --retries may have to change"
 BYTES_A_TOKEN = 1 << 10
 """Of a whole answer; tokens have few bytes, and JSON escapes them."""
 
@@ -117,7 +118,7 @@ class ServerWriter:
     def _refused(self, reply: Body) -> EdgewrightError:
         if reply.status in NO_KEY:
             return self.server.needs_key(reply)
-        return self.server.failed(reply.failure)
+        return self.server.failed(reply.failure, REFUSED)
 
     def _text(self, reply: Body) -> str:
         """What was written, the thoughts before the answer included."""

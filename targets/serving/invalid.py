@@ -36,9 +36,8 @@ def refusal(faults: Sequence[Mapping[str, Any]]) -> Rejected:
     Args:
         faults: pydantic's errors.
     """
-    # What else a part of another type has says nothing.
-    others = {fault["loc"][:-1] for fault in faults if fault["type"] == OTHER_PART}
-    known = [one for one in faults if one["type"] == OTHER_PART or one["loc"][:-1] not in others]
+    # The fields of a part of another type are faults, too, and say nothing more.
+    known = [fault for fault in faults if fault["type"] == OTHER_PART] or faults
     # A field that may be a text or a list has faults of both; those of the other type come last.
     listed = sorted(known, key=_wrong_type)[:MOST_FAULTS]
     shown = "; ".join(f"{_place(fault['loc'])}: {_reason(fault)}" for fault in listed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -105,8 +106,8 @@ def test_so_many_are_asked_at_the_same_time(file: Path, concurrency: tuple[int, 
     assert server.most_running <= max(concurrency, default=4)
 
 
-def failing(times: int, failure: bytes | None, tried: Counter[str]) -> Answer:
-    """A server that fails so often before it answers; None: it closes the connection."""
+def failing(times: int, failure: bytes, tried: Counter[str]) -> Answer:
+    """A server that fails so often before it answers a question."""
 
     async def answer(asked: Asked) -> AsyncIterator[bytes]:
         tried[question_of(asked)] += 1
@@ -114,7 +115,7 @@ def failing(times: int, failure: bytes | None, tried: Counter[str]) -> Answer:
             async for part in right(asked):
                 yield part
             return
-        yield failure or document({}, "200 OK")[:20] + b"\r\n\r\n"
+        yield failure
 
     return answer
 
@@ -188,12 +189,13 @@ def test_completions_are_plain_texts_without_a_tokenizer(file: Path) -> None:
 
 
 def test_prompts_are_those_of_a_model_here_with_its_tokenizer(
-    file: Path, make_model: Callable[..., Path]
+    file: Path, make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     async def answer(asked: Asked) -> AsyncIterator[bytes]:
         yield document({"choices": [{"text": "\\boxed{3}"}]})
 
-    model = make_model("llama")
+    model = shutil.copytree(make_model("llama"), tmp_path / "model")
+    (model / "chat_template.jinja").write_text("<|user|>{{ messages[0]['content'] }}<|assistant|>")
     found, server = bench(answer, file, api="completions", tokenizer=model)
     tokenizer = load_tokenizer(model)
     asked = [tokenizer.decode(one.body["prompt"]) for one in server.asked if one.method == "POST"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ from edgewright.targets.serving.service import Service
 from server_helpers import ask, running  # isort: skip
 
 pytest_plugins = ["serving_fixtures"]
+PLAIN = (
+    "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""A chat template of a model that does not think first."""
 SPECIAL = re.compile(r"<\|\w+\|>")
 """Special tokens, which servers leave out of texts."""
 
@@ -118,9 +124,11 @@ def test_completions_have_the_answers_of_the_artifact_itself(served: Path, tmp_p
     rows = [{"question": f"{a}+{a}?", "answer": f"#### {2 * a}"} for a in range(4)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = EvaluateOptions(tasks=(f"qa:{file}",), limit=4, max_new_tokens=12, latency=None)
-    here = [SPECIAL.sub("", one["text"]) for one in measure(served, options).answers]
-    load = LoadOptions(api="completions", tokenizer=served)
-    with running(Service(served, 1, max_batch=4)) as server:
+    plain = shutil.copytree(served, tmp_path / "plain")
+    (plain / "chat_template.jinja").write_text(PLAIN)
+    here = [SPECIAL.sub("", one["text"]) for one in measure(plain, options).answers]
+    load = LoadOptions(api="completions", tokenizer=plain)
+    with running(Service(plain, 1, max_batch=4)) as server:
         bench_url(f"http://127.0.0.1:{server.port}", options, load, tmp_path / "new.json")
     kept = answers_file(tmp_path / "new.json").read_text().splitlines()
     assert [json.loads(line)["text"] for line in kept] == here
