@@ -8,7 +8,7 @@ from typing import Any
 
 import openai
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from edgewright.targets.serving.options import ServeLimits
 
@@ -22,7 +22,7 @@ TEMPLATE = HERMES
 class Heat(BaseModel):
     """The temperature of a day."""
 
-    day: int
+    day: int = Field(ge=0, le=9)
 
 
 def async_client(server: Running, **more: Any) -> Any:
