@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from .requests import Request, requests
 from .wire import Address, Wire, connected, posted, read_head, read_lines, read_reply
@@ -93,7 +93,7 @@ async def _wait(headers: Mapping[str, str], tally: Tally) -> None:
     await asyncio.sleep(float(headers["retry-after"]) * random.uniform(1, 1.5))
 
 
-def _refuse(status: int, body: bytes) -> None:
+def _refuse(status: int, body: bytes) -> NoReturn:
     if status == 400 and json.loads(body)["error"]["param"] == "tools":
         raise Unsupported
     raise ValueError(f"status {status}: {body[:200].decode(errors='replace')}")

@@ -30,6 +30,8 @@ SUM = {
     "required": ["sum", "unit"],
     "additionalProperties": False,
 }
+LONG_EVERY = 4
+"""JSON and calls are asked for with every so many prompts: their answers are ten times as long."""
 LONGEST_JSON = 150
 """Tokens of an answer in a format; a model that has not learned it writes spaces, too."""
 
@@ -62,6 +64,8 @@ def _kinds(number: int) -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "completion", COMPLETIONS, {"prompt": text, **short}
     yield "chat", CHAT, {"messages": turns, **short}
     yield "conversation", CHAT, {"messages": [*_history(number), *turns], **short}
+    if number % LONG_EVERY:
+        return
     schema = {"type": "json_schema", "json_schema": {"name": "sum", "schema": SUM}}
     yield "JSON", CHAT, {"messages": turns, "response_format": schema, **long}
     tool = {"type": "function", "function": {"name": "count", "parameters": SUM}}
