@@ -234,7 +234,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "bias": ({"logit_bias": {"5": -101}}, "logit_bias.5", "number_below_min_value"),
     "token": ({"logit_bias": {"512": 1}}, "logit_bias.512", "number_above_max_value"),
     "tokens": (
-        {"logit_bias": dict.fromkeys(range(301), 1)},
+        {"logit_bias": {str(one): 1 for one in range(301)}},
         "logit_bias",
         "array_above_max_length",
     ),

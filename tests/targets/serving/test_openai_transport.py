@@ -27,7 +27,7 @@ class Heat(BaseModel):
 
 def async_client(server: Running, **more: Any) -> Any:
     url = f"http://127.0.0.1:{server.port}/v1"
-    return openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=300, **more)
+    return openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=3000, **more)
 
 
 def test_39_the_async_client(client: Any, openai_server: Running) -> None:
