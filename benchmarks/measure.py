@@ -132,7 +132,8 @@ def measure(
         result.context["threads"],
     )
     for task in tasks:
-        add_task(result, run_task(task, backend, tokenizer, path, settings), backend, options)
+        outcome = run_task(task, backend, tokenizer, path, settings)
+        add_task(result, outcome, options, backend.dtype if backend.name == "torch" else None)
     for label, rows in texts.items():
         _add_text(result, label, backend, rows, reference)
     if not tasks:
@@ -146,13 +147,13 @@ def measure(
 
 
 def add_task(
-    result: Measurement, outcome: TaskResult, backend: Backend, options: EvaluateOptions
+    result: Measurement, outcome: TaskResult, options: EvaluateOptions, dtype: str | None = None
 ) -> None:
-    """Add what a task found to a measurement."""
+    """Add what a task found. `dtype` is what torch computed the answers in; None: it did not."""
     for label, answers in outcome.answers.items():
         _add_answers(result, label, answers, options.limit)
-        if backend.name == "torch":
-            result.context[f"dtype/{label}"] = backend.dtype
+        if dtype:
+            result.context[f"dtype/{label}"] = dtype
     result.metrics |= outcome.metrics
     result.context |= outcome.context
 

@@ -17,7 +17,7 @@ from ..steps.options import Calibration, Execution
 from ..steps.places import Reads, Writes
 from .common import conclude, directory_of_run, required
 from .options import Expand
-from .server_inputs import refuse_load, require_latency_only
+from .server_inputs import check_server_options, refuse_load
 from .verb import Outcome, command_line, verb
 from .verb_options import (
     BenchInputs,
@@ -53,7 +53,7 @@ def bench(
     inputs: BenchInputs,
     execution: Annotated[Execution, Expand(only=("device", "memory_check"))],
 ) -> Outcome:
-    """Measure the accuracy, perplexity and latency of a model, or the latency of a server.
+    """Measure accuracy, perplexity and latency of a model, or tasks and latency of a server.
 
     Examples:
 
@@ -67,9 +67,15 @@ def bench(
         --shots 4 --limit 500
 
         edgewright bench http://board:8080 --latency --concurrency 1,4,16 --save board.json
+
+        edgewright bench http://board:8080 --tasks qa:gsm8k.jsonl --limit 100 --save board.json
     """
     if is_url(str(path)):
-        require_latency_only(options, inputs, execution)
+        check_server_options(options, inputs, execution)
+        if options.tasks:
+            from ..benchmarks.endpoint.measure import bench_url  # late: it imports torch
+
+            return Outcome(bench_url(str(path), options, load, inputs.save), "server")
         from ..benchmarks.endpoint.latency import bench_server
 
         return Outcome(bench_server(str(path), load, inputs.save), "server")

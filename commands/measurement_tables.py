@@ -51,24 +51,37 @@ def bench_view(result: Mapping[str, Any]) -> list[Any]:
         "machine is busy, or --runs is too small"
         for name in result["context"].get("noisy", ())
     ]
-    tasks = names_of(metrics, ACCURACY)
-    if len(tasks) > 1:
-        rows = [
-            [
-                t.partition("/")[2],
-                f"{metrics[t]:.3f} ± {metrics[f'{t}/stderr']:.3f}",
-                f"{metrics[f'{t}/n']:,.0f}",
-            ]
-            for t in tasks
-        ]
-        views.append(table(("task", "accuracy", "n"), rows))
+    if len(names_of(metrics, ACCURACY)) > 1:
+        views.append(_tasks(metrics))
     if "against" in result:
         views.append(_against(result))
     return views
 
 
+def _tasks(metrics: Mapping[str, float], title: str = "") -> Table:
+    rows = [
+        [
+            name.partition("/")[2],
+            f"{metrics[name]:.3f} ± {metrics[f'{name}/stderr']:.3f}",
+            f"{metrics[f'{name}/n']:,.0f}",
+        ]
+        for name in names_of(metrics, ACCURACY)
+    ]
+    return table(("task", "accuracy", "n"), rows, title)
+
+
 def server_view(result: Mapping[str, Any]) -> list[Any]:
-    """A server: one row for each load."""
+    """A server: one row for each task, and one for each load."""
+    metrics = result["metrics"]
+    name = escape(result["name"])
+    views = [_tasks(metrics, name)] if names_of(metrics, ACCURACY) else []
+    if loads_of(metrics):
+        views.append(_loads(result, f"{name}: milliseconds, p50 / p90 / p99"))
+    # A note may quote the server, so it is no markup.
+    return [*views, *(f"  {escape(note)}" for note in result["notes"])]
+
+
+def _loads(result: Mapping[str, Any], title: str) -> Table:
     metrics = result["metrics"]
 
     def times(kind: str, load: str) -> str:
@@ -87,9 +100,7 @@ def server_view(result: Mapping[str, Any]) -> list[Any]:
         for load in loads_of(metrics)
     ]
     columns = ("load", "requests", "failed", "TTFT", "ITL", "TPOT", "e2e", "tok/s", "requests/s")
-    title = f"{escape(result['name'])}: milliseconds, p50 / p90 / p99"
-    # A note may quote the server, so it is no markup.
-    return [table(columns, rows, title), *(f"  {escape(note)}" for note in result["notes"])]
+    return table(columns, rows, title)
 
 
 def _against(result: Mapping[str, Any]) -> Table:

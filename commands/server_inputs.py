@@ -10,7 +10,10 @@ from ..errors import UsageError
 from ..steps.options import Execution
 from .verb_options import BenchInputs
 
-__all__ = ["refuse_load", "require_latency_only"]
+__all__ = ["check_server_options", "refuse_load"]
+
+OF_TASKS = ("limit", "max_new_tokens", "shots", "allow_code")
+"""Options of tasks that hold for the tasks of a server, too."""
 
 
 def _given(options: BaseModel, *besides: str) -> list[str]:
@@ -23,27 +26,28 @@ def _given(options: BaseModel, *besides: str) -> list[str]:
     ]
 
 
-def require_latency_only(
+def check_server_options(
     options: EvaluateOptions, inputs: BenchInputs, execution: Execution
 ) -> None:
     """Check the options of a measurement of a server.
 
     Raises:
-        UsageError: its latency was not asked for, or something that only a model has.
+        UsageError: nothing was asked for, or something that only a model has.
     """
     wrong = [
-        *_given(options, "latency"),
+        *_given(options, "latency", "tasks", *(OF_TASKS if options.tasks else ())),
         *_given(options.latency or LatencyOptions()),
         *_given(inputs, "save"),
         *_given(execution),
     ]
     if wrong:
         raise UsageError(
-            f"{', '.join(wrong)}: not for the URL of a server, whose latency is measured",
+            f"{', '.join(wrong)}: not for the URL of a server, of which --tasks and --latency are "
+            "measured",
             "leave them out, or give the directory of a model",
         )
-    if options.latency is None:
-        raise UsageError("of a server the latency is measured", "add --latency")
+    if options.latency is None and not options.tasks:
+        raise UsageError("nothing to measure", "add --latency, or --tasks")
 
 
 def refuse_load(load: LoadOptions) -> None:

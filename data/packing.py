@@ -22,6 +22,7 @@ __all__ = [
     "encode",
     "pack",
     "pad",
+    "plain_prompt",
     "render_prompt",
     "shuffled_forever",
     "windows",
@@ -43,6 +44,11 @@ def render_prompt(tokenizer: Any, question: str) -> str:
     """The prompt for a question: by the chat template if there is one, else as plain text."""
     if tokenizer.chat_template:
         return chat_prompt(tokenizer, [{"role": "user", "content": question}])
+    return plain_prompt(question)
+
+
+def plain_prompt(question: str) -> str:
+    """The prompt for a question as plain text."""
     return f"Question: {question}\nAnswer: <think>\n"
 
 

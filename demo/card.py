@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..benchmarks.tasks.accuracy import Answer, exact_match
 from ..benchmarks.tasks.backends import open_backend
+from ..benchmarks.tasks.writers import LocalWriter
 from ..checkpoints.files import read_architecture, weight_bytes, write_json
 from ..checkpoints.loading import load_tokenizer
 from ..data.reasoning import HELD_OUT, TASKS, held_out
@@ -130,7 +131,7 @@ def main() -> None:
     args = parser.parse_args()
     backend = open_backend(args.model)
     tokenizer = load_tokenizer(args.model)
-    answers = exact_match(backend, tokenizer, held_out(args.limit), max_new_tokens=160)
+    answers = exact_match(LocalWriter(backend, tokenizer), held_out(args.limit), max_new_tokens=160)
     share = sum(a.correct for a in answers) / len(answers)
     (args.model / "README.md").write_text(_card(args.model, answers))
     write_json(args.model / "evaluation.json", {"problems": len(answers), "exact_match": share})

@@ -5,7 +5,8 @@ r"""Compare what `bench URL --latency` measures with the counters of the server 
 
 Each server runs in a process of its own. After two requests that are not counted, its counters
 (`/metrics`) are read before and after a load at concurrency 1. The output has, for each quantity,
-the client's number, the server's, and the quotient.
+the client's number, the server's, and the quotient. The exit code is 1 if one differs by more than
+3 %.
 
 What the servers count: llama.cpp's `prompt_seconds_total` begins when a slot takes the prompt and
 ends with the first token; its `tokens_predicted_seconds_total` begins there, so it holds one token
@@ -20,6 +21,7 @@ import argparse
 import asyncio
 import json
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +46,7 @@ __all__ = [
 SERVER = Path(__file__).with_name("llamacpp_server.py")
 SLOTS = 4
 CONTEXT = 2048
+MOST_DIFFERENCE = 0.03
 Counts = dict[str, float]
 
 
@@ -157,7 +160,7 @@ def main() -> None:
     parser.add_argument("--llamacpp-python", type=Path, help="python that has xllamacpp")
     parser.add_argument("--artifact", type=Path, help="model for `edgewright serve`")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--requests", type=int, default=10)
+    parser.add_argument("--requests", type=int, default=20)
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=64)
     given = parser.parse_args()
@@ -176,6 +179,8 @@ def main() -> None:
             own = options.model_copy(update={"tokenizer": given.artifact})
             found["edgewright"] = compared(f"http://127.0.0.1:{port}", own)
     print(json.dumps(found, indent=1))
+    quotients = [one["quotient"] for server in found.values() for one in server.values()]
+    sys.exit(any(abs(quotient - 1) > MOST_DIFFERENCE for quotient in quotients))
 
 
 if __name__ == "__main__":

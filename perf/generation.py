@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from ..benchmarks.tasks.programs import read_exercises
 from ..benchmarks.tasks.questions import frame
+from ..benchmarks.tasks.writers import TaskPrompt, tokens_of
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.loading import load_tokenizer
 from ..data.packing import render_prompt
@@ -47,12 +48,13 @@ class Side(NamedTuple):
 def prompts_of(path: Path, code: Path | None, problems: int) -> list[list[int]]:
     """The prompts of a code task, or those of the built-in problems."""
     tokenizer = load_tokenizer(path)
-    special = not tokenizer.chat_template
     if code:
         asked = read_exercises(Source.parse(f"jsonl:{code}"))[:problems]
-        texts = [e.begun if special else frame(tokenizer, e.question, ()) for e in asked]
-    else:
-        texts = [render_prompt(tokenizer, p.question) for p in held_out(problems)]
+        return [
+            tokens_of(tokenizer, TaskPrompt(frame(e.question, ()).turns, e.begun)) for e in asked
+        ]
+    special = not tokenizer.chat_template
+    texts = [render_prompt(tokenizer, p.question) for p in held_out(problems)]
     return [tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
 
 

@@ -15,7 +15,7 @@ from .event_stream import EventStream
 from .http_reply import BadReply, HttpReply, TakeBody
 from .timing import RequestTiming, failure_text
 
-__all__ = ["Body", "Client", "Clock", "Wire", "reason"]
+__all__ = ["MOST_BODY_BYTES", "Body", "Client", "Clock", "Wire", "reason", "request_bytes"]
 
 Clock = Callable[[], float]
 CONNECT_SECONDS = 30
@@ -123,6 +123,7 @@ class Body:
 
     status: int
     data: bytes
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def value(self) -> Any:
@@ -189,8 +190,20 @@ class Client:
             timing.error = reason(error)
         return timing
 
-    async def fetch(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Body:
+    async def fetch(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        most: int = MOST_BODY_BYTES,
+    ) -> Body:
         """Send a request whose reply is one document.
+
+        Args:
+            method: of HTTP.
+            path: of the request.
+            body: sent as JSON.
+            most: the most bytes of the reply.
 
         Raises:
             BadReply: there is no valid reply.
@@ -201,8 +214,8 @@ class Client:
         def take(_: HttpReply, part: bytes, __: float) -> None:
             data.extend(part)
 
-        reply = await self._ask(self._request(method, path, body), take, MOST_BODY_BYTES)
-        return Body(reply.status, bytes(data))
+        reply = await self._ask(self._request(method, path, body), take, most)
+        return Body(reply.status, bytes(data), reply.headers)
 
     async def _ask(self, request: bytes, take: TakeBody, most: int) -> HttpReply:
         """Send a request over an idle connection, or over a new one if that was closed."""
@@ -238,22 +251,34 @@ class Client:
         return wire
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> bytes:
-        data = b"" if body is None else json.dumps(body).encode()
-        headers = {
-            "Host": self.base.netloc,
-            "Accept": "text/event-stream, application/json",
-            "Accept-Encoding": "identity",
-            "Content-Type": "application/json",
-            "Content-Length": str(len(data)),
-            **self.headers,
-        }
-        lines = [f"{method} {path} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items()), "", ""]
-        return "\r\n".join(lines).encode("latin-1") + data
+        return request_bytes(method, path, body, {"Host": self.base.netloc, **self.headers})
 
     def close(self) -> None:
         """Close all idle connections."""
         while self._idle:
             self._idle.pop().close()
+
+
+def request_bytes(
+    method: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
+) -> bytes:
+    """A request of HTTP/1.1 whose body is JSON.
+
+    Args:
+        method: of HTTP.
+        path: of the request.
+        body: the body; None: it has none.
+        headers: `Host`, and what else the server needs.
+    """
+    data = b"" if body is None else json.dumps(body).encode()
+    known = {
+        "Accept": "text/event-stream, application/json",
+        "Accept-Encoding": "identity",
+        "Content-Type": "application/json",
+        "Content-Length": str(len(data)),
+    }
+    lines = [f"{name}: {value}" for name, value in {**known, **headers}.items()]
+    return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode("latin-1") + data
 
 
 def _is_stream(reply: HttpReply) -> bool:

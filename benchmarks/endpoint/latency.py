@@ -149,16 +149,8 @@ def _refuse_failures(server: Server, results: list[LoadResult]) -> None:
 def _measurement(server: Server, results: list[LoadResult], prompts: Prompts) -> dict[str, Any]:
     options = server.options
     metrics: dict[str, float] = {}
-    context: dict[str, Any] = {
-        "backend": "endpoint",
-        "endpoint": {
-            "host": server.address.url.hostname,
-            "api": options.api,
-            "ignore_eos": "ignore_eos" in server.accepted,
-        },
-        "served_model": server.shown(server.model),
-        "prompts": prompts.source,
-    }
+    context: dict[str, Any] = {**server.context, "prompts": prompts.source}
+    context["endpoint"] |= {"ignore_eos": "ignore_eos" in server.accepted}
     notes = [
         f"the server refuses {name}: {what}"
         for name, what in REFUSALS.items()

@@ -48,7 +48,8 @@ class LoadOptions(BaseModel):
     concurrency: Annotated[tuple[Concurrency, ...], Cli(separator=",")] = Field(
         default=(),
         description="of a URL: requests at the same time, one load for each number; the next "
-        "request is sent when one ends. Default: 1,4,16, unless --request-rate is given",
+        "request is sent when one ends. Default: 1,4,16, unless --request-rate is given. --tasks "
+        "are asked with the largest; default: 4",
     )
     request_rate: Annotated[tuple[Rate, ...], Cli(separator=",")] = Field(
         default=(),
@@ -78,8 +79,10 @@ class LoadOptions(BaseModel):
         description="of a URL: tokens that each request asks for; where the server accepts "
         "ignore_eos, exactly as many are generated",
     )
-    api: Literal["completions", "chat"] = Field(
-        default="completions", description="of a URL: which of OpenAI's interfaces to use"
+    api: Literal["completions", "chat"] | None = Field(
+        default=None,
+        description="of a URL: which of OpenAI's interfaces to use; default: chat for --tasks, "
+        "completions for --latency",
     )
     served_model: str | None = Field(
         default=None, description="of a URL: model to ask for; default: the first that it lists"
@@ -87,7 +90,8 @@ class LoadOptions(BaseModel):
     tokenizer: Annotated[Path | None, Reads()] = Field(
         default=None,
         description="of a URL: directory with the served model's tokenizer, for prompts of an "
-        "exact length and for counting answers; default: the server's own counts",
+        "exact length and for counting answers, and for --tasks with --api completions, whose "
+        "prompts are then made here; default: the server's own counts",
     )
     api_key_variable: str = Field(
         default="EDGEWRIGHT_API_KEY",
@@ -95,6 +99,13 @@ class LoadOptions(BaseModel):
     )
     request_seconds: float = Field(
         default=120, gt=0, description="of a URL: a request that takes longer has failed"
+    )
+    retries: int = Field(
+        default=4,
+        ge=0,
+        le=100,
+        description="of a URL: how often a request of --tasks is sent again after a failure that "
+        "may pass: no answer, too busy, an error of the server",
     )
     time_limit: float = Field(
         default=900,

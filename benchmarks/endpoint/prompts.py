@@ -91,7 +91,7 @@ async def choose_prompts(server: Server, tokenizer: Any | None) -> Prompts:
         EdgewrightError: the server cannot be reached.
     """
     length = server.options.prompt_tokens
-    if server.options.api == "completions":
+    if server.api == "completions":
         pool = await _server_ids(server) if tokenizer is None else vocabulary(tokenizer)
         prompts = IdPrompts(pool, length, "server" if tokenizer is None else "tokenizer")
         if pool and await server.accepts(prompts.make("probe")):

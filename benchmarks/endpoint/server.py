@@ -11,15 +11,15 @@ from urllib.parse import SplitResult, urlsplit
 from ...console import visible
 from ...errors import EdgewrightError, UsageError
 from ...redaction import redacted
-from .connection import Body, Client, reason
+from .connection import MOST_BODY_BYTES, Body, Client, reason
 from .http_reply import BadReply
 from .options import LoadOptions
-from .timing import NO_CONTENT, RequestTiming
+from .timing import NO_CONTENT, Api, RequestTiming
 
-__all__ = ["OPTIONAL", "Address", "Prompt", "Server", "open_server"]
+__all__ = ["NO_KEY", "OK", "OPTIONAL", "Address", "Prompt", "Server", "open_server"]
 
 Prompt = str | list[int]
-PATHS = {"completions": "/completions", "chat": "/chat/completions"}
+PATHS: dict[Api, str] = {"completions": "/completions", "chat": "/chat/completions"}
 OPTIONAL: dict[str, Any] = {
     "stream_options": {"include_usage": True},
     "ignore_eos": True,
@@ -33,6 +33,7 @@ REFUSED = (400, 422)
 NO_KEY = (401, 403)
 OK = 200
 FEW_TOKENS = 8
+START = "start the server, or correct the URL; `--api chat` if it serves chats only"
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class Server:
         address: where it is.
         client: its connections.
         options: of the measurement.
+        api: which interface is used.
         model: the model to ask for; empty: the server's own choice.
         accepted: those of `OPTIONAL` that it accepts.
         key: its API key, which no message may have.
@@ -98,18 +100,35 @@ class Server:
     address: Address
     client: Client
     options: LoadOptions
+    api: Api = "completions"
     model: str = ""
     accepted: dict[str, Any] = field(default_factory=dict)
     key: str = ""
 
     def body(self, prompt: Prompt, output_tokens: int) -> dict[str, Any]:
         """A request, without the fields that are not accepted everywhere."""
-        asked: dict[str, Any] = {"max_tokens": output_tokens}
-        if self.model:
-            asked["model"] = self.model
-        if self.options.api == "chat":
-            return asked | {"messages": [{"role": "user", "content": prompt}]}
-        return asked | {"prompt": prompt}
+        if self.api == "chat":
+            asked = {"messages": [{"role": "user", "content": prompt}]}
+            return self.request(asked, output_tokens)
+        return self.request({"prompt": prompt}, output_tokens)
+
+    def request(self, asked: dict[str, Any], output_tokens: int) -> dict[str, Any]:
+        """What every request has, and what one asks."""
+        model = {"model": self.model} if self.model else {}
+        return {"max_tokens": output_tokens, **model, **asked}
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """What must be equal before results of two servers are compared."""
+        return {
+            "backend": "endpoint",
+            "endpoint": {"host": self.address.url.hostname, "api": self.api},
+            "served_model": self.shown(self.model),
+        }
+
+    @property
+    def _path(self) -> str:
+        return self.address.prefix + PATHS[self.api]
 
     async def timed(self, prompt: Prompt, left: float) -> RequestTiming:
         """Send a request of the measurement.
@@ -142,10 +161,15 @@ class Server:
 
     async def _whole(self, prompt: Prompt) -> Body:
         """The answer to a prompt as one document, of one token."""
-        path = self.address.prefix + PATHS[self.options.api]
-        return await self.fetch("POST", path, self.body(prompt, 1))
+        return await self.fetch("POST", self._path, self.body(prompt, 1))
 
-    async def fetch(self, method: str, path: str, body: Any = None) -> Body:
+    async def post(self, body: dict[str, Any], most: int) -> Body:
+        """The reply to a request, of so many bytes at most; see `fetch`."""
+        return await self.fetch("POST", self._path, body, most)
+
+    async def fetch(
+        self, method: str, path: str, body: Any = None, most: int = MOST_BODY_BYTES
+    ) -> Body:
         """Ask for one document.
 
         Raises:
@@ -154,16 +178,15 @@ class Server:
         limit = self.options.request_seconds
         try:
             async with asyncio.timeout(limit):
-                return await self.client.fetch(method, path, body)
+                return await self.client.fetch(method, path, body, most)
         except TimeoutError as error:
-            raise self._failed(f"no answer within {limit:g} s") from error
+            raise self.failed(f"no answer within {limit:g} s") from error
         except (BadReply, OSError) as error:
-            raise self._failed(reason(error)) from error
+            raise self.failed(reason(error)) from error
 
     async def _stream(self, body: dict[str, Any]) -> RequestTiming:
-        path = self.address.prefix + PATHS[self.options.api]
         body = body | {"stream": True}
-        found = await self.client.stream(path, body, self.options.output_tokens)
+        found = await self.client.stream(self._path, body, self.options.output_tokens)
         found.error = self.shown(found.error)
         return found
 
@@ -172,11 +195,16 @@ class Server:
         text = text.replace(self.key, "***") if self.key else text
         return visible(redacted(text))
 
-    def _failed(self, why: str) -> EdgewrightError:
+    def needs_key(self, reply: Body) -> EdgewrightError:
+        """The error of a request without the server's key."""
         return EdgewrightError(
-            f"{self.address}: {self.shown(why)}",
-            "start the server, or correct the URL; `--api chat` if it serves chats only",
+            f"{self.address}: {self.shown(reply.failure)}",
+            f"put its API key into the environment variable {self.options.api_key_variable}",
         )
+
+    def failed(self, why: str, hint: str = START) -> EdgewrightError:
+        """The error of a request that was not answered."""
+        return EdgewrightError(f"{self.address}: {self.shown(why)}", hint)
 
     async def find_model(self) -> None:
         """Find out which model to ask for.
@@ -186,10 +214,7 @@ class Server:
         """
         reply = await self.fetch("GET", f"{self.address.prefix}/models")
         if reply.status in NO_KEY:
-            raise EdgewrightError(
-                f"{self.address}: {self.shown(reply.failure)}",
-                f"put its API key into the environment variable {self.options.api_key_variable}",
-            )
+            raise self.needs_key(reply)
         if self.options.served_model:
             self.model = self.options.served_model
             return
@@ -215,7 +240,7 @@ class Server:
         else:
             self.accepted = dict(OPTIONAL)
         if found.error and found.error != NO_CONTENT:
-            raise self._failed(found.error)
+            raise self.failed(found.error)
 
     async def _try(self, prompt: Prompt, fields: dict[str, Any]) -> RequestTiming:
         few = min(FEW_TOKENS, self.options.output_tokens)
@@ -224,11 +249,16 @@ class Server:
             async with asyncio.timeout(limit):
                 return await self._stream(self.body(prompt, few) | fields)
         except TimeoutError as error:
-            raise self._failed(f"no complete answer within {limit:g} s") from error
+            raise self.failed(f"no complete answer within {limit:g} s") from error
 
 
-def open_server(url: str, options: LoadOptions) -> Server:
+def open_server(url: str, options: LoadOptions, api: Api = "completions") -> Server:
     """A server, which is not asked anything yet.
+
+    Args:
+        url: where it is.
+        options: how it is asked.
+        api: which interface is used, unless the options say.
 
     Raises:
         UsageError: the URL or the API key cannot be used.
@@ -241,4 +271,4 @@ def open_server(url: str, options: LoadOptions) -> Server:
             "set it to the key alone, without line breaks",
         )
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return Server(address, Client(address.url, headers), options, key=key)
+    return Server(address, Client(address.url, headers), options, options.api or api, key=key)

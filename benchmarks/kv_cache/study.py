@@ -19,6 +19,7 @@ from ..bootstrap import share_error
 from ..inputs import parse_inputs
 from ..tasks.accuracy import exact_match, score_text
 from ..tasks.backends import TorchBackend, is_artifact
+from ..tasks.writers import LocalWriter
 from .options import KvOptions
 from .rounded_cache import CacheBackend, KvScheme, cache_bytes, calibrated_scales
 
@@ -148,8 +149,7 @@ def _metrics(
         }
     for task in options.tasks:
         answers = exact_match(
-            backend,
-            tokenizer,
+            LocalWriter(backend, tokenizer),
             Source.parse(f"builtin:{task}").problems(options.limit),
             options.max_new_tokens,
         )

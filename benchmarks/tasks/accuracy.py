@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +12,12 @@ from torch.nn import functional as F
 
 from ...checkpoints.files import all_finite
 from ...console import progress
-from ...data.packing import IGNORE, Encoded, pad, render_prompt
+from ...data.packing import IGNORE, Encoded, pad, plain_prompt
 from ...data.reasoning import Problem, is_correct
 from ...errors import EdgewrightError
 from .backends import Backend
-from .generation import by_length, end_tokens_of, generate_texts
+from .generation import by_length
+from .writers import TaskPrompt, Writer
 
 __all__ = [
     "LOGITS_A_BATCH",
@@ -189,21 +189,17 @@ Verifier = Callable[[Problem, str], bool]
 
 
 def exact_match(
-    backend: Backend,
-    tokenizer: Any,
+    writer: Writer,
     problems: Sequence[Problem],
     max_new_tokens: int,
     verify: Verifier = is_correct,
 ) -> list[Answer]:
     """Let the model solve all problems greedily, and verify its answers, in the order given."""
-    special = not tokenizer.chat_template
-    prompts = [
-        tokenizer(render_prompt(tokenizer, p.question), add_special_tokens=special)["input_ids"]
+    asked = [
+        TaskPrompt([{"role": "user", "content": p.question}], plain_prompt(p.question))
         for p in problems
     ]
-    written = generate_texts(backend, prompts, max_new_tokens, end_tokens_of(backend, tokenizer))
-    # Special tokens stay in the text, because </think> may be one.
-    texts = [tokenizer.decode(tokens, skip_special_tokens=False) for tokens in written]
+    texts = writer.write(asked, max_new_tokens)
     return [
         Answer(p.task, p.question, p.answer, text, verify(p, text))
         for p, text in zip(problems, texts, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...data.kinds import PROBLEMS, RANGE
 
-__all__ = ["BUILTIN", "FILES", "KINDS", "USAGE"]
+__all__ = ["BUILTIN", "FILES", "KINDS", "USAGE", "WRITTEN"]
 
 BUILTIN = "reasoning"
 """The task that has no name behind it."""
@@ -17,6 +17,8 @@ KINDS = {
     "lm-eval": "lm-eval:NAME or lm-eval:FILE.yaml",
 }
 """By kind, how a task of it is written."""
+WRITTEN = (BUILTIN, "gym", "qa", "code")
+"""Kinds whose answers are texts. The others score given answers by their likelihood."""
 FILES = tuple(kind for kind, usage in KINDS.items() if usage == f"{kind}:FILE")
 """Kinds that read a file, or other data with rows."""
 USAGE = (

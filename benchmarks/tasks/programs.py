@@ -20,10 +20,9 @@ from ...data.sources import Source
 from ...errors import UsageError
 from .accuracy import Answer
 from .answer_code import needed_code
-from .backends import Backend
-from .generation import end_tokens_of, generate_texts, stops_at
-from .questions import frame, thinks
+from .questions import frame
 from .sandbox import ProgramResult, run_program
+from .writers import TaskPrompt, Writer
 
 __all__ = ["Exercise", "code_of", "judge", "read_exercises", "solve_exercises"]
 
@@ -126,8 +125,7 @@ def _before_function(code: str) -> str:
 
 
 def solve_exercises(
-    backend: Backend,
-    tokenizer: Any,
+    writer: Writer,
     label: str,
     exercises: Sequence[Exercise],
     limit: int,
@@ -137,8 +135,7 @@ def solve_exercises(
     """Let the model solve all exercises, and run each program with its tests in the sandbox.
 
     Args:
-        backend: the model.
-        tokenizer: its tokenizer.
+        writer: the model.
         label: name of the task.
         exercises: the exercises.
         limit: the most exercises to ask.
@@ -154,21 +151,15 @@ def solve_exercises(
     asked = exercises[:limit]
     if len(asked) < 2:
         raise UsageError(f"{label}: fewer than 2 exercises", "give a file with more rows")
-    special = not tokenizer.chat_template
-    opening = "" if special or thinks(tokenizer) else OPENING
-    texts = [
-        (e.begun or f'"""{e.question}"""\n')
-        if special
-        else frame(tokenizer, e.question, ()) + opening
+    opening = OPENING if writer.opens else ""
+    stops = CLOSING if opening else ()
+    if not writer.chats and all(e.begun for e in asked):
+        stops = AFTER_FUNCTION
+    prompts = [
+        TaskPrompt(frame(e.question, ()).turns, e.begun or f'"""{e.question}"""\n', opening)
         for e in asked
     ]
-    prompts = [tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
-    strings = CLOSING if opening else AFTER_FUNCTION if all(e.begun for e in asked) else ()
-    stop = stops_at(tokenizer, strings) if opening or special else None
-    tokens = generate_texts(
-        backend, prompts, max_new_tokens, end_tokens_of(backend, tokenizer), stop
-    )
-    written = [opening + tokenizer.decode(one, skip_special_tokens=False) for one in tokens]
+    written = [opening + text for text in writer.write(prompts, max_new_tokens, stops)]
     outcomes = _judge_all(asked, written, workers)
     answers = [
         Answer(label, exercise.question, exercise.tests, text, outcome.passed)

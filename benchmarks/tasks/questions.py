@@ -15,13 +15,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ...data.packing import chat_prompt
 from ...data.rows import Example, parse_row
 from ...data.sources import Source
 from ...errors import EdgewrightError, UsageError
 from .accuracy import Answer
-from .backends import Backend
-from .generation import end_tokens_of, generate_texts, stops_at
+from .writers import TaskPrompt, Writer
 
 __all__ = [
     "Pair",
@@ -31,7 +29,6 @@ __all__ = [
     "read_pairs",
     "require_math_verify",
     "same_answer",
-    "thinks",
 ]
 
 Pair = tuple[str, str]
@@ -131,25 +128,15 @@ def same_answer(expected: str, given: str) -> bool:
     return bool(gold and found and library.verify(gold, found))
 
 
-def thinks(tokenizer: Any) -> bool:
-    """Whether the chat template has a place for thoughts before the answer."""
-    return "</think>" in str(tokenizer.chat_template or "")
-
-
-def frame(tokenizer: Any, question: str, examples: Sequence[Pair]) -> str:
-    """The prompt for a question after worked examples.
-
-    It is a chat if the tokenizer has a chat template, and plain text otherwise.
-    """
-    if tokenizer.chat_template:
-        turns = [
-            {"role": role, "content": text}
-            for pair in examples
-            for role, text in zip(("user", "assistant"), pair, strict=True)
-        ]
-        turns.append({"role": "user", "content": question})
-        return chat_prompt(tokenizer, turns)
-    return plain_frame(question, examples)
+def frame(question: str, examples: Sequence[Pair]) -> TaskPrompt:
+    """The prompt for a question after worked examples."""
+    turns = [
+        {"role": role, "content": text}
+        for pair in examples
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    turns.append({"role": "user", "content": question})
+    return TaskPrompt(turns, plain_frame(question, examples))
 
 
 def plain_frame(question: str, examples: Sequence[Pair]) -> str:
@@ -159,8 +146,7 @@ def plain_frame(question: str, examples: Sequence[Pair]) -> str:
 
 
 def answer_questions(
-    backend: Backend,
-    tokenizer: Any,
+    writer: Writer,
     label: str,
     pairs: Sequence[Pair],
     shots: int,
@@ -170,8 +156,7 @@ def answer_questions(
     """Ask the questions of a file. The first `shots` are shown as examples and not asked.
 
     Args:
-        backend: the model.
-        tokenizer: its tokenizer.
+        writer: the model.
         label: name of the task.
         pairs: questions and answers.
         shots: number of examples.
@@ -190,21 +175,13 @@ def answer_questions(
             f"{label}: {len(pairs)} questions minus {shots} examples leave fewer than 2",
             "give more questions, or fewer --shots",
         )
-    special = not tokenizer.chat_template
-    box = "" if special or examples else f"\n\n{BOX}"
-    prompts = [
-        tokenizer(frame(tokenizer, q + box, examples), add_special_tokens=special)["input_ids"]
-        for q, _ in asked
-    ]
-    stop = stops_at(tokenizer, [NEXT_QUESTION]) if special else None
-    written = generate_texts(
-        backend, prompts, max_new_tokens, end_tokens_of(backend, tokenizer), stop
-    )
-    answers = []
-    for (question, worked), tokens in zip(asked, written, strict=True):
-        text = tokenizer.decode(tokens, skip_special_tokens=False)
+    box = f"\n\n{BOX}" if writer.chats and not examples else ""
+    stops = () if writer.chats else (NEXT_QUESTION,)
+    texts = writer.write([frame(q + box, examples) for q, _ in asked], max_new_tokens, stops)
+    answers: list[Answer] = []
+    for (question, worked), written in zip(asked, texts, strict=True):
         expected = extract_answer(worked) or worked.strip()
-        text = text.split(NEXT_QUESTION)[0] if special else text
+        text = written if writer.chats else written.split(NEXT_QUESTION)[0]
         correct = same_answer(expected, extract_answer(text))
         answers.append(Answer(label, question, expected, text, correct))
     return answers

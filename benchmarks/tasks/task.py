@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ...data.reasoning import HELD_OUT_SEED, Problem, held_out
 from ...data.sources import Source
@@ -24,8 +24,9 @@ from ...errors import EdgewrightError, UsageError
 from .accuracy import Answer, exact_match
 from .backends import Backend
 from .kinds import BUILTIN, FILES, KINDS, USAGE
+from .writers import LocalWriter, Writer
 
-__all__ = ["Task", "TaskResult", "TaskSettings", "run_task"]
+__all__ = ["Task", "TaskResult", "TaskSettings", "run_task", "run_written"]
 
 
 @dataclass(frozen=True)
@@ -124,18 +125,36 @@ def run_task(
         UsageError: the file is malformed or too short, or a code task was not allowed.
         EdgewrightError: an optional extra is not installed.
     """
+    if task.kind == "lm-eval":
+        return _harness(task, backend, path, settings)
+    if task.kind == "choice" and task.source:
+        return _choices(task, task.source, backend, tokenizer, settings)
+    return run_written(task, LocalWriter(backend, tokenizer), settings)
+
+
+def run_written(task: Task, writer: Writer, settings: TaskSettings) -> TaskResult:
+    """Run a task whose answers are texts.
+
+    Args:
+        task: the task, of one of the kinds `WRITTEN`.
+        writer: what writes them.
+        settings: limits and permissions.
+
+    Raises:
+        UsageError: as `run_task`.
+        EdgewrightError: as `run_task`.
+    """
     if task.kind in (BUILTIN, "gym"):
         problems = (
             held_out(settings.limit)
             if task.kind == BUILTIN
             else _generated(task.name, settings.limit)
         )
-        answers = exact_match(backend, tokenizer, problems, settings.max_new_tokens, _is_right)
+        answers = exact_match(writer, problems, settings.max_new_tokens, _is_right)
         return TaskResult({task.label: answers}, context=_length(task, settings))
-    if not task.source:
-        return _harness(task, backend, path, settings)
-    runner = {"qa": _questions, "choice": _choices, "code": _programs}[task.kind]
-    return runner(task, task.source, backend, tokenizer, settings)
+    source = cast(Source, task.source)
+    runner = _questions if task.kind == "qa" else _programs
+    return runner(task, source, writer, settings)
 
 
 def _length(task: Task, settings: TaskSettings) -> dict[str, int]:
@@ -185,17 +204,15 @@ def _is_right(problem: Problem, text: str) -> bool:
     )
 
 
-def _questions(
-    task: Task, source: Source, backend: Backend, tokenizer: Any, settings: TaskSettings
-) -> TaskResult:
+def _questions(task: Task, source: Source, writer: Writer, settings: TaskSettings) -> TaskResult:
     from .questions import FRAMING, answer_questions, read_pairs
 
     pairs = read_pairs(source)
     shots = settings.shots or 0
     answers = answer_questions(
-        backend, tokenizer, task.label, pairs, shots, settings.limit, settings.max_new_tokens
+        writer, task.label, pairs, shots, settings.limit, settings.max_new_tokens
     )
-    boxed = {f"framing/{task.label}": FRAMING} if tokenizer.chat_template and not shots else {}
+    boxed = {f"framing/{task.label}": FRAMING} if writer.chats and not shots else {}
     return TaskResult(
         {task.label: answers},
         context={f"shots/{task.label}": shots, **boxed, **_length(task, settings)},
@@ -220,9 +237,7 @@ def _choices(
     )
 
 
-def _programs(
-    task: Task, source: Source, backend: Backend, tokenizer: Any, settings: TaskSettings
-) -> TaskResult:
+def _programs(task: Task, source: Source, writer: Writer, settings: TaskSettings) -> TaskResult:
     from .programs import read_exercises, solve_exercises
 
     if not settings.allow_code:
@@ -233,8 +248,7 @@ def _programs(
             "to lose",
         )
     answers, confinement = solve_exercises(
-        backend,
-        tokenizer,
+        writer,
         task.label,
         read_exercises(source),
         settings.limit,

@@ -9,16 +9,27 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
+from .requests import Request, requests
 from .wire import Address, Wire, connected, posted, read_head, read_lines, read_reply
 
-__all__ = ["Tally", "honest_client", "reference_answers", "requests"]
+__all__ = ["Known", "Tally", "honest_client", "reference_answers"]
 
-COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
-PROMPTS = 12
 MANY = 20
 """Requests on one connection, after which a client makes a new one."""
+ENDS = ("stop", "length", "tool_calls")
+
+
+class Known(NamedTuple):
+    """A request, and the text of its answer."""
+
+    request: Request
+    text: str
+
+
+class Unsupported(Exception):
+    """The model that is served has no tools."""
 
 
 @dataclass
@@ -30,57 +41,51 @@ class Tally:
         faults: descriptions of everything else.
         seconds: how long each request took, by kind.
         retries: answers with status 429, after which the client waited and asked again.
+        prompt_tokens: tokens of the prompts.
+        cached_tokens: those of them that the server knew from earlier requests.
     """
 
     done: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, list[float]] = field(default_factory=dict)
     retries: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
 
     def add(self, kind: str, seconds: float) -> None:
         """Count a request that went as expected."""
         self.done[kind] += 1
         self.seconds.setdefault(kind, []).append(seconds)
 
-
-def requests() -> list[tuple[str, str, dict[str, Any]]]:
-    """Kind, path and body of each request that honest clients choose from."""
-    found: list[tuple[str, str, dict[str, Any]]] = []
-    for number in range(PROMPTS):
-        text = f"Tom has {number + 2} apples and buys {number + 3} more. How many has he?"
-        turns = [{"role": "user", "content": text}]
-        for stream in (False, True):
-            more = {"max_tokens": 8 + number, "stream": stream}
-            word = "stream" if stream else "whole"
-            found.append((f"completion, {word}", COMPLETIONS, {"prompt": text, **more}))
-            found.append((f"chat, {word}", CHAT, {"messages": turns, **more}))
-    return found
+    def use(self, usage: Mapping[str, Any]) -> None:
+        """Add the server's own count of an answer."""
+        self.prompt_tokens += usage["prompt_tokens"]
+        self.cached_tokens += usage["prompt_tokens_details"]["cached_tokens"]
 
 
-async def ask(
-    wire: Wire, address: Address, path: str, body: Mapping[str, Any], tally: Tally
-) -> str:
+async def ask(wire: Wire, address: Address, request: Request, tally: Tally) -> str:
     """The text of an answer. After a 429 the client waits as it is told, and asks again.
 
     Raises:
+        Unsupported: the model has no tools.
         ValueError: the answer is not what it must be.
     """
     while True:
-        await wire.send(posted(path, address.key, body))
-        if not body["stream"]:
+        await wire.send(posted(request.path, address.key, request.body))
+        if not request.body["stream"]:
             reply = await read_reply(wire)
             if reply.status == 429:
                 await _wait(reply.headers, tally)
                 continue
-            return _whole_text(reply.status, reply.body)
+            return _whole_text(reply.status, reply.body, tally)
         status, headers = await read_head(wire)
         if status == 429:
             await wire.reader.readexactly(int(headers["content-length"]))
             await _wait(headers, tally)
             continue
         if status != 200:
-            raise ValueError(f"status {status}")
-        return _streamed_text([line async for line in read_lines(wire)])
+            _refuse(status, await wire.reader.readexactly(int(headers["content-length"])))
+        return _streamed_text([line async for line in read_lines(wire)], tally)
 
 
 async def _wait(headers: Mapping[str, str], tally: Tally) -> None:
@@ -88,53 +93,67 @@ async def _wait(headers: Mapping[str, str], tally: Tally) -> None:
     await asyncio.sleep(float(headers["retry-after"]) * random.uniform(1, 1.5))
 
 
-def _whole_text(status: int, body: bytes) -> str:
+def _refuse(status: int, body: bytes) -> NoReturn:
+    if status == 400 and json.loads(body)["error"]["param"] == "tools":
+        raise Unsupported
+    raise ValueError(f"status {status}: {body[:200].decode(errors='replace')}")
+
+
+def _whole_text(status: int, body: bytes, tally: Tally) -> str:
     if status != 200:
-        raise ValueError(f"status {status}: {body[:200].decode(errors='replace')}")
+        _refuse(status, body)
     answer = json.loads(body)
-    choice = answer["choices"][0]
-    if choice["finish_reason"] not in ("stop", "length"):
-        raise ValueError(f"it ended with {choice['finish_reason']}")
-    return _text_of(choice)
+    tally.use(answer["usage"])
+    return _checked([answer["choices"][0]])
 
 
-def _streamed_text(lines: Sequence[str]) -> str:
+def _streamed_text(lines: Sequence[str], tally: Tally) -> str:
     if not lines or lines[-1] != "data: [DONE]":
         raise ValueError("a stream without an end")
-    choices = [json.loads(line.removeprefix("data: "))["choices"][0] for line in lines[:-1]]
-    if choices[-1]["finish_reason"] not in ("stop", "length"):
+    *events, last = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+    tally.use(last["usage"])
+    return _checked([event["choices"][0] for event in events])
+
+
+def _checked(choices: Sequence[Mapping[str, Any]]) -> str:
+    """The text of an answer, whose last choice says why it ended."""
+    if choices[-1]["finish_reason"] not in ENDS:
         raise ValueError(f"it ended with {choices[-1]['finish_reason']}")
     return "".join(map(_text_of, choices))
 
 
 def _text_of(choice: Mapping[str, Any]) -> str:
-    """The text of a choice, whole or of one event; in a chat, the reasoning and the answer."""
+    """The text of a choice, whole or of one event; in a chat, reasoning, answer and calls."""
     if "text" in choice:
         return str(choice["text"])
     message = choice.get("message") or choice["delta"]
-    return str(message.get("reasoning_content") or "") + str(message.get("content") or "")
+    calls = [call["function"]["arguments"] for call in message.get("tool_calls") or []]
+    parts = [message.get("reasoning_content"), message.get("content"), *calls]
+    return "".join(str(part or "") for part in parts)
 
 
-def _compare(found: str, expected: str) -> None:
-    if found != expected:
+def _compare(found: str, known: Known) -> None:
+    if found != known.text:
         raise ValueError("another answer than alone")
 
 
-async def reference_answers(address: Address) -> dict[int, str]:
-    """The answer to each of `requests`, from a server that has nothing else to do."""
-    found: dict[int, str] = {}
-    async with connected(address) as wire:
-        for number, (_, path, body) in enumerate(requests()):
-            found[number] = await ask(wire, address, path, body, Tally())
+async def reference_answers(address: Address) -> list[Known]:
+    """The answers of a server that has nothing else to do, to all `requests` that it supports."""
+    found: list[Known] = []
+    for request in requests():
+        async with connected(address) as wire:
+            try:
+                found.append(Known(request, await ask(wire, address, request, Tally())))
+            except Unsupported:
+                continue
     return found
 
 
 async def honest_client(
-    address: Address, end: float, tally: Tally, expected: Mapping[int, str], seed: int
+    address: Address, end: float, tally: Tally, known: Sequence[Known], seed: int
 ) -> None:
-    """Ask until a time on the clock, and compare every answer with the expected one."""
+    """Ask until a time on the clock, and compare every answer with the known one."""
     choose = random.Random(seed)
-    known = requests()
     while time.monotonic() < end:
         kind = "connecting"
         try:
@@ -142,10 +161,10 @@ async def honest_client(
                 for _ in range(MANY):
                     if time.monotonic() >= end:
                         break
-                    number = choose.randrange(len(known))
-                    kind, path, body = known[number]
+                    one = choose.choice(known)
+                    kind = one.request.kind
                     began = time.perf_counter()
-                    _compare(await ask(wire, address, path, body, tally), expected[number])
+                    _compare(await ask(wire, address, one.request, tally), one)
                     tally.add(kind, time.perf_counter() - began)
         except (OSError, ValueError, asyncio.IncompleteReadError, TimeoutError) as error:
             tally.faults[f"{kind}: {type(error).__name__}: {error}"] += 1

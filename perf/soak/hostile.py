@@ -8,7 +8,8 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
-from .honest import CHAT, COMPLETIONS, Tally
+from .honest import Tally
+from .requests import CHAT, COMPLETIONS, requests
 from .wire import Address, connected, head, posted, read_lines, read_reply
 
 __all__ = ["ATTACKS", "hostile_client"]
@@ -17,6 +18,16 @@ LARGE = 20 * 10**6
 SLOW_SECONDS = 15
 TINY_BUFFER = 4096
 LONG_STREAM = {"prompt": "Tom has", "max_tokens": 400, "stream": True, "temperature": 1.0}
+LEFT = [
+    (COMPLETIONS, LONG_STREAM),
+    (COMPLETIONS, {**LONG_STREAM, "n": 3}),
+    *(
+        (one.path, {**one.body, "stream_options": None, "temperature": 1.0})
+        for one in requests()
+        if one.path == CHAT and one.body["stream"]
+    ),
+]
+"""Paths and bodies of requests whose clients leave before the end."""
 GARBAGE = (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     b"GET / HTTP/x\r\n\r\n",
@@ -109,10 +120,11 @@ async def _no_reader(address: Address) -> str:
 
 
 async def _leaves(address: Address) -> str:
-    """Disconnects while it waits, or in the middle of a stream."""
+    """Disconnects while it waits, or in the middle of a stream: of text, JSON, or several."""
+    path, body = random.choice(LEFT)
     async with connected(address) as wire:
-        body = {**LONG_STREAM, "stream": random.random() < 0.7}
-        await wire.send(posted(COMPLETIONS, address.key, body))
+        body = {**body, "stream": random.random() < 0.7}
+        await wire.send(posted(path, address.key, body))
         if body["stream"] and random.random() < 0.7:
             reply = read_lines(wire)
             for _ in range(random.randrange(8)):

@@ -29,10 +29,11 @@ import numpy as np
 from ...errors import EdgewrightError
 from .honest import Tally, honest_client, reference_answers
 from .hostile import hostile_client
+from .requests import TOOL_TEMPLATE
 from .watch import Samples, Watch, cpu_seconds, health, open_files
 from .wire import Address
 
-__all__ = ["Result", "main", "served", "soak"]
+__all__ = ["Result", "add_tools", "main", "served", "soak"]
 
 HOSTILE_SHARE = 0.25
 WARM_UP_SHARE = 0.3
@@ -78,6 +79,7 @@ class Result:
         seconds: how long it took.
         cpu: CPU seconds that the server got; few on a busy machine, and then all is slow.
         clients: number of clients.
+        asked: kinds of requests that the server supports and honest clients choose from.
         files: open files of the server before and after.
         left: sequences that were still running or waiting at the end.
         exit_code: of the server after SIGTERM; the negative number of a signal is Unix's way.
@@ -90,6 +92,7 @@ class Result:
     seconds: float
     cpu: float
     clients: int
+    asked: frozenset[str]
     files: tuple[int, int]
     left: int
     exit_code: int = 0
@@ -123,6 +126,11 @@ class Result:
             found.append(f"memory grows by {growth:.2f} MB a minute")
         return found
 
+    @property
+    def reused(self) -> float:
+        """Share of the tokens of honest prompts that the server knew from earlier requests."""
+        return self.honest.cached_tokens / max(self.honest.prompt_tokens, 1)
+
     def table(self) -> str:
         """The result as Markdown."""
         memory = np.array(self.samples.resident) / 1e6
@@ -133,6 +141,7 @@ class Result:
             ("honest requests served", f"{self.honest.done.total():,}"),
             ("honest errors", f"{self.honest.faults.total():,}"),
             ("answers 429 that were asked again", f"{self.honest.retries:,}"),
+            ("prompt tokens that were known from earlier requests", f"{self.reused:.0%}"),
             ("attacks", f"{self.hostile.done.total():,}"),
             ("attacks not refused as they must be", f"{self.hostile.faults.total():,}"),
             ("/health, ms, p50 / p99 / max", _milliseconds(self.samples.health_seconds)),
@@ -141,15 +150,16 @@ class Result:
                 for kind, seconds in sorted(self.honest.seconds.items())
             ),
             (
-                "resident MB, warm / end / most",
-                f"{_warm(memory):.0f} / {memory[-1]:.0f} / {memory.max():.0f}",
+                "resident MB, start / middle / end / most",
+                f"{memory[0]:.0f} / {memory[len(memory) // 2]:.0f} / {memory[-1]:.0f} / "
+                f"{memory.max():.0f}",
             ),
             ("growth after warm-up, MB a minute", f"{growth:.2f}"),
             (
                 "open files, before / most / after",
                 f"{self.files[0]} / {max(self.samples.files)} / {self.files[1]}",
             ),
-            ("sequences left at the end", str(self.left)),
+            ("places in use at the end, waiting sequences included", str(self.left)),
         ]
         lines = [f"| {name} | {value} |" for name, value in rows]
         attacks = ", ".join(f"{kind} {n:,}" for kind, n in sorted(self.hostile.done.items()))
@@ -161,10 +171,6 @@ def _milliseconds(seconds: list[float]) -> str:
         return "none"
     values = np.percentile(np.array(seconds) * 1000, [50, 99, 100])
     return " / ".join(f"{value:,.0f}" for value in values)
-
-
-def _warm(memory: np.ndarray) -> float:
-    return float(memory[int(len(memory) * WARM_UP_SHARE)])
 
 
 @contextmanager
@@ -202,10 +208,15 @@ def _await_start(process: subprocess.Popen[bytes], port: int, log: Path) -> None
     raise EdgewrightError(f"the server did not start: {log.read_text()[-500:]}")
 
 
+def add_tools(artifact: Path) -> None:
+    """Give an artifact a chat template with tools. Transformers prefers this file to others."""
+    (artifact / "chat_template.jinja").write_text(TOOL_TEMPLATE)
+
+
 def soak(server: Server, clients: int, seconds: float) -> Result:
     """Use the server with so many clients for so long, and stop it."""
     address = server.address
-    expected = asyncio.run(reference_answers(address))
+    known = asyncio.run(reference_answers(address))
     health(address.port)
     time.sleep(REQUEST_SECONDS)  # connections that are kept alive close
     before = open_files(server.pid)
@@ -216,9 +227,7 @@ def soak(server: Server, clients: int, seconds: float) -> Result:
     attackers = max(1, int(clients * HOSTILE_SHARE))
 
     async def all_clients() -> None:
-        tasks = [
-            honest_client(address, end, honest, expected, i) for i in range(attackers, clients)
-        ]
+        tasks = [honest_client(address, end, honest, known, i) for i in range(attackers, clients)]
         tasks += [hostile_client(address, end, hostile, i) for i in range(attackers)]
         await asyncio.gather(*tasks)
 
@@ -232,8 +241,10 @@ def soak(server: Server, clients: int, seconds: float) -> Result:
     server.process.send_signal(signal.SIGTERM)
     code = server.process.wait(timeout=START_SECONDS)
     complaints = server.log.read_text(errors="replace").count("Traceback")
+    asked = frozenset(one.request.kind for one in known)
+    files = (before, after)
     return Result(
-        honest, hostile, samples, took, used, clients, (before, after), left, code, complaints
+        honest, hostile, samples, took, used, clients, asked, files, left, code, complaints
     )
 
 
@@ -268,9 +279,10 @@ def main() -> None:
 
 
 def _builtin(out: Path) -> Path:
-    """An artifact of the built-in model."""
+    """An artifact of the built-in model, with a chat template that has tools."""
     command = [sys.executable, "-m", "edgewright.cli", "export", "builtin:tiny-reasoner"]
     subprocess.run([*command, "--out", str(out)], check=True)
+    add_tools(out)
     return out
 
 

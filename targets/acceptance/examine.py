@@ -96,7 +96,7 @@ async def examine(session: Session, runtime: DeviceRuntime, exam: Exam) -> Exami
         outcome = await asyncio.to_thread(
             run_task, task, backend, exam.tokenizer, exam.path, settings
         )
-        add_task(found.measured, outcome, backend, exam.evaluate)
+        add_task(found.measured, outcome, exam.evaluate)
     return found
 
 

@@ -19,10 +19,9 @@ from starlette.types import Receive, Scope, Send
 from .door import OWNER
 from .failures import GONE, Rejected, failure
 from .formats import AnswerFormat, ChatFormat, CompletionFormat
-from .prompts import Prepared
 from .reasoning import Reasoning
 from .requests import ChatRequest, CompletionRequest
-from .running import Running
+from .running import Job, Running
 from .sequence import Stopped
 from .service import Service
 from .writing import AnswerText, Piece
@@ -64,8 +63,7 @@ async def _disconnected(http: Request) -> None:
 
 
 async def _answer(service: Service, request: CompletionRequest | ChatRequest, owner: int) -> Any:
-    prepared = await service.prepared(request)
-    answers = _Answers(service, prepared, request, owner)
+    answers = _Answers(Job(service, request, await service.prepared(request), owner))
     updates = answers.updates()
     first = await anext(updates)  # before any output, so that a full queue is an HTTP status
     if request.stream:
@@ -85,14 +83,10 @@ class _Update(NamedTuple):
 class _Answers:
     """The answers to one request, while they are generated."""
 
-    def __init__(
-        self,
-        service: Service,
-        prepared: Prepared,
-        request: CompletionRequest | ChatRequest,
-        owner: int,
-    ) -> None:
-        vocabulary = service.prompts.vocabulary
+    def __init__(self, job: Job) -> None:
+        request = job.request
+        prepared = job.prepared
+        vocabulary = job.service.prompts.vocabulary
         chat = isinstance(request, ChatRequest)
         self.format: AnswerFormat = (ChatFormat if chat else CompletionFormat)(vocabulary)
         self.scored = request.alternatives is not None
@@ -100,10 +94,10 @@ class _Answers:
         self.head = {
             "id": f"{self.format.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
-            "model": service.name,
+            "model": job.service.name,
         }
         self._prompt_tokens = sum(map(len, prepared.prompts))
-        self._running = Running(service, prepared, request, owner)
+        self._running = Running(job)
         self.texts = [
             AnswerText(
                 vocabulary.decode_marked if chat else vocabulary.decode,

@@ -24,7 +24,7 @@ def chosen_tokens(
         rows: the running sequences.
         wishes: what may come next in each of them.
     """
-    allowed = _allowed(logits, wishes)
+    allowed = _allowed(logits, rows, wishes)
     ids = next_tokens(allowed, [row.sampling for row in rows], [row.random for row in rows])
     found: list[Token] = []
     for one, drawn, row, wish in zip(logits, ids.tolist(), rows, wishes, strict=True):
@@ -36,12 +36,17 @@ def chosen_tokens(
     return found
 
 
-def _allowed(logits: NDArray[np.float32], wishes: Sequence[Wish]) -> NDArray[np.float32]:
-    """The logits; minus infinity for tokens that may not come next."""
+def _allowed(
+    logits: NDArray[np.float32], rows: Sequence[Generation], wishes: Sequence[Wish]
+) -> NDArray[np.float32]:
+    """The logits with preferences; minus infinity for tokens that may not come next."""
+    preferred = {row: one for row, each in enumerate(rows) if (one := each.preferences)}
     masks = {row: wish for row, wish in enumerate(wishes) if isinstance(wish, np.ndarray)}
-    if not masks:
+    if not masks and not preferred:
         return logits
     allowed = np.array(logits)
+    for row, preferences in preferred.items():
+        preferences.apply(allowed[row], rows[row].answer)
     for row, mask in masks.items():
         allowed[row, ~mask] = -np.inf
     return allowed

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .failures import Rejected
+from .messages import OTHER_PART
 from .requests import NEUTRAL_ONLY
 
 __all__ = ["refusal"]
@@ -35,8 +36,10 @@ def refusal(faults: Sequence[Mapping[str, Any]]) -> Rejected:
     Args:
         faults: pydantic's errors.
     """
+    # The fields of a part of another type are faults, too, and say nothing more.
+    known = [fault for fault in faults if fault["type"] == OTHER_PART] or faults
     # A field that may be a text or a list has faults of both; those of the other type come last.
-    listed = sorted(faults, key=_wrong_type)[:MOST_FAULTS]
+    listed = sorted(known, key=_wrong_type)[:MOST_FAULTS]
     shown = "; ".join(f"{_place(fault['loc'])}: {_reason(fault)}" for fault in listed)
     return Rejected(400, shown, param=_place(listed[0]["loc"]) or None, code=_code(listed[0]))
 

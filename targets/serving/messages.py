@@ -6,50 +6,57 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from .failures import Rejected
+from .fields import Fields
 
-__all__ = ["Message", "size_of", "turns_of"]
+__all__ = ["OTHER_PART", "Message", "size_of", "turns_of"]
 
 MOST_PARTS = 64
 MOST_CALLS = 64
 LONGEST_NAME = 64
+OTHER_PART = "other_part"
+"""The kind of fault of a part that is no text."""
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 
 
-class TextPart(BaseModel):
+class TextPart(Fields):
     """A piece of a message's content."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"]
     text: str
 
+    @field_validator("type", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "text":
+            raise PydanticCustomError(
+                OTHER_PART,
+                "this server reads text only: leave out parts of the type `{type}`",
+                {"type": value},
+            )
+        return value
 
-class CalledFunction(BaseModel):
+
+class CalledFunction(Fields):
     """The function of a call, and its arguments as JSON."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Name
     arguments: str
 
 
-class ToolCall(BaseModel):
+class ToolCall(Fields):
     """A call of a tool that an earlier answer has."""
-
-    model_config = ConfigDict(extra="forbid")
 
     id: Name
     type: Literal["function"] = "function"
     function: CalledFunction
 
 
-class Message(BaseModel):
+class Message(Fields):
     """One turn of a conversation; `tool` is the result of a call."""
-
-    model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: (

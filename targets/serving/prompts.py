@@ -146,6 +146,9 @@ def _check_fields(request: CompletionRequest | ChatRequest) -> None:
         _refuse("stream_options", "it needs `stream`")
     if isinstance(request, CompletionRequest):
         return
+    format = request.response_format
+    if request.ignore_eos and (request.tools or (format and format.type != "text")):
+        _refuse("ignore_eos", "an answer in a format, or with tools, has an end of its own")
     if request.top_logprobs is not None and not request.logprobs:
         _refuse("top_logprobs", "it needs `logprobs`")
     if request.max_tokens is not None and request.max_completion_tokens is not None:

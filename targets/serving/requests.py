@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BeforeValidator, Field, create_model
 
+from .fields import Fields
 from .messages import Message
 from .options import ServeLimits
+from .preferences import Preferences
 from .tools import ResponseFormat, Tool, ToolChoice
 
 __all__ = [
@@ -24,9 +26,17 @@ __all__ = [
 
 MOST_LOGPROBS = 20
 """The most alternatives of a token whose log probabilities are given: OpenAI's own limit."""
+MOST_BIASES = 300
+"""The most tokens with a `logit_bias`: OpenAI's own limit."""
+MOST_LABELS = 16
+"""The most entries of `metadata`, and the most characters of their names and values: as OpenAI."""
+LONGEST_KEY = 64
+LONGEST_LABEL = 512
 DEFAULT_NEW_TOKENS = 64
 PROMPT = "text, or token ids, or several of either"
 STOP = "texts before which it ends"
+BIAS = "added to the logits of these tokens, which are named by their ids"
+LABEL = "a label; it changes nothing"
 
 
 def _whole(value: Any) -> Any:
@@ -43,15 +53,18 @@ WHOLE = BeforeValidator(_whole)
 """Comes after a field's limits, because only then the OpenAPI description shows the limits."""
 Text = Annotated[str, Field(min_length=1)]
 Flag = Annotated[bool, Field(strict=True)]
-Zero = Annotated[Literal[0], WHOLE]
+Penalty = Annotated[float, Field(ge=-2, le=2, strict=True)]
+Bias = Annotated[float, Field(ge=-100, le=100, strict=True)]
+Label = Annotated[str, Field(max_length=LONGEST_LABEL)]
+Labels = Annotated[
+    dict[Annotated[str, Field(max_length=LONGEST_KEY)], Label], Field(max_length=MOST_LABELS)
+]
 One = Annotated[Literal[1], WHOLE]
 Alternatives = Annotated[int, Field(ge=0, le=MOST_LOGPROBS), WHOLE]
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Fields):
     """What a stream has beside the answer."""
-
-    model_config = ConfigDict(extra="forbid")
 
     include_usage: Flag | None = Field(
         default=None, description="a last event with the number of tokens"
@@ -59,9 +72,7 @@ class StreamOptions(BaseModel):
     include_obfuscation: Literal[False] | None = None
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class _Request(Fields):
     model: str | None = Field(default=None, description="name of the artifact; any other is 404")
     max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, strict=True, allow_inf_nan=False)] | None = (
@@ -77,14 +88,32 @@ class _Request(BaseModel):
     stream: Flag | None = None
     stream_options: StreamOptions | None = None
     stop: Text | list[Text] | None = Field(default=None, description=STOP)
-    user: str | None = Field(default=None, description="a label; it changes nothing")
-    frequency_penalty: Zero | None = None
-    presence_penalty: Zero | None = None
+    frequency_penalty: Penalty | None = Field(
+        default=None, description="taken off the logit of a token for each time the answer has it"
+    )
+    presence_penalty: Penalty | None = Field(
+        default=None, description="taken off the logit of a token that the answer has"
+    )
+    logit_bias: dict[int, Bias] | None = Field(default=None, description=BIAS)
+    repetition_penalty: One | None = None
+    ignore_eos: Flag | None = Field(
+        default=None, description="true: tokens that end an answer do not; for measurements"
+    )
+    user: Label | None = Field(default=None, description=LABEL)
+    safety_identifier: Label | None = Field(default=None, description=LABEL)
+    prompt_cache_key: Label | None = Field(default=None, description=LABEL)
 
     @property
     def stops(self) -> list[str]:
         """The stop texts."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def preferences(self) -> Preferences:
+        """What makes tokens more or less likely."""
+        return Preferences(
+            self.frequency_penalty or 0.0, self.presence_penalty or 0.0, self.logit_bias or {}
+        )
 
     @property
     def with_usage(self) -> bool:
@@ -133,6 +162,11 @@ class ChatRequest(_Request):
         default=None, description="false: the answer ends after the first call"
     )
     response_format: ResponseFormat | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    metadata: Labels | None = Field(default=None, description=LABEL)
+    store: Flag | None = Field(
+        default=None, description="changes nothing: this server keeps no answers"
+    )
 
     @property
     def most_tokens(self) -> int | None:
@@ -146,7 +180,7 @@ class ChatRequest(_Request):
 
 
 NEUTRAL_ONLY = frozenset(
-    ("frequency_penalty", "presence_penalty", "best_of", "echo", "include_obfuscation")
+    ("best_of", "echo", "include_obfuscation", "repetition_penalty", "service_tier")
 )
 """Fields whose values are accepted only if they change nothing."""
 
@@ -169,16 +203,16 @@ def completion_request(vocab: int, context: int, limits: ServeLimits) -> type[Co
     rows: Any = Annotated[list[tokens], several]
     prompt: Any = (text | tokens | texts | rows, Field(description=PROMPT))
     return create_model(
-        "CompletionRequest", __base__=CompletionRequest, prompt=prompt, **_bounds(limits)
+        "CompletionRequest", __base__=CompletionRequest, prompt=prompt, **_bounds(vocab, limits)
     )
 
 
-def chat_request(limits: ServeLimits) -> type[ChatRequest]:
-    """`ChatRequest` with the limits of one server."""
+def chat_request(vocab: int, limits: ServeLimits) -> type[ChatRequest]:
+    """`ChatRequest` with the limits of one model and one server; see `completion_request`."""
     turns = Field(min_length=1, max_length=limits.max_messages, fail_fast=True)
     thinking: Any = Annotated[int, Field(ge=0, le=limits.max_new_tokens), WHOLE]
     tools: Any = Annotated[list[Tool], Field(max_length=limits.max_tools, fail_fast=True)]
-    fields = _bounds(limits)
+    fields = _bounds(vocab, limits)
     fields |= {
         "messages": (list[Message], turns),
         "max_completion_tokens": fields["max_tokens"],
@@ -188,8 +222,10 @@ def chat_request(limits: ServeLimits) -> type[ChatRequest]:
     return create_model("ChatRequest", __base__=ChatRequest, **fields)
 
 
-def _bounds(limits: ServeLimits) -> dict[str, Any]:
-    """The fields that both requests share and that the server limits."""
+def _bounds(vocab: int, limits: ServeLimits) -> dict[str, Any]:
+    """The fields that both requests share and that the model or the server limits."""
+    token: Any = Annotated[int, Field(ge=0, lt=vocab)]
+    biases: Any = Annotated[dict[token, Bias], Field(max_length=MOST_BIASES)]
     stop: Any = Annotated[str, Field(min_length=1, max_length=limits.max_stop_characters)]
     stops: Any = Annotated[list[stop], Field(max_length=limits.max_stops)]
     tokens: Any = Annotated[int, Field(ge=1, le=limits.max_new_tokens), WHOLE]
@@ -198,4 +234,5 @@ def _bounds(limits: ServeLimits) -> dict[str, Any]:
         "max_tokens": (tokens | None, None),
         "n": (choices | None, None),
         "stop": (stop | stops | None, Field(default=None, description=STOP)),
+        "logit_bias": (biases | None, Field(default=None, description=BIAS)),
     }

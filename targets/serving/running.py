@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from functools import partial
 
 from ...export.onnx.sampling import Sampling
@@ -14,40 +15,47 @@ from .requests import ChatRequest, CompletionRequest
 from .sequence import Generation, Token
 from .service import Service
 
-__all__ = ["Running"]
+__all__ = ["Job", "Running"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request that was read.
+
+    Attributes:
+        service: the loaded artifact.
+        request: the request.
+        prepared: its prompts.
+        owner: whose it is; see `Generation`.
+    """
+
+    service: Service
+    request: CompletionRequest | ChatRequest
+    prepared: Prepared
+    owner: int
 
 
 class Running:
     """The sequences of one request: `n` for each prompt. They are in the queue at once.
 
     Args:
-        service: the loaded artifact.
-        prepared: the request's prompts.
-        request: the request.
-        owner: whose it is; see `Generation`.
+        job: the request.
 
     Raises:
         QueueFull: too many requests are waiting.
     """
 
-    def __init__(
-        self,
-        service: Service,
-        prepared: Prepared,
-        request: CompletionRequest | ChatRequest,
-        owner: int,
-    ) -> None:
-        self._service = service
+    def __init__(self, job: Job) -> None:
+        self._service = job.service
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Queue[tuple[int, Token | str | BaseException]]()
         self._begin = time.perf_counter()
-        self._generations = self._made(prepared, request, owner)
-        service.batcher.submit(*self._generations)
+        self._generations = self._made(job)
+        job.service.batcher.submit(*self._generations)
 
-    def _made(
-        self, prepared: Prepared, request: CompletionRequest | ChatRequest, owner: int
-    ) -> list[Generation]:
-        service = self._service
+    def _made(self, job: Job) -> list[Generation]:
+        service = job.service
+        request = job.request
         choices = request.n or 1
         most = request.most_tokens or service.limits.max_new_tokens
         top_p = 1.0 if request.top_p is None else request.top_p
@@ -56,15 +64,16 @@ class Running:
             Generation(
                 ids,
                 min(most, service.context - len(ids)),
-                service.eos,
+                frozenset() if request.ignore_eos else service.eos,
                 Sampling(request.temperature or 0.0, top_p, seed + choice),
                 partial(self._take, prompt * choices + choice),
                 request.alternatives,
-                prepared.guide(),
-                owner,
+                job.prepared.guide(),
+                request.preferences,
+                job.owner,
                 siblings=choices > 1,
             )
-            for prompt, ids in enumerate(prepared.prompts)
+            for prompt, ids in enumerate(job.prepared.prompts)
             for choice in range(choices)
         ]
 

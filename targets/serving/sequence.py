@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ...errors import EdgewrightError
 from ...export.onnx.sampling import Sampling
 from .guide import Guide
+from .preferences import Preferences
 
 __all__ = ["Generation", "QueueFull", "Stopped", "Token"]
 
@@ -55,6 +56,7 @@ class Generation:
             `length`, or an exception.
         alternatives: give log probabilities of the tokens and of so many alternatives; None: none.
         guide: decides what may come next; None: anything.
+        preferences: make tokens more or less likely.
         owner: whose it is; only the owner's sequences can start from its cache.
         siblings: whether other sequences have the same prompt.
         cancelled: set by the receiver to cancel the sequence.
@@ -70,6 +72,7 @@ class Generation:
     emit: Callable[[Token | str | BaseException], None]
     alternatives: int | None = None
     guide: Guide | None = None
+    preferences: Preferences = field(default_factory=Preferences)
     owner: int = 0
     siblings: bool = False
     cancelled: threading.Event = field(default_factory=threading.Event)

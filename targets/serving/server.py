@@ -78,10 +78,21 @@ def create_app(service: Service, keys: Keys | None = None) -> FastAPI:
         "http": Request,
         "request": completion_request(service.vocab, service.context, limits),
     }
-    chat.__annotations__ |= {"http": Request, "request": chat_request(limits)}
+    chat.__annotations__ |= {"http": Request, "request": chat_request(service.vocab, limits)}
     app.post("/v1/completions", response_model=Reply, responses=RESPONSES)(completions)
     app.post("/v1/chat/completions", response_model=Reply, responses=RESPONSES)(chat)
+    _drop_status_422(app)
     return app
+
+
+def _drop_status_422(app: FastAPI) -> None:
+    """Take FastAPI's own status of a wrong field out of the description; here that is a 400."""
+    described = app.openapi()
+    for path in described["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        described["components"]["schemas"].pop(name, None)
 
 
 def _handle_errors(app: FastAPI) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from .fields import Fields
 
 __all__ = ["NamedChoice", "ResponseFormat", "Tool", "ToolChoice"]
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 
 
-class Function(BaseModel):
+class Function(Fields):
     """A function that the model may call."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Name
     description: str | None = None
@@ -35,27 +35,21 @@ class Function(BaseModel):
         }
 
 
-class Tool(BaseModel):
+class Tool(Fields):
     """A tool."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["function"]
     function: Function
 
 
-class ChosenFunction(BaseModel):
+class ChosenFunction(Fields):
     """The name of a function."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Name
 
 
-class NamedChoice(BaseModel):
+class NamedChoice(Fields):
     """The function that must be called."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["function"]
     function: ChosenFunction
@@ -64,10 +58,8 @@ class NamedChoice(BaseModel):
 ToolChoice = Literal["none", "auto", "required"] | NamedChoice
 
 
-class Schema(BaseModel):
+class Schema(Fields):
     """A JSON schema and its name; it is always followed, also if `strict` is false."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Name
     description: str | None = None
@@ -75,26 +67,20 @@ class Schema(BaseModel):
     strict: Annotated[bool, Field(strict=True)] | None = None
 
 
-class TextFormat(BaseModel):
+class TextFormat(Fields):
     """Any text."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"]
 
 
-class ObjectFormat(BaseModel):
+class ObjectFormat(Fields):
     """A JSON object."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["json_object"]
 
 
-class SchemaFormat(BaseModel):
+class SchemaFormat(Fields):
     """JSON in a schema."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["json_schema"]
     json_schema: Schema

@@ -66,6 +66,29 @@ def test_json_is_what_is_saved_and_the_gate_judges_it(
     assert "load/concurrency2 differs" in error
 
 
+def test_tasks_have_a_table_and_the_latency_another(cli, tmp_path: Path) -> None:
+    async def answer(asked: Asked) -> AsyncIterator[bytes]:
+        if "prompt" in asked.body:
+            async for part in good(asked):
+                yield part
+            return
+        yield document({"choices": [{"message": {"content": "\\boxed{4}"}}]})
+
+    file = tmp_path / "sums.jsonl"
+    rows = [{"question": f"{a}+2?", "answer": f"#### {a + 2}"} for a in (2, 3)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with serving(ScriptedServer(answer)) as server:
+        tasks = ("--tasks", f"qa:{file}", "--limit", 2)
+        code, out, error = cli("bench", server.url, *tasks)
+        assert code == 0, error
+        assert re.search(r"│ sums +│ 0\.500 ± 0\.\d+ │ 2 │", out)
+        assert "TTFT" not in out
+        code, out, error = cli("bench", server.url, *tasks, "--latency", *SMALL)
+    assert code == 0, error
+    assert "sums" in out
+    assert "concurrency2" in out
+
+
 def test_python_measures_the_same(server: ScriptedServer) -> None:
     found = ew.bench(
         server.url, latency=True, concurrency=(2,), requests=4, output_tokens=4, prompt_tokens=16
@@ -103,7 +126,10 @@ def test_a_server_that_is_not_there_is_one_message(cli) -> None:
     ("options", "said"),
     [
         ((), "add --latency"),
-        (("--latency", "--tasks", "reasoning"), "--tasks: not for the URL of a server"),
+        (("--tasks", "reasoning", "--windows", 3), "--windows: not for the URL of a server"),
+        (("--tasks", "nonsense:x"), "nonsense:x: no such task"),
+        (("--latency", "--limit", "5"), "--limit: not for the URL of a server"),
+        (("--latency", "--perplexity", "text:x"), "--perplexity: not for the URL of a server"),
         (("--latency", "--batches", "4"), "--batches: not for the URL of a server"),
         (("--latency", "--reference", "x"), "--reference: not for the URL"),
         (("--latency", "--concurrency", "0"), "--concurrency"),

@@ -1,4 +1,4 @@
-"""`bench URL` against llama.cpp's own server: its tokens exactly, and no time without a cause."""
+"""`bench URL` against llama.cpp's own server: its tokens exactly, its times, and its answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from edgewright.benchmarks.endpoint.latency import bench_server
+from edgewright.benchmarks.endpoint.measure import bench_url
 from edgewright.benchmarks.endpoint.options import LoadOptions
+from edgewright.benchmarks.measure import measure
+from edgewright.benchmarks.options import EvaluateOptions
 from edgewright.checkpoints.config import BUILTIN_MODEL, model_path
 from edgewright.export.options import ExportOptions
 from edgewright.export.runner import export
@@ -57,3 +60,16 @@ def test_llama_cpp_is_measured_without_notes(file: Path, api: str) -> None:
         assert details["tokens_counted"] == "usage"
         assert details["prompt_tokens"] == 48
     assert found["context"]["endpoint"]["ignore_eos"] is True
+
+
+def test_llama_cpp_scores_as_the_checkpoint_does(file: Path) -> None:
+    """Both use float16 or better, so few answers of a greedy model differ."""
+    options = EvaluateOptions(tasks=("reasoning",), limit=20, latency=None)
+    here = measure(Path(model_path(BUILTIN_MODEL)), options)
+    with llama_served(environment("llama"), file, 1) as url:
+        there = bench_url(url, options, LoadOptions(), None)
+    name = "accuracy/reasoning"
+    assert there["metrics"][f"{name}/n"] == 20
+    assert abs(there["metrics"][name] - here.metrics[name]) <= 0.1
+    hash_of = "problems_hash/reasoning"
+    assert there["context"][hash_of] == here.context[hash_of]

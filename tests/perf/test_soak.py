@@ -9,14 +9,17 @@ import pytest
 
 from edgewright.export.onnx.export import export_onnx
 from edgewright.perf.soak.hostile import ATTACKS
-from edgewright.perf.soak.run import Result, served, soak
+from edgewright.perf.soak.requests import requests
+from edgewright.perf.soak.run import Result, add_tools, served, soak
 from edgewright.perf.soak.watch import Samples, slope
 
 
 @pytest.fixture(scope="module")
 def result(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Result:
     folder = tmp_path_factory.mktemp("soak")
-    export_onnx(make_model("llama", num_hidden_layers=1), folder / "tiny", "fp32")
+    model = make_model("llama", num_hidden_layers=1, max_position_embeddings=1024)
+    export_onnx(model, folder / "tiny", "fp32")
+    add_tools(folder / "tiny")
     with served(folder / "tiny", folder) as server:
         return soak(server, clients=20, seconds=10)
 
@@ -31,6 +34,12 @@ def test_there_were_requests_and_attacks(result: Result) -> None:
     assert set(result.hostile.done) <= set(ATTACKS)
     assert result.samples.health_seconds
     assert "honest errors | 0 |" in result.table()
+
+
+def test_all_kinds_of_answers_are_asked_for(result: Result) -> None:
+    """Also tools, formats and conversations, whose prompts are reused."""
+    assert result.asked == {one.kind for one in requests()}
+    assert result.reused > 0
 
 
 def test_growth_is_measured_after_the_warm_up() -> None:

@@ -115,7 +115,7 @@ IterateOptions: max_loss_increase
 KvOptions: contexts limit max_new_tokens seq_len
 LatencyOptions: batches contexts new_tokens prompt prompts runs
 LoadOptions: concurrency output_tokens prompt_tokens request_rate request_seconds requests seed
-LoadOptions: time_limit warm_up
+LoadOptions: retries time_limit warm_up
 LoraOptions: alpha r
 PlanInputs: batch context draft_agreement draft_tokens
 PruneOptions: experts ffn ffn_threshold heads heads_threshold kv_heads layers merge_kv

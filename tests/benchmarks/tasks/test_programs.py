@@ -17,6 +17,7 @@ from edgewright.benchmarks.tasks.programs import (
     read_exercises,
     solve_exercises,
 )
+from edgewright.benchmarks.tasks.writers import LocalWriter
 from edgewright.checkpoints.loading import load_tokenizer
 from edgewright.errors import UsageError
 
@@ -45,7 +46,7 @@ def test_programs_are_run_with_their_tests(make_model, tmp_path: Path) -> None:
     }
     backend: Any = Scripted(tokenizer, replies)
     answers, _ = solve_exercises(
-        backend, tokenizer, "code", read_exercises(problems(file)), 10, 200, workers=2
+        LocalWriter(backend, tokenizer), "code", read_exercises(problems(file)), 10, 200, workers=2
     )
     assert [a.correct for a in answers] == [True, False, True]
     with pytest.raises(UsageError, match="not a code task"):
@@ -63,14 +64,15 @@ def test_the_answer_of_a_chat_model_begins_a_code_block(make_model, tmp_path: Pa
     }
     backend: Any = Scripted(tokenizer, replies)
     answers, _ = solve_exercises(
-        backend, tokenizer, "code", read_exercises(problems(file)), 10, 200, workers=1
+        LocalWriter(backend, tokenizer), "code", read_exercises(problems(file)), 10, 200, workers=1
     )
     assert [a.correct for a in answers] == [True, False]
     assert all(prompt.endswith("```python\n") for prompt in backend.prompts)
     assert answers[0].text.startswith("```python\ndef area(r)")
     tokenizer.chat_template += "{# </think> #}"
     backend.prompts.clear()
-    solve_exercises(backend, tokenizer, "code", read_exercises(problems(file)), 10, 200, workers=1)
+    writer = LocalWriter(backend, tokenizer)
+    solve_exercises(writer, "code", read_exercises(problems(file)), 10, 200, workers=1)
     assert not any(prompt.endswith("```python\n") for prompt in backend.prompts), (
         "a model that thinks first must be free to do so"
     )

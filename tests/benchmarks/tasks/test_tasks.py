@@ -24,6 +24,7 @@ from edgewright.benchmarks.tasks.questions import (
 )
 from edgewright.benchmarks.tasks.sandbox import NOT_CONFINED, protections, run_program
 from edgewright.benchmarks.tasks.task import Task
+from edgewright.benchmarks.tasks.writers import LocalWriter
 from edgewright.checkpoints.loading import load_tokenizer
 from edgewright.errors import UsageError
 
@@ -81,7 +82,8 @@ def test_questions_are_asked_behind_examples_and_judged(make_model, tmp_path: Pa
             "4+4?": "8 \\boxed{8}",
         },
     )
-    answers = answer_questions(backend, tokenizer, "sums", read_pairs(problems(file)), 1, 10, 40)
+    writer = LocalWriter(backend, tokenizer)
+    answers = answer_questions(writer, "sums", read_pairs(problems(file)), 1, 10, 40)
     assert [(a.question, a.expected, a.correct) for a in answers] == [
         ("2+5?", "7", True),
         ("3+9?", "12", False),
@@ -90,11 +92,11 @@ def test_questions_are_asked_behind_examples_and_judged(make_model, tmp_path: Pa
     assert all("one and one" in prompt for prompt in backend.prompts)
     tokenizer.chat_template = None
     assert (
-        frame(tokenizer, "2+5?", [("1+1?", "2")])
+        frame("2+5?", [("1+1?", "2")]).text
         == "Question: 1+1?\nAnswer: 2\n\nQuestion: 2+5?\nAnswer:"
     )
     backend.replies = {"2+5?": "7\n\nQuestion: 8+8?\nAnswer: 16", "3+9?": "12", "4+4?": "9"}
-    answers = answer_questions(backend, tokenizer, "sums", read_pairs(problems(file)), 1, 10, 40)
+    answers = answer_questions(writer, "sums", read_pairs(problems(file)), 1, 10, 40)
     assert [a.correct for a in answers] == [True, True, False], (
         "what follows the model's own next question is not its answer"
     )
@@ -159,11 +161,11 @@ def test_a_chat_model_is_asked_to_box_its_answer(make_model, tmp_path: Path) -> 
     tokenizer = load_tokenizer(make_model("llama"))
     backend: Any = Scripted(tokenizer, {"1+1?": "\\boxed{2}", "2+5?": "7"})
     pairs = read_pairs(problems(file))
-    answer_questions(backend, tokenizer, "sums", pairs, 0, 10, 40)
+    answer_questions(LocalWriter(backend, tokenizer), "sums", pairs, 0, 10, 40)
     assert all("\\boxed{}" in prompt for prompt in backend.prompts)
     tokenizer.chat_template = None
     backend.prompts.clear()
-    answer_questions(backend, tokenizer, "sums", pairs, 0, 10, 40)
+    answer_questions(LocalWriter(backend, tokenizer), "sums", pairs, 0, 10, 40)
     assert not any("boxed" in prompt for prompt in backend.prompts)
 
 

@@ -38,7 +38,7 @@ Says = Callable[[str], None]
 def client_of(server: Running, key: str = KEY) -> Any:
     """The real client; it tries nothing twice, so that an error is seen."""
     url = f"http://127.0.0.1:{server.port}/v1"
-    return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=300)
+    return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=3000)
 
 
 def chat(client: Any, messages: Any = HELLO, **more: Any) -> Any:

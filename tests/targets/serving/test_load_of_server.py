@@ -1,8 +1,11 @@
-"""`bench URL` against our server: its counts are those of the server's own counters."""
+"""`bench URL` against our server: its counts and its scores are those of the server itself."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +15,28 @@ import pytest
 from edgewright.benchmarks.endpoint.figures import load_metrics
 from edgewright.benchmarks.endpoint.latency import prepare
 from edgewright.benchmarks.endpoint.load import LoadResult
+from edgewright.benchmarks.endpoint.measure import bench_url
 from edgewright.benchmarks.endpoint.options import Load, LoadOptions
 from edgewright.benchmarks.endpoint.server import open_server
+from edgewright.benchmarks.measure import measure
+from edgewright.benchmarks.measurement_files import answers_file, load_measurement
+from edgewright.benchmarks.options import EvaluateOptions
 from edgewright.checkpoints.config import BUILTIN_MODEL, model_path
+from edgewright.errors import UsageError
 from edgewright.export.onnx.export import export_onnx
 from edgewright.targets.serving.counters import WorkCounters
 from edgewright.targets.serving.service import Service
 
 from server_helpers import ask, running  # isort: skip
+
+pytest_plugins = ["serving_fixtures"]
+PLAIN = (
+    "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""A chat template of a model that does not think first."""
+SPECIAL = re.compile(r"<\|\w+\|>")
+"""Special tokens, which servers leave out of texts."""
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +100,39 @@ def test_chats_are_measured(port: int) -> None:
     assert counted["requests_total"] == 6
     read = [one.usage.prompt_tokens for one in result.done]
     assert counted["prompt_tokens"] == (sum(read) if None not in read else 6 * 24)
+
+
+def test_chats_have_the_score_of_the_artifact_itself(
+    port: int, reasoner: Path, tmp_path: Path
+) -> None:
+    options = EvaluateOptions(tasks=("reasoning",), limit=6, latency=None)
+    here = measure(reasoner, options)
+    url = f"http://127.0.0.1:{port}"
+    there = bench_url(url, options, LoadOptions(), tmp_path / "new.json")
+    assert there["samples"] == here.samples
+    for name in ("accuracy/reasoning", "accuracy/reasoning/n"):
+        assert there["metrics"][name] == here.metrics[name]
+    for name in ("problems_hash/reasoning", "max_new_tokens/reasoning"):
+        assert there["context"][name] == here.context[name]
+    assert load_measurement(str(tmp_path / "new.json"))["metrics"] == there["metrics"]
+    with pytest.raises(UsageError, match="</think>"):
+        bench_url(url, options, LoadOptions(api="completions", tokenizer=reasoner), None)
+
+
+def test_completions_have_the_answers_of_the_artifact_itself(served: Path, tmp_path: Path) -> None:
+    file = tmp_path / "sums.jsonl"
+    rows = [{"question": f"{a}+{a}?", "answer": f"#### {2 * a}"} for a in range(4)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = EvaluateOptions(tasks=(f"qa:{file}",), limit=4, max_new_tokens=12, latency=None)
+    plain = shutil.copytree(served, tmp_path / "plain")
+    (plain / "chat_template.jinja").write_text(PLAIN)
+    here = [SPECIAL.sub("", one["text"]) for one in measure(plain, options).answers]
+    load = LoadOptions(api="completions", tokenizer=plain)
+    with running(Service(plain, 1, max_batch=4)) as server:
+        bench_url(f"http://127.0.0.1:{server.port}", options, load, tmp_path / "new.json")
+    kept = answers_file(tmp_path / "new.json").read_text().splitlines()
+    assert [json.loads(line)["text"] for line in kept] == here
+    assert any(here)
 
 
 class Row:

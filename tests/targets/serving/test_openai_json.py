@@ -57,7 +57,7 @@ def test_30_json_of_a_schema_is_a_pydantic_model(client: Any, says: Says) -> Non
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_json_mode(client: Any, says: Says, stream: bool) -> None:
+def test_49_json_mode(client: Any, says: Says, stream: bool) -> None:
     says('no JSON at all {"a": 1}')
     answer = chat(client, response_format=OBJECT, max_tokens=1500, stream=stream)
     text = (

@@ -75,7 +75,7 @@ def test_27_tools(client: Any, says: Says, stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_one_call_only_if_the_request_says_so(client: Any, says: Says, stream: bool) -> None:
+def test_51_one_call_only_if_the_request_says_so(client: Any, says: Says, stream: bool) -> None:
     says(f"{CALL}\n{OTHER}")
     found = calls(client, stream, parallel_tool_calls=False)
     assert found == ("", [HEAT_CALL], "tool_calls")
@@ -125,7 +125,7 @@ def test_28_a_call_that_is_required(client: Any, says: Says, stream: bool) -> No
             assert arguments["unit"] in ("C", "F")
 
 
-def test_strict_arguments_follow_the_schema_also_if_the_model_chooses(
+def test_52_strict_arguments_follow_the_schema_also_if_the_model_chooses(
     client: Any, says: Says
 ) -> None:
     strict = {"type": "function", "function": {**HEAT["function"], "strict": True}}
@@ -141,9 +141,10 @@ def test_strict_arguments_follow_the_schema_also_if_the_model_chooses(
     assert calls(client, tools=[strict]) == ("no call at all", [], "stop")
 
 
-def test_no_call_if_the_request_says_so(client: Any, says: Says) -> None:
+def test_50_no_call_if_the_request_says_so(client: Any, says: Says) -> None:
     says(CALL)
     assert calls(client, tool_choice="none") == (CALL, [], "stop")
+    assert calls(client, tool_choice="auto") == ("", [HEAT_CALL], "tool_calls")
     with_tools = chat(client, tools=TOOLS).usage.prompt_tokens
     assert chat(client).usage.prompt_tokens < with_tools
     assert chat(client, tools=TOOLS, tool_choice="none").usage == chat(client).usage

@@ -1,0 +1,104 @@
+"""What writes the answers to tasks: a model that is loaded here, or a server that has one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ...data.packing import chat_prompt
+from .backends import Backend
+from .generation import end_tokens_of, generate_texts, stops_at
+
+__all__ = ["LocalWriter", "TaskPrompt", "Writer", "thinks", "tokens_of"]
+
+
+@dataclass(frozen=True)
+class TaskPrompt:
+    """What is asked.
+
+    Attributes:
+        turns: as a conversation whose last turn is the user's.
+        text: as a text that a model without a chat template continues.
+        opening: what the answer begins with, in a chat; see `Writer.opens`.
+    """
+
+    turns: Sequence[Mapping[str, str]]
+    text: str
+    opening: str = ""
+
+
+class Writer(Protocol):
+    """Writes answers greedily."""
+
+    @property
+    def chats(self) -> bool:
+        """Whether it is asked in conversations; else it continues texts."""
+        ...
+
+    @property
+    def opens(self) -> bool:
+        """Whether answers in conversations can begin with a given text."""
+        ...
+
+    def write(
+        self, prompts: Sequence[TaskPrompt], max_new_tokens: int, stops: Sequence[str] = ()
+    ) -> list[str]:
+        """Answers to prompts, in their order, without their openings.
+
+        Args:
+            prompts: what is asked.
+            max_new_tokens: the most tokens of an answer.
+            stops: texts that end an answer. It may end with them or before them.
+        """
+        ...
+
+
+def thinks(tokenizer: Any) -> bool:
+    """Whether the chat template has a place for thoughts before the answer."""
+    return "</think>" in str(tokenizer.chat_template or "")
+
+
+def tokens_of(tokenizer: Any, prompt: TaskPrompt) -> list[int]:
+    """The tokens of a prompt, by the chat template if there is one."""
+    if not tokenizer.chat_template:
+        return list(tokenizer(prompt.text)["input_ids"])
+    text = chat_prompt(tokenizer, prompt.turns) + prompt.opening
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@dataclass(frozen=True)
+class LocalWriter:
+    """A model that is loaded here.
+
+    Attributes:
+        backend: the model.
+        tokenizer: its tokenizer.
+    """
+
+    backend: Backend
+    tokenizer: Any
+
+    @property
+    def chats(self) -> bool:
+        """See `Writer.chats`."""
+        return bool(self.tokenizer.chat_template)
+
+    @property
+    def opens(self) -> bool:
+        """See `Writer.opens`."""
+        return self.chats and not thinks(self.tokenizer)
+
+    def write(
+        self, prompts: Sequence[TaskPrompt], max_new_tokens: int, stops: Sequence[str] = ()
+    ) -> list[str]:
+        """See `Writer.write`."""
+        written = generate_texts(
+            self.backend,
+            [tokens_of(self.tokenizer, prompt) for prompt in prompts],
+            max_new_tokens,
+            end_tokens_of(self.backend, self.tokenizer),
+            stops_at(self.tokenizer, stops),
+        )
+        # Special tokens stay in the text, because </think> may be one.
+        return [self.tokenizer.decode(tokens, skip_special_tokens=False) for tokens in written]
