@@ -55,8 +55,12 @@ class ProviderDecoder(OnnxDecoder):
     Attributes:
         provider: the name in `PROVIDERS` of what is used. ONNX Runtime falls back to the CPU by
             itself if a provider's libraries cannot be loaded.
+        version: of ONNX Runtime.
+        memory: what is known of memory that is not resident: nothing.
         place: where the cache is: `cpu` or `cuda`.
     """
+
+    version: str = ort.__version__
 
     def __init__(
         self, path: str | Path, threads: int | None = None, providers: Sequence[str] = ()
@@ -68,6 +72,7 @@ class ProviderDecoder(OnnxDecoder):
         used = self.session.get_providers()[0]
         self.provider = next(name for name, found in PROVIDERS.items() if found[0] == used)
         self.place = "cpu" if self.provider == "cpu" else "cuda"
+        self.memory: dict[str, int] = {}
 
     def open_cache(self, batch: int, positions: int = 0) -> Cache:
         """See `OnnxDecoder.open_cache`; the cache is in the provider's memory."""
