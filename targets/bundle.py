@@ -51,7 +51,7 @@ from .profile import Target, usable_bytes
 __all__ = ["GGUF", "Bundle", "make_bundle", "write_bundle"]
 
 ROOT = Path(__file__).parents[1]
-# Modules that run on the device. They may import only each other, numpy, and onnxruntime or tensorrt.
+# Modules that run on the device. They may import only each other, numpy, onnxruntime and tensorrt.
 LIBRARY = (
     "__init__.py",
     "errors.py",

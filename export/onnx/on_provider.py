@@ -55,12 +55,9 @@ class ProviderDecoder(OnnxDecoder):
     Attributes:
         provider: the name in `PROVIDERS` of what is used. ONNX Runtime falls back to the CPU by
             itself if a provider's libraries cannot be loaded.
-        version: of ONNX Runtime.
-        memory: what is known of memory that is not resident: nothing.
+        details: the version of ONNX Runtime.
         place: where the cache is: `cpu` or `cuda`.
     """
-
-    version: str = ort.__version__
 
     def __init__(
         self, path: str | Path, threads: int | None = None, providers: Sequence[str] = ()
@@ -72,7 +69,7 @@ class ProviderDecoder(OnnxDecoder):
         used = self.session.get_providers()[0]
         self.provider = next(name for name, found in PROVIDERS.items() if found[0] == used)
         self.place = "cpu" if self.provider == "cpu" else "cuda"
-        self.memory: dict[str, int] = {}
+        self.details = {"version": ort.__version__}
 
     def open_cache(self, batch: int, positions: int = 0) -> Cache:
         """See `OnnxDecoder.open_cache`; the cache is in the provider's memory."""

@@ -36,8 +36,8 @@ def answer_lines(opened: Callable[[], Any]) -> dict[str, Any]:
     """
     begin = time.perf_counter()
     decoder = opened()
-    ready = {"version": decoder.version, "provider": decoder.provider, "memory": decoder.memory}
-    send({"ready": ready | {"load_s": time.perf_counter() - begin}})
+    load_s = time.perf_counter() - begin
+    send({"ready": {"provider": decoder.provider, "details": decoder.details, "load_s": load_s}})
     lines = Lines()
     answered = 0
     while (request := lines.next()) is not None:

@@ -41,9 +41,9 @@ class EngineDecoder:
     Attributes:
         vocabulary: number of logits of a position.
         provider: the module's name.
-        version: of TensorRT.
-        memory: bytes of the engine's file, of intermediate results, of the cache with its copy, and
-            of everything that the device lent since before the engine was loaded.
+        details: the version of TensorRT; whether steps are replayed from CUDA graphs; and the bytes
+            of the engine's file, of intermediate results, of the cache with its copy, and of
+            everything that the device lent since before the engine was loaded.
 
     Raises:
         EdgewrightError: the engine cannot be loaded here, or the device has too little memory.
@@ -53,7 +53,6 @@ class EngineDecoder:
     def __init__(self, trt: Any, cuda: Cuda, file: Path, *, gapless: bool) -> None:
         free = cuda.free_bytes
         self.provider = trt.__name__
-        self.version = trt.__version__
         self._cuda = cuda
         self._session = EngineSession(trt, cuda, file)
         tensors = self._session.tensors
@@ -69,12 +68,30 @@ class EngineDecoder:
         self._contexts: dict[tuple[str, int], Context] = {}
         self._slots = self._empty()
         self._allocate()
-        self.memory = {
+        self._warm_up()
+        memory = {
             "engine_bytes": file.stat().st_size,
             "activation_bytes": self._session.activation_bytes,
             "cache_bytes": 2 * self._cache_bytes,
             "device_bytes": max(free - cuda.free_bytes, 0),
         }
+        self.details = {"version": trt.__version__, "graphs": self._graphs(), "memory": memory}
+
+    def _warm_up(self) -> None:
+        """Two tokens, which load kernels and show whether a step can be captured."""
+        cache = self.open_cache(1, 2)
+        for length in (1, 2):
+            self.step(np.zeros((1, 1), np.int64), np.ones((1, length), np.int64), cache)
+
+    def _graphs(self) -> str:
+        """What replays the steps of an answer."""
+        if self._session.replays_itself:
+            return "captured by TensorRT for RTX"
+        if not self._rooms:
+            return "none: a layer has a window"
+        failures = [context.not_captured for context in self._contexts.values()]
+        failed = next(filter(None, failures), "")
+        return f"none: {failed}" if failed else "one for each room"
 
     def _read_shapes(self, tensors: dict[str, Tensor], logits: Tensor) -> None:
         """What the engine's tensors and profiles say."""

@@ -164,6 +164,10 @@ class Context:
         context: TensorRT's.
         cuda: the device.
         replayed: see `EngineSession.context`.
+
+    Attributes:
+        not_captured: why no graph could be captured, as it happens with some operators; empty: it
+            could, or was not tried. Without a graph every run is started by itself.
     """
 
     def __init__(self, context: Any, cuda: Cuda, replayed: bool) -> None:
@@ -171,6 +175,7 @@ class Context:
         self._cuda = cuda
         self._replayed = replayed
         self._graph = 0
+        self.not_captured = ""
         self._shapes: dict[str, Shape] = {}
         self._addresses: dict[str, int] = {}
 
@@ -204,8 +209,11 @@ class Context:
             self._cuda.launch(self._graph)
             return
         self._execute()
-        if self._replayed:
-            self._graph = self._cuda.captured(self._execute)
+        if self._replayed and not self.not_captured:
+            try:
+                self._graph = self._cuda.captured(self._execute)
+            except EdgewrightError as error:
+                self.not_captured = str(error)
 
     def _execute(self) -> None:
         self.checked(self._context.execute_async_v3(self._cuda.stream), "to run")

@@ -31,9 +31,7 @@ class LineSession:
         self._program = program
         self.provider = str(ready["provider"])
         self.load_s = float(ready["load_s"])
-        self.details: dict[str, Any] = {"version": ready["version"]}
-        if ready.get("memory"):
-            self.details["memory"] = ready["memory"]
+        self.details: dict[str, Any] = {**ready["details"]}
 
     async def answer(self, ask: Ask, complete: Stop | None = None) -> Reply:
         """See `Session.answer`."""

@@ -1,4 +1,4 @@
-"""A double of the module `tensorrt` and of libcudart, over ONNX Runtime, for machines without a GPU.
+"""A double of the module `tensorrt` and of libcudart, over ONNX Runtime.
 
 It has what the bundle's programs call, under the same names (a test compares them with TensorRT for
 RTX's module), and is as strict as NVIDIA's documentation: shapes within the profile, aligned
@@ -13,17 +13,15 @@ from __future__ import annotations
 import ctypes
 import enum
 import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from trtexec_double import COMPUTE, VERSION, Shapes
 
-__version__ = "10.3.0"
-COMPUTE = (8, 7)
+__version__ = VERSION
 ALIGNMENT = 256
 DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64}
 ONNX_TYPES = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(int64)": "INT64"}
@@ -43,7 +41,6 @@ FUNCTIONS = {
     "cudaGetErrorString": "get_error_string",
 }
 """Functions of the library, and the methods that stand for them."""
-Shapes = dict[str, list[tuple[int, ...]]]
 
 
 class DataType(enum.Enum):
@@ -82,14 +79,6 @@ class ILogger:
     def log(self, severity: Any, message: str) -> None:
         """A message."""
         raise NotImplementedError
-
-
-def engine_file(
-    onnx: Path, profiles: list[Shapes], version: str = __version__, compute: Any = COMPUTE
-) -> bytes:
-    """The bytes of an engine; TensorRT's would not be readable either."""
-    content = {"onnx": str(onnx), "profiles": profiles}
-    return json.dumps(content | {"version": version, "compute": list(compute)}).encode()
 
 
 class Runtime:
@@ -429,24 +418,3 @@ def install() -> None:
         return CUDART if "libcudart" in str(name) else real(name, *more, **named)
 
     ctypes.CDLL = load  # type: ignore[misc, assignment]
-
-
-def trtexec(arguments: list[str]) -> None:
-    """Build an engine as trtexec does."""
-    words = [one.removeprefix("--").split("=", 1) for one in arguments]
-    options = {word[0]: word[-1] for word in words}
-    profiles: list[Shapes] = []
-    for name, *value in words:
-        if name == "profile":
-            profiles.append({})
-        elif name in ("minShapes", "optShapes", "maxShapes"):
-            for one in value[0].split(","):
-                tensor, _, sizes = one.rpartition(":")
-                profiles[-1].setdefault(tensor, []).append(tuple(map(int, sizes.split("x"))))
-    Path(options["saveEngine"]).write_bytes(engine_file(Path(options["onnx"]), profiles))
-    Path(options["timingCacheFile"]).write_bytes(b"times")
-    print("&&&& PASSED TensorRT.trtexec [TensorRT v100300] # trtexec")
-
-
-if __name__ == "__main__":
-    trtexec(sys.argv[1:])
