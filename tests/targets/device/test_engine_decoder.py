@@ -92,7 +92,7 @@ def test_most_steps_replay_a_graph_of_their_room(
 def test_what_cannot_be_captured_runs_by_itself(
     exported: Exported, decoder_of: MakeDecoder, cudart: double.Cudart
 ) -> None:
-    cudart.failing = "graph_instantiate_with_flags"
+    cudart.failing = "cudaGraphInstantiateWithFlags"
     decoder = decoder_of(exported(DEMO))
     assert decoder.details["graphs"].startswith("none: cudaGraphInstantiateWithFlags failed")
     assert [*stream(decoder, PROMPT, 40)] == greedy(DEMO, PROMPT, 40)
