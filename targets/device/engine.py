@@ -7,6 +7,7 @@ import re
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,10 @@ def built_engine(bundle: Path) -> Path:
         UsageError: there is none, or it was built elsewhere.
     """
     engine = bundle / ENGINE
-    try:
+    built: list[str] = []
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
         stamp = json.loads((bundle / STAMP).read_text())
         built = [str(stamp[key]) for key in ("tensorrt", "board")]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        built = []
     if not built or not engine.is_file():
         raise UsageError(f"{engine}: no engine was built there", "build it with run.sh build")
     here = [str(value) for value in _maker(probe(str(bundle))).values()]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import tensorrt_double as double
+from cudart_double import Cudart
 from trtexec_double import engine_file
 
 from edgewright.export.onnx.cut import Cut
@@ -23,9 +24,9 @@ MakeDecoder = Callable[..., EngineDecoder]
 
 
 @pytest.fixture
-def cudart(monkeypatch: pytest.MonkeyPatch) -> double.Cudart:
+def cudart(monkeypatch: pytest.MonkeyPatch) -> Cudart:
     """A new device."""
-    library = double.Cudart()
+    library = Cudart()
     monkeypatch.setattr(double, "CUDART", library)
     return library
 
@@ -76,7 +77,7 @@ def rtx_double() -> Any:
 
 
 @pytest.fixture
-def decoder_of(cudart: double.Cudart, tmp_path: Path) -> MakeDecoder:
+def decoder_of(cudart: Cudart, tmp_path: Path) -> MakeDecoder:
     """`decoder_of(artifact, prompt=8, context=64, gapless=False, trt=..., batch=1)`."""
 
     def make(artifact: Path, *, gapless: bool = False, trt: Any = double, **more: Any) -> Any:
@@ -92,7 +93,7 @@ def trt_python(python: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "doubles"
     folder.mkdir()
     here = Path(__file__).parent
-    for name in ("tensorrt_double.py", "trtexec_double.py"):
+    for name in ("tensorrt_double.py", "cudart_double.py", "trtexec_double.py"):
         (folder / name).symlink_to(here / name)
     (folder / "tensorrt.py").write_text(
         "from tensorrt_double import *\n"

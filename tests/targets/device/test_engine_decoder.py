@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorrt_double as double
+from cudart_double import Cudart
 from engine_fixtures import MakeDecoder, rtx_double
 
 from edgewright.errors import UsageError
@@ -56,7 +57,7 @@ def greedy(checkpoint: Path, ids: list[int], count: int) -> list[int]:
 
 @pytest.mark.parametrize("last", [False, True])
 def test_the_built_in_model_gives_torchs_tokens(
-    exported: Exported, decoder_of: MakeDecoder, cudart: double.Cudart, last: bool
+    exported: Exported, decoder_of: MakeDecoder, cudart: Cudart, last: bool
 ) -> None:
     decoder = decoder_of(exported(DEMO, "fp32", last))
     expected = greedy(DEMO, PROMPT, 40)
@@ -66,7 +67,7 @@ def test_the_built_in_model_gives_torchs_tokens(
 
 
 def test_most_steps_replay_a_graph_of_their_room(
-    exported: Exported, decoder_of: MakeDecoder, cudart: double.Cudart
+    exported: Exported, decoder_of: MakeDecoder, cudart: Cudart
 ) -> None:
     decoder = decoder_of(exported(DEMO))
     made = [*stream(decoder, PROMPT, 40)]
@@ -90,7 +91,7 @@ def test_most_steps_replay_a_graph_of_their_room(
 
 
 def test_what_cannot_be_captured_runs_by_itself(
-    exported: Exported, decoder_of: MakeDecoder, cudart: double.Cudart
+    exported: Exported, decoder_of: MakeDecoder, cudart: Cudart
 ) -> None:
     cudart.failing = "cudaGraphInstantiateWithFlags"
     decoder = decoder_of(exported(DEMO))
@@ -100,7 +101,7 @@ def test_what_cannot_be_captured_runs_by_itself(
 
 
 def test_a_step_copies_its_new_rows_only(
-    exported: Exported, decoder_of: MakeDecoder, cudart: double.Cudart, monkeypatch: Any
+    exported: Exported, decoder_of: MakeDecoder, cudart: Cudart, monkeypatch: Any
 ) -> None:
     decoder = decoder_of(exported(DEMO))
     cache = decoder.open_cache(1, 30)
@@ -162,7 +163,7 @@ def test_an_engine_for_a_batch(exported: Exported, decoder_of: MakeDecoder) -> N
 
 
 def test_tensorrt_for_rtx_captures_by_itself(
-    exported: Exported, decoder_of: MakeDecoder, cudart: double.Cudart
+    exported: Exported, decoder_of: MakeDecoder, cudart: Cudart
 ) -> None:
     decoder = decoder_of(exported(DEMO), trt=rtx_double())
     assert decoder.provider == "tensorrt_rtx"
@@ -174,7 +175,7 @@ def test_tensorrt_for_rtx_captures_by_itself(
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 17, 56, 57, 62])
 def test_prompts_of_all_lengths(
-    count: int, exported: Exported, decoder_of: MakeDecoder, cudart: double.Cudart
+    count: int, exported: Exported, decoder_of: MakeDecoder, cudart: Cudart
 ) -> None:
     decoder = decoder_of(exported(DEMO))
     for context in decoder._session._engine.contexts:
@@ -242,7 +243,7 @@ def test_an_end_token_is_the_last(exported: Exported, decoder_of: MakeDecoder) -
 
 
 def test_memory_is_recorded(
-    exported: Exported, decoder_of: MakeDecoder, cudart: double.Cudart, tmp_path: Path
+    exported: Exported, decoder_of: MakeDecoder, cudart: Cudart, tmp_path: Path
 ) -> None:
     decoder = decoder_of(exported(DEMO))
     positions = 64 * 2 * 2 * 4 * 64 * 4  # context, parts, kv heads, layers, head_dim, bytes

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tensorrt_double as double
+from cudart_double import Cudart
 from engine_fixtures import engine_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,7 +65,7 @@ def test_rooms_are_few() -> None:
     assert len(rooms(131_071, 130_560)) == 11
 
 
-def test_cuda_errors_are_said(cudart: double.Cudart) -> None:
+def test_cuda_errors_are_said(cudart: Cudart) -> None:
     cudart.failing = "cudaMalloc"
     with pytest.raises(EdgewrightError, match=r"cudaMalloc failed: CUDA error: out of memory"):
         Cuda(cudart).allocate(1 << 40)
@@ -76,7 +77,7 @@ def test_a_machine_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         Cuda()
 
 
-def test_a_failed_capture_ends_the_capture(cudart: double.Cudart) -> None:
+def test_a_failed_capture_ends_the_capture(cudart: Cudart) -> None:
     def work() -> None:
         cudart.enqueue(lambda: None)
         raise ValueError
@@ -86,7 +87,7 @@ def test_a_failed_capture_ends_the_capture(cudart: double.Cudart) -> None:
     assert cudart.capturing is None
 
 
-def test_an_engine_of_something_else(cudart: double.Cudart, tmp_path: Path, exported: Any) -> None:
+def test_an_engine_of_something_else(cudart: Cudart, tmp_path: Path, exported: Any) -> None:
     demo = Path(__file__).parents[3] / "demo" / "model"
     file = tmp_path / "e.engine"
     with pytest.raises(UsageError, match="no engine"):
@@ -117,7 +118,7 @@ def test_the_double_has_tensorrts_names() -> None:
 
 
 @pytest.mark.skipif(installed() is None, reason="needs TensorRT for RTX")
-def test_tensorrt_itself_refuses_what_is_no_engine(cudart: double.Cudart, tmp_path: Path) -> None:
+def test_tensorrt_itself_refuses_what_is_no_engine(cudart: Cudart, tmp_path: Path) -> None:
     file = tmp_path / "e.engine"
     file.write_bytes(b"no engine" * 100)
     message = r"TensorRT 1\.\S+ cannot load it on a GPU of compute capability 8\.7: .*magicTag"
