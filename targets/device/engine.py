@@ -78,11 +78,11 @@ def build(bundle: Path, *, force: bool = False) -> dict[str, Any]:
     return _built(engine, round(time.monotonic() - begin, 1), reused=False)
 
 
-def _maker(device: dict[str, Any]) -> dict[str, Any]:
+def _maker(device: dict[str, Any]) -> dict[str, str]:
     """What an engine is tied to: the TensorRT and the board."""
     packages = device["packages"]
     version = device["tensorrt"] or packages["tensorrt"] or packages["tensorrt_rtx"]
-    return {"tensorrt": version, "board": device["board"]}
+    return {"tensorrt": version or "unknown", "board": device["board"] or "an unknown board"}
 
 
 def built_engine(bundle: Path) -> Path:
@@ -98,7 +98,7 @@ def built_engine(bundle: Path) -> Path:
         built = [str(stamp[key]) for key in ("tensorrt", "board")]
     if not built or not engine.is_file():
         raise UsageError(f"{engine}: no engine was built there", "build it with run.sh build")
-    here = [str(value) for value in _maker(probe(str(bundle))).values()]
+    here = list(_maker(probe(str(bundle))).values())
     if built != here:
         raise UsageError(
             f"{engine}: built by TensorRT {' on '.join(built)}, and this is TensorRT "
@@ -150,8 +150,8 @@ def _timing_cache(bundle: Path, device: dict[str, Any]) -> Path:
     place = bundle.resolve()
     folder = place.parents[2] / TIMING if place.parent.name == "versions" else place / "engine"
     folder.mkdir(exist_ok=True)
-    maker = "-".join(str(value) for value in _maker(device).values() if value)
-    return folder / f"{re.sub('[^A-Za-z0-9.]+', '-', maker) or 'unknown'}.cache"
+    maker = "-".join(_maker(device).values())
+    return folder / f"{re.sub('[^A-Za-z0-9.]+', '-', maker)}.cache"
 
 
 def _run(command: Sequence[str], log: Path) -> str:

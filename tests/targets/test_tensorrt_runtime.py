@@ -151,7 +151,7 @@ def test_it_is_deployed_and_judged(
     record = add_trtexec(tmp_path)
     sizes = {"num_hidden_layers": 1, "intermediate_size": 1024}
     options = ("--runtime", "tensorrt", "--python", trt_python, "--prompt", 64, "--context", 256)
-    options += ("--answer-tokens", 8, "--questions", 2)
+    options += ("--answer-tokens", 8)
     options += ("--reference", make_model("llama", **sizes))
     code, out, err = deployed(artifact, *options, target=NANO)
     assert code == 0, err
@@ -172,7 +172,7 @@ def test_it_is_deployed_and_judged(
     assert "check/tokens" not in metrics, "that is measured in ONNX Runtime"
     (build,) = map(json.loads, record.read_text().splitlines())
     place = tmp_path / "device"
-    assert Path(build["timingCacheFile"]) == place / ".timing" / "10.3.0.cache"
+    assert Path(build["timingCacheFile"]) == place / ".timing" / "10.3.0-an-unknown-board.cache"
     assert Path(build["timingCacheFile"]).read_bytes() == b"times"
     assert sorted(file.name for file in place.iterdir()) == [".timing", "tiny"]
 
