@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from engine_fixtures import add_trtexec
 from fake_jetson import jetson
+from test_answer_lines import answers, ask
 
 from edgewright.export.onnx.runtime import OnnxDecoder
 from edgewright.targets import load_target
@@ -44,10 +45,9 @@ def trt_bundle(artifact: Path, tmp_path: Path) -> Path:
 def run_there(trt_bundle: Path, trt_python: Path, tmp_path: Path) -> Run:
     """Calls run.sh; returns its exit code and the documents that it printed."""
 
-    def call(*words: str, lines: str = "", python: Path = trt_python) -> Any:
+    def call(*words: str, python: Path = trt_python) -> Any:
         done = subprocess.run(
             [str(trt_bundle / "run.sh"), "--threads", "1", *words],
-            input=lines,
             capture_output=True,
             text=True,
             env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHON": str(python)},
@@ -59,33 +59,38 @@ def run_there(trt_bundle: Path, trt_python: Path, tmp_path: Path) -> Run:
     return call
 
 
-def test_the_engine_of_a_bundle_answers(artifact: Path, run_there: Run) -> None:
+def test_the_engine_of_a_bundle_answers(
+    artifact: Path, trt_bundle: Path, trt_python: Path, run_there: Run
+) -> None:
     code, (built,) = run_there("build")
     assert (code, built["reused"]) == (0, False)
     expected = [*OnnxDecoder(artifact, 1).stream(IDS, 10)]
-    asks = [
-        {"ids": IDS, "new_tokens": 10, "ends": []},
-        {"ids": IDS, "new_tokens": 10, "ends": [expected[3]]},
-        {"ids": IDS, "continuation": expected[:4], "top": 8},
-    ]
-    code, said = run_there(
-        "answer", "--runtime", "tensorrt", lines="".join(json.dumps(ask) + "\n" for ask in asks)
-    )
-    assert code == 0
-    ready = said[0]["ready"]
-    details = ready["details"]
-    assert (ready["provider"], details["version"]) == ("tensorrt", "10.3.0")
-    assert ready["load_s"] > 0
-    assert details["memory"]["device_bytes"] > details["memory"]["cache_bytes"] > 0
-    tokens = [one["token"] for one in said if "token" in one]
-    assert tokens == [*expected, *expected[: expected.index(expected[3]) + 1]]
-    done = [one["done"] for one in said if "done" in one]
-    assert len(done[0]["token_s"]) == 9
-    assert min(done[0]["first_s"], done[0]["peak_rss_bytes"], *done[0]["token_s"]) > 0
-    (scored,) = [one["scored"] for one in said if "scored" in one]
-    assert [best[0] for best in scored["ids"]] == expected[:4]
-    assert scored["not_finite"] == 0
-    assert said[-1] == {"answered": 3}
+    path = f"{trt_bundle.parent / 'bin'}:{os.environ['PATH']}"
+    with subprocess.Popen(
+        [str(trt_bundle / "run.sh"), "answer", "--runtime", "tensorrt"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PATH": path, "PYTHON": str(trt_python)},
+    ) as process:
+        ready = answers(process, "ready")[0]["ready"]
+        assert (ready["provider"], ready["details"]["version"]) == ("tensorrt", "10.3.0")
+        assert ready["details"]["graphs"] == "one for each room"
+        memory = ready["details"]["memory"]
+        assert memory["device_bytes"] > memory["cache_bytes"] > 0 < ready["load_s"]
+        ask(process, {"ids": IDS, "new_tokens": 10, "ends": []})
+        *tokens, done = answers(process, "done")
+        assert [one["token"] for one in tokens] == expected
+        assert len(done["done"]["token_s"]) == 9
+        assert min(done["done"]["first_s"], *done["done"]["token_s"]) > 0
+        assert done["done"]["peak_rss_bytes"] > 1e6
+        ask(process, {"ids": IDS, "new_tokens": 10, "ends": [expected[3]]})
+        assert len(answers(process, "done")) == expected.index(expected[3]) + 2
+        ask(process, {"ids": IDS, "continuation": expected[:4], "top": 8})
+        (scored,) = answers(process, "scored")
+        assert [best[0] for best in scored["scored"]["ids"]] == expected[:4]
+        assert scored["scored"]["not_finite"] == 0
+        assert process.communicate()[0] == '{"answered": 3}\n'
 
 
 def test_it_generates_sampled_and_streamed(artifact: Path, run_there: Run) -> None:
