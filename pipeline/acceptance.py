@@ -23,6 +23,7 @@ from ..checkpoints.files import content_hash, read_provenance
 from ..checkpoints.loading import load_tokenizer
 from ..errors import Refused, UsageError
 from ..export.onnx.runtime import MODEL
+from ..models import FORMATS
 from ..models.export_format import Runtime
 from ..targets.acceptance.examine import Exam
 from ..targets.acceptance.judge import Judge, Known
@@ -33,14 +34,15 @@ from ..targets.options import AcceptanceOptions, DeployOptions
 from ..targets.runtimes.interface import DeviceRuntime, RunSettings
 from ..targets.runtimes.llama_cpp import LlamaCpp
 from ..targets.runtimes.onnx import OnnxRuntime
+from ..targets.runtimes.tensorrt import TensorRt
 from .recipe import BASELINE
 
 __all__ = ["Yardstick", "acceptance_of", "runtime_of"]
 
 TEXTS = ("choice", "lm-eval")
 """Kinds of tasks that need the logits of whole texts, which no device sends."""
-READS: dict[Runtime, str] = {"onnxruntime": MODEL, "llama.cpp": GGUF}
-"""Runtimes that deployments start, and the file that each of them reads."""
+READS: dict[Runtime, str] = {"onnxruntime": MODEL, "tensorrt": MODEL, "llama.cpp": GGUF}
+"""Runtimes that deployments start, and the file that each of them reads; `auto` is the first."""
 USUAL = Known(0.9, 0.1, "a usual 4-bit quantization")
 """Of another checkpoint than the one that was exported, if nothing was measured."""
 
@@ -69,7 +71,7 @@ def runtime_of(artifact: Path, options: DeployOptions, context: int) -> DeviceRu
     able = [name for name, file in READS.items() if (artifact / file).is_file()]
     if not able:
         raise UsageError(
-            f"{artifact}: neither {' nor '.join(READS.values())}, so nothing on a device reads it",
+            f"{artifact}: neither {MODEL} nor {GGUF}, so nothing on a device reads it",
             "make an artifact with edgewright export --format onnx or --format gguf",
         )
     name = able[0] if options.runtime == "auto" else options.runtime
@@ -83,8 +85,31 @@ def runtime_of(artifact: Path, options: DeployOptions, context: int) -> DeviceRu
     )
     if name == "onnxruntime":
         return OnnxRuntime(settings)
+    if name == "tensorrt":
+        _check_engine(artifact, options)
+        return TensorRt(settings)
     plain = load_tokenizer(artifact).encode("a", add_special_tokens=False)[-1]
     return LlamaCpp(settings, plain)
+
+
+def _check_engine(artifact: Path, options: DeployOptions) -> None:
+    """Refuse artifacts that TensorRT does not run as it has to here."""
+    made = read_provenance(artifact)
+    form, precision = str(made.get("format", "onnx")), str(made.get("precision"))
+    if form not in FORMATS or "tensorrt" not in FORMATS[form].runtimes:
+        reason, hint = f"is in the format {form}", "export it with --format tensorrt"
+    elif precision == "int8-dynamic":
+        reason, hint = "is int8-dynamic", "export it with --precision fp16 or int4"
+    elif made.get("cut", {}).get("window"):
+        reason, hint = "has a windowed cache", "export it without --window"
+    elif not options.engine:
+        reason, hint = "has no engine with --no-engine", "leave --no-engine out"
+    else:
+        return
+    raise UsageError(
+        f"{artifact}: {reason}, and TensorRT does not run it",
+        f"{hint}, or use --runtime onnxruntime",
+    )
 
 
 def acceptance_of(

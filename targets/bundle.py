@@ -4,7 +4,7 @@
     run.sh             verify | check | generate | answer | build | bench | probe | llama-server
     build_engine.sh    the same as `run.sh build`
     model/             the artifact
-    lib/edgewright/    the modules of this package that need only numpy and onnxruntime
+    lib/edgewright/    the modules of this package that need only numpy, and onnxruntime or tensorrt
 
 A GGUF file is bundled in the same way; its run.sh can verify, probe and start llama-server.
 
@@ -51,7 +51,7 @@ from .profile import Target, usable_bytes
 __all__ = ["GGUF", "Bundle", "make_bundle", "write_bundle"]
 
 ROOT = Path(__file__).parents[1]
-# Modules that run on the device. They may import only each other, numpy and onnxruntime.
+# Modules that run on the device. They may import only each other, numpy, onnxruntime and tensorrt.
 LIBRARY = (
     "__init__.py",
     "errors.py",
@@ -60,7 +60,9 @@ LIBRARY = (
     "export/onnx/on_provider.py",
     "export/onnx/runtime.py",
     "export/onnx/sampling.py",
+    "export/onnx/token_loop.py",
     "export/tensorrt/__init__.py",
+    "export/tensorrt/build_memory.py",
     "export/tensorrt/engine.py",
     "benchmarks/__init__.py",
     "benchmarks/latency/__init__.py",
@@ -69,10 +71,16 @@ LIBRARY = (
     "targets/device/__init__.py",
     "targets/device/answer.py",
     "targets/device/bench.py",
+    "targets/device/cuda.py",
+    "targets/device/decoders.py",
     "targets/device/engine.py",
+    "targets/device/engine_cache.py",
+    "targets/device/engine_decoder.py",
+    "targets/device/engine_session.py",
     "targets/device/lines.py",
     "targets/device/llama_server.py",
     "targets/device/manifest.py",
+    "targets/device/modules.py",
     "targets/device/probe.py",
     "targets/device/run.py",
 )
@@ -86,7 +94,7 @@ WORKSPACE_SHARE = 0.25
 MIN_WORKSPACE_MIB = 256
 SCRIPT = """#!/bin/sh
 # {about}
-# Needs python3 (3.10 or later) with numpy and onnxruntime; PYTHON names another interpreter.
+# Needs python3 (3.10 or later) with numpy, and onnxruntime or tensorrt; PYTHON names another one.
 set -eu
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 case $here in *:*) echo "$here: Python cannot import from a path with a colon" >&2; exit 2;; esac
@@ -129,6 +137,13 @@ class Bundle:
     def size(self) -> int:
         """Total size in bytes."""
         return sum(entry["size"] for entry in self.manifest["files"].values())
+
+    @property
+    def model_bytes(self) -> int:
+        """Size of the model's own files: graph and weights, or the GGUF file."""
+        files = self.manifest["files"].items()
+        own = (f"model/{MODEL}", f"model/{GGUF}")
+        return sum(entry["size"] for name, entry in files if name.startswith(own))
 
 
 def make_bundle(artifact: Path, target: Target, options: BundleOptions | None = None) -> Bundle:
@@ -243,6 +258,7 @@ def _engine_spec(
         options.batch,
         workspace,
         provenance.get("sparsity") == "2:4",
+        any(0 < layer.attention.window < options.context for layer in model.layers),
     )
 
 

@@ -14,7 +14,7 @@ from ..models import Architecture
 from .acceptance.diagnosis import diagnose
 from .acceptance.examine import Exam, Examined, examine, timed_rounds
 from .acceptance.judge import Judge
-from .bundle import GGUF, Bundle
+from .bundle import Bundle
 from .device_metrics import bench_metrics
 from .options import DeployOptions
 from .preflight import problems
@@ -95,11 +95,6 @@ def conditions(found: Deployment, threads: int | None) -> dict[str, Any]:
     }
 
 
-def gguf_bytes(bundle: Bundle) -> int:
-    """Size of a bundle's GGUF file."""
-    return int(bundle.manifest["files"][f"model/{GGUF}"]["size"])
-
-
 class DeployJob:
     """One deployment. It may take several connections; each continues after the finished parts."""
 
@@ -120,12 +115,9 @@ class DeployJob:
         self.acceptance = acceptance
         self.versions = RemoteVersions(options.remote_dir, bundle.name)
         self.in_onnx_runtime = runtime.name == "onnxruntime"
-        self.engine = (
-            options.engine
-            and self.in_onnx_runtime
-            and target.platform.kind == "jetson"
-            and bundle.manifest["precision"] != "int8-dynamic"
-        )
+        timed = options.engine and self.in_onnx_runtime and target.platform.kind == "jetson"
+        readable = bundle.manifest["precision"] != "int8-dynamic"
+        self.engine = runtime.name == "tensorrt" or (timed and readable)
         self.copied = 0
         self.notes: list[str] = []
         self.known: dict[Any, Any] = {}
@@ -166,7 +158,7 @@ class DeployJob:
                     timed, details["latency"] = await timed_rounds(running, VOCABULARY)
                     metrics |= timed
                 if not self.in_onnx_runtime:
-                    metrics["size_bytes"] = gguf_bytes(self.bundle)
+                    metrics["size_bytes"] = self.bundle.model_bytes
                 if self.acceptance:
                     say("asking")
                     examined = await examine(session, self.runtime, self.acceptance.exam)
@@ -219,10 +211,8 @@ class DeployJob:
             *problems(report, self.target, self.bundle, self.model, engine=self.engine),
         ]
         fatal = [problem for problem in found if problem.fatal]
-        if await self.versions.has(
-            device, self.bundle.id
-        ):  # nothing is copied: a full disk is fine
-            fatal = [problem for problem in fatal if "disk" not in problem.message]
+        if await self.versions.has(device, self.bundle.id):
+            fatal = [problem for problem in fatal if not problem.only_new]
         if fatal and not self.options.force:
             raise Refused(
                 f"{device.address}: {'; '.join(p.message for p in fatal)}",
@@ -311,7 +301,8 @@ class DeployJob:
             metrics = await self._run_verb(device, folder, *self._threads, "check")
         if self.engine:
             say("building the engine (minutes)")
-            details["engine"] = await self._run_verb(device, folder, "build")
+            force = ["--force"] if self.options.force else []
+            details["engine"] = await self._run_verb(device, folder, "build", *force)
             metrics |= {
                 "tensorrt/size_bytes": details["engine"]["bytes"],
                 "tensorrt/build_s": details["engine"]["seconds"],

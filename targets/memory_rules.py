@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..export.tensorrt.build_memory import build_bytes
 from ..models.footprint import head_bytes
 from .artifact_plan import ArtifactPlan
 from .estimator import float_bytes_on, predict
 from .violation import Violation
 from .workload import Workload
 
-__all__ = ["BUILD_SHARES", "buffers", "build_memory", "memory"]
+__all__ = ["buffers", "build_memory", "memory"]
 
 LOGIT_BYTES = 4
-BUILD_SHARES = (3, 4)
-"""Memory of a TensorRT build, as multiples of the bytes of the weights: from, to. Reported for
-TensorRT-Edge-LLM: https://github.com/NVIDIA/TensorRT-Edge-LLM/issues/30"""
 SHORTEST_CONTEXT = 256
 """A shorter context is not worth proposing."""
 
@@ -54,7 +52,7 @@ def build_memory(plan: ArtifactPlan) -> Iterator[Violation]:
     """A model that fits, but whose engine the device probably cannot build."""
     p = plan.prediction
     builds = plan.jetson and plan.nvidia_kernels and plan.precision != "int8-dynamic"
-    least, most = (share * p.weight_bytes for share in BUILD_SHARES)
+    least, most = build_bytes(p.weight_bytes)
     if not builds or not p.fits or least <= p.usable_bytes:
         return
     near = (

@@ -94,11 +94,12 @@ class DeployOptions(BaseModel):
     )
     python: str = Field(
         default="python3",
-        description="Python interpreter on the device that has numpy and onnxruntime",
+        description="Python interpreter on the device that has numpy, and onnxruntime or tensorrt",
     )
-    runtime: Literal["auto", "onnxruntime", "llama.cpp"] = Field(
+    runtime: Literal["auto", "onnxruntime", "tensorrt", "llama.cpp"] = Field(
         default="auto",
-        description="what generates tokens on the device; auto: what reads the artifact",
+        description="what generates tokens on the device; tensorrt: the engine that is built "
+        "there; auto: onnxruntime or llama.cpp, whichever reads the artifact",
     )
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         default="auto",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Refused
+from ..export.tensorrt.build_memory import too_little_memory
 from ..export.tensorrt.engine import supported
 from ..models import Architecture
 from .artifact_plan import ArtifactSpec
@@ -29,11 +30,19 @@ DISK_MARGIN = 1.1
 
 @dataclass(frozen=True)
 class Problem:
-    """A reason not to deploy (`fatal`), or something that the user should know."""
+    """A reason not to deploy, or something that the user should know.
+
+    Attributes:
+        message: what is wrong.
+        hint: what to do.
+        fatal: whether it is a reason not to deploy.
+        only_new: whether it does not matter to a version that the device already has.
+    """
 
     message: str
     hint: str
     fatal: bool = True
+    only_new: bool = False
 
 
 def jetpack_of(l4t: str, releases: Sequence[JetPack]) -> JetPack | None:
@@ -82,6 +91,7 @@ def problems(
         _disk(report, bundle),
         _jetson(report, target, bundle, model, engine),
         _memory(report, target),
+        _build_memory(report, bundle, engine),
     )
     return sorted((found for part in checks for found in part), key=lambda found: not found.fatal)
 
@@ -103,6 +113,7 @@ def _disk(report: Mapping[str, Any], bundle: Bundle) -> Iterator[Problem]:
             f"{report['disk_free_bytes'] / 1e9:.3f} GB free",
             "free space there (`df -h`; old versions are in versions/), or give another "
             "--remote-dir",
+            only_new=True,
         )
 
 
@@ -188,6 +199,14 @@ def _format(bundle: Bundle, engine: bool) -> str:
 def _same_board(board: str, target: Target) -> bool:
     words = re.findall(r"agx|nano|nx", target.name)
     return all(word in board.lower() for word in words)
+
+
+def _build_memory(report: Mapping[str, Any], bundle: Bundle, engine: bool) -> Iterator[Problem]:
+    """An engine that the device cannot build. If it has the version, its engine may be there."""
+    found = too_little_memory(bundle.model_bytes, report["memory"]) if engine else None
+    if found:
+        message, hint = found
+        yield Problem(message, f"{hint}; or --no-engine", only_new=True)
 
 
 def _memory(report: Mapping[str, Any], target: Target) -> Iterator[Problem]:

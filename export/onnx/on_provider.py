@@ -55,6 +55,7 @@ class ProviderDecoder(OnnxDecoder):
     Attributes:
         provider: the name in `PROVIDERS` of what is used. ONNX Runtime falls back to the CPU by
             itself if a provider's libraries cannot be loaded.
+        details: the version of ONNX Runtime.
         place: where the cache is: `cpu` or `cuda`.
     """
 
@@ -68,6 +69,7 @@ class ProviderDecoder(OnnxDecoder):
         used = self.session.get_providers()[0]
         self.provider = next(name for name, found in PROVIDERS.items() if found[0] == used)
         self.place = "cpu" if self.provider == "cpu" else "cuda"
+        self.details = {"version": ort.__version__}
 
     def open_cache(self, batch: int, positions: int = 0) -> Cache:
         """See `OnnxDecoder.open_cache`; the cache is in the provider's memory."""

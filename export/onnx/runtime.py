@@ -20,6 +20,7 @@ from onnxruntime.capi import (
 
 from ...errors import UsageError
 from .sampling import GREEDY, Sampling, next_tokens
+from .token_loop import stream
 
 __all__ = [
     "ACCURACY_LEVEL",
@@ -309,29 +310,8 @@ class OnnxDecoder:
         eos_ids: Sequence[int] = (),
         sampling: Sampling = GREEDY,
     ) -> Iterator[int]:
-        """Generate token by token: the same tokens as `generate` on a batch of one.
-
-        Args:
-            ids: the prompt.
-            max_new_tokens: the most tokens to add.
-            eos_ids: tokens that end the text; such a token is the last one yielded.
-            sampling: how tokens are chosen.
-
-        Raises:
-            UsageError: an empty prompt.
-        """
-        if not len(ids):
-            raise UsageError("there is no prompt", "give at least one token")
-        step = np.asarray([ids], np.int64)
-        random = [sampling.random()]
-        cache = self.open_cache(1, len(ids) + max_new_tokens)
-        for _ in range(max_new_tokens):
-            mask = np.ones((1, cache.length + step.shape[1]), np.int64)
-            token = int(next_tokens(self.step(step, mask, cache)[:, -1], [sampling], random)[0])
-            yield token
-            if token in eos_ids:
-                return
-            step = np.array([[token]])
+        """See `token_loop.stream`: the same tokens as `generate` on a batch of one."""
+        return stream(self, ids, max_new_tokens, eos_ids, sampling)
 
 
 def _graph_of(path: Path) -> Path:

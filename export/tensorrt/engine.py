@@ -22,6 +22,7 @@ __all__ = [
     "Shapes",
     "build_command",
     "build_with",
+    "logger_of",
     "parsed",
     "profile_shapes",
     "read_spec",
@@ -50,6 +51,7 @@ class EngineSpec:
         batch: sequences at a time.
         workspace_mib: memory in MiB that kernels may use while they are timed and run.
         sparse: whether the weights are 2:4 sparse.
+        windowed: whether a layer sees only a window of positions, shorter than the context.
     """
 
     layers: int
@@ -60,6 +62,7 @@ class EngineSpec:
     batch: int = 1
     workspace_mib: int = 1024
     sparse: bool = False
+    windowed: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.prompt < self.context or self.batch < 1:
@@ -251,7 +254,7 @@ def build_with(
 
 def parsed(trt: Any, onnx: Path) -> tuple[Any, Any, list[str], Any]:
     """Parse an ONNX file: the builder, the network, the errors of nodes, and the logger."""
-    logger = _logger(trt)
+    logger = logger_of(trt)
     builder = trt.Builder(logger)
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(1 << int(typed) if typed is not None else 0)
@@ -284,7 +287,9 @@ def _reason(error: Any) -> str:
     return f"{error.desc()}{node}"
 
 
-def _logger(trt: Any) -> Any:
+def logger_of(trt: Any) -> Any:
+    """A logger for a TensorRT module; its `errors` are what TensorRT logs as such."""
+
     class Logger(trt.ILogger):
         """Collects the errors that TensorRT logs."""
 

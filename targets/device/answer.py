@@ -1,4 +1,4 @@
-"""Answer many prompts on the device in ONNX Runtime: `run.sh answer`, by the line protocol.
+"""Answer many prompts on the device: `run.sh answer`, by the line protocol.
 
     host:   {"ids": [1, 2], "new_tokens": 8, "ends": [0]}            answer a prompt greedily
     device: {"token": 5}                                             for each new token
@@ -14,9 +14,7 @@ answer is. So a score also tests the cache.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from importlib import import_module
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from ...benchmarks.latency.energy import EnergyMeter
@@ -30,29 +28,16 @@ MAX_TOKENS = 1 << 20
 MAX_TOP = 1024
 
 
-def answer_lines(bundle: Path, threads: int, provider: str) -> dict[str, Any]:
+def answer_lines(opened: Callable[[], Any]) -> dict[str, Any]:
     """Answer requests until the input ends; returns how many there were.
 
     Args:
-        bundle: directory of the bundle.
-        threads: of the processor.
-        provider: `auto`, or a name in `PROVIDERS`.
+        opened: loads the model: see `decoders.py`.
     """
-    ort: Any = import_module("onnxruntime")  # late, as below
-    from ...export.onnx.on_provider import ProviderDecoder, providers_for
-
     begin = time.perf_counter()
-    decoder = ProviderDecoder(bundle / "model", threads, providers_for(provider))
+    decoder = opened()
     load_s = time.perf_counter() - begin
-    send(
-        {
-            "ready": {
-                "version": ort.__version__,
-                "provider": decoder.provider,
-                "load_s": load_s,
-            }
-        }
-    )
+    send({"ready": {"provider": decoder.provider, "details": decoder.details, "load_s": load_s}})
     lines = Lines()
     answered = 0
     while (request := lines.next()) is not None:
@@ -87,12 +72,14 @@ def _number(request: dict[str, Any], key: str, most: int) -> int:
 
 
 def _answer(decoder: Any, request: dict[str, Any], lines: Lines) -> dict[str, Any]:
+    from ...export.onnx.token_loop import stream  # late: it imports numpy
+
     ids = _tokens(request, "ids", decoder.vocabulary, 1)
     ends = _tokens(request, "ends", MAX_TOKENS, 0)
     seconds: list[float] = []
     with EnergyMeter() as meter:
         begin = time.perf_counter()
-        for token in decoder.stream(ids, _number(request, "new_tokens", MAX_TOKENS), ends):
+        for token in stream(decoder, ids, _number(request, "new_tokens", MAX_TOKENS), ends):
             seconds.append(time.perf_counter() - begin)
             send({"token": token})
             if lines.is_interrupted():

@@ -1,15 +1,18 @@
-"""Build a bundle's TensorRT engine on the device, and measure it with trtexec."""
+"""Build a bundle's TensorRT engine on the device, find it, and measure it with trtexec."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...errors import EdgewrightError
+from ...errors import EdgewrightError, Refused, UsageError
+from ...export.tensorrt.build_memory import too_little_memory
 from ...export.tensorrt.engine import (
     PHASES,
     EngineSpec,
@@ -21,11 +24,15 @@ from ...export.tensorrt.engine import (
     version_of,
 )
 from .manifest import MANIFEST, read_manifest, sha256
+from .modules import tensorrt_module
 from .probe import probe
 
-__all__ = ["ENGINE", "build", "time_engine"]
+__all__ = ["ENGINE", "build", "built_engine", "time_engine"]
 
 ENGINE = Path("engine") / "model.engine"
+STAMP = Path("engine") / "built-with.json"
+TIMING = ".timing"
+"""Folder of timing caches, beside the artifacts of a device: all their versions share it."""
 LOG_TAIL = 30
 NO_TRTEXEC = "trtexec is not on this device, and neither is the Python module tensorrt"
 NO_TRTEXEC_HINT = (
@@ -34,11 +41,15 @@ NO_TRTEXEC_HINT = (
 )
 
 
-def build(bundle: Path) -> dict[str, Any]:
+def build(bundle: Path, *, force: bool = False) -> dict[str, Any]:
     """Build the TensorRT engine on this device, or reuse it if it is up to date.
 
     An engine is up to date if the same TensorRT built it on the same board from the same bundle.
     trtexec builds it, or TensorRT's Python API if there is no trtexec.
+
+    Args:
+        bundle: directory of the bundle.
+        force: build although the memory is too little by prediction.
 
     Returns:
         `engine` (its path), `reused`, `seconds` and `bytes`.
@@ -46,27 +57,55 @@ def build(bundle: Path) -> dict[str, Any]:
     Raises:
         EdgewrightError: TensorRT is not installed, or the build failed. `engine/build.log` has
             the output of trtexec.
-        Refused: this TensorRT cannot read the artifact.
+        Refused: this TensorRT cannot read the artifact, or the memory is too little.
     """
     device = probe(str(bundle))
     engine = bundle / ENGINE
     engine.parent.mkdir(exist_ok=True)
-    stamp = engine.parent / "built-with.json"
     manifest = read_manifest(bundle)
-    built_with = {
-        "tensorrt": device["tensorrt"],
-        "board": device["board"],
-        "spec": manifest["engine"],
-        "id": manifest["id"],
-    }
-    if _is_built(engine, stamp, built_with):
+    built_with = _maker(device) | {"spec": manifest["engine"], "id": manifest["id"]}
+    if _is_built(engine, bundle / STAMP, built_with):
         return _built(engine, 0.0, reused=True)
+    weights = sum(file.stat().st_size for file in (bundle / "model").glob("model.onnx*"))
+    problem = None if force else too_little_memory(weights, device["memory"])
+    if problem:
+        raise Refused(*problem)
     begin = time.monotonic()
     partial = engine.with_suffix(".partial")
     _build_to(partial, bundle, device)
     partial.replace(engine)
-    stamp.write_text(json.dumps({**built_with, "sha256": sha256(engine)}))
+    (bundle / STAMP).write_text(json.dumps({**built_with, "sha256": sha256(engine)}))
     return _built(engine, round(time.monotonic() - begin, 1), reused=False)
+
+
+def _maker(device: dict[str, Any]) -> dict[str, str]:
+    """What an engine is tied to: the TensorRT and the board."""
+    packages = device["packages"]
+    version = device["tensorrt"] or packages["tensorrt"] or packages["tensorrt_rtx"]
+    return {"tensorrt": version or "unknown", "board": device["board"] or "an unknown board"}
+
+
+def built_engine(bundle: Path) -> Path:
+    """The engine of a bundle, which was built by this TensorRT on this board.
+
+    Raises:
+        UsageError: there is none, or it was built elsewhere.
+    """
+    engine = bundle / ENGINE
+    built: list[str] = []
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        stamp = json.loads((bundle / STAMP).read_text())
+        built = [str(stamp[key]) for key in ("tensorrt", "board")]
+    if not built or not engine.is_file():
+        raise UsageError(f"{engine}: no engine was built there", "build it with run.sh build")
+    here = list(_maker(probe(str(bundle))).values())
+    if built != here:
+        raise UsageError(
+            f"{engine}: built by TensorRT {' on '.join(built)}, and this is TensorRT "
+            f"{' on '.join(here)}",
+            "an engine runs only where it was built: build it here with run.sh build",
+        )
+    return engine
 
 
 def _is_built(engine: Path, stamp: Path, built_with: dict[str, Any]) -> bool:
@@ -90,21 +129,29 @@ def _built(engine: Path, seconds: float, *, reused: bool) -> dict[str, Any]:
 def _build_to(file: Path, bundle: Path, device: dict[str, Any]) -> None:
     spec = read_spec(bundle / MANIFEST)
     model = bundle / "model" / "model.onnx"
-    cache = file.parent / "timing.cache"
+    cache = _timing_cache(bundle, device)
     if device["trtexec"] and device["tensorrt"]:
         version = version_of(device["tensorrt"])
         command = build_command(device["trtexec"], version, spec, model, file, cache)
         _run(command, file.parent / "build.log")
-    else:
-        file.write_bytes(build_with(_tensorrt(), spec, model, cache=cache))
+        return
+    trt = tensorrt_module()
+    if trt is None:
+        raise EdgewrightError(NO_TRTEXEC, NO_TRTEXEC_HINT)
+    file.write_bytes(build_with(trt, spec, model, cache=cache))
 
 
-def _tensorrt() -> Any:
-    try:
-        import tensorrt  # pyright: ignore[reportMissingImports] - on the device only
-    except ImportError as error:
-        raise EdgewrightError(NO_TRTEXEC, NO_TRTEXEC_HINT) from error
-    return tensorrt
+def _timing_cache(bundle: Path, device: dict[str, Any]) -> Path:
+    """The file of kernel times of this TensorRT on this board.
+
+    What was timed for one version of an artifact need not be timed for the next. A bundle that was
+    not deployed has a file of its own.
+    """
+    place = bundle.resolve()
+    folder = place.parents[2] / TIMING if place.parent.name == "versions" else place / "engine"
+    folder.mkdir(exist_ok=True)
+    maker = "-".join(_maker(device).values())
+    return folder / f"{re.sub('[^A-Za-z0-9.]+', '-', maker)}.cache"
 
 
 def _run(command: Sequence[str], log: Path) -> str:

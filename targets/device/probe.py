@@ -15,12 +15,20 @@ import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 __all__ = ["llama_server_path", "probe", "trtexec_path"]
 
-PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "tensorrt", "tokenizers")
+PACKAGES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "numpy",
+    "tensorrt",
+    "tensorrt_rtx",
+    "tokenizers",
+)
 TENSORRT_DEBS = ("libnvinfer-bin", "tensorrt", "libnvinfer10", "libnvinfer8")
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
 LLAMA_SERVER = "llama-server"
@@ -142,8 +150,8 @@ def _disk(folder: str) -> int:
 def _package(name: str) -> str | None:
     try:
         return version(name)
-    except PackageNotFoundError:
-        return None
+    except PackageNotFoundError:  # a system's package may not say its version
+        return "unknown" if find_spec(name) else None
 
 
 if __name__ == "__main__":

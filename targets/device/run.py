@@ -1,6 +1,7 @@
 """The program that `run.sh` of a bundle starts on a device. It prints JSON documents.
 
-It needs Python 3.10 or later, numpy, onnxruntime, and the modules in the bundle's `lib/`.
+It needs Python 3.10 or later, numpy, onnxruntime or tensorrt, and the modules in the bundle's
+`lib/`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import EdgewrightError, ParityFailed, UsageError
 from .answer import answer_lines
 from .bench import bench
+from .decoders import RUNTIMES, open_decoder
 from .engine import build
 from .llama_server import serve_llama
 from .manifest import read_manifest, verify
@@ -100,15 +102,16 @@ def _tokenizer(bundle: Path) -> Any:
 
 def _generate(bundle: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from ...export.onnx.sampling import Sampling  # imports numpy
+    from ...export.onnx.token_loop import stream
 
     ids = _prompt(bundle, arguments)
     if not ids:
         raise UsageError("there is no prompt", "give --ids 1,2,3 or --prompt TEXT")
     sampling = Sampling(arguments.temperature, arguments.top_p, arguments.seed)
     tokens: list[int] = []
-    decoder = _decoder(bundle, arguments.threads)
+    decoder = open_decoder(bundle, arguments.runtime, arguments.threads, "cpu")
     eos_ids = read_manifest(bundle)["eos_ids"]
-    for token in decoder.stream(ids, arguments.new_tokens, eos_ids, sampling):
+    for token in stream(decoder, ids, arguments.new_tokens, eos_ids, sampling):
         tokens.append(token)
         if arguments.stream:
             print(json.dumps({"token": token}), flush=True)
@@ -129,7 +132,10 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("verify", help="compare every file with its checksum")
     verbs.add_parser("check", help="compare generated tokens with those in bundle.json")
-    verbs.add_parser("build", help="build the TensorRT engine")
+    building = verbs.add_parser("build", help="build the TensorRT engine")
+    building.add_argument(
+        "--force", action="store_true", help="even if the memory seems too little"
+    )
     verbs.add_parser("probe", help="describe this device: versions, memory, disk, power mode")
     timing = verbs.add_parser("bench", help="measure latency and memory")
     for option, value in (("--prompt-tokens", 64), ("--new-tokens", 64), ("--rounds", 5)):
@@ -139,13 +145,24 @@ def _parser() -> argparse.ArgumentParser:
     answering.add_argument(
         "--provider", default="auto", choices=("auto", "cpu", "cuda", "tensorrt")
     )
+    _add_runtime(answering)
     served = verbs.add_parser("llama-server", help="run llama-server until the input ends")
     served.add_argument("--program", default="", help="its path; default: search it")
     served.add_argument("--context", type=int, default=2048, help="tokens in the KV cache")
     return parser
 
 
+def _add_runtime(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--runtime",
+        default=RUNTIMES[0],
+        choices=RUNTIMES,
+        help="what generates tokens; tensorrt: the engine of run.sh build",
+    )
+
+
 def _add_generate(parser: argparse.ArgumentParser) -> None:
+    _add_runtime(parser)
     parser.add_argument("--ids", help="comma-separated token ids")
     parser.add_argument("--prompt", help="text; needs the Python package tokenizers")
     parser.add_argument("--new-tokens", type=int, default=64)
@@ -180,7 +197,7 @@ def main() -> None:
     verbs = {
         "verify": lambda: verify(bundle),
         "check": lambda: check(bundle, arguments.threads),
-        "build": lambda: build(bundle),
+        "build": lambda: build(bundle, force=arguments.force),
         "probe": lambda: probe(str(bundle)),
         "generate": lambda: _generate(bundle, arguments),
         "bench": lambda: bench(
@@ -190,7 +207,9 @@ def main() -> None:
             arguments.new_tokens,
             arguments.rounds,
         ),
-        "answer": lambda: answer_lines(bundle, arguments.threads, arguments.provider),
+        "answer": lambda: answer_lines(
+            lambda: open_decoder(bundle, arguments.runtime, arguments.threads, arguments.provider)
+        ),
         "llama-server": lambda: serve_llama(
             bundle, arguments.program, arguments.context, arguments.threads
         ),

@@ -1,24 +1,18 @@
-"""ONNX Runtime on the device: the bundle's own program answers by the line protocol."""
+"""ONNX Runtime on the device."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import asdict
-from typing import Any, cast
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
-from ...errors import EdgewrightError
 from ...models.export_format import Runtime
-from ..line_program import LineProgram, line_program
 from ..preflight import Problem
 from ..remote import Device
-from .interface import Ask, Reply, RunSettings, Scored, Stop
+from .interface import RunSettings
+from .line_session import LineSession, line_session
 
 __all__ = ["OnnxRuntime"]
-
-START_SECONDS = 900.0
-TOKEN_SECONDS = 600.0
-"""The longest silence before a token. The first one takes the whole prompt."""
 
 
 class OnnxRuntime:
@@ -46,64 +40,7 @@ class OnnxRuntime:
             )
         ]
 
-    @asynccontextmanager
-    async def started(self, device: Device, folder: str) -> AsyncGenerator[OnnxSession]:
+    def started(self, device: Device, folder: str) -> AbstractAsyncContextManager[LineSession]:
         """See `DeviceRuntime.started`."""
         words = self._settings.run_words(folder, "answer", "--provider", self._settings.provider)
-        async with line_program(device, words, "run.sh answer") as program:
-            ready = (await program.receive(START_SECONDS))["ready"]
-            yield OnnxSession(program, ready)
-
-
-class OnnxSession:
-    """See `Session`.
-
-    Args:
-        program: the running program.
-        ready: its first message.
-    """
-
-    def __init__(self, program: LineProgram, ready: Mapping[str, Any]) -> None:
-        self._program = program
-        self.provider = str(ready["provider"])
-        self.load_s = float(ready["load_s"])
-        self.details: dict[str, Any] = {"version": ready["version"]}
-
-    async def answer(self, ask: Ask, complete: Stop | None = None) -> Reply:
-        """See `Session.answer`."""
-        self._program.send(asdict(ask))
-        tokens: list[int] = []
-        stopped = False
-        while "token" in (message := await self._program.receive(TOKEN_SECONDS)):
-            if stopped:  # it was on its way when the program was told to stop
-                continue
-            tokens.append(int(message["token"]))
-            if complete is not None and complete(tokens):
-                self._program.send({"stop": True})
-                stopped = True
-        done = _part(message, "done")
-        return Reply(
-            tuple(tokens),
-            float(done["first_s"]),
-            tuple(map(float, done["token_s"][: len(tokens) - 1])),
-            done["joules"],
-            done["peak_rss_bytes"],
-        )
-
-    async def score(
-        self, ids: Sequence[int], continuation: Sequence[int], top: int
-    ) -> Scored | None:
-        """See `Session.score`."""
-        self._program.send({"ids": [*ids], "continuation": [*continuation], "top": top})
-        message = await self._program.receive(TOKEN_SECONDS * len(continuation))
-        return Scored(**_part(message, "scored"))
-
-
-def _part(message: Mapping[str, Any], key: str) -> dict[str, Any]:
-    found: Any = message.get(key)
-    if type(found) is not dict:
-        raise EdgewrightError(
-            f"run.sh answer sent {str(message)[:200]!r} where `{key}` belongs",
-            "deploy again: the copy on the device may be of another version",
-        )
-    return cast(dict[str, Any], found)
+        return line_session(device, words)

@@ -132,9 +132,11 @@ def test_a_task_of_whole_texts_is_refused(run: Path) -> None:
     [
         ("model.onnx", "auto", "onnxruntime"),
         ("model.onnx", "onnxruntime", "onnxruntime"),
+        ("model.onnx", "tensorrt", "tensorrt"),
         ("model.gguf", "auto", "llama.cpp"),
         ("model.gguf", "llama.cpp", "llama.cpp"),
         ("model.gguf", "onnxruntime", ""),
+        ("model.gguf", "tensorrt", ""),
         ("model.onnx", "llama.cpp", ""),
         ("model.safetensors", "auto", ""),
     ],
@@ -149,3 +151,20 @@ def test_the_runtime_follows_from_the_artifact(
         return
     with pytest.raises(UsageError, match=r"model\.(onnx|gguf)"):
         runtime_of(run / "int4", options, 64)
+
+
+@pytest.mark.parametrize(
+    ("made", "engine", "message"),
+    [
+        ({"format": "ort"}, True, "is in the format ort"),
+        ({"precision": "int8-dynamic"}, True, "is int8-dynamic"),
+        ({"cut": {"window": 64}}, True, "has a windowed cache"),
+        ({}, False, "has no engine with --no-engine"),
+    ],
+)
+def test_what_tensorrt_does_not_run(run: Path, made: Any, engine: bool, message: str) -> None:
+    (run / "int4" / "model.onnx").write_text("")
+    write_provenance(run / "int4", {"format": "onnx", "precision": "int4", **made})
+    with pytest.raises(UsageError, match=message) as caught:
+        runtime_of(run / "int4", DeployOptions(runtime="tensorrt", engine=engine), 64)
+    assert caught.value.hint.endswith("or use --runtime onnxruntime")
