@@ -12,10 +12,10 @@ from torch import Tensor
 from ..errors import Refused, UsageError
 from ..models import WRAPPED_IN, Architecture, has_module, is_buffer
 from .config import quantization, read_architecture, read_config
-from .files import check_finite, read_state, stored_tensors
 from .free_memory import free_memory
 from .layouts import Int8Inputs, layout_of, rounds_inputs
 from .settings import built_model, load_settings
+from .tensors import check_finite, read_state, stored_tensors
 from .tokenizer import all_end_tokens, load_tokenizer
 
 __all__ = [

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from ..benchmarks.tasks.accuracy import Answer, exact_match
 from ..benchmarks.tasks.backends import open_backend
-from ..checkpoints.files import read_architecture, weight_bytes, write_json
+from ..checkpoints.atomic_files import write_json
+from ..checkpoints.config import read_architecture
+from ..checkpoints.hashing import weight_bytes
 from ..checkpoints.loading import load_tokenizer
 from ..data.reasoning import HELD_OUT, TASKS, held_out
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..benchmarks.tasks.accuracy import TextScores, score_text
 from ..benchmarks.tasks.backends import TorchBackend
-from ..checkpoints.files import read_architecture
+from ..checkpoints.config import read_architecture
 from ..checkpoints.loading import load_tokenizer
 from ..checkpoints.streaming import InMemory
 from ..compress.calibration.activation_buffer import ActivationBuffer

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.files import read_architecture
+from ..checkpoints.config import read_architecture
 from ..compress.prune.memory import prune_memory
 from .random_checkpoint import QWEN2, QWEN2_1_5B, write_random
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.config import model_path, packing, read_architecture, resolve
-from ..checkpoints.files import content_hash, read_provenance
+from ..checkpoints.hashing import content_hash, read_provenance
 from ..errors import UsageError
 from ..models import FORMATS
 from ..targets import ArtifactSpec, Workload, check, load_target

@@ -19,7 +19,7 @@ from ..benchmarks.ledger_files import (
     seal_entry,
     seal_ledger,
 )
-from ..checkpoints.files import write_json
+from ..checkpoints.atomic_files import write_json
 from ..checkpoints.sealed import CHECK
 from ..console import console
 from ..errors import UsageError

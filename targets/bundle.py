@@ -30,13 +30,8 @@ from onnx import TensorProto
 
 from .. import __version__
 from ..checkpoints.config import end_tokens, read_architecture
-from ..checkpoints.files import (
-    PROVENANCE,
-    atomic_directory,
-    file_hash,
-    read_provenance,
-    write_provenance,
-)
+from ..checkpoints.directories import atomic_directory
+from ..checkpoints.hashing import PROVENANCE, file_hash, read_provenance, write_provenance
 from ..errors import Refused, UsageError
 from ..export.gguf.writer import MODEL as GGUF
 from ..export.onnx.precision import precision_of

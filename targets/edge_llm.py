@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.config import packing, quantization, read_architecture
-from ..checkpoints.files import tensor_specs, tensors_of
+from ..checkpoints.tensors import tensor_specs, tensors_of
 from ..models import Architecture
 from .edge_llm_rules import edge_llm_model
 from .platform_profile import EdgeLlm, Int4

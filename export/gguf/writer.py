@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ...checkpoints.config import read_architecture
+from ...checkpoints.directories import atomic_directory
 from ...checkpoints.disk import require_space
-from ...checkpoints.files import (
-    atomic_directory,
-    content_hash,
-    copy_tokenizer,
-    read_architecture,
-    write_provenance,
-)
+from ...checkpoints.hashing import content_hash, write_provenance
 from ...checkpoints.loading import load_settings
+from ...checkpoints.writer import copy_tokenizer
 from ...errors import UsageError
 from ...models import Architecture, architecture, require_expressible
 from ...models.llama_cpp import LlamaCpp, llama_cpp

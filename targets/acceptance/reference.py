@@ -18,7 +18,7 @@ from ...benchmarks.memory import measurement_bytes
 from ...benchmarks.options import EvaluateOptions
 from ...benchmarks.tasks.backends import TorchBackend
 from ...checkpoints.config import end_tokens
-from ...checkpoints.files import content_hash
+from ...checkpoints.hashing import content_hash
 from ...checkpoints.loading import all_end_tokens, load_tokenizer
 from ...checkpoints.sealed import Damaged, digest, read_sealed, write_sealed
 from ...console import console, progress
