@@ -17,7 +17,7 @@ from ..benchmarks.tasks.backends import open_backend
 from ..checkpoints.atomic_files import write_json
 from ..checkpoints.config import read_architecture
 from ..checkpoints.hashing import weight_bytes
-from ..checkpoints.loading import load_tokenizer
+from ..checkpoints.tokenizer import load_tokenizer
 from ..data.reasoning import HELD_OUT, TASKS, held_out
 
 HERE = Path(__file__).parent / "model"

@@ -20,7 +20,7 @@ from ..benchmarks.options import EvaluateOptions
 from ..benchmarks.tasks.task import Task
 from ..checkpoints.config import end_tokens
 from ..checkpoints.hashing import content_hash, read_provenance
-from ..checkpoints.loading import load_tokenizer
+from ..checkpoints.tokenizer import load_tokenizer
 from ..errors import Refused, UsageError
 from ..export.onnx.runtime import MODEL
 from ..models.export_format import Runtime

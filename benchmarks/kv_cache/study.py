@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...checkpoints.config import read_architecture
-from ...checkpoints.loading import load_tokenizer
+from ...checkpoints.tokenizer import load_tokenizer
 from ...data.packing import Encoded
 from ...data.rows import RowReport
 from ...data.shortfall import shortfall

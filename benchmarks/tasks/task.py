@@ -16,14 +16,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...data.reasoning import HELD_OUT_SEED, Problem, held_out
 from ...data.sources import Source
 from ...errors import EdgewrightError, UsageError
-from .accuracy import Answer, exact_match
-from .backends import Backend
 from .kinds import BUILTIN, FILES, KINDS, USAGE
+
+if TYPE_CHECKING:
+    from .accuracy import Answer
+    from .backends import Backend
 
 __all__ = ["Task", "TaskResult", "TaskSettings", "run_task"]
 
@@ -125,6 +127,8 @@ def run_task(
         EdgewrightError: an optional extra is not installed.
     """
     if task.kind in (BUILTIN, "gym"):
+        from .accuracy import exact_match  # late: torch
+
         problems = (
             held_out(settings.limit)
             if task.kind == BUILTIN

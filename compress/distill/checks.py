@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...checkpoints.config import read_architecture
-from ...checkpoints.loading import load_tokenizer
+from ...checkpoints.tokenizer import load_tokenizer
 from ...errors import Refused, UsageError
 from ...models import Architecture
 from .options import DistillOptions, Stage

@@ -17,7 +17,7 @@ from ...checkpoints.config import packing, read_architecture
 from ...checkpoints.directories import atomic_directory
 from ...checkpoints.hashing import content_hash, read_provenance, write_provenance
 from ...checkpoints.layouts import layout_of
-from ...checkpoints.loading import load_settings
+from ...checkpoints.settings import load_settings
 from ...checkpoints.writer import config_for_everyone, copy_tokenizer
 from ...console import console
 from ...errors import Refused, UsageError

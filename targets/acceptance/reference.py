@@ -19,8 +19,8 @@ from ...benchmarks.options import EvaluateOptions
 from ...benchmarks.tasks.backends import TorchBackend
 from ...checkpoints.config import end_tokens
 from ...checkpoints.hashing import content_hash
-from ...checkpoints.loading import all_end_tokens, load_tokenizer
 from ...checkpoints.sealed import Damaged, digest, read_sealed, write_sealed
+from ...checkpoints.tokenizer import all_end_tokens, load_tokenizer
 from ...console import console, progress
 from ...data.prompts import builtin_prompts, prompts_hash
 from ...generation.decoding import Decoding

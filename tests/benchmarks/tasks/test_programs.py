@@ -17,7 +17,7 @@ from edgewright.benchmarks.tasks.programs import (
     read_exercises,
     solve_exercises,
 )
-from edgewright.checkpoints.loading import load_tokenizer
+from edgewright.checkpoints.tokenizer import load_tokenizer
 from edgewright.errors import UsageError
 
 REASONER = Path(__file__).parents[3] / "demo" / "model"
