@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,eval,sweep,track,device,gguf,serve,tensorrt
+EXTRAS := dev,compress,eval,sweep,track,device,gguf,serve,tensorrt
 # The tools of the supply chain have an environment of their own.
 AUDIT := .compat/audit
 COMPILE = $(AUDIT)/bin/uv pip compile pyproject.toml $(addprefix --extra ,$(subst $(comma), ,$(EXTRAS))) \

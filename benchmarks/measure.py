@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.config import model_path, resolve
-from ..checkpoints.files import content_hash, read_architecture, weight_bytes
-from ..checkpoints.loading import load_tokenizer, pick_device
+from ..checkpoints.config import model_path, read_architecture, resolve
+from ..checkpoints.hashing import content_hash, weight_bytes
+from ..checkpoints.loading import pick_device
+from ..checkpoints.tokenizer import load_tokenizer
 from ..console import console
 from ..data.packing import Encoded
 from ..data.rows import RowReport

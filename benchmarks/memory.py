@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..checkpoints.compute_dtype import fast_dtype
-from ..checkpoints.config import dtype_name, quantization
-from ..checkpoints.files import read_architecture, read_provenance, stored_dtype, weight_bytes
+from ..checkpoints.config import dtype_name, quantization, read_architecture
+from ..checkpoints.hashing import read_provenance, weight_bytes
+from ..checkpoints.tensors import stored_dtype
 from ..generation.memory import BUDGET, CHUNK_TOKENS, rows_within
 from ..models import Architecture
 from ..steps.memory_check import Alternative

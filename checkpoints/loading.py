@@ -12,20 +12,17 @@ from torch import Tensor
 from ..errors import Refused, UsageError
 from ..models import WRAPPED_IN, Architecture, has_module, is_buffer
 from .config import quantization, read_architecture, read_config
-from .files import check_finite, read_state, stored_tensors
 from .free_memory import free_memory
 from .layouts import Int8Inputs, layout_of, rounds_inputs
-from .settings import built_model, load_settings
-from .tokenizer import all_end_tokens, load_tokenizer
+from .settings import load_settings, reason
+from .tensors import check_finite, read_state, stored_tensors
 
 __all__ = [
-    "all_end_tokens",
+    "built_model",
     "check_names",
     "dense_state",
     "fits_in_memory",
     "load_model",
-    "load_settings",
-    "load_tokenizer",
     "pick_device",
     "stock_model",
     "tied_names",
@@ -177,3 +174,25 @@ def fits_in_memory(parameters: int, device: str = "cpu") -> bool:
     """Whether a model of this size takes at most half of the free memory in float32."""
     free = free_memory(device)
     return free is None or 4 * parameters <= free / 2
+
+
+def built_model(path: Path, settings: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """The model that transformers makes of a config, without the weights of its files.
+
+    Args:
+        path: of the checkpoint, for messages.
+        settings: see `load_settings`.
+        dtype: of its parameters.
+
+    Raises:
+        UsageError: transformers refuses the config.
+    """
+    from transformers import AutoModelForCausalLM  # late: slow to import
+
+    try:
+        return AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=False)
+    except Exception as error:  # transformers raises what it likes
+        raise UsageError(
+            f"{path}/config.json: transformers cannot build the model: {reason(error)}",
+            "restore the config.json",
+        ) from error

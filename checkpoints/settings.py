@@ -1,18 +1,16 @@
-"""A config.json as transformers understands it, and the model that it makes of one."""
+"""A config.json as transformers understands it. Imports no torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..documents import in_hand
 from ..errors import UsageError
 from ..models import WRAPPED_IN
 from .config import read_config
 
-__all__ = ["built_model", "load_settings", "reason"]
+__all__ = ["load_settings", "reason"]
 
 
 def load_settings(path: Path) -> Any:
@@ -50,25 +48,3 @@ def reason(error: BaseException) -> str:
     """The last line of a library's message, which says what is wrong, or the kind of the error."""
     lines = str(error).strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__
-
-
-def built_model(path: Path, settings: Any, dtype: torch.dtype = torch.float32) -> Any:
-    """The model that transformers makes of a config, without the weights of its files.
-
-    Args:
-        path: of the checkpoint, for messages.
-        settings: see `load_settings`.
-        dtype: of its parameters.
-
-    Raises:
-        UsageError: transformers refuses the config.
-    """
-    from transformers import AutoModelForCausalLM  # late: slow to import
-
-    try:
-        return AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=False)
-    except Exception as error:  # transformers raises what it likes
-        raise UsageError(
-            f"{path}/config.json: transformers cannot build the model: {reason(error)}",
-            "restore the config.json",
-        ) from error

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..models import Architecture, decoder_layers
-from .files import read_architecture, rows_of, tensor_specs, tensors_of
-from .loading import check_names, load_settings, tied_names
+from .config import read_architecture
+from .loading import built_model, check_names, tied_names
 from .memory import return_freed_memory
-from .settings import built_model
+from .settings import load_settings
+from .tensors import rows_of, tensor_specs, tensors_of
 
 __all__ = ["ROWS", "InMemory", "Layered", "Streamed", "passed_through", "skeleton"]
 

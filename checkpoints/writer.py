@@ -1,11 +1,9 @@
-"""Write model directories: whole or not at all, and readable by transformers 4 and 5 alike."""
+"""Write checkpoints that transformers 4 and 5 read alike."""
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +12,12 @@ from torch import Tensor
 from .. import __version__
 from ..models import WRAPPED_IN
 from .atomic_files import write_json
-from .disk import require_space, writing
+from .directories import atomic_directory
 from .hashing import write_provenance
-from .own_files import check_output, is_unlisted, list_files, set_aside
 from .safetensors_writer import Pending, write_shards
 from .wrapped import in_wrapper
 
-__all__ = [
-    "atomic_directory",
-    "config_for_everyone",
-    "copy_tokenizer",
-    "scratch_directory",
-    "sync",
-    "write_checkpoint",
-]
+__all__ = ["config_for_everyone", "copy_tokenizer", "write_checkpoint"]
 
 SHARD_BYTES = 4 * 1024**3
 TOKENIZER_FILES = (
@@ -55,69 +45,6 @@ PROCESSOR_FILES = (
     "video_preprocessor_config.json",
 )
 """Files that say how a wrapper's images and videos are prepared."""
-
-
-@contextmanager
-def scratch_directory(path: Path) -> Iterator[Path]:
-    """A name for intermediate files, removed before and after.
-
-    What a killed run left behind is removed by the next run.
-    """
-    shutil.rmtree(path, ignore_errors=True)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def atomic_directory(out: Path, needed: float | None = None) -> Iterator[Path]:
-    """A temporary directory that becomes `out` if the block succeeds, and is removed if it fails.
-
-    Its `edgewright.json` lists its files, so that only these are ever replaced.
-
-    Args:
-        out: the directory to make.
-        needed: bytes that it will take at least, if they are known before.
-
-    Raises:
-        UsageError: `out` is a file or a link, or holds something that edgewright did not write.
-        NoSpace: the disk is full, or has less room than needed.
-        NotWritten: the place cannot be written to.
-    """
-    check_output(out)
-    temporary = out.with_name(f".{out.name}.tmp")
-    replaced = out.with_name(f".{out.name}.old")
-    if replaced.exists() and not out.exists():  # killed between the two renames below
-        replaced.replace(out)
-    shutil.rmtree(replaced, ignore_errors=True)
-    shutil.rmtree(temporary, ignore_errors=True)
-    if needed is not None:
-        require_space(out, needed)
-    try:
-        with writing(out, needed, whole=True):
-            temporary.mkdir(parents=True)
-            yield temporary
-            list_files(temporary)
-            sync(temporary)
-            if out.exists() and any(out.iterdir()) and is_unlisted(out):
-                set_aside(out)
-            elif out.exists():
-                out.replace(replaced)
-            temporary.replace(out)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def sync(folder: Path) -> None:
-    """Wait until a directory and every file below it are on the disk."""
-    for path in [p for p in folder.rglob("*") if p.is_file()] + [folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def config_for_everyone(config: Mapping[str, Any]) -> dict[str, Any]:

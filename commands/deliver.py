@@ -61,7 +61,7 @@ def _with_ledger(given: dict[str, Any]) -> dict[str, Any]:
     """A deployment that names no ledger writes to that of the artifact's run."""
     if given.get("ledger") or given.get("out") or given.get("rollback") or not given.get("host"):
         return given
-    from ..pipeline.deployment import ledger_of
+    from ..pipeline.bundling import ledger_of
 
     return {**given, "ledger": ledger_of(Path(given["artifact"]))}
 
@@ -97,10 +97,8 @@ def deploy(
     """
     if inputs.rehearse:
         return _rehearsed(artifact, str(device.target), bundling, inputs)
-    from ..pipeline.acceptance import Yardstick
-    from ..pipeline.deployment import deliver, pack
+    from ..pipeline.bundling import pack
     from ..targets.artifact_files import artifact_name
-    from ..targets.deploy import rollback
 
     target = str(device.target)
     if inputs.out:
@@ -110,6 +108,10 @@ def deploy(
                 "leave --host and --rollback out, or --out",
             )
         return Outcome(pack(artifact, target, bundling, inputs.out), "bundle")
+    from ..pipeline.acceptance import Yardstick  # late: torch
+    from ..pipeline.deployment import deliver
+    from ..targets.deploy import rollback
+
     address = _address(ssh)
     if inputs.rollback:
         return Outcome(rollback(artifact_name(artifact), address, options), "rollback")
@@ -164,7 +166,7 @@ def check(
 
         edgewright targets check int4 --target jetson-orin-nx-16gb --format edge-llm
     """
-    from ..pipeline.deployment import verdict
+    from ..pipeline.device_check import verdict
 
     target = str(device.target)
     found = verdict(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EdgewrightError
-from ..pipeline.ledger import environment
+from ..pipeline.environment import environment
 
 __all__ = ["examine"]
 
@@ -31,6 +31,9 @@ EXTRAS = {
 """By module, an optional package, the extra that installs it, and what it is for."""
 
 
+NEEDED_FOR = "compress: {}, to compress, export, measure and serve"
+
+
 def examine() -> list[dict[str, Any]]:
     """One entry per check: `name`, `ok`, `required` and `detail`."""
     versions = environment()
@@ -42,7 +45,7 @@ def examine() -> list[dict[str, Any]]:
             True,
             True,
             f"{versions['cpu']}, {versions['cores']} cores, "
-            f"{versions['threads']} threads for torch",
+            f"{versions['threads'] or 'no'} threads for torch",
         ),
         _entry(
             "gpu",
@@ -66,6 +69,8 @@ def _entry(name: str, ok: bool, required: bool, detail: str) -> dict[str, Any]:
 def _attempt(name: str, check: Callable[[], str]) -> dict[str, Any]:
     try:
         return _entry(name, True, True, check())
+    except ModuleNotFoundError as error:
+        return _entry(name, False, False, f"not installed ({NEEDED_FOR.format(error.name)})")
     except (ImportError, OSError, RuntimeError, ValueError, EdgewrightError) as error:
         return _entry(name, False, True, f"{type(error).__name__}: {error}")
 
@@ -108,7 +113,7 @@ def _transformers() -> str:
 
 def _demo() -> str:
     from ..checkpoints.config import BUILTIN_MODEL, model_path
-    from ..checkpoints.loading import load_tokenizer
+    from ..checkpoints.tokenizer import load_tokenizer
 
     return f"tokenizer of {len(load_tokenizer(Path(model_path(BUILTIN_MODEL))))} tokens"
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..checkpoints.disk import disk_error, refusal_of
 from ..errors import EdgewrightError, NotWritten
+from .missing_packages import missing_package
 
 __all__ = ["explained_failures", "out_of_resources"]
 
@@ -39,14 +40,14 @@ def explained_failures() -> Iterator[None]:
 
     Raises:
         NotWritten: a file could not be written.
-        EdgewrightError: memory, threads or open files ran out.
+        EdgewrightError: memory, threads or open files ran out, or an optional package is missing.
     """
     try:
         yield
     except EdgewrightError:
         raise
     except Exception as error:
-        known = out_of_resources(error) or _not_written(error)
+        known = out_of_resources(error) or _not_written(error) or _not_installed(error)
         if known is None:
             raise
         raise known from error
@@ -67,6 +68,10 @@ def out_of_resources(error: BaseException) -> EdgewrightError | None:
             "raise the limits of processes and memory (ulimit -u, ulimit -v)",
         )
     return None
+
+
+def _not_installed(error: Exception) -> EdgewrightError | None:
+    return missing_package(error) if isinstance(error, ImportError) else None
 
 
 def _not_written(error: Exception) -> EdgewrightError | None:

@@ -1,4 +1,4 @@
-"""Convert rows of data to rows of tokens: chat template, labels, packing, padding."""
+"""Convert rows of data to rows of tokens: chat template, labels, packing."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from ..errors import UsageError
 from .conversations import render_conversation, template_keeps
@@ -21,7 +18,6 @@ __all__ = [
     "chat_prompt",
     "encode",
     "pack",
-    "pad",
     "plain_prompt",
     "render_prompt",
     "shuffled_forever",
@@ -145,24 +141,6 @@ def windows(tokenizer: Any, rows: Iterable[Encoded], seq_len: int) -> Iterator[E
 
     for row in pack(map(bare, rows), seq_len - skip):
         yield Encoded(prefix + row.ids, [IGNORE] * skip + row.labels)
-
-
-def pad(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
-    """Pad rows on the right to the same length.
-
-    Returns:
-        `input_ids`, `attention_mask` and `labels`, each int64 [rows, longest].
-    """
-    longest = max(len(r.ids) for r in rows)
-
-    def fill(values: list[int], value: int) -> list[int]:
-        return values + [value] * (longest - len(values))
-
-    return {
-        "input_ids": torch.tensor([fill(r.ids, pad_id) for r in rows]),
-        "attention_mask": torch.tensor([fill([1] * len(r.ids), 0) for r in rows]),
-        "labels": torch.tensor([fill(r.labels, IGNORE) for r in rows]),
-    }
 
 
 def shuffled_forever(rows: Sequence[Encoded], seed: int) -> Iterator[Encoded]:

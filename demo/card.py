@@ -15,8 +15,10 @@ from pathlib import Path
 from ..benchmarks.tasks.accuracy import Answer, exact_match
 from ..benchmarks.tasks.backends import open_backend
 from ..benchmarks.tasks.writers import LocalWriter
-from ..checkpoints.files import read_architecture, weight_bytes, write_json
-from ..checkpoints.loading import load_tokenizer
+from ..checkpoints.atomic_files import write_json
+from ..checkpoints.config import read_architecture
+from ..checkpoints.hashing import weight_bytes
+from ..checkpoints.tokenizer import load_tokenizer
 from ..data.reasoning import HELD_OUT, TASKS, held_out
 
 HERE = Path(__file__).parent / "model"

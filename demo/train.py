@@ -21,7 +21,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor, nn
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from ..checkpoints.files import write_json
+from ..checkpoints.atomic_files import write_json
 from ..compress.distill.losses import next_token_loss
 from ..compress.distill.trainer import TrainConfig, train
 from ..data.packing import Example, encode, pack

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..checkpoints.files import read_architecture
+from ..checkpoints.config import read_architecture
 from ..models import FORMATS, require_expressible
 from ..models.export_format import load
 from ..steps.context import StepContext, StepResult

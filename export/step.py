@@ -79,8 +79,8 @@ def _memory(options: ExportOptions, source: State, result: State) -> float:
     The runtime keeps what it maps from the file, and copies what it packs or casts. The logits of a
     row are compared in parts, but the runtime makes them whole. A GGUF is not run.
     """
-    from ..checkpoints.files import stored_dtype  # late: torch takes seconds
     from ..checkpoints.loading import fits_in_memory
+    from ..checkpoints.tensors import stored_dtype  # late: torch takes seconds
 
     model = source.architecture
     stored = stored_dtype(model.config).itemsize

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Decoding", "Ended", "TokenChooser", "greedy", "until_end"]
 
 Ended = Callable[[Sequence[int]], bool]
 """Whether an answer is complete, from its tokens so far. For ends that are not a single token."""
-TokenChooser = Callable[[Tensor, Tensor, Tensor], Tensor]
+TokenChooser = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 """Chooses the next tokens, int64 [rows]. Its arguments are the logits [rows, vocab], the numbers
 of these rows among the prompts, and the number of tokens that each has so far, int64 [rows]."""
 

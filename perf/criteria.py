@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ..benchmarks.tasks.accuracy import TextScores, score_text
 from ..benchmarks.tasks.backends import TorchBackend
-from ..checkpoints.files import read_architecture
-from ..checkpoints.loading import load_tokenizer
+from ..checkpoints.config import read_architecture
 from ..checkpoints.streaming import InMemory
+from ..checkpoints.tokenizer import load_tokenizer
 from ..compress.calibration.activation_buffer import ActivationBuffer
 from ..compress.calibration.layer_inputs import first_inputs
 from ..compress.prune.compensate import Compensation

@@ -26,7 +26,7 @@ from ..benchmarks.tasks.programs import read_exercises
 from ..benchmarks.tasks.questions import frame
 from ..benchmarks.tasks.writers import TaskPrompt, tokens_of
 from ..checkpoints.config import model_path, resolve
-from ..checkpoints.loading import load_tokenizer
+from ..checkpoints.tokenizer import load_tokenizer
 from ..data.packing import render_prompt
 from ..data.reasoning import held_out
 from ..data.sources import Source

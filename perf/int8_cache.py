@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoints.loading import load_tokenizer
+from ..checkpoints.tokenizer import load_tokenizer
 from ..export.onnx.parity import log_softmax
 from ..export.onnx.runtime import Cache, OnnxDecoder
 from .verb_memory import anonymous_and_all

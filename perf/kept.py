@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..checkpoints.loading import load_model, load_tokenizer
+from ..checkpoints.loading import load_model
+from ..checkpoints.tokenizer import load_tokenizer
 
 CHUNK = 128
 """Positions whose logits are in memory at a time."""

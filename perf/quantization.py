@@ -31,7 +31,7 @@ from pathlib import Path
 from ..benchmarks.tasks.accuracy import TextScores, score_text
 from ..benchmarks.tasks.backends import TorchBackend
 from ..checkpoints.compute_dtype import bf16_is_fast
-from ..checkpoints.loading import load_tokenizer
+from ..checkpoints.tokenizer import load_tokenizer
 from ..data.packing import Encoded
 from ..data.sources import Source, scoring_rows
 from ..steps.context import CalibrationData

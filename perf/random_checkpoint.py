@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.config import BUILTIN_MODEL, model_path
-from ..checkpoints.files import write_checkpoint
 from ..checkpoints.safetensors_writer import Pending
+from ..checkpoints.writer import write_checkpoint
 
 __all__ = ["QWEN2", "QWEN2_1_5B", "write_random"]
 

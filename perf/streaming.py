@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.files import read_architecture
+from ..checkpoints.config import read_architecture
 from ..compress.prune.memory import prune_memory
 from .random_checkpoint import QWEN2, QWEN2_1_5B, write_random
 
@@ -36,7 +36,7 @@ print(next(int(line.split()[1]) for line in status if line.startswith("VmHWM")))
 """
 PREPARE = """
 from pathlib import Path
-from edgewright.checkpoints.files import read_architecture
+from edgewright.checkpoints.config import read_architecture
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import Streamed
 from edgewright.compress.calibration.activation_buffer import ActivationBuffer

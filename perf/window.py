@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoints.config import model_path, resolve
-from ..checkpoints.loading import load_tokenizer
+from ..checkpoints.tokenizer import load_tokenizer
 from ..data.sources import Source, training_rows
 from ..export.onnx.cut import Cut
 from ..export.onnx.export import export_onnx

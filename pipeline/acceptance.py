@@ -19,8 +19,8 @@ from ..benchmarks.measurement_files import load_measurement
 from ..benchmarks.options import EvaluateOptions
 from ..benchmarks.tasks.task import Task
 from ..checkpoints.config import end_tokens
-from ..checkpoints.files import content_hash, read_provenance
-from ..checkpoints.loading import load_tokenizer
+from ..checkpoints.hashing import content_hash, read_provenance
+from ..checkpoints.tokenizer import load_tokenizer
 from ..errors import Refused, UsageError
 from ..export.onnx.runtime import MODEL
 from ..models import FORMATS

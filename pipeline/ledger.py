@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
-import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,12 @@ from ..benchmarks.ledger_files import (
     seal_entry,
     seal_ledger,
 )
-from ..checkpoints.files import write_json
+from ..checkpoints.atomic_files import write_json
 from ..checkpoints.sealed import CHECK
 from ..console import console
 from ..errors import UsageError
 from ..redaction import redacted_values
+from .environment import environment
 from .fingerprint import fingerprint
 
 __all__ = ["Ledger", "environment", "new_entry"]
@@ -35,34 +34,6 @@ UNMEASURED: dict[str, Any] = {
     "samples": "",
     "sample_files": {},
 }
-
-
-def environment() -> dict[str, Any]:
-    """Versions, processor and threads: everything that a measurement may depend on."""
-    import onnxruntime
-    import torch
-    import transformers
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
 
 
 def new_entry(

@@ -12,7 +12,7 @@ from ..benchmarks.measure import Reference, measure
 from ..benchmarks.measurement_files import write_answers, write_measurement
 from ..benchmarks.report.model_card import write_card
 from ..benchmarks.tasks.task import Task
-from ..checkpoints.files import file_hash
+from ..checkpoints.hashing import file_hash
 from ..console import console
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .ledger import Ledger

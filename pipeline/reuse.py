@@ -10,7 +10,8 @@ from typing import Any
 
 from ..benchmarks.ledger_files import MEASURED
 from ..checkpoints.atomic_files import copy_file
-from ..checkpoints.files import atomic_directory, content_hash
+from ..checkpoints.directories import atomic_directory
+from ..checkpoints.hashing import content_hash
 from ..console import console
 from ..steps.workspace import differences
 from .fingerprint import fingerprint

@@ -21,8 +21,9 @@ from ..benchmarks.missing_tasks import missing_tasks
 from ..benchmarks.report.report import write_report
 from ..benchmarks.unconfined import unconfined_tasks
 from ..checkpoints.config import model_path, resolve
-from ..checkpoints.files import check_output, content_hash
+from ..checkpoints.hashing import content_hash
 from ..checkpoints.loading import pick_device
+from ..checkpoints.own_files import check_output
 from ..console import console
 from ..steps.context import StepContext
 from ..steps.memory_check import Alternative, require_memory

@@ -21,9 +21,9 @@ from typing import Any
 
 from ..benchmarks.report.compare import write_sweep_report
 from ..benchmarks.report.pareto import nearest_to_ideal, pareto_optimal
+from ..checkpoints.atomic_files import write_json
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.disk import writing
-from ..checkpoints.files import write_json
 from ..console import console
 from ..data.shortfall import shortfall
 from ..errors import EdgewrightError, NotWritten, UsageError

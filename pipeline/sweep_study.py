@@ -15,7 +15,7 @@ from typing import Any
 
 from ..benchmarks.ledger_files import changed_samples, read_ledger
 from ..checkpoints.disk import disk_error, is_full
-from ..checkpoints.files import content_hash
+from ..checkpoints.hashing import content_hash
 from ..checkpoints.sealed import Damaged
 from ..errors import EdgewrightError
 from .sweep_objectives import Objective, objective_values

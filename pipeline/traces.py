@@ -10,7 +10,7 @@ from ..benchmarks.memory import answering_bytes
 from ..benchmarks.traces.options import TracesOptions
 from ..benchmarks.traces.traces import WORK, make_traces
 from ..checkpoints.config import model_path, resolve
-from ..checkpoints.files import content_hash, file_hash
+from ..checkpoints.hashing import content_hash, file_hash
 from ..checkpoints.loading import pick_device
 from ..checkpoints.outputs import RECORD, RECORD_MARKS, Output, check_own
 from ..checkpoints.sealed import Damaged, read_sealed, write_sealed

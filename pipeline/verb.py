@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from ..benchmarks.report.model_card import write_card
 from ..checkpoints.config import model_path, resolve
-from ..checkpoints.files import (
+from ..checkpoints.hashing import (
     PROVENANCE,
     content_hash,
     read_provenance,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.config import is_builtin
-from ..checkpoints.loading import load_tokenizer
+from ..checkpoints.tokenizer import load_tokenizer
 from ..data.packing import Encoded
 from ..data.rows import BadRows, RowReport
 from ..data.shortfall import shortfall

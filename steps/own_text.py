@@ -25,9 +25,10 @@ from ..checkpoints.config import dtype_name, end_tokens, read_architecture, read
 from ..checkpoints.disk import disk_error, is_full
 from ..checkpoints.free_memory import free_memory
 from ..checkpoints.hashing import content_hash
-from ..checkpoints.loading import all_end_tokens, load_model, load_tokenizer
+from ..checkpoints.loading import load_model
 from ..checkpoints.locks import locked
 from ..checkpoints.sealed import digest, open_line, seal_line
+from ..checkpoints.tokenizer import all_end_tokens, load_tokenizer
 from ..console import console, progress
 from ..data.draws import uniforms
 from ..data.packing import IGNORE, Encoded, Example, encode, render_prompt, windows

@@ -30,19 +30,14 @@ from onnx import TensorProto
 
 from .. import __version__
 from ..checkpoints.config import end_tokens, read_architecture
-from ..checkpoints.files import (
-    PROVENANCE,
-    atomic_directory,
-    file_hash,
-    read_provenance,
-    write_provenance,
-)
+from ..checkpoints.directories import atomic_directory
+from ..checkpoints.hashing import PROVENANCE, file_hash, read_provenance, write_provenance
 from ..errors import Refused, UsageError
-from ..export.gguf.writer import MODEL as GGUF
 from ..export.onnx.precision import precision_of
 from ..export.onnx.runtime import MODEL, OnnxDecoder
 from ..export.tensorrt.engine import EngineSpec, spec_block
 from ..models import Architecture
+from ..models.formats.gguf import MODEL as GGUF
 from .artifact_files import artifact_files, artifact_name
 from .device.manifest import MANIFEST, identity
 from .options import BundleOptions

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.files import read_architecture
+from ..checkpoints.config import read_architecture
 from ..errors import UsageError
 from .address import Address
 from .bundle import Bundle

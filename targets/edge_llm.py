@@ -17,11 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from ..checkpoints.config import packing, quantization, read_architecture
-from ..checkpoints.files import tensor_specs, tensors_of
+from ..checkpoints.config import packing, quantization, read_architecture, written_config
+from ..checkpoints.inventory import StoredTensor, inventory
 from ..models import Architecture
 from .edge_llm_rules import edge_llm_model
 from .platform_profile import EdgeLlm, Int4
@@ -56,7 +53,7 @@ class _Checkpoint:
 
     path: Path
     model: Architecture
-    specs: Mapping[str, Tensor]
+    specs: Mapping[str, StoredTensor]
     method: str | None
     int4: Int4
     edge: EdgeLlm
@@ -101,7 +98,7 @@ def check_checkpoint(path: Path, target: Target) -> list[Violation]:
     checkpoint = _Checkpoint(
         path,
         model,
-        tensor_specs(path),
+        inventory(path, written_config(path)).tensors,
         str(block.get("quant_method")) if block else None,
         target.platform.int4,
         edge,
@@ -177,6 +174,10 @@ def _int4(checkpoint: _Checkpoint) -> Iterator[Violation]:
 
 def _order(checkpoint: _Checkpoint) -> Iterator[Violation]:
     """Groups must be consecutive inputs; others cost a gather before every product."""
+    import torch  # late: only packed checkpoints need it
+
+    from ..checkpoints.tensors import tensors_of
+
     _, group, _ = packing(checkpoint.config) or (4, 128, True)
     for name, g_idx in tensors_of(checkpoint.path, lambda name: name.endswith(".g_idx")):
         size = len(g_idx) if group == -1 else group
@@ -191,6 +192,8 @@ def _symmetry(checkpoint: _Checkpoint) -> Iterator[Violation]:
     words = CENTRED.get(checkpoint.method or "")
     if words is None:
         return
+    from ..checkpoints.tensors import tensors_of  # late: torch
+
     for name, zeros in tensors_of(checkpoint.path, lambda name: name.endswith(".qzeros")):
         if zeros.numel() and not any(bool((zeros == word).all()) for word in words):
             message = (

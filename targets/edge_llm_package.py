@@ -11,19 +11,14 @@ import shutil
 from pathlib import Path
 
 from .. import __version__
+from ..checkpoints.atomic_files import write_json
 from ..checkpoints.config import quantization, read_config, read_json
-from ..checkpoints.files import (
-    atomic_directory,
-    config_for_everyone,
-    content_hash,
-    tensor_specs,
-    tensors_of,
-    weight_files,
-    write_json,
-    write_provenance,
-)
+from ..checkpoints.directories import atomic_directory
+from ..checkpoints.hashing import content_hash, write_provenance
+from ..checkpoints.inventory import weight_files
 from ..checkpoints.safetensors_writer import Pending, write_shards
-from ..checkpoints.writer import SHARD_BYTES
+from ..checkpoints.tensors import tensor_specs, tensors_of
+from ..checkpoints.writer import SHARD_BYTES, config_for_everyone
 from ..errors import Refused, UsageError
 from ..export.options import ExportOptions
 from ..models import WRAPPED_IN

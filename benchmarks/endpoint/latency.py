@@ -177,7 +177,7 @@ def _measurement(server: Server, results: list[LoadResult], prompts: Prompts) ->
 def _tokenizer(options: LoadOptions) -> Any | None:
     if options.tokenizer is None:
         return None
-    from ...checkpoints.loading import load_tokenizer  # late: slow to import
+    from ...checkpoints.tokenizer import load_tokenizer  # late: slow to import
 
     return load_tokenizer(options.tokenizer)
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ...checkpoints.loading import load_tokenizer
+from ...checkpoints.tokenizer import load_tokenizer
 from ...errors import UsageError
 from ..inputs import parse_inputs
 from ..measure import Measurement, add_task

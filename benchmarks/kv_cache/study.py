@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...checkpoints.files import read_architecture
-from ...checkpoints.loading import load_tokenizer
+from ...checkpoints.config import read_architecture
+from ...checkpoints.tokenizer import load_tokenizer
 from ...data.packing import Encoded
 from ...data.rows import RowReport
 from ...data.shortfall import shortfall

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ...checkpoints.atomic_files import write_text
-from ...checkpoints.files import CARD
+from ...checkpoints.hashing import CARD
 from ...documents import YAML_BYTES, parse_yaml
 from ...errors import UsageError
 from ...steps.step import Step

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...checkpoints.files import all_finite
+from ...checkpoints.tensors import all_finite
 from ...console import progress
-from ...data.packing import IGNORE, Encoded, pad, plain_prompt
+from ...data.packing import IGNORE, Encoded, plain_prompt
 from ...data.reasoning import Problem, is_correct
 from ...errors import EdgewrightError
 from .backends import Backend
@@ -66,6 +66,24 @@ def _positions_a_batch(backend: Backend, token: int) -> int:
     )
 
 
+def _pad(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
+    """Pad rows on the right to the same length.
+
+    Returns:
+        `input_ids`, `attention_mask` and `labels`, each int64 [rows, longest].
+    """
+    longest = max(len(r.ids) for r in rows)
+
+    def fill(values: list[int], value: int) -> list[int]:
+        return values + [value] * (longest - len(values))
+
+    return {
+        "input_ids": torch.tensor([fill(r.ids, pad_id) for r in rows]),
+        "attention_mask": torch.tensor([fill([1] * len(r.ids), 0) for r in rows]),
+        "labels": torch.tensor([fill(r.labels, IGNORE) for r in rows]),
+    }
+
+
 def _batches(
     backend: Backend, rows: Sequence[Encoded], label: str
 ) -> Iterator[tuple[list[int], dict[str, Tensor], Tensor]]:
@@ -82,7 +100,7 @@ def _batches(
         for batch in by_length(
             [len(row.ids) for row in rows], _positions_a_batch(backend, rows[0].ids[0])
         ):
-            padded = pad([rows[i] for i in batch], 0)
+            padded = _pad([rows[i] for i in batch], 0)
             logits = backend.logits(padded["input_ids"], padded["attention_mask"])
             extremes = torch.stack([logits.amin(-1), logits.amax(-1)])
             if not all_finite(extremes[:, padded["attention_mask"].bool()]):

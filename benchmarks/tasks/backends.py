@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ...checkpoints.compute_dtype import fast_dtype
-from ...checkpoints.config import dtype_name, end_tokens
-from ...checkpoints.files import read_architecture, read_provenance
+from ...checkpoints.config import dtype_name, end_tokens, read_architecture
+from ...checkpoints.hashing import read_provenance
 from ...checkpoints.loading import load_model, pick_device
 from ...checkpoints.memory import reused_memory
 from ...console import Bar

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ...checkpoints.loading import all_end_tokens
+from ...checkpoints.tokenizer import all_end_tokens
 from ...console import progress
 from ...generation.decoding import Decoding, Ended, until_end
 from .backends import Backend

@@ -26,7 +26,8 @@ from lm_eval.models.utils import (
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from ...checkpoints.loading import load_settings, load_tokenizer
+from ...checkpoints.settings import load_settings
+from ...checkpoints.tokenizer import load_tokenizer
 from ...data.packing import IGNORE, Encoded
 from ...errors import UsageError
 from .accuracy import Answer, continuations

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...checkpoints.disk import writing
-from ...checkpoints.loading import load_tokenizer
 from ...checkpoints.sealed import Damaged, open_line, seal_line
+from ...checkpoints.tokenizer import load_tokenizer
 from ...console import Bar, console, progress
 from ...data.draws import uniforms
 from ...data.packing import render_prompt

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checkpoints.loading import load_tokenizer
+from ...checkpoints.tokenizer import load_tokenizer
 from ...data.packing import IGNORE
 from ...data.rows import BadRows, RowReport
 from ...data.sources import Source, scoring_rows, training_rows

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...checkpoints.files import read_architecture
-from ...checkpoints.loading import load_tokenizer
+from ...checkpoints.config import read_architecture
+from ...checkpoints.tokenizer import load_tokenizer
 from ...errors import Refused, UsageError
 from ...models import Architecture
 from .options import DistillOptions, Stage

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...checkpoints.files import read_provenance
+from ...checkpoints.hashing import read_provenance
 from ...errors import UsageError
 from ...models import Architecture, weight_of
 from ..prune.two_four import is_two_four

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...checkpoints.files import read_architecture, read_state
+from ...checkpoints.config import read_architecture
 from ...checkpoints.layouts import PackedLinear, layout_of
 from ...checkpoints.loading import check_names, tied_names
 from ...checkpoints.streaming import skeleton
+from ...checkpoints.tensors import read_state
 from ...errors import Refused
 from ...models import require_expressible
 from .linears import to_device

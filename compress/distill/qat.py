@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ...checkpoints.files import read_architecture, read_state
+from ...checkpoints.config import read_architecture
 from ...checkpoints.layouts import LAYOUTS, PackedLinear, layout_of
 from ...checkpoints.layouts.gptq import Gptq
+from ...checkpoints.tensors import read_state
 from ...errors import UsageError
 from ...models import Architecture, require_expressible, weight_of
 from ..quantize.assignment import check_shapes

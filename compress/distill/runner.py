@@ -9,15 +9,12 @@ import torch
 from torch import Tensor
 
 from ...checkpoints.compute_dtype import uses_bf16
-from ...checkpoints.files import (
-    content_hash,
-    read_architecture,
-    read_config,
-    scratch_directory,
-    stored_dtype,
-    write_checkpoint,
-)
+from ...checkpoints.config import read_architecture, read_config
+from ...checkpoints.directories import scratch_directory
+from ...checkpoints.hashing import content_hash
 from ...checkpoints.loading import pick_device
+from ...checkpoints.tensors import stored_dtype
+from ...checkpoints.writer import write_checkpoint
 from ...models import Architecture
 from ...steps.context import StepContext, StepResult
 from ...steps.workspace import workspace

@@ -9,7 +9,8 @@ from contextlib import nullcontext
 from torch import Tensor
 
 from ...checkpoints.config import end_tokens
-from ...checkpoints.loading import all_end_tokens, load_model, load_tokenizer
+from ...checkpoints.loading import load_model
+from ...checkpoints.tokenizer import all_end_tokens, load_tokenizer
 from .attention import AttentionAlignment, eager_attention
 from .checks import SharedVocabulary
 from .early_stop import EarlyStopping, summarize_early_stop

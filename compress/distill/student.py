@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ...checkpoints.config import quantization
-from ...checkpoints.files import content_hash, read_architecture, stored_dtype
+from ...checkpoints.config import quantization, read_architecture
+from ...checkpoints.hashing import content_hash
 from ...checkpoints.loading import load_model, tied_names
+from ...checkpoints.tensors import stored_dtype
 from ...errors import Refused, UsageError
 from ...models import Architecture
 from ...steps.context import StepResult

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...checkpoints.files import content_hash
+from ...checkpoints.hashing import content_hash
 from ...checkpoints.loading import load_model
 from ...checkpoints.locks import locked
 from .checks import SharedVocabulary

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ...checkpoints.loading import load_tokenizer
+from ...checkpoints.tokenizer import load_tokenizer
 from ...data.packing import Encoded, shuffled_forever
 from ...data.rows import RowReport
 from ...data.sources import Source, training_rows

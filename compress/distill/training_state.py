@@ -19,8 +19,8 @@ from accelerate.utils import SAFE_WEIGHTS_NAME
 from safetensors.torch import load_model
 from torch import nn
 
+from ...checkpoints.directories import sync
 from ...checkpoints.disk import require_space, writing
-from ...checkpoints.files import sync
 from ...checkpoints.sealed import Damaged, fast_file_digest, read_sealed, write_sealed
 from ...console import console
 from ...errors import UsageError

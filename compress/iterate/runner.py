@@ -16,17 +16,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ...checkpoints.config import quantization
-from ...checkpoints.files import (
-    atomic_directory,
-    check_output,
-    content_hash,
-    read_architecture,
-    read_provenance,
-    scratch_directory,
-    write_provenance,
-)
+from ...checkpoints.config import quantization, read_architecture
+from ...checkpoints.directories import atomic_directory, scratch_directory
+from ...checkpoints.hashing import content_hash, read_provenance, write_provenance
 from ...checkpoints.loading import load_model, pick_device
+from ...checkpoints.own_files import check_output
 from ...checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ...console import console
 from ...data.shortfall import shortfall

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checkpoints.files import read_architecture, read_state, write_checkpoint
+from ...checkpoints.config import read_architecture
 from ...checkpoints.loading import load_model, pick_device
+from ...checkpoints.tensors import read_state
+from ...checkpoints.writer import write_checkpoint
 from ...console import progress
 from ...models import Architecture, decoder_layers
 from ...steps.context import StepContext, StepResult

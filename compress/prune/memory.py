@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...checkpoints.files import stored_dtype
 from ...checkpoints.loading import fits_in_memory
+from ...checkpoints.tensors import stored_dtype
 from ...models import Architecture
 from ...steps.options import Proof
 from .compensate import ROWS_AT_ONCE, TOKENS_AT_ONCE

@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ...checkpoints.files import tensors_of
 from ...checkpoints.loading import fits_in_memory
 from ...checkpoints.safetensors_writer import Pending
 from ...checkpoints.streaming import Streamed
+from ...checkpoints.tensors import tensors_of
 from ...console import progress
 from ...models import Layer, weight_of
 from ...steps.options import Proof

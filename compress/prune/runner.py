@@ -10,16 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ...checkpoints.config import quantization
-from ...checkpoints.files import (
-    content_hash,
-    read_architecture,
-    read_provenance,
-    scratch_directory,
-    write_checkpoint,
-)
+from ...checkpoints.config import quantization, read_architecture
+from ...checkpoints.directories import scratch_directory
+from ...checkpoints.hashing import content_hash, read_provenance
 from ...checkpoints.loading import pick_device
 from ...checkpoints.streaming import Streamed
+from ...checkpoints.writer import write_checkpoint
 from ...errors import Refused, UsageError
 from ...models import Architecture
 from ...steps.context import StepContext, StepResult

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...checkpoints.files import read_architecture
+from ...checkpoints.config import read_architecture
 from ...checkpoints.loading import load_model
 from ...checkpoints.streaming import InMemory, Layered, Streamed
 from ...console import progress

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checkpoints.files import read_architecture, stored_dtype, write_checkpoint
+from ...checkpoints.config import read_architecture
 from ...checkpoints.loading import load_model, pick_device, tied_names
 from ...checkpoints.streaming import InMemory
+from ...checkpoints.tensors import stored_dtype
+from ...checkpoints.writer import write_checkpoint
 from ...console import progress
 from ...errors import Refused
 from ...models import Architecture, weight_of

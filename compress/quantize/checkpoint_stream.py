@@ -12,10 +12,10 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from ...checkpoints.files import tensors_of
 from ...checkpoints.layouts import Layout, PackedLinear
 from ...checkpoints.safetensors_writer import Pending
 from ...checkpoints.streaming import Streamed
+from ...checkpoints.tensors import tensors_of
 from ...models import activation_scales
 from .assignment import Assignment
 from .embedding import packed_vocab_matrix

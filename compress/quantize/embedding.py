@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...checkpoints.files import rows_of
 from ...checkpoints.layouts import Layout, Scheme
 from ...checkpoints.streaming import ROWS
+from ...checkpoints.tensors import rows_of
 from .gptq import rtn
 
 __all__ = ["packed_vocab_matrix"]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...checkpoints.files import all_finite
 from ...checkpoints.layouts import PackedLinear, Scheme
+from ...checkpoints.tensors import all_finite
 from .blocked_columns import (
     grid_columns,
     ordered_columns,

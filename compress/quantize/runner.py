@@ -12,22 +12,17 @@ from typing import Any
 from torch import Tensor
 
 from ...checkpoints.compute_dtype import uses_bf16
-from ...checkpoints.config import quantization
-from ...checkpoints.files import (
-    check_finite,
-    check_output,
-    content_hash,
-    read_architecture,
-    read_provenance,
-    stored_dtype,
-    write_checkpoint,
-)
+from ...checkpoints.config import quantization, read_architecture
+from ...checkpoints.hashing import content_hash, read_provenance
 from ...checkpoints.layouts import LAYOUTS, Layout, Scheme
 from ...checkpoints.layouts.gptq import Gptq
 from ...checkpoints.loading import pick_device
 from ...checkpoints.memory import reused_memory
+from ...checkpoints.own_files import check_output
 from ...checkpoints.streaming import Streamed
+from ...checkpoints.tensors import check_finite, stored_dtype
 from ...checkpoints.wrapped import block_in_files
+from ...checkpoints.writer import write_checkpoint
 from ...errors import Refused
 from ...models import Architecture
 from ...steps.context import StepContext, StepResult

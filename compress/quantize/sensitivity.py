@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ...checkpoints.files import rows_of
 from ...checkpoints.layouts import Scheme
 from ...checkpoints.streaming import ROWS, Streamed
+from ...checkpoints.tensors import rows_of
 from ...console import progress
 from ...models import Layer, weight_of
 from ..calibration.activation_buffer import ActivationBuffer, Activations

@@ -87,7 +87,7 @@ def _memory(source: State, plan: PlanContext) -> float:
     weight. The second is the end: the embedding as stored and its copy, half of which the system
     takes back, as it is a mapped file.
     """
-    from ...checkpoints.files import stored_dtype  # late: torch takes seconds
+    from ...checkpoints.tensors import stored_dtype  # late: torch takes seconds
 
     model = source.architecture
     kinds = model.linear_counts()

@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ...checkpoints.config import read_architecture
+from ...checkpoints.directories import atomic_directory
 from ...checkpoints.disk import require_space
-from ...checkpoints.files import (
-    atomic_directory,
-    content_hash,
-    copy_tokenizer,
-    read_architecture,
-    write_provenance,
-)
-from ...checkpoints.loading import load_settings
+from ...checkpoints.hashing import content_hash, write_provenance
+from ...checkpoints.settings import load_settings
+from ...checkpoints.writer import copy_tokenizer
 from ...errors import UsageError
 from ...models import Architecture, architecture, require_expressible
+from ...models.formats.gguf import MODEL
 from ...models.llama_cpp import LlamaCpp, llama_cpp
 from ...steps.context import StepContext, StepResult
 from ..onnx.weights import Weights
@@ -33,7 +31,6 @@ from .vocabulary import vocabulary_of
 
 __all__ = ["export_gguf", "write"]
 
-MODEL = "model.gguf"
 FILE_TYPES = {"fp16": 1, "int8": 7, "int4": 2}
 """`general.file_type` of each precision."""
 

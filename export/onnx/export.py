@@ -12,19 +12,13 @@ import numpy as np
 import onnx
 
 from ... import __version__
-from ...checkpoints.config import packing
-from ...checkpoints.files import (
-    atomic_directory,
-    config_for_everyone,
-    content_hash,
-    copy_tokenizer,
-    read_architecture,
-    read_provenance,
-    write_json,
-    write_provenance,
-)
+from ...checkpoints.atomic_files import write_json
+from ...checkpoints.config import packing, read_architecture
+from ...checkpoints.directories import atomic_directory
+from ...checkpoints.hashing import content_hash, read_provenance, write_provenance
 from ...checkpoints.layouts import layout_of
-from ...checkpoints.loading import load_settings
+from ...checkpoints.settings import load_settings
+from ...checkpoints.writer import config_for_everyone, copy_tokenizer
 from ...console import console
 from ...errors import Refused, UsageError
 from ...models import FORMATS, Architecture, architecture, require_expressible

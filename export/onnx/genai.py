@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ...checkpoints.atomic_files import write_json
 from ...checkpoints.config import end_tokens
-from ...checkpoints.files import write_json
 from ...models import Architecture
 from .cut import Cut
 from .runtime import ACCURACY_LEVEL, FP32_ACTIVATIONS

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...checkpoints.files import read_provenance
+from ...checkpoints.hashing import read_provenance
 from ...errors import ParityFailed, UsageError
 from .low_bit import low_bit_nodes
 from .precision import Limits, Precision, precision_of

@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...checkpoints.config import quantization
-from ...checkpoints.files import read_architecture
+from ...checkpoints.config import quantization, read_architecture
 from ...checkpoints.layouts import PackedLinear, rounds_inputs
 from ...checkpoints.loading import check_names, fits_in_memory, stock_model, tied_names
 from ...checkpoints.streaming import ROWS, skeleton

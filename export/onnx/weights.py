@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...checkpoints.files import read_stored, stored_tensors
 from ...checkpoints.layouts import PackedLinear, layout_of
+from ...checkpoints.tensors import read_stored, stored_tensors
 from ...errors import UsageError
 
 __all__ = ["Weights"]

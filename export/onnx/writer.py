@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ...checkpoints.files import read_architecture
+from ...checkpoints.config import read_architecture
 from ...models.packed_tables import rare_rows
 from ...steps.context import StepContext, StepResult
 from ..options import ExportOptions

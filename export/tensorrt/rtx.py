@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ...checkpoints.files import read_provenance
+from ...checkpoints.hashing import read_provenance
 from ...errors import EdgewrightError
 from ..onnx.precision import precision_of
 from .engine import PHASES, EngineSpec, build_with, parsed

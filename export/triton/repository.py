@@ -20,7 +20,7 @@ from typing import Any
 import onnx
 
 from ...checkpoints.config import end_tokens, read_architecture
-from ...checkpoints.files import atomic_directory, scratch_directory
+from ...checkpoints.directories import atomic_directory, scratch_directory
 from ...errors import UsageError
 from ...models import Architecture
 from ...steps.context import StepContext, StepResult

@@ -5,6 +5,9 @@ from __future__ import annotations
 from ..export_format import ExportFormat
 from ..llama_cpp import llama_cpp_reasons
 
+MODEL = "model.gguf"
+"""The file of an artifact."""
+
 FORMAT = ExportFormat(
     name="gguf",
     description="for llama.cpp",

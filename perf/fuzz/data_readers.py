@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ...checkpoints.config import BUILTIN_MODEL, model_path
-from ...checkpoints.loading import load_tokenizer
+from ...checkpoints.tokenizer import load_tokenizer
 from ...data.rows import RowReport
 from ...data.sources import Source, training_rows
 from .changes import changed_bytes, changed_json

@@ -15,9 +15,11 @@ from ...checkpoints.config import (
     read_architecture,
     read_config,
 )
-from ...checkpoints.files import read_provenance, stored_tensors, tensors_of
-from ...checkpoints.loading import load_settings, load_tokenizer
+from ...checkpoints.hashing import read_provenance
 from ...checkpoints.packing import scheme_of
+from ...checkpoints.settings import load_settings
+from ...checkpoints.tensors import stored_tensors, tensors_of
+from ...checkpoints.tokenizer import load_tokenizer
 from ...data.packing import Example, encode, render_prompt
 from ...pipeline.forecast import plan_model
 from .changes import changed_bytes, changed_json, changed_text

@@ -18,9 +18,9 @@ from ...benchmarks.memory import measurement_bytes
 from ...benchmarks.options import EvaluateOptions
 from ...benchmarks.tasks.backends import TorchBackend
 from ...checkpoints.config import end_tokens
-from ...checkpoints.files import content_hash
-from ...checkpoints.loading import all_end_tokens, load_tokenizer
+from ...checkpoints.hashing import content_hash
 from ...checkpoints.sealed import Damaged, digest, read_sealed, write_sealed
+from ...checkpoints.tokenizer import all_end_tokens, load_tokenizer
 from ...console import console, progress
 from ...data.prompts import builtin_prompts, prompts_hash
 from ...generation.decoding import Decoding

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...console import Bar
 from ...errors import UsageError
 from ...generation.decoding import Decoding
 from .interface import Ask, DeviceRuntime, Reply, Scored, Session, Stop
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["DeviceBackend", "RememberedSession"]
 

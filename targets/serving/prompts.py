@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ...checkpoints.config import end_tokens
-from ...checkpoints.loading import load_tokenizer
+from ...checkpoints.tokenizer import load_tokenizer
 from .answer_rules import AnswerRules, offered_tools
 from .failures import Rejected
 from .grammar import Grammars

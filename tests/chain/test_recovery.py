@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from torch import Tensor
 from typer.testing import CliRunner
 
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import read_config
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tensors import read_state
 from edgewright.cli import app
 from edgewright.compress.distill.lora import LoraOptions, adapted_matrices, lora_adapters
 from edgewright.compress.distill.losses import next_token_loss

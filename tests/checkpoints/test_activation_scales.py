@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers.integrations.awq import AWQ_SCALES_MAPPINGS
 
 from edgewright.checkpoints.config import read_architecture
-from edgewright.checkpoints.files import stored_tensors
+from edgewright.checkpoints.tensors import stored_tensors
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused

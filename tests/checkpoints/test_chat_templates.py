@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgewright.checkpoints import chat_templates, template_worker
-from edgewright.checkpoints.loading import load_tokenizer
+from edgewright.checkpoints.tokenizer import load_tokenizer
 from edgewright.data.packing import Example, encode, render_prompt
 from edgewright.data.rows import Conversation, Turn
 from edgewright.errors import UsageError

@@ -19,13 +19,11 @@ from safetensors.torch import save_file
 
 from edgewright.checkpoints import disk
 from edgewright.checkpoints.atomic_files import copy_file, write_json, write_text
+from edgewright.checkpoints.config import read_config
+from edgewright.checkpoints.directories import atomic_directory
 from edgewright.checkpoints.disk import disk_error, refusal_of, require_space, writing
-from edgewright.checkpoints.files import (
-    atomic_directory,
-    read_config,
-    read_state,
-    write_checkpoint,
-)
+from edgewright.checkpoints.tensors import read_state
+from edgewright.checkpoints.writer import write_checkpoint
 from edgewright.errors import EdgewrightError, NoSpace, NotWritten, UsageError
 
 MakeModel = Callable[..., Path]

@@ -12,14 +12,10 @@ import torch
 from model_files import rewrite
 from safetensors.torch import save_file
 
-from edgewright.checkpoints.files import (
-    read_architecture,
-    read_config,
-    read_state,
-    resolve,
-    stored_dtype,
-)
-from edgewright.checkpoints.loading import load_model, load_tokenizer, pick_device
+from edgewright.checkpoints.config import read_architecture, read_config, resolve
+from edgewright.checkpoints.loading import load_model, pick_device
+from edgewright.checkpoints.tensors import read_state, stored_dtype
+from edgewright.checkpoints.tokenizer import load_tokenizer
 from edgewright.errors import EdgewrightError, Refused, UsageError
 from edgewright.models import FAMILIES
 

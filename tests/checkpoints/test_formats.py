@@ -11,9 +11,10 @@ import torch
 from by_hand import dequantize_gptq, part_of
 from test_gptq import correlated_hessian, random_weight
 
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import read_config
 from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.calibration.hessian import output_error
 from edgewright.compress.quantize.gptq import rtn
 from edgewright.compress.quantize.options import QuantizeOptions

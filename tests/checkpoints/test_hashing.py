@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgewright.checkpoints.files import content_hash
+from edgewright.checkpoints.hashing import content_hash
 
 
 def test_content_hash_sees_bytes_and_names(tmp_path: Path) -> None:

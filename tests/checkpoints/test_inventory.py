@@ -17,18 +17,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from edgewright.checkpoints.files import (
-    read_architecture,
-    read_config,
-    read_state,
-    rows_of,
-    stored_dtype,
-    tensor_specs,
-    weight_bytes,
-)
+from edgewright.checkpoints.config import read_architecture, read_config
+from edgewright.checkpoints.hashing import weight_bytes
 from edgewright.checkpoints.inventory import weight_files
-from edgewright.checkpoints.loading import load_model, load_settings, stock_model
+from edgewright.checkpoints.loading import load_model, stock_model
+from edgewright.checkpoints.settings import load_settings
 from edgewright.checkpoints.streaming import Streamed
+from edgewright.checkpoints.tensors import read_state, rows_of, stored_dtype, tensor_specs
 from edgewright.compress.calibration.layer_inputs import first_inputs
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from edgewright.checkpoints.config import read_config
-from edgewright.checkpoints.loading import load_model, load_settings
+from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.settings import load_settings
 from edgewright.errors import Refused, UsageError
 
 MakeModel = Callable[..., Path]

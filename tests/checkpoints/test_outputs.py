@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.checkpoints.files import PROVENANCE, atomic_directory, check_output
+from edgewright.checkpoints.directories import atomic_directory
+from edgewright.checkpoints.hashing import PROVENANCE
 from edgewright.checkpoints.outputs import Input, Kind, Output, check_own, check_places
+from edgewright.checkpoints.own_files import check_output
 from edgewright.errors import UsageError
 
 DIRECTORIES: tuple[Kind, ...] = ("directory", "run", "sweep", "cache")

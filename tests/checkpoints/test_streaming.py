@@ -13,9 +13,10 @@ from model_files import sharded
 from safetensors.torch import save_file
 from torch import Tensor
 
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import read_config
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import InMemory, Streamed
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.calibration.layer_inputs import first_inputs
 from edgewright.compress.quantize.one_pass import one_pass_layers

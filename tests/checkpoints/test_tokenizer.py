@@ -11,7 +11,7 @@ import pytest
 from model_files import configure
 
 from edgewright.checkpoints.config import end_tokens
-from edgewright.checkpoints.loading import all_end_tokens, load_tokenizer
+from edgewright.checkpoints.tokenizer import all_end_tokens, load_tokenizer
 from edgewright.checkpoints.writer import TOKENIZER_FILES, copy_tokenizer
 from edgewright.data.packing import Example, encode, render_prompt
 from edgewright.errors import EdgewrightError, UsageError

@@ -18,8 +18,8 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from wrapped_models import WRAPPED, answers, load_stock, make_wrapped, text_logits
 
 from edgewright.checkpoints.config import end_tokens, read_architecture, read_config
-from edgewright.checkpoints.files import write_checkpoint
 from edgewright.checkpoints.loading import dense_state, load_model
+from edgewright.checkpoints.writer import write_checkpoint
 from edgewright.compress.distill.options import DistillOptions
 from edgewright.compress.distill.runner import distill
 from edgewright.compress.prune.runner import PruneOptions, prune

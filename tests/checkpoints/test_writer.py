@@ -14,18 +14,13 @@ import pytest
 import torch
 
 from edgewright.checkpoints import writer
-from edgewright.checkpoints.files import (
-    PROVENANCE,
-    atomic_directory,
-    config_for_everyone,
-    copy_tokenizer,
-    read_config,
-    read_state,
-    weight_bytes,
-    write_checkpoint,
-    write_json,
-)
+from edgewright.checkpoints.atomic_files import write_json
+from edgewright.checkpoints.config import read_config
+from edgewright.checkpoints.directories import atomic_directory
+from edgewright.checkpoints.hashing import PROVENANCE, weight_bytes
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tensors import read_state
+from edgewright.checkpoints.writer import config_for_everyone, copy_tokenizer, write_checkpoint
 from edgewright.errors import EdgewrightError, UsageError
 
 MakeModel = Callable[..., Path]

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from edgewright.checkpoints.files import PROVENANCE, atomic_directory
+from edgewright.checkpoints.directories import atomic_directory
+from edgewright.checkpoints.hashing import PROVENANCE
 from edgewright.checkpoints.locks import locked
 from edgewright.commands import compress, deliver, measure, project
 from edgewright.commands.options import Parameter

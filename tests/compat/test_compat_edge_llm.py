@@ -18,7 +18,7 @@ import torch
 from onnx import numpy_helper
 
 from edgewright.checkpoints.config import read_architecture
-from edgewright.checkpoints.files import tensors_of
+from edgewright.checkpoints.tensors import tensors_of
 from edgewright.compress.prune.options import PruneOptions
 from edgewright.compress.prune.runner import prune
 from edgewright.compress.quantize.options import QuantizeOptions

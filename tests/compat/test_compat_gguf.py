@@ -14,7 +14,8 @@ from gguf_models import GGUF, TEXTS, sentencepiece_tokenizer
 from safetensors.torch import load_file, save_file
 
 from edgewright.checkpoints.config import BUILTIN_MODEL, model_path
-from edgewright.checkpoints.loading import load_model, load_tokenizer
+from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tokenizer import load_tokenizer
 from edgewright.compress.prune.options import PruneOptions
 from edgewright.compress.prune.runner import prune
 from edgewright.compress.quantize.options import QuantizeOptions

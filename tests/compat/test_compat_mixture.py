@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from edgewright.checkpoints.files import read_state
+from edgewright.checkpoints.tensors import read_state
 
 from test_compat_formats import GPTQMODEL, made, ours, read_by  # isort: skip
 

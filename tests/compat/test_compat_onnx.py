@@ -13,7 +13,8 @@ import pytest
 import torch
 from conftest import DENSE
 
-from edgewright.checkpoints.loading import load_model, load_tokenizer
+from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tokenizer import load_tokenizer
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.export.onnx.cut import Cut

@@ -16,9 +16,11 @@ import torch
 from family_table import SETTINGS
 from transformers import AutoModelForCausalLM
 
-from edgewright.checkpoints.files import read_architecture, read_state
-from edgewright.checkpoints.loading import load_model, load_settings
+from edgewright.checkpoints.config import read_architecture
+from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.settings import load_settings
 from edgewright.checkpoints.streaming import Streamed
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.calibration.layer_inputs import advance, first_inputs, input_hessian
 from edgewright.compress.calibration.layer_walk import LayerWalk

@@ -19,9 +19,10 @@ from transformers import AutoModelForCausalLM
 
 from edgewright.benchmarks.tasks.accuracy import score_text
 from edgewright.benchmarks.tasks.backends import TorchBackend
-from edgewright.checkpoints.files import read_architecture, read_state
+from edgewright.checkpoints.config import read_architecture
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import Streamed
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.calibration.layer_inputs import first_inputs
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from edgewright.checkpoints.files import read_architecture, read_state
+from edgewright.checkpoints.config import read_architecture
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.distill.lora import adapted_matrices
 from edgewright.compress.distill.options import LoraOptions
 from edgewright.compress.prune.options import PruneOptions

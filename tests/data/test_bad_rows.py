@@ -11,7 +11,7 @@ import pytest
 
 from edgewright.benchmarks.kv_cache.options import KvOptions
 from edgewright.benchmarks.options import EvaluateOptions
-from edgewright.checkpoints.files import read_provenance
+from edgewright.checkpoints.hashing import read_provenance
 from edgewright.compress.distill.options import DistillOptions
 from edgewright.pipeline.recipe import Recipe
 from edgewright.pipeline.run import run_recipe

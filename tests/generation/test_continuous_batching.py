@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from edgewright.checkpoints.files import read_architecture
+from edgewright.checkpoints.config import read_architecture
 from edgewright.checkpoints.loading import load_model
 from edgewright.console import progress
 from edgewright.generation import memory, torch_engine

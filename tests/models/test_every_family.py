@@ -11,7 +11,7 @@ from conftest import BASE
 from family_table import PUBLISHED, SETTINGS
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from edgewright.checkpoints.files import config_for_everyone
+from edgewright.checkpoints.writer import config_for_everyone
 from edgewright.models import FAMILIES, HEADS, Architecture, Layer, architecture, expressible
 
 ALL = sorted(SETTINGS)

@@ -12,8 +12,9 @@ from conftest import BASE, DENSE, MIXTURES
 from conftest import FAMILIES as SETTINGS
 from torch import nn
 
-from edgewright.checkpoints.files import read_architecture, read_state
+from edgewright.checkpoints.config import read_architecture
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tensors import read_state
 from edgewright.errors import Refused
 from edgewright.models import (
     Architecture,

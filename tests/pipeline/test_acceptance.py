@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgewright.benchmarks.options import EvaluateOptions
-from edgewright.checkpoints.files import content_hash, write_provenance
+from edgewright.checkpoints.hashing import content_hash, write_provenance
 from edgewright.errors import UsageError
 from edgewright.pipeline import acceptance as module
 from edgewright.pipeline.acceptance import USUAL, Yardstick, acceptance_of, runtime_of

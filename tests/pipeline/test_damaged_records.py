@@ -14,7 +14,7 @@ from file_damage import DAMAGES, flip, flips
 
 from edgewright.benchmarks.measure import Measurement
 from edgewright.benchmarks.traces.options import TracesOptions
-from edgewright.checkpoints.files import PROVENANCE, content_hash
+from edgewright.checkpoints.hashing import PROVENANCE, content_hash
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.errors import UsageError
 from edgewright.pipeline import traces as traces_module

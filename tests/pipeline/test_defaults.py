@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgewright.checkpoints.config import is_builtin
-from edgewright.checkpoints.files import content_hash, read_provenance
+from edgewright.checkpoints.hashing import content_hash, read_provenance
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.errors import UsageError
 from edgewright.pipeline.defaults import calibration_for, with_default_data, with_training_data

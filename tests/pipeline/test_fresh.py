@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.checkpoints.files import PROVENANCE, atomic_directory
+from edgewright.checkpoints.directories import atomic_directory
+from edgewright.checkpoints.hashing import PROVENANCE
 from edgewright.errors import UsageError
 from edgewright.pipeline.fresh import clear_run
 from edgewright.pipeline.ledger import Ledger

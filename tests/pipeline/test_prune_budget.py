@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from edgewright.checkpoints.files import read_config
+from edgewright.checkpoints.config import read_config
 from edgewright.compress.prune.options import Budget, PruneOptions
 from edgewright.compress.prune.runner import prune
 from edgewright.compress.prune.step import pruned_state

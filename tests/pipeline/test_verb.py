@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgewright.checkpoints.files import PROVENANCE
+from edgewright.checkpoints.hashing import PROVENANCE
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.errors import UsageError
 from edgewright.pipeline.verb import run_verb

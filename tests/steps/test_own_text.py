@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.checkpoints.loading import load_tokenizer
+from edgewright.checkpoints.tokenizer import load_tokenizer
 from edgewright.data.packing import IGNORE, Encoded
 from edgewright.data.prompts import builtin_prompts
 from edgewright.errors import Refused, UsageError

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from edgewright.checkpoints.files import write_provenance
+from edgewright.checkpoints.hashing import write_provenance
 from edgewright.targets import load_target
 from edgewright.targets.acceptance.examine import Exam
 from edgewright.targets.acceptance.reference import Reference, ReferenceAnswer

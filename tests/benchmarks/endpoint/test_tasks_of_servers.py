@@ -17,7 +17,7 @@ from edgewright.benchmarks.endpoint.measure import bench_url
 from edgewright.benchmarks.endpoint.options import LoadOptions
 from edgewright.benchmarks.options import EvaluateOptions
 from edgewright.benchmarks.tasks.questions import BOX
-from edgewright.checkpoints.loading import load_tokenizer
+from edgewright.checkpoints.tokenizer import load_tokenizer
 from edgewright.errors import EdgewrightError, UsageError
 
 KEY = "very-secret-key-0123"

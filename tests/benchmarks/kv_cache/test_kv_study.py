@@ -22,7 +22,7 @@ from edgewright.benchmarks.kv_cache.rounded_cache import (
 )
 from edgewright.benchmarks.kv_cache.study import kv_study
 from edgewright.benchmarks.tasks.backends import TorchBackend
-from edgewright.checkpoints.files import read_architecture
+from edgewright.checkpoints.config import read_architecture
 from edgewright.console import progress
 from edgewright.errors import UsageError
 from edgewright.generation.decoding import Decoding

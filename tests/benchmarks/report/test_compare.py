@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from edgewright.benchmarks.measurement_files import problem_samples
 from edgewright.benchmarks.report.compare import compare_runs
 from edgewright.benchmarks.report.model_card import write_card
-from edgewright.checkpoints.files import content_hash
+from edgewright.checkpoints.hashing import content_hash
 from edgewright.errors import UsageError
 from edgewright.pipeline.registry import STEPS
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from edgewright.benchmarks.tasks.backends import TorchBackend, open_backend
 from edgewright.benchmarks.tasks.generation import by_length, generate_texts, stops_at
-from edgewright.checkpoints.loading import load_tokenizer
+from edgewright.checkpoints.tokenizer import load_tokenizer
 from edgewright.export.onnx.export import export_onnx
 
 PROMPTS = [

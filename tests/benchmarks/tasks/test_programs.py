@@ -18,7 +18,7 @@ from edgewright.benchmarks.tasks.programs import (
     solve_exercises,
 )
 from edgewright.benchmarks.tasks.writers import LocalWriter
-from edgewright.checkpoints.loading import load_tokenizer
+from edgewright.checkpoints.tokenizer import load_tokenizer
 from edgewright.errors import UsageError
 
 REASONER = Path(__file__).parents[3] / "demo" / "model"

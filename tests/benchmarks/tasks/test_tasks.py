@@ -25,7 +25,7 @@ from edgewright.benchmarks.tasks.questions import (
 from edgewright.benchmarks.tasks.sandbox import NOT_CONFINED, protections, run_program
 from edgewright.benchmarks.tasks.task import Task
 from edgewright.benchmarks.tasks.writers import LocalWriter
-from edgewright.checkpoints.loading import load_tokenizer
+from edgewright.checkpoints.tokenizer import load_tokenizer
 from edgewright.errors import UsageError
 
 REASONER = Path(__file__).parents[3] / "demo" / "model"

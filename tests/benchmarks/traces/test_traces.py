@@ -24,7 +24,7 @@ from edgewright.benchmarks.traces.sampling import Sampler
 from edgewright.benchmarks.traces.teacher_questions import read_questions
 from edgewright.benchmarks.traces.votes import REASONS, Chain, majority, select_chains
 from edgewright.checkpoints.config import model_path, resolve
-from edgewright.checkpoints.loading import load_tokenizer
+from edgewright.checkpoints.tokenizer import load_tokenizer
 from edgewright.data.draws import uniforms
 from edgewright.data.reasoning import held_out_questions, training_problems
 from edgewright.data.sources import Source, training_rows

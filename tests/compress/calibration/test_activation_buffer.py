@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgewright.checkpoints.files import content_hash
+from edgewright.checkpoints.hashing import content_hash
 from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.errors import EdgewrightError

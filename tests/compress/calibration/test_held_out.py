@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from edgewright.checkpoints.loading import load_model, load_tokenizer
+from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tokenizer import load_tokenizer
 from edgewright.compress.calibration.held_out import HeldOut, hold_out_rows, mean_loss
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill

@@ -14,7 +14,8 @@ from interruptions import before_step, interrupt
 from pydantic import ValidationError
 from torch import Tensor
 
-from edgewright.checkpoints.files import content_hash, read_architecture
+from edgewright.checkpoints.config import read_architecture
+from edgewright.checkpoints.hashing import content_hash
 from edgewright.checkpoints.loading import load_model
 from edgewright.compress.distill import attention as attention_module
 from edgewright.compress.distill.attention import (

@@ -10,7 +10,7 @@ import pytest
 import torch
 from file_damage import DAMAGES, flip, flips
 
-from edgewright.checkpoints.files import content_hash
+from edgewright.checkpoints.hashing import content_hash
 from edgewright.checkpoints.loading import load_model
 from edgewright.compress.distill.options import TeacherCacheOptions
 from edgewright.compress.distill.processes import Processes

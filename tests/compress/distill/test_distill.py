@@ -13,8 +13,9 @@ import torch
 from by_hand import logit_kl
 from torch import Tensor, nn
 
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import read_config
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.distill.checks import SharedVocabulary, shared_vocabulary
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.prepared_objective import batches

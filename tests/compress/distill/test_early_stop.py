@@ -14,8 +14,9 @@ from interruptions import before_step, interrupt
 from pydantic import ValidationError
 from torch import nn
 
-from edgewright.checkpoints.files import content_hash, read_state
+from edgewright.checkpoints.hashing import content_hash
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.distill.early_stop import EarlyStopOptions, EarlyStopping
 from edgewright.compress.distill.objectives import LabelLearning
 from edgewright.compress.distill.options import DistillOptions, Stage

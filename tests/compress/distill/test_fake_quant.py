@@ -9,7 +9,7 @@ import torch
 from qat_runs import MakeModel, small
 from torch import Tensor
 
-from edgewright.checkpoints.files import read_architecture
+from edgewright.checkpoints.config import read_architecture
 from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.loading import load_model
 from edgewright.compress.distill.fake_quant import fake_quantize, grid_range, move_into_cells, pack

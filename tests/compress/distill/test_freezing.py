@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from edgewright.checkpoints.files import read_state
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
 from edgewright.errors import UsageError

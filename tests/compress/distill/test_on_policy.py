@@ -16,7 +16,7 @@ from interruptions import before_step, interrupt
 from pydantic import ValidationError
 from torch import Tensor
 
-from edgewright.checkpoints.files import content_hash
+from edgewright.checkpoints.hashing import content_hash
 from edgewright.checkpoints.loading import load_model
 from edgewright.compress.distill.losses import divergence
 from edgewright.compress.distill.on_policy import (

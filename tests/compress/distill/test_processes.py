@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from edgewright.checkpoints.files import content_hash, read_state
+from edgewright.checkpoints.hashing import content_hash
+from edgewright.checkpoints.tensors import read_state
 
 MakeModel = Callable[..., Path]
 Cli = Callable[..., tuple[int, str, str]]

@@ -11,9 +11,10 @@ from by_hand import dequantize_gptq, part_of
 from conftest import DENSE
 from qat_runs import MakeModel, options, small, watch_student
 
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import read_config
 from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.distill import stages
 from edgewright.compress.distill.fake_quant import grid_range
 from edgewright.compress.distill.options import Stage

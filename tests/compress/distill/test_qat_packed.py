@@ -12,7 +12,8 @@ import pytest
 import torch
 from qat_runs import MakeModel, options, small, watch_student
 
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import read_config
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.distill.options import Stage
 from edgewright.compress.distill.runner import distill
 from edgewright.compress.quantize.options import QuantizeOptions

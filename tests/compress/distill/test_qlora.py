@@ -14,14 +14,11 @@ from conftest import DENSE
 from interruptions import before_step, interrupt
 from torch import Tensor, nn
 
-from edgewright.checkpoints.files import (
-    content_hash,
-    read_architecture,
-    read_config,
-    read_state,
-    write_checkpoint,
-)
+from edgewright.checkpoints.config import read_architecture, read_config
+from edgewright.checkpoints.hashing import content_hash
 from edgewright.checkpoints.loading import dense_state, load_model
+from edgewright.checkpoints.tensors import read_state
+from edgewright.checkpoints.writer import write_checkpoint
 from edgewright.compress.distill.lora import LoraOptions, lora_adapters
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.packed_base import PackedBase, load_packed

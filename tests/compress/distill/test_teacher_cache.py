@@ -15,7 +15,7 @@ from torch import Tensor
 import edgewright.compress.distill.student as student_module
 import edgewright.compress.distill.teacher as teacher_module
 import edgewright.compress.distill.teacher_cache as teacher_cache
-from edgewright.checkpoints.files import content_hash
+from edgewright.checkpoints.hashing import content_hash
 from edgewright.checkpoints.loading import load_model
 from edgewright.compress.distill.losses import divergence
 from edgewright.compress.distill.objectives import LogitDistillation

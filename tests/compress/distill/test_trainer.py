@@ -13,8 +13,9 @@ import torch
 from interruptions import before_step, interrupt
 from torch import Tensor, nn
 
-from edgewright.checkpoints.files import content_hash, read_state
+from edgewright.checkpoints.hashing import content_hash
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.prepared_objective import NotFinite, PreparedObjective
 from edgewright.compress.distill.runner import distill

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from edgewright.checkpoints.files import content_hash, read_config, read_provenance, read_state
+from edgewright.checkpoints.config import read_config
+from edgewright.checkpoints.hashing import content_hash, read_provenance
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.calibration.held_out import hold_out_rows, mean_loss
 from edgewright.compress.distill.lora import LoraOptions
 from edgewright.compress.distill.options import Stage

@@ -17,7 +17,8 @@ import pytest
 import torch
 import yaml
 
-from edgewright.checkpoints.files import content_hash, read_state
+from edgewright.checkpoints.hashing import content_hash
+from edgewright.checkpoints.tensors import read_state
 from edgewright.errors import UsageError
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe_file import load_recipe

@@ -14,8 +14,9 @@ import torch
 from conftest import SENTENCES
 from torch import Tensor
 
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import read_config
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.prune.compensate import DAMPS, RegressionSums, choose_damp, refit
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.models import architecture

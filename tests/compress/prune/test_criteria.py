@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from edgewright.checkpoints.files import read_state
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.prune import criteria
 from edgewright.compress.prune.criteria import CRITERIA
 from edgewright.compress.prune.memory import prune_memory

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import read_config
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.prune.experts import ExpertUsage, balance, choose_experts
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.compress.prune.schedule import spread

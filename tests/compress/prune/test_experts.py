@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import read_config
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.compress.prune.verify import probe_of, verify_with_stock
 from edgewright.errors import EdgewrightError

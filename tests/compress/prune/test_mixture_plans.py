@@ -11,7 +11,7 @@ import pytest
 from conftest import MIXTURES
 from known_models import AGX, predicted
 
-from edgewright.checkpoints.files import read_config
+from edgewright.checkpoints.config import read_config
 from edgewright.checkpoints.loading import load_model
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.errors import Refused

@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from edgewright.benchmarks.report.report import render_html, render_markdown
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import read_config
 from edgewright.checkpoints.layouts import Scheme, pack_int8
 from edgewright.checkpoints.layouts.w8a8 import CompressedTensors
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill
 from edgewright.compress.prune.runner import PruneOptions, prune

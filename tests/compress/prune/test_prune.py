@@ -18,7 +18,8 @@ from prune_helpers import IDS, plain
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import read_config
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.prune.runner import PruneOptions, prune
 from edgewright.errors import Refused, UsageError
 from edgewright.models import architecture, decoder_layers

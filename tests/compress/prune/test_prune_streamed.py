@@ -15,11 +15,12 @@ from model_files import sharded
 from torch import Tensor
 
 from edgewright.checkpoints import loading, writer
-from edgewright.checkpoints.config import read_architecture
-from edgewright.checkpoints.files import content_hash, read_config, read_state
+from edgewright.checkpoints.config import read_architecture, read_config
 from edgewright.checkpoints.free_memory import free_memory
+from edgewright.checkpoints.hashing import content_hash
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import Streamed
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.prune import rebuild
 from edgewright.compress.prune.criteria import CRITERIA

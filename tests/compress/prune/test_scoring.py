@@ -13,8 +13,9 @@ from prune_helpers import IDS
 from safetensors.torch import save_file
 from torch import nn
 
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import read_config
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.prune.criteria import CRITERIA
 from edgewright.compress.prune.cut import KeptParts
 from edgewright.compress.prune.importance import Importance

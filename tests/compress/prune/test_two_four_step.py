@@ -15,8 +15,9 @@ from prune_helpers import counted
 from safetensors.torch import save_file
 from torch import Tensor
 
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import read_config
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.distill.lora import LoraOptions
 from edgewright.compress.distill.options import DistillOptions, Stage
 from edgewright.compress.distill.runner import distill

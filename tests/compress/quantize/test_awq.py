@@ -14,10 +14,11 @@ from pydantic import ValidationError
 from test_quantize import linears, logits, small
 from torch import Tensor
 
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import read_config
 from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.layouts.awq import Awq
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.quantize.awq import awq_factors, round_clipped, round_trip
 from edgewright.compress.quantize.gptq import rtn
 from edgewright.compress.quantize.input_statistics import InputStatistics, StatisticsCollector

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import DENSE
 
-from edgewright.checkpoints.files import read_config
+from edgewright.checkpoints.config import read_config
 from edgewright.checkpoints.loading import load_model
 from edgewright.compress.quantize.fold import apply_fold, channels_of, divided_norm, per_channel
 from edgewright.models import Fold, architecture, decoder_layers, weight_of

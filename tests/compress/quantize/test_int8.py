@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from test_quantize import linears, logits, small
 from torch import nn
 
-from edgewright.checkpoints.config import packing
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import packing, read_config
 from edgewright.checkpoints.layouts import Int8Inputs, Scheme, layout_of, pack_int8, round_inputs
 from edgewright.checkpoints.layouts.w8a8 import CompressedTensors, ModelOpt
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.compress.quantize.smoothquant import smooth_factors

@@ -10,7 +10,8 @@ import gguf
 import pytest
 import torch
 
-from edgewright.checkpoints.files import read_architecture, read_config, weight_bytes
+from edgewright.checkpoints.config import read_architecture, read_config
+from edgewright.checkpoints.hashing import weight_bytes
 from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.loading import load_model
 from edgewright.compress.quantize.assignment import assign_schemes, with_kv_rules

@@ -14,11 +14,12 @@ from by_hand import dequantize_gptq, part_of
 from conftest import DENSE
 from torch import Tensor
 
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import read_config
 from edgewright.checkpoints.layouts import PackedLinear, Scheme
 from edgewright.checkpoints.layouts.gptq import Gptq
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import InMemory
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.calibration.hessian import Hessian
 from edgewright.compress.quantize.gptq import gptq

@@ -16,9 +16,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from edgewright.checkpoints.files import content_hash, read_config, read_state
+from edgewright.checkpoints.config import read_config
+from edgewright.checkpoints.hashing import content_hash
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import Streamed
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.errors import Refused

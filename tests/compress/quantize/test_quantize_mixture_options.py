@@ -14,9 +14,10 @@ from conftest import MIXTURES
 from safetensors.torch import save_file
 from test_quantize_mixture import mixture_context
 
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import read_config
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import Streamed
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.rules import Rule
 from edgewright.compress.quantize.runner import quantize

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgewright.checkpoints.files import content_hash
+from edgewright.checkpoints.hashing import content_hash
 from edgewright.checkpoints.streaming import Streamed
 from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.quantize.options import QuantizeOptions

@@ -12,10 +12,12 @@ import torch
 from by_hand import dequantize_gptq, part_of
 from pydantic import ValidationError
 
-from edgewright.checkpoints.files import read_config, read_state, weight_bytes
+from edgewright.checkpoints.config import read_config
+from edgewright.checkpoints.hashing import weight_bytes
 from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.layouts.gptq import Gptq
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.quantize.assignment import assign_schemes, extra_bytes, table_bytes
 from edgewright.compress.quantize.gptq import rtn
 from edgewright.compress.quantize.options import QuantizeOptions

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from edgewright.checkpoints.files import read_config, read_state
+from edgewright.checkpoints.config import read_config
 from edgewright.checkpoints.layouts import Scheme
 from edgewright.checkpoints.layouts.gptq import Gptq
 from edgewright.checkpoints.loading import load_model
 from edgewright.checkpoints.streaming import Streamed
+from edgewright.checkpoints.tensors import read_state
 from edgewright.compress.calibration.activation_buffer import ActivationBuffer
 from edgewright.compress.calibration.hessian import Hessian, output_error
 from edgewright.compress.quantize.assignment import assign_schemes, extra_bytes

@@ -20,10 +20,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from edgewright.checkpoints.files import config_for_everyone
 from edgewright.checkpoints.layouts import PackedLinear, Scheme
 from edgewright.checkpoints.layouts.gptq import Gptq
 from edgewright.checkpoints.loading import load_model
+from edgewright.checkpoints.writer import config_for_everyone
 from edgewright.models import architecture
 
 SIZES: dict[str, Any] = {

@@ -191,7 +191,7 @@ def test_a_windowed_cache_stays_small_and_forgets_what_the_mask_of_a_prompt_hide
 
 
 def _windows(source: Path) -> list[int]:
-    from edgewright.checkpoints.files import read_architecture
+    from edgewright.checkpoints.config import read_architecture
 
     return [layer.attention.window for layer in read_architecture(source).layers]
 

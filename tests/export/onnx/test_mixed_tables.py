@@ -14,7 +14,7 @@ import torch
 from onnx_models import gptq_model, one_thread, random_model, torch_logits
 from safetensors.torch import load_file, save_file
 
-from edgewright.checkpoints.files import read_architecture
+from edgewright.checkpoints.config import read_architecture
 from edgewright.export.onnx.cut import Cut
 from edgewright.export.onnx.export import export_onnx
 from edgewright.export.onnx.packed_tables import pack_table

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from wrapped_models import WRAPPED, load_stock, make_wrapped, text_logits
 
-from edgewright.checkpoints.files import read_state, tensor_specs
+from edgewright.checkpoints.tensors import read_state, tensor_specs
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.compress.quantize.runner import quantize
 from edgewright.export.onnx.export import export_onnx

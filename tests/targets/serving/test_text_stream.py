@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewright.checkpoints.config import BUILTIN_MODEL, model_path
-from edgewright.checkpoints.loading import load_tokenizer
+from edgewright.checkpoints.tokenizer import load_tokenizer
 from edgewright.targets.serving.text import CONTEXT, LONGEST, TextStream
 
 INCOMPLETE = "\ufffd"

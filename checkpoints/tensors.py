@@ -1,7 +1,4 @@
-"""The one reader of a checkpoint's tensors; `inventory` decides which tensors these are.
-
-All functions that read or write a model directory can be imported from here.
-"""
+"""The one reader of a checkpoint's tensors; `inventory` decides which tensors these are."""
 
 from __future__ import annotations
 
@@ -14,60 +11,21 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .atomic_files import write_json, write_text
-from .config import dtype_name, read_architecture, read_config, resolve, written_config
-from .hashing import (
-    CARD,
-    PROVENANCE,
-    content_hash,
-    file_hash,
-    read_provenance,
-    weight_bytes,
-    write_provenance,
-)
-from .inventory import StoredTensor, inventory, opened, weight_files
-from .own_files import check_output
+from .config import dtype_name, written_config
+from .inventory import StoredTensor, inventory, opened
 from .safetensors_writer import DTYPES
-from .writer import (
-    atomic_directory,
-    config_for_everyone,
-    copy_tokenizer,
-    scratch_directory,
-    sync,
-    write_checkpoint,
-)
 
 __all__ = [
-    "CARD",
-    "PROVENANCE",
     "all_finite",
-    "atomic_directory",
     "check_finite",
-    "check_output",
-    "config_for_everyone",
-    "content_hash",
-    "copy_tokenizer",
-    "file_hash",
     "finite",
-    "read_architecture",
-    "read_config",
-    "read_provenance",
     "read_state",
     "read_stored",
-    "resolve",
     "rows_of",
-    "scratch_directory",
     "stored_dtype",
     "stored_tensors",
-    "sync",
     "tensor_specs",
     "tensors_of",
-    "weight_bytes",
-    "weight_files",
-    "write_checkpoint",
-    "write_json",
-    "write_provenance",
-    "write_text",
 ]
 
 MAPPED_BYTES = 2**28
