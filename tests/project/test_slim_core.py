@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -100,3 +101,11 @@ def test_every_optional_package_has_an_extra() -> None:
 def test_an_unknown_module_is_no_missing_package() -> None:
     assert missing_package(ModuleNotFoundError("no", name="nowhere.to.be_found")) is None
     assert missing_package(ImportError("cannot import name", name="torch")) is None
+
+
+def test_the_docs_list_every_extra() -> None:
+    page = (Path(core_only.__file__).parents[1] / "docs" / "install.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \|", page, re.M)
+    assert listed == [
+        extra for extra in core_only.PROJECT["optional-dependencies"] if extra != "dev"
+    ]
