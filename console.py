@@ -45,7 +45,7 @@ UNSEEN = re.compile(
 """Control characters, changes of direction, separators of lines, and halves of characters."""
 IS_MAIN = os.environ.get("RANK", "0") == "0"
 """Whether this process prints and writes files; of several, only the one of rank 0 does."""
-console = Console(stderr=True, width=WIDTH, quiet=not IS_MAIN)
+console = Console(stderr=True, width=WIDTH, quiet=not IS_MAIN, emoji=False)
 
 
 class Bar:
@@ -121,7 +121,7 @@ def complain(error: BaseException) -> int:
     if known and error.exit_code != 1 and not IS_MAIN:  # the main process says the same
         return error.exit_code
     message = "; ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
-    output = console if IS_MAIN else Console(stderr=True, width=WIDTH)
+    output = console if IS_MAIN else Console(stderr=True, width=WIDTH, emoji=False)
     who = "" if IS_MAIN else f"process {os.environ['RANK']}: "
     what = printable(message if known else f"{type(error).__name__}: {message}")
     output.print(f"[bold red]error:[/] {who}{escape(what)}", highlight=False, soft_wrap=True)

@@ -72,13 +72,7 @@ def bench(
     """
     if is_url(str(path)):
         check_server_options(options, inputs, execution)
-        if options.tasks:
-            from ..benchmarks.endpoint.measure import bench_url  # late: it imports torch
-
-            return Outcome(bench_url(str(path), options, load, inputs.save), "server")
-        from ..benchmarks.endpoint.latency import bench_server
-
-        return Outcome(bench_server(str(path), load, inputs.save), "server")
+        return Outcome(_server(str(path), options, load, inputs.save), "server")
     refuse_load(load)
     from ..benchmarks.measure import bench_path
 
@@ -92,6 +86,19 @@ def bench(
         memory_check=execution.memory_check,
     )
     return Outcome(found, "bench")
+
+
+def _server(
+    url: str, options: EvaluateOptions, load: LoadOptions, save: Path | None
+) -> dict[str, Any]:
+    """The measurement of a server."""
+    if options.tasks:
+        from ..benchmarks.endpoint.measure import bench_url  # late: it imports torch
+
+        return bench_url(url, options, load, save)
+    from ..benchmarks.endpoint.latency import bench_server
+
+    return bench_server(url, load, save)
 
 
 @verb("gate")

@@ -92,8 +92,8 @@ def _print(value: Any, as_json: bool, view: str) -> None:
     if as_json or view == JSON_ONLY:
         print(json.dumps(value, indent=2))
         return
-    output = Console(soft_wrap=False, width=None)
+    output = Console(soft_wrap=False, width=None, emoji=False)
     if not output.is_terminal:
-        output = Console(width=WIDTH)
+        output = Console(width=WIDTH, emoji=False)
     for item in VIEWS[view](value):
         output.print(item, highlight=False)

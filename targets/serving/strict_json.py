@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 __all__ = ["MAX_NAMES", "parse"]
 
-MAX_NAMES = 64
-"""The most names in one object; a request has about ten."""
+MAX_NAMES = 512
+"""The most names in one object; a request has about ten, and its `logit_bias` up to 300."""
 
 
 def parse(data: bytes) -> Any:

@@ -127,7 +127,7 @@ def test_a_server_that_is_not_there_is_one_message(cli) -> None:
     [
         ((), "add --latency"),
         (("--tasks", "reasoning", "--windows", 3), "--windows: not for the URL of a server"),
-        (("--tasks", "nonsense:x"), "nonsense:x: no such task"),
+        (("--tasks", "nonsense:a"), "nonsense:a: no such task"),
         (("--latency", "--limit", "5"), "--limit: not for the URL of a server"),
         (("--latency", "--perplexity", "text:x"), "--perplexity: not for the URL of a server"),
         (("--latency", "--batches", "4"), "--batches: not for the URL of a server"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from edgewright.benchmarks.endpoint.latency import bench_server
 from edgewright.benchmarks.endpoint.measure import bench_url
 from edgewright.benchmarks.endpoint.options import LoadOptions
 from edgewright.benchmarks.measure import measure
+from edgewright.benchmarks.measurement_files import answers_file
 from edgewright.benchmarks.options import EvaluateOptions
 from edgewright.checkpoints.config import BUILTIN_MODEL, model_path
 from edgewright.export.options import ExportOptions
@@ -62,14 +65,22 @@ def test_llama_cpp_is_measured_without_notes(file: Path, api: str) -> None:
     assert found["context"]["endpoint"]["ignore_eos"] is True
 
 
-def test_llama_cpp_scores_as_the_checkpoint_does(file: Path) -> None:
-    """Both use float16 or better, so few answers of a greedy model differ."""
+def test_llama_cpp_is_asked_what_the_checkpoint_is(file: Path, tmp_path: Path) -> None:
+    """Greedy answers in float16 and float32 are mostly equal.
+
+    llama.cpp leaves special tokens out, as the model's `</think>`, so that its score is another.
+    """
     options = EvaluateOptions(tasks=("reasoning",), limit=20, latency=None)
-    here = measure(Path(model_path(BUILTIN_MODEL)), options)
+    here = [one["text"] for one in measure(Path(model_path(BUILTIN_MODEL)), options).answers]
     with llama_served(environment("llama"), file, 1) as url:
-        there = bench_url(url, options, LoadOptions(), None)
-    name = "accuracy/reasoning"
-    assert there["metrics"][f"{name}/n"] == 20
-    assert abs(there["metrics"][name] - here.metrics[name]) <= 0.1
-    hash_of = "problems_hash/reasoning"
-    assert there["context"][hash_of] == here.context[hash_of]
+        found = bench_url(url, options, LoadOptions(), tmp_path / "new.json")
+    kept = answers_file(tmp_path / "new.json").read_text().splitlines()
+    there = [json.loads(line)["text"] for line in kept]
+    same = [_bare(one) == _bare(other) for one, other in zip(here, there, strict=True)]
+    assert sum(same) >= 16
+    assert found["metrics"]["accuracy/reasoning/n"] == 20
+
+
+def _bare(text: str) -> str:
+    """A text without tags, special tokens and spaces."""
+    return re.sub(r"</?think>|<\|\w+\|>|\s", "", text)
