@@ -133,8 +133,10 @@ class EngineDecoder:
         """
         assert batch == 1, "an engine generates one sequence at a time"
         self._check_room(positions)
-        # What the mask hides must be finite too: 0 times infinity is no number.
-        self._cuda.clear(self._past, self._cache_bytes)
+        # What the mask hides must be finite too: 0 times infinity is no number. Rows that only
+        # align the next tensor are copied with the others, and may become hidden slots later.
+        for address in (self._past, self._present):
+            self._cuda.clear(address, self._cache_bytes)
         self._slots = self._empty()
         return self._slots
 

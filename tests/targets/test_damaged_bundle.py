@@ -55,7 +55,8 @@ def test_every_damage_of_a_manifest_is_one_message(damage: str, bundle: Path) ->
 def test_a_damaged_engine_is_built_again(
     name: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "probe", lambda _: {"tensorrt": "10.3", "board": "nano"})
+    report: dict[str, Any] = {"tensorrt": "10.3", "board": "nano", "packages": {}, "memory": {}}
+    monkeypatch.setattr(engine_module, "probe", lambda _: report)
     monkeypatch.setattr(
         engine_module, "_build_to", lambda partial, *_: partial.write_bytes(b"an engine")
     )

@@ -149,8 +149,9 @@ def test_a_device_without_the_module(run_there: Run, python: Path) -> None:
     assert "python3-libnvinfer" in said["hint"]
 
 
+@pytest.mark.parametrize("target", [NANO, "cpu"])
 def test_it_is_deployed_and_judged(
-    deployed: Any, artifact: Path, make_model: Any, trt_python: Path, tmp_path: Path
+    target: str, deployed: Any, artifact: Path, make_model: Any, trt_python: Path, tmp_path: Path
 ) -> None:
     jetson(tmp_path)
     record = add_trtexec(tmp_path)
@@ -158,7 +159,7 @@ def test_it_is_deployed_and_judged(
     options = ("--runtime", "tensorrt", "--python", trt_python, "--prompt", 64, "--context", 256)
     options += ("--answer-tokens", 8)
     options += ("--reference", make_model("llama", **sizes))
-    code, out, err = deployed(artifact, *options, target=NANO)
+    code, out, err = deployed(artifact, *options, target=target)
     assert code == 0, err
     entry = json.loads(out)
     metrics = entry["metrics"]
