@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.config import model_path, resolve
-from ..checkpoints.files import content_hash, read_architecture, weight_bytes
+from ..checkpoints.files import content_hash, read_architecture, read_provenance, weight_bytes
 from ..checkpoints.loading import load_tokenizer, pick_device
 from ..console import console
 from ..data.packing import Encoded
@@ -16,10 +16,10 @@ from ..data.rows import RowReport
 from ..data.shortfall import shortfall
 from ..data.sources import Source, rows_hash, scoring_rows
 from ..errors import UsageError
+from ..models.kv_cache import element_bytes
 from ..steps.memory_check import require_memory
 from .bootstrap import share_error
 from .inputs import parse_inputs
-from .kv_cache.rounded_cache import KvScheme, cache_bytes
 from .latency.latency import time_against, time_alone
 from .measurement_files import (
     answers_file,
@@ -38,6 +38,8 @@ from .tasks.task import Task, TaskResult, TaskSettings, run_task
 from .unconfined import unconfined_tasks
 
 __all__ = ["Measurement", "Reference", "add_task", "bench_path", "measure"]
+
+FP16_BYTES = 2
 
 
 @dataclass
@@ -243,9 +245,12 @@ def _parameters(path: Path) -> int:
 
 
 def _cache_sizes(path: Path, options: LatencyOptions) -> dict[str, float]:
-    architecture = read_architecture(path)
+    """Bytes of the KV cache in fp16, or in 8 bits if an artifact has it so."""
+    model = read_architecture(path)
+    made = read_provenance(path) if is_artifact(path) else {}
+    element = element_bytes(made.get("kv_cache", "float"), FP16_BYTES)
     return {
-        f"kv_cache_bytes/{context}": cache_bytes(architecture, KvScheme(), context)
+        f"kv_cache_bytes/{context}": model.state_bytes(context, element_bytes=element)
         for context in options.contexts
     }
 

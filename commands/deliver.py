@@ -175,6 +175,7 @@ def check(
         options.context,
         options.batch,
         options.jetpack,
+        options.kv_cache,
     )
 
     def judge() -> None:

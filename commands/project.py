@@ -97,11 +97,16 @@ def plan(
         from ..pipeline.recipe_file import load_recipe
 
         extra = [f"target={target}"] if target else []
+        if inputs.kv_cache:
+            raise UsageError(
+                "--kv-cache plans the export of a model, and a recipe has its own export step",
+                "add --set steps.STEP.kv_cache=int8, with the name of the export step",
+            )
         recipe = load_recipe(Path(what), [*inputs.settings, *extra])
         target = recipe.target
         rows = plan_recipe(recipe, context, batch)
     else:
-        rows = plan_model(what, target, context, batch)
+        rows = plan_model(what, target, context, batch, inputs.kv_cache or "float")
     advice = [] if target else [NO_TARGET]
     if inputs.draft:
         advice += _with_draft(rows, what, target, inputs)

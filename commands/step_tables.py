@@ -41,6 +41,7 @@ PLAN_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "tok/s": lambda row: cell(row.get("decode_tok_s"), ",.0f"),
     "band": lambda row: "-" if row.get("band") is None else f"×÷{1 + row['band']:.2f}",
     "longest context": lambda row: cell(row.get("longest_context"), ",.0f"),
+    "with int8 cache": lambda row: cell(row.get("longest_context_int8"), ",.0f"),
     "tok/J by mode": _joules,
 }
 """The columns of a plan, and how each is read from a row. Columns without a value are left out."""

@@ -12,6 +12,7 @@ from ..checkpoints.config import model_path, packing, read_architecture, resolve
 from ..checkpoints.files import content_hash, read_provenance
 from ..errors import UsageError
 from ..models import FORMATS
+from ..models.kv_cache import KvCache
 from ..targets import ArtifactSpec, Workload, check, load_target
 from ..targets.address import Address
 from ..targets.bundle import make_bundle, write_bundle
@@ -41,6 +42,7 @@ def verdict(
     context: int,
     batch: int,
     jetpack: str | None,
+    kv_cache: KvCache | None = None,
 ) -> dict[str, Any]:
     """What a device cannot do with a model, and for `edge-llm` the commands to type.
 
@@ -53,11 +55,20 @@ def verdict(
         context: tokens in the KV cache.
         batch: sequences at a time.
         jetpack: JetPack release of the device, if known.
+        kv_cache: how keys and values are cached; default: as the artifact does.
     """
     path = resolve(model_path(model))
     device = load_target(target)
-    spec, at, group_size = _stored(path, format, precision)
-    workload = Workload(at, context, min(context, 2048), batch, group_size)
+    spec, stored = _stored(path, format, precision)
+    at = stored.precision
+    workload = replace(
+        stored,
+        context=context,
+        prompt=min(context, 2048),
+        batch=batch,
+        kv_cache=kv_cache or stored.kv_cache,
+        whole_cache=FORMATS[spec.format].is_graph,
+    )
     found = check(device, read_architecture(path), workload, spec, jetpack)
     graph = path / "model.onnx"
     if graph.is_file() and "tensorrt" in FORMATS[spec.format].runtimes:
@@ -78,8 +89,8 @@ def verdict(
     return result | {"violations": [vars(violation) for violation in found]}
 
 
-def _stored(path: Path, format: str, precision: str | None) -> tuple[ArtifactSpec, str, int]:
-    """How a checkpoint or an artifact is stored: export, precision and group size for `check`."""
+def _stored(path: Path, format: str, precision: str | None) -> tuple[ArtifactSpec, Workload]:
+    """How a checkpoint or an artifact is exported and stored, for `check`."""
     bits, group_size, sym = packing(read_architecture(path).config) or (0, 128, True)
     made = read_provenance(path) if (path / "model.onnx").is_file() else {}
     packed = PACKED.get(bits, "fp16")
@@ -90,7 +101,7 @@ def _stored(path: Path, format: str, precision: str | None) -> tuple[ArtifactSpe
         opset=made.get("opset"),
         last_logits=made.get("cut", {}).get("last_logits", False),
     )
-    return spec, at, group_size
+    return spec, Workload(at, group_size=group_size, kv_cache=made.get("kv_cache", "float"))
 
 
 def _graph_violations(

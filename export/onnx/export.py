@@ -30,10 +30,9 @@ from ...errors import Refused, UsageError
 from ...models import FORMATS, Architecture, architecture, require_expressible
 from . import parity
 from .cut import Cut
-from .genai import write_genai_config
+from .genai import GENAI_CONFIG, write_genai_config
 from .graph import MODEL, GraphInfo, write_graph
 from .on_cpu import write_for_cpu
-from .opset import opset_of
 from .precision import Precision, precision_of
 from .reference import REFERENCES, choose_reference
 from .rotary import rotary_tables
@@ -81,7 +80,7 @@ def export_onnx(
     cut: Cut | None = None,
     packs_head: bool = False,
     extra_check: Callable[[Path], Mapping[str, float | str]] | None = None,
-    finish: Callable[[Path], Mapping[str, float]] | None = None,
+    round_cache: Callable[[Path, Architecture], Mapping[str, float]] | None = None,
 ) -> ExportResult:
     """Write an ONNX artifact and compare it with its checkpoint. If they differ, nothing is kept.
 
@@ -93,8 +92,9 @@ def export_onnx(
         format: recorded in the artifact; `ort` uses ONNX Runtime's own operators.
         cut: what the graph leaves out; nothing by default.
         packs_head: round an embedding and a head in floating point; format `ort` only.
-        extra_check: called before the comparison with torch; its result is recorded.
-        finish: a last change of the artifact, after the comparison. Returns metrics to record.
+        extra_check: called at the end; its result is recorded.
+        round_cache: changes the artifact, after the comparison, to a KV cache in 8 bits. Returns
+            metrics to record.
 
     Raises:
         UsageError: the precision is unknown or does not fit the checkpoint, or that is damaged.
@@ -103,6 +103,8 @@ def export_onnx(
     """
     started = time.perf_counter()
     export = _checked_export(checkpoint, precision, format, cut or Cut(), packs_head)
+    if round_cache:
+        export = export.with_rounded_cache()
     with atomic_directory(out) as folder:
         info = _write_model(export, folder)
         written = time.perf_counter() - started
@@ -110,13 +112,16 @@ def export_onnx(
         _write_companions(export, folder)
         provenance = _provenance(export, info)
         write_provenance(folder, provenance)
-        checked = dict(extra_check(folder)) if extra_check else {}
         way = choose_reference(checkpoint)
         report = f"{precision}: graph written in {written:.1f} s, comparing with {REFERENCES[way]}"
         console.print(report, highlight=False)
         metrics = parity.check(folder, checkpoint, rows or _random_rows(export.model), way=way)
-        metrics |= finish(folder) if finish else {}
+        if round_cache:
+            metrics |= round_cache(folder, export.model)
+            (folder / GENAI_CONFIG).unlink(missing_ok=True)
+        checked = dict(extra_check(folder)) if extra_check else {}
         provenance |= {"parity": metrics, "reference": way}
+        provenance["kv_cache"] = "int8" if round_cache else "float"
         write_provenance(folder, provenance | ({"checked": checked} if checked else {}))
     seconds = {"graph": written, "total": time.perf_counter() - started}
     found = REFERENCES[way], _sizes(out), export.precision.packs_tables
@@ -153,6 +158,10 @@ class _Export:
     def fused(self) -> bool:
         """Whether the graph is in ONNX Runtime's own operators."""
         return self.format == "ort"
+
+    def with_rounded_cache(self) -> _Export:
+        """The same, with the operators of a KV cache in 8 bits in a graph of standard ones."""
+        return replace(self, precision=replace(self.precision, rounds_cache=not self.fused))
 
 
 def _checked_export(
@@ -214,7 +223,7 @@ def _provenance(export: _Export, info: GraphInfo) -> dict[str, Any]:
         "kind": "artifact",
         "format": export.format,
         "precision": precision.name,
-        "opset": opset_of(precision.name),
+        "opset": precision.opset,
         "source": {"name": checkpoint.name, "content_hash": content_hash(checkpoint)},
         "inputs": info.inputs,
         "outputs": info.outputs,
