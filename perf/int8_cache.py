@@ -3,9 +3,9 @@
     python -m edgewright.perf.int8_cache FLOAT INT8 --text wiki.txt
 
 FLOAT and INT8 are exports of one checkpoint (`--format ort`), without and with `--kv-cache int8`.
-The output: the KL from FLOAT over texts that go through the cache 32 tokens at a time; the memory
-that a full cache adds to the process, each in a process of its own; and the time of one more token,
-measured in turns.
+The output: the KL from FLOAT over texts that go through the cache 32 tokens at a time; the bytes of
+the tensors that hold a full cache, and the memory that they add to a process of their own; and the
+time of one more token, measured in turns.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def main() -> None:
             f"text {number}: KL {losses.mean():.5f}, last quarter "
             f"{losses[-len(losses) // 4 :].mean():.5f}, {len(losses)} positions"
         )
-    for path, decoder in zip((args.exact, args.rounded), decoders, strict=True):
-        grown = _in_process(path, rows[0])
+    sizes = [_in_process(path, rows[0]) for path in (args.exact, args.rounded)]
+    for path, (held, grown) in zip((args.exact, args.rounded), sizes, strict=True):
         print(
-            f"{path}: {decoder.position_bytes:,} bytes a token, {args.tokens} tokens: "
-            f"{decoder.position_bytes * args.tokens / 1e6:.1f} MB; "
-            f"the process grew by {grown / 1e6:.1f} MB"
+            f"{path}: tensors of {held:,} bytes hold {args.tokens} tokens; the process grew by "
+            f"{grown:,}"
         )
+    print(f"bytes of the process: ratio {sizes[1][1] / sizes[0][1]:.3f}")
     times = _times(decoders, rows[0], args.rounds)
     exact, rounded = (statistics.median(one) * 1e3 for one in times)
     ratios = sorted(b / a for a, b in zip(*times, strict=True))
@@ -80,13 +80,13 @@ def _losses(decoders: list[OnnxDecoder], row: list[int]) -> Iterator[np.ndarray]
         yield (np.exp(p) * (p - q)).sum(-1)
 
 
-def _in_process(path: Path, row: list[int]) -> int:
-    """Bytes that the cache of a text adds to a process of its own."""
+def _in_process(path: Path, row: list[int]) -> tuple[int, int]:
+    """Bytes of the tensors of a text's cache, and bytes that they add to a process of their own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_growth, (path, row))
 
 
-def _growth(path: Path, row: list[int]) -> int:
+def _growth(path: Path, row: list[int]) -> tuple[int, int]:
     decoder = OnnxDecoder(path, 1)
     few = decoder.open_cache(1, CHUNK)
     for _ in range(3):  # what the first passes allocate for themselves
@@ -94,9 +94,11 @@ def _growth(path: Path, row: list[int]) -> int:
         list(_fill(decoder, row[:CHUNK], few))
     before = anonymous_and_all(multiprocessing.current_process().pid or 0)[0]
     cache = decoder.open_cache(1, len(row))
-    for value in cache.past:
-        value.numpy()[:] = 1  # so that its pages are there
-    return anonymous_and_all(multiprocessing.current_process().pid or 0)[0] - before
+    states = [value.numpy() for value in cache.past]
+    for one in states:
+        one[:] = 1  # so that its pages are there
+    after = anonymous_and_all(multiprocessing.current_process().pid or 0)[0]
+    return sum(one.nbytes for one in states), after - before
 
 
 def _times(decoders: list[OnnxDecoder], row: list[int], rounds: int) -> list[list[float]]:

@@ -1,8 +1,8 @@
 """A KV cache in 8 bits in standard operators, which TensorRT reads too.
 
 QuantizeLinear rounds new keys and values, which are then joined to the cached integers. Attention
-reads the result of DequantizeLinear. TensorRT documents a scale for each channel for weights, and
-one scale for the whole tensor for all else. So both nodes have the scale 1, and the scales of the
+reads the result of DequantizeLinear. TensorRT's rule for INT8 is a scale for each channel of
+weights, and one scale for any other tensor. So both nodes have the scale 1, and the scales of the
 channels are outside: new keys and values are divided by them, and queries and the output of
 attention, which are small, are multiplied by them. The product with the cache needs its integers
 only.

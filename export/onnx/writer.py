@@ -58,6 +58,9 @@ def step_result(result: ExportResult, *notes: str) -> StepResult:
         f"decode steps, KL {parity['parity/kl']:.1e}"
     )
     if KV_CACHE_KL in parity:
-        notes = (*notes, f"keys and values in 8 bits: KL {parity[KV_CACHE_KL]:.1e}")
+        notes = (
+            *notes,
+            f"keys and values in 8 bits: KL {parity[KV_CACHE_KL]:.1e}; not for onnxruntime-genai",
+        )
     details = {"checked": result.checked} if result.checked else {}
     return StepResult([note, *notes], {"parity": parity, **details})

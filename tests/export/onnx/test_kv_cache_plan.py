@@ -1,4 +1,4 @@
-"""What a plan says of a KV cache, and what the artifact then has: type, bytes, scales and centers."""
+"""What a plan says of a KV cache, and what the artifact has: type, bytes, scales and centers."""
 
 from __future__ import annotations
 
