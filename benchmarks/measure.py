@@ -39,8 +39,6 @@ from .unconfined import unconfined_tasks
 
 __all__ = ["Measurement", "Reference", "add_task", "bench_path", "measure"]
 
-FP16_BYTES = 2
-
 
 @dataclass
 class Measurement:
@@ -140,7 +138,7 @@ def measure(
     if not tasks:
         result.context["dtype"] = backend.dtype
     result.metrics["size_bytes"] = weight_bytes(path)
-    result.metrics["parameters"] = _parameters(path)
+    result.metrics["parameters"] = read_architecture(path).parameters
     del backend
     if options.latency:
         _add_latency(result, path, options.latency)
@@ -240,15 +238,11 @@ def _add_answers(result: Measurement, task: str, answers: Sequence[Answer], limi
     result.context[f"problems_hash/{task}"] = problems_hash(problems)
 
 
-def _parameters(path: Path) -> int:
-    return read_architecture(path).parameters
-
-
 def _cache_sizes(path: Path, options: LatencyOptions) -> dict[str, float]:
     """Bytes of the KV cache in fp16, or in 8 bits if an artifact has it so."""
     model = read_architecture(path)
     made = read_provenance(path) if is_artifact(path) else {}
-    element = element_bytes(made.get("kv_cache", "float"), FP16_BYTES)
+    element = element_bytes(made.get("kv_cache", "float"), 2)
     return {
         f"kv_cache_bytes/{context}": model.state_bytes(context, element_bytes=element)
         for context in options.contexts

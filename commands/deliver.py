@@ -167,16 +167,7 @@ def check(
     from ..pipeline.deployment import verdict
 
     target = str(device.target)
-    found = verdict(
-        model,
-        target,
-        wanted.format,
-        options.precision,
-        options.context,
-        options.batch,
-        options.jetpack,
-        options.kv_cache,
-    )
+    found = verdict(model, target, wanted.format, options)
 
     def judge() -> None:
         if any(violation["severity"] == "refuse" for violation in found["violations"]):

@@ -12,7 +12,6 @@ from ..checkpoints.config import model_path, packing, read_architecture, resolve
 from ..checkpoints.files import content_hash, read_provenance
 from ..errors import UsageError
 from ..models import FORMATS
-from ..models.kv_cache import KvCache
 from ..targets import ArtifactSpec, Workload, check, load_target
 from ..targets.address import Address
 from ..targets.bundle import make_bundle, write_bundle
@@ -20,7 +19,7 @@ from ..targets.deploy import deploy
 from ..targets.deploy_job import Deployment, conditions
 from ..targets.edge_llm import check_checkpoint, commands
 from ..targets.graph_rules import graph_violations, parser_violations
-from ..targets.options import AcceptanceOptions, BundleOptions, DeployOptions
+from ..targets.options import AcceptanceOptions, BundleOptions, CheckOptions, DeployOptions
 from ..targets.platform_profile import JetPack
 from ..targets.violation import Violation
 from .acceptance import Yardstick, acceptance_of, runtime_of
@@ -34,16 +33,7 @@ PACKED = {2: "int2", 3: "int3", 4: "int4", 8: "int8"}
 """Precision by the bits of a packed weight."""
 
 
-def verdict(
-    model: str,
-    target: str,
-    format: str,
-    precision: str | None,
-    context: int,
-    batch: int,
-    jetpack: str | None,
-    kv_cache: KvCache | None = None,
-) -> dict[str, Any]:
+def verdict(model: str, target: str, format: str, options: CheckOptions) -> dict[str, Any]:
     """What a device cannot do with a model, and for `edge-llm` the commands to type.
 
     Args:
@@ -51,28 +41,25 @@ def verdict(
             an artifact the nodes of its graph.
         target: name or profile of the device.
         format: one of the formats of `export`.
-        precision: of the linear layers; default: that of the checkpoint.
-        context: tokens in the KV cache.
-        batch: sequences at a time.
-        jetpack: JetPack release of the device, if known.
-        kv_cache: how keys and values are cached; default: as the artifact does.
+        options: how the device is to use it.
     """
+    context = options.context
     path = resolve(model_path(model))
     device = load_target(target)
-    spec, stored = _stored(path, format, precision)
+    spec, stored = _stored(path, format, options.precision)
     at = stored.precision
     workload = replace(
         stored,
         context=context,
         prompt=min(context, 2048),
-        batch=batch,
-        kv_cache=kv_cache or stored.kv_cache,
+        batch=options.batch,
+        kv_cache=options.kv_cache or stored.kv_cache,
         whole_cache=FORMATS[spec.format].is_graph,
     )
-    found = check(device, read_architecture(path), workload, spec, jetpack)
+    found = check(device, read_architecture(path), workload, spec, options.jetpack)
     graph = path / "model.onnx"
     if graph.is_file() and "tensorrt" in FORMATS[spec.format].runtimes:
-        releases = device.releases(jetpack)
+        releases = device.releases(options.jetpack)
         found = [*found, *_graph_violations(graph, releases, spec.format, at)]
     result: dict[str, Any] = {
         "model": model,

@@ -30,7 +30,7 @@ from ...errors import Refused, UsageError
 from ...models import FORMATS, Architecture, architecture, require_expressible
 from . import parity
 from .cut import Cut
-from .genai import GENAI_CONFIG, write_genai_config
+from .genai import write_genai_config
 from .graph import MODEL, GraphInfo, write_graph
 from .on_cpu import write_for_cpu
 from .precision import Precision, precision_of
@@ -93,8 +93,7 @@ def export_onnx(
         cut: what the graph leaves out; nothing by default.
         packs_head: round an embedding and a head in floating point; format `ort` only.
         extra_check: called at the end; its result is recorded.
-        round_cache: changes the artifact, after the comparison, to a KV cache in 8 bits. Returns
-            metrics to record.
+        round_cache: rounds the KV cache to 8 bits, after the comparison; its result is recorded.
 
     Raises:
         UsageError: the precision is unknown or does not fit the checkpoint, or that is damaged.
@@ -102,26 +101,21 @@ def export_onnx(
         ParityFailed: the artifact does not compute the same as the checkpoint.
     """
     started = time.perf_counter()
-    export = _checked_export(checkpoint, precision, format, cut or Cut(), packs_head)
-    if round_cache:
-        export = export.with_rounded_cache()
+    export = _checked_export(checkpoint, precision, format, cut, packs_head, bool(round_cache))
     with atomic_directory(out) as folder:
         info = _write_model(export, folder)
         written = time.perf_counter() - started
         _check_model(export, folder)
         _write_companions(export, folder)
-        provenance = _provenance(export, info)
+        provenance = _provenance(export, info) | {"kv_cache": "int8" if round_cache else "float"}
         write_provenance(folder, provenance)
         way = choose_reference(checkpoint)
         report = f"{precision}: graph written in {written:.1f} s, comparing with {REFERENCES[way]}"
         console.print(report, highlight=False)
         metrics = parity.check(folder, checkpoint, rows or _random_rows(export.model), way=way)
-        if round_cache:
-            metrics |= round_cache(folder, export.model)
-            (folder / GENAI_CONFIG).unlink(missing_ok=True)
+        metrics |= round_cache(folder, export.model) if round_cache else {}
         checked = dict(extra_check(folder)) if extra_check else {}
         provenance |= {"parity": metrics, "reference": way}
-        provenance["kv_cache"] = "int8" if round_cache else "float"
         write_provenance(folder, provenance | ({"checked": checked} if checked else {}))
     seconds = {"graph": written, "total": time.perf_counter() - started}
     found = REFERENCES[way], _sizes(out), export.precision.packs_tables
@@ -159,13 +153,14 @@ class _Export:
         """Whether the graph is in ONNX Runtime's own operators."""
         return self.format == "ort"
 
-    def with_rounded_cache(self) -> _Export:
-        """The same, with the operators of a KV cache in 8 bits in a graph of standard ones."""
-        return replace(self, precision=replace(self.precision, rounds_cache=not self.fused))
-
 
 def _checked_export(
-    checkpoint: Path, precision: str, format: str, cut: Cut, packs_head: bool
+    checkpoint: Path,
+    precision: str,
+    format: str,
+    cut: Cut | None,
+    packs_head: bool,
+    int8_cache: bool,
 ) -> _Export:
     """Read the checkpoint's configuration, and refuse what the graph cannot express."""
     source = read_architecture(checkpoint)
@@ -173,12 +168,13 @@ def _checked_export(
     kind = replace(
         precision_of(precision, source.vocab_size if packs else 0),
         zero_points=FORMATS[format].zero_points,
+        rounds_cache=int8_cache and format != "ort",
     )
     _check_source(checkpoint, source.config, kind)
     settings = load_settings(checkpoint)
     model = architecture(settings.to_dict(), f"{checkpoint}/config.json")
     require_expressible(model, "ort" if format == "ort" else "onnx", str(checkpoint))
-    return _Export(checkpoint, source, settings, model, kind, format, cut)
+    return _Export(checkpoint, source, settings, model, kind, format, cut or Cut())
 
 
 def _has_float_tables(checkpoint: Path, source: Architecture) -> bool:

@@ -14,6 +14,7 @@ from ...steps.context import StepContext
 from ..options import ExportOptions
 from .cache_ranges import ChannelRange, channel_ranges, rounding_loss
 from .fused_cache import round_fused_cache
+from .genai import GENAI_CONFIG
 from .graph import MODEL
 from .runtime import OnnxDecoder
 from .standard_cache import round_standard_cache
@@ -46,6 +47,7 @@ def cache_rounding(
         }
         exact = OnnxDecoder(folder)
         round_cache(folder, channel_ranges(exact, rows, fixed))
+        (folder / GENAI_CONFIG).unlink(missing_ok=True)
         return {KV_CACHE_KL: rounding_loss(exact, OnnxDecoder(folder), held_out)}
 
     return finish
