@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoints.loading import load_tokenizer
+from ..checkpoints.memory import return_freed_memory
 from ..export.onnx.parity import log_softmax
 from ..export.onnx.runtime import Cache, OnnxDecoder
 from .verb_memory import anonymous_and_all
@@ -92,6 +93,7 @@ def _growth(path: Path, tokens: int) -> tuple[int, int]:
     decoder = OnnxDecoder(path, 1)
     for _ in range(3):  # what the first passes allocate for themselves
         list(_fill(decoder, [1] * CHUNK, decoder.open_cache(1, CHUNK)))
+    return_freed_memory()  # or the cache would take it, and the process grow by less
     before = anonymous_and_all(multiprocessing.current_process().pid or 0)[0]
     cache = _full_cache(decoder, tokens, 0)
     after = anonymous_and_all(multiprocessing.current_process().pid or 0)[0]
