@@ -41,7 +41,6 @@ PLAN_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "tok/s": lambda row: cell(row.get("decode_tok_s"), ",.0f"),
     "band": lambda row: "-" if row.get("band") is None else f"×÷{1 + row['band']:.2f}",
     "longest context": lambda row: cell(row.get("longest_context"), ",.0f"),
-    "with int8 cache": lambda row: cell(row.get("longest_context_int8"), ",.0f"),
     "tok/J by mode": _joules,
 }
 """The columns of a plan, and how each is read from a row. Columns without a value are left out."""
@@ -93,6 +92,8 @@ def _what_runs(plan: Mapping[str, Any]) -> list[str]:
         if "commands" in row and not row["refused"]:
             lines += [f"{row['precision']} runs on {plan['target']}. To make it:"]
             lines += [f"  {command}" for command in row["commands"]]
+            if (longest := row["longest_context_int8"]) and row["kv_cache"] == "float":
+                lines.append(f"  with --kv-cache int8, its longest context is {longest:,} tokens")
     return lines
 
 
