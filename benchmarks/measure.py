@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.config import model_path, read_architecture, resolve
-from ..checkpoints.hashing import content_hash, weight_bytes
+from ..checkpoints.hashing import content_hash, read_provenance, weight_bytes
 from ..checkpoints.loading import pick_device
 from ..checkpoints.tokenizer import load_tokenizer
 from ..console import console
@@ -17,10 +17,10 @@ from ..data.rows import RowReport
 from ..data.shortfall import shortfall
 from ..data.sources import Source, rows_hash, scoring_rows
 from ..errors import UsageError
+from ..models.kv_cache import element_bytes
 from ..steps.memory_check import require_memory
 from .bootstrap import share_error
 from .inputs import parse_inputs
-from .kv_cache.rounded_cache import KvScheme, cache_bytes
 from .latency.latency import time_against, time_alone
 from .measurement_files import (
     answers_file,
@@ -140,7 +140,7 @@ def measure(
     if not tasks:
         result.context["dtype"] = backend.dtype
     result.metrics["size_bytes"] = weight_bytes(path)
-    result.metrics["parameters"] = _parameters(path)
+    result.metrics["parameters"] = read_architecture(path).parameters
     del backend
     if options.latency:
         _add_latency(result, path, options.latency)
@@ -240,14 +240,13 @@ def _add_answers(result: Measurement, task: str, answers: Sequence[Answer], limi
     result.context[f"problems_hash/{task}"] = problems_hash(problems)
 
 
-def _parameters(path: Path) -> int:
-    return read_architecture(path).parameters
-
-
 def _cache_sizes(path: Path, options: LatencyOptions) -> dict[str, float]:
-    architecture = read_architecture(path)
+    """Bytes of the KV cache in fp16, or in 8 bits if an artifact has it so."""
+    model = read_architecture(path)
+    made = read_provenance(path) if is_artifact(path) else {}
+    element = element_bytes(made.get("kv_cache", "float"), 2)
     return {
-        f"kv_cache_bytes/{context}": cache_bytes(architecture, KvScheme(), context)
+        f"kv_cache_bytes/{context}": model.state_bytes(context, element_bytes=element)
         for context in options.contexts
     }
 

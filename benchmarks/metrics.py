@@ -178,7 +178,7 @@ SIZE_METRICS = (
         style="count",
         terminal=TerminalColumn("params M", ",.2f", 1e6),
     ),
-    _bytes("kv_cache_bytes/<context>", "fp16 KV cache", Conditions()),
+    _bytes("kv_cache_bytes/<context>", "KV cache in fp16 or int8", Conditions()),
 )
 
 DEVICE_METRICS = (

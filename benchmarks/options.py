@@ -33,7 +33,9 @@ class LatencyOptions(BaseModel):
         default=(), description="also time prompts of these lengths"
     )
     contexts: Annotated[tuple[int, ...], Cli("--context")] = Field(
-        default=(2048,), description="context lengths to state the size of an fp16 KV cache for"
+        default=(2048,),
+        description="context lengths to state the size of a KV cache for, in fp16 or as the "
+        "artifact has it",
     )
 
     def shape(self, batch: int = 1, prompt: int | None = None) -> dict[str, int]:

@@ -169,15 +169,7 @@ def check(
     from ..pipeline.device_check import verdict
 
     target = str(device.target)
-    found = verdict(
-        model,
-        target,
-        wanted.format,
-        options.precision,
-        options.context,
-        options.batch,
-        options.jetpack,
-    )
+    found = verdict(model, target, wanted.format, options)
 
     def judge() -> None:
         if any(violation["severity"] == "refuse" for violation in found["violations"]):

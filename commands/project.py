@@ -93,15 +93,9 @@ def plan(
     batch = inputs.batch
     is_recipe = what.endswith((".yaml", ".yml"))
     if is_recipe:
-        from ..pipeline.plan import plan_recipe
-        from ..pipeline.recipe_file import load_recipe
-
-        extra = [f"target={target}"] if target else []
-        recipe = load_recipe(Path(what), [*inputs.settings, *extra])
-        target = recipe.target
-        rows = plan_recipe(recipe, context, batch)
+        target, rows = _recipe_rows(what, target, inputs)
     else:
-        rows = plan_model(what, target, context, batch)
+        rows = plan_model(what, target, context, batch, inputs.kv_cache or "float")
     advice = [] if target else [NO_TARGET]
     if inputs.draft:
         advice += _with_draft(rows, what, target, inputs)
@@ -112,6 +106,23 @@ def plan(
     return Outcome(
         found, "plan", lambda: refuse(rows) if is_recipe else refuse_all(rows, device_name)
     )
+
+
+def _recipe_rows(
+    what: str, target: str | None, inputs: PlanInputs
+) -> tuple[str | None, list[dict[str, Any]]]:
+    """The target of a recipe, and the rows of its plan."""
+    from ..pipeline.plan import plan_recipe
+    from ..pipeline.recipe_file import load_recipe
+
+    if inputs.kv_cache:
+        raise UsageError(
+            "--kv-cache plans the export of a model, and a recipe has its own export step",
+            "add --set steps.STEP.kv_cache=int8, with the name of the export step",
+        )
+    extra = [f"target={target}"] if target else []
+    recipe = load_recipe(Path(what), [*inputs.settings, *extra])
+    return recipe.target, plan_recipe(recipe, inputs.context, inputs.batch)
 
 
 def _with_draft(

@@ -92,6 +92,8 @@ def _what_runs(plan: Mapping[str, Any]) -> list[str]:
         if "commands" in row and not row["refused"]:
             lines += [f"{row['precision']} runs on {plan['target']}. To make it:"]
             lines += [f"  {command}" for command in row["commands"]]
+            if (longest := row["longest_context_int8"]) and row["kv_cache"] == "float":
+                lines.append(f"  with --kv-cache int8, its longest context is {longest:,} tokens")
     return lines
 
 

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..models import FORMATS
+from ..models.kv_cache import KvCache
 from ..steps.options import Cli
 from .onnx.cut import Cut
 
-__all__ = ["ExportOptions"]
+__all__ = ["CACHE_TOKENS", "ExportOptions"]
+
+CACHE_TOKENS = 4096
+"""The most tokens that the ranges of keys and values are measured on, for a cache in 8 bits."""
 
 if TYPE_CHECKING:
     FormatName = str
@@ -63,10 +67,10 @@ class ExportOptions(BaseModel):
         f"8 bits, rows of rare tokens to 4; formats {_listed(PACKED_HEAD)} with precision int4 or "
         "int4-a8, others leave them as they are",
     )
-    kv_cache: Literal["float", "int8"] = Field(
+    kv_cache: KvCache = Field(
         default="float",
         description="how keys and values are cached; int8: with scales from the calibration text, "
-        f"a quarter of the memory; formats {_listed(INT8_CACHE)} only",
+        f"one byte a number; formats {_listed(INT8_CACHE)} only, without a window",
     )
     window: int = Field(
         default=0,
@@ -97,6 +101,14 @@ class ExportOptions(BaseModel):
             raise ValueError(
                 f"format {self.format} has no KV cache in 8 bits: leave kv_cache out, or use "
                 f"format {_listed(INT8_CACHE, 'or')}"
+            )
+        if self.kv_cache == "int8" and self.window:
+            raise ValueError(
+                "a windowed KV cache cannot be in 8 bits: leave window or kv_cache out"
+            )
+        if self.kv_cache == "int8" and self.precision == "bf16":
+            raise ValueError(
+                "precision bf16 has no KV cache in 8 bits: leave kv_cache out, or use fp16"
             )
         if self.logits == "last" and not format.last_logits:
             raise ValueError(

@@ -10,7 +10,7 @@ from ..models import FORMATS, require_expressible
 from ..models.packed_tables import packed_table_bytes
 from ..steps.state import State
 from ..steps.step import FOUNDATION, Cost, PlanContext, Step
-from .options import ExportOptions
+from .options import CACHE_TOKENS, ExportOptions
 
 if TYPE_CHECKING:
     from ..steps.context import StepContext, StepResult
@@ -57,12 +57,17 @@ class ExportStep(Step[ExportOptions]):
         tables = source.table_bytes
         if options.packs_head and tables is None:
             tables = packed_table_bytes(source.architecture)
-        return replace(source, precision=precision, format=options.format, table_bytes=tables)
+        exported = source.exported(options.format, precision, options.kv_cache)
+        return replace(exported, table_bytes=tables)
 
     def cost(self, options: ExportOptions, source: State, result: State, plan: PlanContext) -> Cost:
         """The loaded artifact or the loaded model, whichever is larger, and the parity check."""
         operations = 2.0 * PARITY_POSITIONS * source.active_parameters
-        return Cost(_memory(options, source, result), operations)
+        rounding = 0
+        if options.kv_cache == "int8":
+            tokens = min(CACHE_TOKENS, plan.calibration.seq_len)
+            rounding = source.architecture.state_bytes(tokens, element_bytes=4)
+        return Cost(_memory(options, source, result) + rounding, operations)
 
     def run(
         self, options: ExportOptions, source: Path, out: Path, context: StepContext
@@ -77,7 +82,8 @@ def _memory(options: ExportOptions, source: State, result: State) -> float:
     """Bytes of memory: the model whole for the reference, then the artifact in ONNX Runtime.
 
     The runtime keeps what it maps from the file, and copies what it packs or casts. The logits of a
-    row are compared in parts, but the runtime makes them whole. A GGUF is not run.
+    row are compared in parts, but the runtime makes them whole. A cache in 8 bits is compared with
+    the float cache, in two sessions at a time. A GGUF is not run.
     """
     from ..checkpoints.loading import fits_in_memory
     from ..checkpoints.tensors import stored_dtype  # late: torch takes seconds
@@ -93,5 +99,6 @@ def _memory(options: ExportOptions, source: State, result: State) -> float:
         copied = RUNTIME_COPIES.get(result.precision, PACKED_COPIES) * result.weight_bytes
         head = 0 if options.packs_head else 4 * table
         rows = 1 if options.logits == "last" else 6
-        needs.append(result.weight_bytes + copied + head + rows * logits)
+        sessions = 2 if options.kv_cache == "int8" else 1  # they map one file of weights
+        needs.append(result.weight_bytes + sessions * (copied + head) + rows * logits)
     return OVERHEAD + max(needs)

@@ -144,13 +144,17 @@ class Architecture:
         """The parameters that a pass over this many tokens uses: all but those of idle experts."""
         return self.parameters - (self.linear_weights() - self.linear_weights(tokens))
 
-    def state_elements(self, context: int) -> int:
-        """Elements of KV cache or state that a sequence of `context` tokens needs."""
-        return sum(n * mixer.state_elements(context) for mixer, n in self._mixers.items())
+    def state_elements(self, context: int, *, whole: bool = False) -> int:
+        """Elements of KV cache or state of a sequence; see `Mixer.state_elements`."""
+        return sum(
+            n * mixer.state_elements(context, whole=whole) for mixer, n in self._mixers.items()
+        )
 
-    def state_bytes(self, context: int, batch: int = 1, *, element_bytes: int = 2) -> int:
+    def state_bytes(
+        self, context: int, batch: int = 1, *, element_bytes: int = 2, whole: bool = False
+    ) -> int:
         """Bytes of KV cache or state for `batch` sequences of `context` tokens."""
-        return self.state_elements(context) * batch * element_bytes
+        return self.state_elements(context, whole=whole) * batch * element_bytes
 
     def decode_macs(self, context: int) -> int:
         """Multiply-adds of one token, apart from linear layers, with `context` tokens cached."""

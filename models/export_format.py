@@ -79,6 +79,11 @@ class ExportFormat:
     device_rules: str = ""
 
     @property
+    def is_portable(self) -> bool:
+        """Whether the graph has standard operators only, which TensorRT can read."""
+        return "tensorrt" in self.runtimes
+
+    @property
     def is_graph(self) -> bool:
         """Whether the artifact is an ONNX graph, so that opsets matter."""
         return "onnxruntime" in self.runtimes or "tensorrt" in self.runtimes

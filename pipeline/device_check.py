@@ -15,6 +15,7 @@ from ..checkpoints.hashing import read_provenance
 from ..models import FORMATS
 from ..targets import ArtifactSpec, Workload, check, load_target
 from ..targets.edge_llm import check_checkpoint, commands
+from ..targets.options import CheckOptions
 from ..targets.platform_profile import JetPack
 from ..targets.violation import Violation
 
@@ -24,15 +25,7 @@ PACKED = {2: "int2", 3: "int3", 4: "int4", 8: "int8"}
 """Precision by the bits of a packed weight."""
 
 
-def verdict(
-    model: str,
-    target: str,
-    format: str,
-    precision: str | None,
-    context: int,
-    batch: int,
-    jetpack: str | None,
-) -> dict[str, Any]:
+def verdict(model: str, target: str, format: str, options: CheckOptions) -> dict[str, Any]:
     """What a device cannot do with a model, and for `edge-llm` the commands to type.
 
     Args:
@@ -40,19 +33,25 @@ def verdict(
             an artifact the nodes of its graph.
         target: name or profile of the device.
         format: one of the formats of `export`.
-        precision: of the linear layers; default: that of the checkpoint.
-        context: tokens in the KV cache.
-        batch: sequences at a time.
-        jetpack: JetPack release of the device, if known.
+        options: how the device is to use it.
     """
+    context = options.context
     path = resolve(model_path(model))
     device = load_target(target)
-    spec, at, group_size = _stored(path, format, precision)
-    workload = Workload(at, context, min(context, 2048), batch, group_size)
-    found = check(device, read_architecture(path), workload, spec, jetpack)
+    spec, stored = _stored(path, format, options.precision)
+    at = stored.precision
+    workload = replace(
+        stored,
+        context=context,
+        prompt=min(context, 2048),
+        batch=options.batch,
+        kv_cache=options.kv_cache or stored.kv_cache,
+        whole_cache=FORMATS[spec.format].is_graph,
+    )
+    found = check(device, read_architecture(path), workload, spec, options.jetpack)
     graph = path / "model.onnx"
     if graph.is_file() and "tensorrt" in FORMATS[spec.format].runtimes:
-        releases = device.releases(jetpack)
+        releases = device.releases(options.jetpack)
         found = [*found, *_graph_violations(graph, releases, spec.format, at)]
     result: dict[str, Any] = {
         "model": model,
@@ -69,8 +68,8 @@ def verdict(
     return result | {"violations": [vars(violation) for violation in found]}
 
 
-def _stored(path: Path, format: str, precision: str | None) -> tuple[ArtifactSpec, str, int]:
-    """How a checkpoint or an artifact is stored: export, precision and group size for `check`."""
+def _stored(path: Path, format: str, precision: str | None) -> tuple[ArtifactSpec, Workload]:
+    """How a checkpoint or an artifact is exported and stored, for `check`."""
     bits, group_size, sym = packing(read_architecture(path).config) or (0, 128, True)
     made = read_provenance(path) if (path / "model.onnx").is_file() else {}
     packed = PACKED.get(bits, "fp16")
@@ -81,7 +80,7 @@ def _stored(path: Path, format: str, precision: str | None) -> tuple[ArtifactSpe
         opset=made.get("opset"),
         last_logits=made.get("cut", {}).get("last_logits", False),
     )
-    return spec, at, group_size
+    return spec, Workload(at, group_size=group_size, kv_cache=made.get("kv_cache", "float"))
 
 
 def _graph_violations(

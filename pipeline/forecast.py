@@ -12,6 +12,8 @@ from typing import Any
 
 from ..checkpoints.config import model_path, quantization, resolve
 from ..errors import Refused
+from ..models import FORMATS
+from ..models.kv_cache import KvCache
 from ..steps.state import State, checkpoint_state
 from ..targets import (
     ArtifactSpec,
@@ -47,7 +49,11 @@ AS_PACKED = {"modelopt": "int8", "compressed-tensors": "int8-dynamic"}
 
 
 def plan_model(
-    model: str, target_name: str | None, context: int = 2048, batch: int = 1
+    model: str,
+    target_name: str | None,
+    context: int = 2048,
+    batch: int = 1,
+    kv_cache: KvCache = "float",
 ) -> list[dict[str, Any]]:
     """One row per precision that a model can be exported in.
 
@@ -56,6 +62,7 @@ def plan_model(
         target_name: name or profile of a device, `all` of them, or None.
         context: tokens of KV cache on the device.
         batch: sequences at a time on the device.
+        kv_cache: how the artifact caches keys and values.
 
     Returns:
         Rows as `device_row` makes them, each with the `commands` that make the artifact.
@@ -65,21 +72,27 @@ def plan_model(
         return [
             {**row, "step": f"{target.name} {row['step']}", "target": target.name}
             for target in list_targets()
-            for row in _by_precision(model, state, target, context, batch)
+            for row in _by_precision(model, state, target, context, batch, kv_cache)
         ]
     target = load_target(target_name) if target_name else None
-    return _by_precision(model, state, target, context, batch)
+    return _by_precision(model, state, target, context, batch, kv_cache)
 
 
 def _by_precision(
-    model: str, state: State, target: Target | None, context: int, batch: int
+    model: str,
+    state: State,
+    target: Target | None,
+    context: int,
+    batch: int,
+    kv_cache: KvCache,
 ) -> list[dict[str, Any]]:
     packed = quantization(state.architecture.config)
     rows: list[dict[str, Any]] = []
     for precision in _precisions(state, packed):
-        exported = replace(state, precision=precision, format="onnx")
+        exported = state.exported("onnx", precision, kv_cache)
         row = device_row(precision, exported, target, context, batch)
-        rows.append({**row, "commands": _commands(model, precision, is_packed=bool(packed))})
+        commands = _commands(model, precision, kv_cache, is_packed=bool(packed))
+        rows.append({**row, "commands": commands})
     return rows
 
 
@@ -92,10 +105,11 @@ def _precisions(state: State, packed: Mapping[str, Any] | None) -> tuple[str, ..
     return (AS_PACKED.get(str(packed["quant_method"]), "fp16"),)
 
 
-def _commands(model: str, precision: str, *, is_packed: bool) -> list[str]:
+def _commands(model: str, precision: str, kv_cache: KvCache, *, is_packed: bool) -> list[str]:
     """What to type to get a model in a precision."""
     source = shlex.quote(model)
-    export = f"--precision {precision} --out {precision}-onnx"
+    cache = "" if kv_cache == "float" else f"--kv-cache {kv_cache} "
+    export = f"--precision {precision} {cache}--out {precision}-onnx"
     method = PREPARED_BY.get(precision)
     if is_packed or method is None:
         return [f"edgewright export {source} {export}"]
@@ -177,6 +191,8 @@ def workload_of(state: State, context: int, batch: int) -> Workload:
         group_size=state.group_size,
         extra_bytes=state.extra_bytes,
         table_bytes=state.table_bytes,
+        kv_cache=state.kv_cache,
+        whole_cache=bool(state.format) and FORMATS[state.format].is_graph,
     )
 
 
@@ -184,8 +200,8 @@ def _predicted(state: State, target: Target, context: int, batch: int) -> dict[s
     """Memory, speed and energy on the target."""
     workload = workload_of(state, context, batch)
     expected = predict(target, state.architecture, workload)
-    longest = longest_context(target, state.architecture, workload)
     return {
+        "kv_cache": expected.kv_cache,
         "kv_bytes": expected.kv_bytes,
         "total_bytes": expected.total_bytes,
         "usable_bytes": expected.usable_bytes,
@@ -198,8 +214,16 @@ def _predicted(state: State, target: Target, context: int, batch: int) -> dict[s
         "power_mode": expected.power_mode,
         "notes": list(expected.notes),
         "tokens_per_joule": expected.tokens_per_joule,
-        "longest_context": longest,
+        "longest_context": longest_context(target, state.architecture, workload),
+        "longest_context_int8": _longest_in_8_bits(state, target, workload),
     }
+
+
+def _longest_in_8_bits(state: State, target: Target, workload: Workload) -> int | None:
+    """The longest context with a KV cache in 8 bits; None: the format has no such cache."""
+    if not (state.format and FORMATS[state.format].int8_cache):
+        return None
+    return longest_context(target, state.architecture, replace(workload, kv_cache="int8"))
 
 
 def _broken_rules(state: State, target: Target, context: int, batch: int) -> dict[str, list[str]]:

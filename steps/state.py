@@ -14,7 +14,8 @@ from ..checkpoints.config import dtype_name, packing, quantization, read_archite
 from ..checkpoints.inventory import inventory
 from ..errors import UsageError
 from ..models import FORMATS, Architecture
-from ..models.footprint import size_of
+from ..models.footprint import float_bytes_of, size_of
+from ..models.kv_cache import KvCache, constant_bytes
 from ..models.packed_tables import TableBytes
 
 __all__ = ["State", "checkpoint_state", "float_precision"]
@@ -34,9 +35,31 @@ class State:
     """Whether groups of inputs are permuted, so that a kernel has to gather."""
 
     extra_bytes: int = 0
-    """Bytes of linear layers that `precision` and `group_size` do not explain: mixed bits."""
+    """Bytes of weights that `precision` and `group_size` do not explain: mixed bits, and what a
+    KV cache in 8 bits needs once."""
     table_bytes: TableBytes | None = None
     """Of the embedding and the head, if one is packed; None: they are in floating point."""
+    kv_cache: KvCache = "float"
+    """How an exported model caches keys and values."""
+
+    def exported(self, format: str, precision: str, kv_cache: KvCache = "float") -> State:
+        """The same weights as an artifact.
+
+        Args:
+            format: name of an export format.
+            precision: of the artifact.
+            kv_cache: how it caches keys and values.
+        """
+        declared = FORMATS[format]
+        stored = declared.float_bytes(precision) or float_bytes_of(precision)
+        more = constant_bytes(self.architecture, kv_cache, stored, fused=not declared.is_portable)
+        return replace(
+            self,
+            precision=precision,
+            format=format,
+            kv_cache=kv_cache,
+            extra_bytes=self.extra_bytes + more,
+        )
 
     @property
     def parameters(self) -> int:

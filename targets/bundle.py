@@ -38,6 +38,7 @@ from ..export.onnx.runtime import MODEL, OnnxDecoder
 from ..export.tensorrt.engine import EngineSpec, spec_block
 from ..models import Architecture
 from ..models.formats.gguf import MODEL as GGUF
+from ..models.kv_cache import element_bytes
 from .artifact_files import artifact_files, artifact_name
 from .device.manifest import MANIFEST, identity
 from .options import BundleOptions
@@ -188,6 +189,7 @@ def _onnx_content(artifact: Path, target: Target, options: BundleOptions) -> dic
         "format": provenance.get("format", "onnx"),
         "precision": provenance["precision"],
         "opset": provenance["opset"],
+        "kv_cache": provenance.get("kv_cache", "float"),
         "eos_ids": end_tokens(artifact),
         "tie": precision_of(provenance["precision"]).limits.tie,
         "engine": spec_block(_engine_spec(artifact, target, provenance, model, options)),
@@ -227,12 +229,10 @@ def _engine_spec(
     """Settings of the engine. Its workspace comes from the memory that weights and cache leave."""
     shape = provenance["shape"]
     weights = sum(p.stat().st_size for p in artifact.glob(f"{MODEL}*"))
-    element = 2 if precision_of(provenance["precision"]).activations == TensorProto.FLOAT16 else 4
-    left = (
-        usable_bytes(target)
-        - weights
-        - model.state_bytes(options.context, options.batch, element_bytes=element)
-    )
+    floats = 2 if precision_of(provenance["precision"]).activations == TensorProto.FLOAT16 else 4
+    element = element_bytes(provenance.get("kv_cache", "float"), floats)
+    cache = model.state_bytes(options.context, options.batch, element_bytes=element, whole=True)
+    left = usable_bytes(target) - weights - cache
     if left < MIN_WORKSPACE_MIB << 20:
         raise Refused(
             f"{artifact.name}: {weights / 1e9:.2f} GB of weights and a context of "

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from ..models import Architecture
 from ..models.footprint import float_bytes_of, mixture_work, read_size, traffic
+from ..models.kv_cache import element_bytes
 from .profile import PowerMode, Target
 from .roofline import (
     PREFILL_TERMS,
@@ -111,7 +112,7 @@ class EngineSpeed:
             self.paid_bytes(),
             work.context,
             work.batch,
-            float_bytes=self.float_bytes,
+            cache_bytes=element_bytes(work.kv_cache, self.float_bytes),
         )
 
     def decode_tok_s(self, mode: PowerMode) -> float | None:

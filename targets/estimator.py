@@ -14,6 +14,7 @@ from dataclasses import replace
 from ..errors import UsageError
 from ..models import Architecture
 from ..models.footprint import check_precision, head_bytes, size_of
+from ..models.kv_cache import element_bytes
 from .engine_speed import UNMEASURED, EngineSpeed, float_bytes_on, hardware_of
 from .prediction import Prediction
 from .profile import Target, usable_bytes
@@ -86,6 +87,7 @@ def predict(
         power_mode=mode.name,
         engine=engine,
         precision=workload.precision,
+        kv_cache=workload.kv_cache,
         context=workload.context,
         prompt=workload.prompt,
         batch=workload.batch,
@@ -129,7 +131,10 @@ def _memory(target: Target, model: Architecture, workload: Workload) -> tuple[in
         float_bytes=floats,
         table_bytes=workload.table_bytes,
     )
-    cache = model.state_bytes(workload.context, batch, element_bytes=floats)
+    element = element_bytes(workload.kv_cache, floats)
+    cache = model.state_bytes(
+        workload.context, batch, element_bytes=element, whole=workload.whole_cache
+    )
     # ONNX Runtime computes int8-dynamic on the CPU cores.
     processor = "cpu" if precision == "int8-dynamic" else target.platform.kind
     fit = load_fit().runtime[processor]
@@ -158,6 +163,11 @@ def _notes(speed: EngineSpeed, engine: str, mode: str, known: bool) -> Iterator[
     """Limits of a prediction: of the fit, of the precision, of a mixture, of the power mode."""
     yield from speed.fit.notes
     yield from _precision_notes(speed.target, speed.workload.precision)
+    if speed.workload.kv_cache == "int8" and speed.measurable:
+        yield (
+            "the KV cache in 8 bits is counted as fewer bytes to read; nothing was published that "
+            "was measured with one"
+        )
     if speed.model.expert_layers:
         sizes = (speed.read_bytes(speed.workload.batch), speed.paid_bytes(), speed.read_bytes())
         read, paid, every = (f"{size / 1e9:.2f} GB" for size in sizes)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ..export.tensorrt.build_memory import build_bytes
 from ..models.footprint import head_bytes
 from .artifact_plan import ArtifactPlan
 from .estimator import float_bytes_on, predict
 from .violation import Violation
-from .workload import Workload
 
 __all__ = ["buffers", "build_memory", "memory"]
 
@@ -26,7 +26,8 @@ def memory(plan: ArtifactPlan) -> Iterator[Violation]:
     left = p.usable_bytes - p.weight_bytes - p.runtime_bytes
     longest = int(p.context * left / p.kv_bytes) if left > 0 else 0
     shorter = f"--context {longest // 64 * 64}" if longest >= SHORTEST_CONTEXT else None
-    near = shorter or _smaller(plan) or "a smaller model, or a target with more memory"
+    cache = _smaller_cache(plan)
+    near = cache or shorter or _smaller(plan) or "a smaller model, or a target with more memory"
     yield Violation(
         "memory",
         f"weights {_gb(p.weight_bytes)} + KV cache {_gb(p.kv_bytes)} ({p.batch} x {p.context} "
@@ -36,13 +37,22 @@ def memory(plan: ArtifactPlan) -> Iterator[Violation]:
     )
 
 
+def _smaller_cache(plan: ArtifactPlan) -> str | None:
+    """A KV cache in 8 bits, if the format has one and the plan fits with it."""
+    if not plan.format.int8_cache:
+        return None
+    smaller = replace(plan.workload, kv_cache="int8")
+    return "--kv-cache int8" if predict(plan.target, plan.model, smaller).fits else None
+
+
 def _smaller(plan: ArtifactPlan) -> str | None:
     """The largest lower precision at which the plan fits."""
     order = [name for name in ("fp16", "int8", "int4") if name in plan.target.platform.precisions]
     start = order.index(plan.precision) + 1 if plan.precision in order else 0
-    p = plan.prediction
     for name in order[start:]:
-        smaller = Workload(name, context=p.context, prompt=p.prompt, batch=p.batch)
+        smaller = replace(
+            plan.workload, precision=name, group_size=128, extra_bytes=0, table_bytes=None
+        )
         if predict(plan.target, plan.model, smaller).fits:
             return f"--precision {name}"
     return None

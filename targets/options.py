@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..models.kv_cache import KvCache
 from ..steps.options import Cli
 from ..steps.places import Reads
 
@@ -28,6 +29,11 @@ class DeviceLoad(BaseModel):
 
     context: int = Field(default=2048, description="tokens in the KV cache on the device")
     batch: int = Field(default=1, description="sequences that the device processes at a time")
+    kv_cache: KvCache | None = Field(
+        default=None,
+        description="how keys and values are cached, as of `export`; default: as the artifact or "
+        "the recipe says, else float",
+    )
 
 
 class DraftOptions(BaseModel):

@@ -17,6 +17,7 @@ class Prediction:
         power_mode: name of the power mode.
         engine: software that runs the model; the speeds are those of this engine.
         precision: of the linear layers.
+        kv_cache: how keys and values are cached, `float` or `int8`.
         context: tokens in the cache of each sequence, for which decode speed and memory are given.
         prompt: tokens of the prompt that `ttft_ms` is for.
         batch: sequences at a time.
@@ -41,6 +42,7 @@ class Prediction:
     power_mode: str
     engine: str
     precision: str
+    kv_cache: str
     context: int
     prompt: int
     batch: int

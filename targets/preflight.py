@@ -177,7 +177,12 @@ def _release(
                 f"{error.hint}; or --no-engine",
             )
     workload = Workload(
-        precision, context=spec["context"], prompt=spec["prompt"], batch=spec["batch"]
+        precision,
+        context=spec["context"],
+        prompt=spec["prompt"],
+        batch=spec["batch"],
+        kv_cache=bundle.manifest.get("kv_cache", "float"),
+        whole_cache=bundle.manifest["format"] != "gguf",
     )
     artifact = ArtifactSpec(_format(bundle, engine), opset=bundle.manifest["opset"])
     found = check(target, model, workload, artifact, release.name)

@@ -82,7 +82,7 @@ class TokenPass:
         context: tokens in the cache of each sequence.
         batch: sequences that are processed together.
         tokens: of each sequence in this pass: 1 to decode, more to check a draft.
-        float_bytes: bytes of an element of the cache.
+        cache_bytes: bytes of an element of the cache.
         samples: whether a token of each sequence is sampled at the end. A draft model proposes
             tokens on the GPU, without.
     """
@@ -92,14 +92,14 @@ class TokenPass:
     context: int
     batch: int = 1
     tokens: int = 1
-    float_bytes: int = 2
+    cache_bytes: int = 2
     samples: bool = True
 
     @property
     def moved_bytes(self) -> int:
         """Bytes of weights and caches that the pass reads."""
         return self.read_bytes + self.model.state_bytes(
-            self.context, self.batch, element_bytes=self.float_bytes
+            self.context, self.batch, element_bytes=self.cache_bytes
         )
 
 

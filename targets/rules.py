@@ -14,6 +14,7 @@ from ..models import FORMATS, Architecture, expressible
 from ..models.export_format import load
 from ..models.footprint import check_precision
 from .artifact_plan import ArtifactPlan, ArtifactSpec
+from .cache_rules import kv_cache
 from .estimator import predict
 from .int4_rules import int4_scheme, int4_shapes, int4_tensorrt
 from .memory_rules import buffers, build_memory, memory
@@ -49,13 +50,14 @@ def check(
     if spec.format not in FORMATS:
         raise UsageError(f"format `{spec.format}` is not known", f"use one of {', '.join(FORMATS)}")
     declared = FORMATS[spec.format]
+    stored = declared.stored_precision(workload.precision)
     plan = ArtifactPlan(
         target,
         model,
         workload,
         spec,
         declared,
-        spec.opset or opset_of(declared.stored_precision(workload.precision)),
+        spec.opset or opset_of(stored, declared.is_portable and workload.kv_cache == "int8"),
         target.jetpack(jetpack) if jetpack else None,
         predict(target, model, workload),
     )
@@ -169,6 +171,7 @@ RULES = (
     int4_tensorrt,
     _opset,
     _rules_of_format,
+    kv_cache,
     memory,
     build_memory,
     buffers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..models.kv_cache import KvCache
 from ..models.packed_tables import TableBytes
 
 __all__ = ["Workload"]
@@ -20,9 +21,11 @@ class Workload:
             cut to it.
         batch: sequences at a time.
         group_size: input channels that share an INT4 scale; -1: the whole width.
-        extra_bytes: of linear layers, which `precision` and `group_size` do not explain. Every step
-            reads them.
+        extra_bytes: of weights, which `precision` and `group_size` do not explain. Every step reads
+            them.
         table_bytes: of an embedding and a head that are packed; None: they are in floating point.
+        kv_cache: how keys and values are cached.
+        whole_cache: whether layers with a window cache all positions, as our graphs do.
     """
 
     precision: str
@@ -32,3 +35,5 @@ class Workload:
     group_size: int = 128
     extra_bytes: int = 0
     table_bytes: TableBytes | None = None
+    kv_cache: KvCache = "float"
+    whole_cache: bool = False

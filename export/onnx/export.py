@@ -27,7 +27,6 @@ from .cut import Cut
 from .genai import write_genai_config
 from .graph import MODEL, GraphInfo, write_graph
 from .on_cpu import write_for_cpu
-from .opset import opset_of
 from .precision import Precision, precision_of
 from .reference import REFERENCES, choose_reference
 from .rotary import rotary_tables
@@ -75,7 +74,7 @@ def export_onnx(
     cut: Cut | None = None,
     packs_head: bool = False,
     extra_check: Callable[[Path], Mapping[str, float | str]] | None = None,
-    finish: Callable[[Path], Mapping[str, float]] | None = None,
+    round_cache: Callable[[Path, Architecture], Mapping[str, float]] | None = None,
 ) -> ExportResult:
     """Write an ONNX artifact and compare it with its checkpoint. If they differ, nothing is kept.
 
@@ -87,8 +86,8 @@ def export_onnx(
         format: recorded in the artifact; `ort` uses ONNX Runtime's own operators.
         cut: what the graph leaves out; nothing by default.
         packs_head: round an embedding and a head in floating point; format `ort` only.
-        extra_check: called before the comparison with torch; its result is recorded.
-        finish: a last change of the artifact, after the comparison. Returns metrics to record.
+        extra_check: called at the end; its result is recorded.
+        round_cache: rounds the KV cache to 8 bits, after the comparison; its result is recorded.
 
     Raises:
         UsageError: the precision is unknown or does not fit the checkpoint, or that is damaged.
@@ -96,20 +95,20 @@ def export_onnx(
         ParityFailed: the artifact does not compute the same as the checkpoint.
     """
     started = time.perf_counter()
-    export = _checked_export(checkpoint, precision, format, cut or Cut(), packs_head)
+    export = _checked_export(checkpoint, precision, format, cut, packs_head, bool(round_cache))
     with atomic_directory(out) as folder:
         info = _write_model(export, folder)
         written = time.perf_counter() - started
         _check_model(export, folder)
         _write_companions(export, folder)
-        provenance = _provenance(export, info)
+        provenance = _provenance(export, info) | {"kv_cache": "int8" if round_cache else "float"}
         write_provenance(folder, provenance)
-        checked = dict(extra_check(folder)) if extra_check else {}
         way = choose_reference(checkpoint)
         report = f"{precision}: graph written in {written:.1f} s, comparing with {REFERENCES[way]}"
         console.print(report, highlight=False)
         metrics = parity.check(folder, checkpoint, rows or _random_rows(export.model), way=way)
-        metrics |= finish(folder) if finish else {}
+        metrics |= round_cache(folder, export.model) if round_cache else {}
+        checked = dict(extra_check(folder)) if extra_check else {}
         provenance |= {"parity": metrics, "reference": way}
         write_provenance(folder, provenance | ({"checked": checked} if checked else {}))
     seconds = {"graph": written, "total": time.perf_counter() - started}
@@ -150,7 +149,12 @@ class _Export:
 
 
 def _checked_export(
-    checkpoint: Path, precision: str, format: str, cut: Cut, packs_head: bool
+    checkpoint: Path,
+    precision: str,
+    format: str,
+    cut: Cut | None,
+    packs_head: bool,
+    int8_cache: bool,
 ) -> _Export:
     """Read the checkpoint's configuration, and refuse what the graph cannot express."""
     source = read_architecture(checkpoint)
@@ -158,12 +162,13 @@ def _checked_export(
     kind = replace(
         precision_of(precision, source.vocab_size if packs else 0),
         zero_points=FORMATS[format].zero_points,
+        rounds_cache=int8_cache and format != "ort",
     )
     _check_source(checkpoint, source.config, kind)
     settings = load_settings(checkpoint)
     model = architecture(settings.to_dict(), f"{checkpoint}/config.json")
     require_expressible(model, "ort" if format == "ort" else "onnx", str(checkpoint))
-    return _Export(checkpoint, source, settings, model, kind, format, cut)
+    return _Export(checkpoint, source, settings, model, kind, format, cut or Cut())
 
 
 def _has_float_tables(checkpoint: Path, source: Architecture) -> bool:
@@ -208,7 +213,7 @@ def _provenance(export: _Export, info: GraphInfo) -> dict[str, Any]:
         "kind": "artifact",
         "format": export.format,
         "precision": precision.name,
-        "opset": opset_of(precision.name),
+        "opset": precision.opset,
         "source": {"name": checkpoint.name, "content_hash": content_hash(checkpoint)},
         "inputs": info.inputs,
         "outputs": info.outputs,

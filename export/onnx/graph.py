@@ -14,7 +14,6 @@ from .builder import GraphBuilder
 from .cut import Cut
 from .decoder import Decoder
 from .fused import Fused
-from .opset import opset_of
 from .precision import Precision
 from .rotary import RotaryTable
 from .weights import Weights
@@ -64,7 +63,7 @@ def write_graph(
         UsageError: a tensor is missing or damaged.
     """
     with (folder / DATA).open("wb") as data:
-        graph = GraphBuilder(data, DATA, opset_of(precision.name))
+        graph = GraphBuilder(data, DATA, precision.opset)
         writer = Fused if fused else Decoder
         decoder = writer(graph, weights, architecture, rotary, precision, cut or Cut())
         decoder.write()

@@ -1,129 +1,60 @@
-"""Store keys and values in 8 bits: `GroupQueryAttention` rounds them and reads them rounded.
-
-Each channel of a key/value head has a center and a symmetric scale, from the least and the largest
-value in calibration text. Keys are rounded after the rotary embedding. Some models have channels
-that are far from zero at every position, and a center takes that away: softmax does not change
-when one vector is subtracted from all keys (SageAttention, arXiv:2410.02367, section 4.2), and
-attention gives a vector back that was subtracted from all values. So neither center costs accuracy.
-"""
+"""Change a finished artifact so that it caches keys and values in 8 bits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from ...console import progress
-from ...errors import ParityFailed, UsageError
-from ...generation.memory import chunk_tokens
-from .fused_linears import DOMAIN
+from ...models import Architecture
+from ...steps.context import StepContext
+from ..options import ExportOptions
+from .cache_ranges import ChannelRange, channel_ranges, rounding_loss
+from .fused_cache import round_fused_cache
+from .genai import GENAI_CONFIG
 from .graph import MODEL
-from .parity import log_softmax
-from .runtime import Cache, OnnxDecoder
+from .runtime import OnnxDecoder
+from .standard_cache import round_standard_cache
 
-__all__ = ["CALIBRATION_TOKENS", "ChannelRange", "channel_ranges", "round_cache", "rounding_loss"]
+__all__ = ["KV_CACHE_KL", "cache_rounding", "round_cache"]
 
-BITS = 8
-TOP = 127
-"""The largest integer."""
-HEADROOM = 1.25
-"""Room above the largest value of calibration. Without it, clipped values cost six times the KL
-(perf/RESULTS.md)."""
-SMALLEST = 1e-6
-"""Least largest value of a channel, so that a scale is never zero."""
-BIASES = 12
-"""Inputs of `GroupQueryAttention` before the scales."""
-CALIBRATION_TOKENS = 4096
-"""The most tokens that ranges are measured on."""
-PROMPT = 16
-"""Tokens at a time when the loss is measured: later ones read the rounded cache of earlier ones."""
-MOST_KL = 1e-2
-"""Largest loss of an artifact that is kept, in nats."""
+KV_CACHE_KL = "parity/kv_cache_kl"
 
 
-@dataclass(frozen=True)
-class ChannelRange:
-    """What the keys or the values of a layer span in calibration text.
-
-    Attributes:
-        low, high: the least and the largest value of each channel, float32 [kv_heads * head_dim].
-    """
-
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
-
-    def center(self) -> NDArray[np.float32]:
-        """The middle of each channel."""
-        return (self.low + self.high) * np.float32(0.5)
-
-    def scale(self, center: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The step of each channel after a center was subtracted, float32."""
-        largest = np.maximum(self.high - center, center - self.low) * HEADROOM
-        return (np.maximum(largest, SMALLEST) / TOP).astype(np.float32)
-
-
-def channel_ranges(decoder: OnnxDecoder, rows: Sequence[Sequence[int]]) -> dict[str, ChannelRange]:
-    """Measure what keys and values span.
+def cache_rounding(
+    options: ExportOptions, source: Path, context: StepContext, held_out: list[list[int]]
+) -> Callable[[Path, Architecture], dict[str, float]] | None:
+    """What rounds the cache of an artifact by calibration, and measures the loss on other text.
 
     Args:
-        decoder: a decoder with a cache in floating point.
-        rows: token ids; each is a text of its own. At most `CALIBRATION_TOKENS` are read.
-
-    Returns:
-        By name of the cache input.
-
-    Raises:
-        UsageError: there is no row.
+        options: say whether there is to be such a cache; if not, the result is None.
+        source: the checkpoint of the artifact.
+        context: its calibration text.
+        held_out: token ids of other texts.
     """
-    if not rows:
-        raise UsageError("a cache in 8 bits needs calibration text", "give --calibration SOURCE")
-    widths = [one.shape[1] * one.shape[3] for one in decoder.zero_states(1, 0)]
-    lows = [np.full(width, np.inf, np.float32) for width in widths]
-    highs = [np.full(width, -np.inf, np.float32) for width in widths]
-    read = 0
-    with progress("measuring keys and values", CALIBRATION_TOKENS) as bar:
-        for row in rows:
-            used = row[: CALIBRATION_TOKENS - read]
-            if not used:
-                break
-            for low, high, states in zip(lows, highs, _states_of(decoder, used), strict=True):
-                np.minimum(low, states.min((0, 2)).reshape(-1), out=low)
-                np.maximum(high, states.max((0, 2)).reshape(-1), out=high)
-            read += len(used)
-            bar.advance(len(used))
-    return {
-        name: ChannelRange(low, high)
-        for name, low, high in zip(decoder.past_names, lows, highs, strict=True)
-    }
+    if options.kv_cache == "float":
+        return None
 
+    def finish(folder: Path, model: Architecture) -> dict[str, float]:
+        rows = [row[0].tolist() for row in context.calibration.rows(source, context.seed)]
+        fixed = {
+            f"past_key_values.{layer.index}.key"
+            for layer in model.layers
+            if layer.attention.softcap
+        }
+        exact = OnnxDecoder(folder)
+        round_cache(folder, channel_ranges(exact, rows, fixed))
+        (folder / GENAI_CONFIG).unlink(missing_ok=True)
+        return {KV_CACHE_KL: rounding_loss(exact, OnnxDecoder(folder), held_out)}
 
-def _states_of(decoder: OnnxDecoder, row: Sequence[int]) -> Iterator[NDArray[np.float32]]:
-    """Keys and values of a text, each [1, kv_heads, positions, head_dim]."""
-    cache = decoder.open_cache(1, len(row))
-    for _ in _chunks(
-        decoder, row, cache, chunk_tokens(decoder.vocabulary, not decoder.last_logits)
-    ):
-        pass
-    for value in cache.past:
-        yield value.numpy()[:, :, : cache.length].astype(np.float32)
-
-
-def _chunks(
-    decoder: OnnxDecoder, row: Sequence[int], cache: Cache, chunk: int
-) -> Iterator[NDArray[np.float32]]:
-    """Logits of a text, some tokens at a time, [1, tokens or 1, vocabulary]."""
-    for begin in range(0, len(row), chunk):
-        ids = np.array([row[begin : begin + chunk]], np.int64)
-        yield decoder.step(ids, np.ones((1, begin + ids.shape[1]), np.int64), cache)
+    return finish
 
 
 def round_cache(folder: Path, ranges: Mapping[str, ChannelRange]) -> None:
-    """Change the graph of an artifact in ONNX Runtime's operators to a cache in 8 bits.
+    """Change the graph of an artifact to a cache in 8 bits.
 
     Args:
         folder: directory of the artifact; `model.onnx` is replaced.
@@ -132,89 +63,14 @@ def round_cache(folder: Path, ranges: Mapping[str, ChannelRange]) -> None:
     file = folder / MODEL
     model = onnx.load(file, load_external_data=False)
     graph = model.graph
-    nodes: list[NodeProto] = []
     kind = next(value.type.tensor_type.elem_type for value in graph.input if value.name in ranges)
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind))
-    for node in graph.node:
-        rounds = node.op_type == "GroupQueryAttention" and node.domain == DOMAIN
-        nodes += _rounded(graph, node, ranges, dtype) if rounds else [node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    fused = any(node.op_type == "GroupQueryAttention" for node in graph.node)
+    (round_fused_cache if fused else round_standard_cache)(graph, ranges, dtype)
     present = {name.replace("past_key_values", "present") for name in ranges}
     for value in (*graph.input, *graph.output):
         if value.name in ranges.keys() | present:
             value.type.tensor_type.elem_type = TensorProto.INT8
     onnx.save(model, file)
-
-
-def _rounded(
-    graph: GraphProto, node: NodeProto, ranges: Mapping[str, ChannelRange], dtype: np.dtype
-) -> list[NodeProto]:
-    """An attention that stores its keys and values in 8 bits, and the nodes around it.
-
-    Scores that go through a softcap change when keys are moved, so such keys keep their place.
-    """
-    settings = {one.name: helper.get_attribute_value(one) for one in node.attribute}
-    key, value = node.input[3:5]
-    capped = bool(settings.get("softcap"))
-    centers = {
-        key: np.zeros_like(ranges[key].low) if capped else ranges[key].center(),
-        value: ranges[value].center(),
-    }
-    node.input.extend([""] * (BIASES - len(node.input)))
-    nodes: list[NodeProto] = []
-    for place, name in ((1, key), (2, value)):
-        scale = ranges[name].scale(centers[name])
-        node.input.append(_constant(graph, f"{name}.scale", scale))
-        center = _constant(graph, f"{name}.center", centers[name].astype(dtype))
-        centered = f"{name}.centered"
-        nodes.append(helper.make_node("Sub", [node.input[place], center], [centered], centered))
-        node.input[place] = centered
-    rounding = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
-    for name, setting in {**rounding, "kv_cache_bit_width": BITS}.items():
-        node.attribute.append(helper.make_attribute(name, setting))
-    kv_heads = settings["kv_num_heads"]
-    groups = settings["num_heads"] // kv_heads
-    heads = centers[value].reshape(kv_heads, -1).repeat(groups, 0).reshape(-1)
-    output = node.output[0]
-    node.output[0] = f"{value}.mixed"
-    back = _constant(graph, f"{value}.center.heads", heads.astype(dtype))
-    nodes += [node, helper.make_node("Add", [node.output[0], back], [output], f"{value}.back")]
-    return nodes
-
-
-def _constant(graph: GraphProto, name: str, values: NDArray[np.floating]) -> str:
-    graph.initializer.append(numpy_helper.from_array(values, name))
-    return name
-
-
-def rounding_loss(exact: OnnxDecoder, rounded: OnnxDecoder, rows: Sequence[Sequence[int]]) -> float:
-    """Mean KL(exact || rounded) over the positions of texts, in nats.
-
-    Args:
-        exact: the decoder with a cache in floating point.
-        rounded: the same with a cache in 8 bits.
-        rows: token ids; each is a text of its own.
-
-    Raises:
-        ParityFailed: it is above `MOST_KL`.
-    """
-    total = 0.0
-    positions = 0
-    for row in rows:
-        caches = exact.open_cache(1, len(row)), rounded.open_cache(1, len(row))
-        pairs = zip(
-            _chunks(exact, row, caches[0], PROMPT),
-            _chunks(rounded, row, caches[1], PROMPT),
-            strict=True,
-        )
-        for p, q in ((log_softmax(one), log_softmax(other)) for one, other in pairs):
-            total += float(np.nan_to_num((np.exp(p) * (p - q)).sum(-1), nan=np.inf).sum())
-            positions += p.shape[1]
-    loss = max(0.0, total / positions)
-    if loss > MOST_KL:
-        raise ParityFailed(
-            f"keys and values in 8 bits change the model: KL {loss:.2e} (at most {MOST_KL:g})",
-            "leave --kv-cache out, or give --calibration a text that is more like the prompts",
-        )
-    return loss
+    if not fused:
+        onnx.checker.check_model(str(file), full_check=True)

@@ -6,14 +6,22 @@ __all__ = ["LOWEST", "ir_version_of", "opset_of"]
 
 LOWEST = 17
 """TensorRT 8.5 reads it, and it is the first with all operators of our decoder graphs."""
-NEEDED = {"int8-fp16": 19, "int4": 21, "int4-fp16": 21, "int4-a8": 21}
-"""Opset 19 added fp16 scales to DequantizeLinear, opset 21 INT4 and blocks."""
+FP16_SCALES = 19
+"""The first opset with fp16 scales of QuantizeLinear and DequantizeLinear."""
+NEEDED = {"int8-fp16": FP16_SCALES, "int4": 21, "int4-fp16": 21, "int4-a8": 21}
+"""Opset 21 added INT4 and blocks."""
 IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
 
 
-def opset_of(precision: str) -> int:
-    """The opset of an artifact of this precision (a name of `precision.PRECISIONS`)."""
-    return NEEDED.get(precision, LOWEST)
+def opset_of(precision: str, rounds_cache: bool = False) -> int:
+    """The opset of an artifact.
+
+    Args:
+        precision: a name of `precision.PRECISIONS`.
+        rounds_cache: whether standard operators round keys and values to 8 bits.
+    """
+    least = FP16_SCALES if rounds_cache and precision == "fp16" else LOWEST
+    return NEEDED.get(precision, least)
 
 
 def ir_version_of(opset: int) -> int:

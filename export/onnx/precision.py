@@ -8,6 +8,7 @@ from onnx import TensorProto
 
 from ...errors import UsageError
 from ...models.packed_tables import rare_rows
+from .opset import opset_of
 
 __all__ = ["PRECISIONS", "Limits", "Precision", "precision_of"]
 
@@ -65,6 +66,7 @@ class Precision:
         packs_tables: whether an embedding and a head that the checkpoint stores in floating point
             are rounded to 8 bits, rare rows to 4.
         zero_points: whether 4-bit weights may have zero points; the format decides.
+        rounds_cache: whether standard operators round keys and values to 8 bits.
     """
 
     name: str
@@ -75,6 +77,12 @@ class Precision:
     rounds_inputs: bool = False
     packs_tables: bool = False
     zero_points: bool = True
+    rounds_cache: bool = False
+
+    @property
+    def opset(self) -> int:
+        """The ONNX opset of a graph."""
+        return opset_of(self.name, self.rounds_cache)
 
     def with_packed_tables(self, rows: int) -> Precision:
         """The same precision with a packed embedding and head of `rows`, and the limits for it."""

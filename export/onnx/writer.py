@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from ...checkpoints.config import read_architecture
@@ -10,13 +9,10 @@ from ...models.packed_tables import rare_rows
 from ...steps.context import StepContext, StepResult
 from ..options import ExportOptions
 from .export import ExportResult, export_onnx
-from .genai import GENAI_CONFIG
-from .low_bit_cache import channel_ranges, round_cache, rounding_loss
-from .runtime import OnnxDecoder
+from .low_bit_cache import KV_CACHE_KL, cache_rounding
 
 __all__ = ["parity_rows", "step_result", "write"]
 
-KV_CACHE_KL = "parity/kv_cache_kl"
 PARITY_ROWS = 8
 PARITY_TOKENS = 128
 PARITY_SEED = 1
@@ -34,27 +30,10 @@ def write(options: ExportOptions, source: Path, out: Path, context: StepContext)
         format=options.format,
         cut=options.cut,
         packs_head=options.packs_head,
-        finish=_int8_cache(source, context, rows) if options.kv_cache == "int8" else None,
+        round_cache=cache_rounding(options, source, context, rows),
     )
     notes = [_packed_note(read_architecture(source).vocab_size)] if result.packed_tables else []
-    if KV_CACHE_KL in result.parity:
-        notes.append(f"keys and values in 8 bits: KL {result.parity[KV_CACHE_KL]:.1e}")
     return step_result(result, *notes)
-
-
-def _int8_cache(
-    source: Path, context: StepContext, held_out: list[list[int]]
-) -> Callable[[Path], dict[str, float]]:
-    """What rounds the cache of an artifact by calibration, and measures the loss on other text."""
-
-    def finish(folder: Path) -> dict[str, float]:
-        rows = [row[0].tolist() for row in context.calibration.rows(source, context.seed)]
-        exact = OnnxDecoder(folder)
-        round_cache(folder, channel_ranges(exact, rows))
-        (folder / GENAI_CONFIG).unlink(missing_ok=True)
-        return {KV_CACHE_KL: rounding_loss(exact, OnnxDecoder(folder), held_out)}
-
-    return finish
 
 
 def _packed_note(vocab_size: int) -> str:
@@ -78,5 +57,10 @@ def step_result(result: ExportResult, *notes: str) -> StepResult:
         f"{parity['parity/top1_decode']:.4f} over {parity['parity/decode_steps']:.0f} cached "
         f"decode steps, KL {parity['parity/kl']:.1e}"
     )
+    if KV_CACHE_KL in parity:
+        notes = (
+            *notes,
+            f"keys and values in 8 bits: KL {parity[KV_CACHE_KL]:.1e}; not for onnxruntime-genai",
+        )
     details = {"checked": result.checked} if result.checked else {}
     return StepResult([note, *notes], {"parity": parity, **details})

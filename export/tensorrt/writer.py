@@ -9,6 +9,7 @@ from ...errors import Refused
 from ...models import FORMATS
 from ...steps.context import StepContext, StepResult
 from ..onnx.export import export_onnx
+from ..onnx.low_bit_cache import cache_rounding
 from ..onnx.writer import parity_rows, step_result
 from ..options import ExportOptions
 from . import rtx
@@ -27,14 +28,16 @@ def write(options: ExportOptions, source: Path, out: Path, context: StepContext)
             "TensorRT has no DynamicQuantizeLinear and no MatMulInteger, which int8-dynamic needs",
             "--precision fp16 or int4, or --format onnx for ONNX Runtime on a CPU",
         )
+    rows = parity_rows(source, context)
     result = export_onnx(
         source,
         out,
         FORMATS[options.format].stored_precision(options.precision),
-        parity_rows(source, context),
+        rows,
         format=options.format,
         cut=options.cut,
         extra_check=rtx.check_build,
+        round_cache=cache_rounding(options, source, context, rows),
     )
     return step_result(result, _note(result.checked))
 

@@ -135,9 +135,10 @@ class Attention:
         """How many of `context` positions the cache holds."""
         return min(context, self.window or context)
 
-    def state_elements(self, tokens: int) -> int:
+    def state_elements(self, tokens: int, *, whole: bool = False) -> int:
         """See `Mixer.state_elements`."""
-        return self.state_vectors(tokens) * self.sizes.head_dim
+        vectors = 2 * self.sizes.kv_heads * tokens if whole else self.state_vectors(tokens)
+        return vectors * self.sizes.head_dim
 
     def state_vectors(self, tokens: int) -> int:
         """Keys and values, each [head_dim], in the cache of a sequence of this many tokens."""

@@ -79,8 +79,13 @@ class Block(Protocol):
 class Mixer(Block, Protocol):
     """A block that moves information between positions."""
 
-    def state_elements(self, tokens: int) -> int:
-        """Elements of KV cache or state that a sequence of this many tokens needs."""
+    def state_elements(self, tokens: int, *, whole: bool = False) -> int:
+        """Elements of KV cache or state that a sequence of this many tokens needs.
+
+        Args:
+            tokens: of the sequence.
+            whole: a layer with a window keeps all of them, as our graphs do.
+        """
         ...
 
     def decode_macs(self, context: int) -> int:

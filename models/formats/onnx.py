@@ -15,6 +15,7 @@ FORMAT = ExportFormat(
     reasons=graph_reasons,
     position=1,
     windowed=True,
+    int8_cache=True,
     last_logits=True,
     zero_points=True,
     measurable=True,

@@ -15,6 +15,7 @@ FORMAT = ExportFormat(
     reasons=graph_reasons,
     position=3,
     windowed=True,
+    int8_cache=True,
     last_logits=True,
     measurable=True,
     fp16_activations=True,

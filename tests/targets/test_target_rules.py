@@ -17,7 +17,7 @@ from known_models import (
 )
 
 from edgewright.errors import UsageError
-from edgewright.targets import Violation, load_target
+from edgewright.targets import Violation, Workload, load_target, longest_context
 
 
 def found(listed: list[Violation]) -> set[tuple[str, str]]:
@@ -57,6 +57,11 @@ def found(listed: list[Violation]) -> set[tuple[str, str]]:
         ("edge-llm", "int4", {"group_size": 64}, {("int4-group", "refuse")}),
         ("tensorrt", "int4", {"group_size": 64}, {("int4-group", "note")}),
         ("tensorrt", "int4", {"group_size": -1}, {("int4-group", "refuse")}),
+        # the KV cache
+        ("tensorrt", "fp16", {"kv_cache": "int8"}, set()),
+        ("ort", "int4", {"kv_cache": "int8"}, set()),
+        ("gguf", "int4", {"kv_cache": "int8"}, {("kv-cache", "refuse")}),
+        ("edge-llm", "int4", {"kv_cache": "int8"}, {("kv-cache", "refuse")}),
         # opsets
         ("onnx", "fp16", {"opset": 25}, {("opset", "refuse")}),
         ("onnx", "fp16", {"opset": 7}, {("opset", "refuse")}),
@@ -165,6 +170,12 @@ def test_memory_is_refused_with_the_nearest_thing_that_fits() -> None:
     ]
     context = int(too_long[0].nearest.removeprefix("--context "))
     assert not violations(target, LLAMA_3B, format="gguf", precision="int4", context=context)
+    longest = longest_context(target, LLAMA_3B, Workload("int4"))
+    long = {"format": "ort", "precision": "int4", "context": longest + 1024}
+    nearest = {v.rule: v.nearest for v in violations(target, LLAMA_3B, **long)}
+    assert nearest["memory"] == "--kv-cache int8"
+    rounded = violations(target, LLAMA_3B, **long, kv_cache="int8")
+    assert "memory" not in {v.rule for v in rounded}
 
 
 @pytest.mark.parametrize(
