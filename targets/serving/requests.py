@@ -49,10 +49,18 @@ def _whole(value: Any) -> Any:
     return value
 
 
+def _flag(value: Any) -> Any:
+    """Accept JSON's true and false, but not 0, which Python takes for false."""
+    if value is not None and not isinstance(value, bool):
+        raise ValueError("Input should be a valid boolean")
+    return value
+
+
 WHOLE = BeforeValidator(_whole)
 """Comes after a field's limits, because only then the OpenAPI description shows the limits."""
 Text = Annotated[str, Field(min_length=1)]
 Flag = Annotated[bool, Field(strict=True)]
+Off = Annotated[Literal[False], BeforeValidator(_flag)]
 Penalty = Annotated[float, Field(ge=-2, le=2, strict=True)]
 Bias = Annotated[float, Field(ge=-100, le=100, strict=True)]
 Label = Annotated[str, Field(max_length=LONGEST_LABEL)]
@@ -69,7 +77,7 @@ class StreamOptions(Fields):
     include_usage: Flag | None = Field(
         default=None, description="a last event with the number of tokens"
     )
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: Off | None = None
 
 
 class _Request(Fields):
@@ -129,7 +137,7 @@ class CompletionRequest(_Request):
         default=None, description="log probabilities of the tokens and of so many alternatives"
     )
     best_of: One | None = None
-    echo: Literal[False] | None = None
+    echo: Off | None = None
 
     @property
     def most_tokens(self) -> int | None:
