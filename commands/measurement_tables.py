@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
 
 from ..benchmarks.gate.policy import Policy
 from ..benchmarks.gate.result_files import NOT_COMPARED, interval_rule, interval_text
 from ..benchmarks.load_metrics import loads_of
 from ..benchmarks.metrics import ACCURACY, names_of
 from .step_tables import plan_view
-from .table_parts import METRIC_COLUMNS, QUALITY_COLUMNS, cell, metric_row, table
+from .table_parts import (
+    METRIC_COLUMNS,
+    QUALITY_COLUMNS,
+    ColumnTable,
+    cell,
+    metric_row,
+    table,
+)
 
 __all__ = [
     "bench_view",
@@ -92,7 +98,7 @@ def server_view(result: Mapping[str, Any]) -> list[Any]:
     return [table(columns, rows, title), *(f"  {escape(note)}" for note in result["notes"])]
 
 
-def _against(result: Mapping[str, Any]) -> Table:
+def _against(result: Mapping[str, Any]) -> ColumnTable:
     other = result["against"]
     rows = [
         [

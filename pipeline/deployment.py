@@ -8,7 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.config import model_path, packing, read_architecture, resolve
+from ..checkpoints.config import (
+    model_path,
+    packing,
+    quantization,
+    read_architecture,
+    read_config,
+    resolve,
+)
 from ..checkpoints.files import content_hash, read_provenance
 from ..errors import UsageError
 from ..models import FORMATS
@@ -54,7 +61,9 @@ def verdict(
         batch: sequences at a time.
         jetpack: JetPack release of the device, if known.
     """
-    path = resolve(model_path(model))
+    path = resolve(model_path(model), config_only=True)
+    if format == "edge-llm" or quantization(read_config(path)):
+        path = resolve(model_path(model))  # the stored tensors are checked as well
     device = load_target(target)
     spec, at, group_size = _stored(path, format, precision)
     workload = Workload(at, context, min(context, 2048), batch, group_size)

@@ -90,7 +90,7 @@ def test_files_that_a_page_names_exist(path: Path) -> None:
 def commands(text: str) -> Iterator[list[str]]:
     """The words of every `edgewright ...` command in the code of a page."""
     joined = text.replace("\\\n", " ")
-    found = re.findall(r"^    (?:\$ )?edgewright (.+)$|`edgewright ([^`]+)`", joined, re.M)
+    found = re.findall(r"^(?:    )?(?:\$ )?edgewright (.+)$|`edgewright ([^`]+)`", joined, re.M)
     for block, inline in found:
         line = (block or inline).replace("...", "")
         try:
