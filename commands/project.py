@@ -90,38 +90,46 @@ def plan(
         edgewright plan /models/Qwen2.5-3B --target jetson-agx-orin-64gb --draft student
         --draft-agreement 0.8
     """
-    from ..pipeline.forecast import ALL_TARGETS, NO_TARGET, plan_model, refuse, refuse_all
+    from ..pipeline.forecast import ALL_TARGETS, NO_TARGET, refuse, refuse_all
     from ..pipeline.recipe_file import is_recipe
 
-    target = device.target
-    context = inputs.context
-    batch = inputs.batch
     planned = is_recipe(what)
-    if planned:
-        from ..pipeline.plan import plan_recipe
-        from ..pipeline.recipe_file import load_recipe
-
-        extra = [f"target={target}"] if target else []
-        recipe = load_recipe(Path(what), [*inputs.settings, *extra])
-        target = recipe.target
-        rows = plan_recipe(recipe, context, batch)
-        if inputs.precision:
-            raise UsageError(
-                "--precision is for the plan of a model; a recipe says what it makes",
-                "leave it out, or change the recipe: --set steps.NAME.precision=int4",
-            )
-    else:
-        rows = plan_model(what, target, context, batch, inputs.precision)
+    target, rows = (_recipe_rows if planned else _model_rows)(what, device.target, inputs)
     advice = [] if target else [NO_TARGET]
     if inputs.draft:
         advice += _with_draft(rows, what, target, inputs)
-    found = {"target": target, "context": context, "batch": batch, "rows": rows, "advice": advice}
+    load = {"target": target, "context": inputs.context, "batch": inputs.batch}
+    found = {**load, "rows": rows, "advice": advice}
     if target is None or target == ALL_TARGETS:  # a survey of all devices refuses nothing
         return Outcome(found, "plan")
-    device_name = target
-    return Outcome(
-        found, "plan", lambda: refuse(rows) if planned else refuse_all(rows, what, device_name)
-    )
+    name = target
+    return Outcome(found, "plan", lambda: refuse(rows) if planned else refuse_all(rows, what, name))
+
+
+Rows = list[dict[str, Any]]
+
+
+def _model_rows(model: str, target: str | None, inputs: PlanInputs) -> tuple[str | None, Rows]:
+    """The device, and the rows of a plan for a model."""
+    from ..pipeline.forecast import plan_model
+
+    rows = plan_model(model, target, inputs.context, inputs.batch, inputs.precision)
+    return target, rows
+
+
+def _recipe_rows(text: str, target: str | None, inputs: PlanInputs) -> tuple[str | None, Rows]:
+    """The device, and the rows of a plan for a recipe."""
+    if inputs.precision:
+        raise UsageError(
+            "--precision is for the plan of a model; a recipe says what it makes",
+            "leave it out, or change the recipe: --set steps.NAME.precision=int4",
+        )
+    from ..pipeline.plan import plan_recipe
+    from ..pipeline.recipe_file import load_recipe
+
+    extra = [f"target={target}"] if target else []
+    recipe = load_recipe(Path(text), [*inputs.settings, *extra])
+    return recipe.target, plan_recipe(recipe, inputs.context, inputs.batch)
 
 
 def _with_draft(

@@ -27,6 +27,11 @@ def commit_of(folder: Path) -> str:
     return hashlib.sha1(str(folder).encode()).hexdigest()
 
 
+def blob_of(content: bytes) -> str:
+    """The name by which the hub knows the content of a file."""
+    return hashlib.sha1(content).hexdigest()
+
+
 @dataclass
 class HubServer:
     """The hub.
@@ -94,8 +99,7 @@ def answer(hub: HubServer, path: str) -> tuple[int, dict[str, str], bytes]:
         found = hub.find(file["name"], file["revision"])
         if found and (found[1] / file["file"]).is_file():
             body = (found[1] / file["file"]).read_bytes()
-            tag = hashlib.sha256(body).hexdigest()
-            return 200, {"X-Repo-Commit": commit_of(found[1]), "ETag": f'"{tag}"'}, body
+            return 200, {"X-Repo-Commit": commit_of(found[1]), "ETag": f'"{blob_of(body)}"'}, body
         return 404, {"X-Error-Code": "EntryNotFound"}, b""
     asked = API.match(path)
     found = asked and hub.find(asked["name"], asked["revision"] or "main")
@@ -111,7 +115,12 @@ def answer(hub: HubServer, path: str) -> tuple[int, dict[str, str], bytes]:
     }
     if asked["kind"] == "tree":
         value = [
-            {"type": "file", "path": name, "size": file.stat().st_size, "oid": name}
+            {
+                "type": "file",
+                "path": name,
+                "size": file.stat().st_size,
+                "oid": blob_of(file.read_bytes()),
+            }
             for name, file in zip(names, files, strict=True)
         ]
     return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()

@@ -66,7 +66,8 @@ PLANS = {
 @pytest.mark.parametrize("command", PLANS)
 def test_a_plan_fetches_the_config_alone(cli: Cli, hub: HubServer, command: str) -> None:
     code, _, error = cli(*PLANS[command])
-    assert code == 0 or "tokens and the model" in error, error  # a draft of another vocabulary
+    # A verdict, or a draft with another vocabulary: both need the config.
+    assert code in (0, 3) or "tokens and the model" in error, error
     assert hub.fetched == [f"{ID}@main/config.json"]
 
 
@@ -99,14 +100,14 @@ def test_verbs_take_a_hub_id_wherever_they_take_a_model(cli: Cli, hub: HubServer
     traces = ("--prompts", "builtin:reasoning", "--limit", 2, "--chains", 2)
     commands = [
         (*bench, "--reference", f"{ID}@v2"),
-        ("bench", ID, "--latency", "--against", ID, "--prompt", 4, "--new-tokens", 4),
+        ("bench", ID, "--latency", "--against", ID, "--runs", 1, "--prompt", 4, "--new-tokens", 4),
         ("prune", ID, "--heads", 0.5, "--out", "pruned", *TEXT),
         ("quantize", f"{ID}@main", "--method", "rtn", "--group-size", 32, "--out", "int4", *TEXT),
         ("distill", ID, "--teacher", f"{ID}@v2", *distill, *stages, "--out", "taught"),
         ("export", ID, "--out", "onnx", "--seq-len", 32),
         ("traces", ID, *traces, "--max-new-tokens", 4, "--out", "traces.jsonl"),
-        ("kv-study", ID, "--perplexity", "builtin:reasoning", "--windows", 2, "--context", 32),
-        ("iterate", ID, "--rounds", 1, "--ffn", 0.5, *distill, "--steps", 1, "--out", "small"),
+        ("kv-study", ID, "--perplexity", "builtin:reasoning", "--windows", 2, "--seq-len", 32),
+        ("iterate", ID, "--rounds", 1, "--ffn", 0.5, *distill, *stages, "--out", "small"),
     ]
     for words in commands:
         code, _, error = cli(*words)
