@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import cache
 from typing import Any
 
 from typer.main import get_command
@@ -10,6 +11,7 @@ from typer.main import get_command
 from edgewright.cli import app
 
 
+@cache
 def verbs() -> dict[str, Any]:
     """Every command by what is typed, without groups that only hold others."""
 
@@ -32,7 +34,6 @@ def parse(line: str) -> dict[str, Any]:
     words = shlex.split(line.partition(" > ")[0])
     if words[0] == "torchrun":
         words = words[words.index("edgewright.cli") :]
-    command: Any = get_command(app)
     known = verbs()
     name = " ".join(words[1:3]) if " ".join(words[1:3]) in known else words[1]
     command = known[name]
