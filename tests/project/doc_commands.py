@@ -18,6 +18,7 @@ MARK = "# not run by the tests: "
 REASONS = (
     "takes minutes",
     "needs a board",
+    "needs a real model",
     "needs a server",
     "needs a download",
     "needs several processes",
