@@ -79,7 +79,8 @@ def test_how_many_commands_are_run_and_why_the_others_are_not() -> None:
 
 def supplied(folder: Path, make_model: Callable[..., Path]) -> None:
     """What a reader brings: models and data."""
-    shutil.copytree(make_model("llama", max_position_embeddings=16384), folder / "MODEL")
+    long = {"max_position_embeddings": 16384, "use_sliding_window": False}
+    shutil.copytree(make_model("qwen3", **long), folder / "MODEL")
     shutil.copytree(make_model("qwen3_moe"), folder / "MIXTURE")
     sentences = [
         f"{n} boats left the harbour, and {n * 7 % 50} of them came back." for n in range(400)
