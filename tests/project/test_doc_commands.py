@@ -99,7 +99,9 @@ def supplied(folder: Path, make_model: Callable[..., Path]) -> None:
         "entry_point": "one",
         "test": "def check(candidate):\n    assert candidate() == 1\n",
     }
-    (folder / "HumanEval.jsonl.gz").write_bytes(gzip.compress(json.dumps(problem).encode()))
+    (folder / "HumanEval.jsonl.gz").write_bytes(
+        gzip.compress(f"{json.dumps(problem)}\n".encode() * 4)
+    )
     (folder / "gate.yaml").write_text("limits: {perplexity/wiki: {max_ratio: 1.5}}\n")
     for name in ("demo", "other"):
         (folder / "runs" / name).mkdir(parents=True)
