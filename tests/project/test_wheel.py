@@ -153,12 +153,11 @@ SHIPPED = (
 )
 """Opens a recipe that ships with the wheel by its name, and its target."""
 NO_EXTRAS = (
-    "import sys\n"
-    "class Missing:\n"
-    "    def find_spec(self, name, path=None, target=None):\n"
-    "        if name.partition('.')[0] in {extras}:\n"
-    "            raise ModuleNotFoundError(name, name=name)\n"
-    "sys.meta_path.insert(0, Missing())\n"
+    "from importlib.machinery import PathFinder\n"
+    "find = PathFinder.find_spec\n"
+    "def known(name, path=None, target=None):\n"
+    "    return None if name.partition('.')[0] in {extras} else find(name, path, target)\n"
+    "PathFinder.find_spec = staticmethod(known)\n"
 )
 """A sitecustomize.py that hides the packages of all extras."""
 QUICK = (
