@@ -15,12 +15,15 @@ from .commands import compress, deliver, measure, project
 from .commands.interruption import INTERRUPTED
 from .console import complain, console, print_traceback
 
+WIDEST = 140
+"""Columns of a help page on a terminal that is wider than that."""
+
 app = typer.Typer(
     name="edgewright",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST},
 )
 targets_app = typer.Typer(invoke_without_command=True)
 recipe_app = typer.Typer(no_args_is_help=True, help="Describe what a recipe may contain.")
@@ -72,7 +75,7 @@ recipe_app.command(project.recipe_schema.name)(project.recipe_schema.command)
 def main() -> None:
     """Run the command line; turn an error into one message and its exit code."""
     try:
-        app()
+        app(prog_name="edgewright")
     except KeyboardInterrupt:  # before or after the work, where nothing is in progress
         console.print("interrupted; run the same command again", highlight=False)
         sys.exit(INTERRUPTED)

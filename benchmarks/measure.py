@@ -275,13 +275,6 @@ def _directory(path: Path) -> Path:
     return path if is_artifact(path) else resolve(model_path(str(path)))
 
 
-def _check_model(path: Path) -> None:
-    if not (is_artifact(path) or (path / "config.json").is_file()):
-        raise UsageError(
-            f"--against {path}: neither a checkpoint nor an artifact", "give the directory of one"
-        )
-
-
 def _save(file: Path, found: Mapping[str, Any], answers: Sequence[dict[str, Any]]) -> None:
     """Write a measurement, and the answers beside it."""
     save_measurement(file, found)
@@ -328,8 +321,7 @@ def bench_path(
         raise UsageError(
             "nothing to measure", "give --perplexity SOURCE, --tasks NAME or --latency"
         )
-    if against:
-        _check_model(against)
+    rival = _directory(against) if against else None
     name = path.name
     path = _directory(path)
     base = Reference(_directory(reference), device) if reference else None
@@ -337,10 +329,10 @@ def bench_path(
     found = _shown(name, result)
     if save:
         _save(save, found, result.answers)
-    if against:
+    if against and rival:
         compared = time_against(
             path,
-            against,
+            rival,
             options.latency or LatencyOptions(),
             result.context["device"],
             result.context["threads"],

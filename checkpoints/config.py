@@ -10,6 +10,7 @@ from typing import Any
 from ..documents import in_hand, read_object
 from ..errors import Refused, UsageError
 from ..models import FAMILIES, Architecture, architecture, check_values, text_config
+from .hub import fetch, is_hub_id
 from .inventory import inventory
 from .packing import check_block, scheme_of
 
@@ -33,9 +34,6 @@ ROOT = Path(__file__).parents[1]
 ADAPTER = "adapter_config.json"
 TOKENIZER = "tokenizer.json"
 LAST_TOKEN = 2**31
-CONFIG_FILES = ("*.json",)
-WEIGHT_AND_TOKENIZER_FILES = ("*.safetensors", "*.model", "*.txt", "*.jinja")
-"""Files of a hub id that are fetched."""
 
 
 def model_path(model: str) -> str:
@@ -64,7 +62,7 @@ def resolve(model: str | Path, *, config_only: bool = False) -> Path:
 
     Args:
         model: a directory, or a hub id `org/name`, perhaps with `@revision` behind it.
-        config_only: of a hub id, fetch no weights.
+        config_only: of a hub id, fetch no weights and no tokenizer.
 
     Raises:
         UsageError: it is neither, or the hub cannot be reached.
@@ -77,30 +75,12 @@ def resolve(model: str | Path, *, config_only: bool = False) -> Path:
                 "give a Hugging Face model directory",
             )
         return path
-    if os.path.exists(path) or str(model).startswith((".", "/", "~")) or str(model).count("/") != 1:
+    if os.path.exists(path) or not is_hub_id(str(model)):
         raise UsageError(
             f"{model}: no such model directory",
             "give a directory, or a hub id such as Qwen/Qwen2.5-0.5B",
         )
-    from huggingface_hub import snapshot_download  # late: only a hub id needs it
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
-
-    name, _, revision = str(model).partition("@")
-    patterns = CONFIG_FILES if config_only else (*CONFIG_FILES, *WEIGHT_AND_TOKENIZER_FILES)
-    try:
-        found = snapshot_download(name, revision=revision or None, allow_patterns=list(patterns))
-        return Path(found)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"{model}: no such directory; tried as a hub id, it is not available from the hub: "
-            f"{reason}",
-            "check the path, or the name of the hub id and the network",
-        ) from error
+    return fetch(str(model), config_only=config_only)
 
 
 def read_config(path: Path) -> dict[str, Any]:

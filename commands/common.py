@@ -17,6 +17,7 @@ from rich.markup import escape
 from ..console import console
 from ..errors import GateFailed, UsageError
 from ..steps.options import Calibration, Execution
+from .next_commands import after_run, after_step
 from .verb import Outcome, command_line
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def step(
     from ..pipeline.verb import run_verb
 
     result = run_verb(kind, options, model, output.out, context, output.fresh, command_line())
-    return Outcome(result, "step")
+    return Outcome(result, "step", then=after_step(kind, options, model, output.out))
 
 
 def prune_step(
@@ -103,7 +104,7 @@ def recipe_run(recipe: Recipe, out: Path, fresh: bool) -> Outcome:
         if ledger.get("gate"):
             conclude(ledger["gate"])
 
-    return Outcome(ledger, "ledger", judge)
+    return Outcome(ledger, "ledger", judge, after_run(ledger, out))
 
 
 def conclude(gate: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from ..compress.quantize.options import QuantizeOptions
 from ..steps.options import Calibration, Execution, Verification
 from ..steps.places import Reads
 from .common import cut_plan, prune_step, required, step, step_context
+from .next_commands import after_traces
 from .options import Expand
 from .verb import Outcome, verb
 from .verb_options import Model, Output, PruneOutput, TargetDevice, TracesOutput
@@ -96,7 +97,7 @@ def traces(
         output.fresh,
         memory_check=execution.memory_check,
     )
-    return Outcome(report, "traces")
+    return Outcome(report, "traces", then=after_traces(output.out))
 
 
 @verb("distill", resumable=True)

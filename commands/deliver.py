@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..benchmarks.options import EvaluateOptions
+from ..console import console
 from ..errors import Refused, UsageError
 from ..export.options import ExportOptions
 from ..steps.options import Calibration, Execution
@@ -201,5 +202,6 @@ def serve(artifact: Artifact, options: ServeOptions, limits: ServeLimits) -> Non
             f"serving needs {error.name}, which is not installed", "pip install 'edgewright[serve]'"
         ) from error
     keys = read_keys(options.api_key_file)
+    console.print(f"loading {artifact}", highlight=False, markup=False)
     model = options.model_dump(include={"threads", "max_batch", "context", "prefix_cache_mb"})
     run.serve(open_service(artifact, **model, limits=limits), options, keys)

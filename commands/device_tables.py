@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from .measurement_tables import gate_view
-from .table_parts import METRIC_COLUMNS, cell, metric_row, table
+from .table_parts import METRIC_COLUMNS, metric_row, table
 
 __all__ = [
     "bundle_view",
@@ -29,7 +29,7 @@ def targets_view(targets: Sequence[Mapping[str, Any]]) -> list[Any]:
         [
             str(t["name"]),
             str(t["description"]),
-            cell(t["memory"]["usable_bytes"], ",.1f", 1e9),
+            f"{t['memory']['usable_bytes'] / 1e9:,.1f}",
         ]
         for t in targets
     ]

@@ -16,7 +16,7 @@ from ..pipeline.environment import environment
 __all__ = ["examine"]
 
 EXTRAS = {
-    "reasoning_gym": ("reasoning-gym", "eval: the built-in reasoning task"),
+    "reasoning_gym": ("reasoning-gym", "eval: tasks of its generators"),
     "math_verify": ("math-verify", "eval: answers to questions compared as mathematics"),
     "lm_eval": ("lm-eval", "eval: EleutherAI's tasks"),
     "optuna": ("optuna", "sweep: trials and their samplers"),

@@ -16,6 +16,7 @@ from ..pipeline.sweep_options import SweepOptions
 from ..steps.options import Calibration, Execution
 from ..steps.places import Reads, Writes
 from .common import conclude, directory_of_run, required
+from .next_commands import after_bench
 from .options import Expand
 from .server_inputs import check_server_options, refuse_load
 from .verb import Outcome, command_line, verb
@@ -85,7 +86,7 @@ def bench(
         inputs.against,
         memory_check=execution.memory_check,
     )
-    return Outcome(found, "bench")
+    return Outcome(found, "bench", then=after_bench(inputs.save))
 
 
 def _server(
@@ -202,10 +203,10 @@ def sweep(recipe: RecipeFile, options: SweepOptions, inputs: SweepInputs) -> Out
 
     Examples:
 
-        edgewright sweep recipes/demo.yaml --vary steps.prune.heads=0.25,0.5
+        edgewright sweep demo --vary steps.prune.heads=0.25,0.5
         --vary steps.quantize.group_size=32,64,128
 
-        edgewright sweep recipes/demo.yaml --vary steps.quantize.method=gptq,awq
+        edgewright sweep demo --vary steps.quantize.method=gptq,awq
         --objective accuracy/reasoning --objective size_bytes
     """
     from ..pipeline.sweep import run_sweep

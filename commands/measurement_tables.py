@@ -6,14 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from ..benchmarks.gate.policy import Policy
 from ..benchmarks.gate.result_files import NOT_COMPARED, interval_rule, interval_text
 from ..benchmarks.load_metrics import loads_of
 from ..benchmarks.metrics import ACCURACY, names_of
-from .step_tables import plan_view
-from .table_parts import METRIC_COLUMNS, QUALITY_COLUMNS, cell, metric_row, table
+from ..benchmarks.report.device_summary import device_summary
+from .table_parts import (
+    METRIC_COLUMNS,
+    QUALITY_COLUMNS,
+    ColumnTable,
+    cell,
+    metric_row,
+    table,
+)
 
 __all__ = [
     "bench_view",
@@ -25,18 +32,35 @@ __all__ = [
     "sweep_view",
 ]
 
+MOST_LIMITS = 3
+"""Limits of the device that are shown at the end of a run."""
 VERDICTS = {"pass": "pass", "fail": "FAIL", "inconclusive": "inconclusive"}
 
 
 def ledger_view(ledger: Mapping[str, Any]) -> list[Any]:
-    """A run: one row per step, then its gate and its plan."""
+    """A run: one row per step, then its gate, and what the device will say to the candidate."""
     rows = [metric_row(s["name"], s["metrics"], s["seconds"]) for s in ledger["steps"]]
     views: list[Any] = [table(METRIC_COLUMNS, rows)]
     if ledger.get("gate"):
         views += gate_view(ledger["gate"])
-    if ledger.get("plan", {}).get("target"):
-        views += plan_view(ledger["plan"])
-    return views
+    return [*views, *_device_lines(ledger)]
+
+
+def _device_lines(ledger: Mapping[str, Any]) -> list[Any]:
+    """The plan's verdict on the candidate in a few lines; the report has all of it."""
+    candidate = (ledger.get("gate") or {}).get("candidate") or ledger["steps"][-1]["name"]
+    found = device_summary(ledger.get("plan") or {}, candidate)
+    if found is None:
+        return []
+    predicted = f" ({found.prediction})" if found.prediction else ""
+    lines: list[Any] = [Text(f"on {found.target}: {found.heading}{predicted}")]
+    own = [one for one in found.objections if candidate in one.steps.split(", ")]
+    lines += [
+        Text(f"  {'refused' if one.refused else 'limit'}: {one.text}") for one in own[:MOST_LIMITS]
+    ]
+    if more := len(found.objections) - len(own[:MOST_LIMITS]):
+        lines.append(Text(f"  {more} more, of this step or others, in the report"))
+    return lines
 
 
 def bench_view(result: Mapping[str, Any]) -> list[Any]:
@@ -58,7 +82,7 @@ def bench_view(result: Mapping[str, Any]) -> list[Any]:
     return views
 
 
-def _tasks(metrics: Mapping[str, float], title: str = "") -> Table:
+def _tasks(metrics: Mapping[str, float], title: str = "") -> ColumnTable:
     rows = [
         [
             name.partition("/")[2],
@@ -81,7 +105,7 @@ def server_view(result: Mapping[str, Any]) -> list[Any]:
     return [*views, *(f"  {escape(note)}" for note in result["notes"])]
 
 
-def _loads(result: Mapping[str, Any], title: str) -> Table:
+def _loads(result: Mapping[str, Any], title: str) -> ColumnTable:
     metrics = result["metrics"]
 
     def times(kind: str, load: str) -> str:
@@ -103,7 +127,7 @@ def _loads(result: Mapping[str, Any], title: str) -> Table:
     return table(columns, rows, title)
 
 
-def _against(result: Mapping[str, Any]) -> Table:
+def _against(result: Mapping[str, Any]) -> ColumnTable:
     other = result["against"]
     rows = [
         [

@@ -34,6 +34,8 @@ __all__ = [
 REQUIRED: Any = PydanticUndefined
 """Default of a parameter that must be given."""
 PLAIN = Cli()
+SHORT = {"--out": "-o"}
+"""Flags with a second, short spelling."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def _single(
         default = list(default) if default else None
     return Parameter(
         _keyword(flag),
-        (flag,),
+        (flag, SHORT[flag]) if flag in SHORT else (flag,),
         kind,
         default,
         field.description or "",

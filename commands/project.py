@@ -29,9 +29,9 @@ def run(recipe: RecipeFile, options: RunOptions) -> Outcome:
 
     Examples:
 
-        edgewright run recipes/demo.yaml --out runs/demo
+        edgewright run demo --out runs/demo
 
-        edgewright run recipes/demo.yaml --set model=/models/Qwen2.5-0.5B --set evaluate.limit=50
+        edgewright run demo --set model=/models/Qwen2.5-0.5B --set evaluate.limit=50
         --out runs/qwen
     """
     from ..pipeline.forecast import refuse
@@ -65,63 +65,76 @@ def demo(output: DemoOutput) -> Outcome:
 @verb("plan")
 def plan(
     what: Annotated[
-        str, Reads(), typer.Argument(metavar="RECIPE|MODEL", help="a recipe file, or a model")
+        str,
+        Reads(),
+        typer.Argument(metavar="RECIPE|MODEL", help="a recipe, by file or name, or a model"),
     ],
     device: TargetDevice,
     inputs: PlanInputs,
 ) -> Outcome:
     """Predict what a recipe or a model needs, and how fast a device will run it.
 
-    Only config.json is read. Exit code 3 if the device cannot run what a step of the recipe makes,
-    or can run the model in no precision.
+    Only config.json is read, also of a hub id. Exit code 3 if the device cannot run what a step of
+    the recipe makes, or can run the model in no precision.
 
     Examples:
 
-        edgewright plan recipes/demo.yaml
+        edgewright plan demo
 
         edgewright plan /models/Qwen2.5-3B --target jetson-orin-nano-8gb --context 4096
+
+        edgewright plan Qwen/Qwen2.5-3B --target jetson-orin-nano-8gb --precision int4
 
         edgewright plan /models/Qwen2.5-3B --target all
 
         edgewright plan /models/Qwen2.5-3B --target jetson-agx-orin-64gb --draft student
         --draft-agreement 0.8
     """
-    from ..pipeline.forecast import ALL_TARGETS, NO_TARGET, plan_model, refuse, refuse_all
+    from ..pipeline.forecast import ALL_TARGETS, NO_TARGET, refuse, refuse_all
+    from ..pipeline.recipe_file import is_recipe
 
-    target = device.target
-    context = inputs.context
-    batch = inputs.batch
-    is_recipe = what.endswith((".yaml", ".yml"))
-    if is_recipe:
-        target, rows = _recipe_rows(what, target, inputs)
-    else:
-        rows = plan_model(what, target, context, batch, inputs.kv_cache or "float")
+    planned = is_recipe(what)
+    target, rows = (_recipe_rows if planned else _model_rows)(what, device.target, inputs)
     advice = [] if target else [NO_TARGET]
     if inputs.draft:
         advice += _with_draft(rows, what, target, inputs)
-    found = {"target": target, "context": context, "batch": batch, "rows": rows, "advice": advice}
+    load = {"target": target, "context": inputs.context, "batch": inputs.batch}
+    found = {**load, "rows": rows, "advice": advice}
     if target is None or target == ALL_TARGETS:  # a survey of all devices refuses nothing
         return Outcome(found, "plan")
-    device_name = target
-    return Outcome(
-        found, "plan", lambda: refuse(rows) if is_recipe else refuse_all(rows, device_name)
-    )
+    name = target
+    return Outcome(found, "plan", lambda: refuse(rows) if planned else refuse_all(rows, what, name))
 
 
-def _recipe_rows(
-    what: str, target: str | None, inputs: PlanInputs
-) -> tuple[str | None, list[dict[str, Any]]]:
-    """The target of a recipe, and the rows of its plan."""
-    from ..pipeline.plan import plan_recipe
-    from ..pipeline.recipe_file import load_recipe
+Rows = list[dict[str, Any]]
 
+
+def _model_rows(model: str, target: str | None, inputs: PlanInputs) -> tuple[str | None, Rows]:
+    """The device, and the rows of a plan for a model."""
+    from ..pipeline.forecast import plan_model
+
+    cache = inputs.kv_cache or "float"
+    rows = plan_model(model, target, inputs.context, inputs.batch, cache, inputs.precision)
+    return target, rows
+
+
+def _recipe_rows(text: str, target: str | None, inputs: PlanInputs) -> tuple[str | None, Rows]:
+    """The device, and the rows of a plan for a recipe."""
+    if inputs.precision:
+        raise UsageError(
+            "--precision is for the plan of a model; a recipe says what it makes",
+            "leave it out, or change the recipe: --set steps.NAME.precision=int4",
+        )
     if inputs.kv_cache:
         raise UsageError(
             "--kv-cache plans the export of a model, and a recipe has its own export step",
             "add --set steps.STEP.kv_cache=int8, with the name of the export step",
         )
+    from ..pipeline.plan import plan_recipe
+    from ..pipeline.recipe_file import load_recipe
+
     extra = [f"target={target}"] if target else []
-    recipe = load_recipe(Path(what), [*inputs.settings, *extra])
+    recipe = load_recipe(Path(text), [*inputs.settings, *extra])
     return recipe.target, plan_recipe(recipe, inputs.context, inputs.batch)
 
 
@@ -131,8 +144,9 @@ def _with_draft(
     """Add the predictions of a draft model to a plan; returns what they mean."""
     from ..pipeline.draft_forecast import add_drafts, advice_of
     from ..pipeline.forecast import ALL_TARGETS
+    from ..pipeline.recipe_file import is_recipe
 
-    if target in (None, ALL_TARGETS) or model.endswith((".yaml", ".yml")):
+    if target in (None, ALL_TARGETS) or is_recipe(model):
         raise UsageError(
             "--draft needs one model and one device", "give MODEL --target NAME --draft DRAFT"
         )
@@ -163,9 +177,12 @@ def targets() -> Outcome:
 
         edgewright targets show jetson-orin-nano-8gb
     """
-    from ..targets.profile import list_targets
+    from ..targets.profile import list_targets, usable_bytes
 
-    return Outcome([t.model_dump(mode="json") for t in list_targets()], "targets")
+    found = [target.model_dump(mode="json") for target in list_targets()]
+    for shown, target in zip(found, list_targets(), strict=True):
+        shown["memory"]["usable_bytes"] = usable_bytes(target)
+    return Outcome(found, "targets")
 
 
 @verb("show")
@@ -200,4 +217,4 @@ def doctor() -> Outcome:
                 "pip install edgewright, in a fresh environment",
             )
 
-    return Outcome(checks, "doctor", judge)
+    return Outcome(checks, "doctor", judge, "edgewright demo")

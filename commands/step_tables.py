@@ -52,10 +52,13 @@ def plan_view(plan: Mapping[str, Any]) -> list[Any]:
     filled = {name: texts for name, texts in cells.items() if set(texts) != {"-"}}
     rows = list(zip(*filled.values(), strict=True))
     title = f"plan for {plan['target']}" if plan.get("target") else "plan (no target)"
+    keys = len({"target", "step", "precision"} & filled.keys())
+    refuses = all(row["refused"] or "commands" not in row for row in plan["rows"])
+    # Where the plan ends in an error, the error has these lines.
     remarks = [
         f"  {row['step']}: {violation}"
         for row in plan["rows"]
-        for violation in (*row["violations"], *row["refused"])
+        for violation in (*row["violations"], *([] if refuses else row["refused"]))
     ]
     remarks += [line for row in plan["rows"] for line in _drafts(row)]
     remarks += _what_runs(plan) if plan.get("target") else []
@@ -66,7 +69,7 @@ def plan_view(plan: Mapping[str, Any]) -> list[Any]:
         for row in plan["rows"]
         if row.get("calibration")
     ]
-    return [table(tuple(filled), rows, title), *remarks, *plan.get("advice", ())]
+    return [table(tuple(filled), rows, title, keys), *remarks, *plan.get("advice", ())]
 
 
 def _drafts(row: Mapping[str, Any]) -> list[str]:
@@ -90,11 +93,20 @@ def _what_runs(plan: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for row in plan["rows"]:
         if "commands" in row and not row["refused"]:
-            lines += [f"{row['precision']} runs on {plan['target']}. To make it:"]
+            lines.append(f"{row['precision']} runs on {plan['target']}, {_speed(row)}. To make it:")
             lines += [f"  {command}" for command in row["commands"]]
             if (longest := row["longest_context_int8"]) and row["kv_cache"] == "float":
                 lines.append(f"  with --kv-cache int8, its longest context is {longest:,} tokens")
     return lines
+
+
+def _speed(row: Mapping[str, Any]) -> str:
+    """How much of a device's memory a model takes, and how fast it is there."""
+    memory = f"in {row['total_bytes'] / 1e9:.2f} of its {row['usable_bytes'] / 1e9:.2f} GB"
+    rate = row.get("decode_tok_s")
+    if rate is None:
+        return memory
+    return f"{memory}, at about {rate:,.0f} tokens/s (×÷{1 + row['band']:.2f})"
 
 
 def step_view(result: Mapping[str, Any]) -> list[Any]:

@@ -20,6 +20,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..console import console
 from ..redaction import redacted
 from ..steps.options import Cli
 from .failures import explained_failures
@@ -44,11 +45,13 @@ class Outcome:
         value: what `--json` prints and the Python API returns.
         view: the table that shows it on a terminal.
         judge: called after it was printed; raises the error that decides the exit code.
+        then: the command that usually comes next; shown on a terminal where nothing is wrong.
     """
 
     value: Any
     view: str
     judge: Callable[[], None] | None = None
+    then: str = ""
 
 
 class Display(BaseModel):
@@ -156,7 +159,7 @@ class Verb:
         def command(invocation: typer.Context, **typed: Any) -> None:
             self._run_typed(invocation, typed)
 
-        command.__doc__ = self.__doc__
+        command.__doc__ = _unwrapped_examples(self.__doc__ or "")
         command.__name__ = self.name.replace("-", "_")
         command.__dict__["__signature__"] = inspect.Signature(list(made.values()))
         command.__annotations__ = {name: one.annotation for name, one in made.items()}
@@ -177,6 +180,8 @@ class Verb:
         show(outcome.value, bool(typed.get("json")), outcome.view)
         if outcome.judge:
             outcome.judge()
+        if outcome.then and not typed.get("json"):
+            console.print(f"next: {outcome.then}", highlight=False, markup=False, soft_wrap=True)
 
     def call(self, *arguments: Any, **options: Any) -> Any:
         """Run the verb from Python.
@@ -259,6 +264,11 @@ def _joined(text: str) -> str:
         indent + " ".join(line.strip() for line in one.splitlines())
         for indent, one in zip(indents, paragraphs, strict=True)
     )
+
+
+def _unwrapped_examples(text: str) -> str:
+    """A docstring whose indented lines are printed as they are, so that they can be copied."""
+    return "\n\n".join(f"\b\n{one}" if one.startswith(" ") else one for one in text.split("\n\n"))
 
 
 def _model_of(hint: Any) -> type[BaseModel] | None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..checkpoints.outputs import RECORD, RECORD_MARKS
 from ..steps.options import Cli, shared
 from ..steps.places import Reads, Writes
-from ..targets.options import DeviceLoad, DraftOptions
+from ..targets.options import DeviceLoad, DraftOptions, PlannedPrecision
 
 __all__ = [
     "BenchInputs",
@@ -33,7 +33,8 @@ __all__ = [
 Model = Annotated[
     str, Reads(), typer.Argument(help="model directory, hub id, or builtin:tiny-reasoner")
 ]
-RecipeFile = Annotated[Path, Reads(recipe=True), typer.Argument(help="YAML recipe")]
+RECIPE = "YAML file, or the name of a recipe that ships with edgewright, such as demo"
+RecipeFile = Annotated[Path, Reads(recipe=True), typer.Argument(help=RECIPE)]
 MEASUREMENT_MARKS = ('"metrics": {', '"context": {', '"samples": {')
 ANSWER_MARKS = ('"question": ', '"expected": ', '"correct": ')
 JUNIT_MARKS = ('classname="edgewright.gate"', 'name="edgewright gate"')
@@ -119,7 +120,7 @@ class TargetDevice(_Inputs):
     )
 
 
-class PlanInputs(DeviceLoad, DraftOptions, RecipeSettings):
+class PlanInputs(PlannedPrecision, DeviceLoad, DraftOptions, RecipeSettings):
     """How a device will use what is planned, its draft, and changes to the recipe."""
 
 

@@ -1,9 +1,9 @@
 """Generated arithmetic and word problems with solution steps: the data of the demo model.
 
-The package reasoning-gym generates the problems and checks answers. The solution steps ("traces")
-are written here. Evaluation problems come from seeds below `TRAIN_SEED`, training problems from
-seeds above it. A training problem whose question is also in the held-out set is dropped, because
-small problem spaces repeat questions under different seeds.
+`problem_generators.py` has the problems of reasoning-gym. The solution steps ("traces") are written
+here. Evaluation problems come from seeds below `TRAIN_SEED`, training problems from seeds above it.
+A training problem whose question is also in the held-out set is dropped, because small problem
+spaces repeat questions under different seeds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import EdgewrightError
+from .problem_generators import GENERATORS, LEGS, is_answer
 
 __all__ = [
     "TASKS",
@@ -100,45 +100,32 @@ def _gcd(entry: dict[str, Any]) -> str:
 
 
 def _leg_counting(entry: dict[str, Any]) -> str:
-    from reasoning_gym.arithmetic.leg_counting import ANIMALS
-
     total = 0
     lines: list[str] = []
     for animal, count in entry["metadata"]["animals"].items():
-        legs = count * ANIMALS[animal]
+        legs = count * LEGS[animal]
         lines.append(
-            f"{animal} {count}*{ANIMALS[animal]}={legs}"
+            f"{animal} {count}*{LEGS[animal]}={legs}"
             + (f", {_sum(total, f'+{legs}')}" if legs and total else "")
         )
         total += legs
     return "\n".join(lines)
 
 
-TASKS: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], str]]] = {
-    "chain_sum": ({"min_terms": 2, "max_terms": 5, "min_digits": 1, "max_digits": 2}, _chain_sum),
-    "products": ({"min_digits": 2, "max_digits": 2}, _products),
-    "gcd": ({"min_value": 2, "max_value": 99}, _gcd),
-    "leg_counting": ({"min_animals": 2, "max_animals": 5}, _leg_counting),
+TASKS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "chain_sum": _chain_sum,
+    "products": _products,
+    "gcd": _gcd,
+    "leg_counting": _leg_counting,
 }
-"""Task name -> (reasoning-gym configuration, trace writer)."""
-
-
-def _dataset(task: str, seed: int, size: int) -> Any:
-    try:
-        import reasoning_gym  # here, because it is an optional extra and slow to import
-    except ImportError as error:
-        raise EdgewrightError(
-            "builtin:reasoning needs reasoning-gym, which is not installed",
-            "pip install 'edgewright[eval]'",
-        ) from error
-    return reasoning_gym.create_dataset(task, seed=seed, size=size, **TASKS[task][0])
+"""Task name -> trace writer."""
 
 
 def _problems(task: str, seed: int, size: int) -> Iterator[Problem]:
-    dataset = _dataset(task, seed, size)
-    trace = TASKS[task][1]
-    for entry in dataset:
-        yield Problem(task, entry["question"].strip(), trace(entry), entry["answer"], entry)
+    for index in range(size):
+        question, result, metadata = GENERATORS[task](random.Random(seed + index))
+        entry = {"question": question, "answer": str(result), "metadata": metadata}
+        yield Problem(task, question.strip(), TASKS[task](entry), str(result), entry)
 
 
 def held_out(count: int, tasks: Sequence[str] = tuple(TASKS)) -> list[Problem]:
@@ -188,8 +175,5 @@ def extract_answer(text: str) -> str:
 
 
 def is_correct(problem: Problem, text: str) -> bool:
-    """Whether reasoning-gym's verifier gives the extracted answer full marks."""
-    import reasoning_gym  # here, because it is an optional extra
-
-    score: Any = reasoning_gym.get_score_answer_fn(problem.task)
-    return float(score(extract_answer(text), problem.entry)) == 1.0
+    """Whether the extracted answer of a built-in problem is right."""
+    return is_answer(problem.task, extract_answer(text), problem.answer)

@@ -59,6 +59,7 @@ def _wrapped(text: str) -> str:
     lines = [
         line if line.startswith(" ") else textwrap.fill(line, 120, break_on_hyphens=False)
         for line in text.splitlines()
+        if line != "\b"  # for the terminal: do not wrap the lines that follow
     ]
     return "\n".join(lines)
 

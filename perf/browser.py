@@ -1,4 +1,4 @@
-"""Check reports in headless Chromium at phone and desktop width, in light and dark mode.
+"""Check reports in headless Chromium on a phone, a tablet and a desktop, in light and dark mode.
 
     python -m edgewright.perf.browser runs/demo/report.html --out shots
 
@@ -23,7 +23,7 @@ from typing import Any
 
 import aiohttp
 
-WIDTHS = {"phone": 390, "desktop": 1280}
+WIDTHS = {"phone": 390, "tablet": 768, "desktop": 1280}
 MAX_BYTES = 3_000_000
 SCROLL_SIZE = "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
 PART_HEIGHT = 2600

@@ -18,7 +18,7 @@ from ..benchmarks.ledger_files import read_ledger
 from ..benchmarks.measurement_files import load_measurement
 from ..benchmarks.options import EvaluateOptions
 from ..benchmarks.tasks.task import Task
-from ..checkpoints.config import end_tokens
+from ..checkpoints.config import end_tokens, model_path, resolve
 from ..checkpoints.hashing import content_hash, read_provenance
 from ..checkpoints.tokenizer import load_tokenizer
 from ..errors import Refused, UsageError
@@ -201,11 +201,7 @@ def _source(artifact: Path, options: AcceptanceOptions, notes: list[str]) -> Pat
     if not options.answers:
         return None
     if options.reference:
-        if not (options.reference / "config.json").is_file():
-            raise UsageError(
-                f"--reference {options.reference}: no checkpoint there", "give its directory"
-            )
-        return options.reference
+        return resolve(model_path(str(options.reference)))
     made_from = read_provenance(artifact).get("source")
     if isinstance(made_from, dict):
         beside = artifact.resolve().parent / str(made_from.get("name"))

@@ -10,7 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.config import model_path, packing, read_architecture, resolve
+from ..checkpoints.config import (
+    model_path,
+    packing,
+    quantization,
+    read_architecture,
+    read_config,
+    resolve,
+)
 from ..checkpoints.hashing import read_provenance
 from ..models import FORMATS
 from ..targets import ArtifactSpec, Workload, check, load_target
@@ -36,7 +43,9 @@ def verdict(model: str, target: str, format: str, options: CheckOptions) -> dict
         options: how the device is to use it.
     """
     context = options.context
-    path = resolve(model_path(model))
+    path = resolve(model_path(model), config_only=True)
+    if format == "edge-llm" or quantization(read_config(path)):
+        path = resolve(model_path(model))  # the stored tensors are checked as well
     device = load_target(target)
     spec, stored = _stored(path, format, options.precision)
     at = stored.precision

@@ -5,13 +5,14 @@ No weight is read, and torch is not imported.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..checkpoints.config import model_path, quantization, resolve
-from ..errors import Refused
+from ..errors import Refused, UsageError
 from ..models import FORMATS
 from ..models.kv_cache import KvCache
 from ..steps.state import State, checkpoint_state
@@ -24,6 +25,7 @@ from ..targets import (
     load_target,
     longest_context,
     predict,
+    usable_bytes,
 )
 
 __all__ = [
@@ -54,6 +56,7 @@ def plan_model(
     context: int = 2048,
     batch: int = 1,
     kv_cache: KvCache = "float",
+    precision: str | None = None,
 ) -> list[dict[str, Any]]:
     """One row per precision that a model can be exported in.
 
@@ -63,19 +66,24 @@ def plan_model(
         context: tokens of KV cache on the device.
         batch: sequences at a time on the device.
         kv_cache: how the artifact caches keys and values.
+        precision: plan only this one; None: every one.
 
     Returns:
-        Rows as `device_row` makes them, each with the `commands` that make the artifact.
+        Rows as `device_row` makes them, each with the `commands` that make the artifact, and with
+        the precisions that the model `runs_in`.
+
+    Raises:
+        UsageError: the model cannot be exported in this precision.
     """
     state = checkpoint_state(resolve(model_path(model), config_only=True))
     if target_name == ALL_TARGETS:
         return [
             {**row, "step": f"{target.name} {row['step']}", "target": target.name}
             for target in list_targets()
-            for row in _by_precision(model, state, target, context, batch, kv_cache)
+            for row in _by_precision(model, state, target, context, batch, kv_cache, precision)
         ]
     target = load_target(target_name) if target_name else None
-    return _by_precision(model, state, target, context, batch, kv_cache)
+    return _by_precision(model, state, target, context, batch, kv_cache, precision)
 
 
 def _by_precision(
@@ -85,15 +93,44 @@ def _by_precision(
     context: int,
     batch: int,
     kv_cache: KvCache,
+    only: str | None,
 ) -> list[dict[str, Any]]:
     packed = quantization(state.architecture.config)
+    possible = _precisions(state, packed)
+    if only and only not in possible:
+        raise UsageError(
+            f"{model} is quantized, and can be exported in {' or '.join(possible)}, not in {only}",
+            f"give --precision {possible[0]}, or the model that it was made from",
+        )
     rows: list[dict[str, Any]] = []
-    for precision in _precisions(state, packed):
+    for precision in possible:
         exported = state.exported("onnx", precision, kv_cache)
         row = device_row(precision, exported, target, context, batch)
         commands = _commands(model, precision, kv_cache, is_packed=bool(packed))
         rows.append({**row, "commands": commands})
-    return rows
+    runs = [row["precision"] for row in rows if not row["refused"]]
+    return [
+        {**row, "runs_in": runs}
+        for row in _without_circles(rows)
+        if only in (None, row["precision"])
+    ]
+
+
+def _without_circles(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without advice to use a precision that the device cannot run either."""
+    refused = [row["precision"] for row in rows if row["refused"]]
+    circle = re.compile(rf"(, )?(or )?--precision ({'|'.join(refused) or '(?!)'})\b")
+    kinds = ("violations", "refused")
+    return [
+        {
+            **row,
+            **{
+                kind: [circle.sub("", r).replace(" (nearest: )", "") for r in row[kind]]
+                for kind in kinds
+            },
+        }
+        for row in rows
+    ]
 
 
 def _precisions(state: State, packed: Mapping[str, Any] | None) -> tuple[str, ...]:
@@ -133,23 +170,47 @@ def refuse(rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def refuse_all(rows: Sequence[Mapping[str, Any]], target: str) -> None:
+def refuse_all(rows: Sequence[Mapping[str, Any]], model: str, target: str) -> None:
     """Stop if the target can run a model in none of the planned precisions.
 
     Args:
         rows: one row per precision.
+        model: as it was typed.
         target: the device.
 
     Raises:
-        Refused: with the reasons of each precision.
+        Refused: with the reasons of each precision, and one line that says what to do.
     """
-    if all(row["refused"] for row in rows):
-        reasons = [f"  {row['precision']}: {reason}" for row in rows for reason in row["refused"]]
-        raise Refused(
-            f"{target} can run this model in no precision:\n" + "\n".join(reasons),
-            "use a shorter --context or a larger device (`edgewright targets` lists them), or make "
-            f"the model smaller: edgewright prune MODEL --target {target} --max-memory-mb MB",
-        )
+    if not all(row["refused"] for row in rows):
+        return
+    reasons = [f"  {row['precision']}: {reason}" for row in rows for reason in row["refused"]]
+    one = f"{target} cannot run this model in {rows[0]['precision']}"
+    every = f"{target} can run this model in no precision"
+    raise Refused(
+        "\n".join([f"{every if len(rows) > 1 else one}:", *reasons]),
+        _way_out(rows, model, target),
+    )
+
+
+def _way_out(rows: Sequence[Mapping[str, Any]], model: str, target: str) -> str:
+    """What to do about a model that a device can run in no planned precision."""
+    if others := rows[0]["runs_in"]:
+        return f"leave --precision out, or give --precision {others[0]}, which runs there"
+    shortest = max(rows, key=lambda row: row.get("longest_context") or 0)
+    if longest := shortest.get("longest_context"):
+        return f"{shortest['precision']} fits with a shorter context: --context {longest}"
+    smallest = min((row["total_bytes"], row["usable_bytes"]) for row in rows)
+    boards = [board for board in list_targets() if board.memory.usable_bytes]
+    larger = [
+        board.name
+        for board in sorted(boards, key=usable_bytes)
+        if usable_bytes(board) >= smallest[0]
+    ]
+    device = f"use a larger device ({larger[0]}), or " if larger else ""
+    return (
+        f"{device}make the model smaller: edgewright prune {shlex.quote(model)} --target {target} "
+        f"--max-memory-mb {smallest[1] // 10**6} --out pruned"
+    )
 
 
 def device_row(

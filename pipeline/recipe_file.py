@@ -13,7 +13,7 @@ from ..errors import UsageError
 from .recipe import Recipe
 from .recipe_errors import Keys, RecipeText, error_lines
 
-__all__ = ["ROOT", "builtin_recipe", "load_recipe"]
+__all__ = ["ROOT", "builtin_recipe", "is_recipe", "load_recipe", "recipe_names"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,11 +23,26 @@ def builtin_recipe(name: str) -> Path:
     return ROOT / "recipes" / f"{name}.yaml"
 
 
+def recipe_names() -> list[str]:
+    """The names of the recipes that ship with edgewright."""
+    return sorted(file.stem for file in (ROOT / "recipes").glob("*.yaml"))
+
+
+def is_recipe(text: str) -> bool:
+    """Whether a text names a recipe: a YAML file, or one that ships with edgewright.
+
+    A model directory of that name comes first.
+    """
+    if text.endswith((".yaml", ".yml")):
+        return True
+    return text in recipe_names() and not Path(text, "config.json").is_file()
+
+
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read and check a recipe.
 
     Args:
-        path: a YAML file.
+        path: a YAML file, or the name of a recipe that ships with edgewright.
         overrides: `KEY=VALUE` strings. KEY is a dotted path, in which the name or the number of a
             step stands for it (`model=DIR`, `steps.prune.heads=0.5`, `evaluate.limit=50`); VALUE
             is YAML.
@@ -35,15 +50,19 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         UsageError: with every error in the file and its line.
     """
+    if not path.is_file() and str(path) in recipe_names():
+        path = builtin_recipe(str(path))
     if not path.is_file():
         raise UsageError(
-            f"{path}: no such recipe", "give the path of a YAML file, or see `edgewright demo`"
+            f"{path}: no such recipe",
+            f"give the path of a YAML file, or one of these names: {', '.join(recipe_names())}",
         )
     hint = "fix the YAML at that line"
     tree, data = parse_yaml(read_text(path, hint, YAML_BYTES), str(path), hint)
     if not isinstance(data, dict):
         raise UsageError(
-            f"{path}: a recipe is a mapping with `model` and `steps`", "see recipes/demo.yaml"
+            f"{path}: a recipe is a mapping with `model` and `steps`",
+            "`edgewright recipe schema` lists all options",
         )
     changes = [(_override(data, override), override) for override in overrides]
     try:

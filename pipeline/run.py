@@ -41,6 +41,7 @@ from .processes import require_one_process
 from .recipe import BASELINE, Gate, Recipe
 from .registry import STEPS
 from .reuse import Reuse
+from .run_progress import RunProgress
 from .step_memory import run_within_memory
 from .traces import make_recipe_traces
 
@@ -79,6 +80,7 @@ def run_recipe(
     _begin(recipe, out, fresh=fresh)
     complete, traces = make_recipe_traces(recipe, out)
     run = RecipeRun(complete, out, model, Ledger.donors(d for d in donors if d != out))
+    run.progress = RunProgress(run.order, {row["step"]: row.get("seconds", 0.0) for row in rows})
     run.ledger.begin(recipe.model_dump(mode="json", by_alias=True), command)
     run.ledger.data["plan"] = {"target": recipe.target, "rows": rows}
     run.ledger.data["traces"] = traces
@@ -141,6 +143,7 @@ class RecipeRun:
         self.ledger = Ledger.load(out)
         self.device = pick_device(recipe.device)
         self.order = [BASELINE, *recipe.step_names]
+        self.progress = RunProgress(self.order, {})
         self.own = OwnText(model, self.device, recipe.seed)
         self.paths = {BASELINE: model}
         self.hashes: dict[str, str] = {}
@@ -173,7 +176,8 @@ class RecipeRun:
         """Measure the uncompressed model."""
         fields = {"inputs": {BASELINE: self.hash_of(BASELINE)}}
         entry = self.ledger.step(BASELINE)
-        console.print(f"[bold]{BASELINE}[/] {self.recipe.model}")
+        where = self.progress.heading(BASELINE)
+        console.print(f"[bold]{BASELINE}[/] {self.recipe.model}: {where}", highlight=False)
         if entry is None or entry["fingerprint"] != fingerprint(fields):
             output = os.path.relpath(self.paths[BASELINE], self.out)
             entry = new_entry(BASELINE, BASELINE, {"model": self.recipe.model}, fields, output)
@@ -194,8 +198,10 @@ class RecipeRun:
         context = self._context(step, options)
         fields = step_dependencies(step, options, config, source, self.hash_of, context)
         folder = self.out / name
-        console.print(f"[bold]{name}[/] ({step.kind} of {source})")
+        where = self.progress.heading(name)
+        console.print(f"[bold]{name}[/] ({step.kind} of {source}): {where}", highlight=False)
         entry = self.reuse.entry(name, fields, folder)
+        made = entry is None
         if entry is None:
             begin = time.monotonic()
             result, memory = run_within_memory(
@@ -219,6 +225,7 @@ class RecipeRun:
         for note in entry["notes"]:
             console.print(f"  {note}", highlight=False)
         self.measurer.measure(entry, folder, entry["output_hash"])
+        self.progress.end(name, made=made)
 
     def _context(self, step: Step[Any], options: BaseModel) -> StepContext:
         return StepContext(

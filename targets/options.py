@@ -36,6 +36,18 @@ class DeviceLoad(BaseModel):
     )
 
 
+class PlannedPrecision(BaseModel):
+    """The precision that a plan is for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    precision: Literal["fp16", "int8", "int4"] | None = Field(
+        default=None,
+        description="plan a model in this precision only; exit code 3 if the device cannot run it "
+        "so; default: every one that it can be exported in",
+    )
+
+
 class DraftOptions(BaseModel):
     """A smaller model that proposes tokens which the model checks (speculative decoding)."""
 

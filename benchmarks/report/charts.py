@@ -10,6 +10,7 @@ from typing import Any
 
 from ..metric import Metric
 from ..metrics import CHARTS, METRICS, TRADE_OFFS
+from .loss_warnings import rise_of
 from .pareto import pareto_optimal
 from .plots import bars, curve, dots, heat_map
 from .scatter_plot import Point, scatter
@@ -209,6 +210,8 @@ def _losses(step: MeasuredStep) -> Iterator[Plot]:
                 f"From {finite[0]:.3g} to {end:.3g} (mean of the last ten)"
                 f" in {len(finite):,} steps."
             )
+            if rise_of(finite):
+                caption += " It rose again at the end."
             yield Plot(title, caption, curve(finite, title))
 
 

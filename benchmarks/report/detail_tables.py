@@ -30,7 +30,6 @@ PLAN_COLUMNS = (
     ReportColumn("fits", numeric=False),
     ReportColumn("TTFT", "ms"),
     ReportColumn("decode", "tok/s"),
-    ReportColumn("against it", numeric=False),
 )
 EXPERT_COLUMNS = (
     ReportColumn("step", numeric=False),
@@ -137,7 +136,10 @@ def _parity_column(name: str) -> ReportColumn:
 
 
 def plan_table(plan: Record) -> ReportTable | None:
-    """What the plan predicted for each step; columns that no row has are left out."""
+    """What the plan predicted for each step; columns that no row has are left out.
+
+    What the device cannot do is in `device_summary`.
+    """
     rows = [_plan_row(row) for row in plan.get("rows") or []]
     columns = range(len(PLAN_COLUMNS))
     known = [i for i in columns if any(row[i].text != DASH for row in rows)]
@@ -155,7 +157,6 @@ def _plan_row(row: Record) -> list[ReportCell]:
     if total is not None and usable:
         share = total / usable
         cells[2] = ReportCell(cells[2].text, f"{share:.0%}", tone, min(max(share, 0.0), 1.0))
-    objections = [*(row.get("refused") or []), *(row.get("violations") or [])]
     return [
         ReportCell(str(row.get("step", DASH))),
         ReportCell(str(row.get("precision", DASH))),
@@ -163,7 +164,6 @@ def _plan_row(row: Record) -> list[ReportCell]:
         ReportCell({"good": "yes", "bad": "no"}.get(tone, DASH), tone=tone),
         _with_range(row, "ttft_ms", "ttft_band", "ms"),
         _with_range(row, "decode_tok_s", "band", "tok/s"),
-        ReportCell("; ".join(map(str, objections)) or DASH),
     ]
 
 

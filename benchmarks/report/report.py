@@ -30,6 +30,7 @@ from .detail_tables import (
     plan_table,
     worst_modules,
 )
+from .device_summary import device_summary
 from .ledger_view import (
     Record,
     are_comparable,
@@ -40,6 +41,7 @@ from .ledger_view import (
     part,
     steps_of,
 )
+from .loss_warnings import loss_warnings
 from .pages import html_page, markdown_page
 from .step_tables import steps_table
 
@@ -114,6 +116,11 @@ def _sections(ledger: Record) -> dict[str, Any]:
         "version": ledger.get("edgewright"),
         "commands": _commands(ledger),
         "verdict": gate.get("verdict"),
+        "device": device_summary(plan, name_of(candidate)),
+        "warnings": [
+            *(("measurement", note) for note in _measurement_notes(steps)),
+            *loss_warnings(steps),
+        ],
         "gate": gate,
         "checks": [_check(check) for check in gate.get("checks") or []],
         "headline": _headline(baseline, candidate),
@@ -123,10 +130,7 @@ def _sections(ledger: Record) -> dict[str, Any]:
         "parity": parity_table(steps),
         "target": plan.get("target") or recipe.get("target"),
         "plan": plan_table(plan),
-        "notes": [
-            *[("measurement", [note]) for note in _measurement_notes(steps)],
-            *((name_of(step), notes) for step in steps if (notes := _notes(step))),
-        ],
+        "notes": [(name_of(step), notes) for step in steps if (notes := _notes(step))],
         "contexts": conditions_of(steps) if steps else None,
         "environment": list(flatten(part(ledger, "environment"))),
         "recipe": _yaml(ledger.get("recipe") or ""),

@@ -1,6 +1,6 @@
 """Parse and run TASK strings, which name what a model is asked and how its answers are judged.
 
-- `reasoning`: the built-in problems of the demo model, checked by reasoning-gym's verifiers
+- `reasoning`: the built-in problems of the demo model
 - `gym:NAME`: a generator of reasoning-gym
 - `qa:FILE`: questions and answers, in GSM8K's format; math-verify compares the answers
 - `choice:FILE`: multiple choice, answered by likelihood
@@ -188,20 +188,19 @@ def _generated(name: str, count: int) -> Sequence[Problem]:
 
 
 def _is_right(problem: Problem, text: str) -> bool:
-    """Whether reasoning-gym's verifier gives the answer full marks.
+    """Whether an answer is right: of a built-in problem, in the format of the built-in model.
 
-    It sees the text after the model's thoughts, and then only the extracted answer.
+    Of another problem, reasoning-gym's verifier must give full marks. It sees the text after the
+    model's thoughts, and then only the extracted answer.
     """
-    from ...data.reasoning import is_correct
-    from .questions import extract_answer
+    from ...data.reasoning import extract_answer, is_correct
+    from .questions import extract_answer as final_answer
 
-    if is_correct(problem, text):
-        return True
-    if problem.trace:  # a built-in problem; it must be answered in its own format
-        return False
-    return (
-        float(_gym().get_score_answer_fn(problem.task)(extract_answer(text), problem.entry)) == 1.0
-    )
+    if problem.trace:
+        return is_correct(problem, text)
+    score = _gym().get_score_answer_fn(problem.task)
+    answers = (extract_answer(text), final_answer(text))
+    return any(float(score(answer, problem.entry)) == 1.0 for answer in answers)
 
 
 def _questions(task: Task, source: Source, writer: Writer, settings: TaskSettings) -> TaskResult:

@@ -52,8 +52,19 @@ def serve(service: Service, options: ServeOptions, keys: Keys) -> None:
     with listening(options.host, options.port) as listener:
         port = listener.getsockname()[1]
         console.print(f"serving {service.name} on {options.host}:{port}", highlight=False)
+        console.print(f"  {_greeting(options.host, port)}", highlight=False, soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):  # the way that it is meant to end
             Server(service, keys).run([listener])
+
+
+def _greeting(host: str, port: int) -> str:
+    """Where a client on this machine finds the server, and how to stop it."""
+    near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # nosec B104  # nothing is bound
+    address = f"[{near}]" if ":" in near else near
+    return (
+        f"OpenAI's API: http://{address}:{port}/v1 (try: curl http://{address}:{port}/v1/models); "
+        "Ctrl-C stops it after the answers that are running"
+    )
 
 
 class Server(uvicorn.Server):

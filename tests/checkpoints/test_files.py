@@ -219,22 +219,31 @@ def test_hub_id_without_a_hub() -> None:
 
 @pytest.mark.parametrize(
     ("model", "repository", "revision"),
-    [("org/model", "org/model", None), ("org/model@v1.0", "org/model", "v1.0")],
+    [
+        ("org/model", "org/model", None),
+        ("org/model@v1.0", "org/model", "v1.0"),
+        ("org/model@refs/pr/1", "org/model", "refs/pr/1"),
+    ],
 )
 def test_a_plan_fetches_no_weights(
-    model: str, repository: str, revision: str | None, monkeypatch: pytest.MonkeyPatch
+    model: str,
+    repository: str,
+    revision: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    make_model: MakeModel,
 ) -> None:
     asked: list[tuple[str, str | None, list[str]]] = []
 
-    def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+    def download(name: str, revision: str | None, allow_patterns: list[str], **_: object) -> str:
         asked.append((name, revision, allow_patterns))
-        return "/snapshot"
+        return str(snapshot)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert resolve(model, config_only=True) == resolve(model) == Path("/snapshot")
+    snapshot = make_model("llama")
+    assert resolve(model, config_only=True) == resolve(model) == snapshot
     (name, at, for_plan), (_, _, for_work) = asked
     assert (name, at) == (repository, revision)
-    assert for_plan == ["*.json"]
+    assert for_plan == ["config.json", "hf_quant_config.json", "adapter_config.json"]
     assert {"*.json", "*.safetensors"} <= set(for_work)
 
 

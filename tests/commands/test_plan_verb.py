@@ -25,8 +25,10 @@ def model(tmp_path: Path) -> Path:
 
 
 def headings(out: str) -> list[str]:
-    line = next(line for line in out.splitlines() if line.startswith("┃"))
-    return [text.strip() for text in line.strip("┃").split("┃")]
+    """The headings of the first table, each in one line."""
+    head = out.partition("┡")[0].splitlines()
+    lines = [line.strip("┃").split("┃") for line in head if line.startswith("┃")]
+    return [" ".join(" ".join(parts).split()) for parts in zip(*lines, strict=True)]
 
 
 def test_one_precision_that_fits_is_enough(cli, model: Path) -> None:
@@ -120,3 +122,77 @@ def test_a_draft_with_other_tokens_is_refused(cli, model: Path) -> None:
     draft = student(model, vocab_size=32000)
     code, _, error = cli("plan", model, "--target", "jetson-orin-nx-16gb", "--draft", draft)
     assert code == 2 and "the draft has 32,000 tokens and the model 151,936" in error
+
+
+def test_one_precision_is_planned_alone(cli, model: Path) -> None:
+    device = ("--target", "jetson-orin-nano-8gb")
+    code, out, error = cli("plan", model, *device, "--precision", "int4", "--json")
+    assert (code, error) == (0, "")
+    assert [row["precision"] for row in json.loads(out)["rows"]] == ["int4"]
+    code, out, error = cli("plan", model, *device, "--precision", "fp16")
+    assert code == 3
+    assert "jetson-orin-nano-8gb cannot run this model in fp16" in error
+    assert "-> leave --precision out, or give --precision int4, which runs there" in error
+
+
+def test_a_precision_that_a_quantized_model_has_not_is_bad_usage(cli, model: Path) -> None:
+    file = model / "config.json"
+    config = json.loads(file.read_text()) | {"quantization_config": BLOCKS["gptq-4"]}
+    file.write_text(json.dumps(config))
+    code, _, error = cli("plan", model, "--precision", "fp16")
+    assert code == 2 and "--precision int4" in error
+    code, _, error = cli("plan", "demo", "--precision", "fp16")
+    assert code == 2 and "--precision is for the plan of a model" in error
+
+
+def test_no_advice_leads_in_a_circle(cli, model: Path) -> None:
+    for target in ("jetson-orin-nano-8gb", "jetson-orin-nano-4gb"):
+        _, out, _ = cli("plan", model, "--target", target, "--json")
+        rows = {row["precision"]: row for row in json.loads(out)["rows"]}
+        for row in rows.values():
+            for line in (*row["violations"], *row["refused"]):
+                advised = line.partition("(nearest: ")[2]
+                wrong = [name for name in rows if f"--precision {name}" in advised]
+                assert not [name for name in wrong if rows[name]["refused"]], line
+                assert "(nearest: )" not in line
+
+
+def test_a_refusal_names_a_device_that_runs_the_model_or_a_context(cli, model: Path) -> None:
+    _, _, error = cli("plan", model, "--target", "jetson-orin-nano-4gb")
+    advice = error.rpartition("-> ")[2]
+    assert "use a larger device (jetson-orin-nano-8gb)" in advice
+    assert cli("plan", model, "--target", "jetson-orin-nano-8gb")[0] == 0
+    long = ("--target", "jetson-orin-nano-8gb", "--context", 10**6)
+    _, _, error = cli("plan", model, *long)
+    shorter = error.rpartition("--context ")[2].split()[0]
+    assert cli("plan", model, "--target", "jetson-orin-nano-8gb", "--context", shorter)[0] == 0
+
+
+def test_what_is_refused_is_said_once(cli, model: Path) -> None:
+    _, out, error = cli("plan", model, "--target", "jetson-orin-nano-4gb")
+    assert (out + error).count("int8: weights 3.40 GB") == 1
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_a_plan_fits_the_terminal_and_ends_with_what_to_type(
+    cli, model: Path, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgewright.commands.tables.WIDTH", width)
+    _, out, _ = cli("plan", model, "--target", "jetson-orin-nano-8gb")
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= width
+    for whole in ("6,171.88", "3,085.94", "×÷1.15", "27,712", "7W 1.3  15W 1.5  25W 1.3"):
+        assert whole in out
+    assert lines[-1].strip() == "edgewright export int4 --precision int4 --out int4-onnx"
+    assert "in 3.87 of its 5.00 GB, at about 34 tokens/s" in " ".join(out.split())
+
+
+def test_a_recipe_that_ships_is_planned_by_its_name(
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, error = cli("plan", "demo")
+    assert code == 0, error
+    assert "export-int4" in out
+    code, _, error = cli("plan", "recipes/demo.yaml")
+    assert code == 2 and "one of these names: " in error and " demo, " in error

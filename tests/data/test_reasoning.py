@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 import re
 import sys
 from collections.abc import Iterator
 
 import pytest
 
+from edgewright.data.problem_generators import GENERATORS, is_answer
 from edgewright.data.reasoning import (
     HELD_OUT,
     TASKS,
@@ -21,7 +23,14 @@ from edgewright.data.reasoning import (
     training_problems,
 )
 from edgewright.data.sources import Source
-from edgewright.errors import EdgewrightError
+
+LIKE = {
+    "chain_sum": {"min_terms": 2, "max_terms": 5, "min_digits": 1, "max_digits": 2},
+    "products": {"min_digits": 2, "max_digits": 2},
+    "gcd": {"min_value": 2, "max_value": 99},
+    "leg_counting": {"min_animals": 2, "max_animals": 5},
+}
+"""Settings with which reasoning-gym makes the built-in problems."""
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +131,33 @@ def test_extract_answer(text: str, answer: str) -> None:
     assert extract_answer(text) == answer
 
 
-def test_generated_data_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_problems_and_verdicts_are_those_of_reasoning_gym(task: str) -> None:
+    gym = pytest.importorskip("reasoning_gym", reason="needs the extra `eval`")
+    seeds = (500_000, 1_000_000, 9_100_000_000)
+    score = gym.get_score_answer_fn(task)
+    for seed in seeds:
+        dataset = gym.create_dataset(task, seed=seed, size=200, **LIKE[task])
+        for index, entry in enumerate(dataset):
+            question, result, metadata = GENERATORS[task](random.Random(seed + index))
+            assert (question, str(result)) == (entry["question"], entry["answer"])
+            assert metadata.items() <= entry["metadata"].items()
+    right = entry["answer"]
+    for answer in (
+        right,
+        f"+{right}",
+        f"0{right}",
+        f"{right}.0",
+        f"{right},",
+        "",
+        "x",
+        f" {right}",
+    ):
+        assert is_answer(task, answer, right) == (float(score(answer, entry)) == 1.0), answer
+
+
+def test_built_in_problems_need_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(EdgewrightError, match="reasoning-gym") as caught:
-        held_out(1)
-    assert "edgewright[eval]" in caught.value.hint
+    (problem,) = held_out(1)
+    assert is_correct(problem, problem.completion)
+    assert next(training_problems(0, frozenset())).trace

@@ -19,7 +19,7 @@ BLOCKS = [
     yaml.safe_load(block)
     for block in re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/ci.md").read_text(), re.M | re.S)
 ]
-POLICY, WORKFLOW, GITLAB = BLOCKS
+POLICY, WORKFLOW, STEP, GITLAB = BLOCKS
 
 
 def measurement(right: int) -> dict[str, Any]:
@@ -94,11 +94,9 @@ def action(project: Path, **inputs: str) -> tuple[int, str, str]:
 )
 def test_github_action(project: Path, right: int, code: int, verdict: str) -> None:
     (project / "new file.json").write_text(json.dumps(measurement(right)))
-    with_ = next(
-        s["with"]
-        for s in WORKFLOW["jobs"]["gate"]["steps"]
-        if s.get("uses", "").endswith("actions/gate")
-    )
+    (step,) = STEP
+    assert (ROOT / step["uses"] / "action.yml").is_file()
+    with_ = step["with"]
     found, summary, outputs = action(project, **with_ | {"candidate": "new file.json"})
     assert (found, outputs) == (code, f"verdict={verdict}\n")
     assert (
@@ -112,6 +110,48 @@ def test_github_action_without_a_policy_and_with_a_file_that_is_missing(project:
     (project / "new.json").write_text(json.dumps(measurement(950)))
     assert action(project, candidate="new.json", baseline="baselines/int4.json")[0] == 0
     assert action(project, candidate="none.json", baseline="baselines/int4.json")[0] == 2
+
+
+GH = '#!/bin/sh\nprintf "%s\\n" "$@" > comment.txt\ncat "$5" >> comment.txt\n'
+"""Stands for GitHub's command line: writes down what it was told."""
+
+
+@pytest.mark.parametrize(("right", "code"), [(950, 0), (920, 5)])
+def test_github_workflow(project: Path, right: int, code: int) -> None:
+    """Its steps are run as a runner does: one shell each, later ones only if they say so."""
+    job = WORKFLOW["jobs"]["gate"]
+    assert job["permissions"] == {"contents": "read", "pull-requests": "write"}
+    (project / "bin").mkdir()
+    (project / "bin" / "gh").write_text(GH)
+    (project / "bin" / "gh").chmod(0o755)
+    (project / "new.json").write_text(json.dumps(measurement(right)))  # instead of `bench`
+    failed = 0
+    for step in job["steps"]:
+        script = step.get("run", "")
+        if not script or script.startswith(("pip ", "edgewright bench")):
+            continue
+        if failed and "always()" not in step.get("if", ""):
+            continue
+        done = shell(script, project, GITHUB_STEP_SUMMARY=str(project / "summary"), NUMBER="7")
+        failed = failed or done.returncode
+    assert failed == code
+    assert "### edgewright gate" in (project / "summary").read_text()
+    assert (
+        (project / "comment.txt")
+        .read_text()
+        .startswith("pr\ncomment\n7\n--body-file\ngate.md\n###")
+    )
+
+
+def test_the_workflow_measures_what_its_policy_limits() -> None:
+    commands = [step["run"] for step in WORKFLOW["jobs"]["gate"]["steps"] if "run" in step]
+    (bench,) = (line for line in commands if line.startswith("edgewright bench"))
+    measured = {
+        "accuracy/reasoning": "--tasks reasoning",
+        "perplexity/wiki": "--perplexity text:wiki.txt",
+    }
+    for metric in POLICY["limits"]:
+        assert measured.get(metric, "") in bench, metric
 
 
 def test_gitlab_snippet(project: Path) -> None:
@@ -129,7 +169,7 @@ def test_gitlab_snippet(project: Path) -> None:
 
 def test_commands_of_the_documentation_update_the_baseline(project: Path) -> None:
     text = (ROOT / "docs/ci.md").read_text()
-    (update,) = re.findall(r"^    (edgewright gate .* --update-baseline)$", text, re.M)
+    (update,) = re.findall(r"^(edgewright gate .* --update-baseline)$", text, re.M)
     (project / "new.json").write_text(json.dumps(measurement(920)))
     assert shell(update, project).returncode == 0
     written = json.loads((project / "baselines" / "int4.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -89,7 +90,9 @@ def test_files_that_a_page_names_exist(path: Path) -> None:
 
 def commands(text: str) -> Iterator[list[str]]:
     """The words of every `edgewright ...` command in the code of a page."""
-    joined = text.replace("\\\n", " ")
+    fenced = re.compile(r"^```(?:bash|console|sh)\n(.*?)^```", re.M | re.S)
+    indented = fenced.sub(lambda block: textwrap.indent(block[1], "    "), text)
+    joined = indented.replace("\\\n", " ")
     found = re.findall(r"^    (?:\$ )?edgewright (.+)$|`edgewright ([^`]+)`", joined, re.M)
     for block, inline in found:
         line = (block or inline).replace("...", "")

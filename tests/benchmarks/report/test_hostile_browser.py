@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from edgewright.benchmarks.report.compare import write_comparison
 from edgewright.benchmarks.report.report import render_html
 
 pytestmark = pytest.mark.browser
+SCREENS = 6
+"""Most heights of a phone that a report of five steps may take."""
 
 
 def test_hostile_pages_request_nothing_and_keep_their_layout(tmp_path: Path) -> None:
@@ -37,4 +40,8 @@ def test_hostile_pages_request_nothing_and_keep_their_layout(tmp_path: Path) -> 
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("console [], foreign requests []") == 4 * len(pages)
+    assert done.stdout.count("console [], foreign requests []") == 6 * len(pages)
+    clean = done.stdout.split("report-0.html")[0]
+    heights = [int(text) for text in re.findall(r"phone \w+: 390 x (\d+)", clean)]
+    assert len(heights) == 2
+    assert max(heights) < SCREENS * 844, "a report is read on a phone too"
