@@ -98,9 +98,6 @@ def deploy(
     """
     if inputs.rehearse:
         return _rehearsed(artifact, str(device.target), bundling, inputs)
-    from ..pipeline.bundling import pack
-    from ..targets.artifact_files import artifact_name
-
     target = str(device.target)
     if inputs.out:
         if ssh.host or inputs.rollback:
@@ -108,9 +105,10 @@ def deploy(
                 "--out writes a bundle and deploys nothing",
                 "leave --host and --rollback out, or --out",
             )
-        return Outcome(pack(artifact, target, bundling, inputs.out), "bundle")
-    from ..pipeline.acceptance import Yardstick  # late: torch
+        return _bundled(artifact, target, bundling, inputs.out)
+    from ..pipeline.acceptance import Yardstick  # torch, which a bundle does not need
     from ..pipeline.deployment import deliver
+    from ..targets.artifact_files import artifact_name
     from ..targets.deploy import rollback
 
     address = _address(ssh)
@@ -120,6 +118,13 @@ def deploy(
     yardstick = Yardstick(evaluate, inputs.policy, inputs.baseline)
     found = deliver(artifact, target, address, bundling, options, accepting, yardstick, ledger)
     return Outcome(found, "deploy", lambda: conclude(found["gate"]) if found["gate"] else None)
+
+
+def _bundled(artifact: Path, target: str, bundling: BundleOptions, out: Path) -> Outcome:
+    """Write a bundle to a directory."""
+    from ..pipeline.bundling import pack
+
+    return Outcome(pack(artifact, target, bundling, out), "bundle")
 
 
 def _address(ssh: HostOptions) -> Address:

@@ -28,7 +28,7 @@ COUNTS = {
     "run": 62,
     "takes minutes": 10,
     "needs a board": 5,
-    "needs a server": 4,
+    "needs a server": 5,
     "needs a real model": 3,
     "needs several processes": 3,
     "needs a download": 5,
