@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -19,7 +18,7 @@ from edgewright.commands.interruption import Terminated, sigterm_raises
 def test_a_signal_waits_until_the_block_has_ended() -> None:
     done = []
     with pytest.raises(KeyboardInterrupt), undisturbed():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         done.append("the rest of the block")
     assert done
 
@@ -59,7 +58,7 @@ def test_sigterm_while_a_lock_is_taken_or_released_leaves_no_lock_file(
     def strike(name: str, arguments: tuple[Any, ...]) -> None:
         if name == event and not struck and arguments[0] == str(lock):
             struck.append(name)
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     sys.addaudithook(strike)  # cannot be removed; it strikes once
     with pytest.raises(Terminated), sigterm_raises(), locked(tmp_path / "out"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -60,8 +59,7 @@ def test_signals_clean_up(
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(typer.Exit) as caught, interruption(resumable=resumable):
         try:
-            os.kill(os.getpid(), number)
-            signal.pause()
+            signal.raise_signal(number)  # another thread could take what is sent to the process
         finally:
             cleaned.append(True)
     assert caught.value.exit_code == code
@@ -78,7 +76,7 @@ def test_a_signal_that_strikes_in_a_finalizer_is_not_lost(number: int) -> None:
 
     class Dying:
         def __del__(self) -> None:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
             for _ in range(1000):  # the signal arrives
                 pass
 
