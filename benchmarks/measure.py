@@ -275,6 +275,18 @@ def _directory(path: Path) -> Path:
     return path if is_artifact(path) else resolve(model_path(str(path)))
 
 
+def _rival(path: Path) -> Path:
+    """The directory of the model to compare with.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        return _directory(path)
+    except UsageError as error:
+        raise UsageError(f"--against {error}", error.hint) from error
+
+
 def _save(file: Path, found: Mapping[str, Any], answers: Sequence[dict[str, Any]]) -> None:
     """Write a measurement, and the answers beside it."""
     save_measurement(file, found)
@@ -321,7 +333,7 @@ def bench_path(
         raise UsageError(
             "nothing to measure", "give --perplexity SOURCE, --tasks NAME or --latency"
         )
-    rival = _directory(against) if against else None
+    rival = _rival(against) if against else None
     name = path.name
     path = _directory(path)
     base = Reference(_directory(reference), device) if reference else None

@@ -93,10 +93,11 @@ def _what_runs(plan: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for row in plan["rows"]:
         if "commands" in row and not row["refused"]:
+            if (longest := row["longest_context_int8"]) and row["kv_cache"] == "float":
+                what = f"{row['precision']} with --kv-cache int8"
+                lines.append(f"{what}: its longest context is {longest:,} tokens")
             lines.append(f"{row['precision']} runs on {plan['target']}, {_speed(row)}. To make it:")
             lines += [f"  {command}" for command in row["commands"]]
-            if (longest := row["longest_context_int8"]) and row["kv_cache"] == "float":
-                lines.append(f"  with --kv-cache int8, its longest context is {longest:,} tokens")
     return lines
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "TextScores",
     "continuations",
     "exact_match",
+    "pad",
     "score_text",
 ]
 
@@ -66,7 +67,7 @@ def _positions_a_batch(backend: Backend, token: int) -> int:
     )
 
 
-def _pad(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
+def pad(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
     """Pad rows on the right to the same length.
 
     Returns:
@@ -100,7 +101,7 @@ def _batches(
         for batch in by_length(
             [len(row.ids) for row in rows], _positions_a_batch(backend, rows[0].ids[0])
         ):
-            padded = _pad([rows[i] for i in batch], 0)
+            padded = pad([rows[i] for i in batch], 0)
             logits = backend.logits(padded["input_ids"], padded["attention_mask"])
             extremes = torch.stack([logits.amin(-1), logits.amax(-1)])
             if not all_finite(extremes[:, padded["attention_mask"].bool()]):

@@ -34,7 +34,7 @@ class PanicException(BaseException):
 def test_any_error_is_one_message(
     error: BaseException, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail() -> None:
+    def fail(**_: Any) -> None:
         raise error
 
     error.add_note("while reading m/config.json")
@@ -71,7 +71,7 @@ def test_what_is_shown(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -
 def test_an_interruption_outside_of_the_work_is_one_sentence(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail() -> None:
+    def fail(**_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command_line, "app", fail)

@@ -39,7 +39,7 @@ def test_one_precision_that_fits_is_enough(cli, model: Path) -> None:
     assert f"edgewright quantize {model} --method gptq --out int4" in out
     assert "edgewright export int4 --precision int4 --out int4-onnx" in out
     assert "5.00 GB to give" in out  # why fp16 and int8 do not fit
-    assert "with --kv-cache int8, its longest context is 32,768 tokens" in out
+    assert "with --kv-cache int8: its longest context is 32,768 tokens" in out
 
 
 def test_none_that_fits_is_refused_with_3_and_every_reason(cli, model: Path) -> None:

@@ -19,7 +19,6 @@ from edgewright.data.packing import (
     Example,
     encode,
     pack,
-    pad,
     render_prompt,
     shuffled_forever,
 )
@@ -131,7 +130,7 @@ def test_too_little_text(tokenizer: Any, tmp_path: Path) -> None:
             rows()
 
 
-def test_pack_and_pad() -> None:
+def test_pack() -> None:
     pieces = [
         Encoded([1, 2, 3], [IGNORE, 2, 3]),
         Encoded([4, 5], [4, IGNORE]),
@@ -141,10 +140,6 @@ def test_pack_and_pad() -> None:
         Encoded([1, 2, 3], [IGNORE, 2, 3]),
         Encoded([4, 5, 6], [4, IGNORE, 6]),
     ]
-    padded = pad(pieces[:2], 0)
-    assert padded["input_ids"].tolist() == [[1, 2, 3], [4, 5, 0]]
-    assert padded["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
-    assert padded["labels"].tolist() == [[IGNORE, 2, 3], [4, IGNORE, IGNORE]]
 
 
 def test_epochs_are_shuffled_alike_for_a_seed() -> None:

@@ -8,9 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from edgewright.benchmarks.tasks.accuracy import pad
 from edgewright.benchmarks.tasks.backends import TorchBackend, open_backend
 from edgewright.benchmarks.tasks.generation import by_length, generate_texts, stops_at
 from edgewright.checkpoints.tokenizer import load_tokenizer
+from edgewright.data.packing import IGNORE, Encoded
 from edgewright.export.onnx.export import export_onnx
 
 PROMPTS = [
@@ -67,3 +69,11 @@ def test_a_stop_string_is_found_across_tokens_and_only_near_the_end(make_model) 
     assert not any(ended(ids[:n]) for n in range(1, first))
     assert ended(ids[:first])
     assert stops_at(tokenizer, [""]) is None
+
+
+def test_rows_are_padded_on_the_right() -> None:
+    rows = [Encoded([1, 2, 3], [IGNORE, 2, 3]), Encoded([4, 5], [4, IGNORE])]
+    padded = pad(rows, 0)
+    assert padded["input_ids"].tolist() == [[1, 2, 3], [4, 5, 0]]
+    assert padded["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert padded["labels"].tolist() == [[IGNORE, 2, 3], [4, IGNORE, IGNORE]]
