@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.config import model_path, read_architecture, resolve
-from ..checkpoints.hashing import content_hash, read_provenance, weight_bytes
+from ..checkpoints.hashing import read_provenance, weight_bytes
 from ..checkpoints.loading import pick_device
 from ..checkpoints.tokenizer import load_tokenizer
 from ..console import console
@@ -33,12 +33,13 @@ from .measurement_files import (
 from .memory import alternatives, measurement_bytes
 from .missing_tasks import missing_tasks
 from .options import EvaluateOptions, LatencyOptions
+from .reference import Reference
 from .tasks.accuracy import Answer, score_text
 from .tasks.backends import Backend, is_artifact, open_backend
 from .tasks.task import Task, TaskResult, TaskSettings, run_task
 from .unconfined import unconfined_tasks
 
-__all__ = ["Measurement", "Reference", "add_task", "bench_path", "measure"]
+__all__ = ["Measurement", "add_task", "bench_path", "measure"]
 
 
 @dataclass
@@ -61,38 +62,6 @@ class Measurement:
         for note in notes:
             self.notes.append(note)
             console.print(note, highlight=False, markup=False)
-
-
-class Reference:
-    """The baseline that later steps are compared with, loaded once and only when needed."""
-
-    def __init__(self, path: Path, device: str) -> None:
-        self.path = path
-        self.device = device
-        self._backend: Backend | None = None
-        self._identity = ""
-
-    @property
-    def backend(self) -> Backend:
-        """The loaded model."""
-        if self._backend is None:
-            self._backend = open_backend(self.path, self.device)
-        return self._backend
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether the model is in memory already."""
-        return self._backend is not None
-
-    def release(self) -> None:
-        """Drop the loaded model; it is loaded again when it is needed."""
-        self._backend = None
-
-    @property
-    def identity(self) -> str:
-        """A short hash of the model's files."""
-        self._identity = self._identity or content_hash(self.path)[:16]
-        return self._identity
 
 
 def measure(

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.ledger_files import changed_samples
-from ..benchmarks.measure import Reference, measure
+from ..benchmarks.measure import measure
 from ..benchmarks.measurement_files import write_answers, write_measurement
+from ..benchmarks.reference import Reference
 from ..benchmarks.report.model_card import write_card
 from ..benchmarks.tasks.task import Task
 from ..checkpoints.hashing import file_hash

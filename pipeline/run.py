@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..benchmarks.gate.gate import check_gate
-from ..benchmarks.measure import Reference
 from ..benchmarks.measurement_files import step_measurement
 from ..benchmarks.missing_tasks import missing_tasks
+from ..benchmarks.reference import Reference
 from ..benchmarks.report.report import write_report
 from ..benchmarks.unconfined import unconfined_tasks
 from ..checkpoints.config import model_path, resolve
