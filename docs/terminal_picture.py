@@ -25,7 +25,7 @@ from rich.text import Text
 
 __all__ = ["Line", "final_lines", "picture", "recorded"]
 
-COLUMNS = 104
+COLUMNS = 116
 MOST_LINES = 46
 CHARACTER = 7.8
 """Width of a character in pixels."""
