@@ -70,12 +70,12 @@ def _loaded(html: str) -> Iterator[str]:
         yield next(group for group in groups if group)
 
 
-def test_tables_and_lists_are_rendered(site: Path) -> None:
-    """What a git host shows as a list or a table is one on the site too."""
+def test_tables_lists_and_code_are_rendered(site: Path) -> None:
+    """What a git host shows as a list, a table or code is one on the site too."""
     for page in site.rglob("*.html"):
         text = re.sub(r"<(pre|code|td|script)[^>]*>.*?</\1>", "", page.read_text(), flags=re.S)
-        paragraphs = re.findall(r"<p>(.*?)</p>", text, re.S)
-        raw = [one for one in paragraphs if re.search(r"^(- |1\. |\| )|^```", one, re.M)]
+        shown = re.findall(r"<(?:p|li)>((?:(?!<p>|<li>|</p>|</li>).)*)", text, re.S)
+        raw = [one for one in shown if re.search(r"^\s*(- |1\. |\| )|```", one, re.M)]
         assert not raw, f"{page.name}: {raw[0][:200]}"
 
 
