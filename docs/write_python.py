@@ -1,4 +1,4 @@
-"""Writes docs/python.md: the verbs as functions, from their docstrings and signatures.
+"""Writes the functions and the errors in docs/python.md, from docstrings and signatures.
 
 Run `python -m edgewright.docs.write_python` after a change of the Python functions or the errors.
 """
@@ -17,57 +17,17 @@ from .write_reference import wrapped
 __all__ = ["FILE", "page"]
 
 FILE = Path(__file__).with_name("python.md")
-HEAD = """\
-# Python
-
-This page is written by `python -m edgewright.docs.write_python` from the functions; do not edit it.
-
-The main verbs are functions too. Their options are keywords under the names of the command line:
-`--group-size 64` is `group_size=64`. They return what the verb prints with `--json`:
-
-```python
-import edgewright as ew
-
-ew.prune("MODEL", heads=0.25, calibration="text:wiki.txt", out="pruned")
-ew.quantize("pruned", method="gptq", calibration="text:wiki.txt", out="int4")
-result = ew.gate("new.json", baseline="main.json")
-print(result["verdict"])
-```
-
-A nested part of a [recipe](recipe.md) may be passed whole:
-
-```python
-recovered = ew.distill(
-    "pruned",
-    teacher="MODEL",
-    data="text:wiki.txt",
-    stages=[{"loss": "logits", "steps": 2}],
-    out="recovered",
-)
-```
-
-A gate that fails, or a plan that a device cannot run, is returned and not raised. Everything else
-that goes wrong is an exception of `edgewright.errors` with the attributes `hint` (what to type) and
-`exit_code`:
-
-```python
-from edgewright.errors import UsageError
-
-try:
-    ew.quantize("no-such-model", out="nowhere")
-except UsageError as error:
-    print(error, error.hint, error.exit_code)
-```
-
-An exported artifact runs without torch: see
-[ONNX Runtime](runtimes/onnx-runtime.md#in-python-without-torch).
-"""
+BEGIN = "<!-- functions: written by docs/write_python.py -->"
+END = "<!-- end of functions -->"
 
 
 def page() -> str:
-    """The page as Markdown."""
+    """The page with its generated part as it should be now."""
+    before, _, rest = FILE.read_text(encoding="utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
     functions = [_function(name, getattr(api, name)) for name in sorted(api.__all__)]
-    return "\n".join([HEAD, "## Functions\n", *functions, "## Errors\n", _errors(), ""])
+    made = "\n".join(["## Functions\n", *functions, "## Errors\n", _errors()])
+    return f"{before}{BEGIN}\n{made}\n{END}{after}"
 
 
 def _function(name: str, function: Callable[..., Any]) -> str:
