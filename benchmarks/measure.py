@@ -91,13 +91,7 @@ def measure(
     tokenizer = load_tokenizer(path)
     result = Measurement(context=_environment(backend))
     texts = {source.label: _read_text(result, source, tokenizer, options) for source in sources}
-    settings = TaskSettings(
-        options.limit,
-        options.max_new_tokens,
-        options.shots,
-        options.allow_code,
-        result.context["threads"],
-    )
+    settings = TaskSettings.of(options, result.context["threads"])
     for task in tasks:
         outcome = run_task(task, backend, tokenizer, path, settings, kept)
         add_task(result, outcome, options, backend.dtype if backend.name == "torch" else None)

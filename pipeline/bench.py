@@ -61,6 +61,15 @@ def _shown(name: str, result: Measurement) -> dict[str, Any]:
     }
 
 
+def _against(
+    path: Path, rival: Path, options: EvaluateOptions, result: Measurement
+) -> dict[str, Any]:
+    """The times of two models in turns, under the conditions of a measurement of the first."""
+    where = result.context["device"]
+    threads = result.context["threads"]
+    return time_against(path, rival, options.latency or LatencyOptions(), where, threads)
+
+
 @contextmanager
 def _kept(
     path: Path, options: EvaluateOptions, device: str, save: Path | None
@@ -116,12 +125,5 @@ def bench_path(
         if save:
             _save(save, found, result.answers)
     if against and rival:
-        compared = time_against(
-            path,
-            rival,
-            options.latency or LatencyOptions(),
-            result.context["device"],
-            result.context["threads"],
-        )
-        found["against"] = {"name": against.name, **compared}
+        found["against"] = {"name": against.name, **_against(path, rival, options, result)}
     return found

@@ -21,6 +21,7 @@ from typing import Any, cast
 from ...data.reasoning import HELD_OUT_SEED, Problem, held_out
 from ...data.sources import Source
 from ...errors import EdgewrightError, UsageError
+from ..options import EvaluateOptions
 from .accuracy import Answer, exact_match
 from .backends import Backend
 from .kept_answers import KeptAnswers
@@ -41,6 +42,13 @@ class TaskSettings:
     """Number of worked examples; None for the task's default (0, except for lm-eval)."""
     allow_code: bool = False
     threads: int = 1
+
+    @classmethod
+    def of(cls, options: EvaluateOptions, threads: int) -> TaskSettings:
+        """What `options` say about tasks, for so many threads."""
+        return cls(
+            options.limit, options.max_new_tokens, options.shots, options.allow_code, threads
+        )
 
 
 @dataclass(frozen=True)
