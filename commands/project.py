@@ -154,6 +154,21 @@ def _with_draft(
     return advice_of(rows)
 
 
+@verb("recipe")
+def recipe() -> Outcome:
+    """List the recipes that ship with edgewright; print the schema of a recipe.
+
+    Examples:
+
+        edgewright recipe
+
+        edgewright recipe schema > recipe.schema.json
+    """
+    from ..pipeline.recipe_file import shipped_recipes
+
+    return Outcome(shipped_recipes(), "recipes", then="edgewright plan NAME")
+
+
 @verb("schema")
 def recipe_schema() -> Outcome:
     """Print the JSON Schema of a recipe, with which editors check and complete the YAML.

@@ -72,6 +72,8 @@ class Cli:
         skip: flags of a nested model that are left out, by name without dashes.
         strict: the flag is refused without the switch of its model; others only warn.
         flags: model of flags that stand for this field.
+        panel: topic of the option on the help page; default: `panel` of the model, a class
+            variable.
     """
 
     name: str = ""
@@ -87,6 +89,7 @@ class Cli:
     skip: tuple[str, ...] = ()
     strict: bool = False
     flags: type[BaseModel] | None = None
+    panel: str = ""
 
 
 def shared(model: type[BaseModel], name: str) -> Any:
