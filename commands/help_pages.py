@@ -17,15 +17,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ..steps.panels import COMMON, EXPERT
+from ..steps.panels import COMMON, EXPERT, TERMINAL
 
 __all__ = ["WIDEST", "by_panel", "options_page", "verbs_panels"]
 
 WIDEST = 140
 """Columns of a help page on a terminal that is wider than that."""
 ARGUMENTS = "Arguments"
-TERMINAL = "Help and output"
-"""Panel of the options that every verb has."""
 FIRST = (ARGUMENTS, COMMON)
 LAST = (EXPERT, TERMINAL)
 NAMES = 27
@@ -106,7 +104,7 @@ def _row(param: Any, ctx: Any) -> tuple[str, Text]:
 def _panel(title: str, rows: Iterable[tuple[str, Text]], names: int = NAMES) -> RenderableType:
     """Rows of names and texts under a title."""
     table = Table.grid(padding=(0, 2, 0, 0), expand=True)
-    table.add_column(width=names, style="bold cyan")
+    table.add_column(width=min(names, _width() // 3), style="bold cyan")
     table.add_column(ratio=1)
     for row in rows:
         table.add_row(*row)
@@ -115,9 +113,13 @@ def _panel(title: str, rows: Iterable[tuple[str, Text]], names: int = NAMES) -> 
 
 def _printed(items: Iterable[RenderableType]) -> str:
     """The items as text, in colours where standard output is a terminal."""
-    width = min(shutil.get_terminal_size().columns, WIDEST)
-    console = Console(width=width, emoji=False)
+    console = Console(width=_width(), emoji=False)
     with console.capture() as captured:
         for item in items:
             console.print(item, highlight=False)
-    return captured.get()
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def _width() -> int:
+    """Columns of a page."""
+    return min(shutil.get_terminal_size().columns, WIDEST)

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from ..steps.options import Cli
-from ..steps.panels import COMMON, OTHER
+from ..steps.panels import COMMON, Panels
 
 __all__ = [
     "REQUIRED",
@@ -35,6 +35,8 @@ __all__ = [
 REQUIRED: Any = PydanticUndefined
 """Default of a parameter that must be given."""
 PLAIN = Cli()
+OTHER = Panels("More options")
+"""Of a model that does not say where its fields stand."""
 SHORT = {"--out": "-o"}
 """Flags with a second, short spelling."""
 
@@ -82,7 +84,7 @@ class Parameter:
     path: tuple[str, ...]
     field: tuple[type[BaseModel], str]
     cli: Cli = PLAIN
-    panel: str = OTHER
+    panel: str = COMMON
 
     @property
     def flag(self) -> str:
@@ -250,9 +252,10 @@ def _single(
 
 
 def _panel(model: type[BaseModel], name: str) -> str:
-    """The topic of a field: its own, else that of the class which declares it."""
-    owner = next(c for c in model.__mro__ if name in c.__dict__.get("__annotations__", ()))
-    return _marker(model.model_fields[name]).panel or getattr(owner, "panel", OTHER)
+    """The title above a field on the help page, as the class says that declares it."""
+    *_, owner = (base for base in model.__mro__ if name in getattr(base, "model_fields", ()))
+    panels: Panels = getattr(owner, "panels", OTHER)
+    return panels.of(name)
 
 
 def _nested(
@@ -270,7 +273,18 @@ def _nested(
     own = field.description or ""
     if cli.toggle:
         flag = f"{_flag(prefix + name)}/{_flag('no_' + prefix + name)}"
-        yield Parameter(prefix + name, (flag,), bool, False, own, (), path, (model, name), cli, _panel(model, name))
+        yield Parameter(
+            prefix + name,
+            (flag,),
+            bool,
+            False,
+            own,
+            (),
+            path,
+            (model, name),
+            cli,
+            _panel(model, name),
+        )
     inside = sorted(
         parameters(inner, below, path, under), key=lambda p: p.path != (*path, cli.switch)
     )

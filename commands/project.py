@@ -201,7 +201,9 @@ def targets() -> Outcome:
 
 
 @verb("show")
-def targets_show(name: str) -> Outcome:
+def targets_show(
+    name: Annotated[str, typer.Argument(help="of a device; `edgewright targets` lists them")],
+) -> Outcome:
     """Show one device: memory, bandwidth, power modes, software, rules and sources.
 
     Example:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..checkpoints.outputs import RECORD, RECORD_MARKS
 from ..steps.options import Cli, shared
+from ..steps.panels import COMMON, Panels
 from ..steps.places import Reads, Writes
 from ..targets.options import DeviceLoad, DraftOptions, PlannedPrecision
 
@@ -43,6 +44,7 @@ JUNIT_MARKS = ('classname="edgewright.gate"', 'name="edgewright gate"')
 
 class _Inputs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels(COMMON)
 
 
 class _Fresh(_Inputs):
