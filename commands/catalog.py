@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .verb import Verb
 
-__all__ = ["TOPICS", "VERBS", "Entry"]
+__all__ = ["TOPICS", "VERBS", "Entry", "load"]
 
 
 @dataclass(frozen=True)

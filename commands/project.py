@@ -10,8 +10,9 @@ import typer
 from ..errors import EdgewrightError, UsageError
 from ..steps.places import Reads
 from .common import directory_of_run, recipe_run, required
+from .plan_inputs import PlanInputs
 from .verb import Outcome, verb
-from .verb_options import DemoOutput, PlanInputs, RecipeFile, RunOptions, TargetDevice
+from .verb_options import DemoOutput, RecipeFile, RunOptions, TargetDevice
 
 __all__ = ["demo", "doctor", "plan", "recipe_schema", "run", "targets", "targets_show"]
 

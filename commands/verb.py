@@ -28,7 +28,6 @@ from .failures import explained_failures
 from .interruption import interruption
 from .options import REQUIRED, Expand, Parameter, composed_fields, parameters
 from .places import places_of
-from .tables import show
 from .validation import validated
 
 __all__ = ["Outcome", "Verb", "command_line", "verb"]
@@ -179,6 +178,8 @@ class Verb:
             outcome = self._call(given, in_python=False)
         if outcome is None:
             return
+        from .tables import show  # late: `--help` needs no tables
+
         show(outcome.value, bool(typed.get("json")), outcome.view)
         if outcome.judge:
             outcome.judge()

@@ -12,7 +12,6 @@ from ..checkpoints.outputs import RECORD, RECORD_MARKS
 from ..steps.options import Cli, shared
 from ..steps.panels import COMMON, Panels
 from ..steps.places import Reads, Writes
-from ..targets.options import DeviceLoad, DraftOptions, PlannedPrecision
 
 __all__ = [
     "BenchInputs",
@@ -22,9 +21,9 @@ __all__ = [
     "GateInputs",
     "Model",
     "Output",
-    "PlanInputs",
     "PruneOutput",
     "RecipeFile",
+    "RecipeSettings",
     "RunOptions",
     "SweepInputs",
     "TargetDevice",
@@ -120,10 +119,6 @@ class TargetDevice(_Inputs):
     target: Annotated[str | None, Reads()] = Field(
         default=None, description="device, by name or profile file; see `edgewright targets`"
     )
-
-
-class PlanInputs(PlannedPrecision, DeviceLoad, DraftOptions, RecipeSettings):
-    """How a device will use what is planned, its draft, and changes to the recipe."""
 
 
 class SweepInputs(RecipeSettings):
