@@ -67,6 +67,7 @@ def load(place: str) -> Verb:
 TOPICS: dict[str, tuple[Entry, ...]] = {
     "Plan and run": (
         Entry("project.demo"),
+        Entry("project.init"),
         Entry("project.plan"),
         Entry("project.run"),
         Entry("measure.sweep"),

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..console import console
 from ..errors import EdgewrightError, UsageError
 from ..steps.places import Reads
 from .common import directory_of_run, recipe_run, required
+from .init_options import InitOptions
 from .plan_inputs import PlanInputs
 from .verb import Outcome, verb
 from .verb_options import DemoOutput, RecipeFile, RunOptions, TargetDevice
 
-__all__ = ["demo", "doctor", "plan", "recipe_schema", "run", "targets", "targets_show"]
+__all__ = [
+    "demo",
+    "doctor",
+    "init",
+    "plan",
+    "recipe",
+    "recipe_schema",
+    "run",
+    "targets",
+    "targets_show",
+]
 
 
 def _with_directory(given: dict[str, Any]) -> dict[str, Any]:
@@ -61,6 +74,41 @@ def demo(output: DemoOutput) -> Outcome:
     from ..pipeline.recipe_file import builtin_recipe, load_recipe
 
     return recipe_run(load_recipe(builtin_recipe("demo")), output.out, output.fresh)
+
+
+@verb("init")
+def init(options: InitOptions) -> Outcome:
+    """Ask for model, device and goal; write a recipe with comments, and show its plan.
+
+    Questions whose flags are given are not asked. The recipe is yours: read it and change it.
+
+    Examples:
+
+        edgewright init
+
+        edgewright init --model builtin:tiny-reasoner --target jetson-orin-nano-8gb --goal small
+
+        edgewright init --model /models/Qwen2.5-0.5B --target jetson-orin-nano-8gb --goal fast
+        --data text:mine.txt --out fast.yaml
+    """
+    from .interview import answered
+
+    out = options.out
+    if out.exists() and not options.overwrite:
+        raise UsageError(
+            f"{out}: there is a recipe already", "give --out another name, or --overwrite"
+        )
+    draft = answered(options)
+    from ..checkpoints.atomic_files import write_text
+    from ..pipeline.forecast import refuse
+    from ..pipeline.plan import plan_recipe
+
+    rows = plan_recipe(draft.recipe)
+    file = shlex.quote(str(out))
+    write_text(out, draft.text(file))
+    console.print(f"wrote {out}: read it, and change what you like", highlight=False)
+    plan = {"recipe": str(out), "target": draft.target, "rows": rows}
+    return Outcome(plan, "plan", lambda: refuse(rows), then=f"edgewright run {file}")
 
 
 @verb("plan")
