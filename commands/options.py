@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from ..steps.options import Cli
-from ..steps.panels import COMMON, Panels
+from ..steps.panels import COMMON, panel_of
 
 __all__ = [
     "REQUIRED",
@@ -35,8 +35,6 @@ __all__ = [
 REQUIRED: Any = PydanticUndefined
 """Default of a parameter that must be given."""
 PLAIN = Cli()
-OTHER = Panels("More options")
-"""Of a model that does not say where its fields stand."""
 SHORT = {"--out": "-o"}
 """Flags with a second, short spelling."""
 
@@ -247,15 +245,8 @@ def _single(
         path,
         (model, name),
         cli,
-        COMMON if default is REQUIRED else _panel(model, name),
+        COMMON if default is REQUIRED else panel_of(model, name),
     )
-
-
-def _panel(model: type[BaseModel], name: str) -> str:
-    """The title above a field on the help page, as the class says that declares it."""
-    *_, owner = (base for base in model.__mro__ if name in getattr(base, "model_fields", ()))
-    panels: Panels = getattr(owner, "panels", OTHER)
-    return panels.of(name)
 
 
 def _nested(
@@ -283,7 +274,7 @@ def _nested(
             path,
             (model, name),
             cli,
-            _panel(model, name),
+            panel_of(model, name),
         )
     inside = sorted(
         parameters(inner, below, path, under), key=lambda p: p.path != (*path, cli.switch)

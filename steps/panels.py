@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["COMMON", "EXPERT", "TERMINAL", "Panels"]
+__all__ = ["COMMON", "EXPERT", "TERMINAL", "Panels", "panel_of"]
 
 COMMON = "Common options"
 """What most people need, and what must be given."""
@@ -33,3 +34,19 @@ class Panels:
         if field in self.common:
             return COMMON
         return EXPERT if field in self.expert else self.title
+
+
+OTHER = Panels("More options")
+"""Of a model that does not say where its fields stand."""
+
+
+def panel_of(model: Any, field: str) -> str:
+    """The title above a field on a help page, as the class says that declares it.
+
+    Args:
+        model: a pydantic model.
+        field: one of its fields.
+    """
+    *_, owner = (base for base in model.__mro__ if field in getattr(base, "model_fields", ()))
+    panels: Panels = getattr(owner, "panels", OTHER)
+    return panels.of(field)
