@@ -31,6 +31,9 @@ def _root(
 ) -> None:
     """Make a Hugging Face language model fit, and run well, on an NVIDIA Jetson Orin.
 
+    Begin with `edgewright demo`, or with `edgewright init` for a model of yours. Every verb has
+    examples: `edgewright VERB --help`.
+
     Exit codes: 0 done, 2 bad usage or recipe, 3 refused by plan or target, 4 parity failed,
     5 gate failed, 1 anything else.
     """

@@ -10,6 +10,7 @@ from typing import Any
 from ..benchmarks.ledger_files import changed_samples
 from ..benchmarks.measure import measure
 from ..benchmarks.measurement_files import write_answers, write_measurement
+from ..benchmarks.metric_cells import headline
 from ..benchmarks.reference import Reference
 from ..benchmarks.report.model_card import write_card
 from ..benchmarks.tasks.task import Task
@@ -64,6 +65,7 @@ class StepMeasurer:
             run = self.ledger.path.parent
             entry |= write_samples(run, entry["name"], result.samples, result.answers)
             self.ledger.put(entry, self.order)
+        console.print(f"  {headline(entry['metrics'])}", highlight=False, soft_wrap=True)
         self._write_card(entry, folder)
 
     def _dependencies(self, output_hash: str) -> dict[str, Any]:
