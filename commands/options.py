@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from ..steps.options import Cli
+from ..steps.panels import COMMON, panel_of
 
 __all__ = [
     "REQUIRED",
@@ -69,6 +70,7 @@ class Parameter:
         path: where the value goes in the model, from the outside in.
         field: the name of the field, and the model that declares it.
         cli: the marker of the field.
+        panel: topic on the help page.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Parameter:
     path: tuple[str, ...]
     field: tuple[type[BaseModel], str]
     cli: Cli = PLAIN
+    panel: str = COMMON
 
     @property
     def flag(self) -> str:
@@ -92,7 +95,18 @@ class Parameter:
         metavar = f"[{'|'.join(self.choices)}]" if self.choices else None
         if get_origin(self.type) is list and not metavar:
             metavar = f"<{get_args(self.type)[0].__name__}>"
-        return Annotated[self.type, typer.Option(*self.flags, help=self.help, metavar=metavar)]
+        option = typer.Option(
+            *self.flags,
+            help=self.help,
+            metavar=metavar,
+            rich_help_panel=self.panel,
+            autocompletion=self._completed if self.choices else None,
+        )
+        return Annotated[self.type, option]
+
+    def _completed(self, incomplete: str) -> list[str]:
+        """The choices that begin so, for a shell."""
+        return [choice for choice in self.choices if choice.startswith(incomplete)]
 
     @property
     def python_default(self) -> Any:
@@ -231,6 +245,7 @@ def _single(
         path,
         (model, name),
         cli,
+        COMMON if default is REQUIRED else panel_of(model, name),
     )
 
 
@@ -249,7 +264,18 @@ def _nested(
     own = field.description or ""
     if cli.toggle:
         flag = f"{_flag(prefix + name)}/{_flag('no_' + prefix + name)}"
-        yield Parameter(prefix + name, (flag,), bool, False, own, (), path, (model, name), cli)
+        yield Parameter(
+            prefix + name,
+            (flag,),
+            bool,
+            False,
+            own,
+            (),
+            path,
+            (model, name),
+            cli,
+            panel_of(model, name),
+        )
     inside = sorted(
         parameters(inner, below, path, under), key=lambda p: p.path != (*path, cli.switch)
     )

@@ -10,6 +10,7 @@ from typing import Any
 from ..benchmarks.ledger_files import changed_samples
 from ..benchmarks.measure import measure
 from ..benchmarks.measurement_files import write_answers, write_measurement
+from ..benchmarks.metric_cells import headline
 from ..benchmarks.options import EvaluateOptions
 from ..benchmarks.reference import Reference
 from ..benchmarks.report.model_card import write_card
@@ -71,6 +72,7 @@ class StepMeasurer:
                 entry["measured"] = fingerprint(fields)
                 entry |= write_samples(run, entry["name"], result.samples, result.answers)
                 self.ledger.put(entry, self.order)
+        console.print(f"  {headline(entry['metrics'])}", highlight=False, soft_wrap=True)
         self._write_card(entry, folder)
 
     def _is_measured(self, entry: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
