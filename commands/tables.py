@@ -35,7 +35,7 @@ from .measurement_tables import (
 )
 from .step_tables import cut_view, plan_view, step_view, traces_view
 
-__all__ = ["show"]
+__all__ = ["JSON_ONLY", "VIEWS", "show"]
 
 JSON_ONLY = "json"
 """View of a result that is always printed as JSON."""

@@ -27,7 +27,7 @@ from .failures import explained_failures
 from .interruption import interruption
 from .options import REQUIRED, Expand, Parameter, composed_fields, parameters
 from .places import places_of
-from .tables import show
+from .tables import JSON_ONLY, show
 from .validation import validated
 
 __all__ = ["Outcome", "Verb", "command_line", "verb"]
@@ -183,7 +183,7 @@ class Verb:
         if outcome.then and not typed.get("json"):
             console.print(f"next: {outcome.then}", highlight=False, markup=False, soft_wrap=True)
 
-    def call(self, *arguments: Any, **options: Any) -> Any:
+    def call(self, *arguments: Any, **options: Any) -> Outcome:
         """Run the verb from Python.
 
         Args:
@@ -191,7 +191,7 @@ class Verb:
             options: the options, by keyword.
 
         Returns:
-            What the verb prints with `--json`.
+            What the verb found; nobody has judged it.
 
         Raises:
             TypeError: an argument is missing or unknown.
@@ -204,7 +204,7 @@ class Verb:
             outcome = self._call(dict(given), in_python=True)
         finally:
             _python_call.reset(token)
-        return outcome.value if outcome else None
+        return outcome or Outcome(None, JSON_ONLY)
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -228,7 +228,7 @@ class Verb:
         if self.prepare:
             given = self.prepare(given)
         values: dict[str, Any] = {
-            name: Path(given[name]) if _bare(hint) is Path else given[name]
+            name: _bare(hint)(given[name]) if _bare(hint) in (Path, str) else given[name]
             for name, hint in self.arguments.items()
         }
         for group in self.groups:
