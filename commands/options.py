@@ -127,6 +127,8 @@ class Parameter:
     def value(self, given: Any) -> Any:
         """The field's value for what was typed, or passed in Python."""
         convert = self.cli.convert
+        if isinstance(given, Path) and self.type is not Path:
+            given = str(given)
         if self.cli.separator and isinstance(given, str):
             given = [_number(part) for part in given.split(",") if part]
         if get_origin(self.type) is list and isinstance(given, str):

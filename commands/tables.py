@@ -35,11 +35,10 @@ from .measurement_tables import (
     sweep_view,
 )
 from .step_tables import cut_view, plan_view, step_view, traces_view
+from .verb import JSON_ONLY
 
-__all__ = ["show"]
+__all__ = ["JSON_ONLY", "VIEWS", "show"]
 
-JSON_ONLY = "json"
-"""View of a result that is always printed as JSON."""
 WIDTH = 160
 """Columns of a table that is written to a file or a pipe."""
 VIEWS: dict[str, Callable[[Any], list[Any]]] = {

@@ -30,8 +30,10 @@ from .options import REQUIRED, Expand, Parameter, composed_fields, parameters
 from .places import places_of
 from .validation import validated
 
-__all__ = ["Outcome", "Verb", "command_line", "verb"]
+__all__ = ["JSON_ONLY", "Outcome", "Verb", "command_line", "verb"]
 
+JSON_ONLY = "json"
+"""View of a result that is always printed as JSON."""
 INVOCATION = "invocation"
 """Name of the parameter through which Typer passes its context."""
 _python_call: ContextVar[str] = ContextVar("python_call", default="")
@@ -186,7 +188,7 @@ class Verb:
         if outcome.then and not typed.get("json"):
             console.print(f"next: {outcome.then}", highlight=False, markup=False, soft_wrap=True)
 
-    def call(self, *arguments: Any, **options: Any) -> Any:
+    def call(self, *arguments: Any, **options: Any) -> Outcome:
         """Run the verb from Python.
 
         Args:
@@ -194,7 +196,7 @@ class Verb:
             options: the options, by keyword.
 
         Returns:
-            What the verb prints with `--json`.
+            What the verb found; nobody has judged it.
 
         Raises:
             TypeError: an argument is missing or unknown.
@@ -207,7 +209,7 @@ class Verb:
             outcome = self._call(dict(given), in_python=True)
         finally:
             _python_call.reset(token)
-        return outcome.value if outcome else None
+        return outcome or Outcome(None, JSON_ONLY)
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -231,7 +233,7 @@ class Verb:
         if self.prepare:
             given = self.prepare(given)
         values: dict[str, Any] = {
-            name: Path(given[name]) if _bare(hint) is Path else given[name]
+            name: _bare(hint)(given[name]) if _bare(hint) in (Path, str) else given[name]
             for name, hint in self.arguments.items()
         }
         for group in self.groups:
