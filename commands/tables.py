@@ -35,9 +35,8 @@ from .measurement_tables import (
     sweep_view,
 )
 from .step_tables import cut_view, plan_view, step_view, traces_view
-from .verb import JSON_ONLY
 
-__all__ = ["JSON_ONLY", "VIEWS", "show"]
+__all__ = ["VIEWS", "show"]
 
 WIDTH = 160
 """Columns of a table that is written to a file or a pipe."""
@@ -68,7 +67,7 @@ VIEWS: dict[str, Callable[[Any], list[Any]]] = {
 
 
 def show(value: Any, as_json: bool, view: str) -> None:
-    """Print a result on standard output: as JSON, or as the view of this name.
+    """Print a result on standard output: as the view of this name, or as JSON if there is none.
 
     Raises:
         NoSpace: standard output is a file on a full disk.
@@ -90,7 +89,7 @@ def show(value: Any, as_json: bool, view: str) -> None:
 
 
 def _print(value: Any, as_json: bool, view: str) -> None:
-    if as_json or view == JSON_ONLY:
+    if as_json or not view:
         print(json.dumps(value, indent=2))
         return
     output = Console(soft_wrap=False, width=None, emoji=False)

@@ -30,10 +30,8 @@ from .options import REQUIRED, Expand, Parameter, composed_fields, parameters
 from .places import places_of
 from .validation import validated
 
-__all__ = ["JSON_ONLY", "Outcome", "Verb", "command_line", "verb"]
+__all__ = ["Outcome", "Verb", "command_line", "verb"]
 
-JSON_ONLY = "json"
-"""View of a result that is always printed as JSON."""
 INVOCATION = "invocation"
 """Name of the parameter through which Typer passes its context."""
 _python_call: ContextVar[str] = ContextVar("python_call", default="")
@@ -45,13 +43,13 @@ class Outcome:
 
     Attributes:
         value: what `--json` prints and the Python API returns.
-        view: the table that shows it on a terminal.
+        view: the table that shows it on a terminal; empty: it is always printed as JSON.
         judge: called after it was printed; raises the error that decides the exit code.
         then: the command that usually comes next; shown on a terminal where nothing is wrong.
     """
 
     value: Any
-    view: str
+    view: str = ""
     judge: Callable[[], None] | None = None
     then: str = ""
 
@@ -209,7 +207,7 @@ class Verb:
             outcome = self._call(dict(given), in_python=True)
         finally:
             _python_call.reset(token)
-        return outcome or Outcome(None, JSON_ONLY)
+        return outcome or Outcome(None)
 
     @cached_property
     def signature(self) -> inspect.Signature:
