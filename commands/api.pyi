@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from .results import GateResult, Measurement, Plan, Run, StepResult
 
+__all__: list[str]
 _Values: TypeAlias = str | Sequence[str] | Sequence[int] | Sequence[float]
 
 def bench(

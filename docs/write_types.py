@@ -10,11 +10,11 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any, get_origin
 
-from edgewright.commands import api
-from edgewright.commands.options import Parameter
-from edgewright.commands.verb import Verb
-from edgewright.docs.import_graph import ROOT
-from edgewright.steps.places import Reads, Writes
+from ..commands import api
+from ..commands.options import Parameter
+from ..commands.verb import Verb
+from ..steps.places import Reads, Writes
+from .import_graph import ROOT
 
 FILE = ROOT / "commands" / "api.pyi"
 HEAD = '''\
@@ -26,6 +26,7 @@ from typing import Any, Literal, TypeAlias
 
 from .results import GateResult, Measurement, Plan, Run, StepResult
 
+__all__: list[str]
 _Values: TypeAlias = str | Sequence[str] | Sequence[int] | Sequence[float]
 
 '''
