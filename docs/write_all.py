@@ -1,4 +1,4 @@
-"""Writes every generated page and picture of docs/ that needs no run of a model.
+"""Writes every generated page and picture of docs/ that needs no run of a model, and api.pyi.
 
 Run `python -m edgewright.docs.write_all` after a change of options, metrics, recipes, functions,
 families or packages. A test fails while one of them is out of date.
@@ -18,6 +18,7 @@ from . import (
     write_python,
     write_recipe,
     write_reference,
+    write_types,
 )
 
 __all__ = ["PAGES"]
@@ -31,6 +32,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     draw_architecture.PICTURE: draw_architecture.picture,
     draw_architecture.PAGE: draw_architecture.page,
     draw_chain.PICTURE: draw_chain.picture,
+    write_types.FILE: write_types.types,
 }
 """By file: the function that gives the text that it should have now."""
 
