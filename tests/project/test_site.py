@@ -44,7 +44,11 @@ def test_every_page_is_on_the_site(site: Path) -> None:
         assert (site / name.replace("README.html", "index.html")).is_file(), name
     for path in OUTSIDE:
         name = path.replace("README.md", "index.md").replace(".md", ".html")
-        assert (site / name).is_file() == (ROOT / path).is_file(), name
+        assert (site / name).is_file(), name
+    for notebook in (ROOT / "examples").glob("*.ipynb"):
+        text = (site / "examples" / f"{notebook.stem}.html").read_text()
+        assert "edgewright" in text
+        assert "highlight" in text
 
 
 def test_no_source_is_published(site: Path) -> None:
@@ -81,6 +85,10 @@ def test_tables_lists_and_code_are_rendered(site: Path) -> None:
 
 def test_links_out_of_docs_become_links_of_the_site() -> None:
     published = {"export.md", "perf/RESULTS.md", "index.md", "contributing/README.md"}
+    published.add("examples/plan.md")
+    assert linked("[a](../examples/plan.ipynb)", "docs/python.md", published) == (
+        "[a](examples/plan.md)"
+    )
     text = "[a](../perf/RESULTS.md#x) [b](../Makefile) [c](export.md) [d](../README.md)"
     assert linked(text, "docs/pruning.md", published) == (
         "[a](perf/RESULTS.md#x) b [c](export.md) [d](index.md)"
