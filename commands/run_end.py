@@ -25,8 +25,8 @@ CHECKS = 3
 LEAST_ROWS = 3
 HEAD = 2
 """Lines of a table above its rows."""
-GAP = 2
-"""Columns between two columns of the table."""
+GAP = 3
+"""Columns between two columns of the table: the padding, and the line between them."""
 LESS_IMPORTANT = ("params M", "peak MB", "KL", "TTFT ms", "s", "top-1", "perplexity")
 """Columns that a narrow terminal leaves out, the first one first."""
 STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "bold yellow"}
@@ -124,7 +124,7 @@ class RunEnd:
             if step["name"] in names
         ]
         columns = _columns(rows, width)
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, GAP, 0, 0))
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, GAP - 1, 0, 0))
         for index in columns:
             justify = "left" if index == 0 else "right"
             table.add_column(METRIC_COLUMNS[index], justify=justify, no_wrap=True)

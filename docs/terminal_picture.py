@@ -32,8 +32,8 @@ CHARACTER = 7.8
 LEADING = 17
 MARGIN = 16
 BAR = 30
-SECONDS = 8.0
-"""How long the picture takes to appear."""
+LONGEST_WAIT = 0.7
+"""Seconds of the picture between two lines, however long the program took."""
 STYLE = """
   text { font: 13px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; fill: #d9dce3; }
   .frame { fill: #1e2128; }
@@ -138,8 +138,11 @@ def _frame(width: float, height: float, command: str) -> Iterator[str]:
 def _text(shown: Sequence[Line]) -> Iterator[str]:
     """One element for each line, which appears at its time."""
     console = Console(width=COLUMNS, color_system="truecolor", legacy_windows=False)
-    last = max(line.seconds for line in shown) or 1.0
+    delay = 0.0
+    before = 0.0
     for number, line in enumerate(shown):
+        delay += min(max(line.seconds - before, 0.0), LONGEST_WAIT)
+        before = max(before, line.seconds)
         top = BAR + 8 + number * LEADING
         spans = []
         column = 0
@@ -152,7 +155,6 @@ def _text(shown: Sequence[Line]) -> Iterator[str]:
                     f"{_colour(segment.style)}>{escape(text)}</tspan>"
                 )
             column += len(text)
-        delay = SECONDS * line.seconds / last
         yield (
             f'<text class="line" xml:space="preserve" y="{top}" '
             f'style="animation-delay:{delay:.2f}s">{"".join(spans)}</text>'

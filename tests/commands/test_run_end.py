@@ -128,3 +128,8 @@ def test_a_narrow_terminal_leaves_out_columns_and_never_cuts_a_number() -> None:
     for heading in ("exact match", "size MB", "decode tok/s"):
         assert heading in narrow
     assert "…" not in narrow + wide
+
+
+def test_no_width_cuts_a_number() -> None:
+    cut = [width for width in range(76, 150, 3) if "…" in printed(RunEnd(as_made()), width)]
+    assert not cut
