@@ -45,7 +45,8 @@ UNSEEN = re.compile(
 """Control characters, changes of direction, separators of lines, and halves of characters."""
 IS_MAIN = os.environ.get("RANK", "0") == "0"
 """Whether this process prints and writes files; of several, only the one of rank 0 does."""
-console = Console(stderr=True, width=WIDTH, quiet=not IS_MAIN, emoji=False)
+# In a notebook, Jupyter's own way of showing progress needs a package that few have.
+console = Console(stderr=True, width=WIDTH, quiet=not IS_MAIN, emoji=False, force_jupyter=False)
 
 
 class Bar:
