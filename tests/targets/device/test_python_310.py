@@ -118,16 +118,24 @@ def test_newer_syntax_is_found(text: str) -> None:
 
 
 def python_3_10() -> str | None:
-    """A Python 3.10 of this machine."""
+    """A Python 3.10 of this machine that starts; a shim of pyenv may not."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     found = [shutil.which("python3.10"), *map(str, sorted(pyenv.glob("3.10.*/bin/python3.10")))]
-    return next((one for one in found if one), None)
+    working = (
+        one
+        for one in found
+        if one and not subprocess.call([one, "-c", ""], stderr=subprocess.DEVNULL)
+    )
+    return next(working, None)
 
 
-@pytest.mark.skipif(python_3_10() is None, reason="there is no Python 3.10 here")
+PYTHON_3_10 = python_3_10()
+
+
+@pytest.mark.skipif(PYTHON_3_10 is None, reason="there is no Python 3.10 here")
 def test_a_bundle_starts_on_3_10(artifact: Path, tmp_path: Path) -> None:
     """Without numpy, all modules compile, and the verbs that need none run."""
-    python = str(python_3_10())
+    python = str(PYTHON_3_10)
     bundle = write_bundle(make_bundle(artifact, load_target("cpu")), tmp_path / "bundle")
     compiled = subprocess.run(
         [python, "-m", "compileall", "-q", str(bundle / "lib")], capture_output=True, text=True
