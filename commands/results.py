@@ -130,7 +130,7 @@ def _html(item: object) -> str:
     if isinstance(item, ColumnTable):
         return _html_table(item)
     if isinstance(item, str | Text):
-        return f"<div>{escape(_plain(item))}</div>"
+        return f'<div style="white-space:pre-wrap">{escape(_plain(item))}</div>'
     return f"<pre>{escape(visible(_printed([item], WIDEST)))}</pre>"
 
 

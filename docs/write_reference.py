@@ -1,6 +1,7 @@
 """Writes docs/reference.md: every verb with its options, from the same declarations as `--help`.
 
-Run `python -m edgewright.docs.write_reference` after an option or a help text has changed.
+Run `python -m edgewright.docs.write_reference` after an option or a help text has changed. It also
+writes the types of the Python API (`write_types.py`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import typer
 
 from ..cli import app
+from . import write_types
 
 __all__ = ["FILE", "reference"]
 
@@ -85,3 +87,4 @@ def _cell(text: str) -> str:
 
 if __name__ == "__main__":
     FILE.write_text(reference(), encoding="utf-8")
+    write_types.main()

@@ -1,6 +1,6 @@
 """Writes commands/api.pyi: the types of the Python API, from the options of the verbs.
 
-Run it after a change of an option: `python -m edgewright.docs.write_types`.
+`python -m edgewright.docs.write_reference` calls it after a change of an option.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgewright.steps.places import Reads, Writes
 
 FILE = ROOT / "commands" / "api.pyi"
 HEAD = '''\
-"""The types of the Python API. Made by `python -m edgewright.docs.write_types`."""
+"""The types of the Python API. Made by `python -m edgewright.docs.write_reference`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,7 +85,3 @@ def _option_type(option: Parameter) -> str:
 def main() -> None:
     """Write the file."""
     FILE.write_text(types())
-
-
-if __name__ == "__main__":
-    main()
