@@ -1,4 +1,4 @@
-"""The types of the Python API. Made by `python -m edgewright.docs.write_reference`."""
+"""The types of the Python API. Made by `python -m edgewright.docs.write_all`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from .results import GateResult, Measurement, Plan, Run, StepResult
 
+__all__: list[str]
 _Values: TypeAlias = str | Sequence[str] | Sequence[int] | Sequence[float]
 
 def bench(
@@ -203,7 +204,7 @@ def export(
     Args:
         out: directory to create
         fresh: redo everything, reuse no earlier result
-        format: onnx: ONNX with standard operators only and a KV cache; ort: ONNX with ONNX Runtime's own operators; tensorrt: as onnx, checked by TensorRT; edge-llm: what TensorRT-Edge-LLM's exporter reads; gguf: for llama.cpp; triton: as onnx, in a Triton model repository; see docs/deployment.md
+        format: onnx: ONNX with standard operators only and a KV cache; ort: ONNX with ONNX Runtime's own operators; tensorrt: as onnx, checked by TensorRT; edge-llm: what TensorRT-Edge-LLM's exporter reads; gguf: for llama.cpp; triton: as onnx, in a Triton model repository; see docs/runtimes
         precision: bf16: formats onnx and tensorrt only; int4: of a GPTQ or AWQ checkpoint, bit for bit; int8: of a SmoothQuant checkpoint; int8-dynamic: for ONNX Runtime on CPUs; int4-a8: int4 with inputs rounded to 8 bits, less exact, format ort only
         logits: positions that get logits; last: only the last one, which is enough to generate text
         pack_head: round an embedding and a head that the checkpoint stores in floating point to 8 bits, rows of rare tokens to 4; formats ort with precision int4 or int4-a8, others leave them as they are

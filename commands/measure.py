@@ -77,7 +77,7 @@ def bench(
         check_server_options(options, inputs, execution)
         return Outcome(_server(str(path), options, load, inputs.save), "server")
     refuse_load(load)
-    from ..benchmarks.measure import bench_path
+    from ..pipeline.bench import bench_path
 
     found = bench_path(
         Path(path),

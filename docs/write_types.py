@@ -1,6 +1,6 @@
 """Writes commands/api.pyi: the types of the Python API, from the options of the verbs.
 
-`python -m edgewright.docs.write_reference` calls it after a change of an option.
+`python -m edgewright.docs.write_all` calls it after a change of an option.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any, get_origin
 
-from edgewright.commands import api
-from edgewright.commands.options import Parameter
-from edgewright.commands.verb import Verb
-from edgewright.docs.import_graph import ROOT
-from edgewright.steps.places import Reads, Writes
+from ..commands import api
+from ..commands.options import Parameter
+from ..commands.verb import Verb
+from ..steps.places import Reads, Writes
+from .import_graph import ROOT
 
 FILE = ROOT / "commands" / "api.pyi"
 HEAD = '''\
-"""The types of the Python API. Made by `python -m edgewright.docs.write_reference`."""
+"""The types of the Python API. Made by `python -m edgewright.docs.write_all`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any, Literal, TypeAlias
 
 from .results import GateResult, Measurement, Plan, Run, StepResult
 
+__all__: list[str]
 _Values: TypeAlias = str | Sequence[str] | Sequence[int] | Sequence[float]
 
 '''
@@ -80,8 +81,3 @@ def _option_type(option: Parameter) -> str:
     model, name = option.field
     names_a_place = any(isinstance(m, Reads | Writes) for m in model.model_fields[name].metadata)
     return PLAIN[Path if names_a_place else option.type]
-
-
-def main() -> None:
-    """Write the file."""
-    FILE.write_text(types())
