@@ -9,7 +9,6 @@ It writes the table and the gate of docs/start.md, and the pictures: the chain, 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import shutil
 import subprocess
@@ -20,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from rich.console import Console
 
-from ..commands.measurement_tables import gate_view
+from ..benchmarks.gate.result_files import explain
 from ..commands.table_parts import METRIC_COLUMNS, metric_row
 from . import draw_chain
 from .import_graph import ROOT
@@ -46,12 +44,12 @@ def demo_text(ledger: Mapping[str, Any]) -> str:
     rows = [metric_row(step["name"], step["metrics"], None)[:-1] for step in ledger["steps"]]
     lines = [" | ".join(columns), "|".join(["---"] * len(columns)), *map(" | ".join, rows)]
     table = "\n".join(f"|{line}|" if line.startswith("---") else f"| {line} |" for line in lines)
-    console = Console(width=120, file=io.StringIO(), color_system=None)
-    with console.capture() as printed:
-        for view in gate_view(ledger["gate"]):
-            console.print(view)
-    verdict = "\n".join(f"    {line}".rstrip() for line in printed.get().splitlines())
-    return f"{BEGIN}\n{table}\n\n{verdict}\n{END}"
+    gate = ledger["gate"]
+    against = f"{gate['candidate']} against {gate['baseline']}"
+    verdict = [f"    gate: {gate['verdict'].upper()} ({against})"]
+    verdict += [f"    {check['metric']}: {explain(check)}" for check in gate["checks"]]
+    gated = "\n".join(verdict)
+    return f"{BEGIN}\n{table}\n\n{gated}\n{END}"
 
 
 def _photograph(report: Path) -> None:

@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: pages from outside of docs/, their links, and the anchors of headings.
+"""Hooks of mkdocs: pages from outside of docs/, notebooks, links, and the anchors of headings.
 
 The same links work on a git host, where a page lies in the repository, and on the site. mkdocs
 loads this file by its path, so it imports nothing of edgewright.
@@ -6,16 +6,24 @@ loads this file by its path, so it imports nothing of edgewright.
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from pathlib import Path
-from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-__all__ = ["OUTSIDE", "heading_id", "linked", "on_config", "on_files", "on_page_markdown"]
+__all__ = [
+    "OUTSIDE",
+    "heading_id",
+    "linked",
+    "notebook_page",
+    "on_config",
+    "on_files",
+    "on_page_markdown",
+]
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = (
@@ -23,15 +31,9 @@ OUTSIDE = (
     "CONTRIBUTING.md",
     "SECURITY.md",
     "demo/model/README.md",
-    "examples/README.md",
     "perf/RESULTS.md",
 )
 """Pages of the repository that are not in docs/, and are on the site under the same path."""
-OPTIONAL = {
-    "examples/README.md": ROOT / "examples" / "README.md",
-    "tasks.md": ROOT / "docs" / "tasks.md",
-}
-"""Pages that the navigation names, and that need not be there."""
 FRONT = {"README.md": "index.md"}
 """The page of the site that stands for a page of the repository."""
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^]]*)\]\((?P<path>[^)#\s:]*)(?P<anchor>#[^)\s]*)?\)")
@@ -47,32 +49,31 @@ def heading_id(text: str, separator: str) -> str:
     return re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", separator)
 
 
-def _without_missing(entries: list[Any]) -> list[Any]:
-    """A part of the navigation without those optional pages that are not there."""
-    kept: list[Any] = []
-    for entry in entries:
-        if isinstance(entry, dict):
-            ((title, below),) = entry.items()
-            inner = _without_missing(below) if isinstance(below, list) else below
-            kept.append({title: inner})
-        elif entry not in OPTIONAL or OPTIONAL[entry].is_file():
-            kept.append(entry)
-    return kept
-
-
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Set the rule of anchors, and leave out what is announced in the navigation and not there."""
+    """Set the rule of anchors."""
     config.mdx_configs.setdefault("toc", {})["slugify"] = heading_id
-    config.nav = _without_missing(config.nav or [])
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages from outside of docs/."""
+    """Add the pages from outside of docs/, and the notebooks as pages."""
     for path in OUTSIDE:
-        if (ROOT / path).is_file():
-            files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+        files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+    for notebook in sorted((ROOT / "examples").glob("*.ipynb")):
+        page = _on_site(notebook.relative_to(ROOT).as_posix())
+        files.append(File.generated(config, page, content=notebook_page(notebook)))
     return files
+
+
+def notebook_page(notebook: Path) -> str:
+    """The text and the code of a notebook as a page."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    parts = []
+    for cell in cells:
+        text = "".join(cell["source"])
+        parts.append(f"```python\n{text}\n```" if cell["cell_type"] == "code" else text)
+    parts.insert(1, f"This is the notebook `{notebook.relative_to(ROOT)}`, without its outputs.")
+    return "\n\n".join([*parts, ""])
 
 
 def linked(markdown: str, path: str, published: set[str]) -> str:
@@ -104,11 +105,13 @@ def linked(markdown: str, path: str, published: set[str]) -> str:
 
 def _on_site(path: str) -> str:
     """Where a file of the repository is on the site."""
-    return FRONT.get(path, path.removeprefix("docs/"))
+    page = path.removesuffix(".ipynb") + ".md" if path.endswith(".ipynb") else path
+    return FRONT.get(page, page.removeprefix("docs/"))
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Rewrite the links of a page."""
     source = page.file.src_uri
-    path = source if source in OUTSIDE else f"docs/{source}"
+    outside = source in OUTSIDE or source.startswith("examples/")
+    path = source if outside else f"docs/{source}"
     return linked(markdown, path, {file.src_uri for file in files})

@@ -91,7 +91,8 @@ def commands_of(page: Path) -> Iterator[Command]:
 
 def unfenced(page: Path) -> Iterator[str]:
     """Commands in blocks that are only indented, or fenced as something else."""
-    text = re.sub(r"^```(?:bash|console|sh)\n.*?^```", "", page.read_text(), flags=re.M | re.S)
+    fenced = re.compile(r"^ *```(?:bash|console|sh|python)\n.*?^ *```", re.M | re.S)
+    text = fenced.sub("", page.read_text())
     for line in text.splitlines():
         words = line.removeprefix("    ").split()
         if len(words) > 1 and words[0] in PROGRAMS and (line.startswith("    ")):

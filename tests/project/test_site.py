@@ -44,7 +44,11 @@ def test_every_page_is_on_the_site(site: Path) -> None:
         assert (site / name.replace("README.html", "index.html")).is_file(), name
     for path in OUTSIDE:
         name = path.replace("README.md", "index.md").replace(".md", ".html")
-        assert (site / name).is_file() == (ROOT / path).is_file(), name
+        assert (site / name).is_file(), name
+    for notebook in (ROOT / "examples").glob("*.ipynb"):
+        text = (site / "examples" / f"{notebook.stem}.html").read_text()
+        assert "edgewright" in text
+        assert "highlight" in text
 
 
 def test_no_source_is_published(site: Path) -> None:
@@ -70,17 +74,21 @@ def _loaded(html: str) -> Iterator[str]:
         yield next(group for group in groups if group)
 
 
-def test_tables_and_lists_are_rendered(site: Path) -> None:
-    """What a git host shows as a list or a table is one on the site too."""
+def test_tables_lists_and_code_are_rendered(site: Path) -> None:
+    """What a git host shows as a list, a table or code is one on the site too."""
     for page in site.rglob("*.html"):
         text = re.sub(r"<(pre|code|td|script)[^>]*>.*?</\1>", "", page.read_text(), flags=re.S)
-        paragraphs = re.findall(r"<p>(.*?)</p>", text, re.S)
-        raw = [one for one in paragraphs if re.search(r"^(- |1\. |\| )|^```", one, re.M)]
+        shown = re.findall(r"<(?:p|li)>((?:(?!<p>|<li>|</p>|</li>).)*)", text, re.S)
+        raw = [one for one in shown if re.search(r"^\s*(- |1\. |\| )|```", one, re.M)]
         assert not raw, f"{page.name}: {raw[0][:200]}"
 
 
 def test_links_out_of_docs_become_links_of_the_site() -> None:
     published = {"export.md", "perf/RESULTS.md", "index.md", "contributing/README.md"}
+    published.add("examples/plan.md")
+    assert linked("[a](../examples/plan.ipynb)", "docs/python.md", published) == (
+        "[a](examples/plan.md)"
+    )
     text = "[a](../perf/RESULTS.md#x) [b](../Makefile) [c](export.md) [d](../README.md)"
     assert linked(text, "docs/pruning.md", published) == (
         "[a](perf/RESULTS.md#x) b [c](export.md) [d](index.md)"

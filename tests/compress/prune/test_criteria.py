@@ -85,7 +85,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT, folder / "edgewright", ignore=without, symlinks=True)
     added = folder / "edgewright" / "compress" / "prune" / "criteria"
     guide = (ROOT / "docs" / "contributing" / "importance-criterion.md").read_text()
-    (example,) = re.findall(r"^       \"\"\".*?^       \)\n", guide, re.M | re.S)
+    (example,) = re.findall(r"^    ```python\n(.*?)^    ```\n", guide, re.M | re.S)
     (added / "largest.py").write_text(textwrap.dedent(example))
     (added / "square.py").write_text(SQUARE)
     return folder
