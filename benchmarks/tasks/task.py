@@ -16,15 +16,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ...data.reasoning import HELD_OUT_SEED, Problem, held_out
 from ...data.sources import Source
 from ...errors import EdgewrightError, UsageError
-from .accuracy import Answer, exact_match
-from .backends import Backend
 from .kinds import BUILTIN, FILES, KINDS, USAGE
-from .writers import LocalWriter, Writer
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a plan only parses tasks
+    from .accuracy import Answer
+    from .backends import Backend
+    from .writers import Writer
 
 __all__ = ["Task", "TaskResult", "TaskSettings", "run_task", "run_written"]
 
@@ -129,6 +131,8 @@ def run_task(
         return _harness(task, backend, path, settings)
     if task.kind == "choice" and task.source:
         return _choices(task, task.source, backend, tokenizer, settings)
+    from .writers import LocalWriter
+
     return run_written(task, LocalWriter(backend, tokenizer), settings)
 
 
@@ -150,6 +154,8 @@ def run_written(task: Task, writer: Writer, settings: TaskSettings) -> TaskResul
             if task.kind == BUILTIN
             else _generated(task.name, settings.limit)
         )
+        from .accuracy import exact_match
+
         answers = exact_match(writer, problems, settings.max_new_tokens, _is_right)
         return TaskResult({task.label: answers}, context=_length(task, settings))
     source = cast(Source, task.source)
