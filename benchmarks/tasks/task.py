@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...data.reasoning import HELD_OUT_SEED, Problem, held_out
 from ...data.sources import Source
-from ...errors import EdgewrightError, UsageError
+from ...errors import EdgewrightError, UsageError, suggestion
 from .kinds import BUILTIN, FILES, KINDS, USAGE
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a plan only parses tasks
@@ -84,7 +84,8 @@ class Task:
             return cls(BUILTIN, BUILTIN)
         kind, _, name = text.partition(":")
         if kind not in KINDS or kind == BUILTIN or not name:
-            raise UsageError(f"{text}: no such task", f"tasks: {USAGE}")
+            near = "" if kind in KINDS else suggestion(kind, KINDS)
+            raise UsageError(f"{text}: no such task", f"{near}tasks: {USAGE}")
         if kind in FILES:
             return cls(kind, name, Source.parse_problems(name, text))
         if kind == "lm-eval" and name.endswith((".yaml", ".yml")) and not Path(name).is_file():
