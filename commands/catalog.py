@@ -10,7 +10,7 @@ import ast
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Entry:
 @cache
 def _summaries(module: str) -> dict[str, str]:
     """The first docstring line of every function of a module of verbs."""
-    source = files(__package__).joinpath(f"{module}.py").read_text(encoding="utf-8")
+    source = Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8")
     return {
         node.name: (ast.get_docstring(node) or "").partition("\n")[0]
         for node in ast.parse(source).body

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ..checkpoints.config import BUILTIN_MODEL, model_path, resolve
 from ..console import console
@@ -47,7 +48,7 @@ def answered(options: InitOptions) -> Draft:
     questions = _questions()
     given = {name: getattr(options, name) for name in questions}
     _require_terminal([name for name, value in given.items() if value is None])
-    answers = {
+    answers: dict[str, Any] = {
         name: _ask(question) if given[name] is None else _checked(question, given[name])
         for name, question in questions.items()
     }

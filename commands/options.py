@@ -112,7 +112,7 @@ class Parameter:
     def python_default(self) -> Any:
         """The default of the keyword: lists are tuples."""
         if self.cli.separator:
-            return tuple(_number(part) for part in self.default.split(",") if part)
+            return _numbers(self.default)
         if get_origin(self.type) is list and self.default is not REQUIRED:
             return tuple(self.default or ())
         return self.default
@@ -127,8 +127,10 @@ class Parameter:
     def value(self, given: Any) -> Any:
         """The field's value for what was typed, or passed in Python."""
         convert = self.cli.convert
+        if isinstance(given, Path) and self.type is not Path:
+            given = str(given)
         if self.cli.separator and isinstance(given, str):
-            given = [_number(part) for part in given.split(",") if part]
+            given = list(_numbers(given))
         if get_origin(self.type) is list and isinstance(given, str):
             given = [given]
         if convert is None:
@@ -236,7 +238,7 @@ def _single(
     elif get_origin(kind) is list and default is not REQUIRED:
         default = list(default) if default else None
     return Parameter(
-        _keyword(flag),
+        flag.partition("/")[0].removeprefix("--").replace("-", "_"),
         (flag, SHORT[flag]) if flag in SHORT else (flag,),
         kind,
         default,
@@ -341,9 +343,6 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _keyword(flag: str) -> str:
-    return flag.partition("/")[0].removeprefix("--").replace("-", "_")
-
-
-def _number(text: str) -> int | str:
-    return int(text) if text.lstrip("-").isdigit() else text
+def _numbers(text: str) -> tuple[int | str, ...]:
+    parts = [part for part in text.split(",") if part]
+    return tuple(int(part) if part.lstrip("-").isdigit() else part for part in parts)

@@ -249,7 +249,7 @@ def recipe_schema() -> Outcome:
     """
     from ..pipeline.recipe import Recipe
 
-    return Outcome(Recipe.model_json_schema(by_alias=True), "json")
+    return Outcome(Recipe.model_json_schema(by_alias=True))
 
 
 @verb("targets")

@@ -43,13 +43,13 @@ class Outcome:
 
     Attributes:
         value: what `--json` prints and the Python API returns.
-        view: the table that shows it on a terminal.
+        view: the table that shows it on a terminal; empty: it is always printed as JSON.
         judge: called after it was printed; raises the error that decides the exit code.
         then: the command that usually comes next; shown on a terminal where nothing is wrong.
     """
 
     value: Any
-    view: str
+    view: str = ""
     judge: Callable[[], None] | None = None
     then: str = ""
 
@@ -186,7 +186,7 @@ class Verb:
         if outcome.then and not typed.get("json"):
             console.print(f"next: {outcome.then}", highlight=False, markup=False, soft_wrap=True)
 
-    def call(self, *arguments: Any, **options: Any) -> Any:
+    def call(self, *arguments: Any, **options: Any) -> Outcome:
         """Run the verb from Python.
 
         Args:
@@ -194,7 +194,7 @@ class Verb:
             options: the options, by keyword.
 
         Returns:
-            What the verb prints with `--json`.
+            What the verb found; nobody has judged it.
 
         Raises:
             TypeError: an argument is missing or unknown.
@@ -207,7 +207,7 @@ class Verb:
             outcome = self._call(dict(given), in_python=True)
         finally:
             _python_call.reset(token)
-        return outcome.value if outcome else None
+        return outcome or Outcome(None)
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -231,7 +231,7 @@ class Verb:
         if self.prepare:
             given = self.prepare(given)
         values: dict[str, Any] = {
-            name: Path(given[name]) if _bare(hint) is Path else given[name]
+            name: _bare(hint)(given[name]) if _bare(hint) in (Path, str) else given[name]
             for name, hint in self.arguments.items()
         }
         for group in self.groups:

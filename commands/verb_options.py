@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..benchmarks.gate.badge import BADGE_MARK
 from ..checkpoints.outputs import RECORD, RECORD_MARKS
 from ..steps.options import Cli, shared
 from ..steps.panels import COMMON, Panels
@@ -170,6 +171,17 @@ class GateInputs(_Inputs):
     )
     markdown: Annotated[Path | None, Writes("file", ("### edgewright gate: ",))] = Field(
         default=None, description="also write Markdown to this file, for a pull request"
+    )
+    badge: Annotated[Path | None, Writes("file", (BADGE_MARK,))] = Field(
+        default=None,
+        description="also write a badge to this file: a picture (.svg), or JSON for shields.io "
+        "(.json)",
+    )
+    comment: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_.-]{1,60}$",
+        description="in a CI job of GitHub or GitLab, write the result to the pull request as the "
+        "comment of this NAME, or replace it; the token is GITHUB_TOKEN or GITLAB_TOKEN",
     )
     update_baseline: Annotated[bool, Cli("--update-baseline")] = Field(
         default=False, description="compare nothing; replace the BASELINE file by the candidate"

@@ -14,7 +14,7 @@ import typer
 from ..cli import app
 from ..commands.help_pages import by_panel
 
-__all__ = ["FILE", "reference"]
+__all__ = ["FILE", "reference", "wrapped"]
 
 FILE = Path(__file__).with_name("reference.md")
 HEAD = """\
@@ -47,7 +47,7 @@ def _sections(command: Any, name: str) -> list[str]:
 def _section(command: Any, name: str) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.opts[0] not in EVERYWHERE and p not in arguments]
-    lines = [f"## {name}", "", _wrapped(command.help or ""), ""]
+    lines = [f"## {name}", "", wrapped(command.help or ""), ""]
     lines += [f"- `{one.metavar or one.name}`: {one.help or 'a name'}" for one in arguments]
     for panel, some in by_panel(options).items():
         lines += ["", f"**{panel}**", ""]
@@ -56,7 +56,7 @@ def _section(command: Any, name: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str) -> str:
     """The text with paragraphs of at most 120 columns; indented examples stay as they are."""
     lines = [
         line if line.startswith(" ") else textwrap.fill(line, 120, break_on_hyphens=False)

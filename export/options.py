@@ -51,7 +51,7 @@ class ExportOptions(BaseModel):
     format: FormatName = Field(
         default="onnx",
         description="; ".join(f"{name}: {format.description}" for name, format in FORMATS.items())
-        + "; see docs/deployment.md",
+        + "; see docs/runtimes",
     )
     precision: Literal["fp32", "fp16", "bf16", "int8", "int4", "int4-a8", "int8-dynamic"] = Field(
         default="fp32",

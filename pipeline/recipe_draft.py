@@ -13,7 +13,7 @@ import yaml
 from ..checkpoints.config import BUILTIN_MODEL
 from ..data.sources import Source
 from ..steps.options import AUTO, PROMPTS, REASONING
-from .goals import FILE, GOALS, MADE_BY, Goal
+from .goals import FILE, GOALS, MADE_BY, Goal, GoalName
 from .recipe import Recipe
 
 __all__ = ["Draft"]
@@ -35,7 +35,7 @@ class Draft:
 
     model: str
     target: str
-    goal: str
+    goal: GoalName
     data: str = ""
 
     @property
