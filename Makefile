@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,compress,eval,sweep,track,device,gguf,serve,tensorrt
+EXTRAS := dev,compress,eval,sweep,track,device,gguf,serve,tensorrt,docs
 # The tools of the supply chain have an environment of their own.
 AUDIT := .compat/audit
 COMPILE = $(AUDIT)/bin/uv pip compile pyproject.toml $(addprefix --extra ,$(subst $(comma), ,$(EXTRAS))) \
@@ -14,7 +14,7 @@ FAST := tests/project/test_architecture.py tests/project/test_style.py tests/pro
 	tests/models tests/data tests/commands tests/benchmarks/gate tests/benchmarks/report \
 	tests/pipeline/test_recipe*.py tests/pipeline/test_forecast*.py tests/targets/test_[egt]*.py
 
-.PHONY: help setup demo test test-fast lint format slow compat deploy-test sandbox-test arm64 perf demo-model clean faults soak audit lock sbom lowest browser fuzz
+.PHONY: help setup demo test test-fast lint format docs slow compat deploy-test sandbox-test arm64 perf demo-model clean faults soak audit lock sbom lowest browser fuzz
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -44,6 +44,9 @@ lint: setup  ## check style and types: ruff and basedpyright
 format: setup  ## format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix --exit-zero --quiet .
 	$(BIN)/ruff format .
+
+docs: setup  ## these pages as a site, in build/site: a broken link fails (python3 -m http.server --directory build/site)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 slow: setup  ## the tests that take minutes: kill and resume, whole recipes
 	$(BIN)/python -m pytest -m slow

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.config import model_path, read_architecture, resolve
+from ..checkpoints.config import read_architecture
 from ..checkpoints.hashing import read_provenance, weight_bytes
 from ..checkpoints.loading import pick_device
 from ..checkpoints.tokenizer import load_tokenizer
@@ -16,30 +16,25 @@ from ..data.packing import Encoded
 from ..data.rows import RowReport
 from ..data.shortfall import shortfall
 from ..data.sources import Source, rows_hash, scoring_rows
-from ..errors import UsageError
 from ..models.kv_cache import element_bytes
 from ..steps.memory_check import require_memory
 from .bootstrap import share_error
 from .inputs import parse_inputs
-from .latency.latency import time_against, time_alone
+from .latency.latency import time_alone
 from .measurement_files import (
-    answers_file,
     problem_samples,
     problems_hash,
-    save_measurement,
     window_samples,
-    write_answers,
 )
 from .memory import alternatives, measurement_bytes
-from .missing_tasks import missing_tasks
 from .options import EvaluateOptions, LatencyOptions
 from .reference import Reference
 from .tasks.accuracy import Answer, score_text
 from .tasks.backends import Backend, is_artifact, open_backend
+from .tasks.kept_answers import KeptAnswers
 from .tasks.task import Task, TaskResult, TaskSettings, run_task
-from .unconfined import unconfined_tasks
 
-__all__ = ["Measurement", "add_task", "bench_path", "measure"]
+__all__ = ["Measurement", "add_task", "measure"]
 
 
 @dataclass
@@ -70,6 +65,7 @@ def measure(
     *,
     device: str = "cpu",
     reference: Reference | None = None,
+    kept: KeptAnswers | None = None,
     memory_check: bool = True,
 ) -> Measurement:
     """Measure a checkpoint or an artifact.
@@ -79,6 +75,7 @@ def measure(
         options: what to measure.
         device: where torch runs; artifacts run on the CPU.
         reference: the model that `kl/` and `top1_agreement/` compare with.
+        kept: answers of an interrupted measurement of the same; new ones are added.
         memory_check: refuse what is predicted not to fit into memory.
 
     Raises:
@@ -94,15 +91,9 @@ def measure(
     tokenizer = load_tokenizer(path)
     result = Measurement(context=_environment(backend))
     texts = {source.label: _read_text(result, source, tokenizer, options) for source in sources}
-    settings = TaskSettings(
-        options.limit,
-        options.max_new_tokens,
-        options.shots,
-        options.allow_code,
-        result.context["threads"],
-    )
+    settings = TaskSettings.of(options, result.context["threads"])
     for task in tasks:
-        outcome = run_task(task, backend, tokenizer, path, settings)
+        outcome = run_task(task, backend, tokenizer, path, settings, kept)
         add_task(result, outcome, options, backend.dtype if backend.name == "torch" else None)
     for label, rows in texts.items():
         _add_text(result, label, backend, rows, reference)
@@ -237,86 +228,3 @@ def _environment(backend: Backend) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         **versions,
     }
-
-
-def _directory(path: Path) -> Path:
-    """The directory of an artifact, or of a model that may be named by its hub id."""
-    return path if is_artifact(path) else resolve(model_path(str(path)))
-
-
-def _rival(path: Path) -> Path:
-    """The directory of the model to compare with.
-
-    Raises:
-        UsageError: there is none.
-    """
-    try:
-        return _directory(path)
-    except UsageError as error:
-        raise UsageError(f"--against {error}", error.hint) from error
-
-
-def _save(file: Path, found: Mapping[str, Any], answers: Sequence[dict[str, Any]]) -> None:
-    """Write a measurement, and the answers beside it."""
-    save_measurement(file, found)
-    if answers:
-        write_answers(answers_file(file), answers)
-
-
-def _shown(name: str, result: Measurement) -> dict[str, Any]:
-    """A measurement as `bench` prints and saves it."""
-    said = [*missing_tasks(result.metrics), *unconfined_tasks([result.context])]
-    return {
-        "name": name,
-        "metrics": result.metrics,
-        "context": result.context,
-        "samples": result.samples,
-        "notes": [*result.notes, *said],
-    }
-
-
-def bench_path(
-    path: Path,
-    options: EvaluateOptions,
-    device: str,
-    reference: Path | None,
-    save: Path | None,
-    against: Path | None = None,
-    memory_check: bool = True,
-) -> dict[str, Any]:
-    """Measure the model at `path`, and save the result if a file is given.
-
-    Args:
-        path: an artifact, or a model: its directory, hub id or built-in name.
-        options: what to measure.
-        device: where torch runs.
-        reference: the model that KL and top-1 agreement compare with.
-        save: the file.
-        against: a model that is timed in turns with this one; see `against` in the result.
-        memory_check: refuse what is predicted not to fit into memory.
-
-    Raises:
-        UsageError: nothing was asked for.
-    """
-    if not (options.tasks or options.perplexity or options.latency):
-        raise UsageError(
-            "nothing to measure", "give --perplexity SOURCE, --tasks NAME or --latency"
-        )
-    rival = _rival(against) if against else None
-    name = path.name
-    path = _directory(path)
-    base = Reference(_directory(reference), device) if reference else None
-    result = measure(path, options, device=device, reference=base, memory_check=memory_check)
-    found = _shown(name, result)
-    if save:
-        _save(save, found, result.answers)
-    if against and rival:
-        compared = time_against(
-            path,
-            rival,
-            options.latency or LatencyOptions(),
-            result.context["device"],
-            result.context["threads"],
-        )
-        found["against"] = {"name": against.name, **compared}
-    return found

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..data.rows import BadRows
 from ..steps.options import Calibration, Cli, shared
+from ..steps.panels import Panels
 from ..steps.places import Reads
 from .tasks.kinds import USAGE
 
@@ -18,6 +19,7 @@ class LatencyOptions(BaseModel):
     """How latency is measured."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("Latency")
 
     prompt: int = Field(default=64, gt=0, description="tokens of the prompt that is timed")
     new_tokens: int = Field(default=64, gt=0, description="tokens that are decoded after it")
@@ -47,6 +49,11 @@ class EvaluateOptions(BaseModel):
     """What is measured of a model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels(
+        "Tasks and texts",
+        common=("tasks", "limit", "perplexity", "latency"),
+        expert=("bad_rows", "dtype"),
+    )
 
     tasks: Annotated[tuple[str, ...], Cli(separator=","), Reads()] = Field(
         default=(),

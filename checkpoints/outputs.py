@@ -65,7 +65,9 @@ UNFINISHED = re.compile(rf"\{SUFFIX}|\..+\.tmp")
 """Names that an interrupted command leaves in a directory before it leaves a sign."""
 ROOM_IN_NAME = 32
 """Bytes of the longest name of a file beside an output, without the output's own name."""
-RESERVED = re.compile(r"\..+\.(tmp|old|lock|chains|rounds|learning|journal|student|onnx|\d)")
+RESERVED = re.compile(
+    r"\..+\.(tmp|old|lock|answers|chains|rounds|learning|journal|student|onnx|\d)"
+)
 """Names of the files beside an output."""
 
 

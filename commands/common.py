@@ -98,9 +98,7 @@ def recipe_run(recipe: Recipe, out: Path, fresh: bool) -> Outcome:
     ledger = run_recipe(recipe, out, command_line(), fresh)
 
     def judge() -> None:
-        console.print(
-            f"ledger {out / 'ledger.json'}, report {out / 'report.html'}", highlight=False
-        )
+        console.print(f"report: {out / 'report.html'} (ledger.json beside it)", highlight=False)
         if ledger.get("gate"):
             conclude(ledger["gate"])
 

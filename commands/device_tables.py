@@ -14,6 +14,7 @@ __all__ = [
     "bundle_view",
     "deploy_view",
     "doctor_view",
+    "recipes_view",
     "rehearsal_view",
     "rollback_view",
     "targets_view",
@@ -34,6 +35,12 @@ def targets_view(targets: Sequence[Mapping[str, Any]]) -> list[Any]:
         for t in targets
     ]
     return [table(("target", "device", "usable GB"), rows)]
+
+
+def recipes_view(recipes: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The recipes that ship with edgewright."""
+    rows = [[str(r["name"]), str(r["model"]), str(r["purpose"])] for r in recipes]
+    return [table(("recipe", "model", "what it does"), rows)]
 
 
 def tree_view(value: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from ..benchmarks.endpoint.options import LoadOptions
 from ..benchmarks.endpoint.url import is_url
 from ..benchmarks.kv_cache.options import KvOptions
 from ..benchmarks.options import EvaluateOptions
+from ..console import console
 from ..errors import UsageError
 from ..pipeline.sweep_options import SweepOptions
 from ..steps.options import Calibration, Execution
@@ -75,7 +77,7 @@ def bench(
         check_server_options(options, inputs, execution)
         return Outcome(_server(str(path), options, load, inputs.save), "server")
     refuse_load(load)
-    from ..benchmarks.measure import bench_path
+    from ..pipeline.bench import bench_path
 
     found = bench_path(
         Path(path),
@@ -116,7 +118,7 @@ def gate(
     Examples:
 
         edgewright gate new.json --baseline main.json --policy gate.yaml --junit gate.xml
-        --markdown gate.md
+        --markdown gate.md --badge gate.svg --comment int4
 
         edgewright gate new.json --baseline main.json --update-baseline
 
@@ -124,22 +126,47 @@ def gate(
     """
     from ..benchmarks.gate.gate import check_gate
     from ..benchmarks.gate.policy import load_policy
-    from ..benchmarks.gate.result_files import junit_xml, markdown_text
-    from ..benchmarks.measurement_files import load_measurement, replace_baseline, write_text
+    from ..benchmarks.measurement_files import load_measurement, replace_baseline
 
     new = load_measurement(candidate)
     if inputs.update_baseline:
-        if inputs.junit or inputs.markdown:
+        if inputs.junit or inputs.markdown or inputs.badge or inputs.comment:
             raise UsageError(
                 "--update-baseline compares nothing, so there is no result to write",
-                "leave --junit and --markdown out",
+                "leave --junit, --markdown, --badge and --comment out",
             )
         return Outcome({"written": [str(replace_baseline(new, inputs.baseline))]}, "written")
-    result = check_gate(new, load_measurement(inputs.baseline), load_policy(inputs.policy))
-    for file, render in ((inputs.junit, junit_xml), (inputs.markdown, markdown_text)):
+    old = load_measurement(inputs.baseline)
+    result = check_gate(new, old, load_policy(inputs.policy))
+    return Outcome(_told(result, new, old, inputs), "gate", lambda: conclude(result))
+
+
+def _told(
+    result: dict[str, Any], new: dict[str, Any], old: dict[str, Any], inputs: GateInputs
+) -> dict[str, Any]:
+    """Write the result of a gate to files and to a pull request, as asked.
+
+    Returns:
+        The result, with what became of the comment.
+    """
+    from ..benchmarks.gate.badge import badge_text
+    from ..benchmarks.gate.comments import publish
+    from ..benchmarks.gate.pull_request import markdown_text
+    from ..benchmarks.gate.result_files import junit_xml
+    from ..benchmarks.measurement_files import write_text
+
+    badge = badge_text(result, inputs.badge) if inputs.badge else ""
+    markdown = markdown_text(result, new, old)
+    texts = ((inputs.junit, junit_xml(result)), (inputs.markdown, markdown), (inputs.badge, badge))
+    for file, text in texts:
         if file:
-            write_text(file, render(result))
-    return Outcome(result, "gate", lambda: conclude(result))
+            write_text(file, text)
+    if not inputs.comment:
+        return result
+    published = publish(markdown, inputs.comment)
+    if published.note:
+        console.print(published.note, highlight=False, markup=False, soft_wrap=True)
+    return {**result, "comment": asdict(published)}
 
 
 @verb("report")

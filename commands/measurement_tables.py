@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.markup import escape
-from rich.text import Text
 
 from ..benchmarks.gate.policy import Policy
 from ..benchmarks.gate.result_files import NOT_COMPARED, interval_rule, interval_text
 from ..benchmarks.load_metrics import loads_of
 from ..benchmarks.metrics import ACCURACY, names_of
-from ..benchmarks.report.device_summary import device_summary
+from .run_end import RunEnd
 from .table_parts import (
     METRIC_COLUMNS,
     QUALITY_COLUMNS,
@@ -32,35 +31,12 @@ __all__ = [
     "sweep_view",
 ]
 
-MOST_LIMITS = 3
-"""Limits of the device that are shown at the end of a run."""
 VERDICTS = {"pass": "pass", "fail": "FAIL", "inconclusive": "inconclusive"}
 
 
 def ledger_view(ledger: Mapping[str, Any]) -> list[Any]:
-    """A run: one row per step, then its gate, and what the device will say to the candidate."""
-    rows = [metric_row(s["name"], s["metrics"], s["seconds"]) for s in ledger["steps"]]
-    views: list[Any] = [table(METRIC_COLUMNS, rows)]
-    if ledger.get("gate"):
-        views += gate_view(ledger["gate"])
-    return [*views, *_device_lines(ledger)]
-
-
-def _device_lines(ledger: Mapping[str, Any]) -> list[Any]:
-    """The plan's verdict on the candidate in a few lines; the report has all of it."""
-    candidate = (ledger.get("gate") or {}).get("candidate") or ledger["steps"][-1]["name"]
-    found = device_summary(ledger.get("plan") or {}, candidate)
-    if found is None:
-        return []
-    predicted = f" ({found.prediction})" if found.prediction else ""
-    lines: list[Any] = [Text(f"on {found.target}: {found.heading}{predicted}")]
-    own = [one for one in found.objections if candidate in one.steps.split(", ")]
-    lines += [
-        Text(f"  {'refused' if one.refused else 'limit'}: {one.text}") for one in own[:MOST_LIMITS]
-    ]
-    if more := len(found.objections) - len(own[:MOST_LIMITS]):
-        lines.append(Text(f"  {more} more, of this step or others, in the report"))
-    return lines
+    """A run: its verdict, its steps, and what the device will say to the candidate."""
+    return [RunEnd(ledger)]
 
 
 def bench_view(result: Mapping[str, Any]) -> list[Any]:

@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from ..steps.options import Cli
+from ..steps.panels import COMMON, panel_of
 
 __all__ = [
     "REQUIRED",
@@ -69,6 +70,7 @@ class Parameter:
         path: where the value goes in the model, from the outside in.
         field: the name of the field, and the model that declares it.
         cli: the marker of the field.
+        panel: topic on the help page.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Parameter:
     path: tuple[str, ...]
     field: tuple[type[BaseModel], str]
     cli: Cli = PLAIN
+    panel: str = COMMON
 
     @property
     def flag(self) -> str:
@@ -92,13 +95,24 @@ class Parameter:
         metavar = f"[{'|'.join(self.choices)}]" if self.choices else None
         if get_origin(self.type) is list and not metavar:
             metavar = f"<{get_args(self.type)[0].__name__}>"
-        return Annotated[self.type, typer.Option(*self.flags, help=self.help, metavar=metavar)]
+        option = typer.Option(
+            *self.flags,
+            help=self.help,
+            metavar=metavar,
+            rich_help_panel=self.panel,
+            autocompletion=self._completed if self.choices else None,
+        )
+        return Annotated[self.type, option]
+
+    def _completed(self, incomplete: str) -> list[str]:
+        """The choices that begin so, for a shell."""
+        return [choice for choice in self.choices if choice.startswith(incomplete)]
 
     @property
     def python_default(self) -> Any:
         """The default of the keyword: lists are tuples."""
         if self.cli.separator:
-            return tuple(_number(part) for part in self.default.split(",") if part)
+            return _numbers(self.default)
         if get_origin(self.type) is list and self.default is not REQUIRED:
             return tuple(self.default or ())
         return self.default
@@ -113,8 +127,10 @@ class Parameter:
     def value(self, given: Any) -> Any:
         """The field's value for what was typed, or passed in Python."""
         convert = self.cli.convert
+        if isinstance(given, Path) and self.type is not Path:
+            given = str(given)
         if self.cli.separator and isinstance(given, str):
-            given = [_number(part) for part in given.split(",") if part]
+            given = list(_numbers(given))
         if get_origin(self.type) is list and isinstance(given, str):
             given = [given]
         if convert is None:
@@ -222,7 +238,7 @@ def _single(
     elif get_origin(kind) is list and default is not REQUIRED:
         default = list(default) if default else None
     return Parameter(
-        _keyword(flag),
+        flag.partition("/")[0].removeprefix("--").replace("-", "_"),
         (flag, SHORT[flag]) if flag in SHORT else (flag,),
         kind,
         default,
@@ -231,6 +247,7 @@ def _single(
         path,
         (model, name),
         cli,
+        COMMON if default is REQUIRED else panel_of(model, name),
     )
 
 
@@ -249,7 +266,18 @@ def _nested(
     own = field.description or ""
     if cli.toggle:
         flag = f"{_flag(prefix + name)}/{_flag('no_' + prefix + name)}"
-        yield Parameter(prefix + name, (flag,), bool, False, own, (), path, (model, name), cli)
+        yield Parameter(
+            prefix + name,
+            (flag,),
+            bool,
+            False,
+            own,
+            (),
+            path,
+            (model, name),
+            cli,
+            panel_of(model, name),
+        )
     inside = sorted(
         parameters(inner, below, path, under), key=lambda p: p.path != (*path, cli.switch)
     )
@@ -315,9 +343,6 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _keyword(flag: str) -> str:
-    return flag.partition("/")[0].removeprefix("--").replace("-", "_")
-
-
-def _number(text: str) -> int | str:
-    return int(text) if text.lstrip("-").isdigit() else text
+def _numbers(text: str) -> tuple[int | str, ...]:
+    parts = [part for part in text.split(",") if part]
+    return tuple(int(part) if part.lstrip("-").isdigit() else part for part in parts)

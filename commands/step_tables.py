@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ..pipeline.run_progress import duration
 from .table_parts import cell, table
 
 __all__ = ["cut_view", "plan_view", "step_view", "traces_view"]
@@ -33,7 +34,7 @@ PLAN_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "params M": lambda row: cell(row["parameters"], ",.2f", 1e6),
     "weights MB": lambda row: cell(row["weight_bytes"], ",.2f", 1e6),
     "RAM here MB": lambda row: cell(row.get("ram_bytes"), ",.0f", 1e6),
-    "time here s": lambda row: cell(row.get("seconds"), ",.0f"),
+    "time here": lambda row: duration(row["seconds"]) if "seconds" in row else "-",
     "on device MB": lambda row: cell(row.get("total_bytes"), ",.0f", 1e6),
     "fits": lambda row: FITS[row.get("fits")],
     "power mode": lambda row: row.get("power_mode", "-"),
@@ -55,21 +56,29 @@ def plan_view(plan: Mapping[str, Any]) -> list[Any]:
     keys = len({"target", "step", "precision"} & filled.keys())
     refuses = all(row["refused"] or "commands" not in row for row in plan["rows"])
     # Where the plan ends in an error, the error has these lines.
-    remarks = [
-        f"  {row['step']}: {violation}"
+    remarks = _by_step(
+        (row["step"], violation)
         for row in plan["rows"]
         for violation in (*row["violations"], *([] if refuses else row["refused"]))
-    ]
+    )
     remarks += [line for row in plan["rows"] for line in _drafts(row)]
     remarks += _what_runs(plan) if plan.get("target") else []
     if plan.get("target") == SURVEY:
         remarks = []  # the same for every device; JSON has them
-    remarks += [
-        f"  {row['step']}: calibrates on {row['calibration']}"
+    remarks += _by_step(
+        (row["step"], f"calibrates on {row['calibration']}")
         for row in plan["rows"]
         if row.get("calibration")
-    ]
+    )
     return [table(tuple(filled), rows, title, keys), *remarks, *plan.get("advice", ())]
+
+
+def _by_step(remarks: Iterable[tuple[str, str]]) -> list[str]:
+    """Remarks on steps, each once with the names of all steps that it is about."""
+    steps: dict[str, list[str]] = {}
+    for name, text in remarks:
+        steps.setdefault(text, []).append(name)
+    return [f"  {', '.join(names)}: {text}" for text, names in steps.items()]
 
 
 def _drafts(row: Mapping[str, Any]) -> list[str]:

@@ -9,8 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
 from rich.table import Table
 
-from ..benchmarks.metric import Metric, TerminalColumn
-from ..benchmarks.metrics import METRICS, names_of
+from ..benchmarks.metric_cells import COLUMNS, cell, metric_cell
 
 __all__ = ["METRIC_COLUMNS", "QUALITY_COLUMNS", "ColumnTable", "cell", "metric_row", "table"]
 
@@ -18,11 +17,6 @@ PROSE = 32
 """A column with a longer cell is text, which may be wrapped; numbers and names stay whole."""
 FRAME = 3
 """Columns of the terminal that the frame takes for each column of a table."""
-
-
-def cell(value: float | None, pattern: str, scale: float = 1.0) -> str:
-    """A number divided by `scale` in a format, or `-` for none."""
-    return "-" if value is None else format(value / scale, pattern)
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ class ColumnTable:
             extra = max(min(more, spare), 0)
             made.add_column(
                 self.columns[index],
-                justify="left" if index == 0 else "right",
+                justify="left" if index == 0 or self._longest(index) > PROSE else "right",
                 overflow="fold",
                 width=None if spare < 0 else least + extra,
             )
@@ -97,7 +91,7 @@ class ColumnTable:
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", keys: int = 1
 ) -> ColumnTable:
-    """A table whose first column is aligned left, the others right; see `ColumnTable`."""
+    """A table with its first column and prose aligned left, the others right; see `ColumnTable`."""
     return ColumnTable(columns, rows, title, keys)
 
 
@@ -105,21 +99,11 @@ def metric_row(name: str, metrics: Mapping[str, float], seconds: float | None) -
     """One row under `METRIC_COLUMNS`."""
     return [
         name,
-        *(_metric_cell(metrics, *column) for column in _METRICS),
+        *(metric_cell(metrics, *column) for column in COLUMNS),
         cell(seconds, ".0f"),
     ]
 
 
-def _metric_cell(metrics: Mapping[str, float], metric: Metric, column: TerminalColumn) -> str:
-    """A metric for the terminal; of several tasks or texts, the first."""
-    name = next(iter(names_of(metrics, metric.pattern)), "")
-    text = cell(metrics.get(name), column.spec, column.divisor)
-    if name and metric.shows_error:
-        text += f" ± {cell(metrics.get(f'{name}/stderr', 0), column.spec, column.divisor)}"
-    return text
-
-
-_METRICS = [(metric, metric.terminal) for metric in METRICS if metric.terminal]
-METRIC_COLUMNS = ("step", *(column.heading for _, column in _METRICS), "s")
-QUALITY_COLUMNS = 1 + sum("<" in metric.pattern for metric, _ in _METRICS)
+METRIC_COLUMNS = ("step", *(column.heading for _, column in COLUMNS), "s")
+QUALITY_COLUMNS = 1 + sum("<" in metric.pattern for metric, _ in COLUMNS)
 """Name, and the metrics of tasks and texts; latency, memory and size come after them."""

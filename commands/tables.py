@@ -17,6 +17,7 @@ from .device_tables import (
     bundle_view,
     deploy_view,
     doctor_view,
+    recipes_view,
     rehearsal_view,
     rollback_view,
     targets_view,
@@ -35,10 +36,8 @@ from .measurement_tables import (
 )
 from .step_tables import cut_view, plan_view, step_view, traces_view
 
-__all__ = ["show"]
+__all__ = ["VIEWS", "show"]
 
-JSON_ONLY = "json"
-"""View of a result that is always printed as JSON."""
 WIDTH = 160
 """Columns of a table that is written to a file or a pipe."""
 VIEWS: dict[str, Callable[[Any], list[Any]]] = {
@@ -52,6 +51,7 @@ VIEWS: dict[str, Callable[[Any], list[Any]]] = {
     "kv": kv_view,
     "ledger": ledger_view,
     "plan": plan_view,
+    "recipes": recipes_view,
     "rehearsal": rehearsal_view,
     "rollback": rollback_view,
     "server": server_view,
@@ -67,7 +67,7 @@ VIEWS: dict[str, Callable[[Any], list[Any]]] = {
 
 
 def show(value: Any, as_json: bool, view: str) -> None:
-    """Print a result on standard output: as JSON, or as the view of this name.
+    """Print a result on standard output: as the view of this name, or as JSON if there is none.
 
     Raises:
         NoSpace: standard output is a file on a full disk.
@@ -89,7 +89,7 @@ def show(value: Any, as_json: bool, view: str) -> None:
 
 
 def _print(value: Any, as_json: bool, view: str) -> None:
-    if as_json or view == JSON_ONLY:
+    if as_json or not view:
         print(json.dumps(value, indent=2))
         return
     output = Console(soft_wrap=False, width=None, emoji=False)

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,11 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..console import console
 from ..redaction import redacted
 from ..steps.options import Cli
+from ..steps.panels import TERMINAL, Panels
 from .failures import explained_failures
 from .interruption import interruption
 from .options import REQUIRED, Expand, Parameter, composed_fields, parameters
 from .places import places_of
-from .tables import show
 from .validation import validated
 
 __all__ = ["Outcome", "Verb", "command_line", "verb"]
@@ -43,13 +43,13 @@ class Outcome:
 
     Attributes:
         value: what `--json` prints and the Python API returns.
-        view: the table that shows it on a terminal.
+        view: the table that shows it on a terminal; empty: it is always printed as JSON.
         judge: called after it was printed; raises the error that decides the exit code.
         then: the command that usually comes next; shown on a terminal where nothing is wrong.
     """
 
     value: Any
-    view: str
+    view: str = ""
     judge: Callable[[], None] | None = None
     then: str = ""
 
@@ -58,6 +58,7 @@ class Display(BaseModel):
     """Options of every verb of the command line."""
 
     model_config = ConfigDict(frozen=True)
+    panels: ClassVar = Panels(TERMINAL)
 
     as_json: Annotated[bool, Cli("--json")] = Field(
         default=False, description="print one JSON document on standard output"
@@ -177,13 +178,15 @@ class Verb:
             outcome = self._call(given, in_python=False)
         if outcome is None:
             return
+        from .tables import show  # late: `--help` needs no tables
+
         show(outcome.value, bool(typed.get("json")), outcome.view)
         if outcome.judge:
             outcome.judge()
         if outcome.then and not typed.get("json"):
             console.print(f"next: {outcome.then}", highlight=False, markup=False, soft_wrap=True)
 
-    def call(self, *arguments: Any, **options: Any) -> Any:
+    def call(self, *arguments: Any, **options: Any) -> Outcome:
         """Run the verb from Python.
 
         Args:
@@ -191,7 +194,7 @@ class Verb:
             options: the options, by keyword.
 
         Returns:
-            What the verb prints with `--json`.
+            What the verb found; nobody has judged it.
 
         Raises:
             TypeError: an argument is missing or unknown.
@@ -204,7 +207,7 @@ class Verb:
             outcome = self._call(dict(given), in_python=True)
         finally:
             _python_call.reset(token)
-        return outcome.value if outcome else None
+        return outcome or Outcome(None)
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -228,7 +231,7 @@ class Verb:
         if self.prepare:
             given = self.prepare(given)
         values: dict[str, Any] = {
-            name: Path(given[name]) if _bare(hint) is Path else given[name]
+            name: _bare(hint)(given[name]) if _bare(hint) in (Path, str) else given[name]
             for name, hint in self.arguments.items()
         }
         for group in self.groups:

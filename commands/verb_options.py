@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..benchmarks.gate.badge import BADGE_MARK
 from ..checkpoints.outputs import RECORD, RECORD_MARKS
 from ..steps.options import Cli, shared
+from ..steps.panels import COMMON, Panels
 from ..steps.places import Reads, Writes
-from ..targets.options import DeviceLoad, DraftOptions, PlannedPrecision
 
 __all__ = [
     "BenchInputs",
@@ -21,9 +22,9 @@ __all__ = [
     "GateInputs",
     "Model",
     "Output",
-    "PlanInputs",
     "PruneOutput",
     "RecipeFile",
+    "RecipeSettings",
     "RunOptions",
     "SweepInputs",
     "TargetDevice",
@@ -43,6 +44,7 @@ JUNIT_MARKS = ('classname="edgewright.gate"', 'name="edgewright gate"')
 
 class _Inputs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels(COMMON)
 
 
 class _Fresh(_Inputs):
@@ -82,10 +84,15 @@ class TracesOutput(_Inputs):
 
 
 class DemoOutput(_Inputs):
-    """Where the demo runs."""
+    """Where the demo runs, and how long."""
 
     out: Annotated[Path, Writes("run")] = Field(
         default=Path("runs/demo"), description="directory of the run"
+    )
+    full: Annotated[bool, Cli("--full")] = Field(
+        default=False,
+        description="train longer and measure more problems, as the recipe says; without it, the "
+        "same steps in a fraction of the time, with a less accurate result",
     )
     fresh: bool = shared(_Fresh, "fresh")
 
@@ -118,10 +125,6 @@ class TargetDevice(_Inputs):
     target: Annotated[str | None, Reads()] = Field(
         default=None, description="device, by name or profile file; see `edgewright targets`"
     )
-
-
-class PlanInputs(PlannedPrecision, DeviceLoad, DraftOptions, RecipeSettings):
-    """How a device will use what is planned, its draft, and changes to the recipe."""
 
 
 class SweepInputs(RecipeSettings):
@@ -168,6 +171,17 @@ class GateInputs(_Inputs):
     )
     markdown: Annotated[Path | None, Writes("file", ("### edgewright gate: ",))] = Field(
         default=None, description="also write Markdown to this file, for a pull request"
+    )
+    badge: Annotated[Path | None, Writes("file", (BADGE_MARK,))] = Field(
+        default=None,
+        description="also write a badge to this file: a picture (.svg), or JSON for shields.io "
+        "(.json)",
+    )
+    comment: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_.-]{1,60}$",
+        description="in a CI job of GitHub or GitLab, write the result to the pull request as the "
+        "comment of this NAME, or replace it; the token is GITHUB_TOKEN or GITLAB_TOKEN",
     )
     update_baseline: Annotated[bool, Cli("--update-baseline")] = Field(
         default=False, description="compare nothing; replace the BASELINE file by the candidate"

@@ -12,8 +12,9 @@ from typing import Any
 import typer
 
 from ..cli import app
+from ..commands.help_pages import by_panel
 
-__all__ = ["FILE", "reference"]
+__all__ = ["FILE", "reference", "wrapped"]
 
 FILE = Path(__file__).with_name("reference.md")
 HEAD = """\
@@ -46,15 +47,16 @@ def _sections(command: Any, name: str) -> list[str]:
 def _section(command: Any, name: str) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.opts[0] not in EVERYWHERE and p not in arguments]
-    lines = [f"## {name}", "", _wrapped(command.help or ""), ""]
+    lines = [f"## {name}", "", wrapped(command.help or ""), ""]
     lines += [f"- `{one.metavar or one.name}`: {one.help or 'a name'}" for one in arguments]
-    if options:
-        lines += ["", "| option | default | what it does |", "| --- | --- | --- |"]
-    lines += [f"| {_flags(one)} | {_default(one)} | {_cell(one.help or '')} |" for one in options]
+    for panel, some in by_panel(options).items():
+        lines += ["", f"**{panel}**", ""]
+        lines += ["| option | default | what it does |", "| --- | --- | --- |"]
+        lines += [f"| {_flags(one)} | {_default(one)} | {_cell(one)} |" for one in some]
     return "\n".join([*lines, ""])
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str) -> str:
     """The text with paragraphs of at most 120 columns; indented examples stay as they are."""
     lines = [
         line if line.startswith(" ") else textwrap.fill(line, 120, break_on_hyphens=False)
@@ -79,7 +81,12 @@ def _default(option: Any) -> str:
     return f"`{value}`"
 
 
-def _cell(text: str) -> str:
+def _cell(option: Any) -> str:
+    """What an option does, with its choices."""
+    text: str = option.help or ""
+    metavar: str = option.metavar or ""
+    if metavar.startswith("["):
+        text += f" ({metavar.strip('[]').replace('|', ', ')})"
     return text.replace("|", "\\|")
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..models import FORMATS
 from ..models.kv_cache import KvCache
 from ..steps.options import Cli
+from ..steps.panels import Panels
 from .onnx.cut import Cut
 
 __all__ = ["CACHE_TOKENS", "ExportOptions"]
@@ -43,11 +44,14 @@ class ExportOptions(BaseModel):
     """The format and precision of an artifact, and what its graph leaves out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels(
+        "KV cache", common=("format", "precision"), expert=("logits", "pack_head")
+    )
 
     format: FormatName = Field(
         default="onnx",
         description="; ".join(f"{name}: {format.description}" for name, format in FORMATS.items())
-        + "; see docs/deployment.md",
+        + "; see docs/runtimes",
     )
     precision: Literal["fp32", "fp16", "bf16", "int8", "int4", "int4-a8", "int8-dynamic"] = Field(
         default="fp32",

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Decoding", "Ended", "TokenChooser", "greedy", "until_end"]
+__all__ = ["Answered", "Decoding", "Ended", "TokenChooser", "greedy", "until_end"]
+
+Answered = Callable[[int, Sequence[int]], None]
+"""Is told each finished answer: the number of its prompt, and its tokens with what ended them."""
 
 Ended = Callable[[Sequence[int]], bool]
 """Whether an answer is complete, from its tokens so far. For ends that are not a single token."""
@@ -32,12 +35,14 @@ class Decoding:
         ends: tokens that end an answer.
         ended: also ends an answer, if it returns true for the tokens so far.
         choose: chooses the tokens.
+        answered: is told each answer as soon as it is finished.
     """
 
     max_new_tokens: int
     ends: Collection[int] = ()
     ended: Ended | None = None
     choose: TokenChooser = greedy
+    answered: Answered | None = None
 
     def complete(self, answer: Sequence[int]) -> bool:
         """Whether an answer ends with its last token."""

@@ -86,6 +86,9 @@ def generate(
             answers[i].append(token)
         ended = {row for row, i in enumerate(running) if decoding.complete(answers[i])}
         pace.add(len(running), [len(answers[running[row]]) for row in ended])
+        if decoding.answered:
+            for row in sorted(ended):
+                decoding.answered(running[row], answers[running[row]])
         slots.retire(schedule.retire(ended), len(schedule.rows))
     return answers
 

@@ -10,17 +10,21 @@ from typing import Any
 from ..benchmarks.ledger_files import changed_samples
 from ..benchmarks.measure import measure
 from ..benchmarks.measurement_files import write_answers, write_measurement
+from ..benchmarks.metric_cells import headline
+from ..benchmarks.options import EvaluateOptions
 from ..benchmarks.reference import Reference
 from ..benchmarks.report.model_card import write_card
+from ..benchmarks.tasks.kept_answers import FILE, WORK, KeptAnswers
 from ..benchmarks.tasks.task import Task
 from ..checkpoints.hashing import file_hash
 from ..console import console
+from ..steps.workspace import workspace
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .ledger import Ledger
 from .recipe import BASELINE, Recipe
 from .registry import STEPS
 
-__all__ = ["StepMeasurer", "write_samples"]
+__all__ = ["StepMeasurer", "measurement_dependencies", "write_samples"]
 
 
 @dataclass(frozen=True)
@@ -46,38 +50,30 @@ class StepMeasurer:
             folder: directory of its result.
             output_hash: hash of the files in it.
         """
-        fields = self._dependencies(output_hash)
+        fields = measurement_dependencies(
+            self.recipe.evaluate, output_hash, self.device, self.baseline_hash
+        )
         if not self._is_measured(entry, fields):
             if why := self.ledger.altered.pop(entry["name"], ""):
                 console.print(f"  {why}", highlight=False, markup=False)
-            result = measure(
-                folder,
-                self.recipe.evaluate,
-                device=self.device,
-                reference=None if entry["name"] == BASELINE else self.reference,
-                memory_check=self.recipe.memory_check,
-            )
-            entry["metrics"] = result.metrics
-            entry["context"] = result.context
-            entry["measurement_notes"] = result.notes
-            entry["measured"] = fingerprint(fields)
             run = self.ledger.path.parent
-            entry |= write_samples(run, entry["name"], result.samples, result.answers)
-            self.ledger.put(entry, self.order)
+            with workspace(samples_file(run, entry["name"]), WORK, fields, FILE) as place:
+                result = measure(
+                    folder,
+                    self.recipe.evaluate,
+                    device=self.device,
+                    reference=None if entry["name"] == BASELINE else self.reference,
+                    kept=KeptAnswers(place / FILE),
+                    memory_check=self.recipe.memory_check,
+                )
+                entry["metrics"] = result.metrics
+                entry["context"] = result.context
+                entry["measurement_notes"] = result.notes
+                entry["measured"] = fingerprint(fields)
+                entry |= write_samples(run, entry["name"], result.samples, result.answers)
+                self.ledger.put(entry, self.order)
+        console.print(f"  {headline(entry['metrics'])}", highlight=False, soft_wrap=True)
         self._write_card(entry, folder)
-
-    def _dependencies(self, output_hash: str) -> dict[str, Any]:
-        """Everything that a measurement depends on, by field."""
-        evaluate = self.recipe.evaluate
-        return {
-            "evaluate": evaluate.model_dump(mode="json"),
-            "data": data_hashes(evaluate.perplexity),
-            "tasks": {name: Task.parse(name).fingerprint() for name in evaluate.tasks},
-            "baseline": self.baseline_hash,
-            "output": output_hash,
-            "device": self.device,
-            "code": code_version(MEASURE_CODE),
-        }
 
     def _is_measured(self, entry: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
         if not entry["metrics"] or entry.get("measured") != fingerprint(fields):
@@ -105,6 +101,33 @@ class StepMeasurer:
             )
 
 
+def measurement_dependencies(
+    options: EvaluateOptions, output: str, device: str, baseline: str = ""
+) -> dict[str, Any]:
+    """Everything that a measurement depends on, by field.
+
+    Args:
+        options: what is measured.
+        output: the hash of the measured model's files.
+        device: where torch runs.
+        baseline: the hash of the model that it is compared with, if there is one.
+    """
+    return {
+        "evaluate": options.model_dump(mode="json"),
+        "data": data_hashes(options.perplexity),
+        "tasks": {name: Task.parse(name).fingerprint() for name in options.tasks},
+        "baseline": baseline,
+        "output": output,
+        "device": device,
+        "code": code_version(MEASURE_CODE),
+    }
+
+
+def samples_file(run: Path, name: str) -> Path:
+    """The file of the samples of a ledger's entry."""
+    return run / "samples" / f"{name}.json"
+
+
 def write_samples(
     run: Path, name: str, samples: Mapping[str, Any], answers: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
@@ -120,12 +143,11 @@ def write_samples(
         `samples`, the path of the samples relative to the run's directory, and `sample_files`,
         the hash of each file by its path.
     """
-    folder = run / "samples"
-    folder.mkdir(exist_ok=True)
-    made = [folder / f"{name}.json"]
+    made = [samples_file(run, name)]
+    made[0].parent.mkdir(exist_ok=True)
     write_measurement(made[0], samples)
     if answers:
-        made.append(folder / f"{name}.jsonl")
+        made.append(made[0].with_suffix(".jsonl"))
         write_answers(made[-1], answers)
     hashes = {f"samples/{file.name}": file_hash(file) for file in made}
     return {"samples": f"samples/{name}.json", "sample_files": hashes}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..errors import UsageError
 from .recipe import Recipe
 from .recipe_errors import Keys, RecipeText, error_lines
 
-__all__ = ["ROOT", "builtin_recipe", "is_recipe", "load_recipe", "recipe_names"]
+__all__ = ["ROOT", "builtin_recipe", "is_recipe", "load_recipe", "recipe_names", "shipped_recipes"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,6 +27,25 @@ def builtin_recipe(name: str) -> Path:
 def recipe_names() -> list[str]:
     """The names of the recipes that ship with edgewright."""
     return sorted(file.stem for file in (ROOT / "recipes").glob("*.yaml"))
+
+
+def shipped_recipes() -> list[dict[str, Any]]:
+    """What ships with edgewright: name, model, target and purpose of each recipe."""
+    return [_introduced(builtin_recipe(name)) for name in recipe_names()]
+
+
+def _introduced(path: Path) -> dict[str, Any]:
+    """What a recipe says of itself: the comment above it, up to its commands."""
+    text = path.read_text(encoding="utf-8")
+    comment = takewhile(lambda line: line.startswith("# ") and line[2] != " ", text.splitlines())
+    _, data = parse_yaml(text, str(path), "")
+    purpose = " ".join(line.removeprefix("# ") for line in comment)
+    return {
+        "name": path.stem,
+        "model": data["model"],
+        "target": data.get("target"),
+        "purpose": purpose,
+    }
 
 
 def is_recipe(text: str) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..documents import parse_yaml
 from ..errors import UsageError
 from ..steps.options import Cli, Execution, shared
+from ..steps.panels import Panels
 from ..steps.places import Reads
 
 __all__ = ["SweepOptions", "parse_vary"]
@@ -43,6 +44,7 @@ class SweepOptions(BaseModel):
     """Which options vary, which metrics count, and when to stop."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("How it runs", common=("vary", "trials", "minutes", "objective"))
 
     vary: Annotated[dict[str, list[Any]], Cli(takes=list[str]), Reads()] = Field(
         description="KEY=VALUE,VALUE: values to try; the key is written as in --set; repeatable"

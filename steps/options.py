@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..data.kinds import USAGE
 from ..data.rows import BadRows
+from .panels import EXPERT, Panels
 from .places import Reads
 
 __all__ = [
@@ -98,6 +99,7 @@ class Calibration(BaseModel):
     """Text on which pruning and quantization measure activations."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("Calibration text", common=("source",), expert=("bad_rows",))
 
     source: Annotated[str, Cli("--calibration"), Reads()] = Field(
         default=AUTO,
@@ -117,6 +119,7 @@ class Execution(BaseModel):
     """Where and with which random numbers a verb runs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("How it runs")
 
     seed: int = Field(default=0, description="seed of all random numbers")
     device: Device = Field(
@@ -133,6 +136,7 @@ class Verification(BaseModel):
     """How much memory a step may use for activations, and how a pruned model is verified."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels(EXPERT)
 
     proof: Proof = Field(
         default="auto",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..models.kv_cache import KvCache
 from ..steps.options import Cli
+from ..steps.panels import COMMON, Panels
 from ..steps.places import Reads
 
 __all__ = [
@@ -26,6 +27,7 @@ class DeviceLoad(BaseModel):
     """How a device will use a model; memory and speed are predicted for this."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("Load on the device", common=("context",))
 
     context: int = Field(default=2048, description="tokens in the KV cache on the device")
     batch: int = Field(default=1, description="sequences that the device processes at a time")
@@ -40,6 +42,7 @@ class PlannedPrecision(BaseModel):
     """The precision that a plan is for."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels(COMMON)
 
     precision: Literal["fp16", "int8", "int4"] | None = Field(
         default=None,
@@ -52,6 +55,7 @@ class DraftOptions(BaseModel):
     """A smaller model that proposes tokens which the model checks (speculative decoding)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("Speculative decoding with a draft model")
 
     draft: Annotated[str | None, Reads()] = Field(
         default=None,
@@ -73,6 +77,8 @@ class DraftOptions(BaseModel):
 class CheckOptions(DeviceLoad):
     """What a device is asked to run."""
 
+    panels: ClassVar = Panels(COMMON)
+
     precision: str | None = Field(
         default=None,
         description="precision of the weights; default: that of the checkpoint, fp16 if it is not "
@@ -87,6 +93,7 @@ class BundleOptions(BaseModel):
     """Limits of what a device runs from a bundle: the TensorRT engine, or llama-server."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("Load on the device")
 
     prompt: int = Field(
         default=512, description="most prompt tokens in one pass, for the TensorRT engine"
@@ -105,6 +112,11 @@ class DeployOptions(BaseModel):
     """What is done on the device."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels(
+        "On the device",
+        common=("runtime",),
+        expert=("remote_dir", "python", "llama_server", "force"),
+    )
 
     remote_dir: str = Field(
         default="edgewright",
@@ -144,6 +156,7 @@ class AcceptanceOptions(BaseModel):
     """What a new version has to show on the device before it becomes the current one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("Verdict on the device")
 
     answers: bool = Field(
         default=True,
@@ -172,6 +185,7 @@ class HostOptions(BaseModel):
     """How a device is reached over SSH."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("SSH", common=("host",))
 
     host: str = Field(default="", description="USER@HOST; without it, give --out")
     port: int = Field(default=22, ge=1, le=65535, description="port of the SSH server")

@@ -17,7 +17,7 @@ def verbs() -> dict[str, Any]:
 
     def collect(command: Any, name: str) -> dict[str, Any]:
         inner = getattr(command, "commands", {})
-        found = {} if not name or name == "recipe" else {name: command}
+        found = {} if not name else {name: command}
         for word, one in inner.items():
             found |= collect(one, f"{name} {word}".strip())
         return found

@@ -96,13 +96,7 @@ def _scored(server: Server, tasks: list[Task], options: EvaluateOptions) -> Meas
 
     asyncio.run(find_model())
     found = Measurement(context={**server.context, "tasks_api": server.api})
-    settings = TaskSettings(
-        options.limit,
-        options.max_new_tokens,
-        options.shots,
-        options.allow_code,
-        os.cpu_count() or 1,
-    )
+    settings = TaskSettings.of(options, os.cpu_count() or 1)
     writer = ServerWriter(server, tokenizer)
     for task in tasks:
         add_task(found, run_written(task, writer, settings), options)

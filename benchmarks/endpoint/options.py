@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...steps.options import Cli, Execution, shared
+from ...steps.panels import Panels
 from ...steps.places import Reads
 
 __all__ = ["Load", "LoadOptions"]
@@ -44,6 +45,7 @@ class LoadOptions(BaseModel):
     """The requests that a server is measured with."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("Measuring a server (URL)")
 
     concurrency: Annotated[tuple[Concurrency, ...], Cli(separator=",")] = Field(
         default=(),

@@ -1,4 +1,4 @@
-"""The gate's result as files: JUnit XML for a CI server, Markdown for a pull request."""
+"""The gate's result in words, and as JUnit XML for a CI server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from xml.etree import ElementTree as Xml
 
-from ..plain_text import PROSE, escape_markdown, plain
+from ..plain_text import PROSE, plain
 
 __all__ = [
     "NOT_COMPARED",
@@ -16,21 +16,9 @@ __all__ = [
     "interval_rule",
     "interval_text",
     "junit_xml",
-    "markdown_text",
 ]
 
-MARKS = {"pass": "✅ pass", "fail": "❌ **fail**", "inconclusive": "⚠️ inconclusive"}
 NOT_COMPARED = "the baseline has it and the candidate does not; no limit asks for it"
-COLUMNS = (
-    "verdict",
-    "metric",
-    "baseline",
-    "candidate",
-    "observed",
-    "interval",
-    "limit",
-    "samples",
-)
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -125,58 +113,3 @@ def _case(check: Mapping[str, Any], *, strict: bool) -> Xml.Element:
 
 def _clean(value: object) -> str:
     return plain(NOT_XML.sub("?", str(value)), PROSE)
-
-
-def markdown_text(gate: Mapping[str, Any]) -> str:
-    """A comment for a pull request: heading, one table row per check, and the rule."""
-    heading = [
-        f"### edgewright gate: {MARKS[gate['verdict']]}",
-        "",
-        f"{escape_markdown(gate['candidate'])} against {escape_markdown(gate['baseline'])}",
-        "",
-        f"| {' | '.join(COLUMNS)} |",
-        "|" + " --- |" * len(COLUMNS),
-    ]
-    rows = [f"| {' | '.join(_row(check))} |" for check in gate["checks"]]
-    notes = dict.fromkeys(f"{c['metric']}: {c['note']}" for c in gate["checks"] if c["note"])
-    lost = [f"{name}: {NOT_COMPARED}" for name in gate.get("missing", [])]
-    listed = [f"- {escape_markdown(note)}" for note in [*notes, *lost]]
-    return "\n".join([*heading, *rows, "", *listed, *([""] if listed else []), _rule(gate), ""])
-
-
-def _row(check: Mapping[str, Any]) -> list[str]:
-    texts = (
-        check["metric"],
-        _value(check["baseline"]),
-        _value(check["candidate"]),
-        _value(check["observed"]),
-        interval_text(check),
-        check["limit"],
-        _samples(check),
-    )
-    return [MARKS[check["verdict"]], *map(escape_markdown, texts)]
-
-
-def _rule(gate: Mapping[str, Any]) -> str:
-    """How the verdicts were decided, in words."""
-    effect = {"pass": "counts as passed", "warn": "is a warning", "fail": "counts as failed"}[
-        gate["inconclusive"]
-    ]
-    return (
-        f"Each end of an interval is a one-sided bound at {gate['confidence']:.4g}:"
-        f" {interval_rule(gate['confidence'])}"
-        f" (paired bootstrap, {gate['resamples']:,} resamples)."
-        " Wholly beyond the limit fails, wholly within it passes;"
-        f" anything between is inconclusive and {effect}."
-    )
-
-
-def _value(value: float | None) -> str:
-    return "-" if value is None else f"{value:.5g}"
-
-
-def _samples(check: Mapping[str, Any]) -> str:
-    if not check["samples"]:
-        return "-"
-    needed = check["samples_needed"]
-    return f"{check['samples']:,}" + (f", needs about {needed:,}" if needed else "")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...data.rows import BadRows
 from ...steps.options import Calibration, Cli, shared
+from ...steps.panels import Panels
 from ...steps.places import Reads
 
 __all__ = ["KvOptions"]
@@ -17,6 +18,9 @@ class KvOptions(BaseModel):
     """Which caches to compare, and on which text and tasks."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels(
+        "Tasks and texts", common=("bits", "perplexity", "tasks"), expert=("bad_rows",)
+    )
 
     bits: Annotated[tuple[Literal[4, 8], ...], Cli(separator=",")] = Field(
         default=(8, 4), min_length=1, description="bits per element of keys and values"

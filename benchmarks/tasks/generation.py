@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...checkpoints.tokenizer import all_end_tokens
-from ...console import progress
-from ...generation.decoding import Decoding, Ended, until_end
+from ...console import console, progress
+from ...generation.decoding import Answered, Decoding, Ended, until_end
 from .backends import Backend
+from .kept_answers import KeptAnswers
 
-__all__ = ["by_length", "end_tokens_of", "generate_texts", "stops_at"]
+__all__ = ["answer_prompts", "by_length", "end_tokens_of", "generate_texts", "stops_at"]
 
 TAIL = 16
 """How many more tokens than the longest stop string are decoded to find it. A token can contain
@@ -46,6 +47,7 @@ def generate_texts(
     max_new_tokens: int,
     eos: Sequence[int],
     ended: Ended | None = None,
+    answered: Answered | None = None,
     label: str = "solving problems",
 ) -> list[list[int]]:
     """Continue each prompt greedily.
@@ -56,14 +58,66 @@ def generate_texts(
         max_new_tokens: the most tokens of an answer.
         eos: tokens that end an answer.
         ended: also ends an answer, if it returns true for the tokens so far.
+        answered: is told each finished answer, without the token that ended it.
         label: text of the progress bar.
 
     Returns:
         The tokens of the answers in the order of the prompts, without the token that ended them.
     """
+
+    def told(number: int, tokens: Sequence[int]) -> None:
+        if answered:
+            answered(number, until_end(tokens, eos))
+
+    decoding = Decoding(max_new_tokens, eos, ended, answered=told)
     with progress(label, len(prompts)) as bar:
-        written = backend.generate(prompts, Decoding(max_new_tokens, eos, ended), bar)
+        written = backend.generate(prompts, decoding, bar)
     return [until_end(tokens, eos) for tokens in written]
+
+
+def answer_prompts(
+    backend: Backend,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    stops: Sequence[str],
+    kept: KeptAnswers | None = None,
+    label: str = "solving problems",
+) -> list[list[int]]:
+    """Continue each prompt greedily, unless an interrupted measurement did so before.
+
+    Args:
+        backend: the model.
+        tokenizer: its tokenizer.
+        prompts: token ids; at least one in each.
+        max_new_tokens: the most tokens of an answer.
+        stops: texts that end an answer.
+        kept: answers of the interrupted measurement; new ones are added as they are finished.
+        label: text of the progress bar.
+
+    Returns:
+        As `generate_texts`.
+    """
+    ends = end_tokens_of(backend, tokenizer)
+    ended = stops_at(tokenizer, stops)
+    if kept is None:
+        return generate_texts(backend, prompts, max_new_tokens, ends, ended, label=label)
+    keys = [kept.key(prompt, max_new_tokens, stops) for prompt in prompts]
+    left = [i for i, key in enumerate(keys) if kept.find(key) is None]
+    if len(left) < len(prompts):
+        console.print(
+            f"  resumed: {len(prompts) - len(left)} of {len(prompts)} answers were written by an "
+            "interrupted run",
+            highlight=False,
+        )
+
+    def answered(number: int, tokens: Sequence[int]) -> None:
+        kept.put(keys[left[number]], tokens)
+
+    asked = [prompts[i] for i in left]
+    written = generate_texts(backend, asked, max_new_tokens, ends, ended, answered, label)
+    new = dict(zip(left, written, strict=True))
+    return [new[i] if i in new else kept.find(key) or [] for i, key in enumerate(keys)]
 
 
 def stops_at(tokenizer: Any, strings: Sequence[str]) -> Ended | None:

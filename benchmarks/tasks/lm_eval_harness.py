@@ -32,7 +32,8 @@ from ...data.packing import IGNORE, Encoded
 from ...errors import UsageError
 from .accuracy import Answer, continuations
 from .backends import Backend, OnnxBackend, TorchBackend
-from .generation import end_tokens_of, generate_texts, stops_at
+from .generation import answer_prompts
+from .kept_answers import KeptAnswers
 from .lm_eval_conditions import first_prompt, one_per_problem, task_conditions
 
 __all__ = ["HarnessLM", "OnnxLM", "TorchLM", "run_harness"]
@@ -49,11 +50,13 @@ class HarnessLM(TemplateLM):
     Args:
         backend: the loaded model.
         path: the model's directory, with tokenizer and config.json.
+        kept: answers of an interrupted measurement; new ones are added.
     """
 
-    def __init__(self, backend: Backend, path: Path) -> None:
+    def __init__(self, backend: Backend, path: Path, kept: KeptAnswers | None = None) -> None:
         super().__init__()
         self.own = backend
+        self.kept = kept
         self.tokenizer = load_tokenizer(path)
         self.max_length = int(resolve_max_length(load_settings(path), self.tokenizer))
 
@@ -162,9 +165,8 @@ class HarnessLM(TemplateLM):
                 "lower max_gen_toks",
             )
         prompts = [self.tok_encode(text)[-(self.max_length - longest) :] for text in texts]
-        ends = end_tokens_of(self.own, self.tokenizer)
-        written = generate_texts(
-            self.own, prompts, longest, ends, stops_at(self.tokenizer, stop), "answering"
+        written = answer_prompts(
+            self.own, self.tokenizer, prompts, longest, stop, self.kept, "answering"
         )
         decoded = [self.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in written]
         return [postprocess_generated_text(text, stop, None) for text in decoded]
@@ -187,7 +189,13 @@ class OnnxLM(HarnessLM):
 
 
 def run_harness(
-    backend: Backend, path: Path, task: str, shots: int | None, limit: int, seed: int = 0
+    backend: Backend,
+    path: Path,
+    task: str,
+    shots: int | None,
+    limit: int,
+    seed: int = 0,
+    kept: KeptAnswers | None = None,
 ) -> tuple[dict[str, list[Answer]], dict[str, float], dict[str, Any]]:
     """Run a task of lm-eval, or of a user's YAML file.
 
@@ -198,6 +206,7 @@ def run_harness(
         shots: number of worked examples; None for the task's own number.
         limit: the most problems of each task.
         seed: seed for choosing the examples.
+        kept: answers of an interrupted measurement; new ones are added.
 
     Returns:
         The answers of each task, right or wrong by the task's first metric that is 0 or 1. Then
@@ -208,7 +217,7 @@ def run_harness(
     Raises:
         UsageError: there is no such task, or its data cannot be loaded.
     """
-    found = _evaluate(HarnessLM(backend, path), task, shots, limit, seed)
+    found = _evaluate(HarnessLM(backend, path, kept), task, shots, limit, seed)
     answers = {name: _answers(name, samples) for name, samples in found["samples"].items()}
     return (
         {name: rows for name, rows in answers.items() if rows},

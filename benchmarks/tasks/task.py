@@ -21,8 +21,10 @@ from typing import Any, cast
 from ...data.reasoning import HELD_OUT_SEED, Problem, held_out
 from ...data.sources import Source
 from ...errors import EdgewrightError, UsageError
+from ..options import EvaluateOptions
 from .accuracy import Answer, exact_match
 from .backends import Backend
+from .kept_answers import KeptAnswers
 from .kinds import BUILTIN, FILES, KINDS, USAGE
 from .writers import LocalWriter, Writer
 
@@ -40,6 +42,13 @@ class TaskSettings:
     """Number of worked examples; None for the task's default (0, except for lm-eval)."""
     allow_code: bool = False
     threads: int = 1
+
+    @classmethod
+    def of(cls, options: EvaluateOptions, threads: int) -> TaskSettings:
+        """What `options` say about tasks, for so many threads."""
+        return cls(
+            options.limit, options.max_new_tokens, options.shots, options.allow_code, threads
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,12 @@ class Task:
 
 
 def run_task(
-    task: Task, backend: Backend, tokenizer: Any, path: Path, settings: TaskSettings
+    task: Task,
+    backend: Backend,
+    tokenizer: Any,
+    path: Path,
+    settings: TaskSettings,
+    kept: KeptAnswers | None = None,
 ) -> TaskResult:
     """Run a task.
 
@@ -120,16 +134,17 @@ def run_task(
         tokenizer: its tokenizer, padding on the left.
         path: the model's directory.
         settings: limits and permissions.
+        kept: answers of an interrupted measurement; new ones are added.
 
     Raises:
         UsageError: the file is malformed or too short, or a code task was not allowed.
         EdgewrightError: an optional extra is not installed.
     """
     if task.kind == "lm-eval":
-        return _harness(task, backend, path, settings)
+        return _harness(task, backend, path, settings, kept)
     if task.kind == "choice" and task.source:
         return _choices(task, task.source, backend, tokenizer, settings)
-    return run_written(task, LocalWriter(backend, tokenizer), settings)
+    return run_written(task, LocalWriter(backend, tokenizer, kept), settings)
 
 
 def run_written(task: Task, writer: Writer, settings: TaskSettings) -> TaskResult:
@@ -263,7 +278,9 @@ def _programs(task: Task, source: Source, writer: Writer, settings: TaskSettings
     )
 
 
-def _harness(task: Task, backend: Backend, path: Path, settings: TaskSettings) -> TaskResult:
+def _harness(
+    task: Task, backend: Backend, path: Path, settings: TaskSettings, kept: KeptAnswers | None
+) -> TaskResult:
     try:
         from .lm_eval_harness import run_harness  # here, because it is an extra and slow to import
     except ImportError as error:
@@ -271,7 +288,7 @@ def _harness(task: Task, backend: Backend, path: Path, settings: TaskSettings) -
             f"lm-eval:{task.name} needs lm-eval: {error}", "pip install 'edgewright[eval]'"
         ) from error
     answers, metrics, conditions = run_harness(
-        backend, path, task.name, settings.shots, settings.limit
+        backend, path, task.name, settings.shots, settings.limit, kept=kept
     )
     shots = {f"shots/{name}": settings.shots for name in answers}
     return TaskResult(answers, metrics, conditions | shots)

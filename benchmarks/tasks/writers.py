@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from ...data.packing import chat_prompt
 from .backends import Backend
-from .generation import end_tokens_of, generate_texts, stops_at
+from .generation import answer_prompts
+from .kept_answers import KeptAnswers
 
 __all__ = ["LocalWriter", "TaskPrompt", "Writer", "thinks", "tokens_of"]
 
@@ -74,10 +75,12 @@ class LocalWriter:
     Attributes:
         backend: the model.
         tokenizer: its tokenizer.
+        kept: answers that were written before, to which new ones are added; None: keep none.
     """
 
     backend: Backend
     tokenizer: Any
+    kept: KeptAnswers | None = None
 
     @property
     def chats(self) -> bool:
@@ -93,12 +96,9 @@ class LocalWriter:
         self, prompts: Sequence[TaskPrompt], max_new_tokens: int, stops: Sequence[str] = ()
     ) -> list[str]:
         """See `Writer.write`."""
-        written = generate_texts(
-            self.backend,
-            [tokens_of(self.tokenizer, prompt) for prompt in prompts],
-            max_new_tokens,
-            end_tokens_of(self.backend, self.tokenizer),
-            stops_at(self.tokenizer, stops),
+        asked = [tokens_of(self.tokenizer, prompt) for prompt in prompts]
+        written = answer_prompts(
+            self.backend, self.tokenizer, asked, max_new_tokens, stops, self.kept
         )
         # Special tokens stay in the text, because </think> may be one.
         return [self.tokenizer.decode(tokens, skip_special_tokens=False) for tokens in written]

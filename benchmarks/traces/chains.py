@@ -8,14 +8,12 @@ and its file is the same as that of an uninterrupted run.
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from ...checkpoints.disk import writing
-from ...checkpoints.sealed import Damaged, open_line, seal_line
+from ...checkpoints.sealed_lines import append_lines, read_lines
 from ...checkpoints.tokenizer import load_tokenizer
 from ...console import Bar, console, progress
 from ...data.draws import uniforms
@@ -70,7 +68,7 @@ def ask_teacher(
     Raises:
         UsageError: no token ends the teacher's answers.
     """
-    done = _finished(file)
+    done = {row["row"]: [Chain(**chain) for chain in row["chains"]] for row in read_lines(file)}
     tokenizer = load_tokenizer(model)
     prompts = _prompts(questions, tokenizer)
     if done:
@@ -85,14 +83,13 @@ def ask_teacher(
         return done
     teacher = _load(model, device, tokenizer)
     total = sum(map(len, left)) * options.chains
-    with progress("writing chains", total) as bar, file.open("ab") as handle:
+    with progress("writing chains", total) as bar:
         for batch in left:
             asked = [questions[i] for i in batch]
             chains = _sample(options, asked, [prompts[i] for i in batch], seed, teacher, bar)
             pairs = zip(asked, chains, strict=True)
             new = {one.row: found for one, found in pairs if one.row not in done}
-            with writing(file):
-                _append(handle, new)
+            append_lines(file, [_record(row, found) for row, found in new.items()])
             done |= new
     return done
 
@@ -122,38 +119,9 @@ def _load(model: Path, device: str, tokenizer: Any) -> _Teacher:
     return _Teacher(backend, tokenizer, ends)
 
 
-def _append(file: BinaryIO, chains: Mapping[int, list[Chain]]) -> None:
-    """Write finished questions, one line each, and make sure that they are on disk."""
-    for row, found in chains.items():
-        record = {"row": row, "chains": [asdict(chain) for chain in found]}
-        file.write(seal_line(record).encode("utf-8", "surrogatepass"))
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _finished(file: Path) -> dict[int, list[Chain]]:
-    """The chains in the file, by row. A damaged line and all after it are removed.
-
-    Raises:
-        Damaged: it is no file.
-    """
-    if not file.exists():
-        return {}
-    if not file.is_file():
-        raise Damaged(file, "not a file", "start again with --fresh")
-    lines = file.read_bytes().splitlines(keepends=True)
-    rows = list(itertools.takewhile(lambda row: row is not None, map(_opened, lines)))
-    if len(rows) < len(lines) and lines[len(rows)].endswith(b"\n"):
-        console.print(
-            f"  {file}: damaged from line {len(rows) + 1} on, which is made again", highlight=False
-        )
-    os.truncate(file, sum(map(len, lines[: len(rows)])))
-    return {row["row"]: [Chain(**chain) for chain in row["chains"]] for row in rows if row}
-
-
-def _opened(line: bytes) -> dict[str, Any] | None:
-    """The record in a complete line; None if it is damaged."""
-    return open_line(line) if line.endswith(b"\n") else None
+def _record(row: int, chains: Sequence[Chain]) -> dict[str, Any]:
+    """A finished question, as the file holds it."""
+    return {"row": row, "chains": [asdict(chain) for chain in chains]}
 
 
 def _sample(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ...steps.panels import Panels
 from ...steps.places import Reads
 
 __all__ = ["ChoiceRules", "TracesOptions"]
@@ -15,6 +16,7 @@ class ChoiceRules(BaseModel):
     """Which chains of thought are kept."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("Which chains are kept")
 
     accept: Literal["both", "verified", "majority"] = Field(
         default="both",
@@ -47,6 +49,7 @@ class TracesOptions(ChoiceRules):
     """Which questions a teacher answers, and how it samples its chains of thought."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("Sampling", common=("prompts", "limit", "chains"))
 
     prompts: Annotated[str, Reads()] = Field(
         default="builtin:reasoning",

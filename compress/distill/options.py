@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ...checkpoints.scheme import Scheme
 from ...data.rows import BadRows
 from ...steps.options import AUTO, Calibration, Cli, shared
+from ...steps.panels import Panels
 from ...steps.places import Reads, Writes
 from ..prune.options import PruneOptions
 from .stage_options import Divergence, EarlyStopOptions, Stage, StageFlags, usual_steps
@@ -32,6 +33,7 @@ class LoraOptions(BaseModel):
     """Which matrices get low-rank adapters, and of which size."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("Adapters (LoRA)")
 
     r: int = Field(default=16, gt=0, description="rank of the adapters")
     alpha: Annotated[int, Cli(strict=True)] = Field(
@@ -48,6 +50,7 @@ class QatOptions(BaseModel):
     """Quantization-aware training: the grid that weights are rounded to while they are trained."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("Quantization-aware training")
 
     bits: Literal[2, 4, 8] = Field(default=4, description="bits per weight")
     group_size: int = Field(
@@ -72,6 +75,7 @@ class TeacherCacheOptions(BaseModel):
     """Where a teacher's logits are kept, and how many per token."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("Teacher's logits on disk")
 
     path: Annotated[str, Writes("cache")] = Field(
         description="directory; created if it does not exist, completed if rows are missing"
@@ -105,6 +109,11 @@ class DistillOptions(BaseModel):
     """Which student learns from which teacher, on which data, in which stages."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels(
+        "Training",
+        common=("teacher", "data"),
+        expert=("bad_rows", "accumulate", "checkpoint_layers", "save_every", "bf16"),
+    )
 
     teacher: Annotated[str | None, Cli(required=True), Reads()] = Field(
         default="baseline",

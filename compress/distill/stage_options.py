@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from ...errors import UsageError
 from ...steps.options import Cli
+from ...steps.panels import Panels
 from ...steps.places import Reads
 
 __all__ = ["Divergence", "EarlyStopOptions", "Stage", "StageFlags", "usual_steps"]
@@ -30,6 +31,7 @@ class EarlyStopOptions(BaseModel):
     """When a stage ends before its last step."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("Early stopping")
 
     patience: int = Field(
         default=3, gt=0, description="measurements without a new lowest loss before the stage ends"
@@ -149,6 +151,9 @@ class _StageSteps(BaseModel):
     """Steps of at most one stage of each loss, in this order."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels(
+        "Stages of training", common=("hidden_steps", "logit_steps", "label_steps", "lr")
+    )
 
     hidden_steps: int | None = Field(
         default=None,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ...steps.options import Cli
+from ...steps.panels import Panels
 from ...steps.places import Reads
 from ..distill.options import DistillOptions
 from ..prune.options import PruneOptions
@@ -64,6 +65,9 @@ class IterateOptions(BaseModel):
     """How far to prune, in how many rounds, and how much loss is allowed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels(
+        "Measuring between the rounds", common=("rounds", "max_loss_increase")
+    )
 
     rounds: int = Field(
         default=3, gt=0, description="rounds of pruning and training; the cut is spread over them"

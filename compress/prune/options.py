@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from ...steps.options import Cli
+from ...steps.panels import Panels
 from .criteria import CRITERIA
 
 __all__ = ["Budget", "PruneOptions", "SparsityMethod"]
@@ -36,6 +37,7 @@ class Budget(BaseModel):
     """Limits to meet by removing equal shares of heads and FFN neurons, as small as possible."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("Until a budget is met")
 
     parameters: Annotated[int | None, Cli("--max-parameters")] = Field(
         default=None,
@@ -72,6 +74,9 @@ class PruneOptions(BaseModel):
     """What to remove and by which criterion."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels(
+        "What to remove, and how", common=("heads", "ffn", "layers", "experts", "criterion")
+    )
 
     heads: float = Field(
         default=0.0,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ...checkpoints.scheme import Scheme
 from ...steps.options import Cli
+from ...steps.panels import Panels
 from .rules import Rule, Sensitivity, first_match, parsed_rule
 
 __all__ = ["DAMP", "QuantizeOptions"]
@@ -25,6 +26,11 @@ class QuantizeOptions(BaseModel):
     """How weights are rounded and stored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels(
+        "How weights are rounded",
+        common=("method", "bits", "group_size", "format"),
+        expert=("act_order", "damp", "refine", "hessian_tokens", "bf16"),
+    )
 
     method: Literal["gptq", "mixed", "rtn", "awq", "int8", "smoothquant"] = Field(
         default="gptq",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ...checkpoints.scheme import Scheme
 from ...errors import UsageError
+from ...steps.panels import Panels
 
 __all__ = [
     "GROUP_SIZES",
@@ -80,6 +81,7 @@ class Sensitivity(BaseModel):
     """More bits for the matrices that lose most at few bits, within a budget of bytes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("Other bits for some matrices")
 
     keep_bits: Literal[3, 4, 8] = Field(
         default=8, description="bits of the matrices that suffer most"

@@ -6,10 +6,11 @@ With the defaults, bodies of requests take at most `max_connections` x `max_body
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ...steps.panels import Panels
 from ...steps.places import Reads
 
 __all__ = ["ServeLimits", "ServeOptions"]
@@ -19,6 +20,7 @@ class ServeOptions(BaseModel):
     """How an artifact is served over HTTP."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("Speed and memory", common=("host", "port", "api_key_file"))
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, lt=65536, description="port to listen on")
@@ -50,6 +52,7 @@ class ServeLimits(BaseModel):
     """What one client may ask of the server, and all of them together."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    panels: ClassVar = Panels("Limits for clients")
 
     max_waiting: int = Field(
         default=256, ge=1, description="most requests that wait; further ones get status 429"

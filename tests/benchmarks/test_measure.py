@@ -10,13 +10,14 @@ import torch
 
 from edgewright.benchmarks.gate.gate import check_gate
 from edgewright.benchmarks.gate.policy import Policy
-from edgewright.benchmarks.measure import bench_path, measure
+from edgewright.benchmarks.measure import measure
 from edgewright.benchmarks.measurement_files import load_measurement, read_scores
 from edgewright.benchmarks.options import EvaluateOptions
 from edgewright.benchmarks.tasks.accuracy import score_text
 from edgewright.benchmarks.tasks.backends import open_backend
 from edgewright.data.packing import IGNORE, Encoded
 from edgewright.errors import UsageError
+from edgewright.pipeline.bench import bench_path
 
 
 def test_windows_are_kept_in_the_order_of_the_rows(make_model) -> None:

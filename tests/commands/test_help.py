@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from typing import Any
@@ -11,9 +12,14 @@ import pytest
 from command_parsing import parse, verbs
 from rich.console import Console
 
+from edgewright.commands.catalog import TOPICS, load
+from edgewright.commands.catalog import VERBS as CATALOG
+from edgewright.commands.help_pages import ARGUMENTS
 from edgewright.commands.table_parts import ColumnTable
+from edgewright.steps.panels import COMMON, EXPERT, TERMINAL
 
 VERBS = verbs()
+PLACES = [place for entry in CATALOG.values() for place in (entry.place, *entry.inside)]
 
 
 def page(cli: Any, verb: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -49,7 +55,7 @@ def test_every_example_parses(cli: Any, verb: str, monkeypatch: pytest.MonkeyPat
 
 def test_help_is_as_wide_as_the_terminal(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     narrow, wide = (
-        max(map(len, page(cli, "quantize", columns, monkeypatch).split("Options:")[1].splitlines()))
+        max(map(len, page(cli, "quantize", columns, monkeypatch).split("╭")[2].splitlines()))
         for columns in (80, 130)
     )
     assert narrow <= 80 < 100 < wide <= 130
@@ -69,6 +75,45 @@ def test_o_is_out() -> None:
 
 def test_completion_is_offered(cli: Any) -> None:
     assert "--install-completion" in cli("--help")[1]
+
+
+def panels(text: str) -> list[str]:
+    """The titles of the panels of a help page, from top to bottom."""
+    return re.findall(r"^╭─ (.+?) ─*╮$", text, re.M)
+
+
+def test_verbs_are_listed_by_topic_and_none_twice(cli: Any) -> None:
+    text = cli("--help")[1]
+    assert panels(text) == [*TOPICS, TERMINAL]
+    named = [name for entries in TOPICS.values() for name in (entry.name for entry in entries)]
+    assert re.findall(r"^│ ([a-z][a-z-]+) ", text, re.M) == named
+    assert set(named) == {name.split()[0] for name in VERBS}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_common_options_come_first_and_those_for_experts_last(cli: Any, verb: str) -> None:
+    titles = panels(cli(*verb.split(), "--help")[1])
+    order = [title for title in (ARGUMENTS, COMMON) if title in titles]
+    assert titles[: len(order)] == order
+    assert titles[-1] == TERMINAL and EXPERT not in titles[:-2]
+    assert "More options" not in titles  # a model of options says where its fields stand
+
+
+def test_every_option_of_a_verb_is_in_its_panel(cli: Any) -> None:
+    text = cli("quantize", "--help")[1]
+    common, *_, expert, _ = text.split("╭─ ")[2:]
+    assert "--bits" in common and "--out" in common and "--damp" not in common
+    assert "--damp" in expert and "--activation-budget" in expert
+    assert "gptq | mixed | rtn | awq | int8 | smoothquant" in common
+
+
+def test_fields_that_a_panel_names_exist() -> None:
+    models = {option.field[0] for verb in map(load, PLACES) for option in verb.options}
+    declared = {base for model in models for base in model.__mro__ if "panels" in vars(base)}
+    assert len(declared) > 20
+    for one in declared:
+        fields = {name for m in models if issubclass(m, one) for name in m.model_fields}
+        assert {*one.panels.common, *one.panels.expert} <= fields, one
 
 
 COLUMNS = ("step", "exact match", "perplexity", "weights MB", "note")

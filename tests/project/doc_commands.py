@@ -23,10 +23,13 @@ REASONS = (
     "needs a download",
     "needs several processes",
     "needs measurements of yours",
+    "needs another environment",
     "runs until you stop it",
     "writes into the repository",
 )
 PROGRAMS = ("edgewright", "make", "pip", "python", "python3", "torchrun", "accelerate", "mkdir")
+VERBS = ROOT / "docs" / "verbs.md"
+"""The page whose commands make what the other pages use."""
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
@@ -65,6 +68,14 @@ def blocks(page: Path) -> Iterator[str]:
     yield from (match[1] for match in found)
 
 
+def python_of(page: Path) -> Iterator[tuple[str, str]]:
+    """The blocks of Python on a page, each with the reason why the tests do not run it, or none."""
+    for match in re.finditer(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S):
+        first, _, rest = match[1].partition("\n")
+        marked = first.startswith(MARK)
+        yield (rest, first.removeprefix(MARK)) if marked else (match[1], "")
+
+
 def commands_of(page: Path) -> Iterator[Command]:
     """The commands of a page, from top to bottom."""
     for block in blocks(page):
@@ -84,4 +95,6 @@ def unfenced(page: Path) -> Iterator[str]:
     for line in text.splitlines():
         words = line.removeprefix("    ").split()
         if len(words) > 1 and words[0] in PROGRAMS and (line.startswith("    ")):
+            yield line
+        if re.match(r"    (import \w+|from [\w.]+ import )", line):
             yield line

@@ -17,7 +17,6 @@ import pytest
 
 from edgewright.benchmarks.kv_cache.options import KvOptions
 from edgewright.benchmarks.kv_cache.study import kv_study
-from edgewright.benchmarks.measure import bench_path
 from edgewright.benchmarks.options import EvaluateOptions
 from edgewright.benchmarks.traces import traces
 from edgewright.benchmarks.traces.options import TracesOptions
@@ -28,6 +27,7 @@ from edgewright.compress.distill.early_stop import summarize_early_stop
 from edgewright.compress.iterate import runner as iterate_runner
 from edgewright.compress.iterate.options import IterateOptions
 from edgewright.data.shortfall import shortfall
+from edgewright.pipeline.bench import bench_path
 from edgewright.steps.context import CalibrationData
 
 MakeModel = Callable[..., Path]

@@ -1,7 +1,7 @@
 """The commands of README and docs work as they are printed, in order, in a clean directory.
 
-Each page has its own directory. `MODEL` and the other names that the README explains are tiny
-models and small texts there; and every page has what the commands of the README made. Numbers of
+Each page has its own directory. `MODEL` and the other names that docs/verbs.md explains are tiny
+models and small texts there; and every page has what the commands of docs/verbs.md made. Numbers of
 rows and steps are made small, by options behind the printed ones. No command is left out in
 silence: the test below counts those that are not run, by the reason that the page gives.
 """
@@ -14,27 +14,39 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
-from doc_commands import MARK, PAGES, REASONS, blocks, commands_of, unfenced
+from doc_commands import (
+    MARK,
+    PAGES,
+    REASONS,
+    VERBS,
+    blocks,
+    commands_of,
+    python_of,
+    unfenced,
+)
 from report_ledger import make_ledger
 
+import edgewright as ew
+
 Cli = Callable[..., tuple[int, str, str]]
-README = PAGES[0]
 RUN = [page for page in PAGES if any(not command.reason for command in commands_of(page))]
+PYTHON = [page for page in PAGES if any(not reason for _, reason in python_of(page))]
 COUNTS = {
-    "run": 62,
-    "takes minutes": 10,
-    "needs a board": 5,
-    "needs a server": 5,
-    "needs a real model": 3,
+    "run": 110,
+    "takes minutes": 16,
+    "needs a board": 12,
+    "needs a server": 6,
+    "needs a real model": 4,
     "needs several processes": 3,
     "needs a download": 5,
     "writes into the repository": 2,
     "needs measurements of yours": 1,
-    "runs until you stop it": 1,
+    "runs until you stop it": 3,
 }
 """Commands of all pages: how many the tests run, and how many they do not, by reason."""
 SMALLER: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
@@ -63,13 +75,23 @@ SMALLER: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     ),
 }
 """By verb: what the command has (a pattern), and the options that keep the test short."""
+SHORT = {"samples": 4, "seq_len": 32}
+SMALLER_CALLS: dict[str, dict[str, int]] = {
+    "prune": SHORT,
+    "quantize": SHORT,
+    "distill": {"seq_len": 32, "batch_size": 2},
+}
+"""By function: the keywords that keep a test of the Python examples short."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_are_in_fenced_blocks_with_known_marks(page: Path) -> None:
-    assert not list(unfenced(page)), "fence commands as ```bash, so that a test runs them"
+    assert not list(unfenced(page)), (
+        "fence commands as ```bash and ```python, so that a test runs them"
+    )
     marks = [line for block in blocks(page) for line in block.splitlines() if line.startswith(MARK)]
     assert {line.removeprefix(MARK) for line in marks} <= set(REASONS)
+    assert {reason for _, reason in python_of(page)} <= {"", *REASONS}
 
 
 def test_how_many_commands_are_run_and_why_the_others_are_not() -> None:
@@ -102,7 +124,7 @@ def supplied(folder: Path, make_model: Callable[..., Path]) -> None:
     (folder / "HumanEval.jsonl.gz").write_bytes(
         gzip.compress(f"{json.dumps(problem)}\n".encode() * 4)
     )
-    (folder / "gate.yaml").write_text("limits: {perplexity/wiki: {max_ratio: 1.5}}\n")
+    (folder / "gate.yaml").write_text("limits: {size_bytes: {max_ratio: 1.5}}\n")
     for name in ("demo", "other"):
         (folder / "runs" / name).mkdir(parents=True)
         (folder / "runs" / name / "ledger.json").write_text(json.dumps(make_ledger()))
@@ -136,15 +158,15 @@ def run_page(cli: Cli, page: Path) -> None:
 def made(
     tmp_path_factory: pytest.TempPathFactory, make_model: Callable[..., Path]
 ) -> Iterator[Path]:
-    """The directory in which the commands of the README are run, by the first test."""
-    folder = tmp_path_factory.mktemp("readme")
+    """The directory in which the commands of docs/verbs.md are run, by the first test."""
+    folder = tmp_path_factory.mktemp("verbs")
     supplied(folder, make_model)
     yield folder
 
 
 def of_the_page(folder: Path, page: Path) -> None:
     """What a page itself tells the reader to have: its policy, and names for artifacts."""
-    if page.name == "ci.md":
+    if "This is `gate.yaml`" in page.read_text():
         policy = re.search(r"^```yaml\n(.*?)^```", page.read_text(), re.M | re.S)
         assert policy and yaml.safe_load(policy[1])["limits"]
         (folder / "gate.yaml").write_text(policy[1])
@@ -159,10 +181,28 @@ def test_commands_of_a_page_work_as_printed(
 ) -> None:
     monkeypatch.chdir(made)
     if not (made / "int4-onnx").is_dir():  # the first test of a process, whichever page it is of
-        run_page(cli, README)
-    if page != README:
+        run_page(cli, VERBS)
+    if page != VERBS:
         folder = tmp_path / "page"
         shutil.copytree(made, folder)
         of_the_page(folder, page)
         monkeypatch.chdir(folder)
         run_page(cli, page)
+
+
+@pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.name)
+def test_python_of_a_page_works_as_printed(
+    cli: Cli, page: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made)
+    if not (made / "int4-onnx").is_dir():
+        run_page(cli, VERBS)
+    folder = tmp_path / "page"
+    shutil.copytree(made, folder)
+    monkeypatch.chdir(folder)
+    for name, keywords in SMALLER_CALLS.items():
+        monkeypatch.setattr(ew, name, partial(getattr(ew, name), **keywords), raising=False)
+    names: dict[str, object] = {}
+    for code, reason in python_of(page):
+        if not reason:
+            exec(compile(code, page.name, "exec"), names)

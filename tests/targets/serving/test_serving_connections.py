@@ -16,6 +16,7 @@ import pytest
 
 from edgewright.errors import UsageError
 from edgewright.export.onnx.runtime import OnnxDecoder
+from edgewright.targets.serving.connections import Connection, Connections
 from edgewright.targets.serving.options import ServeLimits
 from edgewright.targets.serving.run import listening, reserve_files
 from edgewright.targets.serving.service import Service
@@ -66,6 +67,17 @@ def error_of(reply: bytes) -> dict[str, Any]:
     head, _, body = reply.rpartition(b"\r\n\r\n")
     assert b"application/json" in head
     return json.loads(body)["error"]
+
+
+def test_what_is_written_is_sent_at_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the kernel holds the first token back until the client has acknowledged the headers."""
+    opened: list[Connection] = []
+    monkeypatch.setattr(Connections, "add", lambda _, new: opened.append(new))
+    client = connected(serve().port)
+    until(lambda: bool(opened))
+    own = opened[0].transport.get_extra_info("socket")
+    assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    client.close()
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -1,0 +1,164 @@
+"""What the Python API returns: the verb's JSON as an object that a notebook shows as tables.
+
+Each result is a dictionary, equal to what `--json` prints. `repr` is what the terminal shows, and
+`_repr_html_` is the same as HTML, with everything in it escaped.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.markup import render
+from rich.text import Text
+
+from ..console import visible
+from .table_parts import ColumnTable
+from .tables import VIEWS
+
+__all__ = ["GateResult", "Measurement", "Plan", "Result", "Run", "StepResult"]
+
+WIDEST = 160
+"""Columns of a table in a terminal that is wider."""
+STYLE = "text-align:right;padding:.2em .6em"
+FIRST = "text-align:left;padding:.2em .6em"
+
+
+class Result(dict[str, Any]):
+    """What a verb found.
+
+    Args:
+        value: what `--json` prints.
+        view: the table that shows it.
+    """
+
+    def __init__(self, value: dict[str, Any], view: str) -> None:
+        super().__init__(value)
+        self._view = view
+
+    def __repr__(self) -> str:
+        """The tables of the terminal."""
+        width = min(shutil.get_terminal_size().columns, WIDEST)
+        console = Console(file=io.StringIO(), width=width, emoji=False, no_color=True)
+        with console.capture() as captured:
+            for item in self._items():
+                console.print(item, highlight=False)
+        return visible(captured.get().rstrip())
+
+    def _repr_html_(self) -> str:
+        """The same tables for a notebook."""
+        return "\n".join(_html(item) for item in self._items())
+
+    def _items(self) -> list[Any]:
+        return VIEWS[self._view](self)
+
+
+class Plan(Result):
+    """What a device will do with a model, or what each step of a recipe needs."""
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each precision or step: memory, speed, and what is refused."""
+        return self["rows"]
+
+
+class StepResult(Result):
+    """What a step made."""
+
+    @property
+    def output(self) -> Path:
+        """The directory that the step made."""
+        return Path(self["output"])
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user must know about it."""
+        return self["notes"]
+
+
+class Measurement(Result):
+    """What was measured of a model or a server."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures, by name."""
+        return self["metrics"]
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """What must be equal for two measurements to be compared."""
+        return self["context"]
+
+
+class GateResult(Result):
+    """Whether a candidate is worse than its baseline."""
+
+    @property
+    def verdict(self) -> Literal["pass", "fail", "inconclusive"]:
+        """The verdict over all checks."""
+        return self["verdict"]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the policy accepts the verdict: the exit code of the command line is 0."""
+        return self["accepted"]
+
+    @property
+    def checks(self) -> list[dict[str, Any]]:
+        """One for each limit: values, interval, verdict."""
+        return self["checks"]
+
+
+class Run(Result):
+    """The ledger of a run."""
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """What each step made and measured."""
+        return self["steps"]
+
+    @property
+    def gate(self) -> GateResult | None:
+        """The gate of the run, if its recipe has one."""
+        found = self.get("gate")
+        return GateResult(found, "gate") if found else None
+
+
+def _html(item: object) -> str:
+    """A part of a view as HTML: a table, or a line of text."""
+    if isinstance(item, ColumnTable):
+        return _html_table(item)
+    if isinstance(item, str | Text):
+        return f"<div>{escape(_plain(item))}</div>"
+    console = Console(file=io.StringIO(), width=WIDEST, emoji=False, no_color=True)
+    with console.capture() as captured:
+        console.print(item, highlight=False)
+    return f"<pre>{escape(captured.get())}</pre>"
+
+
+def _html_table(table: ColumnTable) -> str:
+    caption = f"<caption>{escape(_plain(table.title))}</caption>" if table.title else ""
+    head = _row("th", table.columns)
+    body = "".join(_row("td", row) for row in table.rows)
+    return (
+        f'<div style="overflow-x:auto"><table>{caption}<thead>{head}</thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _row(tag: str, cells: Iterable[str]) -> str:
+    made = [
+        f'<{tag} style="{FIRST if at == 0 else STYLE}">{escape(_plain(cell))}</{tag}>'
+        for at, cell in enumerate(cells)
+    ]
+    return f"<tr>{''.join(made)}</tr>"
+
+
+def _plain(text: str | Text) -> str:
+    """A text without rich's markup, as the terminal shows it."""
+    return visible((text if isinstance(text, Text) else render(text, emoji=False)).plain)

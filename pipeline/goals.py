@@ -1,0 +1,117 @@
+"""What a first recipe can be for: the steps that a goal needs, and what its gate asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["FILE", "GOALS", "MADE_BY", "Goal", "GoalName"]
+
+GoalName = Literal["small", "accurate", "fast", "smallest"]
+FILE = "recipe.yaml"
+"""Where a recipe is written unless another name is given."""
+MADE_BY = "# Made by `edgewright init`"
+"""Begins such a recipe, by which it is known."""
+QUANTIZED = """\
+# 4-bit weights in groups of 128, rounded so that later columns make up for earlier ones (GPTQ).
+- kind: quantize
+  method: gptq
+  bits: 4
+  group_size: 128
+
+# ONNX with standard operators, compared with the model in torch. Other formats: ort (ONNX
+# Runtime on a CPU), gguf (llama.cpp), tensorrt, edge-llm.
+- kind: export
+  format: onnx
+  precision: int4
+"""
+EIGHT_BITS = """\
+# 8-bit weights and activations; large activations move to the weights first (SmoothQuant).
+- kind: quantize
+  method: smoothquant
+
+# ONNX with standard operators, compared with the model in torch.
+- kind: export
+  format: onnx
+  precision: int8
+"""
+RECOVERED = """\
+# A quarter of the query heads and of the FFN neurons goes. What stays is refitted.
+- kind: prune
+  heads: 0.25
+  ffn: 0.25
+
+# The original model teaches the pruned one: first the layers' outputs, then the predictions.
+- kind: distill
+  teacher: baseline
+  data: DATA
+  seq_len: 256
+  stages:
+    - {loss: hidden, steps: 100, lr: 1.0e-3}
+    - {loss: logits, steps: 400, lr: 1.0e-4}
+
+"""
+STUDENT = """\
+# A quarter of the query heads goes. What stays is refitted.
+- kind: prune
+  heads: 0.25
+
+# The original model teaches a student that is cut from the pruned one, with half of its FFN
+# neurons.
+- kind: distill
+  teacher: baseline
+  student: {from: prune, ffn: 0.5}
+  data: DATA
+  seq_len: 256
+  stages:
+    - {loss: hidden, steps: 400, lr: 1.0e-3}
+    - {loss: logits, steps: 1000, lr: 1.0e-4}
+
+"""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a recipe is for.
+
+    Attributes:
+        summary: for the question.
+        steps: YAML of the steps. `DATA` stands for the text to train on.
+        accuracy: least share of the accuracy that is kept.
+        perplexity: largest ratio of the perplexity.
+        size: largest share of the bytes.
+    """
+
+    summary: str
+    steps: str
+    accuracy: float
+    perplexity: float
+    size: float
+
+    @property
+    def trains(self) -> bool:
+        """Whether a step trains, and so needs text."""
+        return "DATA" in self.steps
+
+
+GOALS: dict[GoalName, Goal] = {
+    "small": Goal("4-bit weights, no training (minutes)", QUANTIZED, 0.95, 1.15, 0.5),
+    "accurate": Goal(
+        "8-bit weights and activations, no training (minutes)", EIGHT_BITS, 0.98, 1.05, 0.7
+    ),
+    "fast": Goal(
+        "fewer heads and neurons, trained to recover, in 4 bits (hours)",
+        RECOVERED + QUANTIZED,
+        0.9,
+        1.3,
+        0.45,
+    ),
+    "smallest": Goal(
+        "a student with half of the FFN, taught by the model, in 4 bits (hours to days)",
+        STUDENT + QUANTIZED,
+        0.8,
+        1.5,
+        0.4,
+    ),
+}
+"""By name."""

@@ -1,0 +1,126 @@
+"""Writes a first recipe for a model, a device and a goal: commented YAML, to be changed by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import indent
+
+import yaml
+
+from ..checkpoints.config import BUILTIN_MODEL
+from ..data.sources import Source
+from ..steps.options import AUTO, PROMPTS, REASONING
+from .goals import FILE, GOALS, MADE_BY, Goal, GoalName
+from .recipe import Recipe
+
+__all__ = ["Draft"]
+
+PLAIN = re.compile(r"[A-Za-z0-9/._~-][A-Za-z0-9/._~:@+-]*")
+"""Texts that YAML needs no quotes for, in any place."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The answers from which a recipe is made.
+
+    Attributes:
+        model: directory, hub id or built-in model.
+        target: name or profile of a device.
+        goal: one of `GOALS`.
+        data: SOURCE of the user's text; empty: text that comes with edgewright.
+    """
+
+    model: str
+    target: str
+    goal: GoalName
+    data: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the recipe: that of the model, with the goal."""
+        last = Path(self.model.removeprefix("builtin:").partition("@")[0]).name
+        short = re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-._")
+        return f"{short or 'model'}-{self.goal}"
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that the text describes.
+
+        Raises:
+            ValidationError: an answer cannot be used.
+        """
+        return Recipe.model_validate(yaml.safe_load(self.text(FILE)))
+
+    def text(self, file: str) -> str:
+        """The recipe as YAML.
+
+        Args:
+            file: its name, for the commands in it.
+        """
+        goal = GOALS[self.goal]
+        return "\n".join(
+            [
+                f"{MADE_BY} for the goal `{self.goal}`:",
+                f"# {goal.summary}.",
+                f"#   edgewright plan {file}   what it needs here, and what the device will say",
+                f"#   edgewright run {file}    all steps, measured; again: resumes",
+                "# All options: docs/reference.md, or `edgewright recipe schema`.",
+                f"name: {_scalar(self.name)}",
+                f"model: {_scalar(self.model)}",
+                f"target: {_scalar(self.target)}",
+                "seed: 0",
+                "",
+                self._calibration(),
+                self._evaluation(),
+                "steps:",
+                indent(goal.steps.replace("DATA", _scalar(self._text)), "  "),
+                self._gate(goal),
+            ]
+        )
+
+    @property
+    def _builtin(self) -> bool:
+        return self.model == BUILTIN_MODEL
+
+    @property
+    def _text(self) -> str:
+        """The text to train and to measure on."""
+        return self.data or (REASONING if self._builtin else PROMPTS)
+
+    def _calibration(self) -> str:
+        own = "the model's own answers to built-in prompts"
+        why = "" if self.data else f" # {'its task' if self._builtin else own}"
+        source = f"{_scalar(self.data or AUTO)}{why}"
+        return f"calibration:\n  source: {source}\n  samples: 128\n  seq_len: 512\n"
+
+    def _evaluation(self) -> str:
+        tasks = (
+            "  tasks: [reasoning]\n  limit: 200\n  max_new_tokens: 144\n"
+            if self._builtin
+            else "  # tasks: [qa:questions.jsonl] # question and answer in each line; judges best\n"
+        )
+        note = " # better: text that no step has seen" if self.data else ""
+        return (
+            f"evaluate: # after every step\n{tasks}"
+            f"  perplexity:\n    - {_scalar(self._text)}{note}\n  windows: 64\n  seq_len: 256\n"
+        )
+
+    def _gate(self, goal: Goal) -> str:
+        metric = _scalar(f"perplexity/{Source.parse(self._text).label}")
+        limit = (
+            f"    accuracy/reasoning: {{min_ratio: {goal.accuracy}}}\n"
+            if self._builtin
+            else f"    {metric}: {{max_ratio: {goal.perplexity}}}\n"
+        )
+        return (
+            "gate: # the exit code is 5 if the last step breaks a limit\n  candidate: export\n"
+            f"  baseline: baseline\n  limits:\n{limit}    size_bytes: {{max_ratio: {goal.size}}}\n"
+        )
+
+
+def _scalar(text: str) -> str:
+    """A text as a value in YAML."""
+    return text if PLAIN.fullmatch(text) else json.dumps(text)
