@@ -105,10 +105,10 @@ def _link(
     found = [judge(name, step, parent, checks.get(name)) for name in names]
     known = [difference for difference in found if difference is not None]
     groups = [
-        [_change(one) for one in known if one.outcome == outcome and not one.runtimes]
+        [_change(one) for one in known if one.outcome == outcome and not one.other_runtime]
         for outcome in ("better", "worse", "open")
     ]
-    if elsewhere := [_label(one.name) for one in known if one.runtimes]:
+    if elsewhere := [_label(one.name) for one in known if one.other_runtime]:
         groups[-1].append(Change(", ".join(elsewhere), "new runtime"))
     return Link(name_of(step), name_of(parent), _made(step), role, *groups)
 

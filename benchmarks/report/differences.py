@@ -38,7 +38,7 @@ class Difference:
     Attributes:
         outcome: of the first: `better`, `worse`, `same`, or `open`, which chance may explain.
         paired: the check on the samples that both sides answered; None without samples.
-        runtimes: whether the two were measured in different runtimes, which makes no factor.
+        other_runtime: whether the two were measured in different runtimes, which makes no factor.
     """
 
     metric: Metric
@@ -47,7 +47,7 @@ class Difference:
     other: float
     outcome: Outcome
     paired: Mapping[str, Any] | None = None
-    runtimes: bool = False
+    other_runtime: bool = False
 
 
 def differences(one: Record, first: Record) -> dict[str, dict[str, Any]]:
@@ -126,7 +126,7 @@ def judge(
     if not (math.isfinite(value) and math.isfinite(before)):
         return None
     if not metric.has_factor(*contexts):
-        return Difference(metric, name, value, before, "open", runtimes=True)
+        return Difference(metric, name, value, before, "open", other_runtime=True)
     if paired is not None and paired.get("interval"):
         outcome = _of_interval(paired, metric)
         return Difference(metric, name, value, before, outcome, paired)

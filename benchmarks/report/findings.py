@@ -82,7 +82,7 @@ def _finding(difference: Difference, one: Record, first: Record) -> Finding:
         f"{metric.format(difference.value, unit=True)} against "
         f"{metric.format(difference.other, unit=True)}"
     )
-    if difference.runtimes:
+    if difference.other_runtime:
         runtimes = " and ".join(str(part(side, "context").get("backend")) for side in (one, first))
         text = f"{title} is not compared, because the runtimes differ ({runtimes}): {values}."
     else:

@@ -153,7 +153,8 @@ def _checkpoint(folder: Path, path: str) -> Iterator[Snippet]:
         "awq": "transformers gptqmodel optimum",
         "compressed-tensors": "transformers compressed-tensors",
     }
-    has_chat = (folder / "chat_template.jinja").is_file()
+    in_config = "chat_template" in _object(folder / "tokenizer_config.json")
+    has_chat = in_config or (folder / "chat_template.jinja").is_file()
     if packed != "modelopt":
         template = CHAT_TRANSFORMERS if has_chat else TRANSFORMERS
         what = f"{needs.get(str(packed), 'transformers')} accelerate"
