@@ -104,7 +104,7 @@ lowest: $(AUDIT)/.ready  ## the fast tests with the lowest versions that pyproje
 	$(AUDIT)/bin/uv pip install --quiet --python .compat/lowest/bin/python --requirement $(AUDIT)/lowest.txt --editable .
 	.compat/lowest/bin/python -m pytest -n auto --maxprocesses 4 $(wildcard $(FAST))
 
-browser: setup  ## reports of hostile names in headless Chromium: no request, no script, no sideways scrolling (apt-get install chromium)
+browser: setup  ## reports in headless Chromium: no request, no script, no sideways scrolling, and axe-core finds nothing (apt-get install chromium)
 	$(BIN)/python -m pytest -m browser
 
 fuzz: setup  ## give every reader of files thousands of damaged ones (15 minutes on 1 core)
