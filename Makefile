@@ -14,7 +14,7 @@ FAST := tests/project/test_architecture.py tests/project/test_style.py tests/pro
 	tests/models tests/data tests/commands tests/benchmarks/gate tests/benchmarks/report \
 	tests/pipeline/test_recipe*.py tests/pipeline/test_forecast*.py tests/targets/test_[egt]*.py
 
-.PHONY: help setup demo test test-fast lint format docs slow compat deploy-test sandbox-test arm64 perf demo-model clean faults soak audit lock sbom lowest browser fuzz
+.PHONY: help setup demo test test-fast lint format docs slow compat deploy-test sandbox-test arm64 perf demo-model clean faults soak audit lock sbom dist lowest browser fuzz
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -91,13 +91,20 @@ sbom: setup $(AUDIT)/.ready  ## write dist/edgewright.cdx.json: what is installe
 	$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-format JSON \
 		--output-file dist/edgewright.cdx.json $(BIN)/python
 
+dist: $(AUDIT)/.ready  ## write the wheel and the sdist to dist/, check them, and try the wheel on every Python that is here
+	rm -rf build dist/*.whl dist/*.tar.gz
+	$(AUDIT)/bin/python -m build --outdir dist
+	$(AUDIT)/bin/python -m build --wheel --outdir build/direct
+	$(AUDIT)/bin/twine check --strict dist/*.whl dist/*.tar.gz
+	$(PYTHON) perf/release.py dist build/direct/*.whl
+
 lowest: $(AUDIT)/.ready  ## the fast tests with the lowest versions that pyproject.toml allows, in an environment of its own
 	$(COMPILE) --resolution lowest-direct --output-file $(AUDIT)/lowest.txt
 	$(AUDIT)/bin/uv venv --quiet --clear --python $(PYTHON) .compat/lowest
 	$(AUDIT)/bin/uv pip install --quiet --python .compat/lowest/bin/python --requirement $(AUDIT)/lowest.txt --editable .
 	.compat/lowest/bin/python -m pytest -n auto --maxprocesses 4 $(wildcard $(FAST))
 
-browser: setup  ## reports of hostile names in headless Chromium: no request, no script, no sideways scrolling (apt-get install chromium)
+browser: setup  ## reports in headless Chromium: no request, no script, no sideways scrolling, and axe-core finds nothing (apt-get install chromium)
 	$(BIN)/python -m pytest -m browser
 
 fuzz: setup  ## give every reader of files thousands of damaged ones (15 minutes on 1 core)

@@ -45,7 +45,15 @@ UNSEEN = re.compile(
 """Control characters, changes of direction, separators of lines, and halves of characters."""
 IS_MAIN = os.environ.get("RANK", "0") == "0"
 """Whether this process prints and writes files; of several, only the one of rank 0 does."""
-console = Console(stderr=True, width=WIDTH, quiet=not IS_MAIN, emoji=False)
+# A Jupyter kernel claims to be a terminal; in a notebook, progress is a few lines, as in a CI log.
+console = Console(
+    stderr=True,
+    width=WIDTH,
+    quiet=not IS_MAIN,
+    emoji=False,
+    force_terminal=False if "ipykernel" in sys.modules else None,
+    force_jupyter=False,
+)
 
 
 class Bar:

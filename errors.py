@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = [
     "EdgewrightError",
     "GateFailed",
@@ -10,7 +12,28 @@ __all__ = [
     "ParityFailed",
     "Refused",
     "UsageError",
+    "nearest",
+    "suggestion",
 ]
+
+
+def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """The known name that a wrong one is most like; empty if there is none.
+
+    Args:
+        name: what was given.
+        known: what could be given.
+        likeness: from 0 to 1: how like it a name must be.
+    """
+    import difflib  # late: only for a message
+
+    return next(iter(difflib.get_close_matches(name.lower(), list(known), 1, likeness)), "")
+
+
+def suggestion(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """Begins a hint: `did you mean gptq? `; empty if no known name is like it. See `nearest`."""
+    near = nearest(name, known, likeness)
+    return near and f"did you mean {near}? "
 
 
 class EdgewrightError(Exception):

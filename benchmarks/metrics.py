@@ -7,14 +7,14 @@ No torch here: a job that only compares starts at once.
 
 from __future__ import annotations
 
-import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import UsageError, suggestion
 from .answer_metrics import ANSWER_METRICS
 from .lm_eval_metrics import LM_EVAL_METRICS
 from .load_metrics import LOAD_METRICS
@@ -297,11 +297,12 @@ def require(name: str, where: str) -> Metric:
     if metric is not None:
         return metric
     patterns = known_patterns()
-    near = difflib.get_close_matches(name, patterns, n=3)
+    of = name.partition("/")[2]  # the task or text that was meant
+    near = suggestion(name, [re.sub("<.+?>", of, one) if of else one for one in patterns])
     raise UsageError(
         f"{where}: no such metric `{name}`: edgewright does not know which way is better"
         " or what makes two values comparable",
-        f"did you mean {' or '.join(near)}?" if near else f"metrics: {', '.join(patterns)}",
+        near.strip() or f"metrics: {', '.join(patterns)}",
     )
 
 

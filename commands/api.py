@@ -6,7 +6,7 @@ nested part of a recipe may be passed whole: `ew.distill(..., stages=[{"loss": "
 notebook shows as tables (`results.py`). What goes wrong is an `EdgewrightError`, whose hint is in
 its notes; a gate that fails, or a plan that a device cannot run, is returned and not raised.
 
-The types are in `api.pyi`, which `python -m edgewright.docs.write_types` makes.
+The types are in `api.pyi`, which `python -m edgewright.docs.write_all` makes.
 """
 
 from __future__ import annotations

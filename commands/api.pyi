@@ -1,4 +1,4 @@
-"""The types of the Python API. Made by `python -m edgewright.docs.write_types`."""
+"""The types of the Python API. Made by `python -m edgewright.docs.write_all`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..console import console
-from ..errors import EdgewrightError, UsageError
+from ..errors import EdgewrightError, UsageError, suggestion
 from ..steps.places import Reads
 from .common import directory_of_run, recipe_run, required
 from .init_options import InitOptions
@@ -177,9 +177,14 @@ Rows = list[dict[str, Any]]
 def _model_rows(model: str, target: str | None, inputs: PlanInputs) -> tuple[str | None, Rows]:
     """The device, and the rows of a plan for a model."""
     from ..pipeline.forecast import plan_model
+    from ..pipeline.recipe_file import recipe_names
 
     cache = inputs.kv_cache or "float"
-    rows = plan_model(model, target, inputs.context, inputs.batch, cache, inputs.precision)
+    try:
+        rows = plan_model(model, target, inputs.context, inputs.batch, cache, inputs.precision)
+    except UsageError as error:  # perhaps the name of a recipe was meant
+        error.hint = f"{suggestion(model, recipe_names())}{error.hint}"
+        raise
     return target, rows
 
 

@@ -44,11 +44,7 @@ class Result(dict[str, Any]):
     def __repr__(self) -> str:
         """The tables of the terminal."""
         width = min(shutil.get_terminal_size().columns, WIDEST)
-        console = Console(file=io.StringIO(), width=width, emoji=False, no_color=True)
-        with console.capture() as captured:
-            for item in self._items():
-                console.print(item, highlight=False)
-        return visible(captured.get().rstrip())
+        return visible(_printed(self._items(), width).rstrip())
 
     def _repr_html_(self) -> str:
         """The same tables for a notebook."""
@@ -134,11 +130,17 @@ def _html(item: object) -> str:
     if isinstance(item, ColumnTable):
         return _html_table(item)
     if isinstance(item, str | Text):
-        return f"<div>{escape(_plain(item))}</div>"
-    console = Console(file=io.StringIO(), width=WIDEST, emoji=False, no_color=True)
-    with console.capture() as captured:
+        return f'<div style="white-space:pre-wrap">{escape(_plain(item))}</div>'
+    return f"<pre>{escape(visible(_printed([item], WIDEST)))}</pre>"
+
+
+def _printed(items: Iterable[object], width: int) -> str:
+    """What a terminal of this width shows, without colours."""
+    file = io.StringIO()
+    console = Console(file=file, width=width, emoji=False, no_color=True, force_jupyter=False)
+    for item in items:
         console.print(item, highlight=False)
-    return f"<pre>{escape(captured.get())}</pre>"
+    return file.getvalue()
 
 
 def _html_table(table: ColumnTable) -> str:

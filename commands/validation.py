@@ -138,5 +138,5 @@ def _message(error: Any, declared: Sequence[Parameter], names: Mapping[str, str]
         ".".join(map(str, error["loc"])),
     )
     if error["type"] == "literal_error":
-        return f"{option} {error['input']}: use {error['ctx']['expected'].replace(chr(39), '')}"
+        return f"{option} {error['input']}: {reason(error)}"
     return f"{option}: {reason(error)}" if option else reason(error)

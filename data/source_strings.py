@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import UsageError, suggestion
 from .kinds import KINDS, TABLES, USAGE
 from .row_range import ALL_ROWS, RowRange, split_range
 
@@ -36,7 +36,8 @@ def split_source(
             range that is none.
     """
     if kind not in KINDS or (kind == "hf" and not rest):
-        raise UsageError(f"{text}: not a data source", f"write {USAGE}")
+        near = "" if kind in KINDS else suggestion(kind, KINDS)
+        raise UsageError(f"{text}: not a data source", f"{near}write {USAGE}")
     name, part = (rest, ALL_ROWS) if os.path.exists(rest) else split_range(rest, text)
     if kind not in TABLES and part != ALL_ROWS:
         raise UsageError(
@@ -45,7 +46,8 @@ def split_source(
         )
     if kind == "builtin":
         if name not in BUILTINS:
-            raise UsageError(f"{text}: no such built-in data", f"built in: {', '.join(BUILTINS)}")
+            hint = f"{suggestion(name, BUILTINS)}built in: {', '.join(BUILTINS)}"
+            raise UsageError(f"{text}: no such built-in data", hint)
         return name, "", part
     if kind == "hf":
         name, _, field = name.partition(":")

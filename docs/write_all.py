@@ -1,4 +1,4 @@
-"""Writes every generated page and picture of docs/ that needs no run of a model, and api.pyi.
+"""Writes what is generated: pages and pictures of docs/ that need no model, and types of the API.
 
 Run `python -m edgewright.docs.write_all` after a change of options, metrics, recipes, functions,
 families or packages. A test fails while one of them is out of date.
@@ -28,11 +28,11 @@ PAGES: dict[Path, Callable[[], str]] = {
     write_recipe.FILE: write_recipe.page,
     write_metrics.FILE: write_metrics.page,
     write_python.FILE: write_python.page,
+    write_types.FILE: write_types.types,
     write_families.FILE: write_families.page,
     draw_architecture.PICTURE: draw_architecture.picture,
     draw_architecture.PAGE: draw_architecture.page,
     draw_chain.PICTURE: draw_chain.picture,
-    write_types.FILE: write_types.types,
 }
 """By file: the function that gives the text that it should have now."""
 

@@ -48,10 +48,11 @@ def _function(name: str, function: Callable[..., Any]) -> str:
 def _errors() -> str:
     """The table of exceptions, with what each of them means."""
     rows = ["| exception | exit code | when |", "| --- | --- | --- |"]
-    for name in sorted(errors.__all__, key=lambda name: (getattr(errors, name).exit_code, name)):
-        kind = getattr(errors, name)
+    exported = [getattr(errors, name) for name in errors.__all__]
+    kinds = [one for one in exported if isinstance(one, type)]
+    for kind in sorted(kinds, key=lambda kind: (kind.exit_code, kind.__name__)):
         first = (kind.__doc__ or "").partition("\n")[0]
-        rows.append(f"| `{name}` | {kind.exit_code} | {first} |")
+        rows.append(f"| `{kind.__name__}` | {kind.exit_code} | {first} |")
     return "\n".join(rows)
 
 

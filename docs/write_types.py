@@ -1,6 +1,6 @@
 """Writes commands/api.pyi: the types of the Python API, from the options of the verbs.
 
-Run it after a change of an option: `python -m edgewright.docs.write_types`.
+`python -m edgewright.docs.write_all` calls it after a change of an option.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .import_graph import ROOT
 
 FILE = ROOT / "commands" / "api.pyi"
 HEAD = '''\
-"""The types of the Python API. Made by `python -m edgewright.docs.write_types`."""
+"""The types of the Python API. Made by `python -m edgewright.docs.write_all`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,12 +81,3 @@ def _option_type(option: Parameter) -> str:
     model, name = option.field
     names_a_place = any(isinstance(m, Reads | Writes) for m in model.model_fields[name].metadata)
     return PLAIN[Path if names_a_place else option.type]
-
-
-def main() -> None:
-    """Write the file."""
-    FILE.write_text(types())
-
-
-if __name__ == "__main__":
-    main()

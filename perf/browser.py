@@ -3,8 +3,9 @@
     python -m edgewright.perf.browser runs/demo/report.html --out shots
 
 The exit code is 1 if a page logs an error, requests anything but itself, scrolls sideways, or is
-larger than 3 MB. Screenshots are saved. This uses the DevTools protocol over aiohttp, which the
-`eval` extra installs.
+larger than 3 MB. With `--axe axe.min.js` it is also 1 if axe-core finds that a page breaks a rule
+of accessibility; everything that is folded is opened for it. Screenshots are saved. This uses the
+DevTools protocol over aiohttp, which the `eval` extra installs.
 """
 
 from __future__ import annotations
@@ -26,6 +27,14 @@ import aiohttp
 WIDTHS = {"phone": 390, "tablet": 768, "desktop": 1280}
 MAX_BYTES = 3_000_000
 SCROLL_SIZE = "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+RUN_AXE = """(() => {
+  document.querySelectorAll("details").forEach(one => one.open = true);
+  const where = one => one.nodes.map(node => node.html.slice(0, 160)).join(" | ");
+  return axe.run(document).then(found => JSON.stringify(
+    found.violations.map(one => `${one.id} (${one.impact}): ${where(one)}`)
+  ));
+})()"""
+"""Opens everything and gives the broken rules with the elements that break them, as JSON."""
 PART_HEIGHT = 2600
 """Height of a screenshot in pixels, so that it stays readable."""
 
@@ -64,8 +73,15 @@ class Page:
             self.requested.append(event["request"]["url"])
 
 
-async def check(page: Page, file: Path, out: Path) -> bool:
-    """Open a file at each width and in each mode; returns whether there was no problem."""
+async def check(page: Page, file: Path, out: Path, axe: str) -> bool:
+    """Open a file at each width and in each mode; returns whether there was no problem.
+
+    Args:
+        page: the tab.
+        file: what to open.
+        out: directory of the screenshots.
+        axe: the source of axe-core; empty: leave accessibility out.
+    """
     good = file.stat().st_size <= MAX_BYTES
     print(f"{file}: {file.stat().st_size:,} bytes")
     for domain in ("Log", "Runtime", "Network", "Page"):
@@ -94,7 +110,22 @@ async def check(page: Page, file: Path, out: Path) -> bool:
         await _screenshots(
             page, width, high, out / f"{file.parent.name}-{file.stem}-{name}-{scheme}"
         )
+        if axe:
+            broken = await _broken_rules(page, axe)
+            good &= not broken
+            print(f"  {name} {scheme}: axe-core {broken}")
     return good
+
+
+async def _broken_rules(page: Page, axe: str) -> list[str]:
+    """The rules of accessibility that the open page breaks."""
+    await page.send("Runtime.evaluate", expression=axe)
+    found = await page.send(
+        "Runtime.evaluate", expression=RUN_AXE, awaitPromise=True, returnByValue=True
+    )
+    if "exceptionDetails" in found:
+        raise RuntimeError(f"axe-core: {found['exceptionDetails']}")
+    return json.loads(found["result"]["value"])
 
 
 async def _loaded(page: Page, file: Path) -> tuple[int, int]:
@@ -119,7 +150,7 @@ async def _screenshots(page: Page, width: int, height: int, name: Path) -> None:
         name.with_name(f"{name.name}-{number}.png").write_bytes(base64.b64decode(shot["data"]))
 
 
-async def visit(files: list[Path], out: Path, port_file: Path) -> bool:
+async def visit(files: list[Path], out: Path, axe: str, port_file: Path) -> bool:
     """Connect to the browser and check all files; returns whether there was no problem."""
     while not port_file.exists():
         await asyncio.sleep(0.1)
@@ -128,7 +159,7 @@ async def visit(files: list[Path], out: Path, port_file: Path) -> bool:
         async with session.put(f"http://127.0.0.1:{port}/json/new?about:blank") as reply:
             address = json.loads(await reply.text())["webSocketDebuggerUrl"]
         async with session.ws_connect(address, max_msg_size=0) as socket:
-            return all([await check(Page(socket), file, out) for file in files])
+            return all([await check(Page(socket), file, out, axe) for file in files])
 
 
 def main() -> None:
@@ -137,7 +168,9 @@ def main() -> None:
     )
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--axe", type=Path, help="axe.min.js of axe-core")
     args = parser.parse_args()
+    axe = args.axe.read_text() if args.axe else ""
     args.out.mkdir(parents=True, exist_ok=True)
     browser = (
         shutil.which("chromium")
@@ -157,7 +190,8 @@ def main() -> None:
         ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            good = asyncio.run(visit(args.files, args.out, Path(profile) / "DevToolsActivePort"))
+            port_file = Path(profile) / "DevToolsActivePort"
+            good = asyncio.run(visit(args.files, args.out, axe, port_file))
         finally:
             process.terminate()
             process.wait()

@@ -5,7 +5,6 @@ The place is a line of the file, or the `--set` that gave the value.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from ..errors import nearest
 from ..steps.option_errors import reason
 from .recipe import Recipe
 from .registry import STEPS
@@ -88,8 +88,8 @@ def _message(error: Any, location: Keys, keys: Keys) -> str:
 
 
 def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean `{close[0]}`?" if close else ""
+    near = nearest(name, known)
+    return near and f"; did you mean `{near}`?"
 
 
 def _plain(data: Any, location: Keys, *, is_missing: bool) -> Keys:

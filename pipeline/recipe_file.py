@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..documents import YAML_BYTES, parse_yaml, read_text
-from ..errors import UsageError
+from ..errors import UsageError, suggestion
 from .recipe import Recipe
 from .recipe_errors import Keys, RecipeText, error_lines
 
@@ -73,9 +73,11 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     if not path.is_file() and str(path) in recipe_names():
         path = builtin_recipe(str(path))
     if not path.is_file():
+        near = suggestion(path.stem, recipe_names())
         raise UsageError(
             f"{path}: no such recipe",
-            f"give the path of a YAML file, or one of these names: {', '.join(recipe_names())}",
+            f"{near}give the path of a YAML file, or one of these names: "
+            f"{', '.join(recipe_names())}",
         )
     hint = "fix the YAML at that line"
     tree, data = parse_yaml(read_text(path, hint, YAML_BYTES), str(path), hint)
@@ -147,4 +149,5 @@ def _position(steps: list[Any], part: str, override: str) -> int:
         return names.index(part)
     if part.isdigit() and int(part) < len(steps):
         return int(part)
-    raise UsageError(f"--set {override}: no step `{part}`", f"steps: {', '.join(names)}")
+    hint = f"{suggestion(part, names)}steps: {', '.join(names)}"
+    raise UsageError(f"--set {override}: no step `{part}`", hint)

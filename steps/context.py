@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.config import is_builtin
 from ..checkpoints.tokenizer import load_tokenizer
@@ -19,10 +16,13 @@ from ..data.sources import Source, rows_hash, training_rows
 from .options import AUTO, OWN, PROMPTS, REASONING, Proof
 from .own_text import OwnText
 
+if TYPE_CHECKING:  # torch takes seconds to import, and a plan needs no rows
+    from torch import Tensor
+
 __all__ = ["CalibrationData", "CalibrationRows", "StepContext", "StepResult", "as_tensor"]
 
 
-class CalibrationRows(list[Tensor]):
+class CalibrationRows(list["Tensor"]):
     """Rows int64 [2, seq_len] of ids and labels, and what happened to the data they are from."""
 
     def __init__(self, rows: Iterable[Tensor], report: RowReport) -> None:
@@ -111,6 +111,8 @@ class CalibrationData:
 
 def as_tensor(row: Encoded) -> Tensor:
     """Ids and labels of a row as int64 [2, length]."""
+    import torch  # late: a plan needs no rows
+
     return torch.tensor([row.ids, row.labels])
 
 

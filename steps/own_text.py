@@ -14,32 +14,28 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.atomic_files import write_text
-from ..checkpoints.compute_dtype import fast_dtype
 from ..checkpoints.config import dtype_name, end_tokens, read_architecture, read_json
 from ..checkpoints.disk import disk_error, is_full
 from ..checkpoints.free_memory import free_memory
 from ..checkpoints.hashing import content_hash
-from ..checkpoints.loading import load_model
 from ..checkpoints.locks import locked
 from ..checkpoints.sealed import digest, open_line, seal_line
 from ..checkpoints.tokenizer import all_end_tokens, load_tokenizer
 from ..console import console, progress
-from ..data.draws import uniforms
 from ..data.packing import IGNORE, Encoded, Example, encode, render_prompt, windows
 from ..data.prompts import builtin_prompts, prompts_hash
 from ..errors import Refused, UsageError
 from ..generation.decoding import Decoding, until_end
-from ..generation.generate import Engine, generate
 from ..generation.memory import BUDGET
-from ..generation.sampling import nucleus_sample
-from ..generation.torch_engine import TorchEngine
 from .cache_directory import CACHE, cache_directory
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a plan generates nothing
+    from torch import Tensor
+
+    from ..generation.generate import Engine
 
 __all__ = ["OwnText", "Sampling"]
 
@@ -227,6 +223,12 @@ class OwnText:
 
     def _engine(self) -> Engine:
         """The loaded model."""
+        import torch  # late, like all that generates
+
+        from ..checkpoints.compute_dtype import fast_dtype
+        from ..checkpoints.loading import load_model
+        from ..generation.torch_engine import TorchEngine
+
         try:
             architecture = read_architecture(self.model)
             dtype = getattr(torch, fast_dtype(dtype_name(architecture.config), self.device))
@@ -246,6 +248,10 @@ class OwnText:
 
     def _generate(self, engine: Engine, first: int, count: int) -> list[Answer]:
         """Sample the answers `first` to `first + count`. Prompts are repeated if used up."""
+        from ..data.draws import uniforms
+        from ..generation.generate import generate
+        from ..generation.sampling import nucleus_sample
+
         prompts = builtin_prompts()
         numbers = range(first, first + count)
         asked = [prompts[number % len(prompts)] for number in numbers]

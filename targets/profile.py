@@ -8,7 +8,6 @@ profile may name a platform of the package.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from functools import cache
@@ -18,7 +17,7 @@ from typing import Any, cast
 from pydantic import Field, ValidationError, model_validator
 
 from ..documents import YAML_BYTES, parse_yaml, read_text
-from ..errors import UsageError
+from ..errors import UsageError, suggestion
 from .platform_profile import JetPack, Platform, StrictModel
 
 __all__ = [
@@ -226,11 +225,10 @@ def load_target(name: str | Path) -> Target:
     names = target_names()
     if wanted in names:
         return _shipped(wanted)
-    close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.3)
-    suggestion = f"did you mean {close[0]}? " if close else ""
+    near = suggestion(wanted, names, 0.3)
     raise UsageError(
         f"{name}: no such target",
-        f"{suggestion}targets: {', '.join(names)}; or give the YAML file of your own profile",
+        f"{near}targets: {', '.join(names)}; or give the YAML file of your own profile",
     )
 
 

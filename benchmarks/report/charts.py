@@ -10,7 +10,7 @@ from typing import Any
 
 from ..metric import Metric
 from ..metrics import CHARTS, METRICS, TRADE_OFFS
-from .loss_warnings import rise_of
+from .loss_warnings import held_out_of, held_out_rise, rise_of
 from .pareto import pareto_optimal
 from .plots import bars, curve, dots, heat_map
 from .scatter_plot import Point, scatter
@@ -36,7 +36,7 @@ class MeasuredStep:
     context: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What it was measured with."""
     source: str = ""
-    """Name of the step that it started from; empty: there is none."""
+    """Name of the step that its bars are compared with; empty: there is none."""
 
     def has(self, name: str) -> bool:
         """Whether the step has this metric, comparable with the baseline's."""
@@ -50,13 +50,22 @@ class Plot:
     title: str
     caption: str
     svg: str
+    training: bool = False
+    """Whether it shows a training, which has a section of its own."""
+    warnings: Sequence[str] = ()
 
 
-def charts_of(steps: Sequence[MeasuredStep], accuracies: Sequence[str]) -> list[Plot]:
-    """Every chart that the numbers of a run allow, in the order of the report."""
+def charts_of(steps: Sequence[MeasuredStep], accuracies: Sequence[str], parent: str) -> list[Plot]:
+    """Every chart that the numbers of a run allow, in the order of the report.
+
+    Args:
+        steps: of a run, or of several.
+        accuracies: the metrics to set against size and speed.
+        parent: what a step's `source` is, in words.
+    """
     plots = [
         _accuracies(steps, accuracies),
-        *(_waterfall(steps, name) for name in CHARTS),
+        *(_waterfall(steps, name, parent) for name in CHARTS),
         *(_trade_off(steps, name, other) for name in accuracies for other in TRADE_OFFS),
     ]
     for step in steps:
@@ -88,7 +97,7 @@ def _accuracies(steps: Sequence[MeasuredStep], names: Sequence[str]) -> Plot | N
     return Plot(title, caption, dots([step.name for step in chosen], series, title))
 
 
-def _waterfall(steps: Sequence[MeasuredStep], name: str) -> Plot | None:
+def _waterfall(steps: Sequence[MeasuredStep], name: str, against: str) -> Plot | None:
     """One metric after each step, as bars."""
     chosen = [step for step in steps if step.has(name)]
     if len(chosen) < 2:
@@ -100,19 +109,19 @@ def _waterfall(steps: Sequence[MeasuredStep], name: str) -> Plot | None:
     texts: list[str] = []
     for step, value in zip(chosen, values, strict=True):
         text = f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f} {metric.unit}"
-        like = [other for other in chosen if metric.has_factor(step.context, other.context)]
-        first = like[0].metrics[name] / metric.divisor
-        texts.append(text if step is like[0] or not first else f"{text}  {value / first:.2f}×")
-        parent = next((other for other in like if other.name == step.source), step)
-        before.append(parent.metrics[name] / metric.divisor)
+        parent = next((other for other in chosen if other.name == step.source), step)
+        if not metric.has_factor(step.context, parent.context):
+            parent = step
+        old = parent.metrics[name] / metric.divisor
+        texts.append(text if parent is step or not old else f"{text}  {value / old:.2f}×")
+        before.append(old)
     less_is_better = metric.better == "lower"
     better, worse = ("smaller", "larger") if less_is_better else ("faster", "slower")
-    caption = (
-        f"Each bar against the step that it started from: green is {better}, red is {worse}."
-        " Factors are relative to the first."
-    )
-    if metric.conditions.factor:
-        caption += " Both compare steps in the same runtime only."
+    caption = ""
+    if any(step.source for step in steps):
+        caption = f"Each bar, and its factor, against {against}: green is {better}, red is {worse}."
+    if caption and metric.conditions.factor:
+        caption += " Only steps in the same runtime are compared."
     caption += _left_out(steps, [name])
     names = [step.name for step in chosen]
     svg = bars(names, values, before, texts, title, less_is_better=less_is_better)
@@ -134,6 +143,8 @@ def _trade_off(steps: Sequence[MeasuredStep], accuracy: str, against: str) -> Pl
         " Full dots: no other step beats them in both (the Pareto front)."
         + _left_out(steps, [accuracy, against])
     )
+    if not all(cost.has_factor(step.context, chosen[0].context) for step in chosen):
+        caption += " The runtimes differ, so that speeds of two steps make no factor."
     names = [step.name for step in chosen]
     are_numbers = all(name.isdigit() for name in names)  # the trials of a sweep
     if len(names) > MAX_NAMES and not are_numbers:
@@ -208,11 +219,22 @@ def _losses(step: MeasuredStep) -> Iterator[Plot]:
             end = sum(finite[-10:]) / len(finite[-10:])
             caption = (
                 f"From {finite[0]:.3g} to {end:.3g} (mean of the last ten)"
-                f" in {len(finite):,} steps."
+                f" in {len(finite):,} steps. "
             )
-            if rise_of(finite):
-                caption += " It rose again at the end."
-            yield Plot(title, caption, curve(finite, title))
+            held_out = held_out_of(step.details, stage)
+            if held_out:
+                best = min(held_out, key=lambda pair: pair[1])
+                caption += (
+                    f"Dots: held-out rows, lowest {best[1]:.3g} after {best[0]:,.0f} steps,"
+                    f" at the end {held_out[-1][1]:.3g}."
+                )
+            else:
+                caption += "No held-out loss: only `early_stop` measures it."
+            warnings = ["It rose again at the end."] if rise_of(finite) else []
+            if held_out_rise(step.details, stage):
+                warnings.append("The held-out loss rose.")
+            svg = curve(finite, title, held_out)
+            yield Plot(title, caption, svg, training=True, warnings=warnings)
 
 
 def _real(value: Any) -> float:

@@ -9,14 +9,13 @@ from typing import Any
 
 from ...checkpoints.atomic_files import write_text
 from ...errors import UsageError
-from ..gate.gate import check_gate
-from ..gate.policy import Limit, Policy
 from ..gate.result_files import interval_text
 from ..ledger_files import read_ledger
 from ..measurement_files import load_measurement
-from ..metric import Metric
-from ..metrics import find, format_value, why_unlike
+from ..metrics import find, format_value
 from ..number_format import DASH
+from .differences import differences
+from .findings import compare_with_first
 from .ledger_view import Record, are_comparable, name_of, part, steps_of
 from .pages import html_page, markdown_page
 from .report import plots_of
@@ -54,7 +53,7 @@ def compare_runs(names: Sequence[str]) -> dict[str, Any]:
         raise UsageError("one run is nothing to compare", "give two or more: RUN or RUN:STEP")
     rows = [_row(name) for name in names]
     measured = [load_measurement(row["from"]) for row in rows]
-    return {"rows": rows, "against_first": [_differences(one, measured[0]) for one in measured[1:]]}
+    return {"rows": rows, "against_first": [differences(one, measured[0]) for one in measured[1:]]}
 
 
 def _row(name: str) -> dict[str, Any]:
@@ -77,33 +76,6 @@ def end_step(ledger: Record, wanted: str = "") -> dict[str, Any] | None:
     name = wanted or part(ledger, "gate").get("candidate")
     found = next((step for step in steps if step and step.get("name") == name), None)
     return found if found or wanted else steps[-1]
-
-
-def _differences(one: dict[str, Any], first: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """For each metric that both have samples of: whether it got worse, or why that is unknown."""
-    found: dict[str, dict[str, Any]] = {}
-    for name in one["metrics"]:
-        metric = find(name)
-        if metric is None or not metric.has_samples or name not in first["metrics"]:
-            continue
-        if reason := why_unlike(name, one["context"], first["context"]):
-            found[name] = {"unlike": reason}
-            continue
-        try:
-            gate = check_gate(one, first, Policy(limits={name: _no_loss(metric)}))
-        except UsageError as error:
-            found[name] = {"unlike": str(error).rpartition(": ")[2]}
-        else:
-            check = gate["checks"][0]
-            found[name] = {
-                key: check[key] for key in ("observed", "interval", "verdict", "samples")
-            }
-    return found
-
-
-def _no_loss(metric: Metric) -> Limit:
-    """The limit that a metric did not get worse at all."""
-    return Limit(max_drop=0.0) if metric.better == "higher" else Limit(max_ratio=1.0)
 
 
 def differences_table(
@@ -158,6 +130,10 @@ def write_comparison(
         "first": names[0],
         "command": command,
         "differences": differences_table(names[1:], compared["against_first"]),
+        "comparisons": [
+            compare_with_first(row, rows[0], found)
+            for row, found in zip(rows[1:], compared["against_first"], strict=True)
+        ],
     }
     return _write(view, rows, html, markdown)
 
@@ -173,7 +149,9 @@ def _write(
     written = []
     if html:
         bare = [{**row, "details": {}} for row in rows]  # a step's own charts are in its report
-        write_text(html, html_page("comparison.html", plots=plots_of(bare, bare[0]), **view))
+        parents = {name_of(row): view["first"] for row in rows[1:]} if "first" in view else {}
+        plots = plots_of(bare, bare[0], parents, "the first run")
+        write_text(html, html_page("comparison.html", plots=plots, **view))
         written.append(html)
     if markdown:
         write_text(markdown, markdown_page("comparison.md", **view))

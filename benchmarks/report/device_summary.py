@@ -19,11 +19,13 @@ class Objection:
 
     Attributes:
         refused: whether the device cannot run them at all.
+        own: whether the candidate is one of them.
         steps: their names.
         text: why, and the nearest thing that works.
     """
 
     refused: bool
+    own: bool
     steps: str
     text: str
 
@@ -37,7 +39,7 @@ class DeviceSummary:
         verdict: pass, inconclusive or fail, as of a gate; empty: not known.
         heading: the verdict in words.
         prediction: memory and speed of the candidate; empty: not known.
-        objections: of the candidate first, refusals before others.
+        objections: of the candidate first, and of each the refusals before the limits.
     """
 
     target: str
@@ -59,13 +61,12 @@ def device_summary(plan: Record, candidate: str) -> DeviceSummary | None:
         return None
     own = next((row for row in rows if row.get("step") == candidate), {})
     verdict = _verdict(own)
-    first = sorted(rows, key=lambda row: row is not own)
     return DeviceSummary(
         str(plan["target"]),
         verdict,
         f"{candidate} {HEADINGS[verdict]}" if verdict else "no prediction",
         _prediction(own),
-        [*_objections(first, "refused"), *_objections(first, "violations")],
+        sorted(_objections(rows, candidate), key=lambda one: (not one.own, not one.refused)),
     )
 
 
@@ -92,11 +93,14 @@ def _prediction(row: Record) -> str:
     return ", ".join(parts)
 
 
-def _objections(rows: Sequence[Record], kind: str) -> Iterator[Objection]:
-    """The objections of one kind, each once with all steps that it is about."""
-    steps: dict[str, list[str]] = {}
+def _objections(rows: Sequence[Record], candidate: str) -> Iterator[Objection]:
+    """The objections, each once with all steps that it is about."""
+    steps: dict[tuple[bool, str], list[str]] = {}
     for row in rows:
-        for text in row.get(kind) or ():
-            steps.setdefault(str(text), []).append(str(row.get("step", "")))
-    for text, names in steps.items():
-        yield Objection(kind == "refused", ", ".join(dict.fromkeys(names)), text)
+        for refused, key in ((True, "refused"), (False, "violations")):
+            for text in row.get(key) or ():
+                steps.setdefault((refused, str(text)), []).append(str(row.get("step", "")))
+    for (refused, text), names in steps.items():
+        own = candidate in names
+        names.sort(key=lambda name: name != candidate)
+        yield Objection(refused, own, ", ".join(dict.fromkeys(names)), text)

@@ -15,6 +15,7 @@ __all__ = [
     "metrics_named",
     "name_of",
     "number",
+    "parents_of",
     "part",
     "steps_of",
 ]
@@ -58,3 +59,15 @@ def metrics_named(steps: Iterable[Record], pattern: str) -> list[str]:
 def are_comparable(one: Record, other: Record, name: str) -> bool:
     """Whether a metric of two steps was measured under the same conditions."""
     return one is other or not why_unlike(name, part(one, "context"), part(other, "context"))
+
+
+def parents_of(steps: Iterable[Record]) -> dict[str, str]:
+    """For each step but those that start a chain, the name of the step that it started from."""
+    found: dict[str, str] = {}
+    source = ""
+    for step in steps:
+        name = name_of(step)
+        if parent := str(part(step, "config").get("from") or source):
+            found[name] = parent
+        source = name
+    return found

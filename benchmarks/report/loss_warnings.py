@@ -11,7 +11,7 @@ from typing import Any
 from ..number_format import significant
 from .ledger_view import Record, name_of, number, part
 
-__all__ = ["loss_warnings", "rise_of"]
+__all__ = ["held_out_of", "held_out_rise", "loss_warnings", "rise_of"]
 
 PARTS = 10
 """A curve is cut into so many parts, and the last is compared with the lowest."""
@@ -29,24 +29,50 @@ def loss_warnings(steps: Sequence[Record]) -> Iterator[tuple[str, str]]:
     """The name of each step whose loss rose, and a sentence about it."""
     for step in steps:
         details = part(step, "details")
-        for stage, values in part(details, "loss").items():
-            if rise := rise_of(_finite(values)):
-                yield (
-                    name_of(step),
-                    f"the training loss of stage {stage} rose again at the end, from "
-                    f"{significant(rise[0])} to {significant(rise[1])}: fewer steps or a smaller "
-                    "learning rate may give a better model",
-                )
-            if not_finite := _broken(values):
-                yield name_of(step), f"the training loss of stage {stage} {not_finite}"
-        for stage, curve in part(details, "held_out").items():
-            if rise := _held_out_rise(curve):
-                yield (
-                    name_of(step),
-                    f"the held-out loss of stage {stage} rose from {significant(rise[0])} to "
-                    f"{significant(rise[1])}: it learned its data by heart; stop earlier "
-                    "(--early-stop), or give more data",
-                )
+        stages = [*part(details, "loss"), *part(details, "held_out")]
+        for stage in dict.fromkeys(stages):
+            for text in _stage_warnings(details, stage):
+                yield name_of(step), text
+
+
+def _stage_warnings(details: Record, stage: str) -> Iterator[str]:
+    """What went wrong in one stage of a training.
+
+    Args:
+        details: of the step's ledger entry.
+        stage: its name.
+    """
+    values = part(details, "loss").get(stage)
+    if rise := rise_of(_finite(values)):
+        yield (
+            f"the training loss of stage {stage} rose again at the end, from "
+            f"{significant(rise[0])} to {significant(rise[1])}: fewer steps or a smaller "
+            "learning rate may give a better model"
+        )
+    if not_finite := _broken(values):
+        yield f"the training loss of stage {stage} {not_finite}"
+    if rise := held_out_rise(details, stage):
+        yield (
+            f"the held-out loss of stage {stage} rose from {significant(rise[0])} to "
+            f"{significant(rise[1])}: it learned its data by heart; stop earlier "
+            "(--early-stop), or give more data"
+        )
+
+
+def held_out_rise(details: Record, stage: str) -> tuple[float, float] | None:
+    """The lowest and the last value of the held-out curve of a stage, if it rose."""
+    losses = [loss for _, loss in held_out_of(details, stage)]
+    if len(losses) < FEWEST or losses[-1] <= HELD_OUT_RISE * min(losses):
+        return None
+    return min(losses), losses[-1]
+
+
+def held_out_of(details: Record, stage: str) -> list[tuple[float, float]]:
+    """The held-out curve of a stage: steps done, and the loss after them."""
+    curve = part(details, "held_out").get(stage)
+    pairs = curve if isinstance(curve, list) else []
+    found = [_finite(list(pair)) for pair in pairs if isinstance(pair, list | tuple)]
+    return [(pair[0], pair[1]) for pair in found if len(pair) == 2]
 
 
 def rise_of(values: Sequence[float]) -> tuple[float, float] | None:
@@ -68,17 +94,6 @@ def rise_of(values: Sequence[float]) -> tuple[float, float] | None:
     error = math.sqrt(2 * noise / size)
     risen = means[-1] > RISE * lowest and means[-1] - lowest > ERRORS * error
     return (lowest, means[-1]) if risen else None
-
-
-def _held_out_rise(curve: Any) -> tuple[float, float] | None:
-    """The lowest and the last value of a held-out curve of pairs (step, loss), if it rose."""
-    pairs = curve if isinstance(curve, list) else []
-    losses = _finite(
-        [pair[1] for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2]
-    )
-    if len(losses) < FEWEST or losses[-1] <= HELD_OUT_RISE * min(losses):
-        return None
-    return min(losses), losses[-1]
 
 
 def _finite(values: Any) -> list[float]:

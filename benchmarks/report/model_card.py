@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -17,7 +17,11 @@ from ..plain_text import plain
 from .ledger_view import Record
 from .pages import markdown_page
 from .report_table import ReportCell, ReportColumn, ReportTable
+from .snippets import snippets_for
 from .step_tables import metric_text, metric_title, shown_metrics
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
 
 __all__ = ["write_card"]
 
@@ -59,16 +63,17 @@ def write_card(
     options = {key: value for key, value in config.items() if value not in (None, "", [], {})}
     text = markdown_page(
         "card.md",
-        name=metadata["model-index"][0]["name"] if "model-index" in metadata else folder.name,
+        name=metadata.model_name if metadata.eval_results else folder.name,
         sentence=f"{_short(model)}: {step.done}, by edgewright.",
         rows=_rows(entry, baseline),
         conditions=conditions,
         notes=[f"step: {step.kind}", *map(str, entry["notes"])],
         options=yaml.safe_dump({step.kind: options}, sort_keys=False, allow_unicode=True),
         command=command,
+        snippets=snippets_for(folder, config),
+        folder=folder.name,
     )
-    head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
-    write_text(folder / CARD, f"---\n{head}---\n{text.lstrip()}")
+    write_text(folder / CARD, f"---\n{metadata.to_yaml()}\n---\n{text.lstrip()}")
     return folder / CARD
 
 
@@ -79,37 +84,37 @@ def _short(model: str) -> str:
 
 def _metadata(
     folder: Path, entry: Record, step: Step[Any], model: str, source: Path
-) -> dict[str, Any]:
+) -> ModelCardData:
     """The YAML block at the top of the card."""
+    from huggingface_hub import EvalResult, ModelCardData  # late: it comes with transformers
+
     exported = (folder / "model.onnx").is_file()
     inherited = _front_matter(source / CARD)
-    given = {key: inherited[key] for key in INHERITED if _is_short(inherited.get(key))}
-    metadata: dict[str, Any] = {
-        **given,
-        "library_name": "onnx" if exported else "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["edgewright", step.kind, *(["onnx"] if exported else [])],
+    given: dict[str, Any] = {
+        key: inherited[key] for key in INHERITED if _is_short(inherited.get(key))
     }
     if HUB_ID.fullmatch(model) and not Path(model).exists():
-        metadata["base_model"] = model
-        metadata["base_model_relation"] = step.hub_relation
+        given |= {"base_model": model, "base_model_relation": step.hub_relation}
     results = [
-        _result(name, metric.hub_type, float(entry["metrics"][name]))
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=name.partition("/")[2],
+            dataset_name=name.partition("/")[2],
+            metric_type=metric.hub_type,
+            metric_value=round(float(entry["metrics"][name]), 5),
+            verified=False,
+        )
         for metric, name in shown_metrics([entry])
         if metric.hub_type and name in entry["metrics"]
     ]
-    if results:
-        name = f"{_short(model).removeprefix('builtin:')}-{entry['name']}"
-        metadata["model-index"] = [{"name": name, "results": results}]
-    return metadata
-
-
-def _result(name: str, hub_type: str, value: float) -> dict[str, Any]:
-    """One entry of the model index, in the form that `huggingface_hub` reads."""
-    label = name.partition("/")[2]
-    dataset = {"type": label, "name": label}
-    metric = {"type": hub_type, "value": round(value, 5), "verified": False}
-    return {"task": {"type": "text-generation"}, "dataset": dataset, "metrics": [metric]}
+    return ModelCardData(
+        library_name="onnx" if exported else "transformers",
+        pipeline_tag="text-generation",
+        tags=["edgewright", step.kind, *(["onnx"] if exported else [])],
+        model_name=f"{_short(model).removeprefix('builtin:')}-{entry['name']}",
+        eval_results=results or None,
+        **given,
+    )
 
 
 def _front_matter(card: Path) -> dict[str, Any]:

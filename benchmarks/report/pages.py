@@ -22,6 +22,7 @@ HEADING = 120
 """Most characters of the head of a column."""
 CODE = 200_000
 """Most characters of a recipe or a command."""
+UNBROKEN = "\N{NO-BREAK SPACE}"
 
 
 class Bounded(str):
@@ -62,6 +63,7 @@ def html_page(template: str, **values: Any) -> str:
 def _html_pages() -> Environment:
     pages = _environment(autoescape=True, finalize=_html)
     pages.filters["breakable"] = _breakable
+    pages.filters["in_pieces"] = _in_pieces
     return pages
 
 
@@ -72,6 +74,12 @@ def _html(value: Any) -> Any:
 def _breakable(name: str) -> Markup:
     """A dotted name that a browser may break before each dot."""
     return Markup("<wbr>.").join(escape(part) for part in plain(name).split("."))
+
+
+def _in_pieces(text: str) -> Markup:
+    """A figure that a browser may break before its standard error, and nowhere else."""
+    value, *error = (part.replace(" ", UNBROKEN) for part in plain(text).split(" ± "))
+    return Markup(f" ±{UNBROKEN}").join(map(escape, (value, *error)))
 
 
 def markdown_page(template: str, **values: Any) -> str:

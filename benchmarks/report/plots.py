@@ -230,10 +230,15 @@ def _number_cells(axes: Axes, columns: int, rows: int, cell: float) -> None:
         axis.set_tick_params(length=0)
 
 
-def curve(values: Sequence[float], title: str) -> str:
+def curve(values: Sequence[float], title: str, held_out: Sequence[tuple[float, float]] = ()) -> str:
     """A loss over the training steps: its values (faint) and their moving average.
 
     The y axis is logarithmic where the loss falls by more than a factor of 20.
+
+    Args:
+        values: one a step.
+        title: of the plot.
+        held_out: steps done, and the loss on held-out rows after them.
     """
     with plot_style():
         figure, axes = new_axes(190, 60, right=14, bottom=40)
@@ -246,7 +251,10 @@ def curve(values: Sequence[float], title: str) -> str:
         axes.grid()
         axes.plot(steps, means, color=ACCENT, linewidth=1.0, alpha=0.35)
         axes.plot(steps, [sum(window) / len(window) for window in windows], color=ACCENT)
-        if min(values) > 0 and max(values) / min(values) > 20:
+        held_out_losses = [loss for _, loss in held_out]
+        axes.plot([step for step, _ in held_out], held_out_losses, "o-", color=SERIES[1])
+        drawn = [*values, *held_out_losses]
+        if min(drawn) > 0 and max(drawn) / min(drawn) > 20:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.yaxis.set_minor_formatter(lambda value, _: "")

@@ -8,7 +8,8 @@ table, but no comparison uses them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from ..metrics import ACCURACY, HEADLINES, find, format_value
 from ..missing_tasks import missing_tasks
 from ..number_format import DASH, significant
 from ..unconfined import unconfined_tasks
+from .answers import Answers, answers_of
+from .chain import Link, Paired, chain_of
 from .detail_tables import (
     conditions_of,
     experts_table,
@@ -31,6 +34,7 @@ from .detail_tables import (
     worst_modules,
 )
 from .device_summary import device_summary
+from .differences import paired_by_step
 from .ledger_view import (
     Record,
     are_comparable,
@@ -38,17 +42,40 @@ from .ledger_view import (
     metrics_named,
     name_of,
     number,
+    parents_of,
     part,
     steps_of,
 )
 from .loss_warnings import loss_warnings
 from .pages import html_page, markdown_page
-from .step_tables import steps_table
+from .step_tables import short_title, steps_table
 
 if TYPE_CHECKING:
     from .charts import Plot  # matplotlib
 
-__all__ = ["plots_of", "render_html", "render_markdown", "write_report"]
+__all__ = ["RunFiles", "plots_of", "render_html", "render_markdown", "write_report"]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What the files beside a ledger add to a report.
+
+    Attributes:
+        paired: for each step, the checks on the samples that it shares with its parent.
+        answers: those of the baseline and the candidate; None if the run had no task.
+    """
+
+    paired: Paired = field(default_factory=dict[str, Any])
+    answers: Answers | None = None
+
+    @classmethod
+    def read(cls, run_dir: Path, ledger: Record) -> RunFiles:
+        """Read the samples and the answers of a run."""
+        paired = paired_by_step(run_dir, ledger, parents_of(steps_of(ledger)))
+        return cls(paired, answers_of(run_dir, *_ends(ledger)))
+
+
+NO_FILES = RunFiles()
 
 
 def write_report(run_dir: Path) -> list[Path]:
@@ -59,30 +86,54 @@ def write_report(run_dir: Path) -> list[Path]:
         EdgewrightError: the report cannot be written.
     """
     ledger = read_ledger(run_dir / "ledger.json")
+    files = RunFiles.read(run_dir, ledger)
     paths = []
     for name, render in (("report.html", render_html), ("report.md", render_markdown)):
-        write_text(run_dir / name, render(ledger))
+        write_text(run_dir / name, render(ledger, files))
         paths.append(run_dir / name)
     return paths
 
 
-def render_html(ledger: dict[str, Any]) -> str:
+def render_html(ledger: dict[str, Any], files: RunFiles = NO_FILES) -> str:
     """The report as one HTML page that needs no network, no script and no other file."""
-    plots = plots_of(steps_of(ledger), _ends(ledger)[0])
-    return html_page("report.html", plots=plots, **_sections(ledger))
+    steps = steps_of(ledger)
+    plots = plots_of(steps, _ends(ledger)[0], parents_of(steps))
+    sections = _sections(ledger, files)
+    pictures = _pictures(sections["chain"])
+    return html_page("report.html", plots=plots, pictures=pictures, **sections)
 
 
-def render_markdown(ledger: dict[str, Any]) -> str:
+def render_markdown(ledger: dict[str, Any], files: RunFiles = NO_FILES) -> str:
     """The report as Markdown, without charts: for a pull request or the summary of a CI job."""
-    return markdown_page("report.md", **_sections(ledger))
+    return markdown_page("report.md", **_sections(ledger, files))
 
 
-def plots_of(steps: Sequence[Record], baseline: Record) -> list[Plot]:
-    """The charts of some steps, without what cannot be compared with the baseline."""
+def _pictures(chain: Sequence[Link]) -> list[str]:
+    """The chain as SVG, for wide pages and for phones."""
+    if not chain:
+        return []
+    from .chain_picture import NARROW, WIDE, chain_svg  # late, as the charts
+
+    return [chain_svg(chain, form) for form in (WIDE, NARROW)]
+
+
+def plots_of(
+    steps: Sequence[Record],
+    baseline: Record,
+    parents: Mapping[str, str],
+    parent: str = "the step that it started from",
+) -> list[Plot]:
+    """The charts of some steps, without what cannot be compared with the baseline.
+
+    Args:
+        steps: entries of ledgers.
+        baseline: one of them.
+        parents: for each step, the name of the one that its bars are compared with.
+        parent: what that one is, in words.
+    """
     from .charts import MeasuredStep, charts_of  # late: matplotlib is slow, Markdown needs none
 
     measured = []
-    source = ""
     for step in steps:
         values = {name: metric_of(step, name) for name in part(step, "metrics")}
         finite = {
@@ -91,17 +142,13 @@ def plots_of(steps: Sequence[Record], baseline: Record) -> list[Plot]:
             if value is not None and math.isfinite(value)
         }
         unlike = frozenset(name for name in finite if not are_comparable(step, baseline, name))
-        parent = str(part(step, "config").get("from") or source)
-        measured.append(
-            MeasuredStep(
-                name_of(step), finite, unlike, part(step, "details"), part(step, "context"), parent
-            )
-        )
-        source = name_of(step)
-    return charts_of(measured, metrics_named(steps, ACCURACY))
+        name = name_of(step)
+        parts = (part(step, "details"), part(step, "context"))
+        measured.append(MeasuredStep(name, finite, unlike, *parts, parents.get(name, "")))
+    return charts_of(measured, metrics_named(steps, ACCURACY), parent)
 
 
-def _sections(ledger: Record) -> dict[str, Any]:
+def _sections(ledger: Record, files: RunFiles) -> dict[str, Any]:
     """Everything that the templates show, except for the charts."""
     steps = steps_of(ledger)
     gate = part(ledger, "gate")
@@ -109,6 +156,7 @@ def _sections(ledger: Record) -> dict[str, Any]:
     plan = part(ledger, "plan")
     baseline, candidate = _ends(ledger)
     tables = [worst_modules(step) for step in steps]
+    roles = _roles(baseline, candidate)
     return {
         "title": str(recipe.get("name") or recipe.get("model") or "unnamed run"),
         "model": recipe.get("model"),
@@ -124,7 +172,9 @@ def _sections(ledger: Record) -> dict[str, Any]:
         "gate": gate,
         "checks": [_check(check) for check in gate.get("checks") or []],
         "headline": _headline(baseline, candidate),
-        "steps": steps_table(steps, _roles(baseline, candidate)) if steps else None,
+        "chain": chain_of(steps, roles, files.paired),
+        "steps": steps_table(steps, roles) if steps else None,
+        "answers": files.answers,
         "modules": [table for table in tables if table],
         "experts": experts_table(steps),
         "parity": parity_table(steps),
@@ -249,7 +299,7 @@ def _headline(baseline: Record, candidate: Record) -> list[dict[str, str]]:
             change = f"{after - before:+.3f}"
         cards.append(
             {
-                "label": name.replace("/", " ", 1) if metric.parts(name) else metric.label,
+                "label": short_title(name),
                 "before": metric.format(before, unit=True),
                 "after": metric.format(after, unit=True),
                 "change": change,

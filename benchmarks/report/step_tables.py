@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..metric import Metric
-from ..metrics import METRICS, REPORT_COLUMNS, format_value
+from ..metrics import METRICS, REPORT_COLUMNS, find, format_value
 from ..number_format import DASH, significant
 from .ledger_view import Record, metric_of, metrics_named, name_of, number, part
 from .report_table import ReportCell, ReportColumn, ReportTable
 
-__all__ = ["metric_text", "metric_title", "shown_metrics", "steps_table"]
+__all__ = ["metric_text", "metric_title", "short_title", "shown_metrics", "steps_table"]
 
 BY_PATTERN: Mapping[str, Metric] = {metric.pattern: metric for metric in METRICS}
 
@@ -28,6 +28,12 @@ def shown_metrics(steps: Sequence[Record]) -> Iterator[tuple[Metric, str]]:
 def metric_title(metric: Metric, name: str) -> str:
     """A metric's label, and what it was measured on: `exact match, reasoning`."""
     return ", ".join([metric.label, *(metric.parts(name) or {}).values()])
+
+
+def short_title(name: str) -> str:
+    """A metric's name where there is little room: `accuracy gsm8k`, `decode`."""
+    metric = find(name)
+    return metric.label if metric and not metric.parts(name) else name.replace("/", " ", 1)
 
 
 def metric_text(step: Record, name: str, *, unit: bool = False) -> str:

@@ -16,17 +16,19 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ...data.reasoning import HELD_OUT_SEED, Problem, held_out
 from ...data.sources import Source
-from ...errors import EdgewrightError, UsageError
+from ...errors import EdgewrightError, UsageError, suggestion
 from ..options import EvaluateOptions
-from .accuracy import Answer, exact_match
-from .backends import Backend
-from .kept_answers import KeptAnswers
 from .kinds import BUILTIN, FILES, KINDS, USAGE
-from .writers import LocalWriter, Writer
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a plan only parses tasks
+    from .accuracy import Answer
+    from .backends import Backend
+    from .kept_answers import KeptAnswers
+    from .writers import Writer
 
 __all__ = ["Task", "TaskResult", "TaskSettings", "run_task", "run_written"]
 
@@ -91,7 +93,8 @@ class Task:
             return cls(BUILTIN, BUILTIN)
         kind, _, name = text.partition(":")
         if kind not in KINDS or kind == BUILTIN or not name:
-            raise UsageError(f"{text}: no such task", f"tasks: {USAGE}")
+            near = "" if kind in KINDS else suggestion(kind, KINDS)
+            raise UsageError(f"{text}: no such task", f"{near}tasks: {USAGE}")
         if kind in FILES:
             return cls(kind, name, Source.parse_problems(name, text))
         if kind == "lm-eval" and name.endswith((".yaml", ".yml")) and not Path(name).is_file():
@@ -144,6 +147,8 @@ def run_task(
         return _harness(task, backend, path, settings, kept)
     if task.kind == "choice" and task.source:
         return _choices(task, task.source, backend, tokenizer, settings)
+    from .writers import LocalWriter
+
     return run_written(task, LocalWriter(backend, tokenizer, kept), settings)
 
 
@@ -165,6 +170,8 @@ def run_written(task: Task, writer: Writer, settings: TaskSettings) -> TaskResul
             if task.kind == BUILTIN
             else _generated(task.name, settings.limit)
         )
+        from .accuracy import exact_match
+
         answers = exact_match(writer, problems, settings.max_new_tokens, _is_right)
         return TaskResult({task.label: answers}, context=_length(task, settings))
     source = cast(Source, task.source)

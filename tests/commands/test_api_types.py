@@ -42,7 +42,7 @@ ew.no_such_verb  # wrong
 
 
 def test_the_file_has_the_options_of_today() -> None:
-    assert FILE.read_text() == types(), "run `python -m edgewright.docs.write_types`"
+    assert FILE.read_text() == types(), "run `python -m edgewright.docs.write_all`"
 
 
 def test_a_program_is_checked(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ WRITING: dict[str, tuple[list[Any], dict[str, Any], dict[str, str]]] = {
     "gate": (
         ["in/new.json"],
         {"baseline": "in/old.json", "policy": "in/gate.yaml"},
-        {"junit": "file", "markdown": "file"},
+        {"junit": "file", "markdown": "file", "badge": "file"},
     ),
     "compare": ([["in/run", "in/other:step"]], {}, {"html": "file", "markdown": "file"}),
     "deploy": (

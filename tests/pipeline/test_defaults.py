@@ -14,6 +14,7 @@ from edgewright.checkpoints.config import is_builtin
 from edgewright.checkpoints.hashing import content_hash, read_provenance
 from edgewright.compress.quantize.options import QuantizeOptions
 from edgewright.errors import UsageError
+from edgewright.generation import generate as generation
 from edgewright.pipeline.defaults import calibration_for, with_default_data, with_training_data
 from edgewright.pipeline.plan import plan_recipe
 from edgewright.pipeline.recipe import Recipe
@@ -58,7 +59,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> None:
         raise AssertionError("text was generated")
 
-    monkeypatch.setattr(own_text, "generate", fail)
+    monkeypatch.setattr(generation, "generate", fail)
 
 
 def recipe_of(model: Path, text_file: Path, *steps: dict[str, Any], **more: Any) -> Recipe:

@@ -36,6 +36,10 @@ MISSPELT = {
     "`heads`?",
     "steps: [{kind: distill, stages: [{loss: hidden, step: 4}]}]\n": "did you mean `steps`?",
     "steps: [{kind: distill, student: {from: a, ritcerion: b}}]\n": "did you mean `criterion`?",
+    "steps: [{kind: quantize, method: gtpq}]\n": "`steps.0.method`: use gptq, mixed, rtn, awq, "
+    "int8 or smoothquant; did you mean `gptq`?",
+    "gate: {candidate: a, limits: {acuracy/reasoning: {min: 1}}}\n": "did you mean "
+    "accuracy/reasoning?",
     "steps: [{kind: quantise}]\n": "FILE:1: `steps.0`: no step kind `quantise`; did you mean "
     "`quantize`? (of prune, distill, iterate, quantize, export)",
     "steps: [{kind: squeeze}]\n": "no step kind `squeeze`; use one of prune, distill, iterate, "

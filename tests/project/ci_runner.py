@@ -128,14 +128,14 @@ class Runner:
                 **{name: str(file) for name, file in files.items()},
                 **env,
             },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             text=True,
             check=False,
         )
         job.code = job.code or done.returncode
-        job.log += done.stdout
-        job.commands += obeyed(done.stdout)
+        job.log += done.stdout + done.stderr
+        # The runner reads both streams, in no certain order: what stops commands stops one.
+        job.commands += obeyed(done.stdout) + obeyed(done.stderr)
         job.summary += files["GITHUB_STEP_SUMMARY"].read_text()
         assert not files["GITHUB_ENV"].read_text() and not files["GITHUB_PATH"].read_text()
         return assigned(files["GITHUB_OUTPUT"].read_text())

@@ -288,7 +288,7 @@ def test_component_installs_this_release() -> None:
     _, job = component(TEMPLATE, {"candidate": "new.json", "baseline": "old.json"})
     assert job["variables"]["GATE_INSTALL"]["value"] == NAMED
     where = GITLAB["include"][0]["component"]
-    assert where.endswith(f"/edgewright/gate@{__version__}")
+    assert where.endswith(f"/edgewright/gate@v{__version__}")
     assert "-m pip install" in job["script"][0]
     assert job["variables"]["PIP_CACHE_DIR"].endswith(job["cache"]["paths"][0])
 

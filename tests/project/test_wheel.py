@@ -74,6 +74,9 @@ def test_data_files_are_inside(names: set[str]) -> None:
         "edgewright/recipes/demo.yaml",
         "edgewright/targets/fit.yaml",
         "edgewright/benchmarks/report/templates/report.html",
+        "edgewright/py.typed",
+        "edgewright/__init__.pyi",
+        "edgewright/commands/api.pyi",
     }
     for pattern in (
         "recipes/**/*.yaml",

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
+
+from edgewright.benchmarks.measurement_files import (
+    problem_samples,
+    write_answers,
+    write_measurement,
+)
+from edgewright.checkpoints.hashing import file_hash
 
 VOID = {
     "area",
@@ -226,6 +235,43 @@ def make_ledger() -> dict[str, Any]:
         "gate": made_gate(),
         "plan": made_plan(),
     }
+
+
+def made_answers(right: int) -> list[dict[str, Any]]:
+    """Answers to 200 problems of two tasks each, the first `right` of them right."""
+    start = "Answer this question with one number, after your thoughts: "
+    return [
+        {
+            "task": task,
+            "question": f"{start}what is {i} + {i} in {task}?",
+            "expected": str(2 * i),
+            "text": f"I add.\u2028So it is {2 * i if i < right else 'unknown'}.",
+            "correct": i < right,
+        }
+        for task in ("reasoning", "copying")
+        for i in range(200)
+    ]
+
+
+def answered_run(folder: Path) -> Path:
+    """The run of `make_ledger` as a directory, with the samples and the answers of its steps."""
+    ledger = make_ledger()
+    (folder / "samples").mkdir(parents=True)
+    for entry in ledger["steps"]:
+        answers = made_answers(round(200 * entry["metrics"]["accuracy/reasoning"]))
+        correct = [answer["correct"] for answer in answers[:200]]
+        name = entry["name"]
+        samples = {"accuracy/reasoning": problem_samples(correct)}
+        write_measurement(folder / "samples" / f"{name}.json", samples)
+        write_answers(folder / "samples" / f"{name}.jsonl", answers)
+        entry["samples"] = f"samples/{name}.json"
+        entry["sample_files"] = {
+            f"samples/{file.name}": file_hash(file)
+            for file in sorted((folder / "samples").glob(f"{name}.json*"))
+        }
+        entry["context"] |= {"problems_hash/reasoning": "a", "problems_hash/copying": "b"}
+    (folder / "ledger.json").write_text(json.dumps(ledger))
+    return folder
 
 
 class Page(HTMLParser):

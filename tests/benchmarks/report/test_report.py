@@ -9,6 +9,7 @@ from unittest.mock import patch
 import pytest
 from report_ledger import Page, make_ledger, metrics, step
 
+from edgewright.benchmarks.report.ledger_view import parents_of
 from edgewright.benchmarks.report.report import plots_of, render_html, render_markdown
 
 
@@ -98,7 +99,7 @@ def test_all_parts_are_there(page: Page) -> None:
         "9.3 GB of weights",
     ):
         assert part in text, part
-    assert page.tags.count("svg") == 12
+    assert page.tags.count("svg") == 14  # two of them are the chain
     assert ["export-int4", "0.0121", "3.20e-06", "1.000", "0.992", "512", "8", "57"] in page.rows
     assert sum(row[0].startswith("model.layers.") for row in page.rows) == 10
     errors = [float(row[1]) for row in page.rows if row[0].startswith("model.layers.")]
@@ -140,7 +141,7 @@ def test_bars_compare_a_step_with_the_one_it_started_from() -> None:
     ]
     steps[2]["config"]["from"] = "a"
     with patch("edgewright.benchmarks.report.charts.bars", return_value="") as bars:
-        plots_of(steps, steps[0])
+        plots_of(steps, steps[0], parents_of(steps))
     speeds = next(call.args for call in bars.call_args_list if call.args[4] == "Decode speed")
     assert speeds[1] == [50, 80, 100]
     assert speeds[2] == [50, 80, 50]  # b is the first in its runtime, c came from a
