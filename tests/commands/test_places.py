@@ -27,6 +27,7 @@ NO_PLACES = {
     "--host",
     "--jetpack",
     "--llama-server",  # on the device
+    "--comment",  # its name
     "--lora-targets",
     "--objective",
     "--precision",
