@@ -85,6 +85,11 @@ WRITING: dict[str, tuple[list[Any], dict[str, Any], dict[str, str]]] = {
         {"vary": ["model=in/model,in/teacher"], "set": [f"calibration.source={TEXT}"]},
         {"out": "run"},
     ),
+    "init": (
+        [],
+        {"model": MODEL, "target": "in/target.yaml", "goal": "small", "data": TEXT},
+        {"out": "file"},
+    ),
     "run": ([RECIPE], {"set": ["model=in/model", f"calibration.source={TEXT}"]}, {"out": "run"}),
 }
 """What is read, and the options that write, by verb."""
