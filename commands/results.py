@@ -18,7 +18,7 @@ from rich.markup import render
 from rich.text import Text
 
 from ..console import visible
-from .table_parts import ColumnTable
+from .table_parts import METRIC_COLUMNS, ColumnTable, metric_row, table
 from .tables import VIEWS
 
 __all__ = ["GateResult", "Measurement", "Plan", "Result", "Run", "StepResult"]
@@ -48,10 +48,13 @@ class Result(dict[str, Any]):
 
     def _repr_html_(self) -> str:
         """The same tables for a notebook."""
-        return "\n".join(_html(item) for item in self._items())
+        return "\n".join(_html(item) for item in self._notebook_items())
 
     def _items(self) -> list[Any]:
         return VIEWS[self._view](self)
+
+    def _notebook_items(self) -> list[Any]:
+        return self._items()
 
 
 class Plan(Result):
@@ -124,6 +127,14 @@ class Run(Result):
         found = self.get("gate")
         return GateResult(found, "gate") if found else None
 
+    def _notebook_items(self) -> list[Any]:
+        """All steps and checks: a notebook scrolls, and a terminal has 20 lines of them."""
+        if "steps" not in self:  # a dry run is a plan
+            return self._items()
+        rows = [metric_row(one["name"], one["metrics"], one["seconds"]) for one in self.steps]
+        gate = self.gate
+        return [table(METRIC_COLUMNS, rows), *(gate._notebook_items() if gate else ())]
+
 
 def _html(item: object) -> str:
     """A part of a view as HTML: a table, or a line of text."""
@@ -143,10 +154,10 @@ def _printed(items: Iterable[object], width: int) -> str:
     return file.getvalue()
 
 
-def _html_table(table: ColumnTable) -> str:
-    caption = f"<caption>{escape(_plain(table.title))}</caption>" if table.title else ""
-    head = _row("th", table.columns)
-    body = "".join(_row("td", row) for row in table.rows)
+def _html_table(shown: ColumnTable) -> str:
+    caption = f"<caption>{escape(_plain(shown.title))}</caption>" if shown.title else ""
+    head = _row("th", shown.columns)
+    body = "".join(_row("td", row) for row in shown.rows)
     return (
         f'<div style="overflow-x:auto"><table>{caption}<thead>{head}</thead>'
         f"<tbody>{body}</tbody></table></div>"
