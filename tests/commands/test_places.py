@@ -23,6 +23,7 @@ VERBS = {
 NO_PLACES = {
     "--align-layers",
     "--api-key-variable",
+    "--comment",  # a name for the comment of a pull request
     "--freeze",
     "--host",
     "--jetpack",
