@@ -28,7 +28,6 @@ NO_PLACES = {
     "--host",
     "--jetpack",
     "--llama-server",  # on the device
-    "--comment",  # its name
     "--lora-targets",
     "--objective",
     "--precision",
