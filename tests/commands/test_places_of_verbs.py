@@ -85,6 +85,11 @@ WRITING: dict[str, tuple[list[Any], dict[str, Any], dict[str, str]]] = {
         {"vary": ["model=in/model,in/teacher"], "set": [f"calibration.source={TEXT}"]},
         {"out": "run"},
     ),
+    "init": (
+        [],
+        {"model": MODEL, "target": "in/target.yaml", "goal": "small", "data": TEXT},
+        {"out": "file"},
+    ),
     "run": ([RECIPE], {"set": ["model=in/model", f"calibration.source={TEXT}"]}, {"out": "run"}),
 }
 """What is read, and the options that write, by verb."""
@@ -203,7 +208,8 @@ def _in_another_context(stack: ExitStack, place: Path, *, inside: bool) -> None:
 
 @pytest.mark.parametrize("verb", [name for name in WRITING if name not in ("run", "sweep")])
 def test_an_input_that_another_command_replaces_is_refused(verb: str, work: Path) -> None:
-    path = next(iter(sorted(_paths(WRITING[verb][0][0]))))
+    arguments, options, _ = WRITING[verb]
+    path = next(iter(sorted(_paths([*arguments, *options.values()][0]))))
     option = next(iter(WRITING[verb][2]))
     with ExitStack() as stack:
         _in_another_context(stack, work / path, inside=False)
