@@ -124,7 +124,9 @@ class RunEnd:
             if step["name"] in names
         ]
         columns = _columns(rows, width)
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, GAP - 1, 0, 0))
+        table = Table(
+            box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, GAP - 1, 0, 0)
+        )
         for index in columns:
             justify = "left" if index == 0 else "right"
             table.add_column(METRIC_COLUMNS[index], justify=justify, no_wrap=True)
