@@ -198,7 +198,7 @@ def test_the_report_has_a_table_of_the_experts_where_there_are_some(
     }
     ledger: dict[str, Any] = {"schema": 1, "steps": [step]}
     page, text = render_html(ledger), render_markdown(ledger)
-    assert "Load of the experts" in page and "12 → 9" in page
+    assert "Load of the experts" in page and "12\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}9" in page
     (row,) = (line for line in text.splitlines() if line.startswith("| lighter | 2 "))
     lost = sum(entry["removed_share"] for entry in result.details["experts"]) / 2
     evenness = sum(entry["after"]["entropy"] for entry in result.details["experts"]) / 2
