@@ -122,3 +122,7 @@ class _Layer(CacheLayerMixin):
         """Columns of a slot."""
         assert self.keys is not None
         return self.keys.shape[2]
+
+    def get_max_cache_shape(self) -> int:
+        """The same, by its name in the first releases of transformers 5."""
+        return self.get_max_length()

@@ -12,6 +12,8 @@ __all__ = ["reason"]
 
 WHOLE = 1
 """The upper limit of a share."""
+LISTS = ("tuple_type", "list_type")
+NUMBERS = ("float_parsing", "float_type", "int_parsing", "int_type", "int_from_float")
 
 
 def reason(error: Mapping[str, Any]) -> str:
@@ -23,6 +25,16 @@ def reason(error: Mapping[str, Any]) -> str:
         expected = error["ctx"]["expected"].replace("'", "")
         near = nearest(str(error["input"]), re.split(", | or ", expected))
         return f"use {expected}{near and f'; did you mean `{near}`?'}"
+    if error["type"] in LISTS:
+        if isinstance(error["input"], Mapping):
+            return "takes a list: begin each entry with `- `"
+        return f"takes a list, such as [{error['input']!s:.40}]"
+    if error["type"] in NUMBERS:
+        whole = "whole " if error["type"].startswith("int") else ""
+        share = ", such as 0.25" if "%" in str(error["input"]) else ""
+        return f"{error['input']!r:.40} is no {whole}number{share}"
+    if error["type"] == "missing":
+        return "is missing"
     text = str(error["msg"]).removeprefix("Value error, ")
     limits = error.get("ctx", {})
     if WHOLE in (limits.get("lt"), limits.get("le")):

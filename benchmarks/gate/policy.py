@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...documents import YAML_BYTES, parse_yaml, read_text
-from ...errors import UsageError
+from ...errors import UsageError, nearest
+from ...steps.option_errors import reason
 from ..metrics import find, require, why_impossible
 
 __all__ = ["Limit", "Policy", "check_limits", "load_policy"]
@@ -87,6 +89,14 @@ class Policy(BaseModel):
     )
 
 
+def _why(error: Mapping[str, Any], where: str) -> str:
+    """What is wrong with an entry; of an unknown one, which one may have been meant."""
+    if error["type"] == "extra_forbidden":
+        near = nearest(where.partition(".")[0], Policy.model_fields)
+        return f"there is no such setting{near and f'; did you mean `{near}`?'}"
+    return reason(error)
+
+
 def load_policy(path: Path | None) -> Policy:
     """The policy in a YAML file, or the default one without a file.
 
@@ -105,7 +115,7 @@ def load_policy(path: Path | None) -> Policy:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])).removeprefix("limits.")
         raise UsageError(
-            f"{path}: {where}: {first['msg']}",
+            f"{path}: {where}: {_why(first, where)}",
             "limits: min_ratio, max_ratio, max_drop, min, max;"
             " settings: confidence, resamples, seed, inconclusive",
         ) from error

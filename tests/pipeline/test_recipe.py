@@ -226,7 +226,7 @@ def test_five_mistakes_are_reported_together(tmp_path: Path) -> None:
             "the gate names `four`",
         ),
         ("model: x\nsteps: []\n", 2, "at least 1 item"),
-        ("model: x\n", 1, "`steps`: Field required"),
+        ("model: x\n", 1, "`steps`: is missing"),
         ("steps:\n  - heads: 0.5\n", 2, "kind"),
         ("steps:\n  - {kind: prune, name: Up/down}\n", 2, "name"),
         (

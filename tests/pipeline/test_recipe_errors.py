@@ -86,11 +86,11 @@ def test_what_follows_from_another_mistake_is_not_reported(tmp_path: Path) -> No
     found = message_of(tmp_path, steps).splitlines()
     assert found == [
         "FILE: 1 error in the recipe",
-        "  FILE:2: `steps.0.student.from`: Field required",
+        "  FILE:2: `steps.0.student.from`: is missing",
     ]
     steps = "steps:\n  - {kind: distill, stages: [{loss: hidden}]}\n"
     found = message_of(tmp_path, steps).splitlines()
-    assert found[1:] == ["  FILE:2: `steps.0.stages.0.steps`: Field required"]
+    assert found[1:] == ["  FILE:2: `steps.0.stages.0.steps`: is missing"]
 
 
 def test_numbers_that_yaml_takes_for_text(tmp_path: Path) -> None:
