@@ -27,7 +27,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 setup: $(VENV)/.ready  ## create .venv with the pinned dependencies
 
-demo: setup  ## run the whole chain on the built-in model (7 minutes on 2 cores; seconds when nothing changed)
+demo: setup  ## run the whole chain on the built-in model (5 to 8 minutes on 2 cores; seconds when nothing changed)
 	$(BIN)/edgewright run recipes/demo.yaml --out runs/demo
 
 test: setup  ## run the tests, as many at a time as there are cores (under 10 minutes on 2)
