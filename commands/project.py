@@ -77,7 +77,7 @@ def run(recipe: RecipeFile, options: RunOptions) -> Outcome:
 def demo(output: DemoOutput) -> Outcome:
     """Run all steps on the built-in reasoning model of 7 M parameters.
 
-    It takes less than three minutes on two cores; with --full, seven. It needs no network. The
+    It takes less than three minutes on two cores; with --full, five to eight. It needs no network. The
     same as --full is `edgewright run demo`.
 
     Examples:
