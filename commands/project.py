@@ -77,8 +77,8 @@ def run(recipe: RecipeFile, options: RunOptions) -> Outcome:
 def demo(output: DemoOutput) -> Outcome:
     """Run all steps on the built-in reasoning model of 7 M parameters.
 
-    It takes less than three minutes on two cores; with --full, five to eight. It needs no network. The
-    same as --full is `edgewright run demo`.
+    It takes less than three minutes on two cores; with --full, five to eight. It needs no network.
+    The same as --full is `edgewright run demo`.
 
     Examples:
 
