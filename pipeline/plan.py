@@ -95,8 +95,8 @@ def _state(model: str) -> State:
 def _speed() -> float:
     """Floating-point operations per second of a float32 matrix product on this machine."""
     a = np.ones((512, 512), dtype=np.float32)
-    a @ a  # the first product starts threads
+    np.matmul(a, a)  # the first product starts threads
     begin = time.perf_counter()
     for _ in range(4):
-        a @ a
+        np.matmul(a, a)
     return 4 * 2 * 512**3 / (time.perf_counter() - begin)
