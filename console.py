@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -33,12 +34,24 @@ __all__ = [
     "printable",
     "progress",
     "visible",
+    "width_of",
 ]
 
 UNEXPECTED = "run it again with --debug for the traceback; finished steps are kept"
 LONGEST = 10_000
 """Characters of a message."""
-WIDTH = None if sys.stderr.isatty() else 200
+
+
+def width_of(stream: TextIO, width: int) -> int | None:
+    """Columns of a stream: `width` where it is no terminal; None: rich finds out.
+
+    A user who sets COLUMNS means it, whatever the stream is.
+    """
+    known = stream.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return None if known else width
+
+
+WIDTH = width_of(sys.stderr, 200)
 UNSEEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
 )

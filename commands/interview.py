@@ -12,7 +12,7 @@ from ..console import console
 from ..data.sources import Source
 from ..errors import EdgewrightError, UsageError
 from ..pipeline.goals import GOALS
-from ..pipeline.recipe_draft import Draft
+from ..pipeline.recipe_draft import Draft, suited
 from ..targets.profile import load_target, target_names
 from .init_options import InitOptions
 
@@ -61,7 +61,7 @@ def answered(options: InitOptions) -> Draft:
             raise UsageError(f"--data is missing: {TRAINED_ON}", "add --data text:FILE")
     if data:
         Source.parse(data).check()
-    return Draft(**answers, data=data or "")
+    return suited(Draft(**answers, data=data or ""))
 
 
 def _require_terminal(missing: list[str]) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ..targets.profile import load_target
+
 __all__ = ["after_bench", "after_run", "after_step", "after_traces"]
 
 SOURCE = "text:FILE"
@@ -69,12 +71,32 @@ def after_bench(save: Path | None) -> str:
 
 
 def after_run(ledger: Mapping[str, Any], out: Path) -> str:
-    """Bringing the candidate of a run to its device, if it is an artifact and passed its gate."""
+    """Bringing the candidate of a run to its device, if it passed its gate.
+
+    A quantized checkpoint is exported first.
+    """
     gate = ledger.get("gate") or {}
     steps = {step["name"]: step for step in ledger["steps"]}
     name = gate.get("candidate") or ledger["steps"][-1]["name"]
     target = ledger["recipe"].get("target")
-    if gate.get("verdict") == "fail" or steps[name]["kind"] != "export" or not target:
+    if gate.get("verdict") == "fail" or not target:
+        return ""
+    if steps[name]["kind"] == "quantize":
+        return _export_for(target, out / name)
+    if steps[name]["kind"] != "export":
         return ""
     artifact = shlex.quote(str(out / name))
     return f"edgewright deploy {artifact} --target {target} --host USER@HOST"
+
+
+def _export_for(target: str, checkpoint: Path) -> str:
+    """Exporting a quantized checkpoint to the format that suits a device."""
+    from ..pipeline.format_choice import export_command, recommended_format
+    from ..steps.state import checkpoint_state  # late: `--help` has to be fast
+
+    state = checkpoint_state(checkpoint)
+    if state.precision not in ("int4", "int8"):
+        return ""
+    format = recommended_format(state, state.precision, load_target(target))
+    out = f"{checkpoint}-{format}"
+    return export_command(str(checkpoint), format, state.precision, "float", out)

@@ -17,9 +17,20 @@ SURVEY = "all"
 REUSED = "reused, nothing it depends on has changed"
 
 
-def _joules(row: Mapping[str, Any]) -> str:
-    modes = row.get("tokens_per_joule", {})
-    return "  ".join(f"{mode} {value:.1f}" for mode, value in modes.items()) or "-"
+def _by_mode(row: Mapping[str, Any], key: str, form: str) -> str:
+    """A figure in the power modes with a watt label; of the plan of a model only."""
+    if "commands" not in row:
+        return "-"
+    values = row.get(key, {})
+    shown = [f"{mode}:{values[mode]:{form}}" for mode in row.get("tokens_per_joule", ())]
+    return "  ".join(shown) or "-"
+
+
+def _bytes(size: float | None) -> str:
+    """A size: in GB, or in MB where that is less than 100 MB."""
+    if size is None:
+        return "-"
+    return f"{size / 1e9:,.2f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
 
 
 def _step_name(row: Mapping[str, Any]) -> str:
@@ -31,25 +42,31 @@ PLAN_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "target": lambda row: row.get("target", "-"),
     "step": _step_name,
     "precision": lambda row: row["precision"],
+    "format": lambda row: row.get("format") or "-",
     "params M": lambda row: cell(row["parameters"], ",.2f", 1e6),
-    "weights MB": lambda row: cell(row["weight_bytes"], ",.2f", 1e6),
-    "RAM here MB": lambda row: cell(row.get("ram_bytes"), ",.0f", 1e6),
-    "time here": lambda row: duration(row["seconds"]) if "seconds" in row else "-",
-    "on device MB": lambda row: cell(row.get("total_bytes"), ",.0f", 1e6),
+    "weights": lambda row: _bytes(row["weight_bytes"]),
+    "RAM here": lambda row: _bytes(row.get("ram_bytes")),
+    "disk here": lambda row: _bytes(row.get("disk_bytes")),
+    "time here": lambda row: f"~{duration(row['seconds'])}" if "seconds" in row else "-",
+    "on device": lambda row: _bytes(row.get("total_bytes")),
     "fits": lambda row: FITS[row.get("fits")],
     "power mode": lambda row: row.get("power_mode", "-"),
     "TTFT ms": lambda row: cell(row.get("ttft_ms"), ",.0f"),
     "tok/s": lambda row: cell(row.get("decode_tok_s"), ",.0f"),
     "band": lambda row: "-" if row.get("band") is None else f"×÷{1 + row['band']:.2f}",
     "longest context": lambda row: cell(row.get("longest_context"), ",.0f"),
-    "tok/J by mode": _joules,
+    "tok/s by mode": lambda row: _by_mode(row, "decode_by_mode", ",.0f"),
+    "tok/J by mode": lambda row: _by_mode(row, "tokens_per_joule", ".1f"),
 }
 """The columns of a plan, and how each is read from a row. Columns without a value are left out."""
+SURVEYED = ("target", "precision", "format", "on device", "fits", "tok/s", "longest context")
+"""The columns of a survey of every device, which fit into 80 columns. JSON has all."""
 
 
 def plan_view(plan: Mapping[str, Any]) -> list[Any]:
     """A plan: what each step needs here, and what the device will do with it."""
-    cells = {name: [text(row) for row in plan["rows"]] for name, text in PLAN_COLUMNS.items()}
+    columns = SURVEYED if plan.get("target") == SURVEY else PLAN_COLUMNS
+    cells = {name: [PLAN_COLUMNS[name](row) for row in plan["rows"]] for name in columns}
     filled = {name: texts for name, texts in cells.items() if set(texts) != {"-"}}
     rows = list(zip(*filled.values(), strict=True))
     title = f"plan for {plan['target']}" if plan.get("target") else "plan (no target)"
@@ -87,7 +104,7 @@ def _drafts(row: Mapping[str, Any]) -> list[str]:
     for draft in row.get("drafts", ()):
         least = draft["break_even"]
         pays = "never" if least is None else f"from an agreement of {least:.2f}"
-        room = "" if draft["fits"] else f"; both need {draft['total_bytes'] / 1e6:,.0f} MB: NO room"
+        room = "" if draft["fits"] else f"; both need {_bytes(draft['total_bytes'])}: NO room"
         lines.append(
             f"  {row['precision']} with the draft, {draft['engine']}: {draft['decode_tok_s']:,.0f} "
             f"tok/s (×÷{1 + draft['band']:.2f}), {draft['speedup']:.2f}x of "
@@ -102,7 +119,8 @@ def _what_runs(plan: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for row in plan["rows"]:
         if "commands" in row and not row["refused"]:
-            if (longest := row["longest_context_int8"]) and row["kv_cache"] == "float":
+            longest = row["longest_context_int8"] or 0
+            if longest > row["longest_context"] and row["kv_cache"] == "float":
                 what = f"{row['precision']} with --kv-cache int8"
                 lines.append(f"{what}: its longest context is {longest:,} tokens")
             lines.append(f"{row['precision']} runs on {plan['target']}, {_speed(row)}. To make it:")

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from ..checkpoints.disk import is_full
-from ..console import IS_MAIN
+from ..console import IS_MAIN, width_of
 from ..errors import NoSpace
 from .device_tables import (
     bundle_view,
@@ -92,8 +92,6 @@ def _print(value: Any, as_json: bool, view: str) -> None:
     if as_json or not view:
         print(json.dumps(value, indent=2))
         return
-    output = Console(soft_wrap=False, width=None, emoji=False)
-    if not output.is_terminal:
-        output = Console(width=WIDTH, emoji=False)
+    output = Console(width=width_of(sys.stdout, WIDTH), emoji=False)
     for item in VIEWS[view](value):
         output.print(item, highlight=False)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..models import FORMATS, require_expressible
-from ..models.packed_tables import packed_table_bytes
 from ..steps.state import State
 from ..steps.step import FOUNDATION, Cost, PlanContext, Step
 from .options import CACHE_TOKENS, ExportOptions
@@ -53,12 +51,12 @@ class ExportStep(Step[ExportOptions]):
     def after(self, options: ExportOptions, source: State, plan: PlanContext) -> State:
         """The same weights in another format."""
         require_expressible(source.architecture, options.format, plan.name)
-        precision = options.precision.removesuffix("-a8")
-        tables = source.table_bytes
-        if options.packs_head and tables is None:
-            tables = packed_table_bytes(source.architecture)
-        exported = source.exported(options.format, precision, options.kv_cache)
-        return replace(exported, table_bytes=tables)
+        return source.exported(
+            options.format,
+            options.precision.removesuffix("-a8"),
+            options.kv_cache,
+            pack_head=options.packs_head,
+        )
 
     def cost(self, options: ExportOptions, source: State, result: State, plan: PlanContext) -> Cost:
         """The loaded artifact or the loaded model, whichever is larger, and the parity check."""

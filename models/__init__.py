@@ -25,7 +25,7 @@ from .export_format import ExportFormat, Reason
 from .expressible import HEADS, MERGED_HEADS, expressible, require_expressible
 from .families import FAMILIES
 from .family_lookup import EmbeddingAndHead, embedding_and_head
-from .formats import FORMATS
+from .formats import FORMATS, PORTABLE
 from .layer import Branch, Layer
 from .modules import (
     decoder_layers,
@@ -50,6 +50,7 @@ __all__ = [
     "FORMATS",
     "HEADS",
     "MERGED_HEADS",
+    "PORTABLE",
     "WRAPPED_IN",
     "WRAPPERS",
     "Architecture",

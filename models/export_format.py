@@ -53,6 +53,8 @@ class ExportFormat:
         last_logits: whether the artifact can give the logits of the last position only.
         packs_head: precisions whose embedding and head are rounded where the checkpoint stores them
             in floating point (`packed_tables`), because the runtime multiplies packed weights.
+        rounds: precisions in which it takes a checkpoint in floating point and rounds it itself.
+        block: inputs that share a scale, where that is fixed; 0: as in the checkpoint.
         zero_points: whether 4-bit weights may have zero points, that is, be asymmetric.
         measurable: whether `bench` runs the artifact on this machine. Only such formats are
             allowed in a recipe.
@@ -73,6 +75,8 @@ class ExportFormat:
     int8_cache: bool = False
     last_logits: bool = False
     packs_head: tuple[str, ...] = ()
+    rounds: tuple[str, ...] = ()
+    block: int = 0
     zero_points: bool = False
     measurable: bool = False
     fp16_activations: bool = False

@@ -15,6 +15,7 @@ from .blocks import Linear
 from .packed_tables import TableBytes
 
 __all__ = [
+    "CHANNEL_SCALES",
     "PRECISIONS",
     "check_precision",
     "float_bytes_of",

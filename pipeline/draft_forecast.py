@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..steps.state import State, checkpoint_state
 from ..targets import draft_engines, load_target, predict_draft
 from ..targets.options import DraftOptions
-from .forecast import workload_of
+from .format_choice import workload_of
 
 __all__ = ["add_drafts", "advice_of"]
 

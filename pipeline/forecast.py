@@ -21,12 +21,14 @@ from ..targets import (
     Target,
     Workload,
     check,
+    engine_of,
     list_targets,
     load_target,
     longest_context,
     predict,
     usable_bytes,
 )
+from .format_choice import export_command, prepared_by, recommended_format, workload_of
 
 __all__ = [
     "ALL_TARGETS",
@@ -35,17 +37,12 @@ __all__ = [
     "plan_model",
     "refuse",
     "refuse_all",
-    "workload_of",
 ]
 
 ALL_TARGETS = "all"
 """Every profile that ships with edgewright."""
-LONGEST_PROMPT = 512
-"""Tokens of the prompt that predictions assume, unless the context is shorter."""
 NO_TARGET = "add --target NAME (`edgewright targets` lists them) for a prediction"
 """Advice on a plan without a device."""
-PREPARED_BY = {"int8": "smoothquant", "int4": "gptq"}
-"""By precision, the `quantize --method` that makes the weights that an export needs."""
 AS_PACKED = {"modelopt": "int8", "compressed-tensors": "int8-dynamic"}
 """By `quant_method` of an 8-bit checkpoint, the precision that keeps its integers in an export."""
 
@@ -104,9 +101,10 @@ def _by_precision(
         )
     rows: list[dict[str, Any]] = []
     for precision in possible:
-        exported = state.exported("onnx", precision, kv_cache)
+        format = recommended_format(state, precision, target, context, batch, kv_cache)
+        exported = state.exported(format, precision, kv_cache)
         row = device_row(precision, exported, target, context, batch)
-        commands = _commands(model, precision, kv_cache, is_packed=bool(packed))
+        commands = _commands(model, format, precision, kv_cache, is_packed=bool(packed))
         rows.append({**row, "commands": commands})
     runs = [row["precision"] for row in rows if not row["refused"]]
     return [
@@ -142,17 +140,16 @@ def _precisions(state: State, packed: Mapping[str, Any] | None) -> tuple[str, ..
     return (AS_PACKED.get(str(packed["quant_method"]), "fp16"),)
 
 
-def _commands(model: str, precision: str, kv_cache: KvCache, *, is_packed: bool) -> list[str]:
+def _commands(
+    model: str, format: str, precision: str, kv_cache: KvCache, *, is_packed: bool
+) -> list[str]:
     """What to type to get a model in a precision."""
-    source = shlex.quote(model)
-    cache = "" if kv_cache == "float" else f"--kv-cache {kv_cache} "
-    export = f"--precision {precision} {cache}--out {precision}-onnx"
-    method = PREPARED_BY.get(precision)
+    method, out = prepared_by(precision, format), f"{precision}-{format}"
     if is_packed or method is None:
-        return [f"edgewright export {source} {export}"]
+        return [export_command(model, format, precision, kv_cache, out)]
     return [
-        f"edgewright quantize {source} --method {method} --out {precision}",
-        f"edgewright export {precision} {export}",
+        f"edgewright quantize {shlex.quote(model)} --method {method} --out {precision}",
+        export_command(precision, format, precision, kv_cache, out),
     ]
 
 
@@ -229,6 +226,7 @@ def device_row(
     row: dict[str, Any] = {
         "step": name,
         "precision": state.precision,
+        "format": state.format,
         "parameters": state.parameters,
         "weight_bytes": state.weight_bytes,
         "violations": [],
@@ -242,25 +240,11 @@ def device_row(
     return row
 
 
-def workload_of(state: State, context: int, batch: int) -> Workload:
-    """How the model of a state is stored and used on a target."""
-    return Workload(
-        state.precision,
-        context=context,
-        prompt=min(context, LONGEST_PROMPT),
-        batch=batch,
-        group_size=state.group_size,
-        extra_bytes=state.extra_bytes,
-        table_bytes=state.table_bytes,
-        kv_cache=state.kv_cache,
-        whole_cache=bool(state.format) and FORMATS[state.format].is_graph,
-    )
-
-
 def _predicted(state: State, target: Target, context: int, batch: int) -> dict[str, Any]:
     """Memory, speed and energy on the target."""
     workload = workload_of(state, context, batch)
-    expected = predict(target, state.architecture, workload)
+    engine = engine_of(target, state.format)
+    expected = predict(target, state.architecture, workload, engine=engine)
     return {
         "kv_cache": expected.kv_cache,
         "kv_bytes": expected.kv_bytes,
@@ -274,6 +258,7 @@ def _predicted(state: State, target: Target, context: int, batch: int) -> dict[s
         "engine": expected.engine,
         "power_mode": expected.power_mode,
         "notes": list(expected.notes),
+        "decode_by_mode": expected.decode_by_mode,
         "tokens_per_joule": expected.tokens_per_joule,
         "longest_context": longest_context(target, state.architecture, workload),
         "longest_context_int8": _longest_in_8_bits(state, target, workload),

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["FILE", "GOALS", "MADE_BY", "Goal", "GoalName"]
+__all__ = [
+    "FILE",
+    "GOALS",
+    "LATER_EXPORT",
+    "MADE_BY",
+    "MEASURED_EXPORT",
+    "QUANTIZE",
+    "Goal",
+    "GoalName",
+]
 
 GoalName = Literal["small", "accurate", "fast", "smallest"]
 FILE = "recipe.yaml"
@@ -19,21 +28,26 @@ QUANTIZED = """\
   bits: 4
   group_size: 128
 
-# ONNX with standard operators, compared with the model in torch. Other formats: ort (ONNX
-# Runtime on a CPU), gguf (llama.cpp), tensorrt, edge-llm.
-- kind: export
-  format: onnx
-  precision: int4
 """
 EIGHT_BITS = """\
 # 8-bit weights and activations; large activations move to the weights first (SmoothQuant).
 - kind: quantize
   method: smoothquant
 
-# ONNX with standard operators, compared with the model in torch.
+"""
+QUANTIZE = "quantize"
+"""Name of the step that quantizes."""
+MEASURED_EXPORT = """\
+# Format FORMAT: SUMMARY, compared with the model in torch.
 - kind: export
-  format: onnx
-  precision: int8
+  format: FORMAT
+  precision: PRECISION
+
+"""
+LATER_EXPORT = """\
+# This device runs format FORMAT best (SUMMARY), which only the device can measure. The run
+# ends with the command that makes it.
+
 """
 RECOVERED = """\
 # A quarter of the query heads and of the FFN neurons goes. What stays is refitted.
@@ -76,7 +90,8 @@ class Goal:
 
     Attributes:
         summary: for the question.
-        steps: YAML of the steps. `DATA` stands for the text to train on.
+        steps: YAML of the steps before the export. `DATA` stands for the text to train on.
+        precision: of the export.
         accuracy: least share of the accuracy that is kept.
         perplexity: largest ratio of the perplexity.
         size: largest share of the bytes.
@@ -84,6 +99,7 @@ class Goal:
 
     summary: str
     steps: str
+    precision: str
     accuracy: float
     perplexity: float
     size: float
@@ -95,20 +111,22 @@ class Goal:
 
 
 GOALS: dict[GoalName, Goal] = {
-    "small": Goal("4-bit weights, no training (minutes)", QUANTIZED, 0.95, 1.15, 0.5),
+    "small": Goal("4-bit weights, no training", QUANTIZED, "int4", 0.95, 1.15, 0.5),
     "accurate": Goal(
-        "8-bit weights and activations, no training (minutes)", EIGHT_BITS, 0.98, 1.05, 0.7
+        "8-bit weights and activations, no training", EIGHT_BITS, "int8", 0.98, 1.05, 0.7
     ),
     "fast": Goal(
-        "fewer heads and neurons, trained to recover, in 4 bits (hours)",
+        "fewer heads and neurons, trained to recover, in 4 bits",
         RECOVERED + QUANTIZED,
+        "int4",
         0.9,
         1.3,
         0.45,
     ),
     "smallest": Goal(
-        "a student with half of the FFN, taught by the model, in 4 bits (hours to days)",
+        "a student with half of the FFN, taught by the model, in 4 bits; takes longest",
         STUDENT + QUANTIZED,
+        "int4",
         0.8,
         1.5,
         0.4,

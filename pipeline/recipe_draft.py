@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import indent
 
 import yaml
 
-from ..checkpoints.config import BUILTIN_MODEL
+from ..checkpoints.config import BUILTIN_MODEL, model_path, resolve
 from ..data.sources import Source
+from ..models import FORMATS, PORTABLE
 from ..steps.options import AUTO, PROMPTS, REASONING
-from .goals import FILE, GOALS, MADE_BY, Goal, GoalName
+from ..steps.state import checkpoint_state
+from ..targets import load_target
+from .format_choice import recommended_format
+from .goals import (
+    FILE,
+    GOALS,
+    LATER_EXPORT,
+    MADE_BY,
+    MEASURED_EXPORT,
+    QUANTIZE,
+    Goal,
+    GoalName,
+)
 from .recipe import Recipe
 
-__all__ = ["Draft"]
+__all__ = ["Draft", "suited"]
 
+MARGIN = 1.05
+"""For what the predicted size leaves out: zero points and headers."""
 PLAIN = re.compile(r"[A-Za-z0-9/._~-][A-Za-z0-9/._~:@+-]*")
 """Texts that YAML needs no quotes for, in any place."""
 
@@ -31,12 +47,16 @@ class Draft:
         target: name or profile of a device.
         goal: one of `GOALS`.
         data: SOURCE of the user's text; empty: text that comes with edgewright.
+        format: of the export.
+        least_size: share of the bytes below which the goal cannot get this model.
     """
 
     model: str
     target: str
     goal: GoalName
     data: str = ""
+    format: str = PORTABLE
+    least_size: float = 0.0
 
     @property
     def name(self) -> str:
@@ -76,8 +96,9 @@ class Draft:
                 self._calibration(),
                 self._evaluation(),
                 "steps:",
-                indent(goal.steps.replace("DATA", _scalar(self._text)), "  "),
-                self._gate(goal),
+                indent(goal.steps.replace("DATA", _scalar(self._text)), "  ")
+                + indent(self._export(goal), "  ")
+                + self._gate(goal),
             ]
         )
 
@@ -89,6 +110,15 @@ class Draft:
     def _text(self) -> str:
         """The text to train and to measure on."""
         return self.data or (REASONING if self._builtin else PROMPTS)
+
+    def _export(self, goal: Goal) -> str:
+        """The step that exports, or that it comes after the run."""
+        format = FORMATS[self.format]
+        text = MEASURED_EXPORT if format.measurable else LATER_EXPORT
+        words = {"FORMAT": format.name, "SUMMARY": format.description, "PRECISION": goal.precision}
+        for word, value in words.items():
+            text = text.replace(word, value)
+        return text
 
     def _calibration(self) -> str:
         own = "the model's own answers to built-in prompts"
@@ -116,9 +146,31 @@ class Draft:
             else f"    {metric}: {{max_ratio: {goal.perplexity}}}\n"
         )
         return (
-            "gate: # the exit code is 5 if the last step breaks a limit\n  candidate: export\n"
-            f"  baseline: baseline\n  limits:\n{limit}    size_bytes: {{max_ratio: {goal.size}}}\n"
+            "gate: # the exit code is 5 if the last step breaks a limit\n"
+            f"  candidate: {'export' if FORMATS[self.format].measurable else QUANTIZE}\n"
+            f"  baseline: baseline\n  limits:\n{limit}"
+            f"    size_bytes: {{max_ratio: {max(goal.size, self.least_size)}}}\n"
         )
+
+
+def suited(draft: Draft) -> Draft:
+    """A draft with what follows from its model and its device: the format, and the least size.
+
+    The exporter of some formats rounds the weights itself, so that no step before it can be
+    measured. The portable format is taken instead.
+
+    Raises:
+        UsageError: there is no such model or device.
+    """
+    precision = GOALS[draft.goal].precision
+    whole = checkpoint_state(resolve(model_path(draft.model), config_only=True))
+    format = recommended_format(whole, precision, load_target(draft.target))
+    if precision in FORMATS[format].rounds:
+        format = PORTABLE
+    measurable = FORMATS[format].measurable
+    made = whole.exported(format, precision) if measurable else replace(whole, precision=precision)
+    possible = MARGIN * made.weight_bytes / whole.weight_bytes
+    return replace(draft, format=format, least_size=math.ceil(100 * possible) / 100)
 
 
 def _scalar(text: str) -> str:

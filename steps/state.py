@@ -14,11 +14,14 @@ from ..checkpoints.config import dtype_name, packing, quantization, read_archite
 from ..checkpoints.inventory import inventory
 from ..errors import UsageError
 from ..models import FORMATS, Architecture
-from ..models.footprint import float_bytes_of, size_of
+from ..models.footprint import CHANNEL_SCALES, float_bytes_of, size_of
 from ..models.kv_cache import KvCache, constant_bytes
-from ..models.packed_tables import TableBytes
+from ..models.packed_tables import TableBytes, packed_table_bytes
 
 __all__ = ["State", "checkpoint_state", "float_precision"]
+
+BLOCK_SCALE = 2
+"""Bytes of the scale of a block."""
 
 
 @dataclass(frozen=True)
@@ -42,24 +45,32 @@ class State:
     kv_cache: KvCache = "float"
     """How an exported model caches keys and values."""
 
-    def exported(self, format: str, precision: str, kv_cache: KvCache = "float") -> State:
+    def exported(
+        self, format: str, precision: str, kv_cache: KvCache = "float", *, pack_head: bool = True
+    ) -> State:
         """The same weights as an artifact.
 
         Args:
             format: name of an export format.
             precision: of the artifact.
             kv_cache: how it caches keys and values.
+            pack_head: whether the embedding and the head are rounded where the format packs them.
         """
         declared = FORMATS[format]
         stored = declared.float_bytes(precision) or float_bytes_of(precision)
         more = constant_bytes(self.architecture, kv_cache, stored, fused=not declared.is_portable)
-        return replace(
+        artifact = replace(
             self,
             precision=precision,
             format=format,
             kv_cache=kv_cache,
             extra_bytes=self.extra_bytes + more,
         )
+        if declared.block and precision in ("int8", "int4"):
+            return _in_blocks(artifact, declared.block)
+        if pack_head and precision in declared.packs_head and self.table_bytes is None:
+            return replace(artifact, table_bytes=packed_table_bytes(self.architecture))
+        return artifact
 
     @property
     def parameters(self) -> int:
@@ -82,6 +93,29 @@ class State:
             float_bytes=exported.float_bytes(self.precision) if exported else None,
             table_bytes=self.table_bytes,
         )
+
+
+def _in_blocks(state: State, block: int) -> State:
+    """The state of an artifact that has a scale in fp16 for each block of inputs.
+
+    Its embedding and head are in 8 bits, as llama.cpp keeps them.
+    """
+    model = state.architecture
+    table = model.vocab_size * model.hidden_size * (block + BLOCK_SCALE) // block
+    scales = 0
+    if state.precision == "int8":  # `size_of` counts one scale for each output
+        scales = sum(
+            int(count)
+            * linear.shape[0]
+            * (BLOCK_SCALE * linear.shape[1] // block - CHANNEL_SCALES["int8"])
+            for linear, count in model.linear_counts().items()
+        )
+    return replace(
+        state,
+        group_size=block,
+        extra_bytes=state.extra_bytes + scales,
+        table_bytes=TableBytes(0 if model.tied else table, table),
+    )
 
 
 def checkpoint_state(path: Path) -> State:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..models.footprint import PRECISIONS, size_of
 from .artifact_plan import ArtifactSpec
 from .drafts import DraftPrediction, draft_engines, predict_draft
-from .estimator import Prediction, engines, longest_context, predict
+from .estimator import Prediction, engine_of, engines, longest_context, predict
 from .profile import Target, list_targets, load_target, target_names, usable_bytes
 from .rules import check
 from .violation import Violation
@@ -21,6 +21,7 @@ __all__ = [
     "Workload",
     "check",
     "draft_engines",
+    "engine_of",
     "engines",
     "list_targets",
     "load_target",

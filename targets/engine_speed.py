@@ -135,14 +135,13 @@ class EngineSpeed:
 
     def tokens_per_joule(self) -> dict[str, float]:
         """Decode tokens a joule in every mode that has a watt label."""
-        rates = {
-            mode.name: (self.decode_tok_s(mode), mode.watts) for mode in self.target.power_modes
-        }
-        return {
-            name: rate / watts
-            for name, (rate, watts) in rates.items()
-            if rate is not None and watts is not None
-        }
+        rates, modes = self.decode_by_mode(), self.target.power_modes
+        return {mode.name: rates[mode.name] / mode.watts for mode in modes if rates and mode.watts}
+
+    def decode_by_mode(self) -> dict[str, float]:
+        """Decode tokens a second in every power mode; empty: no published measurements."""
+        rates = {mode.name: self.decode_tok_s(mode) for mode in self.target.power_modes}
+        return {name: rate for name, rate in rates.items() if rate is not None}
 
     def band(self, band: Band | None, known: bool, drafted: bool = False) -> float | None:
         """The error band that applies, or None if no speed is given.

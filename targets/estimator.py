@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ..errors import UsageError
-from ..models import Architecture
+from ..models import FORMATS, Architecture
 from ..models.footprint import check_precision, head_bytes, size_of
 from ..models.kv_cache import element_bytes
 from .engine_speed import UNMEASURED, EngineSpeed, float_bytes_on, hardware_of
@@ -24,6 +24,7 @@ from .workload import Workload
 __all__ = [
     "ENGINES",
     "Prediction",
+    "engine_of",
     "engines",
     "float_bytes_on",
     "hardware_of",
@@ -44,6 +45,20 @@ MOST_POSITIONS = 131072
 def engines(target: Target) -> tuple[str, ...]:
     """Engines whose speed can be predicted on a target; the first is the default."""
     return ENGINES[target.platform.kind]
+
+
+def engine_of(target: Target, format: str | None) -> str:
+    """The engine whose measurements predict the speed of an artifact.
+
+    That is the format's own runtime where measurements of it are known, or else the default.
+
+    Args:
+        target: the device.
+        format: an export format; None: a checkpoint.
+    """
+    known = engines(target)
+    runtimes = FORMATS[format].runtimes if format else ()
+    return next((runtime for runtime in runtimes if runtime in known), known[0])
 
 
 def runtime_size(
@@ -99,6 +114,7 @@ def predict(
         fits=total <= usable,
         ttft_ms=speed.ttft_ms(mode),
         decode_tok_s=speed.decode_tok_s(mode),
+        decode_by_mode=speed.decode_by_mode(),
         tokens_per_joule=speed.tokens_per_joule(),
         band=speed.band(speed.fit.decode_band, known),
         ttft_band=speed.band(speed.fit.prefill_band, known),

@@ -104,6 +104,8 @@ class Platform(StrictModel):
     """Bytes that a streaming multiprocessor can read from memory a clock; None: no limit known."""
     formats: list[str] = Field(default_factory=lambda data: declared_formats(data.get("kind")))
     """Export formats that run on it; default: those that are declared for its kind."""
+    recommended: list[str] = Field(default_factory=lambda data: data.get("formats", []))
+    """Formats that are recommended for it, the best first."""
     precisions: list[str]
     """Precisions that it computes in, or has kernels for."""
     int4: Int4

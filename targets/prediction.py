@@ -29,6 +29,7 @@ class Prediction:
         fits: whether the total is within it.
         ttft_ms: milliseconds to the first token of each sequence; None: no published measurements.
         decode_tok_s: tokens a second of all sequences together; None: as for `ttft_ms`.
+        decode_by_mode: `decode_tok_s` in every power mode; empty: as for `ttft_ms`.
         tokens_per_joule: decode tokens a joule by power mode, for modes with a watt label. It
             assumes that the whole budget of the label is used. So it is a lower bound, good for
             comparing boards. MAXN modes have no label.
@@ -54,6 +55,7 @@ class Prediction:
     fits: bool
     ttft_ms: float | None
     decode_tok_s: float | None
+    decode_by_mode: dict[str, float]
     tokens_per_joule: dict[str, float]
     band: float | None
     ttft_band: float | None

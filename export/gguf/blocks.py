@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...checkpoints.layouts import PackedLinear
+from ...models.formats.gguf import FORMAT
 
 __all__ = ["BLOCK", "block_kind", "packed_blocks"]
 
-BLOCK = 32
+BLOCK = FORMAT.block
 """Inputs of a block."""
 
 

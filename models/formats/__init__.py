@@ -10,7 +10,7 @@ from pkgutil import iter_modules
 
 from ..export_format import ExportFormat
 
-__all__ = ["FORMATS"]
+__all__ = ["FORMATS", "PORTABLE"]
 
 
 def _discovered() -> dict[str, ExportFormat]:
@@ -23,3 +23,5 @@ def _discovered() -> dict[str, ExportFormat]:
 
 FORMATS = _discovered()
 """By the name that `--format` takes, in the order of the help."""
+PORTABLE = next(iter(FORMATS))
+"""The format that most runtimes read; `export` writes it unless another is asked for."""

@@ -16,5 +16,7 @@ FORMAT = ExportFormat(
     runtimes=("llama.cpp",),
     platforms=("jetson", "cpu"),
     reasons=llama_cpp_reasons,
+    rounds=("int8",),
+    block=32,
     position=5,
 )

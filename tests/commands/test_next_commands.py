@@ -54,7 +54,7 @@ def ledger(kind: str = "export", verdict: str = "pass", target: str | None = "bo
 def test_after_a_run_its_artifact_is_deployed_if_its_gate_did_not_fail() -> None:
     found = parse(after_run(ledger(), OUT))
     assert (str(found["artifact"]), found["target"]) == (str(OUT / "last"), "board")
-    assert after_run(ledger("quantize"), OUT) == ""
+    assert after_run(ledger("prune"), OUT) == ""
     assert after_run(ledger(verdict="fail"), OUT) == ""
     assert after_run(ledger(target=None), OUT) == ""
 

@@ -37,9 +37,19 @@ def test_one_precision_that_fits_is_enough(cli, model: Path) -> None:
     assert "int4 runs on jetson-orin-nano-8gb" in out
     assert "fp16 runs" not in out
     assert f"edgewright quantize {model} --method gptq --out int4" in out
-    assert "edgewright export int4 --precision int4 --out int4-onnx" in out
+    assert "edgewright export int4 --format gguf --precision int4 --out int4-gguf" in out
     assert "5.00 GB to give" in out  # why fp16 and int8 do not fit
-    assert "with --kv-cache int8: its longest context is 32,768 tokens" in out
+    assert "with --kv-cache int8" not in out  # llama.cpp's is not ours
+
+
+def test_a_smaller_cache_is_named_where_it_makes_the_context_longer(cli, model: Path) -> None:
+    _, out, _ = cli("plan", model, "--target", "jetson-orin-nx-16gb", "--context", "4096")
+    assert "with --kv-cache int8" not in out  # 32,768 tokens, the model's own limit, fit
+    file = model / "config.json"
+    longer = json.loads(file.read_text()) | {"max_position_embeddings": 10**6}
+    file.write_text(json.dumps(longer))
+    _, out, _ = cli("plan", model, "--target", "jetson-orin-nx-16gb")
+    assert "int8 with --kv-cache int8: its longest context is" in out
 
 
 def test_none_that_fits_is_refused_with_3_and_every_reason(cli, model: Path) -> None:
@@ -53,7 +63,7 @@ def test_none_that_fits_is_refused_with_3_and_every_reason(cli, model: Path) -> 
 
 def test_columns_without_a_value_are_left_out(cli, model: Path) -> None:
     _, out, _ = cli("plan", model)
-    assert headings(out) == ["precision", "params M", "weights MB"]
+    assert headings(out) == ["precision", "format", "params M", "weights"]
     assert "add --target NAME (`edgewright targets` lists them) for a prediction" in out
     _, out, _ = cli("plan", model, "--target", "all")
     assert headings(out)[:2] == ["target", "precision"]
@@ -70,7 +80,10 @@ def test_a_quantized_model_is_planned_as_it_can_be_exported(cli, model: Path, bl
     own = OWN_PRECISION[block]
     [row] = json.loads(out)["rows"]
     assert row["precision"] == own
-    assert row["commands"] == [f"edgewright export {model} --precision {own} --out {own}-onnx"]
+    format = "gguf" if own == "int4" else "onnx"  # TensorRT reads INT4 from JetPack 7.2 on
+    named = "--format gguf " if format == "gguf" else ""
+    export = f"edgewright export {model} {named}--precision {own} --out {own}-{format}"
+    assert (row["format"], row["commands"]) == (format, [export])
 
 
 def student(folder: Path, **sizes: Any) -> Path:
@@ -181,10 +194,11 @@ def test_a_plan_fits_the_terminal_and_ends_with_what_to_type(
     _, out, _ = cli("plan", model, "--target", "jetson-orin-nano-8gb")
     lines = out.splitlines()
     assert max(map(len, lines)) <= width
-    for whole in ("6,171.88", "3,085.94", "×÷1.15", "27,712", "7W 1.3  15W 1.5  25W 1.3"):
+    for whole in ("6.17 GB", "3,085.94", "×÷1.15", "32,064", "7W:5  15W:14  25W:20", "15W:0.9"):
         assert whole in out
-    assert lines[-1].strip() == "edgewright export int4 --precision int4 --out int4-onnx"
-    assert "in 3.87 of its 5.00 GB, at about 34 tokens/s" in " ".join(out.split())
+    export = "edgewright export int4 --format gguf --precision int4 --out int4-gguf"
+    assert lines[-1].strip() == export
+    assert "in 3.68 of its 5.00 GB, at about 20 tokens/s" in " ".join(out.split())
 
 
 def test_a_recipe_that_ships_is_planned_by_its_name(

@@ -26,6 +26,7 @@ REST = {
     QWEN_3B: 151936 * 2048 + 36 * (2 * 2048 + 2048 + 2 * 256) + 2048,
     DEEPSEEK_7B: 2 * 152064 * 3584 + 28 * (2 * 3584 + 3584 + 2 * 512) + 3584,
 }
+TABLES = {QWEN_3B: 151936 * 2048, DEEPSEEK_7B: 2 * 152064 * 3584}
 PARAMETERS = {QWEN_3B: 3_085_938_688, DEEPSEEK_7B: 7_615_616_512}  # of the model cards' safetensors
 KV_A_TOKEN = {QWEN_3B: 2 * 36 * 2 * 128 * 2, DEEPSEEK_7B: 2 * 28 * 4 * 128 * 2}  # float16
 
@@ -49,14 +50,13 @@ def rows_of(
 def test_bytes_are_those_counted_by_hand(model: Path, name: str) -> None:
     rows = rows_of(model, "jetson-orin-nx-16gb", 4096)
     assert LINEARS[name] + REST[name] == PARAMETERS[name]
-    # The portable INT4 graph computes in float32, and so are its scales and tables stored.
-    for precision, linears, float_bytes in (
-        ("fp16", 2 * LINEARS[name], 2),
-        ("int4", LINEARS[name] // 2 + LINEARS[name] // 128 * 4, 4),
-    ):
+    # INT4 is a GGUF: 18 bytes for 32 weights of a linear layer, 34 for 32 of a table.
+    tables = TABLES[name]
+    blocks = LINEARS[name] // 32 * 18 + tables // 32 * 34 + 2 * (REST[name] - tables)
+    for precision, expected in (("fp16", 2 * PARAMETERS[name]), ("int4", blocks)):
         row = rows["jetson-orin-nx-16gb", precision]
         assert row["parameters"] == PARAMETERS[name]
-        assert row["weight_bytes"] == linears + float_bytes * REST[name]
+        assert row["weight_bytes"] == expected
         assert row["kv_bytes"] == KV_A_TOKEN[name] * 4096
 
 

@@ -1,0 +1,99 @@
+"""Which export format to recommend for a device, and what to type to get it.
+
+`plan`, `init` and the next command after a run all ask here.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from ..models import FORMATS, PORTABLE, expressible
+from ..models.kv_cache import KvCache
+from ..steps.state import State
+from ..targets import ArtifactSpec, Target, Workload, check
+
+__all__ = ["export_command", "prepared_by", "recommended_format", "workload_of"]
+
+LONGEST_PROMPT = 512
+"""Tokens of the prompt that predictions assume, unless the context is shorter."""
+PREPARED_BY = {"int8": "smoothquant", "int4": "gptq"}
+"""By precision, the `quantize --method` that makes the weights that an export needs."""
+OBSTACLES = ("build-memory",)
+"""Rules that only warn, but of things without which nobody gets the model to run."""
+
+
+def workload_of(state: State, context: int, batch: int) -> Workload:
+    """How the model of a state is stored and used on a target."""
+    return Workload(
+        state.precision,
+        context=context,
+        prompt=min(context, LONGEST_PROMPT),
+        batch=batch,
+        group_size=state.group_size,
+        extra_bytes=state.extra_bytes,
+        table_bytes=state.table_bytes,
+        kv_cache=state.kv_cache,
+        whole_cache=bool(state.format) and FORMATS[state.format].is_graph,
+    )
+
+
+def recommended_format(
+    state: State,
+    precision: str,
+    target: Target | None,
+    context: int = 2048,
+    batch: int = 1,
+    kv_cache: KvCache = "float",
+) -> str:
+    """The format that runs on most software releases of a device.
+
+    Of several, the one that its profile recommends first.
+
+    Args:
+        state: a checkpoint.
+        precision: of the artifact.
+        target: the device; None: the portable format.
+        context: tokens of KV cache on the device.
+        batch: sequences at a time on the device.
+        kv_cache: how the artifact caches keys and values.
+    """
+    if target is None:
+        return PORTABLE
+    possible = [
+        name
+        for name in target.platform.recommended
+        if precision in FORMATS[name].precisions
+        and (kv_cache == "float" or FORMATS[name].int8_cache)
+        and not expressible(state.architecture, name)
+    ]
+
+    def releases(name: str) -> int:
+        exported = state.exported(name, precision, kv_cache)
+        workload = workload_of(exported, context, batch)
+        spec = ArtifactSpec(name, sym=exported.sym, act_order_g_idx=exported.g_idx)
+        found = (
+            check(target, exported.architecture, workload, spec, release)
+            for release in [one.name for one in target.releases()] or [None]
+        )
+        return sum(
+            all(one.severity != "refuse" and one.rule not in OBSTACLES for one in broken)
+            for broken in found
+        )
+
+    # `max` takes the first of equals. Nothing is possible: the plan then says why.
+    return max(possible, key=releases, default=PORTABLE)
+
+
+def prepared_by(precision: str, format: str) -> str | None:
+    """The `quantize --method` that an export needs before it; None: it takes the floats."""
+    return None if precision in FORMATS[format].rounds else PREPARED_BY.get(precision)
+
+
+def export_command(model: str, format: str, precision: str, kv_cache: KvCache, out: str) -> str:
+    """What to type to export a model."""
+    named = "" if format == PORTABLE else f"--format {format} "
+    cache = "" if kv_cache == "float" else f"--kv-cache {kv_cache} "
+    return (
+        f"edgewright export {shlex.quote(model)} {named}--precision {precision} {cache}"
+        f"--out {shlex.quote(out)}"
+    )
