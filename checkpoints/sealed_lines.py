@@ -40,7 +40,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     if not file.is_file():
-        raise Damaged(file, "not a file", "start again with --fresh")
+        raise Damaged(file, "not a file", "move it away")
     lines = file.read_bytes().splitlines(keepends=True)
     rows = list(itertools.takewhile(lambda row: row is not None, map(_opened, lines)))
     if len(rows) < len(lines) and lines[len(rows)].endswith(b"\n"):

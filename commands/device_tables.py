@@ -44,10 +44,13 @@ def recipes_view(recipes: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def tree_view(value: Any) -> list[Any]:
-    """Any value as YAML."""
+    """Any value as YAML, short lists in one line."""
     import yaml
 
-    return [yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120).rstrip()]
+    text = yaml.safe_dump(
+        value, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
+    )
+    return [text.rstrip()]
 
 
 def doctor_view(checks: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -41,7 +41,7 @@ def interruption(*, resumable: bool) -> Iterator[None]:
     """
     advice = "run the same command again to start again"
     if resumable:
-        advice = "finished steps are kept, run the same command again to resume"
+        advice = "what is finished is kept, run the same command again to resume"
     with sigterm_raises():
         try:
             yield

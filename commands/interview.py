@@ -19,6 +19,12 @@ from .init_options import InitOptions
 __all__ = ["answered"]
 
 DEVICE = "jetson-orin-nano-8gb"
+FLAGS = {
+    "model": "--model MODEL",
+    "target": "--target NAME",
+    "goal": f"--goal {'|'.join(GOALS)}",
+}
+"""By question, the flag that answers it."""
 TRAINED_ON = "this goal trains the model, and needs text of the kind that it must be good at"
 
 
@@ -67,15 +73,10 @@ def answered(options: InitOptions) -> Draft:
 def _require_terminal(missing: list[str]) -> None:
     """Refuse to ask where nobody can answer."""
     if missing and not sys.stdin.isatty():
-        flags = {
-            "model": "--model MODEL",
-            "target": "--target NAME",
-            "goal": f"--goal {'|'.join(GOALS)}",
-        }
         raise UsageError(
             f"{', '.join(f'--{name}' for name in missing)} missing, and this is no terminal on "
             "which `init` could ask",
-            f"add {' '.join(flags[name] for name in missing)}",
+            f"add {' '.join(FLAGS[name] for name in missing)}",
         )
 
 
@@ -92,7 +93,10 @@ def _ask(question: Question) -> str:
     while True:
         line = console.input(f"[bold]{question.text}[/]{default}: ", stream=sys.stdin)
         if not line:
-            raise UsageError("the questions were not answered", "give the answers as flags")
+            raise UsageError(
+                "the questions were not answered",
+                f"give the answers as flags: {' '.join(FLAGS.values())}",
+            )
         answer = line.strip() or question.default
         try:
             question.check(answer)

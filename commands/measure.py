@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,7 +42,12 @@ def _against_needs_latency(given: dict[str, Any]) -> dict[str, Any]:
     return {**given, "latency": True}
 
 
-@verb("bench", prepare=_against_needs_latency)
+def _keeps_answers(given: Mapping[str, Any]) -> bool:
+    """Whether finished answers outlive an interruption; of a server, nobody knows the model."""
+    return bool(given.get("save")) and not is_url(str(given["path"]))
+
+
+@verb("bench", resumable=_keeps_answers, prepare=_against_needs_latency)
 def bench(
     path: Annotated[
         str,

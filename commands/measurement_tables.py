@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.markup import escape
-
 from ..benchmarks.gate.policy import Policy
 from ..benchmarks.gate.result_files import NOT_COMPARED, interval_rule, interval_text
 from ..benchmarks.load_metrics import loads_of
@@ -73,12 +71,11 @@ def _tasks(metrics: Mapping[str, float], title: str = "") -> ColumnTable:
 def server_view(result: Mapping[str, Any]) -> list[Any]:
     """A server: one row for each task, and one for each load."""
     metrics = result["metrics"]
-    name = escape(result["name"])
+    name = result["name"]
     views = [_tasks(metrics, name)] if names_of(metrics, ACCURACY) else []
     if loads_of(metrics):
         views.append(_loads(result, f"{name}: milliseconds, p50 / p90 / p99"))
-    # A note may quote the server, so it is no markup.
-    return [*views, *(f"  {escape(note)}" for note in result["notes"])]
+    return [*views, *(f"  {note}" for note in result["notes"])]
 
 
 def _loads(result: Mapping[str, Any], title: str) -> ColumnTable:

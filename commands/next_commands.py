@@ -9,8 +9,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ..targets.profile import load_target
-
 __all__ = ["after_bench", "after_run", "after_step", "after_traces"]
 
 SOURCE = "text:FILE"
@@ -92,7 +90,8 @@ def after_run(ledger: Mapping[str, Any], out: Path) -> str:
 def _export_for(target: str, checkpoint: Path) -> str:
     """Exporting a quantized checkpoint to the format that suits a device."""
     from ..pipeline.format_choice import export_command, recommended_format
-    from ..steps.state import checkpoint_state  # late: `--help` has to be fast
+    from ..steps.state import checkpoint_state
+    from ..targets import load_target  # late, all three: `--help` has to be fast
 
     state = checkpoint_state(checkpoint)
     if state.precision not in ("int4", "int8"):

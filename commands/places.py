@@ -119,8 +119,9 @@ def _in_recipe(named: Named, models: Iterable[BaseModel]) -> Iterator[Named]:
     """What a recipe names: models, data and places, without its own steps."""
     if not (isinstance(named.marker, Reads) and named.marker.recipe):
         return
-    from ..pipeline.recipe import BASELINE, TRACES
+    from ..pipeline.recipe import BASELINE
     from ..pipeline.recipe_file import load_recipe
+    from ..steps.options import TRACES
 
     changed = [model for model in models if isinstance(model, RecipeSettings)]
     settings = changed[0].settings if changed else ()

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.markup import render
 from rich.text import Text
 
 from ..console import visible
@@ -148,7 +147,9 @@ def _html(item: object) -> str:
 def _printed(items: Iterable[object], width: int) -> str:
     """What a terminal of this width shows, without colours."""
     file = io.StringIO()
-    console = Console(file=file, width=width, emoji=False, no_color=True, force_jupyter=False)
+    console = Console(
+        file=file, width=width, emoji=False, markup=False, no_color=True, force_jupyter=False
+    )
     for item in items:
         console.print(item, highlight=False)
     return file.getvalue()
@@ -173,5 +174,5 @@ def _row(tag: str, cells: Iterable[str]) -> str:
 
 
 def _plain(text: str | Text) -> str:
-    """A text without rich's markup, as the terminal shows it."""
-    return visible((text if isinstance(text, Text) else render(text, emoji=False)).plain)
+    """A text as the terminal shows it, without styles."""
+    return visible(text.plain if isinstance(text, Text) else text)

@@ -92,6 +92,7 @@ def _print(value: Any, as_json: bool, view: str) -> None:
     if as_json or not view:
         print(json.dumps(value, indent=2))
         return
-    output = Console(width=width_of(sys.stdout, WIDTH), emoji=False)
+    # What is shown are names and messages of users, and so no markup: `a[b]` is a directory.
+    output = Console(width=width_of(sys.stdout, WIDTH), emoji=False, markup=False)
     for item in VIEWS[view](value):
         output.print(item, highlight=False)

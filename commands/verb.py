@@ -92,7 +92,8 @@ class Verb:
     Args:
         function: what it does.
         name: as it is typed.
-        resumable: the same command resumes after an interruption; Ctrl-C prints that.
+        resumable: whether the same command resumes after an interruption, which Ctrl-C prints; or
+            a function that says so of what was given.
         prepare: changes what was given before it is validated.
         has_json: whether the verb prints a result.
     """
@@ -102,7 +103,7 @@ class Verb:
         function: Callable[..., Outcome | None],
         name: str,
         *,
-        resumable: bool = False,
+        resumable: bool | Callable[[Mapping[str, Any]], bool] = False,
         prepare: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         has_json: bool = True,
     ) -> None:
@@ -174,7 +175,8 @@ class Verb:
             for name, value in typed.items()
             if name in self.arguments or _was_typed(invocation, name)
         }
-        with interruption(resumable=self.resumable):
+        resumable = self.resumable(given) if callable(self.resumable) else self.resumable
+        with interruption(resumable=resumable):
             outcome = self._call(given, in_python=False)
         if outcome is None:
             return

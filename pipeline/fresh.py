@@ -9,7 +9,8 @@ from pathlib import Path
 from ..checkpoints.outputs import RECORD, RESERVED
 from ..checkpoints.own_files import PROVENANCE, check_output, is_unlisted, set_aside
 from ..checkpoints.sealed import Damaged, load_object
-from .recipe import BASELINE, TRACES
+from ..steps.options import TRACES
+from .recipe import BASELINE
 
 __all__ = ["clear_run"]
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.inputs import check_labels
+from ..benchmarks.measured_names import why_unmeasured
 from ..benchmarks.tasks.task import Task
 from ..checkpoints.config import model_path, resolve
 from ..data.sources import Source
 from ..errors import UsageError
-from ..steps.options import AUTO
-from .recipe import BASELINE, TRACES, Recipe
+from ..steps.options import AUTO, TRACES
+from .recipe import BASELINE, Recipe
 from .registry import STEPS
 
 __all__ = ["check_inputs"]
@@ -40,7 +41,7 @@ def check_inputs(recipe: Recipe) -> None:
 def _named(recipe: Recipe) -> Iterator[tuple[str, Callable[[str], Any], str]]:
     """Where the recipe names a model, a source or a task, what finds it, and its name.
 
-    The last two check all texts and all tasks together.
+    The last ones check all texts and all tasks together, and the gate's limits against them.
     """
     yield "model", _directory, recipe.model
     yield "calibration.source", _source, recipe.calibration.source
@@ -60,6 +61,8 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, Callable[[str], Any], str]]:
     texts = [name for name in recipe.evaluate.perplexity if name not in (TRACES, AUTO)]
     yield "evaluate.perplexity", lambda _: check_labels(texts, Source.parse), ""
     yield "evaluate.tasks", lambda _: check_labels(recipe.evaluate.tasks, Task.parse), ""
+    for metric in recipe.gate.limits if recipe.gate else ():
+        yield f"gate.limits.{metric}", lambda name: _measured(name, recipe), metric
 
 
 def _directory(name: str) -> Path:
@@ -79,6 +82,12 @@ def _task(name: str) -> Task:
     task = Task.parse(name)
     task.check()
     return task
+
+
+def _measured(metric: str, recipe: Recipe) -> None:
+    """Accept a limit on a metric that the steps will have."""
+    if why := why_unmeasured(metric, recipe.evaluate):
+        raise UsageError(why, "measure it, or change the limit")
 
 
 def _fault(find: Callable[[str], Any], name: str) -> UsageError | None:

@@ -18,7 +18,7 @@ from ..benchmarks.options import EvaluateOptions
 from ..benchmarks.traces.options import TracesOptions
 from ..checkpoints.config import BUILTIN_MODEL
 from ..errors import UsageError
-from ..steps.options import Calibration, Device, Execution, Proof, Verification, shared
+from ..steps.options import TRACES, Calibration, Device, Execution, Proof, Verification, shared
 from ..steps.places import Reads
 from ..steps.step import Step
 from .registry import STEPS
@@ -28,15 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BASELINE",
-    "TRACES",
     "Gate",
     "Recipe",
     "RecipeStep",
 ]
 
 BASELINE = "baseline"
-TRACES = "traces"
-"""As a data source: the traces that the recipe's `traces` makes."""
 
 
 def _name_error(message: str, *at: str | int) -> PydanticCustomError:

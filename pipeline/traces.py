@@ -17,10 +17,11 @@ from ..checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ..console import console
 from ..errors import EdgewrightError, UsageError
 from ..steps.memory_check import require_memory
+from ..steps.options import TRACES
 from ..steps.workspace import remove_workspace
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .processes import require_one_process
-from .recipe import TRACES, Recipe
+from .recipe import Recipe
 
 __all__ = ["make_recipe_traces", "run_traces"]
 

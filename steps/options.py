@@ -24,6 +24,7 @@ __all__ = [
     "OWN",
     "PROMPTS",
     "REASONING",
+    "TRACES",
     "Calibration",
     "Cli",
     "Device",
@@ -36,6 +37,8 @@ __all__ = [
 
 AUTO = "auto"
 """As a SOURCE: what fits the model; `resolved` in `CalibrationData` decides."""
+TRACES = "traces"
+"""As a SOURCE in a recipe: the traces that its `traces` makes."""
 OWN = "builtin:own"
 """The model's own answers to the built-in prompts."""
 REASONING = "builtin:reasoning"

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from ...data.kinds import PROBLEMS, RANGE
 
-__all__ = ["BUILTIN", "FILES", "KINDS", "USAGE", "WRITTEN"]
+__all__ = ["BUILTIN", "FILES", "HARNESS", "KINDS", "USAGE", "WRITTEN"]
 
 BUILTIN = "reasoning"
 """The task that has no name behind it."""
+HARNESS = "lm-eval"
+"""The kind whose tasks lm-eval has. One of them may be a group of tasks with other names."""
 KINDS = {
     BUILTIN: BUILTIN,
     "gym": "gym:NAME",
     "qa": "qa:FILE",
     "choice": "choice:FILE",
     "code": "code:FILE",
-    "lm-eval": "lm-eval:NAME or lm-eval:FILE.yaml",
+    HARNESS: "lm-eval:NAME or lm-eval:FILE.yaml",
 }
 """By kind, how a task of it is written."""
 WRITTEN = (BUILTIN, "gym", "qa", "code")

@@ -22,7 +22,7 @@ from ...data.reasoning import HELD_OUT_SEED, Problem, held_out
 from ...data.sources import Source
 from ...errors import EdgewrightError, UsageError, suggestion
 from ..options import EvaluateOptions
-from .kinds import BUILTIN, FILES, KINDS, USAGE
+from .kinds import BUILTIN, FILES, HARNESS, KINDS, USAGE
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a plan only parses tasks
     from .accuracy import Answer
@@ -97,7 +97,7 @@ class Task:
             raise UsageError(f"{text}: no such task", f"{near}tasks: {USAGE}")
         if kind in FILES:
             return cls(kind, name, Source.parse_problems(name, text))
-        if kind == "lm-eval" and name.endswith((".yaml", ".yml")) and not Path(name).is_file():
+        if kind == HARNESS and name.endswith((".yaml", ".yml")) and not Path(name).is_file():
             raise UsageError(f"{text}: no such file: {name}", "give the path of a task file")
         return cls(kind, name)
 
@@ -143,7 +143,7 @@ def run_task(
         UsageError: the file is malformed or too short, or a code task was not allowed.
         EdgewrightError: an optional extra is not installed.
     """
-    if task.kind == "lm-eval":
+    if task.kind == HARNESS:
         return _harness(task, backend, path, settings, kept)
     if task.kind == "choice" and task.source:
         return _choices(task, task.source, backend, tokenizer, settings)

@@ -132,6 +132,7 @@ def test_an_end_of_input_is_no_answer(cli: Any, monkeypatch: pytest.MonkeyPatch)
     type_in(monkeypatch)
     code, _, error = cli("init", *ALL)
     assert code == 2 and "were not answered" in error
+    assert "--model MODEL --target NAME --goal small|" in error
     assert not Path("recipe.yaml").exists()
 
 

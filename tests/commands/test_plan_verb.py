@@ -210,3 +210,13 @@ def test_a_recipe_that_ships_is_planned_by_its_name(
     assert "export-int4" in out
     code, _, error = cli("plan", "recipes/demo.yaml")
     assert code == 2 and "one of these names: " in error and " demo, " in error
+
+
+def test_a_name_with_brackets_is_no_markup(cli, tmp_path: Path) -> None:
+    model = tmp_path / "a[b]"
+    model.mkdir()
+    shutil.copy(QWEN_3B, model / "config.json")
+    _, out, _ = cli("plan", model, "--target", "jetson-orin-nano-8gb")
+    assert f"edgewright quantize '{model}' --method gptq" in out
+    _, out, _ = cli("targets", "show", "jetson-orin-nano-8gb")
+    assert "formats: [onnx, " in out and len(out.splitlines()) < 140

@@ -78,6 +78,21 @@ def test_an_interrupted_measurement_asks_only_for_what_is_missing(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".new")]
 
 
+@pytest.mark.parametrize("saved", [True, False])
+def test_an_interruption_says_whether_answers_are_kept(
+    make_model, cli, tmp_path, monkeypatch, saved
+) -> None:
+    def stopped(*_: object) -> list[Answer]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgewright.benchmarks.tasks.task._is_right", stopped)
+    more = ("--save", tmp_path / "new.json") if saved else ()
+    code, _, error = cli("bench", make_model("llama"), "--tasks", OPTIONS.tasks[0], *more)
+    assert code == 130
+    assert ("kept, run the same command again to resume" in error) == saved
+    assert ("to start again" in error) != saved
+
+
 def test_answers_outlive_a_failure_to_judge_them(make_model, tmp_path, asked, monkeypatch) -> None:
     model = make_model("llama")
 

@@ -101,3 +101,48 @@ def test_disjoint_parts_of_one_file_are_planned(
         "evaluate.tasks=['qa:rows.jsonl[-2:]']",
     )
     assert cli("plan", recipe, *(word for one in settings for word in ("--set", one)))[0] == 0
+
+
+LIMITS = {
+    "accuracy/gsm8k": ("['qa:rows.jsonl']", "`evaluate.tasks` measures rows and not `gsm8k`"),
+    "accuracy/row": ("['qa:rows.jsonl']", "did you mean `rows`?"),
+    "accuracy/rows": ("[]", "`evaluate.tasks` measures nothing and not `rows`"),
+    "perplexity/wiki": ("[]", "`evaluate.perplexity` measures "),
+    "lm_eval/arc/acc": ("['qa:rows.jsonl']", "`evaluate.tasks` has no task of lm-eval"),
+    "ttft_ms/p50": ("['qa:rows.jsonl']", "`evaluate.latency` is null, so that no time"),
+}
+
+
+@pytest.mark.parametrize("metric", LIMITS)
+def test_a_limit_on_what_is_not_measured_is_found_before_any_work(
+    cli, recipe: Path, tmp_path: Path, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"question": "q", "answer": "a"}\n' * 5)
+    tasks, message = LIMITS[metric]
+    settings = (
+        f"evaluate.tasks={tasks}",
+        "evaluate.latency=null",
+        f"gate={{candidate: distill, limits: {{{metric}: {{min_ratio: 0.5, max_ratio: 2}}}}}}",
+    )
+    code, printed, error = cli(
+        "run", recipe, *(word for one in settings for word in ("--set", one)), "--dry-run"
+    )
+    assert code == 2, error
+    assert f"gate.limits.{metric}" in error and message in " ".join(error.split())
+    assert not printed
+
+
+def test_a_limit_on_what_is_measured_is_accepted(
+    cli, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"question": "q", "answer": "a"}\n' * 5)
+    limits = "accuracy/rows: {min_ratio: 0.5}, size_bytes: {max_ratio: 1}"
+    settings = (
+        "evaluate.tasks=['qa:rows.jsonl']",
+        f"gate={{candidate: distill, limits: {{{limits}}}}}",
+    )
+    words = [word for one in settings for word in ("--set", one)]
+    code, _, error = cli("plan", recipe, *words)
+    assert code == 0, error
