@@ -7,7 +7,6 @@ be fast.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +67,7 @@ def prune_step(
     from ..checkpoints.config import model_path, resolve
     from ..compress.prune.step import pruned_state
     from ..pipeline.forecast import device_row, refuse
+    from ..pipeline.format_choice import recommended_format
     from ..pipeline.prune_budget import shares_within
     from ..steps.state import checkpoint_state
     from ..targets import load_target
@@ -75,8 +75,9 @@ def prune_step(
     source = checkpoint_state(resolve(model_path(model)))
     options = shares_within(options, source, target)
     if target:
-        after = replace(pruned_state(options, source), precision="int4", format="onnx")
-        refuse([device_row(f"{model}, pruned", after, load_target(target), 2048, 1)])
+        device, after = load_target(target), pruned_state(options, source)
+        after = after.exported(recommended_format(after, "int4", device), "int4")
+        refuse([device_row(f"{model}, pruned", after, device, 2048, 1)])
     return step("prune", options, model, output, context)
 
 

@@ -11,9 +11,10 @@ from ..compress.prune.runner import preview
 from ..steps.context import StepContext
 from ..steps.options import OWN
 from ..steps.own_text import OwnText
-from ..steps.state import State, checkpoint_state
+from ..steps.state import checkpoint_state
 from ..targets import load_target
 from .forecast import device_row
+from .format_choice import recommended_format
 from .prune_budget import shares_within
 
 __all__ = ["preview_prune"]
@@ -36,7 +37,7 @@ def preview_prune(
         model: directory, hub id or built-in model.
         context: calibration data, seed and device.
         target: device to predict for.
-        precision: precision of the weights on the device.
+        precision: precision of the weights on the device, if one is given.
 
     Returns:
         `rows` of a plan and `sizes`, before and after; importance, `pruned_heads`, `kept_layers`
@@ -61,7 +62,10 @@ def preview_prune(
     rows: list[dict[str, Any]] = []
     sizes: dict[str, Any] = {}
     for name, each in models.items():
-        state = State(each, precision, format="onnx")
+        state = replace(source, architecture=each)
+        if device:
+            format = recommended_format(state, precision, device, CONTEXT)
+            state = state.exported(format, precision)
         rows.append(device_row(name, state, device, CONTEXT, 1))
         sizes[name] = each.summary()
     return {

@@ -127,6 +127,23 @@ def _dynamic_int8(plan: ArtifactPlan) -> Violation:
     )
 
 
+def _blocks(plan: ArtifactPlan) -> Iterator[Violation]:
+    """Inputs of linear layers that do not divide into the blocks of a format."""
+    block = plan.format.block
+    if not block or plan.precision not in ("int8", "int4"):
+        return
+    odd: dict[int, list[str]] = {}
+    for linear in plan.model.linear_counts():
+        if (width := linear.shape[1]) % block:
+            odd.setdefault(width, []).append(f"{linear.name} [{linear.shape[0]}, {width}]")
+    for width, names in odd.items():
+        message = (
+            f"{', '.join(names)}: {width} inputs do not divide into {plan.format.name}'s blocks of "
+            f"{block}"
+        )
+        yield Violation("block", message, f"a width that is a multiple of {block}")
+
+
 def _opset(plan: ArtifactPlan) -> Iterator[Violation]:
     if not plan.format.is_graph:
         return
@@ -169,6 +186,7 @@ RULES = (
     int4_scheme,
     int4_shapes,
     int4_tensorrt,
+    _blocks,
     _opset,
     _rules_of_format,
     kv_cache,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and tables are as wide as it says
 
 import pytest
 from family_table import SETTINGS

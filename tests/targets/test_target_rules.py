@@ -113,7 +113,8 @@ def test_a_limit_of_some_jetpacks_is_a_note(
             "edge-llm",
             {("int4-group", "refuse")},
         ),  # 64 x 25, but not 128 x
-        (changed(SMALL, intermediate_size=1500), "gguf", set()),
+        (changed(SMALL, intermediate_size=1500), "gguf", {("block", "refuse")}),
+        (changed(SMALL, intermediate_size=1504), "gguf", set()),
         (changed(SMALL, intermediate_size=1500), "ort", {("int4-group", "refuse")}),
         (
             changed(SMALL, head_dim=80),
