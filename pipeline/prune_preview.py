@@ -58,20 +58,13 @@ def preview_prune(
             f"the step itself will calibrate on {OWN}: the model's own answers to these prompts"
         )
     device = load_target(target) if target else None
-    models = {"before": source.architecture, "after": small}
     rows: list[dict[str, Any]] = []
-    sizes: dict[str, Any] = {}
-    for name, each in models.items():
+    for name, each in (("before", source.architecture), ("after", small)):
         state = replace(source, architecture=each)
         if device:
             format = recommended_format(state, precision, device, CONTEXT)
             state = state.exported(format, precision)
         rows.append(device_row(name, state, device, CONTEXT, 1))
-        sizes[name] = each.summary()
-    return {
-        "target": target,
-        "rows": rows,
-        "sizes": sizes,
-        **found,
-        "options": options.model_dump(),
-    }
+    sizes = {"before": source.architecture.summary(), "after": small.summary()}
+    shown = {"target": target, "rows": rows, "sizes": sizes}
+    return {**shown, **found, "options": options.model_dump()}

@@ -90,8 +90,7 @@ def predict(
         UsageError: unknown precision, power mode or engine, or a size below 1.
     """
     workload = _checked(workload)
-    engine = _engine(target, engine)
-    mode = target.mode(power_mode)
+    engine, mode = _engine(target, engine), target.mode(power_mode)
     speed = EngineSpeed(target, model, load_fit().engines[engine], workload)
     known = speed.measurable and f"{target.name}:{mode.name}" in speed.fit.fitted_on
     weights, cache, runtime = _memory(target, model, workload)
