@@ -22,7 +22,7 @@ from .verb_options import Model, Output, PruneOutput, TargetDevice, TracesOutput
 __all__ = ["distill", "iterate", "prune", "quantize", "traces"]
 
 
-@verb("prune", resumable=True)
+@verb("prune")
 def prune(
     model: Model,
     output: PruneOutput,

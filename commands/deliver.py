@@ -38,7 +38,7 @@ ROWS_TO_COMPARE = 16
 """Rows of text that the logits of an artifact are compared on."""
 
 
-@verb("export", resumable=True)
+@verb("export")
 def export(
     model: Model,
     output: Output,
