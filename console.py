@@ -40,15 +40,19 @@ __all__ = [
 UNEXPECTED = "run it again with --debug for the traceback; finished steps are kept"
 LONGEST = 10_000
 """Characters of a message."""
+NARROWEST = 20
+"""Columns that a table needs at least."""
 
 
 def width_of(stream: TextIO, width: int) -> int | None:
-    """Columns of a stream: `width` where it is no terminal; None: rich finds out.
+    """Columns of a stream: those of COLUMNS, else of the terminal (None: rich asks), else `width`.
 
-    A user who sets COLUMNS means it, whatever the stream is.
+    A number in COLUMNS on which no table can be printed, such as 0, does not count.
     """
-    known = stream.isatty() or os.environ.get("COLUMNS", "").isdigit()
-    return None if known else width
+    asked = os.environ.get("COLUMNS", "")
+    if asked.isdigit():
+        return int(asked) if int(asked) >= NARROWEST else width
+    return None if stream.isatty() else width
 
 
 WIDTH = width_of(sys.stderr, 200)

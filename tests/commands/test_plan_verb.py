@@ -220,3 +220,13 @@ def test_a_name_with_brackets_is_no_markup(cli, tmp_path: Path) -> None:
     assert f"edgewright quantize '{model}' --method gptq" in out
     _, out, _ = cli("targets", "show", "jetson-orin-nano-8gb")
     assert "formats: [onnx, " in out and len(out.splitlines()) < 140
+
+
+@pytest.mark.parametrize(("columns", "widest"), [("60", 60), ("0", 160), ("wide", 160)])
+def test_a_table_in_a_pipe_is_as_wide_as_columns_says(
+    cli, model: Path, columns: str, widest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    _, out, _ = cli("plan", model, "--target", "jetson-orin-nano-8gb")
+    table = [len(line) for line in out.splitlines() if line.startswith("┃")]
+    assert table and widest - 30 < max(table) <= widest
