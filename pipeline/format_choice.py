@@ -71,14 +71,12 @@ def recommended_format(
         exported = state.exported(name, precision, kv_cache)
         workload = workload_of(exported, context, batch)
         spec = ArtifactSpec(name, sym=exported.sym, act_order_g_idx=exported.g_idx)
-        found = (
-            check(target, exported.architecture, workload, spec, release)
-            for release in [one.name for one in target.releases()] or [None]
-        )
-        return sum(
-            all(one.severity != "refuse" and one.rule not in OBSTACLES for one in broken)
-            for broken in found
-        )
+        good = {release.name for release in target.releases()} or {target.name}
+        for broken in check(target, exported.architecture, workload, spec):
+            if broken.rule in OBSTACLES or (broken.severity == "refuse" and not broken.releases):
+                return 0
+            good -= {*broken.releases}
+        return len(good)
 
     # `max` takes the first of equals. Nothing is possible: the plan then says why.
     return max(possible, key=releases, default=PORTABLE)

@@ -134,4 +134,4 @@ class ArtifactPlan:
             else " or ".join(good)
         )
         cure = f"JetPack {later}, or {nearest}" if good else nearest
-        yield Violation(rule, message + where, cure, "note" if good else "refuse")
+        yield Violation(rule, message + where, cure, "note" if good else "refuse", tuple(names))

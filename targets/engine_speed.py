@@ -135,9 +135,10 @@ class EngineSpeed:
 
     def tokens_per_joule(self) -> dict[str, float]:
         """Decode tokens a joule in every mode that has a watt label."""
-        rates, modes = self.decode_by_mode(), self.target.power_modes
+        rates, modes = self.decode_by_mode, self.target.power_modes
         return {mode.name: rates[mode.name] / mode.watts for mode in modes if rates and mode.watts}
 
+    @cached_property
     def decode_by_mode(self) -> dict[str, float]:
         """Decode tokens a second in every power mode; empty: no published measurements."""
         rates = {mode.name: self.decode_tok_s(mode) for mode in self.target.power_modes}

@@ -113,7 +113,7 @@ def predict(
         fits=total <= usable,
         ttft_ms=speed.ttft_ms(mode),
         decode_tok_s=speed.decode_tok_s(mode),
-        decode_by_mode=speed.decode_by_mode(),
+        decode_by_mode=speed.decode_by_mode,
         tokens_per_joule=speed.tokens_per_joule(),
         band=speed.band(speed.fit.decode_band, known),
         ttft_band=speed.band(speed.fit.prefill_band, known),

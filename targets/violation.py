@@ -22,9 +22,11 @@ class Violation:
         nearest: the nearest thing that works.
         severity: `refuse`: it cannot run as asked. `note`: it runs, but not on every JetPack
             release, or not as one may expect.
+        releases: names of the JetPack releases that have the limit; empty: it is not one of theirs.
     """
 
     rule: str
     message: str
     nearest: str
     severity: Severity = "refuse"
+    releases: tuple[str, ...] = ()
