@@ -26,6 +26,9 @@ def why_unmeasured(name: str, options: EvaluateOptions) -> str:
     if metric is None:
         return ""
     parts = metric.parts(name) or {}
+    if not {"task", "data"} & parts.keys():
+        unmeasured = metric.conditions is TIMING and options.latency is None
+        return "`evaluate.latency` is null, so that no time is measured" if unmeasured else ""
     tasks = [Task.parse(task) for task in options.tasks]
     harness = any(task.kind == HARNESS for task in tasks)  # a group has tasks of other names
     if metric in LM_EVAL_METRICS and not harness:
@@ -35,8 +38,6 @@ def why_unmeasured(name: str, options: EvaluateOptions) -> str:
     if "data" in parts and not {TRACES, AUTO} & {*options.perplexity}:
         known = [Source.parse(text).label for text in options.perplexity]
         return _absent(parts["data"], "perplexity", known)
-    if metric.conditions is TIMING and options.latency is None:
-        return "`evaluate.latency` is null, so that no time is measured"
     return ""
 
 

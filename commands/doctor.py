@@ -23,7 +23,7 @@ EXTRAS = {
     "tensorboard": ("tensorboard", "track: curves of a distillation for TensorBoard"),
     "datasets": ("datasets", "data: parquet and hub data"),
     "asyncssh": ("asyncssh", "device: deployment over SSH"),
-    "gguf": ("gguf", "gguf: files for llama.cpp"),
+    "gguf": ("gguf", "compress: files for llama.cpp"),
     "fastapi": ("fastapi", "serve: the HTTP server"),
     "tensorrt_rtx_libs": ("tensorrt-rtx-cu12-libs", "tensorrt: NVIDIA's parser and builder"),
     "gptqmodel": ("gptqmodel", "gptq: packed checkpoints in torch"),

@@ -39,7 +39,7 @@ def interruption(*, resumable: bool) -> Iterator[None]:
     Args:
         resumable: whether the same command resumes finished work.
     """
-    advice = "run the same command again to start again"
+    advice = "run the same command again, it starts afresh"
     if resumable:
         advice = "what is finished is kept, run the same command again to resume"
     with sigterm_raises():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,8 @@ __all__ = [
     "targets_show",
 ]
 
+OTHER_GOAL = "no recipe was written: take another --goal, such as small, or a larger --target"
+"""Advice on a goal whose result the device cannot run."""
 QUICK = (
     "calibration.samples=32",
     "evaluate.limit=96",
@@ -116,15 +119,17 @@ def init(options: InitOptions) -> Outcome:
         )
     draft = answered(options)
     from ..checkpoints.atomic_files import write_text
-    from ..pipeline.forecast import refuse
+    from ..pipeline.forecast import refuse_result
     from ..pipeline.plan import plan_recipe
 
     rows = plan_recipe(draft.recipe)
+    plan = {"recipe": str(out), "target": draft.target, "rows": rows}
+    if any(row["refused"] for row in rows) or rows[-1]["fits"] is False:
+        return Outcome(plan, "plan", lambda: refuse_result(rows, OTHER_GOAL))
     file = shlex.quote(str(out))
     write_text(out, draft.text(file))
     console.print(f"wrote {out}: read it, and change what you like", highlight=False)
-    plan = {"recipe": str(out), "target": draft.target, "rows": rows}
-    return Outcome(plan, "plan", lambda: refuse(rows), then=f"edgewright run {file}")
+    return Outcome(plan, "plan", then=f"edgewright run {file}")
 
 
 @verb("plan")
@@ -156,19 +161,25 @@ def plan(
         --draft-agreement 0.8
     """
     from ..pipeline.forecast import ALL_TARGETS, NO_TARGET, refuse, refuse_all
+    from ..pipeline.prune_budget import prunable
     from ..pipeline.recipe_file import is_recipe
 
     planned = is_recipe(what)
     target, rows = (_recipe_rows if planned else _model_rows)(what, device.target, inputs)
     advice = [] if target else [NO_TARGET]
+    contexts = [row["context"] for row in rows if "context" in row]
+    if contexts and (shortest := min(contexts)) < inputs.context:
+        advice.append(f"planned for {shortest:,} tokens, which is all that the model can read")
     if inputs.draft:
         advice += _with_draft(rows, what, target, inputs)
     load = {"target": target, "context": inputs.context, "batch": inputs.batch}
     found = {**load, "rows": rows, "advice": advice}
     if target is None or target == ALL_TARGETS:  # a survey of all devices refuses nothing
         return Outcome(found, "plan")
-    name = target
-    return Outcome(found, "plan", lambda: refuse(rows) if planned else refuse_all(rows, what, name))
+    if planned:
+        return Outcome(found, "plan", lambda: refuse(rows))
+    can_prune = partial(prunable, what, target)
+    return Outcome(found, "plan", lambda: refuse_all(rows, what, target, can_prune))
 
 
 Rows = list[dict[str, Any]]
@@ -194,6 +205,11 @@ def _recipe_rows(text: str, target: str | None, inputs: PlanInputs) -> tuple[str
         raise UsageError(
             "--precision is for the plan of a model; a recipe says what it makes",
             "leave it out, or change the recipe: --set steps.NAME.precision=int4",
+        )
+    if target == "all":
+        raise UsageError(
+            "--target all is for the plan of a model; a recipe has one device",
+            "give --target NAME; `edgewright targets` lists them",
         )
     if inputs.kv_cache:
         raise UsageError(

@@ -18,12 +18,11 @@ REUSED = "reused, nothing it depends on has changed"
 
 
 def _by_mode(row: Mapping[str, Any], key: str, form: str) -> str:
-    """A figure in the power modes with a watt label; of the plan of a model only."""
+    """A figure in every power mode that has it; of the plan of a model only."""
     if "commands" not in row:
         return "-"
     values = row.get(key, {})
-    shown = [f"{mode}:{values[mode]:{form}}" for mode in row.get("tokens_per_joule", ())]
-    return "  ".join(shown) or "-"
+    return "  ".join(f"{mode}:{value:{form}}" for mode, value in values.items()) or "-"
 
 
 def _bytes(size: float | None) -> str:
@@ -44,7 +43,7 @@ PLAN_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "precision": lambda row: row["precision"],
     "format": lambda row: row.get("format") or "-",
     "params M": lambda row: cell(row["parameters"], ",.2f", 1e6),
-    "weights": lambda row: _bytes(row["weight_bytes"]),
+    "size": lambda row: _bytes(row["weight_bytes"]),
     "RAM here": lambda row: _bytes(row.get("ram_bytes")),
     "disk here": lambda row: _bytes(row.get("disk_bytes")),
     "time here": lambda row: f"~{duration(row['seconds'])}" if "seconds" in row else "-",
@@ -59,7 +58,7 @@ PLAN_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "tok/J by mode": lambda row: _by_mode(row, "tokens_per_joule", ".1f"),
 }
 """The columns of a plan, and how each is read from a row. Columns without a value are left out."""
-SURVEYED = ("target", "precision", "format", "on device", "fits", "tok/s", "longest context")
+SURVEYED = ("target", "precision", "on device", "fits", "power mode", "tok/s")
 """The columns of a survey of every device, which fit into 80 columns. JSON has all."""
 
 

@@ -84,5 +84,5 @@ def calibration_summary(step: Step[Any], options: BaseModel, data: CalibrationDa
     if not step.calibrates(options):
         return ""
     own = ", the model's own answers to built-in prompts, which it writes when the step runs"
-    size = f"{data.samples} x {data.seq_len} tokens"
+    size = f"at most {data.samples} x {data.seq_len} tokens"
     return f"{size} of {data.source}{own if data.source == OWN else ''}"

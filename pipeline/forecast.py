@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,8 +37,11 @@ __all__ = [
     "plan_model",
     "refuse",
     "refuse_all",
+    "refuse_result",
 ]
 
+ARTIFACT = "model.onnx"
+"""The file by which the directory of an exported graph is known."""
 ALL_TARGETS = "all"
 """Every profile that ships with edgewright."""
 NO_TARGET = "add --target NAME (`edgewright targets` lists them) for a prediction"
@@ -70,9 +73,15 @@ def plan_model(
         the precisions that the model `runs_in`.
 
     Raises:
-        UsageError: the model cannot be exported in this precision.
+        UsageError: the model cannot be exported in this precision, or is an artifact.
     """
-    state = checkpoint_state(resolve(model_path(model), config_only=True))
+    path = resolve(model_path(model), config_only=True)
+    if (path / ARTIFACT).is_file():
+        raise UsageError(
+            f"{path}: an artifact of `export`, which is not exported again",
+            "give the checkpoint that it was made from, or ask `edgewright targets check` about it",
+        )
+    state = checkpoint_state(path)
     if target_name == ALL_TARGETS:
         return [
             {**row, "step": f"{target.name} {row['step']}", "target": target.name}
@@ -153,27 +162,57 @@ def _commands(
     ]
 
 
-def refuse(rows: Sequence[Mapping[str, Any]]) -> None:
+def refuse(
+    rows: Sequence[Mapping[str, Any]],
+    hint: str = "change the step or the target; `edgewright targets` lists them",
+) -> None:
     """Stop if the target cannot run what a step will make.
+
+    Args:
+        rows: of a plan.
+        hint: what to do about it.
 
     Raises:
         Refused: naming every step and rule.
     """
     broken = [f"{row['step']}: {reason}" for row in rows for reason in row["refused"]]
     if broken:
+        raise Refused("the target cannot run this:\n  " + "\n  ".join(broken), hint)
+
+
+def refuse_result(rows: Sequence[Mapping[str, Any]], hint: str) -> None:
+    """Stop if the target cannot run what a recipe makes, also where that is a checkpoint.
+
+    Args:
+        rows: of a plan.
+        hint: what to do about it.
+
+    Raises:
+        Refused: naming every step and rule, or the memory that is missing.
+    """
+    refuse(rows, hint)
+    last = rows[-1]
+    if last["fits"] is False:
         raise Refused(
-            "the target cannot run this:\n  " + "\n  ".join(broken),
-            "change the step or the target; `edgewright targets` lists them",
+            f"{last['step']}: it takes {last['total_bytes'] / 1e9:.2f} GB on the device, which has "
+            f"{last['usable_bytes'] / 1e9:.2f} GB to give",
+            hint,
         )
 
 
-def refuse_all(rows: Sequence[Mapping[str, Any]], model: str, target: str) -> None:
+def refuse_all(
+    rows: Sequence[Mapping[str, Any]],
+    model: str,
+    target: str,
+    prunable: Callable[[int], bool],
+) -> None:
     """Stop if the target can run a model in none of the planned precisions.
 
     Args:
         rows: one row per precision.
         model: as it was typed.
         target: the device.
+        prunable: whether pruning alone brings the model to so many bytes on the device.
 
     Raises:
         Refused: with the reasons of each precision, and one line that says what to do.
@@ -185,11 +224,13 @@ def refuse_all(rows: Sequence[Mapping[str, Any]], model: str, target: str) -> No
     every = f"{target} can run this model in no precision"
     raise Refused(
         "\n".join([f"{every if len(rows) > 1 else one}:", *reasons]),
-        _way_out(rows, model, target),
+        _way_out(rows, model, target, prunable),
     )
 
 
-def _way_out(rows: Sequence[Mapping[str, Any]], model: str, target: str) -> str:
+def _way_out(
+    rows: Sequence[Mapping[str, Any]], model: str, target: str, prunable: Callable[[int], bool]
+) -> str:
     """What to do about a model that a device can run in no planned precision."""
     if others := rows[0]["runs_in"]:
         return f"leave --precision out, or give --precision {others[0]}, which runs there"
@@ -204,6 +245,8 @@ def _way_out(rows: Sequence[Mapping[str, Any]], model: str, target: str) -> str:
         if usable_bytes(board) >= smallest[0]
     ]
     device = f"use a larger device ({larger[0]}), or " if larger else ""
+    if not prunable(smallest[1]):
+        return f"{device}take a smaller model: pruning alone does not make this one fit"
     return (
         f"{device}make the model smaller: edgewright prune {shlex.quote(model)} --target {target} "
         f"--max-memory-mb {smallest[1] // 10**6} --out pruned"
@@ -211,7 +254,12 @@ def _way_out(rows: Sequence[Mapping[str, Any]], model: str, target: str) -> str:
 
 
 def device_row(
-    name: str, state: State, target: Target | None, context: int, batch: int
+    name: str,
+    state: State,
+    target: Target | None,
+    context: int,
+    batch: int,
+    exported_to: str | None = None,
 ) -> dict[str, Any]:
     """One row of a plan: the size of a model, and predictions for a target.
 
@@ -222,6 +270,7 @@ def device_row(
             breaks are added to the row.
         context: tokens of KV cache.
         batch: sequences at a time.
+        exported_to: the format in which the device will get a checkpoint; None: the recommended.
     """
     row: dict[str, Any] = {
         "step": name,
@@ -234,10 +283,13 @@ def device_row(
     }
     if target is None:
         return row
-    row |= _predicted(state, target, context, batch)
     if state.format:
         row |= _broken_rules(state, target, context, batch)
-    return row
+        return row | _predicted(state, target, context, batch)
+    format = exported_to or recommended_format(state, state.precision, target, context, batch)
+    if state.precision in FORMATS[format].precisions:
+        state = state.exported(format, state.precision)
+    return row | _predicted(state, target, context, batch)
 
 
 def _predicted(state: State, target: Target, context: int, batch: int) -> dict[str, Any]:
@@ -246,6 +298,7 @@ def _predicted(state: State, target: Target, context: int, batch: int) -> dict[s
     engine = engine_of(target, state.format)
     expected = predict(target, state.architecture, workload, engine=engine)
     return {
+        "context": expected.context,
         "kv_cache": expected.kv_cache,
         "kv_bytes": expected.kv_bytes,
         "total_bytes": expected.total_bytes,

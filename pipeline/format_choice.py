@@ -23,7 +23,8 @@ OBSTACLES = ("build-memory",)
 
 
 def workload_of(state: State, context: int, batch: int) -> Workload:
-    """How the model of a state is stored and used on a target."""
+    """How the model of a state is stored and used on a target, within the positions it has."""
+    context = min(context, state.architecture.max_positions or context)
     return Workload(
         state.precision,
         context=context,
@@ -47,7 +48,7 @@ def recommended_format(
 ) -> str:
     """The format that runs on most software releases of a device.
 
-    Of several, the one that its profile recommends first.
+    Of several, the one that its profile recommends first; where none runs, the smallest.
 
     Args:
         state: a checkpoint.
@@ -67,19 +68,21 @@ def recommended_format(
         and not expressible(state.architecture, name)
     ]
 
-    def releases(name: str) -> int:
+    def suits(name: str) -> tuple[int, int]:
+        """On how many releases it runs; where on none, the smaller one is nearer to it."""
         exported = state.exported(name, precision, kv_cache)
         workload = workload_of(exported, context, batch)
         spec = ArtifactSpec(name, sym=exported.sym, act_order_g_idx=exported.g_idx)
+        smaller = -exported.weight_bytes
         good = {release.name for release in target.releases()} or {target.name}
         for broken in check(target, exported.architecture, workload, spec):
             if broken.rule in OBSTACLES or (broken.severity == "refuse" and not broken.releases):
-                return 0
+                return 0, smaller
             good -= {*broken.releases}
-        return len(good)
+        return len(good), smaller if not good else 0
 
     # `max` takes the first of equals. Nothing is possible: the plan then says why.
-    return max(possible, key=releases, default=PORTABLE)
+    return max(possible, key=suits, default=PORTABLE)
 
 
 def prepared_by(precision: str, format: str) -> str | None:

@@ -30,6 +30,12 @@ def check_inputs(recipe: Recipe) -> None:
         for place, find, name in _named(recipe)
         if (error := _fault(find, name))
     }
+    if not faults and recipe.gate:  # a task that cannot be read has no name yet
+        faults = {
+            f"gate.limits.{metric}: {why}": "measure it, or change the limit"
+            for metric in recipe.gate.limits
+            if (why := why_unmeasured(metric, recipe.evaluate))
+        }
     if faults:
         separator = "\n  " if len(faults) > 1 else " "
         raise UsageError(
@@ -41,7 +47,7 @@ def check_inputs(recipe: Recipe) -> None:
 def _named(recipe: Recipe) -> Iterator[tuple[str, Callable[[str], Any], str]]:
     """Where the recipe names a model, a source or a task, what finds it, and its name.
 
-    The last ones check all texts and all tasks together, and the gate's limits against them.
+    The last two check all texts and all tasks together.
     """
     yield "model", _directory, recipe.model
     yield "calibration.source", _source, recipe.calibration.source
@@ -61,8 +67,6 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, Callable[[str], Any], str]]:
     texts = [name for name in recipe.evaluate.perplexity if name not in (TRACES, AUTO)]
     yield "evaluate.perplexity", lambda _: check_labels(texts, Source.parse), ""
     yield "evaluate.tasks", lambda _: check_labels(recipe.evaluate.tasks, Task.parse), ""
-    for metric in recipe.gate.limits if recipe.gate else ():
-        yield f"gate.limits.{metric}", lambda name: _measured(name, recipe), metric
 
 
 def _directory(name: str) -> Path:
@@ -82,12 +86,6 @@ def _task(name: str) -> Task:
     task = Task.parse(name)
     task.check()
     return task
-
-
-def _measured(metric: str, recipe: Recipe) -> None:
-    """Accept a limit on a metric that the steps will have."""
-    if why := why_unmeasured(metric, recipe.evaluate):
-        raise UsageError(why, "measure it, or change the limit")
 
 
 def _fault(find: Callable[[str], Any], name: str) -> UsageError | None:

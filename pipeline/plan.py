@@ -58,7 +58,11 @@ def plan_recipe(recipe: Recipe, context: int = 2048, batch: int = 1) -> list[dic
     check_inputs(recipe)
     recipe = with_default_data(recipe, resolve(model_path(recipe.model), config_only=True))
     states = {BASELINE: _state(recipe.model)}
-    rows = [device_row(BASELINE, states[BASELINE], target, context, batch)]
+    exports = [
+        getattr(one, "format", None) if one.kind == "export" else None for one in recipe.steps
+    ]
+    formats = [next(filter(None, exports[index:]), None) for index in range(len(exports) + 1)]
+    rows = [device_row(BASELINE, states[BASELINE], target, context, batch, formats[0])]
     operations_per_second = _speed()
 
     def state_of(name: str) -> State:
@@ -72,7 +76,7 @@ def plan_recipe(recipe: Recipe, context: int = 2048, batch: int = 1) -> list[dic
         result = step.after(options, source, plan)
         states[name] = result
         cost = step.cost(options, source, result, plan)
-        row = device_row(name, result, target, context, batch)
+        row = device_row(name, result, target, context, batch, formats[index + 1])
         row["ram_bytes"] = cost.ram_bytes
         if not fits(cost.ram_bytes):
             ways = alternatives(step, options, source, plan)

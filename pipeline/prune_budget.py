@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from ..checkpoints.config import model_path, resolve
 from ..compress.prune.options import Budget, PruneOptions
 from ..compress.prune.sizes import sizes_after
 from ..compress.prune.step import pruned_state
 from ..errors import Refused, UsageError
-from ..steps.state import State
+from ..steps.state import State, checkpoint_state
 from ..targets import load_target
 from .forecast import device_row
 
-__all__ = ["shares_within"]
+__all__ = ["prunable", "shares_within"]
 
 T = TypeVar("T", bound=PruneOptions)
 
@@ -67,6 +68,23 @@ def shares_within(options: T, source: State, target: str | None) -> T:
         f"the smallest that is legal has {_limited_values(budget, smallest)}",
         "loosen it, remove layers as well, or quantize to fewer bits",
     )
+
+
+def prunable(model: str, target: str, memory_bytes: int) -> bool:
+    """Whether removing heads and neurons brings a model in INT4 to this memory on a device.
+
+    Args:
+        model: directory, hub id or built-in model.
+        target: the device.
+        memory_bytes: see `Budget`; whole megabytes count.
+    """
+    budget = Budget(memory_bytes=memory_bytes // 10**6 * 10**6)
+    state = checkpoint_state(resolve(model_path(model), config_only=True))
+    try:
+        shares_within(PruneOptions(budget=budget), state, target)
+    except (Refused, UsageError):
+        return False
+    return True
 
 
 def _with_share(options: T, budget: Budget, source: State, share: float) -> T:

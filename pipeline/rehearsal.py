@@ -10,7 +10,7 @@ from typing import Any
 from ..checkpoints.config import read_architecture
 from ..errors import Refused, UsageError
 from ..targets import load_target
-from ..targets.bundle import make_bundle, write_bundle
+from ..targets.bundle import GGUF, make_bundle, write_bundle
 from ..targets.options import BundleOptions
 from ..targets.rehearsal.rehearse import rehearse, rehearsed_releases
 
@@ -29,13 +29,18 @@ def rehearse_deployment(
         jetpack: the release to rehearse; None: the newest of each TensorRT that builds engines.
 
     Raises:
-        UsageError: the target is no Jetson.
+        UsageError: the target is no Jetson, or llama.cpp runs the artifact.
     """
     device = load_target(target)
     if device.platform.kind != "jetson":
         raise UsageError(
             f"{device.name}: only deployments to a Jetson are rehearsed",
             "give --target with the name of a Jetson",
+        )
+    if (artifact / GGUF).is_file():
+        raise UsageError(
+            f"{artifact}: a GGUF artifact has no engine build to rehearse",
+            "give --out DIR to look at its bundle, or --host to deploy it",
         )
     bundle = make_bundle(artifact, device, options)
     model = read_architecture(artifact)

@@ -104,7 +104,7 @@ def _one_buffer(plan: ArtifactPlan, what: str, size: int) -> Iterator[Violation]
         return
     limit = max(limit for _, limit in bad)
     near = (
-        "a shorter --prompt, or logits of the last position only"
+        "shorter prompts, or logits of the last position only"
         if what.startswith("logits")
         else "a smaller vocabulary"
     )

@@ -124,7 +124,8 @@ def _package(precision: str) -> Any:
         import gguf
     except ImportError as error:
         raise UsageError(
-            "GGUF needs the package gguf, which is not installed", "pip install 'edgewright[gguf]'"
+            "GGUF needs the package gguf, which is not installed",
+            "pip install 'edgewright[compress]'",
         ) from error
     return gguf
 

@@ -67,7 +67,7 @@ def test_signals_clean_up(
     assert signal.getsignal(signal.SIGTERM) == before
     said = " ".join(capsys.readouterr().err.split())
     assert said.startswith(word)
-    assert ("to resume" if resumable else "to start again") in said
+    assert ("to resume" if resumable else "starts afresh") in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

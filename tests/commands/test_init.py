@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -162,3 +163,21 @@ def test_any_name_of_a_model_survives_yaml(model: str) -> None:
     assert read["model"] == model
     assert read["evaluate"]["perplexity"] == ["text:a b[0:9].txt"]
     assert draft.recipe.model == model
+
+
+def test_no_recipe_is_written_for_a_goal_that_the_device_refuses(
+    cli: Any, make_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    model = Path("large")
+    model.mkdir()
+    file = model / "config.json"
+    shutil.copy(make_model("llama") / "config.json", file)
+    large = {"num_hidden_layers": 200, "hidden_size": 2048, "intermediate_size": 8192}
+    file.write_text(json.dumps(json.loads(file.read_text()) | large))
+    code, out, error = cli(
+        "init", "--model", model, "--target", "jetson-orin-nano-4gb", "--goal", "accurate"
+    )
+    assert code == 3, error
+    assert "no recipe was written: take another --goal" in error and "plan for" in out
+    assert not Path("recipe.yaml").exists()

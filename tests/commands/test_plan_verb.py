@@ -63,7 +63,7 @@ def test_none_that_fits_is_refused_with_3_and_every_reason(cli, model: Path) -> 
 
 def test_columns_without_a_value_are_left_out(cli, model: Path) -> None:
     _, out, _ = cli("plan", model)
-    assert headings(out) == ["precision", "format", "params M", "weights"]
+    assert headings(out) == ["precision", "format", "params M", "size"]
     assert "add --target NAME (`edgewright targets` lists them) for a prediction" in out
     _, out, _ = cli("plan", model, "--target", "all")
     assert headings(out)[:2] == ["target", "precision"]
@@ -183,7 +183,7 @@ def test_a_refusal_names_a_device_that_runs_the_model_or_a_context(cli, model: P
 
 def test_what_is_refused_is_said_once(cli, model: Path) -> None:
     _, out, error = cli("plan", model, "--target", "jetson-orin-nano-4gb")
-    assert (out + error).count("int8: weights 3.40 GB") == 1
+    assert (out + error).count("int8: weights 3.28 GB") == 1
 
 
 @pytest.mark.parametrize("width", [80, 100, 140])
@@ -230,3 +230,28 @@ def test_a_table_in_a_pipe_is_as_wide_as_columns_says(
     _, out, _ = cli("plan", model, "--target", "jetson-orin-nano-8gb")
     table = [len(line) for line in out.splitlines() if line.startswith("┃")]
     assert table and widest - 30 < max(table) <= widest
+
+
+def test_a_context_beyond_the_model_is_planned_as_long_as_the_model_reads(cli, model: Path) -> None:
+    device = ("--target", "jetson-agx-orin-64gb", "--precision", "fp16")
+    code, out, _ = cli("plan", model, *device, "--context", 10**6)
+    assert code == 0 and "planned for 32,768 tokens" in out
+
+
+def test_an_artifact_is_no_model_to_plan(cli, model: Path) -> None:
+    (model / "model.onnx").write_bytes(b"")
+    code, out, error = cli("plan", model, "--target", "jetson-orin-nano-8gb")
+    assert (code, out) == (2, "") and "an artifact of `export`" in error
+
+
+def test_pruning_is_advised_only_where_it_can_be_enough(cli, tmp_path: Path) -> None:
+    device = ("--target", "jetson-orin-nano-4gb")
+    large = json.loads(QWEN_3B.read_text()) | {"num_hidden_layers": 400}
+    (tmp_path / "config.json").write_text(json.dumps(large))
+    code, _, error = cli("plan", tmp_path, *device)
+    assert code == 3 and "take a smaller model" in error and "edgewright prune" not in error
+
+
+def test_a_recipe_has_one_device(cli) -> None:
+    code, _, error = cli("plan", "demo", "--target", "all")
+    assert code == 2 and "--target all is for the plan of a model" in error

@@ -90,7 +90,7 @@ def test_an_interruption_says_whether_answers_are_kept(
     code, _, error = cli("bench", make_model("llama"), "--tasks", OPTIONS.tasks[0], *more)
     assert code == 130
     assert ("kept, run the same command again to resume" in error) == saved
-    assert ("to start again" in error) != saved
+    assert ("starts afresh" in error) != saved
 
 
 def test_answers_outlive_a_failure_to_judge_them(make_model, tmp_path, asked, monkeypatch) -> None:

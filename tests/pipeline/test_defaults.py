@@ -158,13 +158,15 @@ def test_a_plan_says_what_it_will_be_and_generates_nothing(
     steps = [{"kind": "quantize", "group_size": 32}, {"kind": "export"}]
     recipe = recipe_of(foreign, text_file, *steps)
     rows = {row["step"]: row for row in plan_recipe(recipe)}
-    assert rows["quantize"]["calibration"].startswith("2 x 64 tokens of builtin:own, the model's")
+    assert rows["quantize"]["calibration"].startswith(
+        "at most 2 x 64 tokens of builtin:own, the model's"
+    )
     assert rows["export"]["calibration"] == ""
     file = tmp_path / "recipe.yaml"
     file.write_text(json.dumps(recipe.model_dump(mode="json", by_alias=True)))
     code, out, _ = cli("run", file, "--dry-run")
     assert code == 0
-    assert "quantize: calibrates on 2 x 64 tokens of builtin:own" in " ".join(out.split())
+    assert "quantize: calibrates on at most 2 x 64 tokens of builtin:own" in " ".join(out.split())
 
 
 @pytest.mark.usefixtures("silent")

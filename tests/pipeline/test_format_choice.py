@@ -37,7 +37,7 @@ def model(tmp_path: Path) -> Path:
         ("jetson-agx-orin-64gb", "int4", "float", "gguf"),  # TensorRT reads it from JetPack 7.2
         ("jetson-orin-nx-16gb", "fp16", "float", "gguf"),  # no memory to build the engine
         ("jetson-orin-nano-8gb", "int4", "float", "gguf"),
-        ("jetson-agx-orin-64gb", "int4", "int8", "ort"),  # llama.cpp's cache is not ours
+        ("jetson-agx-orin-64gb", "int4", "int8", "onnx"),  # llama.cpp's cache is not ours
         ("cpu", "int4", "float", "ort"),
         ("cpu", "int8", "float", "onnx"),
         (None, "int4", "float", "onnx"),

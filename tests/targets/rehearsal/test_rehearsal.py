@@ -157,3 +157,9 @@ def test_a_rehearsal_by_the_command_line(
     assert code == 3 and "would fail on the device" in error
     code, _, error = cli(*words, "--target", "cpu")
     assert code == 2 and "only deployments to a Jetson" in error
+    (artifact / "model.gguf").write_bytes(b"GGUF")
+    try:
+        code, _, error = cli(*words, "--target", NANO)
+    finally:
+        (artifact / "model.gguf").unlink()
+    assert code == 2 and "no engine build to rehearse" in error
