@@ -99,12 +99,13 @@ cd -- "$here"  # so that Python imports nothing from where the script was called
 export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$here/lib"
 exec "$PYTHON" -m edgewright.targets.device.run {arguments}
 """
+BUILD = "build_engine.sh"
 SCRIPTS = {
     "run.sh": SCRIPT.format(
         about="Usage: run.sh VERB; run.sh --help explains the verbs.",
         arguments='"$@"',
     ),
-    "build_engine.sh": SCRIPT.format(
+    BUILD: SCRIPT.format(
         about="Build the TensorRT engine on this device. Engines cannot be copied between devices.",
         arguments="build",
     ),
@@ -166,7 +167,8 @@ def make_bundle(artifact: Path, target: Target, options: BundleOptions | None = 
     content = describe(artifact, target, options)
     files |= {f"lib/edgewright/{path}": ROOT / path for path in LIBRARY}
     files |= {f"lib/edgewright/{path}": b"" for path in EMPTY_MODULES}
-    files |= {path: text.encode() for path, text in SCRIPTS.items()}
+    scripts = SCRIPTS.keys() - ({BUILD} if is_gguf else set())  # llama.cpp builds no engine
+    files |= {path: SCRIPTS[path].encode() for path in sorted(scripts)}
     checksums = {
         path: {
             "size": len(c) if isinstance(c, bytes) else c.stat().st_size,

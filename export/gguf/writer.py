@@ -31,6 +31,12 @@ from .vocabulary import vocabulary_of
 
 __all__ = ["export_gguf", "write"]
 
+ROUNDED = {
+    "fp16": "stored in fp16",
+    "int8": "in blocks of 8 bits",
+    "int4": "integers are the checkpoint's; scales are in fp16, embedding and head in 8 bits",
+}
+"""By precision, why the weights in the file are not those of the checkpoint."""
 FILE_TYPES = {"fp16": 1, "int8": 7, "int4": 2}
 """`general.file_type` of each precision."""
 
@@ -42,7 +48,8 @@ def write(options: ExportOptions, source: Path, out: Path, context: StepContext)
     kinds = ", ".join(f"{count} {kind}" for kind, count in checked["tensors"].items())
     note = (
         f"model.gguf: {kinds}; read back, weights differ from those of {checked['reference']} "
-        f"by at most {checked['largest_difference']:.1e} of the largest value of a tensor"
+        f"by at most {checked['largest_difference']:.1e} of the largest value of a tensor "
+        f"({ROUNDED[options.precision]})"
     )
     return StepResult([note, *checked["notes"]], {"checked": checked})
 
