@@ -48,7 +48,8 @@ def recommended_format(
 ) -> str:
     """The format that runs on most software releases of a device.
 
-    Of several, the one that its profile recommends first; where none runs, the smallest.
+    Of several, the one that its profile recommends first; where none runs, the one that lacks
+    nothing but memory, and least of it.
 
     Args:
         state: a checkpoint.
@@ -68,18 +69,19 @@ def recommended_format(
         and not expressible(state.architecture, name)
     ]
 
-    def suits(name: str) -> tuple[int, int]:
-        """On how many releases it runs; where on none, the smaller one is nearer to it."""
+    def suits(name: str) -> tuple[int, int, int, int]:
+        """Releases that run it without a warning, releases that run it, and how near it is else."""
         exported = state.exported(name, precision, kv_cache)
         workload = workload_of(exported, context, batch)
         spec = ArtifactSpec(name, sym=exported.sym, act_order_g_idx=exported.g_idx)
-        smaller = -exported.weight_bytes
-        good = {release.name for release in target.releases()} or {target.name}
-        for broken in check(target, exported.architecture, workload, spec):
-            if broken.rule in OBSTACLES or (broken.severity == "refuse" and not broken.releases):
-                return 0, smaller
-            good -= {*broken.releases}
-        return len(good), smaller if not good else 0
+        found = check(target, exported.architecture, workload, spec)
+        runs = {release.name for release in target.releases()} or {target.name}
+        runs -= {release for broken in found for release in broken.releases}
+        refused = [one for one in found if one.severity == "refuse" and not one.releases]
+        if refused or not runs:
+            return 0, 0, -sum(one.rule != "memory" for one in refused), -exported.weight_bytes
+        warned = any(one.rule in OBSTACLES for one in found)
+        return 0 if warned else len(runs), len(runs), 0, 0
 
     # `max` takes the first of equals. Nothing is possible: the plan then says why.
     return max(possible, key=suits, default=PORTABLE)

@@ -149,19 +149,24 @@ def test_what_an_artifact_and_its_plan_say_of_the_tables(source: Path, tmp_path:
 def test_a_plan_packs_tables_once(source: Path, target: str) -> None:
     """On every device, and also if the checkpoint has packed them."""
     dense = source.parent / "dense"
-    export_step = {"kind": "export", "format": "ort", "precision": "int4"}
     totals = {}
-    for head_bits in (None, 8):
+    for head_bits, pack_head in ((None, True), (None, False), (8, True)):
         quantize_step = {"kind": "quantize", "method": "rtn", "group_size": 64}
         quantize_step |= {"head_bits": head_bits, "embedding_bits": head_bits}
+        export_step = {"kind": "export", "format": "ort", "precision": "int4"}
         recipe = Recipe.model_validate(
-            {"model": str(dense), "target": target, "steps": [quantize_step, export_step]}
+            {
+                "model": str(dense),
+                "target": target,
+                "steps": [quantize_step, export_step | {"pack_head": pack_head}],
+            }
         )
         _, before, after = plan_recipe(recipe)
-        totals[head_bits] = (before["total_bytes"], after["total_bytes"])
+        totals[head_bits, pack_head] = (before["total_bytes"], after["total_bytes"])
     values = VOCABULARY * 128 * (1 if read_architecture(dense).tied else 2)
     packed = packed_table_bytes(read_architecture(dense))
     floats = 4 if target == "cpu" else 2
     saved = floats * values - packed.embedding - packed.head
-    assert totals[None][0] - totals[None][1] == pytest.approx(saved, rel=0.25)
-    assert totals[8][0] == totals[8][1] > totals[None][1]
+    assert totals[None, False][1] - totals[None, True][1] == pytest.approx(saved, rel=0.25)
+    assert totals[None, True][0] == totals[None, True][1]  # the device gets its export
+    assert totals[8, True][0] == totals[8, True][1] > totals[None, True][1]
