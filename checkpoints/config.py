@@ -70,12 +70,12 @@ def resolve(model: str | Path, *, config_only: bool = False) -> Path:
     """
     path = Path(model)
     if os.path.isdir(path):  # unlike `Path`, never fails on a name that is no name of a file
-        if (path / GGUF).is_file() and not (path / "config.json").is_file():
-            raise UsageError(
-                f"{path}: a GGUF artifact of `export`, and no model directory",
-                "give the checkpoint that it was made from",
-            )
         if not (path / "config.json").is_file():
+            if (path / GGUF).is_file():
+                raise UsageError(
+                    f"{path}: a GGUF artifact of `export`, and no model directory",
+                    "give the checkpoint that it was made from",
+                )
             raise UsageError(
                 f"{path}: no config.json, so this is no model directory",
                 "give a Hugging Face model directory",

@@ -206,7 +206,9 @@ def _recipe_rows(text: str, target: str | None, inputs: PlanInputs) -> tuple[str
             "--precision is for the plan of a model; a recipe says what it makes",
             "leave it out, or change the recipe: --set steps.NAME.precision=int4",
         )
-    if target == "all":
+    from ..pipeline.forecast import ALL_TARGETS
+
+    if target == ALL_TARGETS:
         raise UsageError(
             "--target all is for the plan of a model; a recipe has one device",
             "give --target NAME; `edgewright targets` lists them",

@@ -92,6 +92,10 @@ class ExportFormat:
         """Whether the artifact is an ONNX graph, so that opsets matter."""
         return "onnxruntime" in self.runtimes or "tensorrt" in self.runtimes
 
+    def block_of(self, precision: str) -> int:
+        """Inputs that share a scale in a precision, where the format fixes that; 0: it does not."""
+        return self.block if precision in ("int8", "int4") else 0
+
     def stored_precision(self, precision: str) -> str:
         """The precision of the graph, with the type of its activations if that is not implied."""
         mixed = self.fp16_activations and precision in ("int4", "int8")

@@ -20,6 +20,7 @@ from ..checkpoints.config import (
 )
 from ..checkpoints.hashing import read_provenance
 from ..models import FORMATS
+from ..models.formats.onnx import MODEL as GRAPH
 from ..targets import ArtifactSpec, Workload, check, load_target
 from ..targets.edge_llm import check_checkpoint, commands
 from ..targets.options import CheckOptions
@@ -58,7 +59,7 @@ def verdict(model: str, target: str, format: str, options: CheckOptions) -> dict
         whole_cache=FORMATS[spec.format].is_graph,
     )
     found = check(device, read_architecture(path), workload, spec, options.jetpack)
-    graph = path / "model.onnx"
+    graph = path / GRAPH
     if graph.is_file() and "tensorrt" in FORMATS[spec.format].runtimes:
         releases = device.releases(options.jetpack)
         found = [*found, *_graph_violations(graph, releases, spec.format, at)]
@@ -80,7 +81,7 @@ def verdict(model: str, target: str, format: str, options: CheckOptions) -> dict
 def _stored(path: Path, format: str, precision: str | None) -> tuple[ArtifactSpec, Workload]:
     """How a checkpoint or an artifact is exported and stored, for `check`."""
     bits, group_size, sym = packing(read_architecture(path).config) or (0, 128, True)
-    made = read_provenance(path) if (path / "model.onnx").is_file() else {}
+    made = read_provenance(path) if (path / GRAPH).is_file() else {}
     packed = PACKED.get(bits, "fp16")
     at = precision or str(made.get("precision", packed)).removesuffix("-fp16").removesuffix("-a8")
     spec = ArtifactSpec(

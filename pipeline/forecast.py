@@ -14,6 +14,7 @@ from typing import Any
 from ..checkpoints.config import model_path, quantization, resolve
 from ..errors import Refused, UsageError
 from ..models import FORMATS
+from ..models.formats.onnx import MODEL as GRAPH
 from ..models.kv_cache import KvCache
 from ..steps.state import State, checkpoint_state
 from ..targets import (
@@ -40,8 +41,6 @@ __all__ = [
     "refuse_result",
 ]
 
-ARTIFACT = "model.onnx"
-"""The file by which the directory of an exported graph is known."""
 ALL_TARGETS = "all"
 """Every profile that ships with edgewright."""
 NO_TARGET = "add --target NAME (`edgewright targets` lists them) for a prediction"
@@ -76,7 +75,7 @@ def plan_model(
         UsageError: the model cannot be exported in this precision, or is an artifact.
     """
     path = resolve(model_path(model), config_only=True)
-    if (path / ARTIFACT).is_file():
+    if (path / GRAPH).is_file():
         raise UsageError(
             f"{path}: an artifact of `export`, which is not exported again",
             "give the checkpoint that it was made from, or ask `edgewright targets check` about it",

@@ -33,7 +33,7 @@ CPU = Path("/proc/cpuinfo")
 TILES = "amx_bf16"
 """Flag of a processor with matrix instructions for bfloat16."""
 TILES_GAIN = 6.0
-"""Their gain where matrices are wide: GPTQ of a 0.5B model took 200 s, and 25 minutes without."""
+"""Their gain where matrices are wide, an estimate from two machines; see perf/RESULTS.md."""
 WIDE = 512
 """Least width of a model that gains. The built-in model, which is 256 wide, does not."""
 PRODUCT = 96

@@ -66,8 +66,8 @@ class State:
             kv_cache=kv_cache,
             extra_bytes=self.extra_bytes + more,
         )
-        if declared.block and precision in ("int8", "int4"):
-            return _in_blocks(artifact, declared.block)
+        if block := declared.block_of(precision):
+            return _in_blocks(artifact, block)
         if pack_head and precision in declared.packs_head and self.table_bytes is None:
             return replace(artifact, table_bytes=packed_table_bytes(self.architecture))
         return artifact

@@ -129,8 +129,8 @@ def _dynamic_int8(plan: ArtifactPlan) -> Violation:
 
 def _blocks(plan: ArtifactPlan) -> Iterator[Violation]:
     """Inputs of linear layers that do not divide into the blocks of a format."""
-    block = plan.format.block
-    if not block or plan.precision not in ("int8", "int4"):
+    block = plan.format.block_of(plan.precision)
+    if not block:
         return
     odd: dict[int, list[str]] = {}
     for linear in plan.model.linear_counts():

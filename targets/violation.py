@@ -16,8 +16,8 @@ class Violation:
 
     Attributes:
         rule: short name: format, precision, int4-symmetric, int4-group, int4-shape, int4-order,
-            int4-tensorrt, opset, attention, family, architecture, memory or buffer; of a graph
-            (`graph_rules`) operator, quantization, uint8 or parser.
+            int4-tensorrt, block, opset, attention, family, architecture, memory or buffer; of a
+            graph (`graph_rules`) operator, quantization, uint8 or parser.
         message: what does not work, and why.
         nearest: the nearest thing that works.
         severity: `refuse`: it cannot run as asked. `note`: it runs, but not on every JetPack

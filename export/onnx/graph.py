@@ -10,6 +10,7 @@ import onnx
 
 from ... import __version__
 from ...models import Architecture
+from ...models.formats.onnx import MODEL
 from .builder import GraphBuilder
 from .cut import Cut
 from .decoder import Decoder
@@ -20,7 +21,6 @@ from .weights import Weights
 
 __all__ = ["DATA", "MODEL", "GraphInfo", "write_graph"]
 
-MODEL = "model.onnx"
 DATA = "model.onnx.data"
 
 

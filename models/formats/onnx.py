@@ -5,6 +5,9 @@ from __future__ import annotations
 from ..export_format import ExportFormat
 from ..graph_limits import graph_reasons
 
+MODEL = "model.onnx"
+"""The graph of an artifact, also of the other formats that are graphs."""
+
 FORMAT = ExportFormat(
     name="onnx",
     description="ONNX with standard operators only and a KV cache",
