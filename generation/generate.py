@@ -2,7 +2,8 @@
 
 An engine holds one row of cache for each running prompt. All tokens of a prompt but the last are
 prefilled into a row. The last one is the first token that the row takes part in a step with. So a
-prefill needs no logits, and a step gives those of every row.
+prefill needs no logits, and a step gives those of every row. Tokens that all prompts begin with
+are prefilled once, and their keys and values copied into every row.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ..console import Bar
 from .decoding import Decoding
-from .schedule import Schedule
+from .schedule import Schedule, shared_start
 
 __all__ = ["Engine", "Pace", "Slots", "generate"]
 
@@ -26,6 +27,10 @@ NOTE_SECONDS = 2.0
 
 class Slots(Protocol):
     """The caches of the running rows. A row's results do not depend on the other rows."""
+
+    def share(self, tokens: Sequence[int]) -> None:
+        """Prefill the tokens that all prompts will begin with, once, before there are rows."""
+        ...
 
     def append(self, prompts: Sequence[Sequence[int]]) -> None:
         """Prefill prompts, which may be empty, into new last rows."""
@@ -74,6 +79,8 @@ def generate(
     rows = engine.rows_for(positions, len(prompts))
     schedule = Schedule(lengths, rows)
     slots = engine.slots(rows, positions)
+    if shared := shared_start([prompt[:-1] for prompt in prompts]):
+        slots.share(shared)
     pace = Pace(bar, len(prompts), decoding.max_new_tokens)
     while schedule.unfinished:
         if new := schedule.admit():

@@ -7,7 +7,7 @@ padding or an earlier row left there; masks hide them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,12 +70,30 @@ class SlotCache(Cache):
         ]
         super().__init__(layers=list(self._slots))
 
+    def states(self, row: int, end: int) -> list[tuple[Tensor, Tensor]]:
+        """A copy of a slot up to column `end`: keys and values of each layer, [heads, end, dim]."""
+        return [
+            (keys[row, :, :end].clone(), values[row, :, :end].clone())
+            for keys, values in self._states()
+        ]
+
+    def fill(self, rows: slice, states: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Write such a copy into the first columns of slots."""
+        for slots, copies in zip(self._states(), states, strict=True):
+            for slot, copy in zip(slots, copies, strict=True):
+                slot[rows, :, : copy.shape[1]] = copy
+
+    def _states(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer, [rows, heads, positions, head_dim]."""
+        for layer in self._slots:
+            assert layer.keys is not None and layer.values is not None
+            yield layer.keys, layer.values
+
     def move(self, moves: Sequence[tuple[int, int]], end: int) -> None:
         """Copy slots `(source, target)` up to column `end`."""
-        for layer in self._slots:
+        for slots in self._states():
             for source, target in moves:
-                for states in (layer.keys, layer.values):
-                    assert states is not None
+                for states in slots:
                     states[target, :, :end] = states[source, :, :end]
 
 

@@ -56,6 +56,15 @@ class _TorchSlots:
         self._windows = [layer.attention.window for layer in architecture.layers]
         self._vocabulary = architecture.vocab_size
         self._lengths: list[int] = []
+        self._shared: list[tuple[Tensor, Tensor]] = []
+        self._shared_length = 0
+
+    def share(self, tokens: Sequence[int]) -> None:
+        """See `Slots.share`."""
+        self.append([tokens])
+        self._shared = self._cache.states(0, len(tokens))
+        self._shared_length = len(tokens)
+        self._lengths.clear()
 
     @torch.inference_mode()
     def append(self, prompts: Sequence[Sequence[int]]) -> None:
@@ -68,7 +77,9 @@ class _TorchSlots:
             width = max(map(len, group))
             ids = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in group])
             chunk = max(1, most // len(group))
-            for begin in range(0, width, chunk):
+            if self._shared:
+                self._cache.fill(rows, self._shared)
+            for begin in range(self._shared_length, width, chunk):
                 end = min(begin + chunk, width)
                 positions = torch.arange(begin, end).expand(len(group), -1)
                 self._forward(ids[:, begin:end], positions, Place(rows, slice(begin, end), end))

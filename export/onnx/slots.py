@@ -57,6 +57,16 @@ class OnnxSlots:
         self._cache = Cache([])
         self._starts: list[int] = []
         """The first column of each row; all end where the cache does."""
+        self._shared: Sequence[NDArray[Any]] = []
+
+    def share(self, tokens: Sequence[int]) -> None:
+        """See `generation.Slots.share`. A cache that drops old columns cannot be copied."""
+        if self._decoder.windowed:
+            return
+        cache = self._decoder.open_cache(1, len(tokens))
+        for _ in self._prefill([tokens], cache):
+            pass
+        self._shared = [value.numpy()[0, :, : len(tokens)].copy() for value in cache.past]
 
     def append(self, prompts: Sequence[Sequence[int]]) -> None:
         """See `generation.Slots.append`."""
@@ -79,12 +89,7 @@ class OnnxSlots:
             prompt: all tokens of the new row.
             states: as `states` gives them, for at most as many positions as the prompt has tokens.
         """
-        known = states[0].shape[1]
-        room = len(prompt) if self._decoder.in_place else known
-        filled = self._decoder.zero_states(1, room)
-        for row, one in zip(filled, states, strict=True):
-            row[0, :, :known] = one
-        cache = Cache(past_of(filled), known)
+        cache = self._opened([prompt], states)
         yield from self._prefill([prompt], cache)
         self._join(cache, [len(prompt)])
 
@@ -94,10 +99,26 @@ class OnnxSlots:
         Between two passes other rows may step and retire. A prefill that fails, or that is not
         carried to its end, changes nothing but the groups of prompts that are already rows.
         """
-        for group in groups_within(prompts, self.most_tokens):
-            cache = self._decoder.open_cache(len(group), max(map(len, group)))
+        groups = groups_within(prompts, self.most_tokens)
+        if self._shared and self._decoder.in_place:
+            # `GroupQueryAttention` takes several tokens after others in one row only.
+            groups = ([prompt] for prompt in prompts)
+        for group in groups:
+            cache = self._opened(group, self._shared)
             yield from self._prefill(group, cache)
             self._join(cache, [len(prompt) for prompt in group])
+
+    def _opened(self, prompts: Sequence[Sequence[int]], states: Sequence[NDArray[Any]]) -> Cache:
+        """A cache for prompts whose first tokens have these keys and values; none: it is empty."""
+        width = max(map(len, prompts))
+        if not states:
+            return self._decoder.open_cache(len(prompts), width)
+        known = states[0].shape[1]
+        room = width if self._decoder.in_place else known
+        filled = self._decoder.zero_states(len(prompts), room)
+        for rows, one in zip(filled, states, strict=True):
+            rows[:, :, :known] = one
+        return Cache(past_of(filled), known)
 
     @property
     def most_tokens(self) -> int:

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEAST", "Prefix", "Prefixes"]
+from ...generation.schedule import LEAST_SHARED
 
-LEAST = 16
-"""Tokens of the shortest beginning that is used. Fewer are prefilled about as fast as copied."""
+__all__ = ["Prefix", "Prefixes"]
 
 States = list[NDArray[Any]]
 """Keys and values of all layers, each [kv_heads, positions, head_dim]."""
@@ -65,7 +64,7 @@ class Prefixes:
 
     def may_keep(self, tokens: int) -> bool:
         """Whether a sequence of so many tokens is neither too long nor too short to be kept."""
-        return LEAST <= tokens <= self._most_positions
+        return LEAST_SHARED <= tokens <= self._most_positions
 
     def find(self, tokens: Sequence[int], owner: int) -> Prefix | None:
         """The longest known beginning of a prompt; None: it is too short to be of use.
@@ -79,7 +78,7 @@ class Prefixes:
             _common(entry.tokens, wanted) if entry.owner == owner else 0 for entry in self._entries
         ]
         length = max(lengths, default=0)
-        if length < LEAST:
+        if length < LEAST_SHARED:
             return None
         entry = self._entries.pop(lengths.index(length))
         self._entries.append(entry)

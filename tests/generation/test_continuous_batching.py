@@ -36,13 +36,19 @@ PROMPTS = [
 NEW = 24
 
 
-def stock_answers(path: Path, eos: list[int] | None = None) -> list[list[int]]:
+BEGUN_ALIKE = [[*range(21, 45), *prompt] for prompt in PROMPTS]
+"""The same beginning is longer than the windows of the models that have them."""
+
+
+def stock_answers(
+    path: Path, eos: list[int] | None = None, prompts: Sequence[Sequence[int]] = PROMPTS
+) -> list[list[int]]:
     """The new tokens of `model.generate` for each prompt alone."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     limits = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
     return [
         model.generate(torch.tensor([p]), eos_token_id=eos, **limits)[0, len(p) :].tolist()
-        for p in PROMPTS
+        for p in prompts
     ]
 
 
@@ -81,6 +87,32 @@ def test_a_prefill_in_chunks_gives_the_same(
     expected = stock_answers(path)
     monkeypatch.setattr(torch_engine, "chunk_tokens", lambda *_, **__: 7)
     assert answers_of(engine_of(path), PROMPTS, Decoding(NEW)) == expected
+
+
+@pytest.mark.parametrize("chunk", [7, 2048])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3_text"])
+def test_a_beginning_that_prompts_share_is_prefilled_once(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, family: str, chunk: int
+) -> None:
+    path = make_model(family, vocab_size=512)
+    expected = stock_answers(path, prompts=BEGUN_ALIKE)
+    monkeypatch.setattr(torch_engine, "chunk_tokens", lambda *_, **__: chunk)
+    monkeypatch.setattr(memory, "MOST_ROWS", 4)
+    engine = engine_of(path)
+    passes: list[int] = []
+    engine._model.register_forward_pre_hook(  # pyright: ignore[reportPrivateUsage]
+        lambda _, __, kwargs: passes.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    assert answers_of(engine, BEGUN_ALIKE, Decoding(NEW)) == expected
+    whole = sum(len(prompt) for prompt in BEGUN_ALIKE)
+    steps = NEW * len(PROMPTS)
+    assert sum(passes) - steps < whole - 4 * 24, "padding costs less than what is shared saves"
+
+
+def test_equal_prompts_share_all_but_the_last_token(make_model: MakeModel) -> None:
+    path = make_model("llama", vocab_size=512)
+    equal = [BEGUN_ALIKE[1]] * 3
+    assert answers_of(engine_of(path), equal, Decoding(NEW)) == stock_answers(path, prompts=equal)
 
 
 def test_answers_end_where_a_function_says_so(make_model: MakeModel) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edgewright.console import progress
 from edgewright.export.onnx import slots
@@ -34,9 +36,13 @@ def answers_of(
         return generate(engine, prompts, decoding, bar)
 
 
-def alone(decoder: OnnxDecoder) -> list[list[int]]:
+BEGUN_ALIKE = [[*range(21, 45), *prompt] for prompt in PROMPTS]
+"""The same beginning is longer than the windows of the model."""
+
+
+def alone(decoder: OnnxDecoder, prompts: Sequence[Sequence[int]] = PROMPTS) -> list[list[int]]:
     """The answers to the prompts, one by one and without a batch, cut where they end early."""
-    answers = [list(decoder.stream(prompt, NEW)) for prompt in PROMPTS]
+    answers = [list(decoder.stream(prompt, NEW)) for prompt in prompts]
     return [answer[: 1 + answer[0] % 20] for answer in answers]
 
 
@@ -61,6 +67,32 @@ def test_rows_that_are_replaced_in_onnx_runtime_answer_as_alone(
     expected = alone(decoder)
     assert len({len(answer) for answer in expected}) > 2
     assert answers_of(OnnxEngine(decoder), PROMPTS, ENDS_EARLY) == expected
+
+
+@pytest.mark.parametrize("chunk", [7, 2048])
+def test_a_beginning_that_prompts_share_is_prefilled_once_in_onnx_runtime(
+    decoder: OnnxDecoder, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(slots, "chunk_tokens", lambda *_: chunk)
+    monkeypatch.setattr(memory, "MOST_ROWS", 4)
+    expected = alone(decoder, BEGUN_ALIKE)
+    passes: list[int] = []
+    step = decoder.step
+
+    def counted(ids: NDArray[np.int64], *others: Any) -> NDArray[np.float32]:
+        passes.append(ids.size)
+        return step(ids, *others)
+
+    monkeypatch.setattr(decoder, "step", counted)
+    assert answers_of(OnnxEngine(decoder), BEGUN_ALIKE, ENDS_EARLY) == expected
+    whole = sum(len(prompt) for prompt in BEGUN_ALIKE)
+    steps = sum(map(len, expected))
+    assert sum(passes) - steps < whole - 4 * 24, "padding costs less than what is shared saves"
+
+
+def test_equal_prompts_share_all_but_the_last_token_in_onnx_runtime(decoder: OnnxDecoder) -> None:
+    equal = [BEGUN_ALIKE[1]] * 3
+    assert answers_of(OnnxEngine(decoder), equal, ENDS_EARLY) == alone(decoder, equal)
 
 
 def test_a_longer_prompt_may_join_later(decoder: OnnxDecoder) -> None:
@@ -98,3 +130,5 @@ def test_a_windowed_cache_answers_one_prompt_at_a_time(
     windowed = OnnxDecoder(tmp_path / "out", 1)
     assert OnnxEngine(windowed).rows_for(100, 9) == 1
     assert answers_of(OnnxEngine(windowed), PROMPTS, ENDS_EARLY) == alone(windowed)
+    same = alone(windowed, BEGUN_ALIKE)
+    assert answers_of(OnnxEngine(windowed), BEGUN_ALIKE, ENDS_EARLY) == same

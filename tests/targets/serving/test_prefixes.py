@@ -7,7 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from edgewright.targets.serving.prefixes import LEAST, Prefixes, States
+from edgewright.generation.schedule import LEAST_SHARED
+from edgewright.targets.serving.prefixes import Prefixes, States
 
 BYTES = 8
 """Of a position: one layer, keys and values, one head, head_dim 1, float32."""
@@ -40,7 +41,7 @@ def test_the_longest_common_beginning_is_found() -> None:
     assert found(prefixes, base) == 60
     assert found(prefixes, [*base[:30], 5]) == 30
     assert found(prefixes, base[:20]) == 20
-    assert found(prefixes, base[: LEAST - 1]) == 0
+    assert found(prefixes, base[: LEAST_SHARED - 1]) == 0
     assert found(prefixes, [5, *base]) == 0
     assert found(prefixes, []) == 0
 
@@ -83,7 +84,7 @@ def test_the_budget_holds_whatever_comes(budget: int) -> None:
         keep(prefixes, tokens, draw.randrange(2))
         assert prefixes.size <= budget
         found(prefixes, tokens, draw.randrange(2))
-    assert (prefixes.size > 0) == (budget >= LEAST * BYTES)
+    assert (prefixes.size > 0) == (budget >= LEAST_SHARED * BYTES)
 
 
 def test_memory_that_is_not_there_stops_nobody() -> None:
