@@ -17,7 +17,7 @@ import torch
 
 backends: Any = import_module("edgewright.benchmarks.tasks.backends")
 generation: Any = import_module("edgewright.benchmarks.tasks.generation")
-loading: Any = import_module("edgewright.checkpoints.loading")
+tokenizers: Any = import_module("edgewright.checkpoints.tokenizer")
 
 
 def one_by_one(
@@ -45,7 +45,7 @@ def main() -> None:
         torch.set_num_threads(task["threads"])
     options = {"dtype": task["dtype"]} if task["dtype"] else {}
     backend = backends.open_backend(path, **options)
-    eos = generation.end_tokens_of(backend, loading.load_tokenizer(path))
+    eos = generation.end_tokens_of(backend, tokenizers.load_tokenizer(path))
     begin = time.perf_counter()
     if task["one_by_one"]:
         answers = one_by_one(backend.model, task["prompts"], task["max_new_tokens"], eos)
