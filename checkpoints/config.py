@@ -74,7 +74,8 @@ def resolve(model: str | Path, *, config_only: bool = False) -> Path:
             if (path / GGUF).is_file():
                 raise UsageError(
                     f"{path}: a GGUF artifact of `export`, and no model directory",
-                    "give the checkpoint that it was made from",
+                    "give the checkpoint that it was made from, or measure it through "
+                    f"`llama-server -m {path / GGUF}` with `edgewright bench URL`",
                 )
             raise UsageError(
                 f"{path}: no config.json, so this is no model directory",

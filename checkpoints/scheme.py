@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-__all__ = ["Scheme"]
+__all__ = ["Scheme", "values_together"]
 
 
 @dataclass(frozen=True)
@@ -24,3 +25,8 @@ class Scheme:
     def group(self, width: int) -> int:
         """Inputs that share a scale in a layer with `width` of them."""
         return width if self.group_size == -1 else self.group_size
+
+
+def values_together(bits: int) -> int:
+    """How many integers fill whole 32-bit words: 16 of 2 bits, 8 of 4, 4 of 8, 32 of 3 bits."""
+    return math.lcm(32, bits) // bits

@@ -56,6 +56,8 @@ class ExportFormat:
         rounds: precisions in which it takes a checkpoint in floating point and rounds it itself.
         block: inputs that share a scale, where that is fixed; 0: as in the checkpoint.
         zero_points: whether 4-bit weights may have zero points, that is, be asymmetric.
+        int4_method: the `quantize --method` that keeps most of a model in 4 bits, of those whose
+            weights the format holds.
         measurable: whether `bench` runs the artifact on this machine. Only such formats are
             allowed in a recipe.
         fp16_activations: whether INT4 and INT8 layers sit in an fp16 graph (else fp32).
@@ -78,6 +80,7 @@ class ExportFormat:
     rounds: tuple[str, ...] = ()
     block: int = 0
     zero_points: bool = False
+    int4_method: str = "gptq"
     measurable: bool = False
     fp16_activations: bool = False
     device_rules: str = ""

@@ -29,7 +29,13 @@ from ..targets import (
     predict,
     usable_bytes,
 )
-from .format_choice import export_command, prepared_by, recommended_format, workload_of
+from .format_choice import (
+    as_artifact,
+    export_command,
+    prepared_by,
+    recommended_format,
+    workload_of,
+)
 
 __all__ = [
     "ALL_TARGETS",
@@ -110,9 +116,10 @@ def _by_precision(
     rows: list[dict[str, Any]] = []
     for precision in possible:
         format = recommended_format(state, precision, target, context, batch, kv_cache)
-        exported = state.exported(format, precision, kv_cache)
+        exported = as_artifact(state, format, precision, kv_cache)
         row = device_row(precision, exported, target, context, batch)
-        commands = _commands(model, format, precision, kv_cache, is_packed=bool(packed))
+        method = prepared_by(state, precision, format)
+        commands = _commands(model, format, precision, kv_cache, method)
         rows.append({**row, "commands": commands})
     runs = [row["precision"] for row in rows if not row["refused"]]
     return [
@@ -149,11 +156,11 @@ def _precisions(state: State, packed: Mapping[str, Any] | None) -> tuple[str, ..
 
 
 def _commands(
-    model: str, format: str, precision: str, kv_cache: KvCache, *, is_packed: bool
+    model: str, format: str, precision: str, kv_cache: KvCache, method: str | None
 ) -> list[str]:
-    """What to type to get a model in a precision."""
-    method, out = prepared_by(precision, format), f"{precision}-{format}"
-    if is_packed or method is None:
+    """What to type to get a model in a precision, quantized by a method before; None: as it is."""
+    out = f"{precision}-{format}"
+    if method is None:
         return [export_command(model, format, precision, kv_cache, out)]
     return [
         f"edgewright quantize {shlex.quote(model)} --method {method} --out {precision}",

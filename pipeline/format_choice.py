@@ -1,4 +1,4 @@
-"""Which export format to recommend for a device, and what to type to get it.
+"""Which export format to recommend for a device, and what to do to get it.
 
 `plan`, `init` and the next command after a run all ask here.
 """
@@ -6,18 +6,31 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
+from ..compress.quantize.options import QuantizeOptions
+from ..compress.quantize.step import quantized_state
+from ..errors import EdgewrightError
 from ..models import FORMATS, PORTABLE, expressible
+from ..models.footprint import FLOAT_BYTES
 from ..models.kv_cache import KvCache
 from ..steps.state import State
 from ..targets import ArtifactSpec, Target, Workload, check
 
-__all__ = ["export_command", "prepared_by", "recommended_format", "workload_of"]
+__all__ = [
+    "as_artifact",
+    "export_command",
+    "prepared",
+    "prepared_by",
+    "recommended_format",
+    "workload_of",
+]
 
 LONGEST_PROMPT = 512
 """Tokens of the prompt that predictions assume, unless the context is shorter."""
-PREPARED_BY = {"int8": "smoothquant", "int4": "gptq"}
-"""By precision, the `quantize --method` that makes the weights that an export needs."""
+INT8_METHOD = "smoothquant"
+PLAIN_INT4_METHOD = "gptq"
+"""Where the widths of a model do not suit the method that a format prefers."""
 OBSTACLES = ("build-memory",)
 """Rules that only warn, but of things without which nobody gets the model to run."""
 
@@ -71,7 +84,7 @@ def recommended_format(
 
     def suits(name: str) -> tuple[int, int, int, int]:
         """Releases that run it without a warning, releases that run it, and how near it is else."""
-        exported = state.exported(name, precision, kv_cache)
+        exported = as_artifact(state, name, precision, kv_cache)
         workload = workload_of(exported, context, batch)
         spec = ArtifactSpec(name, sym=exported.sym, act_order_g_idx=exported.g_idx)
         found = check(target, exported.architecture, workload, spec)
@@ -87,9 +100,34 @@ def recommended_format(
     return max(possible, key=suits, default=PORTABLE)
 
 
-def prepared_by(precision: str, format: str) -> str | None:
-    """The `quantize --method` that an export needs before it; None: it takes the floats."""
-    return None if precision in FORMATS[format].rounds else PREPARED_BY.get(precision)
+def prepared_by(state: State, precision: str, format: str) -> str | None:
+    """The `quantize --method` that an export needs before it; None: it takes the weights as is."""
+    if state.precision not in FLOAT_BYTES or precision in FORMATS[format].rounds:
+        return None
+    if precision == "int8":
+        return INT8_METHOD
+    return _int4(state, format)[0] if precision == "int4" else None
+
+
+def prepared(state: State, precision: str, format: str) -> State:
+    """The checkpoint that an export takes: quantized by the method of `prepared_by`."""
+    if not prepared_by(state, precision, format):
+        return state
+    return _int4(state, format)[1] if precision == "int4" else replace(state, precision=precision)
+
+
+def as_artifact(state: State, format: str, precision: str, kv_cache: KvCache = "float") -> State:
+    """What a checkpoint becomes by `prepared_by` and the export."""
+    return prepared(state, precision, format).exported(format, precision, kv_cache)
+
+
+def _int4(state: State, format: str) -> tuple[str, State]:
+    """How a model in floating point is quantized to 4 bits for a format, and the result."""
+    method = FORMATS[format].int4_method
+    try:
+        return method, quantized_state(QuantizeOptions.model_validate({"method": method}), state)
+    except EdgewrightError:  # the rules of the device say what is wrong with its sizes
+        return PLAIN_INT4_METHOD, replace(state, precision="int4")
 
 
 def export_command(model: str, format: str, precision: str, kv_cache: KvCache, out: str) -> str:

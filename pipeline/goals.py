@@ -8,10 +8,12 @@ from typing import Literal
 __all__ = [
     "FILE",
     "GOALS",
+    "INT4_STEPS",
     "LATER_EXPORT",
     "MADE_BY",
     "MEASURED_EXPORT",
     "QUANTIZE",
+    "QUANTIZED",
     "Goal",
     "GoalName",
 ]
@@ -21,14 +23,26 @@ FILE = "recipe.yaml"
 """Where a recipe is written unless another name is given."""
 MADE_BY = "# Made by `edgewright init`"
 """Begins such a recipe, by which it is known."""
-QUANTIZED = """\
+QUANTIZED = "QUANTIZED"
+"""Stands for the step that quantizes to 4 bits."""
+INT4_STEPS = {
+    "gptq": """\
 # 4-bit weights in groups of 128, rounded so that later columns make up for earlier ones (GPTQ).
 - kind: quantize
   method: gptq
   bits: 4
   group_size: 128
 
-"""
+""",
+    "mixed": """\
+# 4-bit weights in groups of 64 with zero points, and keys and values in 8 bits, rounded so that
+# later columns make up for earlier ones (GPTQ). This keeps more than one scheme for all layers.
+- kind: quantize
+  method: mixed
+
+""",
+}
+"""That step, by its method; the format of the export decides which."""
 EIGHT_BITS = """\
 # 8-bit weights and activations; large activations move to the weights first (SmoothQuant).
 - kind: quantize
@@ -90,7 +104,8 @@ class Goal:
 
     Attributes:
         summary: for the question.
-        steps: YAML of the steps before the export. `DATA` stands for the text to train on.
+        steps: YAML of the steps before the export. `DATA` stands for the text to train on, and
+            `QUANTIZED` for one of `INT4_STEPS`.
         precision: of the export.
         accuracy: least share of the accuracy that is kept.
         perplexity: largest ratio of the perplexity.

@@ -17,14 +17,16 @@ from ..models import FORMATS, PORTABLE
 from ..steps.options import AUTO, PROMPTS, REASONING
 from ..steps.state import checkpoint_state
 from ..targets import load_target
-from .format_choice import recommended_format
+from .format_choice import as_artifact, prepared, prepared_by, recommended_format
 from .goals import (
     FILE,
     GOALS,
+    INT4_STEPS,
     LATER_EXPORT,
     MADE_BY,
     MEASURED_EXPORT,
     QUANTIZE,
+    QUANTIZED,
     Goal,
     GoalName,
 )
@@ -48,6 +50,7 @@ class Draft:
         goal: one of `GOALS`.
         data: SOURCE of the user's text; empty: text that comes with edgewright.
         format: of the export.
+        method: that quantizes to 4 bits, if the goal does.
         least_size: share of the bytes below which the goal cannot get this model.
     """
 
@@ -56,6 +59,7 @@ class Draft:
     goal: GoalName
     data: str = ""
     format: str = PORTABLE
+    method: str = FORMATS[PORTABLE].int4_method
     least_size: float = 0.0
 
     @property
@@ -96,7 +100,7 @@ class Draft:
                 self._calibration(),
                 self._evaluation(),
                 "steps:",
-                indent(goal.steps.replace("DATA", _scalar(self._text)), "  ")
+                indent(self._steps(goal), "  ")
                 + indent(self._export(goal), "  ")
                 + self._gate(goal),
             ]
@@ -110,6 +114,11 @@ class Draft:
     def _text(self) -> str:
         """The text to train and to measure on."""
         return self.data or (REASONING if self._builtin else PROMPTS)
+
+    def _steps(self, goal: Goal) -> str:
+        """The steps before the export."""
+        steps = goal.steps.replace(QUANTIZED, INT4_STEPS[self.method])
+        return steps.replace("DATA", _scalar(self._text))
 
     def _export(self, goal: Goal) -> str:
         """The step that exports, or that it comes after the run."""
@@ -167,10 +176,15 @@ def suited(draft: Draft) -> Draft:
     format = recommended_format(whole, precision, load_target(draft.target))
     if precision in FORMATS[format].rounds:
         format = PORTABLE
-    measurable = FORMATS[format].measurable
-    made = whole.exported(format, precision) if measurable else replace(whole, precision=precision)
+    made = (
+        as_artifact(whole, format, precision)
+        if FORMATS[format].measurable
+        else prepared(whole, precision, format)
+    )
     possible = MARGIN * made.weight_bytes / whole.weight_bytes
-    return replace(draft, format=format, least_size=math.ceil(100 * possible) / 100)
+    least_size = math.ceil(100 * possible) / 100
+    method = prepared_by(whole, precision, format) or draft.method
+    return replace(draft, format=format, method=method, least_size=least_size)
 
 
 def _scalar(text: str) -> str:

@@ -98,7 +98,8 @@ class State:
 def _in_blocks(state: State, block: int) -> State:
     """The state of an artifact that has a scale in fp16 for each block of inputs.
 
-    Its embedding and head are in 8 bits, as llama.cpp keeps them.
+    4-bit blocks with zero points have a least value in fp16 too. The embedding and the head are in
+    8 bits, as llama.cpp keeps them.
     """
     model = state.architecture
     table = model.vocab_size * model.hidden_size * (block + BLOCK_SCALE) // block
@@ -110,6 +111,8 @@ def _in_blocks(state: State, block: int) -> State:
             * (BLOCK_SCALE * linear.shape[1] // block - CHANNEL_SCALES["int8"])
             for linear, count in model.linear_counts().items()
         )
+    if state.precision == "int4" and not state.sym:
+        scales = model.linear_weights() // block * BLOCK_SCALE
     return replace(
         state,
         group_size=block,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..packing import METHODS
-from ..scheme import Scheme
+from ..scheme import Scheme, values_together
 
 __all__ = [
     "Int8Inputs",
@@ -20,7 +19,6 @@ __all__ = [
     "PackedLinear",
     "pack_words",
     "unpack_words",
-    "values_together",
 ]
 
 
@@ -153,11 +151,6 @@ class Layout(ABC):
             self.scheme(block, name),
             name,
         )
-
-
-def values_together(bits: int) -> int:
-    """How many integers fill whole 32-bit words: 16 of 2 bits, 8 of 4, 4 of 8, 32 of 3 bits."""
-    return math.lcm(32, bits) // bits
 
 
 def pack_words(values: Tensor, bits: int) -> Tensor:

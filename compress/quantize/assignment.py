@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...checkpoints.layouts import Scheme
-from ...checkpoints.layouts.packed import values_together
+from ...checkpoints.scheme import Scheme, values_together
 from ...errors import Refused, UsageError
 from ...models import Architecture, require_expressible
 from ...models.packed_tables import TableBytes

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from ...steps.state import State
 from ...steps.step import FOUNDATION, Cost, PlanContext, Smaller, Step
+from .assignment import assign_schemes, extra_bytes, table_bytes, with_kv_rules
 from .options import QuantizeOptions
 
 if TYPE_CHECKING:
     from ...steps.context import StepContext, StepResult
 
-__all__ = ["QuantizeStep"]
+__all__ = ["QuantizeStep", "quantized_state"]
 
 FLOAT32 = 4
 """Bytes of a float32."""
@@ -39,17 +40,7 @@ class QuantizeStep(Step[QuantizeOptions]):
 
     def after(self, options: QuantizeOptions, source: State, plan: PlanContext) -> State:
         """The packed model."""
-        from .assignment import extra_bytes, table_bytes  # late: torch takes seconds
-
-        return replace(
-            source,
-            precision=f"int{options.bits}",
-            group_size=options.group_size,
-            sym=options.sym,
-            g_idx=options.permuted,
-            extra_bytes=extra_bytes(source.architecture, options),
-            table_bytes=table_bytes(source.architecture, options),
-        )
+        return quantized_state(options, source)
 
     def cost(
         self, options: QuantizeOptions, source: State, result: State, plan: PlanContext
@@ -80,6 +71,23 @@ class QuantizeStep(Step[QuantizeOptions]):
         return quantize(options, source, out, context)
 
 
+def quantized_state(options: QuantizeOptions, source: State) -> State:
+    """The packed model, from the config.json of the model alone.
+
+    Raises:
+        EdgewrightError: what `assignment.assign_schemes` raises.
+    """
+    return replace(
+        source,
+        precision=f"int{options.bits}",
+        group_size=options.group_size,
+        sym=options.sym,
+        g_idx=options.permuted,
+        extra_bytes=extra_bytes(source.architecture, options),
+        table_bytes=table_bytes(source.architecture, options),
+    )
+
+
 def _memory(source: State, plan: PlanContext) -> float:
     """Bytes of memory: the larger of two moments, both with the hidden states.
 
@@ -104,8 +112,6 @@ def _memory(source: State, plan: PlanContext) -> float:
 
 def _journal_bytes(options: QuantizeOptions, source: State, plan: PlanContext) -> int:
     """Bytes of finished layers and two sets of hidden states, on disk until the step ends."""
-    from .assignment import assign_schemes, with_kv_rules
-
     model = source.architecture
     layers = assign_schemes(model, with_kv_rules(model, options)).quantized_bytes
     return layers + 2 * FLOAT32 * plan.tokens * model.hidden_size

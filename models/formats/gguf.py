@@ -18,5 +18,7 @@ FORMAT = ExportFormat(
     reasons=llama_cpp_reasons,
     rounds=("int8",),
     block=32,
+    zero_points=True,
+    int4_method="mixed",
     position=5,
 )

@@ -18,5 +18,6 @@ FORMAT = ExportFormat(
     last_logits=True,
     packs_head=("int4", "int4-a8"),
     zero_points=True,
+    int4_method="mixed",
     measurable=True,
 )
