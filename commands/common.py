@@ -67,7 +67,7 @@ def prune_step(
     from ..checkpoints.config import model_path, resolve
     from ..compress.prune.step import pruned_state
     from ..pipeline.forecast import device_row, refuse
-    from ..pipeline.format_choice import as_artifact, recommended_format
+    from ..pipeline.format_choice import recommended_route
     from ..pipeline.prune_budget import shares_within
     from ..steps.state import checkpoint_state
     from ..targets import load_target
@@ -76,7 +76,7 @@ def prune_step(
     options = shares_within(options, source, target)
     if target:
         device, after = load_target(target), pruned_state(options, source)
-        after = as_artifact(after, recommended_format(after, "int4", device), "int4")
+        after = recommended_route(after, "int4", device).artifact
         refuse([device_row(f"{model}, pruned", after, device, 2048, 1)])
     return step("prune", options, model, output, context)
 

@@ -89,13 +89,13 @@ def after_run(ledger: Mapping[str, Any], out: Path) -> str:
 
 def _export_for(target: str, checkpoint: Path) -> str:
     """Exporting a quantized checkpoint to the format that suits a device."""
-    from ..pipeline.format_choice import export_command, recommended_format
+    from ..pipeline.format_choice import export_command, recommended_route
     from ..steps.state import checkpoint_state
     from ..targets import load_target  # late, all three: `--help` has to be fast
 
     state = checkpoint_state(checkpoint)
     if state.precision not in ("int4", "int8"):
         return ""
-    format = recommended_format(state, state.precision, load_target(target))
+    format = recommended_route(state, state.precision, load_target(target)).format
     out = f"{checkpoint}-{format}"
     return export_command(str(checkpoint), format, state.precision, "float", out)

@@ -187,9 +187,12 @@ Rows = list[dict[str, Any]]
 
 def _model_rows(model: str, target: str | None, inputs: PlanInputs) -> tuple[str | None, Rows]:
     """The device, and the rows of a plan for a model."""
-    from ..pipeline.forecast import plan_model
+    from ..pipeline.forecast import ALL_TARGETS, plan_model
     from ..pipeline.recipe_file import recipe_names
+    from ..targets import load_target
 
+    if target and target != ALL_TARGETS:
+        load_target(target)  # here, so that the hint below is not about a target
     cache = inputs.kv_cache or "float"
     try:
         rows = plan_model(model, target, inputs.context, inputs.batch, cache, inputs.precision)

@@ -93,8 +93,9 @@ class LlamaCpp:
         """Whether it gives positions to a layer."""
         if self.unrotated == "fourth":
             return (layer.index + 1) % 4 != 0
-        windowed = any(other.attention.window for other in architecture.layers)
-        return not (self.unrotated == "full" and windowed and not layer.attention.window)
+        if self.unrotated != "full" or layer.attention.window:
+            return True
+        return not any(other.attention.window for other in architecture.layers)
 
 
 LLAMA = LlamaCpp("llama", interleaved=True, biases=ALL, rotary_forms=TABLES, partial=False)

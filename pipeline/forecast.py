@@ -29,13 +29,7 @@ from ..targets import (
     predict,
     usable_bytes,
 )
-from .format_choice import (
-    as_artifact,
-    export_command,
-    prepared_by,
-    recommended_format,
-    workload_of,
-)
+from .format_choice import Route, export_command, recommended_route, workload_of
 
 __all__ = [
     "ALL_TARGETS",
@@ -115,11 +109,9 @@ def _by_precision(
         )
     rows: list[dict[str, Any]] = []
     for precision in possible:
-        format = recommended_format(state, precision, target, context, batch, kv_cache)
-        exported = as_artifact(state, format, precision, kv_cache)
-        row = device_row(precision, exported, target, context, batch)
-        method = prepared_by(state, precision, format)
-        commands = _commands(model, format, precision, kv_cache, method)
+        route = recommended_route(state, precision, target, context, batch, kv_cache)
+        row = device_row(precision, route.artifact, target, context, batch)
+        commands = _commands(model, route, precision, kv_cache)
         rows.append({**row, "commands": commands})
     runs = [row["precision"] for row in rows if not row["refused"]]
     return [
@@ -155,15 +147,13 @@ def _precisions(state: State, packed: Mapping[str, Any] | None) -> tuple[str, ..
     return (AS_PACKED.get(str(packed["quant_method"]), "fp16"),)
 
 
-def _commands(
-    model: str, format: str, precision: str, kv_cache: KvCache, method: str | None
-) -> list[str]:
-    """What to type to get a model in a precision, quantized by a method before; None: as it is."""
-    out = f"{precision}-{format}"
-    if method is None:
+def _commands(model: str, route: Route, precision: str, kv_cache: KvCache) -> list[str]:
+    """What to type to get a model in a precision."""
+    format, out = route.format, f"{precision}-{route.format}"
+    if route.method is None:
         return [export_command(model, format, precision, kv_cache, out)]
     return [
-        f"edgewright quantize {shlex.quote(model)} --method {method} --out {precision}",
+        f"edgewright quantize {shlex.quote(model)} --method {route.method} --out {precision}",
         export_command(precision, format, precision, kv_cache, out),
     ]
 
@@ -292,7 +282,8 @@ def device_row(
     if state.format:
         row |= _broken_rules(state, target, context, batch)
         return row | _predicted(state, target, context, batch)
-    format = exported_to or recommended_format(state, state.precision, target, context, batch)
+    route = recommended_route(state, state.precision, target, context, batch)
+    format = exported_to or route.format
     if state.precision in FORMATS[format].precisions:
         state = state.exported(format, state.precision)
     return row | _predicted(state, target, context, batch)

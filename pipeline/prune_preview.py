@@ -14,7 +14,7 @@ from ..steps.own_text import OwnText
 from ..steps.state import checkpoint_state
 from ..targets import load_target
 from .forecast import device_row
-from .format_choice import as_artifact, recommended_format
+from .format_choice import recommended_route
 from .prune_budget import shares_within
 
 __all__ = ["preview_prune"]
@@ -62,8 +62,7 @@ def preview_prune(
     for name, each in (("before", source.architecture), ("after", small)):
         state = replace(source, architecture=each)
         if device:
-            format = recommended_format(state, precision, device, CONTEXT)
-            state = as_artifact(state, format, precision)
+            state = recommended_route(state, precision, device, CONTEXT).artifact
         rows.append(device_row(name, state, device, CONTEXT, 1))
     sizes = {"before": source.architecture.summary(), "after": small.summary()}
     shown = {"target": target, "rows": rows, "sizes": sizes}

@@ -17,7 +17,7 @@ from ..models import FORMATS, PORTABLE
 from ..steps.options import AUTO, PROMPTS, REASONING
 from ..steps.state import checkpoint_state
 from ..targets import load_target
-from .format_choice import as_artifact, prepared, prepared_by, recommended_format
+from .format_choice import recommended_route
 from .goals import (
     FILE,
     GOALS,
@@ -173,18 +173,15 @@ def suited(draft: Draft) -> Draft:
     """
     precision = GOALS[draft.goal].precision
     whole = checkpoint_state(resolve(model_path(draft.model), config_only=True))
-    format = recommended_format(whole, precision, load_target(draft.target))
-    if precision in FORMATS[format].rounds:
-        format = PORTABLE
-    made = (
-        as_artifact(whole, format, precision)
-        if FORMATS[format].measurable
-        else prepared(whole, precision, format)
-    )
-    possible = MARGIN * made.weight_bytes / whole.weight_bytes
+    route = recommended_route(whole, precision, load_target(draft.target))
+    if precision in FORMATS[route.format].rounds:
+        route = recommended_route(whole, precision, None)
+    measured = route.artifact if FORMATS[route.format].measurable else route.checkpoint
+    possible = MARGIN * measured.weight_bytes / whole.weight_bytes
     least_size = math.ceil(100 * possible) / 100
-    method = prepared_by(whole, precision, format) or draft.method
-    return replace(draft, format=format, method=method, least_size=least_size)
+    # Other methods than these are those of the goal itself.
+    method = route.method if route.method in INT4_STEPS else draft.method
+    return replace(draft, format=route.format, method=method, least_size=least_size)
 
 
 def _scalar(text: str) -> str:

@@ -22,6 +22,8 @@ __all__ = ["State", "checkpoint_state", "float_precision"]
 
 BLOCK_SCALE = 2
 """Bytes of the scale of a block."""
+UNCOUNTED = (".qzeros", ".g_idx")
+"""Tensors of packed layers that sizes leave out: artifacts have none, or count their own."""
 
 
 @dataclass(frozen=True)
@@ -141,16 +143,18 @@ def float_precision(config: Mapping[str, Any]) -> str:
 def _extra_bytes(path: Path, state: State) -> int:
     """Bytes of linear layers of a checkpoint that its bits and group size do not explain.
 
-    0 where config.json names no layer with other bits, and for a plan without the weights.
+    0 where config.json names no layer with other bits, and for a plan without the weights. Zero
+    points and `g_idx` are left out, as in `size_of`.
     """
     block = quantization(state.architecture.config) or {}
     if not block.get("dynamic"):
         return 0
     try:
-        stored = inventory(path, state.architecture.config).tensors.values()
+        stored = inventory(path, state.architecture.config).tensors
     except UsageError:
         return 0
-    return sum(tensor.nbytes for tensor in stored) - state.weight_bytes
+    counted = sum(tensor.nbytes for name, tensor in stored.items() if not name.endswith(UNCOUNTED))
+    return counted - state.weight_bytes
 
 
 def _table_bytes(path: Path, model: Architecture) -> TableBytes | None:

@@ -194,15 +194,13 @@ def _pattern(name: str) -> str:
     return re.sub(r"\.\d+\.", ".*.", name)
 
 
-def extra_bytes(architecture: Architecture, options: QuantizeOptions) -> int:
+def extra_bytes(
+    assignment: Assignment, architecture: Architecture, options: QuantizeOptions
+) -> int:
     """Bytes of the linear layers beyond those with the step's bits and groups in all of them.
 
     The budget of `sensitivity` counts as spent.
-
-    Raises:
-        EdgewrightError: what `assign_schemes` raises.
     """
-    assignment = assign_schemes(architecture, with_kv_rules(architecture, options))
     default = Scheme(options.bits, options.group_size, options.sym)
     extra = sum(
         stored_bytes(shape, assignment.linears.get(name)) - stored_bytes(shape, default)
@@ -213,13 +211,8 @@ def extra_bytes(architecture: Architecture, options: QuantizeOptions) -> int:
     return extra
 
 
-def table_bytes(architecture: Architecture, options: QuantizeOptions) -> TableBytes | None:
-    """Bytes of the embedding and the head; None: both stay in floating point.
-
-    Raises:
-        EdgewrightError: what `assign_schemes` raises.
-    """
-    assignment = assign_schemes(architecture, options)
+def table_bytes(assignment: Assignment, architecture: Architecture) -> TableBytes | None:
+    """Bytes of the embedding and the head; None: both stay in floating point."""
     if not assignment.vocab:
         return None
     shape = (architecture.vocab_size, architecture.hidden_size)

@@ -77,14 +77,16 @@ def quantized_state(options: QuantizeOptions, source: State) -> State:
     Raises:
         EdgewrightError: what `assignment.assign_schemes` raises.
     """
+    model = source.architecture
+    assignment = assign_schemes(model, with_kv_rules(model, options))
     return replace(
         source,
         precision=f"int{options.bits}",
         group_size=options.group_size,
         sym=options.sym,
         g_idx=options.permuted,
-        extra_bytes=extra_bytes(source.architecture, options),
-        table_bytes=table_bytes(source.architecture, options),
+        extra_bytes=extra_bytes(assignment, model, options),
+        table_bytes=table_bytes(assignment, model),
     )
 
 

@@ -36,7 +36,7 @@ def test_one_precision_that_fits_is_enough(cli, model: Path) -> None:
     assert (code, error) == (0, "")
     assert "int4 runs on jetson-orin-nano-8gb" in out
     assert "fp16 runs" not in out
-    assert f"edgewright quantize {model} --method gptq --out int4" in out
+    assert f"edgewright quantize {model} --method mixed --out int4" in out
     assert "edgewright export int4 --format gguf --precision int4 --out int4-gguf" in out
     assert "5.00 GB to give" in out  # why fp16 and int8 do not fit
     assert "with --kv-cache int8" not in out  # llama.cpp's is not ours
@@ -194,11 +194,11 @@ def test_a_plan_fits_the_terminal_and_ends_with_what_to_type(
     _, out, _ = cli("plan", model, "--target", "jetson-orin-nano-8gb")
     lines = out.splitlines()
     assert max(map(len, lines)) <= width
-    for whole in ("6.17 GB", "3,085.94", "×÷1.15", "32,064", "7W:5  15W:14  25W:20", "15W:0.9"):
+    for whole in ("6.17 GB", "3,085.94", "×÷1.15", "26,880", "7W:5  15W:13  25W:20", "15W:0.9"):
         assert whole in out
     export = "edgewright export int4 --format gguf --precision int4 --out int4-gguf"
     assert lines[-1].strip() == export
-    assert "in 3.68 of its 5.00 GB, at about 20 tokens/s" in " ".join(out.split())
+    assert "in 3.91 of its 5.00 GB, at about 20 tokens/s" in " ".join(out.split())
 
 
 def test_a_recipe_that_ships_is_planned_by_its_name(
@@ -217,7 +217,7 @@ def test_a_name_with_brackets_is_no_markup(cli, tmp_path: Path) -> None:
     model.mkdir()
     shutil.copy(QWEN_3B, model / "config.json")
     _, out, _ = cli("plan", model, "--target", "jetson-orin-nano-8gb")
-    assert f"edgewright quantize '{model}' --method gptq" in out
+    assert f"edgewright quantize '{model}' --method mixed" in out
     _, out, _ = cli("targets", "show", "jetson-orin-nano-8gb")
     assert "formats: [onnx, " in out and len(out.splitlines()) < 140
 

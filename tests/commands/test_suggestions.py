@@ -55,5 +55,12 @@ def test_the_nearest_name_is_suggested(
     assert said in " ".join(error.split())
 
 
+def test_a_wrong_device_is_not_taken_for_the_name_of_a_recipe(cli: Any) -> None:
+    code, _, error = cli("plan", "dmeo", "--target", "jetson-orin-nano")
+    assert code == 2
+    assert error.count("did you mean") == 1
+    assert "did you mean jetson-orin-nano-8gb?" in " ".join(error.split())
+
+
 def test_nothing_like_it_is_no_suggestion() -> None:
     assert nearest("zebra", ("gptq", "awq")) == suggestion("zebra", ("gptq", "awq")) == ""

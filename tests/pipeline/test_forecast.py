@@ -18,6 +18,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 QWEN_3B = "qwen2.5-3b"
 DEEPSEEK_7B = "deepseek-r1-distill-qwen-7b"
 # Counted by hand: linear layers (q, o; k, v; gate, up, down), embedding, head, norms, biases.
+KEYS_AND_VALUES = {QWEN_3B: 36 * 2 * 256 * 2048, DEEPSEEK_7B: 28 * 2 * 512 * 3584}
 LINEARS = {
     QWEN_3B: 36 * (2 * 2048 * 2048 + 2 * 256 * 2048 + 3 * 11008 * 2048),
     DEEPSEEK_7B: 28 * (2 * 3584 * 3584 + 2 * 512 * 3584 + 3 * 18944 * 3584),
@@ -50,13 +51,18 @@ def rows_of(
 def test_bytes_are_those_counted_by_hand(model: Path, name: str) -> None:
     rows = rows_of(model, "jetson-orin-nx-16gb", 4096)
     assert LINEARS[name] + REST[name] == PARAMETERS[name]
-    # INT4 is a GGUF: 18 bytes for 32 weights of a linear layer, 34 for 32 of a table.
-    tables = TABLES[name]
-    blocks = LINEARS[name] // 32 * 18 + tables // 32 * 34 + 2 * (REST[name] - tables)
-    for precision, expected in (("fp16", 2 * PARAMETERS[name]), ("int4", blocks)):
+    # INT4 is a GGUF of `mixed`: 20 bytes for 32 weights (Q4_1), 34 for 32 of keys and values, and
+    # of a table (Q8_0).
+    tables, in_8_bits = TABLES[name], TABLES[name] + KEYS_AND_VALUES[name]
+    in_4_bits = LINEARS[name] - KEYS_AND_VALUES[name]
+    blocks = in_4_bits // 32 * 20 + in_8_bits // 32 * 34 + 2 * (REST[name] - tables)
+    for precision, expected, error in (
+        ("fp16", 2 * PARAMETERS[name], 0),
+        ("int4", blocks, 0.002),
+    ):
         row = rows["jetson-orin-nx-16gb", precision]
         assert row["parameters"] == PARAMETERS[name]
-        assert row["weight_bytes"] == expected
+        assert row["weight_bytes"] == pytest.approx(expected, rel=error)
         assert row["kv_bytes"] == KV_A_TOKEN[name] * 4096
 
 

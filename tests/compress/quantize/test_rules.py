@@ -262,8 +262,9 @@ def test_a_plan_counts_what_rules_and_tables_weigh(
     )
     row = plan_recipe(recipe)[1]
     model = architecture(config)
-    tables = table_bytes(model, options(**asked))
-    extra = extra_bytes(model, options(**asked))
+    assignment = assign_schemes(model, options(**asked))
+    tables = table_bytes(assignment, model)
+    extra = extra_bytes(assignment, model, options(**asked))
     assert row["weight_bytes"] == size_of(model, "int4", table_bytes=tables) + extra
     quantize(options(**asked), source, tmp_path / "out", context)
     assert row["weight_bytes"] == pytest.approx(weight_bytes(tmp_path / "out"), rel=0.1)

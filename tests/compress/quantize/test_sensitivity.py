@@ -104,7 +104,7 @@ def test_the_worst_are_kept_and_the_budget_holds(
         > 0.3 * choice.quantized_bytes
     )
     with_budget, without = (
-        extra_bytes(architecture(config), o)
+        extra_bytes(choice, architecture(config), o)
         for o in (options, options.model_copy(update={"sensitivity": None}))
     )
     assert with_budget - without == int(0.3 * choice.quantized_bytes)
