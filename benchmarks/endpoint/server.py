@@ -34,6 +34,10 @@ NO_KEY = (401, 403)
 OK = 200
 FEW_TOKENS = 8
 START = "start the server, or correct the URL; `--api chat` if it serves chats only"
+SLOW = (
+    "allow more with --request-seconds, ask for less at a time (--concurrency 1), or restart a "
+    "server that hangs"
+)
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,7 @@ class Server:
             async with asyncio.timeout(limit):
                 return await self.client.fetch(method, path, body, most)
         except TimeoutError as error:
-            raise self.failed(f"no answer within {limit:g} s") from error
+            raise self.failed(f"no answer within {limit:g} s", SLOW) from error
         except (BadReply, OSError) as error:
             raise self.failed(reason(error)) from error
 

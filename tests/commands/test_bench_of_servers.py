@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -89,6 +90,24 @@ def test_tasks_have_a_table_and_the_latency_another(cli, tmp_path: Path) -> None
     assert "concurrency2" in out
 
 
+def test_a_slow_server_is_not_taken_for_one_that_is_not_there(cli, tmp_path: Path) -> None:
+    async def slow(asked: Asked) -> AsyncIterator[bytes]:
+        await asyncio.sleep(3)
+        yield document({"choices": [{"message": {"content": "4"}}]})
+
+    file = tmp_path / "sums.jsonl"
+    row = json.dumps({"question": "2+2?", "answer": "#### 4"}) + "\n"
+    file.write_text(row + row.replace("2?", "3?"))
+    with serving(ScriptedServer(slow)) as server:
+        tasks = ("--tasks", f"qa:{file}", "--request-seconds", 0.2, "--retries", 0)
+        code, out, error = cli("bench", server.url, *tasks)
+    assert (code, out) == (1, ""), error
+    said = " ".join(error.split())
+    assert "no answer within 0.2 s" in said
+    assert "--request-seconds" in said
+    assert "start the server" not in said
+
+
 def test_python_measures_the_same(server: ScriptedServer) -> None:
     found = ew.bench(
         server.url, latency=True, concurrency=(2,), requests=4, output_tokens=4, prompt_tokens=16
@@ -117,7 +136,7 @@ def test_a_server_that_is_not_there_is_one_message(cli) -> None:
     with serving(ScriptedServer()) as server:
         url = server.url
     code, out, error = cli("bench", url, "--latency")
-    assert (code, out) == (1, "")
+    assert (code, out) == (1, ""), error
     assert "start the server, or correct the URL" in error
     assert "Traceback" not in error
 
