@@ -57,19 +57,18 @@ class _TorchSlots:
         self._vocabulary = architecture.vocab_size
         self._lengths: list[int] = []
         self._shared: list[tuple[Tensor, Tensor]] = []
-        self._shared_length = 0
 
     def share(self, tokens: Sequence[int]) -> None:
         """See `Slots.share`."""
         self.append([tokens])
         self._shared = self._cache.states(0, len(tokens))
-        self._shared_length = len(tokens)
-        self._lengths.clear()
+        self.retire([], 0)
 
     @torch.inference_mode()
     def append(self, prompts: Sequence[Sequence[int]]) -> None:
         """See `Slots.append`."""
         most = chunk_tokens(self._vocabulary, whole_logits=False)
+        known = self._shared[0][0].shape[1] if self._shared else 0
         for group in groups_within(prompts, most):
             first = len(self._lengths)
             self._lengths += map(len, group)
@@ -79,7 +78,7 @@ class _TorchSlots:
             chunk = max(1, most // len(group))
             if self._shared:
                 self._cache.fill(rows, self._shared)
-            for begin in range(self._shared_length, width, chunk):
+            for begin in range(known, width, chunk):
                 end = min(begin + chunk, width)
                 positions = torch.arange(begin, end).expand(len(group), -1)
                 self._forward(ids[:, begin:end], positions, Place(rows, slice(begin, end), end))

@@ -29,7 +29,7 @@ __all__ = [
 LONGEST_PROMPT = 512
 """Tokens of the prompt that predictions assume, unless the context is shorter."""
 INT8_METHOD = "smoothquant"
-SMALL_INT4_METHOD = "gptq"
+SMALL_INT4_METHOD = FORMATS[PORTABLE].int4_method
 """For models that the method that a format prefers does not suit, or makes too large."""
 OBSTACLES = ("build-memory",)
 """Rules that only warn, but of things without which nobody gets the model to run."""

@@ -63,10 +63,9 @@ class OnnxSlots:
         """See `generation.Slots.share`. A cache that drops old columns cannot be copied."""
         if self._decoder.windowed:
             return
-        cache = self._decoder.open_cache(1, len(tokens))
-        for _ in self._prefill([tokens], cache):
-            pass
-        self._shared = [value.numpy()[0, :, : len(tokens)].copy() for value in cache.past]
+        self.append([tokens])
+        self._shared = self.states(0)
+        self.retire([], 0)
 
     def append(self, prompts: Sequence[Sequence[int]]) -> None:
         """See `generation.Slots.append`."""
