@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.config import read_architecture
+from ..checkpoints.artifacts import is_artifact, is_gguf, is_graph
+from ..checkpoints.config import read_architecture, resolve
 from ..checkpoints.hashing import read_provenance, weight_bytes
 from ..checkpoints.loading import pick_device
 from ..checkpoints.tokenizer import load_tokenizer
@@ -30,9 +31,11 @@ from .memory import alternatives, measurement_bytes
 from .options import EvaluateOptions, LatencyOptions
 from .reference import Reference
 from .tasks.accuracy import Answer, score_text
-from .tasks.backends import Backend, is_artifact, open_backend
+from .tasks.backends import Backend, open_backend
 from .tasks.kept_answers import KeptAnswers
+from .tasks.llama_backend import LlamaBackend
 from .tasks.task import Task, TaskResult, TaskSettings, run_task
+from .without_logits import require_no_logits
 
 __all__ = ["Measurement", "add_task", "measure"]
 
@@ -73,21 +76,24 @@ def measure(
     Args:
         path: its directory.
         options: what to measure.
-        device: where torch runs; artifacts run on the CPU.
+        device: where torch and llama.cpp run; ONNX artifacts run on the CPU.
         reference: the model that `kl/` and `top1_agreement/` compare with.
         kept: answers of an interrupted measurement of the same; new ones are added.
         memory_check: refuse what is predicted not to fit into memory.
 
     Raises:
         Refused: the measurement needs more memory than is free.
-        UsageError: there is no model at `path`, a source or task is empty or unknown, or two of
-            them have the same name in metrics.
+        UsageError: there is no model at `path`, a source or task is empty or unknown, two of them
+            have the same name in metrics, or the runtime of an artifact cannot measure one of them.
     """
     tasks = parse_inputs(options.tasks, Task.parse)
     sources = parse_inputs(options.perplexity, Source.parse)
+    if is_gguf(path):
+        resolve(path)
+        require_no_logits(path.name, options)
     if memory_check:
         _check_memory(path, options, device, reference)
-    backend = open_backend(path, device, options.dtype)
+    backend = open_backend(path, device, options.dtype, options.llama_server)
     tokenizer = load_tokenizer(path)
     result = Measurement(context=_environment(backend))
     texts = {source.label: _read_text(result, source, tokenizer, options) for source in sources}
@@ -103,7 +109,7 @@ def measure(
     result.metrics["parameters"] = read_architecture(path).parameters
     del backend
     if options.latency:
-        _add_latency(result, path, options.latency)
+        _add_latency(result, path, options.latency, options.llama_server)
     return result
 
 
@@ -119,10 +125,12 @@ def add_task(
     result.context |= outcome.context
 
 
-def _add_latency(result: Measurement, path: Path, options: LatencyOptions) -> None:
+def _add_latency(
+    result: Measurement, path: Path, options: LatencyOptions, llama_server: str
+) -> None:
     """Add latency and memory, measured in a process of its own."""
     metrics, conditions = time_alone(
-        path, options, result.context["device"], result.context["threads"]
+        path, options, result.context["device"], result.context["threads"], llama_server
     )
     result.metrics |= metrics | _cache_sizes(path, options)
     result.context |= conditions
@@ -134,7 +142,7 @@ def _check_memory(
     """Refuse a measurement that does not fit into memory; see `measure`."""
     if not (is_artifact(path) or (path / "config.json").is_file()):
         return  # no model, which is said when it is opened
-    device = "cpu" if is_artifact(path) else pick_device(device)
+    device = "cpu" if is_graph(path) else pick_device(device)
     beside = reference.path if reference and not reference.is_loaded else None
     require_memory(
         f"measuring {path.name}",
@@ -220,6 +228,7 @@ def _environment(backend: Backend) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "onnxruntime": onnxruntime.__version__,
+        **(backend.versions if isinstance(backend, LlamaBackend) else {}),
     }
     return {
         "backend": backend.name,

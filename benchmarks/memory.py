@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..checkpoints.artifacts import is_artifact
 from ..checkpoints.compute_dtype import fast_dtype
 from ..checkpoints.config import dtype_name, quantization, read_architecture
 from ..checkpoints.hashing import read_provenance, weight_bytes
@@ -13,7 +14,6 @@ from ..models import Architecture
 from ..steps.memory_check import Alternative
 from .options import EvaluateOptions
 from .tasks.accuracy import LOGITS_A_BATCH, TOKENS_A_BATCH
-from .tasks.backends import is_artifact
 
 __all__ = ["alternatives", "answering_bytes", "loaded_bytes", "measurement_bytes"]
 

@@ -52,7 +52,7 @@ class EvaluateOptions(BaseModel):
     panels: ClassVar = Panels(
         "Tasks and texts",
         common=("tasks", "limit", "perplexity", "latency"),
-        expert=("bad_rows", "dtype"),
+        expert=("bad_rows", "dtype", "llama_server"),
     )
 
     tasks: Annotated[tuple[str, ...], Cli(separator=","), Reads()] = Field(
@@ -78,6 +78,10 @@ class EvaluateOptions(BaseModel):
         default="auto",
         description="what torch computes answers in; auto: the checkpoint's 16 bits where the "
         "processor is fast with them, else float32; texts are always scored in float32",
+    )
+    llama_server: str = Field(
+        default="",
+        description="llama.cpp's llama-server, which runs GGUF artifacts; default: on PATH",
     )
     perplexity: Annotated[tuple[str, ...], Reads()] = Field(
         default=(), description="SOURCE to compute the perplexity of; repeatable"

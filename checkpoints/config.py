@@ -10,7 +10,7 @@ from typing import Any
 from ..documents import in_hand, read_object
 from ..errors import Refused, UsageError
 from ..models import FAMILIES, Architecture, architecture, check_values, text_config
-from ..models.formats.gguf import MODEL as GGUF
+from .artifacts import is_gguf
 from .hub import fetch, is_hub_id
 from .inventory import inventory
 from .packing import check_block, scheme_of
@@ -71,11 +71,10 @@ def resolve(model: str | Path, *, config_only: bool = False) -> Path:
     path = Path(model)
     if os.path.isdir(path):  # unlike `Path`, never fails on a name that is no name of a file
         if not (path / "config.json").is_file():
-            if (path / GGUF).is_file():
+            if is_gguf(path):
                 raise UsageError(
-                    f"{path}: a GGUF artifact of `export`, and no model directory",
-                    "give the checkpoint that it was made from, or measure it through "
-                    f"`llama-server -m {path / GGUF}` with `edgewright bench URL`",
+                    f"{path}: a GGUF artifact without config.json, of an earlier edgewright",
+                    "export its checkpoint again",
                 )
             raise UsageError(
                 f"{path}: no config.json, so this is no model directory",

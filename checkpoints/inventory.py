@@ -32,6 +32,7 @@ from ..models import (
     is_buffer,
     text_name,
 )
+from .artifacts import is_artifact
 
 __all__ = ["Inventory", "StoredTensor", "inventory", "opened", "weight_files"]
 
@@ -108,6 +109,11 @@ def weight_files(path: Path) -> list[Path]:
     elif named:
         raise UsageError(
             f"{path}: no {named}, which config.json names", "copy or download what is missing"
+        )
+    if not index.is_file() and is_artifact(path):
+        raise UsageError(
+            f"{path}: an artifact of `export`, and no checkpoint",
+            "give the checkpoint that it was made from",
         )
     if not index.is_file():
         raise UsageError(

@@ -18,6 +18,7 @@ def bench(
     shots: int | None = None,
     allow_code: bool = False,
     dtype: Literal['auto', 'float32', 'bfloat16', 'float16'] = 'auto',
+    llama_server: str = '',
     perplexity: _Values | None = (),
     bad_rows: Literal['refuse', 'skip'] = 'refuse',
     windows: int = 128,
@@ -58,6 +59,7 @@ def bench(
         shots: worked examples in the prompt of qa, choice and lm-eval tasks; default: the task's own number
         allow_code: let code tasks run what the model writes, in a sandbox
         dtype: what torch computes answers in; auto: the checkpoint's 16 bits where the processor is fast with them, else float32; texts are always scored in float32
+        llama_server: llama.cpp's llama-server, which runs GGUF artifacts; default: on PATH
         perplexity: SOURCE to compute the perplexity of; repeatable
         bad_rows: what to do with a row of data that has something else where text belongs: refuse the data, or skip the row and count it
         windows: rows per perplexity source

@@ -42,7 +42,7 @@ class ExportStep(Step[ExportOptions]):
 
     def check_in_recipe(self, options: ExportOptions) -> None:
         """Refuse formats that cannot be measured on this machine."""
-        if not FORMATS[options.format].measurable:
+        if not FORMATS[options.format].measured_by:
             raise ValueError(
                 f"format: {options.format} cannot be measured here; "
                 f"use the verb, `edgewright export --format {options.format}`"
@@ -93,7 +93,7 @@ def _memory(options: ExportOptions, source: State, result: State) -> float:
     needs = [2.0 * (stored + 4) * table]  # an embedding is read, cast and written
     if not source.precision.startswith("int") and fits_in_memory(source.parameters):
         needs.append(4.0 * source.parameters + 2 * logits)
-    if FORMATS[options.format].measurable:
+    if FORMATS[options.format].measured_by == "onnxruntime":
         copied = RUNTIME_COPIES.get(result.precision, PACKED_COPIES) * result.weight_bytes
         head = 0 if options.packs_head else 4 * table
         rows = 1 if options.logits == "last" else 6

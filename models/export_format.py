@@ -58,8 +58,8 @@ class ExportFormat:
         zero_points: whether 4-bit weights may have zero points, that is, be asymmetric.
         int4_method: the `quantize --method` that keeps most of a model in 4 bits, of those whose
             weights the format holds.
-        measurable: whether `bench` runs the artifact on this machine. Only such formats are
-            allowed in a recipe.
+        measured_by: the runtime in which `bench` runs the artifact on this machine; None: there is
+            none. Only formats that have one are allowed in a recipe.
         fp16_activations: whether INT4 and INT8 layers sit in an fp16 graph (else fp32).
         device_rules: function with further rules of a device: (platform, architecture, precision)
             -> iterator of `targets.violation.Violation`; empty: there are none.
@@ -81,7 +81,7 @@ class ExportFormat:
     block: int = 0
     zero_points: bool = False
     int4_method: str = "gptq"
-    measurable: bool = False
+    measured_by: Literal["onnxruntime", "llama.cpp"] | None = None
     fp16_activations: bool = False
     device_rules: str = ""
 
@@ -94,6 +94,11 @@ class ExportFormat:
     def is_graph(self) -> bool:
         """Whether the artifact is an ONNX graph, so that opsets matter."""
         return "onnxruntime" in self.runtimes or "tensorrt" in self.runtimes
+
+    @property
+    def gives_logits(self) -> bool:
+        """Whether the runtime that measures it here gives the logits of whole texts."""
+        return self.measured_by == "onnxruntime"
 
     def block_of(self, precision: str) -> int:
         """Inputs that share a scale in a precision, where the format fixes that; 0: it does not."""

@@ -18,6 +18,7 @@ from ..benchmarks.ledger_files import read_ledger
 from ..benchmarks.measurement_files import load_measurement
 from ..benchmarks.options import EvaluateOptions
 from ..benchmarks.tasks.task import Task
+from ..benchmarks.without_logits import needs_logits
 from ..checkpoints.config import end_tokens, model_path, resolve
 from ..checkpoints.hashing import content_hash, read_provenance
 from ..checkpoints.tokenizer import load_tokenizer
@@ -39,8 +40,6 @@ from .recipe import BASELINE
 
 __all__ = ["Yardstick", "acceptance_of", "runtime_of"]
 
-TEXTS = ("choice", "lm-eval")
-"""Kinds of tasks that need the logits of whole texts, which no device sends."""
 READS: dict[Runtime, str] = {"onnxruntime": MODEL, "tensorrt": MODEL, "llama.cpp": GGUF}
 """Runtimes that deployments start, and the file that each of them reads; `auto` is the first."""
 USUAL = Known(0.9, 0.1, "a usual 4-bit quantization")
@@ -170,7 +169,7 @@ def _tasks(
 ) -> tuple[list[Task], EvaluateOptions]:
     """The tasks to score on the device: the given ones, or those of the recipe that can be."""
     named = list(map(Task.parse, given.tasks))
-    texts = [task for task in named if task.kind in TEXTS]
+    texts = [task for task in named if needs_logits(task)]
     if texts:
         raise UsageError(
             f"{texts[0].kind}:{texts[0].name}: needs the logits of whole texts, which no device "
@@ -191,9 +190,9 @@ def _tasks(
         f"{task.kind}:{task.name} of the recipe was not scored on the device: it needs the logits "
         "of whole texts"
         for task in parsed
-        if task.kind in TEXTS
+        if needs_logits(task)
     ]
-    return [task for task in parsed if task.kind not in TEXTS], evaluate
+    return [task for task in parsed if not needs_logits(task)], evaluate
 
 
 def _source(artifact: Path, options: AcceptanceOptions, notes: list[str]) -> Path | None:

@@ -13,9 +13,9 @@ from ..benchmarks.measurement_files import answers_file, save_measurement, write
 from ..benchmarks.missing_tasks import missing_tasks
 from ..benchmarks.options import EvaluateOptions, LatencyOptions
 from ..benchmarks.reference import Reference
-from ..benchmarks.tasks.backends import is_artifact
 from ..benchmarks.tasks.kept_answers import FILE, WORK, KeptAnswers
 from ..benchmarks.unconfined import unconfined_tasks
+from ..checkpoints.artifacts import is_artifact
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.hashing import content_hash
 from ..errors import UsageError
@@ -67,7 +67,8 @@ def _against(
     """The times of two models in turns, under the conditions of a measurement of the first."""
     where = result.context["device"]
     threads = result.context["threads"]
-    return time_against(path, rival, options.latency or LatencyOptions(), where, threads)
+    latency = options.latency or LatencyOptions()
+    return time_against(path, rival, latency, where, threads, options.llama_server)
 
 
 @contextmanager

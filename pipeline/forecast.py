@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..checkpoints.artifacts import is_artifact
 from ..checkpoints.config import model_path, quantization, resolve
 from ..errors import Refused, UsageError
 from ..models import FORMATS
-from ..models.formats.onnx import MODEL as GRAPH
 from ..models.kv_cache import KvCache
 from ..steps.state import State, checkpoint_state
 from ..targets import (
@@ -75,7 +75,7 @@ def plan_model(
         UsageError: the model cannot be exported in this precision, or is an artifact.
     """
     path = resolve(model_path(model), config_only=True)
-    if (path / GRAPH).is_file():
+    if is_artifact(path):
         raise UsageError(
             f"{path}: an artifact of `export`, which is not exported again",
             "give the checkpoint that it was made from, or ask `edgewright targets check` about it",

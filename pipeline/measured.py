@@ -16,6 +16,8 @@ from ..benchmarks.reference import Reference
 from ..benchmarks.report.model_card import write_card
 from ..benchmarks.tasks.kept_answers import FILE, WORK, KeptAnswers
 from ..benchmarks.tasks.task import Task
+from ..benchmarks.without_logits import measured_without_logits
+from ..checkpoints.artifacts import is_gguf
 from ..checkpoints.hashing import file_hash
 from ..console import console
 from ..steps.workspace import workspace
@@ -58,14 +60,16 @@ class StepMeasurer:
                 console.print(f"  {why}", highlight=False, markup=False)
             run = self.ledger.path.parent
             with workspace(samples_file(run, entry["name"]), WORK, fields, FILE) as place:
+                evaluate, left_out = self._possible(folder)
                 result = measure(
                     folder,
-                    self.recipe.evaluate,
+                    evaluate,
                     device=self.device,
                     reference=None if entry["name"] == BASELINE else self.reference,
                     kept=KeptAnswers(place / FILE),
                     memory_check=self.recipe.memory_check,
                 )
+                result.note(left_out)
                 entry["metrics"] = result.metrics
                 entry["context"] = result.context
                 entry["measurement_notes"] = result.notes
@@ -74,6 +78,12 @@ class StepMeasurer:
                 self.ledger.put(entry, self.order)
         console.print(f"  {headline(entry['metrics'])}", highlight=False, soft_wrap=True)
         self._write_card(entry, folder)
+
+    def _possible(self, folder: Path) -> tuple[EvaluateOptions, list[str]]:
+        """What can be measured of a result, and notes of what cannot."""
+        if is_gguf(folder):
+            return measured_without_logits(self.recipe.evaluate)
+        return self.recipe.evaluate, []
 
     def _is_measured(self, entry: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
         if not entry["metrics"] or entry.get("measured") != fingerprint(fields):

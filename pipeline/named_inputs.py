@@ -8,10 +8,14 @@ from typing import Any
 
 from ..benchmarks.inputs import check_labels
 from ..benchmarks.measured_names import why_unmeasured
+from ..benchmarks.options import EvaluateOptions
 from ..benchmarks.tasks.task import Task
+from ..benchmarks.without_logits import measured_without_logits
 from ..checkpoints.config import model_path, resolve
 from ..data.sources import Source
 from ..errors import UsageError
+from ..export.options import ExportOptions
+from ..models import FORMATS
 from ..steps.options import AUTO, TRACES
 from .recipe import BASELINE, Recipe
 from .registry import STEPS
@@ -31,10 +35,11 @@ def check_inputs(recipe: Recipe) -> None:
         if (error := _fault(find, name))
     }
     if not faults and recipe.gate:  # a task that cannot be read has no name yet
+        evaluate = _of_candidate(recipe, recipe.gate.candidate)
         faults = {
             f"gate.limits.{metric}: {why}": "measure it, or change the limit"
             for metric in recipe.gate.limits
-            if (why := why_unmeasured(metric, recipe.evaluate))
+            if (why := why_unmeasured(metric, evaluate))
         }
     if faults:
         separator = "\n  " if len(faults) > 1 else " "
@@ -67,6 +72,15 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, Callable[[str], Any], str]]:
     texts = [name for name in recipe.evaluate.perplexity if name not in (TRACES, AUTO)]
     yield "evaluate.perplexity", lambda _: check_labels(texts, Source.parse), ""
     yield "evaluate.tasks", lambda _: check_labels(recipe.evaluate.tasks, Task.parse), ""
+
+
+def _of_candidate(recipe: Recipe, candidate: str) -> EvaluateOptions:
+    """What is measured of the step that the gate judges."""
+    named = dict(zip(recipe.step_names, recipe.steps, strict=True))
+    step = named.get(candidate)
+    if isinstance(step, ExportOptions) and not FORMATS[step.format].gives_logits:
+        return measured_without_logits(recipe.evaluate)[0]
+    return recipe.evaluate
 
 
 def _directory(name: str) -> Path:

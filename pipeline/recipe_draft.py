@@ -11,6 +11,7 @@ from textwrap import indent
 
 import yaml
 
+from ..benchmarks.llama_cpp import can_measure
 from ..checkpoints.config import BUILTIN_MODEL, model_path, resolve
 from ..data.sources import Source
 from ..models import FORMATS, PORTABLE
@@ -52,6 +53,7 @@ class Draft:
         format: of the export.
         method: that quantizes to 4 bits, if the goal does.
         least_size: share of the bytes below which the goal cannot get this model.
+        exports: whether the recipe exports; else the user does, after it.
     """
 
     model: str
@@ -61,6 +63,7 @@ class Draft:
     format: str = PORTABLE
     method: str = FORMATS[PORTABLE].int4_method
     least_size: float = 0.0
+    exports: bool = True
 
     @property
     def name(self) -> str:
@@ -123,7 +126,7 @@ class Draft:
     def _export(self, goal: Goal) -> str:
         """The step that exports, or that it comes after the run."""
         format = FORMATS[self.format]
-        text = MEASURED_EXPORT if format.measurable else LATER_EXPORT
+        text = MEASURED_EXPORT if self.exports else LATER_EXPORT
         words = {"FORMAT": format.name, "SUMMARY": format.description, "PRECISION": goal.precision}
         for word, value in words.items():
             text = text.replace(word, value)
@@ -156,7 +159,7 @@ class Draft:
         )
         return (
             "gate: # the exit code is 5 if the last step breaks a limit\n"
-            f"  candidate: {'export' if FORMATS[self.format].measurable else QUANTIZE}\n"
+            f"  candidate: {'export' if FORMATS[self.format].gives_logits else QUANTIZE}\n"
             f"  baseline: baseline\n  limits:\n{limit}"
             f"    size_bytes: {{max_ratio: {max(goal.size, self.least_size)}}}\n"
         )
@@ -176,12 +179,15 @@ def suited(draft: Draft) -> Draft:
     route = recommended_route(whole, precision, load_target(draft.target))
     if precision in FORMATS[route.format].rounds:
         route = recommended_route(whole, precision, None)
-    measured = route.artifact if FORMATS[route.format].measurable else route.checkpoint
+    measured = route.artifact if FORMATS[route.format].gives_logits else route.checkpoint
     possible = MARGIN * measured.weight_bytes / whole.weight_bytes
     least_size = math.ceil(100 * possible) / 100
     # Other methods than these are those of the goal itself.
     method = route.method if route.method in INT4_STEPS else draft.method
-    return replace(draft, format=route.format, method=method, least_size=least_size)
+    exports = can_measure(route.format)
+    return replace(
+        draft, format=route.format, method=method, least_size=least_size, exports=exports
+    )
 
 
 def _scalar(text: str) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..benchmarks.gate.gate import check_gate
+from ..benchmarks.llama_cpp import NAME as LLAMA_CPP
+from ..benchmarks.llama_cpp import llama_server_here
 from ..benchmarks.measurement_files import step_measurement
 from ..benchmarks.missing_tasks import missing_tasks
 from ..benchmarks.reference import Reference
@@ -25,6 +27,8 @@ from ..checkpoints.hashing import content_hash
 from ..checkpoints.loading import pick_device
 from ..checkpoints.own_files import check_output
 from ..console import console
+from ..export.options import ExportOptions
+from ..models import FORMATS
 from ..steps.context import StepContext
 from ..steps.memory_check import Alternative, require_memory
 from ..steps.own_text import OwnText
@@ -74,6 +78,7 @@ def run_recipe(
     require_one_process("a recipe runs")
     rows = plan_recipe(recipe)
     refuse(rows)
+    _check_programs(recipe)
     _check_memory(recipe, rows, Ledger(out) if fresh else Ledger.load(out))
     model = resolve(model_path(recipe.model))
     recipe = with_default_data(recipe, model)
@@ -95,6 +100,17 @@ def run_recipe(
     for note in [*missing_tasks(run.metrics()), *unconfined_tasks(run.contexts())]:
         console.print(f"[bold yellow]warning:[/] {note}", highlight=False)
     return run.ledger.data
+
+
+def _check_programs(recipe: Recipe) -> None:
+    """Refuse a run whose GGUF would be made and then not be measured.
+
+    Raises:
+        UsageError: llama-server is needed and not here.
+    """
+    for step in recipe.steps:
+        if isinstance(step, ExportOptions) and FORMATS[step.format].measured_by == LLAMA_CPP:
+            llama_server_here(recipe.evaluate.llama_server)
 
 
 def _check_memory(recipe: Recipe, rows: Sequence[Mapping[str, Any]], ledger: Ledger) -> None:

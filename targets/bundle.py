@@ -52,6 +52,8 @@ LIBRARY = (
     "__init__.py",
     "errors.py",
     "export/__init__.py",
+    "export/gguf/__init__.py",
+    "export/gguf/server.py",
     "export/onnx/__init__.py",
     "export/onnx/on_provider.py",
     "export/onnx/runtime.py",

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...checkpoints.artifacts import is_artifact
 from ...checkpoints.config import read_architecture
 from ...checkpoints.tokenizer import load_tokenizer
 from ...data.packing import Encoded
@@ -18,7 +19,7 @@ from ...errors import UsageError
 from ..bootstrap import share_error
 from ..inputs import parse_inputs
 from ..tasks.accuracy import exact_match, score_text
-from ..tasks.backends import TorchBackend, is_artifact
+from ..tasks.backends import TorchBackend
 from ..tasks.writers import LocalWriter
 from .options import KvOptions
 from .rounded_cache import CacheBackend, KvScheme, cache_bytes, calibrated_scales

@@ -18,9 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ...checkpoints.artifacts import is_gguf, is_graph
 from ...errors import EdgewrightError
+from ..llama_cpp import llama_server_here
 from ..options import LatencyOptions
-from ..tasks.backends import is_artifact
+from .llama_worker import LlamaWorker
 from .timing import NOISY, Comparison, compare, percentile, settled, variation
 from .worker import Round
 
@@ -45,7 +47,7 @@ class Worker:
     """A model in a process of its own, which runs rounds on request. Leaving the block kills it.
 
     Args:
-        path: checkpoint or artifact.
+        path: checkpoint or ONNX artifact.
         device: device for torch; artifacts always run on the CPU.
         threads: number of threads that the model may use.
 
@@ -63,7 +65,7 @@ class Worker:
             "--threads",
             str(threads),
             "--device",
-            "cpu" if is_artifact(path) else device,
+            "cpu" if is_graph(path) else device,
         ]
         environment = {
             **os.environ,
@@ -129,6 +131,16 @@ class Worker:
         )
 
 
+def _worker(
+    path: Path, options: LatencyOptions, device: str, threads: int, llama_server: str
+) -> Worker | LlamaWorker:
+    """What times a model: a process of ours, or llama.cpp's server."""
+    if is_gguf(path):
+        program = llama_server_here(llama_server)
+        return LlamaWorker(path, options, device, threads, program)
+    return Worker(path, device, threads)
+
+
 def warm_up(side: Side, most: int = MAX_WARM_ROUNDS) -> int:
     """Run rounds until they no longer get faster; returns the number of rounds."""
     seconds: list[float] = []
@@ -149,9 +161,16 @@ def take_turns(sides: Sequence[Side], rounds: int) -> list[list[Round]]:
 
 
 def time_alone(
-    path: Path, options: LatencyOptions, device: str, threads: int
+    path: Path, options: LatencyOptions, device: str, threads: int, llama_server: str = ""
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Measure one model.
+
+    Args:
+        path: checkpoint or artifact.
+        options: what is timed.
+        device: device for torch or llama.cpp.
+        threads: number of threads that the model may use.
+        llama_server: path of the program that runs a GGUF; empty: on PATH.
 
     Returns:
         The metrics, and the context that makes them comparable.
@@ -159,7 +178,7 @@ def time_alone(
     Raises:
         EdgewrightError: the process died, perhaps for lack of memory.
     """
-    with Worker(path, device, threads) as worker:
+    with _worker(path, options, device, threads, llama_server) as worker:
         warm = warm_up(lambda: worker.round(options.shape()))
         (timed,) = take_turns([lambda: worker.round(options.shape())], options.runs)
         metrics = round_metrics(timed, options.prompt, 1)
@@ -177,7 +196,8 @@ def time_alone(
             }
         peaks = worker.finish()
         loaded = worker.loaded
-    metrics |= {"load_s": loaded["load_s"], "peak_rss_bytes": max(peaks.values())}
+    metrics |= {"load_s": loaded["load_s"]}
+    metrics |= {"peak_rss_bytes": max(peaks.values())} if peaks else {}
     metrics |= {f"peak_rss_bytes/{phase}": value for phase, value in peaks.items()}
     noisy = [name for name in ("ttft_ms", "decode_tok_s") if metrics[f"{name}/cv"] > NOISY]
     shape = {
@@ -214,9 +234,14 @@ def round_metrics(rounds: Sequence[Round], prompt: int, batch: int) -> dict[str,
 
 
 def time_against(
-    path: Path, other: Path, options: LatencyOptions, device: str, threads: int
+    path: Path,
+    other: Path,
+    options: LatencyOptions,
+    device: str,
+    threads: int,
+    llama_server: str = "",
 ) -> dict[str, Any]:
-    """Measure two models in turns.
+    """Measure two models in turns. Arguments are those of `time_alone`.
 
     Returns:
         `ttft` and `decode`: each a `Comparison` of the first model's seconds with the other's.
@@ -225,7 +250,10 @@ def time_against(
         EdgewrightError: a process died.
     """
     with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(one, device, threads)) for one in (path, other)]
+        workers = [
+            stack.enter_context(_worker(one, options, device, threads, llama_server))
+            for one in (path, other)
+        ]
         found = compare_sides(
             [lambda worker=worker: worker.round(options.shape()) for worker in workers],
             max(options.runs, 8),

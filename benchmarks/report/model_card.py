@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ...checkpoints.artifacts import is_artifact, is_gguf, is_graph
 from ...checkpoints.atomic_files import write_text
 from ...checkpoints.hashing import CARD
 from ...documents import YAML_BYTES, parse_yaml
@@ -88,7 +89,7 @@ def _metadata(
     """The YAML block at the top of the card."""
     from huggingface_hub import EvalResult, ModelCardData  # late: it comes with transformers
 
-    exported = (folder / "model.onnx").is_file()
+    library = "onnx" if is_graph(folder) else "gguf" if is_gguf(folder) else "transformers"
     inherited = _front_matter(source / CARD)
     given: dict[str, Any] = {
         key: inherited[key] for key in INHERITED if _is_short(inherited.get(key))
@@ -108,9 +109,9 @@ def _metadata(
         if metric.hub_type and name in entry["metrics"]
     ]
     return ModelCardData(
-        library_name="onnx" if exported else "transformers",
+        library_name=library,
         pipeline_tag="text-generation",
-        tags=["edgewright", step.kind, *(["onnx"] if exported else [])],
+        tags=["edgewright", step.kind, *([library] if is_artifact(folder) else [])],
         model_name=f"{_short(model).removeprefix('builtin:')}-{entry['name']}",
         eval_results=results or None,
         **given,

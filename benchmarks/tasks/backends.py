@@ -1,4 +1,4 @@
-"""A common interface to the models that can be measured: torch checkpoints and ONNX artifacts."""
+"""A common interface to the models that can be measured: checkpoints and exported artifacts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...checkpoints.artifacts import is_gguf, is_graph
 from ...checkpoints.compute_dtype import fast_dtype
 from ...checkpoints.config import dtype_name, end_tokens, read_architecture
 from ...checkpoints.hashing import read_provenance
@@ -20,8 +21,9 @@ from ...errors import UsageError
 from ...generation.decoding import Decoding
 from ...generation.generate import Engine, generate
 from ...generation.torch_engine import TorchEngine
+from .llama_backend import LlamaBackend
 
-__all__ = ["Backend", "OnnxBackend", "TorchBackend", "is_artifact", "open_backend"]
+__all__ = ["Backend", "OnnxBackend", "TorchBackend", "open_backend"]
 
 
 class Backend(Protocol):
@@ -136,24 +138,25 @@ def _positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1).clamp_min(0)
 
 
-def is_artifact(path: Path) -> bool:
-    """Whether a directory is an exported ONNX model and not a checkpoint."""
-    return (path / "model.onnx").is_file()
-
-
-def open_backend(path: Path, device: str = "cpu", dtype: str = "float32") -> Backend:
+def open_backend(
+    path: Path, device: str = "cpu", dtype: str = "float32", llama_server: str = ""
+) -> Backend:
     """Open a model directory with the backend that can run it.
 
     Args:
         path: a checkpoint or an artifact.
-        device: where torch runs; artifacts run on the CPU.
+        device: where torch and llama.cpp run; ONNX artifacts run on the CPU.
         dtype: what torch computes answers in; see `TorchBackend`.
+        llama_server: path of the program that runs a GGUF; empty: on PATH.
 
     Raises:
-        UsageError: it is neither a checkpoint nor an artifact, or it is damaged.
+        UsageError: it is neither a checkpoint nor an artifact, or it is damaged; or it is a GGUF
+            and there is no llama-server.
     """
-    if is_artifact(path):
+    if is_graph(path):
         return OnnxBackend(path)
+    if is_gguf(path):
+        return LlamaBackend(path, pick_device(device), llama_server, torch.get_num_threads())
     if not (path / "config.json").is_file():
         raise UsageError(
             f"{path}: neither a checkpoint (config.json) nor an artifact (model.onnx)",

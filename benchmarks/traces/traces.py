@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...checkpoints.artifacts import is_artifact
 from ...checkpoints.atomic_files import write_text
 from ...data.shortfall import shortfall
 from ...data.sources import Source
 from ...errors import UsageError
 from ...steps.workspace import workspace
 from ..bootstrap import share_error
-from ..tasks.backends import is_artifact
 from .chains import ask_teacher
 from .options import TracesOptions
 from .teacher_questions import Question, read_questions

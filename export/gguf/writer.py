@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ...checkpoints.atomic_files import write_json
 from ...checkpoints.config import read_architecture
 from ...checkpoints.directories import atomic_directory
 from ...checkpoints.disk import require_space
 from ...checkpoints.hashing import content_hash, write_provenance
 from ...checkpoints.settings import load_settings
-from ...checkpoints.writer import copy_tokenizer
+from ...checkpoints.writer import config_for_everyone, copy_tokenizer
 from ...errors import UsageError
 from ...models import Architecture, architecture, require_expressible
 from ...models.formats.gguf import MODEL
@@ -98,6 +99,8 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
             "tokenizer": vocabulary.model,
             "notes": list(vocabulary.notes),
         }
+        kept = {key: value for key, value in config.items() if key != "quantization_config"}
+        write_json(folder / "config.json", config_for_everyone(kept))
         copy_tokenizer(checkpoint, folder)
         write_provenance(folder, _provenance(checkpoint, precision, checked))
     return checked

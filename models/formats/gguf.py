@@ -20,5 +20,6 @@ FORMAT = ExportFormat(
     block=32,
     zero_points=True,
     int4_method="mixed",
+    measured_by="llama.cpp",
     position=5,
 )

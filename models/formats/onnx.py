@@ -21,5 +21,5 @@ FORMAT = ExportFormat(
     int8_cache=True,
     last_logits=True,
     zero_points=True,
-    measurable=True,
+    measured_by="onnxruntime",
 )

@@ -19,5 +19,5 @@ FORMAT = ExportFormat(
     packs_head=("int4", "int4-a8"),
     zero_points=True,
     int4_method="mixed",
-    measurable=True,
+    measured_by="onnxruntime",
 )

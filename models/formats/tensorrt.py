@@ -17,6 +17,6 @@ FORMAT = ExportFormat(
     windowed=True,
     int8_cache=True,
     last_logits=True,
-    measurable=True,
+    measured_by="onnxruntime",
     fp16_activations=True,
 )

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from ...errors import EdgewrightError
+from ...export.gguf.completion import GREEDY, PATH, completion_body, older, read_completion
 from ...models.export_format import Runtime
 from ..line_program import LineProgram, line_program
 from ..preflight import Problem
@@ -26,7 +27,6 @@ START_SECONDS = 1200.0
 REQUEST_SECONDS = 1800.0
 MEMORY_SECONDS = 60.0
 FAILURE_SECONDS = 5.0
-GREEDY = {"temperature": 0, "samplers": ["top_k"], "top_k": 1, "seed": 0}
 CERTAIN = 1e4
 """A bias that makes a token certain."""
 
@@ -100,31 +100,16 @@ class LlamaSession:
 
     async def answer(self, ask: Ask, complete: Stop | None = None) -> Reply:
         """See `Session.answer`. The server gives the time of all later tokens together."""
-        body = {
-            "prompt": [*ask.ids],
-            "n_predict": ask.new_tokens,
-            "return_tokens": True,
-            "cache_prompt": False,
-            "ignore_eos": not ask.ends,
-            **GREEDY,
-        }
-        found = await self._ask(body)
-        try:
-            made = [int(token) for token in found["tokens"]]
-            first = float(found["timings"]["prompt_ms"]) / 1000
-            rest = float(found["timings"]["predicted_ms"]) / 1000
-        except (KeyError, TypeError, ValueError) as error:
-            raise _older(found) from error
-        tokens = _until_complete(made, ask.ends, complete)
-        each = rest / max(len(made) - 1, 1)
-        return Reply(
-            tuple(tokens), first, (each,) * (len(tokens) - 1), None, await self._peak_rss()
-        )
+        body = completion_body(ask.ids, ask.new_tokens, ends=bool(ask.ends))
+        found = read_completion(await self._ask(body))
+        tokens = _until_complete(found.tokens, ask.ends, complete)
+        later = (found.token_s,) * (len(tokens) - 1)
+        return Reply(tuple(tokens), found.first_s, later, None, await self._peak_rss())
 
     async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
         """Ask the server; if it has ended, the error is that of its own log."""
         try:
-            return await self._server.ask("/completion", body, REQUEST_SECONDS)
+            return await self._server.ask(PATH, body, REQUEST_SECONDS)
         except EdgewrightError as error:
             ended = await self._program.failure(FAILURE_SECONDS)
             raise ended or error from error
@@ -153,7 +138,7 @@ class LlamaSession:
                 found["ids"].append([int(one["id"]) for one in step["top_logprobs"]])
                 found["logprobs"].append([float(one["logprob"]) for one in step["top_logprobs"]])
             except (KeyError, TypeError, ValueError) as error:
-                raise _older(answer) from error
+                raise older(answer) from error
         return Scored(found["ids"], found["logprobs"])
 
 
@@ -165,10 +150,3 @@ def _until_complete(
         if tokens[count - 1] in ends or (complete is not None and complete(tokens[:count])):
             return tokens[:count]
     return tokens
-
-
-def _older(found: Mapping[str, Any]) -> EdgewrightError:
-    return EdgewrightError(
-        f"llama-server's answer has not the fields that current ones have: {', '.join(found)}",
-        "update llama.cpp on the device",
-    )

@@ -25,7 +25,7 @@ from edgewright.export.runner import export
 from edgewright.steps.context import CalibrationData, StepContext
 
 from ssh_servers import Server, real_sshd, wire  # isort: skip
-from test_compat import environment  # isort: skip
+from llama_program import llama_server  # isort: skip
 
 SSHD = shutil.which("sshd", path=f"{os.defpath}:/usr/sbin")
 pytestmark = [
@@ -34,26 +34,6 @@ pytestmark = [
 ]
 CONTEXT = StepContext(CalibrationData(samples=8, seq_len=64))
 CUTS = 10
-LAUNCHER = """#!{python}
-import argparse, os, signal, time
-import xllamacpp
-parser = argparse.ArgumentParser()
-parser.add_argument("--version", action="version", version="version: " + xllamacpp.__version__)
-for name in ("--model", "--host"):
-    parser.add_argument(name)
-for name in ("--port", "--ctx-size", "--parallel", "--threads", "--n-gpu-layers"):
-    parser.add_argument(name, type=int)
-options = parser.parse_args()
-params = xllamacpp.CommonParams()
-params.model.path, params.port, params.n_ctx = options.model, options.port, options.ctx_size
-params.n_parallel, params.warmup = options.parallel, False
-params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
-params.api_keys = [os.environ["LLAMA_API_KEY"]]
-server = xllamacpp.Server(params)
-signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-while True:
-    time.sleep(1)
-"""
 SCALE_BYTES = 2
 BLOCK_BYTES = 18
 """A block of Q4_0: a scale in half precision, and 32 weights in 4 bits."""
@@ -104,12 +84,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     """A real sshd on loopback whose PATH has a real llama-server."""
-    program = tmp_path / "bin" / "llama-server"
     for folder in ("bin", "ssh"):
         (tmp_path / folder).mkdir()
-    program.write_text(LAUNCHER.format(python=environment("llama")))
-    program.chmod(0o755)
-    with real_sshd(tmp_path / "ssh", f"{program.parent}:{os.environ['PATH']}") as running:
+    llama_server(tmp_path / "bin")
+    with real_sshd(tmp_path / "ssh", f"{tmp_path / 'bin'}:{os.environ['PATH']}") as running:
         running.trust()
         yield running
 

@@ -54,7 +54,7 @@ NAMES = ExportFormat(
     precisions=("fp32", "fp16"),
     platforms=("jetson",),
     reasons=no_qwen,
-    measurable=True,
+    measured_by="onnxruntime",
     device_rules=f"{__name__}:device_rules",
 )
 

@@ -1,6 +1,7 @@
 """A double of llama-server with its options and its `/completion`, and a bundle for it.
 
-Its "GGUF file" is JSON: the numbers by which it continues a prompt, and how it misbehaves.
+Its "GGUF file" is JSON: the numbers by which it continues a prompt, the token that ends an answer,
+and how it misbehaves.
 """
 
 from __future__ import annotations
@@ -66,13 +67,17 @@ class Handler(BaseHTTPRequestHandler):
         with open(os.path.join(os.path.dirname(__file__), "asked"), "a") as log:
             log.write("x")
         ids, made, steps = list(body["prompt"]), [], []
+        end = None if body.get("ignore_eos", True) else model.get("end")
         for _ in range(body["n_predict"]):
+            if made and made[-1] == end:
+                break
             found = probabilities(ids + made, model)
             top = [dict(id=token, logprob=log) for token, log in found]
             steps.append({{"top_logprobs": top}})
             made.append(found[0][0])
         times = {{"prompt_ms": 10.0, "predicted_ms": 5.0 * (len(made) - 1)}}
-        answer = {{"tokens": made, "timings": times}}
+        ended = bool(made) and made[-1] == end
+        answer = {{"tokens": made, "timings": times, "stop_type": "eos" if ended else "limit"}}
         if body.get("n_probs"):
             answer["completion_probabilities"] = steps
         self.reply(200, answer)
