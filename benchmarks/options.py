@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from ..data.rows import BadRows
 from ..steps.options import Calibration, Cli, shared
@@ -28,17 +28,24 @@ class LatencyOptions(BaseModel):
         gt=0,
         description="timed repetitions, after as many as it takes until times are stable",
     )
-    batches: Annotated[tuple[int, ...], Cli(separator=",")] = Field(
+    batches: Annotated[tuple[PositiveInt, ...], Cli(separator=",")] = Field(
         default=(), description="also time batches of these numbers of prompts"
     )
-    prompts: Annotated[tuple[int, ...], Cli(separator=",")] = Field(
+    prompts: Annotated[tuple[PositiveInt, ...], Cli(separator=",")] = Field(
         default=(), description="also time prompts of these lengths"
     )
-    contexts: Annotated[tuple[int, ...], Cli("--context")] = Field(
+    contexts: Annotated[tuple[PositiveInt, ...], Cli("--context")] = Field(
         default=(2048,),
         description="context lengths to state the size of a KV cache for, in fp16 or as the "
         "artifact has it",
     )
+
+    def more_shapes(self) -> list[tuple[int, int]]:
+        """Batch and prompt of what is also timed."""
+        return [
+            *((batch, self.prompt) for batch in self.batches),
+            *((1, prompt) for prompt in self.prompts),
+        ]
 
     def shape(self, batch: int = 1, prompt: int | None = None) -> dict[str, int]:
         """One round of a worker: prompt tokens, new tokens, prompts at a time."""

@@ -4,8 +4,9 @@ Files: `transformers_weights` of config.json if it names one, else `model.safete
 shards that `model.safetensors.index.json` names. transformers 5 looks in this order
 (`modeling_utils._get_resolved_checkpoint_files`); no other file in the directory counts.
 
-Tensors: all in these files, except buffers that transformers computes itself, and a head that
-repeats the embedding it is tied to. Torch is not imported, so that plans can use this module.
+Tensors: all in these files, except buffers that transformers computes itself, a head that repeats
+the embedding it is tied to, and what `other_writers.py` says. Torch is not imported, so that plans
+can use this module.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from ..models import (
     text_name,
 )
 from .artifacts import is_artifact
+from .other_writers import needless_biases, with_prefix
 
 __all__ = ["Inventory", "StoredTensor", "inventory", "opened", "weight_files"]
 
@@ -200,12 +202,15 @@ def inventory(path: Path, config: Mapping[str, Any]) -> Inventory:
     names = embedding_and_head(config)
     found = _stored(_signature(path))
     stored, carried = _split(found) if config.get(WRAPPED_IN) else (dict(found), {})
+    stored = with_prefix(stored, names)
     stored = {name: tensor for name, tensor in stored.items() if not is_buffer(name)}
     block = config.get("quantization_config")
     if not block:
         _check_types(path, stored)
-    elif block.get("quant_method") == "awq":
-        _drop_activation_scales(path, stored, config)
+    else:
+        _drop_zero_biases(stored, config)
+        if block.get("quant_method") == "awq":
+            _drop_activation_scales(path, stored, config)
     own_head = names.tied and not _merge_tied(stored, names, _signature(path))
     counts: dict[str, int] = {}
     for name, tensor in stored.items():
@@ -233,6 +238,18 @@ def _check_types(path: Path, stored: Mapping[str, StoredTensor]) -> None:
             )
 
 
+def _drop_zero_biases(stored: dict[str, StoredTensor], config: Mapping[str, Any]) -> None:
+    """Drop biases of zeros that the model has not; other values stay, and are refused later."""
+    for name in needless_biases(stored, config):
+        if _all_are(stored[name], 0):
+            del stored[name]
+
+
+def _all_are(tensor: StoredTensor, value: float) -> bool:
+    with opened(tensor.file) as handle:
+        return bool((handle.get_tensor(tensor.name) == value).all())
+
+
 def _drop_activation_scales(
     path: Path, stored: dict[str, StoredTensor], config: Mapping[str, Any]
 ) -> None:
@@ -241,9 +258,7 @@ def _drop_activation_scales(
         scales = stored.pop(name, None)
         if scales is None:
             continue
-        with opened(scales.file) as handle:
-            neutral = bool((handle.get_tensor(scales.name) == 1).all())
-        if not neutral:
+        if not _all_are(scales, 1):
             raise Refused(
                 f"{path}: `{name}` divides the output of an activation, which edgewright does not "
                 "compute",

@@ -209,7 +209,7 @@ def _attention(architecture: Architecture, target: LlamaCpp) -> Iterator[Reason]
     expected = target.query_scale(architecture)
     attentions = _attentions(architecture)
     if any(not attention.causal for attention in attentions):
-        yield Reason("attention looks ahead, which is not written as GGUF here", OTHER)
+        yield Reason("attention looks ahead, which no format here has", "export another model")
     for attention in attentions:
         # A norm of the queries can take up the difference.
         if abs(attention.query_scale / expected - 1) > 1e-6 and not attention.q_norm:

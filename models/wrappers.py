@@ -43,6 +43,8 @@ MROPE = ("mrope_section", "mrope_interleaved")
 TIED = "tie_word_embeddings"
 OWN = {"model_type", "architectures", WRAPPED_IN, QUANTIZATION}
 """Keys that a wrapper and its text model have each for itself."""
+INHERITED = ("dtype", "torch_dtype", "bos_token_id", "eos_token_id", "pad_token_id")
+"""Keys that a text model which leaves them out has from its wrapper."""
 DYNAMIC = "dynamic"
 SKIPPED = r"-:^(?:model\.)?"
 """How a GPTQ block leaves out a module beside the text model."""
@@ -160,7 +162,7 @@ def text_config(config: Mapping[str, Any], where: str = "config.json") -> dict[s
     if isinstance(rope, Mapping) and "rope_theta" in rope and "rope_theta" not in inner:
         text.pop("rope_theta", None)
     text |= {"model_type": family, "architectures": [architecture], WRAPPED_IN: wrapper.model_type}
-    for key in ("dtype", "torch_dtype", QUANTIZATION):
+    for key in (*INHERITED, QUANTIZATION):
         if config.get(key) is not None and (key == QUANTIZATION or text.get(key) is None):
             text[key] = config[key]
     said = [part.get(TIED) for part in (config, inner)]

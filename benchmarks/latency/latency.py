@@ -182,10 +182,7 @@ def time_alone(
         warm = warm_up(lambda: worker.round(options.shape()))
         (timed,) = take_turns([lambda: worker.round(options.shape())], options.runs)
         metrics = round_metrics(timed, options.prompt, 1)
-        for batch, prompt in [
-            *((batch, options.prompt) for batch in options.batches),
-            *((1, prompt) for prompt in options.prompts),
-        ]:
+        for batch, prompt in options.more_shapes():
             shape = options.shape(batch, prompt)
             warm_up(lambda shape=shape: worker.round(shape))
             (more,) = take_turns([lambda shape=shape: worker.round(shape)], options.runs)

@@ -19,6 +19,11 @@ __all__ = ["Rope", "rope_of"]
 
 NEAR = 1e-6
 """Factors that differ from 1 by less are not written."""
+LONG_FACTORS = (
+    "llama.cpp takes the factors of long texts for every text if its context has more than {:,} "
+    "tokens (longrope), and transformers for longer texts only: keep --ctx-size within them for "
+    "short texts"
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Rope:
         factor: what positions are divided by.
         attention_factor: what cosines and sines are multiplied by beyond llama.cpp's own factor.
         tables: tensor name -> float32 [rotary.dim / 2], which llama.cpp divides frequencies by.
+        notes: what llama.cpp does otherwise than transformers.
     """
 
     rotary: Rotary
@@ -42,6 +48,7 @@ class Rope:
     tables: Mapping[str, NDArray[np.float32]] = field(
         default_factory=dict[str, NDArray[np.float32]]
     )
+    notes: tuple[str, ...] = ()
 
     def add_keys(self, gguf: Any, writer: Any) -> None:
         """Write the keys of `<architecture>.rope`."""
@@ -86,7 +93,8 @@ def rope_of(model: Architecture, settings: Any) -> Rope:
             "rope_factors_short.weight": _divisors(rotary, table.frequencies),
             "rope_factors_long.weight": _divisors(rotary, _long(table)),
         }
-        return Rope(rotary, window_base, "longrope", 1.0, table.scaling, divisors)
+        notes = (LONG_FACTORS.format(rotary.pretrained_positions),)
+        return Rope(rotary, window_base, "longrope", 1.0, table.scaling, divisors, notes)
     divisors = {"rope_freqs.weight": _divisors(rotary, table.frequencies)}
     return Rope(rotary, window_base, attention_factor=table.scaling, tables=divisors)
 

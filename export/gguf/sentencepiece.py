@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,9 @@ SPACE = "\u2581"
 FIRST_ONLY = (
     "llama.cpp puts a space before a text behind a special token too, and the tokenizer before the "
     "first text only"
+)
+NOT_BEFORE_SPACE = (
+    "llama.cpp puts a space before a text that begins with one too, and the tokenizer does not"
 )
 
 
@@ -37,33 +41,53 @@ def sentencepiece(backend: Any, described: Mapping[str, Any]) -> Kind | None:
     if not model.get("byte_fallback") or sum(map(bool, map(BYTE.fullmatch, vocabulary))) < 256:
         raise unreadable("it has no tokens for single bytes (`byte_fallback`)")
     scores = _scores(described)
-    prefixed = _prefixed(backend, any(SPACE in token[1:] for token in vocabulary))
-    notes = (FIRST_ONLY,) if prefixed and _first_only(backend, described) else ()
+    prefix = _prefix(backend, any(SPACE in token[1:] for token in vocabulary))
+    notes = (FIRST_ONLY,) if prefix.added and _first_only(backend, described) else ()
     return Kind(
         "llama",
         scores=scores,
         bytes=True,
         spaces_escaped=True,
-        space_prefix=prefixed,
-        notes=notes,
+        space_prefix=prefix.added,
+        notes=(*notes, *((NOT_BEFORE_SPACE,) if prefix.spares_spaces else ())),
     )
 
 
-def _prefixed(backend: Any, crosses_words: bool) -> bool:
-    """Whether a text gets a space before it, all else being as in llama.cpp.
+@dataclass(frozen=True)
+class _Prefix:
+    """The space that a tokenizer puts before a text.
+
+    Attributes:
+        added: whether it puts one.
+        spares_spaces: whether it puts none before a text that begins with a space.
+    """
+
+    added: bool
+    spares_spaces: bool = False
+
+    def before(self, text: str) -> str:
+        """A text as it is split."""
+        spared = not self.added or (self.spares_spaces and text.startswith(" "))
+        return ("" if spared else SPACE) + text.replace(" ", SPACE)
+
+
+def _prefix(backend: Any, crosses_words: bool) -> _Prefix:
+    """How a tokenizer begins a text, if it changes nothing else before it merges.
 
     Args:
         backend: the tokenizer.
         crosses_words: whether there are tokens that reach from one word into the next.
+
+    Raises:
+        Refused: it does.
     """
-    for prefix in (SPACE, ""):
-        expected = [prefix + text.replace(" ", SPACE) for text in PROBES]
-        pieces = [_pieces(backend, text) for text in PROBES]
-        if ["".join(parts) for parts in pieces] != expected:
+    pieces = [_pieces(backend, text) for text in PROBES]
+    for prefix in (_Prefix(True), _Prefix(True, spares_spaces=True), _Prefix(False)):
+        if ["".join(parts) for parts in pieces] != [prefix.before(text) for text in PROBES]:
             continue
         if crosses_words and any(len(parts) > 1 for parts in pieces):
             raise unreadable("it splits texts into words before it merges")
-        return bool(prefix)
+        return prefix
     raise unreadable("it changes the text before it splits it (normalizer or pre-tokenizer)")
 
 

@@ -4,24 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ...checkpoints.layouts import PackedLinear
-from ...errors import Refused
+from ...errors import Refused, UsageError
 from ...models import Architecture
 from ...models.blocks import Attention, Linear, Norm
 from ...models.layer import Layer
 from ...models.llama_cpp import LlamaCpp
 from ..onnx.weights import Weights
+from ..quantized_source import require_blocks
 from .blocks import BLOCK, block_kind, packed_blocks
 
-__all__ = ["KINDS", "Entry", "entries", "tensors"]
+__all__ = ["Entry", "How", "Stored", "entries", "tensors"]
 
-KINDS = {"fp16": "F16", "int8": "Q8_0", "int4": "Q4_0"}
-"""llama.cpp's name for each precision of the linear layers."""
+
+How = Literal["copied", "rounded", "kept", "beside"]
+"""How a tensor got into the file: the checkpoint's integers bit for bit; rounded to blocks; in
+floating point as in the checkpoint; or it is no matrix."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor as it is written.
+
+    Attributes:
+        name: in the file.
+        array: its stored bytes.
+        kind: a quantization type of GGML.
+        how: how it got there.
+    """
+
+    name: str
+    array: NDArray[Any]
+    kind: Any
+    how: How
 
 
 @dataclass(frozen=True)
@@ -33,6 +53,7 @@ class Entry:
         module: in a loaded model.
         stored: in the checkpoint's files; another name only for a tied table.
         linear: whether it takes the precision that was asked for.
+        bias: whether it may have one.
         rows: the rows of `stored` that belong to it; None: all.
         heads: heads whose rows change their order (see `_interleave`); None: the order stays.
         offset: what is added to the stored weight, because llama.cpp adds nothing.
@@ -43,6 +64,7 @@ class Entry:
     module: str
     stored: str
     linear: bool = False
+    bias: bool = True
     rows: slice | None = None
     heads: int | None = None
     offset: float = 0.0
@@ -82,7 +104,9 @@ def entries(gguf: Any, model: Architecture, target: LlamaCpp, weights: Weights) 
             name, module = (layer.full(name) for name in (linear.name, linear.stored_name))
             rows = linear.rows if linear.fused else None
             heads = _reordered(attention, linear) if target.interleaved else None
-            found.append(Entry(names.get_name(name), module, module, True, rows, heads))
+            found.append(
+                Entry(names.get_name(name), module, module, True, linear.bias, rows, heads)
+            )
         norms = [norm for branch in layer.branches for norm in (branch.norm, branch.post_norm)]
         shared = dict.fromkeys(norm for norm in norms if norm)  # parallel blocks have one norm
         found += [_norm(names, norm, layer.full(norm.name)) for norm in shared]
@@ -114,51 +138,84 @@ def _norm(names: Any, norm: Norm, full: str, factor: float = 1.0) -> Entry:
     return Entry(names.get_name(full), full, full, offset=norm.offset, factor=factor)
 
 
-def tensors(
-    gguf: Any, weights: Weights, found: list[Entry], precision: str
-) -> Iterator[tuple[str, NDArray[Any], Any]]:
-    """Name, stored bytes and kind (a quantization type of GGML) of every tensor.
+def tensors(gguf: Any, weights: Weights, found: list[Entry], precision: str) -> Iterator[Stored]:
+    """Every tensor of the file.
 
     Args:
         gguf: the package.
         weights: the checkpoint.
         found: see `entries`.
-        precision: of the linear layers; one of `KINDS`.
+        precision: of the linear layers: `fp16`, `int8` or `int4`.
+
+    Raises:
+        UsageError: a layer has a bias that the model has not.
+        Refused: a width is no multiple of the block size, or the integers of a layer fit no block.
     """
-    kinds = gguf.GGMLQuantizationType
     for entry in found:
         bias = weights.vector(f"{entry.stored}.bias")
-        if bias is not None:
-            yield (
-                f"{entry.name}.bias",
-                replace(entry, offset=0.0).as_written(bias).numpy(),
-                kinds.F32,
+        if bias is not None and not entry.bias:
+            raise UsageError(
+                f"the weights do not match config.json: unexpected `{entry.stored}.bias`",
+                "restore the model directory",
             )
-        if entry.linear:
-            yield (f"{entry.name}.weight", *_linear(gguf, weights, entry, precision))
-            continue
-        dense = entry.as_written(weights.dense(entry.stored))
-        small = precision == "fp16" or dense.shape[-1] % BLOCK
-        kind = kinds.F32 if dense.ndim == 1 else kinds.F16 if small else kinds.Q8_0
-        yield f"{entry.name}.weight", gguf.quants.quantize(dense.numpy(), kind), kind
+        if bias is not None:
+            plain = replace(entry, offset=0.0).as_written(bias).numpy()
+            yield Stored(f"{entry.name}.bias", plain, gguf.GGMLQuantizationType.F32, "beside")
+        yield _weight(gguf, weights, entry, precision)
 
 
-def _linear(gguf: Any, weights: Weights, entry: Entry, precision: str) -> tuple[NDArray[Any], Any]:
-    """Stored bytes and kind of the weight of a linear layer."""
-    kinds, module = gguf.GGMLQuantizationType, entry.stored
-    kind = getattr(kinds, KINDS[precision])
+def _weight(gguf: Any, weights: Weights, entry: Entry, precision: str) -> Stored:
+    """The weight of a module."""
+    module = entry.stored
     packed = weights.packed(module) if weights.is_packed(module) else None
-    width = (packed.integers if packed else weights.tensor(f"{module}.weight")).shape[1]
-    if precision != "fp16" and width % BLOCK:
+    if packed and precision != "fp16" and (own := _own_kind(packed, entry, precision)):
+        kind = getattr(gguf.GGMLQuantizationType, own)
+        blocks = packed_blocks(_as_written(packed, entry))
+        return Stored(f"{entry.name}.weight", blocks, kind, "copied")
+    dense = entry.as_written(packed.dequantize() if packed else weights.dense(module))
+    name = _dense_kind(dense, entry, precision, packed)
+    kind = getattr(gguf.GGMLQuantizationType, name)
+    how: How = "beside" if dense.ndim == 1 else "rounded" if name == "Q8_0" else "kept"
+    return Stored(f"{entry.name}.weight", gguf.quants.quantize(dense.numpy(), kind), kind, how)
+
+
+def _own_kind(packed: PackedLinear, entry: Entry, precision: str) -> str | None:
+    """The blocks that hold the integers of a packed layer; None: it is rounded to other ones.
+
+    Raises:
+        Refused: it is a linear layer of an INT4 file, and no blocks hold its integers.
+    """
+    own = block_kind(packed)
+    if precision == "int8":
+        return own if own == "Q8_0" else None
+    if own is None and entry.linear and packed.bits != 8:
+        require_blocks(packed, entry.stored)
         raise Refused(
-            f"{module}: {width} inputs do not divide into blocks of {BLOCK}",
+            f"{entry.stored}: groups of {packed.group_size}, where a block of GGUF has {BLOCK}",
+            f"quantize again with --group-size {BLOCK} or a multiple of it",
+        )
+    return own
+
+
+def _dense_kind(dense: Tensor, entry: Entry, precision: str, packed: PackedLinear | None) -> str:
+    """What floating-point values become: linear layers by the precision, tables get 8 bits.
+
+    In an INT4 file, a linear layer that is not packed was kept in floating point on purpose.
+
+    Raises:
+        Refused: a linear layer does not divide into blocks.
+    """
+    if dense.ndim == 1:
+        return "F32"
+    whole = dense.shape[-1] % BLOCK == 0
+    if precision == "fp16" or (precision == "int4" and entry.linear and packed is None):
+        return "F16"
+    if entry.linear and not whole:
+        raise Refused(
+            f"{entry.stored}: {dense.shape[-1]} inputs do not divide into blocks of {BLOCK}",
             "prune to such a width, or --precision fp16",
         )
-    if precision == "int4" and packed:
-        if own := block_kind(packed):
-            return packed_blocks(_as_written(packed, entry)), getattr(kinds, own)
-        kind = kinds.Q8_0 if packed.bits == 8 else kind
-    return gguf.quants.quantize(entry.as_written(weights.dense(module)).numpy(), kind), kind
+    return "Q8_0" if whole else "F16"
 
 
 def _as_written(packed: PackedLinear, entry: Entry) -> PackedLinear:

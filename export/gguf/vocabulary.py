@@ -9,7 +9,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from ...checkpoints.config import end_tokens, read_json
+from ...checkpoints.config import end_tokens, written_config
 from ...checkpoints.tokenizer import VOCABULARIES, load_tokenizer
 from .byte_level import byte_level
 from .sentencepiece import sentencepiece
@@ -177,7 +177,7 @@ def _special(
         ends = [index for index, kind in enumerate(types) if kind == TokenType.UNUSED][:1]
         notes.append("no file names an end token, so a text ends at the length that is asked for")
     ids: dict[str, int] = dict(zip(END_KEYS, ends, strict=False))
-    told = read_json(checkpoint / "config.json").get("bos_token_id")
+    told = written_config(checkpoint).get("bos_token_id")
     for first in (*before[-1:], *_given(tokenizer.bos_token_id), *_given(told), *ends):
         ids.setdefault("bos", first)  # without one llama.cpp would take token 11
     for name in ("pad", "unk"):

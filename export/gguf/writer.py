@@ -1,11 +1,12 @@
-"""Write a checkpoint as GGUF for llama.cpp, in F16, Q8_0 or Q4_0, with the `gguf` package.
+"""Write a checkpoint as GGUF for llama.cpp, with the `gguf` package.
 
 Models with pruned heads or neurons can be written too. Packed weights are copied bit for bit where
-llama.cpp has such blocks (`blocks.py`).
+llama.cpp has such blocks (`blocks.py`). Weights in 4 bits are never rounded here.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,26 +21,25 @@ from ...checkpoints.settings import load_settings
 from ...checkpoints.writer import config_for_everyone, copy_tokenizer
 from ...errors import UsageError
 from ...models import Architecture, architecture, require_expressible
-from ...models.formats.gguf import MODEL
+from ...models.formats.gguf import FORMAT, MODEL
 from ...models.llama_cpp import LlamaCpp, llama_cpp
 from ...steps.context import StepContext, StepResult
 from ..onnx.weights import Weights
 from ..options import ExportOptions
+from ..quantized_source import require_int4
 from .check import read_back
 from .rope import rope_of
-from .tensors import KINDS, entries, tensors
+from .tensors import How, entries, tensors
 from .vocabulary import vocabulary_of
 
 __all__ = ["export_gguf", "write"]
 
-ROUNDED = {
-    "fp16": "stored in fp16",
-    "int8": "in blocks of 8 bits",
-    "int4": "integers are the checkpoint's; scales are in fp16, embedding and head in 8 bits",
+HOW: dict[How, str] = {
+    "copied": "hold the checkpoint's integers bit for bit",
+    "rounded": "were rounded to 8 bits in blocks of 32",
+    "kept": "are in fp16",
 }
-"""By precision, why the weights in the file are not those of the checkpoint."""
-FILE_TYPES = {"fp16": 1, "int8": 7, "int4": 2}
-"""`general.file_type` of each precision."""
+"""What the note says of matrices, by how they got into the file."""
 
 
 def write(options: ExportOptions, source: Path, out: Path, context: StepContext) -> StepResult:
@@ -47,10 +47,11 @@ def write(options: ExportOptions, source: Path, out: Path, context: StepContext)
     del context
     checked = export_gguf(source, out, options.precision)
     kinds = ", ".join(f"{count} {kind}" for kind, count in checked["tensors"].items())
+    matrices = ", ".join(f"{count} {HOW[how]}" for how, count in checked["matrices"].items())
     note = (
-        f"model.gguf: {kinds}; read back, weights differ from those of {checked['reference']} "
-        f"by at most {checked['largest_difference']:.1e} of the largest value of a tensor "
-        f"({ROUNDED[options.precision]})"
+        f"model.gguf: {kinds}. Of the matrices, {matrices}. Read back, weights differ from those "
+        f"of {checked['reference']} by at most {checked['largest_difference']:.1e} of the largest "
+        "value of a tensor"
     )
     return StepResult([note, *checked["notes"]], {"checked": checked})
 
@@ -64,17 +65,22 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
         precision: `fp16`, `int8` or `int4`.
 
     Returns:
-        `tensors`: the number of each kind; `largest_difference` of a weight, relative to the
-        largest of its tensor; `reference`: what the weights were compared with;
+        `tensors`: the number of each kind; `matrices`: the number of those that were copied,
+        rounded and kept in floating point (see `tensors.How`); `largest_difference` of a weight,
+        relative to the largest of its tensor; `reference`: what the weights were compared with;
         `architecture` and `tokenizer`: llama.cpp's names; `notes`: what is not as in the model.
 
     Raises:
-        UsageError: GGUF has no such precision, or the package gguf is not installed.
-        Refused: llama.cpp cannot run the model or read its tokenizer, or a width is no multiple of
-            its block size.
+        UsageError: GGUF has no such precision, the package gguf is not installed, or the
+            checkpoint of an INT4 export is not quantized.
+        Refused: llama.cpp cannot run the model or read its tokenizer, a width is no multiple of
+            its block size, or its blocks do not hold the integers of the checkpoint.
+        ParityFailed: the file does not hold the weights of the checkpoint.
     """
     gguf = _package(precision)
     config = read_architecture(checkpoint).config
+    if precision == "int4":
+        require_int4(checkpoint, config)
     settings = load_settings(checkpoint)
     model = architecture(settings.to_dict(), f"{checkpoint}/config.json")
     require_expressible(model, "gguf", str(checkpoint))
@@ -84,20 +90,26 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
     with atomic_directory(out) as folder:
         writer = gguf.GGUFWriter(str(folder / MODEL), target.name)
         writer.add_name(vocabulary.name(checkpoint.resolve().name))
-        writer.add_file_type(FILE_TYPES[precision])
         _add_sizes(writer, model, target)
         rope.add_keys(gguf, writer)
         vocabulary.add_keys(writer)
         for name, table in rope.tables.items():
             writer.add_tensor(name, table)
-        for name, array, kind in tensors(gguf, weights, found, precision):
-            writer.add_tensor(name, array, raw_dtype=kind)
+        matrices = Counter[How]()
+        stored_as = Counter[str]()
+        for tensor in tensors(gguf, weights, found, precision):
+            writer.add_tensor(tensor.name, tensor.array, raw_dtype=tensor.kind)
+            if tensor.how != "beside":
+                matrices[tensor.how] += 1
+                stored_as[tensor.kind.name] += 1
+        writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{stored_as.most_common(1)[0][0]}"])
         _write(writer, out)
         checked = {
+            "matrices": dict(matrices),
             **read_back(gguf, folder / MODEL, checkpoint, weights, found),
             "architecture": target.name,
             "tokenizer": vocabulary.model,
-            "notes": list(vocabulary.notes),
+            "notes": [*vocabulary.notes, *rope.notes],
         }
         kept = {key: value for key, value in config.items() if key != "quantization_config"}
         write_json(folder / "config.json", config_for_everyone(kept))
@@ -126,9 +138,10 @@ def _package(precision: str) -> Any:
     Raises:
         UsageError: GGUF has no such precision, or the package is not installed.
     """
-    if precision not in KINDS:
+    if precision not in FORMAT.precisions:
         raise UsageError(
-            f"--precision {precision}: unknown for GGUF", f"use one of {', '.join(KINDS)}"
+            f"--precision {precision}: unknown for GGUF",
+            f"use one of {', '.join(FORMAT.precisions)}",
         )
     try:
         import gguf

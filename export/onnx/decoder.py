@@ -54,7 +54,9 @@ class Decoder:
         self.cut = cut
         self.rotary = rotary
         self.type = precision.activations
-        self.linears = Linears(graph, weights, precision)
+        parallel = [layer for layer in architecture.layers if layer.parallel]
+        groups = [tuple(map(layer.full, layer.input_groups[0])) for layer in parallel]
+        self.linears = Linears(graph, weights, precision, groups)
         longest = max(layer.attention.window for layer in architecture.layers)
         if 0 < cut.window < longest:
             raise Refused(

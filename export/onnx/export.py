@@ -22,6 +22,7 @@ from ...checkpoints.writer import config_for_everyone, copy_tokenizer
 from ...console import console
 from ...errors import Refused, UsageError
 from ...models import FORMATS, Architecture, architecture, require_expressible
+from ..quantized_source import require_int4
 from . import parity
 from .cut import Cut
 from .genai import write_genai_config
@@ -232,19 +233,8 @@ def _check_source(checkpoint: Path, config: Mapping[str, Any], precision: Precis
     layout = layout_of(config, str(checkpoint))
     method = layout.method if layout else None
     if precision.linear == "int4":
-        if not method:
-            raise UsageError(
-                f"{checkpoint}: is not quantized, and int4 is taken bit for bit from a GPTQ or AWQ "
-                "checkpoint",
-                f"first: edgewright quantize {checkpoint} --method gptq --bits 4 --group-size 128 "
-                "--out DIR",
-            )
-        bits, _, sym = packing(config) or (4, -1, True)
-        if bits != 4:
-            raise Refused(
-                f"{checkpoint}: quantized {bits}-bit, but int4 artifacts are 4-bit",
-                "quantize again with --bits 4",
-            )
+        require_int4(checkpoint, config)
+        _, _, sym = packing(config) or (4, -1, True)
         if not sym and not precision.zero_points:
             raise Refused(
                 f"{checkpoint}: quantized asymmetric, but TensorRT's INT4 is symmetric",

@@ -12,7 +12,7 @@ these layers. It also makes a row's result independent of the other rows and of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor
 from ...checkpoints.layouts import PackedLinear
 from ...errors import Refused
 from ...models import Linear
+from ..quantized_source import require_blocks
 from .builder import GraphBuilder
 from .precision import Precision
 from .weights import Weights
@@ -76,16 +77,7 @@ def int4_blocks(packed: PackedLinear, name: str, zero_points: bool = True) -> In
         Refused: the layer is not 4-bit, its groups are permuted, its sizes do not fit, or it has
             zero points.
     """
-    if packed.g_idx is not None:
-        raise Refused(
-            f"{name}: g_idx permutes the groups, and blocks are consecutive inputs",
-            "quantize again with static act-order (desc_act false)",
-        )
-    if packed.bits != 4:
-        raise Refused(
-            f"{name}: {packed.bits}-bit weights, where INT4 is asked for",
-            "quantize again with --bits 4",
-        )
+    require_blocks(packed, name)
     if not zero_points and not packed.sym:
         raise Refused(
             f"{name}: asymmetric weights, and TensorRT's INT4 is symmetric",
@@ -153,19 +145,33 @@ def split_parts(
 class Linears:
     """Adds linear layers to a graph in one precision.
 
+    Args:
+        graph: the graph.
+        weights: the checkpoint.
+        precision: of the layers.
+        groups: modules that read one value although they are applied apart (parallel blocks).
+
     Attributes:
         low_bit: number of products with low-bit weights so far.
     """
 
-    def __init__(self, graph: GraphBuilder, weights: Weights, precision: Precision) -> None:
+    def __init__(
+        self,
+        graph: GraphBuilder,
+        weights: Weights,
+        precision: Precision,
+        groups: Iterable[tuple[str, ...]] = (),
+    ) -> None:
         self._graph, self._weights, self._precision = graph, weights, precision
+        self._group_of = {module: group for group in groups for module in group}
+        self._made: dict[str, str] = {}
         self.low_bit = 0
 
     def apply(self, value: str, modules: Sequence[str]) -> list[str]:
         """The outputs of linear layers that all read `value` ([..., in], activation type)."""
         linear = self._precision.linear
         if linear == "int8" and all(self._weights.is_packed(module) for module in modules):
-            outputs = self._static(value, modules)
+            outputs = self._with_group(value, modules)
             return [
                 self._biased(result, module)
                 for result, module in zip(outputs, modules, strict=True)
@@ -211,6 +217,14 @@ class Linears:
         self.low_bit += 1
         dense = graph.node("DequantizeLinear", *parts, axis=0, block_size=packed.group_size)
         return graph.node("MatMul", value, dense)
+
+    def _with_group(self, value: str, modules: Sequence[str]) -> list[str]:
+        """`_static`, which also makes the outputs that others of the group will ask for."""
+        if modules[0] not in self._made:
+            group = self._group_of.get(modules[0], modules)
+            together = [module for module in group if self._weights.is_packed(module)]
+            self._made |= zip(together, self._static(value, together), strict=True)
+        return [self._made[module] for module in modules]
 
     def _static(self, value: str, modules: Sequence[str]) -> list[str]:
         """Products of 8-bit integers as TensorRT reads them.

@@ -40,7 +40,7 @@ COUNTS = {
     "run": 110,
     "takes minutes": 16,
     "needs a board": 12,
-    "needs a server": 6,
+    "needs a server": 8,
     "needs a real model": 4,
     "needs several processes": 3,
     "needs a download": 5,

@@ -11,6 +11,7 @@ import pytest
 from gguf_models import GGUF, sentencepiece_tokenizer
 from test_gguf_families import fields
 from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer
 
 from edgewright.errors import Refused
 from edgewright.export.gguf.byte_level import byte_level
@@ -47,6 +48,21 @@ def test_sentencepiece(prefix: bool, with_pieces: Callable[[bool], Path], tmp_pa
     assert found[f"{START}add_space_prefix"] is prefix
     assert found[f"{START}add_bos_token"] is prefix
     assert len(found[f"{START}scores"]) == len(kinds)
+
+
+@pytest.mark.parametrize("name", ["LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer"])
+def test_the_tokenizer_classes_of_llama_2_are_written(
+    name: str, with_pieces: Callable[[bool], Path], tmp_path: Path
+) -> None:
+    """transformers puts no space before a text that begins with one, and llama.cpp does."""
+    source = with_pieces(True)
+    file = source / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": name}))
+    notes = export_gguf(source, tmp_path / "out", "fp16")["notes"]
+    assert fields(tmp_path / "out")[f"{START}add_space_prefix"] is True
+    ours = AutoTokenizer.from_pretrained(source)
+    assert ours.tokenize(" cat") == ours.tokenize("cat")
+    assert any("a text that begins with one too" in note for note in notes)
 
 
 def test_merges_that_scores_cannot_say_are_refused(
