@@ -55,6 +55,9 @@ def width_of(stream: TextIO, width: int) -> int | None:
     return None if stream.isatty() else width
 
 
+for _stream in ("stdout", "stderr"):  # None if the shell closed it, as in `edgewright targets >&-`
+    if getattr(sys, _stream) is None:
+        setattr(sys, _stream, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
 WIDTH = width_of(sys.stderr, 200)
 UNSEEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"

@@ -17,7 +17,7 @@ from .hashing import write_provenance
 from .safetensors_writer import Pending, write_shards
 from .wrapped import in_wrapper
 
-__all__ = ["config_for_everyone", "copy_tokenizer", "write_checkpoint"]
+__all__ = ["config_for_everyone", "copy_tokenizer", "write_checkpoint", "write_companions"]
 
 SHARD_BYTES = 4 * 1024**3
 TOKENIZER_FILES = (
@@ -91,6 +91,19 @@ def _old_rope(rope: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
     if old.get("rope_type") == "longrope":
         return {"type": old.pop("rope_type"), **old}
     return old
+
+
+def write_companions(checkpoint: Path, config: Mapping[str, Any], folder: Path) -> None:
+    """Write what an artifact has beside its weights: config.json, and all files of the tokenizer.
+
+    Args:
+        checkpoint: what was exported.
+        config: its config.json, which is written without its quantization.
+        folder: the artifact.
+    """
+    kept = {key: value for key, value in config.items() if key != "quantization_config"}
+    write_json(folder / "config.json", config_for_everyone(kept))
+    copy_tokenizer(checkpoint, folder)
 
 
 def copy_tokenizer(source: Path, out: Path, patterns: Iterable[str] = TOKENIZER_FILES) -> None:

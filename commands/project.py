@@ -170,8 +170,7 @@ def plan(
     contexts = [row["context"] for row in rows if "context" in row]
     if contexts and (shortest := min(contexts)) < inputs.context:
         advice.append(f"planned for {shortest:,} tokens, which is all that the model can read")
-    if inputs.draft:
-        advice += _with_draft(rows, what, target, inputs)
+    advice += _with_draft(rows, what, target, inputs)
     load = {"target": target, "context": inputs.context, "batch": inputs.batch}
     found = {**load, "rows": rows, "advice": advice}
     if target is None or target == ALL_TARGETS:  # a survey of all devices refuses nothing
@@ -191,6 +190,11 @@ def _model_rows(model: str, target: str | None, inputs: PlanInputs) -> tuple[str
     from ..pipeline.recipe_file import recipe_names
     from ..targets import load_target
 
+    if inputs.settings:
+        raise UsageError(
+            "--set changes a recipe, and this is the plan of a model",
+            "leave it out; --context, --batch, --precision and --kv-cache change the plan",
+        )
     if target and target != ALL_TARGETS:
         load_target(target)  # here, so that the hint below is not about a target
     cache = inputs.kv_cache or "float"
@@ -232,7 +236,12 @@ def _recipe_rows(text: str, target: str | None, inputs: PlanInputs) -> tuple[str
 def _with_draft(
     rows: list[dict[str, Any]], model: str, target: str | None, inputs: PlanInputs
 ) -> list[str]:
-    """Add the predictions of a draft model to a plan; returns what they mean."""
+    """Add the predictions of a draft model, if there is one, to a plan; returns what they mean."""
+    if not inputs.draft:
+        if inputs.draft_tokens or inputs.draft_agreement is not None:
+            flags = "--draft-tokens and --draft-agreement"
+            raise UsageError(f"{flags} need --draft", "name the draft model")
+        return []
     from ..pipeline.draft_forecast import add_drafts, advice_of
     from ..pipeline.forecast import ALL_TARGETS
     from ..pipeline.recipe_file import is_recipe

@@ -306,22 +306,19 @@ def scoring_rows(
 ) -> list[Encoded]:
     """Rows to score, at most `count`, each of at most `seq_len` tokens.
 
-    Each pair and each conversation is a row. Plain text is cut into full windows.
+    Each pair and each conversation is a row, and so are texts among them. Plain text alone is cut
+    into full windows.
 
     Raises:
         UsageError: the source has nothing to score, or a bad row.
     """
     examples = itertools.islice(source.scoring(count, report), 1_000_000)
     encoded = _encoded(tokenizer, examples, report)
-    first = next(encoded, None)
-    if first is None:
-        raise _too_small(source, seq_len, report)
-    rows = (tokens for _, tokens in itertools.chain([first], encoded))
-    if isinstance(first[0], Conversation) or first[0].prompt:
-        chosen = [
-            Encoded(r.ids[:seq_len], r.labels[:seq_len]) for r in itertools.islice(rows, count)
-        ]
+    begin = list(itertools.islice(encoded, count))
+    if any(isinstance(example, Conversation) or example.prompt for example, _ in begin):
+        chosen = [Encoded(row.ids[:seq_len], row.labels[:seq_len]) for _, row in begin]
     else:
+        rows = (row for _, row in itertools.chain(begin, encoded))
         chosen = list(itertools.islice(windows(tokenizer, rows, seq_len), count))
     if not chosen:
         raise _too_small(source, seq_len, report)

@@ -59,8 +59,8 @@ MEASURED_EXPORT = """\
 
 """
 LATER_EXPORT = """\
-# This device runs format FORMAT best (SUMMARY). Its runtime is not here, so it is not measured
-# here. The run ends with the command that makes it.
+# This device runs format FORMAT best (SUMMARY). Its runtime is not here to measure
+# it. The run ends with the command that makes it.
 
 """
 RECOVERED = """\

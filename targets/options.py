@@ -100,11 +100,12 @@ class BundleOptions(BaseModel):
     )
     context: int = Field(
         default=2048,
+        gt=0,
         description="most tokens of prompt and answer together, for the TensorRT engine and "
         "llama-server",
     )
     batch: int = Field(
-        default=1, description="sequences that run at the same time, for the TensorRT engine"
+        default=1, gt=0, description="sequences that run at the same time, for the TensorRT engine"
     )
 
 
@@ -145,7 +146,7 @@ class DeployOptions(BaseModel):
         default=True, description="build a TensorRT engine on the device and time it"
     )
     threads: int | None = Field(
-        default=None, description="threads of ONNX Runtime on the device; default: all cores"
+        default=None, gt=0, description="threads of ONNX Runtime on the device; default: all cores"
     )
     force: Annotated[bool, Cli("--force")] = Field(
         default=False, description="continue although the preflight check advises against it"

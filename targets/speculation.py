@@ -52,7 +52,9 @@ def expected_tokens(agreement: float, proposed: int) -> float:
         agreement: probability that the target agrees with a proposed token, 0 to 1.
         proposed: tokens that the draft proposes in a round.
     """
-    return sum(agreement**i for i in range(proposed + 1))
+    if agreement == 1:
+        return proposed + 1.0
+    return (1 - agreement ** (proposed + 1)) / (1 - agreement)
 
 
 def break_even(needed: float, proposed: int) -> float | None:

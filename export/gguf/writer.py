@@ -7,18 +7,18 @@ llama.cpp has such blocks (`blocks.py`). Weights in 4 bits are never rounded her
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ...checkpoints.atomic_files import write_json
 from ...checkpoints.config import read_architecture
 from ...checkpoints.directories import atomic_directory
 from ...checkpoints.disk import require_space
 from ...checkpoints.hashing import content_hash, write_provenance
 from ...checkpoints.settings import load_settings
-from ...checkpoints.writer import config_for_everyone, copy_tokenizer
+from ...checkpoints.writer import write_companions
 from ...errors import UsageError
 from ...models import Architecture, architecture, require_expressible
 from ...models.formats.gguf import FORMAT, MODEL
@@ -29,7 +29,7 @@ from ..options import ExportOptions
 from ..quantized_source import require_int4
 from .check import read_back
 from .rope import rope_of
-from .tensors import How, entries, tensors
+from .tensors import How, Stored, entries, tensors
 from .vocabulary import vocabulary_of
 
 __all__ = ["export_gguf", "write"]
@@ -95,27 +95,30 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
         vocabulary.add_keys(writer)
         for name, table in rope.tables.items():
             writer.add_tensor(name, table)
-        matrices = Counter[How]()
-        stored_as = Counter[str]()
-        for tensor in tensors(gguf, weights, found, precision):
-            writer.add_tensor(tensor.name, tensor.array, raw_dtype=tensor.kind)
-            if tensor.how != "beside":
-                matrices[tensor.how] += 1
-                stored_as[tensor.kind.name] += 1
-        writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{stored_as.most_common(1)[0][0]}"])
+        matrices = _add_tensors(gguf, writer, tensors(gguf, weights, found, precision))
         _write(writer, out)
         checked = {
-            "matrices": dict(matrices),
+            "matrices": matrices,
             **read_back(gguf, folder / MODEL, checkpoint, weights, found),
             "architecture": target.name,
             "tokenizer": vocabulary.model,
             "notes": [*vocabulary.notes, *rope.notes],
         }
-        kept = {key: value for key, value in config.items() if key != "quantization_config"}
-        write_json(folder / "config.json", config_for_everyone(kept))
-        copy_tokenizer(checkpoint, folder)
+        write_companions(checkpoint, config, folder)
         write_provenance(folder, _provenance(checkpoint, precision, checked))
     return checked
+
+
+def _add_tensors(gguf: Any, writer: Any, found: Iterable[Stored]) -> dict[How, int]:
+    """Add tensors, and the file type that most matrices have; returns how matrices got there."""
+    matrices, kinds = Counter[How](), Counter[str]()
+    for tensor in found:
+        writer.add_tensor(tensor.name, tensor.array, raw_dtype=tensor.kind)
+        if tensor.how != "beside":
+            matrices[tensor.how] += 1
+            kinds[tensor.kind.name] += 1
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kinds.most_common(1)[0][0]}"])
+    return dict(matrices)
 
 
 def _write(writer: Any, out: Path) -> None:

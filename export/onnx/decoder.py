@@ -22,7 +22,7 @@ from ...models.blocks.linear import stored as stored_linears
 from .activations import write_activation
 from .builder import GraphBuilder
 from .cut import Cut
-from .linears import Linears, split_parts, stored
+from .linears import Linears, parallel_readers, split_parts, stored
 from .masks import FLOAT, INT64, additive_masks
 from .norms import NamedNorm, named_norm, write_norm
 from .precision import Precision
@@ -54,9 +54,7 @@ class Decoder:
         self.cut = cut
         self.rotary = rotary
         self.type = precision.activations
-        parallel = [layer for layer in architecture.layers if layer.parallel]
-        groups = [tuple(map(layer.full, layer.input_groups[0])) for layer in parallel]
-        self.linears = Linears(graph, weights, precision, groups)
+        self.linears = Linears(graph, weights, precision, parallel_readers(architecture))
         longest = max(layer.attention.window for layer in architecture.layers)
         if 0 < cut.window < longest:
             raise Refused(

@@ -12,13 +12,12 @@ import numpy as np
 import onnx
 
 from ... import __version__
-from ...checkpoints.atomic_files import write_json
 from ...checkpoints.config import packing, read_architecture
 from ...checkpoints.directories import atomic_directory
 from ...checkpoints.hashing import content_hash, read_provenance, write_provenance
 from ...checkpoints.layouts import layout_of
 from ...checkpoints.settings import load_settings
-from ...checkpoints.writer import config_for_everyone, copy_tokenizer
+from ...checkpoints.writer import write_companions
 from ...console import console
 from ...errors import Refused, UsageError
 from ...models import FORMATS, Architecture, architecture, require_expressible
@@ -198,10 +197,8 @@ def _check_model(export: _Export, folder: Path) -> None:
 
 
 def _write_companions(export: _Export, folder: Path) -> None:
-    """Write config.json without its quantization, the tokenizer, and `genai_config.json`."""
-    config = {k: value for k, value in export.source.config.items() if k != "quantization_config"}
-    write_json(folder / "config.json", config_for_everyone(config))
-    copy_tokenizer(export.checkpoint, folder)
+    """Write what `write_companions` does, and `genai_config.json`."""
+    write_companions(export.checkpoint, export.source.config, folder)
     if export.format in ("onnx", "ort"):
         write_genai_config(folder, export.source, export.cut, in_place=export.fused)
 

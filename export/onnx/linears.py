@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ...checkpoints.layouts import PackedLinear
 from ...errors import Refused
-from ...models import Linear
+from ...models import Architecture, Linear
 from ..quantized_source import require_blocks
 from .builder import GraphBuilder
 from .precision import Precision
@@ -140,6 +140,12 @@ def split_parts(
             names = [None] * len(sizes)
             found += graph.nodes("Split", output, graph.constant(sizes), outputs=names, axis=-1)
     return found
+
+
+def parallel_readers(model: Architecture) -> list[tuple[str, ...]]:
+    """For each layer whose attention and FFN read one value, the modules that do so."""
+    layers = [layer for layer in model.layers if layer.parallel]
+    return [tuple(map(layer.full, layer.input_groups[0])) for layer in layers]
 
 
 class Linears:

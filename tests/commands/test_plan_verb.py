@@ -137,6 +137,21 @@ def test_a_draft_with_other_tokens_is_refused(cli, model: Path) -> None:
     assert code == 2 and "the draft has 32,000 tokens and the model 151,936" in error
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--set", "model=x"), "--set changes a recipe"),
+        (("--draft-tokens", "4"), "need --draft"),
+        (("--draft-agreement", "0"), "need --draft"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    cli, model: Path, given: tuple[str, ...], message: str
+) -> None:
+    code, out, error = cli("plan", model, *given)
+    assert (code, out) == (2, "") and message in error
+
+
 def test_one_precision_is_planned_alone(cli, model: Path) -> None:
     device = ("--target", "jetson-orin-nano-8gb")
     code, out, error = cli("plan", model, *device, "--precision", "int4", "--json")

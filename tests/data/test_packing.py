@@ -119,6 +119,19 @@ def test_long_examples_are_cut_and_unscorable_ones_refused(tokenizer: Any, tmp_p
     assert "seq-len" in caught.value.hint
 
 
+def test_one_row_without_a_prompt_changes_nothing_wherever_it_stands(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    """Such a row is plain text. Among pairs it is a row like them."""
+    rows = [{"question": f"What is 2 + {n}?", "answer": f"{2 + n}"} for n in range(12)]
+    plain = {"question": "", "answer": "a text"}
+    first = jsonl(tmp_path / "first.jsonl", plain, *rows)
+    last = jsonl(tmp_path / "last.jsonl", *rows, plain)
+    ids = [[row.ids for row in scoring_rows(tokenizer, source, 64, 50)] for source in (first, last)]
+    assert len(ids[0]) == 13
+    assert sorted(ids[0]) == sorted(ids[1])
+
+
 def test_too_little_text(tokenizer: Any, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("too short")
     source = Source.parse(f"text:{tmp_path / 'short.txt'}")
