@@ -50,8 +50,10 @@ class Rope:
     )
     notes: tuple[str, ...] = ()
 
-    def add_keys(self, gguf: Any, writer: Any) -> None:
-        """Write the keys of `<architecture>.rope`."""
+    def add(self, gguf: Any, writer: Any) -> None:
+        """Write the keys of `<architecture>.rope`, and the tables."""
+        for name, table in self.tables.items():
+            writer.add_tensor(name, table)
         writer.add_rope_dimension_count(self.rotary.dim)
         writer.add_rope_freq_base(self.rotary.base)
         if self.window_base is not None:

@@ -91,10 +91,8 @@ def export_gguf(checkpoint: Path, out: Path, precision: str) -> dict[str, Any]:
         writer = gguf.GGUFWriter(str(folder / MODEL), target.name)
         writer.add_name(vocabulary.name(checkpoint.resolve().name))
         _add_sizes(writer, model, target)
-        rope.add_keys(gguf, writer)
+        rope.add(gguf, writer)
         vocabulary.add_keys(writer)
-        for name, table in rope.tables.items():
-            writer.add_tensor(name, table)
         matrices = _add_tensors(gguf, writer, tensors(gguf, weights, found, precision))
         _write(writer, out)
         checked = {
