@@ -19,7 +19,8 @@ from typing import Any
 from ...data.sources import Source
 from ...errors import UsageError
 from .accuracy import Answer
-from .answer_code import needed_code
+from .answer_code import defined_names, needed_code, wanted_names
+from .fences import Block, fenced_blocks
 from .questions import frame
 from .sandbox import ProgramResult, run_program
 from .writers import TaskPrompt, Writer
@@ -31,7 +32,6 @@ FORMAT = (
     '{"text": "...", "test_list": ["assert ..."]}'
 )
 SECONDS = 5.0
-FENCED = re.compile(r"```(?:python|py)?\s*\n(.*?)(?:```|\Z)", re.DOTALL)
 INSTRUCTION = (
     "Write a self-contained Python program that solves this problem. Put it in one Markdown code "
     "block."
@@ -88,19 +88,33 @@ def _exercise(row: Mapping[str, Any], where: str) -> Exercise:
 def code_of(exercise: Exercise, text: str) -> str:
     """The code of a model's answer, which the tests then use.
 
-    It is what the tests need of the last fenced block, or without any block the answer itself, cut
-    off where it leaves the function. Code that continues `begun` is put after it.
+    It is what the tests need of a fenced block, or without any block the answer itself, cut off
+    where it leaves the function. Of several blocks it is the one that defines what the tests name,
+    else the last that says it is Python, else the last. Code that continues `begun` is put after
+    it.
     """
     _, _, reply = text.rpartition("</think>")
-    blocks = FENCED.findall(reply)
+    blocks = fenced_blocks(reply)
     if blocks:
-        if exercise.begun and f"def {_name(exercise.begun)}" not in blocks[-1]:
-            return f"{exercise.begun}{blocks[-1]}"
-        return f"{_before_function(exercise.begun)}{needed_code(blocks[-1], exercise.tests)}"
+        code = _chosen(blocks, exercise.tests).code
+        if exercise.begun and f"def {_name(exercise.begun)}" not in code:
+            return f"{exercise.begun}{code}"
+        return f"{_before_function(exercise.begun)}{needed_code(code, exercise.tests)}"
     ends: list[int] = []
     if exercise.begun:
         ends = [at for stop in AFTER_FUNCTION if (at := reply.find(stop)) >= 0]
     return f"{exercise.begun}{reply[: min(ends, default=len(reply))]}"
+
+
+def _chosen(blocks: Sequence[Block], tests: str) -> Block:
+    """The block with the solution, as `code_of` says."""
+    wanted = wanted_names(tests)
+
+    def rank(at: int) -> tuple[int, bool, int]:
+        names = len(wanted & defined_names(blocks[at].code))
+        return names, names > 0 or blocks[at].is_python, at
+
+    return blocks[max(range(len(blocks)), key=rank)]
 
 
 def judge(exercise: Exercise, text: str) -> ProgramResult:
