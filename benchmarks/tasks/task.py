@@ -213,15 +213,17 @@ def _is_right(problem: Problem, text: str) -> bool:
     """Whether an answer is right: of a built-in problem, in the format of the built-in model.
 
     Of another problem, reasoning-gym's verifier must give full marks. It sees the text after the
-    model's thoughts, and then only the extracted answer.
+    model's thoughts, then only the extracted answer, and then the number in it.
     """
     from ...data.reasoning import extract_answer, is_correct
-    from .questions import extract_answer as final_answer
+    from .final_answers import extract_answer as final_answer
+    from .final_answers import number_in
 
     if problem.trace:
         return is_correct(problem, text)
     score = _gym().get_score_answer_fn(problem.task)
-    answers = (extract_answer(text), final_answer(text))
+    final = final_answer(text)
+    answers = (extract_answer(text), final, number_in(final))
     return any(float(score(answer, problem.entry)) == 1.0 for answer in answers)
 
 

@@ -9,7 +9,8 @@ from ...data.reasoning import extract_answer as extract_strictly
 from ...data.reasoning import held_out_questions, is_correct, training_problems
 from ...data.sources import Source
 from ...errors import UsageError
-from ..tasks.questions import extract_answer, read_pairs, require_math_verify, same_answer
+from ..tasks.final_answers import extract_answer, require_math_verify, same_answer
+from ..tasks.questions import read_pairs
 from .votes import SameAnswer
 
 __all__ = ["Question", "read_questions"]
