@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from ...data.rows import text_of
 from ...data.sources import Source
 from ...errors import UsageError
 from .accuracy import Answer
@@ -70,19 +71,23 @@ def read_exercises(source: Source) -> list[Exercise]:
 
 def _exercise(row: Mapping[str, Any], where: str) -> Exercise:
     if all(isinstance(row.get(key), str) for key in ("prompt", "test", "entry_point")):
+        prompt, test, entry = (_field(row, key, where) for key in ("prompt", "test", "entry_point"))
         return Exercise(
-            f"{INSTRUCTION}\n\n```python\n{row['prompt'].strip()}\n```",
-            row["prompt"],
-            f"{row['test']}\ncheck({row['entry_point']})",
+            f"{INSTRUCTION}\n\n```python\n{prompt.strip()}\n```", prompt, f"{test}\ncheck({entry})"
         )
-    text = row.get("text", row.get("prompt"))
+    asked = "text" if "text" in row else "prompt"
     tests = row.get("test_list")
     written = isinstance(tests, list) and tests and all(isinstance(one, str) for one in tests)
-    if isinstance(text, str) and isinstance(tests, list) and written:
-        listed = "\n".join(tests)
+    if isinstance(row.get(asked), str) and isinstance(tests, list) and written:
+        listed = text_of("\n".join(tests), f"{where}: field `test_list`")
+        text = _field(row, asked, where)
         question = f"{INSTRUCTION}\n\n{text}\nIt must pass these tests:\n{listed}"
         return Exercise(question, "", listed)
     raise UsageError(f"{where}: not a code task", f"each line: {FORMAT}")
+
+
+def _field(row: Mapping[str, Any], key: str, where: str) -> str:
+    return text_of(row[key], f"{where}: field `{key}`")
 
 
 def code_of(exercise: Exercise, text: str) -> str:

@@ -105,11 +105,30 @@ def test_choices_are_weighed_by_likelihood(make_model, tmp_path: Path) -> None:
         ({"question": "q", "choices": ["a"], "answer": 0}, "not a multiple-choice question"),
         ({"question": "q", "choices": ["a", "b"], "answer": "C"}, "none of the 2 choices"),
         ({"choices": ["a", "b"], "answer": 0}, "row 1"),
+        ({"question": "q", "choices": ["a", "b"], "answer": True}, "True is none of the 2 choices"),
+        ({"question": "q", "choices": ["B", "A"], "answer": "A"}, "'A' is several of the 2"),
+        (
+            {"question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answer": 1},
+            "1 is none of the 2 choices",
+        ),
+        (
+            {"question": "q", "choices": {"text": ["a", "b", "c"], "label": ["A", "B"]}},
+            "as many labels as choices, 3",
+        ),
+        ({"question": "q", "choices": ["a", "b\ud800"], "answer": 0}, "row 1: field `choices` has"),
+        ({"question": "\udfff", "choices": ["a", "b"], "answer": 0}, "row 1: field `question` has"),
     ],
 )
 def test_broken_choices(row: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
         read_choices(problems(lines(tmp_path / "c.jsonl", row)))
+
+
+@pytest.mark.parametrize("answer", [2, "2", "x"])
+def test_labels_decide_which_choice_is_right(answer: Any, tmp_path: Path) -> None:
+    choices = {"text": ["w", "x", "y"], "label": ["1", 2, "3"]}
+    row = {"question": "q", "choices": choices, "answerKey": answer}
+    assert read_choices(problems(lines(tmp_path / "c.jsonl", row)))[0].right == 1
 
 
 def test_a_chat_model_is_asked_to_box_its_answer(make_model, tmp_path: Path) -> None:
