@@ -13,10 +13,10 @@ from ..checkpoints.hashing import read_provenance, weight_bytes
 from ..checkpoints.loading import pick_device
 from ..checkpoints.tokenizer import load_tokenizer
 from ..console import console
-from ..data.packing import Encoded
+from ..data.packing import Encoded, rows_hash
 from ..data.rows import RowReport
 from ..data.shortfall import shortfall
-from ..data.sources import Source, rows_hash, scoring_rows
+from ..data.sources import Source, scoring_rows
 from ..models.kv_cache import element_bytes
 from ..steps.memory_check import require_memory
 from .bootstrap import share_error

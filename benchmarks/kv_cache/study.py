@@ -11,10 +11,10 @@ from torch import Tensor
 from ...checkpoints.artifacts import is_artifact
 from ...checkpoints.config import read_architecture
 from ...checkpoints.tokenizer import load_tokenizer
-from ...data.packing import Encoded
+from ...data.packing import Encoded, rows_hash
 from ...data.rows import RowReport
 from ...data.shortfall import shortfall
-from ...data.sources import Source, rows_hash, scoring_rows
+from ...data.sources import Source, scoring_rows
 from ...errors import UsageError
 from ..bootstrap import share_error
 from ..inputs import parse_inputs
