@@ -178,11 +178,12 @@ def solve_exercises(
         TaskPrompt(frame(e.question, ()).turns, e.begun or f'"""{e.question}"""\n', opening)
         for e in asked
     ]
-    written = [opening + text for text in writer.write(prompts, max_new_tokens, stops)]
-    outcomes = _judge_all(asked, written, workers)
+    written = writer.write(prompts, max_new_tokens, stops)
+    texts = [opening + one.text for one in written]
+    outcomes = _judge_all(asked, texts, workers)
     answers = [
-        Answer(label, exercise.question, exercise.tests, text, outcome.passed)
-        for exercise, text, outcome in zip(asked, written, outcomes, strict=True)
+        Answer(label, exercise.question, exercise.tests, text, outcome.passed, one.cut_off)
+        for exercise, text, outcome, one in zip(asked, texts, outcomes, written, strict=True)
     ]
     return answers, "; ".join(dict.fromkeys(outcome.confinement for outcome in outcomes))
 

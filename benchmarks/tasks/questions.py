@@ -103,11 +103,11 @@ def answer_questions(
         )
     box = f"\n\n{BOX}" if writer.chats and not examples else ""
     stops = () if writer.chats else (NEXT_QUESTION,)
-    texts = writer.write([frame(q + box, examples) for q, _ in asked], max_new_tokens, stops)
+    replies = writer.write([frame(q + box, examples) for q, _ in asked], max_new_tokens, stops)
     answers: list[Answer] = []
-    for (question, worked), written in zip(asked, texts, strict=True):
+    for (question, worked), reply in zip(asked, replies, strict=True):
         expected = extract_answer(worked) or worked.strip()
-        text = written if writer.chats else written.split(NEXT_QUESTION)[0]
+        text = reply.text if writer.chats else reply.text.split(NEXT_QUESTION)[0]
         correct = same_answer(expected, extract_answer(text))
-        answers.append(Answer(label, question, expected, text, correct))
+        answers.append(Answer(label, question, expected, text, correct, reply.cut_off))
     return answers
