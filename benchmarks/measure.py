@@ -13,10 +13,10 @@ from ..checkpoints.hashing import read_provenance, weight_bytes
 from ..checkpoints.loading import pick_device
 from ..checkpoints.tokenizer import load_tokenizer
 from ..console import console
-from ..data.packing import Encoded
+from ..data.packing import Encoded, rows_hash
 from ..data.rows import RowReport
 from ..data.shortfall import shortfall
-from ..data.sources import Source, rows_hash, scoring_rows
+from ..data.sources import Source, scoring_rows
 from ..models.kv_cache import element_bytes
 from ..steps.memory_check import require_memory
 from .bootstrap import share_error
@@ -30,7 +30,7 @@ from .measurement_files import (
 from .memory import alternatives, measurement_bytes
 from .options import EvaluateOptions, LatencyOptions
 from .reference import Reference
-from .tasks.accuracy import Answer, score_text
+from .tasks.accuracy import Answer, cut_off_note, score_text
 from .tasks.backends import Backend, open_backend
 from .tasks.kept_answers import KeptAnswers
 from .tasks.llama_backend import LlamaBackend
@@ -53,7 +53,7 @@ class Measurement:
     answers: list[dict[str, Any]] = field(default_factory=list)
     """What the model wrote, for people to read."""
     notes: list[str] = field(default_factory=list)
-    """Where less was measured than asked for."""
+    """Where less was measured than asked for, and what makes a number say less than it seems to."""
 
     def note(self, notes: Iterable[str]) -> None:
         """Add notes, and show them."""
@@ -118,7 +118,7 @@ def add_task(
 ) -> None:
     """Add what a task found. `dtype` is what torch computed the answers in; None: it did not."""
     for label, answers in outcome.answers.items():
-        _add_answers(result, label, answers, options.limit)
+        _add_answers(result, label, answers, options)
         if dtype:
             result.context[f"dtype/{label}"] = dtype
     result.metrics |= outcome.metrics
@@ -191,10 +191,13 @@ def _add_text(
         result.context[f"reference/{label}"] = reference.identity
 
 
-def _add_answers(result: Measurement, task: str, answers: Sequence[Answer], limit: int) -> None:
-    """Add the accuracy of a task of which `limit` problems were asked for."""
+def _add_answers(
+    result: Measurement, task: str, answers: Sequence[Answer], options: EvaluateOptions
+) -> None:
+    """Add the accuracy of a task."""
     count = len(answers)
-    result.note(shortfall(count, limit, f"problems of {task}", "it holds no more"))
+    result.note(shortfall(count, options.limit, f"problems of {task}", "it holds no more"))
+    result.note(cut_off_note(answers, task, options.max_new_tokens))
     share = sum(answer.correct for answer in answers) / count
     result.metrics |= {
         f"accuracy/{task}": share,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ __all__ = [
     "pack",
     "plain_prompt",
     "render_prompt",
+    "rows_hash",
     "shuffled_forever",
     "windows",
 ]
@@ -150,3 +153,11 @@ def shuffled_forever(rows: Sequence[Encoded], seed: int) -> Iterator[Encoded]:
     while True:
         rng.shuffle(order)
         yield from (rows[i] for i in order)
+
+
+def rows_hash(rows: Sequence[Encoded]) -> str:
+    """A short hash of token rows. Results are compared only if their rows are equal."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([row.ids, row.labels]).encode())
+    return digest.hexdigest()[:16]

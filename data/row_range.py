@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..errors import UsageError
 from .kinds import RANGE
@@ -45,6 +45,18 @@ class RowRange:
         theirs = other.indices(count)
         return range(max(mine.start, theirs.start), min(mine.stop, theirs.stop))
 
+    def bounds(self, read: Callable[[], Iterable[Any]]) -> tuple[int, int | None]:
+        """The first row, counted from 0, and the row after the last; None: there is none.
+
+        Args:
+            read: begins to read the rows. They are counted if a number is negative.
+        """
+        start = self.start or 0
+        if start >= 0 and (self.stop or 0) >= 0:
+            return start, self.stop
+        chosen = self.indices(_count(read))
+        return chosen.start, chosen.stop
+
     def choose(self, read: Callable[[], Iterable[T]], name: str) -> Iterator[T]:
         """Yield the chosen ones of the rows that `read` reads, without keeping them in memory.
 
@@ -57,12 +69,7 @@ class RowRange:
         Raises:
             UsageError: there are none.
         """
-        start = self.start or 0
-        stop = self.stop
-        if start < 0 or (stop or 0) < 0:
-            chosen = self.indices(_count(read))
-            start = chosen.start
-            stop = chosen.stop
+        start, stop = self.bounds(read)
         found = False
         for row in itertools.islice(read(), start, stop):
             found = True

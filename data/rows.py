@@ -147,7 +147,7 @@ def parse_row(row: Mapping[str, Any], name: str, where: str) -> Row:
         if name not in row:
             raise BadRow(f"{where}: no field `{name}`", f"fields there: {', '.join(row)}")
         if isinstance(row[name], str):
-            return Example(_text(row[name], f"{where}: field `{name}`"))
+            return Example(text_of(row[name], f"{where}: field `{name}`"))
         return _conversation(row, name, where)
     for prompt, completion in PAIR_FIELDS:
         if prompt in row and completion in row:
@@ -157,7 +157,7 @@ def parse_row(row: Mapping[str, Any], name: str, where: str) -> Row:
             return _conversation(row, conversation, where)
     for text in TEXT_FIELDS:
         if text in row:
-            return Example(_text(row[text], f"{where}: field `{text}`"))
+            return Example(text_of(row[text], f"{where}: field `{text}`"))
     raise BadRow(
         f"{where}: no text field among {', '.join(row)}", "name the field: jsonl:FILE:FIELD"
     )
@@ -172,10 +172,10 @@ def _pair(row: Mapping[str, Any], prompt: str, completion: str, where: str) -> R
         context = _turns(row[prompt], f"{where}: field `{prompt}`")
         reply = _turns(row[completion], f"{where}: field `{completion}`")
         return _checked(Conversation((*context, *reply), len(context), where), completion)
-    asked = [_text(row[prompt], f"{where}: field `{prompt}`")]
+    asked = [text_of(row[prompt], f"{where}: field `{prompt}`")]
     answer = _filled(row[completion], f"{where}: field `{completion}`")
     if prompt == "instruction" and row.get("input") is not None:
-        asked.append(_text(row["input"], f"{where}: field `input`"))
+        asked.append(text_of(row["input"], f"{where}: field `input`"))
     return Example(answer, "\n".join(filter(None, asked)))
 
 
@@ -183,7 +183,7 @@ def _conversation(row: Mapping[str, Any], name: str, where: str) -> Conversation
     turns = _turns(row[name], f"{where}: field `{name}`")
     system = row.get("system")
     if name == "conversations" and system and turns[0].role != "system":
-        turns = (Turn("system", _text(system, f"{where}: field `system`")), *turns)
+        turns = (Turn("system", text_of(system, f"{where}: field `system`")), *turns)
     return _checked(Conversation(turns, 0, where), name)
 
 
@@ -246,7 +246,7 @@ def _content(value: Any, place: str, role: str, others: Mapping[str, Any]) -> st
         return None
     if isinstance(value, list) and value:
         return "".join(_part(part, f"{place}, part {n}") for n, part in enumerate(value, 1))
-    return _text(value, place) if role == "system" else _filled(value, place)
+    return text_of(value, place) if role == "system" else _filled(value, place)
 
 
 def _part(part: Any, place: str) -> str:
@@ -254,19 +254,27 @@ def _part(part: Any, place: str) -> str:
         kind = part.get("type") if isinstance(part, Mapping) else None
         what = f"of the type {kind!r}" if isinstance(kind, str) else _kind(part)
         raise BadRow(f"{place} is {what}, not text", "leave only parts of the type `text`")
-    return _text(part.get("text"), place)
+    return text_of(part.get("text"), place)
 
 
 def _filled(value: Any, place: str) -> str:
     """Text that must not be empty."""
-    text = _text(value, place)
+    text = text_of(value, place)
     if not text:
         raise BadRow(f"{place} is empty", "put text there")
     return text
 
 
-def _text(value: Any, place: str) -> str:
-    """The value, which must be text that UTF-8 can hold."""
+def text_of(value: Any, place: str) -> str:
+    """The value, which must be text that UTF-8 can hold.
+
+    Args:
+        value: the value of a field.
+        place: file, row and field, for messages.
+
+    Raises:
+        BadRow: it is something else.
+    """
     if not isinstance(value, str):
         raise BadRow(f"{place} is {_kind(value)}, not text", "put text there")
     if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):

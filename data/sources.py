@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from .row_range import ALL_ROWS, RowRange
 from .rows import BadRow, Conversation, Example, Row, RowReport, parse_row
 from .source_strings import split_source
 
-__all__ = ["Source", "rows_hash", "scoring_rows", "training_rows"]
+__all__ = ["Source", "scoring_rows", "training_rows"]
 
 
 @dataclass(frozen=True)
@@ -170,10 +169,8 @@ class Source:
             report: says what to do with bad rows, and counts them; default: they are refused.
         """
         if self.generated:
-            return (
-                Example(p.completion, p.question)
-                for p in training_problems(seed, held_out_questions())
-            )
+            problems = training_problems(seed, held_out_questions())
+            return (Example(p.completion, p.question) for p in problems)
         return self._rows(report)
 
     def scoring(self, count: int, report: RowReport | None = None) -> Iterator[Row]:
@@ -223,8 +220,12 @@ class Source:
                 f"{self}: a task reads whole rows, not the field `{self._column}`",
                 "leave the field out",
             )
-        rows = self.part.choose(self._unread, str(self))
-        yield from ((where, parse()) for where, parse in rows)
+        for where, parse in self.part.choose(self._unread, str(self)):
+            yield where, parse()
+
+    def first_row(self) -> int:
+        """The number of the first row of `records` in the data, from 1 on as messages count it."""
+        return self.part.bounds(self._unread)[0] + 1
 
     @property
     def _column(self) -> str:
@@ -337,11 +338,3 @@ def _too_small(source: Source, seq_len: int, report: RowReport | None) -> UsageE
         f"{source}: fewer than {seq_len} tokens, too few for one row{notes}",
         "give more text, or a smaller --seq-len",
     )
-
-
-def rows_hash(rows: Sequence[Encoded]) -> str:
-    """A short hash of token rows. Results are compared only if their rows are equal."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps([row.ids, row.labels]).encode())
-    return digest.hexdigest()[:16]

@@ -19,7 +19,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from ..benchmarks.tasks.questions import same_answer
+from ..benchmarks.tasks.final_answers import same_answer
 from ..benchmarks.traces.chains import ask_teacher
 from ..benchmarks.traces.options import ChoiceRules, TracesOptions
 from ..benchmarks.traces.teacher_questions import read_questions

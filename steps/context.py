@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.config import is_builtin
 from ..checkpoints.tokenizer import load_tokenizer
-from ..data.packing import Encoded
+from ..data.packing import Encoded, rows_hash
 from ..data.rows import BadRows, RowReport
 from ..data.shortfall import shortfall
-from ..data.sources import Source, rows_hash, training_rows
+from ..data.sources import Source, training_rows
 from .options import AUTO, OWN, PROMPTS, REASONING, Proof
 from .own_text import OwnText
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ...console import progress
 from ...errors import EdgewrightError
-from ..tasks.writers import TaskPrompt, thinks, tokens_of
+from ..tasks.writers import TaskPrompt, Written, thinks, tokens_of
 from .connection import Body
 from .server import NO_KEY, OK, Server
 
@@ -24,6 +24,8 @@ AGAIN = (408, 409, 429)
 LONGEST_PAUSE = 60.0
 FIRST_PAUSE = 0.5
 REFUSED = "look at the server's log; --max-new-tokens, --api or --retries may have to change"
+CUT_OFF = "length"
+"""The `finish_reason` of an answer that reached the most tokens."""
 BYTES_A_TOKEN = 1 << 10
 """Of a whole answer; tokens have few bytes, and JSON escapes them."""
 
@@ -55,7 +57,7 @@ class ServerWriter:
 
     def write(
         self, prompts: Sequence[TaskPrompt], max_new_tokens: int, stops: Sequence[str] = ()
-    ) -> list[str]:
+    ) -> list[Written]:
         """See `Writer.write`.
 
         Raises:
@@ -74,16 +76,16 @@ class ServerWriter:
         asked = prompt.text if self.tokenizer is None else tokens_of(self.tokenizer, prompt)
         return self.server.request({"prompt": asked}, max_new_tokens)
 
-    async def _all(self, bodies: Sequence[dict[str, Any]], most: int) -> list[str]:
+    async def _all(self, bodies: Sequence[dict[str, Any]], most: int) -> list[Written]:
         options = self.server.options
         places = asyncio.Semaphore(max(options.concurrency, default=DEFAULT_CONCURRENCY))
         with progress("solving problems", len(bodies)) as bar:
 
-            async def one(body: dict[str, Any]) -> str:
+            async def one(body: dict[str, Any]) -> Written:
                 async with places:
-                    text = await self._answer(body, most)
+                    answer = await self._answer(body, most)
                 bar.advance()
-                return text
+                return answer
 
             try:
                 async with asyncio.TaskGroup() as group:
@@ -94,7 +96,7 @@ class ServerWriter:
                 self.server.client.close()
         return [task.result() for task in tasks]
 
-    async def _answer(self, body: dict[str, Any], most: int) -> str:
+    async def _answer(self, body: dict[str, Any], most: int) -> Written:
         """The answer to one request, which is sent again after a failure that may pass."""
         left = self.server.options.retries
         pause = FIRST_PAUSE
@@ -107,7 +109,7 @@ class ServerWriter:
                 wait = pause
             else:
                 if reply.status == OK:
-                    return self._text(reply)
+                    return self._written(reply)
                 if not left or not (reply.status in AGAIN or reply.status >= 500):
                     raise self._refused(reply)
                 wait = _asked_pause(reply) or pause
@@ -120,7 +122,7 @@ class ServerWriter:
             return self.server.needs_key(reply)
         return self.server.failed(reply.failure, REFUSED)
 
-    def _text(self, reply: Body) -> str:
+    def _written(self, reply: Body) -> Written:
         """What was written, the thoughts before the answer included."""
         try:
             found = (_Chat if self.server.api == "chat" else _Completion).model_validate(
@@ -129,7 +131,8 @@ class ServerWriter:
         except ValidationError as error:
             shown = reply.data[:200].decode("utf-8", "replace")
             raise self.server.failed(f"it sent no answer: {shown}") from error
-        return found.choices[0].written
+        choice = found.choices[0]
+        return Written(choice.written, choice.finish_reason == CUT_OFF)
 
 
 class _Message(BaseModel):
@@ -142,6 +145,7 @@ class _Message(BaseModel):
 
 class _ChatChoice(BaseModel):
     message: _Message
+    finish_reason: Any = None
 
     @property
     def written(self) -> str:
@@ -153,6 +157,7 @@ class _ChatChoice(BaseModel):
 
 class _Choice(BaseModel):
     text: str
+    finish_reason: Any = None
 
     @property
     def written(self) -> str:

@@ -11,14 +11,14 @@ from torch import Tensor
 from ...checkpoints.artifacts import is_artifact
 from ...checkpoints.config import read_architecture
 from ...checkpoints.tokenizer import load_tokenizer
-from ...data.packing import Encoded
+from ...data.packing import Encoded, rows_hash
 from ...data.rows import RowReport
 from ...data.shortfall import shortfall
-from ...data.sources import Source, rows_hash, scoring_rows
+from ...data.sources import Source, scoring_rows
 from ...errors import UsageError
 from ..bootstrap import share_error
 from ..inputs import parse_inputs
-from ..tasks.accuracy import exact_match, score_text
+from ..tasks.accuracy import cut_off_note, exact_match, score_text
 from ..tasks.backends import TorchBackend
 from ..tasks.writers import LocalWriter
 from .options import KvOptions
@@ -56,11 +56,10 @@ def kv_study(
     found: list[dict[str, Any]] = []
     for scheme in _schemes(options):
         backend = CacheBackend(plain, scheme, largest)
-        sizes = {
-            context: cache_bytes(architecture, scheme, context)
-            for context in sorted(options.contexts)
-        }
+        sizes = {at: cache_bytes(architecture, scheme, at) for at in sorted(options.contexts)}
         longest = max(options.contexts)
+        metrics, cut_off = _metrics(backend, plain, tokenizer, texts, options)
+        notes += [f"{scheme.name}: {note}" for note in cut_off]
         found.append(
             {
                 "name": scheme.name,
@@ -68,7 +67,7 @@ def kv_study(
                 "scales": None if scheme.bits == 16 else "dynamic" if scheme.dynamic else "static",
                 "bytes": {str(context): size for context, size in sizes.items()},
                 "ratio": sizes[longest] / cache_bytes(architecture, KvScheme(), longest),
-                "metrics": _metrics(backend, plain, tokenizer, texts, options),
+                "metrics": metrics,
             }
         )
     context = {
@@ -135,8 +134,10 @@ def _metrics(
     tokenizer: Any,
     texts: dict[str, list[Encoded]],
     options: KvOptions,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], list[str]]:
+    """The metrics of one cache, and notes on them."""
     metrics: dict[str, float] = {}
+    notes: list[str] = []
     for label, rows in texts.items():
         text = score_text(backend, rows, plain)
         assert text.kl is not None
@@ -161,4 +162,5 @@ def _metrics(
             f"accuracy/{task}/stderr": share_error(share, count),
             f"accuracy/{task}/n": count,
         }
-    return metrics
+        notes += cut_off_note(answers, task, options.max_new_tokens)
+    return metrics, notes

@@ -25,6 +25,7 @@ __all__ = [
     "Answer",
     "TextScores",
     "continuations",
+    "cut_off_note",
     "exact_match",
     "pad",
     "score_text",
@@ -51,13 +52,23 @@ class TextScores:
 
 @dataclass(frozen=True)
 class Answer:
-    """One problem, the model's answer, and whether the verifier accepted it."""
+    """One problem, the model's answer, and whether the verifier accepted it.
+
+    Attributes:
+        task: the name of the task.
+        question: the problem.
+        expected: the right answer.
+        text: what the model wrote.
+        correct: whether it was accepted.
+        cut_off: whether it reached the most tokens of an answer before its end.
+    """
 
     task: str
     question: str
     expected: str
     text: str
     correct: bool
+    cut_off: bool = False
 
 
 def _positions_a_batch(backend: Backend, token: int) -> int:
@@ -218,8 +229,25 @@ def exact_match(
         TaskPrompt([{"role": "user", "content": p.question}], plain_prompt(p.question))
         for p in problems
     ]
-    texts = writer.write(asked, max_new_tokens)
+    written = writer.write(asked, max_new_tokens)
     return [
-        Answer(p.task, p.question, p.answer, text, verify(p, text))
-        for p, text in zip(problems, texts, strict=True)
+        Answer(p.task, p.question, p.answer, one.text, verify(p, one.text), one.cut_off)
+        for p, one in zip(problems, written, strict=True)
     ]
+
+
+def cut_off_note(answers: Sequence[Answer], task: str, most: int) -> list[str]:
+    """A note if answers were cut off, because those say little about the model; else none.
+
+    Args:
+        answers: to the task.
+        task: its name.
+        most: the most tokens of an answer.
+    """
+    count = sum(answer.cut_off for answer in answers)
+    were = "was" if count == 1 else "were"
+    note = (
+        f"{count:,} of {len(answers):,} answers of {task} {were} cut off at {most:,} tokens; "
+        "give a larger --max-new-tokens"
+    )
+    return [note] if count else []

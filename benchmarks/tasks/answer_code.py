@@ -11,7 +11,14 @@ import ast
 import builtins
 import sys
 
-__all__ = ["asked_names", "needed_code", "own_imports", "split_tests"]
+__all__ = [
+    "asked_names",
+    "defined_names",
+    "needed_code",
+    "own_imports",
+    "split_tests",
+    "wanted_names",
+]
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -43,6 +50,19 @@ def needed_code(code: str, tests: str) -> str:
         if isinstance(node, ast.Import | ast.ImportFrom) or not needed.isdisjoint(_names_of(node))
     ]
     return ast.unparse(ast.Module(kept, []))
+
+
+def wanted_names(tests: str) -> set[str]:
+    """The names that tests take from elsewhere; not their own variables."""
+    parts = [part for node in _parsed(tests) for part in ast.walk(node)]
+    stored = {p.id for p in parts if isinstance(p, ast.Name) and isinstance(p.ctx, ast.Store)}
+    own = stored.union(part.arg for part in parts if isinstance(part, ast.arg))
+    return set(asked_names(tests, "")) - own
+
+
+def defined_names(code: str) -> set[str]:
+    """The names that code defines, outside of its functions and classes."""
+    return {word for node in _parsed(code) for word in _names_of(node)}
 
 
 def split_tests(program: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...data.packing import IGNORE, Encoded
+from ...data.rows import text_of
 from ...data.sources import Source
 from ...errors import UsageError
 from .accuracy import Answer, continuations
@@ -21,7 +22,7 @@ __all__ = ["ChoiceQuestion", "answer_by_likelihood", "read_choices"]
 
 FORMAT = (
     '{"question": "...", "choices": ["...", "..."], "answer": 0}, where the answer is an index, '
-    "a letter or a choice"
+    "a letter or a choice; where choices have labels, a label or a choice"
 )
 
 
@@ -38,32 +39,55 @@ def read_choices(source: Source) -> list[ChoiceQuestion]:
     """Read questions with choices, in their order. The formats of ARC and MMLU work too.
 
     Raises:
-        UsageError: a row has no question, fewer than two choices, or no answer among them.
+        UsageError: a row has no question, fewer than two choices, or no answer among them, or
+            more choices than labels.
     """
     return [_parse(row, where) for where, row in source.records()]
 
 
 def _parse(row: Mapping[str, Any], where: str) -> ChoiceQuestion:
     options = row.get("choices")
-    labels = list(string.ascii_uppercase)
+    labels = None
     if isinstance(options, Mapping):  # ARC: {"text": [...], "label": [...]}
-        labels = [str(label) for label in options.get("label") or labels]
+        labels = options.get("label")
         options = options.get("text")
     question = row.get("question")
-    answer = row.get("answer", row.get("answerKey"))
     if not isinstance(question, str) or not isinstance(options, list) or len(options) < 2:
         raise UsageError(f"{where}: not a multiple-choice question", f"each line: {FORMAT}")
     texts = [option for option in options if isinstance(option, str)]
     if len(texts) < len(options):
         raise UsageError(f"{where}: a choice is not text", f"each line: {FORMAT}")
-    known = [range(len(texts)), labels[: len(texts)], texts]
-    right = next((list(names).index(answer) for names in known if answer in names), None)
-    if right is None:
+    if labels and not (isinstance(labels, list) and len(labels) == len(texts)):
         raise UsageError(
-            f"{where}: the answer {answer!r} is none of the {len(texts)} choices",
+            f"{where}: there must be as many labels as choices, {len(texts)}",
+            "give each choice a label, or leave `label` out",
+        )
+    return ChoiceQuestion(
+        text_of(question, f"{where}: field `question`"),
+        tuple(text_of(text, f"{where}: field `choices`") for text in texts),
+        _right(row.get("answer", row.get("answerKey")), texts, labels, where),
+    )
+
+
+def _right(answer: Any, texts: list[str], labels: list[Any] | None, where: str) -> int:
+    """The index of the right choice: by its label, else its text; without labels by its index too.
+
+    Raises:
+        UsageError: the answer names no choice, or may mean one as well as another.
+    """
+    letters = string.ascii_uppercase[: len(texts)]
+    names = [[str(label) for label in labels]] if labels else [range(len(texts)), list(letters)]
+    sought = str(answer) if labels else answer
+    found = {known.index(sought) for known in names if sought in known}
+    if not (labels and found) and answer in texts:
+        found.add(texts.index(answer))
+    if isinstance(answer, bool) or len(found) != 1:
+        which = "several" if len(found) > 1 else "none"
+        raise UsageError(
+            f"{where}: the answer {answer!r} is {which} of the {len(texts)} choices",
             f"each line: {FORMAT}",
         )
-    return ChoiceQuestion(question, tuple(texts), right)
+    return found.pop()
 
 
 def answer_by_likelihood(

@@ -16,10 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from ...data.rows import text_of
 from ...data.sources import Source
 from ...errors import UsageError
 from .accuracy import Answer
-from .answer_code import needed_code
+from .answer_code import defined_names, needed_code, wanted_names
+from .fences import Block, fenced_blocks
 from .questions import frame
 from .sandbox import ProgramResult, run_program
 from .writers import TaskPrompt, Writer
@@ -31,7 +33,6 @@ FORMAT = (
     '{"text": "...", "test_list": ["assert ..."]}'
 )
 SECONDS = 5.0
-FENCED = re.compile(r"```(?:python|py)?\s*\n(.*?)(?:```|\Z)", re.DOTALL)
 INSTRUCTION = (
     "Write a self-contained Python program that solves this problem. Put it in one Markdown code "
     "block."
@@ -70,37 +71,55 @@ def read_exercises(source: Source) -> list[Exercise]:
 
 def _exercise(row: Mapping[str, Any], where: str) -> Exercise:
     if all(isinstance(row.get(key), str) for key in ("prompt", "test", "entry_point")):
+        prompt, test, entry = (_field(row, key, where) for key in ("prompt", "test", "entry_point"))
         return Exercise(
-            f"{INSTRUCTION}\n\n```python\n{row['prompt'].strip()}\n```",
-            row["prompt"],
-            f"{row['test']}\ncheck({row['entry_point']})",
+            f"{INSTRUCTION}\n\n```python\n{prompt.strip()}\n```", prompt, f"{test}\ncheck({entry})"
         )
-    text = row.get("text", row.get("prompt"))
+    asked = "text" if "text" in row else "prompt"
     tests = row.get("test_list")
     written = isinstance(tests, list) and tests and all(isinstance(one, str) for one in tests)
-    if isinstance(text, str) and isinstance(tests, list) and written:
-        listed = "\n".join(tests)
+    if isinstance(row.get(asked), str) and isinstance(tests, list) and written:
+        listed = text_of("\n".join(tests), f"{where}: field `test_list`")
+        text = _field(row, asked, where)
         question = f"{INSTRUCTION}\n\n{text}\nIt must pass these tests:\n{listed}"
         return Exercise(question, "", listed)
     raise UsageError(f"{where}: not a code task", f"each line: {FORMAT}")
 
 
+def _field(row: Mapping[str, Any], key: str, where: str) -> str:
+    return text_of(row[key], f"{where}: field `{key}`")
+
+
 def code_of(exercise: Exercise, text: str) -> str:
     """The code of a model's answer, which the tests then use.
 
-    It is what the tests need of the last fenced block, or without any block the answer itself, cut
-    off where it leaves the function. Code that continues `begun` is put after it.
+    It is what the tests need of a fenced block, or without any block the answer itself, cut off
+    where it leaves the function. Of several blocks it is the one that defines what the tests name,
+    else the last that says it is Python, else the last. Code that continues `begun` is put after
+    it.
     """
     _, _, reply = text.rpartition("</think>")
-    blocks = FENCED.findall(reply)
+    blocks = fenced_blocks(reply)
     if blocks:
-        if exercise.begun and f"def {_name(exercise.begun)}" not in blocks[-1]:
-            return f"{exercise.begun}{blocks[-1]}"
-        return f"{_before_function(exercise.begun)}{needed_code(blocks[-1], exercise.tests)}"
+        code = _chosen(blocks, exercise.tests).code
+        if exercise.begun and f"def {_name(exercise.begun)}" not in code:
+            return f"{exercise.begun}{code}"
+        return f"{_before_function(exercise.begun)}{needed_code(code, exercise.tests)}"
     ends: list[int] = []
     if exercise.begun:
         ends = [at for stop in AFTER_FUNCTION if (at := reply.find(stop)) >= 0]
     return f"{exercise.begun}{reply[: min(ends, default=len(reply))]}"
+
+
+def _chosen(blocks: Sequence[Block], tests: str) -> Block:
+    """The block with the solution, as `code_of` says."""
+    wanted = wanted_names(tests)
+
+    def rank(at: int) -> tuple[int, bool, int]:
+        names = len(wanted & defined_names(blocks[at].code))
+        return names, names > 0 or blocks[at].is_python, at
+
+    return blocks[max(range(len(blocks)), key=rank)]
 
 
 def judge(exercise: Exercise, text: str) -> ProgramResult:
@@ -159,11 +178,12 @@ def solve_exercises(
         TaskPrompt(frame(e.question, ()).turns, e.begun or f'"""{e.question}"""\n', opening)
         for e in asked
     ]
-    written = [opening + text for text in writer.write(prompts, max_new_tokens, stops)]
-    outcomes = _judge_all(asked, written, workers)
+    written = writer.write(prompts, max_new_tokens, stops)
+    texts = [opening + one.text for one in written]
+    outcomes = _judge_all(asked, texts, workers)
     answers = [
-        Answer(label, exercise.question, exercise.tests, text, outcome.passed)
-        for exercise, text, outcome in zip(asked, written, outcomes, strict=True)
+        Answer(label, exercise.question, exercise.tests, text, outcome.passed, one.cut_off)
+        for exercise, text, outcome, one in zip(asked, texts, outcomes, written, strict=True)
     ]
     return answers, "; ".join(dict.fromkeys(outcome.confinement for outcome in outcomes))
 

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from ...data.packing import chat_prompt
 from .backends import Backend
-from .generation import answer_prompts
+from .generation import answer_prompts, stops_at
 from .kept_answers import KeptAnswers
 
-__all__ = ["LocalWriter", "TaskPrompt", "Writer", "thinks", "tokens_of"]
+__all__ = ["LocalWriter", "TaskPrompt", "Writer", "Written", "thinks", "tokens_of"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,19 @@ class TaskPrompt:
     opening: str = ""
 
 
+@dataclass(frozen=True)
+class Written:
+    """An answer.
+
+    Attributes:
+        text: of it, without its opening.
+        cut_off: whether it reached the most tokens of an answer before its end.
+    """
+
+    text: str
+    cut_off: bool = False
+
+
 class Writer(Protocol):
     """Writes answers greedily."""
 
@@ -44,8 +57,8 @@ class Writer(Protocol):
 
     def write(
         self, prompts: Sequence[TaskPrompt], max_new_tokens: int, stops: Sequence[str] = ()
-    ) -> list[str]:
-        """Answers to prompts, in their order, without their openings.
+    ) -> list[Written]:
+        """Answers to prompts, in their order.
 
         Args:
             prompts: what is asked.
@@ -94,11 +107,18 @@ class LocalWriter:
 
     def write(
         self, prompts: Sequence[TaskPrompt], max_new_tokens: int, stops: Sequence[str] = ()
-    ) -> list[str]:
+    ) -> list[Written]:
         """See `Writer.write`."""
+        ended = stops_at(self.tokenizer, stops)
         asked = [tokens_of(self.tokenizer, prompt) for prompt in prompts]
         written = answer_prompts(
             self.backend, self.tokenizer, asked, max_new_tokens, stops, self.kept
         )
         # Special tokens stay in the text, because </think> may be one.
-        return [self.tokenizer.decode(tokens, skip_special_tokens=False) for tokens in written]
+        return [
+            Written(
+                self.tokenizer.decode(tokens, skip_special_tokens=False),
+                len(tokens) >= max_new_tokens and not (ended and ended(tokens)),
+            )
+            for tokens in written
+        ]

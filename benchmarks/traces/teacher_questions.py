@@ -9,7 +9,8 @@ from ...data.reasoning import extract_answer as extract_strictly
 from ...data.reasoning import held_out_questions, is_correct, training_problems
 from ...data.sources import Source
 from ...errors import UsageError
-from ..tasks.questions import extract_answer, read_pairs, require_math_verify, same_answer
+from ..tasks.final_answers import extract_answer, require_math_verify, same_answer
+from ..tasks.questions import read_pairs
 from .votes import SameAnswer
 
 __all__ = ["Question", "read_questions"]
@@ -20,7 +21,7 @@ class Question:
     """A question and the way to judge answers to it.
 
     Attributes:
-        row: its number in the source, from 1 on.
+        row: its number in the source, from 1 on; of a file with a range, its number in the file.
         text: the question.
         expected: the answer that the source gives.
         answer_of: extracts the final answer from a chain of thought.
@@ -70,7 +71,8 @@ def read_questions(prompts: str, limit: int, seed: int) -> tuple[list[Question],
         )
     elif source.kind == "jsonl" and not source.field:
         require_math_verify()
-        made = (_from_file(row, *pair) for row, pair in enumerate(read_pairs(source), 1))
+        rows = enumerate(read_pairs(source), source.first_row())
+        made = (_from_file(row, *pair) for row, pair in rows)
     else:
         raise UsageError(
             f"{prompts}: no questions with answers",

@@ -20,9 +20,10 @@ from edgewright.data.packing import (
     encode,
     pack,
     render_prompt,
+    rows_hash,
     shuffled_forever,
 )
-from edgewright.data.sources import Source, rows_hash, scoring_rows, training_rows
+from edgewright.data.sources import Source, scoring_rows, training_rows
 from edgewright.errors import UsageError
 from edgewright.steps.context import CalibrationData
 

@@ -176,6 +176,19 @@ def test_thoughts_are_no_answer_but_are_kept(file: Path, tmp_path: Path, name: s
     assert "77" in kept
 
 
+@pytest.mark.parametrize("api", ["chat", "completions"])
+def test_answers_that_were_cut_off_are_noted(file: Path, api: Any) -> None:
+    reasons = ["length", "stop", None, {"why": "length"}, "length", "eos"]
+
+    async def answer(asked: Asked) -> AsyncIterator[bytes]:
+        said = {"text": "3", "message": {"content": "3"}, "finish_reason": reasons.pop()}
+        yield document({"choices": [said]})
+
+    found, _ = bench(answer, file, api=api)
+    (note,) = found["notes"]
+    assert note.startswith("2 of 6 answers of sums were cut off at 160 tokens")
+
+
 def test_completions_are_plain_texts_without_a_tokenizer(file: Path) -> None:
     async def answer(asked: Asked) -> AsyncIterator[bytes]:
         yield document({"choices": [{"text": " 3\n\nQuestion: 5 plus 5?\nAnswer: 10"}]})

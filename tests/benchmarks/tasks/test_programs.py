@@ -89,6 +89,16 @@ def test_a_completion_ends_with_its_function() -> None:
     assert code_of(exercise, "    return 0\n\ndef other():\n    return") == f"{BEGUN}    return 0\n"
 
 
+@pytest.mark.parametrize("field", ["prompt", "test", "entry_point", "text", "test_list"])
+def test_half_of_a_surrogate_pair_is_refused(field: str, tmp_path: Path) -> None:
+    """JSON can hold it, but neither a tokenizer nor a program can."""
+    row = {**HUMAN} if field in HUMAN else {"text": "Write f.", "test_list": ["assert f(1)"]}
+    row[field] = [*row[field], "\ud800"] if field == "test_list" else f"{row[field]}\ud800"
+    file = lines(tmp_path / "odd.jsonl", {"prompt": "f", "test_list": ["assert f()"]}, row)
+    with pytest.raises(UsageError, match=rf"row 2: field `{field}` has half of a surrogate pair"):
+        read_exercises(problems(file))
+
+
 def test_code_tasks_have_to_be_allowed(make_model, tmp_path: Path) -> None:
     options = EvaluateOptions(
         tasks=(f"code:{lines(tmp_path / 'code.jsonl', HUMAN, HUMAN)}",), latency=None

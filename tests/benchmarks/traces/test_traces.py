@@ -174,6 +174,9 @@ def test_questions_of_a_file(tmp_path: Path) -> None:
     assert questions[0].verify("so\n</think>\n\\boxed{\\frac{3}{2}}")
     assert not questions[0].verify("so\n</think>\n3")
     assert len(read_questions(f"jsonl:{file}", 1, 0)[0]) == 1
+    for part, numbers in (("[1:]", [2, 3]), ("[-1:]", [3]), ("[:-1]", [1, 2])):
+        chosen, _ = read_questions(f"jsonl:{file}{part}", 10, 0)
+        assert [q.row for q in chosen] == numbers, "rows are counted from the file's beginning"
     for source in (f"jsonl:{file}:answer", f"text:{file}"):
         with pytest.raises(UsageError, match="no questions with answers"):
             read_questions(source, 10, 0)
