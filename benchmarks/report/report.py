@@ -14,9 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from ...checkpoints.atomic_files import write_text
+from ...documents import to_yaml
 from ..gate.result_files import interval_text
 from ..ledger_files import read_ledger
 from ..metrics import ACCURACY, HEADLINES, find, format_value
@@ -201,7 +200,7 @@ def _notes(step: Record) -> list[str]:
 def _yaml(recipe: Any) -> str:
     if isinstance(recipe, str):
         return recipe
-    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    return to_yaml(recipe)
 
 
 def _ends(ledger: Record) -> tuple[Record, Record]:
