@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -20,7 +21,7 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
     """Values to try, by recipe key, from `KEY=VALUE,VALUE` strings. Values are YAML.
 
     Raises:
-        UsageError: no values, or a key given twice.
+        UsageError: no values, a value that is a date, or a key given twice.
     """
     vary: dict[str, list[Any]] = {}
     for text in texts:
@@ -34,6 +35,10 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
             )
         if key in vary:
             raise UsageError(f"--vary {key} is given twice", "list all of its values in one")
+        try:
+            json.dumps(values)  # as a trial keeps them
+        except TypeError as error:
+            raise UsageError(f"--vary {text}: {error}", "write dates in quotes") from error
         vary[key] = values
     if not vary:
         raise UsageError("nothing to vary", "give --vary KEY=VALUE,VALUE at least once")
@@ -50,10 +55,10 @@ class SweepOptions(BaseModel):
         description="KEY=VALUE,VALUE: values to try; the key is written as in --set; repeatable"
     )
     trials: int = Field(
-        default=20, description="combinations to try at most; all of them, if there are fewer"
+        default=20, gt=0, description="combinations to try at most; all of them, if there are fewer"
     )
     minutes: Annotated[float | None, Cli("--budget")] = Field(
-        default=None, description="minutes after which no new trial starts"
+        default=None, gt=0, description="minutes after which no new trial starts"
     )
     objective: tuple[str, ...] = Field(
         default=(),
