@@ -24,8 +24,10 @@ from .locks import SUFFIX, resolved
 from .own_files import ELSEWHERE, check_output
 
 __all__ = [
+    "LEDGER",
     "RECORD",
     "RECORD_MARKS",
+    "REPORTS",
     "RESERVED",
     "Input",
     "Kind",
@@ -47,8 +49,10 @@ Kind = Literal[
 - record: what was done, beside traces
 - shared: the user's cache directory, which many commands fill
 """
+LEDGER = "ledger.json"
+"""The record of a run."""
 SIGNS = {
-    "run": ("ledger.json", ('"edgewright"', '"steps"', '"fingerprint"')),
+    "run": (LEDGER, ('"edgewright"', '"steps"', '"fingerprint"')),
     "sweep": ("study.db", ("studies", "trial_params")),
     "cache": ("teacher.json", ('"shards"', '"temperatures"')),
 }
@@ -108,7 +112,7 @@ class Output:
     @property
     def written(self) -> Path:
         """The absolute path of what must not overlap with an input."""
-        path = self.path / "ledger.json" if self.kind == "ledger" else self.path
+        path = self.path / LEDGER if self.kind == "ledger" else self.path
         return resolved(path)
 
     def __str__(self) -> str:

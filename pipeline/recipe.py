@@ -22,6 +22,7 @@ from ..steps.options import TRACES, Calibration, Device, Execution, Proof, Verif
 from ..steps.places import Reads
 from ..steps.step import Step
 from .registry import STEPS
+from .run_files import why_taken
 
 if TYPE_CHECKING:
     from ..steps.context import CalibrationData
@@ -47,6 +48,7 @@ class RecipeStep(BaseModel):
     name: str = Field(
         default="",
         pattern=r"^[a-z0-9][a-z0-9._-]*$|^$",
+        max_length=200,
         description="directory of the step; default: its kind",
     )
     source: str = Field(
@@ -139,6 +141,9 @@ class Recipe(BaseModel):
         for index, (step, name) in enumerate(zip(self.steps, self.step_names, strict=True)):
             if name in known:
                 message = f"two steps are called `{name}`: give one of them another `name`"
+                raise _name_error(message, "steps", index)
+            if why := why_taken(name, self.step_names):
+                message = f"a step cannot be called `{name}`: {why}; give it another `name`"
                 raise _name_error(message, "steps", index)
             if step.source and step.source not in known:
                 message = f"step `{name}` reads `{step.source}`, which is no step before it"

@@ -22,6 +22,7 @@ from ..steps.workspace import remove_workspace
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .processes import require_one_process
 from .recipe import Recipe
+from .run_files import TRACES_FILE
 
 __all__ = ["make_recipe_traces", "run_traces"]
 
@@ -42,7 +43,7 @@ def make_recipe_traces(recipe: Recipe, out: Path) -> tuple[Recipe, dict[str, Any
     """
     if recipe.traces is None:
         return recipe, None
-    file = out / f"{TRACES}.jsonl"
+    file = out / TRACES_FILE
     console.print(f"[bold]{TRACES}[/] of {recipe.traces.prompts}")
     check = recipe.memory_check
     report = run_traces(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoints.atomic_files import write_text
+from ...checkpoints.outputs import LEDGER, REPORTS
 from ...errors import UsageError
 from ..gate.result_files import interval_text
 from ..ledger_files import read_ledger
@@ -58,10 +59,10 @@ def compare_runs(names: Sequence[str]) -> dict[str, Any]:
 
 def _row(name: str) -> dict[str, Any]:
     folder, _, wanted = name.rpartition(":")
-    if not folder or (Path(name) / "ledger.json").is_file():
+    if not folder or (Path(name) / LEDGER).is_file():
         folder = name
         wanted = ""
-    ledger = read_ledger(Path(folder) / "ledger.json")
+    ledger = read_ledger(Path(folder) / LEDGER)
     step = end_step(ledger, wanted)
     if step is None:
         steps = ", ".join(map(name_of, steps_of(ledger)))
@@ -164,7 +165,7 @@ def write_sweep_report(out: Path, sweep: Mapping[str, Any]) -> list[Path]:
     trials = sweep["trials"]
     runs = []
     for number, trial in enumerate(trials, 1):
-        ledger = out / trial["run"] / "ledger.json"
+        ledger = out / trial["run"] / LEDGER
         step = end_step(read_ledger(ledger)) if trial["values"] and ledger.is_file() else None
         if step:
             runs.append({**step, "name": str(number), "details": {}})
@@ -181,7 +182,7 @@ def write_sweep_report(out: Path, sweep: Mapping[str, Any]) -> list[Path]:
             " in one. Every trial is a run with its own report."
         ],
     }
-    return _write(view, runs, out / "report.html", out / "report.md")
+    return _write(view, runs, *(out / name for name in REPORTS))
 
 
 def _trials_table(sweep: Mapping[str, Any]) -> ReportTable:

@@ -27,6 +27,8 @@ __all__ = [
 ]
 
 Tracker = Literal["tensorboard", "trackio", "wandb"]
+LAST_GOOD = "last-good"
+"""Ending of the directory beside an output that has the last student whose loss was finite."""
 
 
 class LoraOptions(BaseModel):

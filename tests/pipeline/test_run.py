@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from edgewright.benchmarks.measurement_files import load_measurement, read_scores
-from edgewright.errors import Refused
+from edgewright.errors import Refused, UsageError
 from edgewright.pipeline.recipe_file import load_recipe
 from edgewright.pipeline.run import run_recipe
 
@@ -97,6 +97,14 @@ def ledger(run: Path) -> dict:
 
 def hashes(run: Path) -> dict[str, str]:
     return {s["name"]: s.get("output_hash", "") for s in ledger(run)["steps"]}
+
+
+def test_nothing_that_a_run_writes_can_name_a_step(finished: Path, recipe_file: Path) -> None:
+    own = {path.name for path in finished.iterdir()} - set(STEPS)
+    assert own >= {"ledger.json", "report.html", "report.md", "samples"}
+    for name in own:
+        with pytest.raises(UsageError, match="`steps.2"):
+            load_recipe(recipe_file, [f"steps.2.name={name}"])
 
 
 def test_every_step_is_in_the_ledger_with_every_metric(finished):
