@@ -104,7 +104,12 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(default="recipe", description="name of the recipe and of its run directory")
+    name: str = Field(
+        default="recipe",
+        min_length=1,
+        description="name of the recipe and of its run directory; a file that has none gives its "
+        "own name",
+    )
     model: Annotated[str, Reads()] = Field(
         default=BUILTIN_MODEL, description="model directory, hub id, or builtin:tiny-reasoner"
     )

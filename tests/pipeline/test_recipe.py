@@ -133,6 +133,15 @@ def test_numbers_with_an_exponent(tmp_path: Path) -> None:
     assert "recipe.yaml:2: `steps.0.name`: 1000.0 is no text: write it in quotes" in message
 
 
+def test_a_recipe_without_a_name_has_that_of_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "my v2.yaml"
+    file.write_text("steps: [{kind: prune, heads: 0.5}]\n")
+    assert load_recipe(file).name == "my v2"
+    assert load_recipe(file, ["name=other"]).name == "other"
+    empty = refused(tmp_path, "name: ''\nsteps: [{kind: prune, heads: 0.5}]\n")
+    assert "recipe.yaml:1: `name`: String should have at least 1 character" in str(empty)
+
+
 def test_traces_can_be_named_as_data(tmp_path: Path) -> None:
     text = """\
         calibration: {source: traces}
