@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from ..checkpoints.atomic_files import write_text
 from ..checkpoints.hashing import file_hash
-from ..checkpoints.outputs import LEDGER
+from ..checkpoints.outputs import ANSWERS, LEDGER, beside
 from ..checkpoints.sealed import CHECK, Damaged, intact, load_object, seal
 from ..documents import read_json
 from ..errors import UsageError
@@ -225,7 +225,7 @@ def write_answers(path: Path, answers: Sequence[Mapping[str, Any]]) -> None:
 
 def answers_file(path: Path) -> Path:
     """The file of the answers beside a measurement file: `int4.answers.jsonl` of `int4.json`."""
-    return path.with_suffix(".answers.jsonl")
+    return beside(path, ANSWERS)
 
 
 def write_measurement(path: Path, value: Mapping[str, Any]) -> None:

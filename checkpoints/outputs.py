@@ -24,6 +24,7 @@ from .locks import SUFFIX, resolved
 from .own_files import ELSEWHERE, check_output
 
 __all__ = [
+    "ANSWERS",
     "LEDGER",
     "RECORD",
     "RECORD_MARKS",
@@ -32,6 +33,7 @@ __all__ = [
     "Input",
     "Kind",
     "Output",
+    "beside",
     "check_own",
     "check_places",
 ]
@@ -62,6 +64,8 @@ REPORTS = {
     "report.md": ("edgewright", "## Reproduce"),
 }
 """The reports in a directory, and texts of which each has at least one."""
+ANSWERS = ".answers.jsonl"
+"""The ending of the answers beside a measurement."""
 RECORD = ".report.json"
 """The ending of the record beside traces."""
 RECORD_MARKS = ('"fingerprint": ', '"sha256": ')
@@ -117,6 +121,15 @@ class Output:
 
     def __str__(self) -> str:
         return f"{self.name} {self.path}"
+
+
+def beside(path: Path, ending: str) -> Path:
+    """The file that belongs to another: `int4.answers.jsonl` to `int4.json`, by this ending.
+
+    Only `.json` and `.jsonl` are replaced. `new.v1` and `new.v2` have files of their own.
+    """
+    stem = path.stem if path.suffix in (".json", ".jsonl") else path.name
+    return path.with_name(f"{stem}{ending}")
 
 
 def check_places(outputs: Sequence[Output], inputs: Sequence[Input]) -> None:
@@ -243,7 +256,7 @@ def _check_filled(path: Path, sign: str, marks: Sequence[str]) -> None:
 
 
 def _check_traces(path: Path) -> None:
-    record = path.with_suffix(RECORD)
+    record = beside(path, RECORD)
     if path.exists() and path.stat().st_size and not record.exists():
         raise UsageError(f"{path}: exists and was not written by edgewright", ELSEWHERE)
 

@@ -12,7 +12,7 @@ from ..benchmarks.traces.traces import WORK, make_traces
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.hashing import content_hash, file_hash
 from ..checkpoints.loading import pick_device
-from ..checkpoints.outputs import RECORD, RECORD_MARKS, Output, check_own
+from ..checkpoints.outputs import RECORD, RECORD_MARKS, Output, beside, check_own
 from ..checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ..console import console
 from ..errors import EdgewrightError, UsageError
@@ -117,7 +117,7 @@ def run_traces(
 
 def _own_record(out: Path) -> Path:
     """The record of traces; both files are edgewright's own, if they are there."""
-    record = out.with_suffix(RECORD)
+    record = beside(out, RECORD)
     check_own([Output("--out", out, "traces"), Output("--out", record, "record", RECORD_MARKS)])
     return record
 
