@@ -52,7 +52,7 @@ def compare_runs(names: Sequence[str]) -> dict[str, Any]:
     """
     if len(names) < 2:
         raise UsageError("one run is nothing to compare", "give two or more: RUN or RUN:STEP")
-    rows = [_row(name) for name in names]
+    rows = _named([_row(name) for name in names])
     measured = [load_measurement(row["from"]) for row in rows]
     return {"rows": rows, "against_first": [differences(one, measured[0]) for one in measured[1:]]}
 
@@ -67,8 +67,30 @@ def _row(name: str) -> dict[str, Any]:
     if step is None:
         steps = ", ".join(map(name_of, steps_of(ledger)))
         raise UsageError(f"{name}: no such step", f"steps: {steps}")
-    run = Path(folder).resolve().name
-    return {**step, "name": f"{run}:{name_of(step)}", "from": f"{folder}:{name_of(step)}"}
+    return {**step, "from": f"{folder}:{name_of(step)}"}
+
+
+def _named(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, each with a name of its own: run and step, and a number if it was given before."""
+    folders = [Path(row["from"].rpartition(":")[0]).resolve() for row in rows]
+    names = [
+        f"{_short(folder, folders)}:{name_of(row)}"
+        for folder, row in zip(folders, rows, strict=True)
+    ]
+    times = [names[: at + 1].count(name) for at, name in enumerate(names)]
+    return [
+        {**row, "name": name if count == 1 else f"{name} ({count})"}
+        for row, name, count in zip(rows, names, times, strict=True)
+    ]
+
+
+def _short(folder: Path, folders: Sequence[Path]) -> str:
+    """The shortest end of a path that no other one of these paths has."""
+    for count in range(1, len(folder.parts)):
+        end = folder.parts[-count:]
+        if all(other == folder or other.parts[-count:] != end for other in folders):
+            return "/".join(end)
+    return str(folder)
 
 
 def end_step(ledger: Record, wanted: str = "") -> dict[str, Any] | None:
