@@ -10,7 +10,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from ..benchmarks.gate.policy import Policy, check_limits
@@ -21,6 +21,7 @@ from ..errors import UsageError
 from ..steps.options import TRACES, Calibration, Device, Execution, Proof, Verification, shared
 from ..steps.places import Reads
 from ..steps.step import Step
+from ..steps.strict import STRICT
 from .registry import STEPS
 from .run_files import why_taken
 
@@ -102,7 +103,7 @@ class Gate(Policy):
 class Recipe(BaseModel):
     """A whole recipe."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     name: str = Field(
         default="recipe",

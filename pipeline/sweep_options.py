@@ -6,13 +6,14 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from ..documents import parse_yaml
 from ..errors import UsageError
 from ..steps.options import Cli, Execution, shared
 from ..steps.panels import Panels
 from ..steps.places import Reads
+from ..steps.strict import STRICT
 
 __all__ = ["SweepOptions", "parse_vary"]
 
@@ -48,7 +49,7 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
 class SweepOptions(BaseModel):
     """Which options vary, which metrics count, and when to stop."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("How it runs", common=("vary", "trials", "minutes", "objective"))
 
     vary: Annotated[dict[str, list[Any]], Cli(takes=list[str]), Reads()] = Field(
