@@ -109,39 +109,6 @@ def test_large_recipes_fit_their_target(
         plan_recipe(exchanged)
 
 
-def test_set_changes_one_place_of_what_an_anchor_shares(tmp_path: Path) -> None:
-    shared = """\
-        steps:
-          - {kind: distill, name: one, stages: &all [{loss: labels, steps: 1}]}
-          - {kind: distill, name: two, stages: *all}
-        """
-    recipe = load_recipe(write(tmp_path, shared), ["steps.one.stages.0.steps=3"])
-    assert [step.stages[0].steps for step in recipe.steps] == [3, 1]
-
-
-def test_numbers_with_an_exponent(tmp_path: Path) -> None:
-    text = """\
-        evaluate: {limit: 1e2}
-        steps: [{kind: prune, heads: 5e-1}]
-        gate: {candidate: prune, limits: {kl/reasoning: {max: 1e-3}}, resamples: 1E4}
-        """
-    recipe = load_recipe(write(tmp_path, text), ["seed=1e1"])
-    assert (recipe.evaluate.limit, recipe.steps[0].heads, recipe.seed) == (100, 0.5, 10)
-    assert (recipe.gate.resamples, recipe.gate.limits["kl/reasoning"].max) == (10_000, 0.001)
-    named = text.replace("kind: prune", "kind: prune, name: 1e3").replace("gate:", "# ")
-    message = str(refused(tmp_path, named))
-    assert "recipe.yaml:2: `steps.0.name`: 1000.0 is no text: write it in quotes" in message
-
-
-def test_a_recipe_without_a_name_has_that_of_its_file(tmp_path: Path) -> None:
-    file = tmp_path / "my v2.yaml"
-    file.write_text("steps: [{kind: prune, heads: 0.5}]\n")
-    assert load_recipe(file).name == "my v2"
-    assert load_recipe(file, ["name=other"]).name == "other"
-    empty = refused(tmp_path, "name: ''\nsteps: [{kind: prune, heads: 0.5}]\n")
-    assert "recipe.yaml:1: `name`: String should have at least 1 character" in str(empty)
-
-
 def test_traces_can_be_named_as_data(tmp_path: Path) -> None:
     text = """\
         calibration: {source: traces}

@@ -121,9 +121,8 @@ def test_every_check_is_reported() -> None:
 
 def test_zero_baseline_has_no_ratio() -> None:
     limits = {"accuracy/reasoning": Limit(min_ratio=0.5)}
-    check = gate(measured(accuracy__reasoning=1.0), measured(accuracy__reasoning=0.0), limits)[
-        "checks"
-    ][0]
+    sides = (measured(accuracy__reasoning=1.0), measured(accuracy__reasoning=0.0))
+    (check,) = gate(*sides, limits)["checks"]
     assert (check["observed"], check["verdict"]) == (None, "pass")
     assert "the baseline is 0, to which there is no ratio" in check["note"]
     assert explain(check).startswith("no ratio, limit ratio >= 0.5; the baseline is 0")
