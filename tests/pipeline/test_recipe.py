@@ -209,20 +209,6 @@ def test_five_mistakes_are_reported_together(tmp_path: Path) -> None:
     [
         ("steps:\n  - {kind: prune}\n  - {kind: prune}\n", 3, "two steps are called `prune`"),
         ("steps:\n  - {kind: prune, name: baseline}\n", 2, "two steps are called `baseline`"),
-        ("steps:\n  - {kind: prune, name: samples}\n", 2, "`samples`: the run itself writes it"),
-        ("steps:\n  - {kind: prune, name: traces.jsonl}\n", 2, "the run itself writes it"),
-        ("steps:\n  - {kind: prune, name: traces.report.json}\n", 2, "the run itself writes it"),
-        (
-            "steps:\n  - {kind: distill}\n  - {kind: prune, name: distill.last-good}\n",
-            3,
-            "step `distill` may write it",
-        ),
-        (
-            "steps:\n  - {kind: prune, name: d.wandb}\n  - {kind: distill, name: d}\n",
-            2,
-            "step `d` may write it",
-        ),
-        (f"steps:\n  - {{kind: prune, name: {'x' * 201}}}\n", 2, "at most 200 characters"),
         (
             "steps:\n  - {kind: prune, from: next}\n  - {kind: quantize, name: next}\n",
             2,

@@ -54,3 +54,25 @@ def test_a_recipe_without_a_name_has_that_of_its_file(tmp_path: Path) -> None:
     assert load_recipe(file, ["name=other"]).name == "other"
     empty = refused(tmp_path, "name: ''\nsteps: [{kind: prune, heads: 0.5}]\n")
     assert "recipe.yaml:1: `name`: String should have at least 1 character" in str(empty)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("samples", "the run itself writes it"),
+        ("traces.jsonl", "the run itself writes it"),
+        ("traces.report.json", "the run itself writes it"),
+        ("first.last-good", "step `first` may write it"),
+        ("last.wandb", "step `last` may write it"),
+        ("x" * 201, "at most 200 characters"),
+    ],
+)
+def test_a_name_that_a_run_needs_itself_is_refused(tmp_path: Path, name: str, why: str) -> None:
+    text = f"""\
+        steps:
+          - {{kind: distill, name: first}}
+          - {{kind: quantize, name: {name}}}
+          - {{kind: distill, name: last}}
+        """
+    message = refused(tmp_path, text)
+    assert "recipe.yaml:3: " in message and why in message
